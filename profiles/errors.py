@@ -1,0 +1,91 @@
+"""The one error tree. Every error says what is wrong and what to do about it.
+
+    ShardwrightError
+    ├── InputError           the request cannot be understood            CLI exit 2, HTTP 422
+    │   ├── UnknownName      a model, GPU, fabric, ... that nobody knows
+    │   └── Unsupported      understood, but outside what we model
+    ├── DataError            a pack, plan or catalogue file is broken    CLI exit 2, HTTP 500
+    ├── Infeasible           no plan can satisfy the request             CLI exit 3, HTTP 409
+    └── LimitReached         a limit was reached before any plan         CLI exit 4, HTTP 504
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class ShardwrightError(Exception):
+    """``message`` names the field and the value that are wrong; ``hint`` says the way out.
+
+    ``details`` holds machine-readable extras (JSON-serialisable) that REST passes on.
+    """
+
+    exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+    title: ClassVar[str] = "Shardwright error"
+
+    def __init__(self, message: str, hint: str, **details: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = details
+
+
+class InputError(ShardwrightError):
+    """The request cannot be understood or contradicts itself."""
+
+    exit_code = 2
+    http_status = 422
+    title = "Bad input"
+
+
+class UnknownName(InputError):
+    """A name that is in no catalogue; the hint lists the nearest ones that are."""
+
+    title = "Unknown name"
+
+    def __init__(self, field: str, value: str, known: Iterable[str], more: str = "") -> None:
+        names = sorted(set(known))
+        folded = {name.casefold(): name for name in names}
+        close = difflib.get_close_matches(value.casefold(), list(folded), n=4, cutoff=0.4)
+        nearest = [folded[name] for name in close]
+        listing = ", ".join(nearest) if nearest else ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+        super().__init__(
+            f"{field}: {value!r} is not known",
+            f"{'nearest' if nearest else 'known'}: {listing}" + (f"; {more}" if more else ""),
+            field=field,
+            value=value,
+            nearest=nearest,
+        )
+
+
+class Unsupported(InputError):
+    """Understood, but outside what the cost model covers; nothing is guessed."""
+
+    title = "Not supported"
+
+
+class DataError(ShardwrightError):
+    """A file that ships or that the user gave (pack, plan, catalogue) is unreadable, corrupt or invalid."""
+
+    exit_code = 2
+    http_status = 500
+    title = "Broken data"
+
+
+class Infeasible(ShardwrightError):
+    """No plan can satisfy the request: names the binding constraint and the nearest thing that works."""
+
+    exit_code = 3
+    http_status = 409
+    title = "No plan can satisfy this"
+
+
+class LimitReached(ShardwrightError):
+    """A time or size limit was reached before any plan was found."""
+
+    exit_code = 4
+    http_status = 504
+    title = "Limit reached without a plan"

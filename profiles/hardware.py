@@ -1,0 +1,174 @@
+"""The hardware catalogue: what is known of GPUs, nodes, fabrics and prices, each fact with its source.
+
+The facts are YAML files in ``profiles/hardware/``; this module reads, validates and looks them up. Peak rates are
+*dense* (no structured sparsity), bandwidths are decimal bytes per second in **one direction**.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from functools import cache
+from importlib.resources import files
+from typing import Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from profiles.errors import DataError, UnknownName
+
+
+class Fact(BaseModel):
+    """Base of all catalogue entries: frozen, and refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    sources: dict[str, str] = Field(min_length=1)  # field (or "*") -> where the figure is from
+
+
+class Gpu(Fact):
+    """One GPU type (or half of a dual-die board where the driver shows two)."""
+
+    full_name: str
+    vendor: Literal["nvidia", "amd", "intel"]
+    generation: str  # "hopper", "blackwell", "cdna3", ...
+    compute_capability: float | None = None  # CUDA only
+    peak_flops: dict[str, float]  # dense FLOP/s (OP/s for int8) by precision: bf16, fp16, fp8, int8, fp4
+    memory_bytes: int = Field(gt=0)  # as the driver reports the total
+    memory_bandwidth_bytes_per_s: float = Field(gt=0)
+    sm_count: int = Field(gt=0)  # streaming multiprocessors; compute units on AMD
+    boost_clock_mhz: float = Field(gt=0)
+    l2_bytes: int = Field(gt=0)
+    tdp_watts: float = Field(gt=0)
+    idle_watts: float = Field(gt=0)
+    scale_up_link: Literal["nvlink", "xgmi", "pcie"]
+    scale_up_bytes_per_s: float = Field(gt=0)  # per GPU, one direction, to its peers in the node
+    pcie_bytes_per_s: float = Field(gt=0)  # one direction
+
+    @model_validator(mode="after")
+    def _rates_are_positive(self) -> Gpu:
+        if "bf16" not in self.peak_flops and "fp16" not in self.peak_flops:
+            raise ValueError("peak_flops needs bf16 or fp16")
+        if any(rate <= 0 for rate in self.peak_flops.values()):
+            raise ValueError("peak_flops must be positive")
+        return self
+
+
+class Node(Fact):
+    """A server (or rack domain) in which GPUs reach each other over the scale-up link."""
+
+    gpu: str
+    gpus: int = Field(gt=0)
+    default_fabric: str
+    host_memory_bytes: int | None = None
+
+
+class Fabric(Fact):
+    """The network between nodes, as one GPU sees it."""
+
+    kind: Literal["infiniband", "roce", "ethernet"]
+    bytes_per_s_per_gpu: float = Field(gt=0)  # one direction, with one NIC of this speed per GPU
+    latency_us: float = Field(ge=0)  # one small message, end to end
+
+
+class Price(BaseModel):
+    """On-demand list price of one GPU-hour."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    gpu: str
+    usd_per_gpu_hour: float = Field(gt=0)
+    provider: str
+    instance: str
+    date: dt.date
+    source: str
+
+
+F = TypeVar("F", bound=Fact)
+
+
+def _read(file: str) -> object:
+    path = files("profiles") / "hardware" / file
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise DataError(f"hardware catalogue {file}: cannot be read ({error})", "reinstall shardwright") from error
+
+
+def _load(file: str, kind: type[F]) -> dict[str, F]:
+    entries = _read(file)
+    if not isinstance(entries, dict):
+        raise DataError(f"hardware catalogue {file}: not a mapping of names to facts", "reinstall shardwright")
+    try:
+        return {name: kind(name=name, **fields) for name, fields in entries.items()}
+    except (ValidationError, TypeError) as error:
+        raise DataError(f"hardware catalogue {file}: {error}", "reinstall shardwright") from error
+
+
+@cache
+def gpus() -> dict[str, Gpu]:
+    """All GPU types by canonical name, in catalogue order."""
+    return _load("gpus.yaml", Gpu)
+
+
+@cache
+def nodes() -> dict[str, Node]:
+    return _load("nodes.yaml", Node)
+
+
+@cache
+def fabrics() -> dict[str, Fabric]:
+    return _load("fabrics.yaml", Fabric)
+
+
+@cache
+def prices() -> tuple[Price, ...]:
+    entries = _read("prices.yaml")
+    try:
+        return tuple(Price(**entry) for entry in entries)  # type: ignore[attr-defined]
+    except (ValidationError, TypeError) as error:
+        raise DataError(f"hardware catalogue prices.yaml: {error}", "reinstall shardwright") from error
+
+
+def _find(field: str, name: str, catalogue: dict[str, F]) -> F:
+    wanted = _fold(name)
+    for fact in catalogue.values():
+        if wanted in {_fold(known) for known in (fact.name, *fact.aliases)}:
+            return fact
+    raise UnknownName(field, name, catalogue)
+
+
+def _fold(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum())
+
+
+def find_gpu(name: str, field: str = "gpu") -> Gpu:
+    """The GPU called ``name`` (canonical or alias, case, spaces and dashes ignored).
+
+    Raises:
+        UnknownName: with the nearest names.
+    """
+    return _find(field, name, gpus())
+
+
+def find_node(name: str, field: str = "node") -> Node:
+    return _find(field, name, nodes())
+
+
+def find_fabric(name: str, field: str = "fabric") -> Fabric:
+    return _find(field, name, fabrics())
+
+
+def default_node(gpu: Gpu) -> Node:
+    """The node type in which this GPU usually comes: the first in the catalogue."""
+    for node in nodes().values():
+        if node.gpu == gpu.name:
+            return node
+    raise DataError(f"hardware catalogue nodes.yaml: no node holds {gpu.name}", "name the node type in the cluster file")
+
+
+def on_demand_price(gpu: Gpu) -> Price | None:
+    """The cheapest on-demand price on record, or None where none is."""
+    offers = [price for price in prices() if price.gpu == gpu.name]
+    return min(offers, key=lambda price: price.usd_per_gpu_hour, default=None)
