@@ -140,6 +140,9 @@ class Architecture:
     tied_embeddings: bool
     weight_precision: str  # as published: "bf16", "fp8_block", "fp8", "mxfp4", "int4", ...
     excluded: tuple[str, ...] = ()  # parts of the checkpoint that are not modelled
+    # Left in 16 bits by a quantized checkpoint: any of "attention_qkv", "attention_output", "dense",
+    # "experts", "shared_experts". Embedding, head, norms and routers always are.
+    unquantized: tuple[str, ...] = ()
 
     @cached_property
     def layers(self) -> int:

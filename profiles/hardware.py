@@ -34,7 +34,7 @@ class Gpu(Fact):
     vendor: Literal["nvidia", "amd", "intel"]
     generation: str  # "hopper", "blackwell", "cdna3", ...
     compute_capability: float | None = None  # CUDA only
-    peak_flops: dict[str, float]  # dense FLOP/s (OP/s for int8) by precision: bf16, fp16, fp8, int8, fp4
+    peak_flops: dict[str, float]  # dense FLOP/s (int8: OP/s): bf16, fp16, tf32, fp8, int8, fp4
     memory_bytes: int = Field(gt=0)  # as the driver reports the total
     memory_bandwidth_bytes_per_s: float = Field(gt=0)
     sm_count: int = Field(gt=0)  # streaming multiprocessors; compute units on AMD
@@ -68,7 +68,8 @@ class Fabric(Fact):
     """The network between nodes, as one GPU sees it."""
 
     kind: Literal["infiniband", "roce", "ethernet"]
-    bytes_per_s_per_gpu: float = Field(gt=0)  # one direction, with one NIC of this speed per GPU
+    bytes_per_s_per_gpu: float = Field(gt=0)  # one direction, when every GPU of the node sends at once
+    shared_by_gpus: int = Field(default=1, gt=0)  # GPUs behind one NIC: one alone gets this many shares
     latency_us: float = Field(ge=0)  # one small message, end to end
 
 
@@ -92,7 +93,7 @@ def _read(file: str) -> object:
     path = files("profiles") / "hardware" / file
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(f"hardware catalogue {file}: cannot be read ({error})", "reinstall shardwright") from error
 
 

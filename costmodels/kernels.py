@@ -1,0 +1,235 @@
+"""Latency of any operation on any GPU: exact measurement, else forest, else roofline. One interface for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from costmodels import forest as forests
+from costmodels.estimates import FOREST, MEASURED, ROOFLINE, Estimates, Floats, Ints
+from costmodels.features import FAMILIES, Family, base_us, matrix
+from costmodels.roofline import CODES, Columns, Hardware, roofline_us
+from profiles.errors import DataError
+from profiles.hardware import Gpu, find_gpu
+from profiles.measurements import OPERATIONS
+from profiles.store import ProfileStore
+
+FRAMEWORKS = ("vllm", "sglang", "trtllm")
+STAND_INS: dict[str, tuple[str, ...]] = {
+    # Whose kernels speak for a framework that was not measured: first its own, then the most similar. NCCL is used by all.
+    "vllm": ("vllm", "nccl", "sglang", "trtllm"),
+    "sglang": ("sglang", "nccl", "vllm", "trtllm"),
+    "trtllm": ("trtllm", "nccl", "sglang", "vllm"),
+}
+
+MEASURED_NOISE = 0.05
+"""Half-width (log) of the interval around an exact measurement without percentiles of its own. In the pack, bf16 GEMMs
+of vLLM and TensorRT-LLM on H200 are the same cuBLAS kernels measured twice: 80 % agree within −3.5 % … +7 %."""
+
+EXTRAPOLATION = 0.35
+"""Interval widening (log, per doubling) beyond the measured range of a column."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Measured rows in the form the model wants: coded columns, GPU index, latency."""
+
+    columns: dict[str, NDArray[np.generic]]
+    gpu: Ints
+    latency_us: Floats
+    origin: NDArray[np.int8]  # index into the framework's STAND_INS
+
+
+def coded(operation: str, table: pd.DataFrame) -> dict[str, NDArray[np.generic]]:
+    """Shape columns of ``table`` with text turned into codes."""
+    out: dict[str, NDArray[np.generic]] = {}
+    for name in ("dtype", "num_gpus", *OPERATIONS[operation].shape_names):
+        if name in CODES:
+            out[name] = pd.Categorical(table[name], categories=list(CODES[name])).codes.astype(np.int64)
+        else:
+            out[name] = table[name].to_numpy(dtype=np.int64)
+    return out
+
+
+def load_rows(store: ProfileStore, operation: str, framework: str, hardware: Hardware, gpu: str | None = None) -> Rows:
+    """The rows that speak for ``framework``: its own, and where a (GPU, precision, kind) has none, a stand-in's."""
+    order = STAND_INS[framework]
+    names = ["framework", "gpu", "num_gpus", "dtype", *OPERATIONS[operation].shape_names, "latency_us"]
+    table = store.query(operation, gpu=gpu, framework=order, columns=list(dict.fromkeys(names)))
+    if operation == "collective":
+        # 16-bit elements move alike; 8-bit rows repeat the same byte counts.
+        table = table[table["dtype"].isin(("bf16", "fp16"))].assign(dtype="bf16")
+    table = table[table["gpu"].isin(hardware.names)]
+    rank = table["framework"].map({name: position for position, name in enumerate(order)}).to_numpy(dtype=np.int64)
+    kinds = [name for name in ("kind",) if name in table.columns]
+    best = pd.Series(rank, index=table.index).groupby([table[c] for c in ("gpu", "dtype", *kinds)]).transform("min")
+    table = table[rank == best.to_numpy()]
+    columns = coded(operation, table)
+    unknown = [name for name in CODES if name in columns and (columns[name] < 0).any()]
+    if unknown:
+        values = sorted(set(table[unknown[0]]) - set(CODES[unknown[0]]))
+        raise DataError(
+            f"store {store.path}: {operation} rows have {unknown[0]} {values[0]!r}, which the cost model does not know",
+            f"known: {', '.join(CODES[unknown[0]])}",
+        )
+    gpu_index = pd.Categorical(table["gpu"], categories=list(hardware.names)).codes.astype(np.int64)
+    origin = table["framework"].map({name: position for position, name in enumerate(order)}).to_numpy(dtype=np.int8)
+    return Rows(columns, gpu_index, table["latency_us"].to_numpy(dtype=np.float64), origin)
+
+
+def shape_groups(family: Family, columns: Columns) -> Ints:
+    """One number per shape, shape [n]."""
+    return np.unique(_hash([columns[name] for name in family.group]), return_inverse=True)[1].astype(np.int64)
+
+
+def places(family: Family, columns: Columns) -> NDArray[np.float32]:
+    """Coordinates in which near rows behave alike, shape [n, d]."""
+    parts = [
+        np.log2(np.maximum(np.asarray(columns[name], dtype=np.float64), 0.5)) * scale for name, scale in family.near.items()
+    ]
+    return np.column_stack(parts).astype(np.float32)
+
+
+def partitions(family: Family, columns: Columns, gpu: Ints) -> Ints:
+    """Rows of one partition may correct each other: same GPU and same value of every coded column."""
+    coded_columns = [columns[name] for name in CODES if name in columns and name != "routing"]
+    return _hash([gpu, *coded_columns, *(columns[name] for name in family.alike)]).astype(np.int64)
+
+
+def _hash(columns: Sequence[NDArray[np.generic]]) -> NDArray[np.uint64]:
+    """One 64-bit hash per row (splitmix64 over the columns)."""
+    state = np.zeros(len(columns[0]), dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for column in columns:
+            state = (state ^ column.astype(np.int64).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return state
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What is learnt from all GPUs: the trees and what the rows of each GPU add to them."""
+
+    forest: forests.Forest
+    memory: forests.Memory
+
+
+def fit(operation: str, rows: Rows, hardware: Hardware, seed: int = 0) -> Fitted:
+    """Fits the forest of one operation to ``rows`` of all GPUs together."""
+    family = FAMILIES[operation]
+    base = base_us(operation, rows.columns, rows.gpu, hardware)
+    return Fitted(
+        *forests.fit(
+            matrix(family, rows.columns, rows.gpu, hardware),
+            np.log(rows.latency_us / base),
+            shape_groups(family, rows.columns),
+            places(family, rows.columns),
+            partitions(family, rows.columns, rows.gpu),
+            seed,
+        )
+    )
+
+
+class KernelModel:
+    """Predicts one operation on one GPU type.
+
+    Args:
+        operation: its name in :data:`profiles.measurements.OPERATIONS`.
+        fitted: the forest, or None to answer with the roofline alone.
+        rows: measured rows of this GPU (exact answers and ranges); may be empty.
+        gpu: the GPU type.
+        unseen_spread: half-width (log) of the interval where this GPU has no rows at all, from the leave-one-GPU-out
+            benchmark.
+    """
+
+    def __init__(self, operation: str, fitted: Fitted | None, rows: Rows, gpu: Gpu, unseen_spread: float) -> None:
+        self.operation = operation
+        self.family = FAMILIES[operation]
+        self.hardware = Hardware.of([gpu])
+        self._fitted = fitted
+        self._unseen_spread = unseen_spread
+        self._exact_keys, self._exact_us = self._index(rows)
+        self._ranges = {
+            int(dtype): {
+                name: (values.min(), values.max())
+                for name in self.family.range
+                for values in [rows.columns[name][rows.columns["dtype"] == dtype]]
+            }
+            for dtype in np.unique(rows.columns["dtype"])
+        }
+
+    def _keys(self, columns: Columns) -> NDArray[np.uint64]:
+        names = ["dtype", "num_gpus", *OPERATIONS[self.operation].shape_names]
+        return _hash([np.asarray(columns[name]) for name in names])
+
+    def _index(self, rows: Rows) -> tuple[NDArray[np.uint64], Floats]:
+        keys = self._keys(rows.columns)
+        order = np.argsort(keys, kind="stable")
+        return keys[order], rows.latency_us[order]
+
+    def estimate(self, q: Columns) -> Estimates:
+        """Latencies in µs of the questions ``q`` (coded shape columns, shape [n] each)."""
+        n = len(q["dtype"])
+        gpu = np.zeros(n, dtype=np.int64)
+        bound = roofline_us(self.operation, q, gpu, self.hardware)
+        if self._fitted is None:
+            value, down, up = bound, np.zeros(n), np.full(n, np.log(4.0))
+            how = np.full(n, ROOFLINE, np.int8)
+            doublings = np.zeros(n)
+            known = np.zeros(n, bool)
+        else:
+            value, down, up, doublings, known = self._forest(q, gpu)
+            how = np.where(known & (doublings <= 1.0), FOREST, ROOFLINE).astype(np.int8)
+            how[~known] = FOREST
+        widen = EXTRAPOLATION * doublings
+        low = np.maximum(value * np.exp(-down - widen), np.minimum(bound, value))
+        high = value * np.exp(up + widen)
+        exact, found = self._lookup(q)
+        value = np.where(found, exact, value)
+        low = np.where(found, exact * np.exp(-MEASURED_NOISE), low)
+        high = np.where(found, exact * np.exp(MEASURED_NOISE), high)
+        how = np.where(found, MEASURED, how).astype(np.int8)
+        return Estimates(value, np.minimum(low, value), np.maximum(high, value), how, found | (known & (doublings <= 0)))
+
+    def _forest(self, q: Columns, gpu: Ints) -> tuple[Floats, Floats, Floats, Floats, NDArray[np.bool_]]:
+        assert self._fitted is not None
+        model, memory = self._fitted.forest, self._fitted.memory
+        ratio, spread = model.raw(matrix(self.family, q, gpu, self.hardware))
+        parts = partitions(self.family, q, gpu)
+        known = np.isin(parts, memory.partition)
+        ratio = ratio + model.correction_share * forests.correction(memory, places(self.family, q), parts)
+        down, up = model.interval(spread)
+        # Without rows of this GPU the spread of the trees says too little; the benchmark's spread says the rest.
+        down, up = (np.where(known, side, np.hypot(side, self._unseen_spread)) for side in (down, up))
+        value = base_us(self.operation, q, gpu, self.hardware) * np.exp(ratio)
+        return value, down, up, self._doublings_outside(q), known
+
+    def _doublings_outside(self, q: Columns) -> Floats:
+        """By how many factors of two the questions leave the measured range, summed over the columns."""
+        out = np.zeros(len(q["dtype"]))
+        for dtype, columns in self._ranges.items():
+            of_dtype = q["dtype"] == dtype
+            for name, (least, most) in columns.items():
+                x = np.maximum(np.asarray(q[name], dtype=np.float64), 1.0)
+                beyond = np.maximum(np.log2(x / max(most, 1.0)), 0) + np.maximum(np.log2(max(least, 1.0) / x), 0)
+                out += np.where(of_dtype, beyond, 0.0)
+        return out
+
+    def _lookup(self, q: Columns) -> tuple[Floats, NDArray[np.bool_]]:
+        if not len(self._exact_keys):
+            return np.zeros(len(q["dtype"])), np.zeros(len(q["dtype"]), bool)
+        keys = self._keys(q)
+        place = np.minimum(np.searchsorted(self._exact_keys, keys), len(self._exact_keys) - 1)
+        return self._exact_us[place], self._exact_keys[place] == keys
+
+
+def hardware_of(store: ProfileStore, operation: str) -> Hardware:
+    """The GPUs that have rows of ``operation``, as arrays; unknown GPU names are refused by the catalogue."""
+    names = sorted(set(store.query(operation, columns=["gpu"])["gpu"]))
+    return Hardware.of([find_gpu(name) for name in names])

@@ -1,0 +1,84 @@
+"""Builds the pack that ships: ``python -m profiles.packs.build [--from FOLDER] [--out FOLDER] [--all-points]``.
+
+Takes the rows of aiconfigurator-core for the GPUs below and thins the grids: points that lie between two others on a
+curve which is smooth there are left out. ``make bench`` shows what that costs (``costmodels/evidence/thinning.json``).
+Latencies are rounded to four significant digits, a twentieth of the noise between two runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from profiles.importers import aiconfigurator
+from profiles.store import ProfileStore
+
+GPUS = ("A100-SXM-80GB", "H100-SXM", "H200", "B200", "B300", "GB200", "L40S", "RTX-PRO-6000")
+NAME = "silicon"
+VERSION = "1"
+ATTRIBUTION = (
+    "Kernel timings by NVIDIA CORPORATION & AFFILIATES, from the PyPI package aiconfigurator-core 0.12.0, "
+    "Apache-2.0; units converted, grids thinned, latencies rounded to 4 digits. See NOTICE."
+)
+
+# Values left out of each grid, by operation and column. GEMM keeps the unaligned rows (17, 33, ..., 2049) at which
+# kernels change, and drops their repetitions.
+DROPPED: dict[str, dict[str, tuple[int, ...]]] = {
+    "gemm": {
+        "m": (
+            *(3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 80, 81, 97, 112, 224, 768, 769, 1280, 1281, 1536, 1792, 1793),
+            *(2304, 2305, 2560, 2561, 2816, 2817, 3328, 3329, 3584, 3585, 3840, 3841, 4352, 4353),
+        )
+    },
+    "attention_prefill": {"query_tokens": (32, 1536, 3072, 6144, 10240, 12288)},
+    "attention_decode": {"context_tokens": (4, 8, 32, 64)},
+    "moe": {"tokens": (48, 80, 96, 160, 192, 320, 768, 12288)},
+}
+
+
+def thin(operation: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """``rows`` without the redundant grid points of ``operation``."""
+    keep = np.ones(len(rows), dtype=bool)
+    for column, values in DROPPED.get(operation, {}).items():
+        keep &= ~rows[column].isin(values).to_numpy()
+    return rows[keep]
+
+
+def round_latency(latency_us: pd.Series) -> pd.Series:
+    """To four significant digits."""
+    digits = np.power(10.0, np.floor(np.log10(latency_us)) - 3)
+    return (latency_us / digits).round() * digits
+
+
+def build(source: Path | None, out: Path, *, all_points: bool = False) -> ProfileStore:
+    """Writes the pack to ``out``, replacing a pack that is there, and returns it."""
+    if out.exists():
+        shutil.rmtree(out)
+    store = ProfileStore.create(out, name=NAME, version=VERSION, attribution=ATTRIBUTION)
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for operation, rows in aiconfigurator.read(source, {"gpu": ",".join(GPUS)}):
+        kept = rows if all_points else thin(operation, rows)
+        parts.setdefault(operation, []).append(kept.assign(latency_us=round_latency(kept["latency_us"])))
+    for operation, tables in parts.items():
+        store.add(operation, pd.concat(tables, ignore_index=True), where="pack")
+    return store
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--from", dest="source", type=Path, help="unpacked wheel; default: the installed package")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / NAME)
+    parser.add_argument("--all-points", action="store_true", help="do not thin the grids")
+    arguments = parser.parse_args()
+    store = build(arguments.source, arguments.out, all_points=arguments.all_points)
+    for operation in store.operations():
+        size = (store.path / f"{operation}.parquet").stat().st_size
+        print(f"{operation:18} {len(store.query(operation, columns=['gpu'])):>9,} rows {size / 1e6:6.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
