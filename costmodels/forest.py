@@ -27,7 +27,7 @@ TREES = 20
 SHAPE_SHARE = 0.6  # of shapes that each tree sees
 RESERVED_SHARE = 0.05  # of shapes that no tree sees: the intervals are calibrated on them
 FEATURE_SHARE = 0.45  # of features that each split considers
-MAX_ROWS_PER_TREE = 80_000
+MAX_ROWS_PER_TREE = 60_000
 NEIGHBOURS = 12
 _SPREAD_FLOOR = 0.02  # no interval is narrower than two trees that agree by luck
 _CALIBRATION_ROWS = 20_000
@@ -77,6 +77,7 @@ def fit(
     group: Ints,
     place: NDArray[np.float32],
     partition: Ints,
+    gpu: Ints,
     seed: int = 0,
 ) -> tuple[Forest, Memory]:
     """Fits the trees, the correction and the intervals.
@@ -86,6 +87,7 @@ def fit(
         target: shape [n], log(measured ÷ base).
         group: shape [n], the shape that each row belongs to.
         place, partition: see :class:`Memory`.
+        gpu: shape [n], the GPU of each row: rows of different GPUs do not correct each other.
         seed: same seed and data, same forest.
     """
     names, codes = np.unique(group, return_inverse=True)
@@ -100,7 +102,7 @@ def fit(
         rows = np.flatnonzero(in_bag[tree, codes])
         if len(rows) > MAX_ROWS_PER_TREE:
             rows = np.random.default_rng((seed, tree)).choice(rows, MAX_ROWS_PER_TREE, replace=False)
-        model = DecisionTreeRegressor(max_features=FEATURE_SHARE, min_samples_leaf=2, random_state=seed + tree)
+        model = DecisionTreeRegressor(max_features=FEATURE_SHARE, min_samples_leaf=3, random_state=seed + tree)
         model.fit(features[rows], target[rows])
         votes = np.full(len(target), np.nan, dtype=np.float32)
         out = ~in_bag[tree, codes]
@@ -118,10 +120,12 @@ def fit(
     residual = (target - out_of_bag).astype(np.float32)
     memory = Memory(place, partition, codes.astype(np.int64), residual)
 
+    one_gpu = np.unique(np.column_stack([partition, gpu]), axis=0, return_inverse=True)[1].astype(np.int64)
+    by_gpu = Memory(place, one_gpu, memory.group, residual)
     sample = _sample(~never_out, rng)
     if not len(sample):
         return Forest(trees, 0.0, 1.0, 1.0), memory
-    nearby = correction(memory, place[sample], partition[sample], exclude=codes[sample])
+    nearby = correction(by_gpu, place[sample], one_gpu[sample], exclude=codes[sample])
     errors = residual[sample].astype(np.float64)
     power = float(nearby @ nearby)
     share = float(np.clip(nearby @ errors / power, 0.0, 1.0)) if power > 0 else 0.0
@@ -130,7 +134,7 @@ def fit(
     fair = np.isin(codes, reserved)
     if fair.sum() >= _ENOUGH_ROWS:
         sample = _sample(fair, rng)
-        nearby = correction(memory, place[sample], partition[sample], exclude=codes[sample])
+        nearby = correction(by_gpu, place[sample], one_gpu[sample], exclude=codes[sample])
         errors = residual[sample].astype(np.float64)
     scores = (errors - share * nearby) / (spread[sample] + _SPREAD_FLOOR)
     tail = (1 - COVERAGE) / 2

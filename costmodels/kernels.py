@@ -94,10 +94,21 @@ def places(family: Family, columns: Columns) -> NDArray[np.float32]:
     return np.column_stack(parts).astype(np.float32)
 
 
-def partitions(family: Family, columns: Columns, gpu: Ints) -> Ints:
-    """Rows of one partition may correct each other: same GPU and same value of every coded column."""
+def partitions(family: Family, columns: Columns) -> Ints:
+    """Rows of one partition (and one GPU) may correct each other: same value of every coded column, and of ``alike``."""
     coded_columns = [columns[name] for name in CODES if name in columns and name != "routing"]
-    return _hash([gpu, *coded_columns, *(columns[name] for name in family.alike)]).astype(np.int64)
+    return _hash([*coded_columns, *(columns[name] for name in family.alike)]).astype(np.int64)
+
+
+def deduplicated(operation: str, q: Columns) -> tuple[dict[str, NDArray[np.generic]], Ints]:
+    """(the distinct questions, for each question the index of its distinct one)."""
+    keys = _question_keys(operation, q)
+    _, first, back = np.unique(keys, return_index=True, return_inverse=True)
+    return {name: values[first] for name, values in q.items()}, back.astype(np.int64)
+
+
+def _question_keys(operation: str, columns: Columns) -> NDArray[np.uint64]:
+    return _hash([np.asarray(columns[name]) for name in ("dtype", "num_gpus", *OPERATIONS[operation].shape_names)])
 
 
 def _hash(columns: Sequence[NDArray[np.generic]]) -> NDArray[np.uint64]:
@@ -114,26 +125,42 @@ def _hash(columns: Sequence[NDArray[np.generic]]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What is learnt from all GPUs: the trees and what the rows of each GPU add to them."""
+    """What is learnt from all GPUs: the trees, and what the rows of each GPU add to them.
+
+    Attributes:
+        gpu: shape [rows of memory], the GPU (index into the hardware it was fitted on) that each row is of.
+    """
 
     forest: forests.Forest
     memory: forests.Memory
+    gpu: Ints
+
+    def of_gpu(self, index: int) -> Fitted:
+        """With the memory of one GPU only (none for -1)."""
+        mine = np.flatnonzero(self.gpu == index)
+        memory = forests.Memory(
+            self.memory.place[mine],
+            self.memory.partition[mine],
+            self.memory.group[mine],
+            self.memory.residual[mine],
+        )
+        return Fitted(self.forest, memory, self.gpu[mine])
 
 
 def fit(operation: str, rows: Rows, hardware: Hardware, seed: int = 0) -> Fitted:
     """Fits the forest of one operation to ``rows`` of all GPUs together."""
     family = FAMILIES[operation]
     base = base_us(operation, rows.columns, rows.gpu, hardware)
-    return Fitted(
-        *forests.fit(
-            matrix(family, rows.columns, rows.gpu, hardware),
-            np.log(rows.latency_us / base),
-            shape_groups(family, rows.columns),
-            places(family, rows.columns),
-            partitions(family, rows.columns, rows.gpu),
-            seed,
-        )
+    forest, memory = forests.fit(
+        matrix(family, rows.columns, rows.gpu, hardware),
+        np.log(rows.latency_us / base),
+        shape_groups(family, rows.columns),
+        places(family, rows.columns),
+        partitions(family, rows.columns),
+        rows.gpu,
+        seed,
     )
+    return Fitted(forest, memory, rows.gpu)
 
 
 class KernelModel:
@@ -164,12 +191,8 @@ class KernelModel:
             for dtype in np.unique(rows.columns["dtype"])
         }
 
-    def _keys(self, columns: Columns) -> NDArray[np.uint64]:
-        names = ["dtype", "num_gpus", *OPERATIONS[self.operation].shape_names]
-        return _hash([np.asarray(columns[name]) for name in names])
-
     def _index(self, rows: Rows) -> tuple[NDArray[np.uint64], Floats]:
-        keys = self._keys(rows.columns)
+        keys = _question_keys(self.operation, rows.columns)
         order = np.argsort(keys, kind="stable")
         return keys[order], rows.latency_us[order]
 
@@ -201,7 +224,7 @@ class KernelModel:
         assert self._fitted is not None
         model, memory = self._fitted.forest, self._fitted.memory
         ratio, spread = model.raw(matrix(self.family, q, gpu, self.hardware))
-        parts = partitions(self.family, q, gpu)
+        parts = partitions(self.family, q)
         known = np.isin(parts, memory.partition)
         ratio = ratio + model.correction_share * forests.correction(memory, places(self.family, q), parts)
         down, up = model.interval(spread)
@@ -224,7 +247,7 @@ class KernelModel:
     def _lookup(self, q: Columns) -> tuple[Floats, NDArray[np.bool_]]:
         if not len(self._exact_keys):
             return np.zeros(len(q["dtype"])), np.zeros(len(q["dtype"]), bool)
-        keys = self._keys(q)
+        keys = _question_keys(self.operation, q)
         place = np.minimum(np.searchsorted(self._exact_keys, keys), len(self._exact_keys) - 1)
         return self._exact_us[place], self._exact_keys[place] == keys
 

@@ -1,0 +1,119 @@
+"""Collectives within a node (measured) and across nodes (hierarchical over a latency–bandwidth model of the fabric)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodels.estimates import ROOFLINE, Estimates, Floats, Ints, combine
+from costmodels.library import CostModel
+from costmodels.operators import Exchange
+from costmodels.roofline import code
+from profiles.hardware import Fabric
+
+FABRIC_SPREAD = 0.5
+"""Half-width (log) of the interval of anything that crosses nodes: the pack has no multi-node rows; NCCL reaches
+60–95 % of line rate on InfiniBand and RoCE depending on topology and tuning."""
+
+_DTYPE = code("dtype", "bf16")
+
+
+@dataclass(frozen=True)
+class Network:
+    """What engines of one pool communicate over."""
+
+    gpus_per_node: int
+    fabric: Fabric
+
+
+def exchange_times(
+    model: CostModel, network: Network, exchanges: Sequence[Exchange], candidates: int
+) -> Estimates:
+    """Time of all exchanges of each candidate, µs, shape [candidates].
+
+    An exchange among ``ranks`` GPUs that fit into a node is what was measured. A larger one (NCCL's and every engine's
+    hierarchical scheme): the part within the node on the full buffer, and between nodes each GPU with its peers of the
+    same position, on its share of the buffer.
+    """
+    local: list[tuple[Ints, Floats, Ints, Ints, Floats]] = []
+    remote: list[tuple[Ints, Floats]] = []
+    for exchange in exchanges:
+        inside = np.minimum(exchange.ranks, network.gpus_per_node)
+        nodes = -(-exchange.ranks // network.gpus_per_node)
+        for kind in _local_kinds(exchange.kind, crossing=False):
+            plain = nodes == 1
+            local.append(_part(exchange, plain, kind, inside))
+        for kind in _local_kinds(exchange.kind, crossing=True):
+            local.append(_part(exchange, nodes > 1, kind, inside))
+        time = _between_nodes_us(exchange, inside, nodes, network.fabric)
+        remote.append((exchange.candidate, time * exchange.count))
+    parts = []
+    if local:
+        kind = np.concatenate([part[0] for part in local])
+        if len(kind):
+            estimates = model.estimate(
+                "collective",
+                {
+                    "dtype": np.full(len(kind), _DTYPE),
+                    "kind": kind,
+                    "message_bytes": np.concatenate([part[1] for part in local]).astype(np.int64),
+                    "num_gpus": np.concatenate([part[2] for part in local]),
+                },
+            )
+            candidate = np.concatenate([part[3] for part in local])
+            parts.append(estimates.summed(candidate, np.concatenate([part[4] for part in local]), candidates))
+    if remote:
+        where = np.concatenate([part[0] for part in remote])
+        time = np.concatenate([part[1] for part in remote])
+        parts.append(across_nodes(np.bincount(where, weights=time, minlength=candidates)))
+    return combine(parts) if parts else Estimates.exact(np.zeros(candidates))
+
+
+def across_nodes(time_us: Floats) -> Estimates:
+    """A fabric time from the latency–bandwidth model, with its interval; zero where nothing crosses."""
+    used = time_us > 0
+    return Estimates(
+        time_us,
+        time_us,  # the model is line rate: nothing is faster
+        time_us * np.exp(FABRIC_SPREAD),
+        np.where(used, ROOFLINE, 0).astype(np.int8),
+        ~used,
+    )
+
+
+def point_to_point_us(fabric: Fabric, message_bytes: Floats) -> Floats:
+    """One message from one GPU to one of another node."""
+    return np.where(message_bytes > 0, fabric.latency_us + message_bytes / fabric.bytes_per_s_per_gpu * 1e6, 0.0)
+
+
+def _local_kinds(kind: int, *, crossing: bool) -> tuple[int, ...]:
+    if crossing and kind == code("kind", "all_reduce"):
+        return code("kind", "reduce_scatter"), code("kind", "all_gather")
+    return (kind,)
+
+
+def _part(
+    exchange: Exchange, chosen: np.ndarray, kind: int, inside: Ints
+) -> tuple[Ints, Floats, Ints, Ints, Floats]:
+    chosen = chosen & (inside > 1)
+    count = int(chosen.sum())
+    return (
+        np.full(count, kind, np.int64),
+        np.maximum(exchange.message_bytes[chosen], 1.0),
+        inside[chosen],
+        exchange.candidate[chosen],
+        exchange.count[chosen],
+    )
+
+
+def _between_nodes_us(exchange: Exchange, inside: Ints, nodes: Ints, fabric: Fabric) -> Floats:
+    """Hockney's α + βn per step (Parallel Computing 20, 1994), ring between the nodes."""
+    passes = 2.0 if exchange.kind == code("kind", "all_reduce") else 1.0
+    share = exchange.message_bytes / np.where(exchange.kind == code("kind", "all_to_all"), 1, inside)
+    steps = np.ceil(np.log2(np.maximum(nodes, 1)))
+    time = passes * (
+        steps * fabric.latency_us + share * (nodes - 1) / nodes / fabric.bytes_per_s_per_gpu * 1e6
+    )
+    return np.where(nodes > 1, time, 0.0)

@@ -1,0 +1,199 @@
+"""CostModel: every operation of one GPU type and one framework, fitted once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import sklearn
+import yaml
+
+from costmodels.estimates import Estimates
+from costmodels.features import FAMILIES
+from costmodels.forest import Forest, Memory
+from costmodels.kernels import STAND_INS, Fitted, KernelModel, Rows, deduplicated, fit, hardware_of, load_rows
+from costmodels.roofline import Columns, Hardware
+from profiles.errors import DataError, UnknownName
+from profiles.hardware import Gpu
+from profiles.store import ProfileStore, shipped_pack
+
+MODEL_VERSION = "1"
+"""Raised whenever features, fitting or formulas change: cached forests of another version are not used."""
+
+CACHE_VARIABLE = "SHARDWRIGHT_CACHE"
+
+_TRUSTED = ["sklearn.tree._tree.Tree"]  # what our own files hold beyond skops' defaults
+
+Progress = Callable[[str], None]
+
+
+def cache_folder() -> Path:
+    """Where fitted forests are kept: $SHARDWRIGHT_CACHE, else the user's cache folder."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("shardwright"))
+
+
+class CostModel:
+    """Predicts kernels of one GPU type under one serving framework.
+
+    Args:
+        gpu: the GPU type.
+        framework: ``vllm``, ``sglang`` or ``trtllm``: whose kernels run.
+        store: the measurements; default the pack that ships.
+        progress: called with a line of text before each slow preparation (fitting a forest takes seconds, once).
+    """
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        framework: str = "vllm",
+        store: ProfileStore | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if framework not in STAND_INS:
+            raise UnknownName("framework", framework, STAND_INS)
+        self.gpu = gpu
+        self.framework = framework
+        self.store = store or shipped_pack()
+        self._progress = progress or (lambda _: None)
+        self._kernels: dict[str, KernelModel] = {}
+        self._stand_ins: dict[str, set[str]] = {}
+
+    @cached_property
+    def version(self) -> str:
+        """Identifies the predictions: model version and the hash of the measurements."""
+        return f"{MODEL_VERSION}+{self.store.manifest.content_hash[:12]}"
+
+    def estimate(self, operation: str, q: Columns) -> Estimates:
+        """Latencies in µs of the questions ``q``: coded shape columns (see :mod:`costmodels.roofline`), shape [n] each.
+
+        Equal questions are asked once.
+        """
+        unique, back = deduplicated(operation, q)
+        return self.kernel(operation).estimate(unique).take(back)
+
+    def kernel(self, operation: str) -> KernelModel:
+        if operation not in self._kernels:
+            self._kernels[operation] = self._load(operation)
+        return self._kernels[operation]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the measurements used so far: operations that another framework's rows answer,
+        and operations for which this GPU has no rows at all."""
+        lines = []
+        for operation, sources in sorted(self._stand_ins.items()):
+            if not sources:
+                lines.append(f"{operation}: no measurements of {self.gpu.name}; predicted from other GPUs")
+            elif others := sorted(sources - {self.framework, "nccl"}):
+                lines.append(f"{operation}: measured under {' and '.join(others)}, standing in for {self.framework}")
+        return tuple(lines)
+
+    def _load(self, operation: str) -> KernelModel:
+        hardware = hardware_of(self.store, operation)
+        own = Hardware.of([self.gpu])
+        rows = load_rows(self.store, operation, self.framework, own, gpu=self.gpu.name)
+        self._stand_ins[operation] = {STAND_INS[self.framework][origin] for origin in np.unique(rows.origin)}
+        fitted = self._fitted(operation, hardware) if hardware.names else None
+        return KernelModel(operation, fitted, rows, self.gpu, unseen_spreads()[operation])
+
+    def _fitted(self, operation: str, hardware: Hardware) -> Fitted:
+        key = f"{MODEL_VERSION}:{sklearn.__version__}:{self.store.manifest.hashes[operation]}:{self.framework}"
+        folder = cache_folder() / "forests" / f"{operation}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        # The forest indexes GPUs by their place in ``hardware``; partitions of one GPU are recomputed on load.
+        index = hardware.names.index(self.gpu.name) if self.gpu.name in hardware.names else -1
+        loaded = _read_fitted(folder)
+        if loaded is None:
+            self._progress(f"learning {operation} ({self.framework}) from the measurements; kept for next time")
+            rows = load_rows(self.store, operation, self.framework, hardware)
+            loaded = fit(operation, rows, hardware)
+            _write_fitted(folder, loaded)
+        return loaded.of_gpu(index)
+
+    def prepare(self, operations: Sequence[str] = tuple(FAMILIES)) -> None:
+        """Loads (and where needed fits) the models of ``operations`` now rather than at the first question."""
+        for operation in operations:
+            self.kernel(operation)
+
+
+def unseen_spreads() -> dict[str, float]:
+    """Half-width (log) of the 80 % interval of each operation on a GPU without any rows, from the leave-one-GPU-out
+    benchmark."""
+    path = Path(__file__).parent / "unseen_gpu.yaml"
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {operation: float(document["half_width"][operation]) for operation in FAMILIES}
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path.name}: cannot be read ({error!r})", "reinstall shardwright") from error
+
+
+def _write_fitted(folder: Path, fitted: Fitted) -> None:
+    """Writes beside and renames, so that a killed run leaves nothing half-written. A cache that cannot be written (read-only
+    home, full disk) costs time at the next start and nothing else."""
+    from skops import io as skops_io
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
+            model = fitted.forest
+            skops_io.dump(
+                {
+                    "trees": model.trees,
+                    "correction_share": model.correction_share,
+                    "low_score": model.low_score,
+                    "high_score": model.high_score,
+                },
+                temporary / "forest.skops",
+            )
+            memory = fitted.memory
+            np.savez(
+                temporary / "memory.npz",
+                place=memory.place,
+                partition=memory.partition,
+                group=memory.group,
+                residual=memory.residual,
+                gpu=fitted.gpu,
+            )
+            os.replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError:
+        return
+
+
+def _read_fitted(folder: Path) -> Fitted | None:
+    """The cached forest, or None where there is none or it does not read (it is then fitted again)."""
+    if not (folder / "forest.skops").is_file():
+        return None
+    from skops import io as skops_io
+
+    try:
+        content = skops_io.load(folder / "forest.skops", trusted=_TRUSTED)
+        with np.load(folder / "memory.npz", allow_pickle=False) as arrays:
+            memory = Memory(arrays["place"], arrays["partition"], arrays["group"], arrays["residual"])
+            gpu = arrays["gpu"]
+        forest = Forest(
+            content["trees"], content["correction_share"], content["low_score"], content["high_score"]
+        )
+    except Exception:  # a damaged cache may fail in any of skops', zip's and numpy's ways; the cure is the same
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    return Fitted(forest, memory, gpu)
+
+
+def empty_rows(operation: str) -> Rows:
+    """No rows: what a GPU that nobody measured has."""
+    from profiles.measurements import OPERATIONS
+
+    names = ("dtype", "num_gpus", *OPERATIONS[operation].shape_names)
+    return Rows(
+        {name: np.zeros(0, np.int64) for name in names}, np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int8)
+    )

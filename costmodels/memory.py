@@ -1,0 +1,165 @@
+"""Where the GPU's memory goes, and how many tokens of KV cache are left. Vectorised over layouts; bytes per GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from costmodels.architecture import (
+    Architecture,
+    DenseFeedForward,
+    GroupedQueryAttention,
+    LatentAttention,
+    MixtureOfExperts,
+)
+from costmodels.estimates import Floats, Ints
+from costmodels.layouts import Layouts
+from costmodels.precision import Precision
+from costmodels.roofline import WEIGHT_BYTES
+from profiles.errors import DataError
+from profiles.hardware import Gpu
+
+
+@dataclass(frozen=True)
+class MemoryFacts:
+    """See ``memory.yaml``, which has the sources."""
+
+    context_bytes: float
+    cuda_graph_bytes: float
+    communication_bytes_per_peer_group: float
+    fragmentation_share: float
+    activation_copies: float
+
+
+@cache
+def memory_facts() -> MemoryFacts:
+    path = Path(__file__).parent / "memory.yaml"
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return MemoryFacts(**{name: float(document[name]) for name in MemoryFacts.__dataclass_fields__})
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path.name}: cannot be read ({error!r})", "reinstall shardwright") from error
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the fullest GPU of each layout, shape [n] each. ``kv_bytes`` is what is left for the cache (≤ 0: the layout
+    does not fit)."""
+
+    weights_bytes: Floats
+    activation_bytes: Floats
+    cuda_graph_bytes: Floats
+    communication_bytes: Floats
+    context_bytes: Floats
+    reserve_bytes: Floats
+    kv_bytes: Floats
+
+    def sequences(self, bytes_per_sequence: Floats) -> Ints:
+        """Sequences of that many KV bytes which the cache of one attention rank holds."""
+        return np.maximum(self.kv_bytes // np.maximum(bytes_per_sequence, 1.0), 0).astype(np.int64)
+
+
+def weights_bytes(model: Architecture, precision: Precision, layouts: Layouts) -> Floats:
+    """Weights on the fullest GPU: the stage with most layers, and the embedding or the head."""
+    layers = np.zeros(len(layouts))
+    for group in model.layer_groups:
+        layers += group.count * _layer_bytes(model, precision, layouts, group.attention, group.feed_forward, group.norms)
+    fullest_stage = np.ceil(model.layers / layouts.pp) / model.layers
+    table = model.embedding_parameters * 2.0 / layouts.tp
+    tables = np.where((layouts.pp == 1) & (not model.tied_embeddings), 2 * table, table)
+    return layers * fullest_stage + tables
+
+
+def _layer_bytes(
+    model: Architecture, precision: Precision, layouts: Layouts, attention: object, ffn: object, norms: int
+) -> Floats:
+    hidden, tp = model.hidden, layouts.tp
+    qkv, out = WEIGHT_BYTES[precision.attention_qkv], WEIGHT_BYTES[precision.attention_output]
+    total = np.full(len(layouts), norms * hidden * 2.0)
+    if isinstance(attention, GroupedQueryAttention):
+        heads, kv_heads = attention.heads / tp, np.maximum(attention.kv_heads / tp, 1.0)
+        width = heads * (2 if attention.gated_output else 1) + 2 * kv_heads
+        total += hidden * width * attention.head_dim * qkv + heads * attention.head_dim * hidden * out
+    elif isinstance(attention, LatentAttention):
+        shared = attention.q_lora_rank + attention.kv_lora_rank + attention.qk_rope_head_dim
+        heads = attention.heads / tp
+        qk = attention.qk_nope_head_dim + attention.qk_rope_head_dim
+        per_head = (attention.q_lora_rank or hidden) * qk + attention.kv_lora_rank * (
+            attention.qk_nope_head_dim + attention.v_head_dim
+        )
+        # Decode keeps the absorbed up-projection of K and V a second time, in 16 bits (all three frameworks do).
+        absorbed = attention.kv_lora_rank * (attention.qk_nope_head_dim + attention.v_head_dim) * 2.0
+        total += hidden * shared * qkv + heads * (per_head * qkv + absorbed)
+        total += heads * attention.v_head_dim * hidden * out
+    if isinstance(ffn, DenseFeedForward):
+        total += ffn.parameters(hidden) * WEIGHT_BYTES[precision.dense] / tp
+    elif isinstance(ffn, MixtureOfExperts):
+        expert = DenseFeedForward(ffn.intermediate, ffn.gated, ffn.bias).parameters(hidden)
+        total += ffn.experts * expert * WEIGHT_BYTES[precision.experts] / (layouts.ep * layouts.moe_tp)
+        total += hidden * ffn.experts * 2.0
+        if ffn.shared_intermediate:
+            shared_part = DenseFeedForward(ffn.shared_intermediate, ffn.gated).parameters(hidden)
+            total += shared_part * WEIGHT_BYTES[precision.shared_experts] / tp
+    return total
+
+
+def kv_bytes_per_sequence(model: Architecture, precision: Precision, layouts: Layouts, tokens: Floats | float) -> Floats:
+    """KV cache of one sequence of ``tokens`` tokens on one GPU (fullest stage). Windowed layers keep their window only."""
+    element = WEIGHT_BYTES[precision.kv]
+    length = np.broadcast_to(np.asarray(tokens, dtype=np.float64), len(layouts))
+    total = np.zeros(len(layouts))
+    for group in model.layer_groups:
+        attention = group.attention
+        if isinstance(attention, GroupedQueryAttention):
+            per_token = 2 * np.maximum(attention.kv_heads / layouts.tp, 1.0) * attention.head_dim
+        else:
+            per_token = np.full(len(layouts), float(attention.kv_elements_per_token()))
+        kept = np.minimum(length, attention.window_tokens) if attention.window_tokens else length
+        total += group.count * per_token * kept * element
+    return total * (np.ceil(model.layers / layouts.pp) / model.layers)
+
+
+def memory(
+    model: Architecture,
+    precision: Precision,
+    layouts: Layouts,
+    gpu: Gpu,
+    *,
+    memory_fraction: float,
+    token_budget: Ints,
+    sequences: int,
+) -> Memory:
+    """Memory by part.
+
+    Args:
+        memory_fraction: share of the GPU that the framework may use.
+        token_budget: most tokens in one step, shape [n].
+        sequences: most sequences in one step.
+    """
+    facts = memory_facts()
+    n = len(layouts)
+    weights = weights_bytes(model, precision, layouts)
+    widest = max(
+        (
+            max(ffn.intermediate, ffn.shared_intermediate)
+            if isinstance(ffn, MixtureOfExperts)
+            else ffn.intermediate
+            for ffn in (group.feed_forward for group in model.layer_groups)
+        )
+    )
+    per_token = facts.activation_copies * model.hidden + 3 * widest / layouts.tp
+    gathered = np.where(layouts.dp > 1, layouts.dp, 0) * model.hidden * 2  # tokens of all ranks before the experts
+    logits = sequences * (model.vocabulary / layouts.tp) * 4.0
+    activations = token_budget * (per_token + gathered) * 2.0 + logits
+    groups = (layouts.tp > 1).astype(float) + (layouts.dp > 1) + (layouts.pp > 1)
+    communication = groups * facts.communication_bytes_per_peer_group
+    context = np.full(n, facts.context_bytes)
+    graphs = np.full(n, facts.cuda_graph_bytes)
+    usable = gpu.memory_bytes * memory_fraction
+    left = usable - weights - activations - communication - context - graphs
+    reserve = np.maximum(left, 0) * facts.fragmentation_share
+    return Memory(weights, activations, graphs, communication, context, reserve, left - reserve)

@@ -1,0 +1,302 @@
+"""Which operations one engine step consists of, under a layout: model + layout + batch → questions to the kernels.
+
+Vectorised over candidates: every column is an array over the same ``n`` candidates (a layout and a batch each).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodels.architecture import (
+    Architecture,
+    DenseFeedForward,
+    GroupedQueryAttention,
+    LatentAttention,
+    LayerGroup,
+    MixtureOfExperts,
+)
+from costmodels.estimates import Floats, Ints
+from costmodels.layouts import Layouts
+from costmodels.precision import Precision
+from costmodels.roofline import code
+
+ACTIVATION_BYTES = 2  # activations between operators are bf16 in all three frameworks
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What each attention rank works on in one step, shape [n] each.
+
+    Attributes:
+        prefills: prompts of which a chunk is processed (0: none).
+        chunk: tokens of each such chunk.
+        prefix: tokens of the prompt that are already in the KV cache.
+        decodes: sequences that generate one token.
+        context: mean tokens in the KV cache of those.
+        expert_tokens: tokens that enter a MoE layer from this rank on average over the ranks of the group (ranks work in
+            lock step, but need not all have a chunk).
+    """
+
+    prefills: Ints
+    chunk: Ints
+    prefix: Ints
+    decodes: Ints
+    context: Ints
+    expert_tokens: Floats
+
+    @property
+    def tokens(self) -> Ints:
+        return self.prefills * self.chunk + self.decodes
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions to one operation: ``columns`` of shape [q], the candidate each belongs to, how often it occurs per step."""
+
+    columns: Mapping[str, NDArray[np.generic]]
+    candidate: Ints
+    count: Floats
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A collective of one candidate, before it is known whether it crosses nodes; shape [e] each."""
+
+    kind: int
+    message_bytes: Floats
+    ranks: Ints
+    candidate: Ints
+    count: Floats
+
+
+@dataclass
+class StepWork:
+    """Everything one step asks for. ``moved_bytes`` and ``small_kernels`` are the elementwise rest, shape [n]."""
+
+    candidates: int
+    asked: dict[str, list[Asked]] = field(default_factory=dict)
+    exchanges: list[Exchange] = field(default_factory=list)
+    moved_bytes: Floats = field(default_factory=lambda: np.zeros(0))
+    small_kernels: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        self.moved_bytes = np.zeros(self.candidates)
+        self.small_kernels = np.zeros(self.candidates)
+
+    def ask(self, operation: str, count: Floats | float, when: NDArray[np.bool_] | None = None, **columns: object) -> None:
+        """Adds one question per candidate for which ``when`` holds (default: all)."""
+        chosen = np.arange(self.candidates) if when is None else np.flatnonzero(when)
+        if not len(chosen):
+            return
+        full = {name: np.broadcast_to(np.asarray(values), self.candidates)[chosen] for name, values in columns.items()}
+        full.setdefault("num_gpus", np.ones(len(chosen), np.int64))
+        counts = np.broadcast_to(np.asarray(count, dtype=np.float64), self.candidates)[chosen]
+        self.asked.setdefault(operation, []).append(Asked(full, chosen.astype(np.int64), counts))
+
+    def exchange(self, kind: str, message_bytes: Floats, ranks: Ints, count: Floats | float) -> None:
+        """Adds one collective per candidate with more than one rank."""
+        chosen = np.flatnonzero((ranks > 1) & (message_bytes > 0))
+        if len(chosen):
+            counts = np.broadcast_to(np.asarray(count, dtype=np.float64), self.candidates)[chosen]
+            self.exchanges.append(
+                Exchange(code("kind", kind), message_bytes[chosen], ranks[chosen], chosen.astype(np.int64), counts)
+            )
+
+    def touch(self, moved_bytes: Floats, kernels: float, count: float) -> None:
+        """Adds elementwise work: norms, rotary embedding, activation, residual, cache writes."""
+        self.moved_bytes += moved_bytes * count
+        self.small_kernels += kernels * count
+
+
+def step_work(model: Architecture, precision: Precision, layouts: Layouts, batch: Batch, routing: str) -> StepWork:
+    """The work of one step of one attention rank's GPU, over all layers of the model.
+
+    Args:
+        routing: skew of tokens over experts, a value of :data:`costmodels.roofline.CODES`\\ ``["routing"]``.
+    """
+    work = StepWork(len(layouts))
+    tokens = batch.tokens
+    for group in model.layer_groups:
+        _attention(work, model, precision, layouts, batch, group)
+        ffn = group.feed_forward
+        if isinstance(ffn, MixtureOfExperts):
+            _experts(work, model, precision, layouts, batch, ffn, group.count, routing)
+        else:
+            _dense(work, model.hidden, ffn, precision.dense, layouts.tp, tokens, group.count)
+            work.exchange("all_reduce", _hidden_bytes(model, tokens), layouts.tp, group.count)
+        # Two residual-adding norms a layer: read and write both the residual and the activations.
+        work.touch(2 * 4 * _hidden_bytes(model, tokens), 2, group.count)
+    _head(work, model, layouts, batch)
+    return work
+
+
+def _hidden_bytes(model: Architecture, tokens: NDArray[np.generic]) -> Floats:
+    return np.asarray(tokens, dtype=np.float64) * model.hidden * ACTIVATION_BYTES
+
+
+def _product(work: StepWork, dtype: str, m: Ints, n: Ints | int, k: Ints | int, count: float) -> None:
+    work.ask("gemm", count, m > 0, dtype=code("dtype", dtype), m=m, n=n, k=k)
+
+
+def _attention(
+    work: StepWork, model: Architecture, precision: Precision, layouts: Layouts, batch: Batch, group: LayerGroup
+) -> None:
+    attention = group.attention
+    if isinstance(attention, GroupedQueryAttention):
+        _grouped_query(work, model, precision, layouts, batch, attention, group.count)
+    else:
+        _latent(work, model, precision, layouts, batch, attention, group.count)
+    work.exchange("all_reduce", _hidden_bytes(model, batch.tokens), layouts.tp, group.count)
+
+
+def _grouped_query(
+    work: StepWork,
+    model: Architecture,
+    precision: Precision,
+    layouts: Layouts,
+    batch: Batch,
+    attention: GroupedQueryAttention,
+    count: int,
+) -> None:
+    heads = attention.heads // layouts.tp
+    kv_heads = np.maximum(attention.kv_heads // layouts.tp, 1)  # replicated where tp exceeds them
+    width = heads * (2 if attention.gated_output else 1) + 2 * kv_heads
+    _product(work, precision.attention_qkv, batch.tokens, width * attention.head_dim, model.hidden, count)
+    shape = {
+        "dtype": code("dtype", "bf16"),
+        "kv_dtype": code("kv_dtype", precision.kv),
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": attention.head_dim,
+    }
+    windows = attention.window_tokens
+    # A window that no sequence reaches is full attention.
+    longest = np.maximum(batch.prefix + batch.chunk, batch.context)
+    shape["window_tokens"] = np.where(longest > windows, windows, 0) if windows else 0
+    work.ask(
+        "attention_prefill",
+        count,
+        batch.prefills > 0,
+        batch=batch.prefills,
+        query_tokens=batch.chunk,
+        prefix_tokens=batch.prefix,
+        **shape,
+    )
+    work.ask(
+        "attention_decode", count, batch.decodes > 0, batch=batch.decodes, context_tokens=batch.context, **shape
+    )
+    _product(work, precision.attention_output, batch.tokens, model.hidden, heads * attention.head_dim, count)
+    # Rotary embedding and the cache write each read and write the q, k, v of the rank.
+    work.touch(batch.tokens * width * attention.head_dim * (2.0 * 2 * ACTIVATION_BYTES), 2, count)
+
+
+def _latent(
+    work: StepWork,
+    model: Architecture,
+    precision: Precision,
+    layouts: Layouts,
+    batch: Batch,
+    attention: LatentAttention,
+    count: int,
+) -> None:
+    heads = np.maximum(attention.heads // layouts.tp, 1)
+    qk = attention.qk_nope_head_dim + attention.qk_rope_head_dim
+    tokens, dtype = batch.tokens, precision.attention_qkv
+    latent = attention.kv_lora_rank + attention.qk_rope_head_dim
+    if attention.q_lora_rank:
+        _product(work, dtype, tokens, attention.q_lora_rank + latent, model.hidden, count)
+        _product(work, dtype, tokens, heads * qk, attention.q_lora_rank, count)
+    else:
+        _product(work, dtype, tokens, latent, model.hidden, count)
+        _product(work, dtype, tokens, heads * qk, model.hidden, count)
+    # Prefill rebuilds K and V of everything it attends to; decode absorbs the products into q and the output.
+    rebuilt = batch.prefills * (batch.chunk + batch.prefix)
+    width = attention.qk_nope_head_dim + attention.v_head_dim
+    _product(work, dtype, rebuilt, heads * width, attention.kv_lora_rank, count)
+    shape = {"dtype": code("dtype", "bf16"), "kv_dtype": code("kv_dtype", precision.kv), "heads": heads}
+    work.ask(
+        "mla_prefill",
+        count,
+        batch.prefills > 0,
+        batch=batch.prefills,
+        query_tokens=batch.chunk,
+        prefix_tokens=batch.prefix,
+        **shape,
+    )
+    decoding = batch.decodes > 0
+    for kind in ("pre", "post"):
+        work.ask(
+            "mla_bmm",
+            count,
+            decoding,
+            dtype=code("dtype", "bf16"),
+            kind=code("kind", kind),
+            tokens=batch.decodes,
+            heads=heads,
+        )
+    work.ask("mla_decode", count, decoding, batch=batch.decodes, context_tokens=batch.context, **shape)
+    _product(work, precision.attention_output, tokens, model.hidden, heads * attention.v_head_dim, count)
+    work.touch(tokens * (heads * qk + latent) * (2.0 * 2 * ACTIVATION_BYTES), 3, count)
+
+
+def _dense(
+    work: StepWork, hidden: int, ffn: DenseFeedForward, dtype: str, split: Ints, tokens: Ints, count: float
+) -> None:
+    width = -(-ffn.intermediate // split)
+    matrices = 2 if ffn.gated else 1
+    _product(work, dtype, tokens, matrices * width, hidden, count)
+    _product(work, dtype, tokens, hidden, width, count)
+    work.touch(tokens * width * (matrices + 1.0) * ACTIVATION_BYTES, 1, count)
+
+
+def _experts(
+    work: StepWork,
+    model: Architecture,
+    precision: Precision,
+    layouts: Layouts,
+    batch: Batch,
+    ffn: MixtureOfExperts,
+    count: int,
+    routing: str,
+) -> None:
+    tokens = batch.tokens
+    everyone = np.maximum(np.rint(batch.expert_tokens * layouts.dp), 1).astype(np.int64)
+    _product(work, "bf16", tokens, ffn.experts, model.hidden, count)
+    work.ask(
+        "moe",
+        count,
+        tokens > 0,
+        dtype=code("dtype", precision.experts),
+        tokens=everyone,
+        hidden=model.hidden,
+        intermediate=ffn.intermediate,
+        top_k=ffn.top_k,
+        experts=ffn.experts,
+        moe_tp=layouts.moe_tp,
+        moe_ep=layouts.ep,
+        gated=int(ffn.gated),
+        routing=code("routing", routing),
+    )
+    if ffn.shared_intermediate:
+        shared = DenseFeedForward(ffn.shared_intermediate, ffn.gated)
+        _dense(work, model.hidden, shared, precision.shared_experts, layouts.tp, tokens, count)
+    work.touch(tokens * ffn.experts * 4.0, 2, count)  # softmax and top-k of the router, fp32
+    # With one attention replica the tokens are already on all GPUs of the group, and partial sums are reduced as in a dense
+    # layer. With several, all tokens are gathered before and their sums scattered after the experts.
+    alone = layouts.dp == 1
+    work.exchange("all_reduce", np.where(alone, _hidden_bytes(model, tokens), 0.0), layouts.tp, count)
+    gathered = np.where(alone, 0.0, _hidden_bytes(model, everyone))
+    for kind in ("all_gather", "reduce_scatter"):
+        work.exchange(kind, gathered, layouts.stage_gpus, count)
+
+
+def _head(work: StepWork, model: Architecture, layouts: Layouts, batch: Batch) -> None:
+    sampled = batch.prefills + batch.decodes  # one row of logits per sequence
+    vocabulary = -(-model.vocabulary // layouts.tp)
+    _product(work, "bf16", sampled, vocabulary, model.hidden, 1)
+    work.exchange("all_gather", sampled * float(model.vocabulary * ACTIVATION_BYTES), layouts.tp, 1)
+    work.touch(_hidden_bytes(model, batch.tokens) + sampled * vocabulary * 4.0, 4, 1)
