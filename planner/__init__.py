@@ -1,1 +1,23 @@
+"""What to decide: legal layouts, fleets, plans. ``from planner import plan`` is the whole job in one call."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from planner.planning import plan as plan
+    from planner.plans import Plan as Plan
+    from planner.requests import PlanRequest as PlanRequest
+
+__all__ = ["Plan", "PlanRequest", "plan"]
+
+_HOMES = {"plan": "planner.planning", "Plan": "planner.plans", "PlanRequest": "planner.requests"}
+
+
+def __getattr__(name: str) -> Any:
+    # Deferred: importing the package must not cost the solver and the forests before they are needed.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

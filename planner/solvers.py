@@ -1,8 +1,9 @@
 """Mixed-integer programmes behind one question and one answer.
 
-A decision writes a :class:`Problem` in plain arrays; any :class:`Solver` turns it into a :class:`Solution`. Solvers declare
-what they can do (``continuous``, ``returns_bound``, :meth:`Solver.available`), so that nobody probes them by trial. Whatever a
-solver returns is checked here against the problem, row by row, before anyone sees it.
+A decision writes a :class:`Problem` in plain arrays; any :class:`Solver` turns it into a :class:`Solution`.
+Solvers declare what they can do (``continuous``, ``returns_bound``, :meth:`Solver.available`), so that nobody
+probes them by trial. Whatever a solver returns is checked here against the problem, row by row, before anyone
+sees it.
 
 pulp, highspy and ortools take 0.3–0.8 s to import, so they are imported by the first solve and not before.
 """
@@ -29,16 +30,19 @@ Status = Literal["optimal", "feasible", "infeasible", "time_limit"]
 Sense = Literal["<=", ">=", "=="]
 
 TOLERANCE = 1e-9
-"""How far a row may be missed, relative to the largest of its right-hand side and coefficients. Capacities are predictions
-good to a few percent, so a billionth decides nothing; it only absorbs the rounding of doubles."""
+"""How far a row may be missed, relative to the largest of its right-hand side and coefficients. Capacities
+are predictions good to a few percent, so a billionth decides nothing; it only absorbs the rounding of
+doubles."""
 
 PROVEN = 1e-7
-"""The relative gap up to which a solver's own word *optimal* is believed: bounds are rounded too. Never reported as a gap."""
+"""The relative gap up to which a solver's own word *optimal* is believed: bounds are rounded too. Never
+reported as a gap."""
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One constraint: Σ coefficients[k] · v[columns[k]]  ``sense``  rhs. Columns are distinct and may be empty."""
+    """One constraint: Σ coefficients[k] · v[columns[k]]  ``sense``  rhs. Columns are distinct and may be
+    empty."""
 
     name: str
     columns: Ints
@@ -59,10 +63,11 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Minimise (or maximise) objective · v over the rows, with lower ≤ v ≤ upper and v whole where ``integer``.
+    """Minimise (or maximise) objective · v over the rows, with lower ≤ v ≤ upper and v whole where
+    ``integer``.
 
-    objective, lower, upper: float64 (n,); integer: bool (n,). Bounds are finite, so that no problem is unbounded.
-    Raises ValueError where arrays disagree or are not finite.
+    objective, lower, upper: float64 (n,); integer: bool (n,). Bounds are finite, so that no problem is
+    unbounded. Raises ValueError where arrays disagree or are not finite.
     """
 
     objective: Floats
@@ -78,7 +83,9 @@ class Problem:
             raise ValueError("objective, integer, lower and upper must be vectors of one length, at least 1")
         numbers = [self.objective, self.lower, self.upper]
         for row in self.rows:
-            if row.columns.shape != row.coefficients.shape or len(set(row.columns.tolist())) != len(row.columns):
+            if row.columns.shape != row.coefficients.shape or len(set(row.columns.tolist())) != len(
+                row.columns
+            ):
                 raise ValueError(f"row {row.name}: one coefficient for each of its distinct columns")
             if row.columns.size and not 0 <= row.columns.min() <= row.columns.max() < n:
                 raise ValueError(f"row {row.name}: a column outside 0..{n - 1}")
@@ -93,11 +100,12 @@ class Solution:
 
     * ``optimal``: nothing better exists; objective, bound and gap are given and the gap is 0.
     * ``feasible``: the time ended with this answer; nothing beyond ``bound`` exists.
-    * ``infeasible``: no values satisfy the rows (proved).  ``time_limit``: the time ended with no answer at all.
+    * ``infeasible``: no values satisfy the rows (proved).  ``time_limit``: the time ended with no answer at
+      all.
 
-    gap is |objective − bound| ÷ max(|objective|, |bound|), so it is finite; ``seconds`` is wall time; values is float64 (n,),
-    whole numbers exact. Objective, bound, gap and values are None where there is none. Raises ValueError when *optimal*
-    comes without a bound that says so.
+    gap is |objective − bound| ÷ max(|objective|, |bound|), so it is finite; ``seconds`` is wall time; values
+    is float64 (n,), whole numbers exact. Objective, bound, gap and values are None where there is none.
+    Raises ValueError when *optimal* comes without a bound that says so.
     """
 
     status: Status
@@ -119,7 +127,8 @@ class Solution:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an engine says before anyone has checked it: its status, values (n,) and bound, None where it has none."""
+    """What an engine says before anyone has checked it: its status, values (n,) and bound, None where it has
+    none."""
 
     status: Status
     values: Floats | None = None
@@ -127,7 +136,8 @@ class Answer:
 
 
 class Solver(ABC):
-    """One engine. Deterministic: one thread, fixed seed; the same problem gives the same values, time limits aside."""
+    """One engine. Deterministic: one thread, fixed seed; the same problem gives the same values, time limits
+    aside."""
 
     name: ClassVar[str]
     requires: ClassVar[tuple[str, ...]]
@@ -145,11 +155,13 @@ class Solver(ABC):
     def solve(self, problem: Problem, time_limit_s: float = 60.0) -> Solution:
         """The answer within ``time_limit_s`` seconds, checked against every row.
 
-        Raises Unsupported where the engine is not installed or cannot take the problem, InputError for a time limit that is
-        not positive, ShardwrightError when the engine's values break the problem.
+        Raises Unsupported where the engine is not installed or cannot take the problem, InputError for a time
+        limit that is not positive, ShardwrightError when the engine's values break the problem.
         """
         if not time_limit_s > 0:
-            raise InputError(f"time_limit_s: {time_limit_s} is not positive", "give a number of seconds above 0")
+            raise InputError(
+                f"time_limit_s: {time_limit_s} is not positive", "give a number of seconds above 0"
+            )
         if not self.available():
             raise Unsupported(
                 f"solver: {self.name} needs {' and '.join(self.requires)}, which are not installed",
@@ -190,7 +202,8 @@ class Highs(Solver):
         import highspy
         import pulp
 
-        # Rows and objective are scaled to a largest magnitude of 1, so that HiGHS's absolute tolerances become relative.
+        # Rows and objective are scaled to a largest magnitude of 1, so that HiGHS's absolute tolerances
+        # become relative.
         scale = float(np.max(np.abs(problem.objective))) or 1.0
         model = pulp.LpProblem("problem", pulp.LpMaximize if problem.maximise else pulp.LpMinimize)
         columns = [
@@ -215,7 +228,13 @@ class Highs(Solver):
         )
         model.solve(
             pulp.HiGHS(
-                msg=False, threads=1, timeLimit=time_limit_s, gapRel=0.0, gapAbs=TOLERANCE, random_seed=0, **settings
+                msg=False,
+                threads=1,
+                timeLimit=time_limit_s,
+                gapRel=0.0,
+                gapAbs=TOLERANCE,
+                random_seed=0,
+                **settings,
             )
         )
         # PuLP calls a time limit optimal and an empty answer zero, so HiGHS itself is asked.
@@ -227,21 +246,25 @@ class Highs(Solver):
             return Answer("infeasible")
         if not math.isfinite(model.solverModel.getObjectiveValue()) or not info.primal_solution_status:
             return Answer("time_limit")
-        values = np.array([low if v.varValue is None else v.varValue for v, low in zip(columns, problem.lower, strict=True)])
+        values = np.array(
+            [low if v.varValue is None else v.varValue for v, low in zip(columns, problem.lower, strict=True)]
+        )
         done = status == highspy.HighsModelStatus.kOptimal
         if done and not problem.integer.any():
             bound = model.solverModel.getObjectiveValue()  # a linear programme: its dual has the same value
         else:
             bound = info.mip_dual_bound
         sign = -scale if problem.maximise else scale  # PuLP hands HiGHS the negative of what is maximised
-        return Answer("optimal" if done else "feasible", values, sign * bound if math.isfinite(bound) else None)
+        return Answer(
+            "optimal" if done else "feasible", values, sign * bound if math.isfinite(bound) else None
+        )
 
 
 class CpSat(Solver):
     """OR-Tools' CP-SAT: an independent second engine for programmes in whole numbers.
 
-    CP-SAT computes in integers. Coefficients with few decimals are scaled exactly; others by 2^40 ÷ the row's largest, an
-    error below 1e-12 of it, far inside :data:`TOLERANCE`.
+    CP-SAT computes in integers. Coefficients with few decimals are scaled exactly; others by 2^40 ÷ the row's
+    largest, an error below 1e-12 of it, far inside :data:`TOLERANCE`.
     """
 
     name = "cp-sat"
@@ -250,9 +273,9 @@ class CpSat(Solver):
     returns_bound = True
 
     def engine(self) -> str:
-        import ortools
+        from importlib.metadata import version
 
-        return f"CP-SAT (OR-Tools {ortools.__version__})"
+        return f"CP-SAT (OR-Tools {version('ortools')})"
 
     def _answer(self, problem: Problem, time_limit_s: float) -> Answer:
         from ortools.sat.python import cp_model
@@ -263,7 +286,8 @@ class CpSat(Solver):
         largest = np.maximum(np.abs(lower), np.abs(upper))
         model = cp_model.CpModel()
         columns = [
-            model.new_int_var(int(a), int(b), f"v{i}") for i, (a, b) in enumerate(zip(lower, upper, strict=True))
+            model.new_int_var(int(a), int(b), f"v{i}")
+            for i, (a, b) in enumerate(zip(lower, upper, strict=True))
         ]
         for row in problem.rows:
             whole, scale = _whole(row.coefficients, largest[row.columns], row.name)
@@ -287,10 +311,14 @@ class CpSat(Solver):
         if status == cp_model.UNKNOWN:
             return Answer("time_limit")
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-            raise ShardwrightError(f"cp-sat: {solver.status_name(status)}: {model.validate()}", "please report this problem")
+            raise ShardwrightError(
+                f"cp-sat: {solver.status_name(status)}: {model.validate()}", "please report this problem"
+            )
         values = np.array([float(solver.value(v)) for v in columns])
         return Answer(
-            "optimal" if status == cp_model.OPTIMAL else "feasible", values, solver.best_objective_bound / scale
+            "optimal" if status == cp_model.OPTIMAL else "feasible",
+            values,
+            solver.best_objective_bound / scale,
         )
 
 
@@ -300,11 +328,12 @@ SOLVERS: dict[str, type[Solver]] = {solver.name: solver for solver in (Highs, Cp
 def lexicographic(
     solver: Solver, problem: Problem, then: Sequence[tuple[Floats, bool]], time_limit_s: float = 60.0
 ) -> Solution:
-    """The problem's optimum and, among all its optima, the best by each ``(objective (n,), maximise)`` of ``then`` in turn.
+    """The problem's optimum and, among all its optima, the best by each ``(objective (n,), maximise)`` of
+    ``then`` in turn.
 
-    Each stage is a solve of its own with the stages before held at their values, so nothing depends on weights. Status,
-    objective, bound and gap are those of the first stage; values those of the last that finished; seconds all of them.
-    Raises what :meth:`Solver.solve` raises.
+    Each stage is a solve of its own with the stages before held at their values, so nothing depends on
+    weights. Status, objective, bound and gap are those of the first stage; values those of the last that
+    finished; seconds all of them. Raises what :meth:`Solver.solve` raises.
     """
     start = time.perf_counter()
     solution = latest = solver.solve(problem, time_limit_s)
@@ -333,17 +362,19 @@ def lexicographic(
 
 
 def _checked(problem: Problem, answer: Answer, engine: str, seconds: float) -> Solution:
-    """The answer as a Solution: whole numbers made whole, every row checked, objective recomputed, gap from the bound."""
+    """The answer as a Solution: whole numbers made whole, rows checked, objective recomputed, gap added."""
     if answer.values is None:
         return Solution(answer.status, None, answer.bound, None, seconds, engine, None)
-    values = np.where(problem.integer, np.rint(answer.values), np.clip(answer.values, problem.lower, problem.upper))
+    values = np.where(
+        problem.integer, np.rint(answer.values), np.clip(answer.values, problem.lower, problem.upper)
+    )
     broken = [row.name for row in problem.rows if row.excess(values) > 100 * TOLERANCE]
     if ((values < problem.lower) | (values > problem.upper)).any():
         broken.append("bounds")
     if broken:
         raise ShardwrightError(
             f"{engine} returned values that break {', '.join(broken[:3])}",
-            "the numbers differ too much in size for this solver; check the units of rates, prices and limits",
+            "the numbers differ too much in size for this solver; check the units of rates and prices",
         )
     objective = float(problem.objective @ values)
     if answer.bound is None:
@@ -358,7 +389,7 @@ def _checked(problem: Problem, answer: Answer, engine: str, seconds: float) -> S
 
 
 def _whole(coefficients: Floats, largest: Floats, name: str) -> tuple[list[int], float]:
-    """Coefficients (k,) as integers and the factor that made them so; raises Unsupported where sums would overflow int64."""
+    """Coefficients (k,) as integers and the factor that made them so; Unsupported where sums overflow int64."""
     size = float(np.max(np.abs(coefficients), initial=0.0))
     if size == 0.0:
         return [0] * len(coefficients), 1.0
@@ -369,5 +400,7 @@ def _whole(coefficients: Floats, largest: Floats, name: str) -> tuple[list[int],
         scale = 2.0**40 / size
     scaled = coefficients * scale
     if float(np.abs(scaled) @ largest) >= 2.0**61:
-        raise Unsupported(f"solver: cp-sat cannot scale {name} to 64-bit integers", "use highs for this problem")
+        raise Unsupported(
+            f"solver: cp-sat cannot scale {name} to 64-bit integers", "use highs for this problem"
+        )
     return [int(c) for c in np.rint(scaled)], scale

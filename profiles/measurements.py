@@ -1,7 +1,7 @@
-"""The measurement row: one timed operation on one GPU type, with its shape, its latency and where it is from.
+"""The measurement row: one timed operation on one GPU type, its shape, its latency and where it is from.
 
-The tables below are the single statement of which columns exist, what they mean and in which unit. Validation,
-importers, the store and ``plan profile show`` all read them.
+The tables below are the single statement of which columns exist, what they mean and in which unit.
+Validation, importers, the store and ``plan profile show`` all read them.
 """
 
 from __future__ import annotations
@@ -12,20 +12,43 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from profiles.errors import DataError, InputError
+from profiles.errors import DataError, UnknownName
 
 FORMAT_VERSION = 1
+
+DTYPE_MEANINGS: dict[str, str] = {
+    "fp32": "32-bit floats",
+    "bf16": "bfloat16",
+    "fp16": "half",
+    "int8": "8-bit integers, weights and activations",
+    "int8_wo": "8-bit integer weights only, products in bf16",
+    "fp8": "8-bit floats, scaled per tensor or per channel",
+    "fp8_block": "8-bit floats, one scale per 128-wide block",
+    "nvfp4": "4-bit floats, weights and activations, one scale per 16",
+    "mxfp4": "4-bit float weights only, one scale per 32, products in bf16",
+    "mxfp4_fp8": "4-bit float weights, one scale per 32, 8-bit float activations",
+    "int4": "4-bit integer weights only, products in bf16",
+}
+DTYPES = tuple(DTYPE_MEANINGS)
+"""Precisions of an operation, in a fixed order: cost models encode a precision by its place here."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: ``kind`` is ``int``, ``float`` or ``str``; ``minimum`` is inclusive."""
+    """One column: ``kind`` is ``int``, ``float`` or ``str``.
+
+    ``minimum`` is inclusive. A text is one of ``levels`` where there are any, and matches all of ``pattern``
+    (a regular expression) where there is one.
+    """
 
     name: str
     kind: str
     meaning: str
     required: bool = True
     minimum: float = 0.0
+    unit: str = ""
+    levels: tuple[str, ...] = ()
+    pattern: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,21 +69,25 @@ class Operation:
         return ["gpu", "framework", "num_gpus", "dtype", *self.shape_names]
 
 
-def _count(name: str, meaning: str, minimum: int = 1) -> Column:
-    return Column(name, "int", meaning, minimum=minimum)
+def _count(name: str, meaning: str, minimum: int = 1, unit: str = "") -> Column:
+    return Column(name, "int", meaning, minimum=minimum, unit=unit)
 
 
-_KV_DTYPE = Column("kv_dtype", "str", "precision of the KV cache")
-_QUERY = _count("query_tokens", "new tokens of each sequence")
-_PREFIX = _count("prefix_tokens", "tokens of each sequence already in the KV cache", 0)
-_CONTEXT = _count("context_tokens", "tokens in the KV cache that the one new token attends to, itself included")
+def _tokens(name: str, meaning: str, minimum: int = 1) -> Column:
+    return _count(name, meaning, minimum, "tokens")
+
+
+_KV_DTYPE = Column("kv_dtype", "str", "precision of the KV cache", levels=DTYPES)
+_QUERY = _tokens("query_tokens", "new tokens of each sequence")
+_PREFIX = _tokens("prefix_tokens", "tokens of each sequence already in the KV cache", 0)
+_CONTEXT = _tokens("context_tokens", "KV cache length that the one new token attends to, itself included")
 _BATCH = _count("batch", "sequences")
 _HEADS = _count("heads", "query heads on this GPU")
 _GQA = (
     _HEADS,
     _count("kv_heads", "key/value heads on this GPU"),
-    _count("head_dim", "elements per head"),
-    _count("window_tokens", "sliding window; 0 = full attention", 0),
+    _count("head_dim", "width of one head", unit="elements"),
+    _tokens("window_tokens", "sliding window; 0 = full attention", 0),
     _KV_DTYPE,
 )
 
@@ -70,7 +97,11 @@ OPERATIONS: dict[str, Operation] = {
         Operation(
             "gemm",
             "dense matrix product [m, k] × [k, n], weights stationary",
-            (_count("m", "rows: tokens"), _count("n", "output features"), _count("k", "input features")),
+            (
+                _tokens("m", "rows of the activations"),
+                _count("n", "output features on this GPU", unit="elements"),
+                _count("k", "input features on this GPU", unit="elements"),
+            ),
         ),
         Operation("attention_prefill", "causal attention of new tokens", (_BATCH, _QUERY, _PREFIX, *_GQA)),
         Operation("attention_decode", "attention of one new token per sequence", (_BATCH, _CONTEXT, *_GQA)),
@@ -86,84 +117,135 @@ OPERATIONS: dict[str, Operation] = {
         ),
         Operation(
             "mla_bmm",
-            "per-head product that absorbs (pre) or rebuilds (post) the latent: [tokens, 128] × [128, 512] per head",
-            (Column("kind", "str", "pre or post"), _count("tokens", "new tokens"), _HEADS),
+            "product of each head that absorbs (pre) or rebuilds (post) the latent: [tokens, 128] × [128, 512]",
+            (
+                Column("kind", "str", "pre or post", levels=("pre", "post")),
+                _tokens("tokens", "new tokens"),
+                _HEADS,
+            ),
         ),
         Operation(
             "moe",
-            "routed experts of one layer on the busiest GPU of its group: grouped gate/up, activation, grouped down",
+            "routed experts of one layer on the busiest GPU of its group: gate/up, activation, down",
             (
-                _count("tokens", "tokens that enter the layer, over all GPUs of the expert group"),
-                _count("hidden", "model width"),
-                _count("intermediate", "width of one expert, before the tensor split"),
+                _tokens("tokens", "tokens that enter the layer, over all GPUs of the expert group"),
+                _count("hidden", "model width", unit="elements"),
+                _count("intermediate", "width of one expert, before the tensor split", unit="elements"),
                 _count("top_k", "experts per token"),
                 _count("experts", "routed experts of the layer"),
                 _count("moe_tp", "GPUs that split each expert"),
                 _count("moe_ep", "GPUs that share out the experts"),
                 _count("gated", "1: gate, up and down; 0: up and down", 0),
-                Column("routing", "str", "balanced, or power_law_<alpha>: skew of tokens over experts"),
+                Column(
+                    "routing",
+                    "str",
+                    "balanced, or power_law_<alpha>: skew of tokens over experts",
+                    pattern=r"balanced|power_law_\d+(\.\d+)?",
+                ),
             ),
         ),
         Operation(
             "collective",
-            "one collective over num_gpus GPUs of one scale-up domain, as launched inside a CUDA graph where possible",
+            "one collective over num_gpus GPUs of a scale-up domain, in a CUDA graph where possible",
             (
-                Column("kind", "str", "all_reduce, all_gather, reduce_scatter or all_to_all"),
-                Column("message_bytes", "int", "the full buffer of one rank (input or output, the larger)", minimum=1),
+                Column(
+                    "kind",
+                    "str",
+                    "all_reduce, all_gather, reduce_scatter or all_to_all",
+                    levels=("all_reduce", "all_gather", "reduce_scatter", "all_to_all"),
+                ),
+                _count(
+                    "message_bytes", "the full buffer of one rank (input or output, the larger)", unit="bytes"
+                ),
             ),
         ),
     )
 }
 
+
+def _optional(name: str, kind: str, meaning: str, minimum: float = 0.0, unit: str = "") -> Column:
+    return Column(name, kind, f"{meaning}, or null", required=False, minimum=minimum, unit=unit)
+
+
 COMMON: tuple[Column, ...] = (
     Column("gpu", "str", "GPU type, as the hardware catalogue names it"),
     Column("num_gpus", "int", "GPUs that took part", minimum=1),
-    Column("dtype", "str", "precision of the operation"),
-    Column("latency_us", "float", "median latency, microseconds", minimum=1e-3),
-    Column("latency_p10_us", "float", "10th percentile, or null", required=False, minimum=1e-3),
-    Column("latency_p90_us", "float", "90th percentile, or null", required=False, minimum=1e-3),
-    Column("repeats", "int", "timed repeats, or null", required=False, minimum=1),
-    Column("power_watts", "float", "mean board power under the operation, or null", required=False),
-    Column("clock_mhz", "float", "mean SM clock under the operation, or null", required=False),
+    Column("dtype", "str", "precision of the operation", levels=DTYPES),
+    Column("latency_us", "float", "median latency", minimum=1e-3, unit="µs"),
+    _optional("latency_p10_us", "float", "10th percentile of the latency", 1e-3, "µs"),
+    _optional("latency_p90_us", "float", "90th percentile of the latency", 1e-3, "µs"),
+    _optional("repeats", "int", "timed repeats", 1),
+    _optional("power_watts", "float", "mean board power under the operation", unit="W"),
+    _optional("clock_mhz", "float", "mean SM clock under the operation", unit="MHz"),
     Column("kernel", "str", "kernel or library path that ran"),
     Column("framework", "str", "vllm, sglang, trtllm, nccl, torch, ..."),
     Column("framework_version", "str", "its version"),
-    Column("driver", "str", "driver version, or null", required=False),
-    Column("torch_version", "str", "PyTorch version, or null", required=False),
-    Column("cuda_version", "str", "CUDA version, or null", required=False),
+    _optional("driver", "str", "driver version"),
+    _optional("torch_version", "str", "PyTorch version"),
+    _optional("cuda_version", "str", "CUDA version"),
     Column("source", "str", "who measured it and where it was published"),
-    Column("date", "str", "ISO date of the measurement, or of its retrieval where nothing better is known"),
+    Column(
+        "date",
+        "str",
+        "ISO date (YYYY-MM-DD) of the measurement, or of its retrieval where nothing better is known",
+        pattern=r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])",
+    ),
 )
 
-DTYPES = (
-    "fp32", "bf16", "fp16", "int8", "int8_wo", "fp8", "fp8_block", "nvfp4", "mxfp4", "mxfp4_fp8", "int4",
+# (smaller or equal, larger): pairs of columns that contradict each other in the opposite order.
+_ORDERED = (
+    ("latency_p10_us", "latency_us"),
+    ("latency_us", "latency_p90_us"),
+    ("kv_heads", "heads"),
+    ("top_k", "experts"),
 )
-"""Precisions of an operation. ``fp8`` is per tensor or channel, ``fp8_block`` has 128-wide scales; ``mxfp4``,
-``int4`` and ``int8_wo`` are weights only (products in bf16), ``mxfp4_fp8`` has fp4 weights and fp8 activations."""
-
-_LEVELS = {"dtype": DTYPES, "kv_dtype": DTYPES}
-_NULLABLE: dict[str, tuple[object, str]] = {"int": (pd.NA, "Int64"), "float": (np.nan, "float64"), "str": (None, "str")}
+_LARGEST_INT = 2**53  # above it a float column no longer holds whole numbers exactly
+_NULLABLE: dict[str, tuple[object, str]] = {
+    "int": (pd.NA, "Int64"),
+    "float": (np.nan, "float64"),
+    "str": (None, "str"),
+}
+_REQUIRED = {"int": "int64", "float": "float64", "str": "str"}
 
 
 def find_operation(name: str) -> Operation:
+    """The operation called ``name``.
+
+    Raises:
+        UnknownName: there is none.
+    """
     if name not in OPERATIONS:
-        raise InputError(f"operation: {name!r} is not known", f"known: {', '.join(OPERATIONS)}")
+        raise UnknownName("operation", name, OPERATIONS)
     return OPERATIONS[name]
 
 
 def columns_of(operation: Operation) -> tuple[Column, ...]:
+    """All columns of the operation's rows, in the order of its files."""
     return (*COMMON[:3], *operation.shape, *COMMON[3:])
 
 
-def validate(operation: Operation, rows: pd.DataFrame, where: str = "rows") -> pd.DataFrame:
-    """``rows`` with exactly the operation's columns, in order and typed.
+def empty_rows(operation: Operation) -> pd.DataFrame:
+    """No rows, with the columns and types that :func:`validate` gives."""
+    return pd.DataFrame(
+        {
+            column.name: pd.Series(
+                dtype=_REQUIRED[column.kind] if column.required else _NULLABLE[column.kind][1]
+            )
+            for column in columns_of(operation)
+        }
+    )
 
-    Optional columns that are missing are added as null. ``where`` names the origin in errors.
+
+def validate(operation: Operation, rows: pd.DataFrame, where: str = "rows") -> pd.DataFrame:
+    """``rows`` with exactly the operation's columns, in order and typed, numbered from 0.
+
+    Optional columns that are missing are added as null. ``where`` names the origin in errors. ``rows`` itself
+    is not changed.
 
     Raises:
         DataError: a required column is missing or null (a row without provenance is refused), a column is not
-            known (a unit in the wrong column must not pass silently), or a value is out of range. The message
-            names the column and the first offending row.
+            known or comes twice (a unit in the wrong column must not pass silently), a value is out of range,
+            or two columns contradict each other. The message names the column and the first offending row.
     """
     known = {column.name: column for column in columns_of(operation)}
     strangers = [str(name) for name in rows.columns if name not in known]
@@ -172,53 +254,93 @@ def validate(operation: Operation, rows: pd.DataFrame, where: str = "rows") -> p
             f"{where}: column {strangers[0]!r} is not a column of operation {operation.name}",
             f"known: {', '.join(known)} (times in microseconds, sizes in bytes)",
         )
+    if not rows.columns.is_unique:
+        twice = rows.columns[rows.columns.duplicated()][0]
+        raise DataError(f"{where}: column {twice!r} comes twice", "give each column once")
+    rows = rows.reset_index(drop=True)
     out: dict[str, pd.Series] = {}
     for column in known.values():
-        if column.name not in rows.columns:
-            if column.required:
-                raise DataError(
-                    f"{where}: column {column.name!r} is missing", f"every row needs it: {column.meaning}"
-                )
+        if column.name in rows.columns:
+            out[column.name] = _typed(column, rows[column.name], where)
+        elif column.required:
+            raise DataError(
+                f"{where}: column {column.name!r} is missing", f"every row needs it; it is: {column.meaning}"
+            )
+        else:
             null, dtype = _NULLABLE[column.kind]
             out[column.name] = pd.Series(null, index=rows.index, dtype=dtype)
-            continue
-        out[column.name] = _typed(column, rows[column.name], where)
-    return pd.DataFrame(out, index=rows.index).reset_index(drop=True)
+    for low, high in _ORDERED:
+        if low in out and high in out:
+            crossed = (out[low] > out[high]).fillna(False)
+            _refuse(where, known[low], out[low], crossed, f"is above {high}")
+    return pd.DataFrame(out, index=rows.index, copy=False)
 
 
 def _typed(column: Column, values: pd.Series, where: str) -> pd.Series:
-    if column.kind == "str":
-        blank = values.isna() | (values.astype("str").str.strip() == "")
-        _refuse(where, column, values, blank & column.required, "is empty")
-        typed = values.astype("str").where(~blank, None)
-        if column.name in _LEVELS:
-            levels = _LEVELS[column.name]
-            _refuse(where, column, values, ~typed.isin(levels) & ~blank, f"is not one of {', '.join(levels)}")
-        return typed
+    return _text(column, values, where) if column.kind == "str" else _number(column, values, where)
+
+
+def _text(column: Column, values: pd.Series, where: str) -> pd.Series:
+    # Text columns hold few different values over many rows: each is judged once.
+    typed = values
+    if values.dtype != "str":
+        typed = values.astype("object").where(values.notna(), None).astype("str")
+    different = pd.Series(typed.unique(), dtype="str")
+    blank = different.isna() | (different.str.strip() == "")
+    if blank.any():
+        empty = typed.isin(different[blank]) | typed.isna()
+        _refuse(where, column, values, empty & column.required, "is empty")
+        typed = typed.where(~empty, None)
+    named = different[~blank]
+    if column.levels:
+        strange = typed.isin(named[~named.isin(column.levels)])
+        _refuse(where, column, typed, strange, f"is not one of {', '.join(column.levels)}")
+    if column.pattern:
+        strange = typed.isin(named[~named.str.fullmatch(column.pattern)])
+        _refuse(where, column, typed, strange, "has not the form it must have")
+    return typed
+
+
+def _number(column: Column, values: pd.Series, where: str) -> pd.Series:
     numbers = pd.to_numeric(values, errors="coerce")
-    _refuse(where, column, values, numbers.isna() & (column.required | values.notna()), "is not a number")
-    finite = pd.Series(np.isfinite(numbers.to_numpy(dtype=float, na_value=0.0)), index=values.index)
-    _refuse(where, column, values, ~finite, "is not finite")
-    _refuse(where, column, values, (numbers < column.minimum).fillna(False), f"is below {column.minimum:g}")
-    if column.kind == "int":
-        fractional = (numbers % 1 != 0).fillna(False) & numbers.notna()
-        _refuse(where, column, values, fractional, "is not a whole number")
-        return numbers.astype("int64") if column.required else numbers.astype("Int64")
-    return numbers.astype("float64")
+    if pd.api.types.is_bool_dtype(numbers.dtype):
+        numbers = numbers.astype("Int64")
+    missing = numbers.isna()
+    if missing.any():
+        _refuse(where, column, values, missing & (column.required | values.notna()), "is not a number")
+    plain = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+    _refuse(where, column, values, np.isinf(plain), "is not finite")
+    _refuse(where, column, values, plain < column.minimum, f"is below {column.minimum:g}")
+    if column.kind == "float":
+        return pd.Series(plain, index=values.index, copy=False)
+    if not pd.api.types.is_integer_dtype(numbers.dtype):
+        _refuse(where, column, values, ~np.isnan(plain) & (plain % 1 != 0), "is not a whole number")
+    _refuse(where, column, values, plain > _LARGEST_INT, "is too large")
+    return numbers.astype("int64") if column.required else numbers.astype("Int64")
 
 
-def _refuse(where: str, column: Column, values: pd.Series, bad: pd.Series, why: str) -> None:
-    positions = np.flatnonzero(bad.to_numpy(dtype=bool))
+def _refuse(where: str, column: Column, values: pd.Series, bad: pd.Series | np.ndarray, why: str) -> None:
+    positions = np.flatnonzero(np.asarray(bad, dtype=bool))
     if len(positions):
         first = int(positions[0])
+        value = values.iloc[first]
+        shown = value.item() if isinstance(value, np.generic) else value
+        unit = f" ({column.unit})" if column.unit else ""
         raise DataError(
-            f"{where}: row {first}, column {column.name!r}: {values.iloc[first]!r} {why}"
-            + (f" ({len(positions)} such rows)" if len(positions) > 1 else ""),
-            f"{column.name} is: {column.meaning}",
+            f"{where}: row {first} (counted from 0), column {column.name!r}: {shown!r} {why}"
+            + (f" ({len(positions):,} such rows)" if len(positions) > 1 else ""),
+            f"correct or remove it; {column.name} is: {column.meaning}{unit}",
         )
 
 
 def merge_rows(operation: Operation, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """All rows of ``tables``; where two have the same key, the one in the later table wins."""
-    rows = pd.concat([table for table in tables if len(table)] or list(tables[:1]), ignore_index=True)
-    return rows.drop_duplicates(operation.key, keep="last").reset_index(drop=True)
+    """All rows of the validated ``tables``; where two have the same key, the one in the later table wins.
+
+    Within one table the later row wins.
+    """
+    filled = [table for table in tables if len(table)]
+    if not filled:
+        return empty_rows(operation)
+    rows = pd.concat(filled, ignore_index=True) if len(filled) > 1 else filled[0]
+    repeated = rows.duplicated(operation.key, keep="last").to_numpy()
+    return (rows[~repeated] if repeated.any() else rows).reset_index(drop=True)

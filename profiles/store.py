@@ -1,6 +1,7 @@
 """ProfileStore: a folder of measurement rows, one Parquet file per operation and a manifest.
 
-Files are replaced whole (written beside, then renamed), so a store is readable whenever a writer is killed.
+Files are replaced whole (written beside, then renamed), so a store stays readable whenever its writer is killed:
+an operation has either all of its old rows or all of its new ones. One writer at a time; readers any number.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,8 +18,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from profiles.errors import DataError, InputError
-from profiles.measurements import FORMAT_VERSION, OPERATIONS, Operation, columns_of, find_operation, merge_rows, validate
+from profiles.errors import DataError, InputError, UnknownName
+from profiles.measurements import (
+    FORMAT_VERSION,
+    OPERATIONS,
+    Operation,
+    columns_of,
+    empty_rows,
+    find_operation,
+    merge_rows,
+    validate,
+)
 
 MANIFEST = "manifest.json"
 _PARTITION = ["framework", "gpu"]  # rows are sorted by these, so that a query reads few row groups
@@ -26,12 +36,17 @@ _PARTITION = ["framework", "gpu"]  # rows are sorted by these, so that a query r
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a store says of itself. ``hashes`` holds the SHA-256 of each operation's file."""
+    """What a store says of itself.
+
+    ``hashes`` holds the SHA-256 of each operation's file. ``pending`` holds that of a file which a writer was
+    about to put in place: there only while it writes, or after it was killed.
+    """
 
     name: str
     version: str
     attribution: str
     hashes: Mapping[str, str]
+    pending: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def content_hash(self) -> str:
@@ -58,35 +73,61 @@ class ProfileStore:
 
     @classmethod
     def create(cls, path: Path | str, *, name: str, version: str, attribution: str) -> ProfileStore:
-        """A new, empty store at ``path`` (parents are made). An existing store is refused, never overwritten."""
+        """A new, empty store at ``path`` (parents are made). An existing store is refused, never overwritten.
+
+        Raises:
+            InputError: there is a store at ``path``, or no folder can be made there.
+        """
         folder = Path(path)
         if (folder / MANIFEST).exists():
             raise InputError(f"store: {folder} already holds a store", "open it, or choose another folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_manifest(folder, Manifest(name, version, attribution, {}))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_manifest(folder, Manifest(name, version, attribution, {}))
+        except OSError as error:
+            raise InputError(
+                f"store: {folder} cannot be made ({error})", "choose a folder that you may write to"
+            ) from error
         return cls(folder)
 
     def _read_manifest(self) -> Manifest:
-        file = self.path / MANIFEST
         try:
-            document = json.loads(file.read_text(encoding="utf-8"))
-            format_version = int(document["format_version"])
-            if format_version > FORMAT_VERSION:
-                raise DataError(
-                    f"store {self.path}: format_version {format_version} is newer than this program's {FORMAT_VERSION}",
-                    "upgrade shardwright",
-                )
-            return Manifest(
-                document["name"], document["version"], document["attribution"], dict(document["hashes"])
-            )
+            document = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise DataError(
                 f"store {self.path}: no {MANIFEST} there", "give the folder of a profile store"
             ) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
+            raise self._broken(MANIFEST, f"cannot be read ({error})") from error
+        version = document.get("format_version") if isinstance(document, dict) else None
+        if not isinstance(version, int):
+            raise self._broken(MANIFEST, "holds no format_version")
+        if version > FORMAT_VERSION:
             raise DataError(
-                f"store {self.path}: {MANIFEST} cannot be read ({error})", "restore the folder from its source"
-            ) from error
+                f"store {self.path}: format_version {version} is newer than this program's {FORMAT_VERSION}",
+                "upgrade shardwright",
+            )
+        for name, kind in (("name", str), ("version", str), ("attribution", str), ("hashes", dict)):
+            if not isinstance(document.get(name), kind):
+                raise self._broken(MANIFEST, f"holds no {name}")
+        manifest = Manifest(
+            document["name"], document["version"], document["attribution"], dict(document["hashes"])
+        )
+        return self._settle(manifest, document.get("pending") or {})
+
+    def _settle(self, manifest: Manifest, pending: Mapping[str, str]) -> Manifest:
+        """What a writer that was killed left behind: its file counts if it got as far as putting it in place."""
+        arrived = {}
+        for operation, expected in pending.items():
+            file = self._file(operation)
+            if file.is_file() and _hash(file) == expected:
+                arrived[operation] = expected
+        return replace(manifest, hashes={**manifest.hashes, **arrived})
+
+    def _broken(self, file: str, what: str) -> DataError:
+        return DataError(
+            f"store {self.path}: {file} {what}", "restore the file from its source, or rebuild the store"
+        )
 
     def operations(self) -> list[str]:
         """Names of the operations that have rows, in the order of the schema."""
@@ -94,6 +135,14 @@ class ProfileStore:
 
     def _file(self, operation: str) -> Path:
         return self.path / f"{operation}.parquet"
+
+    def _read(
+        self, operation: str, columns: list[str], conditions: list[tuple[str, str, object]]
+    ) -> pa.Table:
+        try:
+            return pq.read_table(self._file(operation), columns=columns, filters=conditions or None)
+        except (OSError, pa.ArrowException, KeyError) as error:
+            raise self._broken(f"{operation}.parquet", f"cannot be read ({error})") from error
 
     def query(
         self,
@@ -105,27 +154,30 @@ class ProfileStore:
     ) -> pd.DataFrame:
         """Rows of ``operation``, optionally of one GPU type and some frameworks; empty where there are none.
 
+        The file is read as it is; :meth:`verify` compares it with the manifest.
+
         Raises:
-            InputError: unknown operation.
-            DataError: the file is missing, unreadable, or is not the one that the manifest describes.
+            UnknownName: unknown operation, or unknown column.
+            DataError: the file is missing, unreadable, or lacks a column.
         """
         known = find_operation(operation)
-        if operation not in self.manifest.hashes:
-            return _empty(known, columns)
+        names = [column.name for column in columns_of(known)]
+        for column in columns or ():
+            if column not in names:
+                raise UnknownName(f"column of {operation}", column, names)
+        wanted = names if columns is None else columns
         conditions: list[tuple[str, str, object]] = []
         if gpu is not None:
             conditions.append(("gpu", "==", gpu))
         if framework is not None:
-            wanted = [framework] if isinstance(framework, str) else list(framework)
-            conditions.append(("framework", "in", wanted))
-        try:
-            table = pq.read_table(self._file(operation), columns=columns, filters=conditions or None)
-        except (OSError, pa.ArrowException, KeyError) as error:
-            raise DataError(
-                f"store {self.path}: {operation}.parquet cannot be read ({error})",
-                "restore the file from its source, or rebuild the pack",
-            ) from error
-        return table.to_pandas(strings_to_categorical=False)
+            frameworks = [framework] if isinstance(framework, str) else list(framework)
+            if not frameworks:
+                return empty_rows(known)[wanted]
+            conditions.append(("framework", "in", frameworks))
+        if operation not in self.manifest.hashes:
+            return empty_rows(known)[wanted]
+        rows: pd.DataFrame = self._read(operation, wanted, conditions).to_pandas()
+        return rows
 
     def verify(self) -> None:
         """Checks every file against the hash in the manifest.
@@ -137,23 +189,26 @@ class ProfileStore:
             try:
                 actual = _hash(self._file(operation))
             except OSError as error:
-                raise DataError(
-                    f"store {self.path}: {operation}.parquet cannot be read ({error})", "restore the file"
-                ) from error
+                raise self._broken(f"{operation}.parquet", f"cannot be read ({error})") from error
             if actual != expected:
-                raise DataError(
-                    f"store {self.path}: {operation}.parquet is not the file that {MANIFEST} describes",
-                    "restore the file from its source, or rebuild the pack",
-                )
+                raise self._broken(f"{operation}.parquet", f"is not the file that {MANIFEST} describes")
 
     def add(self, operation: str, rows: pd.DataFrame, where: str = "rows") -> int:
         """Validates ``rows`` and merges them in (same key: the new row wins). Returns the operation's row count.
 
-        Nothing is written when a row is refused.
+        Nothing is written when a row is refused, or when there are no rows.
+
+        Raises:
+            UnknownName: unknown operation.
+            DataError: a row is refused, or the store cannot be read or written.
         """
         known = find_operation(operation)
         fresh = validate(known, rows, where)
-        merged = merge_rows(known, [self.query(operation), fresh]) if len(fresh) else self.query(operation)
+        self.manifest = self._read_manifest()  # another process may have written since
+        old = self.query(operation)
+        if not len(fresh):
+            return len(old)
+        merged = merge_rows(known, [old, fresh])
         self._write(known, merged)
         return len(merged)
 
@@ -163,36 +218,45 @@ class ProfileStore:
             self.add(operation, other.query(operation), where=f"store {other.path}")
 
     def _write(self, operation: Operation, rows: pd.DataFrame) -> None:
-        names = [column.name for column in columns_of(operation)]
+        text = [column.name for column in columns_of(operation) if column.kind == "str"]
         order = [*_PARTITION, "dtype", *(c.name for c in operation.shape if c.kind == "str")]
         order += [name for name in reversed(operation.shape_names) if name not in order]
-        rows = rows[names].sort_values(order, kind="stable", ignore_index=True)
+        rows = rows.sort_values(order, kind="stable", ignore_index=True)
         target = self._file(operation.name)
         temporary = target.with_suffix(".tmp")
-        text = [column.name for column in columns_of(operation) if column.kind == "str"]
-        pq.write_table(
-            pa.Table.from_pandas(rows, preserve_index=False),
-            temporary,
-            compression="zstd",
-            compression_level=15,
-            use_dictionary=[*text, *(n for n in operation.shape_names if n not in text)],
-            row_group_size=32_768,
-        )
-        os.replace(temporary, target)
-        hashes = {**self.manifest.hashes, operation.name: _hash(target)}
-        self.manifest = Manifest(
-            self.manifest.name, self.manifest.version, self.manifest.attribution, hashes
-        )
-        _write_manifest(self.path, self.manifest)
+        try:
+            pq.write_table(
+                pa.Table.from_pandas(rows, preserve_index=False),
+                temporary,
+                compression="zstd",
+                compression_level=15,
+                use_dictionary=[*text, *(n for n in operation.shape_names if n not in text)],
+                row_group_size=32_768,
+            )
+            _flush(temporary)
+            # The manifest names the new file before it is in place: a reader that finds it there trusts it.
+            written = _hash(temporary)
+            _write_manifest(self.path, replace(self.manifest, pending={operation.name: written}))
+            os.replace(temporary, target)
+            self.manifest = replace(self.manifest, hashes={**self.manifest.hashes, operation.name: written})
+            _write_manifest(self.path, self.manifest)
+        except (OSError, pa.ArrowException) as error:
+            temporary.unlink(missing_ok=True)
+            raise DataError(
+                f"store {self.path}: {target.name} cannot be written ({error}); the old rows are untouched",
+                "free disk space, or choose a folder that you may write to",
+            ) from error
 
     def summary(self) -> pd.DataFrame:
-        """Row counts by operation, GPU, framework and dtype."""
+        """Row counts: columns ``operation``, ``gpu``, ``framework``, ``dtype``, ``rows``, sorted by these."""
+        by = ["gpu", "framework", "dtype"]
         parts = []
         for operation in self.operations():
-            rows = self.query(operation, columns=["gpu", "framework", "framework_version", "dtype"])
-            counts = rows.groupby(["gpu", "framework", "dtype"], observed=True).size().rename("rows").reset_index()
-            parts.append(counts.assign(operation=operation))
-        columns = ["operation", "gpu", "framework", "dtype", "rows"]
+            counted = self._read(operation, by, []).group_by(by).aggregate([([], "count_all")]).to_pandas()
+            parts.append(
+                counted.rename(columns={"count_all": "rows"}).sort_values(by).assign(operation=operation)
+            )
+        columns = ["operation", *by, "rows"]
         return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
@@ -205,25 +269,28 @@ def shipped_pack() -> ProfileStore:
     return ProfileStore(Path(str(files("profiles") / "packs" / "silicon")))
 
 
-def _empty(operation: Operation, columns: list[str] | None) -> pd.DataFrame:
-    kinds = {"int": "int64", "float": "float64", "str": "str"}
-    series = {c.name: pd.Series(dtype=kinds[c.kind]) for c in columns_of(operation)}
-    frame = pd.DataFrame(series)
-    return frame[columns] if columns is not None else frame
-
-
 def _hash(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(file: Path) -> None:
+    """Onto the disk before it is renamed: after a power cut, the new name never stands for an empty file."""
+    with file.open("rb+") as stream:
+        os.fsync(stream.fileno())
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    document = {
+    document: dict[str, object] = {
         "format_version": FORMAT_VERSION,
         "name": manifest.name,
         "version": manifest.version,
         "attribution": manifest.attribution,
         "hashes": dict(sorted(manifest.hashes.items())),
     }
+    if manifest.pending:
+        document["pending"] = dict(manifest.pending)
     temporary = folder / (MANIFEST + ".tmp")
     temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    _flush(temporary)
     os.replace(temporary, folder / MANIFEST)
