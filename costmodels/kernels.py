@@ -15,7 +15,7 @@ from costmodels.features import FAMILIES, Family, base_us, matrix
 from costmodels.roofline import CODES, Columns, Hardware, roofline_us
 from profiles.errors import DataError
 from profiles.hardware import Gpu, find_gpu
-from profiles.measurements import OPERATIONS
+from profiles.measurements import DTYPES, OPERATIONS
 from profiles.store import ProfileStore
 
 FRAMEWORKS = ("vllm", "sglang", "trtllm")
@@ -49,7 +49,7 @@ def coded(operation: str, table: pd.DataFrame) -> dict[str, NDArray[np.generic]]
     out: dict[str, NDArray[np.generic]] = {}
     for name in ("dtype", "num_gpus", *OPERATIONS[operation].shape_names):
         if name in CODES:
-            out[name] = pd.Categorical(table[name], categories=list(CODES[name])).codes.astype(np.int64)
+            out[name] = _positions(table[name], CODES[name])
         else:
             out[name] = table[name].to_numpy(dtype=np.int64)
     return out
@@ -59,15 +59,21 @@ def load_rows(store: ProfileStore, operation: str, framework: str, hardware: Har
     """The rows that speak for ``framework``: its own, and where a (GPU, precision, kind) has none, a stand-in's."""
     order = STAND_INS[framework]
     names = ["framework", "gpu", "num_gpus", "dtype", *OPERATIONS[operation].shape_names, "latency_us"]
-    table = store.query(operation, gpu=gpu, framework=order, columns=list(dict.fromkeys(names)))
+    wanted = list(dict.fromkeys(names))
+    table = store.query(operation, gpu=gpu, framework=order, columns=wanted, categories=True)
     if operation == "collective":
         # 16-bit elements move alike; 8-bit rows repeat the same byte counts.
         table = table[table["dtype"].isin(("bf16", "fp16"))].assign(dtype="bf16")
     table = table[table["gpu"].isin(hardware.names)]
-    rank = table["framework"].map({name: position for position, name in enumerate(order)}).to_numpy(dtype=np.int64)
-    kinds = [name for name in ("kind",) if name in table.columns]
-    best = pd.Series(rank, index=table.index).groupby([table[c] for c in ("gpu", "dtype", *kinds)]).transform("min")
-    table = table[rank == best.to_numpy()]
+    origin = _positions(table["framework"], order)
+    block = [_positions(table["gpu"], hardware.names), _positions(table["dtype"], DTYPES)]
+    if "kind" in table.columns:
+        block.append(_positions(table["kind"], CODES["kind"]))
+    blocks = np.unique(_hash(block), return_inverse=True)[1]
+    best = np.full(len(blocks), len(order))
+    np.minimum.at(best, blocks, origin)
+    mine = origin == best[blocks]
+    table, origin = table[mine], origin[mine]
     columns = coded(operation, table)
     unknown = [name for name in CODES if name in columns and (columns[name] < 0).any()]
     if unknown:
@@ -76,9 +82,13 @@ def load_rows(store: ProfileStore, operation: str, framework: str, hardware: Har
             f"store {store.path}: {operation} rows have {unknown[0]} {values[0]!r}, which the cost model does not know",
             f"known: {', '.join(CODES[unknown[0]])}",
         )
-    gpu_index = pd.Categorical(table["gpu"], categories=list(hardware.names)).codes.astype(np.int64)
-    origin = table["framework"].map({name: position for position, name in enumerate(order)}).to_numpy(dtype=np.int8)
-    return Rows(columns, gpu_index, table["latency_us"].to_numpy(dtype=np.float64), origin)
+    gpu_index = _positions(table["gpu"], hardware.names)
+    return Rows(columns, gpu_index, table["latency_us"].to_numpy(dtype=np.float64), origin.astype(np.int8))
+
+
+def _positions(values: pd.Series, names: Sequence[str]) -> Ints:
+    """Index of each text value in ``names``; −1 for a stranger."""
+    return np.asarray(pd.Categorical(values, categories=list(names)).codes, dtype=np.int64)
 
 
 def shape_groups(family: Family, columns: Columns) -> Ints:
@@ -234,13 +244,17 @@ class KernelModel:
         return value, down, up, self._doublings_outside(q), known
 
     def _doublings_outside(self, q: Columns) -> Floats:
-        """By how many factors of two the questions leave the measured range, summed over the columns."""
+        """By how many factors of two the questions leave the measured range, summed over the columns. A column that was never
+        varied (the pack has no prefill behind a cached prefix) counts as half of one, however far: its effect on FLOPs and
+        bytes is known, and the distance says nothing."""
         out = np.zeros(len(q["dtype"]))
         for dtype, columns in self._ranges.items():
             of_dtype = q["dtype"] == dtype
             for name, (least, most) in columns.items():
                 x = np.maximum(np.asarray(q[name], dtype=np.float64), 1.0)
                 beyond = np.maximum(np.log2(x / max(most, 1.0)), 0) + np.maximum(np.log2(max(least, 1.0) / x), 0)
+                if least == most:
+                    beyond = np.where(beyond > 0, 0.5, 0.0)
                 out += np.where(of_dtype, beyond, 0.0)
         return out
 
@@ -254,5 +268,4 @@ class KernelModel:
 
 def hardware_of(store: ProfileStore, operation: str) -> Hardware:
     """The GPUs that have rows of ``operation``, as arrays; unknown GPU names are refused by the catalogue."""
-    names = sorted(set(store.query(operation, columns=["gpu"])["gpu"]))
-    return Hardware.of([find_gpu(name) for name in names])
+    return Hardware.of([find_gpu(name) for name in store.values(operation, "gpu")])

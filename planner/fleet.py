@@ -279,7 +279,7 @@ def _placement(ask: _Question, model: _Model, counts: Ints) -> tuple[Engine, ...
 
 
 def _binding(ask: _Question, solution: Solution, engines: Ints, shares: Floats) -> str:
-    """What would have to give way for the objective to improve: pools by name, the rate, or the candidates."""
+    """What would have to give way for the objective to improve: pools, the rate or the candidates."""
     c = ask.candidates
     hostable = hosted(ask.pools, c, frozenset(range(len(ask.pools))))
     if ask.objective == "throughput":

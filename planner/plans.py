@@ -248,30 +248,37 @@ class Proof(Document):
     binding_constraint: str
 
 
-class Alternative(Document):
-    """Another layout, at its best operating point."""
+class OperatingPoint(Document):
+    """One layout under one load."""
 
     pool: str
     layout: Layout
+    gpus_per_engine: int
     max_tokens_per_step: int
-    concurrency: int
-    engines: int = Field(description="engines of this layout alone that fill the cluster, or carry the rate")
-    gpus: int
-    request_rate_rps: float = Field(description="of those engines together")
+    concurrency: int = Field(description="decoding sequences per attention replica")
+    engine_rate_rps: float = Field(description="requests per second of one engine")
     output_tokens_per_s_per_gpu: float
     output_tokens_per_s_per_user: float
     ttft_ms: float = Field(description="at the SLO's percentile, else p90")
     tpot_ms: float = Field(description="at the SLO's percentile, else p90")
-    usd_per_hour: float | None
     meets_slo: bool
-    score: float = Field(description="objective of this alternative alone, in the unit of the proof")
-    loses_by: float = Field(description="how much worse its objective is than the plan's, relative")
+
+
+class Alternative(OperatingPoint):
+    """Another layout, at its best operating point, alone on its pool."""
+
+    engines: int = Field(description="engines that fill the pool, or that carry the rate")
+    gpus: int
+    usd_per_hour: float | None
+    score: float = Field(description="objective of this alternative, in the unit of the proof")
+    loses_by: float = Field(description="how much worse that is than the plan's, relative")
 
 
 class Alternatives(Document):
-    ranked: tuple[Alternative, ...] = Field(description="best layouts that meet the SLO, best first")
-    pareto: tuple[Alternative, ...] = Field(
-        description="speed per user against throughput per GPU, whether or not the SLO holds, fastest per user first"
+    ranked: tuple[Alternative, ...] = Field(description="best other layouts that meet the SLO, best first")
+    pareto: tuple[OperatingPoint, ...] = Field(
+        description="no other point is better in both speed per user and throughput per GPU, whether or not it meets the "
+        "SLO; fastest per user first"
     )
 
 

@@ -117,7 +117,7 @@ OPERATIONS: dict[str, Operation] = {
         ),
         Operation(
             "mla_bmm",
-            "product of each head that absorbs (pre) or rebuilds (post) the latent: [tokens, 128] × [128, 512]",
+            "per-head product that absorbs (pre) or rebuilds (post) the latent: [tokens, 128] × [128, 512]",
             (
                 Column("kind", "str", "pre or post", levels=("pre", "post")),
                 _tokens("tokens", "new tokens"),

@@ -205,8 +205,4 @@ def _stack(first: Batch, second: Batch) -> Batch:
 
 
 def _halves(both: StepTimes, n: int) -> tuple[StepTimes, StepTimes]:
-    first, second = np.arange(n), np.arange(n, 2 * n)
-    return tuple(  # type: ignore[return-value]
-        StepTimes(both.latency.take(h), both.stage.take(h), {part: v[h] for part, v in both.parts.items()})
-        for h in (first, second)
-    )
+    return both.take(np.arange(n)), both.take(np.arange(n, 2 * n))

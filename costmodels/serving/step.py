@@ -8,12 +8,13 @@ import numpy as np
 
 from costmodels.architecture import Architecture
 from costmodels.communication import Network, across_nodes, exchange_times, point_to_point_us
-from costmodels.estimates import ROOFLINE, Estimates, Floats, combine
+from costmodels.estimates import MEASURED, Estimates, Floats, Ints, combine
 from costmodels.features import LAUNCH_US
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
 from costmodels.operators import ACTIVATION_BYTES, Batch, StepWork, step_work
 from costmodels.precision import Precision
+from costmodels.roofline import times_us
 from costmodels.serving.frameworks import Framework
 
 ELEMENTWISE_SPREAD = 0.4
@@ -31,12 +32,20 @@ class StepTimes:
         latency: through all pipeline stages, shape [n].
         stage: of the slowest stage, which sets the rhythm, shape [n].
         parts: µs of latency by cause (gemm, attention, moe, communication, elementwise, host), shape [n] each.
-        flops, moved_bytes: work of one step on one GPU, for utilisation and power, shape [n].
+        compute_us, memory_us: roofline times of all kernels together, shape [n]: how busy tensor cores and memory are.
     """
 
     latency: Estimates
     stage: Estimates
     parts: dict[str, Floats]
+    compute_us: Floats
+    memory_us: Floats
+
+    def take(self, index: Ints) -> StepTimes:
+        parts = {part: values[index] for part, values in self.parts.items()}
+        return StepTimes(
+            self.latency.take(index), self.stage.take(index), parts, self.compute_us[index], self.memory_us[index]
+        )
 
 
 PARTS = {
@@ -59,7 +68,10 @@ def step_times(
     """Times of one step of each candidate (``layouts`` and ``batch`` row by row)."""
     n = len(layouts)
     work = step_work(model, precision, layouts, batch, routing)
-    by_part: dict[str, list[Estimates]] = {part: [_kernels(cost, work, op) for op in ops] for part, ops in PARTS.items()}
+    busy = np.zeros((2, n))
+    by_part: dict[str, list[Estimates]] = {
+        part: [_kernels(cost, work, operation, busy) for operation in operations] for part, operations in PARTS.items()
+    }
     by_part["communication"] = [exchange_times(cost, network, work.exchanges, n)]
     by_part["elementwise"] = [_elementwise(cost, work)]
     layers = combine([estimate for estimates in by_part.values() for estimate in estimates])
@@ -80,21 +92,23 @@ def step_times(
     latency = combine([layers, hop.scaled(hops), host])
     stage = combine([layers.scaled(share), hop, host])
     parts = {part: np.sum([e.value for e in estimates], axis=0) for part, estimates in by_part.items()}
-    return StepTimes(latency, stage, parts)
+    memory_us = busy[1] + work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6
+    return StepTimes(latency, stage, parts, busy[0], memory_us)
 
 
-def _kernels(cost: CostModel, work: StepWork, operation: str) -> Estimates:
+def _kernels(cost: CostModel, work: StepWork, operation: str, busy: Floats) -> Estimates:
+    """Time in one operation, shape [n]; adds its roofline (compute, memory) times to ``busy``, shape [2, n]."""
     asked = work.asked.get(operation)
     if not asked:
         return Estimates.exact(np.zeros(work.candidates))
     names = asked[0].columns
     questions = {name: np.concatenate([np.asarray(part.columns[name]) for part in asked]) for name in names}
-    estimates = cost.estimate(operation, questions)
-    return estimates.summed(
-        np.concatenate([part.candidate for part in asked]),
-        np.concatenate([part.count for part in asked]),
-        work.candidates,
-    )
+    candidate = np.concatenate([part.candidate for part in asked])
+    count = np.concatenate([part.count for part in asked])
+    hardware = cost.kernel(operation).hardware
+    for row, time in enumerate(times_us(operation, questions, np.zeros(len(candidate), np.int64), hardware)):
+        busy[row] += np.bincount(candidate, weights=time * count, minlength=work.candidates)
+    return cost.estimate(operation, questions).summed(candidate, count, work.candidates)
 
 
 def _elementwise(cost: CostModel, work: StepWork) -> Estimates:
@@ -108,6 +122,6 @@ def _spread(time_us: Floats, half_width: float) -> Estimates:
         time_us,
         time_us * np.exp(-half_width),
         time_us * np.exp(half_width),
-        np.full(n, ROOFLINE, np.int8) * 0,  # a formula, not a kernel prediction: it does not weaken the sum's origin
+        np.full(n, MEASURED, np.int8),  # a formula, not a kernel prediction: it does not weaken the origin of a sum
         np.ones(n, np.bool_),
     )

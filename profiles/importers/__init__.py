@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+
+from profiles.errors import UnknownName
 
 Rows = Iterator[tuple[str, pd.DataFrame]]
 """Pairs of operation name and rows that pass :func:`profiles.measurements.validate`."""
@@ -16,8 +18,8 @@ Rows = Iterator[tuple[str, pd.DataFrame]]
 class Importer:
     """One format: what it is called, what it reads, and the function that reads it.
 
-    ``read(source, options)`` gets a file or folder (None: where the format's own package is installed) and the
-    options named in ``options``, each mapped to its meaning.
+    ``read(source, options)`` gets a file or folder (None: where the format's own package is installed) and
+    some of the options named in ``options``, which says what each means. It refuses others.
     """
 
     name: str
@@ -31,3 +33,27 @@ def importers() -> dict[str, Importer]:
     from profiles.importers import aiconfigurator, vidur
 
     return {importer.name: importer for importer in (aiconfigurator.IMPORTER, vidur.IMPORTER)}
+
+
+def find_importer(name: str) -> Importer:
+    """The format called ``name``.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    known = importers()
+    if name not in known:
+        raise UnknownName("format", name, known)
+    return known[name]
+
+
+def check_options(format_name: str, options: Mapping[str, str], known: Mapping[str, str]) -> None:
+    """Refuses options outside ``known``: a misspelt filter must not import everything.
+
+    Raises:
+        UnknownName: naming the known ones.
+    """
+    for option in options:
+        if option not in known:
+            more = f"all options of {format_name}: {', '.join(known)}"
+            raise UnknownName(f"{format_name} option", option, known, more)

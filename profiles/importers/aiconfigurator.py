@@ -1,18 +1,29 @@
 """Reads the kernel timings of the PyPI package ``aiconfigurator-core`` (NVIDIA, Apache-2.0).
 
-Layout: ``systems/data/<system>/<family>/<framework>/<version>/<table>.parquet``. What its columns mean was checked
-against the physics, not only the names:
+Layout: ``systems/data/<system>/<family>/<framework>/<version>/<table>.parquet``. What its columns mean was
+checked against the physics of 0.12.0, not only against the names:
 
-* all latencies are milliseconds; head counts are per GPU; decode attention's KV length is ``isl + step``;
-* ``message_size`` of both collective tables counts *elements* (2-byte rows of ``n`` elements take as long as 1-byte
-  rows of ``2n``), and is the full buffer of one rank (an all-gather over 8 GPUs of H200 could not otherwise finish);
-* MoE ``num_tokens`` are those of the whole expert group, ``inter_size`` is the unsplit width of one expert.
+* All latencies are milliseconds.
+* Head counts are per GPU: counted so, long decodes reach 0.9 of the memory bandwidth of H100, H200 and B200;
+  split over a second GPU they would stop at half. ``tp_size`` of the latent-attention tables is only a label.
+* Decode attention's KV length is ``isl + step``: ``isl`` is always 1 and the sum a power of two.
+* ``message_size`` of both collective tables counts *elements*: 2-byte rows of ``n`` elements take as long as
+  1-byte rows of ``2n`` (median ratio 1.00), and above 64 M elements the frameworks' own all-reduce, which
+  then calls NCCL, takes as long as NCCL's 2-byte row of the same number.
+* ``message_size`` is the full buffer of one rank: were it one rank's part of an all-gather, 8 GPUs of H200
+  would pass 2.7 TB/s through links of 450 GB/s.
+* MoE ``num_tokens`` are those of the whole expert group, ``inter_size`` is the unsplit width of one expert:
+  read in any other way, rows with more than one GPU exceed the peak rate up to sixtyfold.
+
+A few files were copied from another framework or version, and their rows say so in ``framework`` and
+``version``. Rows filed under another framework than their own are left out (each is also filed under its
+own); the version that we note is the row's own.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +32,10 @@ import pandas as pd
 from packaging.version import InvalidVersion, Version
 
 from profiles.errors import DataError, InputError, UnknownName
-from profiles.importers import Importer
+from profiles.importers import Importer, check_options
 from profiles.measurements import OPERATIONS, merge_rows, validate
 
-SOURCE = "NVIDIA, aiconfigurator-core 0.12.0 on PyPI (Apache-2.0)"
+PACKAGE = "aiconfigurator-core"
 RETRIEVED = "2026-11-21"  # neither the package nor its tables say when each row was measured
 
 SYSTEMS = {
@@ -53,6 +64,7 @@ _DTYPES = {
     "w4a16_mxfp4": "mxfp4",
     "w4a8_mxfp4_mxfp8": "mxfp4_fp8",
 }
+_LEFT_OUT = {"w4afp8"}  # int4 weights with fp8 activations: 417 MoE rows of TensorRT-LLM 1.0.0 on L40S
 _ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "int8": 1}
 
 Translate = Callable[[pd.DataFrame], pd.DataFrame]
@@ -64,10 +76,15 @@ class _Table:
     file: str
     operation: str
     translate: Translate
+    frameworks: str = "*"  # folders that it is read from
 
 
 def _dtype(column: pd.Series) -> pd.Series:
-    return column.astype("str").map(_DTYPES)
+    names = column.astype("str")
+    for name in names.unique():
+        if name not in _DTYPES and name not in _LEFT_OUT:
+            raise ValueError(f"precision {name!r} in column {column.name!r} is not known")
+    return names.map(_DTYPES)
 
 
 def _column(raw: pd.DataFrame, name: str, default: object) -> pd.Series:
@@ -151,7 +168,7 @@ def _collective(raw: pd.DataFrame, dtype: pd.Series) -> pd.DataFrame:
 
 
 def _nccl(raw: pd.DataFrame) -> pd.DataFrame:
-    return _collective(raw, _dtype(raw["nccl_dtype"])).assign(framework="nccl")
+    return _collective(raw, _dtype(raw["nccl_dtype"]))
 
 
 def _custom_all_reduce(raw: pd.DataFrame) -> pd.DataFrame:
@@ -168,25 +185,44 @@ TABLES = (
     _Table("mla", "generation_mla_perf", "mla_decode", _decode(_mla)),
     _Table("mla_bmm", "mla_bmm_perf", "mla_bmm", _mla_bmm),
     _Table("moe", "moe_perf", "moe", _moe),
-    _Table("comm", "nccl_perf", "collective", _nccl),
+    # B300 has an NCCL table among TensorRT-LLM's too: not newer, and under that framework's version number.
+    _Table("comm", "nccl_perf", "collective", _nccl, frameworks="nccl"),
     _Table("comm", "custom_allreduce_perf", "collective", _custom_all_reduce),
 )
 
 
 def find_data(source: Path | None) -> Path:
-    """The package's ``systems/data`` folder: below ``source``, or where the package is installed."""
+    """The package's ``systems/data`` folder: below ``source``, or where the package is installed.
+
+    Raises:
+        InputError: no ``source`` is given and the package is not installed.
+        DataError: there is no such folder at ``source``.
+    """
     if source is None:
         spec = importlib.util.find_spec("aiconfigurator_core")
         if spec is None or not spec.submodule_search_locations:
             raise InputError(
-                "aiconfigurator: the package aiconfigurator-core is not installed",
+                f"aiconfigurator: the package {PACKAGE} is not installed",
                 "pip install 'shardwright[silicon]', or give the folder of an unpacked wheel with --from",
             )
         source = Path(next(iter(spec.submodule_search_locations)))
-    for candidate in (source, source / "data", source / "systems/data", source / "aiconfigurator_core/systems/data"):
-        if any((candidate / system).is_dir() for system in SYSTEMS):
-            return candidate
-    raise DataError(f"aiconfigurator: no systems/data folder at {source}", "give the folder of the unpacked wheel")
+    for below in (".", "data", "systems/data", "aiconfigurator_core/systems/data"):
+        if any((source / below / system).is_dir() for system in SYSTEMS):
+            return source / below
+    raise DataError(
+        f"aiconfigurator: no systems/data folder at {source}", "give the folder of the unpacked wheel"
+    )
+
+
+def _source(data: Path) -> str:
+    """Who measured, with the package's version where its metadata lie beside it."""
+    infos = [
+        info
+        for folder in list(data.resolve().parents)[:3]
+        for info in folder.glob(f"{PACKAGE.replace('-', '_')}-*.dist-info")
+    ]
+    version = infos[0].name.removesuffix(".dist-info").rpartition("-")[2] if infos else "(version not stated)"
+    return f"NVIDIA, {PACKAGE} {version} on PyPI (Apache-2.0)"
 
 
 def read(source: Path | None, options: dict[str, str]) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -194,35 +230,41 @@ def read(source: Path | None, options: dict[str, str]) -> Iterator[tuple[str, pd
 
     Args:
         source: folder of the package or of its data; None for the installed one.
-        options: ``gpu``, ``framework``, ``version`` and ``op``: comma-separated; absent means all. A ``version``
-            names the framework's version folder.
+        options: as ``IMPORTER.options`` says.
 
     Yields:
         (operation, rows), one pair per system and operation, so that memory stays bounded.
+
+    Raises:
+        InputError: an option is unknown, or names what is not there.
+        DataError: a table cannot be read.
     """
+    check_options("aiconfigurator", options, IMPORTER.options)
     data = find_data(source)
-    wanted_ops = _names(options, "op", OPERATIONS)
-    wanted_gpus = _names(options, "gpu", SYSTEMS.values())
-    frameworks = {name.strip() for name in options["framework"].split(",")} if options.get("framework") else None
-    versions = {name.strip() for name in options["version"].split(",")} if options.get("version") else None
+    operations = _wanted(options, "op", OPERATIONS)
+    gpus = _wanted(options, "gpu", SYSTEMS.values())
+    folders = {path.relative_to(data).parts for path in data.glob("*/*/*/*") if path.is_dir()}
+    frameworks = _wanted(options, "framework", {parts[2] for parts in folders})
+    versions = _wanted(options, "version", {parts[3] for parts in folders})
+    source_text = _source(data)
     for system, gpu in SYSTEMS.items():
-        if gpu not in wanted_gpus:
+        if gpu not in gpus:
             continue
-        for operation in (name for name in OPERATIONS if name in wanted_ops):
+        origin = {"gpu": gpu, "source": source_text, "date": options.get("date", RETRIEVED)}
+        for operation in (name for name in OPERATIONS if name in operations):
             parts = [
-                _rows(table, path, gpu)
+                _rows(table, path, origin)
                 for table in TABLES
                 if table.operation == operation
-                for path in _versions(data / system / table.family, table.file)
-                if (frameworks is None or path.parts[-3] in frameworks)
-                and (versions is None or path.parts[-2] in versions)
+                for path in _versions(data / system / table.family, table)
+                if path.parts[-3] in frameworks and path.parts[-2] in versions
             ]
             if any(len(part) for part in parts):
                 yield operation, merge_rows(OPERATIONS[operation], _newest_blocks(operation, parts))
 
 
-# An older version fills in for a newer one by whole blocks (rows that are equal in these columns), never by single points:
-# a curve that mixes two versions' kernels has steps in it that no machine has.
+# An older version fills in for a newer one by whole blocks (rows that are equal in these columns), never by
+# single points: a curve that mixes two versions' kernels has steps in it that no machine has.
 _BLOCKS: dict[str, tuple[str, ...]] = {
     "gemm": (),
     "attention_prefill": ("kv_dtype", "head_dim", "window_tokens"),
@@ -247,17 +289,16 @@ def _newest_blocks(operation: str, oldest_first: list[pd.DataFrame]) -> list[pd.
     return kept[::-1]
 
 
-def _names(options: dict[str, str], option: str, known: object) -> set[str]:
-    names = set(known)  # type: ignore[call-overload]
-    if not options.get(option):
-        return names
+def _wanted(options: dict[str, str], option: str, known: Collection[str]) -> set[str]:
+    if option not in options:
+        return set(known)
     wanted = {name.strip() for name in options[option].split(",")}
-    for name in sorted(wanted - names):
-        raise UnknownName(f"aiconfigurator option {option}", name, names)
+    for name in sorted(wanted - set(known)):
+        raise UnknownName(f"aiconfigurator option {option}", name, known)
     return wanted
 
 
-def _versions(folder: Path, file: str) -> list[Path]:
+def _versions(folder: Path, table: _Table) -> list[Path]:
     """The table's files in all frameworks and versions, oldest version first."""
 
     def age(path: Path) -> tuple[str, Version]:
@@ -266,34 +307,36 @@ def _versions(folder: Path, file: str) -> list[Path]:
         except InvalidVersion:
             return path.parts[-3], Version("0")
 
-    return sorted(folder.glob(f"*/*/{file}.parquet"), key=age)
+    return sorted(folder.glob(f"{table.frameworks}/*/{table.file}.parquet"), key=age)
 
 
-def _rows(table: _Table, path: Path, gpu: str) -> pd.DataFrame:
+def _rows(table: _Table, path: Path, origin: dict[str, str]) -> pd.DataFrame:
+    """The rows of one file, the most ordinary kernel's last. ``origin``: columns equal in all rows."""
+    framework, version = path.parts[-3], path.parts[-2]
     try:
         raw = pd.read_parquet(path)
+        if framework != "nccl":  # whose tables name the framework that called it
+            raw = raw[_column(raw, "framework", framework).astype("str").str.lower() == framework]
         rows = table.translate(raw)
+        rows = rows[rows["dtype"].notna()]
+        raw = raw.loc[rows.index]
+        rows = rows.assign(
+            num_gpus=rows.get("num_gpus", 1),
+            latency_us=raw["latency"] * 1e3,
+            power_watts=_column(raw, "power", np.nan),
+            kernel=raw["kernel_source"].astype("str"),
+            framework=framework,
+            framework_version=_column(raw, "version", version).astype("str"),
+            **origin,
+        )
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
-            f"aiconfigurator: {path} cannot be read ({error!r})", "reinstall aiconfigurator-core==0.12.0"
+            f"aiconfigurator: {path} cannot be read ({type(error).__name__}: {error})",
+            f"give an unchanged copy of {PACKAGE} 0.12.0",
         ) from error
-    # A precision without a name in our schema (none in 0.12.0) is left out rather than mislabelled.
-    rows = rows[rows["dtype"].notna()]
-    raw = raw.loc[rows.index]
-    rows = rows.assign(
-        gpu=gpu,
-        num_gpus=rows.get("num_gpus", 1),
-        latency_us=raw["latency"] * 1e3,
-        power_watts=_column(raw, "power", None),
-        kernel=raw["kernel_source"].astype("str"),
-        framework=rows.get("framework", path.parts[-3]),
-        framework_version=path.parts[-2],
-        source=SOURCE,
-        date=RETRIEVED,
-    )
     valid = validate(OPERATIONS[table.operation], rows, where=str(path))
-    # Some files hold one question measured with several kernels. The kernel with most rows of a precision is the
-    # framework's ordinary path; the others only fill in what it lacks. (Later rows win in merge_rows.)
+    # Some files hold one question measured with several kernels. The kernel with most rows of a precision is
+    # the framework's ordinary path; the others only fill in what it lacks. (Later rows win in merge_rows.)
     commonness = valid.groupby(["dtype", "kernel"])["latency_us"].transform("size")
     return valid.iloc[np.argsort(commonness.to_numpy(), kind="stable")]
 
@@ -305,7 +348,8 @@ IMPORTER = Importer(
     {
         "gpu": "only these GPU types, comma-separated",
         "framework": "only these frameworks: vllm, sglang, trtllm, nccl",
-        "version": "only these framework versions",
-        "op": "only these operations",
+        "version": "only these version folders, comma-separated",
+        "op": "only these operations, comma-separated",
+        "date": f"ISO date to record (default {RETRIEVED}, when 0.12.0 was retrieved)",
     },
 )

@@ -1,9 +1,15 @@
-"""Reads vidur's profiling tables ``mlp.csv`` and ``all_reduce.csv`` (columns as in microsoft/vidur, MIT).
+"""Reads vidur's profiling tables ``mlp.csv`` and ``all_reduce.csv`` (microsoft/vidur, MIT).
 
-``mlp.csv`` times a decoder layer's matrix products for one model width and tensor split:
-``time_stats.<op>.median`` in milliseconds over ``num_tokens``, with ``n_embd``, ``n_expanded_embd``, ``n_head``,
-``n_kv_head``, ``use_gated_mlp`` and ``num_tensor_parallel_workers``. ``all_reduce.csv`` times
-``time_stats.all_reduce.median`` over ``size`` (bytes) and ``num_workers``.
+``mlp.csv`` (vidur/profiling/mlp) times the matrix products of one decoder layer on one GPU, as a tensor split
+over ``num_tensor_parallel_workers`` leaves them: ``time_stats.<op>.median`` in milliseconds, in float16, over
+``num_tokens``. ``n_embd`` is the model width, ``n_expanded_embd`` the width of the feed-forward layer; with
+``use_gated_mlp`` the up projection is gate and up in one, twice as wide. Heads are ``n_embd / n_head`` wide.
+
+``all_reduce.csv`` (vidur/profiling/collectives) times NCCL over ``num_workers`` GPUs, ``devices_per_node`` of
+them in each node; ``size`` is bytes of one rank's buffer. Rows that span nodes are left out: ours are of one
+scale-up domain. The older layout, with ``num_tokens`` in place of ``size``, is refused.
+
+Some questions come twice in a table; the median of their medians is taken.
 """
 
 from __future__ import annotations
@@ -13,31 +19,37 @@ from pathlib import Path
 
 import pandas as pd
 
-from profiles.errors import DataError, InputError
+from profiles.errors import DataError, InputError, Unsupported
 from profiles.hardware import find_gpu
-from profiles.importers import Importer
+from profiles.importers import Importer, check_options
 from profiles.measurements import OPERATIONS, merge_rows, validate
 
-_MLP_COLUMNS = ("num_tokens", "n_embd", "n_expanded_embd", "num_tensor_parallel_workers")
-_WEIGHT_BYTES = {"bf16": 2, "fp16": 2}
+DTYPES = ("fp16", "bf16")
+_MLP_COLUMNS = (
+    *("num_tokens", "n_embd", "n_expanded_embd", "n_head", "n_kv_head"),
+    *("use_gated_mlp", "num_tensor_parallel_workers"),
+)
 
-Shape = Callable[[pd.DataFrame, pd.Series], tuple[pd.Series, pd.Series]]
+Shape = Callable[[pd.DataFrame], tuple[pd.Series, pd.Series]]
 
 _PRODUCTS: dict[str, Shape] = {
-    # op -> (n, k) of the product on one GPU, as vidur's column- and row-parallel layers split it
-    "mlp_up_proj": lambda t, tp: (_gated(t) * t["n_expanded_embd"] // tp, t["n_embd"]),
-    "mlp_down_proj": lambda t, tp: (t["n_embd"], t["n_expanded_embd"] // tp),
-    "attn_pre_proj": lambda t, tp: (
-        t["n_embd"] // t["n_head"] * (t["n_head"] // tp + 2 * (t["n_kv_head"] // tp).clip(lower=1)),
+    # op -> (n, k) of the product on one GPU; a split that leaves a fraction is refused by validate
+    "mlp_up_proj": lambda t: (_gated(t) * t["n_expanded_embd"] / _tp(t), t["n_embd"]),
+    "mlp_down_proj": lambda t: (t["n_embd"], t["n_expanded_embd"] / _tp(t)),
+    "attn_pre_proj": lambda t: (
+        t["n_embd"] / t["n_head"] * (t["n_head"] + 2 * t["n_kv_head"]) / _tp(t),
         t["n_embd"],
     ),
-    "attn_post_proj": lambda t, tp: (t["n_embd"], t["n_embd"] // tp),
+    "attn_post_proj": lambda t: (t["n_embd"], t["n_embd"] / _tp(t)),
 }
 
 
+def _tp(table: pd.DataFrame) -> pd.Series:
+    return table["num_tensor_parallel_workers"]
+
+
 def _gated(table: pd.DataFrame) -> pd.Series:
-    gated = table["use_gated_mlp"] if "use_gated_mlp" in table else pd.Series(True, index=table.index)
-    return gated.astype("bool").astype("int64") + 1
+    return table["use_gated_mlp"].map({True: 2, False: 1, "True": 2, "False": 1})
 
 
 def read(source: Path | None, options: dict[str, str]) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -46,19 +58,26 @@ def read(source: Path | None, options: dict[str, str]) -> Iterator[tuple[str, pd
     Vidur's tables do not say on what they were measured, so the options must.
 
     Args:
-        options: ``gpu``, ``date``, ``measured_by`` required; ``dtype`` (default fp16, vidur's), ``torch``.
+        source: the file or folder.
+        options: as ``IMPORTER.options`` says.
+
+    Raises:
+        InputError: no source, a provenance option is missing, or an option's value cannot be.
+        DataError: a table is not one of vidur's.
     """
+    check_options("vidur", options, IMPORTER.options)
     if source is None:
         raise InputError("vidur: no file or folder given", "name it with --from")
     for option in ("gpu", "date", "measured_by"):
         if not options.get(option):
-            raise InputError(f"vidur: option {option} is missing", f"rows need provenance: give --option {option}=…")
-    gpu = find_gpu(options["gpu"], "vidur option gpu").name
+            raise InputError(
+                f"vidur: option {option} is missing", f"rows need provenance: give --option {option}=…"
+            )
     dtype = options.get("dtype", "fp16")
-    if dtype not in _WEIGHT_BYTES:
-        raise InputError(f"vidur: dtype {dtype!r} is not one that vidur measures", "give bf16 or fp16")
+    if dtype not in DTYPES:
+        raise InputError(f"vidur: dtype {dtype!r} is not one that vidur measures", "give fp16 or bf16")
     provenance = {
-        "gpu": gpu,
+        "gpu": find_gpu(options["gpu"], "vidur option gpu").name,
         "dtype": dtype,
         "source": options["measured_by"],
         "date": options["date"],
@@ -68,10 +87,12 @@ def read(source: Path | None, options: dict[str, str]) -> Iterator[tuple[str, pd
     files = [source] if source.is_file() else [source / "mlp.csv", source / "all_reduce.csv"]
     present = [file for file in files if file.is_file()]
     if not present:
-        raise InputError(f"vidur: neither mlp.csv nor all_reduce.csv at {source}", "give the file or its folder")
+        raise InputError(
+            f"vidur: neither mlp.csv nor all_reduce.csv at {source}", "give the file or its folder"
+        )
     for file in present:
         table = _load(file)
-        if {"size", "num_workers"} <= set(table.columns):
+        if any(column.startswith("time_stats.all_reduce.") for column in table.columns):
             yield "collective", _all_reduce(table, provenance, file)
         else:
             yield "gemm", _mlp(table, provenance, file)
@@ -90,17 +111,23 @@ def _require(table: pd.DataFrame, columns: tuple[str, ...], file: Path) -> None:
             raise DataError(f"vidur: {file}: column {column!r} is missing", "give an unchanged vidur CSV")
 
 
+def _medians(operation: str, parts: list[pd.DataFrame]) -> pd.DataFrame:
+    rows = pd.concat(parts, ignore_index=True)
+    medians = rows.groupby(OPERATIONS[operation].key, sort=False)["latency_us"].transform("median")
+    return merge_rows(OPERATIONS[operation], [rows.assign(latency_us=medians)])
+
+
 def _mlp(table: pd.DataFrame, provenance: dict[str, str], file: Path) -> pd.DataFrame:
     _require(table, _MLP_COLUMNS, file)
-    tp = table["num_tensor_parallel_workers"]
+    timed = {op: f"time_stats.{op}.median" for op in _PRODUCTS if f"time_stats.{op}.median" in table.columns}
+    if not timed:
+        raise DataError(
+            f"vidur: {file}: no time_stats.<op>.median column of a matrix product",
+            f"known: {', '.join(_PRODUCTS)}",
+        )
     parts = []
-    for op, shape in _PRODUCTS.items():
-        median = f"time_stats.{op}.median"
-        if median not in table.columns:
-            continue
-        if op == "attn_pre_proj":
-            _require(table, ("n_head", "n_kv_head"), file)
-        n, k = shape(table, tp)
+    for op, median in timed.items():
+        n, k = _PRODUCTS[op](table)
         rows = pd.DataFrame(
             {
                 "num_gpus": 1,
@@ -112,30 +139,31 @@ def _mlp(table: pd.DataFrame, provenance: dict[str, str], file: Path) -> pd.Data
                 **provenance,
             }
         )
-        parts.append(validate(OPERATIONS["gemm"], rows.dropna(subset=["latency_us"]), where=str(file)))
-    if not parts:
-        raise DataError(
-            f"vidur: {file}: no time_stats.<op>.median column of a matrix product",
-            f"known: {', '.join(_PRODUCTS)}",
-        )
-    return merge_rows(OPERATIONS["gemm"], parts)
+        measured = rows[rows["latency_us"].notna()]  # a table of many models has gaps
+        parts.append(validate(OPERATIONS["gemm"], measured, where=f"{file}, {op}"))
+    return _medians("gemm", parts)
 
 
 def _all_reduce(table: pd.DataFrame, provenance: dict[str, str], file: Path) -> pd.DataFrame:
     median = "time_stats.all_reduce.median"
-    _require(table, ("size", "num_workers", median), file)
+    _require(table, ("size", "num_workers", "devices_per_node", median), file)
+    inside = table[(table["num_workers"] > 1) & (table["num_workers"] <= table["devices_per_node"])]
+    if not len(inside):
+        raise Unsupported(
+            f"vidur: {file}: every row spans nodes (num_workers > devices_per_node) or has one worker",
+            "import a table measured inside one node",
+        )
     rows = pd.DataFrame(
         {
-            "num_gpus": table["num_workers"],
+            "num_gpus": inside["num_workers"],
             "kind": "all_reduce",
-            "message_bytes": table["size"],
-            "latency_us": table[median] * 1e3,
+            "message_bytes": inside["size"],
+            "latency_us": inside[median] * 1e3,
             "kernel": "vidur all_reduce",
             **provenance,
         }
     )
-    rows = rows[rows["num_gpus"] > 1]
-    return merge_rows(OPERATIONS["collective"], [validate(OPERATIONS["collective"], rows, where=str(file))])
+    return _medians("collective", [validate(OPERATIONS["collective"], rows, where=str(file))])
 
 
 IMPORTER = Importer(
@@ -143,9 +171,9 @@ IMPORTER = Importer(
     "vidur's mlp.csv and all_reduce.csv",
     read,
     {
-        "gpu": "GPU type that was measured",
-        "date": "ISO date of the measurement",
-        "measured_by": "who measured it",
+        "gpu": "GPU type that was measured (required)",
+        "date": "ISO date of the measurement (required)",
+        "measured_by": "who measured it (required)",
         "dtype": "fp16 (default) or bf16",
         "version": "vidur's version",
     },

@@ -1,8 +1,9 @@
-"""Builds the pack that ships: ``python -m profiles.packs.build [--from FOLDER] [--out FOLDER] [--all-points]``.
+"""Builds the pack that ships: ``python -m profiles.packs.build``.
 
-Takes the rows of aiconfigurator-core for the GPUs below and thins the grids: points that lie between two others on a
-curve which is smooth there are left out. ``make bench`` shows what that costs (``costmodels/evidence/thinning.json``).
-Latencies are rounded to four significant digits, a twentieth of the noise between two runs.
+Takes the rows of aiconfigurator-core for the GPUs below and thins the grids: points that lie between two
+others on a curve which is smooth there are left out. ``make bench`` shows what that costs
+(``costmodels/evidence/thinning.json``). Latencies are rounded to four significant digits, a twentieth of the
+noise between two runs.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from profiles.errors import InputError
 from profiles.importers import aiconfigurator
-from profiles.store import ProfileStore
+from profiles.store import MANIFEST, ProfileStore
 
 GPUS = ("A100-SXM-80GB", "H100-SXM", "H200", "B200", "B300", "GB200", "L40S", "RTX-PRO-6000")
 NAME = "silicon"
@@ -24,14 +26,40 @@ ATTRIBUTION = (
     "Kernel timings by NVIDIA CORPORATION & AFFILIATES, from the PyPI package aiconfigurator-core 0.12.0, "
     "Apache-2.0; units converted, grids thinned, latencies rounded to 4 digits. See NOTICE."
 )
+NOTICE = """\
+Shardwright pack "silicon": kernel timings of NVIDIA GPUs
 
-# Values left out of each grid, by operation and column. GEMM keeps the unaligned rows (17, 33, ..., 2049) at which
-# kernels change, and drops their repetitions.
+This folder contains data derived from the Python package aiconfigurator-core 0.12.0
+(https://pypi.org/project/aiconfigurator-core/, https://github.com/ai-dynamo/aiconfigurator),
+files systems/data/**/*.parquet.
+
+  Copyright (c) 2025-2026 NVIDIA CORPORATION & AFFILIATES. All rights reserved.
+  SPDX-License-Identifier: Apache-2.0
+
+Licensed under the Apache License, Version 2.0. You may obtain a copy of the License at
+http://www.apache.org/licenses/LICENSE-2.0; it is also in the file LICENSE of this distribution.
+
+Changes made by the Shardwright project (profiles/importers/aiconfigurator.py, profiles/packs/build.py):
+
+- columns, GPU types, frameworks and precisions renamed to Shardwright's schema;
+- latencies converted from milliseconds to microseconds and rounded to four significant digits, collective
+  message sizes converted from elements to bytes;
+- of several framework versions and kernels that timed the same question, one kept;
+- timings of eager (not graph-captured) launches, rows filed under another framework than their own, and
+  precisions that the schema does not name, left out, as listed in these two files;
+- grids thinned: the points listed in profiles/packs/build.py left out;
+- a source and a date of retrieval added to each row; rows sorted and stored anew as Parquet.
+
+The timings are provided "AS IS", without warranties or conditions of any kind.
+"""
+
+# Values left out of each grid, by operation and column. GEMM keeps the unaligned rows (17, 33, ..., 2049) at
+# which kernels change, and drops their repetitions.
 DROPPED: dict[str, dict[str, tuple[int, ...]]] = {
     "gemm": {
         "m": (
-            *(3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 80, 81, 97, 112, 224, 768, 769, 1280, 1281, 1536, 1792, 1793),
-            *(2304, 2305, 2560, 2561, 2816, 2817, 3328, 3329, 3584, 3585, 3840, 3841, 4352, 4353),
+            *(3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 80, 81, 97, 112, 224, 768, 769, 1280, 1281, 1536, 1792),
+            *(1793, 2304, 2305, 2560, 2561, 2816, 2817, 3328, 3329, 3584, 3585, 3840, 3841, 4352, 4353),
         )
     },
     "attention_prefill": {"query_tokens": (32, 1536, 3072, 6144, 10240, 12288)},
@@ -39,12 +67,13 @@ DROPPED: dict[str, dict[str, tuple[int, ...]]] = {
     "moe": {"tokens": (48, 80, 96, 160, 192, 320, 768, 12288)},
 }
 
-# Rows that time the host, not the GPU, by (operation, framework, dtype). An engine replays its decode steps from CUDA graphs, so
-# these would make it look slower than it is; another framework's rows stand in, and plans say so.
+# Rows that time the host, not the GPU, by (operation, framework, dtype). An engine replays its decode steps
+# from CUDA graphs, so these would make it look slower than it is; another framework stands in, and plans
+# say so.
 HOST_BOUND = {
-    # vLLM's block-scaled FP8 product was timed eagerly with its Python-side quantization: no row is faster than 57 µs on
-    # H100/H200, 160 µs on B200 and 290 µs on L40S, where the same shapes take 3.6–6 µs under SGLang and TensorRT-LLM and a
-    # bf16 product (twice the bytes) takes 2.6 µs under vLLM itself.
+    # vLLM's block-scaled FP8 product was timed eagerly with its Python-side quantization: no row is faster
+    # than 57 µs on H100/H200, 160 µs on B200 and 290 µs on L40S, where the same shapes take 3.6–6 µs under
+    # SGLang and TensorRT-LLM and a bf16 product (twice the bytes) takes 2.6 µs under vLLM itself.
     ("gemm", "vllm", "fp8_block"),
 }
 
@@ -69,13 +98,32 @@ def thin(operation: str, rows: pd.DataFrame) -> pd.DataFrame:
 def round_latency(latency_us: pd.Series) -> pd.Series:
     """To four significant digits."""
     digits = np.power(10.0, np.floor(np.log10(latency_us)) - 3)
-    return (latency_us / digits).round() * digits
+    rounded: pd.Series = (latency_us / digits).round() * digits
+    return rounded
 
 
 def build(source: Path | None, out: Path, *, all_points: bool = False) -> ProfileStore:
-    """Writes the pack to ``out``, replacing a pack that is there, and returns it."""
+    """Writes the pack and its NOTICE to ``out`` and returns it.
+
+    A pack that is there is replaced once the new one is whole.
+
+    Raises:
+        InputError: ``out`` is a folder that holds other things than a pack.
+        DataError: the source cannot be read.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / MANIFEST).is_file():
+        raise InputError(f"--out: {out} holds other things than a pack", "choose a new or empty folder")
+    beside = out.with_name(out.name + ".tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    _fill(source, beside, all_points)
+    (beside / "NOTICE").write_text(NOTICE, encoding="utf-8")
     if out.exists():
         shutil.rmtree(out)
+    beside.rename(out)
+    return ProfileStore(out)
+
+
+def _fill(source: Path | None, out: Path, all_points: bool) -> None:
     store = ProfileStore.create(out, name=NAME, version=VERSION, attribution=ATTRIBUTION)
     parts: dict[str, list[pd.DataFrame]] = {}
     for operation, rows in aiconfigurator.read(source, {"gpu": ",".join(GPUS)}):
@@ -84,12 +132,11 @@ def build(source: Path | None, out: Path, *, all_points: bool = False) -> Profil
         parts.setdefault(operation, []).append(kept.assign(latency_us=round_latency(kept["latency_us"])))
     for operation, tables in parts.items():
         store.add(operation, pd.concat(tables, ignore_index=True), where="pack")
-    return store
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--from", dest="source", type=Path, help="unpacked wheel; default: the installed package")
+    parser.add_argument("--from", dest="source", type=Path, help="unpacked wheel (default: as installed)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / NAME)
     parser.add_argument("--all-points", action="store_true", help="do not thin the grids")
     arguments = parser.parse_args()

@@ -1,0 +1,58 @@
+"""Board power of a GPU that runs engine steps: between idle and TDP, by how busy tensor cores and memory are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from costmodels.estimates import ROOFLINE, Estimates, Floats
+from profiles.errors import DataError
+from profiles.hardware import Gpu
+
+
+@dataclass(frozen=True)
+class PowerFacts:
+    """See ``power.yaml``: shares of TDP."""
+
+    base: float
+    compute: float
+    memory: float
+    residual_low: float
+    residual_high: float
+
+
+@cache
+def power_facts() -> PowerFacts:
+    path = Path(__file__).parent / "power.yaml"
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return PowerFacts(**{name: float(document[name]) for name in PowerFacts.__dataclass_fields__})
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path.name}: cannot be read ({error!r})", "reinstall shardwright") from error
+
+
+def board_power(gpu: Gpu, compute_share: Floats, memory_share: Floats) -> Estimates:
+    """Watts of one GPU under load, shape [n].
+
+    Args:
+        compute_share, memory_share: shape [n], roofline compute and memory time ÷ actual time.
+    """
+    facts = power_facts()
+    share = facts.base + facts.compute * compute_share + facts.memory * memory_share
+    idle = gpu.idle_watts / gpu.tdp_watts
+
+    def watts(shares: Floats) -> Floats:
+        return np.clip(shares, idle, 1.0) * gpu.tdp_watts
+
+    n = len(share)
+    return Estimates(
+        watts(share),
+        watts(np.minimum(share, 1.0) + facts.residual_low),
+        watts(share + facts.residual_high),
+        np.full(n, ROOFLINE, np.int8),
+        np.full(n, gpu.name == "B200"),
+    )

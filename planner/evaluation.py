@@ -1,0 +1,230 @@
+"""Operating points: every legal layout × batch limit × concurrency, predicted and judged against the SLO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodels.architecture import Architecture
+from costmodels.communication import Network
+from costmodels.estimates import Floats, Ints
+from costmodels.layouts import Layouts
+from costmodels.library import CostModel
+from costmodels.memory import Memory, kv_bytes_per_sequence, memory
+from costmodels.precision import Precision
+from costmodels.serving.frameworks import Framework
+from costmodels.serving.steady import Steady, steady_state
+from planner.layouts import Rejected, Restrictions, label, legal_layouts
+from planner.plans import Layout
+from planner.requests import Bound, Pool, Slo, Workload
+
+GRID = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024])
+"""Concurrencies tried first; the best one's neighbourhood is then searched more finely."""
+
+REFINEMENTS = 7
+"""Concurrencies tried between the best of the grid and the next."""
+
+
+def residents(concurrency: NDArray[np.generic] | float) -> Floats:
+    """Sequences that are in the engine but for rare moments, when ``concurrency`` are on average: Poisson's mean plus two
+    standard deviations, and the one that is being prefilled."""
+    mean = np.asarray(concurrency, dtype=np.float64)
+    return mean + 2 * np.sqrt(mean) + 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is common to all candidates of one pool."""
+
+    pool_index: int
+    pool: Pool
+    model: Architecture
+    precision: Precision
+    framework: Framework
+    cost: CostModel
+    network: Network
+    workload: Workload
+    slo: Slo
+
+
+@dataclass(frozen=True)
+class Points:
+    """``n`` operating points of one pool; arrays of shape [n].
+
+    Attributes:
+        budget: most tokens in one step.
+        concurrency: decoding sequences per attention rank.
+        most: sequences per attention rank that memory and framework allow.
+        within: whether every bound of the SLO holds.
+    """
+
+    job: Job
+    layouts: Layouts
+    budget: Ints
+    concurrency: Ints
+    most: Ints
+    steady: Steady
+    within: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.budget)
+
+    def layout(self, i: int) -> Layout:
+        x = self.layouts
+        return Layout(tp=int(x.tp[i]), pp=int(x.pp[i]), dp=int(x.dp[i]), ep=int(x.ep[i]), moe_tp=int(x.moe_tp[i]))
+
+    def key(self, i: int) -> tuple[int, ...]:
+        """(pool, tp, pp, dp, ep): what makes two points ones of the same layout."""
+        x = self.layouts
+        return (self.job.pool_index, *(int(degree[i]) for degree in (x.tp, x.pp, x.dp, x.ep)))
+
+    @property
+    def output_tokens_per_gpu_s(self) -> Floats:
+        return self.steady.rate_rps.value * self.job.workload.osl / self.layouts.gpus
+
+
+def percentile_ms(steady: Steady, bound: Bound) -> Floats:
+    """The bounded quantity at its percentile, ms, shape [n]."""
+    p = bound.percentile / 100
+    quantile = {
+        "ttft": steady.ttft_percentile_us,
+        "tpot": steady.tpot_percentile_us,
+        "e2e": steady.e2e_percentile_us,
+    }[bound.metric]
+    return quantile(p) / 1e3
+
+
+def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Ints, most: Ints) -> Points:
+    """Predicts the given operating points."""
+    steady = steady_state(
+        job.model,
+        job.precision,
+        job.cost,
+        job.network,
+        job.framework,
+        layouts,
+        budget,
+        concurrency,
+        job.workload.isl,
+        job.workload.osl,
+        job.workload.routing,
+    )
+    within = steady.stable.copy()
+    for bound in job.slo.bounds:
+        within &= percentile_ms(steady, bound) <= bound.limit_ms
+    return Points(job, layouts, budget, concurrency, most, steady, within)
+
+
+def layout_memory(job: Job, layouts: Layouts, budget: Ints) -> Memory:
+    return memory(
+        job.model,
+        job.precision,
+        layouts,
+        job.cost.gpu,
+        memory_fraction=job.framework.memory_fraction,
+        token_budget=budget,
+        sequences=256,  # logits are computed for at most this many sequences at once
+    )
+
+
+def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints) -> Ints:
+    """Sequences of full length whose KV cache fits, per attention rank."""
+    tokens = job.workload.isl + job.workload.osl
+    per_sequence = kv_bytes_per_sequence(job.model, job.precision, layouts, tokens)
+    return np.minimum(layout_memory(job, layouts, budget).sequences(per_sequence), job.framework.max_sequences)
+
+
+@dataclass(frozen=True)
+class Search:
+    """All that was tried on one pool. ``coarse`` is the grid (for the Pareto frontier), ``best`` the finest search around the
+    highest rate within the SLO of each layout and batch limit; both may be empty."""
+
+    job: Job
+    considered: int
+    legal: int
+    rejected: list[Rejected]
+    coarse: Points | None
+    fine: Points | None
+
+
+def search(job: Job, allowed: Restrictions) -> Search:
+    """Predicts every legal layout of ``job`` over batch limits and concurrencies."""
+    layouts, rejected, considered = legal_layouts(job.model, job.precision, job.framework, allowed)
+    budgets = job.framework.token_budgets
+    pair = np.arange(len(layouts) * len(budgets))
+    which, budget = pair // len(budgets), np.array(budgets)[pair % len(budgets)]
+    paired = layouts.take(which)
+    most = sequences_that_fit(job, paired, budget)
+    enough = residents(1) <= most
+    too_big = np.setdiff1d(which, which[enough])
+    if len(too_big):
+        weights = layout_memory(job, layouts, np.full(len(layouts), min(budgets)))
+        no_room = too_big[weights.kv_bytes[too_big] <= 0]
+        no_cache = np.setdiff1d(too_big, no_room)
+        rejected += _memory_rejections(job, layouts, no_room, no_cache)
+    # Points: every (layout, budget) with every concurrency that fits.
+    rows, columns = np.nonzero((residents(GRID)[None, :] <= most[:, None]) & enough[:, None])
+    # A budget that cannot hold the decodes of a step leaves nothing for prompts.
+    usable = -(-GRID[columns] // paired.pp[rows]) < budget[rows]
+    rows, columns = rows[usable], columns[usable]
+    legal = len(np.unique(which[enough]))
+    if not len(rows):
+        return Search(job, considered, legal, rejected, None, None)
+    coarse = predict(job, paired.take(rows), budget[rows], GRID[columns], most[rows])
+    fine = _refine(job, paired, budget, most, rows, columns, coarse)
+    return Search(job, considered, legal, rejected, coarse, fine)
+
+
+def _memory_rejections(job: Job, layouts: Layouts, no_room: Ints, no_cache: Ints) -> list[Rejected]:
+    out = []
+    gpu = job.cost.gpu
+    if len(no_room):
+        reason = f"weights and buffers do not fit into {gpu.memory_bytes / 1e9:.0f} GB of {gpu.name}"
+        out.append(Rejected(reason, len(no_room), label(layouts, int(no_room[0]))))
+    if len(no_cache):
+        tokens = job.workload.isl + job.workload.osl
+        reason = f"KV cache left holds too few sequences of {tokens} tokens"
+        out.append(Rejected(reason, len(no_cache), label(layouts, int(no_cache[0]))))
+    return out
+
+
+def _refine(
+    job: Job, paired: Layouts, budget: Ints, most: Ints, rows: Ints, columns: Ints, coarse: Points
+) -> Points | None:
+    """The grid's points within the SLO, and finer concurrencies between the best of them and the next of the grid."""
+    inside = np.flatnonzero(coarse.within)
+    if not len(inside):
+        return None
+    rate = coarse.steady.rate_rps.value
+    order = inside[np.argsort(rate[inside], kind="stable")]
+    best_of: dict[int, int] = {int(rows[i]): int(i) for i in order}  # the last, highest rate, wins
+    extra_rows, extra_concurrency = [], []
+    for row, point in sorted(best_of.items()):
+        here = int(columns[point])
+        low = int(GRID[here])
+        high = int(GRID[here + 1]) if here + 1 < len(GRID) else low
+        for value in np.unique(np.linspace(low, high, REFINEMENTS + 2).astype(np.int64)):
+            if low < value < high and residents(value) <= most[row]:
+                extra_rows.append(row)
+                extra_concurrency.append(int(value))
+    take_rows = np.concatenate([rows[inside], np.array(extra_rows, dtype=np.int64)])
+    take_concurrency = np.concatenate([GRID[columns[inside]], np.array(extra_concurrency, dtype=np.int64)])
+    return predict(job, paired.take(take_rows), budget[take_rows], take_concurrency, most[take_rows])
+
+
+def at_load(points: Points, i: int, load_rps: float) -> Points:
+    """The single operating point of engine ``i`` of ``points`` when it is offered ``load_rps``: the least concurrency that
+    carries it."""
+    concurrency = np.arange(1, int(points.concurrency[i]) + 1)
+    index = np.full(len(concurrency), i)
+    all_points = predict(
+        points.job, points.layouts.take(index), points.budget[index], concurrency, points.most[index]
+    )
+    enough = np.flatnonzero(all_points.steady.rate_rps.value >= load_rps * (1 - 1e-9))
+    chosen = concurrency[enough[0]] if len(enough) else concurrency[-1]
+    one = np.array([i])
+    return predict(
+        points.job, points.layouts.take(one), points.budget[one], np.array([chosen]), points.most[one]
+    )

@@ -1,0 +1,175 @@
+"""What every launcher shares: the engine, what a framework can express, the names of its flags."""
+
+from __future__ import annotations
+
+import datetime as dt
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from planner.plans import Launch, Layout, Limits
+from planner.requests import FrameworkName
+from profiles.errors import DataError, Unsupported
+
+CHECKPOINT = "$CHECKPOINT"
+NODE_RANK = "$NODE_RANK"
+HEAD_ADDRESS = "$HEAD_ADDRESS"
+"""Arguments that only the reader can fill in; the notes say with what, and a shell expands them."""
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """One engine as it was decided.
+
+    ``model``: name on the Hugging Face Hub, or the path of a model's folder or of its ``config.json``.
+    ``precision_converted``: ``weights_precision`` is not ``published_precision``, that of the checkpoint.
+    ``gpus_per_node``: of the pool in which the engine runs.
+    """
+
+    framework: FrameworkName
+    model: str
+    layout: Layout
+    limits: Limits
+    weights_precision: str
+    kv_precision: str
+    precision_converted: bool
+    published_precision: str
+    gpus_per_node: int
+    is_moe: bool
+
+    @property
+    def nodes(self) -> int:
+        """Nodes that the engine needs; the plan's placement may spread it over more."""
+        return -(-self.layout.gpus // self.gpus_per_node)
+
+    @property
+    def checkpoint(self) -> str:
+        """What the framework loads: frameworks want the folder of a ``config.json``."""
+        path = Path(self.model)
+        return str(path.parent) if path.name == "config.json" else self.model
+
+
+class Flags(BaseModel):
+    """One framework's entry of ``flags.yaml``, which says what each field means."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    full_name: str
+    version: str
+    checked: dt.date
+    sources: tuple[str, ...] = Field(min_length=1)
+    program: tuple[str, ...] = Field(min_length=1)
+    port: int
+    flags: dict[str, str | None]
+    kv: dict[str, str]
+    quantize: dict[str, str]
+
+
+@cache
+def all_flags() -> dict[str, Flags]:
+    """Every framework's flags, by framework.
+
+    Raises:
+        DataError: the file is broken.
+    """
+    path = Path(__file__).parent / "flags.yaml"
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {name: Flags(**fields) for name, fields in document.items()}
+    except (OSError, TypeError, AttributeError, yaml.YAMLError, ValidationError) as error:
+        raise DataError(f"{path.name}: cannot be read ({error})", "reinstall shardwright") from error
+
+
+class Launcher(ABC):
+    """Starts engines of one framework. Subclasses declare what it can express and compose the rest."""
+
+    framework: ClassVar[FrameworkName]
+    expert_splits: ClassVar[Literal["all_or_nothing", "any"]]  # ep ∈ {1, tp·dp}, or any divisor of tp·dp
+    tensor_and_data_parallel_attention: ClassVar[bool]  # tp > 1 within attention replicas
+    precisions: ClassVar[frozenset[str]]  # of checkpoints it loads, or makes while loading
+
+    @property
+    def flags(self) -> Flags:
+        return all_flags()[self.framework]
+
+    def cannot_express(self, layout: Layout, *, is_moe: bool) -> str | None:
+        """Why the framework has no words for ``layout``, or None where it has."""
+        name = self.flags.full_name
+        if not is_moe:
+            dense = layout.dp == 1 and layout.ep == 1
+            return (
+                None if dense else f"{name}: attention data parallel and expert parallel are for MoE models"
+            )
+        group = layout.tp * layout.dp
+        if layout.ep * layout.moe_tp != group:
+            return f"{name}: ep {layout.ep} × moe_tp {layout.moe_tp} is not tp {layout.tp} × dp {layout.dp}"
+        if self.expert_splits == "all_or_nothing" and layout.ep not in (1, group):
+            return f"{name} shares experts out over all {group} GPUs of a stage or none, not over {layout.ep}"
+        if not self.tensor_and_data_parallel_attention and layout.tp > 1 and layout.dp > 1:
+            return f"{name} runs attention tensor parallel or data parallel, not both ({layout.label})"
+        return None
+
+    def launch(self, spec: EngineSpec) -> Launch:
+        """The command and what it cannot say.
+
+        Raises:
+            Unsupported: a layout or precision that the framework cannot be told.
+        """
+        reason = self.cannot_express(spec.layout, is_moe=spec.is_moe)
+        if reason is not None:
+            raise Unsupported(f"layout {spec.layout.label}: {reason}", "choose another layout or framework")
+        if spec.weights_precision not in self.precisions:
+            raise Unsupported(
+                f"precision: {self.flags.full_name} does not run {spec.weights_precision} weights",
+                f"choose one of {', '.join(sorted(self.precisions))}, or another framework",
+            )
+        notes: list[str] = []
+        model, quantize = self._weights(spec, notes)
+        command = [*self.flags.program, *self._flag("model"), model]
+        command += self._parallel(spec, notes)
+        command += quantize
+        command += self._limits(spec, notes)
+        if spec.layout.gpus < spec.gpus_per_node:
+            notes.append(
+                "On each node set CUDA_VISIBLE_DEVICES to the replica's GPUs (`plan --explain` lists them), "
+                f"and give every engine of a node its own {self.flags.flags['port']} (default {self.flags.port})."
+            )
+        notes.append(
+            f"Flags are those of {self.flags.full_name} {self.flags.version} (checked {self.flags.checked}); "
+            "prefix caching is left at its default and the prediction counts on none."
+        )
+        return Launch(framework=self.framework, command=tuple(command), notes=tuple(notes))
+
+    def _flag(self, name: str, value: object = None) -> list[str]:
+        """The flag with its value; nothing where the framework has none (a positional argument)."""
+        flag = self.flags.flags[name]
+        if flag is None:
+            return []
+        return [flag] if value is None else [flag, str(value)]
+
+    def _weights(self, spec: EngineSpec, notes: list[str]) -> tuple[str, list[str]]:
+        """(model argument, flags that convert its weights). A conversion that the framework does not do while
+        loading becomes a placeholder: a command that ran other weights than planned is silently wrong."""
+        if not spec.precision_converted:
+            return spec.checkpoint, []
+        word = self.flags.quantize.get(spec.weights_precision)
+        if word is not None and spec.published_precision in ("bf16", "fp16"):
+            return spec.checkpoint, self._flag("quantize", word)
+        notes.append(
+            f"{CHECKPOINT}: {spec.checkpoint} converted from {spec.published_precision} to "
+            f"{spec.weights_precision} beforehand; {self.flags.full_name} does not do this while loading."
+        )
+        return CHECKPOINT, []
+
+    @abstractmethod
+    def _parallel(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        """Flags of the layout and of the nodes."""
+
+    @abstractmethod
+    def _limits(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        """Flags of the batch limits, memory and KV cache."""

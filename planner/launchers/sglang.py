@@ -1,0 +1,67 @@
+"""SGLang: ``python -m sglang.launch_server``."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from planner.launchers.base import HEAD_ADDRESS, NODE_RANK, EngineSpec, Launcher
+from planner.requests import FrameworkName
+
+INIT_PORT = 20000
+"""Port of the process group, as in SGLang's documentation; any free one will do."""
+
+
+class SglangLauncher(Launcher):
+    """Under attention data parallel, ``--tp-size`` counts the whole group (tp·dp), and the limits are
+    those of the whole group too: SGLang divides them by ``--dp-size``."""
+
+    framework: ClassVar[FrameworkName] = "sglang"
+    expert_splits: ClassVar[Literal["all_or_nothing", "any"]] = "any"
+    tensor_and_data_parallel_attention: ClassVar[bool] = True
+    precisions: ClassVar[frozenset[str]] = frozenset(
+        {"bf16", "fp16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4", "int8"}
+    )
+
+    def _parallel(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        layout = spec.layout
+        command = self._flag("tp", layout.tp * layout.dp)
+        if layout.pp > 1:
+            command += self._flag("pp", layout.pp)
+        if layout.dp > 1:
+            command += [*self._flag("dp", layout.dp), *self._flag("attention_dp")]
+        if layout.ep > 1:
+            command += self._flag("ep", layout.ep)
+        if spec.nodes > 1:
+            command += [
+                *self._flag("nodes", spec.nodes),
+                *self._flag("node_rank", NODE_RANK),
+                *self._flag("address", f"{HEAD_ADDRESS}:{INIT_PORT}"),
+            ]
+            notes.append(
+                f"Run it on each of {spec.nodes} nodes with NODE_RANK = 0 … {spec.nodes - 1} and "
+                "HEAD_ADDRESS = address of node 0."
+            )
+        return command
+
+    def _limits(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        limits, dp = spec.limits, spec.layout.dp
+        command = [
+            *self._flag("max_tokens_per_step", limits.max_tokens_per_step * dp),
+            *self._flag("max_sequences", limits.max_sequences * dp),
+            *self._flag("max_model_len", limits.max_model_len),
+            *self._flag("memory_fraction", f"{limits.memory_fraction:g}"),
+        ]
+        if dp > 1:
+            names = self.flags.flags
+            notes.append(
+                f"{names['max_tokens_per_step']} and {names['max_sequences']} are for all {dp} attention replicas "
+                f"together: {limits.max_tokens_per_step} tokens and {limits.max_sequences} sequences each."
+            )
+        notes.append(
+            "The prediction mixes prefill chunks with decodes in one step; SGLang does so with "
+            "--enable-mixed-chunk, and otherwise runs them in turn."
+        )
+        # "auto" would follow a quantised checkpoint that carries its own KV scheme.
+        if spec.kv_precision != "bf16" or spec.published_precision not in ("bf16", "fp16"):
+            command += self._flag("kv", self.flags.kv[spec.kv_precision])
+        return command

@@ -1,0 +1,69 @@
+"""TensorRT-LLM: ``trtllm-serve`` with the PyTorch backend. What its flags lack goes to a YAML file."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from planner.launchers.base import EngineSpec, Launcher
+from planner.requests import FrameworkName
+
+OPTIONS_FILE = "trtllm-options.yaml"
+
+
+class TrtllmLauncher(Launcher):
+    """``--tp_size`` counts the whole group (tp·dp); attention data parallel is over all of it or none."""
+
+    framework: ClassVar[FrameworkName] = "trtllm"
+    expert_splits: ClassVar[Literal["all_or_nothing", "any"]] = "any"
+    tensor_and_data_parallel_attention: ClassVar[bool] = False
+    precisions: ClassVar[frozenset[str]] = frozenset(
+        {"bf16", "fp16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4"}
+    )
+
+    def _parallel(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        layout = spec.layout
+        command = self._flag("tp", layout.tp * layout.dp)
+        if layout.pp > 1:
+            command += self._flag("pp", layout.pp)
+        if spec.is_moe:
+            command += self._flag("ep", layout.ep)  # the experts' tensor split follows: tp_size ÷ ep_size
+        if spec.nodes > 1:
+            command += self._flag("gpus_per_node", spec.gpus_per_node)
+            notes.append(
+                f"One MPI world over {spec.nodes} nodes: prefix the command with srun -N {spec.nodes} "
+                f"--ntasks {layout.gpus} --ntasks-per-node {spec.gpus_per_node} --mpi=pmix trtllm-llmapi-launch."
+            )
+        return command
+
+    def _limits(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        limits = spec.limits
+        command = [
+            *self._flag("max_tokens_per_step", limits.max_tokens_per_step),
+            *self._flag("max_sequences", limits.max_sequences),
+            *self._flag("max_model_len", limits.max_model_len),
+            *self._flag("memory_fraction", f"{limits.memory_fraction:g}"),
+            *self._flag("chunked_prefill"),
+        ]
+        options = []
+        if spec.layout.dp > 1:
+            options.append("enable_attention_dp: true")
+        if spec.kv_precision != "bf16":
+            word = self.flags.kv[spec.kv_precision]
+            # The file replaces what the flags say, so the fraction is repeated.
+            options.append(
+                f"kv_cache_config: {{dtype: {word}, free_gpu_memory_fraction: {limits.memory_fraction:g}}}"
+            )
+        elif spec.published_precision not in ("bf16", "fp16"):
+            notes.append(
+                "Check that the checkpoint asks for no fp8 KV cache of its own: the prediction has bf16."
+            )
+        if options:
+            command += self._flag("options_file", OPTIONS_FILE)
+            notes.append(
+                f"{OPTIONS_FILE} holds: " + "; ".join(f"`{line}`" for line in options) + " (one a line)."
+            )
+        notes.append(
+            f"{self.flags.flags['memory_fraction']} is a share of what weights and buffers leave free, so the KV "
+            f"cache may grow beyond the plan's {limits.memory_fraction:.0%} of the GPU."
+        )
+        return command

@@ -1,0 +1,72 @@
+"""vLLM: ``vllm serve``."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from planner.launchers.base import HEAD_ADDRESS, NODE_RANK, EngineSpec, Launcher
+from planner.requests import FrameworkName
+
+RPC_PORT = 13345
+"""Port of the data-parallel coordinator, as in vLLM's documentation; any free one will do."""
+
+
+class VllmLauncher(Launcher):
+    """Limits are per data-parallel rank, as in the plan. Experts go over all GPUs of a stage or none."""
+
+    framework: ClassVar[FrameworkName] = "vllm"
+    expert_splits: ClassVar[Literal["all_or_nothing", "any"]] = "all_or_nothing"
+    tensor_and_data_parallel_attention: ClassVar[bool] = True
+    precisions: ClassVar[frozenset[str]] = frozenset(
+        {"bf16", "fp16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4", "int8"}
+    )
+
+    def _parallel(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        layout = spec.layout
+        command = self._flag("tp", layout.tp)
+        if layout.pp > 1:
+            command += self._flag("pp", layout.pp)
+        if layout.dp > 1:
+            command += self._flag("dp", layout.dp)
+        if layout.ep > 1:
+            command += self._flag("ep")
+        if spec.nodes > 1:
+            command += self._nodes(spec, notes)
+        return command
+
+    def _nodes(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        layout, rank = spec.layout, spec.layout.tp * spec.layout.pp
+        if layout.dp > 1 and rank <= spec.gpus_per_node:
+            local = spec.gpus_per_node // rank
+            notes.append(
+                f"{HEAD_ADDRESS}: address of the first of {-(-layout.dp // local)} nodes. On node i = 1, 2, … run "
+                f"the same command with --headless --data-parallel-start-rank {local}·i added."
+            )
+            return [
+                *self._flag("dp_local", local),
+                *self._flag("dp_address", HEAD_ADDRESS),
+                *self._flag("dp_port", RPC_PORT),
+            ]
+        notes.append(
+            f"Run it on each of {spec.nodes} nodes with NODE_RANK = 0 … {spec.nodes - 1} and HEAD_ADDRESS = "
+            "address of node 0; add --headless on all but node 0. (With Ray instead: leave these three flags "
+            "out and add --distributed-executor-backend ray.)"
+        )
+        return [
+            *self._flag("nodes", spec.nodes),
+            *self._flag("node_rank", NODE_RANK),
+            *self._flag("address", HEAD_ADDRESS),
+        ]
+
+    def _limits(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        limits = spec.limits
+        command = [
+            *self._flag("max_tokens_per_step", limits.max_tokens_per_step),
+            *self._flag("max_sequences", limits.max_sequences),
+            *self._flag("max_model_len", limits.max_model_len),
+            *self._flag("memory_fraction", f"{limits.memory_fraction:g}"),
+        ]
+        # "auto" would follow a quantised checkpoint that carries its own KV scheme.
+        if spec.kv_precision != "bf16" or spec.published_precision not in ("bf16", "fp16"):
+            command += self._flag("kv", self.flags.kv[spec.kv_precision])
+        return command
