@@ -28,7 +28,11 @@ SHAPE_SHARE = 0.6  # of shapes that each tree sees
 RESERVED_SHARE = 0.05  # of shapes that no tree sees: the intervals are calibrated on them
 FEATURE_SHARE = 0.45  # of features that each split considers
 MAX_ROWS_PER_TREE = 60_000
+MIN_LEAF_ROWS = 3
 NEIGHBOURS = 12
+SETTINGS = (TREES, SHAPE_SHARE, RESERVED_SHARE, FEATURE_SHARE, MAX_ROWS_PER_TREE, MIN_LEAF_ROWS, NEIGHBOURS)
+"""Everything above: a forest fitted with other settings is another forest."""
+
 _SPREAD_FLOOR = 0.02  # no interval is narrower than two trees that agree by luck
 _CALIBRATION_ROWS = 20_000
 _ENOUGH_ROWS = 500
@@ -49,6 +53,14 @@ class Memory:
     partition: Ints
     group: Ints
     residual: NDArray[np.float32]
+
+    def take(self, index: Ints) -> Memory:
+        return Memory(self.place[index], self.partition[index], self.group[index], self.residual[index])
+
+    @classmethod
+    def empty(cls, dimensions: int) -> Memory:
+        none = np.zeros(0, np.int64)
+        return cls(np.zeros((0, dimensions), np.float32), none, none, np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True)
@@ -102,7 +114,7 @@ def fit(
         rows = np.flatnonzero(in_bag[tree, codes])
         if len(rows) > MAX_ROWS_PER_TREE:
             rows = np.random.default_rng((seed, tree)).choice(rows, MAX_ROWS_PER_TREE, replace=False)
-        model = DecisionTreeRegressor(max_features=FEATURE_SHARE, min_samples_leaf=3, random_state=seed + tree)
+        model = DecisionTreeRegressor(max_features=FEATURE_SHARE, min_samples_leaf=MIN_LEAF_ROWS, random_state=seed + tree)
         model.fit(features[rows], target[rows])
         votes = np.full(len(target), np.nan, dtype=np.float32)
         out = ~in_bag[tree, codes]

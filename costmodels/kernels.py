@@ -15,7 +15,7 @@ from costmodels.features import FAMILIES, Family, base_us, matrix
 from costmodels.roofline import CODES, Columns, Hardware, roofline_us
 from profiles.errors import DataError
 from profiles.hardware import Gpu, find_gpu
-from profiles.measurements import DTYPES, OPERATIONS
+from profiles.measurements import OPERATIONS
 from profiles.store import ProfileStore
 
 FRAMEWORKS = ("vllm", "sglang", "trtllm")
@@ -58,32 +58,49 @@ def coded(operation: str, table: pd.DataFrame) -> dict[str, NDArray[np.generic]]
 def load_rows(store: ProfileStore, operation: str, framework: str, hardware: Hardware, gpu: str | None = None) -> Rows:
     """The rows that speak for ``framework``: its own, and where a (GPU, precision, kind) has none, a stand-in's."""
     order = STAND_INS[framework]
-    names = ["framework", "gpu", "num_gpus", "dtype", *OPERATIONS[operation].shape_names, "latency_us"]
-    wanted = list(dict.fromkeys(names))
-    table = store.query(operation, gpu=gpu, framework=order, columns=wanted, categories=True)
-    if operation == "collective":
-        # 16-bit elements move alike; 8-bit rows repeat the same byte counts.
-        table = table[table["dtype"].isin(("bf16", "fp16"))].assign(dtype="bf16")
-    table = table[table["gpu"].isin(hardware.names)]
-    origin = _positions(table["framework"], order)
-    block = [_positions(table["gpu"], hardware.names), _positions(table["dtype"], DTYPES)]
-    if "kind" in table.columns:
-        block.append(_positions(table["kind"], CODES["kind"]))
-    blocks = np.unique(_hash(block), return_inverse=True)[1]
-    best = np.full(len(blocks), len(order))
-    np.minimum.at(best, blocks, origin)
-    mine = origin == best[blocks]
-    table, origin = table[mine], origin[mine]
-    columns = coded(operation, table)
-    unknown = [name for name in CODES if name in columns and (columns[name] < 0).any()]
-    if unknown:
-        values = sorted(set(table[unknown[0]]) - set(CODES[unknown[0]]))
-        raise DataError(
-            f"store {store.path}: {operation} rows have {unknown[0]} {values[0]!r}, which the cost model does not know",
-            f"known: {', '.join(CODES[unknown[0]])}",
+    names = ["gpu", "num_gpus", "dtype", *OPERATIONS[operation].shape_names, "latency_us"]
+    parts: list[Rows] = []
+    seen = np.zeros(0, np.uint64)
+    for position, speaker in enumerate(order):  # one framework at a time: the others' rows are mostly not needed
+        table = store.query(
+            operation, gpu=gpu, framework=speaker, columns=list(dict.fromkeys(names)), categories=True
         )
-    gpu_index = _positions(table["gpu"], hardware.names)
-    return Rows(columns, gpu_index, table["latency_us"].to_numpy(dtype=np.float64), origin.astype(np.int8))
+        if operation == "collective":
+            # 16-bit elements move alike; 8-bit rows repeat the same byte counts.
+            table = table[table["dtype"].isin(("bf16", "fp16"))].assign(dtype="bf16")
+        table = table[table["gpu"].isin(hardware.names)]
+        columns = _known(store, operation, table)
+        gpu_index = _positions(table["gpu"], hardware.names)
+        blocks = _hash([gpu_index, columns["dtype"], *([columns["kind"]] if "kind" in columns else [])])
+        new = np.flatnonzero(~np.isin(blocks, seen))
+        parts.append(
+            Rows(
+                {name: values[new] for name, values in columns.items()},
+                gpu_index[new],
+                table["latency_us"].to_numpy(dtype=np.float64)[new],
+                np.full(len(new), position, np.int8),
+            )
+        )
+        seen = np.union1d(seen, blocks)
+    return Rows(
+        {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
+        np.concatenate([part.gpu for part in parts]),
+        np.concatenate([part.latency_us for part in parts]),
+        np.concatenate([part.origin for part in parts]),
+    )
+
+
+def _known(store: ProfileStore, operation: str, table: pd.DataFrame) -> dict[str, NDArray[np.generic]]:
+    """Coded columns; a text value that the cost model has no code for is refused."""
+    columns = coded(operation, table)
+    for name in columns:
+        if name in CODES and (columns[name] < 0).any():
+            stranger = sorted(set(table[name].astype("str")) - set(CODES[name]))[0]
+            raise DataError(
+                f"store {store.path}: {operation} rows have {name} {stranger!r}, which the cost model does not know",
+                f"known: {', '.join(CODES[name])}",
+            )
+    return columns
 
 
 def _positions(values: pd.Series, names: Sequence[str]) -> Ints:
@@ -138,23 +155,11 @@ class Fitted:
     """What is learnt from all GPUs: the trees, and what the rows of each GPU add to them.
 
     Attributes:
-        gpu: shape [rows of memory], the GPU (index into the hardware it was fitted on) that each row is of.
+        memories: by GPU name.
     """
 
     forest: forests.Forest
-    memory: forests.Memory
-    gpu: Ints
-
-    def of_gpu(self, index: int) -> Fitted:
-        """With the memory of one GPU only (none for -1)."""
-        mine = np.flatnonzero(self.gpu == index)
-        memory = forests.Memory(
-            self.memory.place[mine],
-            self.memory.partition[mine],
-            self.memory.group[mine],
-            self.memory.residual[mine],
-        )
-        return Fitted(self.forest, memory, self.gpu[mine])
+    memories: dict[str, forests.Memory]
 
 
 def fit(operation: str, rows: Rows, hardware: Hardware, seed: int = 0) -> Fitted:
@@ -170,7 +175,10 @@ def fit(operation: str, rows: Rows, hardware: Hardware, seed: int = 0) -> Fitted
         rows.gpu,
         seed,
     )
-    return Fitted(forest, memory, rows.gpu)
+    return Fitted(
+        forest,
+        {name: memory.take(np.flatnonzero(rows.gpu == index)) for index, name in enumerate(hardware.names)},
+    )
 
 
 class KernelModel:
@@ -232,7 +240,8 @@ class KernelModel:
 
     def _forest(self, q: Columns, gpu: Ints) -> tuple[Floats, Floats, Floats, Floats, NDArray[np.bool_]]:
         assert self._fitted is not None
-        model, memory = self._fitted.forest, self._fitted.memory
+        model = self._fitted.forest
+        memory = self._fitted.memories.get(self.hardware.names[0], forests.Memory.empty(len(self.family.near)))
         ratio, spread = model.raw(matrix(self.family, q, gpu, self.hardware))
         parts = partitions(self.family, q)
         known = np.isin(parts, memory.partition)

@@ -15,10 +15,10 @@ import platformdirs
 import sklearn
 import yaml
 
-from costmodels.estimates import Estimates
+from costmodels.estimates import COVERAGE, Estimates
 from costmodels.features import FAMILIES
-from costmodels.forest import Forest, Memory
-from costmodels.kernels import STAND_INS, Fitted, KernelModel, Rows, deduplicated, fit, hardware_of, load_rows
+from costmodels.forest import SETTINGS, Forest, Memory
+from costmodels.kernels import STAND_INS, Fitted, KernelModel, deduplicated, fit, hardware_of, load_rows
 from costmodels.roofline import Columns, Hardware
 from profiles.errors import DataError, UnknownName
 from profiles.hardware import Gpu
@@ -105,17 +105,16 @@ class CostModel:
         return KernelModel(operation, fitted, rows, self.gpu, unseen_spreads()[operation])
 
     def _fitted(self, operation: str, hardware: Hardware) -> Fitted:
-        key = f"{MODEL_VERSION}:{sklearn.__version__}:{self.store.manifest.hashes[operation]}:{self.framework}"
+        made_by = (MODEL_VERSION, sklearn.__version__, SETTINGS, COVERAGE)
+        key = f"{made_by}:{self.store.manifest.hashes[operation]}:{self.framework}"
         folder = cache_folder() / "forests" / f"{operation}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        # The forest indexes GPUs by their place in ``hardware``; partitions of one GPU are recomputed on load.
-        index = hardware.names.index(self.gpu.name) if self.gpu.name in hardware.names else -1
-        loaded = _read_fitted(folder)
+        loaded = _read_fitted(folder, self.gpu.name)
         if loaded is None:
             self._progress(f"learning {operation} ({self.framework}) from the measurements; kept for next time")
             rows = load_rows(self.store, operation, self.framework, hardware)
             loaded = fit(operation, rows, hardware)
             _write_fitted(folder, loaded)
-        return loaded.of_gpu(index)
+        return loaded
 
     def prepare(self, operations: Sequence[str] = tuple(FAMILIES)) -> None:
         """Loads (and where needed fits) the models of ``operations`` now rather than at the first question."""
@@ -153,15 +152,14 @@ def _write_fitted(folder: Path, fitted: Fitted) -> None:
                 },
                 temporary / "forest.skops",
             )
-            memory = fitted.memory
-            np.savez(
-                temporary / "memory.npz",
-                place=memory.place,
-                partition=memory.partition,
-                group=memory.group,
-                residual=memory.residual,
-                gpu=fitted.gpu,
-            )
+            for name, memory in fitted.memories.items():
+                np.savez(
+                    temporary / f"{name}.npz",
+                    place=memory.place,
+                    partition=memory.partition,
+                    group=memory.group,
+                    residual=memory.residual,
+                )
             os.replace(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -169,31 +167,25 @@ def _write_fitted(folder: Path, fitted: Fitted) -> None:
         return
 
 
-def _read_fitted(folder: Path) -> Fitted | None:
-    """The cached forest, or None where there is none or it does not read (it is then fitted again)."""
+def _read_fitted(folder: Path, gpu: str) -> Fitted | None:
+    """The cached forest with the memory of one GPU, or None where it is not there or does not read (it is then fitted
+    again)."""
     if not (folder / "forest.skops").is_file():
         return None
     from skops import io as skops_io
 
     try:
         content = skops_io.load(folder / "forest.skops", trusted=_TRUSTED)
-        with np.load(folder / "memory.npz", allow_pickle=False) as arrays:
-            memory = Memory(arrays["place"], arrays["partition"], arrays["group"], arrays["residual"])
-            gpu = arrays["gpu"]
         forest = Forest(
             content["trees"], content["correction_share"], content["low_score"], content["high_score"]
         )
+        memories = {}
+        if (folder / f"{gpu}.npz").is_file():
+            with np.load(folder / f"{gpu}.npz", allow_pickle=False) as arrays:
+                memories[gpu] = Memory(
+                    arrays["place"], arrays["partition"], arrays["group"], arrays["residual"]
+                )
     except Exception:  # a damaged cache may fail in any of skops', zip's and numpy's ways; the cure is the same
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    return Fitted(forest, memory, gpu)
-
-
-def empty_rows(operation: str) -> Rows:
-    """No rows: what a GPU that nobody measured has."""
-    from profiles.measurements import OPERATIONS
-
-    names = ("dtype", "num_gpus", *OPERATIONS[operation].shape_names)
-    return Rows(
-        {name: np.zeros(0, np.int64) for name in names}, np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int8)
-    )
+    return Fitted(forest, memories)

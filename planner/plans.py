@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from planner.documents import shown, strict_json
 from planner.requests import (
     Bound,
     Cluster,
@@ -26,7 +27,7 @@ from planner.requests import (
 )
 from profiles.errors import DataError, InputError
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
 How = Literal["measured", "forest", "roofline"]
 
@@ -313,31 +314,40 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
     """A plan from its JSON.
 
     Raises:
-        InputError: not JSON, not a plan, a newer schema version, or with keys or values that the schema refuses.
+        InputError: not JSON, not a plan, of another schema version, or refused by the schema.
     """
+    written = "give a plan that `plan --output` wrote"
     try:
-        document = json.loads(text)
+        document = strict_json(text)
     except ValueError as error:
-        raise InputError(f"{where}: not valid JSON ({error})", "give a plan that `plan --output` wrote") from error
+        raise InputError(f"{where}: not valid JSON ({error})", written) from error
     if not isinstance(document, Mapping) or "schema_version" not in document:
-        raise InputError(f"{where}: schema_version is missing", "give a plan that `plan --output` wrote")
-    version = str(document["schema_version"])
-    if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+        raise InputError(f"{where}: schema_version is missing", written)
+    version = document["schema_version"]
+    if version != SCHEMA_VERSION:
         raise InputError(
-            f"{where}: schema_version {version!r} is not one that this program reads",
-            f"it reads {SCHEMA_VERSION}; use the matching shardwright",
+            f"{where}: schema_version {shown(version)} is not one that this program reads",
+            f"it reads {SCHEMA_VERSION}; use the shardwright that wrote the plan, or a newer one",
         )
     try:
-        return Plan.model_validate(document)
+        # Strictly: "8" is not 8, and true is not 1. (From Python objects, strict would refuse lists for tuples.)
+        return Plan.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise validation_error(error, where) from error
 
 
 def read_plan(path: Path) -> Plan:
+    """The plan in a file.
+
+    Raises:
+        InputError: what :func:`parse_plan` raises, and where the file cannot be read.
+    """
     try:
-        return parse_plan(path.read_text(encoding="utf-8"), f"plan {path}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"plan {path}: cannot be read ({error})", "check the path") from error
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"plan {path}: cannot be read ({reason})", "check the path") from error
+    return parse_plan(text, f"plan {path}")
 
 
 def validated(plan: Plan) -> Plan:

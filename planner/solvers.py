@@ -16,6 +16,8 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import version
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -193,10 +195,7 @@ class Highs(Solver):
     returns_bound = True
 
     def engine(self) -> str:
-        import highspy
-        import pulp
-
-        return f"HiGHS {highspy.Highs().version()} via PuLP {pulp.__version__}"
+        return f"HiGHS {_version('highspy')} via PuLP {_version('pulp')}"
 
     def _answer(self, problem: Problem, time_limit_s: float) -> Answer:
         import highspy
@@ -263,9 +262,7 @@ class CpSat(Solver):
     returns_bound = True
 
     def engine(self) -> str:
-        from importlib.metadata import version
-
-        return f"CP-SAT (OR-Tools {version('ortools')})"
+        return f"CP-SAT (OR-Tools {_version('ortools')})"
 
     def _answer(self, problem: Problem, time_limit_s: float) -> Answer:
         from ortools.sat.python import cp_model
@@ -373,6 +370,11 @@ def _checked(problem: Problem, answer: Answer, engine: str, seconds: float) -> S
     if answer.status == "optimal" and (gap <= PROVEN or size <= small):
         return Solution("optimal", objective, objective, 0.0, seconds, engine, values)
     return Solution("feasible", objective, answer.bound, gap, seconds, engine, values)
+
+
+@cache
+def _version(package: str) -> str:
+    return version(package)
 
 
 def _decimal_scale(coefficients: Floats) -> float | None:

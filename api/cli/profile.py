@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from api.cli.console import console, facts, heading, indented, table, write_json
 from profiles.errors import InputError, UnknownName
 
 if TYPE_CHECKING:  # pandas and pyarrow take a third of a second: the commands below import what they need
@@ -31,7 +30,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-_WIDTH = 100
 _ALWAYS = ("latency_us",)  # shown as a column even where it is the same in all rows
 _PROVENANCE = ("kernel", "framework_version", "driver", "torch_version", "cuda_version", "source", "date")
 
@@ -75,25 +73,20 @@ def list_(
     stores = _stores(profiles)
     counts = _counts(stores, op, gpu, framework)
     if as_json:
-        _print_json(
+        write_json(
             [{**_identity(s), "rows": c.to_dict("records")} for s, c in zip(stores, counts, strict=True)]
         )
         return
-    console = _console()
+    out = console()
     for store, count in zip(stores, counts, strict=True):
         manifest = store.manifest
-        total = f"{count['rows'].sum():,} rows"
-        table = _table(f"{manifest.name} {manifest.version}: {total}, hash {manifest.content_hash[:12]}")
-        table.add_column("operation", no_wrap=True)
-        table.add_column("GPU", no_wrap=True)
-        table.add_column("framework", no_wrap=True)
-        table.add_column("rows of each precision")
-        for (operation, gpu_name, name), group in count.groupby(
-            ["operation", "gpu", "framework"], sort=False
-        ):
-            rows = ", ".join(f"{d} {n:,}" for d, n in zip(group["dtype"], group["rows"], strict=True))
-            table.add_row(str(operation), str(gpu_name), str(name), rows)
-        console.print(table)
+        rows = f"{count['rows'].sum():,} rows"
+        heading(out, f"{manifest.name} {manifest.version}: {rows}, hash {manifest.content_hash[:12]}")
+        listing = table("operation", "GPU", "framework", "rows of each precision", left=4)
+        for (operation, where, by), group in count.groupby(["operation", "gpu", "framework"], sort=False):
+            parts = ", ".join(f"{d} {n:,}" for d, n in zip(group["dtype"], group["rows"], strict=True))
+            listing.add_row(str(operation), str(where), str(by), parts)
+        indented(out, listing)
 
 
 @app.command()
@@ -139,7 +132,7 @@ def show(
     if as_csv:
         shown.to_csv(sys.stdout, index=False)
     elif as_json:
-        _print_json(_document(known, shown, len(rows)))
+        write_json(_document(known, shown, len(rows)))
     else:
         _print_schema(known, rows)
         _print_rows(shown, len(rows))
@@ -201,15 +194,14 @@ def import_(
             raise InputError(f"{importer.name}: no rows there match the options", "leave an option out")
         counts = _add(read, into, importer.name)
     if as_json:
-        _print_json({"store": str(into), "operations": counts})
+        write_json({"store": str(into), "operations": counts})
         return
-    table = _table(str(into))
-    table.add_column("operation")
-    for heading in ("rows read", "new questions", "rows in the store"):
-        table.add_column(heading, justify="right")
+    out = console()
+    heading(out, f"store {into}")
+    listing = table("operation", "rows read", "new questions", "rows in the store")
     for count in counts:
-        table.add_row(str(count["operation"]), *(f"{count[key]:,}" for key in ("read", "new", "total")))
-    _console().print(table)
+        listing.add_row(str(count["operation"]), *(f"{count[key]:,}" for key in ("read", "new", "total")))
+    indented(out, listing)
 
 
 def _stage(tables: Rows, folder: Path) -> dict[str, list[Path]]:
@@ -316,19 +308,6 @@ def _counts(
     return counts
 
 
-def _console() -> Console:
-    width = min(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns)
-    return Console(width=width, highlight=False, markup=False)  # "[m, k]" is no markup
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", header_style="bold")
-
-
-def _print_json(document: object) -> None:
-    typer.echo(json.dumps(document, indent=2, allow_nan=False))
-
-
 def _identity(store: ProfileStore) -> dict[str, str]:
     manifest = store.manifest
     return {
@@ -365,48 +344,35 @@ def _document(operation: Operation, rows: pd.DataFrame, found: int) -> dict[str,
 def _print_schema(operation: Operation, rows: pd.DataFrame) -> None:
     from profiles.measurements import DTYPE_MEANINGS, columns_of
 
-    table = _table(f"{operation.name}: {operation.meaning}")
-    table.add_column("column", no_wrap=True)
-    table.add_column("unit", no_wrap=True)
-    table.add_column("meaning")
+    out = console()
+    heading(out, f"{operation.name}: {operation.meaning}")
+    columns = table("column", "unit", "meaning", left=3)
     for column in columns_of(operation):
-        table.add_row(column.name, column.unit, column.meaning)
-    console = _console()
-    console.print(table)
-    precisions = _table("precisions of these rows")
-    precisions.add_column("dtype", no_wrap=True)
-    precisions.add_column("meaning")
+        columns.add_row(column.name, column.unit, column.meaning)
+    indented(out, columns)
     used = {dtype for column in ("dtype", "kv_dtype") if column in rows for dtype in rows[column].unique()}
-    for dtype, meaning in DTYPE_MEANINGS.items():
-        if dtype in used:
-            precisions.add_row(dtype, meaning)
-    console.print(precisions)
+    heading(out, "Precisions of these rows")
+    facts(out, [(dtype, meaning) for dtype, meaning in DTYPE_MEANINGS.items() if dtype in used])
 
 
 def _print_rows(rows: pd.DataFrame, found: int) -> None:
     """The question and the answer of each row; what is equal in all rows is said once, above them."""
     known = rows.dropna(axis="columns", how="all")
     same = [name for name in known if name not in _ALWAYS and known[name].nunique(dropna=False) == 1]
-    console = _console()
-    console.print(f"{len(rows):,} of {found:,} rows", style="bold")
-    for name in same:
-        console.print(f"  {name}: {known[name].iloc[0]}")
     left_out = [name for name in _PROVENANCE if name in known and name not in same]
+    out = console()
+    heading(out, f"{len(rows):,} of {found:,} rows")
+    facts(out, [(str(name), _cell(known[name].iloc[0])) for name in same])
     if left_out:
-        console.print(f"  {', '.join(left_out)}: differ, --csv prints them")
+        facts(out, [(", ".join(left_out), "differ: --csv prints them")])
     columns = [name for name in known if name not in same and name not in left_out]
-    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in columns:
-        is_text = known[name].dtype == "str"
-        table.add_column(
-            str(name).replace("_", "\n"),
-            justify="left" if is_text else "right",
-            overflow="fold",
-            no_wrap=is_text and name != "routing",
-        )
-    for row in known[columns].itertuples(index=False):
-        table.add_row(*(_cell(value) for value in row))
-    console.print(table)
+    texts = [name for name in columns if known[name].dtype == "str"]
+    ordered = [*texts, *(name for name in columns if name not in texts)]
+    listing = table(*(str(name).replace("_", "\n") for name in ordered), left=len(texts))
+    for row in known[ordered].itertuples(index=False):
+        listing.add_row(*(_cell(value) for value in row))
+    out.print()
+    indented(out, listing)
 
 
 def _cell(value: object) -> str:

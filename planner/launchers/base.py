@@ -136,8 +136,8 @@ class Launcher(ABC):
         command += self._limits(spec, notes)
         if spec.layout.gpus < spec.gpus_per_node:
             notes.append(
-                "On each node set CUDA_VISIBLE_DEVICES to the replica's GPUs (`plan --explain` lists them), "
-                f"and give every engine of a node its own {self.flags.flags['port']} (default {self.flags.port})."
+                "On each node set CUDA_VISIBLE_DEVICES to the replica's GPUs (see `plan --explain`) and "
+                f"give every engine of a node its own {self._flag('port')[0]} (default {self.flags.port})."
             )
         notes.append(
             f"Flags are those of {self.flags.full_name} {self.flags.version} (checked {self.flags.checked}); "

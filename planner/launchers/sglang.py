@@ -54,8 +54,8 @@ class SglangLauncher(Launcher):
         if dp > 1:
             names = self.flags.flags
             notes.append(
-                f"{names['max_tokens_per_step']} and {names['max_sequences']} are for all {dp} attention replicas "
-                f"together: {limits.max_tokens_per_step} tokens and {limits.max_sequences} sequences each."
+                f"{names['max_tokens_per_step']} and {names['max_sequences']} are for all {dp} attention "
+                f"replicas: {limits.max_tokens_per_step} tokens and {limits.max_sequences} sequences each."
             )
         notes.append(
             "The prediction mixes prefill chunks with decodes in one step; SGLang does so with "

@@ -31,7 +31,8 @@ class TrtllmLauncher(Launcher):
             command += self._flag("gpus_per_node", spec.gpus_per_node)
             notes.append(
                 f"One MPI world over {spec.nodes} nodes: prefix the command with srun -N {spec.nodes} "
-                f"--ntasks {layout.gpus} --ntasks-per-node {spec.gpus_per_node} --mpi=pmix trtllm-llmapi-launch."
+                f"--ntasks {layout.gpus} --ntasks-per-node {spec.gpus_per_node} --mpi=pmix "
+                "trtllm-llmapi-launch."
             )
         return command
 
@@ -63,7 +64,7 @@ class TrtllmLauncher(Launcher):
                 f"{OPTIONS_FILE} holds: " + "; ".join(f"`{line}`" for line in options) + " (one a line)."
             )
         notes.append(
-            f"{self.flags.flags['memory_fraction']} is a share of what weights and buffers leave free, so the KV "
-            f"cache may grow beyond the plan's {limits.memory_fraction:.0%} of the GPU."
+            f"{self._flag('memory_fraction')[0]} is a share of what weights and buffers leave free, so the "
+            f"KV cache may grow beyond the plan's {limits.memory_fraction:.0%} of the GPU."
         )
         return command

@@ -39,8 +39,8 @@ class VllmLauncher(Launcher):
         if layout.dp > 1 and rank <= spec.gpus_per_node:
             local = spec.gpus_per_node // rank
             notes.append(
-                f"{HEAD_ADDRESS}: address of the first of {-(-layout.dp // local)} nodes. On node i = 1, 2, … run "
-                f"the same command with --headless --data-parallel-start-rank {local}·i added."
+                f"{HEAD_ADDRESS}: address of the first of {-(-layout.dp // local)} nodes. On node i = 1, 2, "
+                f"… run the same command with --headless --data-parallel-start-rank {local}·i added."
             )
             return [
                 *self._flag("dp_local", local),

@@ -395,7 +395,7 @@ def test_the_same_question_has_the_same_answer_to_the_last_gpu() -> None:
 
 # --- properties ---
 
-property_test = settings(derandomize=True, database=None, deadline=None, max_examples=30)
+property_test = settings(derandomize=True, database=None, deadline=None, max_examples=20)
 
 
 @st.composite
@@ -508,7 +508,7 @@ def test_the_unit_of_the_rate_does_not_matter(
 
 @pytest.mark.parametrize(("objective", "with_rate"), [mode for mode in MODES if mode != ("latency", True)])
 def test_cp_sat_agrees_with_highs(objective: Objective, with_rate: bool) -> None:
-    for seed in range(25):
+    for seed in range(20):
         pools, c = instance(seed)
         rate = 0.4 * float(c.capacity_rps.sum()) if with_rate else None
         try:

@@ -1,0 +1,62 @@
+"""``--output``: a file is either the old one or the whole new one, never half of it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from profiles.errors import InputError
+
+
+def check_target(path: Path) -> None:
+    """Refuses, before the work is done, a file that could not be written after it.
+
+    Raises:
+        InputError: a directory, a missing or unwritable parent.
+    """
+    parent = path.parent
+    if path.is_dir():
+        raise InputError(f"--output: {path} is a directory", "name a file in it")
+    if not parent.exists():
+        raise InputError(
+            f"--output: the directory {parent} does not exist", f"make it first: mkdir -p {parent}"
+        )
+    if not parent.is_dir():
+        raise InputError(f"--output: {parent} is not a directory", "name a file in a directory")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"--output: no permission to write in {parent}", "name a file elsewhere")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes ``text`` (UTF-8) to a temporary file beside ``path``, then renames it. A link's target is
+    replaced, not the link, and an existing file keeps its permissions.
+
+    Raises:
+        InputError: the file cannot be written; what was there stays.
+    """
+    target = path.resolve()
+    try:
+        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(text.encode("utf-8"))
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, mode)
+            os.replace(name, target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(
+            f"--output: {path} cannot be written ({error.strerror})", "name another file, or make room"
+        ) from error
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,153 @@
+"""The part of a plan's view that says what will happen: promises, latencies, rates, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+from api.cli.console import heading, indented, table
+from api.cli.quantities import (
+    gib,
+    milliseconds,
+    milliseconds_range,
+    number,
+    percent,
+    plain_range,
+    probability,
+    promise,
+    watts,
+    watts_range,
+)
+from planner.plans import Interval, MemoryParts, Plan
+
+BAR = 30  # columns of a memory bar
+
+MEMORY_PARTS = {
+    "weights_bytes": "weights",
+    "kv_cache_bytes": "KV cache",
+    "activation_bytes": "activations",
+    "cuda_graph_bytes": "CUDA graphs",
+    "communication_bytes": "communication buffers",
+    "context_bytes": "CUDA context",
+    "reserve_bytes": "reserve for fragmentation",
+    "unused_bytes": "left to others (memory fraction)",
+}
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Prints the promises, the prediction and the memory."""
+    _slo(plan, console)
+    _prediction(plan, console)
+    _memory(plan, console)
+
+
+def _slo(plan: Plan, console: Console) -> None:
+    if not plan.prediction.slo:
+        return
+    heading(console, "SLO")
+    rows = table("promise", "predicted", "80 % interval", "margin", "sure that it holds")
+    for check in plan.prediction.slo:
+        rows.add_row(
+            promise(check.metric, check.percentile, check.limit_ms),
+            milliseconds(check.predicted.value),
+            milliseconds_range(check.predicted),
+            percent(check.margin),
+            Text(probability(check.confidence), style="green" if check.confidence >= 0.9 else "yellow"),
+        )
+    indented(console, rows)
+
+
+def _prediction(plan: Plan, console: Console) -> None:
+    prediction = plan.prediction
+    slowest = " (latency: of the slowest engines)" if len(prediction.engines) > 1 else ""
+    heading(console, f"Prediction{slowest}")
+    rows = table("latency", "mean", "80 % interval", "p50", "p90", "p99")
+    for name, latency in (
+        ("time to first token (TTFT)", prediction.ttft_ms),
+        ("time per output token (TPOT)", prediction.tpot_ms),
+        ("whole request (E2E)", prediction.e2e_ms),
+    ):
+        rows.add_row(
+            name,
+            milliseconds(latency.mean.value),
+            milliseconds_range(latency.mean),
+            *(milliseconds(at.value) for at in (latency.p50, latency.p90, latency.p99)),
+        )
+    indented(console, rows)
+    console.print()
+    rows = table("", "", "80 % interval")
+    for label, value, interval in _rates(plan):
+        rows.add_row(label, value, interval)
+    indented(console, rows)
+    if len(prediction.engines) > 1:
+        console.print()
+        _groups(plan, console)
+
+
+def _rates(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    prediction = plan.prediction
+    offered = plan.request.workload.rate_rps
+    carried = "requests/s carried within the SLO" if plan.request.slo.bounds else "requests/s carried"
+    if offered is not None and plan.request.objective != "throughput":
+        carried = "requests/s offered and served"
+
+    def plain(label: str, interval: Interval) -> tuple[str, str, str]:
+        return label, number(interval.value), plain_range(interval)
+
+    yield plain(carried, prediction.request_rate_rps)
+    yield plain("output tokens/s", prediction.output_tokens_per_s)
+    yield plain("output tokens/s of a GPU", prediction.output_tokens_per_s_per_gpu)
+    yield plain("output tokens/s of a user", prediction.output_tokens_per_s_per_user)
+    yield "utilisation (load ÷ capacity)", percent(prediction.utilisation), ""
+    power = prediction.power_watts
+    yield f"power of {plan.decision.gpus_used} GPUs", watts(power.value), watts_range(power)
+    yield plain("J per output token", prediction.joules_per_output_token)
+    if prediction.usd_per_million_output_tokens is not None:
+        yield plain("$ per million output tokens", prediction.usd_per_million_output_tokens)
+
+
+def _groups(plan: Plan, console: Console) -> None:
+    rows = table(
+        "engines", "requests/s each", "utilisation", "decoding", "TTFT p90", "TPOT p90", "watts a GPU"
+    )
+    for group in plan.prediction.engines:
+        rows.add_row(
+            group.engine,
+            number(group.load_rps),
+            percent(group.load_rps / group.rate_rps.value),
+            f"{group.concurrency:,}",
+            milliseconds(group.ttft_ms.p90.value),
+            milliseconds(group.tpot_ms.p90.value),
+            number(group.power_watts.value),
+        )
+    indented(console, rows)
+
+
+def _memory(plan: Plan, console: Console) -> None:
+    for group, prediction in zip(plan.decision.engines, plan.prediction.engines, strict=True):
+        memory = prediction.memory
+        of = f" of {group.id}" if len(plan.decision.engines) > 1 else ""
+        heading(console, f"Memory of the fullest GPU{of}: {group.gpu}, {gib(memory.total_bytes)} GiB")
+        rows = table("part", "GiB", "share", "")
+        rows.columns[3].justify = "left"
+        for label, size in memory_parts(memory):
+            share = size / memory.total_bytes
+            rows.add_row(label, gib(size), percent(share), "█" * round(max(share, 0) * BAR))
+        indented(console, rows)
+        tokens = plan.request.workload.isl + plan.request.workload.osl
+        each = " in each attention replica" if group.layout.dp > 1 else ""
+        indented(
+            console,
+            Text(
+                f"The KV cache holds {memory.kv_tokens:,} tokens{each}: {memory.kv_tokens // tokens:,} "
+                f"requests of {tokens:,} tokens; {prediction.concurrency:,} decode at a time."
+            ),
+        )
+
+
+def memory_parts(memory: MemoryParts) -> list[tuple[str, float]]:
+    """(name, bytes) of each part that takes any, as they add up to the total."""
+    parts = [(label, float(getattr(memory, field))) for field, label in MEMORY_PARTS.items()]
+    return [(label, size) for label, size in parts if size]

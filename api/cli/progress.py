@@ -1,0 +1,64 @@
+"""Progress on standard error: a moving line on a terminal, one plain line an event elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+PATIENCE_S = 2.0
+
+
+class Reporter:
+    """Calling it reports an event. On a terminal the line also appears by itself after :data:`PATIENCE_S`
+    seconds, and leaves no trace; elsewhere nothing but events is written."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+        self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+        self._live = sys.stderr.isatty()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._progress: Progress | None = None
+        self._timer = threading.Timer(PATIENCE_S, self._show, [doing])
+        self._timer.daemon = True
+
+    def __enter__(self) -> Reporter:
+        if self._live:
+            self._timer.start()
+        return self
+
+    def __call__(self, event: str) -> None:
+        if self._live:
+            self._show(event)
+        else:
+            print(event, file=sys.stderr, flush=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._closed = True
+            if self._progress is not None:
+                self._progress.stop()
+
+    def _show(self, text: str) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            if self._progress is None:
+                self._progress = Progress(
+                    SpinnerColumn(),
+                    TextColumn("{task.description}", markup=False),
+                    TimeElapsedColumn(),
+                    console=self._console,
+                    transient=True,
+                )
+                self._progress.add_task(text)
+                self._progress.start()
+            elif text != self._doing:  # the timer does not overwrite an event
+                self._progress.update(self._progress.task_ids[0], description=text)

@@ -1,0 +1,261 @@
+"""A plan as people read it, in at most 100 columns."""
+
+from __future__ import annotations
+
+import shlex
+
+from rich.console import Console
+from rich.text import Text
+
+from api.cli import predictions
+from api.cli.console import bullet, facts, heading, indented, table
+from api.cli.quantities import milliseconds, number, parameters, percent, promise
+from planner.plans import Alternative, EngineGroup, Plan, RequestUnderstood
+from planner.requests import Pool
+
+SHOWN_ALTERNATIVES = 5
+
+OBJECTIVES = {
+    "throughput": "most requests per second",
+    "cost": "least cost for the rate",
+    "gpus": "fewest GPUs for the rate",
+    "latency": "shortest mean time of a request",
+}
+FRAMEWORKS = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
+
+
+def show(plan: Plan, console: Console, *, explain: bool = False) -> None:
+    """Prints the plan; with ``explain`` also what was rejected, where time goes, frontier, placement."""
+    _header(plan, console)
+    _decision(plan, console)
+    predictions.show(plan, console)
+    _reason(plan, console)
+    _alternatives(plan, console)
+    if explain:
+        from api.cli import explain as more
+
+        more.show(plan, console)
+    _launch(plan, console)
+    _notes(plan, console)
+
+
+# ------------------------------------------------------------------ what was asked
+
+
+def _header(plan: Plan, console: Console) -> None:
+    request = plan.request
+    console.print(Text(request.model, style="bold"))
+    promises = [promise(bound.metric, bound.percentile, bound.limit_ms) for bound in request.slo.bounds]
+    rows = [("model", _model(request))]
+    rows += [("cluster" if i == 0 else "", pool_words(pool)) for i, pool in enumerate(request.cluster.pools)]
+    rows += [
+        ("workload", _workload(request)),
+        ("SLO", "; ".join(promises) or "none: any latency will do"),
+        ("objective", f"{request.objective}: {OBJECTIVES[request.objective]}"),
+    ]
+    limits = _restrictions(request)
+    if limits:
+        rows.append(("restricted", limits))
+    facts(console, rows)
+
+
+def _model(request: RequestUnderstood) -> str:
+    size = f"{parameters(request.parameters)} parameters"
+    if request.active_parameters != request.parameters:
+        size += f", {parameters(request.active_parameters)} active"
+    converted = " (converted)" if request.precision_converted else ""
+    return (
+        f"{size}; {request.weights_precision} weights{converted}, {request.kv_precision} KV cache; "
+        f"{FRAMEWORKS[request.framework]}"
+    )
+
+
+def pool_words(pool: Pool) -> str:
+    """``16 × H200, 8 a node, ib-400g between nodes, $3.99 per GPU-hour``."""
+    name = "" if pool.name == pool.gpu else f"{pool.name}: "
+    words = [f"{name}{pool.gpus} × {pool.gpu}", f"{pool.gpus_per_node} a node"]
+    if pool.nodes > 1:
+        words.append(f"{pool.fabric} between nodes")
+    words.append(
+        "no price known" if pool.usd_per_gpu_hour is None else f"${pool.usd_per_gpu_hour:.2f} per GPU-hour"
+    )
+    return ", ".join(words)
+
+
+def _workload(request: RequestUnderstood) -> str:
+    work = request.workload
+    rate = "as many requests as fit" if work.rate_rps is None else f"{work.rate_rps:g} requests/s"
+    return f"{work.isl:,} tokens in, {work.osl:,} out; {rate}"
+
+
+def _restrictions(request: RequestUnderstood) -> str:
+    names = (("tp", request.max_tp), ("pp", request.max_pp), ("GPUs of an engine", request.max_engine_gpus))
+    words = [f"{name} ≤ {value}" for name, value in names if value is not None]
+    if request.tp_across_nodes:
+        words.append("tensor parallel may span nodes")
+    return ", ".join(words)
+
+
+# ------------------------------------------------------------------ what was decided
+
+
+def _decision(plan: Plan, console: Console) -> None:
+    heading(console, "Plan")
+    pools = {pool.name: pool for pool in plan.request.cluster.pools}
+    for group in plan.decision.engines:
+        indented(console, Text(group_words(group, pools[group.pool]), style="bold green"))
+        if len(plan.decision.engines) > 1:
+            share = sum(replica.weight for replica in group.replicas)
+            indented(console, Text(f"  {group.id}: {percent(share)} of the requests"))
+    cost = plan.decision.usd_per_hour
+    idle = f"{plan.decision.gpus_idle} GPUs stay idle" if plan.decision.gpus_idle else ""
+    price = "" if cost is None else f"${cost:,.2f} per hour"
+    line = "; ".join(filter(None, (price, idle)))
+    if line:
+        indented(console, Text(line))
+
+
+def group_words(group: EngineGroup, pool: Pool) -> str:
+    """``4 engines × TP4 on 16 of 16 H200, ≤ 8,192 tokens a step, ≤ 96 sequences``."""
+    engines, limits = len(group.replicas), group.limits
+    each = " in each attention replica" if group.layout.dp > 1 else ""
+    role = "" if group.role == "aggregated" else f"{group.role} "
+    return (
+        f"{engines} {role}engine{'s' if engines > 1 else ''} × {group.layout.label} on "
+        f"{engines * group.gpus_per_engine} of {pool.gpus} {pool.name}, "
+        f"≤ {limits.max_tokens_per_step:,} tokens a step, ≤ {limits.max_sequences:,} sequences{each}"
+    )
+
+
+# ------------------------------------------------------------------ why
+
+
+def _reason(plan: Plan, console: Console) -> None:
+    proof = plan.proof
+    heading(console, "Why this plan")
+    value = f"{number(proof.objective_value, 4)} {proof.objective_unit}"
+    bound = f"{number(proof.bound, 4)} {proof.objective_unit}"
+    if proof.status == "optimal":
+        said = f"{value}; no choice among the candidates is better than {bound} (gap {percent(proof.gap)})"
+    else:
+        reason = "the time limit ended the search" if proof.status == "time_limit" else "not proved optimal"
+        said = f"{value}; {reason}: at best {bound} (gap {percent(proof.gap)})"
+    inside = "within the SLO" if plan.request.slo.bounds else "in which prefill keeps up"
+    facts(
+        console,
+        [
+            (proof.objective, said),
+            ("limited by", proof.binding_constraint),
+            ("considered", f"{proof.layouts_considered:,} layouts, {proof.layouts_legal:,} of them legal"),
+            (
+                "predicted",
+                f"{proof.operating_points:,} operating points (layout × batch limits × load), "
+                f"{proof.operating_points_within_slo:,} {inside}",
+            ),
+            ("chosen from", f"{proof.candidates:,} candidates, by {proof.engine}"),
+            ("kernel times", _origin(plan)),
+        ],
+    )
+
+
+def _origin(plan: Plan) -> str:
+    words = {
+        "measured": "measured",
+        "forest": "measured, or learned from measurements where not",
+        "roofline": "partly estimated from peak rates alone: nothing like them was measured",
+    }
+    weakest = max((group.how for group in plan.prediction.engines), key=list(words).index)
+    inside = all(group.inside_measured_range for group in plan.prediction.engines)
+    return words[weakest] + ("" if inside else "; some lie outside the measured range")
+
+
+def _alternatives(plan: Plan, console: Console) -> None:
+    shown = plan.alternatives.ranked[:SHOWN_ALTERNATIVES]
+    heading(console, "Next best layouts")
+    if not shown:
+        none = "no other layout meets the SLO" if plan.request.slo.bounds else "there is no other layout"
+        indented(console, Text(f"none: {none}"))
+        return
+    ttft, tpot = (f"{metric} p{percentile_of(plan, metric):g}" for metric in ("TTFT", "TPOT"))
+    names = (
+        "layout",
+        "GPUs",
+        "requests/s",
+        "tok/s/GPU",
+        "tok/s/user",
+        ttft,
+        tpot,
+        "$/h",
+        "worse by",
+    )
+    rows = table(*names)
+    for other in shown:
+        rows.add_row(*_alternative(plan, other))
+    indented(console, rows)
+
+
+def _alternative(plan: Plan, other: Alternative) -> tuple[str, ...]:
+    where = f" ({other.pool})" if len(plan.request.cluster.pools) > 1 else ""
+    return (
+        f"{other.engines} × {other.layout.label}{where}",
+        str(other.gpus),
+        number(other.engines * other.engine_rate_rps),
+        number(other.output_tokens_per_s_per_gpu),
+        number(other.output_tokens_per_s_per_user),
+        milliseconds(other.ttft_ms),
+        milliseconds(other.tpot_ms),
+        "–" if other.usd_per_hour is None else number(other.usd_per_hour),
+        percent(other.loses_by),
+    )
+
+
+def percentile_of(plan: Plan, metric: str) -> float:
+    """The percentile at which alternatives give ``metric``: the SLO's, else 90."""
+    asked = [bound.percentile for bound in plan.request.slo.bounds if bound.metric == metric.lower()]
+    return asked[0] if asked else 90.0
+
+
+# ------------------------------------------------------------------ how to run it
+
+
+def _launch(plan: Plan, console: Console) -> None:
+    for group in plan.decision.engines:
+        of = f" of {group.id}" if len(plan.decision.engines) > 1 else ""
+        heading(console, f"Start each engine{of} with")
+        # Not through rich: a line that is copied must not be re-wrapped.
+        for line in command_lines(group.launch.command, console.width - 4):
+            console.out(f"  {line}", highlight=False)
+        for note in group.launch.notes:
+            bullet(console, note)
+
+
+def command_lines(command: tuple[str, ...], width: int) -> list[str]:
+    """The command for a POSIX shell, broken between arguments with backslashes; flags stay with their values.
+    Words that start with ``$`` are left for the shell to fill in."""
+    words = [f'"{word}"' if word.startswith("$") else shlex.quote(word) for word in command]
+    units: list[str] = []
+    for word, raw in zip(words, command, strict=True):
+        follows = units and units[-1].startswith("--") and " " not in units[-1] and not raw.startswith("-")
+        if follows:
+            units[-1] += f" {word}"
+        else:
+            units.append(word)
+    lines = [""]
+    for unit in units:
+        if lines[-1].strip() and len(lines[-1]) + len(unit) + 3 > width:
+            lines.append("  ")
+        lines[-1] += unit if not lines[-1].strip() else f" {unit}"
+    return [line + (" \\" if i < len(lines) - 1 else "") for i, line in enumerate(lines)]
+
+
+def _notes(plan: Plan, console: Console) -> None:
+    provenance = plan.provenance
+    heading(console, "What to know of these numbers")
+    for note in provenance.notes:
+        bullet(console, note)
+    bullet(
+        console,
+        f"{provenance.package} {provenance.package_version}, cost model {provenance.cost_model_version}, "
+        f"measurements {provenance.pack} {provenance.pack_version} ({provenance.pack_hash[:12]}). "
+        f"{provenance.attribution}",
+    )
