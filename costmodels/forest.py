@@ -28,9 +28,8 @@ SHAPE_SHARE = 0.6  # of shapes that each tree sees
 RESERVED_SHARE = 0.05  # of shapes that no tree sees: the intervals are calibrated on them
 FEATURE_SHARE = 0.45  # of features that each split considers
 MAX_ROWS_PER_TREE = 60_000
-MIN_LEAF_ROWS = 3
 NEIGHBOURS = 12
-SETTINGS = (TREES, SHAPE_SHARE, RESERVED_SHARE, FEATURE_SHARE, MAX_ROWS_PER_TREE, MIN_LEAF_ROWS, NEIGHBOURS)
+SETTINGS = (TREES, SHAPE_SHARE, RESERVED_SHARE, FEATURE_SHARE, MAX_ROWS_PER_TREE, NEIGHBOURS)
 """Everything above: a forest fitted with other settings is another forest."""
 
 _SPREAD_FLOOR = 0.02  # no interval is narrower than two trees that agree by luck
@@ -90,6 +89,7 @@ def fit(
     place: NDArray[np.float32],
     partition: Ints,
     gpu: Ints,
+    leaf_rows: int = 3,
     seed: int = 0,
 ) -> tuple[Forest, Memory]:
     """Fits the trees, the correction and the intervals.
@@ -100,6 +100,7 @@ def fit(
         group: shape [n], the shape that each row belongs to.
         place, partition: see :class:`Memory`.
         gpu: shape [n], the GPU of each row: rows of different GPUs do not correct each other.
+        leaf_rows: least rows of a leaf.
         seed: same seed and data, same forest.
     """
     names, codes = np.unique(group, return_inverse=True)
@@ -114,7 +115,7 @@ def fit(
         rows = np.flatnonzero(in_bag[tree, codes])
         if len(rows) > MAX_ROWS_PER_TREE:
             rows = np.random.default_rng((seed, tree)).choice(rows, MAX_ROWS_PER_TREE, replace=False)
-        model = DecisionTreeRegressor(max_features=FEATURE_SHARE, min_samples_leaf=MIN_LEAF_ROWS, random_state=seed + tree)
+        model = DecisionTreeRegressor(max_features=FEATURE_SHARE, min_samples_leaf=leaf_rows, random_state=seed + tree)
         model.fit(features[rows], target[rows])
         votes = np.full(len(target), np.nan, dtype=np.float32)
         out = ~in_bag[tree, codes]

@@ -173,6 +173,7 @@ def fit(operation: str, rows: Rows, hardware: Hardware, seed: int = 0) -> Fitted
         places(family, rows.columns),
         partitions(family, rows.columns),
         rows.gpu,
+        family.leaf_rows,
         seed,
     )
     return Fitted(

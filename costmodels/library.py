@@ -105,7 +105,7 @@ class CostModel:
         return KernelModel(operation, fitted, rows, self.gpu, unseen_spreads()[operation])
 
     def _fitted(self, operation: str, hardware: Hardware) -> Fitted:
-        made_by = (MODEL_VERSION, sklearn.__version__, SETTINGS, COVERAGE)
+        made_by = (MODEL_VERSION, sklearn.__version__, SETTINGS, FAMILIES[operation].leaf_rows, COVERAGE)
         key = f"{made_by}:{self.store.manifest.hashes[operation]}:{self.framework}"
         folder = cache_folder() / "forests" / f"{operation}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         loaded = _read_fitted(folder, self.gpu.name)

@@ -47,7 +47,7 @@ class Bound(Document):
 
     metric: Metric
     percentile: Annotated[float, Field(gt=0, lt=100), PLAIN_NUMBER] = DEFAULT_PERCENTILE
-    limit_ms: Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER]
+    limit_ms: Annotated[float, Field(gt=0, le=1e12), PLAIN_NUMBER]
 
     @property
     def label(self) -> str:

@@ -294,15 +294,20 @@ class ProfileStore:
                 "nothing is lost; free disk space, or choose a folder that you may write to",
             ) from error
 
-    def summary(self) -> pd.DataFrame:
-        """Row counts: columns ``operation``, ``gpu``, ``framework``, ``dtype``, ``rows``, sorted by these."""
+    def summary(self, operation: str | None = None) -> pd.DataFrame:
+        """Row counts: columns ``operation``, ``gpu``, ``framework``, ``dtype``, ``rows``, sorted by these.
+
+        With ``operation``, only of that one.
+        """
         by = ["gpu", "framework", "dtype"]
+        only = None if operation is None else find_operation(operation).name
         parts = []
-        for operation in self.operations():
-            table = self._read(operation, by, dictionary=by)
-            counted = table.group_by(by).aggregate([([], "count_all")]).to_pandas()
-            counted = counted.astype(dict.fromkeys(by, "str")).rename(columns={"count_all": "rows"})
-            parts.append(counted.sort_values(by).assign(operation=operation))
+        for name in self.operations():
+            if only in (None, name):
+                table = self._read(name, by, dictionary=by)
+                counted = table.group_by(by).aggregate([([], "count_all")]).to_pandas()
+                counted = counted.astype(dict.fromkeys(by, "str")).rename(columns={"count_all": "rows"})
+                parts.append(counted.sort_values(by).assign(operation=name))
         columns = ["operation", *by, "rows"]
         return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 

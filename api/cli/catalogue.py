@@ -34,6 +34,7 @@ def models(as_json: AsJson = False) -> None:
         return
     rows = table("model", "parameters", "active", "context", "weights", "license")
     rows.columns[4].justify = rows.columns[5].justify = "left"
+    rows.columns[0].no_wrap, rows.columns[5].no_wrap = True, False
     for model in known:
         active = model.published_active_parameters
         rows.add_row(

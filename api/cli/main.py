@@ -229,7 +229,7 @@ def _plan(
 
 def _check_choice(name: str, value: str | None, choices: Iterable[str]) -> None:
     if value is not None and value not in choices:
-        raise UnknownName(name, value, choices)
+        raise UnknownName(name, value, choices, f"choose from {', '.join(choices)}")
 
 
 @app.command("schema")

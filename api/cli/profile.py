@@ -208,12 +208,12 @@ def _stage(tables: Rows, folder: Path) -> dict[str, list[Path]]:
     """The importer's tables as files by operation: all are read before the store is touched."""
     staged: dict[str, list[Path]] = {}
     progress = Console(stderr=True, highlight=False, markup=False)
-    for operation, table in tables:
+    for operation, rows in tables:
         files = staged.setdefault(operation, [])
         file = folder / f"{operation}-{len(files)}.parquet"
-        table.to_parquet(file, index=False)
+        rows.to_parquet(file, index=False)
         files.append(file)
-        progress.print(f"read {operation}: {len(table):,} rows of {', '.join(table['gpu'].unique())}")
+        progress.print(f"read {operation}: {len(rows):,} rows of {', '.join(rows['gpu'].unique())}")
     return staged
 
 
@@ -290,13 +290,13 @@ def _counts(
     from profiles.measurements import find_operation
 
     wanted = {"operation": op and find_operation(op).name, "gpu": gpu, "framework": framework}
-    counts = [store.summary() for store in stores]
+    counts = [store.summary(op) for store in stores]
     if gpu is not None:
         wanted["gpu"] = _gpu_name(gpu, counts)
     if framework is not None:
         names = {name for count in counts for name in count["framework"]}
         if framework not in names:
-            raise UnknownName("--framework", framework, names)
+            raise UnknownName(f"--framework of {op}" if op else "--framework", framework, names)
     for column, value in wanted.items():
         if value is not None:
             counts = [count[count[column] == value] for count in counts]

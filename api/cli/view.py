@@ -72,7 +72,7 @@ def _model(request: RequestUnderstood) -> str:
 
 def pool_words(pool: Pool) -> str:
     """``16 × H200, 8 a node, ib-400g between nodes, $3.99 per GPU-hour``."""
-    name = "" if pool.name == pool.gpu else f"{pool.name}: "
+    name = "" if pool.name.casefold() == pool.gpu.casefold() else f"{pool.name}: "
     words = [f"{name}{pool.gpus} × {pool.gpu}", f"{pool.gpus_per_node} a node"]
     if pool.nodes > 1:
         words.append(f"{pool.fabric} between nodes")
@@ -120,9 +120,10 @@ def group_words(group: EngineGroup, pool: Pool) -> str:
     engines, limits = len(group.replicas), group.limits
     each = " in each attention replica" if group.layout.dp > 1 else ""
     role = "" if group.role == "aggregated" else f"{group.role} "
+    where = pool.gpu if pool.name.casefold() == pool.gpu.casefold() else f"{pool.gpu} in pool {pool.name}"
     return (
         f"{engines} {role}engine{'s' if engines > 1 else ''} × {group.layout.label} on "
-        f"{engines * group.gpus_per_engine} of {pool.gpus} {pool.name}, "
+        f"{engines * group.gpus_per_engine} of {pool.gpus} {where}, "
         f"≤ {limits.max_tokens_per_step:,} tokens a step, ≤ {limits.max_sequences:,} sequences{each}"
     )
 

@@ -65,7 +65,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=ROWS, second=ROWS)
 def test_adding_in_two_parts_is_adding_once_and_the_last_wins(
     tmp_path_factory: pytest.TempPathFactory,
@@ -162,6 +162,10 @@ def test_the_summary_counts_rows(store: ProfileStore, make_rows: MakeRows) -> No
         ["gemm", "H200", "vllm", "bf16", 1],
         ["moe", "H200", "vllm", "fp8", 2],
     ]
+    assert store.summary("moe").to_numpy().tolist() == [["moe", "H200", "vllm", "fp8", 2]]
+    assert len(store.summary("collective")) == 0
+    with pytest.raises(UnknownName):
+        store.summary("gem")
     assert new(store.path / "other").summary().columns.tolist() == store.summary().columns.tolist()
 
 
