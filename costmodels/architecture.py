@@ -101,9 +101,7 @@ class MixtureOfExperts:
     def _always_on(self, hidden: int) -> int:
         router = hidden * self.experts + (self.experts if self.bias or self.router_bias else 0)
         shared = (
-            DenseFeedForward(self.shared_intermediate, self.gated).parameters(hidden)
-            if self.shared_intermediate
-            else 0
+            DenseFeedForward(self.shared_intermediate, self.gated).parameters(hidden) if self.shared_intermediate else 0
         )
         return router + shared + (hidden if self.shared_gate else 0)
 

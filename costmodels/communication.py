@@ -1,4 +1,5 @@
-"""Collectives within a node (measured) and across nodes (hierarchical over a latency–bandwidth model of the fabric)."""
+"""Collectives within a node (measured) and across nodes (hierarchical over a latency–bandwidth model of the
+fabric)."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from costmodels.roofline import code
 from profiles.hardware import Fabric
 
 FABRIC_SPREAD = 0.5
-"""Half-width (log) of the interval of anything that crosses nodes: the pack has no multi-node rows; NCCL reaches
-60–95 % of line rate on InfiniBand and RoCE depending on topology and tuning."""
+"""Half-width (log) of the interval of anything that crosses nodes: the pack has no multi-node rows; NCCL
+reaches 60–95 % of line rate on InfiniBand and RoCE depending on topology and tuning."""
 
 _DTYPE = code("dtype", "bf16")
 
@@ -28,14 +29,12 @@ class Network:
     fabric: Fabric
 
 
-def exchange_times(
-    model: CostModel, network: Network, exchanges: Sequence[Exchange], candidates: int
-) -> Estimates:
+def exchange_times(model: CostModel, network: Network, exchanges: Sequence[Exchange], candidates: int) -> Estimates:
     """Time of all exchanges of each candidate, µs, shape [candidates].
 
-    An exchange among ``ranks`` GPUs that fit into a node is what was measured. A larger one (NCCL's and every engine's
-    hierarchical scheme): the part within the node on the full buffer, and between nodes each GPU with its peers of the
-    same position, on its share of the buffer.
+    An exchange among ``ranks`` GPUs that fit into a node is what was measured. A larger one (NCCL's and
+    every engine's hierarchical scheme): the part within the node on the full buffer, and between nodes each
+    GPU with its peers of the same position, on its share of the buffer.
     """
     local: list[tuple[Ints, Floats, Ints, Ints, Floats]] = []
     remote: list[tuple[Ints, Floats]] = []
@@ -51,13 +50,13 @@ def exchange_times(
         remote.append((exchange.candidate, time * exchange.count))
     parts = []
     if local:
-        kind = np.concatenate([part[0] for part in local])
-        if len(kind):
+        kinds = np.concatenate([part[0] for part in local])
+        if len(kinds):
             estimates = model.estimate(
                 "collective",
                 {
-                    "dtype": np.full(len(kind), _DTYPE),
-                    "kind": kind,
+                    "dtype": np.full(len(kinds), _DTYPE),
+                    "kind": kinds,
                     "message_bytes": np.concatenate([part[1] for part in local]).astype(np.int64),
                     "num_gpus": np.concatenate([part[2] for part in local]),
                 },
@@ -67,7 +66,8 @@ def exchange_times(
     if remote:
         where = np.concatenate([part[0] for part in remote])
         time = np.concatenate([part[1] for part in remote])
-        parts.append(across_nodes(np.bincount(where, weights=time, minlength=candidates)))
+        total = np.bincount(where, weights=time, minlength=candidates).astype(np.float64)
+        parts.append(across_nodes(total))
     return combine(parts) if parts else Estimates.exact(np.zeros(candidates))
 
 
@@ -94,9 +94,7 @@ def _local_kinds(kind: int, *, crossing: bool) -> tuple[int, ...]:
     return (kind,)
 
 
-def _part(
-    exchange: Exchange, chosen: np.ndarray, kind: int, inside: Ints
-) -> tuple[Ints, Floats, Ints, Ints, Floats]:
+def _part(exchange: Exchange, chosen: np.ndarray, kind: int, inside: Ints) -> tuple[Ints, Floats, Ints, Ints, Floats]:
     chosen = chosen & (inside > 1)
     count = int(chosen.sum())
     return (
@@ -109,11 +107,10 @@ def _part(
 
 
 def _between_nodes_us(exchange: Exchange, inside: Ints, nodes: Ints, fabric: Fabric) -> Floats:
-    """Hockney's α + βn per step (Parallel Computing 20, 1994), ring between the nodes."""
+    """Hockney's α + βn (Parallel Computing 20, 1994): the bytes of a ring between the nodes, the latencies of
+    a tree."""
     passes = 2.0 if exchange.kind == code("kind", "all_reduce") else 1.0
     share = exchange.message_bytes / np.where(exchange.kind == code("kind", "all_to_all"), 1, inside)
     steps = np.ceil(np.log2(np.maximum(nodes, 1)))
-    time = passes * (
-        steps * fabric.latency_us + share * (nodes - 1) / nodes / fabric.bytes_per_s_per_gpu * 1e6
-    )
+    time = passes * (steps * fabric.latency_us + share * (nodes - 1) / nodes / fabric.bytes_per_s_per_gpu * 1e6)
     return np.where(nodes > 1, time, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ Ints = NDArray[np.int64]
 COVERAGE = 0.80
 """Share of true values that lie between ``low`` and ``high``."""
 
-HOW = ("measured", "forest", "roofline")
+How = Literal["measured", "forest", "roofline"]
+HOW: tuple[How, ...] = ("measured", "forest", "roofline")
 MEASURED, FOREST, ROOFLINE = range(3)
 
 
@@ -43,9 +45,7 @@ class Estimates:
         return cls(value, value, value, np.zeros(len(value), np.int8), np.ones(len(value), np.bool_))
 
     def take(self, index: Ints) -> Estimates:
-        return Estimates(
-            self.value[index], self.low[index], self.high[index], self.how[index], self.inside[index]
-        )
+        return Estimates(self.value[index], self.low[index], self.high[index], self.how[index], self.inside[index])
 
     def scaled(self, factor: Floats | float) -> Estimates:
         return Estimates(self.value * factor, self.low * factor, self.high * factor, self.how, self.inside)
@@ -61,7 +61,7 @@ class Estimates:
         """
 
         def total(part: Floats) -> Floats:
-            return np.bincount(group, weights=part * count, minlength=groups)
+            return np.bincount(group, weights=part * count, minlength=groups).astype(np.float64)
 
         how = np.zeros(groups, np.int8)
         np.maximum.at(how, group, np.where(count > 0, self.how, 0).astype(np.int8))
@@ -70,7 +70,8 @@ class Estimates:
 
 
 def combine(parts: list[Estimates]) -> Estimates:
-    """Sum of estimates from *different* families: their errors are taken as independent (added in quadrature)."""
+    """Sum of estimates from *different* families: their errors are taken as independent (added in
+    quadrature)."""
     value = np.sum([part.value for part in parts], axis=0)
     down = np.sqrt(np.sum([(part.value - part.low) ** 2 for part in parts], axis=0))
     up = np.sqrt(np.sum([(part.high - part.value) ** 2 for part in parts], axis=0))

@@ -1,7 +1,8 @@
 """What the forests see of an operation: physical features, the same for every GPU.
 
-A feature is useful on a GPU that nobody measured only if it means the same there, hence sizes relative to the machine
-(roofline times, waves of tiles per SM, weights per L2) beside the plain logarithms of the shape.
+A feature is useful on a GPU that nobody measured only if it means the same there, hence sizes relative to
+the machine (roofline times, waves of tiles per SM, weights per L2) beside the plain logarithms of the
+shape.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from costmodels.roofline import ROUTING_SKEW, Columns, Hardware, expected_active
 Features = dict[str, Floats]
 
 LAUNCH_US = 2.0
-"""Added to the roofline before ratios are taken, so that tiny kernels (all launch, no work) do not need a forest to learn
-the slope -1. About the time of an empty kernel on the GPUs in the pack."""
+"""Added to the roofline before ratios are taken, so that tiny kernels (all launch, no work) do not need a
+forest to learn the slope -1. About the time of an empty kernel on the GPUs in the pack."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,11 @@ class Family:
     """How one operation is modelled.
 
     ``group`` names the columns that make up one *shape*: rows of a shape are held out together, and trees are
-    bootstrapped by shape, so errors are those of shapes never seen. ``range`` columns are continuous: beyond what was
-    measured of them, the forest's answer is an extrapolation. ``near`` columns (with their scale) say which
-    measured rows are neighbours of a question, and ``alike`` columns must be equal for two rows to be neighbours at all
-    (beside the GPU and the precision): a question without such rows is one about an unseen GPU or model.
+    bootstrapped by shape, so errors are those of shapes never seen. ``range`` columns are continuous:
+    beyond what was measured of them, the forest's answer is an extrapolation. ``near`` columns (with their
+    scale) say which measured rows are neighbours of a question, and ``alike`` columns must be equal for two
+    rows to be neighbours at all (beside the GPU and the precision): a question without such rows is one
+    about an unseen GPU or model.
     """
 
     operation: str
@@ -39,7 +41,7 @@ class Family:
     near: dict[str, float]
     specific: Callable[[Columns, Hardware, Ints], Features]
     alike: tuple[str, ...] = ()
-    leaf_rows: int = 3  # least rows of a leaf: smooth families do as well with larger leaves, in half the memory
+    leaf_rows: int = 3  # least of a leaf: smooth families do as well with larger ones, in half the memory
 
 
 def base_us(operation: str, q: Columns, gpu: Ints, hw: Hardware) -> Floats:
@@ -77,9 +79,11 @@ def _logs(q: Columns, *names: str) -> Features:
 
 
 def _power_of_two(x: NDArray[np.generic], most: int) -> Floats:
-    """log2 of the largest power of two that divides x, up to ``most``: alignment decides which kernel may run."""
+    """log2 of the largest power of two that divides x, up to ``most``: alignment decides which kernel may
+    run."""
     whole = x.astype(np.int64)
-    return np.log2(np.minimum(whole & -whole, most).astype(np.float64))
+    log: Floats = np.log2(np.minimum(whole & -whole, most).astype(np.float64))
+    return log
 
 
 def _waves(tiles: Floats, sms: Floats) -> tuple[Floats, Floats]:
@@ -89,7 +93,8 @@ def _waves(tiles: Floats, sms: Floats) -> tuple[Floats, Floats]:
 
 
 def _sms(hw: Hardware, gpu: Ints) -> Floats:
-    return hw.traits[gpu, hw.trait_names.index("sm_count")]
+    count: Floats = hw.traits[gpu, hw.trait_names.index("sm_count")]
+    return count
 
 
 def _gemm(q: Columns, hw: Hardware, gpu: Ints) -> Features:
@@ -166,9 +171,7 @@ def _mla_bmm(q: Columns, hw: Hardware, gpu: Ints) -> Features:
 
 
 def _moe(q: Columns, hw: Hardware, gpu: Ints) -> Features:
-    tokens, experts, top_k, ep = (
-        np.asarray(q[c], dtype=np.float64) for c in ("tokens", "experts", "top_k", "moe_ep")
-    )
+    tokens, experts, top_k, ep = (np.asarray(q[c], dtype=np.float64) for c in ("tokens", "experts", "top_k", "moe_ep"))
     width = np.asarray(q["intermediate"], dtype=np.float64) / np.asarray(q["moe_tp"], dtype=np.float64)
     active = expected_active(experts, top_k, tokens)
     rows = tokens * top_k / np.maximum(active, 1)
@@ -203,7 +206,14 @@ FAMILIES: dict[str, Family] = {
             "attention_prefill",
             ("heads", "kv_heads", "head_dim", "window_tokens"),
             ("batch", "query_tokens", "prefix_tokens", "heads", "head_dim"),
-            {"batch": 2.0, "query_tokens": 2.0, "heads": 1.0, "kv_heads": 1.0, "head_dim": 4.0, "window_tokens": 2.0},
+            {
+                "batch": 2.0,
+                "query_tokens": 2.0,
+                "heads": 1.0,
+                "kv_heads": 1.0,
+                "head_dim": 4.0,
+                "window_tokens": 2.0,
+            },
             _attention_prefill,
             leaf_rows=5,
         ),
@@ -211,7 +221,14 @@ FAMILIES: dict[str, Family] = {
             "attention_decode",
             ("heads", "kv_heads", "head_dim", "window_tokens"),
             ("batch", "context_tokens", "heads", "head_dim"),
-            {"batch": 2.0, "context_tokens": 2.0, "heads": 1.0, "kv_heads": 1.0, "head_dim": 4.0, "window_tokens": 2.0},
+            {
+                "batch": 2.0,
+                "context_tokens": 2.0,
+                "heads": 1.0,
+                "kv_heads": 1.0,
+                "head_dim": 4.0,
+                "window_tokens": 2.0,
+            },
             _attention_decode,
             leaf_rows=5,
         ),
@@ -237,6 +254,7 @@ FAMILIES: dict[str, Family] = {
             {"tokens": 4.0, "moe_tp": 1.0, "moe_ep": 1.0, "routing": 1.0},
             _moe,
             alike=("hidden", "intermediate", "top_k", "experts", "gated"),
+            leaf_rows=4,
         ),
         Family(
             "collective",

@@ -1,14 +1,15 @@
 """A random forest on log(measured ÷ base), with honest residuals, local correction and calibrated intervals.
 
-Three things differ from the textbook forest, all for the same reason: our rows come in *shapes* (for a GEMM, all m of one
-(n, k)), and the question is usually a shape that nobody measured.
+Three things differ from the textbook forest, all for the same reason: our rows come in *shapes* (for a
+GEMM, all m of one (n, k)), and the question is usually a shape that nobody measured.
 
-1. Trees are bootstrapped by shape, so a row's out-of-bag prediction comes from trees that saw nothing of its shape.
-2. What the forest still gets wrong is smooth in the neighbourhood of a question; the out-of-bag residuals of the nearest
-   measured rows of the *same GPU* correct it, by a share that is itself fitted out of bag. A GPU without rows gets no
-   correction; the first few rows measured of a new GPU anchor it here.
-3. Intervals are the trees' spread, scaled so that they cover the stated share of out-of-bag residuals (conformal
-   prediction; Johansson et al., Machine Learning 97, 2014).
+1. Trees are bootstrapped by shape, so a row's out-of-bag prediction comes from trees that saw nothing of
+   its shape.
+2. What the forest still gets wrong is smooth in the neighbourhood of a question; the out-of-bag residuals
+   of the nearest measured rows of the *same GPU* correct it, by a share that is itself fitted out of bag. A
+   GPU without rows gets no correction; the first few rows measured of a new GPU anchor it here.
+3. Intervals are the trees' spread, scaled so that they cover the stated share of out-of-bag residuals
+   (conformal prediction; Johansson et al., Machine Learning 97, 2014).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from sklearn.tree import DecisionTreeRegressor
@@ -25,16 +26,17 @@ from costmodels.estimates import COVERAGE, Floats, Ints
 
 TREES = 20
 SHAPE_SHARE = 0.6  # of shapes that each tree sees
-RESERVED_SHARE = 0.05  # of shapes that no tree sees: the intervals are calibrated on them
+RESERVED_SHARES = (0.05, 0.15)  # of shapes that no tree sees (many rows, few rows): to calibrate on
 FEATURE_SHARE = 0.45  # of features that each split considers
 MAX_ROWS_PER_TREE = 60_000
 NEIGHBOURS = 12
-SETTINGS = (TREES, SHAPE_SHARE, RESERVED_SHARE, FEATURE_SHARE, MAX_ROWS_PER_TREE, NEIGHBOURS)
+SETTINGS = (TREES, SHAPE_SHARE, RESERVED_SHARES, FEATURE_SHARE, MAX_ROWS_PER_TREE, NEIGHBOURS)
 """Everything above: a forest fitted with other settings is another forest."""
 
 _SPREAD_FLOOR = 0.02  # no interval is narrower than two trees that agree by luck
+_UNTESTED = 0.7  # half-width (log) where too few shapes were measured to hold one out: a factor of two
 _CALIBRATION_ROWS = 20_000
-_ENOUGH_ROWS = 500
+_ENOUGH_ROWS = 150
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def fit(
     rng = np.random.default_rng(seed)
     in_bag = np.zeros((TREES, len(names)), dtype=bool)
     shuffled = rng.permutation(len(names))
-    reserved, drawn = np.split(shuffled, [round(RESERVED_SHARE * len(names))])
+    wanted = np.clip(2 * _ENOUGH_ROWS / len(target), *RESERVED_SHARES)
+    reserved, drawn = np.split(shuffled, [round(float(wanted) * len(names))])
     for tree in range(TREES):
         in_bag[tree, rng.choice(drawn, size=max(1, round(SHAPE_SHARE * len(names))), replace=False)] = True
 
@@ -127,7 +130,8 @@ def fit(
     trees = [model for model, _ in grown]
     votes = np.array([vote for _, vote in grown])
     never_out = np.isnan(votes).all(axis=0)
-    votes[:, never_out] = target[never_out]  # with one or two shapes only: nothing is out of bag, nothing is learnt
+    # With one or two shapes only, nothing is out of bag and nothing is learnt.
+    votes[:, never_out] = target[never_out]
     out_of_bag = np.nanmedian(votes, axis=0)
     spread = np.nanstd(votes, axis=0).astype(np.float64)
     residual = (target - out_of_bag).astype(np.float32)
@@ -137,13 +141,14 @@ def fit(
     by_gpu = Memory(place, one_gpu, memory.group, residual)
     sample = _sample(~never_out, rng)
     if not len(sample):
-        return Forest(trees, 0.0, 1.0, 1.0), memory
+        return Forest(trees, 0.0, _UNTESTED / _SPREAD_FLOOR, _UNTESTED / _SPREAD_FLOOR), memory
     nearby = correction(by_gpu, place[sample], one_gpu[sample], exclude=codes[sample])
     errors = residual[sample].astype(np.float64)
     power = float(nearby @ nearby)
     share = float(np.clip(nearby @ errors / power, 0.0, 1.0)) if power > 0 else 0.0
 
-    # Rows of reserved shapes were judged by all trees, as a question will be; the others by those that did not see them.
+    # Rows of reserved shapes were judged by all trees, as a question will be; the others by those that did
+    # not see them.
     fair = np.isin(codes, reserved)
     if fair.sum() >= _ENOUGH_ROWS:
         sample = _sample(fair, rng)
@@ -160,9 +165,7 @@ def _sample(eligible: NDArray[np.bool_], rng: np.random.Generator) -> Ints:
     return rng.choice(rows, _CALIBRATION_ROWS, replace=False) if len(rows) > _CALIBRATION_ROWS else rows
 
 
-def correction(
-    memory: Memory, place: NDArray[np.float32], partition: Ints, exclude: Ints | None = None
-) -> Floats:
+def correction(memory: Memory, place: NDArray[np.float32], partition: Ints, exclude: Ints | None = None) -> Floats:
     """Distance-weighted mean residual of the nearest rows, shape [n]; zero where the partition has no rows.
 
     Args:
@@ -176,8 +179,8 @@ def correction(
             continue
         wanted = NEIGHBOURS if exclude is None else 4 * NEIGHBOURS
         count = min(wanted, len(rows))
-        distance, near = cKDTree(memory.place[rows]).query(place[asked], k=count)
-        distance, near = distance.reshape(len(asked), count), near.reshape(len(asked), count)
+        found = cKDTree(memory.place[rows]).query(place[asked], k=count)
+        distance, near = (np.reshape(part, (len(asked), count)) for part in found)
         weight = 1.0 / (distance + 0.3) ** 2
         if exclude is not None:
             weight = weight * (memory.group[rows][near] != exclude[asked][:, None])

@@ -60,8 +60,7 @@ def parse_config(config: Mapping[str, Any], name: str) -> Architecture:
     unread = fields.unread()
     if unread:
         raise Unsupported(
-            f"{name}: config.json sets {', '.join(unread)}, "
-            f"which a {fields.model_type} model is not known to use",
+            f"{name}: config.json sets {', '.join(unread)}, which a {fields.model_type} model is not known to use",
             "remove the key if the model does not use it",
             keys=unread,
         )
@@ -95,9 +94,7 @@ def _text_model(config: Mapping[str, Any], name: str) -> tuple[dict[str, Any], t
     if wrapper not in _WRAPPERS or "text_config" not in config:
         return dict(config), ()
     if not isinstance(config["text_config"], Mapping):
-        raise InputError(
-            f"{name}: config key 'text_config' must be a mapping", "give the model's own config.json"
-        )
+        raise InputError(f"{name}: config key 'text_config' must be a mapping", "give the model's own config.json")
     inherited = ("tie_word_embeddings", "quantization_config", "torch_dtype", "dtype", "architectures")
     text = {key: config[key] for key in inherited if config.get(key) is not None}
     text["model_type"] = f"{wrapper}_text"

@@ -13,8 +13,9 @@ from costmodels.estimates import Ints
 class Layouts:
     """``n`` layouts, shape [n] each.
 
-    An engine has ``pp`` pipeline stages of ``dp`` attention replicas of ``tp`` GPUs. In MoE layers the ``tp × dp`` GPUs of a
-    stage form one group that shares out the experts ``ep`` ways and splits each ``moe_tp`` ways: moe_tp × ep = tp × dp.
+    An engine has ``pp`` pipeline stages of ``dp`` attention replicas of ``tp`` GPUs. In MoE layers the ``tp
+    × dp`` GPUs of a stage form one group that shares out the experts ``ep`` ways and splits each ``moe_tp``
+    ways: moe_tp × ep = tp × dp.
     """
 
     tp: Ints

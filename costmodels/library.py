@@ -47,7 +47,8 @@ class CostModel:
         gpu: the GPU type.
         framework: ``vllm``, ``sglang`` or ``trtllm``: whose kernels run.
         store: the measurements; default the pack that ships.
-        progress: called with a line of text before each slow preparation (fitting a forest takes seconds, once).
+        progress: called with a line of text before each slow preparation (fitting a forest takes seconds,
+            once).
     """
 
     def __init__(
@@ -72,7 +73,8 @@ class CostModel:
         return f"{MODEL_VERSION}+{self.store.manifest.content_hash[:12]}"
 
     def estimate(self, operation: str, q: Columns) -> Estimates:
-        """Latencies in µs of the questions ``q``: coded shape columns (see :mod:`costmodels.roofline`), shape [n] each.
+        """Latencies in µs of the questions ``q``: coded shape columns (see :mod:`costmodels.roofline`),
+        shape [n] each.
 
         Equal questions are asked once.
         """
@@ -86,8 +88,8 @@ class CostModel:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of the measurements used so far: operations that another framework's rows answer,
-        and operations for which this GPU has no rows at all."""
+        """What the user should know of the measurements used so far: operations that another framework's
+        rows answer, and operations for which this GPU has no rows at all."""
         lines = []
         for operation, sources in sorted(self._stand_ins.items()):
             if not sources:
@@ -104,27 +106,35 @@ class CostModel:
         fitted = self._fitted(operation, hardware) if hardware.names else None
         return KernelModel(operation, fitted, rows, self.gpu, unseen_spreads()[operation])
 
-    def _fitted(self, operation: str, hardware: Hardware) -> Fitted:
+    def _fitted(self, operation: str, hardware: Hardware) -> Fitted | None:
+        """The forest of ``operation``, from the cache or fitted; None without rows that speak for the
+        framework."""
         made_by = (MODEL_VERSION, sklearn.__version__, SETTINGS, FAMILIES[operation].leaf_rows, COVERAGE)
-        key = f"{made_by}:{self.store.manifest.hashes[operation]}:{self.framework}"
+        # The forest has learnt ratios to these GPUs' rooflines: a corrected fact makes it another forest.
+        facts = [array.tolist() for array in (hardware.peak_flops, hardware.bandwidth, hardware.link)]
+        known = (hardware.names, hardware.trait_names, hardware.traits.tolist(), facts)
+        key = f"{made_by}:{known}:{self.store.manifest.hashes[operation]}:{self.framework}"
         folder = cache_folder() / "forests" / f"{operation}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        loaded = _read_fitted(folder, self.gpu.name)
+        loaded = _read_fitted(folder, self.gpu.name, has_rows=self.gpu.name in hardware.names)
         if loaded is None:
             self._progress(f"learning {operation} ({self.framework}) from the measurements; kept for next time")
             rows = load_rows(self.store, operation, self.framework, hardware)
+            if not len(rows.gpu):
+                return None
             loaded = fit(operation, rows, hardware)
             _write_fitted(folder, loaded)
         return loaded
 
     def prepare(self, operations: Sequence[str] = tuple(FAMILIES)) -> None:
-        """Loads (and where needed fits) the models of ``operations`` now rather than at the first question."""
+        """Loads (and where needed fits) the models of ``operations`` now rather than at the first
+        question."""
         for operation in operations:
             self.kernel(operation)
 
 
 def unseen_spreads() -> dict[str, float]:
-    """Half-width (log) of the 80 % interval of each operation on a GPU without any rows, from the leave-one-GPU-out
-    benchmark."""
+    """Half-width (log) of the 80 % interval of each operation on a GPU without any rows, from the
+    leave-one-GPU-out benchmark."""
     path = Path(__file__).parent / "unseen_gpu.yaml"
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -134,8 +144,8 @@ def unseen_spreads() -> dict[str, float]:
 
 
 def _write_fitted(folder: Path, fitted: Fitted) -> None:
-    """Writes beside and renames, so that a killed run leaves nothing half-written. A cache that cannot be written (read-only
-    home, full disk) costs time at the next start and nothing else."""
+    """Writes beside and renames, so that a killed run leaves nothing half-written. A cache that cannot be
+    written (read-only home, full disk) costs time at the next start and nothing else."""
     from skops import io as skops_io
 
     try:
@@ -167,25 +177,21 @@ def _write_fitted(folder: Path, fitted: Fitted) -> None:
         return
 
 
-def _read_fitted(folder: Path, gpu: str) -> Fitted | None:
-    """The cached forest with the memory of one GPU, or None where it is not there or does not read (it is then fitted
-    again)."""
-    if not (folder / "forest.skops").is_file():
-        return None
+def _read_fitted(folder: Path, gpu: str, *, has_rows: bool) -> Fitted | None:
+    """The cached forest with the memory of one GPU (where it ``has_rows``), or None where it is not there or
+    does not read: it is then fitted again."""
     from skops import io as skops_io
 
     try:
+        if not folder.is_dir():
+            return None
         content = skops_io.load(folder / "forest.skops", trusted=_TRUSTED)
-        forest = Forest(
-            content["trees"], content["correction_share"], content["low_score"], content["high_score"]
-        )
+        forest = Forest(content["trees"], content["correction_share"], content["low_score"], content["high_score"])
         memories = {}
-        if (folder / f"{gpu}.npz").is_file():
+        if has_rows:
             with np.load(folder / f"{gpu}.npz", allow_pickle=False) as arrays:
-                memories[gpu] = Memory(
-                    arrays["place"], arrays["partition"], arrays["group"], arrays["residual"]
-                )
-    except Exception:  # a damaged cache may fail in any of skops', zip's and numpy's ways; the cure is the same
+                memories[gpu] = Memory(arrays["place"], arrays["partition"], arrays["group"], arrays["residual"])
+    except Exception:  # damage shows in any of skops', zip's and numpy's ways; the cure is the same
         shutil.rmtree(folder, ignore_errors=True)
         return None
     return Fitted(forest, memories)

@@ -1,4 +1,5 @@
-"""Where the GPU's memory goes, and how many tokens of KV cache are left. Vectorised over layouts; bytes per GPU."""
+"""Where the GPU's memory goes, and how many tokens of KV cache are left. Vectorised over layouts; bytes per
+GPU."""
 
 from __future__ import annotations
 
@@ -47,8 +48,8 @@ def memory_facts() -> MemoryFacts:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on the fullest GPU of each layout, shape [n] each. ``kv_bytes`` is what is left for the cache (≤ 0: the layout
-    does not fit)."""
+    """Bytes on the fullest GPU of each layout, shape [n] each. ``kv_bytes`` is what is left for the cache
+    (≤ 0: the layout does not fit)."""
 
     weights_bytes: Floats
     activation_bytes: Floats
@@ -67,7 +68,9 @@ def weights_bytes(model: Architecture, precision: Precision, layouts: Layouts) -
     """Weights on the fullest GPU: the stage with most layers, and the embedding or the head."""
     layers = np.zeros(len(layouts))
     for group in model.layer_groups:
-        layers += group.count * _layer_bytes(model, precision, layouts, group.attention, group.feed_forward, group.norms)
+        layers += group.count * _layer_bytes(
+            model, precision, layouts, group.attention, group.feed_forward, group.norms
+        )
     fullest_stage = np.ceil(model.layers / layouts.pp) / model.layers
     table = model.embedding_parameters * 2.0 / layouts.tp
     tables = np.where((layouts.pp == 1) & (not model.tied_embeddings), 2 * table, table)
@@ -91,7 +94,8 @@ def _layer_bytes(
         per_head = (attention.q_lora_rank or hidden) * qk + attention.kv_lora_rank * (
             attention.qk_nope_head_dim + attention.v_head_dim
         )
-        # Decode keeps the absorbed up-projection of K and V a second time, in 16 bits (all three frameworks do).
+        # Decode keeps the absorbed up-projection of K and V a second time, in 16 bits (all three frameworks
+        # do).
         absorbed = attention.kv_lora_rank * (attention.qk_nope_head_dim + attention.v_head_dim) * 2.0
         total += hidden * shared * qkv + heads * (per_head * qkv + absorbed)
         total += heads * attention.v_head_dim * hidden * out
@@ -107,8 +111,11 @@ def _layer_bytes(
     return total
 
 
-def kv_bytes_per_sequence(model: Architecture, precision: Precision, layouts: Layouts, tokens: Floats | float) -> Floats:
-    """KV cache of one sequence of ``tokens`` tokens on one GPU (fullest stage). Windowed layers keep their window only."""
+def kv_bytes_per_sequence(
+    model: Architecture, precision: Precision, layouts: Layouts, tokens: Floats | float
+) -> Floats:
+    """KV cache of one sequence of ``tokens`` tokens on one GPU (fullest stage). Windowed layers keep their
+    window only."""
     element = WEIGHT_BYTES[precision.kv]
     length = np.broadcast_to(np.asarray(tokens, dtype=np.float64), len(layouts))
     total = np.zeros(len(layouts))
@@ -144,15 +151,12 @@ def memory(
     n = len(layouts)
     weights = weights_bytes(model, precision, layouts)
     widest = max(
-        (
-            max(ffn.intermediate, ffn.shared_intermediate)
-            if isinstance(ffn, MixtureOfExperts)
-            else ffn.intermediate
-            for ffn in (group.feed_forward for group in model.layer_groups)
-        )
+        max(ffn.intermediate, ffn.shared_intermediate) if isinstance(ffn, MixtureOfExperts) else ffn.intermediate
+        for ffn in (group.feed_forward for group in model.layer_groups)
     )
     per_token = facts.activation_copies * model.hidden + 3 * widest / layouts.tp
-    gathered = np.where(layouts.dp > 1, layouts.dp, 0) * model.hidden * 2  # tokens of all ranks before the experts
+    # Tokens of all ranks before the experts, and their sums after them.
+    gathered = np.where(layouts.dp > 1, layouts.dp, 0) * model.hidden * 2
     logits = sequences * (model.vocabulary / layouts.tp) * 4.0
     activations = token_budget * (per_token + gathered) * 2.0 + logits
     groups = (layouts.tp > 1).astype(float) + (layouts.dp > 1) + (layouts.pp > 1)

@@ -60,8 +60,7 @@ def _grouped_query(
     )
     if heads % kv:
         raise InputError(
-            f"{fields.model}: config key 'num_key_value_heads' = {kv} "
-            f"does not divide num_attention_heads = {heads}",
+            f"{fields.model}: config key 'num_key_value_heads' = {kv} does not divide num_attention_heads = {heads}",
             "correct num_key_value_heads in the config.json",
             field="num_key_value_heads",
         )
@@ -74,8 +73,7 @@ def _even_head_dim(fields: Fields) -> int:
     hidden, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     if hidden % heads and not fields.number("head_dim"):
         raise InputError(
-            f"{fields.model}: config key 'hidden_size' = {hidden} "
-            f"is not a multiple of num_attention_heads = {heads}",
+            f"{fields.model}: config key 'hidden_size' = {hidden} is not a multiple of num_attention_heads = {heads}",
             "say head_dim in the config.json",
             field="hidden_size",
         )
@@ -100,8 +98,7 @@ def _windows(fields: Fields, otherwise: Callable[[int], int] = lambda layer: 0) 
                 )
         if len(kinds) != layers:
             raise InputError(
-                f"{fields.model}: config key 'layer_types' lists {len(kinds)} layers, "
-                f"num_hidden_layers = {layers}",
+                f"{fields.model}: config key 'layer_types' lists {len(kinds)} layers, num_hidden_layers = {layers}",
                 "correct layer_types or num_hidden_layers in the config.json",
                 field="layer_types",
             )
@@ -109,9 +106,7 @@ def _windows(fields: Fields, otherwise: Callable[[int], int] = lambda layer: 0) 
     return [window if window < longest else 0 for window in windows]
 
 
-def _routed(
-    fields: Fields, experts: str, intermediate: str, *, shared: int = 0, **traits: bool
-) -> MixtureOfExperts:
+def _routed(fields: Fields, experts: str, intermediate: str, *, shared: int = 0, **traits: bool) -> MixtureOfExperts:
     """The expert layer; ``experts`` and ``intermediate`` are what the family calls these keys."""
     count = fields.size(experts)
     top_k = fields.at_most("num_experts_per_tok", fields.size("num_experts_per_tok"), count, experts)
@@ -122,9 +117,7 @@ def _dense(fields: Fields, key: str = "intermediate_size", *, bias: bool = False
     return DenseFeedForward(fields.size(key), bias=bias)
 
 
-def _alike(
-    fields: Fields, attention: Callable[[int], Attention], ffn: FeedForward, window: int = 0
-) -> Layers:
+def _alike(fields: Fields, attention: Callable[[int], Attention], ffn: FeedForward, window: int = 0) -> Layers:
     return [(attention(size), ffn) for size in _windows(fields, lambda layer: window)]
 
 
@@ -135,9 +128,7 @@ def _alike(
 def _llama(fields: Fields) -> Decoder:
     bias = fields.flag("attention_bias")
     heads = fields.size("num_attention_heads")
-    attention = _grouped_query(
-        fields, kv_heads=heads, head_dim=_even_head_dim(fields), bias=bias, output_bias=bias
-    )
+    attention = _grouped_query(fields, kv_heads=heads, head_dim=_even_head_dim(fields), bias=bias, output_bias=bias)
     return Decoder(_alike(fields, attention, _dense(fields, bias=fields.flag("mlp_bias"))))
 
 
@@ -149,9 +140,7 @@ def _mistral(fields: Fields) -> Decoder:
 
 @_reads("phi3")
 def _phi3(fields: Fields) -> Decoder:
-    attention = _grouped_query(
-        fields, kv_heads=fields.size("num_attention_heads"), head_dim=_even_head_dim(fields)
-    )
+    attention = _grouped_query(fields, kv_heads=fields.size("num_attention_heads"), head_dim=_even_head_dim(fields))
     return Decoder(_alike(fields, attention, _dense(fields), fields.number("sliding_window")))
 
 
@@ -222,10 +211,7 @@ def _sparse_steps(fields: Fields, attention: Callable[[int], Attention], experts
     windows = _qwen_windows(fields)
     sparse = [(layer + 1) % step == 0 and layer not in without for layer in range(len(windows))]
     dense = experts if all(sparse) else _dense(fields)
-    return [
-        (attention(window), experts if routed else dense)
-        for window, routed in zip(windows, sparse, strict=True)
-    ]
+    return [(attention(window), experts if routed else dense) for window, routed in zip(windows, sparse, strict=True)]
 
 
 @_reads("gpt_oss")
@@ -251,8 +237,7 @@ def _llama4(fields: Fields) -> Decoder:
     rope = fields.sequence("no_rope_layers") or [(layer + 1) % period for layer in range(count)]  # 0: no RoPE
     if len(rope) != count:
         raise InputError(
-            f"{fields.model}: config key 'no_rope_layers' lists {len(rope)} layers, "
-            f"num_hidden_layers = {count}",
+            f"{fields.model}: config key 'no_rope_layers' lists {len(rope)} layers, num_hidden_layers = {count}",
             "correct no_rope_layers in the config.json",
             field="no_rope_layers",
         )
@@ -261,9 +246,7 @@ def _llama4(fields: Fields) -> Decoder:
     experts = _routed(fields, "num_local_experts", "intermediate_size", shared=shared)
     sparse = set(fields.sequence("moe_layers") or range(step - 1, count, step))
     dense = experts if len(sparse) == count else _dense(fields, "intermediate_size_mlp")
-    return Decoder(
-        [(attention(window), experts if layer in sparse else dense) for layer, window in enumerate(windows)]
-    )
+    return Decoder([(attention(window), experts if layer in sparse else dense) for layer, window in enumerate(windows)])
 
 
 @_reads("glm4_moe")
@@ -326,11 +309,6 @@ def _dense_first(fields: Fields, attention: Callable[[int], Attention], *, corre
     sparse = [layer >= first and layer % step == 0 for layer in range(len(windows))]
     each = fields.size("moe_intermediate_size")
     shared = fields.number("n_shared_experts") * each
-    experts = _routed(
-        fields, "n_routed_experts", "moe_intermediate_size", shared=shared, router_bias=correction
-    )
+    experts = _routed(fields, "n_routed_experts", "moe_intermediate_size", shared=shared, router_bias=correction)
     dense = experts if all(sparse) else _dense(fields)
-    return [
-        (attention(window), experts if routed else dense)
-        for window, routed in zip(windows, sparse, strict=True)
-    ]
+    return [(attention(window), experts if routed else dense) for window, routed in zip(windows, sparse, strict=True)]

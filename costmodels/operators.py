@@ -1,6 +1,8 @@
-"""Which operations one engine step consists of, under a layout: model + layout + batch → questions to the kernels.
+"""Which operations one engine step consists of, under a layout: model + layout + batch → questions to the
+kernels.
 
-Vectorised over candidates: every column is an array over the same ``n`` candidates (a layout and a batch each).
+Vectorised over candidates: every column is an array over the same ``n`` candidates (a layout and a batch
+each).
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ class Batch:
         prefix: tokens of the prompt that are already in the KV cache.
         decodes: sequences that generate one token.
         context: mean tokens in the KV cache of those.
-        expert_tokens: tokens that enter a MoE layer from this rank on average over the ranks of the group (ranks work in
-            lock step, but need not all have a chunk).
+        expert_tokens: tokens that enter a MoE layer from this rank on average over the ranks of the group
+            (ranks work in lock step, but need not all have a chunk).
     """
 
     prefills: Ints
@@ -55,7 +57,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Asked:
-    """Questions to one operation: ``columns`` of shape [q], the candidate each belongs to, how often it occurs per step."""
+    """Questions to one operation: ``columns`` of shape [q], the candidate each belongs to, how often it
+    occurs per step."""
 
     columns: Mapping[str, NDArray[np.generic]]
     candidate: Ints
@@ -75,7 +78,8 @@ class Exchange:
 
 @dataclass
 class StepWork:
-    """Everything one step asks for. ``moved_bytes`` and ``small_kernels`` are the elementwise rest, shape [n]."""
+    """Everything one step asks for. ``moved_bytes`` and ``small_kernels`` are the elementwise rest, shape
+    [n]."""
 
     candidates: int
     asked: dict[str, list[Asked]] = field(default_factory=dict)
@@ -87,7 +91,9 @@ class StepWork:
         self.moved_bytes = np.zeros(self.candidates)
         self.small_kernels = np.zeros(self.candidates)
 
-    def ask(self, operation: str, count: Floats | float, when: NDArray[np.bool_] | None = None, **columns: object) -> None:
+    def ask(
+        self, operation: str, count: Floats | float, when: NDArray[np.bool_] | None = None, **columns: object
+    ) -> None:
         """Adds one question per candidate for which ``when`` holds (default: all)."""
         chosen = np.arange(self.candidates) if when is None else np.flatnonzero(when)
         if not len(chosen):
@@ -128,8 +134,8 @@ def step_work(model: Architecture, precision: Precision, layouts: Layouts, batch
         else:
             _dense(work, model.hidden, ffn, precision.dense, layouts.tp, tokens, group.count)
             work.exchange("all_reduce", _hidden_bytes(model, tokens), layouts.tp, group.count)
-        # Two residual-adding norms a layer: read and write both the residual and the activations.
-        work.touch(2 * 4 * _hidden_bytes(model, tokens), 2, group.count)
+        # Each norm adds the residual: it reads and writes both the residual and the activations.
+        work.touch(group.norms * 4 * _hidden_bytes(model, tokens), group.norms, group.count)
     _head(work, model, layouts, batch)
     return work
 
@@ -143,7 +149,12 @@ def _product(work: StepWork, dtype: str, m: Ints, n: Ints | int, k: Ints | int, 
 
 
 def _attention(
-    work: StepWork, model: Architecture, precision: Precision, layouts: Layouts, batch: Batch, group: LayerGroup
+    work: StepWork,
+    model: Architecture,
+    precision: Precision,
+    layouts: Layouts,
+    batch: Batch,
+    group: LayerGroup,
 ) -> None:
     attention = group.attention
     if isinstance(attention, GroupedQueryAttention):
@@ -187,7 +198,12 @@ def _grouped_query(
         **shape,
     )
     work.ask(
-        "attention_decode", count, batch.decodes > 0, batch=batch.decodes, context_tokens=batch.context, **shape
+        "attention_decode",
+        count,
+        batch.decodes > 0,
+        batch=batch.decodes,
+        context_tokens=batch.context,
+        **shape,
     )
     _product(work, precision.attention_output, batch.tokens, model.hidden, heads * attention.head_dim, count)
     # Rotary embedding and the cache write each read and write the q, k, v of the rank.
@@ -250,7 +266,8 @@ def _dense(
     matrices = 2 if ffn.gated else 1
     _product(work, dtype, tokens, matrices * width, hidden, count)
     _product(work, dtype, tokens, hidden, width, count)
-    work.touch(tokens * width * (matrices + 1.0) * ACTIVATION_BYTES, 1, count)
+    elements = (tokens * width * (matrices + 1)).astype(np.float64)
+    work.touch(elements * ACTIVATION_BYTES, 1, count)
 
 
 def _experts(
@@ -284,9 +301,11 @@ def _experts(
     if ffn.shared_intermediate:
         shared = DenseFeedForward(ffn.shared_intermediate, ffn.gated)
         _dense(work, model.hidden, shared, precision.shared_experts, layouts.tp, tokens, count)
-    work.touch(tokens * ffn.experts * 4.0, 2, count)  # softmax and top-k of the router, fp32
-    # With one attention replica the tokens are already on all GPUs of the group, and partial sums are reduced as in a dense
-    # layer. With several, all tokens are gathered before and their sums scattered after the experts.
+    scores = (tokens * ffn.experts).astype(np.float64)
+    work.touch(scores * 4, 2, count)  # softmax and top-k of the router, fp32
+    # With one attention replica the tokens are already on all GPUs of the group, and partial sums are
+    # reduced as in a dense layer. With several, all tokens are gathered before and their sums scattered
+    # after the experts.
     alone = layouts.dp == 1
     work.exchange("all_reduce", np.where(alone, _hidden_bytes(model, tokens), 0.0), layouts.tp, count)
     gathered = np.where(alone, 0.0, _hidden_bytes(model, everyone))
@@ -298,5 +317,6 @@ def _head(work: StepWork, model: Architecture, layouts: Layouts, batch: Batch) -
     sampled = batch.prefills + batch.decodes  # one row of logits per sequence
     vocabulary = -(-model.vocabulary // layouts.tp)
     _product(work, "bf16", sampled, vocabulary, model.hidden, 1)
-    work.exchange("all_gather", sampled * float(model.vocabulary * ACTIVATION_BYTES), layouts.tp, 1)
+    logits_bytes = sampled.astype(np.float64) * model.vocabulary * ACTIVATION_BYTES
+    work.exchange("all_gather", logits_bytes, layouts.tp, 1)
     work.touch(_hidden_bytes(model, batch.tokens) + sampled * vocabulary * 4.0, 4, 1)

@@ -1,4 +1,5 @@
-"""Board power of a GPU that runs engine steps: between idle and TDP, by how busy tensor cores and memory are."""
+"""Board power of a GPU that runs engine steps: between idle and TDP, by how busy tensor cores and memory
+are."""
 
 from __future__ import annotations
 

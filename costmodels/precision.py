@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodels.architecture import Architecture
-from profiles.errors import InputError, Unsupported, UnknownName
+from costmodels.architecture import Architecture, LatentAttention
+from profiles.errors import InputError, UnknownName, Unsupported
 from profiles.hardware import Gpu
 
 PARTS = ("attention_qkv", "attention_output", "dense", "experts", "shared_experts")
@@ -17,8 +17,8 @@ _NEEDS = {"fp8": "fp8", "fp8_block": "fp8", "nvfp4": "fp4", "int8": "int8"}
 
 @dataclass(frozen=True)
 class Precision:
-    """``weights`` names the whole; the parts may differ (gpt-oss keeps attention in bf16). Embedding, head, norms and
-    router are always 16-bit."""
+    """``weights`` names the whole; the parts may differ (gpt-oss keeps attention in bf16). Embedding, head,
+    norms and router are always 16-bit."""
 
     weights: str
     kv: str
@@ -34,7 +34,8 @@ class Precision:
 
 
 def choose_precision(model: Architecture, weights: str | None = None, kv: str | None = None) -> Precision:
-    """The precision to run ``model`` in: as published unless ``weights`` says otherwise; KV cache in bf16 unless ``kv``.
+    """The precision to run ``model`` in: as published unless ``weights`` says otherwise; KV cache in bf16
+    unless ``kv``.
 
     Raises:
         InputError: a precision that is unknown, or that cannot be made from the checkpoint.
@@ -66,9 +67,8 @@ def missing_hardware(precision: Precision, gpu: Gpu) -> str | None:
 
 
 def require_latent_widths(model: Architecture) -> None:
-    """Latent attention is measured for DeepSeek's head widths only; others are refused rather than guessed."""
-    from costmodels.architecture import LatentAttention
-
+    """Latent attention is measured for DeepSeek's head widths only; others are refused rather than
+    guessed."""
     for group in model.layer_groups:
         attention = group.attention
         if isinstance(attention, LatentAttention):
@@ -80,6 +80,7 @@ def require_latent_widths(model: Architecture) -> None:
             )
             if widths != (128, 64, 128, 512):
                 raise Unsupported(
-                    f"model: {model.name} has latent attention of widths {widths}; only (128, 64, 128, 512) is measured",
+                    f"model: {model.name} has latent attention of widths {widths}; only (128, 64, 128, 512) "
+                    "is measured",
                     "choose a model with DeepSeek's attention widths",
                 )

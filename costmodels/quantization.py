@@ -169,14 +169,10 @@ def _compressed_group(group: Mapping[str, Any], checkpoint_format: str) -> str |
 
 def _described(method: str, quantization: Mapping[str, Any], groups: Iterable[Mapping[str, Any]]) -> str:
     facts = [f"quant_method={method!r}"]
-    facts += [
-        f"{key}={quantization[key]!r}" for key in ("quant_algo", "bits", "format") if key in quantization
-    ]
+    facts += [f"{key}={quantization[key]!r}" for key in ("quant_algo", "bits", "format") if key in quantization]
     for group in groups:
         weights = group.get("weights") or {}
-        facts.append(
-            f"weights {weights.get('num_bits')}-bit {weights.get('type')} ({weights.get('strategy')})"
-        )
+        facts.append(f"weights {weights.get('num_bits')}-bit {weights.get('type')} ({weights.get('strategy')})")
     return ", ".join(facts)
 
 

@@ -102,9 +102,7 @@ def _entry(path: Path) -> dict[str, Any]:
 @cache
 def _index() -> Mapping[str, tuple[str, Path]]:
     """Folded name -> (name, file). A bare name that two organisations share is left out."""
-    full = {
-        name: path for path in _files() for name in (_name(path), *_entry(path).get("same_config_as", ()))
-    }
+    full = {name: path for path in _files() for name in (_name(path), *_entry(path).get("same_config_as", ()))}
     bare: dict[str, list[str]] = {}
     for name in full:
         bare.setdefault(name.rpartition("/")[2].casefold(), []).append(name)
@@ -149,13 +147,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{file}: line {error.lineno}: not JSON: {error.msg}", hint, line=error.lineno
-        ) from error
+        raise InputError(f"{file}: line {error.lineno}: not JSON: {error.msg}", hint, line=error.lineno) from error
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read: {error}", hint) from error
     if not isinstance(content, dict):
-        raise InputError(
-            f"{file}: line 1: a JSON object is expected, not {type(content).__name__}", hint, line=1
-        )
+        raise InputError(f"{file}: line 1: a JSON object is expected, not {type(content).__name__}", hint, line=1)
     return content

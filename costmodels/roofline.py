@@ -1,7 +1,8 @@
 """FLOPs, bytes and the roofline of every operation, vectorised.
 
 The roofline (Williams et al., CACM 52(4), 2009) is the time below which no kernel can go:
-max(FLOPs / peak rate, bytes / bandwidth). It is the yardstick of the forests and the answer where nothing better is known.
+max(FLOPs / peak rate, bytes / bandwidth). It is the yardstick of the forests and the answer where nothing
+better is known.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from profiles.hardware import Gpu
 from profiles.measurements import DTYPES
 
 Columns = Mapping[str, NDArray[np.generic]]
-"""Shape columns of ``n`` questions, as :data:`profiles.measurements.OPERATIONS` names them. Text columns hold codes
-(see :data:`CODES`)."""
+"""Shape columns of ``n`` questions, as :data:`profiles.measurements.OPERATIONS` names them. Text columns
+hold codes (see :data:`CODES`)."""
 
 CODES: dict[str, tuple[str, ...]] = {
     "dtype": DTYPES,
@@ -28,10 +29,14 @@ CODES: dict[str, tuple[str, ...]] = {
 }
 ROUTING_SKEW = np.array([0.0, 1.01, 1.2])
 
-# Bytes of one weight, scales included: fp8_block has one fp32 scale per 128×128 (negligible), nvfp4 one fp8 scale per
-# 16 values, mxfp4 one 8-bit exponent per 32, int4 (AWQ/GPTQ) one fp16 scale per 128.
+# Bytes of one weight, scales included: fp8_block has one fp32 scale per 128×128 (negligible), nvfp4 one fp8
+# scale per 16 values, mxfp4 one 8-bit exponent per 32, int4 (AWQ/GPTQ) one fp16 scale per 128.
 WEIGHT_BYTES = dict(
-    zip(DTYPES, (4.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.5 + 1 / 16, 0.5 + 1 / 32, 0.5 + 1 / 32, 0.5 + 2 / 128), strict=True)
+    zip(
+        DTYPES,
+        (4.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.5 + 1 / 16, 0.5 + 1 / 32, 0.5 + 1 / 32, 0.5 + 2 / 128),
+        strict=True,
+    )
 )
 _ACTIVATION_BYTES = dict(zip(DTYPES, (4, 2, 2, 1, 2, 1, 1, 0.5 + 1 / 16, 2, 1, 2), strict=True))
 # The tensor-core rate at which each precision multiplies; where a GPU lacks it, the next in the list.
@@ -40,8 +45,8 @@ _RATES = dict(
         DTYPES,
         (
             ("tf32", "fp16"), ("bf16", "fp16"), ("fp16", "bf16"), ("int8", "bf16", "fp16"), ("bf16", "fp16"),
-            ("fp8", "bf16", "fp16"), ("fp8", "bf16", "fp16"), ("fp4", "fp8", "bf16", "fp16"), ("bf16", "fp16"),
-            ("fp8", "bf16", "fp16"), ("bf16", "fp16"),
+            ("fp8", "bf16", "fp16"), ("fp8", "bf16", "fp16"), ("fp4", "fp8", "bf16", "fp16"),
+            ("bf16", "fp16"), ("fp8", "bf16", "fp16"), ("bf16", "fp16"),
         ),
         strict=True,
     )
@@ -142,7 +147,8 @@ def _gemm(q: Columns) -> _Raw:
 
 
 def visible_pairs(query: Floats, prefix: Floats, window: Floats) -> Floats:
-    """Query–key pairs of causal attention: Σ_{i=1..query} min(prefix + i, window), window 0 meaning no limit."""
+    """Query–key pairs of causal attention: Σ_{i=1..query} min(prefix + i, window), window 0 meaning no
+    limit."""
     limit = np.where(window > 0, window, np.inf)
     growing = np.clip(limit - prefix, 0, query)  # queries that still see everything before them
     full = query - growing
@@ -167,13 +173,18 @@ def _attention_decode(q: Columns) -> _Raw:
     return 4 * batch * heads * dim * keys, moved, None
 
 
-# Latent attention is measured for DeepSeek's widths only: q·k over 128+64 and values of 128 when rebuilt (prefill),
-# both on the 512+64 latent when absorbed (decode). arXiv:2405.04434, §2.1.
+# Latent attention is measured for DeepSeek's widths only: q·k over 128+64 and values of 128 when rebuilt
+# (prefill), both on the 512+64 latent when absorbed (decode). arXiv:2405.04434, §2.1.
 _MLA_QK, _MLA_V, _MLA_LATENT, _MLA_ROPE = 192, 128, 512, 64
 
 
 def _mla_prefill(q: Columns) -> _Raw:
-    batch, query, prefix, heads = _f(q, "batch"), _f(q, "query_tokens"), _f(q, "prefix_tokens"), _f(q, "heads")
+    batch, query, prefix, heads = (
+        _f(q, "batch"),
+        _f(q, "query_tokens"),
+        _f(q, "prefix_tokens"),
+        _f(q, "heads"),
+    )
     pairs = visible_pairs(query, prefix, np.zeros_like(query))
     moved = 2 * batch * heads * (query * (_MLA_QK + _MLA_V) + (prefix + query) * (_MLA_QK + _MLA_V))
     return 2 * batch * heads * (_MLA_QK + _MLA_V) * pairs, moved, None
@@ -189,11 +200,16 @@ def _mla_decode(q: Columns) -> _Raw:
 def _mla_bmm(q: Columns) -> _Raw:
     tokens, heads = _f(q, "tokens"), _f(q, "heads")
     weights = heads * _MLA_V * _MLA_LATENT * _of_dtype(weight_bytes, q)
-    return 2 * tokens * heads * _MLA_V * _MLA_LATENT, weights + 2 * tokens * heads * (_MLA_V + _MLA_LATENT), None
+    return (
+        2 * tokens * heads * _MLA_V * _MLA_LATENT,
+        weights + 2 * tokens * heads * (_MLA_V + _MLA_LATENT),
+        None,
+    )
 
 
 def expected_active(experts: Floats, top_k: Floats, tokens: Floats) -> Floats:
-    """Experts of ``experts`` that at least one of ``tokens`` uniformly routed tokens reaches, in expectation."""
+    """Experts of ``experts`` that at least one of ``tokens`` uniformly routed tokens reaches, in
+    expectation."""
     return experts * -np.expm1(tokens * np.log1p(-np.minimum(top_k / experts, 1 - 1e-12)))
 
 
@@ -212,7 +228,8 @@ def _moe(q: Columns) -> _Raw:
 def _collective(q: Columns) -> _Raw:
     message, ranks = _f(q, "message_bytes"), _f(q, "num_gpus")
     passes = np.where(q["kind"].astype(np.int64) == code("kind", "all_reduce"), 2.0, 1.0)
-    # Ring bounds: each rank sends (n-1)/n of the buffer, twice for an all-reduce (Patarasuk & Yuan, JPDC 69(2), 2009).
+    # Ring bounds: each rank sends (n-1)/n of the buffer, twice for an all-reduce (Patarasuk & Yuan, JPDC
+    # 69(2), 2009).
     return np.zeros_like(message), 2 * message, passes * message * (ranks - 1) / ranks
 
 

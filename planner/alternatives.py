@@ -1,4 +1,5 @@
-"""What else there was: the best layouts beside the chosen ones, and the frontier of speed per user against throughput per GPU."""
+"""What else there was: the best layouts beside the chosen ones, and the frontier of speed per user against
+throughput per GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ PARETO = 16
 
 
 def engines_that_fit(pool: Pool, gpus: int) -> int:
-    """How many engines of ``gpus`` GPUs the pool holds: small ones inside nodes, large ones on whole nodes and one rest."""
+    """How many engines of ``gpus`` GPUs the pool holds: small ones inside nodes, large ones on whole nodes and one
+    rest."""
     sizes = [pool.gpus_per_node] * (pool.gpus // pool.gpus_per_node)
     if pool.gpus % pool.gpus_per_node:
         sizes.append(pool.gpus % pool.gpus_per_node)
@@ -120,7 +122,12 @@ def _bound(request: PlanRequest, metric: str) -> Bound:
 def _pareto(request: PlanRequest, searches: list[Search]) -> list[plans.OperatingPoint]:
     """Operating points that no other beats in both speed per user and throughput per GPU, over all pools."""
     every = [
-        (1e6 / float(points.steady.tpot_us.value[i]), float(points.output_tokens_per_gpu_s[i]), points, int(i))
+        (
+            1e6 / float(points.steady.tpot_us.value[i]),
+            float(points.output_tokens_per_gpu_s[i]),
+            points,
+            int(i),
+        )
         for points in (s.coarse for s in searches)
         if points is not None
         for i in np.flatnonzero(points.steady.stable)

@@ -20,7 +20,9 @@ _SHOWN = 80  # characters of a wrong value that a message repeats
 class Document(BaseModel):
     """Base of everything in the contract: frozen, and refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, json_schema_serialization_defaults_required=True
+    )
 
 
 def _plain_number(value: Any) -> Any:
@@ -121,7 +123,7 @@ def validation_error(error: ValidationError, where: str) -> InputError:
         wrong = "is not a list"
     elif kind in ("too_short", "too_long") and "actual_length" in problem["ctx"]:
         limit = problem["ctx"]["min_length" if kind == "too_short" else "max_length"]
-        wrong = f"has {'less' if kind == 'too_short' else 'more'} than {limit} items"
+        wrong = f"has {'fewer' if kind == 'too_short' else 'more'} than {limit} items"
     else:
         wrong = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
         wrong = f": {wrong}".replace(": input should", " should").replace(": string should", " should")

@@ -16,7 +16,7 @@ from costmodels.memory import Memory, kv_bytes_per_sequence, memory
 from costmodels.precision import Precision
 from costmodels.serving.frameworks import Framework
 from costmodels.serving.steady import Steady, steady_state
-from planner.layouts import Rejected, Restrictions, label, legal_layouts
+from planner.layouts import Rejected, Restrictions, layout_at, legal_layouts
 from planner.plans import Layout
 from planner.requests import Bound, Pool, Slo, Workload
 
@@ -28,10 +28,12 @@ REFINEMENTS = 7
 
 
 def residents(concurrency: NDArray[np.generic] | float) -> Floats:
-    """Sequences that are in the engine but for rare moments, when ``concurrency`` are on average: Poisson's mean plus two
+    """Sequences that are in the engine but for rare moments, when ``concurrency`` are on average: Poisson's mean
+    plus two
     standard deviations, and the one that is being prefilled."""
     mean = np.asarray(concurrency, dtype=np.float64)
-    return mean + 2 * np.sqrt(mean) + 1
+    most: Floats = mean + 2 * np.sqrt(mean) + 1
+    return most
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,7 @@ class Points:
         return len(self.budget)
 
     def layout(self, i: int) -> Layout:
-        x = self.layouts
-        return Layout(tp=int(x.tp[i]), pp=int(x.pp[i]), dp=int(x.dp[i]), ep=int(x.ep[i]), moe_tp=int(x.moe_tp[i]))
+        return layout_at(self.layouts, i)
 
     def key(self, i: int) -> tuple[int, ...]:
         """(pool, tp, pp, dp, ep): what makes two points ones of the same layout."""
@@ -138,7 +139,8 @@ def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints) -> Ints:
 
 @dataclass(frozen=True)
 class Search:
-    """All that was tried on one pool. ``coarse`` is the grid (for the Pareto frontier), ``best`` the finest search around the
+    """All that was tried on one pool. ``coarse`` is the grid (for the Pareto frontier), ``best`` the finest search
+    around the
     highest rate within the SLO of each layout and batch limit; both may be empty."""
 
     job: Job
@@ -182,11 +184,11 @@ def _memory_rejections(job: Job, layouts: Layouts, no_room: Ints, no_cache: Ints
     gpu = job.cost.gpu
     if len(no_room):
         reason = f"weights and buffers do not fit into {gpu.memory_bytes / 1e9:.0f} GB of {gpu.name}"
-        out.append(Rejected(reason, len(no_room), label(layouts, int(no_room[0]))))
+        out.append(Rejected(reason, len(no_room), layout_at(layouts, int(no_room[0])).label))
     if len(no_cache):
         tokens = job.workload.isl + job.workload.osl
         reason = f"KV cache left holds too few sequences of {tokens} tokens"
-        out.append(Rejected(reason, len(no_cache), label(layouts, int(no_cache[0]))))
+        out.append(Rejected(reason, len(no_cache), layout_at(layouts, int(no_cache[0])).label))
     return out
 
 
@@ -215,16 +217,13 @@ def _refine(
 
 
 def at_load(points: Points, i: int, load_rps: float) -> Points:
-    """The single operating point of engine ``i`` of ``points`` when it is offered ``load_rps``: the least concurrency that
+    """The single operating point of engine ``i`` of ``points`` when it is offered ``load_rps``: the least
+    concurrency that
     carries it."""
     concurrency = np.arange(1, int(points.concurrency[i]) + 1)
     index = np.full(len(concurrency), i)
-    all_points = predict(
-        points.job, points.layouts.take(index), points.budget[index], concurrency, points.most[index]
-    )
+    all_points = predict(points.job, points.layouts.take(index), points.budget[index], concurrency, points.most[index])
     enough = np.flatnonzero(all_points.steady.rate_rps.value >= load_rps * (1 - 1e-9))
     chosen = concurrency[enough[0]] if len(enough) else concurrency[-1]
     one = np.array([i])
-    return predict(
-        points.job, points.layouts.take(one), points.budget[one], np.array([chosen]), points.most[one]
-    )
+    return predict(points.job, points.layouts.take(one), points.budget[one], np.array([chosen]), points.most[one])

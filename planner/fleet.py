@@ -156,9 +156,7 @@ def _check(pools: Sequence[Pool], candidates: Candidates, objective: str, rate_r
     if objective not in get_args(Objective):
         raise InputError(f"objective: {objective!r} is not known", f"one of {', '.join(get_args(Objective))}")
     if rate_rps is None and objective in ("cost", "gpus"):
-        raise InputError(
-            f"rate_rps: the objective {objective} needs the rate to serve", "give requests per second"
-        )
+        raise InputError(f"rate_rps: the objective {objective} needs the rate to serve", "give requests per second")
     if rate_rps is not None and objective == "throughput":
         raise InputError(
             f"rate_rps: {rate_rps:g} with the objective throughput", "leave it out, or ask for cost or gpus"
@@ -180,9 +178,7 @@ def _model(ask: _Question) -> _Model | None:
     None where no candidate fits.
     """
     c, rate = ask.candidates, ask.rate_rps
-    kept = undominated(
-        ask.pools, c, hosted(ask.pools, c, ask.unlimited), by_latency=ask.objective == "latency"
-    )
+    kept = undominated(ask.pools, c, hosted(ask.pools, c, ask.unlimited), by_latency=ask.objective == "latency")
     m = len(kept)
     if m == 0:
         return None
@@ -265,9 +261,7 @@ def _shares(c: Candidates, engines: Ints, rate_rps: float | None) -> Floats:
 
 def _placement(ask: _Question, model: _Model, counts: Ints) -> tuple[Engine, ...]:
     """Every engine on GPUs of its own: the flows lay out places of each size, engines take them in order."""
-    places = {
-        p: walk(ask.pools[p], graph, counts[columns].tolist()) for p, (graph, columns) in model.flows.items()
-    }
+    places = {p: walk(ask.pools[p], graph, counts[columns].tolist()) for p, (graph, columns) in model.flows.items()}
     placement = []
     for v, count in zip(model.kept.tolist(), counts.tolist(), strict=False):
         p = int(ask.candidates.pool[v])

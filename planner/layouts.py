@@ -1,6 +1,7 @@
 """Which parallel layouts of a model are legal on a pool, and why the others are not.
 
-Every combination of degrees is tried against the rules below in order; the first that refuses it names the reason. The rules
+Every combination of degrees is tried against the rules below in order; the first that refuses it names the reason.
+The rules
 are those of the frameworks (what divides what), of the machine (what fits into a node) and of memory.
 """
 
@@ -8,14 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodels.architecture import Architecture, GroupedQueryAttention, MixtureOfExperts
+from costmodels.architecture import Architecture, Attention, GroupedQueryAttention, MixtureOfExperts
+from costmodels.estimates import Ints
 from costmodels.layouts import Layouts
 from costmodels.precision import Precision
 from costmodels.serving.frameworks import Framework
+from planner.launchers import cannot_express
+from planner.plans import Layout
 
 BLOCK = 128  # width of the scale blocks of fp8_block; a split must not cut through one
 
@@ -43,13 +49,15 @@ class Restrictions:
     tp_across_nodes: bool = False
 
 
-def label(layouts: Layouts, i: int) -> str:
-    """A layout in words: ``TP4 PP2``."""
-    parts = [f"TP{layouts.tp[i]}"]
-    for name, degrees in (("PP", layouts.pp), ("DP", layouts.dp), ("EP", layouts.ep)):
-        if degrees[i] > 1:
-            parts.append(f"{name}{degrees[i]}")
-    return " ".join(parts)
+def layout_at(layouts: Layouts, i: int) -> Layout:
+    """One of many layouts, as the plan document writes it."""
+    return Layout(
+        tp=int(layouts.tp[i]),
+        pp=int(layouts.pp[i]),
+        dp=int(layouts.dp[i]),
+        ep=int(layouts.ep[i]),
+        moe_tp=int(layouts.moe_tp[i]),
+    )
 
 
 def legal_layouts(
@@ -62,8 +70,16 @@ def legal_layouts(
     for reason, refuses in _rules(model, precision, allowed):
         bad = alive & refuses(universe)
         if bad.any():
-            rejected.append(Rejected(reason, int(bad.sum()), label(universe, int(np.flatnonzero(bad)[0]))))
+            rejected.append(Rejected(reason, int(bad.sum()), layout_at(universe, int(np.flatnonzero(bad)[0])).label))
             alive &= ~bad
+    unsaid: dict[str, list[int]] = {}
+    for i in np.flatnonzero(alive).tolist():
+        why = cannot_express(framework.name, layout_at(universe, i), is_moe=model.is_moe)
+        if why is not None:
+            unsaid.setdefault(why, []).append(i)
+    for why, indices in unsaid.items():
+        rejected.append(Rejected(why, len(indices), layout_at(universe, indices[0]).label))
+        alive[indices] = False
     return universe.take(np.flatnonzero(alive)), rejected, len(universe)
 
 
@@ -94,15 +110,14 @@ def _universe(
 def _rules(
     model: Architecture, precision: Precision, allowed: Restrictions
 ) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:
-    if allowed.max_tp is not None:
-        yield f"tp above --max-tp {allowed.max_tp}", lambda x: x.tp > allowed.max_tp
-    if allowed.max_pp is not None:
-        yield f"pp above --max-pp {allowed.max_pp}", lambda x: x.pp > allowed.max_pp
-    if allowed.max_engine_gpus is not None:
-        yield (
-            f"engine above --max-engine-gpus {allowed.max_engine_gpus}",
-            lambda x: x.gpus > allowed.max_engine_gpus,
-        )
+    limits = (
+        ("--max-tp", allowed.max_tp, attrgetter("tp")),
+        ("--max-pp", allowed.max_pp, attrgetter("pp")),
+        ("--max-engine-gpus", allowed.max_engine_gpus, attrgetter("gpus")),
+    )
+    for option, most, degree in limits:
+        if most is not None:
+            yield f"above {option} {most}", partial(_above, degree, most)
     node = min(allowed.gpus_per_node, allowed.gpus)
     if not allowed.tp_across_nodes:
         yield (
@@ -114,19 +129,27 @@ def _rules(
         lambda x: (x.gpus > node) & (node % x.tp != 0) & (x.tp % node != 0),
     )
     for group in model.layer_groups:
-        heads = group.attention.heads
-        yield f"{heads} attention heads do not divide by tp", lambda x, heads=heads: heads % x.tp != 0
-        if isinstance(group.attention, GroupedQueryAttention):
-            kv = group.attention.kv_heads
-            yield (
-                f"{kv} KV heads neither divide by tp nor replicate evenly over it",
-                lambda x, kv=kv: (kv % x.tp != 0) & (x.tp % kv != 0),
-            )
+        yield from _attention_rules(group.attention)
         ffn = group.feed_forward
         if isinstance(ffn, MixtureOfExperts):
             yield from _expert_rules(ffn, precision)
         else:
             yield from _dense_rules("feed-forward", ffn.intermediate, precision.dense)
+
+
+def _above(degree: Callable[[Layouts], Ints], most: int, layouts: Layouts) -> Mask:
+    return degree(layouts) > most
+
+
+def _attention_rules(attention: Attention) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:
+    heads = attention.heads
+    yield f"{heads} attention heads do not divide by tp", lambda x: heads % x.tp != 0
+    if isinstance(attention, GroupedQueryAttention):
+        kv = attention.kv_heads
+        yield (
+            f"{kv} KV heads neither divide by tp nor replicate evenly over it",
+            lambda x: (kv % x.tp != 0) & (x.tp % kv != 0),
+        )
 
 
 def _dense_rules(what: str, width: int, dtype: str) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:
@@ -151,5 +174,3 @@ def _expert_rules(ffn: MixtureOfExperts, precision: Precision) -> Iterator[tuple
         )
     if ffn.shared_intermediate:
         yield from _dense_rules("shared expert", ffn.shared_intermediate, precision.shared_experts)
-
-

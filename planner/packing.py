@@ -79,9 +79,7 @@ class Candidates:
     latency_ms: Floats
 
     def __post_init__(self) -> None:
-        columns = {
-            name: getattr(self, name) for name in ("pool", "gpus", "block", "capacity_rps", "latency_ms")
-        }
+        columns = {name: getattr(self, name) for name in ("pool", "gpus", "block", "capacity_rps", "latency_ms")}
         if len({column.shape for column in columns.values()}) != 1 or self.pool.ndim != 1:
             shapes = ", ".join(f"{name} {column.shape}" for name, column in columns.items())
             raise InputError(f"candidates: {shapes}", "give one value per candidate in every column")
@@ -89,9 +87,7 @@ class Candidates:
             self.require("pool", self.pool >= 0, "give an index into the pools")
             self.require("gpus", self.gpus >= 1, "give the GPUs of one engine, at least 1")
             self.require("block", self.block >= 1, "give at least 1")
-            self.require(
-                "block", self.gpus % np.maximum(self.block, 1) == 0, "give a divisor of the engine's gpus"
-            )
+            self.require("block", self.gpus % np.maximum(self.block, 1) == 0, "give a divisor of the engine's gpus")
             self.require(
                 "capacity_rps",
                 np.isfinite(self.capacity_rps) & (self.capacity_rps > 0),
@@ -230,9 +226,7 @@ def walk(pool: Pool, graph: Flow, counts: Iterable[int]) -> dict[int, list[Piece
         nodes = range(pool.nodes - 1, pool.nodes) if first and first == missing else range(count)
         waiting.setdefault(first, []).extend(nodes)
     places: dict[int, list[Piece]] = {}
-    for (first, size), count in sorted(
-        zip(graph.arcs, counts, strict=True), key=lambda arc: (arc[0][0], -arc[0][1])
-    ):
+    for (first, size), count in sorted(zip(graph.arcs, counts, strict=True), key=lambda arc: (arc[0][0], -arc[0][1])):
         here = sorted(waiting.get(first, []))
         if count > len(here):
             raise ValueError(f"{count} nodes leave GPU {first}, where only {len(here)} have come")

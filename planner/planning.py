@@ -14,7 +14,7 @@ from costmodels.precision import Precision, choose_precision, missing_hardware, 
 from costmodels.registry import find_architecture
 from costmodels.serving.frameworks import find_framework
 from planner import fleet
-from planner.evaluation import Job, Points, Search, label, percentile_ms, residents, search, sequences_that_fit
+from planner.evaluation import Job, Points, Search, percentile_ms, residents, search, sequences_that_fit
 from planner.layouts import Rejected, Restrictions, legal_layouts
 from planner.plans import Plan, validated
 from planner.report import assemble
@@ -109,9 +109,7 @@ def _jobs(
             continue
         network = Network(min(pool.gpus_per_node, pool.gpus), find_fabric(pool.fabric))
         cost = CostModel(gpu, request.framework, store, progress)
-        jobs.append(
-            Job(index, pool, model, precision, framework, cost, network, request.workload, request.slo)
-        )
+        jobs.append(Job(index, pool, model, precision, framework, cost, network, request.workload, request.slo))
     if not jobs:
         raise Unsupported(
             f"precision: {refused[0].reason}",
@@ -127,10 +125,9 @@ def fleet_pools(cluster: Cluster) -> list[fleet.Pool]:
     ]
 
 
-def _candidates(
-    request: PlanRequest, found: list[Points | None]
-) -> tuple[fleet.Candidates, list[tuple[Points, int]]]:
-    """What the solver chooses from: per layout and batch limit the point of highest rate; for ``latency``, all points."""
+def _candidates(request: PlanRequest, found: list[Points | None]) -> tuple[fleet.Candidates, list[tuple[Points, int]]]:
+    """What the solver chooses from: per layout and batch limit the point of highest rate; for ``latency``, all
+    points."""
     columns: dict[str, list[float]] = {"pool": [], "gpus": [], "block": [], "capacity": [], "latency": []}
     origin: list[tuple[Points, int]] = []
     for points in found:
@@ -167,9 +164,7 @@ def _finalists(points: Points, *, every: bool) -> list[int]:
 # ------------------------------------------------------------------ infeasible
 
 
-def _no_plan(
-    request: PlanRequest, model: Architecture, precision: Precision, searches: list[Search]
-) -> Infeasible:
+def _no_plan(request: PlanRequest, model: Architecture, precision: Precision, searches: list[Search]) -> Infeasible:
     """Why there is no plan: nothing fits, or nothing is fast enough."""
     if all(s.coarse is None for s in searches):
         return _does_not_fit(request, model, precision, searches)
@@ -189,7 +184,7 @@ def _no_plan(
     where = f"{model.name} on {request.cluster.name} with {request.framework}"
     if impossible:
         bound, (best_ms, points, i) = max(impossible.items(), key=lambda item: item[1][0] / item[0].limit_ms)
-        at = f"{label(points.layouts, i)}, {points.concurrency[i]} sequences, {points.budget[i]} tokens a step"
+        at = f"{points.layout(i).label}, {points.concurrency[i]} sequences, {points.budget[i]} tokens a step"
         return Infeasible(
             f"slo: {bound.label} ≤ {bound.limit_ms:g} ms binds: no layout of {where} reaches it; the best is "
             f"{best_ms:.4g} ms ({at})",
@@ -216,7 +211,7 @@ def _no_plan(
     return Infeasible(
         f"slo: each bound can be met alone, but no layout of {where} meets all of "
         f"{', '.join(b.label for b in request.slo.bounds)} together",
-        f"the nearest is {label(points.layouts, i)} at {points.concurrency[i]} sequences: {reached}; "
+        f"the nearest is {points.layout(i).label} at {points.concurrency[i]} sequences: {reached}; "
         f"relax all bounds by {100 * (excess - 1):.0f} %, or those that it misses",
         binding="slo",
         nearest=values,
@@ -245,10 +240,15 @@ def _does_not_fit(
     )
     if needed is None:
         return Infeasible(
-            message, "allow more (--max-tp, --max-pp, --tp-across-nodes), or choose a smaller precision", binding="memory"
+            message,
+            "allow more (--max-tp, --max-pp, --tp-across-nodes), or choose a smaller precision",
+            binding="memory",
         )
     return Infeasible(
-        message, f"{needed} {job.pool.gpu} would do ({gpus} are offered)", binding="memory", gpus_needed=needed
+        message,
+        f"{needed} {job.pool.gpu} would do ({gpus} are offered)",
+        binding="memory",
+        gpus_needed=needed,
     )
 
 

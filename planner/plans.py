@@ -1,6 +1,7 @@
 """The plan document: what was asked, what was decided, what is predicted, and why to believe it.
 
-One versioned JSON document, validated on the way out and on the way in. Times are milliseconds, sizes bytes. It holds no
+One versioned JSON document, validated on the way out and on the way in. Times are milliseconds, sizes bytes. It
+holds no
 clock readings: same request, same versions, same bytes.
 """
 
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from costmodels.estimates import How
 from planner.documents import shown, strict_json
 from planner.requests import (
     Bound,
@@ -28,8 +30,6 @@ from planner.requests import (
 from profiles.errors import DataError, InputError
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
-
-How = Literal["measured", "forest", "roofline"]
 
 
 class Interval(Document):
@@ -78,7 +78,8 @@ class RequestUnderstood(Document):
 
 
 class Layout(Document):
-    """Parallel degrees of one engine: pp stages of dp attention replicas of tp GPUs; in MoE layers the tp·dp GPUs of a stage
+    """Parallel degrees of one engine: pp stages of dp attention replicas of tp GPUs; in MoE layers the tp·dp GPUs
+    of a stage
     share out the experts ep ways and split each moe_tp ways."""
 
     tp: int
@@ -94,7 +95,9 @@ class Layout(Document):
     @property
     def label(self) -> str:
         parts = [f"TP{self.tp}"]
-        parts += [f"{name}{degree}" for name, degree in (("PP", self.pp), ("DP", self.dp), ("EP", self.ep)) if degree > 1]
+        parts += [
+            f"{name}{degree}" for name, degree in (("PP", self.pp), ("DP", self.dp), ("EP", self.ep)) if degree > 1
+        ]
         return " ".join(parts)
 
 
@@ -127,7 +130,9 @@ class Launch(Document):
     """How to start one engine of the group."""
 
     framework: FrameworkName
-    command: tuple[str, ...] = Field(description="argument vector of the serving process (on each node where more than one)")
+    command: tuple[str, ...] = Field(
+        description="argument vector of the serving process (on each node where more than one)"
+    )
     notes: tuple[str, ...] = Field(description="what the command line cannot say")
 
 
@@ -278,8 +283,8 @@ class Alternative(OperatingPoint):
 class Alternatives(Document):
     ranked: tuple[Alternative, ...] = Field(description="best other layouts that meet the SLO, best first")
     pareto: tuple[OperatingPoint, ...] = Field(
-        description="no other point is better in both speed per user and throughput per GPU, whether or not it meets the "
-        "SLO; fastest per user first"
+        description="no other point is better in both speed per user and throughput per GPU, whether or not "
+        "it meets the SLO; fastest per user first"
     )
 
 

@@ -18,12 +18,16 @@ from profiles.hardware import default_node, find_fabric, find_gpu, find_node, on
 MOST_GPUS = 100_000
 """GPUs of one pool. A plan names every one of them, so a slip of the keyboard must not ask for 10¹²."""
 
+MOST_GPUS_PER_NODE = 1024
+"""GPUs that share a scale-up link: more than any that is built (NVL576), less than what stalls the packing."""
+
 MOST_POOLS = 64
 
 _GPU = "GPU type, as `plan gpus` lists it"
 _FABRIC = "network between nodes, as `plan gpus --fabrics` lists it"
 
 Gpus = Annotated[int, Field(gt=0, le=MOST_GPUS), PLAIN_NUMBER]
+GpusPerNode = Annotated[int, Field(gt=0, le=MOST_GPUS_PER_NODE), PLAIN_NUMBER]
 UsdPerHour = Annotated[float, Field(gt=0, le=1e6), PLAIN_NUMBER]
 
 
@@ -33,7 +37,7 @@ class Pool(Document):
     name: str = Field(min_length=1, max_length=200, description="how plans refer to this pool")
     gpu: str = Field(description=_GPU)
     gpus: Gpus = Field(description="GPUs available")
-    gpus_per_node: Gpus = Field(description="GPUs that share a scale-up link")
+    gpus_per_node: GpusPerNode = Field(description="GPUs that share a scale-up link")
     fabric: str = Field(description=_FABRIC)
     usd_per_gpu_hour: UsdPerHour | None = Field(default=None, description="price; null where none is known")
     price_source: str | None = Field(default=None, description="who says so, and when")
@@ -65,13 +69,9 @@ class PoolInput(Document):
     gpu: str = Field(min_length=1, max_length=200, description=_GPU)
     gpus: Gpus | None = Field(default=None, description="GPUs available; this, or nodes, is needed")
     nodes: Gpus | None = Field(default=None, description="full nodes, instead of gpus")
-    node: str | None = Field(
-        default=None, max_length=200, description="node type; default: the usual one of this GPU"
-    )
-    gpus_per_node: Gpus | None = Field(default=None, description="default: as in that node type")
-    fabric: str | None = Field(
-        default=None, max_length=200, description=f"{_FABRIC}; default: the node type's"
-    )
+    node: str | None = Field(default=None, max_length=200, description="node type; default: the usual one of this GPU")
+    gpus_per_node: GpusPerNode | None = Field(default=None, description="default: as in that node type")
+    fabric: str | None = Field(default=None, max_length=200, description=f"{_FABRIC}; default: the node type's")
     name: str | None = Field(
         default=None, min_length=1, max_length=200, description="how plans refer to it; default: its GPU"
     )
@@ -94,9 +94,7 @@ class ClusterInput(Document):
 _COUNT = re.compile(
     r"(?:(?P<nodes>[0-9]+)\s*[xX×]\s*)?(?P<count>[0-9]+)\s*[xX×]\s*(?P<gpu>[A-Za-z][\w. /-]*)", re.ASCII
 )
-_FORMS = (
-    "write 16xH200 (GPUs), 2x8xH100 (nodes × GPUs), several joined by +{file}, or a bundled name: {names}"
-)
+_FORMS = "write 16xH200 (GPUs), 2x8xH100 (nodes × GPUs), several joined by +{file}, or a bundled name: {names}"
 
 
 def bundled_clusters() -> dict[str, Path]:
@@ -120,9 +118,7 @@ def parse_cluster(text: str, *, allow_paths: bool = True) -> Cluster:
         return read_cluster(bundled[text])
     matches = [_COUNT.fullmatch(part.strip()) for part in text.split("+")]
     if all(matches):
-        return _cluster_from(
-            {"name": text, "pools": [_short_pool(match) for match in matches if match]}, "cluster"
-        )
+        return _cluster_from({"name": text, "pools": [_short_pool(match) for match in matches if match]}, "cluster")
     file = _file_at(text) if allow_paths else None
     if file is not None:
         return read_cluster(file)
@@ -239,9 +235,7 @@ def _filled(asked: PoolInput, where: str) -> dict[str, Any]:
 def _gpus(asked: PoolInput, per_node: int, where: str) -> int:
     if asked.nodes is None:
         if asked.gpus is None:
-            raise InputError(
-                f"{where}: gpus of pool {asked.name or asked.gpu!r} is missing", "give gpus, or nodes"
-            )
+            raise InputError(f"{where}: gpus of pool {asked.name or asked.gpu!r} is missing", "give gpus, or nodes")
         return asked.gpus
     total = asked.nodes * per_node
     if asked.gpus not in (None, total):

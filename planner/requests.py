@@ -63,9 +63,7 @@ class Slo(Document):
     def _each_once(self) -> Slo:
         for label, times in Counter(bound.label for bound in self.bounds).most_common(1):
             if times > 1:
-                raise ValueError(
-                    f"{label} is given {'twice' if times == 2 else f'{times} times'}; keep one of them"
-                )
+                raise ValueError(f"{label} is given {'twice' if times == 2 else f'{times} times'}; keep one of them")
         return self
 
 
@@ -77,9 +75,7 @@ class Workload(Document):
     rate_rps: Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None = Field(
         default=None, description="offered requests per second; null: as many as fit"
     )
-    routing: RoutingName = Field(
-        default="power_law_1.01", description="skew of tokens over experts (MoE models only)"
-    )
+    routing: RoutingName = Field(default="power_law_1.01", description="skew of tokens over experts (MoE models only)")
 
 
 # ------------------------------------------------------------------ the short forms
@@ -145,9 +141,7 @@ _WORKLOAD = {
     "rate": (re.compile(rf"(-?{_NUMBER})\s*(?:rps|/s)?", re.IGNORECASE | re.ASCII), "a rate"),
     "routing": (re.compile(r".+", re.DOTALL), "a routing"),
 }
-_WORKLOAD_HELP = (
-    "write for example isl=4000,osl=500 or isl=4000,osl=500,rate=20 (rate in requests per second)"
-)
+_WORKLOAD_HELP = "write for example isl=4000,osl=500 or isl=4000,osl=500,rate=20 (rate in requests per second)"
 
 
 def parse_workload(text: str) -> Workload:
@@ -215,9 +209,7 @@ class PlanRequest(Document):
     max_tp: Degree | None = Field(default=None, description="largest tensor-parallel degree")
     max_pp: Degree | None = Field(default=None, description="most pipeline stages")
     max_engine_gpus: Degree | None = Field(default=None, description="most GPUs of one engine")
-    tp_across_nodes: bool = Field(
-        default=False, strict=True, description="allow a tensor-parallel group to span nodes"
-    )
+    tp_across_nodes: bool = Field(default=False, strict=True, description="allow a tensor-parallel group to span nodes")
     time_limit_s: Annotated[float, Field(gt=0, le=3600), PLAIN_NUMBER] = Field(
         default=30.0, description="of the solver"
     )

@@ -85,9 +85,7 @@ class Problem:
             raise ValueError("objective, integer, lower and upper must be vectors of one length, at least 1")
         numbers = [self.objective, self.lower, self.upper]
         for row in self.rows:
-            if row.columns.shape != row.coefficients.shape or len(set(row.columns.tolist())) != len(
-                row.columns
-            ):
+            if row.columns.shape != row.coefficients.shape or len(set(row.columns.tolist())) != len(row.columns):
                 raise ValueError(f"row {row.name}: one coefficient for each of its distinct columns")
             if row.columns.size and not 0 <= row.columns.min() <= row.columns.max() < n:
                 raise ValueError(f"row {row.name}: a column outside 0..{n - 1}")
@@ -161,18 +159,14 @@ class Solver(ABC):
         limit that is not positive, ShardwrightError when the engine's values break the problem.
         """
         if not time_limit_s > 0:
-            raise InputError(
-                f"time_limit_s: {time_limit_s} is not positive", "give a number of seconds above 0"
-            )
+            raise InputError(f"time_limit_s: {time_limit_s} is not positive", "give a number of seconds above 0")
         if not self.available():
             raise Unsupported(
                 f"solver: {self.name} needs {' and '.join(self.requires)}, which are not installed",
                 f"pip install {' '.join(self.requires)}",
             )
         if not (self.continuous or problem.integer.all()):
-            raise Unsupported(
-                f"solver: {self.name} takes whole-number variables only", "use highs for this problem"
-            )
+            raise Unsupported(f"solver: {self.name} takes whole-number variables only", "use highs for this problem")
         start = time.perf_counter()
         answer = self._answer(problem, time_limit_s)
         seconds = time.perf_counter() - start
@@ -244,9 +238,7 @@ class Highs(Solver):
         if done and not problem.integer.any():
             bound = model.solverModel.getObjectiveValue()  # a linear programme: its dual has the same value
         sign = (-1 if problem.maximise else 1) / scale  # PuLP hands HiGHS the negative of what is maximised
-        return Answer(
-            "optimal" if done else "feasible", values, sign * bound if math.isfinite(bound) else None
-        )
+        return Answer("optimal" if done else "feasible", values, sign * bound if math.isfinite(bound) else None)
 
 
 class CpSat(Solver):
@@ -273,8 +265,7 @@ class CpSat(Solver):
         largest = np.maximum(np.abs(lower), np.abs(upper))
         model = cp_model.CpModel()
         columns = [
-            model.new_int_var(int(a), int(b), f"v{i}")
-            for i, (a, b) in enumerate(zip(lower, upper, strict=True))
+            model.new_int_var(int(a), int(b), f"v{i}") for i, (a, b) in enumerate(zip(lower, upper, strict=True))
         ]
         for row in problem.rows:
             whole, scale = _whole(row.coefficients, largest[row.columns], row.name)
@@ -349,9 +340,7 @@ def _checked(problem: Problem, answer: Answer, engine: str, seconds: float) -> S
     """The answer as a Solution: whole numbers made whole, rows checked, objective recomputed, gap added."""
     if answer.values is None:
         return Solution(answer.status, None, answer.bound, None, seconds, engine, None)
-    values = np.where(
-        problem.integer, np.rint(answer.values), np.clip(answer.values, problem.lower, problem.upper)
-    )
+    values = np.where(problem.integer, np.rint(answer.values), np.clip(answer.values, problem.lower, problem.upper))
     broken = [row.name for row in problem.rows if row.excess(values) > 10 * TOLERANCE]
     if ((values < problem.lower) | (values > problem.upper)).any():
         broken.append("bounds")
@@ -392,7 +381,5 @@ def _whole(coefficients: Floats, largest: Floats, name: str) -> tuple[list[int],
     scale = _decimal_scale(coefficients) or 2.0**40 / float(np.max(np.abs(coefficients)))
     scaled = coefficients * scale
     if float(np.abs(scaled) @ largest) >= 2.0**61:
-        raise Unsupported(
-            f"solver: cp-sat cannot scale {name} to 64-bit integers", "use highs for this problem"
-        )
+        raise Unsupported(f"solver: cp-sat cannot scale {name} to 64-bit integers", "use highs for this problem")
     return [int(c) for c in np.rint(scaled)], scale

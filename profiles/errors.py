@@ -1,12 +1,12 @@
 """The one error tree. Every error says what is wrong and what to do about it.
 
-    ShardwrightError
-    ├── InputError           the request cannot be understood            CLI exit 2, HTTP 422
-    │   ├── UnknownName      a model, GPU, fabric, ... that nobody knows
-    │   └── Unsupported      understood, but outside what we model
-    ├── DataError            a pack, plan or catalogue file is broken    CLI exit 2, HTTP 500
-    ├── Infeasible           no plan can satisfy the request             CLI exit 3, HTTP 409
-    └── LimitReached         a limit was reached before any plan         CLI exit 4, HTTP 504
+ShardwrightError
+├── InputError           the request cannot be understood            CLI exit 2, HTTP 422
+│   ├── UnknownName      a model, GPU, fabric, ... that nobody knows
+│   └── Unsupported      understood, but outside what we model
+├── DataError            a pack, plan or catalogue file is broken    CLI exit 2, HTTP 500
+├── Infeasible           no plan can satisfy the request             CLI exit 3, HTTP 409
+└── LimitReached         a limit was reached before any plan         CLI exit 4, HTTP 504
 """
 
 from __future__ import annotations

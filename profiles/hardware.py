@@ -166,7 +166,9 @@ def default_node(gpu: Gpu) -> Node:
     for node in nodes().values():
         if node.gpu == gpu.name:
             return node
-    raise DataError(f"hardware catalogue nodes.yaml: no node holds {gpu.name}", "name the node type in the cluster file")
+    raise DataError(
+        f"hardware catalogue nodes.yaml: no node holds {gpu.name}", "name the node type in the cluster file"
+    )
 
 
 def on_demand_price(gpu: Gpu) -> Price | None:

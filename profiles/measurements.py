@@ -154,9 +154,7 @@ OPERATIONS: dict[str, Operation] = {
                     "all_reduce, all_gather, reduce_scatter or all_to_all",
                     levels=("all_reduce", "all_gather", "reduce_scatter", "all_to_all"),
                 ),
-                _count(
-                    "message_bytes", "the full buffer of one rank (input or output, the larger)", unit="bytes"
-                ),
+                _count("message_bytes", "the full buffer of one rank (input or output, the larger)", unit="bytes"),
             ),
         ),
     )
@@ -228,9 +226,7 @@ def empty_rows(operation: Operation) -> pd.DataFrame:
     """No rows, with the columns and types that :func:`validate` gives."""
     return pd.DataFrame(
         {
-            column.name: pd.Series(
-                dtype=_REQUIRED[column.kind] if column.required else _NULLABLE[column.kind][1]
-            )
+            column.name: pd.Series(dtype=_REQUIRED[column.kind] if column.required else _NULLABLE[column.kind][1])
             for column in columns_of(operation)
         }
     )

@@ -96,9 +96,7 @@ class ProfileStore:
         try:
             document = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise DataError(
-                f"store {self.path}: no {MANIFEST} there", "give the folder of a profile store"
-            ) from error
+            raise DataError(f"store {self.path}: no {MANIFEST} there", "give the folder of a profile store") from error
         except (OSError, ValueError) as error:
             raise self._broken(MANIFEST, f"cannot be read ({error})") from error
         version = document.get("format_version") if isinstance(document, dict) else None
@@ -112,9 +110,7 @@ class ProfileStore:
         for name, kind in (("name", str), ("version", str), ("attribution", str), ("hashes", dict)):
             if not isinstance(document.get(name), kind):
                 raise self._broken(MANIFEST, f"holds no {name}")
-        manifest = Manifest(
-            document["name"], document["version"], document["attribution"], dict(document["hashes"])
-        )
+        manifest = Manifest(document["name"], document["version"], document["attribution"], dict(document["hashes"]))
         return self._settle(manifest, document.get("pending") or {})
 
     def _settle(self, manifest: Manifest, pending: Mapping[str, str]) -> Manifest:
@@ -127,9 +123,7 @@ class ProfileStore:
         return replace(manifest, hashes={**manifest.hashes, **arrived})
 
     def _broken(self, file: str, what: str) -> DataError:
-        return DataError(
-            f"store {self.path}: {file} {what}", "restore the file from its source, or rebuild the store"
-        )
+        return DataError(f"store {self.path}: {file} {what}", "restore the file from its source, or rebuild the store")
 
     def operations(self) -> list[str]:
         """Names of the operations that have rows, in the order of the schema."""
@@ -201,9 +195,7 @@ class ProfileStore:
             only["framework"] = [framework] if isinstance(framework, str) else list(framework)
         if operation not in self.manifest.hashes:
             return empty_rows(known)[wanted]
-        text = (
-            [c.name for c in columns_of(known) if c.kind == "str" and c.name in wanted] if categories else []
-        )
+        text = [c.name for c in columns_of(known) if c.kind == "str" and c.name in wanted] if categories else []
         rows: pd.DataFrame = self._read(operation, wanted, only, text).to_pandas()
         return rows
 

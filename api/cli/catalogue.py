@@ -32,9 +32,8 @@ def models(as_json: AsJson = False) -> None:
     if as_json:
         write_json([asdict(model) for model in known])
         return
-    rows = table("model", "parameters", "active", "context", "weights", "license")
-    rows.columns[4].justify = rows.columns[5].justify = "left"
-    rows.columns[0].no_wrap, rows.columns[5].no_wrap = True, False
+    rows = table("model", "parameters", "active", "context", "weights")
+    rows.columns[4].justify = "left"
     for model in known:
         active = model.published_active_parameters
         rows.add_row(
@@ -43,13 +42,10 @@ def models(as_json: AsJson = False) -> None:
             "" if active is None else parameters(active),
             f"{model.max_context_tokens:,}",
             model.weight_precision,
-            model.license or "",
         )
     with page() as out:
         out.print(rows)
-        out.print(
-            f"{len(known)} models. --json adds where each is from, and the checkpoints of the same shape."
-        )
+        out.print(f"{len(known)} models. --json adds sources, licenses and checkpoints of the same shape.")
 
 
 def gpus(

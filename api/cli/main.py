@@ -81,9 +81,7 @@ def plan_command(
     framework: Annotated[str, typer.Option(help="vllm, sglang or trtllm.", rich_help_panel=_ASKED)] = "vllm",
     precision: Annotated[
         str | None,
-        typer.Option(
-            help="Weights: bf16, fp8, fp8_block, nvfp4, ... Default: as published.", rich_help_panel=_ASKED
-        ),
+        typer.Option(help="Weights: bf16, fp8, fp8_block, nvfp4, ... Default: as published.", rich_help_panel=_ASKED),
     ] = None,
     kv_precision: Annotated[
         str | None, typer.Option(help="KV cache: bf16 (default) or fp8.", rich_help_panel=_ASKED)
@@ -91,17 +89,13 @@ def plan_command(
     max_tp: Annotated[
         int | None, typer.Option(help="Largest tensor-parallel degree.", rich_help_panel=_RESTRICTED)
     ] = None,
-    max_pp: Annotated[
-        int | None, typer.Option(help="Most pipeline stages.", rich_help_panel=_RESTRICTED)
-    ] = None,
+    max_pp: Annotated[int | None, typer.Option(help="Most pipeline stages.", rich_help_panel=_RESTRICTED)] = None,
     max_engine_gpus: Annotated[
         int | None, typer.Option(help="Most GPUs of one engine.", rich_help_panel=_RESTRICTED)
     ] = None,
     tp_across_nodes: Annotated[
         bool,
-        typer.Option(
-            "--tp-across-nodes", help="Tensor parallel may span nodes.", rich_help_panel=_RESTRICTED
-        ),
+        typer.Option("--tp-across-nodes", help="Tensor parallel may span nodes.", rich_help_panel=_RESTRICTED),
     ] = False,
     time_limit: Annotated[
         float | None,
@@ -170,9 +164,7 @@ def plan_command(
 
 def _refuse_before_command(context: typer.Context) -> None:
     """Options of planning before another command would be silently without effect."""
-    given = [
-        name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")
-    ]
+    given = [name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
     if given:
         option = "--" + given[0].removeprefix("as_").replace("_", "-")
         raise InputError(
@@ -181,9 +173,7 @@ def _refuse_before_command(context: typer.Context) -> None:
         )
 
 
-def _plan(
-    fields: dict[str, Any], profiles: Path | None, as_json: bool, output: Path | None, explain: bool
-) -> None:
+def _plan(fields: dict[str, Any], profiles: Path | None, as_json: bool, output: Path | None, explain: bool) -> None:
     """Checks everything that can be checked before the slow part; writes nothing until there is a plan."""
     for name in ("model", "cluster", "workload"):
         if name not in fields:
@@ -281,9 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without × or ≤ is no reason to fail
     try:
-        code = app(
-            args=None if arguments is None else list(arguments), prog_name="plan", standalone_mode=False
-        )
+        code = app(args=None if arguments is None else list(arguments), prog_name="plan", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except ShardwrightError as error:

@@ -19,9 +19,7 @@ def check_target(path: Path) -> None:
     if path.is_dir():
         raise InputError(f"--output: {path} is a directory", "name a file in it")
     if not parent.exists():
-        raise InputError(
-            f"--output: the directory {parent} does not exist", f"make it first: mkdir -p {parent}"
-        )
+        raise InputError(f"--output: the directory {parent} does not exist", f"make it first: mkdir -p {parent}")
     if not parent.is_dir():
         raise InputError(f"--output: {parent} is not a directory", "name a file in a directory")
     if not os.access(parent, os.W_OK | os.X_OK):

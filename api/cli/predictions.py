@@ -109,9 +109,7 @@ def _rates(plan: Plan) -> Iterator[tuple[str, str, str]]:
 
 
 def _groups(plan: Plan, console: Console) -> None:
-    rows = table(
-        "engines", "requests/s each", "utilisation", "decoding", "TTFT p90", "TPOT p90", "watts a GPU"
-    )
+    rows = table("engines", "requests/s each", "utilisation", "decoding", "TTFT p90", "TPOT p90", "watts a GPU")
     for group in plan.prediction.engines:
         rows.add_row(
             group.engine,

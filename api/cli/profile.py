@@ -73,9 +73,7 @@ def list_(
     stores = _stores(profiles)
     counts = _counts(stores, op, gpu, framework)
     if as_json:
-        write_json(
-            [{**_identity(s), "rows": c.to_dict("records")} for s, c in zip(stores, counts, strict=True)]
-        )
+        write_json([{**_identity(s), "rows": c.to_dict("records")} for s, c in zip(stores, counts, strict=True)])
         return
     out = console()
     for store, count in zip(stores, counts, strict=True):
@@ -95,8 +93,7 @@ def show(
     operation: Annotated[
         str,
         typer.Argument(
-            help="gemm, attention_prefill, attention_decode, mla_prefill, mla_decode, mla_bmm, moe "
-            "or collective."
+            help="gemm, attention_prefill, attention_decode, mla_prefill, mla_decode, mla_bmm, moe or collective."
         ),
     ],
     gpu: Annotated[str | None, typer.Option(help="Only this GPU type: H200, A100, ...")] = None,
@@ -278,9 +275,7 @@ def _gpu_name(gpu: str, counts: list[pd.DataFrame]) -> str:
     return find_gpu(gpu, "--gpu").name
 
 
-def _counts(
-    stores: list[ProfileStore], op: str | None, gpu: str | None, framework: str | None
-) -> list[pd.DataFrame]:
+def _counts(stores: list[ProfileStore], op: str | None, gpu: str | None, framework: str | None) -> list[pd.DataFrame]:
     """Each store's row counts of what was asked for.
 
     Raises:
@@ -302,9 +297,7 @@ def _counts(
             counts = [count[count[column] == value] for count in counts]
     if not any(len(count) for count in counts):
         asked = ", ".join(f"{column} {value}" for column, value in wanted.items() if value is not None)
-        raise InputError(
-            f"profile: no timings of {asked or 'anything'}", "plan profile list shows what there is"
-        )
+        raise InputError(f"profile: no timings of {asked or 'anything'}", "plan profile list shows what there is")
     return counts
 
 

@@ -64,6 +64,9 @@ def watts_range(interval: Interval) -> str:
 
 
 def plain_range(interval: Interval) -> str:
+    """17.9–19.6; empty for what is certain (a rate that was asked for)."""
+    if interval.low == interval.high:
+        return ""
     return f"{number(interval.low)}–{number(interval.high)}"
 
 

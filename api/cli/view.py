@@ -76,9 +76,7 @@ def pool_words(pool: Pool) -> str:
     words = [f"{name}{pool.gpus} × {pool.gpu}", f"{pool.gpus_per_node} a node"]
     if pool.nodes > 1:
         words.append(f"{pool.fabric} between nodes")
-    words.append(
-        "no price known" if pool.usd_per_gpu_hour is None else f"${pool.usd_per_gpu_hour:.2f} per GPU-hour"
-    )
+    words.append("no price known" if pool.usd_per_gpu_hour is None else f"${pool.usd_per_gpu_hour:.2f} per GPU-hour")
     return ", ".join(words)
 
 

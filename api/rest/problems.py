@@ -1,7 +1,7 @@
 """One error shape everywhere: RFC 9457 problem documents (``application/problem+json``).
 
-``type`` is a URN made of the error's class name, ``detail`` and ``hint`` are the same two lines that the command
-line prints, and ``details`` holds what a program may want of them (the field, the nearest names, ...).
+``type`` is a URN made of the error's class name, ``detail`` and ``hint`` are the same two lines that the
+command line prints, and ``details`` holds what a program may want of them (field, nearest names, ...).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Problem(BaseModel):
     )
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A request that is refused before its content is looked at: status, kind, title, detail and hint."""
 
     def __init__(self, status: int, kind: str, title: str, detail: str, hint: str) -> None:
@@ -55,7 +55,7 @@ class Refused(Exception):
 
 
 def respond(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """``problem`` as a response. ASCII only, so that a lone surrogate in a message cannot break its encoding."""
+    """``problem`` as a response. ASCII only: a lone surrogate in a message cannot break its encoding."""
     text = json.dumps(problem.model_dump(), allow_nan=False) + "\n"
     return Response(text, problem.status, dict(headers or {}), MEDIA_TYPE)
 
@@ -99,7 +99,7 @@ async def _shardwright_error(request: Request, error: Exception) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
+    assert isinstance(error, RefusedError)
     return respond(error.problem)
 
 
@@ -149,7 +149,7 @@ async def _unexpected(request: Request, error: Exception) -> Response:
 def install(app: FastAPI) -> None:
     """Makes every error of ``app`` a problem document."""
     app.add_exception_handler(ShardwrightError, _shardwright_error)
-    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _bad_parameter)
     app.add_exception_handler(Exception, _unexpected)

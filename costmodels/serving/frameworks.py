@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from profiles.errors import DataError, UnknownName
 
@@ -34,7 +34,7 @@ def frameworks() -> dict[str, Framework]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         return {name: Framework(name=name, **fields) for name, fields in document.items()}
-    except (OSError, TypeError, yaml.YAMLError, ValidationError) as error:
+    except (OSError, AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path.name}: cannot be read ({error})", "reinstall shardwright") from error
 
 

@@ -1,15 +1,17 @@
 """Steady state of continuous batching with chunked prefill, in closed form over thousands of candidates.
 
-One attention rank holds ``b`` decoding sequences. Requests arrive at random (Poisson) at the rate at which they leave.
-Every arrival costs ``s`` prefill chunks, each of which rides along in one step (a *mixed* step) and delays the decodes in
-it (Sarathi-Serve, arXiv:2403.02310, §4). By Little's law b = X·T, with T the time a request decodes:
+One attention rank holds ``b`` decoding sequences. Requests arrive at random (Poisson) at the rate at which
+they leave. Every arrival costs ``s`` prefill chunks, each of which rides along in one step (a *mixed* step)
+and delays the decodes in it (Sarathi-Serve, arXiv:2403.02310, §4). By Little's law b = X·T, with T the time
+a request decodes:
 
     T = N·(cycle + pp·f·(mixed − decode))          N = osl − 1 steps
     f = 1 − (1 − φ)^dp,  φ = b·s / (N·pp)          share of micro-steps in which some rank has a chunk
     X = b / T
 
-The prompt waits for earlier prompts as in M/D/1 with service s·mixed (Pollaczek–Khinchine), then for its own chunks.
-An event simulator with the engines' own schedulers takes this function's place for the finalists (a later issue).
+The prompt waits for earlier prompts as in M/D/1 with service s·mixed (Pollaczek–Khinchine), then for its
+own chunks. An event simulator with the engines' own schedulers takes this function's place for the
+finalists (a later issue).
 """
 
 from __future__ import annotations
@@ -68,19 +70,22 @@ class Steady:
         return waits + self._ttft["service"] + self._ttft["step"] * p
 
     def tpot_percentile_us(self, p: float) -> Floats:
-        """TPOT that a share ``p`` of requests stays below: the number of chunks that fall into one request's lifetime is
-        Poisson around its mean."""
+        """TPOT that a share ``p`` of requests stays below: the number of chunks that fall into one
+        request's lifetime is Poisson around its mean."""
         z = NormalDist().inv_cdf(p)
         spread = z * np.sqrt(self.mixed_share * self._burstiness / self._decode_steps)
         share = np.clip(self.mixed_share + spread, 0.0, 1.0)
-        return self._ttft["cycle"] + share * self._ttft["delay"]
+        tpot: Floats = self._ttft["cycle"] + share * self._ttft["delay"]
+        return tpot
 
     def e2e_percentile_us(self, p: float) -> Floats:
-        """Deviations of TTFT and of decode time are taken as independent."""
+        """Deviations of TTFT and of decode time are taken as independent (squares add, each with its sign, so
+        that the sum rises with ``p`` as its parts do)."""
         decode = self._decode_steps * (self.tpot_percentile_us(p) - self.tpot_us.value)
         first = self.ttft_percentile_us(p) - self.ttft_us.value
-        sign = np.sign(decode + first)
-        return self.e2e_us.value + sign * np.hypot(decode, first)
+        squares = decode * np.abs(decode) + first * np.abs(first)
+        e2e: Floats = self.e2e_us.value + np.sign(squares) * np.sqrt(np.abs(squares))
+        return e2e
 
 
 def steady_state(
@@ -99,11 +104,13 @@ def steady_state(
     """Steady state of each operating point.
 
     Args:
-        layouts, token_budget, concurrency: shape [n]; concurrency counts decoding sequences per attention rank.
+        layouts, token_budget, concurrency: shape [n]; concurrency counts decoding sequences per attention
+            rank.
         isl, osl: prompt and output tokens of every request.
     """
     steps = max(osl - 1, 1)
-    per_stage = np.maximum(-(-concurrency // layouts.pp), 1)  # a rank's sequences spread over its pipeline stages
+    # A rank's sequences spread over its pipeline stages.
+    per_stage = np.maximum(-(-concurrency // layouts.pp), 1)
     room = np.maximum(token_budget - per_stage, 1)
     chunk = np.minimum(room, isl)
     # Short prompts share a step when they arrive faster than steps pass.

@@ -18,7 +18,8 @@ from costmodels.roofline import times_us
 from costmodels.serving.frameworks import Framework
 
 ELEMENTWISE_SPREAD = 0.4
-"""Half-width (log) of the interval of the elementwise rest, which the pack does not time: between perfect fusion and none."""
+"""Half-width (log) of the interval of the elementwise rest, which the pack does not time: between perfect
+fusion and none."""
 
 OVERHEAD_SPREAD = 0.5
 """Half-width (log) of the interval of the host's share, uncalibrated so far."""
@@ -31,8 +32,10 @@ class StepTimes:
     Attributes:
         latency: through all pipeline stages, shape [n].
         stage: of the slowest stage, which sets the rhythm, shape [n].
-        parts: µs of latency by cause (gemm, attention, moe, communication, elementwise, host), shape [n] each.
-        compute_us, memory_us: roofline times of all kernels together, shape [n]: how busy tensor cores and memory are.
+        parts: µs of latency by cause (gemm, attention, moe, communication, elementwise, host), shape [n]
+            each.
+        compute_us, memory_us: roofline times of all kernels together, shape [n]: how busy tensor cores and
+            memory are.
     """
 
     latency: Estimates
@@ -44,7 +47,11 @@ class StepTimes:
     def take(self, index: Ints) -> StepTimes:
         parts = {part: values[index] for part, values in self.parts.items()}
         return StepTimes(
-            self.latency.take(index), self.stage.take(index), parts, self.compute_us[index], self.memory_us[index]
+            self.latency.take(index),
+            self.stage.take(index),
+            parts,
+            self.compute_us[index],
+            self.memory_us[index],
         )
 
 
@@ -76,7 +83,7 @@ def step_times(
     by_part["elementwise"] = [_elementwise(cost, work)]
     layers = combine([estimate for estimates in by_part.values() for estimate in estimates])
     hops = np.maximum(layouts.pp - 1, 0).astype(np.float64)
-    message = batch.tokens * float(model.hidden * ACTIVATION_BYTES)
+    message = batch.tokens.astype(np.float64) * model.hidden * ACTIVATION_BYTES
     crossing = layouts.gpus > network.gpus_per_node
     link = np.where(
         crossing,
@@ -87,7 +94,8 @@ def step_times(
     by_part["communication"].append(hop.scaled(hops))
     host = _spread(np.full(n, framework.step_overhead_us), OVERHEAD_SPREAD)
     by_part["host"] = [host]
-    # The slowest stage has ⌈layers ÷ pp⌉ of the layers; the head, in one stage only, is counted as spread over all.
+    # The slowest stage has ⌈layers ÷ pp⌉ of the layers; the head, in one stage only, is counted as spread
+    # over all.
     share = np.ceil(model.layers / layouts.pp) / model.layers
     latency = combine([layers, hop.scaled(hops), host])
     stage = combine([layers.scaled(share), hop, host])
@@ -97,7 +105,8 @@ def step_times(
 
 
 def _kernels(cost: CostModel, work: StepWork, operation: str, busy: Floats) -> Estimates:
-    """Time in one operation, shape [n]; adds its roofline (compute, memory) times to ``busy``, shape [2, n]."""
+    """Time in one operation, shape [n]; adds its roofline (compute, memory) times to ``busy``, shape [2,
+    n]."""
     asked = work.asked.get(operation)
     if not asked:
         return Estimates.exact(np.zeros(work.candidates))
@@ -122,6 +131,7 @@ def _spread(time_us: Floats, half_width: float) -> Estimates:
         time_us,
         time_us * np.exp(-half_width),
         time_us * np.exp(half_width),
-        np.full(n, MEASURED, np.int8),  # a formula, not a kernel prediction: it does not weaken the origin of a sum
+        # A formula, not a kernel prediction: it does not weaken the origin of a sum.
+        np.full(n, MEASURED, np.int8),
         np.ones(n, np.bool_),
     )

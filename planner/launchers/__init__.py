@@ -11,9 +11,7 @@ from profiles.errors import UnknownName
 
 __all__ = ["LAUNCHERS", "EngineSpec", "Launcher", "cannot_express", "find_launcher", "launch"]
 
-LAUNCHERS: dict[str, type[Launcher]] = {
-    kind.framework: kind for kind in (VllmLauncher, SglangLauncher, TrtllmLauncher)
-}
+LAUNCHERS: dict[str, type[Launcher]] = {kind.framework: kind for kind in (VllmLauncher, SglangLauncher, TrtllmLauncher)}
 
 
 def find_launcher(framework: str) -> Launcher:

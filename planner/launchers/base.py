@@ -102,16 +102,14 @@ class Launcher(ABC):
         name = self.flags.full_name
         if not is_moe:
             dense = layout.dp == 1 and layout.ep == 1
-            return (
-                None if dense else f"{name}: attention data parallel and expert parallel are for MoE models"
-            )
+            return None if dense else f"{name}: attention data parallel and expert parallel are for MoE models"
         group = layout.tp * layout.dp
         if layout.ep * layout.moe_tp != group:
             return f"{name}: ep {layout.ep} × moe_tp {layout.moe_tp} is not tp {layout.tp} × dp {layout.dp}"
         if self.expert_splits == "all_or_nothing" and layout.ep not in (1, group):
-            return f"{name} shares experts out over all {group} GPUs of a stage or none, not over {layout.ep}"
+            return f"{name} shares experts out over all GPUs of a stage or over none"
         if not self.tensor_and_data_parallel_attention and layout.tp > 1 and layout.dp > 1:
-            return f"{name} runs attention tensor parallel or data parallel, not both ({layout.label})"
+            return f"{name} runs attention tensor parallel or data parallel, not both"
         return None
 
     def launch(self, spec: EngineSpec) -> Launch:

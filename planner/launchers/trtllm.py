@@ -16,9 +16,7 @@ class TrtllmLauncher(Launcher):
     framework: ClassVar[FrameworkName] = "trtllm"
     expert_splits: ClassVar[Literal["all_or_nothing", "any"]] = "any"
     tensor_and_data_parallel_attention: ClassVar[bool] = False
-    precisions: ClassVar[frozenset[str]] = frozenset(
-        {"bf16", "fp16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4"}
-    )
+    precisions: ClassVar[frozenset[str]] = frozenset({"bf16", "fp16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4"})
 
     def _parallel(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         layout = spec.layout
@@ -51,18 +49,12 @@ class TrtllmLauncher(Launcher):
         if spec.kv_precision != "bf16":
             word = self.flags.kv[spec.kv_precision]
             # The file replaces what the flags say, so the fraction is repeated.
-            options.append(
-                f"kv_cache_config: {{dtype: {word}, free_gpu_memory_fraction: {limits.memory_fraction:g}}}"
-            )
+            options.append(f"kv_cache_config: {{dtype: {word}, free_gpu_memory_fraction: {limits.memory_fraction:g}}}")
         elif spec.published_precision not in ("bf16", "fp16"):
-            notes.append(
-                "Check that the checkpoint asks for no fp8 KV cache of its own: the prediction has bf16."
-            )
+            notes.append("Check that the checkpoint asks for no fp8 KV cache of its own: the prediction has bf16.")
         if options:
             command += self._flag("options_file", OPTIONS_FILE)
-            notes.append(
-                f"{OPTIONS_FILE} holds: " + "; ".join(f"`{line}`" for line in options) + " (one a line)."
-            )
+            notes.append(f"{OPTIONS_FILE} holds: " + "; ".join(f"`{line}`" for line in options) + " (one a line).")
         notes.append(
             f"{self._flag('memory_fraction')[0]} is a share of what weights and buffers leave free, so the "
             f"KV cache may grow beyond the plan's {limits.memory_fraction:.0%} of the GPU."

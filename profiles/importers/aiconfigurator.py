@@ -209,9 +209,7 @@ def find_data(source: Path | None) -> Path:
     for below in (".", "data", "systems/data", "aiconfigurator_core/systems/data"):
         if any((source / below / system).is_dir() for system in SYSTEMS):
             return source / below
-    raise DataError(
-        f"aiconfigurator: no systems/data folder at {source}", "give the folder of the unpacked wheel"
-    )
+    raise DataError(f"aiconfigurator: no systems/data folder at {source}", "give the folder of the unpacked wheel")
 
 
 def _source(data: Path) -> str:

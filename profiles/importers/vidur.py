@@ -70,9 +70,7 @@ def read(source: Path | None, options: dict[str, str]) -> Iterator[tuple[str, pd
         raise InputError("vidur: no file or folder given", "name it with --from")
     for option in ("gpu", "date", "measured_by"):
         if not options.get(option):
-            raise InputError(
-                f"vidur: option {option} is missing", f"rows need provenance: give --option {option}=…"
-            )
+            raise InputError(f"vidur: option {option} is missing", f"rows need provenance: give --option {option}=…")
     dtype = options.get("dtype", "fp16")
     if dtype not in DTYPES:
         raise InputError(f"vidur: dtype {dtype!r} is not one that vidur measures", "give fp16 or bf16")
@@ -87,9 +85,7 @@ def read(source: Path | None, options: dict[str, str]) -> Iterator[tuple[str, pd
     files = [source] if source.is_file() else [source / "mlp.csv", source / "all_reduce.csv"]
     present = [file for file in files if file.is_file()]
     if not present:
-        raise InputError(
-            f"vidur: neither mlp.csv nor all_reduce.csv at {source}", "give the file or its folder"
-        )
+        raise InputError(f"vidur: neither mlp.csv nor all_reduce.csv at {source}", "give the file or its folder")
     for file in present:
         table = _load(file)
         if any(column.startswith("time_stats.all_reduce.") for column in table.columns):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ Changes made by the Shardwright project (profiles/importers/aiconfigurator.py, p
 - of several framework versions and kernels that timed the same question, one kept;
 - timings of eager (not graph-captured) launches, rows filed under another framework than their own, and
   precisions that the schema does not name, left out, as listed in these two files;
+- two tables that cannot be what they say left out (LEFT_OUT in profiles/packs/build.py);
 - grids thinned: the points listed in profiles/packs/build.py left out;
 - a source and a date of retrieval added to each row; rows sorted and stored anew as Parquet.
 
@@ -67,23 +69,57 @@ DROPPED: dict[str, dict[str, tuple[int, ...]]] = {
     "moe": {"tokens": (48, 80, 96, 160, 192, 320, 768, 12288)},
 }
 
-# Rows that time the host, not the GPU, by (operation, framework, dtype). An engine replays its decode steps
-# from CUDA graphs, so these would make it look slower than it is; another framework stands in, and plans
-# say so.
-HOST_BOUND = {
-    # vLLM's block-scaled FP8 product was timed eagerly with its Python-side quantization: no row is faster
-    # than 57 µs on H100/H200, 160 µs on B200 and 290 µs on L40S, where the same shapes take 3.6–6 µs under
-    # SGLang and TensorRT-LLM and a bf16 product (twice the bytes) takes 2.6 µs under vLLM itself.
-    ("gemm", "vllm", "fp8_block"),
-}
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Rows that cannot be what they say they are. Another framework's rows stand in, and plans say so."""
+
+    operation: str
+    framework: str
+    gpu: str | None  # None: all
+    dtype: str | None
+    why: str
 
 
-def gpu_bound(operation: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """``rows`` without those in :data:`HOST_BOUND`."""
+LEFT_OUT = (
+    LeftOut(
+        "gemm",
+        "vllm",
+        None,
+        "fp8_block",
+        "times the host, not the GPU: launched eagerly with its Python-side quantization, no row is faster than "
+        "57 µs on H100/H200, 160 µs on B200 and 290 µs on L40S, where the same shapes take 3.6–6 µs under SGLang and "
+        "TensorRT-LLM and a bf16 product (twice the bytes) takes 2.6 µs under vLLM itself; an engine replays such "
+        "steps from CUDA graphs",
+    ),
+    LeftOut(
+        "gemm",
+        "sglang",
+        "H100-SXM",
+        "int8_wo",
+        "50 rows are over 5 % faster than the dense peak of the tensor cores; no other GPU has such rows",
+    ),
+    LeftOut(
+        "attention_decode",
+        "trtllm",
+        "A100-SXM-80GB",
+        None,
+        "with grouped heads it would move the KV cache at up to 1.69 × the GPU's memory bandwidth (0.44 × vLLM's time)",
+    ),
+)
+
+
+def plausible(operation: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """``rows`` without those in :data:`LEFT_OUT`."""
     keep = np.ones(len(rows), dtype=bool)
-    for name, framework, dtype in HOST_BOUND:
-        if name == operation:
-            keep &= ~((rows["framework"] == framework) & (rows["dtype"] == dtype)).to_numpy()
+    for out in LEFT_OUT:
+        if out.operation == operation:
+            wrong = rows["framework"] == out.framework
+            if out.gpu is not None:
+                wrong &= rows["gpu"] == out.gpu
+            if out.dtype is not None:
+                wrong &= rows["dtype"] == out.dtype
+            keep &= ~wrong.to_numpy()
     return rows[keep]
 
 
@@ -127,7 +163,7 @@ def _fill(source: Path | None, out: Path, all_points: bool) -> None:
     store = ProfileStore.create(out, name=NAME, version=VERSION, attribution=ATTRIBUTION)
     parts: dict[str, list[pd.DataFrame]] = {}
     for operation, rows in aiconfigurator.read(source, {"gpu": ",".join(GPUS)}):
-        rows = gpu_bound(operation, rows)
+        rows = plausible(operation, rows)
         kept = rows if all_points else thin(operation, rows)
         parts.setdefault(operation, []).append(kept.assign(latency_us=round_latency(kept["latency_us"])))
     for operation, tables in parts.items():

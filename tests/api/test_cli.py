@@ -1,99 +1,21 @@
-"""The command line: answers on stdout, two lines of error on stderr, an exit code that says which kind."""
+"""Planning from the command line: answers on stdout, errors as two lines on stderr, an exit code by kind."""
 
 from __future__ import annotations
 
-import json
 import os
 import stat
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import jsonschema
 import pytest
+from command import ASKED, Ran, Runner, Stub, asking, complaint
 from example_plan import example_plan
 
 from api.cli import main as cli
 from api.cli.output import write_atomically
-from costmodels.registry import registered
-from planner import planning
-from planner.plans import parse_plan, schema
-from planner.requests import PlanRequest, bundled_clusters
-from profiles import hardware
+from planner.plans import parse_plan
+from planner.requests import PlanRequest
 from profiles.errors import DataError, Infeasible, InputError, LimitReached
-
-ASKED = {"--model": "Qwen/Qwen3-32B", "--cluster": "16xH200", "--workload": "isl=4000,osl=500"}
-
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Runner = Callable[..., Ran]
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Runner:
-    """Runs the command in this process."""
-
-    def runner(*arguments: str) -> Ran:
-        capfd.readouterr()
-        code = cli.main(arguments)
-        return Ran(code, *capfd.readouterr())
-
-    return runner
-
-
-def asking(**changes: str | None) -> list[str]:
-    """Arguments that plan, with options changed, added or (None) left out: ``asking(slo="ttft=1s")``."""
-    options = {**ASKED, **{f"--{name.replace('_', '-')}": value for name, value in changes.items()}}
-    return [word for name, value in options.items() if value is not None for word in (name, value)]
-
-
-class Stub:
-    """In place of the planner: remembers what it was asked, answers with the plan made by hand or raises."""
-
-    def __init__(self) -> None:
-        self.requests: list[PlanRequest] = []
-        self.store: Any = None
-        self.events: list[str] = []
-        self.raises: BaseException | None = None
-
-    def __call__(self, request: PlanRequest, *, store: Any = None, progress: Any = None, **_: Any) -> Any:
-        self.requests.append(request)
-        self.store = store
-        for event in self.events:
-            progress(event)
-        if self.raises is not None:
-            raise self.raises
-        return example_plan()
-
-
-@pytest.fixture
-def planner(monkeypatch: pytest.MonkeyPatch) -> Stub:
-    stub = Stub()
-    monkeypatch.setattr(planning, "plan", stub)
-    return stub
-
-
-def complaint(ran: Ran, code: int = 2) -> tuple[str, str]:
-    """(error, hint) of a run that must have failed as every failure does."""
-    assert ran.code == code, ran
-    assert ran.out == ""
-    lines = ran.err.splitlines()
-    assert len(lines) == 2, ran.err
-    assert lines[0].startswith("error: ")
-    assert lines[1].startswith("hint: ")
-    return lines[0].removeprefix("error: "), lines[1].removeprefix("hint: ")
-
-
-# ------------------------------------------------------------------ plans
 
 
 class TestPlan:
@@ -152,9 +74,7 @@ class TestPlan:
         assert run(*asking(profiles=str(tmp_path / "store"))).code == 0
         assert planner.store.manifest.name == "mine"
 
-    def test_progress_is_a_plain_line_an_event_where_stderr_is_no_terminal(
-        self, run: Runner, planner: Stub
-    ) -> None:
+    def test_progress_is_a_plain_line_an_event_where_stderr_is_no_terminal(self, run: Runner, planner: Stub) -> None:
         planner.events = ["learning gemm", "learning [moe]"]
         ran = run(*asking(), "--json")
         assert ran.err == "learning gemm\nlearning [moe]\n"
@@ -162,9 +82,7 @@ class TestPlan:
 
 
 class TestOutput:
-    def test_writes_the_document_and_still_shows_the_view(
-        self, run: Runner, planner: Stub, tmp_path: Path
-    ) -> None:
+    def test_writes_the_document_and_still_shows_the_view(self, run: Runner, planner: Stub, tmp_path: Path) -> None:
         file = tmp_path / "plan.json"
         ran = run(*asking(output=str(file)))
         assert file.read_text(encoding="utf-8") == example_plan().to_json()
@@ -209,9 +127,7 @@ class TestOutput:
         assert error == f"--output: {tmp_path} is a directory"
         assert not planner.requests
 
-    def test_missing_parent_is_refused_before_planning(
-        self, run: Runner, planner: Stub, tmp_path: Path
-    ) -> None:
+    def test_missing_parent_is_refused_before_planning(self, run: Runner, planner: Stub, tmp_path: Path) -> None:
         error, hint = complaint(run(*asking(output=str(tmp_path / "no" / "plan.json"))))
         assert error.endswith("does not exist")
         assert "mkdir -p" in hint
@@ -349,205 +265,3 @@ class TestErrorsOfThePlanner:
         planner.raises = ZeroDivisionError()
         with pytest.raises(ZeroDivisionError):
             cli.main(asking())
-
-
-# ------------------------------------------------------------------ catalogues, schema, version
-
-
-class TestCatalogues:
-    def test_models(self, run: Runner) -> None:
-        text = run("models").out
-        assert all(model.name in text for model in registered())
-        assert max(map(len, text.splitlines())) <= 100
-        listed = json.loads(run("models", "--json").out)
-        assert [model["name"] for model in listed] == [model.name for model in registered()]
-        assert all(model["source"] for model in listed)
-
-    def test_gpus(self, run: Runner) -> None:
-        text = run("gpus").out
-        assert all(name in text for name in hardware.gpus())
-        assert max(map(len, text.splitlines())) <= 100
-        row = next(line for line in text.splitlines() if line.startswith("H200 "))
-        assert row.split() == [
-            "H200",
-            "989",
-            "1,980",
-            "–",
-            "140.4",
-            "4.80",
-            "132",
-            "700",
-            "nvlink",
-            "450",
-            "3.99",
-        ]
-        listed = {gpu["name"]: gpu for gpu in json.loads(run("gpus", "--json").out)}
-        assert list(listed) == list(hardware.gpus())
-        assert listed["H200"]["sources"]
-        assert listed["H200"]["on_demand_price"]["usd_per_gpu_hour"] == 3.99
-
-    @pytest.mark.parametrize(
-        ("flag", "names"),
-        [
-            ("--fabrics", hardware.fabrics()),
-            ("--nodes", hardware.nodes()),
-            ("--clusters", bundled_clusters()),
-        ],
-    )
-    def test_other_lists(self, run: Runner, flag: str, names: dict[str, object]) -> None:
-        text = run("gpus", flag).out
-        assert all(name in text for name in names)
-        assert max(map(len, text.splitlines())) <= 100
-        assert len(json.loads(run("gpus", flag, "--json").out)) == len(names)
-
-    def test_one_list_at_a_time(self, run: Runner) -> None:
-        complaint(run("gpus", "--fabrics", "--nodes"))
-
-    @pytest.mark.parametrize("what", ["plan", "request"])
-    def test_schema(self, run: Runner, what: Any) -> None:
-        document = json.loads(run("schema", what).out)
-        assert document == schema(what)
-        jsonschema.Draft202012Validator.check_schema(document)
-
-    def test_schema_is_the_plans_unless_said_and_plans_satisfy_it(self, run: Runner) -> None:
-        jsonschema.validate(json.loads(example_plan().to_json()), json.loads(run("schema").out))
-
-    def test_unknown_schema(self, run: Runner) -> None:
-        error, hint = complaint(run("schema", "plans"))
-        assert "plans" in error
-        assert "plan" in hint
-
-    def test_version(self, run: Runner) -> None:
-        assert run("--version").out == f"shardwright {version('shardwright')}\n"
-
-    def test_profile_is_mounted(self, run: Runner) -> None:
-        ran = run("profile", "--help")
-        assert ran.code == 0
-        assert "import" in ran.out
-
-
-class TestHelp:
-    @pytest.mark.parametrize("command", [(), ("models",), ("gpus",), ("schema",), ("serve",)])
-    def test_is_on_stdout_with_an_example(self, run: Runner, command: tuple[str, ...]) -> None:
-        ran = run(*command, "--help")
-        assert (ran.code, ran.err) == (0, "")
-        assert "plan " in ran.out.partition("xample")[2]
-
-    def test_names_every_option(self, run: Runner) -> None:
-        text = run("--help").out
-        for name in PlanRequest.model_fields:
-            assert f"--{name.removesuffix('_s').replace('_', '-')} " in text
-        for name in ("--profiles", "--json", "--output", "--explain", "--version"):
-            assert name in text
-
-
-class TestServe:
-    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com", "", "127.0.0.1.evil"])
-    def test_refuses_everybody_else(self, run: Runner, host: str) -> None:
-        error, hint = complaint(run("serve", "--host", host))
-        assert "loopback" in error
-        assert "127.0.0.1" in hint
-
-    @pytest.mark.parametrize("port", ["0", "65536", "-1"])
-    def test_refuses_ports_that_are_none(self, run: Runner, port: str) -> None:
-        error, _ = complaint(run("serve", "--port", port))
-        assert port in error
-
-    def test_port_that_is_taken(self, run: Runner) -> None:
-        import socket
-
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            error, hint = complaint(run("serve", "--port", str(taken.getsockname()[1])))
-        assert "cannot be had" in error
-        assert "another --port" in hint
-
-
-# ------------------------------------------------------------------ as a process
-
-
-def process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "error", "-m", "api.cli.main", *arguments]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", **options
-    )
-
-
-class TestProcess:
-    def test_exit_code_reaches_the_shell(self) -> None:
-        child = process("--model", "nobody/knows", *asking(model=None))
-        out, err = child.communicate(timeout=60)
-        complaint(Ran(child.returncode, out, err))
-
-    def test_broken_pipe_is_silent(self) -> None:
-        reading, writing = os.pipe()
-        os.close(reading)
-        command = [sys.executable, "-m", "api.cli.main", "gpus", "--json"]
-        child = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
-        os.close(writing)
-        assert (child.returncode, child.stderr) == (cli.BROKEN_PIPE, "")
-
-    def test_a_terminal_that_knows_only_ascii_still_gets_an_answer(self) -> None:
-        child = process("gpus", "--clusters", env={**os.environ, "PYTHONIOENCODING": "ascii"})
-        out, err = child.communicate(timeout=60)
-        assert (child.returncode, err) == (0, "")
-        assert "16 ? H200" in out
-
-    @pytest.mark.parametrize(
-        ("arguments", "never"),
-        [
-            (["--help"], ["numpy", "pandas", "sklearn", "pulp", "pyarrow", "scipy", "ortools", "fastapi"]),
-            (["gpus"], ["pandas", "sklearn", "pulp", "pyarrow", "scipy", "ortools", "fastapi"]),
-            (["models"], ["pandas", "sklearn", "pulp", "pyarrow", "scipy", "ortools", "fastapi"]),
-        ],
-    )
-    def test_light_commands_import_nothing_heavy(self, arguments: list[str], never: list[str]) -> None:
-        code = (
-            "import sys, time; from api.cli.main import main; "
-            f"main({arguments!r}); print([m for m in {never!r} if m in sys.modules], time.process_time(), "
-            "file=sys.stderr)"
-        )
-        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        heavy, seconds = child.stderr.rsplit(" ", 1)
-        assert heavy == "[]"
-        assert float(seconds) < 1.0  # half of it on an idle machine
-
-
-class TestProgressOnATerminal:
-    def test_appears_by_itself_and_leaves_no_trace(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        import io
-
-        from api.cli import progress
-
-        class Terminal(io.StringIO):
-            def isatty(self) -> bool:
-                return True
-
-        screen = Terminal()
-        monkeypatch.setattr(sys, "stderr", screen)
-        monkeypatch.setenv("TERM", "xterm")
-        monkeypatch.setattr(progress, "PATIENCE_S", 0.05)
-        seen = threading.Event()
-        with progress.Reporter("planning x") as report:
-            seen.wait(0.4)
-            report("learning gemm")
-            seen.wait(0.2)
-        drawn = screen.getvalue()
-        assert "planning x" in drawn
-        assert "learning gemm" in drawn
-        assert "0:00:00" in drawn
-        assert drawn.rstrip().endswith("\x1b[2K")  # the line is erased
-
-    def test_says_nothing_of_quick_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        import io
-
-        from api.cli import progress
-
-        class Terminal(io.StringIO):
-            def isatty(self) -> bool:
-                return True
-
-        screen = Terminal()
-        monkeypatch.setattr(sys, "stderr", screen)
-        with progress.Reporter("planning x"):
-            pass
-        assert screen.getvalue() == ""

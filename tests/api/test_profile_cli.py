@@ -161,9 +161,7 @@ def test_show_prints_brackets_as_they_are() -> None:
 
 
 def test_show_limits_and_narrows() -> None:
-    document = json.loads(
-        output("show", "gemm", "--gpu", "A100", "--framework", "vllm", "--limit", 3, "--json")
-    )
+    document = json.loads(output("show", "gemm", "--gpu", "A100", "--framework", "vllm", "--limit", 3, "--json"))
     assert len(document["rows"]) == 3
     assert document["rows_found"] == len(shipped_pack().query("gemm", gpu="A100-SXM-80GB", framework="vllm"))
     assert {(row["gpu"], row["framework"]) for row in document["rows"]} == {("A100-SXM-80GB", "vllm")}
@@ -236,9 +234,7 @@ def test_import_makes_the_store_and_then_adds(vidur: Path, tmp_path: Path) -> No
         (["gpu=A100"], "option date is missing", "provenance"),
     ],
 )
-def test_import_refuses_options(
-    vidur: Path, tmp_path: Path, options: list[str], message: str, hint: str
-) -> None:
+def test_import_refuses_options(vidur: Path, tmp_path: Path, options: list[str], message: str, hint: str) -> None:
     into = tmp_path / "store"
     pairs = [argument for option in options for argument in ("--option", option)]
     error = refusal("import", "vidur", "--from", vidur, "--into", into, *pairs)
@@ -287,9 +283,7 @@ def test_import_refuses_a_broken_store_before_it_reads(vidur: Path, tmp_path: Pa
 
 
 def test_import_refuses_when_nothing_matches(tmp_path: Path) -> None:
-    table = pd.DataFrame(
-        {"gemm_dtype": ["bfloat16"], "m": 1, "n": 1, "k": 1, "latency": 1.0, "kernel_source": "x"}
-    )
+    table = pd.DataFrame({"gemm_dtype": ["bfloat16"], "m": 1, "n": 1, "k": 1, "latency": 1.0, "kernel_source": "x"})
     folder = tmp_path / "systems/data/h200_sxm/gemm/vllm/0.24.0"
     folder.mkdir(parents=True)
     table.to_parquet(folder / "gemm_perf.parquet")

@@ -9,10 +9,10 @@ import pytest
 from example_plan import about, engine_group, example_plan, group_prediction, point
 from rich.console import Console
 
-from api.cli import quantities, view
+from api.cli import predictions, quantities, view
 from api.cli.console import page
 from api.cli.explain import places
-from planner.plans import Alternatives, OperatingPoint, Plan, Rank, Replica
+from planner.plans import Alternatives, Interval, OperatingPoint, Plan, Rank, Replica
 from planner.requests import Pool, Slo, Workload
 
 WIDTH = 100
@@ -20,9 +20,7 @@ WIDTH = 100
 
 def text_of(plan: Plan, *, explain: bool = False, width: int = WIDTH) -> str:
     out = io.StringIO()
-    view.show(
-        plan, Console(file=out, width=width, markup=False, emoji=False, highlight=False), explain=explain
-    )
+    view.show(plan, Console(file=out, width=width, markup=False, emoji=False, highlight=False), explain=explain)
     return out.getvalue()
 
 
@@ -89,9 +87,7 @@ class TestWhatIsSaid:
         assert re.search(r"KV cache +105\.0 +75 % +█+", shown)
         assert "communication buffers" not in shown
         memory = example_plan().prediction.engines[0].memory
-        assert sum(size for _, size in view.predictions.memory_parts(memory)) == pytest.approx(
-            memory.total_bytes
-        )
+        assert sum(size for _, size in predictions.memory_parts(memory)) == pytest.approx(memory.total_bytes)
         assert "holds 1,720,000 tokens: 382 requests of 4,500 tokens; 64 decode at a time" in flat(shown)
 
     @pytest.mark.parametrize(
@@ -223,9 +219,7 @@ class TestOtherPlans:
     def test_roofline_and_outside_the_range_are_admitted(self) -> None:
         base = example_plan()
         guess = group_prediction().model_copy(update={"how": "roofline", "inside_measured_range": False})
-        plan = base.model_copy(
-            update={"prediction": base.prediction.model_copy(update={"engines": (guess,)})}
-        )
+        plan = base.model_copy(update={"prediction": base.prediction.model_copy(update={"engines": (guess,)})})
         text = flat(text_of(plan))
         assert "partly estimated from peak rates alone" in text
         assert "some lie outside the measured range" in text
@@ -239,9 +233,7 @@ class TestOtherPlans:
     def test_restrictions_are_repeated(self) -> None:
         base = example_plan()
         request = base.request.model_copy(update={"max_tp": 4, "tp_across_nodes": True})
-        assert "tp ≤ 4, tensor parallel may span nodes" in text_of(
-            base.model_copy(update={"request": request})
-        )
+        assert "tp ≤ 4, tensor parallel may span nodes" in text_of(base.model_copy(update={"request": request}))
 
 
 class TestForm:
@@ -274,9 +266,7 @@ class TestForm:
         request = base.request.model_copy(update={"model": "[bold]/x[/bold]:smile:"})
         assert "[bold]/x[/bold]:smile:" in text_of(base.model_copy(update={"request": request}))
 
-    def test_no_escape_codes_and_no_trailing_blanks_where_it_is_piped(
-        self, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_no_escape_codes_and_no_trailing_blanks_where_it_is_piped(self, capsys: pytest.CaptureFixture[str]) -> None:
         with page() as out:
             view.show(example_plan(), out, explain=True)
         text = capsys.readouterr().out
@@ -312,6 +302,10 @@ class TestQuantities:
     )
     def test_milliseconds(self, ms: float, text: str) -> None:
         assert quantities.milliseconds(ms) == text
+
+    def test_what_is_certain_has_no_range(self) -> None:
+        assert quantities.plain_range(Interval(value=4.0, low=4.0, high=4.0)) == ""
+        assert quantities.plain_range(about(10.0)) == "9.00–11.0"
 
     @pytest.mark.parametrize(("share", "text"), [(1.0, "> 99 %"), (0.0, "< 1 %"), (0.635, "64 %")])
     def test_probability_is_never_certain(self, share: float, text: str) -> None:

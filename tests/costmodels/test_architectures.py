@@ -74,9 +74,7 @@ def test_active_parameters_are_within_three_percent_of_what_the_publisher_says(p
     entry, architecture = bundled(path)
     published = entry.get("published_active_parameters")
     if published is None:
-        assert architecture.active_parameters == architecture.parameters, (
-            "a MoE model must say what is active"
-        )
+        assert architecture.active_parameters == architecture.parameters, "a MoE model must say what is active"
         return
     active = architecture.active_parameters
     for part in entry.get("published_active_excludes", []):
@@ -186,9 +184,7 @@ def test_a_whole_tiny_model_matches_a_hand_count() -> None:
     kv=st.sampled_from([1, 2, 4]),
     moe=st.booleans(),
 )
-def test_doubling_the_layers_doubles_what_is_not_embedding(
-    layers: int, heads: int, kv: int, moe: bool
-) -> None:
+def test_doubling_the_layers_doubles_what_is_not_embedding(layers: int, heads: int, kv: int, moe: bool) -> None:
     config = (TINY_MOE if moe else TINY_QWEN3) | {"num_attention_heads": heads, "num_key_value_heads": kv}
 
     def body(count: int) -> tuple[int, int]:

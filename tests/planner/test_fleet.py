@@ -33,9 +33,7 @@ def candidates(*rows: tuple[float, ...]) -> Candidates:
 
 
 def take(c: Candidates, order: list[int]) -> Candidates:
-    return Candidates(
-        c.pool[order], c.gpus[order], c.block[order], c.capacity_rps[order], c.latency_ms[order]
-    )
+    return Candidates(c.pool[order], c.gpus[order], c.block[order], c.capacity_rps[order], c.latency_ms[order])
 
 
 # --- the exhaustive twin: shares no code with the planner ---
@@ -69,14 +67,8 @@ def parts_of(gpus: int, block: int, per_node: int) -> list[int] | None:
 
 def fleets(pools: list[Pool], c: Candidates) -> Iterator[tuple[int, ...]]:
     """Every vector of engine counts that packs."""
-    rooms = [
-        tuple(sorted([p.gpus_per_node] * (p.gpus // p.gpus_per_node) + [p.gpus % p.gpus_per_node]))
-        for p in pools
-    ]
-    cuts = [
-        parts_of(int(g), int(b), pools[p].gpus_per_node)
-        for p, g, b in zip(c.pool, c.gpus, c.block, strict=True)
-    ]
+    rooms = [tuple(sorted([p.gpus_per_node] * (p.gpus // p.gpus_per_node) + [p.gpus % p.gpus_per_node])) for p in pools]
+    cuts = [parts_of(int(g), int(b), pools[p].gpus_per_node) for p, g, b in zip(c.pool, c.gpus, c.block, strict=True)]
 
     def grow(counts: tuple[int, ...], load: tuple[tuple[int, ...], ...]) -> Iterator[tuple[int, ...]]:
         v = len(counts)
@@ -197,9 +189,7 @@ MODES: list[tuple[Objective, bool]] = [
 
 @pytest.mark.parametrize(("objective", "with_rate"), MODES)
 @pytest.mark.parametrize("part", range(5))
-def test_the_choice_is_what_trying_every_fleet_finds(
-    objective: Objective, with_rate: bool, part: int
-) -> None:
+def test_the_choice_is_what_trying_every_fleet_finds(objective: Objective, with_rate: bool, part: int) -> None:
     for seed in range(part * 60, part * 60 + 60):
         pools, c = instance(seed)
         most = twin(pools, c, "throughput", None)
@@ -212,9 +202,7 @@ def test_the_choice_is_what_trying_every_fleet_finds(
         if expected is None:
             with pytest.raises(Infeasible) as failure:
                 choose_fleet(pools, c, objective, rate)
-            assert failure.value.details["highest_rate_rps"] == pytest.approx(
-                -most[0] if most else 0.0, rel=CLOSE
-            )
+            assert failure.value.details["highest_rate_rps"] == pytest.approx(-most[0] if most else 0.0, rel=CLOSE)
             continue
         choice = choose_fleet(pools, c, objective, rate)
         require_sound(pools, c, choice, rate)
@@ -226,8 +214,7 @@ def test_the_choice_is_what_trying_every_fleet_finds(
         reached = {
             "throughput": float(c.capacity_rps @ y),
             "cost": sum(
-                float(pools[p].usd_per_gpu_hour or 0) * g * k
-                for p, g, k in zip(c.pool, c.gpus, y, strict=True)
+                float(pools[p].usd_per_gpu_hour or 0) * g * k for p, g, k in zip(c.pool, c.gpus, y, strict=True)
             ),
             "gpus": float(c.gpus @ y),
             "latency": float(choice.shares @ c.latency_ms),
@@ -321,9 +308,7 @@ def test_the_cheapest_fleet_mixes_pools_when_that_is_cheaper() -> None:
     assert choice.engines.tolist() == [1, 2]
     assert choice.solution.objective == 18.0
     assert choice.shares.tolist() == [10 / 13, 3 / 13]
-    assert (
-        choice.binding == "offered rate; GPUs of pool small (2 of 4 idle)" or choice.binding == "offered rate"
-    )
+    assert choice.binding == "offered rate; GPUs of pool small (2 of 4 idle)" or choice.binding == "offered rate"
 
 
 def test_a_cheap_pool_that_is_full_is_named_beside_the_rate() -> None:
@@ -378,9 +363,7 @@ def test_pools_of_many_nodes_and_nodes_of_72_gpus_are_solved_in_a_moment() -> No
     rows = [(0, g, 1, g * rng.uniform(0.5, 2), rng.uniform(20, 200)) for g in sizes for _ in range(10)]
     racks = [pool("GB200", 720, 72)]
     for objective in ("throughput", "gpus", "latency"):
-        choice = choose_fleet(
-            racks, candidates(*rows), objective, None if objective == "throughput" else 700.0
-        )
+        choice = choose_fleet(racks, candidates(*rows), objective, None if objective == "throughput" else 700.0)
         assert choice.solution.status == "optimal"
         assert choice.solution.seconds < 5
 
@@ -482,9 +465,7 @@ def test_the_order_of_candidates_and_pools_does_not_matter(
     order = list(range(len(c.pool)))
     random.shuffle(order)  # type: ignore[attr-defined]
     moved = take(c, order)
-    turned = Candidates(
-        len(pools) - 1 - moved.pool, moved.gpus, moved.block, moved.capacity_rps, moved.latency_ms
-    )
+    turned = Candidates(len(pools) - 1 - moved.pool, moved.gpus, moved.block, moved.capacity_rps, moved.latency_ms)
     asked = rate if mode[1] else None
     before, after = optimum(pools, c, mode[0], asked), optimum(pools[::-1], turned, mode[0], asked)
     assert after == pytest.approx(before, rel=CLOSE)
@@ -571,10 +552,7 @@ def test_a_rate_above_all_capacity_names_the_highest_that_works_and_the_gpus_tha
     with pytest.raises(Infeasible) as failure:
         choose_fleet(pools, c, "cost", 20.0)
     error = failure.value
-    assert (
-        error.message
-        == "rate_rps: 20 requests/s is more than the GPUs of pool H100 and pool L40S carry, at most 13"
-    )
+    assert error.message == "rate_rps: 20 requests/s is more than the GPUs of pool H100 and pool L40S carry, at most 13"
     assert error.hint == "offer at most 13 requests/s, or have 16 GPUs of pool H100 or 40 GPUs of pool L40S"
     assert error.details == {
         "binding": "GPUs of pool H100 and pool L40S",
@@ -645,9 +623,7 @@ def test_cost_without_a_price_names_the_pool_and_the_way_out() -> None:
         ("goodput", None, "objective: 'goodput' is not known"),
     ],
 )
-def test_a_question_that_contradicts_itself_is_refused(
-    objective: Objective, rate: float | None, words: str
-) -> None:
+def test_a_question_that_contradicts_itself_is_refused(objective: Objective, rate: float | None, words: str) -> None:
     with pytest.raises(InputError, match=words):
         choose_fleet([pool()], candidates((0, 1, 1, 1.0, 1)), objective, rate)
 
@@ -685,9 +661,7 @@ def test_columns_of_different_lengths_are_refused() -> None:
         (("A", 2, 8, -1.0, 16), "pool A: usd_per_gpu_hour -1.0"),
     ],
 )
-def test_a_pool_that_does_not_add_up_is_refused(
-    arguments: tuple[str, int, int, float, int], words: str
-) -> None:
+def test_a_pool_that_does_not_add_up_is_refused(arguments: tuple[str, int, int, float, int], words: str) -> None:
     with pytest.raises(InputError, match=words):
         Pool(*arguments)
 

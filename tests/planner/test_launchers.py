@@ -128,9 +128,7 @@ class TestEveryLauncher:
         assert "--quantization" not in made.command
 
     @pytest.mark.parametrize(("published", "wanted"), [("fp8_block", "bf16"), ("bf16", "nvfp4")])
-    def test_never_serves_weights_that_were_not_planned(
-        self, framework: str, published: str, wanted: str
-    ) -> None:
+    def test_never_serves_weights_that_were_not_planned(self, framework: str, published: str, wanted: str) -> None:
         made = launch(
             spec(framework, weights_precision=wanted, published_precision=published, precision_converted=True)
         )

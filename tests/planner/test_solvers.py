@@ -55,9 +55,7 @@ def exhaustive(p: Problem) -> float | None:
     points = np.array(list(itertools.product(*ranges)), np.float64)
     for r in p.rows:
         left = points[:, r.columns] @ r.coefficients
-        good = {"<=": left <= r.rhs + 1e-9, ">=": left >= r.rhs - 1e-9, "==": np.abs(left - r.rhs) <= 1e-9}[
-            r.sense
-        ]
+        good = {"<=": left <= r.rhs + 1e-9, ">=": left >= r.rhs - 1e-9, "==": np.abs(left - r.rhs) <= 1e-9}[r.sense]
         points = points[good]
     values = points @ p.objective
     return None if not len(points) else float(values.max() if p.maximise else values.min())
@@ -77,9 +75,7 @@ def knapsacks(seed: int = 1) -> Problem:
     rng = np.random.default_rng(seed)
     weights = rng.integers(50, 1000, (10, 100))
     worth = weights.mean(axis=0).round() + 50
-    rows = [
-        row(line.tolist(), "<=", float(line.sum() // 3), f"knapsack {k}") for k, line in enumerate(weights)
-    ]
+    rows = [row(line.tolist(), "<=", float(line.sum() // 3), f"knapsack {k}") for k, line in enumerate(weights)]
     return problem(worth.tolist(), rows, upper=1.0, maximise=True)
 
 
@@ -177,9 +173,7 @@ class TestEverySolver:
         found = solver.solve(p)
         assert found.status == "optimal"
         assert found.objective == pytest.approx(9.0)  # x = 1, y = 3
-        linear = solver.solve(
-            problem([3, 2], [row([2, 1], "<=", 4.5)], 1.5, maximise=True, continuous=(0, 1))
-        )
+        linear = solver.solve(problem([3, 2], [row([2, 1], "<=", 4.5)], 1.5, maximise=True, continuous=(0, 1)))
         assert linear.objective == linear.bound == pytest.approx(7.5)
 
     def test_a_time_limit_that_is_not_positive_is_refused(self, solver: Solver) -> None:

@@ -53,9 +53,7 @@ class TestEveryImporter:
     def options(self, importer: Importer) -> dict[str, str]:
         return VIDUR if importer.name == "vidur" else {}
 
-    def test_yields_rows_of_known_operations(
-        self, importer: Importer, source: Path, options: dict[str, str]
-    ) -> None:
+    def test_yields_rows_of_known_operations(self, importer: Importer, source: Path, options: dict[str, str]) -> None:
         tables = read(importer, source, **options)
         assert tables
         for operation, rows in tables.items():
@@ -63,16 +61,12 @@ class TestEveryImporter:
             assert_frame_equal(validate(OPERATIONS[operation], rows), rows)
             assert not rows.duplicated(OPERATIONS[operation].key).any()
 
-    def test_every_row_says_where_it_is_from(
-        self, importer: Importer, source: Path, options: dict[str, str]
-    ) -> None:
+    def test_every_row_says_where_it_is_from(self, importer: Importer, source: Path, options: dict[str, str]) -> None:
         for rows in read(importer, source, **options).values():
             for column in ("gpu", "kernel", "framework", "framework_version", "source", "date"):
                 assert rows[column].str.strip().ne("").all()
 
-    def test_reading_twice_gives_the_same(
-        self, importer: Importer, source: Path, options: dict[str, str]
-    ) -> None:
+    def test_reading_twice_gives_the_same(self, importer: Importer, source: Path, options: dict[str, str]) -> None:
         first, second = (read(importer, source, **options) for _ in range(2))
         for operation, rows in first.items():
             assert_frame_equal(rows, second[operation])

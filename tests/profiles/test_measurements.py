@@ -202,9 +202,7 @@ def test_an_impossible_value_is_refused_by_row_column_and_value(
         ("moe", "routing", "zipf"),
     ],
 )
-def test_a_text_outside_its_levels_is_refused(
-    make_rows: MakeRows, operation: str, name: str, value: str
-) -> None:
+def test_a_text_outside_its_levels_is_refused(make_rows: MakeRows, operation: str, name: str, value: str) -> None:
     assert repr(value) in refusal(OPERATIONS[operation], make_rows(operation, 1, **{name: value})).message
 
 

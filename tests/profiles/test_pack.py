@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from profiles.errors import DataError, InputError
 from profiles.hardware import find_gpu, gpus
 from profiles.packs import build as build_module
-from profiles.packs.build import DROPPED, GPUS, HOST_BOUND, NOTICE, build, gpu_bound, round_latency, thin
+from profiles.packs.build import DROPPED, GPUS, LEFT_OUT, NOTICE, build, plausible, round_latency, thin
 from profiles.store import MANIFEST, ProfileStore, shipped_pack
 
 PACK = shipped_pack()
@@ -133,9 +133,7 @@ def test_no_gemm_is_faster_than_the_peak_rate() -> None:
     rows = PACK.query("gemm", columns=["gpu", "framework", "dtype", "m", "n", "k", "latency_us"])
     assert len(rows) > 1_000_000
     pairs = rows[["gpu", "dtype"]].drop_duplicates()
-    peak = {
-        (gpu, dtype): find_gpu(gpu).peak_flops[RATE[dtype]] for gpu, dtype in pairs.itertuples(index=False)
-    }
+    peak = {(gpu, dtype): find_gpu(gpu).peak_flops[RATE[dtype]] for gpu, dtype in pairs.itertuples(index=False)}
     peaks = np.array([peak[pair] for pair in zip(rows["gpu"], rows["dtype"], strict=True)])
     flops = 2.0 * rows["m"] * rows["n"] * rows["k"]
     too_fast = rows[flops / peaks * 1e6 > TOLERANCE * rows["latency_us"]]
@@ -227,10 +225,14 @@ def test_thinning_leaves_out_the_listed_points_only(make_rows: Callable[..., pd.
             assert not PACK.query(operation, columns=[column])[column].isin(values).any()
 
 
-def test_rows_that_time_the_host_are_left_out(make_rows: Callable[..., pd.DataFrame]) -> None:
-    for operation, framework, dtype in HOST_BOUND:
-        rows = make_rows(operation, 2, dtype=[dtype, "bf16"], framework=framework)
-        assert gpu_bound(operation, rows)["dtype"].tolist() == ["bf16"]
+def test_implausible_rows_are_left_out(make_rows: Callable[..., pd.DataFrame]) -> None:
+    for out in LEFT_OUT:
+        gpu = out.gpu or "H200"
+        rows = make_rows(out.operation, 1, framework=out.framework, gpu=gpu, dtype=out.dtype or "bf16")
+        assert plausible(out.operation, rows).empty
+        assert len(plausible(out.operation, rows.assign(framework="another"))) == 1
+        stored = PACK.query(out.operation, gpu=out.gpu, framework=out.framework, columns=["dtype"])
+        assert not (stored["dtype"] == out.dtype).any() if out.dtype else stored.empty
 
 
 def test_a_pack_is_built_whole_or_not_at_all(

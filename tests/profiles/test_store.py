@@ -33,9 +33,7 @@ def by_key(rows: pd.DataFrame) -> pd.DataFrame:
 @pytest.fixture
 def store(tmp_path: Path, make_rows: MakeRows) -> ProfileStore:
     """Four GEMM rows: H200 and B200, vllm and sglang."""
-    rows = make_rows(
-        "gemm", 4, gpu=["H200", "H200", "B200", "B200"], framework=["vllm", "sglang"] * 2, m=[1, 2, 3, 4]
-    )
+    rows = make_rows("gemm", 4, gpu=["H200", "H200", "B200", "B200"], framework=["vllm", "sglang"] * 2, m=[1, 2, 3, 4])
     store = new(tmp_path / "store")
     store.add("gemm", rows)
     return store
@@ -112,9 +110,7 @@ def test_texts_can_come_as_categories(store: ProfileStore) -> None:
 def test_a_query_skips_no_row_group_that_holds_an_answer(tmp_path: Path, make_rows: MakeRows) -> None:
     gpus, frameworks = ["A100-SXM-80GB", "B200", "H200"], ["sglang", "trtllm", "vllm"]
     count = 12_000  # nine times that is more than three row groups
-    parts = [
-        make_rows("gemm", count, gpu=g, framework=f, m=range(1, count + 1)) for g in gpus for f in frameworks
-    ]
+    parts = [make_rows("gemm", count, gpu=g, framework=f, m=range(1, count + 1)) for g in gpus for f in frameworks]
     store = new(tmp_path)
     store.add("gemm", pd.concat(parts))
     for gpu in gpus:
@@ -132,9 +128,7 @@ def test_the_values_of_a_column_are_read_without_its_rows(store: ProfileStore) -
 @pytest.mark.parametrize(
     "narrowed", [{"gpu": "T4"}, {"framework": "trtllm"}, {"framework": []}, {"framework": iter(())}]
 )
-def test_a_query_that_nothing_answers_is_empty_and_typed(
-    store: ProfileStore, narrowed: dict[str, object]
-) -> None:
+def test_a_query_that_nothing_answers_is_empty_and_typed(store: ProfileStore, narrowed: dict[str, object]) -> None:
     assert_frame_equal(store.query("gemm", **narrowed), empty_rows(GEMM))  # type: ignore[arg-type]
 
 

@@ -1,0 +1,111 @@
+"""Why to believe a plan: what was considered and refused, what binds, and where the figures come from."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as package_version
+
+from costmodels.precision import Precision
+from planner import plans
+from planner.evaluation import Search
+from planner.fleet import Candidates, FleetChoice
+from planner.layouts import Rejected
+from planner.prediction import Group
+from planner.requests import PlanRequest
+
+PACKAGE = "shardwright"
+UNITS = {"throughput": "requests/s", "cost": "USD/h", "gpus": "GPUs", "latency": "ms"}
+
+
+def proof_of(
+    request: PlanRequest,
+    searches: list[Search],
+    refused: list[Rejected],
+    candidates: Candidates,
+    choice: FleetChoice,
+) -> plans.Proof:
+    solution = choice.solution
+    assert solution.objective is not None
+    assert solution.bound is not None
+    rejected = _merged([*refused, *(r for s in searches for r in s.rejected)])
+    points = [s.coarse for s in searches if s.coarse is not None]
+    outside = sum(int((~p.within).sum()) for p in points)
+    if outside:
+        rejected.append(Rejected("operating points outside the SLO, or where prefill cannot keep up", outside, "—"))
+    return plans.Proof(
+        engine=solution.engine,
+        status="optimal" if solution.status == "optimal" else "feasible",
+        objective=request.goal,
+        objective_value=solution.objective,
+        objective_unit=UNITS[request.goal],
+        bound=solution.bound,
+        gap=solution.gap or 0.0,
+        layouts_considered=sum(s.considered for s in searches),
+        layouts_legal=sum(s.legal for s in searches),
+        operating_points=sum(len(p) for p in points),
+        operating_points_within_slo=sum(int(p.within.sum()) for p in points),
+        candidates=len(candidates.pool),
+        rejected=tuple(
+            plans.Rejection(reason=r.reason, count=r.count, example=r.example)
+            for r in sorted(rejected, key=lambda r: (-r.count, r.reason))
+        ),
+        binding_constraint=choice.binding,
+    )
+
+
+def _merged(rejected: list[Rejected]) -> list[Rejected]:
+    """One entry per reason: pools share most of them."""
+    by_reason: dict[str, Rejected] = {}
+    for r in rejected:
+        before = by_reason.get(r.reason)
+        by_reason[r.reason] = r if before is None else Rejected(r.reason, before.count + r.count, before.example)
+    return list(by_reason.values())
+
+
+def provenance_of(
+    request: PlanRequest, precision: Precision, searches: list[Search], groups: list[Group]
+) -> plans.Provenance:
+    manifest = searches[0].job.cost.store.manifest
+    return plans.Provenance(
+        package=PACKAGE,
+        package_version=package_version(PACKAGE),
+        cost_model_version=searches[0].job.cost.version,
+        pack=manifest.name,
+        pack_version=manifest.version,
+        pack_hash=manifest.content_hash,
+        attribution=manifest.attribution,
+        notes=tuple(_notes(request, precision, searches, groups)),
+    )
+
+
+def _notes(request: PlanRequest, precision: Precision, searches: list[Search], groups: list[Group]) -> list[str]:
+    notes = [note for search in searches for note in search.job.cost.notes]
+    framework = searches[0].job.framework
+    model = searches[0].job.model
+    if framework.fitted_on == "none":
+        notes.append(
+            f"{framework.full_name}'s overhead per step ({framework.step_overhead_us / 1e3:g} ms) is not calibrated "
+            "against end-to-end runs; TTFT excludes network, HTTP and tokenisation"
+        )
+    notes.append(
+        "arrivals are taken as Poisson and lengths as equal; percentiles come from queueing formulas, not a simulation"
+    )
+    if any(not bool(group.loaded.steady.tpot_us.inside[0]) for group in groups):
+        notes.append(
+            "some operations of the chosen layout lie outside what was measured (long prefixes, unseen shapes, traffic "
+            "between nodes); their intervals are wide"
+        )
+    if model.is_moe:
+        notes.append(
+            f"tokens are spread over experts as {request.workload.routing}; give routing=… in the workload to change it"
+        )
+    if precision.converted:
+        notes.append(
+            f"weights are run in {precision.weights}, not as published ({model.weight_precision}); check accuracy"
+        )
+    if model.excluded:
+        notes.append(f"not modelled: {', '.join(model.excluded)}")
+    for group in groups:
+        pool = group.chosen.job.pool
+        if pool.price_source is not None:
+            notes.append(f"price of {pool.gpu}: {pool.usd_per_gpu_hour} USD per GPU-hour, {pool.price_source}")
+    return list(dict.fromkeys(notes))

@@ -1,0 +1,146 @@
+"""A small world to test the cost model in: rows made from the roofline, so that the truth is known.
+
+latency = (roofline ÷ efficiency + launch) × lognormal noise, on a grid of shapes for every operation. Tests that
+need no measurements at all use an empty store: every answer is then the roofline's, smooth and monotone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from costmodels.features import LAUNCH_US
+from costmodels.kernels import coded
+from costmodels.library import CostModel
+from costmodels.roofline import Columns, Hardware, roofline_us
+from profiles.hardware import find_gpu
+from profiles.store import ProfileStore
+
+EFFICIENCY = 0.6
+NOISE = 0.03
+MEASURED_GPUS = ("H100-SXM", "H200")
+UNSEEN_GPU = "A100-SXM-80GB"
+
+_GQA = {"head_dim": [128], "window_tokens": [0], "kv_dtype": ["bf16", "fp8"], "dtype": ["bf16"]}
+GRIDS: dict[str, dict[str, list[object]]] = {
+    "gemm": {
+        "dtype": ["bf16"],
+        "m": [1, 4, 16, 64, 256, 1024, 4096],
+        "n": [512, 1024, 2048, 4096, 8192],
+        "k": [512, 1024, 2048, 4096, 8192],
+    },
+    "attention_prefill": _GQA
+    | {
+        "batch": [1, 2, 8],
+        "query_tokens": [16, 256, 4096],
+        "prefix_tokens": [0],
+        "heads": [8, 16, 32],
+        "kv_heads": [1, 4, 8],
+    },
+    "attention_decode": _GQA
+    | {
+        "batch": [1, 8, 64],
+        "context_tokens": [16, 1024, 32768],
+        "heads": [8, 16, 32],
+        "kv_heads": [1, 4, 8],
+    },
+    "mla_prefill": {
+        "dtype": ["bf16"],
+        "kv_dtype": ["bf16"],
+        "batch": [1, 2, 4, 8],
+        "query_tokens": [16, 128, 1024, 8192],
+        "prefix_tokens": [0],
+        "heads": [8, 16, 32, 64, 128],
+    },
+    "mla_decode": {
+        "dtype": ["bf16"],
+        "kv_dtype": ["bf16"],
+        "batch": [1, 4, 16, 64],
+        "context_tokens": [16, 512, 4096, 65536],
+        "heads": [8, 16, 32, 64, 128],
+    },
+    "mla_bmm": {
+        "dtype": ["bf16"],
+        "kind": ["pre", "post"],
+        "tokens": [1, 8, 64, 512, 4096],
+        "heads": [4, 8, 16, 32, 64, 128],
+    },
+    "moe": {
+        "dtype": ["bf16"],
+        "tokens": [1, 8, 64, 512, 4096, 32768],
+        "hidden": [2048, 4096],
+        "intermediate": [768],
+        "top_k": [8],
+        "experts": [128],
+        "moe_tp": [1, 2, 4],
+        "moe_ep": [1, 4],
+        "gated": [1],
+        "routing": ["balanced", "power_law_1.2"],
+    },
+    "collective": {
+        "dtype": ["bf16"],
+        "kind": ["all_reduce", "all_gather", "reduce_scatter", "all_to_all"],
+        "message_bytes": [2**power for power in range(10, 30, 2)],
+        "num_gpus": [2, 4, 8],
+    },
+}
+
+
+def rows(operation: str, gpu: str, framework: str = "vllm", slower: float = 1.0, seed: int = 0) -> pd.DataFrame:
+    """Valid measurement rows of ``operation`` over its grid; ``slower`` times what the synthetic world gives."""
+    grid = GRIDS[operation]
+    table = pd.DataFrame(list(itertools.product(*grid.values())), columns=list(grid))
+    if "kv_heads" in table:
+        table = table[table["kv_heads"] <= table["heads"]].reset_index(drop=True)
+    if "num_gpus" not in table:
+        table["num_gpus"] = 1
+    table["gpu"] = gpu
+    noise = np.random.default_rng(seed).normal(0, NOISE, len(table))
+    table["latency_us"] = truth_us(operation, coded(operation, table), gpu) * slower * np.exp(noise)
+    return table.assign(
+        kernel="synthetic",
+        framework="nccl" if operation == "collective" else framework,
+        framework_version="1.0",
+        source="tests/costmodels/synthetic.py",
+        date="2026-01-01",
+    )
+
+
+def truth_us(operation: str, q: Columns, gpu: str) -> np.ndarray:
+    hardware = Hardware.of([find_gpu(gpu)])
+    bound = roofline_us(operation, q, np.zeros(len(q["dtype"]), np.int64), hardware)
+    return bound / EFFICIENCY + LAUNCH_US
+
+
+def full_store(folder: Path) -> ProfileStore:
+    """Every operation on the measured GPUs."""
+    store = empty_store(folder)
+    for operation in GRIDS:
+        parts = [rows(operation, gpu, seed=i) for i, gpu in enumerate(MEASURED_GPUS)]
+        store.add(operation, pd.concat(parts, ignore_index=True))
+    return store
+
+
+def empty_store(folder: Path) -> ProfileStore:
+    return ProfileStore.create(folder, name="synthetic", version="1", attribution="made by the tests")
+
+
+def questions(operation: str, n: int, seed: int = 0, beyond: float = 1.0) -> dict[str, np.ndarray]:
+    """``n`` coded questions between the rows of the grid; ``beyond`` stretches the sizes that the grid varies."""
+    rng = np.random.default_rng(seed)
+    table = rows(operation, MEASURED_GPUS[0]).sample(n, replace=True, random_state=seed)
+    for column, values in GRIDS[operation].items():
+        # Heads and splits come in the sizes of the grid; tokens, widths and messages in any.
+        stays = column in ("num_gpus", "heads", "kv_heads", "moe_tp", "moe_ep", "hidden")
+        if isinstance(values[0], int) and len(values) > 1 and not stays:
+            least, most = float(values[0]), float(values[-1])
+            drawn = np.exp(rng.uniform(np.log(least), np.log(most), n)) * beyond
+            table[column] = np.maximum(drawn, 1).astype(np.int64)
+    return coded(operation, table)
+
+
+def cost_model(gpu: str, store: ProfileStore, framework: str = "vllm") -> CostModel:
+    return CostModel(find_gpu(gpu), framework, store)
