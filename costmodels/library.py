@@ -22,6 +22,7 @@ from costmodels.kernels import STAND_INS, Fitted, KernelModel, deduplicated, fit
 from costmodels.roofline import Columns, Hardware
 from profiles.errors import DataError, UnknownName
 from profiles.hardware import Gpu
+from profiles.measurements import DTYPES
 from profiles.store import ProfileStore, shipped_pack
 
 MODEL_VERSION = "1"
@@ -65,7 +66,8 @@ class CostModel:
         self.store = store or shipped_pack()
         self._progress = progress or (lambda _: None)
         self._kernels: dict[str, KernelModel] = {}
-        self._stand_ins: dict[str, set[str]] = {}
+        self._speakers: dict[str, dict[int, set[str]]] = {}  # operation -> precision -> frameworks whose rows answer
+        self._asked: dict[str, set[int]] = {}  # operation -> precisions that were asked for
 
     @cached_property
     def version(self) -> str:
@@ -79,6 +81,7 @@ class CostModel:
         Equal questions are asked once.
         """
         unique, back = deduplicated(operation, q)
+        self._asked.setdefault(operation, set()).update(np.unique(unique["dtype"]).tolist())
         return self.kernel(operation).estimate(unique).take(back)
 
     def kernel(self, operation: str) -> KernelModel:
@@ -91,18 +94,26 @@ class CostModel:
         """What the user should know of the measurements used so far: operations that another framework's
         rows answer, and operations for which this GPU has no rows at all."""
         lines = []
-        for operation, sources in sorted(self._stand_ins.items()):
-            if not sources:
-                lines.append(f"{operation}: no measurements of {self.gpu.name}; predicted from other GPUs")
-            elif others := sorted(sources - {self.framework, "nccl"}):
-                lines.append(f"{operation}: measured under {' and '.join(others)}, standing in for {self.framework}")
+        for operation, asked in sorted(self._asked.items()):
+            for dtype in sorted(asked):
+                speakers = self._speakers[operation].get(dtype, set())
+                what = f"{operation} in {DTYPES[dtype]}"
+                if not speakers:
+                    lines.append(f"{what}: no measurements of {self.gpu.name}; predicted from other GPUs")
+                elif others := sorted(speakers - {self.framework, "nccl"}):
+                    lines.append(f"{what}: measured under {' and '.join(others)}, standing in for {self.framework}")
         return tuple(lines)
 
     def _load(self, operation: str) -> KernelModel:
         hardware = hardware_of(self.store, operation)
         own = Hardware.of([self.gpu])
         rows = load_rows(self.store, operation, self.framework, own, gpu=self.gpu.name)
-        self._stand_ins[operation] = {STAND_INS[self.framework][origin] for origin in np.unique(rows.origin)}
+        order = STAND_INS[self.framework]
+        dtypes = rows.columns["dtype"]
+        self._speakers[operation] = {
+            int(dtype): {order[origin] for origin in np.unique(rows.origin[dtypes == dtype])}
+            for dtype in np.unique(dtypes)
+        }
         fitted = self._fitted(operation, hardware) if hardware.names else None
         return KernelModel(operation, fitted, rows, self.gpu, unseen_spreads()[operation])
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.architecture import Architecture
 from costmodels.communication import Network
-from costmodels.estimates import Floats, Ints
+from costmodels.estimates import COVERAGE, Floats, Ints
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
 from costmodels.memory import Memory, kv_bytes_per_sequence, memory
@@ -49,6 +50,7 @@ class Job:
     network: Network
     workload: Workload
     slo: Slo
+    confidence: float
 
 
 @dataclass(frozen=True)
@@ -86,15 +88,19 @@ class Points:
         return self.steady.rate_rps.value * self.job.workload.osl / self.layouts.gpus
 
 
-def percentile_ms(steady: Steady, bound: Bound) -> Floats:
-    """The bounded quantity at its percentile, ms, shape [n]."""
+def percentile_ms(steady: Steady, bound: Bound, confidence: float = 0.5) -> Floats:
+    """The bounded quantity at its percentile, ms, shape [n]: a value that the truth stays below with probability
+    ``confidence``, the prediction taken as lognormal with its 80 % interval."""
     p = bound.percentile / 100
-    quantile = {
-        "ttft": steady.ttft_percentile_us,
-        "tpot": steady.tpot_percentile_us,
-        "e2e": steady.e2e_percentile_us,
+    quantile, mean = {
+        "ttft": (steady.ttft_percentile_us, steady.ttft_us),
+        "tpot": (steady.tpot_percentile_us, steady.tpot_us),
+        "e2e": (steady.e2e_percentile_us, steady.e2e_us),
     }[bound.metric]
-    return quantile(p) / 1e3
+    z = NormalDist().inv_cdf(confidence) / NormalDist().inv_cdf(0.5 + COVERAGE / 2)
+    side = mean.high / mean.value if z > 0 else mean.value / np.maximum(mean.low, 1e-9)
+    at_confidence: Floats = quantile(p) / 1e3 * side**z
+    return at_confidence
 
 
 def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Ints, most: Ints) -> Points:
@@ -114,7 +120,7 @@ def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Ints, most: I
     )
     within = steady.stable.copy()
     for bound in job.slo.bounds:
-        within &= percentile_ms(steady, bound) <= bound.limit_ms
+        within &= percentile_ms(steady, bound, job.confidence) <= bound.limit_ms
     return Points(job, layouts, budget, concurrency, most, steady, within)
 
 

@@ -109,7 +109,20 @@ def _jobs(
             continue
         network = Network(min(pool.gpus_per_node, pool.gpus), find_fabric(pool.fabric))
         cost = CostModel(gpu, request.framework, store, progress)
-        jobs.append(Job(index, pool, model, precision, framework, cost, network, request.workload, request.slo))
+        jobs.append(
+            Job(
+                index,
+                pool,
+                model,
+                precision,
+                framework,
+                cost,
+                network,
+                request.workload,
+                request.slo,
+                request.confidence,
+            )
+        )
     if not jobs:
         raise Unsupported(
             f"precision: {refused[0].reason}",
@@ -175,7 +188,9 @@ def _no_plan(request: PlanRequest, model: Architecture, precision: Precision, se
             (
                 (float(np.min(values)), points, int(np.argmin(values)))
                 for points in grids
-                for values in [np.where(points.steady.stable, percentile_ms(points.steady, bound), np.inf)]
+                for values in [
+                    np.where(points.steady.stable, percentile_ms(points.steady, bound, request.confidence), np.inf)
+                ]
             ),
             key=lambda item: item[0],
         )
@@ -199,14 +214,17 @@ def _no_plan(request: PlanRequest, model: Architecture, precision: Precision, se
             for worst in [
                 np.where(
                     points.steady.stable,
-                    np.max([percentile_ms(points.steady, b) / b.limit_ms for b in request.slo.bounds], axis=0),
+                    np.max(
+                        [percentile_ms(points.steady, b, request.confidence) / b.limit_ms for b in request.slo.bounds],
+                        axis=0,
+                    ),
                     np.inf,
                 )
             ]
         ),
         key=lambda item: item[0],
     )
-    values = {b.label: float(percentile_ms(points.steady, b)[i]) for b in request.slo.bounds}
+    values = {b.label: float(percentile_ms(points.steady, b, request.confidence)[i]) for b in request.slo.bounds}
     reached = ", ".join(f"{name}={value:.4g} ms" for name, value in values.items())
     return Infeasible(
         f"slo: each bound can be met alone, but no layout of {where} meets all of "

@@ -66,6 +66,7 @@ class RequestUnderstood(Document):
     framework: FrameworkName
     weights_precision: str
     kv_precision: str
+    confidence: float = Field(description="probability with which each bound of the SLO had to hold")
     precision_converted: bool = Field(description="whether weights are not in the precision they are published in")
     max_tp: int | None
     max_pp: int | None

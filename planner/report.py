@@ -70,6 +70,7 @@ def _understood(request: PlanRequest, model: Architecture, precision: Precision)
         weights_precision=precision.weights,
         kv_precision=precision.kv,
         precision_converted=precision.converted,
+        confidence=request.confidence,
         max_tp=request.max_tp,
         max_pp=request.max_pp,
         max_engine_gpus=request.max_engine_gpus,

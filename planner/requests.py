@@ -206,6 +206,12 @@ class PlanRequest(Document):
     framework: FrameworkName = "vllm"
     precision: PrecisionName | None = Field(default=None, description="of weights; default: as published")
     kv_precision: KvPrecisionName | None = Field(default=None, description="of the KV cache; default bf16")
+    confidence: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="probability with which each bound of the SLO must hold, given how uncertain the prediction is",
+    )
     max_tp: Degree | None = Field(default=None, description="largest tensor-parallel degree")
     max_pp: Degree | None = Field(default=None, description="most pipeline stages")
     max_engine_gpus: Degree | None = Field(default=None, description="most GPUs of one engine")

@@ -86,6 +86,13 @@ def plan_command(
     kv_precision: Annotated[
         str | None, typer.Option(help="KV cache: bf16 (default) or fp8.", rich_help_panel=_ASKED)
     ] = None,
+    confidence: Annotated[
+        float,
+        typer.Option(
+            help="Probability with which each bound of the SLO must hold, given the prediction's uncertainty.",
+            rich_help_panel=_ASKED,
+        ),
+    ] = 0.5,
     max_tp: Annotated[
         int | None, typer.Option(help="Largest tensor-parallel degree.", rich_help_panel=_RESTRICTED)
     ] = None,
@@ -147,6 +154,7 @@ def plan_command(
         "framework": framework,
         "precision": precision,
         "kv_precision": kv_precision,
+        "confidence": confidence,
         "max_tp": max_tp,
         "max_pp": max_pp,
         "max_engine_gpus": max_engine_gpus,

@@ -89,6 +89,8 @@ def _workload(request: RequestUnderstood) -> str:
 def _restrictions(request: RequestUnderstood) -> str:
     names = (("tp", request.max_tp), ("pp", request.max_pp), ("GPUs of an engine", request.max_engine_gpus))
     words = [f"{name} ≤ {value}" for name, value in names if value is not None]
+    if request.confidence != 0.5:
+        words.append(f"each promise holds with probability {request.confidence:g}")
     if request.tp_across_nodes:
         words.append("tensor parallel may span nodes")
     return ", ".join(words)

@@ -119,7 +119,6 @@ def create_app(plan: PlanFunction = plan_without_paths, *, at_once: int = 1) -> 
         summary="Make a plan",
         response_class=Response,
         responses=openapi.plan_responses(),
-        openapi_extra={"requestBody": openapi.REQUEST_BODY},
         tags=["plans"],
     )
     async def make_plan(request: Request) -> Response:

@@ -159,6 +159,7 @@ def example_plan(**changes: Any) -> Plan:
             weights_precision="bf16",
             kv_precision="bf16",
             precision_converted=False,
+            confidence=0.5,
             max_tp=None,
             max_pp=None,
             max_engine_gpus=None,

@@ -1,0 +1,74 @@
+"""A client of the REST service that runs it in this process, and a planner that is none."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from planner.plans import Plan, parse_plan
+from planner.requests import PlanRequest
+
+PLAN: Plan = parse_plan((Path(__file__).parents[1] / "planner/fixtures/plan-1.0.json").read_text("utf-8"))
+
+ASKED: dict[str, Any] = {
+    "model": "Qwen/Qwen3-8B",
+    "cluster": "1xH200",
+    "slo": "ttft=1s,tpot=30ms",
+    "workload": "isl=4000,osl=500",
+}
+
+
+class StubPlanner:
+    """Answers every request with :data:`PLAN`, or raises ``error``."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.requests: list[PlanRequest] = []
+
+    def __call__(self, request: PlanRequest) -> Plan:
+        self.requests.append(request)
+        if self.error is not None:
+            raise self.error
+        return PLAN
+
+
+class Client:
+    """Sends requests to ``app`` without a network. (starlette's own client warns about httpx.)"""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+
+    def open(self) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async def send() -> httpx.Response:
+            async with self.open() as client:
+                return await client.request(method, path, **options)
+
+        return asyncio.run(send())
+
+    def get(self, path: str) -> httpx.Response:
+        return self.request("GET", path)
+
+    def plan(self, **options: Any) -> httpx.Response:
+        return self.request("POST", "/v1/plans", **options)
+
+
+def problem(response: httpx.Response, status: int, kind: str) -> dict[str, Any]:
+    """The problem document of ``response``, once its shape is checked."""
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = response.json()
+    assert list(document) == ["type", "title", "status", "detail", "hint", "details"]
+    assert document["type"] == f"urn:shardwright:problem:{kind}"
+    assert document["status"] == status
+    assert document["title"]
+    assert document["detail"]
+    assert document["hint"]
+    return document

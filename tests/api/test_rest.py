@@ -1,0 +1,404 @@
+"""The REST service: the same plan as the command line's, and a problem document for everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from service import ASKED, PLAN, Client, StubPlanner, problem
+
+from api.rest import app as rest
+from api.rest.app import create_app
+from api.rest.body import MOST_BYTES
+from api.rest.openapi import REQUEST_EXAMPLES, plan_example
+from costmodels.registry import registered
+from planner.plans import Plan, parse_plan, schema
+from planner.requests import PlanRequest, parse_request
+from profiles.errors import (
+    DataError,
+    Infeasible,
+    InputError,
+    LimitReached,
+    ShardwrightError,
+    UnknownName,
+    Unsupported,
+)
+from profiles.hardware import fabrics, gpus, nodes
+from profiles.store import ProfileStore, shipped_pack
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def planner() -> StubPlanner:
+    return StubPlanner()
+
+
+@pytest.fixture
+def client(planner: StubPlanner) -> Client:
+    return Client(create_app(planner))
+
+
+# ------------------------------------------------------------------ plans
+
+
+def test_a_plan_is_the_documents_bytes(client: Client) -> None:
+    response = client.plan(json=ASKED)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert response.content == PLAN.to_json().encode()
+    assert client.plan(json=ASKED).content == response.content
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "APPLICATION/JSON; charset=UTF-8"])
+def test_the_body_is_read_by_the_one_parser(client: Client, planner: StubPlanner, content_type: str) -> None:
+    for example in REQUEST_EXAMPLES.values():
+        content = json.dumps(example["value"])
+        assert client.plan(content=content, headers={"Content-Type": content_type}).status_code == 200
+        assert planner.requests[-1] == parse_request(example["value"])
+
+
+def test_the_planner_is_told_to_read_no_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    from planner import planning
+
+    seen: list[dict[str, Any]] = []
+
+    def plan(request: PlanRequest, **options: Any) -> Plan:
+        seen.append(options)
+        return PLAN
+
+    monkeypatch.setattr(planning, "plan", plan)
+    assert Client(create_app()).plan(json=ASKED).status_code == 200
+    assert seen == [{"allow_paths": False}]
+
+
+def test_a_models_path_is_an_unknown_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("secret")
+    client = Client(create_app())
+    for path in (tmp_path, tmp_path / "config.json"):
+        document = problem(client.plan(json={**ASKED, "model": str(path)}), 422, "unknown-name")
+        assert document["details"]["field"] == "model"
+        assert "path" not in document["hint"]
+        assert "secret" not in json.dumps(document)
+
+
+def test_a_clusters_path_is_not_understood(client: Client, planner: StubPlanner, tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text("pools: [{gpu: H200, gpus: 8}]")
+    problem(client.plan(json={**ASKED, "cluster": str(file)}), 422, "input-error")
+    assert not planner.requests
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_plans_are_made_a_few_at_a_time_while_other_requests_are_answered(at_once: int) -> None:
+    running, most = 0, 0
+    lock, go = threading.Lock(), threading.Event()
+
+    def slow(request: PlanRequest) -> Plan:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        assert go.wait(10)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+        return PLAN
+
+    async def scenario() -> list[httpx.Response]:
+        async with Client(create_app(slow, at_once=at_once)).open() as client:
+            plans = [asyncio.create_task(client.post("/v1/plans", json=ASKED)) for _ in range(4)]
+            while running < at_once:
+                await asyncio.sleep(0.005)
+            assert (await client.get("/v1/schemas/plan")).status_code == 200
+            assert (await client.post("/v1/plans", json={})).status_code == 422
+            go.set()
+            return await asyncio.gather(*plans)
+
+    responses = asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert [response.status_code for response in responses] == [200] * 4
+    assert most == at_once
+
+
+# ------------------------------------------------------------------ errors
+
+
+ERRORS: list[tuple[ShardwrightError, int, str]] = [
+    (InputError("workload: wrong", "do better", field="workload"), 422, "input-error"),
+    (UnknownName("gpu", "H2000", ["H200", "H100"]), 422, "unknown-name"),
+    (Unsupported("precision: fp4", "choose another"), 422, "unsupported"),
+    (DataError("pack: broken", "reinstall"), 500, "data-error"),
+    (Infeasible("slo: ttft_p90 binds", "relax it", binding="ttft_p90", best=1.5), 409, "infeasible"),
+    (LimitReached("time_limit_s: passed", "allow more"), 504, "limit-reached"),
+    (ShardwrightError("something", "else"), 500, "shardwright-error"),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "kind"), ERRORS, ids=[kind for _, _, kind in ERRORS])
+def test_our_errors_are_problem_documents(error: ShardwrightError, status: int, kind: str) -> None:
+    document = problem(Client(create_app(StubPlanner(error))).plan(json=ASKED), status, kind)
+    assert document["title"] == error.title
+    assert document["detail"] == error.message
+    assert document["hint"] == error.hint
+    assert document["details"] == error.details
+
+
+def test_details_that_json_cannot_hold_are_left_out() -> None:
+    error = Infeasible("m", "h", good=[1, "a", None], infinite=float("inf"), odd={1, 2}, path=Path("/x"))
+    document = problem(Client(create_app(StubPlanner(error))).plan(json=ASKED), 409, "infeasible")
+    assert document["details"] == {"good": [1, "a", None]}
+
+
+def test_an_unexpected_error_tells_nothing_of_the_inside() -> None:
+    response = Client(create_app(StubPlanner(RuntimeError("secret /etc/path")))).plan(json=ASKED)
+    document = problem(response, 500, "internal-error")
+    assert "secret" not in response.text
+    assert "RuntimeError" not in response.text
+    assert "defect" in document["hint"]
+
+
+def test_an_error_of_broken_data_is_in_the_servers_log(caplog: pytest.LogCaptureFixture) -> None:
+    Client(create_app(StubPlanner(DataError("pack: broken", "reinstall")))).plan(json=ASKED)
+    assert "pack: broken" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/plans/", "/v1/plan", "/v1/schemas/x", "/docs", "/redoc"])
+def test_an_unknown_path_is_a_problem(client: Client, path: str) -> None:
+    document = problem(client.get(path), 404, "not-found")
+    assert path in document["detail"]
+    assert "/openapi.json" in document["hint"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/v1/plans", "POST"), ("DELETE", "/v1/plans", "POST"), ("POST", "/healthz", "GET")],
+)
+def test_another_method_is_a_problem_that_says_which_is_allowed(
+    client: Client, method: str, path: str, allowed: str
+) -> None:
+    response = client.request(method, path)
+    problem(response, 405, "method-not-allowed")
+    assert response.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "Expecting value"),
+        (b'{"model": ', "Expecting value: line 1 column 11"),
+        (b"model: x", "Expecting value"),
+        (b'{"model": "\xff"}', "utf-8"),
+        (b"\xef\xbb\xbf{}", "BOM"),
+        (b'{"time_limit_s": NaN}', "NaN is not a number"),
+        (b'{"time_limit_s": -Infinity}', "-Infinity is not a number"),
+        (b'{"model": "a", "model": "b"}', "key 'model' is given twice"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b"9" * 5000, "digits"),
+    ],
+)
+def test_a_body_that_is_not_json_is_a_problem(client: Client, body: bytes, reason: str) -> None:
+    response = client.plan(content=body, headers=JSON)
+    document = problem(response, 400, "malformed-json")
+    assert document["detail"].startswith("body: not valid JSON")
+    assert reason in document["detail"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "detail"),
+    [
+        ({"cluster": "16xH2000"}, "unknown-name", "cluster GPU: 'H2000' is not known"),
+        ({"slo": "ttft=1"}, "input-error", "slo: ttft='1' has no unit"),
+        ({"workload": {"isl": 0, "osl": 1}}, "input-error", "request: workload.isl: 0 should be greater than 0"),
+        ({"colour": "red"}, "input-error", "request: colour is not known"),
+        ({"model": "\ud800"}, "input-error", r"request: model: '\ud800' should be a valid string"),
+        ({"\ud800": 1}, "input-error", "request: "),
+        ({"max_tp": 10**400}, "input-error", "request: max_tp: a number of more than 80 digits"),
+        ({"time_limit_s": 10**400}, "input-error", "request: time_limit_s: a number of more than 80 digits"),
+    ],
+)
+def test_a_request_that_is_wrong_is_a_problem_that_names_the_field(
+    client: Client, planner: StubPlanner, fields: dict[str, Any], kind: str, detail: str
+) -> None:
+    response = client.plan(content=json.dumps({**ASKED, **fields}), headers=JSON)
+    document = problem(response, 422, kind)
+    assert document["detail"].startswith(detail)
+    assert not planner.requests
+
+
+@pytest.mark.parametrize("body", [[], "text", 5, None, True, {}])
+def test_json_that_is_no_request_is_a_problem(client: Client, body: Any) -> None:
+    problem(client.plan(content=json.dumps(body), headers=JSON), 422, "input-error")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Content-Type": ""},
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "application/json2"},
+        {"Content-Type": "application/json; charset=latin-1"},
+        {"Content-Type": "application/json", "Content-Encoding": "gzip"},
+    ],
+)
+def test_a_body_that_is_not_json_by_its_headers_is_a_problem(client: Client, headers: dict[str, str]) -> None:
+    document = problem(client.plan(content=json.dumps(ASKED), headers=headers), 415, "unsupported-media-type")
+    assert "application/json" in document["hint"]
+
+
+def test_a_body_too_large_is_a_problem(client: Client) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(MOST_BYTES // 65536 + 1):
+            yield b" " * 65536
+
+    for content in (b" " * (MOST_BYTES + 1), pieces()):  # announced by Content-Length, and not
+        document = problem(client.plan(content=content, headers=JSON), 413, "content-too-large")
+        assert str(MOST_BYTES) in document["detail"]
+    just_fits = json.dumps(ASKED).encode().ljust(MOST_BYTES)
+    assert client.plan(content=just_fits, headers=JSON).status_code == 200
+
+
+def test_a_large_body_of_nonsense_is_refused_quickly(client: Client) -> None:
+    started = time.process_time()
+    problem(client.plan(json={f"k{i}": i for i in range(50_000)}), 422, "input-error")
+    problem(client.plan(json={**ASKED, "slo": {"bounds": [{"x": 1}] * 50_000}}), 422, "input-error")
+    assert time.process_time() - started < 5
+
+
+# ------------------------------------------------------------------ what can be looked up
+
+
+def test_health_names_package_and_measurements(client: Client) -> None:
+    pack = shipped_pack().manifest
+    document = client.get("/healthz").json()
+    assert document["status"] == "ok"
+    assert document["version"]
+    assert document["pack"] == {"name": pack.name, "version": pack.version, "hash": pack.content_hash}
+
+
+def test_health_is_a_problem_when_the_measurements_cannot_be_read(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "pack"
+    shutil.copytree(shipped_pack().path, broken)
+    (broken / "collective.parquet").write_bytes(b"not parquet")
+    monkeypatch.setattr(rest, "shipped_pack", lambda: ProfileStore(broken))
+    assert "collective.parquet" in problem(client.get("/healthz"), 503, "data-error")["detail"]
+    (broken / "manifest.json").write_text("{")
+    assert "manifest.json" in problem(client.get("/healthz"), 503, "data-error")["detail"]
+    shutil.rmtree(broken)
+    problem(client.get("/healthz"), 503, "data-error")
+
+
+def test_models_and_gpus_are_those_of_the_catalogues(client: Client) -> None:
+    models = client.get("/v1/models").json()["models"]
+    assert [model["name"] for model in models] == [model.name for model in registered()]
+    hardware = client.get("/v1/gpus").json()
+    assert [gpu["name"] for gpu in hardware["gpus"]] == list(gpus())
+    assert [node["name"] for node in hardware["nodes"]] == list(nodes())
+    assert [fabric["name"] for fabric in hardware["fabrics"]] == list(fabrics())
+    priced = {gpu["name"]: gpu["on_demand_price"] for gpu in hardware["gpus"]}
+    assert priced["H200"]["usd_per_gpu_hour"] > 0
+    assert priced["H20"] is None
+
+
+def test_schemas_are_those_of_the_command_line(client: Client) -> None:
+    assert client.get("/v1/schemas/plan").json() == schema("plan")
+    assert client.get("/v1/schemas/request").json() == schema("request")
+
+
+# ------------------------------------------------------------------ OpenAPI
+
+
+def test_openapi_examples_are_valid_and_belong_together(client: Client) -> None:
+    operation = client.get("/openapi.json").json()["paths"]["/v1/plans"]["post"]
+    examples = operation["requestBody"]["content"]["application/json"]["examples"]
+    assert set(examples) == {"short", "objects"}
+    requests = {name: parse_request(example["value"]) for name, example in examples.items()}
+    answer = operation["responses"]["200"]["content"]["application/json"]["examples"]["short"]["value"]
+    made = parse_plan(json.dumps(answer)).request
+    for field in ("model", "cluster", "slo", "workload", "framework", "time_limit_s"):
+        assert getattr(made, field) == getattr(requests["short"], field)
+    assert made.objective == requests["short"].goal
+
+
+def test_openapi_documents_every_error_as_a_problem(client: Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    responses = paths["/v1/plans"]["post"]["responses"]
+    assert set(responses) == {"200", "400", "409", "413", "415", "422", "500", "504"}
+    for path, operations in paths.items():
+        for operation in operations.values():
+            assert "500" in operation["responses"], path
+            for status, response in operation["responses"].items():
+                if status != "200":
+                    content = response["content"]["application/problem+json"]
+                    assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+
+
+def test_openapi_has_the_published_schemas(client: Client) -> None:
+    components = client.get("/openapi.json").json()["components"]["schemas"]
+    for name, published in (("Plan", schema("plan")), ("PlanRequest", schema("request"))):
+        text = json.dumps(components[name]).replace("#/components/schemas/", "#/$defs/")
+        text = text.replace("-Input", "").replace("-Output", "")  # where request and plan differ
+        assert json.loads(text)["properties"] == published["properties"]
+    assert plan_example()["schema_version"] == "1.0"
+
+
+# ------------------------------------------------------------------ a real server
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real server with the real planner, on a port of its own; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = (tmp_path / "server.log").open("w+")
+    command = [sys.executable, "-m", "uvicorn", "--factory", "api.rest.app:create_app", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ.copy())
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                httpx.get(f"{address}/healthz", trust_env=False)
+                break
+            except httpx.TransportError:
+                log.seek(0)
+                assert process.poll() is None, log.read()
+                assert time.monotonic() < deadline, log.read()
+                time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)
+        log.close()
+
+
+def test_a_real_server_makes_the_same_plan_as_the_command_line(server: str) -> None:
+    from planner.planning import plan
+
+    with httpx.Client(base_url=server, timeout=120, trust_env=False) as client:
+        response = client.post("/v1/plans", json=ASKED)
+        assert response.status_code == 200, response.text
+        assert response.content == plan(parse_request(ASKED)).to_json().encode()
+        assert client.post("/v1/plans", json=ASKED).content == response.content
+        problem(client.post("/v1/plans", json={**ASKED, "model": "Qwen/Qwen3-8C"}), 422, "unknown-name")
+        impossible = {**ASKED, "slo": "ttft=1us"}
+        assert "binding" in problem(client.post("/v1/plans", json=impossible), 409, "infeasible")["details"]
+        big = client.post("/v1/plans", content=b" " * 2 * MOST_BYTES, headers={"Content-Type": "application/json"})
+        problem(big, 413, "content-too-large")
