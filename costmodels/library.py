@@ -200,7 +200,8 @@ def _read_fitted(folder: Path, gpu: str, *, has_rows: bool) -> Fitted | None:
         forest = Forest(content["trees"], content["correction_share"], content["low_score"], content["high_score"])
         memories = {}
         if has_rows:
-            with np.load(folder / f"{gpu}.npz", allow_pickle=False) as arrays:
+            # Opened here: numpy would leave a damaged file open.
+            with (folder / f"{gpu}.npz").open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 memories[gpu] = Memory(arrays["place"], arrays["partition"], arrays["group"], arrays["residual"])
     except Exception:  # damage shows in any of skops', zip's and numpy's ways; the cure is the same
         shutil.rmtree(folder, ignore_errors=True)

@@ -94,6 +94,7 @@ _WAYS_OUT = {
     "cluster": "write for example 16xH200, or an object with name and pools",
     "workload": "write for example isl=4000,osl=500, or an object with isl and osl",
     "percentile": "a percentile lies between 0 and 100, without either, e.g. 90 or 99.9",
+    "confidence": "a probability lies between 0 and 1, without either, e.g. 0.5 or 0.9",
     "limit_ms": "a limit is a positive time, e.g. 30 ms, of at most 1e12 ms",
     "isl": "give the prompt's length in tokens, e.g. isl=4000",
     "osl": "give the output's length in tokens, e.g. osl=500",

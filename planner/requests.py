@@ -206,11 +206,9 @@ class PlanRequest(Document):
     framework: FrameworkName = "vllm"
     precision: PrecisionName | None = Field(default=None, description="of weights; default: as published")
     kv_precision: KvPrecisionName | None = Field(default=None, description="of the KV cache; default bf16")
-    confidence: float = Field(
+    confidence: Annotated[float, Field(gt=0, lt=1), PLAIN_NUMBER] = Field(
         default=0.5,
-        gt=0,
-        lt=1,
-        description="probability with which each bound of the SLO must hold, given how uncertain the prediction is",
+        description="probability with which each bound of the SLO must hold; the prediction is uncertain",
     )
     max_tp: Degree | None = Field(default=None, description="largest tensor-parallel degree")
     max_pp: Degree | None = Field(default=None, description="most pipeline stages")

@@ -42,7 +42,8 @@ REQUEST_EXAMPLES: dict[str, dict[str, Any]] = {
 
 @cache
 def plan_example() -> dict[str, Any]:
-    """The answer to the first example request, as `plan --json` printed it."""
+    """The answer to the first example request. Written by `plan --model Qwen/Qwen3-8B --cluster 1xH200
+    --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500 --json`."""
     document: dict[str, Any] = json.loads((Path(__file__).parent / "plan_example.json").read_text("utf-8"))
     return document
 

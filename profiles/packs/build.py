@@ -64,8 +64,8 @@ DROPPED: dict[str, dict[str, tuple[int, ...]]] = {
             *(1793, 2304, 2305, 2560, 2561, 2816, 2817, 3328, 3329, 3584, 3585, 3840, 3841, 4352, 4353),
         )
     },
-    "attention_prefill": {"query_tokens": (32, 1536, 3072, 6144, 10240, 12288)},
-    "attention_decode": {"context_tokens": (4, 8, 32, 64)},
+    "attention_prefill": {"query_tokens": (1536, 6144, 10240, 12288)},
+    "attention_decode": {"context_tokens": (8, 32)},
     "moe": {"tokens": (48, 80, 96, 160, 192, 320, 768, 12288)},
 }
 

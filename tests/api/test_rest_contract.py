@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis import Case
@@ -33,5 +35,5 @@ api = schemathesis.openapi.from_asgi("/openapi.json", create_app(StubPlanner()))
 
 @api.parametrize()
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_one_that_openapi_promises(case: Case) -> None:
+def test_every_answer_is_one_that_openapi_promises(case: Case[Any]) -> None:
     case.call_and_validate(checks=list(CHECKS))

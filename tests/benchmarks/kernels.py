@@ -47,10 +47,10 @@ Floats = NDArray[np.float64]
 class Data:
     """All rows of one operation with what the models need of them."""
 
-    def __init__(self, store: ProfileStore, operation: str, framework: str) -> None:
+    def __init__(self, operation: str, rows: Rows, hardware: Hardware) -> None:
         self.family: Family = FAMILIES[operation]
-        self.hardware: Hardware = hardware_of(store, operation)
-        self.rows: Rows = load_rows(store, operation, framework, self.hardware)
+        self.hardware = hardware
+        self.rows = rows
         columns, gpu = self.rows.columns, self.rows.gpu
         self.base = base_us(operation, columns, gpu, self.hardware)
         self.target = np.log(self.rows.latency_us / self.base)
@@ -58,6 +58,11 @@ class Data:
         self.shapes = shape_groups(self.family, columns)
         self.places = places(self.family, columns)
         self.partitions = partitions(self.family, columns)
+
+    @classmethod
+    def of(cls, store: ProfileStore, operation: str, framework: str) -> Data:
+        hardware = hardware_of(store, operation)
+        return cls(operation, load_rows(store, operation, framework, hardware), hardware)
 
     def fit(self, train: Ints) -> tuple[forests.Forest, forests.Memory]:
         return forests.fit(
@@ -191,7 +196,7 @@ def main() -> None:
     unseen: dict[str, float] = {}
     for operation in arguments.op or list(FAMILIES):
         started = time.perf_counter()
-        data = Data(store, operation, arguments.framework)
+        data = Data.of(store, operation, arguments.framework)
         splits = ["shape", "gpu", *(["model"] if data.family.alike else [])]
         cards = {}
         for split in splits:
@@ -201,9 +206,8 @@ def main() -> None:
             for other, figures in cards[split].get("same_rows", {}).items():
                 print(line(f"  one fold, same rows: {other}", figures))
         document["operations"][operation] = cards
-        # A GPU or a model without rows: the interval is widened to what the hold-out of either shows, in quadrature.
-        spread = max(cards[s]["log_error_p80"] for s in splits if s != "shape")
-        unseen[operation] = spread
+        # A GPU or a model without rows: the interval is widened by what the hold-out of either shows.
+        unseen[operation] = max(cards[s]["log_error_p80"] for s in splits if s != "shape")
         print(f"{operation}: {time.perf_counter() - started:.0f} s", flush=True)
     if arguments.op is None:
         print(write(f"kernels-{arguments.framework}", document))
@@ -214,8 +218,8 @@ def main() -> None:
 def _write_unseen(unseen: dict[str, float]) -> None:
     path = Path(__file__).parents[2] / "costmodels" / "unseen_gpu.yaml"
     header = (
-        "# Half-width (natural log) of the 80 % interval of each operation on a GPU type (MoE: or a model) without rows.\n"
-        "# Written by `make bench` (tests/benchmarks/kernels.py), leave-one-GPU-out over the shipped pack, vLLM.\n"
+        "# Half-width (natural log) of each operation's 80 % interval on a GPU type (MoE: or a model) without rows.\n"
+        "# Written by `make bench` (tests/benchmarks/kernels.py): leave-one-GPU-out over the shipped pack, vLLM.\n"
     )
     path.write_text(header + yaml.safe_dump({"half_width": unseen}, sort_keys=False), encoding="utf-8")
     print(path)

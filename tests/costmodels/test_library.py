@@ -187,13 +187,14 @@ class TestNotes:
 
     def test_own_measurements_need_no_note(self, store: ProfileStore) -> None:
         model = synthetic.cost_model("H100-SXM", store)
-        model.prepare([OPERATION])
+        model.estimate(OPERATION, QUESTIONS)
         assert model.notes == ()
 
     def test_a_stand_in_is_named(self, store: ProfileStore) -> None:
         model = synthetic.cost_model("H100-SXM", store, "sglang")
-        assert model.notes == ()  # nothing was used so far
         model.prepare([OPERATION])
+        assert model.notes == ()  # nothing was asked so far
+        model.estimate(OPERATION, QUESTIONS)
         (note,) = model.notes
         assert "vllm" in note
         assert "sglang" in note
@@ -201,14 +202,16 @@ class TestNotes:
 
     def test_a_gpu_without_rows_is_named(self, store: ProfileStore) -> None:
         model = synthetic.cost_model(UNSEEN_GPU, store)
-        model.prepare([OPERATION])
-        assert model.notes == (f"{OPERATION}: no measurements of {UNSEEN_GPU}; predicted from other GPUs",)
+        model.estimate(OPERATION, QUESTIONS)
+        assert model.notes == (
+            f"{OPERATION} in bf16: no measurements of {UNSEEN_GPU}; predicted from other GPUs",
+        )
 
     def test_nccl_speaks_for_every_framework(self, tmp_path: Path) -> None:
         made = synthetic.empty_store(tmp_path / "nccl")
         made.add("collective", rows("collective", "H100-SXM"))
         model = synthetic.cost_model("H100-SXM", made, "trtllm")
-        model.prepare(["collective"])
+        model.estimate("collective", questions("collective", 5))
         assert model.notes == ()
 
 

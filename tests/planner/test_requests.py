@@ -126,7 +126,7 @@ UNITS = {"us": "0.001", "µs": "0.001", "ms": "1", "s": "1000", "min": "60000"}
     st.sampled_from(sorted(UNITS)),
     st.decimals("0.0001", "9999", places=4),
 )
-def test_slo_text_in_any_unit_means_the_same_time(metric: str, percentile: float, unit: str, number: Decimal) -> None:
+def test_slo_text_in_any_unit_means_the_same_time(metric: Any, percentile: float, unit: str, number: Decimal) -> None:
     (bound,) = parse_slo(f"{metric}_p{percentile}={number}{unit}").bounds
     assert bound == Bound(metric=metric, percentile=percentile, limit_ms=float(number * Decimal(UNITS[unit])))
 
@@ -220,6 +220,8 @@ def test_workload_refuses_naming_field_and_value(text: str, message: str) -> Non
         ({"max_pp": "2"}, "request: max_pp: '2' is not a number"),
         ({"max_engine_gpus": 2.5}, "request: max_engine_gpus: 2.5 should be a valid integer"),
         ({"tp_across_nodes": 1}, "request: tp_across_nodes: 1 should be a valid boolean"),
+        ({"confidence": 1}, "request: confidence: 1 should be less than 1"),
+        ({"confidence": False}, "request: confidence: false is not a number"),
         ({"time_limit_s": 3601}, "request: time_limit_s: 3601 should be less than or equal to 3600"),
         ({"time_limit_s": float("nan")}, "request: time_limit_s: nan should be a finite number"),
         (
@@ -345,6 +347,7 @@ REQUESTS = st.builds(
     ),
     objective=st.sampled_from([None, "throughput", "cost", "gpus", "latency"]),
     framework=st.sampled_from(["vllm", "sglang", "trtllm"]),
+    confidence=st.floats(0.001, 0.999),
     max_tp=st.none() | st.integers(1, 64),
     tp_across_nodes=st.booleans(),
     time_limit_s=st.floats(0.001, 3600),

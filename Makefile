@@ -1,0 +1,41 @@
+# `make plan` and `make test` set up everything they need on a machine with Python 3.11, pip, make and gcc.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: plan test test-slow lint bench pack clean
+
+plan: $(STAMP)
+	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+test-slow: $(STAMP)
+	$(BIN)/pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.kernels --framework vllm
+	$(BIN)/python -m tests.benchmarks.plans
+
+# Rebuilds the shipped measurements and shows what thinning their grids costs. Needs the extra `silicon`.
+pack: $(STAMP)
+	$(BIN)/pip install --quiet '.[silicon]'
+	$(BIN)/python -m profiles.packs.build
+	$(BIN)/python -m tests.benchmarks.thinning
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,60 @@
+"""The REST service as a process of its own, with the real planner."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from service import ASKED, problem
+
+from api.rest.body import MOST_BYTES
+from planner.planning import plan
+from planner.requests import parse_request
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real server with the real planner, on a port of its own; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = (tmp_path / "server.log").open("w+")
+    command = [sys.executable, "-m", "uvicorn", "--factory", "api.rest.app:create_app", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ.copy())
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                httpx.get(f"{address}/healthz", trust_env=False)
+                break
+            except httpx.TransportError:
+                log.seek(0)
+                assert process.poll() is None, log.read()
+                assert time.monotonic() < deadline, log.read()
+                time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)
+        log.close()
+
+
+def test_a_real_server_makes_the_same_plan_as_the_command_line(server: str) -> None:
+    with httpx.Client(base_url=server, timeout=120, trust_env=False) as client:
+        response = client.post("/v1/plans", json=ASKED)
+        assert response.status_code == 200, response.text
+        assert response.content == plan(parse_request(ASKED)).to_json().encode()
+        assert client.post("/v1/plans", json=ASKED).content == response.content
+        problem(client.post("/v1/plans", json={**ASKED, "model": "Qwen/Qwen3-8C"}), 422, "unknown-name")
+        impossible = {**ASKED, "slo": "ttft=1us"}
+        assert "binding" in problem(client.post("/v1/plans", json=impossible), 409, "infeasible")["details"]
+        big = client.post("/v1/plans", content=b" " * 2 * MOST_BYTES, headers={"Content-Type": "application/json"})
+        problem(big, 413, "content-too-large")

@@ -1,0 +1,226 @@
+"""Memory against published checkpoints and hand-counted caches; power between idle and the limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from costmodels import memory as memory_module
+from costmodels import power as power_module
+from costmodels.layouts import Layouts
+from costmodels.memory import kv_bytes_per_sequence, memory, memory_facts, weights_bytes
+from costmodels.power import board_power, power_facts
+from costmodels.precision import choose_precision
+from costmodels.registry import find_architecture
+from costmodels.serving import frameworks as frameworks_module
+from costmodels.serving.frameworks import find_framework, frameworks
+from profiles.errors import DataError, UnknownName
+from profiles.hardware import find_gpu, gpus
+
+# Bytes of the weights on all GPUs together. DeepSeek-V3: 671e9 in fp8, its embedding, head and router in 16 bits
+# (+2.0e9), the absorbed projections (+2.0e9); gpt-oss: the size of the files on the Hugging Face Hub.
+CHECKPOINTS = [
+    ("Qwen3-32B", 2 * 32.76e9),
+    ("Qwen3-235B-A22B", 2 * 235.1e9),
+    ("DeepSeek-V3", 675.0e9),
+    ("openai/gpt-oss-120b", 65.2e9),
+    ("openai/gpt-oss-20b", 13.8e9),
+    ("Llama-3.1-8B", 2 * 8.03e9),
+    ("gemma-3-27b-it", 2 * 27.0e9),
+]
+
+
+def weights(model: str, layout: tuple[int, int, int, int, int], precision: str | None = None) -> float:
+    """GB per GPU."""
+    architecture = find_architecture(model)
+    chosen = choose_precision(architecture, precision)
+    return float(weights_bytes(architecture, chosen, Layouts.of([layout]))[0]) / 1e9
+
+
+def kv(model: str, tokens: float, tp: int = 1, pp: int = 1, precision: str = "bf16") -> float:
+    architecture = find_architecture(model)
+    chosen = choose_precision(architecture, kv=precision)
+    return float(kv_bytes_per_sequence(architecture, chosen, Layouts.of([(tp, pp, 1, 1, tp)]), tokens)[0])
+
+
+# --- weights ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("model", "expected"), CHECKPOINTS)
+@pytest.mark.parametrize("tp", [1, 2, 8])
+def test_weights_of_all_gpus_together_are_the_checkpoint(model: str, expected: float, tp: int) -> None:
+    # Router, norms and the latent's down-projections are on every GPU: a little more than once in all.
+    together = weights(model, (tp, 1, 1, 1, tp)) * tp * 1e9
+    assert expected * 0.99 <= together <= expected * (1.01 if tp == 1 else 1.02)
+
+
+def test_data_parallel_ranks_repeat_attention_and_share_the_experts() -> None:
+    model = find_architecture("DeepSeek-V3")
+    alone, shared = weights("DeepSeek-V3", (1, 1, 1, 1, 1)), weights("DeepSeek-V3", (1, 1, 8, 8, 1))
+    sparse = [g for g in model.layer_groups if hasattr(g.feed_forward, "experts")]
+    experts = sum(g.count * g.feed_forward.experts * 3 * 7168 * 2048 for g in sparse) / 1e9  # type: ignore[union-attr]
+    assert shared == pytest.approx(alone - experts * 7 / 8)
+    assert weights("DeepSeek-V3", (1, 1, 8, 1, 8)) == pytest.approx(shared)  # split or shared out, it is the same
+
+
+def test_kv_projections_are_repeated_where_there_are_more_gpus_than_heads() -> None:
+    one_head = 4096 * 2 * 128 * 2 * 94 / 1e9  # K and V of one head in all layers of Qwen3-235B-A22B (4 KV heads)
+    four, eight = (weights("Qwen3-235B-A22B", (tp, 1, 1, 1, tp)) for tp in (4, 8))
+    router_and_norms = 94 * (4096 * 128 + 2 * 4096) * 2 / 1e9  # are on every GPU too
+    assert 8 * eight - 4 * four == pytest.approx(4 * one_head + 4 * router_and_norms, rel=1e-3)
+
+
+def test_a_pipeline_stage_has_its_layers_and_one_of_the_two_tables() -> None:
+    model = find_architecture("Qwen3-32B")
+    table = model.embedding_parameters * 2 / 1e9
+    whole = weights("Qwen3-32B", (1, 1, 1, 1, 1))
+    assert weights("Qwen3-32B", (1, 4, 1, 1, 1)) == pytest.approx((whole - 2 * table) / 4 + table)
+    assert weights("Qwen3-32B", (1, 3, 1, 1, 1)) == pytest.approx((whole - 2 * table) * 22 / 64 + table)
+
+
+def test_fewer_bits_take_less_room() -> None:
+    bf16, fp8, nvfp4 = (weights("Qwen3-32B", (1, 1, 1, 1, 1), p) for p in ("bf16", "fp8", "nvfp4"))
+    tables = find_architecture("Qwen3-32B").embedding_parameters * 2 * 2 / 1e9
+    assert fp8 - tables == pytest.approx((bf16 - tables) / 2, rel=1e-3)
+    assert nvfp4 - tables == pytest.approx((bf16 - tables) * 0.5625 / 2, rel=1e-3)
+
+
+# --- KV cache ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "per_token"),
+    [
+        ("Qwen3-32B", 64 * 2 * 8 * 128 * 2),
+        ("Llama-3.1-8B", 32 * 2 * 8 * 128 * 2),
+        ("Qwen3-235B-A22B", 94 * 2 * 4 * 128 * 2),
+        ("DeepSeek-V3", 61 * (512 + 64) * 2),
+    ],
+)
+def test_kv_bytes_per_token_are_those_one_counts(model: str, per_token: int) -> None:
+    assert kv(model, 1000) == 1000 * per_token
+    assert kv(model, 1000, precision="fp8") == 500 * per_token
+
+
+def test_windowed_layers_keep_their_window_only() -> None:
+    per_layer = 2 * 8 * 64 * 2  # gpt-oss-120b: 18 full layers, 18 of window 128
+    assert kv("openai/gpt-oss-120b", 100) == 36 * per_layer * 100
+    assert kv("openai/gpt-oss-120b", 5000) == 18 * per_layer * (5000 + 128)
+
+
+def test_heads_divide_the_cache_until_there_is_one_a_gpu_and_the_latent_is_everywhere() -> None:
+    whole = kv("Qwen3-235B-A22B", 1000)
+    assert [whole / kv("Qwen3-235B-A22B", 1000, tp=tp) for tp in (2, 4, 8)] == [2, 4, 4]
+    assert kv("DeepSeek-V3", 1000, tp=8) == kv("DeepSeek-V3", 1000)
+    assert kv("DeepSeek-V3", 1000, pp=2) == pytest.approx(kv("DeepSeek-V3", 1000) * 31 / 61)
+
+
+# --- the whole GPU ----------------------------------------------------------------------------------------
+
+
+def whole(model: str, gpu: str, layout: tuple[int, int, int, int, int], budget: int = 8192) -> memory_module.Memory:
+    architecture = find_architecture(model)
+    return memory(
+        architecture,
+        choose_precision(architecture),
+        Layouts.of([layout]),
+        find_gpu(gpu),
+        memory_fraction=0.9,
+        token_budget=np.array([budget]),
+        sequences=256,
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "layout"),
+    [("Qwen3-32B", (2, 1, 1, 1, 1)), ("DeepSeek-V3", (1, 1, 16, 16, 1)), ("Qwen3-32B", (1, 1, 1, 1, 1))],
+)
+def test_the_parts_fill_what_the_framework_may_use(model: str, layout: tuple[int, int, int, int, int]) -> None:
+    parts = whole(model, "H200", layout)
+    assert sum(float(part[0]) for part in vars(parts).values()) == pytest.approx(0.9 * find_gpu("H200").memory_bytes)
+    assert all(part[0] >= 0 for part in vars(parts).values())
+
+
+def test_what_does_not_fit_leaves_nothing_for_the_cache() -> None:
+    parts = whole("DeepSeek-V3", "H100-SXM", (8, 1, 1, 1, 8))
+    assert parts.kv_bytes[0] < 0
+    assert parts.reserve_bytes[0] == 0
+    assert parts.sequences(np.array([1.0])).tolist() == [0]
+
+
+def test_the_cache_holds_whole_sequences() -> None:
+    parts = whole("Qwen3-32B", "H200", (2, 1, 1, 1, 1))
+    per_sequence = kv("Qwen3-32B", 4500, tp=2)
+    held = parts.sequences(np.array([per_sequence]))[0]
+    assert held * per_sequence <= parts.kv_bytes[0] < (held + 1) * per_sequence
+    assert 100 < held < 200  # (0.9 × 150.8 − 32.8 − 3) GB ÷ 590 MB
+
+
+def test_more_tokens_in_a_step_leave_less_for_the_cache() -> None:
+    left = [whole("Qwen3-32B", "H200", (2, 1, 1, 1, 1), budget).kv_bytes[0] for budget in (1, 2048, 8192, 32768)]
+    assert left == sorted(left, reverse=True)
+
+
+# --- power ------------------------------------------------------------------------------------------------
+
+
+@given(st.sampled_from(sorted(gpus())), st.floats(0, 1), st.floats(0, 1))
+def test_power_is_between_idle_and_the_limit(gpu: str, compute: float, memory_share: float) -> None:
+    fact = find_gpu(gpu)
+    got = board_power(fact, np.array([compute]), np.array([memory_share]))
+    assert fact.idle_watts - 1e-6 <= got.low[0] <= got.value[0] <= got.high[0] <= fact.tdp_watts + 1e-6
+
+
+def test_busier_is_never_less_power() -> None:
+    gpu, share = find_gpu("B200"), np.linspace(0, 1, 20)
+    for got in (board_power(gpu, share, share * 0), board_power(gpu, share * 0, share)):
+        assert np.all(np.diff(got.value) >= 0)
+        assert got.inside.all()
+    assert board_power(gpu, np.ones(1), np.ones(1)).value[0] == pytest.approx(gpu.tdp_watts)
+
+
+def test_power_of_a_gpu_that_was_not_metered_is_marked() -> None:
+    assert not board_power(find_gpu("H100-SXM"), np.ones(1), np.ones(1)).inside[0]
+
+
+# --- data files -------------------------------------------------------------------------------------------
+
+FILES = [
+    (memory_module, memory_facts, "memory.yaml"),
+    (power_module, power_facts, "power.yaml"),
+    (frameworks_module, frameworks, "frameworks.yaml"),
+]
+BROKEN = {
+    "no file": None,
+    "empty": b"",
+    "a list": b"[1, 2]",
+    "not YAML": b"{",
+    "not text": b"\xff\xfe\xff",
+    "a word for a number": b"base: many\ncontext_bytes: many\n",
+    "keys missing": b"vllm: {full_name: vLLM}\n",
+    "an entry that is no mapping": b"vllm: 3\n",
+}
+
+
+@pytest.mark.parametrize(("module", "reader", "name"), FILES, ids=[name for *_, name in FILES])
+@pytest.mark.parametrize("content", BROKEN.values(), ids=list(BROKEN))
+def test_a_broken_data_file_is_a_data_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: ModuleType, reader: object, name: str, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "module.py"))
+    with pytest.raises(DataError, match=name):
+        reader.__wrapped__()  # type: ignore[attr-defined]
+
+
+def test_every_framework_is_described_and_others_are_refused() -> None:
+    assert set(frameworks()) == {"vllm", "sglang", "trtllm"}
+    assert find_framework("vllm").name == "vllm"
+    with pytest.raises(UnknownName, match="framework: 'vlm'"):
+        find_framework("vlm")
