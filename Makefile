@@ -24,6 +24,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.kernels --framework vllm
 	$(BIN)/python -m tests.benchmarks.plans
+	$(BIN)/python -m tests.benchmarks.readme
 
 # Rebuilds the shipped measurements and shows what thinning their grids costs. Needs the extra `silicon`.
 pack: $(STAMP)

@@ -203,9 +203,7 @@ class TestNotes:
     def test_a_gpu_without_rows_is_named(self, store: ProfileStore) -> None:
         model = synthetic.cost_model(UNSEEN_GPU, store)
         model.estimate(OPERATION, QUESTIONS)
-        assert model.notes == (
-            f"{OPERATION} in bf16: no measurements of {UNSEEN_GPU}; predicted from other GPUs",
-        )
+        assert model.notes == (f"{OPERATION} in bf16: no measurements of {UNSEEN_GPU}; predicted from other GPUs",)
 
     def test_nccl_speaks_for_every_framework(self, tmp_path: Path) -> None:
         made = synthetic.empty_store(tmp_path / "nccl")

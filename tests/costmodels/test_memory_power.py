@@ -210,7 +210,12 @@ BROKEN = {
 @pytest.mark.parametrize(("module", "reader", "name"), FILES, ids=[name for *_, name in FILES])
 @pytest.mark.parametrize("content", BROKEN.values(), ids=list(BROKEN))
 def test_a_broken_data_file_is_a_data_error_that_names_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: ModuleType, reader: object, name: str, content: bytes | None
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    module: ModuleType,
+    reader: object,
+    name: str,
+    content: bytes | None,
 ) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)

@@ -19,9 +19,7 @@ MODELS = (DENSE, MOE, MLA, WINDOWED, "openai/gpt-oss-120b", "Llama-3.1-8B")
 PLAIN = (1, 1, 1, 1, 1)
 
 
-def batch(
-    prefills: int = 0, chunk: int = 0, prefix: int = 0, decodes: int = 0, context: int = 1, n: int = 1
-) -> Batch:
+def batch(prefills: int = 0, chunk: int = 0, prefix: int = 0, decodes: int = 0, context: int = 1, n: int = 1) -> Batch:
     """The same batch on every attention rank, ``n`` times."""
     columns = [np.full(n, value, np.int64) for value in (prefills, chunk, prefix, decodes, context)]
     return Batch(*columns, expert_tokens=np.full(n, prefills * chunk + decodes, np.float64))
@@ -48,8 +46,7 @@ def flops(made: StepWork, *operations: str) -> float:
 def exchanges(made: StepWork) -> list[tuple[str, int, float, float]]:
     """(kind, ranks, bytes, count) of every collective."""
     return [
-        (CODES["kind"][e.kind], int(e.ranks[0]), float(e.message_bytes[0]), float(e.count[0]))
-        for e in made.exchanges
+        (CODES["kind"][e.kind], int(e.ranks[0]), float(e.message_bytes[0]), float(e.count[0])) for e in made.exchanges
     ]
 
 
@@ -132,7 +129,13 @@ MAY_BE_ZERO = {"prefix_tokens", "window_tokens", "gated", "dtype", "kv_dtype", "
     st.integers(1, 9000),
 )
 def test_no_question_has_an_empty_shape(
-    model: str, layout: tuple[int, int, int, int, int], prefills: int, chunk: int, prefix: int, decodes: int, context: int
+    model: str,
+    layout: tuple[int, int, int, int, int],
+    prefills: int,
+    chunk: int,
+    prefix: int,
+    decodes: int,
+    context: int,
 ) -> None:
     made = step(model, layout, batch(prefills, chunk, prefix, decodes, context))
     for operation, parts in made.asked.items():
@@ -150,7 +153,11 @@ def test_candidates_are_answered_row_by_row() -> None:
     layouts = [(1, 1, 1, 1, 1), (4, 1, 1, 4, 1), (2, 1, 4, 8, 1)]
     architecture = find_architecture(MOE)
     together = step_work(
-        architecture, choose_precision(architecture), Layouts.of(layouts), batch(decodes=32, context=500, n=3), "balanced"
+        architecture,
+        choose_precision(architecture),
+        Layouts.of(layouts),
+        batch(decodes=32, context=500, n=3),
+        "balanced",
     )
     for i, layout in enumerate(layouts):
         alone = step(MOE, layout, batch(decodes=32, context=500))

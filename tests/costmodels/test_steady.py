@@ -25,7 +25,7 @@ ENGINES = [(DENSE, TP), (DENSE, PP), (MOE, (8, 1, 1, 8, 1)), (MOE, DP), (MLA, (2
 NAMES = [f"{model}-tp{x[0]}-pp{x[1]}-dp{x[2]}" for model, x in ENGINES]
 
 # The fixture is made once and never written to: sharing it between examples is meant.
-quick = settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def steady(

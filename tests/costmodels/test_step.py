@@ -129,4 +129,6 @@ def test_steps_are_taken_row_by_row(roofline_cost: CostModel) -> None:
     alone = step(roofline_cost, "Qwen3-235B-A22B", [LAYOUTS[3]])
     assert one.latency.value[0] == pytest.approx(alone.latency.value[0])
     assert one.compute_us[0] == pytest.approx(alone.compute_us[0])
-    assert {part: v[0] for part, v in one.parts.items()} == pytest.approx({part: v[0] for part, v in alone.parts.items()})
+    assert {part: v[0] for part, v in one.parts.items()} == pytest.approx(
+        {part: v[0] for part, v in alone.parts.items()}
+    )

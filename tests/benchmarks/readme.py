@@ -1,0 +1,65 @@
+"""Writes the figures of the README from ``costmodels/evidence/``: ``python -m tests.benchmarks.readme [--check]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from tests.benchmarks.cards import EVIDENCE
+
+README = Path(__file__).parents[2] / "README.md"
+START, END = "<!-- figures: tests/benchmarks/readme.py -->", "<!-- end of figures -->"
+GPUS = ("H100-SXM", "H200", "all")
+
+
+def figures() -> str:
+    kernels = json.loads((EVIDENCE / "kernels-vllm.json").read_text(encoding="utf-8"))["operations"]
+    rows = [
+        "| MAPE / median, % | unseen shape: H100 | H200 | all GPUs | coverage (claimed 80) | unseen GPU: H100 | H200 | "
+        "all |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for operation, cards in kernels.items():
+        cells = [f"`{operation}`"]
+        for split in ("shape", "gpu"):
+            ours = cards[split]["ours"]
+            cells += [f"{ours[g]['mape_pct']:.1f} / {ours[g]['median_pct']:.1f}" if g in ours else "–" for g in GPUS]
+            if split == "shape":
+                cells.append(f"{ours['all']['coverage_pct']:.0f}")
+        rows.append("| " + " | ".join(cells) + " |")
+    rows += ["", "The same rows, one fold of the shape hold-out (MAPE, %):", ""]
+    names = list(next(iter(kernels.values()))["shape"]["same_rows"])
+    rows += ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for operation, cards in kernels.items():
+        same = cards["shape"]["same_rows"]
+        rows.append(f"| `{operation}` | " + " | ".join(f"{same[name]['mape_pct']:.1f}" for name in names) + " |")
+    plans = json.loads((EVIDENCE / "plans.json").read_text(encoding="utf-8"))
+    rows += [
+        "",
+        "| plan | CPU-seconds, warm | ÷ importing the libraries | peak memory | first run, wall |",
+        "|---|---|---|---|---|",
+    ]
+    for name, case in plans["cases"].items():
+        warm, first = case["warm"], case["first"]
+        cells = [f"{warm['cpu_s']:.1f}", f"{case['warm_cpu_over_imports']:.1f}", f"{warm['peak_mb']} MB"]
+        rows.append(f"| {name} | {' | '.join(cells)} | {first['wall_s']:.0f} s |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail where the README differs, write nothing")
+    check: bool = parser.parse_args().check
+    text = README.read_text(encoding="utf-8")
+    before, rest = text.split(START)
+    _, after = rest.split(END)
+    fresh = f"{before}{START}\n\n{figures()}\n\n{END}{after}"
+    if check and fresh != text:
+        sys.exit("README.md: its figures are not those in costmodels/evidence; run python -m tests.benchmarks.readme")
+    README.write_text(fresh, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
