@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodels.estimates import ROOFLINE, Estimates, Floats, Ints, combine
+from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.library import CostModel
 from costmodels.operators import Exchange
+from costmodels.origins import ROOFLINE
 from costmodels.roofline import code
 from profiles.hardware import Fabric
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +12,6 @@ Ints = NDArray[np.int64]
 
 COVERAGE = 0.80
 """Share of true values that lie between ``low`` and ``high``."""
-
-How = Literal["measured", "forest", "roofline"]
-HOW: tuple[How, ...] = ("measured", "forest", "roofline")
-MEASURED, FOREST, ROOFLINE = range(3)
 
 
 @dataclass(frozen=True)

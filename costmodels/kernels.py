@@ -11,8 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from costmodels import forest as forests
-from costmodels.estimates import FOREST, MEASURED, ROOFLINE, Estimates, Floats, Ints
+from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.features import FAMILIES, Family, base_us, matrix
+from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from costmodels.roofline import CODES, Columns, Hardware, roofline_us
 from profiles.errors import DataError
 from profiles.hardware import Gpu, find_gpu

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from costmodels.estimates import ROOFLINE, Estimates, Floats
+from costmodels.estimates import Estimates, Floats
+from costmodels.origins import ROOFLINE
 from profiles.errors import DataError
 from profiles.hardware import Gpu
 

@@ -47,8 +47,8 @@ def find_architecture(model: str, *, allow_paths: bool = True) -> Architecture:
     found = names.get(model.casefold())
     if found is not None:
         return _bundled(*found)
-    path = Path(model).expanduser()
-    if allow_paths and path.exists():
+    path = _existing(model) if allow_paths else None
+    if path is not None:
         return _from_path(path)
     raise UnknownName(
         "model",
@@ -56,6 +56,15 @@ def find_architecture(model: str, *, allow_paths: bool = True) -> Architecture:
         {name for name, _ in names.values()},
         "the path of a config.json, or of the folder that holds it, works too" if allow_paths else "",
     )
+
+
+def _existing(model: str) -> Path | None:
+    """``model`` as a path, where it names something that is there."""
+    try:
+        path = Path(model).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long, no such user, a NUL byte: no path, then
+        return None
 
 
 @cache

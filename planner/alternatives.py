@@ -3,11 +3,11 @@ throughput per GPU."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
+from costmodels.estimates import Floats, Ints
 from planner import plans
 from planner.evaluation import Points, Search, percentile_ms
 from planner.fleet import FleetChoice
@@ -41,57 +41,64 @@ def alternatives(
 ) -> plans.Alternatives:
     """Ranked alternatives (chosen layouts left out) and the Pareto frontier."""
     assert choice.solution.objective is not None
-    ranked = []
-    for found in (s.fine for s in searches):
-        if found is not None:
-            ranked += _best_by_layout(request, found, choice.solution.objective, chosen)
-    ranked.sort(key=lambda a: (a.loses_by, a.gpus, a.layout.label))
-    return plans.Alternatives(ranked=tuple(ranked[:RANKED]), pareto=tuple(_pareto(request, searches)))
+    objective = choice.solution.objective
+    ranked = [
+        (loss / objective, points, int(i), int(engines[i]), float(scores[i]))
+        for points in (s.fine for s in searches)
+        if points is not None
+        for engines, scores in [_scores(request, points)]
+        for losses in [objective - scores if request.goal == "throughput" else scores - objective]
+        for i, loss in _best_by_layout(points, losses, chosen)
+    ]
+    ranked.sort(key=lambda a: (a[0], a[1].layouts.gpus[a[2]] * a[3], a[1].layout(a[2]).label))
+    return plans.Alternatives(
+        ranked=tuple(_alternative(request, *best) for best in ranked[:RANKED]),
+        pareto=tuple(_pareto(request, searches)),
+    )
 
 
-def _best_by_layout(
-    request: PlanRequest, points: Points, objective: float, chosen: set[tuple[int, ...]]
-) -> list[plans.Alternative]:
-    best: dict[tuple[int, ...], plans.Alternative] = {}
-    for i in np.flatnonzero(points.within):
-        key = points.key(int(i))
-        if key in chosen:
-            continue
-        # Building the document for each point would be slow: only a better score is worth it.
-        alternative = _alternative(request, points, int(i), objective)
-        if alternative is not None and (key not in best or alternative.loses_by < best[key].loses_by):
-            best[key] = alternative
+def _scores(request: PlanRequest, points: Points) -> tuple[Ints, Floats]:
+    """Engines that each operating point takes, alone on its pool, and the objective they reach; shape [n] each, NaN
+    where they cannot carry the rate or have no price."""
+    pool, gpus, rate = points.job.pool, points.layouts.gpus, points.steady.rate_rps.value
+    sizes, back = np.unique(gpus, return_inverse=True)
+    room = np.array([engines_that_fit(pool, size) for size in sizes.tolist()], dtype=np.int64)[back]
+    wanted = request.workload.rate_rps
+    engines = room
+    if wanted is not None and request.goal != "throughput":
+        engines = np.ceil(wanted / rate - 1e-9).astype(np.int64)
+    price = np.nan if pool.usd_per_gpu_hour is None else pool.usd_per_gpu_hour
+    score = {
+        "throughput": engines * rate,
+        "cost": engines * gpus * price,
+        "gpus": (engines * gpus).astype(np.float64),
+        "latency": points.steady.e2e_us.value / 1e3,
+    }[request.goal]
+    return engines, np.where((engines >= 1) & (engines <= room), score, np.nan)
+
+
+def _best_by_layout(points: Points, losses: Floats, chosen: set[tuple[int, ...]]) -> list[tuple[int, float]]:
+    """(index, loss) of the least loss of every layout that is not ``chosen``; of equals, the highest rate."""
+    usable = np.flatnonzero(points.within & ~np.isnan(losses))
+    best: dict[tuple[int, ...], tuple[int, float]] = {}
+    for i in usable[np.lexsort((-points.steady.rate_rps.value[usable], losses[usable]))].tolist():
+        key = points.key(i)
+        if key not in chosen:
+            best.setdefault(key, (i, float(losses[i])))
     return list(best.values())
 
 
-def _alternative(request: PlanRequest, points: Points, i: int, objective: float) -> plans.Alternative | None:
-    """Operating point ``i`` alone on its pool; None where it cannot carry the rate."""
-    pool = points.job.pool
-    gpus = int(points.layouts.gpus[i])
-    room = engines_that_fit(pool, gpus)
-    rate = float(points.steady.rate_rps.value[i])
-    wanted = request.workload.rate_rps
-    engines = room if wanted is None or request.goal == "throughput" else math.ceil(wanted / rate - 1e-9)
-    if engines > room or engines < 1:
-        return None
-    price = pool.usd_per_gpu_hour
-    cost = None if price is None else engines * gpus * price
-    score = {
-        "throughput": engines * rate,
-        "cost": cost,
-        "gpus": float(engines * gpus),
-        "latency": float(points.steady.e2e_us.value[i]) / 1e3,
-    }[request.goal]
-    if score is None:
-        return None
-    loss = objective - score if request.goal == "throughput" else score - objective
+def _alternative(
+    request: PlanRequest, loses_by: float, points: Points, i: int, engines: int, score: float
+) -> plans.Alternative:
+    pool, gpus = points.job.pool, engines * int(points.layouts.gpus[i])
     return plans.Alternative(
         **_point(request, points, i),
         engines=engines,
-        gpus=engines * gpus,
-        usd_per_hour=cost,
+        gpus=gpus,
+        usd_per_hour=None if pool.usd_per_gpu_hour is None else gpus * pool.usd_per_gpu_hour,
         score=score,
-        loses_by=loss / objective,
+        loses_by=loses_by,
     )
 
 
@@ -121,17 +128,14 @@ def _bound(request: PlanRequest, metric: str) -> Bound:
 
 def _pareto(request: PlanRequest, searches: list[Search]) -> list[plans.OperatingPoint]:
     """Operating points that no other beats in both speed per user and throughput per GPU, over all pools."""
-    every = [
-        (
-            1e6 / float(points.steady.tpot_us.value[i]),
-            float(points.output_tokens_per_gpu_s[i]),
-            points,
-            int(i),
-        )
-        for points in (s.coarse for s in searches)
-        if points is not None
-        for i in np.flatnonzero(points.steady.stable)
-    ]
+    every: list[tuple[float, float, Points, int]] = []
+    for points in (s.coarse for s in searches):
+        if points is not None:
+            speed, throughput = 1e6 / points.steady.tpot_us.value, points.output_tokens_per_gpu_s
+            every += [
+                (float(speed[i]), float(throughput[i]), points, i)
+                for i in np.flatnonzero(points.steady.stable).tolist()
+            ]
     frontier: list[tuple[float, float, Points, int]] = []
     for point in sorted(every, key=lambda p: (-p[0], -p[1])):
         if not frontier or point[1] > frontier[-1][1]:

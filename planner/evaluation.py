@@ -30,8 +30,7 @@ REFINEMENTS = 7
 
 def residents(concurrency: NDArray[np.generic] | float) -> Floats:
     """Sequences that are in the engine but for rare moments, when ``concurrency`` are on average: Poisson's mean
-    plus two
-    standard deviations, and the one that is being prefilled."""
+    plus two standard deviations, and the one that is being prefilled."""
     mean = np.asarray(concurrency, dtype=np.float64)
     most: Floats = mean + 2 * np.sqrt(mean) + 1
     return most
@@ -145,13 +144,14 @@ def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints) -> Ints:
 
 @dataclass(frozen=True)
 class Search:
-    """All that was tried on one pool. ``coarse`` is the grid (for the Pareto frontier), ``best`` the finest search
-    around the
-    highest rate within the SLO of each layout and batch limit; both may be empty."""
+    """All that was tried on one pool. ``coarse`` is the grid (None: nothing fits), ``fine`` what of it is within the
+    SLO with a finer search around the highest rate of each layout and batch limit (None: nothing is). Of the ``legal``
+    layouts, ``prefill_bound`` are busy with prefill before one sequence decodes: they have no operating point."""
 
     job: Job
     considered: int
     legal: int
+    prefill_bound: int
     rejected: list[Rejected]
     coarse: Points | None
     fine: Points | None
@@ -179,10 +179,11 @@ def search(job: Job, allowed: Restrictions) -> Search:
     rows, columns = rows[usable], columns[usable]
     legal = len(np.unique(which[enough]))
     if not len(rows):
-        return Search(job, considered, legal, rejected, None, None)
+        return Search(job, considered, legal, 0, rejected, None, None)
     coarse = predict(job, paired.take(rows), budget[rows], GRID[columns], most[rows])
     fine = _refine(job, paired, budget, most, rows, columns, coarse)
-    return Search(job, considered, legal, rejected, coarse, fine)
+    prefill_bound = legal - len(np.unique(which[rows[coarse.steady.stable]]))
+    return Search(job, considered, legal, prefill_bound, rejected, coarse, fine)
 
 
 def _memory_rejections(job: Job, layouts: Layouts, no_room: Ints, no_cache: Ints) -> list[Rejected]:
@@ -190,11 +191,11 @@ def _memory_rejections(job: Job, layouts: Layouts, no_room: Ints, no_cache: Ints
     gpu = job.cost.gpu
     if len(no_room):
         reason = f"weights and buffers do not fit into {gpu.memory_bytes / 1e9:.0f} GB of {gpu.name}"
-        out.append(Rejected(reason, len(no_room), layout_at(layouts, int(no_room[0])).label))
+        out.append(Rejected(reason, len(no_room), layout_at(layouts, int(no_room[0])).label, of_memory=True))
     if len(no_cache):
         tokens = job.workload.isl + job.workload.osl
-        reason = f"KV cache left holds too few sequences of {tokens} tokens"
-        out.append(Rejected(reason, len(no_cache), layout_at(layouts, int(no_cache[0])).label))
+        reason = f"KV cache left holds fewer than {float(residents(1)):g} sequences of {tokens} tokens"
+        out.append(Rejected(reason, len(no_cache), layout_at(layouts, int(no_cache[0])).label, of_memory=True))
     return out
 
 
@@ -223,13 +224,12 @@ def _refine(
 
 
 def at_load(points: Points, i: int, load_rps: float) -> Points:
-    """The single operating point of engine ``i`` of ``points`` when it is offered ``load_rps``: the least
-    concurrency that
-    carries it."""
+    """The single operating point of engine ``i`` of ``points`` when it is offered ``load_rps``: the least concurrency
+    within the SLO that carries it."""
     concurrency = np.arange(1, int(points.concurrency[i]) + 1)
     index = np.full(len(concurrency), i)
     all_points = predict(points.job, points.layouts.take(index), points.budget[index], concurrency, points.most[index])
-    enough = np.flatnonzero(all_points.steady.rate_rps.value >= load_rps * (1 - 1e-9))
+    enough = np.flatnonzero(all_points.within & (all_points.steady.rate_rps.value >= load_rps * (1 - 1e-9)))
     chosen = concurrency[enough[0]] if len(enough) else concurrency[-1]
     one = np.array([i])
     return predict(points.job, points.layouts.take(one), points.budget[one], np.array([chosen]), points.most[one])

@@ -1,15 +1,14 @@
 """Which parallel layouts of a model are legal on a pool, and why the others are not.
 
-Every combination of degrees is tried against the rules below in order; the first that refuses it names the reason.
-The rules
-are those of the frameworks (what divides what), of the machine (what fits into a node) and of memory.
+Every combination of degrees is tried against the rules below in order; the first that refuses it names the
+reason. The rules are those of the frameworks (what divides what) and of the machine (what fits into a node).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from operator import attrgetter
 
 import numpy as np
@@ -30,11 +29,12 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Rejected:
-    """Layouts refused for one reason; ``example`` is one of them."""
+    """Layouts refused for one reason; ``example`` is one of them. ``of_memory``: they are legal but too big."""
 
     reason: str
     count: int
     example: str
+    of_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def legal_layouts(
     universe = Layouts.of(list(_universe(model, framework, allowed)))
     alive = np.ones(len(universe), dtype=bool)
     rejected = []
-    for reason, refuses in _rules(model, precision, allowed):
+    for reason, refuses in _rules(model, precision, framework, allowed):
         bad = alive & refuses(universe)
         if bad.any():
             rejected.append(Rejected(reason, int(bad.sum()), layout_at(universe, int(np.flatnonzero(bad)[0])).label))
@@ -89,6 +89,11 @@ def _degrees(limit: int) -> list[int]:
     return sorted({d for p in powers for d in (p, 3 * p) if d <= limit})
 
 
+@cache
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
 def _universe(
     model: Architecture, framework: Framework, allowed: Restrictions
 ) -> Iterator[tuple[int, int, int, int, int]]:
@@ -100,7 +105,7 @@ def _universe(
                 if not model.is_moe:
                     splits = [1]
                 elif framework.expert_splits == "any":
-                    splits = [d for d in range(1, group + 1) if group % d == 0]
+                    splits = _divisors(group)
                 else:
                     splits = sorted({1, group})
                 for ep in splits:
@@ -108,7 +113,7 @@ def _universe(
 
 
 def _rules(
-    model: Architecture, precision: Precision, allowed: Restrictions
+    model: Architecture, precision: Precision, framework: Framework, allowed: Restrictions
 ) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:
     limits = (
         ("--max-tp", allowed.max_tp, attrgetter("tp")),
@@ -128,8 +133,19 @@ def _rules(
         f"engine of several nodes does not fill them with whole tensor-parallel groups ({node} GPUs a node)",
         lambda x: (x.gpus > node) & (node % x.tp != 0) & (x.tp % node != 0),
     )
+    # Exchanges within a stage are costed as those of whole nodes, or as those within one.
+    yield (
+        f"stage of tp × dp GPUs straddles nodes ({node} GPUs a node)",
+        lambda x: (x.gpus > node) & (node % x.stage_gpus != 0) & (x.stage_gpus % node != 0),
+    )
+    if framework.name == "vllm":
+        # Its ranks run DP × PP × TP (vllm/distributed/parallel_state.py): the replicas of a stage lie pp·tp apart.
+        yield (
+            "vLLM scatters the attention replicas of a stage over more nodes than they fill",
+            lambda x: (x.gpus > node) & (x.pp > 1) & (x.dp > 1) & (x.tp % node != 0),
+        )
     for group in model.layer_groups:
-        yield from _attention_rules(group.attention)
+        yield from _attention_rules(group.attention, precision)
         ffn = group.feed_forward
         if isinstance(ffn, MixtureOfExperts):
             yield from _expert_rules(ffn, precision)
@@ -141,7 +157,7 @@ def _above(degree: Callable[[Layouts], Ints], most: int, layouts: Layouts) -> Ma
     return degree(layouts) > most
 
 
-def _attention_rules(attention: Attention) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:
+def _attention_rules(attention: Attention, precision: Precision) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:
     heads = attention.heads
     yield f"{heads} attention heads do not divide by tp", lambda x: heads % x.tp != 0
     if isinstance(attention, GroupedQueryAttention):
@@ -150,6 +166,22 @@ def _attention_rules(attention: Attention) -> Iterator[tuple[str, Callable[[Layo
             f"{kv} KV heads neither divide by tp nor replicate evenly over it",
             lambda x: (kv % x.tp != 0) & (x.tp % kv != 0),
         )
+        widths = {"query": (heads, attention.head_dim), "KV": (kv, attention.head_dim)}
+    else:
+        widths = {"query": (heads, attention.qk_nope_head_dim + attention.qk_rope_head_dim)}
+    if precision.attention_qkv == "fp8_block":
+        for what, (count, width) in widths.items():
+            yield (
+                f"{what} heads of width {width} ÷ tp are not a multiple of the {BLOCK}-wide scale blocks",
+                partial(_cuts_block, count, width),
+            )
+
+
+def _cuts_block(heads: int, width: int, layouts: Layouts) -> Mask:
+    """Whether a rank's heads, replicated where tp exceeds them, cut through a scale block. Unsplit weights may end
+    in a part of one."""
+    cut: Mask = np.maximum(heads // layouts.tp, 1) * width % BLOCK != 0
+    return cut & (layouts.tp > 1)
 
 
 def _dense_rules(what: str, width: int, dtype: str) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:

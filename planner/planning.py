@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from decimal import ROUND_UP, Decimal
 from typing import Any
 
 import numpy as np
 
 from costmodels.architecture import Architecture
 from costmodels.communication import Network
+from costmodels.estimates import Floats
 from costmodels.library import CostModel
 from costmodels.precision import Precision, choose_precision, missing_hardware, require_latent_widths
 from costmodels.registry import find_architecture
@@ -126,7 +128,7 @@ def _jobs(
     if not jobs:
         raise Unsupported(
             f"precision: {refused[0].reason}",
-            "choose another --precision (bf16 runs everywhere) or another GPU type",
+            "choose another --precision (bf16 asks least of the hardware) or another GPU type",
         )
     return jobs, refused
 
@@ -149,7 +151,8 @@ def _candidates(request: PlanRequest, found: list[Points | None]) -> tuple[fleet
             gpus = int(points.layouts.gpus[i])
             columns["pool"].append(points.job.pool_index)
             columns["gpus"].append(gpus)
-            columns["block"].append(min(int(points.layouts.tp[i]), gpus))
+            # A tensor-parallel group stays inside a node, or (--tp-across-nodes) fills whole ones.
+            columns["block"].append(min(int(points.layouts.tp[i]), points.job.pool.gpus_per_node))
             columns["capacity"].append(float(points.steady.rate_rps.value[i]))
             columns["latency"].append(float(points.steady.e2e_us.value[i]) / 1e3)
             origin.append((points, i))
@@ -177,110 +180,118 @@ def _finalists(points: Points, *, every: bool) -> list[int]:
 # ------------------------------------------------------------------ infeasible
 
 
-def _no_plan(request: PlanRequest, model: Architecture, precision: Precision, searches: list[Search]) -> Infeasible:
-    """Why there is no plan: nothing fits, or nothing is fast enough."""
-    if all(s.coarse is None for s in searches):
-        return _does_not_fit(request, model, precision, searches)
+def _no_plan(
+    request: PlanRequest, model: Architecture, precision: Precision, searches: list[Search]
+) -> InputError | Infeasible:
+    """Why there is no plan: nothing fits, nothing can be modelled, or nothing is fast enough."""
     grids = [s.coarse for s in searches if s.coarse is not None]
-    reachable = {}
-    for bound in request.slo.bounds:
-        best = min(
-            (
-                (float(np.min(values)), points, int(np.argmin(values)))
-                for points in grids
-                for values in [
-                    np.where(points.steady.stable, percentile_ms(points.steady, bound, request.confidence), np.inf)
-                ]
-            ),
-            key=lambda item: item[0],
-        )
-        reachable[bound] = best
-    impossible = {b: r for b, r in reachable.items() if r[0] > b.limit_ms}
+    if not grids:
+        return _does_not_fit(request, model, precision, searches)
     where = f"{model.name} on {request.cluster.name} with {request.framework}"
-    if impossible:
-        bound, (best_ms, points, i) = max(impossible.items(), key=lambda item: item[1][0] / item[0].limit_ms)
-        at = f"{points.layout(i).label}, {points.concurrency[i]} sequences, {points.budget[i]} tokens a step"
-        return Infeasible(
-            f"slo: {bound.label} ≤ {bound.limit_ms:g} ms binds: no layout of {where} reaches it; the best is "
-            f"{best_ms:.4g} ms ({at})",
-            f"relax {bound.label} to {_round_up(best_ms):g} ms or more, or use faster GPUs",
-            binding=bound.label,
-            best_reachable_ms=best_ms,
+    if not any(points.steady.stable.any() for points in grids):
+        isl, osl = request.workload.isl, request.workload.osl
+        return Unsupported(
+            f"workload: isl {isl} with osl {osl} keeps every layout of {where} in prefill: fewer than one sequence "
+            "decodes at a time, which is not modelled",
+            "give a larger osl or a smaller isl, or allow more pipeline stages",
         )
-    excess, points, i = min(
-        (
-            (float(np.min(worst)), points, int(np.argmin(worst)))
-            for points in grids
-            for worst in [
-                np.where(
-                    points.steady.stable,
-                    np.max(
-                        [percentile_ms(points.steady, b, request.confidence) / b.limit_ms for b in request.slo.bounds],
-                        axis=0,
-                    ),
-                    np.inf,
-                )
-            ]
-        ),
-        key=lambda item: item[0],
+    unmodelled = sum(s.prefill_bound for s in searches)
+    if unmodelled:
+        where += f" ({unmodelled} layouts that prefill keeps busy are not modelled)"
+    bounds = request.slo.bounds
+    limits = np.array([[bound.limit_ms] for bound in bounds])
+    # Of every bound at every operating point, [bounds, n]; and by what factor the worst of them exceeds its limit, [n].
+    latencies = [
+        np.where(points.steady.stable, [percentile_ms(points.steady, b, request.confidence) for b in bounds], np.inf)
+        for points in grids
+    ]
+    excess = [np.max(ms / limits, axis=0) for ms in latencies]
+    nearest, i = _least(excess)
+    values = {bound.label: float(latencies[nearest][j, i]) for j, bound in enumerate(bounds)}
+    relax = " and ".join(
+        f"{bound.label} to {_round_up(values[bound.label])} ms"
+        for bound in bounds
+        if values[bound.label] > bound.limit_ms
     )
-    values = {b.label: float(percentile_ms(points.steady, b, request.confidence)[i]) for b in request.slo.bounds}
+    reachable = np.min([ms.min(axis=1) for ms in latencies], axis=0)  # by each bound alone
+    j = int(np.argmax(reachable / limits[:, 0]))
+    if reachable[j] > bounds[j].limit_ms:
+        best, at = _least([ms[j] for ms in latencies])
+        return Infeasible(
+            f"slo: {bounds[j].label} ≤ {bounds[j].limit_ms:g} ms binds: no layout of {where} reaches it; the best is "
+            f"{reachable[j]:.4g} ms ({_described(grids[best], at)})",
+            f"relax {relax} or more, or use faster GPUs",
+            binding=bounds[j].label,
+            best_reachable_ms=float(reachable[j]),
+            nearest=values,
+        )
     reached = ", ".join(f"{name}={value:.4g} ms" for name, value in values.items())
     return Infeasible(
         f"slo: each bound can be met alone, but no layout of {where} meets all of "
-        f"{', '.join(b.label for b in request.slo.bounds)} together",
-        f"the nearest is {points.layout(i).label} at {points.concurrency[i]} sequences: {reached}; "
-        f"relax all bounds by {100 * (excess - 1):.0f} %, or those that it misses",
+        f"{', '.join(bound.label for bound in bounds)} together",
+        f"the nearest reaches {reached} ({_described(grids[nearest], i)}); relax {relax} or more",
         binding="slo",
         nearest=values,
     )
 
 
-def _round_up(value: float) -> float:
-    """Two significant digits, upwards."""
-    digits = 10 ** (np.floor(np.log10(value)) - 1)
-    return float(np.ceil(value / digits) * digits)
+def _least(values: list[Floats]) -> tuple[int, int]:
+    """(array, index in it) of the least value."""
+    k = int(np.argmin([each.min() for each in values]))
+    return k, int(np.argmin(values[k]))
+
+
+def _described(points: Points, i: int) -> str:
+    concurrency = int(points.concurrency[i])
+    sequences = f"{concurrency} sequence{'s' if concurrency > 1 else ''}"
+    return f"{points.layout(i).label}, {sequences}, {points.budget[i]} tokens a step"
+
+
+def _round_up(value: float) -> str:
+    """Two significant digits, upwards, without an exponent: what can be asked for."""
+    exact = Decimal(value)
+    step = Decimal(1).scaleb(exact.adjusted() - 1)
+    return f"{exact.quantize(step, ROUND_UP):f}"
 
 
 def _does_not_fit(
     request: PlanRequest, model: Architecture, precision: Precision, searches: list[Search]
 ) -> Infeasible:
-    job = searches[0].job
-    gpus = job.pool.gpus
-    tokens = request.workload.isl + request.workload.osl
-    needed = _gpus_that_fit(request, job)
     rejected = [r for s in searches for r in s.rejected]
-    memory = next((r.reason for r in rejected if "fit" in r.reason or "KV" in r.reason), None)
-    reason = memory or (max(rejected, key=lambda r: r.count).reason if rejected else "no legal layout")
+    of_memory = [r for r in rejected if r.of_memory]
+    reason = max(of_memory or rejected, key=lambda r: r.count).reason
+    tokens = request.workload.isl + request.workload.osl
     message = (
         f"cluster: {model.name} in {precision.weights} with sequences of {tokens} tokens fits no layout on "
         f"{request.cluster.name}: {reason}"
     )
-    if needed is None:
-        return Infeasible(
-            message,
-            "allow more (--max-tp, --max-pp, --tp-across-nodes), or choose a smaller precision",
-            binding="memory",
-        )
+    needed = {s.job.pool.name: _gpus_that_fit(request, s.job) for s in searches}
+    ways = [
+        f"{needed[pool.name]} {pool.gpu} would do ({pool.gpus} are offered)"
+        for pool in (s.job.pool for s in searches)
+        if needed[pool.name] is not None
+    ]
+    limited = any((request.max_tp, request.max_pp, request.max_engine_gpus))
+    more = "raise --max-tp, --max-pp or --max-engine-gpus, " if limited else ""
     return Infeasible(
         message,
-        f"{needed} {job.pool.gpu} would do ({gpus} are offered)",
-        binding="memory",
+        " or ".join(ways) if ways else f"{more}choose a smaller precision, shorter sequences or larger GPUs",
+        binding="memory" if of_memory else "layout rules",
         gpus_needed=needed,
     )
 
 
 def _gpus_that_fit(request: PlanRequest, job: Job) -> int | None:
-    """The least GPUs of the pool's type on which some layout holds two sequences of the workload."""
-    total = job.pool.gpus
-    for gpus in sorted({total + i for i in range(1, 8)} | {total * 2**i for i in range(1, 11)}):
-        if gpus > MOST_GPUS_TRIED:
-            return None
-        wide = Pool(**{**job.pool.model_dump(), "gpus": gpus})
+    """The fewest GPUs of the pool's type on which some layout holds enough sequences of the workload; None where not
+    even :data:`MOST_GPUS_TRIED` do."""
+    gpus = job.pool.gpus
+    while gpus < MOST_GPUS_TRIED:
+        gpus = min(2 * gpus, MOST_GPUS_TRIED)
+        wide = job.pool.model_copy(update={"gpus": gpus})
         layouts, _, _ = legal_layouts(job.model, job.precision, job.framework, restrictions(request, wide))
-        if not len(layouts):
-            continue
         budget = np.full(len(layouts), min(job.framework.token_budgets))
-        if (sequences_that_fit(job, layouts, budget) >= residents(1)).any():
-            return gpus
+        enough = sequences_that_fit(job, layouts, budget) >= residents(1)
+        if enough.any():
+            # An engine is legal on a pool of its own size if it is on a larger one.
+            return int(layouts.gpus[enough].min())
     return None

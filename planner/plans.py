@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from costmodels.estimates import How
+from costmodels.origins import How
 from planner.documents import shown, strict_json
 from planner.requests import (
     Bound,

@@ -10,8 +10,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from costmodels.estimates import COVERAGE, HOW, Estimates, Floats
+from costmodels.estimates import COVERAGE, Estimates, Floats
 from costmodels.memory import kv_bytes_per_sequence
+from costmodels.origins import HOW
 from costmodels.power import board_power
 from planner import plans
 from planner.evaluation import Points, layout_memory, percentile_ms

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.metadata import version as package_version
 
+import numpy as np
+
 from costmodels.precision import Precision
 from planner import plans
 from planner.evaluation import Search
@@ -28,9 +30,15 @@ def proof_of(
     assert solution.bound is not None
     rejected = _merged([*refused, *(r for s in searches for r in s.rejected)])
     points = [s.coarse for s in searches if s.coarse is not None]
-    outside = sum(int((~p.within).sum()) for p in points)
-    if outside:
-        rejected.append(Rejected("operating points outside the SLO, or where prefill cannot keep up", outside, "—"))
+    for reason, refused_points in (
+        ("operating points where prefill cannot keep up", [~p.steady.stable for p in points]),
+        ("operating points outside the SLO", [p.steady.stable & ~p.within for p in points]),
+    ):
+        examples = [
+            p.layout(int(np.argmax(bad))).label for p, bad in zip(points, refused_points, strict=True) if bad.any()
+        ]
+        if examples:
+            rejected.append(Rejected(reason, sum(int(bad.sum()) for bad in refused_points), examples[0]))
     return plans.Proof(
         engine=solution.engine,
         status="optimal" if solution.status == "optimal" else "feasible",
@@ -93,6 +101,17 @@ def _notes(request: PlanRequest, precision: Precision, searches: list[Search], g
         notes.append(
             "some operations of the chosen layout lie outside what was measured (long prefixes, unseen shapes, traffic "
             "between nodes); their intervals are wide"
+        )
+    prefill_bound = sum(search.prefill_bound for search in searches)
+    if prefill_bound:
+        notes.append(
+            f"{prefill_bound} layouts were left out that this workload keeps busy with prefill: fewer than one "
+            "sequence would decode at a time, which is not modelled"
+        )
+    if request.goal == "throughput" and request.workload.rate_rps is not None:
+        notes.append(
+            f"the objective is throughput: the plan is for as many requests as fit, not for the offered "
+            f"{request.workload.rate_rps:g} requests/s"
         )
     if model.is_moe:
         notes.append(

@@ -99,6 +99,13 @@ def _decision(
     )
 
 
+def _loadable(asked: str, name: str) -> str:
+    """What a framework can load: the model's name, in whatever case and with or without its organisation it was asked
+    for, or else the path that was given."""
+    known = name.casefold()
+    return name if asked.casefold() in (known, known.rpartition("/")[2]) else asked
+
+
 def _engine_group(
     request: PlanRequest, model: Architecture, precision: Precision, group: Group, choice: FleetChoice
 ) -> plans.EngineGroup:
@@ -135,7 +142,7 @@ def _engine_group(
     )
     spec = EngineSpec(
         framework=request.framework,
-        model=request.model if request.model != model.name and "/" in request.model else model.name,
+        model=_loadable(request.model, model.name),
         layout=layout,
         limits=limits,
         weights_precision=precision.weights,

@@ -8,11 +8,12 @@ import numpy as np
 
 from costmodels.architecture import Architecture
 from costmodels.communication import Network, across_nodes, exchange_times, point_to_point_us
-from costmodels.estimates import MEASURED, Estimates, Floats, Ints, combine
+from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.features import LAUNCH_US
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
 from costmodels.operators import ACTIVATION_BYTES, Batch, StepWork, step_work
+from costmodels.origins import MEASURED
 from costmodels.precision import Precision
 from costmodels.roofline import times_us
 from costmodels.serving.frameworks import Framework

@@ -13,9 +13,10 @@ from costmodels.communication import (
     exchange_times,
     point_to_point_us,
 )
-from costmodels.estimates import MEASURED, ROOFLINE, Estimates
+from costmodels.estimates import Estimates
 from costmodels.library import CostModel
 from costmodels.operators import Exchange
+from costmodels.origins import MEASURED, ROOFLINE
 from costmodels.roofline import code
 from profiles.hardware import find_fabric
 

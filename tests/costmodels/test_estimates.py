@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from costmodels.estimates import FOREST, MEASURED, ROOFLINE, Estimates, combine
+from costmodels.estimates import Estimates, combine
+from costmodels.origins import FOREST, MEASURED, ROOFLINE
 
 N = 6
 times = arrays.arrays(np.float64, N, elements=st.floats(0, 1e6))

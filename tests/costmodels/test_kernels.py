@@ -10,7 +10,7 @@ import pytest
 import synthetic
 from synthetic import MEASURED_GPUS, UNSEEN_GPU, questions, rows, truth_us
 
-from costmodels.estimates import FOREST, MEASURED, ROOFLINE, Estimates
+from costmodels.estimates import Estimates
 from costmodels.features import FAMILIES
 from costmodels.kernels import (
     MEASURED_NOISE,
@@ -24,6 +24,7 @@ from costmodels.kernels import (
     shape_groups,
 )
 from costmodels.library import CostModel
+from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from costmodels.roofline import Hardware, roofline_us
 from profiles.errors import DataError, UnknownName
 from profiles.hardware import find_gpu

@@ -11,9 +11,9 @@ import synthetic
 from synthetic import MEASURED_GPUS, UNSEEN_GPU, questions, rows
 
 from costmodels import library
-from costmodels.estimates import ROOFLINE
 from costmodels.features import FAMILIES
 from costmodels.library import CACHE_VARIABLE, CostModel, cache_folder, unseen_spreads
+from costmodels.origins import ROOFLINE
 from profiles.errors import DataError, UnknownName
 from profiles.hardware import Gpu, find_gpu
 from profiles.store import ProfileStore, shipped_pack
@@ -262,7 +262,7 @@ def shipped(operation: str, gpu: str) -> None:
     q = questions(operation, 100)
     got = model.estimate(operation, q)
     assert np.isfinite(got.high).all()
-    assert np.all((0 < got.low) & (got.low <= got.value) & (got.value <= got.high))
+    assert np.all((got.low > 0) & (got.low <= got.value) & (got.value <= got.high))
     assert model.version.endswith(store.manifest.content_hash[:12])
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from costmodels.communication import Network, point_to_point_us
-from costmodels.estimates import FOREST, MEASURED, ROOFLINE
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
 from costmodels.operators import Batch
+from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from costmodels.precision import choose_precision
 from costmodels.registry import find_architecture
 from costmodels.serving.frameworks import find_framework
@@ -54,7 +54,7 @@ def test_parts_add_up_to_the_latency(roofline_cost: CostModel, model: str, chunk
     np.testing.assert_allclose(np.sum(list(got.parts.values()), axis=0), got.latency.value)
     assert all(np.all(part >= 0) for part in got.parts.values())
     for estimate in (got.latency, got.stage):
-        assert np.all((0 < estimate.low) & (estimate.low <= estimate.value) & (estimate.value <= estimate.high))
+        assert np.all((estimate.low > 0) & (estimate.low <= estimate.value) & (estimate.value <= estimate.high))
 
 
 def test_a_step_is_never_faster_than_its_roofline(roofline_cost: CostModel) -> None:
