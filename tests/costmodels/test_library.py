@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,19 @@ def test_a_writer_that_fails_half_way_leaves_nothing(
     assert answers(store)[0] == first
 
 
+def test_a_forest_is_put_in_place_whole(store: ProfileStore, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moves: list[tuple[set[str], bool]] = []
+    rename = os.replace
+
+    def watched(source: Path, target: Path) -> None:
+        moves.append(({file.name for file in source.iterdir()}, target.exists()))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    answers(store)
+    assert moves == [({"forest.skops", "H100-SXM.npz", "H200.npz"}, False)]
+
+
 def test_what_a_killed_writer_left_is_not_read(store: ProfileStore, cache: Path) -> None:
     first, _ = answers(store)
     (folder,) = entries(cache)
@@ -127,7 +142,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
         def refuse(**_: object) -> str:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(library.tempfile, "mkdtemp", refuse)
+        monkeypatch.setattr(tempfile, "mkdtemp", refuse)
     else:
         (tmp_path / "closed").write_text("not a folder")
     for _ in range(2):

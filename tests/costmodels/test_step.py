@@ -92,7 +92,7 @@ def test_splitting_a_model_shortens_the_kernels_and_adds_communication(roofline_
 @pytest.mark.parametrize(("axis", "values"), [("decodes", [1, 8, 64, 512]), ("context", [10, 1000, 50_000])])
 def test_more_work_is_never_faster(roofline_cost: CostModel, axis: str, values: list[int]) -> None:
     for model in ("Qwen3-32B", "Qwen3-235B-A22B", "DeepSeek-V3"):
-        times = [step(roofline_cost, model, LAYOUTS[:2], **{axis: value}).latency.value for value in values]  # type: ignore[arg-type]
+        times = [step(roofline_cost, model, LAYOUTS[:2], **{axis: value}).latency.value for value in values]
         assert np.all(np.diff(times, axis=0) > 0)
 
 
