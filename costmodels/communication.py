@@ -68,16 +68,17 @@ def exchange_times(model: CostModel, network: Network, exchanges: Sequence[Excha
         where = np.concatenate([part[0] for part in remote])
         time = np.concatenate([part[1] for part in remote])
         total = np.bincount(where, weights=time, minlength=candidates).astype(np.float64)
-        parts.append(across_nodes(total))
+        parts.append(across_nodes(total, network.fabric))
     return combine(parts) if parts else Estimates.exact(np.zeros(candidates))
 
 
-def across_nodes(time_us: Floats) -> Estimates:
+def across_nodes(time_us: Floats, fabric: Fabric) -> Estimates:
     """A fabric time from the latency–bandwidth model, with its interval; zero where nothing crosses."""
     used = time_us > 0
     return Estimates(
         time_us,
-        time_us,  # the model is line rate: nothing is faster
+        # The model is line rate, so nothing is faster; a GPU that sends alone has the whole of a shared NIC.
+        time_us / fabric.shared_by_gpus,
         time_us * np.exp(FABRIC_SPREAD),
         np.where(used, ROOFLINE, 0).astype(np.int8),
         ~used,

@@ -13,6 +13,9 @@ Ints = NDArray[np.int64]
 COVERAGE = 0.80
 """Share of true values that lie between ``low`` and ``high``."""
 
+NEGLIGIBLE = 0.05
+"""A sum is *inside* the measured range when parts outside make up at most this share of it."""
+
 
 @dataclass(frozen=True)
 class Estimates:
@@ -45,6 +48,13 @@ class Estimates:
     def scaled(self, factor: Floats | float) -> Estimates:
         return Estimates(self.value * factor, self.low * factor, self.high * factor, self.how, self.inside)
 
+    def widened(self, half_width: Floats | float) -> Estimates:
+        """With a further, independent error of ``half_width`` (log, shape [n] or one for all) in the interval."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            down = np.hypot(np.log(np.where(self.value > 0, self.value / np.maximum(self.low, 1e-12), 1.0)), half_width)
+            up = np.hypot(np.log(np.where(self.value > 0, self.high / self.value, 1.0)), half_width)
+        return Estimates(self.value, self.value * np.exp(-down), self.value * np.exp(up), self.how, self.inside)
+
     def summed(self, group: Ints, count: Floats, groups: int) -> Estimates:
         """Σ count·estimate over each group. Errors of one operation family are taken as fully correlated: the
         kernels of a family share a forest, so what it gets wrong it gets wrong alike.
@@ -60,8 +70,9 @@ class Estimates:
 
         how = np.zeros(groups, np.int8)
         np.maximum.at(how, group, np.where(count > 0, self.how, 0).astype(np.int8))
-        outside = np.bincount(group, weights=(~self.inside) & (count > 0), minlength=groups)
-        return Estimates(total(self.value), total(self.low), total(self.high), how, outside == 0)
+        value = total(self.value)
+        outside = total(np.where(self.inside, 0.0, self.value))
+        return Estimates(value, total(self.low), total(self.high), how, outside <= NEGLIGIBLE * value)
 
 
 def combine(parts: list[Estimates]) -> Estimates:
@@ -75,5 +86,5 @@ def combine(parts: list[Estimates]) -> Estimates:
         np.maximum(value - down, 0.0),
         value + up,
         np.max([part.how for part in parts], axis=0).astype(np.int8),
-        np.all([part.inside for part in parts], axis=0),
+        np.sum([np.where(part.inside, 0.0, part.value) for part in parts], axis=0) <= NEGLIGIBLE * value,
     )

@@ -18,7 +18,16 @@ import yaml
 from costmodels.estimates import COVERAGE, Estimates
 from costmodels.features import FAMILIES
 from costmodels.forest import SETTINGS, Forest, Memory
-from costmodels.kernels import STAND_INS, Fitted, KernelModel, deduplicated, fit, hardware_of, load_rows
+from costmodels.kernels import (
+    STAND_IN_SPREAD,
+    STAND_INS,
+    Fitted,
+    KernelModel,
+    deduplicated,
+    fit,
+    hardware_of,
+    load_rows,
+)
 from costmodels.roofline import Columns, Hardware
 from profiles.errors import DataError, UnknownName
 from profiles.hardware import Gpu
@@ -82,7 +91,11 @@ class CostModel:
         """
         unique, back = deduplicated(operation, q)
         self._asked.setdefault(operation, set()).update(np.unique(unique["dtype"]).tolist())
-        return self.kernel(operation).estimate(unique).take(back)
+        answers = self.kernel(operation).estimate(unique)
+        speakers = self._speakers[operation]
+        foreign = [dtype for dtype, names in speakers.items() if not names & {self.framework, "nccl"}]
+        spread = np.where(np.isin(unique["dtype"], foreign), STAND_IN_SPREAD, 0.0)
+        return answers.widened(spread).take(back)
 
     def kernel(self, operation: str) -> KernelModel:
         if operation not in self._kernels:

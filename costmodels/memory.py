@@ -158,7 +158,13 @@ def memory(
     # Tokens of all ranks before the experts, and their sums after them.
     gathered = np.where(layouts.dp > 1, layouts.dp, 0) * model.hidden * 2
     logits = sequences * (model.vocabulary / layouts.tp) * 4.0
-    activations = token_budget * (per_token + gathered) * 2.0 + logits
+    experts = np.zeros(n)
+    for ffn in (group.feed_forward for group in model.layer_groups):
+        if isinstance(ffn, MixtureOfExperts):
+            # Grouped products: gate, up and activation of every (token, expert) pair of this GPU, and its output.
+            pairs = layouts.dp * ffn.top_k / layouts.ep
+            experts = np.maximum(experts, pairs * (3 * ffn.intermediate / layouts.moe_tp + model.hidden))
+    activations = token_budget * (per_token + gathered + experts) * 2.0 + logits
     groups = (layouts.tp > 1).astype(float) + (layouts.dp > 1) + (layouts.pp > 1)
     communication = groups * facts.communication_bytes_per_peer_group
     context = np.full(n, facts.context_bytes)

@@ -24,6 +24,7 @@ class Framework(BaseModel):
     expert_splits: Literal["all_or_nothing", "any"]
     memory_fraction: float = Field(gt=0, le=1)
     step_overhead_us: float = Field(ge=0)
+    step_spread: float = Field(ge=0)  # half-width (log) of a step's 80 % interval beyond what its kernels explain
     fitted_on: str
     source: str
 

@@ -168,7 +168,7 @@ def steady_state(
             "step": step,
             "service": service,
             "ttft": ttft,
-            "e2e": ttft + steps * tpot,
+            "e2e": ttft + (osl - 1) * tpot,
         }
 
     value, low, high = times("value"), times("low"), times("high")

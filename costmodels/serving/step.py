@@ -91,15 +91,15 @@ def step_times(
         point_to_point_us(network.fabric, message),
         LAUNCH_US + message / cost.gpu.scale_up_bytes_per_s * 1e6,
     )
-    hop = across_nodes(np.where(hops > 0, link, 0.0))
+    hop = across_nodes(np.where(hops > 0, link, 0.0), network.fabric)
     by_part["communication"].append(hop.scaled(hops))
     host = _spread(np.full(n, framework.step_overhead_us), OVERHEAD_SPREAD)
     by_part["host"] = [host]
     # The slowest stage has ⌈layers ÷ pp⌉ of the layers; the head, in one stage only, is counted as spread
     # over all.
     share = np.ceil(model.layers / layouts.pp) / model.layers
-    latency = combine([layers, hop.scaled(hops), host])
-    stage = combine([layers.scaled(share), hop, host])
+    latency = combine([layers, hop.scaled(hops), host]).widened(framework.step_spread)
+    stage = combine([layers.scaled(share), hop, host]).widened(framework.step_spread)
     parts = {part: np.sum([e.value for e in estimates], axis=0) for part, estimates in by_part.items()}
     memory_us = busy[1] + work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6
     return StepTimes(latency, stage, parts, busy[0], memory_us)

@@ -47,7 +47,7 @@ def held(operation: str, gpu: str) -> pd.DataFrame:
 @pytest.mark.parametrize("gpu", PROMISED)
 def test_each_promised_gpu_has_gemm_attention_moe_and_collectives(gpu: str) -> None:
     for operation in ("gemm", "attention_prefill", "attention_decode", "moe"):
-        implausible = {out.framework for out in LEFT_OUT if (out.operation, out.gpu, out.dtype) == (operation, gpu, None)}
+        implausible = {"trtllm"} if (operation, gpu) == ("attention_decode", "A100-SXM-80GB") else set()
         assert set(ENGINES) - implausible <= set(held(operation, gpu)["framework"]), operation
     nccl = PACK.query("collective", gpu=gpu, framework="nccl")
     assert set(nccl["kind"]) == {"all_reduce", "all_gather", "reduce_scatter", "all_to_all"}
@@ -228,12 +228,10 @@ def test_thinning_leaves_out_the_listed_points_only(make_rows: Callable[..., pd.
 
 def test_implausible_rows_are_left_out(make_rows: Callable[..., pd.DataFrame]) -> None:
     for out in LEFT_OUT:
-        gpu = out.gpu or "H200"
-        rows = make_rows(out.operation, 1, framework=out.framework, gpu=gpu, dtype=out.dtype or "bf16")
-        assert plausible(out.operation, rows).empty
-        assert len(plausible(out.operation, rows.assign(framework="another"))) == 1
-        stored = PACK.query(out.operation, gpu=out.gpu, framework=out.framework, columns=["dtype"])
-        assert not (stored["dtype"] == out.dtype).any() if out.dtype else stored.empty
+        assert PACK.query(out.operation).query(out.query).empty, out.why
+    rows = make_rows("gemm", 2, dtype=["fp8_block", "bf16"], framework="vllm")
+    assert plausible("gemm", rows)["dtype"].tolist() == ["bf16"]
+    assert len(plausible("gemm", rows.assign(framework="trtllm"))) == 2
 
 
 def test_a_pack_is_built_whole_or_not_at_all(
