@@ -113,8 +113,10 @@ def test_a_message_between_nodes_takes_its_latency_and_its_bytes() -> None:
 
 
 def test_a_fabric_time_may_be_longer_but_not_shorter() -> None:
-    got = across_nodes(np.array([0.0, 10.0]))
+    got = across_nodes(np.array([0.0, 10.0]), IB)
     assert got.low.tolist() == [0, 10]
+    shared = IB.model_copy(update={"shared_by_gpus": 8})
+    assert across_nodes(np.array([8.0]), shared).low[0] == pytest.approx(1.0)  # alone on a NIC that eight share
     assert got.high[1] == pytest.approx(10 * np.exp(FABRIC_SPREAD))
     assert got.inside.tolist() == [True, False]
     assert got.how.tolist() == [MEASURED, ROOFLINE]
