@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from costmodels.architecture import (
     Architecture,
@@ -18,10 +17,10 @@ from costmodels.architecture import (
     MixtureOfExperts,
 )
 from costmodels.estimates import Floats, Ints
+from costmodels.facts import read_numbers
 from costmodels.layouts import Layouts
 from costmodels.precision import Precision
 from costmodels.roofline import WEIGHT_BYTES
-from profiles.errors import DataError
 from profiles.hardware import Gpu
 
 
@@ -38,12 +37,7 @@ class MemoryFacts:
 
 @cache
 def memory_facts() -> MemoryFacts:
-    path = Path(__file__).parent / "memory.yaml"
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return MemoryFacts(**{name: float(document[name]) for name in MemoryFacts.__dataclass_fields__})
-    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path.name}: cannot be read ({error!r})", "reinstall shardwright") from error
+    return read_numbers(Path(__file__).parent / "memory.yaml", MemoryFacts)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from costmodels.estimates import Estimates, Floats
+from costmodels.facts import read_numbers
 from costmodels.origins import ROOFLINE
-from profiles.errors import DataError
 from profiles.hardware import Gpu
 
 
@@ -29,12 +28,7 @@ class PowerFacts:
 
 @cache
 def power_facts() -> PowerFacts:
-    path = Path(__file__).parent / "power.yaml"
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return PowerFacts(**{name: float(document[name]) for name in PowerFacts.__dataclass_fields__})
-    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path.name}: cannot be read ({error!r})", "reinstall shardwright") from error
+    return read_numbers(Path(__file__).parent / "power.yaml", PowerFacts)
 
 
 def board_power(gpu: Gpu, compute_share: Floats, memory_share: Floats) -> Estimates:

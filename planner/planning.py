@@ -272,10 +272,11 @@ def _does_not_fit(
         if needed[pool.name] is not None
     ]
     limited = any((request.max_tp, request.max_pp, request.max_engine_gpus))
-    more = "raise --max-tp, --max-pp or --max-engine-gpus, " if limited else ""
+    more = "raise --max-tp, --max-pp or --max-engine-gpus, or " if limited else ""
+    less = "choose a smaller precision, shorter sequences or larger GPUs"
     return Infeasible(
         message,
-        " or ".join(ways) if ways else f"{more}choose a smaller precision, shorter sequences or larger GPUs",
+        " or ".join(ways) or more + (less if of_memory else "choose another --precision or --framework"),
         binding="memory" if of_memory else "layout rules",
         gpus_needed=needed,
     )
