@@ -53,7 +53,10 @@ class Estimates:
         with np.errstate(divide="ignore", invalid="ignore"):
             down = np.hypot(np.log(np.where(self.value > 0, self.value / np.maximum(self.low, 1e-12), 1.0)), half_width)
             up = np.hypot(np.log(np.where(self.value > 0, self.high / self.value, 1.0)), half_width)
-        return Estimates(self.value, self.value * np.exp(-down), self.value * np.exp(up), self.how, self.inside)
+        more = np.asarray(half_width) > 0  # none: the very same bits
+        low = np.where(more, self.value * np.exp(-down), self.low)
+        high = np.where(more, self.value * np.exp(up), self.high)
+        return Estimates(self.value, low, high, self.how, self.inside)
 
     def summed(self, group: Ints, count: Floats, groups: int) -> Estimates:
         """Σ count·estimate over each group. Errors of one operation family are taken as fully correlated: the

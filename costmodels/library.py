@@ -30,7 +30,7 @@ from costmodels.kernels import (
 )
 from costmodels.roofline import Columns, Hardware
 from profiles.errors import DataError, UnknownName
-from profiles.hardware import Gpu
+from profiles.hardware import Gpu, find_gpu
 from profiles.measurements import DTYPES
 from profiles.store import ProfileStore, shipped_pack
 
@@ -40,6 +40,11 @@ MODEL_VERSION = "1"
 CACHE_VARIABLE = "SHARDWRIGHT_CACHE"
 
 _TRUSTED = ["sklearn.tree._tree.Tree"]  # what our own files hold beyond skops' defaults
+
+FOREIGN_VENDOR_SPREAD = 0.7
+"""Added (log) where no GPU of the vendor was measured: a factor of two either way. The hold-outs behind
+unseen_gpu.yaml are all
+of one vendor and say nothing of another's kernels; this figure is a judgement, not a measurement."""
 
 Progress = Callable[[str], None]
 
@@ -128,7 +133,9 @@ class CostModel:
             for dtype in np.unique(dtypes)
         }
         fitted = self._fitted(operation, hardware) if hardware.names else None
-        return KernelModel(operation, fitted, rows, self.gpu, unseen_spreads()[operation])
+        vendors = {find_gpu(name).vendor for name in hardware.names}
+        spread = unseen_spreads()[operation] + (0.0 if self.gpu.vendor in vendors else FOREIGN_VENDOR_SPREAD)
+        return KernelModel(operation, fitted, rows, self.gpu, spread)
 
     def _fitted(self, operation: str, hardware: Hardware) -> Fitted | None:
         """The forest of ``operation``, from the cache or fitted; None without rows that speak for the

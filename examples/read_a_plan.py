@@ -1,11 +1,20 @@
-"""What a launcher does with a plan: reads the JSON, checks it against the schema, and lists what to start where."""
+"""What a launcher does with a plan: reads the JSON, checks it against the schema, and lists what to start where.
+
+plan … --output plan.json && python examples/read_a_plan.py plan.json
+"""
 
 import sys
 from pathlib import Path
 
 from planner.plans import read_plan
+from profiles.errors import ShardwrightError
 
-document = read_plan(Path(sys.argv[1]))
+if len(sys.argv) != 2:
+    sys.exit("usage: python examples/read_a_plan.py PLAN.json (as `plan --output` wrote it)")
+try:
+    document = read_plan(Path(sys.argv[1]))
+except ShardwrightError as error:
+    sys.exit(f"error: {error.message}\nhint: {error.hint}")
 for group in document.decision.engines:
     for replica in group.replicas:
         nodes = sorted({rank.node for rank in replica.ranks})

@@ -144,6 +144,10 @@ def _rules(
             "vLLM scatters the attention replicas of a stage over more nodes than they fill",
             lambda x: (x.gpus > node) & (x.pp > 1) & (x.dp > 1) & (x.tp % node != 0),
         )
+    yield (
+        f"engine of several nodes does not fill them evenly ({node} GPUs a node); no framework starts it so",
+        lambda x: (x.gpus > node) & (x.gpus % node != 0),
+    )
     for group in model.layer_groups:
         yield from _attention_rules(group.attention, precision)
         ffn = group.feed_forward

@@ -245,7 +245,7 @@ class Proof(Document):
     objective_value: float
     objective_unit: str
     bound: float = Field(description="no choice among the candidates can be better than this")
-    gap: float = Field(description="|bound − objective| ÷ |objective|")
+    gap: float = Field(description="|bound − objective| ÷ the larger of the two")
     layouts_considered: int
     layouts_legal: int
     operating_points: int = Field(description="layouts × batch limits × concurrencies predicted")

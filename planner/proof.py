@@ -7,6 +7,7 @@ from importlib.metadata import version as package_version
 
 import numpy as np
 
+from costmodels.origins import HOW
 from costmodels.precision import Precision
 from planner import plans
 from planner.evaluation import Search
@@ -14,6 +15,7 @@ from planner.fleet import Candidates, FleetChoice
 from planner.layouts import Rejected
 from planner.prediction import Group
 from planner.requests import PlanRequest
+from profiles.hardware import default_node, find_gpu
 
 PACKAGE = "shardwright"
 UNITS = {"throughput": "requests/s", "cost": "USD/h", "gpus": "GPUs", "latency": "ms"}
@@ -115,10 +117,27 @@ def _notes(request: PlanRequest, precision: Precision, searches: list[Search], g
             f"the objective is throughput: the plan is for as many requests as fit, not for the offered "
             f"{request.workload.rate_rps:g} requests/s"
         )
+    for group in groups:
+        step = group.loaded.steady.decode
+        if HOW[int(group.loaded.steady.tpot_us.how[0])] == "roofline":
+            share = float(step.parts["communication"][0] / step.latency.value[0])
+            notes.append(
+                "exchanges between pipeline stages and nodes are estimated from link rates, nothing like them was "
+                f"measured; all communication is {share:.0%} of a decode step of {group.id}"
+            )
+        host = default_node(group.chosen.job.cost.gpu).gpus_per_host
+        if host is not None and int(group.chosen.layouts.gpus[group.index]) > host:
+            notes.append(
+                f"{group.id} is larger than a host of {group.chosen.job.pool.gpu} ({host} GPUs share one operating "
+                "system in the rack): start it over several hosts; nodes in this plan are NVLink domains"
+            )
     if model.is_moe:
         notes.append(
             f"tokens are spread over experts as {request.workload.routing}; give routing=… in the workload to change it"
         )
+    for name in dict.fromkeys(group.chosen.job.pool.gpu for group in groups):
+        if precision.weights == "bf16" and "bf16" not in find_gpu(name).peak_flops:
+            notes.append(f"{name} has no bf16: start the engines in fp16, which is predicted to take the same time")
     if precision.converted:
         notes.append(
             f"weights are run in {precision.weights}, not as published ({model.weight_precision}); check accuracy"

@@ -61,6 +61,7 @@ class Node(Fact):
     gpu: str
     gpus: int = Field(gt=0)
     default_fabric: str
+    gpus_per_host: int | None = None  # where less than ``gpus`` share an operating system (rack-scale NVLink)
     host_memory_bytes: int | None = None
 
 

@@ -290,6 +290,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return _silence()
+    except OSError as error:  # standard output on a full disk; our own files report theirs with a name
+        _silence()
+        return _complain(f"standard output cannot be written ({error.strerror})", "make room, or write elsewhere", 2)
     except SystemExit as stop:
         if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # typer's own way out of a broken pipe
             return _silence()

@@ -18,6 +18,10 @@ def check_target(path: Path) -> None:
     parent = path.parent
     if path.is_dir():
         raise InputError(f"--output: {path} is a directory", "name a file in it")
+    if path.exists() and not path.is_file():
+        raise InputError(
+            f"--output: {path} is not a regular file", "name a file, or use --json and redirect standard output"
+        )
     if not parent.exists():
         raise InputError(f"--output: the directory {parent} does not exist", f"make it first: mkdir -p {parent}")
     if not parent.is_dir():

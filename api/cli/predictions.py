@@ -36,6 +36,10 @@ MEMORY_PARTS = {
 }
 
 
+SURE_ENOUGH = 0.8
+"""Below this, the view says how to ask for a surer plan."""
+
+
 def show(plan: Plan, console: Console) -> None:
     """Prints the promises, the prediction and the memory."""
     _slo(plan, console)
@@ -57,6 +61,10 @@ def _slo(plan: Plan, console: Console) -> None:
             Text(probability(check.confidence), style="green" if check.confidence >= 0.9 else "yellow"),
         )
     indented(console, rows)
+    if min(check.confidence for check in plan.prediction.slo) < SURE_ENOUGH:
+        console.print(
+            Text(f"  --confidence {SURE_ENOUGH:g} asks for a plan that leaves room for the prediction's own error.")
+        )
 
 
 def _prediction(plan: Plan, console: Console) -> None:
@@ -100,7 +108,7 @@ def _rates(plan: Plan) -> Iterator[tuple[str, str, str]]:
     yield plain("output tokens/s", prediction.output_tokens_per_s)
     yield plain("output tokens/s of a GPU", prediction.output_tokens_per_s_per_gpu)
     yield plain("output tokens/s of a user", prediction.output_tokens_per_s_per_user)
-    yield "utilisation (load ÷ capacity)", percent(prediction.utilisation), ""
+    yield "load ÷ what the SLO lets it carry", percent(prediction.utilisation), ""
     power = prediction.power_watts
     yield f"power of {plan.decision.gpus_used} GPUs", watts(power.value), watts_range(power)
     yield plain("J per output token", prediction.joules_per_output_token)

@@ -50,6 +50,7 @@ class SglangLauncher(Launcher):
             *self._flag("max_sequences", limits.max_sequences * dp),
             *self._flag("max_model_len", limits.max_model_len),
             *self._flag("memory_fraction", f"{limits.memory_fraction:g}"),
+            *self._flag("mixed_steps"),  # the prediction mixes prefill chunks with decodes in one step
         ]
         if dp > 1:
             names = self.flags.flags
@@ -57,10 +58,6 @@ class SglangLauncher(Launcher):
                 f"{names['max_tokens_per_step']} and {names['max_sequences']} are for all {dp} attention "
                 f"replicas: {limits.max_tokens_per_step} tokens and {limits.max_sequences} sequences each."
             )
-        notes.append(
-            "The prediction mixes prefill chunks with decodes in one step; SGLang does so with "
-            "--enable-mixed-chunk, and otherwise runs them in turn."
-        )
         # "auto" would follow a quantised checkpoint that carries its own KV scheme.
         if spec.kv_precision != "bf16" or spec.published_precision not in ("bf16", "fp16"):
             command += self._flag("kv", self.flags.kv[spec.kv_precision])

@@ -73,7 +73,7 @@ class TestWhatIsSaid:
             r"output tokens/s +5,000 +4,500–5,500",
             r"output tokens/s of a GPU +625 ",
             r"output tokens/s of a user +50\.0 ",
-            r"utilisation \(load ÷ capacity\) +80 %",
+            r"load ÷ what the SLO lets it carry +80 %",
             r"power of 8 GPUs +4\.80 kW +4\.32–5\.28 kW",
             r"J per output token +0\.960 ",
             r"\$ per million output tokens +1\.77 ",

@@ -23,7 +23,7 @@ from costmodels.kernels import (
     places,
     shape_groups,
 )
-from costmodels.library import CostModel
+from costmodels.library import CostModel, unseen_spreads
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from costmodels.roofline import Hardware, roofline_us
 from profiles.errors import DataError, UnknownName
@@ -44,7 +44,9 @@ def permuted(q: dict[str, np.ndarray], order: np.ndarray) -> dict[str, np.ndarra
 
 
 def assert_same(got: Estimates, expected: Estimates) -> None:
-    for part in ("value", "low", "high", "how", "inside"):
+    for part in ("value", "low", "high"):  # to the last bits: numpy's sums depend on how many are summed at once
+        np.testing.assert_allclose(getattr(got, part), getattr(expected, part), rtol=1e-12, err_msg=part)
+    for part in ("how", "inside"):
         np.testing.assert_array_equal(getattr(got, part), getattr(expected, part), err_msg=part)
 
 
@@ -161,7 +163,7 @@ def test_a_gpu_without_rows_gets_wider_intervals(
     q = questions(operation, 80, seed=3)
     seen, unseen = synthetic_cost.estimate(operation, q), unseen_cost.estimate(operation, q)
     width = np.log(unseen.high / unseen.value)
-    assert np.all(width >= 0.3 - 1e-9)  # the spread of unseen_gpu.yaml at least
+    assert np.all(width >= unseen_spreads()[operation] - 1e-9)
     assert np.median(width) > np.median(np.log(seen.high / seen.value))
     assert not unseen.inside.any()
 
@@ -169,7 +171,7 @@ def test_a_gpu_without_rows_gets_wider_intervals(
 def test_an_unseen_precision_is_an_unseen_gpu(synthetic_cost: CostModel) -> None:
     got = synthetic_cost.estimate("gemm", one("gemm", dtype="int8", m=100))
     assert not got.inside[0]
-    assert np.log(got.high[0] / got.value[0]) >= 0.3
+    assert np.log(got.high[0] / got.value[0]) >= unseen_spreads()["gemm"]
 
 
 def test_an_unseen_model_is_unknown_to_its_moe_rows(synthetic_cost: CostModel) -> None:

@@ -213,7 +213,7 @@ class TestSglang:
         assert value(command, "--dist-init-addr") == "$HEAD_ADDRESS:20000"
 
     def test_says_that_the_prediction_mixes_prefill_with_decode(self) -> None:
-        assert any("--enable-mixed-chunk" in note for note in launch(spec("sglang")).notes)
+        assert "--enable-mixed-chunk" in launch(spec("sglang")).command
 
 
 class TestTrtllm:

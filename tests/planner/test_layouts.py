@@ -75,6 +75,8 @@ def is_legal(
     if tp > node and not limits.get("tp_across_nodes"):
         return False
     if size > node:
+        if size % node:  # frameworks start as many ranks on every node
+            return False
         # Walk the ranks through the nodes: a group may fill whole nodes or sit inside one.
         for group in (tp, tp * dp):
             for start in range(0, size, group):
