@@ -137,7 +137,8 @@ def fit(
     residual = (target - out_of_bag).astype(np.float32)
     memory = Memory(place, partition, codes.astype(np.int64), residual)
 
-    one_gpu = np.unique(np.column_stack([partition, gpu]), axis=0, return_inverse=True)[1].astype(np.int64)
+    parts = np.unique(partition, return_inverse=True)[1].astype(np.int64)
+    one_gpu = parts * (int(gpu.max(initial=0)) + 1) + gpu
     by_gpu = Memory(place, one_gpu, memory.group, residual)
     sample = _sample(~never_out, rng)
     if not len(sample):
