@@ -20,12 +20,10 @@ from profiles.hardware import Gpu, find_gpu
 from profiles.measurements import OPERATIONS
 from profiles.store import ProfileStore
 
-FRAMEWORKS = ("vllm", "sglang", "trtllm")
 STAND_INS: dict[str, tuple[str, ...]] = {
-    # Whose kernels speak for a framework that was not measured: its own, NCCL (which all use), then TensorRT-LLM,
-    # whose tables
-    # are the smoothest (a GEMM differs from the mean of its neighbours in n and k by 2 % in the median, SGLang's by
-    # 4–14 %).
+    # Whose kernels speak for a framework that was not measured: its own, NCCL (which all use), then TensorRT-LLM, whose
+    # tables are the smoothest (a GEMM differs from the mean of its neighbours in n and k by 2 % in the median,
+    # SGLang's by 4–14 %).
     "vllm": ("vllm", "nccl", "trtllm", "sglang"),
     "sglang": ("sglang", "nccl", "trtllm", "vllm"),
     "trtllm": ("trtllm", "nccl", "vllm", "sglang"),

@@ -43,8 +43,8 @@ _TRUSTED = ["sklearn.tree._tree.Tree"]  # what our own files hold beyond skops' 
 
 FOREIGN_VENDOR_SPREAD = 0.7
 """Added (log) where no GPU of the vendor was measured: a factor of two either way. The hold-outs behind
-unseen_gpu.yaml are all
-of one vendor and say nothing of another's kernels; this figure is a judgement, not a measurement."""
+unseen_gpu.yaml are all of one vendor and say nothing of another's kernels; this figure is a judgement, not a
+measurement."""
 
 Progress = Callable[[str], None]
 

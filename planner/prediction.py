@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from statistics import NormalDist
 
 import numpy as np
 
-from costmodels.estimates import COVERAGE, Estimates, Floats
+from costmodels.estimates import COVERAGE, Estimates
 from costmodels.memory import kv_bytes_per_sequence
 from costmodels.origins import HOW
 from costmodels.power import board_power
 from planner import plans
 from planner.evaluation import Points, layout_memory, percentile_ms
-from planner.requests import Bound, PlanRequest
+from planner.requests import Bound, Metric, PlanRequest
 
 
 @dataclass(frozen=True)
@@ -54,31 +52,22 @@ def _inverse(interval: plans.Interval, numerator: float) -> plans.Interval:
     )
 
 
-def _latency(mean: plans.Interval, quantile_ms: Callable[[float], float]) -> plans.Latency:
-    """Percentiles carry the mean's relative uncertainty: both come from the same kernels."""
-
-    def at(p: float) -> plans.Interval:
-        value = quantile_ms(p)
-        ratio = value / mean.value
-        return plans.Interval(value=value, low=mean.low * ratio, high=mean.high * ratio)
-
-    return plans.Latency(mean=mean, p50=at(0.50), p90=at(0.90), p99=at(0.99))
+def _alike(mean: plans.Interval, value: float) -> plans.Interval:
+    """``value`` with the relative uncertainty of ``mean``: both come from the same kernels."""
+    ratio = value / mean.value
+    return plans.Interval(value=value, low=mean.low * ratio, high=mean.high * ratio)
 
 
-def _latencies(points: Points) -> dict[str, plans.Latency]:
-    steady = points.steady
-    out = {}
-    for name, mean, quantile in (
-        ("ttft_ms", steady.ttft_us, steady.ttft_percentile_us),
-        ("tpot_ms", steady.tpot_us, steady.tpot_percentile_us),
-        ("e2e_ms", steady.e2e_us, steady.e2e_percentile_us),
-    ):
-        out[name] = _latency(_interval(mean, 0, 1e-3), partial(_quantile_ms, quantile))
-    return out
-
-
-def _quantile_ms(quantile: Callable[[float], Floats], p: float) -> float:
-    return float(quantile(p)[0]) / 1e3
+def _latency(points: Points, metric: Metric, mean: Estimates) -> plans.Latency:
+    """One metric of the single point of ``points``."""
+    interval = _interval(mean, 0, 1e-3)
+    at = {
+        f"p{p}": _alike(
+            interval, float(percentile_ms(points.steady, Bound(metric=metric, percentile=p, limit_ms=1.0))[0])
+        )
+        for p in (50, 90, 99)
+    }
+    return plans.Latency(mean=interval, **at)
 
 
 def _group_prediction(group: Group) -> plans.GroupPrediction:
@@ -90,15 +79,14 @@ def _group_prediction(group: Group) -> plans.GroupPrediction:
         np.array([(decode * getattr(steady.decode, kind)[0] + mixed * getattr(steady.mixed, kind)[0]) / busy])
         for kind in ("compute_us", "memory_us")
     ]
-    latencies = _latencies(points)
     return plans.GroupPrediction(
         engine=group.id,
         rate_rps=_interval(group.chosen.steady.rate_rps, group.index),
         load_rps=group.load_rps,
         concurrency=int(points.concurrency[0]),
-        ttft_ms=latencies["ttft_ms"],
-        tpot_ms=latencies["tpot_ms"],
-        e2e_ms=latencies["e2e_ms"],
+        ttft_ms=_latency(points, "ttft", steady.ttft_us),
+        tpot_ms=_latency(points, "tpot", steady.tpot_us),
+        e2e_ms=_latency(points, "e2e", steady.e2e_us),
         step_ms_by_part={part: float(values[0]) / 1e3 for part, values in steady.decode.parts.items()},
         prefill_busy=float(steady.queue_busy[0]),
         memory=_memory(points),
@@ -174,10 +162,8 @@ def _slowest(latencies: list[plans.Latency]) -> plans.Latency:
 def _check(bound: Bound, groups: list[Group], each: tuple[plans.GroupPrediction, ...]) -> plans.SloCheck:
     worst: plans.Interval | None = None
     for group, prediction in zip(groups, each, strict=True):
-        value = float(percentile_ms(group.loaded.steady, bound)[0])
         mean: plans.Interval = getattr(prediction, f"{bound.metric}_ms").mean
-        ratio = value / mean.value
-        interval = plans.Interval(value=value, low=mean.low * ratio, high=mean.high * ratio)
+        interval = _alike(mean, float(percentile_ms(group.loaded.steady, bound)[0]))
         if worst is None or interval.value > worst.value:
             worst = interval
     assert worst is not None

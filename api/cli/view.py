@@ -10,6 +10,7 @@ from rich.text import Text
 from api.cli import predictions
 from api.cli.console import bullet, facts, heading, indented, table
 from api.cli.quantities import milliseconds, number, parameters, percent, promise
+from costmodels.serving.frameworks import find_framework
 from planner.plans import Alternative, EngineGroup, Plan, RequestUnderstood
 from planner.requests import Pool
 
@@ -21,7 +22,6 @@ OBJECTIVES = {
     "gpus": "fewest GPUs for the rate",
     "latency": "shortest mean time of a request",
 }
-FRAMEWORKS = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
 
 
 def show(plan: Plan, console: Console, *, explain: bool = False) -> None:
@@ -66,7 +66,7 @@ def _model(request: RequestUnderstood) -> str:
     converted = " (converted)" if request.precision_converted else ""
     return (
         f"{size}; {request.weights_precision} weights{converted}, {request.kv_precision} KV cache; "
-        f"{FRAMEWORKS[request.framework]}"
+        f"{find_framework(request.framework).full_name}"
     )
 
 

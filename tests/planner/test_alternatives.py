@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 
 import pytest
+from cases import DENSE, EXPERTS, SLO, WORKLOAD
 
 from planner.alternatives import PARETO, RANKED, engines_that_fit
 from planner.packing import pieces
@@ -13,9 +14,6 @@ from planner.plans import Plan
 from planner.requests import Pool
 
 Planned = Callable[..., Plan]
-
-DENSE, EXPERTS = "Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"
-WORKLOAD, SLO = "isl=2000,osl=200", "ttft=1s,tpot=25ms"
 
 
 def pool(gpus: int, per_node: int) -> Pool:

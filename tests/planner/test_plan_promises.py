@@ -7,20 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cases import CLOSE, DENSE, EXPERTS, LATENT, SLO, WINDOWS, WORKLOAD
 
 from planner.plans import Interval, Latency, Plan
 from planner.prediction import confidence
 
 Planned = Callable[..., Plan]
-CLOSE = 1 + 1e-9
-
-DENSE, EXPERTS, WINDOWS, LATENT = (
-    "Qwen/Qwen3-8B",
-    "Qwen/Qwen3-30B-A3B",
-    "google/gemma-3-12b-it",
-    "deepseek-ai/DeepSeek-V2-Lite",
-)
-WORKLOAD, SLO = "isl=2000,osl=200", "ttft=1s,tpot=25ms"
 
 
 EVERY: dict[str, dict[str, Any]] = {

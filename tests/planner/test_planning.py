@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cases import CLOSE, DENSE, EXPERTS, LATENT, SLO, WINDOWS, WORKLOAD
 
 from costmodels.registry import BUNDLED
 from planner.planning import plan
@@ -18,15 +19,6 @@ from planner.plans import Plan
 from profiles.store import ProfileStore
 
 Planned = Callable[..., Plan]
-CLOSE = 1 + 1e-9
-
-DENSE, EXPERTS, WINDOWS, LATENT = (
-    "Qwen/Qwen3-8B",
-    "Qwen/Qwen3-30B-A3B",
-    "google/gemma-3-12b-it",
-    "deepseek-ai/DeepSeek-V2-Lite",
-)
-WORKLOAD, SLO = "isl=2000,osl=200", "ttft=1s,tpot=25ms"
 
 
 def throughput(p: Plan) -> float:
