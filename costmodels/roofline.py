@@ -24,7 +24,7 @@ hold codes (see :data:`CODES`)."""
 CODES: dict[str, tuple[str, ...]] = {
     "dtype": DTYPES,
     "kv_dtype": DTYPES,
-    "kind": ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "pre", "post"),
+    "kind": ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "pre", "post", "send_recv"),
     "routing": ("balanced", "power_law_1.01", "power_law_1.2"),
 }
 ROUTING_SKEW = np.array([0.0, 1.01, 1.2])
@@ -44,7 +44,7 @@ _RATES = dict(
     zip(
         DTYPES,
         (
-            ("tf32", "fp16"), ("bf16", "fp16"), ("fp16", "bf16"), ("int8", "bf16", "fp16"), ("bf16", "fp16"),
+            ("tf32", "fp16", "bf16"), ("bf16", "fp16"), ("fp16", "bf16"), ("int8", "bf16", "fp16"), ("bf16", "fp16"),
             ("fp8", "bf16", "fp16"), ("fp8", "bf16", "fp16"), ("fp4", "fp8", "bf16", "fp16"),
             ("bf16", "fp16"), ("fp8", "bf16", "fp16"), ("bf16", "fp16"),
         ),
@@ -227,10 +227,12 @@ def _moe(q: Columns) -> _Raw:
 
 def _collective(q: Columns) -> _Raw:
     message, ranks = _f(q, "message_bytes"), _f(q, "num_gpus")
-    passes = np.where(q["kind"].astype(np.int64) == code("kind", "all_reduce"), 2.0, 1.0)
+    kind = q["kind"].astype(np.int64)
+    passes = np.where(kind == code("kind", "all_reduce"), 2.0, 1.0)
     # Ring bounds: each rank sends (n-1)/n of the buffer, twice for an all-reduce (Patarasuk & Yuan, JPDC
-    # 69(2), 2009).
-    return np.zeros_like(message), 2 * message, passes * message * (ranks - 1) / ranks
+    # 69(2), 2009). A message from one rank to another goes whole.
+    share = np.where(kind == code("kind", "send_recv"), 1.0, (ranks - 1) / ranks)
+    return np.zeros_like(message), 2 * message, passes * message * share
 
 
 _WORK = {

@@ -31,7 +31,7 @@ class Gpu(Fact):
     """One GPU type (or half of a dual-die board where the driver shows two)."""
 
     full_name: str
-    vendor: Literal["nvidia", "amd", "intel"]
+    vendor: Literal["nvidia", "amd", "intel", "other"]  # "other" (of CPUs): only of a type that a user describes
     generation: str  # "hopper", "blackwell", "cdna3", ...
     compute_capability: float | None = None  # CUDA only
     peak_flops: dict[str, float]  # dense FLOP/s (int8: OP/s): bf16, fp16, tf32, fp8, int8, fp4
@@ -42,7 +42,7 @@ class Gpu(Fact):
     l2_bytes: int = Field(gt=0)
     tdp_watts: float = Field(gt=0)
     idle_watts: float = Field(gt=0)
-    scale_up_link: Literal["nvlink", "xgmi", "pcie"]
+    scale_up_link: Literal["nvlink", "xgmi", "pcie", "shared_memory"]  # the last: processes of one CPU host
     scale_up_bytes_per_s: float = Field(gt=0)  # per GPU, one direction, to its peers in the node
     pcie_bytes_per_s: float = Field(gt=0)  # one direction
 
@@ -109,14 +109,54 @@ def _load(file: str, kind: type[F]) -> dict[str, F]:
 
 
 @cache
-def gpus() -> dict[str, Gpu]:
-    """All GPU types by canonical name, in catalogue order."""
+def shipped_gpus() -> dict[str, Gpu]:
+    """The GPU types that come with the package."""
     return _load("gpus.yaml", Gpu)
 
 
 @cache
-def nodes() -> dict[str, Node]:
+def shipped_nodes() -> dict[str, Node]:
     return _load("nodes.yaml", Node)
+
+
+_described: dict[str, tuple[Gpu, Node]] = {}
+
+
+def gpus() -> dict[str, Gpu]:
+    """All GPU types by canonical name: those that ship, in catalogue order, then those that were added."""
+    return {**shipped_gpus(), **{name: gpu for name, (gpu, _) in _described.items()}}
+
+
+def nodes() -> dict[str, Node]:
+    return {**shipped_nodes(), **{node.name: node for _, node in _described.values()}}
+
+
+def add_gpu(gpu: Gpu, node: Node, where: str) -> None:
+    """Makes a GPU type that a user describes, and the node it comes in, known to this process.
+
+    Adding the same again changes nothing. ``where`` names the file in errors.
+
+    Raises:
+        DataError: one of its names is another type's, or its facts are not those that were added before.
+    """
+    if _described.get(gpu.name) == (gpu, node):
+        return
+    catalogues: tuple[tuple[str, Fact, dict[str, Fact]], ...] = (
+        ("GPU", gpu, {**gpus()}),
+        ("node", node, {**nodes()}),
+    )
+    for what, fact, known in catalogues:
+        for name in (fact.name, *fact.aliases):
+            try:
+                other = _find(what, name, known)
+            except UnknownName:
+                continue
+            same = "facts of its own" if other.name == fact.name else f"the {what} {other.name}"
+            raise DataError(
+                f"{where}: {what} {name!r} has {same} in the catalogue already",
+                "leave it out, or give it another name and no alias of the other's",
+            )
+    _described[gpu.name] = (gpu, node)
 
 
 @cache

@@ -151,10 +151,35 @@ OPERATIONS: dict[str, Operation] = {
                 Column(
                     "kind",
                     "str",
-                    "all_reduce, all_gather, reduce_scatter or all_to_all",
-                    levels=("all_reduce", "all_gather", "reduce_scatter", "all_to_all"),
+                    "all_reduce, all_gather, reduce_scatter, all_to_all, or send_recv (rank 0 to 1)",
+                    levels=("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"),
                 ),
                 _count("message_bytes", "the full buffer of one rank (input or output, the larger)", unit="bytes"),
+            ),
+        ),
+        Operation(
+            "memcpy",
+            "one copy of a contiguous buffer; dtype is int8 by convention",
+            (
+                Column(
+                    "kind",
+                    "str",
+                    "device_to_device, host_to_device or device_to_host (pinned host memory)",
+                    levels=("device_to_device", "host_to_device", "device_to_host"),
+                ),
+                _count("copied_bytes", "bytes that arrive at the target", unit="bytes"),
+            ),
+        ),
+        Operation(
+            "launch",
+            "an empty kernel, one after the other: what a launch costs; dtype is int8 by convention",
+            (
+                Column(
+                    "kind",
+                    "str",
+                    "kernel (from the host) or graph_kernel (replayed from a CUDA graph)",
+                    levels=("kernel", "graph_kernel"),
+                ),
             ),
         ),
     )
@@ -174,7 +199,7 @@ COMMON: tuple[Column, ...] = (
     _optional("latency_p90_us", "float", "90th percentile of the latency", 1e-3, "µs"),
     _optional("repeats", "int", "timed repeats", 1),
     _optional("power_watts", "float", "mean board power under the operation", unit="W"),
-    _optional("clock_mhz", "float", "mean SM clock under the operation", unit="MHz"),
+    _optional("clock_mhz", "float", "median of the SM clocks read under the operation", unit="MHz"),
     Column("kernel", "str", "kernel or library path that ran"),
     Column("framework", "str", "vllm, sglang, trtllm, nccl, torch, ..."),
     Column("framework_version", "str", "its version"),

@@ -30,9 +30,9 @@ class Importer:
 
 def importers() -> dict[str, Importer]:
     """All formats by name."""
-    from profiles.importers import aiconfigurator, vidur
+    from profiles.importers import aiconfigurator, collect, vidur
 
-    return {importer.name: importer for importer in (aiconfigurator.IMPORTER, vidur.IMPORTER)}
+    return {importer.name: importer for importer in (aiconfigurator.IMPORTER, collect.IMPORTER, vidur.IMPORTER)}
 
 
 def find_importer(name: str) -> Importer:

@@ -166,10 +166,13 @@ def test_features_are_finite_for_every_gpu(operation: str) -> None:
     assert np.isfinite(features).all()
 
 
-def test_every_operation_has_a_family_and_every_text_level_a_code() -> None:
-    assert set(FAMILIES) == set(OPERATIONS) == set(GRIDS)
+UNMODELLED = {"memcpy", "launch"}  # measured, and read by people
+
+
+def test_every_modelled_operation_has_a_family_and_every_text_level_a_code() -> None:
+    assert set(FAMILIES) == set(OPERATIONS) - UNMODELLED == set(GRIDS)
     assert len(ROUTING_SKEW) == len(CODES["routing"])
-    for operation in OPERATIONS.values():
+    for operation in (OPERATIONS[name] for name in FAMILIES):
         for column in operation.shape:
             assert set(column.levels) <= set(CODES.get(column.name, ()))
         family = FAMILIES[operation.name]

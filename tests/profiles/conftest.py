@@ -8,6 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from profiles.collect.journal import Header, Journal
+from profiles.collect.points import Outcome, Point, Timing
+from profiles.hardware import find_gpu
 from profiles.measurements import OPERATIONS, columns_of
 
 _VALUES: dict[str, object] = {
@@ -25,8 +28,9 @@ _VALUES: dict[str, object] = {
 
 
 def _make(operation: str, count: int = 1, **columns: object) -> pd.DataFrame:
-    values = dict(_VALUES, kind="pre" if operation == "mla_bmm" else "all_reduce")
-    filled = {c.name: values.get(c.name, 8) for c in columns_of(OPERATIONS[operation]) if c.required}
+    columns_required = [c for c in columns_of(OPERATIONS[operation]) if c.required]
+    kinds = {c.name: c.levels[0] for c in columns_required if c.name == "kind"}
+    filled = {c.name: {**_VALUES, **kinds}.get(c.name, 8) for c in columns_required}
     return pd.DataFrame({**filled, **columns}, index=range(count))
 
 
@@ -122,3 +126,18 @@ def vidur_all_reduce(tmp_path: Path) -> Path:
     file.parent.mkdir(exist_ok=True)
     table.to_csv(file)
     return file
+
+
+@pytest.fixture
+def own_journal(tmp_path: Path) -> Path:
+    """The folder of a journal of our own harness: one GEMM measured on an H200, one skipped."""
+    h200 = find_gpu("H200")
+    device = {"name": "NVIDIA H200", "sm_count": h200.sm_count, "memory_bytes": h200.memory_bytes}
+    timing = Timing(12.5, 12.0, 13.0, 20, 0.01, 0, "cuda_graph")
+    ran = {"kernel": "cublas", "framework": "torch", "framework_version": "2.9"}
+    with Journal(tmp_path / "journal") as journal:
+        journal.begin(Header("a test", "2026-11-21", "", device, {"torch": "2.9"}))
+        shape = {"m": 64, "n": 4096, "k": 4096}
+        journal.add(Outcome(Point("gemm", "bf16", shape), "measured", timing=timing, **ran))
+        journal.add(Outcome(Point("gemm", "fp8", shape), "skipped", "no fp8"))
+    return tmp_path / "journal"

@@ -46,6 +46,9 @@ class TestEveryImporter:
             request.getfixturevalue("vidur_all_reduce")
             mlp: Path = request.getfixturevalue("vidur_mlp")
             return mlp.parent
+        if importer.name == "collect":
+            own: Path = request.getfixturevalue("own_journal")
+            return own
         gemm: Path = request.getfixturevalue("aic_gemm")
         return gemm
 

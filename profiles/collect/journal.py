@@ -1,0 +1,220 @@
+"""The journal: what was asked and what came of it, one JSON object a line, written as it happens.
+
+A line is written whole or not at all; a line that a killed process left half-written is cut off by the next one. A
+run starts with a header that says who measured what on which device under which versions; the outcomes below it are
+its. Times are µs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from profiles.collect.points import Outcome, Point, Timing
+from profiles.errors import DataError, InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two collectors at once are then not noticed
+    fcntl = None  # type: ignore[assignment]
+
+FILE = "journal.jsonl"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """The provenance of the outcomes that follow.
+
+    Attributes:
+        source: who measured.
+        date: ISO date.
+        gpu: the catalogue's name of the device's type; empty where none was looked up (a bare machine).
+        device: what the driver reports (:meth:`Device.describe`).
+        versions: torch, cuda, driver, nccl, python; None where unknown.
+        settings: target error, seed and the like, for the record.
+    """
+
+    source: str
+    date: str
+    gpu: str
+    device: Mapping[str, Any]
+    versions: Mapping[str, str | None]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An outcome under the header of its run."""
+
+    header: Header
+    outcome: Outcome
+
+
+class Journal:
+    """Appends to ``folder``'s journal, which is made where it is missing. One writer at a time.
+
+    Raises:
+        InputError: the folder cannot be written, or another process writes to it.
+        DataError: what is there is no journal, or one of a newer version.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.path = Path(folder) / FILE
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab")
+        except OSError as error:
+            raise InputError(
+                f"--out: {folder} cannot be written ({error.strerror})", "choose a folder that you may write to"
+            ) from error
+        try:
+            self._lock()
+            self._entries = list(read(self.path))
+            self._cut()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lock(self) -> None:
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(
+                    f"--out: another process is collecting into {self.path.parent}", "wait for it, or choose another"
+                ) from error
+
+    def _cut(self) -> None:
+        """Removes a line without an end, which a killed writer left."""
+        whole = self.path.read_bytes()
+        if whole and not whole.endswith(b"\n"):
+            self._file.truncate(whole.rfind(b"\n") + 1)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All outcomes so far, of earlier runs too."""
+        return self._entries
+
+    def begin(self, header: Header) -> None:
+        """Starts a run."""
+        self._header = header
+        self._append({"type": "header", "format_version": FORMAT_VERSION, **dataclasses.asdict(header)})
+
+    def add(self, outcome: Outcome) -> None:
+        """Writes ``outcome`` under the run's header; it is on its way to the disk when this returns.
+
+        Raises:
+            DataError: the disk is full (or gone); the journal then ends with the outcome before.
+        """
+        self._append({"type": "outcome", **dataclasses.asdict(outcome)})
+        self._entries.append(Entry(self._header, outcome))
+
+    def _append(self, document: Mapping[str, Any]) -> None:
+        line = (json.dumps(document, allow_nan=False, ensure_ascii=False) + "\n").encode()
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            written = os.write(self._file.fileno(), line)
+            if written < len(line):
+                os.write(self._file.fileno(), line[written:])  # says why the first one stopped short
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(before)
+            raise DataError(
+                f"journal {self.path}: cannot be written ({error.strerror})",
+                "make room, then run again: everything measured before is kept",
+            ) from error
+
+
+def read(path: Path) -> Iterator[Entry]:
+    """The outcomes in a journal; none where there is no file. A last line without an end is left out.
+
+    Raises:
+        DataError: a line is no JSON object of ours, or was written by a newer version.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DataError(f"journal {path}: cannot be read ({error.strerror})", "give the folder of a journal") from error
+    header: Header | None = None
+    for number, line in enumerate(lines, start=1):
+        try:
+            document = json.loads(line)
+            kind = document.pop("type")
+            if kind == "header":
+                version = document.pop("format_version")
+                if version > FORMAT_VERSION:
+                    raise DataError(
+                        f"journal {path}: format_version {version} is newer than this program's {FORMAT_VERSION}",
+                        "upgrade shardwright",
+                    )
+                header = Header(**document)
+            elif kind == "outcome" and header is not None:
+                yield Entry(header, outcome_of(document))
+            else:
+                raise ValueError(f"{kind!r} is not expected here")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"journal {path}: line {number} is damaged ({error})", "remove the line, or start in another folder"
+            ) from error
+
+
+def outcome_of(document: Mapping[str, Any]) -> Outcome:
+    """The outcome that :func:`dataclasses.asdict` turned into ``document``."""
+    timing = document["timing"]
+    return Outcome(
+        **{
+            **document,
+            "point": Point(**document["point"]),
+            "timing": None if timing is None else Timing(**timing),
+        }
+    )
+
+
+def read_points(path: Path) -> list[Point]:
+    """The points of a ``points.jsonl`` (:func:`write_points`), in order, each once.
+
+    Raises:
+        InputError: the file cannot be read, or a line is no point.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"--points: {path} cannot be read ({error})", "give a file of `plan profile propose`"
+        ) from error
+    points: dict[str, Point] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            point = Point(**json.loads(line))
+            points.setdefault(point.key, point)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"--points: {path}, line {number} is no point ({error})",
+                'a line is {"operation": "gemm", "dtype": "bf16", "shape": {"m": 64, "n": 4096, "k": 4096}}',
+            ) from error
+    return list(points.values())
+
+
+def write_points(points: Iterable[Point]) -> str:
+    """The text of a ``points.jsonl``."""
+    return "".join(json.dumps(dataclasses.asdict(point)) + "\n" for point in points)

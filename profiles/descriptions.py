@@ -1,0 +1,242 @@
+"""GPU types that are not in the catalogue, described by whoever has them: a ``gpus.yaml`` in the profile store.
+
+The file has the catalogue's own schema (``profiles/hardware/gpus.yaml``), sources included, and one thing more for each
+type: ``node``, the server it comes in (``gpus`` and ``default_fabric``). What the driver reports is filled in for the
+user; the rest is asked for by name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from profiles import hardware
+from profiles.errors import DataError, InputError, UnknownName
+from profiles.hardware import Fact, Gpu, Node, add_gpu, fabrics, find_fabric, find_gpu
+
+FILE = "gpus.yaml"
+
+_ASKED: dict[str, str] = {
+    # field -> what to write there, for those that no driver reports
+    "generation": "hopper, blackwell, cdna3, sapphire-rapids, ...",
+    "peak_flops": "dense FLOP/s by precision (bf16 or fp16 at least; no structured sparsity), written like 989.0e+12",
+    "memory_bandwidth_bytes_per_s": "peak of the memory, bytes/s",
+    "boost_clock_mhz": "published boost clock",
+    "l2_bytes": "last cache before memory, bytes",
+    "tdp_watts": "board power limit",
+    "idle_watts": "power at rest without a process; a reading of your own will do, if its source says so",
+    "scale_up_link": "nvlink, xgmi, pcie or (CPUs) shared_memory: how the devices of a node reach each other",
+    "scale_up_bytes_per_s": "over that link, of one device, in one direction",
+    "pcie_bytes_per_s": "host link, one direction",
+}
+"""What a driver may leave unsaid, and how to say it."""
+
+
+def add_described(folder: Path | str) -> None:
+    """Makes the types that a store's ``gpus.yaml`` describes known to this process; nothing where it has none.
+
+    Raises:
+        DataError: the file cannot be read, lacks a fact, or contradicts the catalogue.
+    """
+    file = Path(folder) / FILE
+    if file.is_file():
+        for gpu, node in read_descriptions(file):
+            add_gpu(gpu, node, str(file))
+
+
+def read_descriptions(file: Path) -> list[tuple[Gpu, Node]]:
+    """The types in ``file``, each with the node it comes in.
+
+    Raises:
+        DataError: the file cannot be read or a fact is invalid.
+        InputError: facts are missing; all of them are named.
+    """
+    return [_described(name, fields, file) for name, fields in _read(file).items()]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"GPU facts {file}: cannot be read ({error})", "correct the file") from error
+    if not isinstance(entries, dict) or not all(isinstance(fields, dict) for fields in entries.values()):
+        raise DataError(f"GPU facts {file}: not a mapping of names to facts", "write it as profiles/hardware/gpus.yaml")
+    return entries
+
+
+def _described(name: str, fields: Mapping[str, Any], file: Path) -> tuple[Gpu, Node]:
+    if missing := _nulls(fields):
+        raise InputError(
+            f"GPU facts {file}: {name} lacks {', '.join(missing)}", "fill them in, each with a source under sources"
+        )
+    facts = dict(fields)
+    place = facts.pop("node", None)
+    if not isinstance(place, dict):
+        raise InputError(f"GPU facts {file}: {name} lacks node", "write node: {gpus: 8, default_fabric: ib-400g}")
+    try:
+        gpu = Gpu(name=name, **facts)
+        node = Node(
+            name=f"{name.lower()}-{place.get('gpus')}", gpu=name, sources={"*": f"described with {name}"}, **place
+        )
+    except (ValidationError, TypeError) as error:
+        raise DataError(f"GPU facts {file}: {name}: {_plain(error)}", "correct the file") from error
+    fabric = find_fabric(node.default_fabric, f"GPU facts {file}: {name}: node.default_fabric")
+    if node.gpus % fabric.shared_by_gpus:
+        fitting = [other.name for other in fabrics().values() if node.gpus % other.shared_by_gpus == 0]
+        raise InputError(
+            f"GPU facts {file}: {name}: node.default_fabric: {fabric.name} is one card that "
+            f"{fabric.shared_by_gpus} GPUs share, and the node has {node.gpus}: its bandwidth would be wrong",
+            f"the nearest in bytes/s of these: {', '.join(fitting)}",
+        )
+    unsourced = sorted(set(facts) - {"sources", "aliases", "full_name"} - set(gpu.sources))
+    if "*" not in gpu.sources and unsourced:
+        raise InputError(
+            f"GPU facts {file}: {name}: no source of {', '.join(unsourced)}",
+            'name where each figure is from under sources; "*" stands for all fields not named',
+        )
+    return gpu, node.model_copy(update={"default_fabric": fabric.name})
+
+
+def _nulls(fields: Mapping[str, Any], where: str = "") -> list[str]:
+    out = []
+    for name, value in fields.items():
+        if value is None:
+            out.append(f"{where}{name}")
+        elif isinstance(value, dict):
+            out += _nulls(value, f"{where}{name}.")
+    return out
+
+
+def _plain(error: ValidationError | TypeError) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    return str(error)
+
+
+def keep(folder: Path, names: Iterable[str]) -> None:
+    """Writes the described types among ``names`` into the ``gpus.yaml`` of a store, beside those it has.
+
+    Raises:
+        DataError: the file is there and cannot be read, or it cannot be written.
+    """
+    places = {node.gpu: node for node in hardware.nodes().values()}
+    wanted = {
+        name: _document(gpu, places[name])
+        for name, gpu in hardware.gpus().items()
+        if name in set(names) and name not in hardware.shipped_gpus()
+    }
+    file = folder / FILE
+    old = _read(file) if file.is_file() else {}
+    if all(old.get(name) == document for name, document in wanted.items()):
+        return
+    temporary = file.with_suffix(".tmp")
+    try:
+        temporary.write_text(yaml.safe_dump({**old, **wanted}, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(
+            f"{file}: cannot be written ({error.strerror})", "make room, or choose another folder"
+        ) from error
+
+
+def _document(gpu: Gpu, node: Node) -> dict[str, Any]:
+    place = node.model_dump(mode="json", include={"gpus", "default_fabric", "gpus_per_host", "host_memory_bytes"})
+    return {
+        **gpu.model_dump(mode="json", exclude={"name"}, exclude_none=True),
+        "node": {name: value for name, value in place.items() if value is not None},
+    }
+
+
+def match(device: Mapping[str, Any]) -> Gpu | None:
+    """The type of a device that describes itself (:meth:`profiles.collect.devices.Device.describe`), or None where
+    nobody knows its name.
+
+    Raises:
+        InputError: the name is a type's, but its size is not: a slice of a GPU (MIG), or another board.
+    """
+    try:
+        gpu = find_gpu(device["name"])
+    except UnknownName:
+        return None
+    whole = device["sm_count"] == gpu.sm_count and abs(device["memory_bytes"] / gpu.memory_bytes - 1) < 0.1
+    if not whole:
+        raise InputError(
+            f"device {device['name']!r} has {device['sm_count']} SMs (CPUs: cores) and "
+            f"{device['memory_bytes'] / 2**30:.1f} GiB; {gpu.name} has {gpu.sm_count} and "
+            f"{gpu.memory_bytes / 2**30:.1f} GiB",
+            "a slice of a GPU (MIG) or a restricted CPU is no such device: measure the whole one, or describe it as a "
+            "type with another name",
+        )
+    return gpu
+
+
+def template(device: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """(a ``gpus.yaml`` with what ``device`` says of itself filled in and null elsewhere, the names of the nulls)."""
+    facts = device["facts"]
+    known = _known(device, facts)
+    name = _slug(device["name"])
+    fields: dict[str, Any] = {
+        "aliases": [device["name"]],
+        "full_name": device["name"],
+        "vendor": facts.get("vendor", "nvidia" if device["kind"] == "cuda" else "other"),
+        "generation": None,
+        "compute_capability": None,
+        "peak_flops": {"bf16": None},
+    }
+    for field in Gpu.model_fields:
+        if field not in {*Fact.model_fields, *fields}:
+            fields[field] = None
+    fields |= {field: value for field, (value, _) in known.items()}
+    if fields["compute_capability"] is None:
+        del fields["compute_capability"]
+    fields["node"] = {"gpus": None, "default_fabric": None}
+    fields["sources"] = {"*": None, **{field: source for field, (_, source) in known.items()}}
+    lines = [
+        f"# Facts of {device['name']}, as far as its driver reports them. Fill in every null, and under sources where",
+        "# the figures are from (a data sheet and its year); then give this file with --gpu-facts.",
+        f"# default_fabric is one of: {', '.join(fabrics())}.",
+        f"{name}:",
+    ]
+    for field, value in fields.items():
+        text = yaml.safe_dump({field: value}, sort_keys=False, allow_unicode=True, width=1000)
+        remark = f"  # {_ASKED[field]}" if field in _ASKED and _nulls({field: value}) else ""
+        first, *rest = text.rstrip().splitlines()
+        lines += [f"  {first}{remark}", *(f"  {line}" for line in rest)]
+    return "\n".join(lines) + "\n", _nulls(fields)
+
+
+def _known(device: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Field -> (value, source) of what the driver reports."""
+    out: dict[str, tuple[Any, str]] = {}
+    driver = "reported by the driver" if device["kind"] == "cuda" else "reported by Linux"
+    if device["capability"] is not None:
+        major, minor = device["capability"]
+        out["compute_capability"] = (float(f"{major}.{minor}"), driver)
+    out["sm_count"] = (device["sm_count"], driver if device["kind"] == "cuda" else "cores that the process may use")
+    out["memory_bytes"] = (device["memory_bytes"], driver)
+    if device["l2_bytes"]:
+        out["l2_bytes"] = (device["l2_bytes"], driver)
+    if "max_sm_clock_mhz" in facts:
+        out["boost_clock_mhz"] = (facts["max_sm_clock_mhz"], f"{driver}: highest clock")
+    if "default_power_limit_watts" in facts:
+        out["tdp_watts"] = (facts["default_power_limit_watts"], f"{driver}: default power limit")
+    if "memory_bus_bits" in facts and "max_memory_clock_mhz" in facts:
+        rate = facts["memory_bus_bits"] / 8 * facts["max_memory_clock_mhz"] * 1e6 * 2
+        out["memory_bandwidth_bytes_per_s"] = (rate, f"{driver}: bus width times highest memory clock, twice a clock")
+    if "pcie_generation" in facts and "pcie_lanes" in facts:
+        # 2.0 GB/s a lane for PCIe 4, doubling with each generation, as the catalogue's figures.
+        rate = 2.0e9 * 2.0 ** (facts["pcie_generation"] - 4) * facts["pcie_lanes"]
+        out["pcie_bytes_per_s"] = (rate, f"{driver}: PCIe {facts['pcie_generation']:.0f} x{facts['pcie_lanes']:.0f}")
+    return out
+
+
+def _slug(name: str) -> str:
+    for noise in ("(R)", "(TM)", "NVIDIA ", "CPU "):
+        name = name.replace(noise, "")
+    return "-".join(word for word in "".join(c if c.isalnum() or c == "." else " " for c in name).split() if word)

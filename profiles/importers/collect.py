@@ -1,0 +1,51 @@
+"""Reads the journals of our own harness: what ``python -m profiles.collect`` measured on a machine that has nothing
+but Python and torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from profiles.collect.journal import FILE, Entry, read
+from profiles.collect.rows import rows_of
+from profiles.descriptions import add_described, read_descriptions
+from profiles.errors import InputError
+from profiles.hardware import add_gpu
+from profiles.importers import Importer, Rows, check_options
+
+
+def read_journal(source: Path | None, options: dict[str, str]) -> Rows:
+    """Rows of ``source``: a journal, or the folder that holds one. Skipped and failed points have none.
+
+    Raises:
+        InputError: no ``source``, no journal there, nothing measured, or a device that nobody describes.
+        DataError: the journal is damaged.
+    """
+    check_options(IMPORTER.name, options, IMPORTER.options)
+    if source is None:
+        raise InputError("collect: nothing to read from", "name the journal's folder with --from")
+    file = source / FILE if source.is_dir() else source
+    if not file.is_file():
+        raise InputError(f"collect: {file} does not exist", "give the folder that was --out of the harness")
+    if "gpu_facts" in options:
+        facts = Path(options["gpu_facts"])
+        for gpu, node in read_descriptions(facts):
+            add_gpu(gpu, node, str(facts))
+    add_described(file.parent)
+    entries = list(read(file))
+    if "source" in options:
+        entries = [
+            Entry(dataclasses.replace(entry.header, source=options["source"]), entry.outcome) for entry in entries
+        ]
+    yield from rows_of(entries, f"journal {file}").items()
+
+
+IMPORTER = Importer(
+    "collect",
+    f"{FILE}, the journal of python -m profiles.collect",
+    read_journal,
+    {
+        "gpu_facts": "a gpus.yaml that describes the device, where the catalogue does not know it",
+        "source": "who measured it, in place of what the journal says",
+    },
+)

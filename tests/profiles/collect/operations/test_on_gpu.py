@@ -1,0 +1,94 @@
+"""The same checks on a real GPU, with every library that is installed there. Skipped elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from attention_cases import CASES, WINDOW, agrees
+
+from profiles.collect.devices import Device, find_device
+from profiles.collect.operations.attention import choose, kernels
+from profiles.collect.operations.attention_problem import Problem
+from profiles.collect.operations.collective import KINDS, Collective
+from profiles.collect.operations.gemm import Gemm
+from profiles.collect.operations.moe import Moe, expert_call, make_layer
+from profiles.collect.points import Point
+from profiles.collect.timing import Settings, measure
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@pytest.fixture(scope="module")
+def gpu() -> Device:
+    return find_device("cuda", index=0)
+
+
+# Kernels want heads of 64 at least, and 16-bit floats.
+_PROBLEMS = {
+    name: dataclasses.replace(problem, head_dim=64, value_dim=64, dtype="bf16", kv_dtype="bf16")
+    for name, problem in {**CASES, "window": WINDOW}.items()
+}
+_NAMES = ("flash_attn_3", "flashinfer_paged", "flash_attn_2", "sdpa_cudnn", "sdpa_flash", "sdpa_efficient")
+
+
+@pytest.mark.parametrize("problem", _PROBLEMS.values(), ids=_PROBLEMS)
+@pytest.mark.parametrize("name", [*_NAMES, "aten_flash_window"])
+def test_every_attention_kernel_is_right(gpu: Device, problem: Problem, name: str) -> None:
+    kernel = next(kernel for kernel in kernels(gpu, problem) if kernel.name == name)
+    if reason := kernel.reason(gpu, problem):
+        pytest.skip(reason)
+    _, operands, run = choose(gpu, problem, (kernel,))
+    on_host = dataclasses.replace(operands, q=operands.q.cpu(), k=operands.k.cpu(), v=operands.v.cpu())
+    agrees(problem, on_host, run().cpu())
+
+
+@pytest.mark.parametrize(("dtype", "scales"), [("fp8", "tensor"), ("fp8", "row"), ("fp8_block", "tensor")])
+def test_scaled_products_are_right(monkeypatch: pytest.MonkeyPatch, gpu: Device, dtype: str, scales: Any) -> None:
+    from profiles.collect.operations import gemm
+
+    benchmark, point = Gemm(scales), Point("gemm", dtype, {"m": 64, "n": 256, "k": 384})
+    if reason := benchmark.unsupported(gpu, point):
+        pytest.skip(reason)
+    made: list[Any] = []
+    normal = gemm.normal
+    monkeypatch.setattr(gemm, "normal", lambda *a, **o: made.append(normal(*a, **o)) or made[-1])
+    result = benchmark.prepare(gpu, point).run().float()
+    x, weights = (tensor.float() for tensor in made)
+    torch.testing.assert_close(result, x @ weights.T, rtol=3e-2, atol=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp8"])
+def test_experts_are_right(gpu: Device, dtype: str) -> None:
+    shape = {"tokens": 200, "hidden": 256, "intermediate": 128, "top_k": 2, "experts": 8, "moe_tp": 1, "moe_ep": 2}
+    point = Point("moe", dtype, {**shape, "gated": 1, "routing": "power_law_1.2"})
+    if reason := Moe().unsupported(gpu, point):
+        pytest.skip(reason)
+    layer = make_layer(gpu, point)
+    result = expert_call(gpu, dtype, layer)[1]().float()
+    start = 0
+    for expert, load in enumerate(layer.loads):
+        gate, up = (layer.x[start : start + load].float() @ layer.up[expert].float().T).chunk(2, dim=-1)
+        inner = (torch.nn.functional.silu(gate) * up).to(layer.down.dtype).float()
+        expected = inner @ layer.down[expert].float().T
+        torch.testing.assert_close(result[start : start + load], expected, rtol=5e-2, atol=0.1)
+        start += load
+
+
+def test_prepared_calls_are_captured_into_graphs(gpu: Device) -> None:
+    timing = measure(gpu, Gemm().prepare(gpu, Point("gemm", "bf16", {"m": 64, "n": 4096, "k": 4096})), Settings())
+    assert timing.method == "cuda_graph"
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+@pytest.mark.parametrize("kind", KINDS)
+def test_collectives_over_nccl(gpu: Device, kind: str) -> None:
+    benchmark = Collective()
+    try:
+        prepared = benchmark.prepare(gpu, Point("collective", "bf16", {"kind": kind, "message_bytes": 1 << 20}, 2))
+        assert prepared.timed is not None
+        assert prepared.timed(Settings()).median_us > 0
+    finally:
+        benchmark.close()
