@@ -15,19 +15,11 @@ from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.features import FAMILIES, Family, base_us, matrix
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from costmodels.roofline import CODES, Columns, Hardware, roofline_us
+from costmodels.speakers import stand_ins
 from profiles.errors import DataError
 from profiles.hardware import Gpu, find_gpu
 from profiles.measurements import OPERATIONS
 from profiles.store import ProfileStore
-
-STAND_INS: dict[str, tuple[str, ...]] = {
-    # Whose kernels speak for a framework that was not measured: its own, NCCL (which all use), then TensorRT-LLM, whose
-    # tables are the smoothest (a GEMM differs from the mean of its neighbours in n and k by 2 % in the median,
-    # SGLang's by 4–14 %).
-    "vllm": ("vllm", "nccl", "trtllm", "sglang"),
-    "sglang": ("sglang", "nccl", "trtllm", "vllm"),
-    "trtllm": ("trtllm", "nccl", "vllm", "sglang"),
-}
 
 MEASURED_NOISE = 0.05
 """Half-width (log) of the interval around an exact measurement (percentiles of its own are not read: the
@@ -53,7 +45,11 @@ class Rows:
     columns: dict[str, NDArray[np.generic]]
     gpu: Ints
     latency_us: Floats
-    origin: NDArray[np.int8]  # index into the framework's STAND_INS
+    origin: NDArray[np.int8]  # index into the framework's order of speakers
+
+    def take(self, index: Ints) -> Rows:
+        columns = {name: values[index] for name, values in self.columns.items()}
+        return Rows(columns, self.gpu[index], self.latency_us[index], self.origin[index])
 
 
 def coded(operation: str, table: pd.DataFrame) -> dict[str, NDArray[np.generic]]:
@@ -70,7 +66,7 @@ def coded(operation: str, table: pd.DataFrame) -> dict[str, NDArray[np.generic]]
 def load_rows(store: ProfileStore, operation: str, framework: str, hardware: Hardware, gpu: str | None = None) -> Rows:
     """The rows that speak for ``framework``: its own, and where a (GPU, precision, kind) has none, a
     stand-in's."""
-    order = STAND_INS[framework]
+    order = stand_ins()[framework]
     names = ["gpu", "num_gpus", "dtype", *OPERATIONS[operation].shape_names, "latency_us"]
     parts: list[Rows] = []
     seen = np.zeros(0, np.uint64)
@@ -141,14 +137,21 @@ def partitions(family: Family, columns: Columns) -> Ints:
     return _hash([*coded_columns, *(columns[name] for name in family.alike)]).astype(np.int64)
 
 
+def error_partitions(columns: Columns) -> Ints:
+    """Questions of one partition err alike: same precision and kind, whatever the model (see
+    :mod:`costmodels.anchoring`)."""
+    return _hash([columns[name] for name in CODES if name in columns and name != "routing"]).astype(np.int64)
+
+
 def deduplicated(operation: str, q: Columns) -> tuple[dict[str, NDArray[np.generic]], Ints]:
     """(the distinct questions, for each question the index of its distinct one)."""
-    keys = _question_keys(operation, q)
+    keys = question_keys(operation, q)
     _, first, back = np.unique(keys, return_index=True, return_inverse=True)
     return {name: values[first] for name, values in q.items()}, back.astype(np.int64)
 
 
-def _question_keys(operation: str, columns: Columns) -> NDArray[np.uint64]:
+def question_keys(operation: str, columns: Columns) -> NDArray[np.uint64]:
+    """Equal where the question is, shape [n]."""
     return _hash([np.asarray(columns[name]) for name in ("dtype", "num_gpus", *OPERATIONS[operation].shape_names)])
 
 
@@ -196,6 +199,30 @@ def fit(operation: str, rows: Rows, hardware: Hardware, seed: int = 0) -> Fitted
     )
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a kernel model knows of ``n`` questions; times in µs, shape [n] each.
+
+    Attributes:
+        value: of the forest, or of the roofline with a launch.
+        down, up: how far (log) the interval of the trees reaches; zero for the roofline.
+        known: whether this GPU has rows of the question's partition.
+        doublings: see :func:`doublings_outside`.
+        exact, found: the measured latency, where there is one.
+        base, bound: the forest's yardstick, and the roofline.
+    """
+
+    value: Floats
+    down: Floats
+    up: Floats
+    known: NDArray[np.bool_]
+    doublings: Floats
+    exact: Floats
+    found: NDArray[np.bool_]
+    base: Floats
+    bound: Floats
+
+
 class KernelModel:
     """Predicts one operation on one GPU type.
 
@@ -215,47 +242,53 @@ class KernelModel:
         self._fitted = fitted
         self._unseen_spread = unseen_spread
         self._exact_keys, self._exact_us = self._index(rows)
-        self._ranges = {
-            int(dtype): {
-                name: (values.min(), values.max())
-                for name in self.family.range
-                for values in [rows.columns[name][rows.columns["dtype"] == dtype]]
-            }
-            for dtype in np.unique(rows.columns["dtype"])
-        }
+        self._ranges = ranges(self.family, rows.columns)
 
     def _index(self, rows: Rows) -> tuple[NDArray[np.uint64], Floats]:
-        keys = _question_keys(self.operation, rows.columns)
+        keys = question_keys(self.operation, rows.columns)
         order = np.argsort(keys, kind="stable")
         return keys[order], rows.latency_us[order]
 
-    def estimate(self, q: Columns) -> Estimates:
-        """Latencies in µs of the questions ``q`` (coded shape columns, shape [n] each)."""
+    @property
+    def has_forest(self) -> bool:
+        return self._fitted is not None
+
+    def answer(self, q: Columns) -> Answer:
+        """The questions ``q`` (coded shape columns, shape [n] each), before what an unseen GPU adds to the spread."""
         n = len(q["dtype"])
-        if n == 0:
-            return Estimates.exact(np.zeros(0))
         gpu = np.zeros(n, dtype=np.int64)
         bound = roofline_us(self.operation, q, gpu, self.hardware)
+        base = base_us(self.operation, q, gpu, self.hardware)
         if self._fitted is None:
-            value = base_us(self.operation, q, gpu, self.hardware)
-            down = up = np.full(n, ROOFLINE_SPREAD)
-            doublings = np.zeros(n)
-            known = np.zeros(n, bool)
+            none = np.zeros(n)
+            value, down, up, known, doublings = base, none, none, np.zeros(n, bool), none
         else:
-            value, down, up, doublings, known = self._forest(q, gpu)
-        widen = EXTRAPOLATION * doublings
-        low = np.maximum(value * np.exp(-down - widen), np.minimum(bound, value))
-        high = value * np.exp(up + widen)
+            value, down, up, known = self._forest(q, gpu, base)
+            doublings = doublings_outside(self._ranges, q)
         exact, found = self._lookup(q)
-        value = np.where(found, exact, value)
-        low = np.where(found, exact * np.exp(-MEASURED_NOISE), low)
-        high = np.where(found, exact * np.exp(MEASURED_NOISE), high)
-        how = np.where(found, MEASURED, ROOFLINE if self._fitted is None else FOREST).astype(np.int8)
-        return Estimates(
-            value, np.minimum(low, value), np.maximum(high, value), how, found | (known & (doublings <= 0))
-        )
+        return Answer(value, down, up, known, doublings, exact, found, base, bound)
 
-    def _forest(self, q: Columns, gpu: Ints) -> tuple[Floats, Floats, Floats, Floats, NDArray[np.bool_]]:
+    def estimate(self, q: Columns) -> Estimates:
+        """Latencies in µs of the questions ``q`` (coded shape columns, shape [n] each)."""
+        if len(q["dtype"]) == 0:
+            return Estimates.exact(np.zeros(0))
+        a = self.answer(q)
+        if self.has_forest:
+            # Without rows of this GPU the spread of the trees says too little; the benchmark's spread says the rest.
+            down, up = (np.where(a.known, side, np.hypot(side, self._unseen_spread)) for side in (a.down, a.up))
+        else:
+            down, up = a.down + ROOFLINE_SPREAD, a.up + ROOFLINE_SPREAD
+        widen = EXTRAPOLATION * a.doublings
+        low = np.maximum(a.value * np.exp(-down - widen), np.minimum(a.bound, a.value))
+        high = a.value * np.exp(up + widen)
+        value = np.where(a.found, a.exact, a.value)
+        low = np.where(a.found, a.exact * np.exp(-MEASURED_NOISE), low)
+        high = np.where(a.found, a.exact * np.exp(MEASURED_NOISE), high)
+        how = np.where(a.found, MEASURED, FOREST if self.has_forest else ROOFLINE).astype(np.int8)
+        inside = a.found | (a.known & (a.doublings <= 0))
+        return Estimates(value, np.minimum(low, value), np.maximum(high, value), how, inside)
+
+    def _forest(self, q: Columns, gpu: Ints, base: Floats) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
         assert self._fitted is not None
         model = self._fitted.forest
         memory = self._fitted.memories.get(self.hardware.names[0], forests.Memory.empty(len(self.family.near)))
@@ -264,33 +297,45 @@ class KernelModel:
         known = np.isin(parts, memory.partition)
         ratio = ratio + model.correction_share * forests.correction(memory, places(self.family, q), parts)
         down, up = model.interval(spread)
-        # Without rows of this GPU the spread of the trees says too little; the benchmark's spread says the
-        # rest.
-        down, up = (np.where(known, side, np.hypot(side, self._unseen_spread)) for side in (down, up))
-        value = base_us(self.operation, q, gpu, self.hardware) * np.exp(ratio)
-        return value, down, up, self._doublings_outside(q), known
-
-    def _doublings_outside(self, q: Columns) -> Floats:
-        """By how many factors of two the questions leave the measured range, summed over the columns. A
-        column that was never varied (the pack has no prefill behind a cached prefix) counts as half of one,
-        however far: its effect on FLOPs and bytes is known, and the distance says nothing."""
-        out = np.zeros(len(q["dtype"]))
-        for dtype, columns in self._ranges.items():
-            of_dtype = q["dtype"] == dtype
-            for name, (least, most) in columns.items():
-                x = np.maximum(np.asarray(q[name], dtype=np.float64), 1.0)
-                beyond = np.maximum(np.log2(x / max(most, 1.0)), 0) + np.maximum(np.log2(max(least, 1.0) / x), 0)
-                if least == most:
-                    beyond = np.where(beyond > 0, 0.5, 0.0)
-                out += np.where(of_dtype, beyond, 0.0)
-        return out
+        return base * np.exp(ratio), down, up, known
 
     def _lookup(self, q: Columns) -> tuple[Floats, NDArray[np.bool_]]:
         if not len(self._exact_keys):
             return np.zeros(len(q["dtype"])), np.zeros(len(q["dtype"]), bool)
-        keys = _question_keys(self.operation, q)
+        keys = question_keys(self.operation, q)
         place = np.minimum(np.searchsorted(self._exact_keys, keys), len(self._exact_keys) - 1)
         return self._exact_us[place], self._exact_keys[place] == keys
+
+
+Ranges = dict[int, dict[str, tuple[float, float]]]
+
+
+def ranges(family: Family, columns: Columns) -> Ranges:
+    """By precision, the (least, most) of the family's continuous columns."""
+    return {
+        int(dtype): {
+            name: (values.min(), values.max())
+            for name in family.range
+            for values in [columns[name][columns["dtype"] == dtype]]
+        }
+        for dtype in np.unique(columns["dtype"])
+    }
+
+
+def doublings_outside(measured: Ranges, q: Columns) -> Floats:
+    """By how many factors of two the questions leave the measured range, summed over the columns. A
+    column that was never varied (the pack has no prefill behind a cached prefix) counts as half of one,
+    however far: its effect on FLOPs and bytes is known, and the distance says nothing."""
+    out = np.zeros(len(q["dtype"]))
+    for dtype, columns in measured.items():
+        of_dtype = q["dtype"] == dtype
+        for name, (least, most) in columns.items():
+            x = np.maximum(np.asarray(q[name], dtype=np.float64), 1.0)
+            beyond = np.maximum(np.log2(x / max(most, 1.0)), 0) + np.maximum(np.log2(max(least, 1.0) / x), 0)
+            if least == most:
+                beyond = np.where(beyond > 0, 0.5, 0.0)
+            out += np.where(of_dtype, beyond, 0.0)
+    return out
 
 
 def hardware_of(store: ProfileStore, operation: str) -> Hardware:

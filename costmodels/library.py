@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -15,12 +16,14 @@ import platformdirs
 import sklearn
 import yaml
 
+from costmodels.anchored import SIGMAS, AnchoredModel, ErrorSpace
+from costmodels.anchoring import Priors, priors
 from costmodels.estimates import COVERAGE, Estimates
 from costmodels.features import FAMILIES
 from costmodels.forest import SETTINGS, Forest, Memory
 from costmodels.kernels import (
+    ROOFLINE_SPREAD,
     STAND_IN_SPREAD,
-    STAND_INS,
     Fitted,
     KernelModel,
     deduplicated,
@@ -28,7 +31,9 @@ from costmodels.kernels import (
     hardware_of,
     load_rows,
 )
+from costmodels.overlay import Overlay, lay_over
 from costmodels.roofline import Columns, Hardware
+from costmodels.speakers import same_kernels, stand_ins
 from profiles.errors import DataError, UnknownName
 from profiles.hardware import Gpu, find_gpu
 from profiles.measurements import DTYPES
@@ -55,6 +60,18 @@ def cache_folder() -> Path:
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("shardwright"))
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """One operation: the pack's model, the same with measured rows laid over it where there are any, and whose rows
+    answer (by precision)."""
+
+    shipped: KernelModel
+    anchored: AnchoredModel | None
+    space: ErrorSpace
+    overlay: Overlay
+    speakers: dict[int, set[str]]
+
+
 class CostModel:
     """Predicts kernels of one GPU type under one serving framework.
 
@@ -64,6 +81,8 @@ class CostModel:
         store: the measurements; default the pack that ships.
         progress: called with a line of text before each slow preparation (fitting a forest takes seconds,
             once).
+        measured: stores that are laid over ``store``, the last on top: their rows of this GPU type answer exactly,
+            and correct the forests around them (:mod:`costmodels.anchored`).
     """
 
     def __init__(
@@ -72,21 +91,31 @@ class CostModel:
         framework: str = "vllm",
         store: ProfileStore | None = None,
         progress: Progress | None = None,
+        measured: Sequence[ProfileStore] = (),
     ) -> None:
-        if framework not in STAND_INS:
-            raise UnknownName("framework", framework, STAND_INS)
+        if framework not in stand_ins():
+            raise UnknownName("framework", framework, stand_ins())
         self.gpu = gpu
         self.framework = framework
         self.store = store or shipped_pack()
+        self.measured = tuple(measured)
         self._progress = progress or (lambda _: None)
-        self._kernels: dict[str, KernelModel] = {}
-        self._speakers: dict[str, dict[int, set[str]]] = {}  # operation -> precision -> frameworks whose rows answer
+        self._kernels: dict[str, _Loaded] = {}
         self._asked: dict[str, set[int]] = {}  # operation -> precisions that were asked for
+        self._siblings: dict[str, CostModel] = {}
+
+    def under(self, framework: str) -> CostModel:
+        """The same GPU type and measurements under another framework; kept."""
+        if framework == self.framework:
+            return self
+        if framework not in self._siblings:
+            self._siblings[framework] = CostModel(self.gpu, framework, self.store, self._progress, self.measured)
+        return self._siblings[framework]
 
     @cached_property
     def version(self) -> str:
-        """Identifies the predictions: model version and the hash of the measurements."""
-        return f"{MODEL_VERSION}+{self.store.manifest.content_hash[:12]}"
+        """Identifies the predictions: model version and the hashes of the measurements."""
+        return "+".join([MODEL_VERSION, *(s.manifest.content_hash[:12] for s in (self.store, *self.measured))])
 
     def estimate(self, operation: str, q: Columns) -> Estimates:
         """Latencies in µs of the questions ``q``: coded shape columns (see :mod:`costmodels.roofline`),
@@ -97,45 +126,84 @@ class CostModel:
         unique, back = deduplicated(operation, q)
         self._asked.setdefault(operation, set()).update(np.unique(unique["dtype"]).tolist())
         answers = self.kernel(operation).estimate(unique)
-        speakers = self._speakers[operation]
-        foreign = [dtype for dtype, names in speakers.items() if not names & {self.framework, "nccl"}]
+        foreign = [dtype for dtype in self._loaded(operation).speakers if not self._own(operation, dtype)]
         spread = np.where(np.isin(unique["dtype"], foreign), STAND_IN_SPREAD, 0.0)
         return answers.widened(spread).take(back)
 
-    def kernel(self, operation: str) -> KernelModel:
-        if operation not in self._kernels:
-            self._kernels[operation] = self._load(operation)
-        return self._kernels[operation]
+    def kernel(self, operation: str) -> KernelModel | AnchoredModel:
+        """What answers ``operation``."""
+        loaded = self._loaded(operation)
+        return loaded.anchored or loaded.shipped
+
+    def errors(self, operation: str) -> tuple[ErrorSpace, Priors]:
+        """Where the errors of the pack's own model of ``operation`` live, and what they look like before a row is
+        measured."""
+        loaded = self._loaded(operation)
+        return loaded.space, self._priors(operation, loaded.shipped.has_forest)
+
+    def overlay(self, operation: str) -> Overlay:
+        """The rows of the measured stores that speak for this framework on this GPU type, and those that do not."""
+        return self._loaded(operation).overlay
+
+    def _own(self, operation: str, dtype: int) -> set[str]:
+        """Whose rows of the framework's own kernels answer."""
+        names = self._loaded(operation).speakers.get(dtype, set())
+        return {name for name in names if same_kernels(self.framework, name, operation, DTYPES[dtype])}
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the measurements used so far: operations that another framework's
-        rows answer, and operations for which this GPU has no rows at all."""
+        rows answer, operations for which this GPU has no rows at all, and those that measured stores correct."""
         lines = []
         for operation, asked in sorted(self._asked.items()):
+            loaded = self._loaded(operation)
+            learnt = {} if loaded.anchored is None else {each.dtype: each for each in loaded.anchored.learnt}
             for dtype in sorted(asked):
-                speakers = self._speakers[operation].get(dtype, set())
+                speakers = loaded.speakers.get(dtype, set())
                 what = f"{operation} in {DTYPES[dtype]}"
                 if not speakers:
                     lines.append(f"{what}: no measurements of {self.gpu.name}; predicted from other GPUs")
-                elif others := sorted(speakers - {self.framework, "nccl"}):
+                elif others := sorted(speakers - self._own(operation, dtype)):
                     lines.append(f"{what}: measured under {' and '.join(others)}, standing in for {self.framework}")
+                if (each := learnt.get(DTYPES[dtype])) is not None:
+                    rows = "1 measured row is" if each.rows == 1 else f"{each.rows:,} measured rows are"
+                    lines.append(f"{what}: {rows} laid over the pack, {described_shift(each.shift)}")
         return tuple(lines)
 
-    def _load(self, operation: str) -> KernelModel:
+    def _loaded(self, operation: str) -> _Loaded:
+        if operation not in self._kernels:
+            self._kernels[operation] = self._load(operation)
+        return self._kernels[operation]
+
+    def _load(self, operation: str) -> _Loaded:
         hardware = hardware_of(self.store, operation)
         own = Hardware.of([self.gpu])
         rows = load_rows(self.store, operation, self.framework, own, gpu=self.gpu.name)
-        order = STAND_INS[self.framework]
-        dtypes = rows.columns["dtype"]
-        self._speakers[operation] = {
-            int(dtype): {order[origin] for origin in np.unique(rows.origin[dtypes == dtype])}
-            for dtype in np.unique(dtypes)
-        }
+        overlay = lay_over(self.measured, operation, self.framework, self.gpu.name, rows)
+        order = stand_ins()[self.framework]
+        speakers: dict[int, set[str]] = {}
+        for part in (rows, overlay.rows):
+            for dtype in np.unique(part.columns["dtype"]):
+                origins = np.unique(part.origin[part.columns["dtype"] == dtype])
+                speakers.setdefault(int(dtype), set()).update(order[origin] for origin in origins)
         fitted = self._fitted(operation, hardware) if hardware.names else None
-        vendors = {find_gpu(name).vendor for name in hardware.names}
-        spread = unseen_spreads()[operation] + (0.0 if self.gpu.vendor in vendors else FOREIGN_VENDOR_SPREAD)
-        return KernelModel(operation, fitted, rows, self.gpu, spread)
+        spread = unseen_spreads()[operation] + (FOREIGN_VENDOR_SPREAD if self._is_foreign(operation) else 0.0)
+        shipped = KernelModel(operation, fitted, rows, self.gpu, spread)
+        space = ErrorSpace(shipped, rows, self.framework)
+        anchored = None
+        if len(overlay):
+            anchored = AnchoredModel(shipped, space, overlay, self._priors(operation, shipped.has_forest))
+        return _Loaded(shipped, anchored, space, overlay, speakers)
+
+    def _priors(self, operation: str, has_forest: bool) -> Priors:
+        if not has_forest:
+            return priors(operation).widened(ROOFLINE_SPREAD / SIGMAS)
+        return priors(operation).widened(FOREIGN_VENDOR_SPREAD / SIGMAS if self._is_foreign(operation) else 0.0)
+
+    def _is_foreign(self, operation: str) -> bool:
+        """Whether no GPU of this vendor was measured."""
+        vendors = {find_gpu(name).vendor for name in self.store.values(operation, "gpu")}
+        return self.gpu.vendor not in vendors
 
     def _fitted(self, operation: str, hardware: Hardware) -> Fitted | None:
         """The forest of ``operation``, from the cache or fitted; None without rows that speak for the
@@ -161,6 +229,13 @@ class CostModel:
         question."""
         for operation in operations:
             self.kernel(operation)
+
+
+def described_shift(shift: float) -> str:
+    """How a machine compares with what was said of it; ``shift``: measured ÷ predicted − 1."""
+    if abs(shift) < 0.005:
+        return "which are as fast in the median as predicted without them"
+    return f"{abs(shift):.0%} {'slower' if shift > 0 else 'faster'} in the median than predicted without them"
 
 
 def unseen_spreads() -> dict[str, float]:

@@ -14,7 +14,6 @@ from costmodels.estimates import Estimates
 from costmodels.features import FAMILIES
 from costmodels.kernels import (
     MEASURED_NOISE,
-    STAND_INS,
     KernelModel,
     coded,
     deduplicated,
@@ -26,6 +25,7 @@ from costmodels.kernels import (
 from costmodels.library import CostModel, unseen_spreads
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from costmodels.roofline import Hardware, roofline_us
+from costmodels.speakers import stand_ins
 from profiles.errors import DataError, UnknownName
 from profiles.hardware import find_gpu
 from profiles.store import ProfileStore
@@ -224,7 +224,7 @@ def test_a_framework_speaks_for_itself_where_it_was_measured(tmp_path: Path) -> 
     assert len(loaded.gpu) == 2 * len(own)  # its own bf16, SGLang's fp8
     bf16 = loaded.columns["dtype"] == coded("gemm", own)["dtype"][0]
     assert np.all(loaded.origin[bf16] == 0)
-    assert np.all(loaded.origin[~bf16] == STAND_INS["vllm"].index("sglang"))
+    assert np.all(loaded.origin[~bf16] == stand_ins()["vllm"].index("sglang"))
     np.testing.assert_allclose(np.sort(loaded.latency_us[bf16]), np.sort(own["latency_us"]))
 
 

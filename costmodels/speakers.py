@@ -1,0 +1,38 @@
+"""Whose measured rows speak for a serving framework: its own, those of the same kernels, and stand-ins."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from profiles.errors import DataError
+
+
+@cache
+def _document() -> dict[str, Any]:
+    path = Path(__file__).parent / "speakers.yaml"
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        order = {framework: tuple(names) for framework, names in document["order"].items()}
+        same = frozenset(
+            (entry["speaker"], entry["operation"], dtype)
+            for entry in document["same_kernels"]
+            for dtype in entry["dtypes"]
+        )
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path.name}: cannot be read ({error!r})", "reinstall shardwright") from error
+    return {"order": order, "same": same}
+
+
+def stand_ins() -> dict[str, tuple[str, ...]]:
+    """By framework, whose rows speak for it: itself first, then stand-ins, the best first."""
+    orders: dict[str, tuple[str, ...]] = _document()["order"]
+    return orders
+
+
+def same_kernels(framework: str, speaker: str, operation: str, dtype: str) -> bool:
+    """Whether rows of ``speaker`` time the kernels that ``framework`` itself runs."""
+    return speaker == framework or (speaker, operation, dtype) in _document()["same"]
