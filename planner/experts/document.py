@@ -1,0 +1,224 @@
+"""The expert-placement document: what was asked, which expert is in which slot, what that is worth, and the proof.
+
+One versioned JSON document, validated on the way out and on the way in. Sizes are bytes, times microseconds. It holds
+no clock readings: same statistics, same request, same versions, same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Literal
+
+from pydantic import Field
+
+from planner.documents import Document
+from planner.pools import Cluster
+
+SCHEMA_VERSION: Literal["1.0"] = "1.0"
+KIND: Literal["shardwright-expert-placement"] = "shardwright-expert-placement"
+
+_NUMBERS = re.compile(r"\[\n\s+([-+.0-9eE,\s]+?)\n\s+\]")  # no string in JSON holds a line break
+
+Objective = Literal["balance", "traffic", "time"]
+
+
+class Window(Document):
+    """One recorded workload."""
+
+    name: str
+    tokens: float = Field(description="(token, expert) pairs, all layers together")
+    weight: float = Field(description="importance; all weights sum to 1")
+
+
+class Understood(Document):
+    """The request as it was understood, all defaults filled in."""
+
+    model: str
+    moe_layers: int
+    experts: int
+    top_k: int
+    weights_precision: str
+    framework: str
+    cluster: Cluster
+    slots_per_gpu: tuple[int, ...] = Field(description="copies that fit on each GPU, per layer")
+    redundant: int = Field(description="copies beyond one per expert, per layer")
+    objective: Objective
+    over_windows: Literal["mean", "worst"] = Field(description="how several windows count together")
+    groups: int | None = Field(description="groups of experts pinned to nodes; null: none")
+    balance_tolerance: float = Field(description="load that may be given up for fewer crossings, relative")
+    dispatch: Literal["home", "stay"] = Field(
+        description="home: tokens return to their sequence's GPU after each layer; stay: they go on from their expert"
+    )
+    windows: tuple[Window, ...]
+    holdout: tuple[Window, ...]
+    routes: str | None = Field(description="where token routes were read")
+    route_tokens: int | None
+    current: str | None = Field(description="the placement that runs now; null: the engine's default")
+    max_moves: int | None = Field(description="copies that may move from there; null: any number")
+    lost_gpus: tuple[int, ...] = Field(description="ranks of the current placement that are gone")
+    seed: int
+
+
+# ------------------------------------------------------------------ decision
+
+
+class GpuSlots(Document):
+    """One GPU of the expert-parallel group, in the order of ranks. Slots are numbered GPU by GPU."""
+
+    rank: int
+    pool: str
+    node: int
+    gpu: int = Field(description="index within its node")
+    slots: int
+    speed: float = Field(description="relative, 1 on average")
+
+
+class MovePoint(Document):
+    """What some number of moved copies reaches."""
+
+    copies: int
+    slowest: float = Field(description="slowest GPU's load ÷ the mean, over layers and windows")
+
+
+class Moves(Document):
+    """From the current placement to this one."""
+
+    copies: int = Field(description="experts that reach a GPU which did not hold them, all layers together")
+    needed: int = Field(description="of which for experts that had no copy left")
+    bytes: float = Field(description="weights that are transferred")
+    bytes_into_busiest_gpu: float
+    seconds: float = Field(description="of transfer, all GPUs at once, over the fabric where nodes differ")
+    pays_back_after_steps: float | None = Field(
+        description="engine steps at the first batch size after which the move has paid for itself; null: never"
+    )
+    frontier: tuple[MovePoint, ...] = Field(description="what fewer or more moved copies would reach")
+
+
+class Decision(Document):
+    gpus: tuple[GpuSlots, ...]
+    layer_index: tuple[int, ...] = Field(description="index in the model of each MoE layer")
+    physical_to_logical_map: tuple[tuple[int, ...], ...] = Field(description="[layers][slots]: expert in each slot")
+    copy_bytes: float = Field(description="weights of one copy of one expert in one layer")
+    expert_bytes_per_gpu: float = Field(description="on the GPU with most slots, all layers")
+    redundant_bytes_per_gpu: float = Field(description="of which beyond one copy per expert, mean over the GPUs")
+    moves: Moves | None
+
+
+# ------------------------------------------------------------------ prediction
+
+
+class Microseconds(Document):
+    """80 % of true values are expected between ``low`` and ``high``."""
+
+    value: float
+    low: float
+    high: float
+
+
+class LayerTime(Document):
+    """Mean time of one MoE layer: all GPUs wait for the slowest."""
+
+    experts_us: Microseconds = Field(description="grouped products of the slowest GPU")
+    exchange_us: Microseconds = Field(description="dispatch and combine over the slower of the links used")
+    total_us: float
+
+
+class StepTime(Document):
+    """At one batch size."""
+
+    name: str
+    tokens_per_gpu: int
+    before: LayerTime
+    after: LayerTime
+    speedup: float = Field(description="of the layer's experts and exchange together: before ÷ after")
+    speedup_experts: float
+    speedup_exchange: float
+
+
+# ------------------------------------------------------------------ proof
+
+
+class WindowBalance(Document):
+    """Mean ÷ slowest GPU's load, averaged over the layers."""
+
+    name: str
+    before: float
+    greedy: float | None = Field(
+        description="of greedy replication and packing (EPLB's way) on the windows' average; null: unequal GPUs"
+    )
+    after: float
+    bound: float | None = Field(description="no placement on these slots exceeds it; null for held-out windows")
+
+
+class LayerProof(Document):
+    """One MoE layer: load of the slowest GPU ÷ the mean, over the windows."""
+
+    layer: int
+    before: float
+    after: float
+    bound: float = Field(description="no placement on these slots is below it")
+    gap: float = Field(description="1 − bound ÷ after")
+    gpu_load: tuple[float, ...] = Field(description="of each GPU, relative to the mean, averaged over the windows")
+
+
+class Traffic(Document):
+    """Shares of the recorded transitions between consecutive MoE layers, all layers together."""
+
+    transitions: float
+    between_gpus_before: float
+    between_gpus_after: float
+    between_gpus_bound: float = Field(description="no placement at least as balanced has a smaller share")
+    between_domains_before: float
+    between_domains_after: float
+    cost_before: float = Field(description="mean distance: 0 on a GPU, 1 between domains, in between by link speed")
+    cost_after: float
+    cost_bound: float
+    exact: bool = Field(description="whether after is the proven optimum of the cost within the load limit")
+    heldout_before: float = Field(description="between GPUs, on the half of the tokens that was not fitted on")
+    heldout_after: float = Field(description="the same, of the placement fitted on the other half")
+
+
+class Proof(Document):
+    balancedness_before: float = Field(description="mean ÷ slowest GPU's load, over layers and windows")
+    balancedness_after: float
+    balancedness_bound: float
+    gap: float = Field(description="mean over the layers")
+    windows: tuple[WindowBalance, ...]
+    holdout: tuple[WindowBalance, ...]
+    layers: tuple[LayerProof, ...]
+    traffic: Traffic | None
+
+
+class Provenance(Document):
+    package: str
+    package_version: str
+    cost_model_version: str | None
+    statistics_hash: str = Field(description="SHA-256 of the counts and transitions used")
+    notes: tuple[str, ...]
+
+
+class ExpertPlacement(Document):
+    """The whole document."""
+
+    kind: Literal["shardwright-expert-placement"] = KIND
+    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    request: Understood
+    decision: Decision
+    prediction: tuple[StepTime, ...]
+    proof: Proof
+    provenance: Provenance
+
+    def to_json(self) -> str:
+        """The document as text: indented, with each row of numbers on one line; a newline at the end."""
+        text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+        return _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the document."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:shardwright:experts:{SCHEMA_VERSION}",
+        **ExpertPlacement.model_json_schema(mode="serialization"),
+    }
