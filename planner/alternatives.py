@@ -10,7 +10,7 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from planner import plans
 from planner.evaluation import Points, Search, percentile_ms
-from planner.fleet import FleetChoice
+from planner.options import Option
 from planner.requests import Bound, PlanRequest, Pool
 
 RANKED = 8
@@ -36,10 +36,11 @@ def engines_that_fit(pool: Pool, gpus: int) -> int:
     return 0
 
 
-def alternatives(
-    request: PlanRequest, searches: list[Search], choice: FleetChoice, chosen: set[tuple[int, ...]]
-) -> plans.Alternatives:
-    """Ranked alternatives (chosen layouts left out) and the Pareto frontier."""
+def alternatives(request: PlanRequest, best: Option, chosen: set[tuple[int, ...]]) -> plans.Alternatives:
+    """Ranked alternatives in the precision of the ``best`` option, aggregated engines all of them, and the Pareto
+    frontier. Chosen layouts are left out."""
+    searches, choice = best.searches, best.choice
+    assert choice is not None
     assert choice.solution.objective is not None
     objective = choice.solution.objective
     ranked = [
@@ -104,17 +105,18 @@ def _alternative(
 
 def _point(request: PlanRequest, points: Points, i: int) -> dict[str, Any]:
     """The fields of :class:`planner.plans.OperatingPoint`."""
+    concurrency, several = float(points.concurrency[i]), request.workload.osl > 1
     return {
         "pool": points.job.pool.name,
         "layout": points.layout(i),
         "gpus_per_engine": int(points.layouts.gpus[i]),
         "max_tokens_per_step": int(points.budget[i]),
-        "concurrency": int(points.concurrency[i]),
+        "concurrency": int(concurrency) if concurrency.is_integer() else concurrency,
         "engine_rate_rps": float(points.steady.rate_rps.value[i]),
         "output_tokens_per_s_per_gpu": float(points.output_tokens_per_gpu_s[i]),
-        "output_tokens_per_s_per_user": 1e6 / float(points.steady.tpot_us.value[i]),
+        "output_tokens_per_s_per_user": 1e6 / float(points.steady.tpot_us.value[i]) if several else None,
         "ttft_ms": float(percentile_ms(points.steady, _bound(request, "ttft"))[i]),
-        "tpot_ms": float(percentile_ms(points.steady, _bound(request, "tpot"))[i]),
+        "tpot_ms": float(percentile_ms(points.steady, _bound(request, "tpot"))[i]) if several else None,
         "meets_slo": bool(points.within[i]),
     }
 
@@ -131,7 +133,9 @@ def _pareto(request: PlanRequest, searches: list[Search]) -> list[plans.Operatin
     every: list[tuple[float, float, Points, int]] = []
     for points in (s.coarse for s in searches):
         if points is not None:
-            speed, throughput = 1e6 / points.steady.tpot_us.value, points.output_tokens_per_gpu_s
+            # Where one token is all there is, its speed is what a user sees.
+            time = points.steady.tpot_us if request.workload.osl > 1 else points.steady.ttft_us
+            speed, throughput = 1e6 / time.value, points.output_tokens_per_gpu_s
             every += [
                 (float(speed[i]), float(throughput[i]), points, i)
                 for i in np.flatnonzero(points.steady.stable).tolist()

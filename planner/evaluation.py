@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.architecture import Architecture
 from costmodels.communication import Network
-from costmodels.estimates import COVERAGE, Floats, Ints
+from costmodels.estimates import COVERAGE, Estimates, Floats, Ints
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
 from costmodels.memory import Memory, kv_bytes_per_sequence, memory
 from costmodels.precision import Precision
+from costmodels.serving.drafting import Drafting
 from costmodels.serving.frameworks import Framework
 from costmodels.serving.steady import Steady, steady_state
 from planner.layouts import Rejected, Restrictions, layout_at, legal_layouts
 from planner.plans import Layout
 from planner.requests import Bound, Pool, Slo, Workload
 
+BELOW_ONE = 2.0 ** -np.arange(10, 0, -1)
+"""Mean concurrencies of engines that prefill keeps busy: most of the time nobody decodes."""
+
 GRID = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024])
 """Concurrencies tried first; the best one's neighbourhood is then searched more finely."""
+
+LADDER = np.concatenate([BELOW_ONE, GRID])
+
+PREFILL_BOUND = 0.25
+"""Share of steps with a chunk, while one sequence decodes, from which concurrencies below one are tried too."""
 
 REFINEMENTS = 7
 """Concurrencies tried between the best of the grid and the next."""
@@ -51,6 +62,11 @@ class Job:
     slo: Slo
     confidence: float
 
+    @property
+    def drafting(self) -> Drafting | None:
+        speculation = self.workload.speculation
+        return None if speculation is None else Drafting(**speculation.model_dump())
+
 
 @dataclass(frozen=True)
 class Points:
@@ -58,7 +74,7 @@ class Points:
 
     Attributes:
         budget: most tokens in one step.
-        concurrency: decoding sequences per attention rank.
+        concurrency: decoding sequences per attention rank, on average.
         most: sequences per attention rank that memory and framework allow.
         within: whether every bound of the SLO holds.
     """
@@ -66,10 +82,22 @@ class Points:
     job: Job
     layouts: Layouts
     budget: Ints
-    concurrency: Ints
+    concurrency: Floats
     most: Ints
     steady: Steady
     within: NDArray[np.bool_]
+
+    def take(self, index: Ints) -> Points:
+        """The points ``index`` (k,)."""
+        return Points(
+            self.job,
+            self.layouts.take(index),
+            self.budget[index],
+            self.concurrency[index],
+            self.most[index],
+            self.steady.take(index),
+            self.within[index],
+        )
 
     def __len__(self) -> int:
         return len(self.budget)
@@ -87,7 +115,23 @@ class Points:
         return self.steady.rate_rps.value * self.job.workload.osl / self.layouts.gpus
 
 
-def percentile_ms(steady: Steady, bound: Bound, confidence: float = 0.5) -> Floats:
+class Served(Protocol):
+    """What requests see, over ``n`` operating points: :class:`Steady` and :class:`Joint`."""
+
+    @property
+    def ttft_us(self) -> Estimates: ...
+    @property
+    def tpot_us(self) -> Estimates: ...
+    @property
+    def e2e_us(self) -> Estimates: ...
+    @property
+    def ttft_parts_us(self) -> dict[str, Floats]: ...
+    def ttft_percentile_us(self, p: float) -> Floats: ...
+    def tpot_percentile_us(self, p: float) -> Floats: ...
+    def e2e_percentile_us(self, p: float) -> Floats: ...
+
+
+def percentile_ms(steady: Served, bound: Bound, confidence: float = 0.5) -> Floats:
     """The bounded quantity at its percentile, ms, shape [n]: a value that the truth stays below with probability
     ``confidence``, the prediction taken as lognormal with its 80 % interval."""
     p = bound.percentile / 100
@@ -96,13 +140,20 @@ def percentile_ms(steady: Steady, bound: Bound, confidence: float = 0.5) -> Floa
         "tpot": (steady.tpot_percentile_us, steady.tpot_us),
         "e2e": (steady.e2e_percentile_us, steady.e2e_us),
     }[bound.metric]
+    return at_confidence(quantile(p), mean, confidence)
+
+
+def at_confidence(quantile_us: Floats, mean: Estimates, confidence: float) -> Floats:
+    """``quantile_us`` in ms, moved to where the truth is with probability ``confidence`` at most, [n]: lognormal, with
+    the relative interval of its ``mean``."""
     z = NormalDist().inv_cdf(confidence) / NormalDist().inv_cdf(0.5 + COVERAGE / 2)
-    side = mean.high / mean.value if z > 0 else mean.value / np.maximum(mean.low, 1e-9)
-    at_confidence: Floats = quantile(p) / 1e3 * side**z
-    return at_confidence
+    end = mean.high if z > 0 else mean.value
+    side = end / np.maximum(mean.value if z > 0 else mean.low, 1e-9)
+    moved: Floats = quantile_us / 1e3 * side**z
+    return moved
 
 
-def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Ints, most: Ints) -> Points:
+def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Floats, most: Ints) -> Points:
     """Predicts the given operating points."""
     steady = steady_state(
         job.model,
@@ -116,6 +167,8 @@ def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Ints, most: I
         job.workload.isl,
         job.workload.osl,
         job.workload.routing,
+        cached_tokens=job.workload.cached_tokens,
+        drafting=job.drafting,
     )
     within = steady.stable.copy()
     for bound in job.slo.bounds:
@@ -124,6 +177,7 @@ def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Ints, most: I
 
 
 def layout_memory(job: Job, layouts: Layouts, budget: Ints) -> Memory:
+    """Where the memory of each layout's fullest GPU goes, with steps of at most ``budget`` (n,) tokens."""
     return memory(
         job.model,
         job.precision,
@@ -135,9 +189,9 @@ def layout_memory(job: Job, layouts: Layouts, budget: Ints) -> Memory:
     )
 
 
-def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints) -> Ints:
-    """Sequences of full length whose KV cache fits, per attention rank."""
-    tokens = job.workload.isl + job.workload.osl
+def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, tokens: int | None = None) -> Ints:
+    """Sequences of ``tokens`` tokens (default: of full length) whose KV cache fits, per attention rank."""
+    tokens = job.workload.isl + job.workload.osl if tokens is None else tokens
     per_sequence = kv_bytes_per_sequence(job.model, job.precision, layouts, tokens)
     return np.minimum(layout_memory(job, layouts, budget).sequences(per_sequence), job.framework.max_sequences)
 
@@ -146,9 +200,11 @@ def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints) -> Ints:
 class Search:
     """All that was tried on one pool. ``coarse`` is the grid (None: nothing fits), ``fine`` what of it is within the
     SLO with a finer search around the highest rate of each layout and batch limit (None: nothing is). Of the ``legal``
-    layouts, ``prefill_bound`` are busy with prefill before one sequence decodes: they have no operating point."""
+    layouts, ``prefill_bound`` cannot keep up with prefill at any concurrency tried: they have no operating point.
+    ``layouts``: those that the rules allow, memory aside."""
 
     job: Job
+    layouts: Layouts
     considered: int
     legal: int
     prefill_bound: int
@@ -173,17 +229,28 @@ def search(job: Job, allowed: Restrictions) -> Search:
         no_cache = np.setdiff1d(too_big, no_room)
         rejected += _memory_rejections(job, layouts, no_room, no_cache)
     # Points: every (layout, budget) with every concurrency that fits.
-    rows, columns = np.nonzero((residents(GRID)[None, :] <= most[:, None]) & enough[:, None])
+    tried = (residents(LADDER)[None, :] <= most[:, None]) & enough[:, None]
+    tried[:, : len(BELOW_ONE)] &= _prefill_bound(job, paired, budget)[:, None]
+    rows, columns = np.nonzero(tried)
     # A budget that cannot hold the decodes of a step leaves nothing for prompts.
-    usable = -(-GRID[columns] // paired.pp[rows]) < budget[rows]
+    queries = job.drafting.queries if job.drafting else 1
+    usable = np.ceil(LADDER[columns] / paired.pp[rows]) * queries < budget[rows]
     rows, columns = rows[usable], columns[usable]
     legal = len(np.unique(which[enough]))
     if not len(rows):
-        return Search(job, considered, legal, 0, rejected, None, None)
-    coarse = predict(job, paired.take(rows), budget[rows], GRID[columns], most[rows])
+        return Search(job, layouts, considered, legal, 0, rejected, None, None)
+    coarse = predict(job, paired.take(rows), budget[rows], LADDER[columns], most[rows])
     fine = _refine(job, paired, budget, most, rows, columns, coarse)
     prefill_bound = legal - len(np.unique(which[rows[coarse.steady.stable]]))
-    return Search(job, considered, legal, prefill_bound, rejected, coarse, fine)
+    return Search(job, layouts, considered, legal, prefill_bound, rejected, coarse, fine)
+
+
+def _prefill_bound(job: Job, layouts: Layouts, budget: Ints) -> NDArray[np.bool_]:
+    """Which engines are so busy with prefill while one sequence decodes that fewer than one is worth a try, [n]."""
+    work = job.workload
+    steps = max((work.osl - 1) / (job.drafting.tokens_per_step if job.drafting else 1), 1)
+    chunks = np.maximum((work.isl - work.cached_tokens) / budget, 1.0)
+    return np.asarray(chunks / (steps * layouts.pp) > PREFILL_BOUND)
 
 
 def _memory_rejections(job: Job, layouts: Layouts, no_room: Ints, no_cache: Ints) -> list[Rejected]:
@@ -209,27 +276,56 @@ def _refine(
     rate = coarse.steady.rate_rps.value
     order = inside[np.argsort(rate[inside], kind="stable")]
     best_of: dict[int, int] = {int(rows[i]): int(i) for i in order}  # the last, highest rate, wins
-    extra_rows, extra_concurrency = [], []
+    extra_rows: list[int] = []
+    extra_concurrency: list[float] = []
     for row, point in sorted(best_of.items()):
         here = int(columns[point])
-        low = int(GRID[here])
-        high = int(GRID[here + 1]) if here + 1 < len(GRID) else low
-        for value in np.unique(np.linspace(low, high, REFINEMENTS + 2).astype(np.int64)):
+        low = float(LADDER[here])
+        high = float(LADDER[here + 1]) if here + 1 < len(LADDER) else low
+        finer = np.linspace(low, high, REFINEMENTS + 2)
+        for value in np.unique(finer if high <= 1 else np.floor(finer)).tolist():
             if low < value < high and residents(value) <= most[row]:
                 extra_rows.append(row)
-                extra_concurrency.append(int(value))
+                extra_concurrency.append(value)
     take_rows = np.concatenate([rows[inside], np.array(extra_rows, dtype=np.int64)])
-    take_concurrency = np.concatenate([GRID[columns[inside]], np.array(extra_concurrency, dtype=np.int64)])
+    take_concurrency = np.concatenate([LADDER[columns[inside]], np.array(extra_concurrency)])
     return predict(job, paired.take(take_rows), budget[take_rows], take_concurrency, most[take_rows])
 
 
 def at_load(points: Points, i: int, load_rps: float) -> Points:
     """The single operating point of engine ``i`` of ``points`` when it is offered ``load_rps``: the least concurrency
     within the SLO that carries it."""
-    concurrency = np.arange(1, int(points.concurrency[i]) + 1)
-    index = np.full(len(concurrency), i)
-    all_points = predict(points.job, points.layouts.take(index), points.budget[index], concurrency, points.most[index])
-    enough = np.flatnonzero(all_points.within & (all_points.steady.rate_rps.value >= load_rps * (1 - 1e-9)))
-    chosen = concurrency[enough[0]] if len(enough) else concurrency[-1]
-    one = np.array([i])
-    return predict(points.job, points.layouts.take(one), points.budget[one], np.array([chosen]), points.most[one])
+
+    def tried(concurrency: Floats) -> tuple[Points, NDArray[np.bool_]]:
+        index = np.full(len(concurrency), i)
+        every = predict(points.job, points.layouts.take(index), points.budget[index], concurrency, points.most[index])
+        return every, every.within & (every.steady.rate_rps.value >= load_rps * (1 - 1e-9))
+
+    return least_concurrency(float(points.concurrency[i]), tried)
+
+
+P = TypeVar("P", bound="Taken")
+
+
+class Taken(Protocol):
+    """Arrays of points, of which some can be taken."""
+
+    def take(self: P, index: Ints) -> P: ...
+
+
+def least_concurrency(most: float, tried: Callable[[Floats], tuple[P, NDArray[np.bool_]]]) -> P:
+    """The single point of least concurrency, ``most`` at most, that is good enough, or that of ``most``.
+
+    Args:
+        tried: the points of several concurrencies, and which of them are good enough; whatever has more is, too.
+    """
+    asked = np.append(LADDER[most > LADDER], most)
+    while True:
+        points, good = tried(asked)
+        best = int(np.argmax(good)) if good.any() else len(asked) - 1
+        below, here = (asked[best - 1] if best else 0.0), asked[best]
+        between = np.unique(np.floor(np.linspace(below, here, 18)))
+        between = between[(between > below) & (between < here)]
+        if not good.any() or not len(between):
+            return points.take(np.array([best]))
+        asked = np.append(between, here)

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from planner.solvers import Bools, Floats, Ints, Row
 from profiles.errors import InputError
+
+AGGREGATED, PREFILL, DECODE = range(3)
 
 Piece = tuple[int, tuple[int, ...]]
 """(node index in the pool, GPU indices in that node)."""
@@ -65,11 +68,13 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """``n`` kinds of engine that meet the SLO, as arrays (n,). Later: a role and a load class per candidate.
+    """``n`` kinds of engine that meet the SLO, as arrays (n,).
 
     pool: index into the pools. gpus: GPUs of one engine. block: GPUs that must sit inside one node together
     (divides gpus). capacity_rps: the highest rate one engine carries within the SLO, > 0. latency_ms: what
-    ``latency`` minimises, ≥ 0. Raises InputError naming the first candidate and field that is wrong.
+    ``latency`` minimises, ≥ 0; of a role, its part of a request. role: :data:`AGGREGATED`, or
+    :data:`PREFILL` and :data:`DECODE` (never one of these beside the first: a plan serves all its requests in
+    one way); None: all aggregated. Raises InputError naming the first candidate and field that is wrong.
     """
 
     pool: Ints
@@ -77,9 +82,27 @@ class Candidates:
     block: Ints
     capacity_rps: Floats
     latency_ms: Floats
+    role: Ints | None = None
+
+    @property
+    def roles(self) -> Ints:
+        """(n,) role of each candidate."""
+        return np.zeros(len(self.pool), np.int64) if self.role is None else self.role
+
+    @property
+    def needed(self) -> tuple[int, ...]:
+        """The roles that a fleet must have engines of."""
+        return (AGGREGATED,) if (self.roles == AGGREGATED).all() else (PREFILL, DECODE)
+
+    def take(self, index: Ints) -> Candidates:
+        """The candidates ``index`` (k,)."""
+        columns: Any = {name: getattr(self, name)[index] for name in self.COLUMNS}
+        return Candidates(**columns, role=self.roles[index])
+
+    COLUMNS: ClassVar = ("pool", "gpus", "block", "capacity_rps", "latency_ms")
 
     def __post_init__(self) -> None:
-        columns = {name: getattr(self, name) for name in ("pool", "gpus", "block", "capacity_rps", "latency_ms")}
+        columns = {name: getattr(self, name) for name in self.COLUMNS} | {"role": self.roles}
         if len({column.shape for column in columns.values()}) != 1 or self.pool.ndim != 1:
             shapes = ", ".join(f"{name} {column.shape}" for name, column in columns.items())
             raise InputError(f"candidates: {shapes}", "give one value per candidate in every column")
@@ -98,6 +121,13 @@ class Candidates:
                 np.isfinite(self.latency_ms) & (self.latency_ms >= 0),
                 "give milliseconds, 0 or more",
             )
+        if self.role is not None:
+            self.require("role", np.isin(self.role, (AGGREGATED, PREFILL, DECODE)), "0 to 2: see Candidates")
+            if len(set((self.role == AGGREGATED).tolist())) > 1:
+                raise InputError(
+                    "candidates: some are aggregated, others prefill or decode",
+                    "choose among the aggregated and among the others, and compare the two",
+                )
 
     def require(self, column: str, good: Bools, hint: str) -> None:
         if not good.all():
@@ -149,17 +179,18 @@ def hosted(pools: Sequence[Pool], candidates: Candidates, unlimited: frozenset[i
 
 
 def undominated(pools: Sequence[Pool], candidates: Candidates, among: Ints, by_latency: bool) -> Ints:
-    """``among`` (k,) without those that another replaces one for one: same pool and pieces, no less capacity,
-    no more latency.
+    """``among`` (k,) without those that another replaces one for one: same pool, pieces and role, no less
+    capacity, no more latency.
 
     Unless ``by_latency``, more capacity alone is enough; of equals the faster, then the first stays. Exact:
     the replacement changes no pool's packing and no price.
     """
     capacity, latency = candidates.capacity_rps[among], candidates.latency_ms[among]
-    fastest: dict[tuple[int, tuple[int, ...] | None], float] = {}
+    fastest: dict[tuple[int, int, tuple[int, ...] | None], float] = {}
     kept = []
     for v in among[np.lexsort((among, latency, -capacity))].tolist():
-        key, own = (int(candidates.pool[v]), candidates.cut(pools, v)), float(candidates.latency_ms[v])
+        key = (int(candidates.pool[v]), int(candidates.roles[v]), candidates.cut(pools, v))
+        own = float(candidates.latency_ms[v])
         if key not in fastest or (by_latency and own < fastest[key]):
             fastest[key] = own
             kept.append(v)

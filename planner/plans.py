@@ -14,11 +14,22 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from costmodels.origins import How
 from planner.documents import shown, strict_json
+from planner.predicted import (
+    Effect,
+    GroupPrediction,
+    Interval,
+    KvTransfer,
+    Latency,
+    MemoryParts,
+    Prediction,
+    Role,
+    SloCheck,
+)
 from planner.requests import (
     Bound,
     Cluster,
+    Disaggregation,
     Document,
     FrameworkName,
     Objective,
@@ -29,24 +40,10 @@ from planner.requests import (
 )
 from profiles.errors import DataError, InputError
 
-SCHEMA_VERSION: Literal["1.0"] = "1.0"
+SCHEMA_VERSION: Literal["1.1"] = "1.1"
 
-
-class Interval(Document):
-    """A predicted quantity: 80 % of true values are expected between ``low`` and ``high``."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Latency(Document):
-    """One latency metric over requests, ms."""
-
-    mean: Interval
-    p50: Interval
-    p90: Interval
-    p99: Interval
+ADDED_TO = ("1.0",)
+"""Older versions that read as they are: whatever a later one added has a default that says what was so."""
 
 
 # ------------------------------------------------------------------ request
@@ -73,6 +70,9 @@ class RequestUnderstood(Document):
     max_engine_gpus: int | None
     tp_across_nodes: bool
     time_limit_s: float
+    disaggregation: Disaggregation = Field(default="never", description="plans of schema 1.0 are aggregated")
+    weights_precisions: tuple[str, ...] = Field(default=(), description="allowed; empty in plans of schema 1.0")
+    kv_precisions: tuple[str, ...] = Field(default=(), description="allowed; empty in plans of schema 1.0")
 
 
 # ------------------------------------------------------------------ decision
@@ -123,7 +123,9 @@ class Replica(Document):
     """One running engine."""
 
     id: str
-    weight: float = Field(description="share of the requests that the gateway sends here; all weights sum to 1")
+    weight: float = Field(
+        description="share of the requests that the gateway sends here; those of all engines of a role sum to 1"
+    )
     ranks: tuple[Rank, ...]
 
 
@@ -141,7 +143,7 @@ class EngineGroup(Document):
     """Engines that are alike."""
 
     id: str
-    role: Literal["aggregated", "prefill", "decode"]
+    role: Role
     pool: str
     gpu: str
     layout: Layout
@@ -160,71 +162,6 @@ class Decision(Document):
     usd_per_hour: float | None = Field(description="of the GPUs used; null where a price is not known")
 
 
-# ------------------------------------------------------------------ prediction
-
-
-class SloCheck(Document):
-    """One promise against its prediction."""
-
-    metric: str
-    percentile: float
-    limit_ms: float
-    predicted: Interval
-    margin: float = Field(description="(limit − predicted) ÷ limit")
-    confidence: float = Field(description="probability that it holds, given the prediction's uncertainty")
-
-
-class MemoryParts(Document):
-    """Bytes on the fullest GPU of an engine, by part."""
-
-    weights_bytes: float
-    kv_cache_bytes: float
-    activation_bytes: float
-    cuda_graph_bytes: float
-    communication_bytes: float
-    context_bytes: float
-    reserve_bytes: float
-    unused_bytes: float = Field(description="outside the memory fraction that the engine may use")
-    total_bytes: float
-    kv_tokens: int = Field(description="tokens of KV cache that fit, per attention replica, at the request's length")
-
-
-class GroupPrediction(Document):
-    """What one engine of a group does under its share of the load."""
-
-    engine: str = Field(description="id of the engine group")
-    rate_rps: Interval = Field(description="requests per second that one engine can carry within the SLO")
-    load_rps: float = Field(description="requests per second that the plan sends to one engine")
-    concurrency: int = Field(description="decoding sequences per attention replica at that load")
-    ttft_ms: Latency
-    tpot_ms: Latency
-    e2e_ms: Latency
-    step_ms_by_part: dict[str, float] = Field(description="a decode step's time by cause")
-    prefill_busy: float = Field(description="share of time that prefill is busy")
-    memory: MemoryParts
-    power_watts: Interval = Field(description="of one GPU")
-    how: How = Field(description="weakest origin of the kernels' times")
-    inside_measured_range: bool
-
-
-class Prediction(Document):
-    """Of the whole plan. Latencies are those of the slowest engine group."""
-
-    ttft_ms: Latency
-    tpot_ms: Latency
-    e2e_ms: Latency
-    request_rate_rps: Interval = Field(description="requests per second served within the SLO")
-    output_tokens_per_s: Interval
-    output_tokens_per_s_per_gpu: Interval
-    output_tokens_per_s_per_user: Interval
-    utilisation: float = Field(description="load ÷ capacity")
-    power_watts: Interval = Field(description="of all GPUs used")
-    joules_per_output_token: Interval
-    usd_per_million_output_tokens: Interval | None
-    slo: tuple[SloCheck, ...]
-    engines: tuple[GroupPrediction, ...]
-
-
 # ------------------------------------------------------------------ proof
 
 
@@ -234,6 +171,23 @@ class Rejection(Document):
     reason: str
     count: int
     example: str
+
+
+class Compared(Document):
+    """One way to serve, at its best: engines that do everything or apart by role, in one precision. All ways are
+    judged by the same SLO, load, pools and objective."""
+
+    serving: Literal["aggregated", "disaggregated"]
+    weights_precision: str
+    kv_precision: str
+    chosen: bool
+    objective_value: float | None = Field(description="in the unit of the proof; null: no plan this way")
+    loses_by: float | None = Field(description="how much worse than the chosen one, relative; 0 for that one")
+    gpus: int | None = Field(description="GPUs used")
+    reason: str | None = Field(description="why there is no plan this way, or why a better one was not taken")
+    weights_bytes: float = Field(description="of the whole model")
+    kv_bytes_per_token: float = Field(description="of the whole model, for a sequence of the workload's length")
+    accuracy: str = Field(description="what is published of the precision's cost in accuracy, with its source")
 
 
 class Proof(Document):
@@ -248,11 +202,16 @@ class Proof(Document):
     gap: float = Field(description="|bound − objective| ÷ the larger of the two")
     layouts_considered: int
     layouts_legal: int
-    operating_points: int = Field(description="layouts × batch limits × concurrencies predicted")
+    operating_points: int = Field(
+        description="layouts × batch limits × concurrencies predicted in the plan's precision, of aggregated engines"
+    )
     operating_points_within_slo: int
-    candidates: int = Field(description="what the solver chose from")
+    candidates: int = Field(description="what the solver chose from, in all ways to serve")
     rejected: tuple[Rejection, ...]
     binding_constraint: str
+    compared: tuple[Compared, ...] = Field(
+        default=(), description="every way to serve that was tried, best first; empty in plans of schema 1.0"
+    )
 
 
 class OperatingPoint(Document):
@@ -262,12 +221,12 @@ class OperatingPoint(Document):
     layout: Layout
     gpus_per_engine: int
     max_tokens_per_step: int
-    concurrency: int = Field(description="decoding sequences per attention replica")
+    concurrency: int | float = Field(description="decoding sequences per attention replica, on average")
     engine_rate_rps: float = Field(description="requests per second of one engine")
     output_tokens_per_s_per_gpu: float
-    output_tokens_per_s_per_user: float
+    output_tokens_per_s_per_user: float | None = Field(description="null: requests of one output token")
     ttft_ms: float = Field(description="at the SLO's percentile, else p90")
-    tpot_ms: float = Field(description="at the SLO's percentile, else p90")
+    tpot_ms: float | None = Field(description="at the SLO's percentile, else p90; null: requests of one output token")
     meets_slo: bool
 
 
@@ -289,6 +248,15 @@ class Alternatives(Document):
     )
 
 
+class MeasuredStore(Document):
+    """A profile store that was laid over the pack."""
+
+    name: str
+    version: str
+    hash: str
+    rows: int = Field(description="of the GPU types of the plan's pools, all operations")
+
+
 class Provenance(Document):
     package: str
     package_version: str
@@ -297,13 +265,16 @@ class Provenance(Document):
     pack_version: str
     pack_hash: str
     attribution: str
+    measured: tuple[MeasuredStore, ...] = Field(
+        default=(), description="stores laid over the pack, the last on top; plans of schema 1.0 have none"
+    )
     notes: tuple[str, ...] = Field(description="what the reader should know of the measurements and assumptions")
 
 
 class Plan(Document):
     """The whole document."""
 
-    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    schema_version: Literal["1.1"] = SCHEMA_VERSION
     request: RequestUnderstood
     decision: Decision
     prediction: Prediction
@@ -317,7 +288,7 @@ class Plan(Document):
 
 
 def parse_plan(text: str, where: str = "plan") -> Plan:
-    """A plan from its JSON.
+    """A plan from its JSON. One of an older schema becomes one of today's.
 
     Raises:
         InputError: not JSON, not a plan, of another schema version, or refused by the schema.
@@ -330,11 +301,14 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
     if not isinstance(document, Mapping) or "schema_version" not in document:
         raise InputError(f"{where}: schema_version is missing", written)
     version = document["schema_version"]
-    if version != SCHEMA_VERSION:
+    known = ", ".join((*ADDED_TO, SCHEMA_VERSION))
+    if version not in (*ADDED_TO, SCHEMA_VERSION):
         raise InputError(
             f"{where}: schema_version {shown(version)} is not one that this program reads",
-            f"it reads {SCHEMA_VERSION}; use the shardwright that wrote the plan, or a newer one",
+            f"it reads {known}; use the shardwright that wrote it, or a newer one",
         )
+    if version != SCHEMA_VERSION:
+        text = json.dumps({**document, "schema_version": SCHEMA_VERSION})
     try:
         # Strictly: "8" is not 8, and true is not 1. (From Python objects, strict would refuse lists for tuples.)
         return Plan.model_validate_json(text, strict=True)
@@ -379,4 +353,37 @@ def schema(what: Literal["plan", "request"] = "plan") -> dict[str, Any]:
     }
 
 
-__all__ = ["SCHEMA_VERSION", "Bound", "Plan", "parse_plan", "read_plan", "schema", "validated"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Alternative",
+    "Alternatives",
+    "Bound",
+    "Compared",
+    "Decision",
+    "Effect",
+    "EngineGroup",
+    "GroupPrediction",
+    "Interval",
+    "KvTransfer",
+    "Latency",
+    "Launch",
+    "Layout",
+    "Limits",
+    "MeasuredStore",
+    "MemoryParts",
+    "OperatingPoint",
+    "Plan",
+    "Prediction",
+    "Proof",
+    "Provenance",
+    "Rank",
+    "Rejection",
+    "Replica",
+    "RequestUnderstood",
+    "Role",
+    "SloCheck",
+    "parse_plan",
+    "read_plan",
+    "schema",
+    "validated",
+]

@@ -1,44 +1,38 @@
-"""The prediction of a plan: each engine group under its load, and the fleet as a whole."""
+"""The prediction of a plan: each engine group under its load, the pairs that serve requests, the fleet as a whole."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
-from costmodels.estimates import COVERAGE, Estimates
+from costmodels.estimates import COVERAGE, Estimates, Floats
 from costmodels.memory import kv_bytes_per_sequence
 from costmodels.origins import HOW
 from costmodels.power import board_power
+from costmodels.serving.disaggregated import (
+    Joint,
+    Prefilling,
+)
+from costmodels.serving.kv_transfer import (
+    cache_bytes,
+)
+from costmodels.serving.step import StepTimes
 from planner import plans
-from planner.evaluation import Points, layout_memory, percentile_ms
+from planner.effects import effects_of
+from planner.evaluation import Points, Served, layout_memory, percentile_ms
+from planner.groups import Group, Pair, slower
 from planner.requests import Bound, Metric, PlanRequest
 
-
-@dataclass(frozen=True)
-class Group:
-    """Engines of one candidate, at the load the plan gives them."""
-
-    id: str
-    chosen: Points  # the search's points, of which ``index`` is the capacity point
-    index: int
-    loaded: Points  # one point: this engine under its load
-    candidate: int
-    engines: int
-    load_rps: float
-
-    @property
-    def gpus(self) -> int:
-        return self.engines * int(self.chosen.layouts.gpus[self.index])
+PERCENTILES = (50, 90, 95, 99)
 
 
-def _interval(estimate: Estimates, i: int = 0, factor: float = 1.0) -> plans.Interval:
+def _interval(estimate: Estimates, factor: float = 1.0) -> plans.Interval:
     return plans.Interval(
-        value=float(estimate.value[i]) * factor,
-        low=float(estimate.low[i]) * factor,
-        high=float(estimate.high[i]) * factor,
+        value=float(estimate.value[0]) * factor,
+        low=float(estimate.low[0]) * factor,
+        high=float(estimate.high[0]) * factor,
     )
 
 
@@ -58,49 +52,73 @@ def _alike(mean: plans.Interval, value: float) -> plans.Interval:
     return plans.Interval(value=value, low=mean.low * ratio, high=mean.high * ratio)
 
 
-def _latency(points: Points, metric: Metric, mean: Estimates) -> plans.Latency:
-    """One metric of the single point of ``points``."""
-    interval = _interval(mean, 0, 1e-3)
-    at = {
-        f"p{p}": _alike(
-            interval, float(percentile_ms(points.steady, Bound(metric=metric, percentile=p, limit_ms=1.0))[0])
-        )
-        for p in (50, 90, 99)
-    }
+def _latency(mean: Estimates, quantiles_us: list[Floats]) -> plans.Latency:
+    """One metric of one point, with its quantiles at :data:`PERCENTILES`."""
+    interval = _interval(mean, 1e-3)
+    at = {f"p{p}": _alike(interval, float(us[0]) / 1e3) for p, us in zip(PERCENTILES, quantiles_us, strict=True)}
     return plans.Latency(mean=interval, **at)
 
 
+def _served_latency(served: Served, metric: Metric) -> plans.Latency:
+    quantile = getattr(served, f"{metric}_percentile_us")
+    return _latency(getattr(served, f"{metric}_us"), [quantile(p / 100) for p in PERCENTILES])
+
+
+# ------------------------------------------------------------------ one group
+
+
 def _group_prediction(group: Group) -> plans.GroupPrediction:
-    points = group.loaded
-    steady = points.steady
-    mixed, decode = steady.mixed_share[0], 1 - steady.mixed_share[0]
-    busy = decode * steady.decode.latency.value[0] + mixed * steady.mixed.latency.value[0]
-    shares = [
-        np.array([(decode * getattr(steady.decode, kind)[0] + mixed * getattr(steady.mixed, kind)[0]) / busy])
-        for kind in ("compute_us", "memory_us")
-    ]
+    loaded = group.loaded
+    latencies: dict[str, plans.Latency | None] = {"ttft_ms": None, "tpot_ms": None, "e2e_ms": None}
+    several = group.job.workload.osl > 1
+    if isinstance(loaded, Points):
+        steady = loaded.steady
+        for metric in ("ttft", "tpot", "e2e") if several else ("ttft", "e2e"):
+            latencies[f"{metric}_ms"] = _served_latency(steady, metric)
+        step, mixed = steady.decode, float(steady.mixed_share[0])
+        weights = [(steady.decode, 1 - mixed), (steady.mixed, mixed)]
+        concurrency, prefill_busy, origin = float(loaded.concurrency[0]), float(steady.queue_busy[0]), steady.tpot_us
+    elif isinstance(loaded, Prefilling):
+        latencies["ttft_ms"] = _latency(loaded.done_us, [loaded.percentile_us(p / 100) for p in PERCENTILES])
+        step = loaded.steps.full
+        # It rests for the share of time that its queue leaves it.
+        weights = [(step, float(loaded.utilisation[0]))]
+        prefill_busy, origin = float(loaded.utilisation[0]), loaded.done_us
+        concurrency = group.rate_per_us * float(loaded.service_us[0])
+    else:
+        latencies["tpot_ms"] = _latency(loaded.tpot_us, [loaded.tpot_percentile_us(p / 100) for p in PERCENTILES])
+        step, weights = loaded.step, [(loaded.step, 1.0)]
+        concurrency, prefill_busy, origin = float(loaded.concurrency[0]), 0.0, loaded.tpot_us
     return plans.GroupPrediction(
         engine=group.id,
-        rate_rps=_interval(group.chosen.steady.rate_rps, group.index),
+        rate_rps=_interval(group.capacity_rps),
         load_rps=group.load_rps,
-        concurrency=int(points.concurrency[0]),
-        ttft_ms=_latency(points, "ttft", steady.ttft_us),
-        tpot_ms=_latency(points, "tpot", steady.tpot_us),
-        e2e_ms=_latency(points, "e2e", steady.e2e_us),
-        step_ms_by_part={part: float(values[0]) / 1e3 for part, values in steady.decode.parts.items()},
-        prefill_busy=float(steady.queue_busy[0]),
-        memory=_memory(points),
-        power_watts=_interval(board_power(points.job.cost.gpu, *shares)),
-        how=HOW[int(steady.tpot_us.how[0])],
-        inside_measured_range=bool(steady.tpot_us.inside[0]),
+        concurrency=int(concurrency) if concurrency.is_integer() else concurrency,
+        **latencies,
+        step_ms_by_part={part: float(values[0]) / 1e3 for part, values in step.parts.items()},
+        prefill_busy=prefill_busy,
+        memory=_memory(group),
+        power_watts=_interval(_power(group, weights)),
+        how=HOW[int(origin.how[0])],
+        inside_measured_range=bool(origin.inside[0]),
     )
 
 
-def _memory(points: Points) -> plans.MemoryParts:
-    job = points.job
-    parts = layout_memory(job, points.layouts, points.budget)
-    tokens = job.workload.isl + job.workload.osl
-    per_token = float(kv_bytes_per_sequence(job.model, job.precision, points.layouts, tokens)[0]) / tokens
+def _power(group: Group, steps: list[tuple[StepTimes, float]]) -> Estimates:
+    """Of one GPU that spends these shares of its steps on these steps."""
+    whole = sum(share * step.latency.value[0] for step, share in steps) / min(sum(share for _, share in steps), 1.0)
+    shares = [
+        np.array([sum(share * getattr(step, kind)[0] for step, share in steps) / whole])
+        for kind in ("compute_us", "memory_us")
+    ]
+    return board_power(group.job.cost.gpu, *shares)
+
+
+def _memory(group: Group) -> plans.MemoryParts:
+    job = group.job
+    parts = layout_memory(job, group.layouts, np.array([group.budget]))
+    tokens = job.workload.isl + (0 if group.role == "prefill" else job.workload.osl)
+    per_token = float(kv_bytes_per_sequence(job.model, job.precision, group.layouts, tokens)[0]) / tokens
     total = float(job.cost.gpu.memory_bytes)
     return plans.MemoryParts(
         weights_bytes=float(parts.weights_bytes[0]),
@@ -116,19 +134,30 @@ def _memory(points: Points) -> plans.MemoryParts:
     )
 
 
+# ------------------------------------------------------------------ the plan
+
+
 def predicted_by(
-    request: PlanRequest, groups: list[Group], decision: plans.Decision, served_rps: float
+    request: PlanRequest, groups: list[Group], pairs: list[Pair], decision: plans.Decision, served_rps: float
 ) -> plans.Prediction:
+    """What the plan does at ``served_rps``; latencies are those of its slowest pair."""
     each = tuple(_group_prediction(group) for group in groups)
-    # What the fleet can carry is the sum of its engines; their errors come from the same forests, so intervals add up.
-    capacity = [sum(g.engines * getattr(p.rate_rps, end) for g, p in zip(groups, each, strict=True)) for end in _ENDS]
-    value, low, high = capacity
+    # The fleet carries what its engines do, of the weaker role; their errors come from the same forests, so
+    # intervals add up.
+    value, low, high = (
+        min(
+            sum(g.engines * getattr(p.rate_rps, end) for g, p in zip(groups, each, strict=True) if g.role == role)
+            for role in {group.role for group in groups}
+        )
+        for end in _ENDS
+    )
     rate = plans.Interval(value=served_rps, low=min(served_rps, low), high=min(served_rps, high))
     if request.goal == "throughput" or request.workload.rate_rps is None:
         rate = plans.Interval(value=value, low=low, high=high)
-    osl = request.workload.osl
-    output = _scaled(rate, float(osl))
-    worst = {name: _slowest([getattr(p, name) for p in each]) for name in ("ttft_ms", "tpot_ms", "e2e_ms")}
+    output = _scaled(rate, float(request.workload.osl))
+    metrics: tuple[Metric, ...] = ("ttft", "tpot", "e2e") if request.workload.osl > 1 else ("ttft", "e2e")
+    latencies = {m: _served_latency(_slowest(pairs, m).served, m) for m in metrics}
+    tpot = latencies.get("tpot")
     watts = [sum(g.gpus * getattr(p.power_watts, end) for g, p in zip(groups, each, strict=True)) for end in _ENDS]
     power = plans.Interval(value=watts[0], low=watts[1], high=watts[2])
     joules = plans.Interval(
@@ -137,17 +166,23 @@ def predicted_by(
         high=power.high / max(output.low, 1e-12),
     )
     cost = decision.usd_per_hour
+    parts = _slowest(pairs, "ttft").served.ttft_parts_us
     return plans.Prediction(
-        **worst,
+        ttft_ms=latencies["ttft"],
+        tpot_ms=tpot,
+        e2e_ms=latencies["e2e"],
+        ttft_ms_by_part={part: float(us[0]) / 1e3 for part, us in parts.items()},
+        kv_transfer=_kv_transfer(pairs),
+        effects=effects_of(pairs[0]),
         request_rate_rps=rate,
         output_tokens_per_s=output,
         output_tokens_per_s_per_gpu=_scaled(output, 1 / decision.gpus_used),
-        output_tokens_per_s_per_user=_inverse(worst["tpot_ms"].mean, 1e3),
+        output_tokens_per_s_per_user=None if tpot is None else _inverse(tpot.mean, 1e3),
         utilisation=min(served_rps / value, 1.0),
         power_watts=power,
         joules_per_output_token=joules,
         usd_per_million_output_tokens=None if cost is None else _inverse(output, cost / 3600 * 1e6),
-        slo=tuple(_check(bound, groups, each) for bound in request.slo.bounds),
+        slo=tuple(_check(bound, pairs) for bound in request.slo.bounds),
         engines=each,
     )
 
@@ -155,18 +190,34 @@ def predicted_by(
 _ENDS = ("value", "low", "high")
 
 
-def _slowest(latencies: list[plans.Latency]) -> plans.Latency:
-    return max(latencies, key=lambda latency: latency.p90.value)
+def _slowest(pairs: list[Pair], metric: Metric, percentile: float = 90.0) -> Pair:
+    bound = Bound(metric=metric, percentile=percentile, limit_ms=1.0)
+    return max(pairs, key=lambda pair: float(percentile_ms(pair.served, bound)[0]))
 
 
-def _check(bound: Bound, groups: list[Group], each: tuple[plans.GroupPrediction, ...]) -> plans.SloCheck:
-    worst: plans.Interval | None = None
-    for group, prediction in zip(groups, each, strict=True):
-        mean: plans.Interval = getattr(prediction, f"{bound.metric}_ms").mean
-        interval = _alike(mean, float(percentile_ms(group.loaded.steady, bound)[0]))
-        if worst is None or interval.value > worst.value:
-            worst = interval
-    assert worst is not None
+def _kv_transfer(pairs: list[Pair]) -> plans.KvTransfer | None:
+    joined = [(pair, pair.served) for pair in pairs if isinstance(pair.served, Joint)]
+    if not joined:
+        return None
+    pair, served = max(joined, key=lambda each: float(each[1].transfer_us.value[0]))
+    job = pair.prefill.job
+    assert pair.prefill.roles is not None
+    assert pair.decode.roles is not None
+    return plans.KvTransfer(
+        bytes_per_request=cache_bytes(job.model, job.precision, job.workload.isl),
+        link=slower(pair.prefill.roles.link, pair.decode.roles.link).name,
+        time_ms=_interval(served.transfer_us, 1e-3),
+        exposed_ms=_interval(served.exposed_us, 1e-3),
+        overlap=served.hand_over.overlap,
+        sender_busy=max(each.sender_busy for each in pairs),
+        receiver_busy=max(each.receiver_busy for each in pairs),
+    )
+
+
+def _check(bound: Bound, pairs: list[Pair]) -> plans.SloCheck:
+    slowest = _slowest(pairs, bound.metric, bound.percentile).served
+    mean = _interval(getattr(slowest, f"{bound.metric}_us"), 1e-3)
+    worst = _alike(mean, float(percentile_ms(slowest, bound)[0]))
     return plans.SloCheck(
         metric=bound.metric,
         percentile=bound.percentile,

@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-import math
 from importlib.metadata import version as package_version
 
 import numpy as np
 
-from costmodels.origins import HOW
-from costmodels.precision import Precision
+from costmodels.layouts import Layouts
+from costmodels.memory import kv_bytes_per_sequence, weights_bytes
 from planner import plans
+from planner.accuracy import published_accuracy
 from planner.evaluation import Search
-from planner.fleet import Candidates, FleetChoice
+from planner.groups import Group, Pair
 from planner.layouts import Rejected
-from planner.prediction import Group
+from planner.notes import notes_of
+from planner.options import Apart, Option
 from planner.requests import PlanRequest
-from profiles.hardware import default_node, find_gpu
+from planner.solvers import PROVEN
+from profiles.errors import LimitReached
 
 PACKAGE = "shardwright"
 UNITS = {"throughput": "requests/s", "cost": "USD/h", "gpus": "GPUs", "latency": "ms"}
 
+LINK_BINDS = 0.75
+"""A link this busy keeps engines from more load (they are planned for 80 % at most)."""
 
-def proof_of(
-    request: PlanRequest,
-    searches: list[Search],
-    refused: list[Rejected],
-    candidates: Candidates,
-    choice: FleetChoice,
-) -> plans.Proof:
-    solution = choice.solution
+
+def proof_of(request: PlanRequest, options: list[Option], best: Option) -> plans.Proof:
+    """Of the ``best`` option, over all of them."""
+    assert best.choice is not None
+    solution = best.choice.solution
     assert solution.objective is not None
-    assert solution.bound is not None
-    rejected = _merged([*refused, *(r for s in searches for r in s.rejected)])
-    points = [s.coarse for s in searches if s.coarse is not None]
+    allowed = [option for option in options if _allowed(request, option)]
+    bounds = [o.choice.solution.bound for o in allowed if o.choice is not None and o.choice.solution.bound is not None]
+    bound = max(bounds) if request.goal == "throughput" else min(bounds)
+    gap = abs(bound - solution.objective) / max(abs(bound), abs(solution.objective))
+    # An option that found nothing in its time might hold anything.
+    proved = gap <= PROVEN and not any(isinstance(option.error, LimitReached) for option in allowed)
+    rejected = _merged([*best.refused, *(r for s in best.searches for r in s.rejected)])
+    points = [s.coarse for s in best.searches if s.coarse is not None]
     for reason, refused_points in (
         ("operating points where prefill cannot keep up", [~p.steady.stable for p in points]),
         ("operating points outside the SLO", [p.steady.stable & ~p.within for p in points]),
@@ -44,23 +50,74 @@ def proof_of(
             rejected.append(Rejected(reason, sum(int(bad.sum()) for bad in refused_points), examples[0]))
     return plans.Proof(
         engine=solution.engine,
-        status="optimal" if solution.status == "optimal" else "feasible",
+        status="optimal" if proved else "feasible",
         objective=request.goal,
         objective_value=solution.objective,
         objective_unit=UNITS[request.goal],
-        bound=solution.bound,
-        gap=solution.gap or 0.0,
-        layouts_considered=sum(s.considered for s in searches),
-        layouts_legal=sum(s.legal for s in searches),
+        bound=bound,
+        gap=gap if gap > PROVEN else 0.0,
+        layouts_considered=sum(s.considered for s in best.searches),
+        layouts_legal=sum(s.legal for s in best.searches),
         operating_points=sum(len(p) for p in points),
         operating_points_within_slo=sum(int(p.within.sum()) for p in points),
-        candidates=len(candidates.pool),
+        candidates=sum(len(o.candidates.pool) for o in options if o.candidates is not None),
         rejected=tuple(
             plans.Rejection(reason=r.reason, count=r.count, example=r.example)
             for r in sorted(rejected, key=lambda r: (-r.count, r.reason))
         ),
-        binding_constraint=choice.binding,
+        binding_constraint=_binding(best),
+        compared=_compared(request, options, best),
     )
+
+
+def _allowed(request: PlanRequest, option: Option) -> bool:
+    return option.serving == "disaggregated" or request.disaggregation != "always"
+
+
+def _binding(best: Option) -> str:
+    assert best.choice is not None
+    busy = [
+        f"{origin.roles.link.name} between prefill and decode engines"
+        for v in np.flatnonzero(best.choice.engines).tolist()
+        if isinstance(origin := best.origin[v], Apart) and origin.link_busy > LINK_BINDS
+    ]
+    return "; ".join(dict.fromkeys([*busy, best.choice.binding]))
+
+
+def _compared(request: PlanRequest, options: list[Option], best: Option) -> tuple[plans.Compared, ...]:
+    """Every option, the chosen one first and then by what it loses."""
+    assert best.choice is not None
+    assert best.choice.solution.objective is not None
+    objective, rows = best.choice.solution.objective, []
+    model = best.searches[0].job.model
+    tokens = request.workload.isl + request.workload.osl
+    one = Layouts.of([(1, 1, 1, 1, 1)])
+    for option in options:
+        value = gpus = loses_by = None
+        if option.choice is not None and option.candidates is not None:
+            value = option.choice.solution.objective
+            assert value is not None
+            gpus = int(option.candidates.gpus @ option.choice.engines)
+            loses_by = (objective - value if request.goal == "throughput" else value - objective) / objective
+        reason = option.reason
+        if value is not None and not _allowed(request, option):
+            reason = "not allowed: --disaggregation is always"
+        rows.append(
+            plans.Compared(
+                serving=option.serving,
+                weights_precision=option.precision.weights,
+                kv_precision=option.precision.kv,
+                chosen=option is best,
+                objective_value=value,
+                loses_by=loses_by,
+                gpus=gpus,
+                reason=reason,
+                weights_bytes=float(weights_bytes(model, option.precision, one)[0]),
+                kv_bytes_per_token=float(kv_bytes_per_sequence(model, option.precision, one, tokens)[0]) / tokens,
+                accuracy=published_accuracy(model, option.precision),
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: (not row.chosen, row.loses_by is None, row.loses_by or 0.0)))
 
 
 def _merged(rejected: list[Rejected]) -> list[Rejected]:
@@ -72,9 +129,8 @@ def _merged(rejected: list[Rejected]) -> list[Rejected]:
     return list(by_reason.values())
 
 
-def provenance_of(
-    request: PlanRequest, precision: Precision, searches: list[Search], groups: list[Group]
-) -> plans.Provenance:
+def provenance_of(request: PlanRequest, best: Option, groups: list[Group], pairs: list[Pair]) -> plans.Provenance:
+    searches = best.searches
     manifest = searches[0].job.cost.store.manifest
     return plans.Provenance(
         package=PACKAGE,
@@ -84,68 +140,18 @@ def provenance_of(
         pack_version=manifest.version,
         pack_hash=manifest.content_hash,
         attribution=manifest.attribution,
-        notes=tuple(_notes(request, precision, searches, groups)),
+        measured=_measured(searches),
+        notes=tuple(notes_of(request, best, groups, pairs)),
     )
 
 
-def _notes(request: PlanRequest, precision: Precision, searches: list[Search], groups: list[Group]) -> list[str]:
-    notes = [note for search in searches for note in search.job.cost.notes]
-    framework = searches[0].job.framework
-    model = searches[0].job.model
-    if framework.fitted_on == "none":
-        notes.append(
-            f"{framework.full_name}'s overhead per step ({framework.step_overhead_us / 1e3:g} ms) is not calibrated "
-            f"end to end: 80 % of public runs lie within a factor {math.exp(framework.step_spread):.2f} of the "
-            "predicted TPOT, and intervals are that wide; TTFT excludes network, HTTP and tokenisation"
-        )
-    notes.append(
-        "arrivals are taken as Poisson and lengths as equal; percentiles come from queueing formulas, not a simulation"
-    )
-    if any(not bool(group.loaded.steady.tpot_us.inside[0]) for group in groups):
-        notes.append(
-            "some operations of the chosen layout lie outside what was measured (long prefixes, unseen shapes, traffic "
-            "between nodes); their intervals are wide"
-        )
-    prefill_bound = sum(search.prefill_bound for search in searches)
-    if prefill_bound:
-        notes.append(
-            f"{prefill_bound} layouts were left out that this workload keeps busy with prefill: fewer than one "
-            "sequence would decode at a time, which is not modelled"
-        )
-    if request.goal == "throughput" and request.workload.rate_rps is not None:
-        notes.append(
-            f"the objective is throughput: the plan is for as many requests as fit, not for the offered "
-            f"{request.workload.rate_rps:g} requests/s"
-        )
-    for group in groups:
-        step = group.loaded.steady.decode
-        if HOW[int(group.loaded.steady.tpot_us.how[0])] == "roofline":
-            share = float(step.parts["communication"][0] / step.latency.value[0])
-            notes.append(
-                "exchanges between pipeline stages and nodes are estimated from link rates, nothing like them was "
-                f"measured; all communication is {share:.0%} of a decode step of {group.id}"
-            )
-        host = default_node(group.chosen.job.cost.gpu).gpus_per_host
-        if host is not None and int(group.chosen.layouts.gpus[group.index]) > host:
-            notes.append(
-                f"{group.id} is larger than a host of {group.chosen.job.pool.gpu} ({host} GPUs share one operating "
-                "system in the rack): start it over several hosts; nodes in this plan are NVLink domains"
-            )
-    if model.is_moe:
-        notes.append(
-            f"tokens are spread over experts as {request.workload.routing}; give routing=… in the workload to change it"
-        )
-    for name in dict.fromkeys(group.chosen.job.pool.gpu for group in groups):
-        if precision.weights == "bf16" and "bf16" not in find_gpu(name).peak_flops:
-            notes.append(f"{name} has no bf16: start the engines in fp16, which is predicted to take the same time")
-    if precision.converted:
-        notes.append(
-            f"weights are run in {precision.weights}, not as published ({model.weight_precision}); check accuracy"
-        )
-    if model.excluded:
-        notes.append(f"not modelled: {', '.join(model.excluded)}")
-    for group in groups:
-        pool = group.chosen.job.pool
-        if pool.price_source is not None:
-            notes.append(f"price of {pool.gpu}: {pool.usd_per_gpu_hour} USD per GPU-hour, {pool.price_source}")
-    return list(dict.fromkeys(notes))
+def _measured(searches: list[Search]) -> tuple[plans.MeasuredStore, ...]:
+    gpus = {search.job.pool.gpu for search in searches}
+    out = []
+    for store in searches[0].job.cost.measured:
+        counts = store.summary()
+        rows = int(counts["rows"][counts["gpu"].isin(gpus)].sum())
+        out.append(plans.MeasuredStore(
+            name=store.manifest.name, version=store.manifest.version, hash=store.manifest.content_hash, rows=rows
+        ))  # fmt: skip
+    return tuple(out)

@@ -2,61 +2,44 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
-
-from costmodels.architecture import Architecture
-from costmodels.precision import Precision
 from planner import plans
 from planner.alternatives import alternatives
-from planner.evaluation import Points, Search, at_load, residents
-from planner.fleet import Candidates, FleetChoice
+from planner.groups import Group, groups_of, pairs_of
 from planner.launchers import EngineSpec, launch
-from planner.layouts import Rejected
-from planner.prediction import Group, predicted_by
+from planner.options import Option
+from planner.prediction import predicted_by
 from planner.proof import proof_of, provenance_of
 from planner.requests import PlanRequest
 
-Origin = list[tuple[Points, int]]
 
-
-def assemble(
-    request: PlanRequest,
-    model: Architecture,
-    precision: Precision,
-    searches: list[Search],
-    refused: list[Rejected],
-    candidates: Candidates,
-    origin: Origin,
-    choice: FleetChoice,
-) -> plans.Plan:
-    """The document of ``choice``."""
-    served = request.workload.rate_rps
-    if request.goal == "throughput" or served is None:
-        served = float(choice.engines @ candidates.capacity_rps)
-    groups = [
-        _group(f"engine-{k}", origin[int(v)], int(v), int(choice.engines[v]), served * float(choice.shares[v]))
-        for k, v in enumerate(np.flatnonzero(choice.engines))
-    ]
-    decision = _decision(request, model, precision, groups, choice)
+def assemble(request: PlanRequest, options: list[Option], best: Option) -> plans.Plan:
+    """The document of the ``best`` of the ``options``, which has a choice."""
+    groups = groups_of(best, _served_rps(request, best))
+    decision = _decision(request, best, groups)
+    pairs = pairs_of(groups)
+    chosen = {group.loaded.key(0) for group in groups if hasattr(group.loaded, "key")}
     return plans.Plan(
-        request=_understood(request, model, precision),
+        request=_understood(request, options, best),
         decision=decision,
-        prediction=predicted_by(request, groups, decision, served),
-        proof=proof_of(request, searches, refused, candidates, choice),
-        alternatives=alternatives(request, searches, choice, {group.chosen.key(group.index) for group in groups}),
-        provenance=provenance_of(request, precision, searches, groups),
+        prediction=predicted_by(request, groups, pairs, decision, _served_rps(request, best)),
+        proof=proof_of(request, options, best),
+        alternatives=alternatives(request, best, chosen),
+        provenance=provenance_of(request, best, groups, pairs),
     )
 
 
-def _group(name: str, origin: tuple[Points, int], candidate: int, engines: int, load_rps: float) -> Group:
-    points, index = origin
-    loaded = at_load(points, index, load_rps / engines)
-    return Group(name, points, index, loaded, candidate, engines, load_rps / engines)
+def _served_rps(request: PlanRequest, best: Option) -> float:
+    """The load of the plan: what is offered, or as much as fits."""
+    if request.goal != "throughput" and request.workload.rate_rps is not None:
+        return request.workload.rate_rps
+    assert best.choice is not None
+    assert best.candidates is not None
+    capacity, roles = best.candidates.capacity_rps * best.choice.engines, best.candidates.roles
+    return min(float(capacity[roles == role].sum()) for role in best.candidates.needed)
 
 
-def _understood(request: PlanRequest, model: Architecture, precision: Precision) -> plans.RequestUnderstood:
+def _understood(request: PlanRequest, options: list[Option], best: Option) -> plans.RequestUnderstood:
+    model, precision = best.searches[0].job.model, best.precision
     return plans.RequestUnderstood(
         model=model.name,
         parameters=model.parameters,
@@ -76,23 +59,21 @@ def _understood(request: PlanRequest, model: Architecture, precision: Precision)
         max_engine_gpus=request.max_engine_gpus,
         tp_across_nodes=request.tp_across_nodes,
         time_limit_s=request.time_limit_s,
+        disaggregation=request.disaggregation,
+        weights_precisions=tuple(dict.fromkeys(option.precision.weights for option in options)),
+        kv_precisions=tuple(dict.fromkeys(option.precision.kv for option in options)),
     )
 
 
-# ------------------------------------------------------------------ decision
-
-
-def _decision(
-    request: PlanRequest, model: Architecture, precision: Precision, groups: list[Group], choice: FleetChoice
-) -> plans.Decision:
+def _decision(request: PlanRequest, best: Option, groups: list[Group]) -> plans.Decision:
     used = sum(group.gpus for group in groups)
     offered = sum(pool.gpus for pool in request.cluster.pools)
-    prices = [group.chosen.job.pool.usd_per_gpu_hour for group in groups]
+    prices = [group.job.pool.usd_per_gpu_hour for group in groups]
     cost = None
     if all(price is not None for price in prices):
         cost = sum(group.gpus * price for group, price in zip(groups, prices, strict=True) if price is not None)
     return plans.Decision(
-        engines=tuple(_engine_group(request, model, precision, group, choice) for group in groups),
+        engines=tuple(_engine_group(request, best, group) for group in groups),
         gpus_used=used,
         gpus_idle=offered - used,
         usd_per_hour=cost,
@@ -106,31 +87,21 @@ def _loadable(asked: str, name: str) -> str:
     return name if asked.casefold() in (known, known.rpartition("/")[2]) else asked
 
 
-def _engine_group(
-    request: PlanRequest, model: Architecture, precision: Precision, group: Group, choice: FleetChoice
-) -> plans.EngineGroup:
-    points, i = group.chosen, group.index
-    layout = points.layout(i)
-    workload = request.workload
-    most = int(
-        min(
-            points.most[i],
-            math.ceil(float(residents(points.concurrency[i])) + math.sqrt(points.concurrency[i])),
-        )
-    )
+def _engine_group(request: PlanRequest, best: Option, group: Group) -> plans.EngineGroup:
+    model, precision, workload = group.job.model, group.job.precision, request.workload
+    assert best.choice is not None
     longest = min(model.max_context_tokens, -(-(workload.isl + workload.osl) // 256) * 256)
     limits = plans.Limits(
-        max_sequences=most,
-        max_tokens_per_step=int(points.budget[i]),
+        max_sequences=group.max_sequences,
+        max_tokens_per_step=group.budget,
         max_model_len=longest,
-        memory_fraction=points.job.framework.memory_fraction,
+        memory_fraction=group.job.framework.memory_fraction,
     )
-    placed = [engine for engine in choice.placement if engine.candidate == group.candidate]
-    weight = float(choice.shares[group.candidate]) / group.engines
+    placed = [engine for engine in best.choice.placement if engine.candidate in group.candidates]
     replicas = tuple(
         plans.Replica(
             id=f"{group.id}-{number}",
-            weight=weight,
+            weight=group.share / group.engines,
             ranks=tuple(
                 plans.Rank(rank=rank, node=node, gpu=gpu)
                 for rank, (node, gpu) in enumerate(
@@ -143,22 +114,25 @@ def _engine_group(
     spec = EngineSpec(
         framework=request.framework,
         model=_loadable(request.model, model.name),
-        layout=layout,
+        layout=group.layout,
         limits=limits,
         weights_precision=precision.weights,
         kv_precision=precision.kv,
         precision_converted=precision.converted,
         published_precision=model.weight_precision,
-        gpus_per_node=points.job.network.gpus_per_node,
+        gpus_per_node=group.job.network.gpus_per_node,
         is_moe=model.is_moe,
+        role=group.role,
+        draft_tokens=group.job.drafting.draft_tokens if group.job.drafting else 0,
+        prefix_hit=workload.prefix_hit,
     )
     return plans.EngineGroup(
         id=group.id,
-        role="aggregated",
-        pool=points.job.pool.name,
-        gpu=points.job.pool.gpu,
-        layout=layout,
-        gpus_per_engine=layout.gpus,
+        role=group.role,
+        pool=group.job.pool.name,
+        gpu=group.job.pool.gpu,
+        layout=group.layout,
+        gpus_per_engine=group.layout.gpus,
         weights_precision=precision.weights,
         kv_precision=precision.kv,
         limits=limits,

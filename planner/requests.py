@@ -10,7 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -32,6 +33,7 @@ Objective = Literal["throughput", "cost", "gpus", "latency"]
 FrameworkName = Literal["vllm", "sglang", "trtllm"]
 PrecisionName = Literal["bf16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4"]
 KvPrecisionName = Literal["bf16", "fp8"]
+Disaggregation = Literal["auto", "never", "always"]
 RoutingName = Literal["balanced", "power_law_1.01", "power_law_1.2"]
 
 DEFAULT_PERCENTILE = 90.0
@@ -67,6 +69,19 @@ class Slo(Document):
         return self
 
 
+class Speculation(Document):
+    """Speculative decoding: a small model drafts, the model verifies the drafted tokens together in one step."""
+
+    draft_tokens: Annotated[int, Field(gt=0, le=64), PLAIN_NUMBER] = Field(description="drafted per step")
+    acceptance: Annotated[float, Field(ge=0, le=1), PLAIN_NUMBER] = Field(
+        description="probability that a drafted token is accepted when those before it were"
+    )
+    draft_cost: Annotated[float, Field(ge=0, le=10), PLAIN_NUMBER] | None = Field(
+        default=None,
+        description="time to draft one token ÷ a step of the model; null: that of one layer (as MTP and EAGLE have)",
+    )
+
+
 class Workload(Document):
     """What requests look like. Lengths are those of every request."""
 
@@ -76,6 +91,16 @@ class Workload(Document):
         default=None, description="offered requests per second; null: as many as fit"
     )
     routing: RoutingName = Field(default="power_law_1.01", description="skew of tokens over experts (MoE models only)")
+    prefix_hit: Annotated[float, Field(ge=0, le=1), PLAIN_NUMBER] = Field(
+        default=0.0,
+        description="share of prompt tokens found in the prefix cache (the last token of a prompt never is)",
+    )
+    speculation: Speculation | None = Field(default=None, description="null: one token a step")
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that are not computed again. One is always left: its step yields the first output token."""
+        return min(int(self.prefix_hit * self.isl + 1e-9), self.isl - 1)
 
 
 # ------------------------------------------------------------------ the short forms
@@ -140,12 +165,20 @@ _WORKLOAD = {
     "osl": (re.compile(r"-?[0-9]+"), "a whole number of tokens"),
     "rate": (re.compile(rf"(-?{_NUMBER})\s*(?:rps|/s)?", re.IGNORECASE | re.ASCII), "a rate"),
     "routing": (re.compile(r".+", re.DOTALL), "a routing"),
+    "prefix_hit": (re.compile(rf"(-?{_NUMBER})", re.IGNORECASE | re.ASCII), "a share, as in prefix_hit=0.5"),
+    "draft": (re.compile(r"-?[0-9]+"), "a whole number of tokens, as in draft=4"),
+    "acceptance": (re.compile(rf"(-?{_NUMBER})", re.IGNORECASE | re.ASCII), "a probability, as in acceptance=0.7"),
+    "draft_cost": (re.compile(rf"(-?{_NUMBER})", re.IGNORECASE | re.ASCII), "a share of a step, as in draft_cost=0.05"),
 }
+_WORKLOAD_FIELDS = {"rate": "rate_rps", "draft": "draft_tokens"}
+_SPECULATION = ("draft", "acceptance", "draft_cost")
 _WORKLOAD_HELP = "write for example isl=4000,osl=500 or isl=4000,osl=500,rate=20 (rate in requests per second)"
+_SPECULATION_HELP = "write both, for example draft=4,acceptance=0.7"
 
 
 def parse_workload(text: str) -> Workload:
-    """``isl=4000,osl=500[,rate=20][,routing=balanced]``; rate in requests per second.
+    """``isl=4000,osl=500[,rate=20][,routing=balanced][,prefix_hit=0.5][,draft=4,acceptance=0.7[,draft_cost=0.05]]``;
+    rate in requests per second.
 
     Raises:
         InputError, UnknownName: naming the item that is not understood.
@@ -154,15 +187,32 @@ def parse_workload(text: str) -> Workload:
     for name, value in _items(text, "workload", _WORKLOAD_HELP):
         if name not in _WORKLOAD:
             raise UnknownName("workload name", name, _WORKLOAD)
-        key = "rate_rps" if name == "rate" else name
-        if key in fields:
+        if name in fields:
             raise InputError(f"workload: {name} is given twice", "keep one of them")
         pattern, kind = _WORKLOAD[name]
         match = pattern.fullmatch(value)
         if match is None:
             raise InputError(f"workload: {name}={shown(value)} is not {kind}", _WORKLOAD_HELP)
-        fields[key] = value if name == "routing" else float(match[1]) if name == "rate" else int(value)
-    return checked(Workload, fields, "workload")
+        fields[name] = value if name == "routing" else float(match[1]) if pattern.groups else int(value)
+    speculation = {_WORKLOAD_FIELDS.get(name, name): fields.pop(name) for name in _SPECULATION if name in fields}
+    for name, field in (("draft", "draft_tokens"), ("acceptance", "acceptance")):
+        if speculation and field not in speculation:
+            raise InputError(f"workload: {name} is missing, which speculative decoding needs", _SPECULATION_HELP)
+    document: dict[str, object] = {_WORKLOAD_FIELDS.get(name, name): value for name, value in fields.items()}
+    if speculation:
+        document["speculation"] = checked(Speculation, speculation, "workload")
+    return checked(Workload, document, "workload")
+
+
+def _choices(field: str, known: tuple[str, ...], value: Any) -> Any:
+    """``"fp8"``, ``"bf16,fp8"``, ``"any"`` or a list of names as a list of names, each once."""
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return value  # the schema says what is wrong with it
+    for name in names:
+        if name not in (*known, "any"):
+            raise UnknownName(field, name, (*known, "any"), f"choose from {', '.join(known)}, or any")
+    return tuple(dict.fromkeys(names))
 
 
 def _from_slo(value: Any) -> Any:
@@ -174,6 +224,8 @@ def _from_workload(value: Any) -> Any:
 
 
 # ------------------------------------------------------------------ the request
+
+_Names = str | list[str] | None
 
 
 class PlanRequest(Document):
@@ -204,8 +256,20 @@ class PlanRequest(Document):
         description="default: throughput without a rate, cost with one (gpus where no price is known)",
     )
     framework: FrameworkName = "vllm"
-    precision: PrecisionName | None = Field(default=None, description="of weights; default: as published")
-    kv_precision: KvPrecisionName | None = Field(default=None, description="of the KV cache; default bf16")
+    precision: Annotated[
+        Annotated[tuple[PrecisionName | Literal["any"], ...], Field(min_length=1)] | None,
+        BeforeValidator(partial(_choices, "precision", get_args(PrecisionName)), json_schema_input_type=_Names),
+        Field(description="of weights: one, several to choose from, or any; default: as published"),
+    ] = None
+    kv_precision: Annotated[
+        Annotated[tuple[KvPrecisionName | Literal["any"], ...], Field(min_length=1)] | None,
+        BeforeValidator(partial(_choices, "kv_precision", get_args(KvPrecisionName)), json_schema_input_type=_Names),
+        Field(description="of the KV cache: one, several to choose from, or any; default: bf16"),
+    ] = None
+    disaggregation: Disaggregation = Field(
+        default="auto",
+        description="engines that prefill apart from engines that decode: where that is better, never, or always",
+    )
     confidence: Annotated[float, Field(gt=0, lt=1), PLAIN_NUMBER] = Field(
         default=0.5,
         description="probability with which each bound of the SLO must hold; the prediction is uncertain",
@@ -222,6 +286,13 @@ class PlanRequest(Document):
     def _objective_fits(self) -> PlanRequest:
         if self.objective in ("cost", "gpus") and self.workload.rate_rps is None:
             raise ValueError(f"objective: {self.objective} needs a rate; add rate=… to the workload")
+        if self.workload.osl == 1:
+            if any(bound.metric == "tpot" for bound in self.slo.bounds):
+                raise ValueError("slo: tpot with osl=1: no token follows the first; leave it out, or raise osl")
+            if self.workload.speculation is not None:
+                raise ValueError("workload: speculation with osl=1: no token follows the first; leave draft out")
+            if self.disaggregation == "always":
+                raise ValueError("disaggregation: always with osl=1: nothing is left to decode; leave it out")
         return self
 
     @property
@@ -248,6 +319,7 @@ __all__ = [
     "DEFAULT_PERCENTILE",
     "Bound",
     "Cluster",
+    "Disaggregation",
     "Document",
     "FrameworkName",
     "KvPrecisionName",
@@ -258,6 +330,7 @@ __all__ = [
     "PrecisionName",
     "RoutingName",
     "Slo",
+    "Speculation",
     "Workload",
     "bundled_clusters",
     "parse_cluster",

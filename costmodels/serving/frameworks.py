@@ -9,7 +9,22 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from costmodels.serving.calibration import Calibration, calibrations
 from profiles.errors import DataError, UnknownName
+from profiles.hardware import Gpu
+
+
+class ExpertKernels(BaseModel):
+    """Which measured rows speak for the experts of a precision, where a framework runs another backend by default
+    than the one that the pack timed under its name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    precision: str
+    from_capability: float  # CUDA compute capability from which it holds
+    measured_as: str
+    measured_under: str
+    why: str
 
 
 class Framework(BaseModel):
@@ -23,10 +38,22 @@ class Framework(BaseModel):
     max_sequences: int = Field(gt=0)
     expert_splits: Literal["all_or_nothing", "any"]
     memory_fraction: float = Field(gt=0, le=1)
-    step_overhead_us: float = Field(ge=0)
-    step_spread: float = Field(ge=0)  # half-width (log) of a step's 80 % interval beyond what its kernels explain
-    fitted_on: str
+    mixes_prompts_with_decodes: bool
+    expert_kernels: tuple[ExpertKernels, ...] = ()
     source: str
+
+    @property
+    def calibration(self) -> Calibration:
+        """What its engine takes beyond its kernels."""
+        return calibrations()[self.name]
+
+    def expert_kernels_on(self, gpu: Gpu, precision: str) -> ExpertKernels | None:
+        """What stands for experts of ``precision`` on ``gpu``, or None: its own rows of that precision."""
+        capability = gpu.compute_capability or 0.0
+        for entry in self.expert_kernels:
+            if entry.precision == precision and capability >= entry.from_capability:
+                return entry
+        return None
 
 
 @cache

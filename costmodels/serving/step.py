@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,14 +16,12 @@ from costmodels.operators import ACTIVATION_BYTES, Batch, StepWork, step_work
 from costmodels.origins import MEASURED
 from costmodels.precision import Precision
 from costmodels.roofline import times_us
+from costmodels.serving.calibration import Calibration, Spread
 from costmodels.serving.frameworks import Framework
 
 ELEMENTWISE_SPREAD = 0.4
 """Half-width (log) of the interval of the elementwise rest, which the pack does not time: between perfect
 fusion and none."""
-
-OVERHEAD_SPREAD = 0.5
-"""Half-width (log) of the interval of the host's share, uncalibrated so far."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +70,35 @@ def step_times(
     layouts: Layouts,
     batch: Batch,
     routing: str,
+    *,
+    calibration: Calibration | None = None,
 ) -> StepTimes:
-    """Times of one step of each candidate (``layouts`` and ``batch`` row by row)."""
+    """Times of one step of each candidate (``layouts`` and ``batch`` row by row).
+
+    Args:
+        calibration: in place of the framework's own (to fit one).
+    """
     n = len(layouts)
+    calibration = calibration or framework.calibration
+    experts = framework.expert_kernels_on(cost.gpu, precision.experts)
+    speakers = {"moe": cost}
+    if experts is not None:
+        precision = replace(precision, experts=experts.measured_as)
+        speakers["moe"] = cost.under(experts.measured_under)
     work = step_work(model, precision, layouts, batch, routing)
     busy = np.zeros((2, n))
     by_part: dict[str, list[Estimates]] = {
-        part: [_kernels(cost, work, operation, busy) for operation in operations] for part, operations in PARTS.items()
+        part: [
+            _kernels(speakers.get(operation, cost), work, operation, busy).scaled(
+                calibration.factor(operation, batch.prefills)
+            )
+            for operation in operations
+        ]
+        for part, operations in PARTS.items()
     }
-    by_part["communication"] = [exchange_times(cost, network, work.exchanges, n)]
-    by_part["elementwise"] = [_elementwise(cost, work)]
+    exchanges = exchange_times(cost, network, work.exchanges, n)
+    by_part["communication"] = [exchanges.scaled(calibration.factor("communication", batch.prefills))]
+    by_part["elementwise"] = [_elementwise(cost, work).scaled(calibration.factor("elementwise", batch.prefills))]
     layers = combine([estimate for estimates in by_part.values() for estimate in estimates])
     hops = np.maximum(layouts.pp - 1, 0).astype(np.float64)
     message = batch.tokens.astype(np.float64) * model.hidden * ACTIVATION_BYTES
@@ -93,13 +110,13 @@ def step_times(
     )
     hop = across_nodes(np.where(hops > 0, link, 0.0), network.fabric)
     by_part["communication"].append(hop.scaled(hops))
-    host = _spread(np.full(n, framework.step_overhead_us), OVERHEAD_SPREAD)
+    host = Estimates.exact(calibration.host_us(model.layers, batch.decodes, batch.prefills))
     by_part["host"] = [host]
     # The slowest stage has ⌈layers ÷ pp⌉ of the layers; the head, in one stage only, is counted as spread
     # over all.
     share = np.ceil(model.layers / layouts.pp) / model.layers
-    latency = combine([layers, hop.scaled(hops), host]).widened(framework.step_spread)
-    stage = combine([layers.scaled(share), hop, host]).widened(framework.step_spread)
+    latency = _calibrated(combine([layers, hop.scaled(hops), host]), calibration)
+    stage = _calibrated(combine([layers.scaled(share), hop, host]), calibration)
     parts = {part: np.sum([e.value for e in estimates], axis=0) for part, estimates in by_part.items()}
     memory_us = busy[1] + work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6
     return StepTimes(latency, stage, parts, busy[0], memory_us)
@@ -124,6 +141,23 @@ def _kernels(cost: CostModel, work: StepWork, operation: str, busy: Floats) -> E
 def _elementwise(cost: CostModel, work: StepWork) -> Estimates:
     time = work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6 + work.small_kernels * LAUNCH_US
     return _spread(time, ELEMENTWISE_SPREAD)
+
+
+def _calibrated(estimates: Estimates, calibration: Calibration) -> Estimates:
+    """With the interval that held-out runs ask for, or the kernels' own where that is wider."""
+    low, high = interval(estimates.value, calibration.tpot)
+    return Estimates(
+        estimates.value,
+        np.minimum(estimates.low, low),
+        np.maximum(estimates.high, high),
+        estimates.how,
+        estimates.inside,
+    )
+
+
+def interval(value: Floats, spread: Spread) -> tuple[Floats, Floats]:
+    """(low, high) of a prediction, from the residuals of models and GPU types held out; ``value`` lies within."""
+    return value * np.exp(min(spread.low, 0.0)), value * np.exp(max(spread.high, 0.0))
 
 
 def _spread(time_us: Floats, half_width: float) -> Estimates:

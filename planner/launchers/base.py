@@ -12,13 +12,14 @@ from typing import ClassVar, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from planner.plans import Launch, Layout, Limits
+from planner.plans import Launch, Layout, Limits, Role
 from planner.requests import FrameworkName
 from profiles.errors import DataError, Unsupported
 
 CHECKPOINT = "$CHECKPOINT"
 NODE_RANK = "$NODE_RANK"
 HEAD_ADDRESS = "$HEAD_ADDRESS"
+DRAFT_MODEL = "$DRAFT_MODEL"
 """Arguments that only the reader can fill in; the notes say with what, and a shell expands them."""
 
 
@@ -28,7 +29,7 @@ class EngineSpec:
 
     ``model``: name on the Hugging Face Hub, or the path of a model's folder or of its ``config.json``.
     ``precision_converted``: ``weights_precision`` is not ``published_precision``, that of the checkpoint.
-    ``gpus_per_node``: of the pool in which the engine runs.
+    ``gpus_per_node``: of the pool in which the engine runs. ``draft_tokens``: 0 without speculative decoding.
     """
 
     framework: FrameworkName
@@ -41,6 +42,9 @@ class EngineSpec:
     published_precision: str
     gpus_per_node: int
     is_moe: bool
+    role: Role = "aggregated"
+    draft_tokens: int = 0
+    prefix_hit: float = 0.0
 
     @property
     def nodes(self) -> int:
@@ -132,6 +136,10 @@ class Launcher(ABC):
         command += self._parallel(spec, notes)
         command += quantize
         command += self._limits(spec, notes)
+        if spec.draft_tokens:
+            command += self._drafting(spec, notes)
+        if spec.role != "aggregated":
+            command += self._role(spec, notes)
         if spec.layout.gpus < spec.gpus_per_node:
             notes.append(
                 "On each node set CUDA_VISIBLE_DEVICES to the replica's GPUs (see `plan --explain`) and "
@@ -139,7 +147,11 @@ class Launcher(ABC):
             )
         notes.append(
             f"Flags are those of {self.flags.full_name} {self.flags.version} (checked {self.flags.checked}); "
-            "prefix caching is left at its default and the prediction counts on none."
+            + (
+                f"prefix caching is on by default, and the prediction counts on a hit rate of {spec.prefix_hit:g}."
+                if spec.prefix_hit
+                else "prefix caching is left at its default and the prediction counts on none."
+            )
         )
         return Launch(framework=self.framework, command=tuple(command), notes=tuple(notes))
 
@@ -167,6 +179,14 @@ class Launcher(ABC):
     @abstractmethod
     def _parallel(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         """Flags of the layout and of the nodes."""
+
+    @abstractmethod
+    def _drafting(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        """Flags of speculative decoding."""
+
+    @abstractmethod
+    def _role(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        """Flags of an engine that only prefills or only decodes."""
 
     @abstractmethod
     def _limits(self, spec: EngineSpec, notes: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from planner.launchers.base import HEAD_ADDRESS, NODE_RANK, EngineSpec, Launcher
+from planner.launchers.base import DRAFT_MODEL, HEAD_ADDRESS, NODE_RANK, EngineSpec, Launcher
 from planner.requests import FrameworkName
 
 INIT_PORT = 20000
@@ -50,8 +50,9 @@ class SglangLauncher(Launcher):
             *self._flag("max_sequences", limits.max_sequences * dp),
             *self._flag("max_model_len", limits.max_model_len),
             *self._flag("memory_fraction", f"{limits.memory_fraction:g}"),
-            *self._flag("mixed_steps"),  # the prediction mixes prefill chunks with decodes in one step
         ]
+        if spec.role == "aggregated":
+            command += self._flag("mixed_steps")  # the prediction mixes prefill chunks with decodes in one step
         if dp > 1:
             names = self.flags.flags
             notes.append(
@@ -62,3 +63,25 @@ class SglangLauncher(Launcher):
         if spec.kv_precision != "bf16" or spec.published_precision not in ("bf16", "fp16"):
             command += self._flag("kv", self.flags.kv[spec.kv_precision])
         return command
+
+    def _drafting(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        notes.append(
+            f"{DRAFT_MODEL}: the EAGLE head whose acceptance the workload gives (EAGLE3 in place of EAGLE where it "
+            "is one); DeepSeek's MTP module is run by EAGLE without a draft model. The prediction is of one chain of "
+            "tokens, not of a tree."
+        )
+        return [
+            *self._flag("draft_method", "EAGLE"),
+            *self._flag("draft_model", DRAFT_MODEL),
+            *self._flag("draft_steps", spec.draft_tokens),
+            *self._flag("draft_branches", 1),
+            *self._flag("draft_tokens", spec.draft_tokens + 1),
+        ]
+
+    def _role(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        notes.append(
+            "Requests go through SGLang's router, which pairs the engines: python -m sglang_router.launch_router "
+            "--pd-disaggregation --prefill URL of each prefill engine --decode URL of each decode engine. Mooncake "
+            "must be installed (or NIXL, named by --disaggregation-transfer-backend)."
+        )
+        return self._flag("role", spec.role)

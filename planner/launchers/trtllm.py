@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from planner.launchers.base import EngineSpec, Launcher
+from planner.launchers.base import DRAFT_MODEL, EngineSpec, Launcher
 from planner.requests import FrameworkName
 
 OPTIONS_FILE = "trtllm-options.yaml"
@@ -52,6 +52,7 @@ class TrtllmLauncher(Launcher):
             options.append(f"kv_cache_config: {{dtype: {word}, free_gpu_memory_fraction: {limits.memory_fraction:g}}}")
         elif spec.published_precision not in ("bf16", "fp16"):
             notes.append("Check that the checkpoint asks for no fp8 KV cache of its own: the prediction has bf16.")
+        options += self._in_file(spec, notes)
         if options:
             command += self._flag("options_file", OPTIONS_FILE)
             notes.append(f"{OPTIONS_FILE} holds: " + "; ".join(f"`{line}`" for line in options) + " (one a line).")
@@ -60,3 +61,34 @@ class TrtllmLauncher(Launcher):
             f"KV cache may grow beyond the plan's {limits.memory_fraction:.0%} of the GPU."
         )
         return command
+
+    def _in_file(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        """Lines of the options file for drafting and roles, which have no flags."""
+        lines = []
+        if spec.draft_tokens:
+            lines.append(
+                f"speculative_config: {{decoding_type: Eagle, max_draft_len: {spec.draft_tokens}, "
+                f"speculative_model_dir: {DRAFT_MODEL}}}"
+            )
+            notes.append(
+                f"{DRAFT_MODEL}: the EAGLE head whose acceptance the workload gives; DeepSeek's MTP module is "
+                "{decoding_type: MTP, num_nextn_predict_layers: N}."
+            )
+        if spec.role != "aggregated":
+            lines.append(
+                f"cache_transceiver_config: {{backend: DEFAULT, max_tokens_in_buffer: {spec.limits.max_model_len}}}"
+            )
+            if spec.role == "prefill":
+                lines.append("disable_overlap_scheduler: true")
+        return lines
+
+    def _drafting(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        return []  # in the options file
+
+    def _role(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        group = {"prefill": "context_servers", "decode": "generation_servers"}[spec.role]
+        notes.append(
+            "Requests go through `trtllm-serve disaggregated -c FILE`, whose FILE lists hostname and port of every "
+            f"engine under context_servers (prefill) and generation_servers (decode); this one under {group}."
+        )
+        return []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import ClassVar, Literal
 
-from planner.launchers.base import HEAD_ADDRESS, NODE_RANK, EngineSpec, Launcher
+from planner.launchers.base import DRAFT_MODEL, HEAD_ADDRESS, NODE_RANK, EngineSpec, Launcher
 from planner.requests import FrameworkName
 
 RPC_PORT = 13345
@@ -70,3 +71,19 @@ class VllmLauncher(Launcher):
         if spec.kv_precision != "bf16" or spec.published_precision not in ("bf16", "fp16"):
             command += self._flag("kv", self.flags.kv[spec.kv_precision])
         return command
+
+    def _drafting(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        notes.append(
+            f"{DRAFT_MODEL}: the EAGLE head or draft model whose acceptance the workload gives; for a model's own MTP "
+            f"module give {self._flag('draft_model')[0].rpartition('.')[0]}.method mtp instead of it."
+        )
+        return [*self._flag("draft_model", DRAFT_MODEL), *self._flag("draft_tokens", spec.draft_tokens)]
+
+    def _role(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        notes.append(
+            "Set VLLM_NIXL_SIDE_CHANNEL_HOST to the node's address and VLLM_NIXL_SIDE_CHANNEL_PORT to a free port for "
+            "every engine (NIXL must be installed). The command does not say which role the engine has: a proxy sends "
+            "each request to a prefill engine with max_tokens=1, then with what that returns as kv_transfer_params to "
+            "a decode engine (toy_proxy_server.py in vLLM's tests/v1/kv_connector/nixl_integration shows how)."
+        )
+        return self._flag("kv_transfer", json.dumps({"kv_connector": "NixlConnector", "kv_role": "kv_both"}))

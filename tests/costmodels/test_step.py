@@ -12,12 +12,14 @@ from costmodels.operators import Batch
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from costmodels.precision import choose_precision
 from costmodels.registry import find_architecture
+from costmodels.serving.calibration import NEUTRAL, Calibration, Spread
 from costmodels.serving.frameworks import find_framework
 from costmodels.serving.step import StepTimes, step_times
 from profiles.hardware import find_fabric
 
 IB = find_fabric("ib-400g")
 VLLM = find_framework("vllm")
+ONE = np.ones(1, np.int64)
 LAYOUTS = [(1, 1, 1, 1, 1), (4, 1, 1, 4, 1), (8, 1, 1, 1, 8), (2, 4, 1, 2, 1), (1, 1, 8, 8, 1), (2, 2, 4, 8, 1)]
 
 
@@ -30,6 +32,7 @@ def step(
     context: int = 2000,
     chunk: int = 0,
     gpus_per_node: int = 8,
+    calibration: Calibration | None = None,
 ) -> StepTimes:
     architecture = find_architecture(model)
     n = len(layouts)
@@ -44,6 +47,7 @@ def step(
         Layouts.of(layouts),
         batch,
         "balanced",
+        calibration=calibration,
     )
 
 
@@ -58,9 +62,36 @@ def test_parts_add_up_to_the_latency(roofline_cost: CostModel, model: str, chunk
 
 
 def test_a_step_is_never_faster_than_its_roofline(roofline_cost: CostModel) -> None:
-    got = step(roofline_cost, "Qwen3-32B", LAYOUTS[:3], chunk=1024)
+    got = step(roofline_cost, "Qwen3-32B", LAYOUTS[:3], chunk=1024, calibration=NEUTRAL)
     kernels = got.latency.value - got.parts["host"] - got.parts["communication"]
     assert np.all(np.maximum(got.compute_us, got.memory_us) <= kernels)
+
+
+def test_calibration_scales_each_operation_and_adds_the_hosts_share(roofline_cost: CostModel) -> None:
+    plain = step(roofline_cost, "Qwen3-235B-A22B", LAYOUTS[:3], calibration=NEUTRAL)
+    assert np.all(plain.parts["host"] == 0)
+    slower = NEUTRAL.model_copy(update={"factors": {**NEUTRAL.factors, "moe": 2.0}, "step_us": 100.0})
+    got = step(roofline_cost, "Qwen3-235B-A22B", LAYOUTS[:3], calibration=slower)
+    np.testing.assert_allclose(got.parts["moe"], 2 * plain.parts["moe"])
+    np.testing.assert_allclose(got.parts["gemm"], plain.parts["gemm"])
+    np.testing.assert_allclose(got.latency.value, plain.latency.value + plain.parts["moe"] + 100.0)
+
+
+def test_experts_have_a_factor_of_their_own_in_steps_with_prompts(roofline_cost: CostModel) -> None:
+    slower = NEUTRAL.model_copy(update={"factors": {**NEUTRAL.factors, "moe_prompts": 3.0}})
+    for chunk, times in ((0, 1.0), (1024, 3.0)):
+        plain, got = (
+            step(roofline_cost, "Qwen3-235B-A22B", LAYOUTS[:2], chunk=chunk, calibration=each)
+            for each in (NEUTRAL, slower)
+        )
+        np.testing.assert_allclose(got.parts["moe"], times * plain.parts["moe"])
+
+
+def test_a_steps_interval_is_at_least_that_of_models_held_out(roofline_cost: CostModel) -> None:
+    wide = NEUTRAL.model_copy(update={"tpot": Spread(low=-3.0, high=3.0)})
+    got = step(roofline_cost, "Qwen3-32B", LAYOUTS[:1], calibration=wide).latency
+    assert got.low[0] <= got.value[0] * np.exp(-3.0) * (1 + 1e-9)
+    assert got.high[0] >= got.value[0] * np.exp(3.0) * (1 - 1e-9)
 
 
 def test_a_single_gpu_decodes_at_the_speed_of_its_memory(roofline_cost: CostModel) -> None:
@@ -70,7 +101,7 @@ def test_a_single_gpu_decodes_at_the_speed_of_its_memory(roofline_cost: CostMode
     assert got.memory_us[0] == pytest.approx(weights / gpu.memory_bandwidth_bytes_per_s * 1e6, rel=0.01)
     assert got.parts["communication"][0] == 0
     assert got.parts["moe"][0] == 0
-    assert got.parts["host"][0] == VLLM.step_overhead_us
+    assert got.parts["host"][0] == pytest.approx(VLLM.calibration.host_us(model.layers, ONE, 0 * ONE)[0])
 
 
 def test_a_large_prefill_runs_at_the_speed_of_the_tensor_cores(roofline_cost: CostModel) -> None:
@@ -99,7 +130,7 @@ def test_more_work_is_never_faster(roofline_cost: CostModel, axis: str, values: 
 def test_a_pipeline_passes_through_all_stages_and_beats_at_the_slowest(roofline_cost: CostModel) -> None:
     one, four = (step(roofline_cost, "Qwen3-32B", [(1, pp, 1, 1, 1)]) for pp in (1, 4))
     assert one.stage.value[0] == pytest.approx(one.latency.value[0])
-    host = VLLM.step_overhead_us
+    host = one.parts["host"][0]
     hop = four.parts["communication"][0] / 3
     assert four.latency.value[0] == pytest.approx(one.latency.value[0] + 3 * hop)
     assert four.stage.value[0] == pytest.approx((one.latency.value[0] - host) / 4 + hop + host)

@@ -13,6 +13,7 @@ from costmodels.precision import choose_precision
 from costmodels.registry import find_architecture
 from costmodels.serving.frameworks import find_framework
 from planner.evaluation import (
+    BELOW_ONE,
     GRID,
     Job,
     Points,
@@ -23,7 +24,7 @@ from planner.evaluation import (
     search,
     sequences_that_fit,
 )
-from planner.layouts import Restrictions, legal_layouts
+from planner.layouts import Restrictions
 from planner.requests import Bound, parse_cluster, parse_slo, parse_workload
 from profiles.hardware import find_fabric, find_gpu
 from profiles.store import ProfileStore
@@ -180,9 +181,9 @@ def test_an_engine_under_less_load_runs_the_fewest_sequences_that_carry_it(bound
     i = best(points)
     capacity = float(points.steady.rate_rps.value[i])
     loads = [at_load(points, i, capacity * share) for share in (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)]
-    concurrency = [int(p.concurrency[0]) for p in loads]
+    concurrency = [float(p.concurrency[0]) for p in loads]
     assert concurrency == sorted(concurrency)
-    assert concurrency[0] == 1
+    assert concurrency[0] == BELOW_ONE[0]
     assert concurrency[-1] == points.concurrency[i]
     for share, p in zip((0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), loads, strict=True):
         assert p.within[0]
@@ -204,26 +205,32 @@ def test_a_loaded_engine_is_not_put_where_it_would_break_the_slo(bare: ProfileSt
 # --- what the closed form does not cover ---
 
 
-def test_layouts_that_prefill_alone_keeps_busy_are_counted(bare: ProfileStore) -> None:
-    """30000 tokens are four steps of 8192; with one decode step, only pipelines of four stages keep up."""
+def test_layouts_that_prefill_keeps_busy_run_with_less_than_one_sequence_on_average(bare: ProfileStore) -> None:
+    """30000 tokens are four steps of 8192: with one decode step, a sequence at a time is more than most layouts can
+    prefill for."""
     result = search(job(bare, workload="isl=30000,osl=2"), FREE)
-    stable = found(result.coarse).steady.stable
-    keys = {found(result.coarse).key(i)[1:3] for i in np.flatnonzero(stable)}
-    assert {pp for _, pp in keys} == {4, 6, 8}
-    layouts, _, _ = legal_layouts(result.job.model, result.job.precision, result.job.framework, FREE)
-    assert result.prefill_bound == result.legal - len(keys) > 0
-    assert result.legal <= len(layouts)
+    points = found(result.coarse)
+    stable = points.steady.stable
+    by_layout = {points.key(i)[1:3] for i in np.flatnonzero(stable & (points.concurrency < 1))}
+    assert {(1, 1), (2, 1), (8, 1)} <= by_layout
+    assert result.prefill_bound == 0
+    assert (points.steady.queue_busy[stable] <= 1).all()
+    # The rate rises with the mean number of sequences, and ends where prefill is always busy.
+    mine = np.flatnonzero(stable & (points.layouts.gpus == 1) & (points.budget == 8192))
+    mine = mine[np.argsort(points.concurrency[mine])]
+    assert (np.diff(points.steady.rate_rps.value[mine]) > 0).all()
+    most = 1e6 / (points.steady.mixed.stage.value[mine[-1]] * 30000 / 8192)
+    assert 0.5 * most < points.steady.rate_rps.value[mine[-1]] <= most * 1.01
 
 
 @pytest.mark.parametrize("workload", ["isl=1,osl=1", "isl=1,osl=1000", "isl=30000,osl=500", "isl=500,osl=1"])
 def test_extreme_lengths_give_finite_positive_predictions(bare: ProfileStore, workload: str) -> None:
     points = found(search(job(bare, workload=workload), FREE).fine)
-    for estimate in (
-        points.steady.rate_rps,
-        points.steady.ttft_us,
-        points.steady.tpot_us,
-        points.steady.e2e_us,
-    ):
+    steady = points.steady
+    several = not workload.endswith("osl=1")
+    if not several:
+        assert (steady.tpot_us.value == 0).all(), "no token follows the first"
+    for estimate in (steady.rate_rps, steady.ttft_us, steady.e2e_us, *([steady.tpot_us] if several else [])):
         assert (estimate.low > 0).all()
         assert (estimate.low <= estimate.value).all()
         assert (estimate.value <= estimate.high).all()

@@ -138,15 +138,10 @@ def test_the_context_itself_is_allowed_and_one_token_more_is_not(bare: ProfileSt
     assert f"40961 tokens is longer than the context of {DENSE}, 40960 tokens" in error.message
 
 
-def test_a_workload_that_is_all_prefill_is_said_not_to_be_modelled(fails: Fails) -> None:
-    error = fails(Unsupported, model=DENSE, cluster="1xH100", workload="isl=20000,osl=2")
-    assert "fewer than one sequence decodes at a time, which is not modelled" in error.message
-    assert "larger osl or a smaller isl" in error.hint
-
-
-def test_layouts_that_are_not_modelled_are_counted_when_the_rest_fails(fails: Fails) -> None:
-    error = fails(Infeasible, model=DENSE, cluster="4xH100", workload="isl=30000,osl=2", slo="tpot=30ms")
-    assert re.search(r"\d+ layouts that prefill keeps busy are not modelled", error.message)
+def test_disaggregation_without_room_for_two_roles_is_refused(fails: Fails) -> None:
+    error = fails(Unsupported, model=DENSE, cluster="1xH100", workload=WORKLOAD, disaggregation="always")
+    assert "prefill role" in error.message
+    assert "--disaggregation" in error.hint
 
 
 # --- the hardware ---

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import itertools
+import json
 
 import pytest
 
 from planner.launchers import LAUNCHERS, EngineSpec, cannot_express, find_launcher, launch
-from planner.launchers.base import CHECKPOINT, all_flags
+from planner.launchers.base import CHECKPOINT, DRAFT_MODEL, all_flags
 from planner.plans import Launch, Layout, Limits
 from profiles.errors import UnknownName, Unsupported
 
@@ -247,3 +248,61 @@ def test_specs_are_values() -> None:
     assert spec("vllm") == spec("vllm")
     with pytest.raises(dataclasses.FrozenInstanceError):
         spec("vllm").model = "other"  # type: ignore[misc]
+
+
+# --- roles and drafting ---
+
+
+@pytest.mark.parametrize("framework", LAUNCHERS)
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_an_engine_of_one_role_says_so_and_how_requests_get_there(framework: str, role: str) -> None:
+    made = launch(spec(framework, role=role))
+    alone = launch(spec(framework))
+    said = " ".join((*made.command, *made.notes))
+    assert said != " ".join((*alone.command, *alone.notes))
+    assert "requests go through" in said.lower() or "a proxy sends" in said
+    for flag in made.command:
+        assert flag.strip()
+
+
+def test_vllm_joins_roles_by_a_connector() -> None:
+    config = json.loads(value(launch(spec("vllm", role="decode")).command, "--kv-transfer-config"))
+    assert config["kv_connector"] == "NixlConnector"
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_sglang_names_the_role_and_mixes_no_chunks(role: str) -> None:
+    command = launch(spec("sglang", role=role)).command
+    assert value(command, "--disaggregation-mode") == role
+    assert "--enable-mixed-chunk" not in command
+    assert "--enable-mixed-chunk" in launch(spec("sglang")).command
+
+
+def test_trtllm_puts_the_transceiver_into_its_options() -> None:
+    made = launch(spec("trtllm", role="prefill"))
+    assert "--config" in made.command
+    notes = " ".join(made.notes)
+    assert "cache_transceiver_config" in notes
+    assert "context_servers" in notes
+    assert "generation_servers (prefill)" not in notes
+
+
+@pytest.mark.parametrize("framework", LAUNCHERS)
+def test_drafting_names_the_tokens_and_leaves_the_drafter_to_the_reader(framework: str) -> None:
+    made = launch(spec(framework, draft_tokens=4))
+    said = " ".join((*made.command, *made.notes))
+    assert DRAFT_MODEL in said
+    assert "4" in said
+    assert DRAFT_MODEL not in " ".join(launch(spec(framework)).command)
+
+
+def test_drafted_tokens_are_counted_as_each_framework_counts_them() -> None:
+    assert value(launch(spec("vllm", draft_tokens=4)).command, "--speculative-config.num_speculative_tokens") == "4"
+    command = launch(spec("sglang", draft_tokens=4)).command
+    assert value(command, "--speculative-num-steps") == "4"
+    assert value(command, "--speculative-num-draft-tokens") == "5"
+
+
+@pytest.mark.parametrize("framework", LAUNCHERS)
+def test_what_is_predicted_of_the_prefix_cache_is_said(framework: str) -> None:
+    assert "a hit rate of 0.5" in " ".join(launch(spec(framework, prefix_hit=0.5)).notes)

@@ -74,8 +74,9 @@ def test_predictions_meet_the_slo_by_the_plans_own_numbers(any_plan: Plan) -> No
             assert check.predicted == stated.p90
     for engine in p.prediction.engines:
         for bound in p.request.slo.bounds:
-            if bound.percentile == 90:
-                assert getattr(engine, f"{bound.metric}_ms").p90.value <= bound.limit_ms
+            stated = getattr(engine, f"{bound.metric}_ms")
+            if bound.percentile == 90 and stated is not None:
+                assert stated.p90.value <= bound.limit_ms
 
 
 def test_no_gpu_is_used_twice_and_all_are_accounted_for(any_plan: Plan) -> None:
@@ -102,7 +103,9 @@ def test_no_gpu_is_used_twice_and_all_are_accounted_for(any_plan: Plan) -> None:
 def test_routing_weights_sum_to_one_and_load_no_engine_above_its_rate(any_plan: Plan) -> None:
     p = any_plan
     replicas = [replica for group in p.decision.engines for replica in group.replicas]
-    assert sum(replica.weight for replica in replicas) == pytest.approx(1)
+    for role in {group.role for group in p.decision.engines}:
+        of_role = [r for group in p.decision.engines if group.role == role for r in group.replicas]
+        assert sum(replica.weight for replica in of_role) == pytest.approx(1)
     assert all(replica.weight > 0 for replica in replicas)
     assert len({replica.id for replica in replicas}) == len(replicas)
     served = p.prediction.request_rate_rps.value
@@ -117,8 +120,9 @@ def test_routing_weights_sum_to_one_and_load_no_engine_above_its_rate(any_plan: 
 
 
 def test_memory_adds_up_to_the_gpu_and_holds_what_the_limits_admit(any_plan: Plan) -> None:
-    tokens = any_plan.request.workload.isl + any_plan.request.workload.osl
+    work = any_plan.request.workload
     for group, engine in zip(any_plan.decision.engines, any_plan.prediction.engines, strict=True):
+        tokens = work.isl + (0 if group.role == "prefill" else work.osl)
         parts = engine.memory.model_dump()
         total, kv_tokens = parts.pop("total_bytes"), parts.pop("kv_tokens")
         assert sum(parts.values()) == pytest.approx(total)
@@ -145,8 +149,11 @@ def test_intervals_are_in_order_and_percentiles_rise(any_plan: Plan) -> None:
         assert 0 <= interval.low <= interval.value <= interval.high < math.inf
     for engine in (any_plan.prediction, *any_plan.prediction.engines):
         for latency in (engine.ttft_ms, engine.tpot_ms, engine.e2e_ms):
+            if latency is None:
+                continue
             assert isinstance(latency, Latency)
-            assert latency.p50.value <= latency.p90.value <= latency.p99.value
+            assert latency.p95 is not None
+            assert latency.p50.value <= latency.p90.value <= latency.p95.value <= latency.p99.value
 
 
 def test_the_proof_bounds_the_objective_and_agrees_with_the_decision(any_plan: Plan) -> None:
@@ -165,7 +172,9 @@ def test_the_proof_bounds_the_objective_and_agrees_with_the_decision(any_plan: P
     if value is not None:
         assert proof.objective_value == pytest.approx(value)
     else:
-        assert prediction.e2e_ms.mean.value <= proof.objective_value * CLOSE
+        # Of aggregated engines the objective is a bound: at their capacity. Apart, it is the mean over all engines.
+        apart = prediction.kv_transfer is not None
+        assert apart or prediction.e2e_ms.mean.value <= proof.objective_value * CLOSE
 
 
 def test_refused_layouts_and_points_are_all_accounted_for(any_plan: Plan) -> None:

@@ -109,9 +109,13 @@ def test_another_pool_never_worsens_the_plan(planned: Planned) -> None:
 
 
 def test_two_pools_reach_what_they_reach_one_by_one(planned: Planned) -> None:
-    together = throughput(planned(DENSE, "4xH100 + 3xA100", WORKLOAD, SLO))
-    apart = [throughput(planned(DENSE, cluster, WORKLOAD, SLO)) for cluster in ("4xH100", "3xA100")]
-    assert together == pytest.approx(sum(apart))
+    def alone(cluster: str) -> float:
+        return throughput(planned(DENSE, cluster, WORKLOAD, SLO, disaggregation="never"))
+
+    together = alone("4xH100 + 3xA100")
+    assert together == pytest.approx(alone("4xH100") + alone("3xA100"))
+    # One pool that prefills for the other does more than either by itself.
+    assert throughput(planned(DENSE, "4xH100 + 3xA100", WORKLOAD, SLO)) >= together
 
 
 def test_layouts_across_nodes_never_worsen_the_plan_and_can_be_placed(planned: Planned) -> None:
@@ -172,11 +176,11 @@ def test_an_ignored_rate_is_said_to_be_ignored(planned: Planned) -> None:
     assert any("not for the offered 1 requests/s" in note for note in p.provenance.notes)
 
 
-def test_layouts_that_are_not_modelled_are_said_to_be_left_out(planned: Planned) -> None:
-    p = planned(DENSE, "4xH100", "isl=30000,osl=2")
-    assert any("keeps busy with prefill" in note for note in p.provenance.notes)
-    p = planned(DENSE, "4xH100", WORKLOAD)
-    assert not any("keeps busy with prefill" in note for note in p.provenance.notes)
+def test_a_workload_that_is_nearly_all_prefill_is_planned(planned: Planned) -> None:
+    p = planned(DENSE, "4xH100", "isl=30000,osl=2", disaggregation="never")
+    assert all(group.concurrency < 4 for group in p.prediction.engines)
+    assert all(0.5 < group.prefill_busy <= 1 for group in p.prediction.engines)
+    assert not any("left out" in note for note in p.provenance.notes)
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-8B", "qwen/qwen3-8b", "qwen3-8B"])

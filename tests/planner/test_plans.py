@@ -21,9 +21,12 @@ FIXTURES = Path(__file__).parent / "fixtures"
 OLDEST = FIXTURES / "plan-1.0.json"
 """Written by ``plan --json`` (README's example). It is never rewritten to suit a later program."""
 
-TEXT = OLDEST.read_text("utf-8")
+NEWEST = FIXTURES / f"plan-{SCHEMA_VERSION}.json"
+"""As the oldest, of a disaggregated plan."""
 
-MAPS = {"step_ms_by_part"}
+TEXT = NEWEST.read_text("utf-8")
+
+MAPS = {"step_ms_by_part", "ttft_ms_by_part"}
 """Properties that are maps with free keys and numbers for values; everything else is closed."""
 
 KEYWORDS = {
@@ -157,8 +160,36 @@ def test_an_understood_request_is_one_that_the_schema_takes() -> None:
 @pytest.mark.parametrize("file", sorted(FIXTURES.glob("plan-*.json")), ids=lambda file: file.stem)
 def test_plans_of_old_still_open(file: Path) -> None:
     plan = read_plan(file)
-    jsonschema.Draft202012Validator(schema("plan")).validate(json.loads(file.read_text("utf-8")))
+    written = json.loads(plan.to_json())
+    jsonschema.Draft202012Validator(schema("plan")).validate(written)
     assert plan.decision.engines
+    # Later versions only add: what the old one said is still said.
+    old = json.loads(file.read_text("utf-8"))
+    assert kept(old | {"schema_version": SCHEMA_VERSION}, written)
+
+
+def kept(old: Any, new: Any) -> bool:
+    if isinstance(old, dict):
+        return all(key in new and kept(value, new[key]) for key, value in old.items())
+    if isinstance(old, list):
+        return len(old) == len(new) and all(map(kept, old, new))
+    return bool(old == new)
+
+
+def test_a_plan_of_schema_1_0_says_what_was_so_then() -> None:
+    plan = read_plan(OLDEST)
+    assert plan.request.disaggregation == "never"
+    assert plan.request.workload.prefix_hit == 0
+    assert plan.request.workload.speculation is None
+    assert plan.proof.compared == ()
+    assert plan.prediction.kv_transfer is None
+    assert plan.prediction.ttft_ms.p95 is None
+
+
+def test_the_newest_fixture_is_of_this_schema() -> None:
+    document = json.loads(TEXT)
+    jsonschema.Draft202012Validator(schema("plan")).validate(document)
+    assert {group["role"] for group in document["decision"]["engines"]} == {"prefill", "decode"}
 
 
 def test_plan_written_again_is_the_same_bytes() -> None:
@@ -214,7 +245,7 @@ def test_unknown_keys_are_refused_at_every_level(document: dict[str, Any]) -> No
         assert refused(json.dumps(broken)).message == f"plan: {where} is not known"
 
 
-@pytest.mark.parametrize("version", ["2.0", "10.0", "1.1", "0.9", "", 1, 1.0, None, ["1.0"], {"major": 1}])
+@pytest.mark.parametrize("version", ["2.0", "10.0", "1.2", "0.9", "", 1, 1.0, None, ["1.0"], {"major": 1}])
 def test_another_schema_version_is_refused(version: Any) -> None:
     error = refused(changed(lambda plan: plan.update(schema_version=version)))
     assert "schema_version" in error.message

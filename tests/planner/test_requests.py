@@ -17,6 +17,7 @@ from planner.requests import (
     PlanRequest,
     Pool,
     Slo,
+    Speculation,
     Workload,
     parse_cluster,
     parse_request,
@@ -174,6 +175,14 @@ def test_workload_routing_and_defaults() -> None:
         ("isl=1,osl=1,rate=20/min", "workload: rate='20/min' is not a rate"),
         ("isl=1,osl=1,routing=odd", "workload: routing: 'odd' should be 'balanced', "),
         ("isl=1,isl=1,osl=1", "workload: isl is given twice"),
+        ("isl=1,osl=2,prefix_hit=1.5", "workload: prefix_hit: 1.5 should be less than or equal to 1"),
+        ("isl=1,osl=2,prefix_hit=half", "workload: prefix_hit='half' is not a share"),
+        ("isl=1,osl=2,draft=4", "workload: acceptance is missing"),
+        ("isl=1,osl=2,acceptance=0.5", "workload: draft is missing"),
+        ("isl=1,osl=2,draft_cost=0.5", "workload: draft is missing"),
+        ("isl=1,osl=2,draft=0,acceptance=0.5", "workload: draft_tokens: 0 should be greater than 0"),
+        ("isl=1,osl=2,draft=4,acceptance=1.2", "workload: acceptance: 1.2 should be less than or equal to 1"),
+        ("isl=1,osl=2,draft=4,acceptance=0.5,draft_cost=-1", "workload: draft_cost: -1.0 should be greater"),
         ("isl=1,osl=1,rate=1,rate=2", "workload: rate is given twice"),
         ("isl=1,osl=1,", "workload: 'isl=1,osl=1,' has a comma too many"),
     ],
@@ -229,8 +238,12 @@ def test_workload_refuses_naming_field_and_value(text: str, message: str) -> Non
             "request: time_limit_s: a number of more than 80 digits should be a valid",
         ),
         ({"framework": "tgi"}, "request: framework: 'tgi' should be 'vllm', 'sglang' or 'trtllm'"),
-        ({"precision": "fp7"}, "request: precision: 'fp7' should be 'bf16', "),
-        ({"kv_precision": "fp4"}, "request: kv_precision: 'fp4' should be 'bf16' or 'fp8'"),
+        ({"precision": "fp7"}, "precision: 'fp7' is not known"),
+        ({"precision": "bf16,fp7"}, "precision: 'fp7' is not known"),
+        ({"precision": ""}, "precision: '' is not known"),
+        ({"precision": []}, "request: precision"),
+        ({"disaggregation": "maybe"}, "request: disaggregation: 'maybe' should be 'auto', 'never' or 'always'"),
+        ({"kv_precision": "fp4"}, "kv_precision: 'fp4' is not known"),
         ({"objective": "speed"}, "request: objective: 'speed' should be 'throughput', "),
         ({"objective": "cost"}, "request: objective: cost needs a rate"),
     ],
@@ -341,10 +354,14 @@ REQUESTS = st.builds(
     workload=st.builds(
         Workload,
         isl=st.integers(1, 10**6),
-        osl=st.integers(1, 10**6),
+        osl=st.integers(2, 10**6),
         rate_rps=st.floats(1e-6, 1e6),
         routing=st.sampled_from(["balanced", "power_law_1.01"]),
+        prefix_hit=st.floats(0, 1),
+        speculation=st.none() | st.builds(Speculation, draft_tokens=st.integers(1, 64), acceptance=st.floats(0, 1)),
     ),
+    precision=st.sampled_from([None, "fp8", "bf16,fp8", "any"]),
+    disaggregation=st.sampled_from(["auto", "never", "always"]),
     objective=st.sampled_from([None, "throughput", "cost", "gpus", "latency"]),
     framework=st.sampled_from(["vllm", "sglang", "trtllm"]),
     confidence=st.floats(0.001, 0.999),
@@ -352,6 +369,35 @@ REQUESTS = st.builds(
     tp_across_nodes=st.booleans(),
     time_limit_s=st.floats(0.001, 3600),
 )
+
+
+def test_facts_of_a_workload_are_understood() -> None:
+    work = parse_workload("isl=4000,osl=500,prefix_hit=0.5,draft=4,acceptance=0.7,draft_cost=.05")
+    assert work.cached_tokens == 2000
+    assert work.speculation == Speculation(draft_tokens=4, acceptance=0.7, draft_cost=0.05)
+    assert parse_workload("isl=10,osl=2,prefix_hit=1").cached_tokens == 9, "the last token is computed: it yields one"
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"slo": "tpot=30ms"}, "tpot with osl=1"),
+        ({"workload": "isl=10,osl=1,draft=2,acceptance=0.5"}, "speculation with osl=1"),
+        ({"disaggregation": "always"}, "always with osl=1"),
+    ],
+)
+def test_what_needs_a_second_token_is_refused_where_there_is_none(more: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words) as refused:
+        parse_request({**ASKED, "workload": "isl=10,osl=1", **more})
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [("fp8", ("fp8",)), ("bf16, fp8,bf16", ("bf16", "fp8")), (["any"], ("any",)), (None, None)],
+)
+def test_precisions_to_choose_from(value: Any, meant: Any) -> None:
+    assert parse_request({**ASKED, "precision": value}).precision == meant
 
 
 @settings(max_examples=60, deadline=None)

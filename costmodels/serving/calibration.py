@@ -1,0 +1,147 @@
+"""What an engine takes beyond its kernels, per framework, fitted to public end-to-end runs (``calibration.yaml``).
+
+A step of a framework is modelled as
+
+    T = Σ factor(operation) · kernels(operation) + host
+    host = step + layers · layer + sequences · sequence            (a step without prompts)
+    host = prompt_step + layers · prompt_layer                     (a step with prompts)
+
+and the time to the first token as what the steps give, plus the request's own way through the front end:
+
+    front = request + tokens · token + concurrency · waiting + (steps + polled · poll_steps) · TPOT
+
+The factors say how far kernels overlap, fuse or fall short of what they take alone; the last term is that a request is
+looked for, and its first token handed out, between steps. Written by
+``python -m tests.benchmarks.silicon calibrate``, which also holds out whole models and whole GPU types.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from costmodels.estimates import Floats, Ints
+from profiles.errors import DataError
+
+Part = Literal["gemm", "attention_prefill", "attention_decode", "moe", "moe_prompts", "communication", "elementwise"]
+
+PARTS: dict[str, Part] = {
+    "gemm": "gemm",
+    "mla_bmm": "gemm",
+    "attention_prefill": "attention_prefill",
+    "mla_prefill": "attention_prefill",
+    "attention_decode": "attention_decode",
+    "mla_decode": "attention_decode",
+    "moe": "moe",
+}
+"""The factor of each kernel operation."""
+
+
+class Spread(BaseModel):
+    """The 80 % interval of log(measured ÷ predicted) on models and GPU types held out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    low: float
+    high: float
+
+
+class Calibration(BaseModel):
+    """Constants of one framework; the module's docstring has the formulas. Times in µs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    factors: dict[Part, float]
+    step_us: float
+    step_us_per_layer: float
+    step_us_per_sequence: float = Field(ge=0)
+    prompt_step_us: float = Field(ge=0)
+    prompt_step_us_per_layer: float = Field(ge=0)
+    request_us: float = Field(ge=0)
+    request_us_per_token: float = Field(ge=0)
+    request_us_per_concurrent: float = Field(ge=0)
+    request_steps: float = Field(ge=0)
+    polled_share: float = Field(ge=0)
+    acceptance: float = Field(ge=0, lt=1)  # of each drafted token, given that those before it were accepted
+    ttft: Spread
+    tpot: Spread
+    e2e: Spread
+    rows: int  # distinct measurements behind the constants
+    fitted_on: str
+    date: str
+
+    def factor(self, operation: str, prompts: Ints) -> Floats:
+        """By how much the kernels of ``operation`` (or ``communication``, ``elementwise``) are multiplied in steps
+        with so many ``prompts``, shape [n]. Experts have a factor of their own in steps with prompts."""
+        part = PARTS.get(operation, operation)
+        plain = np.full(len(prompts), self.factors.get(part, 1.0), np.float64)  # type: ignore[call-overload]
+        if part != "moe":
+            return plain
+        mixed: Floats = np.where(prompts > 0, self.factors["moe_prompts"], plain)
+        return mixed
+
+    def host_us(self, layers: int, sequences: Ints, prompts: Ints) -> Floats:
+        """The host's share of each step, shape [n]; at least zero."""
+        plain = self.step_us + layers * self.step_us_per_layer + sequences * self.step_us_per_sequence
+        prompt = self.prompt_step_us + layers * self.prompt_step_us_per_layer
+        host: Floats = np.asarray(np.maximum(np.where(prompts > 0, prompt, plain), 0.0), dtype=np.float64)
+        return host
+
+    def front_us(
+        self, prompt_tokens: Floats, concurrency: Floats, tpot_us: Floats, poll_steps: Floats | float = 0
+    ) -> Floats:
+        """What a request waits outside the engine's steps, shape [n]."""
+        front: Floats = (
+            self.request_us
+            + self.request_us_per_token * prompt_tokens
+            + self.request_us_per_concurrent * concurrency
+            + (self.request_steps + self.polled_share * np.asarray(poll_steps)) * tpot_us
+        )
+        return front
+
+    def tokens_per_step(self, drafted: Ints) -> Floats:
+        """Tokens that a decode step yields when ``drafted`` are drafted: 1 + a + a² + …"""
+        a = self.acceptance
+        tokens: Floats = np.asarray((1 - a ** (np.asarray(drafted) + 1.0)) / (1 - a), dtype=np.float64)
+        return tokens
+
+
+NOTHING = Spread(low=0.0, high=0.0)
+
+NEUTRAL = Calibration(
+    factors=dict.fromkeys(get_args(Part), 1.0),
+    step_us=0,
+    step_us_per_layer=0,
+    step_us_per_sequence=0,
+    prompt_step_us=0,
+    prompt_step_us_per_layer=0,
+    request_us=0,
+    request_us_per_token=0,
+    request_us_per_concurrent=0,
+    request_steps=0,
+    polled_share=0,
+    acceptance=0,
+    ttft=NOTHING,
+    tpot=NOTHING,
+    e2e=NOTHING,
+    rows=0,
+    fitted_on="nothing: kernels alone",
+    date="",
+)
+"""The kernels alone: what constants are fitted on top of."""
+
+
+@cache
+def calibrations() -> dict[str, Calibration]:
+    """By framework."""
+    path = Path(__file__).parent / "calibration.yaml"
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {name: Calibration(**fields) for name, fields in document.items()}
+    except (OSError, AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path.name}: cannot be read ({error})", "reinstall shardwright") from error

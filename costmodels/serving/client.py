@@ -1,0 +1,138 @@
+"""What a client with a fixed number of requests in flight sees of many configurations: calibrated, with intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodels.architecture import Architecture
+from costmodels.communication import Network
+from costmodels.estimates import Estimates, Floats, Ints
+from costmodels.layouts import Layouts
+from costmodels.library import CostModel
+from costmodels.precision import Precision
+from costmodels.serving.calibration import Spread
+from costmodels.serving.closed_loop import SHORTEST, closed_loop
+from costmodels.serving.frameworks import Framework
+from costmodels.serving.loop_grid import grid_questions
+from costmodels.serving.step import interval, step_times
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the client does, and how the engine was started; shape [n] each.
+
+    Attributes:
+        concurrency: requests in flight, of the whole engine.
+        isl, osl: stated lengths, tokens.
+        token_budget: most tokens of one step of an attention rank.
+        most_running: sequences that the whole engine holds at once; the rest wait.
+        shortest: lengths are uniform between this share of the stated ones and all of it.
+        poll_steps: steps between two looks at the queue, where the engine does not look at every step.
+        drafted: tokens drafted per step (speculative decoding), 0: none.
+    """
+
+    concurrency: Ints
+    isl: Ints
+    osl: Ints
+    token_budget: Ints
+    most_running: Ints
+    shortest: Floats
+    poll_steps: Floats
+    drafted: Ints
+
+    @classmethod
+    def of(
+        cls, concurrency: Ints, isl: Ints, osl: Ints, token_budget: Ints, most_running: Ints, shortest: float = SHORTEST
+    ) -> Load:
+        """An engine that is started plainly."""
+        n = len(concurrency)
+        return cls(
+            concurrency,
+            isl,
+            osl,
+            token_budget,
+            most_running,
+            np.full(n, shortest),
+            np.zeros(n),
+            np.zeros(n, np.int64),
+        )
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One latency of ``n`` configurations, µs: the mean with its 80 % interval, and percentiles of requests."""
+
+    mean: Estimates
+    p50: Floats
+    p99: Floats
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What clients see of ``n`` configurations; throughput of the whole engine, shape [n]."""
+
+    ttft: Latency
+    tpot: Latency
+    e2e: Latency
+    output_tokens_per_s: Floats
+
+
+def closed_loop_answers(
+    model: Architecture,
+    precision: Precision,
+    cost: CostModel,
+    network: Network,
+    framework: Framework,
+    layouts: Layouts,
+    load: Load,
+    routing: str,
+) -> Answers:
+    """Plays the closed loop on every configuration (:mod:`costmodels.serving.closed_loop`)."""
+    calibration = framework.calibration
+    running = np.minimum(load.concurrency, load.most_running)
+    questions = grid_questions(
+        layouts,
+        running,
+        load.token_budget,
+        load.isl,
+        load.osl,
+        load.shortest,
+        mixed=framework.mixes_prompts_with_decodes,
+    )
+    times = step_times(model, precision, cost, network, framework, questions.layouts, questions.batch, routing)
+    # Pipeline stages work on different sequences: a sequence's token takes as long as all stages, or as the slowest
+    # stage takes to serve every other stage's sequences.
+    cycle = np.maximum(times.latency.value, questions.layouts.pp * times.stage.value)
+    grid = questions.grid(cycle, calibration.tokens_per_step(load.drafted))
+    loop = closed_loop(grid, load.concurrency, load.most_running, layouts.dp, load.osl, load.shortest)
+    prompt = load.isl * (1 + load.shortest) / 2
+    tpot_mean = np.nanmean(loop.tpot, axis=1)
+    front = calibration.front_us(prompt, load.concurrency.astype(np.float64), tpot_mean, load.poll_steps)
+    levels = len(times.latency.how) // len(layouts)
+    how = times.latency.how.reshape(levels, -1).max(axis=0)
+    inside = np.asarray(times.latency.inside.reshape(levels, -1).all(axis=0), dtype=np.bool_)
+
+    def latency(values: Floats, spread: Spread) -> Latency:
+        mean = np.nanmean(values, axis=1)
+        low, high = interval(mean, spread)
+        # Where kernels are less sure than held-out runs were, so is the request.
+        down, up = (
+            (getattr(times.latency, side) / times.latency.value).reshape(levels, -1) for side in ("low", "high")
+        )
+        low = np.where(inside, low, np.minimum(low, mean * down.min(axis=0)))
+        high = np.where(inside, high, np.maximum(high, mean * up.max(axis=0)))
+        p50, p99 = np.nanquantile(values, [0.5, 0.99], axis=1)
+        return Latency(Estimates(mean, low, high, how.astype(np.int8), inside), p50, p99)
+
+    # Requests that wait in front of the engine are slower by that in every loop: throughput falls with the longer loop.
+    ttft = loop.ttft + front[:, None]
+    e2e = loop.e2e + front[:, None]
+    slower = np.nanmean(loop.e2e, axis=1) / np.nanmean(e2e, axis=1)
+    return Answers(
+        latency(ttft, calibration.ttft),
+        latency(loop.tpot, calibration.tpot),
+        latency(e2e, calibration.e2e),
+        loop.output_tokens_per_s * slower,
+    )

@@ -1,0 +1,58 @@
+"""What is published of the accuracy that a precision costs. Facts with their source, never a guess."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from costmodels.architecture import Architecture
+from costmodels.precision import Precision
+from profiles.errors import DataError
+
+
+class Figure(BaseModel):
+    """One published comparison; ``accuracy.yaml`` says what each field means."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    weights: tuple[str, ...]
+    benchmark: str
+    published: float
+    converted: float
+    source: str
+    note: str | None = None
+
+
+@cache
+def figures() -> tuple[Figure, ...]:
+    """Every figure on record.
+
+    Raises:
+        DataError: the file is broken.
+    """
+    path = Path(__file__).parent / "accuracy.yaml"
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return tuple(Figure(**entry) for entry in document["figures"])
+    except (OSError, KeyError, TypeError, yaml.YAMLError, ValidationError) as error:
+        raise DataError(f"{path.name}: cannot be read ({error})", "reinstall shardwright") from error
+
+
+def published_accuracy(model: Architecture, precision: Precision) -> str:
+    """In words, what ``precision`` is known to cost ``model`` in accuracy."""
+    kv = "" if precision.kv == "bf16" else f"; of the {precision.kv} KV cache no published figure is on record"
+    if not precision.converted:
+        return "as published" + kv
+    found = [f for f in figures() if f.model == model.name and precision.weights in f.weights]
+    if not found:
+        return f"no published figure on record for {precision.weights} weights" + kv
+    said = "; ".join(
+        f"{f.benchmark} {f.converted:g} against {f.published:g} as published ({f.source}"
+        + (f"; {f.note})" if f.note else ")")
+        for f in found
+    )
+    return said + kv

@@ -1,0 +1,65 @@
+"""Capacity: where an engine stops keeping up, and where its percentiles stop holding."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from naive_simulator import constant_table, rising_table
+
+from costmodels.serving.arrivals import constant_lengths, open_loop
+from costmodels.serving.capacity import Limit, capacity_rps, keeps_up, queue_growth
+from costmodels.serving.policies import find_policy
+from costmodels.serving.simulator import Engine, simulate
+from profiles.errors import InputError
+
+SERVICE_US = 1000.0
+SERVER = Engine(constant_table(SERVICE_US), find_policy("vllm"), 10_000, token_budget=64, max_sequences=100)
+BATCHING = Engine(rising_table(3), find_policy("vllm"), 20_000, token_budget=256, max_sequences=64)
+
+
+def test_capacity_is_that_of_the_queue_with_equal_services() -> None:
+    """M/D/1: P(wait > t) ≈ e^(−2·(1 − ρ)·t / (ρ·s)) in heavy traffic (Kingman), so p90 gives the load."""
+    limit = 6 * SERVICE_US
+    got = capacity_rps(SERVER, *constant_lengths(8_000, 64, 1), [Limit("ttft", 0.9, limit)], seed=1)
+    load = 1 / (1 + math.log(10) / (2 * (limit / SERVICE_US - 1)))
+    assert got * SERVICE_US / 1e6 == pytest.approx(load, rel=0.05)
+
+
+def test_limits_hold_at_capacity_and_break_beyond() -> None:
+    isl, osl = constant_lengths(1500, 100, 40)
+    limits = [Limit("ttft", 0.9, 60e3), Limit("tpot", 0.99, 8e3)]
+    rate = capacity_rps(BATCHING, isl, osl, limits, tolerance=0.01)
+    assert rate > 0
+    missed = []
+    for factor in (1.0, 1.02):
+        outcome = simulate(BATCHING, open_loop(isl, osl, rate * factor)).trimmed(0.1)
+        missed.append(any(outcome.percentile_us(x.metric, x.percentile) > x.limit_us for x in limits))
+    assert missed == [False, True]
+
+
+def test_tighter_limits_never_raise_the_capacity() -> None:
+    isl, osl = constant_lengths(600, 100, 40)
+    rates = [capacity_rps(BATCHING, isl, osl, [Limit("ttft", 0.9, limit)]) for limit in (100e3, 50e3, 20e3, 10e3)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_what_an_idle_engine_cannot_do_has_no_capacity() -> None:
+    isl, osl = constant_lengths(200, 100, 40)
+    assert capacity_rps(BATCHING, isl, osl, [Limit("tpot", 0.5, 1.0)]) == 0.0
+    assert capacity_rps(BATCHING, *constant_lengths(200, 30_000, 40), []) == 0.0  # refused
+    with pytest.raises(InputError, match="tolerance"):
+        capacity_rps(BATCHING, isl, osl, [], tolerance=0.0)
+
+
+@pytest.mark.parametrize(("load", "steady"), [(0.5, True), (0.9, True), (1.2, False), (3.0, False)])
+def test_a_queue_that_grows_is_seen(load: float, steady: bool) -> None:
+    outcome = simulate(SERVER, open_loop(*constant_lengths(5000, 64, 1), load / SERVICE_US * 1e6, seed=2))
+    assert keeps_up(outcome) is steady
+    assert queue_growth(outcome) == pytest.approx(max(1 - 1 / load, 0), abs=0.04)
+
+
+def test_few_requests_say_nothing_of_growth() -> None:
+    outcome = simulate(SERVER, open_loop(np.array([64]), np.array([1]), 1.0))
+    assert queue_growth(outcome) == 0.0
