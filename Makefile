@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test test-slow lint bench pack clean
+.PHONY: plan test test-slow lint bench bench-experts bench-silicon pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -24,6 +24,16 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.kernels --framework vllm
 	$(BIN)/python -m tests.benchmarks.plans
+	$(BIN)/python -m tests.benchmarks.readme
+
+bench-experts: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.experts_balance
+	$(BIN)/python -m tests.benchmarks.experts_affinity
+
+# Public end-to-end runs, ours and the peer's predictions; `calibrate` after the module's name refits the constants.
+bench-silicon: $(STAMP)
+	$(BIN)/pip install --quiet '.[silicon]'
+	$(BIN)/python -m tests.benchmarks.silicon
 	$(BIN)/python -m tests.benchmarks.readme
 
 # Rebuilds the shipped measurements and shows what thinning their grids costs. Needs the extra `silicon`.

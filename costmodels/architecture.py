@@ -141,6 +141,7 @@ class Architecture:
     # Left in 16 bits by a quantized checkpoint: any of "attention_qkv", "attention_output", "dense",
     # "experts", "shared_experts". Embedding, head, norms and routers always are.
     unquantized: tuple[str, ...] = ()
+    moe_layers: tuple[int, ...] = ()  # which layers of the model, in order, have experts
 
     @cached_property
     def layers(self) -> int:

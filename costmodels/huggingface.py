@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from costmodels.architecture import Architecture, LayerGroup
+from costmodels.architecture import Architecture, LayerGroup, MixtureOfExperts
 from costmodels.config_fields import Fields
 from costmodels.model_types import READERS
 from costmodels.quantization import unquantized_parts, weight_precision
@@ -79,6 +79,7 @@ def parse_config(config: Mapping[str, Any], name: str) -> Architecture:
         weight_precision=weight_precision(text, name),
         excluded=excluded + decoder.excluded,
         unquantized=unquantized_parts(text, decoder.layers, name),
+        moe_layers=tuple(i for i, (_, ffn) in enumerate(decoder.layers) if isinstance(ffn, MixtureOfExperts)),
     )
 
 

@@ -37,10 +37,12 @@ class Batch:
         prefills: prompts of which a chunk is processed (0: none).
         chunk: tokens of each such chunk.
         prefix: tokens of the prompt that are already in the KV cache.
-        decodes: sequences that generate one token.
+        decodes: sequences that generate.
         context: mean tokens in the KV cache of those.
         expert_tokens: tokens that enter a MoE layer from this rank on average over the ranks of the group
             (ranks work in lock step, but need not all have a chunk).
+        queries: tokens that each generating sequence processes in the step: 1, or with speculative decoding
+            the token before and the drafted ones, which are verified together.
     """
 
     prefills: Ints
@@ -49,10 +51,11 @@ class Batch:
     decodes: Ints
     context: Ints
     expert_tokens: Floats
+    queries: int = field(default=1, kw_only=True)
 
     @property
     def tokens(self) -> Ints:
-        return self.prefills * self.chunk + self.decodes
+        return self.prefills * self.chunk + self.decodes * self.queries
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,8 @@ def _grouped_query(
     # A window that no sequence reaches is full attention.
     longest = np.maximum(batch.prefix + batch.chunk, batch.context)
     shape["window_tokens"] = np.where(longest > windows, windows, 0) if windows else 0
+    # The queries of a sequence read its cache once, like so many more heads of the same KV head.
+    verified = {**shape, "heads": heads * batch.queries}
     work.ask(
         "attention_prefill",
         count,
@@ -203,7 +208,7 @@ def _grouped_query(
         batch.decodes > 0,
         batch=batch.decodes,
         context_tokens=batch.context,
-        **shape,
+        **verified,
     )
     _product(work, precision.attention_output, batch.tokens, model.hidden, heads * attention.head_dim, count)
     # Rotary embedding and the cache write each read and write the q, k, v of the rank.
@@ -251,9 +256,10 @@ def _latent(
             decoding,
             dtype=code("dtype", "bf16"),
             kind=code("kind", kind),
-            tokens=batch.decodes,
+            tokens=batch.decodes * batch.queries,
             heads=heads,
         )
+    shape["heads"] = heads * batch.queries
     work.ask("mla_decode", count, decoding, batch=batch.decodes, context_tokens=batch.context, **shape)
     _product(work, precision.attention_output, tokens, model.hidden, heads * attention.v_head_dim, count)
     work.touch(tokens * (heads * qk + latent) * (2.0 * 2 * ACTIVATION_BYTES), 3, count)
@@ -314,7 +320,7 @@ def _experts(
 
 
 def _head(work: StepWork, model: Architecture, layouts: Layouts, batch: Batch) -> None:
-    sampled = batch.prefills + batch.decodes  # one row of logits per sequence
+    sampled = batch.prefills + batch.decodes * batch.queries  # one row of logits per sequence, or per verified token
     vocabulary = -(-model.vocabulary // layouts.tp)
     _product(work, "bf16", sampled, vocabulary, model.hidden, 1)
     logits_bytes = sampled.astype(np.float64) * model.vocabulary * ACTIVATION_BYTES

@@ -20,5 +20,5 @@ for group in document.decision.engines:
         nodes = sorted({rank.node for rank in replica.ranks})
         gpus = {node: [rank.gpu for rank in replica.ranks if rank.node == node] for node in nodes}
         where = "; ".join(f"node {node}: GPUs {','.join(map(str, gpus[node]))}" for node in nodes)
-        print(f"{replica.id} (weight {replica.weight:.3f}) on pool {group.pool}, {where}")
+        print(f"{replica.id} ({group.role}, weight {replica.weight:.3f}) on pool {group.pool}, {where}")
     print(" ", " ".join(group.launch.command))

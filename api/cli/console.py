@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -15,6 +18,14 @@ from rich.table import Table
 from rich.text import Text
 
 WIDTH = 100
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def flowing(command: Command) -> Command:
+    """Joins the lines of each paragraph of the help, so that it fills whatever width the terminal has."""
+    command.__doc__ = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command) or "")
+    return command
 
 
 def console() -> Console:

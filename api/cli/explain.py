@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import heading, indented, table
-from api.cli.predictions import BAR
+from api.cli.predictions import BAR, sequences
 from api.cli.quantities import milliseconds, number, percent
 from api.cli.view import percentile_of
 from planner.plans import EngineGroup, Plan, Replica
@@ -33,10 +33,14 @@ def _rejected(plan: Plan, console: Console) -> None:
 
 
 def _step(plan: Plan, console: Console) -> None:
+    roles = {group.id: group.role for group in plan.decision.engines}
     for group in plan.prediction.engines:
         of = f" of {group.engine}" if len(plan.prediction.engines) > 1 else ""
         total = sum(group.step_ms_by_part.values())
-        heading(console, f"A decode step{of}: {milliseconds(total)} with {group.concurrency:,} sequences")
+        prefill = roles[group.engine] == "prefill"
+        kind = "A full prefill step" if prefill else "A decode step"
+        held = "" if prefill else f" with {sequences(group.concurrency)} sequences"
+        heading(console, f"{kind}{of}: {milliseconds(total)}{held}")
         rows = table("part", "time", "share", "")
         rows.columns[3].justify = "left"
         for part, ms in sorted(group.step_ms_by_part.items(), key=lambda item: -item[1]):
@@ -45,7 +49,8 @@ def _step(plan: Plan, console: Console) -> None:
             share = ms / total
             rows.add_row(part.replace("_", " "), milliseconds(ms), percent(share), "█" * round(share * BAR))
         indented(console, rows)
-        indented(console, Text(f"Prefill is busy {percent(group.prefill_busy)} of the time."))
+        if roles[group.engine] != "decode":
+            indented(console, Text(f"Prefill is busy {percent(group.prefill_busy)} of the time."))
 
 
 def _pareto(plan: Plan, console: Console) -> None:
@@ -57,11 +62,11 @@ def _pareto(plan: Plan, console: Console) -> None:
         rows.add_row(
             point.layout.label + (f" ({point.pool})" if several else ""),
             f"{point.max_tokens_per_step:,}",
-            f"{point.concurrency:,}",
-            number(point.output_tokens_per_s_per_user),
+            sequences(point.concurrency),
+            "–" if point.output_tokens_per_s_per_user is None else number(point.output_tokens_per_s_per_user),
             number(point.output_tokens_per_s_per_gpu),
             milliseconds(point.ttft_ms),
-            milliseconds(point.tpot_ms),
+            "–" if point.tpot_ms is None else milliseconds(point.tpot_ms),
             "met" if point.meets_slo else "missed",
         )
     indented(console, rows)

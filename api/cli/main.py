@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from api.cli import catalogue, profile
+from api.cli import catalogue, collect, experts, few_shot, predict, profile, simulate
 from api.cli.console import page, write_json, write_text
 from profiles.errors import InputError, ShardwrightError, UnknownName
 
@@ -31,6 +31,13 @@ app = typer.Typer(
 )
 app.command("models")(catalogue.models)
 app.command("gpus")(catalogue.gpus)
+app.command("predict")(predict.predict)
+app.command("simulate")(simulate.simulate)
+app.command("experts")(experts.experts)
+profile.app.command("collect")(collect.collect)
+profile.app.command("propose")(collect.propose)
+profile.app.command("fit")(few_shot.fit)
+profile.app.command("validate")(few_shot.validate)
 app.add_typer(profile.app, name="profile")
 
 _ASKED, _RESTRICTED, _SHOWN = "What to plan", "Restrictions", "Output"
@@ -67,7 +74,9 @@ def plan_command(
     workload: Annotated[
         str | None,
         typer.Option(
-            help="isl=4000,osl=500[,rate=20]: tokens in, tokens out, requests/s (default: as many as fit).",
+            help="isl=4000,osl=500[,rate=20]: tokens in, tokens out, requests/s (default: as many as fit). Facts that "
+            "help: prefix_hit=0.5 (share of a prompt in the prefix cache); draft=4,acceptance=0.7[,draft_cost=0.05] "
+            "(speculative decoding).",
             rich_help_panel=_ASKED,
         ),
     ] = None,
@@ -81,10 +90,23 @@ def plan_command(
     framework: Annotated[str, typer.Option(help="vllm, sglang or trtllm.", rich_help_panel=_ASKED)] = "vllm",
     precision: Annotated[
         str | None,
-        typer.Option(help="Weights: bf16, fp8, fp8_block, nvfp4, ... Default: as published.", rich_help_panel=_ASKED),
+        typer.Option(
+            help="Weights: bf16, fp8, fp8_block, nvfp4, ...; several joined by commas, or any, to choose from. "
+            "Default: as published.",
+            rich_help_panel=_ASKED,
+        ),
     ] = None,
     kv_precision: Annotated[
-        str | None, typer.Option(help="KV cache: bf16 (default) or fp8.", rich_help_panel=_ASKED)
+        str | None,
+        typer.Option(help="KV cache: bf16 (default) or fp8; bf16,fp8 or any to choose from.", rich_help_panel=_ASKED),
+    ] = None,
+    disaggregation: Annotated[
+        str | None,
+        typer.Option(
+            help="Engines that prefill apart from engines that decode: auto (where it is better), never or always. "
+            "Default: auto.",
+            rich_help_panel=_ASKED,
+        ),
     ] = None,
     confidence: Annotated[
         float,
@@ -109,10 +131,11 @@ def plan_command(
         typer.Option(help="Seconds for the solver. Default: 30.", rich_help_panel=_RESTRICTED),
     ] = None,
     profiles: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             metavar="DIR",
-            help="Predict from this profile store in place of the shipped pack.",
+            help="Lay this profile store over the shipped pack: its rows answer exactly and correct the others. "
+            "May be given again, the last on top.",
             rich_help_panel=_RESTRICTED,
         ),
     ] = None,
@@ -154,6 +177,7 @@ def plan_command(
         "framework": framework,
         "precision": precision,
         "kv_precision": kv_precision,
+        "disaggregation": disaggregation,
         "confidence": confidence,
         "max_tp": max_tp,
         "max_pp": max_pp,
@@ -181,18 +205,24 @@ def _refuse_before_command(context: typer.Context) -> None:
         )
 
 
-def _plan(fields: dict[str, Any], profiles: Path | None, as_json: bool, output: Path | None, explain: bool) -> None:
+def _plan(
+    fields: dict[str, Any], profiles: list[Path] | None, as_json: bool, output: Path | None, explain: bool
+) -> None:
     """Checks everything that can be checked before the slow part; writes nothing until there is a plan."""
     for name in ("model", "cluster", "workload"):
         if name not in fields:
             raise InputError(f"--{name} is missing", f"for example: {EXAMPLE}")
     from planner import requests
 
+    if profiles:
+        from profiles.descriptions import add_described
+
+        for folder in profiles:
+            add_described(folder)  # before names of GPUs are looked up
     for name, choices in (
         ("objective", requests.Objective),
         ("framework", requests.FrameworkName),
-        ("precision", requests.PrecisionName),
-        ("kv_precision", requests.KvPrecisionName),
+        ("disaggregation", requests.Disaggregation),
     ):
         _check_choice(name, fields.get(name), get_args(choices))
     request = requests.parse_request({**fields, "cluster": requests.parse_cluster(fields["cluster"])})
@@ -209,8 +239,11 @@ def _plan(fields: dict[str, Any], profiles: Path | None, as_json: bool, output: 
         from planner.planning import plan
         from profiles.store import ProfileStore
 
-        store = None if profiles is None else ProfileStore(profiles)
-        made = plan(request, store=store, progress=report)
+        measured = [ProfileStore(folder) for folder in profiles or ()]
+        made = plan(request, measured=measured, progress=report)
+    for store in made.provenance.measured:
+        if not store.rows:
+            print(f"note: store {store.name} has no rows of the planned GPU types", file=sys.stderr)
     document = made.to_json()
     if output is not None:
         from api.cli.output import write_atomically
@@ -232,9 +265,9 @@ def _check_choice(name: str, value: str | None, choices: Iterable[str]) -> None:
 
 @app.command("schema")
 def schema_command(
-    what: Annotated[str, typer.Argument(metavar="[plan|request]", help="Which document.")] = "plan",
+    what: Annotated[str, typer.Argument(metavar="[plan|request|experts]", help="Which document.")] = "plan",
 ) -> None:
-    """JSON Schema of the plan document, or of the request.
+    """JSON Schema of the plan document, of the request, or of an expert placement.
 
     Examples:
 
@@ -248,8 +281,12 @@ def schema_command(
         write_json(schema("plan"))
     elif what == "request":
         write_json(schema("request"))
+    elif what == "experts":
+        from planner.experts import document
+
+        write_json(document.schema())
     else:
-        raise UnknownName("schema", what, ("plan", "request"))
+        raise UnknownName("schema", what, ("plan", "request", "experts"))
 
 
 @app.command("serve")

@@ -1,4 +1,4 @@
-"""``--output``: a file is either the old one or the whole new one, never half of it."""
+"""Files that commands write: a file is either the old one or the whole new one, never half of it."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from pathlib import Path
 from profiles.errors import InputError
 
 
-def check_target(path: Path) -> None:
-    """Refuses, before the work is done, a file that could not be written after it.
+def check_target(path: Path, option: str = "--output") -> None:
+    """Refuses, before the work is done, a file that could not be written after it; ``option`` named it.
 
     Raises:
         InputError: a directory, a missing or unwritable parent.
     """
     parent = path.parent
     if path.is_dir():
-        raise InputError(f"--output: {path} is a directory", "name a file in it")
+        raise InputError(f"{option}: {path} is a directory", "name a file in it")
     if path.exists() and not path.is_file():
         raise InputError(
-            f"--output: {path} is not a regular file", "name a file, or use --json and redirect standard output"
+            f"{option}: {path} is not a regular file", "name a file, or use --json and redirect standard output"
         )
     if not parent.exists():
-        raise InputError(f"--output: the directory {parent} does not exist", f"make it first: mkdir -p {parent}")
+        raise InputError(f"{option}: the directory {parent} does not exist", f"make it first: mkdir -p {parent}")
     if not parent.is_dir():
-        raise InputError(f"--output: {parent} is not a directory", "name a file in a directory")
+        raise InputError(f"{option}: {parent} is not a directory", "name a file in a directory")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"--output: no permission to write in {parent}", "name a file elsewhere")
+        raise InputError(f"{option}: no permission to write in {parent}", "name a file elsewhere")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes ``text`` (UTF-8) to a temporary file beside ``path``, then renames it. A link's target is
+def write_atomically(path: Path, content: str | bytes, option: str = "--output") -> None:
+    """Writes ``content`` (text as UTF-8) to a temporary file beside ``path``, then renames it. A link's target is
     replaced, not the link, and an existing file keeps its permissions.
 
     Raises:
@@ -43,7 +43,7 @@ def write_atomically(path: Path, text: str) -> None:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(text.encode("utf-8"))
+                file.write(content.encode("utf-8") if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(name, mode)
@@ -53,7 +53,7 @@ def write_atomically(path: Path, text: str) -> None:
             raise
     except OSError as error:
         raise InputError(
-            f"--output: {path} cannot be written ({error.strerror})", "name another file, or make room"
+            f"{option}: {path} cannot be written ({error.strerror})", "name another file, or make room"
         ) from error
 
 

@@ -20,7 +20,7 @@ from api.cli.quantities import (
     watts,
     watts_range,
 )
-from planner.plans import Interval, MemoryParts, Plan
+from planner.plans import Effect, Interval, MemoryParts, Plan
 
 BAR = 30  # columns of a memory bar
 
@@ -71,19 +71,29 @@ def _prediction(plan: Plan, console: Console) -> None:
     prediction = plan.prediction
     slowest = " (latency: of the slowest engines)" if len(prediction.engines) > 1 else ""
     heading(console, f"Prediction{slowest}")
-    rows = table("latency", "mean", "80 % interval", "p50", "p90", "p99")
+    rows = table("latency", "mean", "80 % interval", "p50", "p90", "p95", "p99")
     for name, latency in (
         ("time to first token (TTFT)", prediction.ttft_ms),
         ("time per output token (TPOT)", prediction.tpot_ms),
         ("whole request (E2E)", prediction.e2e_ms),
     ):
+        if latency is None:
+            continue
         rows.add_row(
             name,
             milliseconds(latency.mean.value),
             milliseconds_range(latency.mean),
-            *(milliseconds(at.value) for at in (latency.p50, latency.p90, latency.p99)),
+            *(
+                "–" if at is None else milliseconds(at.value)
+                for at in (latency.p50, latency.p90, latency.p95, latency.p99)
+            ),
         )
     indented(console, rows)
+    parts = [f"{part} {milliseconds(ms)}" for part, ms in prediction.ttft_ms_by_part.items() if ms]
+    if parts:
+        indented(console, Text(f"Mean TTFT: {' + '.join(parts)}"))
+    for effect in prediction.effects:
+        indented(console, Text(_effect(effect)))
     console.print()
     rows = table("", "", "80 % interval")
     for label, value, interval in _rates(plan):
@@ -92,6 +102,18 @@ def _prediction(plan: Plan, console: Console) -> None:
     if len(prediction.engines) > 1:
         console.print()
         _groups(plan, console)
+
+
+def _effect(effect: Effect) -> str:
+    """``… ; without it TTFT 612 ms, TPOT 24.1 ms (means)``."""
+    times = (("TTFT", effect.ttft_ms_without), ("TPOT", effect.tpot_ms_without))
+    said = [f"{name} {milliseconds(ms)}" for name, ms in times if ms is not None]
+    without = (
+        f"; without {'it' if effect.fact == 'speculation' else 'them'} {', '.join(said)} (means, as many decoding)"
+        if said
+        else ""
+    )
+    return f"{effect.summary[0].upper()}{effect.summary[1:]}{without}."
 
 
 def _rates(plan: Plan) -> Iterator[tuple[str, str, str]]:
@@ -107,7 +129,8 @@ def _rates(plan: Plan) -> Iterator[tuple[str, str, str]]:
     yield plain(carried, prediction.request_rate_rps)
     yield plain("output tokens/s", prediction.output_tokens_per_s)
     yield plain("output tokens/s of a GPU", prediction.output_tokens_per_s_per_gpu)
-    yield plain("output tokens/s of a user", prediction.output_tokens_per_s_per_user)
+    if prediction.output_tokens_per_s_per_user is not None:
+        yield plain("output tokens/s of a user", prediction.output_tokens_per_s_per_user)
     yield "load ÷ what the SLO lets it carry", percent(prediction.utilisation), ""
     power = prediction.power_watts
     yield f"power of {plan.decision.gpus_used} GPUs", watts(power.value), watts_range(power)
@@ -117,18 +140,26 @@ def _rates(plan: Plan) -> Iterator[tuple[str, str, str]]:
 
 
 def _groups(plan: Plan, console: Console) -> None:
-    rows = table("engines", "requests/s each", "utilisation", "decoding", "TTFT p90", "TPOT p90", "watts a GPU")
+    apart = plan.prediction.kv_transfer is not None
+    in_it, first = ("sequences", "prefilled p90") if apart else ("decoding", "TTFT p90")
+    rows = table("engines", "requests/s each", "utilisation", in_it, first, "TPOT p90", "watts a GPU")
+    roles = {group.id: group.role for group in plan.decision.engines}
     for group in plan.prediction.engines:
         rows.add_row(
-            group.engine,
+            f"{group.engine}, {roles[group.engine]}" if apart else group.engine,
             number(group.load_rps),
             percent(group.load_rps / group.rate_rps.value),
-            f"{group.concurrency:,}",
-            milliseconds(group.ttft_ms.p90.value),
-            milliseconds(group.tpot_ms.p90.value),
+            sequences(group.concurrency),
+            "–" if group.ttft_ms is None else milliseconds(group.ttft_ms.p90.value),
+            "–" if group.tpot_ms is None else milliseconds(group.tpot_ms.p90.value),
             number(group.power_watts.value),
         )
     indented(console, rows)
+
+
+def sequences(mean: float) -> str:
+    """A mean number of sequences: 64, 0.59."""
+    return f"{int(mean):,}" if float(mean).is_integer() else number(mean, 2)
 
 
 def _memory(plan: Plan, console: Console) -> None:
@@ -142,13 +173,15 @@ def _memory(plan: Plan, console: Console) -> None:
             share = size / memory.total_bytes
             rows.add_row(label, gib(size), percent(share), "█" * round(max(share, 0) * BAR))
         indented(console, rows)
-        tokens = plan.request.workload.isl + plan.request.workload.osl
+        work = plan.request.workload
+        tokens = work.isl + (0 if group.role == "prefill" else work.osl)
         each = " in each attention replica" if group.layout.dp > 1 else ""
+        what, does = ("prompts", "are here") if group.role == "prefill" else ("requests", "decode")
         indented(
             console,
             Text(
                 f"The KV cache holds {memory.kv_tokens:,} tokens{each}: {memory.kv_tokens // tokens:,} "
-                f"requests of {tokens:,} tokens; {prediction.concurrency:,} decode at a time."
+                f"{what} of {tokens:,} tokens; {sequences(prediction.concurrency)} {does} at a time."
             ),
         )
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from api.cli.console import console, facts, heading, indented, table, write_json
+from api.cli.console import console, facts, flowing, heading, indented, table, write_json
 from profiles.errors import InputError, UnknownName
 
 if TYPE_CHECKING:  # pandas and pyarrow take a third of a second: the commands below import what they need
@@ -33,15 +30,6 @@ app = typer.Typer(
 _ALWAYS = ("latency_us",)  # shown as a column even where it is the same in all rows
 _PROVENANCE = ("kernel", "framework_version", "driver", "torch_version", "cuda_version", "source", "date")
 
-Command = TypeVar("Command", bound=Callable[..., None])
-
-
-def _flowing(command: Command) -> Command:
-    """Joins the lines of each paragraph of the help, so that it fills whatever width the terminal has."""
-    command.__doc__ = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command) or "")
-    return command
-
-
 Profiles = Annotated[
     list[Path] | None,
     typer.Option("--profiles", metavar="DIR", help="Also read this profile store; may be given again."),
@@ -50,7 +38,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of a t
 
 
 @app.command("list")
-@_flowing
+@flowing
 def list_(
     profiles: Profiles = None,
     op: Annotated[str | None, typer.Option(help="Only this operation: gemm, moe, collective, ...")] = None,
@@ -88,12 +76,13 @@ def list_(
 
 
 @app.command()
-@_flowing
+@flowing
 def show(
     operation: Annotated[
         str,
         typer.Argument(
-            help="gemm, attention_prefill, attention_decode, mla_prefill, mla_decode, mla_bmm, moe or collective."
+            help="gemm, attention_prefill, attention_decode, mla_prefill, mla_decode, mla_bmm, moe, collective, "
+            "memcpy or launch."
         ),
     ],
     gpu: Annotated[str | None, typer.Option(help="Only this GPU type: H200, A100, ...")] = None,
@@ -136,9 +125,9 @@ def show(
 
 
 @app.command("import")
-@_flowing
+@flowing
 def import_(
-    format_name: Annotated[str, typer.Argument(metavar="FORMAT", help="aiconfigurator or vidur.")],
+    format_name: Annotated[str, typer.Argument(metavar="FORMAT", help="aiconfigurator, collect or vidur.")],
     into: Annotated[
         Path, typer.Option("--into", metavar="DIR", help="The profile store to add to; made when missing.")
     ],
@@ -161,6 +150,10 @@ def import_(
     a comma-separated list: gpu, framework, version, op. One more, date, is the ISO date
     to record.
 
+    FORMAT collect reads the journal that `python -m profiles.collect` wrote on another machine.
+    Its option gpu_facts names a gpus.yaml that describes a GPU type which the catalogue does
+    not know; source, who measured.
+
     FORMAT vidur reads vidur's mlp.csv and all_reduce.csv, or a folder that holds them.
     They do not say on what they were measured, so the options gpu, date and measured_by
     must; further options are dtype (fp16 or bf16) and version.
@@ -175,6 +168,8 @@ def import_(
     Examples:
 
       plan profile import aiconfigurator --into ./measured --option gpu=H200,B200 --option op=gemm
+
+      plan profile import collect --from ./h200 --into ./measured
 
       plan profile import vidur --from ./a100/mlp.csv --into ./measured --option gpu=A100
       --option date=2024-05-01 --option measured_by="microsoft/vidur"
@@ -217,6 +212,7 @@ def _stage(tables: Rows, folder: Path) -> dict[str, list[Path]]:
 def _add(staged: dict[str, list[Path]], into: Path, source: str) -> list[dict[str, object]]:
     import pandas as pd
 
+    from profiles.descriptions import keep
     from profiles.store import MANIFEST, ProfileStore
 
     if (into / MANIFEST).exists():
@@ -234,6 +230,7 @@ def _add(staged: dict[str, list[Path]], into: Path, source: str) -> list[dict[st
         before = len(store.query(operation, columns=["gpu"]))
         total = store.add(operation, rows, where=source)
         counts.append({"operation": operation, "read": len(rows), "new": total - before, "total": total})
+        keep(into, rows["gpu"].unique())
     return counts
 
 
@@ -261,8 +258,11 @@ def _options(pairs: list[str]) -> dict[str, str]:
 
 
 def _stores(profiles: list[Path] | None) -> list[ProfileStore]:
+    from profiles.descriptions import add_described
     from profiles.store import ProfileStore, shipped_pack
 
+    for path in profiles or ():
+        add_described(path)
     return [shipped_pack(), *(ProfileStore(path) for path in profiles or ())]
 
 

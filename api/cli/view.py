@@ -7,7 +7,7 @@ import shlex
 from rich.console import Console
 from rich.text import Text
 
-from api.cli import predictions
+from api.cli import comparison, predictions
 from api.cli.console import bullet, facts, heading, indented, table
 from api.cli.quantities import milliseconds, number, parameters, percent, promise
 from costmodels.serving.frameworks import find_framework
@@ -83,7 +83,13 @@ def pool_words(pool: Pool) -> str:
 def _workload(request: RequestUnderstood) -> str:
     work = request.workload
     rate = "as many requests as fit" if work.rate_rps is None else f"{work.rate_rps:g} requests/s"
-    return f"{work.isl:,} tokens in, {work.osl:,} out; {rate}"
+    words = [f"{work.isl:,} tokens in, {work.osl:,} out", rate]
+    if work.prefix_hit:
+        words.append(f"{percent(work.prefix_hit)} of a prompt is in the prefix cache")
+    if work.speculation is not None:
+        draft = work.speculation
+        words.append(f"{draft.draft_tokens} tokens drafted a step, acceptance {draft.acceptance:g}")
+    return "; ".join(words)
 
 
 def _restrictions(request: RequestUnderstood) -> str:
@@ -93,6 +99,8 @@ def _restrictions(request: RequestUnderstood) -> str:
         words.append(f"each promise holds with probability {request.confidence:g}")
     if request.tp_across_nodes:
         words.append("tensor parallel may span nodes")
+    if request.disaggregation != "auto" and request.weights_precisions:
+        words.append(f"prefill and decode {'always' if request.disaggregation == 'always' else 'never'} apart")
     return ", ".join(words)
 
 
@@ -102,11 +110,16 @@ def _restrictions(request: RequestUnderstood) -> str:
 def _decision(plan: Plan, console: Console) -> None:
     heading(console, "Plan")
     pools = {pool.name: pool for pool in plan.request.cluster.pools}
+    if plan.prediction.kv_transfer is not None:
+        indented(console, Text(comparison.roles_words(plan), style="bold green"))
     for group in plan.decision.engines:
         indented(console, Text(group_words(group, pools[group.pool]), style="bold green"))
         if len(plan.decision.engines) > 1:
             share = sum(replica.weight for replica in group.replicas)
-            indented(console, Text(f"  {group.id}: {percent(share)} of the requests"))
+            what = {"aggregated": "requests", "prefill": "prompts", "decode": "answers"}[group.role]
+            indented(console, Text(f"  {group.id}: {percent(share)} of the {what}"))
+    if plan.prediction.kv_transfer is not None:
+        indented(console, Text(comparison.transfer_words(plan.prediction.kv_transfer)))
     cost = plan.decision.usd_per_hour
     idle = f"{plan.decision.gpus_idle} GPUs stay idle" if plan.decision.gpus_idle else ""
     price = "" if cost is None else f"${cost:,.2f} per hour"
@@ -155,8 +168,10 @@ def _reason(plan: Plan, console: Console) -> None:
             ),
             ("chosen from", f"{proof.candidates:,} candidates, by {proof.engine}"),
             ("kernel times", _origin(plan)),
+            *comparison.verdict(plan),
         ],
     )
+    comparison.show(plan, console)
 
 
 def _origin(plan: Plan) -> str:
@@ -172,7 +187,8 @@ def _origin(plan: Plan) -> str:
 
 def _alternatives(plan: Plan, console: Console) -> None:
     shown = plan.alternatives.ranked[:SHOWN_ALTERNATIVES]
-    heading(console, "Next best layouts")
+    apart = plan.prediction.kv_transfer is not None
+    heading(console, "Best layouts of engines that do both" if apart else "Next best layouts")
     if not shown:
         none = "no other layout meets the SLO" if plan.request.slo.bounds else "there is no other layout"
         indented(console, Text(f"none: {none}"))
@@ -202,9 +218,9 @@ def _alternative(plan: Plan, other: Alternative) -> tuple[str, ...]:
         str(other.gpus),
         number(other.engines * other.engine_rate_rps),
         number(other.output_tokens_per_s_per_gpu),
-        number(other.output_tokens_per_s_per_user),
+        "–" if other.output_tokens_per_s_per_user is None else number(other.output_tokens_per_s_per_user),
         milliseconds(other.ttft_ms),
-        milliseconds(other.tpot_ms),
+        "–" if other.tpot_ms is None else milliseconds(other.tpot_ms),
         "–" if other.usd_per_hour is None else number(other.usd_per_hour),
         percent(other.loses_by),
     )
@@ -220,14 +236,18 @@ def percentile_of(plan: Plan, metric: str) -> float:
 
 
 def _launch(plan: Plan, console: Console) -> None:
+    said: set[str] = set()
     for group in plan.decision.engines:
         of = f" of {group.id}" if len(plan.decision.engines) > 1 else ""
-        heading(console, f"Start each engine{of} with")
+        role = "" if group.role == "aggregated" else f"{group.role} "
+        heading(console, f"Start each {role}engine{of} with")
         # Not through rich: a line that is copied must not be re-wrapped.
         for line in command_lines(group.launch.command, console.width - 4):
             console.out(f"  {line}", highlight=False)
         for note in group.launch.notes:
-            bullet(console, note)
+            if note not in said:  # groups share most of them
+                bullet(console, note)
+        said |= set(group.launch.notes)
 
 
 def command_lines(command: tuple[str, ...], width: int) -> list[str]:

@@ -32,13 +32,13 @@ class Stub:
 
     def __init__(self) -> None:
         self.requests: list[PlanRequest] = []
-        self.store: Any = None
+        self.measured: Any = None
         self.events: list[str] = []
         self.raises: BaseException | None = None
 
-    def __call__(self, request: PlanRequest, *, store: Any = None, progress: Any = None, **_: Any) -> Any:
+    def __call__(self, request: PlanRequest, *, measured: Any = (), progress: Any = None, **_: Any) -> Any:
         self.requests.append(request)
-        self.store = store
+        self.measured = measured
         for event in self.events:
             progress(event)
         if self.raises is not None:

@@ -7,10 +7,13 @@ from typing import Any
 from planner.plans import (
     Alternative,
     Alternatives,
+    Compared,
     Decision,
+    Effect,
     EngineGroup,
     GroupPrediction,
     Interval,
+    KvTransfer,
     Latency,
     Launch,
     Layout,
@@ -38,7 +41,9 @@ def about(value: float) -> Interval:
 
 
 def latency(mean: float) -> Latency:
-    return Latency(mean=about(mean), p50=about(mean * 0.8), p90=about(mean * 1.5), p99=about(mean * 3))
+    return Latency(
+        mean=about(mean), p50=about(mean * 0.8), p90=about(mean * 1.5), p95=about(mean * 2), p99=about(mean * 3)
+    )
 
 
 def engine_group(name: str = "engine-0", pool: str = "H200", engines: int = 2) -> EngineGroup:
@@ -214,3 +219,62 @@ def example_plan(**changes: Any) -> Plan:
         ),
     }
     return Plan(**{**parts, **changes})
+
+
+def compared(serving: str, value: float | None, weights: str = "bf16", **changes: Any) -> Compared:
+    fields: dict[str, Any] = {
+        "serving": serving,
+        "weights_precision": weights,
+        "kv_precision": "bf16",
+        "chosen": False,
+        "objective_value": value,
+        "loses_by": None if value is None else (10.0 - value) / 10.0,
+        "gpus": None if value is None else 8,
+        "reason": None,
+        "weights_bytes": 65e9,
+        "kv_bytes_per_token": 262e3,
+        "accuracy": "as published",
+    }
+    return Compared(**{**fields, **changes})
+
+
+def disaggregated_plan() -> Plan:
+    """Two prefill engines, one decode engine, a prefix cache, drafting, and two precisions to choose from."""
+    plan = example_plan()
+    first = engine_group("engine-0").model_copy(update={"role": "prefill"})
+    second = engine_group("engine-1", engines=1).model_copy(update={"role": "decode"})
+    says = [
+        group_prediction("engine-0").model_copy(update={"tpot_ms": None, "e2e_ms": None, "concurrency": 0.59}),
+        group_prediction("engine-1").model_copy(update={"ttft_ms": None, "e2e_ms": None, "prefill_busy": 0.0}),
+    ]
+    prediction = plan.prediction.model_copy(
+        update={
+            "engines": tuple(says),
+            "ttft_ms_by_part": {"queue": 120.0, "prefill": 200.0, "KV transfer": 21.3, "next step": 0.0},
+            "kv_transfer": KvTransfer(
+                bytes_per_request=1.05e9,
+                link="ib-400g",
+                time_ms=about(21.3),
+                exposed_ms=about(5.3),
+                overlap="chunk",
+                sender_busy=0.03,
+                receiver_busy=0.06,
+            ),
+            "effects": (
+                Effect(fact="prefix_hit", summary="half is cached", ttft_ms_without=700.0, tpot_ms_without=20.0),
+                Effect(fact="speculation", summary="2.77 tokens a step", ttft_ms_without=None, tpot_ms_without=31.0),
+            ),
+        }
+    )
+    proof = plan.proof.model_copy(
+        update={
+            "compared": (
+                compared("disaggregated", 10.0, chosen=True),
+                compared("aggregated", 8.0),
+                compared("aggregated", 7.0, "fp8", accuracy="no published figure on record for fp8 weights"),
+                compared("aggregated", None, "nvfp4", reason="H200 has no fp4 tensor cores"),
+            )
+        }
+    )
+    decision = plan.decision.model_copy(update={"engines": (first, second)})
+    return plan.model_copy(update={"decision": decision, "prediction": prediction, "proof": proof})

@@ -41,7 +41,8 @@ class TestPlan:
                 objective="gpus",
                 framework="sglang",
                 precision="fp8",
-                kv_precision="fp8",
+                kv_precision="bf16,fp8",
+                disaggregation="never",
                 max_tp="4",
                 max_pp="2",
                 max_engine_gpus="8",
@@ -53,7 +54,8 @@ class TestPlan:
         asked = planner.requests[0]
         assert [bound.label for bound in asked.slo.bounds] == ["ttft_p90", "tpot_p99"]
         assert (asked.workload.rate_rps, asked.objective, asked.framework) == (20.0, "gpus", "sglang")
-        assert (asked.precision, asked.kv_precision, asked.tp_across_nodes) == ("fp8", "fp8", True)
+        assert (asked.precision, asked.kv_precision) == (("fp8",), ("bf16", "fp8"))
+        assert (asked.disaggregation, asked.tp_across_nodes) == ("never", True)
         assert (asked.max_tp, asked.max_pp, asked.max_engine_gpus, asked.time_limit_s) == (4, 2, 8, 7.5)
 
     def test_defaults_are_those_of_the_request(self, run: Runner, planner: Stub) -> None:
@@ -67,12 +69,13 @@ class TestPlan:
         assert run(*asking(cluster=str(file))).code == 0
         assert planner.requests[0].cluster.pools[0].gpus == 24
 
-    def test_profiles_names_the_store(self, run: Runner, planner: Stub, tmp_path: Path) -> None:
+    def test_profiles_are_laid_over_the_pack_in_order(self, run: Runner, planner: Stub, tmp_path: Path) -> None:
         from profiles.store import ProfileStore
 
-        ProfileStore.create(tmp_path / "store", name="mine", version="1", attribution="us")
-        assert run(*asking(profiles=str(tmp_path / "store"))).code == 0
-        assert planner.store.manifest.name == "mine"
+        for name in ("first", "second"):
+            ProfileStore.create(tmp_path / name, name=name, version="1", attribution="us")
+        assert run(*asking(profiles=str(tmp_path / "first")), "--profiles", str(tmp_path / "second")).code == 0
+        assert [store.manifest.name for store in planner.measured] == ["first", "second"]
 
     def test_progress_is_a_plain_line_an_event_where_stderr_is_no_terminal(self, run: Runner, planner: Stub) -> None:
         planner.events = ["learning gemm", "learning [moe]"]

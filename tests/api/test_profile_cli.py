@@ -85,7 +85,7 @@ def assert_fits(text: str) -> None:
 def test_list_counts_the_shipped_pack() -> None:
     text = output("list")
     assert_fits(text)
-    for operation in OPERATIONS:
+    for operation in shipped_pack().operations():
         assert f" {operation} " in text
     row = next(line for line in text.splitlines() if "gemm " in line and "H200" in line and "sglang" in line)
     assert "bf16 18,354, fp8 18,354" in row
@@ -145,7 +145,7 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------- show
 
 
-@pytest.mark.parametrize("operation", list(OPERATIONS))
+@pytest.mark.parametrize("operation", shipped_pack().operations())
 def test_show_explains_every_column_and_fits(operation: str) -> None:
     text = output("show", operation, "--gpu", "H200", "--limit", 400)
     assert_fits(text)

@@ -20,7 +20,7 @@ from api.rest.app import create_app
 from api.rest.body import MOST_BYTES
 from api.rest.openapi import REQUEST_EXAMPLES, plan_example
 from costmodels.registry import registered
-from planner.plans import Plan, parse_plan, schema
+from planner.plans import SCHEMA_VERSION, Plan, parse_plan, schema
 from planner.requests import PlanRequest, parse_request
 from profiles.errors import (
     DataError,
@@ -351,4 +351,4 @@ def test_openapi_has_the_published_schemas(client: Client) -> None:
         text = json.dumps(components[name]).replace("#/components/schemas/", "#/$defs/")
         text = text.replace("-Input", "").replace("-Output", "")  # where request and plan differ
         assert json.loads(text)["properties"] == published["properties"]
-    assert plan_example()["schema_version"] == "1.0"
+    assert plan_example()["schema_version"] == SCHEMA_VERSION

@@ -1,0 +1,78 @@
+"""``plan predict`` from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from command import Runner, complaint
+
+from planner import predicting
+
+HEADER = "model,gpu,framework,tp,isl,osl,concurrency"
+
+
+@pytest.fixture(autouse=True)
+def answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the model: every number is 1500; a row whose model is ``bad`` fails."""
+
+    def fake(table: pd.DataFrame, **_: Any) -> pd.DataFrame:
+        failed = table["model"] == "bad"
+        out = {name: ["" if bad else "1500" for bad in failed] for name in predicting.ADDED}
+        out["how"] = ["forest"] * len(table)
+        out["error"] = ["model: 'bad' is not known; try another" if bad else "" for bad in failed]
+        return pd.concat([table, pd.DataFrame(out)], axis=1)
+
+    monkeypatch.setattr(predicting, "predict", fake)
+
+
+def csv(folder: Path, *models: str) -> Path:
+    path = folder / "configs.csv"
+    path.write_text("\n".join([HEADER, *(f"{model},H200,vllm,2,1000,100,8" for model in models)]) + "\n")
+    return path
+
+
+def test_a_file_is_predicted_and_its_count_told(run: Runner, tmp_path: Path) -> None:
+    target = tmp_path / "out.csv"
+    ran = run("predict", str(csv(tmp_path, "good", "bad")), "-o", str(target))
+    assert ran.code == 0
+    assert ran.out == ""
+    assert "1 predicted, 1 not" in ran.err
+    written = pd.read_csv(target, dtype=str, keep_default_na=False)
+    assert written["error"].tolist() == ["", "model: 'bad' is not known; try another"]
+
+
+def test_without_a_target_the_csv_goes_to_standard_output(run: Runner, tmp_path: Path) -> None:
+    assert run("predict", str(csv(tmp_path, "good"))).out.startswith(HEADER + ",ttft_ms_mean")
+
+
+def test_no_row_predicted_is_an_error(run: Runner, tmp_path: Path) -> None:
+    target = tmp_path / "out.csv"
+    ran = run("predict", str(csv(tmp_path, "bad")), "-o", str(target))
+    assert ran.code == 2
+    assert "no row could be predicted" in ran.err
+    assert target.exists()  # with the reasons
+
+
+def test_one_configuration_by_options(run: Runner) -> None:
+    given = ("--model", "good", "--gpu", "H200", "--isl", "10", "--osl", "10", "--concurrency", "1")
+    assert "TTFT" in run("predict", *given).out
+    assert json.loads(run("predict", *given, "--json").out)[0]["ttft_ms_mean"] == "1500"
+    message, hint = complaint(run("predict", "--model", "bad", *given[2:]))
+    assert (message, hint) == ("model: 'bad' is not known", "try another")
+
+
+def test_what_is_missing_or_without_effect_is_refused(run: Runner, tmp_path: Path) -> None:
+    assert complaint(run("predict"))[0] == "--model is missing"
+    assert complaint(run("predict", str(csv(tmp_path, "good")), "--tp", "2"))[0].startswith("--tp: has no effect")
+
+
+def test_files_that_cannot_be_read_are_named(run: Runner, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.csv"
+    empty.touch()
+    assert "is empty" in complaint(run("predict", str(empty)))[0]
+    assert "cannot be read" in complaint(run("predict", str(tmp_path / "none.csv")))[0]
+    assert "is a directory" in complaint(run("predict", str(csv(tmp_path, "good")), "-o", str(tmp_path)))[0]

@@ -1,0 +1,137 @@
+"""``plan simulate`` from the command line; the plan is made over the roofline alone, so nothing is learnt."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from command import Runner, complaint
+
+from planner.planning import plan
+from planner.simulated import SimulationReport
+from profiles.store import ProfileStore
+
+sys.path.append(str(Path(__file__).parents[1] / "costmodels"))
+
+import synthetic
+
+TRACE = "arrival_s,isl,osl\n" + "".join(f"{i / 10},{500 + i},{20 + i % 7}\n" for i in range(60))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A profile store without rows, a plan made from it, and a trace."""
+    where = tmp_path_factory.mktemp("simulate")
+    synthetic.empty_store(where / "store")
+    request = {
+        "model": "Qwen/Qwen3-8B",
+        "cluster": "2xH200",
+        "slo": "ttft=1s,tpot=25ms",
+        "workload": "isl=2000,osl=200",
+    }
+    made = plan(request, store=ProfileStore(where / "store"))
+    (where / "plan.json").write_text(made.to_json(), encoding="utf-8")
+    (where / "trace.csv").write_text(TRACE, encoding="utf-8")
+    return where
+
+
+def arguments(folder: Path, *more: str) -> tuple[str, ...]:
+    return ("simulate", str(folder / "plan.json"), "--profiles", str(folder / "store"), *more)
+
+
+def test_a_rate_is_replayed_and_shown(run: Runner, folder: Path) -> None:
+    code, out, err = run(*arguments(folder, "--rate", "2", "--requests", "200"))
+    assert code == 0, err
+    assert "Poisson arrivals" in out
+    assert "200 of 200 requests" in out
+    for word in ("SLO", "TTFT p90 ≤ 1 s", "Latency", "p99", "Engines", "Timeline", "waiting", "To keep in mind"):
+        assert word in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_json_and_output_agree_and_are_the_report(run: Runner, folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    options = ("--trace", str(folder / "trace.csv"), "--speed", "2", "--json", "--output", str(file))
+    code, out, err = run(*arguments(folder, *options))
+    assert code == 0, err
+    assert file.read_text(encoding="utf-8") == out
+    report = SimulationReport.model_validate_json(out)
+    assert report.load.source == "trace.csv at 2 times its speed"
+    assert report.load.rate_rps == pytest.approx(20)
+    assert report.served == 60
+    assert run(*arguments(folder, *options)).out == out
+
+
+def test_bursty_arrivals_wait_longer(run: Runner, folder: Path) -> None:
+    means = []
+    for kind in ("poisson", "gamma:4"):
+        out = run(*arguments(folder, "--rate", "6", "--requests", "600", "--arrivals", kind, "--json")).out
+        means.append(json.loads(out)["ttft_ms"]["mean"]["value"])
+    assert means[1] > means[0]
+
+
+def test_a_plan_that_falls_behind_says_so(run: Runner, folder: Path) -> None:
+    _, out, _ = run(*arguments(folder, "--rate", "500", "--requests", "3000"))
+    assert "falls behind" in out
+    assert "it carries about" in out
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "html"])
+def test_the_timeline_is_drawn(run: Runner, folder: Path, tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("matplotlib")
+    file = tmp_path / f"timeline.{kind}"
+    code, _, err = run(*arguments(folder, "--rate", "2", "--requests", "50", "--plot", str(file)))
+    assert code == 0, err
+    content = file.read_bytes()
+    start = {"png": b"\x89PNG", "svg": b"<?xml", "html": b"<!doctype html>"}[kind]
+    assert content.startswith(start)
+    if kind == "html":
+        assert b"<svg" in content
+        assert b"src=" not in content  # nothing is fetched from elsewhere
+        again = tmp_path / "again.html"
+        run(*arguments(folder, "--rate", "2", "--requests", "50", "--plot", str(again)))
+        assert again.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ((), "--trace and --rate: one of them is needed"),
+        (("--rate", "1", "--trace", "x.csv"), "both are given"),
+        (("--rate", "0"), "rate: 0.0 requests/s is not a positive number"),
+        (("--rate", "nan"), "rate: nan"),
+        (("--rate", "1", "--requests", "0"), "--requests: 0"),
+        (("--rate", "1", "--arrivals", "uniform"), "--arrivals: 'uniform' is not known"),
+        (("--rate", "1", "--arrivals", "gamma:0"), "--arrivals: 'gamma:0'"),
+        (("--rate", "1", "--speed", "2"), "--speed: has no effect"),
+        (("--trace", "x.csv", "--arrivals", "poisson"), "--arrivals: has no effect"),
+        (("--trace", "nowhere.csv"), "cannot be read"),
+        (("--rate", "1", "--plot", "a.gif"), "--plot: a.gif is not one of"),
+        (("--rate", "1", "--plot", "/nowhere/a.png"), "--plot: the directory /nowhere does not exist"),
+        (("--rate", "1", "--output", "/nowhere/a.json"), "--output: the directory /nowhere does not exist"),
+    ],
+)
+def test_bad_options_are_refused(run: Runner, folder: Path, options: tuple[str, ...], named: str) -> None:
+    error, _ = complaint(run(*arguments(folder, *options)))
+    assert named in error
+
+
+def test_a_plan_that_is_none_is_refused(run: Runner, folder: Path, tmp_path: Path) -> None:
+    error, _ = complaint(run("simulate", str(tmp_path / "none.json"), "--rate", "1"))
+    assert "cannot be read" in error
+    broken = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    broken["decision"]["engines"][0]["replicas"][0]["weight"] = 0.25
+    file = tmp_path / "broken.json"
+    file.write_text(json.dumps(broken), encoding="utf-8")
+    error, hint = complaint(run("simulate", str(file), "--rate", "1"))
+    assert "weights" in error
+    assert "plan again" in hint
+
+
+def test_without_matplotlib_the_way_out_is_named(run: Runner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    error, hint = complaint(run(*arguments(folder, "--rate", "1", "--plot", "a.png")))
+    assert "matplotlib is not installed" in error
+    assert "shardwright[plot]" in hint

@@ -1,0 +1,135 @@
+"""What is asked of the cost model about every row, once: the kernels' time of each step of its closed loop, by part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from costmodels.communication import Network
+from costmodels.estimates import Floats, Ints
+from costmodels.layouts import Layouts
+from costmodels.library import CostModel
+from costmodels.memory import kv_bytes_per_sequence, memory
+from costmodels.precision import choose_precision, require_latent_widths
+from costmodels.registry import find_architecture
+from costmodels.serving.calibration import NEUTRAL
+from costmodels.serving.frameworks import find_framework
+from costmodels.serving.loop_grid import GridQuestions, grid_questions
+from costmodels.serving.step import step_times
+from planner.predicting import ROUTING
+from profiles.errors import ShardwrightError
+from profiles.hardware import default_node, find_fabric, find_gpu
+
+PARTS = ("gemm", "attention_prefill", "attention_decode", "moe", "communication", "elementwise")
+DECODE_LEVELS, LEVELS = 4, 7
+UNLIMITED = 10**6
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Of ``n`` rows: ``parts_ms`` [n, LEVELS, PARTS] of one step, the grid it belongs to, layers of the model, and
+    most sequences that the engine holds."""
+
+    table: pd.DataFrame
+    parts_ms: Floats
+    decode_batch: Floats
+    prompts: Floats
+    chunks: Floats
+    mixed: np.ndarray
+    layers: Ints
+    most_running: Ints
+
+    def take(self, index: Ints) -> Asked:
+        rest = {name: getattr(self, name)[index] for name in self.__dataclass_fields__ if name != "table"}
+        return Asked(self.table.iloc[index].reset_index(drop=True), **rest)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+def ask(table: pd.DataFrame, progress: bool = True) -> tuple[Asked, dict[str, int]]:
+    """Asks about every row. Returns what is known of the rows that can be predicted, and how many cannot, by
+    reason."""
+    n = len(table)
+    parts = np.full((n, LEVELS, len(PARTS)), np.nan)
+    decode_batch, prompts, chunks = np.zeros((n, DECODE_LEVELS)), np.zeros((n, LEVELS - DECODE_LEVELS)), np.zeros(n)
+    mixed, layers, running = np.zeros(n, bool), np.zeros(n, np.int64), np.zeros(n, np.int64)
+    left_out: dict[str, int] = {}
+    keys = ["framework", "gpu", "checkpoint", "precision", "weights"]
+    costs: dict[tuple[str, str], CostModel] = {}
+    for (framework, gpu, checkpoint, precision, weights), group in table.groupby(keys, dropna=False):
+        rows = group.index.to_numpy()
+        chosen = None if pd.isna(precision) else str(precision)
+        try:
+            times, questions, count, limit = _group(group, framework, gpu, checkpoint, chosen, weights, costs)
+        except ShardwrightError as error:
+            left_out[error.message] = left_out.get(error.message, 0) + len(rows)
+            continue
+        parts[rows] = times
+        decode_batch[rows], prompts[rows], chunks[rows] = questions.decode_batch, questions.prompts, questions.chunks
+        mixed[rows], layers[rows], running[rows] = questions.mixed, count, limit
+        if progress:
+            print(f"  {framework} {gpu} {checkpoint} {weights}: {len(rows)} rows", flush=True)
+    whole = Asked(table, parts, decode_batch, prompts, chunks, mixed, layers, running)
+    return whole.take(np.flatnonzero(layers > 0)), left_out
+
+
+def _group(
+    group: pd.DataFrame,
+    framework_name: str,
+    gpu_name: str,
+    checkpoint: str,
+    precision_name: str | None,
+    weights: str,
+    costs: dict[tuple[str, str], CostModel],
+) -> tuple[Floats, GridQuestions, int, Ints]:
+    model, gpu, framework = find_architecture(checkpoint), find_gpu(gpu_name), find_framework(framework_name)
+    require_latent_widths(model)
+    # The public recipes keep the cache in 8 bits beside 8- and 4-bit weights.
+    precision = choose_precision(model, precision_name, None if weights == "bf16" else "fp8")
+    cost = costs.setdefault((framework_name, gpu_name), CostModel(gpu, framework_name))
+    node = default_node(gpu)
+    network = Network(node.gpus, find_fabric(node.default_fabric))
+    names = ("tp", "pp", "dp", "ep", "moe_tp")
+    layouts = Layouts(*(group[name].to_numpy(dtype=np.int64) for name in names))
+    isl, osl, concurrency, budget = (
+        group[name].to_numpy(dtype=np.int64) for name in ("isl", "osl", "concurrency", "token_budget")
+    )
+    shortest = group["shortest"].to_numpy()
+    fraction = float(group["memory_fraction"].fillna(framework.memory_fraction).iloc[0])
+    room = memory(
+        model,
+        precision,
+        layouts,
+        gpu,
+        memory_fraction=fraction,
+        token_budget=np.minimum(budget, 2 * max(framework.token_budgets)),
+        sequences=256,
+    )
+    held = room.sequences(kv_bytes_per_sequence(model, precision, layouts, (1 + shortest) / 2 * (isl + osl * 0.75)))
+    # The row is there, so the model fitted, whatever our account of its memory says.
+    limit = np.where(held > 1, np.minimum(held, framework.max_sequences) * layouts.dp, UNLIMITED)
+    running = np.minimum(concurrency, limit)
+    questions = grid_questions(layouts, running, budget, isl, osl, shortest, mixed=framework.mixes_prompts_with_decodes)
+
+    def parts(calibration: object = NEUTRAL) -> dict[str, Floats]:
+        times = step_times(
+            model,
+            precision,
+            cost,
+            network,
+            framework,
+            questions.layouts,
+            questions.batch,
+            ROUTING,
+            calibration=calibration,  # type: ignore[arg-type]
+        )
+        return {name: values.reshape(LEVELS, -1).T / 1e3 for name, values in times.parts.items()}
+
+    every = parts()
+    decoding = parts(NEUTRAL.model_copy(update={"factors": {**NEUTRAL.factors, "attention_prefill": 0.0}}))["attention"]
+    every["attention_decode"] = decoding
+    every["attention_prefill"] = every["attention"] - decoding
+    return np.stack([every[name] for name in PARTS], axis=2), questions, model.layers, limit

@@ -1,0 +1,100 @@
+"""Errors, coverage and the quality of decisions, for ours and the peer's predictions alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from costmodels.estimates import Floats
+from tests.benchmarks.cards import card
+
+SLOS_MS = (5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 50.0, 75.0, 100.0)
+SATURATED_MS = 30_000.0
+
+
+def cards(table: pd.DataFrame, ttft_ms: Floats, tpot_ms: Floats) -> dict[str, Any]:
+    """TTFT and TPOT: all rows, those not saturated, and by framework, GPU and model."""
+    out: dict[str, Any] = {}
+    saturated = (table["ttft_ms"] > SATURATED_MS).to_numpy()
+    for name, predicted in (("ttft", ttft_ms), ("tpot", tpot_ms)):
+        measured = table[f"{name}_ms"].to_numpy()
+        figures: dict[str, Any] = {
+            "all": card(measured, predicted),
+            "ttft_up_to_30_s": card(measured[~saturated], predicted[~saturated]),
+        }
+        if saturated.any():
+            figures["ttft_above_30_s"] = card(measured[saturated], predicted[saturated])
+        for column in ("framework", "gpu", "family"):
+            figures[f"by_{column}"] = {
+                str(value): card(measured[index], predicted[index])
+                for value, index in table.reset_index(drop=True).groupby(column).indices.items()
+            }
+        out[name] = figures
+    return out
+
+
+def throughput(table: pd.DataFrame, ttft_ms: Floats, tpot_ms: Floats) -> Floats:
+    """Output tokens per second and GPU of a closed loop (Little's law)."""
+    output = table["osl"].to_numpy() * (1 + table["shortest"].to_numpy()) / 2
+    request_s = (ttft_ms + tpot_ms * (output - 1)) / 1e3
+    per_gpu: Floats = table["concurrency"].to_numpy() * output / request_s / table["gpus"].to_numpy()
+    return per_gpu
+
+
+def decisions(table: pd.DataFrame, ttft_ms: Floats, tpot_ms: Floats, margin: Floats | float = 0.0) -> dict[str, Any]:
+    """For each model × GPU × framework × lengths and each bound on TPOT: the configuration with most predicted
+    throughput per GPU among those predicted to hold it (the fastest where none is), measured.
+
+    ``margin`` (log, per row) is kept below the bound. ``mean_pct``: measured throughput ÷ the best measured that holds
+    the bound, where the choice holds it; ``missed_pct``: choices that do not; ``strict_pct``: the mean with those as
+    zero.
+    """
+    best = throughput(table, table["ttft_ms"].to_numpy(), table["tpot_ms"].to_numpy())
+    hoped = throughput(table, ttft_ms, tpot_ms)
+    measured, safe = table["tpot_ms"].to_numpy(), tpot_ms * np.exp(margin)
+    shares, cases, missed = [], 0, 0
+    keys = ["family", "gpu", "framework", "isl", "osl"]
+    for index in table.reset_index(drop=True).groupby(keys).indices.values():
+        if len(index) < 2:
+            continue
+        for slo in SLOS_MS:
+            holds = index[measured[index] <= slo]
+            if not len(holds):
+                continue
+            promised = index[safe[index] <= slo]
+            choice = promised[np.argmax(hoped[promised])] if len(promised) else index[np.argmin(tpot_ms[index])]
+            cases += 1
+            if measured[choice] > slo:
+                missed += 1
+            else:
+                shares.append(best[choice] / best[holds].max())
+    return {
+        "cases": cases,
+        "mean_pct": round(100 * float(np.mean(shares)), 2),
+        "missed_pct": round(100 * missed / cases, 2),
+        "strict_pct": round(100 * float(np.sum(shares)) / cases, 2),
+    }
+
+
+def repeats(table: pd.DataFrame) -> dict[str, Any]:
+    """How far repeats of one configuration are from each other: the floor of every prediction's error."""
+    keys = ["framework", "family", "gpu", "weights", "isl", "osl", "concurrency", "tp", "dp", "ep", "drafted"]
+    distinct = table[~table["repeat"]].reset_index(drop=True)
+    out: dict[str, Any] = {}
+    for name in ("ttft_ms", "tpot_ms"):
+        errors = [
+            np.abs(values[i] / values[j] - 1)
+            for index in distinct.groupby(keys, dropna=False).indices.values()
+            for values in [distinct[name].to_numpy()[index]]
+            for i in range(len(values))
+            for j in range(len(values))
+            if i != j
+        ]
+        out[name.removesuffix("_ms")] = {
+            "pairs": len(errors) // 2,
+            "mape_pct": round(100 * float(np.mean(errors)), 2),
+            "median_pct": round(100 * float(np.median(errors)), 2),
+        }
+    return out
