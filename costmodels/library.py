@@ -39,7 +39,7 @@ from profiles.hardware import Gpu, find_gpu
 from profiles.measurements import DTYPES
 from profiles.store import ProfileStore, shipped_pack
 
-MODEL_VERSION = "1"
+MODEL_VERSION = "2"
 """Raised whenever features, fitting or formulas change: cached forests of another version are not used."""
 
 CACHE_VARIABLE = "SHARDWRIGHT_CACHE"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -14,6 +15,8 @@ from profiles.errors import InputError
 LONGEST_TEXT = 4096
 """Characters of a short form, a name or a path: more is a mistake or an attack."""
 
+_NUMBERS = re.compile(r"\[\n\s+([-+.0-9eE,\s]+?)\n\s+\]")  # no string in JSON holds a line break
+
 _SHOWN = 80  # characters of a wrong value that a message repeats
 
 
@@ -23,6 +26,12 @@ class Document(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, json_schema_serialization_defaults_required=True
     )
+
+
+def indented_json(document: Document) -> str:
+    """``document`` as text: indented, keys in schema order, each row of numbers on one line; a newline at the end."""
+    text = json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+    return _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
 
 def _plain_number(value: Any) -> Any:

@@ -18,11 +18,9 @@ from costmodels.precision import Precision, choose_precision
 from costmodels.registry import find_architecture
 from costmodels.serving.drafting import Drafting
 from costmodels.serving.frameworks import find_framework
-from costmodels.serving.kv_transfer import (
-    hand_overs,
-)
+from costmodels.serving.kv_transfer import hand_overs
 from costmodels.serving.policies import find_policy
-from costmodels.serving.simulator import Engine
+from costmodels.serving.simulator import Engine, Overheads
 from costmodels.serving.step_table import End, step_tables
 from planner.layouts import Restrictions, legal_layouts
 from planner.plans import EngineGroup, Layout, Plan
@@ -74,6 +72,13 @@ def planned_engines(
             costs[group.gpu] = CostModel(find_gpu(group.gpu), plan.request.framework, store, progress)
         engines.append(_planned(plan, group, architecture, costs[group.gpu]))
     return engines, _provenance_warnings(plan, next(iter(costs.values())))
+
+
+def front_end_us(plan: Plan) -> float | None:
+    """What a request waits outside the engines (tokeniser, HTTP), as the plan predicts it; None: the plan is older than
+    that."""
+    ms = (plan.prediction.ttft_ms_by_part or {}).get("front end")
+    return None if ms is None else ms * 1e3
 
 
 def check_weights(plan: Plan) -> None:
@@ -149,6 +154,7 @@ def _planned(plan: Plan, group: EngineGroup, model: Architecture, cost: CostMode
             first_token_here=group.role == "decode" and hand_overs()[framework.name].first_token == "decode_step",
             tokens_per_step=drafting.tokens_per_step if drafting else 1.0,
             draft_share=drafting.share_of_step(model.layers) if drafting else 0.0,
+            overheads=Overheads(request_us=0.0 if group.role == "decode" else front_end_us(plan) or 0.0),
         )
     return PlannedEngine(group, engines, cost)
 

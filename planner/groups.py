@@ -194,8 +194,16 @@ def _pair(first: Group, second: Group) -> Pair:
     send, sender = with_queue(first.roles.send_us(first.layouts, times), np.array([first.rate_per_us]))
     receive, receiver = with_queue(second.roles.receive_us(second.layouts), np.array([second.rate_per_us]))
     link = slower(first.roles.link, second.roles.link)
+    job = first.job
     served: Joint = joint(
-        first.job.model, first.loaded, second.loaded, np.maximum(send, receive), link, first.roles.hand_over
+        job.model,
+        first.loaded,
+        second.loaded,
+        np.maximum(send, receive),
+        link,
+        first.roles.hand_over,
+        job.framework,
+        job.workload.isl,
     )
     return Pair(first, second, served, float(sender[0]), float(receiver[0]))
 

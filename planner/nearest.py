@@ -141,7 +141,8 @@ def _pair(first: Roles, second: Roles) -> _Tried:
     send = first.send_us(prefill.steps.layouts, second.copies(decode.layouts))
     transfer = np.maximum(send, second.receive_us(decode.layouts))
     link = slower(first.link, second.link)
-    pairs = joint(first.job.model, prefill, decode, transfer, link, first.hand_over)
+    job = first.job
+    pairs = joint(job.model, prefill, decode, transfer, link, first.hand_over, job.framework, job.workload.isl)
 
     def described(i: int) -> str:
         prefills, decodes = layout_at(first.layouts, int(p[i])), layout_at(decode.layouts, i)

@@ -29,7 +29,7 @@ def notes_of(request: PlanRequest, best: Option, groups: list[Group], pairs: lis
         f"{framework.full_name}'s overheads are fitted to {calibration.rows:,} public end-to-end runs; of models and "
         f"GPU types held out, 80 % lie within {math.exp(calibration.tpot.low):.2f}–"
         f"{math.exp(calibration.tpot.high):.2f} × the predicted TPOT, and intervals are at least that wide; "
-        "TTFT excludes network, HTTP and tokenisation"
+        "TTFT includes HTTP and tokenisation as in those runs, not the network to the user"
     )
     notes.append(
         "arrivals are taken as Poisson and lengths as equal; percentiles come from queueing formulas, not a simulation"

@@ -19,6 +19,8 @@ from costmodels.precision import (
 from costmodels.registry import find_architecture
 from costmodels.serving.frameworks import find_framework
 from planner.evaluation import Job, search
+from planner.expert_placement import check_expert_loads
+from planner.experts.placement import Loads
 from planner.launchers import find_launcher
 from planner.layouts import Rejected
 from planner.nearest import no_plan, restrictions
@@ -40,6 +42,7 @@ def plan(
     measured: Sequence[ProfileStore] = (),
     progress: Callable[[str], None] | None = None,
     allow_paths: bool = True,
+    expert_loads: Loads | None = None,
 ) -> Plan:
     """The best deployment for ``request``, with its prediction and proof.
 
@@ -49,6 +52,7 @@ def plan(
         measured: stores laid over ``store``, the last on top: their rows answer exactly and correct the forests.
         progress: called with a line of text before each slow step.
         allow_paths: whether ``model`` may be a path of a config.json.
+        expert_loads: tokens that each expert received: places the experts of engines with expert parallelism.
 
     Raises:
         InputError, UnknownName, Unsupported: the request cannot be understood or modelled.
@@ -61,6 +65,8 @@ def plan(
     model = find_architecture(request.model, allow_paths=allow_paths)
     _check_length(request, model)
     require_latent_widths(model)
+    if expert_loads is not None:
+        check_expert_loads(expert_loads, model)
     cost_of = _cost_models(request, store, measured, progress)
     options = [
         option
@@ -70,7 +76,7 @@ def plan(
     best = _best(request, options)
     if best is None:
         raise _none(request, model, options)
-    return validated(assemble(request, options, best))
+    return validated(assemble(request, options, best, expert_loads))
 
 
 def _precisions(request: PlanRequest, model: Architecture) -> list[Precision]:

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from planner.documents import shown, strict_json
+from planner.documents import indented_json, shown, strict_json
+from planner.placed import ExpertBalance, ExpertPlacement
 from planner.predicted import (
     Effect,
     GroupPrediction,
@@ -153,6 +154,9 @@ class EngineGroup(Document):
     limits: Limits
     replicas: tuple[Replica, ...]
     launch: Launch
+    expert_placement: ExpertPlacement | None = Field(
+        default=None, description="null: no expert parallelism, or no statistics of expert loads were given"
+    )
 
 
 class Decision(Document):
@@ -284,7 +288,7 @@ class Plan(Document):
 
     def to_json(self) -> str:
         """The document as text: indented, keys in schema order, a newline at the end."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return indented_json(self)
 
 
 def parse_plan(text: str, where: str = "plan") -> Plan:
@@ -362,6 +366,8 @@ __all__ = [
     "Decision",
     "Effect",
     "EngineGroup",
+    "ExpertBalance",
+    "ExpertPlacement",
     "GroupPrediction",
     "Interval",
     "KvTransfer",

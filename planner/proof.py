@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version as package_version
 
 import numpy as np
@@ -129,7 +130,10 @@ def _merged(rejected: list[Rejected]) -> list[Rejected]:
     return list(by_reason.values())
 
 
-def provenance_of(request: PlanRequest, best: Option, groups: list[Group], pairs: list[Pair]) -> plans.Provenance:
+def provenance_of(
+    request: PlanRequest, best: Option, groups: list[Group], pairs: list[Pair], more: Sequence[str] = ()
+) -> plans.Provenance:
+    """``more``: notes beyond those of :func:`planner.notes.notes_of`."""
     searches = best.searches
     manifest = searches[0].job.cost.store.manifest
     return plans.Provenance(
@@ -141,7 +145,7 @@ def provenance_of(request: PlanRequest, best: Option, groups: list[Group], pairs
         pack_hash=manifest.content_hash,
         attribution=manifest.attribution,
         measured=_measured(searches),
-        notes=tuple(notes_of(request, best, groups, pairs)),
+        notes=(*notes_of(request, best, groups, pairs), *more),
     )
 
 

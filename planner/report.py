@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from planner import plans
 from planner.alternatives import alternatives
+from planner.expert_placement import placements_of
+from planner.experts.placement import Loads
 from planner.groups import Group, groups_of, pairs_of
 from planner.launchers import EngineSpec, launch
 from planner.options import Option
@@ -12,10 +16,15 @@ from planner.proof import proof_of, provenance_of
 from planner.requests import PlanRequest
 
 
-def assemble(request: PlanRequest, options: list[Option], best: Option) -> plans.Plan:
-    """The document of the ``best`` of the ``options``, which has a choice."""
+def assemble(
+    request: PlanRequest, options: list[Option], best: Option, expert_loads: Loads | None = None
+) -> plans.Plan:
+    """The document of the ``best`` of the ``options``, which has a choice; with ``expert_loads``, also of where the
+    experts of expert-parallel engines live."""
     groups = groups_of(best, _served_rps(request, best))
-    decision = _decision(request, best, groups)
+    routing = request.workload.routing
+    experts, notes = placements_of(groups, expert_loads, routing, request.time_limit_s)
+    decision = _decision(request, best, groups, experts)
     pairs = pairs_of(groups)
     chosen = {group.loaded.key(0) for group in groups if hasattr(group.loaded, "key")}
     return plans.Plan(
@@ -24,7 +33,7 @@ def assemble(request: PlanRequest, options: list[Option], best: Option) -> plans
         prediction=predicted_by(request, groups, pairs, decision, _served_rps(request, best)),
         proof=proof_of(request, options, best),
         alternatives=alternatives(request, best, chosen),
-        provenance=provenance_of(request, best, groups, pairs),
+        provenance=provenance_of(request, best, groups, pairs, notes),
     )
 
 
@@ -65,7 +74,9 @@ def _understood(request: PlanRequest, options: list[Option], best: Option) -> pl
     )
 
 
-def _decision(request: PlanRequest, best: Option, groups: list[Group]) -> plans.Decision:
+def _decision(
+    request: PlanRequest, best: Option, groups: list[Group], experts: Mapping[str, plans.ExpertPlacement]
+) -> plans.Decision:
     used = sum(group.gpus for group in groups)
     offered = sum(pool.gpus for pool in request.cluster.pools)
     prices = [group.job.pool.usd_per_gpu_hour for group in groups]
@@ -73,7 +84,7 @@ def _decision(request: PlanRequest, best: Option, groups: list[Group]) -> plans.
     if all(price is not None for price in prices):
         cost = sum(group.gpus * price for group, price in zip(groups, prices, strict=True) if price is not None)
     return plans.Decision(
-        engines=tuple(_engine_group(request, best, group) for group in groups),
+        engines=tuple(_engine_group(request, best, group, experts.get(group.id)) for group in groups),
         gpus_used=used,
         gpus_idle=offered - used,
         usd_per_hour=cost,
@@ -87,7 +98,9 @@ def _loadable(asked: str, name: str) -> str:
     return name if asked.casefold() in (known, known.rpartition("/")[2]) else asked
 
 
-def _engine_group(request: PlanRequest, best: Option, group: Group) -> plans.EngineGroup:
+def _engine_group(
+    request: PlanRequest, best: Option, group: Group, experts: plans.ExpertPlacement | None
+) -> plans.EngineGroup:
     model, precision, workload = group.job.model, group.job.precision, request.workload
     assert best.choice is not None
     longest = min(model.max_context_tokens, -(-(workload.isl + workload.osl) // 256) * 256)
@@ -138,4 +151,5 @@ def _engine_group(request: PlanRequest, best: Option, group: Group) -> plans.Eng
         limits=limits,
         replicas=replicas,
         launch=launch(spec),
+        expert_placement=experts,
     )

@@ -297,7 +297,14 @@ def candidates(roles: Roles, on: Terms, slowest: Decoding, *, every: bool = Fals
     fine = (sending <= on.transfer_us) & (held <= roles.room[kinds])
     n = len(kinds)
     pairs = joint(
-        job.model, loads, slowest.take(np.zeros(n, np.int64)), np.full(n, on.transfer_us), roles.link, roles.hand_over
+        job.model,
+        loads,
+        slowest.take(np.zeros(n, np.int64)),
+        np.full(n, on.transfer_us),
+        roles.link,
+        roles.hand_over,
+        job.framework,
+        job.workload.isl,
     )
     for bound in job.slo.bounds:
         if bound.metric != "tpot":

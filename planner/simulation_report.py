@@ -12,7 +12,7 @@ from costmodels.serving.capacity import keeps_up
 from costmodels.serving.outcome import REFUSALS, Metric, Outcome
 from costmodels.serving.step_table import End
 from planner import simulated
-from planner.engines import ENDS, planned_engines
+from planner.engines import ENDS, front_end_us, planned_engines
 from planner.plans import EngineGroup, Interval, Plan
 from planner.requests import Bound
 from planner.simulation import FleetOutcome, capacity_seen_rps, limits_us, replay
@@ -122,7 +122,8 @@ def _load(load: Requests, source: str) -> simulated.Load:
 
 def _load_warnings(plan: Plan, load: simulated.Load) -> list[str]:
     workload = plan.request.workload
-    out = ["a request begins at the engine's scheduler: tokenisation, HTTP and network are not in the TTFT"]
+    front = front_end_us(plan)
+    out = ["the plan does not say what tokenisation and HTTP take: they are not in the TTFT"] if front is None else []
     if load.isl_mean > workload.isl or load.osl_mean > workload.osl:
         out.append(
             f"requests are longer than the plan was made for: isl {load.isl_mean:.0f}, osl {load.osl_mean:.0f} on "

@@ -139,6 +139,15 @@ def plan_command(
             rich_help_panel=_RESTRICTED,
         ),
     ] = None,
+    expert_loads: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Tokens that each expert received, as `plan experts --loads` reads them: also place the experts of "
+            "engines with expert parallelism. May be given again: each is a workload.",
+            rich_help_panel=_ASKED,
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print only the plan document.", rich_help_panel=_SHOWN)
     ] = False,
@@ -188,6 +197,7 @@ def plan_command(
     _plan(
         {name: value for name, value in fields.items() if value is not None},
         profiles,
+        expert_loads,
         as_json,
         output,
         explain,
@@ -206,7 +216,12 @@ def _refuse_before_command(context: typer.Context) -> None:
 
 
 def _plan(
-    fields: dict[str, Any], profiles: list[Path] | None, as_json: bool, output: Path | None, explain: bool
+    fields: dict[str, Any],
+    profiles: list[Path] | None,
+    expert_loads: list[Path] | None,
+    as_json: bool,
+    output: Path | None,
+    explain: bool,
 ) -> None:
     """Checks everything that can be checked before the slow part; writes nothing until there is a plan."""
     for name in ("model", "cluster", "workload"):
@@ -232,7 +247,12 @@ def _plan(
         check_target(output)
     from costmodels.registry import find_architecture
 
-    find_architecture(request.model)  # a misspelt name is refused before the slow imports
+    architecture = find_architecture(request.model)  # a misspelt name is refused before the slow imports
+    loads = None
+    if expert_loads:
+        from planner.expert_placement import read_expert_loads
+
+        loads = read_expert_loads(expert_loads, architecture)
     from api.cli.progress import Reporter
 
     with Reporter(f"planning {request.model}") as report:
@@ -240,7 +260,7 @@ def _plan(
         from profiles.store import ProfileStore
 
         measured = [ProfileStore(folder) for folder in profiles or ()]
-        made = plan(request, measured=measured, progress=report)
+        made = plan(request, measured=measured, progress=report, expert_loads=loads)
     for store in made.provenance.measured:
         if not store.rows:
             print(f"note: store {store.name} has no rows of the planned GPU types", file=sys.stderr)

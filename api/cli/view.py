@@ -11,7 +11,7 @@ from api.cli import comparison, predictions
 from api.cli.console import bullet, facts, heading, indented, table
 from api.cli.quantities import milliseconds, number, parameters, percent, promise
 from costmodels.serving.frameworks import find_framework
-from planner.plans import Alternative, EngineGroup, Plan, RequestUnderstood
+from planner.plans import Alternative, EngineGroup, ExpertPlacement, Plan, RequestUnderstood
 from planner.requests import Pool
 
 SHOWN_ALTERNATIVES = 5
@@ -118,6 +118,8 @@ def _decision(plan: Plan, console: Console) -> None:
             share = sum(replica.weight for replica in group.replicas)
             what = {"aggregated": "requests", "prefill": "prompts", "decode": "answers"}[group.role]
             indented(console, Text(f"  {group.id}: {percent(share)} of the {what}"))
+        if group.expert_placement is not None:
+            indented(console, Text(experts_words(group.expert_placement)))
     if plan.prediction.kv_transfer is not None:
         indented(console, Text(comparison.transfer_words(plan.prediction.kv_transfer)))
     cost = plan.decision.usd_per_hour
@@ -138,6 +140,18 @@ def group_words(group: EngineGroup, pool: Pool) -> str:
         f"{engines} {role}engine{'s' if engines > 1 else ''} × {group.layout.label} on "
         f"{engines * group.gpus_per_engine} of {pool.gpus} {where}, "
         f"≤ {limits.max_tokens_per_step:,} tokens a step, ≤ {limits.max_sequences:,} sequences{each}"
+    )
+
+
+def experts_words(placed: ExpertPlacement) -> str:
+    """``experts: balance 0.52 → 0.99 (no placement exceeds 1.00); …``, mean over the windows."""
+    windows = placed.balancedness
+    before, after, bound = (
+        sum(getattr(window, part) for window in windows) / len(windows) for part in ("before", "after", "bound")
+    )
+    return (
+        f"experts: balance {before:.2f} → {after:.2f} (no placement exceeds {bound:.2f}); "
+        "`plan experts` writes it for the engine"
     )
 
 

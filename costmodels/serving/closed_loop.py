@@ -8,8 +8,8 @@ mostly that queue, which no static formula gives.
 Simulated event by event, but in lock step over all configurations: one array operation advances every configuration by
 its own next event (a batch of prompts, or decode steps until the next sequence ends). More than ``SLOTS`` requests in
 flight move as clusters of equal size. What a step takes is asked beforehand on a small grid (:func:`step_grid`).
-The event simulator (``simulator.py``) plays single requests with the engines' schedulers; the silicon benchmark shows
-how near the two are.
+The event simulator (``simulator.py``) plays single requests with the engines' schedulers; how near the two are has not
+been measured yet.
 """
 
 from __future__ import annotations

@@ -264,12 +264,17 @@ def decoding(
 
 @dataclass(frozen=True)
 class Joint:
-    """``n`` pairs of a prefill and a decode engine, and what their requests see, shape [n] each. Times µs."""
+    """``n`` pairs of a prefill and a decode engine, and what their requests see, shape [n] each. Times µs.
+
+    ``front_us``: what a request waits outside the engines' steps (tokeniser, HTTP), as calibrated on engines that do
+    everything.
+    """
 
     prefill: Prefilling
     decode: Decoding
     transfer_us: Estimates
     exposed_us: Estimates
+    front_us: Estimates
     hand_over: HandOver
 
     @property
@@ -284,7 +289,8 @@ class Joint:
     @property
     def ttft_us(self) -> Estimates:
         wait = self._step.scaled(0.5)
-        return combine([self.prefill.done_us, self.exposed_us, wait, self.decode.cycle_us.scaled(self._first)])
+        first = self.decode.cycle_us.scaled(self._first)
+        return combine([self.front_us, self.prefill.done_us, self.exposed_us, wait, first])
 
     @property
     def tpot_us(self) -> Estimates:
@@ -292,7 +298,7 @@ class Joint:
 
     @property
     def e2e_us(self) -> Estimates:
-        first = combine([self.prefill.done_us, self.exposed_us])
+        first = combine([self.front_us, self.prefill.done_us, self.exposed_us])
         steps = 0.5 / self.decode.layouts.pp + self._first + self.decode.tokens * self.decode.steps_per_token
         return combine([first, self.decode.cycle_us.scaled(steps)])
 
@@ -305,12 +311,13 @@ class Joint:
             "KV transfer": self.exposed_us.value,
             "next step": self._step.value / 2,
             "first decode step": self.decode.cycle_us.value * self._first,
+            "front end": self.front_us.value,
         }
 
     def ttft_percentile_us(self, p: float) -> Floats:
         """TTFT that a share ``p`` of requests stays below."""
         after = self.exposed_us.value + self._step.value * p + self.decode.cycle_us.value * self._first
-        return self.prefill.percentile_us(p) + after
+        return self.front_us.value + self.prefill.percentile_us(p) + after
 
     def tpot_percentile_us(self, p: float) -> Floats:
         """TPOT that a share ``p`` of requests stays below."""
@@ -329,8 +336,17 @@ def joint(
     transfer_us: Floats,
     link: Link,
     hand_over: HandOver,
+    framework: Framework,
+    isl: int,
 ) -> Joint:
     """Pairs, row by row. ``transfer_us``: [n], of the slower end, its queue included."""
+    # The prefill engine's front end has the prompts that are on their way through it (Little's law).
+    concurrent = prefill.rate_rps.value / 1e6 * prefill.done_us.value
+    prompt = np.full(len(decode), float(isl))
+    front, low, high = (
+        framework.calibration.front_us(prompt, concurrent, getattr(decode.tpot_us, end))
+        for end in ("value", "low", "high")
+    )
 
     def estimated(time: Floats) -> Estimates:
         # As across_nodes of costmodels.communication: line rate, or more for a GPU that has a shared card alone.
@@ -338,4 +354,11 @@ def joint(
         return Estimates(time, low, high, np.full(len(time), ROOFLINE, np.int8), np.zeros(len(time), np.bool_))
 
     exposed = exposed_us(transfer_us, prefill.service_us, prefill.steps.chunks, model.layers, hand_over)
-    return Joint(prefill, decode, estimated(transfer_us), estimated(exposed), hand_over)
+    return Joint(
+        prefill,
+        decode,
+        estimated(transfer_us),
+        estimated(exposed),
+        _between(front, low, high, decode.tpot_us),
+        hand_over,
+    )

@@ -79,12 +79,13 @@ class Steady:
             "queue": self.waiting_us,
             "prefill": self._times["service"],
             "next step": self._times["step"] / 2,
+            "front end": self._times["front"],
         }
 
     def ttft_percentile_us(self, p: float) -> Floats:
         """TTFT that a share ``p`` of requests stays below."""
         waits = wait_percentile_us(self.waiting_us, self.queue_busy, p)
-        return waits + self._times["service"] + self._times["step"] * p
+        return waits + self._times["service"] + self._times["step"] * p + self._times["front"]
 
     def tpot_percentile_us(self, p: float) -> Floats:
         """TPOT that a share ``p`` of requests stays below: the number of chunks that fall into one request's
@@ -217,6 +218,7 @@ def steady_state(
 
     drafted = 1 + (drafting.share_of_step(model.layers) if drafting else 0.0)
     steps_per_token = steps / (osl - 1) if osl > 1 else 0.0
+    prompt, in_flight = np.full(len(layouts), float(isl)), np.asarray(concurrency * layouts.dp, dtype=np.float64)
 
     def times(kind: str) -> dict[str, Floats]:
         decode_stage, mixed_stage = (getattr(s.stage, kind) for s in (decode, mixed))
@@ -231,8 +233,10 @@ def steady_state(
         waiting = busy * work / (2 * (1 - busy))
         step = passing / layouts.pp
         service = (np.ceil(np.maximum(chunks, 1.0)) - 1) * mixed_stage + mixed_all
-        ttft = waiting + service + step / 2
+        front = framework.calibration.front_us(prompt, in_flight, tpot)
+        ttft = waiting + service + step / 2 + front
         return {
+            "front": front,
             "delay": delay,
             "tpot": tpot,
             "rate": rate * layouts.dp * 1e6,

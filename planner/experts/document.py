@@ -6,19 +6,15 @@ no clock readings: same statistics, same request, same versions, same bytes.
 
 from __future__ import annotations
 
-import json
-import re
 from typing import Any, Literal
 
 from pydantic import Field
 
-from planner.documents import Document
+from planner.documents import Document, indented_json
 from planner.pools import Cluster
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 KIND: Literal["shardwright-expert-placement"] = "shardwright-expert-placement"
-
-_NUMBERS = re.compile(r"\[\n\s+([-+.0-9eE,\s]+?)\n\s+\]")  # no string in JSON holds a line break
 
 Objective = Literal["balance", "traffic", "time"]
 
@@ -211,8 +207,7 @@ class ExpertPlacement(Document):
 
     def to_json(self) -> str:
         """The document as text: indented, with each row of numbers on one line; a newline at the end."""
-        text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
-        return _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+        return indented_json(self)
 
 
 def schema() -> dict[str, Any]:

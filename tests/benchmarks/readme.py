@@ -45,7 +45,54 @@ def figures() -> str:
         warm, first = case["warm"], case["first"]
         cells = [f"{warm['cpu_s']:.1f}", f"{case['warm_cpu_over_imports']:.1f}", f"{warm['peak_mb']} MB"]
         rows.append(f"| {name} | {' | '.join(cells)} | {first['wall_s']:.0f} s |")
-    return "\n".join(rows)
+    return "\n".join([*rows, "", *_silicon(), "", *_sampling()])
+
+
+def _silicon() -> list[str]:
+    """Ours and the peer's on the same rows."""
+    document = json.loads((EVIDENCE / "silicon.json").read_text(encoding="utf-8"))
+    same = document["same_rows"]
+    rows = [
+        f"End to end: {same['peer']['rows']:,} distinct public runs that both tools predict "
+        "(MAPE / median, %; `make bench-silicon`):",
+        "",
+        "| | TTFT | TPOT | best plan, % of the best measured | SLO missed, % |",
+        "|---|---|---|---|---|",
+    ]
+    names = {
+        "peer": "AIConfigurator 0.12.0, layouts as corrected",
+        "peer_as_listed": "AIConfigurator 0.12.0, layouts as listed",
+        "ours_held_out_model": "ours, whole models held out",
+        "ours_held_out_gpu": "ours, whole GPU types held out",
+        "ours_in_sample": "ours, in-sample",
+    }
+    for key, name in names.items():
+        cells = [
+            f"{same[key][m]['all']['mape_pct']:.1f} / {same[key][m]['all']['median_pct']:.1f}" for m in ("ttft", "tpot")
+        ]
+        decisions = same[key]["decisions"]
+        rows.append(f"| {name} | {' | '.join(cells)} | {decisions['mean_pct']:.1f} | {decisions['missed_pct']:.1f} |")
+    return rows
+
+
+def _sampling() -> list[str]:
+    """GEMM error on a hidden GPU type by measured rows."""
+    gpus = json.loads((EVIDENCE / "sampling.json").read_text(encoding="utf-8"))["gpus"]
+    shown = (0, 8, 16, 32, 64, 128)
+    rows = [
+        "A GPU type whose rows are hidden: GEMM MAPE, %, by rows measured of it, over the shapes that models ask "
+        "(`python -m tests.benchmarks.sampling`):",
+        "",
+        "| | " + " | ".join(map(str, shown)) + " |",
+        "|---" * (len(shown) + 1) + "|",
+    ]
+    for gpu, found in gpus.items():
+        for order in ("active", "random", "grid"):
+            of = {
+                c["rows"]: c["mape_pct"] for c in found["curves"] if c["order"] == order and c["population"] == "models"
+            }
+            rows.append(f"| {gpu}, {order} | " + " | ".join(f"{of[n]:.1f}" if n in of else "–" for n in shown) + " |")
+    return rows
 
 
 def main() -> None:

@@ -263,9 +263,10 @@ def test_a_link_that_cannot_carry_the_rate_never_delivers() -> None:
 
 def test_a_request_sees_queue_prefill_transfer_and_first_steps(roofline_cost: CostModel) -> None:
     first, second = at(steps(roofline_cost), 0.7), decode(roofline_cost, 32)
-    got = joint(MODEL, first, second, np.array([3000.0]), LINK, NONE)
-    cycle = float(second.cycle_us.value[0])
-    assert got.ttft_us.value[0] == pytest.approx(float(first.done_us.value[0]) + 3000 + 1.5 * cycle)
+    got = joint(MODEL, first, second, np.array([3000.0]), LINK, NONE, find_framework("vllm"), 4000)
+    cycle, front = float(second.cycle_us.value[0]), float(got.front_us.value[0])
+    assert front > 0
+    assert got.ttft_us.value[0] == pytest.approx(front + float(first.done_us.value[0]) + 3000 + 1.5 * cycle)
     assert sum(float(part[0]) for part in got.ttft_parts_us.values()) == pytest.approx(float(got.ttft_us.value[0]))
     assert got.e2e_us.value[0] == pytest.approx(float(got.ttft_us.value[0]) + 499 * float(second.tpot_us.value[0]))
     for quantile in (got.ttft_percentile_us, got.tpot_percentile_us, got.e2e_percentile_us):
