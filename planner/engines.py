@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -48,6 +48,7 @@ def planned_engines(
     *,
     model: str | None = None,
     store: ProfileStore | None = None,
+    measured: Sequence[ProfileStore] = (),
     progress: Callable[[str], None] | None = None,
 ) -> tuple[list[PlannedEngine], list[str]]:
     """(engines of the plan's groups, warnings).
@@ -69,7 +70,7 @@ def planned_engines(
     engines = []
     for group in plan.decision.engines:
         if group.gpu not in costs:
-            costs[group.gpu] = CostModel(find_gpu(group.gpu), plan.request.framework, store, progress)
+            costs[group.gpu] = CostModel(find_gpu(group.gpu), plan.request.framework, store, progress, measured)
         engines.append(_planned(plan, group, architecture, costs[group.gpu]))
     return engines, _provenance_warnings(plan, next(iter(costs.values())))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -41,6 +41,7 @@ def simulate_plan(
     seed: int = 0,
     model: str | None = None,
     store: ProfileStore | None = None,
+    measured: Sequence[ProfileStore] = (),
     progress: Callable[[str], None] | None = None,
 ) -> simulated.SimulationReport:
     """What ``plan`` does under ``load``.
@@ -49,11 +50,12 @@ def simulate_plan(
         source: the load in words.
         seed: of the gateway's draws.
         model: path of the config.json where the plan's model is not a bundled one.
+        store, measured: as :func:`planner.planning.plan` was given them.
 
     Raises:
         InputError: a plan that contradicts itself, or a load of which every request is refused.
     """
-    engines, warnings = planned_engines(plan, model=model, store=store, progress=progress)
+    engines, warnings = planned_engines(plan, model=model, store=store, measured=measured, progress=progress)
     fleets = replay(engines, load, seed, _transfer_us(plan, load), progress)
     value = fleets["value"]
     served = int(value.requests.served.sum())

@@ -62,8 +62,12 @@ def simulate(
         typer.Option(help="Path of the config.json, where the plan was made from one.", rich_help_panel=_LOAD),
     ] = None,
     profiles: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Predict from this profile store in place of the shipped pack."),
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Measured rows laid over the shipped pack, as the plan was made; may be given again.",
+            rich_help_panel=_LOAD,
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the report.", rich_help_panel=_SHOWN)] = False,
     output: Annotated[
@@ -95,6 +99,11 @@ def simulate(
 
         check_target(plot, "--plot")
         check_kind(plot)
+    if profiles:
+        from profiles.descriptions import add_described
+
+        for folder in profiles:
+            add_described(folder)  # before names of GPUs are looked up
     from planner.plans import read_plan
 
     plan = read_plan(plan_file)
@@ -105,8 +114,8 @@ def simulate(
         from planner.simulation_report import simulate_plan
         from profiles.store import ProfileStore
 
-        store = None if profiles is None else ProfileStore(profiles)
-        made = simulate_plan(plan, load, source, seed=seed, model=model, store=store, progress=report)
+        measured = [ProfileStore(folder) for folder in profiles or ()]
+        made = simulate_plan(plan, load, source, seed=seed, model=model, measured=measured, progress=report)
     document = made.to_json()
     if output is not None:
         write_atomically(output, document)

@@ -31,6 +31,10 @@ exchanges that leave the slowest GPUs as they are."""
 
 _FORBIDDEN = 1e9
 
+_WIDEST_PAIRS = 16
+"""Slots of a GPU up to which two experts at a time are exchanged. With more, single exchanges are many enough to
+balance, and exchanges of pairs grow with the fourth power of the slots (64 slots: seconds a layer)."""
+
 _PER_PASS = 1.5e4
 """Exchanges that could be looked at in the time that numpy needs to start one pass over them."""
 
@@ -170,7 +174,7 @@ def descend(search: Search, target: Floats, budget: Budget) -> None:
         times = search.load[:, rows] / search.speed
         hot = times[window[rows], np.arange(len(rows))].argmax(axis=1)
         helped = np.zeros(len(rows), np.bool_)
-        for size in range(1, min(width, 2) + 1):
+        for size in range(1, min(width, 2 if width <= _WIDEST_PAIRS else 1) + 1):
             again = np.flatnonzero(~helped)
             if len(again):
                 helped[again] = _exchange_best(search, rows[again], hot[again], times[:, again], size)

@@ -37,8 +37,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return where
 
 
+@pytest.fixture(autouse=True)
+def _without_the_pack(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setattr("costmodels.library.shipped_pack", lambda: ProfileStore(folder / "store"))
+
+
 def arguments(folder: Path, *more: str) -> tuple[str, ...]:
-    return ("simulate", str(folder / "plan.json"), "--profiles", str(folder / "store"), *more)
+    return ("simulate", str(folder / "plan.json"), *more)
+
+
+def test_measured_stores_lie_over_the_pack(run: Runner, folder: Path) -> None:
+    options = ("--rate", "2", "--requests", "100", "--profiles", str(folder / "store"))
+    code, out, err = run(*arguments(folder, *options))
+    assert code == 0, err
+    assert "this is" in out, "the plan was made without that store, and the report says so"
 
 
 def test_a_rate_is_replayed_and_shown(run: Runner, folder: Path) -> None:
