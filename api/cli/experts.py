@@ -263,10 +263,10 @@ def _check_targets(output: Path | None, form: str, plot: Path | None) -> None:
     if output is not None:
         check_target(output)
     if plot is not None:
-        from planner.experts.plots import check_kind
+        from planner.pictures import check_kind
 
         check_target(plot, "--plot")
-        check_kind(plot)
+        check_kind(plot, "load.png")
 
 
 def _write(placed: Placed, document: str, output: Path | None, form: str, plot: Path | None) -> None:

@@ -95,10 +95,10 @@ def simulate(
     if output is not None:
         check_target(output)
     if plot is not None:
-        from api.cli.timeline import check_kind
+        from planner.pictures import check_kind
 
         check_target(plot, "--plot")
-        check_kind(plot)
+        check_kind(plot, "timeline.html")
     if profiles:
         from profiles.descriptions import add_described
 
