@@ -9,6 +9,7 @@ import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from planner import plans
+from planner.confirmation import Confirmed
 from planner.evaluation import Points, Search, percentile_ms
 from planner.options import Option
 from planner.requests import Bound, PlanRequest, Pool
@@ -36,32 +37,35 @@ def engines_that_fit(pool: Pool, gpus: int) -> int:
     return 0
 
 
-def alternatives(request: PlanRequest, best: Option, chosen: set[tuple[int, ...]]) -> plans.Alternatives:
+def alternatives(
+    request: PlanRequest, best: Option, chosen: set[tuple[int, ...]], found: Confirmed
+) -> plans.Alternatives:
     """Ranked alternatives in the precision of the ``best`` option, aggregated engines all of them, and the Pareto
-    frontier. Chosen layouts are left out."""
+    frontier. Chosen layouts are left out, and engines that were simulated carry no more than they did there."""
     searches, choice = best.searches, best.choice
     assert choice is not None
     assert choice.solution.objective is not None
     objective = choice.solution.objective
     ranked = [
-        (loss / objective, points, int(i), int(engines[i]), float(scores[i]))
+        (loss / objective, points, int(i), int(engines[i]), float(scores[i]), float(rate[i]))
         for points in (s.fine for s in searches)
         if points is not None
-        for engines, scores in [_scores(request, points)]
+        for rate in [found.carried_rps(best, points)]
+        for engines, scores in [_scores(request, points, rate)]
         for losses in [objective - scores if request.goal == "throughput" else scores - objective]
         for i, loss in _best_by_layout(points, losses, chosen)
     ]
     ranked.sort(key=lambda a: (a[0], a[1].layouts.gpus[a[2]] * a[3], a[1].layout(a[2]).label))
     return plans.Alternatives(
-        ranked=tuple(_alternative(request, *best) for best in ranked[:RANKED]),
+        ranked=tuple(_alternative(request, *other) for other in ranked[:RANKED]),
         pareto=tuple(_pareto(request, searches)),
     )
 
 
-def _scores(request: PlanRequest, points: Points) -> tuple[Ints, Floats]:
-    """Engines that each operating point takes, alone on its pool, and the objective they reach; shape [n] each, NaN
-    where they cannot carry the rate or have no price."""
-    pool, gpus, rate = points.job.pool, points.layouts.gpus, points.steady.rate_rps.value
+def _scores(request: PlanRequest, points: Points, rate: Floats) -> tuple[Ints, Floats]:
+    """Engines that each operating point takes, alone on its pool, and the objective they reach when each carries
+    ``rate``; shape [n] each, NaN where they cannot carry the load or have no price."""
+    pool, gpus = points.job.pool, points.layouts.gpus
     sizes, back = np.unique(gpus, return_inverse=True)
     room = np.array([engines_that_fit(pool, size) for size in sizes.tolist()], dtype=np.int64)[back]
     wanted = request.workload.rate_rps
@@ -90,11 +94,16 @@ def _best_by_layout(points: Points, losses: Floats, chosen: set[tuple[int, ...]]
 
 
 def _alternative(
-    request: PlanRequest, loses_by: float, points: Points, i: int, engines: int, score: float
+    request: PlanRequest, loses_by: float, points: Points, i: int, engines: int, score: float, rate: float
 ) -> plans.Alternative:
     pool, gpus = points.job.pool, engines * int(points.layouts.gpus[i])
+    point = _point(request, points, i)
+    less = rate / point["engine_rate_rps"]
+    for field in ("engine_rate_rps", "output_tokens_per_s_per_gpu"):
+        point[field] *= less
     return plans.Alternative(
-        **_point(request, points, i),
+        **point,
+        simulated=less < 1,
         engines=engines,
         gpus=gpus,
         usd_per_hour=None if pool.usd_per_gpu_hour is None else gpus * pool.usd_per_gpu_hour,

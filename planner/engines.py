@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 
@@ -13,23 +12,19 @@ from costmodels.architecture import Architecture
 from costmodels.communication import Network
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
-from costmodels.memory import kv_bytes_per_sequence, memory
 from costmodels.precision import Precision, choose_precision
 from costmodels.registry import find_architecture
-from costmodels.serving.drafting import Drafting
 from costmodels.serving.frameworks import find_framework
-from costmodels.serving.kv_transfer import hand_overs
-from costmodels.serving.policies import find_policy
-from costmodels.serving.simulator import Engine, Overheads
-from costmodels.serving.step_table import End, step_tables
+from costmodels.serving.simulator import Engine
+from costmodels.serving.step_table import End
+from planner.engine_models import cache_tokens, simulated_engines
+from planner.evaluation import Job
 from planner.layouts import Restrictions, legal_layouts
 from planner.plans import EngineGroup, Layout, Plan
-from planner.requests import Pool, Workload
+from planner.requests import Pool
 from profiles.errors import InputError
 from profiles.hardware import find_fabric, find_gpu
 from profiles.store import ProfileStore
-
-ENDS: tuple[End, ...] = get_args(End)
 
 _TAMPERED = "use the plan as `plan --output` wrote it, or plan again"
 
@@ -114,49 +109,25 @@ def check_weights(plan: Plan) -> None:
 
 
 def _planned(plan: Plan, group: EngineGroup, model: Architecture, cost: CostModel) -> PlannedEngine:
-    pool = _pool(plan, group)
-    framework = find_framework(plan.request.framework)
+    pool, asked = _pool(plan, group), plan.request
     precision = choose_precision(model, group.weights_precision, group.kv_precision)
     _check_layout(plan, group, model, precision, pool)
     x = group.layout
+    job = Job(
+        asked.cluster.pools.index(pool),
+        pool,
+        model,
+        precision,
+        find_framework(asked.framework),
+        cost,
+        Network(min(pool.gpus_per_node, pool.gpus), find_fabric(pool.fabric)),
+        asked.workload,
+        asked.slo,
+        asked.confidence,
+    )
     layouts = Layouts.of([(x.tp, x.pp, x.dp, x.ep, x.moe_tp)])
-    limits, workload = group.limits, plan.request.workload
-    kv_tokens = _kv_tokens(group, model, precision, layouts, cost, workload)
-    network = Network(min(pool.gpus_per_node, pool.gpus), find_fabric(pool.fabric))
-    drafting = None
-    if workload.speculation is not None:
-        draft = workload.speculation
-        drafting = Drafting(draft.draft_tokens, draft.acceptance, draft.draft_cost)
-    engines = {}
-    for end in ENDS:
-        (table,) = step_tables(
-            model,
-            precision,
-            cost,
-            network,
-            framework,
-            layouts,
-            workload.routing,
-            most_tokens=limits.max_tokens_per_step,
-            most_sequences=limits.max_sequences,
-            longest_tokens=limits.max_model_len,
-            queries=drafting.queries if drafting else 1,
-            end=end,
-        )
-        engines[end] = Engine(
-            table,
-            find_policy(framework.name),
-            kv_tokens=kv_tokens,
-            token_budget=limits.max_tokens_per_step,
-            max_sequences=limits.max_sequences,
-            max_model_len=limits.max_model_len,
-            cached_share=workload.prefix_hit,
-            role=group.role,
-            first_token_here=group.role == "decode" and hand_overs()[framework.name].first_token == "decode_step",
-            tokens_per_step=drafting.tokens_per_step if drafting else 1.0,
-            draft_share=drafting.share_of_step(model.layers) if drafting else 0.0,
-            overheads=Overheads(request_us=0.0 if group.role == "decode" else front_end_us(plan) or 0.0),
-        )
+    _check_memory(group, job, layouts)
+    engines = simulated_engines(job, layouts, group.limits, group.role, front_end_us(plan) or 0.0)
     return PlannedEngine(group, engines, cost)
 
 
@@ -200,36 +171,16 @@ def _described(layout: Layout) -> str:
     return ", ".join(f"{name} {value}" for name, value in layout.model_dump().items())
 
 
-def _kv_tokens(
-    group: EngineGroup,
-    model: Architecture,
-    precision: Precision,
-    layouts: Layouts,
-    cost: CostModel,
-    workload: Workload,
-) -> float:
-    """Tokens of cache of one attention rank, at the workload's length (windows keep longer ones cheaper)."""
+def _check_memory(group: EngineGroup, job: Job, layouts: Layouts) -> None:
     if not 0 < group.limits.memory_fraction <= 1:
         raise InputError(f"plan: memory_fraction {group.limits.memory_fraction} of {group.id} is no share", _TAMPERED)
-    parts = memory(
-        model,
-        precision,
-        layouts,
-        cost.gpu,
-        memory_fraction=group.limits.memory_fraction,
-        token_budget=np.array([group.limits.max_tokens_per_step]),
-        sequences=256,  # as in planner.evaluation
-    )
-    tokens = workload.isl + workload.osl
-    per_token = float(kv_bytes_per_sequence(model, precision, layouts, tokens)[0]) / tokens
-    held = float(parts.kv_bytes[0]) / per_token
-    if held < tokens:
+    tokens = job.workload.isl + job.workload.osl
+    if cache_tokens(job, layouts, group.limits) < tokens:
         raise InputError(
             f"plan: {group.id} ({group.layout.label}) does not fit into the memory of {group.gpu} with one request of "
             f"{tokens} tokens",
             _TAMPERED,
         )
-    return held
 
 
 def _provenance_warnings(plan: Plan, cost: CostModel) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,17 @@ class Group:
         """Requests of one attention rank."""
         return self.load_rps / float(self.layouts.dp[0]) / 1e6
 
+    @property
+    def limits(self) -> plans.Limits:
+        """What the engine is started with."""
+        work = self.job.workload
+        return plans.Limits(
+            max_sequences=self.max_sequences,
+            max_tokens_per_step=self.budget,
+            max_model_len=min(self.job.model.max_context_tokens, -(-(work.isl + work.osl) // 256) * 256),
+            memory_fraction=self.job.framework.memory_fraction,
+        )
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -84,7 +95,7 @@ def groups_of(option: Option, served_rps: float) -> list[Group]:
     assert offered is not None
     alike: dict[tuple[int, ...], list[int]] = {}
     for v in np.flatnonzero(choice.engines).tolist():
-        alike.setdefault(_key(option.origin[v]), []).append(v)
+        alike.setdefault(option.origin[v].key, []).append(v)
     groups: list[Group] = []
     for candidates in sorted(alike.values(), key=lambda each: (int(offered.roles[each[0]]), each[0])):
         best = max(candidates, key=lambda v: float(offered.capacity_rps[v]))
@@ -94,16 +105,11 @@ def groups_of(option: Option, served_rps: float) -> list[Group]:
         name = f"engine-{len(groups)}"
         origin = option.origin[best]
         make = _aggregated if isinstance(origin, Aggregated) else _apart
-        groups.append(make(name, origin, tuple(candidates), engines, share, load))  # type: ignore[arg-type]
+        group = make(name, origin, tuple(candidates), engines, share, load)  # type: ignore[arg-type]
+        # A simulation may have found less than the formulas say.
+        carried = float(offered.capacity_rps[best]) / float(group.capacity_rps.value[0])
+        groups.append(replace(group, capacity_rps=group.capacity_rps.scaled(carried)))
     return groups
-
-
-def _key(origin: Aggregated | Apart) -> tuple[int, ...]:
-    if isinstance(origin, Aggregated):
-        return origin.points.key(origin.index)
-    x = origin.layouts
-    role = int(isinstance(origin.engines, Decoding))
-    return (role, origin.roles.job.pool_index, *(int(degree[0]) for degree in (x.tp, x.pp, x.dp, x.ep)))
 
 
 def _aggregated(

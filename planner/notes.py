@@ -13,13 +13,14 @@ from costmodels.serving.disaggregated import (
 from costmodels.serving.step import StepTimes
 from planner.evaluation import Points
 from planner.groups import Group, Pair
+from planner.latency import Checks
 from planner.options import Option
 from planner.requests import PlanRequest, Workload
 from profiles.hardware import default_node, find_gpu
 
 
-def notes_of(request: PlanRequest, best: Option, groups: list[Group], pairs: list[Pair]) -> list[str]:
-    """The notes of a plan, each once."""
+def notes_of(request: PlanRequest, best: Option, groups: list[Group], pairs: list[Pair], checks: Checks) -> list[str]:
+    """The notes of a plan, each once. ``checks``: simulations of the groups."""
     searches = best.searches
     notes = [note for search in searches for note in search.job.cost.notes]
     framework = searches[0].job.framework
@@ -31,9 +32,7 @@ def notes_of(request: PlanRequest, best: Option, groups: list[Group], pairs: lis
         f"{math.exp(calibration.tpot.high):.2f} × the predicted TPOT, and intervals are at least that wide; "
         "TTFT includes HTTP and tokenisation as in those runs, not the network to the user"
     )
-    notes.append(
-        "arrivals are taken as Poisson and lengths as equal; percentiles come from queueing formulas, not a simulation"
-    )
+    notes += _simulation_notes(groups, checks)
     if any(not bool(origin.inside[0]) for _, origin in map(_step, groups)):
         notes.append(
             "some operations of the chosen layout lie outside what was measured (long prefixes, unseen shapes, traffic "
@@ -82,6 +81,25 @@ def notes_of(request: PlanRequest, best: Option, groups: list[Group], pairs: lis
         if pool.price_source is not None:
             notes.append(f"price of {pool.gpu}: {pool.usd_per_gpu_hour} USD per GPU-hour, {pool.price_source}")
     return list(dict.fromkeys(notes))
+
+
+def _simulation_notes(groups: list[Group], checks: Checks) -> list[str]:
+    assumed = "arrivals are taken as Poisson and lengths as equal"
+    if not checks:
+        return [f"{assumed}; percentiles come from queueing formulas, not a simulation"]
+    requests = " and ".join(f"{n:,}" for n in sorted({check.requests for check in checks.values()}))
+    notes = [
+        f"{assumed}; the search predicts percentiles by queueing formulas, and each kind of engine in the plan was "
+        f"then simulated with {requests} requests at its load, where every bound holds; other layouts were not"
+    ]
+    for group in groups:
+        formula = checks[group.id].formula_rps
+        if formula is not None:
+            notes.append(
+                f"by the formulas an engine of {group.id} carries {formula:.4g} requests/s within the SLO; simulated "
+                f"it carries {group.capacity_rps.value[0]:.4g}, which the plan counts on"
+            )
+    return notes
 
 
 def _step(group: Group) -> tuple[StepTimes, Estimates]:

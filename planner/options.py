@@ -38,6 +38,16 @@ class Aggregated:
     points: Points
     index: int
 
+    @property
+    def key(self) -> tuple[int, ...]:
+        """What makes two candidates ones of the same layout."""
+        return self.points.key(self.index)
+
+    @property
+    def kind(self) -> tuple[int, ...]:
+        """What makes two candidates the same engine under different loads."""
+        return (*self.key, int(self.points.budget[self.index]))
+
 
 @dataclass(frozen=True)
 class Apart:
@@ -54,6 +64,17 @@ class Apart:
         """Of the one engine."""
         layouts = self.engines.steps.layouts if isinstance(self.engines, Prefilling) else self.engines.layouts
         return layouts.take(np.array([self.index]))
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """What makes two candidates ones of the same role and layout."""
+        x, role = self.layouts, int(isinstance(self.engines, Decoding))
+        return (role, self.roles.job.pool_index, *(int(degree[0]) for degree in (x.tp, x.pp, x.dp, x.ep)))
+
+    @property
+    def kind(self) -> tuple[int, ...]:
+        """What makes two candidates the same engine under different loads."""
+        return self.key if isinstance(self.engines, Decoding) else (*self.key, int(self.roles.budget[self.row]))
 
     @property
     def link_busy(self) -> float:
@@ -94,6 +115,26 @@ class Option:
         assert mine is not None
         assert its is not None
         return mine > its * (1 + 1e-9) if goal == "throughput" else mine < its * (1 - 1e-9)
+
+
+def best_of(request: PlanRequest, options: list[Option]) -> Option | None:
+    """The best option that is allowed; of equals the first: aggregated engines, and the precision asked for first."""
+    best: Option | None = None
+    for option in options:
+        allowed = option.serving == "disaggregated" or request.disaggregation != "always"
+        if allowed and option.choice is not None and (best is None or option.better_than(best, request.goal)):
+            best = option
+    return best
+
+
+def served_rps(request: PlanRequest, option: Option) -> float:
+    """The load of a solved option: what is offered, or as much as fits."""
+    if request.goal != "throughput" and request.workload.rate_rps is not None:
+        return request.workload.rate_rps
+    assert option.choice is not None
+    assert option.candidates is not None
+    capacity, roles = option.candidates.capacity_rps * option.choice.engines, option.candidates.roles
+    return min(float(capacity[roles == role].sum()) for role in option.candidates.needed)
 
 
 def fleet_pools(cluster: Cluster) -> list[fleet.Pool]:
@@ -140,6 +181,17 @@ def _solved(request: PlanRequest, bare: Option, offered: Candidates, origin: tup
     except (Infeasible, LimitReached) as error:
         return _without(bare, error.message, error)
     return replace(bare, candidates=offered, origin=origin, choice=choice)
+
+
+def solved_again(request: PlanRequest, option: Option, capacity_rps: Floats) -> Option:
+    """``option`` with candidates of other capacities [n]; those that carry nothing are left out."""
+    assert option.candidates is not None
+    kept, roles = np.flatnonzero(capacity_rps > 0), option.candidates.roles
+    bare = replace(option, candidates=None, origin=(), choice=None)
+    if set(roles[kept].tolist()) != set(roles.tolist()):
+        return _without(bare, "no engine meets the SLO when it is simulated")
+    offered = replace(option.candidates.take(kept), capacity_rps=capacity_rps[kept])
+    return _solved(request, bare, offered, tuple(option.origin[v] for v in kept.tolist()))
 
 
 def _table(rows: list[tuple[Points, int, np.ndarray, np.ndarray]]) -> Candidates:

@@ -18,6 +18,7 @@ from costmodels.precision import (
 )
 from costmodels.registry import find_architecture
 from costmodels.serving.frameworks import find_framework
+from planner.confirmation import confirmed
 from planner.evaluation import Job, search
 from planner.expert_placement import check_expert_loads
 from planner.experts.placement import Loads
@@ -73,10 +74,10 @@ def plan(
         for precision in _precisions(request, model)
         for option in _options(request, model, precision, cost_of, progress)
     ]
-    best = _best(request, options)
-    if best is None:
-        raise _none(request, model, options)
-    return validated(assemble(request, options, best, expert_loads))
+    found = confirmed(request, options, progress)
+    if found.best is None:
+        raise _none(request, model, found.options)
+    return validated(assemble(request, found, found.best, expert_loads))
 
 
 def _precisions(request: PlanRequest, model: Architecture) -> list[Precision]:
@@ -116,16 +117,6 @@ def _options(
     if request.disaggregation != "never" and request.workload.osl > 1:
         options.append(disaggregated(request, precision, searches, refused))
     return options
-
-
-def _best(request: PlanRequest, options: list[Option]) -> Option | None:
-    """The best option that is allowed; of equals the first: aggregated engines, and the precision asked for first."""
-    best: Option | None = None
-    for option in options:
-        allowed = option.serving == "disaggregated" or request.disaggregation != "always"
-        if allowed and option.choice is not None and (best is None or option.better_than(best, request.goal)):
-            best = option
-    return best
 
 
 def _none(request: PlanRequest, model: Architecture, options: list[Option]) -> ShardwrightError:

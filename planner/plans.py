@@ -1,8 +1,7 @@
 """The plan document: what was asked, what was decided, what is predicted, and why to believe it.
 
-One versioned JSON document, validated on the way out and on the way in. Times are milliseconds, sizes bytes. It
-holds no
-clock readings: same request, same versions, same bytes.
+One versioned JSON document, validated on the way out and on the way in. Times are milliseconds, sizes bytes. It holds
+no clock readings: same request, same versions, same bytes.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from planner.documents import indented_json, shown, strict_json
 from planner.placed import ExpertBalance, ExpertPlacement
 from planner.predicted import (
     Effect,
+    EngineSimulation,
     GroupPrediction,
     Interval,
     KvTransfer,
@@ -41,9 +41,9 @@ from planner.requests import (
 )
 from profiles.errors import DataError, InputError
 
-SCHEMA_VERSION: Literal["1.1"] = "1.1"
+SCHEMA_VERSION: Literal["1.2"] = "1.2"
 
-ADDED_TO = ("1.0",)
+ADDED_TO = ("1.0", "1.1")
 """Older versions that read as they are: whatever a later one added has a default that says what was so."""
 
 
@@ -71,6 +71,7 @@ class RequestUnderstood(Document):
     max_engine_gpus: int | None
     tp_across_nodes: bool
     time_limit_s: float
+    simulation: bool = Field(default=False, description="older plans than of schema 1.2 were not simulated")
     disaggregation: Disaggregation = Field(default="never", description="plans of schema 1.0 are aggregated")
     weights_precisions: tuple[str, ...] = Field(default=(), description="allowed; empty in plans of schema 1.0")
     kv_precisions: tuple[str, ...] = Field(default=(), description="allowed; empty in plans of schema 1.0")
@@ -240,6 +241,10 @@ class Alternative(OperatingPoint):
     engines: int = Field(description="engines that fill the pool, or that carry the rate")
     gpus: int
     usd_per_hour: float | None
+    simulated: bool = Field(
+        default=False,
+        description="whether its rate is that of a simulation; if not, of the formulas, for the times too",
+    )
     score: float = Field(description="objective of this alternative, in the unit of the proof")
     loses_by: float = Field(description="how much worse that is than the plan's, relative")
 
@@ -278,7 +283,7 @@ class Provenance(Document):
 class Plan(Document):
     """The whole document."""
 
-    schema_version: Literal["1.1"] = SCHEMA_VERSION
+    schema_version: Literal["1.2"] = SCHEMA_VERSION
     request: RequestUnderstood
     decision: Decision
     prediction: Prediction
@@ -366,6 +371,7 @@ __all__ = [
     "Decision",
     "Effect",
     "EngineGroup",
+    "EngineSimulation",
     "ExpertBalance",
     "ExpertPlacement",
     "GroupPrediction",

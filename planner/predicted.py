@@ -36,7 +36,10 @@ class SloCheck(Document):
     metric: str
     percentile: float
     limit_ms: float
-    predicted: Interval
+    predicted: Interval = Field(description="as simulated; where it was not, by the formulas of the search")
+    formula_ms: float | None = Field(
+        default=None, description="the same by the formulas, where ``predicted`` is simulated"
+    )
     margin: float = Field(description="(limit − predicted) ÷ limit")
     confidence: float = Field(description="probability that it holds, given the prediction's uncertainty")
 
@@ -54,6 +57,18 @@ class MemoryParts(Document):
     unused_bytes: float = Field(description="outside the memory fraction that the engine may use")
     total_bytes: float
     kv_tokens: int = Field(description="tokens of KV cache that fit, per attention replica, at the request's length")
+
+
+class EngineSimulation(Document):
+    """How one engine of a group was simulated: alone, with random arrivals at the load that the plan gives it."""
+
+    requests: int
+    seed: int
+    utilisation: float = Field(description="share of the time in which a step ran")
+    formula_rps: float | None = Field(
+        description="what the formulas say that one engine carries, where the simulation carries less and the plan "
+        "counts on that; else null"
+    )
 
 
 class GroupPrediction(Document):
@@ -75,6 +90,9 @@ class GroupPrediction(Document):
     power_watts: Interval = Field(description="of one GPU")
     how: How = Field(description="weakest origin of the kernels' times")
     inside_measured_range: bool
+    simulation: EngineSimulation | None = Field(
+        default=None, description="where the latencies are from; null: from the formulas of the search"
+    )
 
 
 class KvTransfer(Document):
@@ -104,7 +122,7 @@ class Prediction(Document):
     ttft_ms: Latency
     tpot_ms: Latency | None = Field(description="null: requests of one output token")
     e2e_ms: Latency
-    ttft_ms_by_part: dict[str, float] = Field(default_factory=dict, description="the mean TTFT by cause")
+    ttft_ms_by_part: dict[str, float] = Field(default_factory=dict, description="mean TTFT by cause, by the formulas")
     kv_transfer: KvTransfer | None = Field(default=None, description="null: aggregated engines")
     effects: tuple[Effect, ...] = Field(default=(), description="of the workload's facts")
     request_rate_rps: Interval = Field(description="requests per second served within the SLO")

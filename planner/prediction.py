@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
 
-from costmodels.estimates import COVERAGE, Estimates, Floats
+from costmodels.estimates import COVERAGE, Estimates
 from costmodels.memory import kv_bytes_per_sequence
 from costmodels.origins import HOW
 from costmodels.power import board_power
@@ -20,9 +22,11 @@ from costmodels.serving.kv_transfer import (
 )
 from costmodels.serving.step import StepTimes
 from planner import plans
+from planner.confirmation import SEED
 from planner.effects import effects_of
-from planner.evaluation import Points, Served, layout_memory, percentile_ms
+from planner.evaluation import Points, layout_memory
 from planner.groups import Group, Pair, slower
+from planner.latency import Checks, formula_us, group_us, pair_us
 from planner.requests import Bound, Metric, PlanRequest
 
 PERCENTILES = (50, 90, 95, 99)
@@ -52,41 +56,49 @@ def _alike(mean: plans.Interval, value: float) -> plans.Interval:
     return plans.Interval(value=value, low=mean.low * ratio, high=mean.high * ratio)
 
 
-def _latency(mean: Estimates, quantiles_us: list[Floats]) -> plans.Latency:
-    """One metric of one point, with its quantiles at :data:`PERCENTILES`."""
+def _latency(mean: Estimates, us: Callable[[float | None], float]) -> plans.Latency:
+    """One metric of one point: ``us`` gives its mean (None) and percentiles, ``mean`` how uncertain they are."""
     interval = _interval(mean, 1e-3)
-    at = {f"p{p}": _alike(interval, float(us[0]) / 1e3) for p, us in zip(PERCENTILES, quantiles_us, strict=True)}
-    return plans.Latency(mean=interval, **at)
+    at = {f"p{p}": _alike(interval, us(p / 100) / 1e3) for p in PERCENTILES}
+    return plans.Latency(mean=_alike(interval, us(None) / 1e3), **at)
 
 
-def _served_latency(served: Served, metric: Metric) -> plans.Latency:
-    quantile = getattr(served, f"{metric}_percentile_us")
-    return _latency(getattr(served, f"{metric}_us"), [quantile(p / 100) for p in PERCENTILES])
+def _served_latency(pair: Pair, checks: Checks, metric: Metric) -> plans.Latency:
+    return _latency(getattr(pair.served, f"{metric}_us"), partial(pair_us, pair, checks, metric))
 
 
 # ------------------------------------------------------------------ one group
 
 
-def _group_prediction(group: Group) -> plans.GroupPrediction:
-    loaded = group.loaded
+def _group_prediction(group: Group, checks: Checks) -> plans.GroupPrediction:
+    loaded, check = group.loaded, checks.get(group.id)
+
+    def latency(mean: Estimates, metric: Metric) -> plans.Latency:
+        def us(p: float | None) -> float:
+            found = group_us(group, checks, metric, p)
+            assert found is not None
+            return found
+
+        return _latency(mean, us)
+
     latencies: dict[str, plans.Latency | None] = {"ttft_ms": None, "tpot_ms": None, "e2e_ms": None}
     several = group.job.workload.osl > 1
     if isinstance(loaded, Points):
         steady = loaded.steady
         for metric in ("ttft", "tpot", "e2e") if several else ("ttft", "e2e"):
-            latencies[f"{metric}_ms"] = _served_latency(steady, metric)
+            latencies[f"{metric}_ms"] = latency(getattr(steady, f"{metric}_us"), metric)
         step, mixed = steady.decode, float(steady.mixed_share[0])
         weights = [(steady.decode, 1 - mixed), (steady.mixed, mixed)]
         concurrency, prefill_busy, origin = float(loaded.concurrency[0]), float(steady.queue_busy[0]), steady.tpot_us
     elif isinstance(loaded, Prefilling):
-        latencies["ttft_ms"] = _latency(loaded.done_us, [loaded.percentile_us(p / 100) for p in PERCENTILES])
+        latencies["ttft_ms"] = latency(loaded.done_us, "ttft")
         step = loaded.steps.full
         # It rests for the share of time that its queue leaves it.
         weights = [(step, float(loaded.utilisation[0]))]
         prefill_busy, origin = float(loaded.utilisation[0]), loaded.done_us
         concurrency = group.rate_per_us * float(loaded.service_us[0])
     else:
-        latencies["tpot_ms"] = _latency(loaded.tpot_us, [loaded.tpot_percentile_us(p / 100) for p in PERCENTILES])
+        latencies["tpot_ms"] = latency(loaded.tpot_us, "tpot")
         step, weights = loaded.step, [(loaded.step, 1.0)]
         concurrency, prefill_busy, origin = float(loaded.concurrency[0]), 0.0, loaded.tpot_us
     return plans.GroupPrediction(
@@ -101,6 +113,11 @@ def _group_prediction(group: Group) -> plans.GroupPrediction:
         power_watts=_interval(_power(group, weights)),
         how=HOW[int(origin.how[0])],
         inside_measured_range=bool(origin.inside[0]),
+        simulation=None
+        if check is None
+        else plans.EngineSimulation(
+            requests=check.requests, seed=SEED, utilisation=check.utilisation, formula_rps=check.formula_rps
+        ),
     )
 
 
@@ -138,10 +155,16 @@ def _memory(group: Group) -> plans.MemoryParts:
 
 
 def predicted_by(
-    request: PlanRequest, groups: list[Group], pairs: list[Pair], decision: plans.Decision, served_rps: float
+    request: PlanRequest,
+    groups: list[Group],
+    pairs: list[Pair],
+    decision: plans.Decision,
+    served_rps: float,
+    checks: Checks,
 ) -> plans.Prediction:
-    """What the plan does at ``served_rps``; latencies are those of its slowest pair."""
-    each = tuple(_group_prediction(group) for group in groups)
+    """What the plan does at ``served_rps``; latencies are those of its slowest pair. ``checks``: simulations of the
+    groups."""
+    each = tuple(_group_prediction(group, checks) for group in groups)
     # The fleet carries what its engines do, of the weaker role; their errors come from the same forests, so
     # intervals add up.
     value, low, high = (
@@ -156,7 +179,7 @@ def predicted_by(
         rate = plans.Interval(value=value, low=low, high=high)
     output = _scaled(rate, float(request.workload.osl))
     metrics: tuple[Metric, ...] = ("ttft", "tpot", "e2e") if request.workload.osl > 1 else ("ttft", "e2e")
-    latencies = {m: _served_latency(_slowest(pairs, m).served, m) for m in metrics}
+    latencies = {m: _served_latency(_slowest(pairs, checks, m), checks, m) for m in metrics}
     tpot = latencies.get("tpot")
     watts = [sum(g.gpus * getattr(p.power_watts, end) for g, p in zip(groups, each, strict=True)) for end in _ENDS]
     power = plans.Interval(value=watts[0], low=watts[1], high=watts[2])
@@ -166,7 +189,7 @@ def predicted_by(
         high=power.high / max(output.low, 1e-12),
     )
     cost = decision.usd_per_hour
-    parts = _slowest(pairs, "ttft").served.ttft_parts_us
+    parts = _slowest(pairs, checks, "ttft").served.ttft_parts_us
     return plans.Prediction(
         ttft_ms=latencies["ttft"],
         tpot_ms=tpot,
@@ -182,7 +205,7 @@ def predicted_by(
         power_watts=power,
         joules_per_output_token=joules,
         usd_per_million_output_tokens=None if cost is None else _inverse(output, cost / 3600 * 1e6),
-        slo=tuple(_check(bound, pairs) for bound in request.slo.bounds),
+        slo=tuple(_check(bound, pairs, checks) for bound in request.slo.bounds),
         engines=each,
     )
 
@@ -190,9 +213,8 @@ def predicted_by(
 _ENDS = ("value", "low", "high")
 
 
-def _slowest(pairs: list[Pair], metric: Metric, percentile: float = 90.0) -> Pair:
-    bound = Bound(metric=metric, percentile=percentile, limit_ms=1.0)
-    return max(pairs, key=lambda pair: float(percentile_ms(pair.served, bound)[0]))
+def _slowest(pairs: list[Pair], checks: Checks, metric: Metric, percentile: float = 90.0) -> Pair:
+    return max(pairs, key=lambda pair: pair_us(pair, checks, metric, percentile / 100))
 
 
 def _kv_transfer(pairs: list[Pair]) -> plans.KvTransfer | None:
@@ -214,17 +236,18 @@ def _kv_transfer(pairs: list[Pair]) -> plans.KvTransfer | None:
     )
 
 
-def _check(bound: Bound, pairs: list[Pair]) -> plans.SloCheck:
-    slowest = _slowest(pairs, bound.metric, bound.percentile).served
-    mean = _interval(getattr(slowest, f"{bound.metric}_us"), 1e-3)
-    worst = _alike(mean, float(percentile_ms(slowest, bound)[0]))
+def _check(bound: Bound, pairs: list[Pair], checks: Checks) -> plans.SloCheck:
+    slowest, p = _slowest(pairs, checks, bound.metric, bound.percentile), bound.percentile / 100
+    mean = _interval(getattr(slowest.served, f"{bound.metric}_us"), 1e-3)
+    predicted = _alike(mean, pair_us(slowest, checks, bound.metric, p) / 1e3)
     return plans.SloCheck(
         metric=bound.metric,
         percentile=bound.percentile,
         limit_ms=bound.limit_ms,
-        predicted=worst,
-        margin=(bound.limit_ms - worst.value) / bound.limit_ms,
-        confidence=confidence(worst, bound.limit_ms),
+        predicted=predicted,
+        formula_ms=formula_us(slowest.served, bound.metric, p) / 1e3 if checks else None,
+        margin=(bound.limit_ms - predicted.value) / bound.limit_ms,
+        confidence=confidence(predicted, bound.limit_ms),
     )
 
 

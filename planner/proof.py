@@ -13,6 +13,7 @@ from planner import plans
 from planner.accuracy import published_accuracy
 from planner.evaluation import Search
 from planner.groups import Group, Pair
+from planner.latency import Checks
 from planner.layouts import Rejected
 from planner.notes import notes_of
 from planner.options import Apart, Option
@@ -131,9 +132,14 @@ def _merged(rejected: list[Rejected]) -> list[Rejected]:
 
 
 def provenance_of(
-    request: PlanRequest, best: Option, groups: list[Group], pairs: list[Pair], more: Sequence[str] = ()
+    request: PlanRequest,
+    best: Option,
+    groups: list[Group],
+    pairs: list[Pair],
+    checks: Checks,
+    more: Sequence[str] = (),
 ) -> plans.Provenance:
-    """``more``: notes beyond those of :func:`planner.notes.notes_of`."""
+    """``checks``: simulations of the groups; ``more``: notes beyond those of :func:`planner.notes.notes_of`."""
     searches = best.searches
     manifest = searches[0].job.cost.store.manifest
     return plans.Provenance(
@@ -145,7 +151,7 @@ def provenance_of(
         pack_hash=manifest.content_hash,
         attribution=manifest.attribution,
         measured=_measured(searches),
-        notes=(*notes_of(request, best, groups, pairs), *more),
+        notes=(*notes_of(request, best, groups, pairs, checks), *more),
     )
 
 

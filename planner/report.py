@@ -6,22 +6,22 @@ from collections.abc import Mapping
 
 from planner import plans
 from planner.alternatives import alternatives
+from planner.confirmation import Confirmed
 from planner.expert_placement import placements_of
 from planner.experts.placement import Loads
 from planner.groups import Group, groups_of, pairs_of
 from planner.launchers import EngineSpec, launch
-from planner.options import Option
+from planner.options import Option, served_rps
 from planner.prediction import predicted_by
 from planner.proof import proof_of, provenance_of
 from planner.requests import PlanRequest
 
 
-def assemble(
-    request: PlanRequest, options: list[Option], best: Option, expert_loads: Loads | None = None
-) -> plans.Plan:
-    """The document of the ``best`` of the ``options``, which has a choice; with ``expert_loads``, also of where the
-    experts of expert-parallel engines live."""
-    groups = groups_of(best, _served_rps(request, best))
+def assemble(request: PlanRequest, found: Confirmed, best: Option, expert_loads: Loads | None = None) -> plans.Plan:
+    """The document of the ``best`` of the options ``found``, which has a choice; with ``expert_loads``, also of where
+    the experts of expert-parallel engines live."""
+    options, served = found.options, served_rps(request, best)
+    groups = groups_of(best, served)
     routing = request.workload.routing
     experts, notes = placements_of(groups, expert_loads, routing, request.time_limit_s)
     decision = _decision(request, best, groups, experts)
@@ -30,21 +30,11 @@ def assemble(
     return plans.Plan(
         request=_understood(request, options, best),
         decision=decision,
-        prediction=predicted_by(request, groups, pairs, decision, _served_rps(request, best)),
+        prediction=predicted_by(request, groups, pairs, decision, served, found.checks),
         proof=proof_of(request, options, best),
-        alternatives=alternatives(request, best, chosen),
-        provenance=provenance_of(request, best, groups, pairs, notes),
+        alternatives=alternatives(request, best, chosen, found),
+        provenance=provenance_of(request, best, groups, pairs, found.checks, notes),
     )
-
-
-def _served_rps(request: PlanRequest, best: Option) -> float:
-    """The load of the plan: what is offered, or as much as fits."""
-    if request.goal != "throughput" and request.workload.rate_rps is not None:
-        return request.workload.rate_rps
-    assert best.choice is not None
-    assert best.candidates is not None
-    capacity, roles = best.candidates.capacity_rps * best.choice.engines, best.candidates.roles
-    return min(float(capacity[roles == role].sum()) for role in best.candidates.needed)
 
 
 def _understood(request: PlanRequest, options: list[Option], best: Option) -> plans.RequestUnderstood:
@@ -69,6 +59,7 @@ def _understood(request: PlanRequest, options: list[Option], best: Option) -> pl
         tp_across_nodes=request.tp_across_nodes,
         time_limit_s=request.time_limit_s,
         disaggregation=request.disaggregation,
+        simulation=request.simulation,
         weights_precisions=tuple(dict.fromkeys(option.precision.weights for option in options)),
         kv_precisions=tuple(dict.fromkeys(option.precision.kv for option in options)),
     )
@@ -103,13 +94,6 @@ def _engine_group(
 ) -> plans.EngineGroup:
     model, precision, workload = group.job.model, group.job.precision, request.workload
     assert best.choice is not None
-    longest = min(model.max_context_tokens, -(-(workload.isl + workload.osl) // 256) * 256)
-    limits = plans.Limits(
-        max_sequences=group.max_sequences,
-        max_tokens_per_step=group.budget,
-        max_model_len=longest,
-        memory_fraction=group.job.framework.memory_fraction,
-    )
     placed = [engine for engine in best.choice.placement if engine.candidate in group.candidates]
     replicas = tuple(
         plans.Replica(
@@ -128,7 +112,7 @@ def _engine_group(
         framework=request.framework,
         model=_loadable(request.model, model.name),
         layout=group.layout,
-        limits=limits,
+        limits=group.limits,
         weights_precision=precision.weights,
         kv_precision=precision.kv,
         precision_converted=precision.converted,
@@ -148,7 +132,7 @@ def _engine_group(
         gpus_per_engine=group.layout.gpus,
         weights_precision=precision.weights,
         kv_precision=precision.kv,
-        limits=limits,
+        limits=group.limits,
         replicas=replicas,
         launch=launch(spec),
         expert_placement=experts,

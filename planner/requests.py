@@ -274,6 +274,11 @@ class PlanRequest(Document):
         default=0.5,
         description="probability with which each bound of the SLO must hold; the prediction is uncertain",
     )
+    simulation: bool = Field(
+        default=True,
+        strict=True,
+        description="simulate the chosen engines and count on no more than they carry there; false: formulas alone",
+    )
     max_tp: Degree | None = Field(default=None, description="largest tensor-parallel degree")
     max_pp: Degree | None = Field(default=None, description="most pipeline stages")
     max_engine_gpus: Degree | None = Field(default=None, description="most GPUs of one engine")

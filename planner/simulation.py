@@ -13,7 +13,8 @@ from costmodels.serving.capacity import keeps_up
 from costmodels.serving.outcome import Metric, Outcome
 from costmodels.serving.simulator import simulate
 from costmodels.serving.step_table import End
-from planner.engines import ENDS, PlannedEngine
+from planner.engine_models import ENDS
+from planner.engines import PlannedEngine
 from planner.plans import EngineGroup
 
 SAMPLES = 200

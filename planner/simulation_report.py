@@ -12,7 +12,8 @@ from costmodels.serving.capacity import keeps_up
 from costmodels.serving.outcome import REFUSALS, Metric, Outcome
 from costmodels.serving.step_table import End
 from planner import simulated
-from planner.engines import ENDS, front_end_us, planned_engines
+from planner.engine_models import ENDS
+from planner.engines import front_end_us, planned_engines
 from planner.plans import EngineGroup, Interval, Plan
 from planner.requests import Bound
 from planner.simulation import FleetOutcome, capacity_seen_rps, limits_us, replay

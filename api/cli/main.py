@@ -130,6 +130,14 @@ def plan_command(
         float | None,
         typer.Option(help="Seconds for the solver. Default: 30.", rich_help_panel=_RESTRICTED),
     ] = None,
+    no_simulation: Annotated[
+        bool,
+        typer.Option(
+            "--no-simulation",
+            help="Leave the chosen engines unsimulated: faster, and optimistic near full load.",
+            rich_help_panel=_RESTRICTED,
+        ),
+    ] = False,
     profiles: Annotated[
         list[Path] | None,
         typer.Option(
@@ -193,6 +201,7 @@ def plan_command(
         "max_engine_gpus": max_engine_gpus,
         "tp_across_nodes": tp_across_nodes,
         "time_limit_s": time_limit,
+        "simulation": not no_simulation,
     }
     _plan(
         {name: value for name, value in fields.items() if value is not None},

@@ -51,11 +51,14 @@ def _slo(plan: Plan, console: Console) -> None:
     if not plan.prediction.slo:
         return
     heading(console, "SLO")
-    rows = table("promise", "predicted", "80 % interval", "margin", "sure that it holds")
+    simulated = any(check.formula_ms is not None for check in plan.prediction.slo)
+    names = ("simulated", "by formula") if simulated else ("predicted",)
+    rows = table("promise", *names, "80 % interval", "margin", "sure that it holds")
     for check in plan.prediction.slo:
         rows.add_row(
             promise(check.metric, check.percentile, check.limit_ms),
             milliseconds(check.predicted.value),
+            *([milliseconds(check.formula_ms)] if check.formula_ms is not None else []),
             milliseconds_range(check.predicted),
             percent(check.margin),
             Text(probability(check.confidence), style="green" if check.confidence >= 0.9 else "yellow"),
@@ -91,7 +94,8 @@ def _prediction(plan: Plan, console: Console) -> None:
     indented(console, rows)
     parts = [f"{part} {milliseconds(ms)}" for part, ms in prediction.ttft_ms_by_part.items() if ms]
     if parts:
-        indented(console, Text(f"Mean TTFT: {' + '.join(parts)}"))
+        by = " by formula" if any(group.simulation is not None for group in prediction.engines) else ""
+        indented(console, Text(f"Mean TTFT{by}: {' + '.join(parts)}"))
     for effect in prediction.effects:
         indented(console, Text(_effect(effect)))
     console.print()

@@ -54,15 +54,16 @@ def open_loop(isl: Ints, osl: Ints, rate_rps: float, *, cv: float = 1.0, seed: i
     """Requests that come at random, whatever the engine does.
 
     Args:
-        rate_rps: requests per second on average.
+        rate_rps: requests per second, from the start to the last arrival exactly: what a run shows is not a matter of
+            how many happened to come.
         cv: coefficient of variation of the gaps, which are gamma distributed: 1 is Poisson, more is bursty.
     """
     if not (np.isfinite(rate_rps) and rate_rps > 0):
         raise InputError(f"rate: {rate_rps} requests/s is not a positive number", "give for example 10")
     if not (np.isfinite(cv) and cv > 0):
         raise InputError(f"arrivals: cv {cv} is not a positive number", "1 is Poisson, 2 is bursty")
-    gaps = np.random.default_rng(seed).standard_gamma(1 / cv**2, len(isl)) * cv**2
-    return Requests(isl, osl, np.asarray(np.cumsum(gaps) * (1e6 / rate_rps), dtype=np.float64))
+    times = np.cumsum(np.random.default_rng(seed).standard_gamma(1 / cv**2, len(isl)))
+    return Requests(isl, osl, np.asarray(times * (len(isl) * 1e6 / rate_rps / times[-1]), dtype=np.float64))
 
 
 def closed_loop(isl: Ints, osl: Ints, concurrency: int, *, ramp_us: float = 0.0) -> Requests:

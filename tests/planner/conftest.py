@@ -40,7 +40,8 @@ def _planner(store: ProfileStore) -> Planned:
         return plan(json.loads(request), store=store)
 
     def planned(model: str, cluster: Any, workload: str, slo: str = "", **more: Any) -> Plan:
-        request = {"model": model, "cluster": cluster, "workload": workload, "slo": slo, **more}
+        # Simulations are tested by themselves (test_confirmation.py).
+        request = {"model": model, "cluster": cluster, "workload": workload, "slo": slo, "simulation": False, **more}
         return cached(json.dumps(request, sort_keys=True))
 
     return planned

@@ -1,0 +1,241 @@
+"""The event simulator confirms what the search chose with formulas.
+
+Each kind of engine of the best fleet is simulated at the load that the fleet gives it. One that misses a bound of the
+SLO there is known by what it carries in the simulation from then on, and the fleet is chosen anew; a fleet is the
+answer when all its engines hold. Engines that were not chosen keep what the formulas promise, so the answer is the best
+of all candidates as long as the formulas promise them no less than the simulation would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from costmodels.estimates import Floats
+from costmodels.precision import Precision
+from costmodels.serving.arrivals import constant_lengths, open_loop
+from costmodels.serving.capacity import Limit, capacity_rps, meets
+from costmodels.serving.disaggregated import Prefilling
+from costmodels.serving.simulator import simulate
+from planner.engine_models import simulated_engines
+from planner.evaluation import Points, percentile_ms
+from planner.groups import Group, groups_of, pairs_of
+from planner.latency import Check, own_us
+from planner.options import Option, Serving, best_of, served_rps, solved_again
+from planner.requests import PlanRequest
+from profiles.errors import Infeasible
+
+SEED = 0
+
+IN_TAIL = 400
+"""Simulated requests beyond the highest percentile that was promised, ..."""
+
+FEWEST, MOST = 2000, 10_000
+"""... but no fewer and no more requests than these, ..."""
+
+TURNS = 10
+"""... and so many times the requests that are in the engine at once."""
+
+WARM_UP = 0.1
+"""Share of the requests at the beginning that are not counted: while the engine fills."""
+
+STEP = 0.995
+"""An engine that misses a bound carries no more than this share of the load at which it did."""
+
+ROUNDS = 6
+"""Fleets tried before only engines that have been simulated are candidates."""
+
+
+Kind = tuple[Serving, Precision, tuple[int, ...]]
+"""Way to serve, precision, role, pool, layout and batch limit: one engine under any load."""
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """The options as they are after the simulations, the best of them (None: none is left), the simulation of each of
+    its groups by id (empty: not simulated), and what engines that missed a bound carry, requests/s."""
+
+    options: list[Option]
+    best: Option | None
+    checks: dict[str, Check]
+    carried: dict[Kind, float]
+
+    def carried_rps(self, option: Option, points: Points) -> Floats:
+        """What aggregated engines at ``points`` (n,) of an ``option`` carry: by the formulas, but no more than where
+        they were simulated, [n]."""
+        rate = points.steady.rate_rps.value.copy()
+        index = points.job.pool_index
+        x = points.layouts
+        mine = np.stack([x.tp, x.pp, x.dp, x.ep, points.budget], axis=1)
+        for (serving, precision, (pool, *engine)), most in self.carried.items():
+            if (serving, precision, pool) == ("aggregated", option.precision, index):
+                same = (mine == np.array(engine)).all(axis=1)
+                rate[same] = np.minimum(rate[same], most)
+        return rate
+
+
+def confirmed(request: PlanRequest, options: list[Option], progress: Callable[[str], None] | None = None) -> Confirmed:
+    """Simulates the best option's engines and chooses again until they hold.
+
+    Args:
+        options: solved with the formulas' capacities.
+    """
+    best = best_of(request, options)
+    learnt = _Learnt(request)
+    if best is None or not request.simulation:
+        return Confirmed(options, best, {}, {})
+    if progress is not None:
+        progress("simulating the chosen engines")
+    turn = 0
+    while best is not None:
+        groups = groups_of(best, served_rps(request, best))
+        trials = [_Trial(request, group, groups) for group in groups]
+        checks = {trial.group.id: learnt.check(best, trial) for trial in trials}
+        if all(check.holds for check in checks.values()):
+            return Confirmed(options, best, checks, learnt.carried)
+        for trial in trials:
+            learnt.learn(best, trial, checks[trial.group.id])
+        turn += 1
+        known = [learnt.chosen_anew(option, only_simulated=turn >= ROUNDS) for option in options]
+        if best_of(request, known) is None:
+            known = [learnt.chosen_anew(option) for option in options]
+        options = known
+        best = best_of(request, options)
+    return Confirmed([learnt.refused(option) for option in options], None, {}, learnt.carried)
+
+
+class _Learnt:
+    """What the simulations so far have shown."""
+
+    def __init__(self, request: PlanRequest) -> None:
+        self._request = request
+        self._seen: set[Kind] = set()
+        self._formula: dict[Kind, float] = {}
+        self._idle: dict[Kind, dict[str, float]] = {}
+        self.carried: dict[Kind, float] = {}
+
+    def check(self, best: Option, trial: _Trial) -> Check:
+        formula = [self._formula[kind] for kind in _kinds(best, trial.group) if kind in self._formula]
+        return trial.check(max(formula, default=None))
+
+    def learn(self, best: Option, trial: _Trial, check: Check) -> None:
+        """What the engines of a group carry that misses a bound."""
+        group, kinds = trial.group, _kinds(best, trial.group)
+        self._seen |= kinds
+        if check.holds:
+            return
+        most = min(trial.capacity_rps(), group.load_rps * STEP)
+        for kind in kinds:
+            self._formula.setdefault(kind, float(group.capacity_rps.value[0]))
+            self.carried[kind] = min(self.carried.get(kind, math.inf), most)
+            if most == 0:
+                self._idle[kind] = trial.idle_ms()
+
+    def chosen_anew(self, option: Option, *, only_simulated: bool = False) -> Option:
+        """``option`` with what its engines carry."""
+        if option.candidates is None or option.choice is None:
+            return option
+        kinds = [(option.serving, option.precision, origin.kind) for origin in option.origin]
+        most = [self.carried.get(kind, math.inf if kind in self._seen or not only_simulated else 0.0) for kind in kinds]
+        capacity = np.minimum(option.candidates.capacity_rps, most)
+        if np.array_equal(capacity, option.candidates.capacity_rps):
+            return option
+        return solved_again(self._request, option, capacity)
+
+    def refused(self, option: Option) -> Option:
+        """``option`` with the reason why none of its engines is left."""
+        mine = [
+            ms
+            for (serving, precision, _), ms in self._idle.items()
+            if (serving, precision) == (option.serving, option.precision)
+        ]
+        if option.error is not None or not mine:
+            return option
+        bounds = {bound.label: bound.limit_ms for bound in self._request.slo.bounds}
+        nearest = min(mine, key=lambda ms: max(ms[label] / limit for label, limit in bounds.items() if label in ms))
+        reached = ", ".join(f"{label}={ms:.4g} ms" for label, ms in nearest.items())
+        return replace(
+            option,
+            error=Infeasible(
+                f"slo: {len(mine)} engines are within it by the formulas, and none when it is simulated; the nearest "
+                f"reaches {reached} at hardly any load",
+                "relax the SLO to that or more, or see what the formulas say with --no-simulation",
+                binding="slo",
+                nearest=nearest,
+            ),
+        )
+
+
+def _kinds(best: Option, group: Group) -> set[Kind]:
+    """The engines of a group, of whichever batch limit."""
+    return {(best.serving, best.precision, best.origin[v].kind) for v in group.candidates}
+
+
+# ------------------------------------------------------------------ one engine
+
+
+class _Trial:
+    """One engine of a group, to be simulated alone."""
+
+    def __init__(self, request: PlanRequest, group: Group, groups: list[Group]) -> None:
+        self.group = group
+        self._pairs = [pair for pair in pairs_of(groups) if group.id in (pair.prefill.id, pair.decode.id)]
+        front_us = float(self._pairs[0].served.ttft_parts_us["front end"][0])
+        limits = group.limits
+        self._engine = simulated_engines(group.job, group.layouts, limits, group.role, front_us, ("value",))["value"]
+        self._limits = self._leftover()
+        n = _requests(request, group)
+        self._lengths = constant_lengths(n, request.workload.isl, request.workload.osl)
+
+    def check(self, formula_rps: float | None) -> Check:
+        """At the group's load."""
+        whole = simulate(self._engine, open_loop(*self._lengths, self.group.load_rps, seed=SEED))
+        outcome = whole.trimmed(WARM_UP)
+        return Check(outcome, len(whole), whole.utilisation, meets(outcome, self._limits), formula_rps)
+
+    def capacity_rps(self) -> float:
+        """The highest rate at which every bound holds; 0 where none does."""
+        return capacity_rps(self._engine, *self._lengths, self._limits, seed=SEED, warm_up=WARM_UP)
+
+    def idle_ms(self) -> dict[str, float]:
+        """Every bounded percentile of its requests at hardly any load, by the bound's label."""
+        isl, osl = (lengths[:FEWEST] for lengths in self._lengths)
+        outcome = simulate(self._engine, open_loop(isl, osl, self.group.load_rps / 100, seed=SEED))
+        check = Check(outcome, len(outcome), outcome.utilisation, holds=False)
+        found = {}
+        for bound in self.group.job.slo.bounds:
+            own = own_us(self.group, bound.metric, bound.percentile / 100)
+            if own is not None:
+                rest = max(float(percentile_ms(pair.served, bound)[0]) for pair in self._pairs) - own / 1e3
+                found[bound.label] = rest + check.us(bound.metric, bound.percentile / 100) / 1e3
+        return found
+
+    def _leftover(self) -> list[Limit]:
+        """What the SLO leaves to the engine: less what the formulas say of the rest of a request's way, and of what the
+        confidence that was asked for keeps free."""
+        limits = []
+        for bound in self.group.job.slo.bounds:
+            p = bound.percentile / 100
+            own = own_us(self.group, bound.metric, p)
+            if own is None:
+                continue
+            for pair in self._pairs:
+                even, asked = (float(percentile_ms(pair.served, bound, c)[0]) for c in (0.5, self.group.job.confidence))
+                limits.append(Limit(bound.metric, p, bound.limit_ms * 1e3 * even / asked - (even * 1e3 - own)))
+        return limits
+
+
+def _requests(request: PlanRequest, group: Group) -> int:
+    """How many to simulate."""
+    highest = max([90.0, *(bound.percentile for bound in request.slo.bounds)])
+    loaded = group.loaded
+    if isinstance(loaded, Points):
+        stay_us = float(loaded.steady.e2e_us.value[0])
+    elif isinstance(loaded, Prefilling):
+        stay_us = float(loaded.done_us.value[0])
+    else:
+        stay_us = float(loaded.cycle_us.value[0]) * loaded.tokens * loaded.steps_per_token
+    return int(np.clip(max(IN_TAIL / (1 - highest / 100), TURNS * group.load_rps * stay_us / 1e6), FEWEST, MOST))
