@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import norm
 
 from costmodels.anchoring import Anchor, Points, Priors, points
 from costmodels.estimates import COVERAGE, Estimates, Floats
@@ -27,7 +27,7 @@ from costmodels.overlay import NOISE_FLOOR, Overlay, own_rows
 from costmodels.roofline import Columns
 from profiles.measurements import DTYPES
 
-SIGMAS = float(norm.ppf((1 + COVERAGE) / 2))
+SIGMAS = NormalDist().inv_cdf((1 + COVERAGE) / 2)
 """Half-width of the :data:`COVERAGE` interval in standard deviations."""
 
 

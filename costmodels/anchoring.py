@@ -38,7 +38,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from costmodels.estimates import COVERAGE, Floats, Ints
 from costmodels.features import FAMILIES
@@ -245,7 +245,7 @@ class Anchor:
                 trust = np.minimum((_TAIL_DEGREES + 1) / (_TAIL_DEGREES + surprise), 1.0)
         self._few_factor = factor[: len(self._few), : len(self._few)]  # the factor of the leading block is its own
         self.scale = float(np.sqrt(scale))
-        self.quantile = float(student_t.ppf((1 + COVERAGE) / 2, degrees + len(residual)))
+        self.quantile = float(stdtrit(degrees + len(residual), (1 + COVERAGE) / 2))
         self.rows_used = len(chosen)
 
     def at(self, p: Points) -> tuple[Floats, Floats]:

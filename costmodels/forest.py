@@ -15,14 +15,17 @@ GEMM, all m of one (n, k)), and the question is usually a shape that nobody meas
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from joblib import Parallel, delayed  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from sklearn.tree import DecisionTreeRegressor
 
 from costmodels.estimates import COVERAGE, Floats, Ints
+from costmodels.trees import Trees
+
+if TYPE_CHECKING:
+    from sklearn.tree import DecisionTreeRegressor
 
 TREES = 20
 SHAPE_SHARE = 0.6  # of shapes that each tree sees
@@ -68,14 +71,14 @@ class Memory:
 class Forest:
     """Fitted trees; see :func:`fit`."""
 
-    trees: list[DecisionTreeRegressor]
+    trees: Trees
     correction_share: float
     low_score: float
     high_score: float
 
     def raw(self, features: NDArray[np.float32]) -> tuple[Floats, Floats]:
         """(median, spread) over the trees of the log ratio; shape [n] each."""
-        votes = np.array([tree.predict(features) for tree in self.trees])
+        votes = self.trees.predict(features)
         return np.median(votes, axis=0), votes.std(axis=0)
 
     def interval(self, spread: Floats) -> tuple[Floats, Floats]:
@@ -105,6 +108,9 @@ def fit(
         leaf_rows: least rows of a leaf.
         seed: same seed and data, same forest.
     """
+    from joblib import Parallel, delayed  # type: ignore[import-untyped]  # to answer, neither is needed
+    from sklearn.tree import DecisionTreeRegressor
+
     names, codes = np.unique(group, return_inverse=True)
     rng = np.random.default_rng(seed)
     in_bag = np.zeros((TREES, len(names)), dtype=bool)
@@ -127,7 +133,7 @@ def fit(
         return model, votes
 
     grown = Parallel(n_jobs=-1, prefer="threads")(delayed(grow)(tree) for tree in range(TREES))
-    trees = [model for model, _ in grown]
+    trees = Trees.of([model for model, _ in grown])
     votes = np.array([vote for _, vote in grown])
     never_out = np.isnan(votes).all(axis=0)
     # With one or two shapes only, nothing is out of bag and nothing is learnt.

@@ -6,15 +6,17 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import platformdirs
-import sklearn
 import yaml
+from numpy.typing import NDArray
 
 from costmodels.anchored import SIGMAS, AnchoredModel, ErrorSpace
 from costmodels.anchoring import Priors, priors
@@ -34,17 +36,16 @@ from costmodels.kernels import (
 from costmodels.overlay import Overlay, lay_over
 from costmodels.roofline import Columns, Hardware
 from costmodels.speakers import same_kernels, stand_ins
+from costmodels.trees import Trees
 from profiles.errors import DataError, UnknownName
 from profiles.hardware import Gpu, find_gpu
 from profiles.measurements import DTYPES
 from profiles.store import ProfileStore, shipped_pack
 
-MODEL_VERSION = "2"
-"""Raised whenever features, fitting or formulas change: cached forests of another version are not used."""
+MODEL_VERSION = "3"
+"""Raised whenever features, fitting, formulas or files change: cached forests of another version are not used."""
 
 CACHE_VARIABLE = "SHARDWRIGHT_CACHE"
-
-_TRUSTED = ["sklearn.tree._tree.Tree"]  # what our own files hold beyond skops' defaults
 
 FOREIGN_VENDOR_SPREAD = 0.7
 """Added (log) where no GPU of the vendor was measured: a factor of two either way. The hold-outs behind
@@ -208,7 +209,7 @@ class CostModel:
     def _fitted(self, operation: str, hardware: Hardware) -> Fitted | None:
         """The forest of ``operation``, from the cache or fitted; None without rows that speak for the
         framework."""
-        made_by = (MODEL_VERSION, sklearn.__version__, SETTINGS, FAMILIES[operation].leaf_rows, COVERAGE)
+        made_by = (MODEL_VERSION, version("scikit-learn"), SETTINGS, FAMILIES[operation].leaf_rows, COVERAGE)
         # The forest has learnt ratios to these GPUs' rooflines: a corrected fact makes it another forest.
         facts = [array.tolist() for array in (hardware.peak_flops, hardware.bandwidth, hardware.link)]
         known = (hardware.names, hardware.trait_names, hardware.traits.tolist(), facts)
@@ -252,30 +253,15 @@ def unseen_spreads() -> dict[str, float]:
 def _write_fitted(folder: Path, fitted: Fitted) -> None:
     """Writes beside and renames, so that a killed run leaves nothing half-written. A cache that cannot be
     written (read-only home, full disk) costs time at the next start and nothing else."""
-    from skops import io as skops_io
-
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
             model = fitted.forest
-            skops_io.dump(
-                {
-                    "trees": model.trees,
-                    "correction_share": model.correction_share,
-                    "low_score": model.low_score,
-                    "high_score": model.high_score,
-                },
-                temporary / "forest.skops",
-            )
+            scores = [model.correction_share, model.low_score, model.high_score]
+            _write_arrays(temporary / "forest.npz", {"scores": np.array(scores), **model.trees.arrays()})
             for name, memory in fitted.memories.items():
-                np.savez(
-                    temporary / f"{name}.npz",
-                    place=memory.place,
-                    partition=memory.partition,
-                    group=memory.group,
-                    residual=memory.residual,
-                )
+                _write_arrays(temporary / f"{name}.npz", vars(memory))
             os.replace(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -283,22 +269,27 @@ def _write_fitted(folder: Path, fitted: Fitted) -> None:
         return
 
 
+def _write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes any name for its own keyword
+
+
+def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    # Opened here: numpy would leave a damaged file open.
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
 def _read_fitted(folder: Path, gpu: str, *, has_rows: bool) -> Fitted | None:
     """The cached forest with the memory of one GPU (where it ``has_rows``), or None where it is not there or
     does not read: it is then fitted again."""
-    from skops import io as skops_io
-
     try:
         if not folder.is_dir():
             return None
-        content = skops_io.load(folder / "forest.skops", trusted=_TRUSTED)
-        forest = Forest(content["trees"], content["correction_share"], content["low_score"], content["high_score"])
-        memories = {}
-        if has_rows:
-            # Opened here: numpy would leave a damaged file open.
-            with (folder / f"{gpu}.npz").open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                memories[gpu] = Memory(arrays["place"], arrays["partition"], arrays["group"], arrays["residual"])
-    except Exception:  # damage shows in any of skops', zip's and numpy's ways; the cure is the same
+        content = _read_arrays(folder / "forest.npz")
+        share, low, high = content.pop("scores").tolist()
+        forest = Forest(Trees(**content), share, low, high)
+        memories = {gpu: Memory(**_read_arrays(folder / f"{gpu}.npz"))} if has_rows else {}
+    except Exception:  # damage shows in any of zip's and numpy's ways; the cure is the same
         shutil.rmtree(folder, ignore_errors=True)
         return None
     return Fitted(forest, memories)

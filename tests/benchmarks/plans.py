@@ -34,7 +34,7 @@ print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, document.proof.ob
 """
 IMPORTS = """
 import resource
-import numpy, pandas, pyarrow.parquet, scipy.spatial, sklearn.tree, skops.io, pydantic, pulp, highspy
+import numpy, pandas, pyarrow.parquet, scipy.spatial, pydantic, pulp, highspy
 usage = resource.getrusage(resource.RUSAGE_SELF)
 print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, 0)
 """

@@ -59,7 +59,7 @@ def test_one_fit_serves_all_gpus(store: ProfileStore, cache: Path) -> None:
     for gpu in (*MEASURED_GPUS, UNSEEN_GPU):
         assert answers(store, gpu)[1] == []
     (folder,) = entries(cache)
-    assert {file.name for file in folder.iterdir()} == {"forest.skops", "H100-SXM.npz", "H200.npz"}
+    assert {file.name for file in folder.iterdir()} == {"forest.npz", "H100-SXM.npz", "H200.npz"}
 
 
 @pytest.mark.usefixtures("cache")
@@ -69,7 +69,7 @@ def test_a_gpu_answers_the_same_whether_fitted_now_or_read_back(store: ProfileSt
     assert fresh["H100-SXM"] != fresh["H200"]
 
 
-@pytest.mark.parametrize("file", ["forest.skops", "H100-SXM.npz"])
+@pytest.mark.parametrize("file", ["forest.npz", "H100-SXM.npz"])
 @pytest.mark.parametrize("damage", ["garbage", "cut short", "gone"])
 def test_a_damaged_cache_is_fitted_again(store: ProfileStore, cache: Path, file: str, damage: str) -> None:
     first, _ = answers(store)
@@ -109,7 +109,7 @@ def test_a_forest_is_put_in_place_whole(store: ProfileStore, cache: Path, monkey
 
     monkeypatch.setattr(os, "replace", watched)
     answers(store)
-    assert moves == [({"forest.skops", "H100-SXM.npz", "H200.npz"}, False)]
+    assert moves == [({"forest.npz", "H100-SXM.npz", "H200.npz"}, False)]
 
 
 def test_what_a_killed_writer_left_is_not_read(store: ProfileStore, cache: Path) -> None:
@@ -117,7 +117,7 @@ def test_what_a_killed_writer_left_is_not_read(store: ProfileStore, cache: Path)
     (folder,) = entries(cache)
     left = folder.with_name("tmpkilled")
     left.mkdir()
-    (left / "forest.skops").write_bytes(b"half a")
+    (left / "forest.npz").write_bytes(b"half a")
     assert answers(store) == (first, [])
 
 
