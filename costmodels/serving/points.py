@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,11 +28,15 @@ def taken(points: P, index: Ints) -> P:
 
 
 def joined(parts: Sequence[P], rows: Sequence[Ints]) -> P:
-    """One dataclass of arrays of which ``parts`` are the points ``rows``, that is all of them together."""
+    """One dataclass of arrays of which ``parts`` are the points ``rows``, that is all of them together; what is no
+    array is the first part's."""
     order = np.argsort(np.concatenate(list(rows)))
 
     def of(values: list[Any]) -> Any:
-        return np.concatenate(values)[order] if isinstance(values[0], np.ndarray) else joined(values, rows)
+        if isinstance(values[0], np.ndarray):
+            return np.concatenate(values)[order]
+        return joined(values, rows) if is_dataclass(values[0]) else values[0]
 
-    changed: Any = {field.name: of([getattr(part, field.name) for part in parts]) for field in fields(parts[0])}  # type: ignore[arg-type]
+    names = [field.name for field in fields(parts[0])]  # type: ignore[arg-type]
+    changed: Any = {name: of([getattr(part, name) for part in parts]) for name in names}
     return replace(parts[0], **changed)  # type: ignore[type-var]
