@@ -236,18 +236,18 @@ class _Run:
             size = count if chunks else self._engine.policy.padded(count)
             tokens = size * self._queries
             total = curve.decode_us(size, slot.context / size) * (1 + self._engine.draft_share)
-            total -= curve.linear_us(tokens)
             total += count * self._engine.overheads.sequence_us
         if chunks:
             for chunk in chunks:
                 total += curve.chunk_us(chunk.tokens, chunk.prefix)
                 tokens += chunk.tokens
-            total += curve.mixed_us(slot.count) if decodes else 0.0
+            total += curve.mixed_us(size) - curve.alone_us(size) if decodes else 0.0
+            total += curve.linear_us(tokens)
             total -= (len(chunks) - 1) * curve.chunk_floor_us
             total += len(chunks) * self._engine.overheads.sequence_us
-        total += curve.linear_us(tokens)
         if curve.has_experts:
-            total += curve.expert_us(everyone) - curve.expert_us(tokens)
+            with_chunks = bool(chunks)
+            total += curve.expert_us(everyone, chunks=with_chunks) - curve.expert_us(tokens, chunks=with_chunks)
         return total
 
     def _decode_steps(self, work: list[_Part], everyone: float, now: float) -> tuple[int, float]:
@@ -274,7 +274,7 @@ class _Run:
                 steps = min(steps, math.ceil((knots[i + 1] - context) / grows))
             time = (values[i] + slopes[i] * (context - knots[i])) * drafted + count * overheads.sequence_us
             if curve.has_experts:
-                time += curve.expert_us(everyone) - curve.expert_us(size * queries)
+                time += curve.expert_us(everyone, chunks=False) - curve.expert_us(size * queries, chunks=False)
             lines.append((time, slopes[i] * grows * drafted))
             if time > slowest or (time == slowest and lines[-1][1] > slope):
                 slowest, slope = lines[-1]

@@ -22,6 +22,7 @@ def curve(
     linear: object,
     decode: object = 0.0,
     chunk: object = 0.0,
+    alone: object = None,
     expert: object = None,
     mixed_us: float = 0.0,
     queries: int = 1,
@@ -35,9 +36,10 @@ def curve(
     return StepCurve(
         grid,
         full(linear, len(grid.tokens)),
+        full(linear if alone is None else alone, len(grid.alone)),
         full(decode, len(grid.decodes), len(grid.contexts)),
         full(chunk, len(grid.chunks), len(grid.prefixes)),
-        None if expert is None else full(expert, len(grid.tokens)),
+        None if expert is None else full(expert, 2, len(grid.tokens)),
         full(mixed_us, len(grid.decodes)),
     )
 
@@ -62,7 +64,8 @@ def rising_table(seed: int, ranks: int = 1, stages: int = 1, queries: int = 1) -
         500 + rising(len(GRID.tokens), scale=400.0),
         rising(len(GRID.decodes), len(GRID.contexts), scale=60.0),
         rising(len(GRID.chunks), len(GRID.prefixes), scale=60.0),
-        rising(len(GRID.tokens), scale=100.0) if ranks > 1 else None,
+        500 + rising(len(GRID.alone), scale=300.0),
+        rising(2, len(GRID.tokens), scale=100.0) if ranks > 1 else None,
     )
     mixed = float(rng.uniform(0, 50))
     latency = curve(*parts, mixed_us=mixed, queries=queries)
