@@ -2,12 +2,12 @@
 
 A step's time is, but for the rounding of kernels to waves and tiles, a sum over what each part depends on:
 
-    decodes alone   T = B(decodes) + D(decodes, context) + X(expert tokens) − X(tokens)
-    with chunks     T = L(tokens) + D(decodes, context) + Σ A(chunk, prefix) + M(decodes) + X'(expert tokens) − X'(tokens)
+    without chunks:  T = B(decodes) + D(decodes, context) + X(expert tokens) − X(tokens)
+    with:  T = L(tokens) + D(decodes, context) + Σ A(chunk, prefix) + M(decodes) + X′(expert tokens) − X′(tokens)
 
 B is a step of that many sequences at the shortest context, D what attention over longer ones adds; L is everything that
 sees tokens alone (weights, exchanges, host), A what a prompt's chunk adds (attention, and the K and V that latent
-attention rebuilds), M what decodes add to a step with chunks beside D (logits, host), X and X' the experts and their
+attention rebuilds), M what decodes add to a step with chunks beside D (logits, host), X and X′ the experts and their
 exchanges, which see the tokens of all attention ranks, in steps without chunks and with them. Each is
 tabulated from :func:`step_times` on a grid, for many configurations in one call, and interpolated with plain
 arithmetic: a simulator asks for one step at a time.
@@ -66,6 +66,7 @@ class StepCurve:
         "_decode",
         "_decodes",
         "_expert",
+        "_expert_memo",
         "_linear",
         "_linear_memo",
         "_lines",
@@ -99,6 +100,7 @@ class StepCurve:
         self._expert: list[list[float]] | None = (
             None if expert is None else expert.tolist()
         )  # decodes alone, with chunks
+        self._expert_memo: tuple[dict[float, float], dict[float, float]] = ({}, {})
         self._lines: dict[int, tuple[list[float], list[float]]] = {}
         self._linear_memo: dict[float, float] = {}
 
@@ -119,11 +121,17 @@ class StepCurve:
             known = self._linear_memo[tokens] = _along(self._tokens, self._linear, tokens)
         return known
 
-    def expert_us(self, tokens: float, *, chunks: bool) -> float:
-        """Experts and their exchanges when each rank brings ``tokens`` on average, in steps with or without
-        ``chunks``; only differences mean anything, and they are zero with one attention rank, which is alone with its
-        tokens."""
-        return 0.0 if self._expert is None else _along(self._tokens, self._expert[chunks], tokens)
+    def experts_beside_us(self, everyone: float, tokens: float, *, chunks: bool) -> float:
+        """What experts and their exchanges take more when each rank brings ``everyone`` tokens on average than when
+        all bring as many as this one, ``tokens``, in steps with or without ``chunks``; zero with one attention rank,
+        which is alone with its tokens."""
+        if self._expert is None:
+            return 0.0
+        memo = self._expert_memo[chunks]
+        for asked in (everyone, tokens):
+            if asked not in memo:
+                memo[asked] = _along(self._tokens, self._expert[chunks], asked)
+        return memo[everyone] - memo[tokens]
 
     def decode_line(self, decodes: int) -> tuple[list[float], list[float]]:
         """(times at the knots :attr:`contexts`, slopes after them) of a step of ``decodes`` sequences and
@@ -190,9 +198,8 @@ class StepCurve:
             total += self.mixed_us(decodes) - self.alone_us(decodes) if decodes else 0.0
             # Chunks of one step share their kernels' launches.
             total += sum(self.chunk_us(*chunk) for chunk in chunks) - (len(chunks) - 1) * self.chunk_floor_us
-        if expert_tokens is not None and self._expert is not None:
-            with_chunks = bool(chunks)
-            total += self.expert_us(expert_tokens, chunks=with_chunks) - self.expert_us(tokens, chunks=with_chunks)
+        if expert_tokens is not None:
+            total += self.experts_beside_us(expert_tokens, tokens, chunks=bool(chunks))
         return total
 
 
