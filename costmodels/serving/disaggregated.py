@@ -30,7 +30,9 @@ from costmodels.precision import Precision
 from costmodels.serving.drafting import Drafting
 from costmodels.serving.frameworks import Framework
 from costmodels.serving.kv_transfer import HandOver, Link, exposed_us
-from costmodels.serving.steady import deviation, taken, wait_percentile_us
+from costmodels.serving.mixing import wait_percentile_us
+from costmodels.serving.points import taken
+from costmodels.serving.steady import deviation
 from costmodels.serving.step import StepTimes, step_times
 
 # ------------------------------------------------------------------ prefill
@@ -105,7 +107,7 @@ class Prefilling:
         utilisation: ρ, of what the engine can do at most.
         done_us: mean time from arrival to the end of the prompt's prefill.
         waiting_us, queue_busy: mean wait, and the share of time that an arrival finds a step running.
-        service_us: a prompt's own steps.
+        service_us: a prompt's own steps. run_us: what an arrival finds running.
         prompts: prompts of one step, mean.
         steps: the steps behind it.
     """
@@ -116,6 +118,7 @@ class Prefilling:
     waiting_us: Floats
     queue_busy: Floats
     service_us: Floats
+    run_us: Floats
     prompts: Floats
     steps: PrefillSteps
 
@@ -127,7 +130,7 @@ class Prefilling:
 
     def percentile_us(self, p: float) -> Floats:
         """Time to the end of the prefill that a share ``p`` of requests stays below."""
-        return wait_percentile_us(self.waiting_us, self.queue_busy, p) + self.service_us
+        return wait_percentile_us(self.waiting_us, self.queue_busy, self.run_us, p) + self.service_us
 
 
 def work_us(steps: PrefillSteps) -> Floats:
@@ -153,7 +156,7 @@ def prefilling(steps: PrefillSteps, utilisation: Floats) -> Prefilling:
         waiting = busy * step / 2 + rho**2 * work / (2 * (1 - rho))
         latency = one_all + (batch - 1) * np.maximum(full_all - one_all, 0.0) / np.maximum(many - 1, 1)
         service = latency + (np.ceil(steps.chunks) - 1) * one
-        return {"rate": rate, "batch": batch, "busy": busy, "waiting": waiting, "service": service}
+        return {"rate": rate, "batch": batch, "busy": busy, "waiting": waiting, "service": service, "run": step}
 
     value, low, high = times("value"), times("low"), times("high")
     origin = steps.full.latency
@@ -166,6 +169,7 @@ def prefilling(steps: PrefillSteps, utilisation: Floats) -> Prefilling:
         value["waiting"],
         value["busy"],
         value["service"],
+        value["run"],
         value["batch"],
         steps,
     )

@@ -119,9 +119,9 @@ class Rank:
         """Whether the cache holds ``steps`` further decode steps of ``slot``."""
         return self.kv_used + slot.count * self.tokens_per_step * steps <= self._kv_tokens
 
-    def steps_that_fit(self, slot: Slot) -> int:
-        """Decode steps of ``slot`` until the cache is full, when one fits."""
-        return max(int((self._kv_tokens - self.kv_used) / (slot.count * self.tokens_per_step)), 1)
+    def steps_that_fit(self, sequences: int) -> int:
+        """Decode steps of so many sequences until the cache is full."""
+        return int((self._kv_tokens - self.kv_used) / (sequences * self.tokens_per_step))
 
     def schedule(self, slot: Slot) -> list[Chunk]:
         """The chunks of the next step in ``slot``; makes room for its decodes first."""

@@ -3,8 +3,9 @@
 Every step is scheduled as the framework's scheduler would (``policies.yaml``), takes the time that
 :class:`StepTable` says, and ends with its tokens, first tokens and finished sequences. Between two arrivals, ends,
 chunks and overflows of the cache a batch of decodes does not change and its context grows evenly, so that the sum of
-its steps has a closed form on the piecewise-linear tables: the simulator jumps. With pipeline stages, micro-batches
-are in flight one behind the other and it goes step by step.
+its steps has a closed form on the piecewise-linear tables: the simulator jumps. With pipeline stages,
+micro-batches are in flight one behind the other, and when each enters and leaves depends on the one before it: then
+these two times alone are stepped, and all else waits until something changes.
 
 Attention ranks work in lock step: the slowest sets the time, the experts see everyone's tokens, and a rank without
 work runs a dummy step of one token (vLLM and SGLang do so).
@@ -13,8 +14,8 @@ work runs a dummy step of one token (vLLM and SGLang do so).
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections import deque
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from costmodels.serving.clients import Clients
 from costmodels.serving.engine import Engine, Overheads, refusals
 from costmodels.serving.outcome import Outcome
 from costmodels.serving.scheduler import Chunk, Rank, Slot
-from costmodels.serving.step_table import StepCurve
+from costmodels.serving.timing import ENDLESS, Timing
 
 __all__ = ["Engine", "Overheads", "simulate"]
 
@@ -47,6 +48,48 @@ class _Taken(NamedTuple):
     landing: list[int]
 
 
+class _InFlight(NamedTuple):
+    """A micro-batch in the pipeline: when it comes out, its slot, what was taken, and whether nothing but tokens comes
+    of it."""
+
+    done: float
+    number: int
+    taken: list[_Taken]
+    quiet: bool
+
+
+class _Turn:
+    """The decodes of one micro-batch while the pipeline rotates.
+
+    Attributes:
+        slots: of the ranks that decode in it.
+        ready: when it can go into the first stage again; ``in_flight``: whether it was in the pipeline at the start.
+        to_end: steps until one of its sequences ends.
+        latency, stage: µs of its next step, and by how much they rise, for ``straight`` further steps.
+        steps: taken.
+    """
+
+    __slots__ = (
+        "in_flight",
+        "latency",
+        "latency_rise",
+        "number",
+        "ready",
+        "slots",
+        "stage",
+        "stage_rise",
+        "steps",
+        "straight",
+        "to_end",
+    )
+
+    def __init__(self, number: int, slots: list[Slot], ready: float, in_flight: int) -> None:
+        self.number, self.slots, self.ready, self.in_flight = number, slots, ready, in_flight
+        self.to_end = min([slot.steps_to_next_end() for slot in slots]) - in_flight
+        self.latency = self.latency_rise = self.stage = self.stage_rise = 0.0
+        self.straight = self.steps = 0
+
+
 def simulate(engine: Engine, requests: Requests, *, jump: bool = True, sample_us: float = 1e6) -> Outcome:
     """Serves ``requests`` to the last token.
 
@@ -63,7 +106,9 @@ class _Run:
         self._requests = requests
         table, policy = engine.table, engine.policy
         self._queries = table.latency.queries
-        self._jump = jump and table.stages == 1
+        self._stages = table.stages
+        self._jump = jump
+        self._timing = Timing(engine)
         osl = np.ones_like(requests.osl) if engine.role == "prefill" else requests.osl
         isl_list, osl_list = requests.isl.tolist(), osl.tolist()
         self._ranks = [
@@ -91,6 +136,12 @@ class _Run:
         self._rank_of = np.full(n, -1, np.int64)
         self._clients = Clients(requests, engine.overheads)
         self._turn = 0
+        # Micro-batches: the free ones, the least recently used first; those in the pipeline, the first to come out
+        # first; and those that could not take in a prompt since something changed.
+        self._free = deque(range(table.stages))
+        self._in_flight: deque[_InFlight] = deque()
+        self._asked: set[int] = set()
+        self._last_done = 0.0
         self._busy_us = 0.0
         self._steps = 0
         self._samples: list[tuple[float, float, int, int, float]] = []
@@ -108,6 +159,7 @@ class _Run:
             self._turn += 1
             self._rank_of[request] = number
             self._ranks[number].waiting.append(request)
+            self._asked.clear()
 
     def _answered(self, now: float) -> None:
         self._left -= 1
@@ -117,46 +169,56 @@ class _Run:
 
     def run(self) -> Outcome:
         now = 0.0
-        stages = self._engine.table.stages
-        in_flight: deque[tuple[float, int, list[_Taken]]] = deque()
-        order = deque(range(stages))  # slots, the least recently used first
         next_sample = 0.0
-        last_done = 0.0
         while self._left:
-            while in_flight and in_flight[0][0] <= now:
-                done, number, taken = in_flight.popleft()
-                order.append(number)
-                self._land(done, taken)
+            while self._in_flight and self._in_flight[0].done <= now:
+                landed = self._in_flight.popleft()
+                self._free.append(landed.number)
+                self._land(landed.done, landed.taken)
             self._receive(now)
             if now >= next_sample:
                 self._sample(now)
                 next_sample = now + self._sample_us
-            number, work, tokens = self._begin(order, now)
+            if self._jump and self._stages > 1 and self._settled():
+                then = self._rotate(now)
+                if now < then < math.inf:
+                    now = then
+                    continue
+            number, work, tokens = self._begin(now)
             if not work:
                 if not self._left:  # the last one has just ended, or was refused
                     break
-                now = min(in_flight[0][0] if in_flight else math.inf, self._clients.next_us())
+                now = min(self._in_flight[0].done if self._in_flight else math.inf, self._clients.next_us())
                 if now == math.inf:
                     raise RuntimeError("the simulation is stuck: requests wait and nothing can run")
                 continue
-            order.remove(number)
             steps, latency, stage = self._time(work, tokens, now)
             self._steps += steps
             self._busy_us += stage
-            taken = [_Taken(part.rank, part.slot, steps if part.decodes else 0, _landing(part.chunks)) for part in work]
-            for part in work:
-                if part.decodes:
-                    part.rank.grow(part.slot, steps)
-            if stages == 1:
+            taken = []
+            for rank, slot, decodes, chunks in work:
+                if decodes:
+                    rank.grow(slot, steps)
+                landing = [chunk.request for chunk in chunks if chunk.last]
+                taken.append(_Taken(rank, slot, steps if decodes else 0, landing))
+            if self._stages == 1:
                 now += latency
-                order.append(number)
                 self._land(now, taken)
             else:
-                last_done = max(now + latency, last_done + stage)
-                in_flight.append((last_done, number, taken))
+                self._free.remove(number)
+                self._last_done = max(now + latency, self._last_done + stage)
+                quiet = all(x.steps and not x.landing and x.slot.steps_to_next_end() > 1 for x in taken)
+                self._in_flight.append(_InFlight(self._last_done, number, taken, quiet))
                 now += stage
         self._sample(now)
         return self._outcome(now)
+
+    def _settled(self) -> bool:
+        """Whether no micro-batch can take in a prompt until something else happens: nobody waits, or each has been
+        asked in vain. A prompt that does not fit will not: caches only fill, and the other limits stay."""
+        if len(self._asked) == self._stages:
+            return True
+        return not any(rank.waiting or rank.prefilling for rank in self._ranks)
 
     def _handed(self, request: int, now: float) -> None:
         """A request has come to a decode engine with its first token."""
@@ -165,28 +227,36 @@ class _Run:
             self._finish[request] = now
             self._answered(now)
 
-    def _begin(self, order: deque[int], now: float) -> tuple[int, list[_Part], int]:
+    def _begin(self, now: float) -> tuple[int, list[_Part], int]:
         """The next micro-batch: the slot that has waited longest and has work. (slot, work of each busy rank,
         tokens of all ranks)."""
-        policy = self._engine.policy
-        for number in order:
+        mixed, queries = self._engine.policy.mixed, self._queries
+        for number in self._free:
             work: list[_Part] = []
             total = 0
+            changed = False
             for rank in self._ranks:
                 slot = rank.slots[number]
+                chunks: list[Chunk] = []
                 if rank.waiting or rank.prefilling or not rank.growing_fits(slot, 1):
+                    waiting = len(rank.waiting)
                     chunks = rank.schedule(slot)
+                    changed |= bool(chunks) or len(rank.waiting) != waiting
                     while rank.handed:
                         self._handed(rank.handed.pop(), now)
-                else:
-                    chunks = []
-                decodes = slot.count > 0 and (policy.mixed or not chunks)
+                decodes = slot.count > 0 and (mixed or not chunks)
                 if decodes or chunks:
                     work.append(_Part(rank, slot, decodes, chunks))
-                    total += slot.count * self._queries if decodes else 0
-                    total += sum(chunk.tokens for chunk in chunks)
+                    if decodes:
+                        total += slot.count * queries
+                    for chunk in chunks:
+                        total += chunk.tokens
                 else:
                     total += 1  # the dummy step
+            if changed:
+                self._asked.clear()
+            else:
+                self._asked.add(number)
             if work:
                 return number, work, total
         return -1, [], 0
@@ -194,101 +264,125 @@ class _Run:
     def _land(self, now: float, taken: list[_Taken]) -> None:
         """The end of a step: tokens, first tokens, finished sequences."""
         for rank, slot, steps, landing in taken:
-            if steps:
-                for request in rank.decoded(slot, steps):
-                    self._finish[request] = now
-                    self._answered(now)
+            ended = rank.decoded(slot, steps) if steps else []
             for request in landing:
                 if math.isnan(self._first[request]):
                     self._first[request] = now
                 if not rank.join(slot, request):
-                    self._finish[request] = now
-                    self._answered(now)
+                    ended.append(request)
+            for request in ended:
+                self._finish[request] = now
+                self._answered(now)
+            if landing or ended:
+                self._asked.clear()
 
     # -------------------------------------------------------------- time
 
     def _time(self, work: list[_Part], tokens: int, now: float) -> tuple[int, float, float]:
         """(decode steps taken at once, µs through all stages, µs of the slowest stage)."""
-        table = self._engine.table
-        overheads = self._engine.overheads
-        everyone = tokens / table.ranks
-        for _, _, _, chunks in work:
-            if chunks:
-                break
-        else:
-            if self._jump:
-                steps, latency = self._decode_steps(work, everyone, now)
-                return steps, latency, latency
-        latency = max(self._one_step(table.latency, part, everyone) for part in work)
-        latency *= overheads.step_factor
-        if table.stages == 1:
-            return 1, latency, latency
-        stage = max(self._one_step(table.stage, part, everyone) for part in work)
-        return 1, latency, stage * overheads.step_factor
-
-    def _one_step(self, curve: StepCurve, part: _Part, everyone: float) -> float:
-        """One rank's step."""
-        _, slot, decodes, chunks = part
-        total = 0.0
-        tokens = 0
-        if decodes:
-            count = slot.count
-            size = count if chunks else self._engine.policy.padded(count)
-            tokens = size * self._queries
-            total = curve.decode_us(size, slot.context / size) * (1 + self._engine.draft_share)
-            total -= curve.linear_us(tokens)
-            total += count * self._engine.overheads.sequence_us
-        if chunks:
-            for chunk in chunks:
-                total += curve.chunk_us(chunk.tokens, chunk.prefix)
-                tokens += chunk.tokens
-            total += curve.mixed_us(slot.count) if decodes else 0.0
-            total -= (len(chunks) - 1) * curve.chunk_floor_us
-            total += len(chunks) * self._engine.overheads.sequence_us
-        total += curve.linear_us(tokens)
-        if curve.has_experts:
-            total += curve.expert_us(everyone) - curve.expert_us(tokens)
-        return total
+        everyone = tokens / len(self._ranks)
+        if self._jump and self._stages == 1 and not any(part.chunks for part in work):
+            steps, latency = self._decode_steps(work, everyone, now)
+            return steps, latency, latency
+        latency = stage = 0.0
+        for _, slot, decodes, chunks in work:
+            through, slowest = self._timing.step_us(slot, chunks, everyone, decodes=decodes)
+            latency, stage = max(latency, through), max(stage, slowest)
+        return 1, latency, stage
 
     def _decode_steps(self, work: list[_Part], everyone: float, now: float) -> tuple[int, float]:
         """Decode steps until something changes, and the time of all of them."""
-        curve = self._engine.table.latency
-        knots = curve.contexts
-        overheads = self._engine.overheads
-        gain, queries = self._engine.tokens_per_step, self._queries
-        drafted = 1 + self._engine.draft_share
-        steps = 1 << 60
-        slowest, slope = -math.inf, 0.0
-        lines: list[tuple[float, float]] = []
+        first, rise, _, _, steps = self._timing.decode_line([part.slot for part in work], everyone)
         for rank, slot, _, _ in work:
-            count = slot.count
-            steps = min(steps, slot.steps_to_next_end(), rank.steps_that_fit(slot))
-            size = self._engine.policy.padded(count)
-            values, slopes = curve.decode_line(size)
-            context = slot.context / size
-            grows = count * gain / size
-            i = bisect_right(knots, context) - 1
-            if i < 0:
-                i = 0
-            if i + 1 < len(knots):
-                steps = min(steps, math.ceil((knots[i + 1] - context) / grows))
-            time = (values[i] + slopes[i] * (context - knots[i])) * drafted + count * overheads.sequence_us
-            if curve.has_experts:
-                time += curve.expert_us(everyone) - curve.expert_us(size * queries)
-            lines.append((time, slopes[i] * grows * drafted))
-            if time > slowest or (time == slowest and lines[-1][1] > slope):
-                slowest, slope = lines[-1]
-        for time, rise in lines:
-            if rise > slope:  # it overtakes the slowest
-                steps = min(steps, int((slowest - time) / (rise - slope)) + 1)
-        factor = overheads.step_factor
-        first, rise = slowest * factor, slope * factor
+            steps = min(steps, slot.steps_to_next_end(), max(rank.steps_that_fit(slot.count), 1))
         until = self._clients.next_us() - now
         total = steps * first + rise * (steps * (steps - 1) / 2)
         if total > until and steps > 1:
             steps = _steps_within(first, rise, until, steps)
             total = steps * first + rise * (steps * (steps - 1) / 2)
         return steps, total
+
+    # -------------------------------------------------------------- pipelines
+
+    def _rotate(self, now: float) -> float:
+        """Lets the micro-batches of a pipeline follow each other as long as they hold the same decodes and nothing
+        else: until a request comes, a sequence ends or a prompt in flight is through (the time of which is returned),
+        or until the cache may not hold another round (when the first stage is free again)."""
+        until = self._clients.next_us()
+        turns = []
+        for number in self._free:
+            slots = [rank.slots[number] for rank in self._ranks if rank.slots[number].count]
+            if slots:
+                turns.append(_Turn(number, slots, now, 0))
+        for step in self._in_flight:
+            if not step.quiet:
+                until = min(until, step.done)
+                break
+            turns.append(_Turn(step.number, [part.slot for part in step.taken], step.done, 1))
+        if not turns or turns[0].ready >= until:
+            return max(now, until)
+        rounds = ENDLESS
+        for rank in self._ranks:
+            decoding = 0
+            for turn in turns:
+                decoding += rank.slots[turn.number].count
+            if decoding:
+                rounds = min(rounds, rank.steps_that_fit(decoding))
+        last, busy, taken = self._last_done, 0.0, 0
+        for turn in cycle(turns):
+            start = turn.ready if turn.ready > now else now
+            if start >= until:
+                now = max(now, until)
+                break
+            if turn.steps == rounds:
+                break
+            if not turn.straight:
+                self._straighten(turn)
+            behind, through = last + turn.stage, start + turn.latency
+            last = through if through > behind else behind
+            now = start + turn.stage
+            busy += turn.stage
+            turn.ready = last
+            turn.latency += turn.latency_rise
+            turn.stage += turn.stage_rise
+            turn.straight -= 1
+            turn.steps += 1
+            taken += 1
+            if turn.steps == turn.to_end:
+                until = min(until, last)
+        self._last_done = last
+        self._busy_us += busy
+        self._steps += taken
+        if taken:
+            self._settle(turns[:taken], taken)
+        return now
+
+    def _straighten(self, turn: _Turn) -> None:
+        """Gives the turn's next steps their times."""
+        ahead = turn.in_flight + turn.steps
+        tokens = sum([slot.count for slot in turn.slots]) * self._queries
+        everyone = 1 + (tokens - len(turn.slots)) / len(self._ranks)  # dummy steps of one token
+        line = self._timing.decode_line(turn.slots, everyone, ahead)
+        turn.latency, turn.latency_rise, turn.stage, turn.stage_rise, turn.straight = line
+
+    def _settle(self, turns: list[_Turn], taken: int) -> None:
+        """Every step of the turns (``taken`` in all, one after the other) is landed but its last one, which is in
+        flight."""
+        for turn in turns:
+            if turn.in_flight:
+                self._in_flight.popleft()
+            else:
+                self._free.remove(turn.number)
+        following = taken % len(turns)
+        for turn in turns[following:] + turns[:following]:
+            parts = []
+            for rank in self._ranks:
+                slot = rank.slots[turn.number]
+                if slot.count:
+                    rank.grow(slot, turn.steps)
+                    rank.decoded(slot, turn.in_flight + turn.steps - 1)
+                    parts.append(_Taken(rank, slot, 1, []))
+            self._in_flight.append(_InFlight(turn.ready, turn.number, parts, turn.steps < turn.to_end))
 
     # -------------------------------------------------------------- what is kept
 
@@ -324,10 +418,6 @@ class _Run:
             steps=self._steps,
             timeline=np.array(self._samples),
         )
-
-
-def _landing(chunks: list[Chunk]) -> list[int]:
-    return [chunk.request for chunk in chunks if chunk.last]
 
 
 def _steps_within(first: float, rise: float, until: float, most: int) -> int:

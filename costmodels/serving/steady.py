@@ -1,28 +1,28 @@
 """Steady state of continuous batching with chunked prefill, in closed form over thousands of candidates.
 
-One attention rank holds ``b`` decoding sequences. Requests arrive at random (Poisson) at the rate at which
-they leave. Every arrival costs ``s`` prefill chunks, each of which rides along in one step (a *mixed* step)
-and delays the decodes in it (Sarathi-Serve, arXiv:2403.02310, §4). By Little's law b = X·T, with T the time
-a request decodes:
+One attention rank holds ``b`` decoding sequences on average. Requests arrive at random (Poisson) at the rate at which
+they leave; each costs a number of prefill chunks, each of which rides along in one step and delays the decodes in it.
+Here the steps with and without chunks are timed; how they mix, and what requests wait for each other, is worked out in
+:mod:`costmodels.serving.mixing`, whose docstring has the formulas.
 
-    T = N·(cycle + pp·f·(mixed − decode))          N steps after the first token
-    f = 1 − (1 − φ)^dp,  φ = b·s / (N·pp)          share of micro-steps in which some rank has a chunk
-    X = b / T
+A sequence sees itself beside the b others that decode on average (arrivals see time averages), on a pipeline the
+fullest of its stages' micro-batches, as they stay in order: b/pp and the expected maximum of pp normal deviates
+(Blom, 1958) of √(b/pp). Steps without chunks run at the sizes of captured CUDA graphs
+(:mod:`costmodels.serving.policies`). N = osl − 1 decode steps, or (osl − 1) ÷ tokens a step where tokens are drafted.
+Prompt tokens that the prefix cache holds are attended to and not computed. With osl 1 nobody decodes: ``b`` is then the
+share of the time that prefill is busy.
 
-N = osl − 1, or (osl − 1) ÷ tokens a step where tokens are drafted. b below 1 is as good: a request then finds
-a chunk in a share φ of its steps, and most of the time nobody decodes. The prompt waits for earlier prompts as
-in M/D/1 with service s·mixed (Pollaczek–Khinchine), then for its own chunks. Prompt tokens that the prefix cache
-holds are attended to and not computed. The event simulator (:mod:`costmodels.serving.simulator`) takes this
-function's place for single plans.
+The event simulator (:mod:`costmodels.serving.simulator`) takes this function's place for single plans; how far the two
+are apart is measured by ``python -m tests.benchmarks.simulator``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from statistics import NormalDist
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy.special import ndtri
 
 from costmodels.architecture import Architecture
 from costmodels.communication import Network
@@ -34,6 +34,9 @@ from costmodels.operators import Batch
 from costmodels.precision import Precision
 from costmodels.serving.drafting import Drafting
 from costmodels.serving.frameworks import Framework
+from costmodels.serving.mixing import Balance, Work, balance, gamma_quantile, wait_percentile_us
+from costmodels.serving.points import taken
+from costmodels.serving.policies import find_policy
 from costmodels.serving.step import StepTimes, step_times
 from profiles.hardware import Gpu
 
@@ -49,6 +52,7 @@ class Steady:
         decode, mixed: the two kinds of step.
         mixed_share: share of steps that carry a chunk.
         waiting_us, queue_busy: mean wait behind other prompts, and the share of time that prefill is busy.
+        balanced: what the percentiles come from.
     """
 
     stable: np.ndarray
@@ -61,9 +65,8 @@ class Steady:
     mixed_share: Floats
     waiting_us: Floats
     queue_busy: Floats
+    balanced: Balance
     _times: dict[str, Floats]
-    _decode_steps: float
-    _burstiness: Floats
 
     def __len__(self) -> int:
         return len(self.stable)
@@ -78,54 +81,27 @@ class Steady:
         return {
             "queue": self.waiting_us,
             "prefill": self._times["service"],
-            "next step": self._times["step"] / 2,
+            "next step": self._times["next_step"],
             "front end": self._times["front"],
         }
 
     def ttft_percentile_us(self, p: float) -> Floats:
         """TTFT that a share ``p`` of requests stays below."""
-        waits = wait_percentile_us(self.waiting_us, self.queue_busy, p)
-        return waits + self._times["service"] + self._times["step"] * p + self._times["front"]
+        met = self.balanced.mixture
+        waits = wait_percentile_us(self.waiting_us, met.delayed, met.run, p)
+        return waits + self._times["service"] + 2 * p * self._times["next_step"] + self._times["front"]
 
     def tpot_percentile_us(self, p: float) -> Floats:
-        """TPOT that a share ``p`` of requests stays below: the number of chunks that fall into one request's
-        lifetime is Poisson around its mean, and so is the number of sequences that it shares its steps with."""
-        z = NormalDist().inv_cdf(p)
-        spread = z * np.sqrt(self.mixed_share * self._burstiness / self._decode_steps)
-        share = np.clip(self.mixed_share + spread, 0.0, 1.0)
-        chunks = (share - self.mixed_share) * self._times["delay"]
-        both = np.copysign(np.hypot(chunks, z * self._times["crowd"]), z)
-        tpot: Floats = self.tpot_us.value + both * self._times["steps_per_token"]
+        """TPOT that a share ``p`` of requests stays below: a gamma law between no chunk and a chunk in every step."""
+        it = self.balanced
+        time = it.shortest + gamma_quantile(it.time - it.shortest, it.deviation, p)
+        tpot: Floats = np.minimum(time, it.longest) / self._times["tokens"]
         return tpot
 
     def e2e_percentile_us(self, p: float) -> Floats:
         """Time of a whole request that a share ``p`` of requests stays below."""
-        decode = self._times["decode_tokens"] * (self.tpot_percentile_us(p) - self.tpot_us.value)
+        decode = self._times["tokens"] * (self.tpot_percentile_us(p) - self.tpot_us.value)
         return self.e2e_us.value + deviation(self.ttft_percentile_us(p) - self.ttft_us.value, decode)
-
-
-P = TypeVar("P")
-
-
-def taken(points: P, index: Ints) -> P:
-    """The points ``index`` (k,) of a dataclass of arrays [n]; what is no array is common to all of them."""
-
-    def of(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: values[index] for name, values in value.items()}
-        if isinstance(value, np.ndarray):
-            return value[index]
-        return value.take(index) if hasattr(value, "take") else value
-
-    changed: Any = {field.name: of(getattr(points, field.name)) for field in fields(points)}  # type: ignore[arg-type]
-    return replace(points, **changed)  # type: ignore[type-var]
-
-
-def wait_percentile_us(mean_us: Floats, busy: Floats, p: float) -> Floats:
-    """Wait that a share ``p`` stays below. The wait of M/D/1 has an exponential tail:
-    P(wait > t) ≈ busy·exp(−t·busy/mean wait) (Kleinrock, Queueing Systems I, 1975)."""
-    scale = mean_us / np.maximum(busy, 1e-12)
-    return np.where(busy > 1 - p, scale * np.log(np.maximum(busy / (1 - p), 1.0)), 0.0)
 
 
 def crowd_us(
@@ -174,34 +150,43 @@ def steady_state(
         drafting: speculative decoding; None: one token a step.
     """
     queries, per_step = (drafting.queries, drafting.tokens_per_step) if drafting else (1, 1.0)
+    several = osl > 1
     # The step of the last token may yield more than are wanted, so no fewer than one.
-    steps = max((osl - 1) / per_step, 1.0)
-    # A rank's sequences spread over its pipeline stages.
-    per_stage = np.maximum(np.ceil(concurrency / layouts.pp), 1).astype(np.int64) * min(osl - 1, 1)
-    room = np.maximum(token_budget - per_stage * queries, 1)
+    steps = max((osl - 1) / per_step, 1.0) if several else 0.0
+    pp, dp = layouts.pp, layouts.dp
+    present = np.asarray(concurrency / pp, np.float64)  # a rank's sequences spread over its pipeline stages
+    fullest = present + ndtri((pp - 0.375) / (pp + 0.25)) * np.sqrt(present)
+    decodes = np.rint(np.maximum(fullest, present + 1)).astype(np.int64) * several
+    room = np.maximum(token_budget - decodes * queries, 1)
     new = isl - cached_tokens
     chunk = np.minimum(room, new)
     # Short prompts share a step when they arrive faster than steps pass.
-    arriving = np.ceil(concurrency / (steps * layouts.pp)).astype(np.int64)
+    arriving = np.ceil(present / max(steps, 1.0)).astype(np.int64)
     together = np.clip(arriving, 1, np.maximum(room // new, 1))
-    chunks = np.where(new > room, new / room, 1.0 / together)
-    load = concurrency * chunks / (steps * layouts.pp)  # φ
-    stable = load <= 1.0
-    mixed_share = np.asarray(1 - (1 - np.minimum(load, 1.0)) ** layouts.dp, np.float64)
+    chunks, fitting = np.maximum(new / room, 1.0), np.maximum(room / new, 1.0)
+    load = np.minimum(present * chunks / (fitting * max(steps, 1.0)), 1.0)
+    ranks_with_chunk = np.maximum(load / np.maximum(1 - (1 - load) ** dp, 1e-12), 1 / dp)  # share, in a mixed step
 
     context = np.full(len(layouts), isl + osl // 2)
     nobody = np.zeros(len(layouts), np.int64)
-    rows = (per_stage * queries).astype(np.float64)
-    decoding = Batch(nobody, nobody, nobody, per_stage, context, rows, queries=queries)
-    ranks_with_chunk = np.minimum(load, 1.0) / np.maximum(mixed_share, 1e-12)
-    chunk_tokens = together * chunk
+    size = _captured(framework, decodes, present) * several
+    tokens = (decodes * queries).astype(np.float64)
+    decoding = Batch(
+        nobody,
+        nobody,
+        nobody,
+        size,
+        context * decodes // np.maximum(size, 1),
+        np.where(dp > 1, tokens, size * queries),  # experts that all ranks share are not padded
+        queries=queries,
+    )
     mixing = Batch(
         together,
         chunk,
         cached_tokens + np.where(new > chunk, (new - chunk) // 2, 0),
-        per_stage,
+        decodes,
         context,
-        per_stage * queries + chunk_tokens * np.maximum(ranks_with_chunk, 1 / layouts.dp),
+        tokens + together * chunk * ranks_with_chunk,
         queries=queries,
     )
     both = step_times(
@@ -217,64 +202,83 @@ def steady_state(
     decode, mixed = _halves(both, len(layouts))
 
     drafted = 1 + (drafting.share_of_step(model.layers) if drafting else 0.0)
-    steps_per_token = steps / (osl - 1) if osl > 1 else 0.0
-    prompt, in_flight = np.full(len(layouts), float(isl)), np.asarray(concurrency * layouts.dp, dtype=np.float64)
-
-    def times(kind: str) -> dict[str, Floats]:
-        decode_stage, mixed_stage = (getattr(s.stage, kind) for s in (decode, mixed))
-        decode_all, mixed_all = (getattr(s.latency, kind) for s in (decode, mixed))
-        cycle = np.maximum(decode_all, layouts.pp * decode_stage) * drafted
-        delay = layouts.pp * np.maximum(mixed_stage - decode_stage, 0.0)
-        passing = cycle + mixed_share * delay
-        tpot = passing * steps_per_token
-        rate = concurrency / (steps * passing)  # per rank and µs
-        work = chunks * (mixed_stage + decode_stage * (drafted - 1))
-        busy = np.minimum(rate * work, 0.999)
-        waiting = busy * work / (2 * (1 - busy))
-        step = passing / layouts.pp
-        service = (np.ceil(np.maximum(chunks, 1.0)) - 1) * mixed_stage + mixed_all
-        front = framework.calibration.front_us(prompt, in_flight, tpot)
-        ttft = waiting + service + step / 2 + front
-        return {
-            "front": front,
-            "delay": delay,
-            "tpot": tpot,
-            "rate": rate * layouts.dp * 1e6,
-            "busy": busy,
-            "waiting": waiting,
-            "step": step,
-            "service": service,
-            "ttft": ttft,
-            "e2e": ttft + (osl - 1) * tpot,
-        }
-
-    value, low, high = times("value"), times("low"), times("high")
-    value["crowd"] = crowd_us(model, precision, cost.gpu, layouts, isl + osl // 2, concurrency)
-    value["steps_per_token"] = np.full(len(layouts), steps_per_token)
-    value["decode_tokens"] = np.full(len(layouts), float(osl - 1))
+    without, added = decode.stage.value, np.maximum(mixed.stage.value - decode.stage.value, 1e-3)
+    cycle = np.maximum(decode.latency.value, pp * without) * drafted
+    experts = (mixed.parts["moe"] - decode.parts["moe"]) / np.maximum(mixed.latency.value - decode.latency.value, 1e-3)
+    experts = np.where(dp > 1, np.clip(experts, 0, 1), 1.0)
+    x = Work(
+        ranks=dp,
+        stages=pp,
+        concurrency=np.asarray(concurrency, np.float64),
+        steps=steps,
+        decode=cycle / pp,
+        own=added * (1 - experts) / together,
+        shared=added * experts / (together * dp * ranks_with_chunk),
+        chunks=chunks,
+        room=fitting,
+        sequence=decode.parts["attention"] / (pp * np.maximum(decodes, 1)),
+    )
+    it = balance(x)
+    met = it.mixture
+    tpot = it.time / max(osl - 1, 1)
+    times = {
+        "service": met.service + mixed.latency.value - mixed.stage.value,
+        "next_step": x.decode * x.occupied * several * (1 - met.busy) / 2,
+        "front": framework.calibration.front_us(np.full(len(layouts), float(isl)), x.concurrency * dp, tpot),
+        "tokens": np.full(len(layouts), float(max(osl - 1, 1))),
+    }
+    in_engine = met.wait + times["service"] + times["next_step"]
     how = np.maximum(decode.latency.how, mixed.latency.how)
     inside = decode.latency.inside & mixed.latency.inside
 
-    def estimates(name: str, down: dict[str, Floats], up: dict[str, Floats]) -> Estimates:
-        return Estimates(
-            value[name], np.minimum(down[name], value[name]), np.maximum(up[name], value[name]), how, inside
-        )
+    # Times that are all longer by a factor are in balance at a rate lower by it.
+    share = np.minimum(met.mixed_share, 1.0)
 
+    def mean(kind: str) -> Floats:
+        plain, chunked = getattr(decode.stage, kind), getattr(mixed.stage, kind)
+        return np.asarray((1 - share) * plain + share * chunked)
+
+    low, high = mean("low") / mean("value"), mean("high") / mean("value")
+
+    def estimates(value: Floats, down: Floats, up: Floats) -> Estimates:
+        return Estimates(value, np.minimum(down, value), np.maximum(up, value), how, inside)
+
+    def fronted(factor: Floats) -> Floats:
+        return in_engine * factor + times["front"]
+
+    def whole(factor: Floats) -> Floats:
+        return fronted(factor) + it.time * factor
+
+    ones = np.ones(len(layouts))
+    rate = it.rate * 1e6
     return Steady(
-        stable,
-        estimates("rate", high, low),  # slow steps, low rate
-        estimates("ttft", low, high),
-        estimates("tpot", low, high),
-        estimates("e2e", low, high),
+        x.load <= 1.0,
+        estimates(rate, rate / high, rate / low),
+        estimates(fronted(ones), fronted(low), fronted(high)),
+        estimates(tpot, tpot * low, tpot * high),
+        estimates(whole(ones), whole(low), whole(high)),
         decode,
         mixed,
-        mixed_share,
-        value["waiting"],
-        value["busy"],
-        value,
-        steps,
-        np.maximum(chunks, 1.0),
+        met.mixed_share,
+        met.wait,
+        met.busy,
+        it,
+        times,
     )
+
+
+def _captured(framework: Framework, decodes: Ints, mean: Floats) -> Ints:
+    """The size that steps without chunks run at on average while the number of sequences fluctuates like Poisson's
+    around ``decodes`` (Gauss and Hermite's three points), [n]."""
+    policy = find_policy(framework.name)
+    sizes = np.array(policy.graph_sizes)
+
+    def padded(number: Floats) -> Floats:
+        whole = np.maximum(np.rint(number), 1)
+        return np.where(whole > sizes[-1], whole, sizes[np.minimum(np.searchsorted(sizes, whole), len(sizes) - 1)])
+
+    away = np.sqrt(3 * mean)
+    return np.rint((4 * padded(decodes) + padded(decodes - away) + padded(decodes + away)) / 6).astype(np.int64)
 
 
 def _twice(layouts: Layouts) -> Layouts:

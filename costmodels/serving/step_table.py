@@ -2,11 +2,13 @@
 
 A step's time is, but for the rounding of kernels to waves and tiles, a sum over what each part depends on:
 
-    T = L(tokens) + D(decodes, context) + Σ A(chunk, prefix) + M(decodes) + X(expert tokens) − X(tokens)
+    without chunks:  T = B(decodes) + D(decodes, context) + X(expert tokens) − X(tokens)
+    with:  T = L(tokens) + D(decodes, context) + Σ A(chunk, prefix) + M(decodes) + X′(expert tokens) − X′(tokens)
 
-L is everything that sees tokens alone (weights, exchanges, host), D what decoding adds (attention over the cache,
-logits), A what a prompt's chunk adds (attention, and the K and V that latent attention rebuilds), M what is otherwise
-where a step holds both, X the experts and their exchanges, which see the tokens of all attention ranks. Each is
+B is a step of that many sequences at the shortest context, D what attention over longer ones adds; L is everything that
+sees tokens alone (weights, exchanges, host), A what a prompt's chunk adds (attention, and the K and V that latent
+attention rebuilds), M what decodes add to a step with chunks beside D (logits, host), X and X′ the experts and their
+exchanges, which see the tokens of all attention ranks, in steps without chunks and with them. Each is
 tabulated from :func:`step_times` on a grid, for many configurations in one call, and interpolated with plain
 arithmetic: a simulator asks for one step at a time.
 D and A are bilinear between the knots, as attention's bytes are, and nearly its FLOPs.
@@ -57,11 +59,14 @@ class StepCurve:
     """
 
     __slots__ = (
+        "_alone",
+        "_alone_knots",
         "_chunk",
         "_chunks",
         "_decode",
         "_decodes",
         "_expert",
+        "_expert_memo",
         "_linear",
         "_linear_memo",
         "_lines",
@@ -76,6 +81,7 @@ class StepCurve:
         self,
         grid: Grid,
         linear: Floats,
+        alone: Floats,
         decode: Floats,
         chunk: Floats,
         expert: Floats | None,
@@ -87,9 +93,14 @@ class StepCurve:
         self._tokens, self._decodes = list(grid.tokens), list(grid.decodes)
         self._chunks, self._prefixes = list(grid.chunks), list(grid.prefixes)
         self._linear: list[float] = linear.tolist()
+        self._alone_knots = list(grid.alone)
+        self._alone: list[float] = alone.tolist()
         self._decode: list[list[float]] = decode.tolist()
         self._chunk: list[list[float]] = chunk.tolist()
-        self._expert: list[float] | None = None if expert is None else expert.tolist()
+        self._expert: list[list[float]] | None = (
+            None if expert is None else expert.tolist()
+        )  # decodes alone, with chunks
+        self._expert_memo: tuple[dict[float, float], dict[float, float]] = ({}, {})
         self._lines: dict[int, tuple[list[float], list[float]]] = {}
         self._linear_memo: dict[float, float] = {}
 
@@ -104,16 +115,23 @@ class StepCurve:
         return self._chunk[0][0]
 
     def linear_us(self, tokens: float) -> float:
-        """What depends on a step's tokens alone."""
+        """What depends on the tokens alone of a step with chunks."""
         known = self._linear_memo.get(tokens)
         if known is None:
             known = self._linear_memo[tokens] = _along(self._tokens, self._linear, tokens)
         return known
 
-    def expert_us(self, tokens: float) -> float:
-        """Experts and their exchanges when each rank brings ``tokens`` on average; only differences mean
-        anything, and they are zero with one attention rank, which is alone with its tokens."""
-        return 0.0 if self._expert is None else _along(self._tokens, self._expert, tokens)
+    def experts_beside_us(self, everyone: float, tokens: float, *, chunks: bool) -> float:
+        """What experts and their exchanges take more when each rank brings ``everyone`` tokens on average than when
+        all bring as many as this one, ``tokens``, in steps with or without ``chunks``; zero with one attention rank,
+        which is alone with its tokens."""
+        if self._expert is None:
+            return 0.0
+        memo = self._expert_memo[chunks]
+        for asked in (everyone, tokens):
+            if asked not in memo:
+                memo[asked] = _along(self._tokens, self._expert[chunks], asked)
+        return memo[everyone] - memo[tokens]
 
     def decode_line(self, decodes: int) -> tuple[list[float], list[float]]:
         """(times at the knots :attr:`contexts`, slopes after them) of a step of ``decodes`` sequences and
@@ -123,7 +141,7 @@ class StepCurve:
             x = self._decodes
             i = min(max(bisect_right(x, decodes) - 1, 0), len(x) - 2)
             w = (decodes - x[i]) / (x[i + 1] - x[i])
-            base = self.linear_us(decodes * self.queries)
+            base = self.alone_us(decodes)
             here, there = self._decode[i], self._decode[i + 1]
             values = [base + a + w * (b - a) for a, b in zip(here, there, strict=True)]
             c = self.contexts
@@ -137,9 +155,12 @@ class StepCurve:
         i = max(bisect_right(self.contexts, context) - 1, 0)
         return values[i] + slopes[i] * (context - self.contexts[i])
 
+    def alone_us(self, decodes: int) -> float:
+        """A step of ``decodes`` sequences of the shortest context and nothing else."""
+        return _along(self._alone_knots, self._alone, decodes)
+
     def mixed_us(self, decodes: int) -> float:
-        """Added where a step of ``decodes`` sequences holds chunks too: what both kinds of step have alike, and what
-        steps with chunks take otherwise (host, experts)."""
+        """What ``decodes`` sequences add to a step with chunks beside their tokens and their attention."""
         return _along(self._decodes, self._mixed, decodes)
 
     def chunk_us(self, chunk: int, prefix: float) -> float:
@@ -171,15 +192,14 @@ class StepCurve:
                 this one).
         """
         tokens = decodes * self.queries + sum(chunk for chunk, _ in chunks)
-        total = self.linear_us(tokens)
-        if decodes:
-            total += self.decode_us(decodes, context) - self.linear_us(decodes * self.queries)
-            total += self.mixed_us(decodes) if chunks else 0.0
+        total = self.decode_us(decodes, context) if decodes else 0.0
         if chunks:
+            total += self.linear_us(tokens)
+            total += self.mixed_us(decodes) - self.alone_us(decodes) if decodes else 0.0
             # Chunks of one step share their kernels' launches.
             total += sum(self.chunk_us(*chunk) for chunk in chunks) - (len(chunks) - 1) * self.chunk_floor_us
-        if expert_tokens is not None and self._expert is not None:
-            total += self.expert_us(expert_tokens) - self.expert_us(tokens)
+        if expert_tokens is not None:
+            total += self.experts_beside_us(expert_tokens, tokens, chunks=bool(chunks))
         return total
 
 
@@ -212,18 +232,26 @@ class Grid:
         all_tokens = _until(_TOKENS, max(decodes[-1] * queries + _MIXED, chunks[-1]))
         return cls(all_tokens, decodes, _until(_CONTEXTS, context), chunks, _until(_PREFIXES, context), queries)
 
+    @property
+    def alone(self) -> tuple[int, ...]:
+        """Knots of the sequences of steps without chunks."""
+        return _until(self.tokens, self.decodes[-1])
+
     def batches(self, *, experts: bool) -> Batch:
-        """Every batch whose time a table needs: L's, D's, A's, the mixed ones, and X's where asked for."""
+        """Every batch whose time a table needs: L's, B's, D's, A's, the mixed ones, and X's where asked for."""
         rows: list[tuple[int, int, int, int, int, float]] = []
         rows += [(1, tokens, 0, 0, 0, tokens) for tokens in self.tokens]
+        shortest = self.contexts[0]
+        rows += [(0, 0, 0, b, shortest, b * self.queries) for b in self.alone]
         rows += [
             (0, 0, 0, decodes, context, decodes * self.queries)
             for decodes, context in product(self.decodes, self.contexts)
         ]
         rows += [(1, chunk, prefix, 0, 0, chunk) for chunk, prefix in product(self.chunks, self.prefixes)]
-        rows += [(1, _MIXED, 0, b, self.contexts[0], _MIXED + b * self.queries) for b in self.decodes]
+        rows += [(1, _MIXED, 0, b, shortest, _MIXED + b * self.queries) for b in self.decodes]
         if experts:
             rows += [(0, 0, 0, 1, 1, tokens) for tokens in self.tokens]
+            rows += [(1, 1, 0, 0, 0, tokens) for tokens in self.tokens]
         *whole, expert_tokens = zip(*rows, strict=True)
         prefills, chunk, prefix, decodes, context = (np.array(column, dtype=np.int64) for column in whole)
         shares = np.array(expert_tokens, np.float64)
@@ -289,19 +317,25 @@ def _tables(grid: Grid, times: StepTimes, layouts: Layouts, end: End) -> list[St
 
 def _curves(grid: Grid, times: Estimates, attention: Floats, n: int, end: End) -> list[StepCurve]:
     total: Floats = getattr(times, end).reshape(n, -1)
-    sizes = (len(grid.tokens), len(grid.decodes) * len(grid.contexts), len(grid.chunks) * len(grid.prefixes))
-    first, second, third, fourth = np.cumsum((*sizes, len(grid.decodes)))
-    linear = total[:, :first] * (1 - attention.reshape(n, -1)[:, :first])
-    verified = np.array(grid.decodes) * grid.queries
-    at_decodes, at_chunks, at_mixed = (
-        _at(grid.tokens, linear, np.array(asked)) for asked in (verified, grid.chunks, verified + _MIXED)
+    sizes = (
+        len(grid.tokens),
+        len(grid.alone),
+        len(grid.decodes) * len(grid.contexts),
+        len(grid.chunks) * len(grid.prefixes),
+        len(grid.decodes),
     )
-    decode = total[:, first:second].reshape(n, len(grid.decodes), -1) - at_decodes[:, :, None]
-    chunk = total[:, second:third].reshape(n, len(grid.chunks), -1) - at_chunks[:, :, None]
-    mixed = total[:, third:fourth] - at_mixed - decode[:, :, 0] - chunk[:, [grid.chunks.index(_MIXED)], 0]
-    expert = total[:, fourth:] if total.shape[1] > fourth else None
+    linear, alone, decode, chunk, mixed, expert = np.split(total, np.cumsum(sizes), axis=1)
+    linear = linear * (1 - attention.reshape(n, -1)[:, : sizes[0]])
+    at_chunks, at_mixed = (
+        _at(grid.tokens, linear, np.array(asked))
+        for asked in (grid.chunks, np.array(grid.decodes) * grid.queries + _MIXED)
+    )
+    decode = decode.reshape(n, len(grid.decodes), -1) - _at(grid.alone, alone, np.array(grid.decodes))[:, :, None]
+    chunk = chunk.reshape(n, len(grid.chunks), -1) - at_chunks[:, :, None]
+    mixed = mixed - at_mixed - decode[:, :, 0] - chunk[:, [grid.chunks.index(_MIXED)], 0]
+    expert = expert.reshape(n, 2, -1)
     return [
-        StepCurve(grid, linear[i], decode[i], chunk[i], None if expert is None else expert[i], mixed[i])
+        StepCurve(grid, linear[i], alone[i], decode[i], chunk[i], expert[i] if expert.size else None, mixed[i])
         for i in range(n)
     ]
 

@@ -1,17 +1,20 @@
 """How fast the simulator is, and how far the closed form is from it: ``python -m tests.benchmarks.simulator``.
 
-Three questions, on the shipped measurements (H200, vLLM):
+Four questions, on the shipped measurements (H200, vLLM):
 
 * tables: error of the interpolated step times against the steps themselves on random batches, and what a table costs.
 * speed: CPU seconds for 10,000 requests of 500 output tokens, beside the same simulation step by step.
-* agreement: the steady state at a grid of models × layouts × workloads × concurrencies against the simulator at the
-  same rate (Poisson). Nothing is fitted to it.
+* agreement: the steady state at a grid of models × layouts × workloads × token budgets × loads against the simulator at
+  the same rate (Poisson), and the rate against it at the same concurrency. Nothing is fitted to it.
+* capacity: the highest rate within an SLO, by the closed form and by bisection on the simulator.
 
-Writes ``costmodels/evidence/simulator.json``.
+Writes ``costmodels/evidence/simulator.json``; with names of parts behind the command only these anew.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,35 +26,82 @@ import numpy as np
 
 from costmodels.architecture import Architecture
 from costmodels.communication import Network
+from costmodels.estimates import Floats
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
 from costmodels.memory import kv_bytes_per_sequence, memory
 from costmodels.operators import Batch
 from costmodels.precision import Precision, choose_precision
 from costmodels.registry import find_architecture
-from costmodels.serving.arrivals import constant_lengths, open_loop
+from costmodels.serving.arrivals import Requests, constant_lengths, open_loop
+from costmodels.serving.capacity import Limit, capacity_rps, keeps_up
 from costmodels.serving.frameworks import find_framework
+from costmodels.serving.outcome import Outcome
 from costmodels.serving.policies import find_policy
 from costmodels.serving.simulator import Engine, simulate
 from costmodels.serving.steady import Steady, steady_state
 from costmodels.serving.step import step_times
 from costmodels.serving.step_table import StepTable, step_tables
 from profiles.hardware import default_node, find_fabric, find_gpu
-from tests.benchmarks.cards import write
+from tests.benchmarks.cards import EVIDENCE, write
 
 ROUTING = "power_law_1.01"
 FRAMEWORK = "vllm"
 ENGINES = {
+    "Llama-3.1-8B": ("meta-llama/Llama-3.1-8B", (1, 1, 1, 1, 1)),
     "Qwen3-32B TP4": ("Qwen/Qwen3-32B", (4, 1, 1, 1, 1)),
-    "Qwen3-32B TP2 PP2": ("Qwen/Qwen3-32B", (2, 2, 1, 1, 1)),
     "Qwen3-235B-A22B TP8 EP8": ("Qwen/Qwen3-235B-A22B", (8, 1, 1, 8, 1)),
-    "Qwen3-235B-A22B TP2 DP4 EP8": ("Qwen/Qwen3-235B-A22B", (2, 1, 4, 8, 1)),
     "DeepSeek-V3 TP8 EP8": ("deepseek-ai/DeepSeek-V3", (8, 1, 1, 8, 1)),
+    "Qwen3-32B TP2 PP2": ("Qwen/Qwen3-32B", (2, 2, 1, 1, 1)),
+    "Qwen3-32B PP4": ("Qwen/Qwen3-32B", (1, 4, 1, 1, 1)),
+    "Qwen3-235B-A22B TP4 PP2 EP4": ("Qwen/Qwen3-235B-A22B", (4, 2, 1, 4, 1)),
+    "Qwen3-30B-A3B DP4 EP4": ("Qwen/Qwen3-30B-A3B", (1, 1, 4, 4, 1)),
+    "Qwen3-235B-A22B TP2 DP4 EP8": ("Qwen/Qwen3-235B-A22B", (2, 1, 4, 8, 1)),
+    "DeepSeek-V3 TP2 DP8 EP16": ("deepseek-ai/DeepSeek-V3", (2, 1, 8, 16, 1)),
 }
-WORKLOADS = ((1000, 500), (4000, 500), (8000, 100))
-CONCURRENCIES = (4, 16, 64, 128)
-BUDGET = 8192
-REQUESTS = 3000
+WORKLOADS = ((200, 200), (1000, 500), (4000, 500), (8000, 100), (500, 1500), (16_000, 500))
+BUDGETS = (8192, 2048)
+"""In turn, from one workload and one engine to the next."""
+
+SHARES = (0.1, 0.35, 0.6, 0.8, 0.95)
+"""Of the highest rate that the closed form has for the engine."""
+
+REQUESTS = 2000
+MOST_SEQUENCES = 1024
+FULL_CACHE = 0.95
+
+TABLES = (
+    "Qwen3-32B TP4",
+    "Qwen3-32B TP2 PP2",
+    "Qwen3-235B-A22B TP8 EP8",
+    "Qwen3-235B-A22B TP2 DP4 EP8",
+    "DeepSeek-V3 TP8 EP8",
+)
+"""Engines whose step tables are compared with the steps themselves."""
+
+CAPACITY_ENGINES = (
+    "Qwen3-32B TP4",
+    "Qwen3-235B-A22B TP8 EP8",
+    "Llama-3.1-8B",
+    "Qwen3-32B TP2 PP2",
+    "Qwen3-30B-A3B DP4 EP4",
+)
+CAPACITY_WORKLOADS = ((200, 200), (1000, 500), (4000, 500), (8000, 100))
+CAPACITY_REQUESTS = 1500
+
+TOLERANCES = {
+    "rate": 0.05,
+    "tpot_mean": 0.10,
+    "tpot_p90": 0.10,
+    "tpot_p99": 0.15,
+    "ttft_mean": 0.10,
+    "ttft_p90": 0.15,
+    "ttft_p99": 0.25,
+}
+"""How near the closed form should be to the simulator, as a share of it."""
+
+BANDS = ((0.0, 0.5), (0.5, 0.85), (0.85, 1.01))
+"""Of the share of time that prefill is busy, by which errors are reported."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +116,8 @@ class Case:
     def pieces(self) -> tuple[Architecture, Precision, CostModel, Network]:
         return self.model, self.precision, cost(), network()
 
-    def table(self, longest: int = 65_536) -> StepTable:
-        limits = {"most_tokens": BUDGET, "most_sequences": 1024, "longest_tokens": longest}
+    def table(self, budget: int = BUDGETS[0], longest: int = 65_536) -> StepTable:
+        limits = {"most_tokens": budget, "most_sequences": 1024, "longest_tokens": longest}
         return step_tables(*self.pieces, find_framework(FRAMEWORK), self.layouts, ROUTING, **limits)[0]
 
     def kv_tokens(self) -> float:
@@ -77,7 +127,7 @@ class Case:
             self.layouts,
             cost().gpu,
             memory_fraction=0.9,
-            token_budget=np.array([BUDGET]),
+            token_budget=np.array([BUDGETS[0]]),
             sequences=256,
         )
         per_token = kv_bytes_per_sequence(self.model, self.precision, self.layouts, 4096)[0] / 4096
@@ -156,7 +206,7 @@ def table_cost() -> dict[str, Any]:
     it = case("Qwen3-235B-A22B TP8 EP8")
     sizes = (1, 2, 4, 8)
     many = Layouts.of([(tp, pp, dp, tp * dp, 1) for tp in sizes for pp in sizes for dp in sizes if tp * dp <= 16])
-    limits = {"most_tokens": BUDGET, "most_sequences": 1024, "longest_tokens": 8192}
+    limits = {"most_tokens": BUDGETS[0], "most_sequences": 1024, "longest_tokens": 8192}
     build = lambda layouts: step_tables(*it.pieces, find_framework(FRAMEWORK), layouts, ROUTING, **limits)  # noqa: E731
     build(it.layouts)  # forests are loaded
     alone, _ = cpu_seconds(lambda: build(it.layouts))
@@ -176,7 +226,7 @@ def speed() -> list[dict[str, Any]]:
         ("Qwen3-32B TP2 PP2", (8.0,)),
     ):
         it = case(name)
-        engine = Engine(it.table(), find_policy(FRAMEWORK), it.kv_tokens(), BUDGET, 1024)
+        engine = Engine(it.table(), find_policy(FRAMEWORK), it.kv_tokens(), BUDGETS[0], MOST_SEQUENCES)
         for rate in rates:
             load = open_loop(*constant_lengths(10_000, 1000, 500), rate, seed=1)
             fast, outcome = min((cpu_seconds(lambda: simulate(engine, load)) for _ in range(3)), key=lambda x: x[0])  # noqa: B023
@@ -199,92 +249,188 @@ def speed() -> list[dict[str, Any]]:
 # --- agreement --------------------------------------------------------------------------------------------
 
 
-def closed_form(it: Case, isl: int, osl: int) -> Steady:
-    n = len(CONCURRENCIES)
+@dataclass(frozen=True)
+class Served:
+    """One engine under one load, by the simulator."""
+
+    rate_rps: float
+    outcome: Outcome  # of the requests in the middle
+    concurrency: float  # that decode in each attention rank, on average
+
+
+def closed_form(it: Case, budget: int, isl: int, osl: int, concurrency: Floats) -> Steady:
+    n = len(concurrency)
     layouts = it.layouts.take(np.zeros(n, np.int64))
-    budget, concurrency = np.full(n, BUDGET), np.array(CONCURRENCIES)
-    return steady_state(*it.pieces, find_framework(FRAMEWORK), layouts, budget, concurrency, isl, osl, ROUTING)
+    framework = find_framework(FRAMEWORK)
+    return steady_state(*it.pieces, framework, layouts, np.full(n, budget), concurrency, isl, osl, ROUTING)
 
 
-def agreement() -> list[dict[str, Any]]:
-    """Closed form ÷ simulator at every stable point of the grid."""
-    out = []
-    for name in ENGINES:
+def at_rates(it: Case, budget: int, isl: int, osl: int, most: float, rates: Floats) -> Steady:
+    """The closed form at these rates, each at the concurrency that gives it (the highest, where none does)."""
+    asked = np.geomspace(0.01, most, 120)
+    ladder = closed_form(it, budget, isl, osl, asked)
+    stable = ladder.stable
+    rate = np.maximum.accumulate(ladder.rate_rps.value[stable])
+    return closed_form(it, budget, isl, osl, np.interp(rates, rate, asked[stable]))
+
+
+def arrivals(n: int, isl: int, osl: int, rate: float) -> Requests:
+    """Poisson's, stretched to just this rate: near saturation a rate that is 1 % off shows as 10 %."""
+    made = open_loop(*constant_lengths(n, isl, osl), rate, seed=1)
+    return Requests(made.isl, made.osl, made.arrival_us * (n / rate * 1e6 / made.arrival_us[-1]))
+
+
+def served(engine: Engine, isl: int, osl: int, rate: float, n: int) -> Served | None:
+    """None where the engine does not keep up or its cache fills up, which the planner sees to."""
+    outcome = simulate(engine, arrivals(n, isl, osl, rate))
+    full = float(outcome.timeline[:, 4].max()) > FULL_CACHE
+    if full or outcome.preemptions.any() or not keeps_up(outcome):
+        return None
+    middle = outcome.trimmed(0.2, 0.1)
+    decoding = rate * middle.mean_us("tpot") * (osl - 1) / 1e6
+    return Served(rate, middle, decoding / engine.table.ranks)
+
+
+def compared(it: Case, budget: int, isl: int, osl: int, seen: list[Served], most: float) -> list[dict[str, Any]]:
+    """Closed form ÷ simulator: latencies at the same rate, the rate at the same concurrency."""
+    steady = at_rates(it, budget, isl, osl, most, np.array([one.rate_rps for one in seen]))
+    alike = closed_form(it, budget, isl, osl, np.array([one.concurrency for one in seen])).rate_rps.value
+    front = steady.ttft_parts_us["front end"]  # is not simulated
+    quantiles = {"tpot": steady.tpot_percentile_us, "ttft": lambda p: steady.ttft_percentile_us(p) - front}
+    means = {"tpot": steady.tpot_us.value, "ttft": steady.ttft_us.value - front}
+    rows = []
+    for i, one in enumerate(seen):
+        row: dict[str, Any] = {
+            "isl": isl,
+            "osl": osl,
+            "budget": budget,
+            "concurrency": round(one.concurrency, 2),
+            "rate_rps": round(one.rate_rps, 3),
+            "prefill_busy": round(float(steady.queue_busy[i]), 3),
+            "rate": round(float(alike[i]) / one.rate_rps, 3),
+        }
+        for metric in ("tpot", "ttft"):
+            row[f"{metric}_mean"] = round(float(means[metric][i]) / one.outcome.mean_us(metric), 3)  # type: ignore[arg-type]
+            for p in (0.9, 0.99):
+                truth = one.outcome.percentile_us(metric, p)  # type: ignore[arg-type]
+                row[f"{metric}_p{100 * p:.0f}"] = round(float(quantiles[metric](p)[i]) / truth, 3)
+        rows.append(row)
+    return rows
+
+
+def agreement() -> tuple[list[dict[str, Any]], int]:
+    """(closed form ÷ simulator at every point of the grid that is served, points that are not)."""
+    out, dropped = [], 0
+    for (e, name), (w, (isl, osl)) in product(enumerate(ENGINES), enumerate(WORKLOADS)):
         it = case(name)
-        engine = Engine(it.table(), find_policy(FRAMEWORK), it.kv_tokens(), BUDGET, 1024)
-        for isl, osl in WORKLOADS:
-            steady = closed_form(it, isl, osl)
-            at_p99 = {"ttft": steady.ttft_percentile_us(0.99), "tpot": steady.tpot_percentile_us(0.99)}
-            for i, concurrency in enumerate(CONCURRENCIES):
-                fits = concurrency * (isl + osl) < 0.9 * engine.kv_tokens
-                if not steady.stable[i] or not fits or steady.queue_busy[i] > 0.95:
-                    continue
-                rate = float(steady.rate_rps.value[i])
-                outcome = simulate(engine, open_loop(*constant_lengths(REQUESTS, isl, osl), rate, seed=1))
-                middle = outcome.trimmed(0.2, 0.1)
-                finish = np.sort(outcome.finish_us)
-                served = (REQUESTS * 0.6 - 1) / (finish[int(REQUESTS * 0.8)] - finish[int(REQUESTS * 0.2)]) * 1e6
-                sent = (REQUESTS - 1) / float(outcome.arrival_us[-1] - outcome.arrival_us[0]) * 1e6
-                row = {
-                    "engine": name,
-                    "isl": isl,
-                    "osl": osl,
-                    "concurrency": concurrency,
-                    "rate_rps": round(rate, 3),
-                    "prefill_busy": round(float(steady.queue_busy[i]), 3),
-                    "served_over_sent": round(served / sent, 3),
-                }
-                for metric, mean in (("tpot", steady.tpot_us), ("ttft", steady.ttft_us)):
-                    row[f"{metric}_mean"] = round(float(mean.value[i]) / middle.mean_us(metric), 3)  # type: ignore[arg-type]
-                    row[f"{metric}_p99"] = round(float(at_p99[metric][i]) / middle.percentile_us(metric, 0.99), 3)  # type: ignore[arg-type]
-                out.append(row)
-        print(name, len(out), flush=True)
+        budget = BUDGETS[(e + w) % len(BUDGETS)]
+        engine = Engine(it.table(budget), find_policy(FRAMEWORK), it.kv_tokens(), budget, MOST_SEQUENCES)
+        most = min(engine.kv_tokens / (isl + osl), MOST_SEQUENCES)
+        ladder = closed_form(it, budget, isl, osl, np.geomspace(0.01, most, 120))
+        top = float(ladder.rate_rps.value[ladder.stable].max())
+        seen = []
+        for share in SHARES:
+            one = served(engine, isl, osl, top * share, REQUESTS)
+            if one is not None:
+                seen.append(one)
+            dropped += one is None
+        if seen:
+            out += [{"engine": name} | row for row in compared(it, budget, isl, osl, seen, most)]
+        print(name, isl, osl, len(out), dropped, flush=True)
+    return out, dropped
+
+
+def kind_of(engine: str) -> str:
+    if "PP" in engine:
+        return "pipeline"
+    return "attention data parallel" if "DP" in engine else "one rank, one stage"
+
+
+def errors(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """|ratio − 1| of every metric: median, 90th percentile, median with its sign, and the share within tolerance."""
+    out: dict[str, Any] = {"points": len(rows)}
+    for name, tolerance in TOLERANCES.items():
+        ratio = np.array([row[name] for row in rows])
+        gap = np.abs(ratio - 1)
+        out[name] = {
+            "median_pct": round(100 * float(np.median(gap)), 1),
+            "p90_pct": round(100 * float(np.quantile(gap, 0.9)), 1),
+            "bias_pct": round(100 * float(np.median(ratio - 1)), 1),
+            "within_pct": round(100 * float((gap <= tolerance).mean()), 1),
+        }
     return out
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """|ratio − 1| by the kind of layout and how busy prefill is: median and 90th percentile."""
-    kinds: dict[str, Callable[[str], bool]] = {
-        "one rank, one stage": lambda engine: "PP" not in engine and "DP" not in engine,
-        "pipeline": lambda engine: "PP" in engine,
-        "attention data parallel": lambda engine: "DP" in engine,
-    }
-    bands = (("prefill busy < 50 %", 0.0, 0.5), ("prefill busy 50–95 %", 0.5, 0.95))
+    """Errors by the kind of layout and how busy prefill is."""
     out: dict[str, Any] = {}
-    for (kind, chosen), (band, low, high) in product(kinds.items(), bands):
-        label = f"{kind}, {band}"
-        mine = [row for row in rows if chosen(row["engine"]) and low <= row["prefill_busy"] < high]
-        if not mine:
-            continue
-        out[label] = {"points": len(mine)}
-        for name in ("served_over_sent", "tpot_mean", "ttft_mean", "tpot_p99", "ttft_p99"):
-            ratio = np.array([row[name] for row in mine])
-            gap = np.abs(ratio - 1)
-            out[label][name] = {
-                "median_pct": round(100 * float(np.median(gap)), 1),
-                "p90_pct": round(100 * float(np.quantile(gap, 0.9)), 1),
-                "bias_pct": round(100 * float(np.median(ratio - 1)), 1),
-            }
-        print(label, out[label], flush=True)
+    for kind, (low, high) in product(dict.fromkeys(map(kind_of, ENGINES)), BANDS):
+        mine = [row for row in rows if kind_of(row["engine"]) == kind and low <= row["prefill_busy"] < high]
+        if mine:
+            out[f"{kind}, prefill busy {100 * low:.0f}–{100 * high:.0f} %"] = errors(mine)
+    out["all, prefill busy below 85 %"] = errors([row for row in rows if row["prefill_busy"] < 0.85])
+    for label, card in out.items():
+        print(label, card, flush=True)
     return out
 
 
-def main() -> None:
+# --- capacity ---------------------------------------------------------------------------------------------
+
+
+def capacities() -> dict[str, Any]:
+    """Highest rate within an SLO: closed form ÷ bisection on the simulator."""
+    out = []
+    for (e, name), (w, (isl, osl)) in product(enumerate(CAPACITY_ENGINES), enumerate(CAPACITY_WORKLOADS)):
+        it = case(name)
+        budget = BUDGETS[(e + w) % len(BUDGETS)]
+        engine = Engine(it.table(budget), find_policy(FRAMEWORK), it.kv_tokens(), budget, MOST_SEQUENCES)
+        asked = np.geomspace(0.01, min(0.9 * engine.kv_tokens / (isl + osl), MOST_SEQUENCES), 150)
+        steady = closed_form(it, budget, isl, osl, asked)
+        ttft = steady.ttft_percentile_us(0.9) - steady.ttft_parts_us["front end"]
+        tpot = steady.tpot_percentile_us(0.9)
+        # An SLO that neither an idle engine misses nor a full one meets.
+        limits = [Limit("ttft", 0.9, 3 * float(ttft[0])), Limit("tpot", 0.9, 2 * float(tpot[0]))]
+        within = steady.stable & (ttft <= limits[0].limit_us) & (tpot <= limits[1].limit_us)
+        predicted = float(steady.rate_rps.value[within].max())
+        simulated = capacity_rps(engine, *constant_lengths(CAPACITY_REQUESTS, isl, osl), limits)
+        row = {"engine": name, "isl": isl, "osl": osl, "budget": budget, "simulated_rps": round(simulated, 3)}
+        out.append(row | {"ratio": round(predicted / simulated, 3)} if simulated else row)
+        print(out[-1], flush=True)
+    ratio = np.array([row["ratio"] for row in out if "ratio" in row])
+    quantiles = dict(zip(("p10", "median", "p90"), np.quantile(ratio, (0.1, 0.5, 0.9)).round(3).tolist(), strict=True))
+    return {"slo": "TTFT p90 below 3, TPOT p90 below 2 times those of an idle engine", **quantiles, "points": out}
+
+
+def tables() -> dict[str, Any]:
+    return {name: table_errors(name) for name in TABLES}
+
+
+def agreements() -> dict[str, Any]:
+    rows, dropped = agreement()
+    return {"tolerances": TOLERANCES, "points_not_served": dropped, "errors": summary(rows), "points": rows}
+
+
+PARTS: dict[str, Callable[[], Any]] = {
+    "tables": tables,
+    "table_cost": table_cost,
+    "speed": speed,
+    "agreement": agreements,
+    "capacity": capacities,
+}
+
+
+def main(asked: list[str]) -> None:
+    path = EVIDENCE / "simulator.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     document: dict[str, Any] = {
         "command": "python -m tests.benchmarks.simulator",
-        "setting": f"H200, {FRAMEWORK}, {BUDGET} tokens a step; Poisson arrivals, constant lengths",
-        "tables": {name: table_errors(name) for name in ENGINES},
-        "table_cost": table_cost(),
+        "setting": f"H200, {FRAMEWORK}; Poisson arrivals, constant lengths; tables, speed: {BUDGETS[0]} tokens a step",
     }
-    for name, card in document["tables"].items():
-        print(name, card, flush=True)
-    print(document["table_cost"], flush=True)
-    document["speed"] = speed()
-    rows = agreement()
-    document["agreement"] = summary(rows)
-    document["points"] = rows
+    for name, measure in PARTS.items():
+        document[name] = measure() if name in (asked or PARTS) else before.get(name)
+        print(name, "done", flush=True)
     print(write("simulator", document))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -29,7 +29,7 @@ def random_case(seed: int, policy: str, stages: int = 1) -> tuple[Engine, Reques
         rising_table(seed, int(rng.choice([1, 1, 2, 3])), stages, queries),
         find_policy(policy),
         kv_tokens=int(rng.integers(300, 3000)),
-        token_budget=int(rng.choice([64, 256, 1000])),
+        token_budget=int(rng.choice([8, 64, 256, 1000])),
         max_sequences=int(rng.integers(1, 30)),
         max_model_len=int(rng.choice([300, 1000])),
         cached_share=float(rng.choice([0.0, 0.0, 0.5, 1.0])),
@@ -53,11 +53,12 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 # --- twins ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("stages", [1, 2, 4])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_jumping_is_stepping(policy: str) -> None:
+def test_jumping_is_stepping(policy: str, stages: int) -> None:
     preempted = 0
     for seed in range(CASES):
-        engine, requests = random_case(seed, policy)
+        engine, requests = random_case(seed, policy, stages)
         got, twin = simulate(engine, requests), naive(engine, requests)
         assert same(got.first_us, twin.first), seed
         assert same(got.finish_us, twin.finish), seed

@@ -93,12 +93,10 @@ def test_littles_law_holds(roofline_cost: CostModel, load: Load) -> None:
 @given(load=loads)
 def test_no_request_is_faster_than_the_steps_it_needs(roofline_cost: CostModel, load: Load) -> None:
     got = of(roofline_cost, load)
-    (_, layout), _, isl, osl, budget = load
-    pp = layout[1]
+    _, _, isl, osl, budget = load
     assert got.tpot_us.value[0] >= got.decode.latency.value[0] * (1 - 1e-9)
-    assert got.tpot_us.value[0] <= max(got.mixed.latency.value[0], pp * got.mixed.stage.value[0]) * (1 + 1e-9)
-    chunks = -(-isl // budget)
-    own = got.mixed.latency.value[0] + (chunks - 1) * got.mixed.stage.value[0]
+    assert got.tpot_us.value[0] <= got.balanced.longest[0] / (osl - 1) * (1 + 1e-9)
+    own = isl / budget * (got.mixed.stage.value[0] - got.decode.stage.value[0])
     assert got.ttft_us.value[0] >= own
     assert got.e2e_us.value[0] == pytest.approx(got.ttft_us.value[0] + (osl - 1) * got.tpot_us.value[0])
     for made in (got.rate_rps, got.ttft_us, got.tpot_us, got.e2e_us):
@@ -113,11 +111,11 @@ def test_percentiles_rise(roofline_cost: CostModel, load: Load) -> None:
     for quantile in (got.ttft_percentile_us, got.tpot_percentile_us, got.e2e_percentile_us):
         values = np.array([quantile(p)[0] for p in shares])
         assert np.all(np.diff(values) >= -1e-6 * values[0]), quantile.__name__
-    assert got.tpot_percentile_us(0.5)[0] == pytest.approx(got.tpot_us.value[0])
+    assert got.tpot_percentile_us(0.5)[0] <= got.tpot_us.value[0] * (1 + 1e-9)  # the long tail is above
 
 
 def test_the_mean_wait_is_the_mean_of_its_percentiles(roofline_cost: CostModel) -> None:
-    got = steady(roofline_cost, concurrency=[200], isl=6000, osl=200)
+    got = steady(roofline_cost, concurrency=[8], isl=7500, osl=200)
     assert got.queue_busy[0] > 0.3
     shares = (np.arange(20_000) + 0.5) / 20_000
     mean = np.mean([got.ttft_percentile_us(p)[0] for p in shares])
@@ -125,7 +123,7 @@ def test_the_mean_wait_is_the_mean_of_its_percentiles(roofline_cost: CostModel) 
 
 
 def test_the_queue_is_that_of_one_server_with_equal_services(roofline_cost: CostModel) -> None:
-    got = steady(roofline_cost, concurrency=[64], isl=4000, osl=300)
+    got = steady(roofline_cost, concurrency=[64], isl=8192 - 65, osl=300)  # as long as a step has room
     service = got.mixed.stage.value[0]  # one chunk a prompt
     busy = got.rate_rps.value[0] / 1e6 * service
     assert got.queue_busy[0] == pytest.approx(busy)
@@ -166,7 +164,7 @@ def test_a_looser_budget_never_makes_an_engine_unstable(roofline_cost: CostModel
     (model, layout), concurrency, isl, osl, _ = load
     tight, loose = (steady(roofline_cost, model, layout, [concurrency], isl, osl, b) for b in (2048, 8192))
     assert loose.stable[0] >= tight.stable[0]
-    assert loose.mixed_share[0] <= tight.mixed_share[0] + 1e-12
+    assert loose.mixed_share[0] <= tight.mixed_share[0] + 1e-3
 
 
 def test_longer_prompts_cost_throughput_and_first_tokens(roofline_cost: CostModel) -> None:
@@ -181,26 +179,45 @@ def test_short_prompts_share_a_step(roofline_cost: CostModel) -> None:
     assert got.stable[0]
 
 
+@pytest.mark.parametrize(("model", "layout"), ENGINES, ids=NAMES)
+@pytest.mark.parametrize("budget", [2048, 8192])
+def test_percentiles_do_not_fall_with_concurrency(
+    roofline_cost: CostModel, model: str, layout: Layout, budget: int
+) -> None:
+    got = steady(roofline_cost, model, layout, GRID, 2000, 500, budget)
+    for p in (0.5, 0.9, 0.99):
+        for quantile in (got.ttft_percentile_us, got.tpot_percentile_us):
+            values = quantile(p)[got.stable]
+            assert np.all(np.diff(values) >= -2e-3 * values[1:]), (quantile.__name__, p)
+
+
+def test_with_one_output_token_concurrency_is_how_busy_prefill_is(roofline_cost: CostModel) -> None:
+    got = steady(roofline_cost, concurrency=[0.25, 0.5, 0.9], isl=8192, osl=1)  # type: ignore[list-item]
+    assert got.queue_busy == pytest.approx([0.25, 0.5, 0.9], rel=0.02)
+    assert (got.tpot_us.value == 0).all()
+    assert (np.diff(got.ttft_percentile_us(0.9)) > 0).all()
+
+
 # --- layouts ----------------------------------------------------------------------------------------------
 
 
 def test_without_prefills_an_engine_is_its_decode_step(roofline_cost: CostModel) -> None:
     got = steady(roofline_cost, concurrency=[1], isl=1, osl=100_000)
-    assert got.tpot_us.value[0] == pytest.approx(got.decode.latency.value[0], rel=1e-3)
+    assert got.tpot_us.value[0] == pytest.approx(got.decode.latency.value[0], rel=0.03)
     assert got.mixed_share[0] < 1e-3
 
 
 def test_one_attention_rank_has_the_mixed_share_of_its_own_chunks(roofline_cost: CostModel) -> None:
-    got = steady(roofline_cost, concurrency=[50], isl=2000, osl=501)
-    assert got.mixed_share[0] == pytest.approx(50 / 500)
+    got = steady(roofline_cost, concurrency=[50], isl=8192 - 51, osl=501)
+    # Each of 50 sequences leaves after 500 steps, and a chunk comes for it.
+    assert 0.95 * 50 / 500 < got.mixed_share[0] <= 50 / 500
 
 
 def test_ranks_wait_for_the_chunks_of_each_other(roofline_cost: CostModel) -> None:
     alone = steady(roofline_cost, MOE, (8, 1, 1, 8, 1), [16])
     together = steady(roofline_cost, MOE, DP, [16])
     share = 16 / 499
-    assert together.mixed_share[0] == pytest.approx(1 - (1 - share) ** 8)
-    assert together.mixed_share[0] > alone.mixed_share[0]
+    assert alone.mixed_share[0] < together.mixed_share[0] < 1 - (1 - share) ** 8  # chunks that wait start together
     # The rate is that of all eight ranks.
     assert together.rate_rps.value[0] * 499 * together.tpot_us.value[0] / 1e6 == pytest.approx(8 * 16)
 
@@ -211,12 +228,17 @@ def test_two_ranks_carry_between_one_and_two_times_what_one_does(roofline_cost: 
 
 
 @pytest.mark.parametrize("pp", [2, 4, 8])
-def test_pipelining_keeps_throughput_per_gpu(roofline_cost: CostModel, pp: int) -> None:
-    # The same sequences per stage: every stage does 1/pp of the work of a step, host and hops aside.
-    one = steady(roofline_cost, DENSE, ALONE, [32])
-    many = steady(roofline_cost, DENSE, (1, pp, 1, 1, 1), [32 * pp])
-    assert many.rate_rps.value[0] == pytest.approx(pp * one.rate_rps.value[0], rel=0.15)
-    assert many.tpot_us.value[0] == pytest.approx(one.tpot_us.value[0], rel=0.15)
+def test_pipelining_keeps_the_throughput_per_gpu_of_decodes_but_chunks_hold_it_up(
+    roofline_cost: CostModel, pp: int
+) -> None:
+    # The same sequences per stage: every stage does 1/pp of the work of a step, host, hops and the fullest stage aside.
+    for isl, least in ((1, 0.65), (2000, 0.4)):
+        one = steady(roofline_cost, DENSE, ALONE, [32], isl=isl)
+        many = steady(roofline_cost, DENSE, (1, pp, 1, 1, 1), [32 * pp], isl=isl)
+        kept = many.rate_rps.value[0] / (pp * one.rate_rps.value[0])
+        assert least < kept < 1.01
+        assert many.tpot_us.value[0] == pytest.approx(one.tpot_us.value[0] / kept, rel=1e-6)
+    assert kept < 0.9
 
 
 def test_operating_points_do_not_depend_on_each_other(roofline_cost: CostModel) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -32,24 +34,26 @@ NETWORK = Network(8, find_fabric("ib-400g"))
 LIMITS = {"most_tokens": 8192, "most_sequences": 512, "longest_tokens": 32_768}
 
 
-def tables(cost: CostModel, model: str, layouts: list[Layout], **changes: object) -> list[StepTable]:
+def tables(
+    cost: CostModel, model: str, layouts: list[Layout], framework: str = "vllm", **changes: object
+) -> list[StepTable]:
     architecture = find_architecture(model)
     return step_tables(
         architecture,
         choose_precision(architecture),
         cost,
         NETWORK,
-        find_framework("vllm"),
+        find_framework(framework),
         Layouts.of(layouts),
         "balanced",
         **{**LIMITS, **changes},  # type: ignore[arg-type]
     )
 
 
-def steps(cost: CostModel, model: str, layout: Layout, batch: Batch) -> StepTimes:
+def steps(cost: CostModel, model: str, layout: Layout, batch: Batch, framework: str = "vllm") -> StepTimes:
     architecture = find_architecture(model)
     layouts = Layouts.of([layout] * len(batch.decodes))
-    args = (cost, NETWORK, find_framework("vllm"), layouts, batch, "balanced")
+    args = (cost, NETWORK, find_framework(framework), layouts, batch, "balanced")
     return step_times(architecture, choose_precision(architecture), *args)
 
 
@@ -94,6 +98,21 @@ def test_a_table_says_what_the_steps_take(roofline_cost: CostModel, model: str, 
         error = np.abs(by_table(curve, batch) / exact.value - 1)
         assert np.quantile(error, 0.95) < 0.03
         assert np.median(error) < 0.01
+
+
+@pytest.mark.parametrize("framework", ["vllm", "sglang", "trtllm"])
+def test_experts_see_the_tokens_of_busy_and_of_idle_ranks(roofline_cost: CostModel, framework: str) -> None:
+    """One rank's prompt among idle ranks, and a rank's decodes beside another's prompt: frameworks differ in what
+    experts take with prompts and without."""
+    layout = (2, 1, 4, 8, 1)
+    batch = random_batch(300, 4)
+    share = np.exp(np.random.default_rng(4).uniform(-np.log(4), np.log(4), 300))
+    batch = replace(batch, expert_tokens=np.maximum(batch.tokens * share, 1.0))
+    truth = steps(roofline_cost, MOE, layout, batch, framework).latency.value
+    (table,) = tables(roofline_cost, MOE, [layout], framework=framework)
+    error = np.abs(by_table(table.latency, batch) / truth - 1)
+    assert np.quantile(error, 0.95) < 0.03
+    assert np.median(error) < 0.01
 
 
 def test_verifying_steps_see_all_their_tokens(roofline_cost: CostModel) -> None:

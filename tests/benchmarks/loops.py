@@ -1,0 +1,161 @@
+"""How near the closed loop played array-wise is to the event simulator: ``python -m tests.benchmarks.loops``.
+
+``costmodels/serving/closed_loop.py`` is what ``plan predict`` and the calibration on public runs use: it plays the
+harnesses' protocol on thousands of configurations at once, for about a millisecond each, where the event simulator
+takes seconds. It is an approximation of the simulator and of nothing else: both are asked here the same steps
+(H200, the shipped measurements), with the same lengths (uniform in 80–100 % of the stated ones), as many requests
+(ten per client), the same cache, and no front end. What is shown is the approximation ÷ the simulator. Neither is
+compared with a run here, and nothing is fitted.
+
+Writes ``costmodels/evidence/closed_loop.json``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from costmodels.communication import Network
+from costmodels.layouts import Layouts
+from costmodels.library import CostModel
+from costmodels.memory import kv_bytes_per_sequence, memory
+from costmodels.precision import choose_precision
+from costmodels.registry import find_architecture
+from costmodels.serving.arrivals import closed_loop, uniform_lengths
+from costmodels.serving.client import Load, closed_loop_answers
+from costmodels.serving.closed_loop import GENERATIONS, SHORTEST
+from costmodels.serving.frameworks import find_framework
+from costmodels.serving.policies import find_policy
+from costmodels.serving.simulator import Engine, simulate
+from costmodels.serving.step_table import step_tables
+from profiles.hardware import default_node, find_fabric, find_gpu
+from tests.benchmarks.cards import write
+
+GPU, ROUTING = "H200", "power_law_1.01"
+FRAMEWORKS = ("vllm", "sglang", "trtllm")
+ENGINES = {
+    "Qwen3-32B TP4": ("Qwen/Qwen3-32B", (4, 1, 1, 1, 1)),
+    "Qwen3-235B-A22B TP2 DP4 EP8": ("Qwen/Qwen3-235B-A22B", (2, 1, 4, 8, 1)),
+    "Qwen3-32B TP2 PP2": ("Qwen/Qwen3-32B", (2, 2, 1, 1, 1)),
+}
+WORKLOADS = ((1024, 1024), (8192, 1024), (1024, 8192), (256, 128))
+CONCURRENCIES = (1, 4, 16, 32, 64, 256)
+MEASURES = ("ttft_mean", "ttft_p99", "tpot_mean", "tpot_p99", "throughput")
+
+
+def points(framework_name: str, engine_name: str) -> Iterator[dict[str, Any]]:
+    """Approximation ÷ simulator at every workload and concurrency."""
+    model_name, degrees = ENGINES[engine_name]
+    model, framework = find_architecture(model_name), find_framework(framework_name)
+    precision, layouts = choose_precision(model), Layouts.of([degrees])
+    cost = CostModel(find_gpu(GPU), framework_name)
+    node = default_node(cost.gpu)
+    network = Network(node.gpus, find_fabric(node.default_fabric))
+    budget = max(framework.token_budgets)
+    limits = {
+        "memory_fraction": framework.memory_fraction,
+        "token_budget": np.array([budget]),
+        "sequences": framework.max_sequences,
+    }
+    room = memory(model, precision, layouts, cost.gpu, **limits)
+    for isl, osl in WORKLOADS:
+        each = kv_bytes_per_sequence(model, precision, layouts, isl + osl)[0]
+        sequences = int(min(room.kv_bytes[0] / each, framework.max_sequences))
+        (table,) = step_tables(
+            model,
+            precision,
+            cost,
+            network,
+            framework,
+            layouts,
+            ROUTING,
+            most_tokens=budget,
+            most_sequences=framework.max_sequences,
+            longest_tokens=isl + osl,
+        )
+        kv_tokens = float(room.kv_bytes[0] / each * (isl + osl))
+        engine = Engine(table, find_policy(framework_name), kv_tokens, budget, framework.max_sequences)
+        n = len(CONCURRENCIES)
+        load = Load.of(
+            np.array(CONCURRENCIES),
+            np.full(n, isl),
+            np.full(n, osl),
+            np.full(n, budget),
+            np.full(n, sequences * int(layouts.dp[0])),
+        )
+        many = layouts.take(np.zeros(n, np.int64))
+        got = closed_loop_answers(model, precision, cost, network, framework, many, load, ROUTING)
+        prompt = load.isl * (1 + SHORTEST) / 2
+        front = framework.calibration.front_us(prompt, load.concurrency.astype(float), got.tpot.mean.value)
+        e2e = got.e2e.mean.value
+        for i, concurrency in enumerate(CONCURRENCIES):
+            lengths = uniform_lengths(GENERATIONS * concurrency, isl, osl, below=1 - SHORTEST, seed=0)
+            started = time.process_time()
+            truth = simulate(engine, closed_loop(*lengths, concurrency))
+            took = time.process_time() - started
+            ratios = {
+                "ttft_mean": (got.ttft.mean.value[i] - front[i]) / truth.mean_us("ttft"),
+                "ttft_p99": (got.ttft.p99[i] - front[i]) / truth.percentile_us("ttft", 0.99),
+                "tpot_mean": got.tpot.mean.value[i] / truth.mean_us("tpot"),
+                "tpot_p99": got.tpot.p99[i] / truth.percentile_us("tpot", 0.99),
+                "throughput": got.output_tokens_per_s[i] * e2e[i] / (e2e[i] - front[i]) / truth.output_tokens_per_s,
+            }
+            yield {
+                "framework": framework_name,
+                "engine": engine_name,
+                "isl": isl,
+                "osl": osl,
+                "concurrency": concurrency,
+                "running_share": round(min(sequences * int(layouts.dp[0]) / concurrency, 1.0), 2),
+                "ttft_ms": round(truth.mean_us("ttft") / 1e3, 2),
+                "tpot_ms": round(truth.mean_us("tpot") / 1e3, 3),
+                "preemptions": int(truth.preemptions.sum()),
+                "cpu_s": round(took, 2),
+                **{name: round(float(ratio), 3) for name, ratio in ratios.items()},
+            }
+
+
+def card(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """|ratio − 1|: median, 90th percentile, and the median of the ratio − 1, %."""
+    out: dict[str, Any] = {"points": len(rows)}
+    for name in MEASURES:
+        ratio = np.array([row[name] for row in rows])
+        gap = np.abs(ratio - 1)
+        out[name] = {
+            "median_pct": round(100 * float(np.median(gap)), 1),
+            "p90_pct": round(100 * float(np.quantile(gap, 0.9)), 1),
+            "bias_pct": round(100 * float(np.median(ratio - 1)), 1),
+        }
+    return out
+
+
+def main() -> None:
+    rows: list[dict[str, Any]] = []
+    for both in product(FRAMEWORKS, ENGINES):
+        rows += points(*both)
+        print(*both, card(rows[-len(WORKLOADS) * len(CONCURRENCIES) :]), flush=True)
+    regimes = {
+        "everything": rows,
+        **{f"{name}": [row for row in rows if row["framework"] == name] for name in FRAMEWORKS},
+        **{f"{name}": [row for row in rows if row["engine"] == name] for name in ENGINES},
+        **{f"{i}/{o}": [row for row in rows if (row["isl"], row["osl"]) == (i, o)] for i, o in WORKLOADS},
+        **{f"concurrency {c}": [row for row in rows if row["concurrency"] == c] for c in CONCURRENCIES},
+    }
+    document = {
+        "command": "python -m tests.benchmarks.loops",
+        "setting": f"{GPU}; closed loop, {GENERATIONS} requests a client, lengths uniform in {SHORTEST:.0%}–100 %",
+        "what": "costmodels/serving/closed_loop.py ÷ costmodels/serving/simulator.py",
+        "regimes": {name: card(chosen) for name, chosen in regimes.items()},
+        "points": rows,
+    }
+    for name, figures in document["regimes"].items():
+        print(name, figures, flush=True)
+    print(write("closed_loop", document))
+
+
+if __name__ == "__main__":
+    main()
