@@ -98,8 +98,8 @@ class GatedDeltaNet:
 
     @property
     def heads(self) -> int:
-        """Heads that are split over GPUs."""
-        return self.value_heads
+        """Of which GPUs take equal shares; value heads, a multiple of them, follow."""
+        return self.key_heads
 
     @property
     def window_tokens(self) -> int:

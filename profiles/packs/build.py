@@ -130,15 +130,15 @@ LEFT_OUT = (
     LeftOut(
         "gdn_decode",
         "gpu in ('L40S', 'RTX-PRO-6000')",
-        "the same states are timed again and again: as long as they fit into these GPUs' large second-level caches they "
+        "the same states are timed again and again: as long as these GPUs' large second-level caches hold them they "
         "move at up to 4.6 × the memory bandwidth, and in an engine they would come from memory",
     ),
     *(
         LeftOut(
             "dsa_prefill",
             f"framework == '{framework}' and gpu in {gpus} and latency_us < {floor}",
-            f"times the host, not the GPU: launched eagerly, 98 % of prompts of 256 tokens or less take up to {floor} µs "
-            "however short they are; in an engine the host runs ahead of the experts' kernels",
+            f"times the host, not the GPU: launched eagerly, 98 % of prompts of 256 tokens or less take up to {floor} "
+            "µs however short they are; in an engine the host runs ahead of the experts' kernels",
         )
         for framework, gpus, floor in (
             ("sglang", (*HOPPER, *B200_B300), 1900),
