@@ -62,7 +62,8 @@ def test_tensor_cores_that_are_missing_are_named() -> None:
 
 def test_only_the_measured_widths_of_latent_attention_are_modelled() -> None:
     require_measured_widths(find_architecture("DeepSeek-V3"))
-    require_measured_widths(find_architecture("Qwen3-32B"))
+    for model in ("Qwen3-32B", "Qwen3.5-397B-A17B", "Qwen3-Next-80B-A3B-Instruct", "GLM-5", "DeepSeek-V3.2"):
+        require_measured_widths(find_architecture(model))
     model = find_architecture("DeepSeek-V3")
     group = model.layer_groups[0]
     odd = dataclasses.replace(group, attention=dataclasses.replace(group.attention, kv_lora_rank=256))
