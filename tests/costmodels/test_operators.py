@@ -299,9 +299,10 @@ def test_nothing_is_asked_where_nothing_happens() -> None:
     assert (only.kind, only.candidate.tolist(), only.count.tolist()) == (code("kind", "all_gather"), [1], [3.0])
 
 
-def test_grouped_query_models_never_ask_for_latent_attention() -> None:
+def test_each_kind_of_attention_asks_for_its_own_kernels_only() -> None:
+    grouped, latent = {"attention_prefill", "attention_decode"}, {"mla_prefill", "mla_decode", "mla_bmm"}
+    linear, sparse = {"gdn_prefill", "gdn_decode"}, {"dsa_prefill", "dsa_decode"}
     for model in MODELS:
         made = step(model, PLAIN, batch(prefills=1, chunk=64, decodes=4, context=64))
-        latent = find_architecture(model).is_latent and model != SPARSE
-        assert ("mla_decode" in made.asked) == ("mla_bmm" in made.asked) == latent
-        assert ("attention_decode" in made.asked) != latent
+        wanted = {MLA: latent, SPARSE: sparse, HYBRID: grouped | linear}.get(model, grouped)
+        assert set(made.asked) - {"gemm", "moe"} == wanted
