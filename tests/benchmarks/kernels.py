@@ -191,8 +191,6 @@ def main() -> None:
     name = f"kernels-{arguments.framework}"
     document: dict[str, Any] = {
         "command": f"python -m tests.benchmarks.kernels --framework {arguments.framework}",
-        "pack_hash": store.manifest.content_hash,
-        "model_version": MODEL_VERSION,
         "coverage_claimed_pct": 100 * COVERAGE,
         "excluded_rows": 0,
         "operations": kept(name) if arguments.op else {},
@@ -202,7 +200,7 @@ def main() -> None:
         started = time.perf_counter()
         data = Data.of(store, operation, arguments.framework)
         splits = ["shape", "gpu", *(["model"] if data.family.alike else [])]
-        cards = {}
+        cards: dict[str, Any] = {"pack_hash": store.manifest.content_hash, "model_version": MODEL_VERSION}
         for split in splits:
             cards[split] = held_out(data, split, arguments.folds, not arguments.no_baselines and split == "shape")
             for name, figures in cards[split]["ours"].items():
