@@ -240,3 +240,8 @@ class Architecture:
     @property
     def is_latent(self) -> bool:
         return any(isinstance(group.attention, LatentAttention) for group in self.layer_groups)
+
+    @property
+    def is_sparse(self) -> bool:
+        attentions = (group.attention for group in self.layer_groups)
+        return any(isinstance(each, LatentAttention) and each.indexer is not None for each in attentions)

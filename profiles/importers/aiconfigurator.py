@@ -14,6 +14,9 @@ checked against the physics of 0.12.0, not only against the names:
   would pass 2.7 TB/s through links of 450 GB/s.
 * MoE ``num_tokens`` are those of the whole expert group, ``inter_size`` is the unsplit width of one expert:
   read in any other way, rows with more than one GPU exceed the peak rate up to sixtyfold.
+* Head counts of linear and sparse attention are per GPU, too: states in 32 bits then move at up to 0.81–0.96 of the
+  memory bandwidth. Sparse modules hold the projections (times grow with heads and shrink with their precision) and no
+  collective.
 
 A few files were copied from another framework or version, and their rows say so in ``framework`` and
 ``version``. Rows filed under another framework than their own are left out (each is also filed under its

@@ -46,6 +46,7 @@ Changes made by the Shardwright project (profiles/importers/aiconfigurator.py, p
 - latencies converted from milliseconds to microseconds and rounded to four significant digits, collective
   message sizes converted from elements to bytes;
 - of several framework versions and kernels that timed the same question, one kept;
+- the two kernels of a linear-attention layer added up;
 - timings of eager (not graph-captured) launches, rows filed under another framework than their own, and
   precisions that the schema does not name, left out, as listed in these two files;
 - tables that cannot be what they say left out (LEFT_OUT in profiles/packs/build.py);
