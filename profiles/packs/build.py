@@ -142,9 +142,9 @@ LEFT_OUT = (
     ),
     LeftOut(
         "gdn_decode",
-        "gpu in ('L40S', 'RTX-PRO-6000')",
-        "the same states are timed again and again: as long as these GPUs' large second-level caches hold them they "
-        "move at up to 4.6 × the memory bandwidth, and in an engine they would come from memory",
+        "gpu in ('L40S', 'RTX-PRO-6000') and batch * value_heads <= 4096",
+        "the same states are timed again and again: as long as these GPUs' large second-level caches hold them (64 kB "
+        "each) they move at up to 4.6 × the memory bandwidth, and in an engine they would come from memory",
     ),
     *(
         LeftOut(

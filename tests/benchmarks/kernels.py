@@ -188,12 +188,12 @@ def main() -> None:
     parser.add_argument("--no-baselines", action="store_true")
     arguments = parser.parse_args()
     store = shipped_pack()
-    name = f"kernels-{arguments.framework}"
+    evidence = f"kernels-{arguments.framework}"
     document: dict[str, Any] = {
         "command": f"python -m tests.benchmarks.kernels --framework {arguments.framework}",
         "coverage_claimed_pct": 100 * COVERAGE,
         "excluded_rows": 0,
-        "operations": kept(name) if arguments.op else {},
+        "operations": kept(evidence) if arguments.op else {},
     }
     unseen: dict[str, float] = {}
     for operation in arguments.op or list(FAMILIES):
@@ -212,7 +212,7 @@ def main() -> None:
         unseen[operation] = max(cards[s]["log_error_p80"] for s in splits if s != "shape")
         print(f"{operation}: {time.perf_counter() - started:.0f} s", flush=True)
     document["operations"] = {op: document["operations"][op] for op in FAMILIES if op in document["operations"]}
-    print(write(name, document))
+    print(write(evidence, document))
     if arguments.framework == "vllm":
         _write_unseen(unseen)
 
