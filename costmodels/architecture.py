@@ -38,8 +38,27 @@ class GroupedQueryAttention:
 
 
 @dataclass(frozen=True)
+class Indexer:
+    """Chooses the ``top_k`` tokens that sparse attention sees (DeepSeek-V3.2, arXiv:2512.02556 §2.1): scores from
+    ``heads`` small query heads against one key per token, which has a cache of its own."""
+
+    heads: int
+    head_dim: int
+    top_k: int
+
+    def parameters(self, hidden: int, q_lora_rank: int) -> int:
+        keys = hidden * self.head_dim + 2 * self.head_dim  # and their LayerNorm
+        return q_lora_rank * self.heads * self.head_dim + keys + hidden * self.heads
+
+    def cache_bytes_per_token(self) -> int:
+        """Keys are kept in fp8 with one fp32 scale, whatever the precision of the KV cache (vLLM, SGLang)."""
+        return self.head_dim + 4
+
+
+@dataclass(frozen=True)
 class LatentAttention:
-    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434 §2.1): K and V are rebuilt from a latent."""
+    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434 §2.1): K and V are rebuilt from a latent. With an
+    ``indexer`` it is sparse: a query sees the latents of the chosen tokens."""
 
     heads: int
     q_lora_rank: int  # 0: the query is projected directly
@@ -48,6 +67,7 @@ class LatentAttention:
     qk_rope_head_dim: int
     v_head_dim: int
     window_tokens: int = 0
+    indexer: Indexer | None = None
 
     def parameters(self, hidden: int) -> int:
         qk = self.qk_nope_head_dim + self.qk_rope_head_dim
@@ -57,13 +77,56 @@ class LatentAttention:
             query = hidden * self.heads * qk
         latent = hidden * (self.kv_lora_rank + self.qk_rope_head_dim) + self.kv_lora_rank
         rebuild = self.kv_lora_rank * self.heads * (self.qk_nope_head_dim + self.v_head_dim)
-        return query + latent + rebuild + self.heads * self.v_head_dim * hidden
+        index = self.indexer.parameters(hidden, self.q_lora_rank) if self.indexer else 0
+        return query + latent + rebuild + self.heads * self.v_head_dim * hidden + index
 
     def kv_elements_per_token(self) -> int:
         return self.kv_lora_rank + self.qk_rope_head_dim
 
 
-Attention = GroupedQueryAttention | LatentAttention
+@dataclass(frozen=True)
+class GatedDeltaNet:
+    """Linear attention with a gated delta rule (arXiv:2412.06464 §3) behind a short convolution, as in Qwen3-Next: a
+    matrix per value head that every token updates, in place of a KV cache."""
+
+    key_heads: int
+    value_heads: int
+    key_dim: int  # of one head
+    value_dim: int
+    conv_kernel: int
+    state_bytes: int = 4  # of one element of the matrices
+
+    @property
+    def heads(self) -> int:
+        """Of which GPUs take equal shares; value heads, a multiple of them, follow."""
+        return self.key_heads
+
+    @property
+    def window_tokens(self) -> int:
+        return 0
+
+    @property
+    def convolved(self) -> int:
+        """Channels of the convolution: queries, keys and values."""
+        return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
+
+    def parameters(self, hidden: int) -> int:
+        values = self.value_heads * self.value_dim
+        projections = hidden * (self.convolved + values + 2 * self.value_heads)  # q, k, v; output gate; α and β
+        decay = 2 * self.value_heads  # A and the bias of dt
+        return projections + self.convolved * self.conv_kernel + decay + self.value_dim + values * hidden
+
+    def kv_elements_per_token(self) -> int:
+        return 0
+
+    def state_bytes_per_sequence(self) -> int:
+        """The matrices, and in 16 bits the last inputs of the convolution, of one layer and sequence, before any
+        split."""
+        matrices = self.value_heads * self.key_dim * self.value_dim * self.state_bytes
+        return matrices + self.convolved * (self.conv_kernel - 1) * 2
+
+
+Attention = GroupedQueryAttention | LatentAttention | GatedDeltaNet
 
 
 @dataclass(frozen=True)
@@ -177,3 +240,8 @@ class Architecture:
     @property
     def is_latent(self) -> bool:
         return any(isinstance(group.attention, LatentAttention) for group in self.layer_groups)
+
+    @property
+    def is_sparse(self) -> bool:
+        attentions = (group.attention for group in self.layer_groups)
+        return any(isinstance(each, LatentAttention) and each.indexer is not None for each in attentions)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from profiles.errors import InputError
 
-# Keys whose presence means a computation that is not modelled, whatever the model_type.
+# Keys whose presence means a computation that is not modelled, whatever the model_type (but see _MODELLED).
 _NOT_MODELLED = (
-    (r"index_(topk|n_heads|head_dim)|indexer_\w+|index_topk_\w+", "DeepSeek sparse attention"),
+    (r"indexer_types|index_topk_\w+|index_skip_\w+|index_share_\w+", "an index that layers share"),
+    (r"index_(topk|n_heads|head_dim)|indexer_\w+", "DeepSeek sparse attention"),
     (
-        r"mamba_\w+|ssm_\w+|time_step_\w+|conv_kernel|hybrid_override_pattern|layers_block_type",
+        r"mamba_(?!ssm_dtype)\w+|ssm_\w+|time_step_\w+|conv_kernel|hybrid_override_pattern|layers_block_type",
         "Mamba layers",
     ),
-    (r"linear_(num|key|value|conv|attn)\w*|full_attention_interval|lightning_\w+", "linear attention"),
+    (
+        r"linear_(num|key|value|conv|attn)\w*|full_attention_interval|lightning_\w+|mamba_ssm_dtype",
+        "linear attention",
+    ),
     (r"cross_attention_\w+|add_cross_attention", "cross-attention"),
     (r"is_encoder_decoder|encoder_layers|num_encoder_layers", "an encoder-decoder"),
     (r"compress_ratios|sparse_attention_config|dual_chunk_attention_config|moba_\w+", "sparse attention"),
@@ -27,6 +31,12 @@ _NOT_MODELLED = (
     ),
     (r"zero_expert_num|use_bidirectional_attention", "altered attention or routing"),
 )
+
+# What the readers of these model types do model.
+_MODELLED = {
+    "linear attention": frozenset({"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"}),
+    "DeepSeek sparse attention": frozenset({"deepseek_v32", "glm_moe_dsa"}),
+}
 
 # Keys that shape the layers: set, and not read by the model's reader, they are refused.
 _SHAPING = frozenset(
@@ -106,6 +116,12 @@ class Fields:
             raise self._wrong(key, value, "true or false")
         return value
 
+    def choice(self, key: str, default: str, known: Collection[str]) -> str:
+        value = self.text(key, default)
+        if value not in known:
+            raise self._wrong(key, value, f"one of {', '.join(known)}")
+        return value
+
     def sequence(self, key: str) -> list[int | str]:
         value = self._get(key, [])
         if not isinstance(value, list) or not all(isinstance(entry, int | str) for entry in value):
@@ -144,7 +160,7 @@ class Fields:
         """``what it means (its keys)`` for all that is set and that we do not model."""
         found: dict[str, list[str]] = {}
         for key, value in sorted(self._config.items()):
-            for pattern, meaning in _NOT_MODELLED:
-                if value and re.fullmatch(pattern, key):
-                    found.setdefault(meaning, []).append(key)
+            meaning = next((meaning for pattern, meaning in _NOT_MODELLED if re.fullmatch(pattern, key)), None)
+            if value and meaning is not None and self.model_type not in _MODELLED.get(meaning, ()):
+                found.setdefault(meaning, []).append(key)
         return [f"{meaning} ({', '.join(keys)})" for meaning, keys in found.items()]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Floats, Ints
-from costmodels.roofline import ROUTING_SKEW, Columns, Hardware, expected_active, times_us, work
+from costmodels.roofline import INDEX_TOP, ROUTING_SKEW, Columns, Hardware, expected_active, times_us, work
 
 Features = dict[str, Floats]
 
@@ -170,6 +170,44 @@ def _mla_bmm(q: Columns, hw: Hardware, gpu: Ints) -> Features:
     return {**_logs(q, "tokens", "heads"), "kind": q["kind"].astype(np.float64)}
 
 
+def _gdn_prefill(q: Columns, hw: Hardware, gpu: Ints) -> Features:
+    batch, query, heads = (np.asarray(q[c], dtype=np.float64) for c in ("batch", "query_tokens", "value_heads"))
+    waves, used = _waves(batch * heads, _sms(hw, gpu))
+    return {
+        **_logs(q, "batch", "query_tokens", "key_heads", "value_heads"),
+        "tokens": np.log2(batch * query),
+        "chunks": np.log2(batch * np.ceil(query / 64) * heads),  # chunks of 64 tokens run one after the other
+        "waves": waves,
+        "used": used,
+    }
+
+
+def _gdn_decode(q: Columns, hw: Hardware, gpu: Ints) -> Features:
+    states = np.asarray(q["batch"], dtype=np.float64) * np.asarray(q["value_heads"], dtype=np.float64)
+    waves, used = _waves(states, _sms(hw, gpu))
+    return {**_logs(q, "batch", "key_heads", "value_heads"), "states": np.log2(states), "waves": waves, "used": used}
+
+
+def _dsa(q: Columns, tokens: Floats, keys: Floats) -> Features:
+    return {
+        **_logs(q, "batch", "heads", "hidden", "index_heads"),
+        "kv_dtype": q["kv_dtype"].astype(np.float64),
+        "tokens": np.log2(tokens),
+        "keys": np.log2(keys),
+        "beyond": _log(np.maximum(keys / INDEX_TOP, 1.0)),
+        "scored": np.log2(tokens * keys),
+    }
+
+
+def _dsa_prefill(q: Columns, hw: Hardware, gpu: Ints) -> Features:
+    batch, query, prefix = (np.asarray(q[c], dtype=np.float64) for c in ("batch", "query_tokens", "prefix_tokens"))
+    return {**_logs(q, "query_tokens", "prefix_tokens"), **_dsa(q, batch * query, prefix + query)}
+
+
+def _dsa_decode(q: Columns, hw: Hardware, gpu: Ints) -> Features:
+    return _dsa(q, *(np.asarray(q[c], dtype=np.float64) for c in ("batch", "context_tokens")))
+
+
 def _moe(q: Columns, hw: Hardware, gpu: Ints) -> Features:
     tokens, experts, top_k, ep = (np.asarray(q[c], dtype=np.float64) for c in ("tokens", "experts", "top_k", "moe_ep"))
     width = np.asarray(q["intermediate"], dtype=np.float64) / np.asarray(q["moe_tp"], dtype=np.float64)
@@ -247,6 +285,36 @@ FAMILIES: dict[str, Family] = {
             _mla_decode,
         ),
         Family("mla_bmm", ("heads",), ("tokens", "heads"), {"tokens": 2.0, "heads": 1.0}, _mla_bmm),
+        Family(
+            "gdn_prefill",
+            ("key_heads", "value_heads", "batch"),
+            ("batch", "query_tokens", "value_heads"),
+            {"batch": 2.0, "query_tokens": 2.0, "key_heads": 1.0, "value_heads": 1.0},
+            _gdn_prefill,
+        ),
+        Family(
+            "gdn_decode",
+            ("key_heads", "value_heads"),
+            ("batch", "value_heads"),
+            {"batch": 2.0, "key_heads": 1.0, "value_heads": 1.0},
+            _gdn_decode,
+        ),
+        Family(
+            "dsa_prefill",
+            ("heads", "hidden", "batch"),
+            ("batch", "query_tokens", "prefix_tokens", "heads"),
+            {"batch": 2.0, "query_tokens": 2.0, "prefix_tokens": 0.5, "heads": 1.0},
+            _dsa_prefill,
+            alike=("hidden", "index_heads"),
+        ),
+        Family(
+            "dsa_decode",
+            ("heads", "hidden", "batch"),
+            ("batch", "context_tokens", "heads"),
+            {"batch": 2.0, "context_tokens": 2.0, "heads": 1.0},
+            _dsa_decode,
+            alike=("hidden", "index_heads"),
+        ),
         Family(
             "moe",
             ("hidden", "intermediate", "top_k", "experts", "moe_tp", "moe_ep"),

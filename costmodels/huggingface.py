@@ -22,6 +22,8 @@ _WRAPPERS = {
     "kimi_k25": "vision tower",
     "llama4": "vision tower",
     "mistral3": "vision tower",
+    "qwen3_5": "vision tower",
+    "qwen3_5_moe": "vision tower",
     "qwen3_vl": "vision tower",
     "qwen3_vl_moe": "vision tower",
 }
@@ -42,7 +44,7 @@ def parse_config(config: Mapping[str, Any], name: str) -> Architecture:
     if unmodelled:
         raise Unsupported(
             f"{name}: config.json uses what is not modelled: {', '.join(unmodelled)}",
-            "choose a model of full, sliding-window or latent attention; `plan models` lists some",
+            "choose a model whose attention is modelled; `plan models` lists some",
             keys=unmodelled,
         )
     reader = READERS.get(fields.model_type)

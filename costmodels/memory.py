@@ -11,7 +11,9 @@ import numpy as np
 
 from costmodels.architecture import (
     Architecture,
+    Attention,
     DenseFeedForward,
+    GatedDeltaNet,
     GroupedQueryAttention,
     LatentAttention,
     MixtureOfExperts,
@@ -81,6 +83,10 @@ def _layer_bytes(
         heads, kv_heads = attention.heads / tp, np.maximum(attention.kv_heads / tp, 1.0)
         width = heads * (2 if attention.gated_output else 1) + 2 * kv_heads
         total += hidden * width * attention.head_dim * qkv + heads * attention.head_dim * hidden * out
+    elif isinstance(attention, GatedDeltaNet):
+        values = attention.value_heads * attention.value_dim
+        small = hidden * 2 * attention.value_heads + attention.convolved * attention.conv_kernel
+        total += (hidden * (attention.convolved + values) * qkv + small * 2.0 + values * hidden * out) / tp
     elif isinstance(attention, LatentAttention):
         shared = attention.q_lora_rank + attention.kv_lora_rank + attention.qk_rope_head_dim
         heads = attention.heads / tp
@@ -93,6 +99,8 @@ def _layer_bytes(
         absorbed = attention.kv_lora_rank * (attention.qk_nope_head_dim + attention.v_head_dim) * 2.0
         total += hidden * shared * qkv + heads * (per_head * qkv + absorbed)
         total += heads * attention.v_head_dim * hidden * out
+        if attention.indexer is not None:  # whole on every GPU
+            total += attention.indexer.parameters(hidden, attention.q_lora_rank) * qkv
     if isinstance(ffn, DenseFeedForward):
         total += ffn.parameters(hidden) * WEIGHT_BYTES[precision.dense] / tp
     elif isinstance(ffn, MixtureOfExperts):
@@ -108,20 +116,27 @@ def _layer_bytes(
 def kv_bytes_per_sequence(
     model: Architecture, precision: Precision, layouts: Layouts, tokens: Floats | float
 ) -> Floats:
-    """KV cache of one sequence of ``tokens`` tokens on one GPU (fullest stage). Windowed layers keep their
-    window only."""
-    element = WEIGHT_BYTES[precision.kv]
+    """KV cache of one sequence of ``tokens`` tokens on one GPU (fullest stage), and what linear attention keeps in
+    its place, whatever the length. Windowed layers keep their window only."""
     length = np.broadcast_to(np.asarray(tokens, dtype=np.float64), len(layouts))
     total = np.zeros(len(layouts))
     for group in model.layer_groups:
         attention = group.attention
-        if isinstance(attention, GroupedQueryAttention):
-            per_token = 2 * np.maximum(attention.kv_heads / layouts.tp, 1.0) * attention.head_dim
-        else:
-            per_token = np.full(len(layouts), float(attention.kv_elements_per_token()))
         kept = np.minimum(length, attention.window_tokens) if attention.window_tokens else length
-        total += group.count * per_token * kept * element
+        total += group.count * (_bytes_per_token(attention, precision, layouts) * kept)
+        if isinstance(attention, GatedDeltaNet):
+            total += group.count * attention.state_bytes_per_sequence() / layouts.tp
     return total * (np.ceil(model.layers / layouts.pp) / model.layers)
+
+
+def _bytes_per_token(attention: Attention, precision: Precision, layouts: Layouts) -> Floats:
+    """What one token adds to the cache of one layer on one GPU, shape [n]."""
+    element = WEIGHT_BYTES[precision.kv]
+    if isinstance(attention, GroupedQueryAttention):
+        return np.asarray(2 * np.maximum(attention.kv_heads / layouts.tp, 1.0) * attention.head_dim * element)
+    index = attention.indexer if isinstance(attention, LatentAttention) else None
+    whole = attention.kv_elements_per_token() * element + (index.cache_bytes_per_token() if index else 0)
+    return np.full(len(layouts), float(whole))
 
 
 def memory(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from costmodels.architecture import (
     Attention,
     DenseFeedForward,
     FeedForward,
+    GatedDeltaNet,
     GroupedQueryAttention,
+    Indexer,
     LatentAttention,
     MixtureOfExperts,
 )
@@ -52,6 +54,7 @@ def _grouped_query(
     output_bias: bool = False,
     qk_norm: Literal["none", "head", "full"] = "none",
     sinks: bool = False,
+    gated: bool = False,
 ) -> Callable[[int], GroupedQueryAttention]:
     """Attention as a function of its window. ``kv_heads`` and ``head_dim``: defaults for absent keys."""
     heads = fields.size("num_attention_heads")
@@ -65,7 +68,7 @@ def _grouped_query(
             field="num_key_value_heads",
         )
     width = fields.size("head_dim", head_dim)
-    return lambda window: GroupedQueryAttention(heads, kv, width, window, bias, output_bias, qk_norm, sinks)
+    return lambda window: GroupedQueryAttention(heads, kv, width, window, bias, output_bias, qk_norm, sinks, gated)
 
 
 def _even_head_dim(fields: Fields) -> int:
@@ -89,21 +92,26 @@ def _windows(fields: Fields, otherwise: Callable[[int], int] = lambda layer: 0) 
     else:
         sizes = {"full_attention": None, "sliding_attention": "sliding_window"}
         sizes["chunked_attention"] = "attention_chunk_size"
-        for kind in kinds:
-            if kind not in sizes:
-                raise Unsupported(
-                    f"{fields.model}: config key 'layer_types' has {kind!r} layers, which are not modelled",
-                    f"known: {', '.join(sizes)}",
-                    field="layer_types",
-                )
-        if len(kinds) != layers:
-            raise InputError(
-                f"{fields.model}: config key 'layer_types' lists {len(kinds)} layers, num_hidden_layers = {layers}",
-                "correct layer_types or num_hidden_layers in the config.json",
-                field="layer_types",
-            )
+        _check_layer_types(fields, kinds, sizes)
         windows = [fields.size(key) if (key := sizes[kind]) else 0 for kind in kinds]
     return [window if window < longest else 0 for window in windows]
+
+
+def _check_layer_types(fields: Fields, kinds: Sequence[int | str], known: Collection[str]) -> None:
+    for kind in kinds:
+        if kind not in known:
+            raise Unsupported(
+                f"{fields.model}: config key 'layer_types' has {kind!r} layers, which are not modelled",
+                f"known: {', '.join(known)}",
+                field="layer_types",
+            )
+    if len(kinds) != fields.layers():
+        raise InputError(
+            f"{fields.model}: config key 'layer_types' lists {len(kinds)} layers, "
+            f"num_hidden_layers = {fields.layers()}",
+            "correct layer_types or num_hidden_layers in the config.json",
+            field="layer_types",
+        )
 
 
 def _routed(fields: Fields, experts: str, intermediate: str, *, shared: int = 0, **traits: bool) -> MixtureOfExperts:
@@ -206,12 +214,15 @@ def _qwen3_moe(fields: Fields) -> Decoder:
 
 
 def _sparse_steps(fields: Fields, attention: Callable[[int], Attention], experts: MixtureOfExperts) -> Layers:
+    return _with_experts(fields, [attention(window) for window in _qwen_windows(fields)], experts)
+
+
+def _with_experts(fields: Fields, attentions: Sequence[Attention], experts: MixtureOfExperts) -> Layers:
     """Every ``decoder_sparse_step``-th layer has experts, but those in ``mlp_only_layers`` do not."""
     step, without = fields.size("decoder_sparse_step", 1), set(fields.sequence("mlp_only_layers"))
-    windows = _qwen_windows(fields)
-    sparse = [(layer + 1) % step == 0 and layer not in without for layer in range(len(windows))]
+    sparse = [(layer + 1) % step == 0 and layer not in without for layer in range(len(attentions))]
     dense = experts if all(sparse) else _dense(fields)
-    return [(attention(window), experts if routed else dense) for window, routed in zip(windows, sparse, strict=True)]
+    return [(attention, experts if routed else dense) for attention, routed in zip(attentions, sparse, strict=True)]
 
 
 @_reads("gpt_oss")
@@ -280,6 +291,53 @@ def _minimax_m2(fields: Fields) -> Decoder:
     return Decoder(_alike(fields, _grouped_query(fields, qk_norm=norm), experts), excluded=excluded)
 
 
+# --- linear attention -------------------------------------------------------------------------------------
+
+
+@_reads("qwen3_5_text")
+def _qwen3_5(fields: Fields) -> Decoder:
+    ffn = _dense(fields)
+    return Decoder([(attention, ffn) for attention in _hybrid(fields)], excluded=_drafting(fields))
+
+
+@_reads("qwen3_next", "qwen3_5_moe_text")
+def _qwen3_next(fields: Fields) -> Decoder:
+    shared = fields.number("shared_expert_intermediate_size")
+    experts = _routed(fields, "num_experts", "moe_intermediate_size", shared=shared, shared_gate=bool(shared))
+    return Decoder(_with_experts(fields, _hybrid(fields), experts), excluded=_drafting(fields))
+
+
+def _drafting(fields: Fields) -> tuple[str, ...]:
+    layers = fields.number("mtp_num_hidden_layers")
+    return (f"multi-token-prediction layers ({layers})",) if layers else ()
+
+
+def _hybrid(fields: Fields) -> list[Attention]:
+    """Gated DeltaNet, and in every ``full_attention_interval``-th layer attention with a gated output."""
+    bias = fields.flag("attention_bias")
+    gated = fields.flag("attn_output_gate", True)
+    full = _grouped_query(fields, bias=bias, output_bias=bias, qk_norm="head", gated=gated)(0)
+    key_heads, value_heads = fields.size("linear_num_key_heads"), fields.size("linear_num_value_heads")
+    if value_heads % key_heads:
+        raise InputError(
+            f"{fields.model}: config key 'linear_num_value_heads' = {value_heads} is not a multiple of "
+            f"linear_num_key_heads = {key_heads}",
+            "correct linear_num_value_heads in the config.json",
+            field="linear_num_value_heads",
+        )
+    widths = fields.size("linear_key_head_dim"), fields.size("linear_value_head_dim")
+    # transformers computes with the state in fp32 and SGLang keeps it so by default; the config may say otherwise.
+    state = {"float32": 4, "bfloat16": 2, "float16": 2}
+    element = state[fields.choice("mamba_ssm_dtype", "float32", state)]
+    linear = GatedDeltaNet(key_heads, value_heads, *widths, fields.size("linear_conv_kernel_dim"), element)
+    layers, interval = fields.layers(), fields.size("full_attention_interval", 4)
+    kinds = fields.sequence("layer_types") or [
+        "linear_attention" if (layer + 1) % interval else "full_attention" for layer in range(layers)
+    ]
+    _check_layer_types(fields, kinds, ("linear_attention", "full_attention"))
+    return [linear if kind == "linear_attention" else full for kind in kinds]
+
+
 # --- latent attention -------------------------------------------------------------------------------------
 
 
@@ -299,6 +357,18 @@ def _latent(fields: Fields) -> Callable[[int], LatentAttention]:
     widths = fields.size("qk_nope_head_dim"), fields.size("qk_rope_head_dim"), fields.size("v_head_dim")
     heads = fields.size("num_attention_heads")
     return lambda window: LatentAttention(heads, *ranks, *widths, window)
+
+
+@_reads("deepseek_v32", "glm_moe_dsa")
+def _deepseek_v32(fields: Fields) -> Decoder:
+    """DeepSeek sparse attention in every layer. The indexer reads the query's latent, so there must be one."""
+    fields.size("q_lora_rank")
+    indexer = Indexer(fields.size("index_n_heads"), fields.size("index_head_dim"), fields.size("index_topk"))
+    attention = _latent(fields)
+    correction = fields.text("topk_method", "noaux_tc") == "noaux_tc"
+    return Decoder(
+        _dense_first(fields, lambda window: replace(attention(window), indexer=indexer), correction=correction)
+    )
 
 
 def _dense_first(fields: Fields, attention: Callable[[int], Attention], *, correction: bool) -> Layers:

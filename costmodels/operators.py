@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from costmodels.architecture import (
     Architecture,
     DenseFeedForward,
+    GatedDeltaNet,
     GroupedQueryAttention,
+    Indexer,
     LatentAttention,
     LayerGroup,
     MixtureOfExperts,
@@ -162,6 +164,10 @@ def _attention(
     attention = group.attention
     if isinstance(attention, GroupedQueryAttention):
         _grouped_query(work, model, precision, layouts, batch, attention, group.count)
+    elif isinstance(attention, GatedDeltaNet):
+        _delta_net(work, model, precision, layouts, batch, attention, group.count)
+    elif attention.indexer is not None:
+        _sparse(work, model, precision, layouts, batch, attention, attention.indexer, group.count)
     else:
         _latent(work, model, precision, layouts, batch, attention, group.count)
     work.exchange("all_reduce", _hidden_bytes(model, batch.tokens), layouts.tp, group.count)
@@ -263,6 +269,66 @@ def _latent(
     work.ask("mla_decode", count, decoding, batch=batch.decodes, context_tokens=batch.context, **shape)
     _product(work, precision.attention_output, tokens, model.hidden, heads * attention.v_head_dim, count)
     work.touch(tokens * (heads * qk + latent) * (2.0 * 2 * ACTIVATION_BYTES), 3, count)
+
+
+def _sparse(
+    work: StepWork,
+    model: Architecture,
+    precision: Precision,
+    layouts: Layouts,
+    batch: Batch,
+    attention: LatentAttention,
+    indexer: Indexer,
+    count: int,
+) -> None:
+    """Measured as a module, projections included; the indexer is not split over GPUs. Drafted tokens choose their own
+    keys, like so many more sequences."""
+    shape = {
+        "dtype": code("dtype", precision.attention_qkv),
+        "kv_dtype": code("kv_dtype", precision.kv),
+        "heads": np.maximum(attention.heads // layouts.tp, 1),
+        "hidden": model.hidden,
+        "q_rank": attention.q_lora_rank,
+        "qk_dim": attention.qk_nope_head_dim + attention.qk_rope_head_dim,
+        "v_dim": attention.v_head_dim,
+        "index_heads": indexer.heads,
+    }
+    work.ask(
+        "dsa_prefill",
+        count,
+        batch.prefills > 0,
+        batch=batch.prefills,
+        query_tokens=batch.chunk,
+        prefix_tokens=batch.prefix,
+        **shape,
+    )
+    sequences = batch.decodes * batch.queries
+    work.ask("dsa_decode", count, batch.decodes > 0, batch=sequences, context_tokens=batch.context, **shape)
+
+
+def _delta_net(
+    work: StepWork,
+    model: Architecture,
+    precision: Precision,
+    layouts: Layouts,
+    batch: Batch,
+    attention: GatedDeltaNet,
+    count: int,
+) -> None:
+    """The state stands for all tokens before, so neither prefix nor context is asked for. Each drafted token leaves a
+    state of its own until it is accepted, like so many more sequences."""
+    key_heads = np.maximum(attention.key_heads // layouts.tp, 1)
+    value_heads = np.maximum(attention.value_heads // layouts.tp, 1)
+    tokens, values = batch.tokens, value_heads * attention.value_dim
+    width = 2 * key_heads * attention.key_dim + 2 * values  # q and k; v and the output gate
+    _product(work, precision.attention_qkv, tokens, width, model.hidden, count)
+    _product(work, "bf16", tokens, 2 * value_heads, model.hidden, count)  # decay and step of the delta rule
+    shape = {"dtype": code("dtype", "bf16"), "key_heads": key_heads, "value_heads": value_heads}
+    work.ask("gdn_prefill", count, batch.prefills > 0, batch=batch.prefills, query_tokens=batch.chunk, **shape)
+    work.ask("gdn_decode", count, batch.decodes > 0, batch=batch.decodes * batch.queries, **shape)
+    _product(work, precision.attention_output, tokens, model.hidden, values, count)
+    # Taking the projections apart reads and writes them; the gated norm reads outputs and gate, and writes.
+    work.touch(tokens * (2.0 * width + 3.0 * values) * ACTIVATION_BYTES, 2, count)
 
 
 def _dense(

@@ -19,8 +19,11 @@ _TELLING = ("quant_algo", "bits", "format")
 
 # What stands for each part, in the spellings of the families.
 _PARTS: dict[str, tuple[str, ...]] = {
-    "attention_qkv": ("self_attn.q_proj", "self_attn.q_b_proj", "self_attn.qkv_proj"),
-    "attention_output": ("self_attn.o_proj",),
+    "attention_qkv": (
+        *("self_attn.q_proj", "self_attn.q_b_proj", "self_attn.qkv_proj"),
+        *("linear_attn.in_proj_qkvz", "linear_attn.in_proj_qkv"),
+    ),
+    "attention_output": ("self_attn.o_proj", "linear_attn.out_proj"),
     "dense": ("mlp.down_proj", "feed_forward.down_proj"),
     "experts": (
         "mlp.experts.0.down_proj",

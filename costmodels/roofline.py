@@ -207,6 +207,63 @@ def _mla_bmm(q: Columns) -> _Raw:
     )
 
 
+# Gated DeltaNet is measured for Qwen's widths only: heads of 128, a convolution of 4, state in fp32.
+_GDN_HEAD, _GDN_CONV, _GDN_STATE = 128, 4, 4
+
+
+def _gdn(q: Columns, tokens: Floats, states_moved: float) -> _Raw:
+    """Per token and value head, decaying, correcting, updating and reading a 128×128 state take 4 products with it
+    (arXiv:2412.06464, eq. 10), which every way of computing it needs."""
+    batch, key_heads, value_heads = _f(q, "batch"), _f(q, "key_heads"), _f(q, "value_heads")
+    channels = (2 * key_heads + value_heads) * _GDN_HEAD
+    state = value_heads * _GDN_HEAD**2
+    flops = tokens * (2 * _GDN_CONV * channels + 2 * 4 * state)
+    moved = tokens * 2 * (channels + value_heads * _GDN_HEAD) + states_moved * batch * state * _GDN_STATE
+    return flops, moved, None
+
+
+def _gdn_prefill(q: Columns) -> _Raw:
+    return _gdn(q, _f(q, "batch") * _f(q, "query_tokens"), 1.0)
+
+
+def _gdn_decode(q: Columns) -> _Raw:
+    return _gdn(q, _f(q, "batch"), 2.0)
+
+
+# Sparse attention is measured as a module, for DeepSeek's latent, index heads of 128 and the best 2048 tokens.
+INDEX_DIM, INDEX_TOP = 128, 2048
+_INDEX_BYTES = INDEX_DIM + 4  # of one token's key: fp8 and a scale
+
+
+def _dsa(q: Columns, tokens: Floats, keys: Floats, pairs: Floats, seen: Floats) -> _Raw:
+    """``tokens`` new, ``keys`` in the cache of all sequences, of whose ``pairs`` with queries ``seen`` are attended to.
+    Up to 2048 tokens everything is, so that nothing needs to be scored, and K and V may be rebuilt."""
+    heads, hidden, rank = _f(q, "heads"), _f(q, "hidden"), _f(q, "q_rank")
+    qk, v, index = _f(q, "qk_dim"), _f(q, "v_dim"), _f(q, "index_heads")
+    down = hidden * (rank + _MLA_LATENT + _MLA_ROPE + INDEX_DIM + index)
+    up = rank * (heads * qk + index * INDEX_DIM)
+    weights = down + up + heads * (_MLA_LATENT * (qk - _MLA_ROPE + v) + v * hidden)
+    scored = np.where(pairs > seen, 1.0, 0.0)
+    attended = np.where(scored > 0, 2.0 * _MLA_LATENT + _MLA_ROPE, qk + v)
+    # Scores are multiplied in fp8, twice as fast as 16-bit projections.
+    score = np.where(_of_dtype(weight_bytes, q) > 1, 0.5, 1.0) * scored * index * INDEX_DIM
+    flops = 2 * (tokens * weights + pairs * score + heads * seen * attended)
+    latents = np.minimum(keys, seen) * (_MLA_LATENT + _MLA_ROPE) * _of_dtype(weight_bytes, q, "kv_dtype")
+    moved = weights * _of_dtype(weight_bytes, q) + 4 * tokens * hidden + latents + scored * keys * _INDEX_BYTES
+    return flops, moved, None
+
+
+def _dsa_prefill(q: Columns) -> _Raw:
+    batch, query, prefix = _f(q, "batch"), _f(q, "query_tokens"), _f(q, "prefix_tokens")
+    pairs, seen = (visible_pairs(query, prefix, np.full_like(query, most)) for most in (0.0, INDEX_TOP))
+    return _dsa(q, batch * query, batch * (prefix + query), batch * pairs, batch * seen)
+
+
+def _dsa_decode(q: Columns) -> _Raw:
+    batch, context = _f(q, "batch"), _f(q, "context_tokens")
+    return _dsa(q, batch, batch * context, batch * context, batch * np.minimum(context, INDEX_TOP))
+
+
 def expected_active(experts: Floats, top_k: Floats, tokens: Floats) -> Floats:
     """Experts of ``experts`` that at least one of ``tokens`` uniformly routed tokens reaches, in
     expectation."""
@@ -242,6 +299,10 @@ _WORK = {
     "mla_prefill": _mla_prefill,
     "mla_decode": _mla_decode,
     "mla_bmm": _mla_bmm,
+    "gdn_prefill": _gdn_prefill,
+    "gdn_decode": _gdn_decode,
+    "dsa_prefill": _dsa_prefill,
+    "dsa_decode": _dsa_decode,
     "moe": _moe,
     "collective": _collective,
 }

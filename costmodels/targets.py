@@ -15,7 +15,7 @@ from costmodels.kernels import deduplicated
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
 from costmodels.operators import Batch, StepWork, step_work
-from costmodels.precision import Precision, choose_precision, missing_hardware, require_latent_widths
+from costmodels.precision import Precision, choose_precision, missing_hardware, require_measured_widths
 from costmodels.registry import find_architecture, registered
 from costmodels.roofline import WEIGHT_BYTES, code
 from profiles.errors import Unsupported
@@ -88,7 +88,7 @@ def _steps(gpu: Gpu) -> Iterator[StepWork]:
     for entry in registered():
         model = find_architecture(entry.name)
         try:
-            require_latent_widths(model)
+            require_measured_widths(model)
         except Unsupported:
             continue
         for precision in _precisions(model, gpu):

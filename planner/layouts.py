@@ -14,7 +14,13 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodels.architecture import Architecture, Attention, GroupedQueryAttention, MixtureOfExperts
+from costmodels.architecture import (
+    Architecture,
+    Attention,
+    GatedDeltaNet,
+    GroupedQueryAttention,
+    MixtureOfExperts,
+)
 from costmodels.estimates import Ints
 from costmodels.layouts import Layouts
 from costmodels.precision import Precision
@@ -171,6 +177,11 @@ def _attention_rules(attention: Attention, precision: Precision) -> Iterator[tup
             lambda x: (kv % x.tp != 0) & (x.tp % kv != 0),
         )
         widths = {"query": (heads, attention.head_dim), "KV": (kv, attention.head_dim)}
+    elif isinstance(attention, GatedDeltaNet):
+        widths = {
+            "key": (attention.key_heads, attention.key_dim),
+            "value": (attention.value_heads, attention.value_dim),
+        }
     else:
         widths = {"query": (heads, attention.qk_nope_head_dim + attention.qk_rope_head_dim)}
     if precision.attention_qkv == "fp8_block":

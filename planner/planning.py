@@ -14,7 +14,7 @@ from costmodels.precision import (
     Precision,
     choose_precision,
     missing_hardware,
-    require_latent_widths,
+    require_measured_widths,
 )
 from costmodels.registry import find_architecture
 from costmodels.serving.frameworks import find_framework
@@ -65,7 +65,7 @@ def plan(
         request = parse_request(request)
     model = find_architecture(request.model, allow_paths=allow_paths)
     _check_length(request, model)
-    require_latent_widths(model)
+    require_measured_widths(model)
     if expert_loads is not None:
         check_expert_loads(expert_loads, model)
     cost_of = _cost_models(request, store, measured, progress)

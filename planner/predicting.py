@@ -15,7 +15,7 @@ from costmodels.layouts import Layouts
 from costmodels.library import CostModel
 from costmodels.memory import kv_bytes_per_sequence, memory
 from costmodels.origins import HOW
-from costmodels.precision import Precision, choose_precision, missing_hardware, require_latent_widths
+from costmodels.precision import Precision, choose_precision, missing_hardware, require_measured_widths
 from costmodels.registry import find_architecture
 from costmodels.serving.client import Answers, Latency, Load, closed_loop_answers
 from costmodels.serving.closed_loop import SHORTEST
@@ -230,7 +230,7 @@ def _predict_group(
 ) -> None:
     model_name, gpu_name, framework_name, weights, kv = group
     model, gpu, framework = find_architecture(model_name), find_gpu(gpu_name), find_framework(framework_name)
-    require_latent_widths(model)
+    require_measured_widths(model)
     precision = choose_precision(model, weights, kv)
     lacking = missing_hardware(precision, gpu)
     if lacking is not None:
@@ -322,7 +322,9 @@ def _room(model: Architecture, precision: Precision, gpu: Gpu, framework: Framew
         used = np.where(plain | (fraction == FULL_MEMORY_FRACTION), without + np.maximum(parts.kv_bytes, largest), used)
     fits = kv_bytes >= largest
     sequences = np.clip(np.floor(kv_bytes / np.maximum(each, 1.0)), 1, framework.max_sequences)
-    per_token = np.maximum(kv_bytes_per_sequence(model, precision, layouts, 1.0), 1e-9)
+    state = kv_bytes_per_sequence(model, precision, layouts, 0.0)
+    growing = kv_bytes_per_sequence(model, precision, layouts, 1.0) - state
+    per_token = np.maximum(growing + state / lengths, 1e-9)  # the state counts as its share of a mean sequence
     return _Room(
         layouts,
         np.where(fits, sequences, 0).astype(np.int64),

@@ -117,6 +117,7 @@ def _engine_group(
         kv_precision=precision.kv,
         precision_converted=precision.converted,
         published_precision=model.weight_precision,
+        is_sparse=model.is_sparse,
         gpus_per_node=group.job.network.gpus_per_node,
         is_moe=model.is_moe,
         role=group.role,

@@ -91,6 +91,20 @@ _GQA = (
     _KV_DTYPE,
 )
 
+_GDN = (
+    _count("key_heads", "query and key heads on this GPU"),
+    _count("value_heads", "value heads on this GPU"),
+)
+_DSA = (
+    _HEADS,
+    _KV_DTYPE,
+    _count("hidden", "model width", unit="elements"),
+    _count("q_rank", "width of the query's latent", unit="elements"),
+    _count("qk_dim", "width of one query head, rotary part included", unit="elements"),
+    _count("v_dim", "width of one value head", unit="elements"),
+    _count("index_heads", "heads of the indexer (128 wide, on every GPU)"),
+)
+
 OPERATIONS: dict[str, Operation] = {
     operation.name: operation
     for operation in (
@@ -123,6 +137,28 @@ OPERATIONS: dict[str, Operation] = {
                 _tokens("tokens", "new tokens"),
                 _HEADS,
             ),
+        ),
+        Operation(
+            "gdn_prefill",
+            "gated delta rule over new tokens behind its causal convolution (heads 128 wide, kernel of 4), projections "
+            "excluded",
+            (_BATCH, _QUERY, *_GDN),
+        ),
+        Operation(
+            "gdn_decode",
+            "one step of the gated delta rule per sequence behind its convolution, state in fp32, projections excluded",
+            (_BATCH, *_GDN),
+        ),
+        Operation(
+            "dsa_prefill",
+            "DeepSeek sparse attention of new tokens, whole module with its projections and indexer (the best 2048 of "
+            "all tokens); dtype is that of the projections",
+            (_BATCH, _QUERY, _PREFIX, *_DSA),
+        ),
+        Operation(
+            "dsa_decode",
+            "the same module for one new token per sequence",
+            (_BATCH, _CONTEXT, *_DSA),
         ),
         Operation(
             "moe",
@@ -220,6 +256,7 @@ _ORDERED = (
     ("latency_p10_us", "latency_us"),
     ("latency_us", "latency_p90_us"),
     ("kv_heads", "heads"),
+    ("key_heads", "value_heads"),
     ("top_k", "experts"),
 )
 _LARGEST_INT = 2**53  # above it a float column no longer holds whole numbers exactly

@@ -81,8 +81,8 @@ def show(
     operation: Annotated[
         str,
         typer.Argument(
-            help="gemm, attention_prefill, attention_decode, mla_prefill, mla_decode, mla_bmm, moe, collective, "
-            "memcpy or launch."
+            help="gemm, attention_prefill, attention_decode, mla_prefill, mla_decode, mla_bmm, gdn_prefill, "
+            "gdn_decode, dsa_prefill, dsa_decode, moe, collective, memcpy or launch."
         ),
     ],
     gpu: Annotated[str | None, typer.Option(help="Only this GPU type: H200, A100, ...")] = None,

@@ -56,7 +56,10 @@ class StepTimes:
 
 PARTS = {
     "gemm": ("gemm", "mla_bmm"),
-    "attention": ("attention_prefill", "attention_decode", "mla_prefill", "mla_decode"),
+    "attention": (
+        *("attention_prefill", "attention_decode", "mla_prefill", "mla_decode"),
+        *("gdn_prefill", "gdn_decode", "dsa_prefill", "dsa_decode"),
+    ),
     "moe": ("moe",),
 }
 

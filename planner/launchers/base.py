@@ -45,6 +45,15 @@ class EngineSpec:
     role: Role = "aggregated"
     draft_tokens: int = 0
     prefix_hit: float = 0.0
+    is_sparse: bool = False
+
+    @property
+    def must_name_kv(self) -> bool:
+        """Whether the framework's default may be another cache than planned: it follows a quantised checkpoint that
+        carries its own scheme, and SGLang on Blackwell takes 8 bits for sparse attention (overrides of its server
+        arguments for DeepSeek DSA, read 2026-11-21)."""
+        published_in_16_bits = self.published_precision in ("bf16", "fp16")
+        return self.kv_precision != "bf16" or not published_in_16_bits or self.is_sparse
 
     @property
     def nodes(self) -> int:

@@ -59,8 +59,7 @@ class SglangLauncher(Launcher):
                 f"{names['max_tokens_per_step']} and {names['max_sequences']} are for all {dp} attention "
                 f"replicas: {limits.max_tokens_per_step} tokens and {limits.max_sequences} sequences each."
             )
-        # "auto" would follow a quantised checkpoint that carries its own KV scheme.
-        if spec.kv_precision != "bf16" or spec.published_precision not in ("bf16", "fp16"):
+        if spec.must_name_kv:
             command += self._flag("kv", self.flags.kv[spec.kv_precision])
         return command
 

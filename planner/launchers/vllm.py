@@ -67,8 +67,7 @@ class VllmLauncher(Launcher):
             *self._flag("max_model_len", limits.max_model_len),
             *self._flag("memory_fraction", f"{limits.memory_fraction:g}"),
         ]
-        # "auto" would follow a quantised checkpoint that carries its own KV scheme.
-        if spec.kv_precision != "bf16" or spec.published_precision not in ("bf16", "fp16"):
+        if spec.must_name_kv:
             command += self._flag("kv", self.flags.kv[spec.kv_precision])
         return command
 

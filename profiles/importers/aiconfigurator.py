@@ -14,6 +14,9 @@ checked against the physics of 0.12.0, not only against the names:
   would pass 2.7 TB/s through links of 450 GB/s.
 * MoE ``num_tokens`` are those of the whole expert group, ``inter_size`` is the unsplit width of one expert:
   read in any other way, rows with more than one GPU exceed the peak rate up to sixtyfold.
+* Head counts of linear and sparse attention are per GPU, too: states in 32 bits then move at up to 0.81–0.96 of the
+  memory bandwidth. Sparse modules hold the projections (times grow with heads and shrink with their precision) and no
+  collective.
 
 A few files were copied from another framework or version, and their rows say so in ``framework`` and
 ``version``. Rows filed under another framework than their own are left out (each is also filed under its
@@ -77,6 +80,7 @@ class _Table:
     operation: str
     translate: Translate
     frameworks: str = "*"  # folders that it is read from
+    prepare: Translate = pd.DataFrame.copy  # what is done to the whole table first
 
 
 def _dtype(column: pd.Series) -> pd.Series:
@@ -139,6 +143,62 @@ def _mla_bmm(raw: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def _gdn_pairs(phase: str) -> Translate:
+    """One row for the convolution and the delta rule of ``phase``, which are timed apart. The tables are by model, and
+    models that differ only in width ran the same kernels: the first is kept."""
+    shape = ["batch_size", "seq_len", "num_k_heads", "num_v_heads"]
+
+    def pairs(raw: pd.DataFrame) -> pd.DataFrame:
+        measured = (raw["phase"] == phase) & (raw["d_conv"] == 4)
+        raw = raw[measured & (raw["head_k_dim"] == 128) & (raw["head_v_dim"] == 128)]
+        convolution = raw["kernel_source"].astype("str").str.startswith("causal_conv1d")
+        parts = [part.drop_duplicates(shape) for part in (raw[~convolution], raw[convolution])]
+        both = parts[0].merge(parts[1][[*shape, "kernel_source", "latency"]], on=shape, suffixes=("", "_before"))
+        return both.assign(
+            latency=both["latency"] + both["latency_before"],
+            kernel_source=both["kernel_source_before"].astype("str") + "+" + both["kernel_source"].astype("str"),
+        )
+
+    return pairs
+
+
+def _gdn(raw: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "dtype": "bf16",
+            "batch": raw["batch_size"],
+            "key_heads": raw["num_k_heads"],
+            "value_heads": raw["num_v_heads"],
+        }
+    )
+
+
+# The tables name the architecture and count its heads only: width, query rank, q·k and value width, index heads.
+_DSA_WIDTHS = {
+    "DeepseekV32ForCausalLM": (7168, 1536, 128 + 64, 128, 64),
+    "GlmMoeDsaForCausalLM": (6144, 2048, 192 + 64, 256, 32),
+}
+
+
+def _with_indexer(raw: pd.DataFrame) -> pd.DataFrame:
+    """Without the modules that use the index of another layer."""
+    return raw[~raw["op_name"].astype("str").str.contains("skip_indexer")]
+
+
+def _dsa(raw: pd.DataFrame) -> pd.DataFrame:
+    names = ("hidden", "q_rank", "qk_dim", "v_dim", "index_heads")
+    widths = raw["architecture"].astype("str").map(_DSA_WIDTHS)
+    return pd.DataFrame(
+        {
+            "dtype": _dtype(raw["gemm_type"]),
+            "batch": raw["batch_size"],
+            "heads": raw["num_heads"],
+            "kv_dtype": _dtype(raw["kv_cache_dtype"]),
+            **{name: widths.str[i] for i, name in enumerate(names)},
+        }
+    )
+
+
 def _moe(raw: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
@@ -184,6 +244,16 @@ TABLES = (
     _Table("mla", "context_mla_perf", "mla_prefill", _prefill(_mla)),
     _Table("mla", "generation_mla_perf", "mla_decode", _decode(_mla)),
     _Table("mla_bmm", "mla_bmm_perf", "mla_bmm", _mla_bmm),
+    _Table(
+        "linear_attention",
+        "gdn_perf",
+        "gdn_prefill",
+        lambda raw: _gdn(raw).assign(query_tokens=raw["seq_len"]),
+        prepare=_gdn_pairs("context"),
+    ),
+    _Table("linear_attention", "gdn_perf", "gdn_decode", _gdn, prepare=_gdn_pairs("generation")),
+    _Table("sparse_attention", "dsa_context_module_perf", "dsa_prefill", _prefill(_dsa), prepare=_with_indexer),
+    _Table("sparse_attention", "dsa_generation_module_perf", "dsa_decode", _decode(_dsa), prepare=_with_indexer),
     _Table("moe", "moe_perf", "moe", _moe),
     # B300 has an NCCL table among TensorRT-LLM's too: not newer, and under that framework's version number.
     _Table("comm", "nccl_perf", "collective", _nccl, frameworks="nccl"),
@@ -270,6 +340,10 @@ _BLOCKS: dict[str, tuple[str, ...]] = {
     "mla_prefill": ("kv_dtype",),
     "mla_decode": ("kv_dtype",),
     "mla_bmm": ("kind",),
+    "gdn_prefill": (),
+    "gdn_decode": (),
+    "dsa_prefill": ("kv_dtype", "hidden"),
+    "dsa_decode": ("kv_dtype", "hidden"),
     "moe": ("hidden", "intermediate", "top_k", "experts", "gated"),
     "collective": ("kind", "num_gpus"),
 }
@@ -315,6 +389,7 @@ def _rows(table: _Table, path: Path, origin: dict[str, str]) -> pd.DataFrame:
         raw = pd.read_parquet(path)
         if framework != "nccl":  # whose tables name the framework that called it
             raw = raw[_column(raw, "framework", framework).astype("str").str.lower() == framework]
+        raw = table.prepare(raw)
         rows = table.translate(raw)
         rows = rows[rows["dtype"].notna()]
         raw = raw.loc[rows.index]

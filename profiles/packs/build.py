@@ -46,6 +46,7 @@ Changes made by the Shardwright project (profiles/importers/aiconfigurator.py, p
 - latencies converted from milliseconds to microseconds and rounded to four significant digits, collective
   message sizes converted from elements to bytes;
 - of several framework versions and kernels that timed the same question, one kept;
+- the two kernels of a linear-attention layer added up;
 - timings of eager (not graph-captured) launches, rows filed under another framework than their own, and
   precisions that the schema does not name, left out, as listed in these two files;
 - tables that cannot be what they say left out (LEFT_OUT in profiles/packs/build.py);
@@ -67,7 +68,19 @@ DROPPED: dict[str, dict[str, tuple[int, ...]]] = {
     "attention_prefill": {"query_tokens": (1536, 6144, 10240, 12288)},
     "attention_decode": {"context_tokens": (8, 32)},
     "moe": {"tokens": (48, 80, 96, 160, 192, 320, 768, 12288)},
+    "gdn_prefill": {"query_tokens": (2, 4, 8, 32)},
+    "dsa_prefill": {"query_tokens": (1536, 3072, 6144, 10240, 12288)},
 }
+
+# Values kept of the grids that are finer still.
+KEPT: dict[str, dict[str, tuple[int, ...]]] = {
+    "dsa_prefill": {"prefix_tokens": (0, 128, 1024, 4096, 16384, 65536, 131072)},
+    "dsa_decode": {
+        "context_tokens": (17, 257, 513, 1025, 2049, 4097, 8193, 16385, 32769, 65537, 131073, 163840, 202752)
+    },
+}
+
+HOPPER, B200_B300 = ("H100-SXM", "H200"), ("B200", "B300")
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,68 @@ LEFT_OUT = (
         "all tokens were routed to the local experts: DeepSeek's layer at 8192 tokens over 64 GPUs takes 4709 µs when "
         "balanced, 1899 µs when skewed, and 230 µs when balanced under TensorRT-LLM",
     ),
+    *(
+        LeftOut(
+            operation,
+            "framework == 'trtllm' or gpu == 'A100-SXM-80GB'",
+            "the convolution would pass the GPU's memory bandwidth up to 5-fold on data-centre GPUs (18-fold on L40S), "
+            "where vLLM and a newer SGLang stay below it",
+        )
+        for operation in ("gdn_prefill", "gdn_decode")
+    ),
+    *(
+        LeftOut(
+            operation,
+            f"framework == 'sglang' and gpu == 'H200' and {work} > {most}",
+            "of a machine that slows down under long kernels: above it, times rise to 2–4 times H100's (decode: "
+            "2–3 times vLLM's, whose kernel is the same) and scatter; below it they are 0.92–1.0 of H100's, as others",
+        )
+        for operation, work, most in (
+            ("gdn_prefill", "batch * query_tokens * value_heads", 32768),
+            ("gdn_decode", "batch * value_heads", 6144),
+        )
+    ),
+    LeftOut(
+        "gdn_decode",
+        "gpu in ('L40S', 'RTX-PRO-6000') and batch * value_heads <= 4096",
+        "the same states are timed again and again: as long as these GPUs' large second-level caches hold them (64 kB "
+        "each) they move at up to 4.6 × the memory bandwidth, and in an engine they would come from memory",
+    ),
+    *(
+        LeftOut(
+            "dsa_prefill",
+            f"framework == '{framework}' and gpu in {gpus} and batch * query_tokens < {tokens} "
+            f"and (latency_us < {floor} or prefix_tokens + query_tokens <= 2048)",
+            f"times the host, not the GPU: launched eagerly, 98 % of prompts of 256 tokens or less take up to {floor} "
+            "µs however short they are; in an engine the host runs ahead of the experts' kernels. Rows of more tokens "
+            "stay: they bound what the GPU takes",
+        )
+        for framework, gpus, floor, tokens in (
+            ("sglang", (*HOPPER, *B200_B300), 1900, 4096),
+            ("sglang", ("GB200",), 3700, 4096),
+            ("vllm", HOPPER, 2000, 4096),
+            ("vllm", B200_B300, 2700, 8192),
+            ("vllm", ("GB200",), 4500, 8192),
+            ("trtllm", HOPPER, 300, 128),
+        )
+    ),
+    LeftOut(
+        "dsa_decode",
+        "framework == 'sglang' and batch >= 512 and latency_us > 1000",
+        "batches beyond its CUDA graphs are launched eagerly: 1.3 ms whatever the context, where half the batch takes "
+        "0.1 ms",
+    ),
+    LeftOut(
+        "dsa_decode",
+        f"framework == 'trtllm' and gpu in {HOPPER} and latency_us < 300",
+        "times the host: as long as the same module's shortest prompts, and flat up to 64 sequences",
+    ),
+    LeftOut(
+        "dsa_decode",
+        "framework == 'trtllm' and context_tokens == 2049",
+        "the first step beyond 2048 tokens takes twice as long as at twice the context, on every GPU: not a step that "
+        "an engine repeats",
+    ),
 )
 
 
@@ -122,6 +197,8 @@ def thin(operation: str, rows: pd.DataFrame) -> pd.DataFrame:
     keep = np.ones(len(rows), dtype=bool)
     for column, values in DROPPED.get(operation, {}).items():
         keep &= ~rows[column].isin(values).to_numpy()
+    for column, values in KEPT.get(operation, {}).items():
+        keep &= rows[column].isin(values).to_numpy()
     return rows[keep]
 
 

@@ -147,12 +147,12 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("operation", shipped_pack().operations())
 def test_show_explains_every_column_and_fits(operation: str) -> None:
-    text = output("show", operation, "--gpu", "H200", "--limit", 400)
+    text = output("show", operation, "--gpu", "H200", "--limit", 300)
     assert_fits(text)
     for column in columns_of(OPERATIONS[operation]):
         assert column.name in text
         assert column.unit in text
-    assert "400 of " in text
+    assert "300 of " in text
     assert "NVIDIA, aiconfigurator-core 0.12.0" in text
 
 

@@ -7,7 +7,7 @@ rows are taken; one prior is fitted to all held-out GPUs together (maximum margi
 process, so that a GPU with large errors does not drown the others).
 ``repeat``: bf16 GEMMs of vLLM and TensorRT-LLM on the same GPU type are the same cuBLAS kernels, measured twice by
 different hands; their ratio is what another run of a measured type looks like. Only GEMMs were measured twice like
-that, so the other operations take its offset and noise (marked ``from: gemm``).
+that, so the other operations take its sizes (marked ``from: gemm``), each at most what another GPU type shows.
 """
 
 from __future__ import annotations
@@ -177,6 +177,13 @@ def repeat(store: ProfileStore, hidden: Collection[str] = ()) -> Prior:
     return replace(fit("gemm", samples), growth=0.0, claim=1.0)
 
 
+def borrowed(repeat: Prior, unseen: Prior) -> Prior:
+    """``repeat`` of another operation for that of ``unseen``."""
+    sizes = ("offset", "partition", "shared", "local", "noise")
+    least = {name: min(getattr(repeat, name), getattr(unseen, name)) for name in sizes}
+    return replace(repeat, **least, lengths=unseen.lengths)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--op", action="append", choices=list(FAMILIES))
@@ -197,7 +204,7 @@ def main() -> None:
     for operation in operations:
         started = time.process_time()
         prior = unseen(Data.of(store, operation, FRAMEWORK))
-        of_operation = replace(again, lengths=again.lengths if operation == "gemm" else prior.lengths)
+        of_operation = again if operation == "gemm" else borrowed(again, prior)
         document[operation] = {
             "unseen": as_figures(operation, prior),
             "repeat": {"from": "gemm", **as_figures(operation, of_operation)},

@@ -1,5 +1,7 @@
 """Kernel error cards: ``python -m tests.benchmarks.kernels [--framework vllm] [--op gemm] [--folds 5]``.
 
+With ``--op``, the figures of the other operations stay as they are.
+
 Held out by shape (all rows of a shape on all GPUs at once, so that no twin GPU gives the answer away), by whole
 model (MoE) and by
 whole GPU. Beside our model on the same rows in the same run: the roofline alone, interpolation in the measured
@@ -12,6 +14,7 @@ hold-out,
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +41,7 @@ from costmodels.library import MODEL_VERSION
 from costmodels.roofline import Hardware, roofline_us
 from profiles.measurements import DTYPES
 from profiles.store import ProfileStore, shipped_pack
-from tests.benchmarks.cards import card, line, write
+from tests.benchmarks.cards import EVIDENCE, card, line, write
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -185,20 +188,19 @@ def main() -> None:
     parser.add_argument("--no-baselines", action="store_true")
     arguments = parser.parse_args()
     store = shipped_pack()
+    evidence = f"kernels-{arguments.framework}"
     document: dict[str, Any] = {
         "command": f"python -m tests.benchmarks.kernels --framework {arguments.framework}",
-        "pack_hash": store.manifest.content_hash,
-        "model_version": MODEL_VERSION,
         "coverage_claimed_pct": 100 * COVERAGE,
         "excluded_rows": 0,
-        "operations": {},
+        "operations": kept(evidence) if arguments.op else {},
     }
     unseen: dict[str, float] = {}
     for operation in arguments.op or list(FAMILIES):
         started = time.perf_counter()
         data = Data.of(store, operation, arguments.framework)
         splits = ["shape", "gpu", *(["model"] if data.family.alike else [])]
-        cards = {}
+        cards: dict[str, Any] = {"pack_hash": store.manifest.content_hash, "model_version": MODEL_VERSION}
         for split in splits:
             cards[split] = held_out(data, split, arguments.folds, not arguments.no_baselines and split == "shape")
             for name, figures in cards[split]["ours"].items():
@@ -209,19 +211,28 @@ def main() -> None:
         # A GPU or a model without rows: the interval is widened by what the hold-out of either shows.
         unseen[operation] = max(cards[s]["log_error_p80"] for s in splits if s != "shape")
         print(f"{operation}: {time.perf_counter() - started:.0f} s", flush=True)
-    if arguments.op is None:
-        print(write(f"kernels-{arguments.framework}", document))
-        if arguments.framework == "vllm":
-            _write_unseen(unseen)
+    document["operations"] = {op: document["operations"][op] for op in FAMILIES if op in document["operations"]}
+    print(write(evidence, document))
+    if arguments.framework == "vllm":
+        _write_unseen(unseen)
+
+
+def kept(name: str) -> dict[str, Any]:
+    """The cards that are there."""
+    path = EVIDENCE / f"{name}.json"
+    operations: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["operations"] if path.exists() else {}
+    return operations
 
 
 def _write_unseen(unseen: dict[str, float]) -> None:
     path = Path(__file__).parents[2] / "costmodels" / "unseen_gpu.yaml"
+    known = {**yaml.safe_load(path.read_text(encoding="utf-8"))["half_width"], **unseen}
     header = (
         "# Half-width (natural log) of each operation's 80 % interval on a GPU type (MoE: or a model) without rows.\n"
         "# Written by `make bench` (tests/benchmarks/kernels.py): leave-one-GPU-out over the shipped pack, vLLM.\n"
     )
-    path.write_text(header + yaml.safe_dump({"half_width": unseen}, sort_keys=False), encoding="utf-8")
+    ordered = {operation: known[operation] for operation in FAMILIES}
+    path.write_text(header + yaml.safe_dump({"half_width": ordered}, sort_keys=False), encoding="utf-8")
     print(path)
 
 

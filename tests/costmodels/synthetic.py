@@ -25,6 +25,15 @@ MEASURED_GPUS = ("H100-SXM", "H200")
 UNSEEN_GPU = "A100-SXM-80GB"
 
 _GQA = {"head_dim": [128], "window_tokens": [0], "kv_dtype": ["bf16", "fp8"], "dtype": ["bf16"]}
+_DSA = {
+    "dtype": ["bf16"],
+    "kv_dtype": ["bf16"],
+    "hidden": [6144],
+    "q_rank": [2048],
+    "qk_dim": [256],
+    "v_dim": [256],
+    "index_heads": [32],
+}
 GRIDS: dict[str, dict[str, list[object]]] = {
     "gemm": {
         "dtype": ["bf16"],
@@ -67,6 +76,32 @@ GRIDS: dict[str, dict[str, list[object]]] = {
         "kind": ["pre", "post"],
         "tokens": [1, 8, 64, 512, 4096],
         "heads": [4, 8, 16, 32, 64, 128],
+    },
+    "gdn_prefill": {
+        "dtype": ["bf16"],
+        "batch": [1, 2, 4, 8],
+        "query_tokens": [16, 128, 1024, 8192],
+        "key_heads": [1, 2, 4, 8],
+        "value_heads": [8, 16, 32],
+    },
+    "gdn_decode": {
+        "dtype": ["bf16"],
+        "batch": [1, 4, 16, 64, 256],
+        "key_heads": [1, 2, 4, 8],
+        "value_heads": [8, 16, 32, 64],
+    },
+    "dsa_prefill": _DSA
+    | {
+        "batch": [1, 2, 4, 8],
+        "query_tokens": [16, 128, 1024, 8192],
+        "prefix_tokens": [0],
+        "heads": [8, 16, 32, 64, 128],
+    },
+    "dsa_decode": _DSA
+    | {
+        "batch": [1, 4, 16, 64],
+        "context_tokens": [16, 512, 4096, 65536],
+        "heads": [8, 16, 32, 64, 128],
     },
     "moe": {
         "dtype": ["bf16"],
@@ -134,7 +169,10 @@ def questions(operation: str, n: int, seed: int = 0, beyond: float = 1.0) -> dic
     table = rows(operation, MEASURED_GPUS[0]).sample(n, replace=True, random_state=seed)
     for column, values in GRIDS[operation].items():
         # Heads and splits come in the sizes of the grid; tokens, widths and messages in any.
-        stays = column in ("num_gpus", "heads", "kv_heads", "moe_tp", "moe_ep", "hidden")
+        stays = column in (
+            *("num_gpus", "heads", "kv_heads", "key_heads", "value_heads"),
+            *("moe_tp", "moe_ep", "hidden"),
+        )
         if isinstance(values[0], int) and len(values) > 1 and not stays:
             least, most = float(values[0]), float(values[-1])
             drawn = np.exp(rng.uniform(np.log(least), np.log(most), n)) * beyond

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from costmodels.architecture import (
     Architecture,
     DenseFeedForward,
+    GatedDeltaNet,
     GroupedQueryAttention,
+    Indexer,
     LatentAttention,
     MixtureOfExperts,
 )
@@ -121,6 +123,9 @@ def test_layers_that_differ_are_grouped() -> None:
     assert maverick == [(24, 8192, dense), (12, 8192, moe), (12, 0, moe)]
     assert groups("meta-llama/Llama-4-Scout-17B-16E-Instruct") == [(36, 8192, moe), (12, 0, moe)]
     assert groups("Qwen/Qwen2.5-7B-Instruct") == [(28, 0, dense)]
+    assert groups("Qwen/Qwen3.5-397B-A17B") == [(45, 0, moe), (15, 0, moe)]
+    assert groups("Qwen/Qwen3.5-27B") == [(48, 0, dense), (16, 0, dense)]
+    assert groups("zai-org/GLM-5") == [(3, 0, dense), (75, 0, moe)]
 
 
 def test_family_traits_are_read() -> None:
@@ -162,6 +167,22 @@ def test_latent_parameters_match_a_hand_count() -> None:
     assert with_rank.parameters(8) == (8 * 4 + 4 + 4 * 2 * 3) + key_value + output
     assert with_rank.kv_elements_per_token() == 4
     assert LatentAttention(2, 0, 3, 2, 1, 2).parameters(8) == 8 * 2 * 3 + key_value + output
+
+
+def test_an_indexer_adds_its_projections_to_latent_attention() -> None:
+    # 3 heads of 5: from the query's rank 4, a key and its LayerNorm from hidden 8, a weight per head
+    plain, sparse = LatentAttention(2, 4, 3, 2, 1, 2), LatentAttention(2, 4, 3, 2, 1, 2, indexer=Indexer(3, 5, 16))
+    assert sparse.parameters(8) - plain.parameters(8) == 4 * 3 * 5 + (8 * 5 + 2 * 5) + 8 * 3
+    assert sparse.kv_elements_per_token() == plain.kv_elements_per_token()
+
+
+def test_delta_net_parameters_and_state_match_a_hand_count() -> None:
+    # hidden 8, 2 key heads of 3, 4 value heads of 5, convolution of 4: 2×6 + 20 channels
+    net = GatedDeltaNet(2, 4, 3, 5, 4)
+    projections = 8 * (6 + 6 + 20 + 20) + 8 * (4 + 4)
+    assert net.parameters(8) == projections + 32 * 4 + (4 + 4) + 5 + 20 * 8
+    assert net.kv_elements_per_token() == 0
+    assert net.state_bytes_per_sequence() == 4 * 3 * 5 * 4 + 32 * 3 * 2
 
 
 def test_expert_parameters_match_a_hand_count() -> None:
@@ -263,9 +284,81 @@ def test_parts_that_a_quantized_checkpoint_leaves_alone_are_named() -> None:
     assert find_architecture("moonshotai/Kimi-K2.5").unquantized == (*both, "dense", "shared_experts")
     assert find_architecture("nvidia/DeepSeek-V3.1-NVFP4").unquantized == ("attention_qkv",)
     assert find_architecture("Qwen/Qwen3-235B-A22B-FP8").unquantized == ()
+    assert find_architecture("nvidia/GLM-5-NVFP4").unquantized == both
+    assert find_architecture("nvidia/Qwen3.5-397B-A17B-NVFP4").unquantized == (*both, "shared_experts")
     some = {"quant_method": "fp8", "modules_to_not_convert": ["model.layers.1.self_attn"]}
     with pytest.raises(Unsupported, match="1 of 2 layers unquantized"):
         parse_config(TINY | {"quantization_config": some}, "t")
+
+
+TINY_HYBRID = TINY | {
+    "model_type": "qwen3_next",
+    "head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_conv_kernel_dim": 4,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+}
+TINY_SPARSE = TINY | {
+    "model_type": "deepseek_v32",
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "kv_lora_rank": 32,
+    "q_lora_rank": 48,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "index_n_heads": 2,
+    "index_head_dim": 16,
+    "index_topk": 64,
+}
+
+
+def test_every_so_many_th_layer_of_a_hybrid_is_full_and_layer_types_win() -> None:
+    def kinds(**keys: object) -> list[tuple[int, str]]:
+        found = parse_config(TINY_HYBRID | {"num_hidden_layers": 6} | keys, "h").layer_groups
+        return [(group.count, type(group.attention).__name__) for group in found]
+
+    linear, full = "GatedDeltaNet", "GroupedQueryAttention"
+    assert kinds() == [(5, linear), (1, full)]
+    assert kinds(full_attention_interval=2) == [(3, linear), (3, full)]
+    assert kinds(layer_types=["full_attention"] * 4 + ["linear_attention"] * 2) == [(4, full), (2, linear)]
+    with pytest.raises(InputError, match="lists 1 layers"):
+        kinds(layer_types=["linear_attention"])
+    with pytest.raises(Unsupported, match="sliding_attention"):
+        kinds(layer_types=["sliding_attention"] * 6)
+
+
+def test_a_hybrids_attention_is_gated_and_its_state_is_as_precise_as_it_says() -> None:
+    found = parse_config(TINY_HYBRID | {"full_attention_interval": 2}, "h").layer_groups
+    linear, full = (group.attention for group in found)
+    assert isinstance(full, GroupedQueryAttention)
+    assert full.gated_output
+    assert isinstance(linear, GatedDeltaNet)
+    assert linear.state_bytes == 4
+    half = parse_config(TINY_HYBRID | {"mamba_ssm_dtype": "bfloat16"}, "h").layer_groups[0].attention
+    assert isinstance(half, GatedDeltaNet)
+    assert half.state_bytes == 2
+    with pytest.raises(InputError, match="mamba_ssm_dtype' = 'int8': must be one of float32"):
+        parse_config(TINY_HYBRID | {"mamba_ssm_dtype": "int8"}, "h")
+    with pytest.raises(InputError, match="linear_num_value_heads' = 3 is not a multiple"):
+        parse_config(TINY_HYBRID | {"linear_num_value_heads": 3}, "h")
+
+
+def test_sparse_attention_is_read_with_its_indexer() -> None:
+    for kind in ("deepseek_v32", "glm_moe_dsa"):
+        attention = parse_config(TINY_SPARSE | {"model_type": kind}, "s").layer_groups[0].attention
+        assert isinstance(attention, LatentAttention)
+        assert attention.indexer == Indexer(2, 16, 64)
+    for key in ("index_topk", "q_lora_rank"):
+        with pytest.raises(InputError, match=key):
+            parse_config({name: value for name, value in TINY_SPARSE.items() if name != key}, "s")
 
 
 # --- what is refused --------------------------------------------------------------------------------------
@@ -290,6 +383,9 @@ def test_parts_that_a_quantized_checkpoint_leaves_alone_are_named() -> None:
         ({"quantization_config": {"quant_method": "quark"}}, "quark"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 8}}, "gptq.*bits=8"),
         ({"quantization_config": {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}}, "MIXED"),
+        (TINY_SPARSE | {"indexer_types": ["full", "shared"]}, "an index that layers share.*indexer_types"),
+        (TINY_SPARSE | {"linear_num_key_heads": 16}, "linear attention"),
+        ({"mamba_ssm_dtype": "float32"}, "linear attention"),
         ({"model_type": "minimax_m2", "head_dim": 16, "attn_type_list": [0, 1]}, "attn_type_list"),
     ],
 )

@@ -32,6 +32,7 @@ CHECKPOINTS = [
     ("openai/gpt-oss-20b", 13.8e9),
     ("Llama-3.1-8B", 2 * 8.03e9),
     ("gemma-3-27b-it", 2 * 27.0e9),
+    ("Qwen3.5-397B-A17B", 2 * 396.35e9),
 ]
 
 
@@ -105,6 +106,20 @@ def test_fewer_bits_take_less_room() -> None:
 def test_kv_bytes_per_token_are_those_one_counts(model: str, per_token: int) -> None:
     assert kv(model, 1000) == 1000 * per_token
     assert kv(model, 1000, precision="fp8") == 500 * per_token
+
+
+def test_linear_attention_keeps_a_state_however_long_the_sequence() -> None:
+    state = 45 * (64 * 128 * 128 * 4 + (2 * 16 + 64) * 128 * 3 * 2)  # fp32 matrices, three inputs of the convolution
+    per_token = 15 * 2 * 2 * 256 * 2
+    assert kv("Qwen3.5-397B-A17B", 0) == state
+    assert kv("Qwen3.5-397B-A17B", 1000) == state + 1000 * per_token
+    assert kv("Qwen3.5-397B-A17B", 1000, precision="fp8") == state + 500 * per_token
+    assert kv("Qwen3.5-397B-A17B", 1000, tp=8) == pytest.approx(state / 8 + 1000 * per_token / 2)  # two KV heads
+
+
+def test_sparse_attention_keeps_the_latent_and_the_indexers_keys() -> None:
+    assert kv("GLM-5", 1000) == 78 * 1000 * (576 * 2 + 128 + 4)
+    assert kv("GLM-5", 1000, precision="fp8", tp=8) == 78 * 1000 * (576 + 132)
 
 
 def test_windowed_layers_keep_their_window_only() -> None:

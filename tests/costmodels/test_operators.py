@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodels.architecture import Architecture, GroupedQueryAttention, LatentAttention, MixtureOfExperts
+from costmodels.architecture import Architecture, LatentAttention, MixtureOfExperts
 from costmodels.layouts import Layouts
 from costmodels.operators import Batch, Exchange, StepWork, step_work
 from costmodels.precision import choose_precision
@@ -15,7 +17,9 @@ from costmodels.registry import find_architecture
 from costmodels.roofline import CODES, code, work
 
 DENSE, MOE, MLA, WINDOWED = "Qwen3-32B", "Qwen3-235B-A22B", "DeepSeek-V3", "gemma-3-27b-it"
-MODELS = (DENSE, MOE, MLA, WINDOWED, "openai/gpt-oss-120b", "Llama-3.1-8B")
+HYBRID, SPARSE = "Qwen3.5-397B-A17B", "GLM-5"
+MODELS = (DENSE, MOE, MLA, WINDOWED, HYBRID, SPARSE, "openai/gpt-oss-120b", "Llama-3.1-8B")
+COUNTED = tuple(model for model in MODELS if model != SPARSE)  # whose products are asked for one by one
 PLAIN = (1, 1, 1, 1, 1)
 
 
@@ -63,13 +67,47 @@ def body(model: Architecture) -> float:
 # --- FLOPs ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", COUNTED)
 @pytest.mark.parametrize("todo", [PROMPT, DECODES], ids=["prefill", "decode"])
 def test_products_of_a_step_are_two_flops_per_active_weight_and_token(model: str, todo: Batch) -> None:
     architecture = find_architecture(model)
     tokens, sampled = int(todo.tokens[0]), int(todo.prefills[0] + todo.decodes[0])
     expected = 2 * body(architecture) * tokens + 2 * architecture.embedding_parameters * sampled
     assert flops(step(model, PLAIN, todo)) == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("todo", [PROMPT, DECODES], ids=["prefill", "decode"])
+def test_the_module_of_sparse_attention_holds_its_projections(todo: Batch) -> None:
+    architecture = find_architecture(SPARSE)
+    tokens, sampled = int(todo.tokens[0]), int(todo.prefills[0] + todo.decodes[0])
+    made = step(SPARSE, PLAIN, todo)
+    module = next(name for name in made.asked if name.startswith("dsa"))
+    longest = {name: values * 0 + 1 for name, values in made.asked[module][0].columns.items() if "tokens" in name}
+    short = {**made.asked[module][0].columns, **longest, "batch": np.array([tokens])}  # one key each: projections alone
+    projections = architecture.layers * float(work(module, short).flops[0])
+    expected = 2 * body(architecture) * tokens + 2 * architecture.embedding_parameters * sampled
+    assert flops(made, "gemm", "moe") + projections == pytest.approx(expected, rel=0.01)
+
+
+def test_linear_attention_asks_for_its_heads_and_sees_neither_prefix_nor_context() -> None:
+    near, far = (
+        step(HYBRID, (4, 1, 1, 4, 1), batch(prefills=2, chunk=512, prefix=p, decodes=8, context=c))
+        for p, c in ((0, 10), (5000, 9000))
+    )
+    for made in (near, far):
+        assert columns(made, "gdn_prefill", "batch") == [2]
+        assert columns(made, "gdn_decode", "batch") == [8]
+        assert columns(made, "gdn_decode", "key_heads") == [4]
+        assert columns(made, "gdn_decode", "value_heads") == [16]
+        assert float(made.asked["gdn_decode"][0].count[0]) == 45
+        assert float(made.asked["attention_decode"][0].count[0]) == 15
+    assert flops(near, "gdn_prefill", "gdn_decode", "gemm") == flops(far, "gdn_prefill", "gdn_decode", "gemm")
+
+
+def test_drafted_tokens_are_so_many_more_sequences_to_states_and_indexers() -> None:
+    todo = dataclasses.replace(DECODES, queries=4)
+    assert columns(step(HYBRID, PLAIN, todo), "gdn_decode", "batch") == [256]
+    assert set(columns(step(SPARSE, PLAIN, todo), "dsa_decode", "batch")) == {256}
 
 
 def test_latent_attention_behind_a_prefix_rebuilds_the_whole_prompt() -> None:
@@ -139,7 +177,7 @@ def test_no_question_has_an_empty_shape(
 ) -> None:
     made = step(model, layout, batch(prefills, chunk, prefix, decodes, context))
     for operation, parts in made.asked.items():
-        assert operation.startswith("attention_prefill") <= bool(prefills)
+        assert operation.endswith("_prefill") <= bool(prefills)
         for asked in parts:
             assert np.all(asked.count > 0)
             for name, values in asked.columns.items():
@@ -261,9 +299,10 @@ def test_nothing_is_asked_where_nothing_happens() -> None:
     assert (only.kind, only.candidate.tolist(), only.count.tolist()) == (code("kind", "all_gather"), [1], [3.0])
 
 
-def test_grouped_query_models_never_ask_for_latent_attention() -> None:
+def test_each_kind_of_attention_asks_for_its_own_kernels_only() -> None:
+    grouped, latent = {"attention_prefill", "attention_decode"}, {"mla_prefill", "mla_decode", "mla_bmm"}
+    linear, sparse = {"gdn_prefill", "gdn_decode"}, {"dsa_prefill", "dsa_decode"}
     for model in MODELS:
         made = step(model, PLAIN, batch(prefills=1, chunk=64, decodes=4, context=64))
-        latent = not isinstance(find_architecture(model).layer_groups[0].attention, GroupedQueryAttention)
-        assert ("mla_decode" in made.asked) == ("mla_bmm" in made.asked) == latent
-        assert ("attention_decode" in made.asked) != latent
+        wanted = {MLA: latent, SPARSE: sparse, HYBRID: grouped | linear}.get(model, grouped)
+        assert set(made.asked) - {"gemm", "moe"} == wanted

@@ -31,6 +31,20 @@ def asked(**columns: int | str) -> dict[str, np.ndarray]:
 
 GQA = {"dtype": "bf16", "heads": 8, "kv_heads": 2, "head_dim": 64, "window_tokens": 0, "kv_dtype": "bf16"}
 MLA = {"dtype": "bf16", "kv_dtype": "bf16"}
+GDN = {"dtype": "bf16", "key_heads": 2, "value_heads": 4}
+DSA = {
+    "dtype": "bf16",
+    "kv_dtype": "bf16",
+    "heads": 4,
+    "hidden": 64,
+    "q_rank": 32,
+    "qk_dim": 192,
+    "v_dim": 128,
+    "index_heads": 2,
+}
+# To the query's latent, the shared latent of 512 + 64, the index key and the index weights; from the query's latent to
+# 4 heads of 192 and 2 index heads of 128; into and out of the latent; out.
+DSA_WEIGHTS = 64 * (32 + 576 + 128 + 2) + 32 * (4 * 192 + 2 * 128) + 4 * 512 * (128 + 128) + 4 * 128 * 64
 MOE = {
     "dtype": "bf16",
     "hidden": 64,
@@ -67,6 +81,20 @@ BY_HAND = [
      3 * (2 * 10 * 576 + 2 * 4 * (576 + 512)), 0),
     ("mla_bmm", {"dtype": "bf16", "kind": "pre", "tokens": 5, "heads": 4}, 2 * 5 * 4 * 128 * 512,
      2 * 4 * 128 * 512 + 2 * 5 * 4 * (128 + 512), 0),
+    # 2 key and 4 value heads of 128: a convolution of 4 over 1024 channels; 4 products with each 128×128 state, which
+    # is written once in fp32; q, k, v in and the output out.
+    ("gdn_prefill", GDN | {"batch": 3, "query_tokens": 5}, 15 * (2 * 4 * 1024 + 2 * 4 * 4 * 128**2),
+     15 * 2 * (1024 + 512) + 3 * 4 * 128**2 * 4, 0),
+    # The state is read, too.
+    ("gdn_decode", GDN | {"batch": 3}, 3 * (2 * 4 * 1024 + 2 * 4 * 4 * 128**2),
+     3 * 2 * (1024 + 512) + 2 * 3 * 4 * 128**2 * 4, 0),
+    # All 3 keys are seen, so none is scored, and heads attend over 192 and 128.
+    ("dsa_prefill", DSA | {"batch": 1, "query_tokens": 2, "prefix_tokens": 1},
+     2 * (2 * DSA_WEIGHTS + 4 * (192 + 128) * 5), 2 * DSA_WEIGHTS + 4 * 2 * 64 + 3 * 576 * 2, 0),
+    # 5000 keys are scored in fp8, at half the price of 16 bits, and read with their scales; 2048 latents are seen.
+    ("dsa_decode", DSA | {"batch": 3, "context_tokens": 5000},
+     2 * 3 * (DSA_WEIGHTS + 5000 * 2 * 128 * 0.5 + 4 * 2048 * (576 + 512)),
+     2 * DSA_WEIGHTS + 4 * 3 * 64 + 3 * (2048 * 576 * 2 + 5000 * 132), 0),
     # Both experts see all tokens: gate, up and down of 64 × 32.
     ("moe", MOE | {"tokens": 5}, 2 * 5 * 2 * 3 * 64 * 32, 2 * 2 * 3 * 64 * 32 + 10 * 2 * (64 + 64 + 3 * 32), 0),
     ("moe", MOE | {"tokens": 5, "gated": 0}, 2 * 5 * 2 * 2 * 64 * 32,

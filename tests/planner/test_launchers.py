@@ -142,6 +142,12 @@ class TestEveryLauncher:
             launch(spec(framework, weights_precision="int2", published_precision="int2"))
 
 
+@pytest.mark.parametrize(("framework", "word"), [("vllm", "bfloat16"), ("sglang", "bf16")])
+def test_the_cache_is_named_where_the_default_may_be_another(framework: str, word: str) -> None:
+    assert "--kv-cache-dtype" not in launch(spec(framework)).command
+    assert value(launch(spec(framework, is_sparse=True)).command, "--kv-cache-dtype") == word
+
+
 def test_unknown_framework_names_the_nearest() -> None:
     with pytest.raises(UnknownName) as caught:
         find_launcher("vlm")

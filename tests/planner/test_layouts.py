@@ -9,6 +9,7 @@ import pytest
 from costmodels.architecture import (
     Architecture,
     DenseFeedForward,
+    GatedDeltaNet,
     GroupedQueryAttention,
     LatentAttention,
     LayerGroup,
@@ -94,6 +95,8 @@ def is_legal(
             if max(a.kv_heads, tp) % min(a.kv_heads, tp):
                 return False
             cuts = [cuts[0] * a.head_dim, max(a.kv_heads // tp, 1) * a.head_dim]
+        elif isinstance(a, GatedDeltaNet):
+            cuts = [cuts[0] * a.key_dim, a.value_heads // tp * a.value_dim]
         else:
             cuts = [cuts[0] * (a.qk_nope_head_dim + a.qk_rope_head_dim)]
         if fp8_block and tp > 1 and any(cut % 128 for cut in cuts):
@@ -143,6 +146,8 @@ def twin(m: Architecture, framework: str, fp8_block: bool, gpus: int, per_node: 
         ("openai/gpt-oss-20b", 16, 8, {"tp_across_nodes": 1}),
         ("deepseek-ai/DeepSeek-V3", 32, 8, {}),
         ("deepseek-ai/DeepSeek-V2-Lite", 6, 2, {}),
+        ("Qwen/Qwen3.5-27B", 8, 8, {}),
+        ("zai-org/GLM-5-FP8", 16, 8, {}),
     ],
 )
 def test_the_legal_layouts_are_those_of_the_exhaustive_twin(
@@ -192,6 +197,15 @@ def test_latent_attention_needs_no_kv_heads_to_divide() -> None:
     found, rejected, _ = legal(model(LayerGroup(24, attention, DenseFeedForward(12288))))
     assert tps(found) == {1, 2, 3, 4, 6, 8}
     assert "KV heads" not in reasons(rejected)
+
+
+def test_linear_attention_splits_as_far_as_its_key_heads_and_their_blocks_do() -> None:
+    m = model(LayerGroup(24, GatedDeltaNet(4, 16, 128, 128, 4), DenseFeedForward(12288)))
+    assert tps(legal(m)[0]) == {1, 2, 4}
+    narrow = model(LayerGroup(24, GatedDeltaNet(4, 16, 96, 128, 4), DenseFeedForward(12288)))
+    found, rejected, _ = legal(narrow, precision="fp8_block")
+    assert tps(found) == {1}
+    assert "key heads of width 96 ÷ tp are not a multiple" in reasons(rejected)
 
 
 def test_the_feed_forward_width_divides_by_tp() -> None:

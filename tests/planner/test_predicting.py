@@ -57,6 +57,21 @@ def test_each_mean_lies_in_its_interval_and_percentiles_are_in_order() -> None:
             assert p50 <= p99
 
 
+def test_hybrid_and_sparse_models_are_predicted_and_pay_little_for_context() -> None:
+    """Three of four layers keep a state, and a sparse query sees 2048 tokens: long contexts cost both far less than a
+    dense model of grouped-query attention, and hold more of them."""
+    models = ("Qwen/Qwen3.5-27B", "Qwen/Qwen3-32B")
+    contexts = ({"isl": "2000"}, {"isl": "30000"})
+    answer = predict(rows(*({"model": m, "tp": "4", "concurrency": "32", **c} for m in models for c in contexts)))
+    assert (answer["error"] == "").all()
+    short, long, dense_short, dense_long = (value(answer, "tpot_ms_mean", row) for row in range(4))
+    assert 1 < long / short < dense_long / dense_short
+    assert value(answer, "kv_tokens", 1) > 2 * value(answer, "kv_tokens", 3)
+    assert value(answer, "kv_tokens", 0) < value(answer, "kv_tokens", 1)  # the state weighs more on short sequences
+    sparse = predict(rows({"model": "zai-org/GLM-5-FP8", "tp": "8", "osl": "10"}))
+    assert sparse["error"].iloc[0] == ""
+
+
 def test_a_row_that_cannot_be_predicted_says_why_and_spoils_no_other() -> None:
     bad = {
         "model": "Qwen/Qwen3-33B",

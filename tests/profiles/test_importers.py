@@ -196,6 +196,54 @@ def test_latent_attention_moe_and_power_are_read(aic: Writer) -> None:
     assert tables["mla_decode"]["power_watts"].isna().all()
 
 
+def test_a_delta_rule_is_timed_with_its_convolution(aic: Writer) -> None:
+    kernels = ["causal_conv1d_fn", "chunk_rule", "causal_conv1d_fn", "causal_conv1d_update", "packed", "chunk_rule"]
+    table = {
+        "kernel_source": kernels,
+        "phase": ["context"] * 3 + ["generation"] * 2 + ["context"],
+        "batch_size": 2,
+        "seq_len": [512, 512, 64, 1, 1, 512],
+        "d_conv": 4,
+        "num_k_heads": 4,
+        "head_k_dim": 128,
+        "num_v_heads": 16,
+        "head_v_dim": [128, 128, 128, 128, 128, 64],
+        "latency": [0.01, 0.05, 0.002, 0.001, 0.004, 9.0],
+    }
+    tables = read(aiconfigurator.IMPORTER, aic("h200_sxm/linear_attention/vllm/0.24.0/gdn_perf", table))
+    prefill, decode = tables["gdn_prefill"], tables["gdn_decode"]
+    assert prefill["query_tokens"].tolist() == [512]  # of 64 tokens only the convolution was timed
+    assert prefill["latency_us"].tolist() == pytest.approx([60.0])
+    assert prefill["kernel"].tolist() == ["causal_conv1d_fn+chunk_rule"]
+    assert decode[["batch", "key_heads", "value_heads"]].to_numpy().tolist() == [[2, 4, 16]]
+    assert decode["latency_us"].tolist() == pytest.approx([5.0])
+
+
+def test_sparse_attention_has_the_widths_of_its_architecture(aic: Writer) -> None:
+    table = {
+        "op_name": ["dsa_context_module"] * 2 + ["dsa_context_module_skip_indexer"],
+        "architecture": ["DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM", "GlmMoeDsaForCausalLM"],
+        "gemm_type": ["fp8_block", "bfloat16", "bfloat16"],
+        "kv_cache_dtype": "fp8",
+        "num_heads": 16,
+        "batch_size": 2,
+        "isl": 1024,
+        "step": [0, 128, 256],
+        "latency": 1.0,
+    }
+    aic("h200_sxm/sparse_attention/sglang/0.5.14/dsa_context_module_perf", table)
+    decode = {**table, "op_name": "dsa_generation_module", "isl": 1, "step": 4095}
+    tables = read(
+        aiconfigurator.IMPORTER, aic("h200_sxm/sparse_attention/sglang/0.5.14/dsa_generation_module_perf", decode)
+    )
+    rows = tables["dsa_prefill"].set_index("dtype")
+    assert rows["prefix_tokens"].to_dict() == {"fp8_block": 0, "bf16": 128}
+    widths = ["hidden", "q_rank", "qk_dim", "v_dim", "index_heads"]
+    assert rows.loc["fp8_block", widths].tolist() == [7168, 1536, 192, 128, 64]
+    assert rows.loc["bf16", widths].tolist() == [6144, 2048, 256, 256, 32]
+    assert set(tables["dsa_decode"]["context_tokens"]) == {4096}
+
+
 # ----------------------------------------------------------------------------- aiconfigurator: choices
 
 

@@ -82,6 +82,12 @@ def test_latent_attention_is_measured_on_the_large_gpus(operation: str) -> None:
     assert {"H100-SXM", "H200", "B200"} <= measured
 
 
+@pytest.mark.parametrize("operation", ["gdn_prefill", "gdn_decode", "dsa_prefill", "dsa_decode"])
+def test_linear_and_sparse_attention_are_measured_on_the_large_gpus(operation: str) -> None:
+    for gpu in ("H100-SXM", "H200", "B200", "B300", "GB200"):
+        assert {"vllm", "sglang"} <= set(held(operation, gpu)["framework"]), gpu
+
+
 def test_only_gpus_of_the_catalogue_and_of_the_build_occur() -> None:
     assert set(COUNTS["gpu"]) <= set(GPUS) <= set(gpus())
 
@@ -179,6 +185,27 @@ def test_decode_reads_its_cache_no_faster_than_memory() -> None:
     assert set(broken["framework"]) <= {"trtllm"}
     for gpu in ("H100-SXM", "H200", "B200"):
         assert 0.85 < fraction[cold & (rows["gpu"] == gpu)].max() < TOLERANCE
+
+
+def test_no_state_of_linear_attention_moves_faster_than_memory() -> None:
+    """Which also shows that states are 32 bits wide and read and written once a token: 16 bits would stop at half."""
+    rows = PACK.query("gdn_decode")
+    moved = 2.0 * rows["batch"] * rows["value_heads"] * 128 * 128 * 4
+    fraction = moved / fact(rows, "memory_bandwidth_bytes_per_s") * 1e6 / rows["latency_us"]
+    assert fraction.max() < TOLERANCE
+    for gpu in ("H100-SXM", "H200", "B200"):
+        assert fraction[rows["gpu"] == gpu].max() > 0.75
+
+
+def test_sparse_attention_reads_its_weights_and_keys_no_faster_than_memory() -> None:
+    rows = PACK.query("dsa_decode")
+    element = rows["dtype"].map({"bf16": 2, "fp8_block": 1, "nvfp4": 0.5625})
+    weights = (
+        rows["hidden"] * (rows["q_rank"] + rows["heads"] * rows["v_dim"]) + rows["q_rank"] * 128 * rows["index_heads"]
+    )
+    keys = np.where(rows["context_tokens"] > 2048, 132.0 * rows["batch"] * rows["context_tokens"], 0.0)
+    seconds = (weights * element + keys) / fact(rows, "memory_bandwidth_bytes_per_s")
+    assert (seconds * 1e6 / rows["latency_us"]).max() < TOLERANCE
 
 
 def test_no_attention_is_faster_than_the_peak_rate() -> None:

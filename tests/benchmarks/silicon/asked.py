@@ -12,7 +12,7 @@ from costmodels.estimates import Floats, Ints
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
 from costmodels.memory import kv_bytes_per_sequence, memory
-from costmodels.precision import choose_precision, require_latent_widths
+from costmodels.precision import choose_precision, require_measured_widths
 from costmodels.registry import find_architecture
 from costmodels.serving.calibration import NEUTRAL
 from costmodels.serving.frameworks import find_framework
@@ -86,7 +86,7 @@ def _group(
     costs: dict[tuple[str, str], CostModel],
 ) -> tuple[Floats, GridQuestions, int, Ints]:
     model, gpu, framework = find_architecture(checkpoint), find_gpu(gpu_name), find_framework(framework_name)
-    require_latent_widths(model)
+    require_measured_widths(model)
     # The public recipes keep the cache in 8 bits beside 8- and 4-bit weights.
     precision = choose_precision(model, precision_name, None if weights == "bf16" else "fp8")
     cost = costs.setdefault((framework_name, gpu_name), CostModel(gpu, framework_name))
