@@ -35,7 +35,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import stdtrit
@@ -43,8 +42,8 @@ from scipy.special import stdtrit
 from costmodels.estimates import COVERAGE, Floats, Ints
 from costmodels.features import FAMILIES
 from costmodels.roofline import CODES, ROUTING_SKEW, Columns, Hardware, times_us
-from profiles.errors import DataError
 from profiles.measurements import OPERATIONS
+from profiles.shipped import shipped
 
 MEAN_ROWS = 1000
 """Most rows that the correction is computed from; exact answers use all. The equations grow with the cube of it."""
@@ -291,10 +290,9 @@ def priors(operation: str) -> Priors:
     Raises:
         DataError: the file is missing or broken.
     """
-    path = Path(__file__).parent / "few_shot.yaml"
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+
+    def parse(document: Any) -> Priors:
         figures = {name: document[name] for name in FAMILIES}[operation]
         return Priors(*(as_prior(operation, figures[kind]) for kind in ("unseen", "repeat")))
-    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path.name}: cannot be read ({error!r})", "reinstall shardwright") from error
+
+    return shipped(Path(__file__).parent / "few_shot.yaml", parse)

@@ -6,9 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
-from profiles.errors import DataError
+from profiles.shipped import shipped
 
 Facts = TypeVar("Facts")
 
@@ -20,8 +18,4 @@ def read_numbers(path: Path, kind: type[Facts]) -> Facts:
         DataError: the file is missing, no YAML mapping, lacks a field, or has something else than a number there.
     """
     names: Any = fields(kind)  # type: ignore[arg-type]
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return kind(**{field.name: float(document[field.name]) for field in names})
-    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path.name}: cannot be read ({error!r})", "reinstall shardwright") from error
+    return shipped(path, lambda document: kind(**{field.name: float(document[field.name]) for field in names}))

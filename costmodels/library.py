@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import platformdirs
-import yaml
 from numpy.typing import NDArray
 
 from costmodels.anchored import SIGMAS, AnchoredModel, ErrorSpace
@@ -37,9 +36,10 @@ from costmodels.overlay import Overlay, lay_over
 from costmodels.roofline import Columns, Hardware
 from costmodels.speakers import same_kernels, stand_ins
 from costmodels.trees import Trees
-from profiles.errors import DataError, UnknownName
+from profiles.errors import UnknownName
 from profiles.hardware import Gpu, find_gpu
 from profiles.measurements import DTYPES
+from profiles.shipped import shipped
 from profiles.store import ProfileStore, shipped_pack
 
 MODEL_VERSION = "3"
@@ -242,12 +242,10 @@ def described_shift(shift: float) -> str:
 def unseen_spreads() -> dict[str, float]:
     """Half-width (log) of the 80 % interval of each operation on a GPU without any rows, from the
     leave-one-GPU-out benchmark."""
-    path = Path(__file__).parent / "unseen_gpu.yaml"
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {operation: float(document["half_width"][operation]) for operation in FAMILIES}
-    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path.name}: cannot be read ({error!r})", "reinstall shardwright") from error
+    return shipped(
+        Path(__file__).parent / "unseen_gpu.yaml",
+        lambda document: {operation: float(document["half_width"][operation]) for operation in FAMILIES},
+    )
 
 
 def _write_fitted(folder: Path, fitted: Fitted) -> None:

@@ -6,25 +6,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from profiles.errors import DataError
+from profiles.shipped import shipped
 
 
 @cache
 def _document() -> dict[str, Any]:
-    path = Path(__file__).parent / "speakers.yaml"
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    def parse(document: Any) -> dict[str, Any]:
         order = {framework: tuple(names) for framework, names in document["order"].items()}
         same = frozenset(
             (entry["speaker"], entry["operation"], dtype)
             for entry in document["same_kernels"]
             for dtype in entry["dtypes"]
         )
-    except (OSError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path.name}: cannot be read ({error!r})", "reinstall shardwright") from error
-    return {"order": order, "same": same}
+        return {"order": order, "same": same}
+
+    return shipped(Path(__file__).parent / "speakers.yaml", parse)
 
 
 def stand_ins() -> dict[str, tuple[str, ...]]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from costmodels.architecture import Architecture
 from costmodels.precision import Precision
-from profiles.errors import DataError
+from profiles.shipped import shipped
 
 
 class Figure(BaseModel):
@@ -34,12 +33,10 @@ def figures() -> tuple[Figure, ...]:
     Raises:
         DataError: the file is broken.
     """
-    path = Path(__file__).parent / "accuracy.yaml"
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return tuple(Figure(**entry) for entry in document["figures"])
-    except (OSError, KeyError, TypeError, yaml.YAMLError, ValidationError) as error:
-        raise DataError(f"{path.name}: cannot be read ({error})", "reinstall shardwright") from error
+    return shipped(
+        Path(__file__).parent / "accuracy.yaml",
+        lambda document: tuple(Figure(**entry) for entry in document["figures"]),
+    )
 
 
 def published_accuracy(model: Architecture, precision: Precision) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import datetime as dt
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from profiles.errors import DataError, UnknownName
+from profiles.shipped import shipped
 
 
 class Fact(BaseModel):
@@ -90,22 +90,13 @@ class Price(BaseModel):
 F = TypeVar("F", bound=Fact)
 
 
-def _read(file: str) -> object:
-    path = files("profiles") / "hardware" / file
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"hardware catalogue {file}: cannot be read ({error})", "reinstall shardwright") from error
+_CATALOGUE = Path(__file__).parent / "hardware"
 
 
 def _load(file: str, kind: type[F]) -> dict[str, F]:
-    entries = _read(file)
-    if not isinstance(entries, dict):
-        raise DataError(f"hardware catalogue {file}: not a mapping of names to facts", "reinstall shardwright")
-    try:
-        return {name: kind(name=name, **fields) for name, fields in entries.items()}
-    except (ValidationError, TypeError) as error:
-        raise DataError(f"hardware catalogue {file}: {error}", "reinstall shardwright") from error
+    return shipped(
+        _CATALOGUE / file, lambda entries: {name: kind(name=name, **fields) for name, fields in entries.items()}
+    )
 
 
 @cache
@@ -166,11 +157,7 @@ def fabrics() -> dict[str, Fabric]:
 
 @cache
 def prices() -> tuple[Price, ...]:
-    entries = _read("prices.yaml")
-    try:
-        return tuple(Price(**entry) for entry in entries)  # type: ignore[attr-defined]
-    except (ValidationError, TypeError) as error:
-        raise DataError(f"hardware catalogue prices.yaml: {error}", "reinstall shardwright") from error
+    return shipped(_CATALOGUE / "prices.yaml", lambda entries: tuple(Price(**entry) for entry in entries))
 
 
 def _find(field: str, name: str, catalogue: dict[str, F]) -> F:

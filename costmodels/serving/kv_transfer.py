@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from costmodels.architecture import Architecture
 from costmodels.estimates import Floats
 from costmodels.layouts import Layouts
 from costmodels.memory import kv_bytes_per_sequence
 from costmodels.precision import Precision
-from profiles.errors import DataError
+from profiles.shipped import shipped
 
 
 class HandOver(BaseModel):
@@ -46,12 +45,10 @@ def hand_overs() -> dict[str, HandOver]:
     Raises:
         DataError: the file is broken.
     """
-    path = Path(__file__).parent / "disaggregation.yaml"
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {name: HandOver(**entry) for name, entry in document.items()}
-    except (OSError, AttributeError, TypeError, yaml.YAMLError, ValidationError) as error:
-        raise DataError(f"{path.name}: cannot be read ({error})", "reinstall shardwright") from error
+    return shipped(
+        Path(__file__).parent / "disaggregation.yaml",
+        lambda document: {name: HandOver(**entry) for name, entry in document.items()},
+    )
 
 
 @dataclass(frozen=True)

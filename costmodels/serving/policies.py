@@ -7,10 +7,10 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from profiles.errors import DataError, UnknownName
+from profiles.errors import UnknownName
+from profiles.shipped import shipped
 
 
 class Policy(BaseModel):
@@ -59,12 +59,10 @@ class Policy(BaseModel):
 
 @cache
 def policies() -> dict[str, Policy]:
-    path = Path(__file__).parent / "policies.yaml"
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {name: Policy(name=name, **fields) for name, fields in document.items()}
-    except (OSError, AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path.name}: cannot be read ({error})", "reinstall shardwright") from error
+    return shipped(
+        Path(__file__).parent / "policies.yaml",
+        lambda document: {name: Policy(name=name, **fields) for name, fields in document.items()},
+    )
 
 
 def find_policy(name: str) -> Policy:

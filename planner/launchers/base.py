@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from planner.plans import Launch, Layout, Limits, Role
 from planner.requests import FrameworkName
-from profiles.errors import DataError, Unsupported
+from profiles.errors import Unsupported
+from profiles.shipped import shipped
 
 CHECKPOINT = "$CHECKPOINT"
 NODE_RANK = "$NODE_RANK"
@@ -90,12 +90,10 @@ def all_flags() -> dict[str, Flags]:
     Raises:
         DataError: the file is broken.
     """
-    path = Path(__file__).parent / "flags.yaml"
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {name: Flags(**fields) for name, fields in document.items()}
-    except (OSError, TypeError, AttributeError, yaml.YAMLError, ValidationError) as error:
-        raise DataError(f"{path.name}: cannot be read ({error})", "reinstall shardwright") from error
+    return shipped(
+        Path(__file__).parent / "flags.yaml",
+        lambda document: {name: Flags(**fields) for name, fields in document.items()},
+    )
 
 
 class Launcher(ABC):
