@@ -4,12 +4,13 @@ arXiv:2407.00079), in closed form over thousands of candidates.
 A prefill engine is a queue whose server takes as many waiting prompts into a step as its token budget holds, K at
 most. With S(k) the step of k prompts (affine in k), w = S(K)/K and utilisation ρ = λ·w:
 
-    wait = busy·S(k̄)/2 + ρ²·w / (2·(1 − ρ))       k̄ = λ·S(k̄), between 1 and K
+    wait = busy·E[S²]/2E[S] + ρ²·w / (2·(1 − ρ))       k̄ = λ·S(k̄), between 1 and K
 
-the rest of the step that an arrival finds, and what M/D/1 waits beyond it; for K = 1 this is M/D/1 itself
-(Pollaczek–Khinchine). A decode engine takes decode steps only: b = X·N·cycle (Little). TTFT = prefill queue + prefill +
-exposed transfer (:mod:`costmodels.serving.kv_transfer`) + wait for the next decode step (+ that step, where the
-framework has the decode engine compute the first token).
+the rest of the step that an arrival finds, and what M/D/1 waits beyond it; for
+K = 1 this is M/D/1 itself (Pollaczek–Khinchine). The prompt is then in a step with what came during that one. A decode
+engine takes decode steps only: b = X·N·cycle (Little). TTFT = prefill queue + prefill + exposed transfer
+(:mod:`costmodels.serving.kv_transfer`) + wait for the next decode step (+ that step, where the framework has the decode
+engine compute the first token).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from costmodels.serving.frameworks import Framework
 from costmodels.serving.kv_transfer import HandOver, Link, exposed_us
 from costmodels.serving.mixing import wait_percentile_us
 from costmodels.serving.points import taken
-from costmodels.serving.steady import deviation
+from costmodels.serving.steady import deviation, fullest_batch
 from costmodels.serving.step import StepTimes, step_times
 
 # ------------------------------------------------------------------ prefill
@@ -153,9 +154,13 @@ def prefilling(steps: PrefillSteps, utilisation: Floats) -> Prefilling:
         batch = np.clip(rate * (alone - more) / np.maximum(1 - rate * more, 1e-9), 1, many)
         step = alone + (batch - 1) * more
         busy = np.minimum(rate * step / batch, 0.999)
-        waiting = busy * step / 2 + rho**2 * work / (2 * (1 - rho))
-        latency = one_all + (batch - 1) * np.maximum(full_all - one_all, 0.0) / np.maximum(many - 1, 1)
-        service = latency + (np.ceil(steps.chunks) - 1) * one
+        scatter = more**2 * (batch - 1) / (1 - np.minimum(rate * more, 0.99) ** 2)  # variance of a step
+        rest = busy * (step + scatter / step) / 2
+        waiting = rest + rho**2 * work / (2 * (1 - rho))
+        # A prompt is in a step with all that came during the one before: more than are in the average step.
+        seen = np.clip(1 + 2 * rate * rest, batch, many)
+        latency = one_all + (seen - 1) * np.maximum(full_all - one_all, 0.0) / np.maximum(many - 1, 1)
+        service = latency + (steps.chunks - 1) * one
         return {"rate": rate, "batch": batch, "busy": busy, "waiting": waiting, "service": service, "run": step}
 
     value, low, high = times("value"), times("low"), times("high")
@@ -213,9 +218,9 @@ class Decoding:
 
 
 def decode_batch(concurrency: Floats, layouts: Layouts, isl: int, osl: int, drafting: Drafting | None) -> Batch:
-    """What each attention rank decodes in a step: its sequences spread over the pipeline stages."""
+    """What each attention rank decodes in a step, as a request among so many others sees it."""
     queries = drafting.queries if drafting else 1
-    per_stage = np.maximum(np.ceil(concurrency / layouts.pp), 1).astype(np.int64)
+    per_stage = fullest_batch(concurrency, layouts)
     nobody = np.zeros(len(layouts), np.int64)
     context = np.full(len(layouts), isl + osl // 2)
     return Batch(nobody, nobody, nobody, per_stage, context, (per_stage * queries).astype(np.float64), queries=queries)

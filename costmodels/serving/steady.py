@@ -123,6 +123,14 @@ def deviation(first: Floats, second: Floats) -> Floats:
     return np.asarray(np.copysign(np.sqrt(np.abs(squares)), squares))
 
 
+def fullest_batch(concurrency: Floats, layouts: Layouts) -> Ints:
+    """Sequences that a step holds, as a request sees it that shares a rank with ``concurrency`` others on average, [n]:
+    itself beside those of its pipeline stage's micro-batch, or the fullest of the micro-batches."""
+    others = np.asarray(concurrency / layouts.pp, np.float64)
+    fullest = others + ndtri((layouts.pp - 0.375) / (layouts.pp + 0.25)) * np.sqrt(others)
+    return np.rint(np.maximum(fullest, others + 1)).astype(np.int64)
+
+
 def steady_state(
     model: Architecture,
     precision: Precision,
@@ -155,8 +163,7 @@ def steady_state(
     steps = max((osl - 1) / per_step, 1.0) if several else 0.0
     pp, dp = layouts.pp, layouts.dp
     present = np.asarray(concurrency / pp, np.float64)  # a rank's sequences spread over its pipeline stages
-    fullest = present + ndtri((pp - 0.375) / (pp + 0.25)) * np.sqrt(present)
-    decodes = np.rint(np.maximum(fullest, present + 1)).astype(np.int64) * several
+    decodes = fullest_batch(np.asarray(concurrency, np.float64), layouts) * several
     room = np.maximum(token_budget - decodes * queries, 1)
     new = isl - cached_tokens
     chunk = np.minimum(room, new)
@@ -244,7 +251,7 @@ def steady_state(
         return Estimates(value, np.minimum(down, value), np.maximum(up, value), how, inside)
 
     def fronted(factor: Floats) -> Floats:
-        return in_engine * factor + times["front"]
+        return np.asarray(in_engine * factor + times["front"])
 
     def whole(factor: Floats) -> Floats:
         return fronted(factor) + it.time * factor
@@ -274,11 +281,11 @@ def _captured(framework: Framework, decodes: Ints, mean: Floats) -> Ints:
     sizes = np.array(policy.graph_sizes)
 
     def padded(number: Floats) -> Floats:
-        whole = np.maximum(np.rint(number), 1)
+        whole = np.asarray(np.maximum(np.rint(number), 1))
         return np.where(whole > sizes[-1], whole, sizes[np.minimum(np.searchsorted(sizes, whole), len(sizes) - 1)])
 
-    away = np.sqrt(3 * mean)
-    return np.rint((4 * padded(decodes) + padded(decodes - away) + padded(decodes + away)) / 6).astype(np.int64)
+    middle, away = decodes.astype(np.float64), np.sqrt(3 * mean)
+    return np.rint((4 * padded(middle) + padded(middle - away) + padded(middle + away)) / 6).astype(np.int64)
 
 
 def _twice(layouts: Layouts) -> Layouts:

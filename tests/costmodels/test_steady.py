@@ -164,7 +164,7 @@ def test_a_looser_budget_never_makes_an_engine_unstable(roofline_cost: CostModel
     (model, layout), concurrency, isl, osl, _ = load
     tight, loose = (steady(roofline_cost, model, layout, [concurrency], isl, osl, b) for b in (2048, 8192))
     assert loose.stable[0] >= tight.stable[0]
-    assert loose.mixed_share[0] <= tight.mixed_share[0] + 1e-3
+    assert loose.mixed_share[0] <= tight.mixed_share[0] + 0.02
 
 
 def test_longer_prompts_cost_throughput_and_first_tokens(roofline_cost: CostModel) -> None:
