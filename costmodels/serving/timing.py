@@ -51,13 +51,17 @@ class Timing:
     def _step_us(self, curve: StepCurve, slot: Slot, chunks: Sequence[Chunk], everyone: float, decodes: bool) -> float:
         total = 0.0
         tokens = 0
-        if decodes:
-            count = slot.count
+        count, context = (slot.count, slot.context) if decodes else (0, 0.0)
+        if chunks and all(chunk.tokens == 1 for chunk in chunks):
+            # The last token of a prompt that the cache holds is one query, as that of a sequence that decodes.
+            count, context = count + len(chunks), context + sum(chunk.prefix + 1 for chunk in chunks)
+            chunks = ()
+        if count:
             size = count if chunks else self._padded(count)
             tokens = size * curve.queries
-            total = curve.decode_us(size, slot.context / size) * self._drafted + count * self._sequence_us
+            total = curve.decode_us(size, context / size) * self._drafted + count * self._sequence_us
         if chunks:
-            if decodes:
+            if count:
                 total += curve.mixed_us(size) - curve.alone_us(size)
             for chunk in chunks:
                 total += curve.chunk_us(chunk.tokens, chunk.prefix)

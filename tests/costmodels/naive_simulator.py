@@ -155,9 +155,13 @@ def naive(engine: Engine, requests: Requests) -> Seen:
             rank.slots[number].append(s)
 
     def step_us(curve: StepCurve, decodes: list[Sequence], chunks: list[tuple[int, float]], everyone: float) -> float:
-        count = len(decodes)
+        contexts = [s.prompt + 1 + s.seen * gain for s in decodes]
+        if all(tokens == 1 for tokens, _ in chunks):
+            contexts += [prefix + 1 for _, prefix in chunks]
+            chunks = []
+        count = len(contexts)
         size = count if chunks or not count else policy.padded(count)
-        context = sum(s.prompt + 1 + s.seen * gain for s in decodes) / size if size else 0.0
+        context = sum(contexts) / size if size else 0.0
         time = curve.step_us(size, context, chunks, everyone)
         if count:
             time += engine.draft_share * curve.decode_us(size, context)

@@ -284,7 +284,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     readers = (hardware.shipped_gpus, hardware.shipped_nodes, hardware.fabrics, hardware.prices)
     folder = tmp_path / "hardware"
     folder.mkdir()
-    monkeypatch.setattr(hardware, "files", lambda _: tmp_path)
+    monkeypatch.setattr(hardware, "_CATALOGUE", folder)
     for reader in readers:
         reader.cache_clear()
     yield folder
