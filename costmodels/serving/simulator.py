@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
 
+from costmodels.estimates import Floats
 from costmodels.serving.arrivals import Requests
 from costmodels.serving.clients import Clients
 from costmodels.serving.engine import Engine, Overheads, refusals
@@ -27,7 +29,7 @@ from costmodels.serving.outcome import Outcome
 from costmodels.serving.scheduler import Chunk, Rank, Slot
 from costmodels.serving.timing import ENDLESS, Timing
 
-__all__ = ["Engine", "Overheads", "simulate"]
+__all__ = ["Engine", "GivenUp", "Overheads", "simulate"]
 
 
 class _Part(NamedTuple):
@@ -90,18 +92,37 @@ class _Turn:
         self.straight = self.steps = 0
 
 
-def simulate(engine: Engine, requests: Requests, *, jump: bool = True, sample_us: float = 1e6) -> Outcome:
+class GivenUp(Exception):
+    """``give_up`` of :func:`simulate` has ended the run."""
+
+
+Seen = Callable[[float, Floats, Floats], bool]
+"""(now, first and last token of each request so far, µs; NaN: not yet) → whether the run is to end."""
+
+
+def simulate(
+    engine: Engine,
+    requests: Requests,
+    *,
+    jump: bool = True,
+    sample_us: float = 1e6,
+    give_up: Seen | None = None,
+) -> Outcome:
     """Serves ``requests`` to the last token.
 
     Args:
         jump: False: every step by itself, for comparison.
         sample_us: simulated time between the samples of the timeline.
+        give_up: asked at every sample.
+
+    Raises:
+        GivenUp: ``give_up`` was true.
     """
-    return _Run(engine, requests, jump, sample_us).run()
+    return _Run(engine, requests, jump, sample_us, give_up).run()
 
 
 class _Run:
-    def __init__(self, engine: Engine, requests: Requests, jump: bool, sample_us: float) -> None:
+    def __init__(self, engine: Engine, requests: Requests, jump: bool, sample_us: float, give_up: Seen | None) -> None:
         self._engine = engine
         self._requests = requests
         table, policy = engine.table, engine.policy
@@ -146,6 +167,7 @@ class _Run:
         self._steps = 0
         self._samples: list[tuple[float, float, int, int, float]] = []
         self._sample_us = sample_us
+        self._give_up = give_up
 
     def _receive(self, now: float) -> None:
         """Takes in the requests that have reached the engine."""
@@ -179,6 +201,8 @@ class _Run:
             if now >= next_sample:
                 self._sample(now)
                 next_sample = now + self._sample_us
+                if self._give_up is not None and self._give_up(now, self._first, self._finish):
+                    raise GivenUp
             if self._jump and self._stages > 1 and self._settled():
                 then = self._rotate(now)
                 if now < then < math.inf:

@@ -9,9 +9,10 @@ import pytest
 from naive_simulator import constant_table, rising_table
 
 from costmodels.serving.arrivals import constant_lengths, open_loop
-from costmodels.serving.capacity import Limit, capacity_rps, keeps_up, queue_growth
+from costmodels.serving.capacity import Limit, Missed, capacity_rps, keeps_up, meets, queue_growth, requests_needed
+from costmodels.serving.outcome import Metric
 from costmodels.serving.policies import find_policy
-from costmodels.serving.simulator import Engine, simulate
+from costmodels.serving.simulator import Engine, GivenUp, simulate
 from profiles.errors import InputError
 
 SERVICE_US = 1000.0
@@ -51,6 +52,8 @@ def test_what_an_idle_engine_cannot_do_has_no_capacity() -> None:
     assert capacity_rps(BATCHING, *constant_lengths(200, 30_000, 40), []) == 0.0  # refused
     with pytest.raises(InputError, match="tolerance"):
         capacity_rps(BATCHING, isl, osl, [], tolerance=0.0)
+    with pytest.raises(InputError, match="near_rps: -1"):
+        capacity_rps(BATCHING, isl, osl, [], near_rps=-1.0)
 
 
 @pytest.mark.parametrize(("load", "steady"), [(0.5, True), (0.9, True), (1.2, False), (3.0, False)])
@@ -63,3 +66,37 @@ def test_a_queue_that_grows_is_seen(load: float, steady: bool) -> None:
 def test_few_requests_say_nothing_of_growth() -> None:
     outcome = simulate(SERVER, open_loop(np.array([64]), np.array([1]), 1.0))
     assert queue_growth(outcome) == 0.0
+
+
+@pytest.mark.parametrize("guess", [0.01, 0.8, 1.3, 50.0])
+def test_where_the_search_begins_does_not_change_the_answer(guess: float) -> None:
+    isl, osl = constant_lengths(1200, 100, 40)
+    limits = [Limit("ttft", 0.9, 60e3), Limit("tpot", 0.99, 8e3)]
+    rate = capacity_rps(BATCHING, isl, osl, limits)
+    assert capacity_rps(BATCHING, isl, osl, limits, near_rps=guess * rate) == pytest.approx(rate, rel=0.03)
+
+
+@pytest.mark.parametrize("metric", ["ttft", "tpot", "e2e"])
+@pytest.mark.parametrize("percentile", [0.5, 0.9, 0.99])
+def test_a_run_is_given_up_only_where_it_fails(metric: Metric, percentile: float) -> None:
+    """And not where its percentile is the limit itself."""
+    isl, osl = constant_lengths(400, 100, 40)
+    for rate in (20.0, 40.0):
+        load = open_loop(isl, osl, rate, seed=1)
+        whole = simulate(BATCHING, load)
+        exact = whole.trimmed(0.1).percentile_us(metric, percentile)
+        for share in (0.5, 0.999, 1.0, 1.001, 2.0):
+            limits = [Limit(metric, percentile, exact * share)]
+            try:
+                simulate(BATCHING, load, sample_us=1e4, give_up=Missed(load, limits, 0.1).too_often)
+            except GivenUp:
+                assert share < 1
+                assert not meets(whole.trimmed(0.1), limits)
+            else:
+                assert share >= 0.999
+
+
+def test_finer_percentiles_and_fuller_engines_need_longer_runs() -> None:
+    assert requests_needed(0.9, 1.0) == pytest.approx(300, abs=1)
+    assert requests_needed(0.99, 1.0) == pytest.approx(3300, abs=1)
+    assert requests_needed(0.9, 200.0) == 2000  # the engine fills up within the warm-up
