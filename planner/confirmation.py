@@ -17,7 +17,7 @@ import numpy as np
 from costmodels.estimates import Floats
 from costmodels.precision import Precision
 from costmodels.serving.arrivals import constant_lengths, open_loop
-from costmodels.serving.capacity import Limit, capacity_rps, meets
+from costmodels.serving.capacity import WARM_UP, Limit, capacity_rps, meets, requests_needed
 from costmodels.serving.disaggregated import Prefilling
 from costmodels.serving.simulator import simulate
 from planner.engine_models import simulated_engines
@@ -30,17 +30,14 @@ from profiles.errors import Infeasible
 
 SEED = 0
 
-IN_TAIL = 400
-"""Simulated requests beyond the highest percentile that was promised, ..."""
+ERROR = 0.1
+"""Standard error of the share of requests beyond a percentile, relative (:func:`requests_needed`), ..."""
 
 FEWEST, MOST = 2000, 10_000
-"""... but no fewer and no more requests than these, ..."""
+"""... with no fewer and no more requests than these."""
 
-TURNS = 10
-"""... and so many times the requests that are in the engine at once."""
-
-WARM_UP = 0.1
-"""Share of the requests at the beginning that are not counted: while the engine fills."""
+NEAR = 0.95
+"""Share of the load at which an engine missed a bound: where the search for what it carries begins."""
 
 STEP = 0.995
 """An engine that misses a bound carries no more than this share of the load at which it did."""
@@ -198,7 +195,8 @@ class _Trial:
 
     def capacity_rps(self) -> float:
         """The highest rate at which every bound holds; 0 where none does."""
-        return capacity_rps(self._engine, *self._lengths, self._limits, seed=SEED, warm_up=WARM_UP)
+        near_rps = NEAR * self.group.load_rps
+        return capacity_rps(self._engine, *self._lengths, self._limits, seed=SEED, near_rps=near_rps)
 
     def idle_ms(self) -> dict[str, float]:
         """Every bounded percentile of its requests at hardly any load, by the bound's label."""
@@ -238,4 +236,5 @@ def _requests(request: PlanRequest, group: Group) -> int:
         stay_us = float(loaded.done_us.value[0])
     else:
         stay_us = float(loaded.cycle_us.value[0]) * loaded.tokens * loaded.steps_per_token
-    return int(np.clip(max(IN_TAIL / (1 - highest / 100), TURNS * group.load_rps * stay_us / 1e6), FEWEST, MOST))
+    in_flight = group.load_rps * stay_us / 1e6
+    return int(np.clip(requests_needed(highest / 100, in_flight, error=ERROR), FEWEST, MOST))
