@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from costmodels.precision import Precision
 from costmodels.serving.arrivals import constant_lengths, open_loop
 from costmodels.serving.capacity import WARM_UP, Limit, capacity_rps, meets, requests_needed
 from costmodels.serving.disaggregated import Prefilling
-from costmodels.serving.simulator import simulate
+from costmodels.serving.simulator import Engine, simulate
 from planner.engine_models import simulated_engines
 from planner.evaluation import Points, percentile_ms
 from planner.groups import Group, groups_of, pairs_of
@@ -112,11 +113,17 @@ class _Learnt:
         self._seen: set[Kind] = set()
         self._formula: dict[Kind, float] = {}
         self._idle: dict[Kind, dict[str, float]] = {}
+        self._checks: dict[tuple[frozenset[Kind], float, float, tuple[Limit, ...]], Check] = {}
         self.carried: dict[Kind, float] = {}
 
     def check(self, best: Option, trial: _Trial) -> Check:
-        formula = [self._formula[kind] for kind in _kinds(best, trial.group) if kind in self._formula]
-        return trial.check(max(formula, default=None))
+        """The trial at its load, simulated once however often it is asked for."""
+        kinds = _kinds(best, trial.group)
+        asked = (frozenset(kinds), trial.group.load_rps, trial.front_us, tuple(trial.limits))
+        if asked not in self._checks:
+            self._checks[asked] = trial.check()
+        formula = [self._formula[kind] for kind in kinds if kind in self._formula]
+        return replace(self._checks[asked], formula_rps=max(formula, default=None))
 
     def learn(self, best: Option, trial: _Trial, check: Check) -> None:
         """What the engines of a group carry that misses a bound."""
@@ -180,23 +187,27 @@ class _Trial:
     def __init__(self, request: PlanRequest, group: Group, groups: list[Group]) -> None:
         self.group = group
         self._pairs = [pair for pair in pairs_of(groups) if group.id in (pair.prefill.id, pair.decode.id)]
-        front_us = float(self._pairs[0].served.ttft_parts_us["front end"][0])
-        limits = group.limits
-        self._engine = simulated_engines(group.job, group.layouts, limits, group.role, front_us, ("value",))["value"]
-        self._limits = self._leftover()
+        self.front_us = float(self._pairs[0].served.ttft_parts_us["front end"][0])
+        self.limits = self._leftover()
         n = _requests(request, group)
         self._lengths = constant_lengths(n, request.workload.isl, request.workload.osl)
 
-    def check(self, formula_rps: float | None) -> Check:
+    @cached_property
+    def _engine(self) -> Engine:
+        group = self.group
+        made = simulated_engines(group.job, group.layouts, group.limits, group.role, self.front_us, ("value",))
+        return made["value"]
+
+    def check(self) -> Check:
         """At the group's load."""
         whole = simulate(self._engine, open_loop(*self._lengths, self.group.load_rps, seed=SEED))
         outcome = whole.trimmed(WARM_UP)
-        return Check(outcome, len(whole), whole.utilisation, meets(outcome, self._limits), formula_rps)
+        return Check(outcome, len(whole), whole.utilisation, meets(outcome, self.limits))
 
     def capacity_rps(self) -> float:
         """The highest rate at which every bound holds; 0 where none does."""
         near_rps = NEAR * self.group.load_rps
-        return capacity_rps(self._engine, *self._lengths, self._limits, seed=SEED, near_rps=near_rps)
+        return capacity_rps(self._engine, *self._lengths, self.limits, seed=SEED, near_rps=near_rps)
 
     def idle_ms(self) -> dict[str, float]:
         """Every bounded percentile of its requests at hardly any load, by the bound's label."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -93,11 +94,9 @@ def test_what_the_formulas_promise_too_much_is_taken_back(
     honest = simulated(DENSE, "1xH100", WORKLOAD, SLO)
     carries = throughput(honest) / 2
 
-    def check(self: Any, formula_rps: float | None) -> Any:
-        found = original(self, formula_rps)
-        return type(found)(
-            found.outcome, found.requests, found.utilisation, self.group.load_rps <= carries, formula_rps
-        )
+    def check(self: Any) -> Any:
+        found = original(self)
+        return replace(found, holds=self.group.load_rps <= carries)
 
     original = confirmation._Trial.check
     monkeypatch.setattr(confirmation._Trial, "check", check)
@@ -135,9 +134,9 @@ def test_an_slo_that_no_simulated_engine_holds_is_refused_with_the_nearest(
 ) -> None:
     original = confirmation._Trial.check
 
-    def never(self: Any, formula_rps: float | None) -> Any:
-        found = original(self, formula_rps)
-        return type(found)(found.outcome, found.requests, found.utilisation, False, formula_rps)
+    def never(self: Any) -> Any:
+        found = original(self)
+        return replace(found, holds=False)
 
     monkeypatch.setattr(confirmation._Trial, "check", never)
     monkeypatch.setattr(confirmation._Trial, "capacity_rps", lambda self: 0.0)
