@@ -57,13 +57,14 @@ def ask(table: pd.DataFrame, progress: bool = True) -> tuple[Asked, dict[str, in
     decode_batch, prompts, chunks = np.zeros((n, DECODE_LEVELS)), np.zeros((n, LEVELS - DECODE_LEVELS)), np.zeros(n)
     mixed, layers, running = np.zeros(n, bool), np.zeros(n, np.int64), np.zeros(n, np.int64)
     left_out: dict[str, int] = {}
-    keys = ["framework", "gpu", "checkpoint", "precision", "weights"]
+    keys = ["framework", "gpu", "checkpoint", "precision", "weights", "kv"]
     costs: dict[tuple[str, str], CostModel] = {}
-    for (framework, gpu, checkpoint, precision, weights), group in table.groupby(keys, dropna=False):
+    for (framework, gpu, checkpoint, precision, weights, kv), group in table.groupby(keys, dropna=False):
         rows = group.index.to_numpy()
         chosen = None if pd.isna(precision) else str(precision)
         try:
-            times, questions, count, limit = _group(group, framework, gpu, checkpoint, chosen, weights, costs)
+            cache = None if weights == "bf16" else "fp8" if pd.isna(kv) else str(kv)
+            times, questions, count, limit = _group(group, framework, gpu, checkpoint, chosen, cache, costs)
         except ShardwrightError as error:
             left_out[error.message] = left_out.get(error.message, 0) + len(rows)
             continue
@@ -82,13 +83,12 @@ def _group(
     gpu_name: str,
     checkpoint: str,
     precision_name: str | None,
-    weights: str,
+    kv: str | None,
     costs: dict[tuple[str, str], CostModel],
 ) -> tuple[Floats, GridQuestions, int, Ints]:
     model, gpu, framework = find_architecture(checkpoint), find_gpu(gpu_name), find_framework(framework_name)
     require_latent_widths(model)
-    # The public recipes keep the cache in 8 bits beside 8- and 4-bit weights.
-    precision = choose_precision(model, precision_name, None if weights == "bf16" else "fp8")
+    precision = choose_precision(model, precision_name, kv)
     cost = costs.setdefault((framework_name, gpu_name), CostModel(gpu, framework_name))
     node = default_node(gpu)
     network = Network(node.gpus, find_fabric(node.default_fabric))

@@ -15,7 +15,7 @@ from scipy.optimize import least_squares
 
 from costmodels.estimates import Floats, Ints
 from costmodels.serving.calibration import NEUTRAL, Calibration, Spread
-from costmodels.serving.closed_loop import StepGrid, closed_loop
+from costmodels.serving.closed_loop import Gate, StepGrid, closed_loop
 from tests.benchmarks.silicon.asked import DECODE_LEVELS, PARTS, Asked
 
 FACTORS = (*PARTS, "moe_prompts")
@@ -30,7 +30,6 @@ CONSTANTS = (
     ("request_per_token", 0.005, 0.01, 0.0, np.inf),
     ("request_per_concurrent", 0.1, 0.3, 0.0, np.inf),
     ("request_steps", 1.0, 3.0, 0.0, np.inf),
-    ("polled_share", 0.5, 0.5, 0.0, np.inf),
     ("acceptance", 0.6, 0.2, 0.0, 0.95),
 )
 NAMES = (*FACTORS, *(name for name, *_ in CONSTANTS))
@@ -73,28 +72,30 @@ def _factors(x: X, *, prompts: bool) -> Floats:
     return np.exp([_value(x, name) for name in names])
 
 
+def tokens_per_step(x: X, rows: Asked) -> Floats:
+    a = _value(x, "acceptance")
+    tokens: Floats = (1 - a ** (rows.table["drafted"].to_numpy() + 1.0)) / (1 - a)
+    return tokens
+
+
 def steps_ms(x: X, rows: Asked) -> tuple[Floats, Floats]:
     """(decode steps per token [n, decode levels], prompts [n, prompt levels]) in ms."""
     layers = rows.layers[:, None]
     decode = rows.parts_ms[:, :DECODE_LEVELS] @ _factors(x, prompts=False)
     host = _value(x, "step") + _value(x, "step_per_layer") * layers + _value(x, "step_per_sequence") * rows.decode_batch
-    drafted = rows.table["drafted"].to_numpy()[:, None]
-    a = _value(x, "acceptance")
-    tokens = (1 - a ** (drafted + 1.0)) / (1 - a)
     prompt = rows.parts_ms[:, DECODE_LEVELS:] @ _factors(x, prompts=True)
     prompt = prompt + _value(x, "prompt_step") + _value(x, "prompt_step_per_layer") * layers
-    return (decode + np.maximum(host, 0.0)) / tokens, prompt * rows.chunks[:, None]
+    return (decode + np.maximum(host, 0.0)) / tokens_per_step(x, rows)[:, None], prompt * rows.chunks[:, None]
 
 
 def front_ms(x: X, rows: Asked, tpot_ms: Floats) -> Floats:
     table = rows.table
     tokens = (table["isl"] * (1 + table["shortest"]) / 2).to_numpy()
-    steps = _value(x, "request_steps") + _value(x, "polled_share") * table["poll_steps"].to_numpy()
     return (
         _value(x, "request")
         + _value(x, "request_per_token") * tokens
         + _value(x, "request_per_concurrent") * table["concurrency"].to_numpy()
-        + steps * tpot_ms
+        + _value(x, "request_steps") * tpot_ms
     )
 
 
@@ -109,6 +110,11 @@ def play(x: X, rows: Asked) -> Played:
         table["dp"].to_numpy(),
         table["osl"].to_numpy(),
         table["shortest"].to_numpy(),
+        Gate(
+            table["gate_steps"].to_numpy() * tokens_per_step(x, rows),
+            table["gate_enough"].to_numpy(),
+            table["gate_free_running"].to_numpy(),
+        ),
     )
     return Played(
         np.nanmean(loop.ttft, axis=1) / 1e3,
