@@ -4,14 +4,15 @@ A step of a framework is modelled as
 
     T = Σ factor(operation) · kernels(operation) + host
     host = step + layers · layer + sequences · sequence            (a step without prompts)
-    host = prompt_step + layers · prompt_layer                     (a step with prompts)
+    host = prompt_step + layers · prompt_layer + expert layers · prompt_expert_layer    (a step with prompts)
 
 and the time to the first token as what the steps give, plus the request's own way through the front end:
 
-    front = request + tokens · token + concurrency · waiting + (steps + polled · poll_steps) · TPOT
+    front = request + tokens · token + concurrency · waiting + steps · TPOT
 
 The factors say how far kernels overlap, fuse or fall short of what they take alone; the last term is that a request is
-looked for, and its first token handed out, between steps. Written by
+looked for, and its first token handed out, between steps. Public runs come from campaigns that differ in releases and
+flags; these are the constants of the first of them, partially pooled with the others. Written by
 ``python -m tests.benchmarks.silicon calibrate``, which also holds out whole models and whole GPU types.
 """
 
@@ -62,11 +63,11 @@ class Calibration(BaseModel):
     step_us_per_sequence: float = Field(ge=0)
     prompt_step_us: float = Field(ge=0)
     prompt_step_us_per_layer: float = Field(ge=0)
+    prompt_step_us_per_expert_layer: float = Field(ge=0)
     request_us: float = Field(ge=0)
     request_us_per_token: float = Field(ge=0)
     request_us_per_concurrent: float = Field(ge=0)
     request_steps: float = Field(ge=0)
-    polled_share: float = Field(ge=0)
     acceptance: float = Field(ge=0, lt=1)  # of each drafted token, given that those before it were accepted
     ttft: Spread
     tpot: Spread
@@ -85,22 +86,21 @@ class Calibration(BaseModel):
         mixed: Floats = np.where(prompts > 0, self.factors["moe_prompts"], plain)
         return mixed
 
-    def host_us(self, layers: int, sequences: Ints, prompts: Ints) -> Floats:
-        """The host's share of each step, shape [n]; at least zero."""
+    def host_us(self, layers: int, sequences: Ints, prompts: Ints, *, experts: bool) -> Floats:
+        """The host's share of each step, shape [n]; at least zero. ``experts``: the model's layers have experts."""
         plain = self.step_us + layers * self.step_us_per_layer + sequences * self.step_us_per_sequence
-        prompt = self.prompt_step_us + layers * self.prompt_step_us_per_layer
+        per_layer = self.prompt_step_us_per_layer + experts * self.prompt_step_us_per_expert_layer
+        prompt = self.prompt_step_us + layers * per_layer
         host: Floats = np.asarray(np.maximum(np.where(prompts > 0, prompt, plain), 0.0), dtype=np.float64)
         return host
 
-    def front_us(
-        self, prompt_tokens: Floats, concurrency: Floats, tpot_us: Floats, poll_steps: Floats | float = 0
-    ) -> Floats:
+    def front_us(self, prompt_tokens: Floats, concurrency: Floats, tpot_us: Floats) -> Floats:
         """What a request waits outside the engine's steps, shape [n]."""
         front: Floats = (
             self.request_us
             + self.request_us_per_token * prompt_tokens
             + self.request_us_per_concurrent * concurrency
-            + (self.request_steps + self.polled_share * np.asarray(poll_steps)) * tpot_us
+            + self.request_steps * tpot_us
         )
         return front
 
@@ -120,11 +120,11 @@ NEUTRAL = Calibration(
     step_us_per_sequence=0,
     prompt_step_us=0,
     prompt_step_us_per_layer=0,
+    prompt_step_us_per_expert_layer=0,
     request_us=0,
     request_us_per_token=0,
     request_us_per_concurrent=0,
     request_steps=0,
-    polled_share=0,
     acceptance=0,
     ttft=NOTHING,
     tpot=NOTHING,

@@ -14,7 +14,7 @@ been measured yet.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -74,6 +74,10 @@ class Gate:
     def none(cls, n: int) -> Gate:
         return cls(np.zeros(n), np.full(n, np.inf), np.zeros(n, np.bool_))
 
+    def after(self, tokens_per_step: Floats) -> Gate:
+        """With steps counted in tokens of one sequence."""
+        return replace(self, steps=self.steps * tokens_per_step)
+
     def take(self, index: Ints) -> Gate:
         return Gate(self.steps[index], self.enough[index], self.free_running[index])
 
@@ -113,7 +117,7 @@ def closed_loop(
         ranks: attention ranks, over which requests are spread evenly.
         osl: stated output length in tokens.
         shortest: lengths are uniform between this share of the stated ones and all of it.
-        gate: when prompts are let in (None: at every step); its steps in tokens of one sequence.
+        gate: when prompts are let in, its steps counted in tokens of one sequence (None: at every step).
     """
     n = len(concurrency)
     gate = gate or Gate.none(n)

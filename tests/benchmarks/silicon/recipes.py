@@ -28,11 +28,14 @@ import numpy as np
 import pandas as pd
 
 DEFAULT_BUDGET = 8192
+CAMPAIGNS = ("InferenceX", "NVIDIA", "NVIDIA Dynamo")
+"""Who ran the rows; the last one's lengths are round thousands."""
+
 BLACKWELL = ("B200", "B300", "GB200", "GB300")
 
 
 def add_recipes(table: pd.DataFrame) -> pd.DataFrame:
-    """``table`` with columns harness (``InferenceX`` or ``NVIDIA``), shortest (length range ratio), token_budget,
+    """``table`` with columns campaign (of :data:`CAMPAIGNS`), shortest (length range ratio), token_budget,
     gate_steps, gate_enough, gate_free_running (:class:`~costmodels.serving.closed_loop.Gate`, in engine steps), drafted
     (tokens drafted a step), kv (precision of the cache, None: fp8 beside 8- and 4-bit weights), memory_fraction."""
     own = table["source"].str.contains("/Users/").to_numpy()
@@ -69,7 +72,7 @@ def add_recipes(table: pd.DataFrame) -> pd.DataFrame:
         (deepseek & sglang & (gpu == "H200")) | (gptoss & trtllm & (gpu == "H200")) | (gptoss & vllm & ~blackwell)
     )
     return table.assign(
-        harness=np.where(own, "NVIDIA", "InferenceX"),
+        campaign=np.select([own & (isl % 1000 == 0), own], CAMPAIGNS[:0:-1], CAMPAIGNS[0]),
         shortest=np.where(own & (isl % 1000 != 0), 1.0, 0.8),
         token_budget=budget,
         gate_steps=np.select([polls, waits, deepseek & balanced, gptoss & balanced], [polled, 20, 60, 50], 0),
