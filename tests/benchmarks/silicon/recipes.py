@@ -14,6 +14,18 @@ times:
   1.1.0rc2.post2 from 2026 on) draft 3 tokens a step, 1 with attention data parallelism. The file does not say so; the
   same image dated 2025 does not draft.
 
+* SGLang, DeepSeek in fp8 on B200: dsr1_fp8_b200_mtp.sh drafts 2 tokens a step; the data base of plain runs that the
+  file quotes does not have those rows.
+* TensorRT-LLM, Llama 3.1 70B, 1024/1024 below tp 8 (70b_*_trt_slurm.sh): ``batch_wait_timeout_iters`` 20 and
+  ``batch_wait_max_tokens_ratio`` 0.9: prompts wait for 20 steps, or until they fill nine tenths of a step.
+  ``--max_num_tokens`` is the longest request, 16384 for fp8 on B200.
+* TensorRT-LLM with attention data parallelism: ``attention_dp_config`` ``enable_balance`` with ``timeout_iters`` 60
+  (DeepSeek) or its default 50 (gpt-oss). The executor's counter of steps without a prompt on every rank runs all the
+  time (``_balance_adp_requests`` of py_executor.py), so prompts come in every so many steps, or once every rank has
+  one. SGLang's interval counts the same way (scheduler_recv_skipper.py), and prompts restart it.
+* Cache in 16 bits (no ``kv-cache-dtype``, or ``auto``): SGLang's DeepSeek on H200 (dsr1_fp8_h200.sh), TensorRT-LLM's
+  gpt-oss on H200, vLLM's gpt-oss on H100 and H200. 8 bits elsewhere beside 8- and 4-bit weights, where the scripts
+  say so; MiniMax's and Kimi's changed between releases and are taken as 8 bits.
 * vLLM, MiniMax and Kimi: ``--gpu-memory-utilization 0.95``.
 
 The other rows are NVIDIA's own runs (source files under ``/Users/``), of which no recipe is public. That their grid of
