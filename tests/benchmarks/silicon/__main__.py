@@ -42,8 +42,8 @@ CHOSEN_ON_ALL_ROWS = (
     "Every fold refits the constants, but the model's form was chosen while looking at all rows, so held-out figures "
     "are somewhat optimistic:",
     "regularisation: separate factors for prompts and decodes or one for both, and how strong the priors are, by "
-    "held-out error. Stronger ones than those kept (weights 0.15 and 0.5, factors 0.03 and 0.05) trade: models held out "
-    "TPOT 17.3 / 11.4 instead of 18.0 / 12.4, TTFT 33.2 / 23.3 instead of 33.1 / 22.7; GPUs held out no better",
+    "held-out error. Stronger ones than those kept (weights 0.15 and 0.5, factors 0.03 and 0.05) trade: models held "
+    "out TPOT 17.3 / 11.4 instead of 18.0 / 12.4, TTFT 33.2 / 23.3 instead of 33.1 / 22.7; GPUs held out no better",
     "how far a campaign's constants may deviate (0.5, 1 and 2 times the framework's own prior: 0.5 was best)",
     "a term per expert layer in steps with prompts, after seeing that the first token of models with experts is late "
     "by a constant that tensor parallelism does not shrink",
