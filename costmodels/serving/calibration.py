@@ -4,14 +4,15 @@ A step of a framework is modelled as
 
     T = Σ factor(operation) · kernels(operation) + host
     host = step + layers · layer + sequences · sequence            (a step without prompts)
-    host = prompt_step + layers · prompt_layer                     (a step with prompts)
+    host = prompt_step + layers · prompt_layer + expert layers · prompt_expert_layer    (a step with prompts)
 
 and the time to the first token as what the steps give, plus the request's own way through the front end:
 
-    front = request + tokens · token + concurrency · waiting + (steps + polled · poll_steps) · TPOT
+    front = request + tokens · token + concurrency · waiting + steps · TPOT
 
 The factors say how far kernels overlap, fuse or fall short of what they take alone; the last term is that a request is
-looked for, and its first token handed out, between steps. Written by
+looked for, and its first token handed out, between steps. Public runs come from campaigns that differ in releases and
+flags; these are the constants of the first of them, partially pooled with the others. Written by
 ``python -m tests.benchmarks.silicon calibrate``, which also holds out whole models and whole GPU types.
 """
 
@@ -22,11 +23,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from costmodels.estimates import Floats, Ints
-from profiles.errors import DataError
+from profiles.shipped import shipped
 
 Part = Literal["gemm", "attention_prefill", "attention_decode", "moe", "moe_prompts", "communication", "elementwise"]
 
@@ -35,8 +35,12 @@ PARTS: dict[str, Part] = {
     "mla_bmm": "gemm",
     "attention_prefill": "attention_prefill",
     "mla_prefill": "attention_prefill",
+    "gdn_prefill": "attention_prefill",
+    "dsa_prefill": "attention_prefill",
     "attention_decode": "attention_decode",
     "mla_decode": "attention_decode",
+    "gdn_decode": "attention_decode",
+    "dsa_decode": "attention_decode",
     "moe": "moe",
 }
 """The factor of each kernel operation."""
@@ -62,11 +66,11 @@ class Calibration(BaseModel):
     step_us_per_sequence: float = Field(ge=0)
     prompt_step_us: float = Field(ge=0)
     prompt_step_us_per_layer: float = Field(ge=0)
+    prompt_step_us_per_expert_layer: float = Field(ge=0)
     request_us: float = Field(ge=0)
     request_us_per_token: float = Field(ge=0)
     request_us_per_concurrent: float = Field(ge=0)
     request_steps: float = Field(ge=0)
-    polled_share: float = Field(ge=0)
     acceptance: float = Field(ge=0, lt=1)  # of each drafted token, given that those before it were accepted
     ttft: Spread
     tpot: Spread
@@ -85,22 +89,21 @@ class Calibration(BaseModel):
         mixed: Floats = np.where(prompts > 0, self.factors["moe_prompts"], plain)
         return mixed
 
-    def host_us(self, layers: int, sequences: Ints, prompts: Ints) -> Floats:
-        """The host's share of each step, shape [n]; at least zero."""
+    def host_us(self, layers: int, sequences: Ints, prompts: Ints, *, experts: bool) -> Floats:
+        """The host's share of each step, shape [n]; at least zero. ``experts``: the model's layers have experts."""
         plain = self.step_us + layers * self.step_us_per_layer + sequences * self.step_us_per_sequence
-        prompt = self.prompt_step_us + layers * self.prompt_step_us_per_layer
+        per_layer = self.prompt_step_us_per_layer + experts * self.prompt_step_us_per_expert_layer
+        prompt = self.prompt_step_us + layers * per_layer
         host: Floats = np.asarray(np.maximum(np.where(prompts > 0, prompt, plain), 0.0), dtype=np.float64)
         return host
 
-    def front_us(
-        self, prompt_tokens: Floats, concurrency: Floats, tpot_us: Floats, poll_steps: Floats | float = 0
-    ) -> Floats:
+    def front_us(self, prompt_tokens: Floats, concurrency: Floats, tpot_us: Floats) -> Floats:
         """What a request waits outside the engine's steps, shape [n]."""
         front: Floats = (
             self.request_us
             + self.request_us_per_token * prompt_tokens
             + self.request_us_per_concurrent * concurrency
-            + (self.request_steps + self.polled_share * np.asarray(poll_steps)) * tpot_us
+            + self.request_steps * tpot_us
         )
         return front
 
@@ -120,11 +123,11 @@ NEUTRAL = Calibration(
     step_us_per_sequence=0,
     prompt_step_us=0,
     prompt_step_us_per_layer=0,
+    prompt_step_us_per_expert_layer=0,
     request_us=0,
     request_us_per_token=0,
     request_us_per_concurrent=0,
     request_steps=0,
-    polled_share=0,
     acceptance=0,
     ttft=NOTHING,
     tpot=NOTHING,
@@ -139,9 +142,7 @@ NEUTRAL = Calibration(
 @cache
 def calibrations() -> dict[str, Calibration]:
     """By framework."""
-    path = Path(__file__).parent / "calibration.yaml"
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {name: Calibration(**fields) for name, fields in document.items()}
-    except (OSError, AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path.name}: cannot be read ({error})", "reinstall shardwright") from error
+    return shipped(
+        Path(__file__).parent / "calibration.yaml",
+        lambda document: {name: Calibration(**fields) for name, fields in document.items()},
+    )

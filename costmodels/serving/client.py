@@ -13,7 +13,7 @@ from costmodels.layouts import Layouts
 from costmodels.library import CostModel
 from costmodels.precision import Precision
 from costmodels.serving.calibration import Spread
-from costmodels.serving.closed_loop import SHORTEST, closed_loop
+from costmodels.serving.closed_loop import SHORTEST, Gate, closed_loop
 from costmodels.serving.frameworks import Framework
 from costmodels.serving.loop_grid import grid_questions
 from costmodels.serving.step import interval, step_times
@@ -29,7 +29,7 @@ class Load:
         token_budget: most tokens of one step of an attention rank.
         most_running: sequences that the whole engine holds at once; the rest wait.
         shortest: lengths are uniform between this share of the stated ones and all of it.
-        poll_steps: steps between two looks at the queue, where the engine does not look at every step.
+        gate: when the engine lets waiting prompts in.
         drafted: tokens drafted per step (speculative decoding), 0: none.
     """
 
@@ -39,7 +39,7 @@ class Load:
     token_budget: Ints
     most_running: Ints
     shortest: Floats
-    poll_steps: Floats
+    gate: Gate
     drafted: Ints
 
     @classmethod
@@ -55,7 +55,7 @@ class Load:
             token_budget,
             most_running,
             np.full(n, shortest),
-            np.zeros(n),
+            Gate.none(n),
             np.zeros(n, np.int64),
         )
 
@@ -105,11 +105,19 @@ def closed_loop_answers(
     # Pipeline stages work on different sequences: a sequence's token takes as long as all stages, or as the slowest
     # stage takes to serve every other stage's sequences.
     cycle = np.maximum(times.latency.value, questions.layouts.pp * times.stage.value)
-    grid = questions.grid(cycle, calibration.tokens_per_step(load.drafted))
-    loop = closed_loop(grid, load.concurrency, load.most_running, layouts.dp, load.osl, load.shortest)
+    tokens_per_step = calibration.tokens_per_step(load.drafted)
+    loop = closed_loop(
+        questions.grid(cycle, tokens_per_step),
+        load.concurrency,
+        load.most_running,
+        layouts.dp,
+        load.osl,
+        load.shortest,
+        load.gate.after(tokens_per_step),
+    )
     prompt = load.isl * (1 + load.shortest) / 2
     tpot_mean = np.nanmean(loop.tpot, axis=1)
-    front = calibration.front_us(prompt, load.concurrency.astype(np.float64), tpot_mean, load.poll_steps)
+    front = calibration.front_us(prompt, load.concurrency.astype(np.float64), tpot_mean)
     levels = len(times.latency.how) // len(layouts)
     how = times.latency.how.reshape(levels, -1).max(axis=0)
     inside = np.asarray(times.latency.inside.reshape(levels, -1).all(axis=0), dtype=np.bool_)

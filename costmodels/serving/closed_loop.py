@@ -14,7 +14,7 @@ been measured yet.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -56,6 +56,33 @@ class StepGrid:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """When an engine that decodes lets waiting prompts in, shape [n] each; one that is idle lets them in at once.
+
+    Attributes:
+        steps: decode steps until it does; 0: at every step.
+        enough: waiting requests for which it does so earlier.
+        free_running: steps count from the last look at the queue (SGLang's ``--scheduler-recv-interval``,
+            TensorRT-LLM's attention-DP balance), not from the first waiting request (its ``batch_wait``).
+    """
+
+    steps: Floats
+    enough: Floats
+    free_running: np.ndarray
+
+    @classmethod
+    def none(cls, n: int) -> Gate:
+        return cls(np.zeros(n), np.full(n, np.inf), np.zeros(n, np.bool_))
+
+    def after(self, tokens_per_step: Floats) -> Gate:
+        """With steps counted in tokens of one sequence."""
+        return replace(self, steps=self.steps * tokens_per_step)
+
+    def take(self, index: Ints) -> Gate:
+        return Gate(self.steps[index], self.enough[index], self.free_running[index])
+
+
+@dataclass(frozen=True)
 class ClosedLoop:
     """What the client sees, shape [n] each unless said otherwise; times in µs.
 
@@ -80,6 +107,7 @@ def closed_loop(
     ranks: Ints,
     osl: Ints,
     shortest: Floats | float = SHORTEST,
+    gate: Gate | None = None,
 ) -> ClosedLoop:
     """Plays the protocol on each configuration.
 
@@ -89,8 +117,10 @@ def closed_loop(
         ranks: attention ranks, over which requests are spread evenly.
         osl: stated output length in tokens.
         shortest: lengths are uniform between this share of the stated ones and all of it.
+        gate: when prompts are let in, its steps counted in tokens of one sequence (None: at every step).
     """
     n = len(concurrency)
+    gate = gate or Gate.none(n)
     ratio = np.broadcast_to(np.asarray(shortest, dtype=np.float64), n)
     requests = SLOTS * GENERATIONS
     out = ClosedLoop(*(np.full((n, requests), np.nan) for _ in range(3)), *(np.zeros(n) for _ in range(3)))
@@ -99,7 +129,14 @@ def closed_loop(
     for size in np.unique(sizes):
         rows = np.flatnonzero(sizes == size)
         part = _play(
-            grid.take(rows), concurrency[rows], most_running[rows], ranks[rows], osl[rows], ratio[rows], int(size)
+            grid.take(rows),
+            concurrency[rows],
+            most_running[rows],
+            ranks[rows],
+            osl[rows],
+            ratio[rows],
+            gate.take(rows),
+            int(size),
         )
         for name in out.__dataclass_fields__:
             whole, piece = getattr(out, name), getattr(part, name)
@@ -111,7 +148,14 @@ def closed_loop(
 
 
 def _play(
-    grid: StepGrid, concurrency: Ints, most_running: Ints, ranks: Ints, osl: Ints, ratio: Floats, width: int
+    grid: StepGrid,
+    concurrency: Ints,
+    most_running: Ints,
+    ranks: Ints,
+    osl: Ints,
+    ratio: Floats,
+    gate: Gate,
+    width: int,
 ) -> ClosedLoop:
     n = len(concurrency)
     slots = np.minimum(concurrency, SLOTS)
@@ -140,6 +184,7 @@ def _play(
 
     most = grid.prompts[:, -1]  # prompts over all ranks that one step takes
     at_once = np.maximum(np.floor(most / weight), 1)  # slots served together
+    since = np.zeros(n)  # steps that count towards the gate's
     while True:
         live = finished < total
         if not live.any():
@@ -148,8 +193,11 @@ def _play(
         running = decoding.sum(1)
         waiting = arrival < _NEVER
         queue = waiting.sum(1)
+        shut = (running > 0) & (since < gate.steps) & (queue * weight < gate.enough)
         take = np.minimum(np.minimum(queue, at_once), np.maximum(room - running, 0)).astype(np.int64)
+        take = np.where(shut, 0, take)
         serve = live & (take > 0)
+        since = np.where(serve, gate.steps, since)
         ends = np.zeros_like(decoding)
         # --- a batch of prompts, first come first served
         if serve.any():
@@ -189,11 +237,14 @@ def _play(
             remaining = np.where(chosen, drawn, remaining)
             first_wait = np.where(chosen, wait, first_wait)
             arrival = np.where(chosen, _NEVER, arrival)
-        # --- or decode until the next sequence ends
+        # --- or decode until the next sequence ends or the gate opens
         go = live & ~serve & (running > 0)
         if go.any():
             least = np.where(decoding, remaining, _NEVER).min(1)
+            least = np.where(shut & (queue > 0), np.minimum(least, gate.steps - since), least)
             least = np.where(go, np.maximum(least, 1.0), 0.0)
+            idle = np.where(gate.free_running, (since + least) % np.maximum(gate.steps, 1.0), 0.0)
+            since = np.where(go, np.where(queue > 0, since + least, idle), since)
             per_rank = np.maximum(running * weight / ranks, 1.0)
             time = np.where(go, least * _line(grid.decode_batch, grid.decode_us, per_rank), 0.0)
             now = now + time

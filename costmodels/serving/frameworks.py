@@ -6,12 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from costmodels.serving.calibration import Calibration, calibrations
-from profiles.errors import DataError, UnknownName
+from profiles.errors import UnknownName
 from profiles.hardware import Gpu
+from profiles.shipped import shipped
 
 
 class ExpertKernels(BaseModel):
@@ -58,12 +58,10 @@ class Framework(BaseModel):
 
 @cache
 def frameworks() -> dict[str, Framework]:
-    path = Path(__file__).parent / "frameworks.yaml"
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {name: Framework(name=name, **fields) for name, fields in document.items()}
-    except (OSError, AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path.name}: cannot be read ({error})", "reinstall shardwright") from error
+    return shipped(
+        Path(__file__).parent / "frameworks.yaml",
+        lambda document: {name: Framework(name=name, **fields) for name, fields in document.items()},
+    )
 
 
 def find_framework(name: str) -> Framework:

@@ -113,7 +113,7 @@ def step_times(
     )
     hop = across_nodes(np.where(hops > 0, link, 0.0), network.fabric)
     by_part["communication"].append(hop.scaled(hops))
-    host = Estimates.exact(calibration.host_us(model.layers, batch.decodes, batch.prefills))
+    host = Estimates.exact(calibration.host_us(model.layers, batch.decodes, batch.prefills, experts=model.is_moe))
     by_part["host"] = [host]
     # The slowest stage has ⌈layers ÷ pp⌉ of the layers; the head, in one stage only, is counted as spread
     # over all.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodels.serving.closed_loop import GENERATIONS, SLOTS, ClosedLoop, StepGrid, closed_loop
+from costmodels.serving.closed_loop import GENERATIONS, SLOTS, ClosedLoop, Gate, StepGrid, closed_loop
 
 
 def grid(n: int, decode_us: float, prompt_us: float, *, mixed: bool = False, most: int = 1) -> StepGrid:
@@ -23,10 +23,22 @@ def grid(n: int, decode_us: float, prompt_us: float, *, mixed: bool = False, mos
     )
 
 
-def play(steps: StepGrid, concurrency: int, osl: int, *, running: int = 10**6, shortest: float = 1.0) -> ClosedLoop:
+def play(
+    steps: StepGrid,
+    concurrency: int,
+    osl: int,
+    *,
+    running: int = 10**6,
+    shortest: float = 1.0,
+    gate: Gate | None = None,
+) -> ClosedLoop:
     n = len(steps.chunks)
     ones = np.ones(n, np.int64)
-    return closed_loop(steps, concurrency * ones, running * ones, ones, osl * ones, shortest)
+    return closed_loop(steps, concurrency * ones, running * ones, ones, osl * ones, shortest, gate)
+
+
+def gated(steps: float, *, enough: float = np.inf, free_running: bool = False) -> Gate:
+    return Gate(np.array([steps]), np.array([enough]), np.array([free_running]))
 
 
 def test_one_request_at_a_time_waits_for_its_prompt_and_its_steps_alone() -> None:
@@ -99,3 +111,34 @@ def test_clusters_stand_for_single_requests(monkeypatch: pytest.MonkeyPatch) -> 
     single = play(grid(1, 5000.0, 900.0, most=8), 4 * SLOTS, 300, shortest=0.8)
     assert np.nanmean(clustered.tpot) == pytest.approx(np.nanmean(single.tpot), rel=0.02)
     assert np.nanmean(clustered.ttft) == pytest.approx(np.nanmean(single.ttft), rel=0.15)
+
+
+def test_a_gate_makes_prompts_wait_so_many_steps_while_others_decode() -> None:
+    # Two requests of random lengths: each comes back while the other decodes, and prompts take next to no time.
+    steps = grid(1, 10.0, 1e-3)
+    free, shut = (play(steps, 2, 2000, shortest=0.8, gate=gate) for gate in (None, gated(20.0)))
+    later = slice(2, None)  # the burst finds the engine idle
+    np.testing.assert_allclose(np.nanmax(free.ttft[0, later]), 0.0, atol=1.0)
+    np.testing.assert_allclose(np.nanmedian(shut.ttft[0, later]), 20 * 10.0, atol=1.0)
+    assert np.nanmax(shut.ttft[0, :2]) < 1.0
+
+
+def test_a_gate_that_counts_all_the_time_is_half_open_on_average() -> None:
+    steps = grid(1, 10.0, 1e-3)
+    polled = play(steps, 2, 2000, shortest=0.8, gate=gated(200.0, free_running=True))
+    waits = polled.ttft[0, 2:]
+    assert np.nanmax(waits) <= 200 * 10.0 + 1.0
+    assert np.nanmean(waits) == pytest.approx(100 * 10.0, rel=0.35)
+
+
+def test_a_gate_opens_early_for_enough_requests_and_never_for_an_idle_engine() -> None:
+    steps = grid(1, 10.0, 100.0)
+    plain = play(steps, 4, 500, shortest=0.8)
+    one_is_enough = play(steps, 4, 500, shortest=0.8, gate=gated(1000.0, enough=1.0))
+    np.testing.assert_array_equal(plain.ttft, one_is_enough.ttft)
+    alone, behind = (play(steps, 1, 500, shortest=0.8, gate=gate) for gate in (None, gated(1000.0)))
+    np.testing.assert_array_equal(alone.ttft, behind.ttft)
+
+
+def test_gates_count_engine_steps_however_many_tokens_they_yield() -> None:
+    assert gated(20.0).after(np.array([2.5])).steps[0] == 50.0

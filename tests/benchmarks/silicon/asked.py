@@ -14,10 +14,10 @@ from costmodels.library import CostModel
 from costmodels.memory import kv_bytes_per_sequence, memory
 from costmodels.precision import choose_precision, require_measured_widths
 from costmodels.registry import find_architecture
-from costmodels.serving.calibration import NEUTRAL
+from costmodels.serving.calibration import NEUTRAL, Calibration
 from costmodels.serving.frameworks import find_framework
 from costmodels.serving.loop_grid import GridQuestions, grid_questions
-from costmodels.serving.step import step_times
+from costmodels.serving.step import StepTimes, step_times
 from planner.predicting import ROUTING
 from profiles.errors import ShardwrightError
 from profiles.hardware import default_node, find_fabric, find_gpu
@@ -29,8 +29,8 @@ UNLIMITED = 10**6
 
 @dataclass(frozen=True)
 class Asked:
-    """Of ``n`` rows: ``parts_ms`` [n, LEVELS, PARTS] of one step, the grid it belongs to, layers of the model, and
-    most sequences that the engine holds."""
+    """Of ``n`` rows: ``parts_ms`` [n, LEVELS, PARTS] of one step, the grid it belongs to, layers of the model, most
+    sequences that the engine holds, and half the width (log) of the kernels' interval in a step of the full batch."""
 
     table: pd.DataFrame
     parts_ms: Floats
@@ -40,6 +40,13 @@ class Asked:
     mixed: np.ndarray
     layers: Ints
     most_running: Ints
+    kernels_log: Floats
+
+    @property
+    def experts(self) -> np.ndarray:
+        """Whether the model has experts; [n]."""
+        has: np.ndarray = self.parts_ms[:, 0, PARTS.index("moe")] > 0
+        return has
 
     def take(self, index: Ints) -> Asked:
         rest = {name: getattr(self, name)[index] for name in self.__dataclass_fields__ if name != "table"}
@@ -55,24 +62,25 @@ def ask(table: pd.DataFrame, progress: bool = True) -> tuple[Asked, dict[str, in
     n = len(table)
     parts = np.full((n, LEVELS, len(PARTS)), np.nan)
     decode_batch, prompts, chunks = np.zeros((n, DECODE_LEVELS)), np.zeros((n, LEVELS - DECODE_LEVELS)), np.zeros(n)
-    mixed, layers, running = np.zeros(n, bool), np.zeros(n, np.int64), np.zeros(n, np.int64)
+    mixed, layers, running, sure = np.zeros(n, bool), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n)
     left_out: dict[str, int] = {}
-    keys = ["framework", "gpu", "checkpoint", "precision", "weights"]
+    keys = ["framework", "gpu", "checkpoint", "precision", "weights", "kv"]
     costs: dict[tuple[str, str], CostModel] = {}
-    for (framework, gpu, checkpoint, precision, weights), group in table.groupby(keys, dropna=False):
+    for (framework, gpu, checkpoint, precision, weights, kv), group in table.groupby(keys, dropna=False):
         rows = group.index.to_numpy()
         chosen = None if pd.isna(precision) else str(precision)
         try:
-            times, questions, count, limit = _group(group, framework, gpu, checkpoint, chosen, weights, costs)
+            cache = None if weights == "bf16" else "fp8" if pd.isna(kv) else str(kv)
+            times, questions, count, limit, width = _group(group, framework, gpu, checkpoint, chosen, cache, costs)
         except ShardwrightError as error:
             left_out[error.message] = left_out.get(error.message, 0) + len(rows)
             continue
         parts[rows] = times
         decode_batch[rows], prompts[rows], chunks[rows] = questions.decode_batch, questions.prompts, questions.chunks
-        mixed[rows], layers[rows], running[rows] = questions.mixed, count, limit
+        mixed[rows], layers[rows], running[rows], sure[rows] = questions.mixed, count, limit, width
         if progress:
             print(f"  {framework} {gpu} {checkpoint} {weights}: {len(rows)} rows", flush=True)
-    whole = Asked(table, parts, decode_batch, prompts, chunks, mixed, layers, running)
+    whole = Asked(table, parts, decode_batch, prompts, chunks, mixed, layers, running, sure)
     return whole.take(np.flatnonzero(layers > 0)), left_out
 
 
@@ -82,13 +90,12 @@ def _group(
     gpu_name: str,
     checkpoint: str,
     precision_name: str | None,
-    weights: str,
+    kv: str | None,
     costs: dict[tuple[str, str], CostModel],
-) -> tuple[Floats, GridQuestions, int, Ints]:
+) -> tuple[Floats, GridQuestions, int, Ints, Floats]:
     model, gpu, framework = find_architecture(checkpoint), find_gpu(gpu_name), find_framework(framework_name)
     require_measured_widths(model)
-    # The public recipes keep the cache in 8 bits beside 8- and 4-bit weights.
-    precision = choose_precision(model, precision_name, None if weights == "bf16" else "fp8")
+    precision = choose_precision(model, precision_name, kv)
     cost = costs.setdefault((framework_name, gpu_name), CostModel(gpu, framework_name))
     node = default_node(gpu)
     network = Network(node.gpus, find_fabric(node.default_fabric))
@@ -114,8 +121,8 @@ def _group(
     running = np.minimum(concurrency, limit)
     questions = grid_questions(layouts, running, budget, isl, osl, shortest, mixed=framework.mixes_prompts_with_decodes)
 
-    def parts(calibration: object = NEUTRAL) -> dict[str, Floats]:
-        times = step_times(
+    def asked(calibration: Calibration = NEUTRAL) -> StepTimes:
+        return step_times(
             model,
             precision,
             cost,
@@ -124,12 +131,18 @@ def _group(
             questions.layouts,
             questions.batch,
             ROUTING,
-            calibration=calibration,  # type: ignore[arg-type]
+            calibration=calibration,
         )
+
+    def parts(times: StepTimes) -> dict[str, Floats]:
         return {name: values.reshape(LEVELS, -1).T / 1e3 for name, values in times.parts.items()}
 
-    every = parts()
-    decoding = parts(NEUTRAL.model_copy(update={"factors": {**NEUTRAL.factors, "attention_prefill": 0.0}}))["attention"]
+    times = asked()
+    every = parts(times)
+    without = NEUTRAL.model_copy(update={"factors": {**NEUTRAL.factors, "attention_prefill": 0.0}})
+    decoding = parts(asked(without))["attention"]
     every["attention_decode"] = decoding
     every["attention_prefill"] = every["attention"] - decoding
-    return np.stack([every[name] for name in PARTS], axis=2), questions, model.layers, limit
+    step = times.latency.take(np.arange(len(layouts)) + (DECODE_LEVELS - 1) * len(layouts))
+    width = np.log(step.high / step.low) / 2
+    return np.stack([every[name] for name in PARTS], axis=2), questions, model.layers, limit, width

@@ -4,6 +4,10 @@ Robust least squares (soft L1) on the logarithms of TPOT and TTFT. The closed lo
 order of events both are linear in the times of the two kinds of step, and the loop says how much of each was spent in
 steps with prompts. A few rounds of playing the loop and fitting with its shares converge. Priors keep factors at 1 and
 overheads near zero, where the rows say nothing.
+
+Rows come from campaigns (:mod:`tests.benchmarks.silicon.recipes`) that differ in releases and flags. Each has constants
+of its own, partially pooled: a prior holds them to the framework's, so that few rows move them little, and a campaign
+of which every row is held out is predicted with the framework's.
 """
 
 from __future__ import annotations
@@ -15,8 +19,9 @@ from scipy.optimize import least_squares
 
 from costmodels.estimates import Floats, Ints
 from costmodels.serving.calibration import NEUTRAL, Calibration, Spread
-from costmodels.serving.closed_loop import StepGrid, closed_loop
+from costmodels.serving.closed_loop import Gate, StepGrid, closed_loop
 from tests.benchmarks.silicon.asked import DECODE_LEVELS, PARTS, Asked
+from tests.benchmarks.silicon.recipes import CAMPAIGNS
 
 FACTORS = (*PARTS, "moe_prompts")
 # name, start, prior half-width, least, most; times in ms but per-token and per-sequence ones
@@ -26,11 +31,11 @@ CONSTANTS = (
     ("step_per_sequence", 0.002, 0.005, 0.0, np.inf),
     ("prompt_step", 1.0, 5.0, 0.0, np.inf),
     ("prompt_step_per_layer", 0.02, 0.05, 0.0, 0.2),
+    ("prompt_step_per_expert_layer", 0.1, 0.5, 0.0, 5.0),
     ("request", 10.0, 30.0, 0.0, np.inf),
     ("request_per_token", 0.005, 0.01, 0.0, np.inf),
     ("request_per_concurrent", 0.1, 0.3, 0.0, np.inf),
     ("request_steps", 1.0, 3.0, 0.0, np.inf),
-    ("polled_share", 0.5, 0.5, 0.0, np.inf),
     ("acceptance", 0.6, 0.2, 0.0, 0.95),
 )
 NAMES = (*FACTORS, *(name for name, *_ in CONSTANTS))
@@ -43,9 +48,16 @@ MOST = np.array([1.5] * len(FACTORS) + [entry[4] for entry in CONSTANTS])
 NOISE = 0.12  # log error from which a row counts linearly, not squared
 TTFT_WEIGHT = 0.7  # against TPOT: repeats of one configuration differ more in it
 PRIOR_WEIGHT = 0.02  # of all priors together, per residual
+DEVIATION = 0.5  # prior half-width of a campaign's constants around the framework's, per that of the latter
 ROUNDS = 3
 
+NOWHERE = np.tile(START, (1 + len(CAMPAIGNS), 1))
+"""Where a fit starts."""
+
+KERNELS_ALONE = np.where(np.array(NAMES) == "acceptance", START, 0.0)
+
 X = Floats
+"""Constants [1 + campaigns, names]: the framework's, then each campaign's."""
 
 
 @dataclass(frozen=True)
@@ -63,45 +75,68 @@ class Played:
         return Played(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
-def _value(x: X, name: str) -> float:
-    return float(x[NAMES.index(name)])
+def campaigns(rows: Asked) -> Ints:
+    """Index of each row's."""
+    return rows.table["campaign"].map(CAMPAIGNS.index).to_numpy(np.int64)
 
 
-def _factors(x: X, *, prompts: bool) -> Floats:
-    """Of :data:`PARTS`."""
-    names = ["moe_prompts" if prompts and part == "moe" else part for part in PARTS]
-    return np.exp([_value(x, name) for name in names])
+@dataclass(frozen=True)
+class Constants:
+    """Of each of ``n`` rows: ``values`` [n, names]; by name [n, 1]."""
+
+    values: Floats
+
+    @classmethod
+    def of(cls, x: X, rows: Asked) -> Constants:
+        return cls(x[1 + campaigns(rows)])
+
+    def __getitem__(self, name: str) -> Floats:
+        at = NAMES.index(name)
+        column: Floats = self.values[:, at : at + 1]
+        return column
+
+    def kernels_ms(self, parts_ms: Floats, *, prompts: bool) -> Floats:
+        """[n, levels] from the kernels by part [n, levels, parts]."""
+        names = ["moe_prompts" if prompts and part == "moe" else part for part in PARTS]
+        factors = np.exp(self.values[:, [NAMES.index(name) for name in names]])
+        total: Floats = (parts_ms @ factors[:, :, None])[:, :, 0]
+        return total
+
+    def tokens_per_step(self, drafted: Ints) -> Floats:
+        a = self["acceptance"]
+        tokens: Floats = (1 - a ** (drafted[:, None] + 1.0)) / (1 - a)
+        return tokens
 
 
-def steps_ms(x: X, rows: Asked) -> tuple[Floats, Floats]:
+def steps_ms(c: Constants, rows: Asked) -> tuple[Floats, Floats]:
     """(decode steps per token [n, decode levels], prompts [n, prompt levels]) in ms."""
     layers = rows.layers[:, None]
-    decode = rows.parts_ms[:, :DECODE_LEVELS] @ _factors(x, prompts=False)
-    host = _value(x, "step") + _value(x, "step_per_layer") * layers + _value(x, "step_per_sequence") * rows.decode_batch
-    drafted = rows.table["drafted"].to_numpy()[:, None]
-    a = _value(x, "acceptance")
-    tokens = (1 - a ** (drafted + 1.0)) / (1 - a)
-    prompt = rows.parts_ms[:, DECODE_LEVELS:] @ _factors(x, prompts=True)
-    prompt = prompt + _value(x, "prompt_step") + _value(x, "prompt_step_per_layer") * layers
+    decode = c.kernels_ms(rows.parts_ms[:, :DECODE_LEVELS], prompts=False)
+    host = c["step"] + c["step_per_layer"] * layers + c["step_per_sequence"] * rows.decode_batch
+    tokens = c.tokens_per_step(rows.table["drafted"].to_numpy())
+    prompt = c.kernels_ms(rows.parts_ms[:, DECODE_LEVELS:], prompts=True)
+    experts = layers * rows.experts[:, None]
+    prompt = prompt + c["prompt_step"] + c["prompt_step_per_layer"] * layers
+    prompt = prompt + c["prompt_step_per_expert_layer"] * experts
     return (decode + np.maximum(host, 0.0)) / tokens, prompt * rows.chunks[:, None]
 
 
-def front_ms(x: X, rows: Asked, tpot_ms: Floats) -> Floats:
+def front_ms(c: Constants, rows: Asked, tpot_ms: Floats) -> Floats:
+    """Shape [n]."""
     table = rows.table
-    tokens = (table["isl"] * (1 + table["shortest"]) / 2).to_numpy()
-    steps = _value(x, "request_steps") + _value(x, "polled_share") * table["poll_steps"].to_numpy()
-    return (
-        _value(x, "request")
-        + _value(x, "request_per_token") * tokens
-        + _value(x, "request_per_concurrent") * table["concurrency"].to_numpy()
-        + steps * tpot_ms
-    )
+    tokens = (table["isl"] * (1 + table["shortest"]) / 2).to_numpy()[:, None]
+    concurrency = table["concurrency"].to_numpy()[:, None]
+    front = c["request"] + c["request_per_token"] * tokens + c["request_per_concurrent"] * concurrency
+    total: Floats = (front + c["request_steps"] * tpot_ms[:, None])[:, 0]
+    return total
 
 
-def play(x: X, rows: Asked) -> Played:
-    decode, prompt = steps_ms(x, rows)
+def play(c: Constants, rows: Asked) -> Played:
+    """Plays the closed loop of each row."""
+    decode, prompt = steps_ms(c, rows)
     grid = StepGrid(rows.decode_batch, decode * 1e3, rows.prompts, prompt * 1e3, rows.chunks, rows.mixed)
     table = rows.table
+    tokens = c.tokens_per_step(table["drafted"].to_numpy())[:, 0]
     loop = closed_loop(
         grid,
         table["concurrency"].to_numpy(),
@@ -109,6 +144,9 @@ def play(x: X, rows: Asked) -> Played:
         table["dp"].to_numpy(),
         table["osl"].to_numpy(),
         table["shortest"].to_numpy(),
+        Gate(
+            *(table[f"gate_{name}"].to_numpy() for name in ("steps", "enough", "free_running")),
+        ).after(tokens),
     )
     return Played(
         np.nanmean(loop.ttft, axis=1) / 1e3,
@@ -122,43 +160,75 @@ def play(x: X, rows: Asked) -> Played:
 
 def predict_ms(x: X, rows: Asked) -> tuple[Floats, Floats]:
     """(TTFT, TPOT) in ms."""
-    played = play(x, rows)
-    return played.ttft_ms + front_ms(x, rows, played.tpot_ms), played.tpot_ms
+    c = Constants.of(x, rows)
+    played = play(c, rows)
+    return played.ttft_ms + front_ms(c, rows, played.tpot_ms), played.tpot_ms
+
+
+def linear_ms(c: Constants, rows: Asked, played: Played) -> tuple[Floats, Floats]:
+    """(TTFT, TPOT) in ms while the events keep the order of ``played``."""
+    decode, prompt = steps_ms(c, rows)
+    slower_decode = (decode / played.decode_ms)[:, 2:].mean(axis=1)  # at the batches that most steps have
+    slower_prompt = (prompt / played.prompt_ms).mean(axis=1)
+    tpot = played.tpot_ms * ((1 - played.tpot_prompts) * slower_decode + played.tpot_prompts * slower_prompt)
+    ttft = played.ttft_ms * ((1 - played.ttft_prompts) * slower_decode + played.ttft_prompts * slower_prompt)
+    return np.maximum(ttft + front_ms(c, rows, tpot), 1e-3), tpot
 
 
 def _adjust(x: X, rows: Asked, played: Played) -> X:
     """The constants that fit ``rows`` best while their events keep the order of ``played``."""
-    ttft, tpot = (rows.table[name].to_numpy() for name in ("ttft_ms", "tpot_ms"))
-    priors = np.sqrt(PRIOR_WEIGHT * 2 * len(rows)) / WIDTH
+    measured = np.log([rows.table[name].to_numpy() for name in ("ttft_ms", "tpot_ms")])
+    weight = np.array([TTFT_WEIGHT, 1.0])[:, None] / NOISE
+    index = campaigns(rows)
+    present = np.flatnonzero(np.bincount(index, minlength=len(CAMPAIGNS)))
+    member = (index == present[:, None]).astype(np.float64)  # [campaigns with rows, rows]
+    prior = np.sqrt(PRIOR_WEIGHT * 2 * len(rows)) / WIDTH
+    tie = np.sqrt(PRIOR_WEIGHT * 2 * member.sum(1))[:, None] / (DEVIATION * WIDTH)
+    blocks = 1 + len(present)
 
-    def residuals(y: X) -> Floats:
-        decode, prompt = steps_ms(y, rows)
-        slower_decode = (decode / played.decode_ms)[:, 2:].mean(axis=1)  # at the batches that most steps have
-        slower_prompt = (prompt / played.prompt_ms).mean(axis=1)
-        per_token = played.tpot_ms * ((1 - played.tpot_prompts) * slower_decode + played.tpot_prompts * slower_prompt)
-        first = played.ttft_ms * ((1 - played.ttft_prompts) * slower_decode + played.ttft_prompts * slower_prompt)
-        first = first + front_ms(y, rows, per_token)
-        return np.concatenate(
+    def errors(values: Floats) -> Floats:
+        return ((np.log(linear_ms(Constants(values), rows, played)) - measured) * weight).ravel()
+
+    def residuals(free: Floats) -> Floats:
+        whole, own = free[: len(NAMES)], free[len(NAMES) :].reshape(len(present), -1)
+        return np.concatenate([errors(member.T @ own), (whole - START) * prior, ((own - whole) * tie).ravel()])
+
+    def jacobian(free: Floats) -> Floats:
+        """Each row's derivatives by its own constants, which are its campaign's."""
+        values = member.T @ free[len(NAMES) :].reshape(len(present), -1)
+        here, step = errors(values), 1e-6 * WIDTH
+        by_constant = np.empty((2 * len(rows), len(NAMES)))
+        for k in range(len(NAMES)):
+            moved = values.copy()
+            moved[:, k] += step[k]
+            by_constant[:, k] = (errors(moved) - here) / step[k]
+        own = np.einsum("rk,br->rbk", by_constant, np.tile(member, 2)).reshape(2 * len(rows), -1)
+        ties = np.hstack([np.vstack([-np.diag(row) for row in tie]), np.diag(tie.ravel())])
+        return np.vstack(
             [
-                np.log(per_token / tpot) / NOISE,
-                TTFT_WEIGHT * np.log(np.maximum(first, 1e-3) / ttft) / NOISE,
-                (y - START) * priors,
+                np.hstack([np.zeros((2 * len(rows), len(NAMES))), own]),
+                np.hstack([np.diag(prior), np.zeros((len(NAMES), len(NAMES) * len(present)))]),
+                ties,
             ]
         )
 
-    least, most = LEAST - 1e-9, MOST + 1e-9
-    start = np.clip(x, LEAST, MOST)
-    found = least_squares(residuals, start, bounds=(least, most), loss="soft_l1", x_scale=WIDTH, max_nfev=30)
-    return np.asarray(found.x)
+    bounds = (np.tile(LEAST - 1e-9, blocks), np.tile(MOST + 1e-9, blocks))
+    start = np.clip(x[[0, *(1 + present)]], LEAST, MOST).ravel()
+    scale = np.tile(WIDTH, blocks)
+    found = least_squares(residuals, start, jacobian, bounds=bounds, loss="soft_l1", x_scale=scale, max_nfev=40)
+    whole = found.x[: len(NAMES)]
+    out = np.tile(whole, (1 + len(CAMPAIGNS), 1))  # a campaign without rows has the framework's
+    out[1 + present] = found.x[len(NAMES) :].reshape(len(present), -1)
+    return out
 
 
 def fit(rows: Asked) -> tuple[X, Played]:
     """The constants of one framework's rows, and the loops as played with them."""
-    x = START
+    x = NOWHERE
     for _ in range(ROUNDS):
-        played = play(x, rows)
+        played = play(Constants.of(x, rows), rows)
         x = _adjust(x, rows, played)
-    return x, play(x, rows)
+    return x, play(Constants.of(x, rows), rows)
 
 
 def held_out(rows: Asked, x: X, played: Played, groups: np.ndarray) -> tuple[Floats, Floats]:
@@ -171,31 +241,32 @@ def held_out(rows: Asked, x: X, played: Played, groups: np.ndarray) -> tuple[Flo
         out, rest = np.flatnonzero(groups == group), np.flatnonzero(groups != group)
         if not len(rest):
             continue
-        constants = _adjust(START, rows.take(rest), played.take(rest))
+        constants = _adjust(NOWHERE, rows.take(rest), played.take(rest))
         ttft[out], tpot[out] = predict_ms(constants, rows.take(out))
     return ttft, tpot
 
 
 def calibration(x: X, rows: int, spreads: dict[str, Spread], fitted_on: str, date: str) -> Calibration:
-    """As the engine model reads it (µs)."""
+    """As the engine model reads it (µs): the constants of the first campaign."""
+    found = dict(zip(NAMES, np.clip(x[1], LEAST, MOST).tolist(), strict=True))
 
     def us(name: str) -> float:
-        return round(max(_value(x, name), CONSTANTS[NAMES.index(name) - len(FACTORS)][3]) * 1e3 + 0.0, 3)
+        return round(found[name] * 1e3 + 0.0, 3)
 
     return NEUTRAL.model_copy(
         update={
-            "factors": {name: round(float(np.exp(_value(x, name))), 4) for name in FACTORS},
+            "factors": {name: round(float(np.exp(found[name])), 4) for name in FACTORS},
             "step_us": us("step"),
             "step_us_per_layer": us("step_per_layer"),
             "step_us_per_sequence": us("step_per_sequence"),
             "prompt_step_us": us("prompt_step"),
             "prompt_step_us_per_layer": us("prompt_step_per_layer"),
+            "prompt_step_us_per_expert_layer": us("prompt_step_per_expert_layer"),
             "request_us": us("request"),
             "request_us_per_token": us("request_per_token"),
             "request_us_per_concurrent": us("request_per_concurrent"),
-            "request_steps": round(max(_value(x, "request_steps"), 0.0), 4),
-            "polled_share": round(max(_value(x, "polled_share"), 0.0), 4),
-            "acceptance": round(_value(x, "acceptance"), 4),
+            "request_steps": round(found["request_steps"], 4),
+            "acceptance": round(found["acceptance"], 4),
             **spreads,
             "rows": rows,
             "fitted_on": fitted_on,

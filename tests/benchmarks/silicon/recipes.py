@@ -14,6 +14,18 @@ times:
   1.1.0rc2.post2 from 2026 on) draft 3 tokens a step, 1 with attention data parallelism. The file does not say so; the
   same image dated 2025 does not draft.
 
+* SGLang, DeepSeek in fp8 on B200: dsr1_fp8_b200_mtp.sh drafts 2 tokens a step; the data base of plain runs that the
+  file quotes does not have those rows.
+* TensorRT-LLM, Llama 3.1 70B, 1024/1024 below tp 8 (70b_*_trt_slurm.sh): ``batch_wait_timeout_iters`` 20 and
+  ``batch_wait_max_tokens_ratio`` 0.9: prompts wait for 20 steps, or until they fill nine tenths of a step.
+  ``--max_num_tokens`` is the longest request, 16384 for fp8 on B200.
+* TensorRT-LLM with attention data parallelism: ``attention_dp_config`` ``enable_balance`` with ``timeout_iters`` 60
+  (DeepSeek) or its default 50 (gpt-oss). The executor's counter of steps without a prompt on every rank runs all the
+  time (``_balance_adp_requests`` of py_executor.py), so prompts come in every so many steps, or once every rank has
+  one. SGLang's interval counts the same way (scheduler_recv_skipper.py), and prompts restart it.
+* Cache in 16 bits (no ``kv-cache-dtype``, or ``auto``): SGLang's DeepSeek on H200 (dsr1_fp8_h200.sh), TensorRT-LLM's
+  gpt-oss on H200, vLLM's gpt-oss on H100 and H200. 8 bits elsewhere beside 8- and 4-bit weights, where the scripts
+  say so; MiniMax's and Kimi's changed between releases and are taken as 8 bits.
 * vLLM, MiniMax and Kimi: ``--gpu-memory-utilization 0.95``.
 
 The other rows are NVIDIA's own runs (source files under ``/Users/``), of which no recipe is public. That their grid of
@@ -28,40 +40,67 @@ import numpy as np
 import pandas as pd
 
 DEFAULT_BUDGET = 8192
+CAMPAIGNS = ("InferenceX", "NVIDIA", "NVIDIA Dynamo")
+"""Who ran the rows; the last one's lengths are round thousands."""
+
 BLACKWELL = ("B200", "B300", "GB200", "GB300")
 
 
 def add_recipes(table: pd.DataFrame) -> pd.DataFrame:
-    """``table`` with columns harness (``InferenceX`` or ``NVIDIA``), shortest (length range ratio), token_budget,
-    poll_steps (0: every step), drafted (tokens drafted a step)."""
+    """``table`` with columns campaign (of :data:`CAMPAIGNS`), shortest (length range ratio), token_budget,
+    gate_steps, gate_enough, gate_free_running (:class:`~costmodels.serving.closed_loop.Gate`, in engine steps), drafted
+    (tokens drafted a step), kv (precision of the cache, None: fp8 beside 8- and 4-bit weights), memory_fraction."""
     own = table["source"].str.contains("/Users/").to_numpy()
-    deepseek = (table["family"] == "DeepSeek-V3/R1").to_numpy() & ~own
-    sglang, trtllm = ((table["framework"] == name).to_numpy() for name in ("sglang", "trtllm"))
-    blackwell = table["gpu"].isin(BLACKWELL).to_numpy()
-    concurrency, isl = table["concurrency"].to_numpy(), table["isl"].to_numpy()
-    version, date = table["version"].fillna("").to_numpy(), table["date"].fillna("").to_numpy()
+    family, gpu, weights = (table[name].to_numpy() for name in ("family", "gpu", "weights"))
+    deepseek, gptoss = (family == "DeepSeek-V3/R1") & ~own, (family == "gpt-oss-120b") & ~own
+    llama = (family == "Llama-3.1-70B") & ~own
+    vllm, sglang, trtllm = ((table["framework"] == name).to_numpy() for name in ("vllm", "sglang", "trtllm"))
+    blackwell = np.isin(gpu, BLACKWELL)
+    concurrency, isl, osl = (table[name].to_numpy() for name in ("concurrency", "isl", "osl"))
+    tp, dp = table["tp"].to_numpy(), table["dp"].to_numpy()
+    version, date = table["version"].fillna("").to_numpy(str), table["date"].fillna("").to_numpy(str)
 
     drafting = deepseek & trtllm & ((version == "1.2.0rc6.post3") | ((version == "1.1.0rc2.post2") & (date >= "2026")))
-    drafted = np.where(drafting, np.where(table["dp"] > 1, 1, 3), 0)
+    drafted = np.where(drafting, np.where(dp > 1, 1, 3), 0)
+    drafted = np.where(_sglang_drafts(table, deepseek & sglang & (gpu == "B200")), 2, drafted)
 
     budget = np.full(len(table), DEFAULT_BUDGET)
-    large = np.where(table["weights"] == "nvfp4", 16384, np.where(table["tp"] >= 8, 32768, 8192))
+    large = np.where(weights == "nvfp4", 16384, np.where(tp >= 8, 32768, 8192))
     budget = np.where(sglang & ~own, large, budget)
-    batch = concurrency // table["dp"].to_numpy()
+    batch = concurrency // dp
     one_prompt = (isl + batch * (1 + drafted) + 64 + 63) // 64 * 64
-    late = np.char.startswith(version.astype(str), "1.2.0rc6.post2")
+    late = np.char.startswith(version, "1.2.0rc6.post2")
     budget = np.where(deepseek & trtllm, np.where(late, np.maximum(one_prompt, 8192), one_prompt), budget)
-    gptoss = (table["family"] == "gpt-oss-120b").to_numpy() & trtllm & ~own
-    budget = np.where(gptoss, 20_000, budget)
+    budget = np.where(gptoss & trtllm, 20_000, budget)
+    whole = isl + osl + 200
+    budget = np.where(llama & trtllm, np.where((gpu == "B200") & (weights == "fp8"), 16384, whole), budget)
 
-    often = np.where((concurrency >= 16) & (large > 8192), 30, 10)
+    polled = np.where((concurrency >= 16) & (large > 8192), 30, 10)
+    collected = dp * np.array([np.sum(1 / np.arange(1, ranks + 1)) for ranks in dp])
+    waits = llama & trtllm & (isl == 1024) & (osl == 1024) & (tp < 8)
+    balanced = trtllm & (dp > 1)
+    polls = deepseek & sglang & blackwell
+    plain_cache = (
+        (deepseek & sglang & (gpu == "H200")) | (gptoss & trtllm & (gpu == "H200")) | (gptoss & vllm & ~blackwell)
+    )
     return table.assign(
-        harness=np.where(own, "NVIDIA", "InferenceX"),
+        campaign=np.select([own & (isl % 1000 == 0), own], CAMPAIGNS[:0:-1], CAMPAIGNS[0]),
         shortest=np.where(own & (isl % 1000 != 0), 1.0, 0.8),
         token_budget=budget,
-        poll_steps=np.where(deepseek & sglang & blackwell, often, 0),
+        gate_steps=np.select([polls, waits, deepseek & balanced, gptoss & balanced], [polled, 20, 60, 50], 0),
+        gate_enough=np.select([waits, balanced], [0.9 * budget / (0.9 * isl), collected], np.inf),
+        gate_free_running=polls | balanced,
         drafted=drafted,
-        memory_fraction=np.where(
-            (table["framework"] == "vllm").to_numpy() & ~own & table["model"].str.contains("MiniMax|Kimi"), 0.95, np.nan
-        ),
+        kv=np.where(plain_cache, "bf16", None),
+        memory_fraction=np.where(vllm & ~own & table["model"].str.contains("MiniMax|Kimi"), 0.95, np.nan),
     )
+
+
+def _sglang_drafts(table: pd.DataFrame, candidates: np.ndarray) -> np.ndarray:
+    """Which rows of SGLang 0.5.9 and fp8 are of the recipe that drafts: those that the data base of plain runs, which
+    the file quotes beside its own tables, does not have."""
+    known = table["source"].str.startswith("db-dump").to_numpy()
+    same = list(zip(table["ttft_ms"], table["tpot_ms"], strict=True))
+    plain = {pair for pair, listed in zip(same, known, strict=True) if listed}
+    here = candidates & (table["version"] == "0.5.9").to_numpy() & (table["weights"] == "fp8").to_numpy()
+    return here & (table["tp"] == 8).to_numpy() & np.array([pair not in plain for pair in same])
