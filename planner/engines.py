@@ -21,7 +21,7 @@ from costmodels.serving.frameworks import find_framework
 from costmodels.serving.kv_transfer import hand_overs
 from costmodels.serving.policies import find_policy
 from costmodels.serving.simulator import Engine, Overheads
-from costmodels.serving.step_table import End, step_tables
+from costmodels.serving.step_table import End, step_tables_at
 from planner.layouts import Restrictions, legal_layouts
 from planner.plans import EngineGroup, Layout, Plan
 from planner.requests import Pool, Workload
@@ -128,21 +128,21 @@ def _planned(plan: Plan, group: EngineGroup, model: Architecture, cost: CostMode
         draft = workload.speculation
         drafting = Drafting(draft.draft_tokens, draft.acceptance, draft.draft_cost)
     engines = {}
-    for end in ENDS:
-        (table,) = step_tables(
-            model,
-            precision,
-            cost,
-            network,
-            framework,
-            layouts,
-            workload.routing,
-            most_tokens=limits.max_tokens_per_step,
-            most_sequences=limits.max_sequences,
-            longest_tokens=limits.max_model_len,
-            queries=drafting.queries if drafting else 1,
-            end=end,
-        )
+    (tables,) = step_tables_at(
+        ENDS,
+        model,
+        precision,
+        cost,
+        network,
+        framework,
+        layouts,
+        workload.routing,
+        most_tokens=limits.max_tokens_per_step,
+        most_sequences=limits.max_sequences,
+        longest_tokens=limits.max_model_len,
+        queries=drafting.queries if drafting else 1,
+    )
+    for end, table in tables.items():
         engines[end] = Engine(
             table,
             find_policy(framework.name),
