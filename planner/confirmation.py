@@ -31,8 +31,8 @@ from profiles.errors import Infeasible
 
 SEED = 0
 
-ERROR = 0.1
-"""Standard error of the share of requests beyond a percentile, relative (:func:`requests_needed`), ..."""
+BEYOND = 250
+"""Simulated requests beyond the highest percentile that was promised, ..."""
 
 FEWEST, MOST = 2000, 10_000
 """... with no fewer and no more requests than these."""
@@ -248,4 +248,4 @@ def _requests(request: PlanRequest, group: Group) -> int:
     else:
         stay_us = float(loaded.cycle_us.value[0]) * loaded.tokens * loaded.steps_per_token
     in_flight = group.load_rps * stay_us / 1e6
-    return int(np.clip(requests_needed(highest / 100, in_flight, error=ERROR), FEWEST, MOST))
+    return int(np.clip(requests_needed(highest / 100, in_flight, BEYOND), FEWEST, MOST))

@@ -12,7 +12,7 @@ from costmodels.memory import kv_bytes_per_sequence, memory
 from costmodels.serving.kv_transfer import hand_overs
 from costmodels.serving.policies import find_policy
 from costmodels.serving.simulator import Engine, Overheads
-from costmodels.serving.step_table import End, step_tables
+from costmodels.serving.step_table import End, step_tables_at
 from planner.evaluation import Job
 from planner.plans import Limits
 from planner.predicted import Role
@@ -35,21 +35,21 @@ def simulated_engines(
     workload, framework, drafting = job.workload, job.framework, job.drafting
     kv_tokens = cache_tokens(job, layouts, limits)
     engines = {}
-    for end in ends:
-        (table,) = step_tables(
-            job.model,
-            job.precision,
-            job.cost,
-            job.network,
-            framework,
-            layouts,
-            workload.routing,
-            most_tokens=limits.max_tokens_per_step,
-            most_sequences=limits.max_sequences,
-            longest_tokens=limits.max_model_len,
-            queries=drafting.queries if drafting else 1,
-            end=end,
-        )
+    (tables,) = step_tables_at(
+        ends,
+        job.model,
+        job.precision,
+        job.cost,
+        job.network,
+        framework,
+        layouts,
+        workload.routing,
+        most_tokens=limits.max_tokens_per_step,
+        most_sequences=limits.max_sequences,
+        longest_tokens=limits.max_model_len,
+        queries=drafting.queries if drafting else 1,
+    )
+    for end, table in tables.items():
         engines[end] = Engine(
             table,
             find_policy(framework.name),

@@ -20,7 +20,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal
+from typing import Literal, NotRequired, TypedDict, Unpack
 
 import numpy as np
 
@@ -258,6 +258,16 @@ class Grid:
         return Batch(prefills, chunk, prefix, decodes, context, shares, queries=self.queries)
 
 
+class Sizes(TypedDict):
+    """How far tables go: tokens and sequences of one step of one attention rank, tokens of one sequence; and the tokens
+    of each decoding sequence in a step (1; more with speculative decoding)."""
+
+    most_tokens: int
+    most_sequences: int
+    longest_tokens: int
+    queries: NotRequired[int]
+
+
 def step_tables(
     model: Architecture,
     precision: Precision,
@@ -267,22 +277,32 @@ def step_tables(
     layouts: Layouts,
     routing: str,
     *,
-    most_tokens: int,
-    most_sequences: int,
-    longest_tokens: int,
-    queries: int = 1,
     end: End = "value",
+    **sizes: Unpack[Sizes],
 ) -> list[StepTable]:
     """Tables of every layout.
 
     Args:
-        most_tokens, most_sequences: of one step of one attention rank.
-        longest_tokens: of one sequence.
-        queries: tokens of each decoding sequence in a step: 1, or more with speculative decoding.
         end: of the prediction's interval: the value, or its lower or upper end.
     """
-    grid = Grid.up_to(most_tokens, most_sequences, longest_tokens, queries)
-    tables: list[StepTable] = []
+    tables = step_tables_at((end,), model, precision, cost, network, framework, layouts, routing, **sizes)
+    return [at[end] for at in tables]
+
+
+def step_tables_at(
+    ends: Sequence[End],
+    model: Architecture,
+    precision: Precision,
+    cost: CostModel,
+    network: Network,
+    framework: Framework,
+    layouts: Layouts,
+    routing: str,
+    **sizes: Unpack[Sizes],
+) -> list[dict[End, StepTable]]:
+    """Tables of every layout at several ends of the prediction's interval; the steps are asked for once."""
+    grid = Grid.up_to(sizes["most_tokens"], sizes["most_sequences"], sizes["longest_tokens"], sizes.get("queries", 1))
+    tables: list[dict[End, StepTable]] = []
     for together in (np.flatnonzero(layouts.dp == 1), np.flatnonzero(layouts.dp > 1)):
         batches = grid.batches(experts=bool(len(together)) and int(layouts.dp[together[0]]) > 1)
         points = len(batches.prefills)
@@ -298,7 +318,8 @@ def step_tables(
                     _tiled(batches, len(chosen)),
                     routing,
                 )
-                tables += _tables(grid, times, layouts.take(chosen), end)
+                at_ends = [_tables(grid, times, layouts.take(chosen), end) for end in ends]
+                tables += [dict(zip(ends, of_layout, strict=True)) for of_layout in zip(*at_ends, strict=True)]
     order = np.argsort(np.concatenate([np.flatnonzero(layouts.dp == 1), np.flatnonzero(layouts.dp > 1)]))
     return [tables[i] for i in order]
 

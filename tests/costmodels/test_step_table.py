@@ -16,7 +16,7 @@ from costmodels.precision import choose_precision
 from costmodels.registry import find_architecture
 from costmodels.serving.frameworks import find_framework
 from costmodels.serving.step import StepTimes, step_times
-from costmodels.serving.step_table import StepCurve, StepTable, step_tables
+from costmodels.serving.step_table import StepCurve, StepTable, step_tables, step_tables_at
 from profiles.hardware import find_fabric
 
 Layout = tuple[int, int, int, int, int]
@@ -153,6 +153,17 @@ def test_ends_bracket_the_value(roofline_cost: CostModel) -> None:
     between = [by_table(table.latency, batch) for table in (low, value, high)]
     assert (between[0] < between[1]).all()
     assert (between[1] < between[2]).all()
+
+
+def test_tables_of_several_ends_are_those_of_each(roofline_cost: CostModel) -> None:
+    architecture = find_architecture(MOE)
+    layouts = Layouts.of([(4, 1, 1, 4, 1), (2, 1, 4, 8, 1)])
+    asked = (architecture, choose_precision(architecture), roofline_cost, NETWORK, find_framework("vllm"), layouts)
+    together = step_tables_at(("high", "low"), *asked, "balanced", **LIMITS)
+    for end in ("high", "low"):
+        for at, alone in zip(together, step_tables(*asked, "balanced", end=end, **LIMITS), strict=True):
+            for batch in ({"decodes": 30, "context": 900.0}, {"decodes": 7, "context": 5.0, "chunks": [(300, 0.0)]}):
+                assert at[end].latency.step_us(**batch) == alone.latency.step_us(**batch)
 
 
 def test_tables_go_on_beyond_their_grid(roofline_cost: CostModel) -> None:
