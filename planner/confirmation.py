@@ -18,7 +18,7 @@ import numpy as np
 from costmodels.estimates import Floats
 from costmodels.precision import Precision
 from costmodels.serving.arrivals import constant_lengths, open_loop
-from costmodels.serving.capacity import WARM_UP, Limit, capacity_rps, meets, requests_needed
+from costmodels.serving.capacity import Limit, capacity_rps, requests_needed, settled
 from costmodels.serving.disaggregated import Prefilling
 from costmodels.serving.simulator import Engine, simulate
 from planner.engine_models import simulated_engines
@@ -31,14 +31,14 @@ from profiles.errors import Infeasible
 
 SEED = 0
 
-BEYOND = 250
+BEYOND = 200
 """Simulated requests beyond the highest percentile that was promised, ..."""
 
 FEWEST, MOST = 2000, 10_000
 """... with no fewer and no more requests than these."""
 
-NEAR = 0.95
-"""Share of the load at which an engine missed a bound: where the search for what it carries begins."""
+TOLERANCE = 0.025
+"""An engine that misses a bound is planned with at most this share less than it carries."""
 
 STEP = 0.995
 """An engine that misses a bound carries no more than this share of the load at which it did."""
@@ -91,11 +91,12 @@ def confirmed(request: PlanRequest, options: list[Option], progress: Callable[[s
     while best is not None:
         groups = groups_of(best, served_rps(request, best))
         trials = [_Trial(request, group, groups) for group in groups]
-        checks = {trial.group.id: learnt.check(best, trial) for trial in trials}
-        if all(check.holds for check in checks.values()):
+        found = [learnt.check(best, trial) for trial in trials]
+        checks = {trial.group.id: check for trial, check in zip(trials, found, strict=True) if check is not None}
+        if len(checks) == len(trials):
             return Confirmed(options, best, checks, learnt.carried)
         for trial in trials:
-            learnt.learn(best, trial, checks[trial.group.id])
+            learnt.learn(best, trial, holds=trial.group.id in checks)
         turn += 1
         known = [learnt.chosen_anew(option, only_simulated=turn >= ROUNDS) for option in options]
         if best_of(request, known) is None:
@@ -113,23 +114,24 @@ class _Learnt:
         self._seen: set[Kind] = set()
         self._formula: dict[Kind, float] = {}
         self._idle: dict[Kind, dict[str, float]] = {}
-        self._checks: dict[tuple[frozenset[Kind], float, float, tuple[Limit, ...]], Check] = {}
+        self._checks: dict[tuple[frozenset[Kind], float, float, tuple[Limit, ...]], Check | None] = {}
         self.carried: dict[Kind, float] = {}
 
-    def check(self, best: Option, trial: _Trial) -> Check:
-        """The trial at its load, simulated once however often it is asked for."""
+    def check(self, best: Option, trial: _Trial) -> Check | None:
+        """The trial at its load, simulated once however often it is asked for; None where a bound does not hold."""
         kinds = _kinds(best, trial.group)
         asked = (frozenset(kinds), trial.group.load_rps, trial.front_us, tuple(trial.limits))
         if asked not in self._checks:
             self._checks[asked] = trial.check()
         formula = [self._formula[kind] for kind in kinds if kind in self._formula]
-        return replace(self._checks[asked], formula_rps=max(formula, default=None))
+        found = self._checks[asked]
+        return None if found is None else replace(found, formula_rps=max(formula, default=None))
 
-    def learn(self, best: Option, trial: _Trial, check: Check) -> None:
-        """What the engines of a group carry that misses a bound."""
+    def learn(self, best: Option, trial: _Trial, *, holds: bool) -> None:
+        """What the engines of a group carry, where a bound does not hold."""
         group, kinds = trial.group, _kinds(best, trial.group)
         self._seen |= kinds
-        if check.holds:
+        if holds:
             return
         most = min(trial.capacity_rps(), group.load_rps * STEP)
         for kind in kinds:
@@ -198,22 +200,28 @@ class _Trial:
         made = simulated_engines(group.job, group.layouts, group.limits, group.role, self.front_us, ("value",))
         return made["value"]
 
-    def check(self) -> Check:
-        """At the group's load."""
-        whole = simulate(self._engine, open_loop(*self._lengths, self.group.load_rps, seed=SEED))
-        outcome = whole.trimmed(WARM_UP)
-        return Check(outcome, len(whole), whole.utilisation, meets(outcome, self.limits))
+    def check(self) -> Check | None:
+        """At the group's load; None where a bound does not hold."""
+        load = open_loop(*self._lengths, self.group.load_rps, seed=SEED)
+        outcome = settled(self._engine, load, self.limits)
+        return None if outcome is None else Check(outcome, len(load))
 
     def capacity_rps(self) -> float:
-        """The highest rate at which every bound holds; 0 where none does."""
-        near_rps = NEAR * self.group.load_rps
-        return capacity_rps(self._engine, *self._lengths, self.limits, seed=SEED, near_rps=near_rps)
+        """The highest rate at which every bound holds, where the group's load is too much; 0 where none does."""
+        return capacity_rps(
+            self._engine,
+            *self._lengths,
+            self.limits,
+            seed=SEED,
+            tolerance=TOLERANCE,
+            near_rps=self.group.load_rps,
+            near_fails=True,
+        )
 
     def idle_ms(self) -> dict[str, float]:
         """Every bounded percentile of its requests at hardly any load, by the bound's label."""
         isl, osl = (lengths[:FEWEST] for lengths in self._lengths)
-        outcome = simulate(self._engine, open_loop(isl, osl, self.group.load_rps / 100, seed=SEED))
-        check = Check(outcome, len(outcome), outcome.utilisation, holds=False)
+        check = Check(simulate(self._engine, open_loop(isl, osl, self.group.load_rps / 100, seed=SEED)), len(isl))
         found = {}
         for bound in self.group.job.slo.bounds:
             own = own_us(self.group, bound.metric, bound.percentile / 100)

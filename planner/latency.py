@@ -23,15 +23,11 @@ class Check:
     Attributes:
         outcome: the requests that count.
         requests: all of them, those that fill the engine at first included.
-        utilisation: share of the time in which a step ran.
-        holds: whether every bound of the SLO does.
         formula_rps: what the formulas say that the engine carries, where the simulation carries less.
     """
 
     outcome: Outcome
     requests: int
-    utilisation: float
-    holds: bool
     formula_rps: float | None = None
 
     def us(self, metric: Metric, p: float | None) -> float:

@@ -64,7 +64,6 @@ class EngineSimulation(Document):
 
     requests: int
     seed: int
-    utilisation: float = Field(description="share of the time in which a step ran")
     formula_rps: float | None = Field(
         description="what the formulas say that one engine carries, where the simulation carries less and the plan "
         "counts on that; else null"

@@ -115,9 +115,7 @@ def _group_prediction(group: Group, checks: Checks) -> plans.GroupPrediction:
         inside_measured_range=bool(origin.inside[0]),
         simulation=None
         if check is None
-        else plans.EngineSimulation(
-            requests=check.requests, seed=SEED, utilisation=check.utilisation, formula_rps=check.formula_rps
-        ),
+        else plans.EngineSimulation(requests=check.requests, seed=SEED, formula_rps=check.formula_rps),
     )
 
 

@@ -30,7 +30,7 @@ WARM_UP = 0.1
 BEYOND = 30
 """Requests of a run beyond the percentile that is asked for."""
 
-FIRST_STEP = 1.1
+FIRST_STEP = 1.05
 """From the first guess to the next rate that is tried; each further step is the square of the one before."""
 
 BEYOND_FLOOD = 1.5
@@ -115,6 +115,7 @@ def capacity_rps(
     tolerance: float = 0.02,
     warm_up: float = WARM_UP,
     near_rps: float | None = None,
+    near_fails: bool = False,
 ) -> float:
     """The highest rate of random arrivals at which every limit holds, requests per second; 0 where not even a
     nearly idle engine meets them.
@@ -132,6 +133,7 @@ def capacity_rps(
         near_rps: where to begin, such as the closed form's estimate (None: at what the engine serves when all
             requests are there from the start). It changes how long the search takes, and the answer by no more than
             ``tolerance``.
+        near_fails: whether the limits are known not to hold at ``near_rps``: the search begins right below it.
 
     Raises:
         InputError: a tolerance or a guess that is not positive.
@@ -146,7 +148,7 @@ def capacity_rps(
 
     near = near_rps or simulate(engine, everyone).rate_rps
     step = FIRST_STEP
-    if len(isl) >= 4 * FEWEST:
+    if len(isl) >= 4 * FEWEST and not near_fails:
         some, coarse = len(isl) // 4, 4 * tolerance
         rough = capacity_rps(
             engine, isl[:some], osl[:some], limits, cv=cv, seed=seed, tolerance=coarse, warm_up=warm_up, near_rps=near
@@ -154,16 +156,10 @@ def capacity_rps(
         near, step = rough or near, 1 + tolerance
 
     def holds(rate: float) -> bool:
-        load = open_loop(isl, osl, rate, cv=cv, seed=seed)
-        missed = Missed(load, limits, warm_up)
-        try:
-            outcome = simulate(engine, load, sample_us=float(load.arrival_us[-1]) / LOOKS, give_up=missed.too_often)
-        except GivenUp:
-            return False
-        return meets(outcome.trimmed(warm_up), limits)
+        return settled(engine, open_loop(isl, osl, rate, cv=cv, seed=seed), limits, warm_up) is not None
 
     low = high = near
-    if holds(near):
+    if not near_fails and holds(near):
         while holds(high := low * step):
             low, step = high, step**2
             if step > 2 and low > BEYOND_FLOOD * simulate(engine, everyone).rate_rps:
@@ -177,6 +173,18 @@ def capacity_rps(
         middle = math.sqrt(low * high)
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low
+
+
+def settled(engine: Engine, load: Requests, limits: Sequence[Limit], warm_up: float = WARM_UP) -> Outcome | None:
+    """The requests of an open loop after the warm-up, where every limit holds; None where one does not, as soon as that
+    is certain."""
+    missed = Missed(load, limits, warm_up)
+    try:
+        outcome = simulate(engine, load, sample_us=float(load.arrival_us[-1]) / LOOKS, give_up=missed.too_often)
+    except GivenUp:
+        return None
+    counted = outcome.trimmed(warm_up)
+    return counted if meets(counted, limits) else None
 
 
 class Missed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -71,7 +70,6 @@ def test_the_document_tells_simulated_from_computed(planned: Planned, simulated:
     (group,) = checked.prediction.engines
     assert group.simulation is not None
     assert group.simulation.requests >= confirmation.FEWEST
-    assert 0 < group.simulation.utilisation <= 1
     for check, latency in zip(
         checked.prediction.slo, (checked.prediction.ttft_ms, checked.prediction.tpot_ms), strict=True
     ):
@@ -81,9 +79,8 @@ def test_the_document_tells_simulated_from_computed(planned: Planned, simulated:
         assert check.predicted.value != check.formula_ms
         assert 0 <= check.margin < 1
     assert throughput(checked) <= throughput(computed) * (1 + 1e-9)
-    if throughput(checked) < throughput(computed) * 0.999:
-        assert group.simulation.formula_rps is not None
-        assert any("carries" in note and group.engine in note for note in checked.provenance.notes)
+    told = any("carries" in note and group.engine in note for note in checked.provenance.notes)
+    assert told is (group.simulation.formula_rps is not None)
 
 
 def test_what_the_formulas_promise_too_much_is_taken_back(
@@ -96,7 +93,7 @@ def test_what_the_formulas_promise_too_much_is_taken_back(
 
     def check(self: Any) -> Any:
         found = original(self)
-        return replace(found, holds=self.group.load_rps <= carries)
+        return found if self.group.load_rps <= carries else None
 
     original = confirmation._Trial.check
     monkeypatch.setattr(confirmation._Trial, "check", check)
@@ -132,13 +129,7 @@ def test_after_some_rounds_only_simulated_engines_are_left(bare: ProfileStore, m
 def test_an_slo_that_no_simulated_engine_holds_is_refused_with_the_nearest(
     bare: ProfileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = confirmation._Trial.check
-
-    def never(self: Any) -> Any:
-        found = original(self)
-        return replace(found, holds=False)
-
-    monkeypatch.setattr(confirmation._Trial, "check", never)
+    monkeypatch.setattr(confirmation._Trial, "check", lambda self: None)
     monkeypatch.setattr(confirmation._Trial, "capacity_rps", lambda self: 0.0)
     request = {"model": DENSE, "cluster": "1xH100", "workload": WORKLOAD, "slo": SLO, "disaggregation": "never"}
     with pytest.raises(Infeasible, match="none when it is simulated") as told:
