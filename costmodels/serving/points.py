@@ -21,7 +21,9 @@ def taken(points: P, index: Ints) -> P:
             return {name: values[index] for name, values in value.items()}
         if isinstance(value, np.ndarray):
             return value[index]
-        return value.take(index) if hasattr(value, "take") else value
+        if hasattr(value, "take"):
+            return value.take(index)
+        return taken(value, index) if is_dataclass(value) else value
 
     changed: Any = {field.name: of(getattr(points, field.name)) for field in fields(points)}  # type: ignore[arg-type]
     return replace(points, **changed)  # type: ignore[type-var]

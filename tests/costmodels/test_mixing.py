@@ -170,13 +170,11 @@ TOKEN_US, BASE_US, BUDGET = 20.0, 9000.0, 2048
 
 def table(ranks: int, stages: int) -> StepTable:
     """Steps that are linear in their tokens; experts take half of what a token does."""
-    tokens = np.array(GRID.tokens, np.float64)
-    linear, experts = BASE_US + TOKEN_US * tokens, TOKEN_US / 2 * tokens
+    tokens, alone = np.array(GRID.tokens, np.float64), np.array(GRID.alone, np.float64)
 
     def made(share: float) -> object:
-        none = np.zeros((len(GRID.chunks), len(GRID.prefixes)))
-        decode = np.zeros((len(GRID.decodes), len(GRID.contexts)))
-        return curve(linear * share, decode, none, experts * share if ranks > 1 else None)
+        experts = share * TOKEN_US / 2 * tokens if ranks > 1 else None
+        return curve(share * (BASE_US + TOKEN_US * tokens), alone=share * (BASE_US + TOKEN_US * alone), expert=experts)
 
     return StepTable(ranks, stages, made(1.0), made(1 / stages))  # type: ignore[arg-type]
 

@@ -249,6 +249,16 @@ def test_operating_points_do_not_depend_on_each_other(roofline_cost: CostModel) 
         assert alone.e2e_percentile_us(0.99)[0] == pytest.approx(together.e2e_percentile_us(0.99)[i])
 
 
+@pytest.mark.parametrize(("model", "layout"), ENGINES, ids=NAMES)
+def test_a_point_that_is_taken_out_stays_what_it_is(roofline_cost: CostModel, model: str, layout: Layout) -> None:
+    every = steady(roofline_cost, model, layout)
+    for i in (0, 5, len(GRID) - 1):
+        one = every.take(np.array([i]))
+        for p in (0.5, 0.99):
+            for quantile in ("ttft_percentile_us", "tpot_percentile_us", "e2e_percentile_us"):
+                assert getattr(one, quantile)(p).tolist() == [getattr(every, quantile)(p)[i]]
+
+
 def test_uncertain_kernels_give_uncertain_promises(synthetic_cost: CostModel) -> None:
     got = steady(synthetic_cost, "Llama-3.1-8B", (2, 1, 1, 1, 1), [1, 16, 128])
     for made in (got.rate_rps, got.ttft_us, got.tpot_us, got.e2e_us):

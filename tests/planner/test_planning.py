@@ -131,6 +131,7 @@ def test_layouts_across_nodes_never_worsen_the_plan_and_can_be_placed(planned: P
 
 def test_the_same_request_gives_the_same_bytes(planned_from_rows: Planned, measured: ProfileStore) -> None:
     request = {"model": EXPERTS, "cluster": "4xH100 + 2xH200", "workload": f"{WORKLOAD},rate=9", "slo": SLO}
+    request |= {"simulation": True}
     first = planned_from_rows(**request).to_json()
     assert plan(request, store=measured).to_json() == first
     again = (
@@ -161,6 +162,7 @@ def test_the_short_forms_and_the_objects_they_stand_for_give_the_same_plan(
             },
             "workload": {"isl": 2000, "osl": 200},
             "slo": {"bounds": [{"metric": "ttft", "limit_ms": 1000}, {"metric": "tpot", "limit_ms": 25}]},
+            "simulation": False,
         },
         store=bare,
     )
