@@ -25,6 +25,7 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.kernels --framework vllm
 	$(BIN)/python -m tests.benchmarks.sampling
 	$(BIN)/python -m tests.benchmarks.simulator
+	$(BIN)/python -m tests.benchmarks.loops
 	$(BIN)/python -m tests.benchmarks.plans
 	$(BIN)/python -m tests.benchmarks.readme
 

@@ -53,13 +53,31 @@ Kind = tuple[Serving, Precision, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Confirmed:
-    """The options as they are after the simulations, the best of them (None: none is left), the simulation of each of
-    its groups by id (empty: not simulated), and what engines that missed a bound carry, requests/s."""
+    """What the simulations left.
+
+    Attributes:
+        options: as they are after them.
+        best: of the options; None: none has a plan.
+        checks: the simulation of each of its groups by id; empty: not simulated.
+        carried: requests/s of the engines that missed a bound.
+        narrowed: whether only engines that had been simulated were candidates in the end.
+    """
 
     options: list[Option]
     best: Option | None
     checks: dict[str, Check]
     carried: dict[Kind, float]
+    narrowed: bool = False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader should know of the search."""
+        if not self.narrowed:
+            return ()
+        return (
+            f"after {ROUNDS} fleets in which some engine missed a bound when it was simulated, only engines that had "
+            "been simulated were candidates: a fleet of others may be better",
+        )
 
     def carried_rps(self, option: Option, points: Points) -> Floats:
         """What aggregated engines at ``points`` (n,) of an ``option`` carry: by the formulas, but no more than where
@@ -87,19 +105,21 @@ def confirmed(request: PlanRequest, options: list[Option], progress: Callable[[s
         return Confirmed(options, best, {}, {})
     if progress is not None:
         progress("simulating the chosen engines")
-    turn = 0
+    turn, narrowed = 0, False
     while best is not None:
         groups = groups_of(best, served_rps(request, best))
         trials = [_Trial(request, group, groups) for group in groups]
         found = [learnt.check(best, trial) for trial in trials]
         checks = {trial.group.id: check for trial, check in zip(trials, found, strict=True) if check is not None}
         if len(checks) == len(trials):
-            return Confirmed(options, best, checks, learnt.carried)
+            return Confirmed(options, best, checks, learnt.carried, narrowed)
         for trial in trials:
             learnt.learn(best, trial, holds=trial.group.id in checks)
         turn += 1
-        known = [learnt.chosen_anew(option, only_simulated=turn >= ROUNDS) for option in options]
+        narrowed = turn >= ROUNDS
+        known = [learnt.chosen_anew(option, only_simulated=narrowed) for option in options]
         if best_of(request, known) is None:
+            narrowed = False
             known = [learnt.chosen_anew(option) for option in options]
         options = known
         best = best_of(request, options)

@@ -33,7 +33,7 @@ def assemble(request: PlanRequest, found: Confirmed, best: Option, expert_loads:
         prediction=predicted_by(request, groups, pairs, decision, served, found.checks),
         proof=proof_of(request, options, best),
         alternatives=alternatives(request, best, chosen, found),
-        provenance=provenance_of(request, best, groups, pairs, found.checks, notes),
+        provenance=provenance_of(request, best, groups, pairs, found.checks, (*notes, *found.notes)),
     )
 
 

@@ -123,7 +123,8 @@ def _decision(plan: Plan, console: Console) -> None:
     if plan.prediction.kv_transfer is not None:
         indented(console, Text(comparison.transfer_words(plan.prediction.kv_transfer)))
     cost = plan.decision.usd_per_hour
-    idle = f"{plan.decision.gpus_idle} GPUs stay idle" if plan.decision.gpus_idle else ""
+    spare = plan.decision.gpus_idle
+    idle = f"{spare} GPU{'s stay' if spare > 1 else ' stays'} idle" if spare else ""
     price = "" if cost is None else f"${cost:,.2f} per hour"
     line = "; ".join(filter(None, (price, idle)))
     if line:
