@@ -9,7 +9,6 @@ of all candidates as long as the formulas promise them no less than the simulati
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -93,49 +92,58 @@ class Confirmed:
         return rate
 
 
-def confirmed(request: PlanRequest, options: list[Option], progress: Callable[[str], None] | None = None) -> Confirmed:
+def confirmed(request: PlanRequest, options: list[Option]) -> Confirmed:
     """Simulates the best option's engines and chooses again until they hold.
 
     Args:
         options: solved with the formulas' capacities.
     """
-    best = best_of(request, options)
-    learnt = _Learnt(request)
-    if best is None or not request.simulation:
-        return Confirmed(options, best, {}, {})
-    if progress is not None:
-        progress("simulating the chosen engines")
-    turn, narrowed = 0, False
-    while best is not None:
-        groups = groups_of(best, served_rps(request, best))
-        trials = [_Trial(request, group, groups) for group in groups]
-        found = [learnt.check(best, trial) for trial in trials]
-        checks = {trial.group.id: check for trial, check in zip(trials, found, strict=True) if check is not None}
-        if len(checks) == len(trials):
-            return Confirmed(options, best, checks, learnt.carried, narrowed)
-        for trial in trials:
-            learnt.learn(best, trial, holds=trial.group.id in checks)
-        turn += 1
-        narrowed = turn >= ROUNDS
-        known = [learnt.chosen_anew(option, only_simulated=narrowed) for option in options]
-        if best_of(request, known) is None:
-            narrowed = False
-            known = [learnt.chosen_anew(option) for option in options]
-        options = known
-        best = best_of(request, options)
-    return Confirmed([learnt.refused(option) for option in options], None, {}, learnt.carried)
+    if not request.simulation:
+        return Confirmed(options, best_of(request, options), {}, {})
+    simulations = _Simulations()
+    found = simulations.settled(request, options)
+    if found.best is not None:
+        return found
+    if request.workload.rate_rps is not None:
+        # What is said to work instead must work: the fleet that carries most is simulated, too.
+        most = request.model_copy(update={"objective": "throughput"})
+        simulations.settled(most, [simulations.chosen_anew(most, option) for option in options])
+        options = [simulations.chosen_anew(request, option) for option in options]
+    return Confirmed([simulations.refused(request, option) for option in options], None, {}, simulations.carried)
 
 
-class _Learnt:
+class _Simulations:
     """What the simulations so far have shown."""
 
-    def __init__(self, request: PlanRequest) -> None:
-        self._request = request
+    def __init__(self) -> None:
         self._seen: set[Kind] = set()
         self._formula: dict[Kind, float] = {}
         self._idle: dict[Kind, dict[str, float]] = {}
         self._checks: dict[tuple[frozenset[Kind], float, float, tuple[Limit, ...]], Check | None] = {}
         self.carried: dict[Kind, float] = {}
+
+    def settled(self, request: PlanRequest, options: list[Option]) -> Confirmed:
+        """The options when every engine of the best holds, or none is left."""
+        turn, narrowed = 0, False
+        while (best := best_of(request, options)) is not None:
+            groups = groups_of(best, served_rps(request, best))
+            trials = [_Trial(request, group, groups) for group in groups]
+            found = [self.check(best, trial) for trial in trials]
+            checks = {trial.group.id: check for trial, check in zip(trials, found, strict=True) if check is not None}
+            if len(checks) == len(trials):
+                return Confirmed(options, best, checks, self.carried, narrowed)
+            for trial in trials:
+                self.learn(best, trial, holds=trial.group.id in checks)
+            turn += 1
+            narrowed = turn >= ROUNDS
+            solved = [option for option in options if option.choice is not None]
+            known = [self.chosen_anew(request, option, only_simulated=narrowed) for option in solved]
+            if narrowed and best_of(request, known) is None:
+                narrowed = False
+                known = [self.chosen_anew(request, option) for option in solved]
+            anew = iter(known)
+            options = [option if option.choice is None else next(anew) for option in options]
+        return Confirmed(options, None, {}, self.carried)
 
     def check(self, best: Option, trial: _Trial) -> Check | None:
         """The trial at its load, simulated once however often it is asked for; None where a bound does not hold."""
@@ -160,18 +168,15 @@ class _Learnt:
             if most == 0:
                 self._idle[kind] = trial.idle_ms()
 
-    def chosen_anew(self, option: Option, *, only_simulated: bool = False) -> Option:
-        """``option`` with what its engines carry."""
-        if option.candidates is None or option.choice is None:
+    def chosen_anew(self, request: PlanRequest, option: Option, *, only_simulated: bool = False) -> Option:
+        """``option`` with what its engines carry, for ``request``; ``only_simulated``: of those that were."""
+        if option.candidates is None:
             return option
         kinds = [(option.serving, option.precision, origin.kind) for origin in option.origin]
         most = [self.carried.get(kind, math.inf if kind in self._seen or not only_simulated else 0.0) for kind in kinds]
-        capacity = np.minimum(option.candidates.capacity_rps, most)
-        if np.array_equal(capacity, option.candidates.capacity_rps):
-            return option
-        return solved_again(self._request, option, capacity)
+        return solved_again(request, option, np.minimum(option.candidates.capacity_rps, most))
 
-    def refused(self, option: Option) -> Option:
+    def refused(self, request: PlanRequest, option: Option) -> Option:
         """``option`` with the reason why none of its engines is left."""
         mine = [
             ms
@@ -180,7 +185,7 @@ class _Learnt:
         ]
         if option.error is not None or not mine:
             return option
-        bounds = {bound.label: bound.limit_ms for bound in self._request.slo.bounds}
+        bounds = {bound.label: bound.limit_ms for bound in request.slo.bounds}
         nearest = min(mine, key=lambda ms: max(ms[label] / limit for label, limit in bounds.items() if label in ms))
         reached = ", ".join(f"{label}={ms:.4g} ms" for label, ms in nearest.items())
         return replace(

@@ -179,7 +179,7 @@ def _solved(request: PlanRequest, bare: Option, offered: Candidates, origin: tup
     try:
         choice = _choose(request, offered)
     except (Infeasible, LimitReached) as error:
-        return _without(bare, error.message, error)
+        return _without(replace(bare, candidates=offered, origin=origin), error.message, error)
     return replace(bare, candidates=offered, origin=origin, choice=choice)
 
 
@@ -187,7 +187,7 @@ def solved_again(request: PlanRequest, option: Option, capacity_rps: Floats) -> 
     """``option`` with candidates of other capacities [n]; those that carry nothing are left out."""
     assert option.candidates is not None
     kept, roles = np.flatnonzero(capacity_rps > 0), option.candidates.roles
-    bare = replace(option, candidates=None, origin=(), choice=None)
+    bare = replace(option, candidates=None, origin=(), choice=None, reason=None, error=None)
     if set(roles[kept].tolist()) != set(roles.tolist()):
         return _without(bare, "no engine meets the SLO when it is simulated")
     offered = replace(option.candidates.take(kept), capacity_rps=capacity_rps[kept])

@@ -74,7 +74,7 @@ def plan(
         for precision in _precisions(request, model)
         for option in _options(request, model, precision, cost_of, progress)
     ]
-    found = confirmed(request, options, progress)
+    found = confirmed(request, options)
     if found.best is None:
         raise _none(request, model, found.options)
     return validated(assemble(request, found, found.best, expert_loads))

@@ -130,14 +130,13 @@ def plan_command(
         float | None,
         typer.Option(help="Seconds for the solver. Default: 30.", rich_help_panel=_RESTRICTED),
     ] = None,
-    no_simulation: Annotated[
+    simulation: Annotated[
         bool,
         typer.Option(
-            "--no-simulation",
-            help="Leave the chosen engines unsimulated: faster, and optimistic near full load.",
+            help="Simulate the chosen engines, and count on no more than they carry there; without, by formulas alone.",
             rich_help_panel=_RESTRICTED,
         ),
-    ] = False,
+    ] = True,
     profiles: Annotated[
         list[Path] | None,
         typer.Option(
@@ -201,7 +200,7 @@ def plan_command(
         "max_engine_gpus": max_engine_gpus,
         "tp_across_nodes": tp_across_nodes,
         "time_limit_s": time_limit,
-        "simulation": not no_simulation,
+        "simulation": simulation,
     }
     _plan(
         {name: value for name, value in fields.items() if value is not None},

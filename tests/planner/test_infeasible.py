@@ -121,6 +121,12 @@ def test_a_rate_above_capacity_names_what_can_be_carried(bare: ProfileStore, fai
     request = {"model": DENSE, "cluster": "2xH100", "slo": "tpot=20ms"}
     error = fails(Infeasible, workload=f"{WORKLOAD},rate=500", **request)
     assert "500 requests/s is more than" in error.message
+    (most,) = re.findall(r"at most ([0-9.]+) requests/s, or have", error.hint)
+    p = plan({**request, "workload": f"{WORKLOAD},rate={most}"}, store=bare)
+    assert p.decision.gpus_idle == 0
+
+    request["simulation"] = False  # with it, a fleet of other engines may be needed
+    error = fails(Infeasible, workload=f"{WORKLOAD},rate=500", **request)
     most, gpus = re.findall(r"at most ([0-9.]+) requests/s, or have (\d+) GPUs", error.hint)[0]
     p = plan({**request, "workload": f"{WORKLOAD},rate={most}"}, store=bare)
     assert p.decision.gpus_idle == 0

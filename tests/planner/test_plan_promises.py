@@ -174,7 +174,8 @@ def test_the_proof_bounds_the_objective_and_agrees_with_the_decision(any_plan: P
     else:
         # Of aggregated engines the objective is a bound: at their capacity. Apart, it is the mean over all engines.
         apart = prediction.kv_transfer is not None
-        assert apart or prediction.e2e_ms.mean.value <= proof.objective_value * CLOSE
+        # The engine is taken at the load that it carries, found to 1e-7.
+        assert apart or prediction.e2e_ms.mean.value <= proof.objective_value * (1 + 1e-6)
 
 
 def test_refused_layouts_and_points_are_all_accounted_for(any_plan: Plan) -> None:
