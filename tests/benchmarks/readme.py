@@ -45,7 +45,33 @@ def figures() -> str:
         warm, first = case["warm"], case["first"]
         cells = [f"{warm['cpu_s']:.1f}", f"{case['warm_cpu_over_imports']:.1f}", f"{warm['peak_mb']} MB"]
         rows.append(f"| {name} | {' | '.join(cells)} | {first['wall_s']:.0f} s |")
-    return "\n".join([*rows, "", *_silicon(), "", *_sampling()])
+    return "\n".join([*rows, "", *_silicon(), "", *_agreement(), "", *_sampling()])
+
+
+def _agreement() -> list[str]:
+    """The formulas of the search against the event simulator."""
+    document = json.loads((EVIDENCE / "simulator.json").read_text(encoding="utf-8"))
+    names = {"rate": "rate", "tpot_mean": "TPOT mean", "tpot_p90": "TPOT p90", "ttft_mean": "TTFT mean"}
+    names |= {"ttft_p90": "TTFT p90", "ttft_p99": "TTFT p99"}
+    tolerances = document["agreement"]["tolerances"]
+    rows = [
+        "The formulas of the search against the event simulator: |formula ÷ simulated − 1|, median / 90th percentile, %, "
+        "and what is aimed at (`python -m tests.benchmarks.simulator`):",
+        "",
+        f"| layout, how busy prefill is | points | {' | '.join(names.values())} |",
+        "|---" * (len(names) + 2) + "|",
+        f"| *tolerance* | | {' | '.join(f'{100 * tolerances[name]:.0f}' for name in names)} |",
+    ]
+    for regime, errors in document["agreement"]["errors"].items():
+        cells = [f"{errors[name]['median_pct']:.1f} / {errors[name]['p90_pct']:.0f}" for name in names]
+        rows.append(f"| {regime} | {errors['points']} | {' | '.join(cells)} |")
+    capacity = document["capacity"]
+    rows += [
+        "",
+        f"The rate within an SLO by the formulas ÷ by the simulator, {len(capacity['points'])} cases: median "
+        f"{capacity['median']:.2f}, 80 % in {capacity['p10']:.2f}–{capacity['p90']:.2f}; plans count on the simulator's.",
+    ]
+    return rows
 
 
 def _silicon() -> list[str]:
