@@ -55,8 +55,8 @@ def _agreement() -> list[str]:
     names |= {"ttft_p90": "TTFT p90", "ttft_p99": "TTFT p99"}
     tolerances = document["agreement"]["tolerances"]
     rows = [
-        "The formulas of the search against the event simulator: |formula ÷ simulated − 1|, median / 90th percentile, %, "
-        "and what is aimed at (`python -m tests.benchmarks.simulator`):",
+        "The formulas of the search against the event simulator: |formula ÷ simulated − 1|, median / 90th percentile, "
+        "%, and what is aimed at (`python -m tests.benchmarks.simulator`):",
         "",
         f"| layout, how busy prefill is | points | {' | '.join(names.values())} |",
         "|---" * (len(names) + 2) + "|",
@@ -69,7 +69,7 @@ def _agreement() -> list[str]:
     rows += [
         "",
         f"The rate within an SLO by the formulas ÷ by the simulator, {len(capacity['points'])} cases: median "
-        f"{capacity['median']:.2f}, 80 % in {capacity['p10']:.2f}–{capacity['p90']:.2f}; plans count on the simulator's.",
+        f"{capacity['median']:.2f}, 80 % in {capacity['p10']:.2f}–{capacity['p90']:.2f}; plans count on the latter.",
     ]
     return rows
 
