@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from costmodels.estimates import Floats
 from profiles.errors import UnknownName
 from profiles.shipped import shipped
 
@@ -43,6 +44,11 @@ class Policy(BaseModel):
     graph_most: int = Field(ge=0)
     dispatch: Literal["round_robin", "shortest_queue"]
     source: str
+
+    def held_tokens(self, isl: Floats, osl: Floats) -> Floats:
+        """Tokens of cache by which admission counts a running sequence, on average over its life: its prompt, the half
+        of its output that it has made, and what is reserved of the other half."""
+        return isl + osl * (1 + self.reserve_share) / 2
 
     @cached_property
     def graph_sizes(self) -> list[int]:

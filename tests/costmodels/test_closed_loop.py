@@ -18,7 +18,9 @@ def grid(n: int, decode_us: float, prompt_us: float, *, mixed: bool = False, mos
         np.full((n, 2), decode_us),
         np.tile(levels, (n, 1)),
         np.tile(levels * prompt_us, (n, 1)),
+        np.zeros((n, 2)),
         np.ones(n),
+        np.ones(n, np.int64),
         np.full(n, mixed),
     )
 

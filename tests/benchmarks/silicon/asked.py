@@ -17,6 +17,7 @@ from costmodels.registry import find_architecture
 from costmodels.serving.calibration import NEUTRAL, Calibration
 from costmodels.serving.frameworks import find_framework
 from costmodels.serving.loop_grid import GridQuestions, grid_questions
+from costmodels.serving.policies import find_policy
 from costmodels.serving.step import StepTimes, step_times
 from planner.predicting import ROUTING
 from profiles.errors import ShardwrightError
@@ -115,7 +116,11 @@ def _group(
         token_budget=np.minimum(budget, 2 * max(framework.token_budgets)),
         sequences=256,
     )
-    held = room.sequences(kv_bytes_per_sequence(model, precision, layouts, (1 + shortest) / 2 * (isl + osl * 0.75)))
+    held = room.sequences(
+        kv_bytes_per_sequence(
+            model, precision, layouts, (1 + shortest) / 2 * find_policy(framework_name).held_tokens(isl, osl)
+        )
+    )
     # The row is there, so the model fitted, whatever our account of its memory says.
     limit = np.where(held > 1, np.minimum(held, framework.max_sequences) * layouts.dp, UNLIMITED)
     running = np.minimum(concurrency, limit)

@@ -134,8 +134,10 @@ def front_ms(c: Constants, rows: Asked, tpot_ms: Floats) -> Floats:
 def play(c: Constants, rows: Asked) -> Played:
     """Plays the closed loop of each row."""
     decode, prompt = steps_ms(c, rows)
-    grid = StepGrid(rows.decode_batch, decode * 1e3, rows.prompts, prompt * 1e3, rows.chunks, rows.mixed)
     table = rows.table
+    stages = table["pp"].to_numpy()  # 1 in all of them
+    fill = np.zeros_like(prompt)
+    grid = StepGrid(rows.decode_batch, decode * 1e3, rows.prompts, prompt * 1e3, fill, rows.chunks, stages, rows.mixed)
     tokens = c.tokens_per_step(table["drafted"].to_numpy())[:, 0]
     loop = closed_loop(
         grid,
