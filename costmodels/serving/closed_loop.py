@@ -243,7 +243,7 @@ def _play(
             # Of a burst, members of a cluster are done half way through its steps on average. Later ones would have
             # come one by one, and waited for none of their own cluster.
             alone = np.where(burst, _line(grid.prompts, grid.prefill_us, np.ones(n)) * scale_in, own)
-            halfway = np.where(batches > 1, time * (batches - 1) / (2 * batches), 0.0)
+            halfway = time * np.maximum(batches - 1, 0.0) / (2 * np.maximum(batches, 1.0))
             early = np.where(burst, halfway, np.maximum(time - own, 0.0))[:, None]
             wait = np.maximum(now[:, None] - early - arrival, alone[:, None])
             where_first = np.cumsum(chosen, axis=1) - 1 + admitted[:, None]

@@ -47,6 +47,7 @@ MOST = np.array([1.5] * len(FACTORS) + [entry[4] for entry in CONSTANTS])
 
 NOISE = 0.12  # log error from which a row counts linearly, not squared
 TTFT_WEIGHT = 0.7  # against TPOT: repeats of one configuration differ more in it
+BALANCE = 0.25  # power of the number of rows of one model on one GPU by which each weighs less
 PRIOR_WEIGHT = 0.02  # of all priors together, per residual
 DEVIATION = 0.5  # prior half-width of a campaign's constants around the framework's, per that of the latter
 ROUNDS = 3
@@ -177,10 +178,19 @@ def linear_ms(c: Constants, rows: Asked, played: Played) -> tuple[Floats, Floats
     return np.maximum(ttft + front_ms(c, rows, tpot), 1e-3), tpot
 
 
+def balance(rows: Asked) -> Floats:
+    """Each row's weight: rows of one model on one GPU share their errors, so that many of them say little more than
+    a few; 1 on average, shape [n]."""
+    pairs = rows.table["family"] + " " + rows.table["gpu"]
+    weight = pairs.map(pairs.value_counts()).to_numpy(dtype=np.float64) ** -BALANCE
+    shared: Floats = weight / weight.mean()
+    return shared
+
+
 def _adjust(x: X, rows: Asked, played: Played) -> X:
     """The constants that fit ``rows`` best while their events keep the order of ``played``."""
     measured = np.log([rows.table[name].to_numpy() for name in ("ttft_ms", "tpot_ms")])
-    weight = np.array([TTFT_WEIGHT, 1.0])[:, None] / NOISE
+    weight = np.array([TTFT_WEIGHT, 1.0])[:, None] / NOISE * balance(rows)
     index = campaigns(rows)
     present = np.flatnonzero(np.bincount(index, minlength=len(CAMPAIGNS)))
     member = (index == present[:, None]).astype(np.float64)  # [campaigns with rows, rows]
