@@ -38,9 +38,9 @@ class StepGrid:
     Attributes:
         decode_batch, decode_us: decoding sequences of one attention rank, ascending, and the time until each has its
             next token; [n, b].
-        prompts, prefill_us: prompts taken into one step over all ranks, ascending, and the time that they take (all
-            chunks of a prompt longer than the token budget); [n, p]. Where ``mixed``, the decodes that ride along are
-            in it.
+        prompts, prefill_us: prompts taken into one step over all ranks, from 1 ascending, and the time that they take
+            (all chunks of a prompt longer than the token budget); [n, p]. Where ``mixed``, the decodes that ride along
+            are in it.
         fill_us: by how much longer they take when they follow decodes: a pipeline passes on prompts that follow each
             other stage by stage, and the first waits for all its stages; [n, p].
         chunks: steps that this takes; [n].
@@ -219,15 +219,15 @@ def _play(
             scale_in = np.where(chosen, share_in, 0.0).sum(1) / np.maximum(take, 1) / mean
             each = prompts / np.maximum(np.ceil(prompts / most), 1)
             burst = (chosen & (generation == 0)).any(1) | (weight == 1) | (soon < 1)
-            fills = np.where(filling | ~piped, 0.0, 1.0)
+            fills = np.where(piped & ~filling, 1.0, 0.0)
             if not burst.all():
                 # Requests come at random: those that are served together are so many on average, at least one.
                 rate = weight * (remaining <= soon[:, None]).sum(1) / np.maximum(soon, 1.0)
                 rate = np.maximum(rate * together * take, 1e-9)
                 each = np.where(burst, each, np.clip(rate / -np.expm1(-rate), 1.0, np.minimum(prompts, most)))
+                empty = np.where(piped, prompts / np.maximum(each, 1.0) * np.exp(-rate), 0.0)
+                fills = np.where(burst, fills, empty)
             batches = prompts / np.maximum(each, 1.0)
-            if not burst.all():
-                fills = np.where(burst, fills, np.where(piped, batches * np.exp(-rate), 0.0))
             own = _line(grid.prompts, grid.prefill_us, each) * scale_in
             time = batches * own
             steps = batches * grid.chunks / grid.stages
@@ -242,7 +242,7 @@ def _play(
             now, prefilling = now + time, prefilling + time
             # Of a burst, members of a cluster are done half way through its steps on average. Later ones would have
             # come one by one, and waited for none of their own cluster.
-            alone = np.where(burst, _line(grid.prompts, grid.prefill_us, np.ones(n)) * scale_in, own)
+            alone = np.where(burst, grid.prefill_us[:, 0] * scale_in, own)
             halfway = time * np.maximum(batches - 1, 0.0) / (2 * np.maximum(batches, 1.0))
             early = np.where(burst, halfway, np.maximum(time - own, 0.0))[:, None]
             wait = np.maximum(now[:, None] - early - arrival, alone[:, None])

@@ -7,6 +7,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from costmodels.estimates import Floats
@@ -45,10 +46,11 @@ class Policy(BaseModel):
     dispatch: Literal["round_robin", "shortest_queue"]
     source: str
 
-    def held_tokens(self, isl: Floats, osl: Floats) -> Floats:
+    def held_tokens(self, isl: Floats | float, osl: Floats | float) -> Floats:
         """Tokens of cache by which admission counts a running sequence, on average over its life: its prompt, the half
         of its output that it has made, and what is reserved of the other half."""
-        return isl + osl * (1 + self.reserve_share) / 2
+        held: Floats = np.asarray(isl + osl * (1 + self.reserve_share) / 2, dtype=np.float64)
+        return held
 
     @cached_property
     def graph_sizes(self) -> list[int]:

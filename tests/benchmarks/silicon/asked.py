@@ -43,12 +43,6 @@ class Asked:
     most_running: Ints
     kernels_log: Floats
 
-    @property
-    def experts(self) -> np.ndarray:
-        """Whether the model has experts; [n]."""
-        has: np.ndarray = self.parts_ms[:, 0, PARTS.index("moe")] > 0
-        return has
-
     def take(self, index: Ints) -> Asked:
         rest = {name: getattr(self, name)[index] for name in self.__dataclass_fields__ if name != "table"}
         return Asked(self.table.iloc[index].reset_index(drop=True), **rest)
