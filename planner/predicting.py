@@ -21,6 +21,7 @@ from costmodels.serving.client import Answers, Latency, Load, closed_loop_answer
 from costmodels.serving.closed_loop import SHORTEST
 from costmodels.serving.frameworks import Framework, find_framework
 from costmodels.serving.open_client import open_loop
+from costmodels.serving.policies import find_policy
 from profiles.errors import InputError, ShardwrightError
 from profiles.hardware import Gpu, default_node, find_fabric, find_gpu
 from profiles.store import ProfileStore
@@ -290,8 +291,8 @@ def _predict_group(
 
 @dataclass(frozen=True)
 class _Room:
-    """Per configuration: sequences of the row's mean length that the cache of one attention rank holds (at most the
-    framework's batch), tokens of its cache, and bytes in use on the fullest GPU, cache of one sequence included."""
+    """Per configuration: sequences that the engine admits to the cache of one attention rank (at most the framework's
+    batch), tokens of its cache, and bytes in use on the fullest GPU, cache of one sequence included."""
 
     layouts: Layouts
     sequences: Ints
@@ -301,10 +302,10 @@ class _Room:
 
 def _room(model: Architecture, precision: Precision, gpu: Gpu, framework: Framework, rows: list[_Row]) -> _Room:
     layouts = Layouts.of([row.layout for row in rows])
-    lengths = np.array([row.isl + row.osl / 2 for row in rows]) * (1 + SHORTEST) / 2
-    longest = np.array([float(row.isl + row.osl) for row in rows])
+    isl, osl = (np.array([getattr(row, name) for row in rows], dtype=np.float64) for name in ("isl", "osl"))
+    lengths = find_policy(framework.name).held_tokens(isl, osl) * (1 + SHORTEST) / 2
     each = kv_bytes_per_sequence(model, precision, layouts, lengths)
-    largest = kv_bytes_per_sequence(model, precision, layouts, longest)
+    largest = kv_bytes_per_sequence(model, precision, layouts, isl + osl)
     kv_bytes, used = np.zeros(len(rows)), np.zeros(len(rows))
     for fraction in (FULL_MEMORY_FRACTION, framework.memory_fraction):
         parts = memory(

@@ -4,7 +4,7 @@ A step of a framework is modelled as
 
     T = Σ factor(operation) · kernels(operation) + host
     host = step + layers · layer + sequences · sequence            (a step without prompts)
-    host = prompt_step + layers · prompt_layer + expert layers · prompt_expert_layer    (a step with prompts)
+    host = prompt_step + layers · prompt_layer                     (a step with prompts)
 
 and the time to the first token as what the steps give, plus the request's own way through the front end:
 
@@ -66,7 +66,6 @@ class Calibration(BaseModel):
     step_us_per_sequence: float = Field(ge=0)
     prompt_step_us: float = Field(ge=0)
     prompt_step_us_per_layer: float = Field(ge=0)
-    prompt_step_us_per_expert_layer: float = Field(ge=0)
     request_us: float = Field(ge=0)
     request_us_per_token: float = Field(ge=0)
     request_us_per_concurrent: float = Field(ge=0)
@@ -89,11 +88,10 @@ class Calibration(BaseModel):
         mixed: Floats = np.where(prompts > 0, self.factors["moe_prompts"], plain)
         return mixed
 
-    def host_us(self, layers: int, sequences: Ints, prompts: Ints, *, experts: bool) -> Floats:
-        """The host's share of each step, shape [n]; at least zero. ``experts``: the model's layers have experts."""
+    def host_us(self, layers: int, sequences: Ints, prompts: Ints) -> Floats:
+        """The host's share of each step, shape [n]; at least zero."""
         plain = self.step_us + layers * self.step_us_per_layer + sequences * self.step_us_per_sequence
-        per_layer = self.prompt_step_us_per_layer + experts * self.prompt_step_us_per_expert_layer
-        prompt = self.prompt_step_us + layers * per_layer
+        prompt = self.prompt_step_us + layers * self.prompt_step_us_per_layer
         host: Floats = np.asarray(np.maximum(np.where(prompts > 0, prompt, plain), 0.0), dtype=np.float64)
         return host
 
@@ -123,7 +121,6 @@ NEUTRAL = Calibration(
     step_us_per_sequence=0,
     prompt_step_us=0,
     prompt_step_us_per_layer=0,
-    prompt_step_us_per_expert_layer=0,
     request_us=0,
     request_us_per_token=0,
     request_us_per_concurrent=0,

@@ -102,12 +102,9 @@ def closed_loop_answers(
         mixed=framework.mixes_prompts_with_decodes,
     )
     times = step_times(model, precision, cost, network, framework, questions.layouts, questions.batch, routing)
-    # Pipeline stages work on different sequences: a sequence's token takes as long as all stages, or as the slowest
-    # stage takes to serve every other stage's sequences.
-    cycle = np.maximum(times.latency.value, questions.layouts.pp * times.stage.value)
     tokens_per_step = calibration.tokens_per_step(load.drafted)
     loop = closed_loop(
-        questions.grid(cycle, tokens_per_step),
+        questions.grid(times.latency.value, times.stage.value, tokens_per_step),
         load.concurrency,
         load.most_running,
         layouts.dp,

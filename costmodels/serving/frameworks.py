@@ -14,13 +14,14 @@ from profiles.hardware import Gpu
 from profiles.shipped import shipped
 
 
-class ExpertKernels(BaseModel):
-    """Which measured rows speak for the experts of a precision, where a framework runs another backend by default
-    than the one that the pack timed under its name."""
+class StandIn(BaseModel):
+    """Which measured rows speak for an operation in a precision, where a framework runs it by default otherwise than
+    the pack timed it under its name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    precision: str
+    operation: Literal["gemm", "moe"]
+    precision: str  # of dense layers, or of experts
     from_capability: float  # CUDA compute capability from which it holds
     measured_as: str
     measured_under: str
@@ -39,7 +40,7 @@ class Framework(BaseModel):
     expert_splits: Literal["all_or_nothing", "any"]
     memory_fraction: float = Field(gt=0, le=1)
     mixes_prompts_with_decodes: bool
-    expert_kernels: tuple[ExpertKernels, ...] = ()
+    stand_ins: tuple[StandIn, ...] = ()
     source: str
 
     @property
@@ -47,11 +48,11 @@ class Framework(BaseModel):
         """What its engine takes beyond its kernels."""
         return calibrations()[self.name]
 
-    def expert_kernels_on(self, gpu: Gpu, precision: str) -> ExpertKernels | None:
-        """What stands for experts of ``precision`` on ``gpu``, or None: its own rows of that precision."""
+    def stand_in(self, operation: str, gpu: Gpu, precision: str) -> StandIn | None:
+        """What speaks for ``operation`` in ``precision`` on ``gpu``, or None: its own rows of that precision."""
         capability = gpu.compute_capability or 0.0
-        for entry in self.expert_kernels:
-            if entry.precision == precision and capability >= entry.from_capability:
+        for entry in self.stand_ins:
+            if (entry.operation, entry.precision) == (operation, precision) and capability >= entry.from_capability:
                 return entry
         return None
 

@@ -21,7 +21,7 @@ class GridQuestions:
     Attributes:
         layouts: of each batch; [n × levels].
         index: the configuration that each batch belongs to; [n × levels].
-        decode_batch, prompts: as in :class:`StepGrid`.
+        decode_batch, prompts, stages: as in :class:`StepGrid`.
         chunks: steps per prompt; [n].
     """
 
@@ -31,23 +31,33 @@ class GridQuestions:
     decode_batch: Floats
     prompts: Floats
     chunks: Floats
+    stages: Ints
     mixed: np.ndarray
 
-    def grid(self, step_us: Floats, tokens_per_step: Floats | float = 1.0) -> StepGrid:
+    def grid(self, latency_us: Floats, stage_us: Floats, tokens_per_step: Floats | float = 1.0) -> StepGrid:
         """The grid from the times of the batches asked for, shape [n × levels].
 
         Args:
+            latency_us: through all pipeline stages.
+            stage_us: of the slowest stage.
             tokens_per_step: of each sequence in a decode step, shape [n]; more than one with drafted tokens.
         """
         n = len(self.chunks)
-        times = step_us.reshape(-1, n).T
+        latency, stage = (times.reshape(-1, n).T for times in (latency_us, stage_us))
         levels = self.decode_batch.shape[1]
+        # A sequence has its next token after all stages, or after the slowest has served the other slots' batches.
+        slots = np.minimum(self.decode_batch, self.stages[:, None])
+        decode = np.maximum(latency[:, :levels], slots * stage[:, :levels])
+        one = self.stages[:, None] == 1
+        prefill = np.where(one, latency[:, levels:], stage[:, levels:])
         return StepGrid(
             self.decode_batch,
-            times[:, :levels] / np.broadcast_to(tokens_per_step, n)[:, None],
+            decode / np.broadcast_to(tokens_per_step, n)[:, None],
             self.prompts,
-            times[:, levels:] * self.chunks[:, None],
+            prefill * self.chunks[:, None],
+            np.maximum(latency[:, levels:] - prefill, 0.0),
             self.chunks,
+            self.stages,
             self.mixed,
         )
 
@@ -71,12 +81,13 @@ def grid_questions(
     """
     n = len(layouts)
     dp = layouts.dp
-    stages = layouts.pp  # a rank's sequences spread over its pipeline stages
-    each = np.maximum(concurrency / (dp * stages), 1.0)
+    stages = layouts.pp  # a rank's sequences spread over as many micro-batches
+    each = np.maximum(concurrency / dp, 1.0)
     decode_batch = np.column_stack([np.maximum(np.rint(1 + share * (each - 1)), 1) for share in _DECODE_SHARES])
+    micro_batch = np.maximum(np.rint(decode_batch / stages[:, None]), 1)
     mean = (1 + np.asarray(shortest)) / 2
     prompt = np.maximum(np.rint(isl * mean), 1)
-    riding = np.where(mixed, np.rint(each), 0)
+    riding = np.where(mixed, np.maximum(np.rint(each / stages), 1), 0)
     room = np.maximum(token_budget - riding, 1)
     chunks = np.ceil(prompt / room)
     chunk = np.maximum(np.rint(prompt / chunks), 1)
@@ -88,7 +99,7 @@ def grid_questions(
     nobody = np.zeros(n)
     context = np.rint(prompt + mean * osl / 2)
     parts = [
-        (nobody, nobody, nobody, decode_batch[:, k], context, decode_batch[:, k]) for k in range(decode_batch.shape[1])
+        (nobody, nobody, nobody, micro_batch[:, k], context, micro_batch[:, k]) for k in range(micro_batch.shape[1])
     ]
     for k in range(prompts.shape[1]):
         count = prompts[:, k]
@@ -114,5 +125,6 @@ def grid_questions(
         decode_batch,
         prompts,
         chunks,
+        stages,
         np.full(n, mixed),
     )

@@ -7,8 +7,10 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from costmodels.estimates import Floats
 from profiles.errors import UnknownName
 from profiles.shipped import shipped
 
@@ -43,6 +45,12 @@ class Policy(BaseModel):
     graph_most: int = Field(ge=0)
     dispatch: Literal["round_robin", "shortest_queue"]
     source: str
+
+    def held_tokens(self, isl: Floats | float, osl: Floats | float) -> Floats:
+        """Tokens of cache by which admission counts a running sequence, on average over its life: its prompt, the half
+        of its output that it has made, and what is reserved of the other half."""
+        held: Floats = np.asarray(isl + osl * (1 + self.reserve_share) / 2, dtype=np.float64)
+        return held
 
     @cached_property
     def graph_sizes(self) -> list[int]:

@@ -83,11 +83,12 @@ def step_times(
     """
     n = len(layouts)
     calibration = calibration or framework.calibration
-    experts = framework.expert_kernels_on(cost.gpu, precision.experts)
-    speakers = {"moe": cost}
-    if experts is not None:
-        precision = replace(precision, experts=experts.measured_as)
-        speakers["moe"] = cost.under(experts.measured_under)
+    speakers = {}
+    for operation, part in (("moe", "experts"), ("gemm", "dense")):
+        entry = framework.stand_in(operation, cost.gpu, precision.of(part))
+        if entry is not None:
+            precision = replace(precision, **{part: entry.measured_as})  # type: ignore[arg-type]
+            speakers[operation] = cost.under(entry.measured_under)
     work = step_work(model, precision, layouts, batch, routing)
     busy = np.zeros((2, n))
     by_part: dict[str, list[Estimates]] = {
@@ -113,7 +114,7 @@ def step_times(
     )
     hop = across_nodes(np.where(hops > 0, link, 0.0), network.fabric)
     by_part["communication"].append(hop.scaled(hops))
-    host = Estimates.exact(calibration.host_us(model.layers, batch.decodes, batch.prefills, experts=model.is_moe))
+    host = Estimates.exact(calibration.host_us(model.layers, batch.decodes, batch.prefills))
     by_part["host"] = [host]
     # The slowest stage has ⌈layers ÷ pp⌉ of the layers; the head, in one stage only, is counted as spread
     # over all.

@@ -64,7 +64,10 @@ def points(framework_name: str, engine_name: str) -> Iterator[dict[str, Any]]:
     room = memory(model, precision, layouts, cost.gpu, **limits)
     for isl, osl in WORKLOADS:
         each = kv_bytes_per_sequence(model, precision, layouts, isl + osl)[0]
-        sequences = int(min(room.kv_bytes[0] / each, framework.max_sequences))
+        kv_tokens = float(room.kv_bytes[0] / each * (isl + osl))
+        policy = find_policy(framework_name)
+        held = policy.held_tokens(isl, osl) * (1 + SHORTEST) / 2
+        sequences = int(min(kv_tokens / held, framework.max_sequences))
         (table,) = step_tables(
             model,
             precision,
@@ -77,8 +80,7 @@ def points(framework_name: str, engine_name: str) -> Iterator[dict[str, Any]]:
             most_sequences=framework.max_sequences,
             longest_tokens=isl + osl,
         )
-        kv_tokens = float(room.kv_bytes[0] / each * (isl + osl))
-        engine = Engine(table, find_policy(framework_name), kv_tokens, budget, framework.max_sequences)
+        engine = Engine(table, policy, kv_tokens, budget, framework.max_sequences)
         n = len(CONCURRENCIES)
         load = Load.of(
             np.array(CONCURRENCIES),

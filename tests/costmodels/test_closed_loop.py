@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,7 +20,9 @@ def grid(n: int, decode_us: float, prompt_us: float, *, mixed: bool = False, mos
         np.full((n, 2), decode_us),
         np.tile(levels, (n, 1)),
         np.tile(levels * prompt_us, (n, 1)),
+        np.zeros((n, 2)),
         np.ones(n),
+        np.ones(n, np.int64),
         np.full(n, mixed),
     )
 
@@ -111,6 +115,29 @@ def test_clusters_stand_for_single_requests(monkeypatch: pytest.MonkeyPatch) -> 
     single = play(grid(1, 5000.0, 900.0, most=8), 4 * SLOTS, 300, shortest=0.8)
     assert np.nanmean(clustered.tpot) == pytest.approx(np.nanmean(single.tpot), rel=0.02)
     assert np.nanmean(clustered.ttft) == pytest.approx(np.nanmean(single.ttft), rel=0.15)
+
+
+def test_prompts_of_a_queue_follow_one_pipeline_stage_apart_and_a_lone_one_goes_through_all() -> None:
+    # Four stages of 250: all four prompts of a burst, then each of the later ones on its own.
+    steps = replace(grid(1, 10.0, 250.0), fill_us=np.full((1, 2), 750.0), stages=np.array([4]))
+    loop = play(steps, 4, 1001)
+    np.testing.assert_allclose(loop.ttft[0, :4], [1000.0, 1250.0, 1500.0, 1750.0])
+    alone = play(steps, 1, 1001)
+    np.testing.assert_allclose(alone.ttft[0, :GENERATIONS], 1000.0)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_prompts_of_clusters_come_one_by_one_after_the_burst(mixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A prompt costs 800 alone and 100 beside others; few end in the same step.
+    steps = grid(1, 100.0, 1.0, mixed=mixed, most=8)
+    steps = replace(steps, prefill_us=np.array([[800.0, 1500.0]]))
+    clustered = play(steps, 4 * SLOTS, 1000, shortest=0.8)
+    monkeypatch.setattr("costmodels.serving.closed_loop.SLOTS", 4 * SLOTS)
+    single = play(steps, 4 * SLOTS, 1000, shortest=0.8)
+    for name in ("ttft", "tpot"):
+        got, truth = (np.nanmean(getattr(loop, name)) for loop in (clustered, single))
+        assert got == pytest.approx(truth, rel=0.1), name
+    assert clustered.output_tokens_per_s[0] == pytest.approx(single.output_tokens_per_s[0], rel=0.05)
 
 
 def test_a_gate_makes_prompts_wait_so_many_steps_while_others_decode() -> None:

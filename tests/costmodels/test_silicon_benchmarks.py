@@ -23,6 +23,9 @@ def rows(n: int, truth: dict[str, float], campaigns: tuple[str, ...] = CAMPAIGNS
     table = pd.DataFrame(
         {
             "campaign": rng.choice(campaigns, n),
+            "family": rng.choice(["one", "two"], n),
+            "gpu": "some",
+            "pp": 1,
             "concurrency": concurrency,
             "dp": 1,
             "isl": 1024,

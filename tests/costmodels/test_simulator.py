@@ -109,6 +109,17 @@ def test_prompts_one_at_a_time_are_a_queue_with_one_server_and_equal_services(lo
     assert got.utilisation == pytest.approx(load, rel=0.02)
 
 
+@pytest.mark.parametrize(("isl", "osl"), [(200, 400), (400, 100)])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_full_cache_holds_as_many_sequences_as_admission_counts_tokens_for(policy: str, isl: int, osl: int) -> None:
+    kv_tokens, below = 10_000, 0.5
+    engine = Engine(constant_table(100.0), find_policy(policy), kv_tokens, token_budget=2048, max_sequences=1000)
+    got = simulate(engine, closed_loop(*uniform_lengths(2000, isl, osl, below=below, seed=0), 300))
+    running = (got.finish_us - got.first_us).sum() / got.finish_us.max()
+    held = find_policy(policy).held_tokens(isl, osl) * (1 - below / 2)
+    assert running == pytest.approx(kv_tokens / held, rel=0.15)
+
+
 def test_littles_law_holds() -> None:
     isl, osl = uniform_lengths(4000, 200, 60, below=0.5, seed=2)
     engine = Engine(rising_table(1), find_policy("vllm"), 100_000, token_budget=256, max_sequences=256)

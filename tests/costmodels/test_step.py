@@ -13,9 +13,9 @@ from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from costmodels.precision import choose_precision
 from costmodels.registry import find_architecture
 from costmodels.serving.calibration import NEUTRAL, Calibration, Spread
-from costmodels.serving.frameworks import find_framework
+from costmodels.serving.frameworks import find_framework, frameworks
 from costmodels.serving.step import StepTimes, step_times
-from profiles.hardware import find_fabric
+from profiles.hardware import find_fabric, find_gpu
 
 IB = find_fabric("ib-400g")
 VLLM = find_framework("vllm")
@@ -87,17 +87,6 @@ def test_experts_have_a_factor_of_their_own_in_steps_with_prompts(roofline_cost:
         np.testing.assert_allclose(got.parts["moe"], times * plain.parts["moe"])
 
 
-def test_experts_cost_the_host_time_in_steps_with_prompts_alone(roofline_cost: CostModel) -> None:
-    busy = NEUTRAL.model_copy(update={"prompt_step_us_per_expert_layer": 100.0})
-    for name, chunk, per_layer in (
-        ("Qwen3-235B-A22B", 1024, 100.0),
-        ("Qwen3-235B-A22B", 0, 0.0),
-        ("Qwen3-32B", 1024, 0.0),
-    ):
-        got = step(roofline_cost, name, LAYOUTS[:2], chunk=chunk, calibration=busy).parts["host"]
-        np.testing.assert_allclose(got, per_layer * find_architecture(name).layers)
-
-
 def test_a_steps_interval_is_at_least_that_of_models_held_out(roofline_cost: CostModel) -> None:
     wide = NEUTRAL.model_copy(update={"tpot": Spread(low=-3.0, high=3.0)})
     got = step(roofline_cost, "Qwen3-32B", LAYOUTS[:1], calibration=wide).latency
@@ -112,7 +101,7 @@ def test_a_single_gpu_decodes_at_the_speed_of_its_memory(roofline_cost: CostMode
     assert got.memory_us[0] == pytest.approx(weights / gpu.memory_bandwidth_bytes_per_s * 1e6, rel=0.01)
     assert got.parts["communication"][0] == 0
     assert got.parts["moe"][0] == 0
-    assert got.parts["host"][0] == pytest.approx(VLLM.calibration.host_us(model.layers, ONE, 0 * ONE, experts=False)[0])
+    assert got.parts["host"][0] == pytest.approx(VLLM.calibration.host_us(model.layers, ONE, 0 * ONE)[0])
 
 
 def test_a_large_prefill_runs_at_the_speed_of_the_tensor_cores(roofline_cost: CostModel) -> None:
@@ -174,3 +163,13 @@ def test_steps_are_taken_row_by_row(roofline_cost: CostModel) -> None:
     assert {part: v[0] for part, v in one.parts.items()} == pytest.approx(
         {part: v[0] for part, v in alone.parts.items()}
     )
+
+
+def test_stand_ins_name_measured_frameworks_and_speak_for_their_precision_and_gpus_alone() -> None:
+    for framework in frameworks().values():
+        for entry in framework.stand_ins:
+            assert entry.measured_under in frameworks()
+            for gpu in map(find_gpu, ("H100", "B200")):
+                got = framework.stand_in(entry.operation, gpu, entry.precision)
+                assert (got is not None) == ((gpu.compute_capability or 0.0) >= entry.from_capability)
+    assert find_framework("trtllm").stand_in("gemm", find_gpu("H100"), "bf16") is None

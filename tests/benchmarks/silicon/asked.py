@@ -17,6 +17,7 @@ from costmodels.registry import find_architecture
 from costmodels.serving.calibration import NEUTRAL, Calibration
 from costmodels.serving.frameworks import find_framework
 from costmodels.serving.loop_grid import GridQuestions, grid_questions
+from costmodels.serving.policies import find_policy
 from costmodels.serving.step import StepTimes, step_times
 from planner.predicting import ROUTING
 from profiles.errors import ShardwrightError
@@ -41,12 +42,6 @@ class Asked:
     layers: Ints
     most_running: Ints
     kernels_log: Floats
-
-    @property
-    def experts(self) -> np.ndarray:
-        """Whether the model has experts; [n]."""
-        has: np.ndarray = self.parts_ms[:, 0, PARTS.index("moe")] > 0
-        return has
 
     def take(self, index: Ints) -> Asked:
         rest = {name: getattr(self, name)[index] for name in self.__dataclass_fields__ if name != "table"}
@@ -115,7 +110,11 @@ def _group(
         token_budget=np.minimum(budget, 2 * max(framework.token_budgets)),
         sequences=256,
     )
-    held = room.sequences(kv_bytes_per_sequence(model, precision, layouts, (1 + shortest) / 2 * (isl + osl * 0.75)))
+    held = room.sequences(
+        kv_bytes_per_sequence(
+            model, precision, layouts, (1 + shortest) / 2 * find_policy(framework_name).held_tokens(isl, osl)
+        )
+    )
     # The row is there, so the model fitted, whatever our account of its memory says.
     limit = np.where(held > 1, np.minimum(held, framework.max_sequences) * layouts.dp, UNLIMITED)
     running = np.minimum(concurrency, limit)

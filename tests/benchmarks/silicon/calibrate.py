@@ -3,7 +3,8 @@
 Robust least squares (soft L1) on the logarithms of TPOT and TTFT. The closed loop is not differentiated: for a given
 order of events both are linear in the times of the two kinds of step, and the loop says how much of each was spent in
 steps with prompts. A few rounds of playing the loop and fitting with its shares converge. Priors keep factors at 1 and
-overheads near zero, where the rows say nothing.
+overheads near zero, where the rows say nothing: factors tightly, for kernels are measured; how tightly is chosen by
+holding out groups of the very rows that are fitted.
 
 Rows come from campaigns (:mod:`tests.benchmarks.silicon.recipes`) that differ in releases and flags. Each has constants
 of its own, partially pooled: a prior holds them to the framework's, so that few rows move them little, and a campaign
@@ -31,7 +32,6 @@ CONSTANTS = (
     ("step_per_sequence", 0.002, 0.005, 0.0, np.inf),
     ("prompt_step", 1.0, 5.0, 0.0, np.inf),
     ("prompt_step_per_layer", 0.02, 0.05, 0.0, 0.2),
-    ("prompt_step_per_expert_layer", 0.1, 0.5, 0.0, 5.0),
     ("request", 10.0, 30.0, 0.0, np.inf),
     ("request_per_token", 0.005, 0.01, 0.0, np.inf),
     ("request_per_concurrent", 0.1, 0.3, 0.0, np.inf),
@@ -40,16 +40,18 @@ CONSTANTS = (
 )
 NAMES = (*FACTORS, *(name for name, *_ in CONSTANTS))
 START = np.array([0.0] * len(FACTORS) + [entry[1] for entry in CONSTANTS])
-FACTOR_WIDTH = 0.1  # prior half-width (log) of the factors
-WIDTH = np.array([FACTOR_WIDTH] * len(FACTORS) + [entry[2] for entry in CONSTANTS])
+FACTOR_WIDTHS = (0.03, 0.1)  # prior half-width (log) of the factors: which, is for groups held out to say
+WIDTH = np.array([1.0] * len(FACTORS) + [entry[2] for entry in CONSTANTS])  # of factors: in units of that
 LEAST = np.array([-1.5] * len(FACTORS) + [entry[3] for entry in CONSTANTS])
 MOST = np.array([1.5] * len(FACTORS) + [entry[4] for entry in CONSTANTS])
 
 NOISE = 0.12  # log error from which a row counts linearly, not squared
 TTFT_WEIGHT = 0.7  # against TPOT: repeats of one configuration differ more in it
-PRIOR_WEIGHT = 0.02  # of all priors together, per residual
+BALANCE = 0.5  # power of the number of rows of one model on one GPU by which each weighs less
+PRIOR_WEIGHT = 0.05  # of all priors together, per residual
 DEVIATION = 0.5  # prior half-width of a campaign's constants around the framework's, per that of the latter
 ROUNDS = 3
+INNER_ROUNDS = 12  # of least squares where it only has to tell priors apart
 
 NOWHERE = np.tile(START, (1 + len(CAMPAIGNS), 1))
 """Where a fit starts."""
@@ -115,9 +117,7 @@ def steps_ms(c: Constants, rows: Asked) -> tuple[Floats, Floats]:
     host = c["step"] + c["step_per_layer"] * layers + c["step_per_sequence"] * rows.decode_batch
     tokens = c.tokens_per_step(rows.table["drafted"].to_numpy())
     prompt = c.kernels_ms(rows.parts_ms[:, DECODE_LEVELS:], prompts=True)
-    experts = layers * rows.experts[:, None]
     prompt = prompt + c["prompt_step"] + c["prompt_step_per_layer"] * layers
-    prompt = prompt + c["prompt_step_per_expert_layer"] * experts
     return (decode + np.maximum(host, 0.0)) / tokens, prompt * rows.chunks[:, None]
 
 
@@ -134,8 +134,10 @@ def front_ms(c: Constants, rows: Asked, tpot_ms: Floats) -> Floats:
 def play(c: Constants, rows: Asked) -> Played:
     """Plays the closed loop of each row."""
     decode, prompt = steps_ms(c, rows)
-    grid = StepGrid(rows.decode_batch, decode * 1e3, rows.prompts, prompt * 1e3, rows.chunks, rows.mixed)
     table = rows.table
+    stages = table["pp"].to_numpy()  # 1 in all of them
+    fill = np.zeros_like(prompt)
+    grid = StepGrid(rows.decode_batch, decode * 1e3, rows.prompts, prompt * 1e3, fill, rows.chunks, stages, rows.mixed)
     tokens = c.tokens_per_step(table["drafted"].to_numpy())[:, 0]
     loop = closed_loop(
         grid,
@@ -175,15 +177,25 @@ def linear_ms(c: Constants, rows: Asked, played: Played) -> tuple[Floats, Floats
     return np.maximum(ttft + front_ms(c, rows, tpot), 1e-3), tpot
 
 
-def _adjust(x: X, rows: Asked, played: Played) -> X:
+def balance(rows: Asked) -> Floats:
+    """Each row's weight: rows of one model on one GPU share their errors, so that many of them say little more than
+    a few; 1 on average, shape [n]."""
+    pairs = rows.table["family"] + " " + rows.table["gpu"]
+    weight = pairs.map(pairs.value_counts()).to_numpy(dtype=np.float64) ** -BALANCE
+    shared: Floats = weight / weight.mean()
+    return shared
+
+
+def _adjust(x: X, rows: Asked, played: Played, factor_width: float, rounds: int = 40) -> X:
     """The constants that fit ``rows`` best while their events keep the order of ``played``."""
+    half = WIDTH * np.where(np.arange(len(NAMES)) < len(FACTORS), factor_width, 1.0)
     measured = np.log([rows.table[name].to_numpy() for name in ("ttft_ms", "tpot_ms")])
-    weight = np.array([TTFT_WEIGHT, 1.0])[:, None] / NOISE
+    weight = np.array([TTFT_WEIGHT, 1.0])[:, None] / NOISE * balance(rows)
     index = campaigns(rows)
     present = np.flatnonzero(np.bincount(index, minlength=len(CAMPAIGNS)))
     member = (index == present[:, None]).astype(np.float64)  # [campaigns with rows, rows]
-    prior = np.sqrt(PRIOR_WEIGHT * 2 * len(rows)) / WIDTH
-    tie = np.sqrt(PRIOR_WEIGHT * 2 * member.sum(1))[:, None] / (DEVIATION * WIDTH)
+    prior = np.sqrt(PRIOR_WEIGHT * 2 * len(rows)) / half
+    tie = np.sqrt(PRIOR_WEIGHT * 2 * member.sum(1))[:, None] / (DEVIATION * half)
     blocks = 1 + len(present)
 
     def errors(values: Floats) -> Floats:
@@ -196,7 +208,7 @@ def _adjust(x: X, rows: Asked, played: Played) -> X:
     def jacobian(free: Floats) -> Floats:
         """Each row's derivatives by its own constants, which are its campaign's."""
         values = member.T @ free[len(NAMES) :].reshape(len(present), -1)
-        here, step = errors(values), 1e-6 * WIDTH
+        here, step = errors(values), 1e-6 * half
         by_constant = np.empty((2 * len(rows), len(NAMES)))
         for k in range(len(NAMES)):
             moved = values.copy()
@@ -214,34 +226,59 @@ def _adjust(x: X, rows: Asked, played: Played) -> X:
 
     bounds = (np.tile(LEAST - 1e-9, blocks), np.tile(MOST + 1e-9, blocks))
     start = np.clip(x[[0, *(1 + present)]], LEAST, MOST).ravel()
-    scale = np.tile(WIDTH, blocks)
-    found = least_squares(residuals, start, jacobian, bounds=bounds, loss="soft_l1", x_scale=scale, max_nfev=40)
+    scale = np.tile(half, blocks)
+    found = least_squares(residuals, start, jacobian, bounds=bounds, loss="soft_l1", x_scale=scale, max_nfev=rounds)
     whole = found.x[: len(NAMES)]
     out = np.tile(whole, (1 + len(CAMPAIGNS), 1))  # a campaign without rows has the framework's
     out[1 + present] = found.x[len(NAMES) :].reshape(len(present), -1)
     return out
 
 
+def factor_width(rows: Asked, played: Played, groups: np.ndarray) -> float:
+    """Which of :data:`FACTOR_WIDTHS` predicts groups held out of ``rows`` best, by their mean log errors."""
+    if len(np.unique(groups)) < 2:
+        return FACTOR_WIDTHS[0]
+    measured = np.log([rows.table[name].to_numpy() for name in ("ttft_ms", "tpot_ms")])
+    weight = np.array([TTFT_WEIGHT, 1.0])[:, None] * balance(rows)
+
+    def error(width: float) -> float:
+        total = 0.0
+        for group in np.unique(groups):
+            out, rest = np.flatnonzero(groups == group), np.flatnonzero(groups != group)
+            x = _adjust(NOWHERE, rows.take(rest), played.take(rest), width, INNER_ROUNDS)
+            held = rows.take(out)
+            predicted = np.log(linear_ms(Constants.of(x, held), held, played.take(out)))
+            total += float((np.abs(predicted - measured[:, out]) * weight[:, out]).sum())
+        return total
+
+    return min(FACTOR_WIDTHS, key=error)
+
+
 def fit(rows: Asked) -> tuple[X, Played]:
-    """The constants of one framework's rows, and the loops as played with them."""
-    x = NOWHERE
-    for _ in range(ROUNDS):
+    """The constants of one framework's rows, and the loops as played with them; models held out say how far factors
+    may go."""
+    x, width = NOWHERE, FACTOR_WIDTHS[0]
+    for last in [False] * (ROUNDS - 1) + [True]:
         played = play(Constants.of(x, rows), rows)
-        x = _adjust(x, rows, played)
+        if last:
+            width = factor_width(rows, played, rows.table["family"].to_numpy())
+        x = _adjust(x, rows, played, width)
     return x, play(Constants.of(x, rows), rows)
 
 
 def held_out(rows: Asked, x: X, played: Played, groups: np.ndarray) -> tuple[Floats, Floats]:
     """(TTFT, TPOT) of every row, in ms, with constants fitted to the rows of other groups alone.
 
-    The full fit's loops are the linearisation point; the rows held out are played anew.
+    The full fit's loops are the linearisation point; the rows held out are played anew. How far factors may go is
+    chosen among the other groups, too.
     """
     ttft, tpot = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     for group in np.unique(groups):
         out, rest = np.flatnonzero(groups == group), np.flatnonzero(groups != group)
         if not len(rest):
             continue
-        constants = _adjust(NOWHERE, rows.take(rest), played.take(rest))
+        others = rows.take(rest), played.take(rest)
+        constants = _adjust(NOWHERE, *others, factor_width(*others, groups[rest]))
         ttft[out], tpot[out] = predict_ms(constants, rows.take(out))
     return ttft, tpot
 
@@ -261,7 +298,6 @@ def calibration(x: X, rows: int, spreads: dict[str, Spread], fitted_on: str, dat
             "step_us_per_sequence": us("step_per_sequence"),
             "prompt_step_us": us("prompt_step"),
             "prompt_step_us_per_layer": us("prompt_step_per_layer"),
-            "prompt_step_us_per_expert_layer": us("prompt_step_per_expert_layer"),
             "request_us": us("request"),
             "request_us_per_token": us("request_per_token"),
             "request_us_per_concurrent": us("request_per_concurrent"),

@@ -8,6 +8,11 @@ times:
 * SGLang, DeepSeek on Blackwell (dsr1_fp8_b200.sh, dsr1_fp4_b200.sh): ``--scheduler-recv-interval`` 30 from 16 requests
   on, else 10: the scheduler looks for new requests only every so many steps. On H200 it is not set.
 * SGLang: ``--chunked-prefill-size`` 16384 (fp4), 32768 (fp8; 8192 at tp 4).
+* SGLang, Qwen3.5 (qwen3.5_{bf16,fp8,fp4}_{b200,b300,h200}.sh under ``single_node/``): on Blackwell the same
+  ``--scheduler-recv-interval``, but 30 throughout for fp4 on B200 and 10 throughout for fp8 on B300 from release
+  0.5.10 on; none on H200. ``--chunked-prefill-size`` 32768; 16384 on H200 and for fp8 on B300 from 0.5.10 on.
+* SGLang, GLM-5 (glm5_{fp8,fp4}_{b200,b300,h200}.sh): ``--chunked-prefill-size`` 32768, on H200 the default, 8192, and
+  no ``kv-cache-dtype``; ``--scheduler-recv-interval`` 10 for fp4 alone.
 * TensorRT-LLM, DeepSeek: ``--max_num_tokens`` = prompt + batch + 64, rounded up to 64 (one prompt a step), and at least
   8192 from 1.2.0rc6 on; gpt-oss: 20000.
 * TensorRT-LLM, DeepSeek: recipes ``*-trt-mtp`` (InferenceX pull request 392, January 2026; image 1.2.0rc6.post3, and
@@ -53,6 +58,7 @@ def add_recipes(table: pd.DataFrame) -> pd.DataFrame:
     own = table["source"].str.contains("/Users/").to_numpy()
     family, gpu, weights = (table[name].to_numpy() for name in ("family", "gpu", "weights"))
     deepseek, gptoss = (family == "DeepSeek-V3/R1") & ~own, (family == "gpt-oss-120b") & ~own
+    qwen, glm = ((table["family"] == name).to_numpy() for name in ("Qwen3.5-397B-A17B", "GLM-5"))
     llama = (family == "Llama-3.1-70B") & ~own
     vllm, sglang, trtllm = ((table["framework"] == name).to_numpy() for name in ("vllm", "sglang", "trtllm"))
     blackwell = np.isin(gpu, BLACKWELL)
@@ -66,6 +72,8 @@ def add_recipes(table: pd.DataFrame) -> pd.DataFrame:
 
     budget = np.full(len(table), DEFAULT_BUDGET)
     large = np.where(weights == "nvfp4", 16384, np.where(tp >= 8, 32768, 8192))
+    smaller = qwen & (weights == "fp8") & (gpu == "B300") & np.char.startswith(version, "0.5.10")
+    large = np.select([glm & ~blackwell, smaller | (qwen & ~blackwell), qwen | glm], [8192, 16384, 32768], large)
     budget = np.where(sglang & ~own, large, budget)
     batch = concurrency // dp
     one_prompt = (isl + batch * (1 + drafted) + 64 + 63) // 64 * 64
@@ -75,13 +83,16 @@ def add_recipes(table: pd.DataFrame) -> pd.DataFrame:
     whole = isl + osl + 200
     budget = np.where(llama & trtllm, np.where((gpu == "B200") & (weights == "fp8"), 16384, whole), budget)
 
-    polled = np.where((concurrency >= 16) & (large > 8192), 30, 10)
+    often = smaller | glm | ((concurrency < 16) & ~(qwen & (weights == "nvfp4") & (gpu == "B200")))
+    polled = np.where(often | (large <= 8192), 10, 30)
     collected = dp * np.array([np.sum(1 / np.arange(1, ranks + 1)) for ranks in dp])
     waits = llama & trtllm & (isl == 1024) & (osl == 1024) & (tp < 8)
     balanced = trtllm & (dp > 1)
-    polls = deepseek & sglang & blackwell
+    polls = (deepseek | qwen | (glm & (weights == "nvfp4"))) & sglang & blackwell
     plain_cache = (
-        (deepseek & sglang & (gpu == "H200")) | (gptoss & trtllm & (gpu == "H200")) | (gptoss & vllm & ~blackwell)
+        ((deepseek | glm) & sglang & (gpu == "H200"))
+        | (gptoss & trtllm & (gpu == "H200"))
+        | (gptoss & vllm & ~blackwell)
     )
     return table.assign(
         campaign=np.select([own & (isl % 1000 == 0), own], CAMPAIGNS[:0:-1], CAMPAIGNS[0]),
