@@ -21,7 +21,6 @@ from costmodels.serving.disaggregated import (
     Decoding,
     Prefilling,
     PrefillSteps,
-    decode_batch,
     decoding,
     joint,
     prefill_steps,
@@ -36,7 +35,7 @@ from costmodels.serving.kv_transfer import (
     sent_bytes,
     with_queue,
 )
-from costmodels.serving.steady import crowd_us
+from costmodels.serving.steady import crowd_us, decode_batch
 from costmodels.serving.step import StepTimes, step_times
 from planner.evaluation import REFINEMENTS, Job, Search, at_confidence, percentile_ms, residents, sequences_that_fit
 
@@ -174,7 +173,7 @@ def decode_engines(
     """Decode engines at a ``concurrency`` (n,), with their ``step`` where it is known."""
     work = job.workload
     if step is None:
-        batch = decode_batch(concurrency, layouts, work.isl, work.osl, job.drafting)
+        batch = decode_batch(job.framework, layouts, concurrency, work.isl, work.osl, job.drafting)
         step = step_times(job.model, job.precision, job.cost, job.network, job.framework, layouts, batch, work.routing)
     crowd = crowd_us(job.model, job.precision, job.cost.gpu, layouts, work.isl + work.osl // 2, concurrency)
     return decoding(job.model, layouts, step, concurrency, crowd, work.osl, hand_over, job.drafting)

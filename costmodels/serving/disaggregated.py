@@ -33,7 +33,7 @@ from costmodels.serving.frameworks import Framework
 from costmodels.serving.kv_transfer import HandOver, Link, exposed_us
 from costmodels.serving.mixing import wait_percentile_us
 from costmodels.serving.points import taken
-from costmodels.serving.steady import deviation, fullest_batch
+from costmodels.serving.steady import deviation
 from costmodels.serving.step import StepTimes, step_times
 
 # ------------------------------------------------------------------ prefill
@@ -217,15 +217,6 @@ class Decoding:
         return np.asarray(np.maximum(self.tpot_us.value + spread, 0.0))
 
 
-def decode_batch(concurrency: Floats, layouts: Layouts, isl: int, osl: int, drafting: Drafting | None) -> Batch:
-    """What each attention rank decodes in a step, as a request among so many others sees it."""
-    queries = drafting.queries if drafting else 1
-    per_stage = fullest_batch(concurrency, layouts)
-    nobody = np.zeros(len(layouts), np.int64)
-    context = np.full(len(layouts), isl + osl // 2)
-    return Batch(nobody, nobody, nobody, per_stage, context, (per_stage * queries).astype(np.float64), queries=queries)
-
-
 def decoding(
     model: Architecture,
     layouts: Layouts,
@@ -240,7 +231,7 @@ def decoding(
 
     Args:
         layouts, concurrency: shape [n].
-        step: the decode steps of :func:`decode_batch`.
+        step: the decode steps of :func:`costmodels.serving.steady.decode_batch`.
         crowd: µs, from :func:`costmodels.serving.steady.crowd_us`.
         osl: at least 2.
     """

@@ -131,6 +131,32 @@ def fullest_batch(concurrency: Floats, layouts: Layouts) -> Ints:
     return np.rint(np.maximum(fullest, others + 1)).astype(np.int64)
 
 
+def decode_batch(
+    framework: Framework,
+    layouts: Layouts,
+    concurrency: Floats,
+    isl: int,
+    osl: int,
+    drafting: Drafting | None = None,
+) -> Batch:
+    """What each attention rank decodes in a step without chunks, as a request sees it that shares the rank with
+    ``concurrency`` (n,) others on average; at the sizes of captured CUDA graphs."""
+    queries, several = drafting.queries if drafting else 1, osl > 1
+    decodes = fullest_batch(concurrency, layouts) * several
+    size = _captured(framework, decodes, concurrency / layouts.pp) * several
+    nobody = np.zeros(len(layouts), np.int64)
+    return Batch(
+        nobody,
+        nobody,
+        nobody,
+        size,
+        (isl + osl // 2) * decodes // np.maximum(size, 1),
+        # Experts that all ranks share are not padded.
+        np.where(layouts.dp > 1, decodes * queries, size * queries).astype(np.float64),
+        queries=queries,
+    )
+
+
 def steady_state(
     model: Architecture,
     precision: Precision,
@@ -175,25 +201,14 @@ def steady_state(
     ranks_with_chunk = np.maximum(load / np.maximum(1 - (1 - load) ** dp, 1e-12), 1 / dp)  # share, in a mixed step
 
     context = np.full(len(layouts), isl + osl // 2)
-    nobody = np.zeros(len(layouts), np.int64)
-    size = _captured(framework, decodes, present) * several
-    tokens = (decodes * queries).astype(np.float64)
-    decoding = Batch(
-        nobody,
-        nobody,
-        nobody,
-        size,
-        context * decodes // np.maximum(size, 1),
-        np.where(dp > 1, tokens, size * queries),  # experts that all ranks share are not padded
-        queries=queries,
-    )
+    decoding = decode_batch(framework, layouts, np.asarray(concurrency, np.float64), isl, osl, drafting)
     mixing = Batch(
         together,
         chunk,
         cached_tokens + np.where(new > chunk, (new - chunk) // 2, 0),
         decodes,
         context,
-        tokens + together * chunk * ranks_with_chunk,
+        decodes * queries + together * chunk * ranks_with_chunk,
         queries=queries,
     )
     both = step_times(

@@ -18,7 +18,6 @@ from costmodels.serving.disaggregated import (
     Decoding,
     Prefilling,
     PrefillSteps,
-    decode_batch,
     decoding,
     joint,
     prefill_steps,
@@ -38,7 +37,7 @@ from costmodels.serving.kv_transfer import (
     sent_bytes,
     with_queue,
 )
-from costmodels.serving.steady import crowd_us, steady_state
+from costmodels.serving.steady import crowd_us, decode_batch, steady_state
 from costmodels.serving.step import step_times
 from profiles.hardware import find_fabric
 
@@ -76,7 +75,7 @@ def decode(
 ) -> Decoding:
     layouts = Layouts.of([(tp, 1, 1, 1, tp)] * len(concurrency))
     b = np.array(concurrency)
-    batch = decode_batch(b, layouts, 4000, osl, drafting)
+    batch = decode_batch(VLLM, layouts, b, 4000, osl, drafting)
     step = step_times(MODEL, PRECISION, cost, NETWORK, VLLM, layouts, batch, "balanced")
     crowd = crowd_us(MODEL, PRECISION, cost.gpu, layouts, 4000 + osl // 2, b)
     return decoding(MODEL, layouts, step, b, crowd, osl, hand_over, drafting)
