@@ -45,7 +45,8 @@ def test_json_view_and_facade_agree(run: Runner, tmp_path: Path) -> None:
     assert file.read_text(encoding="utf-8") == document
     assert max(map(len, view.splitlines())) <= 100
     group = json.loads(document)["decision"]["engines"][0]
-    assert f"{len(group['replicas'])} engine" in view
+    role = "" if group["role"] == "aggregated" else f"{group['role']} "
+    assert f"{len(group['replicas'])} {role}engine" in view
     assert "vllm serve Qwen/Qwen3-32B" in view
 
 
