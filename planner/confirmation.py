@@ -22,7 +22,7 @@ from costmodels.serving.disaggregated import Prefilling
 from costmodels.serving.simulator import Engine, simulate
 from planner.engine_models import simulated_engines
 from planner.evaluation import Points, percentile_ms
-from planner.groups import Group, groups_of, pairs_of
+from planner.groups import Group, Pair, groups_of, pairs_of
 from planner.latency import Check, own_us
 from planner.options import Option, Serving, best_of, served_rps, solved_again
 from planner.requests import PlanRequest
@@ -127,7 +127,8 @@ class _Simulations:
         turn, narrowed = 0, False
         while (best := best_of(request, options)) is not None:
             groups = groups_of(best, served_rps(request, best))
-            trials = [_Trial(request, group, groups) for group in groups]
+            pairs = pairs_of(groups)
+            trials = [_Trial(request, group, pairs) for group in groups]
             found = [self.check(best, trial) for trial in trials]
             checks = {trial.group.id: check for trial, check in zip(trials, found, strict=True) if check is not None}
             if len(checks) == len(trials):
@@ -165,8 +166,8 @@ class _Simulations:
         for kind in kinds:
             self._formula.setdefault(kind, float(group.capacity_rps.value[0]))
             self.carried[kind] = min(self.carried.get(kind, math.inf), most)
-            if most == 0:
-                self._idle[kind] = trial.idle_ms()
+        if most == 0:
+            self._idle |= dict.fromkeys(kinds, trial.idle_ms())
 
     def chosen_anew(self, request: PlanRequest, option: Option, *, only_simulated: bool = False) -> Option:
         """``option`` with what its engines carry, for ``request``; ``only_simulated``: of those that were."""
@@ -174,7 +175,10 @@ class _Simulations:
             return option
         kinds = [(option.serving, option.precision, origin.kind) for origin in option.origin]
         most = [self.carried.get(kind, math.inf if kind in self._seen or not only_simulated else 0.0) for kind in kinds]
-        return solved_again(request, option, np.minimum(option.candidates.capacity_rps, most))
+        capacity = np.minimum(option.candidates.capacity_rps, most)
+        if option.choice is not None and np.array_equal(capacity, option.candidates.capacity_rps):
+            return option  # it would be the same choice
+        return solved_again(request, option, capacity)
 
     def refused(self, request: PlanRequest, option: Option) -> Option:
         """``option`` with the reason why none of its engines is left."""
@@ -211,9 +215,9 @@ def _kinds(best: Option, group: Group) -> set[Kind]:
 class _Trial:
     """One engine of a group, to be simulated alone."""
 
-    def __init__(self, request: PlanRequest, group: Group, groups: list[Group]) -> None:
+    def __init__(self, request: PlanRequest, group: Group, pairs: list[Pair]) -> None:
         self.group = group
-        self._pairs = [pair for pair in pairs_of(groups) if group.id in (pair.prefill.id, pair.decode.id)]
+        self._pairs = [pair for pair in pairs if group.id in (pair.prefill.id, pair.decode.id)]
         self.front_us = float(self._pairs[0].served.ttft_parts_us["front end"][0])
         self.limits = self._leftover()
         n = _requests(request, group)

@@ -245,11 +245,6 @@ def _both(before: Placement, after: Placement, transitions: Floats, distance: Di
     return crossings(before, transitions, distance), crossings(after, transitions, distance)
 
 
-def _transitions(job: Job) -> Floats:
-    assert job.routes is not None
-    return job.routes.all.transitions
-
-
 def _kinds(job: Job) -> tuple[str, ...]:
     """GPU types of the group; raises Unsupported where one cannot run the precision."""
     kinds = tuple(dict.fromkeys(job.ranks.kinds))
