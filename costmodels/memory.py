@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodels.architecture import (
+from costmodels.estimates import Floats, Ints
+from costmodels.facts import read_numbers
+from costmodels.layouts import Layouts
+from costmodels.models.architecture import (
     Architecture,
     Attention,
     DenseFeedForward,
@@ -18,10 +21,7 @@ from costmodels.architecture import (
     LatentAttention,
     MixtureOfExperts,
 )
-from costmodels.estimates import Floats, Ints
-from costmodels.facts import read_numbers
-from costmodels.layouts import Layouts
-from costmodels.precision import Precision
+from costmodels.models.precision import Precision
 from costmodels.roofline import WEIGHT_BYTES
 from profiles.hardware import Gpu
 

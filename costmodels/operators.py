@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodels.architecture import (
+from costmodels.estimates import Floats, Ints
+from costmodels.layouts import Layouts
+from costmodels.models.architecture import (
     Architecture,
     DenseFeedForward,
     GatedDeltaNet,
@@ -23,9 +25,7 @@ from costmodels.architecture import (
     LayerGroup,
     MixtureOfExperts,
 )
-from costmodels.estimates import Floats, Ints
-from costmodels.layouts import Layouts
-from costmodels.precision import Precision
+from costmodels.models.precision import Precision
 from costmodels.roofline import code
 
 ACTIVATION_BYTES = 2  # activations between operators are bf16 in all three frameworks

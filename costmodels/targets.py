@@ -9,14 +9,14 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodels.architecture import Architecture
 from costmodels.estimates import Floats
 from costmodels.kernels import deduplicated
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision, choose_precision, missing_hardware, require_measured_widths
+from costmodels.models.registry import find_architecture, registered
 from costmodels.operators import Batch, StepWork, step_work
-from costmodels.precision import Precision, choose_precision, missing_hardware, require_measured_widths
-from costmodels.registry import find_architecture, registered
 from costmodels.roofline import WEIGHT_BYTES, code
 from profiles.errors import Unsupported
 from profiles.hardware import Gpu

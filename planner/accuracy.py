@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from costmodels.architecture import Architecture
-from costmodels.precision import Precision
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision
 from profiles.shipped import shipped
 
 

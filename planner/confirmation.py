@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from costmodels.estimates import Floats
-from costmodels.precision import Precision
+from costmodels.models.precision import Precision
 from costmodels.serving.arrivals import constant_lengths, open_loop
 from costmodels.serving.capacity import Limit, capacity_rps, requests_needed, settled
 from costmodels.serving.disaggregated import Prefilling

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodels.architecture import Architecture
 from costmodels.communication import Network
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
-from costmodels.precision import Precision, choose_precision
-from costmodels.registry import find_architecture
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision, choose_precision
+from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks import find_framework
 from costmodels.serving.simulator import Engine
 from costmodels.serving.step_table import End

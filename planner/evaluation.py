@@ -10,13 +10,13 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodels.architecture import Architecture
 from costmodels.communication import Network
 from costmodels.estimates import COVERAGE, Estimates, Floats, Ints
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
 from costmodels.memory import Memory, kv_bytes_per_sequence, memory
-from costmodels.precision import Precision
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision
 from costmodels.serving.drafting import Drafting
 from costmodels.serving.frameworks import Framework
 from costmodels.serving.steady import Steady, steady_state

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodels.architecture import Architecture
+from costmodels.models.architecture import Architecture
 from planner.experts.balance import balance, checked_counts
 from planner.experts.inputs import read_loads
 from planner.experts.model import MoeModel, moe_model

@@ -14,16 +14,16 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodels.architecture import (
+from costmodels.estimates import Ints
+from costmodels.layouts import Layouts
+from costmodels.models.architecture import (
     Architecture,
     Attention,
     GatedDeltaNet,
     GroupedQueryAttention,
     MixtureOfExperts,
 )
-from costmodels.estimates import Ints
-from costmodels.layouts import Layouts
-from costmodels.precision import Precision
+from costmodels.models.precision import Precision
 from costmodels.serving.frameworks import Framework
 from planner.launchers import cannot_express
 from planner.plans import Layout

@@ -8,9 +8,9 @@ from decimal import ROUND_UP, Decimal
 
 import numpy as np
 
-from costmodels.architecture import Architecture
 from costmodels.estimates import Floats
-from costmodels.precision import Precision
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision
 from costmodels.roofline import WEIGHT_BYTES
 from costmodels.serving.disaggregated import (
     joint,

@@ -14,7 +14,7 @@ import numpy as np
 
 from costmodels.estimates import Floats
 from costmodels.layouts import Layouts
-from costmodels.precision import Precision
+from costmodels.models.precision import Precision
 from costmodels.serving.disaggregated import (
     Decoding,
     Prefilling,

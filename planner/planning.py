@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from costmodels.architecture import Architecture
 from costmodels.communication import Network
 from costmodels.library import CostModel
-from costmodels.precision import (
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import (
     CHOICES,
     KV_CHOICES,
     Precision,
@@ -16,7 +16,7 @@ from costmodels.precision import (
     missing_hardware,
     require_measured_widths,
 )
-from costmodels.registry import find_architecture
+from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks import find_framework
 from planner.confirmation import confirmed
 from planner.evaluation import Job, search

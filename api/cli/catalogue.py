@@ -26,7 +26,7 @@ def models(as_json: AsJson = False) -> None:
     """
     from dataclasses import asdict
 
-    from costmodels.registry import registered
+    from costmodels.models.registry import registered
 
     known = registered()
     if as_json:

@@ -253,7 +253,7 @@ def _plan(
         from api.cli.output import check_target
 
         check_target(output)
-    from costmodels.registry import find_architecture
+    from costmodels.models.registry import find_architecture
 
     architecture = find_architecture(request.model)  # a misspelt name is refused before the slow imports
     loads = None

@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from api.rest import openapi, problems
 from api.rest.body import parse_json_body, read_json_body
-from costmodels.registry import RegisteredModel, registered
+from costmodels.models.registry import RegisteredModel, registered
 from planner.plans import Plan, schema
 from planner.requests import PlanRequest, parse_request
 from profiles.errors import DataError

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodels.architecture import Architecture
 from costmodels.communication import Network
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
-from costmodels.precision import Precision
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision
 from costmodels.serving.calibration import Spread
 from costmodels.serving.closed_loop import SHORTEST, Gate, closed_loop
 from costmodels.serving.frameworks import Framework

@@ -20,14 +20,14 @@ from statistics import NormalDist
 
 import numpy as np
 
-from costmodels.architecture import Architecture
 from costmodels.communication import FABRIC_SPREAD, Network
 from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision
 from costmodels.operators import Batch
 from costmodels.origins import ROOFLINE
-from costmodels.precision import Precision
 from costmodels.serving.drafting import Drafting
 from costmodels.serving.frameworks import Framework
 from costmodels.serving.kv_transfer import HandOver, Link, exposed_us

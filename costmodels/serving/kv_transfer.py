@@ -19,11 +19,11 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from costmodels.architecture import Architecture
 from costmodels.estimates import Floats
 from costmodels.layouts import Layouts
 from costmodels.memory import kv_bytes_per_sequence
-from costmodels.precision import Precision
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision
 from profiles.shipped import shipped
 
 

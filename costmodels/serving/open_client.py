@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 
-from costmodels.architecture import Architecture
 from costmodels.communication import Network
 from costmodels.estimates import Estimates, Floats
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision
 from costmodels.operators import Batch
-from costmodels.precision import Precision
 from costmodels.serving.arrivals import open_loop as requests_at
 from costmodels.serving.arrivals import uniform_lengths
 from costmodels.serving.calibration import Spread

@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from costmodels.architecture import Architecture
 from costmodels.communication import Network
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
 from costmodels.memory import kv_bytes_per_sequence
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision
 from costmodels.operators import Batch
-from costmodels.precision import Precision
 from costmodels.serving.drafting import Drafting
 from costmodels.serving.frameworks import Framework
 from costmodels.serving.mixing import Balance, Work, balance, gamma_quantile, wait_percentile_us

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from costmodels.architecture import Architecture
 from costmodels.communication import Network, across_nodes, exchange_times, point_to_point_us
 from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.features import LAUNCH_US
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision
 from costmodels.operators import ACTIVATION_BYTES, Batch, StepWork, step_work
 from costmodels.origins import MEASURED
-from costmodels.precision import Precision
 from costmodels.roofline import times_us
 from costmodels.serving.calibration import Calibration, Spread
 from costmodels.serving.frameworks import Framework

@@ -24,13 +24,13 @@ from typing import Literal, NotRequired, TypedDict, Unpack
 
 import numpy as np
 
-from costmodels.architecture import Architecture
 from costmodels.communication import Network
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision
 from costmodels.operators import Batch
-from costmodels.precision import Precision
 from costmodels.serving.frameworks import Framework
 from costmodels.serving.step import StepTimes, step_times
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodels.precision import choose_precision
-from costmodels.registry import find_architecture
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
 from planner.documents import shown
 from planner.experts.balance import Objective as OverWindows
 from planner.experts.document import Objective

@@ -13,12 +13,12 @@ from typing import Literal
 
 import numpy as np
 
-from costmodels.architecture import Architecture
 from costmodels.communication import Network, exchange_times
 from costmodels.estimates import Floats, Ints
 from costmodels.library import CostModel
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision
 from costmodels.operators import ACTIVATION_BYTES, Exchange
-from costmodels.precision import Precision
 from costmodels.roofline import code
 from planner.experts.crossings import Crossings
 from planner.experts.model import expert_layer

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodels.architecture import Architecture, DenseFeedForward, MixtureOfExperts
-from costmodels.precision import Precision
+from costmodels.models.architecture import Architecture, DenseFeedForward, MixtureOfExperts
+from costmodels.models.precision import Precision
 from costmodels.roofline import WEIGHT_BYTES
 from planner.experts.placement import Ints
 from profiles.errors import Unsupported

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from costmodels.architecture import Architecture
 from costmodels.library import CostModel
-from costmodels.precision import Precision, missing_hardware
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision, missing_hardware
 from planner.experts.affinity import LoadLimit, relabelled
 from planner.experts.balance import Certificate, balance, check_room
 from planner.experts.balance import Objective as OverWindows

@@ -19,7 +19,7 @@ from api.rest import app as rest
 from api.rest.app import create_app
 from api.rest.body import MOST_BYTES
 from api.rest.openapi import REQUEST_EXAMPLES, plan_example
-from costmodels.registry import registered
+from costmodels.models.registry import registered
 from planner.plans import SCHEMA_VERSION, Plan, parse_plan, schema
 from planner.requests import PlanRequest, parse_request
 from profiles.errors import (

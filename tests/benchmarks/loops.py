@@ -23,8 +23,8 @@ from costmodels.communication import Network
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
 from costmodels.memory import kv_bytes_per_sequence, memory
-from costmodels.precision import choose_precision
-from costmodels.registry import find_architecture
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
 from costmodels.serving.arrivals import closed_loop, uniform_lengths
 from costmodels.serving.client import Load, closed_loop_answers
 from costmodels.serving.closed_loop import GENERATIONS, SHORTEST

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from costmodels.communication import Network
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
-from costmodels.precision import choose_precision
-from costmodels.registry import find_architecture
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
 from costmodels.serving.disaggregated import (
     Decoding,
     Prefilling,

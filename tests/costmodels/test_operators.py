@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodels.architecture import Architecture, LatentAttention, MixtureOfExperts
 from costmodels.layouts import Layouts
+from costmodels.models.architecture import Architecture, LatentAttention, MixtureOfExperts
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
 from costmodels.operators import Batch, Exchange, StepWork, step_work
-from costmodels.precision import choose_precision
-from costmodels.registry import find_architecture
 from costmodels.roofline import CODES, code, work
 
 DENSE, MOE, MLA, WINDOWED = "Qwen3-32B", "Qwen3-235B-A22B", "DeepSeek-V3", "gemma-3-27b-it"

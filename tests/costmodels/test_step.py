@@ -8,10 +8,10 @@ import pytest
 from costmodels.communication import Network, point_to_point_us
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
 from costmodels.operators import Batch
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
-from costmodels.precision import choose_precision
-from costmodels.registry import find_architecture
 from costmodels.serving.calibration import NEUTRAL, Calibration, Spread
 from costmodels.serving.frameworks import find_framework, frameworks
 from costmodels.serving.step import StepTimes, step_times

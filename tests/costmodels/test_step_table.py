@@ -11,9 +11,9 @@ from costmodels.communication import Network
 from costmodels.estimates import Floats
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
 from costmodels.operators import Batch
-from costmodels.precision import choose_precision
-from costmodels.registry import find_architecture
 from costmodels.serving.frameworks import find_framework
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.serving.step_table import StepCurve, StepTable, step_tables, step_tables_at

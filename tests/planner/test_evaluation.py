@@ -9,8 +9,8 @@ import pytest
 
 from costmodels.communication import Network
 from costmodels.library import CostModel
-from costmodels.precision import choose_precision
-from costmodels.registry import find_architecture
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks import find_framework
 from planner.evaluation import (
     BELOW_ONE,

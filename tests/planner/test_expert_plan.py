@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from cases import DENSE, EXPERTS, LATENT, WORKLOAD
 
-from costmodels.precision import choose_precision
-from costmodels.registry import find_architecture
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
 from planner.experts.model import moe_model
 from planner.experts.placement import Loads, Placement, Topology
 from planner.experts.placing import Job, place

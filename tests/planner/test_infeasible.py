@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from costmodels.registry import BUNDLED
+from costmodels.models.registry import BUNDLED
 from planner.planning import plan
 from planner.plans import Plan
 from profiles.errors import Infeasible, InputError, ShardwrightError, Unsupported

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from costmodels.architecture import (
+from costmodels.models.architecture import (
     Architecture,
     DenseFeedForward,
     GatedDeltaNet,
@@ -15,8 +15,8 @@ from costmodels.architecture import (
     LayerGroup,
     MixtureOfExperts,
 )
-from costmodels.precision import choose_precision
-from costmodels.registry import find_architecture
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks import find_framework
 from planner.layouts import Rejected, Restrictions, layout_at, legal_layouts
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cases import CLOSE, DENSE, EXPERTS, LATENT, SLO, WINDOWS, WORKLOAD
 
-from costmodels.registry import BUNDLED
+from costmodels.models.registry import BUNDLED
 from planner.planning import plan
 from planner.plans import Plan
 from profiles.store import ProfileStore

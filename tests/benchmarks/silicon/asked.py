@@ -12,8 +12,8 @@ from costmodels.estimates import Floats, Ints
 from costmodels.layouts import Layouts
 from costmodels.library import CostModel
 from costmodels.memory import kv_bytes_per_sequence, memory
-from costmodels.precision import choose_precision, require_measured_widths
-from costmodels.registry import find_architecture
+from costmodels.models.precision import choose_precision, require_measured_widths
+from costmodels.models.registry import find_architecture
 from costmodels.serving.calibration import NEUTRAL, Calibration
 from costmodels.serving.frameworks import find_framework
 from costmodels.serving.loop_grid import GridQuestions, grid_questions

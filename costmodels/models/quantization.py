@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from costmodels.architecture import Attention, FeedForward, MixtureOfExperts
+from costmodels.models.architecture import Attention, FeedForward, MixtureOfExperts
 from profiles.errors import InputError, Unsupported
 
 SIXTEEN_BIT = {"bfloat16": "bf16", "float16": "fp16"}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodels.architecture import (
+from costmodels.models.architecture import (
     Architecture,
     DenseFeedForward,
     GatedDeltaNet,
@@ -20,8 +20,8 @@ from costmodels.architecture import (
     LatentAttention,
     MixtureOfExperts,
 )
-from costmodels.huggingface import parse_config
-from costmodels.registry import BUNDLED, find_architecture, registered
+from costmodels.models.huggingface import parse_config
+from costmodels.models.registry import BUNDLED, find_architecture, registered
 from profiles.errors import InputError, UnknownName, Unsupported
 
 FILES = sorted(BUNDLED.glob("*.json"))

@@ -1,6 +1,6 @@
-"""From a Hugging Face ``config.json`` to an :class:`~costmodels.architecture.Architecture`.
+"""From a Hugging Face ``config.json`` to an :class:`~costmodels.models.architecture.Architecture`.
 
-Nothing is guessed: a key that changes the computation and that no reader (:mod:`costmodels.model_types`)
+Nothing is guessed: a key that changes the computation and that no reader (:mod:`costmodels.models.model_types`)
 understood is refused by name, and so is a ``model_type`` that has no reader.
 """
 
@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from costmodels.architecture import Architecture, LayerGroup, MixtureOfExperts
-from costmodels.config_fields import Fields
-from costmodels.model_types import READERS
-from costmodels.quantization import unquantized_parts, weight_precision
+from costmodels.models.architecture import Architecture, LayerGroup, MixtureOfExperts
+from costmodels.models.config_fields import Fields
+from costmodels.models.model_types import READERS
+from costmodels.models.quantization import unquantized_parts, weight_precision
 from profiles.errors import InputError, Unsupported
 
 # Multimodal wrappers: their text model is planned for, the rest is named in ``excluded``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from costmodels.architecture import Architecture, Attention, GatedDeltaNet, LatentAttention
+from costmodels.models.architecture import Architecture, Attention, GatedDeltaNet, LatentAttention
 from profiles.errors import InputError, UnknownName, Unsupported
 from profiles.hardware import Gpu
 

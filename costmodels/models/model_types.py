@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from costmodels.architecture import (
+from costmodels.models.architecture import (
     Attention,
     DenseFeedForward,
     FeedForward,
@@ -16,7 +16,7 @@ from costmodels.architecture import (
     LatentAttention,
     MixtureOfExperts,
 )
-from costmodels.config_fields import Fields
+from costmodels.models.config_fields import Fields
 from profiles.errors import InputError, Unsupported
 
 Layers = list[tuple[Attention, FeedForward]]

@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from costmodels.architecture import Architecture
-from costmodels.huggingface import parse_config
+from costmodels.models.architecture import Architecture
+from costmodels.models.huggingface import parse_config
 from profiles.errors import DataError, InputError, UnknownName
 
 BUNDLED = Path(__file__).parent / "architectures"
@@ -41,7 +41,7 @@ def find_architecture(model: str, *, allow_paths: bool = True) -> Architecture:
     ``model``: a name on the Hugging Face Hub in any case, without its organisation where that is unambiguous;
     or the path of a ``config.json`` or of a folder that has one (unless ``allow_paths`` is false: a service
     should not read whatever path a stranger names). Raises :class:`UnknownName` (the hint has the nearest
-    names), and what :func:`~costmodels.huggingface.parse_config` raises.
+    names), and what :func:`~costmodels.models.huggingface.parse_config` raises.
     """
     names = _index()
     found = names.get(model.casefold())

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from costmodels.precision import PARTS, choose_precision, missing_hardware, require_measured_widths
-from costmodels.registry import find_architecture
+from costmodels.models.precision import PARTS, choose_precision, missing_hardware, require_measured_widths
+from costmodels.models.registry import find_architecture
 from profiles.errors import InputError, UnknownName, Unsupported
 from profiles.hardware import find_gpu
 
