@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from costmodels.estimates import Estimates, Floats, Ints, combine
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
+from costmodels.operations.roofline import code
 from costmodels.operators import Exchange
 from costmodels.origins import ROOFLINE
-from costmodels.roofline import code
 from profiles.hardware import Fabric
 
 FABRIC_SPREAD = 0.5

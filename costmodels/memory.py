@@ -11,7 +11,6 @@ import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.facts import read_numbers
-from costmodels.layouts import Layouts
 from costmodels.models.architecture import (
     Architecture,
     Attention,
@@ -22,7 +21,8 @@ from costmodels.models.architecture import (
     MixtureOfExperts,
 )
 from costmodels.models.precision import Precision
-from costmodels.roofline import WEIGHT_BYTES
+from costmodels.operations.layouts import Layouts
+from costmodels.operations.roofline import WEIGHT_BYTES
 from profiles.hardware import Gpu
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Floats, Ints
-from costmodels.layouts import Layouts
 from costmodels.models.architecture import (
     Architecture,
     DenseFeedForward,
@@ -26,7 +25,8 @@ from costmodels.models.architecture import (
     MixtureOfExperts,
 )
 from costmodels.models.precision import Precision
-from costmodels.roofline import code
+from costmodels.operations.layouts import Layouts
+from costmodels.operations.roofline import code
 
 ACTIVATION_BYTES = 2  # activations between operators are bf16 in all three frameworks
 
@@ -127,7 +127,7 @@ def step_work(model: Architecture, precision: Precision, layouts: Layouts, batch
     """The work of one step of one attention rank's GPU, over all layers of the model.
 
     Args:
-        routing: skew of tokens over experts, a value of :data:`costmodels.roofline.CODES`\\ ``["routing"]``.
+        routing: skew of tokens over experts, a value of :data:`costmodels.operations.roofline.CODES`\\ ``["routing"]``.
     """
     work = StepWork(len(layouts))
     tokens = batch.tokens

@@ -7,8 +7,8 @@ from typing import get_args
 
 import numpy as np
 
-from costmodels.layouts import Layouts
 from costmodels.memory import kv_bytes_per_sequence, memory
+from costmodels.operations.layouts import Layouts
 from costmodels.serving.kv_transfer import hand_overs
 from costmodels.serving.policies import find_policy
 from costmodels.serving.simulator import Engine, Overheads

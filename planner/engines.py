@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from costmodels.communication import Network
-from costmodels.layouts import Layouts
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision, choose_precision
 from costmodels.models.registry import find_architecture
+from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks import find_framework
 from costmodels.serving.simulator import Engine
 from costmodels.serving.step_table import End

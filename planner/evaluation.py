@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from costmodels.communication import Network
 from costmodels.estimates import COVERAGE, Estimates, Floats, Ints
-from costmodels.layouts import Layouts
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
 from costmodels.memory import Memory, kv_bytes_per_sequence, memory
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
+from costmodels.operations.layouts import Layouts
 from costmodels.serving.drafting import Drafting
 from costmodels.serving.frameworks import Framework
 from costmodels.serving.steady import Steady, steady_state

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Estimates, Floats
-from costmodels.layouts import Layouts
+from costmodels.operations.layouts import Layouts
 from costmodels.serving.disaggregated import (
     Decoding,
     Joint,

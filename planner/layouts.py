@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Ints
-from costmodels.layouts import Layouts
 from costmodels.models.architecture import (
     Architecture,
     Attention,
@@ -24,6 +23,7 @@ from costmodels.models.architecture import (
     MixtureOfExperts,
 )
 from costmodels.models.precision import Precision
+from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks import Framework
 from planner.launchers import cannot_express
 from planner.plans import Layout

@@ -11,7 +11,7 @@ import numpy as np
 from costmodels.estimates import Floats
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
-from costmodels.roofline import WEIGHT_BYTES
+from costmodels.operations.roofline import WEIGHT_BYTES
 from costmodels.serving.disaggregated import (
     joint,
     prefilling,

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 
 from costmodels.estimates import Floats
-from costmodels.layouts import Layouts
 from costmodels.models.precision import Precision
+from costmodels.operations.layouts import Layouts
 from costmodels.serving.disaggregated import (
     Decoding,
     Prefilling,

@@ -10,12 +10,12 @@ import pandas as pd
 
 from costmodels.communication import Network
 from costmodels.estimates import Floats, Ints
-from costmodels.layouts import Layouts
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
 from costmodels.memory import kv_bytes_per_sequence, memory
 from costmodels.models.architecture import Architecture, MixtureOfExperts
 from costmodels.models.precision import Precision, choose_precision, missing_hardware, require_measured_widths
 from costmodels.models.registry import find_architecture
+from costmodels.operations.layouts import Layouts
 from costmodels.origins import HOW
 from costmodels.serving.client import Answers, Latency, Load, closed_loop_answers
 from costmodels.serving.closed_loop import SHORTEST

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from costmodels.estimates import Estimates, Floats, Ints
-from costmodels.layouts import Layouts
+from costmodels.operations.layouts import Layouts
 from costmodels.serving.disaggregated import (
     Decoding,
     Prefilling,

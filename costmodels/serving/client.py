@@ -8,10 +8,10 @@ import numpy as np
 
 from costmodels.communication import Network
 from costmodels.estimates import Estimates, Floats, Ints
-from costmodels.layouts import Layouts
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
+from costmodels.operations.layouts import Layouts
 from costmodels.serving.calibration import Spread
 from costmodels.serving.closed_loop import SHORTEST, Gate, closed_loop
 from costmodels.serving.frameworks import Framework

@@ -22,10 +22,10 @@ import numpy as np
 
 from costmodels.communication import FABRIC_SPREAD, Network
 from costmodels.estimates import Estimates, Floats, Ints, combine
-from costmodels.layouts import Layouts
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
+from costmodels.operations.layouts import Layouts
 from costmodels.operators import Batch
 from costmodels.origins import ROOFLINE
 from costmodels.serving.drafting import Drafting

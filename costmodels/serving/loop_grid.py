@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
-from costmodels.layouts import Layouts
+from costmodels.operations.layouts import Layouts
 from costmodels.operators import Batch
 from costmodels.serving.closed_loop import SHORTEST, StepGrid
 

@@ -26,11 +26,11 @@ from scipy.special import ndtri
 
 from costmodels.communication import Network
 from costmodels.estimates import Estimates, Floats, Ints
-from costmodels.layouts import Layouts
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
 from costmodels.memory import kv_bytes_per_sequence
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
+from costmodels.operations.layouts import Layouts
 from costmodels.operators import Batch
 from costmodels.serving.drafting import Drafting
 from costmodels.serving.frameworks import Framework

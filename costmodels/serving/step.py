@@ -8,14 +8,14 @@ import numpy as np
 
 from costmodels.communication import Network, across_nodes, exchange_times, point_to_point_us
 from costmodels.estimates import Estimates, Floats, Ints, combine
-from costmodels.features import LAUNCH_US
-from costmodels.layouts import Layouts
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
+from costmodels.kernels.features import LAUNCH_US
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
+from costmodels.operations.layouts import Layouts
+from costmodels.operations.roofline import times_us
 from costmodels.operators import ACTIVATION_BYTES, Batch, StepWork, step_work
 from costmodels.origins import MEASURED
-from costmodels.roofline import times_us
 from costmodels.serving.calibration import Calibration, Spread
 from costmodels.serving.frameworks import Framework
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from costmodels.models.architecture import Architecture, DenseFeedForward, MixtureOfExperts
 from costmodels.models.precision import Precision
-from costmodels.roofline import WEIGHT_BYTES
+from costmodels.operations.roofline import WEIGHT_BYTES
 from planner.experts.placement import Ints
 from profiles.errors import Unsupported
 

@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _without_the_pack(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    monkeypatch.setattr("costmodels.library.shipped_pack", lambda: ProfileStore(folder / "store"))
+    monkeypatch.setattr("costmodels.kernels.cost_model.shipped_pack", lambda: ProfileStore(folder / "store"))
 
 
 def arguments(folder: Path, *more: str) -> tuple[str, ...]:

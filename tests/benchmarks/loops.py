@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from costmodels.communication import Network
-from costmodels.layouts import Layouts
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
 from costmodels.memory import kv_bytes_per_sequence, memory
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
+from costmodels.operations.layouts import Layouts
 from costmodels.serving.arrivals import closed_loop, uniform_lengths
 from costmodels.serving.client import Load, closed_loop_answers
 from costmodels.serving.closed_loop import GENERATIONS, SHORTEST

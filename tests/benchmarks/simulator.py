@@ -26,12 +26,12 @@ import numpy as np
 
 from costmodels.communication import Network
 from costmodels.estimates import Floats
-from costmodels.layouts import Layouts
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
 from costmodels.memory import kv_bytes_per_sequence, memory
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision, choose_precision
 from costmodels.models.registry import find_architecture
+from costmodels.operations.layouts import Layouts
 from costmodels.operators import Batch
 from costmodels.serving.arrivals import Requests, constant_lengths, open_loop
 from costmodels.serving.capacity import Limit, capacity_rps, keeps_up

@@ -14,10 +14,10 @@ from costmodels.communication import (
     point_to_point_us,
 )
 from costmodels.estimates import Estimates
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
+from costmodels.operations.roofline import code
 from costmodels.operators import Exchange
 from costmodels.origins import MEASURED, ROOFLINE
-from costmodels.roofline import code
 from profiles.hardware import find_fabric
 
 IB = find_fabric("ib-400g")

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from costmodels.communication import Network
-from costmodels.layouts import Layouts
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
+from costmodels.operations.layouts import Layouts
 from costmodels.serving.disaggregated import (
     Decoding,
     Prefilling,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from costmodels.anchoring import Points, Prior, Priors, priors
+from costmodels.kernels.error_process import Points, Prior, Priors, priors
 from profiles.store import ProfileStore
 from tests.benchmarks import few_shot, sampling
 from tests.benchmarks.kernels import Data

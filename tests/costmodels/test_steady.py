@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from costmodels.communication import Network
 from costmodels.estimates import Estimates
-from costmodels.layouts import Layouts
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
+from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks import find_framework
 from costmodels.serving.steady import Steady, steady_state
 from profiles.hardware import find_fabric

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from costmodels.communication import Network, point_to_point_us
-from costmodels.layouts import Layouts
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
+from costmodels.operations.layouts import Layouts
 from costmodels.operators import Batch
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from costmodels.serving.calibration import NEUTRAL, Calibration, Spread

@@ -9,10 +9,10 @@ import pytest
 
 from costmodels.communication import Network
 from costmodels.estimates import Floats
-from costmodels.layouts import Layouts
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
+from costmodels.operations.layouts import Layouts
 from costmodels.operators import Batch
 from costmodels.serving.frameworks import find_framework
 from costmodels.serving.step import StepTimes, step_times

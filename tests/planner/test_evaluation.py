@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from costmodels.communication import Network
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks import find_framework

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
 from planner import predicting
 from planner.predicting import ADDED, predict
 from profiles.errors import InputError

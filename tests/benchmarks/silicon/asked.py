@@ -9,11 +9,11 @@ import pandas as pd
 
 from costmodels.communication import Network
 from costmodels.estimates import Floats, Ints
-from costmodels.layouts import Layouts
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
 from costmodels.memory import kv_bytes_per_sequence, memory
 from costmodels.models.precision import choose_precision, require_measured_widths
 from costmodels.models.registry import find_architecture
+from costmodels.operations.layouts import Layouts
 from costmodels.serving.calibration import NEUTRAL, Calibration
 from costmodels.serving.frameworks import find_framework
 from costmodels.serving.loop_grid import GridQuestions, grid_questions

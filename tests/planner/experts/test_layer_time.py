@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from costmodels.communication import Network
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture

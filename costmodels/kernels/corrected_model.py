@@ -7,9 +7,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from costmodels.anchoring import Anchor, Points, Priors, points
 from costmodels.estimates import COVERAGE, Estimates, Floats
-from costmodels.kernels import (
+from costmodels.kernels.error_process import Anchor, Points, Priors, points
+from costmodels.kernels.kernel_models import (
     EXTRAPOLATION,
     MEASURED_NOISE,
     STAND_IN_SPREAD,
@@ -22,9 +22,9 @@ from costmodels.kernels import (
     question_keys,
     ranges,
 )
+from costmodels.kernels.overlay import NOISE_FLOOR, Overlay, own_rows
+from costmodels.operations.roofline import Columns
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
-from costmodels.overlay import NOISE_FLOOR, Overlay, own_rows
-from costmodels.roofline import Columns
 from profiles.measurements import DTYPES
 
 SIGMAS = NormalDist().inv_cdf((1 + COVERAGE) / 2)
@@ -68,7 +68,7 @@ class Learnt:
 
 class AnchoredModel:
     """Predicts one operation on one GPU type: the measured rows exactly, and all else as the pack's model says it,
-    corrected by what these rows show of its errors (:mod:`costmodels.anchoring`).
+    corrected by what these rows show of its errors (:mod:`costmodels.kernels.error_process`).
 
     Args:
         model: the kernel model before them.

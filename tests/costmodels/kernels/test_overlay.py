@@ -10,13 +10,13 @@ import pytest
 import synthetic
 from synthetic import MEASURED_GPUS, UNSEEN_GPU, questions, rows, truth_us
 
-from costmodels.features import FAMILIES
-from costmodels.kernels import MEASURED_NOISE, coded
-from costmodels.library import MODEL_VERSION, CostModel
+from costmodels.kernels.cost_model import MODEL_VERSION, CostModel
+from costmodels.kernels.features import FAMILIES
+from costmodels.kernels.kernel_models import MEASURED_NOISE, coded
+from costmodels.kernels.overlay import NOISE_FLOOR
+from costmodels.kernels.row_sources import same_kernels, stand_ins
+from costmodels.kernels.validation import taught, validate
 from costmodels.origins import MEASURED
-from costmodels.overlay import NOISE_FLOOR
-from costmodels.speakers import same_kernels, stand_ins
-from costmodels.validation import taught, validate
 from profiles.hardware import find_gpu
 from profiles.store import ProfileStore
 

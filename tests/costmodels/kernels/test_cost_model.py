@@ -12,9 +12,9 @@ import pytest
 import synthetic
 from synthetic import MEASURED_GPUS, UNSEEN_GPU, questions, rows
 
-from costmodels import library
-from costmodels.features import FAMILIES
-from costmodels.library import CACHE_VARIABLE, CostModel, cache_folder, unseen_spreads
+from costmodels.kernels import cost_model as library
+from costmodels.kernels.cost_model import CACHE_VARIABLE, CostModel, cache_folder, unseen_spreads
+from costmodels.kernels.features import FAMILIES
 from costmodels.origins import ROOFLINE
 from profiles.errors import DataError, UnknownName
 from profiles.hardware import Gpu, find_gpu
@@ -184,7 +184,7 @@ def test_a_corrected_fact_of_the_hardware_makes_another_forest(
         gpu = find_gpu(name)
         return gpu.model_copy(update={"memory_bandwidth_bytes_per_s": gpu.memory_bandwidth_bytes_per_s * 1.1})
 
-    monkeypatch.setattr("costmodels.kernels.find_gpu", corrected)
+    monkeypatch.setattr("costmodels.kernels.kernel_models.find_gpu", corrected)
     assert len(answers(store)[1]) == 1
 
 

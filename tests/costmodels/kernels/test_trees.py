@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.tree import DecisionTreeRegressor
 
-from costmodels.trees import Trees
+from costmodels.kernels.trees import Trees
 
 
 @pytest.mark.parametrize("seed", range(20))

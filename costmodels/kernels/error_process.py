@@ -40,8 +40,8 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import stdtrit
 
 from costmodels.estimates import COVERAGE, Floats, Ints
-from costmodels.features import FAMILIES
-from costmodels.roofline import CODES, ROUTING_SKEW, Columns, Hardware, times_us
+from costmodels.kernels.features import FAMILIES
+from costmodels.operations.roofline import CODES, ROUTING_SKEW, Columns, Hardware, times_us
 from profiles.measurements import OPERATIONS
 from profiles.shipped import shipped
 

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Floats
-from costmodels.kernels import deduplicated
-from costmodels.layouts import Layouts
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
+from costmodels.kernels.kernel_models import deduplicated
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision, choose_precision, missing_hardware, require_measured_widths
 from costmodels.models.registry import find_architecture, registered
+from costmodels.operations.layouts import Layouts
+from costmodels.operations.roofline import WEIGHT_BYTES, code
 from costmodels.operators import Batch, StepWork, step_work
-from costmodels.roofline import WEIGHT_BYTES, code
 from profiles.errors import Unsupported
 from profiles.hardware import Gpu
 from profiles.measurements import OPERATIONS

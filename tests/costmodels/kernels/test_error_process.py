@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodels import anchoring
-from costmodels.anchoring import Anchor, Points, Prior, Priors, as_figures, as_prior, coordinates, priors
-from costmodels.features import FAMILIES
+from costmodels.kernels import error_process as anchoring
+from costmodels.kernels.error_process import Anchor, Points, Prior, Priors, as_figures, as_prior, coordinates, priors
+from costmodels.kernels.features import FAMILIES
 from profiles.errors import DataError
 
 PRIOR = Prior(0.1, 0.05, 0.1, 0.05, 0.02, 2.0, 0.5, np.array([2.0, 4.0]), 5.0)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from costmodels.estimates import COVERAGE, Floats, Ints
-from costmodels.trees import Trees
+from costmodels.kernels.trees import Trees
 
 if TYPE_CHECKING:
     from sklearn.tree import DecisionTreeRegressor

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from costmodels import forest as forests
 from costmodels.estimates import COVERAGE
-from costmodels.forest import Forest, Memory, correction, fit
+from costmodels.kernels import forest as forests
+from costmodels.kernels.forest import Forest, Memory, correction, fit
 
 NOISE = 0.05
 
@@ -48,7 +48,7 @@ def fitted(w: World, seed: int = 0) -> tuple[Forest, Memory]:
 
 
 def predicted(forest: Forest, memory: Memory, w: World) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(value, low, high) in log, as :class:`costmodels.kernels.KernelModel` puts them together."""
+    """(value, low, high) in log, as :class:`costmodels.kernels.kernel_models.KernelModel` puts them together."""
     ratio, spread = forest.raw(w.features)
     ratio = ratio + forest.correction_share * correction(memory, w.place, np.zeros(len(w.target), np.int64))
     down, up = forest.interval(spread)

@@ -1,6 +1,6 @@
 """Which shapes to measure next, so that the model's error on what real models ask falls fastest per second.
 
-The errors of the model are a Gaussian process (:mod:`costmodels.anchoring`). Its posterior variance does not depend on
+The errors of the model are a Gaussian process (:mod:`costmodels.kernels.error_process`). Its posterior variance does not depend on
 the values that will be measured, so what a row would tell is known before it is measured: measuring candidate c lowers
 the variance at target t by
 
@@ -13,7 +13,7 @@ row c appends (K(c, ·) − V_cᵀV) / √(C(c, c) + noise_c) to V, and C(t, c) 
 O(rows·(targets + candidates) + targets·candidates).
 
 Targets are questions of the bundled models over layouts and batches, weighted by their share of the predicted time
-(:mod:`costmodels.targets`): a shape that no model asks is measured only for what it says of others.
+(:mod:`costmodels.sampling.targets`): a shape that no model asks is measured only for what it says of others.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 import pandas as pd
 
-from costmodels.anchored import SIGMAS
-from costmodels.anchoring import Anchor, Points
 from costmodels.estimates import Floats, Ints
-from costmodels.features import FAMILIES
-from costmodels.kernels import coded
-from costmodels.library import CostModel
-from costmodels.roofline import CODES, Columns
-from costmodels.targets import Targets, targets
+from costmodels.kernels.corrected_model import SIGMAS
+from costmodels.kernels.cost_model import CostModel
+from costmodels.kernels.error_process import Anchor, Points
+from costmodels.kernels.features import FAMILIES
+from costmodels.kernels.kernel_models import coded
+from costmodels.operations.roofline import CODES, Columns
+from costmodels.sampling.targets import Targets, targets
 from profiles.errors import InputError, UnknownName
 from profiles.measurements import OPERATIONS
 

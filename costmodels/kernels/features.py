@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Floats, Ints
-from costmodels.roofline import INDEX_TOP, ROUTING_SKEW, Columns, Hardware, expected_active, times_us, work
+from costmodels.operations.roofline import INDEX_TOP, ROUTING_SKEW, Columns, Hardware, expected_active, times_us, work
 
 Features = dict[str, Floats]
 

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from costmodels.estimates import Floats
-from costmodels.kernels import Rows, coded, error_partitions, question_keys
-from costmodels.roofline import CODES
-from costmodels.speakers import same_kernels, stand_ins
+from costmodels.kernels.kernel_models import Rows, coded, error_partitions, question_keys
+from costmodels.kernels.row_sources import same_kernels, stand_ins
+from costmodels.operations.roofline import CODES
 from profiles.measurements import DTYPES, OPERATIONS
 from profiles.store import ProfileStore
 
@@ -56,7 +56,7 @@ class Overlay:
 def lay_over(stores: Sequence[ProfileStore], operation: str, framework: str, gpu: str, shipped: Rows) -> Overlay:
     """The rows of ``stores`` for ``operation`` on ``gpu`` that are laid over ``shipped`` (the pack's, same GPU).
 
-    Per precision and kind, the best speaker's rows are used (:func:`costmodels.speakers.stand_ins`), unless they only
+    Per precision and kind, the best speaker's rows are used (:func:`costmodels.kernels.row_sources.stand_ins`), unless they only
     stand in and the pack has rows of the framework's own kernels.
     """
     order = stand_ins()[framework]

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from costmodels import forest as forests
 from costmodels.estimates import Estimates, Floats, Ints
-from costmodels.features import FAMILIES, Family, base_us, matrix
+from costmodels.kernels import forest as forests
+from costmodels.kernels.features import FAMILIES, Family, base_us, matrix
+from costmodels.kernels.row_sources import stand_ins
+from costmodels.operations.roofline import CODES, Columns, Hardware, roofline_us
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
-from costmodels.roofline import CODES, Columns, Hardware, roofline_us
-from costmodels.speakers import stand_ins
 from profiles.errors import DataError
 from profiles.hardware import Gpu, find_gpu
 from profiles.measurements import OPERATIONS
@@ -139,7 +139,7 @@ def partitions(family: Family, columns: Columns) -> Ints:
 
 def error_partitions(columns: Columns) -> Ints:
     """Questions of one partition err alike: same precision and kind, whatever the model (see
-    :mod:`costmodels.anchoring`)."""
+    :mod:`costmodels.kernels.error_process`)."""
     return _hash([columns[name] for name in CODES if name in columns and name != "routing"]).astype(np.int64)
 
 

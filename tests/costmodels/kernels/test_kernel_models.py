@@ -11,8 +11,9 @@ import synthetic
 from synthetic import MEASURED_GPUS, UNSEEN_GPU, questions, rows, truth_us
 
 from costmodels.estimates import Estimates
-from costmodels.features import FAMILIES
-from costmodels.kernels import (
+from costmodels.kernels.cost_model import CostModel, unseen_spreads
+from costmodels.kernels.features import FAMILIES
+from costmodels.kernels.kernel_models import (
     MEASURED_NOISE,
     KernelModel,
     coded,
@@ -22,10 +23,9 @@ from costmodels.kernels import (
     places,
     shape_groups,
 )
-from costmodels.library import CostModel, unseen_spreads
+from costmodels.kernels.row_sources import stand_ins
+from costmodels.operations.roofline import Hardware, roofline_us
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
-from costmodels.roofline import Hardware, roofline_us
-from costmodels.speakers import stand_ins
 from profiles.errors import DataError, UnknownName
 from profiles.hardware import find_gpu
 from profiles.store import ProfileStore

@@ -17,12 +17,12 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from costmodels.anchored import SIGMAS, AnchoredModel, ErrorSpace
-from costmodels.anchoring import Priors, priors
 from costmodels.estimates import COVERAGE, Estimates
-from costmodels.features import FAMILIES
-from costmodels.forest import SETTINGS, Forest, Memory
-from costmodels.kernels import (
+from costmodels.kernels.corrected_model import SIGMAS, AnchoredModel, ErrorSpace
+from costmodels.kernels.error_process import Priors, priors
+from costmodels.kernels.features import FAMILIES
+from costmodels.kernels.forest import SETTINGS, Forest, Memory
+from costmodels.kernels.kernel_models import (
     ROOFLINE_SPREAD,
     STAND_IN_SPREAD,
     Fitted,
@@ -32,10 +32,10 @@ from costmodels.kernels import (
     hardware_of,
     load_rows,
 )
-from costmodels.overlay import Overlay, lay_over
-from costmodels.roofline import Columns, Hardware
-from costmodels.speakers import same_kernels, stand_ins
-from costmodels.trees import Trees
+from costmodels.kernels.overlay import Overlay, lay_over
+from costmodels.kernels.row_sources import same_kernels, stand_ins
+from costmodels.kernels.trees import Trees
+from costmodels.operations.roofline import Columns, Hardware
 from profiles.errors import UnknownName
 from profiles.hardware import Gpu, find_gpu
 from profiles.measurements import DTYPES
@@ -83,7 +83,7 @@ class CostModel:
         progress: called with a line of text before each slow preparation (fitting a forest takes seconds,
             once).
         measured: stores that are laid over ``store``, the last on top: their rows of this GPU type answer exactly,
-            and correct the forests around them (:mod:`costmodels.anchored`).
+            and correct the forests around them (:mod:`costmodels.kernels.corrected_model`).
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class CostModel:
         return "+".join([MODEL_VERSION, *(s.manifest.content_hash[:12] for s in (self.store, *self.measured))])
 
     def estimate(self, operation: str, q: Columns) -> Estimates:
-        """Latencies in µs of the questions ``q``: coded shape columns (see :mod:`costmodels.roofline`),
+        """Latencies in µs of the questions ``q``: coded shape columns (see :mod:`costmodels.operations.roofline`),
         shape [n] each.
 
         Equal questions are asked once.

@@ -11,12 +11,12 @@ import pytest
 import synthetic
 from synthetic import GRIDS, UNSEEN_GPU, rows
 
-from costmodels.anchoring import Anchor
-from costmodels.kernels import coded
-from costmodels.library import CostModel
-from costmodels.roofline import code
-from costmodels.sampling import Sampler, modelled
-from costmodels.targets import Targets, targets
+from costmodels.kernels.cost_model import CostModel
+from costmodels.kernels.error_process import Anchor
+from costmodels.kernels.kernel_models import coded
+from costmodels.operations.roofline import code
+from costmodels.sampling.sampler import Sampler, modelled
+from costmodels.sampling.targets import Targets, targets
 from profiles.errors import InputError, UnknownName
 from profiles.hardware import find_gpu
 from profiles.store import ProfileStore

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodels.anchored import AnchoredModel, ErrorSpace, Learnt
-from costmodels.anchoring import Priors
 from costmodels.estimates import Estimates, Floats
-from costmodels.features import FAMILIES
-from costmodels.kernels import shape_groups
-from costmodels.library import CostModel
-from costmodels.overlay import Overlay, Unused
+from costmodels.kernels.corrected_model import AnchoredModel, ErrorSpace, Learnt
+from costmodels.kernels.cost_model import CostModel
+from costmodels.kernels.error_process import Priors
+from costmodels.kernels.features import FAMILIES
+from costmodels.kernels.kernel_models import shape_groups
+from costmodels.kernels.overlay import Overlay, Unused
 from profiles.measurements import DTYPES
 
 FOLDS = 5
@@ -27,7 +27,7 @@ class Taught:
 
     Attributes:
         learnt: by precision.
-        rows_in_correction: at most :data:`costmodels.anchoring.MEAN_ROWS`; all rows answer exactly.
+        rows_in_correction: at most :data:`costmodels.kernels.error_process.MEAN_ROWS`; all rows answer exactly.
         unused: rows that were left out, and why.
         unmodelled: rows of an operation that the cost model does not predict.
     """

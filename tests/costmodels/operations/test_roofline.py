@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import GRIDS, questions
 
-from costmodels.features import FAMILIES, matrix
-from costmodels.roofline import (
+from costmodels.kernels.features import FAMILIES, matrix
+from costmodels.operations.roofline import (
     CODES,
     ROUTING_SKEW,
     WEIGHT_BYTES,
