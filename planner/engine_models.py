@@ -7,12 +7,12 @@ from typing import get_args
 
 import numpy as np
 
-from costmodels.memory import kv_bytes_per_sequence, memory
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.kv_transfer import hand_overs
 from costmodels.serving.policies import find_policy
 from costmodels.serving.simulator import Engine, Overheads
 from costmodels.serving.step_table import End, step_tables_at
+from costmodels.step.memory import kv_bytes_per_sequence, memory
 from planner.evaluation import Job
 from planner.plans import Limits
 from planner.predicted import Role

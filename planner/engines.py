@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodels.communication import Network
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision, choose_precision
@@ -17,6 +16,7 @@ from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks import find_framework
 from costmodels.serving.simulator import Engine
 from costmodels.serving.step_table import End
+from costmodels.step.communication import Network
 from planner.engine_models import cache_tokens, simulated_engines
 from planner.evaluation import Job
 from planner.layouts import Restrictions, legal_layouts

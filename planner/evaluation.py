@@ -10,16 +10,16 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodels.communication import Network
 from costmodels.estimates import COVERAGE, Estimates, Floats, Ints
 from costmodels.kernels.cost_model import CostModel
-from costmodels.memory import Memory, kv_bytes_per_sequence, memory
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.drafting import Drafting
 from costmodels.serving.frameworks import Framework
 from costmodels.serving.steady import Steady, steady_state
+from costmodels.step.communication import Network
+from costmodels.step.memory import Memory, kv_bytes_per_sequence, memory
 from planner.layouts import Rejected, Restrictions, layout_at, legal_layouts
 from planner.plans import Layout
 from planner.requests import Bound, Pool, Slo, Workload

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from costmodels.communication import Network
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import (
@@ -18,6 +17,7 @@ from costmodels.models.precision import (
 )
 from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks import find_framework
+from costmodels.step.communication import Network
 from planner.confirmation import confirmed
 from planner.evaluation import Job, search
 from planner.expert_placement import check_expert_loads

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from costmodels.communication import Network
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
-from costmodels.memory import kv_bytes_per_sequence, memory
 from costmodels.models.architecture import Architecture, MixtureOfExperts
 from costmodels.models.precision import Precision, choose_precision, missing_hardware, require_measured_widths
 from costmodels.models.registry import find_architecture
@@ -22,6 +20,8 @@ from costmodels.serving.closed_loop import SHORTEST
 from costmodels.serving.frameworks import Framework, find_framework
 from costmodels.serving.open_client import open_loop
 from costmodels.serving.policies import find_policy
+from costmodels.step.communication import Network
+from costmodels.step.memory import kv_bytes_per_sequence, memory
 from profiles.errors import InputError, ShardwrightError
 from profiles.hardware import Gpu, default_node, find_fabric, find_gpu
 from profiles.store import ProfileStore

@@ -10,9 +10,8 @@ from statistics import NormalDist
 import numpy as np
 
 from costmodels.estimates import COVERAGE, Estimates
-from costmodels.memory import kv_bytes_per_sequence
 from costmodels.origins import HOW
-from costmodels.power import board_power
+from costmodels.power.board import board_power
 from costmodels.serving.disaggregated import (
     Joint,
     Prefilling,
@@ -21,6 +20,7 @@ from costmodels.serving.kv_transfer import (
     cache_bytes,
 )
 from costmodels.serving.step import StepTimes
+from costmodels.step.memory import kv_bytes_per_sequence
 from planner import plans
 from planner.confirmation import SEED
 from planner.effects import effects_of

@@ -7,8 +7,8 @@ from importlib.metadata import version as package_version
 
 import numpy as np
 
-from costmodels.memory import kv_bytes_per_sequence, weights_bytes
 from costmodels.operations.layouts import Layouts
+from costmodels.step.memory import kv_bytes_per_sequence, weights_bytes
 from planner import plans
 from planner.accuracy import published_accuracy
 from planner.evaluation import Search

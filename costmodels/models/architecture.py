@@ -1,7 +1,7 @@
 """What a transformer is made of, as far as its cost goes: layer groups, their attention and feed-forward.
 
 Nothing here knows how a model is written down (see :mod:`costmodels.models.huggingface`) nor how it is split over
-GPUs (see :mod:`costmodels.operators`). All sizes are those of the whole, unsplit model.
+GPUs (see :mod:`costmodels.step.operators`). All sizes are those of the whole, unsplit model.
 """
 
 from __future__ import annotations

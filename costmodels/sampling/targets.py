@@ -17,7 +17,7 @@ from costmodels.models.precision import Precision, choose_precision, missing_har
 from costmodels.models.registry import find_architecture, registered
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.roofline import WEIGHT_BYTES, code
-from costmodels.operators import Batch, StepWork, step_work
+from costmodels.step.operators import Batch, StepWork, step_work
 from profiles.errors import Unsupported
 from profiles.hardware import Gpu
 from profiles.measurements import OPERATIONS

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodels.communication import Network
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
@@ -17,6 +16,7 @@ from costmodels.serving.closed_loop import SHORTEST, Gate, closed_loop
 from costmodels.serving.frameworks import Framework
 from costmodels.serving.loop_grid import grid_questions
 from costmodels.serving.step import interval, step_times
+from costmodels.step.communication import Network
 
 
 @dataclass(frozen=True)

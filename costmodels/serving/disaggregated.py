@@ -20,13 +20,11 @@ from statistics import NormalDist
 
 import numpy as np
 
-from costmodels.communication import FABRIC_SPREAD, Network
 from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
-from costmodels.operators import Batch
 from costmodels.origins import ROOFLINE
 from costmodels.serving.drafting import Drafting
 from costmodels.serving.frameworks import Framework
@@ -35,6 +33,8 @@ from costmodels.serving.mixing import wait_percentile_us
 from costmodels.serving.points import taken
 from costmodels.serving.steady import deviation
 from costmodels.serving.step import StepTimes, step_times
+from costmodels.step.communication import FABRIC_SPREAD, Network
+from costmodels.step.operators import Batch
 
 # ------------------------------------------------------------------ prefill
 
@@ -349,7 +349,7 @@ def joint(
     )
 
     def estimated(time: Floats) -> Estimates:
-        # As across_nodes of costmodels.communication: line rate, or more for a GPU that has a shared card alone.
+        # As across_nodes of costmodels.step.communication: line rate, or more for a GPU that has a shared card alone.
         low, high = time / link.shared_by_gpus, time * np.exp(FABRIC_SPREAD)
         return Estimates(time, low, high, np.full(len(time), ROOFLINE, np.int8), np.zeros(len(time), np.bool_))
 

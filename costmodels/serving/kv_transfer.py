@@ -20,10 +20,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from costmodels.estimates import Floats
-from costmodels.memory import kv_bytes_per_sequence
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
+from costmodels.step.memory import kv_bytes_per_sequence
 from profiles.shipped import shipped
 
 

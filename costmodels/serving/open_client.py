@@ -6,13 +6,11 @@ import math
 
 import numpy as np
 
-from costmodels.communication import Network
 from costmodels.estimates import Estimates, Floats
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
-from costmodels.operators import Batch
 from costmodels.serving.arrivals import open_loop as requests_at
 from costmodels.serving.arrivals import uniform_lengths
 from costmodels.serving.calibration import Spread
@@ -24,6 +22,8 @@ from costmodels.serving.policies import find_policy
 from costmodels.serving.simulator import simulate
 from costmodels.serving.step import interval, step_times
 from costmodels.serving.step_table import step_tables
+from costmodels.step.communication import Network
+from costmodels.step.operators import Batch
 from profiles.errors import InputError
 
 REQUESTS, MOST_REQUESTS = 1000, 20_000

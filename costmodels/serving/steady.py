@@ -24,20 +24,20 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from costmodels.communication import Network
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.kernels.cost_model import CostModel
-from costmodels.memory import kv_bytes_per_sequence
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
-from costmodels.operators import Batch
 from costmodels.serving.drafting import Drafting
 from costmodels.serving.frameworks import Framework
 from costmodels.serving.mixing import Balance, Work, balance, gamma_quantile, wait_percentile_us
 from costmodels.serving.points import taken
 from costmodels.serving.policies import find_policy
 from costmodels.serving.step import StepTimes, step_times
+from costmodels.step.communication import Network
+from costmodels.step.memory import kv_bytes_per_sequence
+from costmodels.step.operators import Batch
 from profiles.hardware import Gpu
 
 

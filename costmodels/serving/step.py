@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from costmodels.communication import Network, across_nodes, exchange_times, point_to_point_us
 from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.features import LAUNCH_US
@@ -14,10 +13,11 @@ from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.roofline import times_us
-from costmodels.operators import ACTIVATION_BYTES, Batch, StepWork, step_work
 from costmodels.origins import MEASURED
 from costmodels.serving.calibration import Calibration, Spread
 from costmodels.serving.frameworks import Framework
+from costmodels.step.communication import Network, across_nodes, exchange_times, point_to_point_us
+from costmodels.step.operators import ACTIVATION_BYTES, Batch, StepWork, step_work
 
 ELEMENTWISE_SPREAD = 0.4
 """Half-width (log) of the interval of the elementwise rest, which the pack does not time: between perfect

@@ -24,15 +24,15 @@ from typing import Literal, NotRequired, TypedDict, Unpack
 
 import numpy as np
 
-from costmodels.communication import Network
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
-from costmodels.operators import Batch
 from costmodels.serving.frameworks import Framework
 from costmodels.serving.step import StepTimes, step_times
+from costmodels.step.communication import Network
+from costmodels.step.operators import Batch
 
 End = Literal["value", "low", "high"]
 

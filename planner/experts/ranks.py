@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodels.communication import Network
+from costmodels.step.communication import Network
 from planner.experts.crossings import Distance
 from planner.experts.placement import Floats, Ints, Topology
 from planner.pools import Cluster, Pool

@@ -19,9 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from costmodels.communication import Network
 from costmodels.kernels.cost_model import CostModel
-from costmodels.memory import kv_bytes_per_sequence, memory
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
@@ -32,6 +30,8 @@ from costmodels.serving.frameworks import find_framework
 from costmodels.serving.policies import find_policy
 from costmodels.serving.simulator import Engine, simulate
 from costmodels.serving.step_table import step_tables
+from costmodels.step.communication import Network
+from costmodels.step.memory import kv_bytes_per_sequence, memory
 from profiles.hardware import default_node, find_fabric, find_gpu
 from tests.benchmarks.cards import write
 

@@ -24,15 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from costmodels.communication import Network
 from costmodels.estimates import Floats
 from costmodels.kernels.cost_model import CostModel
-from costmodels.memory import kv_bytes_per_sequence, memory
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision, choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
-from costmodels.operators import Batch
 from costmodels.serving.arrivals import Requests, constant_lengths, open_loop
 from costmodels.serving.capacity import Limit, capacity_rps, keeps_up
 from costmodels.serving.frameworks import find_framework
@@ -42,6 +39,9 @@ from costmodels.serving.simulator import Engine, simulate
 from costmodels.serving.steady import Steady, steady_state
 from costmodels.serving.step import step_times
 from costmodels.serving.step_table import StepTable, step_tables
+from costmodels.step.communication import Network
+from costmodels.step.memory import kv_bytes_per_sequence, memory
+from costmodels.step.operators import Batch
 from profiles.hardware import default_node, find_fabric, find_gpu
 from tests.benchmarks.cards import EVIDENCE, write
 

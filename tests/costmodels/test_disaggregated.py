@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from costmodels.communication import Network
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
@@ -39,6 +38,7 @@ from costmodels.serving.kv_transfer import (
 )
 from costmodels.serving.steady import crowd_us, decode_batch, steady_state
 from costmodels.serving.step import step_times
+from costmodels.step.communication import Network
 from profiles.hardware import find_fabric
 
 quick = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

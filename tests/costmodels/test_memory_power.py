@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodels import memory as memory_module
-from costmodels import power as power_module
-from costmodels.memory import kv_bytes_per_sequence, memory, memory_facts, weights_bytes
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
-from costmodels.power import board_power, power_facts
+from costmodels.power import board as power_module
+from costmodels.power.board import board_power, power_facts
 from costmodels.serving import frameworks as frameworks_module
 from costmodels.serving.frameworks import find_framework, frameworks
+from costmodels.step import memory as memory_module
+from costmodels.step.memory import kv_bytes_per_sequence, memory, memory_facts, weights_bytes
 from profiles.errors import DataError, UnknownName
 from profiles.hardware import find_gpu, gpus
 

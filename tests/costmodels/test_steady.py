@@ -7,7 +7,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from costmodels.communication import Network
 from costmodels.estimates import Estimates
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
@@ -15,6 +14,7 @@ from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks import find_framework
 from costmodels.serving.steady import Steady, steady_state
+from costmodels.step.communication import Network
 from profiles.hardware import find_fabric
 
 Layout = tuple[int, int, int, int, int]

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from costmodels.communication import Network
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
-from costmodels.memory import kv_bytes_per_sequence, memory
 from costmodels.models.precision import choose_precision, require_measured_widths
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
@@ -19,6 +17,8 @@ from costmodels.serving.frameworks import find_framework
 from costmodels.serving.loop_grid import GridQuestions, grid_questions
 from costmodels.serving.policies import find_policy
 from costmodels.serving.step import StepTimes, step_times
+from costmodels.step.communication import Network
+from costmodels.step.memory import kv_bytes_per_sequence, memory
 from planner.predicting import ROUTING
 from profiles.errors import ShardwrightError
 from profiles.hardware import default_node, find_fabric, find_gpu

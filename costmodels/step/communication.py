@@ -11,8 +11,8 @@ import numpy as np
 from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.kernels.cost_model import CostModel
 from costmodels.operations.roofline import code
-from costmodels.operators import Exchange
 from costmodels.origins import ROOFLINE
+from costmodels.step.operators import Exchange
 from profiles.hardware import Fabric
 
 FABRIC_SPREAD = 0.5

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from synthetic import rows
 
-from costmodels.communication import (
+from costmodels.estimates import Estimates
+from costmodels.kernels.cost_model import CostModel
+from costmodels.operations.roofline import code
+from costmodels.origins import MEASURED, ROOFLINE
+from costmodels.step.communication import (
     FABRIC_SPREAD,
     Network,
     across_nodes,
     exchange_times,
     point_to_point_us,
 )
-from costmodels.estimates import Estimates
-from costmodels.kernels.cost_model import CostModel
-from costmodels.operations.roofline import code
-from costmodels.operators import Exchange
-from costmodels.origins import MEASURED, ROOFLINE
+from costmodels.step.operators import Exchange
 from profiles.hardware import find_fabric
 
 IB = find_fabric("ib-400g")

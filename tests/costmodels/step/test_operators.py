@@ -14,7 +14,7 @@ from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.roofline import CODES, code, work
-from costmodels.operators import Batch, Exchange, StepWork, step_work
+from costmodels.step.operators import Batch, Exchange, StepWork, step_work
 
 DENSE, MOE, MLA, WINDOWED = "Qwen3-32B", "Qwen3-235B-A22B", "DeepSeek-V3", "gemma-3-27b-it"
 HYBRID, SPARSE = "Qwen3.5-397B-A17B", "GLM-5"
