@@ -16,10 +16,10 @@ import numpy as np
 
 from costmodels.estimates import Floats
 from costmodels.models.precision import Precision
-from costmodels.serving.arrivals import constant_lengths, open_loop
-from costmodels.serving.capacity import Limit, capacity_rps, requests_needed, settled
-from costmodels.serving.disaggregated import Prefilling
-from costmodels.serving.simulator import Engine, simulate
+from costmodels.serving.simulator.arrivals import constant_lengths, open_loop
+from costmodels.serving.simulator.capacity import Limit, capacity_rps, requests_needed, settled
+from costmodels.serving.simulator.events import Engine, simulate
+from costmodels.serving.steady.disaggregated import Prefilling
 from planner.engine_models import simulated_engines
 from planner.evaluation import Points, percentile_ms
 from planner.groups import Group, Pair, groups_of, pairs_of

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from costmodels.serving.disaggregated import (
+from costmodels.serving.steady.disaggregated import (
     Decoding,
     Prefilling,
     prefill_steps,

@@ -8,10 +8,10 @@ from typing import get_args
 import numpy as np
 
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.kv_transfer import hand_overs
-from costmodels.serving.policies import find_policy
-from costmodels.serving.simulator import Engine, Overheads
-from costmodels.serving.step_table import End, step_tables_at
+from costmodels.serving.frameworks.policies import find_policy
+from costmodels.serving.simulator.events import Engine, Overheads
+from costmodels.serving.simulator.step_table import End, step_tables_at
+from costmodels.serving.steady.kv_transfer import hand_overs
 from costmodels.step.memory import kv_bytes_per_sequence, memory
 from planner.evaluation import Job
 from planner.plans import Limits

@@ -13,9 +13,9 @@ from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision, choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.frameworks import find_framework
-from costmodels.serving.simulator import Engine
-from costmodels.serving.step_table import End
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.simulator.events import Engine
+from costmodels.serving.simulator.step_table import End
 from costmodels.step.communication import Network
 from planner.engine_models import cache_tokens, simulated_engines
 from planner.evaluation import Job

@@ -15,9 +15,9 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.drafting import Drafting
-from costmodels.serving.frameworks import Framework
-from costmodels.serving.steady import Steady, steady_state
+from costmodels.serving.frameworks.framework import Framework
+from costmodels.serving.speculative_decoding import Drafting
+from costmodels.serving.steady.steady_state import Steady, steady_state
 from costmodels.step.communication import Network
 from costmodels.step.memory import Memory, kv_bytes_per_sequence, memory
 from planner.layouts import Rejected, Restrictions, layout_at, legal_layouts

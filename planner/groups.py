@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from costmodels.estimates import Estimates, Floats
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.disaggregated import (
+from costmodels.serving.steady.disaggregated import (
     Decoding,
     Joint,
     Prefilling,
@@ -18,7 +18,7 @@ from costmodels.serving.disaggregated import (
     prefilling,
     work_us,
 )
-from costmodels.serving.kv_transfer import (
+from costmodels.serving.steady.kv_transfer import (
     Link,
     with_queue,
 )

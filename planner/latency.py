@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from costmodels.estimates import Floats
-from costmodels.serving.disaggregated import Decoding, Joint, Prefilling
-from costmodels.serving.outcome import Metric, Outcome
+from costmodels.serving.simulator.outcome import Metric, Outcome
+from costmodels.serving.steady.disaggregated import Decoding, Joint, Prefilling
 from planner.evaluation import Points, Served
 from planner.groups import Group, Pair
 

@@ -24,7 +24,7 @@ from costmodels.models.architecture import (
 )
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.frameworks import Framework
+from costmodels.serving.frameworks.framework import Framework
 from planner.launchers import cannot_express
 from planner.plans import Layout
 

@@ -12,7 +12,7 @@ from costmodels.estimates import Floats
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.roofline import WEIGHT_BYTES
-from costmodels.serving.disaggregated import (
+from costmodels.serving.steady.disaggregated import (
     joint,
     prefilling,
 )

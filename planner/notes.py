@@ -6,7 +6,7 @@ import math
 
 from costmodels.estimates import Estimates
 from costmodels.origins import HOW
-from costmodels.serving.disaggregated import (
+from costmodels.serving.steady.disaggregated import (
     Joint,
     Prefilling,
 )

@@ -15,7 +15,7 @@ import numpy as np
 from costmodels.estimates import Floats
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.disaggregated import (
+from costmodels.serving.steady.disaggregated import (
     Decoding,
     Prefilling,
 )

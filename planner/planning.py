@@ -16,7 +16,7 @@ from costmodels.models.precision import (
     require_measured_widths,
 )
 from costmodels.models.registry import find_architecture
-from costmodels.serving.frameworks import find_framework
+from costmodels.serving.frameworks.framework import find_framework
 from costmodels.step.communication import Network
 from planner.confirmation import confirmed
 from planner.evaluation import Job, search

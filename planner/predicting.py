@@ -15,11 +15,11 @@ from costmodels.models.precision import Precision, choose_precision, missing_har
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.origins import HOW
-from costmodels.serving.client import Answers, Latency, Load, closed_loop_answers
-from costmodels.serving.closed_loop import SHORTEST
-from costmodels.serving.frameworks import Framework, find_framework
-from costmodels.serving.open_client import open_loop
-from costmodels.serving.policies import find_policy
+from costmodels.serving.closed_loop.client import Answers, Latency, Load, closed_loop_answers
+from costmodels.serving.closed_loop.open_client import open_loop
+from costmodels.serving.closed_loop.protocol import SHORTEST
+from costmodels.serving.frameworks.framework import Framework, find_framework
+from costmodels.serving.frameworks.policies import find_policy
 from costmodels.step.communication import Network
 from costmodels.step.memory import kv_bytes_per_sequence, memory
 from profiles.errors import InputError, ShardwrightError

@@ -12,11 +12,11 @@ import numpy as np
 from costmodels.estimates import COVERAGE, Estimates
 from costmodels.origins import HOW
 from costmodels.power.board import board_power
-from costmodels.serving.disaggregated import (
+from costmodels.serving.steady.disaggregated import (
     Joint,
     Prefilling,
 )
-from costmodels.serving.kv_transfer import (
+from costmodels.serving.steady.kv_transfer import (
     cache_bytes,
 )
 from costmodels.serving.step import StepTimes

@@ -17,7 +17,7 @@ import numpy as np
 
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.disaggregated import (
+from costmodels.serving.steady.disaggregated import (
     Decoding,
     Prefilling,
     PrefillSteps,
@@ -26,7 +26,7 @@ from costmodels.serving.disaggregated import (
     prefill_steps,
     prefilling,
 )
-from costmodels.serving.kv_transfer import (
+from costmodels.serving.steady.kv_transfer import (
     HandOver,
     Link,
     copies,
@@ -35,7 +35,7 @@ from costmodels.serving.kv_transfer import (
     sent_bytes,
     with_queue,
 )
-from costmodels.serving.steady import crowd_us, decode_batch
+from costmodels.serving.steady.steady_state import crowd_us, decode_batch
 from costmodels.serving.step import StepTimes, step_times
 from planner.evaluation import REFINEMENTS, Job, Search, at_confidence, percentile_ms, residents, sequences_that_fit
 

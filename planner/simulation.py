@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
-from costmodels.serving.arrivals import Requests
-from costmodels.serving.capacity import keeps_up
-from costmodels.serving.outcome import Metric, Outcome
-from costmodels.serving.simulator import simulate
-from costmodels.serving.step_table import End
+from costmodels.serving.simulator.arrivals import Requests
+from costmodels.serving.simulator.capacity import keeps_up
+from costmodels.serving.simulator.events import simulate
+from costmodels.serving.simulator.outcome import Metric, Outcome
+from costmodels.serving.simulator.step_table import End
 from planner.engine_models import ENDS
 from planner.engines import PlannedEngine
 from planner.plans import EngineGroup

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from costmodels.estimates import Floats
-from costmodels.serving.arrivals import Requests, constant_lengths, open_loop
-from costmodels.serving.capacity import keeps_up
-from costmodels.serving.outcome import REFUSALS, Metric, Outcome
-from costmodels.serving.step_table import End
+from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
+from costmodels.serving.simulator.capacity import keeps_up
+from costmodels.serving.simulator.outcome import REFUSALS, Metric, Outcome
+from costmodels.serving.simulator.step_table import End
 from planner import simulated
 from planner.engine_models import ENDS
 from planner.engines import front_end_us, planned_engines

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from costmodels.estimates import Floats, Ints
-from costmodels.serving.arrivals import Requests
+from costmodels.serving.simulator.arrivals import Requests
 from planner.documents import shown
 from profiles.errors import InputError
 

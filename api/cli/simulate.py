@@ -12,7 +12,7 @@ from api.cli.console import flowing, page, write_text
 from profiles.errors import InputError
 
 if TYPE_CHECKING:
-    from costmodels.serving.arrivals import Requests
+    from costmodels.serving.simulator.arrivals import Requests
     from planner.plans import Plan
 
 _LOAD, _SHOWN = "The load", "Output"

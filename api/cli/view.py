@@ -10,7 +10,7 @@ from rich.text import Text
 from api.cli import comparison, predictions
 from api.cli.console import bullet, facts, heading, indented, table
 from api.cli.quantities import milliseconds, number, parameters, percent, promise
-from costmodels.serving.frameworks import find_framework
+from costmodels.serving.frameworks.framework import find_framework
 from planner.plans import Alternative, EngineGroup, ExpertPlacement, Plan, RequestUnderstood
 from planner.requests import Pool
 

@@ -14,8 +14,8 @@ from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.roofline import times_us
 from costmodels.origins import MEASURED
-from costmodels.serving.calibration import Calibration, Spread
-from costmodels.serving.frameworks import Framework
+from costmodels.serving.frameworks.calibration import Calibration, Spread
+from costmodels.serving.frameworks.framework import Framework
 from costmodels.step.communication import Network, across_nodes, exchange_times, point_to_point_us
 from costmodels.step.operators import ACTIVATION_BYTES, Batch, StepWork, step_work
 

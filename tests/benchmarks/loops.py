@@ -1,6 +1,6 @@
 """How near the closed loop played array-wise is to the event simulator: ``python -m tests.benchmarks.loops``.
 
-``costmodels/serving/closed_loop.py`` is what ``plan predict`` and the calibration on public runs use: it plays the
+``costmodels/serving/closed_loop/protocol.py`` is what ``plan predict`` and the calibration on public runs use: it plays the
 harnesses' protocol on thousands of configurations at once, for about a millisecond each, where the event simulator
 takes seconds. It is an approximation of the simulator and of nothing else: both are asked here the same steps
 (H200, the shipped measurements), with the same lengths (uniform in 80–100 % of the stated ones), as many requests
@@ -23,13 +23,13 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.arrivals import closed_loop, uniform_lengths
-from costmodels.serving.client import Load, closed_loop_answers
-from costmodels.serving.closed_loop import GENERATIONS, SHORTEST
-from costmodels.serving.frameworks import find_framework
-from costmodels.serving.policies import find_policy
-from costmodels.serving.simulator import Engine, simulate
-from costmodels.serving.step_table import step_tables
+from costmodels.serving.closed_loop.client import Load, closed_loop_answers
+from costmodels.serving.closed_loop.protocol import GENERATIONS, SHORTEST
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.policies import find_policy
+from costmodels.serving.simulator.arrivals import closed_loop, uniform_lengths
+from costmodels.serving.simulator.events import Engine, simulate
+from costmodels.serving.simulator.step_table import step_tables
 from costmodels.step.communication import Network
 from costmodels.step.memory import kv_bytes_per_sequence, memory
 from profiles.hardware import default_node, find_fabric, find_gpu
@@ -150,7 +150,7 @@ def main() -> None:
     document = {
         "command": "python -m tests.benchmarks.loops",
         "setting": f"{GPU}; closed loop, {GENERATIONS} requests a client, lengths uniform in {SHORTEST:.0%}–100 %",
-        "what": "costmodels/serving/closed_loop.py ÷ costmodels/serving/simulator.py",
+        "what": "costmodels/serving/closed_loop/protocol.py ÷ costmodels/serving/simulator/events.py",
         "regimes": {name: card(chosen) for name, chosen in regimes.items()},
         "points": rows,
     }

@@ -30,15 +30,15 @@ from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision, choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.arrivals import Requests, constant_lengths, open_loop
-from costmodels.serving.capacity import Limit, capacity_rps, keeps_up
-from costmodels.serving.frameworks import find_framework
-from costmodels.serving.outcome import Outcome
-from costmodels.serving.policies import find_policy
-from costmodels.serving.simulator import Engine, simulate
-from costmodels.serving.steady import Steady, steady_state
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.policies import find_policy
+from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
+from costmodels.serving.simulator.capacity import Limit, capacity_rps, keeps_up
+from costmodels.serving.simulator.events import Engine, simulate
+from costmodels.serving.simulator.outcome import Outcome
+from costmodels.serving.simulator.step_table import StepTable, step_tables
+from costmodels.serving.steady.steady_state import Steady, steady_state
 from costmodels.serving.step import step_times
-from costmodels.serving.step_table import StepTable, step_tables
 from costmodels.step.communication import Network
 from costmodels.step.memory import kv_bytes_per_sequence, memory
 from costmodels.step.operators import Batch

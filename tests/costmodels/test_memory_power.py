@@ -15,8 +15,8 @@ from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.power import board as power_module
 from costmodels.power.board import board_power, power_facts
-from costmodels.serving import frameworks as frameworks_module
-from costmodels.serving.frameworks import find_framework, frameworks
+from costmodels.serving.frameworks import framework as frameworks_module
+from costmodels.serving.frameworks.framework import find_framework, frameworks
 from costmodels.step import memory as memory_module
 from costmodels.step.memory import kv_bytes_per_sequence, memory, memory_facts, weights_bytes
 from profiles.errors import DataError, UnknownName

@@ -10,7 +10,7 @@ import pytest
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
-from costmodels.serving.frameworks import find_framework
+from costmodels.serving.frameworks.framework import find_framework
 from costmodels.step.communication import Network
 from planner.evaluation import (
     BELOW_ONE,

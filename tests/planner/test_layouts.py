@@ -17,7 +17,7 @@ from costmodels.models.architecture import (
 )
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
-from costmodels.serving.frameworks import find_framework
+from costmodels.serving.frameworks.framework import find_framework
 from planner.layouts import Rejected, Restrictions, layout_at, legal_layouts
 
 Degrees = tuple[int, int, int, int, int]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cases import DENSE, SLO, WORKLOAD
 
-from costmodels.serving.arrivals import Requests, constant_lengths, open_loop
+from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
 from planner.plans import Plan, parse_plan
 from planner.simulated import SimulationReport
 from planner.simulation import route

@@ -1,6 +1,6 @@
 """Ours and the peer's predictions of the same public end-to-end runs: ``python -m tests.benchmarks.silicon``.
 
-``calibrate`` fits the engine constants first and writes ``costmodels/serving/calibration.yaml``; without it the figures
+``calibrate`` fits the engine constants first and writes ``costmodels/serving/frameworks/calibration.yaml``; without it the figures
 are computed all the same (every fold refits its own constants) and the file is left alone. Writes
 ``costmodels/evidence/silicon.json``. Needs the extra ``silicon`` or ``--from FOLDER`` of the unpacked wheel; the peer
 runs in an environment of its own, made on first use, and its answers are kept in the user's cache folder.

@@ -12,10 +12,10 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision, require_measured_widths
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.calibration import NEUTRAL, Calibration
-from costmodels.serving.frameworks import find_framework
-from costmodels.serving.loop_grid import GridQuestions, grid_questions
-from costmodels.serving.policies import find_policy
+from costmodels.serving.closed_loop.loop_grid import GridQuestions, grid_questions
+from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import Network
 from costmodels.step.memory import kv_bytes_per_sequence, memory

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodels.serving.arrivals import Requests
-from costmodels.serving.policies import Policy
-from costmodels.serving.step_table import StepTable
+from costmodels.serving.frameworks.policies import Policy
+from costmodels.serving.simulator.arrivals import Requests
+from costmodels.serving.simulator.step_table import StepTable
 from profiles.errors import InputError
 
 Role = Literal["aggregated", "prefill", "decode"]
@@ -46,7 +46,7 @@ class Engine:
             with the cache of their prompt.
         first_token_here: whether a decode engine computes the first token (vLLM drops the prefill engine's), or
             is handed it with the cache.
-        draft_share: time to draft the tokens of a step ÷ a step (see :mod:`costmodels.serving.drafting`).
+        draft_share: time to draft the tokens of a step ÷ a step (see :mod:`costmodels.serving.speculative_decoding`).
         tokens_per_step: tokens that a sequence gains in a step, on average; above 1 with speculative decoding.
     """
 
@@ -77,7 +77,7 @@ class Engine:
 
 
 def refusals(engine: Engine, requests: Requests) -> NDArray[np.int8]:
-    """Why the engine would refuse each request, indices into :data:`costmodels.serving.outcome.REFUSALS`."""
+    """Why the engine would refuse each request, indices into :data:`costmodels.serving.simulator.outcome.REFUSALS`."""
     length = requests.isl + (1 if engine.role == "prefill" else requests.osl)
     most = length + engine.policy.block_tokens + engine.tokens_per_step
     why = np.zeros(len(requests), np.int8)

@@ -13,7 +13,9 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.disaggregated import (
+from costmodels.serving.frameworks.framework import find_framework, frameworks
+from costmodels.serving.speculative_decoding import Drafting
+from costmodels.serving.steady.disaggregated import (
     Decoding,
     Prefilling,
     PrefillSteps,
@@ -23,9 +25,7 @@ from costmodels.serving.disaggregated import (
     prefilling,
     work_us,
 )
-from costmodels.serving.drafting import Drafting
-from costmodels.serving.frameworks import find_framework, frameworks
-from costmodels.serving.kv_transfer import (
+from costmodels.serving.steady.kv_transfer import (
     HandOver,
     Link,
     cache_bytes,
@@ -36,7 +36,7 @@ from costmodels.serving.kv_transfer import (
     sent_bytes,
     with_queue,
 )
-from costmodels.serving.steady import crowd_us, decode_batch, steady_state
+from costmodels.serving.steady.steady_state import crowd_us, decode_batch, steady_state
 from costmodels.serving.step import step_times
 from costmodels.step.communication import Network
 from profiles.hardware import find_fabric

@@ -22,12 +22,12 @@ from typing import NamedTuple
 import numpy as np
 
 from costmodels.estimates import Floats
-from costmodels.serving.arrivals import Requests
-from costmodels.serving.clients import Clients
-from costmodels.serving.engine import Engine, Overheads, refusals
-from costmodels.serving.outcome import Outcome
-from costmodels.serving.scheduler import Chunk, Rank, Slot
-from costmodels.serving.timing import ENDLESS, Timing
+from costmodels.serving.simulator.arrivals import Requests
+from costmodels.serving.simulator.clients import Clients
+from costmodels.serving.simulator.engine import Engine, Overheads, refusals
+from costmodels.serving.simulator.outcome import Outcome
+from costmodels.serving.simulator.scheduler import Chunk, Rank, Slot
+from costmodels.serving.simulator.timing import ENDLESS, Timing
 
 __all__ = ["Engine", "GivenUp", "Overheads", "simulate"]
 

@@ -10,13 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_simulator import GRID, curve
 
+from costmodels.arrays import joined, taken
 from costmodels.estimates import Floats
-from costmodels.serving.arrivals import Requests, constant_lengths, open_loop
-from costmodels.serving.mixing import Balance, Work, balance, gamma_quantile, mixture, wait_percentile_us
-from costmodels.serving.points import joined, taken
-from costmodels.serving.policies import find_policy
-from costmodels.serving.simulator import Engine, simulate
-from costmodels.serving.step_table import StepTable
+from costmodels.serving.frameworks.policies import find_policy
+from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
+from costmodels.serving.simulator.events import Engine, simulate
+from costmodels.serving.simulator.step_table import StepTable
+from costmodels.serving.steady.chunked_prefill import (
+    Balance,
+    Work,
+    balance,
+    gamma_quantile,
+    mixture,
+    wait_percentile_us,
+)
 
 D = 10_000.0
 

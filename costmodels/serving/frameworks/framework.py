@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from costmodels.serving.calibration import Calibration, calibrations
+from costmodels.serving.frameworks.calibration import Calibration, calibrations
 from profiles.errors import UnknownName
 from profiles.hardware import Gpu
 from profiles.shipped import shipped

@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 from naive_simulator import constant_table, rising_table
 
-from costmodels.serving.arrivals import constant_lengths, open_loop
-from costmodels.serving.capacity import Limit, Missed, capacity_rps, keeps_up, meets, queue_growth, requests_needed
-from costmodels.serving.outcome import Metric
-from costmodels.serving.policies import find_policy
-from costmodels.serving.simulator import Engine, GivenUp, simulate
+from costmodels.serving.frameworks.policies import find_policy
+from costmodels.serving.simulator.arrivals import constant_lengths, open_loop
+from costmodels.serving.simulator.capacity import (
+    Limit,
+    Missed,
+    capacity_rps,
+    keeps_up,
+    meets,
+    queue_growth,
+    requests_needed,
+)
+from costmodels.serving.simulator.events import Engine, GivenUp, simulate
+from costmodels.serving.simulator.outcome import Metric
 from profiles.errors import InputError
 
 SERVICE_US = 1000.0

@@ -9,7 +9,7 @@ most. With S(k) the step of k prompts (affine in k), w = S(K)/K and utilisation 
 the rest of the step that an arrival finds, and what M/D/1 waits beyond it; for
 K = 1 this is M/D/1 itself (Pollaczek–Khinchine). The prompt is then in a step with what came during that one. A decode
 engine takes decode steps only: b = X·N·cycle (Little). TTFT = prefill queue + prefill + exposed transfer
-(:mod:`costmodels.serving.kv_transfer`) + wait for the next decode step (+ that step, where the framework has the decode
+(:mod:`costmodels.serving.steady.kv_transfer`) + wait for the next decode step (+ that step, where the framework has the decode
 engine compute the first token).
 """
 
@@ -20,18 +20,18 @@ from statistics import NormalDist
 
 import numpy as np
 
+from costmodels.arrays import taken
 from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.origins import ROOFLINE
-from costmodels.serving.drafting import Drafting
-from costmodels.serving.frameworks import Framework
-from costmodels.serving.kv_transfer import HandOver, Link, exposed_us
-from costmodels.serving.mixing import wait_percentile_us
-from costmodels.serving.points import taken
-from costmodels.serving.steady import deviation
+from costmodels.serving.frameworks.framework import Framework
+from costmodels.serving.speculative_decoding import Drafting
+from costmodels.serving.steady.chunked_prefill import wait_percentile_us
+from costmodels.serving.steady.kv_transfer import HandOver, Link, exposed_us
+from costmodels.serving.steady.steady_state import deviation
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import FABRIC_SPREAD, Network
 from costmodels.step.operators import Batch
@@ -231,8 +231,8 @@ def decoding(
 
     Args:
         layouts, concurrency: shape [n].
-        step: the decode steps of :func:`costmodels.serving.steady.decode_batch`.
-        crowd: µs, from :func:`costmodels.serving.steady.crowd_us`.
+        step: the decode steps of :func:`costmodels.serving.steady.steady_state.decode_batch`.
+        crowd: µs, from :func:`costmodels.serving.steady.steady_state.crowd_us`.
         osl: at least 2.
     """
     per_step = drafting.tokens_per_step if drafting else 1.0

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
-from costmodels.serving.arrivals import Requests, closed_loop, open_loop
-from costmodels.serving.engine import Engine, refusals
-from costmodels.serving.outcome import Metric, Outcome
-from costmodels.serving.simulator import GivenUp, simulate
+from costmodels.serving.simulator.arrivals import Requests, closed_loop, open_loop
+from costmodels.serving.simulator.engine import Engine, refusals
+from costmodels.serving.simulator.events import GivenUp, simulate
+from costmodels.serving.simulator.outcome import Metric, Outcome
 from profiles.errors import InputError
 
 SETTLED = 0.5

@@ -42,8 +42,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy.special import gammaincinv
 
+from costmodels.arrays import joined, taken
 from costmodels.estimates import Floats, Ints
-from costmodels.serving.points import joined, taken
 
 _FULL = 0.99
 """Utilisation at which queues are cut off: beyond it an operating point is not stable."""

@@ -11,17 +11,17 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.arrivals import open_loop as requests_at
-from costmodels.serving.arrivals import uniform_lengths
-from costmodels.serving.calibration import Spread
-from costmodels.serving.client import Answers, Latency
-from costmodels.serving.closed_loop import SHORTEST
-from costmodels.serving.engine import Engine
-from costmodels.serving.frameworks import Framework
-from costmodels.serving.policies import find_policy
-from costmodels.serving.simulator import simulate
+from costmodels.serving.closed_loop.client import Answers, Latency
+from costmodels.serving.closed_loop.protocol import SHORTEST
+from costmodels.serving.frameworks.calibration import Spread
+from costmodels.serving.frameworks.framework import Framework
+from costmodels.serving.frameworks.policies import find_policy
+from costmodels.serving.simulator.arrivals import open_loop as requests_at
+from costmodels.serving.simulator.arrivals import uniform_lengths
+from costmodels.serving.simulator.engine import Engine
+from costmodels.serving.simulator.events import simulate
+from costmodels.serving.simulator.step_table import step_tables
 from costmodels.serving.step import interval, step_times
-from costmodels.serving.step_table import step_tables
 from costmodels.step.communication import Network
 from costmodels.step.operators import Batch
 from profiles.errors import InputError

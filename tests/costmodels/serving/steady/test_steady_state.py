@@ -12,8 +12,8 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.frameworks import find_framework
-from costmodels.serving.steady import Steady, steady_state
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.steady.steady_state import Steady, steady_state
 from costmodels.step.communication import Network
 from profiles.hardware import find_fabric
 

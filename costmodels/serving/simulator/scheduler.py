@@ -11,7 +11,7 @@ from collections import deque
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from costmodels.serving.policies import Policy
+from costmodels.serving.frameworks.policies import Policy
 
 _ROUNDING = 1e-6
 """Tokens: sums of fractional gains (speculation) are compared with the cache no more finely than this."""

@@ -9,8 +9,8 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from costmodels.serving.arrivals import Requests
-from costmodels.serving.engine import Overheads
+from costmodels.serving.simulator.arrivals import Requests
+from costmodels.serving.simulator.engine import Overheads
 
 
 class Clients:

@@ -7,9 +7,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from costmodels.serving.engine import Engine
-from costmodels.serving.scheduler import Chunk, Slot
-from costmodels.serving.step_table import StepCurve
+from costmodels.serving.simulator.engine import Engine
+from costmodels.serving.simulator.scheduler import Chunk, Slot
+from costmodels.serving.simulator.step_table import StepCurve
 
 ENDLESS = 1 << 60
 

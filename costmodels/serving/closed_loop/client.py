@@ -11,10 +11,10 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.calibration import Spread
-from costmodels.serving.closed_loop import SHORTEST, Gate, closed_loop
-from costmodels.serving.frameworks import Framework
-from costmodels.serving.loop_grid import grid_questions
+from costmodels.serving.closed_loop.loop_grid import grid_questions
+from costmodels.serving.closed_loop.protocol import SHORTEST, Gate, closed_loop
+from costmodels.serving.frameworks.calibration import Spread
+from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.step import interval, step_times
 from costmodels.step.communication import Network
 
@@ -89,7 +89,7 @@ def closed_loop_answers(
     load: Load,
     routing: str,
 ) -> Answers:
-    """Plays the closed loop on every configuration (:mod:`costmodels.serving.closed_loop`)."""
+    """Plays the closed loop on every configuration (:mod:`costmodels.serving.closed_loop.protocol`)."""
     calibration = framework.calibration
     running = np.minimum(load.concurrency, load.most_running)
     questions = grid_questions(

@@ -3,16 +3,16 @@
 One attention rank holds ``b`` decoding sequences on average. Requests arrive at random (Poisson) at the rate at which
 they leave; each costs a number of prefill chunks, each of which rides along in one step and delays the decodes in it.
 Here the steps with and without chunks are timed; how they mix, and what requests wait for each other, is worked out in
-:mod:`costmodels.serving.mixing`, whose docstring has the formulas.
+:mod:`costmodels.serving.steady.chunked_prefill`, whose docstring has the formulas.
 
 A sequence sees itself beside the b others that decode on average (arrivals see time averages), on a pipeline the
 fullest of its stages' micro-batches, as they stay in order: b/pp and the expected maximum of pp normal deviates
 (Blom, 1958) of √(b/pp). Steps without chunks run at the sizes of captured CUDA graphs
-(:mod:`costmodels.serving.policies`). N = osl − 1 decode steps, or (osl − 1) ÷ tokens a step where tokens are drafted.
+(:mod:`costmodels.serving.frameworks.policies`). N = osl − 1 decode steps, or (osl − 1) ÷ tokens a step where tokens are drafted.
 Prompt tokens that the prefix cache holds are attended to and not computed. With osl 1 nobody decodes: ``b`` is then the
 share of the time that prefill is busy.
 
-The event simulator (:mod:`costmodels.serving.simulator`) takes this function's place for single plans; how far the two
+The event simulator (:mod:`costmodels.serving.simulator.events`) takes this function's place for single plans; how far the two
 are apart is measured by ``python -m tests.benchmarks.simulator``.
 """
 
@@ -24,16 +24,16 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
+from costmodels.arrays import taken
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.drafting import Drafting
-from costmodels.serving.frameworks import Framework
-from costmodels.serving.mixing import Balance, Work, balance, gamma_quantile, wait_percentile_us
-from costmodels.serving.points import taken
-from costmodels.serving.policies import find_policy
+from costmodels.serving.frameworks.framework import Framework
+from costmodels.serving.frameworks.policies import find_policy
+from costmodels.serving.speculative_decoding import Drafting
+from costmodels.serving.steady.chunked_prefill import Balance, Work, balance, gamma_quantile, wait_percentile_us
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import Network
 from costmodels.step.memory import kv_bytes_per_sequence

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodels.serving.closed_loop import GENERATIONS, SLOTS, ClosedLoop, Gate, StepGrid, closed_loop
+from costmodels.serving.closed_loop.protocol import GENERATIONS, SLOTS, ClosedLoop, Gate, StepGrid, closed_loop
 
 
 def grid(n: int, decode_us: float, prompt_us: float, *, mixed: bool = False, most: int = 1) -> StepGrid:
@@ -111,7 +111,7 @@ def test_configurations_are_played_independently_of_their_neighbours() -> None:
 
 def test_clusters_stand_for_single_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     clustered = play(grid(1, 5000.0, 900.0, most=8), 4 * SLOTS, 300, shortest=0.8)
-    monkeypatch.setattr("costmodels.serving.closed_loop.SLOTS", 4 * SLOTS)
+    monkeypatch.setattr("costmodels.serving.closed_loop.protocol.SLOTS", 4 * SLOTS)
     single = play(grid(1, 5000.0, 900.0, most=8), 4 * SLOTS, 300, shortest=0.8)
     assert np.nanmean(clustered.tpot) == pytest.approx(np.nanmean(single.tpot), rel=0.02)
     assert np.nanmean(clustered.ttft) == pytest.approx(np.nanmean(single.ttft), rel=0.15)
@@ -132,7 +132,7 @@ def test_prompts_of_clusters_come_one_by_one_after_the_burst(mixed: bool, monkey
     steps = grid(1, 100.0, 1.0, mixed=mixed, most=8)
     steps = replace(steps, prefill_us=np.array([[800.0, 1500.0]]))
     clustered = play(steps, 4 * SLOTS, 1000, shortest=0.8)
-    monkeypatch.setattr("costmodels.serving.closed_loop.SLOTS", 4 * SLOTS)
+    monkeypatch.setattr("costmodels.serving.closed_loop.protocol.SLOTS", 4 * SLOTS)
     single = play(steps, 4 * SLOTS, 1000, shortest=0.8)
     for name in ("ttft", "tpot"):
         got, truth = (np.nanmean(getattr(loop, name)) for loop in (clustered, single))

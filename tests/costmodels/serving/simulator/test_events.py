@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_simulator import constant_table, naive, rising_table
 
-from costmodels.serving.arrivals import Requests, closed_loop, constant_lengths, open_loop, uniform_lengths
-from costmodels.serving.outcome import Outcome
-from costmodels.serving.policies import find_policy, policies
-from costmodels.serving.simulator import Engine, Overheads, simulate
+from costmodels.serving.frameworks.policies import find_policy, policies
+from costmodels.serving.simulator.arrivals import Requests, closed_loop, constant_lengths, open_loop, uniform_lengths
+from costmodels.serving.simulator.events import Engine, Overheads, simulate
+from costmodels.serving.simulator.outcome import Outcome
 from profiles.errors import InputError
 
 POLICIES = sorted(policies())
