@@ -6,7 +6,7 @@ from rich.console import Console
 
 from api.cli.console import bullet, heading, indented, table
 from api.cli.quantities import milliseconds, number, percent
-from planner.plans import Compared, KvTransfer, Plan
+from planner.serving.document.plan import Compared, KvTransfer, Plan
 
 
 def roles_words(plan: Plan) -> str:

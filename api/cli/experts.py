@@ -185,7 +185,7 @@ def experts(
 
         for folder in profiles:
             add_described(folder)  # before names of GPUs are looked up
-    from planner.pools import parse_cluster
+    from planner.contract.clusters import parse_cluster
 
     fields: dict[str, Any] = {
         "model": model,

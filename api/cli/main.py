@@ -235,7 +235,7 @@ def _plan(
     for name in ("model", "cluster", "workload"):
         if name not in fields:
             raise InputError(f"--{name} is missing", f"for example: {EXAMPLE}")
-    from planner import requests
+    from planner.serving import request as requests
 
     if profiles:
         from profiles.descriptions import add_described
@@ -258,13 +258,13 @@ def _plan(
     architecture = find_architecture(request.model)  # a misspelt name is refused before the slow imports
     loads = None
     if expert_loads:
-        from planner.expert_placement import read_expert_loads
+        from planner.serving.expert_placement import read_expert_loads
 
         loads = read_expert_loads(expert_loads, architecture)
     from api.cli.progress import Reporter
 
     with Reporter(f"planning {request.model}") as report:
-        from planner.planning import plan
+        from planner.serving.planning import plan
         from profiles.store import ProfileStore
 
         measured = [ProfileStore(folder) for folder in profiles or ()]
@@ -303,7 +303,7 @@ def schema_command(
 
       plan schema request
     """
-    from planner.plans import schema
+    from planner.serving.document.plan import schema
 
     if what == "plan":
         write_json(schema("plan"))

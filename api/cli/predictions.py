@@ -20,7 +20,7 @@ from api.cli.quantities import (
     watts,
     watts_range,
 )
-from planner.plans import Effect, Interval, MemoryParts, Plan
+from planner.serving.document.plan import Effect, Interval, MemoryParts, Plan
 
 BAR = 30  # columns of a memory bar
 

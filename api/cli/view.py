@@ -11,8 +11,8 @@ from api.cli import comparison, predictions
 from api.cli.console import bullet, facts, heading, indented, table
 from api.cli.quantities import milliseconds, number, parameters, percent, promise
 from costmodels.serving.frameworks.framework import find_framework
-from planner.plans import Alternative, EngineGroup, ExpertPlacement, Plan, RequestUnderstood
-from planner.requests import Pool
+from planner.serving.document.plan import Alternative, EngineGroup, ExpertPlacement, Plan, RequestUnderstood
+from planner.serving.request import Pool
 
 SHOWN_ALTERNATIVES = 5
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
-from planner.documents import shown
+from planner.contract.clusters import Cluster
+from planner.contract.documents import shown
 from planner.experts.balance import Objective as OverWindows
 from planner.experts.document import Objective
 from planner.experts.inputs import read_loads
@@ -23,7 +24,6 @@ from planner.experts.placing import Job
 from planner.experts.ranks import Ranks, slots_of
 from planner.experts.routes import loads_of_routes, read_routes
 from planner.experts.synthetic import synthetic_loads
-from planner.pools import Cluster
 from profiles.errors import InputError, UnknownName, Unsupported
 
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from planner.documents import Document, indented_json
-from planner.pools import Cluster
+from planner.contract.clusters import Cluster
+from planner.contract.documents import Document, indented_json
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 KIND: Literal["shardwright-expert-placement"] = "shardwright-expert-placement"

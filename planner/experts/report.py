@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import numpy as np
 
+from planner.contract.clusters import Cluster
 from planner.experts import document as doc
 from planner.experts.balance import Certificate
 from planner.experts.baseline import greedy
@@ -17,7 +18,6 @@ from planner.experts.placement import Floats, Loads, Placement
 from planner.experts.placing import Job, Placed
 from planner.experts.replan import transfer
 from planner.experts.robust import average
-from planner.pools import Cluster
 from profiles.errors import Unsupported
 from profiles.hardware import find_gpu
 

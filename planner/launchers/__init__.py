@@ -6,7 +6,7 @@ from planner.launchers.base import EngineSpec, Launcher
 from planner.launchers.sglang import SglangLauncher
 from planner.launchers.trtllm import TrtllmLauncher
 from planner.launchers.vllm import VllmLauncher
-from planner.plans import Launch, Layout
+from planner.serving.document.plan import Launch, Layout
 from profiles.errors import UnknownName
 
 __all__ = ["LAUNCHERS", "EngineSpec", "Launcher", "cannot_express", "find_launcher", "launch"]

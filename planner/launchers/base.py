@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from planner.plans import Launch, Layout, Limits, Role
-from planner.requests import FrameworkName
+from planner.serving.document.plan import Launch, Layout, Limits, Role
+from planner.serving.request import FrameworkName
 from profiles.errors import Unsupported
 from profiles.shipped import shipped
 

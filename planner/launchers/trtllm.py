@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from planner.launchers.base import DRAFT_MODEL, EngineSpec, Launcher
-from planner.requests import FrameworkName
+from planner.serving.request import FrameworkName
 
 OPTIONS_FILE = "trtllm-options.yaml"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from planner.plans import (
+from planner.serving.document.plan import (
     Alternative,
     Alternatives,
     Compared,
@@ -30,7 +30,7 @@ from planner.plans import (
     RequestUnderstood,
     SloCheck,
 )
-from planner.requests import Cluster, Pool, Workload, parse_slo
+from planner.serving.request import Cluster, Pool, Workload, parse_slo
 
 GIB = 2.0**30
 LAYOUT = Layout(tp=4, pp=1, dp=1, ep=1, moe_tp=4)

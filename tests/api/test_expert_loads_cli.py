@@ -13,8 +13,8 @@ from example_plan import engine_group, example_plan
 
 from api.cli import view
 from api.cli.console import page
-from planner import planning
-from planner.plans import ExpertBalance, ExpertPlacement
+from planner.serving import planning
+from planner.serving.document.plan import ExpertBalance, ExpertPlacement
 
 MIXTRAL = "mistralai/Mixtral-8x7B-v0.1"
 
@@ -50,7 +50,7 @@ def test_a_dense_model_is_refused_before_the_file_is_read(run: Runner, planner: 
     error, hint = complaint(run(*asking(expert_loads="nowhere.json")))
     assert error == "--expert-loads: Qwen/Qwen3-32B has no routed experts to place"
     assert hint.startswith("leave it out")
-    assert planner.requests == []
+    assert planner.serving.request == []
 
 
 def test_counts_of_another_model_are_refused(run: Runner, planner: Stub, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_counts_of_another_model_are_refused(run: Runner, planner: Stub, tmp_pat
     assert file in error
     assert "16 experts" in error
     assert "32 MoE layers with 8 experts each" in hint
-    assert planner.requests == []
+    assert planner.serving.request == []
 
 
 def test_the_view_says_what_the_placement_is_worth(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from command import Runner, complaint
 
-from planner.planning import plan
-from planner.simulated import SimulationReport
+from planner.replay.document import SimulationReport
+from planner.serving.planning import plan
 from profiles.store import ProfileStore
 
 sys.path.append(str(Path(__file__).parents[1] / "costmodels"))

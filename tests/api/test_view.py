@@ -12,8 +12,8 @@ from rich.console import Console
 from api.cli import predictions, quantities, view
 from api.cli.console import page
 from api.cli.explain import places
-from planner.plans import Alternatives, Interval, OperatingPoint, Plan, Rank, Replica
-from planner.requests import Pool, Slo, Workload, parse_workload
+from planner.serving.document.plan import Alternatives, Interval, OperatingPoint, Plan, Rank, Replica
+from planner.serving.request import Pool, Slo, Workload, parse_workload
 
 WIDTH = 100
 

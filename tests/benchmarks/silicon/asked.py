@@ -19,7 +19,7 @@ from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import Network
 from costmodels.step.memory import kv_bytes_per_sequence, memory
-from planner.predicting import ROUTING
+from planner.serving.prediction_table import ROUTING
 from profiles.errors import ShardwrightError
 from profiles.hardware import default_node, find_fabric, find_gpu
 

@@ -33,6 +33,8 @@ def test_they_say_what_scikit_learns_say(seed: int) -> None:
 
 
 def test_a_warm_plan_imports_neither_scikit_learn_nor_torch() -> None:
-    program = "import sys, planner.planning, api.cli.main; print({'sklearn', 'torch', 'joblib'} & set(sys.modules))"
+    program = (
+        "import sys, planner.serving.planning, api.cli.main; print({'sklearn', 'torch', 'joblib'} & set(sys.modules))"
+    )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "set()"

@@ -10,13 +10,13 @@ import jsonschema
 import numpy as np
 import pytest
 
+from planner.contract.clusters import parse_cluster
 from planner.experts.asking import Asked, prepared
 from planner.experts.document import ExpertPlacement, schema
 from planner.experts.outputs import read_current
 from planner.experts.placing import Placed, default_placement, place
 from planner.experts.ranks import Ranks, slots_of
 from planner.experts.report import assemble
-from planner.pools import parse_cluster
 from profiles.errors import Infeasible, InputError, Unsupported
 from profiles.store import ProfileStore
 
