@@ -56,8 +56,8 @@ class Overlay:
 def lay_over(stores: Sequence[ProfileStore], operation: str, framework: str, gpu: str, shipped: Rows) -> Overlay:
     """The rows of ``stores`` for ``operation`` on ``gpu`` that are laid over ``shipped`` (the pack's, same GPU).
 
-    Per precision and kind, the best speaker's rows are used (:func:`costmodels.kernels.row_sources.stand_ins`), unless they only
-    stand in and the pack has rows of the framework's own kernels.
+    Per precision and kind, the best speaker's rows are used (:func:`costmodels.kernels.row_sources.stand_ins`), unless
+    they only stand in and the pack has rows of the framework's own kernels.
     """
     order = stand_ins()[framework]
     names = ["num_gpus", "dtype", *OPERATIONS[operation].shape_names, "latency_us", "latency_p10_us", "latency_p90_us"]

@@ -17,7 +17,7 @@ from profiles.hardware import Gpu
 
 @dataclass(frozen=True)
 class PowerFacts:
-    """See ``power.yaml``: shares of TDP."""
+    """See ``board.yaml``: shares of TDP."""
 
     base: float
     compute: float
@@ -28,7 +28,7 @@ class PowerFacts:
 
 @cache
 def power_facts() -> PowerFacts:
-    return read_numbers(Path(__file__).parent / "power.yaml", PowerFacts)
+    return read_numbers(Path(__file__).parent / "board.yaml", PowerFacts)
 
 
 def board_power(gpu: Gpu, compute_share: Floats, memory_share: Floats) -> Estimates:

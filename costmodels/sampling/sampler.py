@@ -1,8 +1,8 @@
 """Which shapes to measure next, so that the model's error on what real models ask falls fastest per second.
 
-The errors of the model are a Gaussian process (:mod:`costmodels.kernels.error_process`). Its posterior variance does not depend on
-the values that will be measured, so what a row would tell is known before it is measured: measuring candidate c lowers
-the variance at target t by
+The errors of the model are a Gaussian process (:mod:`costmodels.kernels.error_process`). Its posterior variance does
+not depend on the values that will be measured, so what a row would tell is known before it is measured: measuring
+candidate c lowers the variance at target t by
 
     Δ_t(c) = C(t, c)² / (C(c, c) + noise_c),      C: posterior covariance given the rows so far,
 

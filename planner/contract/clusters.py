@@ -99,7 +99,7 @@ _FORMS = "write 16xH200 (GPUs), 2x8xH100 (nodes × GPUs), several joined by +{fi
 
 def bundled_clusters() -> dict[str, Path]:
     """Clusters that ship with the package: name → file."""
-    folder = Path(__file__).parent / "clusters"
+    folder = Path(__file__).parent / "bundled_clusters"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 

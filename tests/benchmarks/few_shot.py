@@ -40,10 +40,11 @@ from tests.benchmarks.kernels import Data
 Floats = NDArray[np.float64]
 SAMPLE_ROWS = 300  # of each held-out GPU
 FRAMEWORK = "vllm"
-PATH = Path(__file__).parents[2] / "costmodels" / "few_shot.yaml"
+PATH = Path(__file__).parents[2] / "costmodels" / "kernels" / "few_shot.yaml"
 HEADER = """\
-# What the errors of the shipped forests look like before a row of a machine is measured (costmodels/kernels/error_process.py):
-# standard deviations in natural log, length scales in log2 of the coordinate, degrees of freedom of their size.
+# What the errors of the shipped forests look like before a row of a machine is measured
+# (costmodels/kernels/error_process.py): standard deviations in natural log, length scales in log2 of the coordinate,
+# degrees of freedom of their size.
 # growth and claim: per unit of the standard deviation that the model claims of its own answer.
 # unseen: of a GPU type without rows. repeat: of another machine of a measured type.
 """

@@ -225,7 +225,7 @@ def kept(name: str) -> dict[str, Any]:
 
 
 def _write_unseen(unseen: dict[str, float]) -> None:
-    path = Path(__file__).parents[2] / "costmodels" / "unseen_gpu.yaml"
+    path = Path(__file__).parents[2] / "costmodels" / "kernels" / "unseen_gpu.yaml"
     known = {**yaml.safe_load(path.read_text(encoding="utf-8"))["half_width"], **unseen}
     header = (
         "# Half-width (natural log) of each operation's 80 % interval on a GPU type (MoE: or a model) without rows.\n"

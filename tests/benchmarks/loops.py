@@ -1,8 +1,8 @@
 """How near the closed loop played array-wise is to the event simulator: ``python -m tests.benchmarks.loops``.
 
-``costmodels/serving/closed_loop/protocol.py`` is what ``plan predict`` and the calibration on public runs use: it plays the
-harnesses' protocol on thousands of configurations at once, for about a millisecond each, where the event simulator
-takes seconds. It is an approximation of the simulator and of nothing else: both are asked here the same steps
+``costmodels/serving/closed_loop/protocol.py`` is what ``plan predict`` and the calibration on public runs use: it
+plays the harnesses' protocol on thousands of configurations at once, for about a millisecond each, where the event
+simulator takes seconds. It is an approximation of the simulator and of nothing else: both are asked here the same steps
 (H200, the shipped measurements), with the same lengths (uniform in 80–100 % of the stated ones), as many requests
 (ten per client), the same cache, and no front end. What is shown is the approximation ÷ the simulator. Neither is
 compared with a run here, and nothing is fitted.

@@ -53,8 +53,8 @@ CANDIDATES = 2000  # hidden rows that may be measured, drawn anew for each seed
 TESTED = 5000  # other hidden rows, the same for all
 POPULATIONS = ("all rows", "models")
 IN_SAMPLE = (
-    "that noise is reweighted at all (costmodels/kernels/error_process.py) was decided on these GPUs: without it, 64 active rows "
-    "left B200 at 8.5 % (all rows) and 8.7 % (models), L40S at 16.6 % and 14.8 %"
+    "that noise is reweighted at all (costmodels/kernels/error_process.py) was decided on these GPUs: without it, "
+    "64 active rows left B200 at 8.5 % (all rows) and 8.7 % (models), L40S at 16.6 % and 14.8 %"
 )
 TARGET_PCT, TARGET_ROWS = 8.0, 64
 

@@ -207,7 +207,7 @@ def test_power_of_a_gpu_that_was_not_metered_is_marked() -> None:
 
 FILES = [
     (memory_module, memory_facts, "memory.yaml"),
-    (power_module, power_facts, "power.yaml"),
+    (power_module, power_facts, "board.yaml"),
     (frameworks_module, frameworks, "frameworks.yaml"),
 ]
 BROKEN = {

@@ -9,8 +9,8 @@ most. With S(k) the step of k prompts (affine in k), w = S(K)/K and utilisation 
 the rest of the step that an arrival finds, and what M/D/1 waits beyond it; for
 K = 1 this is M/D/1 itself (Pollaczek–Khinchine). The prompt is then in a step with what came during that one. A decode
 engine takes decode steps only: b = X·N·cycle (Little). TTFT = prefill queue + prefill + exposed transfer
-(:mod:`costmodels.serving.steady.kv_transfer`) + wait for the next decode step (+ that step, where the framework has the decode
-engine compute the first token).
+(:mod:`costmodels.serving.steady.kv_transfer`) + wait for the next decode step (+ that step, where the framework has
+the decode engine compute the first token).
 """
 
 from __future__ import annotations

@@ -8,12 +8,12 @@ Here the steps with and without chunks are timed; how they mix, and what request
 A sequence sees itself beside the b others that decode on average (arrivals see time averages), on a pipeline the
 fullest of its stages' micro-batches, as they stay in order: b/pp and the expected maximum of pp normal deviates
 (Blom, 1958) of √(b/pp). Steps without chunks run at the sizes of captured CUDA graphs
-(:mod:`costmodels.serving.frameworks.policies`). N = osl − 1 decode steps, or (osl − 1) ÷ tokens a step where tokens are drafted.
-Prompt tokens that the prefix cache holds are attended to and not computed. With osl 1 nobody decodes: ``b`` is then the
-share of the time that prefill is busy.
+(:mod:`costmodels.serving.frameworks.policies`). N = osl − 1 decode steps, or (osl − 1) ÷ tokens a step where tokens
+are drafted. Prompt tokens that the prefix cache holds are attended to and not computed. With osl 1 nobody decodes:
+``b`` is then the share of the time that prefill is busy.
 
-The event simulator (:mod:`costmodels.serving.simulator.events`) takes this function's place for single plans; how far the two
-are apart is measured by ``python -m tests.benchmarks.simulator``.
+The event simulator (:mod:`costmodels.serving.simulator.events`) takes this function's place for single plans; how far
+the two are apart is measured by ``python -m tests.benchmarks.simulator``.
 """
 
 from __future__ import annotations

@@ -139,7 +139,8 @@ def provenance_of(
     checks: Checks,
     more: Sequence[str] = (),
 ) -> plans.Provenance:
-    """``checks``: simulations of the groups; ``more``: notes beyond those of :func:`planner.serving.report.notes.notes_of`."""
+    """``checks``: simulations of the groups; ``more``: notes beyond those of
+    :func:`planner.serving.report.notes.notes_of`."""
     searches = best.searches
     manifest = searches[0].job.cost.store.manifest
     return plans.Provenance(

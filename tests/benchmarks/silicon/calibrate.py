@@ -1,4 +1,5 @@
-"""Fits the constants of :mod:`costmodels.serving.frameworks.calibration` to measured rows, and holds out groups of them.
+"""Fits the constants of :mod:`costmodels.serving.frameworks.calibration` to measured rows, and holds out groups of
+them.
 
 Robust least squares (soft L1) on the logarithms of TPOT and TTFT. The closed loop is not differentiated: for a given
 order of events both are linear in the times of the two kinds of step, and the loop says how much of each was spent in
