@@ -159,7 +159,7 @@ def _nodes(as_json: bool) -> None:
 
 
 def _clusters(as_json: bool) -> None:
-    from planner.serving.request import bundled_clusters, read_cluster
+    from planner.contract.clusters import bundled_clusters, read_cluster
 
     known = {name: read_cluster(path) for name, path in bundled_clusters().items()}
     if as_json:

@@ -235,6 +235,8 @@ def _plan(
     for name in ("model", "cluster", "workload"):
         if name not in fields:
             raise InputError(f"--{name} is missing", f"for example: {EXAMPLE}")
+    from planner.contract.clusters import parse_cluster
+    from planner.contract.engine import FrameworkName
     from planner.serving import request as requests
 
     if profiles:
@@ -244,11 +246,11 @@ def _plan(
             add_described(folder)  # before names of GPUs are looked up
     for name, choices in (
         ("objective", requests.Objective),
-        ("framework", requests.FrameworkName),
+        ("framework", FrameworkName),
         ("disaggregation", requests.Disaggregation),
     ):
         _check_choice(name, fields.get(name), get_args(choices))
-    request = requests.parse_request({**fields, "cluster": requests.parse_cluster(fields["cluster"])})
+    request = requests.parse_request({**fields, "cluster": parse_cluster(fields["cluster"])})
     if output is not None:
         from api.cli.output import check_target
 

@@ -162,7 +162,7 @@ def _load(
     plan: Plan, trace: Path | None, rate: float | None, requests: int | None, cv: float, speed: float | None, seed: int
 ) -> tuple[Requests, str]:
     """(the requests, in words where they come from)."""
-    from planner.contract.traces import read_trace
+    from planner.contract.workload.traces import read_trace
     from planner.replay.report import drawn_load
 
     if trace is not None:

@@ -11,8 +11,10 @@ from api.cli import comparison, predictions
 from api.cli.console import bullet, facts, heading, indented, table
 from api.cli.quantities import milliseconds, number, parameters, percent, promise
 from costmodels.serving.frameworks.framework import find_framework
-from planner.serving.document.plan import Alternative, EngineGroup, ExpertPlacement, Plan, RequestUnderstood
-from planner.serving.request import Pool
+from planner.contract.clusters import Pool
+from planner.contract.engine import EngineGroup
+from planner.contract.expert_placement import ExpertPlacement
+from planner.serving.document.plan import Alternative, Plan, RequestUnderstood
 
 SHOWN_ALTERNATIVES = 5
 

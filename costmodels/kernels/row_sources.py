@@ -20,7 +20,7 @@ def _document() -> dict[str, Any]:
         )
         return {"order": order, "same": same}
 
-    return shipped(Path(__file__).parent / "speakers.yaml", parse)
+    return shipped(Path(__file__).parent / "row_sources.yaml", parse)
 
 
 def stand_ins() -> dict[str, tuple[str, ...]]:

@@ -9,8 +9,8 @@ from typing import Literal
 from pydantic import Field
 
 from planner.contract.documents import Document
-from planner.serving.document.plan import Interval
-from planner.serving.request import Metric
+from planner.contract.quantities import Interval
+from planner.contract.workload.slo import Metric
 
 REPORT_VERSION: Literal["1.0"] = "1.0"
 

@@ -13,9 +13,9 @@ from costmodels.serving.simulator.capacity import keeps_up
 from costmodels.serving.simulator.events import simulate
 from costmodels.serving.simulator.outcome import Metric, Outcome
 from costmodels.serving.simulator.step_table import End
+from planner.contract.engine import EngineGroup
 from planner.replay.planned_engines import PlannedEngine
 from planner.serving.confirmation.simulated_engine import ENDS
-from planner.serving.document.plan import EngineGroup
 
 SAMPLES = 200
 """Samples of the timeline of one engine, at least."""

@@ -17,11 +17,12 @@ from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.simulator.events import Engine
 from costmodels.serving.simulator.step_table import End
 from costmodels.step.communication import Network
+from planner.contract.clusters import Pool
+from planner.contract.engine import EngineGroup, Layout
 from planner.serving.confirmation.simulated_engine import cache_tokens, simulated_engines
-from planner.serving.document.plan import EngineGroup, Layout, Plan
+from planner.serving.document.plan import Plan
 from planner.serving.layouts import Restrictions, legal_layouts
 from planner.serving.operating_points import Job
-from planner.serving.request import Pool
 from profiles.errors import InputError
 from profiles.hardware import find_fabric, find_gpu
 from profiles.store import ProfileStore

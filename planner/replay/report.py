@@ -11,12 +11,14 @@ from costmodels.serving.simulator.arrivals import Requests, constant_lengths, op
 from costmodels.serving.simulator.capacity import keeps_up
 from costmodels.serving.simulator.outcome import REFUSALS, Metric, Outcome
 from costmodels.serving.simulator.step_table import End
+from planner.contract.engine import EngineGroup
+from planner.contract.quantities import Interval
+from planner.contract.workload.slo import Bound
 from planner.replay import document as simulated
 from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay
 from planner.replay.planned_engines import front_end_us, planned_engines
 from planner.serving.confirmation.simulated_engine import ENDS
-from planner.serving.document.plan import EngineGroup, Interval, Plan
-from planner.serving.request import Bound
+from planner.serving.document.plan import Plan
 from profiles.errors import InputError
 from profiles.store import ProfileStore
 

@@ -16,11 +16,12 @@ from costmodels.serving.steady.disaggregated import (
     joint,
     prefilling,
 )
+from planner.contract.clusters import Pool
 from planner.serving.engines.disaggregated import UTILISATIONS, Roles, find_roles
 from planner.serving.engines.groups import slower
 from planner.serving.layouts import Restrictions, layout_at, legal_layouts
 from planner.serving.operating_points import Job, Points, Search, Served, percentile_ms, residents, sequences_that_fit
-from planner.serving.request import PlanRequest, Pool
+from planner.serving.request import PlanRequest
 from profiles.errors import Infeasible, InputError, Unsupported
 
 MOST_GPUS_TRIED = 1024

@@ -25,8 +25,8 @@ from costmodels.models.architecture import (
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.framework import Framework
+from planner.contract.engine import Layout
 from planner.launchers import cannot_express
-from planner.serving.document.plan import Layout
 
 BLOCK = 128  # width of the scale blocks of fp8_block; a split must not cut through one
 

@@ -20,9 +20,11 @@ from costmodels.serving.speculative_decoding import Drafting
 from costmodels.serving.steady.steady_state import Steady, steady_state
 from costmodels.step.communication import Network
 from costmodels.step.memory import Memory, kv_bytes_per_sequence, memory
-from planner.serving.document.plan import Layout
+from planner.contract.clusters import Pool
+from planner.contract.engine import Layout
+from planner.contract.workload.slo import Bound, Slo
+from planner.contract.workload.workload import Workload
 from planner.serving.layouts import Rejected, Restrictions, layout_at, legal_layouts
-from planner.serving.request import Bound, Pool, Slo, Workload
 
 BELOW_ONE = 2.0 ** -np.arange(10, 0, -1)
 """Mean concurrencies of engines that prefill keeps busy: most of the time nobody decodes."""

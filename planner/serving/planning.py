@@ -18,6 +18,7 @@ from costmodels.models.precision import (
 from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.step.communication import Network
+from planner.contract.clusters import Pool
 from planner.experts.placement import Loads
 from planner.launchers import find_launcher
 from planner.serving.confirmation.confirmation import confirmed
@@ -28,7 +29,7 @@ from planner.serving.infeasible import no_plan, restrictions
 from planner.serving.layouts import Rejected
 from planner.serving.operating_points import Job, search
 from planner.serving.report.report import assemble
-from planner.serving.request import PlanRequest, Pool, parse_request
+from planner.serving.request import PlanRequest, parse_request
 from profiles.errors import InputError, LimitReached, ShardwrightError, Unsupported
 from profiles.hardware import find_fabric, find_gpu
 from profiles.store import ProfileStore

@@ -21,8 +21,9 @@ from example_plan import example_plan
 from api.cli import main as cli
 from api.cli import progress
 from costmodels.models.registry import registered
+from planner.contract.clusters import bundled_clusters
 from planner.serving.document.plan import schema
-from planner.serving.request import PlanRequest, bundled_clusters
+from planner.serving.request import PlanRequest
 from profiles import hardware
 
 

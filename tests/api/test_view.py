@@ -12,8 +12,12 @@ from rich.console import Console
 from api.cli import predictions, quantities, view
 from api.cli.console import page
 from api.cli.explain import places
-from planner.serving.document.plan import Alternatives, Interval, OperatingPoint, Plan, Rank, Replica
-from planner.serving.request import Pool, Slo, Workload, parse_workload
+from planner.contract.clusters import Pool
+from planner.contract.engine import Rank, Replica
+from planner.contract.quantities import Interval
+from planner.contract.workload.slo import Slo
+from planner.contract.workload.workload import Workload, parse_workload
+from planner.serving.document.plan import Alternatives, OperatingPoint, Plan
 
 WIDTH = 100
 

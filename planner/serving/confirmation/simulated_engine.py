@@ -13,8 +13,7 @@ from costmodels.serving.simulator.events import Engine, Overheads
 from costmodels.serving.simulator.step_table import End, step_tables_at
 from costmodels.serving.steady.kv_transfer import hand_overs
 from costmodels.step.memory import kv_bytes_per_sequence, memory
-from planner.serving.document.plan import Limits
-from planner.serving.document.prediction import Role
+from planner.contract.engine import Limits, Role
 from planner.serving.operating_points import Job
 
 ENDS: tuple[End, ...] = get_args(End)

@@ -13,32 +13,16 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from planner.contract.documents import indented_json, shown, strict_json
-from planner.contract.expert_placement import ExpertBalance, ExpertPlacement
+from planner.contract.clusters import Cluster
+from planner.contract.documents import Document, indented_json, shown, strict_json, validation_error
+from planner.contract.engine import EngineGroup, FrameworkName, Layout
+from planner.contract.provenance import Provenance
+from planner.contract.workload.slo import Slo
+from planner.contract.workload.workload import Workload
 from planner.serving.document.prediction import (
-    Effect,
-    EngineSimulation,
-    GroupPrediction,
-    Interval,
-    KvTransfer,
-    Latency,
-    MemoryParts,
     Prediction,
-    Role,
-    SloCheck,
 )
-from planner.serving.request import (
-    Bound,
-    Cluster,
-    Disaggregation,
-    Document,
-    FrameworkName,
-    Objective,
-    PlanRequest,
-    Slo,
-    Workload,
-    validation_error,
-)
+from planner.serving.request import Disaggregation, Objective, PlanRequest
 from profiles.errors import DataError, InputError
 
 SCHEMA_VERSION: Literal["1.2"] = "1.2"
@@ -78,86 +62,6 @@ class RequestUnderstood(Document):
 
 
 # ------------------------------------------------------------------ decision
-
-
-class Layout(Document):
-    """Parallel degrees of one engine: pp stages of dp attention replicas of tp GPUs; in MoE layers the tp·dp GPUs
-    of a stage
-    share out the experts ep ways and split each moe_tp ways."""
-
-    tp: int
-    pp: int
-    dp: int
-    ep: int
-    moe_tp: int
-
-    @property
-    def gpus(self) -> int:
-        return self.tp * self.pp * self.dp
-
-    @property
-    def label(self) -> str:
-        parts = [f"TP{self.tp}"]
-        parts += [
-            f"{name}{degree}" for name, degree in (("PP", self.pp), ("DP", self.dp), ("EP", self.ep)) if degree > 1
-        ]
-        return " ".join(parts)
-
-
-class Limits(Document):
-    """Batch limits to start the engine with."""
-
-    max_sequences: int = Field(description="most sequences in one step, per attention replica")
-    max_tokens_per_step: int = Field(description="token budget of one step (chunked prefill)")
-    max_model_len: int = Field(description="longest sequence that is admitted, tokens")
-    memory_fraction: float = Field(description="share of GPU memory the engine may use")
-
-
-class Rank(Document):
-    """Where one rank of an engine runs."""
-
-    rank: int
-    node: int = Field(description="node index within the pool")
-    gpu: int = Field(description="GPU index within the node")
-
-
-class Replica(Document):
-    """One running engine."""
-
-    id: str
-    weight: float = Field(
-        description="share of the requests that the gateway sends here; those of all engines of a role sum to 1"
-    )
-    ranks: tuple[Rank, ...]
-
-
-class Launch(Document):
-    """How to start one engine of the group."""
-
-    framework: FrameworkName
-    command: tuple[str, ...] = Field(
-        description="argument vector of the serving process (on each node where more than one)"
-    )
-    notes: tuple[str, ...] = Field(description="what the command line cannot say")
-
-
-class EngineGroup(Document):
-    """Engines that are alike."""
-
-    id: str
-    role: Role
-    pool: str
-    gpu: str
-    layout: Layout
-    gpus_per_engine: int
-    weights_precision: str
-    kv_precision: str
-    limits: Limits
-    replicas: tuple[Replica, ...]
-    launch: Launch
-    expert_placement: ExpertPlacement | None = Field(
-        default=None, description="null: no expert parallelism, or no statistics of expert loads were given"
-    )
 
 
 class Decision(Document):
@@ -257,29 +161,6 @@ class Alternatives(Document):
     )
 
 
-class MeasuredStore(Document):
-    """A profile store that was laid over the pack."""
-
-    name: str
-    version: str
-    hash: str
-    rows: int = Field(description="of the GPU types of the plan's pools, all operations")
-
-
-class Provenance(Document):
-    package: str
-    package_version: str
-    cost_model_version: str
-    pack: str
-    pack_version: str
-    pack_hash: str
-    attribution: str
-    measured: tuple[MeasuredStore, ...] = Field(
-        default=(), description="stores laid over the pack, the last on top; plans of schema 1.0 have none"
-    )
-    notes: tuple[str, ...] = Field(description="what the reader should know of the measurements and assumptions")
-
-
 class Plan(Document):
     """The whole document."""
 
@@ -360,42 +241,3 @@ def schema(what: Literal["plan", "request"] = "plan") -> dict[str, Any]:
         "$id": f"urn:shardwright:{what}:{SCHEMA_VERSION}",
         **document,
     }
-
-
-__all__ = [
-    "SCHEMA_VERSION",
-    "Alternative",
-    "Alternatives",
-    "Bound",
-    "Compared",
-    "Decision",
-    "Effect",
-    "EngineGroup",
-    "EngineSimulation",
-    "ExpertBalance",
-    "ExpertPlacement",
-    "GroupPrediction",
-    "Interval",
-    "KvTransfer",
-    "Latency",
-    "Launch",
-    "Layout",
-    "Limits",
-    "MeasuredStore",
-    "MemoryParts",
-    "OperatingPoint",
-    "Plan",
-    "Prediction",
-    "Proof",
-    "Provenance",
-    "Rank",
-    "Rejection",
-    "Replica",
-    "RequestUnderstood",
-    "Role",
-    "SloCheck",
-    "parse_plan",
-    "read_plan",
-    "schema",
-    "validated",
-]

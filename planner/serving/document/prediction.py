@@ -7,27 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from costmodels.origins import How
-from planner.serving.request import Document
-
-Role = Literal["aggregated", "prefill", "decode"]
-
-
-class Interval(Document):
-    """A predicted quantity: 80 % of true values are expected between ``low`` and ``high``."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Latency(Document):
-    """One latency metric over requests, ms."""
-
-    mean: Interval
-    p50: Interval
-    p90: Interval
-    p95: Interval | None = Field(default=None, description="null in plans of schema 1.0")
-    p99: Interval
+from planner.contract.documents import Document
+from planner.contract.quantities import Interval, Latency
 
 
 class SloCheck(Document):

@@ -22,7 +22,7 @@ from costmodels.serving.steady.kv_transfer import (
     Link,
     with_queue,
 )
-from planner.serving.document import plan as plans
+from planner.contract.engine import Layout, Limits, Role
 from planner.serving.engines.disaggregated import Roles, decode_engines
 from planner.serving.engines.options import Aggregated, Apart, Option
 from planner.serving.layouts import layout_at
@@ -35,7 +35,7 @@ class Group:
     SLO; ``loaded``: one engine at its ``load_rps``; ``candidates``: the solver's, all of this layout."""
 
     id: str
-    role: plans.Role
+    role: Role
     job: Job
     layouts: Layouts
     budget: int
@@ -49,7 +49,7 @@ class Group:
     roles: Roles | None = None
 
     @property
-    def layout(self) -> plans.Layout:
+    def layout(self) -> Layout:
         return layout_at(self.layouts, 0)
 
     @property
@@ -62,10 +62,10 @@ class Group:
         return self.load_rps / float(self.layouts.dp[0]) / 1e6
 
     @property
-    def limits(self) -> plans.Limits:
+    def limits(self) -> Limits:
         """What the engine is started with."""
         work = self.job.workload
-        return plans.Limits(
+        return Limits(
             max_sequences=self.max_sequences,
             max_tokens_per_step=self.budget,
             max_model_len=min(self.job.model.max_context_tokens, -(-(work.isl + work.osl) // 256) * 256),
@@ -144,7 +144,7 @@ def _apart(name: str, origin: Apart, candidates: tuple[int, ...], engines: int, 
     rank_load = load / float(layouts.dp[0]) / 1e6
     budget, limit = _limits(origin)
     loaded: Prefilling | Decoding
-    role: plans.Role
+    role: Role
     if isinstance(origin.engines, Prefilling):
         role = "prefill"
         steps = origin.engines.steps.take(index)

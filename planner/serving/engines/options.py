@@ -19,6 +19,7 @@ from costmodels.serving.steady.disaggregated import (
     Decoding,
     Prefilling,
 )
+from planner.contract.clusters import Cluster
 from planner.serving.engines.disaggregated import (
     Roles,
     Terms,
@@ -32,7 +33,7 @@ from planner.serving.fleet import fleet
 from planner.serving.fleet.fleet import Candidates, FleetChoice
 from planner.serving.layouts import Rejected
 from planner.serving.operating_points import Points, Search
-from planner.serving.request import Cluster, PlanRequest
+from planner.serving.request import PlanRequest
 from planner.solving.packing import DECODE, PREFILL
 from profiles.errors import Infeasible, LimitReached
 

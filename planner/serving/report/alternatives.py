@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
+from planner.contract.clusters import Pool
+from planner.contract.workload.slo import Bound
 from planner.serving.confirmation.confirmation import Confirmed
 from planner.serving.document import plan as plans
 from planner.serving.engines.options import Option
 from planner.serving.operating_points import Points, Search, percentile_ms
-from planner.serving.request import Bound, PlanRequest, Pool
+from planner.serving.request import PlanRequest
 
 RANKED = 8
 PARETO = 16

@@ -13,13 +13,13 @@ from costmodels.serving.steady.disaggregated import (
     prefilling,
     work_us,
 )
-from planner.serving.document import plan as plans
+from planner.serving.document.prediction import Effect
 from planner.serving.engines.disaggregated import decode_engines
 from planner.serving.engines.groups import Group, Pair
 from planner.serving.operating_points import Job, Points, predict
 
 
-def effects_of(pair: Pair) -> tuple[plans.Effect, ...]:
+def effects_of(pair: Pair) -> tuple[Effect, ...]:
     """One effect for each fact: the engines of ``pair`` without it, with as many sequences decoding (and in a prefill
     engine, as many prompts a second)."""
     work = pair.prefill.job.workload
@@ -28,7 +28,7 @@ def effects_of(pair: Pair) -> tuple[plans.Effect, ...]:
         ttft, tpot = _means(pair, {"prefix_hit": 0.0})
         left = work.isl - work.cached_tokens
         effects.append(
-            plans.Effect(
+            Effect(
                 fact="prefix_hit",
                 summary=f"{work.cached_tokens:,} of {work.isl:,} prompt tokens are found in the cache; the other "
                 f"{left:,} are computed and attend to all of them, which stay in the cache"
@@ -41,7 +41,7 @@ def effects_of(pair: Pair) -> tuple[plans.Effect, ...]:
     if drafting is not None:
         ttft, tpot = _means(pair, {"speculation": None})
         effects.append(
-            plans.Effect(
+            Effect(
                 fact="speculation",
                 summary=f"{drafting.draft_tokens} drafted tokens, each accepted with probability "
                 f"{drafting.acceptance:g}: {drafting.tokens_per_step:.2f} tokens a step on average",

@@ -11,11 +11,12 @@ from costmodels.serving.steady.disaggregated import (
     Prefilling,
 )
 from costmodels.serving.step import StepTimes
+from planner.contract.workload.workload import Workload
 from planner.serving.engines.groups import Group, Pair
 from planner.serving.engines.latency import Checks
 from planner.serving.engines.options import Option
 from planner.serving.operating_points import Points
-from planner.serving.request import PlanRequest, Workload
+from planner.serving.request import PlanRequest
 from profiles.hardware import default_node, find_gpu
 
 

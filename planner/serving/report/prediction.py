@@ -21,59 +21,67 @@ from costmodels.serving.steady.kv_transfer import (
 )
 from costmodels.serving.step import StepTimes
 from costmodels.step.memory import kv_bytes_per_sequence
+from planner.contract.quantities import Interval, Latency
+from planner.contract.workload.slo import Bound, Metric
 from planner.serving.confirmation.confirmation import SEED
 from planner.serving.document import plan as plans
+from planner.serving.document.prediction import (
+    EngineSimulation,
+    GroupPrediction,
+    KvTransfer,
+    MemoryParts,
+    Prediction,
+    SloCheck,
+)
 from planner.serving.engines.groups import Group, Pair, slower
 from planner.serving.engines.latency import Checks, formula_us, group_us, pair_us
 from planner.serving.operating_points import Points, layout_memory
 from planner.serving.report.effects import effects_of
-from planner.serving.request import Bound, Metric, PlanRequest
+from planner.serving.request import PlanRequest
 
 PERCENTILES = (50, 90, 95, 99)
 
 
-def _interval(estimate: Estimates, factor: float = 1.0) -> plans.Interval:
-    return plans.Interval(
+def _interval(estimate: Estimates, factor: float = 1.0) -> Interval:
+    return Interval(
         value=float(estimate.value[0]) * factor,
         low=float(estimate.low[0]) * factor,
         high=float(estimate.high[0]) * factor,
     )
 
 
-def _scaled(interval: plans.Interval, factor: float) -> plans.Interval:
-    return plans.Interval(value=interval.value * factor, low=interval.low * factor, high=interval.high * factor)
+def _scaled(interval: Interval, factor: float) -> Interval:
+    return Interval(value=interval.value * factor, low=interval.low * factor, high=interval.high * factor)
 
 
-def _inverse(interval: plans.Interval, numerator: float) -> plans.Interval:
-    return plans.Interval(
-        value=numerator / interval.value, low=numerator / interval.high, high=numerator / interval.low
-    )
+def _inverse(interval: Interval, numerator: float) -> Interval:
+    return Interval(value=numerator / interval.value, low=numerator / interval.high, high=numerator / interval.low)
 
 
-def _alike(mean: plans.Interval, value: float) -> plans.Interval:
+def _alike(mean: Interval, value: float) -> Interval:
     """``value`` with the relative uncertainty of ``mean``: both come from the same kernels."""
     ratio = value / mean.value
-    return plans.Interval(value=value, low=mean.low * ratio, high=mean.high * ratio)
+    return Interval(value=value, low=mean.low * ratio, high=mean.high * ratio)
 
 
-def _latency(mean: Estimates, us: Callable[[float | None], float]) -> plans.Latency:
+def _latency(mean: Estimates, us: Callable[[float | None], float]) -> Latency:
     """One metric of one point: ``us`` gives its mean (None) and percentiles, ``mean`` how uncertain they are."""
     interval = _interval(mean, 1e-3)
     at = {f"p{p}": _alike(interval, us(p / 100) / 1e3) for p in PERCENTILES}
-    return plans.Latency(mean=_alike(interval, us(None) / 1e3), **at)
+    return Latency(mean=_alike(interval, us(None) / 1e3), **at)
 
 
-def _served_latency(pair: Pair, checks: Checks, metric: Metric) -> plans.Latency:
+def _served_latency(pair: Pair, checks: Checks, metric: Metric) -> Latency:
     return _latency(getattr(pair.served, f"{metric}_us"), partial(pair_us, pair, checks, metric))
 
 
 # ------------------------------------------------------------------ one group
 
 
-def _group_prediction(group: Group, checks: Checks) -> plans.GroupPrediction:
+def _group_prediction(group: Group, checks: Checks) -> GroupPrediction:
     loaded, check = group.loaded, checks.get(group.id)
 
-    def latency(mean: Estimates, metric: Metric) -> plans.Latency:
+    def latency(mean: Estimates, metric: Metric) -> Latency:
         def us(p: float | None) -> float:
             found = group_us(group, checks, metric, p)
             assert found is not None
@@ -81,7 +89,7 @@ def _group_prediction(group: Group, checks: Checks) -> plans.GroupPrediction:
 
         return _latency(mean, us)
 
-    latencies: dict[str, plans.Latency | None] = {"ttft_ms": None, "tpot_ms": None, "e2e_ms": None}
+    latencies: dict[str, Latency | None] = {"ttft_ms": None, "tpot_ms": None, "e2e_ms": None}
     several = group.job.workload.osl > 1
     if isinstance(loaded, Points):
         steady = loaded.steady
@@ -101,7 +109,7 @@ def _group_prediction(group: Group, checks: Checks) -> plans.GroupPrediction:
         latencies["tpot_ms"] = latency(loaded.tpot_us, "tpot")
         step, weights = loaded.step, [(loaded.step, 1.0)]
         concurrency, prefill_busy, origin = float(loaded.concurrency[0]), 0.0, loaded.tpot_us
-    return plans.GroupPrediction(
+    return GroupPrediction(
         engine=group.id,
         rate_rps=_interval(group.capacity_rps),
         load_rps=group.load_rps,
@@ -115,7 +123,7 @@ def _group_prediction(group: Group, checks: Checks) -> plans.GroupPrediction:
         inside_measured_range=bool(origin.inside[0]),
         simulation=None
         if check is None
-        else plans.EngineSimulation(requests=check.requests, seed=SEED, formula_rps=check.formula_rps),
+        else EngineSimulation(requests=check.requests, seed=SEED, formula_rps=check.formula_rps),
     )
 
 
@@ -129,13 +137,13 @@ def _power(group: Group, steps: list[tuple[StepTimes, float]]) -> Estimates:
     return board_power(group.job.cost.gpu, *shares)
 
 
-def _memory(group: Group) -> plans.MemoryParts:
+def _memory(group: Group) -> MemoryParts:
     job = group.job
     parts = layout_memory(job, group.layouts, np.array([group.budget]))
     tokens = job.workload.isl + (0 if group.role == "prefill" else job.workload.osl)
     per_token = float(kv_bytes_per_sequence(job.model, job.precision, group.layouts, tokens)[0]) / tokens
     total = float(job.cost.gpu.memory_bytes)
-    return plans.MemoryParts(
+    return MemoryParts(
         weights_bytes=float(parts.weights_bytes[0]),
         kv_cache_bytes=float(parts.kv_bytes[0]),
         activation_bytes=float(parts.activation_bytes[0]),
@@ -159,7 +167,7 @@ def predicted_by(
     decision: plans.Decision,
     served_rps: float,
     checks: Checks,
-) -> plans.Prediction:
+) -> Prediction:
     """What the plan does at ``served_rps``; latencies are those of its slowest pair. ``checks``: simulations of the
     groups."""
     each = tuple(_group_prediction(group, checks) for group in groups)
@@ -172,23 +180,23 @@ def predicted_by(
         )
         for end in _ENDS
     )
-    rate = plans.Interval(value=served_rps, low=min(served_rps, low), high=min(served_rps, high))
+    rate = Interval(value=served_rps, low=min(served_rps, low), high=min(served_rps, high))
     if request.goal == "throughput" or request.workload.rate_rps is None:
-        rate = plans.Interval(value=value, low=low, high=high)
+        rate = Interval(value=value, low=low, high=high)
     output = _scaled(rate, float(request.workload.osl))
     metrics: tuple[Metric, ...] = ("ttft", "tpot", "e2e") if request.workload.osl > 1 else ("ttft", "e2e")
     latencies = {m: _served_latency(_slowest(pairs, checks, m), checks, m) for m in metrics}
     tpot = latencies.get("tpot")
     watts = [sum(g.gpus * getattr(p.power_watts, end) for g, p in zip(groups, each, strict=True)) for end in _ENDS]
-    power = plans.Interval(value=watts[0], low=watts[1], high=watts[2])
-    joules = plans.Interval(
+    power = Interval(value=watts[0], low=watts[1], high=watts[2])
+    joules = Interval(
         value=power.value / output.value,
         low=power.low / output.high,
         high=power.high / max(output.low, 1e-12),
     )
     cost = decision.usd_per_hour
     parts = _slowest(pairs, checks, "ttft").served.ttft_parts_us
-    return plans.Prediction(
+    return Prediction(
         ttft_ms=latencies["ttft"],
         tpot_ms=tpot,
         e2e_ms=latencies["e2e"],
@@ -215,7 +223,7 @@ def _slowest(pairs: list[Pair], checks: Checks, metric: Metric, percentile: floa
     return max(pairs, key=lambda pair: pair_us(pair, checks, metric, percentile / 100))
 
 
-def _kv_transfer(pairs: list[Pair]) -> plans.KvTransfer | None:
+def _kv_transfer(pairs: list[Pair]) -> KvTransfer | None:
     joined = [(pair, pair.served) for pair in pairs if isinstance(pair.served, Joint)]
     if not joined:
         return None
@@ -223,7 +231,7 @@ def _kv_transfer(pairs: list[Pair]) -> plans.KvTransfer | None:
     job = pair.prefill.job
     assert pair.prefill.roles is not None
     assert pair.decode.roles is not None
-    return plans.KvTransfer(
+    return KvTransfer(
         bytes_per_request=cache_bytes(job.model, job.precision, job.workload.isl),
         link=slower(pair.prefill.roles.link, pair.decode.roles.link).name,
         time_ms=_interval(served.transfer_us, 1e-3),
@@ -234,11 +242,11 @@ def _kv_transfer(pairs: list[Pair]) -> plans.KvTransfer | None:
     )
 
 
-def _check(bound: Bound, pairs: list[Pair], checks: Checks) -> plans.SloCheck:
+def _check(bound: Bound, pairs: list[Pair], checks: Checks) -> SloCheck:
     slowest, p = _slowest(pairs, checks, bound.metric, bound.percentile), bound.percentile / 100
     mean = _interval(getattr(slowest.served, f"{bound.metric}_us"), 1e-3)
     predicted = _alike(mean, pair_us(slowest, checks, bound.metric, p) / 1e3)
-    return plans.SloCheck(
+    return SloCheck(
         metric=bound.metric,
         percentile=bound.percentile,
         limit_ms=bound.limit_ms,
@@ -249,7 +257,7 @@ def _check(bound: Bound, pairs: list[Pair], checks: Checks) -> plans.SloCheck:
     )
 
 
-def confidence(predicted: plans.Interval, limit: float) -> float:
+def confidence(predicted: Interval, limit: float) -> float:
     """Probability that the true value is at most ``limit``, taking the prediction as lognormal with its 80 %
     interval."""
     z = NormalDist().inv_cdf(0.5 + COVERAGE / 2)

@@ -9,6 +9,7 @@ import numpy as np
 
 from costmodels.operations.layouts import Layouts
 from costmodels.step.memory import kv_bytes_per_sequence, weights_bytes
+from planner.contract.provenance import MeasuredStore, Provenance
 from planner.serving.document import plan as plans
 from planner.serving.engines.groups import Group, Pair
 from planner.serving.engines.latency import Checks
@@ -138,12 +139,12 @@ def provenance_of(
     pairs: list[Pair],
     checks: Checks,
     more: Sequence[str] = (),
-) -> plans.Provenance:
+) -> Provenance:
     """``checks``: simulations of the groups; ``more``: notes beyond those of
     :func:`planner.serving.report.notes.notes_of`."""
     searches = best.searches
     manifest = searches[0].job.cost.store.manifest
-    return plans.Provenance(
+    return Provenance(
         package=PACKAGE,
         package_version=package_version(PACKAGE),
         cost_model_version=searches[0].job.cost.version,
@@ -156,13 +157,13 @@ def provenance_of(
     )
 
 
-def _measured(searches: list[Search]) -> tuple[plans.MeasuredStore, ...]:
+def _measured(searches: list[Search]) -> tuple[MeasuredStore, ...]:
     gpus = {search.job.pool.gpu for search in searches}
     out = []
     for store in searches[0].job.cost.measured:
         counts = store.summary()
         rows = int(counts["rows"][counts["gpu"].isin(gpus)].sum())
-        out.append(plans.MeasuredStore(
+        out.append(MeasuredStore(
             name=store.manifest.name, version=store.manifest.version, hash=store.manifest.content_hash, rows=rows
         ))  # fmt: skip
     return tuple(out)

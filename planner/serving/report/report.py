@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from planner.contract.engine import EngineGroup, Rank, Replica
+from planner.contract.expert_placement import ExpertPlacement
 from planner.experts.placement import Loads
 from planner.launchers import EngineSpec, launch
 from planner.serving.confirmation.confirmation import Confirmed
@@ -66,7 +68,7 @@ def _understood(request: PlanRequest, options: list[Option], best: Option) -> pl
 
 
 def _decision(
-    request: PlanRequest, best: Option, groups: list[Group], experts: Mapping[str, plans.ExpertPlacement]
+    request: PlanRequest, best: Option, groups: list[Group], experts: Mapping[str, ExpertPlacement]
 ) -> plans.Decision:
     used = sum(group.gpus for group in groups)
     offered = sum(pool.gpus for pool in request.cluster.pools)
@@ -89,18 +91,16 @@ def _loadable(asked: str, name: str) -> str:
     return name if asked.casefold() in (known, known.rpartition("/")[2]) else asked
 
 
-def _engine_group(
-    request: PlanRequest, best: Option, group: Group, experts: plans.ExpertPlacement | None
-) -> plans.EngineGroup:
+def _engine_group(request: PlanRequest, best: Option, group: Group, experts: ExpertPlacement | None) -> EngineGroup:
     model, precision, workload = group.job.model, group.job.precision, request.workload
     assert best.choice is not None
     placed = [engine for engine in best.choice.placement if engine.candidate in group.candidates]
     replicas = tuple(
-        plans.Replica(
+        Replica(
             id=f"{group.id}-{number}",
             weight=group.share / group.engines,
             ranks=tuple(
-                plans.Rank(rank=rank, node=node, gpu=gpu)
+                Rank(rank=rank, node=node, gpu=gpu)
                 for rank, (node, gpu) in enumerate(
                     (int(node), int(gpu)) for node, gpus in engine.pieces for gpu in gpus
                 )
@@ -124,7 +124,7 @@ def _engine_group(
         draft_tokens=group.job.drafting.draft_tokens if group.job.drafting else 0,
         prefix_hit=workload.prefix_hit,
     )
-    return plans.EngineGroup(
+    return EngineGroup(
         id=group.id,
         role=group.role,
         pool=group.job.pool.name,

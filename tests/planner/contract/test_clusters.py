@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from planner.serving.request import Pool, bundled_clusters, parse_cluster, parse_request, read_cluster
+from planner.contract.clusters import Pool, bundled_clusters, parse_cluster, read_cluster
+from planner.serving.request import parse_request
 from profiles.errors import InputError, UnknownName
 
 ASKED: dict[str, Any] = {"model": "m", "cluster": "16xH200", "workload": "isl=4000,osl=500"}

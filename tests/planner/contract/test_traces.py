@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planner.contract import traces
-from planner.contract.traces import read_trace
+from planner.contract.workload import traces
+from planner.contract.workload.traces import read_trace
 from profiles.errors import InputError
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens

@@ -9,9 +9,9 @@ import json
 
 import pytest
 
+from planner.contract.engine import Launch, Layout, Limits
 from planner.launchers import LAUNCHERS, EngineSpec, cannot_express, find_launcher, launch
 from planner.launchers.base import CHECKPOINT, DRAFT_MODEL, all_flags
-from planner.serving.document.plan import Launch, Layout, Limits
 from profiles.errors import UnknownName, Unsupported
 
 LIMITS = Limits(max_sequences=96, max_tokens_per_step=8192, max_model_len=4608, memory_fraction=0.9)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 from cases import DENSE, EXPERTS, SLO, WORKLOAD
 
+from planner.contract.clusters import Pool
 from planner.serving.document.plan import Plan
 from planner.serving.report.alternatives import PARETO, RANKED, engines_that_fit
-from planner.serving.request import Pool
 from planner.solving.packing import pieces
 
 Planned = Callable[..., Plan]

@@ -12,14 +12,15 @@ from cases import DENSE, EXPERTS, LATENT, WORKLOAD
 
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
+from planner.contract.clusters import parse_cluster
+from planner.contract.engine import EngineGroup
 from planner.experts.model import moe_model
 from planner.experts.placement import Loads, Placement, Topology
 from planner.experts.placing import Job, place
 from planner.experts.ranks import Ranks
 from planner.experts.synthetic import synthetic_loads
-from planner.serving.document.plan import EngineGroup, Plan, parse_plan
+from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.planning import plan
-from planner.serving.request import parse_cluster
 from profiles.errors import InputError
 from profiles.store import ProfileStore
 

@@ -12,6 +12,9 @@ from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.step.communication import Network
+from planner.contract.clusters import parse_cluster
+from planner.contract.workload.slo import Bound, parse_slo
+from planner.contract.workload.workload import parse_workload
 from planner.serving.layouts import Restrictions
 from planner.serving.operating_points import (
     BELOW_ONE,
@@ -25,7 +28,6 @@ from planner.serving.operating_points import (
     search,
     sequences_that_fit,
 )
-from planner.serving.request import Bound, parse_cluster, parse_slo, parse_workload
 from profiles.hardware import find_fabric, find_gpu
 from profiles.store import ProfileStore
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from cases import CLOSE, DENSE, EXPERTS, LATENT, SLO, WINDOWS, WORKLOAD
 
-from planner.serving.document.plan import Interval, Latency, Plan
+from planner.contract.quantities import Interval, Latency
+from planner.serving.document.plan import Plan
 from planner.serving.report.prediction import confidence
 
 Planned = Callable[..., Plan]

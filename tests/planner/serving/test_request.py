@@ -11,19 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.serving.request import (
-    Bound,
-    Cluster,
-    PlanRequest,
-    Pool,
-    Slo,
-    Speculation,
-    Workload,
-    parse_cluster,
-    parse_request,
-    parse_slo,
-    parse_workload,
-)
+from planner.contract.clusters import Cluster, Pool, parse_cluster
+from planner.contract.workload.slo import Bound, Slo, parse_slo
+from planner.contract.workload.workload import Speculation, Workload, parse_workload
+from planner.serving.request import PlanRequest, parse_request
 from profiles.errors import InputError
 
 ASKED: dict[str, Any] = {"model": "m", "cluster": "16xH200", "workload": "isl=4000,osl=500"}
