@@ -13,7 +13,7 @@ from costmodels.estimates import Ints
 P = TypeVar("P")
 
 
-def taken(points: P, index: Ints) -> P:
+def take_rows(points: P, index: Ints) -> P:
     """The points ``index`` (k,) of a dataclass of arrays [n]; what is no array is common to all of them."""
 
     def of(value: Any) -> Any:
@@ -23,13 +23,13 @@ def taken(points: P, index: Ints) -> P:
             return value[index]
         if hasattr(value, "take"):
             return value.take(index)
-        return taken(value, index) if is_dataclass(value) else value
+        return take_rows(value, index) if is_dataclass(value) else value
 
     changed: Any = {field.name: of(getattr(points, field.name)) for field in fields(points)}  # type: ignore[arg-type]
     return replace(points, **changed)  # type: ignore[type-var]
 
 
-def joined(parts: Sequence[P], rows: Sequence[Ints]) -> P:
+def concatenate_rows(parts: Sequence[P], rows: Sequence[Ints]) -> P:
     """One dataclass of arrays of which ``parts`` are the points ``rows``, that is all of them together; what is no
     array is the first part's."""
     order = np.argsort(np.concatenate(list(rows)))
@@ -37,7 +37,7 @@ def joined(parts: Sequence[P], rows: Sequence[Ints]) -> P:
     def of(values: list[Any]) -> Any:
         if isinstance(values[0], np.ndarray):
             return np.concatenate(values)[order]
-        return joined(values, rows) if is_dataclass(values[0]) else values[0]
+        return concatenate_rows(values, rows) if is_dataclass(values[0]) else values[0]
 
     names = [field.name for field in fields(parts[0])]  # type: ignore[arg-type]
     changed: Any = {name: of([getattr(part, name) for part in parts]) for name in names}

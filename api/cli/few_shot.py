@@ -76,7 +76,7 @@ def _lines(entries: list[Taught]) -> list[str]:
                 "random, correct the forest"
             )
         lines += [
-            f"{each.operation} {left.dtype}: {_rows(left.rows)} of {left.speaker} not used: {left.why}"
+            f"{each.operation} {left.dtype}: {_rows(left.rows)} of {left.row_source} not used: {left.why}"
             for left in each.unused
         ]
         if each.unmodelled:

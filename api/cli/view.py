@@ -205,7 +205,7 @@ def _origin(plan: Plan) -> str:
 def _alternatives(plan: Plan, console: Console) -> None:
     shown = plan.alternatives.ranked[:SHOWN_ALTERNATIVES]
     apart = plan.prediction.kv_transfer is not None
-    heading(console, "Best layouts of engines that do both" if apart else "Next best layouts")
+    heading(console, "Best layouts of aggregated engines" if apart else "Next best layouts")
     if not shown:
         none = "no other layout meets the SLO" if plan.request.slo.bounds else "there is no other layout"
         indented(console, Text(f"none: {none}"))

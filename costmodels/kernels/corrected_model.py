@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 
 from costmodels.estimates import COVERAGE, Estimates, Floats
-from costmodels.kernels.error_process import Anchor, Points, Priors, points
+from costmodels.kernels.error_process import ErrorProcess, Points, Priors, points
 from costmodels.kernels.kernel_models import (
     EXTRAPOLATION,
     MEASURED_NOISE,
@@ -66,7 +66,7 @@ class Learnt:
     shift: float
 
 
-class AnchoredModel:
+class CorrectedModel:
     """Predicts one operation on one GPU type: the measured rows exactly, and all else as the pack's model says it,
     corrected by what these rows show of its errors (:mod:`costmodels.kernels.error_process`).
 
@@ -83,7 +83,7 @@ class AnchoredModel:
         rows = overlay.rows
         p, before = space.points(rows.columns, model.answer(rows.columns))
         residual = np.log(rows.latency_us / before)
-        self._anchor = Anchor(priors, p, residual)
+        self._anchor = ErrorProcess(priors, p, residual)
         keys = question_keys(self.operation, rows.columns)
         order = np.argsort(keys)
         self._keys, self._us = keys[order], rows.latency_us[order]

@@ -18,10 +18,10 @@ import platformdirs
 from numpy.typing import NDArray
 
 from costmodels.estimates import COVERAGE, Estimates
-from costmodels.kernels.corrected_model import SIGMAS, AnchoredModel, ErrorSpace
+from costmodels.kernels.corrected_model import SIGMAS, CorrectedModel, ErrorSpace
 from costmodels.kernels.error_process import Priors, priors
 from costmodels.kernels.features import FAMILIES
-from costmodels.kernels.forest import SETTINGS, Forest, Memory
+from costmodels.kernels.forest import SETTINGS, Forest, Neighbours
 from costmodels.kernels.kernel_models import (
     ROOFLINE_SPREAD,
     STAND_IN_SPREAD,
@@ -67,10 +67,10 @@ class _Loaded:
     answer (by precision)."""
 
     shipped: KernelModel
-    anchored: AnchoredModel | None
+    corrected: CorrectedModel | None
     space: ErrorSpace
     overlay: Overlay
-    speakers: dict[int, set[str]]
+    row_sources: dict[int, set[str]]
 
 
 class CostModel:
@@ -127,14 +127,14 @@ class CostModel:
         unique, back = deduplicated(operation, q)
         self._asked.setdefault(operation, set()).update(np.unique(unique["dtype"]).tolist())
         answers = self.kernel(operation).estimate(unique)
-        foreign = [dtype for dtype in self._loaded(operation).speakers if not self._own(operation, dtype)]
+        foreign = [dtype for dtype in self._loaded(operation).row_sources if not self._own(operation, dtype)]
         spread = np.where(np.isin(unique["dtype"], foreign), STAND_IN_SPREAD, 0.0)
         return answers.widened(spread).take(back)
 
-    def kernel(self, operation: str) -> KernelModel | AnchoredModel:
+    def kernel(self, operation: str) -> KernelModel | CorrectedModel:
         """What answers ``operation``."""
         loaded = self._loaded(operation)
-        return loaded.anchored or loaded.shipped
+        return loaded.corrected or loaded.shipped
 
     def errors(self, operation: str) -> tuple[ErrorSpace, Priors]:
         """Where the errors of the pack's own model of ``operation`` live, and what they look like before a row is
@@ -148,7 +148,7 @@ class CostModel:
 
     def _own(self, operation: str, dtype: int) -> set[str]:
         """Whose rows of the framework's own kernels answer."""
-        names = self._loaded(operation).speakers.get(dtype, set())
+        names = self._loaded(operation).row_sources.get(dtype, set())
         return {name for name in names if same_kernels(self.framework, name, operation, DTYPES[dtype])}
 
     @property
@@ -158,13 +158,13 @@ class CostModel:
         lines = []
         for operation, asked in sorted(self._asked.items()):
             loaded = self._loaded(operation)
-            learnt = {} if loaded.anchored is None else {each.dtype: each for each in loaded.anchored.learnt}
+            learnt = {} if loaded.corrected is None else {each.dtype: each for each in loaded.corrected.learnt}
             for dtype in sorted(asked):
-                speakers = loaded.speakers.get(dtype, set())
+                row_sources = loaded.row_sources.get(dtype, set())
                 what = f"{operation} in {DTYPES[dtype]}"
-                if not speakers:
+                if not row_sources:
                     lines.append(f"{what}: no measurements of {self.gpu.name}; predicted from other GPUs")
-                elif others := sorted(speakers - self._own(operation, dtype)):
+                elif others := sorted(row_sources - self._own(operation, dtype)):
                     lines.append(f"{what}: measured under {' and '.join(others)}, standing in for {self.framework}")
                 if (each := learnt.get(DTYPES[dtype])) is not None:
                     rows = "1 measured row is" if each.rows == 1 else f"{each.rows:,} measured rows are"
@@ -182,19 +182,19 @@ class CostModel:
         rows = load_rows(self.store, operation, self.framework, own, gpu=self.gpu.name)
         overlay = lay_over(self.measured, operation, self.framework, self.gpu.name, rows)
         order = stand_ins()[self.framework]
-        speakers: dict[int, set[str]] = {}
+        row_sources: dict[int, set[str]] = {}
         for part in (rows, overlay.rows):
             for dtype in np.unique(part.columns["dtype"]):
                 origins = np.unique(part.origin[part.columns["dtype"] == dtype])
-                speakers.setdefault(int(dtype), set()).update(order[origin] for origin in origins)
+                row_sources.setdefault(int(dtype), set()).update(order[origin] for origin in origins)
         fitted = self._fitted(operation, hardware) if hardware.names else None
         spread = unseen_spreads()[operation] + (FOREIGN_VENDOR_SPREAD if self._is_foreign(operation) else 0.0)
         shipped = KernelModel(operation, fitted, rows, self.gpu, spread)
         space = ErrorSpace(shipped, rows, self.framework)
-        anchored = None
+        corrected = None
         if len(overlay):
-            anchored = AnchoredModel(shipped, space, overlay, self._priors(operation, shipped.has_forest))
-        return _Loaded(shipped, anchored, space, overlay, speakers)
+            corrected = CorrectedModel(shipped, space, overlay, self._priors(operation, shipped.has_forest))
+        return _Loaded(shipped, corrected, space, overlay, row_sources)
 
     def _priors(self, operation: str, has_forest: bool) -> Priors:
         if not has_forest:
@@ -258,7 +258,7 @@ def _write_fitted(folder: Path, fitted: Fitted) -> None:
             model = fitted.forest
             scores = [model.correction_share, model.low_score, model.high_score]
             _write_arrays(temporary / "forest.npz", {"scores": np.array(scores), **model.trees.arrays()})
-            for name, memory in fitted.memories.items():
+            for name, memory in fitted.neighbours.items():
                 _write_arrays(temporary / f"{name}.npz", vars(memory))
             os.replace(temporary, folder)
         finally:
@@ -286,8 +286,8 @@ def _read_fitted(folder: Path, gpu: str, *, has_rows: bool) -> Fitted | None:
         content = _read_arrays(folder / "forest.npz")
         share, low, high = content.pop("scores").tolist()
         forest = Forest(Trees(**content), share, low, high)
-        memories = {gpu: Memory(**_read_arrays(folder / f"{gpu}.npz"))} if has_rows else {}
+        neighbours = {gpu: Neighbours(**_read_arrays(folder / f"{gpu}.npz"))} if has_rows else {}
     except Exception:  # damage shows in any of zip's and numpy's ways; the cure is the same
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    return Fitted(forest, memories)
+    return Fitted(forest, neighbours)

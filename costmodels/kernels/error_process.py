@@ -216,7 +216,7 @@ class Priors:
         return replace(self, unseen=replace(self.unseen, offset=float(np.hypot(self.unseen.offset, more))))
 
 
-class Anchor:
+class ErrorProcess:
     """The posterior after measured rows.
 
     Args:

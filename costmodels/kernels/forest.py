@@ -43,7 +43,7 @@ _ENOUGH_ROWS = 150
 
 
 @dataclass(frozen=True)
-class Memory:
+class Neighbours:
     """Measured rows as the local correction sees them.
 
     Attributes:
@@ -58,11 +58,11 @@ class Memory:
     group: Ints
     residual: NDArray[np.float32]
 
-    def take(self, index: Ints) -> Memory:
-        return Memory(self.place[index], self.partition[index], self.group[index], self.residual[index])
+    def take(self, index: Ints) -> Neighbours:
+        return Neighbours(self.place[index], self.partition[index], self.group[index], self.residual[index])
 
     @classmethod
-    def empty(cls, dimensions: int) -> Memory:
+    def empty(cls, dimensions: int) -> Neighbours:
         none = np.zeros(0, np.int64)
         return cls(np.zeros((0, dimensions), np.float32), none, none, np.zeros(0, np.float32))
 
@@ -96,14 +96,14 @@ def fit(
     gpu: Ints,
     leaf_rows: int = 3,
     seed: int = 0,
-) -> tuple[Forest, Memory]:
+) -> tuple[Forest, Neighbours]:
     """Fits the trees, the correction and the intervals.
 
     Args:
         features: shape [n, f].
         target: shape [n], log(measured ÷ base).
         group: shape [n], the shape that each row belongs to.
-        place, partition: see :class:`Memory`.
+        place, partition: see :class:`Neighbours`.
         gpu: shape [n], the GPU of each row: rows of different GPUs do not correct each other.
         leaf_rows: least rows of a leaf.
         seed: same seed and data, same forest.
@@ -141,14 +141,14 @@ def fit(
     out_of_bag = np.nanmedian(votes, axis=0)
     spread = np.nanstd(votes, axis=0).astype(np.float64)
     residual = (target - out_of_bag).astype(np.float32)
-    memory = Memory(place, partition, codes.astype(np.int64), residual)
+    neighbours = Neighbours(place, partition, codes.astype(np.int64), residual)
 
     parts = np.unique(partition, return_inverse=True)[1].astype(np.int64)
     one_gpu = parts * (int(gpu.max(initial=0)) + 1) + gpu
-    by_gpu = Memory(place, one_gpu, memory.group, residual)
+    by_gpu = Neighbours(place, one_gpu, neighbours.group, residual)
     sample = _sample(~never_out, rng)
     if not len(sample):
-        return Forest(trees, 0.0, _UNTESTED / _SPREAD_FLOOR, _UNTESTED / _SPREAD_FLOOR), memory
+        return Forest(trees, 0.0, _UNTESTED / _SPREAD_FLOOR, _UNTESTED / _SPREAD_FLOOR), neighbours
     nearby = correction(by_gpu, place[sample], one_gpu[sample], exclude=codes[sample])
     errors = residual[sample].astype(np.float64)
     power = float(nearby @ nearby)
@@ -164,7 +164,7 @@ def fit(
     scores = (errors - share * nearby) / (spread[sample] + _SPREAD_FLOOR)
     tail = (1 - COVERAGE) / 2
     low, high = np.quantile(scores, [tail, 1 - tail])
-    return Forest(trees, share, float(max(-low, 1e-3)), float(max(high, 1e-3))), memory
+    return Forest(trees, share, float(max(-low, 1e-3)), float(max(high, 1e-3))), neighbours
 
 
 def _sample(eligible: NDArray[np.bool_], rng: np.random.Generator) -> Ints:
@@ -172,7 +172,9 @@ def _sample(eligible: NDArray[np.bool_], rng: np.random.Generator) -> Ints:
     return rng.choice(rows, _CALIBRATION_ROWS, replace=False) if len(rows) > _CALIBRATION_ROWS else rows
 
 
-def correction(memory: Memory, place: NDArray[np.float32], partition: Ints, exclude: Ints | None = None) -> Floats:
+def correction(
+    neighbours: Neighbours, place: NDArray[np.float32], partition: Ints, exclude: Ints | None = None
+) -> Floats:
     """Distance-weighted mean residual of the nearest rows, shape [n]; zero where the partition has no rows.
 
     Args:
@@ -180,17 +182,17 @@ def correction(memory: Memory, place: NDArray[np.float32], partition: Ints, excl
     """
     out = np.zeros(len(place))
     for part in np.unique(partition):
-        rows = np.flatnonzero(memory.partition == part)
+        rows = np.flatnonzero(neighbours.partition == part)
         asked = np.flatnonzero(partition == part)
         if not len(rows):
             continue
         wanted = NEIGHBOURS if exclude is None else 4 * NEIGHBOURS
         count = min(wanted, len(rows))
-        found = cKDTree(memory.place[rows]).query(place[asked], k=count)
+        found = cKDTree(neighbours.place[rows]).query(place[asked], k=count)
         distance, near = (np.reshape(part, (len(asked), count)) for part in found)
         weight = 1.0 / (distance + 0.3) ** 2
         if exclude is not None:
-            weight = weight * (memory.group[rows][near] != exclude[asked][:, None])
+            weight = weight * (neighbours.group[rows][near] != exclude[asked][:, None])
         # A lone far neighbour says little: the constant pulls the mean towards no correction.
-        out[asked] = (weight * memory.residual[rows][near]).sum(axis=1) / (weight.sum(axis=1) + 0.5)
+        out[asked] = (weight * neighbours.residual[rows][near]).sum(axis=1) / (weight.sum(axis=1) + 0.5)
     return out

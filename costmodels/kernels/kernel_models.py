@@ -45,7 +45,7 @@ class Rows:
     columns: dict[str, NDArray[np.generic]]
     gpu: Ints
     latency_us: Floats
-    origin: NDArray[np.int8]  # index into the framework's order of speakers
+    origin: NDArray[np.int8]  # index into the framework's order of row_sources
 
     def take(self, index: Ints) -> Rows:
         columns = {name: values[index] for name, values in self.columns.items()}
@@ -71,8 +71,10 @@ def load_rows(store: ProfileStore, operation: str, framework: str, hardware: Har
     parts: list[Rows] = []
     seen = np.zeros(0, np.uint64)
     # One framework at a time: the others' rows are mostly not needed.
-    for position, speaker in enumerate(order):
-        table = store.query(operation, gpu=gpu, framework=speaker, columns=list(dict.fromkeys(names)), categories=True)
+    for position, row_source in enumerate(order):
+        table = store.query(
+            operation, gpu=gpu, framework=row_source, columns=list(dict.fromkeys(names)), categories=True
+        )
         if operation == "collective":
             # 16-bit elements move alike; 8-bit rows repeat the same byte counts.
             table = table[table["dtype"].isin(("bf16", "fp16"))].assign(dtype="bf16")
@@ -172,11 +174,11 @@ class Fitted:
     """What is learnt from all GPUs: the trees, and what the rows of each GPU add to them.
 
     Attributes:
-        memories: by GPU name.
+        neighbours: by GPU name.
     """
 
     forest: forests.Forest
-    memories: dict[str, forests.Memory]
+    neighbours: dict[str, forests.Neighbours]
 
 
 def fit(operation: str, rows: Rows, hardware: Hardware, seed: int = 0) -> Fitted:
@@ -291,7 +293,7 @@ class KernelModel:
     def _forest(self, q: Columns, gpu: Ints, base: Floats) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
         assert self._fitted is not None
         model = self._fitted.forest
-        memory = self._fitted.memories.get(self.hardware.names[0], forests.Memory.empty(len(self.family.near)))
+        memory = self._fitted.neighbours.get(self.hardware.names[0], forests.Neighbours.empty(len(self.family.near)))
         ratio, spread = model.raw(matrix(self.family, q, gpu, self.hardware))
         parts = partitions(self.family, q)
         known = np.isin(parts, memory.partition)

@@ -24,7 +24,7 @@ changes (clocks, placement in memory); a judgement, not a measurement."""
 class Unused:
     """Measured rows that are not used, and why."""
 
-    speaker: str
+    row_source: str
     dtype: str
     rows: int
     why: str
@@ -56,8 +56,8 @@ class Overlay:
 def lay_over(stores: Sequence[ProfileStore], operation: str, framework: str, gpu: str, shipped: Rows) -> Overlay:
     """The rows of ``stores`` for ``operation`` on ``gpu`` that are laid over ``shipped`` (the pack's, same GPU).
 
-    Per precision and kind, the best speaker's rows are used (:func:`costmodels.kernels.row_sources.stand_ins`), unless
-    they only stand in and the pack has rows of the framework's own kernels.
+    Per precision and kind, the best row_source's rows are used (:func:`costmodels.kernels.row_sources.stand_ins`),
+    unless they only stand in and the pack has rows of the framework's own kernels.
     """
     order = stand_ins()[framework]
     names = ["num_gpus", "dtype", *OPERATIONS[operation].shape_names, "latency_us", "latency_p10_us", "latency_p90_us"]
@@ -77,8 +77,8 @@ def lay_over(stores: Sequence[ProfileStore], operation: str, framework: str, gpu
         table = table.assign(dtype="bf16")
     origin = pd.Index(order).get_indexer(pd.Index(table["framework"])).astype(np.int8)
     same = np.array([
-        same_kernels(framework, speaker, operation, dtype)
-        for speaker, dtype in zip(table["framework"], original, strict=True)
+        same_kernels(framework, row_source, operation, dtype)
+        for row_source, dtype in zip(table["framework"], original, strict=True)
     ])  # fmt: skip
     rank = np.where(same, 0, origin + 1)
     shipped_own = set(error_partitions(shipped.columns)[own_rows(shipped, operation, framework)].tolist())
@@ -91,11 +91,11 @@ def lay_over(stores: Sequence[ProfileStore], operation: str, framework: str, gpu
         if best > 0 and int(part) in shipped_own:
             why[mine] = f"other kernels than {framework}'s, whose own rows are in the pack"
             continue
-        speakers = " and ".join(sorted(set(table["framework"][mine & (rank == best)])))
-        why[mine & (rank > best)] = f"other kernels than {framework}'s; {speakers} speaks for it"
+        row_sources = " and ".join(sorted(set(table["framework"][mine & (rank == best)])))
+        why[mine & (rank > best)] = f"other kernels than {framework}'s; {row_sources} speaks for it"
     unused = tuple(
-        Unused(str(speaker), str(dtype), len(group), str(reason))
-        for (speaker, dtype, reason), group in table.assign(dtype=original, why=why)[why != ""].groupby(
+        Unused(str(row_source), str(dtype), len(group), str(reason))
+        for (row_source, dtype, reason), group in table.assign(dtype=original, why=why)[why != ""].groupby(
             ["framework", "dtype", "why"], sort=True
         )
     )

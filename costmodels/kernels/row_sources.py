@@ -14,7 +14,7 @@ def _document() -> dict[str, Any]:
     def parse(document: Any) -> dict[str, Any]:
         order = {framework: tuple(names) for framework, names in document["order"].items()}
         same = frozenset(
-            (entry["speaker"], entry["operation"], dtype)
+            (entry["row_source"], entry["operation"], dtype)
             for entry in document["same_kernels"]
             for dtype in entry["dtypes"]
         )
@@ -29,6 +29,6 @@ def stand_ins() -> dict[str, tuple[str, ...]]:
     return orders
 
 
-def same_kernels(framework: str, speaker: str, operation: str, dtype: str) -> bool:
-    """Whether rows of ``speaker`` time the kernels that ``framework`` itself runs."""
-    return speaker == framework or (speaker, operation, dtype) in _document()["same"]
+def same_kernels(framework: str, row_source: str, operation: str, dtype: str) -> bool:
+    """Whether rows of ``row_source`` time the kernels that ``framework`` itself runs."""
+    return row_source == framework or (row_source, operation, dtype) in _document()["same"]

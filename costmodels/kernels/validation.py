@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from costmodels.estimates import Estimates, Floats
-from costmodels.kernels.corrected_model import AnchoredModel, ErrorSpace, Learnt
+from costmodels.kernels.corrected_model import CorrectedModel, ErrorSpace, Learnt
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.error_process import Priors
 from costmodels.kernels.features import FAMILIES
@@ -48,7 +48,7 @@ def taught(cost: CostModel) -> list[Taught]:
             continue
         model = cost.kernel(operation)
         unused = cost.overlay(operation).unused
-        if isinstance(model, AnchoredModel):
+        if isinstance(model, CorrectedModel):
             out.append(Taught(operation, model.learnt, model.rows_in_correction, unused))
         else:
             out.append(Taught(operation, (), 0, unused))
@@ -131,7 +131,7 @@ def _held_out(overlay: Overlay, space: ErrorSpace, priors: Priors, folds: int) -
     how, inside = np.zeros(len(overlay), np.int8), np.zeros(len(overlay), np.bool_)
     for k in np.unique(fold):
         test = np.flatnonzero(fold == k)
-        model = AnchoredModel(space.model, space, overlay.take(np.flatnonzero(fold != k)), priors)
+        model = CorrectedModel(space.model, space, overlay.take(np.flatnonzero(fold != k)), priors)
         got = model.estimate({name: values[test] for name, values in overlay.rows.columns.items()})
         value[test], low[test], high[test], how[test], inside[test] = got.value, got.low, got.high, got.how, got.inside
     return Estimates(value, low, high, how, inside)

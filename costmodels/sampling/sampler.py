@@ -27,7 +27,7 @@ import pandas as pd
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.corrected_model import SIGMAS
 from costmodels.kernels.cost_model import CostModel
-from costmodels.kernels.error_process import Anchor, Points
+from costmodels.kernels.error_process import ErrorProcess, Points
 from costmodels.kernels.features import FAMILIES
 from costmodels.kernels.kernel_models import coded
 from costmodels.operations.roofline import CODES, Columns
@@ -101,7 +101,7 @@ class Sampler:
         if asked is None:
             asked = targets(cost, names)
         self._seconds = np.asarray(seconds, dtype=np.float64)
-        self._parts: dict[str, _Part] = {}
+        self._parts: dict[str, _OneOperation] = {}
         self._place = np.zeros(len(points), np.int64)  # in its operation's part
         self._operation = [point.operation for point in points]
         self.predicted_us = np.zeros(len(points))
@@ -109,7 +109,7 @@ class Sampler:
             index = np.flatnonzero([point.operation == name for point in points])
             q = _columns(name, [points[i] for i in index.tolist()])
             self._place[index] = np.arange(len(index))
-            self._parts[name] = _Part(cost, name, q, index, asked.get(name))
+            self._parts[name] = _OneOperation(cost, name, q, index, asked.get(name))
             self.predicted_us[index] = cost.estimate(name, q).value
         self._left = np.ones(len(points), dtype=bool)
         self._queue: Ints | None = None
@@ -136,7 +136,7 @@ class Sampler:
             gains[part.index] = part.gains() / self._seconds[part.index]
         return int(np.argmax(np.where(self._left, gains, -np.inf)))
 
-    def _part(self, index: int) -> _Part:
+    def _part(self, index: int) -> _OneOperation:
         return self._parts[self._operation[index]]
 
     def observe(self, index: int, latency_us: float) -> None:
@@ -174,7 +174,7 @@ def _ever_finer(n: int) -> Ints:
     return reversed_[reversed_ < n]
 
 
-class _Part:
+class _OneOperation:
     """The process of one operation: candidates first, then targets, under the rows that were taken."""
 
     def __init__(self, cost: CostModel, operation: str, q: Columns, index: Ints, asked: Targets | None) -> None:
@@ -201,7 +201,7 @@ class _Part:
         self._variance = self._priors.variance(self._candidates)
         self._v = np.zeros((0, len(self._candidates)))
         if self._earlier is not None:
-            before = Anchor(self._priors, *self._earlier)
+            before = ErrorProcess(self._priors, *self._earlier)
             v, t = before.told(self._candidates), before.told(self._targets)
             self._cross = self._cross - t.T @ v
             self._variance = self._variance - (v * v).sum(axis=0)
@@ -238,7 +238,7 @@ class _Part:
         if self._earlier is not None:
             p, residual = self._earlier[0].joined(p), np.concatenate([self._earlier[1], residual])
         if len(residual):
-            _, width = Anchor(self._priors, p, residual).at(self._targets)
+            _, width = ErrorProcess(self._priors, p, residual).at(self._targets)
             spread = width / SIGMAS
         else:
             spread = np.sqrt(self._priors.variance(self._targets) + self._priors.noise(self._targets))

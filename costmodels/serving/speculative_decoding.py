@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Drafting:
+class SpeculativeDecoding:
     """``draft_tokens`` are drafted and then verified in one step of the model.
 
     Attributes:

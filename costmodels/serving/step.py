@@ -83,17 +83,17 @@ def step_times(
     """
     n = len(layouts)
     calibration = calibration or framework.calibration
-    speakers = {}
+    row_sources = {}
     for operation, part in (("moe", "experts"), ("gemm", "dense")):
         entry = framework.stand_in(operation, cost.gpu, precision.of(part))
         if entry is not None:
             precision = replace(precision, **{part: entry.measured_as})  # type: ignore[arg-type]
-            speakers[operation] = cost.under(entry.measured_under)
+            row_sources[operation] = cost.under(entry.measured_under)
     work = step_work(model, precision, layouts, batch, routing)
     busy = np.zeros((2, n))
     by_part: dict[str, list[Estimates]] = {
         part: [
-            _kernels(speakers.get(operation, cost), work, operation, busy).scaled(
+            _kernels(row_sources.get(operation, cost), work, operation, busy).scaled(
                 calibration.factor(operation, batch.prefills)
             )
             for operation in operations

@@ -20,7 +20,7 @@ from planner.experts.layer_time import Dispatch
 from planner.experts.model import MoeModel, copy_bytes, moe_model
 from planner.experts.outputs import read_current
 from planner.experts.placement import Loads
-from planner.experts.placing import Job
+from planner.experts.placing import PlacementJob
 from planner.experts.ranks import Ranks, slots_of
 from planner.experts.routes import loads_of_routes, read_routes
 from planner.experts.synthetic import synthetic_loads
@@ -56,7 +56,7 @@ class Asked:
     time_limit_s: float = 60.0
 
 
-def prepared(asked: Asked) -> tuple[Job, Loads | None]:
+def prepared(asked: Asked) -> tuple[PlacementJob, Loads | None]:
     """The job, with every file read and checked, and the held-out loads.
 
     Raises:
@@ -92,7 +92,7 @@ def prepared(asked: Asked) -> tuple[Job, Loads | None]:
     if asked.current is not None:
         current = read_current(asked.current, model, ranks.topology(slots))
     precision = choose_precision(architecture, asked.precision)
-    job = Job(
+    job = PlacementJob(
         architecture=architecture,
         model=model,
         precision=precision,

@@ -17,10 +17,18 @@ from costmodels.serving.steady.disaggregated import (
     prefilling,
 )
 from planner.contract.clusters import Pool
-from planner.serving.engines.disaggregated import UTILISATIONS, Roles, find_roles
+from planner.serving.engines.disaggregated import UTILISATIONS, DisaggregatedEngines, find_disaggregated_engines
 from planner.serving.engines.groups import slower
 from planner.serving.layouts import Restrictions, layout_at, legal_layouts
-from planner.serving.operating_points import Job, Points, Search, Served, percentile_ms, residents, sequences_that_fit
+from planner.serving.operating_points import (
+    Job,
+    LayoutSearch,
+    OperatingPoints,
+    Served,
+    peak_sequences,
+    percentile_ms,
+    sequences_that_fit,
+)
 from planner.serving.request import PlanRequest
 from profiles.errors import Infeasible, InputError, Unsupported
 
@@ -50,7 +58,7 @@ class _Tried:
 
 
 def no_plan(
-    request: PlanRequest, model: Architecture, searched: dict[Precision, list[Search]]
+    request: PlanRequest, model: Architecture, searched: dict[Precision, list[LayoutSearch]]
 ) -> InputError | Infeasible:
     """Why there is no plan in any of the precisions: nothing fits, nothing keeps up, or nothing is fast enough."""
     grids = [s.coarse for searches in searched.values() for s in searches if s.coarse is not None]
@@ -117,7 +125,7 @@ def no_plan(
     )
 
 
-def _describe(points: Points) -> Callable[[int], str]:
+def _describe(points: OperatingPoints) -> Callable[[int], str]:
     def described(i: int) -> str:
         return f"{points.layout(i).label}, {_sequences(points.concurrency[i])}, {points.budget[i]} tokens a step"
 
@@ -128,13 +136,17 @@ def _sequences(concurrency: float) -> str:
     return f"{concurrency:g} sequence{'s' if concurrency > 1 else ''}"
 
 
-def _pairs(searches: list[Search]) -> list[_Tried]:
+def _pairs(searches: list[LayoutSearch]) -> list[_Tried]:
     """Every prefill engine at its lowest load beside every decode engine, over a free link."""
-    found = [roles for roles in (find_roles(search, within=False) for search in searches) if roles is not None]
+    found = [
+        roles
+        for roles in (find_disaggregated_engines(search, within=False) for search in searches)
+        if roles is not None
+    ]
     return [_pair(first, second) for first in found for second in found]
 
 
-def _pair(first: Roles, second: Roles) -> _Tried:
+def _pair(first: DisaggregatedEngines, second: DisaggregatedEngines) -> _Tried:
     k, m = len(first.layouts), len(second.decode)
     p, d = np.repeat(np.arange(k), m), np.tile(np.arange(m), k)
     prefill = prefilling(first.steps, np.full(k, UTILISATIONS[0])).take(p)
@@ -143,7 +155,7 @@ def _pair(first: Roles, second: Roles) -> _Tried:
     transfer = np.maximum(send, second.receive_us(decode.layouts))
     link = slower(first.link, second.link)
     job = first.job
-    pairs = joint(job.model, prefill, decode, transfer, link, first.hand_over, job.framework, job.workload.isl)
+    pairs = joint(job.model, prefill, decode, transfer, link, first.kv_connector, job.framework, job.workload.isl)
 
     def described(i: int) -> str:
         prefills, decodes = layout_at(first.layouts, int(p[i])), layout_at(decode.layouts, i)
@@ -168,7 +180,7 @@ def _round_up(value: float) -> str:
 
 
 def _does_not_fit(
-    request: PlanRequest, model: Architecture, precision: Precision, searches: list[Search]
+    request: PlanRequest, model: Architecture, precision: Precision, searches: list[LayoutSearch]
 ) -> Infeasible:
     rejected = [r for s in searches for r in s.rejected]
     of_memory = [r for r in rejected if r.of_memory]
@@ -204,7 +216,7 @@ def _gpus_that_fit(request: PlanRequest, job: Job) -> int | None:
         wide = job.pool.model_copy(update={"gpus": gpus})
         layouts, _, _ = legal_layouts(job.model, job.precision, job.framework, restrictions(request, wide))
         budget = np.full(len(layouts), min(job.framework.token_budgets))
-        enough = sequences_that_fit(job, layouts, budget) >= residents(1)
+        enough = sequences_that_fit(job, layouts, budget) >= peak_sequences(1)
         if enough.any():
             # An engine is legal on a pool of its own size if it is on a larger one.
             return int(layouts.gpus[enough].min())

@@ -16,7 +16,7 @@ from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.framework import Framework
-from costmodels.serving.speculative_decoding import Drafting
+from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from costmodels.serving.steady.steady_state import Steady, steady_state
 from costmodels.step.communication import Network
 from costmodels.step.memory import Memory, kv_bytes_per_sequence, memory
@@ -32,7 +32,7 @@ BELOW_ONE = 2.0 ** -np.arange(10, 0, -1)
 GRID = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024])
 """Concurrencies tried first; the best one's neighbourhood is then searched more finely."""
 
-LADDER = np.concatenate([BELOW_ONE, GRID])
+CONCURRENCIES = np.concatenate([BELOW_ONE, GRID])
 
 PREFILL_BOUND = 0.25
 """Share of steps with a chunk, while one sequence decodes, from which concurrencies below one are tried too."""
@@ -41,7 +41,7 @@ REFINEMENTS = 7
 """Concurrencies tried between the best of the grid and the next."""
 
 
-def residents(concurrency: NDArray[np.generic] | float) -> Floats:
+def peak_sequences(concurrency: NDArray[np.generic] | float) -> Floats:
     """Sequences that are in the engine but for rare moments, when ``concurrency`` are on average: Poisson's mean
     plus two standard deviations, and the one that is being prefilled."""
     mean = np.asarray(concurrency, dtype=np.float64)
@@ -65,13 +65,13 @@ class Job:
     confidence: float
 
     @property
-    def drafting(self) -> Drafting | None:
+    def drafting(self) -> SpeculativeDecoding | None:
         speculation = self.workload.speculation
-        return None if speculation is None else Drafting(**speculation.model_dump())
+        return None if speculation is None else SpeculativeDecoding(**speculation.model_dump())
 
 
 @dataclass(frozen=True)
-class Points:
+class OperatingPoints:
     """``n`` operating points of one pool; arrays of shape [n].
 
     Attributes:
@@ -89,9 +89,9 @@ class Points:
     steady: Steady
     within: NDArray[np.bool_]
 
-    def take(self, index: Ints) -> Points:
+    def take(self, index: Ints) -> OperatingPoints:
         """The points ``index`` (k,)."""
-        return Points(
+        return OperatingPoints(
             self.job,
             self.layouts.take(index),
             self.budget[index],
@@ -155,7 +155,7 @@ def at_confidence(quantile_us: Floats, mean: Estimates, confidence: float) -> Fl
     return moved
 
 
-def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Floats, most: Ints) -> Points:
+def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Floats, most: Ints) -> OperatingPoints:
     """Predicts the given operating points."""
     steady = steady_state(
         job.model,
@@ -175,7 +175,7 @@ def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Floats, most:
     within = steady.stable.copy()
     for bound in job.slo.bounds:
         within &= percentile_ms(steady, bound, job.confidence) <= bound.limit_ms
-    return Points(job, layouts, budget, concurrency, most, steady, within)
+    return OperatingPoints(job, layouts, budget, concurrency, most, steady, within)
 
 
 def layout_memory(job: Job, layouts: Layouts, budget: Ints) -> Memory:
@@ -199,7 +199,7 @@ def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, tokens: int | N
 
 
 @dataclass(frozen=True)
-class Search:
+class LayoutSearch:
     """All that was tried on one pool. ``coarse`` is the grid (None: nothing fits), ``fine`` what of it is within the
     SLO with a finer search around the highest rate of each layout and batch limit (None: nothing is). Of the ``legal``
     layouts, ``prefill_bound`` cannot keep up with prefill at any concurrency tried: they have no operating point.
@@ -211,11 +211,11 @@ class Search:
     legal: int
     prefill_bound: int
     rejected: list[Rejected]
-    coarse: Points | None
-    fine: Points | None
+    coarse: OperatingPoints | None
+    fine: OperatingPoints | None
 
 
-def search(job: Job, allowed: Restrictions) -> Search:
+def search(job: Job, allowed: Restrictions) -> LayoutSearch:
     """Predicts every legal layout of ``job`` over batch limits and concurrencies."""
     layouts, rejected, considered = legal_layouts(job.model, job.precision, job.framework, allowed)
     budgets = job.framework.token_budgets
@@ -223,7 +223,7 @@ def search(job: Job, allowed: Restrictions) -> Search:
     which, budget = pair // len(budgets), np.array(budgets)[pair % len(budgets)]
     paired = layouts.take(which)
     most = sequences_that_fit(job, paired, budget)
-    enough = residents(1) <= most
+    enough = peak_sequences(1) <= most
     too_big = np.setdiff1d(which, which[enough])
     if len(too_big):
         weights = layout_memory(job, layouts, np.full(len(layouts), min(budgets)))
@@ -231,20 +231,20 @@ def search(job: Job, allowed: Restrictions) -> Search:
         no_cache = np.setdiff1d(too_big, no_room)
         rejected += _memory_rejections(job, layouts, no_room, no_cache)
     # Points: every (layout, budget) with every concurrency that fits.
-    tried = (residents(LADDER)[None, :] <= most[:, None]) & enough[:, None]
+    tried = (peak_sequences(CONCURRENCIES)[None, :] <= most[:, None]) & enough[:, None]
     tried[:, : len(BELOW_ONE)] &= _prefill_bound(job, paired, budget)[:, None]
     rows, columns = np.nonzero(tried)
     # A budget that cannot hold the decodes of a step leaves nothing for prompts.
     queries = job.drafting.queries if job.drafting else 1
-    usable = np.ceil(LADDER[columns] / paired.pp[rows]) * queries < budget[rows]
+    usable = np.ceil(CONCURRENCIES[columns] / paired.pp[rows]) * queries < budget[rows]
     rows, columns = rows[usable], columns[usable]
     legal = len(np.unique(which[enough]))
     if not len(rows):
-        return Search(job, layouts, considered, legal, 0, rejected, None, None)
-    coarse = predict(job, paired.take(rows), budget[rows], LADDER[columns], most[rows])
+        return LayoutSearch(job, layouts, considered, legal, 0, rejected, None, None)
+    coarse = predict(job, paired.take(rows), budget[rows], CONCURRENCIES[columns], most[rows])
     fine = _refine(job, paired, budget, most, rows, columns, coarse)
     prefill_bound = legal - len(np.unique(which[rows[coarse.steady.stable]]))
-    return Search(job, layouts, considered, legal, prefill_bound, rejected, coarse, fine)
+    return LayoutSearch(job, layouts, considered, legal, prefill_bound, rejected, coarse, fine)
 
 
 def _prefill_bound(job: Job, layouts: Layouts, budget: Ints) -> NDArray[np.bool_]:
@@ -263,14 +263,14 @@ def _memory_rejections(job: Job, layouts: Layouts, no_room: Ints, no_cache: Ints
         out.append(Rejected(reason, len(no_room), layout_at(layouts, int(no_room[0])).label, of_memory=True))
     if len(no_cache):
         tokens = job.workload.isl + job.workload.osl
-        reason = f"KV cache left holds fewer than {float(residents(1)):g} sequences of {tokens} tokens"
+        reason = f"KV cache left holds fewer than {float(peak_sequences(1)):g} sequences of {tokens} tokens"
         out.append(Rejected(reason, len(no_cache), layout_at(layouts, int(no_cache[0])).label, of_memory=True))
     return out
 
 
 def _refine(
-    job: Job, paired: Layouts, budget: Ints, most: Ints, rows: Ints, columns: Ints, coarse: Points
-) -> Points | None:
+    job: Job, paired: Layouts, budget: Ints, most: Ints, rows: Ints, columns: Ints, coarse: OperatingPoints
+) -> OperatingPoints | None:
     """The grid's points within the SLO, and finer concurrencies between the best of them and the next of the grid."""
     inside = np.flatnonzero(coarse.within)
     if not len(inside):
@@ -282,23 +282,23 @@ def _refine(
     extra_concurrency: list[float] = []
     for row, point in sorted(best_of.items()):
         here = int(columns[point])
-        low = float(LADDER[here])
-        high = float(LADDER[here + 1]) if here + 1 < len(LADDER) else low
+        low = float(CONCURRENCIES[here])
+        high = float(CONCURRENCIES[here + 1]) if here + 1 < len(CONCURRENCIES) else low
         finer = np.linspace(low, high, REFINEMENTS + 2)
         for value in np.unique(finer if high <= 1 else np.floor(finer)).tolist():
-            if low < value < high and residents(value) <= most[row]:
+            if low < value < high and peak_sequences(value) <= most[row]:
                 extra_rows.append(row)
                 extra_concurrency.append(value)
     take_rows = np.concatenate([rows[inside], np.array(extra_rows, dtype=np.int64)])
-    take_concurrency = np.concatenate([LADDER[columns[inside]], np.array(extra_concurrency)])
+    take_concurrency = np.concatenate([CONCURRENCIES[columns[inside]], np.array(extra_concurrency)])
     return predict(job, paired.take(take_rows), budget[take_rows], take_concurrency, most[take_rows])
 
 
-def at_load(points: Points, i: int, load_rps: float) -> Points:
+def at_load(points: OperatingPoints, i: int, load_rps: float) -> OperatingPoints:
     """The single operating point of engine ``i`` of ``points`` when it is offered ``load_rps``: the least concurrency
     within the SLO that carries it."""
 
-    def tried(concurrency: Floats) -> tuple[Points, NDArray[np.bool_]]:
+    def tried(concurrency: Floats) -> tuple[OperatingPoints, NDArray[np.bool_]]:
         index = np.full(len(concurrency), i)
         every = predict(points.job, points.layouts.take(index), points.budget[index], concurrency, points.most[index])
         return every, every.within & (every.steady.rate_rps.value >= load_rps * (1 - 1e-9))
@@ -321,7 +321,7 @@ def least_concurrency(most: float, tried: Callable[[Floats], tuple[P, NDArray[np
     Args:
         tried: the points of several concurrencies, and which of them are good enough; whatever has more is, too.
     """
-    asked = np.append(LADDER[most > LADDER], most)
+    asked = np.append(CONCURRENCIES[most > CONCURRENCIES], most)
     while True:
         points, good = tried(asked)
         best = int(np.argmax(good)) if good.any() else len(asked) - 1

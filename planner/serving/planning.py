@@ -23,7 +23,7 @@ from planner.experts.placement import Loads
 from planner.launchers import find_launcher
 from planner.serving.confirmation.confirmation import confirmed
 from planner.serving.document.plan import Plan, validated
-from planner.serving.engines.options import Option, aggregated, disaggregated
+from planner.serving.engines.options import ServingOption, aggregated, disaggregated
 from planner.serving.expert_placement import check_expert_loads
 from planner.serving.infeasible import no_plan, restrictions
 from planner.serving.layouts import Rejected
@@ -106,11 +106,11 @@ def _options(
     precision: Precision,
     cost_of: CostOf,
     progress: Callable[[str], None] | None,
-) -> list[Option]:
+) -> list[ServingOption]:
     """The ways to serve in one precision."""
     jobs, refused = _jobs(request, model, precision, cost_of)
     if not jobs:
-        return [Option("aggregated", precision, [], refused, reason=refused[0].reason)]
+        return [ServingOption("aggregated", precision, [], refused, reason=refused[0].reason)]
     if progress is not None and len(request.precision or ()) + len(request.kv_precision or ()) > 1:
         progress(f"searching layouts in {precision.weights} with {precision.kv} KV cache")
     searches = [search(job, restrictions(request, job.pool)) for job in jobs]
@@ -120,7 +120,7 @@ def _options(
     return options
 
 
-def _none(request: PlanRequest, model: Architecture, options: list[Option]) -> ShardwrightError:
+def _none(request: PlanRequest, model: Architecture, options: list[ServingOption]) -> ShardwrightError:
     """Why no option has a plan: nothing meets the SLO, or what does cannot carry the rate, or time was up."""
     allowed = [o for o in options if o.serving == "disaggregated" or request.disaggregation != "always"]
     late = [o.error for o in allowed if isinstance(o.error, LimitReached)]

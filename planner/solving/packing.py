@@ -28,7 +28,7 @@ Piece = tuple[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Pool:
+class NodePool:
     """Identical nodes of one GPU type that can be had.
 
     ``gpus`` is how many GPUs there are in all. Every node has ``gpus_per_node`` of them, except that the last
@@ -134,14 +134,14 @@ class Candidates:
             i = int(np.argmin(good))
             raise InputError(f"candidates[{i}].{column}: {getattr(self, column)[i]} is out of range", hint)
 
-    def cut(self, pools: Sequence[Pool], v: int) -> tuple[int, ...] | None:
+    def cut(self, pools: Sequence[NodePool], v: int) -> tuple[int, ...] | None:
         """The pieces of one engine of candidate ``v``, or None (:func:`pieces`)."""
         return pieces(int(self.gpus[v]), int(self.block[v]), pools[self.pool[v]].gpus_per_node)
 
 
-def with_gpus(pool: Pool, gpus: int) -> Pool:
+def with_gpus(pool: NodePool, gpus: int) -> NodePool:
     """The same kind of pool with ``gpus`` (≥ 1) GPUs in as few nodes as hold them."""
-    return Pool(pool.name, -(-gpus // pool.gpus_per_node), pool.gpus_per_node, pool.usd_per_gpu_hour, gpus)
+    return NodePool(pool.name, -(-gpus // pool.gpus_per_node), pool.gpus_per_node, pool.usd_per_gpu_hour, gpus)
 
 
 def pieces(gpus: int, block: int, gpus_per_node: int) -> tuple[int, ...] | None:
@@ -166,7 +166,7 @@ def span(cut: tuple[int, ...], gpus_per_node: int) -> int:
     return (len(cut) - 1) * gpus_per_node + cut[-1]
 
 
-def hosted(pools: Sequence[Pool], candidates: Candidates, unlimited: frozenset[int] = frozenset()) -> Ints:
+def hosted(pools: Sequence[NodePool], candidates: Candidates, unlimited: frozenset[int] = frozenset()) -> Ints:
     """The candidates (k,) of which at least one engine fits; ``unlimited`` pools have as many nodes as
     wanted."""
     cuts = [candidates.cut(pools, v) for v in range(len(candidates.pool))]
@@ -178,7 +178,7 @@ def hosted(pools: Sequence[Pool], candidates: Candidates, unlimited: frozenset[i
     return np.array(fits, np.int64)
 
 
-def undominated(pools: Sequence[Pool], candidates: Candidates, among: Ints, by_latency: bool) -> Ints:
+def undominated(pools: Sequence[NodePool], candidates: Candidates, among: Ints, by_latency: bool) -> Ints:
     """``among`` (k,) without those that another replaces one for one: same pool, pieces and role, no less
     capacity, no more latency.
 
@@ -209,7 +209,7 @@ class Flow:
     starts: Mapping[int, int]
 
 
-def flow(pool: Pool, sizes: Iterable[int]) -> Flow:
+def flow(pool: NodePool, sizes: Iterable[int]) -> Flow:
     """The graph that packs pieces of these sizes (≤ gpus_per_node) into the pool's nodes."""
     missing = pool.gpus_per_node - pool.last_node_gpus
     starts = {0: pool.nodes} if missing == 0 else {0: pool.nodes - 1, missing: 1}
@@ -223,7 +223,7 @@ def flow(pool: Pool, sizes: Iterable[int]) -> Flow:
     return Flow(tuple(arcs), starts)
 
 
-def flow_rows(pool: Pool, graph: Flow, first_arc: int, cuts: Mapping[int, tuple[int, ...]]) -> list[Row]:
+def flow_rows(pool: NodePool, graph: Flow, first_arc: int, cuts: Mapping[int, tuple[int, ...]]) -> list[Row]:
     """The rows that make engines pack into the pool. ``cuts``: the pieces of one engine by its column; the
     arcs' columns start at ``first_arc``. For every size no more pieces than arcs; at every GPU no more nodes
     leave than come or start there.
@@ -244,7 +244,7 @@ def _row(name: str, terms: Mapping[int, float], rhs: float) -> Row:
     return Row(name, np.array(list(terms), np.int64), np.array(list(terms.values())), "<=", rhs)
 
 
-def walk(pool: Pool, graph: Flow, counts: Iterable[int]) -> dict[int, list[Piece]]:
+def walk(pool: NodePool, graph: Flow, counts: Iterable[int]) -> dict[int, list[Piece]]:
     """The places that a flow makes for pieces, by size, each in order of node and GPU. ``counts``: nodes per
     arc, (arcs,).
 

@@ -352,7 +352,7 @@ class TestServingApart:
             "nvfp4 weights, bf16 KV cache, aggregated: H200 has no fp4 tensor cores",
             "A full prefill step of engine-0",
             "A decode step of engine-1: 12.5 ms with 64 sequences",
-            "Best layouts of engines that do both",
+            "Best layouts of aggregated engines",
             "Start each prefill engine of engine-0 with",
         ],
     )

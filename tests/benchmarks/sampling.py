@@ -30,7 +30,7 @@ from scipy.spatial import cKDTree
 
 from costmodels.kernels import cost_model as library
 from costmodels.kernels.cost_model import MODEL_VERSION, CostModel
-from costmodels.kernels.error_process import Anchor, Points, Priors, as_figures
+from costmodels.kernels.error_process import ErrorProcess, Points, Priors, as_figures
 from costmodels.kernels.kernel_models import coded
 from costmodels.kernels.row_sources import stand_ins
 from costmodels.sampling.sampler import Sampler
@@ -136,7 +136,7 @@ def chosen(hidden: Hidden, priors: Priors, order: str, population: str, seed: in
 def errors(hidden: Hidden, priors: Priors, rows: Ints, tested: Ints) -> tuple[Floats, Floats, Floats, Floats]:
     """(measured, predicted, low, high) in µs of the rows ``tested`` after ``rows`` were measured."""
     measured = hidden.table["latency_us"].to_numpy(dtype=np.float64)[tested]
-    mean, width = Anchor(priors, hidden.space.take(rows), hidden.residual[rows]).at(hidden.space.take(tested))
+    mean, width = ErrorProcess(priors, hidden.space.take(rows), hidden.residual[rows]).at(hidden.space.take(tested))
     value = hidden.before_us[tested] * np.exp(mean)
     return measured, value, value * np.exp(-width), value * np.exp(width)
 

@@ -1,7 +1,7 @@
 """What one attention rank of an engine does between steps: queue, admission, chunks, cache, preemption.
 
-Nothing here knows of time; a sequence is the index of its request. Decoding sequences advance together, so a slot
-keeps sums and a heap of the step at which each ends, and no step touches the sequences one by one.
+Nothing here knows of time; a sequence is the index of its request. Decoding sequences advance together, so a
+slot keeps sums and a heap of the step at which each ends, and no step touches the sequences one by one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Chunk(NamedTuple):
     last: bool
 
 
-class Decoding(NamedTuple):
+class DecodingSequence(NamedTuple):
     """A sequence that decodes: the cache it was admitted with, its tokens so far, and its first and last
     step in its slot's count."""
 
@@ -45,7 +45,7 @@ class Slot:
         self.count = 0
         self.context = 0.0
         self.step = 0  # decode steps so far
-        self.members: dict[int, Decoding] = {}  # in the order of joining
+        self.members: dict[int, DecodingSequence] = {}  # in the order of joining
         self.ends: list[tuple[int, int]] = []  # heap of (last step, request); may hold preempted ones
         self.in_flight = False
 
@@ -189,7 +189,7 @@ class Rank:
             self.kv_used -= admitted + self._waste
             return False
         last = slot.step + steps
-        slot.members[request] = Decoding(admitted, made, slot.step, last)
+        slot.members[request] = DecodingSequence(admitted, made, slot.step, last)
         heappush(slot.ends, (last, request))
         slot.count += 1
         slot.context += admitted + 1
@@ -215,7 +215,7 @@ class Rank:
                 ended.append(request)
         return ended
 
-    def _leave(self, slot: Slot, request: int, member: Decoding) -> None:
+    def _leave(self, slot: Slot, request: int, member: DecodingSequence) -> None:
         gained = (slot.step - member.first_step) * self.tokens_per_step
         slot.count -= 1
         slot.context -= member.admitted_tokens + 1 + gained

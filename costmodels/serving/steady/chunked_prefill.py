@@ -42,7 +42,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy.special import gammaincinv
 
-from costmodels.arrays import joined, taken
+from costmodels.arrays import concatenate_rows, take_rows
 from costmodels.estimates import Floats, Ints
 
 _FULL = 0.99
@@ -56,7 +56,7 @@ _CLOSE = 1e-7
 
 
 @dataclass(frozen=True)
-class Work:
+class EngineLoad:
     """Operating points, [n] each; times in µs.
 
     Attributes:
@@ -113,7 +113,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Mixture:
+class StepMix:
     """What requests meet at a rate, [n] each; times in µs.
 
     Attributes:
@@ -139,7 +139,7 @@ class Mixture:
     service: Floats
 
 
-def _held_up(x: Work, rate: Floats, chunk: Floats, whole: Floats, first: Floats) -> tuple[Floats, Floats]:
+def _held_up(x: EngineLoad, rate: Floats, chunk: Floats, whole: Floats, first: Floats) -> tuple[Floats, Floats]:
     """(by how much a pipeline multiplies the delay of a chunk, µs for which it lets nobody in behind one); ``first``:
     share of prompts that follow no other at once."""
     ahead = x.stages - 1
@@ -149,7 +149,7 @@ def _held_up(x: Work, rate: Floats, chunk: Floats, whole: Floats, first: Floats)
     return np.where(ahead > 0, 1 + ahead * alone / whole, 1.0), closed
 
 
-def _in_turn(x: Work, rate: Floats) -> Mixture:
+def _in_turn(x: EngineLoad, rate: Floats) -> StepMix:
     """One rank whose steps have room for one prompt."""
     least, whole = x.chunks / x.room, np.ceil(x.chunks)
     added = x.chunks * (x.own + x.shared)  # by a prompt, in all its steps
@@ -171,7 +171,7 @@ def _in_turn(x: Work, rate: Floats) -> Mixture:
     noise = rate * x.steps * x.stages * step + np.maximum(left, 0) * (1 + np.maximum(left, 0))
     wait = busy * work / (2 * (1 - busy)) + rate * closed**2 / 2
     mates = np.minimum(x.room - 1, 2 * rate * (wait + (1 - busy) * x.decode / 2 * x.occupied))
-    return Mixture(
+    return StepMix(
         step=step,
         mixed_share=share,
         longest=longest,
@@ -186,7 +186,7 @@ def _in_turn(x: Work, rate: Floats) -> Mixture:
     )
 
 
-def _gated(x: Work, rate: Floats) -> Mixture:
+def _gated(x: EngineLoad, rate: Floats) -> StepMix:
     """Several prompts share the steps."""
     whole = np.ceil(x.chunks)
     together = np.ones_like(rate)  # chunks in a mixed step
@@ -224,7 +224,7 @@ def _gated(x: Work, rate: Floats) -> Mixture:
     burst = np.maximum(own_step - step, 0) * fading / (1 - fading) * whole * factor
     variance = (share * (1 - share) * added**2 + scatter) * factor**2
     waiting = np.minimum(share * mixed / step, 1)
-    return Mixture(
+    return StepMix(
         step=np.minimum(step, longest * factor),
         mixed_share=share,
         longest=longest * factor,
@@ -239,7 +239,7 @@ def _gated(x: Work, rate: Floats) -> Mixture:
     )
 
 
-def mixture(x: Work, rate: Floats) -> Mixture:
+def step_mix(x: EngineLoad, rate: Floats) -> StepMix:
     """What requests meet at ``rate`` [n], requests per µs of the whole engine."""
     gated = x.gated
     if not gated.any():
@@ -250,7 +250,7 @@ def mixture(x: Work, rate: Floats) -> Mixture:
 
 
 @dataclass(frozen=True)
-class Balance:
+class Equilibrium:
     """Operating points in balance, [n] each; times in µs.
 
     ``rate``: requests per µs of the whole engine. ``time``: that a request decodes, mean, and its standard
@@ -263,29 +263,29 @@ class Balance:
     deviation: Floats
     shortest: Floats
     longest: Floats
-    mixture: Mixture
+    mixture: StepMix
 
 
-def balance(x: Work) -> Balance:
+def equilibrium(x: EngineLoad) -> Equilibrium:
     """The rate at which as many sequences decode as are asked for, and what requests meet at that rate."""
     gated = x.gated
     kinds = [np.flatnonzero(kind) for kind in (gated == 0, gated == 1, (gated > 0) & (gated < 1))]
     rows = [kind for kind in kinds if len(kind)]
-    return joined([_balance(taken(x, kind)) for kind in rows], rows)
+    return concatenate_rows([_equilibrium(take_rows(x, kind)) for kind in rows], rows)
 
 
-def _balance(x: Work) -> Balance:
+def _equilibrium(x: EngineLoad) -> Equilibrium:
     if not x.steps:
         rate = np.minimum(x.load, _FULL) / (x.full_step * x.per_place)
         none = np.zeros_like(rate)
-        return Balance(rate, none, none, none, none, mixture(x, rate))
+        return Equilibrium(rate, none, none, none, none, step_mix(x, rate))
     present = x.concurrency * x.ranks
     micro_steps = x.steps * x.stages
     shortest = micro_steps * x.decode
     elastic = np.minimum(x.sequence * x.concurrency / (x.decode * x.stages), 0.9)
 
-    def at(rate: Floats) -> tuple[Mixture, Floats]:
-        met = mixture(x, rate)
+    def at(rate: Floats) -> tuple[StepMix, Floats]:
+        met = step_mix(x, rate)
         crowd = x.steps * x.sequence * met.gain * elastic / (1 - elastic)
         return met, np.minimum(micro_steps * met.step + met.burst + crowd, micro_steps * met.longest)
 
@@ -314,15 +314,17 @@ def _balance(x: Work) -> Balance:
     chunks = np.sqrt(met.noise / (1 - elastic))
     crowd = x.steps * x.sequence * met.gain * np.sqrt(x.concurrency / (1 - elastic) * 2 / (3 - elastic))
     deviation = np.sqrt(chunks**2 + crowd**2 + 2 * 0.5 / np.sqrt(2 / 3) * chunks * crowd)
-    return Balance(rate, time, deviation, np.minimum(shortest, time), np.maximum(micro_steps * met.longest, time), met)
+    return Equilibrium(
+        rate, time, deviation, np.minimum(shortest, time), np.maximum(micro_steps * met.longest, time), met
+    )
 
 
-def _between(first: Mixture, second: Mixture, weight: Floats) -> Mixture:
+def _between(first: StepMix, second: StepMix, weight: Floats) -> StepMix:
     def mean(name: str) -> Floats:
         here, there = getattr(first, name), getattr(second, name)
         return np.asarray(here + weight * (there - here))
 
-    return Mixture(**{field.name: mean(field.name) for field in fields(Mixture)})
+    return StepMix(**{field.name: mean(field.name) for field in fields(StepMix)})
 
 
 def gamma_quantile(mean: Floats, deviation: Floats, p: Floats | float) -> Floats:

@@ -20,7 +20,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from costmodels.arrays import taken
+from costmodels.arrays import take_rows
 from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
@@ -28,9 +28,9 @@ from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.origins import ROOFLINE
 from costmodels.serving.frameworks.framework import Framework
-from costmodels.serving.speculative_decoding import Drafting
+from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from costmodels.serving.steady.chunked_prefill import wait_percentile_us
-from costmodels.serving.steady.kv_transfer import HandOver, Link, exposed_us
+from costmodels.serving.steady.kv_transfer import KvConnector, Link, exposed_us
 from costmodels.serving.steady.steady_state import deviation
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import FABRIC_SPREAD, Network
@@ -53,7 +53,7 @@ class PrefillSteps:
     chunks: Floats
 
     def take(self, index: Ints) -> PrefillSteps:
-        return taken(self, index)
+        return take_rows(self, index)
 
 
 def prefill_steps(
@@ -127,7 +127,7 @@ class Prefilling:
         return len(self.utilisation)
 
     def take(self, index: Ints) -> Prefilling:
-        return taken(self, index)
+        return take_rows(self, index)
 
     def percentile_us(self, p: float) -> Floats:
         """Time to the end of the prefill that a share ``p`` of requests stays below."""
@@ -201,7 +201,7 @@ class Decoding:
     cycle_us: Estimates
     rate_rps: Estimates
     tpot_us: Estimates
-    crowd_us: Floats
+    batch_size_deviation_us: Floats
     steps_per_token: float
     tokens: int
 
@@ -209,11 +209,11 @@ class Decoding:
         return len(self.concurrency)
 
     def take(self, index: Ints) -> Decoding:
-        return taken(self, index)
+        return take_rows(self, index)
 
     def tpot_percentile_us(self, p: float) -> Floats:
         """TPOT that a share ``p`` of requests stays below, by how many others share their steps."""
-        spread = NormalDist().inv_cdf(p) * self.crowd_us * self.steps_per_token
+        spread = NormalDist().inv_cdf(p) * self.batch_size_deviation_us * self.steps_per_token
         return np.asarray(np.maximum(self.tpot_us.value + spread, 0.0))
 
 
@@ -224,22 +224,22 @@ def decoding(
     concurrency: Floats,
     crowd: Floats,
     osl: int,
-    hand_over: HandOver,
-    drafting: Drafting | None = None,
+    kv_connector: KvConnector,
+    drafting: SpeculativeDecoding | None = None,
 ) -> Decoding:
     """Engines that only decode.
 
     Args:
         layouts, concurrency: shape [n].
         step: the decode steps of :func:`costmodels.serving.steady.steady_state.decode_batch`.
-        crowd: µs, from :func:`costmodels.serving.steady.steady_state.crowd_us`.
+        crowd: µs, from :func:`costmodels.serving.steady.steady_state.batch_size_deviation_us`.
         osl: at least 2.
     """
     per_step = drafting.tokens_per_step if drafting else 1.0
     drafted = 1 + (drafting.share_of_step(model.layers) if drafting else 0.0)
     # The first step counts where it is taken here, and the last may yield more than is wanted.
     steps = max((osl - 1) / per_step, 1.0)
-    here = steps + (1.0 if hand_over.first_token == "decode_step" else 0.0)
+    here = steps + (1.0 if kv_connector.first_token == "decode_step" else 0.0)
     cycle = [
         np.maximum(getattr(step.latency, kind), layouts.pp * getattr(step.stage, kind)) * drafted
         for kind in ("value", "low", "high")
@@ -275,12 +275,12 @@ class Joint:
     transfer_us: Estimates
     exposed_us: Estimates
     front_us: Estimates
-    hand_over: HandOver
+    kv_connector: KvConnector
 
     @property
     def _first(self) -> float:
         """Decode steps before the first token."""
-        return 1.0 if self.hand_over.first_token == "decode_step" else 0.0
+        return 1.0 if self.kv_connector.first_token == "decode_step" else 0.0
 
     @property
     def _step(self) -> Estimates:
@@ -335,7 +335,7 @@ def joint(
     decode: Decoding,
     transfer_us: Floats,
     link: Link,
-    hand_over: HandOver,
+    kv_connector: KvConnector,
     framework: Framework,
     isl: int,
 ) -> Joint:
@@ -353,12 +353,12 @@ def joint(
         low, high = time / link.shared_by_gpus, time * np.exp(FABRIC_SPREAD)
         return Estimates(time, low, high, np.full(len(time), ROOFLINE, np.int8), np.zeros(len(time), np.bool_))
 
-    exposed = exposed_us(transfer_us, prefill.service_us, prefill.steps.chunks, model.layers, hand_over)
+    exposed = exposed_us(transfer_us, prefill.service_us, prefill.steps.chunks, model.layers, kv_connector)
     return Joint(
         prefill,
         decode,
         estimated(transfer_us),
         estimated(exposed),
         _between(front, low, high, decode.tpot_us),
-        hand_over,
+        kv_connector,
     )

@@ -27,7 +27,7 @@ from costmodels.step.memory import kv_bytes_per_sequence
 from profiles.shipped import shipped
 
 
-class HandOver(BaseModel):
+class KvConnector(BaseModel):
     """How one framework hands a request over; ``disaggregation.yaml`` says what each field means."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,7 +39,7 @@ class HandOver(BaseModel):
 
 
 @cache
-def hand_overs() -> dict[str, HandOver]:
+def kv_connectors() -> dict[str, KvConnector]:
     """Every framework's facts, by framework.
 
     Raises:
@@ -47,7 +47,7 @@ def hand_overs() -> dict[str, HandOver]:
     """
     return shipped(
         Path(__file__).parent / "disaggregation.yaml",
-        lambda document: {name: HandOver(**entry) for name, entry in document.items()},
+        lambda document: {name: KvConnector(**entry) for name, entry in document.items()},
     )
 
 
@@ -94,8 +94,10 @@ def with_queue(time_us: Floats, rate_per_us: Floats) -> tuple[Floats, Floats]:
     return np.where(busy < 1, time_us + wait, np.inf), busy
 
 
-def exposed_us(transfer_us: Floats, prefill_us: Floats, chunks: Floats, layers: int, hand_over: HandOver) -> Floats:
+def exposed_us(
+    transfer_us: Floats, prefill_us: Floats, chunks: Floats, layers: int, kv_connector: KvConnector
+) -> Floats:
     """What is left of the transfer when the prefill is over, [n]; see the module's text."""
     pieces = {"layer": np.full(len(chunks), float(layers)), "chunk": np.ceil(chunks), "none": np.ones(len(chunks))}
-    n = pieces[hand_over.overlap]
+    n = pieces[kv_connector.overlap]
     return np.asarray(np.maximum(transfer_us / n, transfer_us - prefill_us * (n - 1) / n))

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from costmodels.arrays import taken
+from costmodels.arrays import take_rows
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
@@ -32,8 +32,14 @@ from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.frameworks.policies import find_policy
-from costmodels.serving.speculative_decoding import Drafting
-from costmodels.serving.steady.chunked_prefill import Balance, Work, balance, gamma_quantile, wait_percentile_us
+from costmodels.serving.speculative_decoding import SpeculativeDecoding
+from costmodels.serving.steady.chunked_prefill import (
+    EngineLoad,
+    Equilibrium,
+    equilibrium,
+    gamma_quantile,
+    wait_percentile_us,
+)
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import Network
 from costmodels.step.memory import kv_bytes_per_sequence
@@ -65,7 +71,7 @@ class Steady:
     mixed_share: Floats
     waiting_us: Floats
     queue_busy: Floats
-    balanced: Balance
+    balanced: Equilibrium
     _times: dict[str, Floats]
 
     def __len__(self) -> int:
@@ -73,7 +79,7 @@ class Steady:
 
     def take(self, index: Ints) -> Steady:
         """The operating points ``index`` (k,)."""
-        return taken(self, index)
+        return take_rows(self, index)
 
     @property
     def ttft_parts_us(self) -> dict[str, Floats]:
@@ -104,7 +110,7 @@ class Steady:
         return self.e2e_us.value + deviation(self.ttft_percentile_us(p) - self.ttft_us.value, decode)
 
 
-def crowd_us(
+def batch_size_deviation_us(
     model: Architecture, precision: Precision, gpu: Gpu, layouts: Layouts, tokens: int, concurrency: Floats | Ints
 ) -> Floats:
     """Standard deviation, over requests, of a step's time that comes from how many others decode with them, [n].
@@ -137,7 +143,7 @@ def decode_batch(
     concurrency: Floats,
     isl: int,
     osl: int,
-    drafting: Drafting | None = None,
+    drafting: SpeculativeDecoding | None = None,
 ) -> Batch:
     """What each attention rank decodes in a step without chunks, as a request sees it that shares the rank with
     ``concurrency`` (n,) others on average; at the sizes of captured CUDA graphs."""
@@ -171,7 +177,7 @@ def steady_state(
     routing: str,
     *,
     cached_tokens: int = 0,
-    drafting: Drafting | None = None,
+    drafting: SpeculativeDecoding | None = None,
 ) -> Steady:
     """Steady state of each operating point.
 
@@ -228,7 +234,7 @@ def steady_state(
     cycle = np.maximum(decode.latency.value, pp * without) * drafted
     experts = (mixed.parts["moe"] - decode.parts["moe"]) / np.maximum(mixed.latency.value - decode.latency.value, 1e-3)
     experts = np.where(dp > 1, np.clip(experts, 0, 1), 1.0)
-    x = Work(
+    x = EngineLoad(
         ranks=dp,
         stages=pp,
         concurrency=np.asarray(concurrency, np.float64),
@@ -240,7 +246,7 @@ def steady_state(
         room=fitting,
         sequence=decode.parts["attention"] / (pp * np.maximum(decodes, 1)),
     )
-    it = balance(x)
+    it = equilibrium(x)
     met = it.mixture
     tpot = it.time / max(osl - 1, 1)
     times = {

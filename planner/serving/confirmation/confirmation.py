@@ -23,8 +23,8 @@ from costmodels.serving.steady.disaggregated import Prefilling
 from planner.serving.confirmation.simulated_engine import simulated_engines
 from planner.serving.engines.groups import Group, Pair, groups_of, pairs_of
 from planner.serving.engines.latency import Check, own_us
-from planner.serving.engines.options import Option, Serving, best_of, served_rps, solved_again
-from planner.serving.operating_points import Points, percentile_ms
+from planner.serving.engines.options import Serving, ServingOption, best_of, served_rps, solved_again
+from planner.serving.operating_points import OperatingPoints, percentile_ms
 from planner.serving.request import PlanRequest
 from profiles.errors import Infeasible
 
@@ -62,8 +62,8 @@ class Confirmed:
         narrowed: whether only engines that had been simulated were candidates in the end.
     """
 
-    options: list[Option]
-    best: Option | None
+    options: list[ServingOption]
+    best: ServingOption | None
     checks: dict[str, Check]
     carried: dict[Kind, float]
     narrowed: bool = False
@@ -78,7 +78,7 @@ class Confirmed:
             "been simulated were candidates: a fleet of others may be better",
         )
 
-    def carried_rps(self, option: Option, points: Points) -> Floats:
+    def carried_rps(self, option: ServingOption, points: OperatingPoints) -> Floats:
         """What aggregated engines at ``points`` (n,) of an ``option`` carry: by the formulas, but no more than where
         they were simulated, [n]."""
         rate = points.steady.rate_rps.value.copy()
@@ -92,7 +92,7 @@ class Confirmed:
         return rate
 
 
-def confirmed(request: PlanRequest, options: list[Option]) -> Confirmed:
+def confirmed(request: PlanRequest, options: list[ServingOption]) -> Confirmed:
     """Simulates the best option's engines and chooses again until they hold.
 
     Args:
@@ -122,7 +122,7 @@ class _Simulations:
         self._checks: dict[tuple[frozenset[Kind], float, float, tuple[Limit, ...]], Check | None] = {}
         self.carried: dict[Kind, float] = {}
 
-    def settled(self, request: PlanRequest, options: list[Option]) -> Confirmed:
+    def settled(self, request: PlanRequest, options: list[ServingOption]) -> Confirmed:
         """The options when every engine of the best holds, or none is left."""
         turn, narrowed = 0, False
         while (best := best_of(request, options)) is not None:
@@ -146,7 +146,7 @@ class _Simulations:
             options = [option if option.choice is None else next(anew) for option in options]
         return Confirmed(options, None, {}, self.carried)
 
-    def check(self, best: Option, trial: _Trial) -> Check | None:
+    def check(self, best: ServingOption, trial: _Trial) -> Check | None:
         """The trial at its load, simulated once however often it is asked for; None where a bound does not hold."""
         kinds = _kinds(best, trial.group)
         asked = (frozenset(kinds), trial.group.load_rps, trial.front_us, tuple(trial.limits))
@@ -156,7 +156,7 @@ class _Simulations:
         found = self._checks[asked]
         return None if found is None else replace(found, formula_rps=max(formula, default=None))
 
-    def learn(self, best: Option, trial: _Trial, *, holds: bool) -> None:
+    def learn(self, best: ServingOption, trial: _Trial, *, holds: bool) -> None:
         """What the engines of a group carry, where a bound does not hold."""
         group, kinds = trial.group, _kinds(best, trial.group)
         self._seen |= kinds
@@ -169,7 +169,9 @@ class _Simulations:
         if most == 0:
             self._idle |= dict.fromkeys(kinds, trial.idle_ms())
 
-    def chosen_anew(self, request: PlanRequest, option: Option, *, only_simulated: bool = False) -> Option:
+    def chosen_anew(
+        self, request: PlanRequest, option: ServingOption, *, only_simulated: bool = False
+    ) -> ServingOption:
         """``option`` with what its engines carry, for ``request``; ``only_simulated``: of those that were."""
         if option.candidates is None:
             return option
@@ -180,7 +182,7 @@ class _Simulations:
             return option  # it would be the same choice
         return solved_again(request, option, capacity)
 
-    def refused(self, request: PlanRequest, option: Option) -> Option:
+    def refused(self, request: PlanRequest, option: ServingOption) -> ServingOption:
         """``option`` with the reason why none of its engines is left."""
         mine = [
             ms
@@ -204,7 +206,7 @@ class _Simulations:
         )
 
 
-def _kinds(best: Option, group: Group) -> set[Kind]:
+def _kinds(best: ServingOption, group: Group) -> set[Kind]:
     """The engines of a group, of whichever batch limit."""
     return {(best.serving, best.precision, best.origin[v].kind) for v in group.candidates}
 
@@ -278,7 +280,7 @@ def _requests(request: PlanRequest, group: Group) -> int:
     """How many to simulate."""
     highest = max([90.0, *(bound.percentile for bound in request.slo.bounds)])
     loaded = group.loaded
-    if isinstance(loaded, Points):
+    if isinstance(loaded, OperatingPoints):
         stay_us = float(loaded.steady.e2e_us.value[0])
     elif isinstance(loaded, Prefilling):
         stay_us = float(loaded.done_us.value[0])

@@ -11,7 +11,7 @@ from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.simulator.events import Engine, Overheads
 from costmodels.serving.simulator.step_table import End, step_tables_at
-from costmodels.serving.steady.kv_transfer import hand_overs
+from costmodels.serving.steady.kv_transfer import kv_connectors
 from costmodels.step.memory import kv_bytes_per_sequence, memory
 from planner.contract.engine import Limits, Role
 from planner.serving.operating_points import Job
@@ -58,7 +58,7 @@ def simulated_engines(
             max_model_len=limits.max_model_len,
             cached_share=workload.prefix_hit,
             role=role,
-            first_token_here=role == "decode" and hand_overs()[framework.name].first_token == "decode_step",
+            first_token_here=role == "decode" and kv_connectors()[framework.name].first_token == "decode_step",
             tokens_per_step=drafting.tokens_per_step if drafting else 1.0,
             draft_share=drafting.share_of_step(job.model.layers) if drafting else 0.0,
             overheads=Overheads(request_us=0.0 if role == "decode" else front_us),

@@ -83,7 +83,7 @@ class Rejection(Document):
 
 
 class Compared(Document):
-    """One way to serve, at its best: engines that do everything or apart by role, in one precision. All ways are
+    """One way to serve, at its best: aggregated or disaggregated engines, in one precision. All ways are
     judged by the same SLO, load, pools and objective."""
 
     serving: Literal["aggregated", "disaggregated"]

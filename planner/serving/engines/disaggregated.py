@@ -2,9 +2,9 @@
 
 A request sees a pair: its TTFT holds the prefill engine's queue, the transfer and the decode engine's first steps. A
 fleet of several kinds on either side is kept within the SLO by judging every engine beside the slowest partner that is
-allowed: :class:`Terms` bound how long a transfer and a decode cycle may take, and :func:`candidates` lists the engines
-that keep them, each with the highest rate at which it meets the SLO beside such a partner. Several terms are tried
-(:func:`terms`); the fleet's programme is solved for each that may be the best.
+allowed: :class:`PairingLimits` bound how long a transfer and a decode cycle may take, and :func:`candidates` lists the
+engines that keep them, each with the highest rate at which it meets the SLO beside such a partner. Several limits are
+tried (:func:`pairing_limits`); the fleet's programme is solved for each that may be the best.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from costmodels.serving.steady.disaggregated import (
     prefilling,
 )
 from costmodels.serving.steady.kv_transfer import (
-    HandOver,
+    KvConnector,
     Link,
     copies,
-    hand_overs,
+    kv_connectors,
     received_bytes,
     sent_bytes,
     with_queue,
 )
-from costmodels.serving.steady.steady_state import crowd_us, decode_batch
+from costmodels.serving.steady.steady_state import batch_size_deviation_us, decode_batch
 from costmodels.serving.step import StepTimes, step_times
 from planner.serving.operating_points import (
     REFINEMENTS,
     Job,
-    Search,
+    LayoutSearch,
     at_confidence,
+    peak_sequences,
     percentile_ms,
-    residents,
     sequences_that_fit,
 )
 
@@ -61,7 +61,7 @@ CROWDED = 3.0
 
 
 @dataclass(frozen=True)
-class Roles:
+class DisaggregatedEngines:
     """One pool's engines in either role.
 
     Attributes:
@@ -74,7 +74,7 @@ class Roles:
 
     job: Job
     link: Link
-    hand_over: HandOver
+    kv_connector: KvConnector
     layouts: Layouts
     budget: Ints
     room: Ints
@@ -82,7 +82,7 @@ class Roles:
     decode: Decoding
     most: Ints
 
-    def over(self, link: Link) -> Roles:
+    def over(self, link: Link) -> DisaggregatedEngines:
         """The same engines with another link."""
         return replace(self, link=link)
 
@@ -98,7 +98,7 @@ class Roles:
 
     def decode_cycles(self, layouts: Layouts) -> Floats:
         """Decode cycles in a request's time after the transfer, on average, [n]."""
-        first = 1.0 if self.hand_over.first_token == "decode_step" else 0.0
+        first = 1.0 if self.kv_connector.first_token == "decode_step" else 0.0
         return np.asarray(0.5 / layouts.pp + first + self.decode.tokens * self.decode.steps_per_token)
 
     def copies(self, layouts: Layouts) -> Floats:
@@ -117,18 +117,18 @@ def scale_up_link(job: Job) -> Link:
     return Link(gpu.scale_up_link, gpu.scale_up_bytes_per_s, 0.0)
 
 
-def find_roles(search: Search, *, within: bool = True) -> Roles | None:
+def find_disaggregated_engines(search: LayoutSearch, *, within: bool = True) -> DisaggregatedEngines | None:
     """What the layouts of ``search`` do in either role; None where no layout can take one of them. Decode engines are
     those ``within`` the SLO's bounds on TPOT, or all."""
     job = search.job
-    hand_over = hand_overs()[job.framework.name]
+    kv_connector = kv_connectors()[job.framework.name]
     budgets = np.array(job.framework.token_budgets)
-    alone = np.flatnonzero((search.layouts.pp == 1) | ("prefill" in hand_over.pipeline))
+    alone = np.flatnonzero((search.layouts.pp == 1) | ("prefill" in kv_connector.pipeline))
     which = np.repeat(alone, len(budgets))
     layouts, budget = search.layouts.take(which), np.tile(budgets, len(alone))
     room = sequences_that_fit(job, layouts, budget, job.workload.isl)
     fits = np.flatnonzero(room >= 2 * layouts.pp)  # one is computed while another leaves
-    decode = _decode(search, hand_over, within)
+    decode = _decode(search, kv_connector, within)
     if not len(fits) or decode is None:
         return None
     layouts, budget, room = layouts.take(fits), budget[fits], room[fits]
@@ -145,21 +145,21 @@ def find_roles(search: Search, *, within: bool = True) -> Roles | None:
         job.workload.routing,
         cached_tokens=job.workload.cached_tokens,
     )
-    return Roles(job, fabric_link(job), hand_over, layouts, budget, room, steps, *decode)
+    return DisaggregatedEngines(job, fabric_link(job), kv_connector, layouts, budget, room, steps, *decode)
 
 
-def _decode(search: Search, hand_over: HandOver, within_slo: bool) -> tuple[Decoding, Ints] | None:
+def _decode(search: LayoutSearch, kv_connector: KvConnector, within_slo: bool) -> tuple[Decoding, Ints] | None:
     """Decode engines over their concurrencies. The decode steps of the aggregated search are the same steps."""
     points = search.coarse
     if points is None or search.job.workload.osl < 2:
         return None
-    pipelined = (points.layouts.pp == 1) | ("decode" in hand_over.pipeline)
+    pipelined = (points.layouts.pp == 1) | ("decode" in kv_connector.pipeline)
     least = points.budget == min(search.job.framework.token_budgets)
     rows = np.flatnonzero(pipelined & least & (points.concurrency >= 1))
     if not len(rows):
         return None
     found = decode_engines(
-        search.job, points.layouts.take(rows), points.concurrency[rows], hand_over, points.steady.decode.take(rows)
+        search.job, points.layouts.take(rows), points.concurrency[rows], kv_connector, points.steady.decode.take(rows)
     )
     most = points.most[rows]
     if not within_slo:
@@ -168,7 +168,7 @@ def _decode(search: Search, hand_over: HandOver, within_slo: bool) -> tuple[Deco
     extra_rows, extra = _between(found, most, within)
     if len(extra):
         layouts = found.layouts.take(extra_rows)
-        finer = decode_engines(search.job, layouts, extra, hand_over)
+        finer = decode_engines(search.job, layouts, extra, kv_connector)
         found, most = _joined(found, finer), np.concatenate([most, most[extra_rows]])
         within = np.concatenate([within, _tpot_within(search.job, finer)])
     keep = np.flatnonzero(within)
@@ -176,15 +176,17 @@ def _decode(search: Search, hand_over: HandOver, within_slo: bool) -> tuple[Deco
 
 
 def decode_engines(
-    job: Job, layouts: Layouts, concurrency: Floats, hand_over: HandOver, step: StepTimes | None = None
+    job: Job, layouts: Layouts, concurrency: Floats, kv_connector: KvConnector, step: StepTimes | None = None
 ) -> Decoding:
     """Decode engines at a ``concurrency`` (n,), with their ``step`` where it is known."""
     work = job.workload
     if step is None:
         batch = decode_batch(job.framework, layouts, concurrency, work.isl, work.osl, job.drafting)
         step = step_times(job.model, job.precision, job.cost, job.network, job.framework, layouts, batch, work.routing)
-    crowd = crowd_us(job.model, job.precision, job.cost.gpu, layouts, work.isl + work.osl // 2, concurrency)
-    return decoding(job.model, layouts, step, concurrency, crowd, work.osl, hand_over, job.drafting)
+    crowd = batch_size_deviation_us(
+        job.model, job.precision, job.cost.gpu, layouts, work.isl + work.osl // 2, concurrency
+    )
+    return decoding(job.model, layouts, step, concurrency, crowd, work.osl, kv_connector, job.drafting)
 
 
 def _tpot_within(job: Job, decode: Decoding) -> np.ndarray:
@@ -212,7 +214,7 @@ def _between(decode: Decoding, most: Ints, within: np.ndarray) -> tuple[Ints, Fl
         best, after = mine[inside[-1]], mine[inside[-1] + 1]
         low, high = decode.concurrency[best], decode.concurrency[after]
         for value in np.unique(np.floor(np.linspace(low, high, REFINEMENTS + 2))).tolist():
-            if low < value < high and residents(value) <= most[best]:
+            if low < value < high and peak_sequences(value) <= most[best]:
                 rows.append(int(best))
                 values.append(value)
     return np.array(rows, np.int64), np.array(values)
@@ -238,7 +240,7 @@ def _joined(first: Decoding, second: Decoding) -> Decoding:
 
 
 @dataclass(frozen=True)
-class Terms:
+class PairingLimits:
     """What engines of a fleet may count on from each other: no transfer longer than ``transfer_us``, no more than
     ``copies`` of a prompt's cache to send, no decode cycle longer than ``cycle_us``."""
 
@@ -248,11 +250,11 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class RoleCandidates:
+class EnginesWithinLimits:
     """Engines that keep the terms: prefill engines [k] at the highest load within the SLO, decode engines [m]; which
     rows of the roles they are, and what of the longest transfer a prefill leaves exposed."""
 
-    roles: Roles
+    roles: DisaggregatedEngines
     prefill: Prefilling
     exposed_us: Floats
     prefill_rows: Ints
@@ -260,7 +262,7 @@ class RoleCandidates:
     decode_rows: Ints
 
 
-def terms(pools: list[Roles]) -> Iterator[Terms]:
+def pairing_limits(pools: list[DisaggregatedEngines]) -> Iterator[PairingLimits]:
     """The terms to try, the loosest first."""
     sends: set[float] = set()
     wanted = {round(float(c), 6) for r in pools for c in r.copies(r.decode.layouts)}
@@ -276,10 +278,12 @@ def terms(pools: list[Roles]) -> Iterator[Terms]:
         sends |= {round(float(t), 3) for r in pools for t in r.receive_us(r.decode.layouts)}
         for longest in [CROWDED * max(sends), *(SLACK * t for t in sorted(sends, reverse=True))]:
             for level in levels:
-                yield Terms(longest, times, level)
+                yield PairingLimits(longest, times, level)
 
 
-def candidates(roles: Roles, on: Terms, slowest: Decoding, *, every: bool = False) -> RoleCandidates:
+def candidates(
+    roles: DisaggregatedEngines, on: PairingLimits, slowest: Decoding, *, every: bool = False
+) -> EnginesWithinLimits:
     """The engines of one pool that keep the terms ``on``.
 
     Args:
@@ -290,7 +294,7 @@ def candidates(roles: Roles, on: Terms, slowest: Decoding, *, every: bool = Fals
     per_us = decode.rate_rps.value / decode.layouts.dp / 1e6
     receiving, _ = with_queue(roles.receive_us(decode.layouts), per_us)
     # Cache of sequences that are on their way is held, too.
-    held = residents(decode.concurrency + per_us * receiving)
+    held = peak_sequences(decode.concurrency + per_us * receiving)
     fine = (receiving <= on.transfer_us) & (roles.copies(decode.layouts) <= on.copies * (1 + 1e-6))
     fine &= (decode.cycle_us.value <= on.cycle_us * (1 + 1e-9)) & (held <= roles.most)
     kept = np.flatnonzero(fine)
@@ -300,7 +304,7 @@ def candidates(roles: Roles, on: Terms, slowest: Decoding, *, every: bool = Fals
     loads = prefilling(roles.steps.take(kinds), np.tile(loaded, len(roles.layouts)))
     per_us = loads.rate_rps.value / loads.steps.layouts.dp / 1e6
     sending, _ = with_queue(roles.send_us(loads.steps.layouts, on.copies), per_us)
-    held = residents(per_us * (loads.service_us + np.minimum(sending, 1e12)))
+    held = peak_sequences(per_us * (loads.service_us + np.minimum(sending, 1e12)))
     fine = (sending <= on.transfer_us) & (held <= roles.room[kinds])
     n = len(kinds)
     pairs = joint(
@@ -309,7 +313,7 @@ def candidates(roles: Roles, on: Terms, slowest: Decoding, *, every: bool = Fals
         slowest.take(np.zeros(n, np.int64)),
         np.full(n, on.transfer_us),
         roles.link,
-        roles.hand_over,
+        roles.kv_connector,
         job.framework,
         job.workload.isl,
     )
@@ -320,10 +324,12 @@ def candidates(roles: Roles, on: Terms, slowest: Decoding, *, every: bool = Fals
     if not every and len(rows):
         # Loads rise within each kind, so the last is the highest.
         rows = rows[np.append(np.diff(kinds[rows]) > 0, True)]
-    return RoleCandidates(roles, loads.take(rows), pairs.exposed_us.value[rows], kinds[rows], decode.take(kept), kept)
+    return EnginesWithinLimits(
+        roles, loads.take(rows), pairs.exposed_us.value[rows], kinds[rows], decode.take(kept), kept
+    )
 
 
-def slowest_decode(pools: list[Roles], on: Terms) -> Decoding | None:
+def slowest_decode(pools: list[DisaggregatedEngines], on: PairingLimits) -> Decoding | None:
     """One decode engine as slow as any that the terms allow, in every respect that a partner sees; None where they
     allow none."""
     allowed = [r.decode.take(np.flatnonzero(r.decode.cycle_us.value <= on.cycle_us * (1 + 1e-9))) for r in pools]
@@ -347,5 +353,5 @@ def slowest_decode(pools: list[Roles], on: Terms) -> Decoding | None:
         layouts=Layouts.of([(1, 1, 1, 1, 1)]),
         cycle_us=times,
         tpot_us=times.scaled(one.steps_per_token),
-        crowd_us=np.array([max(float(decode.crowd_us.max()) for decode in allowed)]),
+        batch_size_deviation_us=np.array([max(float(decode.batch_size_deviation_us.max()) for decode in allowed)]),
     )

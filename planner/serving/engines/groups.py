@@ -23,10 +23,10 @@ from costmodels.serving.steady.kv_transfer import (
     with_queue,
 )
 from planner.contract.engine import Layout, Limits, Role
-from planner.serving.engines.disaggregated import Roles, decode_engines
-from planner.serving.engines.options import Aggregated, Apart, Option
+from planner.serving.engines.disaggregated import DisaggregatedEngines, decode_engines
+from planner.serving.engines.options import AggregatedCandidate, RoleCandidate, ServingOption
 from planner.serving.layouts import layout_at
-from planner.serving.operating_points import Job, Points, Served, at_load, least_concurrency, residents
+from planner.serving.operating_points import Job, OperatingPoints, Served, at_load, least_concurrency, peak_sequences
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Group:
     engines: int
     share: float
     load_rps: float
-    loaded: Points | Prefilling | Decoding
-    roles: Roles | None = None
+    loaded: OperatingPoints | Prefilling | Decoding
+    roles: DisaggregatedEngines | None = None
 
     @property
     def layout(self) -> Layout:
@@ -85,7 +85,7 @@ class Pair:
     receiver_busy: float = 0.0
 
 
-def groups_of(option: Option, served_rps: float) -> list[Group]:
+def groups_of(option: ServingOption, served_rps: float) -> list[Group]:
     """The groups of a solved option at ``served_rps``, in the order of its candidates: prefill engines first.
 
     Engines of one layout make one group, at their highest batch limit: alike, they share their load evenly, which is
@@ -104,7 +104,7 @@ def groups_of(option: Option, served_rps: float) -> list[Group]:
         load = served_rps * share / engines
         name = f"engine-{len(groups)}"
         origin = option.origin[best]
-        make = _aggregated if isinstance(origin, Aggregated) else _apart
+        make = _aggregated if isinstance(origin, AggregatedCandidate) else _apart
         group = make(name, origin, tuple(candidates), engines, share, load)  # type: ignore[arg-type]
         # A simulation may have found less than the formulas say.
         carried = float(offered.capacity_rps[best]) / float(group.capacity_rps.value[0])
@@ -113,7 +113,7 @@ def groups_of(option: Option, served_rps: float) -> list[Group]:
 
 
 def _aggregated(
-    name: str, origin: Aggregated, candidates: tuple[int, ...], engines: int, share: float, load: float
+    name: str, origin: AggregatedCandidate, candidates: tuple[int, ...], engines: int, share: float, load: float
 ) -> Group:
     points, i = origin.points, origin.index
     return Group(
@@ -134,10 +134,12 @@ def _aggregated(
 
 def _limit(concurrency: float, most: int) -> int:
     """Most sequences of a step: Poisson's mean plus three standard deviations and the one in prefill, if they fit."""
-    return min(most, math.ceil(float(residents(concurrency)) + math.sqrt(concurrency)))
+    return min(most, math.ceil(float(peak_sequences(concurrency)) + math.sqrt(concurrency)))
 
 
-def _apart(name: str, origin: Apart, candidates: tuple[int, ...], engines: int, share: float, load: float) -> Group:
+def _apart(
+    name: str, origin: RoleCandidate, candidates: tuple[int, ...], engines: int, share: float, load: float
+) -> Group:
     roles, layouts = origin.roles, origin.layouts
     index = np.array([origin.index])
     capacity = origin.engines.rate_rps.take(index)
@@ -157,7 +159,7 @@ def _apart(name: str, origin: Apart, candidates: tuple[int, ...], engines: int, 
     )
 
 
-def _limits(origin: Apart) -> tuple[int, int]:
+def _limits(origin: RoleCandidate) -> tuple[int, int]:
     """(tokens, sequences) of a step."""
     roles, i = origin.roles, origin.index
     if isinstance(origin.engines, Prefilling):
@@ -172,12 +174,12 @@ def _limits(origin: Apart) -> tuple[int, int]:
     return max(min(roles.job.framework.token_budgets), limit * queries), limit
 
 
-def decode_at_load(roles: Roles, layouts: Layouts, most: float, load_rps: float) -> Decoding:
+def decode_at_load(roles: DisaggregatedEngines, layouts: Layouts, most: float, load_rps: float) -> Decoding:
     """A decode engine at ``load_rps``: the least concurrency, ``most`` at most, that carries it."""
 
     def tried(concurrency: Floats) -> tuple[Decoding, NDArray[np.bool_]]:
         same = layouts.take(np.zeros(len(concurrency), np.int64))
-        every = decode_engines(roles.job, same, np.maximum(concurrency, 1.0), roles.hand_over)
+        every = decode_engines(roles.job, same, np.maximum(concurrency, 1.0), roles.kv_connector)
         return every, every.rate_rps.value >= load_rps * (1 - 1e-9)
 
     return least_concurrency(most, tried)
@@ -185,7 +187,7 @@ def decode_at_load(roles: Roles, layouts: Layouts, most: float, load_rps: float)
 
 def pairs_of(groups: list[Group]) -> list[Pair]:
     """Who serves requests together: every aggregated group by itself, every prefill with every decode group."""
-    alone = [Pair(group, group, group.loaded.steady) for group in groups if isinstance(group.loaded, Points)]
+    alone = [Pair(group, group, group.loaded.steady) for group in groups if isinstance(group.loaded, OperatingPoints)]
     senders = [group for group in groups if group.role == "prefill"]
     receivers = [group for group in groups if group.role == "decode"]
     return alone + [_pair(first, second) for first in senders for second in receivers]
@@ -207,7 +209,7 @@ def _pair(first: Group, second: Group) -> Pair:
         second.loaded,
         np.maximum(send, receive),
         link,
-        first.roles.hand_over,
+        first.roles.kv_connector,
         job.framework,
         job.workload.isl,
     )

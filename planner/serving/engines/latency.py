@@ -1,6 +1,6 @@
 """What requests see of a plan's engines: as simulated, or else by the formulas.
 
-A request of aggregated engines sees one engine. One of engines apart by role sees what the formulas say of the pair,
+A request of aggregated engines sees one engine. One of disaggregated engines sees what the formulas say of the pair,
 moved by what the simulation of each engine alone differs from its part of that.
 """
 
@@ -13,7 +13,7 @@ from costmodels.estimates import Floats
 from costmodels.serving.simulator.outcome import Metric, Outcome
 from costmodels.serving.steady.disaggregated import Decoding, Joint, Prefilling
 from planner.serving.engines.groups import Group, Pair
-from planner.serving.operating_points import Points, Served
+from planner.serving.operating_points import OperatingPoints, Served
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def own_us(group: Group, metric: Metric, p: float | None) -> float | None:
     alone shows it: of a prefill engine until the prompt is prefilled, of a decode engine from its arrival there. None
     where the engine has no part in the metric."""
     loaded = group.loaded
-    if isinstance(loaded, Points):
+    if isinstance(loaded, OperatingPoints):
         steady = loaded.steady
         return float(
             (getattr(steady, f"{metric}_us").value if p is None else getattr(steady, f"{metric}_percentile_us")(p))[0]
@@ -89,6 +89,6 @@ def _decode_us(group: Group, loaded: Decoding, metric: Metric, p: float | None) 
         return tpot
     assert group.roles is not None
     cycle = float(loaded.cycle_us.value[0])
-    first = cycle if group.roles.hand_over.first_token == "decode_step" else 0.0
+    first = cycle if group.roles.kv_connector.first_token == "decode_step" else 0.0
     wait = (0.5 if p is None else p) * cycle / float(loaded.layouts.pp[0])
     return wait + first + (loaded.tokens * tpot if metric == "e2e" else 0.0)

@@ -1,4 +1,4 @@
-"""The ways to serve that a request allows, each solved: engines that do everything or apart by role, in each precision.
+"""The ways to serve that a request allows, each solved: aggregated or disaggregated engines, in each precision.
 
 All ways are judged by the same SLO, load, pools and objective, so their objectives can be compared. One precision
 holds for all engines of a plan: whatever engine answers, it is the same model that does.
@@ -21,18 +21,18 @@ from costmodels.serving.steady.disaggregated import (
 )
 from planner.contract.clusters import Cluster
 from planner.serving.engines.disaggregated import (
-    Roles,
-    Terms,
+    DisaggregatedEngines,
+    PairingLimits,
     candidates,
-    find_roles,
+    find_disaggregated_engines,
+    pairing_limits,
     scale_up_link,
     slowest_decode,
-    terms,
 )
 from planner.serving.fleet import fleet
 from planner.serving.fleet.fleet import Candidates, FleetChoice
 from planner.serving.layouts import Rejected
-from planner.serving.operating_points import Points, Search
+from planner.serving.operating_points import LayoutSearch, OperatingPoints
 from planner.serving.request import PlanRequest
 from planner.solving.packing import DECODE, PREFILL
 from profiles.errors import Infeasible, LimitReached
@@ -41,10 +41,10 @@ Serving = Literal["aggregated", "disaggregated"]
 
 
 @dataclass(frozen=True)
-class Aggregated:
+class AggregatedCandidate:
     """A candidate: one operating point."""
 
-    points: Points
+    points: OperatingPoints
     index: int
 
     @property
@@ -59,11 +59,11 @@ class Aggregated:
 
 
 @dataclass(frozen=True)
-class Apart:
+class RoleCandidate:
     """A candidate of one role: engine ``index`` of ``engines``; ``row``: of the prefill (``layouts``, …) or decode
     engines of ``roles``."""
 
-    roles: Roles
+    roles: DisaggregatedEngines
     engines: Prefilling | Decoding
     index: int
     row: int
@@ -96,16 +96,16 @@ class Apart:
 
 
 @dataclass(frozen=True)
-class Option:
+class ServingOption:
     """One way to serve, at its best. ``choice`` is None where there is no plan this way, and ``reason`` says why;
     ``origin``: what each of the ``candidates`` is."""
 
     serving: Serving
     precision: Precision
-    searches: list[Search]
+    searches: list[LayoutSearch]
     refused: list[Rejected]
     candidates: Candidates | None = None
-    origin: tuple[Aggregated | Apart, ...] = ()
+    origin: tuple[AggregatedCandidate | RoleCandidate, ...] = ()
     choice: FleetChoice | None = None
     reason: str | None = None
     error: Infeasible | LimitReached | None = None
@@ -116,7 +116,7 @@ class Option:
         highest = getattr(self.error, "details", {}).get("highest_rate_rps")
         return float(highest) if isinstance(highest, int | float) else 0.0
 
-    def better_than(self, other: Option, goal: str) -> bool:
+    def better_than(self, other: ServingOption, goal: str) -> bool:
         """Whether its objective is better by more than rounding; any plan is better than none."""
         if self.choice is None or other.choice is None:
             return self.choice is not None
@@ -126,9 +126,9 @@ class Option:
         return mine > its * (1 + 1e-9) if goal == "throughput" else mine < its * (1 - 1e-9)
 
 
-def best_of(request: PlanRequest, options: list[Option]) -> Option | None:
+def best_of(request: PlanRequest, options: list[ServingOption]) -> ServingOption | None:
     """The best option that is allowed; of equals the first: aggregated engines, and the precision asked for first."""
-    best: Option | None = None
+    best: ServingOption | None = None
     for option in options:
         allowed = option.serving == "disaggregated" or request.disaggregation != "always"
         if allowed and option.choice is not None and (best is None or option.better_than(best, request.goal)):
@@ -136,7 +136,7 @@ def best_of(request: PlanRequest, options: list[Option]) -> Option | None:
     return best
 
 
-def served_rps(request: PlanRequest, option: Option) -> float:
+def served_rps(request: PlanRequest, option: ServingOption) -> float:
     """The load of a solved option: what is offered, or as much as fits."""
     if request.goal != "throughput" and request.workload.rate_rps is not None:
         return request.workload.rate_rps
@@ -146,9 +146,9 @@ def served_rps(request: PlanRequest, option: Option) -> float:
     return min(float(capacity[roles == role].sum()) for role in option.candidates.needed)
 
 
-def fleet_pools(cluster: Cluster) -> list[fleet.Pool]:
+def fleet_pools(cluster: Cluster) -> list[fleet.NodePool]:
     return [
-        fleet.Pool(pool.name, pool.nodes, pool.gpus_per_node, pool.usd_per_gpu_hour, pool.gpus)
+        fleet.NodePool(pool.name, pool.nodes, pool.gpus_per_node, pool.usd_per_gpu_hour, pool.gpus)
         for pool in cluster.pools
     ]
 
@@ -160,18 +160,20 @@ def _choose(request: PlanRequest, offered: Candidates) -> FleetChoice:
     )
 
 
-# ------------------------------------------------------------------ engines that do everything
+# ------------------------------------------------------------------ aggregated engines
 
 
-def aggregated(request: PlanRequest, precision: Precision, searches: list[Search], refused: list[Rejected]) -> Option:
+def aggregated(
+    request: PlanRequest, precision: Precision, searches: list[LayoutSearch], refused: list[Rejected]
+) -> ServingOption:
     """The best fleet of aggregated engines."""
     origin = tuple(
-        Aggregated(s.fine, i)
+        AggregatedCandidate(s.fine, i)
         for s in searches
         if s.fine is not None
         for i in _finalists(s.fine, every=request.goal == "latency")
     )
-    bare = Option("aggregated", precision, searches, refused)
+    bare = ServingOption("aggregated", precision, searches, refused)
     if not origin:
         return _without(bare, "no layout meets the SLO" if request.slo.bounds else "no layout can be run")
     offered = _table(
@@ -180,11 +182,16 @@ def aggregated(request: PlanRequest, precision: Precision, searches: list[Search
     return _solved(request, bare, offered, origin)
 
 
-def _without(option: Option, reason: str, error: Infeasible | LimitReached | None = None) -> Option:
+def _without(option: ServingOption, reason: str, error: Infeasible | LimitReached | None = None) -> ServingOption:
     return replace(option, reason=reason, error=error)
 
 
-def _solved(request: PlanRequest, bare: Option, offered: Candidates, origin: tuple[Aggregated | Apart, ...]) -> Option:
+def _solved(
+    request: PlanRequest,
+    bare: ServingOption,
+    offered: Candidates,
+    origin: tuple[AggregatedCandidate | RoleCandidate, ...],
+) -> ServingOption:
     try:
         choice = _choose(request, offered)
     except (Infeasible, LimitReached) as error:
@@ -192,7 +199,7 @@ def _solved(request: PlanRequest, bare: Option, offered: Candidates, origin: tup
     return replace(bare, candidates=offered, origin=origin, choice=choice)
 
 
-def solved_again(request: PlanRequest, option: Option, capacity_rps: Floats) -> Option:
+def solved_again(request: PlanRequest, option: ServingOption, capacity_rps: Floats) -> ServingOption:
     """``option`` with candidates of other capacities [n]; those that carry nothing are left out."""
     assert option.candidates is not None
     kept, roles = np.flatnonzero(capacity_rps > 0), option.candidates.roles
@@ -203,7 +210,7 @@ def solved_again(request: PlanRequest, option: Option, capacity_rps: Floats) -> 
     return _solved(request, bare, offered, tuple(option.origin[v] for v in kept.tolist()))
 
 
-def _table(rows: list[tuple[Points, int, np.ndarray, np.ndarray]]) -> Candidates:
+def _table(rows: list[tuple[OperatingPoints, int, np.ndarray, np.ndarray]]) -> Candidates:
     gpus = [int(points.layouts.gpus[i]) for points, i, _, _ in rows]
     return Candidates(
         np.array([points.job.pool_index for points, *_ in rows], dtype=np.int64),
@@ -215,7 +222,7 @@ def _table(rows: list[tuple[Points, int, np.ndarray, np.ndarray]]) -> Candidates
     )
 
 
-def _finalists(points: Points, *, every: bool) -> list[int]:
+def _finalists(points: OperatingPoints, *, every: bool) -> list[int]:
     """Per layout and batch limit the point of highest rate; ``every``: all points."""
     inside = np.flatnonzero(points.within)
     if every:
@@ -227,19 +234,19 @@ def _finalists(points: Points, *, every: bool) -> list[int]:
     return sorted(best.values())
 
 
-# ------------------------------------------------------------------ engines apart by role
+# ------------------------------------------------------------------ disaggregated engines
 
 
 def disaggregated(
-    request: PlanRequest, precision: Precision, searches: list[Search], refused: list[Rejected]
-) -> Option:
+    request: PlanRequest, precision: Precision, searches: list[LayoutSearch], refused: list[Rejected]
+) -> ServingOption:
     """The best fleet of prefill and decode engines, over all terms that they may keep."""
-    bare = Option("disaggregated", precision, searches, refused)
-    found = [roles for roles in (find_roles(search) for search in searches) if roles is not None]
+    bare = ServingOption("disaggregated", precision, searches, refused)
+    found = [roles for roles in (find_disaggregated_engines(search) for search in searches) if roles is not None]
     best = _without(bare, "no two layouts can share the roles" if not found else "no pair of layouts meets the SLO")
     for pools in _arrangements(found):
         tried: list[dict[tuple[int, ...], float]] = []
-        for on in terms(pools):
+        for on in pairing_limits(pools):
             offered, origin = _offer(request, pools, on)
             if offered is None:
                 continue
@@ -255,7 +262,7 @@ def disaggregated(
     return best
 
 
-def _arrangements(found: list[Roles]) -> Iterator[list[Roles]]:
+def _arrangements(found: list[DisaggregatedEngines]) -> Iterator[list[DisaggregatedEngines]]:
     """What may be joined by which link: all pools by their fabrics, a pool that is one node by its scale-up link."""
     if len(found) > 1 or any(roles.job.pool.nodes > 1 for roles in found):
         yield found
@@ -264,14 +271,16 @@ def _arrangements(found: list[Roles]) -> Iterator[list[Roles]]:
             yield [roles.over(scale_up_link(roles.job))]
 
 
-def _offer(request: PlanRequest, pools: list[Roles], on: Terms) -> tuple[Candidates | None, tuple[Apart, ...]]:
+def _offer(
+    request: PlanRequest, pools: list[DisaggregatedEngines], on: PairingLimits
+) -> tuple[Candidates | None, tuple[RoleCandidate, ...]]:
     """The engines that keep the terms; None where a role has none."""
     slowest = slowest_decode(pools, on)
     if slowest is None:
         return None, ()
     every = request.goal == "latency"
     rows: list[tuple[int, int, int, float, float, int]] = []
-    origin: list[Apart] = []
+    origin: list[RoleCandidate] = []
     for roles in pools:
         kept = candidates(roles, on, slowest, every=every)
         first, second = kept.prefill, kept.decode
@@ -287,7 +296,7 @@ def _offer(request: PlanRequest, pools: list[Roles], on: Terms) -> tuple[Candida
                 block = min(int(layouts.tp[i]), roles.job.pool.gpus_per_node)
                 ms = float(latency_us[i]) / 1e3
                 rows.append((roles.job.pool_index, int(layouts.gpus[i]), block, float(rate[i]), ms, role))
-                origin.append(Apart(roles, engines, i, int(numbers[i])))
+                origin.append(RoleCandidate(roles, engines, i, int(numbers[i])))
     if {row[5] for row in rows} != {PREFILL, DECODE}:
         return None, ()
     pool, gpus, block_, capacity, latency, role_ = (np.array(column) for column in zip(*rows, strict=True))
@@ -320,7 +329,7 @@ def _covers(first: Strength, second: Strength) -> bool:
     return all(first.get(key, 0.0) >= capacity * (1 - 1e-12) for key, capacity in second.items())
 
 
-def _may_beat(request: PlanRequest, offered: Candidates, best: Option) -> bool:
+def _may_beat(request: PlanRequest, offered: Candidates, best: ServingOption) -> bool:
     """Whether a fleet whose GPUs could be divided at will would beat ``best``: none of whole engines does better."""
     assert best.choice is not None
     value = best.choice.solution.objective

@@ -12,11 +12,11 @@ import numpy as np
 
 from planner.serving.fleet.infeasible import gpus_of, infeasible
 from planner.serving.fleet.programme import Objective, Programme, Question, programme
-from planner.solving.packing import Candidates, Piece, Pool, hosted, walk
+from planner.solving.packing import Candidates, NodePool, Piece, hosted, walk
 from planner.solving.solvers import TOLERANCE, Floats, Highs, Ints, Solution, Solver
 from profiles.errors import InputError, LimitReached
 
-__all__ = ["Candidates", "Engine", "FleetChoice", "Objective", "Pool", "choose_fleet"]
+__all__ = ["Candidates", "Engine", "FleetChoice", "NodePool", "Objective", "choose_fleet"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class FleetChoice:
 
 
 def choose_fleet(
-    pools: Sequence[Pool],
+    pools: Sequence[NodePool],
     candidates: Candidates,
     objective: Objective,
     rate_rps: float | None = None,
@@ -118,7 +118,7 @@ def _fastest_pair(ask: Question, time_limit_s: float) -> FleetChoice:
     )
 
 
-def _check(pools: Sequence[Pool], candidates: Candidates, objective: str, rate_rps: float | None) -> None:
+def _check(pools: Sequence[NodePool], candidates: Candidates, objective: str, rate_rps: float | None) -> None:
     names = [pool.name for pool in pools]
     if len(set(names)) < len(names):
         raise InputError(f"pools: {', '.join(names)}: a name occurs twice", "give every pool its own name")

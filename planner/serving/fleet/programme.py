@@ -1,7 +1,7 @@
 """The fleet's integer programme: how many engines of each candidate, in which roles, packed into which nodes.
 
 For every candidate v a whole number of engines y_v, and where latency matters its share x_v of the traffic.
-Aggregated engines carry Σ capacity_v·y_v. Prefill and decode engines carry what both roles do: the rate R with
+AggregatedCandidate engines carry Σ capacity_v·y_v. Prefill and decode engines carry what both roles do: the rate R with
 R ≤ Σ capacity_v·y_v over either role; where no rate is asked for, R is a column of its own.
 
 * ``throughput``  max Σ capacity_v·y_v, or max R
@@ -27,7 +27,7 @@ from typing import Literal
 
 import numpy as np
 
-from planner.solving.packing import AGGREGATED, Candidates, Flow, Pool, flow, flow_rows, hosted, undominated
+from planner.solving.packing import AGGREGATED, Candidates, Flow, NodePool, flow, flow_rows, hosted, undominated
 from planner.solving.solvers import Floats, Ints, Problem, Row, Solution, Solver, lexicographic
 
 Objective = Literal["throughput", "cost", "gpus", "latency"]
@@ -38,7 +38,7 @@ class Question:
     """What to choose. ``unlimited``: pools taken to have as many nodes as wanted, which is how bounds and ways out
     are found. ``deadline``: of :func:`time.perf_counter`."""
 
-    pools: tuple[Pool, ...]
+    pools: tuple[NodePool, ...]
     candidates: Candidates
     objective: Objective
     rate_rps: float | None

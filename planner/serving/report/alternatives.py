@@ -12,8 +12,8 @@ from planner.contract.clusters import Pool
 from planner.contract.workload.slo import Bound
 from planner.serving.confirmation.confirmation import Confirmed
 from planner.serving.document import plan as plans
-from planner.serving.engines.options import Option
-from planner.serving.operating_points import Points, Search, percentile_ms
+from planner.serving.engines.options import ServingOption
+from planner.serving.operating_points import LayoutSearch, OperatingPoints, percentile_ms
 from planner.serving.request import PlanRequest
 
 RANKED = 8
@@ -40,7 +40,7 @@ def engines_that_fit(pool: Pool, gpus: int) -> int:
 
 
 def alternatives(
-    request: PlanRequest, best: Option, chosen: set[tuple[int, ...]], found: Confirmed
+    request: PlanRequest, best: ServingOption, chosen: set[tuple[int, ...]], found: Confirmed
 ) -> plans.Alternatives:
     """Ranked alternatives in the precision of the ``best`` option, aggregated engines all of them, and the Pareto
     frontier. Chosen layouts are left out, and engines that were simulated carry no more than they did there."""
@@ -64,7 +64,7 @@ def alternatives(
     )
 
 
-def _scores(request: PlanRequest, points: Points, rate: Floats) -> tuple[Ints, Floats]:
+def _scores(request: PlanRequest, points: OperatingPoints, rate: Floats) -> tuple[Ints, Floats]:
     """Engines that each operating point takes, alone on its pool, and the objective they reach when each carries
     ``rate``; shape [n] each, NaN where they cannot carry the load or have no price."""
     pool, gpus = points.job.pool, points.layouts.gpus
@@ -84,7 +84,7 @@ def _scores(request: PlanRequest, points: Points, rate: Floats) -> tuple[Ints, F
     return engines, np.where((engines >= 1) & (engines <= room), score, np.nan)
 
 
-def _best_by_layout(points: Points, losses: Floats, chosen: set[tuple[int, ...]]) -> list[tuple[int, float]]:
+def _best_by_layout(points: OperatingPoints, losses: Floats, chosen: set[tuple[int, ...]]) -> list[tuple[int, float]]:
     """(index, loss) of the least loss of every layout that is not ``chosen``; of equals, the highest rate."""
     usable = np.flatnonzero(points.within & ~np.isnan(losses))
     best: dict[tuple[int, ...], tuple[int, float]] = {}
@@ -96,7 +96,7 @@ def _best_by_layout(points: Points, losses: Floats, chosen: set[tuple[int, ...]]
 
 
 def _alternative(
-    request: PlanRequest, loses_by: float, points: Points, i: int, engines: int, score: float, rate: float
+    request: PlanRequest, loses_by: float, points: OperatingPoints, i: int, engines: int, score: float, rate: float
 ) -> plans.Alternative:
     pool, gpus = points.job.pool, engines * int(points.layouts.gpus[i])
     point = _point(request, points, i)
@@ -114,7 +114,7 @@ def _alternative(
     )
 
 
-def _point(request: PlanRequest, points: Points, i: int) -> dict[str, Any]:
+def _point(request: PlanRequest, points: OperatingPoints, i: int) -> dict[str, Any]:
     """The fields of :class:`planner.serving.document.plan.OperatingPoint`."""
     concurrency, several = float(points.concurrency[i]), request.workload.osl > 1
     return {
@@ -139,9 +139,9 @@ def _bound(request: PlanRequest, metric: str) -> Bound:
     return Bound(metric=metric, limit_ms=1e12)  # type: ignore[arg-type]
 
 
-def _pareto(request: PlanRequest, searches: list[Search]) -> list[plans.OperatingPoint]:
+def _pareto(request: PlanRequest, searches: list[LayoutSearch]) -> list[plans.OperatingPoint]:
     """Operating points that no other beats in both speed per user and throughput per GPU, over all pools."""
-    every: list[tuple[float, float, Points, int]] = []
+    every: list[tuple[float, float, OperatingPoints, int]] = []
     for points in (s.coarse for s in searches):
         if points is not None:
             # Where one token is all there is, its speed is what a user sees.
@@ -151,7 +151,7 @@ def _pareto(request: PlanRequest, searches: list[Search]) -> list[plans.Operatin
                 (float(speed[i]), float(throughput[i]), points, i)
                 for i in np.flatnonzero(points.steady.stable).tolist()
             ]
-    frontier: list[tuple[float, float, Points, int]] = []
+    frontier: list[tuple[float, float, OperatingPoints, int]] = []
     for point in sorted(every, key=lambda p: (-p[0], -p[1])):
         if not frontier or point[1] > frontier[-1][1]:
             frontier.append(point)

@@ -16,7 +16,7 @@ from costmodels.serving.steady.disaggregated import (
 from planner.serving.document.prediction import Effect
 from planner.serving.engines.disaggregated import decode_engines
 from planner.serving.engines.groups import Group, Pair
-from planner.serving.operating_points import Job, Points, predict
+from planner.serving.operating_points import Job, OperatingPoints, predict
 
 
 def effects_of(pair: Pair) -> tuple[Effect, ...]:
@@ -56,7 +56,7 @@ def _means(pair: Pair, without: dict[str, float | None]) -> tuple[float | None, 
     """(mean TTFT, mean TPOT) in ms with the workload changed; None where the engines cannot keep up."""
     first, second = pair.prefill, pair.decode
     job = replace(first.job, workload=first.job.workload.model_copy(update=without))
-    if isinstance(first.loaded, Points):
+    if isinstance(first.loaded, OperatingPoints):
         p = first.loaded
         steady = predict(job, p.layouts, p.budget, p.concurrency, p.most).steady
         if not bool(steady.stable[0]):
@@ -81,7 +81,7 @@ def _decoding(job: Job, group: Group) -> Decoding:
     assert isinstance(group.loaded, Decoding)
     assert group.roles is not None
     there = replace(group.job, workload=job.workload)
-    return decode_engines(there, group.layouts, group.loaded.concurrency, group.roles.hand_over)
+    return decode_engines(there, group.layouts, group.loaded.concurrency, group.roles.kv_connector)
 
 
 def _prefilled_us(job: Job, group: Group) -> float | None:

@@ -14,13 +14,15 @@ from costmodels.serving.step import StepTimes
 from planner.contract.workload.workload import Workload
 from planner.serving.engines.groups import Group, Pair
 from planner.serving.engines.latency import Checks
-from planner.serving.engines.options import Option
-from planner.serving.operating_points import Points
+from planner.serving.engines.options import ServingOption
+from planner.serving.operating_points import OperatingPoints
 from planner.serving.request import PlanRequest
 from profiles.hardware import default_node, find_gpu
 
 
-def notes_of(request: PlanRequest, best: Option, groups: list[Group], pairs: list[Pair], checks: Checks) -> list[str]:
+def notes_of(
+    request: PlanRequest, best: ServingOption, groups: list[Group], pairs: list[Pair], checks: Checks
+) -> list[str]:
     """The notes of a plan, each once. ``checks``: simulations of the groups."""
     searches = best.searches
     notes = [note for search in searches for note in search.job.cost.notes]
@@ -106,7 +108,7 @@ def _simulation_notes(groups: list[Group], checks: Checks) -> list[str]:
 def _step(group: Group) -> tuple[StepTimes, Estimates]:
     """The step that a group takes most, and the time that says where its figures are from."""
     loaded = group.loaded
-    if isinstance(loaded, Points):
+    if isinstance(loaded, OperatingPoints):
         return loaded.steady.decode, loaded.steady.tpot_us if group.job.workload.osl > 1 else loaded.steady.ttft_us
     if isinstance(loaded, Prefilling):
         return loaded.steps.full, loaded.done_us
@@ -121,11 +123,11 @@ def _hand_over_notes(pairs: list[Pair]) -> list[str]:
         "layer": "each layer's cache is sent while the next is computed",
         "chunk": "each prefill chunk's cache is sent while the next is computed",
         "none": "the cache is sent when the prompt is prefilled, none of it before",
-    }[served.hand_over.overlap]
+    }[served.kv_connector.overlap]
     first = {
         "transfer": "the first token comes from the prefill engine, and reaches the user after the transfer",
         "decode_step": "the decode engine computes the first token: TTFT holds one decode step",
-    }[served.hand_over.first_token]
+    }[served.kv_connector.first_token]
     pools = {group.job.pool.name: group.job.pool for pair in pairs for group in (pair.prefill, pair.decode)}
     notes = [
         "the KV cache goes from prefill to decode engines at the link's full rate, which nothing here measured; "

@@ -35,7 +35,7 @@ from planner.serving.document.prediction import (
 )
 from planner.serving.engines.groups import Group, Pair, slower
 from planner.serving.engines.latency import Checks, formula_us, group_us, pair_us
-from planner.serving.operating_points import Points, layout_memory
+from planner.serving.operating_points import OperatingPoints, layout_memory
 from planner.serving.report.effects import effects_of
 from planner.serving.request import PlanRequest
 
@@ -91,7 +91,7 @@ def _group_prediction(group: Group, checks: Checks) -> GroupPrediction:
 
     latencies: dict[str, Latency | None] = {"ttft_ms": None, "tpot_ms": None, "e2e_ms": None}
     several = group.job.workload.osl > 1
-    if isinstance(loaded, Points):
+    if isinstance(loaded, OperatingPoints):
         steady = loaded.steady
         for metric in ("ttft", "tpot", "e2e") if several else ("ttft", "e2e"):
             latencies[f"{metric}_ms"] = latency(getattr(steady, f"{metric}_us"), metric)
@@ -236,7 +236,7 @@ def _kv_transfer(pairs: list[Pair]) -> KvTransfer | None:
         link=slower(pair.prefill.roles.link, pair.decode.roles.link).name,
         time_ms=_interval(served.transfer_us, 1e-3),
         exposed_ms=_interval(served.exposed_us, 1e-3),
-        overlap=served.hand_over.overlap,
+        overlap=served.kv_connector.overlap,
         sender_busy=max(each.sender_busy for each in pairs),
         receiver_busy=max(each.receiver_busy for each in pairs),
     )

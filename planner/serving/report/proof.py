@@ -13,9 +13,9 @@ from planner.contract.provenance import MeasuredStore, Provenance
 from planner.serving.document import plan as plans
 from planner.serving.engines.groups import Group, Pair
 from planner.serving.engines.latency import Checks
-from planner.serving.engines.options import Apart, Option
+from planner.serving.engines.options import RoleCandidate, ServingOption
 from planner.serving.layouts import Rejected
-from planner.serving.operating_points import Search
+from planner.serving.operating_points import LayoutSearch
 from planner.serving.report.accuracy import published_accuracy
 from planner.serving.report.notes import notes_of
 from planner.serving.request import PlanRequest
@@ -29,7 +29,7 @@ LINK_BINDS = 0.75
 """A link this busy keeps engines from more load (they are planned for 80 % at most)."""
 
 
-def proof_of(request: PlanRequest, options: list[Option], best: Option) -> plans.Proof:
+def proof_of(request: PlanRequest, options: list[ServingOption], best: ServingOption) -> plans.Proof:
     """Of the ``best`` option, over all of them."""
     assert best.choice is not None
     solution = best.choice.solution
@@ -73,21 +73,21 @@ def proof_of(request: PlanRequest, options: list[Option], best: Option) -> plans
     )
 
 
-def _allowed(request: PlanRequest, option: Option) -> bool:
+def _allowed(request: PlanRequest, option: ServingOption) -> bool:
     return option.serving == "disaggregated" or request.disaggregation != "always"
 
 
-def _binding(best: Option) -> str:
+def _binding(best: ServingOption) -> str:
     assert best.choice is not None
     busy = [
         f"{origin.roles.link.name} between prefill and decode engines"
         for v in np.flatnonzero(best.choice.engines).tolist()
-        if isinstance(origin := best.origin[v], Apart) and origin.link_busy > LINK_BINDS
+        if isinstance(origin := best.origin[v], RoleCandidate) and origin.link_busy > LINK_BINDS
     ]
     return "; ".join(dict.fromkeys([*busy, best.choice.binding]))
 
 
-def _compared(request: PlanRequest, options: list[Option], best: Option) -> tuple[plans.Compared, ...]:
+def _compared(request: PlanRequest, options: list[ServingOption], best: ServingOption) -> tuple[plans.Compared, ...]:
     """Every option, the chosen one first and then by what it loses."""
     assert best.choice is not None
     assert best.choice.solution.objective is not None
@@ -134,7 +134,7 @@ def _merged(rejected: list[Rejected]) -> list[Rejected]:
 
 def provenance_of(
     request: PlanRequest,
-    best: Option,
+    best: ServingOption,
     groups: list[Group],
     pairs: list[Pair],
     checks: Checks,
@@ -157,7 +157,7 @@ def provenance_of(
     )
 
 
-def _measured(searches: list[Search]) -> tuple[MeasuredStore, ...]:
+def _measured(searches: list[LayoutSearch]) -> tuple[MeasuredStore, ...]:
     gpus = {search.job.pool.gpu for search in searches}
     out = []
     for store in searches[0].job.cost.measured:

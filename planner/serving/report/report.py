@@ -11,7 +11,7 @@ from planner.launchers import EngineSpec, launch
 from planner.serving.confirmation.confirmation import Confirmed
 from planner.serving.document import plan as plans
 from planner.serving.engines.groups import Group, groups_of, pairs_of
-from planner.serving.engines.options import Option, served_rps
+from planner.serving.engines.options import ServingOption, served_rps
 from planner.serving.expert_placement import placements_of
 from planner.serving.report.alternatives import alternatives
 from planner.serving.report.prediction import predicted_by
@@ -19,7 +19,9 @@ from planner.serving.report.proof import proof_of, provenance_of
 from planner.serving.request import PlanRequest
 
 
-def assemble(request: PlanRequest, found: Confirmed, best: Option, expert_loads: Loads | None = None) -> plans.Plan:
+def assemble(
+    request: PlanRequest, found: Confirmed, best: ServingOption, expert_loads: Loads | None = None
+) -> plans.Plan:
     """The document of the ``best`` of the options ``found``, which has a choice; with ``expert_loads``, also of where
     the experts of expert-parallel engines live."""
     options, served = found.options, served_rps(request, best)
@@ -39,7 +41,7 @@ def assemble(request: PlanRequest, found: Confirmed, best: Option, expert_loads:
     )
 
 
-def _understood(request: PlanRequest, options: list[Option], best: Option) -> plans.RequestUnderstood:
+def _understood(request: PlanRequest, options: list[ServingOption], best: ServingOption) -> plans.RequestUnderstood:
     model, precision = best.searches[0].job.model, best.precision
     return plans.RequestUnderstood(
         model=model.name,
@@ -68,7 +70,7 @@ def _understood(request: PlanRequest, options: list[Option], best: Option) -> pl
 
 
 def _decision(
-    request: PlanRequest, best: Option, groups: list[Group], experts: Mapping[str, ExpertPlacement]
+    request: PlanRequest, best: ServingOption, groups: list[Group], experts: Mapping[str, ExpertPlacement]
 ) -> plans.Decision:
     used = sum(group.gpus for group in groups)
     offered = sum(pool.gpus for pool in request.cluster.pools)
@@ -91,7 +93,9 @@ def _loadable(asked: str, name: str) -> str:
     return name if asked.casefold() in (known, known.rpartition("/")[2]) else asked
 
 
-def _engine_group(request: PlanRequest, best: Option, group: Group, experts: ExpertPlacement | None) -> EngineGroup:
+def _engine_group(
+    request: PlanRequest, best: ServingOption, group: Group, experts: ExpertPlacement | None
+) -> EngineGroup:
     model, precision, workload = group.job.model, group.job.precision, request.workload
     assert best.choice is not None
     placed = [engine for engine in best.choice.placement if engine.candidate in group.candidates]

@@ -10,8 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodels.kernels import error_process as anchoring
-from costmodels.kernels.error_process import Anchor, Points, Prior, Priors, as_figures, as_prior, coordinates, priors
+from costmodels.kernels import error_process as error_process
+from costmodels.kernels.error_process import (
+    ErrorProcess,
+    Points,
+    Prior,
+    Priors,
+    as_figures,
+    as_prior,
+    coordinates,
+    priors,
+)
 from costmodels.kernels.features import FAMILIES
 from profiles.errors import DataError
 
@@ -38,7 +47,7 @@ def covariance(a: Points, b: Points, i: int, j: int) -> float:
 @given(rows=st.integers(1, 12), asked=st.integers(1, 6), seed=st.integers(0, 100))
 def test_the_posterior_is_that_of_the_plain_formulas(rows: int, asked: int, seed: int) -> None:
     p, q = made(rows, seed), made(asked, seed + 1)
-    with patch.object(anchoring, "_REWEIGHTINGS", 0):
+    with patch.object(error_process, "_REWEIGHTINGS", 0):
         compare(p, q, seed)
 
 
@@ -49,68 +58,68 @@ def compare(p: Points, q: Points, seed: int) -> None:
     k += np.diag(PRIOR.noise**2 + (PRIOR.claim * p.claimed) ** 2)
     across = np.array([[covariance(q, p, i, j) for j in range(rows)] for i in range(asked)])
     inverse = np.linalg.inv(k)
-    anchor = Anchor(BOTH, p, r)
-    mean, width = anchor.at(q)
+    process = ErrorProcess(BOTH, p, r)
+    mean, width = process.at(q)
     # The order of the rows is shuffled inside, which must not show.
     np.testing.assert_allclose(mean, across @ inverse @ r, rtol=1e-8, atol=1e-12)
     left = np.array([covariance(q, q, i, i) for i in range(asked)]) - np.einsum("ij,jk,ik->i", across, inverse, across)
     scale = (PRIOR.degrees + r @ inverse @ r) / (PRIOR.degrees + rows)
     sd = np.sqrt(scale * (left + PRIOR.noise**2 + (PRIOR.claim * q.claimed) ** 2))
-    np.testing.assert_allclose(width, anchor.quantile * sd, rtol=1e-8)
+    np.testing.assert_allclose(width, process.quantile * sd, rtol=1e-8)
 
 
 def test_a_single_row_far_off_does_not_bend_its_neighbours() -> None:
     p, q = made(40), made(20, seed=1)
     residual = np.full(40, 0.1)
-    clean, _ = Anchor(BOTH, p, residual).at(q)
+    clean, _ = ErrorProcess(BOTH, p, residual).at(q)
     residual[7] = 2.0
-    with patch.object(anchoring, "_REWEIGHTINGS", 0):
-        plain, _ = Anchor(BOTH, p, residual).at(q)
-    robust, _ = Anchor(BOTH, p, residual).at(q)
+    with patch.object(error_process, "_REWEIGHTINGS", 0):
+        plain, _ = ErrorProcess(BOTH, p, residual).at(q)
+    robust, _ = ErrorProcess(BOTH, p, residual).at(q)
     assert np.abs(robust - clean).max() < 0.25 * np.abs(plain - clean).max()
 
 
 def test_an_offset_that_all_rows_share_is_found_everywhere() -> None:
-    mean, _ = Anchor(BOTH, made(40), np.full(40, 0.2)).at(made(20, seed=1))
+    mean, _ = ErrorProcess(BOTH, made(40), np.full(40, 0.2)).at(made(20, seed=1))
     np.testing.assert_allclose(mean, 0.2, atol=0.06)
 
 
 def test_spread_shrinks_as_rows_arrive() -> None:
     p, q = made(64), made(30, seed=1)
     residual = np.random.default_rng(0).normal(0.1, 0.05, 64)
-    widths = [Anchor(BOTH, p.take(np.arange(n)), residual[:n]).at(q)[1].mean() for n in (4, 16, 64)]
+    widths = [ErrorProcess(BOTH, p.take(np.arange(n)), residual[:n]).at(q)[1].mean() for n in (4, 16, 64)]
     assert widths[0] > widths[1] > widths[2]
 
 
 def test_errors_larger_than_usual_widen_the_spread() -> None:
     p, q = made(20), made(5, seed=1)
     pattern = np.random.default_rng(0).normal(0, 1, 20)
-    small, large = (Anchor(BOTH, p, size * pattern).at(q)[1] for size in (0.05, 0.5))
+    small, large = (ErrorProcess(BOTH, p, size * pattern).at(q)[1] for size in (0.05, 0.5))
     assert np.all(large > 2 * small)
 
 
 def test_rows_where_the_pack_has_the_gpu_say_nothing_of_where_it_has_not() -> None:
     p = made(20, known=True)
-    mean, _ = Anchor(BOTH, p, np.full(20, 0.3)).at(made(5, seed=1))
+    mean, _ = ErrorProcess(BOTH, p, np.full(20, 0.3)).at(made(5, seed=1))
     np.testing.assert_array_equal(mean, 0.0)
 
 
 def test_more_rows_than_the_equations_take_are_thinned_and_only_widen(monkeypatch: pytest.MonkeyPatch) -> None:
     p, q, residual = made(60), made(10, seed=1), np.random.default_rng(0).normal(0.1, 0.02, 60)
-    full_mean, full = Anchor(BOTH, p, residual).at(q)
-    monkeypatch.setattr(anchoring, "SPREAD_ROWS", 10)
-    mean, width = Anchor(BOTH, p, residual).at(q)
+    full_mean, full = ErrorProcess(BOTH, p, residual).at(q)
+    monkeypatch.setattr(error_process, "SPREAD_ROWS", 10)
+    mean, width = ErrorProcess(BOTH, p, residual).at(q)
     np.testing.assert_array_equal(mean, full_mean)
     assert np.all(width >= full)
-    monkeypatch.setattr(anchoring, "MEAN_ROWS", 30)
-    assert Anchor(BOTH, p, residual).rows_used == 30
+    monkeypatch.setattr(error_process, "MEAN_ROWS", 30)
+    assert ErrorProcess(BOTH, p, residual).rows_used == 30
 
 
 def test_many_questions_are_answered_in_blocks_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    anchor = Anchor(BOTH, made(10), np.full(10, 0.1))
-    whole = anchor.at(made(50, seed=1))
-    monkeypatch.setattr(anchoring, "_BLOCK", 7)
-    for got, expected in zip(anchor.at(made(50, seed=1)), whole, strict=True):
+    process = ErrorProcess(BOTH, made(10), np.full(10, 0.1))
+    whole = process.at(made(50, seed=1))
+    monkeypatch.setattr(error_process, "_BLOCK", 7)
+    for got, expected in zip(process.at(made(50, seed=1)), whole, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-10)
 
 
@@ -132,7 +141,7 @@ def test_figures_of_a_prior_are_read_back() -> None:
 @pytest.mark.parametrize("content", ["", "{", "[1]", "gemm: {unseen: {offset: wide}}", "gemm: {}"])
 def test_a_broken_file_of_priors_is_a_data_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str) -> None:
     (tmp_path / "few_shot.yaml").write_text(content)
-    monkeypatch.setattr(anchoring, "__file__", str(tmp_path / "anchoring.py"))
+    monkeypatch.setattr(error_process, "__file__", str(tmp_path / "error_process.py"))
     with pytest.raises(DataError, match=r"few_shot\.yaml"):
         priors.__wrapped__("gemm")
 

@@ -9,7 +9,7 @@ import pytest
 
 from costmodels.estimates import COVERAGE
 from costmodels.kernels import forest as forests
-from costmodels.kernels.forest import Forest, Memory, correction, fit
+from costmodels.kernels.forest import Forest, Neighbours, correction, fit
 
 NOISE = 0.05
 
@@ -43,11 +43,11 @@ def world(shapes: int, rows: int = 12, quirk: float = 0.1, seed: int = 0, gpus: 
     return World(features, target, group, features[:, :3] * 2, group % gpus)
 
 
-def fitted(w: World, seed: int = 0) -> tuple[Forest, Memory]:
+def fitted(w: World, seed: int = 0) -> tuple[Forest, Neighbours]:
     return fit(w.features, w.target, w.group, w.place, np.zeros(len(w.target), np.int64), w.gpu, seed=seed)
 
 
-def predicted(forest: Forest, memory: Memory, w: World) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def predicted(forest: Forest, memory: Neighbours, w: World) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(value, low, high) in log, as :class:`costmodels.kernels.kernel_models.KernelModel` puts them together."""
     ratio, spread = forest.raw(w.features)
     ratio = ratio + forest.correction_share * correction(memory, w.place, np.zeros(len(w.target), np.int64))
@@ -108,14 +108,14 @@ def test_rows_near_a_question_correct_it() -> None:
 
 def test_without_rows_there_is_no_correction() -> None:
     place, ones = np.zeros((3, 2), np.float32), np.ones(3, np.int64)
-    assert correction(Memory.empty(2), place, ones).tolist() == [0, 0, 0]
-    elsewhere = Memory(place, np.zeros(3, np.int64), np.arange(3), np.ones(3, np.float32))
+    assert correction(Neighbours.empty(2), place, ones).tolist() == [0, 0, 0]
+    elsewhere = Neighbours(place, np.zeros(3, np.int64), np.arange(3), np.ones(3, np.float32))
     assert correction(elsewhere, place, ones).tolist() == [0, 0, 0]  # rows of another partition are silent
 
 
 def test_correction_weighs_the_near_and_leaves_out_the_excluded() -> None:
     place = np.array([[0.0], [1.0], [9.0]], np.float32)
-    memory = Memory(place, np.zeros(3, np.int64), np.arange(3), np.array([0.4, 0.2, -5.0], np.float32))
+    memory = Neighbours(place, np.zeros(3, np.int64), np.arange(3), np.array([0.4, 0.2, -5.0], np.float32))
     here, zero = np.zeros((1, 1), np.float32), np.zeros(1, np.int64)
     weights = 1 / (np.array([0.0, 1.0, 9.0]) + 0.3) ** 2
     expected = weights @ [0.4, 0.2, -5.0] / (weights.sum() + 0.5)
@@ -127,7 +127,7 @@ def test_correction_weighs_the_near_and_leaves_out_the_excluded() -> None:
 
 
 def test_a_lone_far_row_says_little() -> None:
-    memory = Memory(
+    memory = Neighbours(
         np.array([[20.0]], np.float32), np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1, np.float32)
     )
     assert 0 < correction(memory, np.zeros((1, 1), np.float32), np.zeros(1, np.int64))[0] < 0.01

@@ -138,7 +138,7 @@ class TestWhoSpeaks:
             laid_over(synthetic_store).estimate("attention_decode", q).value,
         )
         (unused,) = model.overlay("attention_decode").unused
-        assert (unused.speaker, unused.rows) == ("torch", 20)
+        assert (unused.row_source, unused.rows) == ("torch", 20)
         assert "other kernels than vllm's" in unused.why
 
     def test_torch_attention_stands_in_where_the_gpu_has_none_and_is_less_sure(

@@ -12,7 +12,7 @@ import synthetic
 from synthetic import GRIDS, UNSEEN_GPU, rows
 
 from costmodels.kernels.cost_model import CostModel
-from costmodels.kernels.error_process import Anchor
+from costmodels.kernels.error_process import ErrorProcess
 from costmodels.kernels.kernel_models import coded
 from costmodels.operations.roofline import code
 from costmodels.sampling.sampler import Sampler, modelled
@@ -186,5 +186,5 @@ def test_the_anchor_sees_what_the_sampler_saw(cost: CostModel) -> None:
     q = columns([GEMMS[i] for i in sorted(taken)])
     p, _ = space.points(q, space.model.answer(q))
     target = asked()["gemm"].columns
-    _, width = Anchor(priors, p, np.zeros(12)).at(space.points(target, space.model.answer(target))[0])
+    _, width = ErrorProcess(priors, p, np.zeros(12)).at(space.points(target, space.model.answer(target))[0])
     assert sampler.errors()["gemm"] == pytest.approx(float(width.mean()) / 1.2815515655 * np.sqrt(2 / np.pi), rel=1e-6)

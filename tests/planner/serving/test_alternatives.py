@@ -79,7 +79,7 @@ def test_losses_are_those_of_the_score_against_the_objective(any_plan: Plan) -> 
 
 
 def test_every_layout_is_named_once_and_the_chosen_ones_not_at_all(any_plan: Plan) -> None:
-    # Alternatives are engines that do everything, whatever is chosen.
+    # Alternatives are aggregated engines, whatever is chosen.
     chosen = [(group.pool, group.layout) for group in any_plan.decision.engines if group.role == "aggregated"]
     named = [(a.pool, a.layout) for a in any_plan.alternatives.ranked]
     assert len(set(named + chosen)) == len(named) + len(set(chosen))

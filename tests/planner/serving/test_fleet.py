@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.serving.fleet.fleet import Candidates, FleetChoice, Objective, Pool, choose_fleet
+from planner.serving.fleet.fleet import Candidates, FleetChoice, NodePool, Objective, choose_fleet
 from planner.solving.packing import with_gpus
 from planner.solving.solvers import Answer, CpSat, Highs, Problem
 from profiles.errors import Infeasible, InputError, LimitReached
@@ -21,8 +21,8 @@ from profiles.errors import Infeasible, InputError, LimitReached
 CLOSE = 1e-7
 
 
-def pool(name: str = "H100", gpus: int = 8, per_node: int = 8, price: float | None = 2.0) -> Pool:
-    return Pool(name, -(-gpus // per_node), per_node, price, gpus)
+def pool(name: str = "H100", gpus: int = 8, per_node: int = 8, price: float | None = 2.0) -> NodePool:
+    return NodePool(name, -(-gpus // per_node), per_node, price, gpus)
 
 
 def candidates(*rows: tuple[float, ...]) -> Candidates:
@@ -65,7 +65,7 @@ def parts_of(gpus: int, block: int, per_node: int) -> list[int] | None:
     return parts
 
 
-def fleets(pools: list[Pool], c: Candidates) -> Iterator[tuple[int, ...]]:
+def fleets(pools: list[NodePool], c: Candidates) -> Iterator[tuple[int, ...]]:
     """Every vector of engine counts that packs."""
     rooms = [tuple(sorted([p.gpus_per_node] * (p.gpus // p.gpus_per_node) + [p.gpus % p.gpus_per_node])) for p in pools]
     cuts = [parts_of(int(g), int(b), pools[p].gpus_per_node) for p, g, b in zip(c.pool, c.gpus, c.block, strict=True)]
@@ -97,7 +97,7 @@ def mean_latency(c: Candidates, counts: np.ndarray, rate: float) -> float:
     return total / rate
 
 
-def twin(pools: list[Pool], c: Candidates, objective: str, rate: float | None) -> tuple[float, float] | None:
+def twin(pools: list[NodePool], c: Candidates, objective: str, rate: float | None) -> tuple[float, float] | None:
     """(objective, the first tie-break) of the best fleet, both as minima; None where no fleet does it."""
     prices = np.array([pools[p].usd_per_gpu_hour or 0.0 for p in c.pool])
     best: tuple[float, float] | None = None
@@ -121,7 +121,7 @@ def twin(pools: list[Pool], c: Candidates, objective: str, rate: float | None) -
     return best
 
 
-def instance(seed: int) -> tuple[list[Pool], Candidates]:
+def instance(seed: int) -> tuple[list[NodePool], Candidates]:
     """One or two small pools, odd node sizes and partial last nodes among them; candidates of odd sizes and
     blocks."""
     rng = np.random.default_rng(seed)
@@ -146,7 +146,7 @@ def instance(seed: int) -> tuple[list[Pool], Candidates]:
     return pools, candidates(*rows)
 
 
-def require_sound(pools: list[Pool], c: Candidates, choice: FleetChoice, rate: float | None) -> None:
+def require_sound(pools: list[NodePool], c: Candidates, choice: FleetChoice, rate: float | None) -> None:
     """What holds of every fleet: GPUs used once, pieces as the blocks demand, shares within capacity, a bound
     beside optimal."""
     used: set[tuple[int, int, int]] = set()
@@ -222,7 +222,7 @@ def test_the_choice_is_what_trying_every_fleet_finds(objective: Objective, with_
         assert reached == pytest.approx(choice.solution.objective, rel=CLOSE), seed
 
 
-def carried(pools: list[Pool], c: Candidates, p: int, gpus: int) -> float:
+def carried(pools: list[NodePool], c: Candidates, p: int, gpus: int) -> float:
     """The highest rate by the twin when pool ``p`` has ``gpus`` GPUs."""
     found = twin([with_gpus(q, gpus) if i == p else q for i, q in enumerate(pools)], c, "throughput", None)
     return -found[0] if found else 0.0
@@ -382,7 +382,7 @@ property_test = settings(derandomize=True, database=None, deadline=None, max_exa
 
 
 @st.composite
-def questions(draw: st.DrawFn) -> tuple[list[Pool], Candidates, float]:
+def questions(draw: st.DrawFn) -> tuple[list[NodePool], Candidates, float]:
     """Pools, candidates and a rate between 5 % and 130 % of a rough total capacity."""
     pools = [
         pool(name, draw(st.integers(1, 20)), draw(st.sampled_from([3, 4, 6, 8])), draw(st.floats(0.1, 9.0)))
@@ -403,7 +403,7 @@ def questions(draw: st.DrawFn) -> tuple[list[Pool], Candidates, float]:
     return pools, candidates(*rows), draw(st.floats(0.05, 1.3)) * sum(p.gpus for p in pools)
 
 
-def optimum(pools: list[Pool], c: Candidates, objective: Objective, rate: float | None) -> float:
+def optimum(pools: list[NodePool], c: Candidates, objective: Objective, rate: float | None) -> float:
     """The objective as a minimum; infinite where no fleet does it."""
     try:
         choice = choose_fleet(pools, c, objective, rate)
@@ -420,7 +420,7 @@ def no_worse(new: float, old: float) -> bool:
 
 @property_test
 @given(questions(), st.integers(1, 9))
-def test_more_gpus_never_carry_less(question: tuple[list[Pool], Candidates, float], more: int) -> None:
+def test_more_gpus_never_carry_less(question: tuple[list[NodePool], Candidates, float], more: int) -> None:
     pools, c, _ = question
     larger = [with_gpus(pools[0], pools[0].gpus + more), *pools[1:]]
     assert no_worse(optimum(larger, c, "throughput", None), optimum(pools, c, "throughput", None))
@@ -428,7 +428,7 @@ def test_more_gpus_never_carry_less(question: tuple[list[Pool], Candidates, floa
 
 @property_test
 @given(questions())
-def test_twice_the_nodes_carry_at_least_twice_as_much(question: tuple[list[Pool], Candidates, float]) -> None:
+def test_twice_the_nodes_carry_at_least_twice_as_much(question: tuple[list[NodePool], Candidates, float]) -> None:
     pools, c, _ = question
     half = [with_gpus(p, p.nodes * p.gpus_per_node) for p in pools]
     double = [with_gpus(p, 2 * p.gpus) for p in half]
@@ -439,7 +439,7 @@ def test_twice_the_nodes_carry_at_least_twice_as_much(question: tuple[list[Pool]
 @property_test
 @given(questions(), st.sampled_from(MODES))
 def test_a_further_candidate_never_makes_the_optimum_worse(
-    question: tuple[list[Pool], Candidates, float], mode: tuple[Objective, bool]
+    question: tuple[list[NodePool], Candidates, float], mode: tuple[Objective, bool]
 ) -> None:
     pools, c, rate = question
     fewer = take(c, list(range(len(c.pool) - 1)))
@@ -450,7 +450,7 @@ def test_a_further_candidate_never_makes_the_optimum_worse(
 @property_test
 @given(questions(), st.floats(0.05, 1.0), st.sampled_from(["cost", "gpus", "latency"]))
 def test_a_lower_rate_never_costs_more(
-    question: tuple[list[Pool], Candidates, float], part: float, objective: Objective
+    question: tuple[list[NodePool], Candidates, float], part: float, objective: Objective
 ) -> None:
     pools, c, rate = question
     assert no_worse(optimum(pools, c, objective, rate * part), optimum(pools, c, objective, rate))
@@ -459,7 +459,7 @@ def test_a_lower_rate_never_costs_more(
 @property_test
 @given(questions(), st.sampled_from(MODES), st.randoms(use_true_random=False))
 def test_the_order_of_candidates_and_pools_does_not_matter(
-    question: tuple[list[Pool], Candidates, float], mode: tuple[Objective, bool], random: object
+    question: tuple[list[NodePool], Candidates, float], mode: tuple[Objective, bool], random: object
 ) -> None:
     pools, c, rate = question
     order = list(range(len(c.pool)))
@@ -474,7 +474,7 @@ def test_the_order_of_candidates_and_pools_does_not_matter(
 @property_test
 @given(questions(), st.sampled_from(MODES), st.sampled_from([1e-5, 1e5]))
 def test_the_unit_of_the_rate_does_not_matter(
-    question: tuple[list[Pool], Candidates, float], mode: tuple[Objective, bool], unit: float
+    question: tuple[list[NodePool], Candidates, float], mode: tuple[Objective, bool], unit: float
 ) -> None:
     pools, c, rate = question
     scaled = Candidates(c.pool, c.gpus, c.block, c.capacity_rps * unit, c.latency_ms)
@@ -663,7 +663,7 @@ def test_columns_of_different_lengths_are_refused() -> None:
 )
 def test_a_pool_that_does_not_add_up_is_refused(arguments: tuple[str, int, int, float, int], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        Pool(*arguments)
+        NodePool(*arguments)
 
 
 def test_two_pools_of_one_name_and_a_time_limit_of_zero_are_refused() -> None:

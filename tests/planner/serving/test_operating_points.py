@@ -20,11 +20,11 @@ from planner.serving.operating_points import (
     BELOW_ONE,
     GRID,
     Job,
-    Points,
-    Search,
+    LayoutSearch,
+    OperatingPoints,
     at_load,
+    peak_sequences,
     percentile_ms,
-    residents,
     search,
     sequences_that_fit,
 )
@@ -58,25 +58,25 @@ def job(
     )
 
 
-def found(points: Points | None) -> Points:
+def found(points: OperatingPoints | None) -> OperatingPoints:
     assert points is not None
     return points
 
 
 @pytest.fixture(scope="module")
-def free(bare: ProfileStore) -> Search:
+def free(bare: ProfileStore) -> LayoutSearch:
     return search(job(bare), FREE)
 
 
 @pytest.fixture(scope="module")
-def bounded(bare: ProfileStore) -> Search:
+def bounded(bare: ProfileStore) -> LayoutSearch:
     return search(job(bare, slo="ttft=300ms,tpot_p99=12ms"), FREE)
 
 
 def test_engines_hold_more_sequences_than_decode_on_average() -> None:
-    assert residents(1) == 4
-    assert residents(100) == 121
-    assert (np.diff(residents(GRID)) > 0).all()
+    assert peak_sequences(1) == 4
+    assert peak_sequences(100) == 121
+    assert (np.diff(peak_sequences(GRID)) > 0).all()
 
 
 @pytest.mark.parametrize("model", ["Qwen/Qwen3-8B", "Qwen/Qwen3-32B", "deepseek-ai/DeepSeek-V3", "openai/gpt-oss-20b"])
@@ -101,21 +101,21 @@ def test_a_layout_with_too_little_room_for_the_cache_says_how_little(bare: Profi
     assert why.reason == "KV cache left holds fewer than 4 sequences of 16000 tokens"
 
 
-def test_every_point_fits_into_memory_with_its_fluctuations(free: Search) -> None:
+def test_every_point_fits_into_memory_with_its_fluctuations(free: LayoutSearch) -> None:
     points = found(free.coarse)
-    assert (residents(points.concurrency) <= points.most).all()
+    assert (peak_sequences(points.concurrency) <= points.most).all()
     assert (points.most == sequences_that_fit(points.job, points.layouts, points.budget)).all()
     assert (points.concurrency < points.budget).all()
 
 
-def test_without_an_slo_the_points_where_prefill_keeps_up_are_within(free: Search) -> None:
+def test_without_an_slo_the_points_where_prefill_keeps_up_are_within(free: LayoutSearch) -> None:
     points = found(free.coarse)
     assert (points.within == points.steady.stable).all()
     assert points.within.any()
     assert free.prefill_bound == 0
 
 
-def test_points_are_within_exactly_when_every_percentile_is(bounded: Search) -> None:
+def test_points_are_within_exactly_when_every_percentile_is(bounded: LayoutSearch) -> None:
     points = found(bounded.coarse)
     ttft = percentile_ms(points.steady, Bound(metric="ttft", limit_ms=300))
     tpot = percentile_ms(points.steady, Bound(metric="tpot", percentile=99, limit_ms=12))
@@ -124,20 +124,20 @@ def test_points_are_within_exactly_when_every_percentile_is(bounded: Search) -> 
     assert not points.within.all()
 
 
-def test_the_finer_search_keeps_what_the_grid_found_and_looks_beyond(bounded: Search) -> None:
+def test_the_finer_search_keeps_what_the_grid_found_and_looks_beyond(bounded: LayoutSearch) -> None:
     coarse, fine = found(bounded.coarse), found(bounded.fine)
     of_grid = {(coarse.key(i), int(coarse.budget[i]), int(coarse.concurrency[i])) for i in range(len(coarse))}
     of_fine = {(fine.key(i), int(fine.budget[i]), int(fine.concurrency[i])) for i in range(len(fine))}
     inside = {(coarse.key(i), int(coarse.budget[i]), int(coarse.concurrency[i])) for i in np.flatnonzero(coarse.within)}
     assert inside < of_fine
-    assert all(residents(fine.concurrency) <= fine.most)
+    assert all(peak_sequences(fine.concurrency) <= fine.most)
     assert len(of_fine) == len(fine), "a point occurs twice"
     assert any(concurrency not in GRID for *_, concurrency in of_fine - of_grid)
     best = fine.steady.rate_rps.value[fine.within].max()
     assert best >= coarse.steady.rate_rps.value[coarse.within].max()
 
 
-def test_a_percentile_rises_with_the_confidence_asked(bounded: Search) -> None:
+def test_a_percentile_rises_with_the_confidence_asked(bounded: LayoutSearch) -> None:
     steady = found(bounded.coarse).steady
     for metric in ("ttft", "tpot", "e2e"):
         bound = Bound(metric=metric, limit_ms=1)  # type: ignore[arg-type]
@@ -146,7 +146,7 @@ def test_a_percentile_rises_with_the_confidence_asked(bounded: Search) -> None:
         assert (by_confidence[0] < by_confidence[-1]).all()
 
 
-def test_at_nine_in_ten_the_mean_is_at_the_upper_end_of_its_interval(bounded: Search) -> None:
+def test_at_nine_in_ten_the_mean_is_at_the_upper_end_of_its_interval(bounded: LayoutSearch) -> None:
     """80 % of true values lie inside, 10 % above: the end is where 90 % lie below."""
     steady = found(bounded.coarse).steady
     bound = Bound(metric="tpot", limit_ms=1)
@@ -165,11 +165,11 @@ def test_more_confidence_lets_fewer_points_in(bare: ProfileStore) -> None:
 # --- at less than capacity ---
 
 
-def best(points: Points) -> int:
+def best(points: OperatingPoints) -> int:
     return int(np.argmax(np.where(points.within, points.steady.rate_rps.value, 0)))
 
 
-def test_an_engine_at_its_capacity_is_at_its_own_point(bounded: Search) -> None:
+def test_an_engine_at_its_capacity_is_at_its_own_point(bounded: LayoutSearch) -> None:
     points = found(bounded.fine)
     i = best(points)
     loaded = at_load(points, i, float(points.steady.rate_rps.value[i]))
@@ -178,7 +178,7 @@ def test_an_engine_at_its_capacity_is_at_its_own_point(bounded: Search) -> None:
     assert loaded.steady.tpot_us.value[0] == points.steady.tpot_us.value[i]
 
 
-def test_an_engine_under_less_load_runs_the_fewest_sequences_that_carry_it(bounded: Search) -> None:
+def test_an_engine_under_less_load_runs_the_fewest_sequences_that_carry_it(bounded: LayoutSearch) -> None:
     points = found(bounded.fine)
     i = best(points)
     capacity = float(points.steady.rate_rps.value[i])

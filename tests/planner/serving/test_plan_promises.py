@@ -173,7 +173,8 @@ def test_the_proof_bounds_the_objective_and_agrees_with_the_decision(any_plan: P
     if value is not None:
         assert proof.objective_value == pytest.approx(value)
     else:
-        # Of aggregated engines the objective is a bound: at their capacity. Apart, it is the mean over all engines.
+        # Of aggregated engines the objective is a bound: at their capacity. Disaggregated, it is the mean over all
+        # engines.
         apart = prediction.kv_transfer is not None
         # The engine is taken at the load that it carries, found to 1e-7.
         assert apart or prediction.e2e_ms.mean.value <= proof.objective_value * (1 + 1e-6)

@@ -10,25 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_simulator import GRID, curve
 
-from costmodels.arrays import joined, taken
+from costmodels.arrays import joined, take_rows
 from costmodels.estimates import Floats
 from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
 from costmodels.serving.simulator.events import Engine, simulate
 from costmodels.serving.simulator.step_table import StepTable
 from costmodels.serving.steady.chunked_prefill import (
-    Balance,
-    Work,
-    balance,
+    EngineLoad,
+    Equilibrium,
+    equilibrium,
     gamma_quantile,
-    mixture,
+    step_mix,
     wait_percentile_us,
 )
 
 D = 10_000.0
 
 
-def work(concurrency: float | list[float], **changed: float) -> Work:
+def work(concurrency: float | list[float], **changed: float) -> EngineLoad:
     """One engine at several concurrencies: steps of 10 ms, 500 a request, and prompts of 40 ms."""
     b = np.atleast_1d(np.asarray(concurrency, np.float64))
     columns = {
@@ -43,7 +43,7 @@ def work(concurrency: float | list[float], **changed: float) -> Work:
     } | changed
     steps = columns.pop("steps", 500.0)
     made = {name: np.full(len(b), value) for name, value in columns.items()}
-    return Work(concurrency=b, steps=steps, **made)  # type: ignore[arg-type]
+    return EngineLoad(concurrency=b, steps=steps, **made)  # type: ignore[arg-type]
 
 
 KINDS = {
@@ -58,7 +58,7 @@ KINDS = {
 kinds = pytest.mark.parametrize("kind", list(KINDS.values()), ids=list(KINDS))
 
 
-def quantiles(it: Balance, p: float) -> tuple[Floats, Floats]:
+def quantiles(it: Equilibrium, p: float) -> tuple[Floats, Floats]:
     """(wait and own steps, decode time) that a share ``p`` stays below."""
     met = it.mixture
     decode = it.shortest + gamma_quantile(it.time - it.shortest, it.deviation, p)
@@ -71,7 +71,7 @@ def quantiles(it: Balance, p: float) -> tuple[Floats, Floats]:
 @kinds
 def test_an_idle_engine_takes_its_own_steps(kind: dict[str, float]) -> None:
     x = work(1e-4, **kind)
-    it = balance(x)
+    it = equilibrium(x)
     chunk = float(x.own[0] + x.shared[0])
     whole = float(np.ceil(x.chunks[0]))
     own = x.chunks[0] * chunk + whole * x.decode[0] if x.gated[0] == 0 else whole * (x.decode[0] + chunk)
@@ -85,9 +85,9 @@ def test_an_idle_engine_takes_its_own_steps(kind: dict[str, float]) -> None:
 def test_more_sequences_never_shorten_anything(kind: dict[str, float]) -> None:
     b = np.geomspace(0.01, 400, 60)
     x = work(b.tolist(), sequence=20.0, **kind)
-    x = taken(x, np.flatnonzero(x.load < 1))
+    x = take_rows(x, np.flatnonzero(x.load < 1))
     assert len(x.load) > 30
-    it = balance(x)
+    it = equilibrium(x)
     for values in (it.rate, it.time, it.mixture.busy, it.mixture.wait, *quantiles(it, 0.5), *quantiles(it, 0.9)):
         assert (np.diff(values) >= -1e-5 * values[1:]).all()
 
@@ -95,7 +95,7 @@ def test_more_sequences_never_shorten_anything(kind: dict[str, float]) -> None:
 @kinds
 def test_littles_law_and_the_bounds_hold(kind: dict[str, float]) -> None:
     x = work([0.1, 3, 40, 100], **kind)
-    it = balance(x)
+    it = equilibrium(x)
     assert it.rate * it.time == pytest.approx(x.concurrency * x.ranks)
     assert (it.shortest <= it.time).all()
     assert (it.time <= it.longest * (1 + 1e-12)).all()
@@ -103,8 +103,8 @@ def test_littles_law_and_the_bounds_hold(kind: dict[str, float]) -> None:
 
 def test_points_do_not_depend_on_each_other() -> None:
     every = [work(float(b), **kind) for kind in KINDS.values() for b in (0.5, 20)]
-    together = balance(joined(every, [np.array([i]) for i in range(len(every))]))
-    alone = [balance(x) for x in every]
+    together = equilibrium(joined(every, [np.array([i]) for i in range(len(every))]))
+    alone = [equilibrium(x) for x in every]
     assert together.rate == pytest.approx([float(it.rate[0]) for it in alone], rel=1e-6)
     assert together.mixture.wait == pytest.approx([float(it.mixture.wait[0]) for it in alone], rel=1e-4)
 
@@ -112,11 +112,11 @@ def test_points_do_not_depend_on_each_other() -> None:
 def test_rows_are_put_back_where_they_were() -> None:
     x = work([1, 2, 3, 4, 5])
     rows = [np.array([4, 0]), np.array([2]), np.array([1, 3])]
-    assert joined([taken(x, index) for index in rows], rows).concurrency.tolist() == [1, 2, 3, 4, 5]
+    assert joined([take_rows(x, index) for index in rows], rows).concurrency.tolist() == [1, 2, 3, 4, 5]
 
 
 def test_with_nothing_to_decode_the_load_is_the_time_that_prefill_is_busy() -> None:
-    it = balance(work([0.2, 0.8], steps=0.0, decode=1000.0))
+    it = equilibrium(work([0.2, 0.8], steps=0.0, decode=1000.0))
     assert it.mixture.busy == pytest.approx([0.2, 0.8])
     assert it.rate == pytest.approx(np.array([0.2, 0.8]) / 41_000)
     assert it.time.tolist() == [0, 0]
@@ -126,7 +126,7 @@ def test_with_nothing_to_decode_the_load_is_the_time_that_prefill_is_busy() -> N
 
 
 def test_prompts_that_take_turns_wait_as_in_m_d_1() -> None:
-    met = mixture(work([1.0, 1.0]), np.array([5e-6, 15e-6]))
+    met = step_mix(work([1.0, 1.0]), np.array([5e-6, 15e-6]))
     busy = np.array([5e-6, 15e-6]) * 50_000
     assert met.busy == pytest.approx(busy)
     assert met.wait == pytest.approx(busy * 50_000 / (2 * (1 - busy)))
@@ -161,12 +161,14 @@ def test_gated_steps_are_those_of_the_chain(own: float, shared: float, rate: flo
     for i in range(n):
         came = rng.poisson(rate * step)
         step = steps[i] = D + (own + shared * came if came else 0)
-    met = mixture(work(1.0, ranks=1 if own == 0 else 400, room=400.0, own=own, shared=shared), np.array([rate]))
+    met = step_mix(work(1.0, ranks=1 if own == 0 else 400, room=400.0, own=own, shared=shared), np.array([rate]))
     assert met.step[0] == pytest.approx(steps.mean(), rel=0.03)
     assert met.mixed_share[0] == pytest.approx((steps > D).mean(), rel=0.06)
     # Many steps scatter by more than independent ones.
     sums = steps.reshape(-1, 500).sum(1)
-    noise = mixture(work(1.0, ranks=1 if own == 0 else 400, room=400.0, own=own, shared=shared), np.array([rate])).noise
+    noise = step_mix(
+        work(1.0, ranks=1 if own == 0 else 400, room=400.0, own=own, shared=shared), np.array([rate])
+    ).noise
     assert np.sqrt(noise[0]) == pytest.approx(sums.std(), rel=0.25)
 
 
@@ -222,7 +224,7 @@ def test_the_closed_form_agrees_with_the_simulator(case: tuple[int, int, int, in
         room=max(room / isl, 1.0),
         sequence=TOKEN_US / stages,
     )
-    it = balance(x)
+    it = equilibrium(x)
     met = it.mixture
     assert it.rate[0] * 1e6 == pytest.approx(rate, rel=0.08)
     pipe = chunk * (stages - 1) + x.decode[0] * (stages - 1)
@@ -248,7 +250,7 @@ def test_every_engine_has_finite_answers(
 ) -> None:
     x = work(b, ranks=ranks, stages=stages, own=own if ranks > 1 else 0, shared=shared, sequence=30.0)
     x = replace(x, chunks=np.array([chunks if room < 2 else 1.0]), room=np.array([room if room >= 2 else 1.0]))
-    it = balance(x)
+    it = equilibrium(x)
     for value in (it.rate, it.time, it.deviation, it.mixture.wait, it.mixture.delayed, it.mixture.burst):
         assert np.isfinite(value).all()
         assert (value >= 0).all()

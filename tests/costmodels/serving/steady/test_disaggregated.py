@@ -14,7 +14,7 @@ from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.framework import find_framework, frameworks
-from costmodels.serving.speculative_decoding import Drafting
+from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from costmodels.serving.steady.disaggregated import (
     Decoding,
     Prefilling,
@@ -26,17 +26,17 @@ from costmodels.serving.steady.disaggregated import (
     work_us,
 )
 from costmodels.serving.steady.kv_transfer import (
-    HandOver,
+    KvConnector,
     Link,
     cache_bytes,
     copies,
     exposed_us,
-    hand_overs,
+    kv_connectors,
     received_bytes,
     sent_bytes,
     with_queue,
 )
-from costmodels.serving.steady.steady_state import crowd_us, decode_batch, steady_state
+from costmodels.serving.steady.steady_state import batch_size_deviation_us, decode_batch, steady_state
 from costmodels.serving.step import step_times
 from costmodels.step.communication import Network
 from profiles.hardware import find_fabric
@@ -47,7 +47,7 @@ PRECISION = choose_precision(MODEL)
 NETWORK = Network(8, find_fabric("ib-400g"))
 VLLM = find_framework("vllm")
 NONE, CHUNK, LAYER = (
-    HandOver(overlap=overlap, first_token="decode_step", pipeline=(), source="test")
+    KvConnector(overlap=overlap, first_token="decode_step", pipeline=(), source="test")
     for overlap in ("none", "chunk", "layer")
 )
 LINK = Link("test", 50e9, 5.0)
@@ -70,15 +70,15 @@ def decode(
     *concurrency: float,
     tp: int = 4,
     osl: int = 500,
-    hand_over: HandOver = NONE,
-    drafting: Drafting | None = None,
+    kv_connector: KvConnector = NONE,
+    drafting: SpeculativeDecoding | None = None,
 ) -> Decoding:
     layouts = Layouts.of([(tp, 1, 1, 1, tp)] * len(concurrency))
     b = np.array(concurrency)
     batch = decode_batch(VLLM, layouts, b, 4000, osl, drafting)
     step = step_times(MODEL, PRECISION, cost, NETWORK, VLLM, layouts, batch, "balanced")
-    crowd = crowd_us(MODEL, PRECISION, cost.gpu, layouts, 4000 + osl // 2, b)
-    return decoding(MODEL, layouts, step, b, crowd, osl, hand_over, drafting)
+    crowd = batch_size_deviation_us(MODEL, PRECISION, cost.gpu, layouts, 4000 + osl // 2, b)
+    return decoding(MODEL, layouts, step, b, crowd, osl, kv_connector, drafting)
 
 
 # --- the prefill queue -----------------------------------------------------------------------------------
@@ -150,8 +150,8 @@ def test_memory_bounds_the_prompts_of_a_step(roofline_cost: CostModel) -> None:
 
 @pytest.mark.parametrize(("first_token", "steps_of_a_request"), [("transfer", 499), ("decode_step", 500)])
 def test_a_decode_engine_obeys_littles_law(roofline_cost: CostModel, first_token: str, steps_of_a_request: int) -> None:
-    hand_over = NONE.model_copy(update={"first_token": first_token})
-    got = decode(roofline_cost, 1, 16, 64, hand_over=hand_over)
+    kv_connector = NONE.model_copy(update={"first_token": first_token})
+    got = decode(roofline_cost, 1, 16, 64, kv_connector=kv_connector)
     held = got.rate_rps.value / 1e6 * steps_of_a_request * got.cycle_us.value
     assert held == pytest.approx(got.concurrency)
     assert got.tpot_us.value == pytest.approx(got.step.latency.value)
@@ -175,27 +175,27 @@ def test_decode_alone_is_never_slower_per_token_than_with_prefills_between(roofl
 @given(st.integers(1, 20), st.floats(0, 1))
 def test_the_yield_of_a_step_is_the_sum_over_how_many_are_accepted(k: int, a: float) -> None:
     exact = sum(a**i for i in range(k + 1))
-    assert Drafting(k, a).tokens_per_step == pytest.approx(exact)
+    assert SpeculativeDecoding(k, a).tokens_per_step == pytest.approx(exact)
 
 
 def test_drafts_that_are_never_accepted_only_cost(roofline_cost: CostModel) -> None:
     plain = decode(roofline_cost, 8)
-    useless = decode(roofline_cost, 8, drafting=Drafting(4, 0.0))
+    useless = decode(roofline_cost, 8, drafting=SpeculativeDecoding(4, 0.0))
     assert useless.tpot_us.value[0] > plain.tpot_us.value[0]
-    perfect = decode(roofline_cost, 8, drafting=Drafting(4, 1.0, draft_cost=0.0))
+    perfect = decode(roofline_cost, 8, drafting=SpeculativeDecoding(4, 1.0, draft_cost=0.0))
     assert perfect.tpot_us.value[0] == pytest.approx(float(perfect.step.latency.value[0]) / 5)
     assert perfect.step.latency.value[0] < 5 * plain.step.latency.value[0]  # weights and cache are read once
 
 
 def test_a_dearer_drafter_costs_its_share_of_a_step(roofline_cost: CostModel) -> None:
-    free, dear = (decode(roofline_cost, 8, drafting=Drafting(4, 0.7, cost)) for cost in (0.0, 0.05))
+    free, dear = (decode(roofline_cost, 8, drafting=SpeculativeDecoding(4, 0.7, cost)) for cost in (0.0, 0.05))
     assert dear.cycle_us.value / free.cycle_us.value == pytest.approx(1.2)
-    default = Drafting(4, 0.7).share_of_step(MODEL.layers)
+    default = SpeculativeDecoding(4, 0.7).share_of_step(MODEL.layers)
     assert default == pytest.approx(4 / MODEL.layers)
 
 
 def test_drafting_in_the_aggregated_engine_keeps_littles_law(roofline_cost: CostModel) -> None:
-    layouts, drafting = Layouts.of([(4, 1, 1, 1, 4)]), Drafting(4, 0.7)
+    layouts, drafting = Layouts.of([(4, 1, 1, 1, 4)]), SpeculativeDecoding(4, 0.7)
     got = steady_state(
         MODEL, PRECISION, roofline_cost, NETWORK, VLLM, layouts, np.array([8192]), np.array([32]), 1000, 500,
         "balanced", drafting=drafting,
@@ -274,4 +274,4 @@ def test_a_request_sees_queue_prefill_transfer_and_first_steps(roofline_cost: Co
 
 
 def test_every_framework_says_how_it_hands_over() -> None:
-    assert set(hand_overs()) == set(frameworks())
+    assert set(kv_connectors()) == set(frameworks())

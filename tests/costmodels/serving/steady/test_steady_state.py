@@ -85,8 +85,8 @@ def test_littles_law_holds(roofline_cost: CostModel, load: Load) -> None:
     (_, layout), concurrency, _, osl, _ = load
     rate = got.rate_rps.value[0] / 1e6
     assert rate * (osl - 1) * got.tpot_us.value[0] == pytest.approx(concurrency * layout[2])
-    residents = concurrency * layout[2] + rate * got.ttft_us.value[0]  # decoding, and not yet decoding
-    assert rate * got.e2e_us.value[0] == pytest.approx(residents)
+    peak_sequences = concurrency * layout[2] + rate * got.ttft_us.value[0]  # decoding, and not yet decoding
+    assert rate * got.e2e_us.value[0] == pytest.approx(peak_sequences)
 
 
 @quick
