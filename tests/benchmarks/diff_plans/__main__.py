@@ -22,66 +22,77 @@ KEPT = Path(__file__).parents[3] / ".diff_plans"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.diff_plans",
-        description=diff_plans.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--write", action="store_true", help="make expected.json anew from this code")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these requests, and what they read; reach is not checked")
-    parser.add_argument("--workers", type=int, choices=(1, 2), default=1, help="processes")
-    parser.add_argument("--kept", type=Path, default=KEPT, help="folder of full documents (default: %(default)s)")
-    given = parser.parse_args()
+    given = _arguments()
     grid = read_grid()
     if unknown := sorted(set(given.only or ()) - {request.name for request in grid}):
-        parser.error(f"--only: no request is called {', '.join(unknown)}; there are {', '.join(r.name for r in grid)}")
+        print(f"no request is called {', '.join(unknown)}; there are {', '.join(request.name for request in grid)}")
+        return 2
     asked = with_needed(grid, given.only) if given.only else grid
-    found = {answer.request.name: answer for answer in answers(asked, given.workers)}
-    found = {request.name: found[request.name] for request in asked}
-    complete = bool(given.only) or _reached(found)
+    answered = {answer.request.name: answer for answer in answers(asked, given.workers)}
+    found = {request.name: answered[request.name] for request in asked}
+    complete = given.only is not None or _reached(found)
+
     made_with, old = comparing.read_expected()
     new = {name: comparing.record(answer) for name, answer in found.items()}
-    kept = comparing.Kept(given.kept)
-    moved = comparing.changes({name: old[name] for name in old if not given.only or name in new}, new)
-    _show(moved, found, kept)
-    for answer in found.values():
-        for text in comparing.texts(answer).values():
-            kept.keep(text)
+    moved = comparing.changes(old if given.only is None else {name: old[name] for name in new if name in old}, new)
+    _show(moved, found, comparing.Kept(given.kept))
     _summary(len(found), len({change.request for change in moved}), made_with if moved else {})
     if not given.write:
         return 0 if complete and not moved else 1
     if not complete:
         print("nothing is written: a grid that misses something is no baseline")
         return 1
-    comparing.write_expected({request.name: new.get(request.name) or old[request.name] for request in grid if request.name in {**old, **new}})
+    known = {**old, **new}
+    comparing.write_expected({request.name: known[request.name] for request in grid if request.name in known})
     print(f"wrote {comparing.EXPECTED}")
     return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.diff_plans",
+        description=diff_plans.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--write", action="store_true", help="make expected.json anew from this code")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these, and what they read; reach is not checked")
+    parser.add_argument("--workers", type=int, choices=(1, 2), default=1, help="processes")
+    parser.add_argument("--kept", type=Path, default=KEPT, help="folder of full documents (default: %(default)s)")
+    return parser.parse_args()
 
 
 def _reached(found: Mapping[str, Answer]) -> bool:
     """Prints what was reached; whether that is everything."""
     wanted, got = to_reach(), reach.reached(found.values())
     for dimension, names in wanted.items():
-        print(f"{dimension:18} {len(names & got.get(dimension, set()))} of {len(names)}: {', '.join(sorted(names))}")
+        there = sorted(names & got.get(dimension, set()))
+        print(f"{dimension:18} {len(there)} of {len(names)}: {', '.join(there)}")
     left = reach.missing(wanted, got)
-    for dimension, names in left.items():
-        print(f"NOT REACHED: {dimension} {', '.join(names)}; add a request to requests.yaml that does")
+    for dimension, missed in left.items():
+        print(f"NOT REACHED: {dimension} {', '.join(missed)}; add a request to requests.yaml that does")
     return not left
 
 
 def _show(moved: list[comparing.Change], found: Mapping[str, Answer], kept: comparing.Kept) -> None:
+    """Prints what moved, and keeps the new texts beside the old ones."""
+    texts = {name: comparing.texts(answer) for name, answer in found.items()}
+    unknown = 0
     for change in moved:
         print(f"{change.request}: {change.key}: {comparing.shown(change.old)} → {comparing.shown(change.new)}")
-        if not change.key.startswith("sha256.") or None in (change.old, change.new):
+        what = change.key.removeprefix("sha256.")
+        if what == change.key or comparing.ABSENT in (change.old, change.new):
             continue
-        name = change.key.removeprefix("sha256.")
         before = kept.find(change.old)
         if before is None:
-            print(f"    {kept.folder} has not the old one: run the old state there once to see where they differ")
+            unknown += 1
             continue
-        after = comparing.texts(found[change.request])[name]
-        for line in comparing.differing(before, after, name == "document"):
+        for line in comparing.differing(before, texts[change.request][what], document=what == "document"):
             print(f"    {line}")
+    if unknown:
+        print(f"{unknown} old texts are not in {kept.folder}: run the old state once to be shown where they differ")
+    for each in texts.values():
+        for text in each.values():
+            kept.keep(text)
 
 
 def _summary(requests: int, moved: int, made_with: Mapping[str, str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from tests.benchmarks.diff_plans.inputs import lay_out
 GRID = Path(__file__).with_name("requests.yaml")
 
 WRITES = ("plan", "simulate", "experts")
-"""Commands whose document a file takes while the view is still shown; the others are asked twice."""
+"""Commands that write their document to a file and still show the view."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """``exit_code``: what a shell would see, or the error where it would see a traceback. ``document``: parsed JSON,
-    None without one. ``text``: the view, or the two lines of an error. ``files``: what it wrote besides."""
+    """``exit_code``: what a shell would see, or the exception where it would see a traceback. ``document``: parsed
+    JSON, None without one. ``text``: the view, or the two lines of an error. ``operations``: families that the cost
+    model was asked. ``files``: what was written beside the document."""
 
     request: Request
-    exit_code: str
+    exit_code: int | str
     document: Any
     text: str
     operations: frozenset[str]
@@ -58,12 +58,9 @@ class Answer:
 
 def read_grid(path: Path = GRID) -> list[Request]:
     """The requests of a grid file, in its order."""
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    requests = []
-    for name, entry in entries.items():
-        given = {"ask": entry} if isinstance(entry, str) else entry
-        requests.append(Request(name, tuple(shlex.split(given["ask"])), given.get("out_of_time", False)))
-    return requests
+    entries: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    given = {name: {"ask": entry} if isinstance(entry, str) else entry for name, entry in entries.items()}
+    return [Request(name, tuple(shlex.split(each.pop("ask"))), **each) for name, each in given.items()]
 
 
 def chains(requests: Sequence[Request]) -> list[list[Request]]:
@@ -71,8 +68,9 @@ def chains(requests: Sequence[Request]) -> list[list[Request]]:
     out: list[list[Request]] = []
     for request in requests:
         needed = request.needs(each.name for chain in out for each in chain)
-        before = [chain for chain in out if needed & {each.name for each in chain}]
-        out = [chain for chain in out if chain not in before] + [[*sum(before, []), request]]
+        joined = [chain for chain in out if needed & {each.name for each in chain}]
+        out = [chain for chain in out if chain not in joined]
+        out.append([*(each for chain in joined for each in chain), request])
     return out
 
 
@@ -108,35 +106,39 @@ def _answered(requests: Sequence[Request]) -> Iterator[Answer]:
 
 
 def ask(request: Request) -> Answer:
-    """The answer to one request, whose files lie in the current folder."""
+    """The answer to one request, whose files lie in the current folder.
+
+    Where the view and the document cannot be had together, it is asked twice.
+    """
     arguments, own = list(request.arguments), Path(f"{request.name}.json")
-    if request.command == "plan" and "--help" not in arguments:
+    answers_question = "--help" not in arguments and request.command in (*WRITES, "predict")
+    if answers_question and request.command == "plan":
         arguments.append("--explain")
-    writes = request.command in WRITES and "--help" not in arguments and "--output" not in arguments
-    before = set(Path().iterdir())
+    together = answers_question and request.command in WRITES and "--output" not in arguments
+    before, document = set(Path().iterdir()), None
     with seams.operations_asked() as operations, ExitStack() as stack:
         if request.out_of_time:
             stack.enter_context(seams.solver_out_of_time())
-        exit_code, out, err = _run([*arguments, "--output", str(own)] if writes else arguments)
-        document = json.loads(own.read_text(encoding="utf-8")) if own.exists() else None
-        if request.command == "predict" and exit_code == "0" and "--help" not in arguments:
+        exit_code, out, err = _run([*arguments, "--output", str(own)] if together else arguments)
+        if exit_code == 0 and together:
+            document = json.loads(own.read_text(encoding="utf-8"))
+        elif exit_code == 0 and answers_question:
             document = json.loads(_run([*arguments, "--json"])[1])
-    if "--json" in arguments or request.command == "schema":
-        document = json.loads(out)
+        elif exit_code == 0 and "--help" not in arguments:  # catalogues and schemas
+            document = json.loads(out)
     written = set(Path().iterdir()) - before - {own}
     files = {path.name: path.read_text(encoding="utf-8") for path in sorted(written)}
     return Answer(request, exit_code, document, out + err, frozenset(operations), files)
 
 
-def _run(arguments: Sequence[str]) -> tuple[str, str, str]:
+def _run(arguments: Sequence[str]) -> tuple[int | str, str, str]:
     """(exit code, standard output, standard error without progress)."""
+    code: int | str
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            code = str(seams.run(arguments))
+            code = seams.run(arguments)
         except Exception as error:  # a defect, to be shown beside what else moved
             code = f"{type(error).__name__}: {error}"
     said = [line for line in err.getvalue().splitlines(keepends=True) if not line.startswith("learning ")]
     return code, out.getvalue(), "".join(said)
-
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import unified_diff
 from importlib.metadata import version
@@ -19,12 +19,14 @@ LIBRARIES = ("numpy", "scipy", "scikit-learn", "pandas", "pulp", "highspy")
 PLACES = 8
 """Differing places of a document that are shown."""
 
+ABSENT = object()
+
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that moved. ``key``: a figure, ``exit``, ``document``, ``text`` or a file; None on a side: not there."""
+    """One thing that moved. ``key``: its path in the record. A side that has no such thing is :data:`ABSENT`."""
 
     request: str
     key: str
@@ -41,7 +43,7 @@ def texts(answer: Answer) -> dict[str, str]:
 def record(answer: Answer) -> Record:
     """The line that is kept."""
     line: Record = {"exit": answer.exit_code, "sha256": {name: digest(text) for name, text in texts(answer).items()}}
-    if answer.exit_code != "0":
+    if answer.exit_code != 0:
         line["says"] = steady(answer.text).partition("\n")[0]
     if answer.document is not None and (found := figures(answer.document)):
         line["figures"] = found
@@ -51,32 +53,38 @@ def record(answer: Answer) -> Record:
 def changes(old: Mapping[str, Record], new: Mapping[str, Record]) -> list[Change]:
     """What differs, request by request in the order of ``new``, then those that are gone."""
     found = []
-    for name in (*new, *(name for name in old if name not in new)):
-        before, after = _flat(old.get(name, {})), _flat(new.get(name, {}))
-        for key in (*after, *(key for key in before if key not in after)):
-            if before.get(key) != after.get(key):
-                found.append(Change(name, key, before.get(key), after.get(key)))
+    for name in _united(new, old):
+        if name in new and name in old:
+            found += [Change(name, *moved) for moved in moves(old[name], new[name])]
+        else:
+            found.append(Change(name, "request", *("asked" if name in side else ABSENT for side in (old, new))))
     return found
 
 
+def moves(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    """(path, old, new) of every leaf that differs between two JSON values."""
+    before, after = _flat(old), _flat(new)
+    sides = ((key, before.get(key, ABSENT), after.get(key, ABSENT)) for key in _united(after, before))
+    return [(key, one, other) for key, one, other in sides if one is ABSENT or other is ABSENT or one != other]
+
+
+def _united(first: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
+    return [*first, *(key for key in then if key not in first)]
+
+
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """``{"figures.ttft_ms.0": 1.5, …}``."""
-    items: Iterator[tuple[Any, Any]]
-    if isinstance(value, Mapping):
-        items = iter(value.items())
-    elif isinstance(value, list):
-        items = iter(enumerate(value))
-    else:
+    """``{"figures.ttft_ms.0": 1.5, …}``; an empty list or mapping is a leaf."""
+    if not isinstance(value, Mapping | list) or not value:
         return {key: value}
+    items = value.items() if isinstance(value, Mapping) else enumerate(value)
     return {k: v for name, each in items for k, v in _flat(each, f"{key}.{name}" if key else str(name)).items()}
 
 
-def differing(old: str, new: str, json_: bool) -> list[str]:
-    """Where two texts differ: paths of a document with old and new value, or lines."""
-    if json_:
-        before, after = _flat(json.loads(old)), _flat(json.loads(new))
-        keys = [key for key in (*before, *(k for k in after if k not in before)) if before.get(key) != after.get(key)]
-        lines = [f"{key}: {shown(before.get(key))} → {shown(after.get(key))}" for key in keys]
+def differing(old: str, new: str, *, document: bool) -> list[str]:
+    """Where two texts differ: paths of a document with old and new value, or lines of a text."""
+    if document:
+        lines = [f"{key}: {shown(one)} → {shown(other)}" for key, one, other in moves(json.loads(old), json.loads(new))]
+        lines = lines or ["the same values, in another order"]
     else:
         lines = list(unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0))[2:]
     more = len(lines) - PLACES
@@ -85,7 +93,7 @@ def differing(old: str, new: str, json_: bool) -> list[str]:
 
 def shown(value: Any) -> str:
     """A value in a line: as JSON, shortened."""
-    text = "–" if value is None else json.dumps(value, ensure_ascii=False)
+    text = "–" if value is ABSENT else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 100 else text[:99] + "…"
 
 
@@ -120,7 +128,7 @@ def read_expected(path: Path = EXPECTED) -> tuple[dict[str, str], dict[str, Reco
 
 def write_expected(records: Mapping[str, Record], path: Path = EXPECTED) -> None:
     """One line a request, so that a review sees which moved."""
-    lines: Sequence[str] = [f"{json.dumps(name)}: {_line(each)}" for name, each in records.items()]
+    lines = [f"{json.dumps(name)}: {_line(each)}" for name, each in records.items()]
     text = f'{{"made_with": {_line(made_with())},\n"requests": {{\n' + ",\n".join(lines) + "\n}}\n"
     path.write_text(text, encoding="utf-8")
 

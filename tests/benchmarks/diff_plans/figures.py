@@ -32,8 +32,8 @@ def steady(value: Any) -> Any:
 
 
 def canonical(document: Any) -> str:
-    """The document as the text that is hashed: steady, keys sorted, one value a line."""
-    return json.dumps(steady(document), indent=1, sort_keys=True, ensure_ascii=False)
+    """The document as the text that is hashed: steady, one value a line, keys in their own order (it is promised)."""
+    return json.dumps(steady(document), indent=1, ensure_ascii=False)
 
 
 def digest(text: str) -> str:
@@ -87,11 +87,11 @@ def _plan(plan: Mapping[str, Any]) -> Figures:
 
 
 def _engine(engine: Mapping[str, Any]) -> str:
-    """``2 prefill TP4 of 4 H200, bf16/bf16, 5 × 2048``: how many, layout, precisions, sequences and tokens a step."""
+    """``2 prefill tp4 of 4 H200, bf16/bf16, 5 × 2048``: how many, layout, precisions, sequences and tokens a step."""
     degrees = [f"{name}{degree}" for name, degree in engine["layout"].items() if degree > 1] or ["tp1"]
-    limits = engine["limits"]
+    layout, limits = " ".join(degrees), engine["limits"]
     return (
-        f"{len(engine['replicas'])} {engine['role']} {' '.join(degrees)} of {engine['gpus_per_engine']} {engine['gpu']}, "
+        f"{len(engine['replicas'])} {engine['role']} {layout} of {engine['gpus_per_engine']} {engine['gpu']}, "
         f"{engine['weights_precision']}/{engine['kv_precision']}, "
         f"{limits['max_sequences']} × {limits['max_tokens_per_step']}"
     )
@@ -109,14 +109,14 @@ def _latencies(document: Mapping[str, Any]) -> Figures:
 
 
 def _predictions(rows: list[Mapping[str, Any]]) -> Figures:
-    """A list a column, null where a row was refused."""
+    """A list a column, null where a row was refused. Figures of rows are text, as in a CSV."""
     columns = [
         *(f"{metric}_ms_{part}" for metric in ("ttft", "tpot", "e2e") for part in ("mean", "low", "high", "p99")),
         "output_tokens_per_s_per_gpu",
         "memory_bytes_per_gpu",
         "kv_tokens",
     ]
-    found: Figures = {name: [None if row[name] == "" else row[name] for row in rows] for name in columns}
+    found: Figures = {name: [None if row[name] == "" else float(row[name]) for row in rows] for name in columns}
     return {**found, "refused": [row["error"].partition(";")[0] for row in rows if row["error"]] or None}
 
 

@@ -1,4 +1,4 @@
-"""The files that requests read: those of ``inputs/``, and some that are better made than kept."""
+"""The files that requests read: those of ``files/``, and some that are better made than kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from tests.benchmarks.diff_plans.seams import make_store
 
-KEPT = Path(__file__).parent / "inputs"
+KEPT = Path(__file__).parent / "files"
 
 
 def lay_out(folder: Path) -> None:

@@ -28,19 +28,14 @@ def missing(to_reach: Mapping[str, frozenset[str]], found: Mapping[str, set[str]
 
 
 def _shown(answer: Answer) -> Iterator[tuple[str, str]]:
-    yield "exit code", answer.exit_code
+    yield "exit code", str(answer.exit_code)
     yield from (("operation family", name) for name in answer.operations)
-    if answer.exit_code != "0" or "--help" in answer.request.arguments:
+    if answer.exit_code != 0 or "--help" in answer.request.arguments:
         return
     yield "command", answer.request.command
-    if answer.request.command == "plan" and answer.document is not None:
-        yield from _planned(answer.document)
-    elif answer.request.command == "experts" and answer.document is not None:
-        asked = answer.document["request"]
-        yield from (("framework", asked["framework"]), ("experts objective", asked["objective"]))
-        yield from _model(asked["model"])
-    elif answer.request.command == "predict" and answer.document is not None:
-        yield from _predicted(answer.document)
+    shows = {"plan": _planned, "experts": _placed, "predict": _predicted}.get(answer.request.command)
+    if shows is not None:
+        yield from shows(answer.document)
 
 
 def _planned(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -54,6 +49,13 @@ def _planned(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "role", engine["role"]
         yield "weights precision", engine["weights_precision"]
         yield "kv precision", engine["kv_precision"]
+
+
+def _placed(placement: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    asked = placement["request"]
+    yield "framework", asked["framework"]
+    yield "experts objective", asked["objective"]
+    yield from _model(asked["model"])
 
 
 def _predicted(document: Any) -> Iterator[tuple[str, str]]:
