@@ -123,7 +123,8 @@ def ask(request: Request) -> Answer:
         if exit_code == 0 and together:
             document = json.loads(own.read_text(encoding="utf-8"))
         elif exit_code == 0 and answers_question:
-            document = json.loads(_run([*arguments, "--json"])[1])
+            again, printed, _ = _run([*arguments, "--json"])
+            document, exit_code = (json.loads(printed), 0) if again == 0 else (None, f"{again} with --json")
         elif exit_code == 0 and "--help" not in arguments:  # catalogues and schemas
             document = json.loads(out)
     written = set(Path().iterdir()) - before - {own}
