@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any, get_args
 
 from api.cli.main import app, main
-from costmodels.architecture import Attention, FeedForward
-from costmodels.features import FAMILIES
-from costmodels.library import CostModel
-from costmodels.model_types import READERS
-from costmodels.registry import find_architecture, registered
-from costmodels.serving.frameworks import frameworks
-from planner import requests
+from costmodels.kernels.cost_model import CostModel
+from costmodels.kernels.features import FAMILIES
+from costmodels.models.architecture import Attention, FeedForward
+from costmodels.models.model_types import READERS
+from costmodels.models.registry import find_architecture, registered
+from costmodels.serving.frameworks.framework import frameworks
+from planner.contract.engine import KvPrecisionName, PrecisionName, Role
+from planner.contract.workload.slo import Metric
+from planner.contract.workload.workload import RoutingName
 from planner.experts import document as experts
-from planner.predicted import Role
-from planner.solvers import Answer, Highs
+from planner.serving import request as requests
+from planner.solving.solvers import Answer, Highs
 from profiles.errors import ShardwrightError, UnknownName
 from profiles.store import ProfileStore, shipped_pack
 
@@ -46,11 +48,11 @@ def to_reach() -> dict[str, frozenset[str]]:
         "role": frozenset(get_args(Role)),
         "objective": frozenset(get_args(requests.Objective)),
         "experts objective": frozenset(get_args(experts.Objective)),
-        "weights precision": frozenset(get_args(requests.PrecisionName)),
-        "kv precision": frozenset(get_args(requests.KvPrecisionName)),
+        "weights precision": frozenset(get_args(PrecisionName)),
+        "kv precision": frozenset(get_args(KvPrecisionName)),
         "disaggregation": frozenset(get_args(requests.Disaggregation)),
-        "routing": frozenset(get_args(requests.RoutingName)),
-        "metric": frozenset(get_args(requests.Metric)),
+        "routing": frozenset(get_args(RoutingName)),
+        "metric": frozenset(get_args(Metric)),
         "command": frozenset(commands - set(NOT_ASKED) | {"plan"}),
         "exit code": frozenset({"0", *_exit_codes(ShardwrightError)}),
     }
