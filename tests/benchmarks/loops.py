@@ -143,11 +143,10 @@ def main() -> None:
         "setting": f"{GPU}; closed loop, {GENERATIONS} requests a client, lengths uniform in {SHORTEST:.0%}–100 %",
         "what": "costmodels/serving/closed_loop/protocol.py ÷ costmodels/serving/simulator/events.py",
         "regimes": {name: card(chosen) for name, chosen in regimes.items()},
-        "points": rows,
     }
     for name, figures in document["regimes"].items():
         print(name, figures, flush=True)
-    print(write("closed_loop", document))
+    print(write("closed_loop", document, rows))
 
 
 if __name__ == "__main__":
