@@ -65,30 +65,13 @@ class _Run:
     def __init__(self, engine: Engine, requests: Requests, jump: bool, sample_us: float, give_up: Seen | None) -> None:
         self._engine = engine
         self._requests = requests
-        table, policy = engine.table, engine.policy
-        self._queries = table.latency.queries
-        self._stages = table.stages
+        self._queries = engine.table.latency.queries
+        self._stages = engine.table.stages
         self._jump = jump
         self._timing = Timing(engine)
         osl = np.ones_like(requests.osl) if engine.role == "prefill" else requests.osl
         isl_list, osl_list = requests.isl.tolist(), osl.tolist()
-        self._ranks = [
-            Rank(
-                policy,
-                isl_list,
-                osl_list,
-                table.stages,
-                kv_tokens=engine.kv_tokens,
-                token_budget=engine.token_budget,
-                max_sequences=engine.max_sequences,
-                tokens_per_step=engine.tokens_per_step,
-                queries=self._queries,
-                cached_share=engine.cached_share,
-                with_cache=engine.role == "decode",
-                first_token_here=engine.first_token_here,
-            )
-            for _ in range(table.ranks)
-        ]
+        self._ranks = [Rank(engine, isl_list, osl_list) for _ in range(engine.table.ranks)]
         n = len(requests)
         self._refused = refusals(engine, requests)
         self._left = n  # requests not yet answered
@@ -99,7 +82,7 @@ class _Run:
         self._turn = 0
         # Micro-batches: the free ones, the least recently used first; those in the pipeline, the first to come out
         # first; and those that could not take in a prompt since something changed.
-        self._free = deque(range(table.stages))
+        self._free = deque(range(self._stages))
         self._in_flight: deque[InFlight] = deque()
         self._asked: set[int] = set()
         self._last_done = 0.0
