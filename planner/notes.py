@@ -16,7 +16,6 @@ from planner.groups import Group, Pair
 from planner.latency import Checks
 from planner.options import Option
 from planner.requests import PlanRequest, Workload
-from profiles.hardware import default_node, find_gpu
 
 
 def notes_of(request: PlanRequest, best: Option, groups: list[Group], pairs: list[Pair], checks: Checks) -> list[str]:
@@ -57,7 +56,7 @@ def notes_of(request: PlanRequest, best: Option, groups: list[Group], pairs: lis
                 "exchanges between pipeline stages and nodes are estimated from link rates, nothing like them was "
                 f"measured; all communication is {share:.0%} of a step of {group.id}"
             )
-        host = default_node(group.job.cost.gpu).gpus_per_host
+        host = group.job.cost.catalogue.default_node(group.job.cost.gpu).gpus_per_host
         if host is not None and group.layout.gpus > host:
             notes.append(
                 f"{group.id} is larger than a host of {group.job.pool.gpu} ({host} GPUs share one operating "
@@ -67,8 +66,8 @@ def notes_of(request: PlanRequest, best: Option, groups: list[Group], pairs: lis
         notes.append(
             f"tokens are spread over experts as {request.workload.routing}; give routing=… in the workload to change it"
         )
-    for name in dict.fromkeys(group.job.pool.gpu for group in groups):
-        if precision.weights == "bf16" and "bf16" not in find_gpu(name).peak_flops:
+    for name, gpu in {group.job.pool.gpu: group.job.cost.gpu for group in groups}.items():
+        if precision.weights == "bf16" and "bf16" not in gpu.peak_flops:
             notes.append(f"{name} has no bf16: start the engines in fp16, which is predicted to take the same time")
     if precision.converted:
         notes.append(

@@ -27,6 +27,7 @@ from planner.pools import (
     read_cluster,
 )
 from profiles.errors import InputError, UnknownName
+from profiles.hardware import SHIPPED, Catalogue
 
 Metric = Literal["ttft", "tpot", "e2e"]
 Objective = Literal["throughput", "cost", "gpus", "latency"]
@@ -311,13 +312,13 @@ class PlanRequest(Document):
         return "cost" if priced else "gpus"
 
 
-def parse_request(value: Mapping[str, Any]) -> PlanRequest:
-    """A request from a mapping (JSON, YAML or keyword arguments).
+def parse_request(value: Mapping[str, Any], catalogue: Catalogue = SHIPPED) -> PlanRequest:
+    """A request from a mapping (JSON, YAML or keyword arguments), its GPUs looked up in ``catalogue``.
 
     Raises:
         InputError: with the first field that is wrong, its value and what to do.
     """
-    return checked(PlanRequest, value, "request")
+    return checked(PlanRequest, value, "request", catalogue)
 
 
 __all__ = [

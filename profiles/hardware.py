@@ -2,11 +2,16 @@
 
 The facts are YAML files in ``profiles/hardware/``; this module reads, validates and looks them up. Peak rates are
 *dense* (no structured sparsity), bandwidths are decimal bytes per second in **one direction**.
+
+A :class:`Catalogue` is what one request knows: the facts that ship, and the types that its stores describe. It is
+passed in; nothing described is kept in the module. The functions of this module look into what ships.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -100,54 +105,14 @@ def _load(file: str, kind: type[F]) -> dict[str, F]:
 
 
 @cache
-def shipped_gpus() -> dict[str, Gpu]:
-    """The GPU types that come with the package."""
+def gpus() -> dict[str, Gpu]:
+    """The GPU types that come with the package, by canonical name, in catalogue order."""
     return _load("gpus.yaml", Gpu)
 
 
 @cache
-def shipped_nodes() -> dict[str, Node]:
-    return _load("nodes.yaml", Node)
-
-
-_described: dict[str, tuple[Gpu, Node]] = {}
-
-
-def gpus() -> dict[str, Gpu]:
-    """All GPU types by canonical name: those that ship, in catalogue order, then those that were added."""
-    return {**shipped_gpus(), **{name: gpu for name, (gpu, _) in _described.items()}}
-
-
 def nodes() -> dict[str, Node]:
-    return {**shipped_nodes(), **{node.name: node for _, node in _described.values()}}
-
-
-def add_gpu(gpu: Gpu, node: Node, where: str) -> None:
-    """Makes a GPU type that a user describes, and the node it comes in, known to this process.
-
-    Adding the same again changes nothing. ``where`` names the file in errors.
-
-    Raises:
-        DataError: one of its names is another type's, or its facts are not those that were added before.
-    """
-    if _described.get(gpu.name) == (gpu, node):
-        return
-    catalogues: tuple[tuple[str, Fact, dict[str, Fact]], ...] = (
-        ("GPU", gpu, {**gpus()}),
-        ("node", node, {**nodes()}),
-    )
-    for what, fact, known in catalogues:
-        for name in (fact.name, *fact.aliases):
-            try:
-                other = _find(what, name, known)
-            except UnknownName:
-                continue
-            same = "facts of its own" if other.name == fact.name else f"the {what} {other.name}"
-            raise DataError(
-                f"{where}: {what} {name!r} has {same} in the catalogue already",
-                "leave it out, or give it another name and no alias of the other's",
-            )
-    _described[gpu.name] = (gpu, node)
+    return _load("nodes.yaml", Node)
 
 
 @cache
@@ -160,7 +125,89 @@ def prices() -> tuple[Price, ...]:
     return shipped(_CATALOGUE / "prices.yaml", lambda entries: tuple(Price(**entry) for entry in entries))
 
 
-def _find(field: str, name: str, catalogue: dict[str, F]) -> F:
+@dataclass(frozen=True)
+class Catalogue:
+    """What is known by name: the facts that ship, and GPU types that a user describes.
+
+    Attributes:
+        described: by name, types that do not ship, each with the node it comes in.
+    """
+
+    described: Mapping[str, tuple[Gpu, Node]] = field(default_factory=dict)
+
+    def gpus(self) -> dict[str, Gpu]:
+        """All GPU types by canonical name: those that ship, in catalogue order, then those that were described."""
+        return {**gpus(), **{name: gpu for name, (gpu, _) in self.described.items()}}
+
+    def nodes(self) -> dict[str, Node]:
+        return {**nodes(), **{node.name: node for _, node in self.described.values()}}
+
+    def describing(self, gpu: Gpu, node: Node, where: str) -> Catalogue:
+        """This catalogue with one type more; with itself where it has the same already. ``where`` names the file in
+        errors.
+
+        Raises:
+            DataError: one of the type's names is another's, or it has other facts here already.
+        """
+        if self.described.get(gpu.name) == (gpu, node):
+            return self
+        for what, fact, known in (("GPU", gpu, {**self.gpus()}), ("node", node, {**self.nodes()})):
+            self._check_new(what, fact, known, where)
+        return Catalogue({**self.described, gpu.name: (gpu, node)})
+
+    @staticmethod
+    def _check_new(what: str, fact: Fact, known: Mapping[str, Fact], where: str) -> None:
+        for name in (fact.name, *fact.aliases):
+            try:
+                other = _find(what, name, known)
+            except UnknownName:
+                continue
+            same = "facts of its own" if other.name == fact.name else f"the {what} {other.name}"
+            raise DataError(
+                f"{where}: {what} {name!r} has {same} in the catalogue already",
+                "leave it out, or give it another name and no alias of the other's",
+            )
+
+    def find_gpu(self, name: str, field: str = "gpu") -> Gpu:
+        """The GPU called ``name`` (canonical or alias; case, spaces and dashes ignored).
+
+        Raises:
+            UnknownName: with the nearest names.
+        """
+        return _find(field, name, self.gpus())
+
+    def find_node(self, name: str, field: str = "node") -> Node:
+        return _find(field, name, self.nodes())
+
+    def find_fabric(self, name: str, field: str = "fabric") -> Fabric:
+        return _find(field, name, fabrics())
+
+    def default_node(self, gpu: Gpu) -> Node:
+        """The node type in which this GPU usually comes: the first in the catalogue."""
+        for node in self.nodes().values():
+            if node.gpu == gpu.name:
+                return node
+        raise DataError(
+            f"hardware catalogue nodes.yaml: no node holds {gpu.name}", "name the node type in the cluster file"
+        )
+
+
+SHIPPED = Catalogue()
+"""What comes with the package and nothing else: what a request that describes no types knows."""
+
+find_gpu = SHIPPED.find_gpu
+find_node = SHIPPED.find_node
+find_fabric = SHIPPED.find_fabric
+default_node = SHIPPED.default_node
+
+
+def on_demand_price(gpu: Gpu) -> Price | None:
+    """The cheapest on-demand price on record, or None where none is."""
+    offers = [price for price in prices() if price.gpu == gpu.name]
+    return min(offers, key=lambda price: price.usd_per_gpu_hour, default=None)
+
+
+def _find(field: str, name: str, catalogue: Mapping[str, F]) -> F:
     wanted = _fold(name)
     for fact in catalogue.values():
         if wanted in {_fold(known) for known in (fact.name, *fact.aliases)}:
@@ -168,38 +215,6 @@ def _find(field: str, name: str, catalogue: dict[str, F]) -> F:
     raise UnknownName(field, name, catalogue)
 
 
+@cache
 def _fold(name: str) -> str:
     return "".join(c for c in name.casefold() if c.isalnum())
-
-
-def find_gpu(name: str, field: str = "gpu") -> Gpu:
-    """The GPU called ``name`` (canonical or alias, case, spaces and dashes ignored).
-
-    Raises:
-        UnknownName: with the nearest names.
-    """
-    return _find(field, name, gpus())
-
-
-def find_node(name: str, field: str = "node") -> Node:
-    return _find(field, name, nodes())
-
-
-def find_fabric(name: str, field: str = "fabric") -> Fabric:
-    return _find(field, name, fabrics())
-
-
-def default_node(gpu: Gpu) -> Node:
-    """The node type in which this GPU usually comes: the first in the catalogue."""
-    for node in nodes().values():
-        if node.gpu == gpu.name:
-            return node
-    raise DataError(
-        f"hardware catalogue nodes.yaml: no node holds {gpu.name}", "name the node type in the cluster file"
-    )
-
-
-def on_demand_price(gpu: Gpu) -> Price | None:
-    """The cheapest on-demand price on record, or None where none is."""
-    offers = [price for price in prices() if price.gpu == gpu.name]
-    return min(offers, key=lambda price: price.usd_per_gpu_hour, default=None)

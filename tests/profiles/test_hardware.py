@@ -281,7 +281,7 @@ def test_a_gpu_reaches_its_node_faster_than_the_network() -> None:
 @pytest.fixture
 def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A catalogue folder of our own; the real one is back, and nothing of ours cached, afterwards."""
-    readers = (hardware.shipped_gpus, hardware.shipped_nodes, hardware.fabrics, hardware.prices)
+    readers = (hardware.gpus, hardware.nodes, hardware.fabrics, hardware.prices)
     folder = tmp_path / "hardware"
     folder.mkdir()
     monkeypatch.setattr(hardware, "_CATALOGUE", folder)
