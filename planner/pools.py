@@ -12,8 +12,8 @@ import yaml
 from pydantic import Field, ValidationInfo, model_validator
 
 from planner.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, catalogue_of, checked, shown
-from profiles.errors import InputError
-from profiles.hardware import SHIPPED, Catalogue, on_demand_price
+from profiles.errors import InputError, UnknownName
+from profiles.hardware import SHIPPED, Catalogue, Node, on_demand_price
 
 MOST_GPUS = 100_000
 """GPUs of one pool. A plan names every one of them, so a slip of the keyboard must not ask for 10¹²."""
@@ -94,7 +94,10 @@ class ClusterInput(Document):
 _COUNT = re.compile(
     r"(?:(?P<nodes>[0-9]+)\s*[xX×]\s*)?(?P<count>[0-9]+)\s*[xX×]\s*(?P<gpu>[A-Za-z][\w. /-]*)", re.ASCII
 )
-_FORMS = "write 16xH200 (GPUs), 2x8xH100 (nodes × GPUs), several joined by +{file}, or a bundled name: {names}"
+_FORMS = (
+    "write 16xH200 (GPUs), 2x8xH100 (nodes × GPUs), 2xp5.48xlarge (nodes), several joined by +{file}, or a bundled "
+    "name: {names}"
+)
 
 
 def bundled_clusters() -> dict[str, Path]:
@@ -104,8 +107,8 @@ def bundled_clusters() -> dict[str, Path]:
 
 
 def parse_cluster(text: str, *, allow_paths: bool = True, catalogue: Catalogue = SHIPPED) -> Cluster:
-    """``16xH200``, ``2x8xH100``, several joined by ``+``, the path of a YAML file, or a bundled name; names of hardware
-    are those of ``catalogue``.
+    """``16xH200``, ``2x8xH100``, ``2xp5.48xlarge`` (nodes of a type), several joined by ``+``, the path of a YAML file,
+    or a bundled name; names of hardware are those of ``catalogue``.
 
     Raises:
         InputError, UnknownName: naming what is not understood.
@@ -138,11 +141,34 @@ def _file_at(text: str) -> Path | None:
 
 
 def _short_pool(match: re.Match[str], catalogue: Catalogue) -> dict[str, Any]:
-    gpu = catalogue.find_gpu(match["gpu"].strip(), "cluster GPU")
-    count, nodes = int(match["count"]), match["nodes"]
+    name, count, nodes = match["gpu"].strip(), int(match["count"]), match["nodes"]
+    node = _known_node(name, catalogue)
+    if node is not None:
+        if catalogue.candidates(name):
+            raise InputError(
+                f"cluster: {shown(name)} is a GPU type and a node type",
+                f"for the nodes write a cluster file with node: {node.name}; for the GPUs another of their names",
+            )
+        if nodes is not None:
+            raise InputError(
+                f"cluster: {shown(match.group())}: {node.name} is a node of {node.gpus} {node.gpu} already",
+                f"write {nodes}x{node.name} for {nodes} of them",
+            )
+        return {"gpu": node.gpu, "nodes": count, "node": node.name}
+    try:
+        gpu = catalogue.find_gpu(name, "cluster GPU")
+    except UnknownName as error:
+        raise UnknownName("cluster GPU", name, (*catalogue.gpus(), *catalogue.nodes())) from error
     if nodes is None:
         return {"gpu": gpu.name, "gpus": count}
     return {"gpu": gpu.name, "nodes": int(nodes), "gpus_per_node": count}
+
+
+def _known_node(name: str, catalogue: Catalogue) -> Node | None:
+    try:
+        return catalogue.find_node(name)
+    except UnknownName:
+        return None
 
 
 # ------------------------------------------------------------------ as a file
@@ -219,7 +245,7 @@ def _filled(asked: PoolInput, where: str, catalogue: Catalogue) -> dict[str, Any
         raise InputError(
             f"{where}: price_source {shown(source)} comes without usd_per_gpu_hour", "give both, or neither"
         )
-    offer = on_demand_price(gpu)
+    offer = on_demand_price(gpu, None if asked.node is None else node)
     if "usd_per_gpu_hour" not in asked.model_fields_set and offer is not None:
         price = offer.usd_per_gpu_hour
         source = f"{offer.provider}, {offer.date.isoformat()} (on demand)"

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from profiles.errors import DataError, InputError, UnknownName
+from profiles.errors import DataError, InputError
 from profiles.hardware import SHIPPED, Catalogue, Fact, Gpu, Node, fabrics, find_fabric
 
 FILE = "gpus.yaml"
@@ -163,22 +163,26 @@ def match(device: Mapping[str, Any], catalogue: Catalogue = SHIPPED) -> Gpu | No
     nobody knows its name.
 
     Raises:
-        InputError: the name is a type's, but its size is not: a slice of a GPU (MIG), or another board.
+        InputError: the name is a type's, but its size is not: a slice of a GPU (MIG), or another board; or several
+            types bear the name and have this size.
     """
-    try:
-        gpu = catalogue.find_gpu(device["name"])
-    except UnknownName:
-        return None
-    whole = device["sm_count"] == gpu.sm_count and abs(device["memory_bytes"] / gpu.memory_bytes - 1) < 0.1
-    if not whole:
+    named = catalogue.candidates(device["name"])
+    found = [gpu for gpu in named if _is_whole(device, gpu)]
+    if len(found) > 1:
+        return catalogue.find_gpu(device["name"], "device")  # refuses the name, and says what it may mean
+    if named and not found:
+        sizes = "; ".join(f"{gpu.name} has {gpu.sm_count} and {gpu.memory_bytes / 2**30:.1f} GiB" for gpu in named)
         raise InputError(
             f"device {device['name']!r} has {device['sm_count']} SMs (CPUs: cores) and "
-            f"{device['memory_bytes'] / 2**30:.1f} GiB; {gpu.name} has {gpu.sm_count} and "
-            f"{gpu.memory_bytes / 2**30:.1f} GiB",
+            f"{device['memory_bytes'] / 2**30:.1f} GiB; {sizes}",
             "a slice of a GPU (MIG) or a restricted CPU is no such device: measure the whole one, or describe it as a "
             "type with another name",
         )
-    return gpu
+    return found[0] if found else None
+
+
+def _is_whole(device: Mapping[str, Any], gpu: Gpu) -> bool:
+    return bool(device["sm_count"] == gpu.sm_count and abs(device["memory_bytes"] / gpu.memory_bytes - 1) < 0.1)
 
 
 def template(device: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -194,8 +198,8 @@ def template(device: Mapping[str, Any]) -> tuple[str, list[str]]:
         "compute_capability": None,
         "peak_flops": {"bf16": None},
     }
-    for field in Gpu.model_fields:
-        if field not in {*Fact.model_fields, *fields}:
+    for field, declared in Gpu.model_fields.items():
+        if declared.is_required() and field not in {*Fact.model_fields, *fields}:
             fields[field] = None
     fields |= {field: value for field, (value, _) in known.items()}
     if fields["compute_capability"] is None:

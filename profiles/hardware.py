@@ -18,7 +18,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from profiles.errors import DataError, UnknownName
+from profiles.errors import DataError, InputError, UnknownName
 from profiles.shipped import shipped
 
 
@@ -47,9 +47,10 @@ class Gpu(Fact):
     l2_bytes: int = Field(gt=0)
     tdp_watts: float = Field(gt=0)
     idle_watts: float = Field(gt=0)
-    scale_up_link: Literal["nvlink", "xgmi", "pcie", "shared_memory"]  # the last: processes of one CPU host
+    scale_up_link: Literal["nvlink", "xgmi", "pcie", "ethernet", "shared_memory"]  # the last: processes of one CPU host
     scale_up_bytes_per_s: float = Field(gt=0)  # per GPU, one direction, to its peers in the node
     pcie_bytes_per_s: float = Field(gt=0)  # one direction
+    bridge_bytes_per_s: float | None = Field(default=None, gt=0)  # NVLink bridges that can join pairs, one direction
 
     @model_validator(mode="after")
     def _rates_are_positive(self) -> Gpu:
@@ -66,6 +67,8 @@ class Node(Fact):
     gpu: str
     gpus: int = Field(gt=0)
     default_fabric: str
+    joined_by: str | None = None  # a topology's name; None: nobody says, rows of the GPU's link are taken as they are
+    sockets: int | None = Field(default=None, gt=0)  # CPUs that PCIe cards are spread over
     gpus_per_host: int | None = None  # where less than ``gpus`` share an operating system (rack-scale NVLink)
     host_memory_bytes: int | None = None
 
@@ -77,6 +80,23 @@ class Fabric(Fact):
     bytes_per_s_per_gpu: float = Field(gt=0)  # one direction, when every GPU of the node sends at once
     shared_by_gpus: int = Field(default=1, gt=0)  # GPUs behind one NIC: one alone gets this many shares
     latency_us: float = Field(ge=0)  # one small message, end to end
+
+
+class Topology(Fact):
+    """What joins the GPUs of a node, and what that makes of collectives among them."""
+
+    meaning: str
+    bus_share: dict[int, float] | None = None  # ranks → bandwidth of a ring of them ÷ PCIe rate; None: the rows say it
+    bridged_share: float | None = Field(default=None, gt=0, le=1)  # the same of two ranks over their NVLink bridge
+    spread: float = Field(default=0.0, ge=0)  # half-width (log) that is added to the interval: boxes of a kind differ
+
+
+class AmbiguousName(Fact):
+    """A name that is refused because several GPU types bear it."""
+
+    sources: dict[str, str] = {}
+    may_mean: tuple[str, ...] = Field(min_length=2)
+    because: str
 
 
 class Price(BaseModel):
@@ -118,6 +138,17 @@ def nodes() -> dict[str, Node]:
 @cache
 def fabrics() -> dict[str, Fabric]:
     return _load("fabrics.yaml", Fabric)
+
+
+@cache
+def topologies() -> dict[str, Topology]:
+    return _load("topologies.yaml", Topology)
+
+
+@cache
+def ambiguous_names() -> dict[str, AmbiguousName]:
+    """Names of GPUs that are refused, with what each may mean."""
+    return _load("ambiguous.yaml", AmbiguousName)
 
 
 @cache
@@ -169,12 +200,27 @@ class Catalogue:
             )
 
     def find_gpu(self, name: str, field: str = "gpu") -> Gpu:
-        """The GPU called ``name`` (canonical or alias; case, spaces and dashes ignored).
+        """The GPU called ``name``, as people or drivers write it (canonical or alias; case, spaces, dashes ignored).
 
         Raises:
             UnknownName: with the nearest names.
+            InputError: several types bear the name; all are named.
         """
-        return _find(field, name, self.gpus())
+        found = self.candidates(name)
+        if len(found) > 1:
+            several = next(each for each in ambiguous_names().values() if _called(each, name))
+            raise InputError(
+                f"{field}: {name!r} may mean {' or '.join(several.may_mean)}: {several.because}",
+                "give one of these names",
+                may_mean=list(several.may_mean),
+            )
+        return found[0] if found else _find(field, name, self.gpus())
+
+    def candidates(self, name: str) -> list[Gpu]:
+        """The types that ``name`` may mean: none, one, or several. Who describes a type knows what its name means."""
+        found = [gpu for gpu in self.gpus().values() if _called(gpu, name)]
+        several = (each for each in ambiguous_names().values() if _called(each, name))
+        return found or [self.gpus()[each] for names in several for each in names.may_mean]
 
     def find_node(self, name: str, field: str = "node") -> Node:
         return _find(field, name, self.nodes())
@@ -191,6 +237,11 @@ class Catalogue:
             f"hardware catalogue nodes.yaml: no node holds {gpu.name}", "name the node type in the cluster file"
         )
 
+    def topology(self, gpu: Gpu) -> Topology | None:
+        """What joins the GPUs of the node in which this one usually comes; None where nobody says."""
+        joined_by = self.default_node(gpu).joined_by
+        return None if joined_by is None else _find(f"node of {gpu.name}: joined_by", joined_by, topologies())
+
 
 SHIPPED = Catalogue()
 """What comes with the package and nothing else: what a request that describes no types knows."""
@@ -201,18 +252,23 @@ find_fabric = SHIPPED.find_fabric
 default_node = SHIPPED.default_node
 
 
-def on_demand_price(gpu: Gpu) -> Price | None:
-    """The cheapest on-demand price on record, or None where none is."""
+def on_demand_price(gpu: Gpu, node: Node | None = None) -> Price | None:
+    """The cheapest on-demand price on record, or None where none is; of ``node`` as an instance, where it is one."""
     offers = [price for price in prices() if price.gpu == gpu.name]
+    if node is not None:
+        offers = [price for price in offers if _called(node, price.instance)] or offers
     return min(offers, key=lambda price: price.usd_per_gpu_hour, default=None)
 
 
 def _find(field: str, name: str, catalogue: Mapping[str, F]) -> F:
-    wanted = _fold(name)
     for fact in catalogue.values():
-        if wanted in {_fold(known) for known in (fact.name, *fact.aliases)}:
+        if _called(fact, name):
             return fact
     raise UnknownName(field, name, catalogue)
+
+
+def _called(fact: Fact, name: str) -> bool:
+    return _fold(name) in {_fold(known) for known in (fact.name, *fact.aliases)}
 
 
 @cache
