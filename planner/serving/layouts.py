@@ -15,12 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Ints
+from costmodels.mixers import CompressedAttention, KimiDeltaAttention, Mamba, Mamba2, NoMixer
 from costmodels.models.architecture import (
     Architecture,
     Attention,
+    BlockSparseAttention,
     GatedDeltaNet,
     GroupedQueryAttention,
+    LatentAttention,
     MixtureOfExperts,
+    NoFeedForward,
+    ParallelMixers,
 )
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
@@ -155,12 +160,13 @@ def _rules(
         lambda x: (x.gpus > node) & (x.gpus % node != 0),
     )
     for group in model.layer_groups:
-        yield from _attention_rules(group.attention, precision)
-        ffn = group.feed_forward
+        local, ffn = precision.within(group), group.feed_forward
+        if not isinstance(group.attention, NoMixer):
+            yield from _attention_rules(group.attention, local)
         if isinstance(ffn, MixtureOfExperts):
-            yield from _expert_rules(ffn, precision)
-        else:
-            yield from _dense_rules("feed-forward", ffn.intermediate, precision.dense)
+            yield from _expert_rules(ffn, local)
+        elif not isinstance(ffn, NoFeedForward):
+            yield from _dense_rules("feed-forward", ffn.intermediate, local.dense)
 
 
 def _above(degree: Callable[[Layouts], Ints], most: int, layouts: Layouts) -> Mask:
@@ -168,9 +174,25 @@ def _above(degree: Callable[[Layouts], Ints], most: int, layouts: Layouts) -> Ma
 
 
 def _attention_rules(attention: Attention, precision: Precision) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:
+    if isinstance(attention, ParallelMixers):
+        yield from _attention_rules(attention.attention, precision)
+        yield from _attention_rules(attention.state_space, precision)
+        return
+    if isinstance(attention, BlockSparseAttention):
+        attention = attention.attention
     heads = attention.heads
-    yield f"{heads} attention heads do not divide by tp", lambda x: heads % x.tp != 0
-    if isinstance(attention, GroupedQueryAttention):
+    yield f"{heads} {_heads_of(attention)} do not divide by tp", lambda x: heads % x.tp != 0
+    widths: dict[str, tuple[int, int]] = {}
+    if isinstance(attention, Mamba2):
+        groups = attention.groups
+        yield (
+            f"{groups} Mamba-2 groups neither divide by tp nor replicate evenly over it",
+            lambda x: (groups % x.tp != 0) & (x.tp % groups != 0),
+        )
+    elif isinstance(attention, CompressedAttention):
+        outputs = attention.output_groups
+        yield f"{outputs} groups of the output projection do not divide by tp", lambda x: outputs % x.tp != 0
+    elif isinstance(attention, GroupedQueryAttention):
         kv = attention.kv_heads
         yield (
             f"{kv} KV heads neither divide by tp nor replicate evenly over it",
@@ -182,7 +204,9 @@ def _attention_rules(attention: Attention, precision: Precision) -> Iterator[tup
             "key": (attention.key_heads, attention.key_dim),
             "value": (attention.value_heads, attention.value_dim),
         }
-    else:
+    elif isinstance(attention, KimiDeltaAttention):
+        widths = {"key": (heads, attention.head_dim)}
+    elif isinstance(attention, LatentAttention):
         widths = {"query": (heads, attention.qk_nope_head_dim + attention.qk_rope_head_dim)}
     if precision.attention_qkv == "fp8_block":
         for what, (count, width) in widths.items():
@@ -190,6 +214,13 @@ def _attention_rules(attention: Attention, precision: Precision) -> Iterator[tup
                 f"{what} heads of width {width} ÷ tp are not a multiple of the {BLOCK}-wide scale blocks",
                 partial(_cuts_block, count, width),
             )
+
+
+def _heads_of(attention: Attention) -> str:
+    """What ``heads`` counts."""
+    if isinstance(attention, Mamba):
+        return "Mamba channels"
+    return "Mamba-2 heads" if isinstance(attention, Mamba2) else "attention heads"
 
 
 def _cuts_block(heads: int, width: int, layouts: Layouts) -> Mask:

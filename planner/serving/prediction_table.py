@@ -210,7 +210,7 @@ def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, int, i
 def _indivisible(model: Architecture, tp: int, pp: int, ep: int, moe_tp: int) -> Iterator[tuple[str, bool]]:
     yield f"pp = {pp} exceeds the {model.layers} layers", pp > model.layers
     for group in model.layer_groups:
-        heads = group.attention.heads
+        heads = group.attention.heads  # 0 where there is none
         yield f"{heads} attention heads do not divide by tp = {tp}", heads % tp != 0
         ffn = group.feed_forward
         if isinstance(ffn, MixtureOfExperts):

@@ -76,6 +76,7 @@ def notes_of(
         notes.append(
             f"weights are run in {precision.weights}, not as published ({model.weight_precision}); check accuracy"
         )
+    notes += [f"{model.name}: {note}" for note in model.notes]
     if model.excluded:
         notes.append(f"not modelled: {', '.join(model.excluded)}")
     for group in groups:
