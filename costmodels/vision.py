@@ -51,7 +51,10 @@ def vision_tower(config: Mapping[str, Any], wrapper: str, model: str) -> VisionT
     reader = TOWERS[wrapper]
     nested = next((key for key in ("text_config", "language_config", "llm_config") if config.get(key)), "text_config")
     text = Fields({"hidden_size": described.get("out_hidden_size"), **dict(config.get(nested) or {})}, model)
-    return reader(Fields({**described, "model_type": f"{wrapper} vision_config"}, model), text)
+    joined = config.get("vision_feature_layer")
+    layers = len(joined) if isinstance(joined, list) and joined else 1
+    vision = {**described, "model_type": f"{wrapper} vision_config", "joined_layers": layers}
+    return reader(Fields(vision, model), text)
 
 
 def _tower(*wrappers: str) -> Callable[[Reader], Reader]:
@@ -126,10 +129,13 @@ def _gemma3(vision: Fields, text: Fields) -> VisionTower:
 
 @_tower("llava_next")
 def _llava_next(vision: Fields, text: Fields) -> VisionTower:
-    """SigLIP, and a projector from one or several of its layers."""
+    """SigLIP with its pooling head, which nothing uses, and a projector from one of its layers, or from the several
+    that ``vision_feature_layer`` lists (Granite Vision)."""
     total, depth, hidden, heads, wide, patch = _siglip(vision)
+    if vision.flag("vision_use_head", True):
+        total += _block(hidden, wide, norms=2) + hidden
     out = text.size("hidden_size")
-    total += _linear(hidden, out) + _linear(out, out) + out  # and the token of a new row
+    total += _linear(vision.size("joined_layers", 1) * hidden, out) + _linear(out, out) + out  # and the token of a row
     return VisionTower(total, depth, hidden, heads, wide, patch)
 
 
