@@ -1,6 +1,6 @@
 """What a transformer is made of, as far as its cost goes: layer groups, their attention and feed-forward.
 
-Mixers that are not attention alone are in :mod:`costmodels.mixers`.
+Mixers that are not attention alone are in :mod:`costmodels.models.mixers`.
 
 Nothing here knows how a model is written down (see :mod:`costmodels.models.huggingface`) nor how it is split over
 GPUs (see :mod:`costmodels.step.operators`). All sizes are those of the whole, unsplit model.
@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
-from costmodels.mixers import CompressedAttention, KimiDeltaAttention, Mamba, Mamba2, Mixer, NoMixer, Weights
+from costmodels.models.mixers import CompressedAttention, KimiDeltaAttention, Mamba, Mamba2, Mixer, NoMixer, Weights
 
 
 @dataclass(frozen=True)

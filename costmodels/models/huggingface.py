@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import costmodels.dense_models
-import costmodels.expert_models
-import costmodels.hybrid_models
+import costmodels.models.dense_models
+import costmodels.models.expert_models
+import costmodels.models.hybrid_models
 import costmodels.models.model_types
-import costmodels.sparse_models  # noqa: F401  (each registers its readers)
-from costmodels.mixers import CompressedAttention
+import costmodels.models.sparse_models  # noqa: F401  (each registers its readers)
 from costmodels.models.architecture import (
     Architecture,
     BlockSparseAttention,
@@ -27,10 +26,11 @@ from costmodels.models.architecture import (
     ParallelMixers,
 )
 from costmodels.models.config_fields import Fields
+from costmodels.models.mixers import CompressedAttention
+from costmodels.models.module_names import parts_of
 from costmodels.models.quantization import Storage, storage
-from costmodels.module_names import parts_of
-from costmodels.reading import READERS, Decoder, Layers
-from costmodels.vision import TOWERS, vision_tower
+from costmodels.models.reading import READERS, Decoder, Layers
+from costmodels.models.vision import TOWERS, vision_tower
 from profiles.errors import InputError, Unsupported
 
 # What checkpoints of a family may call it.

@@ -13,7 +13,7 @@ from costmodels.models.architecture import (
     MixtureOfExperts,
 )
 from costmodels.models.config_fields import Fields
-from costmodels.reading import (
+from costmodels.models.reading import (
     Decoder,
     Layers,
     alike,

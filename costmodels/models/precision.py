@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from costmodels.mixers import Mixer, NoMixer
 from costmodels.models.architecture import Architecture, Attention, GatedDeltaNet, LatentAttention, LayerGroup
+from costmodels.models.mixers import Mixer, NoMixer
 from profiles.errors import InputError, UnknownName, Unsupported
 from profiles.hardware import Gpu
 

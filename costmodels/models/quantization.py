@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from costmodels.module_names import Rules, rules_of
+from costmodels.models.module_names import Rules, rules_of
 from profiles.errors import InputError, Unsupported
 
 UNQUANTIZED = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}

@@ -15,9 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from costmodels.model_names import readings
 from costmodels.models.architecture import Architecture
 from costmodels.models.huggingface import parse_config
+from costmodels.models.model_names import readings
 from profiles.errors import DataError, InputError, UnknownName
 
 BUNDLED = Path(__file__).parent / "architectures"
@@ -42,7 +42,7 @@ def find_architecture(model: str, *, allow_paths: bool = True) -> Architecture:
     """The architecture of a bundled model or of a ``config.json``.
 
     ``model``: a name on the Hugging Face Hub in any case, without its organisation where that is unambiguous, or the
-    name of a checkpoint of which another is bundled (:mod:`costmodels.model_names`; ``notes`` then say which);
+    name of a checkpoint of which another is bundled (:mod:`costmodels.models.model_names`; ``notes`` then say which);
     or the path of a ``config.json`` or of a folder that has one (unless ``allow_paths`` is false: a service
     should not read whatever path a stranger names). Raises :class:`UnknownName` (the hint has the nearest
     names), and what :func:`~costmodels.models.huggingface.parse_config` raises.

@@ -11,7 +11,6 @@ import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.facts import read_numbers
-from costmodels.mixers import Mixer
 from costmodels.models.architecture import (
     Architecture,
     Attention,
@@ -22,6 +21,7 @@ from costmodels.models.architecture import (
     LayerGroup,
     MixtureOfExperts,
 )
+from costmodels.models.mixers import Mixer
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.roofline import WEIGHT_BYTES

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Floats, Ints
-from costmodels.mixers import NoMixer
 from costmodels.models.architecture import (
     Architecture,
     DenseFeedForward,
@@ -26,6 +25,7 @@ from costmodels.models.architecture import (
     MixtureOfExperts,
     NoFeedForward,
 )
+from costmodels.models.mixers import NoMixer
 from costmodels.models.precision import Precision, require_timed_layers
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.roofline import code

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Ints
-from costmodels.mixers import CompressedAttention, KimiDeltaAttention, Mamba, Mamba2, NoMixer
 from costmodels.models.architecture import (
     Architecture,
     Attention,
@@ -27,6 +26,7 @@ from costmodels.models.architecture import (
     NoFeedForward,
     ParallelMixers,
 )
+from costmodels.models.mixers import CompressedAttention, KimiDeltaAttention, Mamba, Mamba2, NoMixer
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.framework import Framework

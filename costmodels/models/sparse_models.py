@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from costmodels.mixers import CompressedAttention
 from costmodels.models.architecture import Attention, BlockSparseAttention, DenseFeedForward, HyperConnections
 from costmodels.models.config_fields import Fields
-from costmodels.reading import Decoder, Layers, expert_layer, grouped_query, next_tokens, reads, with_experts
+from costmodels.models.mixers import CompressedAttention
+from costmodels.models.reading import Decoder, Layers, expert_layer, grouped_query, next_tokens, reads, with_experts
 from profiles.errors import InputError, Unsupported
 
 _SPARSE_RATIO = 4  # of the layers that have an indexer (technical report, §2.3.1)

@@ -13,7 +13,7 @@ from costmodels.models.architecture import (
     MixtureOfExperts,
 )
 from costmodels.models.config_fields import MOST_LAYERS, Fields
-from costmodels.reading import (
+from costmodels.models.reading import (
     Decoder,
     Layers,
     alike,

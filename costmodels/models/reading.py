@@ -1,5 +1,5 @@
-"""What the readers of :mod:`costmodels.models.model_types` and its neighbours share: their registry, and reading what many
-families say alike."""
+"""What the readers of :mod:`costmodels.models.model_types` and its neighbours share: their registry, and reading what
+many families say alike."""
 
 from __future__ import annotations
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from costmodels.mixers import KimiDeltaAttention, Mamba, Mamba2, NoMixer
 from costmodels.models.architecture import Attention, DenseFeedForward, FeedForward, NoFeedForward, ParallelMixers
 from costmodels.models.config_fields import MOST_LAYERS, Fields
-from costmodels.reading import (
+from costmodels.models.mixers import KimiDeltaAttention, Mamba, Mamba2, NoMixer
+from costmodels.models.reading import (
     Decoder,
     Layers,
     check_layer_types,

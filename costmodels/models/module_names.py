@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from costmodels.mixers import CompressedAttention, Mamba, Mamba2, NoMixer
 from costmodels.models.architecture import Attention, DenseFeedForward, FeedForward, MixtureOfExperts, ParallelMixers
+from costmodels.models.mixers import CompressedAttention, Mamba, Mamba2, NoMixer
 from profiles.errors import InputError
 
 _ATTENTION: dict[str, tuple[str, ...]] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from costmodels.mixers import NoMixer
 from costmodels.models.architecture import (
     Attention,
     DenseFeedForward,
@@ -14,7 +13,8 @@ from costmodels.models.architecture import (
     NoFeedForward,
 )
 from costmodels.models.config_fields import Fields
-from costmodels.reading import Decoder, Layers, even_head_dim, grouped_query, layer_windows, next_tokens, reads
+from costmodels.models.mixers import NoMixer
+from costmodels.models.reading import Decoder, Layers, even_head_dim, grouped_query, layer_windows, next_tokens, reads
 from profiles.errors import InputError, Unsupported
 
 Bias = str | bool
