@@ -215,7 +215,7 @@ def _gpus_that_fit(request: PlanRequest, job: Job) -> int | None:
         gpus = min(2 * gpus, MOST_GPUS_TRIED)
         wide = job.pool.model_copy(update={"gpus": gpus})
         layouts, _, _ = legal_layouts(job.model, job.precision, job.framework, restrictions(request, wide))
-        budget = np.full(len(layouts), min(job.framework.token_budgets))
+        budget = np.full(len(layouts), min(job.framework.limits.token_budgets))
         enough = sequences_that_fit(job, layouts, budget) >= peak_sequences(1)
         if enough.any():
             # An engine is legal on a pool of its own size if it is on a larger one.

@@ -185,7 +185,7 @@ def layout_memory(job: Job, layouts: Layouts, budget: Ints) -> Memory:
         job.precision,
         layouts,
         job.cost.gpu,
-        memory_fraction=job.framework.memory_fraction,
+        memory_fraction=job.framework.limits.memory_fraction,
         token_budget=budget,
         sequences=256,  # logits are computed for at most this many sequences at once
     )
@@ -195,7 +195,7 @@ def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, tokens: int | N
     """Sequences of ``tokens`` tokens (default: of full length) whose KV cache fits, per attention rank."""
     tokens = job.workload.isl + job.workload.osl if tokens is None else tokens
     per_sequence = kv_bytes_per_sequence(job.model, job.precision, layouts, tokens)
-    return np.minimum(layout_memory(job, layouts, budget).sequences(per_sequence), job.framework.max_sequences)
+    return np.minimum(layout_memory(job, layouts, budget).sequences(per_sequence), job.framework.limits.max_sequences)
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ class LayoutSearch:
 def search(job: Job, allowed: Restrictions) -> LayoutSearch:
     """Predicts every legal layout of ``job`` over batch limits and concurrencies."""
     layouts, rejected, considered = legal_layouts(job.model, job.precision, job.framework, allowed)
-    budgets = job.framework.token_budgets
+    budgets = job.framework.limits.token_budgets
     pair = np.arange(len(layouts) * len(budgets))
     which, budget = pair // len(budgets), np.array(budgets)[pair % len(budgets)]
     paired = layouts.take(which)

@@ -20,7 +20,6 @@ from costmodels.serving.frameworks.framework import find_framework
 from costmodels.step.communication import Network
 from planner.contract.clusters import Pool
 from planner.experts.placement import Loads
-from planner.launchers import find_launcher
 from planner.serving.confirmation.confirmation import confirmed
 from planner.serving.document.plan import Plan, validated
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
@@ -84,7 +83,7 @@ def plan(
 def _precisions(request: PlanRequest, model: Architecture) -> list[Precision]:
     """The precisions to choose from: those asked for, or for ``any`` all that the checkpoint is published in or can be
     made into and the framework runs."""
-    runs = find_launcher(request.framework).precisions
+    runs = find_framework(request.framework).precisions.runs
     asked: list[str | None] = list(request.precision or (None,))
     if "any" in asked:
         published = choose_precision(model).weights

@@ -19,7 +19,6 @@ from costmodels.serving.closed_loop.client import Answers, Latency, Load, closed
 from costmodels.serving.closed_loop.open_client import open_loop
 from costmodels.serving.closed_loop.protocol import SHORTEST
 from costmodels.serving.frameworks.framework import Framework, find_framework
-from costmodels.serving.frameworks.policies import find_policy
 from costmodels.step.communication import Network
 from costmodels.step.memory import kv_bytes_per_sequence, memory
 from profiles.errors import InputError, ShardwrightError
@@ -263,7 +262,7 @@ def _predict_group(
             np.array([row.concurrency for row in picked]),
             np.array([row.isl for row in picked]),
             np.array([row.osl for row in picked]),
-            np.full(len(picked), max(framework.token_budgets)),
+            np.full(len(picked), max(framework.limits.token_budgets)),
             running[chosen],
         )
         answer = closed_loop_answers(model, precision, cost, network, framework, layouts.take(chosen), load, ROUTING)
@@ -303,18 +302,18 @@ class _Room:
 def _room(model: Architecture, precision: Precision, gpu: Gpu, framework: Framework, rows: list[_Row]) -> _Room:
     layouts = Layouts.of([row.layout for row in rows])
     isl, osl = (np.array([getattr(row, name) for row in rows], dtype=np.float64) for name in ("isl", "osl"))
-    lengths = find_policy(framework.name).held_tokens(isl, osl) * (1 + SHORTEST) / 2
+    lengths = framework.scheduler.held_tokens(isl, osl) * (1 + SHORTEST) / 2
     each = kv_bytes_per_sequence(model, precision, layouts, lengths)
     largest = kv_bytes_per_sequence(model, precision, layouts, isl + osl)
     kv_bytes, used = np.zeros(len(rows)), np.zeros(len(rows))
-    for fraction in (FULL_MEMORY_FRACTION, framework.memory_fraction):
+    for fraction in (FULL_MEMORY_FRACTION, framework.limits.memory_fraction):
         parts = memory(
             model,
             precision,
             layouts,
             gpu,
             memory_fraction=fraction,
-            token_budget=np.full(len(rows), max(framework.token_budgets)),
+            token_budget=np.full(len(rows), max(framework.limits.token_budgets)),
             sequences=256,
         )
         plain = parts.kv_bytes >= largest
@@ -322,7 +321,7 @@ def _room(model: Architecture, precision: Precision, gpu: Gpu, framework: Framew
         without = gpu.memory_bytes * fraction - parts.kv_bytes
         used = np.where(plain | (fraction == FULL_MEMORY_FRACTION), without + np.maximum(parts.kv_bytes, largest), used)
     fits = kv_bytes >= largest
-    sequences = np.clip(np.floor(kv_bytes / np.maximum(each, 1.0)), 1, framework.max_sequences)
+    sequences = np.clip(np.floor(kv_bytes / np.maximum(each, 1.0)), 1, framework.limits.max_sequences)
     state = kv_bytes_per_sequence(model, precision, layouts, 0.0)
     growing = kv_bytes_per_sequence(model, precision, layouts, 1.0) - state
     per_token = np.maximum(growing + state / lengths, 1e-9)  # the state counts as its share of a mean sequence

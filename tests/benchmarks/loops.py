@@ -26,7 +26,6 @@ from costmodels.operations.layouts import Layouts
 from costmodels.serving.closed_loop.client import Load, closed_loop_answers
 from costmodels.serving.closed_loop.protocol import GENERATIONS, SHORTEST
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.simulator.arrivals import closed_loop, uniform_lengths
 from costmodels.serving.simulator.events import Engine, simulate
 from costmodels.serving.simulator.step_table import step_tables
@@ -55,19 +54,19 @@ def points(framework_name: str, engine_name: str) -> Iterator[dict[str, Any]]:
     cost = CostModel(find_gpu(GPU), framework_name)
     node = default_node(cost.gpu)
     network = Network(node.gpus, find_fabric(node.default_fabric))
-    budget = max(framework.token_budgets)
+    budget = max(framework.limits.token_budgets)
     limits = {
-        "memory_fraction": framework.memory_fraction,
+        "memory_fraction": framework.limits.memory_fraction,
         "token_budget": np.array([budget]),
-        "sequences": framework.max_sequences,
+        "sequences": framework.limits.max_sequences,
     }
     room = memory(model, precision, layouts, cost.gpu, **limits)
     for isl, osl in WORKLOADS:
         each = kv_bytes_per_sequence(model, precision, layouts, isl + osl)[0]
         kv_tokens = float(room.kv_bytes[0] / each * (isl + osl))
-        policy = find_policy(framework_name)
+        policy = framework.scheduler
         held = policy.held_tokens(isl, osl) * (1 + SHORTEST) / 2
-        sequences = int(min(kv_tokens / held, framework.max_sequences))
+        sequences = int(min(kv_tokens / held, framework.limits.max_sequences))
         (table,) = step_tables(
             model,
             precision,
@@ -77,10 +76,10 @@ def points(framework_name: str, engine_name: str) -> Iterator[dict[str, Any]]:
             layouts,
             ROUTING,
             most_tokens=budget,
-            most_sequences=framework.max_sequences,
+            most_sequences=framework.limits.max_sequences,
             longest_tokens=isl + osl,
         )
-        engine = Engine(table, policy, kv_tokens, budget, framework.max_sequences)
+        engine = Engine(table, policy, kv_tokens, budget, framework.limits.max_sequences)
         n = len(CONCURRENCIES)
         load = Load.of(
             np.array(CONCURRENCIES),

@@ -99,7 +99,7 @@ def closed_loop_answers(
         load.isl,
         load.osl,
         load.shortest,
-        mixed=framework.mixes_prompts_with_decodes,
+        mixed=framework.scheduler.mixed,
     )
     times = step_times(model, precision, cost, network, framework, questions.layouts, questions.batch, routing)
     tokens_per_step = calibration.tokens_per_step(load.drafted)

@@ -27,10 +27,11 @@ from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.origins import ROOFLINE
+from costmodels.serving.frameworks.connector import KvConnector
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from costmodels.serving.steady.chunked_prefill import wait_percentile_us
-from costmodels.serving.steady.kv_transfer import KvConnector, Link, exposed_us
+from costmodels.serving.steady.kv_transfer import Link, exposed_us
 from costmodels.serving.steady.steady_state import deviation
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import FABRIC_SPREAD, Network

@@ -31,7 +31,6 @@ from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.framework import Framework
-from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from costmodels.serving.steady.chunked_prefill import (
     EngineLoad,
@@ -298,7 +297,7 @@ def steady_state(
 def _captured(framework: Framework, decodes: Ints, mean: Floats) -> Ints:
     """The size that steps without chunks run at on average while the number of sequences fluctuates like Poisson's
     around ``decodes`` (Gauss and Hermite's three points), [n]."""
-    policy = find_policy(framework.name)
+    policy = framework.scheduler
     sizes = np.array(policy.graph_sizes)
 
     def padded(number: Floats) -> Floats:

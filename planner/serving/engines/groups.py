@@ -69,7 +69,7 @@ class Group:
             max_sequences=self.max_sequences,
             max_tokens_per_step=self.budget,
             max_model_len=min(self.job.model.max_context_tokens, -(-(work.isl + work.osl) // 256) * 256),
-            memory_fraction=self.job.framework.memory_fraction,
+            memory_fraction=self.job.framework.limits.memory_fraction,
         )
 
 
@@ -171,7 +171,7 @@ def _limits(origin: RoleCandidate) -> tuple[int, int]:
         return int(roles.budget[origin.row]), limit
     limit = _limit(float(origin.engines.concurrency[i]), int(roles.most[origin.row]))
     queries = roles.job.drafting.queries if roles.job.drafting else 1
-    return max(min(roles.job.framework.token_budgets), limit * queries), limit
+    return max(min(roles.job.framework.limits.token_budgets), limit * queries), limit
 
 
 def decode_at_load(roles: DisaggregatedEngines, layouts: Layouts, most: float, load_rps: float) -> Decoding:
