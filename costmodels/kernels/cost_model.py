@@ -33,11 +33,10 @@ from costmodels.kernels.kernel_models import (
     load_rows,
 )
 from costmodels.kernels.overlay import Overlay, lay_over
-from costmodels.kernels.row_sources import same_kernels, stand_ins
+from costmodels.kernels.row_sources import same_kernels, sources_of
 from costmodels.kernels.trees import Trees
 from costmodels.operations.roofline import Columns, Hardware
 from profiles.descriptions import catalogue_with
-from profiles.errors import UnknownName
 from profiles.hardware import Catalogue, Gpu
 from profiles.measurements import DTYPES
 from profiles.shipped import shipped
@@ -79,7 +78,8 @@ class CostModel:
 
     Args:
         gpu: the GPU type.
-        framework: ``vllm``, ``sglang`` or ``trtllm``: whose kernels run.
+        framework: name of the serving framework whose kernels run. One without rows is answered by stand-ins, and
+            :attr:`notes` say so; that there is such a framework is for the caller to check.
         store: the measurements; default the pack that ships.
         progress: called with a line of text before each slow preparation (fitting a forest takes seconds,
             once).
@@ -95,8 +95,6 @@ class CostModel:
         progress: Progress | None = None,
         measured: Sequence[ProfileStore] = (),
     ) -> None:
-        if framework not in stand_ins():
-            raise UnknownName("framework", framework, stand_ins())
         self.gpu = gpu
         self.framework = framework
         self.store = store or shipped_pack()
@@ -187,7 +185,7 @@ class CostModel:
         own = Hardware.of([self.gpu])
         rows = load_rows(self.store, operation, self.framework, own, gpu=self.gpu.name)
         overlay = lay_over(self.measured, operation, self.framework, self.gpu.name, rows)
-        order = stand_ins()[self.framework]
+        order = sources_of(self.framework)
         row_sources: dict[int, set[str]] = {}
         for part in (rows, overlay.rows):
             for dtype in np.unique(part.columns["dtype"]):

@@ -115,7 +115,7 @@ def _universe(
                 group = tp * dp
                 if not model.is_moe:
                     splits = [1]
-                elif framework.expert_splits == "any":
+                elif framework.parallelism.expert_splits == "any":
                     splits = _divisors(group)
                 else:
                     splits = sorted({1, group})
@@ -149,10 +149,9 @@ def _rules(
         f"stage of tp × dp GPUs straddles nodes ({node} GPUs a node)",
         lambda x: (x.gpus > node) & (node % x.stage_gpus != 0) & (x.stage_gpus % node != 0),
     )
-    if framework.name == "vllm":
-        # Its ranks run DP × PP × TP (vllm/distributed/parallel_state.py): the replicas of a stage lie pp·tp apart.
+    if framework.parallelism.scatters_attention_replicas:
         yield (
-            "vLLM scatters the attention replicas of a stage over more nodes than they fill",
+            f"{framework.full_name} scatters the attention replicas of a stage over more nodes than they fill",
             lambda x: (x.gpus > node) & (x.pp > 1) & (x.dp > 1) & (x.tp % node != 0),
         )
     yield (

@@ -24,8 +24,8 @@ from costmodels.estimates import COVERAGE
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.features import FAMILIES
 from costmodels.kernels.kernel_models import coded
-from costmodels.kernels.row_sources import stand_ins
 from costmodels.operations.roofline import CODES, Hardware, times_us
+from costmodels.serving.frameworks.names import framework_names
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError
 from profiles.hardware import Gpu
@@ -123,7 +123,7 @@ def compare(operation: str, ours: pd.DataFrame, gpu: Gpu) -> dict[str, Any]:
         }
         document["same_shape"][framework] = figures
         _show(f"{framework} same shape", figures)
-    for framework in stand_ins():
+    for framework in framework_names():
         model = CostModel(gpu, framework, progress=lambda text: print(f"  ({text})", flush=True))
         said = model.estimate(operation, coded(operation, rows))
         figures = {

@@ -16,7 +16,7 @@ from costmodels.kernels import cost_model as library
 from costmodels.kernels.cost_model import CACHE_VARIABLE, CostModel, cache_folder, unseen_spreads
 from costmodels.kernels.features import FAMILIES
 from costmodels.origins import ROOFLINE
-from profiles.errors import DataError, UnknownName
+from profiles.errors import DataError
 from profiles.hardware import Catalogue, Gpu, find_gpu
 from profiles.store import ProfileStore, shipped_pack
 
@@ -234,12 +234,6 @@ def test_rows_that_speak_for_no_framework_leave_the_roofline(tmp_path: Path) -> 
     made.add(OPERATION, rows(OPERATION, "H100-SXM", framework="an engine of our own"))
     got = synthetic.cost_model("H100-SXM", made).estimate(OPERATION, QUESTIONS)
     assert np.all(got.how == ROOFLINE)
-
-
-def test_an_unknown_framework_is_refused(bare_store: ProfileStore) -> None:
-    with pytest.raises(UnknownName, match="framework: 'vlm'") as refused:
-        CostModel(find_gpu("H100-SXM"), "vlm", bare_store)
-    assert "vllm" in refused.value.hint
 
 
 def test_the_cache_is_where_the_variable_says_or_the_user_keeps_caches(
