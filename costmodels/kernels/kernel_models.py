@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from costmodels.arrays import take_rows
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.kernels import forest as forests
 from costmodels.kernels.features import FAMILIES, Family, base_us, matrix
@@ -48,8 +49,7 @@ class Rows:
     origin: NDArray[np.int8]  # index into the framework's order of row_sources
 
     def take(self, index: Ints) -> Rows:
-        columns = {name: values[index] for name, values in self.columns.items()}
-        return Rows(columns, self.gpu[index], self.latency_us[index], self.origin[index])
+        return take_rows(self, index)
 
 
 def coded(operation: str, table: pd.DataFrame) -> dict[str, NDArray[np.generic]]:

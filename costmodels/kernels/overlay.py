@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from costmodels.arrays import take_rows
 from costmodels.estimates import Floats
 from costmodels.kernels.kernel_models import Rows, coded, error_partitions, question_keys
 from costmodels.kernels.row_sources import same_kernels, sources_of
@@ -50,7 +51,7 @@ class Overlay:
         return len(self.rows.gpu)
 
     def take(self, index: np.ndarray) -> Overlay:
-        return Overlay(self.rows.take(index), self.down[index], self.up[index], self.unused)
+        return take_rows(self, index)
 
 
 def lay_over(stores: Sequence[ProfileStore], operation: str, framework: str, gpu: str, shipped: Rows) -> Overlay:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from costmodels.arrays import take_rows
 from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.features import LAUNCH_US
@@ -43,14 +44,7 @@ class StepTimes:
     memory_us: Floats
 
     def take(self, index: Ints) -> StepTimes:
-        parts = {part: values[index] for part, values in self.parts.items()}
-        return StepTimes(
-            self.latency.take(index),
-            self.stage.take(index),
-            parts,
-            self.compute_us[index],
-            self.memory_us[index],
-        )
+        return take_rows(self, index)
 
 
 PARTS = {

@@ -28,7 +28,7 @@ from costmodels.models.architecture import (
 )
 from costmodels.models.mixers import CompressedAttention, KimiDeltaAttention, Mamba, Mamba2, NoMixer
 from costmodels.models.precision import Precision
-from costmodels.operations.layouts import Layouts
+from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.serving.frameworks.framework import Framework
 from planner.contract.engine import Layout
 from planner.launchers import cannot_express
@@ -62,13 +62,12 @@ class Restrictions:
 
 def layout_at(layouts: Layouts, i: int) -> Layout:
     """One of many layouts, as the plan document writes it."""
-    return Layout(
-        tp=int(layouts.tp[i]),
-        pp=int(layouts.pp[i]),
-        dp=int(layouts.dp[i]),
-        ep=int(layouts.ep[i]),
-        moe_tp=int(layouts.moe_tp[i]),
-    )
+    return Layout(**dict(zip(DEGREES, layouts.row(i), strict=True)))
+
+
+def degrees_of(layout: Layout) -> tuple[int, ...]:
+    """As a row of :class:`Layouts`."""
+    return tuple(getattr(layout, degree) for degree in DEGREES)
 
 
 def legal_layouts(
