@@ -51,6 +51,7 @@ class Gpu(Fact):
     scale_up_bytes_per_s: float = Field(gt=0)  # per GPU, one direction, to its peers in the node
     pcie_bytes_per_s: float = Field(gt=0)  # one direction
     bridge_bytes_per_s: float | None = Field(default=None, gt=0)  # NVLink bridges that can join pairs, one direction
+    launch_us: float | None = Field(default=None, gt=0)  # of a call that does nothing, where it was measured
 
     @model_validator(mode="after")
     def _rates_are_positive(self) -> Gpu:
