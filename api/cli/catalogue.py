@@ -26,7 +26,7 @@ def models(as_json: AsJson = False) -> None:
     """
     from dataclasses import asdict
 
-    from costmodels.registry import registered
+    from costmodels.models.registry import registered
 
     known = registered()
     if as_json:
@@ -162,7 +162,7 @@ def _nodes(as_json: bool) -> None:
 
 
 def _clusters(as_json: bool) -> None:
-    from planner.requests import bundled_clusters, read_cluster
+    from planner.contract.clusters import bundled_clusters, read_cluster
 
     known = {name: read_cluster(path) for name, path in bundled_clusters().items()}
     if as_json:

@@ -243,8 +243,8 @@ def _proposer(
     if grid:
         return Grids(candidates)
     from api.cli.proposing import Active
-    from costmodels.library import CostModel
-    from costmodels.sampling import modelled
+    from costmodels.kernels.cost_model import CostModel
+    from costmodels.sampling.sampler import modelled
 
     if not any(modelled(point) for points in candidates.values() for point in points):
         return Grids(candidates)
@@ -344,7 +344,7 @@ def propose(
     with Reporter(f"choosing points for {known.name}") as report:
         from api.cli.proposing import candidates_elsewhere
         from api.cli.proposing import propose as best
-        from costmodels.library import CostModel
+        from costmodels.kernels.cost_model import CostModel
         from profiles.store import ProfileStore
 
         points = candidates_elsewhere(known, gpus, asked)

@@ -180,7 +180,7 @@ def experts(
         if value not in known:
             raise UnknownName(name, value, known, f"choose from {', '.join(known)}")
     _check_targets(output, form, plot)
-    from planner.pools import parse_cluster
+    from planner.contract.clusters import parse_cluster
     from profiles.descriptions import catalogue_with
 
     catalogue = catalogue_with(profiles or ())

@@ -15,8 +15,8 @@ from profiles.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from costmodels.library import CostModel
-    from costmodels.validation import Errors, Taught, Validated
+    from costmodels.kernels.cost_model import CostModel
+    from costmodels.kernels.validation import Errors, Taught, Validated
 
 Profiles = Annotated[
     list[Path],
@@ -42,7 +42,7 @@ def fit(profiles: Profiles, framework: Framework = "vllm", gpu: OnlyGpu = None, 
       plan profile fit --profiles ./measured --framework sglang --gpu H200
     """
     with Reporter("learning from the measured rows") as report:
-        from costmodels.validation import taught
+        from costmodels.kernels.validation import taught
 
         found = {cost.gpu.name: taught(cost) for cost in _costs(profiles, framework, gpu, report)}
     if as_json:
@@ -76,7 +76,7 @@ def _lines(entries: list[Taught]) -> list[str]:
                 "random, correct the forest"
             )
         lines += [
-            f"{each.operation} {left.dtype}: {_rows(left.rows)} of {left.speaker} not used: {left.why}"
+            f"{each.operation} {left.dtype}: {_rows(left.rows)} of {left.row_source} not used: {left.why}"
             for left in each.unused
         ]
         if each.unmodelled:
@@ -115,7 +115,7 @@ def validate(
       plan profile validate --profiles ./measured --gpu H200 --folds 10 --json
     """
     with Reporter("validating against the measured rows") as report:
-        from costmodels import validation
+        from costmodels.kernels import validation
 
         costs = _costs(profiles, framework, gpu, report)
         found = {cost.gpu.name: validation.validate(cost, folds, report) for cost in costs}
@@ -160,7 +160,7 @@ def _costs(profiles: list[Path], framework: str, gpu: str | None, report: Callab
         InputError: the stores have no rows (of that GPU).
         UnknownName: unknown framework or GPU.
     """
-    from costmodels.library import CostModel
+    from costmodels.kernels.cost_model import CostModel
     from profiles.descriptions import catalogue_with
     from profiles.store import ProfileStore
 

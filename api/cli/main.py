@@ -235,38 +235,40 @@ def _plan(
     for name in ("model", "cluster", "workload"):
         if name not in fields:
             raise InputError(f"--{name} is missing", f"for example: {EXAMPLE}")
-    from planner import requests
+    from planner.contract.clusters import parse_cluster
+    from planner.contract.engine import FrameworkName
+    from planner.serving import request as requests
     from profiles.descriptions import catalogue_with
 
     catalogue = catalogue_with(profiles or ())
     for name, choices in (
         ("objective", requests.Objective),
-        ("framework", requests.FrameworkName),
+        ("framework", FrameworkName),
         ("disaggregation", requests.Disaggregation),
     ):
         _check_choice(name, fields.get(name), get_args(choices))
     request = requests.parse_request(
         {
             **fields,
-            "cluster": requests.parse_cluster(fields["cluster"], catalogue=catalogue),
+            "cluster": parse_cluster(fields["cluster"], catalogue=catalogue),
         }
     )
     if output is not None:
         from api.cli.output import check_target
 
         check_target(output)
-    from costmodels.registry import find_architecture
+    from costmodels.models.registry import find_architecture
 
     architecture = find_architecture(request.model)  # a misspelt name is refused before the slow imports
     loads = None
     if expert_loads:
-        from planner.expert_placement import read_expert_loads
+        from planner.serving.expert_placement import read_expert_loads
 
         loads = read_expert_loads(expert_loads, architecture)
     from api.cli.progress import Reporter
 
     with Reporter(f"planning {request.model}") as report:
-        from planner.planning import plan
+        from planner.serving.planning import plan
         from profiles.store import ProfileStore
 
         measured = [ProfileStore(folder) for folder in profiles or ()]
@@ -305,7 +307,7 @@ def schema_command(
 
       plan schema request
     """
-    from planner.plans import schema
+    from planner.serving.document.plan import schema
 
     if what == "plan":
         write_json(schema("plan"))

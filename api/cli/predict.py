@@ -169,7 +169,7 @@ def _predicted(table: pd.DataFrame, profiles: list[Path] | None) -> pd.DataFrame
     from api.cli.progress import Reporter
 
     with Reporter(f"predicting {len(table):,} configuration{'s' if len(table) != 1 else ''}") as report:
-        from planner.predicting import predict as predict_table
+        from planner.serving.prediction_table import predict as predict_table
         from profiles.store import ProfileStore
 
         return predict_table(table, measured=[ProfileStore(folder) for folder in profiles or ()], progress=report)

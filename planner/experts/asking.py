@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodels.precision import choose_precision
-from costmodels.registry import find_architecture
-from planner.documents import shown
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
+from planner.contract.clusters import Cluster
+from planner.contract.documents import shown
 from planner.experts.balance import Objective as OverWindows
 from planner.experts.document import Objective
 from planner.experts.inputs import read_loads
@@ -19,11 +20,10 @@ from planner.experts.layer_time import Dispatch
 from planner.experts.model import MoeModel, copy_bytes, moe_model
 from planner.experts.outputs import read_current
 from planner.experts.placement import Loads
-from planner.experts.placing import Job
+from planner.experts.placing import PlacementJob
 from planner.experts.ranks import Ranks, slots_of
 from planner.experts.routes import loads_of_routes, read_routes
 from planner.experts.synthetic import synthetic_loads
-from planner.pools import Cluster
 from profiles.errors import InputError, UnknownName, Unsupported
 from profiles.hardware import SHIPPED, Catalogue
 
@@ -58,7 +58,7 @@ class Asked:
     catalogue: Catalogue = SHIPPED
 
 
-def prepared(asked: Asked) -> tuple[Job, Loads | None]:
+def prepared(asked: Asked) -> tuple[PlacementJob, Loads | None]:
     """The job, with every file read and checked, and the held-out loads.
 
     Raises:
@@ -94,7 +94,7 @@ def prepared(asked: Asked) -> tuple[Job, Loads | None]:
     if asked.current is not None:
         current = read_current(asked.current, model, ranks.topology(slots))
     precision = choose_precision(architecture, asked.precision)
-    job = Job(
+    job = PlacementJob(
         architecture=architecture,
         model=model,
         precision=precision,

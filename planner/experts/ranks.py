@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodels.communication import Network
+from costmodels.step.communication import Network
+from planner.contract.clusters import Cluster, Pool
 from planner.experts.crossings import Distance
 from planner.experts.placement import Floats, Ints, Topology
-from planner.pools import Cluster, Pool
 from profiles.errors import InputError, Unsupported
 from profiles.hardware import SHIPPED, Catalogue, find_fabric
 

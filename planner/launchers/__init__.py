@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from planner.contract.engine import Launch, Layout
 from planner.launchers.base import EngineSpec, Launcher
 from planner.launchers.sglang import SglangLauncher
 from planner.launchers.trtllm import TrtllmLauncher
 from planner.launchers.vllm import VllmLauncher
-from planner.plans import Launch, Layout
 from profiles.errors import UnknownName
 
 __all__ = ["LAUNCHERS", "EngineSpec", "Launcher", "cannot_express", "find_launcher", "launch"]

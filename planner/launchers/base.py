@@ -11,8 +11,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from planner.plans import Launch, Layout, Limits, Role
-from planner.requests import FrameworkName
+from planner.contract.engine import FrameworkName, Launch, Layout, Limits, Role
 from profiles.errors import Unsupported
 from profiles.shipped import shipped
 

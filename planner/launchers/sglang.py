@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from planner.contract.engine import FrameworkName
 from planner.launchers.base import DRAFT_MODEL, HEAD_ADDRESS, NODE_RANK, EngineSpec, Launcher
-from planner.requests import FrameworkName
 
 INIT_PORT = 20000
 """Port of the process group, as in SGLang's documentation; any free one will do."""

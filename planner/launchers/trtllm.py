@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from planner.contract.engine import FrameworkName
 from planner.launchers.base import DRAFT_MODEL, EngineSpec, Launcher
-from planner.requests import FrameworkName
 
 OPTIONS_FILE = "trtllm-options.yaml"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import ClassVar, Literal
 
+from planner.contract.engine import FrameworkName
 from planner.launchers.base import DRAFT_MODEL, HEAD_ADDRESS, NODE_RANK, EngineSpec, Launcher
-from planner.requests import FrameworkName
 
 RPC_PORT = 13345
 """Port of the data-parallel coordinator, as in vLLM's documentation; any free one will do."""

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from profiles.collect.devices import Device, import_torch, is_out_of_memory
-from profiles.collect.points import Point, Prepared
+from profiles.collect.points import Point, Prepared, Settings
 from profiles.collect.sensors import pcie_fact
-from profiles.collect.timing import Settings, TooLong, measure
+from profiles.collect.timing import TooLong, measure
 from profiles.errors import InputError, Unsupported
 
 Facts = dict[str, tuple[Any, str]]

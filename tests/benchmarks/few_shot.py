@@ -1,6 +1,6 @@
 """What errors look like before a row is measured: ``python -m tests.benchmarks.few_shot [--op gemm]``.
 
-Learns the priors of :mod:`costmodels.anchoring` and writes ``costmodels/few_shot.yaml``.
+Learns the priors of :mod:`costmodels.kernels.error_process` and writes ``costmodels/kernels/few_shot.yaml``.
 
 ``unseen``: each GPU of the shipped pack is held out, a forest fitted to the others, and the errors on a sample of its
 rows are taken; one prior is fitted to all held-out GPUs together (maximum marginal likelihood of the Student-t
@@ -26,13 +26,13 @@ from scipy.linalg import cho_solve, cholesky
 from scipy.optimize import minimize
 from scipy.special import digamma, gammaln
 
-from costmodels.anchored import SIGMAS
-from costmodels.anchoring import Points, Prior, as_figures, coordinates, distance, matern, points
-from costmodels.features import FAMILIES, base_us
-from costmodels.forest import Forest
-from costmodels.kernels import coded, error_partitions, hardware_of
-from costmodels.library import MODEL_VERSION
-from costmodels.roofline import Hardware
+from costmodels.kernels.corrected_model import SIGMAS
+from costmodels.kernels.cost_model import MODEL_VERSION
+from costmodels.kernels.error_process import Points, Prior, as_figures, coordinates, distance, matern, points
+from costmodels.kernels.features import FAMILIES, base_us
+from costmodels.kernels.forest import Forest
+from costmodels.kernels.kernel_models import coded, error_partitions, hardware_of
+from costmodels.operations.roofline import Hardware
 from profiles.hardware import find_gpu
 from profiles.store import ProfileStore, shipped_pack
 from tests.benchmarks.kernels import Data
@@ -40,10 +40,11 @@ from tests.benchmarks.kernels import Data
 Floats = NDArray[np.float64]
 SAMPLE_ROWS = 300  # of each held-out GPU
 FRAMEWORK = "vllm"
-PATH = Path(__file__).parents[2] / "costmodels" / "few_shot.yaml"
+PATH = Path(__file__).parents[2] / "costmodels" / "kernels" / "few_shot.yaml"
 HEADER = """\
-# What the errors of the shipped forests look like before a row of a machine is measured (costmodels/anchoring.py):
-# standard deviations in natural log, length scales in log2 of the coordinate, degrees of freedom of their size.
+# What the errors of the shipped forests look like before a row of a machine is measured
+# (costmodels/kernels/error_process.py): standard deviations in natural log, length scales in log2 of the coordinate,
+# degrees of freedom of their size.
 # growth and claim: per unit of the standard deviation that the model claims of its own answer.
 # unseen: of a GPU type without rows. repeat: of another machine of a measured type.
 """

@@ -21,11 +21,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from costmodels.estimates import COVERAGE
-from costmodels.features import FAMILIES
-from costmodels.kernels import coded
-from costmodels.library import CostModel
-from costmodels.roofline import CODES, Hardware, times_us
-from costmodels.speakers import stand_ins
+from costmodels.kernels.cost_model import CostModel
+from costmodels.kernels.features import FAMILIES
+from costmodels.kernels.kernel_models import coded
+from costmodels.kernels.row_sources import stand_ins
+from costmodels.operations.roofline import CODES, Hardware, times_us
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError
 from profiles.hardware import Gpu

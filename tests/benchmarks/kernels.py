@@ -8,7 +8,7 @@ whole GPU. Beside our model on the same rows in the same run: the roofline alone
 table, and
 gradient boosting on the same features. Writes ``costmodels/evidence/kernels-<framework>.json`` and, from the GPU
 hold-out,
-``costmodels/unseen_gpu.yaml``.
+``costmodels/kernels/unseen_gpu.yaml``.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.neighbors import KNeighborsRegressor
 
-from costmodels import forest as forests
 from costmodels.estimates import COVERAGE
-from costmodels.features import FAMILIES, Family, base_us, matrix
-from costmodels.kernels import (
+from costmodels.kernels import forest as forests
+from costmodels.kernels.cost_model import MODEL_VERSION
+from costmodels.kernels.features import FAMILIES, Family, base_us, matrix
+from costmodels.kernels.kernel_models import (
     Rows,
     hardware_of,
     load_rows,
@@ -37,8 +38,7 @@ from costmodels.kernels import (
     places,
     shape_groups,
 )
-from costmodels.library import MODEL_VERSION
-from costmodels.roofline import Hardware, roofline_us
+from costmodels.operations.roofline import Hardware, roofline_us
 from profiles.measurements import DTYPES
 from profiles.store import ProfileStore, shipped_pack
 from tests.benchmarks.cards import EVIDENCE, card, line, write
@@ -225,7 +225,7 @@ def kept(name: str) -> dict[str, Any]:
 
 
 def _write_unseen(unseen: dict[str, float]) -> None:
-    path = Path(__file__).parents[2] / "costmodels" / "unseen_gpu.yaml"
+    path = Path(__file__).parents[2] / "costmodels" / "kernels" / "unseen_gpu.yaml"
     known = {**yaml.safe_load(path.read_text(encoding="utf-8"))["half_width"], **unseen}
     header = (
         "# Half-width (natural log) of each operation's 80 % interval on a GPU type (MoE: or a model) without rows.\n"

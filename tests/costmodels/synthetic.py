@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from costmodels.features import LAUNCH_US
-from costmodels.kernels import coded
-from costmodels.library import CostModel
-from costmodels.roofline import Columns, Hardware, roofline_us
+from costmodels.kernels.cost_model import CostModel
+from costmodels.kernels.features import LAUNCH_US
+from costmodels.kernels.kernel_models import coded
+from costmodels.operations.roofline import Columns, Hardware, roofline_us
 from profiles.hardware import find_gpu
 from profiles.store import ProfileStore
 

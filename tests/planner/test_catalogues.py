@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from planner import plan
+from planner.contract.clusters import parse_cluster
 from planner.experts.ranks import Ranks
-from planner.plans import Plan
-from planner.pools import parse_cluster
-from planner.predicting import predict
-from planner.requests import parse_request
+from planner.serving.document.plan import Plan
+from planner.serving.prediction_table import predict
+from planner.serving.request import parse_request
 from profiles.descriptions import FILE, catalogue_with
 from profiles.errors import UnknownName
 from profiles.hardware import find_gpu

@@ -12,7 +12,8 @@ pytest.importorskip("torch")
 from profiles.collect import detection
 from profiles.collect.detection import detect
 from profiles.collect.devices import Device, find_device
-from profiles.collect.timing import Settings, TooLong
+from profiles.collect.points import Settings
+from profiles.collect.timing import TooLong
 from profiles.descriptions import in_words, match, measured_type, type_name
 from profiles.errors import InputError
 from profiles.hardware import SHIPPED, Gpu

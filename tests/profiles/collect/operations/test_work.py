@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodels.roofline import CODES, code
-from costmodels.roofline import work as roofline_work
+from costmodels.operations.roofline import CODES, code
+from costmodels.operations.roofline import work as roofline_work
 from profiles.collect.operations.work import work
 from profiles.collect.points import Point
 
