@@ -12,12 +12,13 @@ from costmodels.kernels.features import LAUNCH_US
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
-from costmodels.operations.roofline import times_us
+from costmodels.operations.questions import ACTIVATION_BYTES, Batch, StepWork
+from costmodels.operations.registry import registry
 from costmodels.origins import MEASURED
 from costmodels.serving.frameworks.calibration import Calibration, Spread
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.step.communication import Network, across_nodes, exchange_times, point_to_point_us
-from costmodels.step.operators import ACTIVATION_BYTES, Batch, StepWork, step_work
+from costmodels.step.operators import step_work
 
 ELEMENTWISE_SPREAD = 0.4
 """Half-width (log) of the interval of the elementwise rest, which the pack does not time: between perfect
@@ -54,16 +55,6 @@ class StepTimes:
         )
 
 
-PARTS = {
-    "gemm": ("gemm", "mla_bmm"),
-    "attention": (
-        *("attention_prefill", "attention_decode", "mla_prefill", "mla_decode"),
-        *("gdn_prefill", "gdn_decode", "dsa_prefill", "dsa_decode"),
-    ),
-    "moe": ("moe",),
-}
-
-
 def step_times(
     model: Architecture,
     precision: Precision,
@@ -90,6 +81,7 @@ def step_times(
             precision = replace(precision, **{part: entry.measured_as})  # type: ignore[arg-type]
             row_sources[operation] = cost.under(entry.measured_under)
     work = step_work(model, precision, layouts, batch, routing)
+    work.require_summed([operation for operations in registry().parts.values() for operation in operations])
     busy = np.zeros((2, n))
     by_part: dict[str, list[Estimates]] = {
         part: [
@@ -98,7 +90,7 @@ def step_times(
             )
             for operation in operations
         ]
-        for part, operations in PARTS.items()
+        for part, operations in registry().parts.items()
     }
     exchanges = exchange_times(cost, network, work.exchanges, n)
     by_part["communication"] = [exchanges.scaled(calibration.factor("communication", batch.prefills))]
@@ -136,8 +128,8 @@ def _kernels(cost: CostModel, work: StepWork, operation: str, busy: Floats) -> E
     questions = {name: np.concatenate([np.asarray(part.columns[name]) for part in asked]) for name in names}
     candidate = np.concatenate([part.candidate for part in asked])
     count = np.concatenate([part.count for part in asked])
-    hardware = cost.kernel(operation).hardware
-    for row, time in enumerate(times_us(operation, questions, np.zeros(len(candidate), np.int64), hardware)):
+    kernel, hardware = registry().kernel(operation), cost.kernel(operation).hardware
+    for row, time in enumerate(kernel.times_us(questions, np.zeros(len(candidate), np.int64), hardware)):
         busy[row] += np.bincount(candidate, weights=time * count, minlength=work.candidates)
     return cost.estimate(operation, questions).summed(candidate, count, work.candidates)
 

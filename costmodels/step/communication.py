@@ -10,9 +10,10 @@ import numpy as np
 
 from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.kernels.cost_model import CostModel
+from costmodels.operations.collective import COLLECTIVE
+from costmodels.operations.questions import Exchange
 from costmodels.operations.roofline import code
 from costmodels.origins import ROOFLINE
-from costmodels.step.operators import Exchange
 from profiles.hardware import Fabric
 
 FABRIC_SPREAD = 0.5
@@ -54,7 +55,7 @@ def exchange_times(model: CostModel, network: Network, exchanges: Sequence[Excha
         kinds = np.concatenate([part[0] for part in local])
         if len(kinds):
             estimates = model.estimate(
-                "collective",
+                COLLECTIVE.name,
                 {
                     "dtype": np.full(len(kinds), _DTYPE),
                     "kind": kinds,

@@ -13,9 +13,9 @@ from costmodels.models.precision import (
     Precision,
     choose_precision,
     missing_hardware,
-    require_measured_widths,
 )
 from costmodels.models.registry import find_architecture
+from costmodels.operations.registry import registry
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.step.communication import Network
 from planner.contract.clusters import Pool
@@ -66,7 +66,7 @@ def plan(
         request = parse_request(request)
     model = find_architecture(request.model, allow_paths=allow_paths)
     _check_length(request, model)
-    require_measured_widths(model)
+    registry().require_measured_widths(model)
     if expert_loads is not None:
         check_expert_loads(expert_loads, model)
     cost_of = _cost_models(request, store, measured, progress)

@@ -30,6 +30,7 @@ from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision, choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
@@ -41,7 +42,6 @@ from costmodels.serving.steady.steady_state import Steady, steady_state
 from costmodels.serving.step import step_times
 from costmodels.step.communication import Network
 from costmodels.step.memory import kv_bytes_per_sequence, memory
-from costmodels.step.operators import Batch
 from profiles.hardware import default_node, find_fabric, find_gpu
 from tests.benchmarks.cards import EVIDENCE, write
 

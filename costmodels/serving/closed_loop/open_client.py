@@ -11,6 +11,7 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.serving.closed_loop.client import Answers, Latency
 from costmodels.serving.closed_loop.protocol import SHORTEST
 from costmodels.serving.frameworks.calibration import Spread
@@ -23,7 +24,6 @@ from costmodels.serving.simulator.events import simulate
 from costmodels.serving.simulator.step_table import step_tables
 from costmodels.serving.step import interval, step_times
 from costmodels.step.communication import Network
-from costmodels.step.operators import Batch
 from profiles.errors import InputError
 
 REQUESTS, MOST_REQUESTS = 1000, 20_000

@@ -29,10 +29,10 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import Network
-from costmodels.step.operators import Batch
 
 End = Literal["value", "low", "high"]
 

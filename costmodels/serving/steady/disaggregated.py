@@ -26,6 +26,7 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.origins import ROOFLINE
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
@@ -34,7 +35,6 @@ from costmodels.serving.steady.kv_transfer import KvConnector, Link, exposed_us
 from costmodels.serving.steady.steady_state import deviation
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import FABRIC_SPREAD, Network
-from costmodels.step.operators import Batch
 
 # ------------------------------------------------------------------ prefill
 

@@ -30,6 +30,7 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
@@ -43,7 +44,6 @@ from costmodels.serving.steady.chunked_prefill import (
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import Network
 from costmodels.step.memory import kv_bytes_per_sequence
-from costmodels.step.operators import Batch
 from profiles.hardware import Gpu
 
 

@@ -8,6 +8,7 @@ from synthetic import rows
 
 from costmodels.estimates import Estimates
 from costmodels.kernels.cost_model import CostModel
+from costmodels.operations.questions import Exchange
 from costmodels.operations.roofline import code
 from costmodels.origins import MEASURED, ROOFLINE
 from costmodels.step.communication import (
@@ -17,7 +18,6 @@ from costmodels.step.communication import (
     exchange_times,
     point_to_point_us,
 )
-from costmodels.step.operators import Exchange
 from profiles.hardware import find_fabric
 
 IB = find_fabric("ib-400g")
