@@ -16,15 +16,14 @@ from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.simulator.events import Engine
 from costmodels.serving.simulator.step_table import End
-from costmodels.step.communication import Network
 from planner.contract.clusters import Pool
 from planner.contract.engine import EngineGroup, Layout
 from planner.serving.confirmation.simulated_engine import cache_tokens, simulated_engines
 from planner.serving.document.plan import Plan
 from planner.serving.layouts import Restrictions, legal_layouts
-from planner.serving.operating_points import Job
+from planner.serving.operating_points import Job, served_on
 from profiles.errors import InputError
-from profiles.hardware import find_fabric, find_gpu
+from profiles.hardware import find_gpu
 from profiles.store import ProfileStore
 
 _TAMPERED = "use the plan as `plan --output` wrote it, or plan again"
@@ -114,18 +113,8 @@ def _planned(plan: Plan, group: EngineGroup, model: Architecture, cost: CostMode
     precision = choose_precision(model, group.weights_precision, group.kv_precision)
     _check_layout(plan, group, model, precision, pool)
     x = group.layout
-    job = Job(
-        asked.cluster.pools.index(pool),
-        pool,
-        model,
-        precision,
-        find_framework(asked.framework),
-        cost,
-        Network(min(pool.gpus_per_node, pool.gpus), find_fabric(pool.fabric)),
-        asked.workload,
-        asked.slo,
-        asked.confidence,
-    )
+    served = served_on(pool, model, precision, find_framework(asked.framework), cost)
+    job = Job(asked.cluster.pools.index(pool), pool, served, asked.workload, asked.slo, asked.confidence)
     layouts = Layouts.of([(x.tp, x.pp, x.dp, x.ep, x.moe_tp)])
     _check_memory(group, job, layouts)
     engines = simulated_engines(job, layouts, group.limits, group.role, front_end_us(plan) or 0.0)
@@ -175,7 +164,7 @@ def _described(layout: Layout) -> str:
 def _check_memory(group: EngineGroup, job: Job, layouts: Layouts) -> None:
     if not 0 < group.limits.memory_fraction <= 1:
         raise InputError(f"plan: memory_fraction {group.limits.memory_fraction} of {group.id} is no share", _TAMPERED)
-    tokens = job.workload.isl + job.workload.osl
+    tokens = job.shape.tokens
     if cache_tokens(job, layouts, group.limits) < tokens:
         raise InputError(
             f"plan: {group.id} ({group.layout.label}) does not fit into the memory of {group.gpu} with one request of "

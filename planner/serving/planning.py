@@ -17,7 +17,6 @@ from costmodels.models.precision import (
 from costmodels.models.registry import find_architecture
 from costmodels.operations.registry import registry
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.step.communication import Network
 from planner.contract.clusters import Pool
 from planner.experts.placement import Loads
 from planner.launchers import find_launcher
@@ -27,11 +26,11 @@ from planner.serving.engines.options import ServingOption, aggregated, disaggreg
 from planner.serving.expert_placement import check_expert_loads
 from planner.serving.infeasible import no_plan, restrictions
 from planner.serving.layouts import Rejected
-from planner.serving.operating_points import Job, search
+from planner.serving.operating_points import Job, search, served_on
 from planner.serving.report.report import assemble
 from planner.serving.request import PlanRequest, parse_request
 from profiles.errors import InputError, LimitReached, ShardwrightError, Unsupported
-from profiles.hardware import find_fabric, find_gpu
+from profiles.hardware import find_gpu
 from profiles.store import ProfileStore
 
 CostOf = Callable[[Pool], CostModel]
@@ -178,19 +177,6 @@ def _jobs(
         if why is not None:
             refused.append(Rejected(why, 1, f"pool {pool.name}"))
             continue
-        network = Network(min(pool.gpus_per_node, pool.gpus), find_fabric(pool.fabric))
-        jobs.append(
-            Job(
-                index,
-                pool,
-                model,
-                precision,
-                framework,
-                cost_of(pool),
-                network,
-                request.workload,
-                request.slo,
-                request.confidence,
-            )
-        )
+        served = served_on(pool, model, precision, framework, cost_of(pool))
+        jobs.append(Job(index, pool, served, request.workload, request.slo, request.confidence))
     return jobs, refused

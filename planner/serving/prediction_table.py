@@ -11,7 +11,7 @@ import pandas as pd
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture, MixtureOfExperts
-from costmodels.models.precision import Precision, choose_precision, missing_hardware
+from costmodels.models.precision import choose_precision, missing_hardware
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.registry import registry
@@ -19,12 +19,12 @@ from costmodels.origins import HOW
 from costmodels.serving.closed_loop.client import Answers, Latency, Load, closed_loop_answers
 from costmodels.serving.closed_loop.open_client import open_loop
 from costmodels.serving.closed_loop.protocol import SHORTEST
-from costmodels.serving.frameworks.framework import Framework, find_framework
+from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.policies import find_policy
+from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
-from costmodels.step.memory import kv_bytes_per_sequence, memory
 from profiles.errors import InputError, ShardwrightError
-from profiles.hardware import Gpu, default_node, find_fabric, find_gpu
+from profiles.hardware import default_node, find_fabric, find_gpu
 from profiles.store import ProfileStore
 
 REQUIRED = ("model", "gpu", "framework", "isl", "osl")
@@ -237,7 +237,12 @@ def _predict_group(
     lacking = missing_hardware(precision, gpu)
     if lacking is not None:
         raise InputError(f"precision: {lacking}", "choose another precision or GPU type")
-    room = _room(model, precision, gpu, framework, rows)
+    if (gpu_name, framework_name) not in costs:
+        costs[gpu_name, framework_name] = CostModel(gpu, framework_name, progress=progress, measured=measured)
+    node = default_node(gpu)
+    network = Network(node.gpus, find_fabric(node.default_fabric))
+    served = ServedModel(model, precision, framework, costs[gpu_name, framework_name], network)
+    room = _room(served, rows)
     for row, sequences, needed in zip(rows, room.sequences, room.used_bytes, strict=True):
         if sequences < 1:
             out["error"][row.index] = (
@@ -248,11 +253,6 @@ def _predict_group(
     fits = np.flatnonzero(room.sequences >= 1)
     if not len(fits):
         return
-    if (gpu_name, framework_name) not in costs:
-        costs[gpu_name, framework_name] = CostModel(gpu, framework_name, progress=progress, measured=measured)
-    cost = costs[gpu_name, framework_name]
-    node = default_node(gpu)
-    network = Network(node.gpus, find_fabric(node.default_fabric))
     kept = [rows[i] for i in fits]
     layouts, kv_tokens, used = room.layouts.take(fits), room.kv_tokens[fits], room.used_bytes[fits]
     running = room.sequences[fits] * layouts.dp
@@ -267,25 +267,14 @@ def _predict_group(
             np.full(len(picked), max(framework.token_budgets)),
             running[chosen],
         )
-        answer = closed_loop_answers(model, precision, cost, network, framework, layouts.take(chosen), load, ROUTING)
+        answer = closed_loop_answers(served, layouts.take(chosen), load, ROUTING)
         _write(out, picked, layouts.take(chosen), answer, used[chosen], kv_tokens[chosen])
     for i in np.flatnonzero(~closed):
         row = kept[i]
         try:
-            one = open_loop(
-                model,
-                precision,
-                cost,
-                network,
-                framework,
-                layouts.take(np.array([i])),
-                row.isl,
-                row.osl,
-                row.rate_rps,
-                int(kv_tokens[i]),
-                ROUTING,
-            )
-            _write(out, [row], layouts.take(np.array([i])), one, used[i : i + 1], kv_tokens[i : i + 1])
+            layout = layouts.take(np.array([i]))
+            one = open_loop(served, layout, row.isl, row.osl, row.rate_rps, int(kv_tokens[i]), ROUTING)
+            _write(out, [row], layout, one, used[i : i + 1], kv_tokens[i : i + 1])
         except ShardwrightError as error:
             out["error"][row.index] = _told(error)
 
@@ -301,31 +290,25 @@ class _Room:
     used_bytes: Floats
 
 
-def _room(model: Architecture, precision: Precision, gpu: Gpu, framework: Framework, rows: list[_Row]) -> _Room:
+def _room(served: ServedModel, rows: list[_Row]) -> _Room:
+    framework = served.framework
     layouts = Layouts.of([row.layout for row in rows])
     isl, osl = (np.array([getattr(row, name) for row in rows], dtype=np.float64) for name in ("isl", "osl"))
     lengths = find_policy(framework.name).held_tokens(isl, osl) * (1 + SHORTEST) / 2
-    each = kv_bytes_per_sequence(model, precision, layouts, lengths)
-    largest = kv_bytes_per_sequence(model, precision, layouts, isl + osl)
+    each = served.kv_bytes(layouts, lengths)
+    largest = served.kv_bytes(layouts, isl + osl)
     kv_bytes, used = np.zeros(len(rows)), np.zeros(len(rows))
     for fraction in (FULL_MEMORY_FRACTION, framework.memory_fraction):
-        parts = memory(
-            model,
-            precision,
-            layouts,
-            gpu,
-            memory_fraction=fraction,
-            token_budget=np.full(len(rows), max(framework.token_budgets)),
-            sequences=256,
-        )
+        budget = np.full(len(rows), max(framework.token_budgets))
+        parts = served.memory(layouts, budget, memory_fraction=fraction)
         plain = parts.kv_bytes >= largest
         kv_bytes = np.where(plain | (fraction == FULL_MEMORY_FRACTION), parts.kv_bytes, kv_bytes)
-        without = gpu.memory_bytes * fraction - parts.kv_bytes
+        without = served.gpu.memory_bytes * fraction - parts.kv_bytes
         used = np.where(plain | (fraction == FULL_MEMORY_FRACTION), without + np.maximum(parts.kv_bytes, largest), used)
     fits = kv_bytes >= largest
     sequences = np.clip(np.floor(kv_bytes / np.maximum(each, 1.0)), 1, framework.max_sequences)
-    state = kv_bytes_per_sequence(model, precision, layouts, 0.0)
-    growing = kv_bytes_per_sequence(model, precision, layouts, 1.0) - state
+    state = served.kv_bytes(layouts, 0.0)
+    growing = served.kv_bytes(layouts, 1.0) - state
     per_token = np.maximum(growing + state / lengths, 1e-9)  # the state counts as its share of a mean sequence
     return _Room(
         layouts,

@@ -23,8 +23,7 @@ from profiles import hardware
 from profiles.collect import runner
 from profiles.collect.devices import Device, find_device
 from profiles.collect.journal import FILE, read, read_points, write_points
-from profiles.collect.points import Outcome, Point, Prepared, Timing
-from profiles.collect.timing import Settings
+from profiles.collect.points import Outcome, Point, Prepared, Settings, Timing
 from profiles.descriptions import template
 from profiles.store import MANIFEST, ProfileStore
 

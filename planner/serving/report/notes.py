@@ -25,9 +25,9 @@ def notes_of(
 ) -> list[str]:
     """The notes of a plan, each once. ``checks``: simulations of the groups."""
     searches = best.searches
-    notes = [note for search in searches for note in search.job.cost.notes]
-    framework = searches[0].job.framework
-    model, precision, work = searches[0].job.model, best.precision, request.workload
+    notes = [note for search in searches for note in search.job.served.cost.notes]
+    framework = searches[0].job.served.framework
+    model, precision, work = searches[0].job.served.model, best.precision, request.workload
     calibration = framework.calibration
     notes.append(
         f"{framework.full_name}'s overheads are fitted to {calibration.rows:,} public end-to-end runs; of models and "
@@ -60,7 +60,7 @@ def notes_of(
                 "exchanges between pipeline stages and nodes are estimated from link rates, nothing like them was "
                 f"measured; all communication is {share:.0%} of a step of {group.id}"
             )
-        host = default_node(group.job.cost.gpu).gpus_per_host
+        host = default_node(group.job.served.gpu).gpus_per_host
         if host is not None and group.layout.gpus > host:
             notes.append(
                 f"{group.id} is larger than a host of {group.job.pool.gpu} ({host} GPUs share one operating "
@@ -145,7 +145,7 @@ def _workload_notes(work: Workload, groups: list[Group]) -> list[str]:
             f"a prefix hit rate of {work.prefix_hit:g} is taken as given, for every request; whether the gateway sends "
             "requests to the engine that holds their prefix decides it"
         )
-    drafting = groups[0].job.drafting
+    drafting = groups[0].job.shape.drafting
     if drafting is not None:
         cost = "one layer of the model a token" if drafting.draft_cost is None else f"{drafting.draft_cost:g} of a step"
         notes.append(

@@ -92,7 +92,7 @@ def _compared(request: PlanRequest, options: list[ServingOption], best: ServingO
     assert best.choice is not None
     assert best.choice.solution.objective is not None
     objective, rows = best.choice.solution.objective, []
-    model = best.searches[0].job.model
+    model = best.searches[0].job.served.model
     tokens = request.workload.isl + request.workload.osl
     one = Layouts.of([(1, 1, 1, 1, 1)])
     for option in options:
@@ -143,11 +143,11 @@ def provenance_of(
     """``checks``: simulations of the groups; ``more``: notes beyond those of
     :func:`planner.serving.report.notes.notes_of`."""
     searches = best.searches
-    manifest = searches[0].job.cost.store.manifest
+    manifest = searches[0].job.served.cost.store.manifest
     return Provenance(
         package=PACKAGE,
         package_version=package_version(PACKAGE),
-        cost_model_version=searches[0].job.cost.version,
+        cost_model_version=searches[0].job.served.cost.version,
         pack=manifest.name,
         pack_version=manifest.version,
         pack_hash=manifest.content_hash,
@@ -160,7 +160,7 @@ def provenance_of(
 def _measured(searches: list[LayoutSearch]) -> tuple[MeasuredStore, ...]:
     gpus = {search.job.pool.gpu for search in searches}
     out = []
-    for store in searches[0].job.cost.measured:
+    for store in searches[0].job.served.cost.measured:
         counts = store.summary()
         rows = int(counts["rows"][counts["gpu"].isin(gpus)].sum())
         out.append(MeasuredStore(

@@ -13,7 +13,8 @@ from costmodels.operations.questions import Batch
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration, Spread
 from costmodels.serving.frameworks.framework import find_framework, frameworks
-from costmodels.serving.step import StepTimes, step_times
+from costmodels.serving.served_model import ServedModel
+from costmodels.serving.step import StepTimes
 from costmodels.step.communication import Network, point_to_point_us
 from profiles.hardware import find_fabric, find_gpu
 
@@ -38,17 +39,8 @@ def step(
     n = len(layouts)
     columns = [np.full(n, value, np.int64) for value in (min(chunk, 1), chunk, 0, decodes, context)]
     batch = Batch(*columns, expert_tokens=np.full(n, float(decodes + chunk)))
-    return step_times(
-        architecture,
-        choose_precision(architecture),
-        cost,
-        Network(gpus_per_node, IB),
-        VLLM,
-        Layouts.of(layouts),
-        batch,
-        "balanced",
-        calibration=calibration,
-    )
+    served = ServedModel(architecture, choose_precision(architecture), VLLM, cost, Network(gpus_per_node, IB))
+    return served.step(Layouts.of(layouts), batch, "balanced", calibration=calibration)
 
 
 @pytest.mark.parametrize("model", ["Qwen3-32B", "Qwen3-235B-A22B", "DeepSeek-V3", "openai/gpt-oss-120b"])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_simulator import GRID, curve
 
-from costmodels.arrays import joined, take_rows
+from costmodels.arrays import concatenate_rows, take_rows
 from costmodels.estimates import Floats
 from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
@@ -103,7 +103,7 @@ def test_littles_law_and_the_bounds_hold(kind: dict[str, float]) -> None:
 
 def test_points_do_not_depend_on_each_other() -> None:
     every = [work(float(b), **kind) for kind in KINDS.values() for b in (0.5, 20)]
-    together = equilibrium(joined(every, [np.array([i]) for i in range(len(every))]))
+    together = equilibrium(concatenate_rows(every, [np.array([i]) for i in range(len(every))]))
     alone = [equilibrium(x) for x in every]
     assert together.rate == pytest.approx([float(it.rate[0]) for it in alone], rel=1e-6)
     assert together.mixture.wait == pytest.approx([float(it.mixture.wait[0]) for it in alone], rel=1e-4)
@@ -112,7 +112,7 @@ def test_points_do_not_depend_on_each_other() -> None:
 def test_rows_are_put_back_where_they_were() -> None:
     x = work([1, 2, 3, 4, 5])
     rows = [np.array([4, 0]), np.array([2]), np.array([1, 3])]
-    assert joined([take_rows(x, index) for index in rows], rows).concurrency.tolist() == [1, 2, 3, 4, 5]
+    assert concatenate_rows([take_rows(x, index) for index in rows], rows).concurrency.tolist() == [1, 2, 3, 4, 5]
 
 
 def test_with_nothing_to_decode_the_load_is_the_time_that_prefill_is_busy() -> None:
