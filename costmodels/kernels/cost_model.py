@@ -36,8 +36,9 @@ from costmodels.kernels.row_sources import same_kernels, stand_ins
 from costmodels.kernels.trees import Trees
 from costmodels.operations.registry import registry
 from costmodels.operations.roofline import Columns, Hardware
+from profiles.descriptions import catalogue_with
 from profiles.errors import UnknownName
-from profiles.hardware import Gpu, find_gpu
+from profiles.hardware import Catalogue, Gpu
 from profiles.measurements import DTYPES
 from profiles.shipped import shipped
 from profiles.store import ProfileStore, shipped_pack
@@ -114,6 +115,11 @@ class CostModel:
         return self._siblings[framework]
 
     @cached_property
+    def catalogue(self) -> Catalogue:
+        """What the stores know by name: the shipped hardware and the types that they describe."""
+        return catalogue_with(store.path for store in (self.store, *self.measured))
+
+    @cached_property
     def version(self) -> str:
         """Identifies the predictions: model version and the hashes of the measurements."""
         return "+".join([MODEL_VERSION, *(s.manifest.content_hash[:12] for s in (self.store, *self.measured))])
@@ -177,7 +183,7 @@ class CostModel:
         return self._kernels[operation]
 
     def _load(self, operation: str) -> _Loaded:
-        hardware = hardware_of(self.store, operation)
+        hardware = hardware_of(self.store, operation, self.catalogue)
         own = Hardware.of([self.gpu])
         rows = load_rows(self.store, operation, self.framework, own, gpu=self.gpu.name)
         overlay = lay_over(self.measured, operation, self.framework, self.gpu.name, rows)
@@ -203,7 +209,7 @@ class CostModel:
 
     def _is_foreign(self, operation: str) -> bool:
         """Whether no GPU of this vendor was measured."""
-        vendors = {find_gpu(name).vendor for name in self.store.values(operation, "gpu")}
+        vendors = {self.catalogue.find_gpu(name).vendor for name in self.store.values(operation, "gpu")}
         return self.gpu.vendor not in vendors
 
     def _fitted(self, operation: str, hardware: Hardware) -> Fitted | None:

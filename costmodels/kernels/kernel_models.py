@@ -19,7 +19,7 @@ from costmodels.operations.registry import registry
 from costmodels.operations.roofline import CODES, Columns, Hardware
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from profiles.errors import DataError
-from profiles.hardware import Gpu, find_gpu
+from profiles.hardware import SHIPPED, Catalogue, Gpu
 from profiles.store import ProfileStore
 
 MEASURED_NOISE = 0.05
@@ -341,6 +341,6 @@ def doublings_outside(measured: Ranges, q: Columns) -> Floats:
     return out
 
 
-def hardware_of(store: ProfileStore, operation: str) -> Hardware:
-    """The GPUs that have rows of ``operation``, as arrays; unknown GPU names are refused by the catalogue."""
-    return Hardware.of([find_gpu(name) for name in store.values(operation, "gpu")])
+def hardware_of(store: ProfileStore, operation: str, catalogue: Catalogue = SHIPPED) -> Hardware:
+    """The GPUs that have rows of ``operation``, as arrays; names that ``catalogue`` lacks are refused."""
+    return Hardware.of([catalogue.find_gpu(name) for name in store.values(operation, "gpu")])

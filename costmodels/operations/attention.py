@@ -12,7 +12,7 @@ from costmodels.models.precision import Precision
 from costmodels.operations.family import Family
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
-from costmodels.operations.layers import AttentionKind, Rule, heads_divide, whole_blocks
+from costmodels.operations.layers import AttentionKind, Rule, heads_divide, replicate_evenly, whole_blocks
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
 from costmodels.operations.roofline import (
     WEIGHT_BYTES,
@@ -107,14 +107,17 @@ class GroupedQueryKind(AttentionKind[GroupedQueryAttention]):
         precision, tp, batch, hidden = step.split.precision, step.split.layouts.tp, step.batch, step.split.hidden
         heads = layer.heads // tp
         kv_heads = np.maximum(layer.kv_heads // tp, 1)
-        width = heads * (2 if layer.gated_output else 1) + 2 * kv_heads
-        ask_product(step, precision.attention_qkv, batch.tokens, width * layer.head_dim, hidden, count)
+        query = heads * layer.head_dim * (2 if layer.gated_output else 1)
+        width = query + kv_heads * (layer.head_dim + layer.value_head_dim)
+        gates = heads if layer.head_gate else 0
+        ask_product(step, precision.attention_qkv, batch.tokens, width + gates, hidden, count)
         shape = {
             "dtype": code("dtype", "bf16"),
             "kv_dtype": code("kv_dtype", precision.kv),
             "heads": heads,
             "kv_heads": kv_heads,
-            "head_dim": layer.head_dim,
+            # FLOPs and bytes go by the mean of the two widths.
+            "head_dim": (layer.head_dim + layer.value_head_dim) // 2,
         }
         windows = layer.window_tokens
         # A window that no sequence reaches is full attention.
@@ -133,34 +136,32 @@ class GroupedQueryKind(AttentionKind[GroupedQueryAttention]):
         )
         decoding = batch.decodes > 0
         step.work.ask(DECODE, count, decoding, batch=batch.decodes, context_tokens=batch.context, **verified)
-        ask_product(step, precision.attention_output, batch.tokens, hidden, heads * layer.head_dim, count)
+        ask_product(step, precision.attention_output, batch.tokens, hidden, heads * layer.value_head_dim, count)
         # Rotary embedding and the cache write each read and write the q, k, v of the rank.
-        step.work.touch(batch.tokens * width * layer.head_dim * (2.0 * 2 * ACTIVATION_BYTES), 2, count)
+        step.work.touch(batch.tokens * width * (2.0 * 2 * ACTIVATION_BYTES), 2, count)
         step.reduce(count)
 
     def weights_bytes(self, split: Split, layer: GroupedQueryAttention) -> Iterator[Floats | float]:
         qkv, out = WEIGHT_BYTES[split.precision.attention_qkv], WEIGHT_BYTES[split.precision.attention_output]
         heads, kv_heads = layer.heads / split.layouts.tp, np.maximum(layer.kv_heads / split.layouts.tp, 1.0)
-        width = heads * (2 if layer.gated_output else 1) + 2 * kv_heads
-        yield split.hidden * width * layer.head_dim * qkv + heads * layer.head_dim * split.hidden * out
+        query = np.asarray(heads) * (layer.head_dim * (2 if layer.gated_output else 1) + layer.head_gate)
+        cached = layer.head_dim + layer.value_head_dim
+        yield split.hidden * (query + kv_heads * cached) * qkv + heads * layer.value_head_dim * split.hidden * out
 
     def cache_bytes(self, split: Split, layer: GroupedQueryAttention, count: int, tokens: Floats) -> Floats:
         kept = np.minimum(tokens, layer.window_tokens) if layer.window_tokens else tokens
         kv_heads = np.maximum(layer.kv_heads / split.layouts.tp, 1.0)
-        per_token = 2 * kv_heads * layer.head_dim * WEIGHT_BYTES[split.precision.kv]
+        per_token = kv_heads * (layer.head_dim + layer.value_head_dim) * WEIGHT_BYTES[split.precision.kv]
         return np.asarray(count * (per_token * kept))
 
     def widths(self, layer: GroupedQueryAttention) -> None:
         return None
 
     def rules(self, layer: GroupedQueryAttention, precision: Precision) -> Iterator[Rule]:
-        kv = layer.kv_heads
         yield heads_divide(layer.heads)
-        yield Rule(
-            f"{kv} KV heads neither divide by tp nor replicate evenly over it",
-            lambda x: (kv % x.tp != 0) & (x.tp % kv != 0),
-        )
-        yield from whole_blocks(precision, query=(layer.heads, layer.head_dim), KV=(kv, layer.head_dim))
+        yield replicate_evenly(layer.kv_heads, "KV heads")
+        yield from whole_blocks(precision, query=(layer.heads, layer.head_dim), KV=(layer.kv_heads, layer.head_dim))
 
 
-FAMILY = Family("attention", (PREFILL, DECODE), (GroupedQueryKind(),))
+GROUPED_QUERY = GroupedQueryKind()
+FAMILY = Family("attention", (PREFILL, DECODE), (GROUPED_QUERY,))

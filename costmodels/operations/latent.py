@@ -166,7 +166,8 @@ class LatentKind(AttentionKind[LatentAttention]):
         # Decode keeps the absorbed up-projection of K and V a second time, in 16 bits (all three frameworks
         # do).
         yield hidden * shared * qkv + heads * (per_head * qkv + rebuilt * 2.0)
-        yield heads * layer.v_head_dim * hidden * out
+        output = heads * layer.v_head_dim * hidden
+        yield output * out + (output * qkv if layer.output_gate else 0.0)
 
     def cache_bytes(self, split: Split, layer: LatentAttention, count: int, tokens: Floats) -> Floats:
         kept = np.minimum(tokens, layer.window_tokens) if layer.window_tokens else tokens
@@ -174,6 +175,9 @@ class LatentKind(AttentionKind[LatentAttention]):
 
     def _bytes_per_token(self, layer: LatentAttention, element_bytes: float) -> float:
         return layer.kv_elements_per_token() * element_bytes
+
+    def untimed(self, layer: LatentAttention) -> tuple[str, ...]:
+        return ("latent attention with an output gate",) if layer.output_gate else ()
 
     def widths(self, layer: LatentAttention) -> Widths:
         heads = (layer.qk_nope_head_dim, layer.qk_rope_head_dim, layer.v_head_dim, layer.kv_lora_rank)

@@ -75,6 +75,10 @@ class LayerKind(ABC, Generic[L]):
     def rules(self, layer: L, precision: Precision) -> Iterator[Rule]:
         """What must divide for engines to split such a layer."""
 
+    def untimed(self, layer: L) -> tuple[str, ...]:
+        """What of ``layer`` has no times, so that :meth:`ask` cannot be asked; its memory is known."""
+        return ()
+
 
 class AttentionKind(LayerKind[L]):
     """Anything that mixes tokens."""
@@ -97,8 +101,16 @@ class FeedForwardKind(LayerKind[L]):
         """What its activations take."""
 
 
-def heads_divide(heads: int) -> Rule:
-    return Rule(f"{heads} attention heads do not divide by tp", lambda x: heads % x.tp != 0)
+def heads_divide(heads: int, what: str = "attention heads") -> Rule:
+    return Rule(f"{heads} {what} do not divide by tp", lambda x: heads % x.tp != 0)
+
+
+def replicate_evenly(count: int, what: str) -> Rule:
+    """``count`` of ``what`` are split, and copied where the tensor-parallel degree exceeds them."""
+    return Rule(
+        f"{count} {what} neither divide by tp nor replicate evenly over it",
+        lambda x: (count % x.tp != 0) & (x.tp % count != 0),
+    )
 
 
 def whole_blocks(precision: Precision, **heads: tuple[int, int]) -> Iterator[Rule]:

@@ -13,7 +13,7 @@ from costmodels.operations.family import Family
 from costmodels.operations.gemm import ask_feed_forward, ask_product, width_rules
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import BLOCK, Activations, FeedForwardKind, Rule
-from costmodels.operations.questions import LayerStep, Split
+from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
 from costmodels.operations.roofline import (
     ROUTING_SKEW,
     WEIGHT_BYTES,
@@ -89,18 +89,21 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
 
     def ask(self, step: LayerStep, layer: MixtureOfExperts, count: int) -> None:
         precision, layouts, batch, hidden = step.split.precision, step.split.layouts, step.batch, step.split.hidden
-        tokens = batch.tokens
+        tokens, width = batch.tokens, layer.latent or hidden
         everyone = np.maximum(np.rint(batch.expert_tokens * layouts.dp), 1).astype(np.int64)
-        ask_product(step, "bf16", tokens, layer.experts, hidden, count)
+        ask_product(step, "bf16", tokens, layer.experts + layer.idle_experts, hidden, count)
+        if layer.latent:
+            ask_product(step, "bf16", tokens, layer.latent, hidden, count)
+            ask_product(step, "bf16", tokens, hidden, layer.latent, count)
         step.work.ask(
             MOE,
             count,
             tokens > 0,
             dtype=code("dtype", precision.experts),
             tokens=everyone,
-            hidden=hidden,
+            hidden=width,
             intermediate=layer.intermediate,
-            top_k=layer.top_k,
+            top_k=layer.working_top_k,
             experts=layer.experts,
             moe_tp=layouts.moe_tp,
             moe_ep=layouts.ep,
@@ -108,7 +111,8 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
             routing=code("routing", step.routing),
         )
         if layer.shared_intermediate:
-            ask_feed_forward(step, _shared(layer), precision.shared_experts, count)
+            shared = DenseFeedForward(layer.shared_intermediate, layer.gated)
+            ask_feed_forward(step, shared, precision.shared_experts, count)
         scores = (tokens * layer.experts).astype(np.float64)
         step.work.touch(scores * 4, 2, count)  # softmax and top-k of the router, fp32
         # With one attention replica the tokens are already on all GPUs of the group, and partial sums are
@@ -116,22 +120,21 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
         # after the experts.
         alone = layouts.dp == 1
         step.work.exchange("all_reduce", np.where(alone, step.hidden_bytes(tokens), 0.0), layouts.tp, count)
-        gathered = np.where(alone, 0.0, step.hidden_bytes(everyone))
+        gathered = np.where(alone, 0.0, everyone * float(width * ACTIVATION_BYTES))
         for kind in ("all_gather", "reduce_scatter"):
             step.work.exchange(kind, gathered, layouts.stage_gpus, count)
 
     def weights_bytes(self, split: Split, layer: MixtureOfExperts) -> Iterator[Floats | float]:
         hidden, precision, layouts = split.hidden, split.precision, split.layouts
-        expert = DenseFeedForward(layer.intermediate, layer.gated, layer.bias).parameters(hidden)
-        yield layer.experts * expert * WEIGHT_BYTES[precision.experts] / (layouts.ep * layouts.moe_tp)
-        yield hidden * layer.experts * 2.0
-        if layer.shared_intermediate:
-            yield _shared(layer).parameters(hidden) * WEIGHT_BYTES[precision.shared_experts] / layouts.tp
+        routed = layer.experts * layer.expert_parameters(hidden)
+        yield routed * WEIGHT_BYTES[precision.experts] / (layouts.ep * layouts.moe_tp)
+        yield layer.router_parameters(hidden) * 2.0
+        yield layer.shared_parameters(hidden) * WEIGHT_BYTES[precision.shared_experts] / layouts.tp
 
     def activations(self, split: Split, layer: MixtureOfExperts) -> Activations:
         """Grouped products: gate, up and activation of every (token, expert) pair of this GPU, and its output."""
         pairs = split.layouts.dp * layer.top_k / split.layouts.ep
-        grouped = pairs * (3 * layer.intermediate / split.layouts.moe_tp + split.hidden)
+        grouped = pairs * (3 * layer.intermediate / split.layouts.moe_tp + (layer.latent or split.hidden))
         return Activations(max(layer.intermediate, layer.shared_intermediate), grouped)
 
     def rules(self, layer: MixtureOfExperts, precision: Precision) -> Iterator[Rule]:
@@ -147,10 +150,6 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
             )
         if layer.shared_intermediate:
             yield from width_rules("shared expert", layer.shared_intermediate, precision.shared_experts)
-
-
-def _shared(layer: MixtureOfExperts) -> DenseFeedForward:
-    return DenseFeedForward(layer.shared_intermediate, layer.gated)
 
 
 FAMILY = Family("moe", (MOE,), (ExpertsKind(),))

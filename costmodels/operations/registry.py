@@ -1,7 +1,7 @@
 """The families of operations, and everything that lists them.
 
 A new family is a file of this folder, a table in :mod:`profiles.measurements` for what it has measured, and the
-classes of :mod:`costmodels.models.architecture` whose layers it serves; it is named in :data:`SHIPPED` below.
+classes of :mod:`costmodels.models.architecture` whose layers it serves; it is named in :data:`FILES` below.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
-from costmodels.operations import attention, collective, gemm, latent, linear, moe, sparse
+from costmodels.operations import absent, attention, collective, gemm, latent, linear, mixers, moe, sparse
 from costmodels.operations.family import Family
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import AttentionKind, FeedForwardKind, LayerKind, Rule
@@ -94,15 +94,39 @@ class Registry:
     def rules(self, model: Architecture, precision: Precision) -> Iterator[Rule]:
         """What must divide for engines to split ``model``, layer group by layer group."""
         for group in model.layer_groups:
-            yield from self.attention(group.attention).rules(group.attention, precision)
-            yield from self.feed_forward(group.feed_forward).rules(group.feed_forward, precision)
+            local = precision.within(group)
+            yield from self.attention(group.attention).rules(group.attention, local)
+            yield from self.feed_forward(group.feed_forward).rules(group.feed_forward, local)
+
+    def require_timed_layers(self, model: Architecture) -> None:
+        """Memory knows every layer; nothing of those whose kernels have no times may be left out of a step.
+
+        Raises:
+            Unsupported: naming them.
+        """
+        untimed: dict[str, int] = {}
+        for group in model.layer_groups:
+            kinds = [*self.attention(group.attention).untimed(group.attention)]
+            kinds += self.feed_forward(group.feed_forward).untimed(group.feed_forward)
+            kinds += ["hyper-connections"] if group.residual is not None else []
+            for kind in kinds:
+                untimed[kind] = untimed.get(kind, 0) + group.count
+        if untimed:
+            listed = ", ".join(f"{kind} ({count} of {model.layers} layers)" for kind, count in untimed.items())
+            raise Unsupported(
+                f"model: the kernels of {model.name} have no times yet: {listed}",
+                "its weights and cache are known; for times choose a model of other layers (`plan models` lists some)",
+                kinds=tuple(untimed),
+            )
 
     def require_measured_widths(self, model: Architecture) -> None:
-        """Latent and linear attention are measured for few head widths; others are refused rather than guessed.
+        """Latent and linear attention are measured for few head widths; others are refused rather than guessed, and
+        so are layers without any times (:meth:`require_timed_layers`).
 
         Raises:
             Unsupported: naming the widths that are measured.
         """
+        self.require_timed_layers(model)
         for layer in {group.attention for group in model.layer_groups}:
             found = self.attention(layer).widths(layer)
             if found is not None and found.widths not in found.measured:
@@ -121,7 +145,9 @@ def _unserved(layer: object, what: str) -> tuple[str, str]:
     )
 
 
-SHIPPED = Registry(module.FAMILY for module in (gemm, attention, latent, linear, sparse, moe, collective))
+SHIPPED = Registry(
+    module.FAMILY for module in (gemm, attention, latent, linear, sparse, mixers, moe, absent, collective)
+)
 
 _in_use: ContextVar[Registry] = ContextVar("operations", default=SHIPPED)
 

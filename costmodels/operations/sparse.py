@@ -143,6 +143,10 @@ class SparseKind(LatentKind):
     def _bytes_per_token(self, layer: LatentAttention, element_bytes: float) -> float:
         return super()._bytes_per_token(layer, element_bytes) + _indexer(layer).cache_bytes_per_token()
 
+    def untimed(self, layer: LatentAttention) -> tuple[str, ...]:
+        shared = ("sparse attention with the index of another layer",) if _indexer(layer).shared else ()
+        return (*shared, *super().untimed(layer))
+
     def widths(self, layer: LatentAttention) -> Widths:
         index = _indexer(layer)
         heads = super().widths(layer).widths

@@ -55,10 +55,13 @@ class Memory:
 
 def weights_bytes(model: Architecture, precision: Precision, layouts: Layouts) -> Floats:
     """Weights on the fullest GPU: the stage with most layers, and the embedding or the head."""
-    split, families = Split(model.hidden, precision, layouts), registry()
+    families = registry()
     layers = np.zeros(len(layouts))
     for group in model.layer_groups:
+        split = Split(model.hidden, precision.within(group), layouts)
         layer = np.full(len(layouts), group.norms * model.hidden * 2.0)
+        if group.residual is not None:
+            layer += group.residual.parameters(model.hidden) * 4.0  # kept in fp32
         for part in families.attention(group.attention).weights_bytes(split, group.attention):
             layer += part
         for part in families.feed_forward(group.feed_forward).weights_bytes(split, group.feed_forward):
@@ -67,7 +70,10 @@ def weights_bytes(model: Architecture, precision: Precision, layouts: Layouts) -
     fullest_stage = np.ceil(model.layers / layouts.pp) / model.layers
     table = model.embedding_parameters * 2.0 / layouts.tp
     tables = np.where((layouts.pp == 1) & (not model.tied_embeddings), 2 * table, table)
-    return layers * fullest_stage + tables
+    whole = (model.small_parameters + model.position_table_elements) * 2.0
+    # The image encoder is on the first stage, split over its GPUs.
+    vision = model.vision.parameters * 2.0 / layouts.tp if model.vision else 0.0
+    return layers * fullest_stage + tables + whole + vision
 
 
 def kv_bytes_per_sequence(

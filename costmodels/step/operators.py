@@ -24,17 +24,18 @@ def step_work(model: Architecture, precision: Precision, layouts: Layouts, batch
         routing: skew of tokens over experts, a value of :data:`costmodels.operations.roofline.CODES`\\ ``["routing"]``.
 
     Raises:
-        Unsupported: the model has layers that no family of operations serves.
+        Unsupported: the model has layers that no family of operations serves, or whose kernels have no times.
     """
-    work = StepWork(len(layouts))
-    step = LayerStep(Split(model.hidden, precision, layouts), batch, routing, work)
     families = registry()
+    families.require_timed_layers(model)
+    work = StepWork(len(layouts))
     for group in model.layer_groups:
+        step = LayerStep(Split(model.hidden, precision.within(group), layouts), batch, routing, work)
         families.attention(group.attention).ask(step, group.attention, group.count)
         families.feed_forward(group.feed_forward).ask(step, group.feed_forward, group.count)
         # Each norm adds the residual: it reads and writes both the residual and the activations.
         work.touch(group.norms * 4 * step.hidden_bytes(batch.tokens), group.norms, group.count)
-    _head(step, model)
+    _head(LayerStep(Split(model.hidden, precision, layouts), batch, routing, work), model)
     return work
 
 

@@ -29,8 +29,9 @@ from planner.serving.layouts import Rejected
 from planner.serving.operating_points import Job, search, served_on
 from planner.serving.report.report import assemble
 from planner.serving.request import PlanRequest, parse_request
+from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, LimitReached, ShardwrightError, Unsupported
-from profiles.hardware import find_gpu
+from profiles.hardware import Catalogue
 from profiles.store import ProfileStore
 
 CostOf = Callable[[Pool], CostModel]
@@ -61,14 +62,15 @@ def plan(
         LimitReached: the solver's time limit passed without any plan.
         DataError: the measurements cannot be read.
     """
+    catalogue = catalogue_with(each.path for each in (*([store] if store else ()), *measured))
     if not isinstance(request, PlanRequest):
-        request = parse_request(request)
+        request = parse_request(request, catalogue)
     model = find_architecture(request.model, allow_paths=allow_paths)
     _check_length(request, model)
     registry().require_measured_widths(model)
     if expert_loads is not None:
         check_expert_loads(expert_loads, model)
-    cost_of = _cost_models(request, store, measured, progress)
+    cost_of = _cost_models(request, catalogue, store, measured, progress)
     options = [
         option
         for precision in _precisions(request, model)
@@ -151,6 +153,7 @@ def _check_length(request: PlanRequest, model: Architecture) -> None:
 
 def _cost_models(
     request: PlanRequest,
+    catalogue: Catalogue,
     store: ProfileStore | None,
     measured: Sequence[ProfileStore],
     progress: Callable[[str], None] | None,
@@ -160,7 +163,7 @@ def _cost_models(
 
     def cost_of(pool: Pool) -> CostModel:
         if pool.gpu not in made:
-            made[pool.gpu] = CostModel(find_gpu(pool.gpu), request.framework, store, progress, measured)
+            made[pool.gpu] = CostModel(catalogue.find_gpu(pool.gpu), request.framework, store, progress, measured)
         return made[pool.gpu]
 
     return cost_of
@@ -173,7 +176,7 @@ def _jobs(
     framework = find_framework(request.framework)
     jobs, refused = [], []
     for index, pool in enumerate(request.cluster.pools):
-        why = missing_hardware(precision, find_gpu(pool.gpu))
+        why = missing_hardware(precision, cost_of(pool).gpu)
         if why is not None:
             refused.append(Rejected(why, 1, f"pool {pool.name}"))
             continue

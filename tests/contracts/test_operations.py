@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
+import re
 import threading
 from collections.abc import Iterator
 from functools import cache
@@ -29,7 +31,7 @@ from costmodels.operations.gemm import GEMM
 from costmodels.operations.kernel import Kernel, StepPart
 from costmodels.operations.layers import AttentionKind, FeedForwardKind, LayerKind
 from costmodels.operations.layouts import Layouts
-from costmodels.operations.questions import Batch, Split, StepWork
+from costmodels.operations.questions import Batch, LayerStep, Split, StepWork
 from costmodels.operations.registry import SHIPPED, Registry, reckoning_with, registry
 from costmodels.operations.roofline import CODES, ROUTING_SKEW, Hardware
 from costmodels.serving.frameworks.calibration import NEUTRAL, Part, calibrations
@@ -114,7 +116,8 @@ class TestEachOperation:
 def _asked_by_bundled_models() -> set[str]:
     out: set[str] = set()
     for model in MODELS:
-        out |= set(step_work(model, choose_precision(model), LAYOUTS, MIXED, "balanced").asked)
+        with contextlib.suppress(Unsupported):  # of which no kernel is timed
+            out |= set(step_work(model, choose_precision(model), LAYOUTS, MIXED, "balanced").asked)
     return out
 
 
@@ -170,17 +173,29 @@ class TestLayers:
         for layer in layers:
             model = BUNDLED[layer]
             split = Split(model.hidden, choose_precision(model), LAYOUTS)
+            has_any = layer.parameters(model.hidden) > 0
             weights = sum(kind.weights_bytes(split, layer))
-            assert np.all(np.asarray(weights) > 0)
-            assert layer.parameters(model.hidden) > 0
-            assert all(rule.reason for rule in kind.rules(layer, split.precision))
+            assert np.all((np.asarray(weights) > 0) == has_any)
+            assert bool(list(kind.rules(layer, split.precision))) == has_any
             if isinstance(kind, AttentionKind):
                 kept = kind.cache_bytes(split, layer, 2, np.full(len(LAYOUTS), 1000.0))
                 assert kept.shape == (len(LAYOUTS),)
-                assert np.all(kept > 0)
+                assert np.all((kept > 0) == has_any)
             else:
                 assert isinstance(kind, FeedForwardKind)
-                assert kind.activations(split, layer).widest > 0
+                assert (kind.activations(split, layer).widest > 0) == has_any
+
+    @pytest.mark.parametrize("kind", SHIPPED.layers, ids=lambda kind: type(kind).__name__)
+    def test_each_kind_is_asked_or_refused_by_name(self, kind: LayerKind[Any]) -> None:
+        for layer in (layer for layer in BUNDLED if kind.serves(layer)):
+            model, work = BUNDLED[layer], StepWork(len(LAYOUTS))
+            if kind.untimed(layer):
+                with pytest.raises(Unsupported, match=re.escape(kind.untimed(layer)[0])):
+                    registry().require_timed_layers(model)
+            else:
+                split = Split(model.hidden, choose_precision(model), LAYOUTS)
+                kind.ask(LayerStep(split, MIXED, "balanced", work), layer, 1)
+                assert bool(work.asked) == (layer.parameters(model.hidden) > 0)
 
     @pytest.mark.parametrize("left_out", sorted(ToyKind.__abstractmethods__ | AttentionKind.__abstractmethods__))
     def test_a_kind_that_leaves_something_out_cannot_be_made(self, left_out: str) -> None:

@@ -17,7 +17,7 @@ from costmodels.kernels.cost_model import CACHE_VARIABLE, CostModel, cache_folde
 from costmodels.operations.registry import Registry, reckoning_with, registry
 from costmodels.origins import ROOFLINE
 from profiles.errors import DataError, UnknownName
-from profiles.hardware import Gpu, find_gpu
+from profiles.hardware import Catalogue, Gpu, find_gpu
 from profiles.store import ProfileStore, shipped_pack
 
 OPERATION = "mla_bmm"
@@ -180,11 +180,11 @@ def test_a_corrected_fact_of_the_hardware_makes_another_forest(
 ) -> None:
     answers(store)
 
-    def corrected(name: str) -> Gpu:
+    def corrected(catalogue: Catalogue, name: str, field: str = "gpu") -> Gpu:
         gpu = find_gpu(name)
         return gpu.model_copy(update={"memory_bandwidth_bytes_per_s": gpu.memory_bandwidth_bytes_per_s * 1.1})
 
-    monkeypatch.setattr("costmodels.kernels.kernel_models.find_gpu", corrected)
+    monkeypatch.setattr(Catalogue, "find_gpu", corrected)
     assert len(answers(store)[1]) == 1
 
 
