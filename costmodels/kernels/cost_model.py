@@ -32,12 +32,11 @@ from costmodels.kernels.kernel_models import (
     load_rows,
 )
 from costmodels.kernels.overlay import Overlay, lay_over
-from costmodels.kernels.row_sources import same_kernels, stand_ins
+from costmodels.kernels.row_sources import same_kernels, sources_of
 from costmodels.kernels.trees import Trees
-from costmodels.operations.registry import registry
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import Columns, Hardware
 from profiles.descriptions import catalogue_with
-from profiles.errors import UnknownName
 from profiles.hardware import Catalogue, Gpu
 from profiles.measurements import DTYPES
 from profiles.shipped import shipped
@@ -79,7 +78,8 @@ class CostModel:
 
     Args:
         gpu: the GPU type.
-        framework: ``vllm``, ``sglang`` or ``trtllm``: whose kernels run.
+        framework: name of the serving framework whose kernels run. One without rows is answered by stand-ins, and
+            :attr:`notes` say so; that there is such a framework is for the caller to check.
         store: the measurements; default the pack that ships.
         progress: called with a line of text before each slow preparation (fitting a forest takes seconds,
             once).
@@ -95,8 +95,6 @@ class CostModel:
         progress: Progress | None = None,
         measured: Sequence[ProfileStore] = (),
     ) -> None:
-        if framework not in stand_ins():
-            raise UnknownName("framework", framework, stand_ins())
         self.gpu = gpu
         self.framework = framework
         self.store = store or shipped_pack()
@@ -187,7 +185,7 @@ class CostModel:
         own = Hardware.of([self.gpu])
         rows = load_rows(self.store, operation, self.framework, own, gpu=self.gpu.name)
         overlay = lay_over(self.measured, operation, self.framework, self.gpu.name, rows)
-        order = stand_ins()[self.framework]
+        order = sources_of(self.framework)
         row_sources: dict[int, set[str]] = {}
         for part in (rows, overlay.rows):
             for dtype in np.unique(part.columns["dtype"]):
@@ -215,7 +213,7 @@ class CostModel:
     def _fitted(self, operation: str, hardware: Hardware) -> Fitted | None:
         """The forest of ``operation``, from the cache or fitted; None without rows that speak for the
         framework."""
-        made_by = (MODEL_VERSION, version("scikit-learn"), SETTINGS, registry().kernel(operation).leaf_rows, COVERAGE)
+        made_by = (MODEL_VERSION, version("scikit-learn"), SETTINGS, families().kernel(operation).leaf_rows, COVERAGE)
         # The forest has learnt ratios to these GPUs' rooflines: a corrected fact makes it another forest.
         facts = [array.tolist() for array in (hardware.peak_flops, hardware.bandwidth, hardware.link)]
         known = (hardware.names, hardware.trait_names, hardware.traits.tolist(), facts)
@@ -234,7 +232,7 @@ class CostModel:
     def prepare(self, operations: Sequence[str] | None = None) -> None:
         """Loads (and where needed fits) the models of ``operations`` (all) now rather than at the first
         question."""
-        for operation in registry().kernels if operations is None else operations:
+        for operation in families().kernels if operations is None else operations:
             self.kernel(operation)
 
 
@@ -252,7 +250,7 @@ def unseen_spreads() -> dict[str, float]:
         Path(__file__).parent / "unseen_gpu.yaml",
         lambda document: {
             operation: float(document["half_width"][kernel.figures_of or operation])
-            for operation, kernel in registry().kernels.items()
+            for operation, kernel in families().kernels.items()
         },
     )
 

@@ -39,8 +39,9 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import stdtrit
 
+from costmodels.arrays import concatenate_rows, take_rows
 from costmodels.estimates import COVERAGE, Floats, Ints
-from costmodels.operations.registry import registry
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import CODES, ROUTING_SKEW, Columns, Hardware
 from profiles.shipped import shipped
 
@@ -59,7 +60,7 @@ _SIZES = ("offset", "partition", "shared", "local", "noise", "growth", "claim")
 
 def coordinates(operation: str) -> tuple[str, ...]:
     """The names of the places' coordinates: the shape's sizes (log2), and what the model says of them."""
-    kernel = registry().kernel(operation)
+    kernel = families().kernel(operation)
     sizes = [name for name in kernel.shape_names if name not in CODES or name == "routing"]
     ranks = ["num_gpus"] if kernel.spans_gpus else []
     return (*ranks, *sizes, "roofline", "balance", "ratio")
@@ -85,15 +86,10 @@ class Points:
         return len(self.partition)
 
     def take(self, index: Ints) -> Points:
-        return Points(self.place[index], self.partition[index], self.known[index], self.claimed[index])
+        return take_rows(self, index)
 
     def joined(self, more: Points) -> Points:
-        return Points(
-            np.concatenate([self.place, more.place]),
-            np.concatenate([self.partition, more.partition]),
-            np.concatenate([self.known, more.known]),
-            np.concatenate([self.claimed, more.claimed]),
-        )
+        return concatenate_rows([self, more])
 
 
 def points(
@@ -106,7 +102,7 @@ def points(
     known: NDArray[np.bool_],
 ) -> Points:
     """The questions ``q`` to the one GPU of ``hardware``; ``log_ratio``: log of the model's answer ÷ its base."""
-    times = registry().kernel(operation).times_us(q, np.zeros(len(log_ratio), np.int64), hardware)
+    times = families().kernel(operation).times_us(q, np.zeros(len(log_ratio), np.int64), hardware)
     compute, transfer = (np.log2(np.maximum(time, 1e-9)) for time in times)
     columns: dict[str, Floats] = {
         "roofline": np.maximum(compute, transfer),
@@ -272,7 +268,7 @@ def as_prior(operation: str, figures: Any) -> Prior:
     length, with which a row says least of others.
     """
     known = {name: float(length) for name, length in figures["lengths"].items()}
-    if registry().kernel(operation).figures_of:
+    if families().kernel(operation).figures_of:
         known = dict.fromkeys(coordinates(operation), min(known.values())) | known
     lengths = np.array([known[name] for name in coordinates(operation)])
     sizes = [float(figures[name]) for name in _SIZES]
@@ -298,7 +294,7 @@ def priors(operation: str) -> Priors:
     """
 
     def parse(document: Any) -> Priors:
-        figures = {name: document[kernel.figures_of or name] for name, kernel in registry().kernels.items()}[operation]
+        figures = {name: document[kernel.figures_of or name] for name, kernel in families().kernels.items()}[operation]
         return Priors(*(as_prior(operation, figures[kind]) for kind in ("unseen", "repeat")))
 
     return shipped(Path(__file__).parent / "few_shot.yaml", parse)

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from costmodels.arrays import take_rows
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.kernels import forest as forests
 from costmodels.kernels.features import base_us, matrix
-from costmodels.kernels.row_sources import stand_ins
+from costmodels.kernels.row_sources import sources_of
 from costmodels.operations.kernel import Kernel
-from costmodels.operations.registry import registry
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import CODES, Columns, Hardware
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from profiles.errors import DataError
@@ -49,14 +50,13 @@ class Rows:
     origin: NDArray[np.int8]  # index into the framework's order of row_sources
 
     def take(self, index: Ints) -> Rows:
-        columns = {name: values[index] for name, values in self.columns.items()}
-        return Rows(columns, self.gpu[index], self.latency_us[index], self.origin[index])
+        return take_rows(self, index)
 
 
 def coded(operation: str, table: pd.DataFrame) -> dict[str, NDArray[np.generic]]:
     """Shape columns of ``table`` with text turned into codes."""
     out: dict[str, NDArray[np.generic]] = {}
-    for name in registry().kernel(operation).columns:
+    for name in families().kernel(operation).columns:
         if name in CODES:
             out[name] = _positions(table[name], CODES[name])
         else:
@@ -67,8 +67,8 @@ def coded(operation: str, table: pd.DataFrame) -> dict[str, NDArray[np.generic]]
 def load_rows(store: ProfileStore, operation: str, framework: str, hardware: Hardware, gpu: str | None = None) -> Rows:
     """The rows that speak for ``framework``: its own, and where a (GPU, precision, kind) has none, a
     stand-in's."""
-    order = stand_ins()[framework]
-    kernel = registry().kernel(operation)
+    order = sources_of(framework)
+    kernel = families().kernel(operation)
     names = ["gpu", "num_gpus", "dtype", *kernel.shape_names, "latency_us"]
     parts: list[Rows] = []
     seen = np.zeros(0, np.uint64)
@@ -155,7 +155,7 @@ def deduplicated(operation: str, q: Columns) -> tuple[dict[str, NDArray[np.gener
 
 def question_keys(operation: str, columns: Columns) -> NDArray[np.uint64]:
     """Equal where the question is, shape [n]."""
-    return _hash([np.asarray(columns[name]) for name in registry().kernel(operation).columns])
+    return _hash([np.asarray(columns[name]) for name in families().kernel(operation).columns])
 
 
 def _hash(columns: Sequence[NDArray[np.generic]]) -> NDArray[np.uint64]:
@@ -184,7 +184,7 @@ class Fitted:
 
 def fit(operation: str, rows: Rows, hardware: Hardware, seed: int = 0) -> Fitted:
     """Fits the forest of one operation to ``rows`` of all GPUs together."""
-    kernel = registry().kernel(operation)
+    kernel = families().kernel(operation)
     base = base_us(kernel, rows.columns, rows.gpu, hardware)
     forest, memory = forests.fit(
         matrix(kernel, rows.columns, rows.gpu, hardware),
@@ -240,7 +240,7 @@ class KernelModel:
 
     def __init__(self, operation: str, fitted: Fitted | None, rows: Rows, gpu: Gpu, unseen_spread: float) -> None:
         self.operation = operation
-        self.kernel = registry().kernel(operation)
+        self.kernel = families().kernel(operation)
         self.hardware = Hardware.of([gpu])
         self._fitted = fitted
         self._unseen_spread = unseen_spread

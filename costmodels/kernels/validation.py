@@ -13,7 +13,7 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.error_process import Priors
 from costmodels.kernels.kernel_models import shape_groups
 from costmodels.kernels.overlay import Overlay, Unused
-from costmodels.operations.registry import registry
+from costmodels.operations.registry import families
 from profiles.measurements import DTYPES
 
 FOLDS = 5
@@ -43,7 +43,7 @@ def taught(cost: CostModel) -> list[Taught]:
     """One entry per operation of which the measured stores have rows of the GPU; prepares what it needs."""
     out = []
     for operation, rows in rows_by_operation(cost).items():
-        if operation not in registry().kernels:
+        if operation not in families().kernels:
             out.append(Taught(operation, (), 0, (), rows))
             continue
         model = cost.kernel(operation)
@@ -100,7 +100,7 @@ def validate(cost: CostModel, folds: int = FOLDS, progress: Callable[[str], None
     """Holds out the measured rows of ``cost``, whole shapes at a time, and predicts them from the pack alone and from
     the pack with the rest of the rows."""
     out = []
-    for operation in (name for name in rows_by_operation(cost) if name in registry().kernels):
+    for operation in (name for name in rows_by_operation(cost) if name in families().kernels):
         overlay = cost.overlay(operation)
         rows = overlay.rows
         if not len(overlay):

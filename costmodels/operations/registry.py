@@ -20,11 +20,11 @@ from costmodels.operations.layers import AttentionKind, FeedForwardKind, LayerKi
 from profiles.errors import UnknownName, Unsupported
 
 
-class Registry:
+class Families:
     """Families together.
 
     Attributes:
-        families: in the order in which a step sums them.
+        members: the families, in the order in which a step sums them.
         kernels: by operation.
         parts: by part of a step, the operations that layers ask for, in order.
 
@@ -32,10 +32,10 @@ class Registry:
         ValueError: an operation is in two families, or a kernel's description does not fit its table.
     """
 
-    def __init__(self, families: Iterable[Family]) -> None:
-        self.families = tuple(families)
+    def __init__(self, members: Iterable[Family]) -> None:
+        self.members = tuple(members)
         self.kernels: dict[str, Kernel] = {}
-        for family in self.families:
+        for family in self.members:
             for kernel in family.kernels:
                 if kernel.name in self.kernels:
                     raise ValueError(f"family {family.name}: operation {kernel.name} is in another family too")
@@ -44,11 +44,11 @@ class Registry:
                     raise ValueError(f"family {family.name}: {'; '.join(wrong)}")
                 self.kernels[kernel.name] = kernel
         self.parts = self._parts()
-        self.layers: tuple[LayerKind[Any], ...] = tuple(kind for family in self.families for kind in family.layers)
+        self.layers: tuple[LayerKind[Any], ...] = tuple(kind for family in self.members for kind in family.layers)
 
-    def extended(self, *families: Family) -> Registry:
+    def extended(self, *more: Family) -> Families:
         """These families and more."""
-        return Registry((*self.families, *families))
+        return Families((*self.members, *more))
 
     def kernel(self, operation: str) -> Kernel:
         """How ``operation`` is modelled.
@@ -145,24 +145,24 @@ def _unserved(layer: object, what: str) -> tuple[str, str]:
     )
 
 
-SHIPPED = Registry(
+SHIPPED = Families(
     module.FAMILY for module in (gemm, attention, latent, linear, sparse, mixers, moe, absent, collective)
 )
 
-_in_use: ContextVar[Registry] = ContextVar("operations", default=SHIPPED)
+_in_use: ContextVar[Families] = ContextVar("operations", default=SHIPPED)
 
 
-def registry() -> Registry:
+def families() -> Families:
     """The families that this thread of execution reckons with: those that ship, unless :func:`reckoning_with` says
     otherwise."""
     return _in_use.get()
 
 
 @contextmanager
-def reckoning_with(families: Registry) -> Iterator[None]:
-    """Reckons with ``families`` inside the block, in this context alone: other threads and requests do not see
+def reckoning_with(others: Families) -> Iterator[None]:
+    """Reckons with ``others`` inside the block, in this context alone: other threads and requests do not see
     them."""
-    token = _in_use.set(families)
+    token = _in_use.set(others)
     try:
         yield
     finally:

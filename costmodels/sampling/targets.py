@@ -18,7 +18,7 @@ from costmodels.models.registry import find_architecture, registered
 from costmodels.operations.collective import COLLECTIVE
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch, StepWork
-from costmodels.operations.registry import registry
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import WEIGHT_BYTES, code
 from costmodels.step.operators import step_work
 from profiles.errors import Unsupported
@@ -60,7 +60,7 @@ def targets(cost: CostModel, operations: Collection[str], most: int = MOST_TARGE
     spent = np.zeros(steps)
     parts = {}
     for operation, pieces in asked.items():
-        names = registry().kernel(operation).columns
+        names = families().kernel(operation).columns
         columns = {name: np.concatenate([piece[0][name] for piece in pieces]) for name in names}
         step = np.concatenate([piece[1] for piece in pieces])
         time_us = cost.estimate(operation, columns).value * np.concatenate([piece[2] for piece in pieces])
@@ -90,7 +90,7 @@ def _steps(gpu: Gpu) -> Iterator[StepWork]:
     for entry in registered():
         model = find_architecture(entry.name)
         try:
-            registry().require_measured_widths(model)
+            families().require_measured_widths(model)
         except Unsupported:
             continue
         for precision in _precisions(model, gpu):

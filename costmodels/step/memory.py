@@ -15,7 +15,7 @@ from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Split
-from costmodels.operations.registry import registry
+from costmodels.operations.registry import families
 from profiles.hardware import Gpu
 
 
@@ -55,16 +55,15 @@ class Memory:
 
 def weights_bytes(model: Architecture, precision: Precision, layouts: Layouts) -> Floats:
     """Weights on the fullest GPU: the stage with most layers, and the embedding or the head."""
-    families = registry()
     layers = np.zeros(len(layouts))
     for group in model.layer_groups:
         split = Split(model.hidden, precision.within(group), layouts)
         layer = np.full(len(layouts), group.norms * model.hidden * 2.0)
         if group.residual is not None:
             layer += group.residual.parameters(model.hidden) * 4.0  # kept in fp32
-        for part in families.attention(group.attention).weights_bytes(split, group.attention):
+        for part in families().attention(group.attention).weights_bytes(split, group.attention):
             layer += part
-        for part in families.feed_forward(group.feed_forward).weights_bytes(split, group.feed_forward):
+        for part in families().feed_forward(group.feed_forward).weights_bytes(split, group.feed_forward):
             layer += part
         layers += group.count * layer
     fullest_stage = np.ceil(model.layers / layouts.pp) / model.layers
@@ -83,9 +82,9 @@ def kv_bytes_per_sequence(
     its place, whatever the length. Windowed layers keep their window only."""
     length = np.broadcast_to(np.asarray(tokens, dtype=np.float64), len(layouts))
     total = np.zeros(len(layouts))
-    split, families = Split(model.hidden, precision, layouts), registry()
+    split = Split(model.hidden, precision, layouts)
     for group in model.layer_groups:
-        total += families.attention(group.attention).cache_bytes(split, group.attention, group.count, length)
+        total += families().attention(group.attention).cache_bytes(split, group.attention, group.count, length)
     return total * (np.ceil(model.layers / layouts.pp) / model.layers)
 
 
@@ -109,9 +108,9 @@ def memory(
     facts = memory_facts()
     n = len(layouts)
     weights = weights_bytes(model, precision, layouts)
-    split, families = Split(model.hidden, precision, layouts), registry()
+    split = Split(model.hidden, precision, layouts)
     feed_forwards = [group.feed_forward for group in model.layer_groups]
-    needed = [families.feed_forward(layer).activations(split, layer) for layer in feed_forwards]
+    needed = [families().feed_forward(layer).activations(split, layer) for layer in feed_forwards]
     widest = max(each.widest for each in needed)
     per_token = facts.activation_copies * model.hidden + 3 * widest / layouts.tp
     # Tokens of all ranks before the experts, and their sums after them.

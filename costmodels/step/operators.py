@@ -14,7 +14,7 @@ from costmodels.models.precision import Precision
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import ACTIVATION_BYTES, Batch, LayerStep, Split, StepWork
-from costmodels.operations.registry import registry
+from costmodels.operations.registry import families
 
 
 def step_work(model: Architecture, precision: Precision, layouts: Layouts, batch: Batch, routing: str) -> StepWork:
@@ -26,13 +26,12 @@ def step_work(model: Architecture, precision: Precision, layouts: Layouts, batch
     Raises:
         Unsupported: the model has layers that no family of operations serves, or whose kernels have no times.
     """
-    families = registry()
-    families.require_timed_layers(model)
+    families().require_timed_layers(model)
     work = StepWork(len(layouts))
     for group in model.layer_groups:
         step = LayerStep(Split(model.hidden, precision.within(group), layouts), batch, routing, work)
-        families.attention(group.attention).ask(step, group.attention, group.count)
-        families.feed_forward(group.feed_forward).ask(step, group.feed_forward, group.count)
+        families().attention(group.attention).ask(step, group.attention, group.count)
+        families().feed_forward(group.feed_forward).ask(step, group.feed_forward, group.count)
         # Each norm adds the residual: it reads and writes both the residual and the activations.
         work.touch(group.norms * 4 * step.hidden_bytes(batch.tokens), group.norms, group.count)
     _head(LayerStep(Split(model.hidden, precision, layouts), batch, routing, work), model)

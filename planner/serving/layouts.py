@@ -17,8 +17,8 @@ from costmodels.estimates import Ints
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layers import Mask
-from costmodels.operations.layouts import Layouts
-from costmodels.operations.registry import registry
+from costmodels.operations.layouts import DEGREES, Layouts
+from costmodels.operations.registry import families
 from costmodels.serving.frameworks.framework import Framework
 from planner.contract.engine import Layout
 from planner.launchers import cannot_express
@@ -48,13 +48,12 @@ class Restrictions:
 
 def layout_at(layouts: Layouts, i: int) -> Layout:
     """One of many layouts, as the plan document writes it."""
-    return Layout(
-        tp=int(layouts.tp[i]),
-        pp=int(layouts.pp[i]),
-        dp=int(layouts.dp[i]),
-        ep=int(layouts.ep[i]),
-        moe_tp=int(layouts.moe_tp[i]),
-    )
+    return Layout(**dict(zip(DEGREES, layouts.row(i), strict=True)))
+
+
+def degrees_of(layout: Layout) -> tuple[int, ...]:
+    """As a row of :class:`Layouts`."""
+    return tuple(getattr(layout, degree) for degree in DEGREES)
 
 
 def legal_layouts(
@@ -101,7 +100,7 @@ def _universe(
                 group = tp * dp
                 if not model.is_moe:
                     splits = [1]
-                elif framework.expert_splits == "any":
+                elif framework.parallelism.expert_splits == "any":
                     splits = _divisors(group)
                 else:
                     splits = sorted({1, group})
@@ -135,17 +134,16 @@ def _rules(
         f"stage of tp × dp GPUs straddles nodes ({node} GPUs a node)",
         lambda x: (x.gpus > node) & (node % x.stage_gpus != 0) & (x.stage_gpus % node != 0),
     )
-    if framework.name == "vllm":
-        # Its ranks run DP × PP × TP (vllm/distributed/parallel_state.py): the replicas of a stage lie pp·tp apart.
+    if framework.parallelism.scatters_attention_replicas:
         yield (
-            "vLLM scatters the attention replicas of a stage over more nodes than they fill",
+            f"{framework.full_name} scatters the attention replicas of a stage over more nodes than they fill",
             lambda x: (x.gpus > node) & (x.pp > 1) & (x.dp > 1) & (x.tp % node != 0),
         )
     yield (
         f"engine of several nodes does not fill them evenly ({node} GPUs a node); no framework starts it so",
         lambda x: (x.gpus > node) & (x.gpus % node != 0),
     )
-    yield from registry().rules(model, precision)
+    yield from families().rules(model, precision)
 
 
 def _above(degree: Callable[[Layouts], Ints], most: int, layouts: Layouts) -> Mask:

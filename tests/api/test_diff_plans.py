@@ -123,7 +123,7 @@ class TestReach:
         assert set(seams.NOT_ASKED) <= groups
 
     def test_a_family_without_a_request_is_missed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(seams, "registry", lambda: SimpleNamespace(kernels={"gemm", "toy"}))
+        monkeypatch.setattr(seams, "families", lambda: SimpleNamespace(kernels={"gemm", "toy"}))
         found = reach.reached([planned()])
         assert "toy" in reach.missing(seams.to_reach(), found)["operation family"]
         assert "gemm" not in reach.missing(seams.to_reach(), found)["operation family"]

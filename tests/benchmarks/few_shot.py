@@ -32,7 +32,7 @@ from costmodels.kernels.error_process import Points, Prior, as_figures, coordina
 from costmodels.kernels.features import base_us
 from costmodels.kernels.forest import Forest
 from costmodels.kernels.kernel_models import coded, error_partitions, hardware_of
-from costmodels.operations.registry import registry
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import Hardware
 from profiles.hardware import find_gpu
 from profiles.store import ProfileStore, shipped_pack
@@ -172,7 +172,7 @@ def repeat(store: ProfileStore, hidden: Collection[str] = ()) -> Prior:
         both = both.sample(min(len(both), SAMPLE_ROWS), random_state=0)
         q, own = coded("gemm", both), Hardware.of([find_gpu(name)])
         first, again = (both[c].to_numpy(dtype=np.float64) for c in ("latency_us", "latency_us_again"))
-        ratio = np.log(first / base_us(registry().kernel("gemm"), q, np.zeros(len(q["m"]), np.int64), own))
+        ratio = np.log(first / base_us(families().kernel("gemm"), q, np.zeros(len(q["m"]), np.int64), own))
         p = points("gemm", q, own, error_partitions(q), ratio, np.zeros(len(both)), np.ones(len(both), bool))
         samples.append((p, np.log(again / first)))
     # Measured rows claim nothing. Between them, a forest that has seen the GPU is calibrated: its claim is scatter.
@@ -188,8 +188,8 @@ def borrowed(repeat: Prior, unseen: Prior) -> Prior:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--op", action="append", choices=list(registry().kernels))
-    operations: list[str] = parser.parse_args().op or list(registry().kernels)
+    parser.add_argument("--op", action="append", choices=list(families().kernels))
+    operations: list[str] = parser.parse_args().op or list(families().kernels)
     store = shipped_pack()
     again = repeat(store)
     print("repeat", as_figures("gemm", again), flush=True)

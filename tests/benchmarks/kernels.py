@@ -39,7 +39,7 @@ from costmodels.kernels.kernel_models import (
     shape_groups,
 )
 from costmodels.operations.kernel import Kernel
-from costmodels.operations.registry import registry
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import Hardware
 from profiles.measurements import DTYPES
 from profiles.store import ProfileStore, shipped_pack
@@ -53,7 +53,7 @@ class Data:
     """All rows of one operation with what the models need of them."""
 
     def __init__(self, operation: str, rows: Rows, hardware: Hardware) -> None:
-        self.kernel: Kernel = registry().kernel(operation)
+        self.kernel: Kernel = families().kernel(operation)
         self.hardware = hardware
         self.rows = rows
         columns, gpu = self.rows.columns, self.rows.gpu
@@ -185,7 +185,7 @@ def held_out(data: Data, split: str, folds: int, baselines: bool) -> dict[str, A
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--framework", default="vllm")
-    parser.add_argument("--op", action="append", choices=list(registry().kernels))
+    parser.add_argument("--op", action="append", choices=list(families().kernels))
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--no-baselines", action="store_true")
     arguments = parser.parse_args()
@@ -198,7 +198,7 @@ def main() -> None:
         "operations": kept(evidence) if arguments.op else {},
     }
     unseen: dict[str, float] = {}
-    for operation in arguments.op or list(registry().kernels):
+    for operation in arguments.op or list(families().kernels):
         started = time.perf_counter()
         data = Data.of(store, operation, arguments.framework)
         splits = ["shape", "gpu", *(["model"] if data.kernel.alike else [])]
@@ -214,7 +214,7 @@ def main() -> None:
         unseen[operation] = max(cards[s]["log_error_p80"] for s in splits if s != "shape")
         print(f"{operation}: {time.perf_counter() - started:.0f} s", flush=True)
     document["operations"] = {
-        op: document["operations"][op] for op in registry().kernels if op in document["operations"]
+        op: document["operations"][op] for op in families().kernels if op in document["operations"]
     }
     print(write(evidence, document))
     if arguments.framework == "vllm":
@@ -235,7 +235,7 @@ def _write_unseen(unseen: dict[str, float]) -> None:
         "# Half-width (natural log) of each operation's 80 % interval on a GPU type (MoE: or a model) without rows.\n"
         "# Written by `make bench` (tests/benchmarks/kernels.py): leave-one-GPU-out over the shipped pack, vLLM.\n"
     )
-    ordered = {operation: known[operation] for operation in registry().kernels}
+    ordered = {operation: known[operation] for operation in families().kernels}
     path.write_text(header + yaml.safe_dump({"half_width": ordered}, sort_keys=False), encoding="utf-8")
     print(path)
 

@@ -32,7 +32,7 @@ from costmodels.operations.kernel import Kernel, StepPart
 from costmodels.operations.layers import AttentionKind, FeedForwardKind, LayerKind
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch, LayerStep, Split, StepWork
-from costmodels.operations.registry import SHIPPED, Registry, reckoning_with, registry
+from costmodels.operations.registry import SHIPPED, Families, families, reckoning_with
 from costmodels.operations.roofline import CODES, ROUTING_SKEW, Hardware
 from costmodels.serving.frameworks.calibration import NEUTRAL, Part, calibrations
 from costmodels.serving.frameworks.framework import find_framework
@@ -191,7 +191,7 @@ class TestLayers:
             model, work = BUNDLED[layer], StepWork(len(LAYOUTS))
             if kind.untimed(layer):
                 with pytest.raises(Unsupported, match=re.escape(kind.untimed(layer)[0])):
-                    registry().require_timed_layers(model)
+                    families().require_timed_layers(model)
             else:
                 split = Split(model.hidden, choose_precision(model), LAYOUTS)
                 kind.ask(LayerStep(split, MIXED, "balanced", work), layer, 1)
@@ -216,7 +216,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def added(measured: None) -> Iterator[Registry]:
+def added(measured: None) -> Iterator[Families]:
     """The toy family is one of the families."""
     more = SHIPPED.extended(TOY)
     with reckoning_with(more):
@@ -266,10 +266,10 @@ class TestAToyFamily:
         layouts, rejected, _ = legal_layouts(TOY_MODEL, precision, find_framework("vllm"), Restrictions(32, 32))
         assert "16 attention heads do not divide by tp" in {each.reason for each in rejected}
         assert layouts.tp.max() <= 16
-        registry().require_measured_widths(TOY_MODEL)
+        families().require_measured_widths(TOY_MODEL)
         odd = LayerGroup(1, ToyMixer(16, 65), DenseFeedForward(1024))  # type: ignore[arg-type]
         with pytest.raises(Unsupported, match=r"a toy state of widths \(65,\)"):
-            registry().require_measured_widths(dataclasses.replace(TOY_MODEL, layer_groups=(odd,)))
+            families().require_measured_widths(dataclasses.replace(TOY_MODEL, layer_groups=(odd,)))
 
     @pytest.mark.usefixtures("added")
     def test_goes_by_the_error_figures_of_a_relative_until_it_is_measured(self, bare: ProfileStore) -> None:
@@ -304,12 +304,12 @@ class TestAToyFamily:
     def test_is_seen_in_its_own_context_alone(self, measured: None) -> None:
         seen: list[bool] = []
         with reckoning_with(SHIPPED.extended(TOY)):
-            assert SCAN.name in registry().kernels
-            other = threading.Thread(target=lambda: seen.append(SCAN.name in registry().kernels))
+            assert SCAN.name in families().kernels
+            other = threading.Thread(target=lambda: seen.append(SCAN.name in families().kernels))
             other.start()
             other.join()
         assert seen == [False]
-        assert registry() is SHIPPED
+        assert families() is SHIPPED
         assert SCAN.name not in SHIPPED.kernels
 
 
@@ -359,7 +359,7 @@ class TestNothingIsForgottenSilently:
             lambda: one.kv_bytes(LAYOUTS, 1000),
             lambda: weights_bytes(TOY_MODEL, one.precision, LAYOUTS),
             lambda: legal_layouts(TOY_MODEL, one.precision, one.framework, Restrictions(8, 8)),
-            lambda: registry().require_measured_widths(TOY_MODEL),
+            lambda: families().require_measured_widths(TOY_MODEL),
         )
         for call in calls:
             with pytest.raises(Unsupported, match="ToyMixer") as refused:
@@ -368,7 +368,7 @@ class TestNothingIsForgottenSilently:
 
     def test_a_layer_in_the_other_half(self) -> None:
         with pytest.raises(Unsupported, match="DenseFeedForward is a attention"):
-            registry().attention(DenseFeedForward(8))
+            families().attention(DenseFeedForward(8))
 
     @pytest.mark.usefixtures("measured")
     def test_a_layer_of_two_families(self) -> None:
@@ -393,6 +393,6 @@ class TestNothingIsForgottenSilently:
 
     def test_an_operation_that_nobody_knows(self) -> None:
         with pytest.raises(UnknownName, match="operation: 'toy_scan'"):
-            registry().kernel("toy_scan")
+            families().kernel("toy_scan")
         with pytest.raises(UnknownName, match="operation: 'toy_scan'"):
             NEUTRAL.factor("toy_scan", np.ones(1, np.int64))

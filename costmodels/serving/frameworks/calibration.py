@@ -18,7 +18,6 @@ flags; these are the constants of the first of them, partially pooled with the o
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -26,7 +25,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from costmodels.estimates import Floats, Ints
-from costmodels.operations.registry import registry
+from costmodels.operations.registry import families
 from profiles.shipped import shipped
 
 Part = Literal["gemm", "attention_prefill", "attention_decode", "moe", "moe_prompts", "communication", "elementwise"]
@@ -70,7 +69,7 @@ class Calibration(BaseModel):
     def factor(self, operation: str, prompts: Ints) -> Floats:
         """By how much the kernels of ``operation`` (or ``communication``, ``elementwise``) are multiplied in steps
         with so many ``prompts``, shape [n]. Experts have a factor of their own in steps with prompts."""
-        part = operation if operation in _NO_KERNELS else registry().kernel(operation).factor
+        part = operation if operation in _NO_KERNELS else families().kernel(operation).factor
         plain = np.full(len(prompts), self.factors[part], np.float64)  # type: ignore[index]
         if part != "moe":
             return plain
@@ -125,10 +124,13 @@ NEUTRAL = Calibration(
 """The kernels alone: what constants are fitted on top of."""
 
 
-@cache
-def calibrations() -> dict[str, Calibration]:
-    """By framework."""
+def calibrations(folder: Path) -> dict[str, Calibration]:
+    """By framework, as ``calibration.yaml`` in ``folder`` has them.
+
+    Raises:
+        DataError: the file is broken.
+    """
     return shipped(
-        Path(__file__).parent / "calibration.yaml",
+        folder / "calibration.yaml",
         lambda document: {name: Calibration(**fields) for name, fields in document.items()},
     )

@@ -10,7 +10,7 @@ from synthetic import GRIDS, questions
 
 from costmodels.kernels.features import matrix
 from costmodels.operations.moe import expected_active
-from costmodels.operations.registry import registry
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import (
     CODES,
     WEIGHT_BYTES,
@@ -107,7 +107,7 @@ BY_HAND = [
 def test_work_is_what_one_counts_by_hand(
     operation: str, question: dict[str, int | str], flops: float, memory_bytes: float, link_bytes: float
 ) -> None:
-    todo = registry().kernel(operation).work(asked(**question))
+    todo = families().kernel(operation).work(asked(**question))
     assert todo.flops[0] == pytest.approx(flops)
     assert todo.memory_bytes[0] == pytest.approx(memory_bytes)
     assert todo.link_bytes[0] == pytest.approx(link_bytes)
@@ -158,7 +158,7 @@ def test_weights_take_their_bits_and_their_scales() -> None:
 
 def test_a_large_square_product_is_bound_by_compute_and_a_thin_one_by_memory() -> None:
     gpu = find_gpu("H100-SXM")
-    hardware, gemm = Hardware.of([gpu]), registry().kernel("gemm")
+    hardware, gemm = Hardware.of([gpu]), families().kernel("gemm")
     large, thin = (asked(dtype="bf16", m=m, n=8192, k=8192) for m in (8192, 1))
     compute, transfer = gemm.times_us(large, np.zeros(1, np.int64), hardware)
     assert compute[0] == pytest.approx(2 * 8192**3 / gpu.peak_flops["bf16"] * 1e6)
@@ -172,7 +172,7 @@ def test_a_large_square_product_is_bound_by_compute_and_a_thin_one_by_memory() -
 def test_more_of_anything_is_never_less_work(operation: str) -> None:
     q = questions(operation, 50)
     splits = {"moe_tp", "moe_ep", "window_tokens", "num_gpus", "gated", "head_dim"}
-    kernel = registry().kernel(operation)
+    kernel = families().kernel(operation)
     before = kernel.work(q)
     for name in OPERATIONS[operation].shape_names:
         if name in CODES or name in splits:
@@ -182,12 +182,12 @@ def test_more_of_anything_is_never_less_work(operation: str) -> None:
             assert np.all(getattr(after, part) >= getattr(before, part) * (1 - 1e-12)), name
 
 
-@pytest.mark.parametrize("operation", registry().kernels)
+@pytest.mark.parametrize("operation", families().kernels)
 def test_features_are_finite_for_every_gpu(operation: str) -> None:
     every = list(gpus().values())
     q = {name: np.repeat(values, len(every)) for name, values in questions(operation, 20).items()}
     gpu = np.tile(np.arange(len(every)), 20)
-    features = matrix(registry().kernel(operation), q, gpu, Hardware.of(every))
+    features = matrix(families().kernel(operation), q, gpu, Hardware.of(every))
     assert features.shape[0] == 20 * len(every)
     assert np.isfinite(features).all()
 

@@ -15,7 +15,7 @@ from costmodels.models.registry import find_architecture
 from costmodels.operations.gemm import GEMM
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch, Exchange, StepWork
-from costmodels.operations.registry import registry
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import CODES, code
 from costmodels.step.operators import step_work
 
@@ -46,7 +46,7 @@ def flops(made: StepWork, *operations: str) -> float:
     total = 0.0
     for operation in operations or ("gemm", "moe", "mla_bmm"):
         for asked in made.asked.get(operation, []):
-            total += float(registry().kernel(operation).work(asked.columns).flops @ asked.count)
+            total += float(families().kernel(operation).work(asked.columns).flops @ asked.count)
     return total
 
 
@@ -87,7 +87,7 @@ def test_the_module_of_sparse_attention_holds_its_projections(todo: Batch) -> No
     module = next(name for name in made.asked if name.startswith("dsa"))
     longest = {name: values * 0 + 1 for name, values in made.asked[module][0].columns.items() if "tokens" in name}
     short = {**made.asked[module][0].columns, **longest, "batch": np.array([tokens])}  # one key each: projections alone
-    projections = architecture.layers * float(registry().kernel(module).work(short).flops[0])
+    projections = architecture.layers * float(families().kernel(module).work(short).flops[0])
     expected = 2 * body(architecture) * tokens + 2 * architecture.embedding_parameters * sampled
     assert flops(made, "gemm", "moe") + projections == pytest.approx(expected, rel=0.01)
 
