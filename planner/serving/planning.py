@@ -13,9 +13,9 @@ from costmodels.models.precision import (
     Precision,
     choose_precision,
     missing_hardware,
-    require_measured_widths,
 )
 from costmodels.models.registry import find_architecture
+from costmodels.operations.registry import families
 from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.clusters import Pool
 from planner.experts.placement import Loads
@@ -66,7 +66,7 @@ def plan(
         request = parse_request(request, catalogue)
     model = find_architecture(request.model, allow_paths=allow_paths)
     _check_length(request, model)
-    require_measured_widths(model)
+    families().require_measured_widths(model)
     if expert_loads is not None:
         check_expert_loads(expert_loads, model)
     cost_of = _cost_models(request, catalogue, store, measured, progress)
