@@ -25,8 +25,10 @@ from costmodels.models.architecture import (
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.serving.frameworks.framework import Framework
+from planner.contract.clusters import Pool
 from planner.contract.engine import Layout
 from planner.launchers import cannot_express
+from planner.serving.request import PlanRequest
 from profiles.errors import InputError
 
 BLOCK = 128  # width of the scale blocks of fp8_block; a split must not cut through one
@@ -54,6 +56,18 @@ class Restrictions:
     max_pp: int | None = None
     max_engine_gpus: int | None = None
     tp_across_nodes: bool = False
+
+
+def restrictions(request: PlanRequest, pool: Pool) -> Restrictions:
+    """What the pool and the user allow of a layout."""
+    return Restrictions(
+        pool.gpus,
+        pool.gpus_per_node,
+        request.max_tp,
+        request.max_pp,
+        request.max_engine_gpus,
+        request.tp_across_nodes,
+    )
 
 
 def layout_at(layouts: Layouts, i: int) -> Layout:
