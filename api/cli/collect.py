@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from profiles.collect.points import Outcome, Point
     from profiles.collect.runner import Proposer
     from profiles.collect.session import Asked
-    from profiles.hardware import Gpu
+    from profiles.hardware import Catalogue, Gpu
 
 INTERRUPTED = 130
 OPS = "gemm,attention,moe,collective,memcpy,launch"
@@ -110,11 +110,11 @@ def collect(
     listed = None if points is None else read_points(points)
     _check_out(out)
     found = find_device(device, index=gpu_index, gpus=gpus)
-    gpu = _type_of(found, out, gpu_facts, describe)
+    gpu, catalogue = _type_of(found, out, gpu_facts, describe)
     order = "points" if listed is not None else "grid" if grid else "active"
     header = asked.header(found, gpu.name, source, order=order, seed=seed)
     import_torch().manual_seed(seed)
-    _run(asked, found, gpu, out, listed, began, header, power=power, as_json=as_json)
+    _run(asked, found, gpu, catalogue, out, listed, began, header, power=power, as_json=as_json)
 
 
 def _check_out(out: Path) -> None:
@@ -128,22 +128,20 @@ def _check_out(out: Path) -> None:
         raise InputError(f"--out: {out} is there and is no profile store", "name a store, or a new folder")
 
 
-def _type_of(device: Device, out: Path, gpu_facts: Path | None, describe: Path | None) -> Gpu:
-    """The device's type in the catalogue, in the store, or in the file that the user gives.
+def _type_of(device: Device, out: Path, gpu_facts: Path | None, describe: Path | None) -> tuple[Gpu, Catalogue]:
+    """The device's type in the catalogue, in the store, or in the file that the user gives; with all that these know.
 
     Raises:
         InputError: none of these knows it: the facts that are missing are named, and a file to fill in is written.
     """
     from profiles import descriptions
-    from profiles.hardware import add_gpu
 
-    descriptions.add_described(out)
+    catalogue = descriptions.catalogue_with([out])
     if gpu_facts is not None:
-        for described, node in descriptions.read_descriptions(gpu_facts):
-            add_gpu(described, node, str(gpu_facts))
-    gpu = descriptions.match(device.describe())
+        catalogue = descriptions.catalogue_with_file(gpu_facts, catalogue)
+    gpu = descriptions.match(device.describe(), catalogue)
     if gpu is not None:
-        return gpu
+        return gpu, catalogue
     if gpu_facts is not None:
         raise InputError(
             f"--gpu-facts: {gpu_facts} does not describe {device.name!r}", "add that name to the aliases of its type"
@@ -167,6 +165,7 @@ def _run(
     asked: Asked,
     device: Device,
     gpu: Gpu,
+    catalogue: Catalogue,
     out: Path,
     listed: list[Point] | None,
     began: float,
@@ -186,8 +185,8 @@ def _run(
     benchmarks = asked.benchmarks()
     with Journal(out) as journal, _progress(began, asked.budget_s) as (say, on_outcome):
         store = open_store(out)
-        descriptions.keep(out, [gpu.name])
-        fold = folder_of(journal, store)
+        descriptions.keep(out, [gpu.name], catalogue)
+        fold = folder_of(journal, store, catalogue)
         fold()  # of a run that was killed
         candidates: Mapping[str, Sequence[Point]] = {}
         refused: list[Outcome] = []
@@ -328,13 +327,9 @@ def propose(
     if output is not None:
         check_target(output)
     asked = Asked.parse(ops, precision, "1h", DEFAULT_ERROR)
-    if profiles is not None:
-        from profiles.descriptions import add_described
+    from profiles.descriptions import catalogue_with
 
-        add_described(profiles)
-    from profiles.hardware import find_gpu
-
-    known = find_gpu(gpu, "--gpu")
+    known = catalogue_with([] if profiles is None else [profiles]).find_gpu(gpu, "--gpu")
     with Reporter(f"choosing points for {known.name}") as report:
         from api.cli.proposing import candidates_elsewhere
         from api.cli.proposing import propose as best

@@ -82,7 +82,7 @@ class ServedModel:
             self.precision,
             layouts,
             self.gpu,
-            memory_fraction=self.framework.memory_fraction if memory_fraction is None else memory_fraction,
+            memory_fraction=self.framework.limits.memory_fraction if memory_fraction is None else memory_fraction,
             token_budget=token_budget,
             sequences=sequences,
         )

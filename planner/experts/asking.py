@@ -11,6 +11,7 @@ import numpy as np
 
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
+from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.clusters import Cluster
 from planner.contract.documents import shown
 from planner.experts.balance import Objective as OverWindows
@@ -25,6 +26,7 @@ from planner.experts.ranks import Ranks, slots_of
 from planner.experts.routes import loads_of_routes, read_routes
 from planner.experts.synthetic import synthetic_loads
 from profiles.errors import InputError, UnknownName, Unsupported
+from profiles.hardware import SHIPPED, Catalogue
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Asked:
     framework: str = "vllm"
     seed: int = 0
     time_limit_s: float = 60.0
+    catalogue: Catalogue = SHIPPED
 
 
 def prepared(asked: Asked) -> tuple[PlacementJob, Loads | None]:
@@ -62,9 +65,9 @@ def prepared(asked: Asked) -> tuple[PlacementJob, Loads | None]:
     Raises:
         InputError, Unsupported: what the readers raise; options that contradict each other.
     """
-    architecture = find_architecture(asked.model)
+    architecture, framework = find_architecture(asked.model), find_framework(asked.framework)
     model = moe_model(architecture)
-    ranks = Ranks.of(asked.cluster)
+    ranks = Ranks.of(asked.cluster, asked.catalogue)
     slots = slots_of(ranks, model.experts, asked.slots_per_gpu, asked.redundant)
     if not 0 <= asked.balance_tolerance <= 100:
         raise InputError(f"--balance-tolerance: {asked.balance_tolerance:g} is not 0 or more", "0.01 is 1 %")
@@ -96,7 +99,7 @@ def prepared(asked: Asked) -> tuple[PlacementJob, Loads | None]:
         architecture=architecture,
         model=model,
         precision=precision,
-        framework=asked.framework,
+        framework=framework.name,
         ranks=ranks,
         slots=slots,
         loads=loads,

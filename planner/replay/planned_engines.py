@@ -22,8 +22,8 @@ from planner.serving.confirmation.simulated_engine import cache_tokens, simulate
 from planner.serving.document.plan import Plan
 from planner.serving.layouts import Restrictions, degrees_of, legal_layouts
 from planner.serving.operating_points import Job, served_on
+from profiles.descriptions import catalogue_with
 from profiles.errors import InputError
-from profiles.hardware import find_gpu
 from profiles.store import ProfileStore
 
 _TAMPERED = "use the plan as `plan --output` wrote it, or plan again"
@@ -61,11 +61,13 @@ def planned_engines(
             f"--model: {model} is {architecture.name}, and the plan is for {plan.request.model}",
             "give the config.json that the plan was made from",
         )
+    catalogue = catalogue_with(each.path for each in (*([store] if store else ()), *measured))
     costs: dict[str, CostModel] = {}
     engines = []
     for group in plan.decision.engines:
         if group.gpu not in costs:
-            costs[group.gpu] = CostModel(find_gpu(group.gpu), plan.request.framework, store, progress, measured)
+            gpu = catalogue.find_gpu(group.gpu)
+            costs[group.gpu] = CostModel(gpu, plan.request.framework, store, progress, measured)
         engines.append(_planned(plan, group, architecture, costs[group.gpu]))
     return engines, _provenance_warnings(plan, next(iter(costs.values())))
 

@@ -19,12 +19,12 @@ from costmodels.serving.closed_loop.client import Answers, Latency, Load, closed
 from costmodels.serving.closed_loop.open_client import open_loop
 from costmodels.serving.closed_loop.protocol import SHORTEST
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
 from planner.serving.layouts import completed, degrees_of, refused_on_nodes
+from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
-from profiles.hardware import default_node, find_fabric, find_gpu
+from profiles.hardware import Catalogue, find_fabric
 from profiles.store import ProfileStore
 
 REQUIRED = ("model", "gpu", "framework", "isl", "osl")
@@ -85,12 +85,13 @@ def predict(
         InputError: the table is empty, lacks a column, or has one that is added here.
     """
     _check_columns(table)
+    catalogue = catalogue_with(store.path for store in measured)
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
     groups: dict[tuple[str, str, str, str | None, str | None], list[_Row]] = {}
     records = table.to_dict("records")
     for index, record in enumerate(records):
         try:
-            row = _understood(index, {str(name): str(value).strip() for name, value in record.items()})
+            row = _understood(index, {str(name): str(value).strip() for name, value in record.items()}, catalogue)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
             out["error"][index] = _told(error)
@@ -98,7 +99,7 @@ def predict(
     for group, rows in groups.items():
         for part in (rows[i : i + TOGETHER] for i in range(0, len(rows), TOGETHER)):
             try:
-                _predict_group(group, part, costs, measured, progress, out)
+                _predict_group(group, part, costs, catalogue, measured, progress, out)
             except ShardwrightError as error:
                 for row in part:
                     out["error"][row.index] = _told(error)
@@ -131,12 +132,12 @@ def _told(error: ShardwrightError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
-def _understood(index: int, record: Mapping[str, str]) -> _Row:
+def _understood(index: int, record: Mapping[str, str], catalogue: Catalogue) -> _Row:
     for name in ("model", "gpu", "framework"):
         if not record[name]:
             raise InputError(f"{name}: is blank", f"name a {name}")
     model = find_architecture(record["model"])
-    gpu = find_gpu(record["gpu"]).name
+    gpu = catalogue.find_gpu(record["gpu"]).name
     framework = find_framework(record["framework"]).name
     layout = _layout(record, model)
     concurrency, rate = record.get("concurrency", ""), record.get("rate", "")
@@ -190,18 +191,20 @@ def _predict_group(
     group: tuple[str, str, str, str | None, str | None],
     rows: list[_Row],
     costs: dict[tuple[str, str], CostModel],
+    catalogue: Catalogue,
     measured: Sequence[ProfileStore],
     progress: Progress | None,
     out: dict[str, np.ndarray],
 ) -> None:
     model_name, gpu_name, framework_name, weights, kv = group
-    model, gpu, framework = find_architecture(model_name), find_gpu(gpu_name), find_framework(framework_name)
+    model, gpu = find_architecture(model_name), catalogue.find_gpu(gpu_name)
+    framework = find_framework(framework_name)
     require_measured_widths(model)
     precision = choose_precision(model, weights, kv)
     lacking = missing_hardware(precision, gpu)
     if lacking is not None:
         raise InputError(f"precision: {lacking}", "choose another precision or GPU type")
-    node = default_node(gpu)
+    node = catalogue.default_node(gpu)
     layouts = Layouts.of([row.layout for row in rows])
     refused = refused_on_nodes(model, precision, framework, layouts, node.gpus)
     for row, why in zip(rows, refused, strict=True):
@@ -242,7 +245,7 @@ def _answer(served: ServedModel, rows: list[_Row], out: dict[str, np.ndarray]) -
             np.array([row.concurrency for row in picked]),
             np.array([row.isl for row in picked]),
             np.array([row.osl for row in picked]),
-            np.full(len(picked), max(framework.token_budgets)),
+            np.full(len(picked), max(framework.limits.token_budgets)),
             running[chosen],
         )
         answer = closed_loop_answers(served, layouts.take(chosen), load, ROUTING)
@@ -272,19 +275,19 @@ def _room(served: ServedModel, rows: list[_Row]) -> _Room:
     framework = served.framework
     layouts = Layouts.of([row.layout for row in rows])
     isl, osl = (np.array([getattr(row, name) for row in rows], dtype=np.float64) for name in ("isl", "osl"))
-    lengths = find_policy(framework.name).held_tokens(isl, osl) * (1 + SHORTEST) / 2
+    lengths = framework.scheduler.held_tokens(isl, osl) * (1 + SHORTEST) / 2
     each = served.kv_bytes(layouts, lengths)
     largest = served.kv_bytes(layouts, isl + osl)
     kv_bytes, used = np.zeros(len(rows)), np.zeros(len(rows))
-    for fraction in (FULL_MEMORY_FRACTION, framework.memory_fraction):
-        budget = np.full(len(rows), max(framework.token_budgets))
+    for fraction in (FULL_MEMORY_FRACTION, framework.limits.memory_fraction):
+        budget = np.full(len(rows), max(framework.limits.token_budgets))
         parts = served.memory(layouts, budget, memory_fraction=fraction)
         plain = parts.kv_bytes >= largest
         kv_bytes = np.where(plain | (fraction == FULL_MEMORY_FRACTION), parts.kv_bytes, kv_bytes)
         without = served.gpu.memory_bytes * fraction - parts.kv_bytes
         used = np.where(plain | (fraction == FULL_MEMORY_FRACTION), without + np.maximum(parts.kv_bytes, largest), used)
     fits = kv_bytes >= largest
-    sequences = np.clip(np.floor(kv_bytes / np.maximum(each, 1.0)), 1, framework.max_sequences)
+    sequences = np.clip(np.floor(kv_bytes / np.maximum(each, 1.0)), 1, framework.limits.max_sequences)
     state = served.kv_bytes(layouts, 0.0)
     growing = served.kv_bytes(layouts, 1.0) - state
     per_token = np.maximum(growing + state / lengths, 1e-9)  # the state counts as its share of a mean sequence

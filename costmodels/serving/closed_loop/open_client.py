@@ -11,7 +11,6 @@ from costmodels.operations.layouts import Layouts
 from costmodels.serving.closed_loop.client import Answers, Latency
 from costmodels.serving.closed_loop.protocol import SHORTEST
 from costmodels.serving.frameworks.calibration import Spread
-from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.arrivals import open_loop as requests_at
 from costmodels.serving.simulator.arrivals import uniform_lengths
@@ -50,21 +49,21 @@ def open_loop(
         InputError: the engine does not keep up with the rate.
     """
     framework = served.framework
-    budget = max(framework.token_budgets)
+    budget = max(framework.limits.token_budgets)
     (table,) = step_tables(
         served,
         layout,
         routing,
         most_tokens=budget,
-        most_sequences=framework.max_sequences,
+        most_sequences=framework.limits.max_sequences,
         longest_tokens=isl + osl,
     )
     engine = Engine(
         table,
-        find_policy(framework.name),
+        framework.scheduler,
         kv_tokens=kv_tokens,
         token_budget=budget,
-        max_sequences=framework.max_sequences,
+        max_sequences=framework.limits.max_sequences,
     )
     count = REQUESTS
     while True:

@@ -17,6 +17,7 @@ import numpy as np
 from costmodels.arrays import concatenate_rows
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
+from costmodels.serving.frameworks.connector import KvConnector
 from costmodels.serving.steady.disaggregated import (
     Decoding,
     Prefilling,
@@ -27,10 +28,8 @@ from costmodels.serving.steady.disaggregated import (
     prefilling,
 )
 from costmodels.serving.steady.kv_transfer import (
-    KvConnector,
     Link,
     copies,
-    kv_connectors,
     received_bytes,
     sent_bytes,
     with_queue,
@@ -117,8 +116,8 @@ def find_disaggregated_engines(search: LayoutSearch, *, within: bool = True) -> 
     """What the layouts of ``search`` do in either role; None where no layout can take one of them. Decode engines are
     those ``within`` the SLO's bounds on TPOT, or all."""
     job = search.job
-    kv_connector = kv_connectors()[job.served.framework.name]
-    budgets = np.array(job.served.framework.token_budgets)
+    kv_connector = job.served.framework.kv_connector
+    budgets = np.array(job.served.framework.limits.token_budgets)
     alone = np.flatnonzero((search.layouts.pp == 1) | ("prefill" in kv_connector.pipeline))
     which = np.repeat(alone, len(budgets))
     layouts, budget = search.layouts.take(which), np.tile(budgets, len(alone))
@@ -138,7 +137,7 @@ def _decode(search: LayoutSearch, kv_connector: KvConnector, within_slo: bool) -
     if points is None or search.job.workload.osl < 2:
         return None
     pipelined = (points.layouts.pp == 1) | ("decode" in kv_connector.pipeline)
-    least = points.budget == min(search.job.served.framework.token_budgets)
+    least = points.budget == min(search.job.served.framework.limits.token_budgets)
     rows = np.flatnonzero(pipelined & least & (points.concurrency >= 1))
     if not len(rows):
         return None

@@ -18,7 +18,7 @@ from costmodels.kernels.features import FAMILIES
 from costmodels.models.architecture import Attention, FeedForward
 from costmodels.models.model_types import READERS
 from costmodels.models.registry import find_architecture, registered
-from costmodels.serving.frameworks.framework import frameworks
+from costmodels.serving.frameworks.names import framework_names
 from planner.contract.engine import KvPrecisionName, PrecisionName, Role
 from planner.contract.workload.slo import Metric
 from planner.contract.workload.workload import RoutingName
@@ -44,7 +44,7 @@ def to_reach() -> dict[str, frozenset[str]]:
         "operation family": frozenset(FAMILIES),
         "layer kind": frozenset(_layer_kinds()),
         "model reader": frozenset(reader.__name__.strip("_") for reader in READERS.values()),
-        "framework": frozenset(frameworks()),
+        "framework": frozenset(framework_names()),
         "role": frozenset(get_args(Role)),
         "objective": frozenset(get_args(requests.Objective)),
         "experts objective": frozenset(get_args(experts.Objective)),
