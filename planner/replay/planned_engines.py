@@ -62,10 +62,11 @@ def planned_engines(
             "give the config.json that the plan was made from",
         )
     costs: dict[str, CostModel] = {}
+    framework = find_framework(plan.request.framework).name
     engines = []
     for group in plan.decision.engines:
         if group.gpu not in costs:
-            costs[group.gpu] = CostModel(find_gpu(group.gpu), plan.request.framework, store, progress, measured)
+            costs[group.gpu] = CostModel(find_gpu(group.gpu), framework, store, progress, measured)
         engines.append(_planned(plan, group, architecture, costs[group.gpu]))
     return engines, _provenance_warnings(plan, next(iter(costs.values())))
 

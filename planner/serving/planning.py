@@ -12,7 +12,6 @@ from costmodels.models.precision import (
     KV_CHOICES,
     Precision,
     choose_precision,
-    missing_hardware,
     require_measured_widths,
 )
 from costmodels.models.registry import find_architecture
@@ -82,7 +81,7 @@ def plan(
 def _precisions(request: PlanRequest, model: Architecture) -> list[Precision]:
     """The precisions to choose from: those asked for, or for ``any`` all that the checkpoint is published in or can be
     made into and the framework runs."""
-    runs = find_framework(request.framework).precisions.runs
+    runs = find_framework(request.framework).capabilities.precisions
     asked: list[str | None] = list(request.precision or (None,))
     if "any" in asked:
         published = choose_precision(model).weights
@@ -131,6 +130,9 @@ def _none(request: PlanRequest, model: Architecture, options: list[ServingOption
         return nearest.error
     searched = {o.precision: o.searches for o in options if o.searches}
     if not searched:
+        framework, gpu = find_framework(request.framework), find_gpu(request.cluster.pools[0].gpu)
+        if (why := framework.missing(gpu)) is not None:
+            return Unsupported(f"framework: {why}", "choose another --framework or another GPU type")
         return Unsupported(
             f"precision: {options[0].refused[0].reason}",
             "choose another --precision (bf16 asks least of the hardware) or another GPU type",
@@ -156,10 +158,11 @@ def _cost_models(
 ) -> CostOf:
     """The cost model of each GPU type, loaded once for all precisions."""
     made: dict[str, CostModel] = {}
+    framework = find_framework(request.framework).name
 
     def cost_of(pool: Pool) -> CostModel:
         if pool.gpu not in made:
-            made[pool.gpu] = CostModel(find_gpu(pool.gpu), request.framework, store, progress, measured)
+            made[pool.gpu] = CostModel(find_gpu(pool.gpu), framework, store, progress, measured)
         return made[pool.gpu]
 
     return cost_of
@@ -172,7 +175,7 @@ def _jobs(
     framework = find_framework(request.framework)
     jobs, refused = [], []
     for index, pool in enumerate(request.cluster.pools):
-        why = missing_hardware(precision, find_gpu(pool.gpu))
+        why = framework.missing_hardware(precision, find_gpu(pool.gpu))
         if why is not None:
             refused.append(Rejected(why, 1, f"pool {pool.name}"))
             continue
