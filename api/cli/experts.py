@@ -180,16 +180,15 @@ def experts(
         if value not in known:
             raise UnknownName(name, value, known, f"choose from {', '.join(known)}")
     _check_targets(output, form, plot)
-    if profiles:
-        from profiles.descriptions import add_described
-
-        for folder in profiles:
-            add_described(folder)  # before names of GPUs are looked up
     from planner.contract.clusters import parse_cluster
+    from profiles.descriptions import catalogue_with
+
+    catalogue = catalogue_with(profiles or ())
 
     fields: dict[str, Any] = {
         "model": model,
-        "cluster": parse_cluster(cluster),
+        "cluster": parse_cluster(cluster, catalogue=catalogue),
+        "catalogue": catalogue,
         "loads": tuple(loads or ()),
         "routes": routes,
         "holdout": tuple(holdout or ()),

@@ -163,22 +163,19 @@ def _costs(profiles: list[Path], framework: str, gpu: str | None, report: Callab
     """
     from costmodels.kernels.cost_model import CostModel
     from costmodels.serving.frameworks.framework import find_framework
-    from profiles.descriptions import add_described
-    from profiles.hardware import find_gpu
+    from profiles.descriptions import catalogue_with
     from profiles.store import ProfileStore
 
     framework = find_framework(framework).name
-    stores = []
-    for folder in profiles:
-        add_described(folder)
-        stores.append(ProfileStore(folder))
+    stores = [ProfileStore(folder) for folder in profiles]
+    catalogue = catalogue_with(profiles)
     names = list(dict.fromkeys(name for store in stores for name in store.summary()["gpu"]))
     where = " and ".join(str(folder) for folder in profiles)
     if not names:
         raise InputError(f"--profiles: {where} has no rows", "measure some: plan profile collect --help")
     if gpu is not None:
-        wanted = find_gpu(gpu, "--gpu").name
+        wanted = catalogue.find_gpu(gpu, "--gpu").name
         if wanted not in names:
             raise InputError(f"--gpu: {where} has no rows of {wanted}", f"it has rows of {', '.join(names)}")
         names = [wanted]
-    return [CostModel(find_gpu(name), framework, None, report, stores) for name in names]
+    return [CostModel(catalogue.find_gpu(name), framework, None, report, stores) for name in names]

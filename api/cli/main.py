@@ -241,18 +241,20 @@ def _plan(
             raise InputError(f"--{name} is missing", f"for example: {EXAMPLE}")
     from planner.contract.clusters import parse_cluster
     from planner.serving import request as requests
+    from profiles.descriptions import catalogue_with
 
-    if profiles:
-        from profiles.descriptions import add_described
-
-        for folder in profiles:
-            add_described(folder)  # before names of GPUs are looked up
+    catalogue = catalogue_with(profiles or ())
     for name, choices in (
         ("objective", requests.Objective),
         ("disaggregation", requests.Disaggregation),
     ):
         _check_choice(name, fields.get(name), get_args(choices))
-    request = requests.parse_request({**fields, "cluster": parse_cluster(fields["cluster"])})
+    request = requests.parse_request(
+        {
+            **fields,
+            "cluster": parse_cluster(fields["cluster"], catalogue=catalogue),
+        }
+    )
     if output is not None:
         from api.cli.output import check_target
 

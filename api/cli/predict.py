@@ -176,11 +176,6 @@ def _predicted(table: pd.DataFrame, profiles: list[Path] | None) -> pd.DataFrame
         from planner.serving.prediction_table import predict as predict_table
         from profiles.store import ProfileStore
 
-        if profiles:
-            from profiles.descriptions import add_described
-
-            for folder in profiles:
-                add_described(folder)
         return predict_table(table, measured=[ProfileStore(folder) for folder in profiles or ()], progress=report)
 
 

@@ -99,11 +99,6 @@ def simulate(
 
         check_target(plot, "--plot")
         check_kind(plot, "timeline.html")
-    if profiles:
-        from profiles.descriptions import add_described
-
-        for folder in profiles:
-            add_described(folder)  # before names of GPUs are looked up
     from planner.serving.document.plan import read_plan
 
     plan = read_plan(plan_file)

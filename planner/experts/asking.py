@@ -26,6 +26,7 @@ from planner.experts.ranks import Ranks, slots_of
 from planner.experts.routes import loads_of_routes, read_routes
 from planner.experts.synthetic import synthetic_loads
 from profiles.errors import InputError, UnknownName, Unsupported
+from profiles.hardware import SHIPPED, Catalogue
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Asked:
     framework: str = "vllm"
     seed: int = 0
     time_limit_s: float = 60.0
+    catalogue: Catalogue = SHIPPED
 
 
 def prepared(asked: Asked) -> tuple[PlacementJob, Loads | None]:
@@ -65,7 +67,7 @@ def prepared(asked: Asked) -> tuple[PlacementJob, Loads | None]:
     """
     architecture, framework = find_architecture(asked.model), find_framework(asked.framework)
     model = moe_model(architecture)
-    ranks = Ranks.of(asked.cluster)
+    ranks = Ranks.of(asked.cluster, asked.catalogue)
     slots = slots_of(ranks, model.experts, asked.slots_per_gpu, asked.redundant)
     if not 0 <= asked.balance_tolerance <= 100:
         raise InputError(f"--balance-tolerance: {asked.balance_tolerance:g} is not 0 or more", "0.01 is 1 %")

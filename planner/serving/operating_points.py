@@ -117,9 +117,8 @@ class OperatingPoints:
         return layout_at(self.layouts, i)
 
     def key(self, i: int) -> tuple[int, ...]:
-        """(pool, tp, pp, dp, ep): what makes two points ones of the same layout."""
-        x = self.layouts
-        return (self.job.pool_index, *(int(degree[i]) for degree in (x.tp, x.pp, x.dp, x.ep)))
+        """Pool and degrees: what makes two points ones of the same layout."""
+        return self.job.pool_index, *self.layouts.row(i)
 
     @property
     def output_tokens_per_gpu_s(self) -> Floats:

@@ -12,9 +12,9 @@ from costmodels.models.precision import (
     KV_CHOICES,
     Precision,
     choose_precision,
-    require_measured_widths,
 )
 from costmodels.models.registry import find_architecture
+from costmodels.operations.registry import families
 from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.clusters import Pool
 from planner.experts.placement import Loads
@@ -27,8 +27,9 @@ from planner.serving.layouts import Rejected
 from planner.serving.operating_points import Job, search, served_on
 from planner.serving.report.report import assemble
 from planner.serving.request import PlanRequest, parse_request
+from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, LimitReached, ShardwrightError, Unsupported
-from profiles.hardware import find_gpu
+from profiles.hardware import Catalogue
 from profiles.store import ProfileStore
 
 CostOf = Callable[[Pool], CostModel]
@@ -59,14 +60,16 @@ def plan(
         LimitReached: the solver's time limit passed without any plan.
         DataError: the measurements cannot be read.
     """
+    catalogue = catalogue_with(each.path for each in (*([store] if store else ()), *measured))
     if not isinstance(request, PlanRequest):
-        request = parse_request(request)
+        request = parse_request(request, catalogue)
     model = find_architecture(request.model, allow_paths=allow_paths)
     _check_length(request, model)
-    require_measured_widths(model)
+    families().require_measured_widths(model)
     if expert_loads is not None:
         check_expert_loads(expert_loads, model)
-    cost_of = _cost_models(request, store, measured, progress)
+    cost_of = _cost_models(request, catalogue, store, measured, progress)
+    _check_framework(request, cost_of)
     options = [
         option
         for precision in _precisions(request, model)
@@ -76,6 +79,14 @@ def plan(
     if found.best is None:
         raise _none(request, model, found.options)
     return validated(assemble(request, found, found.best, expert_loads))
+
+
+def _check_framework(request: PlanRequest, cost_of: CostOf) -> None:
+    """Raises Unsupported where the framework runs on no pool at all."""
+    framework = find_framework(request.framework)
+    missing = [framework.missing(cost_of(pool).gpu) for pool in request.cluster.pools]
+    if all(missing):
+        raise Unsupported(f"framework: {missing[0]}", "choose another --framework or another GPU type")
 
 
 def _precisions(request: PlanRequest, model: Architecture) -> list[Precision]:
@@ -130,9 +141,6 @@ def _none(request: PlanRequest, model: Architecture, options: list[ServingOption
         return nearest.error
     searched = {o.precision: o.searches for o in options if o.searches}
     if not searched:
-        framework, gpu = find_framework(request.framework), find_gpu(request.cluster.pools[0].gpu)
-        if (why := framework.missing(gpu)) is not None:
-            return Unsupported(f"framework: {why}", "choose another --framework or another GPU type")
         return Unsupported(
             f"precision: {options[0].refused[0].reason}",
             "choose another --precision (bf16 asks least of the hardware) or another GPU type",
@@ -152,6 +160,7 @@ def _check_length(request: PlanRequest, model: Architecture) -> None:
 
 def _cost_models(
     request: PlanRequest,
+    catalogue: Catalogue,
     store: ProfileStore | None,
     measured: Sequence[ProfileStore],
     progress: Callable[[str], None] | None,
@@ -162,7 +171,7 @@ def _cost_models(
 
     def cost_of(pool: Pool) -> CostModel:
         if pool.gpu not in made:
-            made[pool.gpu] = CostModel(find_gpu(pool.gpu), framework, store, progress, measured)
+            made[pool.gpu] = CostModel(catalogue.find_gpu(pool.gpu), framework, store, progress, measured)
         return made[pool.gpu]
 
     return cost_of
@@ -175,7 +184,7 @@ def _jobs(
     framework = find_framework(request.framework)
     jobs, refused = [], []
     for index, pool in enumerate(request.cluster.pools):
-        why = framework.missing_hardware(precision, find_gpu(pool.gpu))
+        why = framework.missing_hardware(precision, cost_of(pool).gpu)
         if why is not None:
             refused.append(Rejected(why, 1, f"pool {pool.name}"))
             continue

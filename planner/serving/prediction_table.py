@@ -11,9 +11,10 @@ import pandas as pd
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture, MixtureOfExperts
-from costmodels.models.precision import choose_precision, require_measured_widths
+from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.registry import families
 from costmodels.origins import HOW
 from costmodels.serving.closed_loop.client import Answers, Latency, Load, closed_loop_answers
 from costmodels.serving.closed_loop.open_client import open_loop
@@ -21,8 +22,9 @@ from costmodels.serving.closed_loop.protocol import SHORTEST
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
+from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
-from profiles.hardware import default_node, find_fabric, find_gpu
+from profiles.hardware import Catalogue, find_fabric
 from profiles.store import ProfileStore
 
 REQUIRED = ("model", "gpu", "framework", "isl", "osl")
@@ -98,12 +100,13 @@ def predict(
         InputError: the table is empty, lacks a column, or has one that is added here.
     """
     _check_columns(table)
+    catalogue = catalogue_with(store.path for store in measured)
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
     groups: dict[tuple[str, str, str, str | None, str | None], list[_Row]] = {}
     records = table.to_dict("records")
     for index, record in enumerate(records):
         try:
-            row = _understood(index, {str(name): str(value).strip() for name, value in record.items()})
+            row = _understood(index, {str(name): str(value).strip() for name, value in record.items()}, catalogue)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
             out["error"][index] = _told(error)
@@ -111,7 +114,7 @@ def predict(
     for group, rows in groups.items():
         for part in (rows[i : i + TOGETHER] for i in range(0, len(rows), TOGETHER)):
             try:
-                _predict_group(group, part, costs, measured, progress, out)
+                _predict_group(group, part, costs, catalogue, measured, progress, out)
             except ShardwrightError as error:
                 for row in part:
                     out["error"][row.index] = _told(error)
@@ -144,12 +147,12 @@ def _told(error: ShardwrightError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
-def _understood(index: int, record: Mapping[str, str]) -> _Row:
+def _understood(index: int, record: Mapping[str, str], catalogue: Catalogue) -> _Row:
     for name in ("model", "gpu", "framework"):
         if not record[name]:
             raise InputError(f"{name}: is blank", f"name a {name}")
     model = find_architecture(record["model"])
-    gpu = find_gpu(record["gpu"]).name
+    gpu = catalogue.find_gpu(record["gpu"]).name
     framework = find_framework(_release_asked(record)).spec
     layout = _layout(record, model)
     concurrency, rate = record.get("concurrency", ""), record.get("rate", "")
@@ -228,7 +231,7 @@ def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, int, i
 def _indivisible(model: Architecture, tp: int, pp: int, ep: int, moe_tp: int) -> Iterator[tuple[str, bool]]:
     yield f"pp = {pp} exceeds the {model.layers} layers", pp > model.layers
     for group in model.layer_groups:
-        heads = group.attention.heads
+        heads = group.attention.heads  # 0 where there is none
         yield f"{heads} attention heads do not divide by tp = {tp}", heads % tp != 0
         ffn = group.feed_forward
         if isinstance(ffn, MixtureOfExperts):
@@ -245,13 +248,15 @@ def _predict_group(
     group: tuple[str, str, str, str | None, str | None],
     rows: list[_Row],
     costs: dict[tuple[str, str], CostModel],
+    catalogue: Catalogue,
     measured: Sequence[ProfileStore],
     progress: Progress | None,
     out: dict[str, np.ndarray],
 ) -> None:
     model_name, gpu_name, framework_at, weights, kv = group
-    model, gpu, framework = find_architecture(model_name), find_gpu(gpu_name), find_framework(framework_at)
-    require_measured_widths(model)
+    model, gpu = find_architecture(model_name), catalogue.find_gpu(gpu_name)
+    framework = find_framework(framework_at)
+    families().require_measured_widths(model)
     precision = choose_precision(model, weights, kv)
     framework.check_runs(precision, gpu)
     for row in rows:
@@ -260,7 +265,7 @@ def _predict_group(
         out["note"][row.index] = "; ".join(filter(None, told))
     if (gpu_name, framework.name) not in costs:
         costs[gpu_name, framework.name] = CostModel(gpu, framework.name, progress=progress, measured=measured)
-    node = default_node(gpu)
+    node = catalogue.default_node(gpu)
     network = Network(node.gpus, find_fabric(node.default_fabric))
     served = ServedModel(model, precision, framework, costs[gpu_name, framework.name], network)
     room = _room(served, rows)

@@ -10,11 +10,11 @@ tried (:func:`pairing_limits`); the fleet's programme is solved for each that ma
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from costmodels.arrays import concatenate_rows
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.connector import KvConnector
@@ -151,7 +151,7 @@ def _decode(search: LayoutSearch, kv_connector: KvConnector, within_slo: bool) -
     if len(extra):
         layouts = found.layouts.take(extra_rows)
         finer = decoding(served, shape, layouts, extra, kv_connector)
-        found, most = _joined(found, finer), np.concatenate([most, most[extra_rows]])
+        found, most = concatenate_rows([found, finer]), np.concatenate([most, most[extra_rows]])
         within = np.concatenate([within, _tpot_within(search.job, finer)])
     keep = np.flatnonzero(within)
     return (found.take(keep), most[keep]) if len(keep) else None
@@ -169,8 +169,7 @@ def _tpot_within(job: Job, decode: Decoding) -> np.ndarray:
 
 def _between(decode: Decoding, most: Ints, within: np.ndarray) -> tuple[Ints, Floats]:
     """(row, concurrency) between each layout's highest concurrency within the SLO and the next that was tried."""
-    x = decode.layouts
-    key = np.stack([x.tp, x.pp, x.dp, x.ep], axis=1)
+    key = decode.layouts.rows
     rows: list[int] = []
     values: list[float] = []
     for each in np.unique(key, axis=0):
@@ -186,22 +185,6 @@ def _between(decode: Decoding, most: Ints, within: np.ndarray) -> tuple[Ints, Fl
                 rows.append(int(best))
                 values.append(value)
     return np.array(rows, np.int64), np.array(values)
-
-
-def _joined(first: Decoding, second: Decoding) -> Decoding:
-    """The points of both."""
-
-    def both(a: Any, b: Any) -> Any:
-        if isinstance(a, np.ndarray):
-            return np.concatenate([a, b])
-        if isinstance(a, dict):
-            return {name: both(a[name], b[name]) for name in a}
-        if is_dataclass(a) and not isinstance(a, type):
-            return type(a)(*(both(getattr(a, field.name), getattr(b, field.name)) for field in fields(a)))
-        return a
-
-    joined: Decoding = both(first, second)
-    return joined
 
 
 # ------------------------------------------------------------------ who goes with whom

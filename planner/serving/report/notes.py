@@ -18,7 +18,6 @@ from planner.serving.engines.latency import Checks
 from planner.serving.engines.options import ServingOption
 from planner.serving.operating_points import OperatingPoints
 from planner.serving.request import PlanRequest
-from profiles.hardware import default_node, find_gpu
 
 
 def notes_of(
@@ -65,7 +64,7 @@ def notes_of(
                 "exchanges between pipeline stages and nodes are estimated from link rates, nothing like them was "
                 f"measured; all communication is {share:.0%} of a step of {group.id}"
             )
-        host = default_node(group.job.served.gpu).gpus_per_host
+        host = group.job.served.cost.catalogue.default_node(group.job.served.gpu).gpus_per_host
         if host is not None and group.layout.gpus > host:
             notes.append(
                 f"{group.id} is larger than a host of {group.job.pool.gpu} ({host} GPUs share one operating "
@@ -75,13 +74,14 @@ def notes_of(
         notes.append(
             f"tokens are spread over experts as {request.workload.routing}; give routing=… in the workload to change it"
         )
-    for name in dict.fromkeys(group.job.pool.gpu for group in groups):
-        if precision.weights == "bf16" and "bf16" not in find_gpu(name).peak_flops:
+    for name, gpu in {group.job.pool.gpu: group.job.served.cost.gpu for group in groups}.items():
+        if precision.weights == "bf16" and "bf16" not in gpu.peak_flops:
             notes.append(f"{name} has no bf16: start the engines in fp16, which is predicted to take the same time")
     if precision.converted:
         notes.append(
             f"weights are run in {precision.weights}, not as published ({model.weight_precision}); check accuracy"
         )
+    notes += [f"{model.name}: {note}" for note in model.notes]
     if model.excluded:
         notes.append(f"not modelled: {', '.join(model.excluded)}")
     for group in groups:
