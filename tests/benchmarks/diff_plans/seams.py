@@ -15,7 +15,7 @@ from typing import Any, get_args
 from api.cli.main import app, main
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Attention, FeedForward
-from costmodels.models.model_types import READERS
+from costmodels.models.reading import READERS
 from costmodels.models.registry import find_architecture, registered
 from costmodels.operations.registry import families
 from costmodels.serving.frameworks.names import framework_names
