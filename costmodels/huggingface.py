@@ -74,10 +74,10 @@ def parse_config(config: Mapping[str, Any], name: str) -> Architecture:
         exceptions=tuple((part, precision) for part, precision in prevailing.items() if precision != main),
         moe_layers=tuple(i for i, (_, ffn) in enumerate(decoder.layers) if isinstance(ffn, MixtureOfExperts)),
         vision=vision,
-        draft=_draft(decoder),
+        draft=_draft(decoder, fields.size("hidden_size")),
         small_parameters=decoder.small_parameters,
         position_table_elements=_position_tables(fields, decoder.layers),
-        notes=decoder.notes + stored.notes,
+        notes=decoder.notes + stored.notes + _unknown_keys(fields),
     )
 
 
@@ -115,6 +115,13 @@ def _check_unread(fields: Fields) -> None:
             "remove the key if the model does not use it",
             keys=unread,
         )
+
+
+def _unknown_keys(fields: Fields) -> tuple[str, ...]:
+    unknown = fields.unknown()
+    if not unknown:
+        return ()
+    return (f"its config.json sets {', '.join(unknown)}, which nobody here knows: taken to change no shape",)
 
 
 def _precisions(stored: Storage, layer: int, attention: Any, ffn: Any) -> dict[str, str]:
@@ -163,12 +170,15 @@ def _groups(
     )
 
 
-def _draft(decoder: Decoder) -> DraftModule | None:
+def _draft(decoder: Decoder, hidden: int) -> DraftModule | None:
+    """Multi-token prediction (arXiv:2412.19437 §2.2): a layer behind a projection of hidden state and embedding, each
+    with a norm, and a norm before the head."""
     if not decoder.draft:
         return None
     norms = decoder.norms if isinstance(decoder.norms, int) else 2
     counts = Counter(decoder.draft)
-    return DraftModule(tuple(LayerGroup(count, *halves, norms) for halves, count in counts.items()))
+    layers = tuple(LayerGroup(count, *halves, norms) for halves, count in counts.items())
+    return DraftModule(layers, joining=2 * hidden * hidden + 3 * hidden)
 
 
 _NESTED = ("text_config", "language_config", "llm_config")

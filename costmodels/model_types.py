@@ -72,6 +72,7 @@ def _qwen3(fields: Fields) -> Decoder:
 def _qwen_windows(fields: Fields) -> list[int]:
     """Layers from ``max_window_layers`` on slide, where the model slides at all (most do not)."""
     if not fields.flag("use_sliding_window"):
+        fields.inert("sliding_window")
         return layer_windows(fields)
     size, first = fields.size("sliding_window"), fields.number("max_window_layers")
     return layer_windows(fields, lambda layer: size if layer >= first else 0)

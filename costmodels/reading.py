@@ -12,11 +12,11 @@ from costmodels.architecture import (
     DenseFeedForward,
     FeedForward,
     GroupedQueryAttention,
-    HyperConnections,
     LatentAttention,
     MixtureOfExperts,
 )
 from costmodels.config_fields import Fields
+from costmodels.mixers import HyperConnections
 from profiles.errors import InputError, Unsupported
 
 Layers = list[tuple[Attention, FeedForward]]

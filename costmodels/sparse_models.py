@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from costmodels.architecture import Attention, BlockSparseAttention, DenseFeedForward, HyperConnections
+from costmodels.architecture import Attention, BlockSparseAttention, DenseFeedForward
 from costmodels.config_fields import Fields
-from costmodels.mixers import CompressedAttention
+from costmodels.mixers import CompressedAttention, HyperConnections
 from costmodels.reading import Decoder, Layers, expert_layer, grouped_query, next_tokens, reads, with_experts
 from profiles.errors import InputError, Unsupported
 
