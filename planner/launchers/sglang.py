@@ -19,7 +19,7 @@ class SglangLauncher(Launcher):
     expert_splits: ClassVar[Literal["all_or_nothing", "any"]] = "any"
     tensor_and_data_parallel_attention: ClassVar[bool] = True
     precisions: ClassVar[frozenset[str]] = frozenset(
-        {"bf16", "fp16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4", "int8"}
+        {"bf16", "fp16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4", "int8", "int8_wo"}
     )
 
     def _parallel(self, spec: EngineSpec, notes: list[str]) -> list[str]:
