@@ -393,6 +393,7 @@ class Architecture:
     # (part, precision) where most layers store a part otherwise: parts are "attention_qkv", "attention_output",
     # "dense", "experts" and "shared_experts". Embedding, head, norms and routers always are 16 bits.
     exceptions: tuple[tuple[str, str], ...] = ()
+    weight_group: int = 0  # values along a row that share a scale, of the format with the fewest bits; 0: not said
     moe_layers: tuple[int, ...] = ()  # which layers of the model, in order, have experts
     vision: VisionTower | None = None
     draft: DraftModule | None = None

@@ -72,6 +72,7 @@ def parse_config(config: Mapping[str, Any], name: str) -> Architecture:
         weight_precision=main,
         excluded=("vision tower",) if wrapper and vision is None else (),
         exceptions=tuple((part, precision) for part, precision in prevailing.items() if precision != main),
+        weight_group=stored.group,
         moe_layers=tuple(i for i, (_, ffn) in enumerate(decoder.layers) if isinstance(ffn, MixtureOfExperts)),
         vision=vision,
         draft=_draft(decoder, fields.size("hidden_size")),
@@ -209,7 +210,7 @@ def _text_model(config: Mapping[str, Any], name: str) -> tuple[dict[str, Any], s
 
 def _check_head(fields: Fields) -> None:
     named = [str(entry) for entry in fields.sequence("architectures")]
-    if named and not any(entry.endswith(("ForCausalLM", "ForConditionalGeneration")) for entry in named):
+    if named and not any(entry.endswith(("ForCausalLM", "ForConditionalGeneration", "ChatModel")) for entry in named):
         raise Unsupported(
             f"{fields.model}: config key 'architectures' = {named!r} is not a model that generates text",
             "give a ...ForCausalLM model",

@@ -23,7 +23,7 @@ from costmodels.estimates import Floats, Ints
 from costmodels.facts import read_numbers
 from costmodels.layouts import Layouts
 from costmodels.mixers import Mixer
-from costmodels.precision import Precision
+from costmodels.precision import PARTS, Precision
 from costmodels.roofline import WEIGHT_BYTES
 from profiles.hardware import Gpu
 
@@ -78,13 +78,14 @@ def weights_bytes(model: Architecture, precision: Precision, layouts: Layouts) -
 
 def _layer_bytes(model: Architecture, precision: Precision, layouts: Layouts, group: LayerGroup) -> Floats:
     hidden, tp, attention, ffn = model.hidden, layouts.tp, group.attention, group.feed_forward
-    qkv, out = WEIGHT_BYTES[precision.attention_qkv], WEIGHT_BYTES[precision.attention_output]
+    size = {part: element_bytes(model, precision.of(part)) for part in PARTS}
+    qkv, out = size["attention_qkv"], size["attention_output"]
     total = np.full(len(layouts), group.norms * hidden * 2.0)
     if group.residual is not None:
         total += group.residual.parameters(hidden) * 4.0  # kept in fp32
     if isinstance(attention, Mixer):
         for weights in attention.weights(hidden):
-            element = 2.0 if weights.part == "16-bit" else WEIGHT_BYTES[precision.of(weights.part)]
+            element = 2.0 if weights.part == "16-bit" else size[weights.part]
             total += weights.elements * element / np.minimum(tp, weights.pieces)
     elif isinstance(attention, GroupedQueryAttention):
         heads, kv_heads = attention.heads / tp, np.maximum(attention.kv_heads / tp, 1.0)
@@ -111,13 +112,20 @@ def _layer_bytes(model: Architecture, precision: Precision, layouts: Layouts, gr
         if attention.indexer is not None:  # whole on every GPU
             total += attention.indexer.parameters(hidden, attention.q_lora_rank) * qkv
     if isinstance(ffn, DenseFeedForward):
-        total += ffn.parameters(hidden) * WEIGHT_BYTES[precision.dense] / tp
+        total += ffn.parameters(hidden) * size["dense"] / tp
     elif isinstance(ffn, MixtureOfExperts):
         routed = ffn.experts * ffn.expert_parameters(hidden)
-        total += routed * WEIGHT_BYTES[precision.experts] / (layouts.ep * layouts.moe_tp)
+        total += routed * size["experts"] / (layouts.ep * layouts.moe_tp)
         total += ffn.router_parameters(hidden) * 2.0
-        total += ffn.shared_parameters(hidden) * WEIGHT_BYTES[precision.shared_experts] / tp
+        total += ffn.shared_parameters(hidden) * size["shared_experts"] / tp
     return total
+
+
+def element_bytes(model: Architecture, precision: str) -> float:
+    """Of one weight with its scale: 4-bit integers have one 16-bit scale for each group, whose width differs."""
+    if precision == "int4" and model.weight_group:
+        return 0.5 + 2.0 / model.weight_group
+    return WEIGHT_BYTES[precision]
 
 
 def kv_bytes_per_sequence(

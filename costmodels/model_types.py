@@ -250,7 +250,7 @@ def _deepseek_v2(fields: Fields) -> Decoder:
     return Decoder(dense_first(fields, latent(fields), correction=False))
 
 
-@reads("deepseek_v3", "kimi_k2")
+@reads("deepseek_v3", "glm4_moe_lite", "kimi_k2")
 def _deepseek_v3(fields: Fields) -> Decoder:
     correction = fields.text("topk_method", "noaux_tc") == "noaux_tc"
     layers = dense_first(fields, latent(fields), correction=correction)
