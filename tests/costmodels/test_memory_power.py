@@ -69,8 +69,8 @@ def kv(model: str, tokens: float, tp: int = 1, pp: int = 1, precision: str = "bf
 @pytest.mark.parametrize(("model", "expected"), CHECKPOINTS)
 @pytest.mark.parametrize("tp", [1, 2, 8])
 def test_weights_of_all_gpus_together_are_the_checkpoint(model: str, expected: float, tp: int) -> None:
-    # Router, norms and the latent's down-projections are on every GPU: a little more than once in all (5 % in Kimi-K3, whose
-    # experts are in 4 bits).
+    # Router, norms and the down-projections of latents are on every GPU: a little more than once in all (5 % in
+    # Kimi-K3, whose experts are in 4 bits).
     together = (weights(model, (tp, 1, 1, 1, tp)) - positions(model)) * tp * 1e9
     vision = find_architecture(model).vision
     expected += 2.0 * vision.parameters if vision else 0.0
