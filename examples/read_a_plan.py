@@ -6,7 +6,7 @@ plan … --output plan.json && python examples/read_a_plan.py plan.json
 import sys
 from pathlib import Path
 
-from planner.plans import read_plan
+from planner.serving.document.plan import read_plan
 from profiles.errors import ShardwrightError
 
 if len(sys.argv) != 2:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from planner.planning import plan as plan
-    from planner.plans import Plan as Plan
-    from planner.requests import PlanRequest as PlanRequest
+    from planner.serving.document.plan import Plan as Plan
+    from planner.serving.planning import plan as plan
+    from planner.serving.request import PlanRequest as PlanRequest
 
 __all__ = ["Plan", "PlanRequest", "plan"]
 
-_HOMES = {"plan": "planner.planning", "Plan": "planner.plans", "PlanRequest": "planner.requests"}
+_HOMES = {
+    "plan": "planner.serving.planning",
+    "Plan": "planner.serving.document.plan",
+    "PlanRequest": "planner.serving.request",
+}
 
 
 def __getattr__(name: str) -> Any:

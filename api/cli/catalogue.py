@@ -26,7 +26,7 @@ def models(as_json: AsJson = False) -> None:
     """
     from dataclasses import asdict
 
-    from costmodels.registry import registered
+    from costmodels.models.registry import registered
 
     known = registered()
     if as_json:
@@ -141,25 +141,28 @@ def _nodes(as_json: bool) -> None:
     if as_json:
         write_json([node.model_dump(mode="json") for node in known])
         return
-    rows = table("node", "GPU", "GPUs", "host memory", "fabric", "also called", left=2)
-    rows.columns[4].justify = rows.columns[5].justify = "left"
+    rows = table("node", "GPU", "GPUs", "joined by", "fabric", "also called", left=2)
+    for column in (3, 4, 5):
+        rows.columns[column].justify = "left"
     rows.columns[5].no_wrap = False
     for node in known:
-        memory = node.host_memory_bytes
         rows.add_row(
             node.name,
             node.gpu,
             str(node.gpus),
-            "–" if memory is None else f"{memory / 2**30:,.0f} GiB",
+            node.joined_by or "–",
             node.default_fabric,
             ", ".join(node.aliases),
         )
     with page() as out:
         out.print(rows)
+        out.print("Nodes can be named in a cluster: --cluster 2xp5.48xlarge. --json adds host memory. Joined by:")
+        for topology in hardware.topologies().values():
+            out.print(f"  {topology.name:<13} {topology.meaning}")
 
 
 def _clusters(as_json: bool) -> None:
-    from planner.requests import bundled_clusters, read_cluster
+    from planner.contract.clusters import bundled_clusters, read_cluster
 
     known = {name: read_cluster(path) for name, path in bundled_clusters().items()}
     if as_json:

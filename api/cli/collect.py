@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from api.cli.console import flowing, write_json, write_text
+from api.cli.output import write_atomically
 from profiles.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from profiles.collect.points import Outcome, Point
     from profiles.collect.runner import Proposer
     from profiles.collect.session import Asked
-    from profiles.hardware import Gpu
+    from profiles.hardware import Catalogue, Gpu
 
 INTERRUPTED = 130
 OPS = "gemm,attention,moe,collective,memcpy,launch"
@@ -59,7 +62,7 @@ def collect(
     ] = None,
     describe: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where to write what the driver says of an unknown type."),
+        typer.Option(metavar="FILE", help="Write what is found of an unlisted type there, and end."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the random operands.")] = 0,
     source: Annotated[
@@ -85,8 +88,10 @@ def collect(
     A100 and H100, arXiv:2312.02741), so a figure holds for a steady load, not for one kernel.
     CPUs answer where RAPL is readable, else not at all.
 
-    A type that the catalogue does not know is described from what its driver reports; what is
-    missing is asked for by name, in a file to fill in.
+    A type (or CPU) that the catalogue does not know is measured first, for a few seconds: its
+    peak by a product, its memory by a copy, its launch by an empty call; the rest is what the
+    system and the driver report. The facts stay with the store, each with its source. To state
+    them yourself, write them to a file with --describe, correct it, and give --gpu-facts.
 
     Needs torch: pip install 'shardwright\[collect]'. Where nothing can be installed, see
     `python -m profiles.collect --help`.
@@ -110,11 +115,14 @@ def collect(
     listed = None if points is None else read_points(points)
     _check_out(out)
     found = find_device(device, index=gpu_index, gpus=gpus)
-    gpu = _type_of(found, out, gpu_facts, describe)
+    typed = _type_of(found, out, gpu_facts, describe)
+    if typed is None:
+        return
+    found, gpu, catalogue = typed
     order = "points" if listed is not None else "grid" if grid else "active"
     header = asked.header(found, gpu.name, source, order=order, seed=seed)
     import_torch().manual_seed(seed)
-    _run(asked, found, gpu, out, listed, began, header, power=power, as_json=as_json)
+    _run(asked, found, gpu, catalogue, out, listed, began, header, power=power, as_json=as_json)
 
 
 def _check_out(out: Path) -> None:
@@ -128,45 +136,47 @@ def _check_out(out: Path) -> None:
         raise InputError(f"--out: {out} is there and is no profile store", "name a store, or a new folder")
 
 
-def _type_of(device: Device, out: Path, gpu_facts: Path | None, describe: Path | None) -> Gpu:
-    """The device's type in the catalogue, in the store, or in the file that the user gives.
+def _type_of(
+    device: Device, out: Path, gpu_facts: Path | None, describe: Path | None
+) -> tuple[Device, Gpu, Catalogue] | None:
+    """The device's type in the catalogue, in the store, in the file that the user gives, or as it is found to be, with
+    all that these know; None where its facts were asked for alone, and written.
 
     Raises:
-        InputError: none of these knows it: the facts that are missing are named, and a file to fill in is written.
+        InputError: the file describes another type, --describe names a type that is known, or nothing can be timed.
     """
     from profiles import descriptions
-    from profiles.hardware import add_gpu
+    from profiles.collect.detection import detect
 
-    descriptions.add_described(out)
+    catalogue = descriptions.catalogue_with([out])
     if gpu_facts is not None:
-        for described, node in descriptions.read_descriptions(gpu_facts):
-            add_gpu(described, node, str(gpu_facts))
-    gpu = descriptions.match(device.describe())
+        catalogue = descriptions.catalogue_with_file(gpu_facts, catalogue)
+    gpu = descriptions.match(device.describe(), catalogue)
     if gpu is not None:
-        return gpu
+        if describe is not None:
+            raise InputError(f"--describe: {device.name} is {gpu.name}, which is known", "leave it out")
+        return device, gpu, catalogue
     if gpu_facts is not None:
         raise InputError(
             f"--gpu-facts: {gpu_facts} does not describe {device.name!r}", "add that name to the aliases of its type"
         )
-    text, missing = descriptions.template(device.describe())
-    file = describe or out.with_name(f"{out.name}.gpus.yaml")
-    already = file.exists()
-    if not already:
-        from api.cli.output import write_atomically
-
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, text)
-    raise InputError(
-        f"--device {device.kind}: {device.name!r} is not in the catalogue; missing facts: {', '.join(missing)}",
-        f"fill them in in {file} ({'it is there already' if already else 'written now, with what the driver reports'})"
-        f", then run again with --gpu-facts {file}",
-    )
+    print(f"{device.name} is not in the catalogue: measuring what it is", file=sys.stderr, flush=True)
+    device = dataclasses.replace(device, measured=detect(device, dt.date.today().isoformat()))
+    if describe is not None:
+        write_atomically(describe, descriptions.measured_document(device.describe()), "--describe")
+        print(f"{describe}: correct it where a data sheet knows better, then --gpu-facts {describe}", file=sys.stderr)
+        return None
+    gpu, node = descriptions.measured_type(device.describe(), f"--device {device.kind}")
+    for line in descriptions.in_words(gpu):
+        print(line, file=sys.stderr, flush=True)
+    return device, gpu, catalogue.describing(gpu, node, f"--device {device.kind}")
 
 
 def _run(
     asked: Asked,
     device: Device,
     gpu: Gpu,
+    catalogue: Catalogue,
     out: Path,
     listed: list[Point] | None,
     began: float,
@@ -186,8 +196,8 @@ def _run(
     benchmarks = asked.benchmarks()
     with Journal(out) as journal, _progress(began, asked.budget_s) as (say, on_outcome):
         store = open_store(out)
-        descriptions.keep(out, [gpu.name])
-        fold = folder_of(journal, store)
+        descriptions.keep(out, [gpu.name], catalogue)
+        fold = folder_of(journal, store, catalogue)
         fold()  # of a run that was killed
         candidates: Mapping[str, Sequence[Point]] = {}
         refused: list[Outcome] = []
@@ -233,8 +243,8 @@ def _proposer(
     if grid:
         return Grids(candidates)
     from api.cli.proposing import Active
-    from costmodels.library import CostModel
-    from costmodels.sampling import modelled
+    from costmodels.kernels.cost_model import CostModel
+    from costmodels.sampling.sampler import modelled
 
     if not any(modelled(point) for points in candidates.values() for point in points):
         return Grids(candidates)
@@ -328,17 +338,13 @@ def propose(
     if output is not None:
         check_target(output)
     asked = Asked.parse(ops, precision, "1h", DEFAULT_ERROR)
-    if profiles is not None:
-        from profiles.descriptions import add_described
+    from profiles.descriptions import catalogue_with
 
-        add_described(profiles)
-    from profiles.hardware import find_gpu
-
-    known = find_gpu(gpu, "--gpu")
+    known = catalogue_with([] if profiles is None else [profiles]).find_gpu(gpu, "--gpu")
     with Reporter(f"choosing points for {known.name}") as report:
         from api.cli.proposing import candidates_elsewhere
         from api.cli.proposing import propose as best
-        from costmodels.library import CostModel
+        from costmodels.kernels.cost_model import CostModel
         from profiles.store import ProfileStore
 
         points = candidates_elsewhere(known, gpus, asked)

@@ -6,7 +6,8 @@ from rich.console import Console
 
 from api.cli.console import bullet, heading, indented, table
 from api.cli.quantities import milliseconds, number, percent
-from planner.plans import Compared, KvTransfer, Plan
+from planner.serving.document.plan import Compared, Plan
+from planner.serving.document.prediction import KvTransfer
 
 
 def roles_words(plan: Plan) -> str:

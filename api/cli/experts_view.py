@@ -8,7 +8,7 @@ from rich.text import Text
 from api.cli.console import bullet, facts, heading, indented, table
 from api.cli.quantities import gib, milliseconds, number, percent
 from api.cli.view import pool_words
-from planner.experts.document import ExpertPlacement, LayerTime, Microseconds
+from planner.experts.document import LayerTime, Microseconds, PlacementDocument
 
 OBJECTIVES = {
     "balance": "the slowest GPU of each layer as fast as possible",
@@ -17,7 +17,7 @@ OBJECTIVES = {
 }
 
 
-def show(placement: ExpertPlacement, console: Console, *, written: list[str]) -> None:
+def show(placement: PlacementDocument, console: Console, *, written: list[str]) -> None:
     """Prints the placement's worth; the map itself is for machines."""
     _header(placement, console)
     _memory(placement, console)
@@ -31,7 +31,7 @@ def show(placement: ExpertPlacement, console: Console, *, written: list[str]) ->
         heading(console, f"Written: {', '.join(written)}")
 
 
-def _header(placement: ExpertPlacement, console: Console) -> None:
+def _header(placement: PlacementDocument, console: Console) -> None:
     request = placement.request
     console.print(Text(request.model, style="bold"))
     slots = sorted(set(request.slots_per_gpu))
@@ -59,7 +59,7 @@ def _header(placement: ExpertPlacement, console: Console) -> None:
     facts(console, rows)
 
 
-def _memory(placement: ExpertPlacement, console: Console) -> None:
+def _memory(placement: PlacementDocument, console: Console) -> None:
     decision = placement.decision
     heading(console, "Memory")
     rows = [
@@ -85,7 +85,7 @@ def _memory(placement: ExpertPlacement, console: Console) -> None:
         )
 
 
-def _balance(placement: ExpertPlacement, console: Console) -> None:
+def _balance(placement: PlacementDocument, console: Console) -> None:
     proof = placement.proof
     heading(console, "Balance: mean ÷ slowest GPU's load, over the layers")
     listing = table("window", "before", "greedy", "after", "no placement exceeds")
@@ -108,7 +108,7 @@ def _balance(placement: ExpertPlacement, console: Console) -> None:
     )
 
 
-def _traffic(placement: ExpertPlacement, console: Console) -> None:
+def _traffic(placement: PlacementDocument, console: Console) -> None:
     traffic = placement.proof.traffic
     if traffic is None:
         return
@@ -130,7 +130,7 @@ def _traffic(placement: ExpertPlacement, console: Console) -> None:
         indented(console, Text("This is the proven optimum."))
 
 
-def _times(placement: ExpertPlacement, console: Console) -> None:
+def _times(placement: PlacementDocument, console: Console) -> None:
     heading(console, "Predicted time of a MoE layer: the slowest GPU's experts, and the exchange")
     listing = table("batch", "tokens per GPU", "part", "before", "after", "after, 80 %", "speed-up")
     for step in placement.prediction:

@@ -9,7 +9,8 @@ from api.cli.console import heading, indented, table
 from api.cli.predictions import BAR, sequences
 from api.cli.quantities import milliseconds, number, percent
 from api.cli.view import percentile_of
-from planner.plans import EngineGroup, Plan, Replica
+from planner.contract.engine import EngineGroup, Replica
+from planner.serving.document.plan import Plan
 
 
 def show(plan: Plan, console: Console) -> None:

@@ -10,19 +10,20 @@ import typer
 
 from api.cli.console import bullet, flowing, heading, indented, page, table, write_json
 from api.cli.progress import Reporter
+from costmodels.serving.frameworks.names import framework_choices
 from profiles.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from costmodels.library import CostModel
-    from costmodels.validation import Errors, Taught, Validated
+    from costmodels.kernels.cost_model import CostModel
+    from costmodels.kernels.validation import Errors, Taught, Validated
 
 Profiles = Annotated[
     list[Path],
     typer.Option("--profiles", metavar="DIR", help="Profile store to learn from; may be given again, the last on top."),
 ]
-Framework = Annotated[str, typer.Option(help="Whose kernels are predicted: vllm, sglang or trtllm.")]
+Framework = Annotated[str, typer.Option(help=f"Whose kernels are predicted: {framework_choices()}.")]
 OnlyGpu = Annotated[str | None, typer.Option("--gpu", help="Only this GPU type. Default: all that DIR has.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")]
 
@@ -42,7 +43,7 @@ def fit(profiles: Profiles, framework: Framework = "vllm", gpu: OnlyGpu = None, 
       plan profile fit --profiles ./measured --framework sglang --gpu H200
     """
     with Reporter("learning from the measured rows") as report:
-        from costmodels.validation import taught
+        from costmodels.kernels.validation import taught
 
         found = {cost.gpu.name: taught(cost) for cost in _costs(profiles, framework, gpu, report)}
     if as_json:
@@ -76,7 +77,7 @@ def _lines(entries: list[Taught]) -> list[str]:
                 "random, correct the forest"
             )
         lines += [
-            f"{each.operation} {left.dtype}: {_rows(left.rows)} of {left.speaker} not used: {left.why}"
+            f"{each.operation} {left.dtype}: {_rows(left.rows)} of {left.row_source} not used: {left.why}"
             for left in each.unused
         ]
         if each.unmodelled:
@@ -115,7 +116,7 @@ def validate(
       plan profile validate --profiles ./measured --gpu H200 --folds 10 --json
     """
     with Reporter("validating against the measured rows") as report:
-        from costmodels import validation
+        from costmodels.kernels import validation
 
         costs = _costs(profiles, framework, gpu, report)
         found = {cost.gpu.name: validation.validate(cost, folds, report) for cost in costs}
@@ -160,22 +161,21 @@ def _costs(profiles: list[Path], framework: str, gpu: str | None, report: Callab
         InputError: the stores have no rows (of that GPU).
         UnknownName: unknown framework or GPU.
     """
-    from costmodels.library import CostModel
-    from profiles.descriptions import add_described
-    from profiles.hardware import find_gpu
+    from costmodels.kernels.cost_model import CostModel
+    from costmodels.serving.frameworks.framework import find_framework
+    from profiles.descriptions import catalogue_with
     from profiles.store import ProfileStore
 
-    stores = []
-    for folder in profiles:
-        add_described(folder)
-        stores.append(ProfileStore(folder))
+    framework = find_framework(framework).name
+    stores = [ProfileStore(folder) for folder in profiles]
+    catalogue = catalogue_with(profiles)
     names = list(dict.fromkeys(name for store in stores for name in store.summary()["gpu"]))
     where = " and ".join(str(folder) for folder in profiles)
     if not names:
         raise InputError(f"--profiles: {where} has no rows", "measure some: plan profile collect --help")
     if gpu is not None:
-        wanted = find_gpu(gpu, "--gpu").name
+        wanted = catalogue.find_gpu(gpu, "--gpu").name
         if wanted not in names:
             raise InputError(f"--gpu: {where} has no rows of {wanted}", f"it has rows of {', '.join(names)}")
         names = [wanted]
-    return [CostModel(find_gpu(name), framework, None, report, stores) for name in names]
+    return [CostModel(catalogue.find_gpu(name), framework, None, report, stores) for name in names]

@@ -13,6 +13,7 @@ import typer
 
 from api.cli import catalogue, collect, experts, few_shot, predict, profile, simulate
 from api.cli.console import page, write_json, write_text
+from costmodels.serving.frameworks.names import framework_choices
 from profiles.errors import InputError, ShardwrightError, UnknownName
 
 EXAMPLE = "plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500"
@@ -87,7 +88,7 @@ def plan_command(
             rich_help_panel=_ASKED,
         ),
     ] = None,
-    framework: Annotated[str, typer.Option(help="vllm, sglang or trtllm.", rich_help_panel=_ASKED)] = "vllm",
+    framework: Annotated[str, typer.Option(help=f"{framework_choices()}.", rich_help_panel=_ASKED)] = "vllm",
     precision: Annotated[
         str | None,
         typer.Option(
@@ -235,36 +236,38 @@ def _plan(
     for name in ("model", "cluster", "workload"):
         if name not in fields:
             raise InputError(f"--{name} is missing", f"for example: {EXAMPLE}")
-    from planner import requests
+    from planner.contract.clusters import parse_cluster
+    from planner.serving import request as requests
+    from profiles.descriptions import catalogue_with
 
-    if profiles:
-        from profiles.descriptions import add_described
-
-        for folder in profiles:
-            add_described(folder)  # before names of GPUs are looked up
+    catalogue = catalogue_with(profiles or ())
     for name, choices in (
         ("objective", requests.Objective),
-        ("framework", requests.FrameworkName),
         ("disaggregation", requests.Disaggregation),
     ):
         _check_choice(name, fields.get(name), get_args(choices))
-    request = requests.parse_request({**fields, "cluster": requests.parse_cluster(fields["cluster"])})
+    request = requests.parse_request(
+        {
+            **fields,
+            "cluster": parse_cluster(fields["cluster"], catalogue=catalogue),
+        }
+    )
     if output is not None:
         from api.cli.output import check_target
 
         check_target(output)
-    from costmodels.registry import find_architecture
+    from costmodels.models.registry import find_architecture
 
     architecture = find_architecture(request.model)  # a misspelt name is refused before the slow imports
     loads = None
     if expert_loads:
-        from planner.expert_placement import read_expert_loads
+        from planner.serving.expert_placement import read_expert_loads
 
         loads = read_expert_loads(expert_loads, architecture)
     from api.cli.progress import Reporter
 
     with Reporter(f"planning {request.model}") as report:
-        from planner.planning import plan
+        from planner.serving.planning import plan
         from profiles.store import ProfileStore
 
         measured = [ProfileStore(folder) for folder in profiles or ()]
@@ -303,7 +306,7 @@ def schema_command(
 
       plan schema request
     """
-    from planner.plans import schema
+    from planner.serving.document.plan import schema
 
     if what == "plan":
         write_json(schema("plan"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from api.cli.console import flowing, page, write_text
+from costmodels.serving.frameworks.names import framework_choices
 from profiles.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def predict(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Name (`plan models`).", rich_help_panel=_ONE)] = None,
     gpu: Annotated[str | None, typer.Option(help="GPU type (`plan gpus`).", rich_help_panel=_ONE)] = None,
-    framework: Annotated[str, typer.Option(help="vllm, sglang or trtllm.", rich_help_panel=_ONE)] = "vllm",
+    framework: Annotated[str, typer.Option(help=f"{framework_choices()}.", rich_help_panel=_ONE)] = "vllm",
     precision: Annotated[str | None, typer.Option(help="Weights. Default: as published.", rich_help_panel=_ONE)] = None,
     kv_precision: Annotated[
         str | None, typer.Option(help="KV cache: bf16 (default) or fp8.", rich_help_panel=_ONE)
@@ -169,14 +170,9 @@ def _predicted(table: pd.DataFrame, profiles: list[Path] | None) -> pd.DataFrame
     from api.cli.progress import Reporter
 
     with Reporter(f"predicting {len(table):,} configuration{'s' if len(table) != 1 else ''}") as report:
-        from planner.predicting import predict as predict_table
+        from planner.serving.prediction_table import predict as predict_table
         from profiles.store import ProfileStore
 
-        if profiles:
-            from profiles.descriptions import add_described
-
-            for folder in profiles:
-                add_described(folder)
         return predict_table(table, measured=[ProfileStore(folder) for folder in profiles or ()], progress=report)
 
 

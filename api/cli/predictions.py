@@ -20,7 +20,9 @@ from api.cli.quantities import (
     watts,
     watts_range,
 )
-from planner.plans import Effect, Interval, MemoryParts, Plan
+from planner.contract.quantities import Interval
+from planner.serving.document.plan import Plan
+from planner.serving.document.prediction import Effect, MemoryParts
 
 BAR = 30  # columns of a memory bar
 

@@ -17,6 +17,7 @@ from profiles.errors import InputError, UnknownName
 if TYPE_CHECKING:  # pandas and pyarrow take a third of a second: the commands below import what they need
     import pandas as pd
 
+    from profiles.hardware import Catalogue
     from profiles.importers import Rows
     from profiles.measurements import Operation
     from profiles.store import ProfileStore
@@ -112,7 +113,7 @@ def show(
     known = find_operation(operation)
     stores = _stores(profiles)
     counts = _counts(stores, operation, gpu, framework)
-    name = None if gpu is None else _gpu_name(gpu, counts)
+    name = None if gpu is None else _gpu_name(gpu, counts, stores)
     rows = merge_rows(known, [store.query(operation, gpu=name, framework=framework) for store in stores])
     shown = rows.head(limit) if limit else rows
     if as_csv:
@@ -184,7 +185,7 @@ def import_(
         read = _stage(importer.read(source, options), Path(folder))
         if not read:
             raise InputError(f"{importer.name}: no rows there match the options", "leave an option out")
-        counts = _add(read, into, importer.name)
+        counts = _add(read, into, importer.name, importer.catalogue(source, options))
     if as_json:
         write_json({"store": str(into), "operations": counts})
         return
@@ -209,7 +210,7 @@ def _stage(tables: Rows, folder: Path) -> dict[str, list[Path]]:
     return staged
 
 
-def _add(staged: dict[str, list[Path]], into: Path, source: str) -> list[dict[str, object]]:
+def _add(staged: dict[str, list[Path]], into: Path, source: str, catalogue: Catalogue) -> list[dict[str, object]]:
     import pandas as pd
 
     from profiles.descriptions import keep
@@ -230,7 +231,7 @@ def _add(staged: dict[str, list[Path]], into: Path, source: str) -> list[dict[st
         before = len(store.query(operation, columns=["gpu"]))
         total = store.add(operation, rows, where=source)
         counts.append({"operation": operation, "read": len(rows), "new": total - before, "total": total})
-        keep(into, rows["gpu"].unique())
+        keep(into, rows["gpu"].unique(), catalogue)
     return counts
 
 
@@ -258,21 +259,18 @@ def _options(pairs: list[str]) -> dict[str, str]:
 
 
 def _stores(profiles: list[Path] | None) -> list[ProfileStore]:
-    from profiles.descriptions import add_described
     from profiles.store import ProfileStore, shipped_pack
 
-    for path in profiles or ():
-        add_described(path)
     return [shipped_pack(), *(ProfileStore(path) for path in profiles or ())]
 
 
-def _gpu_name(gpu: str, counts: list[pd.DataFrame]) -> str:
+def _gpu_name(gpu: str, counts: list[pd.DataFrame], stores: list[ProfileStore]) -> str:
     """The GPU's canonical name: as a store spells it, or as the hardware catalogue does."""
-    from profiles.hardware import find_gpu
+    from profiles.descriptions import catalogue_with
 
     if any((count["gpu"] == gpu).any() for count in counts):
         return gpu
-    return find_gpu(gpu, "--gpu").name
+    return catalogue_with(store.path for store in stores).find_gpu(gpu, "--gpu").name
 
 
 def _counts(stores: list[ProfileStore], op: str | None, gpu: str | None, framework: str | None) -> list[pd.DataFrame]:
@@ -287,7 +285,7 @@ def _counts(stores: list[ProfileStore], op: str | None, gpu: str | None, framewo
     wanted = {"operation": op and find_operation(op).name, "gpu": gpu, "framework": framework}
     counts = [store.summary(op) for store in stores]
     if gpu is not None:
-        wanted["gpu"] = _gpu_name(gpu, counts)
+        wanted["gpu"] = _gpu_name(gpu, counts, stores)
     if framework is not None:
         names = {name for count in counts for name in count["framework"]}
         if framework not in names:

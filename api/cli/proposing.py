@@ -8,16 +8,15 @@ import numpy as np
 import pandas as pd
 
 from costmodels.estimates import Floats
-from costmodels.kernels import coded
-from costmodels.library import CostModel
-from costmodels.sampling import Sampler, modelled
+from costmodels.kernels.cost_model import CostModel
+from costmodels.kernels.kernel_models import coded
+from costmodels.sampling.sampler import Sampler, modelled
 from profiles.collect.devices import Device
 from profiles.collect.operations.work import work
-from profiles.collect.points import Outcome, Point
+from profiles.collect.points import Outcome, Point, Settings
 from profiles.collect.runner import Grids
 from profiles.collect.sensors import Silent
 from profiles.collect.session import Asked, measurable
-from profiles.collect.timing import Settings
 from profiles.hardware import Gpu
 from profiles.measurements import OPERATIONS
 

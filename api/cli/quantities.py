@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from planner.plans import Interval
+from planner.contract.quantities import Interval
 
 GIB = 2**30
 

@@ -12,8 +12,8 @@ from api.cli.console import flowing, page, write_text
 from profiles.errors import InputError
 
 if TYPE_CHECKING:
-    from costmodels.serving.arrivals import Requests
-    from planner.plans import Plan
+    from costmodels.serving.simulator.arrivals import Requests
+    from planner.serving.document.plan import Plan
 
 _LOAD, _SHOWN = "The load", "Output"
 
@@ -99,19 +99,14 @@ def simulate(
 
         check_target(plot, "--plot")
         check_kind(plot, "timeline.html")
-    if profiles:
-        from profiles.descriptions import add_described
-
-        for folder in profiles:
-            add_described(folder)  # before names of GPUs are looked up
-    from planner.plans import read_plan
+    from planner.serving.document.plan import read_plan
 
     plan = read_plan(plan_file)
     from api.cli.progress import Reporter
 
     with Reporter(f"simulating {plan.request.model}") as report:
         load, source = _load(plan, trace, rate, requests, cv, speed, seed)
-        from planner.simulation_report import simulate_plan
+        from planner.replay.report import simulate_plan
         from profiles.store import ProfileStore
 
         measured = [ProfileStore(folder) for folder in profiles or ()]
@@ -162,8 +157,8 @@ def _load(
     plan: Plan, trace: Path | None, rate: float | None, requests: int | None, cv: float, speed: float | None, seed: int
 ) -> tuple[Requests, str]:
     """(the requests, in words where they come from)."""
-    from planner.simulation_report import drawn_load
-    from planner.traces import read_trace
+    from planner.contract.workload.traces import read_trace
+    from planner.replay.report import drawn_load
 
     if trace is not None:
         factor = 1.0 if speed is None else speed

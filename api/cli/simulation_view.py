@@ -7,8 +7,8 @@ from rich.text import Text
 
 from api.cli.console import bullet, facts, heading, indented, table
 from api.cli.quantities import milliseconds, milliseconds_range, number, percent, promise
-from planner.plans import Interval
-from planner.simulated import Percentiles, SimulationReport
+from planner.contract.quantities import Interval
+from planner.replay.document import Percentiles, SimulationReport
 
 LEVELS = " ▁▂▃▄▅▆▇█"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from planner.pictures import drawn, new_figure
-from planner.simulated import SimulationReport
+from planner.replay.document import SimulationReport
 
 
 def draw(report: SimulationReport, kind: str) -> bytes:

@@ -10,9 +10,11 @@ from rich.text import Text
 from api.cli import comparison, predictions
 from api.cli.console import bullet, facts, heading, indented, table
 from api.cli.quantities import milliseconds, number, parameters, percent, promise
-from costmodels.serving.frameworks import find_framework
-from planner.plans import Alternative, EngineGroup, ExpertPlacement, Plan, RequestUnderstood
-from planner.requests import Pool
+from costmodels.serving.frameworks.framework import find_framework
+from planner.contract.clusters import Pool
+from planner.contract.engine import EngineGroup
+from planner.contract.expert_placement import ExpertPlacement
+from planner.serving.document.plan import Alternative, Plan, RequestUnderstood
 
 SHOWN_ALTERNATIVES = 5
 
@@ -203,7 +205,7 @@ def _origin(plan: Plan) -> str:
 def _alternatives(plan: Plan, console: Console) -> None:
     shown = plan.alternatives.ranked[:SHOWN_ALTERNATIVES]
     apart = plan.prediction.kv_transfer is not None
-    heading(console, "Best layouts of engines that do both" if apart else "Next best layouts")
+    heading(console, "Best layouts of aggregated engines" if apart else "Next best layouts")
     if not shown:
         none = "no other layout meets the SLO" if plan.request.slo.bounds else "there is no other layout"
         indented(console, Text(f"none: {none}"))

@@ -19,9 +19,9 @@ from starlette.responses import Response
 
 from api.rest import openapi, problems
 from api.rest.body import parse_json_body, read_json_body
-from costmodels.registry import RegisteredModel, registered
-from planner.plans import Plan, schema
-from planner.requests import PlanRequest, parse_request
+from costmodels.models.registry import RegisteredModel, registered
+from planner.serving.document.plan import Plan, schema
+from planner.serving.request import PlanRequest, parse_request
 from profiles.errors import DataError
 from profiles.hardware import Fabric, Gpu, Node, Price, fabrics, gpus, nodes, on_demand_price
 from profiles.store import shipped_pack
@@ -33,7 +33,7 @@ PlanFunction = Callable[[PlanRequest], Plan]
 
 def plan_without_paths(request: PlanRequest) -> Plan:
     """:func:`planner.plan`, for strangers: a model is a bundled name, never a path on this machine."""
-    from planner.planning import plan  # deferred: solver and forests take a second to import
+    from planner.serving.planning import plan  # deferred: solver and forests take a second to import
 
     return plan(request, allow_paths=False)
 

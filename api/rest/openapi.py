@@ -12,8 +12,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from api.rest.problems import MEDIA_TYPE, Problem
-from planner.plans import Plan
-from planner.requests import PlanRequest
+from planner.serving.document.plan import Plan
+from planner.serving.request import PlanRequest
 
 REF = "#/components/schemas/{model}"
 

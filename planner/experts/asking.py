@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodels.precision import choose_precision
-from costmodels.registry import find_architecture
-from planner.documents import shown
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
+from costmodels.serving.frameworks.framework import find_framework
+from planner.contract.clusters import Cluster
+from planner.contract.documents import shown
 from planner.experts.balance import Objective as OverWindows
 from planner.experts.document import Objective
 from planner.experts.inputs import read_loads
@@ -19,12 +21,12 @@ from planner.experts.layer_time import Dispatch
 from planner.experts.model import MoeModel, copy_bytes, moe_model
 from planner.experts.outputs import read_current
 from planner.experts.placement import Loads
-from planner.experts.placing import Job
+from planner.experts.placing import PlacementJob
 from planner.experts.ranks import Ranks, slots_of
 from planner.experts.routes import loads_of_routes, read_routes
 from planner.experts.synthetic import synthetic_loads
-from planner.pools import Cluster
 from profiles.errors import InputError, UnknownName, Unsupported
+from profiles.hardware import SHIPPED, Catalogue
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,18 @@ class Asked:
     framework: str = "vllm"
     seed: int = 0
     time_limit_s: float = 60.0
+    catalogue: Catalogue = SHIPPED
 
 
-def prepared(asked: Asked) -> tuple[Job, Loads | None]:
+def prepared(asked: Asked) -> tuple[PlacementJob, Loads | None]:
     """The job, with every file read and checked, and the held-out loads.
 
     Raises:
         InputError, Unsupported: what the readers raise; options that contradict each other.
     """
-    architecture = find_architecture(asked.model)
+    architecture, framework = find_architecture(asked.model), find_framework(asked.framework)
     model = moe_model(architecture)
-    ranks = Ranks.of(asked.cluster)
+    ranks = Ranks.of(asked.cluster, asked.catalogue)
     slots = slots_of(ranks, model.experts, asked.slots_per_gpu, asked.redundant)
     if not 0 <= asked.balance_tolerance <= 100:
         raise InputError(f"--balance-tolerance: {asked.balance_tolerance:g} is not 0 or more", "0.01 is 1 %")
@@ -92,11 +95,11 @@ def prepared(asked: Asked) -> tuple[Job, Loads | None]:
     if asked.current is not None:
         current = read_current(asked.current, model, ranks.topology(slots))
     precision = choose_precision(architecture, asked.precision)
-    job = Job(
+    job = PlacementJob(
         architecture=architecture,
         model=model,
         precision=precision,
-        framework=asked.framework,
+        framework=framework.name,
         ranks=ranks,
         slots=slots,
         loads=loads,

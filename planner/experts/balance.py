@@ -11,7 +11,7 @@ import numpy as np
 
 from planner.experts.bounds import window_bounds
 from planner.experts.groups import by_node, pinned_bound, whole
-from planner.experts.improve import Budget, Search, descend, improve, over_windows
+from planner.experts.improve import Budget, SwapSearch, descend, improve, over_windows
 from planner.experts.pack import pack
 from planner.experts.placement import Floats, Ints, Loads, Placement, Topology
 from planner.experts.replicate import replicate_for
@@ -150,7 +150,9 @@ def arrange(
     counts = np.take_along_axis(counts, expert_order[None], axis=2)
     slots, speed = slots[gpu_order], speed[gpu_order]
     weight = np.tensordot(weights, counts, 1)
-    found = Search.start(counts, pack(weight, replicate_for(weight, slots), slots, speed), slots, speed, weights, worst)
+    found = SwapSearch.start(
+        counts, pack(weight, replicate_for(weight, slots), slots, speed), slots, speed, weights, worst
+    )
     descend(found, over_windows(counts.sum(axis=2) / speed.sum(), weights, worst) * (1 + TOLERANCE), budget)
     target = over_windows(window_bounds(counts, slots, speed, found.slowest()), weights, worst) * (1 + TOLERANCE)
     improve(found, target, rng, budget)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from planner.documents import Document, indented_json
-from planner.pools import Cluster
+from planner.contract.clusters import Cluster
+from planner.contract.documents import Document, indented_json
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 KIND: Literal["shardwright-expert-placement"] = "shardwright-expert-placement"
@@ -91,7 +91,7 @@ class Moves(Document):
     frontier: tuple[MovePoint, ...] = Field(description="what fewer or more moved copies would reach")
 
 
-class Decision(Document):
+class PlacementDecision(Document):
     gpus: tuple[GpuSlots, ...]
     layer_index: tuple[int, ...] = Field(description="index in the model of each MoE layer")
     physical_to_logical_map: tuple[tuple[int, ...], ...] = Field(description="[layers][slots]: expert in each slot")
@@ -175,7 +175,7 @@ class Traffic(Document):
     heldout_after: float = Field(description="the same, of the placement fitted on the other half")
 
 
-class Proof(Document):
+class PlacementProof(Document):
     balancedness_before: float = Field(description="mean ÷ slowest GPU's load, over layers and windows")
     balancedness_after: float
     balancedness_bound: float
@@ -186,7 +186,7 @@ class Proof(Document):
     traffic: Traffic | None
 
 
-class Provenance(Document):
+class PlacementProvenance(Document):
     package: str
     package_version: str
     cost_model_version: str | None
@@ -194,16 +194,16 @@ class Provenance(Document):
     notes: tuple[str, ...]
 
 
-class ExpertPlacement(Document):
+class PlacementDocument(Document):
     """The whole document."""
 
     kind: Literal["shardwright-expert-placement"] = KIND
     schema_version: Literal["1.0"] = SCHEMA_VERSION
     request: Understood
-    decision: Decision
+    decision: PlacementDecision
     prediction: tuple[StepTime, ...]
-    proof: Proof
-    provenance: Provenance
+    proof: PlacementProof
+    provenance: PlacementProvenance
 
     def to_json(self) -> str:
         """The document as text: indented, with each row of numbers on one line; a newline at the end."""
@@ -215,5 +215,5 @@ def schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:shardwright:experts:{SCHEMA_VERSION}",
-        **ExpertPlacement.model_json_schema(mode="serialization"),
+        **PlacementDocument.model_json_schema(mode="serialization"),
     }

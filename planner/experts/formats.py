@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from planner.documents import shown, strict_json
+from planner.contract.documents import shown, strict_json
 from planner.experts.placement import Floats, Ints
 from profiles.errors import InputError, Unsupported
 

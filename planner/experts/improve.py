@@ -40,7 +40,7 @@ _PER_PASS = 1.5e4
 
 
 @dataclass(eq=False)
-class Search:
+class SwapSearch:
     """Layers under search: what is where, and what it weighs. Changed in place.
 
     Shapes: weights [windows]; slots, speed [gpus]; counts [windows, layers, experts + 1] (the last is nobody's and
@@ -63,7 +63,7 @@ class Search:
     @classmethod
     def start(
         cls, counts: Floats, expert: Ints, slots: Ints, speed: Floats, weights: Floats, worst: bool = False
-    ) -> Search:
+    ) -> SwapSearch:
         """counts: [windows, layers, experts]; expert: as :func:`planner.experts.pack.pack` returns it."""
         counts = np.concatenate([counts, np.zeros((*counts.shape[:2], 1))], axis=2)
         copies, holds, item = np.zeros(0, np.int64), np.zeros(0, np.bool_), np.zeros(0)  # recount's to fill
@@ -93,9 +93,9 @@ class Search:
         """Shape [windows, layers]: the time of each window's slowest GPU."""
         return np.asarray((self.load / self.speed).max(axis=2))
 
-    def take(self, rows: Ints) -> Search:
+    def take(self, rows: Ints) -> SwapSearch:
         """A copy of these layers."""
-        return Search(
+        return SwapSearch(
             self.weights,
             self.worst,
             self.slots,
@@ -108,7 +108,7 @@ class Search:
             self.load[:, rows],
         )
 
-    def put(self, rows: Ints, other: Search, which: Ints) -> None:
+    def put(self, rows: Ints, other: SwapSearch, which: Ints) -> None:
         """Layers ``which`` of ``other`` become layers ``rows``."""
         self.expert[rows], self.copies[rows], self.holds[rows] = (
             other.expert[which],
@@ -147,7 +147,7 @@ class Budget:
         return time.perf_counter() > self.deadline
 
 
-def improve(search: Search, target: Floats, rng: np.random.Generator, budget: Budget) -> None:
+def improve(search: SwapSearch, target: Floats, rng: np.random.Generator, budget: Budget) -> None:
     """Kicks and descends layers whose value is above ``target`` [layers] until the budget is spent. No layer gets
     worse; all should have descended before."""
     while budget.exchanges > 0 and not budget.late:
@@ -161,7 +161,7 @@ def improve(search: Search, target: Floats, rng: np.random.Generator, budget: Bu
         search.put(rows[kept], trial, kept)
 
 
-def descend(search: Search, target: Floats, budget: Budget) -> None:
+def descend(search: SwapSearch, target: Floats, budget: Budget) -> None:
     """Best exchanges until none helps a layer or its value is at most ``target`` [layers]."""
     windows, layers, gpus = search.load.shape
     width = search.expert.shape[2]
@@ -184,7 +184,7 @@ def descend(search: Search, target: Floats, budget: Budget) -> None:
         window[rows] = (window[rows] + 1) % windows
 
 
-def _exchange_best(search: Search, rows: Ints, hot: Ints, times: Floats, size: int) -> NDArray[np.bool_]:
+def _exchange_best(search: SwapSearch, rows: Ints, hot: Ints, times: Floats, size: int) -> NDArray[np.bool_]:
     """Exchanges ``size`` experts of GPU ``hot`` [rows] for as many of the best other GPU, where that helps; says where.
     times: [windows, rows, gpus]."""
     there, i, j, after, legal = best_exchange(search, rows, hot, times, size)
@@ -200,7 +200,7 @@ def _exchange_best(search: Search, rows: Ints, hot: Ints, times: Floats, size: i
 
 
 def best_exchange(
-    search: Search, rows: Ints, hot: Ints, times: Floats, size: int = 1
+    search: SwapSearch, rows: Ints, hot: Ints, times: Floats, size: int = 1
 ) -> tuple[Ints, Ints, Ints, Floats, NDArray[np.bool_]]:
     """The best partner of GPU ``hot`` [rows]; slots given and got, [rows, size] each; the times after, [windows, rows,
     gpus]; and whether there is any exchange at all [rows]."""
@@ -218,14 +218,14 @@ def best_exchange(
     return there, parts[i], parts[j], after, cost[each, there, i, j] < _FORBIDDEN / 2
 
 
-def potential(search: Search, times: Floats) -> Floats:
+def potential(search: SwapSearch, times: Floats) -> Floats:
     """What a step has to lower: the value, and a little of the squared times, which order steps that leave the slowest
     GPUs as they are; times: [windows, ..., gpus] → [...]."""
     squares = np.tensordot(search.weights, (times * times) @ search.speed.astype(times.dtype), 1)
     return over_windows(times.max(axis=-1), search.weights, search.worst) + _SPREAD * squares
 
 
-def _costs(search: Search, rows: Ints, hot: Ints, times: Floats, parts: Ints) -> Singles:
+def _costs(search: SwapSearch, rows: Ints, hot: Ints, times: Floats, parts: Ints) -> Singles:
     """Of giving part i of GPU ``hot`` [rows] to each GPU for its part j: the slower of the two, or with several windows
     :func:`potential` less what does not change. Shape [rows, gpus, parts, parts]; parts: [parts, size]."""
     windows, gpus = len(times), len(search.speed)
@@ -281,7 +281,7 @@ def _rest(times: Floats, hot: Ints) -> Singles:
     return np.asarray(np.maximum(out, 0.0).astype(np.float32))
 
 
-def kick(search: Search, rng: np.random.Generator) -> None:
+def kick(search: SwapSearch, rng: np.random.Generator) -> None:
     """None to three copies of light experts become copies of heavy ones, drawn at random by their loads per copy, and
     up to four pairs of experts of random GPUs change places."""
     layers, gpus, _ = search.expert.shape
@@ -297,7 +297,7 @@ def kick(search: Search, rng: np.random.Generator) -> None:
         search.exchange(rows, here[rows], i[rows], there[rows], j[rows])
 
 
-def _shift_copy(search: Search, rng: np.random.Generator) -> None:
+def _shift_copy(search: SwapSearch, rng: np.random.Generator) -> None:
     """A random copy of a light expert becomes one of a heavy expert, where that can be."""
     layers, gpus, _ = search.expert.shape
     each = np.arange(layers)

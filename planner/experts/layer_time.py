@@ -13,13 +13,13 @@ from typing import Literal
 
 import numpy as np
 
-from costmodels.architecture import Architecture
-from costmodels.communication import Network, exchange_times
 from costmodels.estimates import Floats, Ints
-from costmodels.library import CostModel
-from costmodels.operators import ACTIVATION_BYTES, Exchange
-from costmodels.precision import Precision
-from costmodels.roofline import code
+from costmodels.kernels.cost_model import CostModel
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision
+from costmodels.operations.questions import ACTIVATION_BYTES, Exchange
+from costmodels.operations.roofline import code
+from costmodels.step.communication import Network, exchange_times
 from planner.experts.crossings import Crossings
 from planner.experts.model import expert_layer
 from planner.experts.placement import Placement

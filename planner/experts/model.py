@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodels.architecture import Architecture, MixtureOfExperts
-from costmodels.memory import element_bytes
-from costmodels.precision import Precision
+from costmodels.models.architecture import Architecture, MixtureOfExperts
+from costmodels.models.precision import Precision
+from costmodels.operations.roofline import stored_bytes
 from planner.experts.placement import Ints
 from profiles.errors import Unsupported
 
@@ -59,4 +59,4 @@ def moe_model(architecture: Architecture) -> MoeModel:
 def copy_bytes(architecture: Architecture, precision: Precision) -> float:
     """Weights of one copy of one expert in one layer."""
     ffn = expert_layer(architecture)
-    return ffn.expert_parameters(architecture.hidden) * element_bytes(architecture, precision.experts)
+    return ffn.expert_parameters(architecture.hidden) * stored_bytes(precision.experts, precision.group)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from planner.documents import shown, strict_json
+from planner.contract.documents import shown, strict_json
 from planner.experts.document import KIND
 from planner.experts.eplb import logical_to_physical
 from planner.experts.model import MoeModel

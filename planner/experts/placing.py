@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from costmodels.architecture import Architecture
-from costmodels.library import CostModel
-from costmodels.precision import Precision, missing_hardware
+from costmodels.kernels.cost_model import CostModel
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision, missing_hardware
 from planner.experts.affinity import LoadLimit, relabelled
 from planner.experts.balance import Certificate, balance, check_room
 from planner.experts.balance import Objective as OverWindows
@@ -24,7 +24,6 @@ from planner.experts.replan import Replanned, replan
 from planner.experts.routes import RecordedRoutes
 from planner.experts.traffic import Near, fewest
 from profiles.errors import Infeasible, Unsupported
-from profiles.hardware import find_gpu
 from profiles.store import ProfileStore
 
 TOLERANCES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -32,7 +31,7 @@ TOLERANCES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class PlacementJob:
     """One request, everything read and checked.
 
     Attributes:
@@ -82,7 +81,7 @@ class Placed:
     """What was found. ``times``: before and after, by batch; ``heldout``: crossings before and after on the half of the
     routes that was not fitted on."""
 
-    job: Job
+    job: PlacementJob
     decided: Decided
     after: Placement
     proven: bool
@@ -110,7 +109,7 @@ def default_placement(topology: Topology, model: MoeModel) -> Placement:
 
 
 def place(
-    job: Job,
+    job: PlacementJob,
     *,
     store: ProfileStore | None = None,
     measured: Sequence[ProfileStore] = (),
@@ -127,6 +126,7 @@ def place(
     """
     check_room(job.model.experts, job.ranks.topology(job.slots))
     _check_memory(job)
+    find_gpu = job.ranks.catalogue.find_gpu
     costs = {gpu: CostModel(find_gpu(gpu), job.framework, store, progress, measured) for gpu in _kinds(job)}
     decided = _decided(job, _clocks(job, job.ranks, costs))
     clocks = _clocks(job, decided.ranks, costs)
@@ -168,7 +168,7 @@ def place(
     )
 
 
-def _clocks(job: Job, ranks: Ranks, costs: Mapping[str, CostModel]) -> dict[str, LayerClock]:
+def _clocks(job: PlacementJob, ranks: Ranks, costs: Mapping[str, CostModel]) -> dict[str, LayerClock]:
     kinds = {kind: costs[kind] for kind in dict.fromkeys(ranks.kinds)}
     return {
         name: LayerClock(job.architecture, job.precision, kinds, ranks.kinds, ranks.network, float(tokens * ranks.gpus))
@@ -176,7 +176,7 @@ def _clocks(job: Job, ranks: Ranks, costs: Mapping[str, CostModel]) -> dict[str,
     }
 
 
-def _decided(job: Job, clocks: Mapping[str, LayerClock]) -> Decided:
+def _decided(job: PlacementJob, clocks: Mapping[str, LayerClock]) -> Decided:
     first = next(iter(clocks.values()))
     mixed = len(set(job.ranks.kinds)) > 1
     topology = job.ranks.topology(job.slots, first.speeds(job.slots) if mixed else None)
@@ -194,7 +194,7 @@ def _decided(job: Job, clocks: Mapping[str, LayerClock]) -> Decided:
     return Decided(job.ranks, before, found.placement, found.certificate, found.stopped)
 
 
-def _changed(job: Job, current: Placement) -> Decided:
+def _changed(job: PlacementJob, current: Placement) -> Decided:
     """From the placement that runs now, and without the GPUs that are lost: what comes before is then the least change
     that gives every expert a copy again."""
     found = replan(
@@ -214,7 +214,7 @@ def _changed(job: Job, current: Placement) -> Decided:
 
 
 def _with_routes(
-    job: Job,
+    job: PlacementJob,
     decided: Decided,
     transitions: Floats,
     distance: Distance,
@@ -245,21 +245,21 @@ def _both(before: Placement, after: Placement, transitions: Floats, distance: Di
     return crossings(before, transitions, distance), crossings(after, transitions, distance)
 
 
-def _kinds(job: Job) -> tuple[str, ...]:
+def _kinds(job: PlacementJob) -> tuple[str, ...]:
     """GPU types of the group; raises Unsupported where one cannot run the precision."""
     kinds = tuple(dict.fromkeys(job.ranks.kinds))
     for kind in kinds:
-        why = missing_hardware(job.precision, find_gpu(kind))
+        why = missing_hardware(job.precision, job.ranks.catalogue.find_gpu(kind))
         if why is not None:
             raise Unsupported(f"precision: {why}", "choose another --precision or another GPU type")
     return kinds
 
 
-def _check_memory(job: Job) -> None:
+def _check_memory(job: PlacementJob) -> None:
     """Raises Infeasible where the experts alone fill a GPU."""
     one = copy_bytes(job.architecture, job.precision) * len(job.model.moe_layers)
     for rank, (kind, slots) in enumerate(zip(job.ranks.kinds, job.slots.tolist(), strict=True)):
-        room = find_gpu(kind).memory_bytes
+        room = job.ranks.catalogue.find_gpu(kind).memory_bytes
         if slots * one > room:
             raise Infeasible(
                 f"slots: {slots} experts in {len(job.model.moe_layers)} layers are {slots * one / 2**30:,.0f} GiB, "

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.experts.balance import Certificate, Objective, Unused, balance, certify, checked_counts
-from planner.experts.improve import Search
+from planner.experts.improve import SwapSearch
 from planner.experts.placement import Floats, Ints, Loads, Placement
 from planner.experts.repair import restored, without
-from planner.experts.walk import Option, by_gpu, ending, held, walk
+from planner.experts.walk import Reachable, by_gpu, ending, held, walk
 from profiles.errors import Infeasible, InputError
 
 FRONTIER_POINTS = 64
@@ -109,14 +109,14 @@ def replan(
         )
     scaled = counts / (counts.sum(axis=2, keepdims=True) / topology.speed.sum())
     origin = by_gpu(remaining)
-    start = Search.start(scaled, by_gpu(first), topology.slots, topology.speed, weights, objective == "worst")
+    start = SwapSearch.start(scaled, by_gpu(first), topology.slots, topology.speed, weights, objective == "worst")
     options = walk(start, origin, started + time_limit_s / 2)
     free = balance(loads, topology, objective=objective, unused=unused, seed=seed, time_limit_s=time_limit_s / 2)
     kinds = np.unique(np.stack([topology.slots, topology.speed]), axis=1, return_inverse=True)[1].reshape(-1)
     last = ending(by_gpu(free.placement), origin, kinds)
     moves = (held(last, loads.experts) & ~held(origin, loads.experts)).sum(axis=(1, 2))
     for row, moved, value, expert in zip(options, moves.tolist(), free.certificate.value.tolist(), last, strict=True):
-        row.append(Option(moved, value, expert))
+        row.append(Reachable(moved, value, expert))
     chosen, frontier = allot(options, max_moves)
     arranged = np.stack([option.expert for option in chosen])
     physical = arranged[:, np.arange(arranged.shape[2]) < topology.slots[:, None]]
@@ -132,7 +132,7 @@ def replan(
     )
 
 
-def allot(options: list[list[Option]], most: int | None) -> tuple[list[Option], Floats]:
+def allot(options: list[list[Reachable]], most: int | None) -> tuple[list[Reachable], Floats]:
     """One option per layer, at most ``most`` moves in all, with the least sum of values; and the frontier, shape
     [points, 2] (moves, mean value).
 
@@ -167,9 +167,9 @@ def allot(options: list[list[Option]], most: int | None) -> tuple[list[Option], 
     return chosen[::-1], np.stack([shown, best[shown] / len(options)], axis=1)
 
 
-def _undominated(row: list[Option]) -> list[Option]:
+def _undominated(row: list[Reachable]) -> list[Reachable]:
     """By moves, each better than all with fewer."""
-    out: list[Option] = []
+    out: list[Reachable] = []
     for option in sorted(row, key=lambda o: (o.moves, o.value)):
         if not out or option.value < out[-1].value:
             out.append(option)

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import numpy as np
 
+from planner.contract.clusters import Cluster
 from planner.experts import document as doc
 from planner.experts.balance import Certificate
 from planner.experts.baseline import greedy
@@ -14,12 +15,10 @@ from planner.experts.crossings import Crossings, Distance, crossings_bound
 from planner.experts.layer_time import LayerTimes
 from planner.experts.model import copy_bytes
 from planner.experts.placement import Floats, Loads, Placement
-from planner.experts.placing import Job, Placed
+from planner.experts.placing import Placed, PlacementJob
 from planner.experts.replan import transfer
 from planner.experts.robust import average
-from planner.pools import Cluster
 from profiles.errors import Unsupported
-from profiles.hardware import find_gpu
 
 
 def assemble(
@@ -30,10 +29,10 @@ def assemble(
     routes_name: str | None,
     current_name: str | None,
     notes: tuple[str, ...] = (),
-) -> doc.ExpertPlacement:
+) -> doc.PlacementDocument:
     """The document of ``placed``; the names are what the user calls the files."""
     job = placed.job
-    return doc.ExpertPlacement(
+    return doc.PlacementDocument(
         request=doc.Understood(
             model=job.model.name,
             moe_layers=len(job.model.moe_layers),
@@ -61,7 +60,7 @@ def assemble(
         decision=_decision(placed),
         prediction=tuple(_step(name, job.tokens_per_gpu[name], *pair) for name, pair in placed.times.items()),
         proof=_proof(placed, holdout),
-        provenance=doc.Provenance(
+        provenance=doc.PlacementProvenance(
             package="shardwright",
             package_version=version("shardwright"),
             cost_model_version=placed.cost_version,
@@ -77,7 +76,7 @@ def _windows(loads: Loads) -> tuple[doc.Window, ...]:
     return tuple(doc.Window(name=name, tokens=tokens, weight=weight) for name, tokens, weight in rows)
 
 
-def _hash(job: Job) -> str:
+def _hash(job: PlacementJob) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(job.loads.counts, dtype="<f8").tobytes())
     if job.routes is not None:
         for half in job.routes.halves:
@@ -88,7 +87,7 @@ def _hash(job: Job) -> str:
 # ------------------------------------------------------------------ decision
 
 
-def _decision(placed: Placed) -> doc.Decision:
+def _decision(placed: Placed) -> doc.PlacementDecision:
     job, ranks, topology = placed.job, placed.decided.ranks, placed.topology
     one, layers = copy_bytes(job.architecture, job.precision), len(job.model.moe_layers)
     gpus = tuple(
@@ -105,7 +104,7 @@ def _decision(placed: Placed) -> doc.Decision:
         )
     )
     extra = topology.total_slots - job.model.experts
-    return doc.Decision(
+    return doc.PlacementDecision(
         gpus=gpus,
         layer_index=job.model.moe_layers,
         physical_to_logical_map=tuple(tuple(row) for row in placed.after.physical_to_logical.tolist()),
@@ -122,7 +121,7 @@ def _moves(placed: Placed) -> doc.Moves | None:
     if found is None:
         return None
     job, ranks = placed.job, placed.decided.ranks
-    kinds = [find_gpu(kind).scale_up_bytes_per_s for kind in set(ranks.kinds)]
+    kinds = [ranks.catalogue.find_gpu(kind).scale_up_bytes_per_s for kind in set(ranks.kinds)]
     crossing = len(np.unique(ranks.node)) > 1
     link = min([ranks.network.fabric.bytes_per_s_per_gpu, *kinds] if crossing else kinds)
     before, after = next(iter(placed.times.values()))
@@ -170,7 +169,7 @@ def _layer_time(times: LayerTimes) -> doc.LayerTime:
 # ------------------------------------------------------------------ proof
 
 
-def _proof(placed: Placed, holdout: Loads | None) -> doc.Proof:
+def _proof(placed: Placed, holdout: Loads | None) -> doc.PlacementProof:
     loads, weights = placed.job.loads, placed.job.loads.weights
     after = _certificate(placed, placed.after)
     before = _certificate(placed, placed.before)
@@ -203,7 +202,7 @@ def _proof(placed: Placed, holdout: Loads | None) -> doc.Proof:
             strict=True,
         )
     )
-    return doc.Proof(
+    return doc.PlacementProof(
         balancedness_before=float(weights @ before.balancedness.mean(axis=1)),
         balancedness_after=float(weights @ after.balancedness.mean(axis=1)),
         balancedness_bound=float(weights @ bound.mean(axis=1)),

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from planner.documents import shown
+from planner.contract.documents import shown
 from planner.experts.model import MoeModel
 from planner.experts.placement import Floats, Ints, Loads, Routes
 from profiles.errors import InputError

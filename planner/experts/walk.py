@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from planner.experts.improve import SMALLEST_GAIN, Search, best_exchange, potential
+from planner.experts.improve import SMALLEST_GAIN, SwapSearch, best_exchange, potential
 from planner.experts.placement import Floats, Ints, Placement
 
 STEPS = 150
@@ -19,7 +19,7 @@ DONORS = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Option:
+class Reachable:
     """One placement of one layer: copies moved to get there, its value (slowest ÷ mean), experts [gpus, width]."""
 
     moves: int
@@ -43,19 +43,19 @@ def held(expert: Ints, experts: int) -> np.ndarray:
     return out[..., :-1]
 
 
-def walk(search: Search, origin: Ints, deadline: float) -> list[list[Option]]:
+def walk(search: SwapSearch, origin: Ints, deadline: float) -> list[list[Reachable]]:
     """Options of each layer, from ``search`` as it is; changes it. origin: [layers, gpus, width], what moves count
     from."""
     experts = search.counts.shape[2] - 1
     before = held(origin, experts)
-    out: list[list[Option]] = [[] for _ in origin]
+    out: list[list[Reachable]] = [[] for _ in origin]
     rows = np.arange(len(origin))
     failures = np.zeros(len(origin), np.int64)
     window = np.zeros(len(origin), np.int64)
     for _ in range(STEPS):
         moves = (held(search.expert[rows], experts) & ~before[rows]).sum(axis=(1, 2))
         for row, moved, value in zip(rows.tolist(), moves.tolist(), search.value()[rows].tolist(), strict=True):
-            out[row].append(Option(moved, value, search.expert[row].copy()))
+            out[row].append(Reachable(moved, value, search.expert[row].copy()))
         while len(rows):
             stepped = _step(search, rows, window[rows])
             failures[rows] = np.where(stepped, 0, failures[rows] + 1)
@@ -68,7 +68,7 @@ def walk(search: Search, origin: Ints, deadline: float) -> list[list[Option]]:
     return out
 
 
-def _step(search: Search, rows: Ints, window: Ints) -> np.ndarray:
+def _step(search: SwapSearch, rows: Ints, window: Ints) -> np.ndarray:
     """The exchange or the replacement that helps the slowest GPU of ``window`` [rows] most per moved copy; says where
     one did."""
     each = np.arange(len(rows))
@@ -87,7 +87,7 @@ def _step(search: Search, rows: Ints, window: Ints) -> np.ndarray:
     return np.asarray(swap | replace)
 
 
-def _replacements(search: Search, rows: Ints, hot: Ints) -> tuple[Ints, Ints, Ints, Floats]:
+def _replacements(search: SwapSearch, rows: Ints, hot: Ints) -> tuple[Ints, Ints, Ints, Floats]:
     """The best copy more for an expert of GPU ``hot`` [rows] in place of a spare copy of another: GPU, slot, expert and
     the potential after it (infinite where none can be), shape [rows] each."""
     windows, _, gpus, width = search.item.shape

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from example_plan import example_plan
 
-from planner.requests import PlanRequest
+from planner.serving.request import PlanRequest
 
 ASKED = {"--model": "Qwen/Qwen3-32B", "--cluster": "16xH200", "--workload": "isl=4000,osl=500"}
 

@@ -6,7 +6,7 @@ import pytest
 from command import Ran, Runner, Stub
 
 from api.cli import main as cli
-from planner import planning
+from planner.serving import planning
 
 
 @pytest.fixture

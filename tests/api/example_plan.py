@@ -4,33 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from planner.plans import (
+from planner.contract.clusters import Cluster, Pool
+from planner.contract.engine import EngineGroup, Launch, Layout, Limits, Rank, Replica
+from planner.contract.provenance import Provenance
+from planner.contract.quantities import Interval, Latency
+from planner.contract.workload.slo import parse_slo
+from planner.contract.workload.workload import Workload
+from planner.serving.document.plan import (
     Alternative,
     Alternatives,
     Compared,
     Decision,
-    Effect,
-    EngineGroup,
-    GroupPrediction,
-    Interval,
-    KvTransfer,
-    Latency,
-    Launch,
-    Layout,
-    Limits,
-    MemoryParts,
     OperatingPoint,
     Plan,
-    Prediction,
     Proof,
-    Provenance,
-    Rank,
     Rejection,
-    Replica,
     RequestUnderstood,
-    SloCheck,
 )
-from planner.requests import Cluster, Pool, Workload, parse_slo
+from planner.serving.document.prediction import Effect, GroupPrediction, KvTransfer, MemoryParts, Prediction, SloCheck
 
 GIB = 2.0**30
 LAYOUT = Layout(tp=4, pp=1, dp=1, ep=1, moe_tp=4)

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from planner.plans import Plan, parse_plan
-from planner.requests import PlanRequest
+from planner.serving.document.plan import Plan, parse_plan
+from planner.serving.request import PlanRequest
 
-PLAN: Plan = parse_plan((Path(__file__).parents[1] / "planner/fixtures/plan-1.0.json").read_text("utf-8"))
+PLAN: Plan = parse_plan((Path(__file__).parents[1] / "planner/serving/fixtures/plan-1.0.json").read_text("utf-8"))
 
 ASKED: dict[str, Any] = {
     "model": "Qwen/Qwen3-8B",

@@ -13,8 +13,8 @@ from example_plan import example_plan
 
 from api.cli import main as cli
 from api.cli.output import write_atomically
-from planner.plans import parse_plan
-from planner.requests import PlanRequest
+from planner.serving.document.plan import parse_plan
+from planner.serving.request import PlanRequest
 from profiles.errors import DataError, Infeasible, InputError, LimitReached
 
 

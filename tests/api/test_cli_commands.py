@@ -20,9 +20,10 @@ from example_plan import example_plan
 
 from api.cli import main as cli
 from api.cli import progress
-from costmodels.registry import registered
-from planner.plans import schema
-from planner.requests import PlanRequest, bundled_clusters
+from costmodels.models.registry import registered
+from planner.contract.clusters import bundled_clusters
+from planner.serving.document.plan import schema
+from planner.serving.request import PlanRequest
 from profiles import hardware
 
 

@@ -9,7 +9,7 @@ import pytest
 from command import Runner
 
 from planner import PlanRequest, plan
-from planner.plans import parse_plan
+from planner.serving.document.plan import parse_plan
 
 EXAMPLE = ("--model", "Qwen/Qwen3-32B", "--cluster", "16xH200", "--workload", "isl=4000,osl=500")
 SLO = ("--slo", "ttft=1s,tpot=30ms")

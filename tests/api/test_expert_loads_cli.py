@@ -13,8 +13,8 @@ from example_plan import engine_group, example_plan
 
 from api.cli import view
 from api.cli.console import page
-from planner import planning
-from planner.plans import ExpertBalance, ExpertPlacement
+from planner.contract.expert_placement import ExpertBalance, ExpertPlacement
+from planner.serving import planning
 
 MIXTRAL = "mistralai/Mixtral-8x7B-v0.1"
 

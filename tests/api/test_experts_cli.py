@@ -13,7 +13,7 @@ import pytest
 import yaml
 from command import Runner
 
-from costmodels.library import CostModel
+from costmodels.kernels.cost_model import CostModel
 from planner.experts import placing
 
 sys.path.append(str(Path(__file__).parents[1] / "costmodels"))

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from command import Runner, complaint
 
-from planner import predicting
+from planner.serving import prediction_table as predicting
 
 HEADER = "model,gpu,framework,tp,isl,osl,concurrency"
 

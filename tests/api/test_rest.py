@@ -19,9 +19,9 @@ from api.rest import app as rest
 from api.rest.app import create_app
 from api.rest.body import MOST_BYTES
 from api.rest.openapi import REQUEST_EXAMPLES, plan_example
-from costmodels.registry import registered
-from planner.plans import SCHEMA_VERSION, Plan, parse_plan, schema
-from planner.requests import PlanRequest, parse_request
+from costmodels.models.registry import registered
+from planner.serving.document.plan import SCHEMA_VERSION, Plan, parse_plan, schema
+from planner.serving.request import PlanRequest, parse_request
 from profiles.errors import (
     DataError,
     Infeasible,
@@ -67,7 +67,7 @@ def test_the_body_is_read_by_the_one_parser(client: Client, planner: StubPlanner
 
 
 def test_the_planner_is_told_to_read_no_paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    from planner import planning
+    from planner.serving import planning
 
     seen: list[dict[str, Any]] = []
 

@@ -15,8 +15,8 @@ import pytest
 from service import ASKED, problem
 
 from api.rest.body import MOST_BYTES
-from planner.planning import plan
-from planner.requests import parse_request
+from planner.serving.planning import plan
+from planner.serving.request import parse_request
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from command import Runner, complaint
 
-from planner.planning import plan
-from planner.simulated import SimulationReport
+from planner.replay.document import SimulationReport
+from planner.serving.planning import plan
 from profiles.store import ProfileStore
 
 sys.path.append(str(Path(__file__).parents[1] / "costmodels"))
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _without_the_pack(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    monkeypatch.setattr("costmodels.library.shipped_pack", lambda: ProfileStore(folder / "store"))
+    monkeypatch.setattr("costmodels.kernels.cost_model.shipped_pack", lambda: ProfileStore(folder / "store"))
 
 
 def arguments(folder: Path, *more: str) -> tuple[str, ...]:

@@ -12,8 +12,12 @@ from rich.console import Console
 from api.cli import predictions, quantities, view
 from api.cli.console import page
 from api.cli.explain import places
-from planner.plans import Alternatives, Interval, OperatingPoint, Plan, Rank, Replica
-from planner.requests import Pool, Slo, Workload, parse_workload
+from planner.contract.clusters import Pool
+from planner.contract.engine import Rank, Replica
+from planner.contract.quantities import Interval
+from planner.contract.workload.slo import Slo
+from planner.contract.workload.workload import Workload, parse_workload
+from planner.serving.document.plan import Alternatives, OperatingPoint, Plan
 
 WIDTH = 100
 
@@ -348,7 +352,7 @@ class TestServingApart:
             "nvfp4 weights, bf16 KV cache, aggregated: H200 has no fp4 tensor cores",
             "A full prefill step of engine-0",
             "A decode step of engine-1: 12.5 ms with 64 sequences",
-            "Best layouts of engines that do both",
+            "Best layouts of aggregated engines",
             "Start each prefill engine of engine-0 with",
         ],
     )

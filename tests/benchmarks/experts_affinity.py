@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from costmodels.registry import find_architecture
+from costmodels.models.registry import find_architecture
 from planner.experts import exact
 from planner.experts.affinity import LoadLimit, near, relabelled
 from planner.experts.balance import balance

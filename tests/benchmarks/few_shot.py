@@ -1,6 +1,6 @@
 """What errors look like before a row is measured: ``python -m tests.benchmarks.few_shot [--op gemm]``.
 
-Learns the priors of :mod:`costmodels.anchoring` and writes ``costmodels/few_shot.yaml``.
+Learns the priors of :mod:`costmodels.kernels.error_process` and writes ``costmodels/kernels/few_shot.yaml``.
 
 ``unseen``: each GPU of the shipped pack is held out, a forest fitted to the others, and the errors on a sample of its
 rows are taken; one prior is fitted to all held-out GPUs together (maximum marginal likelihood of the Student-t
@@ -26,13 +26,14 @@ from scipy.linalg import cho_solve, cholesky
 from scipy.optimize import minimize
 from scipy.special import digamma, gammaln
 
-from costmodels.anchored import SIGMAS
-from costmodels.anchoring import Points, Prior, as_figures, coordinates, distance, matern, points
-from costmodels.features import FAMILIES, base_us
-from costmodels.forest import Forest
-from costmodels.kernels import coded, error_partitions, hardware_of
-from costmodels.library import MODEL_VERSION
-from costmodels.roofline import Hardware
+from costmodels.kernels.corrected_model import SIGMAS
+from costmodels.kernels.cost_model import MODEL_VERSION
+from costmodels.kernels.error_process import Points, Prior, as_figures, coordinates, distance, matern, points
+from costmodels.kernels.features import base_us
+from costmodels.kernels.forest import Forest
+from costmodels.kernels.kernel_models import coded, error_partitions, hardware_of
+from costmodels.operations.registry import families
+from costmodels.operations.roofline import Hardware
 from profiles.hardware import find_gpu
 from profiles.store import ProfileStore, shipped_pack
 from tests.benchmarks.kernels import Data
@@ -40,10 +41,11 @@ from tests.benchmarks.kernels import Data
 Floats = NDArray[np.float64]
 SAMPLE_ROWS = 300  # of each held-out GPU
 FRAMEWORK = "vllm"
-PATH = Path(__file__).parents[2] / "costmodels" / "few_shot.yaml"
+PATH = Path(__file__).parents[2] / "costmodels" / "kernels" / "few_shot.yaml"
 HEADER = """\
-# What the errors of the shipped forests look like before a row of a machine is measured (costmodels/anchoring.py):
-# standard deviations in natural log, length scales in log2 of the coordinate, degrees of freedom of their size.
+# What the errors of the shipped forests look like before a row of a machine is measured
+# (costmodels/kernels/error_process.py): standard deviations in natural log, length scales in log2 of the coordinate,
+# degrees of freedom of their size.
 # growth and claim: per unit of the standard deviation that the model claims of its own answer.
 # unseen: of a GPU type without rows. repeat: of another machine of a measured type.
 """
@@ -80,7 +82,7 @@ def errors_at(data: Data, model: Forest, rows: NDArray[np.int64]) -> tuple[Point
     down, up = model.interval(spread)
     own = Hardware.of([find_gpu(data.hardware.names[int(data.rows.gpu[rows[0]])])])
     p = points(
-        data.family.operation,
+        data.kernel.name,
         columns,
         own,
         error_partitions(columns),
@@ -156,7 +158,7 @@ def unseen(data: Data, hidden: Collection[str] = ()) -> Prior:
     nothing of them."""
     names = [name for name in data.hardware.names if name not in hidden]
     samples = [held_out(data, {*hidden, name}, name) for name in names]
-    return fit(data.family.operation, [sample for sample in samples if len(sample[1])])
+    return fit(data.kernel.name, [sample for sample in samples if len(sample[1])])
 
 
 def repeat(store: ProfileStore, hidden: Collection[str] = ()) -> Prior:
@@ -170,7 +172,7 @@ def repeat(store: ProfileStore, hidden: Collection[str] = ()) -> Prior:
         both = both.sample(min(len(both), SAMPLE_ROWS), random_state=0)
         q, own = coded("gemm", both), Hardware.of([find_gpu(name)])
         first, again = (both[c].to_numpy(dtype=np.float64) for c in ("latency_us", "latency_us_again"))
-        ratio = np.log(first / base_us("gemm", q, np.zeros(len(q["m"]), np.int64), own))
+        ratio = np.log(first / base_us(families().kernel("gemm"), q, np.zeros(len(q["m"]), np.int64), own))
         p = points("gemm", q, own, error_partitions(q), ratio, np.zeros(len(both)), np.ones(len(both), bool))
         samples.append((p, np.log(again / first)))
     # Measured rows claim nothing. Between them, a forest that has seen the GPU is calibrated: its claim is scatter.
@@ -186,8 +188,8 @@ def borrowed(repeat: Prior, unseen: Prior) -> Prior:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--op", action="append", choices=list(FAMILIES))
-    operations: list[str] = parser.parse_args().op or list(FAMILIES)
+    parser.add_argument("--op", action="append", choices=list(families().kernels))
+    operations: list[str] = parser.parse_args().op or list(families().kernels)
     store = shipped_pack()
     again = repeat(store)
     print("repeat", as_figures("gemm", again), flush=True)

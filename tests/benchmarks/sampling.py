@@ -7,7 +7,7 @@ itself, all precisions), and the error on other hidden rows is taken:
 
 - ``all rows``: every row counts alike. The pack's grid has n and k from 32 to 65,536.
 - ``models``: rows weighted by the time that the bundled models spend in the shapes next to them
-  (:mod:`costmodels.targets`; nearest row in log2 of m, n, k and of the same precision).
+  (:mod:`costmodels.sampling.targets`; nearest row in log2 of m, n, k and of the same precision).
 
 Several draws of candidates are averaged; the active order is told what is asked (the questions, never the answers).
 Writes ``costmodels/evidence/sampling.json`` and, with matplotlib, ``sampling.png``.
@@ -28,13 +28,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from costmodels import library
-from costmodels.anchoring import Anchor, Points, Priors, as_figures
-from costmodels.kernels import coded
-from costmodels.library import MODEL_VERSION, CostModel
-from costmodels.sampling import Sampler
-from costmodels.speakers import stand_ins
-from costmodels.targets import Targets, targets
+from costmodels.kernels import cost_model as library
+from costmodels.kernels.cost_model import MODEL_VERSION, CostModel
+from costmodels.kernels.error_process import ErrorProcess, Points, Priors, as_figures
+from costmodels.kernels.kernel_models import coded
+from costmodels.kernels.row_sources import sources_of
+from costmodels.sampling.sampler import Sampler
+from costmodels.sampling.targets import Targets, targets
 from profiles.hardware import find_gpu
 from profiles.measurements import DTYPES
 from profiles.store import ProfileStore, shipped_pack
@@ -53,8 +53,8 @@ CANDIDATES = 2000  # hidden rows that may be measured, drawn anew for each seed
 TESTED = 5000  # other hidden rows, the same for all
 POPULATIONS = ("all rows", "models")
 IN_SAMPLE = (
-    "that noise is reweighted at all (costmodels/anchoring.py) was decided on these GPUs: without it, 64 active rows "
-    "left B200 at 8.5 % (all rows) and 8.7 % (models), L40S at 16.6 % and 14.8 %"
+    "that noise is reweighted at all (costmodels/kernels/error_process.py) was decided on these GPUs: without it, "
+    "64 active rows left B200 at 8.5 % (all rows) and 8.7 % (models), L40S at 16.6 % and 14.8 %"
 )
 TARGET_PCT, TARGET_ROWS = 8.0, 64
 
@@ -74,7 +74,7 @@ class Hidden:
 def without(store: ProfileStore, gpu: str, folder: Path, operation: str = "gemm") -> ProfileStore:
     """The rows of ``operation`` of all other GPUs, as a store."""
     out = ProfileStore.create(folder, name=f"without {gpu}", version="1", attribution=store.manifest.attribution)
-    rows = store.query(operation, framework=stand_ins()[FRAMEWORK])
+    rows = store.query(operation, framework=sources_of(FRAMEWORK))
     out.add(operation, rows[rows["gpu"] != gpu])
     return out
 
@@ -136,7 +136,7 @@ def chosen(hidden: Hidden, priors: Priors, order: str, population: str, seed: in
 def errors(hidden: Hidden, priors: Priors, rows: Ints, tested: Ints) -> tuple[Floats, Floats, Floats, Floats]:
     """(measured, predicted, low, high) in µs of the rows ``tested`` after ``rows`` were measured."""
     measured = hidden.table["latency_us"].to_numpy(dtype=np.float64)[tested]
-    mean, width = Anchor(priors, hidden.space.take(rows), hidden.residual[rows]).at(hidden.space.take(tested))
+    mean, width = ErrorProcess(priors, hidden.space.take(rows), hidden.residual[rows]).at(hidden.space.take(tested))
     value = hidden.before_us[tested] * np.exp(mean)
     return measured, value, value * np.exp(-width), value * np.exp(width)
 

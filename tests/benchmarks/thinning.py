@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from costmodels.kernels import Rows, coded
-from costmodels.roofline import Hardware
+from costmodels.kernels.kernel_models import Rows, coded
+from costmodels.operations.roofline import Hardware
 from profiles.hardware import find_gpu
 from profiles.importers import aiconfigurator
 from profiles.packs.build import DROPPED, GPUS, plausible

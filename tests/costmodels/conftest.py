@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from costmodels.library import CACHE_VARIABLE, CostModel
+from costmodels.kernels.cost_model import CACHE_VARIABLE, CostModel
 from profiles.store import ProfileStore
 
 

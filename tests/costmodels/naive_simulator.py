@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from costmodels.serving.arrivals import Requests
-from costmodels.serving.engine import Engine, refusals
-from costmodels.serving.policies import Policy
-from costmodels.serving.step_table import Grid, StepCurve, StepTable
+from costmodels.serving.frameworks.policies import Policy
+from costmodels.serving.simulator.arrivals import Requests
+from costmodels.serving.simulator.engine import Engine, refusals
+from costmodels.serving.simulator.step_table import Grid, StepCurve, StepTable
 
 GRID = Grid((1, 4, 16, 64, 256, 1024), (1, 4, 16, 64), (1, 64, 512, 4096), (1, 16, 64, 256), (0, 256, 2048), 1)
 

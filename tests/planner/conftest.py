@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from planner.planning import plan
-from planner.plans import Plan
+from planner.serving.document.plan import Plan
+from planner.serving.planning import plan
 from profiles.store import ProfileStore
 
 sys.path.append(str(Path(__file__).parents[1] / "costmodels"))

@@ -1,7 +1,7 @@
 """Ours and the peer's predictions of the same public end-to-end runs: ``python -m tests.benchmarks.silicon``.
 
-``calibrate`` fits the engine constants first and writes ``costmodels/serving/calibration.yaml``; without it the figures
-are computed all the same (every fold refits its own constants) and the file is left alone. Writes
+``calibrate`` fits the engine constants first and writes ``costmodels/serving/frameworks/calibration.yaml``; without it
+the figures are computed all the same (every fold refits its own constants) and the file is left alone. Writes
 ``costmodels/evidence/silicon.json``. Needs the extra ``silicon`` or ``--from FOLDER`` of the unpacked wheel; the peer
 runs in an environment of its own, made on first use, and its answers are kept in the user's cache folder.
 """
@@ -25,7 +25,7 @@ from tests.benchmarks.silicon.intervals import coverage, quantile, spread
 
 FRAMEWORKS = ("vllm", "sglang", "trtllm")
 SPLITS = {"model": "family", "gpu": "gpu"}
-TARGET = Path(__file__).parents[3] / "costmodels" / "serving" / "calibration.yaml"
+TARGET = Path(__file__).parents[3] / "costmodels" / "serving" / "frameworks" / "calibration.yaml"
 COMMAND = "python -m tests.benchmarks.silicon"
 
 

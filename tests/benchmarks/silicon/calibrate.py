@@ -1,4 +1,5 @@
-"""Fits the constants of :mod:`costmodels.serving.calibration` to measured rows, and holds out groups of them.
+"""Fits the constants of :mod:`costmodels.serving.frameworks.calibration` to measured rows, and holds out groups of
+them.
 
 Robust least squares (soft L1) on the logarithms of TPOT and TTFT. The closed loop is not differentiated: for a given
 order of events both are linear in the times of the two kinds of step, and the loop says how much of each was spent in
@@ -19,8 +20,8 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from costmodels.estimates import Floats, Ints
-from costmodels.serving.calibration import NEUTRAL, Calibration, Spread
-from costmodels.serving.closed_loop import Gate, StepGrid, closed_loop
+from costmodels.serving.closed_loop.protocol import Gate, StepGrid, closed_loop
+from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration, Spread
 from tests.benchmarks.silicon.asked import DECODE_LEVELS, PARTS, Asked
 from tests.benchmarks.silicon.recipes import CAMPAIGNS
 

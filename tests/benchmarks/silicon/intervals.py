@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from costmodels.estimates import COVERAGE, Floats
-from costmodels.serving.calibration import Spread
+from costmodels.serving.frameworks.calibration import Spread
 
 
 def quantile(errors: Floats, groups: np.ndarray, q: float) -> float:

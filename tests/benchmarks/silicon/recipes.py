@@ -53,8 +53,9 @@ BLACKWELL = ("B200", "B300", "GB200", "GB300")
 
 def add_recipes(table: pd.DataFrame) -> pd.DataFrame:
     """``table`` with columns campaign (of :data:`CAMPAIGNS`), shortest (length range ratio), token_budget,
-    gate_steps, gate_enough, gate_free_running (:class:`~costmodels.serving.closed_loop.Gate`, in engine steps), drafted
-    (tokens drafted a step), kv (precision of the cache, None: fp8 beside 8- and 4-bit weights), memory_fraction."""
+    gate_steps, gate_enough, gate_free_running (:class:`~costmodels.serving.closed_loop.protocol.Gate`, in engine
+    steps), drafted (tokens drafted a step), kv (precision of the cache, None: fp8 beside 8- and 4-bit weights),
+    memory_fraction."""
     own = table["source"].str.contains("/Users/").to_numpy()
     family, gpu, weights = (table[name].to_numpy() for name in ("family", "gpu", "weights"))
     deepseek, gptoss = (family == "DeepSeek-V3/R1") & ~own, (family == "gpt-oss-120b") & ~own

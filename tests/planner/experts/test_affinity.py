@@ -17,7 +17,7 @@ from planner.experts.crossings import Distance, crossings, crossings_bound, stay
 from planner.experts.placement import Loads, Placement, Topology
 from planner.experts.synthetic import planted_loads, planted_routes
 from planner.experts.traffic import fewest
-from planner.solvers import CpSat, Problem, Row
+from planner.solving.solvers import CpSat, Problem, Row
 
 FLAT = Distance(1.0)
 

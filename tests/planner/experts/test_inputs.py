@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from costmodels.registry import find_architecture
+from costmodels.models.registry import find_architecture
 from planner.experts.inputs import read_loads
 from planner.experts.model import MoeModel, copy_bytes, moe_model
 from profiles.errors import InputError, Unsupported
@@ -233,7 +233,7 @@ def test_a_dense_model_has_nothing_to_place() -> None:
 
 
 def test_bytes_of_a_copy_are_those_of_three_matrices() -> None:
-    from costmodels.precision import choose_precision
+    from costmodels.models.precision import choose_precision
 
     model = find_architecture("deepseek-ai/DeepSeek-V3")
     assert copy_bytes(model, choose_precision(model)) == 3 * 7168 * 2048

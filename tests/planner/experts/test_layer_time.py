@@ -6,11 +6,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from costmodels.architecture import Architecture
-from costmodels.communication import Network
-from costmodels.library import CostModel
-from costmodels.precision import choose_precision
-from costmodels.registry import find_architecture
+from costmodels.kernels.cost_model import CostModel
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
+from costmodels.step.communication import Network
 from planner.experts.crossings import Distance, crossings
 from planner.experts.layer_time import LayerClock
 from planner.experts.placement import Placement, Topology

@@ -10,13 +10,13 @@ import jsonschema
 import numpy as np
 import pytest
 
+from planner.contract.clusters import parse_cluster
 from planner.experts.asking import Asked, prepared
-from planner.experts.document import ExpertPlacement, schema
+from planner.experts.document import PlacementDocument, schema
 from planner.experts.outputs import read_current
 from planner.experts.placing import Placed, default_placement, place
 from planner.experts.ranks import Ranks, slots_of
 from planner.experts.report import assemble
-from planner.pools import parse_cluster
 from profiles.errors import Infeasible, InputError, Unsupported
 from profiles.store import ProfileStore
 
@@ -28,7 +28,7 @@ def asked(**changes: Any) -> Asked:
     return Asked(**{"model": MIXTRAL, "cluster": EIGHT, "synthetic": "sigma=0.7", **changes})
 
 
-def made(bare: ProfileStore, **changes: Any) -> tuple[Placed, ExpertPlacement]:
+def made(bare: ProfileStore, **changes: Any) -> tuple[Placed, PlacementDocument]:
     request = asked(**changes)
     job, holdout = prepared(request)
     placed = place(job, store=bare)
@@ -54,7 +54,7 @@ def test_the_document_keeps_its_schema_and_reads_back(bare: ProfileStore) -> Non
     _, document = made(bare, redundant=4)
     text = document.to_json()
     jsonschema.validate(json.loads(text), schema())
-    assert ExpertPlacement.model_validate_json(text) == document
+    assert PlacementDocument.model_validate_json(text) == document
     assert schema()["additionalProperties"] is False
     rows = [line for line in text.splitlines() if line.strip().startswith("[")]
     assert len(rows) == 32, "a row of the map is a line"

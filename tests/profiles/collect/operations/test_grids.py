@@ -107,7 +107,7 @@ def test_moe_families_are_the_models_that_they_name(family: dict[str, int | str]
 
 
 def _config(model: str) -> dict[str, int]:
-    path = Path("costmodels/architectures") / f"{model.replace('/', '--')}.json"
+    path = Path("costmodels/models/architectures") / f"{model.replace('/', '--')}.json"
     config = json.loads(path.read_text(encoding="utf-8"))["config"]
     found: dict[str, int] = config.get("text_config", config)
     return found

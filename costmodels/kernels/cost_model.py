@@ -1,0 +1,328 @@
+"""CostModel: every operation of one GPU type and one framework, fitted once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from costmodels.estimates import COVERAGE, Estimates
+from costmodels.kernels.corrected_model import SIGMAS, CorrectedModel, ErrorSpace
+from costmodels.kernels.error_process import Priors, priors
+from costmodels.kernels.forest import SETTINGS, Forest, Neighbours
+from costmodels.kernels.kernel_models import (
+    ROOFLINE_SPREAD,
+    STAND_IN_SPREAD,
+    Fitted,
+    KernelModel,
+    deduplicated,
+    fit,
+    hardware_of,
+    load_rows,
+)
+from costmodels.kernels.overlay import Overlay, lay_over
+from costmodels.kernels.row_sources import same_kernels, sources_of
+from costmodels.kernels.trees import Trees
+from costmodels.operations.registry import families
+from costmodels.operations.roofline import Columns, Hardware
+from profiles.boxes import Box, unlike_boxes
+from profiles.descriptions import catalogue_with
+from profiles.hardware import Catalogue, Gpu, Topology
+from profiles.measurements import DTYPES
+from profiles.shipped import shipped
+from profiles.store import ProfileStore, shipped_pack
+
+MODEL_VERSION = "4"
+"""Raised whenever features, fitting, formulas or files change: cached forests of another version are not used."""
+
+CACHE_VARIABLE = "SHARDWRIGHT_CACHE"
+
+FOREIGN_VENDOR_SPREAD = 0.7
+"""Added (log) where no GPU of the vendor was measured: a factor of two either way. The hold-outs behind
+unseen_gpu.yaml are all of one vendor and say nothing of another's kernels; this figure is a judgement, not a
+measurement."""
+
+Progress = Callable[[str], None]
+
+
+def cache_folder() -> Path:
+    """Where fitted forests are kept: $SHARDWRIGHT_CACHE, else the user's cache folder."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("shardwright"))
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """One operation: the pack's model, the same with measured rows laid over it where there are any, and whose rows
+    answer (by precision)."""
+
+    shipped: KernelModel
+    corrected: CorrectedModel | None
+    space: ErrorSpace
+    overlay: Overlay
+    row_sources: dict[int, set[str]]
+    ranks: frozenset[int]  # numbers of GPUs that the pack has rows of this type among
+
+
+class CostModel:
+    """Predicts kernels of one GPU type under one serving framework.
+
+    Args:
+        gpu: the GPU type.
+        framework: name of the serving framework whose kernels run. One without rows is answered by stand-ins, and
+            :attr:`notes` say so; that there is such a framework is for the caller to check.
+        store: the measurements; default the pack that ships.
+        progress: called with a line of text before each slow preparation (fitting a forest takes seconds,
+            once).
+        measured: stores that are laid over ``store``, the last on top: their rows of this GPU type answer exactly,
+            and correct the forests around them (:mod:`costmodels.kernels.corrected_model`).
+    """
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        framework: str = "vllm",
+        store: ProfileStore | None = None,
+        progress: Progress | None = None,
+        measured: Sequence[ProfileStore] = (),
+    ) -> None:
+        self.gpu = gpu
+        self.framework = framework
+        self.store = store or shipped_pack()
+        self.measured = tuple(measured)
+        self._progress = progress or (lambda _: None)
+        self._kernels: dict[str, _Loaded] = {}
+        self._asked: dict[str, set[int]] = {}  # operation -> precisions that were asked for
+        self._siblings: dict[str, CostModel] = {}
+
+    def under(self, framework: str) -> CostModel:
+        """The same GPU type and measurements under another framework; kept."""
+        if framework == self.framework:
+            return self
+        if framework not in self._siblings:
+            self._siblings[framework] = CostModel(self.gpu, framework, self.store, self._progress, self.measured)
+        return self._siblings[framework]
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """What the stores know by name: the shipped hardware and the types that they describe."""
+        return catalogue_with(store.path for store in (self.store, *self.measured))
+
+    @cached_property
+    def topology(self) -> Topology | None:
+        """What joins the GPUs of a node of this type, None where nobody says."""
+        return self.catalogue.topology(self.gpu)
+
+    @cached_property
+    def version(self) -> str:
+        """Identifies the predictions: model version and the hashes of the measurements."""
+        return "+".join([MODEL_VERSION, *(s.manifest.content_hash[:12] for s in (self.store, *self.measured))])
+
+    def estimate(self, operation: str, q: Columns) -> Estimates:
+        """Latencies in µs of the questions ``q``: coded shape columns (see :mod:`costmodels.operations.roofline`),
+        shape [n] each.
+
+        Equal questions are asked once.
+        """
+        unique, back = deduplicated(operation, q)
+        self._asked.setdefault(operation, set()).update(np.unique(unique["dtype"]).tolist())
+        answers = self.kernel(operation).estimate(unique)
+        foreign = [dtype for dtype in self._loaded(operation).row_sources if not self._own(operation, dtype)]
+        spread = np.where(np.isin(unique["dtype"], foreign), STAND_IN_SPREAD, 0.0)
+        return answers.widened(spread).take(back)
+
+    def kernel(self, operation: str) -> KernelModel | CorrectedModel:
+        """What answers ``operation``."""
+        loaded = self._loaded(operation)
+        return loaded.corrected or loaded.shipped
+
+    def errors(self, operation: str) -> tuple[ErrorSpace, Priors]:
+        """Where the errors of the pack's own model of ``operation`` live, and what they look like before a row is
+        measured."""
+        loaded = self._loaded(operation)
+        return loaded.space, self._priors(operation, loaded.shipped.has_forest)
+
+    def overlay(self, operation: str) -> Overlay:
+        """The rows of the measured stores that speak for this framework on this GPU type, and those that do not."""
+        return self._loaded(operation).overlay
+
+    def measured_ranks(self, operation: str) -> frozenset[int]:
+        """Numbers of GPUs of this type among which the pack has rows of ``operation``."""
+        return self._loaded(operation).ranks
+
+    def _own(self, operation: str, dtype: int) -> set[str]:
+        """Whose rows of the framework's own kernels answer."""
+        names = self._loaded(operation).row_sources.get(dtype, set())
+        return {name for name in names if same_kernels(self.framework, name, operation, DTYPES[dtype])}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the measurements used so far: operations that another framework's
+        rows answer, operations for which this GPU has no rows at all, and those that measured stores correct."""
+        lines = []
+        for operation, asked in sorted(self._asked.items()):
+            loaded = self._loaded(operation)
+            learnt = {} if loaded.corrected is None else {each.dtype: each for each in loaded.corrected.learnt}
+            for dtype in sorted(asked):
+                row_sources = loaded.row_sources.get(dtype, set())
+                what = f"{operation} in {DTYPES[dtype]}"
+                if not row_sources:
+                    lines.append(f"{what}: no measurements of {self.gpu.name}; predicted from other GPUs")
+                elif others := sorted(row_sources - self._own(operation, dtype)):
+                    lines.append(f"{what}: measured under {' and '.join(others)}, standing in for {self.framework}")
+                if (each := learnt.get(DTYPES[dtype])) is not None:
+                    rows = "1 measured row is" if each.rows == 1 else f"{each.rows:,} measured rows are"
+                    lines.append(f"{what}: {rows} laid over the pack, {described_shift(each.shift)}")
+            lines += [
+                f"{operation} among {' and '.join(map(str, box.num_gpus))} {box.gpu}: rows of a box of another kind "
+                f"({box.joined_by}) are left out"
+                for box in self._left_out(operation)
+                if box.gpu == self.gpu.name
+            ]
+            if operation == "collective" and self.topology is not None and self.topology.spread:
+                lines.append(
+                    f"GPUs of a node are taken to be joined by {self.topology.name} ({self.topology.meaning}); such "
+                    "boxes differ: measure yours with plan profile collect --ops collective"
+                )
+        return tuple(lines)
+
+    def _loaded(self, operation: str) -> _Loaded:
+        if operation not in self._kernels:
+            self._kernels[operation] = self._load(operation)
+        return self._kernels[operation]
+
+    def _load(self, operation: str) -> _Loaded:
+        hardware = hardware_of(self.store, operation, self.catalogue)
+        own = Hardware.of([self.gpu])
+        rows = load_rows(self.store, operation, self.framework, own, self.gpu.name, self._left_out(operation))
+        overlay = lay_over(self.measured, operation, self.framework, self.gpu.name, rows)
+        order = sources_of(self.framework)
+        row_sources: dict[int, set[str]] = {}
+        for part in (rows, overlay.rows):
+            for dtype in np.unique(part.columns["dtype"]):
+                origins = np.unique(part.origin[part.columns["dtype"] == dtype])
+                row_sources.setdefault(int(dtype), set()).update(order[origin] for origin in origins)
+        fitted = self._fitted(operation, hardware) if hardware.names else None
+        spread = unseen_spreads()[operation] + (FOREIGN_VENDOR_SPREAD if self._is_foreign(operation) else 0.0)
+        shipped = KernelModel(operation, fitted, rows, self.gpu, spread)
+        space = ErrorSpace(shipped, rows, self.framework)
+        corrected = None
+        if len(overlay):
+            corrected = CorrectedModel(shipped, space, overlay, self._priors(operation, shipped.has_forest))
+        ranks = frozenset(np.unique(rows.columns["num_gpus"]).tolist())
+        return _Loaded(shipped, corrected, space, overlay, row_sources, ranks)
+
+    def _left_out(self, operation: str) -> tuple[Box, ...]:
+        """Where rows were measured that do not answer here: boxes unlike the usual ones."""
+        return unlike_boxes(self.store.manifest.name, operation, self.catalogue)
+
+    def _priors(self, operation: str, has_forest: bool) -> Priors:
+        if not has_forest:
+            return priors(operation).widened(ROOFLINE_SPREAD / SIGMAS)
+        return priors(operation).widened(FOREIGN_VENDOR_SPREAD / SIGMAS if self._is_foreign(operation) else 0.0)
+
+    def _is_foreign(self, operation: str) -> bool:
+        """Whether no GPU of this vendor was measured."""
+        vendors = {self.catalogue.find_gpu(name).vendor for name in self.store.values(operation, "gpu")}
+        return self.gpu.vendor not in vendors
+
+    def _fitted(self, operation: str, hardware: Hardware) -> Fitted | None:
+        """The forest of ``operation``, from the cache or fitted; None without rows that speak for the
+        framework."""
+        made_by = (MODEL_VERSION, version("scikit-learn"), SETTINGS, families().kernel(operation).leaf_rows, COVERAGE)
+        # The forest has learnt ratios to these GPUs' rooflines: a corrected fact makes it another forest.
+        facts = [array.tolist() for array in (hardware.peak_flops, hardware.bandwidth, hardware.link)]
+        known = (hardware.names, hardware.trait_names, hardware.traits.tolist(), facts)
+        left_out = [(box.gpu, box.num_gpus) for box in self._left_out(operation)]
+        key = f"{made_by}:{known}:{self.store.manifest.hashes[operation]}:{self.framework}:{left_out}"
+        folder = cache_folder() / "forests" / f"{operation}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        loaded = _read_fitted(folder, self.gpu.name, has_rows=self.gpu.name in hardware.names)
+        if loaded is None:
+            self._progress(f"learning {operation} ({self.framework}) from the measurements; kept for next time")
+            rows = load_rows(self.store, operation, self.framework, hardware, left_out=self._left_out(operation))
+            if not len(rows.gpu):
+                return None
+            loaded = fit(operation, rows, hardware)
+            _write_fitted(folder, loaded)
+        return loaded
+
+    def prepare(self, operations: Sequence[str] | None = None) -> None:
+        """Loads (and where needed fits) the models of ``operations`` (all) now rather than at the first
+        question."""
+        for operation in families().kernels if operations is None else operations:
+            self.kernel(operation)
+
+
+def described_shift(shift: float) -> str:
+    """How a machine compares with what was said of it; ``shift``: measured ÷ predicted − 1."""
+    if abs(shift) < 0.005:
+        return "which are as fast in the median as predicted without them"
+    return f"{abs(shift):.0%} {'slower' if shift > 0 else 'faster'} in the median than predicted without them"
+
+
+def unseen_spreads() -> dict[str, float]:
+    """Half-width (log) of the 80 % interval of each operation on a GPU without any rows, from the
+    leave-one-GPU-out benchmark."""
+    return shipped(
+        Path(__file__).parent / "unseen_gpu.yaml",
+        lambda document: {
+            operation: float(document["half_width"][kernel.figures_of or operation])
+            for operation, kernel in families().kernels.items()
+        },
+    )
+
+
+def _write_fitted(folder: Path, fitted: Fitted) -> None:
+    """Writes beside and renames, so that a killed run leaves nothing half-written. A cache that cannot be
+    written (read-only home, full disk) costs time at the next start and nothing else."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
+            model = fitted.forest
+            scores = [model.correction_share, model.low_score, model.high_score]
+            _write_arrays(temporary / "forest.npz", {"scores": np.array(scores), **model.trees.arrays()})
+            for name, memory in fitted.neighbours.items():
+                _write_arrays(temporary / f"{name}.npz", vars(memory))
+            os.replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError:
+        return
+
+
+def _write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes any name for its own keyword
+
+
+def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    # Opened here: numpy would leave a damaged file open.
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _read_fitted(folder: Path, gpu: str, *, has_rows: bool) -> Fitted | None:
+    """The cached forest with the memory of one GPU (where it ``has_rows``), or None where it is not there or
+    does not read: it is then fitted again."""
+    try:
+        if not folder.is_dir():
+            return None
+        content = _read_arrays(folder / "forest.npz")
+        share, low, high = content.pop("scores").tolist()
+        forest = Forest(Trees(**content), share, low, high)
+        neighbours = {gpu: Neighbours(**_read_arrays(folder / f"{gpu}.npz"))} if has_rows else {}
+    except Exception:  # damage shows in any of zip's and numpy's ways; the cure is the same
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    return Fitted(forest, neighbours)

@@ -1,0 +1,86 @@
+"""In which precision each part of a model is stored and multiplied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from costmodels.models.architecture import Architecture, LayerGroup
+from profiles.errors import InputError, UnknownName
+from profiles.hardware import Gpu
+
+PARTS = ("attention_qkv", "attention_output", "dense", "experts", "shared_experts")
+CHOICES = ("bf16", "fp8", "fp8_block", "nvfp4")
+KV_CHOICES = ("bf16", "fp8")
+
+_NEEDS = {"fp8": "fp8", "fp8_block": "fp8", "nvfp4": "fp4", "int8": "int8"}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """``weights`` names the whole; the parts may differ (gpt-oss keeps attention in bf16), and so may the parts of
+    some layers (:meth:`within`; ``exceptional`` lists what these are in). Embedding, head, norms and router are always
+    16-bit."""
+
+    weights: str
+    kv: str
+    attention_qkv: str
+    attention_output: str
+    dense: str
+    experts: str
+    shared_experts: str
+    converted: bool  # not the precision in which the checkpoint is published
+    exceptional: tuple[str, ...] = ()
+    group: int = 0  # values along a row that share a scale, where the checkpoint says so (4-bit integers)
+
+    def of(self, part: str) -> str:
+        return str(getattr(self, part))
+
+    def within(self, group: LayerGroup) -> Precision:
+        """That of layers which the checkpoint stores otherwise than most (a conversion treats all alike)."""
+        if self.converted or not group.exceptions:
+            return self
+        changes: dict[str, Any] = {part: _served(precision) for part, precision in group.exceptions}
+        return replace(self, **changes)
+
+
+def _served(published: str) -> str:
+    """Engines run 16-bit and 32-bit checkpoints in 16 bits; bf16 stands for both kinds of these."""
+    return "bf16" if published in ("fp16", "fp32") else published
+
+
+def choose_precision(model: Architecture, weights: str | None = None, kv: str | None = None) -> Precision:
+    """The precision to run ``model`` in: as published unless ``weights`` says otherwise; KV cache in bf16
+    unless ``kv``.
+
+    Raises:
+        InputError: a precision that is unknown, or that cannot be made from the checkpoint.
+    """
+    kv = kv or "bf16"
+    if kv not in KV_CHOICES:
+        raise UnknownName("kv_precision", kv, KV_CHOICES)
+    published = _served(model.weight_precision)
+    if weights is None or weights == published:
+        parts: dict[str, Any] = dict.fromkeys(PARTS, published) | {part: _served(own) for part, own in model.exceptions}
+        exceptional = {_served(own) for group in model.layer_groups for _, own in group.exceptions}
+        return Precision(
+            published, kv, **parts, converted=False, exceptional=tuple(sorted(exceptional)), group=model.weight_group
+        )
+    if weights not in CHOICES:
+        raise UnknownName("precision", weights, CHOICES)
+    if published in ("mxfp4", "nvfp4", "int4", "int8", "int8_wo") and weights != "bf16":
+        raise InputError(
+            f"precision: {model.name} is published in {published}; requantizing it to {weights} is not done",
+            f"leave --precision out, or give {published} or bf16",
+        )
+    every: dict[str, Any] = dict.fromkeys(PARTS, weights)
+    return Precision(weights, kv, **every, converted=True)
+
+
+def missing_hardware(precision: Precision, gpu: Gpu) -> str | None:
+    """Why ``gpu`` cannot run ``precision``, or None where it can. Weight-only formats run anywhere."""
+    for format_ in (*(precision.of(part) for part in PARTS), *precision.exceptional):
+        need = _NEEDS.get(format_)
+        if need is not None and need not in gpu.peak_flops:
+            return f"{gpu.name} has no {need} tensor cores for {format_} weights"
+    return None

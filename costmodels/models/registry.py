@@ -1,0 +1,194 @@
+"""The models that ship with the package, and anybody's ``config.json``.
+
+One file a model in ``architectures/``: the factual fields of its ``config.json`` under ``config``, what the
+model card says about its size, and where both come from. Names are those of the Hugging Face Hub.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from costmodels.models.architecture import Architecture
+from costmodels.models.huggingface import parse_config
+from costmodels.models.model_names import readings
+from profiles.errors import DataError, InputError, UnknownName
+
+BUNDLED = Path(__file__).parent / "architectures"
+_ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """One line of ``plan models``. Parameters are those the model card gives, not what we count."""
+
+    name: str
+    published_parameters: float
+    published_active_parameters: float | None  # per token; None: a dense model, or the card does not say
+    max_context_tokens: int
+    weight_precision: str
+    license: str | None
+    source: str
+    same_config_as: tuple[str, ...]  # other checkpoints whose config.json says the same
+
+
+def find_architecture(model: str, *, allow_paths: bool = True) -> Architecture:
+    """The architecture of a bundled model or of a ``config.json``.
+
+    ``model``: a name on the Hugging Face Hub in any case, without its organisation where that is unambiguous, or the
+    name of a checkpoint of which another is bundled (:mod:`costmodels.models.model_names`; ``notes`` then say which);
+    or the path of a ``config.json`` or of a folder that has one (unless ``allow_paths`` is false: a service
+    should not read whatever path a stranger names). Raises :class:`UnknownName` (the hint has the nearest
+    names), and what :func:`~costmodels.models.huggingface.parse_config` raises.
+    """
+    names = _index()
+    found = names.get(model.casefold())
+    if found is not None:
+        return _bundled(*found)
+    path = _existing(model) if allow_paths else None
+    if path is not None:
+        return _from_path(path)
+    understood = _understood(model)
+    if understood is not None:
+        return understood
+    fetch = f"hf download {model} config.json --local-dir DIR" if _ON_THE_HUB.fullmatch(model) else ""
+    way_out = "the path of a config.json, or of the folder that holds it, works too" if allow_paths else ""
+    raise UnknownName(
+        "model",
+        model,
+        {name for name, _ in names.values()},
+        f"{way_out} ({fetch} gets it)" if way_out and fetch else way_out,
+    )
+
+
+def _understood(model: str) -> Architecture | None:
+    """The architecture of a bundled relative of ``model``: same layers, the precision that its name says."""
+    names = _index()
+    for reading in readings(model):
+        found = names.get(reading.name.casefold())
+        if found is None:
+            continue
+        relative = _bundled(*found)
+        note = f"its config.json is not shipped; read as that of {relative.name}"
+        if reading.precision is None:
+            return dataclasses.replace(relative, name=model, notes=(*relative.notes, note))
+        if relative.weight_precision not in ("bf16", "fp16", "fp32"):
+            continue  # quantized again: nothing that the name tells
+        note += f", every linear layer in {reading.precision} as its name says; which layers it leaves in 16 bits "
+        note += "only its own config.json tells"
+        return dataclasses.replace(
+            relative, name=model, weight_precision=reading.precision, exceptions=(), notes=(*relative.notes, note)
+        )
+    return None
+
+
+def _existing(model: str) -> Path | None:
+    """``model`` as a path, where it names something that is there."""
+    try:
+        path = Path(model).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long, no such user, a NUL byte: no path, then
+        return None
+
+
+@cache
+def registered() -> tuple[RegisteredModel, ...]:
+    """Every bundled model, by name."""
+    return tuple(_registered(path) for path in _files())
+
+
+def _registered(path: Path) -> RegisteredModel:
+    entry, name = _entry(path), _name(path)
+    architecture = _bundled(name, path)
+    return RegisteredModel(
+        name=name,
+        published_parameters=entry["published_parameters"],
+        published_active_parameters=entry.get("published_active_parameters"),
+        max_context_tokens=architecture.max_context_tokens,
+        weight_precision=architecture.weight_precision,
+        license=entry.get("license"),
+        source=entry["source"],
+        same_config_as=tuple(entry.get("same_config_as", ())),
+    )
+
+
+def _files() -> list[Path]:
+    return sorted(BUNDLED.glob("*.json"), key=lambda path: path.name.casefold())
+
+
+def _name(path: Path) -> str:
+    return path.stem.replace("--", "/", 1)
+
+
+@cache
+def _entry(path: Path) -> dict[str, Any]:
+    try:
+        entry = _read_json(path)
+        missing = {"source", "published_parameters", "published_source", "config"} - entry.keys()
+        if missing:
+            raise InputError(f"{path.name} lacks {', '.join(sorted(missing))}", "")
+    except InputError as error:
+        raise DataError(f"bundled architecture: {error.message}", "reinstall the package") from error
+    return entry
+
+
+@cache
+def _index() -> Mapping[str, tuple[str, Path]]:
+    """Folded name -> (name, file). A bare name that two organisations share is left out."""
+    full = {name: path for path in _files() for name in (_name(path), *_entry(path).get("same_config_as", ()))}
+    bare: dict[str, list[str]] = {}
+    for name in full:
+        bare.setdefault(name.rpartition("/")[2].casefold(), []).append(name)
+    index = {short: (names[0], full[names[0]]) for short, names in bare.items() if len(names) == 1}
+    return index | {name.casefold(): (name, path) for name, path in full.items()}
+
+
+@cache
+def _bundled(name: str, path: Path) -> Architecture:
+    canonical = _name(path)
+    if name != canonical:
+        return dataclasses.replace(_bundled(canonical, path), name=name)
+    try:
+        return parse_config(_entry(path)["config"], name)
+    except InputError as error:
+        raise DataError(f"bundled architecture: {error.message}", "reinstall the package") from error
+
+
+def _from_path(path: Path) -> Architecture:
+    file = path / "config.json" if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(
+            f"model: {str(path)!r} holds no config.json",
+            "name the folder of a Hugging Face model, or its config.json",
+            field="model",
+        )
+    config = _read_json(file)
+    # NVIDIA ModelOpt keeps the quantization beside the config: without it the weights would look 16 bits wide
+    beside = file.with_name("hf_quant_config.json")
+    if "quantization_config" not in config and beside.is_file():
+        quantization = _read_json(beside).get("quantization")
+        if not isinstance(quantization, Mapping):
+            raise InputError(f"{beside}: has no 'quantization'", "give the file that ModelOpt wrote")
+        config["quantization_config"] = {"quant_method": "modelopt", **quantization}
+    resolved = file.resolve()
+    return parse_config(config, resolved.parent.name if file.name == "config.json" else file.stem)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """Raises :class:`InputError` naming the file, and the line where the JSON ends to be JSON."""
+    hint = "give the config.json of a Hugging Face model"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file}: line {error.lineno}: not JSON: {error.msg}", hint, line=error.lineno) from error
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{file}: cannot be read: {error}", hint) from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: line 1: a JSON object is expected, not {type(content).__name__}", hint, line=1)
+    return content

@@ -1,0 +1,130 @@
+"""The few steps that a closed loop is made of, as batches to ask a served model's step for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodels.estimates import Floats, Ints
+from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
+from costmodels.serving.closed_loop.protocol import SHORTEST, StepGrid
+
+_DECODE_SHARES = (0.0, 0.25, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class GridQuestions:
+    """``batch`` holds ``levels`` batches per configuration, one after another: decode levels first.
+
+    Attributes:
+        layouts: of each batch; [n × levels].
+        index: the configuration that each batch belongs to; [n × levels].
+        decode_batch, prompts, stages: as in :class:`StepGrid`.
+        chunks: steps per prompt; [n].
+    """
+
+    layouts: Layouts
+    batch: Batch
+    index: Ints
+    decode_batch: Floats
+    prompts: Floats
+    chunks: Floats
+    stages: Ints
+    mixed: np.ndarray
+
+    def grid(self, latency_us: Floats, stage_us: Floats, tokens_per_step: Floats | float = 1.0) -> StepGrid:
+        """The grid from the times of the batches asked for, shape [n × levels].
+
+        Args:
+            latency_us: through all pipeline stages.
+            stage_us: of the slowest stage.
+            tokens_per_step: of each sequence in a decode step, shape [n]; more than one with drafted tokens.
+        """
+        n = len(self.chunks)
+        latency, stage = (times.reshape(-1, n).T for times in (latency_us, stage_us))
+        levels = self.decode_batch.shape[1]
+        # A sequence has its next token after all stages, or after the slowest has served the other slots' batches.
+        slots = np.minimum(self.decode_batch, self.stages[:, None])
+        decode = np.maximum(latency[:, :levels], slots * stage[:, :levels])
+        one = self.stages[:, None] == 1
+        prefill = np.where(one, latency[:, levels:], stage[:, levels:])
+        return StepGrid(
+            self.decode_batch,
+            decode / np.broadcast_to(tokens_per_step, n)[:, None],
+            self.prompts,
+            prefill * self.chunks[:, None],
+            np.maximum(latency[:, levels:] - prefill, 0.0),
+            self.chunks,
+            self.stages,
+            self.mixed,
+        )
+
+
+def grid_questions(
+    layouts: Layouts,
+    concurrency: Ints,
+    token_budget: Ints,
+    isl: Ints,
+    osl: Ints,
+    shortest: Floats | float = SHORTEST,
+    *,
+    mixed: bool,
+) -> GridQuestions:
+    """What to ask about each configuration.
+
+    Args:
+        concurrency: sequences that run at once in the whole engine, shape [n].
+        token_budget: most tokens of one step of an attention rank, shape [n].
+        mixed: whether decodes ride along with prompts.
+    """
+    n = len(layouts)
+    dp = layouts.dp
+    stages = layouts.pp  # a rank's sequences spread over as many micro-batches
+    each = np.maximum(concurrency / dp, 1.0)
+    decode_batch = np.column_stack([np.maximum(np.rint(1 + share * (each - 1)), 1) for share in _DECODE_SHARES])
+    micro_batch = np.maximum(np.rint(decode_batch / stages[:, None]), 1)
+    mean = (1 + np.asarray(shortest)) / 2
+    prompt = np.maximum(np.rint(isl * mean), 1)
+    riding = np.where(mixed, np.maximum(np.rint(each / stages), 1), 0)
+    room = np.maximum(token_budget - riding, 1)
+    chunks = np.ceil(prompt / room)
+    chunk = np.maximum(np.rint(prompt / chunks), 1)
+    per_rank = np.maximum(np.minimum(np.floor(room / prompt), np.ceil(each)), 1)
+    most = np.minimum(per_rank * dp, np.maximum(concurrency, 1))
+    middle = np.where(dp > 1, np.minimum(dp, most), np.maximum(np.floor(np.sqrt(most)), 1))
+    prompts = np.column_stack([np.ones(n), middle, most])
+
+    nobody = np.zeros(n)
+    context = np.rint(prompt + mean * osl / 2)
+    parts = [
+        (nobody, nobody, nobody, micro_batch[:, k], context, micro_batch[:, k]) for k in range(micro_batch.shape[1])
+    ]
+    for k in range(prompts.shape[1]):
+        count = prompts[:, k]
+        decodes = np.maximum(riding - np.ceil(count / dp), 0)
+        parts.append(
+            (
+                np.ceil(count / dp),
+                chunk,
+                np.where(chunks > 1, np.rint((prompt - chunk) / 2), 0),
+                decodes,
+                context,
+                count * chunk / dp + decodes,
+            )
+        )
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    prefills, sizes, prefix, decodes, contexts = (column.astype(np.int64) for column in columns[:5])
+    batch = Batch(prefills, sizes, prefix, decodes, contexts, columns[5])
+    index = np.tile(np.arange(n), len(parts))
+    return GridQuestions(
+        layouts.take(index),
+        batch,
+        index,
+        decode_batch,
+        prompts,
+        chunks,
+        stages,
+        np.full(n, mixed),
+    )

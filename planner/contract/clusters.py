@@ -1,0 +1,274 @@
+"""The GPUs a plan may use: pools and clusters, as they are written and as they are understood."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationInfo, model_validator
+
+from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, catalogue_of, checked, shown
+from profiles.errors import InputError, UnknownName
+from profiles.hardware import SHIPPED, Catalogue, Node, on_demand_price
+
+MOST_GPUS = 100_000
+"""GPUs of one pool. A plan names every one of them, so a slip of the keyboard must not ask for 10¹²."""
+
+MOST_GPUS_PER_NODE = 1024
+"""GPUs that share a scale-up link: more than any that is built (NVL576), less than what stalls the packing."""
+
+MOST_POOLS = 64
+
+_GPU = "GPU type, as `plan gpus` lists it"
+_FABRIC = "network between nodes, as `plan gpus --fabrics` lists it"
+
+Gpus = Annotated[int, Field(gt=0, le=MOST_GPUS), PLAIN_NUMBER]
+GpusPerNode = Annotated[int, Field(gt=0, le=MOST_GPUS_PER_NODE), PLAIN_NUMBER]
+UsdPerHour = Annotated[float, Field(gt=0, le=1e6), PLAIN_NUMBER]
+
+
+class Pool(Document):
+    """Identical GPUs that can be had, in identical nodes."""
+
+    name: str = Field(min_length=1, max_length=200, description="how plans refer to this pool")
+    gpu: str = Field(description=_GPU)
+    gpus: Gpus = Field(description="GPUs available")
+    gpus_per_node: GpusPerNode = Field(description="GPUs that share a scale-up link")
+    fabric: str = Field(description=_FABRIC)
+    usd_per_gpu_hour: UsdPerHour | None = Field(default=None, description="price; null where none is known")
+    price_source: str | None = Field(default=None, description="who says so, and when")
+
+    @property
+    def nodes(self) -> int:
+        return -(-self.gpus // self.gpus_per_node)
+
+
+class Cluster(Document):
+    """The GPUs a plan may use."""
+
+    name: str = Field(min_length=1, max_length=LONGEST_TEXT)
+    pools: tuple[Pool, ...] = Field(min_length=1, max_length=MOST_POOLS)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Cluster:
+        name, times = Counter(pool.name for pool in self.pools).most_common(1)[0]
+        if times > 1:
+            raise ValueError(
+                f"{times} pools are called {shown(name)}; add their GPUs together, or give each its own name"
+            )
+        return self
+
+
+class PoolInput(Document):
+    """A pool as it may be written: what the hardware catalogue knows can be left out."""
+
+    gpu: str = Field(min_length=1, max_length=200, description=_GPU)
+    gpus: Gpus | None = Field(default=None, description="GPUs available; this, or nodes, is needed")
+    nodes: Gpus | None = Field(default=None, description="full nodes, instead of gpus")
+    node: str | None = Field(default=None, max_length=200, description="node type; default: the usual one of this GPU")
+    gpus_per_node: GpusPerNode | None = Field(default=None, description="default: as in that node type")
+    fabric: str | None = Field(default=None, max_length=200, description=f"{_FABRIC}; default: the node type's")
+    name: str | None = Field(
+        default=None, min_length=1, max_length=200, description="how plans refer to it; default: its GPU"
+    )
+    usd_per_gpu_hour: UsdPerHour | None = Field(
+        default=None,
+        description="left out: the cheapest on-demand price on record; null: no price is known",
+    )
+    price_source: str | None = Field(default=None, max_length=1000, description="who says so, and when")
+
+
+class ClusterInput(Document):
+    """A cluster as it may be written."""
+
+    name: str = Field(min_length=1, max_length=LONGEST_TEXT)
+    pools: tuple[PoolInput, ...] = Field(min_length=1, max_length=MOST_POOLS)
+
+
+# ------------------------------------------------------------------ as text
+
+_COUNT = re.compile(
+    r"(?:(?P<nodes>[0-9]+)\s*[xX×]\s*)?(?P<count>[0-9]+)\s*[xX×]\s*(?P<gpu>[A-Za-z][\w. /-]*)", re.ASCII
+)
+_FORMS = (
+    "write 16xH200 (GPUs), 2x8xH100 (nodes × GPUs), 2xp5.48xlarge (nodes), several joined by +{file}, or a bundled "
+    "name: {names}"
+)
+
+
+def bundled_clusters() -> dict[str, Path]:
+    """Clusters that ship with the package: name → file."""
+    folder = Path(__file__).parent / "bundled_clusters"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def parse_cluster(text: str, *, allow_paths: bool = True, catalogue: Catalogue = SHIPPED) -> Cluster:
+    """``16xH200``, ``2x8xH100``, ``2xp5.48xlarge`` (nodes of a type), several joined by ``+``, the path of a YAML file,
+    or a bundled name; names of hardware are those of ``catalogue``.
+
+    Raises:
+        InputError, UnknownName: naming what is not understood.
+    """
+    text = text.strip()
+    bundled = bundled_clusters()
+    hint = _FORMS.format(file=", a YAML file" if allow_paths else "", names=", ".join(bundled))
+    if len(text) > LONGEST_TEXT:
+        raise InputError(f"cluster: {shown(text)} is longer than {LONGEST_TEXT} characters", hint)
+    if text in bundled:
+        return read_cluster(bundled[text])
+    matches = [_COUNT.fullmatch(part.strip()) for part in text.split("+")]
+    if all(matches):
+        pools = [_short_pool(match, catalogue) for match in matches if match]
+        return _cluster_from({"name": text, "pools": pools}, "cluster", catalogue)
+    file = _file_at(text) if allow_paths else None
+    if file is not None:
+        return read_cluster(file, catalogue)
+    if allow_paths and (text.endswith((".yaml", ".yml")) or "/" in text):
+        raise InputError(f"cluster: no file at {shown(text)}", hint)
+    raise InputError(f"cluster: {shown(text)} is not understood", hint)
+
+
+def _file_at(text: str) -> Path | None:
+    try:
+        path = Path(text).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # a name no file can have, or the home of nobody
+        return None
+
+
+def _short_pool(match: re.Match[str], catalogue: Catalogue) -> dict[str, Any]:
+    name, count, nodes = match["gpu"].strip(), int(match["count"]), match["nodes"]
+    node = _known_node(name, catalogue)
+    if node is not None:
+        if catalogue.candidates(name):
+            raise InputError(
+                f"cluster: {shown(name)} is a GPU type and a node type",
+                f"for the nodes write a cluster file with node: {node.name}; for the GPUs another of their names",
+            )
+        if nodes is not None:
+            raise InputError(
+                f"cluster: {shown(match.group())}: {node.name} is a node of {node.gpus} {node.gpu} already",
+                f"write {nodes}x{node.name} for {nodes} of them",
+            )
+        return {"gpu": node.gpu, "nodes": count, "node": node.name}
+    try:
+        gpu = catalogue.find_gpu(name, "cluster GPU")
+    except UnknownName as error:
+        raise UnknownName("cluster GPU", name, (*catalogue.gpus(), *catalogue.nodes())) from error
+    if nodes is None:
+        return {"gpu": gpu.name, "gpus": count}
+    return {"gpu": gpu.name, "nodes": int(nodes), "gpus_per_node": count}
+
+
+def _known_node(name: str, catalogue: Catalogue) -> Node | None:
+    try:
+        return catalogue.find_node(name)
+    except UnknownName:
+        return None
+
+
+# ------------------------------------------------------------------ as a file
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which plain YAML silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{shown(key.value)} is given twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def read_cluster(path: Path, catalogue: Catalogue = SHIPPED) -> Cluster:
+    """A cluster file: ``name`` and ``pools``, each with ``gpu`` and ``gpus`` (or ``nodes``), at least.
+
+    Raises:
+        InputError: unreadable, not YAML, or with keys that are not known.
+    """
+    where = f"cluster file {path}"
+    hint = "it needs name, and pools that each have gpu and gpus"
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read ({error.strerror})", "check the path") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        said = getattr(error, "problem", None)
+        problem = f" ({said})" if said else ""
+        raise InputError(f"{where}: not valid YAML{line}{problem}", hint) from error
+    if not isinstance(document, dict):
+        raise InputError(f"{where}: not a mapping", hint)
+    return _cluster_from({"name": path.stem, **document}, where, catalogue)
+
+
+# ------------------------------------------------------------------ as an object
+
+
+def cluster_input(value: Any, info: ValidationInfo) -> Any:
+    """What a request's ``cluster`` holds, as a :class:`Cluster`. Text never names a file here: requests reach
+    services too, so only the command line reads files, with :func:`parse_cluster`."""
+    if isinstance(value, str):
+        return parse_cluster(value, allow_paths=False, catalogue=catalogue_of(info))
+    if isinstance(value, Mapping):
+        return _cluster_from(value, "cluster", catalogue_of(info))
+    return value
+
+
+def _cluster_from(value: Mapping[Any, Any], where: str, catalogue: Catalogue) -> Cluster:
+    asked = checked(ClusterInput, value, where)
+    pools = [_filled(pool, where, catalogue) for pool in asked.pools]
+    return checked(Cluster, {"name": asked.name, "pools": pools}, where)
+
+
+def _filled(asked: PoolInput, where: str, catalogue: Catalogue) -> dict[str, Any]:
+    """``asked`` with what the catalogue knows: node size, fabric, price."""
+    gpu = catalogue.find_gpu(asked.gpu, f"{where}: gpu")
+    node = catalogue.default_node(gpu) if asked.node is None else catalogue.find_node(asked.node, f"{where}: node")
+    if node.gpu != gpu.name:
+        raise InputError(
+            f"{where}: node {node.name!r} holds {node.gpu}, not {gpu.name}", "name a node type of that GPU"
+        )
+    per_node = asked.gpus_per_node or node.gpus
+    fabric = catalogue.find_fabric(asked.fabric or node.default_fabric, f"{where}: fabric")
+    price, source = asked.usd_per_gpu_hour, asked.price_source
+    if price is None and source is not None:
+        raise InputError(
+            f"{where}: price_source {shown(source)} comes without usd_per_gpu_hour", "give both, or neither"
+        )
+    offer = on_demand_price(gpu, None if asked.node is None else node)
+    if "usd_per_gpu_hour" not in asked.model_fields_set and offer is not None:
+        price = offer.usd_per_gpu_hour
+        source = f"{offer.provider}, {offer.date.isoformat()} (on demand)"
+    return {
+        "name": asked.name or gpu.name,
+        "gpu": gpu.name,
+        "gpus": _gpus(asked, per_node, where),
+        "gpus_per_node": per_node,
+        "fabric": fabric.name,
+        "usd_per_gpu_hour": price,
+        "price_source": source,
+    }
+
+
+def _gpus(asked: PoolInput, per_node: int, where: str) -> int:
+    if asked.nodes is None:
+        if asked.gpus is None:
+            raise InputError(f"{where}: gpus of pool {asked.name or asked.gpu!r} is missing", "give gpus, or nodes")
+        return asked.gpus
+    total = asked.nodes * per_node
+    if asked.gpus not in (None, total):
+        raise InputError(
+            f"{where}: gpus {asked.gpus} is not nodes {asked.nodes} × gpus_per_node {per_node}",
+            "give one of them",
+        )
+    return total

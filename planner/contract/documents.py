@@ -1,0 +1,155 @@
+"""What every document of the contract is built from, and how a refusal by its schema is put into words."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
+
+from profiles.errors import InputError
+from profiles.hardware import SHIPPED, Catalogue
+
+LONGEST_TEXT = 4096
+"""Characters of a short form, a name or a path: more is a mistake or an attack."""
+
+_NUMBERS = re.compile(r"\[\n\s+([-+.0-9eE,\s]+?)\n\s+\]")  # no string in JSON holds a line break
+
+_CATALOGUE = "catalogue"  # in the context of a validation
+
+_SHOWN = 80  # characters of a wrong value that a message repeats
+
+
+class Document(BaseModel):
+    """Base of everything in the contract: frozen, and refuses keys it does not know."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, json_schema_serialization_defaults_required=True
+    )
+
+
+def indented_json(document: Document) -> str:
+    """``document`` as text: indented, keys in schema order, each row of numbers on one line; a newline at the end."""
+    text = json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+    return _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise ValueError(f"{shown(value)} is not a number; write a plain number")
+    return value
+
+
+PLAIN_NUMBER = BeforeValidator(_plain_number)
+"""pydantic alone would read true as 1 and "16" as 16: neither is a number in JSON, and nothing is guessed."""
+
+
+def strict_json(text: str) -> Any:
+    """``json.loads`` that refuses what it lets pass: NaN, infinities, and keys given twice.
+
+    Raises:
+        ValueError: saying what is wrong, and where known, at which place.
+    """
+    try:
+        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_each_once)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {shown(name)} is given twice")
+    return fields
+
+
+D = TypeVar("D", bound=BaseModel)
+
+
+def checked(kind: type[D], fields: object, where: str, catalogue: Catalogue = SHIPPED) -> D:
+    """``kind(**fields)`` with pydantic's report turned into one clear :class:`InputError`; ``catalogue`` is what its
+    validators look names of hardware up in (:func:`catalogue_of`)."""
+    try:
+        return kind.model_validate(fields, context={_CATALOGUE: catalogue})
+    except ValidationError as error:
+        raise validation_error(error, where) from error
+
+
+def catalogue_of(info: ValidationInfo) -> Catalogue:
+    """The catalogue of a validation; what ships where none was given."""
+    given: Catalogue = (info.context or {}).get(_CATALOGUE, SHIPPED)
+    return given
+
+
+def shown(value: object) -> str:
+    """``value`` as a message repeats it: quoted, on one line, and never longer than a line."""
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, list | tuple):
+        return "a list" if value else "an empty list"
+    if isinstance(value, bool | None):
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, int) and abs(value) >= 10**_SHOWN:
+        return "a number of more than 80 digits"
+    text = repr(value[: _SHOWN + 1] if isinstance(value, str) else value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+_WAYS_OUT = {
+    "gpu": "name the GPU type; `plan gpus` lists them",
+    "gpus": "say how many GPUs there are, e.g. gpus: 16",
+    "nodes": "say how many nodes there are, e.g. nodes: 2",
+    "pools": "list at least one pool with gpu and gpus",
+    "model": "name one that `plan models` lists",
+    "slo": "write for example ttft=1s,tpot=30ms, or an object with bounds",
+    "cluster": "write for example 16xH200, or an object with name and pools",
+    "workload": "write for example isl=4000,osl=500, or an object with isl and osl",
+    "percentile": "a percentile lies between 0 and 100, without either, e.g. 90 or 99.9",
+    "confidence": "a probability lies between 0 and 1, without either, e.g. 0.5 or 0.9",
+    "limit_ms": "a limit is a positive time, e.g. 30 ms, of at most 1e12 ms",
+    "isl": "give the prompt's length in tokens, e.g. isl=4000",
+    "osl": "give the output's length in tokens, e.g. osl=500",
+    "rate_rps": "give a positive number of requests per second, or leave it out for as many as fit",
+}
+
+
+def validation_error(error: ValidationError, where: str) -> InputError:
+    """The first problem of a pydantic report as an :class:`InputError`."""
+    problem = error.errors(include_url=False)[0]
+    path = [str(part) if isinstance(part, int) else _name(part) for part in problem["loc"]]
+    field = ".".join(path)
+    label = f"{where}: {field}" if field else where
+    kind, value = problem["type"], problem.get("input")
+    way_out = _WAYS_OUT.get(path[-1] if path else where)
+    if kind == "missing":
+        return InputError(f"{label} is missing", way_out or "`plan schema` says what is needed", field=field)
+    if kind in ("extra_forbidden", "invalid_key"):
+        hint = "remove it, or check its spelling; `plan schema` lists what is known"
+        return InputError(f"{label} is not known", hint, field=field)
+    if kind == "value_error":
+        message, _, said = str(problem["ctx"]["error"]).partition("; ")
+        return InputError(f"{label}: {message}", said or way_out or "correct it", field=field)
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        wrong = "is not an object"
+    elif kind in ("tuple_type", "list_type"):
+        wrong = "is not a list"
+    elif kind in ("too_short", "too_long") and "actual_length" in problem["ctx"]:
+        limit = problem["ctx"]["min_length" if kind == "too_short" else "max_length"]
+        wrong = f"has {'fewer' if kind == 'too_short' else 'more'} than {limit} items"
+    else:
+        wrong = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
+        wrong = f": {wrong}".replace(": input should", " should").replace(": string should", " should")
+        return InputError(f"{label}: {shown(value)}{wrong}", way_out or "correct the value", field=field)
+    return InputError(f"{label}: {shown(value)} {wrong}", way_out or "correct the value", field=field)
+
+
+def _name(part: str) -> str:
+    return part if len(part) <= _SHOWN and part.isprintable() else shown(part)

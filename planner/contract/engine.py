@@ -1,0 +1,108 @@
+"""Engines as they run or are to run: layout, limits, replicas and how to start them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
+
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.names import framework_names
+from planner.contract.documents import Document
+from planner.contract.expert_placement import ExpertPlacement
+
+
+class _KnownFrameworks:
+    """Puts the names there are into the JSON Schema."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(core), "enum": list(framework_names())}
+
+
+FrameworkName = Annotated[str, AfterValidator(lambda name: find_framework(name).name), _KnownFrameworks()]
+"""A framework by its name, whatever its case and hyphens."""
+
+PrecisionName = Literal["bf16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4"]
+KvPrecisionName = Literal["bf16", "fp8"]
+Role = Literal["aggregated", "prefill", "decode"]
+
+
+class Layout(Document):
+    """Parallel degrees of one engine: pp stages of dp attention replicas of tp GPUs; in MoE layers the tp·dp GPUs
+    of a stage
+    share out the experts ep ways and split each moe_tp ways."""
+
+    tp: int
+    pp: int
+    dp: int
+    ep: int
+    moe_tp: int
+
+    @property
+    def gpus(self) -> int:
+        return self.tp * self.pp * self.dp
+
+    @property
+    def label(self) -> str:
+        parts = [f"TP{self.tp}"]
+        parts += [
+            f"{name}{degree}" for name, degree in (("PP", self.pp), ("DP", self.dp), ("EP", self.ep)) if degree > 1
+        ]
+        return " ".join(parts)
+
+
+class Limits(Document):
+    """Batch limits to start the engine with."""
+
+    max_sequences: int = Field(description="most sequences in one step, per attention replica")
+    max_tokens_per_step: int = Field(description="token budget of one step (chunked prefill)")
+    max_model_len: int = Field(description="longest sequence that is admitted, tokens")
+    memory_fraction: float = Field(description="share of GPU memory the engine may use")
+
+
+class Rank(Document):
+    """Where one rank of an engine runs."""
+
+    rank: int
+    node: int = Field(description="node index within the pool")
+    gpu: int = Field(description="GPU index within the node")
+
+
+class Replica(Document):
+    """One running engine."""
+
+    id: str
+    weight: float = Field(
+        description="share of the requests that the gateway sends here; those of all engines of a role sum to 1"
+    )
+    ranks: tuple[Rank, ...]
+
+
+class Launch(Document):
+    """How to start one engine of the group."""
+
+    framework: FrameworkName
+    command: tuple[str, ...] = Field(
+        description="argument vector of the serving process (on each node where more than one)"
+    )
+    notes: tuple[str, ...] = Field(description="what the command line cannot say")
+
+
+class EngineGroup(Document):
+    """Engines that are alike."""
+
+    id: str
+    role: Role
+    pool: str
+    gpu: str
+    layout: Layout
+    gpus_per_engine: int
+    weights_precision: str
+    kv_precision: str
+    limits: Limits
+    replicas: tuple[Replica, ...]
+    launch: Launch
+    expert_placement: ExpertPlacement | None = Field(
+        default=None, description="null: no expert parallelism, or no statistics of expert loads were given"
+    )

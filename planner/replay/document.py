@@ -1,0 +1,119 @@
+"""The report of ``plan simulate``: what a plan does under a load, as a document. Times are milliseconds unless said
+otherwise."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+from pydantic import Field
+
+from planner.contract.documents import Document
+from planner.contract.quantities import Interval
+from planner.contract.workload.slo import Metric
+
+REPORT_VERSION: Literal["1.0"] = "1.0"
+
+
+class Percentiles(Document):
+    """One latency metric over all served requests, ms. Low and high: the same requests with every step at the lower
+    and at the upper end of its 80 % interval."""
+
+    mean: Interval
+    p50: Interval
+    p90: Interval
+    p95: Interval
+    p99: Interval
+
+
+class Attained(Document):
+    """One promise of the plan's SLO."""
+
+    metric: Metric
+    percentile: float
+    limit_ms: float
+    simulated: Interval | None = Field(
+        description="the metric of served requests at the promised percentile; null: outputs of one token have no TPOT"
+    )
+    share: Interval = Field(description="share of all requests within the limit")
+    holds: bool = Field(description="whether the promised share of all requests is within; refused ones are not")
+
+
+class Load(Document):
+    """What was sent."""
+
+    source: str = Field(description="the trace, or how arrivals were drawn")
+    requests: int
+    seconds: float = Field(description="from the first arrival to the last")
+    rate_rps: float
+    isl_mean: float
+    osl_mean: float
+    isl_longest: int
+    osl_longest: int
+
+
+class Refused(Document):
+    """Requests that no engine would admit."""
+
+    reason: str
+    requests: int
+    example: str
+
+
+class GroupLoad(Document):
+    """What the engines of one group did."""
+
+    engine: str = Field(description="id of the engine group")
+    role: Literal["aggregated", "prefill", "decode"]
+    replicas: int
+    requests: int
+    utilisation: float = Field(description="share of the time in which a step ran, mean over the replicas")
+    busiest: float = Field(description="of the busiest replica")
+    running_mean: float = Field(description="sequences in one engine")
+    waiting_most: int = Field(description="longest queue of one engine")
+    kv_peak: float = Field(description="largest share of the cache in use")
+    preemptions: int
+    falls_behind: int = Field(description="replicas whose queue grows all the time")
+
+
+class Moment(Document):
+    """One stretch of the timeline, all replicas together."""
+
+    time_s: float = Field(description="its end")
+    arrivals_rps: float
+    running: float
+    waiting: float
+    busy: float = Field(description="share of engine time in which a step ran")
+    kv_share: float = Field(description="of the fullest engine's cache, at the end")
+    ttft_p90_ms: float | None = Field(description="of the requests that arrived in it; null without any")
+
+
+class SimulationReport(Document):
+    """The whole report."""
+
+    report_version: Literal["1.0"] = REPORT_VERSION
+    model: str
+    engines: tuple[str, ...] = Field(description="the plan's engine groups in words")
+    load: Load
+    served: int
+    refused: tuple[Refused, ...]
+    slo: tuple[Attained, ...]
+    attainment: Interval = Field(description="share of all requests that met every promise")
+    goodput_rps: Interval = Field(description="requests per second that met every promise")
+    ttft_ms: Percentiles | None
+    tpot_ms: Percentiles | None = Field(description="null where every output is one token")
+    e2e_ms: Percentiles | None
+    output_tokens_per_s: float
+    preemptions: int
+    falls_behind: bool = Field(description="whether the queue of some engine grows all the time")
+    capacity_rps: float | None = Field(description="about what the plan carries; only where it falls behind")
+    groups: tuple[GroupLoad, ...]
+    timeline: tuple[Moment, ...]
+    warnings: tuple[str, ...]
+    cost_model_version: str
+    pack_hash: str
+    seed: int
+
+    def to_json(self) -> str:
+        """The report as text: indented, keys in schema order, a newline at the end."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,182 @@
+"""Replays a load against a plan: every engine is simulated with its own queue behind the plan's gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from costmodels.estimates import Floats, Ints
+from costmodels.serving.simulator.arrivals import Requests
+from costmodels.serving.simulator.capacity import keeps_up
+from costmodels.serving.simulator.events import simulate
+from costmodels.serving.simulator.outcome import Metric, Outcome
+from costmodels.serving.simulator.step_table import End
+from planner.contract.engine import EngineGroup
+from planner.replay.planned_engines import PlannedEngine
+from planner.serving.confirmation.simulated_engine import ENDS
+
+SAMPLES = 200
+"""Samples of the timeline of one engine, at least."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One engine and what became of the requests that it was sent (``rows`` of its stage's load)."""
+
+    group: EngineGroup
+    rows: Ints
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class FleetOutcome:
+    """The load as the users saw it, and what each engine did.
+
+    Attributes:
+        requests: as one engine would show them, in the order of the load.
+        replays: one for each engine that was sent any.
+    """
+
+    requests: Outcome
+    replays: list[Replay]
+
+
+def route(weights: Floats, requests: int, seed: int) -> Ints:
+    """The engine that each request is sent to: the gateway draws one by weight."""
+    edges = np.cumsum(weights) / np.sum(weights)
+    drawn = np.random.default_rng(seed).random(requests)
+    return np.minimum(np.searchsorted(edges, drawn, side="right"), len(weights) - 1)
+
+
+def replay(
+    engines: list[PlannedEngine],
+    load: Requests,
+    seed: int,
+    transfer_us: dict[End, Floats] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> dict[End, FleetOutcome]:
+    """Sends ``load`` to the plan's engines, at each end of the step times' interval: all see the same requests at the
+    same engines.
+
+    Args:
+        seed: of the gateway's draws.
+        transfer_us: of each request's cache from its prefill to its decode engine, as far as it comes after the
+            prefill; only where the plan has both.
+    """
+    out = {}
+    for end in ENDS:
+        if progress is not None:
+            steps = {"value": "as predicted", "low": "at the low end", "high": "at the high end"}[end]
+            progress(f"simulating {len(load):,} requests, steps {steps}")
+        out[end] = _fleet(engines, load, seed, end, None if transfer_us is None else transfer_us[end])
+    return out
+
+
+def _fleet(
+    engines: list[PlannedEngine], load: Requests, seed: int, end: End, transfer_us: Floats | None
+) -> FleetOutcome:
+    entry = _stage([e for e in engines if e.group.role != "decode"], load, seed, end)
+    outcome = _merged(load, entry)
+    behind = [e for e in engines if e.group.role == "decode"]
+    if not behind or transfer_us is None:
+        return FleetOutcome(outcome, entry)
+    passed = np.flatnonzero(outcome.served)
+    if not len(passed):
+        return FleetOutcome(outcome, entry)
+    arrival_us = outcome.finish_us[passed] + transfer_us[passed]
+    order = np.argsort(arrival_us, kind="stable")
+    passed = passed[order]
+    handed = Requests(load.isl[passed], load.osl[passed], arrival_us[order])
+    decode = _stage(behind, handed, seed + 1, end)
+    return FleetOutcome(_handed_on(outcome, load, passed, _merged(handed, decode)), entry + decode)
+
+
+def _handed_on(prefill: Outcome, load: Requests, passed: Ints, decode: Outcome) -> Outcome:
+    """Requests ``passed`` from the prefill to the decode engines, as their users saw them: the decode engine streams
+    all tokens."""
+
+    def then(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        out = before.copy()
+        out[passed] = after
+        return out
+
+    never = np.full(len(load), np.nan)
+    return replace(
+        prefill,
+        osl=load.osl,
+        first_us=then(never, decode.first_us),
+        finish_us=then(never, decode.finish_us),
+        preemptions=then(prefill.preemptions, prefill.preemptions[passed] + decode.preemptions),
+        rank=then(prefill.rank, decode.rank),
+        refused=then(prefill.refused, decode.refused),
+        end_us=max(prefill.end_us, decode.end_us),
+        busy_us=prefill.busy_us + decode.busy_us,
+        steps=prefill.steps + decode.steps,
+    )
+
+
+def _stage(engines: list[PlannedEngine], load: Requests, seed: int, end: End) -> list[Replay]:
+    """The engines of one stage, each with its share of ``load``."""
+    replicas = [(planned, replica) for planned in engines for replica in planned.group.replicas]
+    target = route(np.array([replica.weight for _, replica in replicas]), len(load), seed)
+    sample_us = max(float(load.arrival_us[-1]) / SAMPLES, 1e4)
+    replays = []
+    for number, (planned, _) in enumerate(replicas):
+        mine = np.flatnonzero(target == number)
+        if len(mine):
+            outcome = simulate(planned.engines[end], load.take(mine), sample_us=sample_us)
+            replays.append(Replay(planned.group, mine, outcome))
+    return replays
+
+
+def _merged(load: Requests, replays: list[Replay]) -> Outcome:
+    """All requests in the order of the load."""
+    order = np.argsort(np.concatenate([each.rows for each in replays]))
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(each.outcome, name) for each in replays])[order]
+
+    return Outcome(
+        isl=load.isl,
+        osl=load.osl,
+        arrival_us=load.arrival_us,
+        first_us=joined("first_us"),
+        finish_us=joined("finish_us"),
+        preemptions=joined("preemptions"),
+        rank=joined("rank"),
+        refused=joined("refused"),
+        end_us=max(each.outcome.end_us for each in replays),
+        busy_us=sum(each.outcome.busy_us for each in replays),
+        steps=sum(each.outcome.steps for each in replays),
+        timeline=np.zeros((0, 5)),
+    )
+
+
+def capacity_seen_rps(fleet: FleetOutcome, rate_rps: float) -> float | None:
+    """About what a fleet that falls behind carries, requests per second; None where it keeps up.
+
+    The gateway's shares are fixed, so the plan carries what its worst engine does: the offered rate × answers per
+    arrival in the second half of the time, when the queue feeds that engine without a pause.
+    """
+    behind = [each.outcome for each in fleet.replays if not keeps_up(each.outcome)]
+    if not behind:
+        return None
+    return rate_rps * min(_answered_share(outcome) for outcome in behind)
+
+
+def _answered_share(outcome: Outcome) -> float:
+    arrivals = outcome.arrival_us[outcome.served]
+    last = arrivals.max()
+    half = (arrivals.min() + last) / 2
+    finish = outcome.finish_us[outcome.served]
+    return float(((finish > half) & (finish <= last)).sum() / (arrivals > half).sum())
+
+
+def limits_us(bounds: list[tuple[Metric, float]]) -> dict[Metric, float]:
+    """The tightest limit of each metric, µs, of (metric, limit in ms)."""
+    out: dict[Metric, float] = {}
+    for metric, limit_ms in bounds:
+        out[metric] = min(out.get(metric, np.inf), limit_ms * 1e3)
+    return out

@@ -1,0 +1,186 @@
+"""A plan's engines, rebuilt for the simulator; a plan that was tampered with is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodels.kernels.cost_model import CostModel
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision, choose_precision
+from costmodels.models.registry import find_architecture
+from costmodels.operations.layouts import DEGREES, Layouts
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.simulator.events import Engine
+from costmodels.serving.simulator.step_table import End
+from planner.contract.clusters import Pool
+from planner.contract.engine import EngineGroup, Layout
+from planner.serving.confirmation.simulated_engine import cache_tokens, simulated_engines
+from planner.serving.document.plan import Plan
+from planner.serving.layouts import Restrictions, degrees_of, legal_layouts
+from planner.serving.operating_points import Job, served_on
+from profiles.descriptions import catalogue_with
+from profiles.errors import InputError
+from profiles.store import ProfileStore
+
+_TAMPERED = "use the plan as `plan --output` wrote it, or plan again"
+
+
+@dataclass(frozen=True)
+class PlannedEngine:
+    """One engine group: the engine to simulate at each end of the step times' interval."""
+
+    group: EngineGroup
+    engines: dict[End, Engine]
+    cost: CostModel
+
+
+def planned_engines(
+    plan: Plan,
+    *,
+    model: str | None = None,
+    store: ProfileStore | None = None,
+    measured: Sequence[ProfileStore] = (),
+    progress: Callable[[str], None] | None = None,
+) -> tuple[list[PlannedEngine], list[str]]:
+    """(engines of the plan's groups, warnings).
+
+    Args:
+        model: path of the config.json where the plan's model is not a bundled one.
+
+    Raises:
+        InputError: the plan contradicts itself or what is known of its model and GPUs.
+    """
+    check_weights(plan)
+    architecture = find_architecture(model or plan.request.model)
+    if architecture.name != plan.request.model:
+        raise InputError(
+            f"--model: {model} is {architecture.name}, and the plan is for {plan.request.model}",
+            "give the config.json that the plan was made from",
+        )
+    catalogue = catalogue_with(each.path for each in (*([store] if store else ()), *measured))
+    costs: dict[str, CostModel] = {}
+    engines = []
+    for group in plan.decision.engines:
+        if group.gpu not in costs:
+            gpu = catalogue.find_gpu(group.gpu)
+            costs[group.gpu] = CostModel(gpu, plan.request.framework, store, progress, measured)
+        engines.append(_planned(plan, group, architecture, costs[group.gpu]))
+    return engines, _provenance_warnings(plan, next(iter(costs.values())))
+
+
+def front_end_us(plan: Plan) -> float | None:
+    """What a request waits outside the engines (tokeniser, HTTP), as the plan predicts it; None: the plan is older than
+    that."""
+    ms = (plan.prediction.ttft_ms_by_part or {}).get("front end")
+    return None if ms is None else ms * 1e3
+
+
+def check_weights(plan: Plan) -> None:
+    """The gateway's weights must send every request somewhere: those of the engines that take requests in (and
+    those of the decode engines behind them) each sum to 1."""
+    for group in plan.decision.engines:
+        if not group.replicas:
+            raise InputError(f"plan: {group.id} has no replicas", _TAMPERED)
+    entry, behind = (
+        [(group, replica) for group in plan.decision.engines if (group.role == "decode") is decode
+         for replica in group.replicas]
+        for decode in (False, True)
+    )  # fmt: skip
+    if not entry:
+        raise InputError("plan: decision.engines has no engine that takes requests", _TAMPERED)
+    for replicas in (entry, behind):
+        for _, replica in replicas:
+            if not (math.isfinite(replica.weight) and replica.weight >= 0):
+                raise InputError(f"plan: the weight {replica.weight} of {replica.id} is not a share", _TAMPERED)
+        total = math.fsum(replica.weight for _, replica in replicas)
+        if replicas and abs(total - 1) > 1e-6:
+            role = replicas[0][0].role
+            raise InputError(f"plan: the weights of its {role} engines sum to {total:.6g}, not to 1", _TAMPERED)
+    if behind and not any(group.role == "prefill" for group, _ in entry):
+        raise InputError("plan: has decode engines and no prefill engine before them", _TAMPERED)
+    if not behind and any(group.role == "prefill" for group, _ in entry):
+        raise InputError("plan: has prefill engines and no decode engine behind them", _TAMPERED)
+    if behind and plan.prediction.kv_transfer is None:
+        raise InputError("plan: prediction.kv_transfer is missing, with engines that prefill and decode", _TAMPERED)
+    if behind and any(group.role == "aggregated" for group, _ in entry):
+        raise InputError("plan: has aggregated engines beside prefill and decode engines", _TAMPERED)
+
+
+def _planned(plan: Plan, group: EngineGroup, model: Architecture, cost: CostModel) -> PlannedEngine:
+    pool, asked = _pool(plan, group), plan.request
+    precision = choose_precision(model, group.weights_precision, group.kv_precision)
+    _check_layout(plan, group, model, precision, pool)
+    served = served_on(pool, model, precision, find_framework(asked.framework), cost)
+    job = Job(asked.cluster.pools.index(pool), pool, served, asked.workload, asked.slo, asked.confidence)
+    layouts = Layouts.of([degrees_of(group.layout)])
+    _check_memory(group, job, layouts)
+    engines = simulated_engines(job, layouts, group.limits, group.role, front_end_us(plan) or 0.0)
+    return PlannedEngine(group, engines, cost)
+
+
+def _pool(plan: Plan, group: EngineGroup) -> Pool:
+    for pool in plan.request.cluster.pools:
+        if pool.name == group.pool:
+            if pool.gpu != group.gpu:
+                raise InputError(f"plan: {group.id} has {group.gpu}, and its pool has {pool.gpu}", _TAMPERED)
+            return pool
+    raise InputError(f"plan: the pool {group.pool!r} of {group.id} is not one of its cluster", _TAMPERED)
+
+
+def _check_layout(plan: Plan, group: EngineGroup, model: Architecture, precision: Precision, pool: Pool) -> None:
+    """The layout must be one that the planner could have chosen."""
+    degrees = degrees_of(group.layout)
+    for name, degree in zip(DEGREES, degrees, strict=True):
+        if degree < 1:
+            raise InputError(f"plan: {name} {degree} of {group.id} is not at least 1", _TAMPERED)
+    if group.layout.gpus > pool.gpus:
+        raise InputError(f"plan: {group.id} takes {group.layout.gpus} GPUs, and its pool has {pool.gpus}", _TAMPERED)
+    for name in ("max_sequences", "max_tokens_per_step", "max_model_len"):
+        if getattr(group.limits, name) < 1:
+            raise InputError(f"plan: {name} {getattr(group.limits, name)} of {group.id} is not at least 1", _TAMPERED)
+    allowed = Restrictions(
+        group.layout.gpus if group.layout.gpus <= pool.gpus_per_node else pool.gpus,
+        pool.gpus_per_node,
+        max_tp=group.layout.tp,
+        max_pp=group.layout.pp,
+        max_engine_gpus=group.layout.gpus,
+        tp_across_nodes=plan.request.tp_across_nodes,
+    )
+    legal, _, _ = legal_layouts(model, precision, find_framework(plan.request.framework), allowed)
+    if not (legal.rows == np.array(degrees)).all(axis=1).any():
+        raise InputError(
+            f"plan: the layout {_described(group.layout)} of {group.id} is not legal for {model.name}", _TAMPERED
+        )
+
+
+def _described(layout: Layout) -> str:
+    return ", ".join(f"{name} {value}" for name, value in layout.model_dump().items())
+
+
+def _check_memory(group: EngineGroup, job: Job, layouts: Layouts) -> None:
+    if not 0 < group.limits.memory_fraction <= 1:
+        raise InputError(f"plan: memory_fraction {group.limits.memory_fraction} of {group.id} is no share", _TAMPERED)
+    tokens = job.shape.tokens
+    if cache_tokens(job, layouts, group.limits) < tokens:
+        raise InputError(
+            f"plan: {group.id} ({group.layout.label}) does not fit into the memory of {group.gpu} with one request of "
+            f"{tokens} tokens",
+            _TAMPERED,
+        )
+
+
+def _provenance_warnings(plan: Plan, cost: CostModel) -> list[str]:
+    """What has changed since the plan was made."""
+    warnings = []
+    if plan.provenance.pack_hash != cost.store.manifest.content_hash:
+        warnings.append(
+            f"the plan was made from other measurements ({plan.provenance.pack} {plan.provenance.pack_version}, "
+            f"{plan.provenance.pack_hash[:12]}) than are simulated ({cost.store.manifest.content_hash[:12]})"
+        )
+    elif plan.provenance.cost_model_version != cost.version:
+        warnings.append(f"the plan was made by cost model {plan.provenance.cost_model_version}; this is {cost.version}")
+    return warnings

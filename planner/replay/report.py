@@ -1,0 +1,250 @@
+"""A load replayed against a plan → the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from costmodels.estimates import Floats
+from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
+from costmodels.serving.simulator.capacity import keeps_up
+from costmodels.serving.simulator.outcome import REFUSALS, Metric, Outcome
+from costmodels.serving.simulator.step_table import End
+from planner.contract.engine import EngineGroup
+from planner.contract.quantities import Interval
+from planner.contract.workload.slo import Bound
+from planner.replay import document as simulated
+from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay
+from planner.replay.planned_engines import front_end_us, planned_engines
+from planner.serving.confirmation.simulated_engine import ENDS
+from planner.serving.document.plan import Plan
+from profiles.errors import InputError
+from profiles.store import ProfileStore
+
+MOMENTS = 60
+"""Stretches of the timeline."""
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+
+
+def drawn_load(plan: Plan, rate_rps: float, requests: int, *, cv: float = 1.0, seed: int = 0) -> Requests:
+    """Requests of the plan's own lengths, at random arrivals (``cv`` of the gaps: 1 is Poisson)."""
+    if requests < 1:
+        raise InputError(f"requests: {requests} is not at least 1", "give the number of requests to send")
+    workload = plan.request.workload
+    return open_loop(*constant_lengths(requests, workload.isl, workload.osl), rate_rps, cv=cv, seed=seed)
+
+
+def simulate_plan(
+    plan: Plan,
+    load: Requests,
+    source: str,
+    *,
+    seed: int = 0,
+    model: str | None = None,
+    store: ProfileStore | None = None,
+    measured: Sequence[ProfileStore] = (),
+    progress: Callable[[str], None] | None = None,
+) -> simulated.SimulationReport:
+    """What ``plan`` does under ``load``.
+
+    Args:
+        source: the load in words.
+        seed: of the gateway's draws.
+        model: path of the config.json where the plan's model is not a bundled one.
+        store, measured: as :func:`planner.serving.planning.plan` was given them.
+
+    Raises:
+        InputError: a plan that contradicts itself, or a load of which every request is refused.
+    """
+    engines, warnings = planned_engines(plan, model=model, store=store, measured=measured, progress=progress)
+    fleets = replay(engines, load, seed, _transfer_us(plan, load), progress)
+    value = fleets["value"]
+    served = int(value.requests.served.sum())
+    if not served:
+        raise InputError(
+            f"load: every request is refused: {REFUSALS[int(value.requests.refused[0])]}",
+            "plan for longer requests (--workload isl=…,osl=…), or send shorter ones",
+        )
+    described = _load(load, source)
+    capacity = capacity_seen_rps(value, described.rate_rps)
+    checks = tuple(_attained(bound, fleets) for bound in plan.request.slo.bounds)
+    limits = limits_us([(bound.metric, bound.limit_ms) for bound in plan.request.slo.bounds])
+    cost = engines[0].cost
+    return simulated.SimulationReport(
+        model=plan.request.model,
+        engines=tuple(
+            f"{len(group.replicas)} × {group.layout.label} on {group.gpu}"
+            + ("" if group.role == "aggregated" else f" ({group.role})")
+            for group in plan.decision.engines
+        ),
+        load=described,
+        served=served,
+        refused=_refused(value.requests),
+        slo=checks,
+        attainment=_interval({end: fleet.requests.attainment(limits) for end, fleet in fleets.items()}),
+        goodput_rps=_interval({end: fleet.requests.goodput_rps(limits) for end, fleet in fleets.items()}),
+        ttft_ms=_percentiles("ttft", fleets),
+        tpot_ms=_percentiles("tpot", fleets),
+        e2e_ms=_percentiles("e2e", fleets),
+        output_tokens_per_s=value.requests.output_tokens_per_s,
+        preemptions=int(value.requests.preemptions.sum()),
+        falls_behind=capacity is not None,
+        capacity_rps=capacity,
+        groups=tuple(_group(group, value) for group in plan.decision.engines),
+        timeline=_timeline(value),
+        warnings=(*warnings, *_load_warnings(plan, described)),
+        cost_model_version=cost.version,
+        pack_hash=cost.store.manifest.content_hash,
+        seed=seed,
+    )
+
+
+def _transfer_us(plan: Plan, load: Requests) -> dict[End, Floats] | None:
+    """What is left of each request's KV transfer after its prefill: the plan's, in proportion to the prompt."""
+    transfer = plan.prediction.kv_transfer
+    if transfer is None:
+        return None
+    share = load.isl / plan.request.workload.isl
+    return {end: share * getattr(transfer.exposed_ms, end) * 1e3 for end in ENDS}
+
+
+def _load(load: Requests, source: str) -> simulated.Load:
+    seconds = float(load.arrival_us[-1] - load.arrival_us[0]) / 1e6
+    n = len(load)
+    return simulated.Load(
+        source=source,
+        requests=n,
+        seconds=seconds,
+        rate_rps=(n - 1) / seconds if seconds > 0 else float(n),
+        isl_mean=float(load.isl.mean()),
+        osl_mean=float(load.osl.mean()),
+        isl_longest=int(load.isl.max()),
+        osl_longest=int(load.osl.max()),
+    )
+
+
+def _load_warnings(plan: Plan, load: simulated.Load) -> list[str]:
+    workload = plan.request.workload
+    front = front_end_us(plan)
+    out = ["the plan does not say what tokenisation and HTTP take: they are not in the TTFT"] if front is None else []
+    if load.isl_mean > workload.isl or load.osl_mean > workload.osl:
+        out.append(
+            f"requests are longer than the plan was made for: isl {load.isl_mean:.0f}, osl {load.osl_mean:.0f} on "
+            f"average, planned {workload.isl} and {workload.osl}"
+        )
+    if load.requests < 1000:
+        out.append(f"{load.requests} requests say little about p99; take 1,000 or more")
+    if load.seconds == 0:
+        out.append("all requests come at the same moment: there is no rate to keep up with")
+    return out
+
+
+def _interval(values: dict[End, float]) -> Interval:
+    ends = [values[end] for end in ENDS]
+    return Interval(value=values["value"], low=min(ends), high=max(ends))
+
+
+def _at(fleets: dict[End, FleetOutcome], metric: Metric, p: float | None) -> Interval:
+    """Mean (None) or percentile, ms."""
+    values = {
+        end: (each.requests.mean_us(metric) if p is None else each.requests.percentile_us(metric, p)) / 1e3
+        for end, each in fleets.items()
+    }
+    return _interval(values)
+
+
+def _percentiles(metric: Metric, fleets: dict[End, FleetOutcome]) -> simulated.Percentiles | None:
+    if not len(fleets["value"].requests.of(metric)):
+        return None
+    at = {name: _at(fleets, metric, p) for name, p in QUANTILES.items()}
+    return simulated.Percentiles(mean=_at(fleets, metric, None), **at)
+
+
+def _attained(bound: Bound, fleets: dict[End, FleetOutcome]) -> simulated.Attained:
+    limit = {bound.metric: bound.limit_ms * 1e3}
+    share = _interval({end: each.requests.attainment(limit) for end, each in fleets.items()})
+    at = _at(fleets, bound.metric, bound.percentile / 100) if len(fleets["value"].requests.of(bound.metric)) else None
+    return simulated.Attained(
+        metric=bound.metric,
+        percentile=bound.percentile,
+        limit_ms=bound.limit_ms,
+        simulated=at,
+        share=share,
+        holds=share.value >= bound.percentile / 100,
+    )
+
+
+def _refused(requests: Outcome) -> tuple[simulated.Refused, ...]:
+    out = []
+    for why in range(1, len(REFUSALS)):
+        which = np.flatnonzero(requests.refused == why)
+        if len(which):
+            first = which[0]
+            example = f"request {first + 1}: {requests.isl[first]} + {requests.osl[first]} tokens"
+            out.append(simulated.Refused(reason=REFUSALS[why], requests=len(which), example=example))
+    return tuple(out)
+
+
+def _group(group: EngineGroup, fleet: FleetOutcome) -> simulated.GroupLoad:
+    mine = [each for each in fleet.replays if each.group.id == group.id]
+    span_us = fleet.requests.span_s * 1e6
+    busy = [each.outcome.busy_us / span_us for each in mine]
+    timelines = [each.outcome.timeline for each in mine]
+    return simulated.GroupLoad(
+        engine=group.id,
+        role=group.role,
+        replicas=len(group.replicas),
+        requests=sum(len(each.rows) for each in mine),
+        utilisation=sum(busy) / len(group.replicas),
+        busiest=max(busy, default=0.0),
+        running_mean=float(np.mean([_time_mean(t, 2) for t in timelines])) if timelines else 0.0,
+        waiting_most=int(max((t[:, 3].max() for t in timelines), default=0)),
+        kv_peak=float(max((t[:, 4].max() for t in timelines), default=0.0)),
+        preemptions=sum(int(each.outcome.preemptions.sum()) for each in mine),
+        falls_behind=sum(not keeps_up(each.outcome) for each in mine),
+    )
+
+
+def _time_mean(timeline: Floats, column: int) -> float:
+    """Mean over time of a sampled level."""
+    time, level = timeline[:, 0], timeline[:, column]
+    if len(time) < 2 or time[-1] == time[0]:
+        return float(level.mean())
+    return float(np.average((level[:-1] + level[1:]) / 2, weights=np.diff(time)))
+
+
+def _timeline(fleet: FleetOutcome) -> tuple[simulated.Moment, ...]:
+    requests = fleet.requests
+    end = requests.end_us
+    edges = np.linspace(0.0, end, MOMENTS + 1)
+    width_s = end / MOMENTS / 1e6
+    running, waiting, busy, kv = (np.zeros(MOMENTS) for _ in range(4))
+    for each in fleet.replays:
+        time, busy_us, runs, waits, share = each.outcome.timeline.T
+        running += np.interp(edges[1:], time, runs)
+        waiting += np.interp(edges[1:], time, waits)
+        busy += np.diff(np.interp(edges, time, busy_us)) / (width_s * 1e6) / len(fleet.replays)
+        kv = np.maximum(kv, np.interp(edges[1:], time, share))
+    place = np.minimum((requests.arrival_us / (end / MOMENTS)).astype(np.int64), MOMENTS - 1)
+    arrivals = np.bincount(place, minlength=MOMENTS)
+    ttft = requests.ttft_us / 1e3
+    moments = []
+    for i in range(MOMENTS):
+        here = ttft[(place == i) & requests.served]
+        moments.append(
+            simulated.Moment(
+                time_s=float(edges[i + 1]) / 1e6,
+                arrivals_rps=float(arrivals[i]) / width_s,
+                running=float(running[i]),
+                waiting=float(waiting[i]),
+                busy=float(busy[i]),
+                kv_share=float(kv[i]),
+                ttft_p90_ms=float(np.quantile(here, 0.9)) if len(here) else None,
+            )
+        )
+    return tuple(moments)
+
+
+__all__ = ["drawn_load", "simulate_plan"]

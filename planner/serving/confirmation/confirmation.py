@@ -1,0 +1,289 @@
+"""The event simulator confirms what the search chose with formulas.
+
+Each kind of engine of the best fleet is simulated at the load that the fleet gives it. One that misses a bound of the
+SLO there is known by what it carries in the simulation from then on, and the fleet is chosen anew; a fleet is the
+answer when all its engines hold. Engines that were not chosen keep what the formulas promise, so the answer is the best
+of all candidates as long as the formulas promise them no less than the simulation would.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from costmodels.estimates import Floats
+from costmodels.models.precision import Precision
+from costmodels.serving.simulator.arrivals import constant_lengths, open_loop
+from costmodels.serving.simulator.capacity import Limit, capacity_rps, requests_needed, settled
+from costmodels.serving.simulator.events import Engine, simulate
+from costmodels.serving.steady.disaggregated import Prefilling
+from planner.serving.confirmation.simulated_engine import simulated_engines
+from planner.serving.engines.groups import Group, Pair, groups_of, pairs_of
+from planner.serving.engines.latency import Check, own_us
+from planner.serving.engines.options import Serving, ServingOption, best_of, served_rps, solved_again
+from planner.serving.operating_points import OperatingPoints, percentile_ms
+from planner.serving.request import PlanRequest
+from profiles.errors import Infeasible
+
+SEED = 0
+
+BEYOND = 200
+"""Simulated requests beyond the highest percentile that was promised, ..."""
+
+FEWEST, MOST = 2000, 10_000
+"""... with no fewer and no more requests than these."""
+
+TOLERANCE = 0.025
+"""An engine that misses a bound is planned with at most this share less than it carries."""
+
+STEP = 0.995
+"""An engine that misses a bound carries no more than this share of the load at which it did."""
+
+ROUNDS = 6
+"""Fleets tried before only engines that have been simulated are candidates."""
+
+
+Kind = tuple[Serving, Precision, tuple[int, ...]]
+"""Way to serve, precision, role, pool, layout and batch limit: one engine under any load."""
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What the simulations left.
+
+    Attributes:
+        options: as they are after them.
+        best: of the options; None: none has a plan.
+        checks: the simulation of each of its groups by id; empty: not simulated.
+        carried: requests/s of the engines that missed a bound.
+        narrowed: whether only engines that had been simulated were candidates in the end.
+    """
+
+    options: list[ServingOption]
+    best: ServingOption | None
+    checks: dict[str, Check]
+    carried: dict[Kind, float]
+    narrowed: bool = False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader should know of the search."""
+        if not self.narrowed:
+            return ()
+        return (
+            f"after {ROUNDS} fleets in which some engine missed a bound when it was simulated, only engines that had "
+            "been simulated were candidates: a fleet of others may be better",
+        )
+
+    def carried_rps(self, option: ServingOption, points: OperatingPoints) -> Floats:
+        """What aggregated engines at ``points`` (n,) of an ``option`` carry: by the formulas, but no more than where
+        they were simulated, [n]."""
+        rate = points.steady.rate_rps.value.copy()
+        index = points.job.pool_index
+        mine = np.column_stack([points.layouts.rows, points.budget])
+        for (serving, precision, (pool, *engine)), most in self.carried.items():
+            if (serving, precision, pool) == ("aggregated", option.precision, index):
+                same = (mine == np.array(engine)).all(axis=1)
+                rate[same] = np.minimum(rate[same], most)
+        return rate
+
+
+def confirmed(request: PlanRequest, options: list[ServingOption]) -> Confirmed:
+    """Simulates the best option's engines and chooses again until they hold.
+
+    Args:
+        options: solved with the formulas' capacities.
+    """
+    if not request.simulation:
+        return Confirmed(options, best_of(request, options), {}, {})
+    simulations = _Simulations()
+    found = simulations.settled(request, options)
+    if found.best is not None:
+        return found
+    if request.workload.rate_rps is not None:
+        # What is said to work instead must work: the fleet that carries most is simulated, too.
+        most = request.model_copy(update={"objective": "throughput"})
+        simulations.settled(most, [simulations.chosen_anew(most, option) for option in options])
+        options = [simulations.chosen_anew(request, option) for option in options]
+    return Confirmed([simulations.refused(request, option) for option in options], None, {}, simulations.carried)
+
+
+class _Simulations:
+    """What the simulations so far have shown."""
+
+    def __init__(self) -> None:
+        self._seen: set[Kind] = set()
+        self._formula: dict[Kind, float] = {}
+        self._idle: dict[Kind, dict[str, float]] = {}
+        self._checks: dict[tuple[frozenset[Kind], float, float, tuple[Limit, ...]], Check | None] = {}
+        self.carried: dict[Kind, float] = {}
+
+    def settled(self, request: PlanRequest, options: list[ServingOption]) -> Confirmed:
+        """The options when every engine of the best holds, or none is left."""
+        turn, narrowed = 0, False
+        while (best := best_of(request, options)) is not None:
+            groups = groups_of(best, served_rps(request, best))
+            pairs = pairs_of(groups)
+            trials = [_Trial(request, group, pairs) for group in groups]
+            found = [self.check(best, trial) for trial in trials]
+            checks = {trial.group.id: check for trial, check in zip(trials, found, strict=True) if check is not None}
+            if len(checks) == len(trials):
+                return Confirmed(options, best, checks, self.carried, narrowed)
+            for trial in trials:
+                self.learn(best, trial, holds=trial.group.id in checks)
+            turn += 1
+            narrowed = turn >= ROUNDS
+            solved = [option for option in options if option.choice is not None]
+            known = [self.chosen_anew(request, option, only_simulated=narrowed) for option in solved]
+            if narrowed and best_of(request, known) is None:
+                narrowed = False
+                known = [self.chosen_anew(request, option) for option in solved]
+            anew = iter(known)
+            options = [option if option.choice is None else next(anew) for option in options]
+        return Confirmed(options, None, {}, self.carried)
+
+    def check(self, best: ServingOption, trial: _Trial) -> Check | None:
+        """The trial at its load, simulated once however often it is asked for; None where a bound does not hold."""
+        kinds = _kinds(best, trial.group)
+        asked = (frozenset(kinds), trial.group.load_rps, trial.front_us, tuple(trial.limits))
+        if asked not in self._checks:
+            self._checks[asked] = trial.check()
+        formula = [self._formula[kind] for kind in kinds if kind in self._formula]
+        found = self._checks[asked]
+        return None if found is None else replace(found, formula_rps=max(formula, default=None))
+
+    def learn(self, best: ServingOption, trial: _Trial, *, holds: bool) -> None:
+        """What the engines of a group carry, where a bound does not hold."""
+        group, kinds = trial.group, _kinds(best, trial.group)
+        self._seen |= kinds
+        if holds:
+            return
+        most = min(trial.capacity_rps(), group.load_rps * STEP)
+        for kind in kinds:
+            self._formula.setdefault(kind, float(group.capacity_rps.value[0]))
+            self.carried[kind] = min(self.carried.get(kind, math.inf), most)
+        if most == 0:
+            self._idle |= dict.fromkeys(kinds, trial.idle_ms())
+
+    def chosen_anew(
+        self, request: PlanRequest, option: ServingOption, *, only_simulated: bool = False
+    ) -> ServingOption:
+        """``option`` with what its engines carry, for ``request``; ``only_simulated``: of those that were."""
+        if option.candidates is None:
+            return option
+        kinds = [(option.serving, option.precision, origin.kind) for origin in option.origin]
+        most = [self.carried.get(kind, math.inf if kind in self._seen or not only_simulated else 0.0) for kind in kinds]
+        capacity = np.minimum(option.candidates.capacity_rps, most)
+        if option.choice is not None and np.array_equal(capacity, option.candidates.capacity_rps):
+            return option  # it would be the same choice
+        return solved_again(request, option, capacity)
+
+    def refused(self, request: PlanRequest, option: ServingOption) -> ServingOption:
+        """``option`` with the reason why none of its engines is left."""
+        mine = [
+            ms
+            for (serving, precision, _), ms in self._idle.items()
+            if (serving, precision) == (option.serving, option.precision)
+        ]
+        if option.error is not None or not mine:
+            return option
+        bounds = {bound.label: bound.limit_ms for bound in request.slo.bounds}
+        nearest = min(mine, key=lambda ms: max(ms[label] / limit for label, limit in bounds.items() if label in ms))
+        reached = ", ".join(f"{label}={ms:.4g} ms" for label, ms in nearest.items())
+        return replace(
+            option,
+            error=Infeasible(
+                f"slo: {len(mine)} engines are within it by the formulas, and none when it is simulated; the nearest "
+                f"reaches {reached} at hardly any load",
+                "relax the SLO to that or more, or see what the formulas say with --no-simulation",
+                binding="slo",
+                nearest=nearest,
+            ),
+        )
+
+
+def _kinds(best: ServingOption, group: Group) -> set[Kind]:
+    """The engines of a group, of whichever batch limit."""
+    return {(best.serving, best.precision, best.origin[v].kind) for v in group.candidates}
+
+
+# ------------------------------------------------------------------ one engine
+
+
+class _Trial:
+    """One engine of a group, to be simulated alone."""
+
+    def __init__(self, request: PlanRequest, group: Group, pairs: list[Pair]) -> None:
+        self.group = group
+        self._pairs = [pair for pair in pairs if group.id in (pair.prefill.id, pair.decode.id)]
+        self.front_us = float(self._pairs[0].served.ttft_parts_us["front end"][0])
+        self.limits = self._leftover()
+        n = _requests(request, group)
+        self._lengths = constant_lengths(n, request.workload.isl, request.workload.osl)
+
+    @cached_property
+    def _engine(self) -> Engine:
+        group = self.group
+        made = simulated_engines(group.job, group.layouts, group.limits, group.role, self.front_us, ("value",))
+        return made["value"]
+
+    def check(self) -> Check | None:
+        """At the group's load; None where a bound does not hold."""
+        load = open_loop(*self._lengths, self.group.load_rps, seed=SEED)
+        outcome = settled(self._engine, load, self.limits)
+        return None if outcome is None else Check(outcome, len(load))
+
+    def capacity_rps(self) -> float:
+        """The highest rate at which every bound holds, where the group's load is too much; 0 where none does."""
+        return capacity_rps(
+            self._engine,
+            *self._lengths,
+            self.limits,
+            seed=SEED,
+            tolerance=TOLERANCE,
+            near_rps=self.group.load_rps,
+            near_fails=True,
+        )
+
+    def idle_ms(self) -> dict[str, float]:
+        """Every bounded percentile of its requests at hardly any load, by the bound's label."""
+        isl, osl = (lengths[:FEWEST] for lengths in self._lengths)
+        check = Check(simulate(self._engine, open_loop(isl, osl, self.group.load_rps / 100, seed=SEED)), len(isl))
+        found = {}
+        for bound in self.group.job.slo.bounds:
+            own = own_us(self.group, bound.metric, bound.percentile / 100)
+            if own is not None:
+                rest = max(float(percentile_ms(pair.served, bound)[0]) for pair in self._pairs) - own / 1e3
+                found[bound.label] = rest + check.us(bound.metric, bound.percentile / 100) / 1e3
+        return found
+
+    def _leftover(self) -> list[Limit]:
+        """What the SLO leaves to the engine: less what the formulas say of the rest of a request's way, and of what the
+        confidence that was asked for keeps free."""
+        limits = []
+        for bound in self.group.job.slo.bounds:
+            p = bound.percentile / 100
+            own = own_us(self.group, bound.metric, p)
+            if own is None:
+                continue
+            for pair in self._pairs:
+                even, asked = (float(percentile_ms(pair.served, bound, c)[0]) for c in (0.5, self.group.job.confidence))
+                limits.append(Limit(bound.metric, p, bound.limit_ms * 1e3 * even / asked - (even * 1e3 - own)))
+        return limits
+
+
+def _requests(request: PlanRequest, group: Group) -> int:
+    """How many to simulate."""
+    highest = max([90.0, *(bound.percentile for bound in request.slo.bounds)])
+    loaded = group.loaded
+    if isinstance(loaded, OperatingPoints):
+        stay_us = float(loaded.steady.e2e_us.value[0])
+    elif isinstance(loaded, Prefilling):
+        stay_us = float(loaded.done_us.value[0])
+    else:
+        stay_us = float(loaded.cycle_us.value[0]) * loaded.tokens * loaded.steps_per_token
+    in_flight = group.load_rps * stay_us / 1e6
+    return int(np.clip(requests_needed(highest / 100, in_flight, BEYOND), FEWEST, MOST))

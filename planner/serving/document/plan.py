@@ -1,0 +1,243 @@
+"""The plan document: what was asked, what was decided, what is predicted, and why to believe it.
+
+One versioned JSON document, validated on the way out and on the way in. Times are milliseconds, sizes bytes. It holds
+no clock readings: same request, same versions, same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from planner.contract.clusters import Cluster
+from planner.contract.documents import Document, indented_json, shown, strict_json, validation_error
+from planner.contract.engine import EngineGroup, FrameworkName, Layout
+from planner.contract.provenance import Provenance
+from planner.contract.workload.slo import Slo
+from planner.contract.workload.workload import Workload
+from planner.serving.document.prediction import (
+    Prediction,
+)
+from planner.serving.request import Disaggregation, Objective, PlanRequest
+from profiles.errors import DataError, InputError
+
+SCHEMA_VERSION: Literal["1.2"] = "1.2"
+
+ADDED_TO = ("1.0", "1.1")
+"""Older versions that read as they are: whatever a later one added has a default that says what was so."""
+
+
+# ------------------------------------------------------------------ request
+
+
+class RequestUnderstood(Document):
+    """The request as it was understood, all defaults filled in."""
+
+    model: str
+    parameters: int = Field(description="weights of the language model")
+    active_parameters: int = Field(description="weights that touch one token")
+    not_modelled: tuple[str, ...] = Field(description="parts of the checkpoint that are not modelled")
+    cluster: Cluster
+    slo: Slo
+    workload: Workload
+    objective: Objective
+    framework: FrameworkName
+    weights_precision: str
+    kv_precision: str
+    confidence: float = Field(description="probability with which each bound of the SLO had to hold")
+    precision_converted: bool = Field(description="whether weights are not in the precision they are published in")
+    max_tp: int | None
+    max_pp: int | None
+    max_engine_gpus: int | None
+    tp_across_nodes: bool
+    time_limit_s: float
+    simulation: bool = Field(default=False, description="older plans than of schema 1.2 were not simulated")
+    disaggregation: Disaggregation = Field(default="never", description="plans of schema 1.0 are aggregated")
+    weights_precisions: tuple[str, ...] = Field(default=(), description="allowed; empty in plans of schema 1.0")
+    kv_precisions: tuple[str, ...] = Field(default=(), description="allowed; empty in plans of schema 1.0")
+
+
+# ------------------------------------------------------------------ decision
+
+
+class Decision(Document):
+    engines: tuple[EngineGroup, ...]
+    gpus_used: int
+    gpus_idle: int
+    usd_per_hour: float | None = Field(description="of the GPUs used; null where a price is not known")
+
+
+# ------------------------------------------------------------------ proof
+
+
+class Rejection(Document):
+    """Candidates that were not taken further, and why."""
+
+    reason: str
+    count: int
+    example: str
+
+
+class Compared(Document):
+    """One way to serve, at its best: aggregated or disaggregated engines, in one precision. All ways are
+    judged by the same SLO, load, pools and objective."""
+
+    serving: Literal["aggregated", "disaggregated"]
+    weights_precision: str
+    kv_precision: str
+    chosen: bool
+    objective_value: float | None = Field(description="in the unit of the proof; null: no plan this way")
+    loses_by: float | None = Field(description="how much worse than the chosen one, relative; 0 for that one")
+    gpus: int | None = Field(description="GPUs used")
+    reason: str | None = Field(description="why there is no plan this way, or why a better one was not taken")
+    weights_bytes: float = Field(description="of the whole model")
+    kv_bytes_per_token: float = Field(description="of the whole model, for a sequence of the workload's length")
+    accuracy: str = Field(description="what is published of the precision's cost in accuracy, with its source")
+
+
+class Proof(Document):
+    """Why there is no better plan among those considered."""
+
+    engine: str = Field(description="solver and version")
+    status: Literal["optimal", "feasible", "time_limit"]
+    objective: Objective
+    objective_value: float
+    objective_unit: str
+    bound: float = Field(description="no choice among the candidates can be better than this")
+    gap: float = Field(description="|bound − objective| ÷ the larger of the two")
+    layouts_considered: int
+    layouts_legal: int
+    operating_points: int = Field(
+        description="layouts × batch limits × concurrencies predicted in the plan's precision, of aggregated engines"
+    )
+    operating_points_within_slo: int
+    candidates: int = Field(description="what the solver chose from, in all ways to serve")
+    rejected: tuple[Rejection, ...]
+    binding_constraint: str
+    compared: tuple[Compared, ...] = Field(
+        default=(), description="every way to serve that was tried, best first; empty in plans of schema 1.0"
+    )
+
+
+class OperatingPoint(Document):
+    """One layout under one load."""
+
+    pool: str
+    layout: Layout
+    gpus_per_engine: int
+    max_tokens_per_step: int
+    concurrency: int | float = Field(description="decoding sequences per attention replica, on average")
+    engine_rate_rps: float = Field(description="requests per second of one engine")
+    output_tokens_per_s_per_gpu: float
+    output_tokens_per_s_per_user: float | None = Field(description="null: requests of one output token")
+    ttft_ms: float = Field(description="at the SLO's percentile, else p90")
+    tpot_ms: float | None = Field(description="at the SLO's percentile, else p90; null: requests of one output token")
+    meets_slo: bool
+
+
+class Alternative(OperatingPoint):
+    """Another layout, at its best operating point, alone on its pool."""
+
+    engines: int = Field(description="engines that fill the pool, or that carry the rate")
+    gpus: int
+    usd_per_hour: float | None
+    simulated: bool = Field(
+        default=False,
+        description="whether its rate is that of a simulation; if not, of the formulas, for the times too",
+    )
+    score: float = Field(description="objective of this alternative, in the unit of the proof")
+    loses_by: float = Field(description="how much worse that is than the plan's, relative")
+
+
+class Alternatives(Document):
+    ranked: tuple[Alternative, ...] = Field(description="best other layouts that meet the SLO, best first")
+    pareto: tuple[OperatingPoint, ...] = Field(
+        description="no other point is better in both speed per user and throughput per GPU, whether or not "
+        "it meets the SLO; fastest per user first"
+    )
+
+
+class Plan(Document):
+    """The whole document."""
+
+    schema_version: Literal["1.2"] = SCHEMA_VERSION
+    request: RequestUnderstood
+    decision: Decision
+    prediction: Prediction
+    proof: Proof
+    alternatives: Alternatives
+    provenance: Provenance
+
+    def to_json(self) -> str:
+        """The document as text: indented, keys in schema order, a newline at the end."""
+        return indented_json(self)
+
+
+def parse_plan(text: str, where: str = "plan") -> Plan:
+    """A plan from its JSON. One of an older schema becomes one of today's.
+
+    Raises:
+        InputError: not JSON, not a plan, of another schema version, or refused by the schema.
+    """
+    written = "give a plan that `plan --output` wrote"
+    try:
+        document = strict_json(text)
+    except ValueError as error:
+        raise InputError(f"{where}: not valid JSON ({error})", written) from error
+    if not isinstance(document, Mapping) or "schema_version" not in document:
+        raise InputError(f"{where}: schema_version is missing", written)
+    version = document["schema_version"]
+    known = ", ".join((*ADDED_TO, SCHEMA_VERSION))
+    if version not in (*ADDED_TO, SCHEMA_VERSION):
+        raise InputError(
+            f"{where}: schema_version {shown(version)} is not one that this program reads",
+            f"it reads {known}; use the shardwright that wrote it, or a newer one",
+        )
+    if version != SCHEMA_VERSION:
+        text = json.dumps({**document, "schema_version": SCHEMA_VERSION})
+    try:
+        # Strictly: "8" is not 8, and true is not 1. (From Python objects, strict would refuse lists for tuples.)
+        return Plan.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise validation_error(error, where) from error
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a file.
+
+    Raises:
+        InputError: what :func:`parse_plan` raises, and where the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"plan {path}: cannot be read ({reason})", "check the path") from error
+    return parse_plan(text, f"plan {path}")
+
+
+def validated(plan: Plan) -> Plan:
+    """``plan`` after a round trip through its own schema: what leaves the planner is what others can read.
+
+    Raises:
+        DataError: the planner made something that its schema refuses (a defect).
+    """
+    try:
+        return parse_plan(plan.to_json())
+    except (InputError, ValueError) as error:
+        raise DataError(f"plan: failed its own schema ({error})", "report this as a defect") from error
+
+
+def schema(what: Literal["plan", "request"] = "plan") -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the plan or of the request."""
+    kind = Plan if what == "plan" else PlanRequest
+    document = kind.model_json_schema(mode="serialization" if what == "plan" else "validation")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:shardwright:{what}:{SCHEMA_VERSION}",
+        **document,
+    }

@@ -1,0 +1,352 @@
+"""The ways to serve that a request allows, each solved: aggregated or disaggregated engines, in each precision.
+
+All ways are judged by the same SLO, load, pools and objective, so their objectives can be compared. One precision
+holds for all engines of a plan: whatever engine answers, it is the same model that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from costmodels.estimates import Floats
+from costmodels.models.precision import Precision
+from costmodels.operations.layouts import Layouts
+from costmodels.serving.steady.disaggregated import (
+    Decoding,
+    Prefilling,
+)
+from planner.contract.clusters import Cluster
+from planner.serving.engines.disaggregated import (
+    DisaggregatedEngines,
+    PairingLimits,
+    candidates,
+    find_disaggregated_engines,
+    pairing_limits,
+    scale_up_link,
+    slowest_decode,
+)
+from planner.serving.fleet import fleet
+from planner.serving.fleet.fleet import Candidates, FleetChoice
+from planner.serving.layouts import Rejected
+from planner.serving.operating_points import LayoutSearch, OperatingPoints
+from planner.serving.request import PlanRequest
+from planner.solving.packing import DECODE, PREFILL
+from profiles.errors import Infeasible, LimitReached
+
+Serving = Literal["aggregated", "disaggregated"]
+
+
+@dataclass(frozen=True)
+class AggregatedCandidate:
+    """A candidate: one operating point."""
+
+    points: OperatingPoints
+    index: int
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """What makes two candidates ones of the same layout."""
+        return self.points.key(self.index)
+
+    @property
+    def kind(self) -> tuple[int, ...]:
+        """What makes two candidates the same engine under different loads."""
+        return (*self.key, int(self.points.budget[self.index]))
+
+
+@dataclass(frozen=True)
+class RoleCandidate:
+    """A candidate of one role: engine ``index`` of ``engines``; ``row``: of the prefill (``layouts``, …) or decode
+    engines of ``roles``."""
+
+    roles: DisaggregatedEngines
+    engines: Prefilling | Decoding
+    index: int
+    row: int
+
+    @property
+    def layouts(self) -> Layouts:
+        """Of the one engine."""
+        layouts = self.engines.steps.layouts if isinstance(self.engines, Prefilling) else self.engines.layouts
+        return layouts.take(np.array([self.index]))
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """What makes two candidates ones of the same role and layout."""
+        return int(isinstance(self.engines, Decoding)), self.roles.job.pool_index, *self.layouts.row(0)
+
+    @property
+    def kind(self) -> tuple[int, ...]:
+        """What makes two candidates the same engine under different loads."""
+        return self.key if isinstance(self.engines, Decoding) else (*self.key, int(self.roles.budget[self.row]))
+
+    @property
+    def link_busy(self) -> float:
+        """Share of time that a GPU's link is busy when the engine carries all it can."""
+        roles, layouts = self.roles, self.layouts
+        sends = isinstance(self.engines, Prefilling)
+        time = roles.send_us(layouts, 1.0) if sends else roles.receive_us(layouts)
+        rate = float(self.engines.rate_rps.value[self.index]) / float(layouts.dp[0])
+        return rate * float(time[0]) / 1e6
+
+
+@dataclass(frozen=True)
+class ServingOption:
+    """One way to serve, at its best. ``choice`` is None where there is no plan this way, and ``reason`` says why;
+    ``origin``: what each of the ``candidates`` is."""
+
+    serving: Serving
+    precision: Precision
+    searches: list[LayoutSearch]
+    refused: list[Rejected]
+    candidates: Candidates | None = None
+    origin: tuple[AggregatedCandidate | RoleCandidate, ...] = ()
+    choice: FleetChoice | None = None
+    reason: str | None = None
+    error: Infeasible | LimitReached | None = None
+
+    @property
+    def carries(self) -> float:
+        """The highest rate that is known to be carried where the rate asked for is not, requests/s."""
+        highest = getattr(self.error, "details", {}).get("highest_rate_rps")
+        return float(highest) if isinstance(highest, int | float) else 0.0
+
+    def allowed(self, request: PlanRequest) -> bool:
+        """Whether the request may be answered with it, and not only compared to it."""
+        return self.serving == "disaggregated" or request.disaggregation != "always"
+
+    def better_than(self, other: ServingOption, goal: str) -> bool:
+        """Whether its objective is better by more than rounding; any plan is better than none."""
+        if self.choice is None or other.choice is None:
+            return self.choice is not None
+        mine, its = self.choice.solution.objective, other.choice.solution.objective
+        assert mine is not None
+        assert its is not None
+        return mine > its * (1 + 1e-9) if goal == "throughput" else mine < its * (1 - 1e-9)
+
+
+def best_of(request: PlanRequest, options: list[ServingOption]) -> ServingOption | None:
+    """The best option that is allowed; of equals the first: aggregated engines, and the precision asked for first."""
+    best: ServingOption | None = None
+    for option in options:
+        if (
+            option.allowed(request)
+            and option.choice is not None
+            and (best is None or option.better_than(best, request.goal))
+        ):
+            best = option
+    return best
+
+
+def served_rps(request: PlanRequest, option: ServingOption) -> float:
+    """The load of a solved option: what is offered, or as much as fits."""
+    if request.goal != "throughput" and request.workload.rate_rps is not None:
+        return request.workload.rate_rps
+    assert option.choice is not None
+    assert option.candidates is not None
+    capacity, roles = option.candidates.capacity_rps * option.choice.engines, option.candidates.roles
+    return min(float(capacity[roles == role].sum()) for role in option.candidates.needed)
+
+
+def fleet_pools(cluster: Cluster) -> list[fleet.NodePool]:
+    return [
+        fleet.NodePool(pool.name, pool.nodes, pool.gpus_per_node, pool.usd_per_gpu_hour, pool.gpus)
+        for pool in cluster.pools
+    ]
+
+
+def _choose(request: PlanRequest, offered: Candidates) -> FleetChoice:
+    rate = request.workload.rate_rps if request.goal != "throughput" else None
+    return fleet.choose_fleet(
+        fleet_pools(request.cluster), offered, request.goal, rate, time_limit_s=request.time_limit_s
+    )
+
+
+# ------------------------------------------------------------------ aggregated engines
+
+
+def aggregated(
+    request: PlanRequest, precision: Precision, searches: list[LayoutSearch], refused: list[Rejected]
+) -> ServingOption:
+    """The best fleet of aggregated engines."""
+    origin = tuple(
+        AggregatedCandidate(s.fine, i)
+        for s in searches
+        if s.fine is not None
+        for i in _finalists(s.fine, every=request.goal == "latency")
+    )
+    bare = ServingOption("aggregated", precision, searches, refused)
+    if not origin:
+        return _without(bare, "no layout meets the SLO" if request.slo.bounds else "no layout can be run")
+    offered = _table(
+        [(o.points, o.index, o.points.steady.rate_rps.value, o.points.steady.e2e_us.value) for o in origin]
+    )
+    return _solved(request, bare, offered, origin)
+
+
+def _without(option: ServingOption, reason: str, error: Infeasible | LimitReached | None = None) -> ServingOption:
+    return replace(option, reason=reason, error=error)
+
+
+def _solved(
+    request: PlanRequest,
+    bare: ServingOption,
+    offered: Candidates,
+    origin: tuple[AggregatedCandidate | RoleCandidate, ...],
+) -> ServingOption:
+    try:
+        choice = _choose(request, offered)
+    except (Infeasible, LimitReached) as error:
+        return _without(replace(bare, candidates=offered, origin=origin), error.message, error)
+    return replace(bare, candidates=offered, origin=origin, choice=choice)
+
+
+def solved_again(request: PlanRequest, option: ServingOption, capacity_rps: Floats) -> ServingOption:
+    """``option`` with candidates of other capacities [n]; those that carry nothing are left out."""
+    assert option.candidates is not None
+    kept, roles = np.flatnonzero(capacity_rps > 0), option.candidates.roles
+    bare = replace(option, candidates=None, origin=(), choice=None, reason=None, error=None)
+    if set(roles[kept].tolist()) != set(roles.tolist()):
+        return _without(bare, "no engine meets the SLO when it is simulated")
+    offered = replace(option.candidates.take(kept), capacity_rps=capacity_rps[kept])
+    return _solved(request, bare, offered, tuple(option.origin[v] for v in kept.tolist()))
+
+
+def _table(rows: list[tuple[OperatingPoints, int, np.ndarray, np.ndarray]]) -> Candidates:
+    gpus = [int(points.layouts.gpus[i]) for points, i, _, _ in rows]
+    return Candidates(
+        np.array([points.job.pool_index for points, *_ in rows], dtype=np.int64),
+        np.array(gpus, dtype=np.int64),
+        # A tensor-parallel group stays inside a node, or (--tp-across-nodes) fills whole ones.
+        np.array([min(int(p.layouts.tp[i]), p.job.pool.gpus_per_node) for p, i, _, _ in rows], dtype=np.int64),
+        np.array([float(rate[i]) for _, i, rate, _ in rows]),
+        np.array([float(latency[i]) / 1e3 for _, i, _, latency in rows]),
+    )
+
+
+def _finalists(points: OperatingPoints, *, every: bool) -> list[int]:
+    """Per layout and batch limit the point of highest rate; ``every``: all points."""
+    inside = np.flatnonzero(points.within)
+    if every:
+        return [int(i) for i in inside]
+    rate = points.steady.rate_rps.value
+    best: dict[tuple[int, ...], int] = {}
+    for i in inside[np.argsort(rate[inside], kind="stable")]:
+        best[(*points.key(int(i)), int(points.budget[i]))] = int(i)
+    return sorted(best.values())
+
+
+# ------------------------------------------------------------------ disaggregated engines
+
+
+def disaggregated(
+    request: PlanRequest, precision: Precision, searches: list[LayoutSearch], refused: list[Rejected]
+) -> ServingOption:
+    """The best fleet of prefill and decode engines, over all terms that they may keep."""
+    bare = ServingOption("disaggregated", precision, searches, refused)
+    found = [roles for roles in (find_disaggregated_engines(search) for search in searches) if roles is not None]
+    best = _without(bare, "no two layouts can share the roles" if not found else "no pair of layouts meets the SLO")
+    for pools in _arrangements(found):
+        tried: list[dict[tuple[int, ...], float]] = []
+        for on in pairing_limits(pools):
+            offered, origin = _offer(request, pools, on)
+            if offered is None:
+                continue
+            strength = _strength(offered, request.goal == "latency")
+            if any(_covers(before, strength) for before in tried):
+                continue
+            tried.append(strength)
+            if best.choice is not None and not _may_beat(request, offered, best):
+                continue
+            option = _solved(request, bare, offered, origin)
+            if option.better_than(best, request.goal) or (best.choice is None and option.carries > best.carries):
+                best = option
+    return best
+
+
+def _arrangements(found: list[DisaggregatedEngines]) -> Iterator[list[DisaggregatedEngines]]:
+    """What may be joined by which link: all pools by their fabrics, a pool that is one node by its scale-up link."""
+    if len(found) > 1 or any(roles.job.pool.nodes > 1 for roles in found):
+        yield found
+    for roles in found:
+        if roles.job.pool.nodes == 1:
+            yield [roles.over(scale_up_link(roles.job))]
+
+
+def _offer(
+    request: PlanRequest, pools: list[DisaggregatedEngines], on: PairingLimits
+) -> tuple[Candidates | None, tuple[RoleCandidate, ...]]:
+    """The engines that keep the terms; None where a role has none."""
+    slowest = slowest_decode(pools, on)
+    if slowest is None:
+        return None, ()
+    every = request.goal == "latency"
+    rows: list[tuple[int, int, int, float, float, int]] = []
+    origin: list[RoleCandidate] = []
+    for roles in pools:
+        kept = candidates(roles, on, slowest, every=every)
+        first, second = kept.prefill, kept.decode
+        prefill_us = first.done_us.value + kept.exposed_us
+        decode_us = second.cycle_us.value * roles.decode_cycles(second.layouts)
+        engines: Prefilling | Decoding
+        for role, engines, layouts, latency_us, numbers in (
+            (PREFILL, first, first.steps.layouts, prefill_us, kept.prefill_rows),
+            (DECODE, second, second.layouts, decode_us, kept.decode_rows),
+        ):
+            rate = engines.rate_rps.value
+            for i in range(len(rate)) if every else _fastest(layouts, rate):
+                block = min(int(layouts.tp[i]), roles.job.pool.gpus_per_node)
+                ms = float(latency_us[i]) / 1e3
+                rows.append((roles.job.pool_index, int(layouts.gpus[i]), block, float(rate[i]), ms, role))
+                origin.append(RoleCandidate(roles, engines, i, int(numbers[i])))
+    if {row[5] for row in rows} != {PREFILL, DECODE}:
+        return None, ()
+    pool, gpus, block_, capacity, latency, role_ = (np.array(column) for column in zip(*rows, strict=True))
+    return Candidates(pool, gpus, block_, capacity, latency, role_), tuple(origin)
+
+
+def _fastest(layouts: Layouts, rate: Floats) -> list[int]:
+    """Of every layout the engine of the highest rate."""
+    best: dict[tuple[int, ...], int] = {}
+    for i in np.argsort(rate, kind="stable").tolist():
+        best[layouts.row(i)] = i
+    return sorted(best.values())
+
+
+Strength = dict[tuple[int, ...], float]
+
+
+def _strength(offered: Candidates, latency: bool) -> Strength:
+    """The highest capacity of each kind of engine; where ``latency`` counts, of each latency."""
+    best: Strength = {}
+    for v in range(len(offered.pool)):
+        kind = (int(offered.pool[v]), int(offered.gpus[v]), int(offered.block[v]), int(offered.roles[v]))
+        key = (*kind, round(float(offered.latency_ms[v]) * 1e3) if latency else 0)
+        best[key] = max(best.get(key, 0.0), float(offered.capacity_rps[v]))
+    return best
+
+
+def _covers(first: Strength, second: Strength) -> bool:
+    """Whether every fleet of the ``second`` can be had of the ``first``, at no lower capacity."""
+    return all(first.get(key, 0.0) >= capacity * (1 - 1e-12) for key, capacity in second.items())
+
+
+def _may_beat(request: PlanRequest, offered: Candidates, best: ServingOption) -> bool:
+    """Whether a fleet whose GPUs could be divided at will would beat ``best``: none of whole engines does better."""
+    assert best.choice is not None
+    value = best.choice.solution.objective
+    assert value is not None
+    if request.goal == "latency":
+        return True
+    pools = request.cluster.pools
+    price = np.array([(pool.usd_per_gpu_hour or 0.0) if request.goal == "cost" else 1.0 for pool in pools])
+    each = offered.gpus / offered.capacity_rps * price[offered.pool]
+    least = sum(float(each[offered.roles == role].min()) for role in (PREFILL, DECODE))
+    if request.goal == "throughput":
+        return sum(pool.gpus for pool in pools) / least > value * (1 + 1e-9)
+    assert request.workload.rate_rps is not None
+    return request.workload.rate_rps * least < value * (1 - 1e-9)

@@ -1,0 +1,113 @@
+"""What a fleet lacks: the pools that bind, why there is no fleet at all, and what would work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from planner.serving.fleet.programme import Question, programme
+from planner.solving.packing import hosted, span, with_gpus
+from planner.solving.solvers import TOLERANCE, Ints, Solution
+from profiles.errors import Infeasible, LimitReached
+
+
+def gpus_of(ask: Question, which: Sequence[int], engines: Ints | None = None) -> str:
+    """The pools in words, with ``engines`` (n,) also how many of their GPUs are idle."""
+    c, parts = ask.candidates, []
+    for p in sorted(set(which)):
+        idle = 0 if engines is None else ask.pools[p].gpus - int((c.gpus * engines)[c.pool == p].sum())
+        parts.append(f"pool {ask.pools[p].name}" + (f" ({idle} of {ask.pools[p].gpus} idle)" if idle else ""))
+    return f"GPUs of {' and '.join(parts)}"
+
+
+def infeasible(ask: Question) -> Infeasible:
+    """Why there is no fleet, and what would work: a lower rate, or so many GPUs of one pool alone."""
+    c, rate = ask.candidates, ask.rate_rps
+    if not len(c.pool):
+        return Infeasible(
+            "candidates: none was given, so there is nothing to run", "loosen the SLO, or offer more layouts"
+        )
+    offered = sorted(set(c.pool.tolist()))
+    needed = {ask.pools[p].name: _gpus_needed(ask, p) for p in offered}
+    ways = [f"{gpus} GPUs of pool {name}" for name, gpus in needed.items() if gpus is not None]
+    hostable = hosted(ask.pools, c, frozenset(offered))
+    binding = gpus_of(ask, c.pool[hostable].tolist() or offered)
+    most = programme(replace(ask, objective="throughput", rate_rps=None))
+    found = ask.solve(most, ties=False) if most else None
+    if found is not None and found.status == "infeasible":
+        return Infeasible(
+            f"no prefill engine fits the {binding} beside a decode engine",
+            (f"have {' or '.join(ways)}, or " if ways else "") + "offer smaller engines",
+            binding=binding,
+            highest_rate_rps=0.0,
+            gpus_needed=needed,
+        )
+    if found is None:
+        has = [f"{ask.pools[p].gpus} in nodes of {ask.pools[p].gpus_per_node}" for p in offered]
+        return Infeasible(
+            f"no candidate fits the {gpus_of(ask, offered)}, which has {' and '.join(has)}: every engine is "
+            + ("larger" if ways else "larger than that or has blocks larger than a node"),
+            (f"have {' or '.join(ways)}, or " if ways else "") + "offer smaller engines",
+            binding=binding,
+            highest_rate_rps=0.0,
+            gpus_needed=needed,
+        )
+    highest = found.objective or 0.0
+    digits = 10.0 ** (5 - math.floor(math.log10(highest))) if highest else 1.0
+    shown = math.floor(highest * digits) / digits  # rounded down, so that it can be carried
+    return Infeasible(
+        f"rate_rps: {rate:g} requests/s is more than the {binding} carry, "
+        + (f"at most {shown:g}" if found.status == "optimal" else f"{shown:g} as far as was found in time"),
+        f"offer at most {shown:g} requests/s" + (f", or have {' or '.join(ways)}" if ways else ""),
+        binding=binding,
+        highest_rate_rps=highest,
+        gpus_needed=needed,
+    )
+
+
+def _gpus_needed(ask: Question, p: int) -> int | None:
+    """The fewest GPUs with which pool ``p`` alone carries the rate (without one: hosts an engine); None where
+    no number does or none was proved in time. More GPUs never carry less, so the number is found by doubling
+    and halving."""
+    c = ask.candidates
+    only = c.take(np.flatnonzero(c.pool == p))
+    if only.needed != c.needed:
+        return None
+    ask = replace(ask, candidates=only, objective="gpus")
+
+    def fewest(gpus: int | None) -> Solution | None:
+        pools = list(ask.pools)
+        pools[p] = with_gpus(pools[p], gpus or 1)
+        wider = replace(ask, pools=tuple(pools), unlimited=frozenset({p} if gpus is None else ()))
+        model = programme(wider)
+        return wider.solve(model, ties=False) if model else None
+
+    if ask.rate_rps is None and len(only.needed) > 1:
+        ask = replace(ask, rate_rps=float(only.capacity_rps.min()))  # what one engine of each role carries
+    if ask.rate_rps is None:
+        node = ask.pools[p].gpus_per_node
+        cuts = [only.cut(ask.pools, v) for v in range(len(only.pool))]
+        return min((span(cut, node) for cut in cuts if cut), default=None)
+    least = fewest(None)
+    if least is None or least.bound is None or least.objective is None:
+        return None
+
+    def enough(gpus: int) -> bool:
+        solution = fewest(gpus)
+        if solution is not None and solution.status == "time_limit":
+            raise LimitReached(f"pool {ask.pools[p].name}: no answer for {gpus} GPUs", "raise time_limit_s")
+        return solution is not None and solution.found
+
+    low = high = math.ceil(least.bound * (1 - TOLERANCE))
+    try:
+        while not enough(high):
+            low, high = high + 1, 2 * high
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    except LimitReached:
+        return None
+    return high

@@ -1,0 +1,311 @@
+"""Operating points: every legal layout × batch limit × concurrency, predicted and judged against the SLO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import NormalDist
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodels.estimates import COVERAGE, Estimates, Floats, Ints
+from costmodels.kernels.cost_model import CostModel
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision
+from costmodels.operations.layouts import Layouts
+from costmodels.serving.frameworks.framework import Framework
+from costmodels.serving.request_shape import RequestShape
+from costmodels.serving.served_model import ServedModel
+from costmodels.serving.speculative_decoding import SpeculativeDecoding
+from costmodels.serving.steady.steady_state import Steady, steady_state
+from costmodels.step.communication import Network
+from planner.contract.clusters import Pool
+from planner.contract.engine import Layout
+from planner.contract.workload.slo import Bound, Slo
+from planner.contract.workload.workload import Workload
+from planner.serving.layouts import Rejected, Restrictions, layout_at, legal_layouts
+from profiles.hardware import find_fabric
+
+BELOW_ONE = 2.0 ** -np.arange(10, 0, -1)
+"""Mean concurrencies of engines that prefill keeps busy: most of the time nobody decodes."""
+
+GRID = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024])
+"""Concurrencies tried first; the best one's neighbourhood is then searched more finely."""
+
+CONCURRENCIES = np.concatenate([BELOW_ONE, GRID])
+
+PREFILL_BOUND = 0.25
+"""Share of steps with a chunk, while one sequence decodes, from which concurrencies below one are tried too."""
+
+REFINEMENTS = 7
+"""Concurrencies tried between the best of the grid and the next."""
+
+
+def peak_sequences(concurrency: NDArray[np.generic] | float) -> Floats:
+    """Sequences that are in the engine but for rare moments, when ``concurrency`` are on average: Poisson's mean
+    plus two standard deviations, and the one that is being prefilled."""
+    mean = np.asarray(concurrency, dtype=np.float64)
+    most: Floats = mean + 2 * np.sqrt(mean) + 1
+    return most
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is common to all candidates of one pool."""
+
+    pool_index: int
+    pool: Pool
+    served: ServedModel
+    workload: Workload
+    slo: Slo
+    confidence: float
+
+    @cached_property
+    def shape(self) -> RequestShape:
+        """The workload's requests, as the cost model knows them."""
+        work = self.workload
+        drafting = None if work.speculation is None else SpeculativeDecoding(**work.speculation.model_dump())
+        return RequestShape(work.isl, work.osl, work.routing, work.cached_tokens, drafting)
+
+
+def served_on(
+    pool: Pool, model: Architecture, precision: Precision, framework: Framework, cost: CostModel
+) -> ServedModel:
+    """A model on the GPUs of a pool; ``cost``: of their type."""
+    network = Network(min(pool.gpus_per_node, pool.gpus), find_fabric(pool.fabric))
+    return ServedModel(model, precision, framework, cost, network)
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """``n`` operating points of one pool; arrays of shape [n].
+
+    Attributes:
+        budget: most tokens in one step.
+        concurrency: decoding sequences per attention rank, on average.
+        most: sequences per attention rank that memory and framework allow.
+        within: whether every bound of the SLO holds.
+    """
+
+    job: Job
+    layouts: Layouts
+    budget: Ints
+    concurrency: Floats
+    most: Ints
+    steady: Steady
+    within: NDArray[np.bool_]
+
+    def take(self, index: Ints) -> OperatingPoints:
+        """The points ``index`` (k,)."""
+        return OperatingPoints(
+            self.job,
+            self.layouts.take(index),
+            self.budget[index],
+            self.concurrency[index],
+            self.most[index],
+            self.steady.take(index),
+            self.within[index],
+        )
+
+    def __len__(self) -> int:
+        return len(self.budget)
+
+    def layout(self, i: int) -> Layout:
+        return layout_at(self.layouts, i)
+
+    def key(self, i: int) -> tuple[int, ...]:
+        """Pool and degrees: what makes two points ones of the same layout."""
+        return self.job.pool_index, *self.layouts.row(i)
+
+    @property
+    def output_tokens_per_gpu_s(self) -> Floats:
+        return self.steady.rate_rps.value * self.job.workload.osl / self.layouts.gpus
+
+
+class Served(Protocol):
+    """What requests see, over ``n`` operating points: :class:`Steady` and :class:`Joint`."""
+
+    @property
+    def ttft_us(self) -> Estimates: ...
+    @property
+    def tpot_us(self) -> Estimates: ...
+    @property
+    def e2e_us(self) -> Estimates: ...
+    @property
+    def ttft_parts_us(self) -> dict[str, Floats]: ...
+    def ttft_percentile_us(self, p: float) -> Floats: ...
+    def tpot_percentile_us(self, p: float) -> Floats: ...
+    def e2e_percentile_us(self, p: float) -> Floats: ...
+
+
+def percentile_ms(steady: Served, bound: Bound, confidence: float = 0.5) -> Floats:
+    """The bounded quantity at its percentile, ms, shape [n]: a value that the truth stays below with probability
+    ``confidence``, the prediction taken as lognormal with its 80 % interval."""
+    p = bound.percentile / 100
+    quantile, mean = {
+        "ttft": (steady.ttft_percentile_us, steady.ttft_us),
+        "tpot": (steady.tpot_percentile_us, steady.tpot_us),
+        "e2e": (steady.e2e_percentile_us, steady.e2e_us),
+    }[bound.metric]
+    return at_confidence(quantile(p), mean, confidence)
+
+
+def at_confidence(quantile_us: Floats, mean: Estimates, confidence: float) -> Floats:
+    """``quantile_us`` in ms, moved to where the truth is with probability ``confidence`` at most, [n]: lognormal, with
+    the relative interval of its ``mean``."""
+    z = NormalDist().inv_cdf(confidence) / NormalDist().inv_cdf(0.5 + COVERAGE / 2)
+    end = mean.high if z > 0 else mean.value
+    side = end / np.maximum(mean.value if z > 0 else mean.low, 1e-9)
+    moved: Floats = quantile_us / 1e3 * side**z
+    return moved
+
+
+def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Floats, most: Ints) -> OperatingPoints:
+    """Predicts the given operating points."""
+    steady = steady_state(job.served, job.shape, layouts, budget, concurrency)
+    within = steady.stable.copy()
+    for bound in job.slo.bounds:
+        within &= percentile_ms(steady, bound, job.confidence) <= bound.limit_ms
+    return OperatingPoints(job, layouts, budget, concurrency, most, steady, within)
+
+
+def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, tokens: int | None = None) -> Ints:
+    """Sequences of ``tokens`` tokens (default: of full length) whose KV cache fits, per attention rank."""
+    served = job.served
+    per_sequence = served.kv_bytes(layouts, job.shape.tokens if tokens is None else tokens)
+    return np.minimum(served.memory(layouts, budget).sequences(per_sequence), served.framework.limits.max_sequences)
+
+
+@dataclass(frozen=True)
+class LayoutSearch:
+    """All that was tried on one pool. ``coarse`` is the grid (None: nothing fits), ``fine`` what of it is within the
+    SLO with a finer search around the highest rate of each layout and batch limit (None: nothing is). Of the ``legal``
+    layouts, ``prefill_bound`` cannot keep up with prefill at any concurrency tried: they have no operating point.
+    ``layouts``: those that the rules allow, memory aside."""
+
+    job: Job
+    layouts: Layouts
+    considered: int
+    legal: int
+    prefill_bound: int
+    rejected: list[Rejected]
+    coarse: OperatingPoints | None
+    fine: OperatingPoints | None
+
+
+def search(job: Job, allowed: Restrictions) -> LayoutSearch:
+    """Predicts every legal layout of ``job`` over batch limits and concurrencies."""
+    layouts, rejected, considered = legal_layouts(job.served.model, job.served.precision, job.served.framework, allowed)
+    budgets = job.served.framework.limits.token_budgets
+    pair = np.arange(len(layouts) * len(budgets))
+    which, budget = pair // len(budgets), np.array(budgets)[pair % len(budgets)]
+    paired = layouts.take(which)
+    most = sequences_that_fit(job, paired, budget)
+    enough = peak_sequences(1) <= most
+    too_big = np.setdiff1d(which, which[enough])
+    if len(too_big):
+        weights = job.served.memory(layouts, np.full(len(layouts), min(budgets)))
+        no_room = too_big[weights.kv_bytes[too_big] <= 0]
+        no_cache = np.setdiff1d(too_big, no_room)
+        rejected += _memory_rejections(job, layouts, no_room, no_cache)
+    # Points: every (layout, budget) with every concurrency that fits.
+    tried = (peak_sequences(CONCURRENCIES)[None, :] <= most[:, None]) & enough[:, None]
+    tried[:, : len(BELOW_ONE)] &= _prefill_bound(job, paired, budget)[:, None]
+    rows, columns = np.nonzero(tried)
+    # A budget that cannot hold the decodes of a step leaves nothing for prompts.
+    usable = np.ceil(CONCURRENCIES[columns] / paired.pp[rows]) * job.shape.queries < budget[rows]
+    rows, columns = rows[usable], columns[usable]
+    legal = len(np.unique(which[enough]))
+    if not len(rows):
+        return LayoutSearch(job, layouts, considered, legal, 0, rejected, None, None)
+    coarse = predict(job, paired.take(rows), budget[rows], CONCURRENCIES[columns], most[rows])
+    fine = _refine(job, paired, budget, most, rows, columns, coarse)
+    prefill_bound = legal - len(np.unique(which[rows[coarse.steady.stable]]))
+    return LayoutSearch(job, layouts, considered, legal, prefill_bound, rejected, coarse, fine)
+
+
+def _prefill_bound(job: Job, layouts: Layouts, budget: Ints) -> NDArray[np.bool_]:
+    """Which engines are so busy with prefill while one sequence decodes that fewer than one is worth a try, [n]."""
+    chunks = np.maximum(job.shape.new_tokens / budget, 1.0)
+    return np.asarray(chunks / (max(job.shape.decode_steps, 1) * layouts.pp) > PREFILL_BOUND)
+
+
+def _memory_rejections(job: Job, layouts: Layouts, no_room: Ints, no_cache: Ints) -> list[Rejected]:
+    out = []
+    gpu = job.served.gpu
+    if len(no_room):
+        reason = f"weights and buffers do not fit into {gpu.memory_bytes / 1e9:.0f} GB of {gpu.name}"
+        out.append(Rejected(reason, len(no_room), layout_at(layouts, int(no_room[0])).label, of_memory=True))
+    if len(no_cache):
+        tokens = job.shape.tokens
+        reason = f"KV cache left holds fewer than {float(peak_sequences(1)):g} sequences of {tokens} tokens"
+        out.append(Rejected(reason, len(no_cache), layout_at(layouts, int(no_cache[0])).label, of_memory=True))
+    return out
+
+
+def _refine(
+    job: Job, paired: Layouts, budget: Ints, most: Ints, rows: Ints, columns: Ints, coarse: OperatingPoints
+) -> OperatingPoints | None:
+    """The grid's points within the SLO, and finer concurrencies between the best of them and the next of the grid."""
+    inside = np.flatnonzero(coarse.within)
+    if not len(inside):
+        return None
+    rate = coarse.steady.rate_rps.value
+    order = inside[np.argsort(rate[inside], kind="stable")]
+    best_of: dict[int, int] = {int(rows[i]): int(i) for i in order}  # the last, highest rate, wins
+    extra_rows: list[int] = []
+    extra_concurrency: list[float] = []
+    for row, point in sorted(best_of.items()):
+        here = int(columns[point])
+        low = float(CONCURRENCIES[here])
+        high = float(CONCURRENCIES[here + 1]) if here + 1 < len(CONCURRENCIES) else low
+        finer = np.linspace(low, high, REFINEMENTS + 2)
+        for value in np.unique(finer if high <= 1 else np.floor(finer)).tolist():
+            if low < value < high and peak_sequences(value) <= most[row]:
+                extra_rows.append(row)
+                extra_concurrency.append(value)
+    take_rows = np.concatenate([rows[inside], np.array(extra_rows, dtype=np.int64)])
+    take_concurrency = np.concatenate([CONCURRENCIES[columns[inside]], np.array(extra_concurrency)])
+    return predict(job, paired.take(take_rows), budget[take_rows], take_concurrency, most[take_rows])
+
+
+def at_load(points: OperatingPoints, i: int, load_rps: float) -> OperatingPoints:
+    """The single operating point of engine ``i`` of ``points`` when it is offered ``load_rps``: the least concurrency
+    within the SLO that carries it."""
+
+    def tried(concurrency: Floats) -> tuple[OperatingPoints, NDArray[np.bool_]]:
+        index = np.full(len(concurrency), i)
+        every = predict(points.job, points.layouts.take(index), points.budget[index], concurrency, points.most[index])
+        return every, every.within & (every.steady.rate_rps.value >= load_rps * (1 - 1e-9))
+
+    return least_concurrency(float(points.concurrency[i]), tried)
+
+
+P = TypeVar("P", bound="Taken")
+
+
+class Taken(Protocol):
+    """Arrays of points, of which some can be taken."""
+
+    def take(self: P, index: Ints) -> P: ...
+
+
+def least_concurrency(most: float, tried: Callable[[Floats], tuple[P, NDArray[np.bool_]]]) -> P:
+    """The single point of least concurrency, ``most`` at most, that is good enough, or that of ``most``.
+
+    Args:
+        tried: the points of several concurrencies, and which of them are good enough; whatever has more is, too.
+    """
+    asked = np.append(CONCURRENCIES[most > CONCURRENCIES], most)
+    while True:
+        points, good = tried(asked)
+        best = int(np.argmax(good)) if good.any() else len(asked) - 1
+        below, here = (asked[best - 1] if best else 0.0), asked[best]
+        between = np.unique(np.floor(np.linspace(below, here, 18)))
+        between = between[(between > below) & (between < here)]
+        if not good.any() or not len(between):
+            return points.take(np.array([best]))
+        asked = np.append(between, here)

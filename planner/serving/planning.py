@@ -1,0 +1,184 @@
+"""The whole job: request → operating points → fleet → plan document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from costmodels.kernels.cost_model import CostModel
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import (
+    CHOICES,
+    KV_CHOICES,
+    Precision,
+    choose_precision,
+    missing_hardware,
+)
+from costmodels.models.registry import find_architecture
+from costmodels.operations.registry import families
+from costmodels.serving.frameworks.framework import find_framework
+from planner.contract.clusters import Pool
+from planner.experts.placement import Loads
+from planner.serving.confirmation.confirmation import confirmed
+from planner.serving.document.plan import Plan, validated
+from planner.serving.engines.options import ServingOption, aggregated, disaggregated
+from planner.serving.expert_placement import check_expert_loads
+from planner.serving.infeasible import no_plan
+from planner.serving.layouts import Rejected, restrictions
+from planner.serving.operating_points import Job, search, served_on
+from planner.serving.report.report import assemble
+from planner.serving.request import PlanRequest, parse_request
+from profiles.descriptions import catalogue_with
+from profiles.errors import InputError, LimitReached, ShardwrightError, Unsupported
+from profiles.hardware import Catalogue
+from profiles.store import ProfileStore
+
+CostOf = Callable[[Pool], CostModel]
+
+
+def plan(
+    request: PlanRequest | Mapping[str, Any],
+    *,
+    store: ProfileStore | None = None,
+    measured: Sequence[ProfileStore] = (),
+    progress: Callable[[str], None] | None = None,
+    allow_paths: bool = True,
+    expert_loads: Loads | None = None,
+) -> Plan:
+    """The best deployment for ``request``, with its prediction and proof.
+
+    Args:
+        request: a :class:`PlanRequest`, or a mapping that :func:`planner.serving.request.parse_request` accepts.
+        store: measurements to predict from; default the pack that ships.
+        measured: stores laid over ``store``, the last on top: their rows answer exactly and correct the forests.
+        progress: called with a line of text before each slow step.
+        allow_paths: whether ``model`` may be a path of a config.json.
+        expert_loads: tokens that each expert received: places the experts of engines with expert parallelism.
+
+    Raises:
+        InputError, UnknownName, Unsupported: the request cannot be understood or modelled.
+        Infeasible: nothing satisfies it; names what binds and the nearest thing that works.
+        LimitReached: the solver's time limit passed without any plan.
+        DataError: the measurements cannot be read.
+    """
+    catalogue = catalogue_with(each.path for each in (*([store] if store else ()), *measured))
+    if not isinstance(request, PlanRequest):
+        request = parse_request(request, catalogue)
+    model = find_architecture(request.model, allow_paths=allow_paths)
+    _check_length(request, model)
+    families().require_measured_widths(model)
+    if expert_loads is not None:
+        check_expert_loads(expert_loads, model)
+    cost_of = _cost_models(request, catalogue, store, measured, progress)
+    options = [
+        option
+        for precision in _precisions(request, model)
+        for option in _options(request, model, precision, cost_of, progress)
+    ]
+    found = confirmed(request, options)
+    if found.best is None:
+        raise _none(request, model, found.options)
+    return validated(assemble(request, found, found.best, expert_loads))
+
+
+def _precisions(request: PlanRequest, model: Architecture) -> list[Precision]:
+    """The precisions to choose from: those asked for, or for ``any`` all that the checkpoint is published in or can be
+    made into and the framework runs."""
+    runs = find_framework(request.framework).precisions.runs
+    asked: list[str | None] = list(request.precision or (None,))
+    if "any" in asked:
+        published = choose_precision(model).weights
+        asked = [name for name in dict.fromkeys((published, *CHOICES)) if name in runs]
+    kv = KV_CHOICES if "any" in (request.kv_precision or ()) else (request.kv_precision or ("bf16",))
+    found = []
+    for name in asked:
+        try:
+            found += [choose_precision(model, name, cache) for cache in kv]
+        except InputError:
+            if "any" not in (request.precision or ()):
+                raise
+    return list(dict.fromkeys(found))
+
+
+def _options(
+    request: PlanRequest,
+    model: Architecture,
+    precision: Precision,
+    cost_of: CostOf,
+    progress: Callable[[str], None] | None,
+) -> list[ServingOption]:
+    """The ways to serve in one precision."""
+    jobs, refused = _jobs(request, model, precision, cost_of)
+    if not jobs:
+        return [ServingOption("aggregated", precision, [], refused, reason=refused[0].reason)]
+    if progress is not None and len(request.precision or ()) + len(request.kv_precision or ()) > 1:
+        progress(f"searching layouts in {precision.weights} with {precision.kv} KV cache")
+    searches = [search(job, restrictions(request, job.pool)) for job in jobs]
+    options = [aggregated(request, precision, searches, refused)]
+    if request.disaggregation != "never" and request.workload.osl > 1:
+        options.append(disaggregated(request, precision, searches, refused))
+    return options
+
+
+def _none(request: PlanRequest, model: Architecture, options: list[ServingOption]) -> ShardwrightError:
+    """Why no option has a plan: nothing meets the SLO, or what does cannot carry the rate, or time was up."""
+    allowed = [option for option in options if option.allowed(request)]
+    late = [o.error for o in allowed if isinstance(o.error, LimitReached)]
+    if late:
+        return late[0]
+    errors = [o for o in allowed if o.error is not None]
+    if errors:
+        nearest = max(errors, key=lambda o: o.carries)
+        assert nearest.error is not None
+        return nearest.error
+    searched = {o.precision: o.searches for o in options if o.searches}
+    if not searched:
+        return Unsupported(
+            f"precision: {options[0].refused[0].reason}",
+            "choose another --precision (bf16 asks least of the hardware) or another GPU type",
+        )
+    return no_plan(request, model, searched)
+
+
+def _check_length(request: PlanRequest, model: Architecture) -> None:
+    tokens = request.workload.isl + request.workload.osl
+    if tokens > model.max_context_tokens:
+        raise InputError(
+            f"workload: isl {request.workload.isl} + osl {request.workload.osl} = {tokens} tokens is longer than the "
+            f"context of {model.name}, {model.max_context_tokens} tokens",
+            "shorten the workload, or name a model (or a config.json) with a longer context",
+        )
+
+
+def _cost_models(
+    request: PlanRequest,
+    catalogue: Catalogue,
+    store: ProfileStore | None,
+    measured: Sequence[ProfileStore],
+    progress: Callable[[str], None] | None,
+) -> CostOf:
+    """The cost model of each GPU type, loaded once for all precisions."""
+    made: dict[str, CostModel] = {}
+
+    def cost_of(pool: Pool) -> CostModel:
+        if pool.gpu not in made:
+            made[pool.gpu] = CostModel(catalogue.find_gpu(pool.gpu), request.framework, store, progress, measured)
+        return made[pool.gpu]
+
+    return cost_of
+
+
+def _jobs(
+    request: PlanRequest, model: Architecture, precision: Precision, cost_of: CostOf
+) -> tuple[list[Job], list[Rejected]]:
+    """One job per pool that can run the precision; the other pools as rejections."""
+    framework = find_framework(request.framework)
+    jobs, refused = [], []
+    for index, pool in enumerate(request.cluster.pools):
+        why = missing_hardware(precision, cost_of(pool).gpu)
+        if why is not None:
+            refused.append(Rejected(why, 1, f"pool {pool.name}"))
+            continue
+        served = served_on(pool, model, precision, framework, cost_of(pool))
+        jobs.append(Job(index, pool, served, request.workload, request.slo, request.confidence))
+    return jobs, refused

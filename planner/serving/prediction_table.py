@@ -1,0 +1,323 @@
+"""Tables of configurations → tables of predictions. What cannot be predicted says why, and the rest still is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from costmodels.estimates import Floats, Ints
+from costmodels.kernels.cost_model import CostModel
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import choose_precision, missing_hardware
+from costmodels.models.registry import find_architecture
+from costmodels.operations.layouts import DEGREES, Layouts
+from costmodels.operations.registry import families
+from costmodels.origins import HOW
+from costmodels.serving.closed_loop.client import Answers, Latency, Load, closed_loop_answers
+from costmodels.serving.closed_loop.open_client import open_loop
+from costmodels.serving.closed_loop.protocol import SHORTEST
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.served_model import ServedModel
+from costmodels.step.communication import Network
+from planner.serving.layouts import completed, degrees_of, refused_on_nodes
+from profiles.descriptions import catalogue_with
+from profiles.errors import InputError, ShardwrightError
+from profiles.hardware import Catalogue, find_fabric
+from profiles.store import ProfileStore
+
+REQUIRED = ("model", "gpu", "framework", "isl", "osl")
+OPTIONAL = ("precision", "kv_precision", *DEGREES, "num_gpus", "concurrency", "rate")
+LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
+ADDED = (
+    *(f"{name}_{part}" for name in LATENCIES for part in ("mean", "p50", "p99", "low", "high")),
+    "output_tokens_per_s_per_gpu",
+    "memory_bytes_per_gpu",
+    "kv_tokens",
+    "how",
+    "error",
+)
+
+ROUTING = "power_law_1.01"
+FULL_MEMORY_FRACTION = 0.95
+"""Tried where weights leave no room at the framework's default: as far as the public recipes go
+(``--mem-fraction-static 0.95``, ``--gpu-memory-utilization 0.95``)."""
+
+TOGETHER = 512  # configurations predicted in one call: enough to spread its cost, few enough for the caches
+LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One configuration, understood."""
+
+    index: int
+    model: str
+    gpu: str
+    framework: str
+    precision: str | None
+    kv_precision: str | None
+    layout: tuple[int, ...]
+    isl: int
+    osl: int
+    concurrency: int
+    rate_rps: float
+
+    @property
+    def group(self) -> tuple[str, str, str, str | None, str | None]:
+        return self.model, self.gpu, self.framework, self.precision, self.kv_precision
+
+
+def predict(
+    table: pd.DataFrame, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+) -> pd.DataFrame:
+    """``table`` (text columns) with the columns :data:`ADDED`.
+
+    Args:
+        table: columns :data:`REQUIRED`, one or both of concurrency and rate, any of :data:`OPTIONAL`, and others,
+            which are kept as they are.
+        measured: profile stores laid over the shipped pack.
+
+    Raises:
+        InputError: the table is empty, lacks a column, or has one that is added here.
+    """
+    _check_columns(table)
+    catalogue = catalogue_with(store.path for store in measured)
+    out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
+    groups: dict[tuple[str, str, str, str | None, str | None], list[_Row]] = {}
+    records = table.to_dict("records")
+    for index, record in enumerate(records):
+        try:
+            row = _understood(index, {str(name): str(value).strip() for name, value in record.items()}, catalogue)
+            groups.setdefault(row.group, []).append(row)
+        except ShardwrightError as error:
+            out["error"][index] = _told(error)
+    costs: dict[tuple[str, str], CostModel] = {}
+    for group, rows in groups.items():
+        for part in (rows[i : i + TOGETHER] for i in range(0, len(rows), TOGETHER)):
+            try:
+                _predict_group(group, part, costs, catalogue, measured, progress, out)
+            except ShardwrightError as error:
+                for row in part:
+                    out["error"][row.index] = _told(error)
+    return pd.concat([table.reset_index(drop=True), pd.DataFrame(out)], axis=1)
+
+
+def _check_columns(table: pd.DataFrame) -> None:
+    missing = [name for name in REQUIRED if name not in table.columns]
+    if missing:
+        raise InputError(
+            f"columns: {', '.join(missing)} missing",
+            f"give {', '.join(REQUIRED)}, and concurrency or rate, in a header",
+        )
+    if not {"concurrency", "rate"} & set(table.columns):
+        raise InputError(
+            "columns: neither concurrency nor rate is there",
+            "give concurrency (requests in flight, of the whole engine) or rate (requests per second)",
+        )
+    repeated = table.columns[table.columns.duplicated()]
+    if len(repeated):
+        raise InputError(f"columns: {repeated[0]!r} is there twice", "give each column once")
+    taken = [name for name in ADDED if name in table.columns]
+    if taken:
+        raise InputError(f"columns: {taken[0]!r} is one that predictions are written to", "rename or drop it")
+    if not len(table):
+        raise InputError("rows: there are none", "give at least one configuration below the header")
+
+
+def _told(error: ShardwrightError) -> str:
+    return f"{error.message}; {error.hint}" if error.hint else error.message
+
+
+def _understood(index: int, record: Mapping[str, str], catalogue: Catalogue) -> _Row:
+    for name in ("model", "gpu", "framework"):
+        if not record[name]:
+            raise InputError(f"{name}: is blank", f"name a {name}")
+    model = find_architecture(record["model"])
+    gpu = catalogue.find_gpu(record["gpu"]).name
+    framework = find_framework(record["framework"]).name
+    layout = _layout(record, model)
+    concurrency, rate = record.get("concurrency", ""), record.get("rate", "")
+    if bool(concurrency) == bool(rate):
+        raise InputError(f"concurrency, rate: {'both given' if rate else 'both blank'}", "give one of them in each row")
+    return _Row(
+        index,
+        record["model"],
+        gpu,
+        framework,
+        record.get("precision") or None,
+        record.get("kv_precision") or None,
+        layout,
+        _count("isl", record["isl"]),
+        _count("osl", record["osl"]),
+        _count("concurrency", concurrency) if concurrency else 0,
+        _positive("rate", rate) if rate else 0.0,
+    )
+
+
+def _count(name: str, text: str) -> int:
+    value = _positive(name, text)
+    if value != int(value):
+        raise InputError(f"{name}: {text!r} is not a whole number", f"give a whole {name}, 1 or more")
+    return int(value)
+
+
+def _positive(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value <= LARGEST:
+        raise InputError(f"{name}: {text!r} is not a number above 0", f"give {name} as a number, at most {LARGEST:,}")
+    return value
+
+
+def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, ...]:
+    given = {name: _count(name, record[name]) if record.get(name) else None for name in (*DEGREES, "num_gpus")}
+    tp, pp, dp = (given[name] or 1 for name in ("tp", "pp", "dp"))
+    gpus = given["num_gpus"]
+    if gpus is not None and gpus != tp * pp * dp:
+        raise InputError(
+            f"num_gpus: {gpus} is not tp × pp × dp = {tp} × {pp} × {dp} = {tp * pp * dp}",
+            "correct the degrees or leave num_gpus blank",
+        )
+    return degrees_of(completed(model, given))
+
+
+def _predict_group(
+    group: tuple[str, str, str, str | None, str | None],
+    rows: list[_Row],
+    costs: dict[tuple[str, str], CostModel],
+    catalogue: Catalogue,
+    measured: Sequence[ProfileStore],
+    progress: Progress | None,
+    out: dict[str, np.ndarray],
+) -> None:
+    model_name, gpu_name, framework_name, weights, kv = group
+    model, gpu = find_architecture(model_name), catalogue.find_gpu(gpu_name)
+    framework = find_framework(framework_name)
+    families().require_measured_widths(model)
+    precision = choose_precision(model, weights, kv)
+    lacking = missing_hardware(precision, gpu)
+    if lacking is not None:
+        raise InputError(f"precision: {lacking}", "choose another precision or GPU type")
+    node = catalogue.default_node(gpu)
+    layouts = Layouts.of([row.layout for row in rows])
+    refused = refused_on_nodes(model, precision, framework, layouts, node.gpus)
+    for row, why in zip(rows, refused, strict=True):
+        if why is not None:
+            degrees = ", ".join(f"{name} {n}" for name, n in zip(DEGREES, row.layout, strict=True) if n > 1)
+            out["error"][row.index] = f"layout: {why} ({degrees}); choose other degrees (plan lists the legal ones)"
+    rows = [row for row, why in zip(rows, refused, strict=True) if why is None]
+    if not rows:
+        return
+    if (gpu_name, framework_name) not in costs:
+        costs[gpu_name, framework_name] = CostModel(gpu, framework_name, progress=progress, measured=measured)
+    network = Network(node.gpus, find_fabric(node.default_fabric))
+    _answer(ServedModel(model, precision, framework, costs[gpu_name, framework_name], network), rows, out)
+
+
+def _answer(served: ServedModel, rows: list[_Row], out: dict[str, np.ndarray]) -> None:
+    """Rows of one served model, each in a layout that it runs in."""
+    framework, gpu, what = served.framework, served.gpu, f"{served.model.name} in {served.precision.weights}"
+    room = _room(served, rows)
+    for row, sequences, needed in zip(rows, room.sequences, room.used_bytes, strict=True):
+        if sequences < 1:
+            out["error"][row.index] = (
+                f"memory: {what} and a sequence of {row.isl + row.osl:,} tokens need "
+                f"{needed / 1e9:,.0f} GB of each {gpu.name}, which has {gpu.memory_bytes / 1e9:,.0f}; "
+                "use more GPUs or a smaller precision"
+            )
+    fits = np.flatnonzero(room.sequences >= 1)
+    if not len(fits):
+        return
+    kept = [rows[i] for i in fits]
+    layouts, kv_tokens, used = room.layouts.take(fits), room.kv_tokens[fits], room.used_bytes[fits]
+    running = room.sequences[fits] * layouts.dp
+    closed = np.array([row.concurrency > 0 for row in kept])
+    if closed.any():
+        chosen = np.flatnonzero(closed)
+        picked = [kept[i] for i in chosen]
+        load = Load.of(
+            np.array([row.concurrency for row in picked]),
+            np.array([row.isl for row in picked]),
+            np.array([row.osl for row in picked]),
+            np.full(len(picked), max(framework.limits.token_budgets)),
+            running[chosen],
+        )
+        answer = closed_loop_answers(served, layouts.take(chosen), load, ROUTING)
+        _write(out, picked, layouts.take(chosen), answer, used[chosen], kv_tokens[chosen])
+    for i in np.flatnonzero(~closed).tolist():
+        row = kept[i]
+        try:
+            layout = layouts.take(np.array([i]))
+            one = open_loop(served, layout, row.isl, row.osl, row.rate_rps, int(kv_tokens[i]), ROUTING)
+            _write(out, [row], layout, one, used[i : i + 1], kv_tokens[i : i + 1])
+        except ShardwrightError as error:
+            out["error"][row.index] = _told(error)
+
+
+@dataclass(frozen=True)
+class _Room:
+    """Per configuration: sequences that the engine admits to the cache of one attention rank (at most the framework's
+    batch), tokens of its cache, and bytes in use on the fullest GPU, cache of one sequence included."""
+
+    layouts: Layouts
+    sequences: Ints
+    kv_tokens: Ints
+    used_bytes: Floats
+
+
+def _room(served: ServedModel, rows: list[_Row]) -> _Room:
+    framework = served.framework
+    layouts = Layouts.of([row.layout for row in rows])
+    isl, osl = (np.array([getattr(row, name) for row in rows], dtype=np.float64) for name in ("isl", "osl"))
+    lengths = framework.scheduler.held_tokens(isl, osl) * (1 + SHORTEST) / 2
+    each = served.kv_bytes(layouts, lengths)
+    largest = served.kv_bytes(layouts, isl + osl)
+    kv_bytes, used = np.zeros(len(rows)), np.zeros(len(rows))
+    for fraction in (FULL_MEMORY_FRACTION, framework.limits.memory_fraction):
+        budget = np.full(len(rows), max(framework.limits.token_budgets))
+        parts = served.memory(layouts, budget, memory_fraction=fraction)
+        plain = parts.kv_bytes >= largest
+        kv_bytes = np.where(plain | (fraction == FULL_MEMORY_FRACTION), parts.kv_bytes, kv_bytes)
+        without = served.gpu.memory_bytes * fraction - parts.kv_bytes
+        used = np.where(plain | (fraction == FULL_MEMORY_FRACTION), without + np.maximum(parts.kv_bytes, largest), used)
+    fits = kv_bytes >= largest
+    sequences = np.clip(np.floor(kv_bytes / np.maximum(each, 1.0)), 1, framework.limits.max_sequences)
+    state = served.kv_bytes(layouts, 0.0)
+    growing = served.kv_bytes(layouts, 1.0) - state
+    per_token = np.maximum(growing + state / lengths, 1e-9)  # the state counts as its share of a mean sequence
+    return _Room(
+        layouts,
+        np.where(fits, sequences, 0).astype(np.int64),
+        np.maximum(kv_bytes / per_token, 0).astype(np.int64),
+        used,
+    )
+
+
+def _write(
+    out: dict[str, np.ndarray], rows: list[_Row], layouts: Layouts, answer: Answers, used: Floats, kv_tokens: Ints
+) -> None:
+    latencies: dict[str, Latency] = {"ttft_ms": answer.ttft, "tpot_ms": answer.tpot, "e2e_ms": answer.e2e}
+    gpus = layouts.gpus
+    for k, row in enumerate(rows):
+        for name, latency in latencies.items():
+            mean = latency.mean
+            for part, value in (
+                ("mean", mean.value[k]),
+                ("p50", latency.p50[k]),
+                ("p99", latency.p99[k]),
+                ("low", mean.low[k]),
+                ("high", mean.high[k]),
+            ):
+                out[f"{name}_{part}"][row.index] = f"{value / 1e3:.6g}"
+        out["output_tokens_per_s_per_gpu"][row.index] = f"{answer.output_tokens_per_s[k] / gpus[k]:.6g}"
+        out["memory_bytes_per_gpu"][row.index] = f"{used[k]:.0f}"
+        out["kv_tokens"][row.index] = f"{kv_tokens[k]}"
+        origin = HOW[int(answer.tpot.mean.how[k])]
+        out["how"][row.index] = origin if answer.tpot.mean.inside[k] else f"{origin}, outside the measured range"

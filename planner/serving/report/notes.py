@@ -1,0 +1,155 @@
+"""What the reader of a plan should know of its measurements and assumptions."""
+
+from __future__ import annotations
+
+import math
+
+from costmodels.estimates import Estimates
+from costmodels.origins import HOW
+from costmodels.serving.steady.disaggregated import (
+    Joint,
+    Prefilling,
+)
+from costmodels.serving.step import StepTimes
+from planner.contract.workload.workload import Workload
+from planner.serving.engines.groups import Group, Pair
+from planner.serving.engines.latency import Checks
+from planner.serving.engines.options import ServingOption
+from planner.serving.operating_points import OperatingPoints
+from planner.serving.request import PlanRequest
+
+
+def notes_of(
+    request: PlanRequest, best: ServingOption, groups: list[Group], pairs: list[Pair], checks: Checks
+) -> list[str]:
+    """The notes of a plan, each once. ``checks``: simulations of the groups."""
+    searches = best.searches
+    notes = [note for search in searches for note in search.job.served.cost.notes]
+    framework = searches[0].job.served.framework
+    model, precision, work = searches[0].job.served.model, best.precision, request.workload
+    calibration = framework.calibration
+    notes.append(
+        f"{framework.full_name}'s overheads are fitted to {calibration.rows:,} public end-to-end runs; of models and "
+        f"GPU types held out, 80 % lie within {math.exp(calibration.tpot.low):.2f}–"
+        f"{math.exp(calibration.tpot.high):.2f} × the predicted TPOT, and intervals are at least that wide; "
+        "TTFT includes HTTP and tokenisation as in those runs, not the network to the user"
+    )
+    notes += _simulation_notes(groups, checks)
+    if any(not bool(origin.inside[0]) for _, origin in map(_step, groups)):
+        notes.append(
+            "some operations of the chosen layout lie outside what was measured (long prefixes, unseen shapes, traffic "
+            "between nodes); their intervals are wide"
+        )
+    prefill_bound = sum(search.prefill_bound for search in searches)
+    if prefill_bound:
+        notes.append(
+            f"{prefill_bound} layouts were left out: at no load tried do they keep up with this workload's prompts"
+        )
+    notes += _hand_over_notes(pairs) + _workload_notes(work, groups)
+    if request.goal == "throughput" and request.workload.rate_rps is not None:
+        notes.append(
+            f"the objective is throughput: the plan is for as many requests as fit, not for the offered "
+            f"{request.workload.rate_rps:g} requests/s"
+        )
+    for group in groups:
+        step, origin = _step(group)
+        if HOW[int(origin.how[0])] == "roofline":
+            share = float(step.parts["communication"][0] / step.latency.value[0])
+            notes.append(
+                "exchanges between pipeline stages and nodes are estimated from link rates, nothing like them was "
+                f"measured; all communication is {share:.0%} of a step of {group.id}"
+            )
+        host = group.job.served.cost.catalogue.default_node(group.job.served.gpu).gpus_per_host
+        if host is not None and group.layout.gpus > host:
+            notes.append(
+                f"{group.id} is larger than a host of {group.job.pool.gpu} ({host} GPUs share one operating "
+                "system in the rack): start it over several hosts; nodes in this plan are NVLink domains"
+            )
+    if model.is_moe:
+        notes.append(
+            f"tokens are spread over experts as {request.workload.routing}; give routing=… in the workload to change it"
+        )
+    for name, gpu in {group.job.pool.gpu: group.job.served.cost.gpu for group in groups}.items():
+        if precision.weights == "bf16" and "bf16" not in gpu.peak_flops:
+            notes.append(f"{name} has no bf16: start the engines in fp16, which is predicted to take the same time")
+    if precision.converted:
+        notes.append(
+            f"weights are run in {precision.weights}, not as published ({model.weight_precision}); check accuracy"
+        )
+    notes += [f"{model.name}: {note}" for note in model.notes]
+    if model.excluded:
+        notes.append(f"not modelled: {', '.join(model.excluded)}")
+    for group in groups:
+        pool = group.job.pool
+        if pool.price_source is not None:
+            notes.append(f"price of {pool.gpu}: {pool.usd_per_gpu_hour} USD per GPU-hour, {pool.price_source}")
+    return list(dict.fromkeys(notes))
+
+
+def _simulation_notes(groups: list[Group], checks: Checks) -> list[str]:
+    assumed = "arrivals are taken as Poisson and lengths as equal"
+    if not checks:
+        return [f"{assumed}; percentiles come from queueing formulas, not a simulation"]
+    requests = " and ".join(f"{n:,}" for n in sorted({check.requests for check in checks.values()}))
+    notes = [
+        f"{assumed}; the search predicts percentiles by queueing formulas, and each kind of engine in the plan was "
+        f"then simulated with {requests} requests at its load, where every bound holds; other layouts were not"
+    ]
+    for group in groups:
+        formula = checks[group.id].formula_rps
+        if formula is not None:
+            notes.append(
+                f"by the formulas an engine of {group.id} carries {formula:.4g} requests/s within the SLO; simulated "
+                f"it carries {group.capacity_rps.value[0]:.4g}, which the plan counts on"
+            )
+    return notes
+
+
+def _step(group: Group) -> tuple[StepTimes, Estimates]:
+    """The step that a group takes most, and the time that says where its figures are from."""
+    loaded = group.loaded
+    if isinstance(loaded, OperatingPoints):
+        return loaded.steady.decode, loaded.steady.tpot_us if group.job.workload.osl > 1 else loaded.steady.ttft_us
+    if isinstance(loaded, Prefilling):
+        return loaded.steps.full, loaded.done_us
+    return loaded.step, loaded.tpot_us
+
+
+def _hand_over_notes(pairs: list[Pair]) -> list[str]:
+    served = pairs[0].served
+    if not isinstance(served, Joint):
+        return []
+    overlap = {
+        "layer": "each layer's cache is sent while the next is computed",
+        "chunk": "each prefill chunk's cache is sent while the next is computed",
+        "none": "the cache is sent when the prompt is prefilled, none of it before",
+    }[served.kv_connector.overlap]
+    first = {
+        "transfer": "the first token comes from the prefill engine, and reaches the user after the transfer",
+        "decode_step": "the decode engine computes the first token: TTFT holds one decode step",
+    }[served.kv_connector.first_token]
+    pools = {group.job.pool.name: group.job.pool for pair in pairs for group in (pair.prefill, pair.decode)}
+    notes = [
+        "the KV cache goes from prefill to decode engines at the link's full rate, which nothing here measured; "
+        f"{overlap}; {first}"
+    ]
+    if len(pools) > 1 or any(pool.nodes > 1 for pool in pools.values()):
+        notes.append("every prefill engine may send to every decode engine, so transfers are taken to cross nodes")
+    return notes
+
+
+def _workload_notes(work: Workload, groups: list[Group]) -> list[str]:
+    notes = []
+    if work.prefix_hit:
+        notes.append(
+            f"a prefix hit rate of {work.prefix_hit:g} is taken as given, for every request; whether the gateway sends "
+            "requests to the engine that holds their prefix decides it"
+        )
+    drafting = groups[0].job.shape.drafting
+    if drafting is not None:
+        cost = "one layer of the model a token" if drafting.draft_cost is None else f"{drafting.draft_cost:g} of a step"
+        notes.append(
+            f"an acceptance of {drafting.acceptance:g} is taken as given and the same for every token; drafting is "
+            f"taken to cost {cost}, and the drafter's weights and cache to need no memory of their own"
+        )
+    return notes

@@ -1,0 +1,266 @@
+"""The prediction of a plan: each engine group under its load, the pairs that serve requests, the fleet as a whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from statistics import NormalDist
+
+import numpy as np
+
+from costmodels.estimates import COVERAGE, Estimates
+from costmodels.origins import HOW
+from costmodels.power.board import board_power
+from costmodels.serving.steady.disaggregated import (
+    Joint,
+    Prefilling,
+)
+from costmodels.serving.steady.kv_transfer import (
+    cache_bytes,
+)
+from costmodels.serving.step import StepTimes
+from planner.contract.quantities import Interval, Latency
+from planner.contract.workload.slo import Bound, Metric
+from planner.serving.confirmation.confirmation import SEED
+from planner.serving.document import plan as plans
+from planner.serving.document.prediction import (
+    EngineSimulation,
+    GroupPrediction,
+    KvTransfer,
+    MemoryParts,
+    Prediction,
+    SloCheck,
+)
+from planner.serving.engines.groups import Group, Pair, slower
+from planner.serving.engines.latency import Checks, formula_us, group_us, pair_us
+from planner.serving.operating_points import OperatingPoints
+from planner.serving.report.effects import effects_of
+from planner.serving.request import PlanRequest
+
+PERCENTILES = (50, 90, 95, 99)
+
+
+def _interval(estimate: Estimates, factor: float = 1.0) -> Interval:
+    return Interval(
+        value=float(estimate.value[0]) * factor,
+        low=float(estimate.low[0]) * factor,
+        high=float(estimate.high[0]) * factor,
+    )
+
+
+def _scaled(interval: Interval, factor: float) -> Interval:
+    return Interval(value=interval.value * factor, low=interval.low * factor, high=interval.high * factor)
+
+
+def _inverse(interval: Interval, numerator: float) -> Interval:
+    return Interval(value=numerator / interval.value, low=numerator / interval.high, high=numerator / interval.low)
+
+
+def _alike(mean: Interval, value: float) -> Interval:
+    """``value`` with the relative uncertainty of ``mean``: both come from the same kernels."""
+    ratio = value / mean.value
+    return Interval(value=value, low=mean.low * ratio, high=mean.high * ratio)
+
+
+def _latency(mean: Estimates, us: Callable[[float | None], float]) -> Latency:
+    """One metric of one point: ``us`` gives its mean (None) and percentiles, ``mean`` how uncertain they are."""
+    interval = _interval(mean, 1e-3)
+    at = {f"p{p}": _alike(interval, us(p / 100) / 1e3) for p in PERCENTILES}
+    return Latency(mean=_alike(interval, us(None) / 1e3), **at)
+
+
+def _served_latency(pair: Pair, checks: Checks, metric: Metric) -> Latency:
+    return _latency(getattr(pair.served, f"{metric}_us"), partial(pair_us, pair, checks, metric))
+
+
+# ------------------------------------------------------------------ one group
+
+
+def _group_prediction(group: Group, checks: Checks) -> GroupPrediction:
+    loaded, check = group.loaded, checks.get(group.id)
+
+    def latency(mean: Estimates, metric: Metric) -> Latency:
+        def us(p: float | None) -> float:
+            found = group_us(group, checks, metric, p)
+            assert found is not None
+            return found
+
+        return _latency(mean, us)
+
+    latencies: dict[str, Latency | None] = {"ttft_ms": None, "tpot_ms": None, "e2e_ms": None}
+    several = group.job.workload.osl > 1
+    if isinstance(loaded, OperatingPoints):
+        steady = loaded.steady
+        for metric in ("ttft", "tpot", "e2e") if several else ("ttft", "e2e"):
+            latencies[f"{metric}_ms"] = latency(getattr(steady, f"{metric}_us"), metric)
+        step, mixed = steady.decode, float(steady.mixed_share[0])
+        weights = [(steady.decode, 1 - mixed), (steady.mixed, mixed)]
+        concurrency, prefill_busy, origin = float(loaded.concurrency[0]), float(steady.queue_busy[0]), steady.tpot_us
+    elif isinstance(loaded, Prefilling):
+        latencies["ttft_ms"] = latency(loaded.done_us, "ttft")
+        step = loaded.steps.full
+        # It rests for the share of time that its queue leaves it.
+        weights = [(step, float(loaded.utilisation[0]))]
+        prefill_busy, origin = float(loaded.utilisation[0]), loaded.done_us
+        concurrency = group.rate_per_us * float(loaded.service_us[0])
+    else:
+        latencies["tpot_ms"] = latency(loaded.tpot_us, "tpot")
+        step, weights = loaded.step, [(loaded.step, 1.0)]
+        concurrency, prefill_busy, origin = float(loaded.concurrency[0]), 0.0, loaded.tpot_us
+    return GroupPrediction(
+        engine=group.id,
+        rate_rps=_interval(group.capacity_rps),
+        load_rps=group.load_rps,
+        concurrency=int(concurrency) if concurrency.is_integer() else concurrency,
+        **latencies,
+        step_ms_by_part={part: float(values[0]) / 1e3 for part, values in step.parts.items()},
+        prefill_busy=prefill_busy,
+        memory=_memory(group),
+        power_watts=_interval(_power(group, weights)),
+        how=HOW[int(origin.how[0])],
+        inside_measured_range=bool(origin.inside[0]),
+        simulation=None
+        if check is None
+        else EngineSimulation(requests=check.requests, seed=SEED, formula_rps=check.formula_rps),
+    )
+
+
+def _power(group: Group, steps: list[tuple[StepTimes, float]]) -> Estimates:
+    """Of one GPU that spends these shares of its steps on these steps."""
+    whole = sum(share * step.latency.value[0] for step, share in steps) / min(sum(share for _, share in steps), 1.0)
+    shares = [
+        np.array([sum(share * getattr(step, kind)[0] for step, share in steps) / whole])
+        for kind in ("compute_us", "memory_us")
+    ]
+    return board_power(group.job.served.gpu, *shares)
+
+
+def _memory(group: Group) -> MemoryParts:
+    served, work = group.job.served, group.job.workload
+    parts = served.memory(group.layouts, np.array([group.budget]))
+    tokens = work.isl + (0 if group.role == "prefill" else work.osl)
+    per_token = float(served.kv_bytes_per_token(group.layouts, tokens)[0])
+    total = float(served.gpu.memory_bytes)
+    return MemoryParts(
+        weights_bytes=float(parts.weights_bytes[0]),
+        kv_cache_bytes=float(parts.kv_bytes[0]),
+        activation_bytes=float(parts.activation_bytes[0]),
+        cuda_graph_bytes=float(parts.cuda_graph_bytes[0]),
+        communication_bytes=float(parts.communication_bytes[0]),
+        context_bytes=float(parts.context_bytes[0]),
+        reserve_bytes=float(parts.reserve_bytes[0]),
+        unused_bytes=total * (1 - served.framework.limits.memory_fraction),
+        total_bytes=total,
+        kv_tokens=int(parts.kv_bytes[0] // per_token),
+    )
+
+
+# ------------------------------------------------------------------ the plan
+
+
+def predicted_by(
+    request: PlanRequest,
+    groups: list[Group],
+    pairs: list[Pair],
+    decision: plans.Decision,
+    served_rps: float,
+    checks: Checks,
+) -> Prediction:
+    """What the plan does at ``served_rps``; latencies are those of its slowest pair. ``checks``: simulations of the
+    groups."""
+    each = tuple(_group_prediction(group, checks) for group in groups)
+    # The fleet carries what its engines do, of the weaker role; their errors come from the same forests, so
+    # intervals add up.
+    value, low, high = (
+        min(
+            sum(g.engines * getattr(p.rate_rps, end) for g, p in zip(groups, each, strict=True) if g.role == role)
+            for role in {group.role for group in groups}
+        )
+        for end in _ENDS
+    )
+    rate = Interval(value=served_rps, low=min(served_rps, low), high=min(served_rps, high))
+    if request.goal == "throughput" or request.workload.rate_rps is None:
+        rate = Interval(value=value, low=low, high=high)
+    output = _scaled(rate, float(request.workload.osl))
+    metrics: tuple[Metric, ...] = ("ttft", "tpot", "e2e") if request.workload.osl > 1 else ("ttft", "e2e")
+    latencies = {m: _served_latency(_slowest(pairs, checks, m), checks, m) for m in metrics}
+    tpot = latencies.get("tpot")
+    watts = [sum(g.gpus * getattr(p.power_watts, end) for g, p in zip(groups, each, strict=True)) for end in _ENDS]
+    power = Interval(value=watts[0], low=watts[1], high=watts[2])
+    joules = Interval(
+        value=power.value / output.value,
+        low=power.low / output.high,
+        high=power.high / max(output.low, 1e-12),
+    )
+    cost = decision.usd_per_hour
+    parts = _slowest(pairs, checks, "ttft").served.ttft_parts_us
+    return Prediction(
+        ttft_ms=latencies["ttft"],
+        tpot_ms=tpot,
+        e2e_ms=latencies["e2e"],
+        ttft_ms_by_part={part: float(us[0]) / 1e3 for part, us in parts.items()},
+        kv_transfer=_kv_transfer(pairs),
+        effects=effects_of(pairs[0]),
+        request_rate_rps=rate,
+        output_tokens_per_s=output,
+        output_tokens_per_s_per_gpu=_scaled(output, 1 / decision.gpus_used),
+        output_tokens_per_s_per_user=None if tpot is None else _inverse(tpot.mean, 1e3),
+        utilisation=min(served_rps / value, 1.0),
+        power_watts=power,
+        joules_per_output_token=joules,
+        usd_per_million_output_tokens=None if cost is None else _inverse(output, cost / 3600 * 1e6),
+        slo=tuple(_check(bound, pairs, checks) for bound in request.slo.bounds),
+        engines=each,
+    )
+
+
+_ENDS = ("value", "low", "high")
+
+
+def _slowest(pairs: list[Pair], checks: Checks, metric: Metric, percentile: float = 90.0) -> Pair:
+    return max(pairs, key=lambda pair: pair_us(pair, checks, metric, percentile / 100))
+
+
+def _kv_transfer(pairs: list[Pair]) -> KvTransfer | None:
+    joined = [(pair, pair.served) for pair in pairs if isinstance(pair.served, Joint)]
+    if not joined:
+        return None
+    pair, served = max(joined, key=lambda each: float(each[1].transfer_us.value[0]))
+    job = pair.prefill.job
+    assert pair.prefill.roles is not None
+    assert pair.decode.roles is not None
+    return KvTransfer(
+        bytes_per_request=cache_bytes(job.served, job.workload.isl),
+        link=slower(pair.prefill.roles.link, pair.decode.roles.link).name,
+        time_ms=_interval(served.transfer_us, 1e-3),
+        exposed_ms=_interval(served.exposed_us, 1e-3),
+        overlap=served.kv_connector.overlap,
+        sender_busy=max(each.sender_busy for each in pairs),
+        receiver_busy=max(each.receiver_busy for each in pairs),
+    )
+
+
+def _check(bound: Bound, pairs: list[Pair], checks: Checks) -> SloCheck:
+    slowest, p = _slowest(pairs, checks, bound.metric, bound.percentile), bound.percentile / 100
+    mean = _interval(getattr(slowest.served, f"{bound.metric}_us"), 1e-3)
+    predicted = _alike(mean, pair_us(slowest, checks, bound.metric, p) / 1e3)
+    return SloCheck(
+        metric=bound.metric,
+        percentile=bound.percentile,
+        limit_ms=bound.limit_ms,
+        predicted=predicted,
+        formula_ms=formula_us(slowest.served, bound.metric, p) / 1e3 if checks else None,
+        margin=(bound.limit_ms - predicted.value) / bound.limit_ms,
+        confidence=confidence(predicted, bound.limit_ms),
+    )
+
+
+def confidence(predicted: Interval, limit: float) -> float:
+    """Probability that the true value is at most ``limit``, taking the prediction as lognormal with its 80 %
+    interval."""
+    z = NormalDist().inv_cdf(0.5 + COVERAGE / 2)
+    above = math.log(max(predicted.high / predicted.value, 1 + 1e-9)) / z
+    below = math.log(max(predicted.value / max(predicted.low, 1e-12), 1 + 1e-9)) / z
+    distance = math.log(limit / predicted.value)
+    return NormalDist().cdf(distance / (above if distance > 0 else below))

@@ -1,0 +1,145 @@
+"""From the solver's choice to the plan document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from planner.contract.engine import EngineGroup, Rank, Replica
+from planner.contract.expert_placement import ExpertPlacement
+from planner.experts.placement import Loads
+from planner.launchers import EngineSpec, launch
+from planner.serving.confirmation.confirmation import Confirmed
+from planner.serving.document import plan as plans
+from planner.serving.engines.groups import Group, groups_of, pairs_of
+from planner.serving.engines.options import ServingOption, served_rps
+from planner.serving.expert_placement import placements_of
+from planner.serving.report.alternatives import alternatives
+from planner.serving.report.prediction import predicted_by
+from planner.serving.report.proof import proof_of, provenance_of
+from planner.serving.request import PlanRequest
+
+
+def assemble(
+    request: PlanRequest, found: Confirmed, best: ServingOption, expert_loads: Loads | None = None
+) -> plans.Plan:
+    """The document of the ``best`` of the options ``found``, which has a choice; with ``expert_loads``, also of where
+    the experts of expert-parallel engines live."""
+    options, served = found.options, served_rps(request, best)
+    groups = groups_of(best, served)
+    routing = request.workload.routing
+    experts, notes = placements_of(groups, expert_loads, routing, request.time_limit_s)
+    decision = _decision(request, best, groups, experts)
+    pairs = pairs_of(groups)
+    chosen = {group.loaded.key(0) for group in groups if hasattr(group.loaded, "key")}
+    return plans.Plan(
+        request=_understood(request, options, best),
+        decision=decision,
+        prediction=predicted_by(request, groups, pairs, decision, served, found.checks),
+        proof=proof_of(request, options, best),
+        alternatives=alternatives(request, best, chosen, found),
+        provenance=provenance_of(request, best, groups, pairs, found.checks, (*notes, *found.notes)),
+    )
+
+
+def _understood(request: PlanRequest, options: list[ServingOption], best: ServingOption) -> plans.RequestUnderstood:
+    model, precision = best.searches[0].job.served.model, best.precision
+    return plans.RequestUnderstood(
+        model=model.name,
+        parameters=model.parameters,
+        active_parameters=model.active_parameters,
+        not_modelled=model.excluded,
+        cluster=request.cluster,
+        slo=request.slo,
+        workload=request.workload,
+        objective=request.goal,
+        framework=request.framework,
+        weights_precision=precision.weights,
+        kv_precision=precision.kv,
+        precision_converted=precision.converted,
+        confidence=request.confidence,
+        max_tp=request.max_tp,
+        max_pp=request.max_pp,
+        max_engine_gpus=request.max_engine_gpus,
+        tp_across_nodes=request.tp_across_nodes,
+        time_limit_s=request.time_limit_s,
+        disaggregation=request.disaggregation,
+        simulation=request.simulation,
+        weights_precisions=tuple(dict.fromkeys(option.precision.weights for option in options)),
+        kv_precisions=tuple(dict.fromkeys(option.precision.kv for option in options)),
+    )
+
+
+def _decision(
+    request: PlanRequest, best: ServingOption, groups: list[Group], experts: Mapping[str, ExpertPlacement]
+) -> plans.Decision:
+    used = sum(group.gpus for group in groups)
+    offered = sum(pool.gpus for pool in request.cluster.pools)
+    prices = [group.job.pool.usd_per_gpu_hour for group in groups]
+    cost = None
+    if all(price is not None for price in prices):
+        cost = sum(group.gpus * price for group, price in zip(groups, prices, strict=True) if price is not None)
+    return plans.Decision(
+        engines=tuple(_engine_group(request, best, group, experts.get(group.id)) for group in groups),
+        gpus_used=used,
+        gpus_idle=offered - used,
+        usd_per_hour=cost,
+    )
+
+
+def _loadable(asked: str, name: str) -> str:
+    """What a framework can load: the model's name, in whatever case and with or without its organisation it was asked
+    for, or else the path that was given."""
+    known = name.casefold()
+    return name if asked.casefold() in (known, known.rpartition("/")[2]) else asked
+
+
+def _engine_group(
+    request: PlanRequest, best: ServingOption, group: Group, experts: ExpertPlacement | None
+) -> EngineGroup:
+    served, workload, drafting = group.job.served, request.workload, group.job.shape.drafting
+    model, precision = served.model, served.precision
+    assert best.choice is not None
+    placed = [engine for engine in best.choice.placement if engine.candidate in group.candidates]
+    replicas = tuple(
+        Replica(
+            id=f"{group.id}-{number}",
+            weight=group.share / group.engines,
+            ranks=tuple(
+                Rank(rank=rank, node=node, gpu=gpu)
+                for rank, (node, gpu) in enumerate(
+                    (int(node), int(gpu)) for node, gpus in engine.pieces for gpu in gpus
+                )
+            ),
+        )
+        for number, engine in enumerate(placed)
+    )
+    spec = EngineSpec(
+        framework=request.framework,
+        model=_loadable(request.model, model.name),
+        layout=group.layout,
+        limits=group.limits,
+        weights_precision=precision.weights,
+        kv_precision=precision.kv,
+        precision_converted=precision.converted,
+        published_precision=model.weight_precision,
+        is_sparse=model.is_sparse,
+        gpus_per_node=served.network.gpus_per_node,
+        is_moe=model.is_moe,
+        role=group.role,
+        draft_tokens=drafting.draft_tokens if drafting else 0,
+        prefix_hit=workload.prefix_hit,
+    )
+    return EngineGroup(
+        id=group.id,
+        role=group.role,
+        pool=group.job.pool.name,
+        gpu=group.job.pool.gpu,
+        layout=group.layout,
+        gpus_per_engine=group.layout.gpus,
+        weights_precision=precision.weights,
+        kv_precision=precision.kv,
+        limits=group.limits,
+        replicas=replicas,
+        launch=launch(spec),
+        expert_placement=experts,
+    )

@@ -1,0 +1,40 @@
+"""Flat trees answer as the trees they were made of."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.tree import DecisionTreeRegressor
+
+from costmodels.kernels.trees import Trees
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_they_say_what_scikit_learns_say(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows, columns = int(rng.integers(1, 400)), int(rng.integers(1, 6))
+    # Whole numbers meet thresholds half way and repeat; single precision rounds what lies between.
+    features = rng.integers(0, 20, (rows, columns)).astype(np.float32) if seed % 2 else rng.normal(size=(rows, columns))
+    features = features.astype(np.float32)
+    models = [
+        DecisionTreeRegressor(min_samples_leaf=int(rng.integers(1, 5)), max_features=0.5, random_state=k).fit(
+            features, rng.normal(size=rows)
+        )
+        for k in range(3)
+    ]
+    asked = np.concatenate([features, rng.normal(0, 10, (50, columns)).astype(np.float32)])
+    flat = Trees.of(models)
+    np.testing.assert_array_equal(flat.predict(asked), [model.predict(asked) for model in models])
+    np.testing.assert_array_equal(Trees(**flat.arrays()).predict(asked[:1]), [m.predict(asked[:1]) for m in models])
+    assert flat.predict(asked[:0]).shape == (3, 0)
+
+
+def test_a_warm_plan_imports_neither_scikit_learn_nor_torch() -> None:
+    program = (
+        "import sys, planner.serving.planning, api.cli.main; print({'sklearn', 'torch', 'joblib'} & set(sys.modules))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "set()"

@@ -1,0 +1,233 @@
+"""Plans as a whole: what may never get worse, what stays the same, and what a plan says."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cases import CLOSE, DENSE, EXPERTS, LATENT, SLO, WINDOWS, WORKLOAD
+
+from costmodels.models.registry import BUNDLED
+from planner.serving.document.plan import Plan
+from planner.serving.planning import plan
+from profiles.store import ProfileStore
+
+Planned = Callable[..., Plan]
+
+
+def throughput(p: Plan) -> float:
+    assert p.proof.objective == "throughput"
+    return p.proof.objective_value
+
+
+# --- what may never get worse ---
+
+
+@pytest.mark.parametrize("model", [DENSE, EXPERTS, "Qwen/Qwen3-32B"])
+@pytest.mark.parametrize("gpus", [1, 3, 5, 8, 12])
+def test_twice_the_gpus_are_never_worse_per_gpu_than_two_copies_of_half(
+    planned: Planned, model: str, gpus: int
+) -> None:
+    half = throughput(planned(model, f"{gpus}xH100", WORKLOAD, SLO))
+    double = throughput(planned(model, f"{2 * gpus}xH100", WORKLOAD, SLO))
+    assert double * CLOSE >= 2 * half
+
+
+@pytest.mark.parametrize(("nodes", "per_node"), [(1, 6), (3, 4), (5, 2), (1, 7)])
+def test_twice_the_nodes_are_never_worse_per_gpu_than_two_copies_of_half(
+    planned_from_rows: Planned, nodes: int, per_node: int
+) -> None:
+    for model in (DENSE, EXPERTS):
+        half = throughput(planned_from_rows(model, f"{nodes}x{per_node}xH200", WORKLOAD, SLO))
+        double = throughput(planned_from_rows(model, f"{2 * nodes}x{per_node}xH200", WORKLOAD, SLO))
+        assert double * CLOSE >= 2 * half
+
+
+@pytest.mark.parametrize("model", [DENSE, EXPERTS])
+def test_more_gpus_never_lower_throughput(planned: Planned, model: str) -> None:
+    rates = [throughput(planned(model, f"{gpus}xH100", WORKLOAD, SLO)) for gpus in (1, 2, 3, 5, 6, 8, 10, 12, 16, 24)]
+    assert all(more * CLOSE >= less for less, more in itertools.pairwise(rates))
+
+
+@pytest.mark.parametrize("model", [DENSE, EXPERTS])
+def test_a_looser_slo_never_lowers_throughput(planned: Planned, model: str) -> None:
+    rates = [
+        throughput(planned(model, "8xH100", WORKLOAD, f"ttft={0.3 * loose:g}s,tpot={10 * loose:g}ms"))
+        for loose in (1, 1.05, 1.2, 1.5, 2, 3, 5, 10)
+    ]
+    rates.append(throughput(planned(model, "8xH100", WORKLOAD)))
+    assert all(looser * CLOSE >= tighter for tighter, looser in itertools.pairwise(rates))
+    assert rates[-1] > rates[0]
+
+
+def test_a_looser_slo_never_costs_more(planned: Planned) -> None:
+    costs = [
+        planned(DENSE, "8xH100", f"{WORKLOAD},rate=15", f"tpot={tpot}ms").proof.objective_value
+        for tpot in (7, 8, 10, 15, 25, 60)
+    ]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] < costs[0]
+
+
+def test_a_lower_percentile_or_less_confidence_never_lowers_throughput(planned_from_rows: Planned) -> None:
+    by_percentile = [
+        throughput(planned_from_rows(DENSE, "4xH100", WORKLOAD, f"ttft_p{p}=300ms,tpot_p{p}=12ms"))
+        for p in (99, 90, 50)
+    ]
+    assert by_percentile == sorted(by_percentile)
+    by_confidence = [
+        throughput(planned_from_rows(DENSE, "4xH100", WORKLOAD, "tpot=12ms", confidence=c)) for c in (0.9, 0.5, 0.2)
+    ]
+    assert by_confidence == sorted(by_confidence)
+
+
+@pytest.mark.parametrize("objective", ["cost", "gpus"])
+def test_a_higher_rate_never_costs_less(planned: Planned, objective: str) -> None:
+    values = [
+        planned(DENSE, "8xH100", f"{WORKLOAD},rate={rate}", SLO, objective=objective).proof.objective_value
+        for rate in (0.1, 1, 10, 20, 40, 60, 80)
+    ]
+    assert values == sorted(values)
+    assert values[-1] > values[0]
+
+
+def test_another_pool_never_worsens_the_plan(planned: Planned) -> None:
+    alone = throughput(planned(DENSE, "4xH100", WORKLOAD, SLO))
+    both = throughput(planned(DENSE, "4xH100 + 3xA100", WORKLOAD, SLO))
+    assert both > alone
+    for goal, rate in (("cost", 20), ("gpus", 20), ("latency", 5)):
+        work = f"{WORKLOAD},rate={rate}"
+        alone = planned(DENSE, "4xH100", work, SLO, objective=goal).proof.objective_value
+        both = planned(DENSE, "4xH100 + 4xH200 + 2xL4", work, SLO, objective=goal).proof.objective_value
+        assert both <= alone * CLOSE
+
+
+def test_two_pools_reach_what_they_reach_one_by_one(planned: Planned) -> None:
+    def alone(cluster: str) -> float:
+        return throughput(planned(DENSE, cluster, WORKLOAD, SLO, disaggregation="never"))
+
+    together = alone("4xH100 + 3xA100")
+    assert together == pytest.approx(alone("4xH100") + alone("3xA100"))
+    # One pool that prefills for the other does more than either by itself.
+    assert throughput(planned(DENSE, "4xH100 + 3xA100", WORKLOAD, SLO)) >= together
+
+
+def test_layouts_across_nodes_never_worsen_the_plan_and_can_be_placed(planned: Planned) -> None:
+    """A tensor-parallel group over two nodes of 2 GPUs, where memory leaves nothing else."""
+    p = planned("Qwen/Qwen3-32B", "2x2xL4", "isl=500,osl=100", tp_across_nodes=True, max_pp=1)
+    (group,) = p.decision.engines
+    assert group.layout.tp == 4
+    assert [(rank.node, rank.gpu) for rank in group.replicas[0].ranks] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+# --- the same, again ---
+
+
+def test_the_same_request_gives_the_same_bytes(planned_from_rows: Planned, measured: ProfileStore) -> None:
+    request = {"model": EXPERTS, "cluster": "4xH100 + 2xH200", "workload": f"{WORKLOAD},rate=9", "slo": SLO}
+    request |= {"simulation": True}
+    first = planned_from_rows(**request).to_json()
+    assert plan(request, store=measured).to_json() == first
+    again = (
+        "import sys, json; from pathlib import Path; from planner import plan; from profiles.store import ProfileStore"
+    )
+    again += "; sys.stdout.write(plan(json.loads(sys.argv[2]), store=ProfileStore(Path(sys.argv[1]))).to_json())"
+    fresh = subprocess.run(
+        [sys.executable, "-c", again, str(measured.path), json.dumps(request)],
+        capture_output=True,
+        env=os.environ | {"PYTHONHASHSEED": "7"},
+        check=False,
+    )
+    assert fresh.stderr == b""
+    assert fresh.stdout.decode() == first
+
+
+def test_the_short_forms_and_the_objects_they_stand_for_give_the_same_plan(
+    planned: Planned, bare: ProfileStore
+) -> None:
+    short = planned(DENSE, "4xH100", WORKLOAD, SLO)
+    request = short.request
+    long = plan(
+        {
+            "model": request.model,
+            "cluster": {
+                "name": "4xH100",
+                "pools": [{"gpu": "H100-SXM", "gpus": 4}],
+            },
+            "workload": {"isl": 2000, "osl": 200},
+            "slo": {"bounds": [{"metric": "ttft", "limit_ms": 1000}, {"metric": "tpot", "limit_ms": 25}]},
+            "simulation": False,
+        },
+        store=bare,
+    )
+    assert long.to_json() == short.to_json()
+
+
+# --- what a plan says ---
+
+
+def test_an_ignored_rate_is_said_to_be_ignored(planned: Planned) -> None:
+    p = planned(DENSE, "2xH100", f"{WORKLOAD},rate=1", SLO, objective="throughput")
+    assert p.proof.objective_value == throughput(planned(DENSE, "2xH100", WORKLOAD, SLO))
+    assert any("not for the offered 1 requests/s" in note for note in p.provenance.notes)
+
+
+def test_a_workload_that_is_nearly_all_prefill_is_planned(planned: Planned) -> None:
+    p = planned(DENSE, "4xH100", "isl=30000,osl=2", disaggregation="never")
+    assert all(group.concurrency < 4 for group in p.prediction.engines)
+    assert all(0.5 < group.prefill_busy <= 1 for group in p.prediction.engines)
+    assert not any("left out" in note for note in p.provenance.notes)
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-8B", "qwen/qwen3-8b", "qwen3-8B"])
+def test_the_launch_command_names_the_model_as_it_is_published(planned: Planned, name: str) -> None:
+    (group,) = planned(name, "1xH100", WORKLOAD).decision.engines
+    assert "Qwen/Qwen3-8B" in group.launch.command
+
+
+def test_a_model_given_as_a_file_is_launched_from_it(bare: ProfileStore, tmp_path: Any) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    bundled = json.loads((BUNDLED / "Qwen--Qwen3-8B.json").read_text())
+    (folder / "config.json").write_text(json.dumps(bundled["config"]))
+    for given in (folder, folder / "config.json"):
+        p = plan({"model": str(given), "cluster": "1xH100", "workload": WORKLOAD}, store=bare)
+        assert p.request.model == "mine"
+        assert str(folder) in p.decision.engines[0].launch.command
+
+
+# --- on the measurements that ship ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["vllm", "sglang", "trtllm"])
+@pytest.mark.parametrize("model", [EXPERTS, "openai/gpt-oss-20b", WINDOWS, LATENT])
+def test_every_kind_of_model_plans_from_the_shipped_measurements(model: str, framework: str) -> None:
+    p = plan({"model": model, "cluster": "8xH100", "workload": WORKLOAD, "slo": "tpot=50ms", "framework": framework})
+    assert p.proof.status == "optimal"
+    assert p.provenance.pack != "synthetic"
+
+
+@pytest.mark.slow
+def test_a_looser_slo_never_lowers_throughput_on_the_shipped_measurements() -> None:
+    for model, cluster in (("Qwen/Qwen3-32B", "16xH200"), (EXPERTS, "8xH100")):
+        rates = [
+            throughput(
+                plan(
+                    {
+                        "model": model,
+                        "cluster": cluster,
+                        "workload": "isl=4000,osl=500",
+                        "slo": f"ttft={loose:g}s,tpot={15 * loose:g}ms",
+                    }
+                )
+            )
+            for loose in (1, 1.1, 1.3, 1.6, 2, 3)
+        ]
+        assert all(looser * CLOSE >= tighter for tighter, looser in itertools.pairwise(rates))

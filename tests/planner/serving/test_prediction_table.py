@@ -1,0 +1,183 @@
+"""Tables of configurations: what is predicted, what is refused, and that one never spoils the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from costmodels.kernels.cost_model import CostModel
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
+from costmodels.operations.layouts import Layouts
+from costmodels.serving.frameworks.framework import find_framework
+from planner.serving import prediction_table as predicting
+from planner.serving.layouts import Restrictions, completed, degrees_of, refusals
+from planner.serving.prediction_table import ADDED, predict
+from profiles.errors import InputError
+from profiles.store import ProfileStore
+
+GOOD = {
+    "model": "Qwen/Qwen3-32B",
+    "gpu": "H200",
+    "framework": "vllm",
+    "tp": "2",
+    "isl": "1000",
+    "osl": "100",
+    "concurrency": "8",
+}
+
+
+@pytest.fixture(autouse=True)
+def roofline_only(monkeypatch: pytest.MonkeyPatch, bare: ProfileStore) -> None:
+    """Every kernel at its roofline: no forest is fitted."""
+    monkeypatch.setattr(predicting, "CostModel", lambda gpu, framework, **_: CostModel(gpu, framework, bare))
+
+
+def rows(*changes: dict[str, str]) -> pd.DataFrame:
+    return pd.DataFrame([{**GOOD, **change} for change in changes]).fillna("")
+
+
+def value(answer: pd.DataFrame, column: str, row: int = 0) -> float:
+    return float(answer[column].iloc[row])
+
+
+def test_input_columns_are_kept_verbatim_and_the_others_follow() -> None:
+    table = rows({"note": " 007 ", "tp": "02"})
+    answer = predict(table)
+    assert list(answer.columns) == [*table.columns, *ADDED]
+    assert answer["note"].iloc[0] == " 007 "
+    assert answer["tp"].iloc[0] == "02"
+    assert answer["error"].iloc[0] == ""
+
+
+def test_each_mean_lies_in_its_interval_and_percentiles_are_in_order() -> None:
+    answer = predict(rows({}, {"concurrency": "64"}, {"model": "Qwen/Qwen3-30B-A3B", "tp": "1", "dp": "2"}))
+    for name in ("ttft_ms", "tpot_ms", "e2e_ms"):
+        for row in range(3):
+            low, mean, high, p50, p99 = (
+                value(answer, f"{name}_{part}", row) for part in ("low", "mean", "high", "p50", "p99")
+            )
+            assert 0 < low <= mean <= high
+            assert p50 <= p99
+
+
+def test_hybrid_and_sparse_models_are_predicted_and_pay_little_for_context() -> None:
+    """Three of four layers keep a state, and a sparse query sees 2048 tokens: long contexts cost both far less than a
+    dense model of grouped-query attention, and hold more of them."""
+    models = ("Qwen/Qwen3.5-27B", "Qwen/Qwen3-32B")
+    contexts = ({"isl": "2000"}, {"isl": "30000"})
+    answer = predict(rows(*({"model": m, "tp": "4", "concurrency": "32", **c} for m in models for c in contexts)))
+    assert (answer["error"] == "").all()
+    short, long, dense_short, dense_long = (value(answer, "tpot_ms_mean", row) for row in range(4))
+    assert 1 < long / short < dense_long / dense_short
+    assert value(answer, "kv_tokens", 1) > 2 * value(answer, "kv_tokens", 3)
+    assert value(answer, "kv_tokens", 0) < value(answer, "kv_tokens", 1)  # the state weighs more on short sequences
+    sparse = predict(rows({"model": "zai-org/GLM-5-FP8", "tp": "8", "osl": "10"}))
+    assert sparse["error"].iloc[0] == ""
+
+
+def test_a_row_that_cannot_be_predicted_says_why_and_spoils_no_other() -> None:
+    bad = {
+        "model": "Qwen/Qwen3-33B",
+        "gpu": "H99",
+        "framework": "vlm",
+        "tp": "3",
+        "num_gpus": "4",
+        "concurrency": "0",
+        "isl": "nan",
+        "osl": "1.5",
+        "precision": "fp3",
+        "ep": "2",
+    }
+    answer = predict(rows({}, *({name: text} for name, text in bad.items()), {}))
+    assert answer["error"].iloc[0] == answer["error"].iloc[-1] == ""
+    assert value(answer, "ttft_ms_mean") == value(answer, "ttft_ms_mean", -1)
+    for (name, text), error in zip(bad.items(), answer["error"].iloc[1:-1], strict=True):
+        assert text in error, name
+        assert "; " in error  # the way out
+    assert (answer["ttft_ms_mean"].iloc[1:-1] == "").all()
+
+
+@pytest.mark.parametrize("both", [{"concurrency": "", "rate": ""}, {"concurrency": "4", "rate": "1"}])
+def test_concurrency_and_rate_exclude_each_other(both: dict[str, str]) -> None:
+    assert "concurrency, rate" in predict(rows(both))["error"].iloc[0]
+
+
+def test_a_model_that_does_not_fit_is_refused_with_what_it_needs() -> None:
+    error = predict(rows({"model": "meta-llama/Llama-3.1-405B", "tp": "1"}))["error"].iloc[0]
+    assert "memory" in error
+    assert "GB" in error
+
+
+def test_a_cache_too_small_for_the_concurrency_makes_requests_wait() -> None:
+    answer = predict(
+        rows({"concurrency": "64", "tp": "1", "isl": "20000"}, {"concurrency": "4", "tp": "1", "isl": "20000"})
+    )
+    assert answer["error"].tolist() == ["", ""]
+    assert value(answer, "ttft_ms_mean", 0) > 10 * value(answer, "ttft_ms_mean", 1)
+
+
+def test_degrees_of_experts_that_do_not_make_up_the_group_are_refused() -> None:
+    moe = {"model": "Qwen/Qwen3-235B-A22B-FP8", "tp": "4"}
+    answer = predict(rows({**moe, "ep": "4", "moe_tp": "2"}, {**moe, "ep": "4"}, {**moe, "ep": "4", "moe_tp": "1"}))
+    assert "4 × 2 is not tp × dp = 4" in answer["error"].iloc[0]
+    assert value(answer, "tpot_ms_mean", 1) == value(answer, "tpot_ms_mean", 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "framework", "degrees"),
+    [
+        ("Qwen/Qwen3-32B", "vllm", {"tp": "3"}),
+        ("Qwen/Qwen3-32B", "vllm", {"tp": "6", "pp": "2"}),
+        ("Qwen/Qwen3-8B", "sglang", {"pp": "48"}),
+        ("Qwen/Qwen3-235B-A22B-FP8", "sglang", {"tp": "8"}),
+        ("Qwen/Qwen3-235B-A22B-FP8", "sglang", {"tp": "1", "dp": "12", "ep": "12"}),
+        ("Qwen/Qwen3-235B-A22B-FP8", "trtllm", {"tp": "4", "dp": "2"}),
+        ("Qwen/Qwen3-30B-A3B", "vllm", {"tp": "1", "dp": "4", "ep": "2"}),
+        ("Qwen/Qwen3-30B-A3B", "vllm", {"tp": "1", "pp": "3", "dp": "8"}),
+    ],
+)
+def test_a_layout_that_plan_refuses_is_refused_with_its_words(
+    model: str, framework: str, degrees: dict[str, str]
+) -> None:
+    architecture = find_architecture(model)
+    layout = completed(architecture, {name: int(degree) for name, degree in degrees.items()})
+    ((reason, _),) = refusals(
+        architecture,
+        choose_precision(architecture),
+        find_framework(framework),
+        Layouts.of([degrees_of(layout)]),
+        Restrictions(256, 8, tp_across_nodes=True),
+    )
+    answer = predict(rows({"model": model, "framework": framework, "tp": "1", **degrees}))
+    assert answer["error"].iloc[0].startswith(f"layout: {reason} (")
+    assert answer["ttft_ms_mean"].iloc[0] == ""
+
+
+def test_an_engine_that_cannot_keep_up_with_a_rate_is_refused() -> None:
+    answer = predict(rows({"concurrency": "", "rate": "0.5"}, {"concurrency": "", "rate": "5000"}))
+    assert answer["error"].iloc[0] == ""
+    assert "rate: 5000 requests/s is more than this engine serves" in answer["error"].iloc[1]
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (rows({}).drop(columns="gpu"), "gpu missing"),
+        (rows({}).drop(columns="concurrency"), "neither concurrency nor rate"),
+        (rows({}).iloc[:0], "there are none"),
+        (rows({"error": "x"}), "'error'"),
+    ],
+)
+def test_a_table_that_is_no_table_of_configurations_is_refused(table: pd.DataFrame, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        predict(table)
+
+
+def test_rows_are_predicted_alike_in_any_order() -> None:
+    table = rows(*({"concurrency": str(c), "tp": tp} for c in (1, 7, 40) for tp in ("1", "4")))
+    forward, backward = predict(table), predict(table.iloc[::-1])
+    np.testing.assert_array_equal(
+        forward["ttft_ms_mean"].to_numpy(dtype=float), backward["ttft_ms_mean"].to_numpy(dtype=float)[::-1]
+    )
