@@ -142,7 +142,7 @@ class GroupedQueryKind(AttentionKind[GroupedQueryAttention]):
         step.reduce(count)
 
     def weights_bytes(self, split: Split, layer: GroupedQueryAttention) -> Iterator[Floats | float]:
-        qkv, out = WEIGHT_BYTES[split.precision.attention_qkv], WEIGHT_BYTES[split.precision.attention_output]
+        qkv, out = split.weight_bytes("attention_qkv"), split.weight_bytes("attention_output")
         heads, kv_heads = layer.heads / split.layouts.tp, np.maximum(layer.kv_heads / split.layouts.tp, 1.0)
         query = np.asarray(heads) * (layer.head_dim * (2 if layer.gated_output else 1) + layer.head_gate)
         cached = layer.head_dim + layer.value_head_dim

@@ -14,7 +14,6 @@ from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import BLOCK, Activations, FeedForwardKind, Rule
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
 from costmodels.operations.roofline import (
-    WEIGHT_BYTES,
     Columns,
     Hardware,
     Work,
@@ -103,7 +102,7 @@ class DenseKind(FeedForwardKind[DenseFeedForward]):
         step.reduce(count)
 
     def weights_bytes(self, split: Split, layer: DenseFeedForward) -> Iterator[Floats | float]:
-        yield layer.parameters(split.hidden) * WEIGHT_BYTES[split.precision.dense] / split.layouts.tp
+        yield layer.parameters(split.hidden) * split.weight_bytes("dense") / split.layouts.tp
 
     def activations(self, split: Split, layer: DenseFeedForward) -> Activations:
         return Activations(layer.intermediate, 0.0)

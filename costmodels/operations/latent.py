@@ -158,7 +158,7 @@ class LatentKind(AttentionKind[LatentAttention]):
 
     def weights_bytes(self, split: Split, layer: LatentAttention) -> Iterator[Floats | float]:
         hidden, heads = split.hidden, layer.heads / split.layouts.tp
-        qkv, out = WEIGHT_BYTES[split.precision.attention_qkv], WEIGHT_BYTES[split.precision.attention_output]
+        qkv, out = split.weight_bytes("attention_qkv"), split.weight_bytes("attention_output")
         shared = layer.q_lora_rank + layer.kv_lora_rank + layer.qk_rope_head_dim
         qk = layer.qk_nope_head_dim + layer.qk_rope_head_dim
         rebuilt = layer.kv_lora_rank * (layer.qk_nope_head_dim + layer.v_head_dim)

@@ -34,7 +34,7 @@ class UntimedKind(AttentionKind[M]):
 
     def weights_bytes(self, split: Split, layer: M) -> Iterator[Floats | float]:
         for weights in layer.weights(split.hidden):
-            element = 2.0 if weights.part == "16-bit" else WEIGHT_BYTES[split.precision.of(weights.part)]
+            element = 2.0 if weights.part == "16-bit" else split.weight_bytes(weights.part)
             yield weights.elements * element / np.minimum(split.layouts.tp, weights.pieces)
 
     def cache_bytes(self, split: Split, layer: M, count: int, tokens: Floats) -> Floats:

@@ -16,7 +16,6 @@ from costmodels.operations.layers import BLOCK, Activations, FeedForwardKind, Ru
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
 from costmodels.operations.roofline import (
     ROUTING_SKEW,
-    WEIGHT_BYTES,
     Columns,
     Hardware,
     Work,
@@ -125,11 +124,11 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
             step.work.exchange(kind, gathered, layouts.stage_gpus, count)
 
     def weights_bytes(self, split: Split, layer: MixtureOfExperts) -> Iterator[Floats | float]:
-        hidden, precision, layouts = split.hidden, split.precision, split.layouts
+        hidden, layouts = split.hidden, split.layouts
         routed = layer.experts * layer.expert_parameters(hidden)
-        yield routed * WEIGHT_BYTES[precision.experts] / (layouts.ep * layouts.moe_tp)
+        yield routed * split.weight_bytes("experts") / (layouts.ep * layouts.moe_tp)
         yield layer.router_parameters(hidden) * 2.0
-        yield layer.shared_parameters(hidden) * WEIGHT_BYTES[precision.shared_experts] / layouts.tp
+        yield layer.shared_parameters(hidden) * split.weight_bytes("shared_experts") / layouts.tp
 
     def activations(self, split: Split, layer: MixtureOfExperts) -> Activations:
         """Grouped products: gate, up and activation of every (token, expert) pair of this GPU, and its output."""
