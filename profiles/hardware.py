@@ -239,9 +239,12 @@ class Catalogue:
             f"hardware catalogue nodes.yaml: no node holds {gpu.name}", "name the node type in the cluster file"
         )
 
-    def topology(self, gpu: Gpu) -> Topology | None:
-        """What joins the GPUs of the node in which this one usually comes; None where nobody says."""
-        joined_by = next((node.joined_by for node in self.nodes().values() if node.gpu == gpu.name), None)
+    def topology(self, gpu: Gpu, fabric: str | None = None) -> Topology | None:
+        """What joins the GPUs of the node in which this one usually comes: of the first node type that stands on
+        ``fabric``, else of the first of all. None where nobody says."""
+        holding = [node for node in self.nodes().values() if node.gpu == gpu.name]
+        on_fabric = [node for node in holding if node.default_fabric == fabric]
+        joined_by = next((node.joined_by for node in on_fabric or holding), None)
         return None if joined_by is None else _find(f"node of {gpu.name}: joined_by", joined_by, topologies())
 
 
