@@ -59,8 +59,8 @@ def notes_of(
             over_pcie = group.layout.pp == 1 and topology is not None and topology.bus_share is not None
             which = "over PCIe" if over_pcie else "between pipeline stages and nodes"
             notes.append(
-                f"exchanges {which} are estimated from link rates, nothing like them was measured; all communication is "
-                f"{share:.0%} of a step of {group.id}"
+                f"exchanges {which} are estimated from link rates, nothing like them was measured; "
+                f"all communication is {share:.0%} of a step of {group.id}"
             )
         notes += _topology_notes(group)
         host = group.job.served.cost.catalogue.default_node(group.job.served.gpu).gpus_per_host
