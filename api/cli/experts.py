@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from api.cli.console import flowing, page, write_text
+from costmodels.serving.frameworks.names import framework_choices
 from profiles.errors import InputError, UnknownName
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def experts(
     precision: Annotated[
         str | None, typer.Option(help="Weights. Default: as published.", rich_help_panel=_RULES)
     ] = None,
-    framework: Annotated[str, typer.Option(help="vllm, sglang or trtllm.", rich_help_panel=_RULES)] = "vllm",
+    framework: Annotated[str, typer.Option(help=f"{framework_choices()}.", rich_help_panel=_RULES)] = "vllm",
     seed: Annotated[int, typer.Option(help="Of the search and of --synthetic.", rich_help_panel=_RULES)] = 0,
     time_limit: Annotated[float, typer.Option(help="Seconds for the balance.", rich_help_panel=_RULES)] = 60.0,
     profiles: Annotated[
@@ -175,7 +176,6 @@ def experts(
         ("--over", over, ("mean", "worst")),
         ("--dispatch", dispatch, get_args(layer_time.Dispatch)),
         ("--format", form, outputs.FORMATS),
-        ("--framework", framework, ("vllm", "sglang", "trtllm")),
     ):
         if value not in known:
             raise UnknownName(name, value, known, f"choose from {', '.join(known)}")

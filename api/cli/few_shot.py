@@ -10,6 +10,7 @@ import typer
 
 from api.cli.console import bullet, flowing, heading, indented, page, table, write_json
 from api.cli.progress import Reporter
+from costmodels.serving.frameworks.names import framework_choices
 from profiles.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ Profiles = Annotated[
     list[Path],
     typer.Option("--profiles", metavar="DIR", help="Profile store to learn from; may be given again, the last on top."),
 ]
-Framework = Annotated[str, typer.Option(help="Whose kernels are predicted: vllm, sglang or trtllm.")]
+Framework = Annotated[str, typer.Option(help=f"Whose kernels are predicted: {framework_choices()}.")]
 OnlyGpu = Annotated[str | None, typer.Option("--gpu", help="Only this GPU type. Default: all that DIR has.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")]
 
@@ -161,9 +162,11 @@ def _costs(profiles: list[Path], framework: str, gpu: str | None, report: Callab
         UnknownName: unknown framework or GPU.
     """
     from costmodels.kernels.cost_model import CostModel
+    from costmodels.serving.frameworks.framework import find_framework
     from profiles.descriptions import catalogue_with
     from profiles.store import ProfileStore
 
+    framework = find_framework(framework).name
     stores = [ProfileStore(folder) for folder in profiles]
     catalogue = catalogue_with(profiles)
     names = list(dict.fromkeys(name for store in stores for name in store.summary()["gpu"]))

@@ -13,6 +13,7 @@ import typer
 
 from api.cli import catalogue, collect, experts, few_shot, predict, profile, simulate
 from api.cli.console import page, write_json, write_text
+from costmodels.serving.frameworks.names import framework_choices
 from profiles.errors import InputError, ShardwrightError, UnknownName
 
 EXAMPLE = "plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500"
@@ -87,7 +88,7 @@ def plan_command(
             rich_help_panel=_ASKED,
         ),
     ] = None,
-    framework: Annotated[str, typer.Option(help="vllm, sglang or trtllm.", rich_help_panel=_ASKED)] = "vllm",
+    framework: Annotated[str, typer.Option(help=f"{framework_choices()}.", rich_help_panel=_ASKED)] = "vllm",
     precision: Annotated[
         str | None,
         typer.Option(
@@ -236,14 +237,12 @@ def _plan(
         if name not in fields:
             raise InputError(f"--{name} is missing", f"for example: {EXAMPLE}")
     from planner.contract.clusters import parse_cluster
-    from planner.contract.engine import FrameworkName
     from planner.serving import request as requests
     from profiles.descriptions import catalogue_with
 
     catalogue = catalogue_with(profiles or ())
     for name, choices in (
         ("objective", requests.Objective),
-        ("framework", FrameworkName),
         ("disaggregation", requests.Disaggregation),
     ):
         _check_choice(name, fields.get(name), get_args(choices))

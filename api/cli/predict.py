@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from api.cli.console import flowing, page, write_text
+from costmodels.serving.frameworks.names import framework_choices
 from profiles.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def predict(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Name (`plan models`).", rich_help_panel=_ONE)] = None,
     gpu: Annotated[str | None, typer.Option(help="GPU type (`plan gpus`).", rich_help_panel=_ONE)] = None,
-    framework: Annotated[str, typer.Option(help="vllm, sglang or trtllm.", rich_help_panel=_ONE)] = "vllm",
+    framework: Annotated[str, typer.Option(help=f"{framework_choices()}.", rich_help_panel=_ONE)] = "vllm",
     precision: Annotated[str | None, typer.Option(help="Weights. Default: as published.", rich_help_panel=_ONE)] = None,
     kv_precision: Annotated[
         str | None, typer.Option(help="KV cache: bf16 (default) or fp8.", rich_help_panel=_ONE)

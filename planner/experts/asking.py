@@ -11,6 +11,7 @@ import numpy as np
 
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
+from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.clusters import Cluster
 from planner.contract.documents import shown
 from planner.experts.balance import Objective as OverWindows
@@ -64,7 +65,7 @@ def prepared(asked: Asked) -> tuple[PlacementJob, Loads | None]:
     Raises:
         InputError, Unsupported: what the readers raise; options that contradict each other.
     """
-    architecture = find_architecture(asked.model)
+    architecture, framework = find_architecture(asked.model), find_framework(asked.framework)
     model = moe_model(architecture)
     ranks = Ranks.of(asked.cluster, asked.catalogue)
     slots = slots_of(ranks, model.experts, asked.slots_per_gpu, asked.redundant)
@@ -98,7 +99,7 @@ def prepared(asked: Asked) -> tuple[PlacementJob, Loads | None]:
         architecture=architecture,
         model=model,
         precision=precision,
-        framework=asked.framework,
+        framework=framework.name,
         ranks=ranks,
         slots=slots,
         loads=loads,

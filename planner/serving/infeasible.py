@@ -217,7 +217,7 @@ def _gpus_that_fit(request: PlanRequest, job: Job) -> int | None:
         served = job.served
         allowed = restrictions(request, wide)
         layouts, _, _ = legal_layouts(served.model, served.precision, served.framework, allowed)
-        budget = np.full(len(layouts), min(served.framework.token_budgets))
+        budget = np.full(len(layouts), min(served.framework.limits.token_budgets))
         enough = sequences_that_fit(job, layouts, budget) >= peak_sequences(1)
         if enough.any():
             # An engine is legal on a pool of its own size if it is on a larger one.

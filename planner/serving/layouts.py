@@ -12,30 +12,16 @@ from functools import cache, partial
 from operator import attrgetter
 
 import numpy as np
-from numpy.typing import NDArray
 
 from costmodels.estimates import Ints
-from costmodels.models.architecture import (
-    Architecture,
-    Attention,
-    BlockSparseAttention,
-    GatedDeltaNet,
-    GroupedQueryAttention,
-    LatentAttention,
-    MixtureOfExperts,
-    NoFeedForward,
-    ParallelMixers,
-)
-from costmodels.models.mixers import CompressedAttention, KimiDeltaAttention, Mamba, Mamba2, NoMixer
+from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
-from costmodels.operations.layouts import Layouts
+from costmodels.operations.layers import Mask
+from costmodels.operations.layouts import DEGREES, Layouts
+from costmodels.operations.registry import families
 from costmodels.serving.frameworks.framework import Framework
 from planner.contract.engine import Layout
 from planner.launchers import cannot_express
-
-BLOCK = 128  # width of the scale blocks of fp8_block; a split must not cut through one
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -62,13 +48,12 @@ class Restrictions:
 
 def layout_at(layouts: Layouts, i: int) -> Layout:
     """One of many layouts, as the plan document writes it."""
-    return Layout(
-        tp=int(layouts.tp[i]),
-        pp=int(layouts.pp[i]),
-        dp=int(layouts.dp[i]),
-        ep=int(layouts.ep[i]),
-        moe_tp=int(layouts.moe_tp[i]),
-    )
+    return Layout(**dict(zip(DEGREES, layouts.row(i), strict=True)))
+
+
+def degrees_of(layout: Layout) -> tuple[int, ...]:
+    """As a row of :class:`Layouts`."""
+    return tuple(getattr(layout, degree) for degree in DEGREES)
 
 
 def legal_layouts(
@@ -115,7 +100,7 @@ def _universe(
                 group = tp * dp
                 if not model.is_moe:
                     splits = [1]
-                elif framework.expert_splits == "any":
+                elif framework.parallelism.expert_splits == "any":
                     splits = _divisors(group)
                 else:
                     splits = sorted({1, group})
@@ -149,106 +134,17 @@ def _rules(
         f"stage of tp × dp GPUs straddles nodes ({node} GPUs a node)",
         lambda x: (x.gpus > node) & (node % x.stage_gpus != 0) & (x.stage_gpus % node != 0),
     )
-    if framework.name == "vllm":
-        # Its ranks run DP × PP × TP (vllm/distributed/parallel_state.py): the replicas of a stage lie pp·tp apart.
+    if framework.parallelism.scatters_attention_replicas:
         yield (
-            "vLLM scatters the attention replicas of a stage over more nodes than they fill",
+            f"{framework.full_name} scatters the attention replicas of a stage over more nodes than they fill",
             lambda x: (x.gpus > node) & (x.pp > 1) & (x.dp > 1) & (x.tp % node != 0),
         )
     yield (
         f"engine of several nodes does not fill them evenly ({node} GPUs a node); no framework starts it so",
         lambda x: (x.gpus > node) & (x.gpus % node != 0),
     )
-    for group in model.layer_groups:
-        local, ffn = precision.within(group), group.feed_forward
-        if not isinstance(group.attention, NoMixer):
-            yield from _attention_rules(group.attention, local)
-        if isinstance(ffn, MixtureOfExperts):
-            yield from _expert_rules(ffn, local)
-        elif not isinstance(ffn, NoFeedForward):
-            yield from _dense_rules("feed-forward", ffn.intermediate, local.dense)
+    yield from families().rules(model, precision)
 
 
 def _above(degree: Callable[[Layouts], Ints], most: int, layouts: Layouts) -> Mask:
     return degree(layouts) > most
-
-
-def _attention_rules(attention: Attention, precision: Precision) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:
-    if isinstance(attention, ParallelMixers):
-        yield from _attention_rules(attention.attention, precision)
-        yield from _attention_rules(attention.state_space, precision)
-        return
-    if isinstance(attention, BlockSparseAttention):
-        attention = attention.attention
-    heads = attention.heads
-    yield f"{heads} {_heads_of(attention)} do not divide by tp", lambda x: heads % x.tp != 0
-    widths: dict[str, tuple[int, int]] = {}
-    if isinstance(attention, Mamba2):
-        groups = attention.groups
-        yield (
-            f"{groups} Mamba-2 groups neither divide by tp nor replicate evenly over it",
-            lambda x: (groups % x.tp != 0) & (x.tp % groups != 0),
-        )
-    elif isinstance(attention, CompressedAttention):
-        outputs = attention.output_groups
-        yield f"{outputs} groups of the output projection do not divide by tp", lambda x: outputs % x.tp != 0
-    elif isinstance(attention, GroupedQueryAttention):
-        kv = attention.kv_heads
-        yield (
-            f"{kv} KV heads neither divide by tp nor replicate evenly over it",
-            lambda x: (kv % x.tp != 0) & (x.tp % kv != 0),
-        )
-        widths = {"query": (heads, attention.head_dim), "KV": (kv, attention.head_dim)}
-    elif isinstance(attention, GatedDeltaNet):
-        widths = {
-            "key": (attention.key_heads, attention.key_dim),
-            "value": (attention.value_heads, attention.value_dim),
-        }
-    elif isinstance(attention, KimiDeltaAttention):
-        widths = {"key": (heads, attention.head_dim)}
-    elif isinstance(attention, LatentAttention):
-        widths = {"query": (heads, attention.qk_nope_head_dim + attention.qk_rope_head_dim)}
-    if precision.attention_qkv == "fp8_block":
-        for what, (count, width) in widths.items():
-            yield (
-                f"{what} heads of width {width} ÷ tp are not a multiple of the {BLOCK}-wide scale blocks",
-                partial(_cuts_block, count, width),
-            )
-
-
-def _heads_of(attention: Attention) -> str:
-    """What ``heads`` counts."""
-    if isinstance(attention, Mamba):
-        return "Mamba channels"
-    return "Mamba-2 heads" if isinstance(attention, Mamba2) else "attention heads"
-
-
-def _cuts_block(heads: int, width: int, layouts: Layouts) -> Mask:
-    """Whether a rank's heads, replicated where tp exceeds them, cut through a scale block. Unsplit weights may end
-    in a part of one."""
-    cut: Mask = np.maximum(heads // layouts.tp, 1) * width % BLOCK != 0
-    return cut & (layouts.tp > 1)
-
-
-def _dense_rules(what: str, width: int, dtype: str) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:
-    yield f"{what} width {width} does not divide by tp", lambda x: width % x.tp != 0
-    if dtype == "fp8_block":
-        yield (
-            f"{what} width {width} ÷ tp is not a multiple of the {BLOCK}-wide scale blocks",
-            lambda x: width // x.tp % BLOCK != 0,
-        )
-
-
-def _expert_rules(ffn: MixtureOfExperts, precision: Precision) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:
-    yield f"{ffn.experts} experts do not divide by ep", lambda x: ffn.experts % x.ep != 0
-    yield (
-        f"expert width {ffn.intermediate} does not divide by the tensor split of experts",
-        lambda x: ffn.intermediate % x.moe_tp != 0,
-    )
-    if precision.experts == "fp8_block":
-        yield (
-            f"expert width {ffn.intermediate} ÷ tensor split is not a multiple of the {BLOCK}-wide scale blocks",
-            lambda x: ffn.intermediate // x.moe_tp % BLOCK != 0,
-        )
-    if ffn.shared_intermediate:
-        yield from _dense_rules("shared expert", ffn.shared_intermediate, precision.shared_experts)

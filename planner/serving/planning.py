@@ -13,13 +13,12 @@ from costmodels.models.precision import (
     Precision,
     choose_precision,
     missing_hardware,
-    require_measured_widths,
 )
 from costmodels.models.registry import find_architecture
+from costmodels.operations.registry import families
 from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.clusters import Pool
 from planner.experts.placement import Loads
-from planner.launchers import find_launcher
 from planner.serving.confirmation.confirmation import confirmed
 from planner.serving.document.plan import Plan, validated
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
@@ -67,7 +66,7 @@ def plan(
         request = parse_request(request, catalogue)
     model = find_architecture(request.model, allow_paths=allow_paths)
     _check_length(request, model)
-    require_measured_widths(model)
+    families().require_measured_widths(model)
     if expert_loads is not None:
         check_expert_loads(expert_loads, model)
     cost_of = _cost_models(request, catalogue, store, measured, progress)
@@ -85,7 +84,7 @@ def plan(
 def _precisions(request: PlanRequest, model: Architecture) -> list[Precision]:
     """The precisions to choose from: those asked for, or for ``any`` all that the checkpoint is published in or can be
     made into and the framework runs."""
-    runs = find_launcher(request.framework).precisions
+    runs = find_framework(request.framework).precisions.runs
     asked: list[str | None] = list(request.precision or (None,))
     if "any" in asked:
         published = choose_precision(model).weights

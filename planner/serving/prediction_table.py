@@ -11,15 +11,15 @@ import pandas as pd
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture, MixtureOfExperts
-from costmodels.models.precision import choose_precision, missing_hardware, require_measured_widths
+from costmodels.models.precision import choose_precision, missing_hardware
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.registry import families
 from costmodels.origins import HOW
 from costmodels.serving.closed_loop.client import Answers, Latency, Load, closed_loop_answers
 from costmodels.serving.closed_loop.open_client import open_loop
 from costmodels.serving.closed_loop.protocol import SHORTEST
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
 from profiles.descriptions import catalogue_with
@@ -235,7 +235,7 @@ def _predict_group(
     model_name, gpu_name, framework_name, weights, kv = group
     model, gpu = find_architecture(model_name), catalogue.find_gpu(gpu_name)
     framework = find_framework(framework_name)
-    require_measured_widths(model)
+    families().require_measured_widths(model)
     precision = choose_precision(model, weights, kv)
     lacking = missing_hardware(precision, gpu)
     if lacking is not None:
@@ -267,7 +267,7 @@ def _predict_group(
             np.array([row.concurrency for row in picked]),
             np.array([row.isl for row in picked]),
             np.array([row.osl for row in picked]),
-            np.full(len(picked), max(framework.token_budgets)),
+            np.full(len(picked), max(framework.limits.token_budgets)),
             running[chosen],
         )
         answer = closed_loop_answers(served, layouts.take(chosen), load, ROUTING)
@@ -297,19 +297,19 @@ def _room(served: ServedModel, rows: list[_Row]) -> _Room:
     framework = served.framework
     layouts = Layouts.of([row.layout for row in rows])
     isl, osl = (np.array([getattr(row, name) for row in rows], dtype=np.float64) for name in ("isl", "osl"))
-    lengths = find_policy(framework.name).held_tokens(isl, osl) * (1 + SHORTEST) / 2
+    lengths = framework.scheduler.held_tokens(isl, osl) * (1 + SHORTEST) / 2
     each = served.kv_bytes(layouts, lengths)
     largest = served.kv_bytes(layouts, isl + osl)
     kv_bytes, used = np.zeros(len(rows)), np.zeros(len(rows))
-    for fraction in (FULL_MEMORY_FRACTION, framework.memory_fraction):
-        budget = np.full(len(rows), max(framework.token_budgets))
+    for fraction in (FULL_MEMORY_FRACTION, framework.limits.memory_fraction):
+        budget = np.full(len(rows), max(framework.limits.token_budgets))
         parts = served.memory(layouts, budget, memory_fraction=fraction)
         plain = parts.kv_bytes >= largest
         kv_bytes = np.where(plain | (fraction == FULL_MEMORY_FRACTION), parts.kv_bytes, kv_bytes)
         without = served.gpu.memory_bytes * fraction - parts.kv_bytes
         used = np.where(plain | (fraction == FULL_MEMORY_FRACTION), without + np.maximum(parts.kv_bytes, largest), used)
     fits = kv_bytes >= largest
-    sequences = np.clip(np.floor(kv_bytes / np.maximum(each, 1.0)), 1, framework.max_sequences)
+    sequences = np.clip(np.floor(kv_bytes / np.maximum(each, 1.0)), 1, framework.limits.max_sequences)
     state = served.kv_bytes(layouts, 0.0)
     growing = served.kv_bytes(layouts, 1.0) - state
     per_token = np.maximum(growing + state / lengths, 1e-9)  # the state counts as its share of a mean sequence

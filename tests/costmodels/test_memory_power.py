@@ -15,11 +15,9 @@ from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.power import board as power_module
 from costmodels.power.board import board_power, power_facts
-from costmodels.serving.frameworks import framework as frameworks_module
-from costmodels.serving.frameworks.framework import find_framework, frameworks
 from costmodels.step import memory as memory_module
 from costmodels.step.memory import kv_bytes_per_sequence, memory, memory_facts, weights_bytes
-from profiles.errors import DataError, UnknownName
+from profiles.errors import DataError
 from profiles.hardware import find_gpu, gpus
 
 # Bytes of the weights on all GPUs together. DeepSeek-V3: 671e9 in fp8, its embedding, head and router in 16 bits
@@ -217,7 +215,6 @@ def test_power_of_a_gpu_that_was_not_metered_is_marked() -> None:
 FILES = [
     (memory_module, memory_facts, "memory.yaml"),
     (power_module, power_facts, "board.yaml"),
-    (frameworks_module, frameworks, "frameworks.yaml"),
 ]
 BROKEN = {
     "no file": None,
@@ -246,10 +243,3 @@ def test_a_broken_data_file_is_a_data_error_that_names_it(
     monkeypatch.setattr(module, "__file__", str(tmp_path / "module.py"))
     with pytest.raises(DataError, match=name):
         reader.__wrapped__()  # type: ignore[attr-defined]
-
-
-def test_every_framework_is_described_and_others_are_refused() -> None:
-    assert set(frameworks()) == {"vllm", "sglang", "trtllm"}
-    assert find_framework("vllm").name == "vllm"
-    with pytest.raises(UnknownName, match="framework: 'vlm'"):
-        find_framework("vlm")

@@ -69,7 +69,7 @@ class Group:
             max_sequences=self.max_sequences,
             max_tokens_per_step=self.budget,
             max_model_len=min(self.job.served.model.max_context_tokens, -(-(work.isl + work.osl) // 256) * 256),
-            memory_fraction=self.job.served.framework.memory_fraction,
+            memory_fraction=self.job.served.framework.limits.memory_fraction,
         )
 
 
@@ -170,7 +170,7 @@ def _limits(origin: RoleCandidate) -> tuple[int, int]:
         limit = min(int(roles.room[origin.row]), max(together, _limit(per_us * stays, int(roles.room[origin.row]))))
         return int(roles.budget[origin.row]), limit
     limit = _limit(float(origin.engines.concurrency[i]), int(roles.most[origin.row]))
-    return max(min(roles.job.served.framework.token_budgets), limit * roles.job.shape.queries), limit
+    return max(min(roles.job.served.framework.limits.token_budgets), limit * roles.job.shape.queries), limit
 
 
 def decode_at_load(roles: DisaggregatedEngines, layouts: Layouts, most: float, load_rps: float) -> Decoding:

@@ -150,7 +150,7 @@ def _memory(group: Group) -> MemoryParts:
         communication_bytes=float(parts.communication_bytes[0]),
         context_bytes=float(parts.context_bytes[0]),
         reserve_bytes=float(parts.reserve_bytes[0]),
-        unused_bytes=total * (1 - served.framework.memory_fraction),
+        unused_bytes=total * (1 - served.framework.limits.memory_fraction),
         total_bytes=total,
         kv_tokens=int(parts.kv_bytes[0] // per_token),
     )

@@ -9,13 +9,13 @@ import pandas as pd
 
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
-from costmodels.models.precision import choose_precision, require_measured_widths
+from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.registry import families
 from costmodels.serving.closed_loop.loop_grid import GridQuestions, grid_questions
 from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.step import StepTimes
 from costmodels.step.communication import Network
@@ -89,7 +89,7 @@ def _group(
     costs: dict[tuple[str, str], CostModel],
 ) -> tuple[Floats, GridQuestions, int, Ints, Floats]:
     model, gpu, framework = find_architecture(checkpoint), find_gpu(gpu_name), find_framework(framework_name)
-    require_measured_widths(model)
+    families().require_measured_widths(model)
     precision = choose_precision(model, precision_name, kv)
     cost = costs.setdefault((framework_name, gpu_name), CostModel(gpu, framework_name))
     node = default_node(gpu)
@@ -100,14 +100,14 @@ def _group(
         group[name].to_numpy(dtype=np.int64) for name in ("isl", "osl", "concurrency", "token_budget")
     )
     shortest = group["shortest"].to_numpy()
-    fraction = float(group["memory_fraction"].fillna(framework.memory_fraction).iloc[0])
-    room = served.memory(layouts, np.minimum(budget, 2 * max(framework.token_budgets)), memory_fraction=fraction)
-    lengths = (1 + shortest) / 2 * find_policy(framework_name).held_tokens(isl, osl)
+    fraction = float(group["memory_fraction"].fillna(framework.limits.memory_fraction).iloc[0])
+    room = served.memory(layouts, np.minimum(budget, 2 * max(framework.limits.token_budgets)), memory_fraction=fraction)
+    lengths = (1 + shortest) / 2 * framework.scheduler.held_tokens(isl, osl)
     held = room.sequences(served.kv_bytes(layouts, lengths))
     # The row is there, so the model fitted, whatever our account of its memory says.
-    limit = np.where(held > 1, np.minimum(held, framework.max_sequences) * layouts.dp, UNLIMITED)
+    limit = np.where(held > 1, np.minimum(held, framework.limits.max_sequences) * layouts.dp, UNLIMITED)
     running = np.minimum(concurrency, limit)
-    questions = grid_questions(layouts, running, budget, isl, osl, shortest, mixed=framework.mixes_prompts_with_decodes)
+    questions = grid_questions(layouts, running, budget, isl, osl, shortest, mixed=framework.scheduler.mixed)
 
     def asked(calibration: Calibration = NEUTRAL) -> StepTimes:
         return served.step(questions.layouts, questions.batch, ROUTING, calibration=calibration)
