@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,10 +78,19 @@ def choose_precision(model: Architecture, weights: str | None = None, kv: str | 
     return Precision(weights, kv, **every, converted=True)
 
 
-def missing_hardware(precision: Precision, gpu: Gpu) -> str | None:
-    """Why ``gpu`` cannot run ``precision``, or None where it can. Weight-only formats run anywhere."""
-    for format_ in (*(precision.of(part) for part in PARTS), *precision.exceptional):
-        need = _NEEDS.get(format_)
-        if need is not None and need not in gpu.peak_flops:
-            return f"{gpu.name} has no {need} tensor cores for {format_} weights"
+def missing_hardware(precision: Precision, gpu: Gpu, weight_only: Container[str] = ()) -> str | None:
+    """Why ``gpu`` cannot run ``precision``, or None where it can. Weight-only formats run anywhere.
+
+    Args:
+        weight_only: precisions whose weights can be multiplied in 16 bits where tensor cores for them are lacking.
+    """
+    for dtype in without_tensor_cores(precision, gpu):
+        if dtype not in weight_only:
+            return f"{gpu.name} has no {_NEEDS[dtype]} tensor cores for {dtype} weights"
     return None
+
+
+def without_tensor_cores(precision: Precision, gpu: Gpu) -> tuple[str, ...]:
+    """Precisions of the parts that ``gpu`` has no tensor cores for, each once."""
+    found = dict.fromkeys((*(precision.of(part) for part in PARTS), *precision.exceptional))
+    return tuple(dtype for dtype in found if dtype in _NEEDS and _NEEDS[dtype] not in gpu.peak_flops)

@@ -9,7 +9,7 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import GroupedQueryAttention
 from costmodels.models.precision import Precision
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import AttentionKind, Rule, heads_divide, replicate_evenly, whole_blocks
@@ -164,4 +164,4 @@ class GroupedQueryKind(AttentionKind[GroupedQueryAttention]):
 
 
 GROUPED_QUERY = GroupedQueryKind()
-FAMILY = Family("attention", (PREFILL, DECODE), (GROUPED_QUERY,))
+FAMILY = OperationFamily("attention", (PREFILL, DECODE), (GROUPED_QUERY,))

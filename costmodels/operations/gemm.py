@@ -9,7 +9,7 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import DenseFeedForward
 from costmodels.models.precision import Precision
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import BLOCK, Activations, FeedForwardKind, Rule
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
@@ -111,4 +111,4 @@ class DenseKind(FeedForwardKind[DenseFeedForward]):
         yield from width_rules("feed-forward", layer.intermediate, precision.dense)
 
 
-FAMILY = Family("gemm", (GEMM,), (DenseKind(),))
+FAMILY = OperationFamily("gemm", (GEMM,), (DenseKind(),))

@@ -9,7 +9,7 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import LatentAttention
 from costmodels.models.precision import Precision
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divide, whole_blocks
@@ -188,4 +188,4 @@ class LatentKind(AttentionKind[LatentAttention]):
         yield from whole_blocks(precision, query=(layer.heads, layer.qk_nope_head_dim + layer.qk_rope_head_dim))
 
 
-FAMILY = Family("latent", (PREFILL, DECODE, ABSORB), (LatentKind(),))
+FAMILY = OperationFamily("latent", (PREFILL, DECODE, ABSORB), (LatentKind(),))

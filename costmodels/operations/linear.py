@@ -9,7 +9,7 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import GatedDeltaNet
 from costmodels.models.precision import Precision
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divide, whole_blocks
@@ -127,4 +127,4 @@ class DeltaNetKind(AttentionKind[GatedDeltaNet]):
         yield from whole_blocks(precision, key=key, value=value)
 
 
-FAMILY = Family("linear", (PREFILL, DECODE), (DeltaNetKind(),))
+FAMILY = OperationFamily("linear", (PREFILL, DECODE), (DeltaNetKind(),))

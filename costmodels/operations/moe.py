@@ -9,7 +9,7 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import DenseFeedForward, MixtureOfExperts
 from costmodels.models.precision import Precision
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_feed_forward, ask_product, width_rules
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import BLOCK, Activations, FeedForwardKind, Rule
@@ -151,4 +151,4 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
             yield from width_rules("shared expert", layer.shared_intermediate, precision.shared_experts)
 
 
-FAMILY = Family("moe", (MOE,), (ExpertsKind(),))
+FAMILY = OperationFamily("moe", (MOE,), (ExpertsKind(),))

@@ -8,7 +8,7 @@ import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import Indexer, LatentAttention
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.latent import LATENT_WIDTH, ROPE_WIDTH, LatentKind
 from costmodels.operations.layers import Widths
@@ -159,4 +159,4 @@ def _indexer(layer: LatentAttention) -> Indexer:
     return layer.indexer
 
 
-FAMILY = Family("sparse", (PREFILL, DECODE), (SparseKind(),))
+FAMILY = OperationFamily("sparse", (PREFILL, DECODE), (SparseKind(),))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from costmodels.serving.frameworks.framework import CommandLine, Framework
+from costmodels.serving.frameworks.facts import CommandLine
+from costmodels.serving.frameworks.framework import Framework
 from planner.contract.engine import Launch, Layout, Limits, Role
 from profiles.errors import Unsupported
 
@@ -104,7 +105,7 @@ class Launcher(ABC):
         reason = self.cannot_express(spec.layout, is_moe=spec.is_moe)
         if reason is not None:
             raise Unsupported(f"layout {spec.layout.label}: {reason}", "choose another layout or framework")
-        runs = self.framework.precisions.runs
+        runs = self.framework.capabilities.precisions
         if spec.weights_precision not in runs:
             raise Unsupported(
                 f"precision: {self.framework.full_name} does not run {spec.weights_precision} weights",
