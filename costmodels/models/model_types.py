@@ -220,7 +220,7 @@ def _hybrid(fields: Fields) -> list[Attention]:
     """Gated DeltaNet, and in every ``full_attention_interval``-th layer attention with a gated output."""
     bias = fields.flag("attention_bias")
     gated = fields.flag("attn_output_gate", True)
-    full = grouped_query(fields, bias=bias, output_bias=bias, qk_norm="head", gated=gated)(0)
+    full = grouped_query(fields, bias=bias, output_bias=bias, qk_norm="head", gated_output=gated)(0)
     key_heads, value_heads = fields.size("linear_num_key_heads"), fields.size("linear_num_value_heads")
     if value_heads % key_heads:
         raise InputError(
