@@ -88,7 +88,10 @@ def plan_command(
             rich_help_panel=_ASKED,
         ),
     ] = None,
-    framework: Annotated[str, typer.Option(help=f"{framework_choices()}.", rich_help_panel=_ASKED)] = "vllm",
+    framework: Annotated[
+        str,
+        typer.Option(help=f"{framework_choices()}; @RELEASE or @MONTH: vllm@0.19.", rich_help_panel=_ASKED),
+    ] = "vllm",
     precision: Annotated[
         str | None,
         typer.Option(

@@ -25,7 +25,10 @@ def predict(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Name (`plan models`).", rich_help_panel=_ONE)] = None,
     gpu: Annotated[str | None, typer.Option(help="GPU type (`plan gpus`).", rich_help_panel=_ONE)] = None,
-    framework: Annotated[str, typer.Option(help=f"{framework_choices()}.", rich_help_panel=_ONE)] = "vllm",
+    framework: Annotated[
+        str,
+        typer.Option(help=f"{framework_choices()}; @RELEASE or @MONTH: vllm@0.19.", rich_help_panel=_ONE),
+    ] = "vllm",
     precision: Annotated[str | None, typer.Option(help="Weights. Default: as published.", rich_help_panel=_ONE)] = None,
     kv_precision: Annotated[
         str | None, typer.Option(help="KV cache: bf16 (default) or fp8.", rich_help_panel=_ONE)

@@ -68,7 +68,7 @@ def _model(request: RequestUnderstood) -> str:
     converted = " (converted)" if request.precision_converted else ""
     return (
         f"{size}; {request.weights_precision} weights{converted}, {request.kv_precision} KV cache; "
-        f"{find_framework(request.framework).full_name}"
+        f"{find_framework(request.framework).title}"
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any
 
-from costmodels.models.architecture import Architecture, Attention, GatedDeltaNet, LatentAttention, LayerGroup
-from costmodels.models.mixers import Mixer, NoMixer
-from profiles.errors import InputError, UnknownName, Unsupported
+from costmodels.models.architecture import Architecture, LayerGroup
+from profiles.errors import InputError, UnknownName
 from profiles.hardware import Gpu
 
 PARTS = ("attention_qkv", "attention_output", "dense", "experts", "shared_experts")
@@ -32,6 +32,7 @@ class Precision:
     shared_experts: str
     converted: bool  # not the precision in which the checkpoint is published
     exceptional: tuple[str, ...] = ()
+    group: int = 0  # values along a row that share a scale, where the checkpoint says so (4-bit integers)
 
     def of(self, part: str) -> str:
         return str(getattr(self, part))
@@ -63,7 +64,9 @@ def choose_precision(model: Architecture, weights: str | None = None, kv: str | 
     if weights is None or weights == published:
         parts: dict[str, Any] = dict.fromkeys(PARTS, published) | {part: _served(own) for part, own in model.exceptions}
         exceptional = {_served(own) for group in model.layer_groups for _, own in group.exceptions}
-        return Precision(published, kv, **parts, converted=False, exceptional=tuple(sorted(exceptional)))
+        return Precision(
+            published, kv, **parts, converted=False, exceptional=tuple(sorted(exceptional)), group=model.weight_group
+        )
     if weights not in CHOICES:
         raise UnknownName("precision", weights, CHOICES)
     if published in ("mxfp4", "nvfp4", "int4", "int8", "int8_wo") and weights != "bf16":
@@ -75,65 +78,19 @@ def choose_precision(model: Architecture, weights: str | None = None, kv: str | 
     return Precision(weights, kv, **every, converted=True)
 
 
-def missing_hardware(precision: Precision, gpu: Gpu) -> str | None:
-    """Why ``gpu`` cannot run ``precision``, or None where it can. Weight-only formats run anywhere."""
-    for format_ in (*(precision.of(part) for part in PARTS), *precision.exceptional):
-        need = _NEEDS.get(format_)
-        if need is not None and need not in gpu.peak_flops:
-            return f"{gpu.name} has no {need} tensor cores for {format_} weights"
+def missing_hardware(precision: Precision, gpu: Gpu, weight_only: Container[str] = ()) -> str | None:
+    """Why ``gpu`` cannot run ``precision``, or None where it can. Weight-only formats run anywhere.
+
+    Args:
+        weight_only: precisions whose weights can be multiplied in 16 bits where tensor cores for them are lacking.
+    """
+    for dtype in without_tensor_cores(precision, gpu):
+        if dtype not in weight_only:
+            return f"{gpu.name} has no {_NEEDS[dtype]} tensor cores for {dtype} weights"
     return None
 
 
-def require_timed_layers(model: Architecture) -> None:
-    """Raises Unsupported, naming them, for layers whose kernels have no times: their memory is known, and nothing of
-    them may be left out of a step."""
-    untimed: dict[str, int] = {}
-    for group in model.layer_groups:
-        attention, kinds = group.attention, []
-        if isinstance(attention, Mixer) and not isinstance(attention, NoMixer):
-            kinds.append(attention.kind)
-        if isinstance(attention, LatentAttention) and attention.indexer is not None and attention.indexer.shared:
-            kinds.append("sparse attention with the index of another layer")
-        if isinstance(attention, LatentAttention) and attention.output_gate:
-            kinds.append("latent attention with an output gate")
-        if group.residual is not None:
-            kinds.append("hyper-connections")
-        for kind in kinds:
-            untimed[kind] = untimed.get(kind, 0) + group.count
-    if untimed:
-        listed = ", ".join(f"{kind} ({count} of {model.layers} layers)" for kind, count in untimed.items())
-        raise Unsupported(
-            f"model: the kernels of {model.name} have no times yet: {listed}",
-            "its weights and cache are known; for times choose a model of other layers (`plan models` lists some)",
-            kinds=tuple(untimed),
-        )
-
-
-def require_measured_widths(model: Architecture) -> None:
-    """Latent and linear attention are measured for few head widths; others are refused rather than guessed, and so
-    are layers without any times (:func:`require_timed_layers`)."""
-    require_timed_layers(model)
-    for attention in {group.attention for group in model.layer_groups}:
-        kind, widths, measured = _widths(attention)
-        if measured and widths not in measured:
-            raise Unsupported(
-                f"model: {model.name} has {kind} of widths {widths}; only {' and '.join(map(str, measured))} "
-                f"{'are' if len(measured) > 1 else 'is'} measured",
-                "choose a model of these widths; `plan models` lists some",
-            )
-
-
-def _widths(attention: Attention) -> tuple[str, tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """(the kind of attention, its widths, those that are measured; none: any)."""
-    if isinstance(attention, GatedDeltaNet):
-        linear = (attention.key_dim, attention.value_dim, attention.conv_kernel, attention.state_bytes)
-        return "gated delta rule (key, value, convolution, bytes of state)", linear, ((128, 128, 4, 4),)
-    if not isinstance(attention, LatentAttention):
-        return "attention", (), ()
-    heads = (attention.qk_nope_head_dim, attention.qk_rope_head_dim, attention.v_head_dim, attention.kv_lora_rank)
-    index = attention.indexer
-    if index is None:
-        return "latent attention", heads, ((128, 64, 128, 512),)
-    sparse = (*heads, attention.q_lora_rank, index.heads, index.head_dim, index.top_k)
-    deepseek, glm = (128, 64, 128, 512, 1536, 64, 128, 2048), (192, 64, 256, 512, 2048, 32, 128, 2048)
-    return "sparse attention (heads, latent, query rank, indexer)", sparse, (deepseek, glm)
+def without_tensor_cores(precision: Precision, gpu: Gpu) -> tuple[str, ...]:
+    """Precisions of the parts that ``gpu`` has no tensor cores for, each once."""
+    found = dict.fromkeys((*(precision.of(part) for part in PARTS), *precision.exceptional))
+    return tuple(dtype for dtype in found if dtype in _NEEDS and _NEEDS[dtype] not in gpu.peak_flops)

@@ -12,10 +12,9 @@ from costmodels.models.precision import (
     KV_CHOICES,
     Precision,
     choose_precision,
-    missing_hardware,
-    require_measured_widths,
 )
 from costmodels.models.registry import find_architecture
+from costmodels.operations.registry import families
 from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.clusters import Pool
 from planner.experts.placement import Loads
@@ -66,10 +65,11 @@ def plan(
         request = parse_request(request, catalogue)
     model = find_architecture(request.model, allow_paths=allow_paths)
     _check_length(request, model)
-    require_measured_widths(model)
+    families().require_measured_widths(model)
     if expert_loads is not None:
         check_expert_loads(expert_loads, model)
     cost_of = _cost_models(request, catalogue, store, measured, progress)
+    _check_framework(request, cost_of)
     options = [
         option
         for precision in _precisions(request, model)
@@ -81,10 +81,18 @@ def plan(
     return validated(assemble(request, found, found.best, expert_loads))
 
 
+def _check_framework(request: PlanRequest, cost_of: CostOf) -> None:
+    """Raises Unsupported where the framework runs on no pool at all."""
+    framework = find_framework(request.framework)
+    missing = [framework.missing(cost_of(pool).gpu) for pool in request.cluster.pools]
+    if all(missing):
+        raise Unsupported(f"framework: {missing[0]}", "choose another --framework or another GPU type")
+
+
 def _precisions(request: PlanRequest, model: Architecture) -> list[Precision]:
     """The precisions to choose from: those asked for, or for ``any`` all that the checkpoint is published in or can be
     made into and the framework runs."""
-    runs = find_framework(request.framework).precisions.runs
+    runs = find_framework(request.framework).capabilities.precisions
     asked: list[str | None] = list(request.precision or (None,))
     if "any" in asked:
         published = choose_precision(model).weights
@@ -159,10 +167,11 @@ def _cost_models(
 ) -> CostOf:
     """The cost model of each GPU type, loaded once for all precisions."""
     made: dict[str, CostModel] = {}
+    framework = find_framework(request.framework).name
 
     def cost_of(pool: Pool) -> CostModel:
         if pool.gpu not in made:
-            made[pool.gpu] = CostModel(catalogue.find_gpu(pool.gpu), request.framework, store, progress, measured)
+            made[pool.gpu] = CostModel(catalogue.find_gpu(pool.gpu), framework, store, progress, measured)
         return made[pool.gpu]
 
     return cost_of
@@ -175,7 +184,7 @@ def _jobs(
     framework = find_framework(request.framework)
     jobs, refused = [], []
     for index, pool in enumerate(request.cluster.pools):
-        why = missing_hardware(precision, cost_of(pool).gpu)
+        why = framework.missing_hardware(precision, cost_of(pool).gpu)
         if why is not None:
             refused.append(Rejected(why, 1, f"pool {pool.name}"))
             continue

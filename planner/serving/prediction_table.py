@@ -11,14 +11,15 @@ import pandas as pd
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
-from costmodels.models.precision import choose_precision, missing_hardware, require_measured_widths
+from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import DEGREES, Layouts
+from costmodels.operations.registry import families
 from costmodels.origins import HOW
 from costmodels.serving.closed_loop.client import Answers, Latency, Load, closed_loop_answers
 from costmodels.serving.closed_loop.open_client import open_loop
 from costmodels.serving.closed_loop.protocol import SHORTEST
-from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
 from planner.serving.layouts import completed, degrees_of, refused_on_nodes
@@ -28,7 +29,7 @@ from profiles.hardware import Catalogue, find_fabric
 from profiles.store import ProfileStore
 
 REQUIRED = ("model", "gpu", "framework", "isl", "osl")
-OPTIONAL = ("precision", "kv_precision", *DEGREES, "num_gpus", "concurrency", "rate")
+OPTIONAL = ("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus", "concurrency", "rate")
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
 ADDED = (
     *(f"{name}_{part}" for name in LATENCIES for part in ("mean", "p50", "p99", "low", "high")),
@@ -36,6 +37,8 @@ ADDED = (
     "memory_bytes_per_gpu",
     "kv_tokens",
     "how",
+    "release",
+    "note",
     "error",
 )
 
@@ -138,7 +141,7 @@ def _understood(index: int, record: Mapping[str, str], catalogue: Catalogue) -> 
             raise InputError(f"{name}: is blank", f"name a {name}")
     model = find_architecture(record["model"])
     gpu = catalogue.find_gpu(record["gpu"]).name
-    framework = find_framework(record["framework"]).name
+    framework = find_framework(_release_asked(record)).spec
     layout = _layout(record, model)
     concurrency, rate = record.get("concurrency", ""), record.get("rate", "")
     if bool(concurrency) == bool(rate):
@@ -156,6 +159,12 @@ def _understood(index: int, record: Mapping[str, str], catalogue: Catalogue) -> 
         _count("concurrency", concurrency) if concurrency else 0,
         _positive("rate", rate) if rate else 0.0,
     )
+
+
+def _release_asked(record: Mapping[str, str]) -> str:
+    """The framework with the release that the row asks for: after an @, else by its version, else by its date."""
+    name, asked = record["framework"], record.get("version") or record.get("date")
+    return f"{name}@{asked}" if asked and "@" not in name else name
 
 
 def _count(name: str, text: str) -> int:
@@ -196,14 +205,16 @@ def _predict_group(
     progress: Progress | None,
     out: dict[str, np.ndarray],
 ) -> None:
-    model_name, gpu_name, framework_name, weights, kv = group
+    model_name, gpu_name, framework_at, weights, kv = group
     model, gpu = find_architecture(model_name), catalogue.find_gpu(gpu_name)
-    framework = find_framework(framework_name)
-    require_measured_widths(model)
+    framework = find_framework(framework_at)
+    families().require_measured_widths(model)
     precision = choose_precision(model, weights, kv)
-    lacking = missing_hardware(precision, gpu)
-    if lacking is not None:
-        raise InputError(f"precision: {lacking}", "choose another precision or GPU type")
+    framework.check_runs(precision, gpu)
+    for row in rows:
+        out["release"][row.index] = framework.release.version
+        told = (framework.told(PREDICTED), framework.told_of_weights(precision, gpu))
+        out["note"][row.index] = "; ".join(filter(None, told))
     node = catalogue.default_node(gpu)
     layouts = Layouts.of([row.layout for row in rows])
     refused = refused_on_nodes(model, precision, framework, layouts, node.gpus)
@@ -214,10 +225,10 @@ def _predict_group(
     rows = [row for row, why in zip(rows, refused, strict=True) if why is None]
     if not rows:
         return
-    if (gpu_name, framework_name) not in costs:
-        costs[gpu_name, framework_name] = CostModel(gpu, framework_name, progress=progress, measured=measured)
+    if (gpu_name, framework.name) not in costs:
+        costs[gpu_name, framework.name] = CostModel(gpu, framework.name, progress=progress, measured=measured)
     network = Network(node.gpus, find_fabric(node.default_fabric))
-    _answer(ServedModel(model, precision, framework, costs[gpu_name, framework_name], network), rows, out)
+    _answer(ServedModel(model, precision, framework, costs[gpu_name, framework.name], network), rows, out)
 
 
 def _answer(served: ServedModel, rows: list[_Row], out: dict[str, np.ndarray]) -> None:

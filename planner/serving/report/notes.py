@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from costmodels.origins import HOW
+from costmodels.serving.frameworks.framework import PREDICTED
 from planner.contract.workload.workload import Workload
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
 from planner.serving.engines.latency import Checks
@@ -18,7 +19,11 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
     notes = [note for search in searches for note in search.job.served.cost.notes]
     framework = searches[0].job.served.framework
     model, precision, work = searches[0].job.served.model, best.precision, request.workload
-    calibration = framework.calibration
+    calibration = framework.fitted
+    newest = "" if "@" in request.framework else ", the newest release known here"
+    notes.append(f"engines are taken to be {framework.full_name} {framework.release}{newest}")
+    notes += filter(None, [framework.told(PREDICTED)])
+    notes += filter(None, [framework.told_of_weights(precision, search.job.served.gpu) for search in searches])
     notes.append(
         f"{framework.full_name}'s overheads are fitted to {calibration.rows:,} public end-to-end runs; of models and "
         f"GPU types held out, 80 % lie within {math.exp(calibration.tpot.low):.2f}–"

@@ -50,7 +50,7 @@ def _understood(request: PlanRequest, options: list[ServingOption], best: Servin
         slo=request.slo,
         workload=request.workload,
         objective=request.goal,
-        framework=request.framework,
+        framework=best.searches[0].job.served.framework.spec,
         weights_precision=precision.weights,
         kv_precision=precision.kv,
         precision_converted=precision.converted,
@@ -112,7 +112,7 @@ def _engine_group(
         for number, engine in enumerate(placed)
     )
     spec = EngineSpec(
-        framework=request.framework,
+        framework=served.framework.spec,
         model=_loadable(request.model, model.name),
         layout=group.layout,
         limits=group.limits,

@@ -43,12 +43,51 @@ def value(answer: pd.DataFrame, column: str, row: int = 0) -> float:
 
 
 def test_input_columns_are_kept_verbatim_and_the_others_follow() -> None:
-    table = rows({"note": " 007 ", "tp": "02"})
+    table = rows({"remark": " 007 ", "tp": "02"})
     answer = predict(table)
     assert list(answer.columns) == [*table.columns, *ADDED]
-    assert answer["note"].iloc[0] == " 007 "
+    assert answer["remark"].iloc[0] == " 007 "
     assert answer["tp"].iloc[0] == "02"
     assert answer["error"].iloc[0] == ""
+
+
+def test_a_row_is_predicted_for_its_release_by_name_version_or_date() -> None:
+    answer = predict(
+        rows(
+            {"framework": "vLLM@0.19"},
+            {"version": "0.19.1", "date": "2026-10-01"},  # a version goes before a date
+            {"date": "2026-04"},
+            {"framework": "vllm@0.19", "version": "0.11"},  # and what stands in the name before both
+            {},
+        )
+    )
+    assert list(answer["error"]) == [""] * 5
+    assert list(answer["release"]) == ["0.19.1", "0.19.1", "0.20.0", "0.19.1", find_framework("vllm").release.version]
+    assert all("overheads as of 0.19.0" in note for note in answer["note"])
+
+
+def test_an_unknown_release_is_predicted_as_the_nearest_known_with_a_wider_interval() -> None:
+    answer = predict(rows({"version": "0.19.0"}, {"version": "0.19.0rc2"}, {"version": "nightly"}))
+    assert list(answer["error"])[:2] == ["", ""]
+    assert "is not a release" in answer["error"].iloc[2]
+    assert "predicted as 0.18.1" in answer["note"].iloc[1]
+    assert value(answer, "tpot_ms_mean") == value(answer, "tpot_ms_mean", 1)
+    assert value(answer, "tpot_ms_low") > value(answer, "tpot_ms_low", 1)
+    assert value(answer, "tpot_ms_high") <= value(answer, "tpot_ms_high", 1)  # kernels alone are less sure still
+
+
+def test_a_framework_that_does_not_run_on_the_gpu_is_refused_and_weight_only_products_are_said() -> None:
+    answer = predict(
+        rows(
+            {"framework": "tensorrt-llm", "gpu": "MI300X"},
+            {"model": "Qwen/Qwen3-32B-FP8", "gpu": "A100-SXM-80GB"},
+            {"model": "Qwen/Qwen3-32B-FP8", "gpu": "A100-SXM-80GB", "framework": "sglang"},
+        )
+    )
+    assert answer["error"].iloc[0].startswith("framework: TensorRT-LLM does not run on MI300X")
+    assert answer["error"].iloc[1] == ""
+    assert "16 bits" in answer["note"].iloc[1]
+    assert answer["error"].iloc[2].startswith("precision: A100-SXM-80GB has no fp8 tensor cores")
 
 
 def test_each_mean_lies_in_its_interval_and_percentiles_are_in_order() -> None:
