@@ -11,9 +11,9 @@ from costmodels.operations.layouts import Layouts
 from costmodels.step.memory import kv_bytes_per_sequence, weights_bytes
 from planner.contract.provenance import MeasuredStore, Provenance
 from planner.serving.document import plan as plans
-from planner.serving.engines.groups import Group, Pair
+from planner.serving.engines.groups import LoadedFleet
 from planner.serving.engines.latency import Checks
-from planner.serving.engines.options import RoleCandidate, ServingOption
+from planner.serving.engines.options import ServingOption
 from planner.serving.layouts import Rejected
 from planner.serving.operating_points import LayoutSearch
 from planner.serving.report.accuracy import published_accuracy
@@ -75,10 +75,11 @@ def proof_of(request: PlanRequest, options: list[ServingOption], best: ServingOp
 
 def _binding(best: ServingOption) -> str:
     assert best.choice is not None
+    chosen = [best.origin[v] for v in np.flatnonzero(best.choice.engines).tolist()]
     busy = [
-        f"{origin.roles.link.name} between prefill and decode engines"
-        for v in np.flatnonzero(best.choice.engines).tolist()
-        if isinstance(origin := best.origin[v], RoleCandidate) and origin.link_busy > LINK_BINDS
+        f"{engine.link.name} between prefill and decode engines"
+        for engine in chosen
+        if engine.link is not None and engine.link_busy > LINK_BINDS
     ]
     return "; ".join(dict.fromkeys([*busy, best.choice.binding]))
 
@@ -128,17 +129,10 @@ def _merged(rejected: list[Rejected]) -> list[Rejected]:
     return list(by_reason.values())
 
 
-def provenance_of(
-    request: PlanRequest,
-    best: ServingOption,
-    groups: list[Group],
-    pairs: list[Pair],
-    checks: Checks,
-    more: Sequence[str] = (),
-) -> Provenance:
+def provenance_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks, more: Sequence[str] = ()) -> Provenance:
     """``checks``: simulations of the groups; ``more``: notes beyond those of
     :func:`planner.serving.report.notes.notes_of`."""
-    searches = best.searches
+    searches = fleet.option.searches
     manifest = searches[0].job.served.cost.store.manifest
     return Provenance(
         package=PACKAGE,
@@ -149,7 +143,7 @@ def provenance_of(
         pack_hash=manifest.content_hash,
         attribution=manifest.attribution,
         measured=_measured(searches),
-        notes=(*notes_of(request, best, groups, pairs, checks), *more),
+        notes=(*notes_of(request, fleet, checks), *more),
     )
 
 
