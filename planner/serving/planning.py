@@ -22,8 +22,8 @@ from planner.serving.confirmation.confirmation import confirmed
 from planner.serving.document.plan import Plan, validated
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
 from planner.serving.expert_placement import check_expert_loads
-from planner.serving.infeasible import no_plan, restrictions
-from planner.serving.layouts import Rejected
+from planner.serving.infeasible import no_plan
+from planner.serving.layouts import Rejected, restrictions
 from planner.serving.operating_points import Job, search, served_on
 from planner.serving.report.report import assemble
 from planner.serving.request import PlanRequest, parse_request
@@ -130,7 +130,7 @@ def _options(
 
 def _none(request: PlanRequest, model: Architecture, options: list[ServingOption]) -> ShardwrightError:
     """Why no option has a plan: nothing meets the SLO, or what does cannot carry the rate, or time was up."""
-    allowed = [o for o in options if o.serving == "disaggregated" or request.disaggregation != "always"]
+    allowed = [option for option in options if option.allowed(request)]
     late = [o.error for o in allowed if isinstance(o.error, LimitReached)]
     if late:
         return late[0]

@@ -115,6 +115,10 @@ class ServingOption:
         highest = getattr(self.error, "details", {}).get("highest_rate_rps")
         return float(highest) if isinstance(highest, int | float) else 0.0
 
+    def allowed(self, request: PlanRequest) -> bool:
+        """Whether the request may be answered with it, and not only compared to it."""
+        return self.serving == "disaggregated" or request.disaggregation != "always"
+
     def better_than(self, other: ServingOption, goal: str) -> bool:
         """Whether its objective is better by more than rounding; any plan is better than none."""
         if self.choice is None or other.choice is None:
@@ -129,8 +133,11 @@ def best_of(request: PlanRequest, options: list[ServingOption]) -> ServingOption
     """The best option that is allowed; of equals the first: aggregated engines, and the precision asked for first."""
     best: ServingOption | None = None
     for option in options:
-        allowed = option.serving == "disaggregated" or request.disaggregation != "always"
-        if allowed and option.choice is not None and (best is None or option.better_than(best, request.goal)):
+        if (
+            option.allowed(request)
+            and option.choice is not None
+            and (best is None or option.better_than(best, request.goal))
+        ):
             best = option
     return best
 

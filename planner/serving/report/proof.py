@@ -34,7 +34,7 @@ def proof_of(request: PlanRequest, options: list[ServingOption], best: ServingOp
     assert best.choice is not None
     solution = best.choice.solution
     assert solution.objective is not None
-    allowed = [option for option in options if _allowed(request, option)]
+    allowed = [option for option in options if option.allowed(request)]
     bounds = [o.choice.solution.bound for o in allowed if o.choice is not None and o.choice.solution.bound is not None]
     bound = max(bounds) if request.goal == "throughput" else min(bounds)
     gap = abs(bound - solution.objective) / max(abs(bound), abs(solution.objective))
@@ -73,10 +73,6 @@ def proof_of(request: PlanRequest, options: list[ServingOption], best: ServingOp
     )
 
 
-def _allowed(request: PlanRequest, option: ServingOption) -> bool:
-    return option.serving == "disaggregated" or request.disaggregation != "always"
-
-
 def _binding(best: ServingOption) -> str:
     assert best.choice is not None
     busy = [
@@ -103,7 +99,7 @@ def _compared(request: PlanRequest, options: list[ServingOption], best: ServingO
             gpus = int(option.candidates.gpus @ option.choice.engines)
             loses_by = (objective - value if request.goal == "throughput" else value - objective) / objective
         reason = option.reason
-        if value is not None and not _allowed(request, option):
+        if value is not None and not option.allowed(request):
             reason = "not allowed: --disaggregation is always"
         rows.append(
             plans.Compared(
