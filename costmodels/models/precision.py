@@ -32,6 +32,7 @@ class Precision:
     shared_experts: str
     converted: bool  # not the precision in which the checkpoint is published
     exceptional: tuple[str, ...] = ()
+    group: int = 0  # values along a row that share a scale, where the checkpoint says so (4-bit integers)
 
     def of(self, part: str) -> str:
         return str(getattr(self, part))
@@ -63,7 +64,9 @@ def choose_precision(model: Architecture, weights: str | None = None, kv: str | 
     if weights is None or weights == published:
         parts: dict[str, Any] = dict.fromkeys(PARTS, published) | {part: _served(own) for part, own in model.exceptions}
         exceptional = {_served(own) for group in model.layer_groups for _, own in group.exceptions}
-        return Precision(published, kv, **parts, converted=False, exceptional=tuple(sorted(exceptional)))
+        return Precision(
+            published, kv, **parts, converted=False, exceptional=tuple(sorted(exceptional)), group=model.weight_group
+        )
     if weights not in CHOICES:
         raise UnknownName("precision", weights, CHOICES)
     if published in ("mxfp4", "nvfp4", "int4", "int8", "int8_wo") and weights != "bf16":

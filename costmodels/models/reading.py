@@ -12,11 +12,11 @@ from costmodels.models.architecture import (
     DenseFeedForward,
     FeedForward,
     GroupedQueryAttention,
-    HyperConnections,
     LatentAttention,
     MixtureOfExperts,
 )
 from costmodels.models.config_fields import Fields
+from costmodels.models.mixers import HyperConnections
 from profiles.errors import InputError, Unsupported
 
 Layers = list[tuple[Attention, FeedForward]]

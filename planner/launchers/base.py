@@ -48,7 +48,7 @@ class EngineSpec:
         """Whether the framework's default may be another cache than planned: it follows a quantised checkpoint that
         carries its own scheme, and SGLang on Blackwell takes 8 bits for sparse attention (overrides of its server
         arguments for DeepSeek DSA, read 2026-11-21)."""
-        published_in_16_bits = self.published_precision in ("bf16", "fp16")
+        published_in_16_bits = self.published_precision in ("bf16", "fp16", "fp32")
         return self.kv_precision != "bf16" or not published_in_16_bits or self.is_sparse
 
     @property
@@ -150,7 +150,7 @@ class Launcher(ABC):
         if not spec.precision_converted:
             return spec.checkpoint, []
         word = self.words.quantize.get(spec.weights_precision)
-        if word is not None and spec.published_precision in ("bf16", "fp16"):
+        if word is not None and spec.published_precision in ("bf16", "fp16", "fp32"):
             return spec.checkpoint, self._flag("quantize", word)
         notes.append(
             f"{CHECKPOINT}: {spec.checkpoint} converted from {spec.published_precision} to "

@@ -29,10 +29,7 @@ from profiles.hardware import Catalogue, find_fabric
 from profiles.store import ProfileStore
 
 REQUIRED = ("model", "gpu", "framework", "isl", "osl")
-OPTIONAL = (
-    *("version", "date", "precision", "kv_precision"),
-    *(*DEGREES, "num_gpus", "concurrency", "rate"),
-)
+OPTIONAL = ("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus", "concurrency", "rate")
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
 ADDED = (
     *(f"{name}_{part}" for name in LATENCIES for part in ("mean", "p50", "p99", "low", "high")),
@@ -214,9 +211,10 @@ def _predict_group(
     families().require_measured_widths(model)
     precision = choose_precision(model, weights, kv)
     framework.check_runs(precision, gpu)
-    told = "; ".join(filter(None, (framework.told(PREDICTED), framework.told_of_weights(precision, gpu))))
     for row in rows:
-        out["release"][row.index], out["note"][row.index] = framework.release.version, told
+        out["release"][row.index] = framework.release.version
+        told = (framework.told(PREDICTED), framework.told_of_weights(precision, gpu))
+        out["note"][row.index] = "; ".join(filter(None, told))
     node = catalogue.default_node(gpu)
     layouts = Layouts.of([row.layout for row in rows])
     refused = refused_on_nodes(model, precision, framework, layouts, node.gpus)

@@ -59,7 +59,7 @@ class Capabilities(Facts):
         return frozenset(name for name, least in self.weight_only.items() if capability >= least)
 
 
-class BatchDefaults(Facts):
+class BatchDefault(Facts):
     """Batch limits that an engine takes when nothing is said, on GPUs of a size; None: it works them out itself."""
 
     from_memory_gib: float = 0.0
@@ -80,9 +80,9 @@ class Defaults(Facts):
 
     gpu_memory_utilization: float | None = Field(gt=0, le=1)
     chunked_prefill: bool
-    batch: tuple[BatchDefaults, ...] = Field(min_length=1)
+    batch: tuple[BatchDefault, ...] = Field(min_length=1)
 
-    def on(self, gpu: Gpu) -> BatchDefaults:
+    def on(self, gpu: Gpu) -> BatchDefault:
         """The batch limits of engines on ``gpu``."""
         gib = gpu.memory_bytes / 2**30
         for batch in self.batch:

@@ -60,10 +60,14 @@ def notes_of(
         step, origin = _step(group)
         if HOW[int(origin.how[0])] == "roofline":
             share = float(step.parts["communication"][0] / step.latency.value[0])
+            topology = group.job.served.network.topology
+            over_pcie = group.layout.pp == 1 and topology is not None and topology.bus_share is not None
+            which = "over PCIe" if over_pcie else "between pipeline stages and nodes"
             notes.append(
-                "exchanges between pipeline stages and nodes are estimated from link rates, nothing like them was "
-                f"measured; all communication is {share:.0%} of a step of {group.id}"
+                f"exchanges {which} are estimated from link rates, nothing like them was measured; "
+                f"all communication is {share:.0%} of a step of {group.id}"
             )
+        notes += _topology_notes(group)
         host = group.job.served.cost.catalogue.default_node(group.job.served.gpu).gpus_per_host
         if host is not None and group.layout.gpus > host:
             notes.append(
@@ -118,6 +122,18 @@ def _step(group: Group) -> tuple[StepTimes, Estimates]:
     if isinstance(loaded, Prefilling):
         return loaded.steps.full, loaded.done_us
     return loaded.step, loaded.tpot_us
+
+
+def _topology_notes(group: Group) -> list[str]:
+    topology = group.job.served.network.topology
+    if topology is None or not topology.spread or group.layout.gpus == 1:
+        return []
+    if len(group.job.served.cost.overlay("collective")):
+        return []  # the user's own box was measured
+    return [
+        f"GPUs of a node of pool {group.job.pool.name} are taken to be joined by {topology.name}: {topology.meaning}; "
+        "such boxes differ, so measure yours: plan profile collect --ops collective"
+    ]
 
 
 def _hand_over_notes(pairs: list[Pair]) -> list[str]:

@@ -268,6 +268,23 @@ def test_yarn_stretches_the_context_and_nothing_else_does() -> None:
         ({"quant_method": "mxfp4"}, "mxfp4"),
         ({"quant_method": "awq", "bits": 4}, "int4"),
         ({"quant_method": "gptq", "bits": 4}, "int4"),
+        ({"quant_method": "gptq", "bits": 8}, "int8_wo"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "int4"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8_wo"),
+        ({"quant_method": "modelopt", "quant_algo": "MXFP8"}, "fp8_block"),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {
+                    "g": {"weights": {"num_bits": 8, "type": "int"}, "input_activations": {"num_bits": 8}}
+                },
+            },
+            "int8",
+        ),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 8, "type": "int"}}}},
+            "int8_wo",
+        ),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4"),
         ({"quant_algo": "FP8", "producer": {"name": "modelopt"}}, "fp8"),
         (
@@ -291,7 +308,30 @@ def test_weight_precision_is_read(quantization: dict[str, Any], precision: str) 
     assert parse_config(TINY | {"quantization_config": quantization}, "t").weight_precision == precision
 
 
-def test_half_precision_keeps_its_name() -> None:
+def test_a_mixed_checkpoint_is_called_by_what_most_of_it_is_stored_in() -> None:
+    layers = {f"model.layers.{i}.mlp.{m}_proj": {"quant_algo": "NVFP4"} for i in (0, 1) for m in ("up", "down")}
+    layers |= {f"model.layers.{i}.self_attn.{m}_proj": {"quant_algo": "FP8"} for i in (0, 1) for m in ("q", "k", "v")}
+    mixed = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
+    model = parse_config(TINY | {"quantization_config": mixed}, "t")
+    assert model.weight_precision == "nvfp4"
+    assert model.exceptions == (("attention_qkv", "fp8"), ("attention_output", "bf16"))
+    layers["model.layers.0.mlp.up_proj"] = {"quant_algo": "W2A2"}
+    with pytest.raises(Unsupported, match="MIXED_PRECISION"):
+        parse_config(TINY | {"quantization_config": mixed}, "t")
+
+
+def test_groups_of_modules_have_formats_of_their_own() -> None:
+    groups = {
+        "a": {"targets": ["re:.*self_attn.*"], "weights": {"num_bits": 8, "type": "float", "strategy": "channel"}},
+        "b": {"targets": ["re:.*mlp.*"], "weights": {"num_bits": 4, "type": "int"}},
+    }
+    config = {"quant_method": "compressed-tensors", "config_groups": groups, "ignore": ["lm_head"]}
+    model = parse_config(TINY | {"quantization_config": config}, "t")
+    assert (model.weight_precision, dict(model.exceptions)["attention_output"]) == ("int4", "fp8")
+
+
+def test_half_and_full_precision_keep_their_names() -> None:
+    assert parse_config(TINY | {"torch_dtype": "float32"}, "t").weight_precision == "fp32"
     assert parse_config(TINY | {"torch_dtype": "float16"}, "t").weight_precision == "fp16"
     renamed = {key: value for key, value in TINY.items() if key != "torch_dtype"} | {"dtype": "bfloat16"}
     assert parse_config(renamed, "t").weight_precision == "bf16"
