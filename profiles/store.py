@@ -21,16 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from profiles.errors import DataError, InputError, UnknownName
-from profiles.measurements import (
-    FORMAT_VERSION,
-    OPERATIONS,
-    Operation,
-    columns_of,
-    empty_rows,
-    find_operation,
-    merge_rows,
-    validate,
-)
+from profiles.measured_rows import empty_rows, merge_rows, validate
+from profiles.measurements import FORMAT_VERSION, OPERATIONS, Operation, columns_of, find_operation
 
 MANIFEST = "manifest.json"
 _PARTITION = ["framework", "gpu"]  # rows are sorted by these, so that a query reads few row groups

@@ -36,7 +36,8 @@ from packaging.version import InvalidVersion, Version
 
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.importers import Importer, check_options
-from profiles.measurements import OPERATIONS, merge_rows, validate
+from profiles.measured_rows import merge_rows, validate
+from profiles.measurements import OPERATIONS
 
 PACKAGE = "aiconfigurator-core"
 RETRIEVED = "2026-11-21"  # neither the package nor its tables say when each row was measured

@@ -22,7 +22,8 @@ import pandas as pd
 from profiles.errors import DataError, InputError, Unsupported
 from profiles.hardware import find_gpu
 from profiles.importers import Importer, check_options
-from profiles.measurements import OPERATIONS, merge_rows, validate
+from profiles.measured_rows import merge_rows, validate
+from profiles.measurements import OPERATIONS
 
 DTYPES = ("fp16", "bf16")
 _MLP_COLUMNS = (
