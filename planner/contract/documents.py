@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from profiles.errors import InputError
+from profiles.errors import InputError, UnknownName
 
 LONGEST_TEXT = 4096
 """Characters of a short form, a name or a path: more is a mistake or an attack."""
@@ -124,6 +124,9 @@ def validation_error(error: ValidationError, where: str) -> InputError:
     if kind in ("extra_forbidden", "invalid_key"):
         hint = "remove it, or check its spelling; `plan schema` lists what is known"
         return InputError(f"{label} is not known", hint, field=field)
+    if kind == "literal_error" and isinstance(value, str):
+        known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        return UnknownName(field if where == "request" else label, value, known, f"choose from {', '.join(known)}")
     if kind == "value_error":
         message, _, said = str(problem["ctx"]["error"]).partition("; ")
         return InputError(f"{label}: {message}", said or way_out or "correct it", field=field)

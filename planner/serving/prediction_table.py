@@ -47,6 +47,7 @@ TOGETHER = 512  # configurations predicted in one call: enough to spread its cos
 LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
 
 Progress = Callable[[str], None]
+FindModel = Callable[[str], Architecture]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,11 @@ class _Row:
 
 
 def predict(
-    table: pd.DataFrame, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+    table: pd.DataFrame,
+    *,
+    measured: Sequence[ProfileStore] = (),
+    progress: Progress | None = None,
+    find_model: FindModel = find_architecture,
 ) -> pd.DataFrame:
     """``table`` (text columns) with the columns :data:`ADDED`.
 
@@ -79,6 +84,7 @@ def predict(
         table: columns :data:`REQUIRED`, one or both of concurrency and rate, any of :data:`OPTIONAL`, and others,
             which are kept as they are.
         measured: profile stores laid over the shipped pack.
+        find_model: the architecture of what the column ``model`` holds.
 
     Raises:
         InputError: the table is empty, lacks a column, or has one that is added here.
@@ -89,7 +95,7 @@ def predict(
     records = table.to_dict("records")
     for index, record in enumerate(records):
         try:
-            row = _understood(index, {str(name): str(value).strip() for name, value in record.items()})
+            row = _understood(index, {str(name): str(value).strip() for name, value in record.items()}, find_model)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
             out["error"][index] = _told(error)
@@ -97,7 +103,7 @@ def predict(
     for group, rows in groups.items():
         for part in (rows[i : i + TOGETHER] for i in range(0, len(rows), TOGETHER)):
             try:
-                _predict_group(group, part, costs, measured, progress, out)
+                _predict_group(find_model(group[0]), group, part, costs, measured, progress, out)
             except ShardwrightError as error:
                 for row in part:
                     out["error"][row.index] = _told(error)
@@ -130,11 +136,11 @@ def _told(error: ShardwrightError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
-def _understood(index: int, record: Mapping[str, str]) -> _Row:
+def _understood(index: int, record: Mapping[str, str], find_model: FindModel) -> _Row:
     for name in ("model", "gpu", "framework"):
         if not record[name]:
             raise InputError(f"{name}: is blank", f"name a {name}")
-    model = find_architecture(record["model"])
+    model = find_model(record["model"])
     gpu = find_gpu(record["gpu"]).name
     framework = find_framework(record["framework"]).name
     layout = _layout(record, model)
@@ -222,6 +228,7 @@ def _indivisible(model: Architecture, tp: int, pp: int, ep: int, moe_tp: int) ->
 
 
 def _predict_group(
+    model: Architecture,
     group: tuple[str, str, str, str | None, str | None],
     rows: list[_Row],
     costs: dict[tuple[str, str], CostModel],
@@ -229,8 +236,8 @@ def _predict_group(
     progress: Progress | None,
     out: dict[str, np.ndarray],
 ) -> None:
-    model_name, gpu_name, framework_name, weights, kv = group
-    model, gpu, framework = find_architecture(model_name), find_gpu(gpu_name), find_framework(framework_name)
+    _, gpu_name, framework_name, weights, kv = group
+    gpu, framework = find_gpu(gpu_name), find_framework(framework_name)
     require_measured_widths(model)
     precision = choose_precision(model, weights, kv)
     lacking = missing_hardware(precision, gpu)

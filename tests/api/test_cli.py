@@ -51,7 +51,7 @@ class TestPlan:
             "--tp-across-nodes",
         )
         assert ran.code == 0
-        asked = planner.serving.request[0]
+        asked = planner.requests[0]
         assert [bound.label for bound in asked.slo.bounds] == ["ttft_p90", "tpot_p99"]
         assert (asked.workload.rate_rps, asked.objective, asked.framework) == (20.0, "gpus", "sglang")
         assert (asked.precision, asked.kv_precision) == (("fp8",), ("bf16", "fp8"))
@@ -61,13 +61,13 @@ class TestPlan:
     def test_defaults_are_those_of_the_request(self, run: Runner, planner: Stub) -> None:
         run(*asking())
         plain = {"model": ASKED["--model"], "cluster": "16xH200", "workload": "isl=4000,osl=500"}
-        assert planner.serving.request[0].model_dump() == PlanRequest.model_validate(plain).model_dump()
+        assert planner.requests[0].model_dump() == PlanRequest.model_validate(plain).model_dump()
 
     def test_cluster_may_be_a_file(self, run: Runner, planner: Stub, tmp_path: Path) -> None:
         file = tmp_path / "mine.yaml"
         file.write_text("pools: [{gpu: H200, nodes: 3}]")
         assert run(*asking(cluster=str(file))).code == 0
-        assert planner.serving.request[0].cluster.pools[0].gpus == 24
+        assert planner.requests[0].cluster.pools[0].gpus == 24
 
     def test_profiles_are_laid_over_the_pack_in_order(self, run: Runner, planner: Stub, tmp_path: Path) -> None:
         from profiles.store import ProfileStore
@@ -128,13 +128,13 @@ class TestOutput:
     def test_directory_is_refused_before_planning(self, run: Runner, planner: Stub, tmp_path: Path) -> None:
         error, _ = complaint(run(*asking(output=str(tmp_path))))
         assert error == f"--output: {tmp_path} is a directory"
-        assert not planner.serving.request
+        assert not planner.requests
 
     def test_missing_parent_is_refused_before_planning(self, run: Runner, planner: Stub, tmp_path: Path) -> None:
         error, hint = complaint(run(*asking(output=str(tmp_path / "no" / "plan.json"))))
         assert error.endswith("does not exist")
         assert "mkdir -p" in hint
-        assert not planner.serving.request
+        assert not planner.requests
 
     def test_parent_that_is_a_file_is_refused(self, run: Runner, planner: Stub, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
@@ -157,7 +157,7 @@ class TestBadInput:
     @pytest.fixture(autouse=True)
     def _untouched(self, planner: Stub) -> Iterator[None]:
         yield
-        assert not planner.serving.request
+        assert not planner.requests
 
     @pytest.mark.parametrize("missing", ["model", "cluster", "workload"])
     def test_missing_option_shows_an_example(self, run: Runner, missing: str) -> None:

@@ -22,7 +22,7 @@ from api.cli import main as cli
 from api.cli import progress
 from costmodels.models.registry import registered
 from planner.contract.clusters import bundled_clusters
-from planner.serving.document.plan import schema
+from planner.kinds import schema
 from planner.serving.request import PlanRequest
 from profiles import hardware
 

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from command import Runner, complaint
 
-from api.cli import proposing
+from api.cli.commands import proposing
 from profiles import hardware
 from profiles.collect import runner
 from profiles.collect.devices import Device, find_device

@@ -11,8 +11,8 @@ import pytest
 from command import Runner, Stub, asking, complaint
 from example_plan import engine_group, example_plan
 
-from api.cli import view
 from api.cli.console import page
+from api.cli.views import plan as view
 from planner.contract.expert_placement import ExpertBalance, ExpertPlacement
 from planner.serving import planning
 
@@ -50,7 +50,7 @@ def test_a_dense_model_is_refused_before_the_file_is_read(run: Runner, planner: 
     error, hint = complaint(run(*asking(expert_loads="nowhere.json")))
     assert error == "--expert-loads: Qwen/Qwen3-32B has no routed experts to place"
     assert hint.startswith("leave it out")
-    assert planner.serving.request == []
+    assert planner.requests == []
 
 
 def test_counts_of_another_model_are_refused(run: Runner, planner: Stub, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_counts_of_another_model_are_refused(run: Runner, planner: Stub, tmp_pat
     assert file in error
     assert "16 experts" in error
     assert "32 MoE layers with 8 experts each" in hint
-    assert planner.serving.request == []
+    assert planner.requests == []
 
 
 def test_the_view_says_what_the_placement_is_worth(capsys: pytest.CaptureFixture[str]) -> None:

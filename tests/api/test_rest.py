@@ -18,9 +18,10 @@ from service import ASKED, PLAN, Client, StubPlanner, problem
 from api.rest import app as rest
 from api.rest.app import create_app
 from api.rest.body import MOST_BYTES
-from api.rest.openapi import REQUEST_EXAMPLES, plan_example
+from api.rest.openapi import REQUEST_EXAMPLES
 from costmodels.models.registry import registered
-from planner.serving.document.plan import SCHEMA_VERSION, Plan, parse_plan, schema
+from planner.kinds import KINDS, schema
+from planner.serving.document.plan import SCHEMA_VERSION, Plan, parse_plan
 from planner.serving.request import PlanRequest, parse_request
 from profiles.errors import (
     DataError,
@@ -63,7 +64,7 @@ def test_the_body_is_read_by_the_one_parser(client: Client, planner: StubPlanner
     for example in REQUEST_EXAMPLES.values():
         content = json.dumps(example["value"])
         assert client.plan(content=content, headers={"Content-Type": content_type}).status_code == 200
-        assert planner.serving.request[-1] == parse_request(example["value"])
+        assert planner.requests[-1] == parse_request(example["value"])
 
 
 def test_the_planner_is_told_to_read_no_paths(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +95,7 @@ def test_a_clusters_path_is_not_understood(client: Client, planner: StubPlanner,
     file = tmp_path / "cluster.yaml"
     file.write_text("pools: [{gpu: H200, gpus: 8}]")
     problem(client.plan(json={**ASKED, "cluster": str(file)}), 422, "input-error")
-    assert not planner.serving.request
+    assert not planner.requests
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
@@ -231,7 +232,7 @@ def test_a_request_that_is_wrong_is_a_problem_that_names_the_field(
     response = client.plan(content=json.dumps({**ASKED, **fields}), headers=JSON)
     document = problem(response, 422, kind)
     assert document["detail"].startswith(detail)
-    assert not planner.serving.request
+    assert not planner.requests
 
 
 @pytest.mark.parametrize("body", [[], "text", 5, None, True, {}])
@@ -351,4 +352,4 @@ def test_openapi_has_the_published_schemas(client: Client) -> None:
         text = json.dumps(components[name]).replace("#/components/schemas/", "#/$defs/")
         text = text.replace("-Input", "").replace("-Output", "")  # where request and plan differ
         assert json.loads(text)["properties"] == published["properties"]
-    assert plan_example()["schema_version"] == SCHEMA_VERSION
+    assert KINDS["serving"].example()["schema_version"] == SCHEMA_VERSION

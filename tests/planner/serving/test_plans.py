@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.serving.document.plan import SCHEMA_VERSION, Plan, parse_plan, read_plan, schema, validated
+from planner.contract.published import validated
+from planner.kinds import KINDS, schema
+from planner.serving.document.plan import SCHEMA_VERSION, Plan, parse_plan, read_plan
 from planner.serving.request import PlanRequest, parse_request
 from profiles.errors import DataError, InputError
 
@@ -196,7 +198,7 @@ def test_plan_written_again_is_the_same_bytes() -> None:
     plan = parse_plan(TEXT)
     assert plan.to_json() == TEXT
     assert TEXT.endswith("}\n")
-    assert validated(plan) == plan
+    assert validated(plan, parse_plan) == plan
 
 
 def test_plan_has_the_promised_top_level_keys(document: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from api.cli.console import page, table, write_json
-from api.cli.quantities import gib, number, parameters
+from api.cli.views.quantities import gib, number, parameters
 from profiles.errors import InputError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")]
@@ -165,7 +165,7 @@ def _clusters(as_json: bool) -> None:
     if as_json:
         write_json([{"bundled_as": name, **c.model_dump(mode="json")} for name, c in known.items()])
         return
-    from api.cli.view import pool_words
+    from api.cli.views.plan import pool_words
 
     rows = table("cluster", "pools", left=2)
     for name, cluster in known.items():

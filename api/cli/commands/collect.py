@@ -175,7 +175,7 @@ def _run(
     power: bool,
     as_json: bool,
 ) -> None:
-    from api.cli.collect_summary import document, show
+    from api.cli.views.collect_summary import document, show
     from profiles import descriptions
     from profiles.collect.journal import Journal
     from profiles.collect.power import PowerMeter, PowerPlan
@@ -232,7 +232,7 @@ def _proposer(
         return InOrder(listed)
     if grid:
         return Grids(candidates)
-    from api.cli.proposing import Active
+    from api.cli.commands.proposing import Active
     from costmodels.kernels.cost_model import CostModel
     from costmodels.sampling.sampler import modelled
 
@@ -336,8 +336,8 @@ def propose(
 
     known = find_gpu(gpu, "--gpu")
     with Reporter(f"choosing points for {known.name}") as report:
-        from api.cli.proposing import candidates_elsewhere
-        from api.cli.proposing import propose as best
+        from api.cli.commands.proposing import candidates_elsewhere
+        from api.cli.commands.proposing import propose as best
         from costmodels.kernels.cost_model import CostModel
         from profiles.store import ProfileStore
 

@@ -7,9 +7,9 @@ import shlex
 from rich.console import Console
 from rich.text import Text
 
-from api.cli import comparison, predictions
 from api.cli.console import bullet, facts, heading, indented, table
-from api.cli.quantities import milliseconds, number, parameters, percent, promise
+from api.cli.views import comparison, predictions
+from api.cli.views.quantities import milliseconds, number, parameters, percent, promise
 from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.clusters import Pool
 from planner.contract.engine import EngineGroup
@@ -34,7 +34,7 @@ def show(plan: Plan, console: Console, *, explain: bool = False) -> None:
     _reason(plan, console)
     _alternatives(plan, console)
     if explain:
-        from api.cli import explain as more
+        from api.cli.views import explain as more
 
         more.show(plan, console)
     _launch(plan, console)

@@ -1,0 +1,62 @@
+"""The model in a request: a bundled name, or its ``config.json`` as an object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from costmodels.models.architecture import Architecture
+from costmodels.models.huggingface import parse_config
+from costmodels.models.registry import find_architecture, read_config
+from planner.contract.documents import LONGEST_TEXT, Document
+
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
+
+
+class ModelConfig(Document):
+    """A model that is not bundled."""
+
+    name: Name = Field(description="what plans call it")
+    config: dict[str, Any] = Field(description="its config.json, as on the Hugging Face Hub")
+    checkpoint: Name | None = Field(
+        default=None, description="what engines load: a name on the Hub or a folder on their machines; default: name"
+    )
+
+
+def _from_bare_config(value: Any) -> Any:
+    """A ``config.json`` itself is a model as well, called what it calls itself."""
+    if isinstance(value, Mapping) and "model_type" in value and "config" not in value:
+        return {"name": value.get("_name_or_path") or value["model_type"], "config": dict(value)}
+    return value
+
+
+ModelInput = Annotated[Name | ModelConfig, BeforeValidator(_from_bare_config)]
+"""The type of a request's field ``model``."""
+
+
+def architecture_of(model: str | ModelConfig) -> Architecture:
+    """What a request's ``model`` is. No file is read: requests reach services too.
+
+    Raises:
+        UnknownName: no bundled model is called so.
+        InputError, Unsupported: what :func:`costmodels.models.huggingface.parse_config` raises.
+    """
+    if isinstance(model, str):
+        return find_architecture(model, allow_paths=False)
+    return parse_config(model.config, model.name)
+
+
+def read_model(text: str) -> str | ModelConfig:
+    """What a user names on the command line: a bundled model, or else a ``config.json`` or its folder, which is read.
+
+    Raises:
+        UnknownName: neither a bundled model nor a file.
+        InputError: the file cannot be read, or is not a JSON object.
+    """
+    found = read_config(text)
+    if found is None:
+        return text
+    name, config, folder = found
+    return ModelConfig(name=name, config=config, checkpoint=None if folder is None else str(folder))
