@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from api.cli.console import write_text
+from api.cli.console import as_json_text, write_text
 from profiles.errors import InputError
 
 
@@ -46,6 +46,13 @@ def hand_over(document: str, output: Path | None, *, as_json: bool) -> bool:
     if as_json:
         write_text(document)
     return not as_json
+
+
+def hand_over_json(document: object, output: Path | None, *, as_json: bool) -> bool:
+    """As :func:`hand_over`, of what JSON can hold."""
+    if output is None and not as_json:
+        return True
+    return hand_over(as_json_text(document), output, as_json=as_json)
 
 
 def write_atomically(path: Path, content: str | bytes, option: str = "--output") -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, PlainValidator
 
 from costmodels.models.architecture import Architecture
 from costmodels.models.huggingface import parse_config
 from costmodels.models.registry import find_architecture, read_config
-from planner.contract.documents import LONGEST_TEXT, Document
+from planner.contract.documents import LONGEST_TEXT, Document, checked, shown
 
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 
@@ -25,15 +25,27 @@ class ModelConfig(Document):
     )
 
 
-def _from_bare_config(value: Any) -> Any:
-    """A ``config.json`` itself is a model as well, called what it calls itself."""
-    if isinstance(value, Mapping) and "model_type" in value and "config" not in value:
-        return {"name": value.get("_name_or_path") or value["model_type"], "config": dict(value)}
+def _model(value: Any) -> str | ModelConfig:
+    """A name, or an object: with name and config, or a ``config.json`` itself, called what it calls itself."""
+    if isinstance(value, ModelConfig):
+        return value
+    if isinstance(value, Mapping):
+        if "model_type" in value and "config" not in value:
+            value = {"name": value.get("_name_or_path") or value["model_type"], "config": dict(value)}
+        return checked(ModelConfig, value, "model")
+    if not isinstance(value, str):
+        raise ValueError(f"{shown(value)} is neither a name nor an object; name one that `plan models` lists")
+    if not 1 <= len(value) <= LONGEST_TEXT:
+        raise ValueError(
+            f"{shown(value)} should have 1 to {LONGEST_TEXT} characters; name one that `plan models` lists"
+        )
+    if not value.isprintable():
+        raise ValueError(f"{shown(value)} should be a valid string; name one that `plan models` lists")
     return value
 
 
-ModelInput = Annotated[Name | ModelConfig, BeforeValidator(_from_bare_config)]
-"""The type of a request's field ``model``."""
+ModelInput = Annotated[str | ModelConfig, PlainValidator(_model, json_schema_input_type=Name | ModelConfig)]
+"""The type of a request's field ``model``. (A plain union would name its branches in what it says of a mistake.)"""
 
 
 def architecture_of(model: str | ModelConfig) -> Architecture:

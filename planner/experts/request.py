@@ -1,7 +1,7 @@
 """What a user asks of expert placement: the request document, its statistics inside it.
 
 Recorded statistics are often large: the command line hands the files that it was given over beside the request
-(:class:`planner.experts.asking.Files`), and they stand in the place of the request's own.
+(:class:`planner.experts.decision.Files`), and they stand in the place of the request's own.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _ASKED, _STATISTICS, _RULES = "What to place", "Statistics", "Rules"
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 Count = Annotated[float, Field(ge=0), PLAIN_NUMBER]
 Index = Annotated[int, Field(ge=0, le=10**9), PLAIN_NUMBER]
+Expert = Annotated[int, Field(ge=-1, le=10**9), PLAIN_NUMBER]
 Tokens = Annotated[int, Field(gt=0, le=10**6), PLAIN_NUMBER]
 
 
@@ -52,7 +53,7 @@ class ExpertRoutes(Document):
     """Which experts each token used."""
 
     name: Name
-    experts: tuple[tuple[tuple[int, ...], ...], ...] = Field(
+    experts: tuple[tuple[tuple[Expert, ...], ...], ...] = Field(
         min_length=1, description="[tokens][layers][experts of a token]; of the MoE layers, or of all with −1 for dense"
     )
 

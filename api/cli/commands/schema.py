@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from api.cli.console import flowing
 from api.cli.options import Output
-from api.cli.output import check_target, hand_over
+from api.cli.output import check_target, hand_over_json
 from planner.kinds import KINDS, schema_names
 
 _KINDS = "; ".join(f"{kind.name}: {kind.title}" for kind in KINDS.values())
@@ -35,4 +34,4 @@ def schema(
 
     check_target(output)
     document = kinds.example(what) if example else kinds.schema(what)
-    hand_over(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", output, as_json=True)
+    hand_over_json(document, output, as_json=True)
