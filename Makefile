@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test test-slow lint bench bench-experts bench-silicon pack clean
+.PHONY: plan test test-slow lint diff-plans bench bench-experts bench-silicon pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -20,6 +20,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Every kind of answer, old against new: what moved since tests/benchmarks/diff_plans/expected.json was written.
+diff-plans: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.diff_plans
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.kernels --framework vllm
@@ -52,4 +56,4 @@ $(STAMP): pyproject.toml
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .diff_plans build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -15,9 +15,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from profiles import hardware
-from profiles.errors import DataError, InputError, UnknownName
-from profiles.hardware import Fact, Gpu, Node, add_gpu, fabrics, find_fabric, find_gpu
+from profiles.errors import DataError, InputError
+from profiles.hardware import SHIPPED, Catalogue, Fact, Gpu, Node, fabrics, find_fabric
 
 FILE = "gpus.yaml"
 
@@ -37,16 +36,25 @@ _ASKED: dict[str, str] = {
 """What a driver may leave unsaid, and how to say it."""
 
 
-def add_described(folder: Path | str) -> None:
-    """Makes the types that a store's ``gpus.yaml`` describes known to this process; nothing where it has none.
+def catalogue_with(folders: Iterable[Path | str], catalogue: Catalogue = SHIPPED) -> Catalogue:
+    """``catalogue`` and the types that the ``gpus.yaml`` of these stores' folders describe, where they have one.
 
     Raises:
-        DataError: the file cannot be read, lacks a fact, or contradicts the catalogue.
+        DataError: a file cannot be read, lacks a fact, or contradicts the catalogue or another of the files.
     """
-    file = Path(folder) / FILE
-    if file.is_file():
-        for gpu, node in read_descriptions(file):
-            add_gpu(gpu, node, str(file))
+    for folder in folders:
+        file = Path(folder) / FILE
+        if file.is_file():
+            catalogue = catalogue_with_file(file, catalogue)
+    return catalogue
+
+
+def catalogue_with_file(file: Path, catalogue: Catalogue = SHIPPED) -> Catalogue:
+    """``catalogue`` and the types that ``file`` describes; errors as :func:`catalogue_with`, and where it cannot be
+    opened."""
+    for gpu, node in read_descriptions(file):
+        catalogue = catalogue.describing(gpu, node, str(file))
+    return catalogue
 
 
 def read_descriptions(file: Path) -> list[tuple[Gpu, Node]]:
@@ -118,18 +126,15 @@ def _plain(error: ValidationError | TypeError) -> str:
     return str(error)
 
 
-def keep(folder: Path, names: Iterable[str]) -> None:
-    """Writes the described types among ``names`` into the ``gpus.yaml`` of a store, beside those it has.
+def keep(folder: Path, names: Iterable[str], catalogue: Catalogue) -> None:
+    """Writes the types among ``names`` that ``catalogue`` has described into the ``gpus.yaml`` of a store, beside those
+    it has.
 
     Raises:
         DataError: the file is there and cannot be read, or it cannot be written.
     """
-    places = {node.gpu: node for node in hardware.nodes().values()}
-    wanted = {
-        name: _document(gpu, places[name])
-        for name, gpu in hardware.gpus().items()
-        if name in set(names) and name not in hardware.shipped_gpus()
-    }
+    chosen = set(names)
+    wanted = {name: _document(gpu, node) for name, (gpu, node) in catalogue.described.items() if name in chosen}
     file = folder / FILE
     old = _read(file) if file.is_file() else {}
     if all(old.get(name) == document for name, document in wanted.items()):
@@ -153,27 +158,31 @@ def _document(gpu: Gpu, node: Node) -> dict[str, Any]:
     }
 
 
-def match(device: Mapping[str, Any]) -> Gpu | None:
+def match(device: Mapping[str, Any], catalogue: Catalogue = SHIPPED) -> Gpu | None:
     """The type of a device that describes itself (:meth:`profiles.collect.devices.Device.describe`), or None where
     nobody knows its name.
 
     Raises:
-        InputError: the name is a type's, but its size is not: a slice of a GPU (MIG), or another board.
+        InputError: the name is a type's, but its size is not: a slice of a GPU (MIG), or another board; or several
+            types bear the name and have this size.
     """
-    try:
-        gpu = find_gpu(device["name"])
-    except UnknownName:
-        return None
-    whole = device["sm_count"] == gpu.sm_count and abs(device["memory_bytes"] / gpu.memory_bytes - 1) < 0.1
-    if not whole:
+    named = catalogue.candidates(device["name"])
+    found = [gpu for gpu in named if _is_whole(device, gpu)]
+    if len(found) > 1:
+        return catalogue.find_gpu(device["name"], "device")  # refuses the name, and says what it may mean
+    if named and not found:
+        sizes = "; ".join(f"{gpu.name} has {gpu.sm_count} and {gpu.memory_bytes / 2**30:.1f} GiB" for gpu in named)
         raise InputError(
             f"device {device['name']!r} has {device['sm_count']} SMs (CPUs: cores) and "
-            f"{device['memory_bytes'] / 2**30:.1f} GiB; {gpu.name} has {gpu.sm_count} and "
-            f"{gpu.memory_bytes / 2**30:.1f} GiB",
+            f"{device['memory_bytes'] / 2**30:.1f} GiB; {sizes}",
             "a slice of a GPU (MIG) or a restricted CPU is no such device: measure the whole one, or describe it as a "
             "type with another name",
         )
-    return gpu
+    return found[0] if found else None
+
+
+def _is_whole(device: Mapping[str, Any], gpu: Gpu) -> bool:
+    return bool(device["sm_count"] == gpu.sm_count and abs(device["memory_bytes"] / gpu.memory_bytes - 1) < 0.1)
 
 
 def template(device: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -189,8 +198,8 @@ def template(device: Mapping[str, Any]) -> tuple[str, list[str]]:
         "compute_capability": None,
         "peak_flops": {"bf16": None},
     }
-    for field in Gpu.model_fields:
-        if field not in {*Fact.model_fields, *fields}:
+    for field, declared in Gpu.model_fields.items():
+        if declared.is_required() and field not in {*Fact.model_fields, *fields}:
             fields[field] = None
     fields |= {field: value for field, (value, _) in known.items()}
     if fields["compute_capability"] is None:

@@ -27,6 +27,7 @@ Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="FILE", help="Also write the document there.", rich_help_panel=SHOWN),
 ]
+JsonOutput = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Also write the JSON there.")]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress and no notes on standard error.", rich_help_panel=SHOWN)
 ]

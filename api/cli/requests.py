@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from profiles.errors import InputError
 
 if TYPE_CHECKING:
+    from profiles.hardware import Catalogue
     from profiles.store import ProfileStore
 
 STDIN = "-"
@@ -38,7 +39,13 @@ def read_request(source: str | None, schema: str) -> tuple[dict[str, Any], Path]
 
 
 def gathered(
-    asked: Mapping[str, Any], source: str | None, schema: str, *, needed: Sequence[str] = (), example: str = ""
+    asked: Mapping[str, Any],
+    source: str | None,
+    schema: str,
+    catalogue: Catalogue,
+    *,
+    needed: Sequence[str] = (),
+    example: str = "",
 ) -> tuple[dict[str, Any], Path]:
     """The fields of a request: those of its document, replaced by the options ``asked`` beside it, with the files that
     ``model`` and ``cluster`` name put in; and the folder that other files of the document are relative to.
@@ -52,10 +59,10 @@ def gathered(
         if name not in asked and name not in document:
             raise InputError(f"--{name} is missing", f"for example: {example}")
     rest = {name: value for name, value in document.items() if name not in asked}
-    return {**with_files(rest, folder), **with_files(asked, Path())}, folder
+    return {**with_files(rest, folder, catalogue), **with_files(asked, Path(), catalogue)}, folder
 
 
-def with_files(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def with_files(fields: Mapping[str, Any], folder: Path, catalogue: Catalogue) -> dict[str, Any]:
     """``fields`` with the ``config.json`` that ``model`` names and the YAML file that ``cluster`` names put in."""
     out = dict(fields)
     if isinstance(model := out.get("model"), str):
@@ -65,7 +72,7 @@ def with_files(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(cluster := out.get("cluster"), str):
         from planner.contract.clusters import parse_cluster
 
-        out["cluster"] = parse_cluster(_at(folder, cluster))
+        out["cluster"] = parse_cluster(_at(folder, cluster), catalogue=catalogue)
     return out
 
 
@@ -87,13 +94,13 @@ def taken_paths(document: dict[str, Any], name: str, folder: Path) -> list[Path]
     return [folder / each for each in named]
 
 
-def measured_stores(profiles: Sequence[Path] | None) -> list[ProfileStore]:
-    """The profile stores in folders; the GPU types that they describe are known from now on."""
+def measured_stores(profiles: Sequence[Path] | None) -> tuple[list[ProfileStore], Catalogue]:
+    """The profile stores in folders, and the catalogue with the GPU types that they describe."""
+    from profiles.descriptions import catalogue_with
+
+    catalogue = catalogue_with(profiles or ())
     if not profiles:
-        return []
-    from profiles.descriptions import add_described
+        return [], catalogue
     from profiles.store import ProfileStore
 
-    for folder in profiles:
-        add_described(folder)  # before names of GPUs are looked up
-    return [ProfileStore(folder) for folder in profiles]
+    return [ProfileStore(folder) for folder in profiles], catalogue

@@ -33,11 +33,11 @@ from costmodels.kernels.kernel_models import (
     load_rows,
 )
 from costmodels.kernels.overlay import Overlay, lay_over
-from costmodels.kernels.row_sources import same_kernels, stand_ins
+from costmodels.kernels.row_sources import same_kernels, sources_of
 from costmodels.kernels.trees import Trees
 from costmodels.operations.roofline import Columns, Hardware
-from profiles.errors import UnknownName
-from profiles.hardware import Gpu, find_gpu
+from profiles.descriptions import catalogue_with
+from profiles.hardware import Catalogue, Gpu
 from profiles.measurements import DTYPES
 from profiles.shipped import shipped
 from profiles.store import ProfileStore, shipped_pack
@@ -84,7 +84,8 @@ class CostModel:
 
     Args:
         gpu: the GPU type.
-        framework: ``vllm``, ``sglang`` or ``trtllm``: whose kernels run.
+        framework: name of the serving framework whose kernels run. One without rows is answered by stand-ins, and
+            :attr:`notes` say so; that there is such a framework is for the caller to check.
         store: the measurements; default the pack that ships.
         progress: called with a line of text before each slow preparation (fitting a forest takes seconds,
             once).
@@ -100,8 +101,6 @@ class CostModel:
         progress: Progress | None = None,
         measured: Sequence[ProfileStore] = (),
     ) -> None:
-        if framework not in stand_ins():
-            raise UnknownName("framework", framework, stand_ins())
         self.gpu = gpu
         self.framework = framework
         self.store = store or shipped_pack()
@@ -118,6 +117,11 @@ class CostModel:
         if framework not in self._siblings:
             self._siblings[framework] = CostModel(self.gpu, framework, self.store, self._progress, self.measured)
         return self._siblings[framework]
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """What the stores know by name: the shipped hardware and the types that they describe."""
+        return catalogue_with(store.path for store in (self.store, *self.measured))
 
     @cached_property
     def version(self) -> str:
@@ -183,11 +187,11 @@ class CostModel:
         return self._kernels[operation]
 
     def _load(self, operation: str) -> _Loaded:
-        hardware = hardware_of(self.store, operation)
+        hardware = hardware_of(self.store, operation, self.catalogue)
         own = Hardware.of([self.gpu])
         rows = load_rows(self.store, operation, self.framework, own, gpu=self.gpu.name)
         overlay = lay_over(self.measured, operation, self.framework, self.gpu.name, rows)
-        order = stand_ins()[self.framework]
+        order = sources_of(self.framework)
         row_sources: dict[int, set[str]] = {}
         for part in (rows, overlay.rows):
             for dtype in np.unique(part.columns["dtype"]):
@@ -209,7 +213,7 @@ class CostModel:
 
     def _is_foreign(self, operation: str) -> bool:
         """Whether no GPU of this vendor was measured."""
-        vendors = {find_gpu(name).vendor for name in self.store.values(operation, "gpu")}
+        vendors = {self.catalogue.find_gpu(name).vendor for name in self.store.values(operation, "gpu")}
         return self.gpu.vendor not in vendors
 
     def _fitted(self, operation: str, hardware: Hardware) -> Fitted | None:

@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import stdtrit
 
+from costmodels.arrays import concatenate_rows, take_rows
 from costmodels.estimates import COVERAGE, Floats, Ints
 from costmodels.kernels.features import FAMILIES
 from costmodels.operations.roofline import CODES, ROUTING_SKEW, Columns, Hardware, times_us
@@ -85,15 +86,10 @@ class Points:
         return len(self.partition)
 
     def take(self, index: Ints) -> Points:
-        return Points(self.place[index], self.partition[index], self.known[index], self.claimed[index])
+        return take_rows(self, index)
 
     def joined(self, more: Points) -> Points:
-        return Points(
-            np.concatenate([self.place, more.place]),
-            np.concatenate([self.partition, more.partition]),
-            np.concatenate([self.known, more.known]),
-            np.concatenate([self.claimed, more.claimed]),
-        )
+        return concatenate_rows([self, more])
 
 
 def points(

@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from costmodels.arrays import take_rows
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.kernels import forest as forests
 from costmodels.kernels.features import FAMILIES, Family, base_us, matrix
-from costmodels.kernels.row_sources import stand_ins
+from costmodels.kernels.row_sources import sources_of
 from costmodels.operations.roofline import CODES, Columns, Hardware, roofline_us
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from profiles.errors import DataError
-from profiles.hardware import Gpu, find_gpu
+from profiles.hardware import SHIPPED, Catalogue, Gpu
 from profiles.measurements import OPERATIONS
 from profiles.store import ProfileStore
 
@@ -48,8 +49,7 @@ class Rows:
     origin: NDArray[np.int8]  # index into the framework's order of row_sources
 
     def take(self, index: Ints) -> Rows:
-        columns = {name: values[index] for name, values in self.columns.items()}
-        return Rows(columns, self.gpu[index], self.latency_us[index], self.origin[index])
+        return take_rows(self, index)
 
 
 def coded(operation: str, table: pd.DataFrame) -> dict[str, NDArray[np.generic]]:
@@ -66,7 +66,7 @@ def coded(operation: str, table: pd.DataFrame) -> dict[str, NDArray[np.generic]]
 def load_rows(store: ProfileStore, operation: str, framework: str, hardware: Hardware, gpu: str | None = None) -> Rows:
     """The rows that speak for ``framework``: its own, and where a (GPU, precision, kind) has none, a
     stand-in's."""
-    order = stand_ins()[framework]
+    order = sources_of(framework)
     names = ["gpu", "num_gpus", "dtype", *OPERATIONS[operation].shape_names, "latency_us"]
     parts: list[Rows] = []
     seen = np.zeros(0, np.uint64)
@@ -340,6 +340,6 @@ def doublings_outside(measured: Ranges, q: Columns) -> Floats:
     return out
 
 
-def hardware_of(store: ProfileStore, operation: str) -> Hardware:
-    """The GPUs that have rows of ``operation``, as arrays; unknown GPU names are refused by the catalogue."""
-    return Hardware.of([find_gpu(name) for name in store.values(operation, "gpu")])
+def hardware_of(store: ProfileStore, operation: str, catalogue: Catalogue = SHIPPED) -> Hardware:
+    """The GPUs that have rows of ``operation``, as arrays; names that ``catalogue`` lacks are refused."""
+    return Hardware.of([catalogue.find_gpu(name) for name in store.values(operation, "gpu")])

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from costmodels.arrays import take_rows
 from costmodels.estimates import Floats
 from costmodels.kernels.kernel_models import Rows, coded, error_partitions, question_keys
-from costmodels.kernels.row_sources import same_kernels, stand_ins
+from costmodels.kernels.row_sources import same_kernels, sources_of
 from costmodels.operations.roofline import CODES
 from profiles.measurements import DTYPES, OPERATIONS
 from profiles.store import ProfileStore
@@ -50,16 +51,16 @@ class Overlay:
         return len(self.rows.gpu)
 
     def take(self, index: np.ndarray) -> Overlay:
-        return Overlay(self.rows.take(index), self.down[index], self.up[index], self.unused)
+        return take_rows(self, index)
 
 
 def lay_over(stores: Sequence[ProfileStore], operation: str, framework: str, gpu: str, shipped: Rows) -> Overlay:
     """The rows of ``stores`` for ``operation`` on ``gpu`` that are laid over ``shipped`` (the pack's, same GPU).
 
-    Per precision and kind, the best row_source's rows are used (:func:`costmodels.kernels.row_sources.stand_ins`),
+    Per precision and kind, the best row_source's rows are used (:func:`costmodels.kernels.row_sources.sources_of`),
     unless they only stand in and the pack has rows of the framework's own kernels.
     """
-    order = stand_ins()[framework]
+    order = sources_of(framework)
     names = ["num_gpus", "dtype", *OPERATIONS[operation].shape_names, "latency_us", "latency_p10_us", "latency_p90_us"]
     parts = [store.query(operation, gpu=gpu, columns=[*names, "framework"]) for store in stores]
     parts = [part for part in parts if len(part)]
@@ -117,7 +118,7 @@ def _overlay(operation: str, table: pd.DataFrame, origin: np.ndarray, unused: tu
 
 def own_rows(rows: Rows, operation: str, framework: str) -> np.ndarray:
     """Which of ``rows`` time the framework's own kernels, shape [n]."""
-    order = stand_ins()[framework]
+    order = sources_of(framework)
     own = np.zeros(len(rows.gpu), dtype=bool)
     for origin in np.unique(rows.origin):
         for dtype in np.unique(rows.columns["dtype"]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -16,10 +17,12 @@ from typing import Any
 
 from costmodels.models.architecture import Architecture
 from costmodels.models.huggingface import parse_config
+from costmodels.models.model_names import readings
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.shipped import BROKEN
 
 BUNDLED = Path(__file__).parent / "architectures"
+_ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class RegisteredModel:
 def find_architecture(model: str, *, allow_paths: bool = True) -> Architecture:
     """The architecture of a bundled model or of a ``config.json``.
 
-    ``model``: a name on the Hugging Face Hub in any case, without its organisation where that is unambiguous;
+    ``model``: a name on the Hugging Face Hub in any case, without its organisation where that is unambiguous, or the
+    name of a checkpoint of which another is bundled (:mod:`costmodels.models.model_names`; ``notes`` then say which);
     or the path of a ``config.json`` or of a folder that has one (unless ``allow_paths`` is false: a service
     should not read whatever path a stranger names). Raises :class:`UnknownName` (the hint has the nearest
     names), and what :func:`~costmodels.models.huggingface.parse_config` raises.
@@ -51,12 +55,38 @@ def find_architecture(model: str, *, allow_paths: bool = True) -> Architecture:
     path = _existing(model) if allow_paths else None
     if path is not None:
         return _from_path(path)
+    understood = _understood(model)
+    if understood is not None:
+        return understood
+    fetch = f"hf download {model} config.json --local-dir DIR" if _ON_THE_HUB.fullmatch(model) else ""
+    way_out = "the path of a config.json, or of the folder that holds it, works too" if allow_paths else ""
     raise UnknownName(
         "model",
         model,
         {name for name, _ in names.values()},
-        "the path of a config.json, or of the folder that holds it, works too" if allow_paths else "",
+        f"{way_out} ({fetch} gets it)" if way_out and fetch else way_out,
     )
+
+
+def _understood(model: str) -> Architecture | None:
+    """The architecture of a bundled relative of ``model``: same layers, the precision that its name says."""
+    names = _index()
+    for reading in readings(model):
+        found = names.get(reading.name.casefold())
+        if found is None:
+            continue
+        relative = _bundled(*found)
+        note = f"its config.json is not shipped; read as that of {relative.name}"
+        if reading.precision is None:
+            return dataclasses.replace(relative, name=model, notes=(*relative.notes, note))
+        if relative.weight_precision not in ("bf16", "fp16"):
+            continue  # quantized again: nothing that the name tells
+        note += f", every linear layer in {reading.precision} as its name says; which layers it leaves in 16 bits "
+        note += "only its own config.json tells"
+        return dataclasses.replace(
+            relative, name=model, weight_precision=reading.precision, exceptions=(), notes=(*relative.notes, note)
+        )
+    return None
 
 
 def _existing(model: str) -> Path | None:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
+from costmodels.arrays import take_rows
 from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.features import LAUNCH_US
 from costmodels.models.architecture import Architecture
-from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.roofline import times_us
 from costmodels.origins import MEASURED
 from costmodels.serving.frameworks.calibration import Calibration, Spread
-from costmodels.serving.frameworks.framework import Framework
 from costmodels.step.communication import Network, across_nodes, exchange_times, point_to_point_us
-from costmodels.step.operators import ACTIVATION_BYTES, Batch, StepWork, step_work
+from costmodels.step.operators import ACTIVATION_BYTES, Batch, StepWork
 
 ELEMENTWISE_SPREAD = 0.4
 """Half-width (log) of the interval of the elementwise rest, which the pack does not time: between perfect
@@ -44,14 +44,7 @@ class StepTimes:
     memory_us: Floats
 
     def take(self, index: Ints) -> StepTimes:
-        parts = {part: values[index] for part, values in self.parts.items()}
-        return StepTimes(
-            self.latency.take(index),
-            self.stage.take(index),
-            parts,
-            self.compute_us[index],
-            self.memory_us[index],
-        )
+        return take_rows(self, index)
 
 
 PARTS = {
@@ -66,30 +59,20 @@ PARTS = {
 
 def step_times(
     model: Architecture,
-    precision: Precision,
-    cost: CostModel,
-    network: Network,
-    framework: Framework,
+    work: StepWork,
     layouts: Layouts,
     batch: Batch,
-    routing: str,
-    *,
-    calibration: Calibration | None = None,
+    cost: CostModel,
+    row_sources: Mapping[str, CostModel],
+    network: Network,
+    calibration: Calibration,
 ) -> StepTimes:
-    """Times of one step of each candidate (``layouts`` and ``batch`` row by row).
+    """Times of one step of each candidate (``layouts``, ``batch`` and their ``work`` row by row).
 
     Args:
-        calibration: in place of the framework's own (to fit one).
+        row_sources: by operation, what answers in the place of ``cost``.
     """
     n = len(layouts)
-    calibration = calibration or framework.calibration
-    row_sources = {}
-    for operation, part in (("moe", "experts"), ("gemm", "dense")):
-        entry = framework.stand_in(operation, cost.gpu, precision.of(part))
-        if entry is not None:
-            precision = replace(precision, **{part: entry.measured_as})  # type: ignore[arg-type]
-            row_sources[operation] = cost.under(entry.measured_under)
-    work = step_work(model, precision, layouts, batch, routing)
     busy = np.zeros((2, n))
     by_part: dict[str, list[Estimates]] = {
         part: [

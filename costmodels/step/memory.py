@@ -18,8 +18,10 @@ from costmodels.models.architecture import (
     GatedDeltaNet,
     GroupedQueryAttention,
     LatentAttention,
+    LayerGroup,
     MixtureOfExperts,
 )
+from costmodels.models.mixers import Mixer
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.roofline import WEIGHT_BYTES
@@ -64,25 +66,31 @@ def weights_bytes(model: Architecture, precision: Precision, layouts: Layouts) -
     """Weights on the fullest GPU: the stage with most layers, and the embedding or the head."""
     layers = np.zeros(len(layouts))
     for group in model.layer_groups:
-        layers += group.count * _layer_bytes(
-            model, precision, layouts, group.attention, group.feed_forward, group.norms
-        )
+        layers += group.count * _layer_bytes(model, precision.within(group), layouts, group)
     fullest_stage = np.ceil(model.layers / layouts.pp) / model.layers
     table = model.embedding_parameters * 2.0 / layouts.tp
     tables = np.where((layouts.pp == 1) & (not model.tied_embeddings), 2 * table, table)
-    return layers * fullest_stage + tables
+    whole = (model.small_parameters + model.position_table_elements) * 2.0
+    # The image encoder is on the first stage, split over its GPUs.
+    vision = model.vision.parameters * 2.0 / layouts.tp if model.vision else 0.0
+    return layers * fullest_stage + tables + whole + vision
 
 
-def _layer_bytes(
-    model: Architecture, precision: Precision, layouts: Layouts, attention: object, ffn: object, norms: int
-) -> Floats:
-    hidden, tp = model.hidden, layouts.tp
+def _layer_bytes(model: Architecture, precision: Precision, layouts: Layouts, group: LayerGroup) -> Floats:
+    hidden, tp, attention, ffn = model.hidden, layouts.tp, group.attention, group.feed_forward
     qkv, out = WEIGHT_BYTES[precision.attention_qkv], WEIGHT_BYTES[precision.attention_output]
-    total = np.full(len(layouts), norms * hidden * 2.0)
-    if isinstance(attention, GroupedQueryAttention):
+    total = np.full(len(layouts), group.norms * hidden * 2.0)
+    if group.residual is not None:
+        total += group.residual.parameters(hidden) * 4.0  # kept in fp32
+    if isinstance(attention, Mixer):
+        for weights in attention.weights(hidden):
+            element = 2.0 if weights.part == "16-bit" else WEIGHT_BYTES[precision.of(weights.part)]
+            total += weights.elements * element / np.minimum(tp, weights.pieces)
+    elif isinstance(attention, GroupedQueryAttention):
         heads, kv_heads = attention.heads / tp, np.maximum(attention.kv_heads / tp, 1.0)
-        width = heads * (2 if attention.gated_output else 1) + 2 * kv_heads
-        total += hidden * width * attention.head_dim * qkv + heads * attention.head_dim * hidden * out
+        query = np.asarray(heads) * (attention.head_dim * (2 if attention.gated_output else 1) + attention.head_gate)
+        cached = attention.head_dim + attention.value_head_dim
+        total += hidden * (query + kv_heads * cached) * qkv + heads * attention.value_head_dim * hidden * out
     elif isinstance(attention, GatedDeltaNet):
         values = attention.value_heads * attention.value_dim
         small = hidden * 2 * attention.value_heads + attention.convolved * attention.conv_kernel
@@ -98,18 +106,17 @@ def _layer_bytes(
         # do).
         absorbed = attention.kv_lora_rank * (attention.qk_nope_head_dim + attention.v_head_dim) * 2.0
         total += hidden * shared * qkv + heads * (per_head * qkv + absorbed)
-        total += heads * attention.v_head_dim * hidden * out
+        output = heads * attention.v_head_dim * hidden
+        total += output * out + (output * qkv if attention.output_gate else 0.0)
         if attention.indexer is not None:  # whole on every GPU
             total += attention.indexer.parameters(hidden, attention.q_lora_rank) * qkv
     if isinstance(ffn, DenseFeedForward):
         total += ffn.parameters(hidden) * WEIGHT_BYTES[precision.dense] / tp
     elif isinstance(ffn, MixtureOfExperts):
-        expert = DenseFeedForward(ffn.intermediate, ffn.gated, ffn.bias).parameters(hidden)
-        total += ffn.experts * expert * WEIGHT_BYTES[precision.experts] / (layouts.ep * layouts.moe_tp)
-        total += hidden * ffn.experts * 2.0
-        if ffn.shared_intermediate:
-            shared_part = DenseFeedForward(ffn.shared_intermediate, ffn.gated).parameters(hidden)
-            total += shared_part * WEIGHT_BYTES[precision.shared_experts] / tp
+        routed = ffn.experts * ffn.expert_parameters(hidden)
+        total += routed * WEIGHT_BYTES[precision.experts] / (layouts.ep * layouts.moe_tp)
+        total += ffn.router_parameters(hidden) * 2.0
+        total += ffn.shared_parameters(hidden) * WEIGHT_BYTES[precision.shared_experts] / tp
     return total
 
 
@@ -122,6 +129,9 @@ def kv_bytes_per_sequence(
     total = np.zeros(len(layouts))
     for group in model.layer_groups:
         attention = group.attention
+        if isinstance(attention, Mixer):
+            total += group.count * attention.cache_bytes(length, layouts.tp, WEIGHT_BYTES[precision.kv])
+            continue
         kept = np.minimum(length, attention.window_tokens) if attention.window_tokens else length
         total += group.count * (_bytes_per_token(attention, precision, layouts) * kept)
         if isinstance(attention, GatedDeltaNet):
@@ -133,7 +143,8 @@ def _bytes_per_token(attention: Attention, precision: Precision, layouts: Layout
     """What one token adds to the cache of one layer on one GPU, shape [n]."""
     element = WEIGHT_BYTES[precision.kv]
     if isinstance(attention, GroupedQueryAttention):
-        return np.asarray(2 * np.maximum(attention.kv_heads / layouts.tp, 1.0) * attention.head_dim * element)
+        cached = attention.head_dim + attention.value_head_dim
+        return np.asarray(np.maximum(attention.kv_heads / layouts.tp, 1.0) * cached * element)
     index = attention.indexer if isinstance(attention, LatentAttention) else None
     whole = attention.kv_elements_per_token() * element + (index.cache_bytes_per_token() if index else 0)
     return np.full(len(layouts), float(whole))
@@ -172,7 +183,8 @@ def memory(
         if isinstance(ffn, MixtureOfExperts):
             # Grouped products: gate, up and activation of every (token, expert) pair of this GPU, and its output.
             pairs = layouts.dp * ffn.top_k / layouts.ep
-            experts = np.maximum(experts, pairs * (3 * ffn.intermediate / layouts.moe_tp + model.hidden))
+            width = ffn.latent or model.hidden
+            experts = np.maximum(experts, pairs * (3 * ffn.intermediate / layouts.moe_tp + width))
     activations = token_budget * (per_token + gathered + experts) * 2.0 + logits
     groups = (layouts.tp > 1).astype(float) + (layouts.dp > 1) + (layouts.pp > 1)
     communication = groups * facts.communication_bytes_per_peer_group

@@ -23,8 +23,10 @@ from costmodels.models.architecture import (
     LatentAttention,
     LayerGroup,
     MixtureOfExperts,
+    NoFeedForward,
 )
-from costmodels.models.precision import Precision
+from costmodels.models.mixers import NoMixer
+from costmodels.models.precision import Precision, require_timed_layers
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.roofline import code
 
@@ -128,16 +130,21 @@ def step_work(model: Architecture, precision: Precision, layouts: Layouts, batch
 
     Args:
         routing: skew of tokens over experts, a value of :data:`costmodels.operations.roofline.CODES`\\ ``["routing"]``.
+
+    Raises:
+        Unsupported: layers whose kernels have no times.
     """
+    require_timed_layers(model)
     work = StepWork(len(layouts))
     tokens = batch.tokens
     for group in model.layer_groups:
-        _attention(work, model, precision, layouts, batch, group)
-        ffn = group.feed_forward
+        local, ffn = precision.within(group), group.feed_forward
+        if not isinstance(group.attention, NoMixer):
+            _attention(work, model, local, layouts, batch, group)
         if isinstance(ffn, MixtureOfExperts):
-            _experts(work, model, precision, layouts, batch, ffn, group.count, routing)
-        else:
-            _dense(work, model.hidden, ffn, precision.dense, layouts.tp, tokens, group.count)
+            _experts(work, model, local, layouts, batch, ffn, group.count, routing)
+        elif not isinstance(ffn, NoFeedForward):
+            _dense(work, model.hidden, ffn, local.dense, layouts.tp, tokens, group.count)
             work.exchange("all_reduce", _hidden_bytes(model, tokens), layouts.tp, group.count)
         # Each norm adds the residual: it reads and writes both the residual and the activations.
         work.touch(group.norms * 4 * _hidden_bytes(model, tokens), group.norms, group.count)
@@ -166,10 +173,12 @@ def _attention(
         _grouped_query(work, model, precision, layouts, batch, attention, group.count)
     elif isinstance(attention, GatedDeltaNet):
         _delta_net(work, model, precision, layouts, batch, attention, group.count)
-    elif attention.indexer is not None:
+    elif isinstance(attention, LatentAttention) and attention.indexer is not None:
         _sparse(work, model, precision, layouts, batch, attention, attention.indexer, group.count)
-    else:
+    elif isinstance(attention, LatentAttention):
         _latent(work, model, precision, layouts, batch, attention, group.count)
+    else:
+        raise NotImplementedError(f"{type(attention).__name__} asks for nothing")  # require_timed_layers refused it
     work.exchange("all_reduce", _hidden_bytes(model, batch.tokens), layouts.tp, group.count)
 
 
@@ -184,14 +193,17 @@ def _grouped_query(
 ) -> None:
     heads = attention.heads // layouts.tp
     kv_heads = np.maximum(attention.kv_heads // layouts.tp, 1)  # replicated where tp exceeds them
-    width = heads * (2 if attention.gated_output else 1) + 2 * kv_heads
-    _product(work, precision.attention_qkv, batch.tokens, width * attention.head_dim, model.hidden, count)
+    query = heads * attention.head_dim * (2 if attention.gated_output else 1)
+    width = query + kv_heads * (attention.head_dim + attention.value_head_dim)
+    gates = heads if attention.head_gate else 0
+    _product(work, precision.attention_qkv, batch.tokens, width + gates, model.hidden, count)
     shape = {
         "dtype": code("dtype", "bf16"),
         "kv_dtype": code("kv_dtype", precision.kv),
         "heads": heads,
         "kv_heads": kv_heads,
-        "head_dim": attention.head_dim,
+        # FLOPs and bytes go by the mean of the two widths.
+        "head_dim": (attention.head_dim + attention.value_head_dim) // 2,
     }
     windows = attention.window_tokens
     # A window that no sequence reaches is full attention.
@@ -216,9 +228,9 @@ def _grouped_query(
         context_tokens=batch.context,
         **verified,
     )
-    _product(work, precision.attention_output, batch.tokens, model.hidden, heads * attention.head_dim, count)
+    _product(work, precision.attention_output, batch.tokens, model.hidden, heads * attention.value_head_dim, count)
     # Rotary embedding and the cache write each read and write the q, k, v of the rank.
-    work.touch(batch.tokens * width * attention.head_dim * (2.0 * 2 * ACTIVATION_BYTES), 2, count)
+    work.touch(batch.tokens * width * (2.0 * 2 * ACTIVATION_BYTES), 2, count)
 
 
 def _latent(
@@ -352,18 +364,21 @@ def _experts(
     count: int,
     routing: str,
 ) -> None:
-    tokens = batch.tokens
+    tokens, width = batch.tokens, ffn.latent or model.hidden
     everyone = np.maximum(np.rint(batch.expert_tokens * layouts.dp), 1).astype(np.int64)
-    _product(work, "bf16", tokens, ffn.experts, model.hidden, count)
+    _product(work, "bf16", tokens, ffn.experts + ffn.idle_experts, model.hidden, count)
+    if ffn.latent:
+        _product(work, "bf16", tokens, ffn.latent, model.hidden, count)
+        _product(work, "bf16", tokens, model.hidden, ffn.latent, count)
     work.ask(
         "moe",
         count,
         tokens > 0,
         dtype=code("dtype", precision.experts),
         tokens=everyone,
-        hidden=model.hidden,
+        hidden=width,
         intermediate=ffn.intermediate,
-        top_k=ffn.top_k,
+        top_k=ffn.working_top_k,
         experts=ffn.experts,
         moe_tp=layouts.moe_tp,
         moe_ep=layouts.ep,
@@ -380,7 +395,7 @@ def _experts(
     # after the experts.
     alone = layouts.dp == 1
     work.exchange("all_reduce", np.where(alone, _hidden_bytes(model, tokens), 0.0), layouts.tp, count)
-    gathered = np.where(alone, 0.0, _hidden_bytes(model, everyone))
+    gathered = np.where(alone, 0.0, everyone * float(width * ACTIVATION_BYTES))
     for kind in ("all_gather", "reduce_scatter"):
         work.exchange(kind, gathered, layouts.stage_gpus, count)
 

@@ -8,14 +8,17 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
 
 from profiles.errors import InputError, UnknownName
+from profiles.hardware import SHIPPED, Catalogue
 
 LONGEST_TEXT = 4096
 """Characters of a short form, a name or a path: more is a mistake or an attack."""
 
 _NUMBERS = re.compile(r"\[\n\s+([-+.0-9eE,\s]+?)\n\s+\]")  # no string in JSON holds a line break
+
+_CATALOGUE = "catalogue"  # in the context of a validation
 
 _SHOWN = 80  # characters of a wrong value that a message repeats
 
@@ -71,12 +74,19 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 D = TypeVar("D", bound=BaseModel)
 
 
-def checked(kind: type[D], fields: object, where: str) -> D:
-    """``kind(**fields)`` with pydantic's report turned into one clear :class:`InputError`."""
+def checked(kind: type[D], fields: object, where: str, catalogue: Catalogue = SHIPPED) -> D:
+    """``kind(**fields)`` with pydantic's report turned into one clear :class:`InputError`; ``catalogue`` is what its
+    validators look names of hardware up in (:func:`catalogue_of`)."""
     try:
-        return kind.model_validate(fields)
+        return kind.model_validate(fields, context={_CATALOGUE: catalogue})
     except ValidationError as error:
         raise validation_error(error, where) from error
+
+
+def catalogue_of(info: ValidationInfo) -> Catalogue:
+    """The catalogue of a validation; what ships where none was given."""
+    given: Catalogue = (info.context or {}).get(_CATALOGUE, SHIPPED)
+    return given
 
 
 def shown(value: object) -> str:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.names import framework_names
 from planner.contract.documents import Document
 from planner.contract.expert_placement import ExpertPlacement
 
-FrameworkName = Literal["vllm", "sglang", "trtllm"]
+
+class _KnownFrameworks:
+    """Puts the names there are into the JSON Schema."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(core), "enum": list(framework_names())}
+
+
+FrameworkName = Annotated[str, AfterValidator(lambda name: find_framework(name).name), _KnownFrameworks()]
+"""A framework by its name, whatever its case and hyphens."""
+
 PrecisionName = Literal["bf16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4"]
 KvPrecisionName = Literal["bf16", "fp8"]
 Role = Literal["aggregated", "prefill", "decode"]

@@ -5,9 +5,8 @@ What a field is of, and its default, are the field's own; :mod:`api.cli.options`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
-from planner.contract.engine import FrameworkName
+from costmodels.serving.frameworks.names import framework_choices
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,4 @@ class Option:
     show_default: bool = True
 
 
-def listed(names: tuple[str, ...]) -> str:
-    """``a, b or c``."""
-    return f"{', '.join(names[:-1])} or {names[-1]}"
-
-
-FRAMEWORK_HELP = f"{listed(get_args(FrameworkName))}."
+FRAMEWORK_HELP = f"{framework_choices()}."

@@ -25,7 +25,9 @@ from planner.experts.report import Said, assemble
 from planner.experts.request import ExpertCounts, PlacementRequest
 from planner.experts.routes import RecordedRoutes, count_routes, loads_of_routes, read_routes
 from planner.experts.synthetic import synthetic_loads
+from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, UnknownName, Unsupported
+from profiles.hardware import SHIPPED, Catalogue
 from profiles.store import ProfileStore
 
 
@@ -64,21 +66,25 @@ def place_experts(
         InputError, UnknownName, Unsupported: the request or its statistics cannot be understood or modelled.
         Infeasible: what :func:`planner.experts.placing.place` raises.
     """
-    job, said = prepared(request, files)
+    catalogue = catalogue_with(each.path for each in (*([store] if store else ()), *measured))
+    job, said = prepared(request, files, catalogue)
     check_slots(job.slots, form)
     placed = place(job, store=store, measured=measured, progress=progress)
     return placed, validated(assemble(placed, request.cluster, said), parse_placement)
 
 
-def prepared(request: PlacementRequest, files: Files = NO_FILES) -> tuple[PlacementJob, Said]:
-    """The job, with all statistics read and checked, and what the document says beside what is found.
+def prepared(
+    request: PlacementRequest, files: Files = NO_FILES, catalogue: Catalogue = SHIPPED
+) -> tuple[PlacementJob, Said]:
+    """The job, with all statistics read and checked, and what the document says beside what is found; GPUs are looked
+    up in ``catalogue``.
 
     Raises:
         InputError, Unsupported: what the readers raise; fields that contradict each other.
     """
     architecture = architecture_of(request.model)
     model = moe_model(architecture)
-    ranks = Ranks.of(request.cluster)
+    ranks = Ranks.of(request.cluster, catalogue)
     slots = slots_of(ranks, model.experts, request.slots_per_gpu, request.redundant)
     routed = files.routes is not None or request.routes is not None
     if request.objective == "traffic" and not routed:

@@ -79,9 +79,9 @@ class LayerClock:
         tokens: float,
     ) -> None:
         self.ffn = expert_layer(model)
-        self.hidden, self.precision = model.hidden, precision
+        self.hidden, self.precision = self.ffn.latent or model.hidden, precision
         self.costs, self.kind, self.network = costs, kind, network
-        self.pairs = tokens * self.ffn.top_k
+        self.pairs = tokens * self.ffn.working_top_k
         self._products: dict[tuple[str, int], Curve] = {}
         self._inside, self._outside = self._links()
 

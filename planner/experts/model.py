@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodels.models.architecture import Architecture, DenseFeedForward, MixtureOfExperts
+from costmodels.models.architecture import Architecture, MixtureOfExperts
 from costmodels.models.precision import Precision
 from costmodels.operations.roofline import WEIGHT_BYTES
 from planner.experts.placement import Ints
@@ -59,5 +59,4 @@ def moe_model(architecture: Architecture) -> MoeModel:
 def copy_bytes(architecture: Architecture, precision: Precision) -> float:
     """Weights of one copy of one expert in one layer."""
     ffn = expert_layer(architecture)
-    one = DenseFeedForward(ffn.intermediate, ffn.gated, ffn.bias).parameters(architecture.hidden)
-    return one * WEIGHT_BYTES[precision.experts]
+    return ffn.expert_parameters(architecture.hidden) * WEIGHT_BYTES[precision.experts]

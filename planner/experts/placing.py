@@ -24,7 +24,6 @@ from planner.experts.replan import Replanned, replan
 from planner.experts.routes import RecordedRoutes
 from planner.experts.traffic import Near, fewest
 from profiles.errors import Infeasible, Unsupported
-from profiles.hardware import find_gpu
 from profiles.store import ProfileStore
 
 TOLERANCES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -126,6 +125,7 @@ def place(
     """
     check_room(job.model.experts, job.ranks.topology(job.slots))
     _check_memory(job)
+    find_gpu = job.ranks.catalogue.find_gpu
     costs = {gpu: CostModel(find_gpu(gpu), job.framework, store, progress, measured) for gpu in _kinds(job)}
     decided = _decided(job, _clocks(job, job.ranks, costs))
     clocks = _clocks(job, decided.ranks, costs)
@@ -247,7 +247,7 @@ def _kinds(job: PlacementJob) -> tuple[str, ...]:
     """GPU types of the group; raises Unsupported where one cannot run the precision."""
     kinds = tuple(dict.fromkeys(job.ranks.kinds))
     for kind in kinds:
-        why = missing_hardware(job.precision, find_gpu(kind))
+        why = missing_hardware(job.precision, job.ranks.catalogue.find_gpu(kind))
         if why is not None:
             raise Unsupported(f"precision: {why}", "choose another --precision or another GPU type")
     return kinds
@@ -257,7 +257,7 @@ def _check_memory(job: PlacementJob) -> None:
     """Raises Infeasible where the experts alone fill a GPU."""
     one = copy_bytes(job.architecture, job.precision) * len(job.model.moe_layers)
     for rank, (kind, slots) in enumerate(zip(job.ranks.kinds, job.slots.tolist(), strict=True)):
-        room = find_gpu(kind).memory_bytes
+        room = job.ranks.catalogue.find_gpu(kind).memory_bytes
         if slots * one > room:
             raise Infeasible(
                 f"slots: {slots} experts in {len(job.model.moe_layers)} layers are {slots * one / 2**30:,.0f} GiB, "

@@ -21,7 +21,6 @@ from planner.experts.placing import Placed, PlacementJob
 from planner.experts.replan import transfer
 from planner.experts.robust import average
 from profiles.errors import Unsupported
-from profiles.hardware import find_gpu
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def _moves(placed: Placed) -> doc.Moves | None:
     if found is None:
         return None
     job, ranks = placed.job, placed.decided.ranks
-    kinds = [find_gpu(kind).scale_up_bytes_per_s for kind in set(ranks.kinds)]
+    kinds = [ranks.catalogue.find_gpu(kind).scale_up_bytes_per_s for kind in set(ranks.kinds)]
     crossing = len(np.unique(ranks.node)) > 1
     link = min([ranks.network.fabric.bytes_per_s_per_gpu, *kinds] if crossing else kinds)
     before, after = next(iter(placed.times.values()))

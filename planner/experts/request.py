@@ -17,6 +17,7 @@ from planner.contract.engine import FrameworkName
 from planner.contract.models import ModelInput
 from planner.contract.options import FRAMEWORK_HELP, Option
 from planner.experts.document import Objective
+from profiles.hardware import SHIPPED, Catalogue
 
 _ASKED, _STATISTICS, _RULES = "What to place", "Statistics", "Rules"
 
@@ -167,10 +168,10 @@ class PlacementRequest(Document):
     ] = 60.0
 
 
-def parse_placement_request(value: Mapping[str, Any]) -> PlacementRequest:
-    """A request from a mapping (JSON, YAML or keyword arguments).
+def parse_placement_request(value: Mapping[str, Any], catalogue: Catalogue = SHIPPED) -> PlacementRequest:
+    """A request from a mapping (JSON, YAML or keyword arguments), its GPUs looked up in ``catalogue``.
 
     Raises:
         InputError: with the first field that is wrong, its value and what to do.
     """
-    return checked(PlacementRequest, value, "request")
+    return checked(PlacementRequest, value, "request", catalogue)

@@ -63,7 +63,7 @@ def placements_of(
     if loads is None:
         return {}, ()
     found = {
-        ep: _placed(groups[0].job.model, loads, ep, time_limit_s)
+        ep: _placed(groups[0].job.served.model, loads, ep, time_limit_s)
         for ep in sorted({group.layout.ep for group in groups if group.layout.ep > 1})
     }
     if not found:

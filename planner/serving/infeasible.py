@@ -155,7 +155,7 @@ def _pair(first: DisaggregatedEngines, second: DisaggregatedEngines) -> _Tried:
     transfer = np.maximum(send, second.receive_us(decode.layouts))
     link = slower(first.link, second.link)
     job = first.job
-    pairs = joint(job.model, prefill, decode, transfer, link, first.kv_connector, job.framework, job.workload.isl)
+    pairs = joint(job.served, job.workload.isl, prefill, decode, transfer, link, first.kv_connector)
 
     def described(i: int) -> str:
         prefills, decodes = layout_at(first.layouts, int(p[i])), layout_at(decode.layouts, i)
@@ -214,8 +214,10 @@ def _gpus_that_fit(request: PlanRequest, job: Job) -> int | None:
     while gpus < MOST_GPUS_TRIED:
         gpus = min(2 * gpus, MOST_GPUS_TRIED)
         wide = job.pool.model_copy(update={"gpus": gpus})
-        layouts, _, _ = legal_layouts(job.model, job.precision, job.framework, restrictions(request, wide))
-        budget = np.full(len(layouts), min(job.framework.token_budgets))
+        served = job.served
+        allowed = restrictions(request, wide)
+        layouts, _, _ = legal_layouts(served.model, served.precision, served.framework, allowed)
+        budget = np.full(len(layouts), min(served.framework.limits.token_budgets))
         enough = sequences_that_fit(job, layouts, budget) >= peak_sequences(1)
         if enough.any():
             # An engine is legal on a pool of its own size if it is on a larger one.

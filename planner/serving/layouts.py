@@ -18,12 +18,17 @@ from costmodels.estimates import Ints
 from costmodels.models.architecture import (
     Architecture,
     Attention,
+    BlockSparseAttention,
     GatedDeltaNet,
     GroupedQueryAttention,
+    LatentAttention,
     MixtureOfExperts,
+    NoFeedForward,
+    ParallelMixers,
 )
+from costmodels.models.mixers import CompressedAttention, KimiDeltaAttention, Mamba, Mamba2, NoMixer
 from costmodels.models.precision import Precision
-from costmodels.operations.layouts import Layouts
+from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.serving.frameworks.framework import Framework
 from planner.contract.engine import Layout
 from planner.launchers import cannot_express
@@ -57,13 +62,12 @@ class Restrictions:
 
 def layout_at(layouts: Layouts, i: int) -> Layout:
     """One of many layouts, as the plan document writes it."""
-    return Layout(
-        tp=int(layouts.tp[i]),
-        pp=int(layouts.pp[i]),
-        dp=int(layouts.dp[i]),
-        ep=int(layouts.ep[i]),
-        moe_tp=int(layouts.moe_tp[i]),
-    )
+    return Layout(**dict(zip(DEGREES, layouts.row(i), strict=True)))
+
+
+def degrees_of(layout: Layout) -> tuple[int, ...]:
+    """As a row of :class:`Layouts`."""
+    return tuple(getattr(layout, degree) for degree in DEGREES)
 
 
 def legal_layouts(
@@ -110,7 +114,7 @@ def _universe(
                 group = tp * dp
                 if not model.is_moe:
                     splits = [1]
-                elif framework.expert_splits == "any":
+                elif framework.parallelism.expert_splits == "any":
                     splits = _divisors(group)
                 else:
                     splits = sorted({1, group})
@@ -144,10 +148,9 @@ def _rules(
         f"stage of tp × dp GPUs straddles nodes ({node} GPUs a node)",
         lambda x: (x.gpus > node) & (node % x.stage_gpus != 0) & (x.stage_gpus % node != 0),
     )
-    if framework.name == "vllm":
-        # Its ranks run DP × PP × TP (vllm/distributed/parallel_state.py): the replicas of a stage lie pp·tp apart.
+    if framework.parallelism.scatters_attention_replicas:
         yield (
-            "vLLM scatters the attention replicas of a stage over more nodes than they fill",
+            f"{framework.full_name} scatters the attention replicas of a stage over more nodes than they fill",
             lambda x: (x.gpus > node) & (x.pp > 1) & (x.dp > 1) & (x.tp % node != 0),
         )
     yield (
@@ -155,12 +158,13 @@ def _rules(
         lambda x: (x.gpus > node) & (x.gpus % node != 0),
     )
     for group in model.layer_groups:
-        yield from _attention_rules(group.attention, precision)
-        ffn = group.feed_forward
+        local, ffn = precision.within(group), group.feed_forward
+        if not isinstance(group.attention, NoMixer):
+            yield from _attention_rules(group.attention, local)
         if isinstance(ffn, MixtureOfExperts):
-            yield from _expert_rules(ffn, precision)
-        else:
-            yield from _dense_rules("feed-forward", ffn.intermediate, precision.dense)
+            yield from _expert_rules(ffn, local)
+        elif not isinstance(ffn, NoFeedForward):
+            yield from _dense_rules("feed-forward", ffn.intermediate, local.dense)
 
 
 def _above(degree: Callable[[Layouts], Ints], most: int, layouts: Layouts) -> Mask:
@@ -168,9 +172,25 @@ def _above(degree: Callable[[Layouts], Ints], most: int, layouts: Layouts) -> Ma
 
 
 def _attention_rules(attention: Attention, precision: Precision) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:
+    if isinstance(attention, ParallelMixers):
+        yield from _attention_rules(attention.attention, precision)
+        yield from _attention_rules(attention.state_space, precision)
+        return
+    if isinstance(attention, BlockSparseAttention):
+        attention = attention.attention
     heads = attention.heads
-    yield f"{heads} attention heads do not divide by tp", lambda x: heads % x.tp != 0
-    if isinstance(attention, GroupedQueryAttention):
+    yield f"{heads} {_heads_of(attention)} do not divide by tp", lambda x: heads % x.tp != 0
+    widths: dict[str, tuple[int, int]] = {}
+    if isinstance(attention, Mamba2):
+        groups = attention.groups
+        yield (
+            f"{groups} Mamba-2 groups neither divide by tp nor replicate evenly over it",
+            lambda x: (groups % x.tp != 0) & (x.tp % groups != 0),
+        )
+    elif isinstance(attention, CompressedAttention):
+        outputs = attention.output_groups
+        yield f"{outputs} groups of the output projection do not divide by tp", lambda x: outputs % x.tp != 0
+    elif isinstance(attention, GroupedQueryAttention):
         kv = attention.kv_heads
         yield (
             f"{kv} KV heads neither divide by tp nor replicate evenly over it",
@@ -182,7 +202,9 @@ def _attention_rules(attention: Attention, precision: Precision) -> Iterator[tup
             "key": (attention.key_heads, attention.key_dim),
             "value": (attention.value_heads, attention.value_dim),
         }
-    else:
+    elif isinstance(attention, KimiDeltaAttention):
+        widths = {"key": (heads, attention.head_dim)}
+    elif isinstance(attention, LatentAttention):
         widths = {"query": (heads, attention.qk_nope_head_dim + attention.qk_rope_head_dim)}
     if precision.attention_qkv == "fp8_block":
         for what, (count, width) in widths.items():
@@ -190,6 +212,13 @@ def _attention_rules(attention: Attention, precision: Precision) -> Iterator[tup
                 f"{what} heads of width {width} ÷ tp are not a multiple of the {BLOCK}-wide scale blocks",
                 partial(_cuts_block, count, width),
             )
+
+
+def _heads_of(attention: Attention) -> str:
+    """What ``heads`` counts."""
+    if isinstance(attention, Mamba):
+        return "Mamba channels"
+    return "Mamba-2 heads" if isinstance(attention, Mamba2) else "attention heads"
 
 
 def _cuts_block(heads: int, width: int, layouts: Layouts) -> Mask:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import NormalDist
 from typing import Protocol, TypeVar
 
@@ -16,15 +17,17 @@ from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.framework import Framework
+from costmodels.serving.request_shape import RequestShape
+from costmodels.serving.served_model import ServedModel
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from costmodels.serving.steady.steady_state import Steady, steady_state
 from costmodels.step.communication import Network
-from costmodels.step.memory import Memory, kv_bytes_per_sequence, memory
 from planner.contract.clusters import Pool
 from planner.contract.engine import Layout
 from planner.contract.workload.slo import Bound, Slo
 from planner.contract.workload.workload import Workload
 from planner.serving.layouts import Rejected, Restrictions, layout_at, legal_layouts
+from profiles.hardware import find_fabric
 
 BELOW_ONE = 2.0 ** -np.arange(10, 0, -1)
 """Mean concurrencies of engines that prefill keeps busy: most of the time nobody decodes."""
@@ -55,19 +58,25 @@ class Job:
 
     pool_index: int
     pool: Pool
-    model: Architecture
-    precision: Precision
-    framework: Framework
-    cost: CostModel
-    network: Network
+    served: ServedModel
     workload: Workload
     slo: Slo
     confidence: float
 
-    @property
-    def drafting(self) -> SpeculativeDecoding | None:
-        speculation = self.workload.speculation
-        return None if speculation is None else SpeculativeDecoding(**speculation.model_dump())
+    @cached_property
+    def shape(self) -> RequestShape:
+        """The workload's requests, as the cost model knows them."""
+        work = self.workload
+        drafting = None if work.speculation is None else SpeculativeDecoding(**work.speculation.model_dump())
+        return RequestShape(work.isl, work.osl, work.routing, work.cached_tokens, drafting)
+
+
+def served_on(
+    pool: Pool, model: Architecture, precision: Precision, framework: Framework, cost: CostModel
+) -> ServedModel:
+    """A model on the GPUs of a pool; ``cost``: of their type."""
+    network = Network(min(pool.gpus_per_node, pool.gpus), find_fabric(pool.fabric))
+    return ServedModel(model, precision, framework, cost, network)
 
 
 @dataclass(frozen=True)
@@ -108,9 +117,8 @@ class OperatingPoints:
         return layout_at(self.layouts, i)
 
     def key(self, i: int) -> tuple[int, ...]:
-        """(pool, tp, pp, dp, ep): what makes two points ones of the same layout."""
-        x = self.layouts
-        return (self.job.pool_index, *(int(degree[i]) for degree in (x.tp, x.pp, x.dp, x.ep)))
+        """Pool and degrees: what makes two points ones of the same layout."""
+        return self.job.pool_index, *self.layouts.row(i)
 
     @property
     def output_tokens_per_gpu_s(self) -> Floats:
@@ -157,45 +165,18 @@ def at_confidence(quantile_us: Floats, mean: Estimates, confidence: float) -> Fl
 
 def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Floats, most: Ints) -> OperatingPoints:
     """Predicts the given operating points."""
-    steady = steady_state(
-        job.model,
-        job.precision,
-        job.cost,
-        job.network,
-        job.framework,
-        layouts,
-        budget,
-        concurrency,
-        job.workload.isl,
-        job.workload.osl,
-        job.workload.routing,
-        cached_tokens=job.workload.cached_tokens,
-        drafting=job.drafting,
-    )
+    steady = steady_state(job.served, job.shape, layouts, budget, concurrency)
     within = steady.stable.copy()
     for bound in job.slo.bounds:
         within &= percentile_ms(steady, bound, job.confidence) <= bound.limit_ms
     return OperatingPoints(job, layouts, budget, concurrency, most, steady, within)
 
 
-def layout_memory(job: Job, layouts: Layouts, budget: Ints) -> Memory:
-    """Where the memory of each layout's fullest GPU goes, with steps of at most ``budget`` (n,) tokens."""
-    return memory(
-        job.model,
-        job.precision,
-        layouts,
-        job.cost.gpu,
-        memory_fraction=job.framework.memory_fraction,
-        token_budget=budget,
-        sequences=256,  # logits are computed for at most this many sequences at once
-    )
-
-
 def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, tokens: int | None = None) -> Ints:
     """Sequences of ``tokens`` tokens (default: of full length) whose KV cache fits, per attention rank."""
-    tokens = job.workload.isl + job.workload.osl if tokens is None else tokens
-    per_sequence = kv_bytes_per_sequence(job.model, job.precision, layouts, tokens)
-    return np.minimum(layout_memory(job, layouts, budget).sequences(per_sequence), job.framework.max_sequences)
+    served = job.served
+    per_sequence = served.kv_bytes(layouts, job.shape.tokens if tokens is None else tokens)
+    return np.minimum(served.memory(layouts, budget).sequences(per_sequence), served.framework.limits.max_sequences)
 
 
 @dataclass(frozen=True)
@@ -217,8 +198,8 @@ class LayoutSearch:
 
 def search(job: Job, allowed: Restrictions) -> LayoutSearch:
     """Predicts every legal layout of ``job`` over batch limits and concurrencies."""
-    layouts, rejected, considered = legal_layouts(job.model, job.precision, job.framework, allowed)
-    budgets = job.framework.token_budgets
+    layouts, rejected, considered = legal_layouts(job.served.model, job.served.precision, job.served.framework, allowed)
+    budgets = job.served.framework.limits.token_budgets
     pair = np.arange(len(layouts) * len(budgets))
     which, budget = pair // len(budgets), np.array(budgets)[pair % len(budgets)]
     paired = layouts.take(which)
@@ -226,7 +207,7 @@ def search(job: Job, allowed: Restrictions) -> LayoutSearch:
     enough = peak_sequences(1) <= most
     too_big = np.setdiff1d(which, which[enough])
     if len(too_big):
-        weights = layout_memory(job, layouts, np.full(len(layouts), min(budgets)))
+        weights = job.served.memory(layouts, np.full(len(layouts), min(budgets)))
         no_room = too_big[weights.kv_bytes[too_big] <= 0]
         no_cache = np.setdiff1d(too_big, no_room)
         rejected += _memory_rejections(job, layouts, no_room, no_cache)
@@ -235,8 +216,7 @@ def search(job: Job, allowed: Restrictions) -> LayoutSearch:
     tried[:, : len(BELOW_ONE)] &= _prefill_bound(job, paired, budget)[:, None]
     rows, columns = np.nonzero(tried)
     # A budget that cannot hold the decodes of a step leaves nothing for prompts.
-    queries = job.drafting.queries if job.drafting else 1
-    usable = np.ceil(CONCURRENCIES[columns] / paired.pp[rows]) * queries < budget[rows]
+    usable = np.ceil(CONCURRENCIES[columns] / paired.pp[rows]) * job.shape.queries < budget[rows]
     rows, columns = rows[usable], columns[usable]
     legal = len(np.unique(which[enough]))
     if not len(rows):
@@ -249,20 +229,18 @@ def search(job: Job, allowed: Restrictions) -> LayoutSearch:
 
 def _prefill_bound(job: Job, layouts: Layouts, budget: Ints) -> NDArray[np.bool_]:
     """Which engines are so busy with prefill while one sequence decodes that fewer than one is worth a try, [n]."""
-    work = job.workload
-    steps = max((work.osl - 1) / (job.drafting.tokens_per_step if job.drafting else 1), 1)
-    chunks = np.maximum((work.isl - work.cached_tokens) / budget, 1.0)
-    return np.asarray(chunks / (steps * layouts.pp) > PREFILL_BOUND)
+    chunks = np.maximum(job.shape.new_tokens / budget, 1.0)
+    return np.asarray(chunks / (max(job.shape.decode_steps, 1) * layouts.pp) > PREFILL_BOUND)
 
 
 def _memory_rejections(job: Job, layouts: Layouts, no_room: Ints, no_cache: Ints) -> list[Rejected]:
     out = []
-    gpu = job.cost.gpu
+    gpu = job.served.gpu
     if len(no_room):
         reason = f"weights and buffers do not fit into {gpu.memory_bytes / 1e9:.0f} GB of {gpu.name}"
         out.append(Rejected(reason, len(no_room), layout_at(layouts, int(no_room[0])).label, of_memory=True))
     if len(no_cache):
-        tokens = job.workload.isl + job.workload.osl
+        tokens = job.shape.tokens
         reason = f"KV cache left holds fewer than {float(peak_sequences(1)):g} sequences of {tokens} tokens"
         out.append(Rejected(reason, len(no_cache), layout_at(layouts, int(no_cache[0])).label, of_memory=True))
     return out

@@ -16,23 +16,22 @@ from costmodels.models.precision import (
     require_measured_widths,
 )
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.step.communication import Network
 from planner.contract.clusters import Pool
 from planner.contract.models import architecture_of
 from planner.contract.published import validated
 from planner.experts.placement import Loads
-from planner.launchers import find_launcher
 from planner.serving.confirmation.confirmation import confirmed
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
 from planner.serving.expert_placement import check_expert_loads
 from planner.serving.infeasible import no_plan, restrictions
 from planner.serving.layouts import Rejected
-from planner.serving.operating_points import Job, search
+from planner.serving.operating_points import Job, search, served_on
 from planner.serving.report.report import assemble
 from planner.serving.request import PlanRequest, parse_request
+from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, LimitReached, ShardwrightError, Unsupported
-from profiles.hardware import find_fabric, find_gpu
+from profiles.hardware import Catalogue
 from profiles.store import ProfileStore
 
 CostOf = Callable[[Pool], CostModel]
@@ -61,14 +60,15 @@ def plan(
         LimitReached: the solver's time limit passed without any plan.
         DataError: the measurements cannot be read.
     """
+    catalogue = catalogue_with(each.path for each in (*([store] if store else ()), *measured))
     if not isinstance(request, PlanRequest):
-        request = parse_request(request)
+        request = parse_request(request, catalogue)
     model = architecture_of(request.model)
     _check_length(request, model)
     require_measured_widths(model)
     if expert_loads is not None:
         check_expert_loads(expert_loads, model)
-    cost_of = _cost_models(request, store, measured, progress)
+    cost_of = _cost_models(request, catalogue, store, measured, progress)
     options = [
         option
         for precision in _precisions(request, model)
@@ -83,7 +83,7 @@ def plan(
 def _precisions(request: PlanRequest, model: Architecture) -> list[Precision]:
     """The precisions to choose from: those asked for, or for ``any`` all that the checkpoint is published in or can be
     made into and the framework runs."""
-    runs = find_launcher(request.framework).precisions
+    runs = find_framework(request.framework).precisions.runs
     asked: list[str | None] = list(request.precision or (None,))
     if "any" in asked:
         published = choose_precision(model).weights
@@ -151,6 +151,7 @@ def _check_length(request: PlanRequest, model: Architecture) -> None:
 
 def _cost_models(
     request: PlanRequest,
+    catalogue: Catalogue,
     store: ProfileStore | None,
     measured: Sequence[ProfileStore],
     progress: Callable[[str], None] | None,
@@ -160,7 +161,7 @@ def _cost_models(
 
     def cost_of(pool: Pool) -> CostModel:
         if pool.gpu not in made:
-            made[pool.gpu] = CostModel(find_gpu(pool.gpu), request.framework, store, progress, measured)
+            made[pool.gpu] = CostModel(catalogue.find_gpu(pool.gpu), request.framework, store, progress, measured)
         return made[pool.gpu]
 
     return cost_of
@@ -173,23 +174,10 @@ def _jobs(
     framework = find_framework(request.framework)
     jobs, refused = [], []
     for index, pool in enumerate(request.cluster.pools):
-        why = missing_hardware(precision, find_gpu(pool.gpu))
+        why = missing_hardware(precision, cost_of(pool).gpu)
         if why is not None:
             refused.append(Rejected(why, 1, f"pool {pool.name}"))
             continue
-        network = Network(min(pool.gpus_per_node, pool.gpus), find_fabric(pool.fabric))
-        jobs.append(
-            Job(
-                index,
-                pool,
-                model,
-                precision,
-                framework,
-                cost_of(pool),
-                network,
-                request.workload,
-                request.slo,
-                request.confidence,
-            )
-        )
+        served = served_on(pool, model, precision, framework, cost_of(pool))
+        jobs.append(Job(index, pool, served, request.workload, request.slo, request.confidence))
     return jobs, refused

@@ -11,19 +11,19 @@ import pandas as pd
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture, MixtureOfExperts
-from costmodels.models.precision import Precision, choose_precision, missing_hardware, require_measured_widths
+from costmodels.models.precision import choose_precision, missing_hardware, require_measured_widths
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.origins import HOW
 from costmodels.serving.closed_loop.client import Answers, Latency, Load, closed_loop_answers
 from costmodels.serving.closed_loop.open_client import open_loop
 from costmodels.serving.closed_loop.protocol import SHORTEST
-from costmodels.serving.frameworks.framework import Framework, find_framework
-from costmodels.serving.frameworks.policies import find_policy
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
-from costmodels.step.memory import kv_bytes_per_sequence, memory
+from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
-from profiles.hardware import Gpu, default_node, find_fabric, find_gpu
+from profiles.hardware import Catalogue, find_fabric
 from profiles.store import ProfileStore
 
 REQUIRED = ("model", "gpu", "framework", "isl", "osl")
@@ -90,12 +90,14 @@ def predict(
         InputError: the table is empty, lacks a column, or has one that is added here.
     """
     _check_columns(table)
+    catalogue = catalogue_with(store.path for store in measured)
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
     groups: dict[tuple[str, str, str, str | None, str | None], list[_Row]] = {}
     records = table.to_dict("records")
     for index, record in enumerate(records):
         try:
-            row = _understood(index, {str(name): str(value).strip() for name, value in record.items()}, find_model)
+            text = {str(name): str(value).strip() for name, value in record.items()}
+            row = _understood(index, text, find_model, catalogue)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
             out["error"][index] = _told(error)
@@ -103,7 +105,7 @@ def predict(
     for group, rows in groups.items():
         for part in (rows[i : i + TOGETHER] for i in range(0, len(rows), TOGETHER)):
             try:
-                _predict_group(find_model(group[0]), group, part, costs, measured, progress, out)
+                _predict_group(find_model(group[0]), group, part, costs, catalogue, measured, progress, out)
             except ShardwrightError as error:
                 for row in part:
                     out["error"][row.index] = _told(error)
@@ -136,12 +138,12 @@ def _told(error: ShardwrightError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
-def _understood(index: int, record: Mapping[str, str], find_model: FindModel) -> _Row:
+def _understood(index: int, record: Mapping[str, str], find_model: FindModel, catalogue: Catalogue) -> _Row:
     for name in ("model", "gpu", "framework"):
         if not record[name]:
             raise InputError(f"{name}: is blank", f"name a {name}")
     model = find_model(record["model"])
-    gpu = find_gpu(record["gpu"]).name
+    gpu = catalogue.find_gpu(record["gpu"]).name
     framework = find_framework(record["framework"]).name
     layout = _layout(record, model)
     concurrency, rate = record.get("concurrency", ""), record.get("rate", "")
@@ -214,7 +216,7 @@ def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, int, i
 def _indivisible(model: Architecture, tp: int, pp: int, ep: int, moe_tp: int) -> Iterator[tuple[str, bool]]:
     yield f"pp = {pp} exceeds the {model.layers} layers", pp > model.layers
     for group in model.layer_groups:
-        heads = group.attention.heads
+        heads = group.attention.heads  # 0 where there is none
         yield f"{heads} attention heads do not divide by tp = {tp}", heads % tp != 0
         ffn = group.feed_forward
         if isinstance(ffn, MixtureOfExperts):
@@ -232,18 +234,24 @@ def _predict_group(
     group: tuple[str, str, str, str | None, str | None],
     rows: list[_Row],
     costs: dict[tuple[str, str], CostModel],
+    catalogue: Catalogue,
     measured: Sequence[ProfileStore],
     progress: Progress | None,
     out: dict[str, np.ndarray],
 ) -> None:
     _, gpu_name, framework_name, weights, kv = group
-    gpu, framework = find_gpu(gpu_name), find_framework(framework_name)
+    gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_name)
     require_measured_widths(model)
     precision = choose_precision(model, weights, kv)
     lacking = missing_hardware(precision, gpu)
     if lacking is not None:
         raise InputError(f"precision: {lacking}", "choose another precision or GPU type")
-    room = _room(model, precision, gpu, framework, rows)
+    if (gpu_name, framework_name) not in costs:
+        costs[gpu_name, framework_name] = CostModel(gpu, framework_name, progress=progress, measured=measured)
+    node = catalogue.default_node(gpu)
+    network = Network(node.gpus, find_fabric(node.default_fabric))
+    served = ServedModel(model, precision, framework, costs[gpu_name, framework_name], network)
+    room = _room(served, rows)
     for row, sequences, needed in zip(rows, room.sequences, room.used_bytes, strict=True):
         if sequences < 1:
             out["error"][row.index] = (
@@ -254,11 +262,6 @@ def _predict_group(
     fits = np.flatnonzero(room.sequences >= 1)
     if not len(fits):
         return
-    if (gpu_name, framework_name) not in costs:
-        costs[gpu_name, framework_name] = CostModel(gpu, framework_name, progress=progress, measured=measured)
-    cost = costs[gpu_name, framework_name]
-    node = default_node(gpu)
-    network = Network(node.gpus, find_fabric(node.default_fabric))
     kept = [rows[i] for i in fits]
     layouts, kv_tokens, used = room.layouts.take(fits), room.kv_tokens[fits], room.used_bytes[fits]
     running = room.sequences[fits] * layouts.dp
@@ -270,28 +273,17 @@ def _predict_group(
             np.array([row.concurrency for row in picked]),
             np.array([row.isl for row in picked]),
             np.array([row.osl for row in picked]),
-            np.full(len(picked), max(framework.token_budgets)),
+            np.full(len(picked), max(framework.limits.token_budgets)),
             running[chosen],
         )
-        answer = closed_loop_answers(model, precision, cost, network, framework, layouts.take(chosen), load, ROUTING)
+        answer = closed_loop_answers(served, layouts.take(chosen), load, ROUTING)
         _write(out, picked, layouts.take(chosen), answer, used[chosen], kv_tokens[chosen])
     for i in np.flatnonzero(~closed):
         row = kept[i]
         try:
-            one = open_loop(
-                model,
-                precision,
-                cost,
-                network,
-                framework,
-                layouts.take(np.array([i])),
-                row.isl,
-                row.osl,
-                row.rate_rps,
-                int(kv_tokens[i]),
-                ROUTING,
-            )
-            _write(out, [row], layouts.take(np.array([i])), one, used[i : i + 1], kv_tokens[i : i + 1])
+            layout = layouts.take(np.array([i]))
+            one = open_loop(served, layout, row.isl, row.osl, row.rate_rps, int(kv_tokens[i]), ROUTING)
+            _write(out, [row], layout, one, used[i : i + 1], kv_tokens[i : i + 1])
         except ShardwrightError as error:
             out["error"][row.index] = _told(error)
 
@@ -307,31 +299,25 @@ class _Room:
     used_bytes: Floats
 
 
-def _room(model: Architecture, precision: Precision, gpu: Gpu, framework: Framework, rows: list[_Row]) -> _Room:
+def _room(served: ServedModel, rows: list[_Row]) -> _Room:
+    framework = served.framework
     layouts = Layouts.of([row.layout for row in rows])
     isl, osl = (np.array([getattr(row, name) for row in rows], dtype=np.float64) for name in ("isl", "osl"))
-    lengths = find_policy(framework.name).held_tokens(isl, osl) * (1 + SHORTEST) / 2
-    each = kv_bytes_per_sequence(model, precision, layouts, lengths)
-    largest = kv_bytes_per_sequence(model, precision, layouts, isl + osl)
+    lengths = framework.scheduler.held_tokens(isl, osl) * (1 + SHORTEST) / 2
+    each = served.kv_bytes(layouts, lengths)
+    largest = served.kv_bytes(layouts, isl + osl)
     kv_bytes, used = np.zeros(len(rows)), np.zeros(len(rows))
-    for fraction in (FULL_MEMORY_FRACTION, framework.memory_fraction):
-        parts = memory(
-            model,
-            precision,
-            layouts,
-            gpu,
-            memory_fraction=fraction,
-            token_budget=np.full(len(rows), max(framework.token_budgets)),
-            sequences=256,
-        )
+    for fraction in (FULL_MEMORY_FRACTION, framework.limits.memory_fraction):
+        budget = np.full(len(rows), max(framework.limits.token_budgets))
+        parts = served.memory(layouts, budget, memory_fraction=fraction)
         plain = parts.kv_bytes >= largest
         kv_bytes = np.where(plain | (fraction == FULL_MEMORY_FRACTION), parts.kv_bytes, kv_bytes)
-        without = gpu.memory_bytes * fraction - parts.kv_bytes
+        without = served.gpu.memory_bytes * fraction - parts.kv_bytes
         used = np.where(plain | (fraction == FULL_MEMORY_FRACTION), without + np.maximum(parts.kv_bytes, largest), used)
     fits = kv_bytes >= largest
-    sequences = np.clip(np.floor(kv_bytes / np.maximum(each, 1.0)), 1, framework.max_sequences)
-    state = kv_bytes_per_sequence(model, precision, layouts, 0.0)
-    growing = kv_bytes_per_sequence(model, precision, layouts, 1.0) - state
+    sequences = np.clip(np.floor(kv_bytes / np.maximum(each, 1.0)), 1, framework.limits.max_sequences)
+    state = served.kv_bytes(layouts, 0.0)
+    growing = served.kv_bytes(layouts, 1.0) - state
     per_token = np.maximum(growing + state / lengths, 1e-9)  # the state counts as its share of a mean sequence
     return _Room(
         layouts,

@@ -25,6 +25,7 @@ from planner.contract.options import FRAMEWORK_HELP, Option
 from planner.contract.workload.slo import Slo, parse_slo
 from planner.contract.workload.workload import Workload, parse_workload
 from profiles.errors import UnknownName
+from profiles.hardware import SHIPPED, Catalogue
 
 Objective = Literal["throughput", "cost", "gpus", "latency"]
 Disaggregation = Literal["auto", "never", "always"]
@@ -201,10 +202,10 @@ class PlanRequest(Document):
         return "cost" if priced else "gpus"
 
 
-def parse_request(value: Mapping[str, Any]) -> PlanRequest:
-    """A request from a mapping (JSON, YAML or keyword arguments).
+def parse_request(value: Mapping[str, Any], catalogue: Catalogue = SHIPPED) -> PlanRequest:
+    """A request from a mapping (JSON, YAML or keyword arguments), its GPUs looked up in ``catalogue``.
 
     Raises:
         InputError: with the first field that is wrong, its value and what to do.
     """
-    return checked(PlanRequest, value, "request")
+    return checked(PlanRequest, value, "request", catalogue)

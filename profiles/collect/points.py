@@ -9,7 +9,23 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from profiles.collect.devices import Device
-    from profiles.collect.timing import Settings
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How well a point is to be known.
+
+    Attributes:
+        target_error: half-width of the median's 95 % interval ÷ median at which repeating ends.
+        cap_s: seconds after which it ends in any case (after :data:`profiles.collect.timing.FEWEST` repeats).
+        least: repeats before the interval is believed.
+        most: repeats at most.
+    """
+
+    target_error: float = 0.01
+    cap_s: float = 2.0
+    least: int = 10
+    most: int = 2000
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any, Literal, Protocol
 from profiles.collect.conditions import Conditions
 from profiles.collect.devices import Device, current, is_out_of_memory
 from profiles.collect.journal import Journal
-from profiles.collect.points import Benchmark, Outcome, Point, Prepared, Timing
+from profiles.collect.points import Benchmark, Outcome, Point, Prepared, Settings, Timing
 from profiles.collect.power import PowerPlan
-from profiles.collect.timing import FEWEST, Settings, TooLong, measure
+from profiles.collect.timing import FEWEST, TooLong, measure
 from profiles.errors import ShardwrightError, Unsupported
 
 FOLD_EVERY_S = 15.0

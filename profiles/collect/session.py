@@ -15,8 +15,7 @@ from profiles.collect.devices import Device
 from profiles.collect.journal import Header
 from profiles.collect.operations import GROUPS, benchmarks
 from profiles.collect.operations.work import ELEMENT_BYTES
-from profiles.collect.points import Benchmark, Outcome, Point
-from profiles.collect.timing import Settings
+from profiles.collect.points import Benchmark, Outcome, Point, Settings
 from profiles.errors import InputError, UnknownName
 
 DEFAULT_OPS = "gemm,attention,moe,collective,memcpy,launch"

@@ -21,11 +21,10 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from profiles.collect.devices import Device, import_torch, is_out_of_memory
-from profiles.collect.points import Prepared, Timing
+from profiles.collect.points import Prepared, Settings, Timing
 
 GRAPH_US = 1000.0  # a graph is about this long, so that half a microsecond of event resolution is below 0.1 %
 MOST_RUNS_PER_GRAPH = 32
@@ -42,23 +41,6 @@ class TooLong(Exception):
     def __init__(self, run_s: float) -> None:
         super().__init__(f"one run takes {run_s:.3g} s")
         self.run_s = run_s
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How well a point is to be known.
-
-    Attributes:
-        target_error: half-width of the median's 95 % interval ÷ median at which repeating ends.
-        cap_s: seconds after which it ends in any case (after :data:`FEWEST` repeats).
-        least: repeats before the interval is believed.
-        most: repeats at most.
-    """
-
-    target_error: float = 0.01
-    cap_s: float = 2.0
-    least: int = 10
-    most: int = 2000
 
 
 class _Sampler(Protocol):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from profiles.collect.journal import FILE, Entry, read
 from profiles.collect.rows import rows_of
-from profiles.descriptions import add_described, read_descriptions
+from profiles.descriptions import catalogue_with, catalogue_with_file
 from profiles.errors import InputError
-from profiles.hardware import add_gpu
+from profiles.hardware import SHIPPED, Catalogue
 from profiles.importers import Importer, Rows, check_options
 
 
@@ -27,17 +27,20 @@ def read_journal(source: Path | None, options: dict[str, str]) -> Rows:
     file = source / FILE if source.is_dir() else source
     if not file.is_file():
         raise InputError(f"collect: {file} does not exist", "give the folder that was --out of the harness")
-    if "gpu_facts" in options:
-        facts = Path(options["gpu_facts"])
-        for gpu, node in read_descriptions(facts):
-            add_gpu(gpu, node, str(facts))
-    add_described(file.parent)
     entries = list(read(file))
     if "source" in options:
         entries = [
             Entry(dataclasses.replace(entry.header, source=options["source"]), entry.outcome) for entry in entries
         ]
-    yield from rows_of(entries, f"journal {file}").items()
+    yield from rows_of(entries, f"journal {file}", described(source, options)).items()
+
+
+def described(source: Path | None, options: dict[str, str]) -> Catalogue:
+    """The catalogue with the types that the journal's folder, and the file in the options, describe."""
+    catalogue = catalogue_with_file(Path(options["gpu_facts"])) if "gpu_facts" in options else SHIPPED
+    if source is None:
+        return catalogue
+    return catalogue_with([source if source.is_dir() else source.parent], catalogue)
 
 
 IMPORTER = Importer(
@@ -48,4 +51,5 @@ IMPORTER = Importer(
         "gpu_facts": "a gpus.yaml that describes the device, where the catalogue does not know it",
         "source": "who measured it, in place of what the journal says",
     },
+    described,
 )

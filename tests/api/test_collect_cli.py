@@ -19,12 +19,10 @@ import yaml
 from command import Runner, complaint
 
 from api.cli.commands import proposing
-from profiles import hardware
 from profiles.collect import runner
 from profiles.collect.devices import Device, find_device
 from profiles.collect.journal import FILE, read, read_points, write_points
-from profiles.collect.points import Outcome, Point, Prepared, Timing
-from profiles.collect.timing import Settings
+from profiles.collect.points import Outcome, Point, Prepared, Settings, Timing
 from profiles.descriptions import template
 from profiles.store import MANIFEST, ProfileStore
 
@@ -33,11 +31,6 @@ pytest.importorskip("torch")
 ROOT = Path(__file__).parents[2]
 GEMMS = [Point("gemm", "bf16", {"m": m, "n": 64, "k": 64}) for m in (1, 2, 4, 8)]
 TIMING = Timing(10.0, 9.0, 11.0, 20, 0.005, 1, "host_clock")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_added(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_described", {})
 
 
 @pytest.fixture
@@ -127,11 +120,8 @@ def test_a_second_run_keeps_what_is_measured(run: Runner, asked: list[str], inst
     assert len(instant) == 4
 
 
-def test_a_resumed_store_knows_its_own_type(
-    run: Runner, asked: list[str], instant: list[Prepared], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_store_knows_its_own_type(run: Runner, asked: list[str], instant: list[Prepared]) -> None:
     assert run(*asked).code == 0
-    monkeypatch.setattr(hardware, "_described", {})  # as in a new process
     at = asked.index("--gpu-facts")
     assert run(*asked[:at], *asked[at + 2 :]).code == 0
     assert run("profile", "list", "--profiles", asked[-1], "--gpu", "My-CPU", "--json").code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 EVIDENCE = Path(__file__).parents[2] / "costmodels" / "evidence"
+POINTS = EVIDENCE / "points"
+SHORT = 150  # characters of a row that may hold rows
 
 Floats = NDArray[np.float64]
 
@@ -31,12 +34,38 @@ def card(measured: Floats, predicted: Floats, low: Floats | None = None, high: F
     return out
 
 
-def write(name: str, document: dict[str, Any]) -> Path:
-    """Writes ``document`` to the evidence folder; figures in README and notes are read from there."""
+def write(name: str, document: dict[str, Any], points: Sequence[Any] = ()) -> Path:
+    """Writes ``document``, a summary, to the evidence folder; figures in README and notes are read from there.
+
+    ``points``: what it sums up, one entry a line; kept beside it for whoever looks closer, out of git (a benchmark's
+    next run would change thousands of lines that nobody reads).
+    """
     EVIDENCE.mkdir(exist_ok=True)
+    if points:
+        POINTS.mkdir(exist_ok=True)
+        lines = (json.dumps(point, ensure_ascii=False) for point in points)
+        (POINTS / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     path = EVIDENCE / f"{name}.json"
-    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(rows_text(document) + "\n", encoding="utf-8")
     return path
+
+
+def rows_text(value: Any, indent: int = 0) -> str:
+    """``value`` as JSON with one row a line: what holds no table of its own, or is short, is not broken up."""
+    whole = json.dumps(value, ensure_ascii=False)
+    children = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    if len(whole) <= SHORT or not any(isinstance(child, dict | list) for child in children):
+        return whole
+    pad = " " * (indent + 1)
+    if isinstance(value, dict):
+        inside = [
+            f"{pad}{json.dumps(key, ensure_ascii=False)}: {rows_text(child, indent + 1)}"
+            for key, child in value.items()
+        ]
+    else:
+        inside = [pad + rows_text(child, indent + 1) for child in value]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return opening + "\n" + ",\n".join(inside) + "\n" + " " * indent + closing
 
 
 def line(label: str, figures: dict[str, Any]) -> str:

@@ -26,12 +26,11 @@ from costmodels.operations.layouts import Layouts
 from costmodels.serving.closed_loop.client import Load, closed_loop_answers
 from costmodels.serving.closed_loop.protocol import GENERATIONS, SHORTEST
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.serving.frameworks.policies import find_policy
+from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.arrivals import closed_loop, uniform_lengths
 from costmodels.serving.simulator.events import Engine, simulate
 from costmodels.serving.simulator.step_table import step_tables
 from costmodels.step.communication import Network
-from costmodels.step.memory import kv_bytes_per_sequence, memory
 from profiles.hardware import default_node, find_fabric, find_gpu
 from tests.benchmarks.cards import write
 
@@ -51,36 +50,27 @@ def points(framework_name: str, engine_name: str) -> Iterator[dict[str, Any]]:
     """Approximation ÷ simulator at every workload and concurrency."""
     model_name, degrees = ENGINES[engine_name]
     model, framework = find_architecture(model_name), find_framework(framework_name)
-    precision, layouts = choose_precision(model), Layouts.of([degrees])
-    cost = CostModel(find_gpu(GPU), framework_name)
+    layouts, cost = Layouts.of([degrees]), CostModel(find_gpu(GPU), framework_name)
     node = default_node(cost.gpu)
     network = Network(node.gpus, find_fabric(node.default_fabric))
-    budget = max(framework.token_budgets)
-    limits = {
-        "memory_fraction": framework.memory_fraction,
-        "token_budget": np.array([budget]),
-        "sequences": framework.max_sequences,
-    }
-    room = memory(model, precision, layouts, cost.gpu, **limits)
+    served = ServedModel(model, choose_precision(model), framework, cost, network)
+    budget = max(framework.limits.token_budgets)
+    room = served.memory(layouts, np.array([budget]), sequences=framework.limits.max_sequences)
     for isl, osl in WORKLOADS:
-        each = kv_bytes_per_sequence(model, precision, layouts, isl + osl)[0]
+        each = served.kv_bytes(layouts, isl + osl)[0]
         kv_tokens = float(room.kv_bytes[0] / each * (isl + osl))
-        policy = find_policy(framework_name)
+        policy = framework.scheduler
         held = policy.held_tokens(isl, osl) * (1 + SHORTEST) / 2
-        sequences = int(min(kv_tokens / held, framework.max_sequences))
+        sequences = int(min(kv_tokens / held, framework.limits.max_sequences))
         (table,) = step_tables(
-            model,
-            precision,
-            cost,
-            network,
-            framework,
+            served,
             layouts,
             ROUTING,
             most_tokens=budget,
-            most_sequences=framework.max_sequences,
+            most_sequences=framework.limits.max_sequences,
             longest_tokens=isl + osl,
         )
-        engine = Engine(table, policy, kv_tokens, budget, framework.max_sequences)
+        engine = Engine(table, policy, kv_tokens, budget, framework.limits.max_sequences)
         n = len(CONCURRENCIES)
         load = Load.of(
             np.array(CONCURRENCIES),
@@ -90,7 +80,7 @@ def points(framework_name: str, engine_name: str) -> Iterator[dict[str, Any]]:
             np.full(n, sequences * int(layouts.dp[0])),
         )
         many = layouts.take(np.zeros(n, np.int64))
-        got = closed_loop_answers(model, precision, cost, network, framework, many, load, ROUTING)
+        got = closed_loop_answers(served, many, load, ROUTING)
         prompt = load.isl * (1 + SHORTEST) / 2
         front = framework.calibration.front_us(prompt, load.concurrency.astype(float), got.tpot.mean.value)
         e2e = got.e2e.mean.value
@@ -152,11 +142,10 @@ def main() -> None:
         "setting": f"{GPU}; closed loop, {GENERATIONS} requests a client, lengths uniform in {SHORTEST:.0%}–100 %",
         "what": "costmodels/serving/closed_loop/protocol.py ÷ costmodels/serving/simulator/events.py",
         "regimes": {name: card(chosen) for name, chosen in regimes.items()},
-        "points": rows,
     }
     for name, figures in document["regimes"].items():
         print(name, figures, flush=True)
-    print(write("closed_loop", document))
+    print(write("closed_loop", document, rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Writes the figures of the README from ``costmodels/evidence/``: ``python -m tests.benchmarks.readme [--check]``."""
+"""Writes the figures of README.md and docs/accuracy.md from ``costmodels/evidence/``:
+``python -m tests.benchmarks.readme [--check]``."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from tests.benchmarks.cards import EVIDENCE
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 START, END = "<!-- figures: tests/benchmarks/readme.py -->", "<!-- end of figures -->"
 GPUS = ("H100-SXM", "H200", "all")
 
@@ -121,17 +122,24 @@ def _sampling() -> list[str]:
     return rows
 
 
+def shortest() -> str:
+    """The one table of the README: end to end."""
+    return "\n".join(_silicon())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail where the README differs, write nothing")
+    parser.add_argument("--check", action="store_true", help="fail where a file differs, write nothing")
     check: bool = parser.parse_args().check
-    text = README.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    fresh = f"{before}{START}\n\n{figures()}\n\n{END}{after}"
-    if check and fresh != text:
-        sys.exit("README.md: its figures are not those in costmodels/evidence; run python -m tests.benchmarks.readme")
-    README.write_text(fresh, encoding="utf-8")
+    for name, write in {"README.md": shortest, "docs/accuracy.md": figures}.items():
+        path = ROOT / name
+        text = path.read_text(encoding="utf-8")
+        before, rest = text.split(START)
+        _, after = rest.split(END)
+        fresh = f"{before}{START}\n\n{write()}\n\n{END}{after}"
+        if check and fresh != text:
+            sys.exit(f"{name}: its figures are not those in costmodels/evidence; run python -m tests.benchmarks.readme")
+        path.write_text(fresh, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,9 @@ from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.power import board as power_module
 from costmodels.power.board import board_power, power_facts
-from costmodels.serving.frameworks import framework as frameworks_module
-from costmodels.serving.frameworks.framework import find_framework, frameworks
 from costmodels.step import memory as memory_module
 from costmodels.step.memory import kv_bytes_per_sequence, memory, memory_facts, weights_bytes
-from profiles.errors import DataError, UnknownName
+from profiles.errors import DataError
 from profiles.hardware import find_gpu, gpus
 
 # Bytes of the weights on all GPUs together. DeepSeek-V3: 671e9 in fp8, its embedding, head and router in 16 bits
@@ -43,6 +41,11 @@ def weights(model: str, layout: tuple[int, int, int, int, int], precision: str |
     return float(weights_bytes(architecture, chosen, Layouts.of([layout]))[0]) / 1e9
 
 
+def positions(model: str) -> float:
+    """GB of the tables of rotary positions, which are on every GPU."""
+    return 2 * find_architecture(model).position_table_elements / 1e9
+
+
 def kv(model: str, tokens: float, tp: int = 1, pp: int = 1, precision: str = "bf16") -> float:
     architecture = find_architecture(model)
     chosen = choose_precision(architecture, kv=precision)
@@ -56,7 +59,9 @@ def kv(model: str, tokens: float, tp: int = 1, pp: int = 1, precision: str = "bf
 @pytest.mark.parametrize("tp", [1, 2, 8])
 def test_weights_of_all_gpus_together_are_the_checkpoint(model: str, expected: float, tp: int) -> None:
     # Router, norms and the latent's down-projections are on every GPU: a little more than once in all.
-    together = weights(model, (tp, 1, 1, 1, tp)) * tp * 1e9
+    together = (weights(model, (tp, 1, 1, 1, tp)) - positions(model)) * tp * 1e9
+    vision = find_architecture(model).vision
+    expected += 2.0 * vision.parameters if vision else 0.0
     assert expected * 0.99 <= together <= expected * (1.01 if tp == 1 else 1.02)
 
 
@@ -73,15 +78,17 @@ def test_kv_projections_are_repeated_where_there_are_more_gpus_than_heads() -> N
     one_head = 4096 * 2 * 128 * 2 * 94 / 1e9  # K and V of one head in all layers of Qwen3-235B-A22B (4 KV heads)
     four, eight = (weights("Qwen3-235B-A22B", (tp, 1, 1, 1, tp)) for tp in (4, 8))
     router_and_norms = 94 * (4096 * 128 + 2 * 4096) * 2 / 1e9  # are on every GPU too
-    assert 8 * eight - 4 * four == pytest.approx(4 * one_head + 4 * router_and_norms, rel=1e-3)
+    everywhere = router_and_norms + positions("Qwen3-235B-A22B")
+    assert 8 * eight - 4 * four == pytest.approx(4 * one_head + 4 * everywhere, rel=1e-3)
 
 
 def test_a_pipeline_stage_has_its_layers_and_one_of_the_two_tables() -> None:
     model = find_architecture("Qwen3-32B")
     table = model.embedding_parameters * 2 / 1e9
-    whole = weights("Qwen3-32B", (1, 1, 1, 1, 1))
-    assert weights("Qwen3-32B", (1, 4, 1, 1, 1)) == pytest.approx((whole - 2 * table) / 4 + table)
-    assert weights("Qwen3-32B", (1, 3, 1, 1, 1)) == pytest.approx((whole - 2 * table) * 22 / 64 + table)
+    known = positions("Qwen3-32B")  # on every stage
+    layers = weights("Qwen3-32B", (1, 1, 1, 1, 1)) - 2 * table - known
+    assert weights("Qwen3-32B", (1, 4, 1, 1, 1)) == pytest.approx(layers / 4 + table + known)
+    assert weights("Qwen3-32B", (1, 3, 1, 1, 1)) == pytest.approx(layers * 22 / 64 + table + known)
 
 
 def test_fewer_bits_take_less_room() -> None:
@@ -208,7 +215,6 @@ def test_power_of_a_gpu_that_was_not_metered_is_marked() -> None:
 FILES = [
     (memory_module, memory_facts, "memory.yaml"),
     (power_module, power_facts, "board.yaml"),
-    (frameworks_module, frameworks, "frameworks.yaml"),
 ]
 BROKEN = {
     "no file": None,
@@ -237,10 +243,3 @@ def test_a_broken_data_file_is_a_data_error_that_names_it(
     monkeypatch.setattr(module, "__file__", str(tmp_path / "module.py"))
     with pytest.raises(DataError, match=name):
         reader.__wrapped__()  # type: ignore[attr-defined]
-
-
-def test_every_framework_is_described_and_others_are_refused() -> None:
-    assert set(frameworks()) == {"vllm", "sglang", "trtllm"}
-    assert find_framework("vllm").name == "vllm"
-    with pytest.raises(UnknownName, match="framework: 'vlm'"):
-        find_framework("vlm")

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from api.cli.console import flowing, write_json, write_text
+from api.cli.console import flowing, write_text
+from api.cli.options import JsonOutput
+from api.cli.output import check_target, hand_over_json, write_atomically
 from profiles.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from profiles.collect.points import Outcome, Point
     from profiles.collect.runner import Proposer
     from profiles.collect.session import Asked
-    from profiles.hardware import Gpu
+    from profiles.hardware import Catalogue, Gpu
 
 INTERRUPTED = 130
 OPS = "gemm,attention,moe,collective,memcpy,launch"
@@ -66,6 +68,7 @@ def collect(
         str | None, typer.Option(help="Who measures, for the rows. Default: this harness on this type of device.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    output: JsonOutput = None,
 ) -> None:
     r"""Measure this machine; the rows are of use to the cost model at once.
 
@@ -109,12 +112,13 @@ def collect(
     asked = Asked.parse(ops, precision, budget, target_error)
     listed = None if points is None else read_points(points)
     _check_out(out)
+    check_target(output)
     found = find_device(device, index=gpu_index, gpus=gpus)
-    gpu = _type_of(found, out, gpu_facts, describe)
+    gpu, catalogue = _type_of(found, out, gpu_facts, describe)
     order = "points" if listed is not None else "grid" if grid else "active"
     header = asked.header(found, gpu.name, source, order=order, seed=seed)
     import_torch().manual_seed(seed)
-    _run(asked, found, gpu, out, listed, began, header, power=power, as_json=as_json)
+    _run(asked, found, gpu, catalogue, out, listed, began, header, power=power, as_json=as_json, output=output)
 
 
 def _check_out(out: Path) -> None:
@@ -128,22 +132,20 @@ def _check_out(out: Path) -> None:
         raise InputError(f"--out: {out} is there and is no profile store", "name a store, or a new folder")
 
 
-def _type_of(device: Device, out: Path, gpu_facts: Path | None, describe: Path | None) -> Gpu:
-    """The device's type in the catalogue, in the store, or in the file that the user gives.
+def _type_of(device: Device, out: Path, gpu_facts: Path | None, describe: Path | None) -> tuple[Gpu, Catalogue]:
+    """The device's type in the catalogue, in the store, or in the file that the user gives; with all that these know.
 
     Raises:
         InputError: none of these knows it: the facts that are missing are named, and a file to fill in is written.
     """
     from profiles import descriptions
-    from profiles.hardware import add_gpu
 
-    descriptions.add_described(out)
+    catalogue = descriptions.catalogue_with([out])
     if gpu_facts is not None:
-        for described, node in descriptions.read_descriptions(gpu_facts):
-            add_gpu(described, node, str(gpu_facts))
-    gpu = descriptions.match(device.describe())
+        catalogue = descriptions.catalogue_with_file(gpu_facts, catalogue)
+    gpu = descriptions.match(device.describe(), catalogue)
     if gpu is not None:
-        return gpu
+        return gpu, catalogue
     if gpu_facts is not None:
         raise InputError(
             f"--gpu-facts: {gpu_facts} does not describe {device.name!r}", "add that name to the aliases of its type"
@@ -152,8 +154,6 @@ def _type_of(device: Device, out: Path, gpu_facts: Path | None, describe: Path |
     file = describe or out.with_name(f"{out.name}.gpus.yaml")
     already = file.exists()
     if not already:
-        from api.cli.output import write_atomically
-
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, text)
     raise InputError(
@@ -167,6 +167,7 @@ def _run(
     asked: Asked,
     device: Device,
     gpu: Gpu,
+    catalogue: Catalogue,
     out: Path,
     listed: list[Point] | None,
     began: float,
@@ -174,6 +175,7 @@ def _run(
     *,
     power: bool,
     as_json: bool,
+    output: Path | None,
 ) -> None:
     from api.cli.views.collect_summary import document, show
     from profiles import descriptions
@@ -186,8 +188,8 @@ def _run(
     benchmarks = asked.benchmarks()
     with Journal(out) as journal, _progress(began, asked.budget_s) as (say, on_outcome):
         store = open_store(out)
-        descriptions.keep(out, [gpu.name])
-        fold = folder_of(journal, store)
+        descriptions.keep(out, [gpu.name], catalogue)
+        fold = folder_of(journal, store, catalogue)
         fold()  # of a run that was killed
         candidates: Mapping[str, Sequence[Point]] = {}
         refused: list[Outcome] = []
@@ -205,9 +207,7 @@ def _run(
         report = runner.run(proposer)
         report.outcomes[:0] = refused
     summary = document(report, device, gpu, store, header, meter)
-    if as_json:
-        write_json(summary)
-    else:
+    if hand_over_json(summary, output, as_json=as_json):
         show(summary)
     if report.ended == "device_lost":
         raise DataError(
@@ -320,7 +320,6 @@ def propose(
 
       plan profile import collect --from h200 --into ./measured   (here)
     """
-    from api.cli.output import check_target, write_atomically
     from api.cli.progress import Reporter
     from profiles.collect.journal import write_points
     from profiles.collect.session import DEFAULT_ERROR, Asked
@@ -328,13 +327,9 @@ def propose(
     if output is not None:
         check_target(output)
     asked = Asked.parse(ops, precision, "1h", DEFAULT_ERROR)
-    if profiles is not None:
-        from profiles.descriptions import add_described
+    from profiles.descriptions import catalogue_with
 
-        add_described(profiles)
-    from profiles.hardware import find_gpu
-
-    known = find_gpu(gpu, "--gpu")
+    known = catalogue_with([] if profiles is None else [profiles]).find_gpu(gpu, "--gpu")
     with Reporter(f"choosing points for {known.name}") as report:
         from api.cli.commands.proposing import candidates_elsewhere
         from api.cli.commands.proposing import propose as best

@@ -100,14 +100,16 @@ def experts(
     if form not in FORMATS:
         raise UnknownName("--format", form, FORMATS, f"choose from {', '.join(FORMATS)}")
     _check_targets(output, form, plot)
-    measured = measured_stores(profiles)
-    fields, folder = gathered(asked, request, "experts-request", needed=("model", "cluster"), example=EXAMPLE)
+    measured, catalogue = measured_stores(profiles)
+    fields, folder = gathered(
+        asked, request, "experts-request", catalogue, needed=("model", "cluster"), example=EXAMPLE
+    )
     named = {name: taken_paths(fields, name, folder) for name in ("loads", "routes", "holdout", "current")}
     from api.cli.progress import Reporter
     from planner.contract.models import architecture_of
     from planner.experts.request import parse_placement_request
 
-    understood = parse_placement_request(fields)
+    understood = parse_placement_request(fields, catalogue)
     model = architecture_of(understood.model).name
     with Reporter(f"placing the experts of {model}", quiet=quiet) as report:
         from planner.experts.decision import Files, place_experts

@@ -79,10 +79,10 @@ def plan(
     from planner.contract.models import architecture_of
     from planner.serving.request import parse_request
 
-    measured = measured_stores(profiles)
+    measured, catalogue = measured_stores(profiles)
     needed = ("model", "cluster", "workload")
-    fields, _ = gathered(asked, request, "request", needed=needed, example=EXAMPLE)
-    understood = parse_request(fields)
+    fields, _ = gathered(asked, request, "request", catalogue, needed=needed, example=EXAMPLE)
+    understood = parse_request(fields, catalogue)
     check_target(output)
     architecture = architecture_of(understood.model)  # a misspelt name is refused before the slow imports
     loads = None

@@ -17,6 +17,7 @@ from profiles.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from profiles.hardware import Catalogue
     from profiles.store import ProfileStore
 
 EXAMPLE = "plan predict --model Qwen/Qwen3-32B --gpu H200 --tp 2 --isl 4000 --osl 500 --concurrency 32"
@@ -68,7 +69,7 @@ def predict(
         option = "--request" if name == "request" else option_name(Configuration, name)
         raise InputError(f"{option}: has no effect beside {configs}", "give it as a column of the file")
     check_target(output)
-    measured = measured_stores(profiles)
+    measured, catalogue = measured_stores(profiles)
     if configs is not None:
         table = _read(configs)
         answer = _predicted(table, measured, quiet)
@@ -82,7 +83,7 @@ def predict(
                 "correct the rows: each one's column error says why",
             )
     elif request is not None:
-        _requested(asked, request, measured, output, as_json, quiet)
+        _requested(asked, request, measured, catalogue, output, as_json, quiet)
     else:
         _one(asked, measured, output, as_json, quiet)
 
@@ -107,6 +108,7 @@ def _requested(
     asked: dict[str, Any],
     request: str,
     measured: list[ProfileStore],
+    catalogue: Catalogue,
     output: Path | None,
     as_json: bool,
     quiet: bool,
@@ -119,10 +121,8 @@ def _requested(
     document, folder = read_request(request, "predictions-request")
     rows = document.get("configurations")
     if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
-        document = {
-            **document,
-            "configurations": [{**with_files(row, folder), **with_files(asked, Path())} for row in rows],
-        }
+        beside = with_files(asked, Path(), catalogue)
+        document["configurations"] = [{**with_files(row, folder, catalogue), **beside} for row in rows]
     understood = parse_prediction_request(document)
     with Reporter(_doing(len(understood.configurations)), quiet=quiet) as report:
         made = predictions(understood, measured=measured, progress=report).to_json()

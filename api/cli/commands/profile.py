@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from api.cli.console import console, facts, flowing, heading, indented, table, write_json
+from api.cli.console import console, facts, flowing, heading, indented, table
+from api.cli.options import JsonOutput
+from api.cli.output import check_target, hand_over_json
 from profiles.errors import InputError, UnknownName
 
 if TYPE_CHECKING:  # pandas and pyarrow take a third of a second: the commands below import what they need
     import pandas as pd
 
+    from profiles.hardware import Catalogue
     from profiles.importers import Rows
     from profiles.measurements import Operation
     from profiles.store import ProfileStore
@@ -45,6 +48,7 @@ def list_(
     gpu: Annotated[str | None, typer.Option(help="Only this GPU type: H200, A100, ...")] = None,
     framework: Annotated[str | None, typer.Option(help="Only this framework: vllm, sglang, ...")] = None,
     as_json: AsJson = False,
+    output: JsonOutput = None,
 ) -> None:
     """How many timings there are, by operation, GPU, framework and precision.
 
@@ -58,10 +62,11 @@ def list_(
 
       plan profile list --profiles ./measured --json
     """
+    check_target(output)
     stores = _stores(profiles)
     counts = _counts(stores, op, gpu, framework)
-    if as_json:
-        write_json([{**_identity(s), "rows": c.to_dict("records")} for s, c in zip(stores, counts, strict=True)])
+    document = [{**_identity(s), "rows": c.to_dict("records")} for s, c in zip(stores, counts, strict=True)]
+    if not hand_over_json(document, output, as_json=as_json):
         return
     out = console()
     for store, count in zip(stores, counts, strict=True):
@@ -91,6 +96,7 @@ def show(
     limit: Annotated[int, typer.Option(min=0, help="Rows at most; 0 = all.")] = 20,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV, all columns.")] = False,
+    output: JsonOutput = None,
 ) -> None:
     """What the columns of an operation mean and in which unit, and some of its rows.
 
@@ -109,16 +115,17 @@ def show(
 
     if as_json and as_csv:
         raise InputError("--json and --csv are both given", "give one of them")
+    check_target(output)
     known = find_operation(operation)
     stores = _stores(profiles)
     counts = _counts(stores, operation, gpu, framework)
-    name = None if gpu is None else _gpu_name(gpu, counts)
+    name = None if gpu is None else _gpu_name(gpu, counts, stores)
     rows = merge_rows(known, [store.query(operation, gpu=name, framework=framework) for store in stores])
     shown = rows.head(limit) if limit else rows
+    if not hand_over_json(_document(known, shown, len(rows)), output, as_json=as_json):
+        return
     if as_csv:
         shown.to_csv(sys.stdout, index=False)
-    elif as_json:
-        write_json(_document(known, shown, len(rows)))
     else:
         _print_schema(known, rows)
         _print_rows(shown, len(rows))
@@ -142,6 +149,7 @@ def import_(
         typer.Option("--option", metavar="KEY=VALUE", help="An option of the format, see below; repeatable."),
     ] = None,
     as_json: AsJson = False,
+    output: JsonOutput = None,
 ) -> None:
     """Add other people's kernel timings to a profile store.
 
@@ -180,13 +188,13 @@ def import_(
     options = _options(option or [])
     check_options(importer.name, options, importer.options)
     _check_target(into)
+    check_target(output)
     with tempfile.TemporaryDirectory(prefix="plan-profile-import-") as folder:
         read = _stage(importer.read(source, options), Path(folder))
         if not read:
             raise InputError(f"{importer.name}: no rows there match the options", "leave an option out")
-        counts = _add(read, into, importer.name)
-    if as_json:
-        write_json({"store": str(into), "operations": counts})
+        counts = _add(read, into, importer.name, importer.catalogue(source, options))
+    if not hand_over_json({"store": str(into), "operations": counts}, output, as_json=as_json):
         return
     out = console()
     heading(out, f"store {into}")
@@ -209,7 +217,7 @@ def _stage(tables: Rows, folder: Path) -> dict[str, list[Path]]:
     return staged
 
 
-def _add(staged: dict[str, list[Path]], into: Path, source: str) -> list[dict[str, object]]:
+def _add(staged: dict[str, list[Path]], into: Path, source: str, catalogue: Catalogue) -> list[dict[str, object]]:
     import pandas as pd
 
     from profiles.descriptions import keep
@@ -230,7 +238,7 @@ def _add(staged: dict[str, list[Path]], into: Path, source: str) -> list[dict[st
         before = len(store.query(operation, columns=["gpu"]))
         total = store.add(operation, rows, where=source)
         counts.append({"operation": operation, "read": len(rows), "new": total - before, "total": total})
-        keep(into, rows["gpu"].unique())
+        keep(into, rows["gpu"].unique(), catalogue)
     return counts
 
 
@@ -258,21 +266,18 @@ def _options(pairs: list[str]) -> dict[str, str]:
 
 
 def _stores(profiles: list[Path] | None) -> list[ProfileStore]:
-    from profiles.descriptions import add_described
     from profiles.store import ProfileStore, shipped_pack
 
-    for path in profiles or ():
-        add_described(path)
     return [shipped_pack(), *(ProfileStore(path) for path in profiles or ())]
 
 
-def _gpu_name(gpu: str, counts: list[pd.DataFrame]) -> str:
+def _gpu_name(gpu: str, counts: list[pd.DataFrame], stores: list[ProfileStore]) -> str:
     """The GPU's canonical name: as a store spells it, or as the hardware catalogue does."""
-    from profiles.hardware import find_gpu
+    from profiles.descriptions import catalogue_with
 
     if any((count["gpu"] == gpu).any() for count in counts):
         return gpu
-    return find_gpu(gpu, "--gpu").name
+    return catalogue_with(store.path for store in stores).find_gpu(gpu, "--gpu").name
 
 
 def _counts(stores: list[ProfileStore], op: str | None, gpu: str | None, framework: str | None) -> list[pd.DataFrame]:
@@ -287,7 +292,7 @@ def _counts(stores: list[ProfileStore], op: str | None, gpu: str | None, framewo
     wanted = {"operation": op and find_operation(op).name, "gpu": gpu, "framework": framework}
     counts = [store.summary(op) for store in stores]
     if gpu is not None:
-        wanted["gpu"] = _gpu_name(gpu, counts)
+        wanted["gpu"] = _gpu_name(gpu, counts, stores)
     if framework is not None:
         names = {name for count in counts for name in count["framework"]}
         if framework not in names:

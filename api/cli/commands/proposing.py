@@ -13,11 +13,10 @@ from costmodels.kernels.kernel_models import coded
 from costmodels.sampling.sampler import Sampler, modelled
 from profiles.collect.devices import Device
 from profiles.collect.operations.work import work
-from profiles.collect.points import Outcome, Point
+from profiles.collect.points import Outcome, Point, Settings
 from profiles.collect.runner import Grids
 from profiles.collect.sensors import Silent
 from profiles.collect.session import Asked, measurable
-from profiles.collect.timing import Settings
 from profiles.hardware import Gpu
 from profiles.measurements import OPERATIONS
 

@@ -76,7 +76,7 @@ def simulate(
 
         check_target(plot, "--plot")
         check_kind(plot, "timeline.html")
-    measured = measured_stores(profiles)
+    measured, _ = measured_stores(profiles)
     understood = _understood(asked, plan_file, trace, request)
     from api.cli.progress import Reporter
     from planner.contract.models import read_model

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from costmodels.estimates import Estimates, Floats, Ints
-from costmodels.kernels.cost_model import CostModel
-from costmodels.models.architecture import Architecture
-from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.closed_loop.loop_grid import grid_questions
 from costmodels.serving.closed_loop.protocol import SHORTEST, Gate, closed_loop
 from costmodels.serving.frameworks.calibration import Spread
-from costmodels.serving.frameworks.framework import Framework
-from costmodels.serving.step import interval, step_times
-from costmodels.step.communication import Network
+from costmodels.serving.served_model import ServedModel
+from costmodels.serving.step import interval
 
 
 @dataclass(frozen=True)
@@ -79,18 +75,9 @@ class Answers:
     output_tokens_per_s: Floats
 
 
-def closed_loop_answers(
-    model: Architecture,
-    precision: Precision,
-    cost: CostModel,
-    network: Network,
-    framework: Framework,
-    layouts: Layouts,
-    load: Load,
-    routing: str,
-) -> Answers:
+def closed_loop_answers(served: ServedModel, layouts: Layouts, load: Load, routing: str) -> Answers:
     """Plays the closed loop on every configuration (:mod:`costmodels.serving.closed_loop.protocol`)."""
-    calibration = framework.calibration
+    framework, calibration = served.framework, served.framework.calibration
     running = np.minimum(load.concurrency, load.most_running)
     questions = grid_questions(
         layouts,
@@ -99,9 +86,9 @@ def closed_loop_answers(
         load.isl,
         load.osl,
         load.shortest,
-        mixed=framework.mixes_prompts_with_decodes,
+        mixed=framework.scheduler.mixed,
     )
-    times = step_times(model, precision, cost, network, framework, questions.layouts, questions.batch, routing)
+    times = served.step(questions.layouts, questions.batch, routing)
     tokens_per_step = calibration.tokens_per_step(load.drafted)
     loop = closed_loop(
         questions.grid(times.latency.value, times.stage.value, tokens_per_step),

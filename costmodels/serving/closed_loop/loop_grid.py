@@ -1,4 +1,4 @@
-"""The few steps that a closed loop is made of, as batches to ask :func:`~costmodels.serving.step.step_times` for."""
+"""The few steps that a closed loop is made of, as batches to ask a served model's step for."""
 
 from __future__ import annotations
 

@@ -7,22 +7,17 @@ import math
 import numpy as np
 
 from costmodels.estimates import Estimates, Floats
-from costmodels.kernels.cost_model import CostModel
-from costmodels.models.architecture import Architecture
-from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.closed_loop.client import Answers, Latency
 from costmodels.serving.closed_loop.protocol import SHORTEST
 from costmodels.serving.frameworks.calibration import Spread
-from costmodels.serving.frameworks.framework import Framework
-from costmodels.serving.frameworks.policies import find_policy
+from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.arrivals import open_loop as requests_at
 from costmodels.serving.simulator.arrivals import uniform_lengths
 from costmodels.serving.simulator.engine import Engine
 from costmodels.serving.simulator.events import simulate
 from costmodels.serving.simulator.step_table import step_tables
-from costmodels.serving.step import interval, step_times
-from costmodels.step.communication import Network
+from costmodels.serving.step import interval
 from costmodels.step.operators import Batch
 from profiles.errors import InputError
 
@@ -37,11 +32,7 @@ where it grows in proportion to time, 1 where it does not grow."""
 
 
 def open_loop(
-    model: Architecture,
-    precision: Precision,
-    cost: CostModel,
-    network: Network,
-    framework: Framework,
+    served: ServedModel,
     layout: Layouts,
     isl: int,
     osl: int,
@@ -57,25 +48,22 @@ def open_loop(
     Raises:
         InputError: the engine does not keep up with the rate.
     """
-    budget = max(framework.token_budgets)
+    framework = served.framework
+    budget = max(framework.limits.token_budgets)
     (table,) = step_tables(
-        model,
-        precision,
-        cost,
-        network,
-        framework,
+        served,
         layout,
         routing,
         most_tokens=budget,
-        most_sequences=framework.max_sequences,
+        most_sequences=framework.limits.max_sequences,
         longest_tokens=isl + osl,
     )
     engine = Engine(
         table,
-        find_policy(framework.name),
+        framework.scheduler,
         kv_tokens=kv_tokens,
         token_budget=budget,
-        max_sequences=framework.max_sequences,
+        max_sequences=framework.limits.max_sequences,
     )
     count = REQUESTS
     while True:
@@ -100,12 +88,7 @@ def open_loop(
     front = calibration.front_us(np.array([isl * (1 + SHORTEST) / 2]), np.array([in_flight]), np.array([tpot]))[0]
     decoding = np.array([max(round(in_flight / float(layout.dp[0])), 1)])
     nobody = np.zeros(1, np.int64)
-    step = step_times(
-        model,
-        precision,
-        cost,
-        network,
-        framework,
+    step = served.step(
         layout,
         Batch(nobody, nobody, nobody, decoding, np.array([isl + osl // 2]), decoding.astype(np.float64)),
         routing,

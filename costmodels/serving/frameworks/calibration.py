@@ -18,7 +18,6 @@ flags; these are the constants of the first of them, partially pooled with the o
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -136,10 +135,13 @@ NEUTRAL = Calibration(
 """The kernels alone: what constants are fitted on top of."""
 
 
-@cache
-def calibrations() -> dict[str, Calibration]:
-    """By framework."""
+def calibrations(folder: Path) -> dict[str, Calibration]:
+    """By framework, as ``calibration.yaml`` in ``folder`` has them.
+
+    Raises:
+        DataError: the file is broken.
+    """
     return shipped(
-        Path(__file__).parent / "calibration.yaml",
+        folder / "calibration.yaml",
         lambda document: {name: Calibration(**fields) for name, fields in document.items()},
     )

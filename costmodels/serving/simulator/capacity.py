@@ -110,14 +110,12 @@ def capacity_rps(
     osl: Ints,
     limits: Sequence[Limit],
     *,
-    cv: float = 1.0,
     seed: int = 0,
     tolerance: float = 0.02,
-    warm_up: float = WARM_UP,
     near_rps: float | None = None,
     near_fails: bool = False,
 ) -> float:
-    """The highest rate of random arrivals at which every limit holds, requests per second; 0 where not even a
+    """The highest rate of Poisson arrivals at which every limit holds, requests per second; 0 where not even a
     nearly idle engine meets them.
 
     From a guess in steps that grow until the answer lies between two rates, then bisection; the guess is refined on a
@@ -127,9 +125,7 @@ def capacity_rps(
 
     Args:
         isl, osl: lengths of the requests of one run, shape [n]; :func:`requests_needed` says how many.
-        cv: of the gaps between arrivals; 1 is Poisson.
         tolerance: the answer is at most this share below the highest rate.
-        warm_up: share of the requests at the beginning that are not counted.
         near_rps: where to begin, such as the closed form's estimate (None: at what the engine serves when all
             requests are there from the start). It changes how long the search takes, and the answer by no more than
             ``tolerance``.
@@ -150,13 +146,11 @@ def capacity_rps(
     step = FIRST_STEP
     if len(isl) >= 4 * FEWEST and not near_fails:
         some, coarse = len(isl) // 4, 4 * tolerance
-        rough = capacity_rps(
-            engine, isl[:some], osl[:some], limits, cv=cv, seed=seed, tolerance=coarse, warm_up=warm_up, near_rps=near
-        )
+        rough = capacity_rps(engine, isl[:some], osl[:some], limits, seed=seed, tolerance=coarse, near_rps=near)
         near, step = rough or near, 1 + tolerance
 
     def holds(rate: float) -> bool:
-        return settled(engine, open_loop(isl, osl, rate, cv=cv, seed=seed), limits, warm_up) is not None
+        return settled(engine, open_loop(isl, osl, rate, seed=seed), limits) is not None
 
     low = high = near
     if not near_fails and holds(near):

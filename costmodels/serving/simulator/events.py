@@ -1,6 +1,6 @@
 """An event simulator of one serving engine: continuous batching, iteration by iteration.
 
-Every step is scheduled as the framework's scheduler would (``policies.yaml``), takes the time that
+Every step is scheduled as the framework's scheduler would (a :class:`Policy`), takes the time that
 :class:`StepTable` says, and ends with its tokens, first tokens and finished sequences. Between two arrivals, ends,
 chunks and overflows of the cache a batch of decodes does not change and its context grows evenly, so that the sum of
 its steps has a closed form on the piecewise-linear tables: the simulator jumps. With pipeline stages,
@@ -17,7 +17,6 @@ import math
 from collections import deque
 from collections.abc import Callable
 from itertools import cycle
-from typing import NamedTuple
 
 import numpy as np
 
@@ -25,71 +24,12 @@ from costmodels.estimates import Floats
 from costmodels.serving.simulator.arrivals import Requests
 from costmodels.serving.simulator.clients import Clients
 from costmodels.serving.simulator.engine import Engine, Overheads, refusals
+from costmodels.serving.simulator.in_flight import InFlight, PartOfStep, TakenPart, Turn
 from costmodels.serving.simulator.outcome import Outcome
-from costmodels.serving.simulator.scheduler import Chunk, Rank, Slot
+from costmodels.serving.simulator.scheduler import Chunk, Rank
 from costmodels.serving.simulator.timing import ENDLESS, Timing
 
 __all__ = ["Engine", "GivenUp", "Overheads", "simulate"]
-
-
-class _Part(NamedTuple):
-    """One rank's part of a step that is to be taken."""
-
-    rank: Rank
-    slot: Slot
-    decodes: bool
-    chunks: list[Chunk]
-
-
-class _Taken(NamedTuple):
-    """One rank's part of a step that was taken: decode steps, and the requests whose prompts end with it."""
-
-    rank: Rank
-    slot: Slot
-    steps: int
-    landing: list[int]
-
-
-class _InFlight(NamedTuple):
-    """A micro-batch in the pipeline: when it comes out, its slot, what was taken, and whether nothing but tokens comes
-    of it."""
-
-    done: float
-    number: int
-    taken: list[_Taken]
-    quiet: bool
-
-
-class _Turn:
-    """The decodes of one micro-batch while the pipeline rotates.
-
-    Attributes:
-        slots: of the ranks that decode in it.
-        ready: when it can go into the first stage again; ``in_flight``: whether it was in the pipeline at the start.
-        to_end: steps until one of its sequences ends.
-        latency, stage: µs of its next step, and by how much they rise, for ``straight`` further steps.
-        steps: taken.
-    """
-
-    __slots__ = (
-        "in_flight",
-        "latency",
-        "latency_rise",
-        "number",
-        "ready",
-        "slots",
-        "stage",
-        "stage_rise",
-        "steps",
-        "straight",
-        "to_end",
-    )
-
-    def __init__(self, number: int, slots: list[Slot], ready: float, in_flight: int) -> None:
-        self.number, self.slots, self.ready, self.in_flight = number, slots, ready, in_flight
-        self.to_end = min([slot.steps_to_next_end() for slot in slots]) - in_flight
-        self.latency = self.latency_rise = self.stage = self.stage_rise = 0.0
-        self.straight = self.steps = 0
 
 
 class GivenUp(Exception):
@@ -125,30 +65,13 @@ class _Run:
     def __init__(self, engine: Engine, requests: Requests, jump: bool, sample_us: float, give_up: Seen | None) -> None:
         self._engine = engine
         self._requests = requests
-        table, policy = engine.table, engine.policy
-        self._queries = table.latency.queries
-        self._stages = table.stages
+        self._queries = engine.table.latency.queries
+        self._stages = engine.table.stages
         self._jump = jump
         self._timing = Timing(engine)
         osl = np.ones_like(requests.osl) if engine.role == "prefill" else requests.osl
         isl_list, osl_list = requests.isl.tolist(), osl.tolist()
-        self._ranks = [
-            Rank(
-                policy,
-                isl_list,
-                osl_list,
-                table.stages,
-                kv_tokens=engine.kv_tokens,
-                token_budget=engine.token_budget,
-                max_sequences=engine.max_sequences,
-                tokens_per_step=engine.tokens_per_step,
-                queries=self._queries,
-                cached_share=engine.cached_share,
-                with_cache=engine.role == "decode",
-                first_token_here=engine.first_token_here,
-            )
-            for _ in range(table.ranks)
-        ]
+        self._ranks = [Rank(engine, isl_list, osl_list) for _ in range(engine.table.ranks)]
         n = len(requests)
         self._refused = refusals(engine, requests)
         self._left = n  # requests not yet answered
@@ -159,8 +82,8 @@ class _Run:
         self._turn = 0
         # Micro-batches: the free ones, the least recently used first; those in the pipeline, the first to come out
         # first; and those that could not take in a prompt since something changed.
-        self._free = deque(range(table.stages))
-        self._in_flight: deque[_InFlight] = deque()
+        self._free = deque(range(self._stages))
+        self._in_flight: deque[InFlight] = deque()
         self._asked: set[int] = set()
         self._last_done = 0.0
         self._busy_us = 0.0
@@ -224,7 +147,7 @@ class _Run:
                 if decodes:
                     rank.grow(slot, steps)
                 landing = [chunk.request for chunk in chunks if chunk.last]
-                taken.append(_Taken(rank, slot, steps if decodes else 0, landing))
+                taken.append(TakenPart(rank, slot, steps if decodes else 0, landing))
             if self._stages == 1:
                 now += latency
                 self._land(now, taken)
@@ -232,7 +155,7 @@ class _Run:
                 self._free.remove(number)
                 self._last_done = max(now + latency, self._last_done + stage)
                 quiet = all(x.steps and not x.landing and x.slot.steps_to_next_end() > 1 for x in taken)
-                self._in_flight.append(_InFlight(self._last_done, number, taken, quiet))
+                self._in_flight.append(InFlight(self._last_done, number, taken, quiet))
                 now += stage
         self._sample(now)
         return self._outcome(now)
@@ -251,12 +174,12 @@ class _Run:
             self._finish[request] = now
             self._answered(now)
 
-    def _begin(self, now: float) -> tuple[int, list[_Part], int]:
+    def _begin(self, now: float) -> tuple[int, list[PartOfStep], int]:
         """The next micro-batch: the slot that has waited longest and has work. (slot, work of each busy rank,
         tokens of all ranks)."""
         mixed, queries = self._engine.policy.mixed, self._queries
         for number in self._free:
-            work: list[_Part] = []
+            work: list[PartOfStep] = []
             total = 0
             changed = False
             for rank in self._ranks:
@@ -270,7 +193,7 @@ class _Run:
                         self._handed(rank.handed.pop(), now)
                 decodes = slot.count > 0 and (mixed or not chunks)
                 if decodes or chunks:
-                    work.append(_Part(rank, slot, decodes, chunks))
+                    work.append(PartOfStep(rank, slot, decodes, chunks))
                     if decodes:
                         total += slot.count * queries
                     for chunk in chunks:
@@ -285,7 +208,7 @@ class _Run:
                 return number, work, total
         return -1, [], 0
 
-    def _land(self, now: float, taken: list[_Taken]) -> None:
+    def _land(self, now: float, taken: list[TakenPart]) -> None:
         """The end of a step: tokens, first tokens, finished sequences."""
         for rank, slot, steps, landing in taken:
             ended = rank.decoded(slot, steps) if steps else []
@@ -302,7 +225,7 @@ class _Run:
 
     # -------------------------------------------------------------- time
 
-    def _time(self, work: list[_Part], tokens: int, now: float) -> tuple[int, float, float]:
+    def _time(self, work: list[PartOfStep], tokens: int, now: float) -> tuple[int, float, float]:
         """(decode steps taken at once, µs through all stages, µs of the slowest stage)."""
         everyone = tokens / len(self._ranks)
         if self._jump and self._stages == 1 and not any(part.chunks for part in work):
@@ -314,7 +237,7 @@ class _Run:
             latency, stage = max(latency, through), max(stage, slowest)
         return 1, latency, stage
 
-    def _decode_steps(self, work: list[_Part], everyone: float, now: float) -> tuple[int, float]:
+    def _decode_steps(self, work: list[PartOfStep], everyone: float, now: float) -> tuple[int, float]:
         """Decode steps until something changes, and the time of all of them."""
         first, rise, _, _, steps = self._timing.decode_line([part.slot for part in work], everyone)
         for rank, slot, _, _ in work:
@@ -337,12 +260,12 @@ class _Run:
         for number in self._free:
             slots = [rank.slots[number] for rank in self._ranks if rank.slots[number].count]
             if slots:
-                turns.append(_Turn(number, slots, now, 0))
+                turns.append(Turn(number, slots, now, 0))
         for step in self._in_flight:
             if not step.quiet:
                 until = min(until, step.done)
                 break
-            turns.append(_Turn(step.number, [part.slot for part in step.taken], step.done, 1))
+            turns.append(Turn(step.number, [part.slot for part in step.taken], step.done, 1))
         if not turns or turns[0].ready >= until:
             return max(now, until)
         rounds = ENDLESS
@@ -381,7 +304,7 @@ class _Run:
             self._settle(turns[:taken], taken)
         return now
 
-    def _straighten(self, turn: _Turn) -> None:
+    def _straighten(self, turn: Turn) -> None:
         """Gives the turn's next steps their times."""
         ahead = turn.in_flight + turn.steps
         tokens = sum([slot.count for slot in turn.slots]) * self._queries
@@ -389,7 +312,7 @@ class _Run:
         line = self._timing.decode_line(turn.slots, everyone, ahead)
         turn.latency, turn.latency_rise, turn.stage, turn.stage_rise, turn.straight = line
 
-    def _settle(self, turns: list[_Turn], taken: int) -> None:
+    def _settle(self, turns: list[Turn], taken: int) -> None:
         """Every step of the turns (``taken`` in all, one after the other) is landed but its last one, which is in
         flight."""
         for turn in turns:
@@ -405,8 +328,8 @@ class _Run:
                 if slot.count:
                     rank.grow(slot, turn.steps)
                     rank.decoded(slot, turn.in_flight + turn.steps - 1)
-                    parts.append(_Taken(rank, slot, 1, []))
-            self._in_flight.append(_InFlight(turn.ready, turn.number, parts, turn.steps < turn.to_end))
+                    parts.append(TakenPart(rank, slot, 1, []))
+            self._in_flight.append(InFlight(turn.ready, turn.number, parts, turn.steps < turn.to_end))
 
     # -------------------------------------------------------------- what is kept
 

@@ -11,7 +11,7 @@ from collections import deque
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from costmodels.serving.frameworks.policies import Policy
+from costmodels.serving.simulator.engine import Engine
 
 _ROUNDING = 1e-6
 """Tokens: sums of fractional gains (speculation) are compared with the cache no more finely than this."""
@@ -61,47 +61,29 @@ class Slot:
 
 
 class Rank:
-    """One attention rank: its queue, its cache and its slots.
+    """One attention rank of ``engine``: its queue, its cache and its slots, one a pipeline stage.
+
+    To a decode engine requests come with the cache of their prompt, and with their first token where it is not computed
+    here; else the prompt's last token is computed for it.
 
     Args:
         isl, osl: of every request.
-        kv_tokens: what the cache holds.
-        tokens_per_step: tokens that a sequence gains in a decode step (speculation: more than one on average).
-        queries: tokens of a decoding sequence that a step computes (speculation: the draft and one).
-        cached_share: share of each prompt that the prefix cache holds already.
-        with_cache: whether requests come with the cache of their prompt (decode role), and unless
-            ``first_token_here`` with their first token; else the prompt's last token is computed for it.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        isl: list[int],
-        osl: list[int],
-        slots: int,
-        *,
-        kv_tokens: float,
-        token_budget: int,
-        max_sequences: int,
-        tokens_per_step: float,
-        queries: int,
-        cached_share: float,
-        with_cache: bool,
-        first_token_here: bool,
-    ) -> None:
-        self._policy = policy
+    def __init__(self, engine: Engine, isl: list[int], osl: list[int]) -> None:
+        self._policy = engine.policy
         self._isl, self._osl = isl, osl
-        self._kv_tokens = kv_tokens + _ROUNDING
-        self._budget = token_budget
-        self._most = max_sequences
-        self.tokens_per_step = tokens_per_step
-        self._queries = queries
-        self._cached_share = cached_share
-        self._with_cache = with_cache
-        self._first_token_here = first_token_here
+        self._kv_tokens = engine.kv_tokens + _ROUNDING
+        self._budget = engine.token_budget
+        self._most = engine.max_sequences
+        self.tokens_per_step = engine.tokens_per_step
+        self._queries = engine.table.latency.queries
+        self._cached_share = engine.cached_share
+        self._with_cache = engine.role == "decode"
+        self._first_token_here = engine.first_token_here
         # A sequence's last block is partly empty: at most so many tokens of it.
-        self._waste = policy.block_tokens - 1
-        self.slots = [Slot() for _ in range(slots)]
+        self._waste = engine.policy.block_tokens - 1
+        self.slots = [Slot() for _ in range(engine.table.stages)]
         self.waiting: deque[int] = deque()
         self.prefilling: deque[list[int]] = deque()  # [request, tokens done, tokens to do]
         self._made: dict[int, int] = {}  # tokens that preempted requests have made

@@ -9,7 +9,7 @@ B is a step of that many sequences at the shortest context, D what attention ove
 sees tokens alone (weights, exchanges, host), A what a prompt's chunk adds (attention, and the K and V that latent
 attention rebuilds), M what decodes add to a step with chunks beside D (logits, host), X and X′ the experts and their
 exchanges, which see the tokens of all attention ranks, in steps without chunks and with them. Each is
-tabulated from :func:`step_times` on a grid, for many configurations in one call, and interpolated with plain
+tabulated from :meth:`ServedModel.step` on a grid, for many configurations in one call, and interpolated with plain
 arithmetic: a simulator asks for one step at a time.
 D and A are bilinear between the knots, as attention's bytes are, and nearly its FLOPs.
 """
@@ -25,13 +25,9 @@ from typing import Literal, NotRequired, TypedDict, Unpack
 import numpy as np
 
 from costmodels.estimates import Estimates, Floats, Ints
-from costmodels.kernels.cost_model import CostModel
-from costmodels.models.architecture import Architecture
-from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.frameworks.framework import Framework
-from costmodels.serving.step import StepTimes, step_times
-from costmodels.step.communication import Network
+from costmodels.serving.served_model import ServedModel
+from costmodels.serving.step import StepTimes
 from costmodels.step.operators import Batch
 
 End = Literal["value", "low", "high"]
@@ -269,11 +265,7 @@ class Sizes(TypedDict):
 
 
 def step_tables(
-    model: Architecture,
-    precision: Precision,
-    cost: CostModel,
-    network: Network,
-    framework: Framework,
+    served: ServedModel,
     layouts: Layouts,
     routing: str,
     *,
@@ -285,17 +277,13 @@ def step_tables(
     Args:
         end: of the prediction's interval: the value, or its lower or upper end.
     """
-    tables = step_tables_at((end,), model, precision, cost, network, framework, layouts, routing, **sizes)
+    tables = step_tables_at((end,), served, layouts, routing, **sizes)
     return [at[end] for at in tables]
 
 
 def step_tables_at(
     ends: Sequence[End],
-    model: Architecture,
-    precision: Precision,
-    cost: CostModel,
-    network: Network,
-    framework: Framework,
+    served: ServedModel,
     layouts: Layouts,
     routing: str,
     **sizes: Unpack[Sizes],
@@ -308,16 +296,8 @@ def step_tables_at(
         points = len(batches.prefills)
         for chosen in np.array_split(together, -(-len(together) * points // _CANDIDATES) or 1):
             if len(chosen):
-                times = step_times(
-                    model,
-                    precision,
-                    cost,
-                    network,
-                    framework,
-                    layouts.take(np.repeat(chosen, points)),
-                    _tiled(batches, len(chosen)),
-                    routing,
-                )
+                repeated = layouts.take(np.repeat(chosen, points))
+                times = served.step(repeated, _tiled(batches, len(chosen)), routing)
                 at_ends = [_tables(grid, times, layouts.take(chosen), end) for end in ends]
                 tables += [dict(zip(ends, of_layout, strict=True)) for of_layout in zip(*at_ends, strict=True)]
     order = np.argsort(np.concatenate([np.flatnonzero(layouts.dp == 1), np.flatnonzero(layouts.dp > 1)]))

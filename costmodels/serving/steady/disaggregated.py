@@ -22,18 +22,16 @@ import numpy as np
 
 from costmodels.arrays import take_rows
 from costmodels.estimates import Estimates, Floats, Ints, combine
-from costmodels.kernels.cost_model import CostModel
-from costmodels.models.architecture import Architecture
-from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.origins import ROOFLINE
-from costmodels.serving.frameworks.framework import Framework
-from costmodels.serving.speculative_decoding import SpeculativeDecoding
+from costmodels.serving.frameworks.connector import KvConnector
+from costmodels.serving.request_shape import RequestShape
+from costmodels.serving.served_model import ServedModel
 from costmodels.serving.steady.chunked_prefill import wait_percentile_us
-from costmodels.serving.steady.kv_transfer import KvConnector, Link, exposed_us
-from costmodels.serving.steady.steady_state import deviation
-from costmodels.serving.step import StepTimes, step_times
-from costmodels.step.communication import FABRIC_SPREAD, Network
+from costmodels.serving.steady.kv_transfer import Link, exposed_us
+from costmodels.serving.steady.steady_state import batch_size_deviation_us, decode_batch, deviation
+from costmodels.serving.step import StepTimes
+from costmodels.step.communication import FABRIC_SPREAD
 from costmodels.step.operators import Batch
 
 # ------------------------------------------------------------------ prefill
@@ -57,30 +55,18 @@ class PrefillSteps:
 
 
 def prefill_steps(
-    model: Architecture,
-    precision: Precision,
-    cost: CostModel,
-    network: Network,
-    framework: Framework,
-    layouts: Layouts,
-    token_budget: Ints,
-    most: Ints,
-    isl: int,
-    routing: str,
-    *,
-    cached_tokens: int = 0,
+    served: ServedModel, shape: RequestShape, layouts: Layouts, token_budget: Ints, most: Ints
 ) -> PrefillSteps:
     """Steps of engines that only prefill.
 
     Args:
         layouts, token_budget: shape [n].
         most: shape [n], prompts of which an attention rank's memory holds the cache at the same time.
-        cached_tokens: prompt tokens that the prefix cache holds, < isl.
     """
-    n, new = len(layouts), isl - cached_tokens
+    n, new = len(layouts), shape.new_tokens
     chunk = np.minimum(token_budget, new)
     together = np.clip(np.minimum(token_budget // new, most // layouts.pp), 1, None).astype(np.int64)
-    prefix = cached_tokens + np.where(new > chunk, (new - chunk) // 2, 0)
+    prefix = shape.cached_tokens + np.where(new > chunk, (new - chunk) // 2, 0)
     nobody = np.zeros(2 * n, np.int64)
     prompts = np.concatenate([np.ones(n, np.int64), together])
     chunk_tokens = np.tile(chunk, 2)
@@ -89,7 +75,7 @@ def prefill_steps(
         prompts, chunk_tokens, np.tile(prefix, 2), nobody, nobody, (prompts * chunk_tokens).astype(np.float64)
     )
     both = layouts.take(np.tile(np.arange(n), 2))
-    steps = step_times(model, precision, cost, network, framework, both, batch, routing)
+    steps = served.step(both, batch, shape.routing)
     return PrefillSteps(
         layouts,
         steps.take(np.arange(n)),
@@ -218,27 +204,25 @@ class Decoding:
 
 
 def decoding(
-    model: Architecture,
+    served: ServedModel,
+    shape: RequestShape,
     layouts: Layouts,
-    step: StepTimes,
     concurrency: Floats,
-    crowd: Floats,
-    osl: int,
     kv_connector: KvConnector,
-    drafting: SpeculativeDecoding | None = None,
+    step: StepTimes | None = None,
 ) -> Decoding:
     """Engines that only decode.
 
     Args:
+        shape: with an osl of at least 2.
         layouts, concurrency: shape [n].
-        step: the decode steps of :func:`costmodels.serving.steady.steady_state.decode_batch`.
-        crowd: µs, from :func:`costmodels.serving.steady.steady_state.batch_size_deviation_us`.
-        osl: at least 2.
+        step: the steps of :func:`costmodels.serving.steady.steady_state.decode_batch`, where they are known.
     """
-    per_step = drafting.tokens_per_step if drafting else 1.0
-    drafted = 1 + (drafting.share_of_step(model.layers) if drafting else 0.0)
-    # The first step counts where it is taken here, and the last may yield more than is wanted.
-    steps = max((osl - 1) / per_step, 1.0)
+    if step is None:
+        step = served.step(layouts, decode_batch(served, shape, layouts, concurrency), shape.routing)
+    drafted = 1 + shape.share_of_step(served.model.layers)
+    osl, steps = shape.osl, shape.decode_steps
+    # The first step counts where it is taken here.
     here = steps + (1.0 if kv_connector.first_token == "decode_step" else 0.0)
     cycle = [
         np.maximum(getattr(step.latency, kind), layouts.pp * getattr(step.stage, kind)) * drafted
@@ -253,7 +237,7 @@ def decoding(
         cycles,
         _between(rate[0], rate[2], rate[1], step.latency),
         cycles.scaled(steps / (osl - 1)),
-        crowd,
+        batch_size_deviation_us(served, layouts, shape.context, concurrency),
         steps / (osl - 1),
         osl - 1,
     )
@@ -330,21 +314,20 @@ class Joint:
 
 
 def joint(
-    model: Architecture,
+    served: ServedModel,
+    isl: int,
     prefill: Prefilling,
     decode: Decoding,
     transfer_us: Floats,
     link: Link,
     kv_connector: KvConnector,
-    framework: Framework,
-    isl: int,
 ) -> Joint:
-    """Pairs, row by row. ``transfer_us``: [n], of the slower end, its queue included."""
+    """Pairs, row by row. ``transfer_us``: [n], of the slower end ``link``, its queue included."""
     # The prefill engine's front end has the prompts that are on their way through it (Little's law).
     concurrent = prefill.rate_rps.value / 1e6 * prefill.done_us.value
     prompt = np.full(len(decode), float(isl))
     front, low, high = (
-        framework.calibration.front_us(prompt, concurrent, getattr(decode.tpot_us, end))
+        served.framework.calibration.front_us(prompt, concurrent, getattr(decode.tpot_us, end))
         for end in ("value", "low", "high")
     )
 
@@ -353,7 +336,7 @@ def joint(
         low, high = time / link.shared_by_gpus, time * np.exp(FABRIC_SPREAD)
         return Estimates(time, low, high, np.full(len(time), ROOFLINE, np.int8), np.zeros(len(time), np.bool_))
 
-    exposed = exposed_us(transfer_us, prefill.service_us, prefill.steps.chunks, model.layers, kv_connector)
+    exposed = exposed_us(transfer_us, prefill.service_us, prefill.steps.chunks, served.model.layers, kv_connector)
     return Joint(
         prefill,
         decode,

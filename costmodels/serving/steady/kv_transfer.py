@@ -12,43 +12,13 @@ after the prefill. All GPUs of an attention rank send or receive their parts in 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from costmodels.estimates import Floats
-from costmodels.models.architecture import Architecture
-from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
-from costmodels.step.memory import kv_bytes_per_sequence
-from profiles.shipped import shipped
-
-
-class KvConnector(BaseModel):
-    """How one framework hands a request over; ``disaggregation.yaml`` says what each field means."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    overlap: Literal["layer", "chunk", "none"]
-    first_token: Literal["transfer", "decode_step"]
-    pipeline: tuple[Literal["prefill", "decode"], ...]
-    source: str
-
-
-@cache
-def kv_connectors() -> dict[str, KvConnector]:
-    """Every framework's facts, by framework.
-
-    Raises:
-        DataError: the file is broken.
-    """
-    return shipped(
-        Path(__file__).parent / "disaggregation.yaml",
-        lambda document: {name: KvConnector(**entry) for name, entry in document.items()},
-    )
+from costmodels.serving.frameworks.connector import KvConnector
+from costmodels.serving.served_model import ServedModel
 
 
 @dataclass(frozen=True)
@@ -64,26 +34,26 @@ class Link:
         return np.asarray(self.latency_us + size_bytes / self.bytes_per_s * 1e6)
 
 
-def cache_bytes(model: Architecture, precision: Precision, isl: int) -> float:
+def cache_bytes(served: ServedModel, isl: int) -> float:
     """KV cache of one prompt, all layers and heads once. Windowed layers send their window only."""
-    return float(kv_bytes_per_sequence(model, precision, Layouts.of([(1, 1, 1, 1, 1)]), isl)[0])
+    return float(served.kv_bytes(Layouts.of([(1, 1, 1, 1, 1)]), isl)[0])
 
 
-def copies(model: Architecture, precision: Precision, layouts: Layouts, isl: int) -> Floats:
+def copies(served: ServedModel, layouts: Layouts, isl: int) -> Floats:
     """How often a decode engine receives each byte: GPUs that share KV heads, or latents, each hold their own, [n]."""
-    stages = np.ceil(model.layers / layouts.pp) / model.layers
-    own = kv_bytes_per_sequence(model, precision, layouts, isl) / stages * layouts.tp
-    return np.asarray(own / cache_bytes(model, precision, isl))
+    stages = np.ceil(served.model.layers / layouts.pp) / served.model.layers
+    own = served.kv_bytes(layouts, isl) / stages * layouts.tp
+    return np.asarray(own / cache_bytes(served, isl))
 
 
-def sent_bytes(model: Architecture, precision: Precision, layouts: Layouts, isl: int, times: Floats | float) -> Floats:
+def sent_bytes(served: ServedModel, layouts: Layouts, isl: int, times: Floats | float) -> Floats:
     """What each GPU of a prefill engine's attention rank sends of one prompt, [n]: its part of ``times`` copies."""
-    return np.asarray(cache_bytes(model, precision, isl) * times / (layouts.tp * layouts.pp))
+    return np.asarray(cache_bytes(served, isl) * times / (layouts.tp * layouts.pp))
 
 
-def received_bytes(model: Architecture, precision: Precision, layouts: Layouts, isl: int) -> Floats:
+def received_bytes(served: ServedModel, layouts: Layouts, isl: int) -> Floats:
     """What each GPU of a decode engine's attention rank receives of one prompt, [n]."""
-    return kv_bytes_per_sequence(model, precision, layouts, isl)
+    return served.kv_bytes(layouts, isl)
 
 
 def with_queue(time_us: Floats, rate_per_us: Floats) -> tuple[Floats, Floats]:

@@ -26,13 +26,10 @@ from scipy.special import ndtri
 
 from costmodels.arrays import take_rows
 from costmodels.estimates import Estimates, Floats, Ints
-from costmodels.kernels.cost_model import CostModel
-from costmodels.models.architecture import Architecture
-from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.framework import Framework
-from costmodels.serving.frameworks.policies import find_policy
-from costmodels.serving.speculative_decoding import SpeculativeDecoding
+from costmodels.serving.request_shape import RequestShape
+from costmodels.serving.served_model import ServedModel
 from costmodels.serving.steady.chunked_prefill import (
     EngineLoad,
     Equilibrium,
@@ -40,11 +37,8 @@ from costmodels.serving.steady.chunked_prefill import (
     gamma_quantile,
     wait_percentile_us,
 )
-from costmodels.serving.step import StepTimes, step_times
-from costmodels.step.communication import Network
-from costmodels.step.memory import kv_bytes_per_sequence
+from costmodels.serving.step import StepTimes
 from costmodels.step.operators import Batch
-from profiles.hardware import Gpu
 
 
 @dataclass(frozen=True)
@@ -110,15 +104,13 @@ class Steady:
         return self.e2e_us.value + deviation(self.ttft_percentile_us(p) - self.ttft_us.value, decode)
 
 
-def batch_size_deviation_us(
-    model: Architecture, precision: Precision, gpu: Gpu, layouts: Layouts, tokens: int, concurrency: Floats | Ints
-) -> Floats:
+def batch_size_deviation_us(served: ServedModel, layouts: Layouts, tokens: int, concurrency: Floats | Ints) -> Floats:
     """Standard deviation, over requests, of a step's time that comes from how many others decode with them, [n].
 
     The number in service of M/D/∞ is Poisson with mean b and remembers a lifetime T linearly, so that its mean
     over one lifetime varies by 2b/3. One sequence more is one cache more to read, here at the memory's rate.
     """
-    each = kv_bytes_per_sequence(model, precision, layouts, tokens) / gpu.memory_bandwidth_bytes_per_s * 1e6
+    each = served.kv_bytes(layouts, tokens) / served.gpu.memory_bandwidth_bytes_per_s * 1e6
     return np.asarray(each * np.sqrt(2 * np.asarray(concurrency, np.float64) / 3))
 
 
@@ -137,26 +129,19 @@ def fullest_batch(concurrency: Floats, layouts: Layouts) -> Ints:
     return np.rint(np.maximum(fullest, others + 1)).astype(np.int64)
 
 
-def decode_batch(
-    framework: Framework,
-    layouts: Layouts,
-    concurrency: Floats,
-    isl: int,
-    osl: int,
-    drafting: SpeculativeDecoding | None = None,
-) -> Batch:
+def decode_batch(served: ServedModel, shape: RequestShape, layouts: Layouts, concurrency: Floats) -> Batch:
     """What each attention rank decodes in a step without chunks, as a request sees it that shares the rank with
     ``concurrency`` (n,) others on average; at the sizes of captured CUDA graphs."""
-    queries, several = drafting.queries if drafting else 1, osl > 1
+    queries, several = shape.queries, shape.osl > 1
     decodes = fullest_batch(concurrency, layouts) * several
-    size = _captured(framework, decodes, concurrency / layouts.pp) * several
+    size = _captured(served.framework, decodes, concurrency / layouts.pp) * several
     nobody = np.zeros(len(layouts), np.int64)
     return Batch(
         nobody,
         nobody,
         nobody,
         size,
-        (isl + osl // 2) * decodes // np.maximum(size, 1),
+        shape.context * decodes // np.maximum(size, 1),
         # Experts that all ranks share are not padded.
         np.where(layouts.dp > 1, decodes * queries, size * queries).astype(np.float64),
         queries=queries,
@@ -164,40 +149,20 @@ def decode_batch(
 
 
 def steady_state(
-    model: Architecture,
-    precision: Precision,
-    cost: CostModel,
-    network: Network,
-    framework: Framework,
-    layouts: Layouts,
-    token_budget: Ints,
-    concurrency: Ints | Floats,
-    isl: int,
-    osl: int,
-    routing: str,
-    *,
-    cached_tokens: int = 0,
-    drafting: SpeculativeDecoding | None = None,
+    served: ServedModel, shape: RequestShape, layouts: Layouts, token_budget: Ints, concurrency: Ints | Floats
 ) -> Steady:
-    """Steady state of each operating point.
+    """Steady state of each operating point. With osl 1 the times per output token are 0.
 
     Args:
         layouts, token_budget, concurrency: shape [n]; concurrency counts decoding sequences per attention
             rank, on average: it may be below 1.
-        isl, osl: prompt and output tokens of every request. With osl 1 nothing is left to decode, and the
-            times per output token are 0.
-        cached_tokens: prompt tokens that the prefix cache holds, < isl.
-        drafting: speculative decoding; None: one token a step.
     """
-    queries, per_step = (drafting.queries, drafting.tokens_per_step) if drafting else (1, 1.0)
-    several = osl > 1
-    # The step of the last token may yield more than are wanted, so no fewer than one.
-    steps = max((osl - 1) / per_step, 1.0) if several else 0.0
+    queries, steps, several = shape.queries, shape.decode_steps, shape.osl > 1
     pp, dp = layouts.pp, layouts.dp
     present = np.asarray(concurrency / pp, np.float64)  # a rank's sequences spread over its pipeline stages
     decodes = fullest_batch(np.asarray(concurrency, np.float64), layouts) * several
     room = np.maximum(token_budget - decodes * queries, 1)
-    new = isl - cached_tokens
+    new = shape.new_tokens
     chunk = np.minimum(room, new)
     # Short prompts share a step when they arrive faster than steps pass.
     arriving = np.ceil(present / max(steps, 1.0)).astype(np.int64)
@@ -206,30 +171,21 @@ def steady_state(
     load = np.minimum(present * chunks / (fitting * max(steps, 1.0)), 1.0)
     ranks_with_chunk = np.maximum(load / np.maximum(1 - (1 - load) ** dp, 1e-12), 1 / dp)  # share, in a mixed step
 
-    context = np.full(len(layouts), isl + osl // 2)
-    decoding = decode_batch(framework, layouts, np.asarray(concurrency, np.float64), isl, osl, drafting)
+    context = np.full(len(layouts), shape.context)
+    decoding = decode_batch(served, shape, layouts, np.asarray(concurrency, np.float64))
     mixing = Batch(
         together,
         chunk,
-        cached_tokens + np.where(new > chunk, (new - chunk) // 2, 0),
+        shape.cached_tokens + np.where(new > chunk, (new - chunk) // 2, 0),
         decodes,
         context,
         decodes * queries + together * chunk * ranks_with_chunk,
         queries=queries,
     )
-    both = step_times(
-        model,
-        precision,
-        cost,
-        network,
-        framework,
-        _twice(layouts),
-        _stack(decoding, mixing),
-        routing,
-    )
+    both = served.step(_twice(layouts), _stack(decoding, mixing), shape.routing)
     decode, mixed = _halves(both, len(layouts))
 
-    drafted = 1 + (drafting.share_of_step(model.layers) if drafting else 0.0)
+    drafted = 1 + shape.share_of_step(served.model.layers)
     without, added = decode.stage.value, np.maximum(mixed.stage.value - decode.stage.value, 1e-3)
     cycle = np.maximum(decode.latency.value, pp * without) * drafted
     experts = (mixed.parts["moe"] - decode.parts["moe"]) / np.maximum(mixed.latency.value - decode.latency.value, 1e-3)
@@ -248,12 +204,13 @@ def steady_state(
     )
     it = equilibrium(x)
     met = it.mixture
-    tpot = it.time / max(osl - 1, 1)
+    tpot = it.time / max(shape.osl - 1, 1)
+    prompt = np.full(len(layouts), float(shape.isl))
     times = {
         "service": met.service + mixed.latency.value - mixed.stage.value,
         "next_step": x.decode * x.occupied * several * (1 - met.busy) / 2,
-        "front": framework.calibration.front_us(np.full(len(layouts), float(isl)), x.concurrency * dp, tpot),
-        "tokens": np.full(len(layouts), float(max(osl - 1, 1))),
+        "front": served.framework.calibration.front_us(prompt, x.concurrency * dp, tpot),
+        "tokens": np.full(len(layouts), float(max(shape.osl - 1, 1))),
     }
     in_engine = met.wait + times["service"] + times["next_step"]
     how = np.maximum(decode.latency.how, mixed.latency.how)
@@ -298,7 +255,7 @@ def steady_state(
 def _captured(framework: Framework, decodes: Ints, mean: Floats) -> Ints:
     """The size that steps without chunks run at on average while the number of sequences fluctuates like Poisson's
     around ``decodes`` (Gauss and Hermite's three points), [n]."""
-    policy = find_policy(framework.name)
+    policy = framework.scheduler
     sizes = np.array(policy.graph_sizes)
 
     def padded(number: Floats) -> Floats:

@@ -83,8 +83,7 @@ class Confirmed:
         they were simulated, [n]."""
         rate = points.steady.rate_rps.value.copy()
         index = points.job.pool_index
-        x = points.layouts
-        mine = np.stack([x.tp, x.pp, x.dp, x.ep, points.budget], axis=1)
+        mine = np.column_stack([points.layouts.rows, points.budget])
         for (serving, precision, (pool, *engine)), most in self.carried.items():
             if (serving, precision, pool) == ("aggregated", option.precision, index):
                 same = (mine == np.array(engine)).all(axis=1)

@@ -10,13 +10,14 @@ tried (:func:`pairing_limits`); the fleet's programme is solved for each that ma
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from costmodels.arrays import concatenate_rows
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
+from costmodels.serving.frameworks.connector import KvConnector
 from costmodels.serving.steady.disaggregated import (
     Decoding,
     Prefilling,
@@ -27,16 +28,12 @@ from costmodels.serving.steady.disaggregated import (
     prefilling,
 )
 from costmodels.serving.steady.kv_transfer import (
-    KvConnector,
     Link,
     copies,
-    kv_connectors,
     received_bytes,
     sent_bytes,
     with_queue,
 )
-from costmodels.serving.steady.steady_state import batch_size_deviation_us, decode_batch
-from costmodels.serving.step import StepTimes, step_times
 from planner.serving.operating_points import (
     REFINEMENTS,
     Job,
@@ -88,13 +85,11 @@ class DisaggregatedEngines:
 
     def send_us(self, layouts: Layouts, times: Floats | float) -> Floats:
         """Transfer time at the sending end of one prompt, of which ``times`` copies are needed, [n]."""
-        job = self.job
-        return self.link.seconds_us(sent_bytes(job.model, job.precision, layouts, job.workload.isl, times))
+        return self.link.seconds_us(sent_bytes(self.job.served, layouts, self.job.workload.isl, times))
 
     def receive_us(self, layouts: Layouts) -> Floats:
         """Transfer time at the receiving end, [n]."""
-        job = self.job
-        return self.link.seconds_us(received_bytes(job.model, job.precision, layouts, job.workload.isl))
+        return self.link.seconds_us(received_bytes(self.job.served, layouts, self.job.workload.isl))
 
     def decode_cycles(self, layouts: Layouts) -> Floats:
         """Decode cycles in a request's time after the transfer, on average, [n]."""
@@ -102,18 +97,18 @@ class DisaggregatedEngines:
         return np.asarray(0.5 / layouts.pp + first + self.decode.tokens * self.decode.steps_per_token)
 
     def copies(self, layouts: Layouts) -> Floats:
-        return copies(self.job.model, self.job.precision, layouts, self.job.workload.isl)
+        return copies(self.job.served, layouts, self.job.workload.isl)
 
 
 def fabric_link(job: Job) -> Link:
     """The way between nodes."""
-    fabric = job.network.fabric
+    fabric = job.served.network.fabric
     return Link(fabric.name, fabric.bytes_per_s_per_gpu, fabric.latency_us, fabric.shared_by_gpus)
 
 
 def scale_up_link(job: Job) -> Link:
     """The way between GPUs of one node."""
-    gpu = job.cost.gpu
+    gpu = job.served.gpu
     return Link(gpu.scale_up_link, gpu.scale_up_bytes_per_s, 0.0)
 
 
@@ -121,8 +116,8 @@ def find_disaggregated_engines(search: LayoutSearch, *, within: bool = True) -> 
     """What the layouts of ``search`` do in either role; None where no layout can take one of them. Decode engines are
     those ``within`` the SLO's bounds on TPOT, or all."""
     job = search.job
-    kv_connector = kv_connectors()[job.framework.name]
-    budgets = np.array(job.framework.token_budgets)
+    kv_connector = job.served.framework.kv_connector
+    budgets = np.array(job.served.framework.limits.token_budgets)
     alone = np.flatnonzero((search.layouts.pp == 1) | ("prefill" in kv_connector.pipeline))
     which = np.repeat(alone, len(budgets))
     layouts, budget = search.layouts.take(which), np.tile(budgets, len(alone))
@@ -132,19 +127,7 @@ def find_disaggregated_engines(search: LayoutSearch, *, within: bool = True) -> 
     if not len(fits) or decode is None:
         return None
     layouts, budget, room = layouts.take(fits), budget[fits], room[fits]
-    steps = prefill_steps(
-        job.model,
-        job.precision,
-        job.cost,
-        job.network,
-        job.framework,
-        layouts,
-        budget,
-        room // 2,
-        job.workload.isl,
-        job.workload.routing,
-        cached_tokens=job.workload.cached_tokens,
-    )
+    steps = prefill_steps(job.served, job.shape, layouts, budget, room // 2)
     return DisaggregatedEngines(job, fabric_link(job), kv_connector, layouts, budget, room, steps, *decode)
 
 
@@ -154,13 +137,12 @@ def _decode(search: LayoutSearch, kv_connector: KvConnector, within_slo: bool) -
     if points is None or search.job.workload.osl < 2:
         return None
     pipelined = (points.layouts.pp == 1) | ("decode" in kv_connector.pipeline)
-    least = points.budget == min(search.job.framework.token_budgets)
+    least = points.budget == min(search.job.served.framework.limits.token_budgets)
     rows = np.flatnonzero(pipelined & least & (points.concurrency >= 1))
     if not len(rows):
         return None
-    found = decode_engines(
-        search.job, points.layouts.take(rows), points.concurrency[rows], kv_connector, points.steady.decode.take(rows)
-    )
+    served, shape, steps = search.job.served, search.job.shape, points.steady.decode.take(rows)
+    found = decoding(served, shape, points.layouts.take(rows), points.concurrency[rows], kv_connector, steps)
     most = points.most[rows]
     if not within_slo:
         return found, most
@@ -168,25 +150,11 @@ def _decode(search: LayoutSearch, kv_connector: KvConnector, within_slo: bool) -
     extra_rows, extra = _between(found, most, within)
     if len(extra):
         layouts = found.layouts.take(extra_rows)
-        finer = decode_engines(search.job, layouts, extra, kv_connector)
-        found, most = _joined(found, finer), np.concatenate([most, most[extra_rows]])
+        finer = decoding(served, shape, layouts, extra, kv_connector)
+        found, most = concatenate_rows([found, finer]), np.concatenate([most, most[extra_rows]])
         within = np.concatenate([within, _tpot_within(search.job, finer)])
     keep = np.flatnonzero(within)
     return (found.take(keep), most[keep]) if len(keep) else None
-
-
-def decode_engines(
-    job: Job, layouts: Layouts, concurrency: Floats, kv_connector: KvConnector, step: StepTimes | None = None
-) -> Decoding:
-    """Decode engines at a ``concurrency`` (n,), with their ``step`` where it is known."""
-    work = job.workload
-    if step is None:
-        batch = decode_batch(job.framework, layouts, concurrency, work.isl, work.osl, job.drafting)
-        step = step_times(job.model, job.precision, job.cost, job.network, job.framework, layouts, batch, work.routing)
-    crowd = batch_size_deviation_us(
-        job.model, job.precision, job.cost.gpu, layouts, work.isl + work.osl // 2, concurrency
-    )
-    return decoding(job.model, layouts, step, concurrency, crowd, work.osl, kv_connector, job.drafting)
 
 
 def _tpot_within(job: Job, decode: Decoding) -> np.ndarray:
@@ -201,8 +169,7 @@ def _tpot_within(job: Job, decode: Decoding) -> np.ndarray:
 
 def _between(decode: Decoding, most: Ints, within: np.ndarray) -> tuple[Ints, Floats]:
     """(row, concurrency) between each layout's highest concurrency within the SLO and the next that was tried."""
-    x = decode.layouts
-    key = np.stack([x.tp, x.pp, x.dp, x.ep], axis=1)
+    key = decode.layouts.rows
     rows: list[int] = []
     values: list[float] = []
     for each in np.unique(key, axis=0):
@@ -218,22 +185,6 @@ def _between(decode: Decoding, most: Ints, within: np.ndarray) -> tuple[Ints, Fl
                 rows.append(int(best))
                 values.append(value)
     return np.array(rows, np.int64), np.array(values)
-
-
-def _joined(first: Decoding, second: Decoding) -> Decoding:
-    """The points of both."""
-
-    def both(a: Any, b: Any) -> Any:
-        if isinstance(a, np.ndarray):
-            return np.concatenate([a, b])
-        if isinstance(a, dict):
-            return {name: both(a[name], b[name]) for name in a}
-        if is_dataclass(a) and not isinstance(a, type):
-            return type(a)(*(both(getattr(a, field.name), getattr(b, field.name)) for field in fields(a)))
-        return a
-
-    joined: Decoding = both(first, second)
-    return joined
 
 
 # ------------------------------------------------------------------ who goes with whom
@@ -307,16 +258,8 @@ def candidates(
     held = peak_sequences(per_us * (loads.service_us + np.minimum(sending, 1e12)))
     fine = (sending <= on.transfer_us) & (held <= roles.room[kinds])
     n = len(kinds)
-    pairs = joint(
-        job.model,
-        loads,
-        slowest.take(np.zeros(n, np.int64)),
-        np.full(n, on.transfer_us),
-        roles.link,
-        roles.kv_connector,
-        job.framework,
-        job.workload.isl,
-    )
+    partner, transfer = slowest.take(np.zeros(n, np.int64)), np.full(n, on.transfer_us)
+    pairs = joint(job.served, job.workload.isl, loads, partner, transfer, roles.link, roles.kv_connector)
     for bound in job.slo.bounds:
         if bound.metric != "tpot":
             fine &= percentile_ms(pairs, bound, job.confidence) <= bound.limit_ms

@@ -12,8 +12,8 @@ from costmodels.estimates import Estimates, Floats
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.steady.disaggregated import (
     Decoding,
-    Joint,
     Prefilling,
+    decoding,
     joint,
     prefilling,
     work_us,
@@ -23,7 +23,7 @@ from costmodels.serving.steady.kv_transfer import (
     with_queue,
 )
 from planner.contract.engine import Layout, Limits, Role
-from planner.serving.engines.disaggregated import DisaggregatedEngines, decode_engines
+from planner.serving.engines.disaggregated import DisaggregatedEngines
 from planner.serving.engines.options import AggregatedCandidate, RoleCandidate, ServingOption
 from planner.serving.layouts import layout_at
 from planner.serving.operating_points import Job, OperatingPoints, Served, at_load, least_concurrency, peak_sequences
@@ -68,8 +68,8 @@ class Group:
         return Limits(
             max_sequences=self.max_sequences,
             max_tokens_per_step=self.budget,
-            max_model_len=min(self.job.model.max_context_tokens, -(-(work.isl + work.osl) // 256) * 256),
-            memory_fraction=self.job.framework.memory_fraction,
+            max_model_len=min(self.job.served.model.max_context_tokens, -(-(work.isl + work.osl) // 256) * 256),
+            memory_fraction=self.job.served.framework.limits.memory_fraction,
         )
 
 
@@ -170,8 +170,7 @@ def _limits(origin: RoleCandidate) -> tuple[int, int]:
         limit = min(int(roles.room[origin.row]), max(together, _limit(per_us * stays, int(roles.room[origin.row]))))
         return int(roles.budget[origin.row]), limit
     limit = _limit(float(origin.engines.concurrency[i]), int(roles.most[origin.row]))
-    queries = roles.job.drafting.queries if roles.job.drafting else 1
-    return max(min(roles.job.framework.token_budgets), limit * queries), limit
+    return max(min(roles.job.served.framework.limits.token_budgets), limit * roles.job.shape.queries), limit
 
 
 def decode_at_load(roles: DisaggregatedEngines, layouts: Layouts, most: float, load_rps: float) -> Decoding:
@@ -179,7 +178,8 @@ def decode_at_load(roles: DisaggregatedEngines, layouts: Layouts, most: float, l
 
     def tried(concurrency: Floats) -> tuple[Decoding, NDArray[np.bool_]]:
         same = layouts.take(np.zeros(len(concurrency), np.int64))
-        every = decode_engines(roles.job, same, np.maximum(concurrency, 1.0), roles.kv_connector)
+        at_least_one = np.maximum(concurrency, 1.0)
+        every = decoding(roles.job.served, roles.job.shape, same, at_least_one, roles.kv_connector)
         return every, every.rate_rps.value >= load_rps * (1 - 1e-9)
 
     return least_concurrency(most, tried)
@@ -202,18 +202,9 @@ def _pair(first: Group, second: Group) -> Pair:
     send, sender = with_queue(first.roles.send_us(first.layouts, times), np.array([first.rate_per_us]))
     receive, receiver = with_queue(second.roles.receive_us(second.layouts), np.array([second.rate_per_us]))
     link = slower(first.roles.link, second.roles.link)
-    job = first.job
-    served: Joint = joint(
-        job.model,
-        first.loaded,
-        second.loaded,
-        np.maximum(send, receive),
-        link,
-        first.roles.kv_connector,
-        job.framework,
-        job.workload.isl,
-    )
-    return Pair(first, second, served, float(sender[0]), float(receiver[0]))
+    served, isl, transfer = first.job.served, first.job.workload.isl, np.maximum(send, receive)
+    pair = joint(served, isl, first.loaded, second.loaded, transfer, link, first.roles.kv_connector)
+    return Pair(first, second, pair, float(sender[0]), float(receiver[0]))
 
 
 def slower(first: Link, second: Link) -> Link:

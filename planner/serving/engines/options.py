@@ -77,8 +77,7 @@ class RoleCandidate:
     @property
     def key(self) -> tuple[int, ...]:
         """What makes two candidates ones of the same role and layout."""
-        x, role = self.layouts, int(isinstance(self.engines, Decoding))
-        return (role, self.roles.job.pool_index, *(int(degree[0]) for degree in (x.tp, x.pp, x.dp, x.ep)))
+        return int(isinstance(self.engines, Decoding)), self.roles.job.pool_index, *self.layouts.row(0)
 
     @property
     def kind(self) -> tuple[int, ...]:
@@ -307,7 +306,7 @@ def _fastest(layouts: Layouts, rate: Floats) -> list[int]:
     """Of every layout the engine of the highest rate."""
     best: dict[tuple[int, ...], int] = {}
     for i in np.argsort(rate, kind="stable").tolist():
-        best[(int(layouts.tp[i]), int(layouts.pp[i]), int(layouts.dp[i]), int(layouts.ep[i]))] = i
+        best[layouts.row(i)] = i
     return sorted(best.values())
 
 

@@ -9,12 +9,12 @@ import numpy as np
 from costmodels.serving.steady.disaggregated import (
     Decoding,
     Prefilling,
+    decoding,
     prefill_steps,
     prefilling,
     work_us,
 )
 from planner.serving.document.prediction import Effect
-from planner.serving.engines.disaggregated import decode_engines
 from planner.serving.engines.groups import Group, Pair
 from planner.serving.operating_points import Job, OperatingPoints, predict
 
@@ -37,7 +37,7 @@ def effects_of(pair: Pair) -> tuple[Effect, ...]:
                 tpot_ms_without=tpot,
             )
         )
-    drafting = pair.prefill.job.drafting
+    drafting = pair.prefill.job.shape.drafting
     if drafting is not None:
         ttft, tpot = _means(pair, {"speculation": None})
         effects.append(
@@ -81,24 +81,12 @@ def _decoding(job: Job, group: Group) -> Decoding:
     assert isinstance(group.loaded, Decoding)
     assert group.roles is not None
     there = replace(group.job, workload=job.workload)
-    return decode_engines(there, group.layouts, group.loaded.concurrency, group.roles.kv_connector)
+    return decoding(there.served, there.shape, group.layouts, group.loaded.concurrency, group.roles.kv_connector)
 
 
 def _prefilled_us(job: Job, group: Group) -> float | None:
     room = np.array([group.max_sequences * int(group.layouts.pp[0])])
-    steps = prefill_steps(
-        job.model,
-        job.precision,
-        job.cost,
-        job.network,
-        job.framework,
-        group.layouts,
-        np.array([group.budget]),
-        room,
-        job.workload.isl,
-        job.workload.routing,
-        cached_tokens=job.workload.cached_tokens,
-    )
+    steps = prefill_steps(job.served, job.shape, group.layouts, np.array([group.budget]), room)
     utilisation = group.rate_per_us * work_us(steps)
     if utilisation[0] >= 1:
         return None

@@ -17,7 +17,6 @@ from planner.serving.engines.latency import Checks
 from planner.serving.engines.options import ServingOption
 from planner.serving.operating_points import OperatingPoints
 from planner.serving.request import PlanRequest
-from profiles.hardware import default_node, find_gpu
 
 
 def notes_of(
@@ -25,9 +24,9 @@ def notes_of(
 ) -> list[str]:
     """The notes of a plan, each once. ``checks``: simulations of the groups."""
     searches = best.searches
-    notes = [note for search in searches for note in search.job.cost.notes]
-    framework = searches[0].job.framework
-    model, precision, work = searches[0].job.model, best.precision, request.workload
+    notes = [note for search in searches for note in search.job.served.cost.notes]
+    framework = searches[0].job.served.framework
+    model, precision, work = searches[0].job.served.model, best.precision, request.workload
     calibration = framework.calibration
     notes.append(
         f"{framework.full_name}'s overheads are fitted to {calibration.rows:,} public end-to-end runs; of models and "
@@ -60,7 +59,7 @@ def notes_of(
                 "exchanges between pipeline stages and nodes are estimated from link rates, nothing like them was "
                 f"measured; all communication is {share:.0%} of a step of {group.id}"
             )
-        host = default_node(group.job.cost.gpu).gpus_per_host
+        host = group.job.served.cost.catalogue.default_node(group.job.served.gpu).gpus_per_host
         if host is not None and group.layout.gpus > host:
             notes.append(
                 f"{group.id} is larger than a host of {group.job.pool.gpu} ({host} GPUs share one operating "
@@ -70,13 +69,14 @@ def notes_of(
         notes.append(
             f"tokens are spread over experts as {request.workload.routing}; give routing=… in the workload to change it"
         )
-    for name in dict.fromkeys(group.job.pool.gpu for group in groups):
-        if precision.weights == "bf16" and "bf16" not in find_gpu(name).peak_flops:
+    for name, gpu in {group.job.pool.gpu: group.job.served.cost.gpu for group in groups}.items():
+        if precision.weights == "bf16" and "bf16" not in gpu.peak_flops:
             notes.append(f"{name} has no bf16: start the engines in fp16, which is predicted to take the same time")
     if precision.converted:
         notes.append(
             f"weights are run in {precision.weights}, not as published ({model.weight_precision}); check accuracy"
         )
+    notes += [f"{model.name}: {note}" for note in model.notes]
     if model.excluded:
         notes.append(f"not modelled: {', '.join(model.excluded)}")
     for group in groups:
@@ -145,7 +145,7 @@ def _workload_notes(work: Workload, groups: list[Group]) -> list[str]:
             f"a prefix hit rate of {work.prefix_hit:g} is taken as given, for every request; whether the gateway sends "
             "requests to the engine that holds their prefix decides it"
         )
-    drafting = groups[0].job.drafting
+    drafting = groups[0].job.shape.drafting
     if drafting is not None:
         cost = "one layer of the model a token" if drafting.draft_cost is None else f"{drafting.draft_cost:g} of a step"
         notes.append(

@@ -20,7 +20,6 @@ from costmodels.serving.steady.kv_transfer import (
     cache_bytes,
 )
 from costmodels.serving.step import StepTimes
-from costmodels.step.memory import kv_bytes_per_sequence
 from planner.contract.quantities import Interval, Latency
 from planner.contract.workload.slo import Bound, Metric
 from planner.serving.confirmation.confirmation import SEED
@@ -35,7 +34,7 @@ from planner.serving.document.prediction import (
 )
 from planner.serving.engines.groups import Group, Pair, slower
 from planner.serving.engines.latency import Checks, formula_us, group_us, pair_us
-from planner.serving.operating_points import OperatingPoints, layout_memory
+from planner.serving.operating_points import OperatingPoints
 from planner.serving.report.effects import effects_of
 from planner.serving.request import PlanRequest
 
@@ -134,15 +133,15 @@ def _power(group: Group, steps: list[tuple[StepTimes, float]]) -> Estimates:
         np.array([sum(share * getattr(step, kind)[0] for step, share in steps) / whole])
         for kind in ("compute_us", "memory_us")
     ]
-    return board_power(group.job.cost.gpu, *shares)
+    return board_power(group.job.served.gpu, *shares)
 
 
 def _memory(group: Group) -> MemoryParts:
-    job = group.job
-    parts = layout_memory(job, group.layouts, np.array([group.budget]))
-    tokens = job.workload.isl + (0 if group.role == "prefill" else job.workload.osl)
-    per_token = float(kv_bytes_per_sequence(job.model, job.precision, group.layouts, tokens)[0]) / tokens
-    total = float(job.cost.gpu.memory_bytes)
+    served, work = group.job.served, group.job.workload
+    parts = served.memory(group.layouts, np.array([group.budget]))
+    tokens = work.isl + (0 if group.role == "prefill" else work.osl)
+    per_token = float(served.kv_bytes_per_token(group.layouts, tokens)[0])
+    total = float(served.gpu.memory_bytes)
     return MemoryParts(
         weights_bytes=float(parts.weights_bytes[0]),
         kv_cache_bytes=float(parts.kv_bytes[0]),
@@ -151,7 +150,7 @@ def _memory(group: Group) -> MemoryParts:
         communication_bytes=float(parts.communication_bytes[0]),
         context_bytes=float(parts.context_bytes[0]),
         reserve_bytes=float(parts.reserve_bytes[0]),
-        unused_bytes=total * (1 - job.framework.memory_fraction),
+        unused_bytes=total * (1 - served.framework.limits.memory_fraction),
         total_bytes=total,
         kv_tokens=int(parts.kv_bytes[0] // per_token),
     )
@@ -232,7 +231,7 @@ def _kv_transfer(pairs: list[Pair]) -> KvTransfer | None:
     assert pair.prefill.roles is not None
     assert pair.decode.roles is not None
     return KvTransfer(
-        bytes_per_request=cache_bytes(job.model, job.precision, job.workload.isl),
+        bytes_per_request=cache_bytes(job.served, job.workload.isl),
         link=slower(pair.prefill.roles.link, pair.decode.roles.link).name,
         time_ms=_interval(served.transfer_us, 1e-3),
         exposed_ms=_interval(served.exposed_us, 1e-3),

@@ -89,7 +89,7 @@ def _compared(request: PlanRequest, options: list[ServingOption], best: ServingO
     assert best.choice is not None
     assert best.choice.solution.objective is not None
     objective, rows = best.choice.solution.objective, []
-    model = best.searches[0].job.model
+    model = best.searches[0].job.served.model
     tokens = request.workload.isl + request.workload.osl
     one = Layouts.of([(1, 1, 1, 1, 1)])
     for option in options:
@@ -139,7 +139,7 @@ def provenance_of(
 ) -> Provenance:
     """``checks``: simulations of the groups; ``more``: notes beyond those of
     :func:`planner.serving.report.notes.notes_of`."""
-    cost = best.searches[0].job.cost
+    cost = best.searches[0].job.served.cost
     gpus = {search.job.pool.gpu for search in best.searches}
     notes = (*notes_of(request, best, groups, pairs, checks), *more)
     return Provenance(**provenance_fields(cost.store, cost.measured, gpus, cost.version, notes))

@@ -43,7 +43,7 @@ def assemble(
 
 
 def _understood(request: PlanRequest, options: list[ServingOption], best: ServingOption) -> plans.RequestUnderstood:
-    model, precision = best.searches[0].job.model, best.precision
+    model, precision = best.searches[0].job.served.model, best.precision
     return plans.RequestUnderstood(
         model=model.name,
         parameters=model.parameters,
@@ -104,7 +104,8 @@ def _started(spec: EngineSpec, asked: str | ModelConfig) -> Launch:
 def _engine_group(
     request: PlanRequest, best: ServingOption, group: Group, experts: ExpertPlacement | None
 ) -> EngineGroup:
-    model, precision, workload = group.job.model, group.job.precision, request.workload
+    served, workload, drafting = group.job.served, request.workload, group.job.shape.drafting
+    model, precision = served.model, served.precision
     assert best.choice is not None
     placed = [engine for engine in best.choice.placement if engine.candidate in group.candidates]
     replicas = tuple(
@@ -130,10 +131,10 @@ def _engine_group(
         precision_converted=precision.converted,
         published_precision=model.weight_precision,
         is_sparse=model.is_sparse,
-        gpus_per_node=group.job.network.gpus_per_node,
+        gpus_per_node=served.network.gpus_per_node,
         is_moe=model.is_moe,
         role=group.role,
-        draft_tokens=group.job.drafting.draft_tokens if group.job.drafting else 0,
+        draft_tokens=drafting.draft_tokens if drafting else 0,
         prefix_hit=workload.prefix_hit,
     )
     return EngineGroup(

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from profiles.collect.operations.grids import collective_shapes, points
 from profiles.collect.operations.tensors import require
 from profiles.collect.operations.work import ELEMENT_BYTES, work
-from profiles.collect.points import Point, Prepared, Timing
+from profiles.collect.points import Point, Prepared, Settings, Timing
 from profiles.collect.ranks import Answer, Backend, RankGroup
-from profiles.collect.timing import Settings, repeat
+from profiles.collect.timing import repeat
 from profiles.errors import Unsupported
 
 if TYPE_CHECKING:

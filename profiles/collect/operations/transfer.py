@@ -11,8 +11,8 @@ import torch
 from profiles.collect.operations.grids import memcpy_shapes, points
 from profiles.collect.operations.tensors import random_bytes, require
 from profiles.collect.operations.work import work
-from profiles.collect.points import Point, Prepared, Timing
-from profiles.collect.timing import Settings, repeat
+from profiles.collect.points import Point, Prepared, Settings, Timing
+from profiles.collect.timing import repeat
 
 if TYPE_CHECKING:
     from profiles.collect.devices import Device

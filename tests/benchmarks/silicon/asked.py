@@ -15,10 +15,9 @@ from costmodels.operations.layouts import Layouts
 from costmodels.serving.closed_loop.loop_grid import GridQuestions, grid_questions
 from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.serving.frameworks.policies import find_policy
-from costmodels.serving.step import StepTimes, step_times
+from costmodels.serving.served_model import ServedModel
+from costmodels.serving.step import StepTimes
 from costmodels.step.communication import Network
-from costmodels.step.memory import kv_bytes_per_sequence, memory
 from planner.serving.prediction_table import ROUTING
 from profiles.errors import ShardwrightError
 from profiles.hardware import default_node, find_fabric, find_gpu
@@ -93,45 +92,24 @@ def _group(
     precision = choose_precision(model, precision_name, kv)
     cost = costs.setdefault((framework_name, gpu_name), CostModel(gpu, framework_name))
     node = default_node(gpu)
-    network = Network(node.gpus, find_fabric(node.default_fabric))
+    served = ServedModel(model, precision, framework, cost, Network(node.gpus, find_fabric(node.default_fabric)))
     names = ("tp", "pp", "dp", "ep", "moe_tp")
     layouts = Layouts(*(group[name].to_numpy(dtype=np.int64) for name in names))
     isl, osl, concurrency, budget = (
         group[name].to_numpy(dtype=np.int64) for name in ("isl", "osl", "concurrency", "token_budget")
     )
     shortest = group["shortest"].to_numpy()
-    fraction = float(group["memory_fraction"].fillna(framework.memory_fraction).iloc[0])
-    room = memory(
-        model,
-        precision,
-        layouts,
-        gpu,
-        memory_fraction=fraction,
-        token_budget=np.minimum(budget, 2 * max(framework.token_budgets)),
-        sequences=256,
-    )
-    held = room.sequences(
-        kv_bytes_per_sequence(
-            model, precision, layouts, (1 + shortest) / 2 * find_policy(framework_name).held_tokens(isl, osl)
-        )
-    )
+    fraction = float(group["memory_fraction"].fillna(framework.limits.memory_fraction).iloc[0])
+    room = served.memory(layouts, np.minimum(budget, 2 * max(framework.limits.token_budgets)), memory_fraction=fraction)
+    lengths = (1 + shortest) / 2 * framework.scheduler.held_tokens(isl, osl)
+    held = room.sequences(served.kv_bytes(layouts, lengths))
     # The row is there, so the model fitted, whatever our account of its memory says.
-    limit = np.where(held > 1, np.minimum(held, framework.max_sequences) * layouts.dp, UNLIMITED)
+    limit = np.where(held > 1, np.minimum(held, framework.limits.max_sequences) * layouts.dp, UNLIMITED)
     running = np.minimum(concurrency, limit)
-    questions = grid_questions(layouts, running, budget, isl, osl, shortest, mixed=framework.mixes_prompts_with_decodes)
+    questions = grid_questions(layouts, running, budget, isl, osl, shortest, mixed=framework.scheduler.mixed)
 
     def asked(calibration: Calibration = NEUTRAL) -> StepTimes:
-        return step_times(
-            model,
-            precision,
-            cost,
-            network,
-            framework,
-            questions.layouts,
-            questions.batch,
-            ROUTING,
-            calibration=calibration,
-        )
+        return served.step(questions.layouts, questions.batch, ROUTING, calibration=calibration)
 
     def parts(times: StepTimes) -> dict[str, Floats]:
         return {name: values.reshape(LEVELS, -1).T / 1e3 for name, values in times.parts.items()}

@@ -23,7 +23,7 @@ from costmodels.kernels.kernel_models import (
     places,
     shape_groups,
 )
-from costmodels.kernels.row_sources import stand_ins
+from costmodels.kernels.row_sources import sources_of
 from costmodels.operations.roofline import Hardware, roofline_us
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from profiles.errors import DataError, UnknownName
@@ -224,7 +224,7 @@ def test_a_framework_speaks_for_itself_where_it_was_measured(tmp_path: Path) -> 
     assert len(loaded.gpu) == 2 * len(own)  # its own bf16, SGLang's fp8
     bf16 = loaded.columns["dtype"] == coded("gemm", own)["dtype"][0]
     assert np.all(loaded.origin[bf16] == 0)
-    assert np.all(loaded.origin[~bf16] == stand_ins()["vllm"].index("sglang"))
+    assert np.all(loaded.origin[~bf16] == sources_of("vllm").index("sglang"))
     np.testing.assert_allclose(np.sort(loaded.latency_us[bf16]), np.sort(own["latency_us"]))
 
 

@@ -11,8 +11,10 @@ from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration, Spread
-from costmodels.serving.frameworks.framework import find_framework, frameworks
-from costmodels.serving.step import StepTimes, step_times
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.names import framework_names
+from costmodels.serving.served_model import ServedModel
+from costmodels.serving.step import StepTimes
 from costmodels.step.communication import Network, point_to_point_us
 from costmodels.step.operators import Batch
 from profiles.hardware import find_fabric, find_gpu
@@ -38,17 +40,8 @@ def step(
     n = len(layouts)
     columns = [np.full(n, value, np.int64) for value in (min(chunk, 1), chunk, 0, decodes, context)]
     batch = Batch(*columns, expert_tokens=np.full(n, float(decodes + chunk)))
-    return step_times(
-        architecture,
-        choose_precision(architecture),
-        cost,
-        Network(gpus_per_node, IB),
-        VLLM,
-        Layouts.of(layouts),
-        batch,
-        "balanced",
-        calibration=calibration,
-    )
+    served = ServedModel(architecture, choose_precision(architecture), VLLM, cost, Network(gpus_per_node, IB))
+    return served.step(Layouts.of(layouts), batch, "balanced", calibration=calibration)
 
 
 @pytest.mark.parametrize("model", ["Qwen3-32B", "Qwen3-235B-A22B", "DeepSeek-V3", "openai/gpt-oss-120b"])
@@ -166,9 +159,9 @@ def test_steps_are_taken_row_by_row(roofline_cost: CostModel) -> None:
 
 
 def test_stand_ins_name_measured_frameworks_and_speak_for_their_precision_and_gpus_alone() -> None:
-    for framework in frameworks().values():
+    for framework in map(find_framework, framework_names()):
         for entry in framework.stand_ins:
-            assert entry.measured_under in frameworks()
+            assert entry.measured_under in framework_names()
             for gpu in map(find_gpu, ("H100", "B200")):
                 got = framework.stand_in(entry.operation, gpu, entry.precision)
                 assert (got is not None) == ((gpu.compute_capability or 0.0) >= entry.from_capability)

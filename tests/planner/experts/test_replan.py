@@ -12,7 +12,7 @@ from planner.experts.baseline import greedy
 from planner.experts.placement import Placement, Topology
 from planner.experts.replan import allot, replan, transfer
 from planner.experts.robust import hold_out
-from planner.experts.walk import Option
+from planner.experts.walk import Reachable
 from profiles.errors import Infeasible, InputError
 from tests.planner.experts.skewed import skewed, topology
 
@@ -69,8 +69,8 @@ def test_the_allotment_over_layers_is_the_best_of_all() -> None:
     nothing = np.zeros((1, 1), np.int64)
     for _ in range(50):
         options = [
-            [Option(0, 3.0, nothing)]
-            + [Option(int(m), float(v), nothing) for m, v in zip(rng.integers(1, 5, 3), rng.random(3), strict=True)]
+            [Reachable(0, 3.0, nothing)]
+            + [Reachable(int(m), float(v), nothing) for m, v in zip(rng.integers(1, 5, 3), rng.random(3), strict=True)]
             for _ in range(3)
         ]
         for most in range(8):

@@ -16,7 +16,7 @@ from planner.contract.clusters import parse_cluster
 from planner.contract.engine import EngineGroup
 from planner.experts.model import moe_model
 from planner.experts.placement import Loads, Placement, Topology
-from planner.experts.placing import Job, place
+from planner.experts.placing import PlacementJob, place
 from planner.experts.ranks import Ranks
 from planner.experts.synthetic import synthetic_loads
 from planner.serving.document.plan import Plan, parse_plan
@@ -87,7 +87,9 @@ def test_the_placement_is_the_one_that_plan_experts_writes(bare: ProfileStore) -
     group = shared_out(planned_with(bare, CASES[0], loads))[-1]
     ranks = Ranks.of(parse_cluster(f"{group.layout.ep}xH100"))
     slots = np.full(ranks.gpus, loads.experts // ranks.gpus)
-    job = Job(architecture, moe_model(architecture), choose_precision(architecture), "vllm", ranks, slots, loads)
+    job = PlacementJob(
+        architecture, moe_model(architecture), choose_precision(architecture), "vllm", ranks, slots, loads
+    )
     assert group.expert_placement is not None
     alone = place(job, store=bare).after.physical_to_logical
     assert np.array_equal(alone, group.expert_placement.physical_to_logical_map)

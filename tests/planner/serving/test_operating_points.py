@@ -11,7 +11,6 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.step.communication import Network
 from planner.contract.clusters import parse_cluster
 from planner.contract.workload.slo import Bound, parse_slo
 from planner.contract.workload.workload import parse_workload
@@ -27,8 +26,9 @@ from planner.serving.operating_points import (
     percentile_ms,
     search,
     sequences_that_fit,
+    served_on,
 )
-from profiles.hardware import find_fabric, find_gpu
+from profiles.hardware import find_gpu
 from profiles.store import ProfileStore
 
 FREE = Restrictions(8, 8)
@@ -44,18 +44,9 @@ def job(
 ) -> Job:
     pool = parse_cluster(f"8x{gpu}").pools[0]
     architecture = find_architecture(model)
-    return Job(
-        0,
-        pool,
-        architecture,
-        choose_precision(architecture),
-        find_framework("vllm"),
-        CostModel(find_gpu(gpu), "vllm", store),
-        Network(8, find_fabric(pool.fabric)),
-        parse_workload(workload),
-        parse_slo(slo),
-        confidence,
-    )
+    cost = CostModel(find_gpu(gpu), "vllm", store)
+    served = served_on(pool, architecture, choose_precision(architecture), find_framework("vllm"), cost)
+    return Job(0, pool, served, parse_workload(workload), parse_slo(slo), confidence)
 
 
 def found(points: OperatingPoints | None) -> OperatingPoints:

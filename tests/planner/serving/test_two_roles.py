@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from test_fleet import CLOSE, fleets, instance
 
-from planner.serving.fleet.fleet import Candidates, FleetChoice, Objective, Pool, choose_fleet
+from planner.serving.fleet.fleet import Candidates, FleetChoice, NodePool, Objective, choose_fleet
 from planner.solving.packing import AGGREGATED, DECODE, PREFILL
 from profiles.errors import Infeasible, InputError
 
 
-def two_roles(seed: int) -> tuple[list[Pool], Candidates]:
+def two_roles(seed: int) -> tuple[list[NodePool], Candidates]:
     """A small instance of :mod:`test_fleet`, of which each candidate has a role."""
     pools, c = instance(seed)
     rng = np.random.default_rng(seed + 10_000)
@@ -42,7 +42,7 @@ def latency(c: Candidates, y: np.ndarray, rate: float) -> float:
     return total / rate
 
 
-def twin(pools: list[Pool], c: Candidates, objective: str, rate: float | None) -> float | None:
+def twin(pools: list[NodePool], c: Candidates, objective: str, rate: float | None) -> float | None:
     """The best objective of any fleet that packs, as a minimum; None where none does it."""
     prices = np.array([pools[p].usd_per_gpu_hour or 0.0 for p in c.pool])
     best: float | None = None
@@ -84,7 +84,7 @@ def test_the_choice_is_what_trying_every_fleet_finds(objective: Objective, part:
     assert solved >= 10
 
 
-def require_both_roles(pools: list[Pool], c: Candidates, choice: FleetChoice, rate: float | None) -> None:
+def require_both_roles(pools: list[NodePool], c: Candidates, choice: FleetChoice, rate: float | None) -> None:
     """Each role carries all the traffic; otherwise as for any fleet."""
     load = carried(c, choice.engines) if rate is None else rate
     for role in (PREFILL, DECODE):
@@ -114,7 +114,7 @@ def test_more_gpus_never_cost_throughput() -> None:
         np.array([PREFILL, DECODE, DECODE]),
     )
     carried_by = [
-        choose_fleet([Pool("A", -(-n // 8), 8, 1.0, n)], c, "throughput").solution.objective for n in range(3, 25)
+        choose_fleet([NodePool("A", -(-n // 8), 8, 1.0, n)], c, "throughput").solution.objective for n in range(3, 25)
     ]
     assert all(b >= a - 1e-9 for a, b in itertools.pairwise(carried_by))  # type: ignore[operator]
 
@@ -122,7 +122,7 @@ def test_more_gpus_never_cost_throughput() -> None:
 def test_a_role_without_engines_is_no_fleet() -> None:
     c = Candidates(*(np.array([v]) for v in (0, 1, 1)), np.array([1.0]), np.array([1.0]), np.array([PREFILL]))
     with pytest.raises(Infeasible):
-        choose_fleet([Pool("A", 1, 8, 1.0, 8)], c, "throughput")
+        choose_fleet([NodePool("A", 1, 8, 1.0, 8)], c, "throughput")
 
 
 def test_aggregated_engines_are_not_mixed_with_the_others() -> None:
@@ -139,5 +139,5 @@ def test_the_fewest_gpus_named_hold_both_roles() -> None:
         np.array([PREFILL, DECODE]),
     )
     with pytest.raises(Infeasible) as failure:
-        choose_fleet([Pool("A", 1, 4, 1.0, 4)], c, "throughput")
+        choose_fleet([NodePool("A", 1, 4, 1.0, 4)], c, "throughput")
     assert failure.value.details["gpus_needed"] == {"A": 6}

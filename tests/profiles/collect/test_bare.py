@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from profiles import hardware
 from profiles.collect.journal import FILE, read, write_points
 from profiles.collect.points import Point
 from profiles.importers import find_importer
@@ -30,11 +29,6 @@ POINTS = [
 ]
 
 torch = pytest.importorskip("torch")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_added(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_described", {})
 
 
 def bare(*arguments: str, limit: str = "") -> subprocess.CompletedProcess[str]:

@@ -13,10 +13,10 @@ from machines import FakeBenchmark, FakeSensors, a_device, gemm
 from profiles.collect import runner
 from profiles.collect.devices import Device, is_out_of_memory
 from profiles.collect.journal import FILE, Header, Journal, read
-from profiles.collect.points import Outcome, Point, Prepared
+from profiles.collect.points import Outcome, Point, Prepared, Settings
 from profiles.collect.runner import Grids, InOrder, Report, Runner
 from profiles.collect.sensors import Reading
-from profiles.collect.timing import Settings, TooLong
+from profiles.collect.timing import TooLong
 from profiles.errors import DataError, ShardwrightError, Unsupported
 
 QUICK = Settings(target_error=0.5, cap_s=0.5, least=3)

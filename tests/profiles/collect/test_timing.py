@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from machines import a_device
 
 from profiles.collect import timing
-from profiles.collect.points import Prepared, Timing
-from profiles.collect.timing import FEWEST, Settings, TooLong, measure, repeat, summarise
+from profiles.collect.points import Prepared, Settings, Timing
+from profiles.collect.timing import FEWEST, TooLong, measure, repeat, summarise
 
 
 def prepared(run: Callable[[], Any], **changes: Any) -> Prepared:

@@ -13,8 +13,9 @@ from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.step_table import StepCurve, StepTable, step_tables, step_tables_at
-from costmodels.serving.step import StepTimes, step_times
+from costmodels.serving.step import StepTimes
 from costmodels.step.communication import Network
 from costmodels.step.operators import Batch
 from profiles.hardware import find_fabric
@@ -34,27 +35,20 @@ NETWORK = Network(8, find_fabric("ib-400g"))
 LIMITS = {"most_tokens": 8192, "most_sequences": 512, "longest_tokens": 32_768}
 
 
+def served(cost: CostModel, model: str, framework: str = "vllm") -> ServedModel:
+    architecture = find_architecture(model)
+    return ServedModel(architecture, choose_precision(architecture), find_framework(framework), cost, NETWORK)
+
+
 def tables(
     cost: CostModel, model: str, layouts: list[Layout], framework: str = "vllm", **changes: object
 ) -> list[StepTable]:
-    architecture = find_architecture(model)
-    return step_tables(
-        architecture,
-        choose_precision(architecture),
-        cost,
-        NETWORK,
-        find_framework(framework),
-        Layouts.of(layouts),
-        "balanced",
-        **{**LIMITS, **changes},  # type: ignore[arg-type]
-    )
+    limits = {**LIMITS, **changes}
+    return step_tables(served(cost, model, framework), Layouts.of(layouts), "balanced", **limits)  # type: ignore[arg-type]
 
 
 def steps(cost: CostModel, model: str, layout: Layout, batch: Batch, framework: str = "vllm") -> StepTimes:
-    architecture = find_architecture(model)
-    layouts = Layouts.of([layout] * len(batch.decodes))
-    args = (cost, NETWORK, find_framework(framework), layouts, batch, "balanced")
-    return step_times(architecture, choose_precision(architecture), *args)
+    return served(cost, model, framework).step(Layouts.of([layout] * len(batch.decodes)), batch, "balanced")
 
 
 def random_batch(n: int, seed: int, queries: int = 1) -> Batch:
@@ -156,9 +150,7 @@ def test_ends_bracket_the_value(roofline_cost: CostModel) -> None:
 
 
 def test_tables_of_several_ends_are_those_of_each(roofline_cost: CostModel) -> None:
-    architecture = find_architecture(MOE)
-    layouts = Layouts.of([(4, 1, 1, 4, 1), (2, 1, 4, 8, 1)])
-    asked = (architecture, choose_precision(architecture), roofline_cost, NETWORK, find_framework("vllm"), layouts)
+    asked = served(roofline_cost, MOE), Layouts.of([(4, 1, 1, 4, 1), (2, 1, 4, 8, 1)])
     together = step_tables_at(("high", "low"), *asked, "balanced", **LIMITS)
     for end in ("high", "low"):
         for at, alone in zip(together, step_tables(*asked, "balanced", end=end, **LIMITS), strict=True):

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_simulator import GRID, curve
 
-from costmodels.arrays import joined, take_rows
+from costmodels.arrays import concatenate_rows, take_rows
 from costmodels.estimates import Floats
-from costmodels.serving.frameworks.policies import find_policy
+from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
 from costmodels.serving.simulator.events import Engine, simulate
 from costmodels.serving.simulator.step_table import StepTable
@@ -103,7 +103,7 @@ def test_littles_law_and_the_bounds_hold(kind: dict[str, float]) -> None:
 
 def test_points_do_not_depend_on_each_other() -> None:
     every = [work(float(b), **kind) for kind in KINDS.values() for b in (0.5, 20)]
-    together = equilibrium(joined(every, [np.array([i]) for i in range(len(every))]))
+    together = equilibrium(concatenate_rows(every, [np.array([i]) for i in range(len(every))]))
     alone = [equilibrium(x) for x in every]
     assert together.rate == pytest.approx([float(it.rate[0]) for it in alone], rel=1e-6)
     assert together.mixture.wait == pytest.approx([float(it.mixture.wait[0]) for it in alone], rel=1e-4)
@@ -112,7 +112,7 @@ def test_points_do_not_depend_on_each_other() -> None:
 def test_rows_are_put_back_where_they_were() -> None:
     x = work([1, 2, 3, 4, 5])
     rows = [np.array([4, 0]), np.array([2]), np.array([1, 3])]
-    assert joined([take_rows(x, index) for index in rows], rows).concurrency.tolist() == [1, 2, 3, 4, 5]
+    assert concatenate_rows([take_rows(x, index) for index in rows], rows).concurrency.tolist() == [1, 2, 3, 4, 5]
 
 
 def test_with_nothing_to_decode_the_load_is_the_time_that_prefill_is_busy() -> None:
@@ -206,7 +206,7 @@ def test_the_closed_form_agrees_with_the_simulator(case: tuple[int, int, int, in
     n = 1500
     sent = open_loop(*constant_lengths(n, isl, osl), rate, seed=2)
     sent = Requests(sent.isl, sent.osl, sent.arrival_us * (n / rate * 1e6 / sent.arrival_us[-1]))
-    engine = Engine(table(ranks, stages), find_policy("vllm"), 1e7, BUDGET, 1024)
+    engine = Engine(table(ranks, stages), find_framework("vllm").scheduler, 1e7, BUDGET, 1024)
     seen = simulate(engine, sent).trimmed(0.2, 0.1)
     b = rate / ranks * seen.mean_us("tpot") * (osl - 1) / 1e6
     room = BUDGET - b / stages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from costmodels.kernels.cost_model import CostModel
+from costmodels.models.architecture import Architecture
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.frameworks.framework import find_framework, frameworks
+from costmodels.serving.frameworks.connector import KvConnector
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.request_shape import RequestShape
+from costmodels.serving.served_model import ServedModel
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from costmodels.serving.steady.disaggregated import (
     Decoding,
@@ -26,31 +31,30 @@ from costmodels.serving.steady.disaggregated import (
     work_us,
 )
 from costmodels.serving.steady.kv_transfer import (
-    KvConnector,
     Link,
     cache_bytes,
     copies,
     exposed_us,
-    kv_connectors,
     received_bytes,
     sent_bytes,
     with_queue,
 )
-from costmodels.serving.steady.steady_state import batch_size_deviation_us, decode_batch, steady_state
-from costmodels.serving.step import step_times
+from costmodels.serving.steady.steady_state import steady_state
 from costmodels.step.communication import Network
 from profiles.hardware import find_fabric
 
 quick = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MODEL = find_architecture("Qwen3-32B")
-PRECISION = choose_precision(MODEL)
 NETWORK = Network(8, find_fabric("ib-400g"))
 VLLM = find_framework("vllm")
 NONE, CHUNK, LAYER = (
-    KvConnector(overlap=overlap, first_token="decode_step", pipeline=(), source="test")
-    for overlap in ("none", "chunk", "layer")
+    KvConnector(overlap=overlap, first_token="decode_step", pipeline=()) for overlap in ("none", "chunk", "layer")
 )
 LINK = Link("test", 50e9, 5.0)
+
+
+def served(cost: CostModel, model: Architecture = MODEL) -> ServedModel:
+    return ServedModel(model, choose_precision(model), VLLM, cost, NETWORK)
 
 
 def steps(
@@ -58,7 +62,7 @@ def steps(
 ) -> PrefillSteps:
     layouts = Layouts.of([(tp, 1, 1, 1, tp)])
     limits = np.array([budget]), np.array([room])
-    return prefill_steps(MODEL, PRECISION, cost, NETWORK, VLLM, layouts, *limits, isl, "balanced", cached_tokens=cached)
+    return prefill_steps(served(cost), RequestShape(isl, 1, "balanced", cached), layouts, *limits)
 
 
 def at(made: PrefillSteps, *utilisations: float) -> Prefilling:
@@ -74,11 +78,8 @@ def decode(
     drafting: SpeculativeDecoding | None = None,
 ) -> Decoding:
     layouts = Layouts.of([(tp, 1, 1, 1, tp)] * len(concurrency))
-    b = np.array(concurrency)
-    batch = decode_batch(VLLM, layouts, b, 4000, osl, drafting)
-    step = step_times(MODEL, PRECISION, cost, NETWORK, VLLM, layouts, batch, "balanced")
-    crowd = batch_size_deviation_us(MODEL, PRECISION, cost.gpu, layouts, 4000 + osl // 2, b)
-    return decoding(MODEL, layouts, step, b, crowd, osl, kv_connector, drafting)
+    shape = RequestShape(4000, osl, "balanced", drafting=drafting)
+    return decoding(served(cost), shape, layouts, np.array(concurrency), kv_connector)
 
 
 # --- the prefill queue -----------------------------------------------------------------------------------
@@ -160,9 +161,7 @@ def test_a_decode_engine_obeys_littles_law(roofline_cost: CostModel, first_token
 def test_decode_alone_is_never_slower_per_token_than_with_prefills_between(roofline_cost: CostModel) -> None:
     b = np.array([4, 32, 128])
     layouts = Layouts.of([(4, 1, 1, 1, 4)] * 3)
-    both = steady_state(
-        MODEL, PRECISION, roofline_cost, NETWORK, VLLM, layouts, np.full(3, 8192), b, 4000, 500, "balanced"
-    )
+    both = steady_state(served(roofline_cost), RequestShape(4000, 500, "balanced"), layouts, np.full(3, 8192), b)
     alone = decode(roofline_cost, *b.tolist())
     assert (alone.tpot_us.value <= both.tpot_us.value).all()
     for p in (0.5, 0.9, 0.99):
@@ -196,14 +195,10 @@ def test_a_dearer_drafter_costs_its_share_of_a_step(roofline_cost: CostModel) ->
 
 def test_drafting_in_the_aggregated_engine_keeps_littles_law(roofline_cost: CostModel) -> None:
     layouts, drafting = Layouts.of([(4, 1, 1, 1, 4)]), SpeculativeDecoding(4, 0.7)
-    got = steady_state(
-        MODEL, PRECISION, roofline_cost, NETWORK, VLLM, layouts, np.array([8192]), np.array([32]), 1000, 500,
-        "balanced", drafting=drafting,
-    )  # fmt: skip
+    plain_shape, at = RequestShape(1000, 500, "balanced"), (layouts, np.array([8192]), np.array([32]))
+    got = steady_state(served(roofline_cost), replace(plain_shape, drafting=drafting), *at)
     assert got.rate_rps.value[0] / 1e6 * 499 * got.tpot_us.value[0] == pytest.approx(32)
-    plain = steady_state(
-        MODEL, PRECISION, roofline_cost, NETWORK, VLLM, layouts, np.array([8192]), np.array([32]), 1000, 500, "balanced"
-    )
+    plain = steady_state(served(roofline_cost), plain_shape, *at)
     assert got.tpot_us.value[0] < plain.tpot_us.value[0]
 
 
@@ -231,22 +226,23 @@ def test_overlap_by_layer_by_chunk_and_not_at_all() -> None:
 
 
 @pytest.mark.parametrize("name", ["Qwen3-32B", "DeepSeek-V3", "gemma-3-12b-it"])
-def test_every_byte_sent_is_received(name: str) -> None:
-    model = find_architecture(name)
-    precision = choose_precision(model)
+def test_every_byte_sent_is_received(roofline_cost: CostModel, name: str) -> None:
+    it = served(roofline_cost, find_architecture(name))
     senders = Layouts.of([(1, 1, 1, 1, 1), (4, 1, 1, 1, 4), (2, 2, 1, 1, 2)])
     receivers = Layouts.of([(8, 1, 1, 1, 8), (1, 1, 1, 1, 1), (4, 1, 1, 1, 4)])
-    times = copies(model, precision, receivers, 3000)
-    sent = sent_bytes(model, precision, senders, 3000, times) * senders.tp * senders.pp
-    received = received_bytes(model, precision, receivers, 3000) * receivers.tp * receivers.pp
+    times = copies(it, receivers, 3000)
+    sent = sent_bytes(it, senders, 3000, times) * senders.tp * senders.pp
+    received = received_bytes(it, receivers, 3000) * receivers.tp * receivers.pp
     assert sent == pytest.approx(received)
     assert (times >= 1 - 1e-9).all()
 
 
-def test_the_cache_that_crosses_is_all_layers_and_heads_once_and_windows_send_their_window() -> None:
-    assert cache_bytes(MODEL, PRECISION, 4000) == 4000 * 64 * 2 * 8 * 128 * 2
-    gemma = find_architecture("gemma-3-12b-it")
-    short, long = (cache_bytes(gemma, choose_precision(gemma), isl) / isl for isl in (1000, 10_000))
+def test_the_cache_that_crosses_is_all_layers_and_heads_once_and_windows_send_their_window(
+    roofline_cost: CostModel,
+) -> None:
+    assert cache_bytes(served(roofline_cost), 4000) == 4000 * 64 * 2 * 8 * 128 * 2
+    gemma = served(roofline_cost, find_architecture("gemma-3-12b-it"))
+    short, long = (cache_bytes(gemma, isl) / isl for isl in (1000, 10_000))
     assert long < short
 
 
@@ -262,7 +258,7 @@ def test_a_link_that_cannot_carry_the_rate_never_delivers() -> None:
 
 def test_a_request_sees_queue_prefill_transfer_and_first_steps(roofline_cost: CostModel) -> None:
     first, second = at(steps(roofline_cost), 0.7), decode(roofline_cost, 32)
-    got = joint(MODEL, first, second, np.array([3000.0]), LINK, NONE, find_framework("vllm"), 4000)
+    got = joint(served(roofline_cost), 4000, first, second, np.array([3000.0]), LINK, NONE)
     cycle, front = float(second.cycle_us.value[0]), float(got.front_us.value[0])
     assert front > 0
     assert got.ttft_us.value[0] == pytest.approx(front + float(first.done_us.value[0]) + 3000 + 1.5 * cycle)
@@ -271,7 +267,3 @@ def test_a_request_sees_queue_prefill_transfer_and_first_steps(roofline_cost: Co
     for quantile in (got.ttft_percentile_us, got.tpot_percentile_us, got.e2e_percentile_us):
         values = np.array([quantile(p)[0] for p in np.linspace(0.01, 0.99, 40)])
         assert (np.diff(values) >= -1e-6 * values[0]).all()
-
-
-def test_every_framework_says_how_it_hands_over() -> None:
-    assert set(kv_connectors()) == set(frameworks())

@@ -13,6 +13,8 @@ from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.request_shape import RequestShape
+from costmodels.serving.served_model import ServedModel
 from costmodels.serving.steady.steady_state import Steady, steady_state
 from costmodels.step.communication import Network
 from profiles.hardware import find_fabric
@@ -40,19 +42,10 @@ def steady(
     """One engine at several concurrencies."""
     asked = np.array(concurrency or GRID)
     architecture = find_architecture(model)
-    return steady_state(
-        architecture,
-        choose_precision(architecture),
-        cost,
-        Network(8, find_fabric("ib-400g")),
-        find_framework("vllm"),
-        Layouts.of([layout] * len(asked)),
-        np.full(len(asked), budget),
-        asked,
-        isl,
-        osl,
-        "balanced",
-    )
+    network = Network(8, find_fabric("ib-400g"))
+    served = ServedModel(architecture, choose_precision(architecture), find_framework("vllm"), cost, network)
+    shape, layouts = RequestShape(isl, osl, "balanced"), Layouts.of([layout] * len(asked))
+    return steady_state(served, shape, layouts, np.full(len(asked), budget), asked)
 
 
 def assert_ordered(made: Estimates) -> None:

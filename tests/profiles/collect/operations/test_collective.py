@@ -11,9 +11,9 @@ import pytest
 
 from profiles.collect.devices import Device
 from profiles.collect.operations.collective import KINDS, Collective
-from profiles.collect.points import Point
+from profiles.collect.points import Point, Settings
 from profiles.collect.ranks import RankDied
-from profiles.collect.timing import Settings, measure
+from profiles.collect.timing import measure
 from profiles.errors import Unsupported
 
 pytest.importorskip("torch")

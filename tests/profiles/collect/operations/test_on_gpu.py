@@ -14,8 +14,8 @@ from profiles.collect.operations.attention_problem import Problem
 from profiles.collect.operations.collective import KINDS, Collective
 from profiles.collect.operations.gemm import Gemm
 from profiles.collect.operations.moe import Moe, expert_call, make_layer
-from profiles.collect.points import Point
-from profiles.collect.timing import Settings, measure
+from profiles.collect.points import Point, Settings
+from profiles.collect.timing import measure
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

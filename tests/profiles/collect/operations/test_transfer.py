@@ -4,8 +4,8 @@ import pytest
 
 from profiles.collect.devices import Device
 from profiles.collect.operations.transfer import Launch, Memcpy
-from profiles.collect.points import Point
-from profiles.collect.timing import Settings, measure
+from profiles.collect.points import Point, Settings
+from profiles.collect.timing import measure
 from profiles.errors import Unsupported
 
 torch = pytest.importorskip("torch")

@@ -1,0 +1,107 @@
+"""The noun that predictions of serving are asked about: a model in a precision, on GPUs with their network, under a
+framework. Where engines of it are laid out, and what they are asked to serve, comes as arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from costmodels.estimates import Floats, Ints
+from costmodels.kernels.cost_model import CostModel
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision
+from costmodels.operations.layouts import Layouts
+from costmodels.serving.frameworks.calibration import Calibration
+from costmodels.serving.frameworks.framework import Framework
+from costmodels.serving.step import StepTimes, step_times
+from costmodels.step.communication import Network
+from costmodels.step.memory import Memory, kv_bytes_per_sequence, memory
+from costmodels.step.operators import Batch, step_work
+from profiles.hardware import Gpu
+
+LOGIT_ROWS = 256
+"""Sequences that logits are computed for at once, at most: what the activations are sized for."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model in a precision on GPUs of one type under one framework.
+
+    Attributes:
+        cost: the kernels' times on the GPU type under the framework.
+        network: what the GPUs of an engine communicate over.
+    """
+
+    model: Architecture
+    precision: Precision
+    framework: Framework
+    cost: CostModel
+    network: Network
+
+    @property
+    def gpu(self) -> Gpu:
+        return self.cost.gpu
+
+    def step(
+        self, layouts: Layouts, batch: Batch, routing: str, *, calibration: Calibration | None = None
+    ) -> StepTimes:
+        """Times of one step of each of ``n`` candidates (``layouts`` and ``batch`` row by row), µs.
+
+        Args:
+            routing: how tokens spread over experts.
+            calibration: in place of the framework's own (to fit one).
+        """
+        precision, row_sources = self.precision, {}
+        for operation, part in (("moe", "experts"), ("gemm", "dense")):
+            entry = self.framework.stand_in(operation, self.gpu, precision.of(part))
+            if entry is not None:
+                precision = replace(precision, **{part: entry.measured_as})  # type: ignore[arg-type]
+                row_sources[operation] = self.cost.under(entry.measured_under)
+        work = step_work(self.model, precision, layouts, batch, routing)
+        calibration = calibration or self.framework.calibration
+        return step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
+
+    def memory(
+        self,
+        layouts: Layouts,
+        token_budget: Ints,
+        *,
+        memory_fraction: float | None = None,
+        sequences: int = LOGIT_ROWS,
+    ) -> Memory:
+        """Where the memory of each layout's fullest GPU goes, bytes, [n].
+
+        Args:
+            token_budget: most tokens in one step, shape [n].
+            memory_fraction: share of the GPU that the framework may use (None: its default).
+            sequences: that logits are computed for at once.
+        """
+        return memory(
+            self.model,
+            self.precision,
+            layouts,
+            self.gpu,
+            memory_fraction=self.framework.limits.memory_fraction if memory_fraction is None else memory_fraction,
+            token_budget=token_budget,
+            sequences=sequences,
+        )
+
+    def kv_bytes(self, layouts: Layouts, tokens: Floats | float) -> Floats:
+        """KV cache of one sequence of ``tokens`` tokens on each layout's fullest GPU, bytes, [n]."""
+        return kv_bytes_per_sequence(self.model, self.precision, layouts, tokens)
+
+    def kv_bytes_per_token(self, layouts: Layouts, tokens: int) -> Floats:
+        """The same ÷ ``tokens``: windows and states make long sequences cheaper by the token, bytes, [n]."""
+        return np.asarray(self.kv_bytes(layouts, tokens) / tokens)
+
+    def cache_tokens(
+        self, layouts: Layouts, token_budget: Ints, tokens: int, *, memory_fraction: float | None = None
+    ) -> Floats:
+        """Tokens of cache of each attention rank, where sequences have ``tokens`` tokens, [n]; ≤ 0: no room.
+
+        Args:
+            token_budget, memory_fraction: as of :meth:`memory`.
+        """
+        parts = self.memory(layouts, token_budget, memory_fraction=memory_fraction)
+        return np.asarray(parts.kv_bytes / self.kv_bytes_per_token(layouts, tokens))
