@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from profiles.collect.sensors import pcie_fact
 from profiles.errors import DataError, InputError
 from profiles.hardware import SHIPPED, Catalogue, Fact, Gpu, Node, fabrics, find_fabric
 
@@ -166,7 +167,7 @@ def match(device: Mapping[str, Any], catalogue: Catalogue = SHIPPED) -> Gpu | No
         InputError: the name is a type's, but its size is not: a slice of a GPU (MIG), or another board; or several
             types bear the name and have this size.
     """
-    named = catalogue.candidates(device["name"])
+    named = catalogue.candidates(device["name"]) or catalogue.candidates(type_name(device))
     found = [gpu for gpu in named if _is_whole(device, gpu)]
     if len(found) > 1:
         return catalogue.find_gpu(device["name"], "device")  # refuses the name, and says what it may mean
@@ -185,6 +186,63 @@ def _is_whole(device: Mapping[str, Any], gpu: Gpu) -> bool:
     return bool(device["sm_count"] == gpu.sm_count and abs(device["memory_bytes"] / gpu.memory_bytes - 1) < 0.1)
 
 
+def type_name(device: Mapping[str, Any]) -> str:
+    """What a device that nobody has listed is called: GPUs by their name, CPUs with the cores that may be used, since a
+    part of a processor is another device."""
+    cores = f"-{device['sm_count']}-cores" if device["kind"] == "cpu" else ""
+    return f"{_slug(device['name'])}{cores}"
+
+
+def measured_type(device: Mapping[str, Any], where: str) -> tuple[Gpu, Node]:
+    """The type of a device that :func:`profiles.collect.detection.detect` has looked at, and the node it is in.
+
+    Nothing here tells the network: the slowest of the catalogue's that suits so many devices is assumed.
+
+    Raises:
+        DataError: the facts are no valid ones; ``where`` names the file in it.
+    """
+    name, found = type_name(device), device["measured"]
+    fields: dict[str, Any] = {"aliases": [], "full_name": device["name"], "vendor": _vendor(device), "peak_flops": {}}
+    if _slug(device["name"]) == name:
+        fields["aliases"] = [device["name"]]
+    sources = {"vendor": _driver(device), "peak_flops": "each by itself"}
+    for field, (value, source) in found.items():
+        group, _, precision = field.partition(".")
+        if precision:
+            fields[group][precision] = value
+        else:
+            fields[field] = value
+        sources[field] = source
+    count = int(device["count"])
+    fitting = [fabric for fabric in fabrics().values() if count % fabric.shared_by_gpus == 0]
+    slowest = min(fitting, key=lambda fabric: fabric.bytes_per_s_per_gpu)
+    fields |= {"sources": sources, "node": {"gpus": count, "default_fabric": slowest.name}}
+    return _described(name, fields, Path(where))
+
+
+def in_words(gpu: Gpu) -> list[str]:
+    """What a measured type was found to be, and what was assumed, a line each."""
+    peaks = ", ".join(f"{rate / 1e12:.3g} TFLOP/s {name}" for name, rate in gpu.peak_flops.items())
+    launch = "" if gpu.launch_us is None else f", {gpu.launch_us:.3g} µs a launch"
+    lines = [f"{gpu.name}: {peaks}, {gpu.memory_bandwidth_bytes_per_s / 1e9:.3g} GB/s{launch}"]
+    assumed = [field for field, source in gpu.sources.items() if source.startswith("assumed")]
+    if assumed:
+        lines.append(f"assumed, since nothing here tells: {', '.join(assumed)}, and the network between such machines")
+    return lines
+
+
+def measured_document(device: Mapping[str, Any]) -> str:
+    """:func:`measured_type` as a ``gpus.yaml``: to be read over, corrected, and given back."""
+    gpu, node = measured_type(device, "device")
+    lines = [
+        f"# Facts of {device['name']}, reported, measured or assumed as its sources say. Correct what a data sheet",
+        "# knows better, with the source; then give this file with --gpu-facts.",
+        f"# default_fabric is assumed: the network between such machines, one of {', '.join(fabrics())}.",
+    ]
+    text = yaml.safe_dump({gpu.name: _document(gpu, node)}, sort_keys=False, allow_unicode=True, width=1000)
+    return "\n".join([*lines, text])
+
+
 def template(device: Mapping[str, Any]) -> tuple[str, list[str]]:
     """(a ``gpus.yaml`` with what ``device`` says of itself filled in and null elsewhere, the names of the nulls)."""
     facts = device["facts"]
@@ -193,7 +251,7 @@ def template(device: Mapping[str, Any]) -> tuple[str, list[str]]:
     fields: dict[str, Any] = {
         "aliases": [device["name"]],
         "full_name": device["name"],
-        "vendor": facts.get("vendor", "nvidia" if device["kind"] == "cuda" else "other"),
+        "vendor": _vendor(device),
         "generation": None,
         "compute_capability": None,
         "peak_flops": {"bf16": None},
@@ -223,7 +281,7 @@ def template(device: Mapping[str, Any]) -> tuple[str, list[str]]:
 def _known(device: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     """Field -> (value, source) of what the driver reports."""
     out: dict[str, tuple[Any, str]] = {}
-    driver = "reported by the driver" if device["kind"] == "cuda" else "reported by Linux"
+    driver = _driver(device)
     if device["capability"] is not None:
         major, minor = device["capability"]
         out["compute_capability"] = (float(f"{major}.{minor}"), driver)
@@ -239,10 +297,16 @@ def _known(device: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, tup
         rate = facts["memory_bus_bits"] / 8 * facts["max_memory_clock_mhz"] * 1e6 * 2
         out["memory_bandwidth_bytes_per_s"] = (rate, f"{driver}: bus width times highest memory clock, twice a clock")
     if "pcie_generation" in facts and "pcie_lanes" in facts:
-        # 2.0 GB/s a lane for PCIe 4, doubling with each generation, as the catalogue's figures.
-        rate = 2.0e9 * 2.0 ** (facts["pcie_generation"] - 4) * facts["pcie_lanes"]
-        out["pcie_bytes_per_s"] = (rate, f"{driver}: PCIe {facts['pcie_generation']:.0f} x{facts['pcie_lanes']:.0f}")
+        out["pcie_bytes_per_s"] = pcie_fact(facts)
     return out
+
+
+def _vendor(device: Mapping[str, Any]) -> str:
+    return str(device["facts"].get("vendor", "nvidia" if device["kind"] == "cuda" else "other"))
+
+
+def _driver(device: Mapping[str, Any]) -> str:
+    return "reported by the driver" if device["kind"] == "cuda" else "reported by Linux"
 
 
 def _slug(name: str) -> str:

@@ -51,6 +51,7 @@ class Gpu(Fact):
     scale_up_bytes_per_s: float = Field(gt=0)  # per GPU, one direction, to its peers in the node
     pcie_bytes_per_s: float = Field(gt=0)  # one direction
     bridge_bytes_per_s: float | None = Field(default=None, gt=0)  # NVLink bridges that can join pairs, one direction
+    launch_us: float | None = Field(default=None, gt=0)  # of a call that does nothing, where it was measured
 
     @model_validator(mode="after")
     def _rates_are_positive(self) -> Gpu:
@@ -87,6 +88,7 @@ class Topology(Fact):
 
     meaning: str
     bus_share: dict[int, float] | None = None  # ranks → bandwidth of a ring of them ÷ PCIe rate; None: the rows say it
+    start_us_per_rank: float = Field(default=0.0, ge=0)  # of a ring over PCIe, before a byte has moved
     bridged_share: float | None = Field(default=None, gt=0, le=1)  # the same of two ranks over their NVLink bridge
     spread: float = Field(default=0.0, ge=0)  # half-width (log) that is added to the interval: boxes of a kind differ
 
@@ -239,7 +241,7 @@ class Catalogue:
 
     def topology(self, gpu: Gpu) -> Topology | None:
         """What joins the GPUs of the node in which this one usually comes; None where nobody says."""
-        joined_by = self.default_node(gpu).joined_by
+        joined_by = next((node.joined_by for node in self.nodes().values() if node.gpu == gpu.name), None)
         return None if joined_by is None else _find(f"node of {gpu.name}: joined_by", joined_by, topologies())
 
 

@@ -36,13 +36,14 @@ from costmodels.kernels.overlay import Overlay, lay_over
 from costmodels.kernels.row_sources import same_kernels, sources_of
 from costmodels.kernels.trees import Trees
 from costmodels.operations.roofline import Columns, Hardware
+from profiles.boxes import Box, unlike_boxes
 from profiles.descriptions import catalogue_with
-from profiles.hardware import Catalogue, Gpu
+from profiles.hardware import Catalogue, Gpu, Topology
 from profiles.measurements import DTYPES
 from profiles.shipped import shipped
 from profiles.store import ProfileStore, shipped_pack
 
-MODEL_VERSION = "3"
+MODEL_VERSION = "4"
 """Raised whenever features, fitting, formulas or files change: cached forests of another version are not used."""
 
 CACHE_VARIABLE = "SHARDWRIGHT_CACHE"
@@ -71,6 +72,7 @@ class _Loaded:
     space: ErrorSpace
     overlay: Overlay
     row_sources: dict[int, set[str]]
+    ranks: frozenset[int]  # numbers of GPUs that the pack has rows of this type among
 
 
 def cost_model_version(store: ProfileStore, measured: Sequence[ProfileStore] = ()) -> str:
@@ -124,6 +126,11 @@ class CostModel:
         return catalogue_with(store.path for store in (self.store, *self.measured))
 
     @cached_property
+    def topology(self) -> Topology | None:
+        """What joins the GPUs of a node of this type, None where nobody says."""
+        return self.catalogue.topology(self.gpu)
+
+    @cached_property
     def version(self) -> str:
         """Identifies the predictions: model version and the hashes of the measurements."""
         return cost_model_version(self.store, self.measured)
@@ -156,6 +163,10 @@ class CostModel:
         """The rows of the measured stores that speak for this framework on this GPU type, and those that do not."""
         return self._loaded(operation).overlay
 
+    def measured_ranks(self, operation: str) -> frozenset[int]:
+        """Numbers of GPUs of this type among which the pack has rows of ``operation``."""
+        return self._loaded(operation).ranks
+
     def _own(self, operation: str, dtype: int) -> set[str]:
         """Whose rows of the framework's own kernels answer."""
         names = self._loaded(operation).row_sources.get(dtype, set())
@@ -179,6 +190,17 @@ class CostModel:
                 if (each := learnt.get(DTYPES[dtype])) is not None:
                     rows = "1 measured row is" if each.rows == 1 else f"{each.rows:,} measured rows are"
                     lines.append(f"{what}: {rows} laid over the pack, {described_shift(each.shift)}")
+            lines += [
+                f"{operation} among {' and '.join(map(str, box.num_gpus))} {box.gpu}: rows of a box of another kind "
+                f"({box.joined_by}) are left out"
+                for box in self._left_out(operation)
+                if box.gpu == self.gpu.name
+            ]
+            if operation == "collective" and self.topology is not None and self.topology.spread:
+                lines.append(
+                    f"GPUs of a node are taken to be joined by {self.topology.name} ({self.topology.meaning}); such "
+                    "boxes differ: measure yours with plan profile collect --ops collective"
+                )
         return tuple(lines)
 
     def _loaded(self, operation: str) -> _Loaded:
@@ -189,7 +211,7 @@ class CostModel:
     def _load(self, operation: str) -> _Loaded:
         hardware = hardware_of(self.store, operation, self.catalogue)
         own = Hardware.of([self.gpu])
-        rows = load_rows(self.store, operation, self.framework, own, gpu=self.gpu.name)
+        rows = load_rows(self.store, operation, self.framework, own, self.gpu.name, self._left_out(operation))
         overlay = lay_over(self.measured, operation, self.framework, self.gpu.name, rows)
         order = sources_of(self.framework)
         row_sources: dict[int, set[str]] = {}
@@ -204,7 +226,12 @@ class CostModel:
         corrected = None
         if len(overlay):
             corrected = CorrectedModel(shipped, space, overlay, self._priors(operation, shipped.has_forest))
-        return _Loaded(shipped, corrected, space, overlay, row_sources)
+        ranks = frozenset(np.unique(rows.columns["num_gpus"]).tolist())
+        return _Loaded(shipped, corrected, space, overlay, row_sources, ranks)
+
+    def _left_out(self, operation: str) -> tuple[Box, ...]:
+        """Where rows were measured that do not answer here: boxes unlike the usual ones."""
+        return unlike_boxes(self.store.manifest.name, operation, self.catalogue)
 
     def _priors(self, operation: str, has_forest: bool) -> Priors:
         if not has_forest:
@@ -223,12 +250,13 @@ class CostModel:
         # The forest has learnt ratios to these GPUs' rooflines: a corrected fact makes it another forest.
         facts = [array.tolist() for array in (hardware.peak_flops, hardware.bandwidth, hardware.link)]
         known = (hardware.names, hardware.trait_names, hardware.traits.tolist(), facts)
-        key = f"{made_by}:{known}:{self.store.manifest.hashes[operation]}:{self.framework}"
+        left_out = [(box.gpu, box.num_gpus) for box in self._left_out(operation)]
+        key = f"{made_by}:{known}:{self.store.manifest.hashes[operation]}:{self.framework}:{left_out}"
         folder = cache_folder() / "forests" / f"{operation}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         loaded = _read_fitted(folder, self.gpu.name, has_rows=self.gpu.name in hardware.names)
         if loaded is None:
             self._progress(f"learning {operation} ({self.framework}) from the measurements; kept for next time")
-            rows = load_rows(self.store, operation, self.framework, hardware)
+            rows = load_rows(self.store, operation, self.framework, hardware, left_out=self._left_out(operation))
             if not len(rows.gpu):
                 return None
             loaded = fit(operation, rows, hardware)

@@ -17,6 +17,7 @@ from costmodels.kernels.features import FAMILIES, Family, base_us, matrix
 from costmodels.kernels.row_sources import sources_of
 from costmodels.operations.roofline import CODES, Columns, Hardware, roofline_us
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
+from profiles.boxes import Box, without_rows_of
 from profiles.errors import DataError
 from profiles.hardware import SHIPPED, Catalogue, Gpu
 from profiles.measurements import OPERATIONS
@@ -63,9 +64,16 @@ def coded(operation: str, table: pd.DataFrame) -> dict[str, NDArray[np.generic]]
     return out
 
 
-def load_rows(store: ProfileStore, operation: str, framework: str, hardware: Hardware, gpu: str | None = None) -> Rows:
+def load_rows(
+    store: ProfileStore,
+    operation: str,
+    framework: str,
+    hardware: Hardware,
+    gpu: str | None = None,
+    left_out: tuple[Box, ...] = (),
+) -> Rows:
     """The rows that speak for ``framework``: its own, and where a (GPU, precision, kind) has none, a
-    stand-in's."""
+    stand-in's; none that were measured in the boxes ``left_out``."""
     order = sources_of(framework)
     names = ["gpu", "num_gpus", "dtype", *OPERATIONS[operation].shape_names, "latency_us"]
     parts: list[Rows] = []
@@ -78,7 +86,7 @@ def load_rows(store: ProfileStore, operation: str, framework: str, hardware: Har
         if operation == "collective":
             # 16-bit elements move alike; 8-bit rows repeat the same byte counts.
             table = table[table["dtype"].isin(("bf16", "fp16"))].assign(dtype="bf16")
-        table = table[table["gpu"].isin(hardware.names)]
+        table = without_rows_of(left_out, table[table["gpu"].isin(hardware.names)])
         columns = _known(store, operation, table)
         gpu_index = _positions(table["gpu"], hardware.names)
         blocks = _hash([gpu_index, columns["dtype"], *([columns["kind"]] if "kind" in columns else [])])

@@ -4,11 +4,13 @@ but Python and torch."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from profiles.collect.journal import FILE, Entry, read
 from profiles.collect.rows import rows_of
-from profiles.descriptions import catalogue_with, catalogue_with_file
+from profiles.descriptions import catalogue_with, catalogue_with_file, match, measured_type
 from profiles.errors import InputError
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.importers import Importer, Rows, check_options
@@ -36,11 +38,22 @@ def read_journal(source: Path | None, options: dict[str, str]) -> Rows:
 
 
 def described(source: Path | None, options: dict[str, str]) -> Catalogue:
-    """The catalogue with the types that the journal's folder, and the file in the options, describe."""
+    """The catalogue with the types that the journal's folder, the file in the options, and else the journal itself
+    describe."""
     catalogue = catalogue_with_file(Path(options["gpu_facts"])) if "gpu_facts" in options else SHIPPED
     if source is None:
         return catalogue
-    return catalogue_with([source if source.is_dir() else source.parent], catalogue)
+    file = source / FILE if source.is_dir() else source
+    catalogue = catalogue_with([file.parent], catalogue)
+    for device in _devices(file):
+        if device.get("measured") and match(device, catalogue) is None:
+            catalogue = catalogue.describing(*measured_type(device, f"journal {file}"), f"journal {file}")
+    return catalogue
+
+
+def _devices(file: Path) -> list[Mapping[str, Any]]:
+    headers = {id(entry.header): entry.header for entry in list(read(file))} if file.is_file() else {}
+    return [header.device for header in headers.values()]
 
 
 IMPORTER = Importer(

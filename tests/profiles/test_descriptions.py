@@ -164,7 +164,7 @@ def test_two_stores_must_agree(tmp_path: Path) -> None:
 
 def test_a_slice_of_a_gpu_is_not_taken_for_the_whole() -> None:
     whole = hardware.find_gpu("H200")
-    device = {"name": "NVIDIA H200", "sm_count": whole.sm_count, "memory_bytes": whole.memory_bytes}
+    device = {"kind": "cuda", "name": "NVIDIA H200", "sm_count": whole.sm_count, "memory_bytes": whole.memory_bytes}
     assert match(device) == whole
     with pytest.raises(InputError, match="has 16 SMs") as caught:
         match({**device, "sm_count": 16})
@@ -193,10 +193,10 @@ def test_described_types_are_kept_with_a_store_and_shipped_ones_are_not(tmp_path
 
 def test_a_device_whose_name_several_types_bear_is_told_by_its_size() -> None:
     part = hardware.find_gpu("H100-HBM2e")
-    device = {"name": "NVIDIA H100", "sm_count": part.sm_count, "memory_bytes": part.memory_bytes}
+    device = {"kind": "cuda", "name": "NVIDIA H100", "sm_count": part.sm_count, "memory_bytes": part.memory_bytes}
     assert match(device) == part
     assert match({**device, "memory_bytes": 80 * 2**30}) == hardware.find_gpu("H100")
     with pytest.raises(InputError, match=r"H100-SXM has 132 .*; H100-SXM-96GB-HBM2e has 132"):
         match({**device, "memory_bytes": 40 * 2**30})
     with pytest.raises(InputError, match="may mean"):  # MI300X and others of one size
-        match({"name": "AMD Radeon Graphics", "sm_count": 256, "memory_bytes": 309220868096})
+        match({"kind": "cuda", "name": "AMD Radeon Graphics", "sm_count": 256, "memory_bytes": 309220868096})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,7 +63,7 @@ def collect(
     ] = None,
     describe: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where to write what the driver says of an unknown type."),
+        typer.Option(metavar="FILE", help="Write what is found of an unlisted type there, and end."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the random operands.")] = 0,
     source: Annotated[
@@ -88,8 +90,10 @@ def collect(
     A100 and H100, arXiv:2312.02741), so a figure holds for a steady load, not for one kernel.
     CPUs answer where RAPL is readable, else not at all.
 
-    A type that the catalogue does not know is described from what its driver reports; what is
-    missing is asked for by name, in a file to fill in.
+    A type (or CPU) that the catalogue does not know is measured first, for a few seconds: its
+    peak by a product, its memory by a copy, its launch by an empty call; the rest is what the
+    system and the driver report. The facts stay with the store, each with its source. To state
+    them yourself, write them to a file with --describe, correct it, and give --gpu-facts.
 
     Needs torch: pip install 'shardwright\[collect]'. Where nothing can be installed, see
     `python -m profiles.collect --help`.
@@ -114,7 +118,10 @@ def collect(
     _check_out(out)
     check_target(output)
     found = find_device(device, index=gpu_index, gpus=gpus)
-    gpu, catalogue = _type_of(found, out, gpu_facts, describe)
+    typed = _type_of(found, out, gpu_facts, describe)
+    if typed is None:
+        return
+    found, gpu, catalogue = typed
     order = "points" if listed is not None else "grid" if grid else "active"
     header = asked.header(found, gpu.name, source, order=order, seed=seed)
     import_torch().manual_seed(seed)
@@ -132,35 +139,40 @@ def _check_out(out: Path) -> None:
         raise InputError(f"--out: {out} is there and is no profile store", "name a store, or a new folder")
 
 
-def _type_of(device: Device, out: Path, gpu_facts: Path | None, describe: Path | None) -> tuple[Gpu, Catalogue]:
-    """The device's type in the catalogue, in the store, or in the file that the user gives; with all that these know.
+def _type_of(
+    device: Device, out: Path, gpu_facts: Path | None, describe: Path | None
+) -> tuple[Device, Gpu, Catalogue] | None:
+    """The device's type in the catalogue, in the store, in the file that the user gives, or as it is found to be, with
+    all that these know; None where its facts were asked for alone, and written.
 
     Raises:
-        InputError: none of these knows it: the facts that are missing are named, and a file to fill in is written.
+        InputError: the file describes another type, --describe names a type that is known, or nothing can be timed.
     """
     from profiles import descriptions
+    from profiles.collect.detection import detect
 
     catalogue = descriptions.catalogue_with([out])
     if gpu_facts is not None:
         catalogue = descriptions.catalogue_with_file(gpu_facts, catalogue)
     gpu = descriptions.match(device.describe(), catalogue)
     if gpu is not None:
-        return gpu, catalogue
+        if describe is not None:
+            raise InputError(f"--describe: {device.name} is {gpu.name}, which is known", "leave it out")
+        return device, gpu, catalogue
     if gpu_facts is not None:
         raise InputError(
             f"--gpu-facts: {gpu_facts} does not describe {device.name!r}", "add that name to the aliases of its type"
         )
-    text, missing = descriptions.template(device.describe())
-    file = describe or out.with_name(f"{out.name}.gpus.yaml")
-    already = file.exists()
-    if not already:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, text)
-    raise InputError(
-        f"--device {device.kind}: {device.name!r} is not in the catalogue; missing facts: {', '.join(missing)}",
-        f"fill them in in {file} ({'it is there already' if already else 'written now, with what the driver reports'})"
-        f", then run again with --gpu-facts {file}",
-    )
+    print(f"{device.name} is not in the catalogue: measuring what it is", file=sys.stderr, flush=True)
+    device = dataclasses.replace(device, measured=detect(device, dt.date.today().isoformat()))
+    if describe is not None:
+        write_atomically(describe, descriptions.measured_document(device.describe()), "--describe")
+        print(f"{describe}: correct it where a data sheet knows better, then --gpu-facts {describe}", file=sys.stderr)
+        return None
+    gpu, node = descriptions.measured_type(device.describe(), f"--device {device.kind}")
+    for line in descriptions.in_words(gpu):
+        print(line, file=sys.stderr, flush=True)
+    return device, gpu, catalogue.describing(gpu, node, f"--device {device.kind}")
 
 
 def _run(

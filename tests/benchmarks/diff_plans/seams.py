@@ -16,7 +16,7 @@ from api.cli.main import app, main
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.features import FAMILIES
 from costmodels.models.architecture import Attention, FeedForward
-from costmodels.models.model_types import READERS
+from costmodels.models.reading import READERS
 from costmodels.models.registry import find_architecture, registered
 from costmodels.serving.frameworks.names import framework_names
 from planner.contract.engine import KvPrecisionName, PrecisionName, Role
