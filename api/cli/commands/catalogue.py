@@ -170,7 +170,7 @@ def _clusters(as_json: bool, output: Path | None) -> None:
     document = [{"bundled_as": name, **c.model_dump(mode="json")} for name, c in known.items()]
     if not hand_over_json(document, output, as_json=as_json):
         return
-    from api.cli.views.plan import pool_words
+    from api.cli.views.words import pool_words
 
     rows = table("cluster", "pools", left=2)
     for name, cluster in known.items():

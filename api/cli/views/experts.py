@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import bullet, facts, heading, indented, table
-from api.cli.views.plan import pool_words
 from api.cli.views.quantities import gib, milliseconds, number, percent
+from api.cli.views.words import pool_words
 from planner.contract.quantities import Interval
 from planner.experts.document import LayerTime, PlacementDocument
 
