@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from profiles.collect.sensors import pcie_fact
 from profiles.errors import DataError, InputError
 from profiles.hardware import SHIPPED, Catalogue, Fact, Gpu, Node, fabrics, find_fabric
+from profiles.pcie import pcie_fact
 
 FILE = "gpus.yaml"
 

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from costmodels.estimates import COVERAGE, Estimates
 from costmodels.kernels.corrected_model import SIGMAS, CorrectedModel, ErrorSpace
 from costmodels.kernels.error_process import Priors, priors
-from costmodels.kernels.features import FAMILIES
 from costmodels.kernels.forest import SETTINGS, Forest, Neighbours
 from costmodels.kernels.kernel_models import (
     ROOFLINE_SPREAD,
@@ -35,6 +34,7 @@ from costmodels.kernels.kernel_models import (
 from costmodels.kernels.overlay import Overlay, lay_over
 from costmodels.kernels.row_sources import same_kernels, sources_of
 from costmodels.kernels.trees import Trees
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import Columns, Hardware
 from profiles.boxes import Box, unlike_boxes
 from profiles.descriptions import catalogue_with
@@ -246,7 +246,7 @@ class CostModel:
     def _fitted(self, operation: str, hardware: Hardware) -> Fitted | None:
         """The forest of ``operation``, from the cache or fitted; None without rows that speak for the
         framework."""
-        made_by = (MODEL_VERSION, version("scikit-learn"), SETTINGS, FAMILIES[operation].leaf_rows, COVERAGE)
+        made_by = (MODEL_VERSION, version("scikit-learn"), SETTINGS, families().kernel(operation).leaf_rows, COVERAGE)
         # The forest has learnt ratios to these GPUs' rooflines: a corrected fact makes it another forest.
         facts = [array.tolist() for array in (hardware.peak_flops, hardware.bandwidth, hardware.link)]
         known = (hardware.names, hardware.trait_names, hardware.traits.tolist(), facts)
@@ -263,10 +263,10 @@ class CostModel:
             _write_fitted(folder, loaded)
         return loaded
 
-    def prepare(self, operations: Sequence[str] = tuple(FAMILIES)) -> None:
-        """Loads (and where needed fits) the models of ``operations`` now rather than at the first
+    def prepare(self, operations: Sequence[str] | None = None) -> None:
+        """Loads (and where needed fits) the models of ``operations`` (all) now rather than at the first
         question."""
-        for operation in operations:
+        for operation in families().kernels if operations is None else operations:
             self.kernel(operation)
 
 
@@ -282,7 +282,10 @@ def unseen_spreads() -> dict[str, float]:
     leave-one-GPU-out benchmark."""
     return shipped(
         Path(__file__).parent / "unseen_gpu.yaml",
-        lambda document: {operation: float(document["half_width"][operation]) for operation in FAMILIES},
+        lambda document: {
+            operation: float(document["half_width"][kernel.figures_of or operation])
+            for operation, kernel in families().kernels.items()
+        },
     )
 
 

@@ -12,6 +12,7 @@ from costmodels.arrays import take_rows
 from costmodels.estimates import Floats
 from costmodels.kernels.kernel_models import Rows, coded, error_partitions, question_keys
 from costmodels.kernels.row_sources import same_kernels, sources_of
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import CODES
 from profiles.measurements import DTYPES, OPERATIONS
 from profiles.store import ProfileStore
@@ -72,10 +73,9 @@ def lay_over(stores: Sequence[ProfileStore], operation: str, framework: str, gpu
     for column in (name for name in CODES if name in table):
         why[~table[column].isin(CODES[column])] = f"the cost model does not know its {column}"
     original = table["dtype"]
-    if operation == "collective":
-        wide = ~table["dtype"].isin(("bf16", "fp16"))
-        why[wide] = "collectives are modelled by their bytes, measured with 16-bit elements"
-        table = table.assign(dtype="bf16")
+    if (one := families().kernel(operation).one_precision) is not None:
+        why[~table["dtype"].isin(one.dtypes)] = one.why
+        table = table.assign(dtype=one.dtype)
     origin = pd.Index(order).get_indexer(pd.Index(table["framework"])).astype(np.int8)
     same = np.array([
         same_kernels(framework, row_source, operation, dtype)

@@ -22,7 +22,7 @@ Bias = str | bool
 
 
 @dataclass(frozen=True)
-class Family:
+class DenseFamily:
     """In what a family differs from Llama.
 
     Attributes:
@@ -47,27 +47,27 @@ class Family:
 
 
 FAMILIES = {
-    "apertus": Family(qk_norm="head", gated=False),
-    "arcee": Family(gated=False, mlp_bias="mlp_bias"),
-    "cohere": Family(norms=1),
-    "cohere2": Family(norms=1, every=4),
-    "ernie4_5": Family(bias="use_bias", mlp_bias="use_bias"),
-    "exaone4": Family(bias=False, qk_norm="head", every=4),
-    "gemma": Family(),
-    "gemma2": Family(norms=4, every=2),
-    "glm": Family(output_bias=False),
-    "glm4": Family(output_bias=False, norms=4),
-    "granite": Family(mlp_bias="mlp_bias"),
-    "hunyuan_v1_dense": Family(qk_norm="head"),
-    "ministral": Family(bias=False, windowed=True),
-    "ministral3": Family(bias=False, windowed=True),
-    "nemotron": Family(mlp_bias="mlp_bias", gated=False, norms=4, final=1),
-    "olmo2": Family(qk_norm="full"),
-    "olmo3": Family(qk_norm="full", every=4),
-    "phi": Family(bias=True, mlp_bias=True, gated=False, final=1, head_bias=True),
-    "seed_oss": Family(output_bias="attention_out_bias", mlp_bias="mlp_bias"),
-    "smollm3": Family(mlp_bias="mlp_bias"),
-    "starcoder2": Family(bias="use_bias", mlp_bias="use_bias", gated=False, norms=4, final=1, windowed=True),
+    "apertus": DenseFamily(qk_norm="head", gated=False),
+    "arcee": DenseFamily(gated=False, mlp_bias="mlp_bias"),
+    "cohere": DenseFamily(norms=1),
+    "cohere2": DenseFamily(norms=1, every=4),
+    "ernie4_5": DenseFamily(bias="use_bias", mlp_bias="use_bias"),
+    "exaone4": DenseFamily(bias=False, qk_norm="head", every=4),
+    "gemma": DenseFamily(),
+    "gemma2": DenseFamily(norms=4, every=2),
+    "glm": DenseFamily(output_bias=False),
+    "glm4": DenseFamily(output_bias=False, norms=4),
+    "granite": DenseFamily(mlp_bias="mlp_bias"),
+    "hunyuan_v1_dense": DenseFamily(qk_norm="head"),
+    "ministral": DenseFamily(bias=False, windowed=True),
+    "ministral3": DenseFamily(bias=False, windowed=True),
+    "nemotron": DenseFamily(mlp_bias="mlp_bias", gated=False, norms=4, final=1),
+    "olmo2": DenseFamily(qk_norm="full"),
+    "olmo3": DenseFamily(qk_norm="full", every=4),
+    "phi": DenseFamily(bias=True, mlp_bias=True, gated=False, final=1, head_bias=True),
+    "seed_oss": DenseFamily(output_bias="attention_out_bias", mlp_bias="mlp_bias"),
+    "smollm3": DenseFamily(mlp_bias="mlp_bias"),
+    "starcoder2": DenseFamily(bias="use_bias", mlp_bias="use_bias", gated=False, norms=4, final=1, windowed=True),
 }
 
 
@@ -104,7 +104,7 @@ def _bias(fields: Fields, bias: Bias) -> bool:
     return fields.flag(bias) if isinstance(bias, str) else bias
 
 
-def _windows(fields: Fields, family: Family) -> list[int]:
+def _windows(fields: Fields, family: DenseFamily) -> list[int]:
     size = fields.number("sliding_window") if family.every or family.windowed else 0
     if family.windowed or not size:
         return layer_windows(fields, lambda layer: size)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from costmodels.models.architecture import Architecture, Attention, GatedDeltaNet, LatentAttention, LayerGroup
-from costmodels.models.mixers import Mixer, NoMixer
-from profiles.errors import InputError, UnknownName, Unsupported
+from costmodels.models.architecture import Architecture, LayerGroup
+from profiles.errors import InputError, UnknownName
 from profiles.hardware import Gpu
 
 PARTS = ("attention_qkv", "attention_output", "dense", "experts", "shared_experts")
@@ -82,58 +81,3 @@ def missing_hardware(precision: Precision, gpu: Gpu) -> str | None:
         if need is not None and need not in gpu.peak_flops:
             return f"{gpu.name} has no {need} tensor cores for {format_} weights"
     return None
-
-
-def require_timed_layers(model: Architecture) -> None:
-    """Raises Unsupported, naming them, for layers whose kernels have no times: their memory is known, and nothing of
-    them may be left out of a step."""
-    untimed: dict[str, int] = {}
-    for group in model.layer_groups:
-        attention, kinds = group.attention, []
-        if isinstance(attention, Mixer) and not isinstance(attention, NoMixer):
-            kinds.append(attention.kind)
-        if isinstance(attention, LatentAttention) and attention.indexer is not None and attention.indexer.shared:
-            kinds.append("sparse attention with the index of another layer")
-        if isinstance(attention, LatentAttention) and attention.output_gate:
-            kinds.append("latent attention with an output gate")
-        if group.residual is not None:
-            kinds.append("hyper-connections")
-        for kind in kinds:
-            untimed[kind] = untimed.get(kind, 0) + group.count
-    if untimed:
-        listed = ", ".join(f"{kind} ({count} of {model.layers} layers)" for kind, count in untimed.items())
-        raise Unsupported(
-            f"model: the kernels of {model.name} have no times yet: {listed}",
-            "its weights and cache are known; for times choose a model of other layers (`plan models` lists some)",
-            kinds=tuple(untimed),
-        )
-
-
-def require_measured_widths(model: Architecture) -> None:
-    """Latent and linear attention are measured for few head widths; others are refused rather than guessed, and so
-    are layers without any times (:func:`require_timed_layers`)."""
-    require_timed_layers(model)
-    for attention in {group.attention for group in model.layer_groups}:
-        kind, widths, measured = _widths(attention)
-        if measured and widths not in measured:
-            raise Unsupported(
-                f"model: {model.name} has {kind} of widths {widths}; only {' and '.join(map(str, measured))} "
-                f"{'are' if len(measured) > 1 else 'is'} measured",
-                "choose a model of these widths; `plan models` lists some",
-            )
-
-
-def _widths(attention: Attention) -> tuple[str, tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """(the kind of attention, its widths, those that are measured; none: any)."""
-    if isinstance(attention, GatedDeltaNet):
-        linear = (attention.key_dim, attention.value_dim, attention.conv_kernel, attention.state_bytes)
-        return "gated delta rule (key, value, convolution, bytes of state)", linear, ((128, 128, 4, 4),)
-    if not isinstance(attention, LatentAttention):
-        return "attention", (), ()
-    heads = (attention.qk_nope_head_dim, attention.qk_rope_head_dim, attention.v_head_dim, attention.kv_lora_rank)
-    index = attention.indexer
-    if index is None:
-        return "latent attention", heads, ((128, 64, 128, 512),)
-    sparse = (*heads, attention.q_lora_rank, index.heads, index.head_dim, index.top_k)
-    deepseek, glm = (128, 64, 128, 512, 1536, 64, 128, 2048), (192, 64, 256, 512, 2048, 32, 128, 2048)
-    return "sparse attention (heads, latent, query rank, indexer)", sparse, (deepseek, glm)

@@ -12,12 +12,13 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import Network
 from costmodels.step.memory import Memory, kv_bytes_per_sequence, memory
-from costmodels.step.operators import Batch, step_work
+from costmodels.step.operators import step_work
 from profiles.hardware import Gpu
 
 LOGIT_ROWS = 256

@@ -10,9 +10,10 @@ import numpy as np
 
 from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.kernels.cost_model import CostModel
+from costmodels.operations.collective import COLLECTIVE
+from costmodels.operations.questions import Exchange
 from costmodels.operations.roofline import Columns, code
 from costmodels.origins import ROOFLINE
-from costmodels.step.operators import Exchange
 from profiles.hardware import Fabric, Gpu, Topology, topologies
 
 FABRIC_SPREAD = 0.5
@@ -63,9 +64,9 @@ def exchange_times(model: CostModel, network: Network, exchanges: Sequence[Excha
                 "message_bytes": np.concatenate([part[1] for part in local]).astype(np.int64),
                 "num_gpus": np.concatenate([part[2] for part in local]),
             }
-            estimates = model.estimate("collective", questions)
-            if model.topology is not None and not len(model.overlay("collective")):
-                ranks = model.measured_ranks("collective")
+            estimates = model.estimate(COLLECTIVE.name, questions)
+            if model.topology is not None and not len(model.overlay(COLLECTIVE.name)):
+                ranks = model.measured_ranks(COLLECTIVE.name)
                 estimates = in_boxes_of(model.topology, model.gpu, questions, estimates, ranks)
             candidate = np.concatenate([part[3] for part in local])
             parts.append(estimates.summed(candidate, np.concatenate([part[4] for part in local]), candidates))

@@ -11,20 +11,11 @@ import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.facts import read_numbers
-from costmodels.models.architecture import (
-    Architecture,
-    Attention,
-    DenseFeedForward,
-    GatedDeltaNet,
-    GroupedQueryAttention,
-    LatentAttention,
-    LayerGroup,
-    MixtureOfExperts,
-)
-from costmodels.models.mixers import Mixer
+from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
-from costmodels.operations.roofline import WEIGHT_BYTES
+from costmodels.operations.questions import Split
+from costmodels.operations.registry import families
 from profiles.hardware import Gpu
 
 
@@ -66,7 +57,15 @@ def weights_bytes(model: Architecture, precision: Precision, layouts: Layouts) -
     """Weights on the fullest GPU: the stage with most layers, and the embedding or the head."""
     layers = np.zeros(len(layouts))
     for group in model.layer_groups:
-        layers += group.count * _layer_bytes(model, precision.within(group), layouts, group)
+        split = Split(model.hidden, precision.within(group), layouts)
+        layer = np.full(len(layouts), group.norms * model.hidden * 2.0)
+        if group.residual is not None:
+            layer += group.residual.parameters(model.hidden) * 4.0  # kept in fp32
+        for part in families().attention(group.attention).weights_bytes(split, group.attention):
+            layer += part
+        for part in families().feed_forward(group.feed_forward).weights_bytes(split, group.feed_forward):
+            layer += part
+        layers += group.count * layer
     fullest_stage = np.ceil(model.layers / layouts.pp) / model.layers
     table = model.embedding_parameters * 2.0 / layouts.tp
     tables = np.where((layouts.pp == 1) & (not model.tied_embeddings), 2 * table, table)
@@ -76,50 +75,6 @@ def weights_bytes(model: Architecture, precision: Precision, layouts: Layouts) -
     return layers * fullest_stage + tables + whole + vision
 
 
-def _layer_bytes(model: Architecture, precision: Precision, layouts: Layouts, group: LayerGroup) -> Floats:
-    hidden, tp, attention, ffn = model.hidden, layouts.tp, group.attention, group.feed_forward
-    qkv, out = WEIGHT_BYTES[precision.attention_qkv], WEIGHT_BYTES[precision.attention_output]
-    total = np.full(len(layouts), group.norms * hidden * 2.0)
-    if group.residual is not None:
-        total += group.residual.parameters(hidden) * 4.0  # kept in fp32
-    if isinstance(attention, Mixer):
-        for weights in attention.weights(hidden):
-            element = 2.0 if weights.part == "16-bit" else WEIGHT_BYTES[precision.of(weights.part)]
-            total += weights.elements * element / np.minimum(tp, weights.pieces)
-    elif isinstance(attention, GroupedQueryAttention):
-        heads, kv_heads = attention.heads / tp, np.maximum(attention.kv_heads / tp, 1.0)
-        query = np.asarray(heads) * (attention.head_dim * (2 if attention.gated_output else 1) + attention.head_gate)
-        cached = attention.head_dim + attention.value_head_dim
-        total += hidden * (query + kv_heads * cached) * qkv + heads * attention.value_head_dim * hidden * out
-    elif isinstance(attention, GatedDeltaNet):
-        values = attention.value_heads * attention.value_dim
-        small = hidden * 2 * attention.value_heads + attention.convolved * attention.conv_kernel
-        total += (hidden * (attention.convolved + values) * qkv + small * 2.0 + values * hidden * out) / tp
-    elif isinstance(attention, LatentAttention):
-        shared = attention.q_lora_rank + attention.kv_lora_rank + attention.qk_rope_head_dim
-        heads = attention.heads / tp
-        qk = attention.qk_nope_head_dim + attention.qk_rope_head_dim
-        per_head = (attention.q_lora_rank or hidden) * qk + attention.kv_lora_rank * (
-            attention.qk_nope_head_dim + attention.v_head_dim
-        )
-        # Decode keeps the absorbed up-projection of K and V a second time, in 16 bits (all three frameworks
-        # do).
-        absorbed = attention.kv_lora_rank * (attention.qk_nope_head_dim + attention.v_head_dim) * 2.0
-        total += hidden * shared * qkv + heads * (per_head * qkv + absorbed)
-        output = heads * attention.v_head_dim * hidden
-        total += output * out + (output * qkv if attention.output_gate else 0.0)
-        if attention.indexer is not None:  # whole on every GPU
-            total += attention.indexer.parameters(hidden, attention.q_lora_rank) * qkv
-    if isinstance(ffn, DenseFeedForward):
-        total += ffn.parameters(hidden) * WEIGHT_BYTES[precision.dense] / tp
-    elif isinstance(ffn, MixtureOfExperts):
-        routed = ffn.experts * ffn.expert_parameters(hidden)
-        total += routed * WEIGHT_BYTES[precision.experts] / (layouts.ep * layouts.moe_tp)
-        total += ffn.router_parameters(hidden) * 2.0
-        total += ffn.shared_parameters(hidden) * WEIGHT_BYTES[precision.shared_experts] / tp
-    return total
-
-
 def kv_bytes_per_sequence(
     model: Architecture, precision: Precision, layouts: Layouts, tokens: Floats | float
 ) -> Floats:
@@ -127,27 +82,10 @@ def kv_bytes_per_sequence(
     its place, whatever the length. Windowed layers keep their window only."""
     length = np.broadcast_to(np.asarray(tokens, dtype=np.float64), len(layouts))
     total = np.zeros(len(layouts))
+    split = Split(model.hidden, precision, layouts)
     for group in model.layer_groups:
-        attention = group.attention
-        if isinstance(attention, Mixer):
-            total += group.count * attention.cache_bytes(length, layouts.tp, WEIGHT_BYTES[precision.kv])
-            continue
-        kept = np.minimum(length, attention.window_tokens) if attention.window_tokens else length
-        total += group.count * (_bytes_per_token(attention, precision, layouts) * kept)
-        if isinstance(attention, GatedDeltaNet):
-            total += group.count * attention.state_bytes_per_sequence() / layouts.tp
+        total += families().attention(group.attention).cache_bytes(split, group.attention, group.count, length)
     return total * (np.ceil(model.layers / layouts.pp) / model.layers)
-
-
-def _bytes_per_token(attention: Attention, precision: Precision, layouts: Layouts) -> Floats:
-    """What one token adds to the cache of one layer on one GPU, shape [n]."""
-    element = WEIGHT_BYTES[precision.kv]
-    if isinstance(attention, GroupedQueryAttention):
-        cached = attention.head_dim + attention.value_head_dim
-        return np.asarray(np.maximum(attention.kv_heads / layouts.tp, 1.0) * cached * element)
-    index = attention.indexer if isinstance(attention, LatentAttention) else None
-    whole = attention.kv_elements_per_token() * element + (index.cache_bytes_per_token() if index else 0)
-    return np.full(len(layouts), float(whole))
 
 
 def memory(
@@ -170,21 +108,17 @@ def memory(
     facts = memory_facts()
     n = len(layouts)
     weights = weights_bytes(model, precision, layouts)
-    widest = max(
-        max(ffn.intermediate, ffn.shared_intermediate) if isinstance(ffn, MixtureOfExperts) else ffn.intermediate
-        for ffn in (group.feed_forward for group in model.layer_groups)
-    )
+    split = Split(model.hidden, precision, layouts)
+    feed_forwards = [group.feed_forward for group in model.layer_groups]
+    needed = [families().feed_forward(layer).activations(split, layer) for layer in feed_forwards]
+    widest = max(each.widest for each in needed)
     per_token = facts.activation_copies * model.hidden + 3 * widest / layouts.tp
     # Tokens of all ranks before the experts, and their sums after them.
     gathered = np.where(layouts.dp > 1, layouts.dp, 0) * model.hidden * 2
     logits = sequences * (model.vocabulary / layouts.tp) * 4.0
     experts = np.zeros(n)
-    for ffn in (group.feed_forward for group in model.layer_groups):
-        if isinstance(ffn, MixtureOfExperts):
-            # Grouped products: gate, up and activation of every (token, expert) pair of this GPU, and its output.
-            pairs = layouts.dp * ffn.top_k / layouts.ep
-            width = ffn.latent or model.hidden
-            experts = np.maximum(experts, pairs * (3 * ffn.intermediate / layouts.moe_tp + width))
+    for each in needed:
+        experts = np.maximum(experts, each.grouped)
     activations = token_budget * (per_token + gathered + experts) * 2.0 + logits
     groups = (layouts.tp > 1).astype(float) + (layouts.dp > 1) + (layouts.pp > 1)
     communication = groups * facts.communication_bytes_per_peer_group

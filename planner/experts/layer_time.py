@@ -17,9 +17,9 @@ from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
+from costmodels.operations.questions import ACTIVATION_BYTES, Exchange
 from costmodels.operations.roofline import code
 from costmodels.step.communication import Network, exchange_times
-from costmodels.step.operators import ACTIVATION_BYTES, Exchange
 from planner.experts.crossings import Crossings
 from planner.experts.model import expert_layer
 from planner.experts.placement import Placement

@@ -12,30 +12,16 @@ from functools import cache, partial
 from operator import attrgetter
 
 import numpy as np
-from numpy.typing import NDArray
 
 from costmodels.estimates import Ints
-from costmodels.models.architecture import (
-    Architecture,
-    Attention,
-    BlockSparseAttention,
-    GatedDeltaNet,
-    GroupedQueryAttention,
-    LatentAttention,
-    MixtureOfExperts,
-    NoFeedForward,
-    ParallelMixers,
-)
-from costmodels.models.mixers import CompressedAttention, KimiDeltaAttention, Mamba, Mamba2, NoMixer
+from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
+from costmodels.operations.layers import Mask
 from costmodels.operations.layouts import DEGREES, Layouts
+from costmodels.operations.registry import families
 from costmodels.serving.frameworks.framework import Framework
 from planner.contract.engine import Layout
 from planner.launchers import cannot_express
-
-BLOCK = 128  # width of the scale blocks of fp8_block; a split must not cut through one
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -157,96 +143,8 @@ def _rules(
         f"engine of several nodes does not fill them evenly ({node} GPUs a node); no framework starts it so",
         lambda x: (x.gpus > node) & (x.gpus % node != 0),
     )
-    for group in model.layer_groups:
-        local, ffn = precision.within(group), group.feed_forward
-        if not isinstance(group.attention, NoMixer):
-            yield from _attention_rules(group.attention, local)
-        if isinstance(ffn, MixtureOfExperts):
-            yield from _expert_rules(ffn, local)
-        elif not isinstance(ffn, NoFeedForward):
-            yield from _dense_rules("feed-forward", ffn.intermediate, local.dense)
+    yield from families().rules(model, precision)
 
 
 def _above(degree: Callable[[Layouts], Ints], most: int, layouts: Layouts) -> Mask:
     return degree(layouts) > most
-
-
-def _attention_rules(attention: Attention, precision: Precision) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:
-    if isinstance(attention, ParallelMixers):
-        yield from _attention_rules(attention.attention, precision)
-        yield from _attention_rules(attention.state_space, precision)
-        return
-    if isinstance(attention, BlockSparseAttention):
-        attention = attention.attention
-    heads = attention.heads
-    yield f"{heads} {_heads_of(attention)} do not divide by tp", lambda x: heads % x.tp != 0
-    widths: dict[str, tuple[int, int]] = {}
-    if isinstance(attention, Mamba2):
-        groups = attention.groups
-        yield (
-            f"{groups} Mamba-2 groups neither divide by tp nor replicate evenly over it",
-            lambda x: (groups % x.tp != 0) & (x.tp % groups != 0),
-        )
-    elif isinstance(attention, CompressedAttention):
-        outputs = attention.output_groups
-        yield f"{outputs} groups of the output projection do not divide by tp", lambda x: outputs % x.tp != 0
-    elif isinstance(attention, GroupedQueryAttention):
-        kv = attention.kv_heads
-        yield (
-            f"{kv} KV heads neither divide by tp nor replicate evenly over it",
-            lambda x: (kv % x.tp != 0) & (x.tp % kv != 0),
-        )
-        widths = {"query": (heads, attention.head_dim), "KV": (kv, attention.head_dim)}
-    elif isinstance(attention, GatedDeltaNet):
-        widths = {
-            "key": (attention.key_heads, attention.key_dim),
-            "value": (attention.value_heads, attention.value_dim),
-        }
-    elif isinstance(attention, KimiDeltaAttention):
-        widths = {"key": (heads, attention.head_dim)}
-    elif isinstance(attention, LatentAttention):
-        widths = {"query": (heads, attention.qk_nope_head_dim + attention.qk_rope_head_dim)}
-    if precision.attention_qkv == "fp8_block":
-        for what, (count, width) in widths.items():
-            yield (
-                f"{what} heads of width {width} ÷ tp are not a multiple of the {BLOCK}-wide scale blocks",
-                partial(_cuts_block, count, width),
-            )
-
-
-def _heads_of(attention: Attention) -> str:
-    """What ``heads`` counts."""
-    if isinstance(attention, Mamba):
-        return "Mamba channels"
-    return "Mamba-2 heads" if isinstance(attention, Mamba2) else "attention heads"
-
-
-def _cuts_block(heads: int, width: int, layouts: Layouts) -> Mask:
-    """Whether a rank's heads, replicated where tp exceeds them, cut through a scale block. Unsplit weights may end
-    in a part of one."""
-    cut: Mask = np.maximum(heads // layouts.tp, 1) * width % BLOCK != 0
-    return cut & (layouts.tp > 1)
-
-
-def _dense_rules(what: str, width: int, dtype: str) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:
-    yield f"{what} width {width} does not divide by tp", lambda x: width % x.tp != 0
-    if dtype == "fp8_block":
-        yield (
-            f"{what} width {width} ÷ tp is not a multiple of the {BLOCK}-wide scale blocks",
-            lambda x: width // x.tp % BLOCK != 0,
-        )
-
-
-def _expert_rules(ffn: MixtureOfExperts, precision: Precision) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:
-    yield f"{ffn.experts} experts do not divide by ep", lambda x: ffn.experts % x.ep != 0
-    yield (
-        f"expert width {ffn.intermediate} does not divide by the tensor split of experts",
-        lambda x: ffn.intermediate % x.moe_tp != 0,
-    )
-    if precision.experts == "fp8_block":
-        yield (
-            f"expert width {ffn.intermediate} ÷ tensor split is not a multiple of the {BLOCK}-wide scale blocks",
-            lambda x: ffn.intermediate // x.moe_tp % BLOCK != 0,
-        )
-    if ffn.shared_intermediate:
-        yield from _dense_rules("shared expert", ffn.shared_intermediate, precision.shared_experts)

@@ -13,8 +13,8 @@ from costmodels.models.precision import (
     Precision,
     choose_precision,
     missing_hardware,
-    require_measured_widths,
 )
+from costmodels.operations.registry import families
 from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.clusters import Pool
 from planner.contract.models import architecture_of
@@ -65,7 +65,7 @@ def plan(
         request = parse_request(request, catalogue)
     model = architecture_of(request.model)
     _check_length(request, model)
-    require_measured_widths(model)
+    families().require_measured_widths(model)
     if expert_loads is not None:
         check_expert_loads(expert_loads, model)
     cost_of = _cost_models(request, catalogue, store, measured, progress)

@@ -11,9 +11,10 @@ import pandas as pd
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture, MixtureOfExperts
-from costmodels.models.precision import choose_precision, missing_hardware, require_measured_widths
+from costmodels.models.precision import choose_precision, missing_hardware
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.registry import families
 from costmodels.origins import HOW
 from costmodels.serving.closed_loop.client import Answers, Latency, Load, closed_loop_answers
 from costmodels.serving.closed_loop.open_client import open_loop
@@ -241,7 +242,7 @@ def _predict_group(
 ) -> None:
     _, gpu_name, framework_name, weights, kv = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_name)
-    require_measured_widths(model)
+    families().require_measured_widths(model)
     precision = choose_precision(model, weights, kv)
     lacking = missing_hardware(precision, gpu)
     if lacking is not None:

@@ -16,9 +16,9 @@ from typing import Any
 
 from profiles.collect.devices import Device, import_torch, is_out_of_memory
 from profiles.collect.points import Point, Prepared, Settings
-from profiles.collect.sensors import pcie_fact
 from profiles.collect.timing import TooLong, measure
 from profiles.errors import InputError, Unsupported
+from profiles.pcie import pcie_fact
 
 Facts = dict[str, tuple[Any, str]]
 """Field of :class:`profiles.hardware.Gpu` (``peak_flops.bf16`` for one precision) → (value, source)."""

@@ -301,13 +301,6 @@ def reasons(mask: int) -> tuple[str, ...]:
     return tuple(name for bit, name in REASONS.items() if mask & bit and name not in QUIET)
 
 
-def pcie_fact(told: Mapping[str, Any]) -> tuple[float, str]:
-    """Bytes/s in one direction of the PCIe link that a driver reports: 2.0 GB/s a lane for PCIe 4, doubling with each
-    generation, as the catalogue's figures."""
-    rate = 2.0e9 * 2.0 ** (told["pcie_generation"] - 4) * told["pcie_lanes"]
-    return rate, f"reported by the driver: PCIe {told['pcie_generation']:.0f} x{told['pcie_lanes']:.0f}"
-
-
 def _known(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from costmodels.estimates import COVERAGE
 from costmodels.kernels.cost_model import CostModel
-from costmodels.kernels.features import FAMILIES
 from costmodels.kernels.kernel_models import coded
-from costmodels.operations.roofline import CODES, Hardware, times_us
+from costmodels.operations.registry import families
+from costmodels.operations.roofline import CODES, Hardware
 from costmodels.serving.frameworks.names import framework_names
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError
@@ -86,7 +86,9 @@ def groups(rows: pd.DataFrame) -> Iterator[tuple[str, NDArray[np.bool_]]]:
 
 
 def with_bounds(operation: str, rows: pd.DataFrame, gpu: Gpu) -> pd.DataFrame:
-    compute, transfer = times_us(operation, coded(operation, rows), np.zeros(len(rows), np.int64), Hardware.of([gpu]))
+    hardware = Hardware.of([gpu])
+    times = families().kernel(operation).times_us(coded(operation, rows), np.zeros(len(rows), np.int64), hardware)
+    compute, transfer = times
     long = np.where(compute > transfer, "compute", "memory")
     return rows.assign(
         roofline_us=np.maximum(compute, transfer), bound=np.where(rows["latency_us"] < SHORT_US, "short", long)
@@ -149,7 +151,7 @@ def _show(what: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--op", action="append", choices=list(FAMILIES))
+    parser.add_argument("--op", action="append", choices=list(families().kernels))
     arguments = parser.parse_args()
     tables = measured_rows(arguments.folder)
     catalogue = catalogue_with([arguments.folder])
@@ -165,10 +167,10 @@ def main() -> None:
             "pack_hash": shipped_pack().manifest.content_hash,
             "coverage_claimed_pct": 100 * COVERAGE,
             "unseen": unseen,
-            "not_compared": sorted(set(tables) - set(FAMILIES)),
+            "not_compared": sorted(set(tables) - set(families().kernels)),
             "operations": {},
         }
-        for operation in arguments.op or [name for name in FAMILIES if name in tables]:
+        for operation in arguments.op or [name for name in families().kernels if name in tables]:
             table = tables.get(operation, pd.DataFrame({"gpu": []}))
             ours = table[table["gpu"] == gpu]
             if len(askable(operation, ours)) if len(ours) else 0:

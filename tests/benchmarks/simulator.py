@@ -29,6 +29,7 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
@@ -39,7 +40,6 @@ from costmodels.serving.simulator.outcome import Outcome
 from costmodels.serving.simulator.step_table import StepTable, step_tables
 from costmodels.serving.steady.steady_state import Steady, steady_state
 from costmodels.step.communication import Network
-from costmodels.step.operators import Batch
 from profiles.hardware import default_node, find_fabric, find_gpu
 from tests.benchmarks.cards import EVIDENCE, write
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from costmodels.estimates import Estimates, Floats
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.serving.closed_loop.client import Answers, Latency
 from costmodels.serving.closed_loop.protocol import SHORTEST
 from costmodels.serving.frameworks.calibration import Spread
@@ -18,7 +19,6 @@ from costmodels.serving.simulator.engine import Engine
 from costmodels.serving.simulator.events import simulate
 from costmodels.serving.simulator.step_table import step_tables
 from costmodels.serving.step import interval
-from costmodels.step.operators import Batch
 from profiles.errors import InputError
 
 REQUESTS, MOST_REQUESTS = 1000, 20_000

@@ -25,24 +25,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from costmodels.estimates import Floats, Ints
+from costmodels.operations.registry import families
 from profiles.shipped import shipped
 
 Part = Literal["gemm", "attention_prefill", "attention_decode", "moe", "moe_prompts", "communication", "elementwise"]
 
-PARTS: dict[str, Part] = {
-    "gemm": "gemm",
-    "mla_bmm": "gemm",
-    "attention_prefill": "attention_prefill",
-    "mla_prefill": "attention_prefill",
-    "gdn_prefill": "attention_prefill",
-    "dsa_prefill": "attention_prefill",
-    "attention_decode": "attention_decode",
-    "mla_decode": "attention_decode",
-    "gdn_decode": "attention_decode",
-    "dsa_decode": "attention_decode",
-    "moe": "moe",
-}
-"""The factor of each kernel operation."""
+
+_NO_KERNELS = ("communication", "elementwise")  # have factors, too
 
 
 class Spread(BaseModel):
@@ -80,8 +69,8 @@ class Calibration(BaseModel):
     def factor(self, operation: str, prompts: Ints) -> Floats:
         """By how much the kernels of ``operation`` (or ``communication``, ``elementwise``) are multiplied in steps
         with so many ``prompts``, shape [n]. Experts have a factor of their own in steps with prompts."""
-        part = PARTS.get(operation, operation)
-        plain = np.full(len(prompts), self.factors.get(part, 1.0), np.float64)  # type: ignore[call-overload]
+        part = operation if operation in _NO_KERNELS else families().kernel(operation).factor
+        plain = np.full(len(prompts), self.factors[part], np.float64)  # type: ignore[index]
         if part != "moe":
             return plain
         mixed: Floats = np.where(prompts > 0, self.factors["moe_prompts"], plain)

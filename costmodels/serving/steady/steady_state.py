@@ -27,6 +27,7 @@ from scipy.special import ndtri
 from costmodels.arrays import take_rows
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
@@ -38,7 +39,6 @@ from costmodels.serving.steady.chunked_prefill import (
     wait_percentile_us,
 )
 from costmodels.serving.step import StepTimes
-from costmodels.step.operators import Batch
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import Any, get_args
 
 from api.cli.main import app, main
 from costmodels.kernels.cost_model import CostModel
-from costmodels.kernels.features import FAMILIES
 from costmodels.models.architecture import Attention, FeedForward
 from costmodels.models.reading import READERS
 from costmodels.models.registry import find_architecture, registered
+from costmodels.operations.registry import families
 from costmodels.serving.frameworks.names import framework_names
 from planner.contract.engine import KvPrecisionName, PrecisionName, Role
 from planner.contract.workload.slo import Metric
@@ -41,7 +41,7 @@ def to_reach() -> dict[str, frozenset[str]]:
     """What requests must reach, by dimension."""
     commands = {str(each.name) for each in app.registered_commands} | {str(each.name) for each in app.registered_groups}
     return {
-        "operation family": frozenset(FAMILIES),
+        "operation family": frozenset(families().kernels),
         "layer kind": frozenset(_layer_kinds()),
         "model reader": frozenset(reader.__name__.strip("_") for reader in READERS.values()),
         "framework": frozenset(framework_names()),

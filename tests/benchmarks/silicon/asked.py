@@ -9,9 +9,10 @@ import pandas as pd
 
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
-from costmodels.models.precision import choose_precision, require_measured_widths
+from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.registry import families
 from costmodels.serving.closed_loop.loop_grid import GridQuestions, grid_questions
 from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration
 from costmodels.serving.frameworks.framework import find_framework
@@ -88,7 +89,7 @@ def _group(
     costs: dict[tuple[str, str], CostModel],
 ) -> tuple[Floats, GridQuestions, int, Ints, Floats]:
     model, gpu, framework = find_architecture(checkpoint), find_gpu(gpu_name), find_framework(framework_name)
-    require_measured_widths(model)
+    families().require_measured_widths(model)
     precision = choose_precision(model, precision_name, kv)
     cost = costs.setdefault((framework_name, gpu_name), CostModel(gpu, framework_name))
     node = default_node(gpu)

@@ -14,7 +14,7 @@ from synthetic import MEASURED_GPUS, UNSEEN_GPU, questions, rows
 
 from costmodels.kernels import cost_model as library
 from costmodels.kernels.cost_model import CACHE_VARIABLE, CostModel, cache_folder, unseen_spreads
-from costmodels.kernels.features import FAMILIES
+from costmodels.operations.registry import Families, families, reckoning_with
 from costmodels.origins import ROOFLINE
 from profiles.errors import DataError
 from profiles.hardware import Catalogue, Gpu, find_gpu
@@ -189,11 +189,17 @@ def test_a_corrected_fact_of_the_hardware_makes_another_forest(
 
 
 @pytest.mark.usefixtures("cache")
-def test_settings_of_the_fit_make_another_forest(store: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_the_fit_make_another_forest(store: ProfileStore) -> None:
     answers(store)
-    family = dataclasses.replace(FAMILIES[OPERATION], leaf_rows=4)
-    monkeypatch.setitem(FAMILIES, OPERATION, family)
-    assert len(answers(store)[1]) == 1
+    other = Families(
+        dataclasses.replace(
+            family,
+            kernels=tuple(dataclasses.replace(k, leaf_rows=4) if k.name == OPERATION else k for k in family.kernels),
+        )
+        for family in families().members
+    )
+    with reckoning_with(other):
+        assert len(answers(store)[1]) == 1
 
 
 @pytest.mark.usefixtures("cache")
@@ -247,7 +253,7 @@ def test_the_cache_is_where_the_variable_says_or_the_user_keeps_caches(
 
 def test_every_operation_has_a_spread_for_unseen_gpus() -> None:
     spreads = unseen_spreads()
-    assert set(spreads) == set(FAMILIES)
+    assert set(spreads) == set(families().kernels)
     assert all(0 < spread < 2 for spread in spreads.values())
 
 
@@ -281,6 +287,6 @@ def test_small_operations_of_the_shipped_pack_answer(operation: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("operation", sorted(set(FAMILIES) - {"collective", "mla_bmm"}))
+@pytest.mark.parametrize("operation", sorted(set(families().kernels) - {"collective", "mla_bmm"}))
 def test_large_operations_of_the_shipped_pack_answer(operation: str) -> None:
     shipped(operation, "H200")

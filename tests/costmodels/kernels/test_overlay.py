@@ -11,11 +11,11 @@ import synthetic
 from synthetic import MEASURED_GPUS, UNSEEN_GPU, questions, rows, truth_us
 
 from costmodels.kernels.cost_model import MODEL_VERSION, CostModel
-from costmodels.kernels.features import FAMILIES
 from costmodels.kernels.kernel_models import MEASURED_NOISE, coded
 from costmodels.kernels.overlay import NOISE_FLOOR
 from costmodels.kernels.row_sources import same_kernels, sources_of
 from costmodels.kernels.validation import taught, validate
+from costmodels.operations.registry import families
 from costmodels.origins import MEASURED
 from profiles.hardware import find_gpu
 from profiles.store import ProfileStore
@@ -37,7 +37,7 @@ def few(operation: str, gpu: str, n: int, framework: str = "torch", slower: floa
     return rows(operation, gpu, framework, slower, seed).sample(n, random_state=seed)
 
 
-@pytest.mark.parametrize("operation", FAMILIES)
+@pytest.mark.parametrize("operation", families().kernels)
 def test_without_measured_stores_nothing_changes(synthetic_store: ProfileStore, operation: str) -> None:
     """To the last bit, and with an overlay that has nothing to say of this GPU, too."""
     q = questions(operation, 50)

@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
-from costmodels.models.precision import PARTS, choose_precision, missing_hardware, require_measured_widths
+from costmodels.models.precision import PARTS, choose_precision, missing_hardware
 from costmodels.models.registry import find_architecture
+from costmodels.operations.registry import families
 from profiles.errors import InputError, UnknownName, Unsupported
 from profiles.hardware import find_gpu
 
@@ -61,11 +62,11 @@ def test_tensor_cores_that_are_missing_are_named() -> None:
 
 
 def test_only_the_measured_widths_of_latent_attention_are_modelled() -> None:
-    require_measured_widths(find_architecture("DeepSeek-V3"))
+    families().require_measured_widths(find_architecture("DeepSeek-V3"))
     for model in ("Qwen3-32B", "Qwen3.5-397B-A17B", "Qwen3-Next-80B-A3B-Instruct", "GLM-5", "DeepSeek-V3.2"):
-        require_measured_widths(find_architecture(model))
+        families().require_measured_widths(find_architecture(model))
     model = find_architecture("DeepSeek-V3")
     group = model.layer_groups[0]
     odd = dataclasses.replace(group, attention=dataclasses.replace(group.attention, kv_lora_rank=256))
     with pytest.raises(Unsupported, match=r"widths \(128, 64, 128, 256\)"):
-        require_measured_widths(dataclasses.replace(model, layer_groups=(odd,)))
+        families().require_measured_widths(dataclasses.replace(model, layer_groups=(odd,)))

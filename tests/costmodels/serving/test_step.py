@@ -9,6 +9,7 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration, Spread
 from costmodels.serving.frameworks.framework import find_framework
@@ -16,7 +17,6 @@ from costmodels.serving.frameworks.names import framework_names
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.step import StepTimes
 from costmodels.step.communication import Network, point_to_point_us
-from costmodels.step.operators import Batch
 from profiles.hardware import find_fabric, find_gpu
 
 IB = find_fabric("ib-400g")

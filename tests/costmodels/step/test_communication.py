@@ -11,6 +11,7 @@ from synthetic import rows
 from costmodels.estimates import Estimates
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.kernel_models import hardware_of, load_rows
+from costmodels.operations.questions import Exchange
 from costmodels.operations.roofline import code
 from costmodels.origins import MEASURED, ROOFLINE
 from costmodels.step.communication import (
@@ -21,7 +22,6 @@ from costmodels.step.communication import (
     in_boxes_of,
     point_to_point_us,
 )
-from costmodels.step.operators import Exchange
 from profiles.boxes import unlike_boxes
 from profiles.hardware import SHIPPED, find_fabric, find_gpu, topologies
 from profiles.store import ProfileStore, shipped_pack
