@@ -27,7 +27,11 @@ class Document(BaseModel):
     """Base of everything in the contract: frozen, and refuses keys it does not know."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, json_schema_serialization_defaults_required=True
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        json_schema_serialization_defaults_required=True,
+        defer_build=True,  # of a command's many documents few are used
     )
 
 

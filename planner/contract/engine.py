@@ -7,10 +7,15 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.names import framework_names
 from planner.contract.documents import Document
 from planner.contract.expert_placement import ExpertPlacement
+
+
+def _framework(name: str) -> str:
+    from costmodels.serving.frameworks.framework import find_framework  # deferred: a command's help needs names alone
+
+    return find_framework(name).name
 
 
 class _KnownFrameworks:
@@ -20,7 +25,7 @@ class _KnownFrameworks:
         return {**handler(core), "enum": list(framework_names())}
 
 
-FrameworkName = Annotated[str, AfterValidator(lambda name: find_framework(name).name), _KnownFrameworks()]
+FrameworkName = Annotated[str, AfterValidator(_framework), _KnownFrameworks()]
 """A framework by its name, whatever its case and hyphens."""
 
 PrecisionName = Literal["bf16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4"]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PlainValidator
 
-from costmodels.models.architecture import Architecture
-from costmodels.models.huggingface import parse_config
-from costmodels.models.registry import find_architecture, read_config
 from planner.contract.documents import LONGEST_TEXT, Document, checked, shown
+
+if TYPE_CHECKING:
+    from costmodels.models.architecture import Architecture
 
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 
@@ -55,6 +55,9 @@ def architecture_of(model: str | ModelConfig) -> Architecture:
         UnknownName: no bundled model is called so.
         InputError, Unsupported: what :func:`costmodels.models.huggingface.parse_config` raises.
     """
+    from costmodels.models.huggingface import parse_config  # deferred: numpy is not needed to read a command line
+    from costmodels.models.registry import find_architecture
+
     if isinstance(model, str):
         return find_architecture(model, allow_paths=False)
     return parse_config(model.config, model.name)
@@ -67,6 +70,8 @@ def read_model(text: str) -> str | ModelConfig:
         UnknownName: neither a bundled model nor a file.
         InputError: the file cannot be read, or is not a JSON object.
     """
+    from costmodels.models.registry import read_config
+
     found = read_config(text)
     if found is None:
         return text
