@@ -25,6 +25,9 @@ class ModelConfig(Document):
     )
 
 
+_WAY_OUT = "name one that `plan models` lists"
+
+
 def _model(value: Any) -> str | ModelConfig:
     """A name, or an object: with name and config, or a ``config.json`` itself, called what it calls itself."""
     if isinstance(value, ModelConfig):
@@ -34,13 +37,13 @@ def _model(value: Any) -> str | ModelConfig:
             value = {"name": value.get("_name_or_path") or value["model_type"], "config": dict(value)}
         return checked(ModelConfig, value, "model")
     if not isinstance(value, str):
-        raise ValueError(f"{shown(value)} is neither a name nor an object; name one that `plan models` lists")
-    if not 1 <= len(value) <= LONGEST_TEXT:
-        raise ValueError(
-            f"{shown(value)} should have 1 to {LONGEST_TEXT} characters; name one that `plan models` lists"
-        )
-    if not value.isprintable():
-        raise ValueError(f"{shown(value)} should be a valid string; name one that `plan models` lists")
+        raise ValueError(f"{shown(value)} is neither a name nor an object; {_WAY_OUT}")
+    if not value:
+        raise ValueError(f"'' should have at least 1 character; {_WAY_OUT}")
+    if len(value) > LONGEST_TEXT:
+        raise ValueError(f"{shown(value)} should have at most {LONGEST_TEXT} characters; {_WAY_OUT}")
+    if any("\ud800" <= character <= "\udfff" for character in value):  # half a character: no text holds it
+        raise ValueError(f"{shown(value)} should be a valid string; {_WAY_OUT}")
     return value
 
 
