@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from profiles.errors import DataError, InputError
-from profiles.hardware import SHIPPED, Catalogue, Fact, Gpu, Node, fabrics, find_fabric
+from profiles.hardware import SHIPPED, Catalogue, Fact, Gpu, Node, fabrics, find_fabric, gpus
 from profiles.pcie import pcie_fact
 
 FILE = "gpus.yaml"
@@ -213,6 +213,9 @@ def measured_type(device: Mapping[str, Any], where: str) -> tuple[Gpu, Node]:
         else:
             fields[field] = value
         sources[field] = source
+    for known in gpus().values():
+        if known.compute_capability is not None and known.compute_capability == fields.get("compute_capability"):
+            fields["generation"] = known.generation
     count = int(device["count"])
     fitting = [fabric for fabric in fabrics().values() if count % fabric.shared_by_gpus == 0]
     slowest = min(fitting, key=lambda fabric: fabric.bytes_per_s_per_gpu)

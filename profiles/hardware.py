@@ -10,7 +10,7 @@ passed in; nothing described is kept in the module. The functions of this module
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -210,7 +210,7 @@ class Catalogue:
         """
         found = self.candidates(name)
         if len(found) > 1:
-            several = next(each for each in ambiguous_names().values() if _called(each, name))
+            several = _called(name, ambiguous_names().values())[0]
             raise InputError(
                 f"{field}: {name!r} may mean {' or '.join(several.may_mean)}: {several.because}",
                 "give one of these names",
@@ -220,9 +220,8 @@ class Catalogue:
 
     def candidates(self, name: str) -> list[Gpu]:
         """The types that ``name`` may mean: none, one, or several. Who describes a type knows what its name means."""
-        found = [gpu for gpu in self.gpus().values() if _called(gpu, name)]
-        several = (each for each in ambiguous_names().values() if _called(each, name))
-        return found or [self.gpus()[each] for names in several for each in names.may_mean]
+        several = _called(name, ambiguous_names().values())
+        return _called(name, self.gpus().values()) or [self.gpus()[each] for one in several for each in one.may_mean]
 
     def find_node(self, name: str, field: str = "node") -> Node:
         return _find(field, name, self.nodes())
@@ -239,9 +238,12 @@ class Catalogue:
             f"hardware catalogue nodes.yaml: no node holds {gpu.name}", "name the node type in the cluster file"
         )
 
-    def topology(self, gpu: Gpu) -> Topology | None:
-        """What joins the GPUs of the node in which this one usually comes; None where nobody says."""
-        joined_by = next((node.joined_by for node in self.nodes().values() if node.gpu == gpu.name), None)
+    def topology(self, gpu: Gpu, fabric: str | None = None) -> Topology | None:
+        """What joins the GPUs of the node in which this one usually comes: of the first node type that stands on
+        ``fabric``, else of the first of all. None where nobody says."""
+        holding = [node for node in self.nodes().values() if node.gpu == gpu.name]
+        on_fabric = [node for node in holding if node.default_fabric == fabric]
+        joined_by = next((node.joined_by for node in on_fabric or holding), None)
         return None if joined_by is None else _find(f"node of {gpu.name}: joined_by", joined_by, topologies())
 
 
@@ -258,21 +260,27 @@ def on_demand_price(gpu: Gpu, node: Node | None = None) -> Price | None:
     """The cheapest on-demand price on record, or None where none is; of ``node`` as an instance, where it is one."""
     offers = [price for price in prices() if price.gpu == gpu.name]
     if node is not None:
-        offers = [price for price in offers if _called(node, price.instance)] or offers
+        offers = [price for price in offers if _called(price.instance, [node])] or offers
     return min(offers, key=lambda price: price.usd_per_gpu_hour, default=None)
 
 
 def _find(field: str, name: str, catalogue: Mapping[str, F]) -> F:
-    for fact in catalogue.values():
-        if _called(fact, name):
-            return fact
-    raise UnknownName(field, name, catalogue)
+    found = _called(name, catalogue.values())
+    if not found:
+        raise UnknownName(field, name, catalogue)
+    return found[0]
 
 
-def _called(fact: Fact, name: str) -> bool:
-    return _fold(name) in {_fold(known) for known in (fact.name, *fact.aliases)}
+def _called(name: str, facts: Iterable[F]) -> list[F]:
+    """Those of ``facts`` that are called so, whatever its case, spaces, dashes and other marks."""
+    wanted = _fold(name)
+    return [fact for fact in facts if wanted in _folded((fact.name, *fact.aliases))]
 
 
 @cache
+def _folded(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(_fold, names))
+
+
 def _fold(name: str) -> str:
     return "".join(c for c in name.casefold() if c.isalnum())

@@ -196,11 +196,6 @@ class CostModel:
                 for box in self._left_out(operation)
                 if box.gpu == self.gpu.name
             ]
-            if operation == "collective" and self.topology is not None and self.topology.spread:
-                lines.append(
-                    f"GPUs of a node are taken to be joined by {self.topology.name} ({self.topology.meaning}); such "
-                    "boxes differ: measure yours with plan profile collect --ops collective"
-                )
         return tuple(lines)
 
     def _loaded(self, operation: str) -> _Loaded:

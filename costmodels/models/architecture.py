@@ -16,7 +16,16 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
-from costmodels.models.mixers import CompressedAttention, KimiDeltaAttention, Mamba, Mamba2, Mixer, NoMixer, Weights
+from costmodels.models.mixers import (
+    CompressedAttention,
+    HyperConnections,
+    KimiDeltaAttention,
+    Mamba,
+    Mamba2,
+    Mixer,
+    NoMixer,
+    Weights,
+)
 
 
 @dataclass(frozen=True)
@@ -320,22 +329,6 @@ FeedForward = DenseFeedForward | MixtureOfExperts | NoFeedForward
 
 
 @dataclass(frozen=True)
-class HyperConnections:
-    """``streams`` residuals side by side, mixed before and after each half of a layer (mHC, arXiv:2512.24880)."""
-
-    streams: int
-
-    def parameters(self, hidden: int) -> int:
-        """Of both halves of a layer."""
-        mixes = (2 + self.streams) * self.streams
-        return 2 * (mixes * self.streams * hidden + mixes + 3)
-
-    def head_parameters(self, hidden: int) -> int:
-        """Of the collapse before the head."""
-        return self.streams * self.streams * hidden + self.streams + 1
-
-
-@dataclass(frozen=True)
 class LayerGroup:
     """``count`` layers that are alike. Their order in the model does not matter to the cost."""
 
@@ -373,15 +366,15 @@ class VisionTower:
 
 @dataclass(frozen=True)
 class DraftModule:
-    """Layers that guess the tokens after the next one (multi-token prediction, arXiv:2412.19437 §2.2), each with its
-    projection of hidden state and embedding; loaded only when the engine drafts with them. Embedding and head are
-    the model's."""
+    """Layers that guess the tokens after the next one, loaded only when the engine drafts with them. Embedding and
+    head are the model's, but for what is ``own``."""
 
     layers: tuple[LayerGroup, ...]
+    joining: int  # weights beside each layer that join hidden state and embedding, with their norms
+    own: int = 0  # of the module as a whole
 
     def parameters(self, hidden: int) -> int:
-        """Two norms before the projection, one behind the layer."""
-        return sum(group.count * (group.parameters(hidden) + 2 * hidden * hidden + 3 * hidden) for group in self.layers)
+        return sum(group.count * (group.parameters(hidden) + self.joining) for group in self.layers) + self.own
 
 
 @dataclass(frozen=True)
@@ -400,6 +393,7 @@ class Architecture:
     # (part, precision) where most layers store a part otherwise: parts are "attention_qkv", "attention_output",
     # "dense", "experts" and "shared_experts". Embedding, head, norms and routers always are 16 bits.
     exceptions: tuple[tuple[str, str], ...] = ()
+    weight_group: int = 0  # values along a row that share a scale, of the format with the fewest bits; 0: not said
     moe_layers: tuple[int, ...] = ()  # which layers of the model, in order, have experts
     vision: VisionTower | None = None
     draft: DraftModule | None = None

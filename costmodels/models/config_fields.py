@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from profiles.errors import InputError
+from profiles.shipped import shipped
 
 # Keys whose presence means a computation of its own. Set, and not read by the model's reader, they are refused.
 _COMPUTATIONS = (
@@ -64,6 +67,20 @@ _CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "gemma4_text": {"tie_word_embeddings": True, "global_head_dim": 512},
 }
+
+
+_INERT = Path(__file__).parent / "config_keys.yaml"
+
+
+@cache
+def _inert() -> re.Pattern[str]:
+    """Every key that is known to change no cost."""
+
+    def every(document: Mapping[str, Any]) -> re.Pattern[str]:
+        groups = [patterns for name, patterns in document.items() if name != "source"]
+        return re.compile("|".join(f"(?:{pattern})" for patterns in groups for pattern in patterns))
+
+    return shipped(_INERT, every)
 
 
 MOST_LAYERS = 10_000  # far above any model; a slip of the finger must not fill the memory
@@ -218,3 +235,8 @@ class Fields:
             if value and meaning is not None and key not in self.read:
                 found.setdefault(meaning, []).append(key)
         return [f"{meaning} ({', '.join(keys)})" for meaning, keys in found.items()]
+
+    def unknown(self) -> list[str]:
+        """Keys that are set, that no one read and that nobody here knows."""
+        switched_on = (key for key, value in self._config.items() if value not in (None, False, 0, "", [], {}))
+        return sorted(key for key in switched_on if key not in self.read and not _inert().fullmatch(key))

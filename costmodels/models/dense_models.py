@@ -125,6 +125,7 @@ def _mimo(fields: Fields) -> Decoder:
             "known: false, as the published models say",
             field="use_sliding_window",
         )
+    fields.inert("sliding_window")
     attention = grouped_query(fields, head_dim=even_head_dim(fields), bias=fields.flag("attention_bias", True))
     ffn = DenseFeedForward(fields.size("intermediate_size"))
     layers: Layers = [(attention(window), ffn) for window in layer_windows(fields)]

@@ -65,6 +65,28 @@ def _dots1(fields: Fields) -> Decoder:
     return Decoder(dense_first(fields, attention, correction=True))
 
 
+@reads("bailing_moe", "bailing_moe_v2")
+def _bailing_moe(fields: Fields) -> Decoder:
+    """Ling (arXiv:2510.22115 §2)."""
+    bias = fields.flag("use_qkv_bias")
+    norm: Literal["head", "none"] = "head" if fields.flag("use_qk_norm") else "none"
+    attention = grouped_query(
+        fields, head_dim=even_head_dim(fields), bias=bias, output_bias=fields.flag("use_bias"), qk_norm=norm
+    )
+    shared = fields.number("num_shared_experts") * fields.size("moe_intermediate_size")
+    experts = expert_layer(
+        fields,
+        "num_experts",
+        "moe_intermediate_size",
+        shared=shared,
+        router_bias=fields.flag("moe_router_enable_expert_bias"),
+    )
+    windows = layer_windows(fields)
+    sparse = [layer >= fields.number("first_k_dense_replace") for layer in range(len(windows))]
+    layers = with_experts([attention(window) for window in windows], sparse, experts, lambda: dense_layer(fields))
+    return Decoder(layers, draft=next_tokens(fields, layers))
+
+
 @reads("ernie4_5_moe")
 def _ernie_moe(fields: Fields) -> Decoder:
     """Experts in every ``moe_layer_interval``-th layer from ``moe_layer_start_index`` to ``moe_layer_end_index``."""

@@ -72,12 +72,13 @@ def parse_config(config: Mapping[str, Any], name: str) -> Architecture:
         weight_precision=main,
         excluded=("vision tower",) if wrapper and vision is None else (),
         exceptions=tuple((part, precision) for part, precision in prevailing.items() if precision != main),
+        weight_group=stored.group,
         moe_layers=tuple(i for i, (_, ffn) in enumerate(decoder.layers) if isinstance(ffn, MixtureOfExperts)),
         vision=vision,
-        draft=_draft(decoder),
+        draft=_draft(decoder, fields.size("hidden_size")),
         small_parameters=decoder.small_parameters,
         position_table_elements=_position_tables(fields, decoder.layers),
-        notes=decoder.notes + stored.notes,
+        notes=decoder.notes + stored.notes + _unknown_keys(fields),
     )
 
 
@@ -115,6 +116,13 @@ def _check_unread(fields: Fields) -> None:
             "remove the key if the model does not use it",
             keys=unread,
         )
+
+
+def _unknown_keys(fields: Fields) -> tuple[str, ...]:
+    unknown = fields.unknown()
+    if not unknown:
+        return ()
+    return (f"its config.json sets {', '.join(unknown)}, which nobody here knows: taken to change no shape",)
 
 
 def _precisions(stored: Storage, layer: int, attention: Any, ffn: Any) -> dict[str, str]:
@@ -163,12 +171,15 @@ def _groups(
     )
 
 
-def _draft(decoder: Decoder) -> DraftModule | None:
+def _draft(decoder: Decoder, hidden: int) -> DraftModule | None:
+    """Multi-token prediction (arXiv:2412.19437 §2.2): a layer behind a projection of hidden state and embedding, each
+    with a norm, and a norm before the head."""
     if not decoder.draft:
         return None
     norms = decoder.norms if isinstance(decoder.norms, int) else 2
     counts = Counter(decoder.draft)
-    return DraftModule(tuple(LayerGroup(count, *halves, norms) for halves, count in counts.items()))
+    layers = tuple(LayerGroup(count, *halves, norms) for halves, count in counts.items())
+    return DraftModule(layers, joining=2 * hidden * hidden + 3 * hidden)
 
 
 _NESTED = ("text_config", "language_config", "llm_config")
@@ -199,7 +210,7 @@ def _text_model(config: Mapping[str, Any], name: str) -> tuple[dict[str, Any], s
 
 def _check_head(fields: Fields) -> None:
     named = [str(entry) for entry in fields.sequence("architectures")]
-    if named and not any(entry.endswith(("ForCausalLM", "ForConditionalGeneration")) for entry in named):
+    if named and not any(entry.endswith(("ForCausalLM", "ForConditionalGeneration", "ChatModel")) for entry in named):
         raise Unsupported(
             f"{fields.model}: config key 'architectures' = {named!r} is not a model that generates text",
             "give a ...ForCausalLM model",

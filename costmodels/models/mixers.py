@@ -1,4 +1,4 @@
-"""Token mixers other than plain attention: state spaces, compressed and block-sparse attention, and what mixes them.
+"""Token mixers other than plain attention: state spaces, linear and compressed attention; and how residuals are mixed.
 
 Each says which weights it has (:class:`Weights`), so that its parameters and its memory cannot disagree, and what one
 sequence keeps in the cache. Sizes are those of the whole, unsplit layer.
@@ -241,3 +241,19 @@ class CompressedAttention(Mixer):
             kept = kept + tokens / self.ratio * per_window
         open_windows = sum(self.overlap * self.ratio * 2 * self.overlap * width * 4 for width in widths)
         return np.broadcast_to(np.asarray(kept + open_windows, dtype=np.float64), len(tp))
+
+
+@dataclass(frozen=True)
+class HyperConnections:
+    """``streams`` residuals side by side, mixed before and after each half of a layer (mHC, arXiv:2512.24880)."""
+
+    streams: int
+
+    def parameters(self, hidden: int) -> int:
+        """Of both halves of a layer."""
+        mixes = (2 + self.streams) * self.streams
+        return 2 * (mixes * self.streams * hidden + mixes + 3)
+
+    def head_parameters(self, hidden: int) -> int:
+        """Of the collapse before the head."""
+        return self.streams * self.streams * hidden + self.streams + 1

@@ -72,6 +72,7 @@ def _qwen3(fields: Fields) -> Decoder:
 def _qwen_windows(fields: Fields) -> list[int]:
     """Layers from ``max_window_layers`` on slide, where the model slides at all (most do not)."""
     if not fields.flag("use_sliding_window"):
+        fields.inert("sliding_window")
         return layer_windows(fields)
     size, first = fields.size("sliding_window"), fields.number("max_window_layers")
     return layer_windows(fields, lambda layer: size if layer >= first else 0)
@@ -219,7 +220,7 @@ def _hybrid(fields: Fields) -> list[Attention]:
     """Gated DeltaNet, and in every ``full_attention_interval``-th layer attention with a gated output."""
     bias = fields.flag("attention_bias")
     gated = fields.flag("attn_output_gate", True)
-    full = grouped_query(fields, bias=bias, output_bias=bias, qk_norm="head", gated=gated)(0)
+    full = grouped_query(fields, bias=bias, output_bias=bias, qk_norm="head", gated_output=gated)(0)
     key_heads, value_heads = fields.size("linear_num_key_heads"), fields.size("linear_num_value_heads")
     if value_heads % key_heads:
         raise InputError(
@@ -249,7 +250,7 @@ def _deepseek_v2(fields: Fields) -> Decoder:
     return Decoder(dense_first(fields, latent(fields), correction=False))
 
 
-@reads("deepseek_v3", "kimi_k2")
+@reads("deepseek_v3", "glm4_moe_lite", "kimi_k2")
 def _deepseek_v3(fields: Fields) -> Decoder:
     correction = fields.text("topk_method", "noaux_tc") == "noaux_tc"
     layers = dense_first(fields, latent(fields), correction=correction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +32,7 @@ class Precision:
     shared_experts: str
     converted: bool  # not the precision in which the checkpoint is published
     exceptional: tuple[str, ...] = ()
+    group: int = 0  # values along a row that share a scale, where the checkpoint says so (4-bit integers)
 
     def of(self, part: str) -> str:
         return str(getattr(self, part))
@@ -62,7 +64,9 @@ def choose_precision(model: Architecture, weights: str | None = None, kv: str | 
     if weights is None or weights == published:
         parts: dict[str, Any] = dict.fromkeys(PARTS, published) | {part: _served(own) for part, own in model.exceptions}
         exceptional = {_served(own) for group in model.layer_groups for _, own in group.exceptions}
-        return Precision(published, kv, **parts, converted=False, exceptional=tuple(sorted(exceptional)))
+        return Precision(
+            published, kv, **parts, converted=False, exceptional=tuple(sorted(exceptional)), group=model.weight_group
+        )
     if weights not in CHOICES:
         raise UnknownName("precision", weights, CHOICES)
     if published in ("mxfp4", "nvfp4", "int4", "int8", "int8_wo") and weights != "bf16":
@@ -74,10 +78,19 @@ def choose_precision(model: Architecture, weights: str | None = None, kv: str | 
     return Precision(weights, kv, **every, converted=True)
 
 
-def missing_hardware(precision: Precision, gpu: Gpu) -> str | None:
-    """Why ``gpu`` cannot run ``precision``, or None where it can. Weight-only formats run anywhere."""
-    for format_ in (*(precision.of(part) for part in PARTS), *precision.exceptional):
-        need = _NEEDS.get(format_)
-        if need is not None and need not in gpu.peak_flops:
-            return f"{gpu.name} has no {need} tensor cores for {format_} weights"
+def missing_hardware(precision: Precision, gpu: Gpu, weight_only: Container[str] = ()) -> str | None:
+    """Why ``gpu`` cannot run ``precision``, or None where it can. Weight-only formats run anywhere.
+
+    Args:
+        weight_only: precisions whose weights can be multiplied in 16 bits where tensor cores for them are lacking.
+    """
+    for dtype in without_tensor_cores(precision, gpu):
+        if dtype not in weight_only:
+            return f"{gpu.name} has no {_NEEDS[dtype]} tensor cores for {dtype} weights"
     return None
+
+
+def without_tensor_cores(precision: Precision, gpu: Gpu) -> tuple[str, ...]:
+    """Precisions of the parts that ``gpu`` has no tensor cores for, each once."""
+    found = dict.fromkeys((*(precision.of(part) for part in PARTS), *precision.exceptional))
+    return tuple(dtype for dtype in found if dtype in _NEEDS and _NEEDS[dtype] not in gpu.peak_flops)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from costmodels.models.module_names import Rules, rules_of
@@ -30,6 +30,7 @@ _ROUGHLY = {
     "MXFP8": "mxfp8 weights (one scale per 32) are counted as fp8 in blocks: 3 % smaller than they are",
     "W4A16_NVFP4": "its nvfp4 weights are multiplied in 16 bits (W4A16), which is slower than nvfp4 products",
 }
+SCALE_BLOCK = 128  # width of fp8's blocks
 _EVERY_LINEAR = "Linear"
 _EXPERTS = r"re:.*\.experts\..*"
 _QUANTIZED_NAME = re.compile(
@@ -40,7 +41,8 @@ _QUANTIZED_NAME = re.compile(
 
 @dataclass(frozen=True)
 class Storage:
-    """``default`` is the precision of every linear layer that no rule names; ``notes``: what is only roughly so.
+    """``default`` is the precision of every linear layer that no rule names; ``group``: values along a row that share
+    a scale, of the format with the fewest bits (0: a whole row or matrix); ``notes``: what is only roughly so.
 
     Embedding, head, norms and routers stay in 16 bits in every format that is read here.
     """
@@ -48,6 +50,7 @@ class Storage:
     default: str
     rules: Rules = field(default_factory=lambda: rules_of({}, ""))
     notes: tuple[str, ...] = ()
+    group: int = 0
 
 
 def storage(config: Mapping[str, Any], model: str) -> Storage:
@@ -85,7 +88,29 @@ def storage(config: Mapping[str, Any], model: str) -> Storage:
             "compressed-tensors, bitsandbytes)",
             quant_method=method,
         )
-    return found
+    return replace(found, group=_group_size(quantization, groups, model))
+
+
+def _group_size(quantization: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], model: str) -> int:
+    """As the config says it: AWQ and GPTQ as ``group_size`` (-1: a whole row), fp8 as the width of its blocks."""
+    block = quantization.get("weight_block_size")
+    if block is not None and block != [SCALE_BLOCK, SCALE_BLOCK]:
+        raise Unsupported(
+            f"{model}: config key 'weight_block_size' = {block!r} is not modelled",
+            f"known: [{SCALE_BLOCK}, {SCALE_BLOCK}]",
+            field="weight_block_size",
+        )
+    own = [group.get("weights") or {} for group in groups] or [quantization]
+    sizes = [weights.get("group_size") for weights in own if weights.get("num_bits", weights.get("bits", 4)) == 4]
+    for size in sizes:
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < -1):
+            raise InputError(
+                f"{model}: config key 'group_size' = {size!r}: must be a whole number of values, or -1",
+                "give the model's own config.json",
+                field="group_size",
+            )
+    said = [size for size in sizes if size is not None]
+    return max(min(said), 0) if said else 0
 
 
 def _one_format(method: str, quantization: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:

@@ -5,18 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 from costmodels.models.architecture import (
     Attention,
     DenseFeedForward,
     FeedForward,
     GroupedQueryAttention,
-    HyperConnections,
     LatentAttention,
     MixtureOfExperts,
 )
 from costmodels.models.config_fields import Fields
+from costmodels.models.mixers import HyperConnections
 from profiles.errors import InputError, Unsupported
 
 Layers = list[tuple[Attention, FeedForward]]
@@ -45,17 +45,18 @@ def reads(*model_types: str) -> Callable[[Callable[[Fields], Decoder]], Callable
     return register
 
 
+class Traits(TypedDict, total=False):
+    """Of :class:`GroupedQueryAttention`, beside its sizes."""
+
+    bias: bool
+    output_bias: bool
+    qk_norm: Literal["none", "head", "full"]
+    sinks: bool
+    gated_output: bool
+
+
 def grouped_query(
-    fields: Fields,
-    *,
-    kv_heads: int | None = None,
-    head_dim: int | None = None,
-    bias: bool = False,
-    output_bias: bool = False,
-    qk_norm: Literal["none", "head", "full"] = "none",
-    sinks: bool = False,
-    gated: bool = False,
-    head_gate: bool = False,
+    fields: Fields, *, kv_heads: int | None = None, head_dim: int | None = None, **traits: Unpack[Traits]
 ) -> Callable[[int], GroupedQueryAttention]:
     """Attention as a function of its window. ``kv_heads`` and ``head_dim``: defaults for absent keys."""
     heads = fields.size("num_attention_heads")
@@ -69,8 +70,7 @@ def grouped_query(
             field="num_key_value_heads",
         )
     width = fields.size("head_dim", head_dim)
-    traits = (bias, output_bias, qk_norm, sinks, gated)
-    return lambda window: GroupedQueryAttention(heads, kv, width, window, *traits, head_gate=head_gate)
+    return lambda window: GroupedQueryAttention(heads, kv, width, window, **traits)
 
 
 def even_head_dim(fields: Fields) -> int:

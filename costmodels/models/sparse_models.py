@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from costmodels.models.architecture import Attention, BlockSparseAttention, DenseFeedForward, HyperConnections
+from costmodels.models.architecture import Attention, BlockSparseAttention, DenseFeedForward
 from costmodels.models.config_fields import Fields
-from costmodels.models.mixers import CompressedAttention
+from costmodels.models.mixers import CompressedAttention, HyperConnections
 from costmodels.models.reading import Decoder, Layers, expert_layer, grouped_query, next_tokens, reads, with_experts
 from profiles.errors import InputError, Unsupported
 

@@ -163,6 +163,21 @@ def _llama4(vision: Fields, text: Fields) -> VisionTower:
     return VisionTower(total, depth, hidden, vision.size("num_attention_heads"), wide, patch, 2)
 
 
+@_tower("internvl_chat")
+def _internvl(vision: Fields, text: Fields) -> VisionTower:
+    """InternViT, and a projector from four joined patches (arXiv:2404.16821 §3)."""
+    depth, hidden, wide = vision.size("num_hidden_layers"), vision.size("hidden_size"), vision.size("intermediate_size")
+    patch, image, out, merge = vision.size("patch_size"), vision.size("image_size"), text.size("hidden_size"), 2
+    norms = 4 if vision.text("norm_type", "layer_norm") == "layer_norm" else 2
+    block = _block(hidden, wide, norms=norms + 2)  # and a scale behind each half
+    block -= 0 if vision.flag("qkv_bias", True) else 3 * hidden
+    block += 2 * hidden if vision.flag("qk_normalization") else 0
+    total = _linear(3 * patch * patch, hidden) + ((image // patch) ** 2 + 2) * hidden + depth * block
+    joined = merge * merge * hidden
+    total += 2 * joined + _linear(joined, out) + _linear(out, out)
+    return VisionTower(total, depth, hidden, vision.size("num_attention_heads"), wide, patch, merge)
+
+
 @_tower("mistral3")
 def _mistral3(vision: Fields, text: Fields) -> VisionTower:
     """Pixtral's encoder (arXiv:2410.07073 §2.2), and four patches joined."""

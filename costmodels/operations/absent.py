@@ -10,7 +10,7 @@ from costmodels.estimates import Floats
 from costmodels.models.architecture import NoFeedForward
 from costmodels.models.mixers import NoMixer
 from costmodels.models.precision import Precision
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.layers import Activations, AttentionKind, FeedForwardKind, Rule
 from costmodels.operations.questions import LayerStep, Split
 
@@ -54,4 +54,4 @@ class NoFeedForwardKind(FeedForwardKind[NoFeedForward]):
         return iter(())
 
 
-FAMILY = Family("absent", (), (NoMixerKind(), NoFeedForwardKind()))
+FAMILY = OperationFamily("absent", (), (NoMixerKind(), NoFeedForwardKind()))

@@ -9,7 +9,7 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import GroupedQueryAttention
 from costmodels.models.precision import Precision
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import AttentionKind, Rule, heads_divide, replicate_evenly, whole_blocks
@@ -142,7 +142,7 @@ class GroupedQueryKind(AttentionKind[GroupedQueryAttention]):
         step.reduce(count)
 
     def weights_bytes(self, split: Split, layer: GroupedQueryAttention) -> Iterator[Floats | float]:
-        qkv, out = WEIGHT_BYTES[split.precision.attention_qkv], WEIGHT_BYTES[split.precision.attention_output]
+        qkv, out = split.weight_bytes("attention_qkv"), split.weight_bytes("attention_output")
         heads, kv_heads = layer.heads / split.layouts.tp, np.maximum(layer.kv_heads / split.layouts.tp, 1.0)
         query = np.asarray(heads) * (layer.head_dim * (2 if layer.gated_output else 1) + layer.head_gate)
         cached = layer.head_dim + layer.value_head_dim
@@ -164,4 +164,4 @@ class GroupedQueryKind(AttentionKind[GroupedQueryAttention]):
 
 
 GROUPED_QUERY = GroupedQueryKind()
-FAMILY = Family("attention", (PREFILL, DECODE), (GROUPED_QUERY,))
+FAMILY = OperationFamily("attention", (PREFILL, DECODE), (GROUPED_QUERY,))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from costmodels.estimates import Ints
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.kernel import Kernel, OnePrecision
 from costmodels.operations.roofline import Columns, Hardware, Work, code, floats
 from costmodels.operations.shape_features import Features, log, logs
@@ -45,4 +45,4 @@ COLLECTIVE = Kernel(
     ),
 )
 
-FAMILY = Family("collective", (COLLECTIVE,))
+FAMILY = OperationFamily("collective", (COLLECTIVE,))

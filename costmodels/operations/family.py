@@ -10,7 +10,7 @@ from costmodels.operations.layers import LayerKind
 
 
 @dataclass(frozen=True)
-class Family:
+class OperationFamily:
     """``kernels`` that are measured and predicted, and the kinds of ``layers`` that are made of them."""
 
     name: str

@@ -9,12 +9,11 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import DenseFeedForward
 from costmodels.models.precision import Precision
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import BLOCK, Activations, FeedForwardKind, Rule
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
 from costmodels.operations.roofline import (
-    WEIGHT_BYTES,
     Columns,
     Hardware,
     Work,
@@ -103,7 +102,7 @@ class DenseKind(FeedForwardKind[DenseFeedForward]):
         step.reduce(count)
 
     def weights_bytes(self, split: Split, layer: DenseFeedForward) -> Iterator[Floats | float]:
-        yield layer.parameters(split.hidden) * WEIGHT_BYTES[split.precision.dense] / split.layouts.tp
+        yield layer.parameters(split.hidden) * split.weight_bytes("dense") / split.layouts.tp
 
     def activations(self, split: Split, layer: DenseFeedForward) -> Activations:
         return Activations(layer.intermediate, 0.0)
@@ -112,4 +111,4 @@ class DenseKind(FeedForwardKind[DenseFeedForward]):
         yield from width_rules("feed-forward", layer.intermediate, precision.dense)
 
 
-FAMILY = Family("gemm", (GEMM,), (DenseKind(),))
+FAMILY = OperationFamily("gemm", (GEMM,), (DenseKind(),))

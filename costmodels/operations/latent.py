@@ -9,7 +9,7 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import LatentAttention
 from costmodels.models.precision import Precision
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divide, whole_blocks
@@ -158,7 +158,7 @@ class LatentKind(AttentionKind[LatentAttention]):
 
     def weights_bytes(self, split: Split, layer: LatentAttention) -> Iterator[Floats | float]:
         hidden, heads = split.hidden, layer.heads / split.layouts.tp
-        qkv, out = WEIGHT_BYTES[split.precision.attention_qkv], WEIGHT_BYTES[split.precision.attention_output]
+        qkv, out = split.weight_bytes("attention_qkv"), split.weight_bytes("attention_output")
         shared = layer.q_lora_rank + layer.kv_lora_rank + layer.qk_rope_head_dim
         qk = layer.qk_nope_head_dim + layer.qk_rope_head_dim
         rebuilt = layer.kv_lora_rank * (layer.qk_nope_head_dim + layer.v_head_dim)
@@ -188,4 +188,4 @@ class LatentKind(AttentionKind[LatentAttention]):
         yield from whole_blocks(precision, query=(layer.heads, layer.qk_nope_head_dim + layer.qk_rope_head_dim))
 
 
-FAMILY = Family("latent", (PREFILL, DECODE, ABSORB), (LatentKind(),))
+FAMILY = OperationFamily("latent", (PREFILL, DECODE, ABSORB), (LatentKind(),))

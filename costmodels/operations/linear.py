@@ -9,12 +9,12 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import GatedDeltaNet
 from costmodels.models.precision import Precision
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divide, whole_blocks
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
-from costmodels.operations.roofline import WEIGHT_BYTES, Columns, Hardware, Work, code, floats
+from costmodels.operations.roofline import Columns, Hardware, Work, code, floats
 from costmodels.operations.shape_features import Features, logs, waves
 
 # Gated DeltaNet is measured for Qwen's widths only: heads of 128, a convolution of 4, state in fp32.
@@ -108,7 +108,7 @@ class DeltaNetKind(AttentionKind[GatedDeltaNet]):
 
     def weights_bytes(self, split: Split, layer: GatedDeltaNet) -> Iterator[Floats | float]:
         hidden, values = split.hidden, layer.value_heads * layer.value_dim
-        qkv, out = WEIGHT_BYTES[split.precision.attention_qkv], WEIGHT_BYTES[split.precision.attention_output]
+        qkv, out = split.weight_bytes("attention_qkv"), split.weight_bytes("attention_output")
         small = hidden * 2 * layer.value_heads + layer.convolved * layer.conv_kernel
         projections = hidden * (layer.convolved + values) * qkv
         yield (projections + small * 2.0 + values * hidden * out) / split.layouts.tp
@@ -127,4 +127,4 @@ class DeltaNetKind(AttentionKind[GatedDeltaNet]):
         yield from whole_blocks(precision, key=key, value=value)
 
 
-FAMILY = Family("linear", (PREFILL, DECODE), (DeltaNetKind(),))
+FAMILY = OperationFamily("linear", (PREFILL, DECODE), (DeltaNetKind(),))

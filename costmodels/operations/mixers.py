@@ -15,7 +15,7 @@ from costmodels.models.architecture import BlockSparseAttention, ParallelMixers
 from costmodels.models.mixers import CompressedAttention, KimiDeltaAttention, Mamba, Mamba2, Mixer
 from costmodels.models.precision import Precision
 from costmodels.operations.attention import GROUPED_QUERY
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.layers import AttentionKind, Rule, heads_divide, replicate_evenly, whole_blocks
 from costmodels.operations.questions import LayerStep, Split
 from costmodels.operations.roofline import WEIGHT_BYTES
@@ -34,7 +34,7 @@ class UntimedKind(AttentionKind[M]):
 
     def weights_bytes(self, split: Split, layer: M) -> Iterator[Floats | float]:
         for weights in layer.weights(split.hidden):
-            element = 2.0 if weights.part == "16-bit" else WEIGHT_BYTES[split.precision.of(weights.part)]
+            element = 2.0 if weights.part == "16-bit" else split.weight_bytes(weights.part)
             yield weights.elements * element / np.minimum(split.layouts.tp, weights.pieces)
 
     def cache_bytes(self, split: Split, layer: M, count: int, tokens: Floats) -> Floats:
@@ -103,6 +103,6 @@ class ParallelKind(UntimedKind[ParallelMixers]):
 
 
 MAMBA2 = Mamba2Kind()
-FAMILY = Family(
+FAMILY = OperationFamily(
     "mixers", (), (MambaKind(), MAMBA2, KimiDeltaKind(), CompressedKind(), BlockSparseKind(), ParallelKind())
 )

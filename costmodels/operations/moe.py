@@ -9,14 +9,13 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import DenseFeedForward, MixtureOfExperts
 from costmodels.models.precision import Precision
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_feed_forward, ask_product, width_rules
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import BLOCK, Activations, FeedForwardKind, Rule
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
 from costmodels.operations.roofline import (
     ROUTING_SKEW,
-    WEIGHT_BYTES,
     Columns,
     Hardware,
     Work,
@@ -125,11 +124,11 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
             step.work.exchange(kind, gathered, layouts.stage_gpus, count)
 
     def weights_bytes(self, split: Split, layer: MixtureOfExperts) -> Iterator[Floats | float]:
-        hidden, precision, layouts = split.hidden, split.precision, split.layouts
+        hidden, layouts = split.hidden, split.layouts
         routed = layer.experts * layer.expert_parameters(hidden)
-        yield routed * WEIGHT_BYTES[precision.experts] / (layouts.ep * layouts.moe_tp)
+        yield routed * split.weight_bytes("experts") / (layouts.ep * layouts.moe_tp)
         yield layer.router_parameters(hidden) * 2.0
-        yield layer.shared_parameters(hidden) * WEIGHT_BYTES[precision.shared_experts] / layouts.tp
+        yield layer.shared_parameters(hidden) * split.weight_bytes("shared_experts") / layouts.tp
 
     def activations(self, split: Split, layer: MixtureOfExperts) -> Activations:
         """Grouped products: gate, up and activation of every (token, expert) pair of this GPU, and its output."""
@@ -152,4 +151,4 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
             yield from width_rules("shared expert", layer.shared_intermediate, precision.shared_experts)
 
 
-FAMILY = Family("moe", (MOE,), (ExpertsKind(),))
+FAMILY = OperationFamily("moe", (MOE,), (ExpertsKind(),))

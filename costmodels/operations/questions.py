@@ -16,7 +16,7 @@ from costmodels.estimates import Floats, Ints
 from costmodels.models.precision import Precision
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layouts import Layouts
-from costmodels.operations.roofline import code
+from costmodels.operations.roofline import code, stored_bytes
 
 ACTIVATION_BYTES = 2  # activations between operators are bf16 in all three frameworks
 
@@ -140,6 +140,10 @@ class Split:
     hidden: int
     precision: Precision
     layouts: Layouts
+
+    def weight_bytes(self, part: str) -> float:
+        """Of one weight of ``part``, with its share of a scale."""
+        return stored_bytes(self.precision.of(part), self.precision.group)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations import absent, attention, collective, gemm, latent, linear, mixers, moe, sparse
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import AttentionKind, FeedForwardKind, LayerKind, Rule
 from profiles.errors import UnknownName, Unsupported
@@ -32,7 +32,7 @@ class Families:
         ValueError: an operation is in two families, or a kernel's description does not fit its table.
     """
 
-    def __init__(self, members: Iterable[Family]) -> None:
+    def __init__(self, members: Iterable[OperationFamily]) -> None:
         self.members = tuple(members)
         self.kernels: dict[str, Kernel] = {}
         for family in self.members:
@@ -46,7 +46,7 @@ class Families:
         self.parts = self._parts()
         self.layers: tuple[LayerKind[Any], ...] = tuple(kind for family in self.members for kind in family.layers)
 
-    def extended(self, *more: Family) -> Families:
+    def extended(self, *more: OperationFamily) -> Families:
         """These families and more."""
         return Families((*self.members, *more))
 

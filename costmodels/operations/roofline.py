@@ -52,6 +52,12 @@ _RATES = dict(
     )
 )  # fmt: skip
 
+
+def stored_bytes(dtype: str, group: int = 0) -> float:
+    """Of one weight with its share of a scale; ``group``: how many 4-bit integers share one (0: as is usual)."""
+    return 0.5 + 2.0 / group if dtype == "int4" and group else WEIGHT_BYTES[dtype]
+
+
 weight_bytes = np.array([WEIGHT_BYTES[dtype] for dtype in DTYPES])
 activation_bytes = np.array([_ACTIVATION_BYTES[dtype] for dtype in DTYPES])
 

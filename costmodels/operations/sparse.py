@@ -8,13 +8,12 @@ import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import Indexer, LatentAttention
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.latent import LATENT_WIDTH, ROPE_WIDTH, LatentKind
 from costmodels.operations.layers import Widths
 from costmodels.operations.questions import LayerStep, Split
 from costmodels.operations.roofline import (
-    WEIGHT_BYTES,
     Columns,
     Hardware,
     Work,
@@ -138,7 +137,7 @@ class SparseKind(LatentKind):
     def weights_bytes(self, split: Split, layer: LatentAttention) -> Iterator[Floats | float]:
         yield from super().weights_bytes(split, layer)
         index = _indexer(layer).parameters(split.hidden, layer.q_lora_rank)
-        yield index * WEIGHT_BYTES[split.precision.attention_qkv]
+        yield index * split.weight_bytes("attention_qkv")
 
     def _bytes_per_token(self, layer: LatentAttention, element_bytes: float) -> float:
         return super()._bytes_per_token(layer, element_bytes) + _indexer(layer).cache_bytes_per_token()
@@ -160,4 +159,4 @@ def _indexer(layer: LatentAttention) -> Indexer:
     return layer.indexer
 
 
-FAMILY = Family("sparse", (PREFILL, DECODE), (SparseKind(),))
+FAMILY = OperationFamily("sparse", (PREFILL, DECODE), (SparseKind(),))

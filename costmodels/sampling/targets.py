@@ -100,7 +100,7 @@ def _steps(gpu: Gpu) -> Iterator[StepWork]:
 
 
 def _precisions(model: Architecture, gpu: Gpu) -> Iterator[Precision]:
-    names = [None, "fp8"] if model.weight_precision in ("bf16", "fp16") else [None]
+    names = [None, "fp8"] if model.weight_precision in ("bf16", "fp16", "fp32") else [None]
     for name in names:
         precision = choose_precision(model, name)
         if missing_hardware(precision, gpu) is None:

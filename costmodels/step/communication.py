@@ -29,10 +29,11 @@ _DTYPE = code("dtype", "bf16")
 
 @dataclass(frozen=True)
 class Network:
-    """What engines of one pool communicate over."""
+    """What engines of one pool communicate over. ``topology`` joins the GPUs of a node; None: what usually does."""
 
     gpus_per_node: int
     fabric: Fabric
+    topology: Topology | None = None
 
 
 def exchange_times(model: CostModel, network: Network, exchanges: Sequence[Exchange], candidates: int) -> Estimates:
@@ -65,9 +66,10 @@ def exchange_times(model: CostModel, network: Network, exchanges: Sequence[Excha
                 "num_gpus": np.concatenate([part[2] for part in local]),
             }
             estimates = model.estimate(COLLECTIVE.name, questions)
-            if model.topology is not None and not len(model.overlay(COLLECTIVE.name)):
+            topology = network.topology or model.topology
+            if topology is not None and not len(model.overlay(COLLECTIVE.name)):
                 ranks = model.measured_ranks(COLLECTIVE.name)
-                estimates = in_boxes_of(model.topology, model.gpu, questions, estimates, ranks)
+                estimates = in_boxes_of(topology, model.gpu, questions, estimates, ranks)
             candidate = np.concatenate([part[3] for part in local])
             parts.append(estimates.summed(candidate, np.concatenate([part[4] for part in local]), candidates))
     if remote:

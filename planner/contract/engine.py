@@ -11,22 +11,27 @@ from costmodels.serving.frameworks.names import framework_names
 from planner.contract.documents import Document
 from planner.contract.expert_placement import ExpertPlacement
 
+_RELEASE = r"[0-9]+(\.[0-9]+)*(\.post[0-9]+)?|20[0-9]{2}-(0[1-9]|1[0-2])"
+
 
 def _framework(name: str) -> str:
     from costmodels.serving.frameworks.framework import find_framework  # deferred: a command's help needs names alone
 
-    return find_framework(name).name
+    framework = find_framework(name)
+    return framework.spec if "@" in name else framework.name
 
 
 class _KnownFrameworks:
     """Puts the names there are into the JSON Schema."""
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {**handler(core), "enum": list(framework_names())}
+        names = list(framework_names())
+        at_release = {"pattern": f"^({'|'.join(names)})@({_RELEASE})$"}
+        return {**handler(core), "anyOf": [{"enum": names}, at_release]}
 
 
 FrameworkName = Annotated[str, AfterValidator(_framework), _KnownFrameworks()]
-"""A framework by its name, whatever its case and hyphens."""
+"""A framework by its name, whatever its case and hyphens, and after an @ its release or the month of it."""
 
 PrecisionName = Literal["bf16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4"]
 KvPrecisionName = Literal["bf16", "fp8"]

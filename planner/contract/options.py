@@ -28,3 +28,4 @@ class Option:
 
 
 FRAMEWORK_HELP = f"{framework_choices()}."
+RELEASE_HELP = f"{framework_choices()}; @RELEASE or @MONTH: vllm@0.19."

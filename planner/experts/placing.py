@@ -9,7 +9,8 @@ import numpy as np
 
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
-from costmodels.models.precision import Precision, missing_hardware
+from costmodels.models.precision import Precision
+from costmodels.serving.frameworks.framework import find_framework
 from planner.experts.affinity import LoadLimit, relabelled
 from planner.experts.balance import Certificate, balance, check_room
 from planner.experts.balance import Objective as OverWindows
@@ -23,7 +24,7 @@ from planner.experts.repair import restored, without
 from planner.experts.replan import Replanned, replan
 from planner.experts.routes import RecordedRoutes
 from planner.experts.traffic import Near, fewest
-from profiles.errors import Infeasible, Unsupported
+from profiles.errors import Infeasible
 from profiles.store import ProfileStore
 
 TOLERANCES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -247,9 +248,7 @@ def _kinds(job: PlacementJob) -> tuple[str, ...]:
     """GPU types of the group; raises Unsupported where one cannot run the precision."""
     kinds = tuple(dict.fromkeys(job.ranks.kinds))
     for kind in kinds:
-        why = missing_hardware(job.precision, job.ranks.catalogue.find_gpu(kind))
-        if why is not None:
-            raise Unsupported(f"precision: {why}", "choose another --precision or another GPU type")
+        find_framework(job.framework).check_runs(job.precision, job.ranks.catalogue.find_gpu(kind))
     return kinds
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from costmodels.serving.frameworks.framework import CommandLine, Framework
+from costmodels.serving.frameworks.facts import CommandLine
+from costmodels.serving.frameworks.framework import Framework
 from planner.contract.engine import Launch, Layout, Limits, Role
 from profiles.errors import Unsupported
 
@@ -47,7 +48,7 @@ class EngineSpec:
         """Whether the framework's default may be another cache than planned: it follows a quantised checkpoint that
         carries its own scheme, and SGLang on Blackwell takes 8 bits for sparse attention (overrides of its server
         arguments for DeepSeek DSA, read 2026-11-21)."""
-        published_in_16_bits = self.published_precision in ("bf16", "fp16")
+        published_in_16_bits = self.published_precision in ("bf16", "fp16", "fp32")
         return self.kv_precision != "bf16" or not published_in_16_bits or self.is_sparse
 
     @property
@@ -104,7 +105,7 @@ class Launcher(ABC):
         reason = self.cannot_express(spec.layout, is_moe=spec.is_moe)
         if reason is not None:
             raise Unsupported(f"layout {spec.layout.label}: {reason}", "choose another layout or framework")
-        runs = self.framework.precisions.runs
+        runs = self.framework.capabilities.precisions
         if spec.weights_precision not in runs:
             raise Unsupported(
                 f"precision: {self.framework.full_name} does not run {spec.weights_precision} weights",
@@ -149,7 +150,7 @@ class Launcher(ABC):
         if not spec.precision_converted:
             return spec.checkpoint, []
         word = self.words.quantize.get(spec.weights_precision)
-        if word is not None and spec.published_precision in ("bf16", "fp16"):
+        if word is not None and spec.published_precision in ("bf16", "fp16", "fp32"):
             return spec.checkpoint, self._flag("quantize", word)
         notes.append(
             f"{CHECKPOINT}: {spec.checkpoint} converted from {spec.published_precision} to "

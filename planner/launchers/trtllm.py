@@ -46,7 +46,7 @@ class TrtllmLauncher(Launcher):
             word = self.words.kv[spec.kv_precision]
             # The file replaces what the flags say, so the fraction is repeated.
             options.append(f"kv_cache_config: {{dtype: {word}, free_gpu_memory_fraction: {limits.memory_fraction:g}}}")
-        elif spec.published_precision not in ("bf16", "fp16"):
+        elif spec.published_precision not in ("bf16", "fp16", "fp32"):
             notes.append("Check that the checkpoint asks for no fp8 KV cache of its own: the prediction has bf16.")
         options += self._in_file(spec, notes)
         if options:

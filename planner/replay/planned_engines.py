@@ -58,11 +58,11 @@ def planned_engines(
     architecture = _architecture(plan, model)
     catalogue = catalogue_with(each.path for each in (*([store] if store else ()), *measured))
     costs: dict[str, CostModel] = {}
+    framework = find_framework(plan.request.framework).name
     engines = []
     for group in plan.decision.engines:
         if group.gpu not in costs:
-            gpu = catalogue.find_gpu(group.gpu)
-            costs[group.gpu] = CostModel(gpu, plan.request.framework, store, progress, measured)
+            costs[group.gpu] = CostModel(catalogue.find_gpu(group.gpu), framework, store, progress, measured)
         engines.append(_planned(plan, group, architecture, costs[group.gpu]))
     return engines, _provenance_warnings(plan, next(iter(costs.values())))
 

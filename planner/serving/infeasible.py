@@ -16,10 +16,9 @@ from costmodels.serving.steady.disaggregated import (
     joint,
     prefilling,
 )
-from planner.contract.clusters import Pool
 from planner.serving.engines.disaggregated import UTILISATIONS, DisaggregatedEngines, find_disaggregated_engines
 from planner.serving.engines.groups import slower
-from planner.serving.layouts import Restrictions, layout_at, legal_layouts
+from planner.serving.layouts import layout_at, legal_layouts, restrictions
 from planner.serving.operating_points import (
     Job,
     LayoutSearch,
@@ -34,18 +33,6 @@ from profiles.errors import Infeasible, InputError, Unsupported
 
 MOST_GPUS_TRIED = 1024
 """Where the search for "how many GPUs would fit" ends."""
-
-
-def restrictions(request: PlanRequest, pool: Pool) -> Restrictions:
-    """What the pool and the user allow of a layout."""
-    return Restrictions(
-        pool.gpus,
-        pool.gpus_per_node,
-        request.max_tp,
-        request.max_pp,
-        request.max_engine_gpus,
-        request.tp_across_nodes,
-    )
 
 
 @dataclass(frozen=True)

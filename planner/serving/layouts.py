@@ -6,7 +6,7 @@ reason. The rules are those of the frameworks (what divides what) and of the mac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from operator import attrgetter
@@ -20,8 +20,11 @@ from costmodels.operations.layers import Mask
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.registry import families
 from costmodels.serving.frameworks.framework import Framework
+from planner.contract.clusters import Pool
 from planner.contract.engine import Layout
 from planner.launchers import cannot_express
+from planner.serving.request import PlanRequest
+from profiles.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,18 @@ class Restrictions:
     tp_across_nodes: bool = False
 
 
+def restrictions(request: PlanRequest, pool: Pool) -> Restrictions:
+    """What the pool and the user allow of a layout."""
+    return Restrictions(
+        pool.gpus,
+        pool.gpus_per_node,
+        request.max_tp,
+        request.max_pp,
+        request.max_engine_gpus,
+        request.tp_across_nodes,
+    )
+
+
 def layout_at(layouts: Layouts, i: int) -> Layout:
     """One of many layouts, as the plan document writes it."""
     return Layout(**dict(zip(DEGREES, layouts.row(i), strict=True)))
@@ -63,20 +78,68 @@ def legal_layouts(
     universe = Layouts.of(list(_universe(model, framework, allowed)))
     alive = np.ones(len(universe), dtype=bool)
     rejected = []
-    for reason, refuses in _rules(model, precision, framework, allowed):
-        bad = alive & refuses(universe)
-        if bad.any():
-            rejected.append(Rejected(reason, int(bad.sum()), layout_at(universe, int(np.flatnonzero(bad)[0])).label))
-            alive &= ~bad
-    unsaid: dict[str, list[int]] = {}
-    for i in np.flatnonzero(alive).tolist():
-        why = cannot_express(framework.name, layout_at(universe, i), is_moe=model.is_moe)
-        if why is not None:
-            unsaid.setdefault(why, []).append(i)
-    for why, indices in unsaid.items():
-        rejected.append(Rejected(why, len(indices), layout_at(universe, indices[0]).label))
+    for reason, indices in refusals(model, precision, framework, universe, allowed):
+        rejected.append(Rejected(reason, len(indices), layout_at(universe, int(indices[0])).label))
         alive[indices] = False
     return universe.take(np.flatnonzero(alive)), rejected, len(universe)
+
+
+def refusals(
+    model: Architecture, precision: Precision, framework: Framework, layouts: Layouts, allowed: Restrictions
+) -> list[tuple[str, Ints]]:
+    """(reason, which of the ``layouts`` it is the first to refuse, at least one) of each rule that refuses any; those
+    of the model and the machine in the order of the rules, then what the framework has no words for."""
+    alive = np.ones(len(layouts), dtype=bool)
+    found: list[tuple[str, Ints]] = []
+    for reason, refuses in _rules(model, precision, framework, allowed):
+        bad = np.flatnonzero(alive & refuses(layouts))
+        if len(bad):
+            found.append((reason, bad))
+            alive[bad] = False
+    unsaid: dict[str, list[int]] = {}
+    for i in np.flatnonzero(alive).tolist():
+        why = cannot_express(framework.spec, layout_at(layouts, i), is_moe=model.is_moe)
+        if why is not None:
+            unsaid.setdefault(why, []).append(i)
+    return found + [(why, np.array(indices, np.int64)) for why, indices in unsaid.items()]
+
+
+def refused_on_nodes(
+    model: Architecture, precision: Precision, framework: Framework, layouts: Layouts, gpus_per_node: int
+) -> list[str | None]:
+    """Why each of the ``layouts`` cannot be run on as many nodes as it takes, in :func:`legal_layouts`' words, [n];
+    None: it can."""
+    machine = Restrictions(gpus_per_node, gpus_per_node, tp_across_nodes=True)
+    why: list[str | None] = [None] * len(layouts)
+    for reason, indices in refusals(model, precision, framework, layouts, machine):
+        for i in indices.tolist():
+            why[i] = reason
+    return why
+
+
+def completed(model: Architecture, given: Mapping[str, int | None]) -> Layout:
+    """The layout that the degrees ``given`` mean: blank ones are 1; without ``ep`` and ``moe_tp`` the experts of an
+    engine without attention data parallelism are each split over its GPUs, of one with it shared out whole.
+
+    Raises:
+        InputError: degrees of experts that contradict the others.
+    """
+    tp, pp, dp = (given.get(name) or 1 for name in ("tp", "pp", "dp"))
+    ep, moe_tp, group = given.get("ep"), given.get("moe_tp"), tp * dp
+    if not model.is_moe:
+        for name, value in (("ep", ep), ("moe_tp", moe_tp)):
+            if value not in (None, 1):
+                raise InputError(f"{name}: {value}, but {model.name} has no experts", f"leave {name} blank or 1")
+        return Layout(tp=tp, pp=pp, dp=dp, ep=1, moe_tp=1)
+    if ep is None and moe_tp is None:
+        ep, moe_tp = (1, group) if dp == 1 else (group, 1)
+    ep = ep or max(group // (moe_tp or 1), 1)
+    moe_tp = moe_tp or max(group // ep, 1)
+    if ep * moe_tp != group:
+        raise InputError(
+            f"ep, moe_tp: {ep} × {moe_tp} is not tp × dp = {group}", "correct one of them, or leave one blank"
+        )
+    return Layout(tp=tp, pp=pp, dp=dp, ep=ep, moe_tp=moe_tp)
 
 
 def _degrees(limit: int) -> list[int]:
@@ -143,6 +206,7 @@ def _rules(
         f"engine of several nodes does not fill them evenly ({node} GPUs a node); no framework starts it so",
         lambda x: (x.gpus > node) & (x.gpus % node != 0),
     )
+    yield f"more pipeline stages than the {model.layers} layers", lambda x: x.pp > model.layers
     yield from families().rules(model, precision)
 
 

@@ -75,7 +75,8 @@ def served_on(
     pool: Pool, model: Architecture, precision: Precision, framework: Framework, cost: CostModel
 ) -> ServedModel:
     """A model on the GPUs of a pool; ``cost``: of their type."""
-    network = Network(min(pool.gpus_per_node, pool.gpus), find_fabric(pool.fabric))
+    topology = cost.catalogue.topology(cost.gpu, pool.fabric)
+    network = Network(min(pool.gpus_per_node, pool.gpus), find_fabric(pool.fabric), topology)
     return ServedModel(model, precision, framework, cost, network)
 
 

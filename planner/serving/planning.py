@@ -12,7 +12,6 @@ from costmodels.models.precision import (
     KV_CHOICES,
     Precision,
     choose_precision,
-    missing_hardware,
 )
 from costmodels.operations.registry import families
 from costmodels.serving.frameworks.framework import find_framework
@@ -24,8 +23,8 @@ from planner.serving.confirmation.confirmation import confirmed
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
 from planner.serving.expert_placement import check_expert_loads
-from planner.serving.infeasible import no_plan, restrictions
-from planner.serving.layouts import Rejected
+from planner.serving.infeasible import no_plan
+from planner.serving.layouts import Rejected, restrictions
 from planner.serving.operating_points import Job, search, served_on
 from planner.serving.report.report import assemble
 from planner.serving.request import PlanRequest, parse_request
@@ -69,6 +68,7 @@ def plan(
     if expert_loads is not None:
         check_expert_loads(expert_loads, model)
     cost_of = _cost_models(request, catalogue, store, measured, progress)
+    _check_framework(request, cost_of)
     options = [
         option
         for precision in _precisions(request, model)
@@ -80,10 +80,18 @@ def plan(
     return validated(assemble(request, found, found.best, expert_loads), parse_plan)
 
 
+def _check_framework(request: PlanRequest, cost_of: CostOf) -> None:
+    """Raises Unsupported where the framework runs on no pool at all."""
+    framework = find_framework(request.framework)
+    missing = [framework.missing(cost_of(pool).gpu) for pool in request.cluster.pools]
+    if all(missing):
+        raise Unsupported(f"framework: {missing[0]}", "choose another --framework or another GPU type")
+
+
 def _precisions(request: PlanRequest, model: Architecture) -> list[Precision]:
     """The precisions to choose from: those asked for, or for ``any`` all that the checkpoint is published in or can be
     made into and the framework runs."""
-    runs = find_framework(request.framework).precisions.runs
+    runs = find_framework(request.framework).capabilities.precisions
     asked: list[str | None] = list(request.precision or (None,))
     if "any" in asked:
         published = choose_precision(model).weights
@@ -121,7 +129,7 @@ def _options(
 
 def _none(request: PlanRequest, model: Architecture, options: list[ServingOption]) -> ShardwrightError:
     """Why no option has a plan: nothing meets the SLO, or what does cannot carry the rate, or time was up."""
-    allowed = [o for o in options if o.serving == "disaggregated" or request.disaggregation != "always"]
+    allowed = [option for option in options if option.allowed(request)]
     late = [o.error for o in allowed if isinstance(o.error, LimitReached)]
     if late:
         return late[0]
@@ -158,10 +166,11 @@ def _cost_models(
 ) -> CostOf:
     """The cost model of each GPU type, loaded once for all precisions."""
     made: dict[str, CostModel] = {}
+    framework = find_framework(request.framework).name
 
     def cost_of(pool: Pool) -> CostModel:
         if pool.gpu not in made:
-            made[pool.gpu] = CostModel(catalogue.find_gpu(pool.gpu), request.framework, store, progress, measured)
+            made[pool.gpu] = CostModel(catalogue.find_gpu(pool.gpu), framework, store, progress, measured)
         return made[pool.gpu]
 
     return cost_of
@@ -174,7 +183,7 @@ def _jobs(
     framework = find_framework(request.framework)
     jobs, refused = [], []
     for index, pool in enumerate(request.cluster.pools):
-        why = missing_hardware(precision, cost_of(pool).gpu)
+        why = framework.missing_hardware(precision, cost_of(pool).gpu)
         if why is not None:
             refused.append(Rejected(why, 1, f"pool {pool.name}"))
             continue

@@ -13,7 +13,7 @@ from pydantic import Field
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.engine import FrameworkName
 from planner.contract.models import ModelConfig, ModelInput, architecture_of
-from planner.contract.options import FRAMEWORK_HELP, Option
+from planner.contract.options import RELEASE_HELP, Option
 from planner.contract.provenance import Provenance, provenance_fields
 from planner.contract.published import Published, Upgrade, parse_published
 from profiles.errors import InputError
@@ -44,7 +44,7 @@ class Configuration(Document):
         Option("Name (`plan models`).", _ONE),
     ]
     gpu: Annotated[Name, Field(description="GPU type (`plan gpus`)"), Option("GPU type (`plan gpus`).", _ONE)]
-    framework: Annotated[FrameworkName, Option(FRAMEWORK_HELP, _ONE)] = "vllm"
+    framework: Annotated[FrameworkName, Option(RELEASE_HELP, _ONE)] = "vllm"
     precision: Annotated[
         Name | None,
         Field(description="of weights; default: as published"),
@@ -116,7 +116,8 @@ class Predictions(Published):
     rows: tuple[dict[str, Cell], ...] = Field(
         description="what was given, as it was given, and: ttft_ms, tpot_ms and e2e_ms, each _mean with its 80 % "
         "interval _low to _high and _p50 and _p99 of requests; output_tokens_per_s_per_gpu; memory_bytes_per_gpu; "
-        "kv_tokens of an attention rank; how (known from); error: why there is no prediction, empty where there is one"
+        "kv_tokens of an attention rank; how (known from); release (of the framework); note; error: why there is no "
+        "prediction, empty where there is one"
     )
     provenance: Provenance
 
@@ -186,7 +187,10 @@ def document_of(table: pd.DataFrame, measured: Sequence[ProfileStore] = ()) -> P
     return Predictions(rows=rows, provenance=Provenance(**fields))
 
 
-TEXTS = {"model", "gpu", "framework", "precision", "kv_precision", "how", "error"}
+TEXTS = {
+    *("model", "gpu", "framework", "version", "date", "precision", "kv_precision"),
+    *("how", "release", "note", "error"),
+}
 """Columns that hold no numbers."""
 
 

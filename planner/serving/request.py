@@ -21,7 +21,7 @@ from planner.contract.clusters import (
 from planner.contract.documents import PLAIN_NUMBER, Document, checked
 from planner.contract.engine import FrameworkName, KvPrecisionName, PrecisionName
 from planner.contract.models import ModelInput
-from planner.contract.options import FRAMEWORK_HELP, Option
+from planner.contract.options import RELEASE_HELP, Option
 from planner.contract.workload.slo import Slo, parse_slo
 from planner.contract.workload.workload import Workload, parse_workload
 from profiles.errors import UnknownName
@@ -103,7 +103,7 @@ class PlanRequest(Document):
         Field(description="default: throughput without a rate, cost with one (gpus where no price is known)"),
         Option("throughput, cost, gpus or latency. Default: throughput without a rate, cost with one.", _ASKED),
     ] = None
-    framework: Annotated[FrameworkName, Option(FRAMEWORK_HELP, _ASKED)] = "vllm"
+    framework: Annotated[FrameworkName, Option(RELEASE_HELP, _ASKED)] = "vllm"
     precision: Annotated[
         Annotated[tuple[PrecisionName | Literal["any"], ...], Field(min_length=1)] | None,
         BeforeValidator(partial(_choices, "precision", get_args(PrecisionName)), json_schema_input_type=_Names),

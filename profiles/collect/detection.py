@@ -41,7 +41,7 @@ def detect(device: Device, today: str) -> Facts:
     Raises:
         InputError: not even a product or a copy can be timed: the facts have to be stated.
     """
-    facts = _reported(device)
+    facts = {**_power(device, today), **_reported(device)}  # at rest first
     facts |= {name: (value, f"measured on {today}: {how}") for name, value, how in _timed(device)}
     facts |= {name: fact for name, fact in _links(device, facts, today).items() if name not in facts}
     if "boost_clock_mhz" not in facts:
@@ -49,7 +49,7 @@ def detect(device: Device, today: str) -> Facts:
     if "l2_bytes" not in facts:
         size = _cache_bytes(device, facts["memory_bandwidth_bytes_per_s"][0])
         facts["l2_bytes"] = (size, f"measured on {today}: largest copy, a power of two, that outruns the memory")
-    return {**facts, **{name: fact for name, fact in _power(device, today).items() if name not in facts}}
+    return facts
 
 
 # ------------------------------------------------------------------------------------------------------ reported

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.version import Version
 
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
@@ -19,6 +20,7 @@ from planner.launchers import EngineSpec, Launcher, find_launcher, launch, launc
 from planner.serving.layouts import Restrictions, legal_layouts
 from planner.serving.request import PlanRequest, parse_request
 from profiles.errors import DataError, UnknownName, Unsupported
+from profiles.hardware import find_gpu
 
 ASKED = {"model": "Qwen/Qwen3-30B-A3B", "cluster": "8xH100", "workload": "isl=1000,osl=100"}
 
@@ -47,13 +49,27 @@ def keeps_the_contract(framework: Framework) -> None:
     assert framework.scheduler.graph_sizes
     assert framework.limits.memory_fraction < 1
     assert parse_request({**ASKED, "framework": framework.full_name}).framework == name
-    assert name in PlanRequest.model_json_schema()["properties"]["framework"]["enum"]
+    assert name in PlanRequest.model_json_schema()["properties"]["framework"]["anyOf"][0]["enum"]
+    assert parse_request({**ASKED, "framework": framework.spec}).framework == framework.spec
+    assert framework.at(framework.release.version) == framework
     model = find_architecture("Qwen/Qwen3-30B-A3B")
     legal, _, considered = legal_layouts(model, choose_precision(model), framework, Restrictions(8, 8))
     assert 0 < len(legal) <= considered
     started = launch(engine(name, Layout(tp=2, pp=1, dp=1, ep=1, moe_tp=2)))
     assert started.framework == name
     assert started.command[: len(framework.command.program)] == framework.command.program
+
+
+@pytest.mark.parametrize("name", framework_names())
+def test_releases_are_in_order_and_every_one_has_facts(name: str) -> None:
+    releases = registry().releases(name)
+    assert [Version(each.version) for each in releases] == sorted(Version(each.version) for each in releases)
+    for release in releases:
+        at = find_framework(f"{name}@{release.version}")
+        assert at.release == release
+        assert at.listed
+        assert at.defaults.on(find_gpu("H100")).max_num_batched_tokens
+    assert find_framework(name).release == releases[-1]
 
 
 @pytest.mark.parametrize("name", framework_names())

@@ -26,7 +26,7 @@ from costmodels.models import architecture
 from costmodels.models.architecture import Architecture, DenseFeedForward, LayerGroup
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture, registered
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import GEMM
 from costmodels.operations.kernel import Kernel, StepPart
 from costmodels.operations.layers import AttentionKind, FeedForwardKind, LayerKind
@@ -327,13 +327,13 @@ class TestNothingIsForgottenSilently:
         value = {"near": {"sequences": 1.0}}.get(field, ("sequences",))
         wrong = dataclasses.replace(SCAN, **{field: value})  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=f"toy_scan: {field} names sequences"):
-            SHIPPED.extended(Family("toy", (wrong,)))
+            SHIPPED.extended(OperationFamily("toy", (wrong,)))
 
     @pytest.mark.usefixtures("measured")
     @pytest.mark.parametrize("field", ["group", "range", "near"])
     def test_a_kernel_without_neighbours_shapes_or_ranges(self, field: str) -> None:
         with pytest.raises(ValueError, match=f"toy_scan: no {field}"):
-            SHIPPED.extended(Family("toy", (dataclasses.replace(SCAN, **{field: ()}),)))  # type: ignore[arg-type]
+            SHIPPED.extended(OperationFamily("toy", (dataclasses.replace(SCAN, **{field: ()}),)))  # type: ignore[arg-type]
 
     def test_a_table_of_what_is_not_predicted(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(measurements.OPERATIONS, SCAN.name, dataclasses.replace(SCAN_TABLE, predicted=False))
@@ -342,12 +342,12 @@ class TestNothingIsForgottenSilently:
 
     def test_an_operation_in_two_families(self) -> None:
         with pytest.raises(ValueError, match="family again: operation gemm is in another family too"):
-            SHIPPED.extended(Family("again", (GEMM,)))
+            SHIPPED.extended(OperationFamily("again", (GEMM,)))
 
     @pytest.mark.usefixtures("measured")
     def test_a_question_that_no_part_of_the_step_sums(self, bare: ProfileStore) -> None:
         with (
-            reckoning_with(SHIPPED.extended(Family("layers alone", (), TOY.layers))),
+            reckoning_with(SHIPPED.extended(OperationFamily("layers alone", (), TOY.layers))),
             pytest.raises(LookupError, match="summed in no part of a step: toy_scan"),
         ):
             served(TOY_MODEL, bare).step(LAYOUTS, MIXED, "balanced")
@@ -373,7 +373,7 @@ class TestNothingIsForgottenSilently:
 
     @pytest.mark.usefixtures("measured")
     def test_a_layer_of_two_families(self) -> None:
-        twice = SHIPPED.extended(TOY, Family("again", (), TOY.layers))
+        twice = SHIPPED.extended(TOY, OperationFamily("again", (), TOY.layers))
         with pytest.raises(ValueError, match="ToyMixer is served twice, by ToyKind and ToyKind"):
             twice.attention(ToyMixer(1, 1))
 
@@ -387,7 +387,7 @@ class TestNothingIsForgottenSilently:
     def test_an_operation_without_error_figures(self, figures: Any) -> None:
         without: Kernel = dataclasses.replace(SCAN, figures_of="")
         with (
-            reckoning_with(SHIPPED.extended(Family("toy", (without,), (toy_family.ToyKind(),)))),
+            reckoning_with(SHIPPED.extended(OperationFamily("toy", (without,), (toy_family.ToyKind(),)))),
             pytest.raises(DataError, match="toy_scan"),
         ):
             figures()

@@ -13,7 +13,7 @@ import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.models.precision import Precision
-from costmodels.operations.family import Family
+from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divide
@@ -112,4 +112,4 @@ class ToyKind(AttentionKind[ToyMixer]):
         yield heads_divide(layer.heads)
 
 
-TOY = Family("toy", (SCAN,), (ToyKind(),))
+TOY = OperationFamily("toy", (SCAN,), (ToyKind(),))

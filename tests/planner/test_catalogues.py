@@ -84,3 +84,19 @@ def test_a_table_is_predicted_with_the_types_of_its_own_stores(slow: ProfileStor
     assert "Nobody" in predict(table, measured=[slow])["error"][0]
     table["model"] = "Qwen/Qwen3-0.6B"
     assert "'Zeta' is not known" in predict(table)["error"][0]
+
+
+@pytest.mark.parametrize(("cluster", "joined_by"), [("8xL40S", "pcie"), ("1xg6e.48xlarge", "pcie-host")])
+def test_a_plan_says_what_joins_the_gpus_of_its_nodes(bare: ProfileStore, cluster: str, joined_by: str) -> None:
+    request = {**REQUEST, "model": "Qwen/Qwen3-32B", "cluster": cluster, "disaggregation": "never"}
+    made = plan(request, store=bare)
+    assert made.decision.engines[0].layout.gpus > 1
+    assert any(f"joined by {joined_by}: " in note for note in made.provenance.notes)
+    h100 = plan({**request, "cluster": "4xH100", "model": "meta-llama/Llama-3.3-70B-Instruct"}, store=bare)
+    assert not any("joined by" in note for note in h100.provenance.notes)
+
+
+def test_boxes_without_peer_access_serve_less(bare: ProfileStore) -> None:
+    request = {**REQUEST, "model": "Qwen/Qwen3-32B", "disaggregation": "never", "max_pp": 1}
+    switched, host = (rate(plan({**request, "cluster": each}, store=bare)) for each in ("8xL40S", "1xg6e.48xlarge"))
+    assert host < switched

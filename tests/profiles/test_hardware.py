@@ -36,7 +36,7 @@ FLOP_PER_CLOCK: dict[tuple[str, float | None], int] = {
     ("gaudi3", None): 16384,  # matrix engines, shared out to the tensor cores
 }
 GEFORCE = {"RTX-3090", "RTX-4090", "RTX-4090D", "RTX-5090"}
-HALF_RATE = {*GEFORCE, "A10G", "L20"}  # FP32 accumulation at half the chip's rate
+HALF_RATE = {*GEFORCE, "A10G", "L20", "L40"}  # FP32 accumulation at half the chip's rate
 
 each_gpu = pytest.mark.parametrize("gpu", GPUS, ids=[gpu.name for gpu in GPUS])
 
@@ -70,7 +70,7 @@ def test_the_catalogue_holds_every_gpu_promised() -> None:
         ),
         *("L4", "L40S", "RTX-6000-Ada", "H100-SXM", "H100-PCIe", "H100-NVL"),
         *("H20", "H200", "B200", "B300", "GB200", "GB300", "RTX-PRO-6000"),
-        *("RTX-3090", "RTX-4090", "RTX-4090D", "RTX-5090", "RTX-A6000", "RTX-4000-Ada", "A10", "A40", "L20"),
+        *("RTX-3090", "RTX-4090", "RTX-4090D", "RTX-5090", "RTX-A6000", "RTX-4000-Ada", "A10", "A40", "L20", "L40"),
         *("A800-SXM-80GB", "H800-SXM", "H20-3e", "H100-SXM-96GB-HBM2e", "GH200", "GB10"),
         *("MI250X", "MI300X", "MI308X", "MI325X", "MI350X", "MI355X", "Gaudi-3"),
     }
@@ -129,6 +129,9 @@ def test_no_entry_is_written_twice_in_a_file(file: str) -> None:
         ("NVIDIA A800-SXM4-80GB", "A800-SXM-80GB"),
         ("NVIDIA H800", "H800-SXM"),
         ("NVIDIA H20-3e", "H20-3e"),
+        ("H100-96GB HBM2e 500W", "H100-SXM-96GB-HBM2e"),
+        ("RTX 3090 24GB", "RTX-3090"),
+        ("NVIDIA L40", "L40"),
         ("NVIDIA GH200 480GB", "GH200"),
         ("NVIDIA GB10", "GB10"),
         ("AMD Instinct MI250X / MI250", "MI250X"),
@@ -140,7 +143,7 @@ def test_names_that_drivers_and_users_give_are_known(name: str, canonical: str) 
     assert hardware.find_gpu(name).name == canonical
 
 
-@pytest.mark.parametrize("name", ["NVIDIA H200 NVL", "Tesla V100-SXM2-16GB", "V100", "L40", "MI300A"])
+@pytest.mark.parametrize("name", ["NVIDIA H200 NVL", "Tesla V100-SXM2-16GB", "V100", "L40G", "MI300A"])
 def test_a_near_relative_with_other_facts_is_not_mistaken_for_the_gpu(name: str) -> None:
     with pytest.raises(UnknownName):
         hardware.find_gpu(name)

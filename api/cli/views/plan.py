@@ -64,9 +64,10 @@ def _model(request: RequestUnderstood) -> str:
     if request.active_parameters != request.parameters:
         size += f", {parameters(request.active_parameters)} active"
     converted = " (converted)" if request.precision_converted else ""
+    framework = find_framework(request.framework)  # plans of earlier days name no release
     return (
         f"{size}; {request.weights_precision} weights{converted}, {request.kv_precision} KV cache; "
-        f"{find_framework(request.framework).full_name}"
+        f"{framework.title if '@' in request.framework else framework.full_name}"
     )
 
 

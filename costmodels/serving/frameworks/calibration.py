@@ -18,6 +18,7 @@ flags; these are the constants of the first of them, partially pooled with the o
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -26,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from costmodels.estimates import Floats, Ints
 from costmodels.operations.registry import families
+from costmodels.serving.frameworks.facts import Drift
 from profiles.shipped import shipped
 
 Part = Literal["gemm", "attention_prefill", "attention_decode", "moe", "moe_prompts", "communication", "elementwise"]
@@ -41,6 +43,10 @@ class Spread(BaseModel):
 
     low: float
     high: float
+
+    def drifted(self, half_width: float) -> Spread:
+        """Wider by an independent error of ``half_width`` (log, 80 %) on either side."""
+        return Spread(low=-math.hypot(min(self.low, 0.0), half_width), high=math.hypot(max(self.high, 0.0), half_width))
 
 
 class Calibration(BaseModel):
@@ -65,6 +71,16 @@ class Calibration(BaseModel):
     rows: int  # distinct measurements behind the constants
     fitted_on: str
     date: str
+
+    def drifted(self, drift: Drift, times: int) -> Calibration:
+        """The same constants, less sure by ``drift``, so many times over (independent errors)."""
+        if times == 0:
+            return self
+        spreads = {
+            name: getattr(self, name).drifted(math.sqrt(times) * getattr(drift, name))
+            for name in ("ttft", "tpot", "e2e")
+        }
+        return self.model_copy(update=spreads)
 
     def factor(self, operation: str, prompts: Ints) -> Floats:
         """By how much the kernels of ``operation`` (or ``communication``, ``elementwise``) are multiplied in steps

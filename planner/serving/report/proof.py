@@ -10,9 +10,9 @@ from costmodels.operations.layouts import Layouts
 from costmodels.step.memory import kv_bytes_per_sequence, weights_bytes
 from planner.contract.provenance import Provenance, provenance_fields
 from planner.serving.document import plan as plans
-from planner.serving.engines.groups import Group, Pair
+from planner.serving.engines.groups import LoadedFleet
 from planner.serving.engines.latency import Checks
-from planner.serving.engines.options import RoleCandidate, ServingOption
+from planner.serving.engines.options import ServingOption
 from planner.serving.layouts import Rejected
 from planner.serving.report.accuracy import published_accuracy
 from planner.serving.report.notes import notes_of
@@ -31,7 +31,7 @@ def proof_of(request: PlanRequest, options: list[ServingOption], best: ServingOp
     assert best.choice is not None
     solution = best.choice.solution
     assert solution.objective is not None
-    allowed = [option for option in options if _allowed(request, option)]
+    allowed = [option for option in options if option.allowed(request)]
     bounds = [o.choice.solution.bound for o in allowed if o.choice is not None and o.choice.solution.bound is not None]
     bound = max(bounds) if request.goal == "throughput" else min(bounds)
     gap = abs(bound - solution.objective) / max(abs(bound), abs(solution.objective))
@@ -70,16 +70,13 @@ def proof_of(request: PlanRequest, options: list[ServingOption], best: ServingOp
     )
 
 
-def _allowed(request: PlanRequest, option: ServingOption) -> bool:
-    return option.serving == "disaggregated" or request.disaggregation != "always"
-
-
 def _binding(best: ServingOption) -> str:
     assert best.choice is not None
+    chosen = [best.origin[v] for v in np.flatnonzero(best.choice.engines).tolist()]
     busy = [
-        f"{origin.roles.link.name} between prefill and decode engines"
-        for v in np.flatnonzero(best.choice.engines).tolist()
-        if isinstance(origin := best.origin[v], RoleCandidate) and origin.link_busy > LINK_BINDS
+        f"{engine.link.name} between prefill and decode engines"
+        for engine in chosen
+        if engine.link is not None and engine.link_busy > LINK_BINDS
     ]
     return "; ".join(dict.fromkeys([*busy, best.choice.binding]))
 
@@ -100,7 +97,7 @@ def _compared(request: PlanRequest, options: list[ServingOption], best: ServingO
             gpus = int(option.candidates.gpus @ option.choice.engines)
             loses_by = (objective - value if request.goal == "throughput" else value - objective) / objective
         reason = option.reason
-        if value is not None and not _allowed(request, option):
+        if value is not None and not option.allowed(request):
             reason = "not allowed: --disaggregation is always"
         rows.append(
             plans.Compared(
@@ -129,17 +126,11 @@ def _merged(rejected: list[Rejected]) -> list[Rejected]:
     return list(by_reason.values())
 
 
-def provenance_of(
-    request: PlanRequest,
-    best: ServingOption,
-    groups: list[Group],
-    pairs: list[Pair],
-    checks: Checks,
-    more: Sequence[str] = (),
-) -> Provenance:
+def provenance_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks, more: Sequence[str] = ()) -> Provenance:
     """``checks``: simulations of the groups; ``more``: notes beyond those of
     :func:`planner.serving.report.notes.notes_of`."""
-    cost = best.searches[0].job.served.cost
-    gpus = {search.job.pool.gpu for search in best.searches}
-    notes = (*notes_of(request, best, groups, pairs, checks), *more)
+    searches = fleet.option.searches
+    cost = searches[0].job.served.cost
+    gpus = {search.job.pool.gpu for search in searches}
+    notes = (*notes_of(request, fleet, checks), *more)
     return Provenance(**provenance_fields(cost.store, cost.measured, gpus, cost.version, notes))

@@ -22,20 +22,10 @@ from costmodels.models.architecture import (
 )
 from costmodels.models.huggingface import parse_config
 from costmodels.models.registry import BUNDLED, find_architecture, registered
-from profiles.errors import InputError, UnknownName, Unsupported
+from profiles.errors import InputError, Unsupported
+from tests.costmodels.models.tiny import TINY
 
 FILES = sorted(BUNDLED.glob("*.json"))
-TINY: dict[str, Any] = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 100,
-    "max_position_embeddings": 512,
-    "torch_dtype": "bfloat16",
-}
 TINY_QWEN3 = TINY | {"model_type": "qwen3", "head_dim": 16}
 TINY_MOE = TINY | {
     "model_type": "qwen3_moe",
@@ -259,62 +249,6 @@ def test_yarn_stretches_the_context_and_nothing_else_does() -> None:
     assert parse_config(TINY | {"rope_scaling": linear}, "t").max_context_tokens == 512
 
 
-@pytest.mark.parametrize(
-    ("quantization", "precision"),
-    [
-        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8_block"),
-        ({"quant_method": "fp8"}, "fp8"),
-        ({"quant_method": "fbgemm_fp8"}, "fp8"),
-        ({"quant_method": "mxfp4"}, "mxfp4"),
-        ({"quant_method": "awq", "bits": 4}, "int4"),
-        ({"quant_method": "gptq", "bits": 4}, "int4"),
-        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4"),
-        ({"quant_algo": "FP8", "producer": {"name": "modelopt"}}, "fp8"),
-        (
-            {
-                "quant_method": "compressed-tensors",
-                "format": "pack-quantized",
-                "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int"}}},
-            },
-            "int4",
-        ),
-        (
-            {
-                "quant_method": "compressed-tensors",
-                "config_groups": {"g": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}},
-            },
-            "fp8",
-        ),
-    ],
-)
-def test_weight_precision_is_read(quantization: dict[str, Any], precision: str) -> None:
-    assert parse_config(TINY | {"quantization_config": quantization}, "t").weight_precision == precision
-
-
-def test_half_precision_keeps_its_name() -> None:
-    assert parse_config(TINY | {"torch_dtype": "float16"}, "t").weight_precision == "fp16"
-    renamed = {key: value for key, value in TINY.items() if key != "torch_dtype"} | {"dtype": "bfloat16"}
-    assert parse_config(renamed, "t").weight_precision == "bf16"
-
-
-def test_parts_that_a_quantized_checkpoint_leaves_alone_are_named() -> None:
-    both = ("attention_qkv", "attention_output")
-    assert find_architecture("openai/gpt-oss-20b").unquantized == both
-    assert find_architecture("moonshotai/Kimi-K2.5").unquantized == (*both, "dense", "shared_experts")
-    assert find_architecture("nvidia/DeepSeek-V3.1-NVFP4").unquantized == ("attention_qkv",)
-    assert find_architecture("Qwen/Qwen3-235B-A22B-FP8").unquantized == ()
-    assert find_architecture("nvidia/GLM-5-NVFP4").unquantized == both
-    assert find_architecture("nvidia/Qwen3.5-397B-A17B-NVFP4").unquantized == (*both, "shared_experts")
-
-
-def test_a_checkpoint_may_store_its_layers_differently() -> None:
-    some = {"quant_method": "fp8", "modules_to_not_convert": ["model.layers.1.self_attn", "lm_head"]}
-    model = parse_config(TINY | {"num_hidden_layers": 3, "quantization_config": some}, "t")
-    assert (model.weight_precision, model.exceptions) == ("fp8", ())
-    left_alone = (("attention_qkv", "bf16"), ("attention_output", "bf16"))
-    assert [(group.count, group.exceptions) for group in model.layer_groups] == [(2, ()), (1, left_alone)]
-
-
 TINY_HYBRID = TINY | {
     "model_type": "qwen3_next",
     "head_dim": 16,
@@ -456,59 +390,3 @@ def test_contradictions_are_refused() -> None:
         parse_config(TINY_QWEN3 | {"layer_types": ["full_attention"]}, "tiny")
     with pytest.raises(InputError, match="tie_word_embeddings' = 'yes'"):
         parse_config(TINY | {"tie_word_embeddings": "yes"}, "tiny")
-
-
-# --- finding them -----------------------------------------------------------------------------------------
-
-
-def test_names_are_found_in_any_case_without_organisation_and_by_their_twins() -> None:
-    assert find_architecture("qwen/qwen3-32b").name == "Qwen/Qwen3-32B"
-    assert find_architecture("gpt-oss-20b").name == "openai/gpt-oss-20b"
-    twin = find_architecture("Llama-3.1-8B-Instruct")
-    assert twin.name == "meta-llama/Llama-3.1-8B-Instruct"
-    assert twin.layer_groups == find_architecture("meta-llama/Llama-3.1-8B").layer_groups
-    assert find_architecture("Qwen/Qwen3-32B") is find_architecture("Qwen3-32B"), "parsed once"
-
-
-def test_an_unknown_name_gives_the_nearest_and_says_that_paths_work() -> None:
-    with pytest.raises(UnknownName) as caught:
-        find_architecture("Qwen/Qwen3-33B")
-    assert "Qwen/Qwen3-32B" in caught.value.hint
-    assert "config.json" in caught.value.hint
-
-
-def test_a_path_to_a_config_or_its_folder_is_read(tmp_path: Path) -> None:
-    folder = tmp_path / "my-model"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(TINY))
-    assert find_architecture(str(folder)) == find_architecture(str(folder / "config.json"))
-    assert find_architecture(str(folder)).name == "my-model"
-    with pytest.raises(UnknownName):
-        find_architecture(str(folder), allow_paths=False)
-    with pytest.raises(UnknownName, match="nowhere"):
-        find_architecture(str(tmp_path / "nowhere" / "config.json"))
-    with pytest.raises(InputError, match=r"holds no config\.json"):
-        find_architecture(str(tmp_path))
-
-
-def test_quantization_that_is_said_beside_the_config_counts(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(TINY))
-    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "NVFP4"}}))
-    assert find_architecture(str(tmp_path)).weight_precision == "nvfp4"
-
-
-@pytest.mark.parametrize(
-    ("content", "line"), [(b'{"model_type": "llama",\n "hidden_size": }', 2), (b"[1, 2]", 1), (b"", 1)]
-)
-def test_bad_json_is_refused_with_file_and_line(tmp_path: Path, content: bytes, line: int) -> None:
-    file = tmp_path / "config.json"
-    file.write_bytes(content)
-    with pytest.raises(InputError, match=f"config.json: line {line}"):
-        find_architecture(str(file))
-
-
-def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "config.json"
-    file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="cannot be read"):
-        find_architecture(str(file))

@@ -9,10 +9,14 @@ import pytest
 
 pytest.importorskip("torch")
 
+from machines import a_device
+
 from profiles.collect import detection
 from profiles.collect.detection import detect
 from profiles.collect.devices import Device, find_device
-from profiles.collect.points import Settings
+from profiles.collect.operations.work import work
+from profiles.collect.points import Point, Prepared, Settings
+from profiles.collect.power import Power
 from profiles.collect.timing import TooLong
 from profiles.descriptions import in_words, match, measured_type, type_name
 from profiles.errors import InputError
@@ -93,3 +97,49 @@ def test_clock_and_cache_can_be_measured_where_nobody_reports_them() -> None:
 
 def test_quick_settings_are_quick() -> None:
     assert detection.QUICK.cap_s < Settings().cap_s
+
+
+@pytest.mark.parametrize(("between_gpus", "link"), [(300e9, "nvlink"), (50e9, "pcie")])
+def test_an_unlisted_gpu_is_told_by_its_driver_and_by_what_it_does(
+    monkeypatch: pytest.MonkeyPatch, between_gpus: float, link: str
+) -> None:
+    asked: list[str] = []
+
+    def quick(device: Device, prepare: object, point: Point) -> tuple[Prepared, float]:
+        asked.append(point.dtype)
+        flops, moved = work(point)
+        return Prepared(lambda: None, "k", "torch", "2", flops, moved), 1000.0
+
+    monkeypatch.setattr(detection, "_quick", quick)
+    monkeypatch.setattr(detection, "_copy_rate", lambda *_: between_gpus)
+    rest = Power(70.0, 1.0, "energy_counter", True, 9)
+    monkeypatch.setattr("profiles.collect.power.PowerMeter.idle", lambda *_: rest)
+    told = {
+        "max_sm_clock_mhz": 1980,
+        "default_power_limit_watts": 700.0,
+        "pcie_generation": 5,
+        "pcie_lanes": 16,
+    }
+    gpu = a_device(
+        kind="cuda",
+        name="NVIDIA H900 90GB",
+        capability=(9, 0),
+        sm_count=140,
+        memory_bytes=90 * 2**30,
+        l2_bytes=50 * 2**20,
+        facts=told,
+    )
+    found = detect(gpu, TODAY)
+    made, node = measured_type(dataclasses.replace(gpu, measured=found).describe(), "here")
+    assert (made.name, made.aliases, made.vendor) == ("H900-90GB", ("NVIDIA H900 90GB",), "nvidia")
+    assert (made.generation, made.compute_capability) == ("hopper", 9.0)
+    assert set(made.peak_flops) == {"bf16", "fp16", "fp8", "int8"} <= set(asked)
+    assert made.peak_flops["bf16"] == 2 * 8192**3 / 1e-3
+    assert (made.tdp_watts, made.idle_watts, made.boost_clock_mhz) == (700.0, 70.0, 1980)
+    assert made.pcie_bytes_per_s == 64e9
+    assert (made.scale_up_link, made.scale_up_bytes_per_s) == (link, between_gpus)
+    assert (node.gpus, node.joined_by) == (2, None)
+    assert not any(source.startswith("assumed") for source in made.sources.values())
+    lonely = detect(dataclasses.replace(gpu, indices=(0,), facts={}), TODAY)
+    assert lonely["scale_up_link"][0] == "pcie"
+    assert lonely["tdp_watts"][1].startswith("assumed")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from tests.benchmarks.silicon import calibrate, intervals
-from tests.benchmarks.silicon.asked import DECODE_LEVELS, LEVELS, PARTS, Asked
-from tests.benchmarks.silicon.calibrate import NAMES, NOWHERE, Constants, fit, held_out, linear_ms, play, predict_ms
-from tests.benchmarks.silicon.recipes import CAMPAIGNS
+from costmodels.arrays import concatenate_rows
+from costmodels.serving.calibration_fit import fit as calibrate
+from costmodels.serving.calibration_fit import intervals
+from costmodels.serving.calibration_fit.fit import NAMES, Constants, fit, held_out, linear_ms, nowhere, play, predict_ms
+from costmodels.serving.calibration_fit.runs import DECODE_LEVELS, LEVELS, PARTS, MeasuredRuns
+
+CAMPAIGNS = ("one laboratory", "another", "a third")
 
 
-def rows(n: int, truth: dict[str, float], campaigns: tuple[str, ...] = CAMPAIGNS[:1], seed: int = 0) -> Asked:
+def rows(n: int, truth: dict[str, float], campaigns: tuple[str, ...] = CAMPAIGNS[:1], seed: int = 0) -> MeasuredRuns:
     """Runs whose engine has the constants ``truth`` (the others neutral)."""
     rng = np.random.default_rng(seed)
     concurrency = 2 ** rng.integers(0, 6, n)
@@ -37,7 +42,7 @@ def rows(n: int, truth: dict[str, float], campaigns: tuple[str, ...] = CAMPAIGNS
             "gate_free_running": False,
         }
     )
-    asked = Asked(
+    asked = MeasuredRuns(
         table,
         np.sort(parts, axis=1),
         decode_batch,
@@ -47,14 +52,13 @@ def rows(n: int, truth: dict[str, float], campaigns: tuple[str, ...] = CAMPAIGNS
         rng.integers(30, 90, n),
         np.full(n, 10**6),
         np.zeros(n),
+        CAMPAIGNS,
     )
-    x = NOWHERE.copy()
+    x = nowhere(asked)
     for name, value in truth.items():
         x[:, NAMES.index(name)] = value
     ttft, tpot = predict_ms(x, asked)
-    return Asked(
-        table.assign(ttft_ms=ttft, tpot_ms=tpot), *(getattr(asked, f) for f in list(Asked.__dataclass_fields__)[1:])
-    )
+    return replace(asked, table=table.assign(ttft_ms=ttft, tpot_ms=tpot))
 
 
 def test_a_fit_finds_the_engine_that_made_the_rows() -> None:
@@ -67,20 +71,18 @@ def test_a_fit_finds_the_engine_that_made_the_rows() -> None:
 
 def test_the_linearised_loop_is_the_loop_where_it_was_played() -> None:
     made = rows(20, {"request": 10.0})
-    c = Constants.of(NOWHERE, made)
+    c = Constants.of(nowhere(made), made)
     played = play(c, made)
     ttft, tpot = linear_ms(c, made, played)
-    expected = predict_ms(NOWHERE, made)
+    expected = predict_ms(nowhere(made), made)
     np.testing.assert_allclose(ttft, expected[0])
     np.testing.assert_allclose(tpot, expected[1])
 
 
 def test_campaigns_differ_where_rows_say_so_and_one_without_rows_is_the_frameworks() -> None:
     slow, fast = rows(60, {"step": 3.0}, CAMPAIGNS[:1]), rows(60, {"step": 0.0}, CAMPAIGNS[1:2], seed=1)
-    both = Asked(
-        pd.concat([slow.table, fast.table], ignore_index=True),
-        *(np.concatenate([getattr(slow, f), getattr(fast, f)]) for f in list(Asked.__dataclass_fields__)[1:]),
-    )
+    both = concatenate_rows([slow, fast])
+    both = replace(both, table=pd.concat([slow.table, fast.table], ignore_index=True))
     x, _ = fit(both)
     step = x[:, NAMES.index("step")]
     assert step[1] > step[0] > step[2]
@@ -93,7 +95,7 @@ def test_held_out_groups_never_see_their_own_rows() -> None:
     x, played = fit(made)
     before = held_out(made, x, played, groups)
     wrong = made.table.assign(tpot_ms=np.where(groups == "a", 100.0, 1.0) * made.table["tpot_ms"])
-    other = Asked(wrong, *(getattr(made, f) for f in list(Asked.__dataclass_fields__)[1:]))
+    other = replace(made, table=wrong)
     after = held_out(other, x, played, groups)
     np.testing.assert_array_equal(before[1][groups == "a"], after[1][groups == "a"])
     assert not np.allclose(before[1][groups == "b"], after[1][groups == "b"])

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from test_fleet import CLOSE, fleets, instance
+from fleet_twin import CLOSE, fleets, instance
 
 from planner.serving.fleet.fleet import Candidates, FleetChoice, NodePool, Objective, choose_fleet
 from planner.solving.packing import AGGREGATED, DECODE, PREFILL

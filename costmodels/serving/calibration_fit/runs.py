@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,6 @@ from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.step import StepTimes
 from costmodels.step.communication import Network
-from planner.serving.prediction_table import ROUTING
 from profiles.errors import ShardwrightError
 from profiles.hardware import default_node, find_fabric, find_gpu
 
@@ -29,9 +29,16 @@ UNLIMITED = 10**6
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Of ``n`` rows: ``parts_ms`` [n, LEVELS, PARTS] of one step, the grid it belongs to, layers of the model, most
-    sequences that the engine holds, and half the width (log) of the kernels' interval in a step of the full batch."""
+class MeasuredRuns:
+    """What ``n`` measured rows of a table are predicted from.
+
+    Attributes:
+        parts_ms: [n, LEVELS, PARTS], of one step.
+        decode_batch, prompts, chunks, mixed: of the grid that the steps belong to.
+        layers: of the model. ``most_running``: sequences that the engine holds at once.
+        kernels_log: half the width (log) of the kernels' interval in a step of the full batch.
+        campaigns: all there are, those without rows included.
+    """
 
     table: pd.DataFrame
     parts_ms: Floats
@@ -42,18 +49,36 @@ class Asked:
     layers: Ints
     most_running: Ints
     kernels_log: Floats
+    campaigns: tuple[str, ...]
 
-    def take(self, index: Ints) -> Asked:
-        rest = {name: getattr(self, name)[index] for name in self.__dataclass_fields__ if name != "table"}
-        return Asked(self.table.iloc[index].reset_index(drop=True), **rest)
+    @property
+    def campaign(self) -> Ints:
+        """Index of each row's, [n]."""
+        return self.table["campaign"].map(self.campaigns.index).to_numpy(np.int64)
+
+    def take(self, index: Ints) -> MeasuredRuns:
+        common = ("table", "campaigns")
+        rest = {field.name: getattr(self, field.name)[index] for field in fields(self) if field.name not in common}
+        return replace(self, table=self.table.iloc[index].reset_index(drop=True), **rest)
 
     def __len__(self) -> int:
         return len(self.table)
 
 
-def ask(table: pd.DataFrame, progress: bool = True) -> tuple[Asked, dict[str, int]]:
+def ask(
+    table: pd.DataFrame, campaigns: Sequence[str], routing: str, progress: Callable[[str], None] = lambda _: None
+) -> tuple[MeasuredRuns, dict[str, int]]:
     """Asks about every row. Returns what is known of the rows that can be predicted, and how many cannot, by
-    reason."""
+    reason.
+
+    Args:
+        table: closed-loop runs: framework, gpu, checkpoint, precision, weights, kv, campaign, the degrees of the
+            layout, isl, osl, shortest, concurrency, token_budget, memory_fraction, drafted, gate_steps, gate_enough and
+            gate_free_running, family; measured ttft_ms and tpot_ms.
+        campaigns: all there are; the first's constants are the framework's own.
+        routing: how tokens spread over experts.
+        progress: called with a line of text after each group of rows.
+    """
     n = len(table)
     parts = np.full((n, LEVELS, len(PARTS)), np.nan)
     decode_batch, prompts, chunks = np.zeros((n, DECODE_LEVELS)), np.zeros((n, LEVELS - DECODE_LEVELS)), np.zeros(n)
@@ -63,31 +88,29 @@ def ask(table: pd.DataFrame, progress: bool = True) -> tuple[Asked, dict[str, in
     costs: dict[tuple[str, str], CostModel] = {}
     for (framework, gpu, checkpoint, precision, weights, kv), group in table.groupby(keys, dropna=False):
         rows = group.index.to_numpy()
-        chosen = None if pd.isna(precision) else str(precision)
+        chosen = None if pd.isna(precision) else str(precision)  # type: ignore[call-overload]
         try:
-            cache = None if weights == "bf16" else "fp8" if pd.isna(kv) else str(kv)
-            times, questions, count, limit, width = _group(group, framework, gpu, checkpoint, chosen, cache, costs)
+            cache = None if weights == "bf16" else "fp8" if pd.isna(kv) else str(kv)  # type: ignore[call-overload]
+            names = (str(framework), str(gpu), str(checkpoint), chosen, cache)
+            times, questions, count, limit, width = _group(group, names, costs, routing)
         except ShardwrightError as error:
             left_out[error.message] = left_out.get(error.message, 0) + len(rows)
             continue
         parts[rows] = times
         decode_batch[rows], prompts[rows], chunks[rows] = questions.decode_batch, questions.prompts, questions.chunks
         mixed[rows], layers[rows], running[rows], sure[rows] = questions.mixed, count, limit, width
-        if progress:
-            print(f"  {framework} {gpu} {checkpoint} {weights}: {len(rows)} rows", flush=True)
-    whole = Asked(table, parts, decode_batch, prompts, chunks, mixed, layers, running, sure)
+        progress(f"  {framework} {gpu} {checkpoint} {weights}: {len(rows)} rows")
+    whole = MeasuredRuns(table, parts, decode_batch, prompts, chunks, mixed, layers, running, sure, tuple(campaigns))
     return whole.take(np.flatnonzero(layers > 0)), left_out
 
 
 def _group(
     group: pd.DataFrame,
-    framework_name: str,
-    gpu_name: str,
-    checkpoint: str,
-    precision_name: str | None,
-    kv: str | None,
+    names: tuple[str, str, str, str | None, str | None],
     costs: dict[tuple[str, str], CostModel],
+    routing: str,
 ) -> tuple[Floats, GridQuestions, int, Ints, Floats]:
+    framework_name, gpu_name, checkpoint, precision_name, kv = names
     model, gpu, framework = find_architecture(checkpoint), find_gpu(gpu_name), find_framework(framework_name)
     families().require_measured_widths(model)
     precision = choose_precision(model, precision_name, kv)
@@ -110,7 +133,7 @@ def _group(
     questions = grid_questions(layouts, running, budget, isl, osl, shortest, mixed=framework.scheduler.mixed)
 
     def asked(calibration: Calibration = NEUTRAL) -> StepTimes:
-        return served.step(questions.layouts, questions.batch, ROUTING, calibration=calibration)
+        return served.step(questions.layouts, questions.batch, routing, calibration=calibration)
 
     def parts(times: StepTimes) -> dict[str, Floats]:
         return {name: values.reshape(LEVELS, -1).T / 1e3 for name, values in times.parts.items()}

@@ -7,9 +7,9 @@ steps with prompts. A few rounds of playing the loop and fitting with its shares
 overheads near zero, where the rows say nothing: factors tightly, for kernels are measured; how tightly is chosen by
 holding out groups of the very rows that are fitted.
 
-Rows come from campaigns (:mod:`tests.benchmarks.silicon.recipes`) that differ in releases and flags. Each has constants
-of its own, partially pooled: a prior holds them to the framework's, so that few rows move them little, and a campaign
-of which every row is held out is predicted with the framework's.
+Rows come from campaigns that differ in releases and flags. Each has constants of its own, partially pooled: a prior
+holds them to the framework's, so that few rows move them little, and a campaign of which every row is held out is
+predicted with the framework's.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
+from costmodels.arrays import take_rows
 from costmodels.estimates import Floats, Ints
+from costmodels.serving.calibration_fit.runs import DECODE_LEVELS, PARTS, MeasuredRuns
 from costmodels.serving.closed_loop.protocol import Gate, StepGrid, closed_loop
 from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration, Spread
-from tests.benchmarks.silicon.asked import DECODE_LEVELS, PARTS, Asked
-from tests.benchmarks.silicon.recipes import CAMPAIGNS
 
 FACTORS = (*PARTS, "moe_prompts")
 # name, start, prior half-width, least, most; times in ms but per-token and per-sequence ones
@@ -54,9 +54,6 @@ DEVIATION = 0.5  # prior half-width of a campaign's constants around the framewo
 ROUNDS = 3
 INNER_ROUNDS = 12  # of least squares where it only has to tell priors apart
 
-NOWHERE = np.tile(START, (1 + len(CAMPAIGNS), 1))
-"""Where a fit starts."""
-
 KERNELS_ALONE = np.where(np.array(NAMES) == "acceptance", START, 0.0)
 
 X = Floats
@@ -75,12 +72,12 @@ class Played:
     prompt_ms: Floats
 
     def take(self, index: Ints) -> Played:
-        return Played(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+        return take_rows(self, index)
 
 
-def campaigns(rows: Asked) -> Ints:
-    """Index of each row's."""
-    return rows.table["campaign"].map(CAMPAIGNS.index).to_numpy(np.int64)
+def nowhere(rows: MeasuredRuns) -> X:
+    """Where a fit starts."""
+    return np.tile(START, (1 + len(rows.campaigns), 1))
 
 
 @dataclass(frozen=True)
@@ -90,8 +87,8 @@ class Constants:
     values: Floats
 
     @classmethod
-    def of(cls, x: X, rows: Asked) -> Constants:
-        return cls(x[1 + campaigns(rows)])
+    def of(cls, x: X, rows: MeasuredRuns) -> Constants:
+        return cls(x[1 + rows.campaign])
 
     def __getitem__(self, name: str) -> Floats:
         at = NAMES.index(name)
@@ -111,7 +108,7 @@ class Constants:
         return tokens
 
 
-def steps_ms(c: Constants, rows: Asked) -> tuple[Floats, Floats]:
+def steps_ms(c: Constants, rows: MeasuredRuns) -> tuple[Floats, Floats]:
     """(decode steps per token [n, decode levels], prompts [n, prompt levels]) in ms."""
     layers = rows.layers[:, None]
     decode = c.kernels_ms(rows.parts_ms[:, :DECODE_LEVELS], prompts=False)
@@ -122,7 +119,7 @@ def steps_ms(c: Constants, rows: Asked) -> tuple[Floats, Floats]:
     return (decode + np.maximum(host, 0.0)) / tokens, prompt * rows.chunks[:, None]
 
 
-def front_ms(c: Constants, rows: Asked, tpot_ms: Floats) -> Floats:
+def front_ms(c: Constants, rows: MeasuredRuns, tpot_ms: Floats) -> Floats:
     """Shape [n]."""
     table = rows.table
     tokens = (table["isl"] * (1 + table["shortest"]) / 2).to_numpy()[:, None]
@@ -132,7 +129,7 @@ def front_ms(c: Constants, rows: Asked, tpot_ms: Floats) -> Floats:
     return total
 
 
-def play(c: Constants, rows: Asked) -> Played:
+def play(c: Constants, rows: MeasuredRuns) -> Played:
     """Plays the closed loop of each row."""
     decode, prompt = steps_ms(c, rows)
     table = rows.table
@@ -161,14 +158,14 @@ def play(c: Constants, rows: Asked) -> Played:
     )
 
 
-def predict_ms(x: X, rows: Asked) -> tuple[Floats, Floats]:
+def predict_ms(x: X, rows: MeasuredRuns) -> tuple[Floats, Floats]:
     """(TTFT, TPOT) in ms."""
     c = Constants.of(x, rows)
     played = play(c, rows)
     return played.ttft_ms + front_ms(c, rows, played.tpot_ms), played.tpot_ms
 
 
-def linear_ms(c: Constants, rows: Asked, played: Played) -> tuple[Floats, Floats]:
+def linear_ms(c: Constants, rows: MeasuredRuns, played: Played) -> tuple[Floats, Floats]:
     """(TTFT, TPOT) in ms while the events keep the order of ``played``."""
     decode, prompt = steps_ms(c, rows)
     slower_decode = (decode / played.decode_ms)[:, 2:].mean(axis=1)  # at the batches that most steps have
@@ -178,7 +175,7 @@ def linear_ms(c: Constants, rows: Asked, played: Played) -> tuple[Floats, Floats
     return np.maximum(ttft + front_ms(c, rows, tpot), 1e-3), tpot
 
 
-def balance(rows: Asked) -> Floats:
+def balance(rows: MeasuredRuns) -> Floats:
     """Each row's weight: rows of one model on one GPU share their errors, so that many of them say little more than
     a few; 1 on average, shape [n]."""
     pairs = rows.table["family"] + " " + rows.table["gpu"]
@@ -187,13 +184,13 @@ def balance(rows: Asked) -> Floats:
     return shared
 
 
-def _adjust(x: X, rows: Asked, played: Played, factor_width: float, rounds: int = 40) -> X:
+def _adjust(x: X, rows: MeasuredRuns, played: Played, factor_width: float, rounds: int = 40) -> X:
     """The constants that fit ``rows`` best while their events keep the order of ``played``."""
     half = WIDTH * np.where(np.arange(len(NAMES)) < len(FACTORS), factor_width, 1.0)
     measured = np.log([rows.table[name].to_numpy() for name in ("ttft_ms", "tpot_ms")])
     weight = np.array([TTFT_WEIGHT, 1.0])[:, None] / NOISE * balance(rows)
-    index = campaigns(rows)
-    present = np.flatnonzero(np.bincount(index, minlength=len(CAMPAIGNS)))
+    index = rows.campaign
+    present = np.flatnonzero(np.bincount(index, minlength=len(rows.campaigns)))
     member = (index == present[:, None]).astype(np.float64)  # [campaigns with rows, rows]
     prior = np.sqrt(PRIOR_WEIGHT * 2 * len(rows)) / half
     tie = np.sqrt(PRIOR_WEIGHT * 2 * member.sum(1))[:, None] / (DEVIATION * half)
@@ -230,12 +227,12 @@ def _adjust(x: X, rows: Asked, played: Played, factor_width: float, rounds: int 
     scale = np.tile(half, blocks)
     found = least_squares(residuals, start, jacobian, bounds=bounds, loss="soft_l1", x_scale=scale, max_nfev=rounds)
     whole = found.x[: len(NAMES)]
-    out = np.tile(whole, (1 + len(CAMPAIGNS), 1))  # a campaign without rows has the framework's
+    out = np.tile(whole, (1 + len(rows.campaigns), 1))  # a campaign without rows has the framework's
     out[1 + present] = found.x[len(NAMES) :].reshape(len(present), -1)
     return out
 
 
-def factor_width(rows: Asked, played: Played, groups: np.ndarray) -> float:
+def factor_width(rows: MeasuredRuns, played: Played, groups: np.ndarray) -> float:
     """Which of :data:`FACTOR_WIDTHS` predicts groups held out of ``rows`` best, by their mean log errors."""
     if len(np.unique(groups)) < 2:
         return FACTOR_WIDTHS[0]
@@ -246,19 +243,20 @@ def factor_width(rows: Asked, played: Played, groups: np.ndarray) -> float:
         total = 0.0
         for group in np.unique(groups):
             out, rest = np.flatnonzero(groups == group), np.flatnonzero(groups != group)
-            x = _adjust(NOWHERE, rows.take(rest), played.take(rest), width, INNER_ROUNDS)
+            x = _adjust(nowhere(rows), rows.take(rest), played.take(rest), width, INNER_ROUNDS)
             held = rows.take(out)
             predicted = np.log(linear_ms(Constants.of(x, held), held, played.take(out)))
             total += float((np.abs(predicted - measured[:, out]) * weight[:, out]).sum())
         return total
 
-    return min(FACTOR_WIDTHS, key=error)
+    best: float = min(FACTOR_WIDTHS, key=error)
+    return best
 
 
-def fit(rows: Asked) -> tuple[X, Played]:
+def fit(rows: MeasuredRuns) -> tuple[X, Played]:
     """The constants of one framework's rows, and the loops as played with them; models held out say how far factors
     may go."""
-    x, width = NOWHERE, FACTOR_WIDTHS[0]
+    x, width = nowhere(rows), FACTOR_WIDTHS[0]
     for last in [False] * (ROUNDS - 1) + [True]:
         played = play(Constants.of(x, rows), rows)
         if last:
@@ -267,7 +265,7 @@ def fit(rows: Asked) -> tuple[X, Played]:
     return x, play(Constants.of(x, rows), rows)
 
 
-def held_out(rows: Asked, x: X, played: Played, groups: np.ndarray) -> tuple[Floats, Floats]:
+def held_out(rows: MeasuredRuns, x: X, played: Played, groups: np.ndarray) -> tuple[Floats, Floats]:
     """(TTFT, TPOT) of every row, in ms, with constants fitted to the rows of other groups alone.
 
     The full fit's loops are the linearisation point; the rows held out are played anew. How far factors may go is
@@ -279,14 +277,14 @@ def held_out(rows: Asked, x: X, played: Played, groups: np.ndarray) -> tuple[Flo
         if not len(rest):
             continue
         others = rows.take(rest), played.take(rest)
-        constants = _adjust(NOWHERE, *others, factor_width(*others, groups[rest]))
+        constants = _adjust(nowhere(rows), *others, factor_width(*others, groups[rest]))
         ttft[out], tpot[out] = predict_ms(constants, rows.take(out))
     return ttft, tpot
 
 
 def calibration(x: X, rows: int, spreads: dict[str, Spread], fitted_on: str, date: str) -> Calibration:
     """As the engine model reads it (µs): the constants of the first campaign."""
-    found = dict(zip(NAMES, np.clip(x[1], LEAST, MOST).tolist(), strict=True))
+    found: dict[str, float] = dict(zip(NAMES, np.clip(x[1], LEAST, MOST).tolist(), strict=True))
 
     def us(name: str) -> float:
         return round(found[name] * 1e3 + 0.0, 3)
