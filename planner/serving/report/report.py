@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from planner.contract.engine import EngineGroup, Rank, Replica
+from planner.contract.engine import EngineGroup, Launch, Rank, Replica
 from planner.contract.expert_placement import ExpertPlacement
+from planner.contract.models import ModelConfig
 from planner.experts.placement import Loads
 from planner.launchers import EngineSpec, launch
 from planner.serving.confirmation.confirmation import Confirmed
@@ -64,6 +65,7 @@ def _understood(request: PlanRequest, options: list[ServingOption], best: Servin
         simulation=request.simulation,
         weights_precisions=tuple(dict.fromkeys(option.precision.weights for option in options)),
         kv_precisions=tuple(dict.fromkeys(option.precision.kv for option in options)),
+        config=None if isinstance(request.model, str) else request.model.config,
     )
 
 
@@ -84,11 +86,17 @@ def _decision(
     )
 
 
-def _loadable(asked: str, name: str) -> str:
-    """What a framework can load: the model's name, in whatever case and with or without its organisation it was asked
-    for, or else the path that was given."""
-    known = name.casefold()
-    return name if asked.casefold() in (known, known.rpartition("/")[2]) else asked
+def _loadable(asked: str | ModelConfig, name: str) -> str:
+    """What a framework can load: a bundled model's name, or what is said of another model's checkpoint."""
+    return name if isinstance(asked, str) else asked.checkpoint or asked.name
+
+
+def _started(spec: EngineSpec, asked: str | ModelConfig) -> Launch:
+    start = launch(spec)
+    if isinstance(asked, str) or asked.checkpoint is not None:
+        return start
+    note = f"{asked.name} stands for its checkpoint, of which only the config.json was given: name its folder there."
+    return start.model_copy(update={"notes": (*start.notes, note)})
 
 
 def _engine_group(
@@ -138,6 +146,6 @@ def _engine_group(
         kv_precision=precision.kv,
         limits=group.limits,
         replicas=replicas,
-        launch=launch(spec),
+        launch=_started(spec, request.model),
         expert_placement=experts,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from api.cli.console import bullet, heading, indented, table
-from api.cli.quantities import milliseconds, number, percent
+from api.cli.views.quantities import milliseconds, number, percent
 from planner.serving.document.plan import Compared, Plan
 from planner.serving.document.prediction import KvTransfer
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import heading, indented, table
-from api.cli.quantities import (
+from api.cli.views.quantities import (
     gib,
     milliseconds,
     milliseconds_range,

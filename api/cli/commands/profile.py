@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from api.cli.console import console, facts, flowing, heading, indented, table, write_json
+from api.cli.console import console, facts, flowing, heading, indented, table
+from api.cli.options import JsonOutput
+from api.cli.output import check_target, hand_over_json
 from profiles.errors import InputError, UnknownName
 
 if TYPE_CHECKING:  # pandas and pyarrow take a third of a second: the commands below import what they need
@@ -46,6 +48,7 @@ def list_(
     gpu: Annotated[str | None, typer.Option(help="Only this GPU type: H200, A100, ...")] = None,
     framework: Annotated[str | None, typer.Option(help="Only this framework: vllm, sglang, ...")] = None,
     as_json: AsJson = False,
+    output: JsonOutput = None,
 ) -> None:
     """How many timings there are, by operation, GPU, framework and precision.
 
@@ -59,10 +62,11 @@ def list_(
 
       plan profile list --profiles ./measured --json
     """
+    check_target(output)
     stores = _stores(profiles)
     counts = _counts(stores, op, gpu, framework)
-    if as_json:
-        write_json([{**_identity(s), "rows": c.to_dict("records")} for s, c in zip(stores, counts, strict=True)])
+    document = [{**_identity(s), "rows": c.to_dict("records")} for s, c in zip(stores, counts, strict=True)]
+    if not hand_over_json(document, output, as_json=as_json):
         return
     out = console()
     for store, count in zip(stores, counts, strict=True):
@@ -92,6 +96,7 @@ def show(
     limit: Annotated[int, typer.Option(min=0, help="Rows at most; 0 = all.")] = 20,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV, all columns.")] = False,
+    output: JsonOutput = None,
 ) -> None:
     """What the columns of an operation mean and in which unit, and some of its rows.
 
@@ -111,16 +116,17 @@ def show(
 
     if as_json and as_csv:
         raise InputError("--json and --csv are both given", "give one of them")
+    check_target(output)
     known = find_operation(operation)
     stores = _stores(profiles)
     counts = _counts(stores, operation, gpu, framework)
     name = None if gpu is None else _gpu_name(gpu, counts, stores)
     rows = merge_rows(known, [store.query(operation, gpu=name, framework=framework) for store in stores])
     shown = rows.head(limit) if limit else rows
+    if not hand_over_json(_document(known, shown, len(rows)), output, as_json=as_json):
+        return
     if as_csv:
         shown.to_csv(sys.stdout, index=False)
-    elif as_json:
-        write_json(_document(known, shown, len(rows)))
     else:
         _print_schema(known, rows)
         _print_rows(shown, len(rows))
@@ -144,6 +150,7 @@ def import_(
         typer.Option("--option", metavar="KEY=VALUE", help="An option of the format, see below; repeatable."),
     ] = None,
     as_json: AsJson = False,
+    output: JsonOutput = None,
 ) -> None:
     """Add other people's kernel timings to a profile store.
 
@@ -182,13 +189,13 @@ def import_(
     options = _options(option or [])
     check_options(importer.name, options, importer.options)
     _check_target(into)
+    check_target(output)
     with tempfile.TemporaryDirectory(prefix="plan-profile-import-") as folder:
         read = _stage(importer.read(source, options), Path(folder))
         if not read:
             raise InputError(f"{importer.name}: no rows there match the options", "leave an option out")
         counts = _add(read, into, importer.name, importer.catalogue(source, options))
-    if as_json:
-        write_json({"store": str(into), "operations": counts})
+    if not hand_over_json({"store": str(into), "operations": counts}, output, as_json=as_json):
         return
     out = console()
     heading(out, f"store {into}")

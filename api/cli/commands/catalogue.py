@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from api.cli.console import page, table, write_json
-from api.cli.quantities import gib, number, parameters
+from api.cli.console import page, table
+from api.cli.options import JsonOutput
+from api.cli.output import check_target, hand_over_json
+from api.cli.views.quantities import gib, number, parameters
 from profiles.errors import InputError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")]
 
 
-def models(as_json: AsJson = False) -> None:
+def models(as_json: AsJson = False, output: JsonOutput = None) -> None:
     """Models that can be planned by name.
 
     Any other model works by the path of its config.json. Sizes are those of the model cards.
@@ -28,9 +31,9 @@ def models(as_json: AsJson = False) -> None:
 
     from costmodels.models.registry import registered
 
+    check_target(output)
     known = registered()
-    if as_json:
-        write_json([asdict(model) for model in known])
+    if not hand_over_json([asdict(model) for model in known], output, as_json=as_json):
         return
     rows = table("model", "parameters", "active", "context", "weights")
     rows.columns[4].justify = "left"
@@ -53,6 +56,7 @@ def gpus(
     nodes: Annotated[bool, typer.Option("--nodes", help="Node types instead.")] = False,
     clusters: Annotated[bool, typer.Option("--clusters", help="Clusters that ship by name instead.")] = False,
     as_json: AsJson = False,
+    output: JsonOutput = None,
 ) -> None:
     """GPU types: peak rates, memory, power, price; or networks, nodes, clusters.
 
@@ -70,16 +74,16 @@ def gpus(
     chosen = [kind for kind, asked in ((_fabrics, fabrics), (_nodes, nodes), (_clusters, clusters)) if asked]
     if len(chosen) > 1:
         raise InputError("--fabrics, --nodes and --clusters exclude each other", "give one of them at a time")
-    (chosen or [_gpus])[0](as_json)
+    check_target(output)
+    (chosen or [_gpus])[0](as_json, output)
 
 
-def _gpus(as_json: bool) -> None:
+def _gpus(as_json: bool, output: Path | None) -> None:
     from profiles import hardware
 
     known = hardware.gpus().values()
     prices = {gpu.name: hardware.on_demand_price(gpu) for gpu in known}
-    if as_json:
-        write_json([_gpu_document(gpu, prices[gpu.name]) for gpu in known])
+    if not hand_over_json([_gpu_document(gpu, prices[gpu.name]) for gpu in known], output, as_json=as_json):
         return
     rows = table("GPU", "bf16", "fp8", "fp4", "GiB", "TB/s", "SMs", "watts", "link GB/s", "$/h")
     for gpu in known:
@@ -112,12 +116,11 @@ def _gpu_document(gpu: Any, price: Any) -> dict[str, object]:
     }
 
 
-def _fabrics(as_json: bool) -> None:
+def _fabrics(as_json: bool, output: Path | None) -> None:
     from profiles import hardware
 
     known = hardware.fabrics().values()
-    if as_json:
-        write_json([fabric.model_dump(mode="json") for fabric in known])
+    if not hand_over_json([fabric.model_dump(mode="json") for fabric in known], output, as_json=as_json):
         return
     rows = table("fabric", "kind", "GB/s a GPU", "GPUs share a card", "latency", "also called", left=2)
     rows.columns[5].justify, rows.columns[5].no_wrap = "left", False
@@ -134,12 +137,11 @@ def _fabrics(as_json: bool) -> None:
         out.print(rows)
 
 
-def _nodes(as_json: bool) -> None:
+def _nodes(as_json: bool, output: Path | None) -> None:
     from profiles import hardware
 
     known = hardware.nodes().values()
-    if as_json:
-        write_json([node.model_dump(mode="json") for node in known])
+    if not hand_over_json([node.model_dump(mode="json") for node in known], output, as_json=as_json):
         return
     rows = table("node", "GPU", "GPUs", "joined by", "fabric", "also called", left=2)
     for column in (3, 4, 5):
@@ -161,14 +163,14 @@ def _nodes(as_json: bool) -> None:
             out.print(f"  {topology.name:<13} {topology.meaning}")
 
 
-def _clusters(as_json: bool) -> None:
+def _clusters(as_json: bool, output: Path | None) -> None:
     from planner.contract.clusters import bundled_clusters, read_cluster
 
     known = {name: read_cluster(path) for name, path in bundled_clusters().items()}
-    if as_json:
-        write_json([{"bundled_as": name, **c.model_dump(mode="json")} for name, c in known.items()])
+    document = [{"bundled_as": name, **c.model_dump(mode="json")} for name, c in known.items()]
+    if not hand_over_json(document, output, as_json=as_json):
         return
-    from api.cli.view import pool_words
+    from api.cli.views.words import pool_words
 
     rows = table("cluster", "pools", left=2)
     for name, cluster in known.items():

@@ -6,9 +6,10 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import bullet, facts, heading, indented, table
-from api.cli.quantities import gib, milliseconds, number, percent
-from api.cli.view import pool_words
-from planner.experts.document import LayerTime, Microseconds, PlacementDocument
+from api.cli.views.quantities import gib, milliseconds, number, percent
+from api.cli.views.words import pool_words
+from planner.contract.quantities import Interval
+from planner.experts.document import LayerTime, PlacementDocument
 
 OBJECTIVES = {
     "balance": "the slowest GPU of each layer as fast as possible",
@@ -98,7 +99,7 @@ def _balance(placement: PlacementDocument, console: Console) -> None:
     facts(
         console,
         [
-            ("gap", f"{percent(proof.gap)} of the slowest GPU's load on average over the layers"),
+            ("gap", f"{percent(proof.balance_gap)} of the slowest GPU's load on average over the layers"),
             (
                 "worst layer",
                 f"{worst.layer}: slowest GPU {number(worst.after)} × the mean, no placement below "
@@ -135,26 +136,23 @@ def _times(placement: PlacementDocument, console: Console) -> None:
     listing = table("batch", "tokens per GPU", "part", "before", "after", "after, 80 %", "speed-up")
     for step in placement.prediction:
         rows = (
-            ("experts", step.before.experts_us, step.after.experts_us, step.speedup_experts),
-            ("exchange", step.before.exchange_us, step.after.exchange_us, step.speedup_exchange),
+            ("experts", step.before.experts_ms, step.after.experts_ms, step.speedup_experts),
+            ("exchange", step.before.exchange_ms, step.after.exchange_ms, step.speedup_exchange),
         )
         for index, (part, before, after, speedup) in enumerate(rows):
             first = (step.name, f"{step.tokens_per_gpu:,}") if index == 0 else ("", "")
-            listing.add_row(*first, part, _time(before.value), _time(after.value), _range(after), _times_as(speedup))
+            values = milliseconds(before.value), milliseconds(after.value), _range(after)
+            listing.add_row(*first, part, *values, _times_as(speedup))
         listing.add_row("", "", "together", _sum(step.before), _sum(step.after), "", _times_as(step.speedup))
     indented(console, listing)
 
 
-def _time(microseconds: float) -> str:
-    return milliseconds(microseconds / 1e3)
-
-
 def _sum(time: LayerTime) -> str:
-    return _time(time.total_us)
+    return milliseconds(time.total_ms)
 
 
-def _range(interval: Microseconds) -> str:
-    return f"{_time(interval.low)}–{_time(interval.high)}"
+def _range(interval: Interval) -> str:
+    return f"{milliseconds(interval.low)}–{milliseconds(interval.high)}"
 
 
 def _times_as(ratio: float) -> str:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from api.cli.console import bullet, flowing, heading, indented, page, table, write_json
+from api.cli.console import bullet, flowing, heading, indented, page, table
+from api.cli.options import JsonOutput, Quiet
+from api.cli.output import check_target, hand_over_json
 from api.cli.progress import Reporter
 from costmodels.serving.frameworks.names import framework_choices
 from profiles.errors import InputError
@@ -29,7 +31,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of tab
 
 
 @flowing
-def fit(profiles: Profiles, framework: Framework = "vllm", gpu: OnlyGpu = None, as_json: AsJson = False) -> None:
+def fit(
+    profiles: Profiles,
+    framework: Framework = "vllm",
+    gpu: OnlyGpu = None,
+    as_json: AsJson = False,
+    output: JsonOutput = None,
+    quiet: Quiet = False,
+) -> None:
     """Learn from measured rows what the shipped pack gets wrong about these machines.
 
     Lays the rows over the pack, as `plan --profiles DIR` does: they answer exactly, and correct the forests
@@ -42,17 +51,13 @@ def fit(profiles: Profiles, framework: Framework = "vllm", gpu: OnlyGpu = None, 
 
       plan profile fit --profiles ./measured --framework sglang --gpu H200
     """
-    with Reporter("learning from the measured rows") as report:
+    check_target(output)
+    with Reporter("learning from the measured rows", quiet=quiet) as report:
         from costmodels.kernels.validation import taught
 
         found = {cost.gpu.name: taught(cost) for cost in _costs(profiles, framework, gpu, report)}
-    if as_json:
-        write_json(
-            {
-                "framework": framework,
-                "gpus": {name: [dataclasses.asdict(each) for each in entries] for name, entries in found.items()},
-            }
-        )
+    learnt = {name: [dataclasses.asdict(each) for each in entries] for name, entries in found.items()}
+    if not hand_over_json({"framework": framework, "gpus": learnt}, output, as_json=as_json):
         return
     with page() as out:
         for name, entries in found.items():
@@ -102,6 +107,8 @@ def validate(
     gpu: OnlyGpu = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts that are held out in turn.")] = 5,
     as_json: AsJson = False,
+    output: JsonOutput = None,
+    quiet: Quiet = False,
 ) -> None:
     """Hold out measured rows and compare what is predicted of them with what was measured.
 
@@ -115,14 +122,15 @@ def validate(
 
       plan profile validate --profiles ./measured --gpu H200 --folds 10 --json
     """
-    with Reporter("validating against the measured rows") as report:
+    check_target(output)
+    with Reporter("validating against the measured rows", quiet=quiet) as report:
         from costmodels.kernels import validation
 
         costs = _costs(profiles, framework, gpu, report)
         found = {cost.gpu.name: validation.validate(cost, folds, report) for cost in costs}
-    if as_json:
-        cards = {name: [dataclasses.asdict(each) for each in entries] for name, entries in found.items()}
-        write_json({"framework": framework, "folds": folds, "claimed_coverage_pct": 80.0, "gpus": cards})
+    cards = {name: [dataclasses.asdict(each) for each in entries] for name, entries in found.items()}
+    document = {"framework": framework, "folds": folds, "claimed_coverage_pct": 80.0, "gpus": cards}
+    if not hand_over_json(document, output, as_json=as_json):
         return
     with page() as out:
         for name, entries in found.items():

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from api.cli.console import flowing, write_json, write_text
-from api.cli.output import write_atomically
+from api.cli.console import flowing, write_text
+from api.cli.options import JsonOutput
+from api.cli.output import check_target, hand_over_json, write_atomically
 from profiles.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def collect(
         str | None, typer.Option(help="Who measures, for the rows. Default: this harness on this type of device.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    output: JsonOutput = None,
 ) -> None:
     r"""Measure this machine; the rows are of use to the cost model at once.
 
@@ -114,6 +116,7 @@ def collect(
     asked = Asked.parse(ops, precision, budget, target_error)
     listed = None if points is None else read_points(points)
     _check_out(out)
+    check_target(output)
     found = find_device(device, index=gpu_index, gpus=gpus)
     typed = _type_of(found, out, gpu_facts, describe)
     if typed is None:
@@ -122,7 +125,7 @@ def collect(
     order = "points" if listed is not None else "grid" if grid else "active"
     header = asked.header(found, gpu.name, source, order=order, seed=seed)
     import_torch().manual_seed(seed)
-    _run(asked, found, gpu, catalogue, out, listed, began, header, power=power, as_json=as_json)
+    _run(asked, found, gpu, catalogue, out, listed, began, header, power=power, as_json=as_json, output=output)
 
 
 def _check_out(out: Path) -> None:
@@ -184,8 +187,9 @@ def _run(
     *,
     power: bool,
     as_json: bool,
+    output: Path | None,
 ) -> None:
-    from api.cli.collect_summary import document, show
+    from api.cli.views.collect_summary import document, show
     from profiles import descriptions
     from profiles.collect.journal import Journal
     from profiles.collect.power import PowerMeter, PowerPlan
@@ -215,9 +219,7 @@ def _run(
         report = runner.run(proposer)
         report.outcomes[:0] = refused
     summary = document(report, device, gpu, store, header, meter)
-    if as_json:
-        write_json(summary)
-    else:
+    if hand_over_json(summary, output, as_json=as_json):
         show(summary)
     if report.ended == "device_lost":
         raise DataError(
@@ -242,7 +244,7 @@ def _proposer(
         return InOrder(listed)
     if grid:
         return Grids(candidates)
-    from api.cli.proposing import Active
+    from api.cli.commands.proposing import Active
     from costmodels.kernels.cost_model import CostModel
     from costmodels.sampling.sampler import modelled
 
@@ -330,7 +332,6 @@ def propose(
 
       plan profile import collect --from h200 --into ./measured   (here)
     """
-    from api.cli.output import check_target, write_atomically
     from api.cli.progress import Reporter
     from profiles.collect.journal import write_points
     from profiles.collect.session import DEFAULT_ERROR, Asked
@@ -342,8 +343,8 @@ def propose(
 
     known = catalogue_with([] if profiles is None else [profiles]).find_gpu(gpu, "--gpu")
     with Reporter(f"choosing points for {known.name}") as report:
-        from api.cli.proposing import candidates_elsewhere
-        from api.cli.proposing import propose as best
+        from api.cli.commands.proposing import candidates_elsewhere
+        from api.cli.commands.proposing import propose as best
         from costmodels.kernels.cost_model import CostModel
         from profiles.store import ProfileStore
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import bullet, facts, heading, indented, table
-from api.cli.quantities import milliseconds, milliseconds_range, number, percent, promise
+from api.cli.views.quantities import milliseconds, milliseconds_range, number, percent, promise
 from planner.contract.quantities import Interval
 from planner.replay.document import Percentiles, SimulationReport
 

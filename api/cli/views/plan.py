@@ -7,13 +7,11 @@ import shlex
 from rich.console import Console
 from rich.text import Text
 
-from api.cli import comparison, predictions
 from api.cli.console import bullet, facts, heading, indented, table
-from api.cli.quantities import milliseconds, number, parameters, percent, promise
+from api.cli.views import comparison, predictions
+from api.cli.views.quantities import milliseconds, number, parameters, percent, promise
+from api.cli.views.words import experts_words, group_words, percentile_of, pool_words
 from costmodels.serving.frameworks.framework import find_framework
-from planner.contract.clusters import Pool
-from planner.contract.engine import EngineGroup
-from planner.contract.expert_placement import ExpertPlacement
 from planner.serving.document.plan import Alternative, Plan, RequestUnderstood
 
 SHOWN_ALTERNATIVES = 5
@@ -34,7 +32,7 @@ def show(plan: Plan, console: Console, *, explain: bool = False) -> None:
     _reason(plan, console)
     _alternatives(plan, console)
     if explain:
-        from api.cli import explain as more
+        from api.cli.views import explain as more
 
         more.show(plan, console)
     _launch(plan, console)
@@ -71,16 +69,6 @@ def _model(request: RequestUnderstood) -> str:
         f"{size}; {request.weights_precision} weights{converted}, {request.kv_precision} KV cache; "
         f"{framework.title if '@' in request.framework else framework.full_name}"
     )
-
-
-def pool_words(pool: Pool) -> str:
-    """``16 × H200, 8 a node, ib-400g between nodes, $3.99 per GPU-hour``."""
-    name = "" if pool.name.casefold() == pool.gpu.casefold() else f"{pool.name}: "
-    words = [f"{name}{pool.gpus} × {pool.gpu}", f"{pool.gpus_per_node} a node"]
-    if pool.nodes > 1:
-        words.append(f"{pool.fabric} between nodes")
-    words.append("no price known" if pool.usd_per_gpu_hour is None else f"${pool.usd_per_gpu_hour:.2f} per GPU-hour")
-    return ", ".join(words)
 
 
 def _workload(request: RequestUnderstood) -> str:
@@ -132,31 +120,6 @@ def _decision(plan: Plan, console: Console) -> None:
     line = "; ".join(filter(None, (price, idle)))
     if line:
         indented(console, Text(line))
-
-
-def group_words(group: EngineGroup, pool: Pool) -> str:
-    """``4 engines × TP4 on 16 of 16 H200, ≤ 8,192 tokens a step, ≤ 96 sequences``."""
-    engines, limits = len(group.replicas), group.limits
-    each = " in each attention replica" if group.layout.dp > 1 else ""
-    role = "" if group.role == "aggregated" else f"{group.role} "
-    where = pool.gpu if pool.name.casefold() == pool.gpu.casefold() else f"{pool.gpu} in pool {pool.name}"
-    return (
-        f"{engines} {role}engine{'s' if engines > 1 else ''} × {group.layout.label} on "
-        f"{engines * group.gpus_per_engine} of {pool.gpus} {where}, "
-        f"≤ {limits.max_tokens_per_step:,} tokens a step, ≤ {limits.max_sequences:,} sequences{each}"
-    )
-
-
-def experts_words(placed: ExpertPlacement) -> str:
-    """``experts: balance 0.52 → 0.99 (no placement exceeds 1.00); …``, mean over the windows."""
-    windows = placed.balancedness
-    before, after, bound = (
-        sum(getattr(window, part) for window in windows) / len(windows) for part in ("before", "after", "bound")
-    )
-    return (
-        f"experts: balance {before:.2f} → {after:.2f} (no placement exceeds {bound:.2f}); "
-        "`plan experts` writes it for the engine"
-    )
 
 
 # ------------------------------------------------------------------ why
@@ -242,12 +205,6 @@ def _alternative(plan: Plan, other: Alternative) -> tuple[str, ...]:
         "–" if other.usd_per_hour is None else number(other.usd_per_hour),
         percent(other.loses_by),
     )
-
-
-def percentile_of(plan: Plan, metric: str) -> float:
-    """The percentile at which alternatives give ``metric``: the SLO's, else 90."""
-    asked = [bound.percentile for bound in plan.request.slo.bounds if bound.metric == metric.lower()]
-    return asked[0] if asked else 90.0
 
 
 # ------------------------------------------------------------------ how to run it

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from typing import Annotated
+
+import typer
 
 from profiles.errors import InputError
 
 
-def serve(host: str, port: int) -> None:
-    """Serves until interrupted.
+def serve(
+    host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+) -> None:
+    """Starts the REST service: POST /v1/plans takes the same request as JSON.
 
-    Raises:
-        InputError: an address that is not loopback, or a port that cannot be had.
+    It has no keys and no limits yet, so it listens to this machine only. Stop it with Ctrl-C.
+
+    Examples:
+
+      plan serve
+
+      plan serve --port 9000
     """
     check_loopback(host)
     check_port(host, port)

@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import heading, indented, table
-from api.cli.predictions import BAR, sequences
-from api.cli.quantities import milliseconds, number, percent
-from api.cli.view import percentile_of
+from api.cli.views.predictions import BAR, sequences
+from api.cli.views.quantities import milliseconds, number, percent
+from api.cli.views.words import percentile_of
 from planner.contract.engine import EngineGroup, Replica
 from planner.serving.document.plan import Plan
 
