@@ -21,7 +21,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.shipped import shipped
 
-
 _DRIVER_BYTES, _DRIVER_SHARE = 0.37 * 2**30, 0.0019
 """What the driver keeps of a GPU's memory: a line through what start logs of vLLM tell of L4, H100, RTX PRO 6000 and
 GB200 (within 0.1 GiB)."""

@@ -124,6 +124,7 @@ class MemoryBudget(Facts):
         torch_gib: what libraries take through the engine's allocator.
         outside_torch_gib: what they take beside it: of the budget.
         context_gib: what a process holds before it loads a model: not of the budget.
+        holds_longest: whether an engine refuses to start whose cache holds no sequence of the longest length.
         padding: precision of experts → the multiple that the model's width is padded to.
         logged_tokens: how the log counts tokens of the cache: ``pages`` (as if every layer kept whole sequences, in
             pages that kinds of layers share), ``requests`` (of the longest length that fit, times that length), or
@@ -140,6 +141,7 @@ class MemoryBudget(Facts):
     outside_torch_gib: ByNeighbours
     context_gib: ByNeighbours
     graphs: Graphs
+    holds_longest: bool
     padding: dict[str, int] = {}
     logged_tokens: Literal["pages", "requests", "plain"]
 
