@@ -17,7 +17,9 @@ from pydantic import ValidationError
 
 from profiles import hardware
 from profiles.errors import DataError, InputError, UnknownName
+from profiles.files import Source
 from profiles.hardware import Fact, Gpu, Node, add_gpu, fabrics, find_fabric, find_gpu
+from profiles.markup import read_yaml
 
 FILE = "gpus.yaml"
 
@@ -60,10 +62,7 @@ def read_descriptions(file: Path) -> list[tuple[Gpu, Node]]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"GPU facts {file}: cannot be read ({error})", "correct the file") from error
+    entries = read_yaml(Source(file, "GPU facts", "correct the file", error=DataError))
     if not isinstance(entries, dict) or not all(isinstance(fields, dict) for fields in entries.values()):
         raise DataError(f"GPU facts {file}: not a mapping of names to facts", "write it as profiles/hardware/gpus.yaml")
     return entries

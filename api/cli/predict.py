@@ -152,17 +152,12 @@ def _many(configs: Path, profiles: list[Path] | None, output: Path | None, as_js
 
 
 def _read(path: Path) -> pd.DataFrame:
-    import pandas as pd
+    from profiles.files import Source
+    from profiles.tables import read_table
 
-    hint = "give a CSV with a header: model,gpu,framework,tp,isl,osl,concurrency,..."
-    try:
-        # Everything stays text: input columns are handed back as they came.
-        return pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig")
-    except pd.errors.EmptyDataError as error:
-        raise InputError(f"{path}: is empty", hint) from error
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read ({reason})", hint) from error
+    # Everything stays text: input columns are handed back as they came.
+    source = Source(path, "", "give a CSV with a header: model,gpu,framework,tp,isl,osl,concurrency,...")
+    return read_table(source, skipinitialspace=True)
 
 
 def _predicted(table: pd.DataFrame, profiles: list[Path] | None) -> pd.DataFrame:

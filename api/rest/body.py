@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from api.rest.problems import RefusedError
-from planner.contract.documents import strict_json
+from profiles.markup import strict_json
 
 MOST_BYTES = 1024 * 1024
 """Of a body. The longest sensible request (64 pools, every field given) takes 30 kB."""

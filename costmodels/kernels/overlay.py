@@ -10,6 +10,7 @@ import pandas as pd
 
 from costmodels.estimates import Floats
 from costmodels.kernels.kernel_models import Rows, coded, error_partitions, question_keys
+from costmodels.kernels.plausibility import check_rows
 from costmodels.kernels.row_sources import same_kernels, stand_ins
 from costmodels.operations.roofline import CODES
 from profiles.measurements import DTYPES, OPERATIONS
@@ -62,6 +63,8 @@ def lay_over(stores: Sequence[ProfileStore], operation: str, framework: str, gpu
     order = stand_ins()[framework]
     names = ["num_gpus", "dtype", *OPERATIONS[operation].shape_names, "latency_us", "latency_p10_us", "latency_p90_us"]
     parts = [store.query(operation, gpu=gpu, columns=[*names, "framework"]) for store in stores]
+    for store, part in zip(stores, parts, strict=True):
+        check_rows(operation, part, gpu, f"store {store.path}")
     parts = [part for part in parts if len(part)]
     if not parts:
         return _overlay(operation, pd.DataFrame(columns=[*names, "framework"]), np.zeros(0, np.int8), ())

@@ -15,6 +15,7 @@ from costmodels.models.config_fields import Fields
 from costmodels.models.model_types import READERS
 from costmodels.models.quantization import unquantized_parts, weight_precision
 from profiles.errors import InputError, Unsupported
+from profiles.values import shown
 
 # Multimodal wrappers: their text model is planned for, the rest is named in ``excluded``.
 _WRAPPERS = {
@@ -50,7 +51,7 @@ def parse_config(config: Mapping[str, Any], name: str) -> Architecture:
     reader = READERS.get(fields.model_type)
     if reader is None:
         raise Unsupported(
-            f"{name}: config key 'model_type' = {fields.model_type!r} has no reader",
+            f"{name}: config key 'model_type' = {shown(fields.model_type)} has no reader",
             f"known model types: {', '.join(sorted({*READERS, *_WRAPPERS}))}",
             model_type=fields.model_type,
         )
@@ -109,6 +110,6 @@ def _check_head(fields: Fields) -> None:
     named = [str(entry) for entry in fields.sequence("architectures")]
     if named and not any(entry.endswith(("ForCausalLM", "ForConditionalGeneration")) for entry in named):
         raise Unsupported(
-            f"{fields.model}: config key 'architectures' = {named!r} is not a model that generates text",
+            f"{fields.model}: config key 'architectures' = {shown(named)} is not a model that generates text",
             "give a ...ForCausalLM model",
         )

@@ -18,6 +18,7 @@ from costmodels.models.architecture import (
 )
 from costmodels.models.config_fields import Fields
 from profiles.errors import InputError, Unsupported
+from profiles.values import shown
 
 Layers = list[tuple[Attention, FeedForward]]
 
@@ -101,7 +102,7 @@ def _check_layer_types(fields: Fields, kinds: Sequence[int | str], known: Collec
     for kind in kinds:
         if kind not in known:
             raise Unsupported(
-                f"{fields.model}: config key 'layer_types' has {kind!r} layers, which are not modelled",
+                f"{fields.model}: config key 'layer_types' has {shown(kind)} layers, which are not modelled",
                 f"known: {', '.join(known)}",
                 field="layer_types",
             )
@@ -273,7 +274,7 @@ def _minimax_m2(fields: Fields) -> Decoder:
     kind = fields.text("qk_norm_type", "per_layer")
     if kind != "per_layer":
         raise Unsupported(
-            f"{fields.model}: config key 'qk_norm_type' = {kind!r} is not modelled",
+            f"{fields.model}: config key 'qk_norm_type' = {shown(kind)} is not modelled",
             "known: per_layer",
             field="qk_norm_type",
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from costmodels.models.architecture import Attention, FeedForward, MixtureOfExperts
 from profiles.errors import InputError, Unsupported
+from profiles.values import shown
 
 SIXTEEN_BIT = {"bfloat16": "bf16", "float16": "fp16"}
 _MODELOPT = {"FP8": "fp8", "NVFP4": "nvfp4", "FP8_PB_WO": "fp8_block"}
@@ -85,7 +86,7 @@ def unquantized_parts(
         listed = quantization.get(key) or []
         if not isinstance(listed, list):
             raise InputError(
-                f"{model}: config key '{key}' = {listed!r}: must be a list of module names",
+                f"{model}: config key '{key}' = {shown(listed)}: must be a list of module names",
                 "give the model's own config.json",
                 field=key,
             )
@@ -123,7 +124,7 @@ def _unquantized_precision(config: Mapping[str, Any], model: str) -> str:
     name = str(dtype).removeprefix("torch.")
     if name not in SIXTEEN_BIT:
         raise Unsupported(
-            f"{model}: config key 'torch_dtype' = {dtype!r} is not a precision that models are served in",
+            f"{model}: config key 'torch_dtype' = {shown(dtype)} is not a precision that models are served in",
             f"known: {', '.join(SIXTEEN_BIT)}, or a quantization_config",
         )
     return SIXTEEN_BIT[name]
@@ -137,7 +138,7 @@ def _producer(quantization: Mapping[str, Any]) -> object:
 def _groups(quantization: object, model: str) -> list[Mapping[str, Any]]:
     """The config groups of compressed-tensors (none elsewhere), each with ``weights`` that can be read."""
     broken = InputError(
-        f"{model}: config key 'quantization_config' = {quantization!r}: is not what any quantizer writes",
+        f"{model}: config key 'quantization_config' = {shown(quantization)}: is not what any quantizer writes",
         "give the model's own config.json",
         field="quantization_config",
     )
@@ -171,8 +172,8 @@ def _compressed_group(group: Mapping[str, Any], checkpoint_format: str) -> str |
 
 
 def _described(method: str, quantization: Mapping[str, Any], groups: Iterable[Mapping[str, Any]]) -> str:
-    facts = [f"quant_method={method!r}"]
-    facts += [f"{key}={quantization[key]!r}" for key in ("quant_algo", "bits", "format") if key in quantization]
+    facts = [f"quant_method={shown(method)}"]
+    facts += [f"{key}={shown(quantization[key])}" for key in ("quant_algo", "bits", "format") if key in quantization]
     for group in groups:
         weights = group.get("weights") or {}
         facts.append(f"weights {weights.get('num_bits')}-bit {weights.get('type')} ({weights.get('strategy')})")

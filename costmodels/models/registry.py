@@ -7,7 +7,6 @@ model card says about its size, and where both come from. Names are those of the
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -17,8 +16,13 @@ from typing import Any
 from costmodels.models.architecture import Architecture
 from costmodels.models.huggingface import parse_config
 from profiles.errors import DataError, InputError, UnknownName
+from profiles.files import MIB, Source
+from profiles.markup import read_json
+from profiles.values import shown
 
 BUNDLED = Path(__file__).parent / "architectures"
+
+LARGEST_CONFIG = 16 * MIB  # the longest published one, with a list of modules that are not quantized, has 0.3
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ def _from_path(path: Path) -> Architecture:
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
         raise InputError(
-            f"model: {str(path)!r} holds no config.json",
+            f"model: {shown(path)} holds no config.json",
             "name the folder of a Hugging Face model, or its config.json",
             field="model",
         )
@@ -151,14 +155,9 @@ def _from_path(path: Path) -> Architecture:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """Raises :class:`InputError` naming the file, and the line where the JSON ends to be JSON."""
-    hint = "give the config.json of a Hugging Face model"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file}: line {error.lineno}: not JSON: {error.msg}", hint, line=error.lineno) from error
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{file}: cannot be read: {error}", hint) from error
+    """The object in ``file``; errors name it, and the line where the JSON ends to be JSON."""
+    source = Source(file, "", "give the config.json of a Hugging Face model", LARGEST_CONFIG)
+    content = read_json(source)
     if not isinstance(content, dict):
-        raise InputError(f"{file}: line 1: a JSON object is expected, not {type(content).__name__}", hint, line=1)
+        raise source.wrong(f"line 1: a JSON object is expected, not {shown(content)}")
     return content

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, model_validator
 
-from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked, shown
+from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from profiles.errors import InputError
+from profiles.files import MIB, Source
 from profiles.hardware import default_node, find_fabric, find_gpu, find_node, on_demand_price
+from profiles.markup import read_yaml
+from profiles.values import shown
 
 MOST_GPUS = 100_000
 """GPUs of one pool. A plan names every one of them, so a slip of the keyboard must not ask for 10¹²."""
@@ -22,6 +24,9 @@ MOST_GPUS_PER_NODE = 1024
 """GPUs that share a scale-up link: more than any that is built (NVL576), less than what stalls the packing."""
 
 MOST_POOLS = 64
+
+LARGEST_CLUSTER = 4 * MIB
+"""Bytes of a cluster file: 64 pools take 20 kB."""
 
 _GPU = "GPU type, as `plan gpus` lists it"
 _FABRIC = "network between nodes, as `plan gpus --fabrics` lists it"
@@ -146,41 +151,17 @@ def _short_pool(match: re.Match[str]) -> dict[str, Any]:
 # ------------------------------------------------------------------ as a file
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which plain YAML silently keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{shown(key.value)} is given twice", key.start_mark
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
 def read_cluster(path: Path) -> Cluster:
     """A cluster file: ``name`` and ``pools``, each with ``gpu`` and ``gpus`` (or ``nodes``), at least.
 
     Raises:
         InputError: unreadable, not YAML, or with keys that are not known.
     """
-    where = f"cluster file {path}"
-    hint = "it needs name, and pools that each have gpu and gpus"
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise InputError(f"{where}: cannot be read ({error.strerror})", "check the path") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        said = getattr(error, "problem", None)
-        problem = f" ({said})" if said else ""
-        raise InputError(f"{where}: not valid YAML{line}{problem}", hint) from error
+    source = Source(path, "cluster file", "it needs name, and pools that each have gpu and gpus", LARGEST_CLUSTER)
+    document = read_yaml(source)
     if not isinstance(document, dict):
-        raise InputError(f"{where}: not a mapping", hint)
-    return _cluster_from({"name": path.stem, **document}, where)
+        raise source.wrong("not a mapping")
+    return _cluster_from({"name": path.stem, **document}, source.where)
 
 
 # ------------------------------------------------------------------ as an object

@@ -12,7 +12,6 @@ import numpy as np
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from planner.contract.clusters import Cluster
-from planner.contract.documents import shown
 from planner.experts.balance import Objective as OverWindows
 from planner.experts.document import Objective
 from planner.experts.inputs import read_loads
@@ -25,6 +24,7 @@ from planner.experts.ranks import Ranks, slots_of
 from planner.experts.routes import loads_of_routes, read_routes
 from planner.experts.synthetic import synthetic_loads
 from profiles.errors import InputError, UnknownName, Unsupported
+from profiles.values import shown
 
 
 @dataclass(frozen=True)

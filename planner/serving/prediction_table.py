@@ -25,6 +25,7 @@ from costmodels.step.communication import Network
 from profiles.errors import InputError, ShardwrightError
 from profiles.hardware import default_node, find_fabric, find_gpu
 from profiles.store import ProfileStore
+from profiles.values import number, shown
 
 REQUIRED = ("model", "gpu", "framework", "isl", "osl")
 OPTIONAL = ("precision", "kv_precision", "tp", "pp", "dp", "ep", "moe_tp", "num_gpus", "concurrency", "rate")
@@ -118,7 +119,7 @@ def _check_columns(table: pd.DataFrame) -> None:
         )
     repeated = table.columns[table.columns.duplicated()]
     if len(repeated):
-        raise InputError(f"columns: {repeated[0]!r} is there twice", "give each column once")
+        raise InputError(f"columns: {shown(repeated[0])} is there twice", "give each column once")
     taken = [name for name in ADDED if name in table.columns]
     if taken:
         raise InputError(f"columns: {taken[0]!r} is one that predictions are written to", "rename or drop it")
@@ -159,17 +160,16 @@ def _understood(index: int, record: Mapping[str, str]) -> _Row:
 def _count(name: str, text: str) -> int:
     value = _positive(name, text)
     if value != int(value):
-        raise InputError(f"{name}: {text!r} is not a whole number", f"give a whole {name}, 1 or more")
+        raise InputError(f"{name}: {shown(text)} is not a whole number", f"give a whole {name}, 1 or more")
     return int(value)
 
 
 def _positive(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value <= LARGEST:
-        raise InputError(f"{name}: {text!r} is not a number above 0", f"give {name} as a number, at most {LARGEST:,}")
+    value = number(text)
+    if value is None or not 0 < value <= LARGEST:
+        raise InputError(
+            f"{name}: {shown(text)} is not a number above 0", f"give {name} as a number, at most {LARGEST:,}"
+        )
     return value
 
 

@@ -13,12 +13,18 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from profiles.collect.points import Outcome, Point, Timing
 from profiles.errors import DataError, InputError
+from profiles.files import GIB, Source
+from profiles.markup import Malformed, strict_json
+from profiles.values import shown
 
 try:
     import fcntl
@@ -27,6 +33,7 @@ except ImportError:  # Windows: two collectors at once are then not noticed
 
 FILE = "journal.jsonl"
 FORMAT_VERSION = 1
+LARGEST = 4 * GIB  # bytes of a journal, which is read line by line
 
 
 @dataclass(frozen=True)
@@ -147,16 +154,15 @@ def read(path: Path) -> Iterator[Entry]:
     Raises:
         DataError: a line is no JSON object of ours, or was written by a newer version.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
+    source = Source(path, "journal", "give the folder of a journal", LARGEST, DataError)
+    if not path.exists():
         return
-    except OSError as error:
-        raise DataError(f"journal {path}: cannot be read ({error.strerror})", "give the folder of a journal") from error
     header: Header | None = None
-    for number, line in enumerate(lines, start=1):
+    for number, line in source.lines():
+        if not line.endswith(b"\n"):
+            return
         try:
-            document = json.loads(line)
+            document = strict_json(line)
             kind = document.pop("type")
             if kind == "header":
                 version = document.pop("format_version")
@@ -165,15 +171,34 @@ def read(path: Path) -> Iterator[Entry]:
                         f"journal {path}: format_version {version} is newer than this program's {FORMAT_VERSION}",
                         "upgrade shardwright",
                     )
-                header = Header(**document)
+                header = _typed(Header(**document))
             elif kind == "outcome" and header is not None:
-                yield Entry(header, outcome_of(document))
+                yield Entry(header, _typed(outcome_of(document)))
             else:
-                raise ValueError(f"{kind!r} is not expected here")
+                raise Malformed(f"type {shown(kind)} is not expected here")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"journal {path}: line {number} is damaged ({error})", "remove the line, or start in another folder"
+            why = f" ({error})" if isinstance(error, Malformed) else ": it has not the fields that it must have"
+            raise source.wrong(
+                f"line {number} is damaged{why}", "remove the line, or start in another folder"
             ) from error
+
+
+T = TypeVar("T", Header, Outcome, Point)
+
+
+def _typed(value: T) -> T:
+    """``value``, whose fields have the types that its class says; a dataclass itself checks none.
+
+    Raises:
+        ValueError: one has not (pydantic's error is one).
+    """
+    _adapter(type(value).__name__).validate_json(json.dumps(dataclasses.asdict(value)), strict=True)
+    return value
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter({kind.__name__: kind for kind in (Header, Outcome, Point)}[name])
 
 
 def outcome_of(document: Mapping[str, Any]) -> Outcome:
@@ -194,24 +219,18 @@ def read_points(path: Path) -> list[Point]:
     Raises:
         InputError: the file cannot be read, or a line is no point.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"--points: {path} cannot be read ({error})", "give a file of `plan profile propose`"
-        ) from error
+    hint = 'a line is {"operation": "gemm", "dtype": "bf16", "shape": {"m": 64, "n": 4096, "k": 4096}}'
+    source = Source(path, "--points:", hint, LARGEST)
     points: dict[str, Point] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in source.lines():
         if not line.strip():
             continue
         try:
-            point = Point(**json.loads(line))
-            points.setdefault(point.key, point)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"--points: {path}, line {number} is no point ({error})",
-                'a line is {"operation": "gemm", "dtype": "bf16", "shape": {"m": 64, "n": 4096, "k": 4096}}',
-            ) from error
+            point = _typed(Point(**strict_json(line)))
+        except (ValueError, TypeError) as error:
+            why = f" ({error})" if isinstance(error, Malformed) else ""
+            raise source.wrong(f"line {number} is no point{why}") from error
+        points.setdefault(point.key, point)
     return list(points.values())
 
 

@@ -35,8 +35,10 @@ import pandas as pd
 from packaging.version import InvalidVersion, Version
 
 from profiles.errors import DataError, InputError, UnknownName
+from profiles.files import GIB, Source
 from profiles.importers import Importer, check_options
 from profiles.measurements import OPERATIONS, merge_rows, validate
+from profiles.tables import read_parquet
 
 PACKAGE = "aiconfigurator-core"
 RETRIEVED = "2026-11-21"  # neither the package nor its tables say when each row was measured
@@ -385,8 +387,9 @@ def _versions(folder: Path, table: _Table) -> list[Path]:
 def _rows(table: _Table, path: Path, origin: dict[str, str]) -> pd.DataFrame:
     """The rows of one file, the most ordinary kernel's last. ``origin``: columns equal in all rows."""
     framework, version = path.parts[-3], path.parts[-2]
+    unchanged = f"give an unchanged copy of {PACKAGE} 0.12.0"
     try:
-        raw = pd.read_parquet(path)
+        raw = read_parquet(Source(path, "aiconfigurator:", unchanged, GIB, DataError))
         if framework != "nccl":  # whose tables name the framework that called it
             raw = raw[_column(raw, "framework", framework).astype("str").str.lower() == framework]
         raw = table.prepare(raw)
@@ -402,10 +405,10 @@ def _rows(table: _Table, path: Path, origin: dict[str, str]) -> pd.DataFrame:
             framework_version=_column(raw, "version", version).astype("str"),
             **origin,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"aiconfigurator: {path} cannot be read ({type(error).__name__}: {error})",
-            f"give an unchanged copy of {PACKAGE} 0.12.0",
+            f"aiconfigurator: {path}: is not the table that it should be",
+            unchanged,
         ) from error
     valid = validate(OPERATIONS[table.operation], rows, where=str(path))
     # Some files hold one question measured with several kernels. The kernel with most rows of a precision is

@@ -16,13 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from profiles.errors import DataError, InputError, Unsupported
+from profiles.files import GIB, Source
 from profiles.hardware import find_gpu
 from profiles.importers import Importer, check_options
 from profiles.measurements import OPERATIONS, merge_rows, validate
+from profiles.tables import numbers, read_table
+from profiles.values import shown
 
 DTYPES = ("fp16", "bf16")
 _MLP_COLUMNS = (
@@ -73,7 +77,7 @@ def read(source: Path | None, options: dict[str, str]) -> Iterator[tuple[str, pd
             raise InputError(f"vidur: option {option} is missing", f"rows need provenance: give --option {option}=…")
     dtype = options.get("dtype", "fp16")
     if dtype not in DTYPES:
-        raise InputError(f"vidur: dtype {dtype!r} is not one that vidur measures", "give fp16 or bf16")
+        raise InputError(f"vidur: dtype {shown(dtype)} is not one that vidur measures", "give fp16 or bf16")
     provenance = {
         "gpu": find_gpu(options["gpu"], "vidur option gpu").name,
         "dtype": dtype,
@@ -95,10 +99,16 @@ def read(source: Path | None, options: dict[str, str]) -> Iterator[tuple[str, pd
 
 
 def _load(file: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(file)
-    except (OSError, ValueError) as error:
-        raise DataError(f"vidur: {file} cannot be read ({error})", "give an unchanged vidur CSV") from error
+    table = read_table(Source(file, "vidur:", "give an unchanged vidur CSV", GIB, DataError))
+    return table.apply(_plain)
+
+
+def _plain(column: pd.Series[str]) -> pd.Series[Any]:
+    """Numbers where every value is one or blank, else text as it is."""
+    values = numbers(column)
+    if all(value is not None or not text.strip() for value, text in zip(values, column, strict=True)):
+        return pd.Series(values, index=column.index, dtype="float64")
+    return column
 
 
 def _require(table: pd.DataFrame, columns: tuple[str, ...], file: Path) -> None:

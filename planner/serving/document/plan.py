@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from planner.contract.clusters import Cluster
-from planner.contract.documents import Document, indented_json, shown, strict_json, validation_error
+from planner.contract.documents import Document, indented_json, validation_error
 from planner.contract.engine import EngineGroup, FrameworkName, Layout
 from planner.contract.provenance import Provenance
 from planner.contract.workload.slo import Slo
@@ -24,6 +24,9 @@ from planner.serving.document.prediction import (
 )
 from planner.serving.request import Disaggregation, Objective, PlanRequest
 from profiles.errors import DataError, InputError
+from profiles.files import Source
+from profiles.markup import Malformed, strict_json
+from profiles.values import shown
 
 SCHEMA_VERSION: Literal["1.2"] = "1.2"
 
@@ -177,19 +180,21 @@ class Plan(Document):
         return indented_json(self)
 
 
+_WRITTEN = "give a plan that `plan --output` wrote"
+
+
 def parse_plan(text: str, where: str = "plan") -> Plan:
     """A plan from its JSON. One of an older schema becomes one of today's.
 
     Raises:
         InputError: not JSON, not a plan, of another schema version, or refused by the schema.
     """
-    written = "give a plan that `plan --output` wrote"
     try:
         document = strict_json(text)
-    except ValueError as error:
-        raise InputError(f"{where}: not valid JSON ({error})", written) from error
+    except Malformed as error:
+        raise InputError(f"{where}: not valid JSON ({error})", _WRITTEN) from error
     if not isinstance(document, Mapping) or "schema_version" not in document:
-        raise InputError(f"{where}: schema_version is missing", written)
+        raise InputError(f"{where}: schema_version is missing", _WRITTEN)
     version = document["schema_version"]
     known = ", ".join((*ADDED_TO, SCHEMA_VERSION))
     if version not in (*ADDED_TO, SCHEMA_VERSION):
@@ -212,12 +217,8 @@ def read_plan(path: Path) -> Plan:
     Raises:
         InputError: what :func:`parse_plan` raises, and where the file cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"plan {path}: cannot be read ({reason})", "check the path") from error
-    return parse_plan(text, f"plan {path}")
+    source = Source(path, "plan", _WRITTEN)
+    return parse_plan(source.text(), source.where)
 
 
 def validated(plan: Plan) -> Plan:
