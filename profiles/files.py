@@ -92,9 +92,12 @@ class Source:
             facts = os.fstat(descriptor)
             if not stat.S_ISREG(facts.st_mode):
                 kind = next((name for test, name in _KINDS if test(facts.st_mode)), "no file")
-                raise self.wrong(f"is {kind}, not a regular file", "name a file; what a program writes, save first")
+                raise self.wrong(
+                    f"cannot be read (it is {kind}, not a regular file)",
+                    "name a file; what a program writes, save first",
+                )
             if facts.st_size > self.most:
-                raise self.wrong(f"has {facts.st_size:,} bytes, more than the {self.most:,} that are read")
+                raise self.wrong(f"cannot be read (its {facts.st_size:,} bytes are more than {self.most:,})")
             return os.fdopen(descriptor, "rb")
         except BaseException:
             os.close(descriptor)
@@ -103,7 +106,7 @@ class Source:
     def _bounded(self, stream: BinaryIO) -> bytes:
         content = stream.read(self.most + 1)
         if len(content) > self.most:
-            raise self.wrong(f"has more than the {self.most:,} bytes that are read")
+            raise self.wrong(f"cannot be read (it has more than {self.most:,} bytes)")
         return content
 
     def read(self) -> bytes:
@@ -130,7 +133,8 @@ class Source:
         except UnicodeDecodeError as error:
             at = line or 1 + content[: error.start].count(b"\n")
             raise self.wrong(
-                f"line {at}: byte {content[error.start]:#04x} is not text in UTF-8", "save the file as text in UTF-8"
+                f"cannot be read (line {at}: byte {content[error.start]:#04x} is not text in UTF-8)",
+                "save the file as text in UTF-8",
             ) from error
 
     def lines(self, longest: int = MIB) -> Iterator[tuple[int, bytes]]:

@@ -83,7 +83,7 @@ def strict_json(text: str | bytes) -> Any:
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        problem = error.msg[0].lower() + error.msg[1:] if text.strip() else "it is empty"
+        problem = error.msg[0].lower() + error.msg[1:].removesuffix(" at") if text.strip() else "it is empty"
         raise Malformed(f"{problem}, at column {error.colno}" if text.strip() else problem, error.lineno) from error
     except RecursionError as error:  # an unclosed quotation mark hides brackets from the count
         raise Malformed("it is nested too deeply") from error

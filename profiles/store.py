@@ -105,9 +105,8 @@ class ProfileStore:
         return cls(folder)
 
     def _read_manifest(self) -> Manifest:
-        source = Source(
-            self.path / MANIFEST, "store", "give the folder of a profile store", _LARGEST_MANIFEST, DataError
-        )
+        hint = "restore the file from its source, or rebuild the store"
+        source = Source(self.path / MANIFEST, "store", hint, _LARGEST_MANIFEST, DataError)
         if not source.is_there():
             raise DataError(f"store {self.path}: no {MANIFEST} there", "give the folder of a profile store")
         document = read_json(source)
@@ -186,8 +185,10 @@ class ProfileStore:
             table = pa.concat_tables(parts).select(columns).unify_dictionaries()
             pa.default_memory_pool().release_unused()
             return table
-        except (OSError, pa.ArrowException, KeyError) as error:
-            raise self._broken(f"{operation}.parquet", "cannot be read") from error
+        except KeyError as error:
+            raise self._broken(f"{operation}.parquet", f"cannot be read (no column {error})") from error
+        except (OSError, pa.ArrowException) as error:
+            raise self._broken(f"{operation}.parquet", "cannot be read (it is no whole Parquet file)") from error
 
     def query(
         self,

@@ -46,7 +46,7 @@ def read_parts(source: Source, **options: Any) -> Iterator[Iterator[pd.DataFrame
     except pd.errors.EmptyDataError as error:
         raise source.wrong("is empty") from error
     except UnicodeDecodeError as error:
-        raise source.wrong("is not text in UTF-8", "save the file as text in UTF-8") from error
+        raise source.wrong("cannot be read (it is not text in UTF-8)", "save the file as text in UTF-8") from error
     except (pd.errors.ParserError, csv.Error, MemoryError, OverflowError) as error:
         raise _refused(source, str(error)) from error
 
@@ -84,5 +84,5 @@ def read_parquet(source: Source) -> pd.DataFrame:
         try:
             rows: pd.DataFrame = pq.read_table(stream).to_pandas()
         except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
-            raise source.wrong("is no whole Parquet file") from error
+            raise source.wrong("cannot be read (it is no whole Parquet file)") from error
     return rows

@@ -9,6 +9,7 @@ import typer
 
 from api.cli.console import flowing, page, write_text
 from profiles.errors import InputError, UnknownName
+from profiles.values import shown, whole
 
 if TYPE_CHECKING:
     from planner.experts.placing import Placed
@@ -284,7 +285,8 @@ def _write(placed: Placed, document: str, output: Path | None, form: str, plot: 
 def _numbers(option: str, text: str | None) -> list[int] | None:
     if text is None:
         return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"{option}: {text!r} is not whole numbers with commas between", "write 9, or 9,8") from error
+    numbers = [whole(part) for part in text.split(",")]
+    known = [number for number in numbers if number is not None]
+    if len(known) < len(numbers):
+        raise InputError(f"{option}: {shown(text)} is not whole numbers with commas between", "write 9, or 9,8")
+    return known

@@ -12,8 +12,10 @@ from typing import Annotated, Any, get_args
 import typer
 
 from api.cli import catalogue, collect, experts, few_shot, predict, profile, simulate
+from api.cli.arguments import check_text, in_brief, strict_numbers
 from api.cli.console import page, write_json, write_text
 from profiles.errors import InputError, ShardwrightError, UnknownName
+from profiles.values import shortened, shown
 
 EXAMPLE = "plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500"
 INTERRUPTED = 130
@@ -218,7 +220,7 @@ def _refuse_before_command(context: typer.Context) -> None:
     if given:
         option = "--" + given[0].removeprefix("as_").replace("_", "-")
         raise InputError(
-            f"{option}: has no effect before the command {context.invoked_subcommand!r}",
+            f"{option}: has no effect before the command {shown(context.invoked_subcommand)}",
             f"put options after it, see `plan {context.invoked_subcommand} --help`",
         )
 
@@ -346,7 +348,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without × or ≤ is no reason to fail
     try:
-        code = app(args=None if arguments is None else list(arguments), prog_name="plan", standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        check_text(given)
+        code = strict_numbers(typer.main.get_command(app)).main(given, prog_name="plan", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except ShardwrightError as error:
@@ -368,7 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _usage(error: Any) -> int:
     """typer's usage errors in our shape; a group that was given nothing to do shows its help."""
-    message = " ".join(str(error.format_message()).split())  # composing the help prints it
+    message = in_brief(str(error.format_message()))  # composing the help prints it
     if type(error).__name__ == "NoArgsIsHelpError":
         return 0
     context = getattr(error, "ctx", None)
@@ -378,7 +382,7 @@ def _usage(error: Any) -> int:
 
 def _complain(message: str, hint: str, code: int) -> int:
     for label, text in (("error", message), ("hint", hint)):
-        print(f"{label}: {' '.join(text.split())}", file=sys.stderr)
+        print(f"{label}: {shortened(' '.join(text.split()))}", file=sys.stderr)
     return code
 
 

@@ -15,6 +15,14 @@ def check_target(path: Path, option: str = "--output") -> None:
     Raises:
         InputError: a directory, a missing or unwritable parent.
     """
+    try:
+        _check(path, option)
+    except (OSError, ValueError) as error:  # a name that no file can have
+        why = getattr(error, "strerror", None) or "no file can have this name"
+        raise InputError(f"{option}: {path} cannot be written ({why})", "name another file") from error
+
+
+def _check(path: Path, option: str) -> None:
     parent = path.parent
     if path.is_dir():
         raise InputError(f"{option}: {path} is a directory", "name a file in it")

@@ -143,8 +143,9 @@ def _many(configs: Path, profiles: list[Path] | None, output: Path | None, as_js
     answer = _predicted(table, profiles)
     failed = int((answer["error"] != "").sum())
     _hand_over(answer, output, as_json, show=False)
-    typer.echo(f"{len(answer) - failed:,} predicted, {failed:,} not", err=True)
-    if failed == len(answer):
+    if failed < len(answer):
+        typer.echo(f"{len(answer) - failed:,} predicted, {failed:,} not", err=True)
+    else:
         raise InputError(
             f"{configs}: no row could be predicted; the first: {answer['error'].iloc[0]}",
             "correct the rows: each one's column error says why",

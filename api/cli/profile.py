@@ -13,6 +13,7 @@ from rich.console import Console
 
 from api.cli.console import console, facts, flowing, heading, indented, table, write_json
 from profiles.errors import InputError, UnknownName
+from profiles.values import shown
 
 if TYPE_CHECKING:  # pandas and pyarrow take a third of a second: the commands below import what they need
     import pandas as pd
@@ -248,7 +249,7 @@ def _options(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip() or not value.strip():
-            raise InputError(f"--option: {pair!r} is not KEY=VALUE", "write it as --option gpu=H200")
+            raise InputError(f"--option: {shown(pair)} is not KEY=VALUE", "write it as --option gpu=H200")
         if key.strip() in options:
             raise InputError(
                 f"--option: {key.strip()} is given twice", "give it once, several values separated by commas"

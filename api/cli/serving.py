@@ -6,6 +6,7 @@ import ipaddress
 import socket
 
 from profiles.errors import InputError
+from profiles.values import shown
 
 
 def serve(host: str, port: int) -> None:
@@ -31,7 +32,7 @@ def check_loopback(host: str) -> None:
         loopback = False
     if not loopback:
         raise InputError(
-            f"--host: {host!r} is not a loopback address: the service has no keys and no limits yet",
+            f"--host: {shown(host)} is not a loopback address: the service has no keys and no limits yet",
             "use 127.0.0.1, ::1 or localhost, and a tunnel (ssh -L) from elsewhere",
         )
 

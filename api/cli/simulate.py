@@ -10,6 +10,7 @@ import typer
 
 from api.cli.console import flowing, page, write_text
 from profiles.errors import InputError
+from profiles.values import shown
 
 if TYPE_CHECKING:
     from costmodels.serving.simulator.arrivals import Requests
@@ -19,6 +20,9 @@ _LOAD, _SHOWN = "The load", "Output"
 
 REQUESTS = 5000
 """Requests drawn for a rate: enough for a p99."""
+
+MOST_REQUESTS = 10_000_000
+"""Of one simulation: some GiB of memory."""
 
 _GAMMA = re.compile(r"gamma:(?P<cv>[0-9]*\.?[0-9]+)")
 
@@ -145,14 +149,17 @@ def _check(
         raise InputError("--arrivals: has no effect with --trace, which says when requests come", "leave it out")
     if rate is not None and speed is not None:
         raise InputError("--speed: has no effect with --rate", "give the --rate that you want")
-    if requests is not None and requests < 1:
-        raise InputError(f"--requests: {requests} is not at least 1", "give the number of requests")
+    if requests is not None and not 1 <= requests <= MOST_REQUESTS:
+        raise InputError(
+            f"--requests: {requests:,} is not between 1 and {MOST_REQUESTS:,}",
+            f"{REQUESTS:,} tell a p99, {100 * REQUESTS:,} a p99.99",
+        )
     if arrivals is None or arrivals == "poisson":
         return 1.0
     gamma = _GAMMA.fullmatch(arrivals)
     if gamma is None or float(gamma["cv"]) == 0:
         raise InputError(
-            f"--arrivals: {arrivals!r} is not known",
+            f"--arrivals: {shown(arrivals)} is not known",
             "write poisson, or for example gamma:2 (gaps that vary by twice their mean)",
         )
     return float(gamma["cv"])

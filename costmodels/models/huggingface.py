@@ -109,7 +109,8 @@ def _text_model(config: Mapping[str, Any], name: str) -> tuple[dict[str, Any], t
 def _check_head(fields: Fields) -> None:
     named = [str(entry) for entry in fields.sequence("architectures")]
     if named and not any(entry.endswith(("ForCausalLM", "ForConditionalGeneration")) for entry in named):
+        listed = shown(", ".join(named))
         raise Unsupported(
-            f"{fields.model}: config key 'architectures' = {shown(named)} is not a model that generates text",
+            f"{fields.model}: config key 'architectures' = {listed} is not a model that generates text",
             "give a ...ForCausalLM model",
         )

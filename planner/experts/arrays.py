@@ -71,7 +71,7 @@ def _header(source: Source, stream: BinaryIO) -> tuple[int, tuple[int, ...], Any
     """(where the values start, shape, order, type) that a ``.npy`` file says of itself: the format of NEP 1."""
     magic = stream.read(8)
     if magic[:6] != b"\x93NUMPY" or len(magic) < 8:
-        raise source.wrong("is not an array that numpy wrote")
+        raise source.wrong("numpy cannot read it (no array that numpy.save wrote)")
     width = 2 if magic[6] == 1 else 4
     length = int.from_bytes(stream.read(width), "little")
     text = stream.read(min(length, _LONGEST_HEADER))

@@ -233,7 +233,7 @@ def _safetensors(file: Path, where: str) -> Iterator[tuple[str, Floats]]:
                 tensor = np.frombuffer(body[start:end], _SAFETENSORS[entry["dtype"]]).reshape(entry["shape"])
                 yield name, tensor.astype(np.float64)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise InputError(f"{where}: {shown(file.name)} is not a whole safetensors file", _TRTLLM_HINT) from error
+        raise InputError(f"{where}: {file.name} is not a whole safetensors file", _TRTLLM_HINT) from error
 
 
 _READERS: dict[str, Callable[[Path], RawCounts]] = {

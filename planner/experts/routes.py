@@ -257,9 +257,10 @@ def _record(text: bytes, line: int, of: str, model: MoeModel) -> tuple[int, int,
     strange = [e for e in experts if type(e) is not int or not 0 <= e < model.experts]
     if strange:
         raise InputError(f"{where}: expert {shown(strange[0])} does not exist", f"{model.words}, from 0")
+    listed = ", ".join(map(str, experts[:16])) + (", …" if len(experts) > 16 else "")
     if len(experts) != model.top_k or len(set(experts)) != len(experts):
         raise InputError(
-            f"{where}: experts {shown(str(experts))} are not {model.top_k} different ones",
+            f"{where}: experts [{listed}] are not {model.top_k} different ones",
             f"{model.name} sends each token to {model.top_k} experts a layer",
         )
     return line, layer, token, experts

@@ -37,8 +37,10 @@ from packaging.version import InvalidVersion, Version
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.files import GIB, Source
 from profiles.importers import Importer, check_options
+from profiles.markup import Malformed
 from profiles.measurements import OPERATIONS, merge_rows, validate
 from profiles.tables import read_parquet
+from profiles.values import shown
 
 PACKAGE = "aiconfigurator-core"
 RETRIEVED = "2026-11-21"  # neither the package nor its tables say when each row was measured
@@ -89,7 +91,7 @@ def _dtype(column: pd.Series) -> pd.Series:
     names = column.astype("str")
     for name in names.unique():
         if name not in _DTYPES and name not in _LEFT_OUT:
-            raise ValueError(f"precision {name!r} in column {column.name!r} is not known")
+            raise Malformed(f"precision {shown(name)} in column {column.name!r} is not known")
     return names.map(_DTYPES)
 
 
@@ -405,6 +407,8 @@ def _rows(table: _Table, path: Path, origin: dict[str, str]) -> pd.DataFrame:
             framework_version=_column(raw, "version", version).astype("str"),
             **origin,
         )
+    except Malformed as error:
+        raise DataError(f"aiconfigurator: {path}: {error}", unchanged) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"aiconfigurator: {path}: is not the table that it should be",
