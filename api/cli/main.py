@@ -350,7 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given = sys.argv[1:] if arguments is None else list(arguments)
         check_text(given)
-        code = strict_numbers(typer.main.get_command(app)).main(given, prog_name="plan", standalone_mode=False)
+        code = strict_numbers(typer.main.get_command(app), given).main(given, prog_name="plan", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except ShardwrightError as error:
