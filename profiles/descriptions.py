@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from profiles import hardware
 from profiles.errors import DataError, InputError, UnknownName
-from profiles.files import Source
+from profiles.files import Source, is_file
 from profiles.hardware import Fact, Gpu, Node, add_gpu, fabrics, find_fabric, find_gpu
 from profiles.markup import read_yaml
 
@@ -46,7 +46,7 @@ def add_described(folder: Path | str) -> None:
         DataError: the file cannot be read, lacks a fact, or contradicts the catalogue.
     """
     file = Path(folder) / FILE
-    if file.is_file():
+    if is_file(file):
         for gpu, node in read_descriptions(file):
             add_gpu(gpu, node, str(file))
 
@@ -113,8 +113,8 @@ def _nulls(fields: Mapping[str, Any], where: str = "") -> list[str]:
 
 def _plain(error: ValidationError | TypeError) -> str:
     if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-    return str(error)
+        return "; ".join(f"{'.'.join(named(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
+    return "its facts are not those of a GPU (keys that are no text?)"
 
 
 def keep(folder: Path, names: Iterable[str]) -> None:

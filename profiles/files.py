@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from profiles.errors import InputError, ShardwrightError
-from profiles.values import shown
+from profiles.values import named, shown
 
 MIB = 2**20
 GIB = 2**30
@@ -58,7 +58,7 @@ class Source:
     @property
     def where(self) -> str:
         """How messages about the content begin."""
-        return f"{self.what} {self.path}".strip()
+        return f"{self.what} {named(self.path)}".strip()
 
     def wrong(self, problem: str, hint: str = "") -> ShardwrightError:
         """The error that says ``problem`` of this file."""
@@ -151,12 +151,21 @@ class Source:
                     raise self.wrong(f"line {number} is longer than {longest:,} bytes")
                 yield number, line
 
-    def is_there(self) -> bool:
-        """Whether a regular file has this name; never raises."""
-        try:
-            return self.path.is_file()
-        except (OSError, ValueError):
-            return False
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file has this name; no name is too long to ask."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a directory has this name; no name is too long to ask."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def reason(error: OSError) -> str:

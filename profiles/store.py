@@ -21,9 +21,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pandas.api.types import is_numeric_dtype, is_string_dtype
 
 from profiles.errors import DataError, InputError, UnknownName
-from profiles.files import GIB, MIB, Source
+from profiles.files import GIB, MIB, Source, is_file
 from profiles.markup import read_json
 from profiles.measurements import (
     FORMAT_VERSION,
@@ -36,7 +37,7 @@ from profiles.measurements import (
     validate,
 )
 from profiles.tables import read_parquet
-from profiles.values import shown
+from profiles.values import named, shown
 
 MANIFEST = "manifest.json"
 _LARGEST_MANIFEST, _LARGEST_FILE = MIB, 64 * GIB  # bytes
@@ -94,28 +95,28 @@ class ProfileStore:
         """
         folder = Path(path)
         if (folder / MANIFEST).exists():
-            raise InputError(f"store: {folder} already holds a store", "open it, or choose another folder")
+            raise InputError(f"store: {named(folder)} already holds a store", "open it, or choose another folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _write_manifest(folder, Manifest(name, version, attribution, {}))
         except OSError as error:
             raise InputError(
-                f"store: {folder} cannot be made ({error})", "choose a folder that you may write to"
+                f"store: {named(folder)} cannot be made ({error})", "choose a folder that you may write to"
             ) from error
         return cls(folder)
 
     def _read_manifest(self) -> Manifest:
         hint = "restore the file from its source, or rebuild the store"
         source = Source(self.path / MANIFEST, "store", hint, _LARGEST_MANIFEST, DataError)
-        if not source.is_there():
-            raise DataError(f"store {self.path}: no {MANIFEST} there", "give the folder of a profile store")
+        if not is_file(source.path):
+            raise DataError(f"store {named(self.path)}: no {MANIFEST} there", "give the folder of a profile store")
         document = read_json(source)
         version = document.get("format_version") if isinstance(document, dict) else None
         if not isinstance(version, int) or isinstance(version, bool):
             raise self._broken(MANIFEST, "holds no format_version")
         if version > FORMAT_VERSION:
             raise DataError(
-                f"store {self.path}: format_version {version} is newer than this program's {FORMAT_VERSION}",
+                f"store {named(self.path)}: format_version {version} is newer than this program's {FORMAT_VERSION}",
                 "upgrade shardwright",
             )
         for name, kind in (("name", str), ("version", str), ("attribution", str), ("hashes", dict)):
@@ -141,7 +142,9 @@ class ProfileStore:
         return replace(manifest, hashes={**manifest.hashes, **arrived})
 
     def _broken(self, file: str, what: str) -> DataError:
-        return DataError(f"store {self.path}: {file} {what}", "restore the file from its source, or rebuild the store")
+        return DataError(
+            f"store {named(self.path)}: {file} {what}", "restore the file from its source, or rebuild the store"
+        )
 
     def operations(self) -> list[str]:
         """Names of the operations that have rows, in the order of the schema."""
@@ -318,7 +321,7 @@ class ProfileStore:
         except (OSError, pa.ArrowException) as error:
             temporary.unlink(missing_ok=True)
             raise DataError(
-                f"store {self.path}: {target.name} cannot be written ({error})",
+                f"store {named(self.path)}: {target.name} cannot be written ({error})",
                 "nothing is lost; free disk space, or choose a folder that you may write to",
             ) from error
 
@@ -379,7 +382,13 @@ def _hash_of(file: Path, stamp: Stamp) -> str:
 def _check_rows(operation: str, file: Path, stamp: Stamp) -> None:
     """Raises DataError where a row of ``file``, whose hash is right, is none that could have been written."""
     source = Source(file, "store", "rebuild the store", _LARGEST_FILE, DataError)
-    validate(find_operation(operation), read_parquet(source), source.where)
+    rows, known = read_parquet(source), find_operation(operation)
+    validate(known, rows, source.where)  # which is lenient with types that importers bring
+    for column in columns_of(known):
+        values = rows[column.name].dropna() if column.name in rows else pd.Series()
+        right = is_string_dtype if column.kind == "str" else is_numeric_dtype
+        if len(values) and not right(values):
+            raise source.wrong(f"column {column.name!r} holds no {'text' if column.kind == 'str' else 'numbers'}")
 
 
 def _flush(file: Path) -> None:

@@ -12,6 +12,8 @@ SHOWN = 80
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,3})?")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,400}")
+_LONGEST_NAME = 160
+_LONGEST = 1000
 _WORD = re.compile(r"\S{121,}")
 
 
@@ -31,11 +33,20 @@ def shown(value: object) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
+def named(name: object) -> str:
+    """A name or a path as a message begins with it: bare, its middle left out where it is long, on one line."""
+    text = str(name)
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= _LONGEST_NAME else f"{text[:40]}…{text[-60:]}"
+
+
 def shortened(text: str) -> str:
-    """``text`` with each word of more than 120 characters cut to its beginning and end: paths and the like, which
-    messages repeat unquoted. What could not be encoded is written as an escape."""
+    """``text`` with each word of more than 120 characters cut to its beginning and end, and itself cut after 1,000:
+    the last line of defence, where a message repeats a path or a name as it was given. What could not be encoded is
+    written as an escape."""
     plain = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return _WORD.sub(lambda found: f"{found[0][:60]}…{found[0][-30:]}", plain)
+    brief = _WORD.sub(lambda found: f"{found[0][:60]}…{found[0][-30:]}", plain)
+    return brief if len(brief) <= _LONGEST else f"{brief[:_LONGEST]}…"
 
 
 def number(text: str) -> float | None:

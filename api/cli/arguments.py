@@ -58,11 +58,11 @@ def strict_numbers(command: Any, arguments: Sequence[str]) -> Any:
         if kind is not None:
             option = next((part for part in get_args(annotated) if isinstance(part, ParameterInfo)), None)
             limits = (getattr(option, "min", None), getattr(option, "max", None))
-            parameter.process_value = partial(
-                _read, parameter.process_value, max(parameter.opts, key=len), kind, limits
-            )
-    for below in getattr(command, "commands", {}).values():
-        strict_numbers(below)
+            name = max(parameter.opts, key=len)
+            parameter.process_value = partial(_read, parameter.process_value, name, kind, limits)
+    for name, below in getattr(command, "commands", {}).items():
+        if name in arguments:
+            strict_numbers(below, arguments)
     return command
 
 

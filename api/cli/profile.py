@@ -13,7 +13,7 @@ from rich.console import Console
 
 from api.cli.console import console, facts, flowing, heading, indented, table, write_json
 from profiles.errors import InputError, UnknownName
-from profiles.values import shown
+from profiles.values import named, shown
 
 if TYPE_CHECKING:  # pandas and pyarrow take a third of a second: the commands below import what they need
     import pandas as pd
@@ -241,7 +241,7 @@ def _check_target(into: Path) -> None:
     if (into / MANIFEST).exists():
         ProfileStore(into)  # one that cannot be read is refused before an hour of reading
     elif into.exists() and (not into.is_dir() or any(into.iterdir())):
-        raise InputError(f"--into: {into} is there and is no profile store", "name a store, or a new folder")
+        raise InputError(f"--into: {named(into)} is there and is no profile store", "name a store, or a new folder")
 
 
 def _options(pairs: list[str]) -> dict[str, str]:

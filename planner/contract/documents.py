@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from profiles.errors import InputError
-from profiles.values import SHOWN, shown
+from profiles.values import named, shown
 
 LONGEST_TEXT = 4096
 """Characters of a short form, a name or a path: more is a mistake or an attack."""
@@ -73,7 +73,7 @@ _WAYS_OUT = {
 def validation_error(error: ValidationError, where: str) -> InputError:
     """The first problem of a pydantic report as an :class:`InputError`."""
     problem = error.errors(include_url=False)[0]
-    path = [str(part) if isinstance(part, int) else _name(part) for part in problem["loc"]]
+    path = [str(part) if isinstance(part, int) else named(part) for part in problem["loc"]]
     field = ".".join(path)
     label = f"{where}: {field}" if field else where
     kind, value = problem["type"], problem.get("input")
@@ -98,7 +98,3 @@ def validation_error(error: ValidationError, where: str) -> InputError:
         wrong = f": {wrong}".replace(": input should", " should").replace(": string should", " should")
         return InputError(f"{label}: {shown(value)}{wrong}", way_out or "correct the value", field=field)
     return InputError(f"{label}: {shown(value)} {wrong}", way_out or "correct the value", field=field)
-
-
-def _name(part: str) -> str:
-    return part if len(part) <= SHOWN and part.isprintable() else shown(part)

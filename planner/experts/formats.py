@@ -18,9 +18,9 @@ import numpy as np
 from planner.experts.arrays import LARGEST, read_array, read_arrays
 from planner.experts.placement import Floats, Ints
 from profiles.errors import InputError, Unsupported
-from profiles.files import GIB, Source
+from profiles.files import GIB, Source, is_file, is_folder
 from profiles.markup import read_json, strict_json
-from profiles.values import number, shown, whole
+from profiles.values import named, number, shown, whole
 
 KEY = "logical_count"
 
@@ -47,22 +47,15 @@ def read_counts(path: Path) -> RawCounts:
         InputError: unreadable, of an unknown kind, truncated, or not a table of numbers.
         Unsupported: a ``.pt`` file where torch is not installed.
     """
-    if _is_folder(path):
-        return _trtllm_folder(path, f"loads {path}")
+    if is_folder(path):
+        return _trtllm_folder(path, f"loads {named(path)}")
     reader = _READERS.get(path.suffix.casefold())
     if reader is None:
         raise InputError(
-            f"loads {path}: {shown(path.suffix)} is not a kind of file that is read",
+            f"loads {named(path)}: {shown(path.suffix)} is not a kind of file that is read",
             f"give one of {', '.join(_READERS)}, or a folder of TensorRT-LLM statistics (meta_info.json beside it)",
         )
     return reader(path)
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a name that no file can have: said when it is opened
-        return False
 
 
 def _table(value: Any, where: str) -> Floats:
@@ -201,7 +194,7 @@ def _trtllm_folder(path: Path, where: str) -> RawCounts:
     """What TensorRT-LLM dumps under EXPERT_STATISTIC_ITER_RANGE: per rank a safetensors file with one [experts]
     tensor per ``iteration_layer``. Ranks and iterations are added up to one window."""
     files = sorted(file for file in path.glob("rank*.safetensors") if not file.stem.endswith("_raw"))
-    if not files or not (path / "meta_info.json").is_file():
+    if not files or not is_file(path / "meta_info.json"):
         raise InputError(f"{where}: a folder without meta_info.json or without rank*.safetensors", _TRTLLM_HINT)
     totals: dict[int, Floats] = {}
     for file in files:

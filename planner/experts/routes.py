@@ -23,7 +23,7 @@ from planner.experts.placement import Floats, Ints, Loads, Routes
 from profiles.errors import InputError
 from profiles.files import Source
 from profiles.markup import Malformed, strict_json
-from profiles.values import shown
+from profiles.values import named, shown
 
 SEQUENCE_KEYS = ("dataset", "problem_id", "request_id", "sequence_id")
 
@@ -76,13 +76,13 @@ def read_routes(path: Path, model: MoeModel) -> RecordedRoutes:
     reader = readers.get(path.suffix.casefold())
     if reader is None:
         raise InputError(
-            f"routes {path}: {shown(path.suffix)} is not a kind of file that is read",
+            f"routes {named(path)}: {shown(path.suffix)} is not a kind of file that is read",
             f"give one of {', '.join(readers)}",
         )
     counter = _Counter(model)
     unpaired = reader(path, model, counter)
     if not counter.tokens.any():
-        raise InputError(f"routes {path}: holds no routes", "record some tokens")
+        raise InputError(f"routes {named(path)}: holds no routes", "record some tokens")
     return RecordedRoutes(counter.routes(), unpaired)
 
 
@@ -185,7 +185,7 @@ def _jsonl(path: Path, model: MoeModel, counter: _Counter) -> int:
     for line, layer, token, experts in _records(path, model):
         row = row_of.get(layer)
         if row is None:
-            raise InputError(f"routes {path}: line {line}: layer {layer} has no experts", f"{model.words}")
+            raise InputError(f"routes {named(path)}: line {line}: layer {layer} has no experts", f"{model.words}")
         open_ = tokens.get(token)
         if open_ is None:
             open_ = tokens[token] = _Open(order % 2, {}, set())
@@ -193,7 +193,7 @@ def _jsonl(path: Path, model: MoeModel, counter: _Counter) -> int:
             order += 1
         if row in open_.seen:
             raise InputError(
-                f"routes {path}: line {line}: layer {layer} of token {token[-1]} is given twice",
+                f"routes {named(path)}: line {line}: layer {layer} of token {token[-1]} is given twice",
                 f"tell sequences apart by one of {', '.join(SEQUENCE_KEYS)}",
             )
         open_.seen.add(row)

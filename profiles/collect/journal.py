@@ -155,7 +155,7 @@ def read(path: Path) -> Iterator[Entry]:
         DataError: a line is no JSON object of ours, or was written by a newer version.
     """
     source = Source(path, "journal", "give the folder of a journal", LARGEST, DataError)
-    if not path.exists():
+    if not os.path.lexists(path):
         return
     header: Header | None = None
     for number, line in source.lines():

@@ -92,7 +92,12 @@ def _npz(**arrays: Any) -> Callable[[], bytes]:
 
 # ------------------------------------------------------------------ documents
 
-CLUSTER = b"name: ours\npools:\n  - gpu: H200\n    gpus: 16\n  - {gpu: H100, nodes: 2, gpus_per_node: 8, usd_per_gpu_hour: 2.5, price_source: us}\n"
+CLUSTER = b"""name: ours
+pools:
+  - gpu: H200
+    gpus: 16
+  - {gpu: H100, nodes: 2, gpus_per_node: 8, usd_per_gpu_hour: 2.5, price_source: us}
+"""
 CONFIG = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 4,
     "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 128, "vocab_size": 1000,
@@ -118,8 +123,14 @@ def _config(path: Path) -> Any:
 # ------------------------------------------------------------------ tables
 
 TRACE = b"arrival_s,isl,osl\n0,100,10\n0.5,200,20\n1.25,50,5\n"
-AZURE = b"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109\n"
-CONFIGS = b"model,gpu,framework,tp,isl,osl,concurrency,name\nQwen/Qwen3-32B,H200,vllm,2,4000,500,32,a\nQwen/Qwen3-32B,H200,vllm,4,4000,500,8,b\n"
+AZURE = b"""TIMESTAMP,ContextTokens,GeneratedTokens
+2023-11-16 18:15:46.6805900,374,44
+2023-11-16 18:15:50.9951690,396,109
+"""
+CONFIGS = b"""model,gpu,framework,tp,isl,osl,concurrency,name
+Qwen/Qwen3-32B,H200,vllm,2,4000,500,32,a
+Qwen/Qwen3-32B,H200,vllm,4,4000,500,8,b
+"""
 LOADS = b"layer,expert,count,window\n1,0,5,a\n1,1,2,a\n2,0,3,a\n2,3,3,a\n4,2,9,a\n"
 MLP = (
     b"num_tokens,n_embd,n_expanded_embd,n_head,n_kv_head,use_gated_mlp,num_tensor_parallel_workers,"
@@ -148,9 +159,16 @@ def _vidur(path: Path) -> Any:
 # ------------------------------------------------------------------ measurements
 
 POINT = {"operation": "gemm", "dtype": "bf16", "shape": {"m": 64, "n": 4096, "k": 4096}, "num_gpus": 1}
+DEVICE = {
+    "kind": "cuda", "name": "NVIDIA H200", "count": 8, "capability": [9, 0], "sm_count": gpus()["H200"].sm_count,
+    "memory_bytes": gpus()["H200"].memory_bytes, "l2_bytes": 2**25, "facts": {},
+}  # fmt: skip
 HEADER = {
     "type": "header", "format_version": 1, "source": "a test", "date": "2026-11-21", "gpu": "H200",
-    "device": {"name": "NVIDIA H200"}, "versions": {"torch": "2.9", "driver": None}, "settings": {},
+    "device": {
+        "kind": "cuda", "name": "NVIDIA H200", "count": 8, "capability": [9, 0], "sm_count": 132,
+        "memory_bytes": 150_109_880_320, "l2_bytes": 62_914_560, "facts": {},
+    }, "versions": {"torch": "2.9", "driver": None}, "settings": {},
 }  # fmt: skip
 OUTCOME = {
     "type": "outcome", "point": POINT, "status": "measured", "reason": "", "kernel": "cublas", "framework": "torch",
