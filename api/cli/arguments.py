@@ -24,7 +24,7 @@ LARGEST = 10**18
 
 _EXAMPLES = {int: "4", float: "0.5"}
 
-_MOST_SAID = 300  # characters of a message that was composed elsewhere
+_MOST_SAID = 140  # characters of a message that was composed elsewhere
 
 
 def check_text(arguments: Sequence[str]) -> None:

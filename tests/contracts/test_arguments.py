@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,20 +25,17 @@ from planner.serving import planning, prediction_table
 FEW, MANY = 150, 4000  # strange command lines
 
 ASKED = ["--model", "Qwen/Qwen3-32B", "--cluster", "16xH200", "--workload", "isl=4000,osl=500", "--slo", "ttft=1s"]
-PREDICTED = [
-    "predict",
+PREDICTED = ["predict", "--model", "Qwen/Qwen3-32B", "--gpu", "H200"]
+PREDICTED += ["--isl", "4000", "--osl", "500", "--concurrency", "8"]
+PLACED = [
+    "experts",
     "--model",
-    "Qwen/Qwen3-32B",
-    "--gpu",
-    "H200",
-    "--isl",
-    "4000",
-    "--osl",
-    "500",
-    "--concurrency",
-    "8",
+    "mistralai/Mixtral-8x7B-v0.1",
+    "--cluster",
+    "8xH200",
+    "--synthetic",
+    "sigma=0.7,windows=3,drift=0.2",
 ]
-PLACED = ["experts", "--model", "mistralai/Mixtral-8x7B-v0.1", "--cluster", "8xH200", "--synthetic", "sigma=0.7"]
 
 OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "plan": (
@@ -65,7 +63,7 @@ OPTIONS: dict[str, tuple[list[str], tuple[str, ...]]] = {
         ),
     ),
     "simulate": (
-        ["simulate", "plan.json", "--rate", "1"],
+        ["simulate", "plan.json", "--rate", "1.5", "--requests", "10", "--arrivals", "gamma:2"],
         ("--rate", "--requests", "--arrivals", "--seed", "--trace", "--speed", "--model", "--profiles", "--output"),
     ),
     "experts": (
@@ -114,12 +112,22 @@ def command_lines(times: int) -> Iterator[list[str]]:
         for _ in range(draw.choice((1, 1, 2))):
             option, value = draw.choice(options), draw.choice(STRANGE_TEXT)
             if option in line:
-                line[line.index(option) + 1] = value
+                place = line.index(option) + 1
+                line[place] = one_number(line[place], draw) if draw.random() < 0.5 else value
             else:
                 line += [option, value] if option else [value]
         if draw.random() < 0.05:
             line.insert(draw.randrange(len(line)), draw.choice(STRANGE_TEXT))
         yield line
+
+
+def one_number(text: str, draw: random.Random) -> str:
+    """``text`` with one of its numbers, if it has any, replaced by what is none or a strange one."""
+    found = list(re.finditer(r"[0-9.]+", text))
+    if not found:
+        return draw.choice(STRANGE_TEXT)
+    number = draw.choice(found)
+    return text[: number.start()] + draw.choice(STRANGE_TEXT) + text[number.end() :]
 
 
 def run(line: list[str], capture: pytest.CaptureFixture[str]) -> None:
