@@ -19,8 +19,8 @@ from profiles import hardware
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.files import Source, is_file
 from profiles.hardware import Fact, Gpu, Node, add_gpu, fabrics, find_fabric, find_gpu
-from profiles.markup import read_yaml
 from profiles.values import named
+from profiles.yaml_markup import read_yaml
 
 FILE = "gpus.yaml"
 

@@ -14,8 +14,8 @@ from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, che
 from profiles.errors import InputError
 from profiles.files import MIB, Source
 from profiles.hardware import default_node, find_fabric, find_gpu, find_node, on_demand_price
-from profiles.markup import read_yaml
 from profiles.values import shown
+from profiles.yaml_markup import read_yaml
 
 MOST_GPUS = 100_000
 """GPUs of one pool. A plan names every one of them, so a slip of the keyboard must not ask for 10¹²."""

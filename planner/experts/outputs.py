@@ -31,8 +31,9 @@ from planner.experts.model import MoeModel
 from planner.experts.placement import Ints, Placement, Topology
 from profiles.errors import InputError, Unsupported
 from profiles.files import MIB, Source
-from profiles.markup import read_json, read_yaml
+from profiles.markup import read_json
 from profiles.values import shown
+from profiles.yaml_markup import read_yaml
 
 
 def sglang(placement: Placement, model: MoeModel) -> bytes:

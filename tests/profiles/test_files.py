@@ -13,9 +13,10 @@ import pytest
 
 from profiles.errors import DataError, InputError, ShardwrightError
 from profiles.files import Source
-from profiles.markup import DEEPEST, Malformed, read_json, strict_json, strict_yaml
+from profiles.markup import DEEPEST, Malformed, read_json, strict_json
 from profiles.tables import read_table
 from profiles.values import named, number, shortened, shown, whole
+from profiles.yaml_markup import strict_yaml
 
 
 def source(path: Path, most: int = 1000) -> Source:
@@ -86,7 +87,7 @@ def test_a_column_given_twice_is_refused(tmp_path: Path) -> None:
         ('{"a": 1, "a": 2}', "key 'a' is given twice"),
         ("[NaN]", "NaN is not a number"),
         ("[1e999]", "'1e999' is too large"),
-        ("[" + "9" * 500 + "]", "a number of 500 digits"),
+        ("[" + "9" * 4200 + "]", "a number of 4,200 digits"),
         ("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), f"more than {DEEPEST} levels"),
         ("[" * 10**6, f"more than {DEEPEST} levels"),
         ("", "it is empty"),
@@ -128,7 +129,7 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("[" * 900, "levels"),
         ("a: 2024-99-99", "date of no day"),
         ("a: !!python/object:os.system {}", "could not determine a constructor"),
-        ("a: " + "9" * 500, "a number of 500 digits"),
+        ("a: " + "9" * 4200, "a number of 4,200 digits"),
         (LAUGHS, "more than 1,000,000 values"),
     ],
 )  # fmt: skip
