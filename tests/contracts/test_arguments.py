@@ -22,7 +22,7 @@ from example_plan import example_plan
 from api.cli import main as cli
 from planner.serving import planning, prediction_table
 
-FEW, MANY = 150, 4000  # strange command lines
+FEW, MANY = 60, 4000  # strange command lines
 
 ASKED = ["--model", "Qwen/Qwen3-32B", "--cluster", "16xH200", "--workload", "isl=4000,osl=500", "--slo", "ttft=1s"]
 PREDICTED = ["predict", "--model", "Qwen/Qwen3-32B", "--gpu", "H200"]

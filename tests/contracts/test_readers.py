@@ -18,7 +18,7 @@ from readers import READERS
 sys.path.insert(0, str(Path(__file__).parents[1] / "api"))  # example_plan
 from profiles.errors import ShardwrightError
 
-FEW, MANY = 25, int(os.environ.get("MANY", 3000))  # mutations of each reader's file
+FEW, MANY = 25, 3000  # mutations of each reader's file
 
 PYTHON = re.compile(
     r"could not convert|NoneType|object has no|object is not [cis]|invalid literal|Traceback|unhashable|Errno|"
