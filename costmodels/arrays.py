@@ -29,12 +29,14 @@ def take_rows(points: P, index: Ints) -> P:
     return replace(points, **changed)  # type: ignore[type-var]
 
 
-def concatenate_rows(parts: Sequence[P], rows: Sequence[Ints]) -> P:
-    """One dataclass of arrays of which ``parts`` are the points ``rows``, that is all of them together; what is no
-    array is the first part's."""
-    order = np.argsort(np.concatenate(list(rows)))
+def concatenate_rows(parts: Sequence[P], rows: Sequence[Ints] | None = None) -> P:
+    """One dataclass of arrays of which ``parts`` are the points ``rows``, that is all of them together (None: one part
+    after another); what is no array is the first part's."""
+    order = slice(None) if rows is None else np.argsort(np.concatenate(list(rows)))
 
     def of(values: list[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {name: of([value[name] for value in values]) for name in values[0]}
         if isinstance(values[0], np.ndarray):
             return np.concatenate(values)[order]
         return concatenate_rows(values, rows) if is_dataclass(values[0]) else values[0]

@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from profiles import hardware
-from profiles.errors import DataError, InputError, UnknownName
+from profiles.errors import DataError, InputError
 from profiles.files import Source, is_file
-from profiles.hardware import Fact, Gpu, Node, add_gpu, fabrics, find_fabric, find_gpu
+from profiles.hardware import SHIPPED, Catalogue, Fact, Gpu, Node, fabrics, find_fabric, gpus
+from profiles.pcie import pcie_fact
 from profiles.values import named
 from profiles.yaml_markup import read_yaml
 
@@ -40,16 +40,25 @@ _ASKED: dict[str, str] = {
 """What a driver may leave unsaid, and how to say it."""
 
 
-def add_described(folder: Path | str) -> None:
-    """Makes the types that a store's ``gpus.yaml`` describes known to this process; nothing where it has none.
+def catalogue_with(folders: Iterable[Path | str], catalogue: Catalogue = SHIPPED) -> Catalogue:
+    """``catalogue`` and the types that the ``gpus.yaml`` of these stores' folders describe, where they have one.
 
     Raises:
-        DataError: the file cannot be read, lacks a fact, or contradicts the catalogue.
+        DataError: a file cannot be read, lacks a fact, or contradicts the catalogue or another of the files.
     """
-    file = Path(folder) / FILE
-    if is_file(file):
-        for gpu, node in read_descriptions(file):
-            add_gpu(gpu, node, str(file))
+    for folder in folders:
+        file = Path(folder) / FILE
+        if is_file(file):
+            catalogue = catalogue_with_file(file, catalogue)
+    return catalogue
+
+
+def catalogue_with_file(file: Path, catalogue: Catalogue = SHIPPED) -> Catalogue:
+    """``catalogue`` and the types that ``file`` describes; errors as :func:`catalogue_with`, and where it cannot be
+    opened."""
+    for gpu, node in read_descriptions(file):
+        catalogue = catalogue.describing(gpu, node, str(file))
+    return catalogue
 
 
 def read_descriptions(file: Path) -> list[tuple[Gpu, Node]]:
@@ -118,20 +127,17 @@ def _plain(error: ValidationError | TypeError) -> str:
     return "its facts are not those of a GPU (keys that are no text?)"
 
 
-def keep(folder: Path, names: Iterable[str]) -> None:
-    """Writes the described types among ``names`` into the ``gpus.yaml`` of a store, beside those it has.
+def keep(folder: Path, names: Iterable[str], catalogue: Catalogue) -> None:
+    """Writes the types among ``names`` that ``catalogue`` has described into the ``gpus.yaml`` of a store, beside those
+    it has.
 
     Raises:
         DataError: the file is there and cannot be read, or it cannot be written.
     """
-    places = {node.gpu: node for node in hardware.nodes().values()}
-    wanted = {
-        name: _document(gpu, places[name])
-        for name, gpu in hardware.gpus().items()
-        if name in set(names) and name not in hardware.shipped_gpus()
-    }
+    chosen = set(names)
+    wanted = {name: _document(gpu, node) for name, (gpu, node) in catalogue.described.items() if name in chosen}
     file = folder / FILE
-    old = _read(file) if file.is_file() else {}
+    old = _read(file) if is_file(file) else {}
     if all(old.get(name) == document for name, document in wanted.items()):
         return
     temporary = file.with_suffix(".tmp")
@@ -153,27 +159,91 @@ def _document(gpu: Gpu, node: Node) -> dict[str, Any]:
     }
 
 
-def match(device: Mapping[str, Any]) -> Gpu | None:
+def match(device: Mapping[str, Any], catalogue: Catalogue = SHIPPED) -> Gpu | None:
     """The type of a device that describes itself (:meth:`profiles.collect.devices.Device.describe`), or None where
     nobody knows its name.
 
     Raises:
-        InputError: the name is a type's, but its size is not: a slice of a GPU (MIG), or another board.
+        InputError: the name is a type's, but its size is not: a slice of a GPU (MIG), or another board; or several
+            types bear the name and have this size.
     """
-    try:
-        gpu = find_gpu(device["name"])
-    except UnknownName:
-        return None
-    whole = device["sm_count"] == gpu.sm_count and abs(device["memory_bytes"] / gpu.memory_bytes - 1) < 0.1
-    if not whole:
+    named = catalogue.candidates(device["name"]) or catalogue.candidates(type_name(device))
+    found = [gpu for gpu in named if _is_whole(device, gpu)]
+    if len(found) > 1:
+        return catalogue.find_gpu(device["name"], "device")  # refuses the name, and says what it may mean
+    if named and not found:
+        sizes = "; ".join(f"{gpu.name} has {gpu.sm_count} and {gpu.memory_bytes / 2**30:.1f} GiB" for gpu in named)
         raise InputError(
             f"device {device['name']!r} has {device['sm_count']} SMs (CPUs: cores) and "
-            f"{device['memory_bytes'] / 2**30:.1f} GiB; {gpu.name} has {gpu.sm_count} and "
-            f"{gpu.memory_bytes / 2**30:.1f} GiB",
+            f"{device['memory_bytes'] / 2**30:.1f} GiB; {sizes}",
             "a slice of a GPU (MIG) or a restricted CPU is no such device: measure the whole one, or describe it as a "
             "type with another name",
         )
-    return gpu
+    return found[0] if found else None
+
+
+def _is_whole(device: Mapping[str, Any], gpu: Gpu) -> bool:
+    return bool(device["sm_count"] == gpu.sm_count and abs(device["memory_bytes"] / gpu.memory_bytes - 1) < 0.1)
+
+
+def type_name(device: Mapping[str, Any]) -> str:
+    """What a device that nobody has listed is called: GPUs by their name, CPUs with the cores that may be used, since a
+    part of a processor is another device."""
+    cores = f"-{device['sm_count']}-cores" if device["kind"] == "cpu" else ""
+    return f"{_slug(device['name'])}{cores}"
+
+
+def measured_type(device: Mapping[str, Any], where: str) -> tuple[Gpu, Node]:
+    """The type of a device that :func:`profiles.collect.detection.detect` has looked at, and the node it is in.
+
+    Nothing here tells the network: the slowest of the catalogue's that suits so many devices is assumed.
+
+    Raises:
+        DataError: the facts are no valid ones; ``where`` names the file in it.
+    """
+    name, found = type_name(device), device["measured"]
+    fields: dict[str, Any] = {"aliases": [], "full_name": device["name"], "vendor": _vendor(device), "peak_flops": {}}
+    if _slug(device["name"]) == name:
+        fields["aliases"] = [device["name"]]
+    sources = {"vendor": _driver(device), "peak_flops": "each by itself"}
+    for field, (value, source) in found.items():
+        group, _, precision = field.partition(".")
+        if precision:
+            fields[group][precision] = value
+        else:
+            fields[field] = value
+        sources[field] = source
+    for known in gpus().values():
+        if known.compute_capability is not None and known.compute_capability == fields.get("compute_capability"):
+            fields["generation"] = known.generation
+    count = int(device["count"])
+    fitting = [fabric for fabric in fabrics().values() if count % fabric.shared_by_gpus == 0]
+    slowest = min(fitting, key=lambda fabric: fabric.bytes_per_s_per_gpu)
+    fields |= {"sources": sources, "node": {"gpus": count, "default_fabric": slowest.name}}
+    return _described(name, fields, Path(where))
+
+
+def in_words(gpu: Gpu) -> list[str]:
+    """What a measured type was found to be, and what was assumed, a line each."""
+    peaks = ", ".join(f"{rate / 1e12:.3g} TFLOP/s {name}" for name, rate in gpu.peak_flops.items())
+    launch = "" if gpu.launch_us is None else f", {gpu.launch_us:.3g} µs a launch"
+    lines = [f"{gpu.name}: {peaks}, {gpu.memory_bandwidth_bytes_per_s / 1e9:.3g} GB/s{launch}"]
+    assumed = [field for field, source in gpu.sources.items() if source.startswith("assumed")]
+    if assumed:
+        lines.append(f"assumed, since nothing here tells: {', '.join(assumed)}, and the network between such machines")
+    return lines
+
+
+def measured_document(device: Mapping[str, Any]) -> str:
+    """:func:`measured_type` as a ``gpus.yaml``: to be read over, corrected, and given back."""
+    gpu, node = measured_type(device, "device")
+    lines = [
+        f"# Facts of {device['name']}, reported, measured or assumed as its sources say. Correct what a data sheet",
+        "# knows better, with the source; then give this file with --gpu-facts.",
+        f"# default_fabric is assumed: the network between such machines, one of {', '.join(fabrics())}.",
+    ]
+    text = yaml.safe_dump({gpu.name: _document(gpu, node)}, sort_keys=False, allow_unicode=True, width=1000)
+    return "\n".join([*lines, text])
 
 
 def template(device: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -184,13 +254,13 @@ def template(device: Mapping[str, Any]) -> tuple[str, list[str]]:
     fields: dict[str, Any] = {
         "aliases": [device["name"]],
         "full_name": device["name"],
-        "vendor": facts.get("vendor", "nvidia" if device["kind"] == "cuda" else "other"),
+        "vendor": _vendor(device),
         "generation": None,
         "compute_capability": None,
         "peak_flops": {"bf16": None},
     }
-    for field in Gpu.model_fields:
-        if field not in {*Fact.model_fields, *fields}:
+    for field, declared in Gpu.model_fields.items():
+        if declared.is_required() and field not in {*Fact.model_fields, *fields}:
             fields[field] = None
     fields |= {field: value for field, (value, _) in known.items()}
     if fields["compute_capability"] is None:
@@ -214,7 +284,7 @@ def template(device: Mapping[str, Any]) -> tuple[str, list[str]]:
 def _known(device: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     """Field -> (value, source) of what the driver reports."""
     out: dict[str, tuple[Any, str]] = {}
-    driver = "reported by the driver" if device["kind"] == "cuda" else "reported by Linux"
+    driver = _driver(device)
     if device["capability"] is not None:
         major, minor = device["capability"]
         out["compute_capability"] = (float(f"{major}.{minor}"), driver)
@@ -230,10 +300,16 @@ def _known(device: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, tup
         rate = facts["memory_bus_bits"] / 8 * facts["max_memory_clock_mhz"] * 1e6 * 2
         out["memory_bandwidth_bytes_per_s"] = (rate, f"{driver}: bus width times highest memory clock, twice a clock")
     if "pcie_generation" in facts and "pcie_lanes" in facts:
-        # 2.0 GB/s a lane for PCIe 4, doubling with each generation, as the catalogue's figures.
-        rate = 2.0e9 * 2.0 ** (facts["pcie_generation"] - 4) * facts["pcie_lanes"]
-        out["pcie_bytes_per_s"] = (rate, f"{driver}: PCIe {facts['pcie_generation']:.0f} x{facts['pcie_lanes']:.0f}")
+        out["pcie_bytes_per_s"] = pcie_fact(facts)
     return out
+
+
+def _vendor(device: Mapping[str, Any]) -> str:
+    return str(device["facts"].get("vendor", "nvidia" if device["kind"] == "cuda" else "other"))
+
+
+def _driver(device: Mapping[str, Any]) -> str:
+    return "reported by the driver" if device["kind"] == "cuda" else "reported by Linux"
 
 
 def _slug(name: str) -> str:

@@ -2,18 +2,23 @@
 
 The facts are YAML files in ``profiles/hardware/``; this module reads, validates and looks them up. Peak rates are
 *dense* (no structured sparsity), bandwidths are decimal bytes per second in **one direction**.
+
+A :class:`Catalogue` is what one request knows: the facts that ship, and the types that its stores describe. It is
+passed in; nothing described is kept in the module. The functions of this module look into what ships.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from profiles.errors import DataError, UnknownName
+from profiles.errors import DataError, InputError, UnknownName
 from profiles.shipped import shipped
 
 
@@ -42,9 +47,11 @@ class Gpu(Fact):
     l2_bytes: int = Field(gt=0)
     tdp_watts: float = Field(gt=0)
     idle_watts: float = Field(gt=0)
-    scale_up_link: Literal["nvlink", "xgmi", "pcie", "shared_memory"]  # the last: processes of one CPU host
+    scale_up_link: Literal["nvlink", "xgmi", "pcie", "ethernet", "shared_memory"]  # the last: processes of one CPU host
     scale_up_bytes_per_s: float = Field(gt=0)  # per GPU, one direction, to its peers in the node
     pcie_bytes_per_s: float = Field(gt=0)  # one direction
+    bridge_bytes_per_s: float | None = Field(default=None, gt=0)  # NVLink bridges that can join pairs, one direction
+    launch_us: float | None = Field(default=None, gt=0)  # of a call that does nothing, where it was measured
 
     @model_validator(mode="after")
     def _rates_are_positive(self) -> Gpu:
@@ -61,6 +68,8 @@ class Node(Fact):
     gpu: str
     gpus: int = Field(gt=0)
     default_fabric: str
+    joined_by: str | None = None  # a topology's name; None: nobody says, rows of the GPU's link are taken as they are
+    sockets: int | None = Field(default=None, gt=0)  # CPUs that PCIe cards are spread over
     gpus_per_host: int | None = None  # where less than ``gpus`` share an operating system (rack-scale NVLink)
     host_memory_bytes: int | None = None
 
@@ -72,6 +81,24 @@ class Fabric(Fact):
     bytes_per_s_per_gpu: float = Field(gt=0)  # one direction, when every GPU of the node sends at once
     shared_by_gpus: int = Field(default=1, gt=0)  # GPUs behind one NIC: one alone gets this many shares
     latency_us: float = Field(ge=0)  # one small message, end to end
+
+
+class Topology(Fact):
+    """What joins the GPUs of a node, and what that makes of collectives among them."""
+
+    meaning: str
+    bus_share: dict[int, float] | None = None  # ranks → bandwidth of a ring of them ÷ PCIe rate; None: the rows say it
+    start_us_per_rank: float = Field(default=0.0, ge=0)  # of a ring over PCIe, before a byte has moved
+    bridged_share: float | None = Field(default=None, gt=0, le=1)  # the same of two ranks over their NVLink bridge
+    spread: float = Field(default=0.0, ge=0)  # half-width (log) that is added to the interval: boxes of a kind differ
+
+
+class AmbiguousName(Fact):
+    """A name that is refused because several GPU types bear it."""
+
+    sources: dict[str, str] = {}
+    may_mean: tuple[str, ...] = Field(min_length=2)
+    because: str
 
 
 class Price(BaseModel):
@@ -100,43 +127,69 @@ def _load(file: str, kind: type[F]) -> dict[str, F]:
 
 
 @cache
-def shipped_gpus() -> dict[str, Gpu]:
-    """The GPU types that come with the package."""
+def gpus() -> dict[str, Gpu]:
+    """The GPU types that come with the package, by canonical name, in catalogue order."""
     return _load("gpus.yaml", Gpu)
 
 
 @cache
-def shipped_nodes() -> dict[str, Node]:
+def nodes() -> dict[str, Node]:
     return _load("nodes.yaml", Node)
 
 
-_described: dict[str, tuple[Gpu, Node]] = {}
+@cache
+def fabrics() -> dict[str, Fabric]:
+    return _load("fabrics.yaml", Fabric)
 
 
-def gpus() -> dict[str, Gpu]:
-    """All GPU types by canonical name: those that ship, in catalogue order, then those that were added."""
-    return {**shipped_gpus(), **{name: gpu for name, (gpu, _) in _described.items()}}
+@cache
+def topologies() -> dict[str, Topology]:
+    return _load("topologies.yaml", Topology)
 
 
-def nodes() -> dict[str, Node]:
-    return {**shipped_nodes(), **{node.name: node for _, node in _described.values()}}
+@cache
+def ambiguous_names() -> dict[str, AmbiguousName]:
+    """Names of GPUs that are refused, with what each may mean."""
+    return _load("ambiguous.yaml", AmbiguousName)
 
 
-def add_gpu(gpu: Gpu, node: Node, where: str) -> None:
-    """Makes a GPU type that a user describes, and the node it comes in, known to this process.
+@cache
+def prices() -> tuple[Price, ...]:
+    return shipped(_CATALOGUE / "prices.yaml", lambda entries: tuple(Price(**entry) for entry in entries))
 
-    Adding the same again changes nothing. ``where`` names the file in errors.
 
-    Raises:
-        DataError: one of its names is another type's, or its facts are not those that were added before.
+@dataclass(frozen=True)
+class Catalogue:
+    """What is known by name: the facts that ship, and GPU types that a user describes.
+
+    Attributes:
+        described: by name, types that do not ship, each with the node it comes in.
     """
-    if _described.get(gpu.name) == (gpu, node):
-        return
-    catalogues: tuple[tuple[str, Fact, dict[str, Fact]], ...] = (
-        ("GPU", gpu, {**gpus()}),
-        ("node", node, {**nodes()}),
-    )
-    for what, fact, known in catalogues:
+
+    described: Mapping[str, tuple[Gpu, Node]] = field(default_factory=dict)
+
+    def gpus(self) -> dict[str, Gpu]:
+        """All GPU types by canonical name: those that ship, in catalogue order, then those that were described."""
+        return {**gpus(), **{name: gpu for name, (gpu, _) in self.described.items()}}
+
+    def nodes(self) -> dict[str, Node]:
+        return {**nodes(), **{node.name: node for _, node in self.described.values()}}
+
+    def describing(self, gpu: Gpu, node: Node, where: str) -> Catalogue:
+        """This catalogue with one type more; with itself where it has the same already. ``where`` names the file in
+        errors.
+
+        Raises:
+            DataError: one of the type's names is another's, or it has other facts here already.
+        """
+        if self.described.get(gpu.name) == (gpu, node):
+            return self
+        for what, fact, known in (("GPU", gpu, {**self.gpus()}), ("node", node, {**self.nodes()})):
+            self._check_new(what, fact, known, where)
+        return Catalogue({**self.described, gpu.name: (gpu, node)})
+
+    @staticmethod
+    def _check_new(what: str, fact: Fact, known: Mapping[str, Fact], where: str) -> None:
         for name in (fact.name, *fact.aliases):
             try:
                 other = _find(what, name, known)
@@ -147,59 +200,87 @@ def add_gpu(gpu: Gpu, node: Node, where: str) -> None:
                 f"{where}: {what} {name!r} has {same} in the catalogue already",
                 "leave it out, or give it another name and no alias of the other's",
             )
-    _described[gpu.name] = (gpu, node)
+
+    def find_gpu(self, name: str, field: str = "gpu") -> Gpu:
+        """The GPU called ``name``, as people or drivers write it (canonical or alias; case, spaces, dashes ignored).
+
+        Raises:
+            UnknownName: with the nearest names.
+            InputError: several types bear the name; all are named.
+        """
+        found = self.candidates(name)
+        if len(found) > 1:
+            several = _called(name, ambiguous_names().values())[0]
+            raise InputError(
+                f"{field}: {name!r} may mean {' or '.join(several.may_mean)}: {several.because}",
+                "give one of these names",
+                may_mean=list(several.may_mean),
+            )
+        return found[0] if found else _find(field, name, self.gpus())
+
+    def candidates(self, name: str) -> list[Gpu]:
+        """The types that ``name`` may mean: none, one, or several. Who describes a type knows what its name means."""
+        several = _called(name, ambiguous_names().values())
+        return _called(name, self.gpus().values()) or [self.gpus()[each] for one in several for each in one.may_mean]
+
+    def find_node(self, name: str, field: str = "node") -> Node:
+        return _find(field, name, self.nodes())
+
+    def find_fabric(self, name: str, field: str = "fabric") -> Fabric:
+        return _find(field, name, fabrics())
+
+    def default_node(self, gpu: Gpu) -> Node:
+        """The node type in which this GPU usually comes: the first in the catalogue."""
+        for node in self.nodes().values():
+            if node.gpu == gpu.name:
+                return node
+        raise DataError(
+            f"hardware catalogue nodes.yaml: no node holds {gpu.name}", "name the node type in the cluster file"
+        )
+
+    def topology(self, gpu: Gpu, fabric: str | None = None) -> Topology | None:
+        """What joins the GPUs of the node in which this one usually comes: of the first node type that stands on
+        ``fabric``, else of the first of all. None where nobody says."""
+        holding = [node for node in self.nodes().values() if node.gpu == gpu.name]
+        on_fabric = [node for node in holding if node.default_fabric == fabric]
+        joined_by = next((node.joined_by for node in on_fabric or holding), None)
+        return None if joined_by is None else _find(f"node of {gpu.name}: joined_by", joined_by, topologies())
 
 
-@cache
-def fabrics() -> dict[str, Fabric]:
-    return _load("fabrics.yaml", Fabric)
+SHIPPED = Catalogue()
+"""What comes with the package and nothing else: what a request that describes no types knows."""
+
+find_gpu = SHIPPED.find_gpu
+find_node = SHIPPED.find_node
+find_fabric = SHIPPED.find_fabric
+default_node = SHIPPED.default_node
 
 
-@cache
-def prices() -> tuple[Price, ...]:
-    return shipped(_CATALOGUE / "prices.yaml", lambda entries: tuple(Price(**entry) for entry in entries))
+def on_demand_price(gpu: Gpu, node: Node | None = None) -> Price | None:
+    """The cheapest on-demand price on record, or None where none is; of ``node`` as an instance, where it is one."""
+    offers = [price for price in prices() if price.gpu == gpu.name]
+    if node is not None:
+        offers = [price for price in offers if _called(price.instance, [node])] or offers
+    return min(offers, key=lambda price: price.usd_per_gpu_hour, default=None)
 
 
-def _find(field: str, name: str, catalogue: dict[str, F]) -> F:
+def _find(field: str, name: str, catalogue: Mapping[str, F]) -> F:
+    found = _called(name, catalogue.values())
+    if not found:
+        raise UnknownName(field, name, catalogue)
+    return found[0]
+
+
+def _called(name: str, facts: Iterable[F]) -> list[F]:
+    """Those of ``facts`` that are called so, whatever its case, spaces, dashes and other marks."""
     wanted = _fold(name)
-    for fact in catalogue.values():
-        if wanted in {_fold(known) for known in (fact.name, *fact.aliases)}:
-            return fact
-    raise UnknownName(field, name, catalogue)
+    return [fact for fact in facts if wanted in _folded((fact.name, *fact.aliases))]
+
+
+@cache
+def _folded(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(_fold, names))
 
 
 def _fold(name: str) -> str:
     return "".join(c for c in name.casefold() if c.isalnum())
-
-
-def find_gpu(name: str, field: str = "gpu") -> Gpu:
-    """The GPU called ``name`` (canonical or alias, case, spaces and dashes ignored).
-
-    Raises:
-        UnknownName: with the nearest names.
-    """
-    return _find(field, name, gpus())
-
-
-def find_node(name: str, field: str = "node") -> Node:
-    return _find(field, name, nodes())
-
-
-def find_fabric(name: str, field: str = "fabric") -> Fabric:
-    return _find(field, name, fabrics())
-
-
-def default_node(gpu: Gpu) -> Node:
-    """The node type in which this GPU usually comes: the first in the catalogue."""
-    for node in nodes().values():
-        if node.gpu == gpu.name:
-            return node
-    raise DataError(
-        f"hardware catalogue nodes.yaml: no node holds {gpu.name}", "name the node type in the cluster file"
-    )
-
-
-def on_demand_price(gpu: Gpu) -> Price | None:
-    """The cheapest on-demand price on record, or None where none is."""
-    offers = [price for price in prices() if price.gpu == gpu.name]
-    return min(offers, key=lambda price: price.usd_per_gpu_hour, default=None)

@@ -56,11 +56,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Operation:
-    """A family of kernels that share their shape columns and their cost model."""
+    """A family of kernels that share their shape columns and their cost model, where they are ``predicted``: others
+    are measured for people to read."""
 
     name: str
     meaning: str
     shape: tuple[Column, ...]
+    predicted: bool = True
 
     @property
     def shape_names(self) -> list[str]:
@@ -208,6 +210,7 @@ OPERATIONS: dict[str, Operation] = {
                 ),
                 _count("copied_bytes", "bytes that arrive at the target", unit="bytes"),
             ),
+            predicted=False,
         ),
         Operation(
             "launch",
@@ -220,6 +223,7 @@ OPERATIONS: dict[str, Operation] = {
                     levels=("kernel", "graph_kernel"),
                 ),
             ),
+            predicted=False,
         ),
     )
 }

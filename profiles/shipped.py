@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from pydantic import ValidationError
 
 from profiles.errors import DataError
 
@@ -14,6 +15,9 @@ from profiles.errors import DataError
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 T = TypeVar("T")
+
+BROKEN = "correct the file if you have changed it; otherwise install shardwright again"
+"""What to do about a broken file of the package, whoever reads it."""
 
 
 def shipped(path: Path, parse: Callable[[Any], T]) -> T:
@@ -26,4 +30,12 @@ def shipped(path: Path, parse: Callable[[Any], T]) -> T:
     try:
         return parse(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader))
     except (OSError, yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise DataError(f"{path.name}: cannot be read ({error!r})", "reinstall shardwright") from error
+        raise DataError(f"{path.name}: cannot be read ({_told(error)})", BROKEN) from error
+
+
+def _told(error: Exception) -> str:
+    """The error in a line: of pydantic's the first, with its place in the document."""
+    if not isinstance(error, ValidationError):
+        return repr(error)
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -43,13 +43,13 @@ class ErrorSpace:
     def __init__(self, model: KernelModel, rows: Rows, framework: str) -> None:
         self.model = model
         own = own_rows(rows, model.operation, framework)
-        self._own = np.unique(partitions(model.family, rows.columns)[own])
+        self._own = np.unique(partitions(model.kernel, rows.columns)[own])
 
     def points(self, q: Columns, a: Answer) -> tuple[Points, Floats]:
         """(points, value in µs) of the questions ``q`` that were answered ``a``: an exact row of the pack is the
         model's answer too, since another machine may differ from it."""
         value = np.where(a.found, a.exact, a.value)
-        known = np.isin(partitions(self.model.family, q), self._own)
+        known = np.isin(partitions(self.model.kernel, q), self._own)
         exact = np.where(known, 0.0, STAND_IN_SPREAD / SIGMAS)
         claimed = np.where(a.found, exact, (a.down + a.up) / (2 * SIGMAS))
         ratio = np.log(value / a.base)
@@ -78,7 +78,7 @@ class CorrectedModel:
     """
 
     def __init__(self, model: KernelModel, space: ErrorSpace, overlay: Overlay, priors: Priors) -> None:
-        self.operation, self.family, self.hardware = model.operation, model.family, model.hardware
+        self.operation, self.kernel, self.hardware = model.operation, model.kernel, model.hardware
         self._model, self._space = model, space
         rows = overlay.rows
         p, before = space.points(rows.columns, model.answer(rows.columns))
@@ -91,8 +91,8 @@ class CorrectedModel:
             np.where(np.isnan(side), MEASURED_NOISE, np.maximum(side, NOISE_FLOOR))[order]
             for side in (overlay.down, overlay.up)
         )
-        self._partitions = np.unique(partitions(self.family, rows.columns))
-        self._ranges = ranges(self.family, rows.columns)
+        self._partitions = np.unique(partitions(self.kernel, rows.columns))
+        self._ranges = ranges(self.kernel, rows.columns)
         dtypes = rows.columns["dtype"]
         self.learnt = tuple(
             Learnt(
@@ -114,7 +114,7 @@ class CorrectedModel:
         low = value * np.exp(-width - widen)
         low = np.where(a.found, low, np.maximum(low, np.minimum(a.bound, value)))
         high = value * np.exp(width + widen)
-        here = np.isin(partitions(self.family, q), self._partitions) & (doublings_outside(self._ranges, q) <= 0)
+        here = np.isin(partitions(self.kernel, q), self._partitions) & (doublings_outside(self._ranges, q) <= 0)
         inside = a.found | (a.known & (a.doublings <= 0)) | here
 
         keys = question_keys(self.operation, q)

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from costmodels.estimates import COVERAGE, Estimates
 from costmodels.kernels.corrected_model import SIGMAS, CorrectedModel, ErrorSpace
 from costmodels.kernels.error_process import Priors, priors
-from costmodels.kernels.features import FAMILIES
 from costmodels.kernels.forest import SETTINGS, Forest, Neighbours
 from costmodels.kernels.kernel_models import (
     ROOFLINE_SPREAD,
@@ -33,16 +32,18 @@ from costmodels.kernels.kernel_models import (
     load_rows,
 )
 from costmodels.kernels.overlay import Overlay, lay_over
-from costmodels.kernels.row_sources import same_kernels, stand_ins
+from costmodels.kernels.row_sources import same_kernels, sources_of
 from costmodels.kernels.trees import Trees
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import Columns, Hardware
-from profiles.errors import UnknownName
-from profiles.hardware import Gpu, find_gpu
+from profiles.boxes import Box, unlike_boxes
+from profiles.descriptions import catalogue_with
+from profiles.hardware import Catalogue, Gpu, Topology
 from profiles.measurements import DTYPES
 from profiles.shipped import shipped
 from profiles.store import ProfileStore, shipped_pack
 
-MODEL_VERSION = "3"
+MODEL_VERSION = "4"
 """Raised whenever features, fitting, formulas or files change: cached forests of another version are not used."""
 
 CACHE_VARIABLE = "SHARDWRIGHT_CACHE"
@@ -71,6 +72,13 @@ class _Loaded:
     space: ErrorSpace
     overlay: Overlay
     row_sources: dict[int, set[str]]
+    ranks: frozenset[int]  # numbers of GPUs that the pack has rows of this type among
+
+
+def cost_model_version(store: ProfileStore, measured: Sequence[ProfileStore] = ()) -> str:
+    """Identifies predictions from ``store`` with ``measured`` laid over it: model version and the hashes of the
+    measurements."""
+    return "+".join([MODEL_VERSION, *(each.manifest.content_hash[:12] for each in (store, *measured))])
 
 
 class CostModel:
@@ -78,7 +86,8 @@ class CostModel:
 
     Args:
         gpu: the GPU type.
-        framework: ``vllm``, ``sglang`` or ``trtllm``: whose kernels run.
+        framework: name of the serving framework whose kernels run. One without rows is answered by stand-ins, and
+            :attr:`notes` say so; that there is such a framework is for the caller to check.
         store: the measurements; default the pack that ships.
         progress: called with a line of text before each slow preparation (fitting a forest takes seconds,
             once).
@@ -94,8 +103,6 @@ class CostModel:
         progress: Progress | None = None,
         measured: Sequence[ProfileStore] = (),
     ) -> None:
-        if framework not in stand_ins():
-            raise UnknownName("framework", framework, stand_ins())
         self.gpu = gpu
         self.framework = framework
         self.store = store or shipped_pack()
@@ -114,9 +121,19 @@ class CostModel:
         return self._siblings[framework]
 
     @cached_property
+    def catalogue(self) -> Catalogue:
+        """What the stores know by name: the shipped hardware and the types that they describe."""
+        return catalogue_with(store.path for store in (self.store, *self.measured))
+
+    @cached_property
+    def topology(self) -> Topology | None:
+        """What joins the GPUs of a node of this type, None where nobody says."""
+        return self.catalogue.topology(self.gpu)
+
+    @cached_property
     def version(self) -> str:
         """Identifies the predictions: model version and the hashes of the measurements."""
-        return "+".join([MODEL_VERSION, *(s.manifest.content_hash[:12] for s in (self.store, *self.measured))])
+        return cost_model_version(self.store, self.measured)
 
     def estimate(self, operation: str, q: Columns) -> Estimates:
         """Latencies in µs of the questions ``q``: coded shape columns (see :mod:`costmodels.operations.roofline`),
@@ -146,6 +163,10 @@ class CostModel:
         """The rows of the measured stores that speak for this framework on this GPU type, and those that do not."""
         return self._loaded(operation).overlay
 
+    def measured_ranks(self, operation: str) -> frozenset[int]:
+        """Numbers of GPUs of this type among which the pack has rows of ``operation``."""
+        return self._loaded(operation).ranks
+
     def _own(self, operation: str, dtype: int) -> set[str]:
         """Whose rows of the framework's own kernels answer."""
         names = self._loaded(operation).row_sources.get(dtype, set())
@@ -169,6 +190,12 @@ class CostModel:
                 if (each := learnt.get(DTYPES[dtype])) is not None:
                     rows = "1 measured row is" if each.rows == 1 else f"{each.rows:,} measured rows are"
                     lines.append(f"{what}: {rows} laid over the pack, {described_shift(each.shift)}")
+            lines += [
+                f"{operation} among {' and '.join(map(str, box.num_gpus))} {box.gpu}: rows of a box of another kind "
+                f"({box.joined_by}) are left out"
+                for box in self._left_out(operation)
+                if box.gpu == self.gpu.name
+            ]
         return tuple(lines)
 
     def _loaded(self, operation: str) -> _Loaded:
@@ -177,11 +204,11 @@ class CostModel:
         return self._kernels[operation]
 
     def _load(self, operation: str) -> _Loaded:
-        hardware = hardware_of(self.store, operation)
+        hardware = hardware_of(self.store, operation, self.catalogue)
         own = Hardware.of([self.gpu])
-        rows = load_rows(self.store, operation, self.framework, own, gpu=self.gpu.name)
-        overlay = lay_over(self.measured, operation, self.framework, self.gpu.name, rows)
-        order = stand_ins()[self.framework]
+        rows = load_rows(self.store, operation, self.framework, own, self.gpu.name, self._left_out(operation))
+        overlay = lay_over(self.measured, operation, self.framework, self.gpu, rows)
+        order = sources_of(self.framework)
         row_sources: dict[int, set[str]] = {}
         for part in (rows, overlay.rows):
             for dtype in np.unique(part.columns["dtype"]):
@@ -194,7 +221,12 @@ class CostModel:
         corrected = None
         if len(overlay):
             corrected = CorrectedModel(shipped, space, overlay, self._priors(operation, shipped.has_forest))
-        return _Loaded(shipped, corrected, space, overlay, row_sources)
+        ranks = frozenset(np.unique(rows.columns["num_gpus"]).tolist())
+        return _Loaded(shipped, corrected, space, overlay, row_sources, ranks)
+
+    def _left_out(self, operation: str) -> tuple[Box, ...]:
+        """Where rows were measured that do not answer here: boxes unlike the usual ones."""
+        return unlike_boxes(self.store.manifest.name, operation, self.catalogue)
 
     def _priors(self, operation: str, has_forest: bool) -> Priors:
         if not has_forest:
@@ -203,32 +235,33 @@ class CostModel:
 
     def _is_foreign(self, operation: str) -> bool:
         """Whether no GPU of this vendor was measured."""
-        vendors = {find_gpu(name).vendor for name in self.store.values(operation, "gpu")}
+        vendors = {self.catalogue.find_gpu(name).vendor for name in self.store.values(operation, "gpu")}
         return self.gpu.vendor not in vendors
 
     def _fitted(self, operation: str, hardware: Hardware) -> Fitted | None:
         """The forest of ``operation``, from the cache or fitted; None without rows that speak for the
         framework."""
-        made_by = (MODEL_VERSION, version("scikit-learn"), SETTINGS, FAMILIES[operation].leaf_rows, COVERAGE)
+        made_by = (MODEL_VERSION, version("scikit-learn"), SETTINGS, families().kernel(operation).leaf_rows, COVERAGE)
         # The forest has learnt ratios to these GPUs' rooflines: a corrected fact makes it another forest.
         facts = [array.tolist() for array in (hardware.peak_flops, hardware.bandwidth, hardware.link)]
         known = (hardware.names, hardware.trait_names, hardware.traits.tolist(), facts)
-        key = f"{made_by}:{known}:{self.store.manifest.hashes[operation]}:{self.framework}"
+        left_out = [(box.gpu, box.num_gpus) for box in self._left_out(operation)]
+        key = f"{made_by}:{known}:{self.store.manifest.hashes[operation]}:{self.framework}:{left_out}"
         folder = cache_folder() / "forests" / f"{operation}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         loaded = _read_fitted(folder, self.gpu.name, has_rows=self.gpu.name in hardware.names)
         if loaded is None:
             self._progress(f"learning {operation} ({self.framework}) from the measurements; kept for next time")
-            rows = load_rows(self.store, operation, self.framework, hardware)
+            rows = load_rows(self.store, operation, self.framework, hardware, left_out=self._left_out(operation))
             if not len(rows.gpu):
                 return None
             loaded = fit(operation, rows, hardware)
             _write_fitted(folder, loaded)
         return loaded
 
-    def prepare(self, operations: Sequence[str] = tuple(FAMILIES)) -> None:
-        """Loads (and where needed fits) the models of ``operations`` now rather than at the first
+    def prepare(self, operations: Sequence[str] | None = None) -> None:
+        """Loads (and where needed fits) the models of ``operations`` (all) now rather than at the first
         question."""
-        for operation in operations:
+        for operation in families().kernels if operations is None else operations:
             self.kernel(operation)
 
 
@@ -244,7 +277,10 @@ def unseen_spreads() -> dict[str, float]:
     leave-one-GPU-out benchmark."""
     return shipped(
         Path(__file__).parent / "unseen_gpu.yaml",
-        lambda document: {operation: float(document["half_width"][operation]) for operation in FAMILIES},
+        lambda document: {
+            operation: float(document["half_width"][kernel.figures_of or operation])
+            for operation, kernel in families().kernels.items()
+        },
     )
 
 

@@ -39,10 +39,10 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import stdtrit
 
+from costmodels.arrays import concatenate_rows, take_rows
 from costmodels.estimates import COVERAGE, Floats, Ints
-from costmodels.kernels.features import FAMILIES
-from costmodels.operations.roofline import CODES, ROUTING_SKEW, Columns, Hardware, times_us
-from profiles.measurements import OPERATIONS
+from costmodels.operations.registry import families
+from costmodels.operations.roofline import CODES, ROUTING_SKEW, Columns, Hardware
 from profiles.shipped import shipped
 
 MEAN_ROWS = 1000
@@ -60,8 +60,9 @@ _SIZES = ("offset", "partition", "shared", "local", "noise", "growth", "claim")
 
 def coordinates(operation: str) -> tuple[str, ...]:
     """The names of the places' coordinates: the shape's sizes (log2), and what the model says of them."""
-    sizes = [name for name in OPERATIONS[operation].shape_names if name not in CODES or name == "routing"]
-    ranks = ["num_gpus"] if operation == "collective" else []
+    kernel = families().kernel(operation)
+    sizes = [name for name in kernel.shape_names if name not in CODES or name == "routing"]
+    ranks = ["num_gpus"] if kernel.spans_gpus else []
     return (*ranks, *sizes, "roofline", "balance", "ratio")
 
 
@@ -85,15 +86,10 @@ class Points:
         return len(self.partition)
 
     def take(self, index: Ints) -> Points:
-        return Points(self.place[index], self.partition[index], self.known[index], self.claimed[index])
+        return take_rows(self, index)
 
     def joined(self, more: Points) -> Points:
-        return Points(
-            np.concatenate([self.place, more.place]),
-            np.concatenate([self.partition, more.partition]),
-            np.concatenate([self.known, more.known]),
-            np.concatenate([self.claimed, more.claimed]),
-        )
+        return concatenate_rows([self, more])
 
 
 def points(
@@ -106,9 +102,8 @@ def points(
     known: NDArray[np.bool_],
 ) -> Points:
     """The questions ``q`` to the one GPU of ``hardware``; ``log_ratio``: log of the model's answer ÷ its base."""
-    compute, transfer = (
-        np.log2(np.maximum(t, 1e-9)) for t in times_us(operation, q, np.zeros(len(log_ratio), np.int64), hardware)
-    )
+    times = families().kernel(operation).times_us(q, np.zeros(len(log_ratio), np.int64), hardware)
+    compute, transfer = (np.log2(np.maximum(time, 1e-9)) for time in times)
     columns: dict[str, Floats] = {
         "roofline": np.maximum(compute, transfer),
         "balance": compute - transfer,
@@ -267,8 +262,15 @@ class ErrorProcess:
 
 
 def as_prior(operation: str, figures: Any) -> Prior:
-    """From a mapping as ``few_shot.yaml`` has it; KeyError, TypeError or ValueError where it is none."""
-    lengths = np.array([float(figures["lengths"][name]) for name in coordinates(operation)])
+    """From a mapping as ``few_shot.yaml`` has it; KeyError, TypeError or ValueError where it is none.
+
+    An operation that goes by another's figures may have coordinates which that one lacks: they take its shortest
+    length, with which a row says least of others.
+    """
+    known = {name: float(length) for name, length in figures["lengths"].items()}
+    if families().kernel(operation).figures_of:
+        known = dict.fromkeys(coordinates(operation), min(known.values())) | known
+    lengths = np.array([known[name] for name in coordinates(operation)])
     sizes = [float(figures[name]) for name in _SIZES]
     if min(sizes) < 0 or min(*lengths, float(figures["degrees"]), float(figures["noise"])) <= 0:
         raise ValueError("standard deviations are not negative; noise, lengths and degrees are positive")
@@ -292,7 +294,7 @@ def priors(operation: str) -> Priors:
     """
 
     def parse(document: Any) -> Priors:
-        figures = {name: document[name] for name in FAMILIES}[operation]
+        figures = {name: document[kernel.figures_of or name] for name, kernel in families().kernels.items()}[operation]
         return Priors(*(as_prior(operation, figures[kind]) for kind in ("unseen", "repeat")))
 
     return shipped(Path(__file__).parent / "few_shot.yaml", parse)

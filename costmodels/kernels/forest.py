@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from costmodels.arrays import take_rows
 from costmodels.estimates import COVERAGE, Floats, Ints
 from costmodels.kernels.trees import Trees
 
@@ -59,7 +60,7 @@ class Neighbours:
     residual: NDArray[np.float32]
 
     def take(self, index: Ints) -> Neighbours:
-        return Neighbours(self.place[index], self.partition[index], self.group[index], self.residual[index])
+        return take_rows(self, index)
 
     @classmethod
     def empty(cls, dimensions: int) -> Neighbours:

@@ -10,15 +10,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from costmodels.arrays import take_rows
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.kernels import forest as forests
-from costmodels.kernels.features import FAMILIES, Family, base_us, matrix
-from costmodels.kernels.row_sources import stand_ins
-from costmodels.operations.roofline import CODES, Columns, Hardware, roofline_us
+from costmodels.kernels.features import base_us, matrix
+from costmodels.kernels.row_sources import sources_of
+from costmodels.operations.kernel import Kernel
+from costmodels.operations.registry import families
+from costmodels.operations.roofline import CODES, Columns, Hardware
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
+from profiles.boxes import Box, without_rows_of
 from profiles.errors import DataError
-from profiles.hardware import Gpu, find_gpu
-from profiles.measurements import OPERATIONS
+from profiles.hardware import SHIPPED, Catalogue, Gpu
 from profiles.store import ProfileStore
 
 MEASURED_NOISE = 0.05
@@ -48,14 +51,13 @@ class Rows:
     origin: NDArray[np.int8]  # index into the framework's order of row_sources
 
     def take(self, index: Ints) -> Rows:
-        columns = {name: values[index] for name, values in self.columns.items()}
-        return Rows(columns, self.gpu[index], self.latency_us[index], self.origin[index])
+        return take_rows(self, index)
 
 
 def coded(operation: str, table: pd.DataFrame) -> dict[str, NDArray[np.generic]]:
     """Shape columns of ``table`` with text turned into codes."""
     out: dict[str, NDArray[np.generic]] = {}
-    for name in ("dtype", "num_gpus", *OPERATIONS[operation].shape_names):
+    for name in families().kernel(operation).columns:
         if name in CODES:
             out[name] = _positions(table[name], CODES[name])
         else:
@@ -63,11 +65,19 @@ def coded(operation: str, table: pd.DataFrame) -> dict[str, NDArray[np.generic]]
     return out
 
 
-def load_rows(store: ProfileStore, operation: str, framework: str, hardware: Hardware, gpu: str | None = None) -> Rows:
+def load_rows(
+    store: ProfileStore,
+    operation: str,
+    framework: str,
+    hardware: Hardware,
+    gpu: str | None = None,
+    left_out: tuple[Box, ...] = (),
+) -> Rows:
     """The rows that speak for ``framework``: its own, and where a (GPU, precision, kind) has none, a
-    stand-in's."""
-    order = stand_ins()[framework]
-    names = ["gpu", "num_gpus", "dtype", *OPERATIONS[operation].shape_names, "latency_us"]
+    stand-in's; none that were measured in the boxes ``left_out``."""
+    order = sources_of(framework)
+    kernel = families().kernel(operation)
+    names = ["gpu", "num_gpus", "dtype", *kernel.shape_names, "latency_us"]
     parts: list[Rows] = []
     seen = np.zeros(0, np.uint64)
     # One framework at a time: the others' rows are mostly not needed.
@@ -75,10 +85,9 @@ def load_rows(store: ProfileStore, operation: str, framework: str, hardware: Har
         table = store.query(
             operation, gpu=gpu, framework=row_source, columns=list(dict.fromkeys(names)), categories=True
         )
-        if operation == "collective":
-            # 16-bit elements move alike; 8-bit rows repeat the same byte counts.
-            table = table[table["dtype"].isin(("bf16", "fp16"))].assign(dtype="bf16")
-        table = table[table["gpu"].isin(hardware.names)]
+        if (same := kernel.one_precision) is not None:
+            table = table[table["dtype"].isin(same.dtypes)].assign(dtype=same.dtype)
+        table = without_rows_of(left_out, table[table["gpu"].isin(hardware.names)])
         columns = _known(store, operation, table)
         gpu_index = _positions(table["gpu"], hardware.names)
         blocks = _hash([gpu_index, columns["dtype"], *([columns["kind"]] if "kind" in columns else [])])
@@ -118,25 +127,25 @@ def _positions(values: pd.Series, names: Sequence[str]) -> Ints:
     return np.asarray(pd.Index(list(names)).get_indexer(pd.Index(values)), dtype=np.int64)
 
 
-def shape_groups(family: Family, columns: Columns) -> Ints:
+def shape_groups(kernel: Kernel, columns: Columns) -> Ints:
     """One number per shape, shape [n]."""
-    return np.unique(_hash([columns[name] for name in family.group]), return_inverse=True)[1].astype(np.int64)
+    return np.unique(_hash([columns[name] for name in kernel.group]), return_inverse=True)[1].astype(np.int64)
 
 
-def places(family: Family, columns: Columns) -> NDArray[np.float32]:
+def places(kernel: Kernel, columns: Columns) -> NDArray[np.float32]:
     """Coordinates in which near rows behave alike, shape [n, d]."""
     parts = [
         np.log2(np.maximum(np.asarray(columns[name], dtype=np.float64), 0.5)) * scale
-        for name, scale in family.near.items()
+        for name, scale in kernel.near.items()
     ]
     return np.column_stack(parts).astype(np.float32)
 
 
-def partitions(family: Family, columns: Columns) -> Ints:
+def partitions(kernel: Kernel, columns: Columns) -> Ints:
     """Rows of one partition (and one GPU) may correct each other: same value of every coded column, and of
     ``alike``."""
     coded_columns = [columns[name] for name in CODES if name in columns and name != "routing"]
-    return _hash([*coded_columns, *(columns[name] for name in family.alike)]).astype(np.int64)
+    return _hash([*coded_columns, *(columns[name] for name in kernel.alike)]).astype(np.int64)
 
 
 def error_partitions(columns: Columns) -> Ints:
@@ -154,7 +163,7 @@ def deduplicated(operation: str, q: Columns) -> tuple[dict[str, NDArray[np.gener
 
 def question_keys(operation: str, columns: Columns) -> NDArray[np.uint64]:
     """Equal where the question is, shape [n]."""
-    return _hash([np.asarray(columns[name]) for name in ("dtype", "num_gpus", *OPERATIONS[operation].shape_names)])
+    return _hash([np.asarray(columns[name]) for name in families().kernel(operation).columns])
 
 
 def _hash(columns: Sequence[NDArray[np.generic]]) -> NDArray[np.uint64]:
@@ -183,16 +192,16 @@ class Fitted:
 
 def fit(operation: str, rows: Rows, hardware: Hardware, seed: int = 0) -> Fitted:
     """Fits the forest of one operation to ``rows`` of all GPUs together."""
-    family = FAMILIES[operation]
-    base = base_us(operation, rows.columns, rows.gpu, hardware)
+    kernel = families().kernel(operation)
+    base = base_us(kernel, rows.columns, rows.gpu, hardware)
     forest, memory = forests.fit(
-        matrix(family, rows.columns, rows.gpu, hardware),
+        matrix(kernel, rows.columns, rows.gpu, hardware),
         np.log(rows.latency_us / base),
-        shape_groups(family, rows.columns),
-        places(family, rows.columns),
-        partitions(family, rows.columns),
+        shape_groups(kernel, rows.columns),
+        places(kernel, rows.columns),
+        partitions(kernel, rows.columns),
         rows.gpu,
-        family.leaf_rows,
+        kernel.leaf_rows,
         seed,
     )
     return Fitted(
@@ -239,12 +248,12 @@ class KernelModel:
 
     def __init__(self, operation: str, fitted: Fitted | None, rows: Rows, gpu: Gpu, unseen_spread: float) -> None:
         self.operation = operation
-        self.family = FAMILIES[operation]
+        self.kernel = families().kernel(operation)
         self.hardware = Hardware.of([gpu])
         self._fitted = fitted
         self._unseen_spread = unseen_spread
         self._exact_keys, self._exact_us = self._index(rows)
-        self._ranges = ranges(self.family, rows.columns)
+        self._ranges = ranges(self.kernel, rows.columns)
 
     def _index(self, rows: Rows) -> tuple[NDArray[np.uint64], Floats]:
         keys = question_keys(self.operation, rows.columns)
@@ -259,8 +268,8 @@ class KernelModel:
         """The questions ``q`` (coded shape columns, shape [n] each), before what an unseen GPU adds to the spread."""
         n = len(q["dtype"])
         gpu = np.zeros(n, dtype=np.int64)
-        bound = roofline_us(self.operation, q, gpu, self.hardware)
-        base = base_us(self.operation, q, gpu, self.hardware)
+        bound = self.kernel.roofline_us(q, gpu, self.hardware)
+        base = base_us(self.kernel, q, gpu, self.hardware)
         if self._fitted is None:
             none = np.zeros(n)
             value, down, up, known, doublings = base, none, none, np.zeros(n, bool), none
@@ -293,11 +302,11 @@ class KernelModel:
     def _forest(self, q: Columns, gpu: Ints, base: Floats) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
         assert self._fitted is not None
         model = self._fitted.forest
-        memory = self._fitted.neighbours.get(self.hardware.names[0], forests.Neighbours.empty(len(self.family.near)))
-        ratio, spread = model.raw(matrix(self.family, q, gpu, self.hardware))
-        parts = partitions(self.family, q)
+        memory = self._fitted.neighbours.get(self.hardware.names[0], forests.Neighbours.empty(len(self.kernel.near)))
+        ratio, spread = model.raw(matrix(self.kernel, q, gpu, self.hardware))
+        parts = partitions(self.kernel, q)
         known = np.isin(parts, memory.partition)
-        ratio = ratio + model.correction_share * forests.correction(memory, places(self.family, q), parts)
+        ratio = ratio + model.correction_share * forests.correction(memory, places(self.kernel, q), parts)
         down, up = model.interval(spread)
         return base * np.exp(ratio), down, up, known
 
@@ -312,12 +321,12 @@ class KernelModel:
 Ranges = dict[int, dict[str, tuple[float, float]]]
 
 
-def ranges(family: Family, columns: Columns) -> Ranges:
-    """By precision, the (least, most) of the family's continuous columns."""
+def ranges(kernel: Kernel, columns: Columns) -> Ranges:
+    """By precision, the (least, most) of the kernel's continuous columns."""
     return {
         int(dtype): {
             name: (values.min(), values.max())
-            for name in family.range
+            for name in kernel.range
             for values in [columns[name][columns["dtype"] == dtype]]
         }
         for dtype in np.unique(columns["dtype"])
@@ -340,6 +349,6 @@ def doublings_outside(measured: Ranges, q: Columns) -> Floats:
     return out
 
 
-def hardware_of(store: ProfileStore, operation: str) -> Hardware:
-    """The GPUs that have rows of ``operation``, as arrays; unknown GPU names are refused by the catalogue."""
-    return Hardware.of([find_gpu(name) for name in store.values(operation, "gpu")])
+def hardware_of(store: ProfileStore, operation: str, catalogue: Catalogue = SHIPPED) -> Hardware:
+    """The GPUs that have rows of ``operation``, as arrays; names that ``catalogue`` lacks are refused."""
+    return Hardware.of([catalogue.find_gpu(name) for name in store.values(operation, "gpu")])

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from costmodels.arrays import take_rows
 from costmodels.estimates import Floats
 from costmodels.kernels.kernel_models import Rows, coded, error_partitions, question_keys
 from costmodels.kernels.plausibility import check_rows
-from costmodels.kernels.row_sources import same_kernels, stand_ins
+from costmodels.kernels.row_sources import same_kernels, sources_of
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import CODES
+from profiles.hardware import Gpu
 from profiles.measurements import DTYPES, OPERATIONS
 from profiles.store import ProfileStore
 
@@ -51,18 +54,18 @@ class Overlay:
         return len(self.rows.gpu)
 
     def take(self, index: np.ndarray) -> Overlay:
-        return Overlay(self.rows.take(index), self.down[index], self.up[index], self.unused)
+        return take_rows(self, index)
 
 
-def lay_over(stores: Sequence[ProfileStore], operation: str, framework: str, gpu: str, shipped: Rows) -> Overlay:
+def lay_over(stores: Sequence[ProfileStore], operation: str, framework: str, gpu: Gpu, shipped: Rows) -> Overlay:
     """The rows of ``stores`` for ``operation`` on ``gpu`` that are laid over ``shipped`` (the pack's, same GPU).
 
-    Per precision and kind, the best row_source's rows are used (:func:`costmodels.kernels.row_sources.stand_ins`),
+    Per precision and kind, the best row_source's rows are used (:func:`costmodels.kernels.row_sources.sources_of`),
     unless they only stand in and the pack has rows of the framework's own kernels.
     """
-    order = stand_ins()[framework]
+    order = sources_of(framework)
     names = ["num_gpus", "dtype", *OPERATIONS[operation].shape_names, "latency_us", "latency_p10_us", "latency_p90_us"]
-    parts = [store.query(operation, gpu=gpu, columns=[*names, "framework"]) for store in stores]
+    parts = [store.query(operation, gpu=gpu.name, columns=[*names, "framework"]) for store in stores]
     for store, part in zip(stores, parts, strict=True):
         check_rows(operation, part, gpu, f"store {store.path}")
     parts = [part for part in parts if len(part)]
@@ -74,10 +77,9 @@ def lay_over(stores: Sequence[ProfileStore], operation: str, framework: str, gpu
     for column in (name for name in CODES if name in table):
         why[~table[column].isin(CODES[column])] = f"the cost model does not know its {column}"
     original = table["dtype"]
-    if operation == "collective":
-        wide = ~table["dtype"].isin(("bf16", "fp16"))
-        why[wide] = "collectives are modelled by their bytes, measured with 16-bit elements"
-        table = table.assign(dtype="bf16")
+    if (one := families().kernel(operation).one_precision) is not None:
+        why[~table["dtype"].isin(one.dtypes)] = one.why
+        table = table.assign(dtype=one.dtype)
     origin = pd.Index(order).get_indexer(pd.Index(table["framework"])).astype(np.int8)
     same = np.array([
         same_kernels(framework, row_source, operation, dtype)
@@ -120,7 +122,7 @@ def _overlay(operation: str, table: pd.DataFrame, origin: np.ndarray, unused: tu
 
 def own_rows(rows: Rows, operation: str, framework: str) -> np.ndarray:
     """Which of ``rows`` time the framework's own kernels, shape [n]."""
-    order = stand_ins()[framework]
+    order = sources_of(framework)
     own = np.zeros(len(rows.gpu), dtype=bool)
     for origin in np.unique(rows.origin):
         for dtype in np.unique(rows.columns["dtype"]):

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from costmodels.kernels.kernel_models import coded
-from costmodels.operations.roofline import CODES, Hardware, times_us
+from costmodels.operations.registry import families
+from costmodels.operations.roofline import CODES, Hardware
 from profiles.errors import DataError
-from profiles.hardware import find_gpu
+from profiles.hardware import Gpu
 from profiles.measurements import OPERATIONS
 
 FASTER_THAN_PEAK = 2.0
@@ -23,7 +24,7 @@ FASTER_THAN_MEMORY = 8.0
 """A row that moves its bytes so many times as fast as its GPU's memory, or link, can is refused."""
 
 
-def check_rows(operation: str, rows: pd.DataFrame, gpu: str, where: str) -> None:
+def check_rows(operation: str, rows: pd.DataFrame, gpu: Gpu, where: str) -> None:
     """Refuses ``rows`` of ``operation`` on ``gpu`` that no such GPU can have given. ``rows``: the shape columns,
     ``num_gpus``, ``dtype`` and ``latency_us``; those whose dtype, kind or routing the cost model does not know pass.
 
@@ -36,9 +37,8 @@ def check_rows(operation: str, rows: pd.DataFrame, gpu: str, where: str) -> None
     judged = rows[known].reset_index(drop=True)
     if not len(judged):
         return
-    compute, transfer = times_us(
-        operation, coded(operation, judged), np.zeros(len(judged), np.int64), Hardware.of([find_gpu(gpu)])
-    )
+    first = np.zeros(len(judged), np.int64)
+    compute, transfer = families().kernel(operation).times_us(coded(operation, judged), first, Hardware.of([gpu]))
     least = np.maximum(compute / FASTER_THAN_PEAK, transfer / FASTER_THAN_MEMORY)
     wrong = np.flatnonzero(judged["latency_us"].to_numpy() < least)
     if len(wrong):
@@ -46,7 +46,7 @@ def check_rows(operation: str, rows: pd.DataFrame, gpu: str, where: str) -> None
         named = ", ".join(f"{name}={row[name]}" for name in ("dtype", "num_gpus", *OPERATIONS[operation].shape_names))
         raise DataError(
             f"{where}: {operation}.parquet: row {named}: latency_us {row['latency_us']:.4g} is less than the "
-            f"{least[wrong[0]]:.4g} that {gpu} needs at the very least"
+            f"{least[wrong[0]]:.4g} that {gpu.name} needs at the very least"
             + (f" ({len(wrong):,} such rows)" if len(wrong) > 1 else ""),
             "remove the row, or measure it again: a time in another unit, or of another GPU type?",
         )

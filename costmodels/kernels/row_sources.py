@@ -12,21 +12,19 @@ from profiles.shipped import shipped
 @cache
 def _document() -> dict[str, Any]:
     def parse(document: Any) -> dict[str, Any]:
-        order = {framework: tuple(names) for framework, names in document["order"].items()}
         same = frozenset(
             (entry["row_source"], entry["operation"], dtype)
             for entry in document["same_kernels"]
             for dtype in entry["dtypes"]
         )
-        return {"order": order, "same": same}
+        return {"stand_ins": tuple(document["stand_ins"]), "same": same}
 
     return shipped(Path(__file__).parent / "row_sources.yaml", parse)
 
 
-def stand_ins() -> dict[str, tuple[str, ...]]:
-    """By framework, whose rows speak for it: itself first, then stand-ins, the best first."""
-    orders: dict[str, tuple[str, ...]] = _document()["order"]
-    return orders
+def sources_of(framework: str) -> tuple[str, ...]:
+    """Whose rows speak for ``framework``: itself first, then stand-ins, the best first."""
+    return (framework, *(name for name in _document()["stand_ins"] if name != framework))
 
 
 def same_kernels(framework: str, row_source: str, operation: str, dtype: str) -> bool:

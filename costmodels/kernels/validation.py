@@ -11,9 +11,9 @@ from costmodels.estimates import Estimates, Floats
 from costmodels.kernels.corrected_model import CorrectedModel, ErrorSpace, Learnt
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.error_process import Priors
-from costmodels.kernels.features import FAMILIES
 from costmodels.kernels.kernel_models import shape_groups
 from costmodels.kernels.overlay import Overlay, Unused
+from costmodels.operations.registry import families
 from profiles.measurements import DTYPES
 
 FOLDS = 5
@@ -43,7 +43,7 @@ def taught(cost: CostModel) -> list[Taught]:
     """One entry per operation of which the measured stores have rows of the GPU; prepares what it needs."""
     out = []
     for operation, rows in rows_by_operation(cost).items():
-        if operation not in FAMILIES:
+        if operation not in families().kernels:
             out.append(Taught(operation, (), 0, (), rows))
             continue
         model = cost.kernel(operation)
@@ -100,7 +100,7 @@ def validate(cost: CostModel, folds: int = FOLDS, progress: Callable[[str], None
     """Holds out the measured rows of ``cost``, whole shapes at a time, and predicts them from the pack alone and from
     the pack with the rest of the rows."""
     out = []
-    for operation in (name for name in rows_by_operation(cost) if name in FAMILIES):
+    for operation in (name for name in rows_by_operation(cost) if name in families().kernels):
         overlay = cost.overlay(operation)
         rows = overlay.rows
         if not len(overlay):
@@ -122,7 +122,7 @@ def validate(cost: CostModel, folds: int = FOLDS, progress: Callable[[str], None
 
 def _held_out(overlay: Overlay, space: ErrorSpace, priors: Priors, folds: int) -> Estimates | None:
     """Each row as predicted from the rows of the other folds; None where all rows are of one shape."""
-    shapes = shape_groups(space.model.family, overlay.rows.columns)
+    shapes = shape_groups(space.model.kernel, overlay.rows.columns)
     count = int(shapes.max()) + 1
     if count < 2:
         return None

@@ -1,14 +1,31 @@
 """What a transformer is made of, as far as its cost goes: layer groups, their attention and feed-forward.
 
+Mixers that are not attention alone are in :mod:`costmodels.models.mixers`.
+
 Nothing here knows how a model is written down (see :mod:`costmodels.models.huggingface`) nor how it is split over
 GPUs (see :mod:`costmodels.step.operators`). All sizes are those of the whole, unsplit model.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from costmodels.estimates import Floats, Ints
+from costmodels.models.mixers import (
+    CompressedAttention,
+    HyperConnections,
+    KimiDeltaAttention,
+    Mamba,
+    Mamba2,
+    Mixer,
+    NoMixer,
+    Weights,
+)
 
 
 @dataclass(frozen=True)
@@ -24,17 +41,29 @@ class GroupedQueryAttention:
     qk_norm: Literal["none", "head", "full"] = "none"  # RMSNorm weights of head_dim, or of all heads
     sinks: bool = False  # one learned logit per head (gpt-oss)
     gated_output: bool = False  # q projection is twice as wide (Qwen3-Next)
+    value_dim: int = 0  # of one head's values (MiMo-V2); 0: as wide as its keys
+    head_gate: bool = False  # one gate per head on the output (Step-3.5)
+    keys_are_values: bool = False  # one projection in the checkpoint; engines load it twice (Gemma 4)
+
+    @property
+    def value_head_dim(self) -> int:
+        return self.value_dim or self.head_dim
 
     def parameters(self, hidden: int) -> int:
-        query, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        weights = hidden * (query * (2 if self.gated_output else 1) + 2 * kv) + query * hidden
-        biases = (query + 2 * kv if self.bias else 0) + (hidden if self.output_bias else 0)
-        norms = {"none": 0, "head": 2 * self.head_dim, "full": query + kv}[self.qk_norm]
+        query, keys, values = (
+            self.heads * self.head_dim,
+            self.kv_heads * self.head_dim,
+            0 if self.keys_are_values else self.kv_heads * self.value_head_dim,
+        )
+        wide = query * (2 if self.gated_output else 1) + keys + values + (self.heads if self.head_gate else 0)
+        weights = hidden * wide + self.heads * self.value_head_dim * hidden
+        biases = (query + keys + values if self.bias else 0) + (hidden if self.output_bias else 0)
+        norms = {"none": 0, "head": 2 * self.head_dim, "full": query + keys}[self.qk_norm]
         return weights + biases + norms + (self.heads if self.sinks else 0)
 
     def kv_elements_per_token(self) -> int:
         """Elements of K and V that one token adds to the cache of one layer, before any split."""
-        return 2 * self.kv_heads * self.head_dim
+        return self.kv_heads * (self.head_dim + self.value_head_dim)
 
 
 @dataclass(frozen=True)
@@ -45,14 +74,17 @@ class Indexer:
     heads: int
     head_dim: int
     top_k: int
+    shared: bool = False  # it is that of a layer before (GLM-5.2): no weights, no cache
 
     def parameters(self, hidden: int, q_lora_rank: int) -> int:
+        if self.shared:
+            return 0
         keys = hidden * self.head_dim + 2 * self.head_dim  # and their LayerNorm
         return q_lora_rank * self.heads * self.head_dim + keys + hidden * self.heads
 
     def cache_bytes_per_token(self) -> int:
         """Keys are kept in fp8 with one fp32 scale, whatever the precision of the KV cache (vLLM, SGLang)."""
-        return self.head_dim + 4
+        return 0 if self.shared else self.head_dim + 4
 
 
 @dataclass(frozen=True)
@@ -68,6 +100,7 @@ class LatentAttention:
     v_head_dim: int
     window_tokens: int = 0
     indexer: Indexer | None = None
+    output_gate: bool = False  # as wide as the values (Kimi-K3)
 
     def parameters(self, hidden: int) -> int:
         qk = self.qk_nope_head_dim + self.qk_rope_head_dim
@@ -78,7 +111,8 @@ class LatentAttention:
         latent = hidden * (self.kv_lora_rank + self.qk_rope_head_dim) + self.kv_lora_rank
         rebuild = self.kv_lora_rank * self.heads * (self.qk_nope_head_dim + self.v_head_dim)
         index = self.indexer.parameters(hidden, self.q_lora_rank) if self.indexer else 0
-        return query + latent + rebuild + self.heads * self.v_head_dim * hidden + index
+        values = self.heads * self.v_head_dim * hidden
+        return query + latent + rebuild + values * (2 if self.output_gate else 1) + index
 
     def kv_elements_per_token(self) -> int:
         return self.kv_lora_rank + self.qk_rope_head_dim
@@ -126,7 +160,92 @@ class GatedDeltaNet:
         return matrices + self.convolved * (self.conv_kernel - 1) * 2
 
 
-Attention = GroupedQueryAttention | LatentAttention | GatedDeltaNet
+@dataclass(frozen=True)
+class BlockSparseAttention(Mixer):
+    """Grouped-query attention that sees ``top_k`` blocks of keys, chosen by small query heads against one key per
+    token, which has a cache of its own in 16 bits (MiniMax-M3)."""
+
+    attention: GroupedQueryAttention
+    index_heads: int
+    index_dim: int
+    block_tokens: int
+    top_k: int
+    kind: ClassVar[str] = "block-sparse attention"
+
+    @property
+    def heads(self) -> int:  # type: ignore[override]
+        return self.attention.heads
+
+    def weights(self, hidden: int) -> tuple[Weights, ...]:
+        index = hidden * self.index_heads * self.index_dim
+        return (
+            *_weights(self.attention, hidden),
+            Weights("attention_qkv", index, self.index_heads),
+            Weights("attention_qkv", hidden * self.index_dim, 1),
+            Weights("16-bit", 2 * self.index_dim, 1),  # norms
+        )
+
+    def kv_elements_per_token(self) -> int:
+        return self.attention.kv_elements_per_token() + self.index_dim
+
+    def cache_bytes(self, tokens: Floats, tp: Ints, element_bytes: float) -> Floats:
+        return tokens * (_cached(self.attention, tp) * element_bytes + self.index_dim * 2)
+
+
+@dataclass(frozen=True)
+class ParallelMixers(Mixer):
+    """Attention and a state space beside each other on the same input (Falcon-H1, arXiv:2507.22448 §2)."""
+
+    attention: GroupedQueryAttention
+    state_space: Mamba2
+    kind: ClassVar[str] = "attention and Mamba-2 in parallel"
+
+    @property
+    def heads(self) -> int:  # type: ignore[override]
+        return math.gcd(self.attention.heads, self.state_space.heads)
+
+    def weights(self, hidden: int) -> tuple[Weights, ...]:
+        return (*_weights(self.attention, hidden), *self.state_space.weights(hidden))
+
+    def kv_elements_per_token(self) -> int:
+        return self.attention.kv_elements_per_token()
+
+    def cache_bytes(self, tokens: Floats, tp: Ints, element_bytes: float) -> Floats:
+        own = self.state_space.cache_bytes(tokens, tp, element_bytes)
+        return own + tokens * _cached(self.attention, tp) * element_bytes
+
+
+def _weights(attention: GroupedQueryAttention, hidden: int) -> tuple[Weights, ...]:
+    """Of grouped-query attention inside a mixer; what is small (biases, norms) is whole on every GPU."""
+    output = attention.heads * attention.value_head_dim * hidden
+    query = hidden * attention.heads * attention.head_dim * (2 if attention.gated_output else 1)
+    keys = hidden * attention.kv_elements_per_token()
+    return (
+        Weights("attention_qkv", query, attention.heads),
+        Weights("attention_qkv", keys, attention.kv_heads),
+        Weights("attention_output", output, attention.heads),
+        Weights("16-bit", attention.parameters(hidden) - query - keys - output, 1),
+    )
+
+
+def _cached(attention: GroupedQueryAttention, tp: Ints) -> Floats:
+    """Elements of K and V of one token on one of ``tp`` GPUs: KV heads are copied where tp exceeds them."""
+    width = attention.head_dim + attention.value_head_dim
+    return np.asarray(np.maximum(attention.kv_heads / tp, 1.0) * width)
+
+
+Attention = (
+    GroupedQueryAttention
+    | LatentAttention
+    | GatedDeltaNet
+    | BlockSparseAttention
+    | ParallelMixers
+    | CompressedAttention
+    | KimiDeltaAttention
+    | Mamba
+    | Mamba2
+    | NoMixer
+)
 
 
 @dataclass(frozen=True)
@@ -146,6 +265,19 @@ class DenseFeedForward:
 
 
 @dataclass(frozen=True)
+class NoFeedForward:
+    """A layer without one: a mixer alone, as in Nemotron-H."""
+
+    intermediate: int = 0  # which any degree divides
+
+    def parameters(self, hidden: int) -> int:
+        return 0
+
+    def active_parameters(self, hidden: int) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
 class MixtureOfExperts:
     """``experts`` routed experts of which ``top_k`` see each token, beside an always-on shared part."""
 
@@ -157,25 +289,43 @@ class MixtureOfExperts:
     bias: bool = False  # on the experts and the router (gpt-oss)
     router_bias: bool = False  # a correction term per expert (DeepSeek-V3)
     shared_gate: bool = False  # a scalar gate on the shared expert (Qwen2-MoE)
+    latent: int = 0  # the width in which routed experts work (arXiv:2512.20856 §2: LatentMoE); 0: that of the model
+    latent_norm: bool = False  # on their weighted sum (Kimi-K3)
+    router_scale: bool = False  # of the router's input and of each expert's weight (Gemma 4)
+    idle_experts: int = 0  # that pass a token through (LongCat-Flash), chosen among the experts
 
-    def _expert(self, hidden: int) -> int:
-        return DenseFeedForward(self.intermediate, self.gated, self.bias).parameters(hidden)
+    @property
+    def working_top_k(self) -> int:
+        """Experts that compute for a token: of ``top_k``, on average, with ``idle_experts`` chosen as often."""
+        return max(round(self.top_k * self.experts / (self.experts + self.idle_experts)), 1)
+
+    def expert_parameters(self, hidden: int) -> int:
+        """Of one routed expert."""
+        return DenseFeedForward(self.intermediate, self.gated, self.bias).parameters(self.latent or hidden)
+
+    def shared_parameters(self, hidden: int) -> int:
+        if not self.shared_intermediate:
+            return 0
+        return DenseFeedForward(self.shared_intermediate, self.gated).parameters(hidden)
+
+    def router_parameters(self, hidden: int) -> int:
+        """All that is never quantized: the router, gates, and the way into the latent space and back."""
+        choices = self.experts + self.idle_experts
+        router = hidden * choices + (choices if self.bias or self.router_bias else 0)
+        router += (hidden if self.shared_gate else 0) + (hidden + self.experts if self.router_scale else 0)
+        return router + 2 * hidden * self.latent + (self.latent if self.latent_norm else 0)
 
     def _always_on(self, hidden: int) -> int:
-        router = hidden * self.experts + (self.experts if self.bias or self.router_bias else 0)
-        shared = (
-            DenseFeedForward(self.shared_intermediate, self.gated).parameters(hidden) if self.shared_intermediate else 0
-        )
-        return router + shared + (hidden if self.shared_gate else 0)
+        return self.router_parameters(hidden) + self.shared_parameters(hidden)
 
     def parameters(self, hidden: int) -> int:
-        return self.experts * self._expert(hidden) + self._always_on(hidden)
+        return self.experts * self.expert_parameters(hidden) + self._always_on(hidden)
 
     def active_parameters(self, hidden: int) -> int:
-        return self.top_k * self._expert(hidden) + self._always_on(hidden)
+        return self.working_top_k * self.expert_parameters(hidden) + self._always_on(hidden)
 
 
-FeedForward = DenseFeedForward | MixtureOfExperts
+FeedForward = DenseFeedForward | MixtureOfExperts | NoFeedForward
 
 
 @dataclass(frozen=True)
@@ -186,11 +336,50 @@ class LayerGroup:
     attention: Attention
     feed_forward: FeedForward
     norms: int = 2  # RMSNorm weight vectors of ``hidden``
+    # (part, precision) where these layers are not stored as most layers of the model are
+    exceptions: tuple[tuple[str, str], ...] = ()
+    residual: HyperConnections | None = None
+
+    def parameters(self, hidden: int, *, active: bool = False) -> int:
+        """Of one of the layers; ``active``: those that touch one token."""
+        ffn = self.feed_forward
+        total = self.attention.parameters(hidden) + self.norms * hidden
+        total += ffn.active_parameters(hidden) if active else ffn.parameters(hidden)
+        return total + (self.residual.parameters(hidden) if self.residual else 0)
+
+
+@dataclass(frozen=True)
+class VisionTower:
+    """The image encoder and the projector behind it, which engines keep in 16 bits beside the language model.
+
+    An image of ``patch_pixels``-wide patches becomes one token for every ``merge`` × ``merge`` of them.
+    """
+
+    parameters: int
+    layers: int
+    hidden: int
+    heads: int
+    intermediate: int
+    patch_pixels: int
+    merge: int = 1
+
+
+@dataclass(frozen=True)
+class DraftModule:
+    """Layers that guess the tokens after the next one, loaded only when the engine drafts with them. Embedding and
+    head are the model's, but for what is ``own``."""
+
+    layers: tuple[LayerGroup, ...]
+    joining: int  # weights beside each layer that join hidden state and embedding, with their norms
+    own: int = 0  # of the module as a whole
+
+    def parameters(self, hidden: int) -> int:
+        return sum(group.count * (group.parameters(hidden) + self.joining) for group in self.layers) + self.own
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A decoder-only text model, as served. Vision towers are not part of it (``excluded`` names them)."""
+    """A language model, as served, with the image encoder and the draft module it may have beside it."""
 
     name: str
     model_type: str
@@ -199,12 +388,18 @@ class Architecture:
     layer_groups: tuple[LayerGroup, ...]
     max_context_tokens: int
     tied_embeddings: bool
-    weight_precision: str  # as published: "bf16", "fp8_block", "fp8", "mxfp4", "int4", ...
+    weight_precision: str  # as published, of most weights: "bf16", "fp8_block", "fp8", "mxfp4", "int4", ...
     excluded: tuple[str, ...] = ()  # parts of the checkpoint that are not modelled
-    # Left in 16 bits by a quantized checkpoint: any of "attention_qkv", "attention_output", "dense",
-    # "experts", "shared_experts". Embedding, head, norms and routers always are.
-    unquantized: tuple[str, ...] = ()
+    # (part, precision) where most layers store a part otherwise: parts are "attention_qkv", "attention_output",
+    # "dense", "experts" and "shared_experts". Embedding, head, norms and routers always are 16 bits.
+    exceptions: tuple[tuple[str, str], ...] = ()
+    weight_group: int = 0  # values along a row that share a scale, of the format with the fewest bits; 0: not said
     moe_layers: tuple[int, ...] = ()  # which layers of the model, in order, have experts
+    vision: VisionTower | None = None
+    draft: DraftModule | None = None
+    small_parameters: int = 0  # beside the layers: biases of the head, norms of the embedding
+    position_table_elements: int = 0  # cosines and sines of rotary positions that engines keep beside the weights
+    notes: tuple[str, ...] = ()  # what the reader of its config wants known
 
     @cached_property
     def layers(self) -> int:
@@ -225,13 +420,16 @@ class Architecture:
         return self._count(active=True)
 
     def _count(self, *, active: bool) -> int:
-        total = self.embedding_parameters * (1 if self.tied_embeddings else 2) + self.hidden
+        total = self.embedding_parameters * (1 if self.tied_embeddings else 2) + self.hidden + self.small_parameters
         for group in self.layer_groups:
-            ffn = group.feed_forward
-            per_layer = group.attention.parameters(self.hidden) + group.norms * self.hidden
-            per_layer += ffn.active_parameters(self.hidden) if active else ffn.parameters(self.hidden)
-            total += group.count * per_layer
-        return total
+            total += group.count * group.parameters(self.hidden, active=active)
+        residual = self.layer_groups[0].residual
+        return total + (residual.head_parameters(self.hidden) if residual else 0)
+
+    @property
+    def unquantized(self) -> tuple[str, ...]:
+        """Parts that a quantized checkpoint leaves in 16 bits."""
+        return tuple(part for part, precision in self.exceptions if precision == "bf16")
 
     @property
     def is_moe(self) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from profiles.errors import InputError
+from profiles.shipped import shipped
 from profiles.values import shown
 
-# Keys whose presence means a computation that is not modelled, whatever the model_type (but see _MODELLED).
-_NOT_MODELLED = (
+# Keys whose presence means a computation of its own. Set, and not read by the model's reader, they are refused.
+_COMPUTATIONS = (
     (r"indexer_types|index_topk_\w+|index_skip_\w+|index_share_\w+", "an index that layers share"),
     (r"index_(topk|n_heads|head_dim)|indexer_\w+", "DeepSeek sparse attention"),
     (
@@ -21,23 +24,18 @@ _NOT_MODELLED = (
         r"linear_(num|key|value|conv|attn)\w*|full_attention_interval|lightning_\w+|mamba_ssm_dtype",
         "linear attention",
     ),
-    (r"cross_attention_\w+|add_cross_attention", "cross-attention"),
+    (r"cross_attention_\w+|add_cross_attention|use_cla", "cross-attention"),
     (r"is_encoder_decoder|encoder_layers|num_encoder_layers", "an encoder-decoder"),
     (r"compress_ratios|sparse_attention_config|dual_chunk_attention_config|moba_\w+", "sparse attention"),
     (r"\w+_softcapping", "soft-capped logits"),
     (r"num_kv_shared_layers|attention_k_eq_v", "keys and values that layers share"),
     (
-        r"hidden_size_per_layer_input|altup_\w+|laurel_rank|hc_mult|block_configs|pruned_heads",
+        r"hidden_size_per_layer_input|altup_\w+|laurel_rank|hc_mult|block_configs|pruned_heads|attn_res_block_size",
         "altered layers",
     ),
-    (r"zero_expert_num|use_bidirectional_attention", "altered attention or routing"),
+    (r"zero_expert_num|use_bidirectional_attention|use_double_wide_mlp", "altered attention or routing"),
+    (r"moe_latent_size|routed_expert_hidden_size", "experts in a latent space"),
 )
-
-# What the readers of these model types do model.
-_MODELLED = {
-    "linear attention": frozenset({"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"}),
-    "DeepSeek sparse attention": frozenset({"deepseek_v32", "glm_moe_dsa"}),
-}
 
 # Keys that shape the layers: set, and not read by the model's reader, they are refused.
 _SHAPING = frozenset(
@@ -47,12 +45,18 @@ _SHAPING = frozenset(
         *("interleave_moe_layer_step", "shared_expert_intermediate_size", "shared_intermediate_size"),
         *("layer_types", "attn_type_list", "sliding_window_pattern", "attention_chunk_size"),
         *("kv_lora_rank", "q_lora_rank", "v_head_dim", "global_head_dim", "num_global_key_value_heads"),
-        *("attention_bias", "qkv_bias", "mlp_bias", "use_qk_norm", "attn_output_gate"),
+        *("attention_bias", "qkv_bias", "mlp_bias", "use_qk_norm", "attn_output_gate", "use_bias"),
+        *("hybrid_layer_pattern", "share_expert_dim", "moe_shared_expert_intermediate_size", "num_shared_expert"),
     }
 )
 
-# What transformers fills in where a published config.json is silent (Gemma3TextConfig).
+# What transformers' config classes fill in where a published config.json is silent.
+_GEMMA = {"head_dim": 256, "vocab_size": 256_000, "max_position_embeddings": 8192, "tie_word_embeddings": True}
 _CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
+    "cohere": {"tie_word_embeddings": True},
+    "cohere2": {"tie_word_embeddings": True, "sliding_window_pattern": 4},
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA | {"sliding_window": 4096},
     "gemma3_text": {
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
@@ -61,8 +65,23 @@ _CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 131_072,
         "sliding_window_pattern": 6,
         "tie_word_embeddings": True,
-    }
+    },
+    "gemma4_text": {"tie_word_embeddings": True, "global_head_dim": 512},
 }
+
+
+_INERT = Path(__file__).parent / "config_keys.yaml"
+
+
+@cache
+def _inert() -> re.Pattern[str]:
+    """Every key that is known to change no cost."""
+
+    def every(document: Mapping[str, Any]) -> re.Pattern[str]:
+        groups = [patterns for name, patterns in document.items() if name != "source"]
+        return re.compile("|".join(f"(?:{pattern})" for patterns in groups for pattern in patterns))
+
+    return shipped(_INERT, every)
 
 
 LARGEST_SIZE = 10**9  # of anything in a config: products of three still fit a float, of two an int64
@@ -155,15 +174,72 @@ class Fields:
             raise self._wrong("rope_scaling", dict(rope), must)
         return max(longest, round(original * factor))
 
+    def positions(self) -> int:
+        """Rows of the table of rotary positions: linear and dynamic scaling lengthen it, as YaRN does."""
+        longest = self.max_context_tokens()
+        rope = self._config.get("rope_scaling") or self._config.get("rope_parameters") or {}
+        kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, Mapping) else None
+        factor = rope.get("factor") if kind in ("linear", "dynamic") else None
+        return round(longest * factor) if isinstance(factor, int | float) and 0 < factor < 1e6 else longest
+
+    def rotary_share(self) -> float:
+        """Of a head's width that is rotated."""
+        share = self._config.get("partial_rotary_factor")
+        return float(share) if isinstance(share, int | float) and 0 < share <= 1 else 1.0
+
+    def section(self, key: str) -> Fields:
+        """The mapping under ``key`` (empty where it is absent), read with the same care."""
+        value = self._get(key, {})
+        if not isinstance(value, Mapping):
+            raise self._wrong(key, value, "a mapping")
+        return Fields({"model_type": self.model_type, **value}, self.model)
+
+    def sections(self, key: str) -> list[Fields]:
+        """The mappings of the list under ``key``."""
+        value = self._get(key, [])
+        if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
+            raise self._wrong(key, value, "a list of mappings")
+        return [Fields({"model_type": self.model_type, **entry}, self.model) for entry in value]
+
+    def factor(self, key: str) -> float:
+        """A positive number."""
+        value = self._get(key, None)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+            raise self._wrong(key, value, "a positive number")
+        return float(value)
+
+    def per_layer(self, key: str, count: int) -> list[int]:
+        """One whole number a layer: a list of ``count``, or one number for all."""
+        value = self._get(key, None)
+        values = [value] * count if isinstance(value, int) else value
+        if not isinstance(values, list) or not all(type(entry) is int and entry >= 0 for entry in values):
+            raise self._wrong(key, value, "whole numbers, one a layer")
+        if len(values) != count:
+            raise self._wrong(key, value, f"{count} numbers, one a layer (it lists {len(values)} layers)")
+        return values
+
+    def has(self, key: str) -> bool:
+        """Whether ``key`` says something (``null``, 0, false and what is empty do not)."""
+        return bool(self._config.get(key))
+
+    def inert(self, *patterns: str) -> None:
+        """Keys (regular expressions) that change no cost of this family count as read."""
+        self.read.update(key for key in self._config for pattern in patterns if re.fullmatch(pattern, key))
+
     def unread(self) -> list[str]:
         """Shaping keys that are set and that no one read."""
         return sorted(key for key in _SHAPING - self.read if self._config.get(key))
 
     def unmodelled(self) -> list[str]:
-        """``what it means (its keys)`` for all that is set and that we do not model."""
+        """``what it means (its keys)`` for every computation that is asked for and that no one read."""
         found: dict[str, list[str]] = {}
         for key, value in sorted(self._config.items()):
-            meaning = next((meaning for pattern, meaning in _NOT_MODELLED if re.fullmatch(pattern, key)), None)
-            if value and meaning is not None and self.model_type not in _MODELLED.get(meaning, ()):
+            meaning = next((meaning for pattern, meaning in _COMPUTATIONS if re.fullmatch(pattern, key)), None)
+            if value and meaning is not None and key not in self.read:
                 found.setdefault(meaning, []).append(key)
         return [f"{meaning} ({', '.join(keys)})" for meaning, keys in found.items()]
+
+    def unknown(self) -> list[str]:
+        """Keys that are set, that no one read and that nobody here knows."""
+        switched_on = (key for key, value in self._config.items() if value not in (None, False, 0, "", [], {}))
+        return sorted(key for key in switched_on if key not in self.read and not _inert().fullmatch(key))

@@ -7,6 +7,7 @@ model card says about its size, and where both come from. Names are those of the
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,14 +16,17 @@ from typing import Any
 
 from costmodels.models.architecture import Architecture
 from costmodels.models.huggingface import parse_config
+from costmodels.models.model_names import readings
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.files import MIB, Source
 from profiles.markup import read_json
+from profiles.shipped import BROKEN
 from profiles.values import shown
 
 BUNDLED = Path(__file__).parent / "architectures"
 
 LARGEST_CONFIG = 16 * MIB  # the longest published one, with a list of modules that are not quantized, has 0.3
+_ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class RegisteredModel:
 def find_architecture(model: str, *, allow_paths: bool = True) -> Architecture:
     """The architecture of a bundled model or of a ``config.json``.
 
-    ``model``: a name on the Hugging Face Hub in any case, without its organisation where that is unambiguous;
+    ``model``: a name on the Hugging Face Hub in any case, without its organisation where that is unambiguous, or the
+    name of a checkpoint of which another is bundled (:mod:`costmodels.models.model_names`; ``notes`` then say which);
     or the path of a ``config.json`` or of a folder that has one (unless ``allow_paths`` is false: a service
     should not read whatever path a stranger names). Raises :class:`UnknownName` (the hint has the nearest
     names), and what :func:`~costmodels.models.huggingface.parse_config` raises.
@@ -54,12 +59,38 @@ def find_architecture(model: str, *, allow_paths: bool = True) -> Architecture:
     path = _existing(model) if allow_paths else None
     if path is not None:
         return _from_path(path)
+    understood = _understood(model)
+    if understood is not None:
+        return understood
+    fetch = f"hf download {model} config.json --local-dir DIR" if _ON_THE_HUB.fullmatch(model) else ""
+    way_out = "the path of a config.json, or of the folder that holds it, works too" if allow_paths else ""
     raise UnknownName(
         "model",
         model,
         {name for name, _ in names.values()},
-        "the path of a config.json, or of the folder that holds it, works too" if allow_paths else "",
+        f"{way_out} ({fetch} gets it)" if way_out and fetch else way_out,
     )
+
+
+def _understood(model: str) -> Architecture | None:
+    """The architecture of a bundled relative of ``model``: same layers, the precision that its name says."""
+    names = _index()
+    for reading in readings(model):
+        found = names.get(reading.name.casefold())
+        if found is None:
+            continue
+        relative = _bundled(*found)
+        note = f"its config.json is not shipped; read as that of {relative.name}"
+        if reading.precision is None:
+            return dataclasses.replace(relative, name=model, notes=(*relative.notes, note))
+        if relative.weight_precision not in ("bf16", "fp16", "fp32"):
+            continue  # quantized again: nothing that the name tells
+        note += f", every linear layer in {reading.precision} as its name says; which layers it leaves in 16 bits "
+        note += "only its own config.json tells"
+        return dataclasses.replace(
+            relative, name=model, weight_precision=reading.precision, exceptions=(), notes=(*relative.notes, note)
+        )
+    return None
 
 
 def _existing(model: str) -> Path | None:
@@ -108,7 +139,7 @@ def _entry(path: Path) -> dict[str, Any]:
         if missing:
             raise InputError(f"{path.name} lacks {', '.join(sorted(missing))}", "")
     except InputError as error:
-        raise DataError(f"bundled architecture: {error.message}", "reinstall the package") from error
+        raise DataError(f"bundled architecture: {error.message}", BROKEN) from error
     return entry
 
 
@@ -131,14 +162,36 @@ def _bundled(name: str, path: Path) -> Architecture:
     try:
         return parse_config(_entry(path)["config"], name)
     except InputError as error:
-        raise DataError(f"bundled architecture: {error.message}", "reinstall the package") from error
+        raise DataError(f"bundled architecture: {error.message}", BROKEN) from error
 
 
 def _from_path(path: Path) -> Architecture:
+    name, config, _ = _config_at(path)
+    return parse_config(config, name)
+
+
+def read_config(model: str) -> tuple[str, dict[str, Any], Path | None] | None:
+    """(name, ``config.json``, the folder of its checkpoint) of a model that is given as a path; None for the name of a
+    bundled one. A file of another name than ``config.json`` has no checkpoint beside it: None.
+
+    Raises:
+        UnknownName: neither a bundled model nor a path.
+        InputError: the file cannot be read, or is not a JSON object.
+    """
+    if model.casefold() in _index():
+        return None
+    path = _existing(model)
+    if path is None:
+        find_architecture(model)  # raises
+        return None
+    return _config_at(path)
+
+
+def _config_at(path: Path) -> tuple[str, dict[str, Any], Path | None]:
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
         raise InputError(
-            f"model: {shown(path)} holds no config.json",
+            f"model: {str(path)!r} holds no config.json",
             "name the folder of a Hugging Face model, or its config.json",
             field="model",
         )
@@ -150,8 +203,8 @@ def _from_path(path: Path) -> Architecture:
         if not isinstance(quantization, Mapping):
             raise InputError(f"{beside}: has no 'quantization'", "give the file that ModelOpt wrote")
         config["quantization_config"] = {"quant_method": "modelopt", **quantization}
-    resolved = file.resolve()
-    return parse_config(config, resolved.parent.name if file.name == "config.json" else file.stem)
+    whole = file.name == "config.json"
+    return (file.resolve().parent.name if whole else file.stem), config, (file.parent if whole else None)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from costmodels.arrays import take_rows
 from costmodels.estimates import Ints
+
+DEGREES = ("tp", "pp", "dp", "ep", "moe_tp")
+"""The degrees that make up a layout, in the order of its rows."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,19 @@ class Layouts:
         return self.tp * self.pp * self.dp
 
     def take(self, index: Ints) -> Layouts:
-        return Layouts(self.tp[index], self.pp[index], self.dp[index], self.ep[index], self.moe_tp[index])
+        return take_rows(self, index)
+
+    @property
+    def rows(self) -> Ints:
+        """The :data:`DEGREES` of each layout, [n, 5]: two are the same layout where these are equal."""
+        return np.stack([getattr(self, degree) for degree in DEGREES], axis=1)
+
+    def row(self, i: int) -> tuple[int, ...]:
+        """The :data:`DEGREES` of one layout."""
+        return tuple(int(getattr(self, degree)[i]) for degree in DEGREES)
 
     @classmethod
-    def of(cls, rows: list[tuple[int, int, int, int, int]]) -> Layouts:
-        """From (tp, pp, dp, ep, moe_tp) tuples."""
-        columns = np.array(rows, dtype=np.int64).reshape(-1, 5).T
+    def of(cls, rows: Sequence[Sequence[int]]) -> Layouts:
+        """From the :data:`DEGREES` of each."""
+        columns = np.array(rows, dtype=np.int64).reshape(-1, len(DEGREES)).T
         return cls(*columns)

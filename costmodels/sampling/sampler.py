@@ -28,8 +28,8 @@ from costmodels.estimates import Floats, Ints
 from costmodels.kernels.corrected_model import SIGMAS
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.error_process import ErrorProcess, Points
-from costmodels.kernels.features import FAMILIES
 from costmodels.kernels.kernel_models import coded
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import CODES, Columns
 from costmodels.sampling.targets import Targets, targets
 from profiles.errors import InputError, UnknownName
@@ -57,7 +57,7 @@ class Question(Protocol):
 def modelled(point: Question) -> bool:
     """Whether the cost model predicts ``point``: an operation, precision, kind and routing that it knows."""
     texts = {"dtype": point.dtype, **{name: value for name, value in point.shape.items() if name in CODES}}
-    return point.operation in FAMILIES and all(value in CODES[name] for name, value in texts.items())
+    return point.operation in families().kernels and all(value in CODES[name] for name, value in texts.items())
 
 
 class Sampler:

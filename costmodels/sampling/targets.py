@@ -13,14 +13,16 @@ from costmodels.estimates import Floats
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.kernel_models import deduplicated
 from costmodels.models.architecture import Architecture
-from costmodels.models.precision import Precision, choose_precision, missing_hardware, require_measured_widths
+from costmodels.models.precision import Precision, choose_precision, missing_hardware
 from costmodels.models.registry import find_architecture, registered
+from costmodels.operations.collective import COLLECTIVE
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch, StepWork
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import WEIGHT_BYTES, code
-from costmodels.step.operators import Batch, StepWork, step_work
+from costmodels.step.operators import step_work
 from profiles.errors import Unsupported
 from profiles.hardware import Gpu
-from profiles.measurements import OPERATIONS
 
 MOST_TARGETS = 600
 """Targets of one operation: more change the choice of rows no further and cost time in proportion."""
@@ -58,7 +60,7 @@ def targets(cost: CostModel, operations: Collection[str], most: int = MOST_TARGE
     spent = np.zeros(steps)
     parts = {}
     for operation, pieces in asked.items():
-        names = ["dtype", "num_gpus", *OPERATIONS[operation].shape_names]
+        names = families().kernel(operation).columns
         columns = {name: np.concatenate([piece[0][name] for piece in pieces]) for name in names}
         step = np.concatenate([piece[1] for piece in pieces])
         time_us = cost.estimate(operation, columns).value * np.concatenate([piece[2] for piece in pieces])
@@ -88,7 +90,7 @@ def _steps(gpu: Gpu) -> Iterator[StepWork]:
     for entry in registered():
         model = find_architecture(entry.name)
         try:
-            require_measured_widths(model)
+            families().require_measured_widths(model)
         except Unsupported:
             continue
         for precision in _precisions(model, gpu):
@@ -98,7 +100,7 @@ def _steps(gpu: Gpu) -> Iterator[StepWork]:
 
 
 def _precisions(model: Architecture, gpu: Gpu) -> Iterator[Precision]:
-    names = [None, "fp8"] if model.weight_precision in ("bf16", "fp16") else [None]
+    names = [None, "fp8"] if model.weight_precision in ("bf16", "fp16", "fp32") else [None]
     for name in names:
         precision = choose_precision(model, name)
         if missing_hardware(precision, gpu) is None:
@@ -144,4 +146,4 @@ def _questions(
             "message_bytes": exchange.message_bytes.astype(np.int64),
             "num_gpus": exchange.ranks,
         }
-        yield "collective", columns, exchange.candidate, exchange.count
+        yield COLLECTIVE.name, columns, exchange.candidate, exchange.count

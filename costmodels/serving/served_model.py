@@ -12,13 +12,17 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import Network
 from costmodels.step.memory import Memory, kv_bytes_per_sequence, memory
-from costmodels.step.operators import Batch, step_work
+from costmodels.step.operators import step_work
 from profiles.hardware import Gpu
+
+GEMM_PARTS = ("dense", "attention_qkv", "attention_output", "shared_experts")
+"""Parts of a model whose products are plain ones."""
 
 LOGIT_ROWS = 256
 """Sequences that logits are computed for at once, at most: what the activations are sized for."""
@@ -53,10 +57,11 @@ class ServedModel:
             calibration: in place of the framework's own (to fit one).
         """
         precision, row_sources = self.precision, {}
-        for operation, part in (("moe", "experts"), ("gemm", "dense")):
-            entry = self.framework.stand_in(operation, self.gpu, precision.of(part))
+        for operation, parts in (("moe", ("experts",)), ("gemm", GEMM_PARTS)):
+            entry = self.framework.stand_in(operation, self.gpu, precision.of(parts[0]))
             if entry is not None:
-                precision = replace(precision, **{part: entry.measured_as})  # type: ignore[arg-type]
+                same = {part: entry.measured_as for part in parts if precision.of(part) == entry.precision}
+                precision = replace(precision, **same)  # type: ignore[arg-type]
                 row_sources[operation] = self.cost.under(entry.measured_under)
         work = step_work(self.model, precision, layouts, batch, routing)
         calibration = calibration or self.framework.calibration
@@ -82,7 +87,7 @@ class ServedModel:
             self.precision,
             layouts,
             self.gpu,
-            memory_fraction=self.framework.memory_fraction if memory_fraction is None else memory_fraction,
+            memory_fraction=self.framework.limits.memory_fraction if memory_fraction is None else memory_fraction,
             token_budget=token_budget,
             sequences=sequences,
         )

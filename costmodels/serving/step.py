@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from costmodels.arrays import take_rows
 from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.features import LAUNCH_US
 from costmodels.models.architecture import Architecture
 from costmodels.operations.layouts import Layouts
-from costmodels.operations.roofline import times_us
+from costmodels.operations.questions import ACTIVATION_BYTES, Batch, StepWork
+from costmodels.operations.registry import families
 from costmodels.origins import MEASURED
 from costmodels.serving.frameworks.calibration import Calibration, Spread
 from costmodels.step.communication import Network, across_nodes, exchange_times, point_to_point_us
-from costmodels.step.operators import ACTIVATION_BYTES, Batch, StepWork
 
 ELEMENTWISE_SPREAD = 0.4
 """Half-width (log) of the interval of the elementwise rest, which the pack does not time: between perfect
@@ -43,24 +44,7 @@ class StepTimes:
     memory_us: Floats
 
     def take(self, index: Ints) -> StepTimes:
-        parts = {part: values[index] for part, values in self.parts.items()}
-        return StepTimes(
-            self.latency.take(index),
-            self.stage.take(index),
-            parts,
-            self.compute_us[index],
-            self.memory_us[index],
-        )
-
-
-PARTS = {
-    "gemm": ("gemm", "mla_bmm"),
-    "attention": (
-        *("attention_prefill", "attention_decode", "mla_prefill", "mla_decode"),
-        *("gdn_prefill", "gdn_decode", "dsa_prefill", "dsa_decode"),
-    ),
-    "moe": ("moe",),
-}
+        return take_rows(self, index)
 
 
 def step_times(
@@ -79,6 +63,7 @@ def step_times(
         row_sources: by operation, what answers in the place of ``cost``.
     """
     n = len(layouts)
+    work.require_summed([operation for operations in families().parts.values() for operation in operations])
     busy = np.zeros((2, n))
     by_part: dict[str, list[Estimates]] = {
         part: [
@@ -87,7 +72,7 @@ def step_times(
             )
             for operation in operations
         ]
-        for part, operations in PARTS.items()
+        for part, operations in families().parts.items()
     }
     exchanges = exchange_times(cost, network, work.exchanges, n)
     by_part["communication"] = [exchanges.scaled(calibration.factor("communication", batch.prefills))]
@@ -125,8 +110,8 @@ def _kernels(cost: CostModel, work: StepWork, operation: str, busy: Floats) -> E
     questions = {name: np.concatenate([np.asarray(part.columns[name]) for part in asked]) for name in names}
     candidate = np.concatenate([part.candidate for part in asked])
     count = np.concatenate([part.count for part in asked])
-    hardware = cost.kernel(operation).hardware
-    for row, time in enumerate(times_us(operation, questions, np.zeros(len(candidate), np.int64), hardware)):
+    kernel, hardware = families().kernel(operation), cost.kernel(operation).hardware
+    for row, time in enumerate(kernel.times_us(questions, np.zeros(len(candidate), np.int64), hardware)):
         busy[row] += np.bincount(candidate, weights=time * count, minlength=work.candidates)
     return cost.estimate(operation, questions).summed(candidate, count, work.candidates)
 

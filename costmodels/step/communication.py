@@ -3,31 +3,37 @@ fabric)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.kernels.cost_model import CostModel
-from costmodels.operations.roofline import code
+from costmodels.operations.collective import COLLECTIVE
+from costmodels.operations.questions import Exchange
+from costmodels.operations.roofline import Columns, code
 from costmodels.origins import ROOFLINE
-from costmodels.step.operators import Exchange
-from profiles.hardware import Fabric
+from profiles.hardware import Fabric, Gpu, Topology, topologies
 
 FABRIC_SPREAD = 0.5
 """Half-width (log) of the interval of anything that crosses nodes: the pack has no multi-node rows; NCCL
 reaches 60–95 % of line rate on InfiniBand and RoCE depending on topology and tuning."""
+
+RING_SPREAD = 0.32
+"""Half-width (log) of the 80 % interval of a ring's time over PCIe: that of the pack's 459 RTX-PRO-6000 rows against
+it, in-sample (``start_us_per_rank`` and ``bus_share`` are read off their ends)."""
 
 _DTYPE = code("dtype", "bf16")
 
 
 @dataclass(frozen=True)
 class Network:
-    """What engines of one pool communicate over."""
+    """What engines of one pool communicate over. ``topology`` joins the GPUs of a node; None: what usually does."""
 
     gpus_per_node: int
     fabric: Fabric
+    topology: Topology | None = None
 
 
 def exchange_times(model: CostModel, network: Network, exchanges: Sequence[Exchange], candidates: int) -> Estimates:
@@ -53,15 +59,17 @@ def exchange_times(model: CostModel, network: Network, exchanges: Sequence[Excha
     if local:
         kinds = np.concatenate([part[0] for part in local])
         if len(kinds):
-            estimates = model.estimate(
-                "collective",
-                {
-                    "dtype": np.full(len(kinds), _DTYPE),
-                    "kind": kinds,
-                    "message_bytes": np.concatenate([part[1] for part in local]).astype(np.int64),
-                    "num_gpus": np.concatenate([part[2] for part in local]),
-                },
-            )
+            questions: Columns = {
+                "dtype": np.full(len(kinds), _DTYPE),
+                "kind": kinds,
+                "message_bytes": np.concatenate([part[1] for part in local]).astype(np.int64),
+                "num_gpus": np.concatenate([part[2] for part in local]),
+            }
+            estimates = model.estimate(COLLECTIVE.name, questions)
+            topology = network.topology or model.topology
+            if topology is not None and not len(model.overlay(COLLECTIVE.name)):
+                ranks = model.measured_ranks(COLLECTIVE.name)
+                estimates = in_boxes_of(topology, model.gpu, questions, estimates, ranks)
             candidate = np.concatenate([part[3] for part in local])
             parts.append(estimates.summed(candidate, np.concatenate([part[4] for part in local]), candidates))
     if remote:
@@ -70,6 +78,46 @@ def exchange_times(model: CostModel, network: Network, exchanges: Sequence[Excha
         total = np.bincount(where, weights=time, minlength=candidates).astype(np.float64)
         parts.append(across_nodes(total, network.fabric))
     return combine(parts) if parts else Estimates.exact(np.zeros(candidates))
+
+
+def in_boxes_of(
+    topology: Topology, gpu: Gpu, q: Columns, predicted: Estimates, measured_ranks: Collection[int] = ()
+) -> Estimates:
+    """``predicted``, the times of the collectives ``q`` within a node, in a node that ``topology`` joins.
+
+    Rows of switches say nothing of PCIe: among so many GPUs as no row of this type was measured with, a ring's time
+    answers, start·ranks + bytes ÷ bandwidth (Hockney's α + βn; Thakur et al., IJHPCA 19, 2005, §4). Where there are
+    rows, they go by the ratio of that time here and in the boxes that PCIe rows are of. Boxes of one kind differ, so
+    the interval grows by the topology's spread.
+    """
+    if topology.bus_share is None:
+        return predicted.widened(topology.spread)
+    ranks = np.asarray(q["num_gpus"], dtype=np.float64)
+    passes = np.where(np.asarray(q["kind"]) == code("kind", "all_reduce"), 2.0, 1.0)
+    wire_us = passes * (ranks - 1) / ranks * np.asarray(q["message_bytes"], dtype=np.float64) * 1e6  # at 1 byte/s
+    ring = topology.start_us_per_rank * ranks + wire_us / _ring_bytes_per_s(topology, gpu, ranks)
+    usual = topologies()["pcie"]
+    as_measured = usual.start_us_per_rank * ranks + wire_us / _ring_bytes_per_s(usual, gpu, ranks)
+    scaled = predicted.scaled(ring / as_measured)
+    known = np.isin(ranks, list(measured_ranks))
+    out = Estimates(
+        np.where(known, scaled.value, ring),
+        np.where(known, scaled.low, ring),
+        np.where(known, scaled.high, ring),
+        np.where(known, predicted.how, ROOFLINE).astype(np.int8),
+        predicted.inside & known & (ring == as_measured),
+    )
+    return out.widened(np.where(known, topology.spread, np.hypot(topology.spread, RING_SPREAD)))
+
+
+def _ring_bytes_per_s(topology: Topology, gpu: Gpu, ranks: Floats) -> Floats:
+    assert topology.bus_share is not None
+    sizes = sorted(topology.bus_share)
+    share = np.interp(np.log2(ranks), np.log2(sizes), [topology.bus_share[size] for size in sizes])
+    over_pcie: Floats = share * gpu.pcie_bytes_per_s
+    if topology.bridged_share is None or gpu.bridge_bytes_per_s is None:
+        return over_pcie
+    return np.where(ranks == 2, topology.bridged_share * gpu.bridge_bytes_per_s, over_pcie)
 
 
 def across_nodes(time_us: Floats, fabric: Fabric) -> Estimates:

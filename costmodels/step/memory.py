@@ -11,18 +11,11 @@ import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.facts import read_numbers
-from costmodels.models.architecture import (
-    Architecture,
-    Attention,
-    DenseFeedForward,
-    GatedDeltaNet,
-    GroupedQueryAttention,
-    LatentAttention,
-    MixtureOfExperts,
-)
+from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
-from costmodels.operations.roofline import WEIGHT_BYTES
+from costmodels.operations.questions import Split
+from costmodels.operations.registry import families
 from profiles.hardware import Gpu
 
 
@@ -64,53 +57,22 @@ def weights_bytes(model: Architecture, precision: Precision, layouts: Layouts) -
     """Weights on the fullest GPU: the stage with most layers, and the embedding or the head."""
     layers = np.zeros(len(layouts))
     for group in model.layer_groups:
-        layers += group.count * _layer_bytes(
-            model, precision, layouts, group.attention, group.feed_forward, group.norms
-        )
+        split = Split(model.hidden, precision.within(group), layouts)
+        layer = np.full(len(layouts), group.norms * model.hidden * 2.0)
+        if group.residual is not None:
+            layer += group.residual.parameters(model.hidden) * 4.0  # kept in fp32
+        for part in families().attention(group.attention).weights_bytes(split, group.attention):
+            layer += part
+        for part in families().feed_forward(group.feed_forward).weights_bytes(split, group.feed_forward):
+            layer += part
+        layers += group.count * layer
     fullest_stage = np.ceil(model.layers / layouts.pp) / model.layers
     table = model.embedding_parameters * 2.0 / layouts.tp
     tables = np.where((layouts.pp == 1) & (not model.tied_embeddings), 2 * table, table)
-    return layers * fullest_stage + tables
-
-
-def _layer_bytes(
-    model: Architecture, precision: Precision, layouts: Layouts, attention: object, ffn: object, norms: int
-) -> Floats:
-    hidden, tp = model.hidden, layouts.tp
-    qkv, out = WEIGHT_BYTES[precision.attention_qkv], WEIGHT_BYTES[precision.attention_output]
-    total = np.full(len(layouts), norms * hidden * 2.0)
-    if isinstance(attention, GroupedQueryAttention):
-        heads, kv_heads = attention.heads / tp, np.maximum(attention.kv_heads / tp, 1.0)
-        width = heads * (2 if attention.gated_output else 1) + 2 * kv_heads
-        total += hidden * width * attention.head_dim * qkv + heads * attention.head_dim * hidden * out
-    elif isinstance(attention, GatedDeltaNet):
-        values = attention.value_heads * attention.value_dim
-        small = hidden * 2 * attention.value_heads + attention.convolved * attention.conv_kernel
-        total += (hidden * (attention.convolved + values) * qkv + small * 2.0 + values * hidden * out) / tp
-    elif isinstance(attention, LatentAttention):
-        shared = attention.q_lora_rank + attention.kv_lora_rank + attention.qk_rope_head_dim
-        heads = attention.heads / tp
-        qk = attention.qk_nope_head_dim + attention.qk_rope_head_dim
-        per_head = (attention.q_lora_rank or hidden) * qk + attention.kv_lora_rank * (
-            attention.qk_nope_head_dim + attention.v_head_dim
-        )
-        # Decode keeps the absorbed up-projection of K and V a second time, in 16 bits (all three frameworks
-        # do).
-        absorbed = attention.kv_lora_rank * (attention.qk_nope_head_dim + attention.v_head_dim) * 2.0
-        total += hidden * shared * qkv + heads * (per_head * qkv + absorbed)
-        total += heads * attention.v_head_dim * hidden * out
-        if attention.indexer is not None:  # whole on every GPU
-            total += attention.indexer.parameters(hidden, attention.q_lora_rank) * qkv
-    if isinstance(ffn, DenseFeedForward):
-        total += ffn.parameters(hidden) * WEIGHT_BYTES[precision.dense] / tp
-    elif isinstance(ffn, MixtureOfExperts):
-        expert = DenseFeedForward(ffn.intermediate, ffn.gated, ffn.bias).parameters(hidden)
-        total += ffn.experts * expert * WEIGHT_BYTES[precision.experts] / (layouts.ep * layouts.moe_tp)
-        total += hidden * ffn.experts * 2.0
-        if ffn.shared_intermediate:
-            shared_part = DenseFeedForward(ffn.shared_intermediate, ffn.gated).parameters(hidden)
-            total += shared_part * WEIGHT_BYTES[precision.shared_experts] / tp
-    return total
+    whole = (model.small_parameters + model.position_table_elements) * 2.0
+    # The image encoder is on the first stage, split over its GPUs.
+    vision = model.vision.parameters * 2.0 / layouts.tp if model.vision else 0.0
+    return layers * fullest_stage + tables + whole + vision
 
 
 def kv_bytes_per_sequence(
@@ -120,23 +82,10 @@ def kv_bytes_per_sequence(
     its place, whatever the length. Windowed layers keep their window only."""
     length = np.broadcast_to(np.asarray(tokens, dtype=np.float64), len(layouts))
     total = np.zeros(len(layouts))
+    split = Split(model.hidden, precision, layouts)
     for group in model.layer_groups:
-        attention = group.attention
-        kept = np.minimum(length, attention.window_tokens) if attention.window_tokens else length
-        total += group.count * (_bytes_per_token(attention, precision, layouts) * kept)
-        if isinstance(attention, GatedDeltaNet):
-            total += group.count * attention.state_bytes_per_sequence() / layouts.tp
+        total += families().attention(group.attention).cache_bytes(split, group.attention, group.count, length)
     return total * (np.ceil(model.layers / layouts.pp) / model.layers)
-
-
-def _bytes_per_token(attention: Attention, precision: Precision, layouts: Layouts) -> Floats:
-    """What one token adds to the cache of one layer on one GPU, shape [n]."""
-    element = WEIGHT_BYTES[precision.kv]
-    if isinstance(attention, GroupedQueryAttention):
-        return np.asarray(2 * np.maximum(attention.kv_heads / layouts.tp, 1.0) * attention.head_dim * element)
-    index = attention.indexer if isinstance(attention, LatentAttention) else None
-    whole = attention.kv_elements_per_token() * element + (index.cache_bytes_per_token() if index else 0)
-    return np.full(len(layouts), float(whole))
 
 
 def memory(
@@ -159,20 +108,17 @@ def memory(
     facts = memory_facts()
     n = len(layouts)
     weights = weights_bytes(model, precision, layouts)
-    widest = max(
-        max(ffn.intermediate, ffn.shared_intermediate) if isinstance(ffn, MixtureOfExperts) else ffn.intermediate
-        for ffn in (group.feed_forward for group in model.layer_groups)
-    )
+    split = Split(model.hidden, precision, layouts)
+    feed_forwards = [group.feed_forward for group in model.layer_groups]
+    needed = [families().feed_forward(layer).activations(split, layer) for layer in feed_forwards]
+    widest = max(each.widest for each in needed)
     per_token = facts.activation_copies * model.hidden + 3 * widest / layouts.tp
     # Tokens of all ranks before the experts, and their sums after them.
     gathered = np.where(layouts.dp > 1, layouts.dp, 0) * model.hidden * 2
     logits = sequences * (model.vocabulary / layouts.tp) * 4.0
     experts = np.zeros(n)
-    for ffn in (group.feed_forward for group in model.layer_groups):
-        if isinstance(ffn, MixtureOfExperts):
-            # Grouped products: gate, up and activation of every (token, expert) pair of this GPU, and its output.
-            pairs = layouts.dp * ffn.top_k / layouts.ep
-            experts = np.maximum(experts, pairs * (3 * ffn.intermediate / layouts.moe_tp + model.hidden))
+    for each in needed:
+        experts = np.maximum(experts, each.grouped)
     activations = token_budget * (per_token + gathered + experts) * 2.0 + logits
     groups = (layouts.tp > 1).astype(float) + (layouts.dp > 1) + (layouts.pp > 1)
     communication = groups * facts.communication_bytes_per_peer_group

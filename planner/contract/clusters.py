@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
-from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
-from profiles.errors import InputError
-from profiles.files import MIB, Source
-from profiles.hardware import default_node, find_fabric, find_gpu, find_node, on_demand_price
+from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, catalogue_of, checked
+from planner.contract.files import mapping_of, read_text
+from profiles.errors import InputError, UnknownName
+from profiles.hardware import SHIPPED, Catalogue, Node, on_demand_price
 from profiles.values import shown
-from profiles.yaml_markup import read_yaml
 
 MOST_GPUS = 100_000
 """GPUs of one pool. A plan names every one of them, so a slip of the keyboard must not ask for 10¹²."""
@@ -24,9 +23,6 @@ MOST_GPUS_PER_NODE = 1024
 """GPUs that share a scale-up link: more than any that is built (NVL576), less than what stalls the packing."""
 
 MOST_POOLS = 64
-
-LARGEST_CLUSTER = 4 * MIB
-"""Bytes of a cluster file: 64 pools take 20 kB."""
 
 _GPU = "GPU type, as `plan gpus` lists it"
 _FABRIC = "network between nodes, as `plan gpus --fabrics` lists it"
@@ -99,7 +95,10 @@ class ClusterInput(Document):
 _COUNT = re.compile(
     r"(?:(?P<nodes>[0-9]+)\s*[xX×]\s*)?(?P<count>[0-9]+)\s*[xX×]\s*(?P<gpu>[A-Za-z][\w. /-]*)", re.ASCII
 )
-_FORMS = "write 16xH200 (GPUs), 2x8xH100 (nodes × GPUs), several joined by +{file}, or a bundled name: {names}"
+_FORMS = (
+    "write 16xH200 (GPUs), 2x8xH100 (nodes × GPUs), 2xp5.48xlarge (nodes), several joined by +{file}, or a bundled "
+    "name: {names}"
+)
 
 
 def bundled_clusters() -> dict[str, Path]:
@@ -108,8 +107,9 @@ def bundled_clusters() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def parse_cluster(text: str, *, allow_paths: bool = True) -> Cluster:
-    """``16xH200``, ``2x8xH100``, several joined by ``+``, the path of a YAML file, or a bundled name.
+def parse_cluster(text: str, *, allow_paths: bool = True, catalogue: Catalogue = SHIPPED) -> Cluster:
+    """``16xH200``, ``2x8xH100``, ``2xp5.48xlarge`` (nodes of a type), several joined by ``+``, the path of a YAML file,
+    or a bundled name; names of hardware are those of ``catalogue``.
 
     Raises:
         InputError, UnknownName: naming what is not understood.
@@ -123,10 +123,11 @@ def parse_cluster(text: str, *, allow_paths: bool = True) -> Cluster:
         return read_cluster(bundled[text])
     matches = [_COUNT.fullmatch(part.strip()) for part in text.split("+")]
     if all(matches):
-        return _cluster_from({"name": text, "pools": [_short_pool(match) for match in matches if match]}, "cluster")
+        pools = [_short_pool(match, catalogue) for match in matches if match]
+        return _cluster_from({"name": text, "pools": pools}, "cluster", catalogue)
     file = _file_at(text) if allow_paths else None
     if file is not None:
-        return read_cluster(file)
+        return read_cluster(file, catalogue)
     if allow_paths and (text.endswith((".yaml", ".yml")) or "/" in text):
         raise InputError(f"cluster: no file at {shown(text)}", hint)
     raise InputError(f"cluster: {shown(text)} is not understood", hint)
@@ -140,65 +141,87 @@ def _file_at(text: str) -> Path | None:
         return None
 
 
-def _short_pool(match: re.Match[str]) -> dict[str, Any]:
-    gpu = find_gpu(match["gpu"].strip(), "cluster GPU")
-    count, nodes = int(match["count"]), match["nodes"]
+def _short_pool(match: re.Match[str], catalogue: Catalogue) -> dict[str, Any]:
+    name, count, nodes = match["gpu"].strip(), int(match["count"]), match["nodes"]
+    node = _known_node(name, catalogue)
+    if node is not None:
+        if catalogue.candidates(name):
+            raise InputError(
+                f"cluster: {shown(name)} is a GPU type and a node type",
+                f"for the nodes write a cluster file with node: {node.name}; for the GPUs another of their names",
+            )
+        if nodes is not None:
+            raise InputError(
+                f"cluster: {shown(match.group())}: {node.name} is a node of {node.gpus} {node.gpu} already",
+                f"write {nodes}x{node.name} for {nodes} of them",
+            )
+        return {"gpu": node.gpu, "nodes": count, "node": node.name}
+    try:
+        gpu = catalogue.find_gpu(name, "cluster GPU")
+    except UnknownName as error:
+        raise UnknownName("cluster GPU", name, (*catalogue.gpus(), *catalogue.nodes())) from error
     if nodes is None:
         return {"gpu": gpu.name, "gpus": count}
     return {"gpu": gpu.name, "nodes": int(nodes), "gpus_per_node": count}
 
 
+def _known_node(name: str, catalogue: Catalogue) -> Node | None:
+    try:
+        return catalogue.find_node(name)
+    except UnknownName:
+        return None
+
+
 # ------------------------------------------------------------------ as a file
 
 
-def read_cluster(path: Path) -> Cluster:
+def read_cluster(path: Path, catalogue: Catalogue = SHIPPED) -> Cluster:
     """A cluster file: ``name`` and ``pools``, each with ``gpu`` and ``gpus`` (or ``nodes``), at least.
 
     Raises:
         InputError: unreadable, not YAML, or with keys that are not known.
     """
-    source = Source(path, "cluster file", "it needs name, and pools that each have gpu and gpus", LARGEST_CLUSTER)
-    document = read_yaml(source)
-    if not isinstance(document, dict):
-        raise source.wrong("not a mapping")
-    return _cluster_from({"name": path.stem, **document}, source.where)
+    where = f"cluster file {path}"
+    hint = "it needs name, and pools that each have gpu and gpus"
+    document = mapping_of(read_text(path, "cluster file"), where, hint)
+    return _cluster_from({"name": path.stem, **document}, where, catalogue)
 
 
 # ------------------------------------------------------------------ as an object
 
 
-def cluster_input(value: Any) -> Any:
+def cluster_input(value: Any, info: ValidationInfo) -> Any:
     """What a request's ``cluster`` holds, as a :class:`Cluster`. Text never names a file here: requests reach
     services too, so only the command line reads files, with :func:`parse_cluster`."""
     if isinstance(value, str):
-        return parse_cluster(value, allow_paths=False)
+        return parse_cluster(value, allow_paths=False, catalogue=catalogue_of(info))
     if isinstance(value, Mapping):
-        return _cluster_from(value, "cluster")
+        return _cluster_from(value, "cluster", catalogue_of(info))
     return value
 
 
-def _cluster_from(value: Mapping[Any, Any], where: str) -> Cluster:
+def _cluster_from(value: Mapping[Any, Any], where: str, catalogue: Catalogue) -> Cluster:
     asked = checked(ClusterInput, value, where)
-    pools = [_filled(pool, where) for pool in asked.pools]
+    pools = [_filled(pool, where, catalogue) for pool in asked.pools]
     return checked(Cluster, {"name": asked.name, "pools": pools}, where)
 
 
-def _filled(asked: PoolInput, where: str) -> dict[str, Any]:
+def _filled(asked: PoolInput, where: str, catalogue: Catalogue) -> dict[str, Any]:
     """``asked`` with what the catalogue knows: node size, fabric, price."""
-    gpu = find_gpu(asked.gpu, f"{where}: gpu")
-    node = default_node(gpu) if asked.node is None else find_node(asked.node, f"{where}: node")
+    gpu = catalogue.find_gpu(asked.gpu, f"{where}: gpu")
+    node = catalogue.default_node(gpu) if asked.node is None else catalogue.find_node(asked.node, f"{where}: node")
     if node.gpu != gpu.name:
         raise InputError(
             f"{where}: node {node.name!r} holds {node.gpu}, not {gpu.name}", "name a node type of that GPU"
         )
     per_node = asked.gpus_per_node or node.gpus
-    fabric = find_fabric(asked.fabric or node.default_fabric, f"{where}: fabric")
+    fabric = catalogue.find_fabric(asked.fabric or node.default_fabric, f"{where}: fabric")
     price, source = asked.usd_per_gpu_hour, asked.price_source
     if price is None and source is not None:
         raise InputError(
             f"{where}: price_source {shown(source)} comes without usd_per_gpu_hour", "give both, or neither"
         )
-    offer = on_demand_price(gpu)
+    offer = on_demand_price(gpu, None if asked.node is None else node)
     if "usd_per_gpu_hour" not in asked.model_fields_set and offer is not None:
         price = offer.usd_per_gpu_hour
         source = f"{offer.provider}, {offer.date.isoformat()} (on demand)"

@@ -6,9 +6,10 @@ import json
 import re
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
 
-from profiles.errors import InputError
+from profiles.errors import InputError, UnknownName
+from profiles.hardware import SHIPPED, Catalogue
 from profiles.values import named, shown
 
 LONGEST_TEXT = 4096
@@ -16,12 +17,18 @@ LONGEST_TEXT = 4096
 
 _NUMBERS = re.compile(r"\[\n\s+([-+.0-9eE,\s]+?)\n\s+\]")  # no string in JSON holds a line break
 
+_CATALOGUE = "catalogue"  # in the context of a validation
+
 
 class Document(BaseModel):
     """Base of everything in the contract: frozen, and refuses keys it does not know."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, json_schema_serialization_defaults_required=True
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        json_schema_serialization_defaults_required=True,
+        defer_build=True,  # of a command's many documents few are used
     )
 
 
@@ -44,12 +51,19 @@ PLAIN_NUMBER = BeforeValidator(_plain_number)
 D = TypeVar("D", bound=BaseModel)
 
 
-def checked(kind: type[D], fields: object, where: str) -> D:
-    """``kind(**fields)`` with pydantic's report turned into one clear :class:`InputError`."""
+def checked(kind: type[D], fields: object, where: str, catalogue: Catalogue = SHIPPED) -> D:
+    """``kind(**fields)`` with pydantic's report turned into one clear :class:`InputError`; ``catalogue`` is what its
+    validators look names of hardware up in (:func:`catalogue_of`)."""
     try:
-        return kind.model_validate(fields)
+        return kind.model_validate(fields, context={_CATALOGUE: catalogue})
     except ValidationError as error:
         raise validation_error(error, where) from error
+
+
+def catalogue_of(info: ValidationInfo) -> Catalogue:
+    """The catalogue of a validation; what ships where none was given."""
+    given: Catalogue = (info.context or {}).get(_CATALOGUE, SHIPPED)
+    return given
 
 
 _WAYS_OUT = {
@@ -83,6 +97,9 @@ def validation_error(error: ValidationError, where: str) -> InputError:
     if kind in ("extra_forbidden", "invalid_key"):
         hint = "remove it, or check its spelling; `plan schema` lists what is known"
         return InputError(f"{label} is not known", hint, field=field)
+    if kind == "literal_error" and isinstance(value, str):
+        known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        return UnknownName(field if where == "request" else label, value, known, f"choose from {', '.join(known)}")
     if kind == "value_error":
         message, _, said = str(problem["ctx"]["error"]).partition("; ")
         return InputError(f"{label}: {message}", said or way_out or "correct it", field=field)

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
+from costmodels.serving.frameworks.names import framework_names
 from planner.contract.documents import Document
 from planner.contract.expert_placement import ExpertPlacement
 
-FrameworkName = Literal["vllm", "sglang", "trtllm"]
+_RELEASE = r"[0-9]+(\.[0-9]+)*(\.post[0-9]+)?|20[0-9]{2}-(0[1-9]|1[0-2])"
+
+
+def _framework(name: str) -> str:
+    from costmodels.serving.frameworks.framework import find_framework  # deferred: a command's help needs names alone
+
+    framework = find_framework(name)
+    return framework.spec if "@" in name else framework.name
+
+
+class _KnownFrameworks:
+    """Puts the names there are into the JSON Schema."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        names = list(framework_names())
+        at_release = {"pattern": f"^({'|'.join(names)})@({_RELEASE})$"}
+        return {**handler(core), "anyOf": [{"enum": names}, at_release]}
+
+
+FrameworkName = Annotated[str, AfterValidator(_framework), _KnownFrameworks()]
+"""A framework by its name, whatever its case and hyphens, and after an @ its release or the month of it."""
+
 PrecisionName = Literal["bf16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4"]
 KvPrecisionName = Literal["bf16", "fp8"]
 Role = Literal["aggregated", "prefill", "decode"]

@@ -17,9 +17,9 @@ from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
+from costmodels.operations.questions import ACTIVATION_BYTES, Exchange
 from costmodels.operations.roofline import code
 from costmodels.step.communication import Network, exchange_times
-from costmodels.step.operators import ACTIVATION_BYTES, Exchange
 from planner.experts.crossings import Crossings
 from planner.experts.model import expert_layer
 from planner.experts.placement import Placement
@@ -79,9 +79,9 @@ class LayerClock:
         tokens: float,
     ) -> None:
         self.ffn = expert_layer(model)
-        self.hidden, self.precision = model.hidden, precision
+        self.hidden, self.precision = self.ffn.latent or model.hidden, precision
         self.costs, self.kind, self.network = costs, kind, network
-        self.pairs = tokens * self.ffn.top_k
+        self.pairs = tokens * self.ffn.working_top_k
         self._products: dict[tuple[str, int], Curve] = {}
         self._inside, self._outside = self._links()
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodels.models.architecture import Architecture, DenseFeedForward, MixtureOfExperts
+from costmodels.models.architecture import Architecture, MixtureOfExperts
 from costmodels.models.precision import Precision
-from costmodels.operations.roofline import WEIGHT_BYTES
+from costmodels.operations.roofline import stored_bytes
 from planner.experts.placement import Ints
 from profiles.errors import Unsupported
 
@@ -59,5 +59,4 @@ def moe_model(architecture: Architecture) -> MoeModel:
 def copy_bytes(architecture: Architecture, precision: Precision) -> float:
     """Weights of one copy of one expert in one layer."""
     ffn = expert_layer(architecture)
-    one = DenseFeedForward(ffn.intermediate, ffn.gated, ffn.bias).parameters(architecture.hidden)
-    return one * WEIGHT_BYTES[precision.experts]
+    return ffn.expert_parameters(architecture.hidden) * stored_bytes(precision.experts, precision.group)

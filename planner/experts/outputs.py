@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from planner.experts.arrays import read_arrays
-from planner.experts.document import KIND
+from planner.experts.document import KIND, KIND_1_0
 from planner.experts.eplb import logical_to_physical
 from planner.experts.model import MoeModel
 from planner.experts.placement import Ints, Placement, Topology
@@ -117,10 +117,18 @@ def read_current(path: Path, model: MoeModel, topology: Topology) -> Placement:
     """A placement in any of the formats, for the GPUs of ``topology``.
 
     Raises:
-        InputError: unreadable; another number of layers, slots or experts; an expert without a copy or twice on a GPU.
+        InputError: unreadable, and what :func:`placement_of` raises.
     """
     source = Source(path, "current", _HINT, LARGEST_PLACEMENT)
-    where, rows = source.where, _arrays(source, model)
+    return placement_of(_arrays(source, model), source.where, model, topology)
+
+
+def placement_of(rows: Ints, where: str, model: MoeModel, topology: Topology) -> Placement:
+    """The placement of a map [MoE layers, slots], for the GPUs of ``topology``.
+
+    Raises:
+        InputError: another number of layers, slots or experts; an expert without a copy or twice on a GPU.
+    """
     layers, slots = len(model.moe_layers), topology.total_slots
     if rows.shape != (layers, slots):
         raise InputError(
@@ -161,7 +169,7 @@ def _arrays(source: Source, model: MoeModel) -> Ints:
         if "layer_list" in document:
             devices = [layer["device_list"] for layer in document["layer_list"]]
             return _integers([[e for device in row for e in device["device_expert"]] for row in devices], where)
-        if document.get("kind") == KIND:
+        if document.get("kind") in (KIND, KIND_1_0):
             return _integers(document["decision"]["physical_to_logical_map"], where)
         rows = _integers(document["physical_to_logical_map"], where)
         return rows[model.layer_index] if len(rows) == model.layers else rows

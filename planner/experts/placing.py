@@ -9,7 +9,8 @@ import numpy as np
 
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
-from costmodels.models.precision import Precision, missing_hardware
+from costmodels.models.precision import Precision
+from costmodels.serving.frameworks.framework import find_framework
 from planner.experts.affinity import LoadLimit, relabelled
 from planner.experts.balance import Certificate, balance, check_room
 from planner.experts.balance import Objective as OverWindows
@@ -23,8 +24,7 @@ from planner.experts.repair import restored, without
 from planner.experts.replan import Replanned, replan
 from planner.experts.routes import RecordedRoutes
 from planner.experts.traffic import Near, fewest
-from profiles.errors import Infeasible, Unsupported
-from profiles.hardware import find_gpu
+from profiles.errors import Infeasible
 from profiles.store import ProfileStore
 
 TOLERANCES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -80,7 +80,7 @@ class Decided:
 @dataclass(frozen=True, eq=False)
 class Placed:
     """What was found. ``times``: before and after, by batch; ``heldout``: crossings before and after on the half of the
-    routes that was not fitted on."""
+    routes that was not fitted on; ``costs``: of each GPU type."""
 
     job: PlacementJob
     decided: Decided
@@ -90,8 +90,7 @@ class Placed:
     crossed: tuple[Crossings, Crossings] | None
     heldout: tuple[Crossings, Crossings] | None
     times: Mapping[str, tuple[LayerTimes, LayerTimes]]
-    cost_version: str
-    cost_notes: tuple[str, ...]
+    costs: tuple[CostModel, ...]
 
     @property
     def before(self) -> Placement:
@@ -127,6 +126,7 @@ def place(
     """
     check_room(job.model.experts, job.ranks.topology(job.slots))
     _check_memory(job)
+    find_gpu = job.ranks.catalogue.find_gpu
     costs = {gpu: CostModel(find_gpu(gpu), job.framework, store, progress, measured) for gpu in _kinds(job)}
     decided = _decided(job, _clocks(job, job.ranks, costs))
     clocks = _clocks(job, decided.ranks, costs)
@@ -163,8 +163,7 @@ def place(
         crossed=crossed,
         heldout=heldout,
         times={name: times(clock) for name, clock in clocks.items()},
-        cost_version=next(iter(costs.values())).version,
-        cost_notes=tuple(dict.fromkeys(note for cost in costs.values() for note in cost.notes)),
+        costs=tuple(costs.values()),
     )
 
 
@@ -249,9 +248,7 @@ def _kinds(job: PlacementJob) -> tuple[str, ...]:
     """GPU types of the group; raises Unsupported where one cannot run the precision."""
     kinds = tuple(dict.fromkeys(job.ranks.kinds))
     for kind in kinds:
-        why = missing_hardware(job.precision, find_gpu(kind))
-        if why is not None:
-            raise Unsupported(f"precision: {why}", "choose another --precision or another GPU type")
+        find_framework(job.framework).check_runs(job.precision, job.ranks.catalogue.find_gpu(kind))
     return kinds
 
 
@@ -259,7 +256,7 @@ def _check_memory(job: PlacementJob) -> None:
     """Raises Infeasible where the experts alone fill a GPU."""
     one = copy_bytes(job.architecture, job.precision) * len(job.model.moe_layers)
     for rank, (kind, slots) in enumerate(zip(job.ranks.kinds, job.slots.tolist(), strict=True)):
-        room = find_gpu(kind).memory_bytes
+        room = job.ranks.catalogue.find_gpu(kind).memory_bytes
         if slots * one > room:
             raise Infeasible(
                 f"slots: {slots} experts in {len(job.model.moe_layers)} layers are {slots * one / 2**30:,.0f} GiB, "

@@ -12,21 +12,22 @@ from planner.contract.clusters import Cluster, Pool
 from planner.experts.crossings import Distance
 from planner.experts.placement import Floats, Ints, Topology
 from profiles.errors import InputError, Unsupported
-from profiles.hardware import find_fabric, find_gpu
+from profiles.hardware import SHIPPED, Catalogue, find_fabric
 
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
     """Every GPU of the cluster, rank by rank: ``pool`` and ``node`` of each, and its number in the node, shape [gpus].
-    Nodes are numbered through all pools; the GPUs of a node share a fast link."""
+    Nodes are numbered through all pools; the GPUs of a node share a fast link. ``catalogue`` knows the pools' GPUs."""
 
     pools: tuple[Pool, ...]
     pool: Ints
     node: Ints
     gpu: Ints
+    catalogue: Catalogue = SHIPPED
 
     @classmethod
-    def of(cls, cluster: Cluster) -> Ranks:
+    def of(cls, cluster: Cluster, catalogue: Catalogue = SHIPPED) -> Ranks:
         """Raises Unsupported where pools differ in node size, which the exchange model does not cover."""
         pools = cluster.pools
         sizes = {each.gpus_per_node for each in pools}
@@ -40,12 +41,12 @@ class Ranks:
         within = np.concatenate([np.arange(each.gpus) for each in pools])
         per_node = pools[0].gpus_per_node
         first = np.concatenate([[0], np.cumsum([each.nodes for each in pools])[:-1]])
-        return cls(pools, pool, first[pool] + within // per_node, within % per_node)
+        return cls(pools, pool, first[pool] + within // per_node, within % per_node, catalogue)
 
     def without(self, lost: Sequence[int]) -> Ranks:
         """The ranks that remain, renumbered in order."""
         left = np.delete(np.arange(self.gpus), list(lost))
-        return Ranks(self.pools, self.pool[left], self.node[left], self.gpu[left])
+        return Ranks(self.pools, self.pool[left], self.node[left], self.gpu[left], self.catalogue)
 
     @property
     def gpus(self) -> int:
@@ -66,7 +67,7 @@ class Ranks:
     @property
     def distance(self) -> float:
         """Time per byte within a node ÷ between nodes, of the slowest GPU type."""
-        link = min(find_gpu(pool.gpu).scale_up_bytes_per_s for pool in self.pools)
+        link = min(self.catalogue.find_gpu(pool.gpu).scale_up_bytes_per_s for pool in self.pools)
         return min(1.0, self.network.fabric.bytes_per_s_per_gpu / link)
 
     def topology(self, slots: Ints, speed: Floats | None = None) -> Topology:

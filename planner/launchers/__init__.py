@@ -1,28 +1,41 @@
-"""A plan's engine → the command that starts it, one launcher a framework. ``launch(spec)`` does it."""
+"""A plan's engine → the command that starts it, one launcher a framework: a module of this folder. ``launch(spec)``
+does it."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import iter_modules
+
+from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.engine import Launch, Layout
 from planner.launchers.base import EngineSpec, Launcher
-from planner.launchers.sglang import SglangLauncher
-from planner.launchers.trtllm import TrtllmLauncher
-from planner.launchers.vllm import VllmLauncher
-from profiles.errors import UnknownName
+from profiles.errors import Unsupported
 
-__all__ = ["LAUNCHERS", "EngineSpec", "Launcher", "cannot_express", "find_launcher", "launch"]
+__all__ = ["EngineSpec", "Launcher", "cannot_express", "find_launcher", "launch", "launchers"]
 
-LAUNCHERS: dict[str, type[Launcher]] = {kind.framework: kind for kind in (VllmLauncher, SglangLauncher, TrtllmLauncher)}
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+
+def launchers() -> dict[str, type[Launcher]]:
+    """Every launcher, by its framework."""
+    return Launcher.kinds
 
 
 def find_launcher(framework: str) -> Launcher:
     """The launcher of a framework.
 
     Raises:
-        UnknownName: with the frameworks there are.
+        UnknownName: no such framework.
+        Unsupported: a framework that has no launcher.
     """
-    if framework not in LAUNCHERS:
-        raise UnknownName("framework", framework, LAUNCHERS)
-    return LAUNCHERS[framework]()
+    found = find_framework(framework)
+    kind = launchers().get(found.name)
+    if kind is None:
+        raise Unsupported(
+            f"framework: nothing starts engines of {found.full_name}", f"choose from {', '.join(sorted(launchers()))}"
+        )
+    return kind(found)
 
 
 def cannot_express(framework: str, layout: Layout, *, is_moe: bool) -> str | None:
@@ -34,7 +47,7 @@ def launch(spec: EngineSpec) -> Launch:
     """How to start the engine.
 
     Raises:
-        UnknownName: a framework that has no launcher.
-        Unsupported: a layout or precision that the framework cannot be told.
+        UnknownName: no such framework.
+        Unsupported: a framework without a launcher, or a layout or precision that it cannot be told.
     """
     return find_launcher(spec.framework).launch(spec)

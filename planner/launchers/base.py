@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from planner.contract.engine import FrameworkName, Launch, Layout, Limits, Role
+from costmodels.serving.frameworks.facts import CommandLine
+from costmodels.serving.frameworks.framework import Framework
+from planner.contract.engine import Launch, Layout, Limits, Role
 from profiles.errors import Unsupported
-from profiles.shipped import shipped
 
 CHECKPOINT = "$CHECKPOINT"
 NODE_RANK = "$NODE_RANK"
@@ -31,7 +28,7 @@ class EngineSpec:
     ``gpus_per_node``: of the pool in which the engine runs. ``draft_tokens``: 0 without speculative decoding.
     """
 
-    framework: FrameworkName
+    framework: str
     model: str
     layout: Layout
     limits: Limits
@@ -51,7 +48,7 @@ class EngineSpec:
         """Whether the framework's default may be another cache than planned: it follows a quantised checkpoint that
         carries its own scheme, and SGLang on Blackwell takes 8 bits for sparse attention (overrides of its server
         arguments for DeepSeek DSA, read 2026-11-21)."""
-        published_in_16_bits = self.published_precision in ("bf16", "fp16")
+        published_in_16_bits = self.published_precision in ("bf16", "fp16", "fp32")
         return self.kv_precision != "bf16" or not published_in_16_bits or self.is_sparse
 
     @property
@@ -66,59 +63,36 @@ class EngineSpec:
         return str(path.parent) if path.name == "config.json" else self.model
 
 
-class Flags(BaseModel):
-    """One framework's entry of ``flags.yaml``, which says what each field means."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    full_name: str
-    version: str
-    checked: dt.date
-    sources: tuple[str, ...] = Field(min_length=1)
-    program: tuple[str, ...] = Field(min_length=1)
-    port: int
-    flags: dict[str, str | None]
-    kv: dict[str, str]
-    quantize: dict[str, str]
-
-
-@cache
-def all_flags() -> dict[str, Flags]:
-    """Every framework's flags, by framework.
-
-    Raises:
-        DataError: the file is broken.
-    """
-    return shipped(
-        Path(__file__).parent / "flags.yaml",
-        lambda document: {name: Flags(**fields) for name, fields in document.items()},
-    )
-
-
 class Launcher(ABC):
-    """Starts engines of one framework. Subclasses declare what it can express and compose the rest."""
+    """Starts engines of one framework, whose YAML file says what it can express and in which words."""
 
-    framework: ClassVar[FrameworkName]
-    expert_splits: ClassVar[Literal["all_or_nothing", "any"]]  # ep ∈ {1, tp·dp}, or any divisor of tp·dp
-    tensor_and_data_parallel_attention: ClassVar[bool]  # tp > 1 within attention replicas
-    precisions: ClassVar[frozenset[str]]  # of checkpoints it loads, or makes while loading
+    name: ClassVar[str]  # of its framework
+    kinds: ClassVar[dict[str, type[Launcher]]] = {}  # every launcher, by its framework
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.kinds[cls.name] = cls
+
+    def __init__(self, framework: Framework) -> None:
+        self.framework = framework
 
     @property
-    def flags(self) -> Flags:
-        return all_flags()[self.framework]
+    def words(self) -> CommandLine:
+        """How the framework spells what a plan decides."""
+        return self.framework.command
 
     def cannot_express(self, layout: Layout, *, is_moe: bool) -> str | None:
         """Why the framework has no words for ``layout``, or None where it has."""
-        name = self.flags.full_name
+        name, can = self.framework.full_name, self.framework.parallelism
         if not is_moe:
             dense = layout.dp == 1 and layout.ep == 1
             return None if dense else f"{name}: attention data parallel and expert parallel are for MoE models"
         group = layout.tp * layout.dp
         if layout.ep * layout.moe_tp != group:
             return f"{name}: ep {layout.ep} × moe_tp {layout.moe_tp} is not tp {layout.tp} × dp {layout.dp}"
-        if self.expert_splits == "all_or_nothing" and layout.ep not in (1, group):
+        if can.expert_splits == "all_or_nothing" and layout.ep not in (1, group):
             return f"{name} shares experts out over all GPUs of a stage or over none"
-        if not self.tensor_and_data_parallel_attention and layout.tp > 1 and layout.dp > 1:
+        if not can.tensor_and_data_parallel_attention and layout.tp > 1 and layout.dp > 1:
             return f"{name} runs attention tensor parallel or data parallel, not both"
         return None
 
@@ -131,14 +105,15 @@ class Launcher(ABC):
         reason = self.cannot_express(spec.layout, is_moe=spec.is_moe)
         if reason is not None:
             raise Unsupported(f"layout {spec.layout.label}: {reason}", "choose another layout or framework")
-        if spec.weights_precision not in self.precisions:
+        runs = self.framework.capabilities.precisions
+        if spec.weights_precision not in runs:
             raise Unsupported(
-                f"precision: {self.flags.full_name} does not run {spec.weights_precision} weights",
-                f"choose one of {', '.join(sorted(self.precisions))}, or another framework",
+                f"precision: {self.framework.full_name} does not run {spec.weights_precision} weights",
+                f"choose one of {', '.join(sorted(runs))}, or another framework",
             )
         notes: list[str] = []
         model, quantize = self._weights(spec, notes)
-        command = [*self.flags.program, *self._flag("model"), model]
+        command = [*self.words.program, *self._flag("model"), model]
         command += self._parallel(spec, notes)
         command += quantize
         command += self._limits(spec, notes)
@@ -149,21 +124,22 @@ class Launcher(ABC):
         if spec.layout.gpus < spec.gpus_per_node:
             notes.append(
                 "On each node set CUDA_VISIBLE_DEVICES to the replica's GPUs (see `plan --explain`) and "
-                f"give every engine of a node its own {self._flag('port')[0]} (default {self.flags.port})."
+                f"give every engine of a node its own {self._flag('port')[0]} (default {self.words.port})."
             )
         notes.append(
-            f"Flags are those of {self.flags.full_name} {self.flags.version} (checked {self.flags.checked}); "
+            f"Flags are those of {self.framework.full_name} {self.framework.basis('command').release} "
+            f"(checked {self.words.checked_on}); "
             + (
                 f"prefix caching is on by default, and the prediction counts on a hit rate of {spec.prefix_hit:g}."
                 if spec.prefix_hit
                 else "prefix caching is left at its default and the prediction counts on none."
             )
         )
-        return Launch(framework=self.framework, command=tuple(command), notes=tuple(notes))
+        return Launch(framework=self.name, command=tuple(command), notes=tuple(notes))
 
     def _flag(self, name: str, value: object = None) -> list[str]:
         """The flag with its value; nothing where the framework has none (a positional argument)."""
-        flag = self.flags.flags[name]
+        flag = self.words.flags[name]
         if flag is None:
             return []
         return [flag] if value is None else [flag, str(value)]
@@ -173,12 +149,12 @@ class Launcher(ABC):
         loading becomes a placeholder: a command that ran other weights than planned is silently wrong."""
         if not spec.precision_converted:
             return spec.checkpoint, []
-        word = self.flags.quantize.get(spec.weights_precision)
-        if word is not None and spec.published_precision in ("bf16", "fp16"):
+        word = self.words.quantize.get(spec.weights_precision)
+        if word is not None and spec.published_precision in ("bf16", "fp16", "fp32"):
             return spec.checkpoint, self._flag("quantize", word)
         notes.append(
             f"{CHECKPOINT}: {spec.checkpoint} converted from {spec.published_precision} to "
-            f"{spec.weights_precision} beforehand; {self.flags.full_name} does not do this while loading."
+            f"{spec.weights_precision} beforehand; {self.framework.full_name} does not do this while loading."
         )
         return CHECKPOINT, []
 

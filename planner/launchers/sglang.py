@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from planner.contract.engine import FrameworkName
 from planner.launchers.base import DRAFT_MODEL, HEAD_ADDRESS, NODE_RANK, EngineSpec, Launcher
 
 INIT_PORT = 20000
@@ -15,12 +14,7 @@ class SglangLauncher(Launcher):
     """Under attention data parallel, ``--tp-size`` counts the whole group (tp·dp), and the limits are
     those of the whole group too: SGLang divides them by ``--dp-size``."""
 
-    framework: ClassVar[FrameworkName] = "sglang"
-    expert_splits: ClassVar[Literal["all_or_nothing", "any"]] = "any"
-    tensor_and_data_parallel_attention: ClassVar[bool] = True
-    precisions: ClassVar[frozenset[str]] = frozenset(
-        {"bf16", "fp16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4", "int8"}
-    )
+    name: ClassVar[str] = "sglang"
 
     def _parallel(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         layout = spec.layout
@@ -54,13 +48,13 @@ class SglangLauncher(Launcher):
         if spec.role == "aggregated":
             command += self._flag("mixed_steps")  # the prediction mixes prefill chunks with decodes in one step
         if dp > 1:
-            names = self.flags.flags
+            names = self.words.flags
             notes.append(
                 f"{names['max_tokens_per_step']} and {names['max_sequences']} are for all {dp} attention "
                 f"replicas: {limits.max_tokens_per_step} tokens and {limits.max_sequences} sequences each."
             )
         if spec.must_name_kv:
-            command += self._flag("kv", self.flags.kv[spec.kv_precision])
+            command += self._flag("kv", self.words.kv[spec.kv_precision])
         return command
 
     def _drafting(self, spec: EngineSpec, notes: list[str]) -> list[str]:

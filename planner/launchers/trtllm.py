@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from planner.contract.engine import FrameworkName
 from planner.launchers.base import DRAFT_MODEL, EngineSpec, Launcher
 
 OPTIONS_FILE = "trtllm-options.yaml"
@@ -13,10 +12,7 @@ OPTIONS_FILE = "trtllm-options.yaml"
 class TrtllmLauncher(Launcher):
     """``--tp_size`` counts the whole group (tp·dp); attention data parallel is over all of it or none."""
 
-    framework: ClassVar[FrameworkName] = "trtllm"
-    expert_splits: ClassVar[Literal["all_or_nothing", "any"]] = "any"
-    tensor_and_data_parallel_attention: ClassVar[bool] = False
-    precisions: ClassVar[frozenset[str]] = frozenset({"bf16", "fp16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4"})
+    name: ClassVar[str] = "trtllm"
 
     def _parallel(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         layout = spec.layout
@@ -47,10 +43,10 @@ class TrtllmLauncher(Launcher):
         if spec.layout.dp > 1:
             options.append("enable_attention_dp: true")
         if spec.kv_precision != "bf16":
-            word = self.flags.kv[spec.kv_precision]
+            word = self.words.kv[spec.kv_precision]
             # The file replaces what the flags say, so the fraction is repeated.
             options.append(f"kv_cache_config: {{dtype: {word}, free_gpu_memory_fraction: {limits.memory_fraction:g}}}")
-        elif spec.published_precision not in ("bf16", "fp16"):
+        elif spec.published_precision not in ("bf16", "fp16", "fp32"):
             notes.append("Check that the checkpoint asks for no fp8 KV cache of its own: the prediction has bf16.")
         options += self._in_file(spec, notes)
         if options:

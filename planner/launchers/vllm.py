@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from planner.contract.engine import FrameworkName
 from planner.launchers.base import DRAFT_MODEL, HEAD_ADDRESS, NODE_RANK, EngineSpec, Launcher
 
 RPC_PORT = 13345
@@ -15,12 +14,7 @@ RPC_PORT = 13345
 class VllmLauncher(Launcher):
     """Limits are per data-parallel rank, as in the plan. Experts go over all GPUs of a stage or none."""
 
-    framework: ClassVar[FrameworkName] = "vllm"
-    expert_splits: ClassVar[Literal["all_or_nothing", "any"]] = "all_or_nothing"
-    tensor_and_data_parallel_attention: ClassVar[bool] = True
-    precisions: ClassVar[frozenset[str]] = frozenset(
-        {"bf16", "fp16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4", "int8"}
-    )
+    name: ClassVar[str] = "vllm"
 
     def _parallel(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         layout = spec.layout
@@ -68,7 +62,7 @@ class VllmLauncher(Launcher):
             *self._flag("memory_fraction", f"{limits.memory_fraction:g}"),
         ]
         if spec.must_name_kv:
-            command += self._flag("kv", self.flags.kv[spec.kv_precision])
+            command += self._flag("kv", self.words.kv[spec.kv_precision])
         return command
 
     def _drafting(self, spec: EngineSpec, notes: list[str]) -> list[str]:

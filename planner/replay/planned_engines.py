@@ -11,19 +11,19 @@ import numpy as np
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision, choose_precision
-from costmodels.models.registry import find_architecture
-from costmodels.operations.layouts import Layouts
+from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.simulator.events import Engine
 from costmodels.serving.simulator.step_table import End
 from planner.contract.clusters import Pool
 from planner.contract.engine import EngineGroup, Layout
+from planner.contract.models import ModelConfig, architecture_of
 from planner.serving.confirmation.simulated_engine import cache_tokens, simulated_engines
 from planner.serving.document.plan import Plan
-from planner.serving.layouts import Restrictions, legal_layouts
+from planner.serving.layouts import Restrictions, degrees_of, legal_layouts
 from planner.serving.operating_points import Job, served_on
+from profiles.descriptions import catalogue_with
 from profiles.errors import InputError
-from profiles.hardware import find_gpu
 from profiles.store import ProfileStore
 
 _TAMPERED = "use the plan as `plan --output` wrote it, or plan again"
@@ -41,7 +41,7 @@ class PlannedEngine:
 def planned_engines(
     plan: Plan,
     *,
-    model: str | None = None,
+    model: str | ModelConfig | None = None,
     store: ProfileStore | None = None,
     measured: Sequence[ProfileStore] = (),
     progress: Callable[[str], None] | None = None,
@@ -49,25 +49,38 @@ def planned_engines(
     """(engines of the plan's groups, warnings).
 
     Args:
-        model: path of the config.json where the plan's model is not a bundled one.
+        model: the plan's model, where it is neither a bundled one nor in the plan (of a schema before 1.3).
 
     Raises:
         InputError: the plan contradicts itself or what is known of its model and GPUs.
     """
     check_weights(plan)
-    architecture = find_architecture(model or plan.request.model)
-    if architecture.name != plan.request.model:
-        raise InputError(
-            f"--model: {model} is {architecture.name}, and the plan is for {plan.request.model}",
-            "give the config.json that the plan was made from",
-        )
+    architecture = _architecture(plan, model)
+    catalogue = catalogue_with(each.path for each in (*([store] if store else ()), *measured))
     costs: dict[str, CostModel] = {}
+    framework = find_framework(plan.request.framework).name
     engines = []
     for group in plan.decision.engines:
         if group.gpu not in costs:
-            costs[group.gpu] = CostModel(find_gpu(group.gpu), plan.request.framework, store, progress, measured)
+            costs[group.gpu] = CostModel(catalogue.find_gpu(group.gpu), framework, store, progress, measured)
         engines.append(_planned(plan, group, architecture, costs[group.gpu]))
     return engines, _provenance_warnings(plan, next(iter(costs.values())))
+
+
+def _architecture(plan: Plan, model: str | ModelConfig | None) -> Architecture:
+    """Of the plan's model: from its own config.json, or from ``model``, or a bundled one."""
+    asked = plan.request
+    if model is None:
+        return architecture_of(
+            asked.model if asked.config is None else ModelConfig(name=asked.model, config=asked.config)
+        )
+    architecture = architecture_of(model)
+    if architecture.name != asked.model:
+        raise InputError(
+            f"model: {architecture.name} is given, and the plan is for {asked.model}",
+            "give the config.json that the plan was made from",
+        )
+    return architecture
 
 
 def front_end_us(plan: Plan) -> float | None:
@@ -112,10 +125,9 @@ def _planned(plan: Plan, group: EngineGroup, model: Architecture, cost: CostMode
     pool, asked = _pool(plan, group), plan.request
     precision = choose_precision(model, group.weights_precision, group.kv_precision)
     _check_layout(plan, group, model, precision, pool)
-    x = group.layout
     served = served_on(pool, model, precision, find_framework(asked.framework), cost)
     job = Job(asked.cluster.pools.index(pool), pool, served, asked.workload, asked.slo, asked.confidence)
-    layouts = Layouts.of([(x.tp, x.pp, x.dp, x.ep, x.moe_tp)])
+    layouts = Layouts.of([degrees_of(group.layout)])
     _check_memory(group, job, layouts)
     engines = simulated_engines(job, layouts, group.limits, group.role, front_end_us(plan) or 0.0)
     return PlannedEngine(group, engines, cost)
@@ -132,10 +144,10 @@ def _pool(plan: Plan, group: EngineGroup) -> Pool:
 
 def _check_layout(plan: Plan, group: EngineGroup, model: Architecture, precision: Precision, pool: Pool) -> None:
     """The layout must be one that the planner could have chosen."""
-    degrees = ("tp", "pp", "dp", "ep", "moe_tp")
-    for name in degrees:
-        if getattr(group.layout, name) < 1:
-            raise InputError(f"plan: {name} {getattr(group.layout, name)} of {group.id} is not at least 1", _TAMPERED)
+    degrees = degrees_of(group.layout)
+    for name, degree in zip(DEGREES, degrees, strict=True):
+        if degree < 1:
+            raise InputError(f"plan: {name} {degree} of {group.id} is not at least 1", _TAMPERED)
     if group.layout.gpus > pool.gpus:
         raise InputError(f"plan: {group.id} takes {group.layout.gpus} GPUs, and its pool has {pool.gpus}", _TAMPERED)
     for name in ("max_sequences", "max_tokens_per_step", "max_model_len"):
@@ -150,8 +162,7 @@ def _check_layout(plan: Plan, group: EngineGroup, model: Architecture, precision
         tp_across_nodes=plan.request.tp_across_nodes,
     )
     legal, _, _ = legal_layouts(model, precision, find_framework(plan.request.framework), allowed)
-    mine = np.array([getattr(group.layout, name) for name in degrees])
-    if not (np.stack([getattr(legal, name) for name in degrees]) == mine[:, None]).all(axis=0).any():
+    if not (legal.rows == np.array(degrees)).all(axis=1).any():
         raise InputError(
             f"plan: the layout {_described(group.layout)} of {group.id} is not legal for {model.name}", _TAMPERED
         )

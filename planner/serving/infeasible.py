@@ -16,10 +16,9 @@ from costmodels.serving.steady.disaggregated import (
     joint,
     prefilling,
 )
-from planner.contract.clusters import Pool
 from planner.serving.engines.disaggregated import UTILISATIONS, DisaggregatedEngines, find_disaggregated_engines
 from planner.serving.engines.groups import slower
-from planner.serving.layouts import Restrictions, layout_at, legal_layouts
+from planner.serving.layouts import layout_at, legal_layouts, restrictions
 from planner.serving.operating_points import (
     Job,
     LayoutSearch,
@@ -34,18 +33,6 @@ from profiles.errors import Infeasible, InputError, Unsupported
 
 MOST_GPUS_TRIED = 1024
 """Where the search for "how many GPUs would fit" ends."""
-
-
-def restrictions(request: PlanRequest, pool: Pool) -> Restrictions:
-    """What the pool and the user allow of a layout."""
-    return Restrictions(
-        pool.gpus,
-        pool.gpus_per_node,
-        request.max_tp,
-        request.max_pp,
-        request.max_engine_gpus,
-        request.tp_across_nodes,
-    )
 
 
 @dataclass(frozen=True)
@@ -217,7 +204,7 @@ def _gpus_that_fit(request: PlanRequest, job: Job) -> int | None:
         served = job.served
         allowed = restrictions(request, wide)
         layouts, _, _ = legal_layouts(served.model, served.precision, served.framework, allowed)
-        budget = np.full(len(layouts), min(served.framework.token_budgets))
+        budget = np.full(len(layouts), min(served.framework.limits.token_budgets))
         enough = sequences_that_fit(job, layouts, budget) >= peak_sequences(1)
         if enough.any():
             # An engine is legal on a pool of its own size if it is on a larger one.

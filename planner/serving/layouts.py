@@ -6,31 +6,25 @@ reason. The rules are those of the frameworks (what divides what) and of the mac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from operator import attrgetter
 
 import numpy as np
-from numpy.typing import NDArray
 
 from costmodels.estimates import Ints
-from costmodels.models.architecture import (
-    Architecture,
-    Attention,
-    GatedDeltaNet,
-    GroupedQueryAttention,
-    MixtureOfExperts,
-)
+from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
-from costmodels.operations.layouts import Layouts
+from costmodels.operations.layers import Mask
+from costmodels.operations.layouts import DEGREES, Layouts
+from costmodels.operations.registry import families
 from costmodels.serving.frameworks.framework import Framework
+from planner.contract.clusters import Pool
 from planner.contract.engine import Layout
 from planner.launchers import cannot_express
-
-BLOCK = 128  # width of the scale blocks of fp8_block; a split must not cut through one
-
-Mask = NDArray[np.bool_]
+from planner.serving.request import PlanRequest
+from profiles.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -55,15 +49,26 @@ class Restrictions:
     tp_across_nodes: bool = False
 
 
+def restrictions(request: PlanRequest, pool: Pool) -> Restrictions:
+    """What the pool and the user allow of a layout."""
+    return Restrictions(
+        pool.gpus,
+        pool.gpus_per_node,
+        request.max_tp,
+        request.max_pp,
+        request.max_engine_gpus,
+        request.tp_across_nodes,
+    )
+
+
 def layout_at(layouts: Layouts, i: int) -> Layout:
     """One of many layouts, as the plan document writes it."""
-    return Layout(
-        tp=int(layouts.tp[i]),
-        pp=int(layouts.pp[i]),
-        dp=int(layouts.dp[i]),
-        ep=int(layouts.ep[i]),
-        moe_tp=int(layouts.moe_tp[i]),
-    )
+    return Layout(**dict(zip(DEGREES, layouts.row(i), strict=True)))
+
+
+def degrees_of(layout: Layout) -> tuple[int, ...]:
+    """As a row of :class:`Layouts`."""
+    return tuple(getattr(layout, degree) for degree in DEGREES)
 
 
 def legal_layouts(
@@ -73,20 +78,68 @@ def legal_layouts(
     universe = Layouts.of(list(_universe(model, framework, allowed)))
     alive = np.ones(len(universe), dtype=bool)
     rejected = []
-    for reason, refuses in _rules(model, precision, framework, allowed):
-        bad = alive & refuses(universe)
-        if bad.any():
-            rejected.append(Rejected(reason, int(bad.sum()), layout_at(universe, int(np.flatnonzero(bad)[0])).label))
-            alive &= ~bad
-    unsaid: dict[str, list[int]] = {}
-    for i in np.flatnonzero(alive).tolist():
-        why = cannot_express(framework.name, layout_at(universe, i), is_moe=model.is_moe)
-        if why is not None:
-            unsaid.setdefault(why, []).append(i)
-    for why, indices in unsaid.items():
-        rejected.append(Rejected(why, len(indices), layout_at(universe, indices[0]).label))
+    for reason, indices in refusals(model, precision, framework, universe, allowed):
+        rejected.append(Rejected(reason, len(indices), layout_at(universe, int(indices[0])).label))
         alive[indices] = False
     return universe.take(np.flatnonzero(alive)), rejected, len(universe)
+
+
+def refusals(
+    model: Architecture, precision: Precision, framework: Framework, layouts: Layouts, allowed: Restrictions
+) -> list[tuple[str, Ints]]:
+    """(reason, which of the ``layouts`` it is the first to refuse, at least one) of each rule that refuses any; those
+    of the model and the machine in the order of the rules, then what the framework has no words for."""
+    alive = np.ones(len(layouts), dtype=bool)
+    found: list[tuple[str, Ints]] = []
+    for reason, refuses in _rules(model, precision, framework, allowed):
+        bad = np.flatnonzero(alive & refuses(layouts))
+        if len(bad):
+            found.append((reason, bad))
+            alive[bad] = False
+    unsaid: dict[str, list[int]] = {}
+    for i in np.flatnonzero(alive).tolist():
+        why = cannot_express(framework.spec, layout_at(layouts, i), is_moe=model.is_moe)
+        if why is not None:
+            unsaid.setdefault(why, []).append(i)
+    return found + [(why, np.array(indices, np.int64)) for why, indices in unsaid.items()]
+
+
+def refused_on_nodes(
+    model: Architecture, precision: Precision, framework: Framework, layouts: Layouts, gpus_per_node: int
+) -> list[str | None]:
+    """Why each of the ``layouts`` cannot be run on as many nodes as it takes, in :func:`legal_layouts`' words, [n];
+    None: it can."""
+    machine = Restrictions(gpus_per_node, gpus_per_node, tp_across_nodes=True)
+    why: list[str | None] = [None] * len(layouts)
+    for reason, indices in refusals(model, precision, framework, layouts, machine):
+        for i in indices.tolist():
+            why[i] = reason
+    return why
+
+
+def completed(model: Architecture, given: Mapping[str, int | None]) -> Layout:
+    """The layout that the degrees ``given`` mean: blank ones are 1; without ``ep`` and ``moe_tp`` the experts of an
+    engine without attention data parallelism are each split over its GPUs, of one with it shared out whole.
+
+    Raises:
+        InputError: degrees of experts that contradict the others.
+    """
+    tp, pp, dp = (given.get(name) or 1 for name in ("tp", "pp", "dp"))
+    ep, moe_tp, group = given.get("ep"), given.get("moe_tp"), tp * dp
+    if not model.is_moe:
+        for name, value in (("ep", ep), ("moe_tp", moe_tp)):
+            if value not in (None, 1):
+                raise InputError(f"{name}: {value}, but {model.name} has no experts", f"leave {name} blank or 1")
+        return Layout(tp=tp, pp=pp, dp=dp, ep=1, moe_tp=1)
+    if ep is None and moe_tp is None:
+        ep, moe_tp = (1, group) if dp == 1 else (group, 1)
+    ep = ep or max(group // (moe_tp or 1), 1)
+    moe_tp = moe_tp or max(group // ep, 1)
+    if ep * moe_tp != group:
+        raise InputError(
+            f"ep, moe_tp: {ep} × {moe_tp} is not tp × dp = {group}", "correct one of them, or leave one blank"
+        )
+    return Layout(tp=tp, pp=pp, dp=dp, ep=ep, moe_tp=moe_tp)
 
 
 def _degrees(limit: int) -> list[int]:
@@ -110,7 +163,7 @@ def _universe(
                 group = tp * dp
                 if not model.is_moe:
                     splits = [1]
-                elif framework.expert_splits == "any":
+                elif framework.parallelism.expert_splits == "any":
                     splits = _divisors(group)
                 else:
                     splits = sorted({1, group})
@@ -144,80 +197,18 @@ def _rules(
         f"stage of tp × dp GPUs straddles nodes ({node} GPUs a node)",
         lambda x: (x.gpus > node) & (node % x.stage_gpus != 0) & (x.stage_gpus % node != 0),
     )
-    if framework.name == "vllm":
-        # Its ranks run DP × PP × TP (vllm/distributed/parallel_state.py): the replicas of a stage lie pp·tp apart.
+    if framework.parallelism.scatters_attention_replicas:
         yield (
-            "vLLM scatters the attention replicas of a stage over more nodes than they fill",
+            f"{framework.full_name} scatters the attention replicas of a stage over more nodes than they fill",
             lambda x: (x.gpus > node) & (x.pp > 1) & (x.dp > 1) & (x.tp % node != 0),
         )
     yield (
         f"engine of several nodes does not fill them evenly ({node} GPUs a node); no framework starts it so",
         lambda x: (x.gpus > node) & (x.gpus % node != 0),
     )
-    for group in model.layer_groups:
-        yield from _attention_rules(group.attention, precision)
-        ffn = group.feed_forward
-        if isinstance(ffn, MixtureOfExperts):
-            yield from _expert_rules(ffn, precision)
-        else:
-            yield from _dense_rules("feed-forward", ffn.intermediate, precision.dense)
+    yield f"more pipeline stages than the {model.layers} layers", lambda x: x.pp > model.layers
+    yield from families().rules(model, precision)
 
 
 def _above(degree: Callable[[Layouts], Ints], most: int, layouts: Layouts) -> Mask:
     return degree(layouts) > most
-
-
-def _attention_rules(attention: Attention, precision: Precision) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:
-    heads = attention.heads
-    yield f"{heads} attention heads do not divide by tp", lambda x: heads % x.tp != 0
-    if isinstance(attention, GroupedQueryAttention):
-        kv = attention.kv_heads
-        yield (
-            f"{kv} KV heads neither divide by tp nor replicate evenly over it",
-            lambda x: (kv % x.tp != 0) & (x.tp % kv != 0),
-        )
-        widths = {"query": (heads, attention.head_dim), "KV": (kv, attention.head_dim)}
-    elif isinstance(attention, GatedDeltaNet):
-        widths = {
-            "key": (attention.key_heads, attention.key_dim),
-            "value": (attention.value_heads, attention.value_dim),
-        }
-    else:
-        widths = {"query": (heads, attention.qk_nope_head_dim + attention.qk_rope_head_dim)}
-    if precision.attention_qkv == "fp8_block":
-        for what, (count, width) in widths.items():
-            yield (
-                f"{what} heads of width {width} ÷ tp are not a multiple of the {BLOCK}-wide scale blocks",
-                partial(_cuts_block, count, width),
-            )
-
-
-def _cuts_block(heads: int, width: int, layouts: Layouts) -> Mask:
-    """Whether a rank's heads, replicated where tp exceeds them, cut through a scale block. Unsplit weights may end
-    in a part of one."""
-    cut: Mask = np.maximum(heads // layouts.tp, 1) * width % BLOCK != 0
-    return cut & (layouts.tp > 1)
-
-
-def _dense_rules(what: str, width: int, dtype: str) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:
-    yield f"{what} width {width} does not divide by tp", lambda x: width % x.tp != 0
-    if dtype == "fp8_block":
-        yield (
-            f"{what} width {width} ÷ tp is not a multiple of the {BLOCK}-wide scale blocks",
-            lambda x: width // x.tp % BLOCK != 0,
-        )
-
-
-def _expert_rules(ffn: MixtureOfExperts, precision: Precision) -> Iterator[tuple[str, Callable[[Layouts], Mask]]]:
-    yield f"{ffn.experts} experts do not divide by ep", lambda x: ffn.experts % x.ep != 0
-    yield (
-        f"expert width {ffn.intermediate} does not divide by the tensor split of experts",
-        lambda x: ffn.intermediate % x.moe_tp != 0,
-    )
-    if precision.experts == "fp8_block":
-        yield (
-            f"expert width {ffn.intermediate} ÷ tensor split is not a multiple of the {BLOCK}-wide scale blocks",
-            lambda x: ffn.intermediate // x.moe_tp % BLOCK != 0,
-        )
-    if ffn.shared_intermediate:
-        yield from _dense_rules("shared expert", ffn.shared_intermediate, precision.shared_experts)

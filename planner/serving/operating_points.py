@@ -75,7 +75,8 @@ def served_on(
     pool: Pool, model: Architecture, precision: Precision, framework: Framework, cost: CostModel
 ) -> ServedModel:
     """A model on the GPUs of a pool; ``cost``: of their type."""
-    network = Network(min(pool.gpus_per_node, pool.gpus), find_fabric(pool.fabric))
+    topology = cost.catalogue.topology(cost.gpu, pool.fabric)
+    network = Network(min(pool.gpus_per_node, pool.gpus), find_fabric(pool.fabric), topology)
     return ServedModel(model, precision, framework, cost, network)
 
 
@@ -117,9 +118,8 @@ class OperatingPoints:
         return layout_at(self.layouts, i)
 
     def key(self, i: int) -> tuple[int, ...]:
-        """(pool, tp, pp, dp, ep): what makes two points ones of the same layout."""
-        x = self.layouts
-        return (self.job.pool_index, *(int(degree[i]) for degree in (x.tp, x.pp, x.dp, x.ep)))
+        """Pool and degrees: what makes two points ones of the same layout."""
+        return self.job.pool_index, *self.layouts.row(i)
 
     @property
     def output_tokens_per_gpu_s(self) -> Floats:
@@ -177,7 +177,7 @@ def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, tokens: int | N
     """Sequences of ``tokens`` tokens (default: of full length) whose KV cache fits, per attention rank."""
     served = job.served
     per_sequence = served.kv_bytes(layouts, job.shape.tokens if tokens is None else tokens)
-    return np.minimum(served.memory(layouts, budget).sequences(per_sequence), served.framework.max_sequences)
+    return np.minimum(served.memory(layouts, budget).sequences(per_sequence), served.framework.limits.max_sequences)
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class LayoutSearch:
 def search(job: Job, allowed: Restrictions) -> LayoutSearch:
     """Predicts every legal layout of ``job`` over batch limits and concurrencies."""
     layouts, rejected, considered = legal_layouts(job.served.model, job.served.precision, job.served.framework, allowed)
-    budgets = job.served.framework.token_budgets
+    budgets = job.served.framework.limits.token_budgets
     pair = np.arange(len(layouts) * len(budgets))
     which, budget = pair // len(budgets), np.array(budgets)[pair % len(budgets)]
     paired = layouts.take(which)

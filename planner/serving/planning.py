@@ -12,25 +12,25 @@ from costmodels.models.precision import (
     KV_CHOICES,
     Precision,
     choose_precision,
-    missing_hardware,
-    require_measured_widths,
 )
-from costmodels.models.registry import find_architecture
+from costmodels.operations.registry import families
 from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.clusters import Pool
+from planner.contract.models import architecture_of
+from planner.contract.published import validated
 from planner.experts.placement import Loads
-from planner.launchers import find_launcher
 from planner.serving.confirmation.confirmation import confirmed
-from planner.serving.document.plan import Plan, validated
+from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
 from planner.serving.expert_placement import check_expert_loads
-from planner.serving.infeasible import no_plan, restrictions
-from planner.serving.layouts import Rejected
+from planner.serving.infeasible import no_plan
+from planner.serving.layouts import Rejected, restrictions
 from planner.serving.operating_points import Job, search, served_on
 from planner.serving.report.report import assemble
 from planner.serving.request import PlanRequest, parse_request
+from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, LimitReached, ShardwrightError, Unsupported
-from profiles.hardware import find_gpu
+from profiles.hardware import Catalogue
 from profiles.store import ProfileStore
 
 CostOf = Callable[[Pool], CostModel]
@@ -42,7 +42,6 @@ def plan(
     store: ProfileStore | None = None,
     measured: Sequence[ProfileStore] = (),
     progress: Callable[[str], None] | None = None,
-    allow_paths: bool = True,
     expert_loads: Loads | None = None,
 ) -> Plan:
     """The best deployment for ``request``, with its prediction and proof.
@@ -52,7 +51,6 @@ def plan(
         store: measurements to predict from; default the pack that ships.
         measured: stores laid over ``store``, the last on top: their rows answer exactly and correct the forests.
         progress: called with a line of text before each slow step.
-        allow_paths: whether ``model`` may be a path of a config.json.
         expert_loads: tokens that each expert received: places the experts of engines with expert parallelism.
 
     Raises:
@@ -61,14 +59,16 @@ def plan(
         LimitReached: the solver's time limit passed without any plan.
         DataError: the measurements cannot be read.
     """
+    catalogue = catalogue_with(each.path for each in (*([store] if store else ()), *measured))
     if not isinstance(request, PlanRequest):
-        request = parse_request(request)
-    model = find_architecture(request.model, allow_paths=allow_paths)
+        request = parse_request(request, catalogue)
+    model = architecture_of(request.model)
     _check_length(request, model)
-    require_measured_widths(model)
+    families().require_measured_widths(model)
     if expert_loads is not None:
         check_expert_loads(expert_loads, model)
-    cost_of = _cost_models(request, store, measured, progress)
+    cost_of = _cost_models(request, catalogue, store, measured, progress)
+    _check_framework(request, cost_of)
     options = [
         option
         for precision in _precisions(request, model)
@@ -77,13 +77,21 @@ def plan(
     found = confirmed(request, options)
     if found.best is None:
         raise _none(request, model, found.options)
-    return validated(assemble(request, found, found.best, expert_loads))
+    return validated(assemble(request, found, found.best, expert_loads), parse_plan)
+
+
+def _check_framework(request: PlanRequest, cost_of: CostOf) -> None:
+    """Raises Unsupported where the framework runs on no pool at all."""
+    framework = find_framework(request.framework)
+    missing = [framework.missing(cost_of(pool).gpu) for pool in request.cluster.pools]
+    if all(missing):
+        raise Unsupported(f"framework: {missing[0]}", "choose another --framework or another GPU type")
 
 
 def _precisions(request: PlanRequest, model: Architecture) -> list[Precision]:
     """The precisions to choose from: those asked for, or for ``any`` all that the checkpoint is published in or can be
     made into and the framework runs."""
-    runs = find_launcher(request.framework).precisions
+    runs = find_framework(request.framework).capabilities.precisions
     asked: list[str | None] = list(request.precision or (None,))
     if "any" in asked:
         published = choose_precision(model).weights
@@ -121,7 +129,7 @@ def _options(
 
 def _none(request: PlanRequest, model: Architecture, options: list[ServingOption]) -> ShardwrightError:
     """Why no option has a plan: nothing meets the SLO, or what does cannot carry the rate, or time was up."""
-    allowed = [o for o in options if o.serving == "disaggregated" or request.disaggregation != "always"]
+    allowed = [option for option in options if option.allowed(request)]
     late = [o.error for o in allowed if isinstance(o.error, LimitReached)]
     if late:
         return late[0]
@@ -151,16 +159,18 @@ def _check_length(request: PlanRequest, model: Architecture) -> None:
 
 def _cost_models(
     request: PlanRequest,
+    catalogue: Catalogue,
     store: ProfileStore | None,
     measured: Sequence[ProfileStore],
     progress: Callable[[str], None] | None,
 ) -> CostOf:
     """The cost model of each GPU type, loaded once for all precisions."""
     made: dict[str, CostModel] = {}
+    framework = find_framework(request.framework).name
 
     def cost_of(pool: Pool) -> CostModel:
         if pool.gpu not in made:
-            made[pool.gpu] = CostModel(find_gpu(pool.gpu), request.framework, store, progress, measured)
+            made[pool.gpu] = CostModel(catalogue.find_gpu(pool.gpu), framework, store, progress, measured)
         return made[pool.gpu]
 
     return cost_of
@@ -173,7 +183,7 @@ def _jobs(
     framework = find_framework(request.framework)
     jobs, refused = [], []
     for index, pool in enumerate(request.cluster.pools):
-        why = missing_hardware(precision, find_gpu(pool.gpu))
+        why = framework.missing_hardware(precision, cost_of(pool).gpu)
         if why is not None:
             refused.append(Rejected(why, 1, f"pool {pool.name}"))
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,25 +10,27 @@ import pandas as pd
 
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
-from costmodels.models.architecture import Architecture, MixtureOfExperts
-from costmodels.models.precision import choose_precision, missing_hardware, require_measured_widths
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
-from costmodels.operations.layouts import Layouts
+from costmodels.operations.layouts import DEGREES, Layouts
+from costmodels.operations.registry import families
 from costmodels.origins import HOW
 from costmodels.serving.closed_loop.client import Answers, Latency, Load, closed_loop_answers
 from costmodels.serving.closed_loop.open_client import open_loop
 from costmodels.serving.closed_loop.protocol import SHORTEST
-from costmodels.serving.frameworks.framework import find_framework
-from costmodels.serving.frameworks.policies import find_policy
+from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
+from planner.serving.layouts import completed, degrees_of, refused_on_nodes
+from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
-from profiles.hardware import default_node, find_fabric, find_gpu
+from profiles.hardware import Catalogue, find_fabric
 from profiles.store import ProfileStore
 from profiles.values import number, shown
 
 REQUIRED = ("model", "gpu", "framework", "isl", "osl")
-OPTIONAL = ("precision", "kv_precision", "tp", "pp", "dp", "ep", "moe_tp", "num_gpus", "concurrency", "rate")
+OPTIONAL = ("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus", "concurrency", "rate")
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
 ADDED = (
     *(f"{name}_{part}" for name in LATENCIES for part in ("mean", "p50", "p99", "low", "high")),
@@ -36,6 +38,8 @@ ADDED = (
     "memory_bytes_per_gpu",
     "kv_tokens",
     "how",
+    "release",
+    "note",
     "error",
 )
 
@@ -48,6 +52,7 @@ TOGETHER = 512  # configurations predicted in one call: enough to spread its cos
 LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
 
 Progress = Callable[[str], None]
+FindModel = Callable[[str], Architecture]
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class _Row:
     framework: str
     precision: str | None
     kv_precision: str | None
-    layout: tuple[int, int, int, int, int]
+    layout: tuple[int, ...]
     isl: int
     osl: int
     concurrency: int
@@ -72,7 +77,11 @@ class _Row:
 
 
 def predict(
-    table: pd.DataFrame, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+    table: pd.DataFrame,
+    *,
+    measured: Sequence[ProfileStore] = (),
+    progress: Progress | None = None,
+    find_model: FindModel = find_architecture,
 ) -> pd.DataFrame:
     """``table`` (text columns) with the columns :data:`ADDED`.
 
@@ -80,17 +89,20 @@ def predict(
         table: columns :data:`REQUIRED`, one or both of concurrency and rate, any of :data:`OPTIONAL`, and others,
             which are kept as they are.
         measured: profile stores laid over the shipped pack.
+        find_model: the architecture of what the column ``model`` holds.
 
     Raises:
         InputError: the table is empty, lacks a column, or has one that is added here.
     """
     _check_columns(table)
+    catalogue = catalogue_with(store.path for store in measured)
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
     groups: dict[tuple[str, str, str, str | None, str | None], list[_Row]] = {}
     records = table.to_dict("records")
     for index, record in enumerate(records):
         try:
-            row = _understood(index, {str(name): str(value).strip() for name, value in record.items()})
+            text = {str(name): str(value).strip() for name, value in record.items()}
+            row = _understood(index, text, find_model, catalogue)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
             out["error"][index] = _told(error)
@@ -98,7 +110,7 @@ def predict(
     for group, rows in groups.items():
         for part in (rows[i : i + TOGETHER] for i in range(0, len(rows), TOGETHER)):
             try:
-                _predict_group(group, part, costs, measured, progress, out)
+                _predict_group(find_model(group[0]), group, part, costs, catalogue, measured, progress, out)
             except ShardwrightError as error:
                 for row in part:
                     out["error"][row.index] = _told(error)
@@ -131,13 +143,13 @@ def _told(error: ShardwrightError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
-def _understood(index: int, record: Mapping[str, str]) -> _Row:
+def _understood(index: int, record: Mapping[str, str], find_model: FindModel, catalogue: Catalogue) -> _Row:
     for name in ("model", "gpu", "framework"):
         if not record[name]:
             raise InputError(f"{name}: is blank", f"name a {name}")
-    model = find_architecture(record["model"])
-    gpu = find_gpu(record["gpu"]).name
-    framework = find_framework(record["framework"]).name
+    model = find_model(record["model"])
+    gpu = catalogue.find_gpu(record["gpu"]).name
+    framework = find_framework(_release_asked(record)).spec
     layout = _layout(record, model)
     concurrency, rate = record.get("concurrency", ""), record.get("rate", "")
     if bool(concurrency) == bool(rate):
@@ -157,6 +169,12 @@ def _understood(index: int, record: Mapping[str, str]) -> _Row:
     )
 
 
+def _release_asked(record: Mapping[str, str]) -> str:
+    """The framework with the release that the row asks for: after an @, else by its version, else by its date."""
+    name, asked = record["framework"], record.get("version") or record.get("date")
+    return f"{name}@{asked}" if asked and "@" not in name else name
+
+
 def _count(name: str, text: str) -> int:
     value = _positive(name, text)
     if value != int(value):
@@ -173,79 +191,61 @@ def _positive(name: str, text: str) -> float:
     return value
 
 
-def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, int, int, int, int]:
-    def degree(name: str) -> int | None:
-        return _count(name, record[name]) if record.get(name) else None
-
-    tp, pp, dp = (degree(name) or 1 for name in ("tp", "pp", "dp"))
-    ep, moe_tp, gpus = degree("ep"), degree("moe_tp"), degree("num_gpus")
-    group = tp * dp
+def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, ...]:
+    given = {name: _count(name, record[name]) if record.get(name) else None for name in (*DEGREES, "num_gpus")}
+    tp, pp, dp = (given[name] or 1 for name in ("tp", "pp", "dp"))
+    gpus = given["num_gpus"]
     if gpus is not None and gpus != tp * pp * dp:
         raise InputError(
             f"num_gpus: {gpus} is not tp × pp × dp = {tp} × {pp} × {dp} = {tp * pp * dp}",
             "correct the degrees or leave num_gpus blank",
         )
-    if not model.is_moe:
-        for name, value in (("ep", ep), ("moe_tp", moe_tp)):
-            if value not in (None, 1):
-                raise InputError(f"{name}: {value}, but {model.name} has no experts", f"leave {name} blank or 1")
-        ep = moe_tp = 1
-    elif ep is None and moe_tp is None:
-        ep, moe_tp = (1, group) if dp == 1 else (group, 1)
-    else:
-        ep = ep or max(group // (moe_tp or 1), 1)
-        moe_tp = moe_tp or max(group // ep, 1)
-        if ep * moe_tp != group:
-            raise InputError(
-                f"ep, moe_tp: {ep} × {moe_tp} is not tp × dp = {group}", "correct one of them, or leave one blank"
-            )
-    for what, bad in _indivisible(model, tp, pp, ep, moe_tp):
-        if bad:
-            raise InputError(f"layout: {what}", "choose degrees that divide the model (plan lists the legal ones)")
-    return tp, pp, dp, ep, moe_tp
-
-
-def _indivisible(model: Architecture, tp: int, pp: int, ep: int, moe_tp: int) -> Iterator[tuple[str, bool]]:
-    yield f"pp = {pp} exceeds the {model.layers} layers", pp > model.layers
-    for group in model.layer_groups:
-        heads = group.attention.heads
-        yield f"{heads} attention heads do not divide by tp = {tp}", heads % tp != 0
-        ffn = group.feed_forward
-        if isinstance(ffn, MixtureOfExperts):
-            yield f"{ffn.experts} experts do not divide by ep = {ep}", ffn.experts % ep != 0
-            yield (
-                f"expert width {ffn.intermediate} does not divide by moe_tp = {moe_tp}",
-                ffn.intermediate % moe_tp != 0,
-            )
-        else:
-            yield f"feed-forward width {ffn.intermediate} does not divide by tp = {tp}", ffn.intermediate % tp != 0
+    return degrees_of(completed(model, given))
 
 
 def _predict_group(
+    model: Architecture,
     group: tuple[str, str, str, str | None, str | None],
     rows: list[_Row],
     costs: dict[tuple[str, str], CostModel],
+    catalogue: Catalogue,
     measured: Sequence[ProfileStore],
     progress: Progress | None,
     out: dict[str, np.ndarray],
 ) -> None:
-    model_name, gpu_name, framework_name, weights, kv = group
-    model, gpu, framework = find_architecture(model_name), find_gpu(gpu_name), find_framework(framework_name)
-    require_measured_widths(model)
+    _, gpu_name, framework_at, weights, kv = group
+    gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
+    families().require_measured_widths(model)
     precision = choose_precision(model, weights, kv)
-    lacking = missing_hardware(precision, gpu)
-    if lacking is not None:
-        raise InputError(f"precision: {lacking}", "choose another precision or GPU type")
-    if (gpu_name, framework_name) not in costs:
-        costs[gpu_name, framework_name] = CostModel(gpu, framework_name, progress=progress, measured=measured)
-    node = default_node(gpu)
+    framework.check_runs(precision, gpu)
+    for row in rows:
+        out["release"][row.index] = framework.release.version
+        told = (framework.told(PREDICTED), framework.told_of_weights(precision, gpu))
+        out["note"][row.index] = "; ".join(filter(None, told))
+    node = catalogue.default_node(gpu)
+    layouts = Layouts.of([row.layout for row in rows])
+    refused = refused_on_nodes(model, precision, framework, layouts, node.gpus)
+    for row, why in zip(rows, refused, strict=True):
+        if why is not None:
+            degrees = ", ".join(f"{name} {n}" for name, n in zip(DEGREES, row.layout, strict=True) if n > 1)
+            out["error"][row.index] = f"layout: {why} ({degrees}); choose other degrees (plan lists the legal ones)"
+    rows = [row for row, why in zip(rows, refused, strict=True) if why is None]
+    if not rows:
+        return
+    if (gpu_name, framework.name) not in costs:
+        costs[gpu_name, framework.name] = CostModel(gpu, framework.name, progress=progress, measured=measured)
     network = Network(node.gpus, find_fabric(node.default_fabric))
-    served = ServedModel(model, precision, framework, costs[gpu_name, framework_name], network)
+    _answer(ServedModel(model, precision, framework, costs[gpu_name, framework.name], network), rows, out)
+
+
+def _answer(served: ServedModel, rows: list[_Row], out: dict[str, np.ndarray]) -> None:
+    """Rows of one served model, each in a layout that it runs in."""
+    framework, gpu, what = served.framework, served.gpu, f"{served.model.name} in {served.precision.weights}"
     room = _room(served, rows)
     for row, sequences, needed in zip(rows, room.sequences, room.used_bytes, strict=True):
         if sequences < 1:
             out["error"][row.index] = (
-                f"memory: {model.name} in {precision.weights} and a sequence of {row.isl + row.osl:,} tokens need "
+                f"memory: {what} and a sequence of {row.isl + row.osl:,} tokens need "
                 f"{needed / 1e9:,.0f} GB of each {gpu.name}, which has {gpu.memory_bytes / 1e9:,.0f}; "
                 "use more GPUs or a smaller precision"
             )
@@ -263,12 +263,12 @@ def _predict_group(
             np.array([row.concurrency for row in picked]),
             np.array([row.isl for row in picked]),
             np.array([row.osl for row in picked]),
-            np.full(len(picked), max(framework.token_budgets)),
+            np.full(len(picked), max(framework.limits.token_budgets)),
             running[chosen],
         )
         answer = closed_loop_answers(served, layouts.take(chosen), load, ROUTING)
         _write(out, picked, layouts.take(chosen), answer, used[chosen], kv_tokens[chosen])
-    for i in np.flatnonzero(~closed):
+    for i in np.flatnonzero(~closed).tolist():
         row = kept[i]
         try:
             layout = layouts.take(np.array([i]))
@@ -293,19 +293,19 @@ def _room(served: ServedModel, rows: list[_Row]) -> _Room:
     framework = served.framework
     layouts = Layouts.of([row.layout for row in rows])
     isl, osl = (np.array([getattr(row, name) for row in rows], dtype=np.float64) for name in ("isl", "osl"))
-    lengths = find_policy(framework.name).held_tokens(isl, osl) * (1 + SHORTEST) / 2
+    lengths = framework.scheduler.held_tokens(isl, osl) * (1 + SHORTEST) / 2
     each = served.kv_bytes(layouts, lengths)
     largest = served.kv_bytes(layouts, isl + osl)
     kv_bytes, used = np.zeros(len(rows)), np.zeros(len(rows))
-    for fraction in (FULL_MEMORY_FRACTION, framework.memory_fraction):
-        budget = np.full(len(rows), max(framework.token_budgets))
+    for fraction in (FULL_MEMORY_FRACTION, framework.limits.memory_fraction):
+        budget = np.full(len(rows), max(framework.limits.token_budgets))
         parts = served.memory(layouts, budget, memory_fraction=fraction)
         plain = parts.kv_bytes >= largest
         kv_bytes = np.where(plain | (fraction == FULL_MEMORY_FRACTION), parts.kv_bytes, kv_bytes)
         without = served.gpu.memory_bytes * fraction - parts.kv_bytes
         used = np.where(plain | (fraction == FULL_MEMORY_FRACTION), without + np.maximum(parts.kv_bytes, largest), used)
     fits = kv_bytes >= largest
-    sequences = np.clip(np.floor(kv_bytes / np.maximum(each, 1.0)), 1, framework.max_sequences)
+    sequences = np.clip(np.floor(kv_bytes / np.maximum(each, 1.0)), 1, framework.limits.max_sequences)
     state = served.kv_bytes(layouts, 0.0)
     growing = served.kv_bytes(layouts, 1.0) - state
     per_token = np.maximum(growing + state / lengths, 1e-9)  # the state counts as its share of a mean sequence

@@ -7,19 +7,23 @@ Copy the folder ``profiles`` there. It writes the journal alone; elsewhere `plan
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+import datetime as dt
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from profiles.collect.detection import detect
 from profiles.collect.devices import KINDS, find_device, import_torch
 from profiles.collect.journal import Journal, read_points
 from profiles.collect.points import Outcome
 from profiles.collect.power import PowerMeter, PowerPlan
 from profiles.collect.runner import Grids, InOrder, Proposer, Report, Runner
 from profiles.collect.session import DEFAULT_OPS, DEFAULT_PRECISION, Asked, measurable
-from profiles.errors import ShardwrightError
+from profiles.errors import InputError, ShardwrightError
 
 INTERRUPTED = 130
 EVERY_S = 10.0
@@ -56,6 +60,9 @@ def collect(arguments: argparse.Namespace) -> int:
     ends += asked.budget_s
     listed = None if arguments.points is None else read_points(arguments.points)
     device = find_device(arguments.device, index=arguments.gpu_index, gpus=arguments.gpus)
+    print(f"looking at {device.name}", file=sys.stderr)
+    with contextlib.suppress(InputError):  # of a type that the catalogue knows, nothing of it is missed
+        device = dataclasses.replace(device, measured=detect(device, dt.date.today().isoformat()))
     import_torch().manual_seed(arguments.seed)
     made = asked.benchmarks()
     refused: list[Outcome] = []

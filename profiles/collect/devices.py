@@ -33,6 +33,7 @@ class Device:
         l2_bytes: the last cache before memory, flushed for a cold run; 0 where nobody tells.
         versions: ``torch``, ``cuda``, ``driver``, ``nccl``; None where there is none or nobody tells.
         facts: further things that the driver reports: limits, highest clocks, MIG.
+        measured: of a type that nobody has listed, what :mod:`profiles.collect.detection` found.
     """
 
     kind: Literal["cuda", "cpu"]
@@ -44,6 +45,7 @@ class Device:
     l2_bytes: int
     versions: Mapping[str, str | None]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     sensors: Sensors = field(default_factory=CpuSensors, compare=False, repr=False)
 
     @property
@@ -82,6 +84,7 @@ class Device:
             "l2_bytes": self.l2_bytes,
             "sensors": self.sensors.name,
             "facts": dict(self.facts),
+            **({"measured": {name: list(fact) for name, fact in self.measured.items()}} if self.measured else {}),
         }
 
 

@@ -10,13 +10,15 @@ import pandas as pd
 from profiles import descriptions
 from profiles.collect.journal import Entry, Header, Journal
 from profiles.errors import DataError, InputError
+from profiles.hardware import SHIPPED, Catalogue
 from profiles.measurements import find_operation, validate
 from profiles.store import MANIFEST, ProfileStore
 from profiles.values import shown
 
 
-def rows_of(entries: Sequence[Entry], where: str) -> dict[str, pd.DataFrame]:
-    """Validated rows of the measured outcomes by operation; skipped and failed ones have no rows.
+def rows_of(entries: Sequence[Entry], where: str, catalogue: Catalogue = SHIPPED) -> dict[str, pd.DataFrame]:
+    """Validated rows of the measured outcomes by operation, of devices that ``catalogue`` knows; skipped and failed
+    outcomes have no rows.
 
     Raises:
         InputError: a device is of no type that the catalogue knows.
@@ -28,14 +30,14 @@ def rows_of(entries: Sequence[Entry], where: str) -> dict[str, pd.DataFrame]:
         if entry.outcome.timing is not None:
             device = str(entry.header.device)
             if device not in names:
-                names[device] = _gpu_name(entry.header, where)
+                names[device] = _gpu_name(entry.header, where, catalogue)
             records.setdefault(entry.outcome.point.operation, []).append(_record(entry, names[device]))
     return {name: validate(find_operation(name), pd.DataFrame(found), where) for name, found in records.items()}
 
 
-def _gpu_name(header: Header, where: str) -> str:
+def _gpu_name(header: Header, where: str, catalogue: Catalogue) -> str:
     try:
-        gpu = descriptions.match(header.device)
+        gpu = descriptions.match(header.device, catalogue)
         missing = descriptions.template(header.device)[1] if gpu is None else []
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
         raise DataError(
@@ -92,14 +94,14 @@ def open_store(folder: Path) -> ProfileStore:
     )
 
 
-def folder_of(journal: Journal, store: ProfileStore) -> Callable[[], None]:
+def folder_of(journal: Journal, store: ProfileStore, catalogue: Catalogue = SHIPPED) -> Callable[[], None]:
     """A call that takes over into ``store`` what the journal gained since the last one (at first: all)."""
     done = 0
 
     def fold() -> None:
         nonlocal done
         entries = journal.entries[done:]
-        for operation, rows in rows_of(entries, f"journal {journal.path}").items():
+        for operation, rows in rows_of(entries, f"journal {journal.path}", catalogue).items():
             store.add(operation, rows, where=f"journal {journal.path}")
         done += len(entries)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from profiles.errors import UnknownName
+from profiles.hardware import SHIPPED, Catalogue
 
 Rows = Iterator[tuple[str, pd.DataFrame]]
 """Pairs of operation name and rows that pass :func:`profiles.measurements.validate`."""
@@ -20,12 +21,14 @@ class Importer:
 
     ``read(source, options)`` gets a file or folder (None: where the format's own package is installed) and
     some of the options named in ``options``, which says what each means. It refuses others.
+    ``catalogue`` of the same is what hardware the source may name: what ships, where it describes none.
     """
 
     name: str
     reads: str
     read: Callable[[Path | None, dict[str, str]], Rows]
     options: dict[str, str]
+    catalogue: Callable[[Path | None, dict[str, str]], Catalogue] = lambda source, options: SHIPPED
 
 
 def importers() -> dict[str, Importer]:

@@ -4,13 +4,15 @@ but Python and torch."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from profiles.collect.journal import FILE, Entry, read
 from profiles.collect.rows import rows_of
-from profiles.descriptions import add_described, read_descriptions
+from profiles.descriptions import catalogue_with, catalogue_with_file, match, measured_type
 from profiles.errors import InputError
-from profiles.hardware import add_gpu
+from profiles.hardware import SHIPPED, Catalogue
 from profiles.importers import Importer, Rows, check_options
 
 
@@ -27,17 +29,31 @@ def read_journal(source: Path | None, options: dict[str, str]) -> Rows:
     file = source / FILE if source.is_dir() else source
     if not file.is_file():
         raise InputError(f"collect: {file} does not exist", "give the folder that was --out of the harness")
-    if "gpu_facts" in options:
-        facts = Path(options["gpu_facts"])
-        for gpu, node in read_descriptions(facts):
-            add_gpu(gpu, node, str(facts))
-    add_described(file.parent)
     entries = list(read(file))
     if "source" in options:
         entries = [
             Entry(dataclasses.replace(entry.header, source=options["source"]), entry.outcome) for entry in entries
         ]
-    yield from rows_of(entries, f"journal {file}").items()
+    yield from rows_of(entries, f"journal {file}", described(source, options)).items()
+
+
+def described(source: Path | None, options: dict[str, str]) -> Catalogue:
+    """The catalogue with the types that the journal's folder, the file in the options, and else the journal itself
+    describe."""
+    catalogue = catalogue_with_file(Path(options["gpu_facts"])) if "gpu_facts" in options else SHIPPED
+    if source is None:
+        return catalogue
+    file = source / FILE if source.is_dir() else source
+    catalogue = catalogue_with([file.parent], catalogue)
+    for device in _devices(file):
+        if device.get("measured") and match(device, catalogue) is None:
+            catalogue = catalogue.describing(*measured_type(device, f"journal {file}"), f"journal {file}")
+    return catalogue
+
+
+def _devices(file: Path) -> list[Mapping[str, Any]]:
+    headers = {id(entry.header): entry.header for entry in list(read(file))} if file.is_file() else {}
+    return [header.device for header in headers.values()]
 
 
 IMPORTER = Importer(
@@ -48,4 +64,5 @@ IMPORTER = Importer(
         "gpu_facts": "a gpus.yaml that describes the device, where the catalogue does not know it",
         "source": "who measured it, in place of what the journal says",
     },
+    described,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
 import os
 import signal
@@ -18,25 +19,33 @@ import pytest
 import yaml
 from command import Runner, complaint
 
-from api.cli import proposing
-from profiles import hardware
+from api.cli.commands import proposing
 from profiles.collect import runner
 from profiles.collect.devices import Device, find_device
 from profiles.collect.journal import FILE, read, read_points, write_points
 from profiles.collect.points import Outcome, Point, Prepared, Settings, Timing
-from profiles.descriptions import template
+from profiles.descriptions import read_descriptions, template, type_name
 from profiles.store import MANIFEST, ProfileStore
 
 pytest.importorskip("torch")
 
 ROOT = Path(__file__).parents[2]
 GEMMS = [Point("gemm", "bf16", {"m": m, "n": 64, "k": 64}) for m in (1, 2, 4, 8)]
+FOUND: dict[str, tuple[Any, str]] = {
+    "generation": ("some-cpu", "reported by Linux"),
+    "peak_flops.bf16": (1e12, "measured on 2026-01-01: a product"),
+    "memory_bytes": (find_device("cpu").memory_bytes, "reported by Linux"),
+    "memory_bandwidth_bytes_per_s": (2e10, "measured on 2026-01-01: a copy"),
+    "sm_count": (find_device("cpu").sm_count, "reported by Linux"),
+    "boost_clock_mhz": (2500.0, "reported by Linux"),
+    "l2_bytes": (2**25, "reported by Linux"),
+    "tdp_watts": (10.0, "assumed, no sensor tells"),
+    "idle_watts": (2.0, "assumed, no sensor tells"),
+    "scale_up_link": ("shared_memory", "processes of one host"),
+    "scale_up_bytes_per_s": (1e10, "measured on 2026-01-01: a copy"),
+    "pcie_bytes_per_s": (1e10, "measured on 2026-01-01: a copy"),
+}
 TIMING = Timing(10.0, 9.0, 11.0, 20, 0.005, 1, "host_clock")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_added(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_described", {})
 
 
 @pytest.fixture
@@ -126,14 +135,65 @@ def test_a_second_run_keeps_what_is_measured(run: Runner, asked: list[str], inst
     assert len(instant) == 4
 
 
-def test_a_resumed_store_knows_its_own_type(
-    run: Runner, asked: list[str], instant: list[Prepared], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_store_knows_its_own_type(run: Runner, asked: list[str], instant: list[Prepared]) -> None:
     assert run(*asked).code == 0
-    monkeypatch.setattr(hardware, "_described", {})  # as in a new process
     at = asked.index("--gpu-facts")
     assert run(*asked[:at], *asked[at + 2 :]).code == 0
     assert run("profile", "list", "--profiles", asked[-1], "--gpu", "My-CPU", "--json").code == 0
+
+
+@pytest.fixture
+def unlisted(asked: list[str]) -> list[str]:
+    """Arguments that measure this CPU without a word on what it is."""
+    at = asked.index("--gpu-facts")
+    return [*asked[:at], *asked[at + 2 :]]
+
+
+def test_a_machine_that_nobody_listed_is_measured_at_once(run: Runner, unlisted: list[str], tmp_path: Path) -> None:
+    ran = run(*unlisted)
+    assert ran.code == 0, ran.err
+    assert "not in the catalogue: measuring what it is" in ran.err
+    store = tmp_path / "store"
+    ((gpu, node),) = read_descriptions(store / "gpus.yaml")
+    assert gpu.name == type_name(find_device("cpu").describe())
+    assert set(ProfileStore(store).query("gemm")["gpu"]) == {gpu.name}
+    today = dt.date.today().isoformat()
+    assert gpu.sources["peak_flops.bf16"].startswith(f"measured on {today}")
+    assert gpu.sources["memory_bandwidth_bytes_per_s"].startswith(f"measured on {today}")
+    assert gpu.sources["sm_count"].startswith("reported")
+    assert gpu.launch_us is not None
+    assert node.gpus == find_device("cpu").count
+    again = run(*unlisted)
+    assert again.code == 0
+    assert "measuring what it is" not in again.err  # the store knows
+    assert run("profile", "list", "--profiles", str(store), "--gpu", gpu.name, "--json").code == 0
+
+
+def test_what_is_found_of_a_machine_can_be_corrected_and_given_back(
+    run: Runner, unlisted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instant: list[Prepared]
+) -> None:
+    monkeypatch.setattr("profiles.collect.detection.detect", lambda *_: FOUND)
+    file = tmp_path / "mine.yaml"
+    ran = run(*unlisted, "--describe", str(file))
+    assert ran.code == 0, ran.err
+    assert f"--gpu-facts {file}" in ran.err
+    assert not (tmp_path / "store").exists()
+    assert instant == []
+    ((name, fields),) = yaml.safe_load(file.read_text()).items()
+    fields["tdp_watts"], fields["sources"]["tdp_watts"] = 240, "a data sheet"
+    file.write_text(yaml.safe_dump({name: fields}))
+    assert run(*unlisted, "--gpu-facts", str(file)).code == 0
+    ((gpu, _),) = read_descriptions(tmp_path / "store" / "gpus.yaml")
+    assert (gpu.tdp_watts, gpu.sources["tdp_watts"]) == (240, "a data sheet")
+    error, _ = complaint(run(*unlisted, "--describe", str(file)))
+    assert "which is known" in error
+
+
+def test_what_is_assumed_of_a_machine_is_said(
+    run: Runner, unlisted: list[str], monkeypatch: pytest.MonkeyPatch, instant: list[Prepared]
+) -> None:
+    monkeypatch.setattr("profiles.collect.detection.detect", lambda *_: FOUND)
+    assert "assumed, since nothing here tells: tdp_watts, idle_watts, and the network" in run(*unlisted).err
 
 
 def test_the_grid_is_measured_within_its_budget(
@@ -220,23 +280,6 @@ def test_a_lost_device_is_an_error_after_the_summary(
 
 
 # ------------------------------------------------------------------------------------------------------- refused
-
-
-def test_an_unknown_type_is_asked_for_by_name_and_nothing_is_made(run: Runner, tmp_path: Path) -> None:
-    out = tmp_path / "store"
-    arguments = ["profile", "collect", "--device", "cpu", "--out", str(out)]
-    error, hint = complaint(run(*arguments))
-    assert "is not in the catalogue; missing facts: generation, peak_flops.bf16, memory_bandwidth" in error
-    file = tmp_path / "store.gpus.yaml"
-    assert f"{file} (written now" in hint
-    assert not out.exists()
-    before = file.read_text()
-    assert f"{file} (it is there already" in complaint(run(*arguments))[1]
-    assert file.read_text() == before
-    elsewhere = tmp_path / "else.yaml"
-    assert str(elsewhere) in complaint(run(*arguments, "--describe", str(elsewhere)))[1]
-    assert elsewhere.read_text() == before
-    assert "lacks generation" in complaint(run(*arguments, "--gpu-facts", str(file)))[0]
 
 
 def test_facts_of_another_type_do_not_describe_this_one(run: Runner, asked: list[str], facts: Path) -> None:

@@ -29,9 +29,10 @@ from scipy.special import digamma, gammaln
 from costmodels.kernels.corrected_model import SIGMAS
 from costmodels.kernels.cost_model import MODEL_VERSION
 from costmodels.kernels.error_process import Points, Prior, as_figures, coordinates, distance, matern, points
-from costmodels.kernels.features import FAMILIES, base_us
+from costmodels.kernels.features import base_us
 from costmodels.kernels.forest import Forest
 from costmodels.kernels.kernel_models import coded, error_partitions, hardware_of
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import Hardware
 from profiles.hardware import find_gpu
 from profiles.store import ProfileStore, shipped_pack
@@ -81,7 +82,7 @@ def errors_at(data: Data, model: Forest, rows: NDArray[np.int64]) -> tuple[Point
     down, up = model.interval(spread)
     own = Hardware.of([find_gpu(data.hardware.names[int(data.rows.gpu[rows[0]])])])
     p = points(
-        data.family.operation,
+        data.kernel.name,
         columns,
         own,
         error_partitions(columns),
@@ -157,7 +158,7 @@ def unseen(data: Data, hidden: Collection[str] = ()) -> Prior:
     nothing of them."""
     names = [name for name in data.hardware.names if name not in hidden]
     samples = [held_out(data, {*hidden, name}, name) for name in names]
-    return fit(data.family.operation, [sample for sample in samples if len(sample[1])])
+    return fit(data.kernel.name, [sample for sample in samples if len(sample[1])])
 
 
 def repeat(store: ProfileStore, hidden: Collection[str] = ()) -> Prior:
@@ -171,7 +172,7 @@ def repeat(store: ProfileStore, hidden: Collection[str] = ()) -> Prior:
         both = both.sample(min(len(both), SAMPLE_ROWS), random_state=0)
         q, own = coded("gemm", both), Hardware.of([find_gpu(name)])
         first, again = (both[c].to_numpy(dtype=np.float64) for c in ("latency_us", "latency_us_again"))
-        ratio = np.log(first / base_us("gemm", q, np.zeros(len(q["m"]), np.int64), own))
+        ratio = np.log(first / base_us(families().kernel("gemm"), q, np.zeros(len(q["m"]), np.int64), own))
         p = points("gemm", q, own, error_partitions(q), ratio, np.zeros(len(both)), np.ones(len(both), bool))
         samples.append((p, np.log(again / first)))
     # Measured rows claim nothing. Between them, a forest that has seen the GPU is calibrated: its claim is scatter.
@@ -187,8 +188,8 @@ def borrowed(repeat: Prior, unseen: Prior) -> Prior:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--op", action="append", choices=list(FAMILIES))
-    operations: list[str] = parser.parse_args().op or list(FAMILIES)
+    parser.add_argument("--op", action="append", choices=list(families().kernels))
+    operations: list[str] = parser.parse_args().op or list(families().kernels)
     store = shipped_pack()
     again = repeat(store)
     print("repeat", as_figures("gemm", again), flush=True)

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from costmodels.estimates import COVERAGE
 from costmodels.kernels.cost_model import CostModel
-from costmodels.kernels.features import FAMILIES
 from costmodels.kernels.kernel_models import coded
-from costmodels.kernels.row_sources import stand_ins
-from costmodels.operations.roofline import CODES, Hardware, times_us
-from profiles.descriptions import add_described
+from costmodels.operations.registry import families
+from costmodels.operations.roofline import CODES, Hardware
+from costmodels.serving.frameworks.names import framework_names
+from profiles.descriptions import catalogue_with
 from profiles.errors import InputError
-from profiles.hardware import find_gpu
+from profiles.hardware import Gpu
 from profiles.importers.collect import read_journal
 from profiles.measurements import OPERATIONS
 from profiles.store import MANIFEST, ProfileStore, shipped_pack
@@ -41,7 +41,6 @@ SHORT_US = 20.0
 def measured_rows(folder: Path) -> dict[str, pd.DataFrame]:
     """Our rows by operation, of a store or of a journal's folder."""
     if (folder / MANIFEST).is_file():
-        add_described(folder)
         store = ProfileStore(folder)
         return {operation: store.query(operation) for operation in store.operations()}
     return dict(read_journal(folder, {}))
@@ -86,10 +85,10 @@ def groups(rows: pd.DataFrame) -> Iterator[tuple[str, NDArray[np.bool_]]]:
                 yield f"{dtype} {kernel}, {bound}", part
 
 
-def with_bounds(operation: str, rows: pd.DataFrame, gpu: str) -> pd.DataFrame:
-    compute, transfer = times_us(
-        operation, coded(operation, rows), np.zeros(len(rows), np.int64), Hardware.of([find_gpu(gpu)])
-    )
+def with_bounds(operation: str, rows: pd.DataFrame, gpu: Gpu) -> pd.DataFrame:
+    hardware = Hardware.of([gpu])
+    times = families().kernel(operation).times_us(coded(operation, rows), np.zeros(len(rows), np.int64), hardware)
+    compute, transfer = times
     long = np.where(compute > transfer, "compute", "memory")
     return rows.assign(
         roofline_us=np.maximum(compute, transfer), bound=np.where(rows["latency_us"] < SHORT_US, "short", long)
@@ -102,7 +101,7 @@ def _too_fast(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if not pd.isna(v)} for row in shown]
 
 
-def compare(operation: str, ours: pd.DataFrame, gpu: str) -> dict[str, Any]:
+def compare(operation: str, ours: pd.DataFrame, gpu: Gpu) -> dict[str, Any]:
     """Everything that is said of one operation."""
     rows = with_bounds(operation, askable(operation, ours), gpu)
     fast = rows["latency_us"] < rows["roofline_us"]
@@ -119,15 +118,15 @@ def compare(operation: str, ours: pd.DataFrame, gpu: str) -> dict[str, Any]:
     }
     print(f"\n{operation}: {len(ours):,} rows of ours, {document['left_out']:,} left out, ", end="")
     print(f"{fast.sum():,} faster than the roofline")
-    for framework, both in twins(operation, rows, gpu):
+    for framework, both in twins(operation, rows, gpu.name):
         figures = {
             name: compared(*(both.loc[mine, column].to_numpy(float) for column in ("latency_us", "latency_us_theirs")))
             for name, mine in groups(both)
         }
         document["same_shape"][framework] = figures
         _show(f"{framework} same shape", figures)
-    for framework in stand_ins():
-        model = CostModel(find_gpu(gpu), framework, progress=lambda text: print(f"  ({text})", flush=True))
+    for framework in framework_names():
+        model = CostModel(gpu, framework, progress=lambda text: print(f"  ({text})", flush=True))
         said = model.estimate(operation, coded(operation, rows))
         figures = {
             name: compared(
@@ -152,9 +151,10 @@ def _show(what: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--op", action="append", choices=list(FAMILIES))
+    parser.add_argument("--op", action="append", choices=list(families().kernels))
     arguments = parser.parse_args()
     tables = measured_rows(arguments.folder)
+    catalogue = catalogue_with([arguments.folder])
     names = sorted({gpu for table in tables.values() for gpu in table["gpu"].unique()})
     if not names:
         raise InputError(f"{arguments.folder}: nothing measured there", "give a store or a journal with rows")
@@ -167,14 +167,14 @@ def main() -> None:
             "pack_hash": shipped_pack().manifest.content_hash,
             "coverage_claimed_pct": 100 * COVERAGE,
             "unseen": unseen,
-            "not_compared": sorted(set(tables) - set(FAMILIES)),
+            "not_compared": sorted(set(tables) - set(families().kernels)),
             "operations": {},
         }
-        for operation in arguments.op or [name for name in FAMILIES if name in tables]:
+        for operation in arguments.op or [name for name in families().kernels if name in tables]:
             table = tables.get(operation, pd.DataFrame({"gpu": []}))
             ours = table[table["gpu"] == gpu]
             if len(askable(operation, ours)) if len(ours) else 0:
-                document["operations"][operation] = compare(operation, ours, gpu)
+                document["operations"][operation] = compare(operation, ours, catalogue.find_gpu(gpu))
         print(write(f"harness-{gpu.lower()}", document))
 
 

@@ -29,7 +29,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from costmodels.estimates import COVERAGE
 from costmodels.kernels import forest as forests
 from costmodels.kernels.cost_model import MODEL_VERSION
-from costmodels.kernels.features import FAMILIES, Family, base_us, matrix
+from costmodels.kernels.features import base_us, matrix
 from costmodels.kernels.kernel_models import (
     Rows,
     hardware_of,
@@ -38,7 +38,9 @@ from costmodels.kernels.kernel_models import (
     places,
     shape_groups,
 )
-from costmodels.operations.roofline import Hardware, roofline_us
+from costmodels.operations.kernel import Kernel
+from costmodels.operations.registry import families
+from costmodels.operations.roofline import Hardware
 from profiles.measurements import DTYPES
 from profiles.store import ProfileStore, shipped_pack
 from tests.benchmarks.cards import EVIDENCE, card, line, write
@@ -51,16 +53,16 @@ class Data:
     """All rows of one operation with what the models need of them."""
 
     def __init__(self, operation: str, rows: Rows, hardware: Hardware) -> None:
-        self.family: Family = FAMILIES[operation]
+        self.kernel: Kernel = families().kernel(operation)
         self.hardware = hardware
         self.rows = rows
         columns, gpu = self.rows.columns, self.rows.gpu
-        self.base = base_us(operation, columns, gpu, self.hardware)
+        self.base = base_us(self.kernel, columns, gpu, self.hardware)
         self.target = np.log(self.rows.latency_us / self.base)
-        self.features = matrix(self.family, columns, gpu, self.hardware)
-        self.shapes = shape_groups(self.family, columns)
-        self.places = places(self.family, columns)
-        self.partitions = partitions(self.family, columns)
+        self.features = matrix(self.kernel, columns, gpu, self.hardware)
+        self.shapes = shape_groups(self.kernel, columns)
+        self.places = places(self.kernel, columns)
+        self.partitions = partitions(self.kernel, columns)
 
     @classmethod
     def of(cls, store: ProfileStore, operation: str, framework: str) -> Data:
@@ -75,7 +77,7 @@ class Data:
             self.places[train],
             self.partitions[train],
             self.rows.gpu[train],
-            self.family.leaf_rows,
+            self.kernel.leaf_rows,
         )
 
     def ours(self, train: Ints, test: Ints) -> tuple[Floats, Floats, Floats]:
@@ -117,7 +119,7 @@ class Data:
         return out
 
     def axes(self) -> list[str]:
-        return [c for c in (*self.family.range, *self.family.near) if c in self.rows.columns and c != "routing"]
+        return [c for c in (*self.kernel.range, *self.kernel.near) if c in self.rows.columns and c != "routing"]
 
 
 def by_group(group: Ints, folds: int) -> Iterator[tuple[Ints, Ints]]:
@@ -168,7 +170,7 @@ def held_out(data: Data, split: str, folds: int, baselines: bool) -> dict[str, A
         train, first = pairs[0]
         same = data.rows.latency_us[first]
         columns = {name: values[first] for name, values in data.rows.columns.items()}
-        bound = roofline_us(data.family.operation, columns, data.rows.gpu[first], data.hardware)
+        bound = data.kernel.roofline_us(columns, data.rows.gpu[first], data.hardware)
         table = data.table(train, first)
         answered = ~np.isnan(table)
         out["same_rows"] = {
@@ -183,7 +185,7 @@ def held_out(data: Data, split: str, folds: int, baselines: bool) -> dict[str, A
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--framework", default="vllm")
-    parser.add_argument("--op", action="append", choices=list(FAMILIES))
+    parser.add_argument("--op", action="append", choices=list(families().kernels))
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--no-baselines", action="store_true")
     arguments = parser.parse_args()
@@ -196,10 +198,10 @@ def main() -> None:
         "operations": kept(evidence) if arguments.op else {},
     }
     unseen: dict[str, float] = {}
-    for operation in arguments.op or list(FAMILIES):
+    for operation in arguments.op or list(families().kernels):
         started = time.perf_counter()
         data = Data.of(store, operation, arguments.framework)
-        splits = ["shape", "gpu", *(["model"] if data.family.alike else [])]
+        splits = ["shape", "gpu", *(["model"] if data.kernel.alike else [])]
         cards: dict[str, Any] = {"pack_hash": store.manifest.content_hash, "model_version": MODEL_VERSION}
         for split in splits:
             cards[split] = held_out(data, split, arguments.folds, not arguments.no_baselines and split == "shape")
@@ -211,7 +213,9 @@ def main() -> None:
         # A GPU or a model without rows: the interval is widened by what the hold-out of either shows.
         unseen[operation] = max(cards[s]["log_error_p80"] for s in splits if s != "shape")
         print(f"{operation}: {time.perf_counter() - started:.0f} s", flush=True)
-    document["operations"] = {op: document["operations"][op] for op in FAMILIES if op in document["operations"]}
+    document["operations"] = {
+        op: document["operations"][op] for op in families().kernels if op in document["operations"]
+    }
     print(write(evidence, document))
     if arguments.framework == "vllm":
         _write_unseen(unseen)
@@ -231,7 +235,7 @@ def _write_unseen(unseen: dict[str, float]) -> None:
         "# Half-width (natural log) of each operation's 80 % interval on a GPU type (MoE: or a model) without rows.\n"
         "# Written by `make bench` (tests/benchmarks/kernels.py): leave-one-GPU-out over the shipped pack, vLLM.\n"
     )
-    ordered = {operation: known[operation] for operation in FAMILIES}
+    ordered = {operation: known[operation] for operation in families().kernels}
     path.write_text(header + yaml.safe_dump({"half_width": ordered}, sort_keys=False), encoding="utf-8")
     print(path)
 

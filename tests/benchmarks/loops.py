@@ -26,7 +26,6 @@ from costmodels.operations.layouts import Layouts
 from costmodels.serving.closed_loop.client import Load, closed_loop_answers
 from costmodels.serving.closed_loop.protocol import GENERATIONS, SHORTEST
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.arrivals import closed_loop, uniform_lengths
 from costmodels.serving.simulator.events import Engine, simulate
@@ -55,23 +54,23 @@ def points(framework_name: str, engine_name: str) -> Iterator[dict[str, Any]]:
     node = default_node(cost.gpu)
     network = Network(node.gpus, find_fabric(node.default_fabric))
     served = ServedModel(model, choose_precision(model), framework, cost, network)
-    budget = max(framework.token_budgets)
-    room = served.memory(layouts, np.array([budget]), sequences=framework.max_sequences)
+    budget = max(framework.limits.token_budgets)
+    room = served.memory(layouts, np.array([budget]), sequences=framework.limits.max_sequences)
     for isl, osl in WORKLOADS:
         each = served.kv_bytes(layouts, isl + osl)[0]
         kv_tokens = float(room.kv_bytes[0] / each * (isl + osl))
-        policy = find_policy(framework_name)
+        policy = framework.scheduler
         held = policy.held_tokens(isl, osl) * (1 + SHORTEST) / 2
-        sequences = int(min(kv_tokens / held, framework.max_sequences))
+        sequences = int(min(kv_tokens / held, framework.limits.max_sequences))
         (table,) = step_tables(
             served,
             layouts,
             ROUTING,
             most_tokens=budget,
-            most_sequences=framework.max_sequences,
+            most_sequences=framework.limits.max_sequences,
             longest_tokens=isl + osl,
         )
-        engine = Engine(table, policy, kv_tokens, budget, framework.max_sequences)
+        engine = Engine(table, policy, kv_tokens, budget, framework.limits.max_sequences)
         n = len(CONCURRENCIES)
         load = Load.of(
             np.array(CONCURRENCIES),

@@ -32,7 +32,7 @@ from costmodels.kernels import cost_model as library
 from costmodels.kernels.cost_model import MODEL_VERSION, CostModel
 from costmodels.kernels.error_process import ErrorProcess, Points, Priors, as_figures
 from costmodels.kernels.kernel_models import coded
-from costmodels.kernels.row_sources import stand_ins
+from costmodels.kernels.row_sources import sources_of
 from costmodels.sampling.sampler import Sampler
 from costmodels.sampling.targets import Targets, targets
 from profiles.hardware import find_gpu
@@ -74,7 +74,7 @@ class Hidden:
 def without(store: ProfileStore, gpu: str, folder: Path, operation: str = "gemm") -> ProfileStore:
     """The rows of ``operation`` of all other GPUs, as a store."""
     out = ProfileStore.create(folder, name=f"without {gpu}", version="1", attribution=store.manifest.attribution)
-    rows = store.query(operation, framework=stand_ins()[FRAMEWORK])
+    rows = store.query(operation, framework=sources_of(FRAMEWORK))
     out.add(operation, rows[rows["gpu"] != gpu])
     return out
 

@@ -29,8 +29,8 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
@@ -40,7 +40,6 @@ from costmodels.serving.simulator.outcome import Outcome
 from costmodels.serving.simulator.step_table import StepTable, step_tables
 from costmodels.serving.steady.steady_state import Steady, steady_state
 from costmodels.step.communication import Network
-from costmodels.step.operators import Batch
 from profiles.hardware import default_node, find_fabric, find_gpu
 from tests.benchmarks.cards import EVIDENCE, write
 
@@ -212,7 +211,7 @@ def speed() -> list[dict[str, Any]]:
         ("Qwen3-32B TP2 PP2", (8.0,)),
     ):
         it = case(name)
-        engine = Engine(it.table(), find_policy(FRAMEWORK), it.kv_tokens(), BUDGETS[0], MOST_SEQUENCES)
+        engine = Engine(it.table(), find_framework(FRAMEWORK).scheduler, it.kv_tokens(), BUDGETS[0], MOST_SEQUENCES)
         for rate in rates:
             load = open_loop(*constant_lengths(10_000, 1000, 500), rate, seed=1)
             fast, outcome = min((cpu_seconds(lambda: simulate(engine, load)) for _ in range(3)), key=lambda x: x[0])  # noqa: B023
@@ -309,7 +308,7 @@ def agreement() -> tuple[list[dict[str, Any]], int]:
     for (e, name), (w, (isl, osl)) in product(enumerate(ENGINES), enumerate(WORKLOADS)):
         it = case(name)
         budget = BUDGETS[(e + w) % len(BUDGETS)]
-        engine = Engine(it.table(budget), find_policy(FRAMEWORK), it.kv_tokens(), budget, MOST_SEQUENCES)
+        engine = Engine(it.table(budget), find_framework(FRAMEWORK).scheduler, it.kv_tokens(), budget, MOST_SEQUENCES)
         most = min(engine.kv_tokens / (isl + osl), MOST_SEQUENCES)
         ladder = closed_form(it, budget, isl, osl, np.geomspace(0.01, most, 120))
         top = float(ladder.rate_rps.value[ladder.stable].max())
@@ -368,7 +367,7 @@ def capacities() -> dict[str, Any]:
     for (e, name), (w, (isl, osl)) in product(enumerate(CAPACITY_ENGINES), enumerate(CAPACITY_WORKLOADS)):
         it = case(name)
         budget = BUDGETS[(e + w) % len(BUDGETS)]
-        engine = Engine(it.table(budget), find_policy(FRAMEWORK), it.kv_tokens(), budget, MOST_SEQUENCES)
+        engine = Engine(it.table(budget), find_framework(FRAMEWORK).scheduler, it.kv_tokens(), budget, MOST_SEQUENCES)
         asked = np.geomspace(0.01, min(0.9 * engine.kv_tokens / (isl + osl), MOST_SEQUENCES), 150)
         steady = closed_form(it, budget, isl, osl, asked)
         ttft = steady.ttft_percentile_us(0.9) - steady.ttft_parts_us["front end"]

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from api.cli import predict as predict_command
+from api.cli.commands import predict as predict_command
 from costmodels.models.registry import find_architecture
 from planner.contract.clusters import read_cluster
 from planner.contract.workload.traces import read_trace
@@ -247,7 +247,7 @@ def _store_of_rows(path: Path) -> Any:
     from costmodels.kernels.plausibility import check_rows
 
     store = ProfileStore(path.parent)
-    check_rows("gemm", store.query("gemm", gpu="H200"), "H200", "store")
+    check_rows("gemm", store.query("gemm", gpu="H200"), gpus()["H200"], "store")
     return store.values("gemm", "gpu"), store.summary()
 
 

@@ -15,7 +15,8 @@ import pandas as pd
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.features import LAUNCH_US
 from costmodels.kernels.kernel_models import coded
-from costmodels.operations.roofline import Columns, Hardware, roofline_us
+from costmodels.operations.registry import families
+from costmodels.operations.roofline import Columns, Hardware
 from profiles.hardware import find_gpu
 from profiles.store import ProfileStore
 
@@ -146,7 +147,7 @@ def rows(operation: str, gpu: str, framework: str = "vllm", slower: float = 1.0,
 
 def truth_us(operation: str, q: Columns, gpu: str) -> np.ndarray:
     hardware = Hardware.of([find_gpu(gpu)])
-    bound = roofline_us(operation, q, np.zeros(len(q["dtype"]), np.int64), hardware)
+    bound = families().kernel(operation).roofline_us(q, np.zeros(len(q["dtype"]), np.int64), hardware)
     return bound / EFFICIENCY + LAUNCH_US
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from profiles import hardware
-from profiles.descriptions import FILE, add_described, keep, match, read_descriptions, template
+from profiles.descriptions import FILE, catalogue_with, keep, match, read_descriptions, template
 from profiles.errors import DataError, InputError, UnknownName
 
 DEVICE = {
@@ -51,11 +51,6 @@ ANSWERS = {
     "pcie_bytes_per_s": 64e9,
     "node": {"gpus": 8, "default_fabric": "ib-400g"},
 }
-
-
-@pytest.fixture(autouse=True)
-def _nothing_added(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_described", {})
 
 
 def filled(device: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -100,19 +95,17 @@ def test_a_cpu_is_described_the_same_way() -> None:
 @pytest.mark.parametrize("device", [DEVICE, CPU], ids=["gpu", "cpu"])
 def test_a_filled_template_makes_the_type_known_with_its_node(tmp_path: Path, device: dict[str, Any]) -> None:
     written(tmp_path, filled(device))
-    add_described(tmp_path)
-    add_described(tmp_path)  # the same again changes nothing
-    gpu = hardware.find_gpu(device["name"])
-    assert match(device) == gpu
-    node = hardware.default_node(gpu)
+    known = catalogue_with([tmp_path, tmp_path])  # the same again changes nothing
+    gpu = known.find_gpu(device["name"])
+    assert match(device, known) == gpu
+    node = known.default_node(gpu)
     assert (node.gpus, node.default_fabric) == (8, "ib-400g")
-    assert hardware.find_node(node.name) == node
+    assert known.find_node(node.name) == node
+    assert match(device) is None  # and nobody else's catalogue has it
 
 
 def test_a_store_without_descriptions_adds_nothing(tmp_path: Path) -> None:
-    before = hardware.gpus()
-    add_described(tmp_path)
-    assert hardware.gpus() == before
+    assert catalogue_with([tmp_path]) is hardware.SHIPPED
 
 
 def test_facts_still_missing_are_all_named(tmp_path: Path) -> None:
@@ -153,25 +146,25 @@ def test_a_file_that_holds_no_facts_is_refused(tmp_path: Path, text: str) -> Non
 def test_a_shipped_type_is_not_contradicted(tmp_path: Path, changes: dict[str, Any]) -> None:
     written(tmp_path, filled(DEVICE, **changes))
     with pytest.raises(DataError, match="H200"):
-        add_described(tmp_path)
+        catalogue_with([tmp_path])
     ((_, fields),) = filled(DEVICE).items()
     written(tmp_path, {"H200": fields})
     with pytest.raises(DataError, match="facts of its own in the catalogue"):
-        add_described(tmp_path)
+        catalogue_with([tmp_path])
 
 
 def test_two_stores_must_agree(tmp_path: Path) -> None:
     for name, watts in (("a", 700), ("b", 600)):
         (tmp_path / name).mkdir()
         written(tmp_path / name, filled(DEVICE, tdp_watts=watts))
-    add_described(tmp_path / "a")
+    known = catalogue_with([tmp_path / "a"])
     with pytest.raises(DataError, match="H900"):
-        add_described(tmp_path / "b")
+        catalogue_with([tmp_path / "b"], known)
 
 
 def test_a_slice_of_a_gpu_is_not_taken_for_the_whole() -> None:
     whole = hardware.find_gpu("H200")
-    device = {"name": "NVIDIA H200", "sm_count": whole.sm_count, "memory_bytes": whole.memory_bytes}
+    device = {"kind": "cuda", "name": "NVIDIA H200", "sm_count": whole.sm_count, "memory_bytes": whole.memory_bytes}
     assert match(device) == whole
     with pytest.raises(InputError, match="has 16 SMs") as caught:
         match({**device, "sm_count": 16})
@@ -186,13 +179,24 @@ def test_described_types_are_kept_with_a_store_and_shipped_ones_are_not(tmp_path
     for folder in (source, target):
         folder.mkdir()
     written(source, filled(DEVICE))
-    add_described(source)
-    keep(target, ["H200"])
+    known = catalogue_with([source])
+    keep(target, ["H200"], known)
     assert not (target / FILE).exists()
     written(target, filled(CPU))
-    keep(target, ["H200", "H900-90GB"])
+    keep(target, ["H200", "H900-90GB"], known)
     assert [gpu.name for gpu, _ in read_descriptions(target / FILE)] == ["Test-2GHz", "H900-90GB"]
     before = (target / FILE).stat().st_mtime_ns
-    keep(target, ["H900-90GB"])
+    keep(target, ["H900-90GB"], known)
     assert (target / FILE).stat().st_mtime_ns == before
     assert read_descriptions(target / FILE)[1] == read_descriptions(source / FILE)[0]
+
+
+def test_a_device_whose_name_several_types_bear_is_told_by_its_size() -> None:
+    part = hardware.find_gpu("H100-HBM2e")
+    device = {"kind": "cuda", "name": "NVIDIA H100", "sm_count": part.sm_count, "memory_bytes": part.memory_bytes}
+    assert match(device) == part
+    assert match({**device, "memory_bytes": 80 * 2**30}) == hardware.find_gpu("H100")
+    with pytest.raises(InputError, match=r"H100-SXM has 132 .*; H100-SXM-96GB-HBM2e has 132"):
+        match({**device, "memory_bytes": 40 * 2**30})
+    with pytest.raises(InputError, match="may mean"):  # MI300X and others of one size
+        match({"kind": "cuda", "name": "AMD Radeon Graphics", "sm_count": 256, "memory_bytes": 309220868096})

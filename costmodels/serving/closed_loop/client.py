@@ -86,7 +86,7 @@ def closed_loop_answers(served: ServedModel, layouts: Layouts, load: Load, routi
         load.isl,
         load.osl,
         load.shortest,
-        mixed=framework.mixes_prompts_with_decodes,
+        mixed=framework.scheduler.mixed,
     )
     times = served.step(questions.layouts, questions.batch, routing)
     tokens_per_step = calibration.tokens_per_step(load.drafted)

@@ -8,8 +8,8 @@ import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.serving.closed_loop.protocol import SHORTEST, StepGrid
-from costmodels.step.operators import Batch
 
 _DECODE_SHARES = (0.0, 0.25, 0.5, 1.0)
 

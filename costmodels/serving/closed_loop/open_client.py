@@ -8,10 +8,10 @@ import numpy as np
 
 from costmodels.estimates import Estimates, Floats
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.serving.closed_loop.client import Answers, Latency
 from costmodels.serving.closed_loop.protocol import SHORTEST
 from costmodels.serving.frameworks.calibration import Spread
-from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.arrivals import open_loop as requests_at
 from costmodels.serving.simulator.arrivals import uniform_lengths
@@ -19,7 +19,6 @@ from costmodels.serving.simulator.engine import Engine
 from costmodels.serving.simulator.events import simulate
 from costmodels.serving.simulator.step_table import step_tables
 from costmodels.serving.step import interval
-from costmodels.step.operators import Batch
 from profiles.errors import InputError
 
 REQUESTS, MOST_REQUESTS = 1000, 20_000
@@ -50,21 +49,21 @@ def open_loop(
         InputError: the engine does not keep up with the rate.
     """
     framework = served.framework
-    budget = max(framework.token_budgets)
+    budget = max(framework.limits.token_budgets)
     (table,) = step_tables(
         served,
         layout,
         routing,
         most_tokens=budget,
-        most_sequences=framework.max_sequences,
+        most_sequences=framework.limits.max_sequences,
         longest_tokens=isl + osl,
     )
     engine = Engine(
         table,
-        find_policy(framework.name),
+        framework.scheduler,
         kv_tokens=kv_tokens,
         token_budget=budget,
-        max_sequences=framework.max_sequences,
+        max_sequences=framework.limits.max_sequences,
     )
     count = REQUESTS
     while True:

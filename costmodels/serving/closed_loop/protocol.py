@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from costmodels.arrays import take_rows
 from costmodels.estimates import Floats, Ints
 
 SLOTS = 32
@@ -62,7 +63,7 @@ class StepGrid:
     mixed: np.ndarray
 
     def take(self, index: Ints) -> StepGrid:
-        return StepGrid(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+        return take_rows(self, index)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Gate:
         return replace(self, steps=self.steps * tokens_per_step)
 
     def take(self, index: Ints) -> Gate:
-        return Gate(self.steps[index], self.enough[index], self.free_running[index])
+        return take_rows(self, index)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ flags; these are the constants of the first of them, partially pooled with the o
 
 from __future__ import annotations
 
-from functools import cache
+import math
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -26,24 +26,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from costmodels.estimates import Floats, Ints
+from costmodels.operations.registry import families
+from costmodels.serving.frameworks.facts import Drift
 from profiles.shipped import shipped
 
 Part = Literal["gemm", "attention_prefill", "attention_decode", "moe", "moe_prompts", "communication", "elementwise"]
 
-PARTS: dict[str, Part] = {
-    "gemm": "gemm",
-    "mla_bmm": "gemm",
-    "attention_prefill": "attention_prefill",
-    "mla_prefill": "attention_prefill",
-    "gdn_prefill": "attention_prefill",
-    "dsa_prefill": "attention_prefill",
-    "attention_decode": "attention_decode",
-    "mla_decode": "attention_decode",
-    "gdn_decode": "attention_decode",
-    "dsa_decode": "attention_decode",
-    "moe": "moe",
-}
-"""The factor of each kernel operation."""
+
+_NO_KERNELS = ("communication", "elementwise")  # have factors, too
 
 
 class Spread(BaseModel):
@@ -53,6 +43,10 @@ class Spread(BaseModel):
 
     low: float
     high: float
+
+    def drifted(self, half_width: float) -> Spread:
+        """Wider by an independent error of ``half_width`` (log, 80 %) on either side."""
+        return Spread(low=-math.hypot(min(self.low, 0.0), half_width), high=math.hypot(max(self.high, 0.0), half_width))
 
 
 class Calibration(BaseModel):
@@ -78,11 +72,21 @@ class Calibration(BaseModel):
     fitted_on: str
     date: str
 
+    def drifted(self, drift: Drift, times: int) -> Calibration:
+        """The same constants, less sure by ``drift``, so many times over (independent errors)."""
+        if times == 0:
+            return self
+        spreads = {
+            name: getattr(self, name).drifted(math.sqrt(times) * getattr(drift, name))
+            for name in ("ttft", "tpot", "e2e")
+        }
+        return self.model_copy(update=spreads)
+
     def factor(self, operation: str, prompts: Ints) -> Floats:
         """By how much the kernels of ``operation`` (or ``communication``, ``elementwise``) are multiplied in steps
         with so many ``prompts``, shape [n]. Experts have a factor of their own in steps with prompts."""
-        part = PARTS.get(operation, operation)
-        plain = np.full(len(prompts), self.factors.get(part, 1.0), np.float64)  # type: ignore[call-overload]
+        part = operation if operation in _NO_KERNELS else families().kernel(operation).factor
+        plain = np.full(len(prompts), self.factors[part], np.float64)  # type: ignore[index]
         if part != "moe":
             return plain
         mixed: Floats = np.where(prompts > 0, self.factors["moe_prompts"], plain)
@@ -136,10 +140,13 @@ NEUTRAL = Calibration(
 """The kernels alone: what constants are fitted on top of."""
 
 
-@cache
-def calibrations() -> dict[str, Calibration]:
-    """By framework."""
+def calibrations(folder: Path) -> dict[str, Calibration]:
+    """By framework, as ``calibration.yaml`` in ``folder`` has them.
+
+    Raises:
+        DataError: the file is broken.
+    """
     return shipped(
-        Path(__file__).parent / "calibration.yaml",
+        folder / "calibration.yaml",
         lambda document: {name: Calibration(**fields) for name, fields in document.items()},
     )

@@ -1,71 +1,277 @@
-"""The serving frameworks as data: defaults, limits and overheads (``frameworks.yaml``)."""
+"""The serving frameworks as data: one YAML file each, in this folder (``vllm.yaml`` says how it is read)."""
 
 from __future__ import annotations
 
-from functools import cache
+import re
+from collections.abc import Container
+from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from costmodels.models.precision import Precision, missing_hardware, without_tensor_cores
 from costmodels.serving.frameworks.calibration import Calibration, calibrations
-from profiles.errors import UnknownName
+from costmodels.serving.frameworks.connector import KvConnector
+from costmodels.serving.frameworks.facts import (
+    Capabilities,
+    CommandLine,
+    Defaults,
+    Drift,
+    Facts,
+    Limits,
+    MemoryBudget,
+    Parallelism,
+    StandIn,
+)
+from costmodels.serving.frameworks.history import Basis, Chosen, Entry, Release, choose_release, part_at
+from costmodels.serving.frameworks.names import CALIBRATION, FOLDER, framework_names
+from costmodels.serving.frameworks.policies import Policy
+from profiles.errors import DataError, InputError, UnknownName, Unsupported
 from profiles.hardware import Gpu
 from profiles.shipped import shipped
 
+PARTS = (
+    *("limits", "defaults", "memory", "parallelism", "capabilities", "scheduler", "kv_connector", "command"),
+    "overheads",
+)
+"""The parts whose facts are dated."""
 
-class StandIn(BaseModel):
-    """Which measured rows speak for an operation in a precision, where a framework runs it by default otherwise than
-    the pack timed it under its name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    operation: Literal["gemm", "moe"]
-    precision: str  # of dense layers, or of experts
-    from_capability: float  # CUDA compute capability from which it holds
-    measured_as: str
-    measured_under: str
-    why: str
+PREDICTED = ("limits", "memory", "scheduler", "overheads")
+"""Those that a prediction rests on: it says of which releases they are."""
 
 
-class Framework(BaseModel):
-    """One serving framework; the YAML file has the sources."""
+class Framework(Facts):
+    """One serving framework at one release.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Attributes:
+        release: for which it answers; ``listed``: whether its file lists it; ``note``: how it came to be this one,
+            where that is not plain.
+        fitted: what its engine takes beyond its kernels, as fitted to runs of the releases that ``overheads`` covers.
+        bases: where the facts of each of :data:`PARTS` come from.
+    """
 
     name: str
     full_name: str
-    token_budgets: tuple[int, ...] = Field(min_length=1)  # most tokens in one step: values the planner tries
-    max_sequences: int = Field(gt=0)
-    expert_splits: Literal["all_or_nothing", "any"]
-    memory_fraction: float = Field(gt=0, le=1)
-    mixes_prompts_with_decodes: bool
-    stand_ins: tuple[StandIn, ...] = ()
-    source: str
+    release: Release
+    listed: bool
+    note: str
+    limits: Limits
+    defaults: Defaults
+    memory: MemoryBudget
+    parallelism: Parallelism
+    capabilities: Capabilities
+    scheduler: Policy
+    kv_connector: KvConnector
+    command: CommandLine
+    overheads: Drift
+    stand_ins: tuple[StandIn, ...]
+    fitted: Calibration
+    bases: tuple[Basis, ...]
+
+    @property
+    def spec(self) -> str:
+        """What :func:`find_framework` finds this framework at this release by."""
+        return f"{self.name}@{self.release.version}"
+
+    @property
+    def title(self) -> str:
+        """Name and release, as people read it."""
+        return f"{self.full_name} {self.release.version}"
 
     @property
     def calibration(self) -> Calibration:
-        """What its engine takes beyond its kernels."""
-        return calibrations()[self.name]
+        """What its engine takes beyond its kernels. A release without runs is less sure, one that nobody lists still
+        less."""
+        away = (not self.basis("overheads").own) + (not self.listed)
+        return self.fitted.drifted(self.overheads, away)
+
+    def at(self, release: str) -> Framework:
+        """The framework at another release: a version, a series (its newest) or a month.
+
+        Raises:
+            InputError: neither a version nor a date.
+        """
+        return find_framework(f"{self.name}@{release}")
+
+    def basis(self, part: str) -> Basis:
+        """Where the facts of one of :data:`PARTS` come from."""
+        return next(basis for basis in self.bases if basis.part == part)
+
+    @property
+    def borrowed(self) -> tuple[Basis, ...]:
+        """The parts of which the release has no facts of its own."""
+        return tuple(basis for basis in self.bases if not basis.own)
+
+    def told(self, parts_asked: Container[str] = PARTS) -> str:
+        """What a reader should know of the release, in a line: how it was chosen, and which of some parts are as of
+        others; empty where there is nothing."""
+        parts: dict[str, list[str]] = {}
+        for basis in (basis for basis in self.borrowed if basis.part in parts_asked):
+            parts.setdefault(basis.release, []).append(basis.part.replace("_", " "))
+        older = [
+            f"{' and '.join((', '.join(names[:-1]), names[-1])) if names[1:] else names[0]} as of {release}"
+            for release, names in parts.items()
+        ]
+        return "; ".join(filter(None, [self.note, f"{self.title}: {'; '.join(older)}" if older else ""]))
+
+    def missing(self, gpu: Gpu) -> str | None:
+        """Why the framework does not run on ``gpu`` at all, or None where it does."""
+        can = self.capabilities
+        if gpu.vendor not in can.vendors:
+            return f"{self.full_name} does not run on {gpu.name} ({gpu.vendor})"
+        if gpu.compute_capability is not None and gpu.compute_capability < can.least_cuda_capability:
+            return (
+                f"{self.full_name} runs from compute capability {can.least_cuda_capability:g} on, "
+                f"{gpu.name} has {gpu.compute_capability:g}"
+            )
+        return None
+
+    def missing_hardware(self, precision: Precision, gpu: Gpu) -> str | None:
+        """Why the framework cannot run ``precision`` on ``gpu``, or None where it can, be it with 16-bit products."""
+        return self.missing(gpu) or missing_hardware(precision, gpu, self.capabilities.weight_only_on(gpu))
+
+    def check_runs(self, precision: Precision, gpu: Gpu) -> None:
+        """Raises Unsupported where the framework does not run on ``gpu``, or not in ``precision``."""
+        if (missing := self.missing(gpu)) is not None:
+            raise Unsupported(f"framework: {missing}", "choose another framework or GPU type")
+        if (lacking := self.missing_hardware(precision, gpu)) is not None:
+            raise Unsupported(f"precision: {lacking}", "choose another precision or GPU type")
+
+    def weight_only(self, precision: Precision, gpu: Gpu) -> tuple[str, ...]:
+        """Weights of ``precision`` that run on ``gpu`` with 16-bit products, for want of tensor cores for them."""
+        ways = self.capabilities.weight_only_on(gpu)
+        return tuple(dtype for dtype in without_tensor_cores(precision, gpu) if dtype in ways)
+
+    def told_of_weights(self, precision: Precision, gpu: Gpu) -> str:
+        """What a reader should know of :meth:`weight_only`; empty where there is nothing."""
+        dtypes = self.weight_only(precision, gpu)
+        if not dtypes:
+            return ""
+        return (
+            f"{gpu.name} has no tensor cores for {' and '.join(dtypes)}: {self.full_name} multiplies these weights in "
+            "16 bits (they take less memory, not less arithmetic)"
+        )
 
     def stand_in(self, operation: str, gpu: Gpu, precision: str) -> StandIn | None:
         """What speaks for ``operation`` in ``precision`` on ``gpu``, or None: its own rows of that precision."""
-        capability = gpu.compute_capability or 0.0
         for entry in self.stand_ins:
-            if (entry.operation, entry.precision) == (operation, precision) and capability >= entry.from_capability:
+            if (entry.operation, entry.precision) == (operation, precision) and entry.holds_on(gpu):
                 return entry
         return None
 
 
+class FrameworkFile(Facts):
+    """One framework's YAML file: everything that is known of it, over all its releases (oldest first)."""
+
+    full_name: str
+    releases_source: str
+    releases: tuple[Release, ...] = Field(min_length=1)
+    limits: tuple[Entry, ...]
+    defaults: tuple[Entry, ...]
+    memory: tuple[Entry, ...]
+    parallelism: tuple[Entry, ...]
+    capabilities: tuple[Entry, ...]
+    scheduler: tuple[Entry, ...]
+    kv_connector: tuple[Entry, ...]
+    command: tuple[Entry, ...]
+    overheads: tuple[Entry, ...]
+    stand_ins: tuple[StandIn, ...] = ()
+
+    def at(self, name: str, chosen: Chosen, fitted: Calibration) -> Framework:
+        """The framework at a release.
+
+        Raises:
+            ValueError: facts that are missing, unknown or contradict each other.
+        """
+        found = {part: part_at(part, getattr(self, part), chosen.nearest.version) for part in PARTS}
+        facts: dict[str, Any] = {part: dict(each) for part, (each, _) in found.items()}
+        return Framework(
+            name=name,
+            full_name=self.full_name,
+            release=chosen.release,
+            listed=chosen.listed,
+            note=chosen.note,
+            stand_ins=self.stand_ins,
+            fitted=fitted,
+            bases=tuple(basis for _, basis in found.values()),
+            **facts,
+        )
+
+
+class Registry:
+    """The frameworks of one folder: a YAML file each, and the constants fitted for them (:data:`CALIBRATION`).
+
+    Raises:
+        DataError: a file is broken, or a framework has no constants.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._fitted = calibrations(folder)
+        self._files: dict[str, FrameworkFile] = {}
+        self._known: dict[tuple[str, str], Framework] = {}
+        for name in framework_names(folder):
+            if name not in self._fitted:
+                raise DataError(
+                    f"{CALIBRATION}: no constants of {name}", "fit them: python -m tests.benchmarks.silicon calibrate"
+                )
+            shipped(folder / f"{name}.yaml", partial(self._add, name))
+        self._spellings = {_folded(file.full_name): name for name, file in self._files.items()}
+        self._spellings |= {_folded(name): name for name in self._files}
+
+    def _add(self, name: str, document: dict[str, Any]) -> None:
+        """Takes a file up; what is wrong with the facts of its newest release shows here."""
+        self._files[name] = FrameworkFile.model_validate(document)
+        self._at(name, "")
+
+    def _at(self, name: str, asked: str) -> Framework:
+        if (name, asked) not in self._known:
+            file = self._files[name]
+            newest = file.releases[-1]
+            chosen = choose_release(file.full_name, file.releases, asked) if asked else Chosen(newest, newest)
+            self._known[name, asked] = file.at(name, chosen, self._fitted[name])
+        return self._known[name, asked]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._files)
+
+    def releases(self, name: str) -> tuple[Release, ...]:
+        """Every release of a framework that its file lists, oldest first."""
+        return self._files[name].releases
+
+    def find(self, text: str) -> Framework:
+        """A framework by its name, whatever its case and hyphens, at its newest release or at the one after ``@``.
+
+        Raises:
+            UnknownName: with the frameworks there are.
+            InputError: what follows ``@`` is neither a version nor a date.
+        """
+        name, at, release = text.partition("@")
+        known = self._spellings.get(_folded(name))
+        if known is None:
+            raise UnknownName("framework", name, self.names)
+        if at and not release.strip():
+            raise InputError(f"framework: {text!r} names no release", f"give one, as in {known}@0.19, or leave @ out")
+        return self._at(known, release.strip())
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name.casefold())
+
+
 @cache
-def frameworks() -> dict[str, Framework]:
-    return shipped(
-        Path(__file__).parent / "frameworks.yaml",
-        lambda document: {name: Framework(name=name, **fields) for name, fields in document.items()},
-    )
+def registry() -> Registry:
+    """The frameworks that ship with the package."""
+    return Registry(FOLDER)
 
 
-def find_framework(name: str) -> Framework:
-    if name not in frameworks():
-        raise UnknownName("framework", name, frameworks())
-    return frameworks()[name]
+def find_framework(text: str) -> Framework:
+    """A framework by its name, whatever its case and hyphens, at its newest release or at the one after ``@``:
+    ``vllm``, ``vLLM@0.19`` (the newest of the series), ``tensorrt-llm@2026-02`` (the newest by then).
+
+    Raises:
+        UnknownName: with the frameworks there are.
+        InputError: what follows ``@`` is neither a version nor a date.
+    """
+    return registry().find(text)

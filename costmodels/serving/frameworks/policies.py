@@ -1,22 +1,19 @@
-"""How each framework's scheduler decides, as data (``policies.yaml``)."""
+"""How a framework's scheduler decides, as data."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from functools import cache, cached_property
-from pathlib import Path
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from costmodels.estimates import Floats
-from profiles.errors import UnknownName
-from profiles.shipped import shipped
 
 
 class Policy(BaseModel):
-    """One scheduler; the YAML file has the sources.
+    """One scheduler.
 
     Attributes:
         prefill_first: whether prompts go before decodes (which then wait, or ride along where ``mixed``).
@@ -29,13 +26,11 @@ class Policy(BaseModel):
         graph_step, graph_most: batches of decodes are padded to the sizes of captured CUDA graphs: 1, 2, 4,
             then multiples of ``graph_step``; larger than ``graph_most`` they run as they are.
         dispatch: how requests are spread over attention-data-parallel ranks.
+        variants: what it becomes under options that plans do not use, by a name of ours.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
-    framework: str
-    default: bool
     prefill_first: bool
     mixed: bool
     chunked: bool
@@ -44,7 +39,15 @@ class Policy(BaseModel):
     graph_step: int = Field(gt=0)
     graph_most: int = Field(ge=0)
     dispatch: Literal["round_robin", "shortest_queue"]
-    source: str
+    variants: dict[str, Policy] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _variants_say_what_they_change(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or not fields.get("variants"):
+            return fields
+        plain = {name: value for name, value in fields.items() if name != "variants"}
+        return {**plain, "variants": {name: {**plain, **changed} for name, changed in fields["variants"].items()}}
 
     def held_tokens(self, isl: Floats | float, osl: Floats | float) -> Floats:
         """Tokens of cache by which admission counts a running sequence, on average over its life: its prompt, the half
@@ -63,22 +66,3 @@ class Policy(BaseModel):
         if decodes > self.graph_most:
             return decodes
         return self.graph_sizes[bisect_left(self.graph_sizes, decodes)]
-
-
-@cache
-def policies() -> dict[str, Policy]:
-    return shipped(
-        Path(__file__).parent / "policies.yaml",
-        lambda document: {name: Policy(name=name, **fields) for name, fields in document.items()},
-    )
-
-
-def find_policy(name: str) -> Policy:
-    """A policy by its name; a framework's name is its default policy's.
-
-    Raises:
-        UnknownName: with the policies there are.
-    """
-    if name not in policies():
-        raise UnknownName("policy", name, policies())
-    return policies()[name]

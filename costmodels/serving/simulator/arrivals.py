@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from costmodels.arrays import take_rows
 from costmodels.estimates import Floats, Ints
 from profiles.errors import InputError
 
@@ -47,7 +48,7 @@ class Requests:
 
     def take(self, index: Ints) -> Requests:
         """Some of the requests of an open loop."""
-        return Requests(self.isl[index], self.osl[index], self.arrival_us[index])
+        return take_rows(self, index)
 
 
 def open_loop(isl: Ints, osl: Ints, rate_rps: float, *, cv: float = 1.0, seed: int = 0) -> Requests:

@@ -1,6 +1,6 @@
 """An event simulator of one serving engine: continuous batching, iteration by iteration.
 
-Every step is scheduled as the framework's scheduler would (``policies.yaml``), takes the time that
+Every step is scheduled as the framework's scheduler would (a :class:`Policy`), takes the time that
 :class:`StepTable` says, and ends with its tokens, first tokens and finished sequences. Between two arrivals, ends,
 chunks and overflows of the cache a batch of decodes does not change and its context grows evenly, so that the sum of
 its steps has a closed form on the piecewise-linear tables: the simulator jumps. With pipeline stages,

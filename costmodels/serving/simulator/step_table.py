@@ -26,9 +26,9 @@ import numpy as np
 
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.step import StepTimes
-from costmodels.step.operators import Batch
 
 End = Literal["value", "low", "high"]
 

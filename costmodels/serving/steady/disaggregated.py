@@ -23,15 +23,16 @@ import numpy as np
 from costmodels.arrays import take_rows
 from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.origins import ROOFLINE
+from costmodels.serving.frameworks.connector import KvConnector
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.steady.chunked_prefill import wait_percentile_us
-from costmodels.serving.steady.kv_transfer import KvConnector, Link, exposed_us
+from costmodels.serving.steady.kv_transfer import Link, exposed_us
 from costmodels.serving.steady.steady_state import batch_size_deviation_us, decode_batch, deviation
 from costmodels.serving.step import StepTimes
 from costmodels.step.communication import FABRIC_SPREAD
-from costmodels.step.operators import Batch
 
 # ------------------------------------------------------------------ prefill
 

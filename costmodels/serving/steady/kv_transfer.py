@@ -12,41 +12,13 @@ after the prefill. All GPUs of an attention rank send or receive their parts in 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from costmodels.estimates import Floats
 from costmodels.operations.layouts import Layouts
+from costmodels.serving.frameworks.connector import KvConnector
 from costmodels.serving.served_model import ServedModel
-from profiles.shipped import shipped
-
-
-class KvConnector(BaseModel):
-    """How one framework hands a request over; ``disaggregation.yaml`` says what each field means."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    overlap: Literal["layer", "chunk", "none"]
-    first_token: Literal["transfer", "decode_step"]
-    pipeline: tuple[Literal["prefill", "decode"], ...]
-    source: str
-
-
-@cache
-def kv_connectors() -> dict[str, KvConnector]:
-    """Every framework's facts, by framework.
-
-    Raises:
-        DataError: the file is broken.
-    """
-    return shipped(
-        Path(__file__).parent / "disaggregation.yaml",
-        lambda document: {name: KvConnector(**entry) for name, entry in document.items()},
-    )
 
 
 @dataclass(frozen=True)

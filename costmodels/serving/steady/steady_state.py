@@ -27,8 +27,8 @@ from scipy.special import ndtri
 from costmodels.arrays import take_rows
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.serving.frameworks.framework import Framework
-from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.steady.chunked_prefill import (
@@ -39,7 +39,6 @@ from costmodels.serving.steady.chunked_prefill import (
     wait_percentile_us,
 )
 from costmodels.serving.step import StepTimes
-from costmodels.step.operators import Batch
 
 
 @dataclass(frozen=True)
@@ -256,7 +255,7 @@ def steady_state(
 def _captured(framework: Framework, decodes: Ints, mean: Floats) -> Ints:
     """The size that steps without chunks run at on average while the number of sequences fluctuates like Poisson's
     around ``decodes`` (Gauss and Hermite's three points), [n]."""
-    policy = find_policy(framework.name)
+    policy = framework.scheduler
     sizes = np.array(policy.graph_sizes)
 
     def padded(number: Floats) -> Floats:

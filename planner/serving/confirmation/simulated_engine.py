@@ -8,10 +8,8 @@ from typing import get_args
 import numpy as np
 
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.frameworks.policies import find_policy
 from costmodels.serving.simulator.events import Engine, Overheads
 from costmodels.serving.simulator.step_table import End, step_tables_at
-from costmodels.serving.steady.kv_transfer import kv_connectors
 from planner.contract.engine import Limits, Role
 from planner.serving.operating_points import Job
 
@@ -46,14 +44,14 @@ def simulated_engines(
     for end, table in tables.items():
         engines[end] = Engine(
             table,
-            find_policy(framework.name),
+            framework.scheduler,
             kv_tokens=kv_tokens,
             token_budget=limits.max_tokens_per_step,
             max_sequences=limits.max_sequences,
             max_model_len=limits.max_model_len,
             cached_share=job.workload.prefix_hit,
             role=role,
-            first_token_here=role == "decode" and kv_connectors()[framework.name].first_token == "decode_step",
+            first_token_here=role == "decode" and framework.kv_connector.first_token == "decode_step",
             tokens_per_step=shape.tokens_per_step,
             draft_share=shape.share_of_step(served.model.layers),
             overheads=Overheads(request_us=0.0 if role == "decode" else front_us),

@@ -10,13 +10,14 @@ tried (:func:`pairing_limits`); the fleet's programme is solved for each that ma
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from costmodels.arrays import concatenate_rows
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
+from costmodels.serving.frameworks.connector import KvConnector
 from costmodels.serving.steady.disaggregated import (
     Decoding,
     Prefilling,
@@ -27,10 +28,8 @@ from costmodels.serving.steady.disaggregated import (
     prefilling,
 )
 from costmodels.serving.steady.kv_transfer import (
-    KvConnector,
     Link,
     copies,
-    kv_connectors,
     received_bytes,
     sent_bytes,
     with_queue,
@@ -117,8 +116,8 @@ def find_disaggregated_engines(search: LayoutSearch, *, within: bool = True) -> 
     """What the layouts of ``search`` do in either role; None where no layout can take one of them. Decode engines are
     those ``within`` the SLO's bounds on TPOT, or all."""
     job = search.job
-    kv_connector = kv_connectors()[job.served.framework.name]
-    budgets = np.array(job.served.framework.token_budgets)
+    kv_connector = job.served.framework.kv_connector
+    budgets = np.array(job.served.framework.limits.token_budgets)
     alone = np.flatnonzero((search.layouts.pp == 1) | ("prefill" in kv_connector.pipeline))
     which = np.repeat(alone, len(budgets))
     layouts, budget = search.layouts.take(which), np.tile(budgets, len(alone))
@@ -138,7 +137,7 @@ def _decode(search: LayoutSearch, kv_connector: KvConnector, within_slo: bool) -
     if points is None or search.job.workload.osl < 2:
         return None
     pipelined = (points.layouts.pp == 1) | ("decode" in kv_connector.pipeline)
-    least = points.budget == min(search.job.served.framework.token_budgets)
+    least = points.budget == min(search.job.served.framework.limits.token_budgets)
     rows = np.flatnonzero(pipelined & least & (points.concurrency >= 1))
     if not len(rows):
         return None
@@ -152,7 +151,7 @@ def _decode(search: LayoutSearch, kv_connector: KvConnector, within_slo: bool) -
     if len(extra):
         layouts = found.layouts.take(extra_rows)
         finer = decoding(served, shape, layouts, extra, kv_connector)
-        found, most = _joined(found, finer), np.concatenate([most, most[extra_rows]])
+        found, most = concatenate_rows([found, finer]), np.concatenate([most, most[extra_rows]])
         within = np.concatenate([within, _tpot_within(search.job, finer)])
     keep = np.flatnonzero(within)
     return (found.take(keep), most[keep]) if len(keep) else None
@@ -170,8 +169,7 @@ def _tpot_within(job: Job, decode: Decoding) -> np.ndarray:
 
 def _between(decode: Decoding, most: Ints, within: np.ndarray) -> tuple[Ints, Floats]:
     """(row, concurrency) between each layout's highest concurrency within the SLO and the next that was tried."""
-    x = decode.layouts
-    key = np.stack([x.tp, x.pp, x.dp, x.ep], axis=1)
+    key = decode.layouts.rows
     rows: list[int] = []
     values: list[float] = []
     for each in np.unique(key, axis=0):
@@ -187,22 +185,6 @@ def _between(decode: Decoding, most: Ints, within: np.ndarray) -> tuple[Ints, Fl
                 rows.append(int(best))
                 values.append(value)
     return np.array(rows, np.int64), np.array(values)
-
-
-def _joined(first: Decoding, second: Decoding) -> Decoding:
-    """The points of both."""
-
-    def both(a: Any, b: Any) -> Any:
-        if isinstance(a, np.ndarray):
-            return np.concatenate([a, b])
-        if isinstance(a, dict):
-            return {name: both(a[name], b[name]) for name in a}
-        if is_dataclass(a) and not isinstance(a, type):
-            return type(a)(*(both(getattr(a, field.name), getattr(b, field.name)) for field in fields(a)))
-        return a
-
-    joined: Decoding = both(first, second)
-    return joined
 
 
 # ------------------------------------------------------------------ who goes with whom

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import math
 
-from costmodels.estimates import Estimates
 from costmodels.origins import HOW
-from costmodels.serving.steady.disaggregated import (
-    Joint,
-    Prefilling,
-)
-from costmodels.serving.step import StepTimes
+from costmodels.serving.frameworks.framework import PREDICTED
 from planner.contract.workload.workload import Workload
-from planner.serving.engines.groups import Group, Pair
+from planner.serving.engines.groups import Group, LoadedFleet, Pair
 from planner.serving.engines.latency import Checks
-from planner.serving.engines.options import ServingOption
-from planner.serving.operating_points import OperatingPoints
 from planner.serving.request import PlanRequest
-from profiles.hardware import default_node, find_gpu
 
 
-def notes_of(
-    request: PlanRequest, best: ServingOption, groups: list[Group], pairs: list[Pair], checks: Checks
-) -> list[str]:
+def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[str]:
     """The notes of a plan, each once. ``checks``: simulations of the groups."""
+    best, groups, pairs = fleet.option, fleet.groups, fleet.pairs
     searches = best.searches
     notes = [note for search in searches for note in search.job.served.cost.notes]
     framework = searches[0].job.served.framework
     model, precision, work = searches[0].job.served.model, best.precision, request.workload
-    calibration = framework.calibration
+    calibration = framework.fitted
+    newest = "" if "@" in request.framework else ", the newest release known here"
+    notes.append(f"engines are taken to be {framework.full_name} {framework.release}{newest}")
+    notes += filter(None, [framework.told(PREDICTED)])
+    notes += filter(None, [framework.told_of_weights(precision, search.job.served.gpu) for search in searches])
     notes.append(
         f"{framework.full_name}'s overheads are fitted to {calibration.rows:,} public end-to-end runs; of models and "
         f"GPU types held out, 80 % lie within {math.exp(calibration.tpot.low):.2f}–"
@@ -36,7 +31,7 @@ def notes_of(
         "TTFT includes HTTP and tokenisation as in those runs, not the network to the user"
     )
     notes += _simulation_notes(groups, checks)
-    if any(not bool(origin.inside[0]) for _, origin in map(_step, groups)):
+    if any(not bool(group.engine.origin.inside[0]) for group in groups):
         notes.append(
             "some operations of the chosen layout lie outside what was measured (long prefixes, unseen shapes, traffic "
             "between nodes); their intervals are wide"
@@ -53,14 +48,18 @@ def notes_of(
             f"{request.workload.rate_rps:g} requests/s"
         )
     for group in groups:
-        step, origin = _step(group)
-        if HOW[int(origin.how[0])] == "roofline":
+        step = group.engine.steps[0][0]
+        if HOW[int(group.engine.origin.how[0])] == "roofline":
             share = float(step.parts["communication"][0] / step.latency.value[0])
+            topology = group.job.served.network.topology
+            over_pcie = group.layout.pp == 1 and topology is not None and topology.bus_share is not None
+            which = "over PCIe" if over_pcie else "between pipeline stages and nodes"
             notes.append(
-                "exchanges between pipeline stages and nodes are estimated from link rates, nothing like them was "
-                f"measured; all communication is {share:.0%} of a step of {group.id}"
+                f"exchanges {which} are estimated from link rates, nothing like them was measured; "
+                f"all communication is {share:.0%} of a step of {group.id}"
             )
-        host = default_node(group.job.served.gpu).gpus_per_host
+        notes += _topology_notes(group)
+        host = group.job.served.cost.catalogue.default_node(group.job.served.gpu).gpus_per_host
         if host is not None and group.layout.gpus > host:
             notes.append(
                 f"{group.id} is larger than a host of {group.job.pool.gpu} ({host} GPUs share one operating "
@@ -70,13 +69,14 @@ def notes_of(
         notes.append(
             f"tokens are spread over experts as {request.workload.routing}; give routing=… in the workload to change it"
         )
-    for name in dict.fromkeys(group.job.pool.gpu for group in groups):
-        if precision.weights == "bf16" and "bf16" not in find_gpu(name).peak_flops:
+    for name, gpu in {group.job.pool.gpu: group.job.served.cost.gpu for group in groups}.items():
+        if precision.weights == "bf16" and "bf16" not in gpu.peak_flops:
             notes.append(f"{name} has no bf16: start the engines in fp16, which is predicted to take the same time")
     if precision.converted:
         notes.append(
             f"weights are run in {precision.weights}, not as published ({model.weight_precision}); check accuracy"
         )
+    notes += [f"{model.name}: {note}" for note in model.notes]
     if model.excluded:
         notes.append(f"not modelled: {', '.join(model.excluded)}")
     for group in groups:
@@ -105,29 +105,31 @@ def _simulation_notes(groups: list[Group], checks: Checks) -> list[str]:
     return notes
 
 
-def _step(group: Group) -> tuple[StepTimes, Estimates]:
-    """The step that a group takes most, and the time that says where its figures are from."""
-    loaded = group.loaded
-    if isinstance(loaded, OperatingPoints):
-        return loaded.steady.decode, loaded.steady.tpot_us if group.job.workload.osl > 1 else loaded.steady.ttft_us
-    if isinstance(loaded, Prefilling):
-        return loaded.steps.full, loaded.done_us
-    return loaded.step, loaded.tpot_us
+def _topology_notes(group: Group) -> list[str]:
+    topology = group.job.served.network.topology
+    if topology is None or not topology.spread or group.layout.gpus == 1:
+        return []
+    if len(group.job.served.cost.overlay("collective")):
+        return []  # the user's own box was measured
+    return [
+        f"GPUs of a node of pool {group.job.pool.name} are taken to be joined by {topology.name}: {topology.meaning}; "
+        "such boxes differ, so measure yours: plan profile collect --ops collective"
+    ]
 
 
 def _hand_over_notes(pairs: list[Pair]) -> list[str]:
-    served = pairs[0].served
-    if not isinstance(served, Joint):
+    transfer = pairs[0].transfer
+    if transfer is None:
         return []
     overlap = {
         "layer": "each layer's cache is sent while the next is computed",
         "chunk": "each prefill chunk's cache is sent while the next is computed",
         "none": "the cache is sent when the prompt is prefilled, none of it before",
-    }[served.kv_connector.overlap]
+    }[transfer.joint.kv_connector.overlap]
     first = {
         "transfer": "the first token comes from the prefill engine, and reaches the user after the transfer",
         "decode_step": "the decode engine computes the first token: TTFT holds one decode step",
-    }[served.kv_connector.first_token]
+    }[transfer.joint.kv_connector.first_token]
     pools = {group.job.pool.name: group.job.pool for pair in pairs for group in (pair.prefill, pair.decode)}
     notes = [
         "the KV cache goes from prefill to decode engines at the link's full rate, which nothing here measured; "

@@ -14,11 +14,11 @@ from typing import Any, get_args
 
 from api.cli.main import app, main
 from costmodels.kernels.cost_model import CostModel
-from costmodels.kernels.features import FAMILIES
 from costmodels.models.architecture import Attention, FeedForward
-from costmodels.models.model_types import READERS
+from costmodels.models.reading import READERS
 from costmodels.models.registry import find_architecture, registered
-from costmodels.serving.frameworks.framework import frameworks
+from costmodels.operations.registry import families
+from costmodels.serving.frameworks.names import framework_names
 from planner.contract.engine import KvPrecisionName, PrecisionName, Role
 from planner.contract.workload.slo import Metric
 from planner.contract.workload.workload import RoutingName
@@ -41,10 +41,10 @@ def to_reach() -> dict[str, frozenset[str]]:
     """What requests must reach, by dimension."""
     commands = {str(each.name) for each in app.registered_commands} | {str(each.name) for each in app.registered_groups}
     return {
-        "operation family": frozenset(FAMILIES),
+        "operation family": frozenset(families().kernels),
         "layer kind": frozenset(_layer_kinds()),
         "model reader": frozenset(reader.__name__.strip("_") for reader in READERS.values()),
-        "framework": frozenset(frameworks()),
+        "framework": frozenset(framework_names()),
         "role": frozenset(get_args(Role)),
         "objective": frozenset(get_args(requests.Objective)),
         "experts objective": frozenset(get_args(experts.Objective)),
@@ -59,10 +59,9 @@ def to_reach() -> dict[str, frozenset[str]]:
 
 
 def _exit_codes(kind: type[ShardwrightError]) -> set[str]:
-    """Of the kinds of errors that a command ends with: those of the tree, of which the root is never raised. (The
-    harness, where something imported it, has one of its own for ranks that died, which no command lets through.)"""
-    kinds = [each for each in kind.__subclasses__() if each.__module__ == ShardwrightError.__module__]
-    return {code for each in kinds for code in (str(each.exit_code), *_exit_codes(each))}
+    """Of the kinds of errors that the tree has; its root is never raised, and a room's own kinds do not leave it."""
+    below = [each for each in kind.__subclasses__() if each.__module__ == ShardwrightError.__module__]
+    return {code for each in below for code in (str(each.exit_code), *_exit_codes(each))}
 
 
 def _layer_kinds() -> set[str]:

@@ -14,10 +14,10 @@ from synthetic import MEASURED_GPUS, UNSEEN_GPU, questions, rows
 
 from costmodels.kernels import cost_model as library
 from costmodels.kernels.cost_model import CACHE_VARIABLE, CostModel, cache_folder, unseen_spreads
-from costmodels.kernels.features import FAMILIES
+from costmodels.operations.registry import Families, families, reckoning_with
 from costmodels.origins import ROOFLINE
-from profiles.errors import DataError, UnknownName
-from profiles.hardware import Gpu, find_gpu
+from profiles.errors import DataError
+from profiles.hardware import Catalogue, Gpu, find_gpu
 from profiles.store import ProfileStore, shipped_pack
 
 OPERATION = "mla_bmm"
@@ -180,20 +180,26 @@ def test_a_corrected_fact_of_the_hardware_makes_another_forest(
 ) -> None:
     answers(store)
 
-    def corrected(name: str) -> Gpu:
+    def corrected(catalogue: Catalogue, name: str, field: str = "gpu") -> Gpu:
         gpu = find_gpu(name)
         return gpu.model_copy(update={"memory_bandwidth_bytes_per_s": gpu.memory_bandwidth_bytes_per_s * 1.1})
 
-    monkeypatch.setattr("costmodels.kernels.kernel_models.find_gpu", corrected)
+    monkeypatch.setattr(Catalogue, "find_gpu", corrected)
     assert len(answers(store)[1]) == 1
 
 
 @pytest.mark.usefixtures("cache")
-def test_settings_of_the_fit_make_another_forest(store: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_the_fit_make_another_forest(store: ProfileStore) -> None:
     answers(store)
-    family = dataclasses.replace(FAMILIES[OPERATION], leaf_rows=4)
-    monkeypatch.setitem(FAMILIES, OPERATION, family)
-    assert len(answers(store)[1]) == 1
+    other = Families(
+        dataclasses.replace(
+            family,
+            kernels=tuple(dataclasses.replace(k, leaf_rows=4) if k.name == OPERATION else k for k in family.kernels),
+        )
+        for family in families().members
+    )
+    with reckoning_with(other):
+        assert len(answers(store)[1]) == 1
 
 
 @pytest.mark.usefixtures("cache")
@@ -236,12 +242,6 @@ def test_rows_that_speak_for_no_framework_leave_the_roofline(tmp_path: Path) -> 
     assert np.all(got.how == ROOFLINE)
 
 
-def test_an_unknown_framework_is_refused(bare_store: ProfileStore) -> None:
-    with pytest.raises(UnknownName, match="framework: 'vlm'") as refused:
-        CostModel(find_gpu("H100-SXM"), "vlm", bare_store)
-    assert "vllm" in refused.value.hint
-
-
 def test_the_cache_is_where_the_variable_says_or_the_user_keeps_caches(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -253,7 +253,7 @@ def test_the_cache_is_where_the_variable_says_or_the_user_keeps_caches(
 
 def test_every_operation_has_a_spread_for_unseen_gpus() -> None:
     spreads = unseen_spreads()
-    assert set(spreads) == set(FAMILIES)
+    assert set(spreads) == set(families().kernels)
     assert all(0 < spread < 2 for spread in spreads.values())
 
 
@@ -287,6 +287,6 @@ def test_small_operations_of_the_shipped_pack_answer(operation: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("operation", sorted(set(FAMILIES) - {"collective", "mla_bmm"}))
+@pytest.mark.parametrize("operation", sorted(set(families().kernels) - {"collective", "mla_bmm"}))
 def test_large_operations_of_the_shipped_pack_answer(operation: str) -> None:
     shipped(operation, "H200")

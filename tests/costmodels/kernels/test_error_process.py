@@ -21,7 +21,7 @@ from costmodels.kernels.error_process import (
     coordinates,
     priors,
 )
-from costmodels.kernels.features import FAMILIES
+from costmodels.operations.registry import families
 from profiles.errors import DataError
 
 PRIOR = Prior(0.1, 0.05, 0.1, 0.05, 0.02, 2.0, 0.5, np.array([2.0, 4.0]), 5.0)
@@ -123,7 +123,7 @@ def test_many_questions_are_answered_in_blocks_alike(monkeypatch: pytest.MonkeyP
         np.testing.assert_allclose(got, expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("operation", FAMILIES)
+@pytest.mark.parametrize("operation", families().kernels)
 def test_every_operation_has_priors_and_a_machine_of_a_known_type_surprises_less(operation: str) -> None:
     both = priors(operation)
     p = Points(np.zeros((1, len(coordinates(operation)))), np.zeros(1, np.int64), np.zeros(1, bool), np.full(1, 0.05))

@@ -12,7 +12,6 @@ from synthetic import MEASURED_GPUS, UNSEEN_GPU, questions, rows, truth_us
 
 from costmodels.estimates import Estimates
 from costmodels.kernels.cost_model import CostModel, unseen_spreads
-from costmodels.kernels.features import FAMILIES
 from costmodels.kernels.kernel_models import (
     MEASURED_NOISE,
     KernelModel,
@@ -23,8 +22,9 @@ from costmodels.kernels.kernel_models import (
     places,
     shape_groups,
 )
-from costmodels.kernels.row_sources import stand_ins
-from costmodels.operations.roofline import Hardware, roofline_us
+from costmodels.kernels.row_sources import sources_of
+from costmodels.operations.registry import families
+from costmodels.operations.roofline import Hardware
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from profiles.errors import DataError, UnknownName
 from profiles.hardware import find_gpu
@@ -51,7 +51,7 @@ def assert_same(got: Estimates, expected: Estimates) -> None:
 
 
 def bound_us(model: KernelModel, q: dict[str, np.ndarray]) -> np.ndarray:
-    return roofline_us(model.operation, q, np.zeros(len(q["dtype"]), np.int64), model.hardware)
+    return model.kernel.roofline_us(q, np.zeros(len(q["dtype"]), np.int64), model.hardware)
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +59,7 @@ def unseen_cost(synthetic_store: ProfileStore) -> CostModel:
     return synthetic.cost_model(UNSEEN_GPU, synthetic_store)
 
 
-@pytest.mark.parametrize("operation", FAMILIES)
+@pytest.mark.parametrize("operation", families().kernels)
 @pytest.mark.parametrize("kind", ["forest", "unseen GPU", "roofline"])
 class TestEveryKernelModel:
     """What holds for every operation, whether a forest answers (on a GPU with rows or without) or the roofline."""
@@ -156,7 +156,7 @@ def test_a_column_that_was_never_varied_counts_the_same_however_far(synthetic_co
         assert np.log(got.high[0] / got.value[0]) < 0.6
 
 
-@pytest.mark.parametrize("operation", FAMILIES)
+@pytest.mark.parametrize("operation", families().kernels)
 def test_a_gpu_without_rows_gets_wider_intervals(
     synthetic_cost: CostModel, unseen_cost: CostModel, operation: str
 ) -> None:
@@ -224,7 +224,7 @@ def test_a_framework_speaks_for_itself_where_it_was_measured(tmp_path: Path) -> 
     assert len(loaded.gpu) == 2 * len(own)  # its own bf16, SGLang's fp8
     bf16 = loaded.columns["dtype"] == coded("gemm", own)["dtype"][0]
     assert np.all(loaded.origin[bf16] == 0)
-    assert np.all(loaded.origin[~bf16] == stand_ins()["vllm"].index("sglang"))
+    assert np.all(loaded.origin[~bf16] == sources_of("vllm").index("sglang"))
     np.testing.assert_allclose(np.sort(loaded.latency_us[bf16]), np.sort(own["latency_us"]))
 
 
@@ -277,14 +277,14 @@ def test_different_questions_never_share_a_key() -> None:
 
 def test_a_shape_is_what_its_columns_say() -> None:
     table = rows("gemm", MEASURED_GPU)
-    groups = shape_groups(FAMILIES["gemm"], coded("gemm", table))
+    groups = shape_groups(families().kernels["gemm"], coded("gemm", table))
     assert len(np.unique(groups)) == len(table[["n", "k"]].drop_duplicates())
     assert pd.Series(groups).groupby([table["n"], table["k"]]).nunique().eq(1).all()
 
 
-@pytest.mark.parametrize("operation", FAMILIES)
+@pytest.mark.parametrize("operation", families().kernels)
 def test_doubling_a_column_moves_a_row_by_its_scale(operation: str) -> None:
-    family, q = FAMILIES[operation], questions(operation, 5)
+    family, q = families().kernels[operation], questions(operation, 5)
     for position, (name, scale) in enumerate(family.near.items()):
         q[name] = np.maximum(q[name], 1)
         moved = places(family, {**q, name: q[name] * 2}) - places(family, q)

@@ -11,11 +11,11 @@ import synthetic
 from synthetic import MEASURED_GPUS, UNSEEN_GPU, questions, rows, truth_us
 
 from costmodels.kernels.cost_model import MODEL_VERSION, CostModel
-from costmodels.kernels.features import FAMILIES
 from costmodels.kernels.kernel_models import MEASURED_NOISE, coded
 from costmodels.kernels.overlay import NOISE_FLOOR
-from costmodels.kernels.row_sources import same_kernels, stand_ins
+from costmodels.kernels.row_sources import same_kernels, sources_of
 from costmodels.kernels.validation import taught, validate
+from costmodels.operations.registry import families
 from costmodels.origins import MEASURED
 from profiles.hardware import find_gpu
 from profiles.store import ProfileStore
@@ -37,7 +37,7 @@ def few(operation: str, gpu: str, n: int, framework: str = "torch", slower: floa
     return rows(operation, gpu, framework, slower, seed).sample(n, random_state=seed)
 
 
-@pytest.mark.parametrize("operation", FAMILIES)
+@pytest.mark.parametrize("operation", families().kernels)
 def test_without_measured_stores_nothing_changes(synthetic_store: ProfileStore, operation: str) -> None:
     """To the last bit, and with an overlay that has nothing to say of this GPU, too."""
     q = questions(operation, 50)
@@ -125,7 +125,7 @@ class TestWhoSpeaks:
         assert same_kernels("sglang", "nccl", "collective", "bf16")
         assert not same_kernels("vllm", "torch", "gemm", "fp8")
         assert not same_kernels("vllm", "torch", "attention_decode", "bf16")
-        assert all(order[0] == framework for framework, order in stand_ins().items())
+        assert all(sources_of(name)[0] == name for name in ("vllm", "an engine of our own"))
 
     def test_torch_attention_does_not_override_the_framework_s_own(
         self, synthetic_store: ProfileStore, tmp_path: Path

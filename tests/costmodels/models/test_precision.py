@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
-from costmodels.models.precision import PARTS, choose_precision, missing_hardware, require_measured_widths
+from costmodels.models.precision import PARTS, choose_precision, missing_hardware
 from costmodels.models.registry import find_architecture
+from costmodels.operations.registry import families
 from profiles.errors import InputError, UnknownName, Unsupported
 from profiles.hardware import find_gpu
 
@@ -28,6 +29,46 @@ def test_a_model_runs_as_it_was_published(model: str, published: str) -> None:
 def test_what_a_checkpoint_leaves_in_16_bits_stays_there() -> None:
     chosen = choose_precision(find_architecture("openai/gpt-oss-120b"))
     assert (chosen.attention_qkv, chosen.attention_output, chosen.experts) == ("bf16", "bf16", "mxfp4")
+
+
+def test_layers_that_are_stored_otherwise_run_otherwise() -> None:
+    model = find_architecture("Llama-3.1-8B")
+    some, others = (dataclasses.replace(model.layer_groups[0], count=count) for count in (2, 30))
+    some = dataclasses.replace(some, exceptions=(("dense", "bf16"), ("attention_qkv", "fp16")))
+    mixed = dataclasses.replace(model, layer_groups=(some, others), weight_precision="fp8")
+    chosen = choose_precision(mixed)
+    assert chosen.exceptional == ("bf16",)
+    assert (chosen.within(some).dense, chosen.within(some).attention_qkv, chosen.within(some).experts) == (
+        "bf16",
+        "bf16",
+        "fp8",
+    )
+    assert chosen.within(others) == chosen
+    assert choose_precision(mixed, "bf16").within(some).attention_output == "bf16"
+
+
+def test_full_precision_checkpoints_run_in_16_bits() -> None:
+    model = dataclasses.replace(find_architecture("Llama-3.1-8B"), weight_precision="fp32")
+    assert (choose_precision(model).weights, choose_precision(model).converted) == ("bf16", False)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", r"Mamba-2 \(23 of 52 layers\)"),
+        ("ai21labs/AI21-Jamba-Mini-1.6", r"Mamba \(28 of 32 layers\)"),
+        ("tiiuae/Falcon-H1-7B-Base", "attention and Mamba-2 in parallel"),
+        ("deepseek-ai/DeepSeek-V4-Flash", r"compressed attention \(43 of 43 layers\), hyper-connections"),
+        ("moonshotai/Kimi-K3", "Kimi Delta Attention.*latent attention with an output gate"),
+        ("MiniMaxAI/MiniMax-M3", "block-sparse attention"),
+        ("zai-org/GLM-5.2", "sparse attention with the index of another layer"),
+    ],
+)
+def test_layers_without_times_are_refused_by_name(model: str, kind: str) -> None:
+    architecture = find_architecture(model)
+    for check in (families().require_timed_layers, families().require_measured_widths):
+        with pytest.raises(Unsupported, match=kind):
+            check(architecture)
 
 
 def test_another_precision_converts_every_part() -> None:
@@ -61,11 +102,11 @@ def test_tensor_cores_that_are_missing_are_named() -> None:
 
 
 def test_only_the_measured_widths_of_latent_attention_are_modelled() -> None:
-    require_measured_widths(find_architecture("DeepSeek-V3"))
+    families().require_measured_widths(find_architecture("DeepSeek-V3"))
     for model in ("Qwen3-32B", "Qwen3.5-397B-A17B", "Qwen3-Next-80B-A3B-Instruct", "GLM-5", "DeepSeek-V3.2"):
-        require_measured_widths(find_architecture(model))
+        families().require_measured_widths(find_architecture(model))
     model = find_architecture("DeepSeek-V3")
     group = model.layer_groups[0]
     odd = dataclasses.replace(group, attention=dataclasses.replace(group.attention, kv_lora_rank=256))
     with pytest.raises(Unsupported, match=r"widths \(128, 64, 128, 256\)"):
-        require_measured_widths(dataclasses.replace(model, layer_groups=(odd,)))
+        families().require_measured_widths(dataclasses.replace(model, layer_groups=(odd,)))

@@ -8,18 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import GRIDS, questions
 
-from costmodels.kernels.features import FAMILIES, matrix
+from costmodels.kernels.features import matrix
+from costmodels.operations.moe import expected_active
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import (
     CODES,
-    ROUTING_SKEW,
     WEIGHT_BYTES,
     Hardware,
     code,
-    expected_active,
-    roofline_us,
-    times_us,
     visible_pairs,
-    work,
 )
 from profiles.hardware import find_gpu, gpus
 from profiles.measurements import DTYPES, OPERATIONS
@@ -110,7 +107,7 @@ BY_HAND = [
 def test_work_is_what_one_counts_by_hand(
     operation: str, question: dict[str, int | str], flops: float, memory_bytes: float, link_bytes: float
 ) -> None:
-    todo = work(operation, asked(**question))
+    todo = families().kernel(operation).work(asked(**question))
     assert todo.flops[0] == pytest.approx(flops)
     assert todo.memory_bytes[0] == pytest.approx(memory_bytes)
     assert todo.link_bytes[0] == pytest.approx(link_bytes)
@@ -161,51 +158,38 @@ def test_weights_take_their_bits_and_their_scales() -> None:
 
 def test_a_large_square_product_is_bound_by_compute_and_a_thin_one_by_memory() -> None:
     gpu = find_gpu("H100-SXM")
-    hardware = Hardware.of([gpu])
+    hardware, gemm = Hardware.of([gpu]), families().kernel("gemm")
     large, thin = (asked(dtype="bf16", m=m, n=8192, k=8192) for m in (8192, 1))
-    compute, transfer = times_us("gemm", large, np.zeros(1, np.int64), hardware)
+    compute, transfer = gemm.times_us(large, np.zeros(1, np.int64), hardware)
     assert compute[0] == pytest.approx(2 * 8192**3 / gpu.peak_flops["bf16"] * 1e6)
     assert compute > transfer
-    compute, transfer = times_us("gemm", thin, np.zeros(1, np.int64), hardware)
+    compute, transfer = gemm.times_us(thin, np.zeros(1, np.int64), hardware)
     assert transfer[0] == pytest.approx(2 * (8192**2 + 2 * 8192) / gpu.memory_bandwidth_bytes_per_s * 1e6)
-    assert roofline_us("gemm", thin, np.zeros(1, np.int64), hardware) == transfer > compute
+    assert gemm.roofline_us(thin, np.zeros(1, np.int64), hardware) == transfer > compute
 
 
 @pytest.mark.parametrize("operation", GRIDS)
 def test_more_of_anything_is_never_less_work(operation: str) -> None:
     q = questions(operation, 50)
     splits = {"moe_tp", "moe_ep", "window_tokens", "num_gpus", "gated", "head_dim"}
-    before = work(operation, q)
+    kernel = families().kernel(operation)
+    before = kernel.work(q)
     for name in OPERATIONS[operation].shape_names:
         if name in CODES or name in splits:
             continue
-        after = work(operation, {**q, name: q[name] * 2})
+        after = kernel.work({**q, name: q[name] * 2})
         for part in ("flops", "memory_bytes", "link_bytes"):
             assert np.all(getattr(after, part) >= getattr(before, part) * (1 - 1e-12)), name
 
 
-@pytest.mark.parametrize("operation", FAMILIES)
+@pytest.mark.parametrize("operation", families().kernels)
 def test_features_are_finite_for_every_gpu(operation: str) -> None:
     every = list(gpus().values())
     q = {name: np.repeat(values, len(every)) for name, values in questions(operation, 20).items()}
     gpu = np.tile(np.arange(len(every)), 20)
-    features = matrix(FAMILIES[operation], q, gpu, Hardware.of(every))
+    features = matrix(families().kernel(operation), q, gpu, Hardware.of(every))
     assert features.shape[0] == 20 * len(every)
     assert np.isfinite(features).all()
-
-
-UNMODELLED = {"memcpy", "launch"}  # measured, and read by people
-
-
-def test_every_modelled_operation_has_a_family_and_every_text_level_a_code() -> None:
-    assert set(FAMILIES) == set(OPERATIONS) - UNMODELLED == set(GRIDS)
-    assert len(ROUTING_SKEW) == len(CODES["routing"])
-    for operation in (OPERATIONS[name] for name in FAMILIES):
-        for column in operation.shape:
-            assert set(column.levels) <= set(CODES.get(column.name, ()))
-        family = FAMILIES[operation.name]
-        names = {"dtype", "num_gpus", *operation.shape_names}
-        assert {*family.group, *family.range, *family.near, *family.alike} <= names
 
 
 def test_a_word_without_a_code_is_refused() -> None:

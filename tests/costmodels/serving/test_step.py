@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -9,13 +11,14 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration, Spread
-from costmodels.serving.frameworks.framework import find_framework, frameworks
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.names import framework_names
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.step import StepTimes
 from costmodels.step.communication import Network, point_to_point_us
-from costmodels.step.operators import Batch
 from profiles.hardware import find_fabric, find_gpu
 
 IB = find_fabric("ib-400g")
@@ -158,10 +161,11 @@ def test_steps_are_taken_row_by_row(roofline_cost: CostModel) -> None:
 
 
 def test_stand_ins_name_measured_frameworks_and_speak_for_their_precision_and_gpus_alone() -> None:
-    for framework in frameworks().values():
+    for framework in map(find_framework, framework_names()):
         for entry in framework.stand_ins:
-            assert entry.measured_under in frameworks()
+            assert entry.measured_under in framework_names()
             for gpu in map(find_gpu, ("H100", "B200")):
                 got = framework.stand_in(entry.operation, gpu, entry.precision)
-                assert (got is not None) == ((gpu.compute_capability or 0.0) >= entry.from_capability)
+                within = entry.from_capability <= (gpu.compute_capability or 0.0) < (entry.below_capability or math.inf)
+                assert (got is not None) == within
     assert find_framework("trtllm").stand_in("gemm", find_gpu("H100"), "bf16") is None

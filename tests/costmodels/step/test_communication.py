@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from synthetic import rows
 
 from costmodels.estimates import Estimates
 from costmodels.kernels.cost_model import CostModel
+from costmodels.kernels.kernel_models import hardware_of, load_rows
+from costmodels.operations.questions import Exchange
 from costmodels.operations.roofline import code
 from costmodels.origins import MEASURED, ROOFLINE
 from costmodels.step.communication import (
@@ -15,10 +19,12 @@ from costmodels.step.communication import (
     Network,
     across_nodes,
     exchange_times,
+    in_boxes_of,
     point_to_point_us,
 )
-from costmodels.step.operators import Exchange
-from profiles.hardware import find_fabric
+from profiles.boxes import unlike_boxes
+from profiles.hardware import SHIPPED, find_fabric, find_gpu, topologies
+from profiles.store import ProfileStore, shipped_pack
 
 IB = find_fabric("ib-400g")
 NODE = Network(8, IB)
@@ -120,3 +126,96 @@ def test_a_fabric_time_may_be_longer_but_not_shorter() -> None:
     assert got.high[1] == pytest.approx(10 * np.exp(FABRIC_SPREAD))
     assert got.inside.tolist() == [True, False]
     assert got.how.tolist() == [MEASURED, ROOFLINE]
+
+
+# ------------------------------------------------------------------------------------- what joins the GPUs of a node
+
+
+def questions(ranks: int, kind: str = "all_reduce") -> dict[str, np.ndarray]:
+    n = len(SIZES)
+    return {
+        "dtype": np.full(n, code("dtype", "bf16")),
+        "kind": np.full(n, code("kind", kind)),
+        "message_bytes": SIZES.astype(np.int64),
+        "num_gpus": np.full(n, ranks),
+    }
+
+
+def in_box(name: str, gpu: str, ranks: int, measured: bool = True) -> Estimates:
+    plain = Estimates.exact(10.0 + SIZES / 1e4)
+    return in_boxes_of(topologies()[name], find_gpu(gpu), questions(ranks), plain, (ranks,) if measured else ())
+
+
+@pytest.mark.parametrize("name", ["nvswitch", "xgmi", "none"])
+def test_rows_of_switched_nodes_are_taken_as_they_are(name: str) -> None:
+    got = in_box(name, "H100", 8)
+    np.testing.assert_array_equal(got.value, 10.0 + SIZES / 1e4)
+    np.testing.assert_array_equal(got.low, got.high)
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_boxes_with_pcie_differ_in_their_intervals_and_without_peer_access_in_their_times(ranks: int) -> None:
+    plain = 10.0 + SIZES / 1e4
+    pcie, host = in_box("pcie", "RTX-4090", ranks), in_box("pcie-host", "RTX-4090", ranks)
+    np.testing.assert_array_equal(pcie.value, plain)
+    assert pcie.inside.all()
+    assert (pcie.high > pcie.value).all()
+    assert (host.value > pcie.value).all()
+    assert (host.high / host.value > pcie.high / pcie.value).all()
+    assert not host.inside.any()
+    shares = [topologies()[name].bus_share or {} for name in ("pcie", "pcie-host")]
+    slower = shares[0][ranks] / shares[1][ranks]
+    assert host.value[-1] / plain[-1] == pytest.approx(slower, rel=0.01)  # large messages: bandwidth alone
+    assert host.value[0] / plain[0] < 1.1  # small ones: as long as before
+
+
+@pytest.mark.parametrize(("name", "rate"), [("pcie", 0.38 * 32e9), ("pcie-host", 0.09 * 32e9)])
+def test_rows_of_switches_do_not_answer_for_pcie(name: str, rate: float) -> None:
+    got = in_box(name, "RTX-4090", 8, measured=False)
+    assert SIZES[-1] * 2 * 7 / 8 / got.value[-1] * 1e6 == pytest.approx(rate, rel=0.01)
+    assert got.value[0] == pytest.approx(8 * 3.1, rel=0.2)
+    assert (got.how == ROOFLINE).all()
+    assert not got.inside.any()
+    measured = in_box(name, "RTX-4090", 8)
+    assert (got.high / got.value > measured.high / measured.value).all()
+
+
+def test_bridges_are_fast_between_two_and_not_beyond() -> None:
+    two, four = in_box("nvlink-pairs", "H100-NVL", 2), in_box("nvlink-pairs", "H100-NVL", 4)
+    assert two.value[-1] < 0.25 * (10.0 + SIZES[-1] / 1e4)
+    np.testing.assert_array_equal(four.value, in_box("pcie", "H100-NVL", 4).value)
+
+
+@pytest.mark.parametrize(("gpu", "switched"), [("RTX-4090", False), ("H100", True)])
+def test_the_usual_node_of_a_gpu_decides(synthetic_store: ProfileStore, gpu: str, switched: bool) -> None:
+    cost = CostModel(find_gpu(gpu), "vllm", synthetic_store)
+    got = times(cost, "all_reduce", SIZES, 8)
+    bare = cost.estimate("collective", questions(8))
+    assert np.array_equal(got.value, bare.value) == switched
+    named = times(cost, "all_reduce", SIZES, 8, Network(8, IB, topologies()["pcie-host"]))
+    assert (named.value > bare.value).all()  # what the network says goes first
+
+
+def test_what_was_measured_on_ones_own_box_is_not_corrected(synthetic_store: ProfileStore, tmp_path: Path) -> None:
+    own = ProfileStore.create(tmp_path / "own", name="own", version="1", attribution="us")
+    table = rows("collective", "H100-SXM").assign(gpu="RTX-4090", framework="nccl")
+    own.add("collective", table)
+    cost = CostModel(find_gpu("RTX-4090"), "vllm", synthetic_store, None, [own])
+    mine = table[(table["kind"] == "all_gather") & (table["num_gpus"] == 8)]
+    got = times(cost, "all_gather", mine["message_bytes"].to_numpy(dtype=np.float64), 8)
+    np.testing.assert_allclose(got.value, mine["latency_us"])
+
+
+def test_l40s_rows_of_a_box_without_peer_access_do_not_answer_for_every_l40s() -> None:
+    pack = shipped_pack()
+    (box,) = unlike_boxes(pack.manifest.name, "collective", SHIPPED)
+    assert (box.gpu, box.num_gpus, box.joined_by) == ("L40S", (4, 8), "pcie-host")
+    assert box.joined_by in topologies()
+    hardware = hardware_of(pack, "collective")
+    whole = load_rows(pack, "collective", "vllm", hardware)
+    kept = load_rows(pack, "collective", "vllm", hardware, left_out=(box,))
+    gone = len(whole.gpu) - len(kept.gpu)
+    l40s = hardware.names.index("L40S")
+    assert set(kept.columns["num_gpus"][kept.gpu == l40s].tolist()) == {2}
+    assert gone == int(np.isin(whole.columns["num_gpus"][whole.gpu == l40s], (4, 8)).sum()) > 0
+    assert unlike_boxes("somebody's", "collective", SHIPPED) == ()

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from costmodels.models.architecture import Architecture, LatentAttention, MixtureOfExperts
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
+from costmodels.operations.gemm import GEMM
 from costmodels.operations.layouts import Layouts
-from costmodels.operations.roofline import CODES, code, work
-from costmodels.step.operators import Batch, Exchange, StepWork, step_work
+from costmodels.operations.questions import Batch, Exchange, StepWork
+from costmodels.operations.registry import families
+from costmodels.operations.roofline import CODES, code
+from costmodels.step.operators import step_work
 
 DENSE, MOE, MLA, WINDOWED = "Qwen3-32B", "Qwen3-235B-A22B", "DeepSeek-V3", "gemma-3-27b-it"
 HYBRID, SPARSE = "Qwen3.5-397B-A17B", "GLM-5"
@@ -43,7 +46,7 @@ def flops(made: StepWork, *operations: str) -> float:
     total = 0.0
     for operation in operations or ("gemm", "moe", "mla_bmm"):
         for asked in made.asked.get(operation, []):
-            total += float(work(operation, asked.columns).flops @ asked.count)
+            total += float(families().kernel(operation).work(asked.columns).flops @ asked.count)
     return total
 
 
@@ -84,7 +87,7 @@ def test_the_module_of_sparse_attention_holds_its_projections(todo: Batch) -> No
     module = next(name for name in made.asked if name.startswith("dsa"))
     longest = {name: values * 0 + 1 for name, values in made.asked[module][0].columns.items() if "tokens" in name}
     short = {**made.asked[module][0].columns, **longest, "batch": np.array([tokens])}  # one key each: projections alone
-    projections = architecture.layers * float(work(module, short).flops[0])
+    projections = architecture.layers * float(families().kernel(module).work(short).flops[0])
     expected = 2 * body(architecture) * tokens + 2 * architecture.embedding_parameters * sampled
     assert flops(made, "gemm", "moe") + projections == pytest.approx(expected, rel=0.01)
 
@@ -289,7 +292,7 @@ def test_experts_see_the_mean_over_ranks_that_need_not_all_have_a_chunk() -> Non
 
 def test_nothing_is_asked_where_nothing_happens() -> None:
     made = StepWork(2)
-    made.ask("gemm", 1, np.array([False, False]), m=1)
+    made.ask(GEMM, 1, np.array([False, False]), dtype=0, m=1, n=1, k=1)
     made.exchange("all_reduce", np.array([10.0, 0.0]), np.array([1, 8]), 1)
     assert made.asked == {}
     assert made.exchanges == []

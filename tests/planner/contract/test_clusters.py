@@ -11,6 +11,7 @@ import pytest
 from planner.contract.clusters import Pool, bundled_clusters, parse_cluster, read_cluster
 from planner.serving.request import parse_request
 from profiles.errors import InputError, UnknownName
+from profiles.hardware import SHIPPED, find_gpu, find_node
 
 ASKED: dict[str, Any] = {"model": "m", "cluster": "16xH200", "workload": "isl=4000,osl=500"}
 
@@ -119,10 +120,10 @@ def test_a_request_never_reads_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("pools: [{gpu: H200, gpus: 8}", "line 2: not valid YAML"),
-        ("a: b: c", "line 1: not valid YAML"),
-        ("pools: !!python/object:os.system {}", "line 1: not valid YAML"),
-        ("pools: []\npools: []", "line 2: not valid YAML ('pools' is given twice)"),
+        ("pools: [{gpu: H200, gpus: 8}", "not valid YAML at line 2"),
+        ("a: b: c", "not valid YAML at line 1"),
+        ("pools: !!python/object:os.system {}", "not valid YAML at line 1"),
+        ("pools: []\npools: []", "not valid YAML at line 2 ('pools' is given twice)"),
         ("[" * 5000, "not valid YAML"),
         ("pools: 2024-99-99", "not valid YAML"),
         ("- 1", "not a mapping"),
@@ -188,3 +189,33 @@ def test_a_price_of_ones_own_replaces_the_list_price() -> None:
     assert pool(usd_per_gpu_hour=None).usd_per_gpu_hour is None
     ours = pool(usd_per_gpu_hour=2, price_source="contract")
     assert ours.price_source == "contract"
+
+
+def test_cluster_of_node_types_has_their_size_fabric_and_price() -> None:
+    (pool,) = parse_cluster("2xp5.48xlarge").pools
+    assert (pool.gpu, pool.gpus, pool.gpus_per_node, pool.fabric) == ("H100-SXM", 16, 8, "efa-400g")
+    assert pool.price_source is not None
+    assert pool.price_source.startswith("AWS")
+    mixed = parse_cluster("1xDGX H200 + 8xH100 + 2 x standard_nd96isr_mi300x_v5").pools
+    assert [(p.gpu, p.gpus, p.fabric) for p in mixed] == [
+        ("H200", 8, "ib-400g"),
+        ("H100-SXM", 8, "ib-400g"),
+        ("MI300X", 16, "ib-400g"),
+    ]
+
+
+def test_cluster_of_nodes_that_cannot_be_meant_is_refused_with_the_way_out() -> None:
+    error = refused(parse_cluster, "2x8xp5.48xlarge")
+    assert "a node of 8 H100-SXM already" in error.message
+    assert "2xp5.48xlarge" in error.hint
+    assert "p5.48xlarge" in refused(parse_cluster, "2xp5.49xlarge").hint
+    assert "may mean" in refused(parse_cluster, "8xNVIDIA H100").message
+
+
+def test_a_name_that_is_a_gpu_and_a_node_is_refused() -> None:
+    h200, node = find_gpu("H200"), find_node("hgx-h200-8")
+    gpu = h200.model_copy(update={"name": "Zeta", "aliases": ("zeta-8",)})
+    catalogue = SHIPPED.describing(gpu, node.model_copy(update={"name": "zeta-8", "gpu": "Zeta", "aliases": ()}), "x")
+    with pytest.raises(InputError, match="is a GPU type and a node type"):
+        parse_cluster("2xzeta-8", catalogue=catalogue)
+    assert parse_cluster("2xzeta", catalogue=catalogue).pools[0].gpu == "Zeta"

@@ -7,7 +7,12 @@ import pandas as pd
 import pytest
 
 from costmodels.kernels.cost_model import CostModel
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
+from costmodels.operations.layouts import Layouts
+from costmodels.serving.frameworks.framework import find_framework
 from planner.serving import prediction_table as predicting
+from planner.serving.layouts import Restrictions, completed, degrees_of, refusals
 from planner.serving.prediction_table import ADDED, predict
 from profiles.errors import InputError
 from profiles.store import ProfileStore
@@ -38,16 +43,55 @@ def value(answer: pd.DataFrame, column: str, row: int = 0) -> float:
 
 
 def test_input_columns_are_kept_verbatim_and_the_others_follow() -> None:
-    table = rows({"note": " 007 ", "tp": "02"})
+    table = rows({"remark": " 007 ", "tp": "02"})
     answer = predict(table)
     assert list(answer.columns) == [*table.columns, *ADDED]
-    assert answer["note"].iloc[0] == " 007 "
+    assert answer["remark"].iloc[0] == " 007 "
     assert answer["tp"].iloc[0] == "02"
     assert answer["error"].iloc[0] == ""
 
 
+def test_a_row_is_predicted_for_its_release_by_name_version_or_date() -> None:
+    answer = predict(
+        rows(
+            {"framework": "vLLM@0.19"},
+            {"version": "0.19.1", "date": "2026-10-01"},  # a version goes before a date
+            {"date": "2026-04"},
+            {"framework": "vllm@0.19", "version": "0.11"},  # and what stands in the name before both
+            {},
+        )
+    )
+    assert list(answer["error"]) == [""] * 5
+    assert list(answer["release"]) == ["0.19.1", "0.19.1", "0.20.0", "0.19.1", find_framework("vllm").release.version]
+    assert all("overheads as of 0.19.0" in note for note in answer["note"])
+
+
+def test_an_unknown_release_is_predicted_as_the_nearest_known_with_a_wider_interval() -> None:
+    answer = predict(rows({"version": "0.19.0"}, {"version": "0.19.0rc2"}, {"version": "nightly"}))
+    assert list(answer["error"])[:2] == ["", ""]
+    assert "is not a release" in answer["error"].iloc[2]
+    assert "predicted as 0.18.1" in answer["note"].iloc[1]
+    assert value(answer, "tpot_ms_mean") == value(answer, "tpot_ms_mean", 1)
+    assert value(answer, "tpot_ms_low") > value(answer, "tpot_ms_low", 1)
+    assert value(answer, "tpot_ms_high") <= value(answer, "tpot_ms_high", 1)  # kernels alone are less sure still
+
+
+def test_a_framework_that_does_not_run_on_the_gpu_is_refused_and_weight_only_products_are_said() -> None:
+    answer = predict(
+        rows(
+            {"framework": "tensorrt-llm", "gpu": "MI300X"},
+            {"model": "Qwen/Qwen3-32B-FP8", "gpu": "A100-SXM-80GB"},
+            {"model": "Qwen/Qwen3-32B-FP8", "gpu": "A100-SXM-80GB", "framework": "sglang"},
+        )
+    )
+    assert answer["error"].iloc[0].startswith("framework: TensorRT-LLM does not run on MI300X")
+    assert answer["error"].iloc[1] == ""
+    assert "16 bits" in answer["note"].iloc[1]
+    assert answer["error"].iloc[2].startswith("precision: A100-SXM-80GB has no fp8 tensor cores")
+
+
 def test_each_mean_lies_in_its_interval_and_percentiles_are_in_order() -> None:
-    answer = predict(rows({}, {"concurrency": "64"}, {"tp": "1", "dp": "2"}))
+    answer = predict(rows({}, {"concurrency": "64"}, {"model": "Qwen/Qwen3-30B-A3B", "tp": "1", "dp": "2"}))
     for name in ("ttft_ms", "tpot_ms", "e2e_ms"):
         for row in range(3):
             low, mean, high, p50, p99 = (
@@ -118,6 +162,36 @@ def test_degrees_of_experts_that_do_not_make_up_the_group_are_refused() -> None:
     answer = predict(rows({**moe, "ep": "4", "moe_tp": "2"}, {**moe, "ep": "4"}, {**moe, "ep": "4", "moe_tp": "1"}))
     assert "4 × 2 is not tp × dp = 4" in answer["error"].iloc[0]
     assert value(answer, "tpot_ms_mean", 1) == value(answer, "tpot_ms_mean", 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "framework", "degrees"),
+    [
+        ("Qwen/Qwen3-32B", "vllm", {"tp": "3"}),
+        ("Qwen/Qwen3-32B", "vllm", {"tp": "6", "pp": "2"}),
+        ("Qwen/Qwen3-8B", "sglang", {"pp": "48"}),
+        ("Qwen/Qwen3-235B-A22B-FP8", "sglang", {"tp": "8"}),
+        ("Qwen/Qwen3-235B-A22B-FP8", "sglang", {"tp": "1", "dp": "12", "ep": "12"}),
+        ("Qwen/Qwen3-235B-A22B-FP8", "trtllm", {"tp": "4", "dp": "2"}),
+        ("Qwen/Qwen3-30B-A3B", "vllm", {"tp": "1", "dp": "4", "ep": "2"}),
+        ("Qwen/Qwen3-30B-A3B", "vllm", {"tp": "1", "pp": "3", "dp": "8"}),
+    ],
+)
+def test_a_layout_that_plan_refuses_is_refused_with_its_words(
+    model: str, framework: str, degrees: dict[str, str]
+) -> None:
+    architecture = find_architecture(model)
+    layout = completed(architecture, {name: int(degree) for name, degree in degrees.items()})
+    ((reason, _),) = refusals(
+        architecture,
+        choose_precision(architecture),
+        find_framework(framework),
+        Layouts.of([degrees_of(layout)]),
+        Restrictions(256, 8, tp_across_nodes=True),
+    )
+    answer = predict(rows({"model": model, "framework": framework, "tp": "1", **degrees}))
+    assert answer["error"].iloc[0].startswith(f"layout: {reason} (")
+    assert answer["ttft_ms_mean"].iloc[0] == ""
 
 
 def test_an_engine_that_cannot_keep_up_with_a_rate_is_refused() -> None:

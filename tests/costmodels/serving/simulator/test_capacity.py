@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from naive_simulator import constant_table, rising_table
 
-from costmodels.serving.frameworks.policies import find_policy
+from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.simulator.arrivals import constant_lengths, open_loop
 from costmodels.serving.simulator.capacity import (
     Limit,
@@ -24,8 +24,10 @@ from costmodels.serving.simulator.outcome import Metric
 from profiles.errors import InputError
 
 SERVICE_US = 1000.0
-SERVER = Engine(constant_table(SERVICE_US), find_policy("vllm"), 10_000, token_budget=64, max_sequences=100)
-BATCHING = Engine(rising_table(3), find_policy("vllm"), 20_000, token_budget=256, max_sequences=64)
+SERVER = Engine(
+    constant_table(SERVICE_US), find_framework("vllm").scheduler, 10_000, token_budget=64, max_sequences=100
+)
+BATCHING = Engine(rising_table(3), find_framework("vllm").scheduler, 20_000, token_budget=256, max_sequences=64)
 
 
 def test_capacity_is_that_of_the_queue_with_equal_services() -> None:

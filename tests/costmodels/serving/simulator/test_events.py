@@ -11,13 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_simulator import constant_table, naive, rising_table
 
-from costmodels.serving.frameworks.policies import find_policy, policies
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.names import framework_names
+from costmodels.serving.frameworks.policies import Policy
 from costmodels.serving.simulator.arrivals import Requests, closed_loop, constant_lengths, open_loop, uniform_lengths
 from costmodels.serving.simulator.events import Engine, Overheads, simulate
 from costmodels.serving.simulator.outcome import Outcome
 from profiles.errors import InputError
 
-POLICIES = sorted(policies())
+SCHEDULERS = {name: find_framework(name).scheduler for name in framework_names()}
+POLICIES: dict[str, Policy] = {
+    **SCHEDULERS,
+    **{f"{name}/{what}": each for name, plain in SCHEDULERS.items() for what, each in plain.variants.items()},
+}
 CASES = 100
 
 
@@ -27,7 +33,7 @@ def random_case(seed: int, policy: str, stages: int = 1) -> tuple[Engine, Reques
     queries = int(rng.choice([1, 1, 4]))
     engine = Engine(
         rising_table(seed, int(rng.choice([1, 1, 2, 3])), stages, queries),
-        find_policy(policy),
+        POLICIES[policy],
         kv_tokens=int(rng.integers(300, 3000)),
         token_budget=int(rng.choice([8, 64, 256, 1000])),
         max_sequences=int(rng.integers(1, 30)),
@@ -68,7 +74,7 @@ def test_jumping_is_stepping(policy: str, stages: int) -> None:
         assert twin.kv_most <= engine.kv_tokens + 1e-6, seed
         assert twin.kv_left == 0, seed
         preempted += int(got.preemptions.sum())
-    assert (preempted > 0) == (find_policy(policy).reserve_share < 1)
+    assert (preempted > 0) == (POLICIES[policy].reserve_share < 1)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -102,7 +108,7 @@ def test_prompts_one_at_a_time_are_a_queue_with_one_server_and_equal_services(lo
     """Pollaczek–Khinchine: mean wait of M/D/1 is ρ·s / (2·(1 − ρ))."""
     service = 1000.0
     isl, osl = constant_lengths(100_000, 64, 1)
-    engine = Engine(constant_table(service), find_policy("vllm"), 10_000, token_budget=64, max_sequences=100)
+    engine = Engine(constant_table(service), POLICIES["vllm"], 10_000, token_budget=64, max_sequences=100)
     got = simulate(engine, open_loop(isl, osl, load / service * 1e6, seed=1))
     wait = got.ttft_us.mean() - service
     assert wait == pytest.approx(load * service / (2 * (1 - load)), rel=0.05)
@@ -113,16 +119,16 @@ def test_prompts_one_at_a_time_are_a_queue_with_one_server_and_equal_services(lo
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_full_cache_holds_as_many_sequences_as_admission_counts_tokens_for(policy: str, isl: int, osl: int) -> None:
     kv_tokens, below = 10_000, 0.5
-    engine = Engine(constant_table(100.0), find_policy(policy), kv_tokens, token_budget=2048, max_sequences=1000)
+    engine = Engine(constant_table(100.0), POLICIES[policy], kv_tokens, token_budget=2048, max_sequences=1000)
     got = simulate(engine, closed_loop(*uniform_lengths(2000, isl, osl, below=below, seed=0), 300))
     running = (got.finish_us - got.first_us).sum() / got.finish_us.max()
-    held = find_policy(policy).held_tokens(isl, osl) * (1 - below / 2)
+    held = POLICIES[policy].held_tokens(isl, osl) * (1 - below / 2)
     assert running == pytest.approx(kv_tokens / held, rel=0.15)
 
 
 def test_littles_law_holds() -> None:
     isl, osl = uniform_lengths(4000, 200, 60, below=0.5, seed=2)
-    engine = Engine(rising_table(1), find_policy("vllm"), 100_000, token_budget=256, max_sequences=256)
+    engine = Engine(rising_table(1), POLICIES["vllm"], 100_000, token_budget=256, max_sequences=256)
     got = simulate(engine, open_loop(isl, osl, 30.0, seed=2), sample_us=1.0)
     time, _, running, waiting, _ = got.timeline.T
     # Counted at the starts of steps: what arrives during one is seen at its end.
@@ -131,7 +137,7 @@ def test_littles_law_holds() -> None:
 
 
 def test_steps_of_a_lone_request_add_up() -> None:
-    engine = Engine(constant_table(1000.0), find_policy("vllm"), 10_000, token_budget=100, max_sequences=8)
+    engine = Engine(constant_table(1000.0), POLICIES["vllm"], 10_000, token_budget=100, max_sequences=8)
     got = simulate(engine, Requests(np.array([250]), np.array([11]), np.array([5000.0])))
     assert got.ttft_us[0] == pytest.approx(3 * 1000)  # chunks of 100, 100 and 50
     assert got.tpot_us[0] == pytest.approx(1000)
@@ -139,14 +145,14 @@ def test_steps_of_a_lone_request_add_up() -> None:
 
 
 def test_pipeline_stages_overlap_the_chunks_of_one_prompt() -> None:
-    engine = Engine(constant_table(1000.0, stages=4), find_policy("vllm"), 10_000, token_budget=100, max_sequences=8)
+    engine = Engine(constant_table(1000.0, stages=4), POLICIES["vllm"], 10_000, token_budget=100, max_sequences=8)
     got = simulate(engine, Requests(np.array([300]), np.array([3]), np.array([0.0])))
     assert got.ttft_us[0] == pytest.approx(2 * 1000 + 4000)
     assert got.tpot_us[0] == pytest.approx(4000)  # one sequence cannot fill the pipeline
 
 
 def test_full_pipelines_give_a_token_per_stage_time() -> None:
-    engine = Engine(constant_table(1000.0, stages=4), find_policy("vllm"), 10_000, token_budget=100, max_sequences=8)
+    engine = Engine(constant_table(1000.0, stages=4), POLICIES["vllm"], 10_000, token_budget=100, max_sequences=8)
     isl, osl = constant_lengths(4, 100, 100)
     got = simulate(engine, closed_loop(isl, osl, 4))
     assert got.e2e_us.max() == pytest.approx(1000 * (4 + 100 * 4), rel=0.02)
@@ -156,7 +162,7 @@ def test_full_pipelines_give_a_token_per_stage_time() -> None:
 def test_faster_steps_answer_nobody_later() -> None:
     """First come first served on one rank, fixed lengths, no preemption."""
     isl, osl = constant_lengths(300, 100, 20)
-    slow = Engine(rising_table(5), find_policy("trtllm"), 4000, token_budget=128, max_sequences=16)
+    slow = Engine(rising_table(5), POLICIES["trtllm"], 4000, token_budget=128, max_sequences=16)
     load = open_loop(isl, osl, 40.0, seed=3)
     finish = [
         simulate(replace(slow, overheads=Overheads(step_factor=factor)), load).finish_us
@@ -170,7 +176,7 @@ def test_faster_steps_answer_nobody_later() -> None:
 
 
 def busy_engine(policy: str, **changes: object) -> Engine:
-    engine = Engine(constant_table(1000.0), find_policy(policy), 10_000, token_budget=100, max_sequences=8)
+    engine = Engine(constant_table(1000.0), POLICIES[policy], 10_000, token_budget=100, max_sequences=8)
     return replace(engine, **changes)
 
 
@@ -184,12 +190,12 @@ def test_a_prompt_rides_along_with_decodes_in_vllm_and_stops_them_in_sglang() ->
     stopping = simulate(busy_engine("sglang"), two(5500.0))
     assert stopping.tpot_us[0] == pytest.approx(1000 * (19 + 3) / 19)  # three chunks of 100
     assert stopping.first_us[1] < mixed.first_us[1]  # the decodes take of the token budget
-    along = simulate(busy_engine("sglang_mixed_chunk"), two(5500.0))
+    along = simulate(busy_engine("sglang/mixed_chunk"), two(5500.0))
     assert along.tpot_us[0] == pytest.approx(1000)
 
 
 def test_whole_prompts_wait_for_a_step_that_holds_them() -> None:
-    got = simulate(busy_engine("trtllm_whole_prompts"), two(5500.0, isl=(50, 100)))
+    got = simulate(busy_engine("trtllm/whole_prompts"), two(5500.0, isl=(50, 100)))
     assert got.first_us[1] > got.finish_us[0]  # 99 tokens are left beside the decode
     assert simulate(busy_engine("trtllm"), two(5500.0, isl=(50, 100))).first_us[1] < got.first_us[1]
 
@@ -197,7 +203,7 @@ def test_whole_prompts_wait_for_a_step_that_holds_them() -> None:
 def test_what_no_engine_admits_is_refused_by_name() -> None:
     isl, osl = np.array([300, 90, 9000, 90]), np.array([10, 500, 2000, 10])
     load = Requests(isl, osl, np.zeros(4))
-    got = simulate(busy_engine("trtllm_whole_prompts", max_model_len=550), load)
+    got = simulate(busy_engine("trtllm/whole_prompts", max_model_len=550), load)
     assert got.refused.tolist() == [3, 1, 1, 0]
     assert simulate(busy_engine("vllm"), load).refused.tolist() == [0, 0, 2, 0]
     assert got.attainment({"e2e": 1e12}) == 0.25
@@ -291,7 +297,6 @@ def test_arrivals_have_the_rate_and_the_burstiness_asked_for(cv: float, rate: fl
         (lambda: busy_engine("vllm", kv_tokens=0), "kv_tokens 0"),
         (lambda: busy_engine("vllm", cached_share=1.5), "cached_share 1.5"),
         (lambda: busy_engine("vllm", tokens_per_step=2.0), "2.0 tokens a step"),
-        (lambda: find_policy("vlm"), "vlm"),
     ],
 )
 def test_bad_input_is_named(make: object, named: str) -> None:

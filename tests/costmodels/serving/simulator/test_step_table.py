@@ -12,12 +12,12 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.step_table import StepCurve, StepTable, step_tables, step_tables_at
 from costmodels.serving.step import StepTimes
 from costmodels.step.communication import Network
-from costmodels.step.operators import Batch
 from profiles.hardware import find_fabric
 
 Layout = tuple[int, int, int, int, int]

@@ -12,7 +12,7 @@ from naive_simulator import GRID, curve
 
 from costmodels.arrays import concatenate_rows, take_rows
 from costmodels.estimates import Floats
-from costmodels.serving.frameworks.policies import find_policy
+from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
 from costmodels.serving.simulator.events import Engine, simulate
 from costmodels.serving.simulator.step_table import StepTable
@@ -206,7 +206,7 @@ def test_the_closed_form_agrees_with_the_simulator(case: tuple[int, int, int, in
     n = 1500
     sent = open_loop(*constant_lengths(n, isl, osl), rate, seed=2)
     sent = Requests(sent.isl, sent.osl, sent.arrival_us * (n / rate * 1e6 / sent.arrival_us[-1]))
-    engine = Engine(table(ranks, stages), find_policy("vllm"), 1e7, BUDGET, 1024)
+    engine = Engine(table(ranks, stages), find_framework("vllm").scheduler, 1e7, BUDGET, 1024)
     seen = simulate(engine, sent).trimmed(0.2, 0.1)
     b = rate / ranks * seen.mean_us("tpot") * (osl - 1) / 1e6
     room = BUDGET - b / stages

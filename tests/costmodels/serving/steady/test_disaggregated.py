@@ -15,7 +15,8 @@ from costmodels.models.architecture import Architecture
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.frameworks.framework import find_framework, frameworks
+from costmodels.serving.frameworks.connector import KvConnector
+from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
@@ -30,12 +31,10 @@ from costmodels.serving.steady.disaggregated import (
     work_us,
 )
 from costmodels.serving.steady.kv_transfer import (
-    KvConnector,
     Link,
     cache_bytes,
     copies,
     exposed_us,
-    kv_connectors,
     received_bytes,
     sent_bytes,
     with_queue,
@@ -49,8 +48,7 @@ MODEL = find_architecture("Qwen3-32B")
 NETWORK = Network(8, find_fabric("ib-400g"))
 VLLM = find_framework("vllm")
 NONE, CHUNK, LAYER = (
-    KvConnector(overlap=overlap, first_token="decode_step", pipeline=(), source="test")
-    for overlap in ("none", "chunk", "layer")
+    KvConnector(overlap=overlap, first_token="decode_step", pipeline=()) for overlap in ("none", "chunk", "layer")
 )
 LINK = Link("test", 50e9, 5.0)
 
@@ -269,7 +267,3 @@ def test_a_request_sees_queue_prefill_transfer_and_first_steps(roofline_cost: Co
     for quantile in (got.ttft_percentile_us, got.tpot_percentile_us, got.e2e_percentile_us):
         values = np.array([quantile(p)[0] for p in np.linspace(0.01, 0.99, 40)])
         assert (np.diff(values) >= -1e-6 * values[0]).all()
-
-
-def test_every_framework_says_how_it_hands_over() -> None:
-    assert set(kv_connectors()) == set(frameworks())

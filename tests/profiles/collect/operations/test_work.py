@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import CODES, code
-from costmodels.operations.roofline import work as roofline_work
 from profiles.collect.operations.work import work
 from profiles.collect.points import Point
 
@@ -55,7 +55,7 @@ def test_flops_and_bytes_equal_the_rooflines(operation: str, data: st.DataObject
         name: np.array([code(name, value) if name in CODES else value])
         for name, value in {**shape, "dtype": dtype, "num_gpus": 2}.items()
     }
-    expected = roofline_work(operation, columns)
+    expected = families().kernel(operation).work(columns)
     flops, moved_bytes = work(Point(operation, dtype, shape, num_gpus=2))
     assert flops == pytest.approx(expected.flops[0], rel=1e-12)
     assert moved_bytes == pytest.approx(expected.memory_bytes[0], rel=1e-12)

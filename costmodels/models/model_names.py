@@ -1,0 +1,64 @@
+"""Names of checkpoints that are not shipped, understood by what is: another organisation, tuning or number format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from profiles.shipped import shipped
+
+_FILE = Path(__file__).parent / "model_names.yaml"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """``name`` is what a shipped model may be called; ``precision``: how the asked one stores its weights, where its
+    name says so."""
+
+    name: str
+    precision: str | None = None
+
+
+@cache
+def _facts() -> Mapping[str, Any]:
+    return shipped(_FILE, lambda document: {key: document[key] for key in ("organizations", "tunings", "formats")})
+
+
+def readings(model: str) -> Iterator[Reading]:
+    """Every name that ``model`` may stand for, the most literal first; ``model`` itself is not among them."""
+    organization, _, bare = model.rpartition("/")
+    stems = [(bare, None)]
+    for suffix, entry in _facts()["formats"].items():
+        if bare.casefold().endswith(suffix.casefold()):
+            precision = entry.get("of", {}).get(organization, entry["precision"])
+            stems.append((bare[: -len(suffix)], precision))
+    for stem, precision in stems:
+        for name in (stem, *_tunings(stem)):
+            for full in _organizations(organization, name):
+                if full != model:
+                    yield Reading(full, precision)
+
+
+def _tunings(stem: str) -> Iterator[str]:
+    """The base, and its siblings of other tunings."""
+    endings = _facts()["tunings"]
+    bases = [stem[: -len(ending)] for ending in endings if stem.casefold().endswith(ending.casefold())]
+    yield from bases
+    for base in (stem, *bases):
+        yield from (base + ending for ending in endings)
+
+
+def _organizations(organization: str, name: str) -> Iterator[str]:
+    if not organization:
+        yield name
+        return
+    yield f"{organization}/{name}"
+    others = _facts()["organizations"]
+    if organization.casefold() in others:
+        other = others[organization.casefold()]
+        yield name if other is None else f"{other}/{name}"
+    # quantized copies are published by others than who trained the model
+    yield name

@@ -1,0 +1,191 @@
+"""Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): rebuilt in prefill, absorbed in decode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from costmodels.estimates import Floats, Ints
+from costmodels.models.architecture import LatentAttention
+from costmodels.models.precision import Precision
+from costmodels.operations.family import OperationFamily
+from costmodels.operations.gemm import ask_product
+from costmodels.operations.kernel import Kernel
+from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divide, whole_blocks
+from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
+from costmodels.operations.roofline import (
+    WEIGHT_BYTES,
+    Columns,
+    Hardware,
+    Work,
+    code,
+    floats,
+    of_dtype,
+    visible_pairs,
+    weight_bytes,
+)
+from costmodels.operations.shape_features import Features, logs, waves
+
+# Latent attention is measured for DeepSeek's widths only: q·k over 128+64 and values of 128 when rebuilt
+# (prefill), both on the 512+64 latent when absorbed (decode). arXiv:2405.04434, §2.1.
+QK_WIDTH, V_WIDTH, LATENT_WIDTH, ROPE_WIDTH = 192, 128, 512, 64
+
+
+def _prefill_work(q: Columns) -> Work:
+    batch, query, prefix, heads = floats(q, "batch", "query_tokens", "prefix_tokens", "heads")
+    pairs = visible_pairs(query, prefix, np.zeros_like(query))
+    moved = 2 * batch * heads * (query * (QK_WIDTH + V_WIDTH) + (prefix + query) * (QK_WIDTH + V_WIDTH))
+    return Work.local(2 * batch * heads * (QK_WIDTH + V_WIDTH) * pairs, moved)
+
+
+def _decode_work(q: Columns) -> Work:
+    batch, context, heads = floats(q, "batch", "context_tokens", "heads")
+    width = LATENT_WIDTH + ROPE_WIDTH
+    moved = batch * (context * width * of_dtype(weight_bytes, q, "kv_dtype") + 2 * heads * (width + LATENT_WIDTH))
+    return Work.local(2 * batch * heads * (width + LATENT_WIDTH) * context, moved)
+
+
+def _absorb_work(q: Columns) -> Work:
+    tokens, heads = floats(q, "tokens", "heads")
+    weights = heads * V_WIDTH * LATENT_WIDTH * of_dtype(weight_bytes, q)
+    return Work.local(
+        2 * tokens * heads * V_WIDTH * LATENT_WIDTH, weights + 2 * tokens * heads * (V_WIDTH + LATENT_WIDTH)
+    )
+
+
+def _prefill_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
+    batch, query, heads = floats(q, "batch", "query_tokens", "heads")
+    count, used = waves(batch * heads * np.ceil(query / 128), hw, gpu)
+    return {
+        **logs(q, "batch", "query_tokens", "prefix_tokens", "heads"),
+        "kv_dtype": q["kv_dtype"].astype(np.float64),
+        "waves": count,
+        "used": used,
+    }
+
+
+def _decode_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
+    count, used = waves(np.asarray(q["batch"], dtype=np.float64), hw, gpu)
+    return {
+        **logs(q, "batch", "context_tokens", "heads"),
+        "kv_dtype": q["kv_dtype"].astype(np.float64),
+        "waves": count,
+        "used": used,
+    }
+
+
+def _absorb_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
+    return {**logs(q, "tokens", "heads"), "kind": q["kind"].astype(np.float64)}
+
+
+PREFILL = Kernel(
+    name="mla_prefill",
+    part="attention",
+    factor="attention_prefill",
+    work=_prefill_work,
+    features=_prefill_features,
+    group=("heads", "batch"),
+    range=("batch", "query_tokens", "prefix_tokens", "heads"),
+    near={"batch": 2.0, "query_tokens": 2.0, "heads": 1.0},
+)
+DECODE = Kernel(
+    name="mla_decode",
+    part="attention",
+    factor="attention_decode",
+    work=_decode_work,
+    features=_decode_features,
+    group=("heads", "batch"),
+    range=("batch", "context_tokens", "heads"),
+    near={"batch": 2.0, "context_tokens": 2.0, "heads": 1.0},
+)
+ABSORB = Kernel(
+    name="mla_bmm",
+    part="gemm",
+    factor="gemm",
+    work=_absorb_work,
+    features=_absorb_features,
+    group=("heads",),
+    range=("tokens", "heads"),
+    near={"tokens": 2.0, "heads": 1.0},
+)
+
+
+class LatentKind(AttentionKind[LatentAttention]):
+    """Heads are split, the latent and its cache are whole on every GPU."""
+
+    layer = LatentAttention
+
+    def serves(self, layer: object) -> bool:
+        return isinstance(layer, LatentAttention) and layer.indexer is None
+
+    def ask(self, step: LayerStep, layer: LatentAttention, count: int) -> None:
+        precision, batch, hidden = step.split.precision, step.batch, step.split.hidden
+        heads = np.maximum(layer.heads // step.split.layouts.tp, 1)
+        qk = layer.qk_nope_head_dim + layer.qk_rope_head_dim
+        tokens, dtype = batch.tokens, precision.attention_qkv
+        latent = layer.kv_lora_rank + layer.qk_rope_head_dim
+        if layer.q_lora_rank:
+            ask_product(step, dtype, tokens, layer.q_lora_rank + latent, hidden, count)
+            ask_product(step, dtype, tokens, heads * qk, layer.q_lora_rank, count)
+        else:
+            ask_product(step, dtype, tokens, latent, hidden, count)
+            ask_product(step, dtype, tokens, heads * qk, hidden, count)
+        # Prefill rebuilds K and V of everything it attends to; decode absorbs the products into q and the output.
+        rebuilt = batch.prefills * (batch.chunk + batch.prefix)
+        width = layer.qk_nope_head_dim + layer.v_head_dim
+        ask_product(step, dtype, rebuilt, heads * width, layer.kv_lora_rank, count)
+        bf16 = code("dtype", "bf16")
+        shape = {"dtype": bf16, "kv_dtype": code("kv_dtype", precision.kv), "heads": heads}
+        step.work.ask(
+            PREFILL,
+            count,
+            batch.prefills > 0,
+            batch=batch.prefills,
+            query_tokens=batch.chunk,
+            prefix_tokens=batch.prefix,
+            **shape,
+        )
+        decoding, verified = batch.decodes > 0, batch.decodes * batch.queries
+        for kind in ("pre", "post"):
+            absorbed = {"dtype": bf16, "kind": code("kind", kind), "tokens": verified, "heads": heads}
+            step.work.ask(ABSORB, count, decoding, **absorbed)
+        shape["heads"] = heads * batch.queries
+        step.work.ask(DECODE, count, decoding, batch=batch.decodes, context_tokens=batch.context, **shape)
+        ask_product(step, precision.attention_output, tokens, hidden, heads * layer.v_head_dim, count)
+        step.work.touch(tokens * (heads * qk + latent) * (2.0 * 2 * ACTIVATION_BYTES), 3, count)
+        step.reduce(count)
+
+    def weights_bytes(self, split: Split, layer: LatentAttention) -> Iterator[Floats | float]:
+        hidden, heads = split.hidden, layer.heads / split.layouts.tp
+        qkv, out = split.weight_bytes("attention_qkv"), split.weight_bytes("attention_output")
+        shared = layer.q_lora_rank + layer.kv_lora_rank + layer.qk_rope_head_dim
+        qk = layer.qk_nope_head_dim + layer.qk_rope_head_dim
+        rebuilt = layer.kv_lora_rank * (layer.qk_nope_head_dim + layer.v_head_dim)
+        per_head = (layer.q_lora_rank or hidden) * qk + rebuilt
+        # Decode keeps the absorbed up-projection of K and V a second time, in 16 bits (all three frameworks
+        # do).
+        yield hidden * shared * qkv + heads * (per_head * qkv + rebuilt * 2.0)
+        output = heads * layer.v_head_dim * hidden
+        yield output * out + (output * qkv if layer.output_gate else 0.0)
+
+    def cache_bytes(self, split: Split, layer: LatentAttention, count: int, tokens: Floats) -> Floats:
+        kept = np.minimum(tokens, layer.window_tokens) if layer.window_tokens else tokens
+        return count * (self._bytes_per_token(layer, WEIGHT_BYTES[split.precision.kv]) * kept)
+
+    def _bytes_per_token(self, layer: LatentAttention, element_bytes: float) -> float:
+        return layer.kv_elements_per_token() * element_bytes
+
+    def untimed(self, layer: LatentAttention) -> tuple[str, ...]:
+        return ("latent attention with an output gate",) if layer.output_gate else ()
+
+    def widths(self, layer: LatentAttention) -> Widths:
+        heads = (layer.qk_nope_head_dim, layer.qk_rope_head_dim, layer.v_head_dim, layer.kv_lora_rank)
+        return Widths("latent attention", heads, ((128, 64, 128, 512),))
+
+    def rules(self, layer: LatentAttention, precision: Precision) -> Iterator[Rule]:
+        yield heads_divide(layer.heads)
+        yield from whole_blocks(precision, query=(layer.heads, layer.qk_nope_head_dim + layer.qk_rope_head_dim))
+
+
+FAMILY = OperationFamily("latent", (PREFILL, DECODE, ABSORB), (LatentKind(),))

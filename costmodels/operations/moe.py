@@ -1,0 +1,154 @@
+"""Mixtures of experts: grouped products of routed experts beside a router and an always-on part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from costmodels.estimates import Floats, Ints
+from costmodels.models.architecture import DenseFeedForward, MixtureOfExperts
+from costmodels.models.precision import Precision
+from costmodels.operations.family import OperationFamily
+from costmodels.operations.gemm import ask_feed_forward, ask_product, width_rules
+from costmodels.operations.kernel import Kernel
+from costmodels.operations.layers import BLOCK, Activations, FeedForwardKind, Rule
+from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
+from costmodels.operations.roofline import (
+    ROUTING_SKEW,
+    Columns,
+    Hardware,
+    Work,
+    code,
+    floats,
+    of_dtype,
+    weight_bytes,
+)
+from costmodels.operations.shape_features import Features, logs, waves
+
+
+def expected_active(experts: Floats, top_k: Floats, tokens: Floats) -> Floats:
+    """Experts of ``experts`` that at least one of ``tokens`` uniformly routed tokens reaches, in
+    expectation."""
+    return experts * -np.expm1(tokens * np.log1p(-np.minimum(top_k / experts, 1 - 1e-12)))
+
+
+def _work(q: Columns) -> Work:
+    tokens, hidden, top_k, experts, ep = floats(q, "tokens", "hidden", "top_k", "experts", "moe_ep")
+    intermediate, moe_tp, gated = floats(q, "intermediate", "moe_tp", "gated")
+    width = intermediate / moe_tp
+    matrices = np.where(gated > 0, 3.0, 2.0)
+    pairs = tokens * top_k / ep
+    active = np.maximum(expected_active(experts, top_k, tokens) / ep, np.minimum(1.0, pairs))
+    weights = active * matrices * hidden * width * of_dtype(weight_bytes, q)
+    moved = weights + pairs * (2 * hidden + matrices * width) * 2
+    return Work.local(2 * pairs * matrices * hidden * width, moved)
+
+
+def _features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
+    tokens, experts, top_k, ep = floats(q, "tokens", "experts", "top_k", "moe_ep")
+    intermediate, moe_tp = floats(q, "intermediate", "moe_tp")
+    width = intermediate / moe_tp
+    active = expected_active(experts, top_k, tokens)
+    rows = tokens * top_k / np.maximum(active, 1)
+    count, used = waves(active / ep * np.ceil(rows / 64) * np.ceil(width / 64), hw, gpu)
+    return {
+        **logs(q, "tokens", "hidden", "top_k", "experts", "moe_tp", "moe_ep"),
+        "width": np.log2(width),
+        "local_experts": np.log2(experts / ep),
+        "active": np.log2(np.maximum(active / ep, 1e-3)),
+        "rows_per_expert": np.log2(rows),
+        "pairs": np.log2(tokens * top_k / ep),
+        "gated": np.asarray(q["gated"], dtype=np.float64),
+        "skew": ROUTING_SKEW[q["routing"].astype(np.int64)],
+        "waves": count,
+        "used": used,
+    }
+
+
+MOE = Kernel(
+    name="moe",
+    part="moe",
+    factor="moe",
+    work=_work,
+    features=_features,
+    group=("hidden", "intermediate", "top_k", "experts", "moe_tp", "moe_ep"),
+    range=("tokens", "hidden", "intermediate", "experts"),
+    near={"tokens": 4.0, "moe_tp": 1.0, "moe_ep": 1.0, "routing": 1.0},
+    alike=("hidden", "intermediate", "top_k", "experts", "gated"),
+    leaf_rows=4,
+)
+
+
+class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
+    """Experts are shared out and split over the GPUs of a stage, the router is whole on each, the shared expert is
+    split over the tensor-parallel group."""
+
+    layer = MixtureOfExperts
+
+    def ask(self, step: LayerStep, layer: MixtureOfExperts, count: int) -> None:
+        precision, layouts, batch, hidden = step.split.precision, step.split.layouts, step.batch, step.split.hidden
+        tokens, width = batch.tokens, layer.latent or hidden
+        everyone = np.maximum(np.rint(batch.expert_tokens * layouts.dp), 1).astype(np.int64)
+        ask_product(step, "bf16", tokens, layer.experts + layer.idle_experts, hidden, count)
+        if layer.latent:
+            ask_product(step, "bf16", tokens, layer.latent, hidden, count)
+            ask_product(step, "bf16", tokens, hidden, layer.latent, count)
+        step.work.ask(
+            MOE,
+            count,
+            tokens > 0,
+            dtype=code("dtype", precision.experts),
+            tokens=everyone,
+            hidden=width,
+            intermediate=layer.intermediate,
+            top_k=layer.working_top_k,
+            experts=layer.experts,
+            moe_tp=layouts.moe_tp,
+            moe_ep=layouts.ep,
+            gated=int(layer.gated),
+            routing=code("routing", step.routing),
+        )
+        if layer.shared_intermediate:
+            shared = DenseFeedForward(layer.shared_intermediate, layer.gated)
+            ask_feed_forward(step, shared, precision.shared_experts, count)
+        scores = (tokens * layer.experts).astype(np.float64)
+        step.work.touch(scores * 4, 2, count)  # softmax and top-k of the router, fp32
+        # With one attention replica the tokens are already on all GPUs of the group, and partial sums are
+        # reduced as in a dense layer. With several, all tokens are gathered before and their sums scattered
+        # after the experts.
+        alone = layouts.dp == 1
+        step.work.exchange("all_reduce", np.where(alone, step.hidden_bytes(tokens), 0.0), layouts.tp, count)
+        gathered = np.where(alone, 0.0, everyone * float(width * ACTIVATION_BYTES))
+        for kind in ("all_gather", "reduce_scatter"):
+            step.work.exchange(kind, gathered, layouts.stage_gpus, count)
+
+    def weights_bytes(self, split: Split, layer: MixtureOfExperts) -> Iterator[Floats | float]:
+        hidden, layouts = split.hidden, split.layouts
+        routed = layer.experts * layer.expert_parameters(hidden)
+        yield routed * split.weight_bytes("experts") / (layouts.ep * layouts.moe_tp)
+        yield layer.router_parameters(hidden) * 2.0
+        yield layer.shared_parameters(hidden) * split.weight_bytes("shared_experts") / layouts.tp
+
+    def activations(self, split: Split, layer: MixtureOfExperts) -> Activations:
+        """Grouped products: gate, up and activation of every (token, expert) pair of this GPU, and its output."""
+        pairs = split.layouts.dp * layer.top_k / split.layouts.ep
+        grouped = pairs * (3 * layer.intermediate / split.layouts.moe_tp + (layer.latent or split.hidden))
+        return Activations(max(layer.intermediate, layer.shared_intermediate), grouped)
+
+    def rules(self, layer: MixtureOfExperts, precision: Precision) -> Iterator[Rule]:
+        experts, width = layer.experts, layer.intermediate
+        yield Rule(f"{experts} experts do not divide by ep", lambda x: experts % x.ep != 0)
+        yield Rule(
+            f"expert width {width} does not divide by the tensor split of experts", lambda x: width % x.moe_tp != 0
+        )
+        if precision.experts == "fp8_block":
+            yield Rule(
+                f"expert width {width} ÷ tensor split is not a multiple of the {BLOCK}-wide scale blocks",
+                lambda x: width // x.moe_tp % BLOCK != 0,
+            )
+        if layer.shared_intermediate:
+            yield from width_rules("shared expert", layer.shared_intermediate, precision.shared_experts)
+
+
+FAMILY = OperationFamily("moe", (MOE,), (ExpertsKind(),))

@@ -1,0 +1,170 @@
+"""What one engine step asks of the cost model: a batch, and the questions that layers make of it.
+
+Vectorised over candidates: every column is an array over the same ``n`` candidates (a layout and a batch
+each).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodels.estimates import Floats, Ints
+from costmodels.models.precision import Precision
+from costmodels.operations.kernel import Kernel
+from costmodels.operations.layouts import Layouts
+from costmodels.operations.roofline import code, stored_bytes
+
+ACTIVATION_BYTES = 2  # activations between operators are bf16 in all three frameworks
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What each attention rank works on in one step, shape [n] each.
+
+    Attributes:
+        prefills: prompts of which a chunk is processed (0: none).
+        chunk: tokens of each such chunk.
+        prefix: tokens of the prompt that are already in the KV cache.
+        decodes: sequences that generate.
+        context: mean tokens in the KV cache of those.
+        expert_tokens: tokens that enter a MoE layer from this rank on average over the ranks of the group
+            (ranks work in lock step, but need not all have a chunk).
+        queries: tokens that each generating sequence processes in the step: 1, or with speculative decoding
+            the token before and the drafted ones, which are verified together.
+    """
+
+    prefills: Ints
+    chunk: Ints
+    prefix: Ints
+    decodes: Ints
+    context: Ints
+    expert_tokens: Floats
+    queries: int = field(default=1, kw_only=True)
+
+    @property
+    def tokens(self) -> Ints:
+        return self.prefills * self.chunk + self.decodes * self.queries
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions to one operation: ``columns`` of shape [q], the candidate each belongs to, how often it
+    occurs per step."""
+
+    columns: Mapping[str, NDArray[np.generic]]
+    candidate: Ints
+    count: Floats
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A collective of one candidate, before it is known whether it crosses nodes; shape [e] each."""
+
+    kind: int
+    message_bytes: Floats
+    ranks: Ints
+    candidate: Ints
+    count: Floats
+
+
+@dataclass
+class StepWork:
+    """Everything one step asks for. ``moved_bytes`` and ``small_kernels`` are the elementwise rest, shape
+    [n]."""
+
+    candidates: int
+    asked: dict[str, list[Asked]] = field(default_factory=dict)
+    exchanges: list[Exchange] = field(default_factory=list)
+    moved_bytes: Floats = field(default_factory=lambda: np.zeros(0))
+    small_kernels: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        self.moved_bytes = np.zeros(self.candidates)
+        self.small_kernels = np.zeros(self.candidates)
+
+    def ask(
+        self, kernel: Kernel, count: Floats | float, when: NDArray[np.bool_] | None = None, **columns: object
+    ) -> None:
+        """Adds one question per candidate for which ``when`` holds (default: all).
+
+        Raises:
+            ValueError: ``columns`` are not those of the kernel's table (``num_gpus`` is 1 where it is left out).
+        """
+        if {"num_gpus", *columns} != set(kernel.columns):
+            strange = sorted({"num_gpus", *columns} ^ set(kernel.columns))
+            raise ValueError(f"{kernel.name}: columns given without being its own, or missing: {', '.join(strange)}")
+        chosen = np.arange(self.candidates) if when is None else np.flatnonzero(when)
+        if not len(chosen):
+            return
+        full = {name: np.broadcast_to(np.asarray(values), self.candidates)[chosen] for name, values in columns.items()}
+        full.setdefault("num_gpus", np.ones(len(chosen), np.int64))
+        counts = np.broadcast_to(np.asarray(count, dtype=np.float64), self.candidates)[chosen]
+        self.asked.setdefault(kernel.name, []).append(Asked(full, chosen.astype(np.int64), counts))
+
+    def exchange(self, kind: str, message_bytes: Floats, ranks: Ints, count: Floats | float) -> None:
+        """Adds one collective per candidate with more than one rank."""
+        chosen = np.flatnonzero((ranks > 1) & (message_bytes > 0))
+        if len(chosen):
+            counts = np.broadcast_to(np.asarray(count, dtype=np.float64), self.candidates)[chosen]
+            self.exchanges.append(
+                Exchange(code("kind", kind), message_bytes[chosen], ranks[chosen], chosen.astype(np.int64), counts)
+            )
+
+    def touch(self, moved_bytes: Floats, kernels: float, count: float) -> None:
+        """Adds elementwise work: norms, rotary embedding, activation, residual, cache writes."""
+        self.moved_bytes += moved_bytes * count
+        self.small_kernels += kernels * count
+
+    def require_summed(self, operations: Collection[str]) -> None:
+        """Raises LookupError where something is asked for that is none of ``operations``, which parts of a step sum:
+        it would cost nothing without a word."""
+        forgotten = sorted(set(self.asked) - set(operations))
+        if forgotten:
+            raise LookupError(f"asked for and summed in no part of a step: {', '.join(forgotten)}")
+
+
+@dataclass(frozen=True)
+class Split:
+    """How the layers of one model are split over GPUs.
+
+    Attributes:
+        hidden: the model's width.
+        precision: of its parts.
+        layouts: shape [n].
+    """
+
+    hidden: int
+    precision: Precision
+    layouts: Layouts
+
+    def weight_bytes(self, part: str) -> float:
+        """Of one weight of ``part``, with its share of a scale."""
+        return stored_bytes(self.precision.of(part), self.precision.group)
+
+
+@dataclass(frozen=True)
+class LayerStep:
+    """One step of one attention rank's GPU, to which layers add their ``work``.
+
+    Attributes:
+        split: of the model.
+        batch: shape [n], as the layouts of ``split``.
+        routing: skew of tokens over experts, a value of :data:`costmodels.operations.roofline.CODES`\\ ``["routing"]``.
+    """
+
+    split: Split
+    batch: Batch
+    routing: str
+    work: StepWork
+
+    def hidden_bytes(self, tokens: NDArray[np.generic]) -> Floats:
+        """Activations of so many tokens at the width of the model."""
+        return np.asarray(tokens, dtype=np.float64) * self.split.hidden * ACTIVATION_BYTES
+
+    def reduce(self, count: float) -> None:
+        """The sum over a tensor-parallel group that follows a product split by its inputs."""
+        self.work.exchange("all_reduce", self.hidden_bytes(self.batch.tokens), self.split.layouts.tp, count)

@@ -1,0 +1,162 @@
+"""Sparse attention: an indexer chooses the tokens that a query sees (DeepSeek-V3.2, arXiv:2512.02556 §2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from costmodels.estimates import Floats, Ints
+from costmodels.models.architecture import Indexer, LatentAttention
+from costmodels.operations.family import OperationFamily
+from costmodels.operations.kernel import Kernel
+from costmodels.operations.latent import LATENT_WIDTH, ROPE_WIDTH, LatentKind
+from costmodels.operations.layers import Widths
+from costmodels.operations.questions import LayerStep, Split
+from costmodels.operations.roofline import (
+    Columns,
+    Hardware,
+    Work,
+    code,
+    floats,
+    of_dtype,
+    visible_pairs,
+    weight_bytes,
+)
+from costmodels.operations.shape_features import Features, log, logs
+
+# Sparse attention is measured as a module, for DeepSeek's latent, index heads of 128 and the best 2048 tokens.
+_INDEX_DIM, _INDEX_TOP = 128, 2048
+_INDEX_BYTES = _INDEX_DIM + 4  # of one token's key: fp8 and a scale
+
+
+def _work(q: Columns, tokens: Floats, keys: Floats, pairs: Floats, seen: Floats) -> Work:
+    """``tokens`` new, ``keys`` in the cache of all sequences, of whose ``pairs`` with queries ``seen`` are attended to.
+    Up to 2048 tokens everything is, so that nothing needs to be scored, and K and V may be rebuilt."""
+    heads, hidden, rank, qk, v, index = floats(q, "heads", "hidden", "q_rank", "qk_dim", "v_dim", "index_heads")
+    down = hidden * (rank + LATENT_WIDTH + ROPE_WIDTH + _INDEX_DIM + index)
+    up = rank * (heads * qk + index * _INDEX_DIM)
+    weights = down + up + heads * (LATENT_WIDTH * (qk - ROPE_WIDTH + v) + v * hidden)
+    scored = np.where(pairs > seen, 1.0, 0.0)
+    attended = np.where(scored > 0, 2.0 * LATENT_WIDTH + ROPE_WIDTH, qk + v)
+    # Scores are multiplied in fp8, twice as fast as 16-bit projections.
+    score = np.where(of_dtype(weight_bytes, q) > 1, 0.5, 1.0) * scored * index * _INDEX_DIM
+    flops = 2 * (tokens * weights + pairs * score + heads * seen * attended)
+    latents = np.minimum(keys, seen) * (LATENT_WIDTH + ROPE_WIDTH) * of_dtype(weight_bytes, q, "kv_dtype")
+    moved = weights * of_dtype(weight_bytes, q) + 4 * tokens * hidden + latents + scored * keys * _INDEX_BYTES
+    return Work.local(flops, moved)
+
+
+def _prefill_work(q: Columns) -> Work:
+    batch, query, prefix = floats(q, "batch", "query_tokens", "prefix_tokens")
+    pairs, seen = (visible_pairs(query, prefix, np.full_like(query, most)) for most in (0.0, _INDEX_TOP))
+    return _work(q, batch * query, batch * (prefix + query), batch * pairs, batch * seen)
+
+
+def _decode_work(q: Columns) -> Work:
+    batch, context = floats(q, "batch", "context_tokens")
+    return _work(q, batch, batch * context, batch * context, batch * np.minimum(context, _INDEX_TOP))
+
+
+def _features(q: Columns, tokens: Floats, keys: Floats) -> Features:
+    return {
+        **logs(q, "batch", "heads", "hidden", "index_heads"),
+        "kv_dtype": q["kv_dtype"].astype(np.float64),
+        "tokens": np.log2(tokens),
+        "keys": np.log2(keys),
+        "beyond": log(np.maximum(keys / _INDEX_TOP, 1.0)),
+        "scored": np.log2(tokens * keys),
+    }
+
+
+def _prefill_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
+    batch, query, prefix = floats(q, "batch", "query_tokens", "prefix_tokens")
+    return {**logs(q, "query_tokens", "prefix_tokens"), **_features(q, batch * query, prefix + query)}
+
+
+def _decode_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
+    return _features(q, *floats(q, "batch", "context_tokens"))
+
+
+PREFILL = Kernel(
+    name="dsa_prefill",
+    part="attention",
+    factor="attention_prefill",
+    work=_prefill_work,
+    features=_prefill_features,
+    group=("heads", "hidden", "batch"),
+    range=("batch", "query_tokens", "prefix_tokens", "heads"),
+    near={"batch": 2.0, "query_tokens": 2.0, "prefix_tokens": 0.5, "heads": 1.0},
+    alike=("hidden", "index_heads"),
+)
+DECODE = Kernel(
+    name="dsa_decode",
+    part="attention",
+    factor="attention_decode",
+    work=_decode_work,
+    features=_decode_features,
+    group=("heads", "hidden", "batch"),
+    range=("batch", "context_tokens", "heads"),
+    near={"batch": 2.0, "context_tokens": 2.0, "heads": 1.0},
+    alike=("hidden", "index_heads"),
+)
+
+
+class SparseKind(LatentKind):
+    """Latent attention with an indexer, which is whole on every GPU. Measured as a module, projections included."""
+
+    def serves(self, layer: object) -> bool:
+        return isinstance(layer, LatentAttention) and layer.indexer is not None
+
+    def ask(self, step: LayerStep, layer: LatentAttention, count: int) -> None:
+        batch = step.batch
+        shape = {
+            "dtype": code("dtype", step.split.precision.attention_qkv),
+            "kv_dtype": code("kv_dtype", step.split.precision.kv),
+            "heads": np.maximum(layer.heads // step.split.layouts.tp, 1),
+            "hidden": step.split.hidden,
+            "q_rank": layer.q_lora_rank,
+            "qk_dim": layer.qk_nope_head_dim + layer.qk_rope_head_dim,
+            "v_dim": layer.v_head_dim,
+            "index_heads": _indexer(layer).heads,
+        }
+        step.work.ask(
+            PREFILL,
+            count,
+            batch.prefills > 0,
+            batch=batch.prefills,
+            query_tokens=batch.chunk,
+            prefix_tokens=batch.prefix,
+            **shape,
+        )
+        # Drafted tokens choose their own keys, like so many more sequences.
+        sequences = batch.decodes * batch.queries
+        step.work.ask(DECODE, count, batch.decodes > 0, batch=sequences, context_tokens=batch.context, **shape)
+        step.reduce(count)
+
+    def weights_bytes(self, split: Split, layer: LatentAttention) -> Iterator[Floats | float]:
+        yield from super().weights_bytes(split, layer)
+        index = _indexer(layer).parameters(split.hidden, layer.q_lora_rank)
+        yield index * split.weight_bytes("attention_qkv")
+
+    def _bytes_per_token(self, layer: LatentAttention, element_bytes: float) -> float:
+        return super()._bytes_per_token(layer, element_bytes) + _indexer(layer).cache_bytes_per_token()
+
+    def untimed(self, layer: LatentAttention) -> tuple[str, ...]:
+        shared = ("sparse attention with the index of another layer",) if _indexer(layer).shared else ()
+        return (*shared, *super().untimed(layer))
+
+    def widths(self, layer: LatentAttention) -> Widths:
+        index = _indexer(layer)
+        heads = super().widths(layer).widths
+        own = (*heads, layer.q_lora_rank, index.heads, index.head_dim, index.top_k)
+        deepseek, glm = (128, 64, 128, 512, 1536, 64, 128, 2048), (192, 64, 256, 512, 2048, 32, 128, 2048)
+        return Widths("sparse attention (heads, latent, query rank, indexer)", own, (deepseek, glm))
+
+
+def _indexer(layer: LatentAttention) -> Indexer:
+    assert layer.indexer is not None
+    return layer.indexer
+
+
+FAMILY = OperationFamily("sparse", (PREFILL, DECODE), (SparseKind(),))

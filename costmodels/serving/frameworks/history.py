@@ -1,0 +1,171 @@
+"""A framework's releases, and how its facts hold over them.
+
+A part (limits, scheduler, …) is a list of entries, oldest first. An entry holds from release ``since``, says what it
+changes against the one before it, and was compared with the releases up to ``checked``. A release beyond that is
+answered by the nearest older entry, one before the first entry by the first; :class:`Basis` says so, and what is
+predicted from it is less sure.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from profiles.errors import InputError
+
+_MONTH_OR_DAY = re.compile(r"(\d{4})-(\d{2})(?:-(\d{2}))?")
+
+
+class Release(BaseModel):
+    """One release; ``date`` is the day it could first be installed, None where it is not known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str
+    date: dt.date | None = None
+
+    @field_validator("version")
+    @classmethod
+    def _is_a_version(cls, text: str) -> str:
+        Version(text)  # raises InvalidVersion, a ValueError
+        return text
+
+    def __str__(self) -> str:
+        return self.version if self.date is None else f"{self.version} of {self.date}"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The release that is answered for.
+
+    Attributes:
+        release: as asked for; of a release that is not listed, its version alone.
+        nearest: the listed release next below it (above, where there is none below): itself where it is listed.
+        note: how it came to be this one where that is not plain; empty where it is.
+    """
+
+    release: Release
+    nearest: Release
+    note: str = ""
+
+    @property
+    def listed(self) -> bool:
+        return self.release == self.nearest
+
+
+def choose_release(name: str, releases: Sequence[Release], asked: str) -> Chosen:
+    """The release that ``asked`` means: a version (``0.19.1``), a series (``0.19``: its newest), a month (``2026-02``)
+    or a day (the newest release that there was by then).
+
+    Args:
+        name: of the framework, for messages.
+        releases: ascending.
+
+    Raises:
+        InputError: neither a version nor a date.
+    """
+    if _MONTH_OR_DAY.fullmatch(asked):
+        return _by_date(name, releases, asked)
+    try:
+        version = Version(asked)  # which also reads v0.19
+    except InvalidVersion:
+        raise InputError(
+            f"framework: {name}@{asked!r} is not a release", f"give a version or a month: {name}@{releases[-1].version}"
+        ) from None
+    for release in releases:
+        if Version(release.version) == version and len(Version(release.version).release) == len(version.release):
+            return Chosen(release, release)
+    series = [each for each in releases if Version(each.version).release[: len(version.release)] == version.release]
+    if series and not (version.is_prerelease or version.is_postrelease or version.local):
+        return Chosen(series[-1], series[-1])
+    below = [each for each in releases if Version(each.version) < version]
+    nearest = below[-1] if below else releases[0]
+    note = f"{name} {version} is not a release known here; predicted as {nearest}"
+    return Chosen(Release(version=str(version)), nearest, note)
+
+
+def newest_date(releases: Sequence[Release]) -> dt.date:
+    """The day of the last release that is dated: what is later is not known."""
+    return max((each.date for each in releases if each.date is not None), default=dt.date.min)
+
+
+def _by_date(name: str, releases: Sequence[Release], asked: str) -> Chosen:
+    year, month, day = (int(part) if part else None for part in _MONTH_OR_DAY.fullmatch(asked).groups())  # type: ignore[union-attr]
+    try:
+        last = dt.date(year or 0, month or 0, day or 1)
+    except ValueError:
+        raise InputError(f"framework: {name}@{asked}: there is no such date", "give a month: 2026-02") from None
+    if day is None:
+        last = (last + dt.timedelta(days=31)).replace(day=1) - dt.timedelta(days=1)
+    there = [each for each in releases if each.date is not None and each.date <= last]
+    if not there:
+        return Chosen(releases[0], releases[0], f"no release of {name} known here is as old as {asked}: {releases[0]}")
+    chosen = max(there, key=lambda each: (each.date, Version(each.version)))
+    plain = str(chosen.date).startswith(asked) if day is None else last <= newest_date(releases)
+    return Chosen(chosen, chosen, "" if plain else f"{name} {chosen} was the newest release known here by {asked}")
+
+
+class Entry(BaseModel):
+    """What is known of one part from a release on. Whatever else stands in it are the facts."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    since: str
+    checked: str | None = None
+    source: str | tuple[str, ...]
+
+    @field_validator("since", "checked")
+    @classmethod
+    def _is_a_version(cls, text: str | None) -> str | None:
+        return text and Release(version=text).version
+
+    @property
+    def last(self) -> str:
+        """The last release that it was compared with."""
+        return self.checked or self.since
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Where the facts of one part come from.
+
+    Attributes:
+        part: the name of the part.
+        release: the last release at which these facts are known to hold (the first, for an older release).
+        own: whether the release asked for lies within what was compared.
+    """
+
+    part: str
+    release: str
+    own: bool
+
+    def __str__(self) -> str:
+        return f"{self.part.replace('_', ' ')} as of {self.release}"
+
+
+def part_at(part: str, entries: Sequence[Entry], version: str) -> tuple[Mapping[str, Any], Basis]:
+    """(the facts of ``part`` at release ``version``, where they come from).
+
+    Raises:
+        ValueError: no entries, or not in ascending order.
+    """
+    starts = [Version(entry.since) for entry in entries]
+    if not entries or starts != sorted(starts):
+        raise ValueError(f"{part}: give entries in ascending order of since")
+    asked = Version(version)
+    holding = [entry for entry, start in zip(entries, starts, strict=True) if start <= asked]
+    facts = {name: value for entry in holding or entries[:1] for name, value in entry.facts.items()}
+    if not holding:
+        return facts, Basis(part, entries[0].since, own=False)
+    last = Version(holding[-1].last).release
+    return facts, Basis(part, holding[-1].last, own=asked.release[: len(last)] <= last)

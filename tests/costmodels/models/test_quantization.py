@@ -1,0 +1,108 @@
+"""What a checkpoint says about how its weights are stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from costmodels.models.huggingface import parse_config
+from costmodels.models.registry import find_architecture
+from profiles.errors import Unsupported
+from tests.costmodels.models.tiny import TINY
+
+
+@pytest.mark.parametrize(
+    ("quantization", "precision"),
+    [
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8_block"),
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "fbgemm_fp8"}, "fp8"),
+        ({"quant_method": "mxfp4"}, "mxfp4"),
+        ({"quant_method": "awq", "bits": 4}, "int4"),
+        ({"quant_method": "gptq", "bits": 4}, "int4"),
+        ({"quant_method": "gptq", "bits": 8}, "int8_wo"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "int4"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8_wo"),
+        ({"quant_method": "modelopt", "quant_algo": "MXFP8"}, "fp8_block"),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {
+                    "g": {"weights": {"num_bits": 8, "type": "int"}, "input_activations": {"num_bits": 8}}
+                },
+            },
+            "int8",
+        ),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 8, "type": "int"}}}},
+            "int8_wo",
+        ),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4"),
+        ({"quant_algo": "FP8", "producer": {"name": "modelopt"}}, "fp8"),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "format": "pack-quantized",
+                "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int"}}},
+            },
+            "int4",
+        ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"g": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}},
+            },
+            "fp8",
+        ),
+    ],
+)
+def test_weight_precision_is_read(quantization: dict[str, Any], precision: str) -> None:
+    assert parse_config(TINY | {"quantization_config": quantization}, "t").weight_precision == precision
+
+
+def test_a_mixed_checkpoint_is_called_by_what_most_of_it_is_stored_in() -> None:
+    layers = {f"model.layers.{i}.mlp.{m}_proj": {"quant_algo": "NVFP4"} for i in (0, 1) for m in ("up", "down")}
+    layers |= {f"model.layers.{i}.self_attn.{m}_proj": {"quant_algo": "FP8"} for i in (0, 1) for m in ("q", "k", "v")}
+    mixed = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
+    model = parse_config(TINY | {"quantization_config": mixed}, "t")
+    assert model.weight_precision == "nvfp4"
+    assert model.exceptions == (("attention_qkv", "fp8"), ("attention_output", "bf16"))
+    layers["model.layers.0.mlp.up_proj"] = {"quant_algo": "W2A2"}
+    with pytest.raises(Unsupported, match="MIXED_PRECISION"):
+        parse_config(TINY | {"quantization_config": mixed}, "t")
+
+
+def test_groups_of_modules_have_formats_of_their_own() -> None:
+    groups = {
+        "a": {"targets": ["re:.*self_attn.*"], "weights": {"num_bits": 8, "type": "float", "strategy": "channel"}},
+        "b": {"targets": ["re:.*mlp.*"], "weights": {"num_bits": 4, "type": "int"}},
+    }
+    config = {"quant_method": "compressed-tensors", "config_groups": groups, "ignore": ["lm_head"]}
+    model = parse_config(TINY | {"quantization_config": config}, "t")
+    assert (model.weight_precision, dict(model.exceptions)["attention_output"]) == ("int4", "fp8")
+
+
+def test_half_and_full_precision_keep_their_names() -> None:
+    assert parse_config(TINY | {"torch_dtype": "float32"}, "t").weight_precision == "fp32"
+    assert parse_config(TINY | {"torch_dtype": "float16"}, "t").weight_precision == "fp16"
+    renamed = {key: value for key, value in TINY.items() if key != "torch_dtype"} | {"dtype": "bfloat16"}
+    assert parse_config(renamed, "t").weight_precision == "bf16"
+
+
+def test_parts_that_a_quantized_checkpoint_leaves_alone_are_named() -> None:
+    both = ("attention_qkv", "attention_output")
+    assert find_architecture("openai/gpt-oss-20b").unquantized == both
+    assert find_architecture("moonshotai/Kimi-K2.5").unquantized == (*both, "dense", "shared_experts")
+    assert find_architecture("nvidia/DeepSeek-V3.1-NVFP4").unquantized == ("attention_qkv",)
+    assert find_architecture("Qwen/Qwen3-235B-A22B-FP8").unquantized == ()
+    assert find_architecture("nvidia/GLM-5-NVFP4").unquantized == both
+    assert find_architecture("nvidia/Qwen3.5-397B-A17B-NVFP4").unquantized == (*both, "shared_experts")
+
+
+def test_a_checkpoint_may_store_its_layers_differently() -> None:
+    some = {"quant_method": "fp8", "modules_to_not_convert": ["model.layers.1.self_attn", "lm_head"]}
+    model = parse_config(TINY | {"num_hidden_layers": 3, "quantization_config": some}, "t")
+    assert (model.weight_precision, model.exceptions) == ("fp8", ())
+    left_alone = (("attention_qkv", "bf16"), ("attention_output", "bf16"))
+    assert [(group.count, group.exceptions) for group in model.layer_groups] == [(2, ()), (1, left_alone)]
