@@ -19,6 +19,7 @@ from planner.replay import document as replay
 from planner.replay.request import SimulationRequest
 from planner.serving import memory as memories
 from planner.serving import predictions as predicted
+from planner.serving.configuration import MemoryRequest
 from planner.serving.document import plan as serving
 from planner.serving.predictions import PredictionRequest
 from planner.serving.request import PlanRequest
@@ -89,7 +90,7 @@ def _predict(request: PredictionRequest) -> predicted.Predictions:
     return predicted.predictions(request)
 
 
-def _memory(request: memories.MemoryRequest) -> memories.MemoryDocument:
+def _memory(request: MemoryRequest) -> memories.MemoryDocument:
     return memories.memory(request)
 
 
@@ -136,7 +137,7 @@ _ALL = (
     Kind(
         name="memory",
         title="whether an engine starts, and where the memory of its GPUs goes",
-        request=memories.MemoryRequest,
+        request=MemoryRequest,
         request_version="1.0",
         document=memories.MemoryDocument,
         parse=memories.parse_memory,

@@ -12,6 +12,7 @@ import pandas as pd
 
 from profiles.errors import DataError
 from profiles.measurements import Column, Operation, columns_of
+from profiles.values import shown
 
 # (smaller or equal, larger): pairs of columns that contradict each other in the opposite order.
 _ORDERED = (
@@ -55,7 +56,7 @@ def validate(operation: Operation, rows: pd.DataFrame, where: str = "rows") -> p
     strangers = [str(name) for name in rows.columns if name not in known]
     if strangers:
         raise DataError(
-            f"{where}: column {strangers[0]!r} is not a column of operation {operation.name}",
+            f"{where}: column {shown(strangers[0])} is not a column of operation {operation.name}",
             f"known: {', '.join(known)} (times in microseconds, sizes in bytes)",
         )
     if not rows.columns.is_unique:
@@ -115,6 +116,7 @@ def _number(column: Column, values: pd.Series, where: str) -> pd.Series:
     plain = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
     _refuse(where, column, values, np.isinf(plain), "is not finite")
     _refuse(where, column, values, plain < column.minimum, f"is below {column.minimum:g}")
+    _refuse(where, column, values, plain > column.maximum, f"is above {column.maximum:g}")
     if column.kind == "float":
         return pd.Series(plain, index=values.index, copy=False)
     if not pd.api.types.is_integer_dtype(numbers.dtype):
@@ -128,10 +130,12 @@ def _refuse(where: str, column: Column, values: pd.Series, bad: pd.Series | np.n
     if len(positions):
         first = int(positions[0])
         value = values.iloc[first]
-        shown = value.item() if isinstance(value, np.generic) else value
+        plain = value.item() if isinstance(value, np.generic) else value
+        if plain is pd.NA or plain != plain:
+            plain = None  # a gap
         unit = f" ({column.unit})" if column.unit else ""
         raise DataError(
-            f"{where}: row {first} (counted from 0), column {column.name!r}: {shown!r} {why}"
+            f"{where}: row {first} (counted from 0), column {column.name!r}: {shown(plain)} {why}"
             + (f" ({len(positions):,} such rows)" if len(positions) > 1 else ""),
             f"correct or remove it; {column.name} is: {column.meaning}{unit}",
         )

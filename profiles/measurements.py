@@ -6,6 +6,7 @@ Validation, importers, the store and ``plan profile show`` all read them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from profiles.errors import UnknownName
@@ -33,8 +34,8 @@ DTYPES = tuple(DTYPE_MEANINGS)
 class Column:
     """One column: ``kind`` is ``int``, ``float`` or ``str``.
 
-    ``minimum`` is inclusive. A text is one of ``levels`` where there are any, and matches all of ``pattern``
-    (a regular expression) where there is one.
+    ``minimum`` and ``maximum`` are inclusive. A text is one of ``levels`` where there are any, and matches all of
+    ``pattern`` (a regular expression) where there is one.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Column:
     meaning: str
     required: bool = True
     minimum: float = 0.0
+    maximum: float = math.inf
     unit: str = ""
     levels: tuple[str, ...] = ()
     pattern: str = ""
@@ -222,20 +224,26 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-def _optional(name: str, kind: str, meaning: str, minimum: float = 0.0, unit: str = "") -> Column:
-    return Column(name, kind, f"{meaning}, or null", required=False, minimum=minimum, unit=unit)
+def _optional(
+    name: str, kind: str, meaning: str, minimum: float = 0.0, unit: str = "", maximum: float = math.inf
+) -> Column:
+    return Column(name, kind, f"{meaning}, or null", required=False, minimum=minimum, maximum=maximum, unit=unit)
+
+
+_SHORTEST_US, _LONGEST_US = 1e-3, 1e9  # a clock of 1 GHz; a quarter of an hour
+_MOST_RANKS = 1024  # of one scale-up domain: more than any that is built (NVL576)
 
 
 COMMON: tuple[Column, ...] = (
     Column("gpu", "str", "GPU type, as the hardware catalogue names it"),
-    Column("num_gpus", "int", "GPUs that took part", minimum=1),
+    Column("num_gpus", "int", "GPUs that took part", minimum=1, maximum=_MOST_RANKS),
     Column("dtype", "str", "precision of the operation", levels=DTYPES),
-    Column("latency_us", "float", "median latency", minimum=1e-3, unit="µs"),
-    _optional("latency_p10_us", "float", "10th percentile of the latency", 1e-3, "µs"),
-    _optional("latency_p90_us", "float", "90th percentile of the latency", 1e-3, "µs"),
+    Column("latency_us", "float", "median latency", minimum=_SHORTEST_US, maximum=_LONGEST_US, unit="µs"),
+    _optional("latency_p10_us", "float", "10th percentile of the latency", _SHORTEST_US, "µs", _LONGEST_US),
+    _optional("latency_p90_us", "float", "90th percentile of the latency", _SHORTEST_US, "µs", _LONGEST_US),
     _optional("repeats", "int", "timed repeats", 1),
-    _optional("power_watts", "float", "mean board power under the operation", unit="W"),
-    _optional("clock_mhz", "float", "median of the SM clocks read under the operation", unit="MHz"),
+    _optional("power_watts", "float", "mean board power under the operation", unit="W", maximum=1e5),
+    _optional("clock_mhz", "float", "median of the SM clocks read under the operation", unit="MHz", maximum=1e5),
     Column("kernel", "str", "kernel or library path that ran"),
     Column("framework", "str", "vllm, sglang, trtllm, nccl, torch, ..."),
     Column("framework_version", "str", "its version"),
