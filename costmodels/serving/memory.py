@@ -20,7 +20,7 @@ from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Split
 from costmodels.operations.registry import families
-from costmodels.serving.frameworks.facts import ByNeighbours, MemoryBudget
+from costmodels.serving.frameworks.facts import ByNeighbours
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.step.memory import weights_bytes
 from profiles.hardware import Gpu
@@ -59,50 +59,60 @@ class Memory:
         return np.maximum(self.kv_bytes // np.maximum(bytes_per_sequence, 1.0), 0).astype(np.int64)
 
 
-def engine_memory(
-    model: Architecture,
-    precision: Precision,
-    framework: Framework,
-    gpu: Gpu,
-    layouts: Layouts,
-    *,
-    token_budget: Ints,
-    sequences: Ints | int,
-    memory_fraction: float,
-    drafting: bool = False,
-    stage: Stage = "tightest",
-) -> Memory:
-    """Memory by part.
+@dataclass(frozen=True)
+class Loaded:
+    """A model in a precision, loaded by engines of a framework's release on GPUs of a type; ``drafting``: with its
+    draft module."""
 
-    Args:
+    model: Architecture
+    precision: Precision
+    framework: Framework
+    gpu: Gpu
+    drafting: bool = False
+
+
+@dataclass(frozen=True)
+class StepLimits:
+    """What engines are started with.
+
+    Attributes:
         token_budget: most tokens in one step, shape [n].
         sequences: most sequences in one step, one or [n].
         memory_fraction: share of the GPU that the engine may use, as the framework means it.
-        drafting: whether the model's draft module is loaded.
+    """
+
+    token_budget: Ints
+    sequences: Ints | int
+    memory_fraction: float
+
+
+def engine_memory(loaded: Loaded, layouts: Layouts, limits: StepLimits, stage: Stage = "tightest") -> Memory:
+    """Memory by part, [n].
+
+    Args:
         stage: of a pipeline, whose GPU: the first's, whose figures an engine logs, or the one that binds.
 
     Raises:
-        Unsupported: ``drafting`` with a model that has no draft module.
+        Unsupported: a draft module is loaded that the model has not.
     """
-    facts = framework.memory
-    weights = weights_bytes(model, precision, layouts, padding=facts.padding, drafting=drafting)
-    activation = _activations(model, precision, facts, gpu, layouts, token_budget, sequences, stage)
+    model, facts, gpu, share = loaded.model, loaded.framework.memory, loaded.gpu, limits.memory_fraction
+    weights = weights_bytes(model, loaded.precision, layouts, padding=facts.padding, drafting=loaded.drafting)
+    activation = _activations(loaded, layouts, limits, stage)
     has_experts = facts.graphs.experts_gib * model.is_moe
     graphs = (facts.graphs.start_gib + has_experts + facts.graphs.gib_per_layer * model.layers / layouts.pp) * GIB
     other = _by_neighbours(facts.outside_torch_gib, layouts)
     held = _by_neighbours(facts.context_gib, layouts)
     visible = gpu.visible_memory_bytes
     if facts.share_of == "gpu":
-        kv = memory_fraction * visible - weights - activation - other - (graphs if facts.graphs_within_budget else 0.0)
+        kv = share * visible - weights - activation - other - (graphs if facts.graphs_within_budget else 0.0)
     elif facts.share_of == "weights_and_cache":
-        kv = memory_fraction * (visible - held) - weights
+        kv = share * (visible - held) - weights
     else:
-        kv = memory_fraction * (visible - held - weights - activation - other - graphs)
-    unused = visible - held - weights - activation - other - graphs - kv
+        kv = share * (visible - held - weights - activation - other - graphs)
+    rest = visible - held - weights - activation - other - graphs
     # What the share promises the cache may not be there: the engine runs out of memory after it has sized it.
-    kv = np.where(unused < 0, np.minimum(kv, unused), kv)
-    unused = visible - held - weights - activation - other - graphs - kv
-    return Memory(weights, activation, graphs, other, gpu.memory_bytes - visible + held, kv, unused)
+    kv = np.where(rest < kv, np.minimum(kv, rest - kv), kv)
+    return Memory(weights, activation, graphs, other, gpu.memory_bytes - visible + held, kv, rest - kv)
 
 
 def _by_neighbours(gib: ByNeighbours, layouts: Layouts) -> Floats:
@@ -111,17 +121,9 @@ def _by_neighbours(gib: ByNeighbours, layouts: Layouts) -> Floats:
     return np.asarray(np.where(splits, gib.split, np.where(layouts.pp > 1, gib.stage, gib.alone)) * GIB)
 
 
-def _activations(
-    model: Architecture,
-    precision: Precision,
-    facts: MemoryBudget,
-    gpu: Gpu,
-    layouts: Layouts,
-    token_budget: Ints,
-    sequences: Ints | int,
-    stage: Stage,
-) -> Floats:
+def _activations(loaded: Loaded, layouts: Layouts, limits: StepLimits, stage: Stage) -> Floats:
     """The peak over the weights: of a forward pass, of the sampler, or of the image encoder, [n]."""
+    model, precision, facts, token_budget = loaded.model, loaded.precision, loaded.framework.memory, limits.token_budget
     each = float(precision.element_bytes)
     split = Split(model.hidden, precision, layouts)
     needed = [
@@ -142,8 +144,8 @@ def _activations(
     first = forward + np.where(layouts.pp > 1, 2 * hidden, 0.0)
     images, encoder = _images(model, layouts, token_budget, each)
     vocabulary = -(-model.vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-    rows = np.minimum(sequences, token_budget) * (facts.logit_bytes + each)
-    rows = rows + facts.logit_rows_per_multiprocessor * gpu.sm_count * 4
+    rows = np.minimum(limits.sequences, token_budget) * (facts.logit_bytes + each)
+    rows = rows + facts.logit_rows_per_multiprocessor * loaded.gpu.sm_count * 4
     sampler = rows * vocabulary + hidden + torch + (workspaces if facts.expert_workspaces_held else 0.0)
     first = np.maximum(first + images, encoder)
     last = np.maximum(first, sampler + images)

@@ -15,7 +15,7 @@ from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.frameworks.framework import Framework
-from costmodels.serving.memory import Memory, engine_memory
+from costmodels.serving.memory import Loaded, Memory, StepLimits, engine_memory
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import Network
 from costmodels.step.memory import kv_bytes_per_sequence
@@ -45,6 +45,11 @@ class ServedModel:
     def gpu(self) -> Gpu:
         return self.cost.gpu
 
+    @property
+    def loaded(self) -> Loaded:
+        """What engines of it load."""
+        return Loaded(self.model, self.precision, self.framework, self.gpu)
+
     def step(
         self, layouts: Layouts, batch: Batch, routing: str, *, calibration: Calibration | None = None
     ) -> StepTimes:
@@ -71,7 +76,7 @@ class ServedModel:
         token_budget: Ints,
         *,
         memory_fraction: float | None = None,
-        sequences: int | None = None,
+        sequences: Ints | int | None = None,
     ) -> Memory:
         """Where the memory of each layout's fullest GPU goes, bytes, [n].
 
@@ -81,16 +86,12 @@ class ServedModel:
             sequences: most in one step (None: as many as plans allow engines of the framework).
         """
         limits = self.framework.limits
-        return engine_memory(
-            self.model,
-            self.precision,
-            self.framework,
-            self.gpu,
-            layouts,
-            token_budget=token_budget,
-            sequences=limits.max_sequences if sequences is None else sequences,
-            memory_fraction=limits.memory_fraction if memory_fraction is None else memory_fraction,
+        asked = StepLimits(
+            token_budget,
+            limits.max_sequences if sequences is None else sequences,
+            limits.memory_fraction if memory_fraction is None else memory_fraction,
         )
+        return engine_memory(self.loaded, layouts, asked)
 
     def kv_bytes(self, layouts: Layouts, tokens: Floats | float) -> Floats:
         """KV cache of one sequence of ``tokens`` tokens on each layout's fullest GPU, bytes, [n]."""

@@ -13,6 +13,7 @@ from planner.contract.options import RELEASE_HELP, Option
 
 ENGINE = "One configuration"
 RECIPE = "How the engine is started"
+PROMPTS = "How prompts are processed"
 
 RECIPE_FIELDS = ("max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "max_model_len", "chunked_prefill")
 
@@ -90,7 +91,7 @@ class EngineAsked(Document):
     chunked_prefill: Annotated[
         bool | None,
         Field(description="whether prompts are cut to what a step has room for"),
-        Option("Whether prompts are cut to what a step has room for.", RECIPE),
+        Option("Whether prompts are cut to what a step has room for.", PROMPTS),
     ] = None
 
     @property

@@ -15,11 +15,11 @@ import numpy as np
 from pydantic import Field
 
 from costmodels.models.architecture import Architecture
-from costmodels.models.precision import Precision, choose_precision
+from costmodels.models.precision import choose_precision
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.serving.cache_pages import Pages, layer_caches
 from costmodels.serving.frameworks.framework import Framework, find_framework
-from costmodels.serving.memory import GIB, Memory, engine_memory
+from costmodels.serving.memory import GIB, Loaded, Memory, StepLimits, engine_memory
 from costmodels.serving.recipe import Recipe, Started
 from costmodels.step.memory import kv_bytes_per_sequence
 from planner.contract.documents import Document, checked
@@ -133,13 +133,9 @@ def _provenance() -> Provenance:
 class _Engine:
     """What was asked, understood; ``refused``: why no engine is laid out so, empty where one is."""
 
-    model: Architecture
-    precision: Precision
-    framework: Framework
-    gpu: Gpu
+    loaded: Loaded
     layouts: Layouts
     started: Started
-    drafting: bool
     refused: str
 
     @classmethod
@@ -158,21 +154,25 @@ class _Engine:
         cannot = framework.missing_hardware(precision, gpu)
         why = cannot or refused_on_nodes(model, precision, framework, layouts, node)[0]
         started = Recipe(**request.recipe).started(framework, gpu, model)
-        return cls(model, precision, framework, gpu, layouts, started, request.draft, why or "")
+        return cls(Loaded(model, precision, framework, gpu, request.draft), layouts, started, why or "")
+
+    @property
+    def model(self) -> Architecture:
+        return self.loaded.model
+
+    @property
+    def framework(self) -> Framework:
+        return self.loaded.framework
+
+    @property
+    def gpu(self) -> Gpu:
+        return self.loaded.gpu
 
     def parts(self, stage: Literal["first", "tightest"]) -> Memory:
-        return engine_memory(
-            self.model,
-            self.precision,
-            self.framework,
-            self.gpu,
-            self.layouts,
-            token_budget=np.array([self.started.max_num_batched_tokens]),
-            sequences=self.started.max_num_seqs,
-            memory_fraction=self.started.gpu_memory_utilization,
-            drafting=self.drafting,
-            stage=stage,
-        )
+        started = self.started
+        budget = np.array([started.max_num_batched_tokens])
+        limits = StepLimits(budget, started.max_num_seqs, started.gpu_memory_utilization)
+        return engine_memory(self.loaded, self.layouts, limits, stage)
 
     @cached_property
     def cache(self) -> float:
@@ -183,7 +183,7 @@ class _Engine:
     def pages(self) -> Pages | None:
         """The pool that the cache is kept in; None where the framework, or a model's layers, know none that is
         modelled."""
-        caches = layer_caches(self.model, self.precision, self.layouts, drafting=self.drafting)
+        caches = layer_caches(self.model, self.loaded.precision, self.layouts, drafting=self.loaded.drafting)
         paged = self.framework.memory.logged_tokens != "plain"
         if not paged or not caches or any(each.token_bytes and each.state_bytes for each in caches):
             return None
@@ -191,7 +191,9 @@ class _Engine:
 
     def sequence_bytes(self, tokens: int) -> float:
         """Cache of one sequence."""
-        kept = kv_bytes_per_sequence(self.model, self.precision, self.layouts, float(tokens), drafting=self.drafting)
+        kept = kv_bytes_per_sequence(
+            self.model, self.loaded.precision, self.layouts, float(tokens), drafting=self.loaded.drafting
+        )
         return float(kept[0])
 
     def requests(self, tokens: int) -> float:
@@ -251,7 +253,7 @@ class _Engine:
         """What a reader should know, empty texts among it."""
         yield self.framework.told(("memory", "defaults"))
         yield self.started.told(self.framework, self.gpu)
-        yield self.framework.told_of_weights(self.precision, self.gpu)
+        yield self.framework.told_of_weights(self.loaded.precision, self.gpu)
         if int(self.layouts.pp[0]) > 1:
             last = float(self.parts("first").kv_bytes[0]) - self.cache
             yield f"bytes are of the first stage; tokens are of the last, which samples and has {_gib(last)} less cache"
@@ -282,14 +284,15 @@ class _Engine:
         )
         if sequences is not None:
             yield f"{flags['max_sequences']} {sequences:g}", recipe(max_num_seqs=int(sequences))
-        if self.precision.kv != "fp8":
-            yield "an fp8 KV cache", replace(self, precision=replace(self.precision, kv="fp8"))
+        precision = self.loaded.precision
+        if precision.kv != "fp8":
+            yield "an fp8 KV cache", replace(self, loaded=replace(self.loaded, precision=replace(precision, kv="fp8")))
         for tp in (2 * int(self.layouts.tp[0]) * 2**i for i in range(4)):
             row = dict(zip(DEGREES, self.layouts.row(0), strict=True)) | {"tp": tp, "ep": 1}
             row["moe_tp"] = tp * row["dp"] if self.model.is_moe else 1
             layouts = Layouts.of([tuple(row.values())])
             node = catalogue.default_node(self.gpu).gpus
-            legal = refused_on_nodes(self.model, self.precision, self.framework, layouts, node)[0] is None
+            legal = refused_on_nodes(self.model, precision, self.framework, layouts, node)[0] is None
             wider = replace(self, layouts=layouts)
             if tp <= node and legal and not any(wider.refusals()):
                 yield f"{flags['tp']} {tp}", wider

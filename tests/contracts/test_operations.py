@@ -38,7 +38,7 @@ from costmodels.operations.roofline import CODES, ROUTING_SKEW, Hardware
 from costmodels.serving.frameworks.calibration import NEUTRAL, Part
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.names import framework_names
-from costmodels.serving.memory import engine_memory
+from costmodels.serving.memory import Loaded, StepLimits, engine_memory
 from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
 from costmodels.step.memory import kv_bytes_per_sequence, weights_bytes
@@ -260,14 +260,9 @@ class TestAToyFamily:
         kept = [kv_bytes_per_sequence(model, precision, one, 500)[0] for model in (TOY_MODEL, rest)]
         assert kept[0] - kept[1] == pytest.approx(3 * 16 * 64 * 4 / 2)
         whole = engine_memory(
-            TOY_MODEL,
-            precision,
-            find_framework("vllm"),
-            find_gpu("H200"),
+            Loaded(TOY_MODEL, precision, find_framework("vllm"), find_gpu("H200")),
             one,
-            token_budget=2048 * ONE[:1],
-            sequences=1,
-            memory_fraction=0.9,
+            StepLimits(2048 * ONE[:1], 1, 0.9),
         )
         assert whole.kv_bytes[0] > 0
 
