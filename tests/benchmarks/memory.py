@@ -4,8 +4,8 @@ tests.benchmarks.memory [LOGS.csv]``).
 The logs are 42 starts of vLLM 0.19.0 on H100-80GB (llm-d-planner pull request 205, Apache-2.0; ``data/``). Each model
 is left out in turn: what was fitted to logs of this release (bytes of a logit, buffers of the model's width, what
 libraries take) is fitted to the other models' alone, and its rows are predicted with that. What is read from code
-(which buffers there are, that ranks gather logits) stays, and was chosen with all logs in sight. Each row is shown; the summary goes to
-``costmodels/evidence/memory.json``.
+(which buffers there are, that ranks gather logits) stays, and was chosen with all logs in sight. Each row is shown; the
+summary goes to ``costmodels/evidence/memory.json``.
 """
 
 from __future__ import annotations
