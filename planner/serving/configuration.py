@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -15,7 +15,14 @@ ENGINE = "One configuration"
 RECIPE = "How the engine is started"
 PROMPTS = "How prompts are processed"
 
-RECIPE_FIELDS = ("max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "max_model_len", "chunked_prefill")
+RECIPE_FIELDS = (
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "gpu_memory_utilization",
+    "max_model_len",
+    "chunked_prefill",
+    "polling_interval",
+)
 
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 Count = Annotated[int, Field(gt=0, le=10**8), PLAIN_NUMBER]
@@ -92,6 +99,16 @@ class EngineAsked(Document):
         bool | None,
         Field(description="whether prompts are cut to what a step has room for"),
         Option("Whether prompts are cut to what a step has room for.", PROMPTS),
+    ] = None
+    polling_interval: Annotated[
+        Count | None,
+        Field(description="decode steps between two looks at the queue; default: 1"),
+        Option("Decode steps between two looks at the queue. Default: 1.", PROMPTS, metavar="STEPS"),
+    ] = None
+    sampling: Annotated[
+        Literal["greedy", "random"] | None,
+        Field(description="how tokens are chosen; engines reserve memory for random sampling either way"),
+        Option("How tokens are chosen: greedy or random.", PROMPTS, metavar="HOW"),
     ] = None
 
     @property

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,21 +15,26 @@ from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.registry import families
 from costmodels.origins import HOW
-from costmodels.serving.closed_loop.client import Answers, Latency, Load, closed_loop_answers
+from costmodels.serving.closed_loop.client import Answers, Latency, closed_loop_answers
 from costmodels.serving.closed_loop.open_client import open_loop
-from costmodels.serving.closed_loop.protocol import SHORTEST
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
-from planner.serving.layouts import completed, degrees_of, refused_on_nodes
+from planner.serving.asked_engines import AskedEngine, Room, load_of
+from planner.serving.asked_rows import AskedRow, FindModel, asked_row
+from planner.serving.configuration import RECIPE_FIELDS
+from planner.serving.layouts import refused_on_nodes
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
 from profiles.hardware import Catalogue, find_fabric
 from profiles.store import ProfileStore
-from profiles.values import number, shown
+from profiles.values import shown
 
 REQUIRED = ("model", "gpu", "framework", "isl", "osl")
-OPTIONAL = ("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus", "concurrency", "rate")
+OPTIONAL = (
+    *("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus", "concurrency", "rate"),
+    *(*RECIPE_FIELDS, "sampling"),
+)
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
 ADDED = (
     *(f"{name}_{part}" for name in LATENCIES for part in ("mean", "p50", "p99", "low", "high")),
@@ -44,36 +48,9 @@ ADDED = (
 )
 
 ROUTING = "power_law_1.01"
-FULL_MEMORY_FRACTION = 0.95
-"""Tried where weights leave no room at the framework's default: as far as the public recipes go
-(``--mem-fraction-static 0.95``, ``--gpu-memory-utilization 0.95``)."""
-
 TOGETHER = 512  # configurations predicted in one call: enough to spread its cost, few enough for the caches
-LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
 
 Progress = Callable[[str], None]
-FindModel = Callable[[str], Architecture]
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One configuration, understood."""
-
-    index: int
-    model: str
-    gpu: str
-    framework: str
-    precision: str | None
-    kv_precision: str | None
-    layout: tuple[int, ...]
-    isl: int
-    osl: int
-    concurrency: int
-    rate_rps: float
-
-    @property
-    def group(self) -> tuple[str, str, str, str | None, str | None]:
-        return self.model, self.gpu, self.framework, self.precision, self.kv_precision
 
 
 def predict(
@@ -97,12 +74,12 @@ def predict(
     _check_columns(table)
     catalogue = catalogue_with(store.path for store in measured)
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
-    groups: dict[tuple[str, str, str, str | None, str | None], list[_Row]] = {}
+    groups: dict[tuple[str, str, str, str | None, str | None], list[AskedRow]] = {}
     records = table.to_dict("records")
     for index, record in enumerate(records):
         try:
             text = {str(name): str(value).strip() for name, value in record.items()}
-            row = _understood(index, text, find_model, catalogue)
+            row = asked_row(index, text, find_model, catalogue)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
             out["error"][index] = _told(error)
@@ -143,70 +120,10 @@ def _told(error: ShardwrightError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
-def _understood(index: int, record: Mapping[str, str], find_model: FindModel, catalogue: Catalogue) -> _Row:
-    for name in ("model", "gpu", "framework"):
-        if not record[name]:
-            raise InputError(f"{name}: is blank", f"name a {name}")
-    model = find_model(record["model"])
-    gpu = catalogue.find_gpu(record["gpu"]).name
-    framework = find_framework(_release_asked(record)).spec
-    layout = _layout(record, model)
-    concurrency, rate = record.get("concurrency", ""), record.get("rate", "")
-    if bool(concurrency) == bool(rate):
-        raise InputError(f"concurrency, rate: {'both given' if rate else 'both blank'}", "give one of them in each row")
-    return _Row(
-        index,
-        record["model"],
-        gpu,
-        framework,
-        record.get("precision") or None,
-        record.get("kv_precision") or None,
-        layout,
-        _count("isl", record["isl"]),
-        _count("osl", record["osl"]),
-        _count("concurrency", concurrency) if concurrency else 0,
-        _positive("rate", rate) if rate else 0.0,
-    )
-
-
-def _release_asked(record: Mapping[str, str]) -> str:
-    """The framework with the release that the row asks for: after an @, else by its version, else by its date."""
-    name, asked = record["framework"], record.get("version") or record.get("date")
-    return f"{name}@{asked}" if asked and "@" not in name else name
-
-
-def _count(name: str, text: str) -> int:
-    value = _positive(name, text)
-    if value != int(value):
-        raise InputError(f"{name}: {shown(text)} is not a whole number", f"give a whole {name}, 1 or more")
-    return int(value)
-
-
-def _positive(name: str, text: str) -> float:
-    value = number(text)
-    if value is None or not 0 < value <= LARGEST:
-        raise InputError(
-            f"{name}: {shown(text)} is not a number above 0", f"give {name} as a number, at most {LARGEST:,}"
-        )
-    return value
-
-
-def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, ...]:
-    given = {name: _count(name, record[name]) if record.get(name) else None for name in (*DEGREES, "num_gpus")}
-    tp, pp, dp = (given[name] or 1 for name in ("tp", "pp", "dp"))
-    gpus = given["num_gpus"]
-    if gpus is not None and gpus != tp * pp * dp:
-        raise InputError(
-            f"num_gpus: {gpus} is not tp × pp × dp = {tp} × {pp} × {dp} = {tp * pp * dp}",
-            "correct the degrees or leave num_gpus blank",
-        )
-    return degrees_of(completed(model, given))
-
-
 def _predict_group(
     model: Architecture,
     group: tuple[str, str, str, str | None, str | None],
-    rows: list[_Row],
+    rows: list[AskedRow],
     costs: dict[tuple[str, str], CostModel],
     catalogue: Catalogue,
     measured: Sequence[ProfileStore],
@@ -235,90 +152,57 @@ def _predict_group(
     if (gpu_name, framework.name) not in costs:
         costs[gpu_name, framework.name] = CostModel(gpu, framework.name, progress=progress, measured=measured)
     network = Network(node.gpus, find_fabric(node.default_fabric))
-    _answer(ServedModel(model, precision, framework, costs[gpu_name, framework.name], network), rows, out)
+    served = ServedModel(model, precision, framework, costs[gpu_name, framework.name], network)
+    engines = []
+    for row in rows:
+        try:
+            engines.append(AskedEngine.of(row, served))
+        except ShardwrightError as error:
+            out["error"][row.index] = _told(error)
+    if engines:
+        _answer(served, engines, out)
 
 
-def _answer(served: ServedModel, rows: list[_Row], out: dict[str, np.ndarray]) -> None:
-    """Rows of one served model, each in a layout that it runs in."""
-    framework, gpu, what = served.framework, served.gpu, f"{served.model.name} in {served.precision.weights}"
-    room = _room(served, rows)
-    for row, sequences, needed in zip(rows, room.sequences, room.used_bytes, strict=True):
-        if sequences < 1:
+def _answer(served: ServedModel, engines: list[AskedEngine], out: dict[str, np.ndarray]) -> None:
+    """Engines of one served model, each in a layout that it runs in."""
+    gpu, what = served.gpu, f"{served.model.name} in {served.precision.weights}"
+    room = Room.of(served, engines)
+    for i, engine in enumerate(engines):
+        row = engine.row
+        if room.sequences[i] < 1:
             out["error"][row.index] = (
                 f"memory: {what} and a sequence of {row.isl + row.osl:,} tokens need "
-                f"{needed / 1e9:,.0f} GB of each {gpu.name}, which has {gpu.memory_bytes / 1e9:,.0f}; "
+                f"{room.used_bytes[i] / 1e9:,.0f} GB of each {gpu.name}, which has {gpu.memory_bytes / 1e9:,.0f}; "
                 "use more GPUs or a smaller precision"
             )
+            continue
+        told = (out["note"][row.index], *engine.told(served, bool(room.raised[i]), int(room.running[i])))
+        out["note"][row.index] = "; ".join(filter(None, told))
     fits = np.flatnonzero(room.sequences >= 1)
     if not len(fits):
         return
-    kept = [rows[i] for i in fits]
+    kept = [engines[i] for i in fits]
     layouts, kv_tokens, used = room.layouts.take(fits), room.kv_tokens[fits], room.used_bytes[fits]
-    running = room.sequences[fits] * layouts.dp
-    closed = np.array([row.concurrency > 0 for row in kept])
+    running = room.running[fits]
+    closed = np.array([engine.row.concurrency > 0 for engine in kept])
     if closed.any():
         chosen = np.flatnonzero(closed)
-        picked = [kept[i] for i in chosen]
-        load = Load.of(
-            np.array([row.concurrency for row in picked]),
-            np.array([row.isl for row in picked]),
-            np.array([row.osl for row in picked]),
-            np.full(len(picked), max(framework.limits.token_budgets)),
-            running[chosen],
-        )
+        load = load_of([kept[i] for i in chosen], running[chosen])
         answer = closed_loop_answers(served, layouts.take(chosen), load, ROUTING)
-        _write(out, picked, layouts.take(chosen), answer, used[chosen], kv_tokens[chosen])
+        rows = [kept[i].row for i in chosen]
+        _write(out, rows, layouts.take(chosen), answer, used[chosen], kv_tokens[chosen])
     for i in np.flatnonzero(~closed).tolist():
-        row = kept[i]
+        row, started = kept[i].row, kept[i].started
         try:
             layout = layouts.take(np.array([i]))
-            one = open_loop(served, layout, row.isl, row.osl, row.rate_rps, int(kv_tokens[i]), ROUTING)
+            one = open_loop(served, layout, row.isl, row.osl, row.rate_rps, int(kv_tokens[i]), ROUTING, started)
             _write(out, [row], layout, one, used[i : i + 1], kv_tokens[i : i + 1])
         except ShardwrightError as error:
             out["error"][row.index] = _told(error)
 
 
-@dataclass(frozen=True)
-class _Room:
-    """Per configuration: sequences that the engine admits to the cache of one attention rank (at most the framework's
-    batch), tokens of its cache, and bytes in use on the fullest GPU, cache of one sequence included."""
-
-    layouts: Layouts
-    sequences: Ints
-    kv_tokens: Ints
-    used_bytes: Floats
-
-
-def _room(served: ServedModel, rows: list[_Row]) -> _Room:
-    framework = served.framework
-    layouts = Layouts.of([row.layout for row in rows])
-    isl, osl = (np.array([getattr(row, name) for row in rows], dtype=np.float64) for name in ("isl", "osl"))
-    lengths = framework.scheduler.held_tokens(isl, osl) * (1 + SHORTEST) / 2
-    each = served.kv_bytes(layouts, lengths)
-    largest = served.kv_bytes(layouts, isl + osl)
-    kv_bytes, used = np.zeros(len(rows)), np.zeros(len(rows))
-    for fraction in (FULL_MEMORY_FRACTION, framework.limits.memory_fraction):
-        budget = np.full(len(rows), max(framework.limits.token_budgets))
-        parts = served.memory(layouts, budget, memory_fraction=fraction)
-        plain = parts.kv_bytes >= largest
-        kv_bytes = np.where(plain | (fraction == FULL_MEMORY_FRACTION), parts.kv_bytes, kv_bytes)
-        without = served.gpu.memory_bytes - parts.unused_bytes - parts.kv_bytes
-        used = np.where(plain | (fraction == FULL_MEMORY_FRACTION), without + np.maximum(parts.kv_bytes, largest), used)
-    fits = kv_bytes >= largest
-    sequences = np.clip(np.floor(kv_bytes / np.maximum(each, 1.0)), 1, framework.limits.max_sequences)
-    state = served.kv_bytes(layouts, 0.0)
-    growing = served.kv_bytes(layouts, 1.0) - state
-    per_token = np.maximum(growing + state / lengths, 1e-9)  # the state counts as its share of a mean sequence
-    return _Room(
-        layouts,
-        np.where(fits, sequences, 0).astype(np.int64),
-        np.maximum(kv_bytes / per_token, 0).astype(np.int64),
-        used,
-    )
-
-
 def _write(
-    out: dict[str, np.ndarray], rows: list[_Row], layouts: Layouts, answer: Answers, used: Floats, kv_tokens: Ints
+    out: dict[str, np.ndarray], rows: list[AskedRow], layouts: Layouts, answer: Answers, used: Floats, kv_tokens: Ints
 ) -> None:
     latencies: dict[str, Latency] = {"ttft_ms": answer.ttft, "tpot_ms": answer.tpot, "e2e_ms": answer.e2e}
     gpus = layouts.gpus

@@ -12,6 +12,7 @@ from costmodels.operations.questions import Batch
 from costmodels.serving.closed_loop.client import Answers, Latency
 from costmodels.serving.closed_loop.protocol import SHORTEST
 from costmodels.serving.frameworks.calibration import Spread
+from costmodels.serving.recipe import Started
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.arrivals import open_loop as requests_at
 from costmodels.serving.simulator.arrivals import uniform_lengths
@@ -39,31 +40,32 @@ def open_loop(
     rate_rps: float,
     kv_tokens: int,
     routing: str,
+    started: Started,
 ) -> Answers:
     """Poisson arrivals at ``rate_rps`` on one configuration (``layout`` of length 1), lengths as in the closed loop.
 
     Args:
         kv_tokens: of the cache of one attention rank.
+        started: what the engine is started with.
 
     Raises:
         InputError: the engine does not keep up with the rate.
     """
-    framework = served.framework
-    budget = max(framework.limits.token_budgets)
+    framework, sequences, budget = served.framework, started.max_num_seqs, started.max_num_batched_tokens
     (table,) = step_tables(
         served,
         layout,
         routing,
         most_tokens=budget,
-        most_sequences=framework.limits.max_sequences,
+        most_sequences=sequences,
         longest_tokens=isl + osl,
     )
     engine = Engine(
         table,
-        framework.scheduler,
+        framework.scheduler.model_copy(update={"chunked": started.chunked_prefill}),
         kv_tokens=kv_tokens,
         token_budget=budget,
-        max_sequences=framework.limits.max_sequences,
+        max_sequences=sequences,
     )
     count = REQUESTS
     while True:

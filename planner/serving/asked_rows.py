@@ -1,0 +1,140 @@
+"""A row of a table of configurations, understood: each cell in its words and within its bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from costmodels.models.architecture import Architecture
+from costmodels.operations.layouts import DEGREES
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.recipe import Recipe
+from planner.serving.layouts import completed, degrees_of
+from profiles.errors import InputError
+from profiles.hardware import Catalogue
+from profiles.values import number, shown
+
+FindModel = Callable[[str], Architecture]
+
+LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
+
+_YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
+
+
+@dataclass(frozen=True)
+class AskedRow:
+    """One configuration, understood."""
+
+    index: int
+    model: str
+    gpu: str
+    framework: str
+    precision: str | None
+    kv_precision: str | None
+    layout: tuple[int, ...]
+    isl: int
+    osl: int
+    concurrency: int
+    rate_rps: float
+    recipe: Recipe
+    sampling: str
+
+    @property
+    def group(self) -> tuple[str, str, str, str | None, str | None]:
+        return self.model, self.gpu, self.framework, self.precision, self.kv_precision
+
+
+def asked_row(index: int, record: Mapping[str, str], find_model: FindModel, catalogue: Catalogue) -> AskedRow:
+    for name in ("model", "gpu", "framework"):
+        if not record[name]:
+            raise InputError(f"{name}: is blank", f"name a {name}")
+    framework = find_framework(_release_asked(record))
+    record = framework.in_our_words({name: value for name, value in record.items() if value})
+    record = {"isl": "", "osl": "", **record}
+    model = find_model(record["model"])
+    gpu = catalogue.find_gpu(record["gpu"]).name
+    layout = _layout(record, model)
+    concurrency, rate = record.get("concurrency", ""), record.get("rate", "")
+    if bool(concurrency) == bool(rate):
+        raise InputError(f"concurrency, rate: {'both given' if rate else 'both blank'}", "give one of them in each row")
+    return AskedRow(
+        index,
+        record["model"],
+        gpu,
+        framework.spec,
+        record.get("precision") or None,
+        record.get("kv_precision") or None,
+        layout,
+        _count("isl", record["isl"]),
+        _count("osl", record["osl"]),
+        _count("concurrency", concurrency) if concurrency else 0,
+        _positive("rate", rate) if rate else 0.0,
+        _recipe(record),
+        _sampling(record.get("sampling", "")),
+    )
+
+
+def _recipe(record: Mapping[str, str]) -> Recipe:
+    """What the row says of how the engine is started."""
+
+    def count(name: str) -> int | None:
+        return _count(name, record[name]) if record.get(name) else None
+
+    share = record.get("gpu_memory_utilization")
+    if share and not _positive("gpu_memory_utilization", share) <= 1:
+        raise InputError(f"gpu_memory_utilization: {shown(share)} is no share", "give a number above 0, at most 1")
+    return Recipe(
+        max_num_seqs=count("max_num_seqs"),
+        max_num_batched_tokens=count("max_num_batched_tokens"),
+        gpu_memory_utilization=float(share) if share else None,
+        max_model_len=count("max_model_len"),
+        chunked_prefill=_flag("chunked_prefill", record.get("chunked_prefill", "")),
+        polling_interval=count("polling_interval"),
+    )
+
+
+def _flag(name: str, text: str) -> bool | None:
+    """None where it is blank."""
+    if text and text.casefold() not in (*_YES, *_NO):
+        raise InputError(f"{name}: {shown(text)} is neither true nor false", "write true or false, or leave it blank")
+    return text.casefold() in _YES if text else None
+
+
+def _sampling(text: str) -> str:
+    if text not in ("", "greedy", "random"):
+        raise InputError(f"sampling: {shown(text)} is not known", "give greedy or random, or leave it blank")
+    return text
+
+
+def _release_asked(record: Mapping[str, str]) -> str:
+    """The framework with the release that the row asks for: after an @, else by its version, else by its date."""
+    name, asked = record["framework"], record.get("version") or record.get("date")
+    return f"{name}@{asked}" if asked and "@" not in name else name
+
+
+def _count(name: str, text: str) -> int:
+    value = _positive(name, text)
+    if value != int(value):
+        raise InputError(f"{name}: {shown(text)} is not a whole number", f"give a whole {name}, 1 or more")
+    return int(value)
+
+
+def _positive(name: str, text: str) -> float:
+    value = number(text)
+    if value is None or not 0 < value <= LARGEST:
+        raise InputError(
+            f"{name}: {shown(text)} is not a number above 0", f"give {name} as a number, at most {LARGEST:,}"
+        )
+    return value
+
+
+def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, ...]:
+    given = {name: _count(name, record[name]) if record.get(name) else None for name in (*DEGREES, "num_gpus")}
+    tp, pp, dp = (given[name] or 1 for name in ("tp", "pp", "dp"))
+    gpus = given["num_gpus"]
+    if gpus is not None and gpus != tp * pp * dp:
+        raise InputError(
+            f"num_gpus: {gpus} is not tp × pp × dp = {tp} × {pp} × {dp} = {tp * pp * dp}",
+            "correct the degrees or leave num_gpus blank",
+        )
+    return degrees_of(completed(model, given))
