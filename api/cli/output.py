@@ -6,15 +6,19 @@ import os
 import tempfile
 from pathlib import Path
 
+from api.cli.console import as_json_text, write_text
 from profiles.errors import InputError
 
 
-def check_target(path: Path, option: str = "--output") -> None:
-    """Refuses, before the work is done, a file that could not be written after it; ``option`` named it.
+def check_target(path: Path | None, option: str = "--output") -> None:
+    """Refuses, before the work is done, a file that could not be written after it; ``option`` named it. None is no
+    file.
 
     Raises:
         InputError: a directory, a missing or unwritable parent.
     """
+    if path is None:
+        return
     parent = path.parent
     if path.is_dir():
         raise InputError(f"{option}: {path} is a directory", "name a file in it")
@@ -28,6 +32,27 @@ def check_target(path: Path, option: str = "--output") -> None:
         raise InputError(f"{option}: {parent} is not a directory", "name a file in a directory")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"{option}: no permission to write in {parent}", "name a file elsewhere")
+
+
+def hand_over(document: str, output: Path | None, *, as_json: bool) -> bool:
+    """Writes ``document`` to the file ``output`` and, for ``--json``, to standard output: the same bytes. True where
+    people are still to be shown something.
+
+    Raises:
+        InputError: as :func:`write_atomically`.
+    """
+    if output is not None:
+        write_atomically(output, document)
+    if as_json:
+        write_text(document)
+    return not as_json
+
+
+def hand_over_json(document: object, output: Path | None, *, as_json: bool) -> bool:
+    """As :func:`hand_over`, of what JSON can hold."""
+    if output is None and not as_json:
+        return True
+    return hand_over(as_json_text(document), output, as_json=as_json)
 
 
 def write_atomically(path: Path, content: str | bytes, option: str = "--output") -> None:

@@ -19,6 +19,7 @@ from costmodels.models.architecture import Architecture
 from costmodels.models.huggingface import parse_config
 from costmodels.models.model_names import readings
 from profiles.errors import DataError, InputError, UnknownName
+from profiles.shipped import BROKEN
 
 BUNDLED = Path(__file__).parent / "architectures"
 _ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
@@ -134,7 +135,7 @@ def _entry(path: Path) -> dict[str, Any]:
         if missing:
             raise InputError(f"{path.name} lacks {', '.join(sorted(missing))}", "")
     except InputError as error:
-        raise DataError(f"bundled architecture: {error.message}", "reinstall the package") from error
+        raise DataError(f"bundled architecture: {error.message}", BROKEN) from error
     return entry
 
 
@@ -157,10 +158,32 @@ def _bundled(name: str, path: Path) -> Architecture:
     try:
         return parse_config(_entry(path)["config"], name)
     except InputError as error:
-        raise DataError(f"bundled architecture: {error.message}", "reinstall the package") from error
+        raise DataError(f"bundled architecture: {error.message}", BROKEN) from error
 
 
 def _from_path(path: Path) -> Architecture:
+    name, config, _ = _config_at(path)
+    return parse_config(config, name)
+
+
+def read_config(model: str) -> tuple[str, dict[str, Any], Path | None] | None:
+    """(name, ``config.json``, the folder of its checkpoint) of a model that is given as a path; None for the name of a
+    bundled one. A file of another name than ``config.json`` has no checkpoint beside it: None.
+
+    Raises:
+        UnknownName: neither a bundled model nor a path.
+        InputError: the file cannot be read, or is not a JSON object.
+    """
+    if model.casefold() in _index():
+        return None
+    path = _existing(model)
+    if path is None:
+        find_architecture(model)  # raises
+        return None
+    return _config_at(path)
+
+
+def _config_at(path: Path) -> tuple[str, dict[str, Any], Path | None]:
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
         raise InputError(
@@ -176,8 +199,8 @@ def _from_path(path: Path) -> Architecture:
         if not isinstance(quantization, Mapping):
             raise InputError(f"{beside}: has no 'quantization'", "give the file that ModelOpt wrote")
         config["quantization_config"] = {"quant_method": "modelopt", **quantization}
-    resolved = file.resolve()
-    return parse_config(config, resolved.parent.name if file.name == "config.json" else file.stem)
+    whole = file.name == "config.json"
+    return (file.resolve().parent.name if whole else file.stem), config, (file.parent if whole else None)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
 
-from profiles.errors import InputError
+from profiles.errors import InputError, UnknownName
 from profiles.hardware import SHIPPED, Catalogue
 
 LONGEST_TEXT = 4096
@@ -27,7 +27,11 @@ class Document(BaseModel):
     """Base of everything in the contract: frozen, and refuses keys it does not know."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, json_schema_serialization_defaults_required=True
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        json_schema_serialization_defaults_required=True,
+        defer_build=True,  # of a command's many documents few are used
     )
 
 
@@ -134,6 +138,9 @@ def validation_error(error: ValidationError, where: str) -> InputError:
     if kind in ("extra_forbidden", "invalid_key"):
         hint = "remove it, or check its spelling; `plan schema` lists what is known"
         return InputError(f"{label} is not known", hint, field=field)
+    if kind == "literal_error" and isinstance(value, str):
+        known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        return UnknownName(field if where == "request" else label, value, known, f"choose from {', '.join(known)}")
     if kind == "value_error":
         message, _, said = str(problem["ctx"]["error"]).partition("; ")
         return InputError(f"{label}: {message}", said or way_out or "correct it", field=field)

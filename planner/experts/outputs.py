@@ -26,7 +26,7 @@ import numpy as np
 import yaml
 
 from planner.contract.documents import shown, strict_json
-from planner.experts.document import KIND
+from planner.experts.document import KIND, KIND_1_0
 from planner.experts.eplb import logical_to_physical
 from planner.experts.model import MoeModel
 from planner.experts.placement import Ints, Placement, Topology
@@ -112,13 +112,22 @@ def read_current(path: Path, model: MoeModel, topology: Topology) -> Placement:
     """A placement in any of the formats, for the GPUs of ``topology``.
 
     Raises:
-        InputError: unreadable; another number of layers, slots or experts; an expert without a copy or twice on a GPU.
+        InputError: unreadable, and what :func:`placement_of` raises.
     """
     where = f"current {path}"
     try:
         rows = _arrays(path, where, model)
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error.strerror})", "check the path") from error
+    return placement_of(rows, where, model, topology)
+
+
+def placement_of(rows: Ints, where: str, model: MoeModel, topology: Topology) -> Placement:
+    """The placement of a map [MoE layers, slots], for the GPUs of ``topology``.
+
+    Raises:
+        InputError: another number of layers, slots or experts; an expert without a copy or twice on a GPU.
+    """
     layers, slots = len(model.moe_layers), topology.total_slots
     if rows.shape != (layers, slots):
         raise InputError(
@@ -160,7 +169,7 @@ def _arrays(path: Path, where: str, model: MoeModel) -> Ints:
         if "layer_list" in document:
             devices = [layer["device_list"] for layer in document["layer_list"]]
             return _integers([[e for device in row for e in device["device_expert"]] for row in devices], where)
-        if document.get("kind") == KIND:
+        if document.get("kind") in (KIND, KIND_1_0):
             return _integers(document["decision"]["physical_to_logical_map"], where)
         rows = _integers(document["physical_to_logical_map"], where)
         return rows[model.layer_index] if len(rows) == model.layers else rows

@@ -85,6 +85,14 @@ def read_routes(path: Path, model: MoeModel) -> RecordedRoutes:
     return RecordedRoutes(counter.routes(), unpaired)
 
 
+def count_routes(routes: np.ndarray, where: str, model: MoeModel) -> RecordedRoutes:
+    """The routes in an array of integers [tokens, layers, top_k]; layers are all hidden layers (dense ones hold −1) or
+    the MoE layers alone. Raises InputError, naming ``where``, as :func:`read_routes`."""
+    counter = _Counter(model)
+    _count_array(routes, where, model, counter)
+    return RecordedRoutes(counter.routes(), 0)
+
+
 class _Counter:
     """Adds up transitions and coactivation of both halves."""
 
@@ -126,6 +134,11 @@ def _array(path: Path, model: MoeModel, counter: _Counter) -> int:
         routes = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise InputError(f"{where}: numpy cannot read it ({error})", "write it with numpy.save") from error
+    _count_array(routes, where, model, counter)
+    return 0
+
+
+def _count_array(routes: np.ndarray, where: str, model: MoeModel, counter: _Counter) -> None:
     rows, k = len(model.moe_layers), model.top_k
     whole = routes.ndim == 3 and routes.shape[1] == model.layers
     if routes.ndim != 3 or not (whole or routes.shape[1] == rows) or routes.shape[2] != k:
@@ -139,7 +152,6 @@ def _array(path: Path, model: MoeModel, counter: _Counter) -> int:
     for start in range(0, len(routes), size):
         part = np.asarray(routes[start : start + size], dtype=np.int64)
         _count_part(part[:, list(model.moe_layers)] if whole else part, start, where, counter)
-    return 0
 
 
 def _count_part(part: Ints, start: int, where: str, counter: _Counter) -> None:

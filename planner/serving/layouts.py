@@ -98,7 +98,7 @@ def refusals(
             alive[bad] = False
     unsaid: dict[str, list[int]] = {}
     for i in np.flatnonzero(alive).tolist():
-        why = cannot_express(framework.name, layout_at(layouts, i), is_moe=model.is_moe)
+        why = cannot_express(framework.spec, layout_at(layouts, i), is_moe=model.is_moe)
         if why is not None:
             unsaid.setdefault(why, []).append(i)
     return found + [(why, np.array(indices, np.int64)) for why, indices in unsaid.items()]

@@ -51,6 +51,7 @@ TOGETHER = 512  # configurations predicted in one call: enough to spread its cos
 LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
 
 Progress = Callable[[str], None]
+FindModel = Callable[[str], Architecture]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,11 @@ class _Row:
 
 
 def predict(
-    table: pd.DataFrame, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+    table: pd.DataFrame,
+    *,
+    measured: Sequence[ProfileStore] = (),
+    progress: Progress | None = None,
+    find_model: FindModel = find_architecture,
 ) -> pd.DataFrame:
     """``table`` (text columns) with the columns :data:`ADDED`.
 
@@ -83,6 +88,7 @@ def predict(
         table: columns :data:`REQUIRED`, one or both of concurrency and rate, any of :data:`OPTIONAL`, and others,
             which are kept as they are.
         measured: profile stores laid over the shipped pack.
+        find_model: the architecture of what the column ``model`` holds.
 
     Raises:
         InputError: the table is empty, lacks a column, or has one that is added here.
@@ -94,7 +100,8 @@ def predict(
     records = table.to_dict("records")
     for index, record in enumerate(records):
         try:
-            row = _understood(index, {str(name): str(value).strip() for name, value in record.items()}, catalogue)
+            text = {str(name): str(value).strip() for name, value in record.items()}
+            row = _understood(index, text, find_model, catalogue)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
             out["error"][index] = _told(error)
@@ -102,7 +109,7 @@ def predict(
     for group, rows in groups.items():
         for part in (rows[i : i + TOGETHER] for i in range(0, len(rows), TOGETHER)):
             try:
-                _predict_group(group, part, costs, catalogue, measured, progress, out)
+                _predict_group(find_model(group[0]), group, part, costs, catalogue, measured, progress, out)
             except ShardwrightError as error:
                 for row in part:
                     out["error"][row.index] = _told(error)
@@ -135,11 +142,11 @@ def _told(error: ShardwrightError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
-def _understood(index: int, record: Mapping[str, str], catalogue: Catalogue) -> _Row:
+def _understood(index: int, record: Mapping[str, str], find_model: FindModel, catalogue: Catalogue) -> _Row:
     for name in ("model", "gpu", "framework"):
         if not record[name]:
             raise InputError(f"{name}: is blank", f"name a {name}")
-    model = find_architecture(record["model"])
+    model = find_model(record["model"])
     gpu = catalogue.find_gpu(record["gpu"]).name
     framework = find_framework(_release_asked(record)).spec
     layout = _layout(record, model)
@@ -197,6 +204,7 @@ def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, ...]:
 
 
 def _predict_group(
+    model: Architecture,
     group: tuple[str, str, str, str | None, str | None],
     rows: list[_Row],
     costs: dict[tuple[str, str], CostModel],
@@ -205,9 +213,8 @@ def _predict_group(
     progress: Progress | None,
     out: dict[str, np.ndarray],
 ) -> None:
-    model_name, gpu_name, framework_at, weights, kv = group
-    model, gpu = find_architecture(model_name), catalogue.find_gpu(gpu_name)
-    framework = find_framework(framework_at)
+    _, gpu_name, framework_at, weights, kv = group
+    gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     families().require_measured_widths(model)
     precision = choose_precision(model, weights, kv)
     framework.check_runs(precision, gpu)

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from command import Runner, complaint
 
-from api.cli import proposing
+from api.cli.commands import proposing
 from profiles.collect import runner
 from profiles.collect.devices import Device, find_device
 from profiles.collect.journal import FILE, read, read_points, write_points

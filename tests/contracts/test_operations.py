@@ -17,8 +17,8 @@ import pytest
 import toy_family
 from toy_family import SCAN, SCAN_TABLE, TOY, ToyKind, ToyMixer
 
-from api.cli.collect import collect, propose
-from api.cli.profile import show
+from api.cli.commands.collect import collect, propose
+from api.cli.commands.profile import show
 from costmodels.kernels import features
 from costmodels.kernels.cost_model import CostModel, unseen_spreads
 from costmodels.kernels.error_process import coordinates, priors

@@ -30,11 +30,26 @@ def read_trace(path: Path, *, first: int | None = None, speed: float = 1.0) -> R
         speed: requests come so many times as fast.
 
     Raises:
-        InputError: the file cannot be read, lacks a column, is empty, or has a value that is not a time or a
-            positive number of tokens, or a time before the one above; names the line.
+        InputError: what :func:`recorded` raises.
     """
     if not (np.isfinite(speed) and speed > 0):
         raise InputError(f"speed: {speed} is not a positive number", "1 is the trace's own speed")
+    seconds, isl, osl = recorded(path, first=first)
+    return sent(seconds, isl, osl, speed)
+
+
+def sent(seconds: Floats, isl: Ints, osl: Ints, speed: float) -> Requests:
+    """Recorded requests, ``seconds`` after the first, as they come at ``speed`` times their own speed."""
+    return Requests(isl, osl, seconds / speed * 1e6)
+
+
+def recorded(path: Path, *, first: int | None = None) -> tuple[Floats, Ints, Ints]:
+    """(seconds after the first request, isl, osl) of the requests of a CSV file, shape [n] each.
+
+    Raises:
+        InputError: the file cannot be read, lacks a column, is empty, or has a value that is not a time or a
+            positive number of tokens, or a time before the one above; names the line.
+    """
     if first is not None and first < 1:
         raise InputError(f"requests: {first} is not at least 1", "give the number of requests to read")
     times: list[Floats] = []
@@ -58,7 +73,7 @@ def read_trace(path: Path, *, first: int | None = None, speed: float = 1.0) -> R
         raise InputError(f"trace {path}: has no requests", _HELP)
     seconds = np.concatenate(times)
     isl, osl = (np.concatenate(side) for side in zip(*lengths, strict=True))
-    return Requests(isl, osl, (seconds - seconds[0]) / speed * 1e6)
+    return seconds - seconds[0], isl, osl
 
 
 def _tables(path: Path, first: int | None) -> Iterator[pd.DataFrame]:

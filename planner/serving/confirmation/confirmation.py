@@ -19,11 +19,10 @@ from costmodels.models.precision import Precision
 from costmodels.serving.simulator.arrivals import constant_lengths, open_loop
 from costmodels.serving.simulator.capacity import Limit, capacity_rps, requests_needed, settled
 from costmodels.serving.simulator.events import Engine, simulate
-from costmodels.serving.steady.disaggregated import Prefilling
 from planner.serving.confirmation.simulated_engine import simulated_engines
-from planner.serving.engines.groups import Group, Pair, groups_of, pairs_of
-from planner.serving.engines.latency import Check, own_us
-from planner.serving.engines.options import Serving, ServingOption, best_of, served_rps, solved_again
+from planner.serving.engines.groups import Group, LoadedFleet, Pair
+from planner.serving.engines.latency import Check
+from planner.serving.engines.options import Serving, ServingOption, best_of, solved_again
 from planner.serving.operating_points import OperatingPoints, percentile_ms
 from planner.serving.request import PlanRequest
 from profiles.errors import Infeasible
@@ -56,14 +55,14 @@ class Confirmed:
 
     Attributes:
         options: as they are after them.
-        best: of the options; None: none has a plan.
+        best: of the options, at its load; None: none has a plan.
         checks: the simulation of each of its groups by id; empty: not simulated.
         carried: requests/s of the engines that missed a bound.
         narrowed: whether only engines that had been simulated were candidates in the end.
     """
 
     options: list[ServingOption]
-    best: ServingOption | None
+    best: LoadedFleet | None
     checks: dict[str, Check]
     carried: dict[Kind, float]
     narrowed: bool = False
@@ -98,7 +97,8 @@ def confirmed(request: PlanRequest, options: list[ServingOption]) -> Confirmed:
         options: solved with the formulas' capacities.
     """
     if not request.simulation:
-        return Confirmed(options, best_of(request, options), {}, {})
+        best = best_of(request, options)
+        return Confirmed(options, None if best is None else LoadedFleet.of(request, best), {}, {})
     simulations = _Simulations()
     found = simulations.settled(request, options)
     if found.best is not None:
@@ -125,13 +125,12 @@ class _Simulations:
         """The options when every engine of the best holds, or none is left."""
         turn, narrowed = 0, False
         while (best := best_of(request, options)) is not None:
-            groups = groups_of(best, served_rps(request, best))
-            pairs = pairs_of(groups)
-            trials = [_Trial(request, group, pairs) for group in groups]
+            fleet = LoadedFleet.of(request, best)
+            trials = [_Trial(request, group, fleet.pairs) for group in fleet.groups]
             found = [self.check(best, trial) for trial in trials]
             checks = {trial.group.id: check for trial, check in zip(trials, found, strict=True) if check is not None}
             if len(checks) == len(trials):
-                return Confirmed(options, best, checks, self.carried, narrowed)
+                return Confirmed(options, fleet, checks, self.carried, narrowed)
             for trial in trials:
                 self.learn(best, trial, holds=trial.group.id in checks)
             turn += 1
@@ -254,7 +253,7 @@ class _Trial:
         check = Check(simulate(self._engine, open_loop(isl, osl, self.group.load_rps / 100, seed=SEED)), len(isl))
         found = {}
         for bound in self.group.job.slo.bounds:
-            own = own_us(self.group, bound.metric, bound.percentile / 100)
+            own = self.group.engine.own_us(bound.metric, bound.percentile / 100)
             if own is not None:
                 rest = max(float(percentile_ms(pair.served, bound)[0]) for pair in self._pairs) - own / 1e3
                 found[bound.label] = rest + check.us(bound.metric, bound.percentile / 100) / 1e3
@@ -266,7 +265,7 @@ class _Trial:
         limits = []
         for bound in self.group.job.slo.bounds:
             p = bound.percentile / 100
-            own = own_us(self.group, bound.metric, p)
+            own = self.group.engine.own_us(bound.metric, p)
             if own is None:
                 continue
             for pair in self._pairs:
@@ -278,12 +277,5 @@ class _Trial:
 def _requests(request: PlanRequest, group: Group) -> int:
     """How many to simulate."""
     highest = max([90.0, *(bound.percentile for bound in request.slo.bounds)])
-    loaded = group.loaded
-    if isinstance(loaded, OperatingPoints):
-        stay_us = float(loaded.steady.e2e_us.value[0])
-    elif isinstance(loaded, Prefilling):
-        stay_us = float(loaded.done_us.value[0])
-    else:
-        stay_us = float(loaded.cycle_us.value[0]) * loaded.tokens * loaded.steps_per_token
-    in_flight = group.load_rps * stay_us / 1e6
+    in_flight = group.load_rps * group.engine.stay_us / 1e6
     return int(np.clip(requests_needed(highest / 100, in_flight, BEYOND), FEWEST, MOST))

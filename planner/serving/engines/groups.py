@@ -2,51 +2,56 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from costmodels.estimates import Estimates, Floats
+from costmodels.estimates import Estimates
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.steady.disaggregated import (
-    Decoding,
-    Prefilling,
-    decoding,
-    joint,
-    prefilling,
-    work_us,
-)
-from costmodels.serving.steady.kv_transfer import (
-    Link,
-    with_queue,
-)
+from costmodels.serving.steady.disaggregated import Joint, joint
+from costmodels.serving.steady.kv_transfer import Link, with_queue
 from planner.contract.engine import Layout, Limits, Role
-from planner.serving.engines.disaggregated import DisaggregatedEngines
-from planner.serving.engines.options import AggregatedCandidate, RoleCandidate, ServingOption
+from planner.serving.engines.decode import DecodeEngine
+from planner.serving.engines.options import ServingOption, served_rps
+from planner.serving.engines.prefill import PrefillEngine
+from planner.serving.engines.protocol import EngineCandidate, LoadedEngine
 from planner.serving.layouts import layout_at
-from planner.serving.operating_points import Job, OperatingPoints, Served, at_load, least_concurrency, peak_sequences
+from planner.serving.operating_points import Job, Served
+from planner.serving.request import PlanRequest
 
 
 @dataclass(frozen=True)
 class Group:
-    """Engines that are alike. ``layouts``, ``budget``: of one engine; ``capacity_rps``: what one carries within the
-    SLO; ``loaded``: one engine at its ``load_rps``; ``candidates``: the solver's, all of this layout."""
+    """Engines that are alike.
+
+    Attributes:
+        candidate: the best of the solver's ``candidates``, which are all of this layout.
+        engines: how many. ``share``: of the requests of its role.
+        load_rps: of one engine. ``engine``: it under that load.
+        capacity_rps: what one carries within the SLO.
+    """
 
     id: str
-    role: Role
-    job: Job
-    layouts: Layouts
-    budget: int
-    max_sequences: int
-    capacity_rps: Estimates
+    candidate: EngineCandidate
     candidates: tuple[int, ...]
     engines: int
     share: float
     load_rps: float
-    loaded: OperatingPoints | Prefilling | Decoding
-    roles: DisaggregatedEngines | None = None
+    engine: LoadedEngine
+    capacity_rps: Estimates
+
+    @property
+    def role(self) -> Role:
+        return self.engine.role
+
+    @property
+    def job(self) -> Job:
+        return self.candidate.job
+
+    @property
+    def layouts(self) -> Layouts:
+        """Of one engine."""
+        return self.candidate.layouts
 
     @property
     def layout(self) -> Layout:
@@ -57,32 +62,56 @@ class Group:
         return self.engines * int(self.layouts.gpus[0])
 
     @property
-    def rate_per_us(self) -> float:
-        """Requests of one attention rank."""
-        return self.load_rps / float(self.layouts.dp[0]) / 1e6
-
-    @property
     def limits(self) -> Limits:
         """What the engine is started with."""
-        work = self.job.workload
+        served = self.job.served
+        tokens, sequences = self.candidate.batch_limits
         return Limits(
-            max_sequences=self.max_sequences,
-            max_tokens_per_step=self.budget,
-            max_model_len=min(self.job.served.model.max_context_tokens, -(-(work.isl + work.osl) // 256) * 256),
-            memory_fraction=self.job.served.framework.limits.memory_fraction,
+            max_sequences=sequences,
+            max_tokens_per_step=tokens,
+            max_model_len=min(served.model.max_context_tokens, -(-self.job.shape.tokens // 256) * 256),
+            memory_fraction=served.framework.limits.memory_fraction,
         )
+
+
+@dataclass(frozen=True)
+class CacheTransfer:
+    """What joins a prefill and a decode engine: the ``link`` of the slower end, and the share of time that a GPU's link
+    is busy at either end."""
+
+    prefill: PrefillEngine
+    decode: DecodeEngine
+    joint: Joint
+    link: Link
+    sender_busy: float
+    receiver_busy: float
 
 
 @dataclass(frozen=True)
 class Pair:
     """Engines that serve a request together, and what the request sees. ``prefill`` is ``decode`` where one engine does
-    both."""
+    both; ``transfer`` is then None."""
 
     prefill: Group
     decode: Group
     served: Served
-    sender_busy: float = 0.0
-    receiver_busy: float = 0.0
+    transfer: CacheTransfer | None = None
+
+
+@dataclass(frozen=True)
+class LoadedFleet:
+    """A solved option at the load that it serves: its engine groups, and which of them serve requests together."""
+
+    option: ServingOption
+    served_rps: float
+    groups: list[Group]
+    pairs: list[Pair]
+
+    @classmethod
+    def of(cls, request: PlanRequest, option: ServingOption) -> LoadedFleet:
+        load = served_rps(request, option)
+        groups = groups_of(option, load)
+        return cls(option, load, groups, pairs_of(groups))
 
 
 def groups_of(option: ServingOption, served_rps: float) -> list[Group]:
@@ -102,114 +131,37 @@ def groups_of(option: ServingOption, served_rps: float) -> list[Group]:
         engines = int(choice.engines[candidates].sum())
         share = float(choice.shares[candidates].sum())
         load = served_rps * share / engines
-        name = f"engine-{len(groups)}"
         origin = option.origin[best]
-        make = _aggregated if isinstance(origin, AggregatedCandidate) else _apart
-        group = make(name, origin, tuple(candidates), engines, share, load)  # type: ignore[arg-type]
         # A simulation may have found less than the formulas say.
-        carried = float(offered.capacity_rps[best]) / float(group.capacity_rps.value[0])
-        groups.append(replace(group, capacity_rps=group.capacity_rps.scaled(carried)))
+        carried = float(offered.capacity_rps[best]) / float(origin.rate_rps.value[0])
+        capacity = origin.rate_rps.scaled(carried)
+        name = f"engine-{len(groups)}"
+        groups.append(Group(name, origin, tuple(candidates), engines, share, load, origin.at(load), capacity))
     return groups
-
-
-def _aggregated(
-    name: str, origin: AggregatedCandidate, candidates: tuple[int, ...], engines: int, share: float, load: float
-) -> Group:
-    points, i = origin.points, origin.index
-    return Group(
-        name,
-        "aggregated",
-        points.job,
-        points.layouts.take(np.array([i])),
-        int(points.budget[i]),
-        _limit(float(points.concurrency[i]), int(points.most[i])),
-        points.steady.rate_rps.take(np.array([i])),
-        candidates,
-        engines,
-        share,
-        load,
-        at_load(points, i, load),
-    )
-
-
-def _limit(concurrency: float, most: int) -> int:
-    """Most sequences of a step: Poisson's mean plus three standard deviations and the one in prefill, if they fit."""
-    return min(most, math.ceil(float(peak_sequences(concurrency)) + math.sqrt(concurrency)))
-
-
-def _apart(
-    name: str, origin: RoleCandidate, candidates: tuple[int, ...], engines: int, share: float, load: float
-) -> Group:
-    roles, layouts = origin.roles, origin.layouts
-    index = np.array([origin.index])
-    capacity = origin.engines.rate_rps.take(index)
-    rank_load = load / float(layouts.dp[0]) / 1e6
-    budget, limit = _limits(origin)
-    loaded: Prefilling | Decoding
-    role: Role
-    if isinstance(origin.engines, Prefilling):
-        role = "prefill"
-        steps = origin.engines.steps.take(index)
-        loaded = prefilling(steps, rank_load * work_us(steps))
-    else:
-        role = "decode"
-        loaded = decode_at_load(roles, layouts, float(origin.engines.concurrency[origin.index]), load)
-    return Group(
-        name, role, roles.job, layouts, budget, limit, capacity, candidates, engines, share, load, loaded, roles
-    )
-
-
-def _limits(origin: RoleCandidate) -> tuple[int, int]:
-    """(tokens, sequences) of a step."""
-    roles, i = origin.roles, origin.index
-    if isinstance(origin.engines, Prefilling):
-        stays = float(origin.engines.done_us.value[i] - origin.engines.waiting_us[i])
-        stays += float(roles.send_us(origin.layouts, 1.0)[0])
-        per_us = float(origin.engines.rate_rps.value[i]) / float(origin.layouts.dp[0]) / 1e6
-        together = int(origin.engines.steps.together[i])
-        limit = min(int(roles.room[origin.row]), max(together, _limit(per_us * stays, int(roles.room[origin.row]))))
-        return int(roles.budget[origin.row]), limit
-    limit = _limit(float(origin.engines.concurrency[i]), int(roles.most[origin.row]))
-    return max(min(roles.job.served.framework.limits.token_budgets), limit * roles.job.shape.queries), limit
-
-
-def decode_at_load(roles: DisaggregatedEngines, layouts: Layouts, most: float, load_rps: float) -> Decoding:
-    """A decode engine at ``load_rps``: the least concurrency, ``most`` at most, that carries it."""
-
-    def tried(concurrency: Floats) -> tuple[Decoding, NDArray[np.bool_]]:
-        same = layouts.take(np.zeros(len(concurrency), np.int64))
-        at_least_one = np.maximum(concurrency, 1.0)
-        every = decoding(roles.job.served, roles.job.shape, same, at_least_one, roles.kv_connector)
-        return every, every.rate_rps.value >= load_rps * (1 - 1e-9)
-
-    return least_concurrency(most, tried)
 
 
 def pairs_of(groups: list[Group]) -> list[Pair]:
     """Who serves requests together: every aggregated group by itself, every prefill with every decode group."""
-    alone = [Pair(group, group, group.loaded.steady) for group in groups if isinstance(group.loaded, OperatingPoints)]
-    senders = [group for group in groups if group.role == "prefill"]
-    receivers = [group for group in groups if group.role == "decode"]
-    return alone + [_pair(first, second) for first in senders for second in receivers]
+    alone = [Pair(group, group, group.engine.alone) for group in groups if group.engine.alone is not None]
+    senders = [(group, group.engine) for group in groups if isinstance(group.engine, PrefillEngine)]
+    receivers = [(group, group.engine) for group in groups if isinstance(group.engine, DecodeEngine)]
+    joined = [
+        (first, second, _transfer(sender, receiver)) for first, sender in senders for second, receiver in receivers
+    ]
+    return alone + [Pair(first, second, transfer.joint, transfer) for first, second, transfer in joined]
 
 
-def _pair(first: Group, second: Group) -> Pair:
-    assert isinstance(first.loaded, Prefilling)
-    assert isinstance(second.loaded, Decoding)
-    assert first.roles is not None
-    assert second.roles is not None
-    times = second.roles.copies(second.layouts)
-    send, sender = with_queue(first.roles.send_us(first.layouts, times), np.array([first.rate_per_us]))
-    receive, receiver = with_queue(second.roles.receive_us(second.layouts), np.array([second.rate_per_us]))
-    link = slower(first.roles.link, second.roles.link)
-    served, isl, transfer = first.job.served, first.job.workload.isl, np.maximum(send, receive)
-    pair = joint(served, isl, first.loaded, second.loaded, transfer, link, first.roles.kv_connector)
-    return Pair(first, second, pair, float(sender[0]), float(receiver[0]))
+def _transfer(first: PrefillEngine, second: DecodeEngine) -> CacheTransfer:
+    sender, receiver = first.candidate, second.candidate
+    times = receiver.pool.copies(receiver.layouts)
+    send, busy = with_queue(sender.pool.send_us(sender.layouts, times), np.array([first.rate_per_us]))
+    receive, receiver_busy = with_queue(receiver.pool.receive_us(receiver.layouts), np.array([second.rate_per_us]))
+    link, served, isl = slower(sender.link, receiver.link), sender.job.served, sender.job.workload.isl
+    transfer_us, kv_connector = np.maximum(send, receive), sender.pool.kv_connector
+    both = joint(served, isl, first.loaded, second.loaded, transfer_us, link, kv_connector)
+    return CacheTransfer(first, second, both, link, float(busy[0]), float(receiver_busy[0]))
 
 
 def slower(first: Link, second: Link) -> Link:
     """The end that binds."""
     return min(first, second, key=lambda link: link.bytes_per_s)
-
-
-__all__ = ["Group", "Pair", "decode_at_load", "groups_of", "pairs_of", "slower"]

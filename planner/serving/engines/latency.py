@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from costmodels.estimates import Floats
 from costmodels.serving.simulator.outcome import Metric, Outcome
-from costmodels.serving.steady.disaggregated import Decoding, Joint, Prefilling
 from planner.serving.engines.groups import Group, Pair
-from planner.serving.operating_points import OperatingPoints, Served
+from planner.serving.operating_points import Served
 
 
 @dataclass(frozen=True)
@@ -40,19 +39,19 @@ Checks = Mapping[str, Check]
 
 
 def group_us(group: Group, checks: Checks, metric: Metric, p: float | None) -> float | None:
-    """Of the group's engine alone (:func:`own_us`)."""
-    own = own_us(group, metric, p)
+    """Of the group's engine alone (:meth:`planner.serving.engines.protocol.LoadedEngine.own_us`)."""
+    own = group.engine.own_us(metric, p)
     return checks[group.id].us(metric, p) if own is not None and group.id in checks else own
 
 
 def pair_us(pair: Pair, checks: Checks, metric: Metric, p: float | None) -> float:
     """Of requests that the pair serves: what a share ``p`` stays below, the mean with None."""
-    if pair.prefill.id in checks and not isinstance(pair.served, Joint):
+    if pair.prefill.id in checks and pair.transfer is None:
         return checks[pair.prefill.id].us(metric, p)
     whole = formula_us(pair.served, metric, p)
     if pair.prefill.id in checks:
         for group in (pair.prefill, pair.decode):
-            own = own_us(group, metric, p)
+            own = group.engine.own_us(metric, p)
             if own is not None:
                 whole += checks[group.id].us(metric, p) - own
     return whole
@@ -64,31 +63,3 @@ def formula_us(served: Served, metric: Metric, p: float | None) -> float:
         getattr(served, f"{metric}_us").value if p is None else getattr(served, f"{metric}_percentile_us")(p)
     )
     return float(found[0])
-
-
-def own_us(group: Group, metric: Metric, p: float | None) -> float | None:
-    """By the formulas, what of a request's latency it spends in the group's engine, as a simulation of that engine
-    alone shows it: of a prefill engine until the prompt is prefilled, of a decode engine from its arrival there. None
-    where the engine has no part in the metric."""
-    loaded = group.loaded
-    if isinstance(loaded, OperatingPoints):
-        steady = loaded.steady
-        return float(
-            (getattr(steady, f"{metric}_us").value if p is None else getattr(steady, f"{metric}_percentile_us")(p))[0]
-        )
-    if isinstance(loaded, Prefilling):
-        if metric == "tpot":
-            return None
-        return float((loaded.done_us.value if p is None else loaded.percentile_us(p))[0])
-    return _decode_us(group, loaded, metric, p)
-
-
-def _decode_us(group: Group, loaded: Decoding, metric: Metric, p: float | None) -> float:
-    tpot = float((loaded.tpot_us.value if p is None else loaded.tpot_percentile_us(p))[0])
-    if metric == "tpot":
-        return tpot
-    assert group.roles is not None
-    cycle = float(loaded.cycle_us.value[0])
-    first = cycle if group.roles.kv_connector.first_token == "decode_step" else 0.0
-    wait = (0.5 if p is None else p) * cycle / float(loaded.layouts.pp[0])
-    return wait + first + (loaded.tokens * tpot if metric == "e2e" else 0.0)

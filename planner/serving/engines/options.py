@@ -6,20 +6,19 @@ holds for all engines of a plan: whatever engine answers, it is the same model t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from costmodels.arrays import concatenate_rows
 from costmodels.estimates import Floats
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.steady.disaggregated import (
-    Decoding,
-    Prefilling,
-)
 from planner.contract.clusters import Cluster
+from planner.serving.engines.aggregated import AggregatedCandidate
+from planner.serving.engines.decode import DecodeCandidate
 from planner.serving.engines.disaggregated import (
     DisaggregatedEngines,
     PairingLimits,
@@ -29,69 +28,17 @@ from planner.serving.engines.disaggregated import (
     scale_up_link,
     slowest_decode,
 )
+from planner.serving.engines.prefill import PrefillCandidate
+from planner.serving.engines.protocol import EngineCandidate
 from planner.serving.fleet import fleet
 from planner.serving.fleet.fleet import Candidates, FleetChoice
 from planner.serving.layouts import Rejected
-from planner.serving.operating_points import LayoutSearch, OperatingPoints
+from planner.serving.operating_points import Job, LayoutSearch, OperatingPoints
 from planner.serving.request import PlanRequest
-from planner.solving.packing import DECODE, PREFILL
+from planner.solving.packing import AGGREGATED, DECODE, PREFILL
 from profiles.errors import Infeasible, LimitReached
 
 Serving = Literal["aggregated", "disaggregated"]
-
-
-@dataclass(frozen=True)
-class AggregatedCandidate:
-    """A candidate: one operating point."""
-
-    points: OperatingPoints
-    index: int
-
-    @property
-    def key(self) -> tuple[int, ...]:
-        """What makes two candidates ones of the same layout."""
-        return self.points.key(self.index)
-
-    @property
-    def kind(self) -> tuple[int, ...]:
-        """What makes two candidates the same engine under different loads."""
-        return (*self.key, int(self.points.budget[self.index]))
-
-
-@dataclass(frozen=True)
-class RoleCandidate:
-    """A candidate of one role: engine ``index`` of ``engines``; ``row``: of the prefill (``layouts``, …) or decode
-    engines of ``roles``."""
-
-    roles: DisaggregatedEngines
-    engines: Prefilling | Decoding
-    index: int
-    row: int
-
-    @property
-    def layouts(self) -> Layouts:
-        """Of the one engine."""
-        layouts = self.engines.steps.layouts if isinstance(self.engines, Prefilling) else self.engines.layouts
-        return layouts.take(np.array([self.index]))
-
-    @property
-    def key(self) -> tuple[int, ...]:
-        """What makes two candidates ones of the same role and layout."""
-        return int(isinstance(self.engines, Decoding)), self.roles.job.pool_index, *self.layouts.row(0)
-
-    @property
-    def kind(self) -> tuple[int, ...]:
-        """What makes two candidates the same engine under different loads."""
-        return self.key if isinstance(self.engines, Decoding) else (*self.key, int(self.roles.budget[self.row]))
-
-    @property
-    def link_busy(self) -> float:
-        """Share of time that a GPU's link is busy when the engine carries all it can."""
-        roles, layouts = self.roles, self.layouts
-        sends = isinstance(self.engines, Prefilling)
-        time = roles.send_us(layouts, 1.0) if sends else roles.receive_us(layouts)
-        rate = float(self.engines.rate_rps.value[self.index]) / float(layouts.dp[0])
-        return rate * float(time[0]) / 1e6
 
 
 @dataclass(frozen=True)
@@ -104,7 +51,7 @@ class ServingOption:
     searches: list[LayoutSearch]
     refused: list[Rejected]
     candidates: Candidates | None = None
-    origin: tuple[AggregatedCandidate | RoleCandidate, ...] = ()
+    origin: tuple[EngineCandidate, ...] = ()
     choice: FleetChoice | None = None
     reason: str | None = None
     error: Infeasible | LimitReached | None = None
@@ -173,19 +120,17 @@ def aggregated(
     request: PlanRequest, precision: Precision, searches: list[LayoutSearch], refused: list[Rejected]
 ) -> ServingOption:
     """The best fleet of aggregated engines."""
-    origin = tuple(
-        AggregatedCandidate(s.fine, i)
-        for s in searches
-        if s.fine is not None
-        for i in _finalists(s.fine, every=request.goal == "latency")
-    )
     bare = ServingOption("aggregated", precision, searches, refused)
+    tables: list[Candidates] = []
+    origin: list[EngineCandidate] = []
+    for points in (s.fine for s in searches if s.fine is not None):
+        chosen, steady = _finalists(points, every=request.goal == "latency"), points.steady
+        rate, latency = steady.rate_rps.value, steady.e2e_us.value
+        tables.append(_table(points.job, points.layouts, rate, latency, AGGREGATED, chosen))
+        origin += [AggregatedCandidate(points, i) for i in chosen]
     if not origin:
         return _without(bare, "no layout meets the SLO" if request.slo.bounds else "no layout can be run")
-    offered = _table(
-        [(o.points, o.index, o.points.steady.rate_rps.value, o.points.steady.e2e_us.value) for o in origin]
-    )
-    return _solved(request, bare, offered, origin)
+    return _solved(request, bare, concatenate_rows(tables), tuple(origin))
 
 
 def _without(option: ServingOption, reason: str, error: Infeasible | LimitReached | None = None) -> ServingOption:
@@ -196,7 +141,7 @@ def _solved(
     request: PlanRequest,
     bare: ServingOption,
     offered: Candidates,
-    origin: tuple[AggregatedCandidate | RoleCandidate, ...],
+    origin: tuple[EngineCandidate, ...],
 ) -> ServingOption:
     try:
         choice = _choose(request, offered)
@@ -216,15 +161,19 @@ def solved_again(request: PlanRequest, option: ServingOption, capacity_rps: Floa
     return _solved(request, bare, offered, tuple(option.origin[v] for v in kept.tolist()))
 
 
-def _table(rows: list[tuple[OperatingPoints, int, np.ndarray, np.ndarray]]) -> Candidates:
-    gpus = [int(points.layouts.gpus[i]) for points, i, _, _ in rows]
+def _table(
+    job: Job, layouts: Layouts, rate_rps: Floats, latency_us: Floats, role: int, chosen: Sequence[int]
+) -> Candidates:
+    """The ``chosen`` engines of one pool."""
+    index = np.array(chosen, np.int64)
     return Candidates(
-        np.array([points.job.pool_index for points, *_ in rows], dtype=np.int64),
-        np.array(gpus, dtype=np.int64),
+        np.full(len(index), job.pool_index, np.int64),
+        layouts.gpus[index],
         # A tensor-parallel group stays inside a node, or (--tp-across-nodes) fills whole ones.
-        np.array([min(int(p.layouts.tp[i]), p.job.pool.gpus_per_node) for p, i, _, _ in rows], dtype=np.int64),
-        np.array([float(rate[i]) for _, i, rate, _ in rows]),
-        np.array([float(latency[i]) / 1e3 for _, i, _, latency in rows]),
+        np.minimum(layouts.tp[index], job.pool.gpus_per_node),
+        rate_rps[index],
+        latency_us[index] / 1e3,
+        np.full(len(index), role, np.int64),
     )
 
 
@@ -279,34 +228,29 @@ def _arrangements(found: list[DisaggregatedEngines]) -> Iterator[list[Disaggrega
 
 def _offer(
     request: PlanRequest, pools: list[DisaggregatedEngines], on: PairingLimits
-) -> tuple[Candidates | None, tuple[RoleCandidate, ...]]:
+) -> tuple[Candidates | None, tuple[EngineCandidate, ...]]:
     """The engines that keep the terms; None where a role has none."""
     slowest = slowest_decode(pools, on)
     if slowest is None:
         return None, ()
     every = request.goal == "latency"
-    rows: list[tuple[int, int, int, float, float, int]] = []
-    origin: list[RoleCandidate] = []
-    for roles in pools:
-        kept = candidates(roles, on, slowest, every=every)
+    tables: list[Candidates] = []
+    origin: list[EngineCandidate] = []
+    for pool in pools:
+        kept = candidates(pool, on, slowest, every=every)
         first, second = kept.prefill, kept.decode
-        prefill_us = first.done_us.value + kept.exposed_us
-        decode_us = second.cycle_us.value * roles.decode_cycles(second.layouts)
-        engines: Prefilling | Decoding
-        for role, engines, layouts, latency_us, numbers in (
-            (PREFILL, first, first.steps.layouts, prefill_us, kept.prefill_rows),
-            (DECODE, second, second.layouts, decode_us, kept.decode_rows),
-        ):
-            rate = engines.rate_rps.value
-            for i in range(len(rate)) if every else _fastest(layouts, rate):
-                block = min(int(layouts.tp[i]), roles.job.pool.gpus_per_node)
-                ms = float(latency_us[i]) / 1e3
-                rows.append((roles.job.pool_index, int(layouts.gpus[i]), block, float(rate[i]), ms, role))
-                origin.append(RoleCandidate(roles, engines, i, int(numbers[i])))
-    if {row[5] for row in rows} != {PREFILL, DECODE}:
+        layouts, rate = first.steps.layouts, first.rate_rps.value
+        chosen = range(len(rate)) if every else _fastest(layouts, rate)
+        tables.append(_table(pool.job, layouts, rate, first.done_us.value + kept.exposed_us, PREFILL, chosen))
+        origin += [PrefillCandidate(pool, first, i, int(kept.prefill_rows[i])) for i in chosen]
+        layouts, rate = second.layouts, second.rate_rps.value
+        chosen = range(len(rate)) if every else _fastest(layouts, rate)
+        decode_us = second.cycle_us.value * pool.decode_cycles(layouts)
+        tables.append(_table(pool.job, layouts, rate, decode_us, DECODE, chosen))
+        origin += [DecodeCandidate(pool, second, i, int(kept.decode_rows[i])) for i in chosen]
+    if {each.role for each in origin} != {"prefill", "decode"}:
         return None, ()
-    pool, gpus, block_, capacity, latency, role_ = (np.array(column) for column in zip(*rows, strict=True))
-    return Candidates(pool, gpus, block_, capacity, latency, role_), tuple(origin)
+    return concatenate_rows(tables), tuple(origin)
 
 
 def _fastest(layouts: Layouts, rate: Floats) -> list[int]:

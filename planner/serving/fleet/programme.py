@@ -1,7 +1,7 @@
 """The fleet's integer programme: how many engines of each candidate, in which roles, packed into which nodes.
 
 For every candidate v a whole number of engines y_v, and where latency matters its share x_v of the traffic.
-AggregatedCandidate engines carry Σ capacity_v·y_v. Prefill and decode engines carry what both roles do: the rate R with
+Aggregated engines carry Σ capacity_v·y_v. Prefill and decode engines carry what both roles do: the rate R with
 R ≤ Σ capacity_v·y_v over either role; where no rate is asked for, R is a column of its own.
 
 * ``throughput``  max Σ capacity_v·y_v, or max R

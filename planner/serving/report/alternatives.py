@@ -43,7 +43,8 @@ def alternatives(
     request: PlanRequest, best: ServingOption, chosen: set[tuple[int, ...]], found: Confirmed
 ) -> plans.Alternatives:
     """Ranked alternatives in the precision of the ``best`` option, aggregated engines all of them, and the Pareto
-    frontier. Chosen layouts are left out, and engines that were simulated carry no more than they did there."""
+    frontier. Layouts of aggregated engines that are ``chosen`` are left out, and engines that were simulated carry no
+    more than they did there."""
     searches, choice = best.searches, best.choice
     assert choice is not None
     assert choice.solution.objective is not None

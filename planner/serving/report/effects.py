@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
-
-from costmodels.serving.steady.disaggregated import (
-    Decoding,
-    Prefilling,
-    decoding,
-    prefill_steps,
-    prefilling,
-    work_us,
-)
+from costmodels.serving.simulator.outcome import Metric
 from planner.serving.document.prediction import Effect
-from planner.serving.engines.groups import Group, Pair
-from planner.serving.operating_points import Job, OperatingPoints, predict
+from planner.serving.engines.groups import Pair
+from planner.serving.engines.protocol import LoadedEngine
 
 
 def effects_of(pair: Pair) -> tuple[Effect, ...]:
@@ -54,40 +43,25 @@ def effects_of(pair: Pair) -> tuple[Effect, ...]:
 
 def _means(pair: Pair, without: dict[str, float | None]) -> tuple[float | None, float | None]:
     """(mean TTFT, mean TPOT) in ms with the workload changed; None where the engines cannot keep up."""
-    first, second = pair.prefill, pair.decode
-    job = replace(first.job, workload=first.job.workload.model_copy(update=without))
-    if isinstance(first.loaded, OperatingPoints):
-        p = first.loaded
-        steady = predict(job, p.layouts, p.budget, p.concurrency, p.most).steady
-        if not bool(steady.stable[0]):
-            return None, None
-        return float(steady.ttft_us.value[0]) / 1e3, float(steady.tpot_us.value[0]) / 1e3
-    assert isinstance(second.loaded, Decoding)
-    decode = _decoding(job, second)
-    done = _prefilled_us(job, first)
-    tpot = float(decode.tpot_us.value[0]) / 1e3
-    if done is None:
+    workload = pair.prefill.job.workload.model_copy(update=without)
+    first, transfer = pair.prefill.engine.serving(workload), pair.transfer
+    if transfer is None:
+        return _ms(first, "ttft"), _ms(first, "tpot")
+    second = transfer.decode.serving(workload)
+    tpot = _ms(second, "tpot")
+    if first is None:
         return None, tpot
-    assert isinstance(first.loaded, Prefilling)
+    done, done_now = first.own_us("ttft", None), transfer.prefill.own_us("ttft", None)
+    assert done is not None
+    assert done_now is not None
     # All but the prefill is as it was, save the decode steps before the first token.
-    others = float(pair.served.ttft_us.value[0] - first.loaded.done_us.value[0])
-    assert first.roles is not None
-    before = first.roles.decode_cycles(second.layouts) - second.loaded.tokens * second.loaded.steps_per_token
-    others += float((decode.cycle_us.value - second.loaded.cycle_us.value)[0] * before[0])
+    others = float(pair.served.ttft_us.value[0]) - done_now
+    slower_us = second.loaded.cycle_us.value - transfer.decode.loaded.cycle_us.value
+    others += float(slower_us[0]) * transfer.decode.cycles_before_first_token
     return (done + others) / 1e3, tpot
 
 
-def _decoding(job: Job, group: Group) -> Decoding:
-    assert isinstance(group.loaded, Decoding)
-    assert group.roles is not None
-    there = replace(group.job, workload=job.workload)
-    return decoding(there.served, there.shape, group.layouts, group.loaded.concurrency, group.roles.kv_connector)
-
-
-def _prefilled_us(job: Job, group: Group) -> float | None:
-    room = np.array([group.max_sequences * int(group.layouts.pp[0])])
-    steps = prefill_steps(job.served, job.shape, group.layouts, np.array([group.budget]), room)
-    utilisation = group.rate_per_us * work_us(steps)
-    if utilisation[0] >= 1:
-        return None
-    return float(prefilling(steps, utilisation).done_us.value[0])
+def _ms(engine: LoadedEngine | None, metric: Metric) -> float | None:
+    """The engine's own mean."""
+    us = None if engine is None else engine.own_us(metric, None)
+    return None if us is None else us / 1e3

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import math
 
-from costmodels.estimates import Estimates
 from costmodels.origins import HOW
 from costmodels.serving.frameworks.framework import PREDICTED
-from costmodels.serving.steady.disaggregated import (
-    Joint,
-    Prefilling,
-)
-from costmodels.serving.step import StepTimes
 from planner.contract.workload.workload import Workload
-from planner.serving.engines.groups import Group, Pair
+from planner.serving.engines.groups import Group, LoadedFleet, Pair
 from planner.serving.engines.latency import Checks
-from planner.serving.engines.options import ServingOption
-from planner.serving.operating_points import OperatingPoints
 from planner.serving.request import PlanRequest
 
 
-def notes_of(
-    request: PlanRequest, best: ServingOption, groups: list[Group], pairs: list[Pair], checks: Checks
-) -> list[str]:
+def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[str]:
     """The notes of a plan, each once. ``checks``: simulations of the groups."""
+    best, groups, pairs = fleet.option, fleet.groups, fleet.pairs
     searches = best.searches
     notes = [note for search in searches for note in search.job.served.cost.notes]
     framework = searches[0].job.served.framework
@@ -40,7 +31,7 @@ def notes_of(
         "TTFT includes HTTP and tokenisation as in those runs, not the network to the user"
     )
     notes += _simulation_notes(groups, checks)
-    if any(not bool(origin.inside[0]) for _, origin in map(_step, groups)):
+    if any(not bool(group.engine.origin.inside[0]) for group in groups):
         notes.append(
             "some operations of the chosen layout lie outside what was measured (long prefixes, unseen shapes, traffic "
             "between nodes); their intervals are wide"
@@ -57,8 +48,8 @@ def notes_of(
             f"{request.workload.rate_rps:g} requests/s"
         )
     for group in groups:
-        step, origin = _step(group)
-        if HOW[int(origin.how[0])] == "roofline":
+        step = group.engine.steps[0][0]
+        if HOW[int(group.engine.origin.how[0])] == "roofline":
             share = float(step.parts["communication"][0] / step.latency.value[0])
             topology = group.job.served.network.topology
             over_pcie = group.layout.pp == 1 and topology is not None and topology.bus_share is not None
@@ -114,16 +105,6 @@ def _simulation_notes(groups: list[Group], checks: Checks) -> list[str]:
     return notes
 
 
-def _step(group: Group) -> tuple[StepTimes, Estimates]:
-    """The step that a group takes most, and the time that says where its figures are from."""
-    loaded = group.loaded
-    if isinstance(loaded, OperatingPoints):
-        return loaded.steady.decode, loaded.steady.tpot_us if group.job.workload.osl > 1 else loaded.steady.ttft_us
-    if isinstance(loaded, Prefilling):
-        return loaded.steps.full, loaded.done_us
-    return loaded.step, loaded.tpot_us
-
-
 def _topology_notes(group: Group) -> list[str]:
     topology = group.job.served.network.topology
     if topology is None or not topology.spread or group.layout.gpus == 1:
@@ -137,18 +118,18 @@ def _topology_notes(group: Group) -> list[str]:
 
 
 def _hand_over_notes(pairs: list[Pair]) -> list[str]:
-    served = pairs[0].served
-    if not isinstance(served, Joint):
+    transfer = pairs[0].transfer
+    if transfer is None:
         return []
     overlap = {
         "layer": "each layer's cache is sent while the next is computed",
         "chunk": "each prefill chunk's cache is sent while the next is computed",
         "none": "the cache is sent when the prompt is prefilled, none of it before",
-    }[served.kv_connector.overlap]
+    }[transfer.joint.kv_connector.overlap]
     first = {
         "transfer": "the first token comes from the prefill engine, and reaches the user after the transfer",
         "decode_step": "the decode engine computes the first token: TTFT holds one decode step",
-    }[served.kv_connector.first_token]
+    }[transfer.joint.kv_connector.first_token]
     pools = {group.job.pool.name: group.job.pool for pair in pairs for group in (pair.prefill, pair.decode)}
     notes = [
         "the KV cache goes from prefill to decode engines at the link's full rate, which nothing here measured; "

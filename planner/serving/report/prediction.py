@@ -12,10 +12,6 @@ import numpy as np
 from costmodels.estimates import COVERAGE, Estimates
 from costmodels.origins import HOW
 from costmodels.power.board import board_power
-from costmodels.serving.steady.disaggregated import (
-    Joint,
-    Prefilling,
-)
 from costmodels.serving.steady.kv_transfer import (
     cache_bytes,
 )
@@ -32,9 +28,8 @@ from planner.serving.document.prediction import (
     Prediction,
     SloCheck,
 )
-from planner.serving.engines.groups import Group, Pair, slower
+from planner.serving.engines.groups import Group, LoadedFleet, Pair
 from planner.serving.engines.latency import Checks, formula_us, group_us, pair_us
-from planner.serving.operating_points import OperatingPoints
 from planner.serving.report.effects import effects_of
 from planner.serving.request import PlanRequest
 
@@ -78,9 +73,9 @@ def _served_latency(pair: Pair, checks: Checks, metric: Metric) -> Latency:
 
 
 def _group_prediction(group: Group, checks: Checks) -> GroupPrediction:
-    loaded, check = group.loaded, checks.get(group.id)
+    engine, check = group.engine, checks.get(group.id)
 
-    def latency(mean: Estimates, metric: Metric) -> Latency:
+    def latency(metric: Metric, mean: Estimates) -> Latency:
         def us(p: float | None) -> float:
             found = group_us(group, checks, metric, p)
             assert found is not None
@@ -89,35 +84,18 @@ def _group_prediction(group: Group, checks: Checks) -> GroupPrediction:
         return _latency(mean, us)
 
     latencies: dict[str, Latency | None] = {"ttft_ms": None, "tpot_ms": None, "e2e_ms": None}
-    several = group.job.workload.osl > 1
-    if isinstance(loaded, OperatingPoints):
-        steady = loaded.steady
-        for metric in ("ttft", "tpot", "e2e") if several else ("ttft", "e2e"):
-            latencies[f"{metric}_ms"] = latency(getattr(steady, f"{metric}_us"), metric)
-        step, mixed = steady.decode, float(steady.mixed_share[0])
-        weights = [(steady.decode, 1 - mixed), (steady.mixed, mixed)]
-        concurrency, prefill_busy, origin = float(loaded.concurrency[0]), float(steady.queue_busy[0]), steady.tpot_us
-    elif isinstance(loaded, Prefilling):
-        latencies["ttft_ms"] = latency(loaded.done_us, "ttft")
-        step = loaded.steps.full
-        # It rests for the share of time that its queue leaves it.
-        weights = [(step, float(loaded.utilisation[0]))]
-        prefill_busy, origin = float(loaded.utilisation[0]), loaded.done_us
-        concurrency = group.rate_per_us * float(loaded.service_us[0])
-    else:
-        latencies["tpot_ms"] = latency(loaded.tpot_us, "tpot")
-        step, weights = loaded.step, [(loaded.step, 1.0)]
-        concurrency, prefill_busy, origin = float(loaded.concurrency[0]), 0.0, loaded.tpot_us
+    latencies |= {f"{metric}_ms": latency(metric, mean) for metric, mean in engine.means_us.items()}
+    concurrency, origin = engine.concurrency, engine.origin
     return GroupPrediction(
         engine=group.id,
         rate_rps=_interval(group.capacity_rps),
         load_rps=group.load_rps,
         concurrency=int(concurrency) if concurrency.is_integer() else concurrency,
         **latencies,
-        step_ms_by_part={part: float(values[0]) / 1e3 for part, values in step.parts.items()},
-        prefill_busy=prefill_busy,
+        step_ms_by_part={part: float(values[0]) / 1e3 for part, values in engine.steps[0][0].parts.items()},
+        prefill_busy=engine.prefill_busy,
         memory=_memory(group),
-        power_watts=_interval(_power(group, weights)),
+        power_watts=_interval(_power(group, engine.steps)),
         how=HOW[int(origin.how[0])],
         inside_measured_range=bool(origin.inside[0]),
         simulation=None
@@ -137,9 +115,8 @@ def _power(group: Group, steps: list[tuple[StepTimes, float]]) -> Estimates:
 
 
 def _memory(group: Group) -> MemoryParts:
-    served, work = group.job.served, group.job.workload
-    parts = served.memory(group.layouts, np.array([group.budget]))
-    tokens = work.isl + (0 if group.role == "prefill" else work.osl)
+    served, tokens = group.job.served, group.engine.longest_tokens
+    parts = served.memory(group.layouts, np.array([group.limits.max_tokens_per_step]))
     per_token = float(served.kv_bytes_per_token(group.layouts, tokens)[0])
     total = float(served.gpu.memory_bytes)
     return MemoryParts(
@@ -159,16 +136,10 @@ def _memory(group: Group) -> MemoryParts:
 # ------------------------------------------------------------------ the plan
 
 
-def predicted_by(
-    request: PlanRequest,
-    groups: list[Group],
-    pairs: list[Pair],
-    decision: plans.Decision,
-    served_rps: float,
-    checks: Checks,
-) -> Prediction:
-    """What the plan does at ``served_rps``; latencies are those of its slowest pair. ``checks``: simulations of the
+def predicted_by(request: PlanRequest, fleet: LoadedFleet, decision: plans.Decision, checks: Checks) -> Prediction:
+    """What the plan does at the load it serves; latencies are those of its slowest pair. ``checks``: simulations of the
     groups."""
+    groups, pairs, served_rps = fleet.groups, fleet.pairs, fleet.served_rps
     each = tuple(_group_prediction(group, checks) for group in groups)
     # The fleet carries what its engines do, of the weaker role; their errors come from the same forests, so
     # intervals add up.
@@ -223,21 +194,19 @@ def _slowest(pairs: list[Pair], checks: Checks, metric: Metric, percentile: floa
 
 
 def _kv_transfer(pairs: list[Pair]) -> KvTransfer | None:
-    joined = [(pair, pair.served) for pair in pairs if isinstance(pair.served, Joint)]
-    if not joined:
+    transfers = [pair.transfer for pair in pairs if pair.transfer is not None]
+    if not transfers:
         return None
-    pair, served = max(joined, key=lambda each: float(each[1].transfer_us.value[0]))
-    job = pair.prefill.job
-    assert pair.prefill.roles is not None
-    assert pair.decode.roles is not None
+    slowest = max(transfers, key=lambda each: float(each.joint.transfer_us.value[0]))
+    job = slowest.prefill.candidate.job
     return KvTransfer(
         bytes_per_request=cache_bytes(job.served, job.workload.isl),
-        link=slower(pair.prefill.roles.link, pair.decode.roles.link).name,
-        time_ms=_interval(served.transfer_us, 1e-3),
-        exposed_ms=_interval(served.exposed_us, 1e-3),
-        overlap=served.kv_connector.overlap,
-        sender_busy=max(each.sender_busy for each in pairs),
-        receiver_busy=max(each.receiver_busy for each in pairs),
+        link=slowest.link.name,
+        time_ms=_interval(slowest.joint.transfer_us, 1e-3),
+        exposed_ms=_interval(slowest.joint.exposed_us, 1e-3),
+        overlap=slowest.joint.kv_connector.overlap,
+        sender_busy=max(each.sender_busy for each in transfers),
+        receiver_busy=max(each.receiver_busy for each in transfers),
     )
 
 

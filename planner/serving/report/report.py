@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from planner.contract.engine import EngineGroup, Rank, Replica
+from planner.contract.engine import EngineGroup, Launch, Rank, Replica
 from planner.contract.expert_placement import ExpertPlacement
+from planner.contract.models import ModelConfig
 from planner.experts.placement import Loads
 from planner.launchers import EngineSpec, launch
 from planner.serving.confirmation.confirmation import Confirmed
 from planner.serving.document import plan as plans
-from planner.serving.engines.groups import Group, groups_of, pairs_of
-from planner.serving.engines.options import ServingOption, served_rps
+from planner.serving.engines.groups import Group, LoadedFleet
+from planner.serving.engines.options import ServingOption
 from planner.serving.expert_placement import placements_of
 from planner.serving.report.alternatives import alternatives
 from planner.serving.report.prediction import predicted_by
@@ -20,24 +21,22 @@ from planner.serving.request import PlanRequest
 
 
 def assemble(
-    request: PlanRequest, found: Confirmed, best: ServingOption, expert_loads: Loads | None = None
+    request: PlanRequest, found: Confirmed, fleet: LoadedFleet, expert_loads: Loads | None = None
 ) -> plans.Plan:
-    """The document of the ``best`` of the options ``found``, which has a choice; with ``expert_loads``, also of where
-    the experts of expert-parallel engines live."""
-    options, served = found.options, served_rps(request, best)
-    groups = groups_of(best, served)
+    """The document of the best ``fleet`` of those ``found``; with ``expert_loads``, also of where the experts of
+    expert-parallel engines live."""
+    options, best, groups = found.options, fleet.option, fleet.groups
     routing = request.workload.routing
     experts, notes = placements_of(groups, expert_loads, routing, request.time_limit_s)
     decision = _decision(request, best, groups, experts)
-    pairs = pairs_of(groups)
-    chosen = {group.loaded.key(0) for group in groups if hasattr(group.loaded, "key")}
+    chosen = {group.candidate.key for group in groups}
     return plans.Plan(
         request=_understood(request, options, best),
         decision=decision,
-        prediction=predicted_by(request, groups, pairs, decision, served, found.checks),
+        prediction=predicted_by(request, fleet, decision, found.checks),
         proof=proof_of(request, options, best),
         alternatives=alternatives(request, best, chosen, found),
-        provenance=provenance_of(request, best, groups, pairs, found.checks, (*notes, *found.notes)),
+        provenance=provenance_of(request, fleet, found.checks, (*notes, *found.notes)),
     )
 
 
@@ -66,6 +65,7 @@ def _understood(request: PlanRequest, options: list[ServingOption], best: Servin
         simulation=request.simulation,
         weights_precisions=tuple(dict.fromkeys(option.precision.weights for option in options)),
         kv_precisions=tuple(dict.fromkeys(option.precision.kv for option in options)),
+        config=None if isinstance(request.model, str) else request.model.config,
     )
 
 
@@ -86,11 +86,17 @@ def _decision(
     )
 
 
-def _loadable(asked: str, name: str) -> str:
-    """What a framework can load: the model's name, in whatever case and with or without its organisation it was asked
-    for, or else the path that was given."""
-    known = name.casefold()
-    return name if asked.casefold() in (known, known.rpartition("/")[2]) else asked
+def _loadable(asked: str | ModelConfig, name: str) -> str:
+    """What a framework can load: a bundled model's name, or what is said of another model's checkpoint."""
+    return name if isinstance(asked, str) else asked.checkpoint or asked.name
+
+
+def _started(spec: EngineSpec, asked: str | ModelConfig) -> Launch:
+    start = launch(spec)
+    if isinstance(asked, str) or asked.checkpoint is not None:
+        return start
+    note = f"{asked.name} stands for its checkpoint, of which only the config.json was given: name its folder there."
+    return start.model_copy(update={"notes": (*start.notes, note)})
 
 
 def _engine_group(
@@ -140,6 +146,6 @@ def _engine_group(
         kv_precision=precision.kv,
         limits=group.limits,
         replicas=replicas,
-        launch=launch(spec),
+        launch=_started(spec, request.model),
         expert_placement=experts,
     )

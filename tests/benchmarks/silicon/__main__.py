@@ -18,10 +18,13 @@ import pandas as pd
 import yaml
 
 from costmodels.estimates import COVERAGE, Floats
+from costmodels.serving.calibration_fit.fit import NAMES, Constants, calibration, fit, front_ms, held_out
+from costmodels.serving.calibration_fit.intervals import coverage, quantile, spread
+from costmodels.serving.calibration_fit.runs import MeasuredRuns, ask
+from planner.serving.prediction_table import ROUTING
 from tests.benchmarks.cards import line, write
-from tests.benchmarks.silicon import asked, budget, metrics, peer, rows
-from tests.benchmarks.silicon.calibrate import NAMES, Constants, calibration, fit, front_ms, held_out
-from tests.benchmarks.silicon.intervals import coverage, quantile, spread
+from tests.benchmarks.silicon import budget, metrics, peer, rows
+from tests.benchmarks.silicon.recipes import CAMPAIGNS
 
 FRAMEWORKS = ("vllm", "sglang", "trtllm")
 SPLITS = {"model": "family", "gpu": "gpu"}
@@ -83,7 +86,7 @@ def main() -> None:
     options = parser.parse_args()
 
     loaded = rows.load(options.source)
-    known, left_out = asked.ask(loaded.table)
+    known, left_out = ask(loaded.table, CAMPAIGNS, ROUTING, progress=lambda text: print(text, flush=True))
     distinct = known.take(np.flatnonzero(~known.table["repeat"].to_numpy()))
     n = len(distinct)
     predicted: dict[str, tuple[Floats, Floats]] = {
@@ -180,7 +183,7 @@ def _coverages(table: pd.DataFrame, predicted: dict[str, tuple[Floats, Floats]])
 
 
 def _against_peer(
-    table: pd.DataFrame, distinct: asked.Asked, predicted: dict[str, tuple[Floats, Floats]]
+    table: pd.DataFrame, distinct: MeasuredRuns, predicted: dict[str, tuple[Floats, Floats]]
 ) -> dict[str, Any]:
     """Both on the rows that both predict."""
     out: dict[str, Any] = {}

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from costmodels.estimates import Floats
-from tests.benchmarks.silicon.asked import DECODE_LEVELS, Asked
-from tests.benchmarks.silicon.calibrate import KERNELS_ALONE, Constants, play
+from costmodels.serving.calibration_fit.fit import KERNELS_ALONE, Constants, play
+from costmodels.serving.calibration_fit.runs import DECODE_LEVELS, MeasuredRuns
 
 
-def ladder(rows: Asked, held_out: tuple[Floats, Floats], in_sample: tuple[Floats, Floats]) -> dict[str, Any]:
+def ladder(rows: MeasuredRuns, held_out: tuple[Floats, Floats], in_sample: tuple[Floats, Floats]) -> dict[str, Any]:
     """MAPE and median by step.
 
     Args:

@@ -175,7 +175,7 @@ def test_cluster_file_of_another_gpus_node_is_refused(tmp_path: Path) -> None:
 def test_cluster_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_bytes(b"\xff\xfe\x00\x01")
-    assert "not valid YAML" in refused(read_cluster, file).message
+    assert "cannot be read ('utf-8'" in refused(read_cluster, file).message
     assert "cannot be read" in refused(read_cluster, tmp_path).message
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from costmodels.models.registry import BUNDLED
+from planner.contract.models import read_model
 from planner.serving.document.plan import Plan
 from planner.serving.planning import plan
 from profiles.errors import Infeasible, InputError, ShardwrightError, Unsupported
@@ -200,7 +201,9 @@ def test_the_users_own_limits_are_named_where_they_stand_in_the_way(fails: Fails
 def test_rules_that_leave_no_layout_are_not_taken_for_a_lack_of_memory(fails: Fails, tmp_path: Path) -> None:
     config = json.loads((BUNDLED / "Qwen--Qwen3-8B.json").read_text())["config"]
     (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 12300}))
-    error = fails(Infeasible, model=str(tmp_path), cluster="2xH100", workload=WORKLOAD, precision="fp8_block")
+    error = fails(
+        Infeasible, model=read_model(str(tmp_path)), cluster="2xH100", workload=WORKLOAD, precision="fp8_block"
+    )
     assert "feed-forward width 12300 ÷ tp is not a multiple of the 128-wide scale blocks" in error.message
     assert error.details["binding"] == "layout rules"
     assert "another --precision" in error.hint

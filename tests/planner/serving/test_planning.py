@@ -14,8 +14,12 @@ import pytest
 from cases import CLOSE, DENSE, EXPERTS, LATENT, SLO, WINDOWS, WORKLOAD
 
 from costmodels.models.registry import BUNDLED
+from costmodels.serving.frameworks.framework import find_framework
+from planner.contract.models import read_model
+from planner.replay.report import drawn_load, simulate_plan
 from planner.serving.document.plan import Plan
 from planner.serving.planning import plan
+from profiles.errors import Unsupported
 from profiles.store import ProfileStore
 
 Planned = Callable[..., Plan]
@@ -178,6 +182,24 @@ def test_an_ignored_rate_is_said_to_be_ignored(planned: Planned) -> None:
     assert any("not for the offered 1 requests/s" in note for note in p.provenance.notes)
 
 
+def test_a_plan_names_the_release_of_the_framework_and_what_is_as_of_others(planned: Planned) -> None:
+    p = planned(DENSE, "2xH100", WORKLOAD, framework="vLLM@0.19")
+    assert p.request.framework == "vllm@0.19.1"
+    assert p.decision.engines[0].launch.framework == "vllm"
+    assert "engines are taken to be vLLM 0.19.1 of 2026-04-18" in p.provenance.notes
+    newest = planned(DENSE, "2xH100", WORKLOAD)
+    assert newest.request.framework == find_framework("vllm").spec
+    assert any("the newest release known here" in note for note in newest.provenance.notes)
+    assert any("overheads as of 0.19.0" in note for note in newest.provenance.notes)
+
+
+def test_a_framework_that_runs_on_no_pool_is_refused_and_one_that_runs_on_some_plans_there(planned: Planned) -> None:
+    with pytest.raises(Unsupported, match="framework: TensorRT-LLM does not run on MI300X"):
+        planned(DENSE, "2xMI300X", WORKLOAD, framework="trtllm")
+    p = planned(DENSE, "2xMI300X+2xH100", WORKLOAD, framework="trtllm")
+    assert {group.gpu for group in p.decision.engines} == {"H100-SXM"}
+
+
 def test_a_workload_that_is_nearly_all_prefill_is_planned(planned: Planned) -> None:
     p = planned(DENSE, "4xH100", "isl=30000,osl=2", disaggregation="never")
     assert all(group.concurrency < 4 for group in p.prediction.engines)
@@ -197,9 +219,19 @@ def test_a_model_given_as_a_file_is_launched_from_it(bare: ProfileStore, tmp_pat
     bundled = json.loads((BUNDLED / "Qwen--Qwen3-8B.json").read_text())
     (folder / "config.json").write_text(json.dumps(bundled["config"]))
     for given in (folder, folder / "config.json"):
-        p = plan({"model": str(given), "cluster": "1xH100", "workload": WORKLOAD}, store=bare)
+        p = plan({"model": read_model(str(given)), "cluster": "1xH100", "workload": WORKLOAD}, store=bare)
         assert p.request.model == "mine"
+        assert p.request.config == bundled["config"]
         assert str(folder) in p.decision.engines[0].launch.command
+
+
+def test_a_model_given_as_an_object_needs_no_file_ever_again(bare: ProfileStore) -> None:
+    config = json.loads((BUNDLED / "Qwen--Qwen3-8B.json").read_text())["config"]
+    p = plan({"model": {"name": "mine", "config": config}, "cluster": "1xH100", "workload": WORKLOAD}, store=bare)
+    assert "mine" in p.decision.engines[0].launch.command
+    assert any("stands for its checkpoint" in note for note in p.decision.engines[0].launch.notes)
+    load = drawn_load(p, 1.0, 50)
+    assert simulate_plan(p, load, "drawn", store=bare).served == 50
 
 
 # --- on the measurements that ship ---
