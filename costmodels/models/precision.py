@@ -15,7 +15,8 @@ CHOICES = ("bf16", "fp8", "fp8_block", "nvfp4")
 KV_CHOICES = ("bf16", "fp8")
 
 SCALE_GROUPS = {"fp8_block": 128, "mxfp4": 32, "nvfp4": 16}
-"""Of formats that fix it: DeepSeek-V3's blocks (arXiv:2412.19437 §3.3), OCP's microscaling (MX 1.0 §5), NVIDIA's nvfp4."""
+"""Of formats that fix it: DeepSeek-V3's blocks (arXiv:2412.19437 §3.3), OCP's microscaling (MX 1.0 §5), NVIDIA's
+nvfp4."""
 
 _NEEDS = {"fp8": "fp8", "fp8_block": "fp8", "nvfp4": "fp4", "int8": "int8"}
 

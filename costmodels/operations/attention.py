@@ -12,7 +12,14 @@ from costmodels.models.precision import Precision
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
-from costmodels.operations.layers import AttentionKind, Rule, heads_divide, output_groups, replicate_evenly, whole_blocks
+from costmodels.operations.layers import (
+    AttentionKind,
+    Rule,
+    heads_divide,
+    output_groups,
+    replicate_evenly,
+    whole_blocks,
+)
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
 from costmodels.operations.roofline import (
     WEIGHT_BYTES,
