@@ -148,4 +148,5 @@ def output_groups(width: int, precision: Precision) -> Iterator[Rule]:
 
 def _cuts_group(width: int, group: int, degree: str, layouts: Layouts) -> Mask:
     split: Ints = getattr(layouts, degree)
-    return (split > 1) & (width // split % group != 0)
+    cut: Mask = width // split % group != 0
+    return cut & (split > 1)
