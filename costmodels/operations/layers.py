@@ -43,8 +43,9 @@ class Activations(NamedTuple):
     """Elements that one token takes beside buffers of the model's width.
 
     Attributes:
-        widest: of the layer's widest product, before the tensor split.
-        grouped: of the grouped products on one GPU, per token of an attention rank's budget, shape [n]; 0: none.
+        widest: of the layer's widest products and what is made of them, before the tensor split.
+        grouped: what the grouped products on one GPU work in, per token of an attention rank's budget, shape [n]; 0:
+            none.
     """
 
     widest: int
