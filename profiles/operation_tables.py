@@ -6,6 +6,7 @@ Validation, importers, the store, the cost model and ``plan profile show`` all r
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 DTYPE_MEANINGS: dict[str, str] = {
@@ -29,8 +30,8 @@ DTYPES = tuple(DTYPE_MEANINGS)
 class Column:
     """One column: ``kind`` is ``int``, ``float`` or ``str``.
 
-    ``minimum`` is inclusive. A text is one of ``levels`` where there are any, and matches all of ``pattern``
-    (a regular expression) where there is one.
+    ``minimum`` and ``maximum`` are inclusive. A text is one of ``levels`` where there are any, and matches all of
+    ``pattern`` (a regular expression) where there is one.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Column:
     meaning: str
     required: bool = True
     minimum: float = 0.0
+    maximum: float = math.inf
     unit: str = ""
     levels: tuple[str, ...] = ()
     pattern: str = ""

@@ -33,6 +33,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from profiles.markup import Malformed
+from profiles.values import shown
+
 _DTYPES = {
     "bfloat16": "bf16",
     "half": "fp16",
@@ -70,7 +73,7 @@ def _dtype(column: pd.Series) -> pd.Series:
     names = column.astype("str")
     for name in names.unique():
         if name not in _DTYPES and name not in _LEFT_OUT:
-            raise ValueError(f"precision {name!r} in column {column.name!r} is not known")
+            raise Malformed(f"precision {shown(name)} in column {column.name!r} is not known")
     return names.map(_DTYPES)
 
 
