@@ -164,6 +164,11 @@ class CostModel:
         """The rows of the measured stores that speak for this framework on this GPU type, and those that do not."""
         return self._loaded(operation).overlay
 
+    def is_measured(self, operation: str) -> bool:
+        """Whether any GPU has rows of ``operation`` that speak for the framework; else the roofline answers."""
+        loaded = self._loaded(operation)
+        return loaded.shipped.has_forest or loaded.corrected is not None
+
     def measured_ranks(self, operation: str) -> frozenset[int]:
         """Numbers of GPUs of this type among which the pack has rows of ``operation``."""
         return self._loaded(operation).ranks
@@ -184,7 +189,7 @@ class CostModel:
             for dtype in sorted(asked):
                 row_sources = loaded.row_sources.get(dtype, set())
                 what = f"{operation} in {DTYPES[dtype]}"
-                if not loaded.shipped.has_forest:
+                if not self.is_measured(operation):
                     lines.append(f"{what}: measured on no GPU; {ROOFLINE_TOLD}")
                 elif not row_sources:
                     lines.append(f"{what}: no measurements of {self.gpu.name}; predicted from other GPUs")

@@ -4,14 +4,16 @@ framework. Where engines of it are laid out, and what they are asked to serve, c
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
+from costmodels.kernels.kernel_models import ROOFLINE_TOLD
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
-from costmodels.operations.layouts import Layouts
+from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.questions import Batch
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.frameworks.framework import Framework
@@ -46,6 +48,16 @@ class ServedModel:
     @property
     def gpu(self) -> Gpu:
         return self.cost.gpu
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What its users should know: what the reader of its config says, and kernels that nobody measured."""
+        one = np.ones(1, np.int64)
+        layout, batch = Layouts.of([(1,) * len(DEGREES)]), Batch(one, one, one, one, one, expert_tokens=one * 2.0)
+        asked = step_work(self.model, self.precision, layout, batch, "balanced").asked
+        bare = [operation for operation in asked if not self.cost.is_measured(operation)]
+        told = (f"{' and '.join(bare)}: measured on no GPU; {ROOFLINE_TOLD}",) if bare else ()
+        return (*self.model.notes, *told)
 
     def step(
         self, layouts: Layouts, batch: Batch, routing: str, *, calibration: Calibration | None = None

@@ -235,7 +235,10 @@ def _predict_group(
     if (gpu_name, framework.name) not in costs:
         costs[gpu_name, framework.name] = CostModel(gpu, framework.name, progress=progress, measured=measured)
     network = Network(node.gpus, find_fabric(node.default_fabric))
-    _answer(ServedModel(model, precision, framework, costs[gpu_name, framework.name], network), rows, out)
+    served = ServedModel(model, precision, framework, costs[gpu_name, framework.name], network)
+    for row in rows:
+        out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], *served.notes)))
+    _answer(served, rows, out)
 
 
 def _answer(served: ServedModel, rows: list[_Row], out: dict[str, np.ndarray]) -> None:
