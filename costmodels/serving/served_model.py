@@ -12,9 +12,11 @@ from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.kernel_models import ROOFLINE_TOLD
 from costmodels.models.architecture import Architecture
+from costmodels.models.images import EncodedImage
 from costmodels.models.precision import Precision
+from costmodels.operations.encoder import ask_images
 from costmodels.operations.layouts import DEGREES, Layouts
-from costmodels.operations.questions import Batch
+from costmodels.operations.questions import Batch, LayerStep, Split
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.step import StepTimes, step_times
@@ -31,12 +33,27 @@ LOGIT_ROWS = 256
 
 
 @dataclass(frozen=True)
+class PromptImages:
+    """Images in every prompt: ``per_token`` of them for each of its tokens, theirs included. An engine encodes an image
+    before the chunk that holds it, and one in the prefix cache not at all: so many come with every computed token."""
+
+    image: EncodedImage
+    per_token: float
+
+    @classmethod
+    def of(cls, image: EncodedImage, count: int, text_tokens: int) -> PromptImages:
+        """``count`` images beside so many tokens of text."""
+        return cls(image, count / (text_tokens + count * image.tokens))
+
+
+@dataclass(frozen=True)
 class ServedModel:
     """A model in a precision on GPUs of one type under one framework.
 
     Attributes:
         cost: the kernels' times on the GPU type under the framework.
         network: what the GPUs of an engine communicate over.
+        images: that its prompts hold.
     """
 
     model: Architecture
@@ -44,6 +61,7 @@ class ServedModel:
     framework: Framework
     cost: CostModel
     network: Network
+    images: PromptImages | None = None
 
     @property
     def gpu(self) -> Gpu:
@@ -76,6 +94,10 @@ class ServedModel:
                 precision = replace(precision, **same)  # type: ignore[arg-type]
                 row_sources[operation] = self.cost.under(entry.measured_under)
         work = step_work(self.model, precision, layouts, batch, routing)
+        if self.images is not None and self.model.vision is not None:
+            encoding = LayerStep(Split(self.model.hidden, precision, layouts), batch, routing, work)
+            count = batch.prefills * batch.chunk * self.images.per_token
+            ask_images(encoding, self.model.vision, self.images.image, count)
         calibration = calibration or self.framework.calibration
         return step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
 

@@ -16,6 +16,7 @@ from planner.contract.models import ModelConfig, ModelInput, architecture_of
 from planner.contract.options import RELEASE_HELP, Option
 from planner.contract.provenance import Provenance, provenance_fields
 from planner.contract.published import Published, Upgrade, parse_published
+from planner.contract.workload.images import SIZE_PATTERN
 from profiles.errors import InputError
 
 if TYPE_CHECKING:
@@ -96,6 +97,16 @@ class Configuration(Document):
         Annotated[float, Field(gt=0, le=1e8), PLAIN_NUMBER] | None,
         Field(description="instead: requests per second that arrive at random (Poisson)"),
         Option("Instead: requests per second that arrive at random (Poisson).", _ONE, metavar="RPS"),
+    ] = None
+    images: Annotated[
+        Count | None,
+        Field(description="in each prompt, beside isl tokens of text; with image"),
+        Option("In each prompt, beside its text; with --image.", _ONE, metavar="N"),
+    ] = None
+    image: Annotated[
+        Annotated[str, Field(pattern=f"^{SIZE_PATTERN}$")] | None,
+        Field(description="width x height of each image, pixels: 1024x1024"),
+        Option("Size of each image in pixels, as 1024x1024.", _ONE, metavar="WxH"),
     ] = None
 
 
@@ -188,7 +199,7 @@ def document_of(table: pd.DataFrame, measured: Sequence[ProfileStore] = ()) -> P
 
 
 TEXTS = {
-    *("model", "gpu", "framework", "version", "date", "precision", "kv_precision"),
+    *("model", "gpu", "framework", "version", "date", "precision", "kv_precision", "image"),
     *("how", "release", "note", "error"),
 }
 """Columns that hold no numbers."""
