@@ -88,6 +88,11 @@ def width_rules(what: str, width: int, precision: Precision, part: str) -> Itera
     yield from whole_groups(f"{what} width", width, precision, part)
 
 
+def feed_forward_width(layer: DenseFeedForward) -> int:
+    """Elements of a token that live at once: gate, up and their product, or one and its activation."""
+    return (3 if layer.gated else 2) * layer.intermediate
+
+
 class DenseKind(FeedForwardKind[DenseFeedForward]):
     """Up (and gate) then down."""
 
@@ -101,7 +106,7 @@ class DenseKind(FeedForwardKind[DenseFeedForward]):
         yield layer.parameters(split.hidden) * split.weight_bytes("dense") / split.layouts.tp
 
     def activations(self, split: Split, layer: DenseFeedForward) -> Activations:
-        return Activations(layer.intermediate, 0.0)
+        return Activations(feed_forward_width(layer), 0.0)
 
     def rules(self, layer: DenseFeedForward, precision: Precision) -> Iterator[Rule]:
         yield from width_rules("feed-forward", layer.intermediate, precision, "dense")

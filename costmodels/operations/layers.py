@@ -43,8 +43,9 @@ class Activations(NamedTuple):
     """Elements that one token takes beside buffers of the model's width.
 
     Attributes:
-        widest: of the layer's widest product, before the tensor split.
-        grouped: of the grouped products on one GPU, per token of an attention rank's budget, shape [n]; 0: none.
+        widest: of the layer's widest products and what is made of them, before the tensor split.
+        grouped: what the grouped products on one GPU work in, per token of an attention rank's budget, shape [n]; 0:
+            none.
     """
 
     widest: int
@@ -71,10 +72,6 @@ class LayerKind(ABC, Generic[L]):
     @abstractmethod
     def rules(self, layer: L, precision: Precision) -> Iterator[Rule]:
         """What must divide for engines to split such a layer."""
-
-    def untimed(self, layer: L) -> tuple[str, ...]:
-        """What of ``layer`` has no times, so that :meth:`ask` cannot be asked; its memory is known."""
-        return ()
 
 
 class AttentionKind(LayerKind[L]):

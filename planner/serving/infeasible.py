@@ -25,7 +25,6 @@ from planner.serving.operating_points import (
     LayoutSearch,
     OperatingPoints,
     Served,
-    peak_sequences,
     percentile_ms,
     sequences_that_fit,
 )
@@ -203,7 +202,7 @@ def _does_not_fit(
 
 
 def _gpus_that_fit(request: PlanRequest, job: Job) -> int | None:
-    """The fewest GPUs of the pool's type on which some layout holds enough sequences of the workload; None where not
+    """The fewest GPUs of the pool's type on which some layout holds a sequence of the workload; None where not
     even :data:`MOST_GPUS_TRIED` do."""
     gpus = job.pool.gpus
     while gpus < MOST_GPUS_TRIED:
@@ -213,7 +212,7 @@ def _gpus_that_fit(request: PlanRequest, job: Job) -> int | None:
         allowed = restrictions(request, wide)
         layouts, _, _ = legal_layouts(served.model, served.precision, served.framework, allowed)
         budget = np.full(len(layouts), min(served.framework.limits.token_budgets))
-        enough = sequences_that_fit(job, layouts, budget) >= peak_sequences(1)
+        enough = sequences_that_fit(job, layouts, budget) >= 1
         if enough.any():
             # An engine is legal on a pool of its own size if it is on a larger one.
             return int(layouts.gpus[enough].min())

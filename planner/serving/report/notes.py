@@ -10,6 +10,7 @@ from planner.contract.workload.workload import Workload
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
 from planner.serving.engines.latency import Checks
 from planner.serving.engines.pairing import pairing_notes
+from planner.serving.operating_points import FEW_PLACES
 from planner.serving.request import PlanRequest
 
 
@@ -37,6 +38,13 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
             "some operations of the chosen layout lie outside what was measured (long prefixes, unseen shapes, traffic "
             "between nodes); their intervals are wide"
         )
+    for group in groups:
+        if group.limits.max_sequences < FEW_PLACES:
+            places = group.limits.max_sequences
+            notes.append(
+                f"the cache of an engine of {group.id} holds {places} request{'s' if places > 1 else ''} of "
+                f"{group.engine.longest_tokens:,} tokens: no more are in flight at once, others wait"
+            )
     prefill_bound = sum(search.prefill_bound for search in searches)
     if prefill_bound:
         notes.append(
