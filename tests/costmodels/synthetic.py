@@ -117,12 +117,10 @@ GRIDS: dict[str, dict[str, list[object]]] = {
     },
     "dsa_shared_prefill": _DSA_SHARED
     | {"batch": [1, 4], "query_tokens": [16, 1024, 8192], "prefix_tokens": [0], "heads": [8, 32, 64]},
-    "dsa_shared_decode": _DSA_SHARED
-    | {"batch": [1, 8, 64], "context_tokens": [16, 4096, 65536], "heads": [8, 32, 64]},
+    "dsa_shared_decode": _DSA_SHARED | {"batch": [1, 8, 64], "context_tokens": [16, 4096, 65536], "heads": [8, 32, 64]},
     "compressed_prefill": _COMPRESSED
     | {"batch": [1, 4], "query_tokens": [16, 1024, 8192], "prefix_tokens": [0], "heads": [8, 32, 64]},
-    "compressed_decode": _COMPRESSED
-    | {"batch": [1, 8, 64], "context_tokens": [16, 4096, 65536], "heads": [8, 32, 64]},
+    "compressed_decode": _COMPRESSED | {"batch": [1, 8, 64], "context_tokens": [16, 4096, 65536], "heads": [8, 32, 64]},
     "block_sparse_prefill": _BLOCK_SPARSE
     | {"batch": [1, 4], "query_tokens": [16, 1024, 8192], "prefix_tokens": [0], "heads": [8, 32, 64]},
     "block_sparse_decode": _BLOCK_SPARSE
