@@ -23,7 +23,8 @@ from profiles.files import GIB, Source
 from profiles.importers import Importer, check_options
 from profiles.importers.aiconfigurator_tables import BLOCKS, TABLES, Table, column
 from profiles.markup import Malformed
-from profiles.measurements import OPERATIONS, merge_rows, validate
+from profiles.measured_rows import merge_rows, validate
+from profiles.measurements import OPERATIONS
 from profiles.tables import read_parquet
 
 PACKAGE = "aiconfigurator-core"
