@@ -74,7 +74,7 @@ class ServedModel:
     def notes(self) -> tuple[str, ...]:
         """What its users should know: what the reader of its config says, and kernels that nobody measured."""
         one = np.ones(1, np.int64)
-        layout, batch = Layouts.of([(1,) * len(DEGREES)]), Batch(one, one, one, one, one, expert_tokens=one * 2.0)
+        layout, batch = Layouts.of([(1,) * len(DEGREES)]), Batch(one, one, one, one, one, expert_tokens=np.full(1, 2.0))
         asked = step_work(self.model, self.precision, layout, batch, "balanced").asked
         bare = [operation for operation in asked if not self.cost.is_measured(operation)]
         told = (f"{' and '.join(bare)}: measured on no GPU; {ROOFLINE_TOLD}",) if bare else ()
@@ -99,7 +99,7 @@ class ServedModel:
         work = step_work(self.model, precision, layouts, batch, routing)
         if self.images is not None and self.model.vision is not None:
             encoding = LayerStep(Split(self.model.hidden, precision, layouts), batch, routing, work)
-            count = batch.prefills * batch.chunk * self.images.per_token
+            count = (batch.prefills * batch.chunk).astype(np.float64) * self.images.per_token
             ask_images(encoding, self.model.vision, self.images.image, count)
         calibration = calibration or self.framework.calibration
         return step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
