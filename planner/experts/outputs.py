@@ -26,7 +26,8 @@ import numpy as np
 import yaml
 
 from planner.contract.documents import shown, strict_json
-from planner.experts.document import KIND, KIND_1_0
+from planner.contract.published import check_not_edited
+from planner.experts.document import KIND, KIND_1_0, parse_placement
 from planner.experts.eplb import logical_to_physical
 from planner.experts.model import MoeModel
 from planner.experts.placement import Ints, Placement, Topology
@@ -108,15 +109,18 @@ def written(placement: Placement, model: MoeModel, form: str) -> bytes:
 _HINT = f"give a file that `plan experts` wrote, in any --format ({', '.join(FORMATS)})"
 
 
-def read_current(path: Path, model: MoeModel, topology: Topology) -> Placement:
+def read_current(path: Path, model: MoeModel, topology: Topology, *, edited: bool = False) -> Placement:
     """A placement in any of the formats, for the GPUs of ``topology``.
 
+    Args:
+        edited: take a document of ours that was edited since it was made, too.
+
     Raises:
-        InputError: unreadable, and what :func:`placement_of` raises.
+        InputError: unreadable, or edited; and what :func:`placement_of` raises.
     """
     where = f"current {path}"
     try:
-        rows = _arrays(path, where, model)
+        rows = _arrays(path, where, model, edited)
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error.strerror})", "check the path") from error
     return placement_of(rows, where, model, topology)
@@ -153,7 +157,7 @@ def placement_of(rows: Ints, where: str, model: MoeModel, topology: Topology) ->
     return placement
 
 
-def _arrays(path: Path, where: str, model: MoeModel) -> Ints:
+def _arrays(path: Path, where: str, model: MoeModel, edited: bool) -> Ints:
     """Expert in each slot, shape [MoE layers, slots], not yet checked."""
     try:
         if path.suffix == ".npz":
@@ -170,6 +174,8 @@ def _arrays(path: Path, where: str, model: MoeModel) -> Ints:
             devices = [layer["device_list"] for layer in document["layer_list"]]
             return _integers([[e for device in row for e in device["device_expert"]] for row in devices], where)
         if document.get("kind") in (KIND, KIND_1_0):
+            if not edited:
+                check_not_edited(parse_placement(text, where), where)
             return _integers(document["decision"]["physical_to_logical_map"], where)
         rows = _integers(document["physical_to_logical_map"], where)
         return rows[model.layer_index] if len(rows) == model.layers else rows
