@@ -79,7 +79,9 @@ class TestKind:
 
     def test_a_document_from_before_there_were_digests_opens_sealed(self, kind: Kind) -> None:
         document = {name: value for name, value in example(kind.name).items() if name != "digest"}
-        last = list(kind.older)[-1]
+        last = next(reversed(kind.older), None)
+        if last is None:
+            pytest.skip("there were none")
         opened = kind.parse(json.dumps({**document, "schema_version": last}))
         assert not opened.was_edited
         assert kind.parse(json.dumps({**document, "schema_version": last, "digest": "0" * 64})).was_edited
