@@ -14,6 +14,10 @@ PARTS = ("attention_qkv", "attention_output", "dense", "experts", "shared_expert
 CHOICES = ("bf16", "fp8", "fp8_block", "nvfp4", "fp32")
 KV_CHOICES = ("bf16", "fp8")
 
+SCALE_GROUPS = {"fp8_block": 128, "mxfp4": 32, "nvfp4": 16}
+"""Of formats that fix it: DeepSeek-V3's blocks (arXiv:2412.19437 §3.3), OCP's microscaling (MX 1.0 §5), NVIDIA's
+nvfp4."""
+
 _NEEDS = {"fp8": "fp8", "fp8_block": "fp8", "nvfp4": "fp4", "int8": "int8"}
 
 
@@ -41,6 +45,16 @@ class Precision:
 
     def of(self, part: str) -> str:
         return str(getattr(self, part))
+
+    def scale_group(self, part: str) -> int:
+        """Values along a row of the weights of ``part`` that share a scale, which no split may cut; 0: a split may cut
+        anywhere (a whole row or matrix shares one, or engines pad)."""
+        dtype = self.of(part)
+        if dtype == "mxfp4" and part == "experts":
+            return 0  # engines pad the experts of each rank to whole blocks (vLLM's and SGLang's mxfp4.py)
+        if dtype in ("int4", "int8_wo") or (dtype == "fp8_block" and self.weights == dtype and self.group):
+            return self.group
+        return SCALE_GROUPS.get(dtype, 0)
 
     def within(self, group: LayerGroup) -> Precision:
         """That of layers which the checkpoint stores otherwise than most (a conversion treats all alike)."""

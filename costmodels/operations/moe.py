@@ -12,7 +12,7 @@ from costmodels.models.precision import Precision
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_feed_forward, ask_product, feed_forward_width, width_rules
 from costmodels.operations.kernel import Kernel
-from costmodels.operations.layers import BLOCK, Activations, FeedForwardKind, Rule
+from costmodels.operations.layers import Activations, FeedForwardKind, Rule, whole_groups
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
 from costmodels.operations.roofline import (
     ROUTING_SKEW,
@@ -145,13 +145,9 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
         yield Rule(
             f"expert width {width} does not divide by the tensor split of experts", lambda x: width % x.moe_tp != 0
         )
-        if precision.experts == "fp8_block":
-            yield Rule(
-                f"expert width {width} ÷ tensor split is not a multiple of the {BLOCK}-wide scale blocks",
-                lambda x: width // x.moe_tp % BLOCK != 0,
-            )
+        yield from whole_groups("expert width", width, precision, "experts", over="tensor split")
         if layer.shared_intermediate:
-            yield from width_rules("shared expert", layer.shared_intermediate, precision.shared_experts)
+            yield from width_rules("shared expert", layer.shared_intermediate, precision, "shared_experts")
 
 
 FAMILY = OperationFamily("moe", (MOE,), (ExpertsKind(),))

@@ -6,15 +6,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from costmodels.models.architecture import Architecture
+from costmodels.models.images import encoded_image
 from costmodels.operations.layouts import DEGREES
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.recipe import Recipe
+from costmodels.serving.served_model import PromptImages
+from planner.contract.workload.images import parse_images
 from planner.serving.layouts import completed, degrees_of
 from profiles.errors import InputError
 from profiles.hardware import Catalogue
 from profiles.values import number, shown
 
 FindModel = Callable[[str], Architecture]
+
+Group = tuple[str, str, str, str | None, str | None, PromptImages | None]
+"""What rows that are predicted together share."""
 
 LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
 
@@ -32,16 +38,17 @@ class AskedRow:
     precision: str | None
     kv_precision: str | None
     layout: tuple[int, ...]
-    isl: int
+    isl: int  # tokens of images included
     osl: int
     concurrency: int
     rate_rps: float
     recipe: Recipe
     sampling: str
+    images: PromptImages | None
 
     @property
-    def group(self) -> tuple[str, str, str, str | None, str | None]:
-        return self.model, self.gpu, self.framework, self.precision, self.kv_precision
+    def group(self) -> Group:
+        return self.model, self.gpu, self.framework, self.precision, self.kv_precision, self.images
 
 
 def asked_row(index: int, record: Mapping[str, str], find_model: FindModel, catalogue: Catalogue) -> AskedRow:
@@ -57,6 +64,12 @@ def asked_row(index: int, record: Mapping[str, str], find_model: FindModel, cata
     concurrency, rate = record.get("concurrency", ""), record.get("rate", "")
     if bool(concurrency) == bool(rate):
         raise InputError(f"concurrency, rate: {'both given' if rate else 'both blank'}", "give one of them in each row")
+    isl, images = _count("isl", record["isl"]), None
+    if record.get("images") or record.get("image"):
+        asked = parse_images(record.get("images", ""), record.get("image", ""), "images")
+        image = encoded_image(model, asked.width_pixels, asked.height_pixels)
+        images = PromptImages.of(image, asked.count, isl)
+        isl += asked.count * image.tokens
     return AskedRow(
         index,
         record["model"],
@@ -65,12 +78,13 @@ def asked_row(index: int, record: Mapping[str, str], find_model: FindModel, cata
         record.get("precision") or None,
         record.get("kv_precision") or None,
         layout,
-        _count("isl", record["isl"]),
+        isl,
         _count("osl", record["osl"]),
         _count("concurrency", concurrency) if concurrency else 0,
         _positive("rate", rate) if rate else 0.0,
         _recipe(record),
         _sampling(record.get("sampling", "")),
+        images,
     )
 
 

@@ -18,6 +18,7 @@ from costmodels.serving.steady.disaggregated import (
 )
 from planner.serving.engines.disaggregated import UTILISATIONS, DisaggregatedEngines, find_disaggregated_engines
 from planner.serving.engines.groups import slower
+from planner.serving.engines.pairing import cannot_pair, partners
 from planner.serving.layouts import layout_at, legal_layouts, restrictions
 from planner.serving.operating_points import (
     Job,
@@ -60,6 +61,11 @@ def no_plan(
     tried = [each for each in tried if each.works.any()]
     if not tried:
         if request.disaggregation == "always":
+            served = next(search.job.served for searches in searched.values() for search in searches)
+            if (refused := cannot_pair(served)) is not None:
+                return Unsupported(
+                    f"disaggregation: {refused}", "leave --disaggregation at auto, or choose another --framework"
+                )
             return Unsupported(
                 f"disaggregation: no layout of {where} can take the prefill role and another the decode role",
                 "allow more GPUs, or leave --disaggregation at auto",
@@ -129,7 +135,9 @@ def _pairs(searches: list[LayoutSearch]) -> list[_Tried]:
         for roles in (find_disaggregated_engines(search, within=False) for search in searches)
         if roles is not None
     ]
-    return [_pair(first, second) for first in found for second in found]
+    if not found or cannot_pair(found[0].job.served) is not None:
+        return []
+    return [_pair(first, second) for pools in partners(found) for first in pools for second in pools]
 
 
 def _pair(first: DisaggregatedEngines, second: DisaggregatedEngines) -> _Tried:

@@ -21,7 +21,7 @@ from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
 from planner.serving.asked_engines import AskedEngine, Room, load_of
-from planner.serving.asked_rows import AskedRow, FindModel, asked_row
+from planner.serving.asked_rows import AskedRow, FindModel, Group, asked_row
 from planner.serving.configuration import RECIPE_FIELDS
 from planner.serving.layouts import refused_on_nodes
 from profiles.descriptions import catalogue_with
@@ -32,7 +32,7 @@ from profiles.values import shown
 
 REQUIRED = ("model", "gpu", "framework", "isl", "osl")
 OPTIONAL = (
-    *("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus", "concurrency", "rate"),
+    *("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus", "concurrency", "rate", "images", "image"),
     *(*RECIPE_FIELDS, "sampling"),
 )
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
@@ -74,7 +74,7 @@ def predict(
     _check_columns(table)
     catalogue = catalogue_with(store.path for store in measured)
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
-    groups: dict[tuple[str, str, str, str | None, str | None], list[AskedRow]] = {}
+    groups: dict[Group, list[AskedRow]] = {}
     records = table.to_dict("records")
     for index, record in enumerate(records):
         try:
@@ -122,7 +122,7 @@ def _told(error: ShardwrightError) -> str:
 
 def _predict_group(
     model: Architecture,
-    group: tuple[str, str, str, str | None, str | None],
+    group: Group,
     rows: list[AskedRow],
     costs: dict[tuple[str, str], CostModel],
     catalogue: Catalogue,
@@ -130,7 +130,7 @@ def _predict_group(
     progress: Progress | None,
     out: dict[str, np.ndarray],
 ) -> None:
-    _, gpu_name, framework_at, weights, kv = group
+    _, gpu_name, framework_at, weights, kv, images = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     families().require_measured_widths(model)
     precision = choose_precision(model, weights, kv)
@@ -152,7 +152,9 @@ def _predict_group(
     if (gpu_name, framework.name) not in costs:
         costs[gpu_name, framework.name] = CostModel(gpu, framework.name, progress=progress, measured=measured)
     network = Network(node.gpus, find_fabric(node.default_fabric))
-    served = ServedModel(model, precision, framework, costs[gpu_name, framework.name], network)
+    served = ServedModel(model, precision, framework, costs[gpu_name, framework.name], network, images)
+    for row in rows:
+        out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], *served.notes)))
     engines = []
     for row in rows:
         try:

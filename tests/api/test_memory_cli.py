@@ -33,7 +33,7 @@ def test_json_is_the_document_alone(run: Runner, tmp_path: Path) -> None:
     assert document == json.loads(target.read_text())
     assert set(document) == {
         *("kind", "schema_version", "starts", "reasons", "framework", "version", "memory", "largest"),
-        *("notes", "provenance"),
+        *("notes", "provenance", "digest"),
     }
     assert set(document["memory"]) == {
         *("weights_bytes", "activation_bytes", "graph_bytes", "other_bytes", "kv_cache_bytes"),

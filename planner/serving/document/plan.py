@@ -23,9 +23,9 @@ from planner.contract.workload.workload import Workload
 from planner.serving.document.prediction import Prediction
 from planner.serving.request import Disaggregation, Objective
 
-SCHEMA_VERSION: Literal["1.3"] = "1.3"
+SCHEMA_VERSION: Literal["1.4"] = "1.4"
 
-OLDER = dict.fromkeys(("1.0", "1.1", "1.2"), as_it_is)
+OLDER = dict.fromkeys(("1.0", "1.1", "1.2", "1.3"), as_it_is)
 """Versions that still open, for ever: whatever a later one added has a default that says what was so."""
 
 
@@ -70,6 +70,11 @@ class Decision(Document):
     gpus_used: int
     gpus_idle: int
     usd_per_hour: float | None = Field(description="of the GPUs used; null where a price is not known")
+    pairs: tuple[tuple[str, str], ...] = Field(
+        default=(),
+        description="ids of the prefill and decode engines that serve requests together; empty: aggregated engines, "
+        "or before schema 1.3, where every prefill engine goes with every decode engine",
+    )
 
 
 # ------------------------------------------------------------------ proof
@@ -162,7 +167,7 @@ class Plan(Published):
     """The whole document."""
 
     kind: Literal["serving"] = "serving"
-    schema_version: Literal["1.3"] = SCHEMA_VERSION
+    schema_version: Literal["1.4"] = SCHEMA_VERSION
     request: RequestUnderstood
     decision: Decision
     prediction: Prediction
