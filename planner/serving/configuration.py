@@ -28,6 +28,28 @@ Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 Count = Annotated[int, Field(gt=0, le=10**8), PLAIN_NUMBER]
 
 
+MaxNumSeqs = Annotated[
+    Count | None,
+    Field(description="most sequences in one step, of each attention replica"),
+    Option("Most sequences in one step, of each attention replica.", RECIPE, metavar="N"),
+]
+MaxNumBatchedTokens = Annotated[
+    Count | None,
+    Field(description="most tokens in one step, of each attention replica"),
+    Option("Most tokens in one step, of each attention replica.", RECIPE, metavar="N"),
+]
+GpuMemoryUtilization = Annotated[
+    Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER] | None,
+    Field(description="share of GPU memory, as the framework means it"),
+    Option("Share of GPU memory, as the framework means it.", RECIPE, metavar="SHARE"),
+]
+MaxModelLen = Annotated[
+    Count | None,
+    Field(description="longest sequence that is admitted, tokens"),
+    Option("Longest sequence that is admitted.", RECIPE, metavar="TOKENS"),
+]
+
+
 class EngineAsked(Document):
     """One engine: model, GPUs, precision and layout, and how it is started. What nobody says of that is the release's
     default."""
@@ -75,26 +97,10 @@ class EngineAsked(Document):
         Field(description="of the engine; must be tp × pp × dp"),
         Option("Of the engine; must be tp x pp x dp.", ENGINE, metavar="N"),
     ] = None
-    max_num_seqs: Annotated[
-        Count | None,
-        Field(description="most sequences in one step, of each attention replica"),
-        Option("Most sequences in one step, of each attention replica.", RECIPE, metavar="N"),
-    ] = None
-    max_num_batched_tokens: Annotated[
-        Count | None,
-        Field(description="most tokens in one step, of each attention replica"),
-        Option("Most tokens in one step, of each attention replica.", RECIPE, metavar="N"),
-    ] = None
-    gpu_memory_utilization: Annotated[
-        Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER] | None,
-        Field(description="share of GPU memory, as the framework means it"),
-        Option("Share of GPU memory, as the framework means it.", RECIPE, metavar="SHARE"),
-    ] = None
-    max_model_len: Annotated[
-        Count | None,
-        Field(description="longest sequence that is admitted, tokens; default: the model's"),
-        Option("Longest sequence that is admitted. Default: the model's.", RECIPE, metavar="TOKENS"),
-    ] = None
+    max_num_seqs: MaxNumSeqs = None
+    max_num_batched_tokens: MaxNumBatchedTokens = None
+    gpu_memory_utilization: GpuMemoryUtilization = None
+    max_model_len: MaxModelLen = None
     chunked_prefill: Annotated[
         bool | None,
         Field(description="whether prompts are cut to what a step has room for"),

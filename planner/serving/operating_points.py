@@ -196,6 +196,10 @@ def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, tokens: int | N
         middle = (least + most + 1) // 2
         holds = served.memory(layouts, budget, sequences=middle).sequences(per_sequence) >= middle
         least, most = np.where(holds, middle, least), np.where(holds, most, middle - 1)
+    longest = served.framework.limits.max_model_len
+    if longest is not None and served.framework.memory.holds_longest:
+        cache = served.memory(layouts, budget, sequences=np.maximum(least, 1)).kv_bytes
+        least = np.where(cache >= served.kv_bytes(layouts, longest), least, 0)
     return least
 
 

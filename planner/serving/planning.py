@@ -14,7 +14,7 @@ from costmodels.models.precision import (
     choose_precision,
 )
 from costmodels.operations.registry import families
-from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.clusters import Pool
 from planner.contract.models import architecture_of
 from planner.contract.published import validated
@@ -148,7 +148,13 @@ def _none(request: PlanRequest, model: Architecture, options: list[ServingOption
 
 
 def _check_length(request: PlanRequest, model: Architecture) -> None:
-    tokens = request.workload.isl + request.workload.osl
+    tokens, longest = request.workload.isl + request.workload.osl, request.max_model_len
+    if longest is not None and not tokens <= longest <= model.max_context_tokens:
+        raise InputError(
+            f"max_model_len: {longest} is not between the {tokens} tokens of a request and the "
+            f"{model.max_context_tokens} that {model.name} reads",
+            "give a length in between, or leave it out",
+        )
     if tokens > model.max_context_tokens:
         raise InputError(
             f"workload: isl {request.workload.isl} + osl {request.workload.osl} = {tokens} tokens is longer than the "
@@ -176,11 +182,24 @@ def _cost_models(
     return cost_of
 
 
+def _started_as_asked(request: PlanRequest) -> Framework:
+    """The framework with what the request says of how engines are started in place of what plans start them with."""
+    framework = find_framework(request.framework)
+    asked: dict[str, Any] = {
+        "max_sequences": request.max_num_seqs,
+        "token_budgets": request.max_num_batched_tokens and (request.max_num_batched_tokens,),
+        "memory_fraction": request.gpu_memory_utilization,
+        "max_model_len": request.max_model_len,
+    }
+    said = {name: value for name, value in asked.items() if value is not None}
+    return framework.model_copy(update={"limits": framework.limits.model_copy(update=said)}) if said else framework
+
+
 def _jobs(
     request: PlanRequest, model: Architecture, precision: Precision, cost_of: CostOf
 ) -> tuple[list[Job], list[Rejected]]:
     """One job per pool that can run the precision; the other pools as rejections."""
-    framework = find_framework(request.framework)
+    framework = _started_as_asked(request)
     jobs, refused = [], []
     for index, pool in enumerate(request.cluster.pools):
         why = framework.missing_hardware(precision, cost_of(pool).gpu)

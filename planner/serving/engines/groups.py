@@ -69,7 +69,8 @@ class Group:
         return Limits(
             max_sequences=sequences,
             max_tokens_per_step=tokens,
-            max_model_len=min(served.model.max_context_tokens, -(-self.job.shape.tokens // 256) * 256),
+            max_model_len=served.framework.limits.max_model_len
+            or min(served.model.max_context_tokens, -(-self.job.shape.tokens // 256) * 256),
             memory_fraction=served.framework.limits.memory_fraction,
         )
 
