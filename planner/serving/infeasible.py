@@ -20,13 +20,13 @@ from planner.serving.engines.disaggregated import UTILISATIONS, DisaggregatedEng
 from planner.serving.engines.groups import slower
 from planner.serving.layouts import layout_at, legal_layouts, restrictions
 from planner.serving.operating_points import (
+    IDLE,
     Job,
     LayoutSearch,
     OperatingPoints,
     Served,
-    peak_sequences,
+    holds_one,
     percentile_ms,
-    sequences_that_fit,
 )
 from planner.serving.request import PlanRequest
 from profiles.errors import Infeasible, InputError, Unsupported
@@ -59,16 +59,10 @@ def no_plan(
     if request.disaggregation != "never":
         tried += [pair for searches in searched.values() for pair in _pairs(searches)]
     tried = [each for each in tried if each.works.any()]
-    if not tried:
-        if request.disaggregation == "always":
-            return Unsupported(
-                f"disaggregation: no layout of {where} can take the prefill role and another the decode role",
-                "allow more GPUs, or leave --disaggregation at auto",
-            )
-        isl, osl = request.workload.isl, request.workload.osl
+    if not tried:  # an aggregated engine runs at some load, if any does
         return Unsupported(
-            f"workload: isl {isl} with osl {osl} keeps every layout of {where} in prefill at every load that was tried",
-            "give a larger osl or a smaller isl, or allow more pipeline stages",
+            f"disaggregation: no layout of {where} can take the prefill role and another the decode role",
+            "allow more GPUs, or leave --disaggregation at auto",
         )
     bounds = request.slo.bounds
     if not bounds:
@@ -120,6 +114,8 @@ def _describe(points: OperatingPoints) -> Callable[[int], str]:
 
 
 def _sequences(concurrency: float) -> str:
+    if concurrency == IDLE:
+        return "at hardly any load"
     return f"{concurrency:g} sequence{'s' if concurrency > 1 else ''}"
 
 
@@ -146,7 +142,7 @@ def _pair(first: DisaggregatedEngines, second: DisaggregatedEngines) -> _Tried:
 
     def described(i: int) -> str:
         prefills, decodes = layout_at(first.layouts, int(p[i])), layout_at(decode.layouts, i)
-        return f"prefill {prefills.label}, decode {decodes.label} with {_sequences(decode.concurrency[i])}"
+        return f"prefill {prefills.label}, decode {decodes.label}, {_sequences(decode.concurrency[i])}"
 
     # Of one pool, they must find room beside each other.
     room = prefill.steps.layouts.gpus + decode.layouts.gpus <= first.job.pool.gpus
@@ -205,7 +201,7 @@ def _gpus_that_fit(request: PlanRequest, job: Job) -> int | None:
         allowed = restrictions(request, wide)
         layouts, _, _ = legal_layouts(served.model, served.precision, served.framework, allowed)
         budget = np.full(len(layouts), min(served.framework.limits.token_budgets))
-        enough = sequences_that_fit(job, layouts, budget) >= peak_sequences(1)
+        enough = holds_one(job, layouts, budget)
         if enough.any():
             # An engine is legal on a pool of its own size if it is on a larger one.
             return int(layouts.gpus[enough].min())

@@ -36,11 +36,6 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
             "some operations of the chosen layout lie outside what was measured (long prefixes, unseen shapes, traffic "
             "between nodes); their intervals are wide"
         )
-    prefill_bound = sum(search.prefill_bound for search in searches)
-    if prefill_bound:
-        notes.append(
-            f"{prefill_bound} layouts were left out: at no load tried do they keep up with this workload's prompts"
-        )
     notes += _hand_over_notes(pairs) + _workload_notes(work, groups)
     if request.goal == "throughput" and request.workload.rate_rps is not None:
         notes.append(
