@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test test-slow lint diff-plans bench bench-experts bench-silicon pack clean
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-silicon pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -25,6 +25,10 @@ lint: $(STAMP)
 diff-plans: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.diff_plans
 
+# Whether README and docs say what the program does; runs the commands that they show.
+docs-check: $(STAMP)
+	$(BIN)/python -m tests.docs_check --run
+
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.kernels --framework vllm
 	$(BIN)/python -m tests.benchmarks.sampling
@@ -32,6 +36,10 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.loops
 	$(BIN)/python -m tests.benchmarks.plans
 	$(BIN)/python -m tests.benchmarks.readme
+
+# Memory of engines against what they log when they start, each model left out in turn.
+bench-memory: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.memory
 
 bench-experts: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.experts_balance

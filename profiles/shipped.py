@@ -16,6 +16,9 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 T = TypeVar("T")
 
+BROKEN = "correct the file if you have changed it; otherwise install shardwright again"
+"""What to do about a broken file of the package, whoever reads it."""
+
 
 def shipped(path: Path, parse: Callable[[Any], T]) -> T:
     """What ``parse`` makes of the YAML document in ``path``.
@@ -27,7 +30,7 @@ def shipped(path: Path, parse: Callable[[Any], T]) -> T:
     try:
         return parse(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader))
     except (OSError, yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise DataError(f"{path.name}: cannot be read ({_told(error)})", "reinstall shardwright") from error
+        raise DataError(f"{path.name}: cannot be read ({_told(error)})", BROKEN) from error
 
 
 def _told(error: Exception) -> str:

@@ -74,9 +74,9 @@ def write_text(text: str) -> None:
         buffer.flush()
 
 
-def write_json(document: object) -> None:
-    """``document`` as indented JSON on standard output."""
-    write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def as_json_text(document: object) -> str:
+    """``document`` as indented JSON, with a newline at the end."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def heading(console: Console, text: str) -> None:

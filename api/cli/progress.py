@@ -14,12 +14,13 @@ PATIENCE_S = 2.0
 
 class Reporter:
     """Calling it reports an event. On a terminal the line also appears by itself after :data:`PATIENCE_S`
-    seconds, and leaves no trace; elsewhere nothing but events is written."""
+    seconds, and leaves no trace; elsewhere nothing but events is written. A ``quiet`` one writes nothing at all."""
 
-    def __init__(self, doing: str) -> None:
+    def __init__(self, doing: str, *, quiet: bool = False) -> None:
         self._doing = doing
+        self._quiet = quiet
         self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
-        self._live = sys.stderr.isatty()
+        self._live = sys.stderr.isatty() and not quiet
         self._lock = threading.Lock()
         self._closed = False
         self._progress: Progress | None = None
@@ -34,7 +35,7 @@ class Reporter:
     def __call__(self, event: str) -> None:
         if self._live:
             self._show(event)
-        else:
+        elif not self._quiet:
             print(event, file=sys.stderr, flush=True)
 
     def __exit__(

@@ -1,13 +1,13 @@
-"""The REST service: the same request as the command line, as JSON, and the same plan back, byte for byte.
+"""The REST service: the same requests as the command line, as JSON, and the same documents back, byte for byte.
 
-It keeps nothing. Jobs, storage, keys and quotas have their place around :class:`Planner`: whoever takes a
-request now and answers later replaces that one object.
+Each kind of :mod:`planner.kinds` has a route and schemas. It keeps nothing. Jobs, storage, keys and quotas have their
+place around :class:`Planner`: whoever takes a request now and answers later replaces that one object.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -20,45 +20,32 @@ from starlette.responses import Response
 from api.rest import openapi, problems
 from api.rest.body import parse_json_body, read_json_body
 from costmodels.models.registry import RegisteredModel, registered
-from planner.serving.document.plan import Plan, schema
-from planner.serving.request import PlanRequest, parse_request
+from planner.contract.documents import Document, checked
+from planner.kinds import KINDS, Kind, schema, schema_names
 from profiles.errors import DataError
 from profiles.hardware import Fabric, Gpu, Node, Price, fabrics, gpus, nodes, on_demand_price
 from profiles.store import shipped_pack
 
 DISTRIBUTION = "shardwright"
 
-PlanFunction = Callable[[PlanRequest], Plan]
-
-
-def plan_without_paths(request: PlanRequest) -> Plan:
-    """:func:`planner.plan`, for strangers: a model is a bundled name, never a path on this machine."""
-    from planner.serving.planning import plan  # deferred: solver and forests take a second to import
-
-    return plan(request, allow_paths=False)
-
 
 class Planner:
-    """Runs the planner beside the event loop, ``at_once`` requests at a time; the others wait their turn.
+    """Makes documents beside the event loop, ``at_once`` at a time; the others wait their turn.
 
     Planning keeps one core busy and takes a few hundred megabytes: more at once would only be slower.
     """
 
-    def __init__(self, plan: PlanFunction, at_once: int) -> None:
-        self._plan = plan
+    def __init__(self, at_once: int) -> None:
         self._turns = asyncio.Semaphore(at_once)
 
-    async def document(self, request: PlanRequest) -> bytes:
-        """The plan's JSON.
+    async def document(self, kind: Kind, request: Document) -> bytes:
+        """The JSON of the document that answers ``request``.
 
         Raises:
-            ShardwrightError: what the planner raises.
+            ShardwrightError: what the kind's function raises.
         """
         async with self._turns:
-            return await run_in_threadpool(self._document, request)
-
-    def _document(self, request: PlanRequest) -> bytes:
-        return self._plan(request).to_json().encode()
+            return await run_in_threadpool(lambda: kind.make(request).to_json().encode())
 
 
 class Pack(BaseModel):
@@ -93,12 +80,12 @@ class Hardware(BaseModel):
     fabrics: list[Fabric]
 
 
-def create_app(plan: PlanFunction = plan_without_paths, *, at_once: int = 1) -> FastAPI:
+def create_app(kinds: Mapping[str, Kind] = KINDS, *, at_once: int = 1) -> FastAPI:
     """The service as an ASGI application (``uvicorn --factory api.rest.app:create_app``).
 
     Args:
-        plan: makes the plan of a request; raises ShardwrightErrors.
-        at_once: how many plans are made at the same time.
+        kinds: what is decided, each at its route.
+        at_once: how many documents are made at the same time.
     """
     # No /docs page: it would load its scripts from somebody else's server.
     app = FastAPI(
@@ -110,33 +97,56 @@ def create_app(plan: PlanFunction = plan_without_paths, *, at_once: int = 1) -> 
         redirect_slashes=False,
     )
     problems.install(app)
-    openapi.install(app)
     _add_catalogue(app)
-    planner = Planner(plan, at_once)
-
-    @app.post(
-        "/v1/plans",
-        summary="Make a plan",
-        response_class=Response,
-        responses=openapi.plan_responses(),
-        tags=["plans"],
-    )
-    async def make_plan(request: Request) -> Response:
-        """Which layout, on which GPUs, with what predicted latency and throughput, and why no other. The same
-        request has the same bytes for an answer, as long as package and measurements are the same."""
-        body = await read_json_body(request)
-        asked = await run_in_threadpool(_parse, body)
-        return Response(await planner.document(asked), media_type="application/json")
-
+    planner = Planner(at_once)
+    for kind in kinds.values():
+        _add_kind(app, kind, planner)
+    for name in schema_names():
+        _add_schema(app, name)
+    openapi.install(app, kinds)
     return app
 
 
-def _parse(body: bytes) -> PlanRequest:
-    return parse_request(parse_json_body(body))
+def _add_kind(app: FastAPI, kind: Kind, planner: Planner) -> None:
+    def understood(body: bytes) -> Document:
+        return checked(kind.request, parse_json_body(body, kind.request_name), "request")
+
+    async def make(request: Request) -> Response:
+        body = await read_json_body(request)
+        asked = await run_in_threadpool(understood, body)
+        return Response(await planner.document(kind, asked), media_type="application/json")
+
+    app.add_api_route(
+        kind.route,
+        make,
+        methods=["POST"],
+        name=f"make {kind.name}",
+        summary=f"Make {kind.title.partition(':')[0]}",
+        description=f"{kind.title[0].upper()}{kind.title[1:]}. The same request has the same bytes for an answer, as "
+        "long as package and measurements are the same.",
+        response_class=Response,
+        responses=openapi.kind_responses(),
+        tags=["documents"],
+    )
+
+
+def _add_schema(app: FastAPI, name: str) -> None:
+    def published() -> dict[str, Any]:
+        return schema(name)
+
+    app.add_api_route(
+        f"/v1/schemas/{name}",
+        published,
+        name=f"schema {name}",
+        summary=f"JSON Schema: {name}",
+        description=f"As `plan schema {name}`.",
+        responses=openapi.problems(s500="The server failed, or its data is broken"),
+        tags=["schemas"],
+    )
 
 
 def _add_catalogue(app: FastAPI) -> None:
-    """What can be looked up: health, models, GPUs, schemas."""
+    """What can be looked up: health, models, GPUs."""
     broken = openapi.problems(s500="The server failed, or its data is broken")
 
     @app.get(
@@ -168,15 +178,5 @@ def _add_catalogue(app: FastAPI) -> None:
         priced = [PricedGpu(**gpu.model_dump(), on_demand_price=on_demand_price(gpu)) for gpu in gpus().values()]
         return Hardware(gpus=priced, nodes=list(nodes().values()), fabrics=list(fabrics().values()))
 
-    @app.get("/v1/schemas/plan", summary="JSON Schema of the plan", responses=broken, tags=["schemas"])
-    def plan_schema() -> dict[str, Any]:
-        """As `plan schema plan`."""
-        return schema("plan")
 
-    @app.get("/v1/schemas/request", summary="JSON Schema of the request", responses=broken, tags=["schemas"])
-    def request_schema() -> dict[str, Any]:
-        """As `plan schema request`."""
-        return schema("request")
-
-
-__all__ = ["Planner", "create_app", "plan_without_paths"]
+__all__ = ["Planner", "create_app"]

@@ -2,50 +2,40 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from api.rest.problems import MEDIA_TYPE, Problem
-from planner.serving.document.plan import Plan
-from planner.serving.request import PlanRequest
+from planner.kinds import Kind
 
 REF = "#/components/schemas/{model}"
 
-REQUEST_EXAMPLES: dict[str, dict[str, Any]] = {
-    "short": {
-        "summary": "Short forms, as on the command line",
-        "value": {
-            "model": "Qwen/Qwen3-8B",
-            "cluster": "1xH200",
-            "slo": "ttft=1s,tpot=30ms",
-            "workload": "isl=4000,osl=500",
-        },
-    },
-    "objects": {
-        "summary": "Objects: the cheapest of 16 GPUs that carry 20 requests/s",
-        "value": {
-            "model": "Qwen/Qwen3-32B",
-            "cluster": {"name": "ours", "pools": [{"gpu": "H200", "gpus": 16, "usd_per_gpu_hour": 2.5}]},
-            "slo": {"bounds": [{"metric": "ttft", "percentile": 99, "limit_ms": 2000}]},
-            "workload": {"isl": 4000, "osl": 500, "rate_rps": 20},
-            "objective": "cost",
+MORE_EXAMPLES: dict[str, dict[str, Any]] = {
+    "serving": {
+        "objects": {
+            "summary": "Objects: the cheapest of 16 GPUs that carry 20 requests/s",
+            "value": {
+                "model": "Qwen/Qwen3-32B",
+                "cluster": {"name": "ours", "pools": [{"gpu": "H200", "gpus": 16, "usd_per_gpu_hour": 2.5}]},
+                "slo": {"bounds": [{"metric": "ttft", "percentile": 99, "limit_ms": 2000}]},
+                "workload": {"isl": 4000, "osl": 500, "rate_rps": 20},
+                "objective": "cost",
+            },
         },
     },
 }
+"""Requests beside each kind's own example."""
 
 
-@cache
-def plan_example() -> dict[str, Any]:
-    """The answer to the first example request. Written by `plan --model Qwen/Qwen3-8B --cluster 1xH200
-    --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500 --json`."""
-    document: dict[str, Any] = json.loads((Path(__file__).parent / "plan_example.json").read_text("utf-8"))
-    return document
+def request_examples(kind: Kind) -> dict[str, Any]:
+    """Requests of a kind as OpenAPI shows them; the answer to ``short`` is the kind's example."""
+    short = {"summary": "Short forms, as on the command line", "value": kind.request_example()}
+    return {"short": short, **MORE_EXAMPLES.get(kind.name, {})}
 
 
 def problems(**described: str) -> dict[int | str, dict[str, Any]]:
@@ -54,10 +44,10 @@ def problems(**described: str) -> dict[int | str, dict[str, Any]]:
     return {int(status[1:]): {"description": text, "content": content} for status, text in described.items()}
 
 
-def plan_responses() -> dict[int | str, dict[str, Any]]:
-    """What ``POST /v1/plans`` may answer."""
+def kind_responses() -> dict[int | str, dict[str, Any]]:
+    """What a ``POST`` of a kind may answer."""
     return {
-        200: {"description": "The plan: the same bytes as `plan --json`"},
+        200: {"description": "The document: the same bytes as the command line's --json"},
         **problems(
             s400="The body is not valid JSON",
             s409="No plan can satisfy the request: what binds, and the nearest thing that works",
@@ -70,30 +60,31 @@ def plan_responses() -> dict[int | str, dict[str, Any]]:
     }
 
 
-def _describe_plans(operation: dict[str, Any]) -> None:
-    # Only now: FastAPI drops every null from what it is told of a route, and a plan without its nulls is none.
-    request = {"schema": {"$ref": REF.format(model="PlanRequest")}, "examples": REQUEST_EXAMPLES}
+def _describe(operation: dict[str, Any], kind: Kind, names: Mapping[Any, Any]) -> None:
+    # Only now: FastAPI drops every null from what it is told of a route, and a document without its nulls is none.
+    request = {"schema": names[kind.request, "validation"], "examples": request_examples(kind)}
     answer = {
-        "schema": {"$ref": REF.format(model="Plan")},
-        "examples": {"short": {"summary": "The answer to the short example", "value": plan_example()}},
+        "schema": names[kind.document, "serialization"],
+        "examples": {"short": {"summary": "Like the answer to the short example", "value": kind.example()}},
     }
     operation["requestBody"] = {"required": True, "content": {"application/json": request}}
     operation["responses"]["200"]["content"] = {"application/json": answer}
 
 
-def install(app: FastAPI) -> None:
-    """Makes ``app`` describe the request and the plan, whose bytes it reads and writes itself."""
+def install(app: FastAPI, kinds: Mapping[str, Kind]) -> None:
+    """Makes ``app`` describe requests and documents of all ``kinds``, whose bytes it reads and writes itself."""
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-            _, definitions = models_json_schema(
-                [(PlanRequest, "validation"), (Plan, "serialization"), (Problem, "serialization")],
-                ref_template=REF,
-            )
+            types: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [(Problem, "serialization")]
+            for kind in kinds.values():
+                types += [(kind.request, "validation"), (kind.document, "serialization")]
+            names, definitions = models_json_schema(types, ref_template=REF)
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             schemas |= definitions["$defs"]
-            _describe_plans(document["paths"]["/v1/plans"]["post"])
+            for kind in kinds.values():
+                _describe(document["paths"][kind.route]["post"], kind, names)
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -75,6 +75,12 @@ class _Loaded:
     ranks: frozenset[int]  # numbers of GPUs that the pack has rows of this type among
 
 
+def cost_model_version(store: ProfileStore, measured: Sequence[ProfileStore] = ()) -> str:
+    """Identifies predictions from ``store`` with ``measured`` laid over it: model version and the hashes of the
+    measurements."""
+    return "+".join([MODEL_VERSION, *(each.manifest.content_hash[:12] for each in (store, *measured))])
+
+
 class CostModel:
     """Predicts kernels of one GPU type under one serving framework.
 
@@ -127,7 +133,7 @@ class CostModel:
     @cached_property
     def version(self) -> str:
         """Identifies the predictions: model version and the hashes of the measurements."""
-        return "+".join([MODEL_VERSION, *(s.manifest.content_hash[:12] for s in (self.store, *self.measured))])
+        return cost_model_version(self.store, self.measured)
 
     def estimate(self, operation: str, q: Columns) -> Estimates:
         """Latencies in µs of the questions ``q``: coded shape columns (see :mod:`costmodels.operations.roofline`),
@@ -201,7 +207,7 @@ class CostModel:
         hardware = hardware_of(self.store, operation, self.catalogue)
         own = Hardware.of([self.gpu])
         rows = load_rows(self.store, operation, self.framework, own, self.gpu.name, self._left_out(operation))
-        overlay = lay_over(self.measured, operation, self.framework, self.gpu.name, rows)
+        overlay = lay_over(self.measured, operation, self.framework, self.gpu, rows)
         order = sources_of(self.framework)
         row_sources: dict[int, set[str]] = {}
         for part in (rows, overlay.rows):

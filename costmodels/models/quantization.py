@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from costmodels.models.module_names import Rules, rules_of
+from costmodels.models.precision import SCALE_GROUPS
 from profiles.errors import InputError, Unsupported
+from profiles.values import shown
 
 UNQUANTIZED = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 _MODELOPT = {
@@ -30,7 +32,7 @@ _ROUGHLY = {
     "MXFP8": "mxfp8 weights (one scale per 32) are counted as fp8 in blocks: 3 % smaller than they are",
     "W4A16_NVFP4": "its nvfp4 weights are multiplied in 16 bits (W4A16), which is slower than nvfp4 products",
 }
-SCALE_BLOCK = 128  # width of fp8's blocks
+_BLOCK = SCALE_GROUPS["fp8_block"]
 _EVERY_LINEAR = "Linear"
 _EXPERTS = r"re:.*\.experts\..*"
 _QUANTIZED_NAME = re.compile(
@@ -94,14 +96,16 @@ def storage(config: Mapping[str, Any], model: str) -> Storage:
 def _group_size(quantization: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], model: str) -> int:
     """As the config says it: AWQ and GPTQ as ``group_size`` (-1: a whole row), fp8 as the width of its blocks."""
     block = quantization.get("weight_block_size")
-    if block is not None and block != [SCALE_BLOCK, SCALE_BLOCK]:
+    if block is not None and block != [_BLOCK, _BLOCK]:
         raise Unsupported(
             f"{model}: config key 'weight_block_size' = {block!r} is not modelled",
-            f"known: [{SCALE_BLOCK}, {SCALE_BLOCK}]",
+            f"known: [{_BLOCK}, {_BLOCK}]",
             field="weight_block_size",
         )
     own = [group.get("weights") or {} for group in groups] or [quantization]
-    sizes = [weights.get("group_size") for weights in own if weights.get("num_bits", weights.get("bits", 4)) == 4]
+    bits = [weights.get("num_bits", weights.get("bits", 4)) for weights in own]
+    fewest = min((wide for wide in bits if isinstance(wide, int)), default=4)
+    sizes = [weights.get("group_size") for weights, wide in zip(own, bits, strict=True) if wide == fewest]
     for size in sizes:
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < -1):
             raise InputError(
@@ -144,7 +148,7 @@ def _unquantized_precision(config: Mapping[str, Any], model: str) -> str:
     name = str(dtype).removeprefix("torch.")
     if name not in UNQUANTIZED:
         raise Unsupported(
-            f"{model}: config key 'torch_dtype' = {dtype!r} is not a precision that models are served in",
+            f"{model}: config key 'torch_dtype' = {shown(dtype)} is not a precision that models are served in",
             f"known: {', '.join(UNQUANTIZED)}, or a quantization_config",
         )
     return UNQUANTIZED[name]
@@ -172,7 +176,7 @@ def _left_out(quantization: Mapping[str, Any], model: str) -> list[str]:
         listed = quantization.get(key) or []
         if not isinstance(listed, list):
             raise InputError(
-                f"{model}: config key '{key}' = {listed!r}: must be a list of module names",
+                f"{model}: config key '{key}' = {shown(listed)}: must be a list of module names",
                 "give the model's own config.json",
                 field=key,
             )
@@ -208,7 +212,7 @@ def _by_algorithm(layers: Mapping[str, str], default: str, rules: dict[str, list
 def _groups(quantization: object, model: str) -> list[Mapping[str, Any]]:
     """The config groups of compressed-tensors (none elsewhere), each with ``weights`` that can be read."""
     broken = InputError(
-        f"{model}: config key 'quantization_config' = {quantization!r}: is not what any quantizer writes",
+        f"{model}: config key 'quantization_config' = {shown(quantization)}: is not what any quantizer writes",
         "give the model's own config.json",
         field="quantization_config",
     )
@@ -262,8 +266,8 @@ def _compressed_group(group: Mapping[str, Any], checkpoint_format: str) -> str |
 
 
 def _described(method: str, quantization: Mapping[str, Any], groups: Iterable[Mapping[str, Any]]) -> str:
-    facts = [f"quant_method={method!r}"]
-    facts += [f"{key}={quantization[key]!r}" for key in ("quant_algo", "bits", "format") if key in quantization]
+    facts = [f"quant_method={shown(method)}"]
+    facts += [f"{key}={shown(quantization[key])}" for key in ("quant_algo", "bits", "format") if key in quantization]
     for group in groups:
         weights = group.get("weights") or {}
         facts.append(f"weights {weights.get('num_bits')}-bit {weights.get('type')} ({weights.get('strategy')})")

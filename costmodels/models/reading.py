@@ -18,6 +18,7 @@ from costmodels.models.architecture import (
 from costmodels.models.config_fields import Fields
 from costmodels.models.mixers import HyperConnections
 from profiles.errors import InputError, Unsupported
+from profiles.values import shown
 
 Layers = list[tuple[Attention, FeedForward]]
 
@@ -55,8 +56,19 @@ class Traits(TypedDict, total=False):
     gated_output: bool
 
 
+class AttentionTraits(TypedDict, total=False):
+    """What distinguishes one family's grouped-query attention, as :class:`GroupedQueryAttention` has it."""
+
+    bias: bool
+    output_bias: bool
+    qk_norm: Literal["none", "head", "full"]
+    sinks: bool
+    gated_output: bool
+    head_gate: bool
+
+
 def grouped_query(
-    fields: Fields, *, kv_heads: int | None = None, head_dim: int | None = None, **traits: Unpack[Traits]
+    fields: Fields, *, kv_heads: int | None = None, head_dim: int | None = None, **traits: Unpack[AttentionTraits]
 ) -> Callable[[int], GroupedQueryAttention]:
     """Attention as a function of its window. ``kv_heads`` and ``head_dim``: defaults for absent keys."""
     heads = fields.size("num_attention_heads")
@@ -108,7 +120,7 @@ def check_layer_types(
     for kind in kinds:
         if kind not in known:
             raise Unsupported(
-                f"{fields.model}: config key '{key}' has {kind!r} layers, which are not modelled",
+                f"{fields.model}: config key '{key}' has {shown(kind)} layers, which are not modelled",
                 f"known: {', '.join(known)}",
                 field=key,
             )

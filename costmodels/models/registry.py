@@ -7,7 +7,6 @@ model card says about its size, and where both come from. Names are those of the
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +18,14 @@ from costmodels.models.architecture import Architecture
 from costmodels.models.huggingface import parse_config
 from costmodels.models.model_names import readings
 from profiles.errors import DataError, InputError, UnknownName
+from profiles.files import MIB, Source
+from profiles.markup import read_json
+from profiles.shipped import BROKEN
+from profiles.values import shown
 
 BUNDLED = Path(__file__).parent / "architectures"
+
+LARGEST_CONFIG = 16 * MIB  # the longest published one, with a list of modules that are not quantized, has 0.3
 _ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -134,7 +139,7 @@ def _entry(path: Path) -> dict[str, Any]:
         if missing:
             raise InputError(f"{path.name} lacks {', '.join(sorted(missing))}", "")
     except InputError as error:
-        raise DataError(f"bundled architecture: {error.message}", "reinstall the package") from error
+        raise DataError(f"bundled architecture: {error.message}", BROKEN) from error
     return entry
 
 
@@ -157,10 +162,32 @@ def _bundled(name: str, path: Path) -> Architecture:
     try:
         return parse_config(_entry(path)["config"], name)
     except InputError as error:
-        raise DataError(f"bundled architecture: {error.message}", "reinstall the package") from error
+        raise DataError(f"bundled architecture: {error.message}", BROKEN) from error
 
 
 def _from_path(path: Path) -> Architecture:
+    name, config, _ = _config_at(path)
+    return parse_config(config, name)
+
+
+def read_config(model: str) -> tuple[str, dict[str, Any], Path | None] | None:
+    """(name, ``config.json``, the folder of its checkpoint) of a model that is given as a path; None for the name of a
+    bundled one. A file of another name than ``config.json`` has no checkpoint beside it: None.
+
+    Raises:
+        UnknownName: neither a bundled model nor a path.
+        InputError: the file cannot be read, or is not a JSON object.
+    """
+    if model.casefold() in _index():
+        return None
+    path = _existing(model)
+    if path is None:
+        find_architecture(model)  # raises
+        return None
+    return _config_at(path)
+
+
+def _config_at(path: Path) -> tuple[str, dict[str, Any], Path | None]:
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
         raise InputError(
@@ -176,19 +203,14 @@ def _from_path(path: Path) -> Architecture:
         if not isinstance(quantization, Mapping):
             raise InputError(f"{beside}: has no 'quantization'", "give the file that ModelOpt wrote")
         config["quantization_config"] = {"quant_method": "modelopt", **quantization}
-    resolved = file.resolve()
-    return parse_config(config, resolved.parent.name if file.name == "config.json" else file.stem)
+    whole = file.name == "config.json"
+    return (file.resolve().parent.name if whole else file.stem), config, (file.parent if whole else None)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """Raises :class:`InputError` naming the file, and the line where the JSON ends to be JSON."""
-    hint = "give the config.json of a Hugging Face model"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file}: line {error.lineno}: not JSON: {error.msg}", hint, line=error.lineno) from error
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{file}: cannot be read: {error}", hint) from error
+    """The object in ``file``; errors name it, and the line where the JSON ends to be JSON."""
+    source = Source(file, "", "give the config.json of a Hugging Face model", LARGEST_CONFIG)
+    content = read_json(source)
     if not isinstance(content, dict):
-        raise InputError(f"{file}: line 1: a JSON object is expected, not {type(content).__name__}", hint, line=1)
+        raise source.wrong(f"line 1: a JSON object is expected, not {shown(content)}")
     return content

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationInfo, model_validator
 
-from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, catalogue_of, checked, shown
+from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, catalogue_of, checked
+from planner.contract.files import mapping_of, read_text
 from profiles.errors import InputError, UnknownName
 from profiles.hardware import SHIPPED, Catalogue, Node, on_demand_price
+from profiles.values import shown
 
 MOST_GPUS = 100_000
 """GPUs of one pool. A plan names every one of them, so a slip of the keyboard must not ask for 10¹²."""
@@ -174,20 +175,6 @@ def _known_node(name: str, catalogue: Catalogue) -> Node | None:
 # ------------------------------------------------------------------ as a file
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which plain YAML silently keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{shown(key.value)} is given twice", key.start_mark
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
 def read_cluster(path: Path, catalogue: Catalogue = SHIPPED) -> Cluster:
     """A cluster file: ``name`` and ``pools``, each with ``gpu`` and ``gpus`` (or ``nodes``), at least.
 
@@ -196,18 +183,7 @@ def read_cluster(path: Path, catalogue: Catalogue = SHIPPED) -> Cluster:
     """
     where = f"cluster file {path}"
     hint = "it needs name, and pools that each have gpu and gpus"
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise InputError(f"{where}: cannot be read ({error.strerror})", "check the path") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        said = getattr(error, "problem", None)
-        problem = f" ({said})" if said else ""
-        raise InputError(f"{where}: not valid YAML{line}{problem}", hint) from error
-    if not isinstance(document, dict):
-        raise InputError(f"{where}: not a mapping", hint)
+    document = mapping_of(read_text(path, "cluster file"), where, hint)
     return _cluster_from({"name": path.stem, **document}, where, catalogue)
 
 

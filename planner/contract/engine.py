@@ -7,12 +7,18 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.names import framework_names
 from planner.contract.documents import Document
 from planner.contract.expert_placement import ExpertPlacement
 
 _RELEASE = r"[0-9]+(\.[0-9]+)*(\.post[0-9]+)?|20[0-9]{2}-(0[1-9]|1[0-2])"
+
+
+def _framework(name: str) -> str:
+    from costmodels.serving.frameworks.framework import find_framework  # deferred: a command's help needs names alone
+
+    framework = find_framework(name)
+    return framework.spec if "@" in name else framework.name
 
 
 class _KnownFrameworks:
@@ -24,12 +30,7 @@ class _KnownFrameworks:
         return {**handler(core), "anyOf": [{"enum": names}, at_release]}
 
 
-def _canonical(text: str) -> str:
-    framework = find_framework(text)
-    return framework.spec if "@" in text else framework.name
-
-
-FrameworkName = Annotated[str, AfterValidator(_canonical), _KnownFrameworks()]
+FrameworkName = Annotated[str, AfterValidator(_framework), _KnownFrameworks()]
 """A framework by its name, whatever its case and hyphens, and after an @ its release or the month of it."""
 
 PrecisionName = Literal["bf16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4"]

@@ -1,6 +1,6 @@
 """The expert-placement document: what was asked, which expert is in which slot, what that is worth, and the proof.
 
-One versioned JSON document, validated on the way out and on the way in. Sizes are bytes, times microseconds. It holds
+One versioned JSON document, validated on the way out and on the way in. Times are milliseconds, sizes bytes. It holds
 no clock readings: same statistics, same request, same versions, same bytes.
 """
 
@@ -11,10 +11,22 @@ from typing import Any, Literal
 from pydantic import Field
 
 from planner.contract.clusters import Cluster
-from planner.contract.documents import Document, indented_json
+from planner.contract.documents import Document
+from planner.contract.proof import Proof
+from planner.contract.provenance import NOT_RECORDED, Provenance
+from planner.contract.published import Published, parse_published
+from planner.contract.quantities import Interval
 
-SCHEMA_VERSION: Literal["1.0"] = "1.0"
-KIND: Literal["shardwright-expert-placement"] = "shardwright-expert-placement"
+SCHEMA_VERSION: Literal["1.1"] = "1.1"
+KIND: Literal["experts"] = "experts"
+KIND_1_0 = "shardwright-expert-placement"
+
+LOAD_UNIT = "slowest GPU's load ÷ mean"
+DISTANCE_UNIT = "mean distance of a transition"
+TIME_UNIT = "ms a MoE layer"
+
+PROVEN = 1e-9
+"""A relative gap this small is rounding."""
 
 Objective = Literal["balance", "traffic", "time"]
 
@@ -104,20 +116,12 @@ class PlacementDecision(Document):
 # ------------------------------------------------------------------ prediction
 
 
-class Microseconds(Document):
-    """80 % of true values are expected between ``low`` and ``high``."""
-
-    value: float
-    low: float
-    high: float
-
-
 class LayerTime(Document):
     """Mean time of one MoE layer: all GPUs wait for the slowest."""
 
-    experts_us: Microseconds = Field(description="grouped products of the slowest GPU")
-    exchange_us: Microseconds = Field(description="dispatch and combine over the slower of the links used")
-    total_us: float
+    experts_ms: Interval = Field(description="grouped products of the slowest GPU")
+    exchange_ms: Interval = Field(description="dispatch and combine over the slower of the links used")
+    total_ms: float
 
 
 class StepTime(Document):
@@ -175,45 +179,120 @@ class Traffic(Document):
     heldout_after: float = Field(description="the same, of the placement fitted on the other half")
 
 
-class PlacementProof(Document):
+class PlacementProof(Proof):
+    """``objective_value`` and ``bound`` are of the load with ``balance``, of the distances with ``traffic`` (of
+    placements at least as balanced), and of the first batch with ``time``, which has no bound."""
+
+    objective: Objective
     balancedness_before: float = Field(description="mean ÷ slowest GPU's load, over layers and windows")
     balancedness_after: float
     balancedness_bound: float
-    gap: float = Field(description="mean over the layers")
+    balance_gap: float = Field(
+        description="by how much the load of the slowest GPU could at most shrink, relative, mean over the layers"
+    )
     windows: tuple[WindowBalance, ...]
     holdout: tuple[WindowBalance, ...]
     layers: tuple[LayerProof, ...]
     traffic: Traffic | None
 
 
-class PlacementProvenance(Document):
-    package: str
-    package_version: str
-    cost_model_version: str | None
+class PlacementProvenance(Provenance):
     statistics_hash: str = Field(description="SHA-256 of the counts and transitions used")
-    notes: tuple[str, ...]
 
 
-class PlacementDocument(Document):
+class PlacementDocument(Published):
     """The whole document."""
 
-    kind: Literal["shardwright-expert-placement"] = KIND
-    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    kind: Literal["experts"] = KIND
+    schema_version: Literal["1.1"] = SCHEMA_VERSION
     request: Understood
     decision: PlacementDecision
     prediction: tuple[StepTime, ...]
     proof: PlacementProof
     provenance: PlacementProvenance
 
-    def to_json(self) -> str:
-        """The document as text: indented, with each row of numbers on one line; a newline at the end."""
-        return indented_json(self)
+
+# ------------------------------------------------------------------ the way back
 
 
-def schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the document."""
+def parse_placement(text: str, where: str = "placement") -> PlacementDocument:
+    """A placement from its JSON. One of an older schema becomes one of today's.
+
+    Raises:
+        InputError: not JSON, not a placement, of another schema version, or refused by the schema.
+    """
+    return parse_published(text, PlacementDocument, where, OLDER, called=(KIND_1_0,))
+
+
+def _from_1_0(old: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1.0 had microseconds, a proof without what all proofs say, and said little of its measurements."""
+    proof, provenance, objective = old["proof"], old["provenance"], old["request"]["objective"]
+    prediction = [
+        {**step, "before": _in_ms(step["before"]), "after": _in_ms(step["after"])} for step in old["prediction"]
+    ]
+    layers = proof["layers"]
+    said = proof_fields(
+        objective,
+        load=sum(layer["after"] for layer in layers) / len(layers),
+        load_bound=sum(layer["bound"] for layer in layers) / len(layers),
+        traffic=None if proof["traffic"] is None else (proof["traffic"]["cost_after"], proof["traffic"]["cost_bound"]),
+        time_ms=prediction[0]["after"]["total_ms"],
+    )
+    notes = {"notes": provenance["notes"], "statistics_hash": provenance["statistics_hash"]}
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"urn:shardwright:experts:{SCHEMA_VERSION}",
-        **PlacementDocument.model_json_schema(mode="serialization"),
+        **old,
+        "prediction": prediction,
+        "proof": {**{key: value for key, value in proof.items() if key != "gap"}, "balance_gap": proof["gap"], **said},
+        "provenance": {
+            "package": provenance["package"],
+            "package_version": provenance["package_version"],
+            "cost_model_version": provenance["cost_model_version"] or NOT_RECORDED,
+            **dict.fromkeys(("pack", "pack_version", "pack_hash", "attribution"), NOT_RECORDED),
+            **notes,
+        },
+    }
+
+
+OLDER = {"1.0": _from_1_0}
+"""Versions that still open, and how."""
+
+
+def _in_ms(times: dict[str, Any]) -> dict[str, Any]:
+    def interval(us: dict[str, float]) -> dict[str, float]:
+        return {name: value / 1e3 for name, value in us.items()}
+
+    return {
+        "experts_ms": interval(times["experts_us"]),
+        "exchange_ms": interval(times["exchange_us"]),
+        "total_ms": times["total_us"] / 1e3,
+    }
+
+
+def proof_fields(
+    objective: Objective, *, load: float, load_bound: float, traffic: tuple[float, float] | None, time_ms: float
+) -> dict[str, Any]:
+    """What every proof says, of a placement's ``objective``.
+
+    Args:
+        load, load_bound: of the slowest GPU ÷ the mean, mean over the layers.
+        traffic: mean distance and its bound, where routes were given.
+        time_ms: of a layer at the first batch size.
+    """
+    value: float
+    bound: float | None
+    if objective == "balance":
+        value, bound, unit = load, load_bound, LOAD_UNIT
+    elif objective == "traffic" and traffic is not None:
+        (value, bound), unit = traffic, DISTANCE_UNIT
+    else:
+        value, bound, unit = time_ms, None, TIME_UNIT
+    gap = None if bound is None else (value - bound) / value if value > 0 else 0.0
+    return {
+        "engine": "replication, packing, swaps and assignment",
+        "status": "optimal" if gap is not None and gap <= PROVEN else "feasible",
+        "objective": objective,
+        "objective_value": value,
+        "objective_unit": unit,
+        "bound": bound,
+        "gap": gap,
     }

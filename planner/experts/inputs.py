@@ -23,6 +23,7 @@ from planner.experts.formats import RawCounts, read_counts
 from planner.experts.model import MoeModel
 from planner.experts.placement import Floats, Loads
 from profiles.errors import InputError
+from profiles.files import is_folder
 
 
 def read_loads(paths: Sequence[Path], model: MoeModel) -> Loads:
@@ -34,12 +35,18 @@ def read_loads(paths: Sequence[Path], model: MoeModel) -> Loads:
     """
     if not paths:
         raise InputError("loads: no file is given", "give a file of expert counts, or --synthetic sigma=0.7")
+    named = [(path.name if is_folder(path) else path.stem, read_counts(path)) for path in paths]
+    return loads_from(named, model)
+
+
+def loads_from(recorded: Sequence[tuple[str, RawCounts]], model: MoeModel) -> Loads:
+    """All windows of the ``recorded`` counts, each with its name, in order, weighted alike. Raises as
+    :func:`fitted`."""
     windows, names = [], []
-    for path in paths:
-        counts = fitted(read_counts(path), model)
+    for name, raw in recorded:
+        counts = fitted(raw, model)
         windows.append(counts)
-        stem = path.name if path.is_dir() else path.stem
-        names += [stem] if len(counts) == 1 else [f"{stem}[{i}]" for i in range(len(counts))]
+        names += [name] if len(counts) == 1 else [f"{name}[{i}]" for i in range(len(counts))]
     return loads_of(np.concatenate(windows), model, names)
 
 

@@ -23,14 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from planner.contract.documents import shown, strict_json
-from planner.experts.document import KIND
+from planner.experts.arrays import read_arrays
+from planner.experts.document import KIND, KIND_1_0
 from planner.experts.eplb import logical_to_physical
 from planner.experts.model import MoeModel
 from planner.experts.placement import Ints, Placement, Topology
 from profiles.errors import InputError, Unsupported
+from profiles.files import MIB, Source
+from profiles.markup import read_json
+from profiles.values import shown
+from profiles.yaml_markup import read_yaml
 
 
 def sglang(placement: Placement, model: MoeModel) -> bytes:
@@ -105,6 +108,8 @@ def written(placement: Placement, model: MoeModel, form: str) -> bytes:
 
 # ------------------------------------------------------------------ the way back
 
+LARGEST_PLACEMENT = 256 * MIB  # bytes of a file; 61 layers of 320 slots take 0.1
+
 _HINT = f"give a file that `plan experts` wrote, in any --format ({', '.join(FORMATS)})"
 
 
@@ -112,13 +117,18 @@ def read_current(path: Path, model: MoeModel, topology: Topology) -> Placement:
     """A placement in any of the formats, for the GPUs of ``topology``.
 
     Raises:
-        InputError: unreadable; another number of layers, slots or experts; an expert without a copy or twice on a GPU.
+        InputError: unreadable, and what :func:`placement_of` raises.
     """
-    where = f"current {path}"
-    try:
-        rows = _arrays(path, where, model)
-    except OSError as error:
-        raise InputError(f"{where}: cannot be read ({error.strerror})", "check the path") from error
+    source = Source(path, "current", _HINT, LARGEST_PLACEMENT)
+    return placement_of(_arrays(source, model), source.where, model, topology)
+
+
+def placement_of(rows: Ints, where: str, model: MoeModel, topology: Topology) -> Placement:
+    """The placement of a map [MoE layers, slots], for the GPUs of ``topology``.
+
+    Raises:
+        InputError: another number of layers, slots or experts; an expert without a copy or twice on a GPU.
+    """
     layers, slots = len(model.moe_layers), topology.total_slots
     if rows.shape != (layers, slots):
         raise InputError(
@@ -144,34 +154,35 @@ def read_current(path: Path, model: MoeModel, topology: Topology) -> Placement:
     return placement
 
 
-def _arrays(path: Path, where: str, model: MoeModel) -> Ints:
+def _arrays(source: Source, model: MoeModel) -> Ints:
     """Expert in each slot, shape [MoE layers, slots], not yet checked."""
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return _integers(arrays["phy2log"], where)
-        text = path.read_text(encoding="utf-8")
-        document = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else strict_json(text)
-    except (ValueError, KeyError, EOFError, yaml.YAMLError) as error:
-        raise InputError(f"{where}: is not a placement ({str(error).splitlines()[0]})", _HINT) from error
+    where, suffix = source.where, source.path.suffix.casefold()
+    if suffix == ".npz":
+        arrays = read_arrays(source)
+        if "phy2log" not in arrays:
+            raise source.wrong("holds no array phy2log")
+        return _integers(arrays["phy2log"], where)
+    document = read_yaml(source) if suffix in (".yaml", ".yml") else read_json(source)
     try:
         if "initial_global_assignments" in document:
             return _integers([document["initial_global_assignments"][layer] for layer in model.moe_layers], where)
         if "layer_list" in document:
             devices = [layer["device_list"] for layer in document["layer_list"]]
             return _integers([[e for device in row for e in device["device_expert"]] for row in devices], where)
-        if document.get("kind") == KIND:
+        if document.get("kind") in (KIND, KIND_1_0):
             return _integers(document["decision"]["physical_to_logical_map"], where)
         rows = _integers(document["physical_to_logical_map"], where)
         return rows[model.layer_index] if len(rows) == model.layers else rows
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{where}: is not a placement ({shown(str(error))} is missing)", _HINT) from error
+    except KeyError as error:
+        raise InputError(f"{where}: is not a placement ({shown(error.args[0])} is missing)", _HINT) from error
+    except (TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"{where}: is not a placement (keys or lists are missing)", _HINT) from error
 
 
 def _integers(value: Any, where: str) -> Ints:
     try:
         rows = np.asarray(value)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(f"{where}: layers have different numbers of slots", _HINT) from error
     if rows.ndim != 2 or rows.dtype.kind not in "iu" or rows.size == 0:
         raise InputError(f"{where}: the map is not a table of expert numbers", _HINT)

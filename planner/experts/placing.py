@@ -80,7 +80,7 @@ class Decided:
 @dataclass(frozen=True, eq=False)
 class Placed:
     """What was found. ``times``: before and after, by batch; ``heldout``: crossings before and after on the half of the
-    routes that was not fitted on."""
+    routes that was not fitted on; ``costs``: of each GPU type."""
 
     job: PlacementJob
     decided: Decided
@@ -90,8 +90,7 @@ class Placed:
     crossed: tuple[Crossings, Crossings] | None
     heldout: tuple[Crossings, Crossings] | None
     times: Mapping[str, tuple[LayerTimes, LayerTimes]]
-    cost_version: str
-    cost_notes: tuple[str, ...]
+    costs: tuple[CostModel, ...]
 
     @property
     def before(self) -> Placement:
@@ -164,8 +163,7 @@ def place(
         crossed=crossed,
         heldout=heldout,
         times={name: times(clock) for name, clock in clocks.items()},
-        cost_version=next(iter(costs.values())).version,
-        cost_notes=tuple(dict.fromkeys(note for cost in costs.values() for note in cost.notes)),
+        costs=tuple(costs.values()),
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from importlib.metadata import version
+from dataclasses import dataclass
 
 import numpy as np
 
 from planner.contract.clusters import Cluster
+from planner.contract.provenance import provenance_fields
+from planner.contract.quantities import Interval
 from planner.experts import document as doc
 from planner.experts.balance import Certificate
 from planner.experts.baseline import greedy
@@ -21,16 +23,19 @@ from planner.experts.robust import average
 from profiles.errors import Unsupported
 
 
-def assemble(
-    placed: Placed,
-    cluster: Cluster,
-    *,
-    holdout: Loads | None,
-    routes_name: str | None,
-    current_name: str | None,
-    notes: tuple[str, ...] = (),
-) -> doc.PlacementDocument:
-    """The document of ``placed``; the names are what the user calls the files."""
+@dataclass(frozen=True)
+class Said:
+    """What the document says beside what was found: held-out loads, and what the user calls routes and current
+    placement."""
+
+    holdout: Loads | None = None
+    routes_name: str | None = None
+    current_name: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def assemble(placed: Placed, cluster: Cluster, said: Said) -> doc.PlacementDocument:
+    """The document of ``placed``."""
     job = placed.job
     return doc.PlacementDocument(
         request=doc.Understood(
@@ -49,23 +54,26 @@ def assemble(
             balance_tolerance=job.balance_tolerance,
             dispatch=job.dispatch,
             windows=_windows(job.loads),
-            holdout=() if holdout is None else _windows(holdout),
-            routes=routes_name,
+            holdout=() if said.holdout is None else _windows(said.holdout),
+            routes=said.routes_name,
             route_tokens=None if job.routes is None else job.routes.all.tokens,
-            current=current_name,
+            current=said.current_name,
             max_moves=job.max_moves,
             lost_gpus=job.lost_gpus,
             seed=job.seed,
         ),
         decision=_decision(placed),
         prediction=tuple(_step(name, job.tokens_per_gpu[name], *pair) for name, pair in placed.times.items()),
-        proof=_proof(placed, holdout),
+        proof=_proof(placed, said.holdout),
         provenance=doc.PlacementProvenance(
-            package="shardwright",
-            package_version=version("shardwright"),
-            cost_model_version=placed.cost_version,
+            **provenance_fields(
+                placed.costs[0].store,
+                placed.costs[0].measured,
+                {cost.gpu.name for cost in placed.costs},
+                placed.costs[0].version,
+                (*said.notes, *_notes(placed)),
+            ),
             statistics_hash=_hash(job),
-            notes=(*notes, *_notes(placed)),
         ),
     )
 
@@ -157,13 +165,17 @@ def _step(name: str, tokens: int, before: LayerTimes, after: LayerTimes) -> doc.
 
 
 def _layer_time(times: LayerTimes) -> doc.LayerTime:
-    def interval(values: Floats) -> doc.Microseconds:
-        value, low, high = values.tolist()
-        return doc.Microseconds(value=value, low=low, high=high)
+    def interval(values_us: Floats) -> Interval:
+        value, low, high = (values_us / 1e3).tolist()
+        return Interval(value=value, low=low, high=high)
 
     return doc.LayerTime(
-        experts_us=interval(times.experts), exchange_us=interval(times.exchange), total_us=float(times.total[0])
+        experts_ms=interval(times.experts), exchange_ms=interval(times.exchange), total_ms=_total_ms(times)
     )
+
+
+def _total_ms(times: LayerTimes) -> float:
+    return float(times.total[0]) / 1e3
 
 
 # ------------------------------------------------------------------ proof
@@ -202,15 +214,24 @@ def _proof(placed: Placed, holdout: Loads | None) -> doc.PlacementProof:
             strict=True,
         )
     )
+    traffic = _traffic(placed)
+    general = doc.proof_fields(
+        placed.job.objective,
+        load=float(after.value.mean()),
+        load_bound=float(np.minimum(after.value_bound, after.value).mean()),
+        traffic=None if traffic is None else (traffic.cost_after, traffic.cost_bound),
+        time_ms=_total_ms(next(iter(placed.times.values()))[1]),
+    )
     return doc.PlacementProof(
+        **general,
         balancedness_before=float(weights @ before.balancedness.mean(axis=1)),
         balancedness_after=float(weights @ after.balancedness.mean(axis=1)),
         balancedness_bound=float(weights @ bound.mean(axis=1)),
-        gap=float(after.gap.mean()),
+        balance_gap=float(after.gap.mean()),
         windows=windows,
         holdout=held,
         layers=layers,
-        traffic=_traffic(placed),
+        traffic=traffic,
     )
 
 
@@ -271,7 +292,7 @@ def _traffic(placed: Placed) -> doc.Traffic | None:
 
 
 def _notes(placed: Placed) -> tuple[str, ...]:
-    job, notes = placed.job, list(placed.cost_notes)
+    job, notes = placed.job, list(dict.fromkeys(note for cost in placed.costs for note in cost.notes))
     notes.append(
         "an expert's tokens are taken as shared out evenly over its copies, wherever the token is, as engines do"
     )

@@ -3,16 +3,17 @@ otherwise."""
 
 from __future__ import annotations
 
-import json
 from typing import Literal
 
 from pydantic import Field
 
 from planner.contract.documents import Document
+from planner.contract.provenance import Provenance
+from planner.contract.published import Published, Upgrade, parse_published
 from planner.contract.quantities import Interval
 from planner.contract.workload.slo import Metric
 
-REPORT_VERSION: Literal["1.0"] = "1.0"
+SCHEMA_VERSION: Literal["1.1"] = "1.1"
 
 
 class Percentiles(Document):
@@ -88,10 +89,11 @@ class Moment(Document):
     ttft_p90_ms: float | None = Field(description="of the requests that arrived in it; null without any")
 
 
-class SimulationReport(Document):
+class SimulationReport(Published):
     """The whole report."""
 
-    report_version: Literal["1.0"] = REPORT_VERSION
+    kind: Literal["simulation"] = "simulation"
+    schema_version: Literal["1.1"] = SCHEMA_VERSION
     model: str
     engines: tuple[str, ...] = Field(description="the plan's engine groups in words")
     load: Load
@@ -113,7 +115,17 @@ class SimulationReport(Document):
     cost_model_version: str
     pack_hash: str
     seed: int
+    provenance: Provenance
 
-    def to_json(self) -> str:
-        """The report as text: indented, keys in schema order, a newline at the end."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+def parse_report(text: str, where: str = "report") -> SimulationReport:
+    """A report from its JSON.
+
+    Raises:
+        InputError: not JSON, not a simulation report, of another schema version, or refused by the schema.
+    """
+    return parse_published(text, SimulationReport, where, OLDER)
+
+
+OLDER: dict[str, Upgrade] = {}
+"""Versions that still open: none. Reports of version 1.0 had no kind, and nothing read them."""

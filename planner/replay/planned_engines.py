@@ -11,13 +11,13 @@ import numpy as np
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision, choose_precision
-from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.simulator.events import Engine
 from costmodels.serving.simulator.step_table import End
 from planner.contract.clusters import Pool
 from planner.contract.engine import EngineGroup, Layout
+from planner.contract.models import ModelConfig, architecture_of
 from planner.serving.confirmation.simulated_engine import cache_tokens, simulated_engines
 from planner.serving.document.plan import Plan
 from planner.serving.layouts import Restrictions, degrees_of, legal_layouts
@@ -41,7 +41,7 @@ class PlannedEngine:
 def planned_engines(
     plan: Plan,
     *,
-    model: str | None = None,
+    model: str | ModelConfig | None = None,
     store: ProfileStore | None = None,
     measured: Sequence[ProfileStore] = (),
     progress: Callable[[str], None] | None = None,
@@ -49,18 +49,13 @@ def planned_engines(
     """(engines of the plan's groups, warnings).
 
     Args:
-        model: path of the config.json where the plan's model is not a bundled one.
+        model: the plan's model, where it is neither a bundled one nor in the plan (of a schema before 1.3).
 
     Raises:
         InputError: the plan contradicts itself or what is known of its model and GPUs.
     """
     check_weights(plan)
-    architecture = find_architecture(model or plan.request.model)
-    if architecture.name != plan.request.model:
-        raise InputError(
-            f"--model: {model} is {architecture.name}, and the plan is for {plan.request.model}",
-            "give the config.json that the plan was made from",
-        )
+    architecture = _architecture(plan, model)
     catalogue = catalogue_with(each.path for each in (*([store] if store else ()), *measured))
     costs: dict[str, CostModel] = {}
     framework = find_framework(plan.request.framework).name
@@ -70,6 +65,22 @@ def planned_engines(
             costs[group.gpu] = CostModel(catalogue.find_gpu(group.gpu), framework, store, progress, measured)
         engines.append(_planned(plan, group, architecture, costs[group.gpu]))
     return engines, _provenance_warnings(plan, next(iter(costs.values())))
+
+
+def _architecture(plan: Plan, model: str | ModelConfig | None) -> Architecture:
+    """Of the plan's model: from its own config.json, or from ``model``, or a bundled one."""
+    asked = plan.request
+    if model is None:
+        return architecture_of(
+            asked.model if asked.config is None else ModelConfig(name=asked.model, config=asked.config)
+        )
+    architecture = architecture_of(model)
+    if architecture.name != asked.model:
+        raise InputError(
+            f"model: {architecture.name} is given, and the plan is for {asked.model}",
+            "give the config.json that the plan was made from",
+        )
+    return architecture
 
 
 def front_end_us(plan: Plan) -> float | None:
@@ -106,8 +117,29 @@ def check_weights(plan: Plan) -> None:
         raise InputError("plan: has prefill engines and no decode engine behind them", _TAMPERED)
     if behind and plan.prediction.kv_transfer is None:
         raise InputError("plan: prediction.kv_transfer is missing, with engines that prefill and decode", _TAMPERED)
+    _check_pairs(plan)
     if behind and any(group.role == "aggregated" for group, _ in entry):
         raise InputError("plan: has aggregated engines beside prefill and decode engines", _TAMPERED)
+
+
+def _check_pairs(plan: Plan) -> None:
+    """Requests are routed by weights that hold for all engines of a role, so all must go together."""
+    if not plan.decision.pairs:
+        return
+    engines = plan.decision.engines
+    first, second = ([group.id for group in engines if group.role == role] for role in ("prefill", "decode"))
+    pairs = set(plan.decision.pairs)
+    for ids, known in ((pair, (first, second)) for pair in plan.decision.pairs):
+        for name, group in zip(ids, known, strict=True):
+            if name not in group:
+                raise InputError(f"plan: decision.pairs names {name!r}, which is no engine of that role", _TAMPERED)
+    for one in first:
+        for other in second:
+            if (one, other) not in pairs:
+                raise InputError(
+                    f"plan: decision.pairs leaves {one} with {other} out; only fleets of all pairs are simulated",
+                    _TAMPERED,
+                )
 
 
 def _planned(plan: Plan, group: EngineGroup, model: Architecture, cost: CostModel) -> PlannedEngine:

@@ -12,11 +12,15 @@ from costmodels.serving.simulator.capacity import keeps_up
 from costmodels.serving.simulator.outcome import REFUSALS, Metric, Outcome
 from costmodels.serving.simulator.step_table import End
 from planner.contract.engine import EngineGroup
+from planner.contract.models import ModelConfig
+from planner.contract.provenance import Provenance, provenance_fields
 from planner.contract.quantities import Interval
 from planner.contract.workload.slo import Bound
+from planner.contract.workload.traces import sent
 from planner.replay import document as simulated
 from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay
-from planner.replay.planned_engines import front_end_us, planned_engines
+from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines
+from planner.replay.request import REQUESTS, SimulationRequest
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.document.plan import Plan
 from profiles.errors import InputError
@@ -36,13 +40,41 @@ def drawn_load(plan: Plan, rate_rps: float, requests: int, *, cv: float = 1.0, s
     return open_loop(*constant_lengths(requests, workload.isl, workload.osl), rate_rps, cv=cv, seed=seed)
 
 
+def simulate(
+    request: SimulationRequest,
+    *,
+    model: str | ModelConfig | None = None,
+    measured: Sequence[ProfileStore] = (),
+    progress: Callable[[str], None] | None = None,
+) -> simulated.SimulationReport:
+    """The report that ``request`` asks for. Arguments and errors as of :func:`simulate_plan`."""
+    load, source = _requested(request)
+    return simulate_plan(
+        request.plan, load, source, seed=request.seed, model=model, measured=measured, progress=progress
+    )
+
+
+def _requested(request: SimulationRequest) -> tuple[Requests, str]:
+    """(the requests, in words where they come from)."""
+    trace = request.trace
+    if trace is None:
+        assert request.rate is not None
+        cv = request.cv
+        kind = "Poisson arrivals" if cv == 1 else f"gamma arrivals (coefficient of variation {cv:g})"
+        return drawn_load(request.plan, request.rate, request.requests or REQUESTS, cv=cv, seed=request.seed), kind
+    first = slice(request.requests)
+    factor = 1.0 if request.speed is None else request.speed
+    load = sent(np.array(trace.arrival_s[first]), np.array(trace.isl[first]), np.array(trace.osl[first]), factor)
+    return load, trace.name if factor == 1 else f"{trace.name} at {factor:g} times its speed"
+
+
 def simulate_plan(
     plan: Plan,
     load: Requests,
     source: str,
     *,
     seed: int = 0,
-    model: str | None = None,
+    model: str | ModelConfig | None = None,
     store: ProfileStore | None = None,
     measured: Sequence[ProfileStore] = (),
     progress: Callable[[str], None] | None = None,
@@ -52,7 +84,7 @@ def simulate_plan(
     Args:
         source: the load in words.
         seed: of the gateway's draws.
-        model: path of the config.json where the plan's model is not a bundled one.
+        model: the plan's model, where it is neither a bundled one nor in the plan.
         store, measured: as :func:`planner.serving.planning.plan` was given them.
 
     Raises:
@@ -98,7 +130,17 @@ def simulate_plan(
         cost_model_version=cost.version,
         pack_hash=cost.store.manifest.content_hash,
         seed=seed,
+        provenance=Provenance(
+            **provenance_fields(
+                cost.store, cost.measured, {each.cost.gpu.name for each in engines}, cost.version, notes_of(engines)
+            )
+        ),
     )
+
+
+def notes_of(engines: Sequence[PlannedEngine]) -> list[str]:
+    """What the cost models say of their measurements, each once."""
+    return list(dict.fromkeys(note for each in engines for note in each.cost.notes))
 
 
 def _transfer_us(plan: Plan, load: Requests) -> dict[End, Floats] | None:
@@ -247,4 +289,4 @@ def _timeline(fleet: FleetOutcome) -> tuple[simulated.Moment, ...]:
     return tuple(moments)
 
 
-__all__ = ["drawn_load", "simulate_plan"]
+__all__ = ["drawn_load", "simulate", "simulate_plan"]

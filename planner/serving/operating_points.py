@@ -42,9 +42,6 @@ GRID = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 38
 
 CONCURRENCIES = np.concatenate([BELOW_ONE, GRID])
 
-ALONE = 2.0**-7
-"""Mean concurrency up to which an engine may hold one sequence and no more: hardly ever does another come."""
-
 CLOSE = 0.01
 """Share of a mean concurrency below one to which it is found."""
 
@@ -63,11 +60,16 @@ def peak_sequences(concurrency: NDArray[np.generic] | float) -> Floats:
     return most
 
 
-def holds(most: Ints | int, concurrency: Floats | float) -> NDArray[np.bool_]:
-    """Whether an attention rank with room for ``most`` sequences serves ``concurrency`` on average."""
-    return np.asarray(
-        (peak_sequences(concurrency) <= most) | ((concurrency <= np.float64(ALONE)) & (np.asarray(most) >= 1))
-    )
+FEW_PLACES = int(peak_sequences(1))
+"""Sequences below which a cache has no room for the moments when more are in the engine than on average."""
+
+
+def has_room(concurrency: Floats | float, most: Ints) -> NDArray[np.bool_]:
+    """Whether a cache of ``most`` sequences lets ``concurrency`` decode on average, broadcast: with the margin of
+    :func:`peak_sequences`, or, where there are :data:`FEW_PLACES`, with three of four of them free on average. (What
+    waits for a place then is for the simulation to tell.)"""
+    few = (most < FEW_PLACES) & (np.asarray(concurrency) * FEW_PLACES <= most)
+    return np.asarray((peak_sequences(concurrency) <= most) | few)
 
 
 @dataclass(frozen=True)
@@ -211,12 +213,6 @@ def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, tokens: int | N
     return np.minimum(served.memory(layouts, budget).sequences(per_sequence), served.framework.limits.max_sequences)
 
 
-def holds_one(job: Job, layouts: Layouts, budget: Ints) -> NDArray[np.bool_]:
-    """Whether an engine admits one request, the blocks of its cache included, [n]."""
-    tokens = job.shape.tokens + job.served.framework.scheduler.block_tokens + job.shape.queries
-    return np.asarray(sequences_that_fit(job, layouts, budget, tokens) >= 1)
-
-
 @dataclass(frozen=True)
 class LayoutSearch:
     """All that was tried on one pool. ``coarse`` is the grid (None: nothing fits), ``fine`` what of it is within the
@@ -247,7 +243,7 @@ class _Engines:
 
     def usable(self, concurrency: Floats) -> tuple[Ints, Ints]:
         """(row, index of the concurrency) of all that fit."""
-        fits = holds(self.most[:, None], concurrency[None, :])
+        fits = has_room(concurrency[None, :], self.most[:, None])
         # A budget that cannot hold the decodes of a step leaves nothing for prompts.
         decodes = np.ceil(concurrency[None, :] / self.layouts.pp[:, None]) * self.job.shape.queries
         rows, columns = np.nonzero(fits & (decodes < self.budget[:, None]))
@@ -265,18 +261,18 @@ def search(job: Job, allowed: Restrictions, *, fastest: bool = False) -> LayoutS
     budgets = job.served.framework.limits.token_budgets
     pair = np.arange(len(layouts) * len(budgets))
     which, budget = pair // len(budgets), np.array(budgets)[pair % len(budgets)]
-    enough = holds_one(job, layouts.take(which), budget)
+    most = sequences_that_fit(job, layouts.take(which), budget)
+    enough = most >= 1
     too_big = np.setdiff1d(which, which[enough])
     if len(too_big):
         weights = job.served.memory(layouts, np.full(len(layouts), min(budgets)))
         no_room = too_big[weights.kv_bytes[too_big] <= 0]
         no_cache = np.setdiff1d(too_big, no_room)
         rejected += _memory_rejections(job, layouts, no_room, no_cache)
-    paired, budget = layouts.take(which[enough]), budget[enough]
+    engines = _Engines(job, layouts.take(which[enough]), budget[enough], most[enough])
     legal = len(np.unique(which[enough]))
     if not legal:
         return LayoutSearch(job, layouts, considered, legal, rejected, None, None)
-    engines = _Engines(job, paired, budget, sequences_that_fit(job, paired, budget))
     coarse, rows = _coarse(engines, fastest=fastest)
     return LayoutSearch(job, layouts, considered, legal, rejected, coarse, _refine(engines, coarse, rows))
 
@@ -295,7 +291,7 @@ def _coarse(engines: _Engines, *, fastest: bool) -> tuple[OperatingPoints, Ints]
     low = asked[idle.within]
     between = BELOW_ONE[BELOW_ONE > IDLE]
     low_rows, low_columns = np.repeat(low, len(between)), np.tile(np.arange(len(between)), len(low))
-    fits = holds(engines.most[low_rows], between[low_columns])
+    fits = has_room(between[low_columns], engines.most[low_rows])
     low_rows, low_columns = low_rows[fits], low_columns[fits]
     tried.append(idle)
     rows = np.concatenate([rows, asked])
@@ -329,7 +325,7 @@ def _memory_rejections(job: Job, layouts: Layouts, no_room: Ints, no_cache: Ints
         out.append(Rejected(reason, len(no_room), layout_at(layouts, int(no_room[0])).label, of_memory=True))
     if len(no_cache):
         tokens = job.shape.tokens
-        reason = f"KV cache left does not hold one sequence of {tokens} tokens"
+        reason = f"KV cache left holds no sequence of {tokens} tokens"
         out.append(Rejected(reason, len(no_cache), layout_at(layouts, int(no_cache[0])).label, of_memory=True))
     return out
 
@@ -351,7 +347,7 @@ def _refine(engines: _Engines, coarse: OperatingPoints, rows: Ints) -> Operating
             continue
         finer = np.linspace(low, high, REFINEMENTS + 2)
         for value in np.unique(finer if high <= 1 else np.floor(finer)).tolist():
-            if low < value < high and bool(holds(engines.most[row], value)):
+            if low < value < high and has_room(value, engines.most[row]):
                 extra_rows.append(row)
                 extra_concurrency.append(value)
     kept = coarse.take(inside)

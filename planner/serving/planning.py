@@ -13,13 +13,14 @@ from costmodels.models.precision import (
     Precision,
     choose_precision,
 )
-from costmodels.models.registry import find_architecture
 from costmodels.operations.registry import families
 from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.clusters import Pool
+from planner.contract.models import architecture_of
+from planner.contract.published import validated
 from planner.experts.placement import Loads
 from planner.serving.confirmation.confirmation import confirmed
-from planner.serving.document.plan import Plan, validated
+from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
 from planner.serving.expert_placement import check_expert_loads
 from planner.serving.infeasible import no_plan
@@ -41,7 +42,6 @@ def plan(
     store: ProfileStore | None = None,
     measured: Sequence[ProfileStore] = (),
     progress: Callable[[str], None] | None = None,
-    allow_paths: bool = True,
     expert_loads: Loads | None = None,
 ) -> Plan:
     """The best deployment for ``request``, with its prediction and proof.
@@ -51,7 +51,6 @@ def plan(
         store: measurements to predict from; default the pack that ships.
         measured: stores laid over ``store``, the last on top: their rows answer exactly and correct the forests.
         progress: called with a line of text before each slow step.
-        allow_paths: whether ``model`` may be a path of a config.json.
         expert_loads: tokens that each expert received: places the experts of engines with expert parallelism.
 
     Raises:
@@ -63,7 +62,7 @@ def plan(
     catalogue = catalogue_with(each.path for each in (*([store] if store else ()), *measured))
     if not isinstance(request, PlanRequest):
         request = parse_request(request, catalogue)
-    model = find_architecture(request.model, allow_paths=allow_paths)
+    model = architecture_of(request.model)
     _check_length(request, model)
     families().require_measured_widths(model)
     if expert_loads is not None:
@@ -78,7 +77,7 @@ def plan(
     found = confirmed(request, options)
     if found.best is None:
         raise _none(request, model, found.options)
-    return validated(assemble(request, found, found.best, expert_loads))
+    return validated(assemble(request, found, found.best, expert_loads), parse_plan)
 
 
 def _check_framework(request: PlanRequest, cost_of: CostOf) -> None:

@@ -27,6 +27,7 @@ from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
 from profiles.hardware import Catalogue, find_fabric
 from profiles.store import ProfileStore
+from profiles.values import number, shown
 
 REQUIRED = ("model", "gpu", "framework", "isl", "osl")
 OPTIONAL = ("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus", "concurrency", "rate")
@@ -51,6 +52,7 @@ TOGETHER = 512  # configurations predicted in one call: enough to spread its cos
 LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
 
 Progress = Callable[[str], None]
+FindModel = Callable[[str], Architecture]
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,11 @@ class _Row:
 
 
 def predict(
-    table: pd.DataFrame, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+    table: pd.DataFrame,
+    *,
+    measured: Sequence[ProfileStore] = (),
+    progress: Progress | None = None,
+    find_model: FindModel = find_architecture,
 ) -> pd.DataFrame:
     """``table`` (text columns) with the columns :data:`ADDED`.
 
@@ -83,6 +89,7 @@ def predict(
         table: columns :data:`REQUIRED`, one or both of concurrency and rate, any of :data:`OPTIONAL`, and others,
             which are kept as they are.
         measured: profile stores laid over the shipped pack.
+        find_model: the architecture of what the column ``model`` holds.
 
     Raises:
         InputError: the table is empty, lacks a column, or has one that is added here.
@@ -94,7 +101,8 @@ def predict(
     records = table.to_dict("records")
     for index, record in enumerate(records):
         try:
-            row = _understood(index, {str(name): str(value).strip() for name, value in record.items()}, catalogue)
+            text = {str(name): str(value).strip() for name, value in record.items()}
+            row = _understood(index, text, find_model, catalogue)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
             out["error"][index] = _told(error)
@@ -102,7 +110,7 @@ def predict(
     for group, rows in groups.items():
         for part in (rows[i : i + TOGETHER] for i in range(0, len(rows), TOGETHER)):
             try:
-                _predict_group(group, part, costs, catalogue, measured, progress, out)
+                _predict_group(find_model(group[0]), group, part, costs, catalogue, measured, progress, out)
             except ShardwrightError as error:
                 for row in part:
                     out["error"][row.index] = _told(error)
@@ -123,7 +131,7 @@ def _check_columns(table: pd.DataFrame) -> None:
         )
     repeated = table.columns[table.columns.duplicated()]
     if len(repeated):
-        raise InputError(f"columns: {repeated[0]!r} is there twice", "give each column once")
+        raise InputError(f"columns: {shown(repeated[0])} is there twice", "give each column once")
     taken = [name for name in ADDED if name in table.columns]
     if taken:
         raise InputError(f"columns: {taken[0]!r} is one that predictions are written to", "rename or drop it")
@@ -135,11 +143,11 @@ def _told(error: ShardwrightError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
-def _understood(index: int, record: Mapping[str, str], catalogue: Catalogue) -> _Row:
+def _understood(index: int, record: Mapping[str, str], find_model: FindModel, catalogue: Catalogue) -> _Row:
     for name in ("model", "gpu", "framework"):
         if not record[name]:
             raise InputError(f"{name}: is blank", f"name a {name}")
-    model = find_architecture(record["model"])
+    model = find_model(record["model"])
     gpu = catalogue.find_gpu(record["gpu"]).name
     framework = find_framework(_release_asked(record)).spec
     layout = _layout(record, model)
@@ -170,17 +178,16 @@ def _release_asked(record: Mapping[str, str]) -> str:
 def _count(name: str, text: str) -> int:
     value = _positive(name, text)
     if value != int(value):
-        raise InputError(f"{name}: {text!r} is not a whole number", f"give a whole {name}, 1 or more")
+        raise InputError(f"{name}: {shown(text)} is not a whole number", f"give a whole {name}, 1 or more")
     return int(value)
 
 
 def _positive(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value <= LARGEST:
-        raise InputError(f"{name}: {text!r} is not a number above 0", f"give {name} as a number, at most {LARGEST:,}")
+    value = number(text)
+    if value is None or not 0 < value <= LARGEST:
+        raise InputError(
+            f"{name}: {shown(text)} is not a number above 0", f"give {name} as a number, at most {LARGEST:,}"
+        )
     return value
 
 
@@ -197,6 +204,7 @@ def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, ...]:
 
 
 def _predict_group(
+    model: Architecture,
     group: tuple[str, str, str, str | None, str | None],
     rows: list[_Row],
     costs: dict[tuple[str, str], CostModel],
@@ -205,9 +213,8 @@ def _predict_group(
     progress: Progress | None,
     out: dict[str, np.ndarray],
 ) -> None:
-    model_name, gpu_name, framework_at, weights, kv = group
-    model, gpu = find_architecture(model_name), catalogue.find_gpu(gpu_name)
-    framework = find_framework(framework_at)
+    _, gpu_name, framework_at, weights, kv = group
+    gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     families().require_measured_widths(model)
     precision = choose_precision(model, weights, kv)
     framework.check_runs(precision, gpu)
@@ -295,7 +302,7 @@ def _room(served: ServedModel, rows: list[_Row]) -> _Room:
         parts = served.memory(layouts, budget, memory_fraction=fraction)
         plain = parts.kv_bytes >= largest
         kv_bytes = np.where(plain | (fraction == FULL_MEMORY_FRACTION), parts.kv_bytes, kv_bytes)
-        without = served.gpu.memory_bytes * fraction - parts.kv_bytes
+        without = served.gpu.memory_bytes - parts.unused_bytes - parts.kv_bytes
         used = np.where(plain | (fraction == FULL_MEMORY_FRACTION), without + np.maximum(parts.kv_bytes, largest), used)
     fits = kv_bytes >= largest
     sequences = np.clip(np.floor(kv_bytes / np.maximum(each, 1.0)), 1, framework.limits.max_sequences)

@@ -18,8 +18,10 @@ from planner.contract.clusters import (
     ClusterInput,
     cluster_input,
 )
-from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
+from planner.contract.documents import PLAIN_NUMBER, Document, checked
 from planner.contract.engine import FrameworkName, KvPrecisionName, PrecisionName
+from planner.contract.models import ModelInput
+from planner.contract.options import RELEASE_HELP, Option
 from planner.contract.workload.slo import Slo, parse_slo
 from planner.contract.workload.workload import Workload, parse_workload
 from profiles.errors import UnknownName
@@ -59,64 +61,122 @@ def _from_workload(value: Any) -> Any:
 _Names = str | list[str] | None
 
 
+_ASKED, _RESTRICTED = "What to plan", "Restrictions"
+
+
 class PlanRequest(Document):
     """Everything a plan depends on, beside the measurements and the program's version."""
 
-    model: str = Field(
-        min_length=1,
-        max_length=LONGEST_TEXT,
-        description="bundled name (`plan models`), or path of a config.json (CLI only)",
-    )
+    model: Annotated[
+        ModelInput,
+        Field(description="bundled name (`plan models`), or a config.json as an object"),
+        Option("Name (`plan models`), or path of a config.json.", _ASKED),
+    ]
     cluster: Annotated[
         Cluster,
         BeforeValidator(cluster_input, json_schema_input_type=str | ClusterInput),
         Field(description="short form (16xH200, 2x8xH100, joined by +, a bundled name) or object"),
+        Option(
+            "16xH200, 2x8xH100 (nodes x GPUs), several joined by +, a YAML file, or a name (`plan gpus --clusters`).",
+            _ASKED,
+        ),
     ]
     slo: Annotated[
         Slo,
         BeforeValidator(_from_slo, json_schema_input_type=str | Slo),
         Field(description="short form (ttft=1s,tpot=30ms,e2e_p99=20s) or object"),
+        Option("ttft=1s,tpot=30ms,e2e_p99=20s: upper bounds, p90 unless said. Default: none.", _ASKED),
     ] = Slo()
     workload: Annotated[
         Workload,
         BeforeValidator(_from_workload, json_schema_input_type=str | Workload),
         Field(description="short form (isl=4000,osl=500,rate=20) or object"),
+        Option(
+            "isl=4000,osl=500[,rate=20]: tokens in, tokens out, requests/s (default: as many as fit). Facts that "
+            "help: prefix_hit=0.5 (share of a prompt in the prefix cache); draft=4,acceptance=0.7[,draft_cost=0.05] "
+            "(speculative decoding).",
+            _ASKED,
+        ),
     ]
-    objective: Objective | None = Field(
-        default=None,
-        description="default: throughput without a rate, cost with one (gpus where no price is known)",
-    )
-    framework: FrameworkName = "vllm"
+    objective: Annotated[
+        Objective | None,
+        Field(description="default: throughput without a rate, cost with one (gpus where no price is known)"),
+        Option("throughput, cost, gpus or latency. Default: throughput without a rate, cost with one.", _ASKED),
+    ] = None
+    framework: Annotated[FrameworkName, Option(RELEASE_HELP, _ASKED)] = "vllm"
     precision: Annotated[
         Annotated[tuple[PrecisionName | Literal["any"], ...], Field(min_length=1)] | None,
         BeforeValidator(partial(_choices, "precision", get_args(PrecisionName)), json_schema_input_type=_Names),
         Field(description="of weights: one, several to choose from, or any; default: as published"),
+        Option(
+            "Weights: bf16, fp8, fp8_block, nvfp4, ...; several joined by commas, or any, to choose from. "
+            "Default: as published.",
+            _ASKED,
+        ),
     ] = None
     kv_precision: Annotated[
         Annotated[tuple[KvPrecisionName | Literal["any"], ...], Field(min_length=1)] | None,
         BeforeValidator(partial(_choices, "kv_precision", get_args(KvPrecisionName)), json_schema_input_type=_Names),
         Field(description="of the KV cache: one, several to choose from, or any; default: bf16"),
+        Option("KV cache: bf16 (default) or fp8; bf16,fp8 or any to choose from.", _ASKED),
     ] = None
-    disaggregation: Disaggregation = Field(
-        default="auto",
-        description="engines that prefill apart from engines that decode: where that is better, never, or always",
-    )
-    confidence: Annotated[float, Field(gt=0, lt=1), PLAIN_NUMBER] = Field(
-        default=0.5,
-        description="probability with which each bound of the SLO must hold; the prediction is uncertain",
-    )
-    simulation: bool = Field(
-        default=True,
-        strict=True,
-        description="simulate the chosen engines and count on no more than they carry there; false: formulas alone",
-    )
-    max_tp: Degree | None = Field(default=None, description="largest tensor-parallel degree")
-    max_pp: Degree | None = Field(default=None, description="most pipeline stages")
-    max_engine_gpus: Degree | None = Field(default=None, description="most GPUs of one engine")
-    tp_across_nodes: bool = Field(default=False, strict=True, description="allow a tensor-parallel group to span nodes")
-    time_limit_s: Annotated[float, Field(gt=0, le=3600), PLAIN_NUMBER] = Field(
-        default=30.0, description="of the solver"
-    )
+    disaggregation: Annotated[
+        Disaggregation,
+        Field(
+            description="engines that prefill apart from engines that decode: where that is better, never, or always"
+        ),
+        Option(
+            "Engines that prefill apart from engines that decode: auto (where it is better), never or always. "
+            "Default: auto.",
+            _ASKED,
+            show_default=False,
+        ),
+    ] = "auto"
+    confidence: Annotated[
+        float,
+        Field(
+            gt=0,
+            lt=1,
+            description="probability with which each bound of the SLO must hold; the prediction is uncertain",
+        ),
+        PLAIN_NUMBER,
+        Option("Probability with which each bound of the SLO must hold, given the prediction's uncertainty.", _ASKED),
+    ] = 0.5
+    max_tp: Annotated[
+        Degree | None,
+        Field(description="largest tensor-parallel degree"),
+        Option("Largest tensor-parallel degree.", _RESTRICTED),
+    ] = None
+    max_pp: Annotated[
+        Degree | None, Field(description="most pipeline stages"), Option("Most pipeline stages.", _RESTRICTED)
+    ] = None
+    max_engine_gpus: Annotated[
+        Degree | None,
+        Field(description="most GPUs of one engine"),
+        Option("Most GPUs of one engine.", _RESTRICTED),
+    ] = None
+    tp_across_nodes: Annotated[
+        bool,
+        Field(strict=True, description="allow a tensor-parallel group to span nodes"),
+        Option("Tensor parallel may span nodes.", _RESTRICTED),
+    ] = False
+    time_limit_s: Annotated[
+        float,
+        Field(gt=0, le=3600, description="of the solver"),
+        PLAIN_NUMBER,
+        Option("Seconds for the solver. Default: 30.", _RESTRICTED, name="time_limit", show_default=False),
+    ] = 30.0
+    simulation: Annotated[
+        bool,
+        Field(
+            strict=True,
+            description="simulate the chosen engines and count on no more than they carry there; false: formulas alone",
+        ),
+        Option(
+            "Simulate the chosen engines, and count on no more than they carry there; without, by formulas alone.",
+            _RESTRICTED,
+        ),
+    ] = True
 
     @model_validator(mode="after")
     def _objective_fits(self) -> PlanRequest:

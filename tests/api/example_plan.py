@@ -17,9 +17,9 @@ from planner.serving.document.plan import (
     Decision,
     OperatingPoint,
     Plan,
-    Proof,
     Rejection,
     RequestUnderstood,
+    ServingProof,
 )
 from planner.serving.document.prediction import Effect, GroupPrediction, KvTransfer, MemoryParts, Prediction, SloCheck
 
@@ -178,7 +178,7 @@ def example_plan(**changes: Any) -> Plan:
             slo=checks,
             engines=(group_prediction(),),
         ),
-        "proof": Proof(
+        "proof": ServingProof(
             engine="HiGHS 1.14.0",
             status="optimal",
             objective="throughput",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 from fastapi import FastAPI
 
+from planner.kinds import KINDS, Kind
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.request import PlanRequest
 
@@ -23,11 +26,19 @@ ASKED: dict[str, Any] = {
 
 
 class StubPlanner:
-    """Answers every request with :data:`PLAN`, or raises ``error``."""
+    """Answers every request for a plan with :data:`PLAN`, or raises ``error``."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
         self.requests: list[PlanRequest] = []
+
+    def kinds(self) -> dict[str, Kind]:
+        """The registry, with this for plans and each other kind's example for an answer."""
+        others = {
+            name: replace(kind, make=lambda _, kind=kind: kind.parse(json.dumps(kind.example())))
+            for name, kind in KINDS.items()
+        }
+        return {**others, "serving": replace(KINDS["serving"], make=self)}
 
     def __call__(self, request: PlanRequest) -> Plan:
         self.requests.append(request)

@@ -18,11 +18,10 @@ import pytest
 from command import Ran, Runner, asking, complaint
 from example_plan import example_plan
 
-from api.cli import main as cli
-from api.cli import progress
+from api.cli import progress, running
 from costmodels.models.registry import registered
 from planner.contract.clusters import bundled_clusters
-from planner.serving.document.plan import schema
+from planner.kinds import schema
 from planner.serving.request import PlanRequest
 from profiles import hardware
 
@@ -155,7 +154,7 @@ class TestProcess:
         command = [sys.executable, "-m", "api.cli.main", "gpus", "--json"]
         child = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
         os.close(writing)
-        assert (child.returncode, child.stderr) == (cli.BROKEN_PIPE, "")
+        assert (child.returncode, child.stderr) == (running.BROKEN_PIPE, "")
 
     def test_a_terminal_that_knows_only_ascii_still_gets_an_answer(self) -> None:
         child = process("gpus", "--clusters", env={**os.environ, "PYTHONIOENCODING": "ascii"})

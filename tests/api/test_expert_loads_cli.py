@@ -11,8 +11,8 @@ import pytest
 from command import Runner, Stub, asking, complaint
 from example_plan import engine_group, example_plan
 
-from api.cli import view
 from api.cli.console import page
+from api.cli.views import plan as view
 from planner.contract.expert_placement import ExpertBalance, ExpertPlacement
 from planner.serving import planning
 

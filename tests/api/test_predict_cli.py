@@ -60,7 +60,7 @@ def test_no_row_predicted_is_an_error(run: Runner, tmp_path: Path) -> None:
 def test_one_configuration_by_options(run: Runner) -> None:
     given = ("--model", "good", "--gpu", "H200", "--isl", "10", "--osl", "10", "--concurrency", "1")
     assert "TTFT" in run("predict", *given).out
-    assert json.loads(run("predict", *given, "--json").out)[0]["ttft_ms_mean"] == "1500"
+    assert json.loads(run("predict", *given, "--json").out)["rows"][0]["ttft_ms_mean"] == 1500
     message, hint = complaint(run("predict", "--model", "bad", *given[2:]))
     assert (message, hint) == ("model: 'bad' is not known", "try another")
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from api.cli import profile
+from api.cli.commands import profile
 from profiles.errors import DataError, InputError, ShardwrightError, UnknownName
 from profiles.importers import importers
 from profiles.measurements import OPERATIONS, columns_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis import Case
@@ -30,10 +31,24 @@ CHECKS = (
     unsupported_method,
 )
 
-api = schemathesis.openapi.from_asgi("/openapi.json", create_app(StubPlanner()))
+api = schemathesis.openapi.from_asgi("/openapi.json", create_app(StubPlanner().kinds()))
 
 
-@api.parametrize()
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_one_that_openapi_promises(case: Case[Any]) -> None:
+def check(case: Case[Any]) -> None:
     case.call_and_validate(checks=list(CHECKS))
+
+
+many = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@api.exclude(path="/v1/simulations").parametrize()
+@many
+def test_every_answer_is_one_that_openapi_promises(case: Case[Any]) -> None:
+    check(case)
+
+
+@pytest.mark.slow
+@api.include(path="/v1/simulations").parametrize()
+@many
+def test_and_so_where_a_whole_plan_is_asked_about(case: Case[Any]) -> None:
+    check(case)

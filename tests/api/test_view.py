@@ -9,9 +9,10 @@ import pytest
 from example_plan import about, disaggregated_plan, engine_group, example_plan, group_prediction, point
 from rich.console import Console
 
-from api.cli import predictions, quantities, view
 from api.cli.console import page
-from api.cli.explain import places
+from api.cli.views import plan as view
+from api.cli.views import predictions, quantities
+from api.cli.views.explain import places
 from planner.contract.clusters import Pool
 from planner.contract.engine import Rank, Replica
 from planner.contract.quantities import Interval

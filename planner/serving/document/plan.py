@@ -6,29 +6,27 @@ no clock readings: same request, same versions, same bytes.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from planner.contract.clusters import Cluster
-from planner.contract.documents import Document, indented_json, shown, strict_json, validation_error
+from planner.contract.documents import Document
 from planner.contract.engine import EngineGroup, FrameworkName, Layout
+from planner.contract.files import read_text
+from planner.contract.proof import Proof
 from planner.contract.provenance import Provenance
+from planner.contract.published import Published, as_it_is, parse_published
 from planner.contract.workload.slo import Slo
 from planner.contract.workload.workload import Workload
-from planner.serving.document.prediction import (
-    Prediction,
-)
-from planner.serving.request import Disaggregation, Objective, PlanRequest
-from profiles.errors import DataError, InputError
+from planner.serving.document.prediction import Prediction
+from planner.serving.request import Disaggregation, Objective
 
-SCHEMA_VERSION: Literal["1.2"] = "1.2"
+SCHEMA_VERSION: Literal["1.3"] = "1.3"
 
-ADDED_TO = ("1.0", "1.1")
-"""Older versions that read as they are: whatever a later one added has a default that says what was so."""
+OLDER = dict.fromkeys(("1.0", "1.1", "1.2"), as_it_is)
+"""Versions that still open, for ever: whatever a later one added has a default that says what was so."""
 
 
 # ------------------------------------------------------------------ request
@@ -59,6 +57,9 @@ class RequestUnderstood(Document):
     disaggregation: Disaggregation = Field(default="never", description="plans of schema 1.0 are aggregated")
     weights_precisions: tuple[str, ...] = Field(default=(), description="allowed; empty in plans of schema 1.0")
     kv_precisions: tuple[str, ...] = Field(default=(), description="allowed; empty in plans of schema 1.0")
+    config: dict[str, Any] | None = Field(
+        default=None, description="the model's config.json, where it is not a bundled one; null before schema 1.3"
+    )
 
 
 # ------------------------------------------------------------------ decision
@@ -69,6 +70,11 @@ class Decision(Document):
     gpus_used: int
     gpus_idle: int
     usd_per_hour: float | None = Field(description="of the GPUs used; null where a price is not known")
+    pairs: tuple[tuple[str, str], ...] = Field(
+        default=(),
+        description="ids of the prefill and decode engines that serve requests together; empty: aggregated engines, "
+        "or before schema 1.3, where every prefill engine goes with every decode engine",
+    )
 
 
 # ------------------------------------------------------------------ proof
@@ -99,14 +105,10 @@ class Compared(Document):
     accuracy: str = Field(description="what is published of the precision's cost in accuracy, with its source")
 
 
-class Proof(Document):
+class ServingProof(Proof):
     """Why there is no better plan among those considered."""
 
-    engine: str = Field(description="solver and version")
-    status: Literal["optimal", "feasible", "time_limit"]
     objective: Objective
-    objective_value: float
-    objective_unit: str
     bound: float = Field(description="no choice among the candidates can be better than this")
     gap: float = Field(description="|bound − objective| ÷ the larger of the two")
     layouts_considered: int
@@ -161,49 +163,26 @@ class Alternatives(Document):
     )
 
 
-class Plan(Document):
+class Plan(Published):
     """The whole document."""
 
-    schema_version: Literal["1.2"] = SCHEMA_VERSION
+    kind: Literal["serving"] = "serving"
+    schema_version: Literal["1.3"] = SCHEMA_VERSION
     request: RequestUnderstood
     decision: Decision
     prediction: Prediction
-    proof: Proof
+    proof: ServingProof
     alternatives: Alternatives
     provenance: Provenance
 
-    def to_json(self) -> str:
-        """The document as text: indented, keys in schema order, a newline at the end."""
-        return indented_json(self)
-
 
 def parse_plan(text: str, where: str = "plan") -> Plan:
-    """A plan from its JSON. One of an older schema becomes one of today's.
+    """A plan from its JSON. One of an older schema becomes one of today's, and one without a kind is a serving plan.
 
     Raises:
         InputError: not JSON, not a plan, of another schema version, or refused by the schema.
     """
-    written = "give a plan that `plan --output` wrote"
-    try:
-        document = strict_json(text)
-    except ValueError as error:
-        raise InputError(f"{where}: not valid JSON ({error})", written) from error
-    if not isinstance(document, Mapping) or "schema_version" not in document:
-        raise InputError(f"{where}: schema_version is missing", written)
-    version = document["schema_version"]
-    known = ", ".join((*ADDED_TO, SCHEMA_VERSION))
-    if version not in (*ADDED_TO, SCHEMA_VERSION):
-        raise InputError(
-            f"{where}: schema_version {shown(version)} is not one that this program reads",
-            f"it reads {known}; use the shardwright that wrote it, or a newer one",
-        )
-    if version != SCHEMA_VERSION:
-        text = json.dumps({**document, "schema_version": SCHEMA_VERSION})
-    try:
-        # Strictly: "8" is not 8, and true is not 1. (From Python objects, strict would refuse lists for tuples.)
-        return Plan.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        raise validation_error(error, where) from error
+    return parse_published(text, Plan, where, OLDER, called=(None,))
 
 
 def read_plan(path: Path) -> Plan:
@@ -212,32 +191,4 @@ def read_plan(path: Path) -> Plan:
     Raises:
         InputError: what :func:`parse_plan` raises, and where the file cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"plan {path}: cannot be read ({reason})", "check the path") from error
-    return parse_plan(text, f"plan {path}")
-
-
-def validated(plan: Plan) -> Plan:
-    """``plan`` after a round trip through its own schema: what leaves the planner is what others can read.
-
-    Raises:
-        DataError: the planner made something that its schema refuses (a defect).
-    """
-    try:
-        return parse_plan(plan.to_json())
-    except (InputError, ValueError) as error:
-        raise DataError(f"plan: failed its own schema ({error})", "report this as a defect") from error
-
-
-def schema(what: Literal["plan", "request"] = "plan") -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the plan or of the request."""
-    kind = Plan if what == "plan" else PlanRequest
-    document = kind.model_json_schema(mode="serialization" if what == "plan" else "validation")
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"urn:shardwright:{what}:{SCHEMA_VERSION}",
-        **document,
-    }
+    return parse_plan(read_text(path, "plan"), f"plan {path}")

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version as package_version
 
 import numpy as np
 
 from costmodels.operations.layouts import Layouts
 from costmodels.step.memory import kv_bytes_per_sequence, weights_bytes
-from planner.contract.provenance import MeasuredStore, Provenance
+from planner.contract.provenance import Provenance, provenance_fields
 from planner.serving.document import plan as plans
 from planner.serving.engines.groups import LoadedFleet
 from planner.serving.engines.latency import Checks
 from planner.serving.engines.options import ServingOption
 from planner.serving.layouts import Rejected
-from planner.serving.operating_points import LayoutSearch
 from planner.serving.report.accuracy import published_accuracy
 from planner.serving.report.notes import notes_of
 from planner.serving.request import PlanRequest
 from planner.solving.solvers import PROVEN
 from profiles.errors import LimitReached
 
-PACKAGE = "shardwright"
 UNITS = {"throughput": "requests/s", "cost": "USD/h", "gpus": "GPUs", "latency": "ms"}
 
 LINK_BINDS = 0.75
 """A link this busy keeps engines from more load (they are planned for 80 % at most)."""
 
 
-def proof_of(request: PlanRequest, options: list[ServingOption], best: ServingOption) -> plans.Proof:
+def proof_of(request: PlanRequest, options: list[ServingOption], best: ServingOption) -> plans.ServingProof:
     """Of the ``best`` option, over all of them."""
     assert best.choice is not None
     solution = best.choice.solution
@@ -51,7 +48,7 @@ def proof_of(request: PlanRequest, options: list[ServingOption], best: ServingOp
         ]
         if examples:
             rejected.append(Rejected(reason, sum(int(bad.sum()) for bad in refused_points), examples[0]))
-    return plans.Proof(
+    return plans.ServingProof(
         engine=solution.engine,
         status="optimal" if proved else "feasible",
         objective=request.goal,
@@ -133,27 +130,7 @@ def provenance_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks, more
     """``checks``: simulations of the groups; ``more``: notes beyond those of
     :func:`planner.serving.report.notes.notes_of`."""
     searches = fleet.option.searches
-    manifest = searches[0].job.served.cost.store.manifest
-    return Provenance(
-        package=PACKAGE,
-        package_version=package_version(PACKAGE),
-        cost_model_version=searches[0].job.served.cost.version,
-        pack=manifest.name,
-        pack_version=manifest.version,
-        pack_hash=manifest.content_hash,
-        attribution=manifest.attribution,
-        measured=_measured(searches),
-        notes=(*notes_of(request, fleet, checks), *more),
-    )
-
-
-def _measured(searches: list[LayoutSearch]) -> tuple[MeasuredStore, ...]:
+    cost = searches[0].job.served.cost
     gpus = {search.job.pool.gpu for search in searches}
-    out = []
-    for store in searches[0].job.served.cost.measured:
-        counts = store.summary()
-        rows = int(counts["rows"][counts["gpu"].isin(gpus)].sum())
-        out.append(MeasuredStore(
-            name=store.manifest.name, version=store.manifest.version, hash=store.manifest.content_hash, rows=rows
-        ))  # fmt: skip
-    return tuple(out)
+    notes = (*notes_of(request, fleet, checks), *more)
+    return Provenance(**provenance_fields(cost.store, cost.measured, gpus, cost.version, notes))

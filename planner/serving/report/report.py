@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from planner.contract.engine import EngineGroup, Rank, Replica
+from planner.contract.engine import EngineGroup, Launch, Rank, Replica
 from planner.contract.expert_placement import ExpertPlacement
+from planner.contract.models import ModelConfig
 from planner.experts.placement import Loads
 from planner.launchers import EngineSpec, launch
 from planner.serving.confirmation.confirmation import Confirmed
@@ -27,7 +28,7 @@ def assemble(
     options, best, groups = found.options, fleet.option, fleet.groups
     routing = request.workload.routing
     experts, notes = placements_of(groups, expert_loads, routing, request.time_limit_s)
-    decision = _decision(request, best, groups, experts)
+    decision = _decision(request, fleet, experts)
     chosen = {group.candidate.key for group in groups}
     return plans.Plan(
         request=_understood(request, options, best),
@@ -64,12 +65,12 @@ def _understood(request: PlanRequest, options: list[ServingOption], best: Servin
         simulation=request.simulation,
         weights_precisions=tuple(dict.fromkeys(option.precision.weights for option in options)),
         kv_precisions=tuple(dict.fromkeys(option.precision.kv for option in options)),
+        config=None if isinstance(request.model, str) else request.model.config,
     )
 
 
-def _decision(
-    request: PlanRequest, best: ServingOption, groups: list[Group], experts: Mapping[str, ExpertPlacement]
-) -> plans.Decision:
+def _decision(request: PlanRequest, fleet: LoadedFleet, experts: Mapping[str, ExpertPlacement]) -> plans.Decision:
+    groups = fleet.groups
     used = sum(group.gpus for group in groups)
     offered = sum(pool.gpus for pool in request.cluster.pools)
     prices = [group.job.pool.usd_per_gpu_hour for group in groups]
@@ -77,27 +78,35 @@ def _decision(
     if all(price is not None for price in prices):
         cost = sum(group.gpus * price for group, price in zip(groups, prices, strict=True) if price is not None)
     return plans.Decision(
-        engines=tuple(_engine_group(request, best, group, experts.get(group.id)) for group in groups),
+        engines=tuple(_engine_group(request, fleet, group, experts.get(group.id)) for group in groups),
         gpus_used=used,
         gpus_idle=offered - used,
         usd_per_hour=cost,
+        pairs=tuple((pair.prefill.id, pair.decode.id) for pair in fleet.pairs if pair.transfer is not None),
     )
 
 
-def _loadable(asked: str, name: str) -> str:
-    """What a framework can load: the model's name, in whatever case and with or without its organisation it was asked
-    for, or else the path that was given."""
-    known = name.casefold()
-    return name if asked.casefold() in (known, known.rpartition("/")[2]) else asked
+def _loadable(asked: str | ModelConfig, name: str) -> str:
+    """What a framework can load: a bundled model's name, or what is said of another model's checkpoint."""
+    return name if isinstance(asked, str) else asked.checkpoint or asked.name
+
+
+def _started(spec: EngineSpec, asked: str | ModelConfig) -> Launch:
+    start = launch(spec)
+    if isinstance(asked, str) or asked.checkpoint is not None:
+        return start
+    note = f"{asked.name} stands for its checkpoint, of which only the config.json was given: name its folder there."
+    return start.model_copy(update={"notes": (*start.notes, note)})
 
 
 def _engine_group(
-    request: PlanRequest, best: ServingOption, group: Group, experts: ExpertPlacement | None
+    request: PlanRequest, fleet: LoadedFleet, group: Group, experts: ExpertPlacement | None
 ) -> EngineGroup:
+    choice = fleet.option.choice
     served, workload, drafting = group.job.served, request.workload, group.job.shape.drafting
     model, precision = served.model, served.precision
-    assert best.choice is not None
-    placed = [engine for engine in best.choice.placement if engine.candidate in group.candidates]
+    assert choice is not None
+    placed = [engine for engine in choice.placement if engine.candidate in group.candidates]
     replicas = tuple(
         Replica(
             id=f"{group.id}-{number}",
@@ -126,6 +135,7 @@ def _engine_group(
         role=group.role,
         draft_tokens=drafting.draft_tokens if drafting else 0,
         prefix_hit=workload.prefix_hit,
+        attention_backend=fleet.attention_backend,
     )
     return EngineGroup(
         id=group.id,
@@ -138,6 +148,6 @@ def _engine_group(
         kv_precision=precision.kv,
         limits=group.limits,
         replicas=replicas,
-        launch=launch(spec),
+        launch=_started(spec, request.model),
         expert_placement=experts,
     )

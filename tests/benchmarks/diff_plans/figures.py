@@ -116,7 +116,7 @@ def _predictions(rows: list[Mapping[str, Any]]) -> Figures:
         "memory_bytes_per_gpu",
         "kv_tokens",
     ]
-    found: Figures = {name: [None if row[name] == "" else float(row[name]) for row in rows] for name in columns}
+    found: Figures = {name: [None if row[name] in ("", None) else float(row[name]) for row in rows] for name in columns}
     return {**found, "refused": [row["error"].partition(";")[0] for row in rows if row["error"]] or None}
 
 

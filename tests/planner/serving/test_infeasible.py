@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from costmodels.models.registry import BUNDLED
+from planner.contract.models import read_model
 from planner.serving.document.plan import Plan
 from planner.serving.planning import plan
 from profiles.errors import Infeasible, InputError, ShardwrightError, Unsupported
@@ -179,7 +180,7 @@ def test_a_model_that_fits_nowhere_says_how_many_gpus_would_do(
 
 def test_sequences_that_do_not_fit_are_named_with_their_length(fails: Fails) -> None:
     error = fails(Infeasible, model=DENSE, cluster="1xL4", workload="isl=38500,osl=2000")
-    assert "KV cache left does not hold one sequence of 40500 tokens" in error.message
+    assert "KV cache left holds no sequence of 40500 tokens" in error.message
 
 
 def test_each_pool_that_could_be_widened_is_named(fails: Fails) -> None:
@@ -200,7 +201,9 @@ def test_the_users_own_limits_are_named_where_they_stand_in_the_way(fails: Fails
 def test_rules_that_leave_no_layout_are_not_taken_for_a_lack_of_memory(fails: Fails, tmp_path: Path) -> None:
     config = json.loads((BUNDLED / "Qwen--Qwen3-8B.json").read_text())["config"]
     (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 12300}))
-    error = fails(Infeasible, model=str(tmp_path), cluster="2xH100", workload=WORKLOAD, precision="fp8_block")
+    error = fails(
+        Infeasible, model=read_model(str(tmp_path)), cluster="2xH100", workload=WORKLOAD, precision="fp8_block"
+    )
     assert "feed-forward width 12300 ÷ tp is not a multiple of the 128-wide scale blocks" in error.message
     assert error.details["binding"] == "layout rules"
     assert "another --precision" in error.hint

@@ -15,6 +15,8 @@ from cases import CLOSE, DENSE, EXPERTS, LATENT, SLO, WINDOWS, WORKLOAD
 
 from costmodels.models.registry import BUNDLED
 from costmodels.serving.frameworks.framework import find_framework
+from planner.contract.models import read_model
+from planner.replay.report import drawn_load, simulate_plan
 from planner.serving.document.plan import Plan
 from planner.serving.planning import plan
 from profiles.errors import Unsupported
@@ -217,9 +219,19 @@ def test_a_model_given_as_a_file_is_launched_from_it(bare: ProfileStore, tmp_pat
     bundled = json.loads((BUNDLED / "Qwen--Qwen3-8B.json").read_text())
     (folder / "config.json").write_text(json.dumps(bundled["config"]))
     for given in (folder, folder / "config.json"):
-        p = plan({"model": str(given), "cluster": "1xH100", "workload": WORKLOAD}, store=bare)
+        p = plan({"model": read_model(str(given)), "cluster": "1xH100", "workload": WORKLOAD}, store=bare)
         assert p.request.model == "mine"
+        assert p.request.config == bundled["config"]
         assert str(folder) in p.decision.engines[0].launch.command
+
+
+def test_a_model_given_as_an_object_needs_no_file_ever_again(bare: ProfileStore) -> None:
+    config = json.loads((BUNDLED / "Qwen--Qwen3-8B.json").read_text())["config"]
+    p = plan({"model": {"name": "mine", "config": config}, "cluster": "1xH100", "workload": WORKLOAD}, store=bare)
+    assert "mine" in p.decision.engines[0].launch.command
+    assert any("stands for its checkpoint" in note for note in p.decision.engines[0].launch.notes)
+    load = drawn_load(p, 1.0, 50)
+    assert simulate_plan(p, load, "drawn", store=bare).served == 50
 
 
 # --- on the measurements that ship ---

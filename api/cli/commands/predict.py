@@ -1,0 +1,196 @@
+"""``plan predict``: latency, throughput and memory of configurations that are given, one or thousands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from api.cli.console import flowing, page, write_text
+from api.cli.options import SHOWN, Quiet, Request, option_name, takes
+from api.cli.output import check_target, write_atomically
+from api.cli.requests import measured_stores, read_request
+from planner.serving.predictions import Configuration
+from profiles.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from profiles.hardware import Catalogue
+    from profiles.store import ProfileStore
+
+EXAMPLE = "plan predict --model Qwen/Qwen3-32B --gpu H200 --tp 2 --isl 4000 --osl 500 --concurrency 32"
+
+
+@takes(Configuration)
+@flowing
+def predict(
+    asked: dict[str, Any],
+    configs: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CONFIGS.csv]", help="One configuration a row; columns as the options are called."),
+    ] = None,
+    profiles: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Lay this profile store over the shipped pack. May be given again."),
+    ] = None,
+    request: Request = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write the CSV there, or to a .json the document.",
+            rich_help_panel=SHOWN,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print only the document: a row for each.", rich_help_panel=SHOWN)
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predicts configurations that you name: time to first token, time per output token, whole request (each the mean,
+    its 80 % interval `low`–`high`, p50 and p99 of requests), throughput and memory.
+
+    With a CSV, its columns are kept and those of the prediction added; a row that cannot be predicted says why in
+    `error` and the others still are. Lengths are taken as the public harnesses draw them: uniform within 20 % below isl
+    and osl.
+
+    Examples:
+
+      plan predict --model Qwen/Qwen3-32B --gpu H200 --tp 2 --isl 4000 --osl 500 --concurrency 32
+
+      plan predict configs.csv -o predictions.csv
+    """
+    if configs is not None and (extra := set(asked) | ({"request"} if request else set())):
+        name = min(extra)
+        option = "--request" if name == "request" else option_name(Configuration, name)
+        raise InputError(f"{option}: has no effect beside {configs}", "give it as a column of the file")
+    check_target(output)
+    measured, catalogue = measured_stores(profiles)
+    if configs is not None:
+        table = _read(configs)
+        answer = _predicted(table, measured, quiet)
+        failed = int((answer["error"] != "").sum())
+        _hand_over(answer, measured, output, as_json, show=False)
+        if not quiet and failed < len(answer):
+            typer.echo(f"{len(answer) - failed:,} predicted, {failed:,} not", err=True)
+        if failed == len(answer):
+            raise InputError(
+                f"{configs}: no row could be predicted; the first: {answer['error'].iloc[0]}",
+                "correct the rows: each one's column error says why",
+            )
+    elif request is not None:
+        _requested(asked, request, measured, catalogue, output, as_json, quiet)
+    else:
+        _one(asked, measured, output, as_json, quiet)
+
+
+def _one(asked: dict[str, Any], measured: list[ProfileStore], output: Path | None, as_json: bool, quiet: bool) -> None:
+    missing = [name for name in ("model", "gpu", "isl", "osl") if name not in asked]
+    if missing:
+        raise InputError(f"--{missing[0]} is missing", f"name a CSV, or for example: {EXAMPLE}")
+    import pandas as pd
+
+    given = {"framework": Configuration.model_fields["framework"].default, **asked}
+    ordered = {name: str(given[name]) for name in Configuration.model_fields if name in given}
+    answer = _predicted(pd.DataFrame([{"concurrency": "", **ordered}]), measured, quiet)
+    error = answer["error"].iloc[0]
+    if error:
+        message, _, hint = error.partition("; ")
+        raise InputError(message, hint)
+    _hand_over(answer, measured, output, as_json, show=output is None)
+
+
+def _requested(
+    asked: dict[str, Any],
+    request: str,
+    measured: list[ProfileStore],
+    catalogue: Catalogue,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Predicts what a request document asks for, whose files are put in; options go into every configuration."""
+    from api.cli.progress import Reporter
+    from api.cli.requests import with_files
+    from planner.serving.predictions import parse_prediction_request, predictions
+
+    document, folder = read_request(request, "predictions-request")
+    rows = document.get("configurations")
+    if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
+        beside = with_files(asked, Path(), catalogue)
+        document["configurations"] = [{**with_files(row, folder, catalogue), **beside} for row in rows]
+    understood = parse_prediction_request(document)
+    with Reporter(_doing(len(understood.configurations)), quiet=quiet) as report:
+        made = predictions(understood, measured=measured, progress=report).to_json()
+    if output is not None:
+        write_atomically(output, made)
+    if as_json or output is None:
+        write_text(made)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    from profiles.files import Source
+    from profiles.tables import read_table
+
+    # Everything stays text: input columns are handed back as they came.
+    source = Source(path, "", "give a CSV with a header: model,gpu,framework,tp,isl,osl,concurrency,...")
+    return read_table(source, skipinitialspace=True)
+
+
+def _doing(count: int) -> str:
+    return f"predicting {count:,} configuration{'s' if count != 1 else ''}"
+
+
+def _predicted(table: pd.DataFrame, measured: list[ProfileStore], quiet: bool) -> pd.DataFrame:
+    from api.cli.progress import Reporter
+
+    with Reporter(_doing(len(table)), quiet=quiet) as report:
+        from planner.serving.prediction_table import predict as predict_table
+
+        return predict_table(table, measured=measured, progress=report)
+
+
+def _hand_over(
+    answer: pd.DataFrame, measured: list[ProfileStore], output: Path | None, as_json: bool, *, show: bool
+) -> None:
+    from planner.serving.predictions import document_of
+
+    def document() -> str:
+        return document_of(answer, measured).to_json()
+
+    if output is not None:
+        in_json = output.suffix.casefold() == ".json"
+        write_atomically(output, document() if in_json else answer.to_csv(index=False))
+    if as_json:
+        write_text(document())
+    elif show:
+        _show(answer.iloc[0])
+    elif output is None:
+        write_text(answer.to_csv(index=False))
+
+
+def _show(row: pd.Series) -> None:
+    from api.cli.console import heading, indented, table
+    from api.cli.views.quantities import gib, milliseconds, number
+
+    with page() as out:
+        heading(out, "Prediction")
+        rows = table("latency", "mean", "80 % interval", "p50", "p99")
+        for name, title in (
+            ("ttft_ms", "time to first token (TTFT)"),
+            ("tpot_ms", "time per output token (TPOT)"),
+            ("e2e_ms", "whole request (E2E)"),
+        ):
+            mean, low, high, p50, p99 = (
+                milliseconds(float(row[f"{name}_{part}"])) for part in ("mean", "low", "high", "p50", "p99")
+            )
+            rows.add_row(title, mean, f"{low} – {high}", p50, p99)
+        indented(out, rows)
+        out.print(f"  output        {number(float(row['output_tokens_per_s_per_gpu']))} tokens/s per GPU")
+        out.print(f"  memory        {gib(float(row['memory_bytes_per_gpu']))} GiB per GPU")
+        out.print(f"  KV cache      {int(row['kv_tokens']):,} tokens per attention rank")
+        out.print(f"  known from    {row['how']}")

@@ -1,0 +1,37 @@
+"""``plan schema``: JSON Schemas of documents and requests."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from api.cli.console import flowing
+from api.cli.options import Output
+from api.cli.output import check_target, hand_over_json
+from planner.kinds import KINDS, schema_names
+
+_KINDS = "; ".join(f"{kind.name}: {kind.title}" for kind in KINDS.values())
+
+
+@flowing
+def schema(
+    what: Annotated[
+        str, typer.Argument(metavar="KIND", help=f"{', '.join(schema_names())}. {_KINDS}.", show_default=True)
+    ] = "plan",
+    example: Annotated[bool, typer.Option("--example", help="Print a small valid document instead.")] = False,
+    output: Output = None,
+) -> None:
+    """JSON Schema of a kind of document, or of its request (KIND-request); `plan` and `request` are those of a plan.
+
+    Examples:
+
+      plan schema
+
+      plan schema experts-request --example
+    """
+    from planner import kinds
+
+    check_target(output)
+    document = kinds.example(what) if example else kinds.schema(what)
+    hand_over_json(document, output, as_json=True)

@@ -1,0 +1,126 @@
+"""``plan simulate``: what a plan does under a load, request by request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from api.cli.console import flowing, page
+from api.cli.options import SHOWN, Quiet, Request, takes
+from api.cli.output import check_target, hand_over, write_atomically
+from api.cli.requests import measured_stores, read_request
+from planner.replay.request import SimulationRequest
+from profiles.errors import InputError
+
+_LOAD = "The load"
+
+
+@takes(SimulationRequest)
+@flowing
+def simulate(
+    asked: dict[str, Any],
+    plan_file: Annotated[
+        Path | None, typer.Argument(metavar="PLAN.json", help="A plan that `plan --output` wrote.", show_default=False)
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="CSV with TIMESTAMP, ContextTokens, GeneratedTokens, or arrival_s, isl, osl.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Path of the config.json, where a plan of schema 1.2 or older was made from one.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = None,
+    profiles: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Measured rows laid over the shipped pack, as the plan was made; may be given again.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = None,
+    request: Request = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only the report.", rich_help_panel=SHOWN)] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Also write the report there.", rich_help_panel=SHOWN),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the timeline: .png, .svg or .html.", rich_help_panel=SHOWN),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Replays a trace, or random arrivals at a rate, against a plan: latency percentiles, which promises hold, how
+    busy the engines are, and whether they keep up.
+
+    Examples:
+
+      plan simulate plan.json --rate 18
+
+      plan simulate plan.json --trace requests.csv --speed 2 --plot timeline.html
+
+      plan simulate plan.json --rate 18 --arrivals gamma:3 --json
+    """
+    check_target(output)
+    if plot is not None:
+        from planner.pictures import check_kind
+
+        check_target(plot, "--plot")
+        check_kind(plot, "timeline.html")
+    measured, _ = measured_stores(profiles)
+    understood = _understood(asked, plan_file, trace, request)
+    from api.cli.progress import Reporter
+    from planner.contract.models import read_model
+
+    given = None if model is None else read_model(model)
+    with Reporter(f"simulating {understood.plan.request.model}", quiet=quiet) as report:
+        from planner.replay.report import simulate as simulated
+
+        made = simulated(understood, model=given, measured=measured, progress=report)
+    if plot is not None:
+        from api.cli.views.timeline import draw
+
+        write_atomically(plot, draw(made, plot.suffix.casefold()), "--plot")
+    if hand_over(made.to_json(), output, as_json=as_json):
+        from api.cli.views.simulation import show
+
+        with page() as out:
+            show(made, out)
+
+
+def _understood(
+    asked: dict[str, Any], plan_file: Path | None, trace: Path | None, request: str | None
+) -> SimulationRequest:
+    """The request, with the plan and the trace that it names read and put in.
+
+    Raises:
+        InputError: what their readers raise, and what contradicts itself.
+    """
+    from planner.replay.request import Trace, parse_simulation_request
+    from planner.serving.document.plan import read_plan
+
+    document, folder = read_request(request, "simulation-request")
+    fields = {**document, **asked}
+    if plan_file is None and isinstance(fields.get("plan"), str):
+        plan_file = folder / fields["plan"]
+    if trace is None and isinstance(fields.get("trace"), str):
+        trace = folder / fields["trace"]
+    if plan_file is not None:
+        fields["plan"] = read_plan(plan_file)
+    if "plan" not in fields:
+        raise InputError("PLAN.json is missing", "for example: plan simulate plan.json --rate 18")
+    if trace is None:
+        return parse_simulation_request(fields)
+    # What contradicts itself is refused before a long file is read.
+    stand_in = Trace(name=trace.name, arrival_s=(0.0,), isl=(1,), osl=(1,))
+    first = parse_simulation_request({**fields, "trace": stand_in}).requests
+    return parse_simulation_request({**fields, "trace": Trace.read(trace, first=first)})

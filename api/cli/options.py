@@ -1,0 +1,138 @@
+"""Command options made from a request's fields, and options that several commands share.
+
+A field whose ``Annotated`` has a :class:`planner.contract.options.Option` is an option of its name, type and default;
+the command gets those that were given, under the fields' names, and the request's own schema says what is wrong."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import typer
+from pydantic.fields import FieldInfo
+
+from planner.contract.documents import Document
+from planner.contract.options import Option
+
+ASKED = "asked"
+"""The parameter of a command that gets the fields."""
+
+SHOWN = "Output"
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print only the document.", rich_help_panel=SHOWN)]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Also write the document there.", rich_help_panel=SHOWN),
+]
+JsonOutput = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Also write the JSON there.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress and no notes on standard error.", rich_help_panel=SHOWN)
+]
+Request = Annotated[
+    str | None,
+    typer.Option(
+        "--request",
+        metavar="FILE",
+        help="The request as a document, YAML or JSON (`plan schema`); - reads standard input. An option beside it "
+        "replaces its field.",
+    ),
+]
+
+Command = Callable[..., None]
+
+
+def takes(request: type[Document]) -> Callable[[Command], Command]:
+    """Gives a command the options of ``request`` before its own. Its parameter ``asked`` receives the fields that were
+    given, as a dict. A parameter of the command that is named as a field (a file that is read for it) takes the field's
+    place among the options."""
+
+    def decorate(command: Command) -> Command:
+        hints = get_type_hints(command, include_extras=True)
+        own = dict(inspect.signature(command).parameters)
+        del own[ASKED]
+        wants_context = own.pop("context", None) is not None
+        made = dict(_options(request))
+
+        def run(context: typer.Context, **values: Any) -> None:
+            asked = {field: values[name] for name, (field, _, _) in made.items() if given(context, name)}
+            rest = {name: value for name, value in values.items() if name not in made}
+            command(**({"context": context} if wants_context else {}), asked=asked, **rest)
+
+        known = {name: (hint, default) for name, (_, hint, default) in made.items()}
+        known |= {name: (hints[name], parameter.default) for name, parameter in own.items()}
+        order = [name for field, info in request.model_fields.items() if (name := _name(info, field)) in known]
+        parameters = {name: known[name] for name in (*order, *own)}
+        run.__annotations__ = {"context": typer.Context, **{name: hint for name, (hint, _) in parameters.items()}}
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+                *(
+                    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=default)
+                    for name, (hint, default) in parameters.items()
+                ),
+            ]
+        )
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        return run
+
+    return decorate
+
+
+def given(context: typer.Context, name: str) -> bool:
+    """Whether the parameter was given on the command line, not left to its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
+
+
+def option_name(request: type[Document], field: str) -> str:
+    """``--time-limit`` of the field ``time_limit_s``."""
+    return "--" + _name(request.model_fields[field], field).replace("_", "-")
+
+
+def _options(request: type[Document]) -> Iterator[tuple[str, tuple[str, Any, Any]]]:
+    """(parameter, (field, its annotation for typer, its default)) of every field that is an option."""
+    for field, info in request.model_fields.items():
+        option = _said(info)
+        if option is not None:
+            name = _name(info, field)
+            yield name, (field, *_option(option, info, name))
+
+
+def _said(info: FieldInfo) -> Option | None:
+    return next((each for each in info.metadata if isinstance(each, Option)), None)
+
+
+def _name(info: FieldInfo, field: str) -> str:
+    """The parameter that a field has."""
+    option = _said(info)
+    return (option and option.name) or field
+
+
+def _option(option: Option, info: FieldInfo, name: str) -> tuple[Any, Any]:
+    type_ = _plain_type(info.annotation)
+    default = info.default if isinstance(info.default, bool | int | float | str) else None
+    names = [f"--{name.replace('_', '-')}"] if default is False else []  # a flag has no --no-…
+    said = typer.Option(
+        *names,
+        help=option.help,
+        rich_help_panel=option.panel,
+        metavar=option.metavar,
+        show_default=option.show_default and default is not None,
+    )
+    return Annotated[type_ if default is not None else type_ | None, said], default
+
+
+def _plain_type(annotation: Any) -> Any:
+    """What a value is on a command line: bool, int or float where the field is just that; else text, in the field's
+    short form."""
+    if get_origin(annotation) is Annotated:
+        return _plain_type(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        kinds = {_plain_type(each) for each in get_args(annotation) if each is not types.NoneType}
+        return kinds.pop() if len(kinds) == 1 else str
+    if get_origin(annotation) is Literal:
+        return str
+    return annotation if annotation in (bool, int, float) else str

@@ -1,0 +1,74 @@
+"""Running the command: errors become two lines and an exit code. What is known of typer's and click's insides is here.
+
+typer brings its own copy of click or uses the installed one, by version, so no class of click is imported: a usage
+error is known by what it can do."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from api.cli.arguments import check_text, in_brief, strict_numbers
+from profiles.errors import ShardwrightError
+from profiles.values import shortened
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+_ClickError: type[Exception] = typer.BadParameter.__mro__[2]
+"""What click calls ClickException: BadParameter is a UsageError is a ClickException."""
+
+
+def run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
+    """Runs ``arguments`` (default: the process's) and returns the exit code. What is wrong takes two lines on standard
+    error, ``error:`` and ``hint:``."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without × or ≤ is no reason to fail
+    try:
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        check_text(given)
+        code = strict_numbers(typer.main.get_command(app), given).main(given, prog_name="plan", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except ShardwrightError as error:
+        return _complain(error.message, error.hint, error.exit_code)
+    except _ClickError as error:
+        return _usage(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _silence()
+    except OSError as error:  # standard output on a full disk; our own files report theirs with a name
+        _silence()
+        return _complain(f"standard output cannot be written ({error.strerror})", "make room, or write elsewhere", 2)
+    except SystemExit as stop:
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # typer's own way out of a broken pipe
+            return _silence()
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+
+
+def _usage(error: Any) -> int:
+    """typer's usage errors in our shape; a group that was given nothing to do shows its help."""
+    message = in_brief(str(error.format_message()))  # composing the help prints it
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return 0
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "plan"
+    return _complain(message.rstrip(".") or type(error).__name__, f"see `{command} --help`", 2)
+
+
+def _complain(message: str, hint: str, code: int) -> int:
+    for label, text in (("error", message), ("hint", hint)):
+        print(f"{label}: {shortened(' '.join(text.split()))}", file=sys.stderr)
+    return code
+
+
+def _silence() -> int:
+    """Nobody reads any more: keep the interpreter from complaining about it when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE

@@ -1,0 +1,131 @@
+"""A simulation's report as people read it, in at most 100 columns."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from api.cli.console import bullet, facts, heading, indented, table
+from api.cli.views.quantities import milliseconds, milliseconds_range, number, percent, promise
+from planner.contract.quantities import Interval
+from planner.replay.document import Percentiles, SimulationReport
+
+LEVELS = " ▁▂▃▄▅▆▇█"
+
+
+def show(report: SimulationReport, console: Console) -> None:
+    """Prints the report."""
+    _header(report, console)
+    _slo(report, console)
+    _latency(report, console)
+    _engines(report, console)
+    _timeline(report, console)
+    _warnings(report, console)
+
+
+def _header(report: SimulationReport, console: Console) -> None:
+    load = report.load
+    console.print(Text(report.model, style="bold"))
+    served = f"{report.served:,} of {load.requests:,} requests; {number(report.output_tokens_per_s)} output tokens/s"
+    rows = [
+        ("plan", "; ".join(report.engines)),
+        ("load", f"{load.source}: {number(load.rate_rps)} requests/s for {milliseconds(load.seconds * 1e3)}"),
+        ("", f"isl {load.isl_mean:,.0f} (≤ {load.isl_longest:,}), osl {load.osl_mean:,.0f} (≤ {load.osl_longest:,})"),
+        ("served", served),
+    ]
+    rows += [("refused", f"{each.requests:,}: {each.reason} ({each.example})") for each in report.refused]
+    if report.falls_behind:
+        rows.append(
+            (
+                "falls behind",
+                f"the queue grows all the time: it carries about {number(report.capacity_rps or 0.0)} requests/s"
+                + (f" of {number(load.rate_rps)}" if load.rate_rps else ""),
+            )
+        )
+    facts(console, rows)
+
+
+def _slo(report: SimulationReport, console: Console) -> None:
+    if not report.slo:
+        return
+    heading(console, "SLO")
+    rows = table("promise", "simulated", "80 % interval", "requests within", "holds")
+    for each in report.slo:
+        rows.add_row(
+            promise(each.metric, each.percentile, each.limit_ms),
+            "–" if each.simulated is None else milliseconds(each.simulated.value),
+            "" if each.simulated is None else milliseconds_range(each.simulated),
+            percent(each.share.value),
+            Text("yes", style="green") if each.holds else Text("no", style="red"),
+        )
+    indented(console, rows)
+    console.print(
+        Text(
+            f"  {percent(report.attainment.value)} of requests met every limit ({_shares(report.attainment)}); goodput "
+            f"{number(report.goodput_rps.value)} requests/s."
+        )
+    )
+
+
+def _shares(interval: Interval) -> str:
+    return f"{percent(interval.low)} to {percent(interval.high)}"
+
+
+def _latency(report: SimulationReport, console: Console) -> None:
+    heading(console, "Latency")
+    rows = table("", "mean", "80 % interval", "p50", "p90", "p95", "p99")
+    for name, metric in (("TTFT", report.ttft_ms), ("TPOT", report.tpot_ms), ("E2E", report.e2e_ms)):
+        if metric is not None:
+            rows.add_row(name, *_values(metric))
+    indented(console, rows)
+
+
+def _values(metric: Percentiles) -> list[str]:
+    at = [milliseconds(each.value) for each in (metric.p50, metric.p90, metric.p95, metric.p99)]
+    return [milliseconds(metric.mean.value), milliseconds_range(metric.mean), *at]
+
+
+def _engines(report: SimulationReport, console: Console) -> None:
+    heading(console, "Engines")
+    rows = table("", "engines", "requests", "busy", "busiest", "running", "longest queue", "KV peak", "preempted")
+    for group in report.groups:
+        rows.add_row(
+            group.engine if group.role == "aggregated" else f"{group.engine} ({group.role})",
+            str(group.replicas),
+            f"{group.requests:,}",
+            percent(group.utilisation),
+            percent(group.busiest),
+            number(group.running_mean),
+            f"{group.waiting_most:,}",
+            percent(group.kv_peak),
+            f"{group.preemptions:,}",
+        )
+    indented(console, rows)
+
+
+def _timeline(report: SimulationReport, console: Console) -> None:
+    heading(console, f"Timeline (0 to {milliseconds(report.timeline[-1].time_s * 1e3)})")
+    rows = table("", "", "highest", left=2)
+    moments = report.timeline
+    lines = [
+        ("arrivals/s", [moment.arrivals_rps for moment in moments]),
+        ("running", [moment.running for moment in moments]),
+        ("waiting", [moment.waiting for moment in moments]),
+        ("TTFT p90, ms", [moment.ttft_p90_ms or 0.0 for moment in moments]),
+    ]
+    for name, values in lines:
+        rows.add_row(name, _bars(values), number(max(values)))
+    indented(console, rows)
+
+
+def _bars(values: list[float]) -> str:
+    most = max(values) or 1.0
+    return "".join(LEVELS[min(int(value / most * (len(LEVELS) - 1) + 0.5), len(LEVELS) - 1)] for value in values)
+
+
+def _warnings(report: SimulationReport, console: Console) -> None:
+    if not report.warnings:
+        return
+    heading(console, "To keep in mind")
+    for warning in report.warnings:
+        bullet(console, warning)

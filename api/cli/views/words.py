@@ -1,0 +1,49 @@
+"""Parts of documents in words, the same in every view."""
+
+from __future__ import annotations
+
+from planner.contract.clusters import Pool
+from planner.contract.engine import EngineGroup
+from planner.contract.expert_placement import ExpertPlacement
+from planner.serving.document.plan import Plan
+
+
+def pool_words(pool: Pool) -> str:
+    """``16 × H200, 8 a node, ib-400g between nodes, $3.99 per GPU-hour``."""
+    name = "" if pool.name.casefold() == pool.gpu.casefold() else f"{pool.name}: "
+    words = [f"{name}{pool.gpus} × {pool.gpu}", f"{pool.gpus_per_node} a node"]
+    if pool.nodes > 1:
+        words.append(f"{pool.fabric} between nodes")
+    words.append("no price known" if pool.usd_per_gpu_hour is None else f"${pool.usd_per_gpu_hour:.2f} per GPU-hour")
+    return ", ".join(words)
+
+
+def group_words(group: EngineGroup, pool: Pool) -> str:
+    """``4 engines × TP4 on 16 of 16 H200, ≤ 8,192 tokens a step, ≤ 96 sequences``."""
+    engines, limits = len(group.replicas), group.limits
+    each = " in each attention replica" if group.layout.dp > 1 else ""
+    role = "" if group.role == "aggregated" else f"{group.role} "
+    where = pool.gpu if pool.name.casefold() == pool.gpu.casefold() else f"{pool.gpu} in pool {pool.name}"
+    return (
+        f"{engines} {role}engine{'s' if engines > 1 else ''} × {group.layout.label} on "
+        f"{engines * group.gpus_per_engine} of {pool.gpus} {where}, "
+        f"≤ {limits.max_tokens_per_step:,} tokens a step, ≤ {limits.max_sequences:,} sequences{each}"
+    )
+
+
+def experts_words(placed: ExpertPlacement) -> str:
+    """``experts: balance 0.52 → 0.99 (no placement exceeds 1.00); …``, mean over the windows."""
+    windows = placed.balancedness
+    before, after, bound = (
+        sum(getattr(window, part) for window in windows) / len(windows) for part in ("before", "after", "bound")
+    )
+    return (
+        f"experts: balance {before:.2f} → {after:.2f} (no placement exceeds {bound:.2f}); "
+        "`plan experts` writes it for the engine"
+    )
+
+
+def percentile_of(plan: Plan, metric: str) -> float:
+    """The percentile at which alternatives give ``metric``: the SLO's, else 90."""
+    asked = [bound.percentile for bound in plan.request.slo.bounds if bound.metric == metric.lower()]
+    return asked[0] if asked else 90.0

@@ -1,0 +1,31 @@
+"""How the fields of a request are asked for on the command line: name, help and panel stand beside the field.
+
+What a field is of, and its default, are the field's own; :mod:`api.cli.options` makes the options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from costmodels.serving.frameworks.names import framework_choices
+
+
+@dataclass(frozen=True)
+class Option:
+    """In a field's ``Annotated``: the field is an option, too.
+
+    Attributes:
+        panel: heading that the option stands under in ``--help``.
+        name: where it is not the field's (``over`` for ``--over``).
+        metavar: what stands for the value in ``--help``.
+        show_default: whether ``--help`` shows the field's default; false where the help says it.
+    """
+
+    help: str
+    panel: str
+    name: str | None = None
+    metavar: str | None = None
+    show_default: bool = True
+
+
+FRAMEWORK_HELP = f"{framework_choices()}."
+RELEASE_HELP = f"{framework_choices()}; @RELEASE or @MONTH: vllm@0.19."

@@ -1,0 +1,197 @@
+"""The registry of decisions: name → what is asked, the document that answers, and the function that makes it.
+
+Schemas, REST routes and the command line's ``plan schema`` are made from it; a new decision is one entry here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planner.contract.documents import Document
+from planner.contract.published import Published, Upgrade, json_schema, version_of
+from planner.experts import document as experts
+from planner.experts.request import PlacementRequest
+from planner.replay import document as replay
+from planner.replay.request import SimulationRequest
+from planner.serving import memory as memories
+from planner.serving import predictions as predicted
+from planner.serving.configuration import MemoryRequest
+from planner.serving.document import plan as serving
+from planner.serving.predictions import PredictionRequest
+from planner.serving.request import PlanRequest
+from profiles.errors import UnknownName
+
+EXAMPLES = Path(__file__).parent / "examples"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One decision, or one way to answer.
+
+    Attributes:
+        title: what the document is, in words.
+        request: what is asked, as one document without file paths; ``request_version``: of its schema.
+        document: the answer; ``parse`` reads one, of today's version or of an ``older`` one.
+        make: the answer to a request; imports what is slow only when it is called.
+        route: where REST takes requests.
+    """
+
+    name: str
+    title: str
+    request: type[Document]
+    request_version: str
+    document: type[Published]
+    parse: Callable[[str], Published]
+    older: Mapping[str, Upgrade]
+    make: Callable[[Any], Published]
+    route: str
+
+    @property
+    def version(self) -> str:
+        return version_of(self.document)
+
+    @property
+    def request_name(self) -> str:
+        return f"{self.name}-request"
+
+    def example(self) -> dict[str, Any]:
+        """A small valid document."""
+        return _example(self.name)
+
+    def request_example(self) -> dict[str, Any]:
+        """The request that :meth:`example` is like an answer to."""
+        return _example(self.request_name)
+
+
+def _example(name: str) -> dict[str, Any]:
+    example: dict[str, Any] = json.loads((EXAMPLES / f"{name}.json").read_text("utf-8"))
+    if name == "simulation-request":
+        example = {"plan": _example("serving"), **example}
+    return example
+
+
+def _plan(request: PlanRequest) -> serving.Plan:
+    from planner.serving.planning import plan
+
+    return plan(request)
+
+
+def _place(request: PlacementRequest) -> experts.PlacementDocument:
+    from planner.experts.decision import place_experts
+
+    return place_experts(request)[1]
+
+
+def _predict(request: PredictionRequest) -> predicted.Predictions:
+    return predicted.predictions(request)
+
+
+def _memory(request: MemoryRequest) -> memories.MemoryDocument:
+    return memories.memory(request)
+
+
+def _simulate(request: SimulationRequest) -> replay.SimulationReport:
+    from planner.replay.report import simulate
+
+    return simulate(request)
+
+
+_ALL = (
+    Kind(
+        name="serving",
+        title="a plan: how one model is served",
+        request=PlanRequest,
+        request_version="1.0",
+        document=serving.Plan,
+        parse=serving.parse_plan,
+        older=serving.OLDER,
+        make=_plan,
+        route="/v1/plans",
+    ),
+    Kind(
+        name="experts",
+        title="a placement: which GPU holds which expert, and which copies of it",
+        request=PlacementRequest,
+        request_version="1.0",
+        document=experts.PlacementDocument,
+        parse=experts.parse_placement,
+        older=experts.OLDER,
+        make=_place,
+        route="/v1/expert-placements",
+    ),
+    Kind(
+        name="predictions",
+        title="latency, throughput and memory of configurations",
+        request=PredictionRequest,
+        request_version="1.0",
+        document=predicted.Predictions,
+        parse=predicted.parse_predictions,
+        older=predicted.OLDER,
+        make=_predict,
+        route="/v1/predictions",
+    ),
+    Kind(
+        name="memory",
+        title="whether an engine starts, and where the memory of its GPUs goes",
+        request=MemoryRequest,
+        request_version="1.0",
+        document=memories.MemoryDocument,
+        parse=memories.parse_memory,
+        older=memories.OLDER,
+        make=_memory,
+        route="/v1/memory",
+    ),
+    Kind(
+        name="simulation",
+        title="what a plan does under a load, request by request",
+        request=SimulationRequest,
+        request_version="1.0",
+        document=replay.SimulationReport,
+        parse=replay.parse_report,
+        older=replay.OLDER,
+        make=_simulate,
+        route="/v1/simulations",
+    ),
+)
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
+
+ALIASES = {"plan": "serving", "request": "serving-request"}
+"""Names from before there were kinds; they stay."""
+
+
+def schema_names() -> tuple[str, ...]:
+    """Everything that has a schema: documents, their requests, and the names from before."""
+    documents = tuple(KINDS)
+    return (*documents, *(kind.request_name for kind in KINDS.values()), *ALIASES)
+
+
+def _found(name: str) -> tuple[Kind, bool]:
+    """The kind, and whether its request is meant."""
+    known = ALIASES.get(name, name)
+    for kind in KINDS.values():
+        if known in (kind.name, kind.request_name):
+            return kind, known == kind.request_name
+    raise UnknownName("schema", name, schema_names())
+
+
+def schema(name: str) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a document or of a request.
+
+    Raises:
+        UnknownName: not one of :func:`schema_names`.
+    """
+    kind, of_request = _found(name)
+    if of_request:
+        return json_schema(kind.request, kind.request_name, kind.request_version)
+    return json_schema(kind.document, kind.name, kind.version)
+
+
+def example(name: str) -> dict[str, Any]:
+    """A small valid document, or request. Raises as :func:`schema`."""
+    kind, of_request = _found(name)
+    return kind.request_example() if of_request else kind.example()

@@ -1,0 +1,140 @@
+"""What is asked of ``plan simulate``: a plan, and the requests that it is to serve."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
+from planner.contract.options import Option
+from planner.serving.document.plan import Plan, parse_plan
+from profiles.values import shown
+
+_LOAD = "The load"
+
+REQUESTS = 5000
+"""Requests drawn for a rate: enough for a p99."""
+
+MOST_REQUESTS = 10_000_000
+"""Of one simulation: more than memory has room for."""
+
+_GAMMA = re.compile(r"gamma:(?P<cv>[0-9]*\.?[0-9]+)", re.ASCII)
+
+Tokens = Annotated[int, Field(gt=0, le=10**9), PLAIN_NUMBER]
+Seconds = Annotated[float, Field(ge=0), PLAIN_NUMBER]
+
+
+def _opened(value: Any) -> Any:
+    """A plan of an older schema opens here as it does everywhere."""
+    return parse_plan(json.dumps(value), "request: plan") if isinstance(value, Mapping) else value
+
+
+class Trace(Document):
+    """Recorded requests, in the order they came."""
+
+    name: str = Field(min_length=1, max_length=LONGEST_TEXT, description="what reports call it")
+    arrival_s: tuple[Seconds, ...] = Field(min_length=1, description="after the first, which comes at 0")
+    isl: tuple[Tokens, ...] = Field(min_length=1, description="tokens of each prompt")
+    osl: tuple[Tokens, ...] = Field(min_length=1, description="tokens of each answer")
+
+    @classmethod
+    def read(cls, path: Path, *, first: int | None = None) -> Trace:
+        """The trace in a CSV file, or its ``first`` requests. Raises as
+        :func:`planner.contract.workload.traces.recorded`."""
+        from planner.contract.workload.traces import recorded
+
+        seconds, isl, osl = (column.tolist() for column in recorded(path, first=first))
+        return cls(name=path.name, arrival_s=seconds, isl=isl, osl=osl)
+
+    @model_validator(mode="after")
+    def _as_many_of_each(self) -> Trace:
+        counts = {len(self.arrival_s), len(self.isl), len(self.osl)}
+        if len(counts) > 1:
+            raise ValueError("arrival_s, isl and osl are not equally long; give one of each for every request")
+        return self
+
+
+class SimulationRequest(Document):
+    """Everything a report depends on, beside the measurements and the program's version."""
+
+    plan: Annotated[Plan, BeforeValidator(_opened, json_schema_input_type=Plan), Field(description="as `plan` made it")]
+    trace: Trace | None = Field(default=None, description="recorded requests; or give a rate")
+    rate: Annotated[
+        Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None,
+        Field(description="requests per second of the plan's lengths, that come at random"),
+        Option("Instead: requests per second of the plan's lengths.", _LOAD, metavar="RPS"),
+    ] = None
+    requests: Annotated[
+        Annotated[int, Field(le=MOST_REQUESTS), PLAIN_NUMBER] | None,
+        Field(description=f"how many; default: {REQUESTS} of a rate, all of a trace"),
+        Option(f"How many. Default: {REQUESTS:,}; all of a trace.", _LOAD, metavar="N"),
+    ] = None
+    arrivals: Annotated[
+        str | None,
+        Field(
+            max_length=LONGEST_TEXT,
+            description="of a rate: poisson (default), or gamma:CV with the coefficient of variation of the gaps",
+        ),
+        Option(
+            "Of --rate: poisson (default), or gamma:CV with the coefficient of variation of the gaps.",
+            _LOAD,
+            metavar="KIND",
+        ),
+    ] = None
+    speed: Annotated[
+        Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None,
+        Field(description="of a trace: requests come so many times as fast"),
+        Option("Of --trace: requests come so many times as fast.", _LOAD, metavar="FACTOR"),
+    ] = None
+    seed: Annotated[
+        int,
+        Field(ge=0, le=2**63, description="of the arrivals and of the gateway's choices"),
+        PLAIN_NUMBER,
+        Option("Of the arrivals and of the gateway's choices.", _LOAD),
+    ] = 0
+
+    @field_validator("arrivals")
+    @classmethod
+    def _known(cls, text: str | None) -> str | None:
+        if text not in (None, "poisson"):
+            gamma = _GAMMA.fullmatch(text)
+            if gamma is None or float(gamma["cv"]) == 0:
+                raise ValueError(
+                    f"{shown(text)} is not known; write poisson, or for example gamma:2 (gaps that vary by twice their "
+                    "mean)"
+                )
+        return text
+
+    @field_validator("requests")
+    @classmethod
+    def _some(cls, count: int | None) -> int | None:
+        if count is not None and count < 1:
+            raise ValueError(f"{count} is not at least 1; give the number of requests")
+        return count
+
+    @model_validator(mode="after")
+    def _one_load(self) -> SimulationRequest:
+        if (self.trace is None) == (self.rate is None):
+            both = "both are given" if self.trace is not None else "one of them is needed"
+            raise ValueError(f"trace and rate: {both}; for example: --rate 18, or --trace requests.csv")
+        if self.trace is not None and self.arrivals is not None:
+            raise ValueError("arrivals: has no effect with a trace, which says when requests come; leave it out")
+        if self.rate is not None and self.speed is not None:
+            raise ValueError("speed: has no effect with a rate; give the rate that you want")
+        return self
+
+    @property
+    def cv(self) -> float:
+        """Coefficient of variation of the gaps between requests of a rate; 1 is Poisson."""
+        gamma = None if self.arrivals is None else _GAMMA.fullmatch(self.arrivals)
+        return 1.0 if gamma is None else float(gamma["cv"])
+
+
+def parse_simulation_request(value: Mapping[str, Any]) -> SimulationRequest:
+    """A request from a mapping. Raises InputError with the first field that is wrong."""
+    return checked(SimulationRequest, value, "request")

@@ -1,0 +1,160 @@
+"""``plan predict`` as documents: configurations that are asked about, and a row of predictions for each.
+
+The rows are those of :mod:`planner.serving.prediction_table`: what was given, and the columns added there, with numbers
+as numbers and null for what is blank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from planner.contract.documents import PLAIN_NUMBER, Document, checked
+from planner.contract.models import ModelConfig, architecture_of
+from planner.contract.options import Option
+from planner.contract.provenance import Provenance, provenance_fields
+from planner.contract.published import Published, Upgrade, parse_published
+from planner.serving.configuration import ENGINE, Count, EngineAsked
+from profiles.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from costmodels.models.architecture import Architecture
+    from profiles.store import ProfileStore
+
+SCHEMA_VERSION: Literal["1.0"] = "1.0"
+
+MOST_CONFIGURATIONS = 10_000
+"""Of one request: ten thousand take a minute or two."""
+
+
+class Configuration(EngineAsked):
+    """One engine and its load. Lengths are the longest of requests drawn as the public harnesses draw them."""
+
+    isl: Annotated[Count, Field(description="tokens of a prompt"), Option("Prompt.", ENGINE, metavar="TOKENS")]
+    osl: Annotated[Count, Field(description="tokens of an answer"), Option("Output.", ENGINE, metavar="TOKENS")]
+    concurrency: Annotated[
+        Count | None,
+        Field(description="requests that the client keeps in flight, of the whole engine"),
+        Option(
+            "Requests that the client keeps in flight, of the whole engine (a burst, then one for each answered).",
+            ENGINE,
+            metavar="N",
+        ),
+    ] = None
+    rate: Annotated[
+        Annotated[float, Field(gt=0, le=1e8), PLAIN_NUMBER] | None,
+        Field(description="instead: requests per second that arrive at random (Poisson)"),
+        Option("Instead: requests per second that arrive at random (Poisson).", ENGINE, metavar="RPS"),
+    ] = None
+
+
+class PredictionRequest(Document):
+    """Configurations to predict."""
+
+    configurations: tuple[Configuration, ...] = Field(min_length=1, max_length=MOST_CONFIGURATIONS)
+
+
+Cell = int | float | str | None
+
+
+class Predictions(Published):
+    """A row for each configuration."""
+
+    kind: Literal["predictions"] = "predictions"
+    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    rows: tuple[dict[str, Cell], ...] = Field(
+        description="what was given, as it was given, and: ttft_ms, tpot_ms and e2e_ms, each _mean with its 80 % "
+        "interval _low to _high and _p50 and _p99 of requests; output_tokens_per_s_per_gpu; memory_bytes_per_gpu; "
+        "kv_tokens of an attention rank; how (known from); release (of the framework); note; error: why there is no "
+        "prediction, empty where there is one"
+    )
+    provenance: Provenance
+
+
+OLDER: dict[str, Upgrade] = {}
+"""Versions that still open: none."""
+
+
+def parse_predictions(text: str, where: str = "predictions") -> Predictions:
+    """Predictions from their JSON. Raises as :func:`planner.contract.published.parse_published`."""
+    return parse_published(text, Predictions, where, OLDER)
+
+
+def parse_prediction_request(value: Mapping[str, Any]) -> PredictionRequest:
+    """A request from a mapping. Raises InputError with the first field that is wrong."""
+    return checked(PredictionRequest, value, "request")
+
+
+def predictions(
+    request: PredictionRequest,
+    *,
+    measured: Sequence[ProfileStore] = (),
+    progress: Callable[[str], None] | None = None,
+) -> Predictions:
+    """The predictions of ``request``; a configuration that cannot be predicted says why in ``error``.
+
+    Raises:
+        InputError: two models of one name that differ.
+    """
+    import pandas as pd
+
+    from planner.serving.prediction_table import predict
+
+    given: dict[str, ModelConfig] = {}
+    records = []
+    for configuration in request.configurations:
+        record = {name: str(value) for name, value in configuration if value is not None}
+        if not isinstance(configuration.model, str):
+            record["model"] = configuration.model.name
+            if given.setdefault(record["model"], configuration.model) != configuration.model:
+                raise InputError(
+                    f"configurations: two models are called {record['model']!r}, and differ", "give each its own name"
+                )
+        records.append({"concurrency": "", **record})
+
+    def find_model(name: str) -> Architecture:
+        return architecture_of(given.get(name, name))
+
+    table = predict(pd.DataFrame(records).fillna(""), measured=measured, progress=progress, find_model=find_model)
+    return document_of(table, measured)
+
+
+def document_of(table: pd.DataFrame, measured: Sequence[ProfileStore] = ()) -> Predictions:
+    """The document of a table that :func:`planner.serving.prediction_table.predict` made."""
+    from costmodels.kernels.cost_model import cost_model_version
+    from planner.serving.prediction_table import ADDED, OPTIONAL, REQUIRED
+    from profiles.store import shipped_pack
+
+    numbers = {*ADDED, *REQUIRED, *OPTIONAL} - TEXTS
+    columns = [str(name) for name in table.columns]
+    rows = tuple(
+        {name: _cell(value) if name in numbers else str(value) for name, value in zip(columns, row, strict=True)}
+        for row in table.itertuples(index=False, name=None)
+    )
+    store = shipped_pack()
+    fields = provenance_fields(store, measured, set(table["gpu"]), cost_model_version(store, measured), ())
+    return Predictions(rows=rows, provenance=Provenance(**fields))
+
+
+TEXTS = {
+    *("model", "gpu", "framework", "version", "date", "precision", "kv_precision"),
+    *("how", "release", "note", "error"),
+}
+"""Columns that hold no numbers."""
+
+
+def _cell(text: str) -> Cell:
+    """A number as a number, a blank as null, and what is neither as it is: its row says that in ``error``."""
+    text = str(text).strip()
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    if value != value or value in (float("inf"), float("-inf")):
+        return text
+    return int(value) if value.is_integer() and "." not in text and "e" not in text.casefold() else value
