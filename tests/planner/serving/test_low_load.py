@@ -28,6 +28,7 @@ SPARE = 1.25
 """Bounds ÷ what ``plan predict`` says: lengths are spread there, and its percentiles are of few requests."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "request_",
     [

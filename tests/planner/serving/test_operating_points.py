@@ -93,7 +93,7 @@ def test_a_layout_with_too_little_room_for_the_cache_says_how_little(bare: Profi
 
 
 def test_an_engine_with_room_for_one_sequence_runs_where_hardly_ever_a_second_comes(bare: ProfileStore) -> None:
-    result = search(job(bare, workload="isl=15000,osl=1000", gpu="L4"), Restrictions(1, 8))
+    result = search(job(bare, workload="isl=8000,osl=1000", gpu="L4"), Restrictions(1, 8))
     points = found(result.fine)
     assert (points.most == 1).all()
     assert (points.concurrency <= 0.25).all()
