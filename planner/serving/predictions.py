@@ -15,6 +15,7 @@ from planner.contract.models import ModelConfig, architecture_of
 from planner.contract.options import Option
 from planner.contract.provenance import Provenance, provenance_fields
 from planner.contract.published import Published, Upgrade, parse_published
+from planner.contract.workload.images import SIZE_PATTERN
 from planner.serving.configuration import ENGINE, Count, EngineAsked
 from profiles.errors import InputError
 
@@ -48,6 +49,16 @@ class Configuration(EngineAsked):
         Annotated[float, Field(gt=0, le=1e8), PLAIN_NUMBER] | None,
         Field(description="instead: requests per second that arrive at random (Poisson)"),
         Option("Instead: requests per second that arrive at random (Poisson).", ENGINE, metavar="RPS"),
+    ] = None
+    images: Annotated[
+        Count | None,
+        Field(description="in each prompt, beside isl tokens of text; with image"),
+        Option("In each prompt, beside its text; with --image.", ENGINE, metavar="N"),
+    ] = None
+    image: Annotated[
+        Annotated[str, Field(pattern=f"^{SIZE_PATTERN}$")] | None,
+        Field(description="width x height of each image, pixels: 1024x1024"),
+        Option("Size of each image in pixels, as 1024x1024.", ENGINE, metavar="WxH"),
     ] = None
 
 
@@ -140,7 +151,7 @@ def document_of(table: pd.DataFrame, measured: Sequence[ProfileStore] = ()) -> P
 
 
 TEXTS = {
-    *("model", "gpu", "framework", "version", "date", "precision", "kv_precision"),
+    *("model", "gpu", "framework", "version", "date", "precision", "kv_precision", "image"),
     *("how", "release", "note", "error"),
 }
 """Columns that hold no numbers."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import re
 import threading
 from collections.abc import Iterator
 from functools import cache
@@ -190,16 +189,12 @@ class TestLayers:
                 assert np.all((np.asarray(needed.widest + needed.grouped) > 0) == has_any)
 
     @pytest.mark.parametrize("kind", SHIPPED.layers, ids=lambda kind: type(kind).__name__)
-    def test_each_kind_is_asked_or_refused_by_name(self, kind: LayerKind[Any]) -> None:
+    def test_each_kind_asks_for_what_it_weighs(self, kind: LayerKind[Any]) -> None:
         for layer in (layer for layer in BUNDLED if kind.serves(layer)):
             model, work = BUNDLED[layer], StepWork(len(LAYOUTS))
-            if kind.untimed(layer):
-                with pytest.raises(Unsupported, match=re.escape(kind.untimed(layer)[0])):
-                    families().require_timed_layers(model)
-            else:
-                split = Split(model.hidden, choose_precision(model), LAYOUTS)
-                kind.ask(LayerStep(split, MIXED, "balanced", work), layer, 1)
-                assert bool(work.asked) == (layer.parameters(model.hidden) > 0)
+            split = Split(model.hidden, choose_precision(model), LAYOUTS)
+            kind.ask(LayerStep(split, MIXED, "balanced", work), layer, 1)
+            assert bool(work.asked) == (layer.parameters(model.hidden) > 0)
 
     @pytest.mark.parametrize("left_out", sorted(ToyKind.__abstractmethods__ | AttentionKind.__abstractmethods__))
     def test_a_kind_that_leaves_something_out_cannot_be_made(self, left_out: str) -> None:
