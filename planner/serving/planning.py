@@ -120,7 +120,8 @@ def _options(
         return [ServingOption("aggregated", precision, [], refused, reason=refused[0].reason)]
     if progress is not None and len(request.precision or ()) + len(request.kv_precision or ()) > 1:
         progress(f"searching layouts in {precision.weights} with {precision.kv} KV cache")
-    searches = [search(job, restrictions(request, job.pool)) for job in jobs]
+    fastest = request.goal == "latency"
+    searches = [search(job, restrictions(request, job.pool), fastest=fastest) for job in jobs]
     options = [aggregated(request, precision, searches, refused)]
     if request.disaggregation != "never" and request.workload.osl > 1:
         options.append(disaggregated(request, precision, searches, refused))

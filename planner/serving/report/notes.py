@@ -45,11 +45,6 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
                 f"the cache of an engine of {group.id} holds {places} request{'s' if places > 1 else ''} of "
                 f"{group.engine.longest_tokens:,} tokens: no more are in flight at once, others wait"
             )
-    prefill_bound = sum(search.prefill_bound for search in searches)
-    if prefill_bound:
-        notes.append(
-            f"{prefill_bound} layouts were left out: at no load tried do they keep up with this workload's prompts"
-        )
     notes += _hand_over_notes(pairs)
     if any(pair.transfer is not None for pair in pairs):
         drafting = work.speculation is not None
