@@ -31,6 +31,12 @@ JsonOutput = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress and no notes on standard error.", rich_help_panel=SHOWN)
 ]
+SkipFailed = Annotated[
+    bool,
+    typer.Option(
+        "--skip-failed", help="Leave out requests of a trace without output, and count them.", rich_help_panel="The load"
+    ),
+]
 Request = Annotated[
     str | None,
     typer.Option(

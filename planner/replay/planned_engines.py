@@ -175,7 +175,7 @@ def _described(layout: Layout) -> str:
 def _check_memory(group: EngineGroup, job: Job, layouts: Layouts) -> None:
     if not 0 < group.limits.memory_fraction <= 1:
         raise InputError(f"plan: memory_fraction {group.limits.memory_fraction} of {group.id} is no share", _TAMPERED)
-    tokens = job.shape.tokens
+    tokens = job.workload.longest_tokens
     if cache_tokens(job, layouts, group.limits) < tokens:
         raise InputError(
             f"plan: {group.id} ({group.layout.label}) does not fit into the memory of {group.gpu} with one request of "

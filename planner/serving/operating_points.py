@@ -65,10 +65,10 @@ class Job:
 
     @cached_property
     def shape(self) -> RequestShape:
-        """The workload's requests, as the cost model knows them."""
+        """The workload's requests, as the cost model knows them: those that vary at their mean lengths."""
         work = self.workload
         drafting = None if work.speculation is None else SpeculativeDecoding(**work.speculation.model_dump())
-        return RequestShape(work.isl, work.osl, work.routing, work.cached_tokens, drafting)
+        return RequestShape(work.mean_isl, work.mean_osl, work.routing, work.cached_tokens, drafting)
 
 
 def served_on(
@@ -123,7 +123,7 @@ class OperatingPoints:
 
     @property
     def output_tokens_per_gpu_s(self) -> Floats:
-        return self.steady.rate_rps.value * self.job.workload.osl / self.layouts.gpus
+        return self.steady.rate_rps.value * self.job.shape.osl / self.layouts.gpus
 
 
 class Served(Protocol):
@@ -173,11 +173,13 @@ def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Floats, most:
     return OperatingPoints(job, layouts, budget, concurrency, most, steady, within)
 
 
-def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, tokens: int | None = None) -> Ints:
-    """Sequences of ``tokens`` tokens (default: of full length) whose KV cache fits, per attention rank."""
-    served = job.served
-    per_sequence = served.kv_bytes(layouts, job.shape.tokens if tokens is None else tokens)
-    return np.minimum(served.memory(layouts, budget).sequences(per_sequence), served.framework.limits.max_sequences)
+def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, *, prompts: bool = False) -> Ints:
+    """Sequences of mean length (``prompts``: of which only the prompt is kept) whose KV cache fits, per attention rank;
+    none where the workload's longest does not."""
+    served, memory, work = job.served, job.served.memory(layouts, budget), job.workload
+    mean, longest = (work.mean_isl, work.longest_isl) if prompts else (job.shape.tokens, work.longest_tokens)
+    most = np.minimum(memory.sequences(served.kv_bytes(layouts, mean)), served.framework.limits.max_sequences)
+    return np.asarray(np.where(memory.sequences(served.kv_bytes(layouts, longest)) >= 1, most, 0))
 
 
 @dataclass(frozen=True)
@@ -241,8 +243,9 @@ def _memory_rejections(job: Job, layouts: Layouts, no_room: Ints, no_cache: Ints
         reason = f"weights and buffers do not fit into {gpu.memory_bytes / 1e9:.0f} GB of {gpu.name}"
         out.append(Rejected(reason, len(no_room), layout_at(layouts, int(no_room[0])).label, of_memory=True))
     if len(no_cache):
-        tokens = job.shape.tokens
-        reason = f"KV cache left holds fewer than {float(peak_sequences(1)):g} sequences of {tokens} tokens"
+        reason = f"KV cache left holds fewer than {float(peak_sequences(1)):g} sequences of {job.shape.tokens} tokens"
+        if job.workload.longest_tokens > job.shape.tokens:
+            reason += f", or none of {job.workload.longest_tokens}"
         out.append(Rejected(reason, len(no_cache), layout_at(layouts, int(no_cache[0])).label, of_memory=True))
     return out
 

@@ -148,13 +148,19 @@ def _none(request: PlanRequest, model: Architecture, options: list[ServingOption
 
 
 def _check_length(request: PlanRequest, model: Architecture) -> None:
-    tokens = request.workload.isl + request.workload.osl
-    if tokens > model.max_context_tokens:
-        raise InputError(
-            f"workload: isl {request.workload.isl} + osl {request.workload.osl} = {tokens} tokens is longer than the "
-            f"context of {model.name}, {model.max_context_tokens} tokens",
-            "shorten the workload, or name a model (or a config.json) with a longer context",
-        )
+    work, context = request.workload, model.max_context_tokens
+    if work.longest_tokens <= context:
+        return
+    longest = f"isl {work.isl} + osl {work.osl} = {work.longest_tokens} tokens"
+    if work.max_len is not None:
+        longest = f"max_len, {work.max_len} tokens,"
+    elif work.varies:
+        longest = f"the longest request, {work.longest_tokens} tokens,"
+    serve = f", or serve the shorter requests alone with max_len={context}" if work.varies else ""
+    raise InputError(
+        f"workload: {longest} is longer than the context of {model.name}, {context} tokens",
+        f"shorten the workload{serve}, or name a model (or a config.json) with a longer context",
+    )
 
 
 def _cost_models(

@@ -74,7 +74,12 @@ def _model(request: RequestUnderstood) -> str:
 def _workload(request: RequestUnderstood) -> str:
     work = request.workload
     rate = "as many requests as fit" if work.rate_rps is None else f"{work.rate_rps:g} requests/s"
-    words = [f"{work.isl:,} tokens in, {work.osl:,} out", rate]
+    words = [work.told(), rate]
+    if work.recorded is not None and work.rate_rps is not None:
+        words[1] += f" ({work.recorded.rate_of})"
+    if work.max_len is not None:
+        refused = f", which refuses {percent(work.refused_share)}" if work.refused_share else ""
+        words.append(f"at most {work.max_len:,} tokens a request{refused}")
     if work.prefix_hit:
         words.append(f"{percent(work.prefix_hit)} of a prompt is in the prefix cache")
     if work.speculation is not None:
