@@ -55,8 +55,19 @@ class Traits(TypedDict, total=False):
     gated_output: bool
 
 
+class AttentionTraits(TypedDict, total=False):
+    """What distinguishes one family's grouped-query attention, as :class:`GroupedQueryAttention` has it."""
+
+    bias: bool
+    output_bias: bool
+    qk_norm: Literal["none", "head", "full"]
+    sinks: bool
+    gated_output: bool
+    head_gate: bool
+
+
 def grouped_query(
-    fields: Fields, *, kv_heads: int | None = None, head_dim: int | None = None, **traits: Unpack[Traits]
+    fields: Fields, *, kv_heads: int | None = None, head_dim: int | None = None, **traits: Unpack[AttentionTraits]
 ) -> Callable[[int], GroupedQueryAttention]:
     """Attention as a function of its window. ``kv_heads`` and ``head_dim``: defaults for absent keys."""
     heads = fields.size("num_attention_heads")
