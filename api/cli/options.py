@@ -34,7 +34,9 @@ Quiet = Annotated[
 SkipFailed = Annotated[
     bool,
     typer.Option(
-        "--skip-failed", help="Leave out requests of a trace without output, and count them.", rich_help_panel="The load"
+        "--skip-failed",
+        help="Leave out requests of a trace without output, and count them.",
+        rich_help_panel="The load",
     ),
 ]
 Request = Annotated[
@@ -118,7 +120,7 @@ def _name(info: FieldInfo, field: str) -> str:
 
 
 def _option(option: Option, info: FieldInfo, name: str) -> tuple[Any, Any]:
-    type_ = _plain_type(info.annotation)
+    type_ = str if option.text else _plain_type(info.annotation)
     default = info.default if isinstance(info.default, bool | int | float | str) else None
     names = [f"--{name.replace('_', '-')}"] if default is False else []  # a flag has no --no-…
     said = typer.Option(

@@ -19,7 +19,6 @@ from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
-from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from costmodels.serving.steady.steady_state import Steady, steady_state
 from costmodels.step.communication import Network
 from planner.contract.clusters import Pool
@@ -65,10 +64,8 @@ class Job:
 
     @cached_property
     def shape(self) -> RequestShape:
-        """The workload's requests, as the cost model knows them: those that vary at their mean lengths."""
-        work = self.workload
-        drafting = None if work.speculation is None else SpeculativeDecoding(**work.speculation.model_dump())
-        return RequestShape(work.mean_isl, work.mean_osl, work.routing, work.cached_tokens, drafting)
+        """The workload's requests, as the cost model knows them."""
+        return self.workload.shape
 
 
 def served_on(

@@ -23,7 +23,7 @@ from planner.contract.engine import FrameworkName, KvPrecisionName, PrecisionNam
 from planner.contract.models import ModelInput
 from planner.contract.options import RELEASE_HELP, Option
 from planner.contract.workload.slo import Slo, parse_slo
-from planner.contract.workload.workload import Workload, parse_workload
+from planner.contract.workload.workload import Workload, workload_input
 from profiles.errors import UnknownName
 from profiles.hardware import SHIPPED, Catalogue
 
@@ -50,10 +50,6 @@ def _choices(field: str, known: tuple[str, ...], value: Any) -> Any:
 
 def _from_slo(value: Any) -> Any:
     return parse_slo(value) if isinstance(value, str) else value
-
-
-def _from_workload(value: Any) -> Any:
-    return parse_workload(value) if isinstance(value, str) else value
 
 
 # ------------------------------------------------------------------ the request
@@ -89,12 +85,13 @@ class PlanRequest(Document):
     ] = Slo()
     workload: Annotated[
         Workload,
-        BeforeValidator(_from_workload, json_schema_input_type=str | Workload),
+        BeforeValidator(workload_input, json_schema_input_type=str | Workload),
         Field(description="short form (isl=4000,osl=500,rate=20) or object"),
         Option(
-            "isl=4000,osl=500[,rate=20]: tokens in, tokens out, requests/s (default: as many as fit). Facts that "
-            "help: prefix_hit=0.5 (share of a prompt in the prefix cache); draft=4,acceptance=0.7[,draft_cost=0.05] "
-            "(speculative decoding).",
+            "isl=4000,osl=500[,rate=20]: tokens in, tokens out (128k, 1K), requests/s (default: as many as fit); or a "
+            "trace: requests.csv[,rate=p95]. Also max_len=16k (longest request served); spread=0.8-1 (lengths even "
+            "between these shares); prefix_hit=0.5 (share of a prompt in the prefix cache); "
+            "draft=4,acceptance=0.7[,draft_cost=0.05] (speculative decoding).",
             _ASKED,
         ),
     ]

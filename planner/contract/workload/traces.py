@@ -180,8 +180,7 @@ def _csv(path: Path, first: int | None) -> Iterator[pd.DataFrame]:
 
 def _json_lines(path: Path, first: int | None) -> Iterator[pd.DataFrame]:
     with path.open(encoding="utf-8-sig") as file:
-        lines = ((number, text) for number, text in enumerate(file, 1) if text.strip())
-        lines = islice(lines, first)
+        lines = islice(((number, text) for number, text in enumerate(file, 1) if text.strip()), first)
         while part := list(islice(lines, _ROWS_AT_ONCE)):
             rows = [_json_row(path, number, text) for number, text in part]
             yield pd.DataFrame(rows, index=[number for number, _ in part]).fillna("")

@@ -11,12 +11,17 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from costmodels.estimates import Ints
+from costmodels.serving.request_shape import RequestShape
+from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from planner.contract.documents import PLAIN_NUMBER, Document, checked, shown
 from planner.contract.workload.grammar import NUMBER, UNITS_HELP, items, tokens
 from planner.contract.workload.lengths import Recorded, Share, Tokens, share_longer, spread_over
 from profiles.errors import InputError, UnknownName
 
 RoutingName = Literal["balanced", "power_law_1.01", "power_law_1.2"]
+ROUTING: RoutingName = "power_law_1.01"
+"""Where none is given."""
+
 Count = Annotated[int, Field(gt=0, le=10**7), PLAIN_NUMBER]
 
 FEWEST_SERVED = 0.01
@@ -61,7 +66,7 @@ class Workload(Document):
         description="instead of a rate: users at once, each of whom asks again as soon as the answer is there",
     )
     requests: Count | None = Field(default=None, description="how many are sent in all, where they are counted")
-    routing: RoutingName = Field(default="power_law_1.01", description="skew of tokens over experts (MoE models only)")
+    routing: RoutingName = Field(default=ROUTING, description="skew of tokens over experts (MoE models only)")
     prefix_hit: Annotated[float, Field(ge=0, le=1), PLAIN_NUMBER] = Field(
         default=0.0,
         description="share of prompt tokens found in the prefix cache (the last token of a prompt never is)",
@@ -162,6 +167,12 @@ class Workload(Document):
         """Prompt tokens that are not computed again. One is always left: its step yields the first output token."""
         return min(int(self.prefix_hit * self.mean_isl + 1e-9), self.mean_isl - 1)
 
+    @property
+    def shape(self) -> RequestShape:
+        """A request as the cost model knows it: where they vary, one of mean lengths."""
+        drafting = None if self.speculation is None else SpeculativeDecoding(**self.speculation.model_dump())
+        return RequestShape(self.mean_isl, self.mean_osl, self.routing, self.cached_tokens, drafting)
+
     def drawn(self, n: int, seed: int = 0) -> tuple[Ints, Ints]:
         """Prompt and output lengths of ``n`` requests that are served, shape [n] each: recorded ones, each as often as
         the others, in random order; or drawn evenly; or all alike. Those longer than ``max_len`` are not among them."""
@@ -188,6 +199,22 @@ class Workload(Document):
 
 
 # ------------------------------------------------------------------ the short form
+
+
+def tokens_input(value: Any) -> Any:
+    """A number of tokens where a request may have it with its unit: ``"128k"``."""
+    if not isinstance(value, str):
+        return value
+    found = tokens(value)
+    if found is None:
+        raise ValueError(f"{shown(value)} is not a whole number of tokens; write for example 4000 or 4k; {UNITS_HELP}")
+    return found
+
+
+def workload_input(value: Any) -> Any:
+    """A workload in its short form, or as it is."""
+    return parse_workload(value) if isinstance(value, str) else value
+
 
 _RATE = re.compile(rf"(-?{NUMBER})\s*(?:rps|/s)?", re.IGNORECASE | re.ASCII)
 _PLAIN = re.compile(rf"(-?{NUMBER})", re.IGNORECASE | re.ASCII)

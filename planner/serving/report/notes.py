@@ -11,7 +11,6 @@ from planner.serving.engines.groups import Group, LoadedFleet, Pair
 from planner.serving.engines.latency import Checks
 from planner.serving.request import PlanRequest
 
-
 _FROM_HASHES = "is what hashes of the trace's prompts show for one cache that forgets nothing"
 
 
@@ -161,8 +160,8 @@ def _workload_notes(work: Workload, groups: list[Group]) -> list[str]:
     )
     if work.refused_share:
         notes.append(
-            f"{work.refused_share:.2%} of the requests are longer than max_len, {work.longest_tokens:,} tokens, and are "
-            "refused: lengths, rate and promises are of the others"
+            f"{work.refused_share:.2%} of the requests are longer than max_len, {work.longest_tokens:,} tokens, and "
+            "are refused: lengths, rate and promises are of the others"
         )
     if work.prefix_hit:
         of = {None: "is taken as given", "recorded": "is taken as the trace tells it", "hashes": _FROM_HASHES}

@@ -142,10 +142,11 @@ def mooncake(folder: Path, *rows: object) -> Path:
 
 def test_prefix_hits_are_estimated_from_hashes(tmp_path: Path) -> None:
     blocks: list[list[int]] = [[1, 2, 3], [1, 2, 4], [9, 1], [1, 2, 4]]
-    path = mooncake(
-        tmp_path,
-        *({"timestamp": 1000 * i, "input_length": 512 * len(b), "output_length": 5, "hash_ids": b} for i, b in enumerate(blocks)),
-    )  # fmt: skip
+    rows = [
+        {"timestamp": 1000 * i, "input_length": 512 * len(ids), "output_length": 5, "hash_ids": ids}
+        for i, ids in enumerate(blocks)
+    ]
+    path = mooncake(tmp_path, *rows)
     found = recorded(path)
     assert found.seen_before is not None
     assert found.seen_before.tolist() == [0, 1024, 0, 1535]  # the last token of a prompt is always computed
