@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test test-slow lint diff-plans bench bench-experts bench-silicon pack clean
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-silicon pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -24,6 +24,10 @@ lint: $(STAMP)
 # Every kind of answer, old against new: what moved since tests/benchmarks/diff_plans/expected.json was written.
 diff-plans: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.diff_plans
+
+# Whether README and docs say what the program does; runs the commands that they show.
+docs-check: $(STAMP)
+	$(BIN)/python -m tests.docs_check --run
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.kernels --framework vllm

@@ -33,7 +33,11 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
 def drawn_load(plan: Plan, rate_rps: float, requests: int, *, cv: float = 1.0, seed: int = 0) -> Requests:
-    """Requests of the plan's own lengths, those that it refuses left out, at random arrivals (``cv`` of the gaps: 1 is Poisson)."""
+    """Requests of the plan's own lengths, those that it refuses left out, at random arrivals.
+
+    Args:
+        cv: coefficient of variation of the gaps: 1 is Poisson.
+    """
     if requests < 1:
         raise InputError(f"requests: {requests} is not at least 1", "give the number of requests to send")
     workload = plan.request.workload

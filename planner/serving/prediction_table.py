@@ -27,6 +27,7 @@ from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
 from profiles.hardware import Catalogue, find_fabric
 from profiles.store import ProfileStore
+from profiles.values import number, shown
 
 REQUIRED = ("model", "gpu", "framework")
 LOAD = ("isl", "osl", "concurrency", "rate")
@@ -134,7 +135,7 @@ def _check_columns(table: pd.DataFrame) -> None:
         )
     repeated = table.columns[table.columns.duplicated()]
     if len(repeated):
-        raise InputError(f"columns: {repeated[0]!r} is there twice", "give each column once")
+        raise InputError(f"columns: {shown(repeated[0])} is there twice", "give each column once")
     taken = [name for name in ADDED if name in table.columns]
     if taken:
         raise InputError(f"columns: {taken[0]!r} is one that predictions are written to", "rename or drop it")
@@ -216,17 +217,16 @@ def _release_asked(record: Mapping[str, str]) -> str:
 def _count(name: str, text: str) -> int:
     value = _positive(name, text)
     if value != int(value):
-        raise InputError(f"{name}: {text!r} is not a whole number", f"give a whole {name}, 1 or more")
+        raise InputError(f"{name}: {shown(text)} is not a whole number", f"give a whole {name}, 1 or more")
     return int(value)
 
 
 def _positive(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value <= LARGEST:
-        raise InputError(f"{name}: {text!r} is not a number above 0", f"give {name} as a number, at most {LARGEST:,}")
+    value = number(text)
+    if value is None or not 0 < value <= LARGEST:
+        raise InputError(
+            f"{name}: {shown(text)} is not a number above 0", f"give {name} as a number, at most {LARGEST:,}"
+        )
     return value
 
 
@@ -279,7 +279,7 @@ def _predict_group(
 
 def _answer(served: ServedModel, rows: list[_Row], out: dict[str, np.ndarray]) -> None:
     """Rows of one served model, each in a layout that it runs in."""
-    framework, gpu, what = served.framework, served.gpu, f"{served.model.name} in {served.precision.weights}"
+    gpu, what = served.gpu, f"{served.model.name} in {served.precision.weights}"
     room = _room(served, rows)
     for row, sequences, needed in zip(rows, room.sequences, room.used_bytes, strict=True):
         if sequences < 1:
@@ -298,7 +298,7 @@ def _answer(served: ServedModel, rows: list[_Row], out: dict[str, np.ndarray]) -
     for i, row in enumerate(kept):
         if row.workload.concurrency is not None:
             loops.setdefault((row.workload.routing, row.workload.speculation), []).append(i)
-    for (routing, speculation), indices in loops.items():
+    for indices in loops.values():
         chosen = np.array(indices)
         picked = [kept[i] for i in indices]
         answer = _closed_loop(served, layouts.take(chosen), [row.workload for row in picked], running[chosen])

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from costmodels.estimates import Ints
-from planner.contract.documents import checked, shown
+from planner.contract.documents import checked
 from planner.contract.files import mapping_of, read_text
 from planner.contract.workload.grammar import NUMBER, items, tokens
 from planner.contract.workload.lengths import Recorded, standing_for
 from planner.contract.workload.traces import Recording, recorded
 from planner.contract.workload.workload import WORDS, WORKLOAD_HELP, Workload, workload_of
 from profiles.errors import InputError
+from profiles.values import shown
 
 MINUTE_S = 60.0
 

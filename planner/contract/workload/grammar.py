@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 
-from planner.contract.documents import LONGEST_TEXT, shown
+from planner.contract.documents import LONGEST_TEXT
 from profiles.errors import InputError
+from profiles.values import shown
 
 NUMBER = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:e[+-]?[0-9]{1,3})?"
 

@@ -13,10 +13,11 @@ from pydantic import Field, model_validator
 from costmodels.estimates import Ints
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
-from planner.contract.documents import PLAIN_NUMBER, Document, checked, shown
+from planner.contract.documents import PLAIN_NUMBER, Document, checked
 from planner.contract.workload.grammar import NUMBER, UNITS_HELP, items, tokens
 from planner.contract.workload.lengths import Recorded, Share, Tokens, share_longer, spread_over
 from profiles.errors import InputError, UnknownName
+from profiles.values import shown
 
 RoutingName = Literal["balanced", "power_law_1.01", "power_law_1.2"]
 ROUTING: RoutingName = "power_law_1.01"
