@@ -12,7 +12,7 @@ from costmodels.models.precision import Precision
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
-from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divide, whole_blocks
+from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divide, output_groups, whole_blocks
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
 from costmodels.operations.roofline import (
     WEIGHT_BYTES,
@@ -186,6 +186,7 @@ class LatentKind(AttentionKind[LatentAttention]):
     def rules(self, layer: LatentAttention, precision: Precision) -> Iterator[Rule]:
         yield heads_divide(layer.heads)
         yield from whole_blocks(precision, query=(layer.heads, layer.qk_nope_head_dim + layer.qk_rope_head_dim))
+        yield from output_groups(layer.heads * layer.v_head_dim, precision)
 
 
 FAMILY = OperationFamily("latent", (PREFILL, DECODE, ABSORB), (LatentKind(),))

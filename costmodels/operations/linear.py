@@ -12,7 +12,7 @@ from costmodels.models.precision import Precision
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
-from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divide, whole_blocks
+from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divide, output_groups, whole_blocks
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
 from costmodels.operations.roofline import Columns, Hardware, Work, code, floats
 from costmodels.operations.shape_features import Features, logs, waves
@@ -125,6 +125,7 @@ class DeltaNetKind(AttentionKind[GatedDeltaNet]):
         yield heads_divide(layer.heads)
         key, value = (layer.key_heads, layer.key_dim), (layer.value_heads, layer.value_dim)
         yield from whole_blocks(precision, key=key, value=value)
+        yield from output_groups(layer.value_heads * layer.value_dim, precision)
 
 
 FAMILY = OperationFamily("linear", (PREFILL, DECODE), (DeltaNetKind(),))

@@ -141,15 +141,22 @@ class Split:
         hidden: the model's width.
         precision: of its parts.
         layouts: shape [n].
+        padding: precision of a part's weights → the multiple that a framework pads the model's width to in them.
     """
 
     hidden: int
     precision: Precision
     layouts: Layouts
+    padding: Mapping[str, int] = field(default_factory=dict)
 
     def weight_bytes(self, part: str) -> float:
         """Of one weight of ``part``, with its share of a scale."""
         return stored_bytes(self.precision.of(part), self.precision.group)
+
+    def padded_width(self, width: int, part: str) -> float:
+        """How much wider the weights of ``part`` are than the model, of ``width``; 1: as wide."""
+        multiple = self.padding.get(self.precision.of(part), 1)
+        return -(-width // multiple) * multiple / width
 
 
 @dataclass(frozen=True)

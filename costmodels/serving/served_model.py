@@ -15,17 +15,15 @@ from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.frameworks.framework import Framework
+from costmodels.serving.memory import Loaded, Memory, StepLimits, engine_memory
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import Network
-from costmodels.step.memory import Memory, kv_bytes_per_sequence, memory
+from costmodels.step.memory import kv_bytes_per_sequence
 from costmodels.step.operators import step_work
 from profiles.hardware import Gpu
 
 GEMM_PARTS = ("dense", "attention_qkv", "attention_output", "shared_experts")
 """Parts of a model whose products are plain ones."""
-
-LOGIT_ROWS = 256
-"""Sequences that logits are computed for at once, at most: what the activations are sized for."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,11 @@ class ServedModel:
     @property
     def gpu(self) -> Gpu:
         return self.cost.gpu
+
+    @property
+    def loaded(self) -> Loaded:
+        """What engines of it load."""
+        return Loaded(self.model, self.precision, self.framework, self.gpu)
 
     def step(
         self, layouts: Layouts, batch: Batch, routing: str, *, calibration: Calibration | None = None
@@ -73,24 +76,22 @@ class ServedModel:
         token_budget: Ints,
         *,
         memory_fraction: float | None = None,
-        sequences: int = LOGIT_ROWS,
+        sequences: Ints | int | None = None,
     ) -> Memory:
         """Where the memory of each layout's fullest GPU goes, bytes, [n].
 
         Args:
             token_budget: most tokens in one step, shape [n].
             memory_fraction: share of the GPU that the framework may use (None: its default).
-            sequences: that logits are computed for at once.
+            sequences: most in one step (None: as many as plans allow engines of the framework).
         """
-        return memory(
-            self.model,
-            self.precision,
-            layouts,
-            self.gpu,
-            memory_fraction=self.framework.limits.memory_fraction if memory_fraction is None else memory_fraction,
-            token_budget=token_budget,
-            sequences=sequences,
+        limits = self.framework.limits
+        asked = StepLimits(
+            token_budget,
+            limits.max_sequences if sequences is None else sequences,
+            limits.memory_fraction if memory_fraction is None else memory_fraction,
         )
+        return engine_memory(self.loaded, layouts, asked)
 
     def kv_bytes(self, layouts: Layouts, tokens: Floats | float) -> Floats:
         """KV cache of one sequence of ``tokens`` tokens on each layout's fullest GPU, bytes, [n]."""

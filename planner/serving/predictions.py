@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
-from planner.contract.engine import FrameworkName
-from planner.contract.models import ModelConfig, ModelInput, architecture_of
-from planner.contract.options import RELEASE_HELP, Option
+from planner.contract.documents import PLAIN_NUMBER, Document, checked
+from planner.contract.models import ModelConfig, architecture_of
+from planner.contract.options import Option
 from planner.contract.provenance import Provenance, provenance_fields
 from planner.contract.published import Published, Upgrade, parse_published
 from planner.contract.workload.lengths import Tokens
 from planner.contract.workload.workload import Workload, parse_workload, tokens_input, workload_input
+from planner.serving.configuration import ENGINE, Count, EngineAsked
 from profiles.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,58 +31,10 @@ SCHEMA_VERSION: Literal["1.0"] = "1.0"
 MOST_CONFIGURATIONS = 10_000
 """Of one request: ten thousand take a minute or two."""
 
-_ONE = "One configuration"
 
-Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
-Count = Annotated[int, Field(gt=0, le=10**8), PLAIN_NUMBER]
-
-
-class Configuration(Document):
+class Configuration(EngineAsked):
     """One engine and its load."""
 
-    model: Annotated[
-        ModelInput,
-        Field(description="bundled name (`plan models`), or a config.json as an object"),
-        Option("Name (`plan models`).", _ONE),
-    ]
-    gpu: Annotated[Name, Field(description="GPU type (`plan gpus`)"), Option("GPU type (`plan gpus`).", _ONE)]
-    framework: Annotated[FrameworkName, Option(RELEASE_HELP, _ONE)] = "vllm"
-    precision: Annotated[
-        Name | None,
-        Field(description="of weights; default: as published"),
-        Option("Weights. Default: as published.", _ONE),
-    ] = None
-    kv_precision: Annotated[
-        Name | None,
-        Field(description="of the KV cache: bf16 (default) or fp8"),
-        Option("KV cache: bf16 (default) or fp8.", _ONE),
-    ] = None
-    tp: Annotated[Count | None, Field(description="tensor parallel"), Option("Tensor parallel.", _ONE, metavar="N")] = (
-        None
-    )
-    pp: Annotated[Count | None, Field(description="pipeline stages"), Option("Pipeline stages.", _ONE, metavar="N")] = (
-        None
-    )
-    dp: Annotated[
-        Count | None,
-        Field(description="attention data parallel"),
-        Option("Attention data parallel.", _ONE, metavar="N"),
-    ] = None
-    ep: Annotated[
-        Count | None,
-        Field(description="expert parallel; ep × moe_tp = tp × dp. Default: 1, or all with dp"),
-        Option("Expert parallel; ep x moe_tp = tp x dp. Default: 1, or all with dp.", _ONE, metavar="N"),
-    ] = None
-    moe_tp: Annotated[
-        Count | None,
-        Field(description="tensor parallel within experts"),
-        Option("Tensor parallel within experts.", _ONE, metavar="N"),
-    ] = None
-    num_gpus: Annotated[
-        Count | None,
-        Field(description="of the engine; must be tp × pp × dp"),
-        Option("Of the engine; must be tp x pp x dp.", _ONE, metavar="N"),
-    ] = None
     workload: Annotated[
         Workload | None,
         BeforeValidator(workload_input, json_schema_input_type=str | Workload | None),
@@ -90,34 +42,34 @@ class Configuration(Document):
         Option(
             "The load, as `plan` reads it: isl=4000,osl=500,concurrency=32; spread=0.8-1 for lengths as the public "
             "harnesses draw them; or a trace. The options below go before it.",
-            _ONE,
+            ENGINE,
         ),
     ] = None
     isl: Annotated[
         Tokens | None,
         BeforeValidator(tokens_input, json_schema_input_type=int | str | None),
         Field(description="tokens of a prompt"),
-        Option("Prompt: 4000, 128k.", _ONE, metavar="TOKENS", text=True),
+        Option("Prompt: 4000, 128k.", ENGINE, metavar="TOKENS", text=True),
     ] = None
     osl: Annotated[
         Tokens | None,
         BeforeValidator(tokens_input, json_schema_input_type=int | str | None),
         Field(description="tokens of an answer"),
-        Option("Output.", _ONE, metavar="TOKENS", text=True),
+        Option("Output.", ENGINE, metavar="TOKENS", text=True),
     ] = None
     concurrency: Annotated[
         Count | None,
         Field(description="requests that the client keeps in flight, of the whole engine"),
         Option(
             "Requests that the client keeps in flight, of the whole engine (a burst, then one for each answered).",
-            _ONE,
+            ENGINE,
             metavar="N",
         ),
     ] = None
     rate: Annotated[
         Annotated[float, Field(gt=0, le=1e8), PLAIN_NUMBER] | None,
         Field(description="instead: requests per second that arrive at random (Poisson)"),
-        Option("Instead: requests per second that arrive at random (Poisson).", _ONE, metavar="RPS"),
+        Option("Instead: requests per second that arrive at random (Poisson).", ENGINE, metavar="RPS"),
     ] = None
 
 

@@ -38,7 +38,8 @@ from profiles.errors import DataError, InputError, UnknownName
 from profiles.files import GIB, Source
 from profiles.importers import Importer, check_options
 from profiles.markup import Malformed
-from profiles.measurements import OPERATIONS, merge_rows, validate
+from profiles.measured_rows import merge_rows, validate
+from profiles.measurements import OPERATIONS
 from profiles.tables import read_parquet
 from profiles.values import shown
 

@@ -262,9 +262,7 @@ ROUTE_LINES = [
     for layer in MODEL.moe_layers
 ]
 
-MOONCAKE = [
-    {"timestamp": 1000 * i, "input_length": 900, "output_length": 5, "hash_ids": [1, 2 + i]} for i in range(3)
-]
+MOONCAKE = [{"timestamp": 1000 * i, "input_length": 900, "output_length": 5, "hash_ids": [1, 2 + i]} for i in range(3)]
 
 READERS = {
     "cluster": Reader("c.yaml", lambda: CLUSTER, read_cluster, spoilt_yaml),
