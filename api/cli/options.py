@@ -121,7 +121,7 @@ def _name(info: FieldInfo, field: str) -> str:
 
 def _option(option: Option, info: FieldInfo, name: str) -> tuple[Any, Any]:
     type_ = str if option.text else _plain_type(info.annotation)
-    default = info.default if isinstance(info.default, bool | int | float | str) else None
+    default = info.default if not option.text and isinstance(info.default, bool | int | float | str) else None
     names = [f"--{name.replace('_', '-')}"] if default is False else []  # a flag has no --no-…
     said = typer.Option(
         *names,

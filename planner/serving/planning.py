@@ -19,6 +19,7 @@ from planner.contract.clusters import Pool
 from planner.contract.models import architecture_of
 from planner.contract.published import validated
 from planner.experts.placement import Loads
+from planner.serving.cluster_choice import planned_on_open_cluster
 from planner.serving.confirmation.confirmation import confirmed
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
@@ -68,6 +69,24 @@ def plan(
     if expert_loads is not None:
         check_expert_loads(expert_loads, model)
     cost_of = _cost_models(request, catalogue, store, measured, progress)
+
+    def planned(closed: PlanRequest) -> Plan:
+        return _plan(closed, model, cost_of, progress, expert_loads)
+
+    request = request.with_headroom
+    if request.cluster.is_open:
+        return planned_on_open_cluster(request, planned, progress or (lambda _: None))
+    return planned(request)
+
+
+def _plan(
+    request: PlanRequest,
+    model: Architecture,
+    cost_of: CostOf,
+    progress: Callable[[str], None] | None,
+    expert_loads: Loads | None,
+) -> Plan:
+    """The plan on a cluster of which the request says all. Raises as :func:`plan`."""
     _check_framework(request, cost_of)
     options = [
         option
