@@ -39,6 +39,7 @@ SkipFailed = Annotated[
         rich_help_panel="The load",
     ),
 ]
+Edited = Annotated[bool, typer.Option("--edited", help="Go on with a document that was edited since it was made.")]
 Request = Annotated[
     str | None,
     typer.Option(

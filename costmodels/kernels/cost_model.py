@@ -23,6 +23,7 @@ from costmodels.kernels.error_process import Priors, priors
 from costmodels.kernels.forest import SETTINGS, Forest, Neighbours
 from costmodels.kernels.kernel_models import (
     ROOFLINE_SPREAD,
+    ROOFLINE_TOLD,
     STAND_IN_SPREAD,
     Fitted,
     KernelModel,
@@ -38,12 +39,13 @@ from costmodels.operations.registry import families
 from costmodels.operations.roofline import Columns, Hardware
 from profiles.boxes import Box, unlike_boxes
 from profiles.descriptions import catalogue_with
+from profiles.exclusions import exclusions
 from profiles.hardware import Catalogue, Gpu, Topology
 from profiles.measurements import DTYPES
 from profiles.shipped import shipped
 from profiles.store import ProfileStore, shipped_pack
 
-MODEL_VERSION = "4"
+MODEL_VERSION = "5"
 """Raised whenever features, fitting, formulas or files change: cached forests of another version are not used."""
 
 CACHE_VARIABLE = "SHARDWRIGHT_CACHE"
@@ -163,6 +165,11 @@ class CostModel:
         """The rows of the measured stores that speak for this framework on this GPU type, and those that do not."""
         return self._loaded(operation).overlay
 
+    def is_measured(self, operation: str) -> bool:
+        """Whether any GPU has rows of ``operation`` that speak for the framework; else the roofline answers."""
+        loaded = self._loaded(operation)
+        return loaded.shipped.has_forest or loaded.corrected is not None
+
     def measured_ranks(self, operation: str) -> frozenset[int]:
         """Numbers of GPUs of this type among which the pack has rows of ``operation``."""
         return self._loaded(operation).ranks
@@ -183,13 +190,16 @@ class CostModel:
             for dtype in sorted(asked):
                 row_sources = loaded.row_sources.get(dtype, set())
                 what = f"{operation} in {DTYPES[dtype]}"
-                if not row_sources:
+                if not self.is_measured(operation):
+                    lines.append(f"{what}: measured on no GPU; {ROOFLINE_TOLD}")
+                elif not row_sources:
                     lines.append(f"{what}: no measurements of {self.gpu.name}; predicted from other GPUs")
                 elif others := sorted(row_sources - self._own(operation, dtype)):
                     lines.append(f"{what}: measured under {' and '.join(others)}, standing in for {self.framework}")
                 if (each := learnt.get(DTYPES[dtype])) is not None:
                     rows = "1 measured row is" if each.rows == 1 else f"{each.rows:,} measured rows are"
                     lines.append(f"{what}: {rows} laid over the pack, {described_shift(each.shift)}")
+            lines += self._excluded_notes(operation, asked)
             lines += [
                 f"{operation} among {' and '.join(map(str, box.num_gpus))} {box.gpu}: rows of a box of another kind "
                 f"({box.joined_by}) are left out"
@@ -197,6 +207,19 @@ class CostModel:
                 if box.gpu == self.gpu.name
             ]
         return tuple(lines)
+
+    def _excluded_notes(self, operation: str, asked: set[int]) -> list[str]:
+        """Whole precisions of this framework and GPU that are listed as wrong."""
+        names = {DTYPES[dtype] for dtype in asked}
+        return [
+            f"{operation} in {dtype}: rows of {self.framework} on {self.gpu.name} are left out: {entry.because}"
+            for entry in exclusions(self.store.manifest.name, operation)
+            for rows in entry.rows
+            if rows.may_have("framework", self.framework) and rows.may_have("gpu", self.gpu.name)
+            if set(rows.where) == {"framework", "gpu", "dtype"} and not rows.splits
+            for dtype in rows.where["dtype"]
+            if dtype in names
+        ]
 
     def _loaded(self, operation: str) -> _Loaded:
         if operation not in self._kernels:
@@ -246,7 +269,8 @@ class CostModel:
         facts = [array.tolist() for array in (hardware.peak_flops, hardware.bandwidth, hardware.link)]
         known = (hardware.names, hardware.trait_names, hardware.traits.tolist(), facts)
         left_out = [(box.gpu, box.num_gpus) for box in self._left_out(operation)]
-        key = f"{made_by}:{known}:{self.store.manifest.hashes[operation]}:{self.framework}:{left_out}"
+        wrong = [each.rows for each in exclusions(self.store.manifest.name, operation)]
+        key = f"{made_by}:{known}:{self.store.manifest.hashes[operation]}:{self.framework}:{left_out}:{wrong}"
         folder = cache_folder() / "forests" / f"{operation}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         loaded = _read_fitted(folder, self.gpu.name, has_rows=self.gpu.name in hardware.names)
         if loaded is None:
@@ -278,7 +302,7 @@ def unseen_spreads() -> dict[str, float]:
     return shipped(
         Path(__file__).parent / "unseen_gpu.yaml",
         lambda document: {
-            operation: float(document["half_width"][kernel.figures_of or operation])
+            operation: float(document["half_width"][kernel.figures_in(document["half_width"])])
             for operation, kernel in families().kernels.items()
         },
     )

@@ -26,6 +26,7 @@ from costmodels.models.mixers import (
     NoMixer,
     Weights,
 )
+from costmodels.models.vision_tower import VisionTower
 
 
 @dataclass(frozen=True)
@@ -346,22 +347,6 @@ class LayerGroup:
         total = self.attention.parameters(hidden) + self.norms * hidden
         total += ffn.active_parameters(hidden) if active else ffn.parameters(hidden)
         return total + (self.residual.parameters(hidden) if self.residual else 0)
-
-
-@dataclass(frozen=True)
-class VisionTower:
-    """The image encoder and the projector behind it, which engines keep in 16 bits beside the language model.
-
-    An image of ``patch_pixels``-wide patches becomes one token for every ``merge`` × ``merge`` of them.
-    """
-
-    parameters: int
-    layers: int
-    hidden: int
-    heads: int
-    intermediate: int
-    patch_pixels: int
-    merge: int = 1
 
 
 @dataclass(frozen=True)

@@ -73,10 +73,6 @@ class LayerKind(ABC, Generic[L]):
     def rules(self, layer: L, precision: Precision) -> Iterator[Rule]:
         """What must divide for engines to split such a layer."""
 
-    def untimed(self, layer: L) -> tuple[str, ...]:
-        """What of ``layer`` has no times, so that :meth:`ask` cannot be asked; its memory is known."""
-        return ()
-
 
 class AttentionKind(LayerKind[L]):
     """Anything that mixes tokens."""

@@ -4,15 +4,19 @@ framework. Where engines of it are laid out, and what they are asked to serve, c
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
+from costmodels.kernels.kernel_models import ROOFLINE_TOLD
 from costmodels.models.architecture import Architecture
+from costmodels.models.images import EncodedImage
 from costmodels.models.precision import Precision
-from costmodels.operations.layouts import Layouts
-from costmodels.operations.questions import Batch
+from costmodels.operations.encoder import ask_images
+from costmodels.operations.layouts import DEGREES, Layouts
+from costmodels.operations.questions import Batch, LayerStep, Split
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.memory import Loaded, Memory, StepLimits, engine_memory
@@ -27,12 +31,27 @@ GEMM_PARTS = ("dense", "attention_qkv", "attention_output", "shared_experts")
 
 
 @dataclass(frozen=True)
+class PromptImages:
+    """Images in every prompt: ``per_token`` of them for each of its tokens, theirs included. An engine encodes an image
+    before the chunk that holds it, and one in the prefix cache not at all: so many come with every computed token."""
+
+    image: EncodedImage
+    per_token: float
+
+    @classmethod
+    def of(cls, image: EncodedImage, count: int, text_tokens: int) -> PromptImages:
+        """``count`` images beside so many tokens of text."""
+        return cls(image, count / (text_tokens + count * image.tokens))
+
+
+@dataclass(frozen=True)
 class ServedModel:
     """A model in a precision on GPUs of one type under one framework.
 
     Attributes:
         cost: the kernels' times on the GPU type under the framework.
         network: what the GPUs of an engine communicate over.
+        images: that its prompts hold.
     """
 
     model: Architecture
@@ -40,6 +59,7 @@ class ServedModel:
     framework: Framework
     cost: CostModel
     network: Network
+    images: PromptImages | None = None
 
     @property
     def gpu(self) -> Gpu:
@@ -49,6 +69,16 @@ class ServedModel:
     def loaded(self) -> Loaded:
         """What engines of it load."""
         return Loaded(self.model, self.precision, self.framework, self.gpu)
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What its users should know: what the reader of its config says, and kernels that nobody measured."""
+        one = np.ones(1, np.int64)
+        layout, batch = Layouts.of([(1,) * len(DEGREES)]), Batch(one, one, one, one, one, expert_tokens=np.full(1, 2.0))
+        asked = step_work(self.model, self.precision, layout, batch, "balanced").asked
+        bare = [operation for operation in asked if not self.cost.is_measured(operation)]
+        told = (f"{' and '.join(bare)}: measured on no GPU; {ROOFLINE_TOLD}",) if bare else ()
+        return (*self.model.notes, *told)
 
     def step(
         self, layouts: Layouts, batch: Batch, routing: str, *, calibration: Calibration | None = None
@@ -67,6 +97,10 @@ class ServedModel:
                 precision = replace(precision, **same)  # type: ignore[arg-type]
                 row_sources[operation] = self.cost.under(entry.measured_under)
         work = step_work(self.model, precision, layouts, batch, routing)
+        if self.images is not None and self.model.vision is not None:
+            encoding = LayerStep(Split(self.model.hidden, precision, layouts), batch, routing, work)
+            count = (batch.prefills * batch.chunk).astype(np.float64) * self.images.per_token
+            ask_images(encoding, self.model.vision, self.images.image, count)
         calibration = calibration or self.framework.calibration
         return step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
 
@@ -102,12 +136,18 @@ class ServedModel:
         return np.asarray(self.kv_bytes(layouts, tokens) / tokens)
 
     def cache_tokens(
-        self, layouts: Layouts, token_budget: Ints, tokens: int, *, memory_fraction: float | None = None
+        self,
+        layouts: Layouts,
+        token_budget: Ints,
+        tokens: int,
+        *,
+        memory_fraction: float | None = None,
+        sequences: Ints | int | None = None,
     ) -> Floats:
         """Tokens of cache of each attention rank, where sequences have ``tokens`` tokens, [n]; ≤ 0: no room.
 
         Args:
-            token_budget, memory_fraction: as of :meth:`memory`.
+            token_budget, memory_fraction, sequences: as of :meth:`memory`.
         """
-        parts = self.memory(layouts, token_budget, memory_fraction=memory_fraction)
+        parts = self.memory(layouts, token_budget, memory_fraction=memory_fraction, sequences=sequences)
         return np.asarray(parts.kv_bytes / self.kv_bytes_per_token(layouts, tokens))

@@ -183,12 +183,20 @@ def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Floats, most:
 
 
 def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, *, prompts: bool = False) -> Ints:
-    """Sequences of mean length (``prompts``: of which only the prompt is kept) whose KV cache fits, per attention rank;
-    none where the workload's longest does not."""
-    served, memory, work = job.served, job.served.memory(layouts, budget), job.workload
+    """Sequences of mean length (``prompts``: of which only the prompt is kept) whose KV cache fits, per attention rank:
+    the largest batch that an engine can be started for and still have the cache of (a larger one leaves less). None
+    where the cache does not hold the workload's longest sequence."""
+    served, work = job.served, job.workload
     mean, longest = (work.mean_isl, work.longest_isl) if prompts else (job.shape.tokens, work.longest_tokens)
-    most = np.minimum(memory.sequences(served.kv_bytes(layouts, mean)), served.framework.limits.max_sequences)
-    return np.asarray(np.where(memory.sequences(served.kv_bytes(layouts, longest)) >= 1, most, 0))
+    each, largest = served.kv_bytes(layouts, mean), served.kv_bytes(layouts, longest)
+    least = np.zeros(len(layouts), np.int64)
+    most = np.full(len(layouts), served.framework.limits.max_sequences)
+    while (least < most).any():
+        middle = (least + most + 1) // 2
+        left = served.memory(layouts, budget, sequences=middle)
+        holds = (left.sequences(each) >= middle) & (left.sequences(largest) >= 1)
+        least, most = np.where(holds, middle, least), np.where(holds, most, middle - 1)
+    return least
 
 
 @dataclass(frozen=True)
@@ -219,7 +227,7 @@ def search(job: Job, allowed: Restrictions) -> LayoutSearch:
     enough = most >= 1
     too_big = np.setdiff1d(which, which[enough])
     if len(too_big):
-        weights = job.served.memory(layouts, np.full(len(layouts), min(budgets)))
+        weights = job.served.memory(layouts, np.full(len(layouts), min(budgets)), sequences=1)
         no_room = too_big[weights.kv_bytes[too_big] <= 0]
         no_cache = np.setdiff1d(too_big, no_room)
         rejected += _memory_rejections(job, layouts, no_room, no_cache)

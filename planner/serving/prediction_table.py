@@ -11,6 +11,7 @@ import pandas as pd
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
+from costmodels.models.images import encoded_image
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import DEGREES, Layouts
@@ -19,8 +20,9 @@ from costmodels.origins import HOW
 from costmodels.serving.closed_loop.client import Answers, Latency, Load, closed_loop_answers
 from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
-from costmodels.serving.served_model import ServedModel
+from costmodels.serving.served_model import PromptImages, ServedModel
 from costmodels.step.communication import Network
+from planner.contract.workload.images import Images, parse_images
 from planner.contract.workload.workload import WORKLOAD_HELP, Speculation, Workload, parse_workload, workload_of
 from planner.serving.layouts import completed, degrees_of, refused_on_nodes
 from profiles.descriptions import catalogue_with
@@ -33,7 +35,10 @@ REQUIRED = ("model", "gpu", "framework")
 LOAD = ("isl", "osl", "concurrency", "rate")
 """Short forms of what ``workload`` says; a column that is filled in goes before it."""
 
-OPTIONAL = ("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus", "workload", *LOAD)
+OPTIONAL = (
+    *("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus"),
+    *("workload", *LOAD, "images", "image"),
+)
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
 ADDED = (
     *(f"{name}_{part}" for name in LATENCIES for part in ("mean", "p50", "p99", "low", "high")),
@@ -59,6 +64,9 @@ FindModel = Callable[[str], Architecture]
 FindWorkload = Callable[[str], Workload]
 
 
+_Group = tuple[str, str, str, str | None, str | None, PromptImages | None]
+
+
 @dataclass(frozen=True)
 class _Row:
     """One configuration, understood."""
@@ -70,11 +78,12 @@ class _Row:
     precision: str | None
     kv_precision: str | None
     layout: tuple[int, ...]
-    workload: Workload
+    workload: Workload  # tokens of images included
+    images: PromptImages | None
 
     @property
-    def group(self) -> tuple[str, str, str, str | None, str | None]:
-        return self.model, self.gpu, self.framework, self.precision, self.kv_precision
+    def group(self) -> _Group:
+        return self.model, self.gpu, self.framework, self.precision, self.kv_precision, self.images
 
 
 def predict(
@@ -100,7 +109,7 @@ def predict(
     _check_columns(table)
     catalogue = catalogue_with(store.path for store in measured)
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
-    groups: dict[tuple[str, str, str, str | None, str | None], list[_Row]] = {}
+    groups: dict[_Group, list[_Row]] = {}
     records = table.to_dict("records")
     for index, record in enumerate(records):
         try:
@@ -161,6 +170,10 @@ def _understood(
     gpu = catalogue.find_gpu(record["gpu"]).name
     framework = find_framework(_release_asked(record)).spec
     layout = _layout(record, model)
+    work, images = _workload(record, find_workload), None
+    if record.get("images") or record.get("image"):
+        asked = parse_images(record.get("images", ""), record.get("image", ""), "images")
+        work, images = _with_images(work, asked, model)
     return _Row(
         index,
         record["model"],
@@ -169,7 +182,8 @@ def _understood(
         record.get("precision") or None,
         record.get("kv_precision") or None,
         layout,
-        _workload(record, find_workload),
+        work,
+        images,
     )
 
 
@@ -198,6 +212,18 @@ def _workload(record: Mapping[str, str], find_workload: FindWorkload) -> Workloa
             f"workload: requests: {work.requests} {told}", f"leave it out, or {FEWEST_REQUESTS} with a rate"
         )
     return work
+
+
+def _with_images(work: Workload, asked: Images, model: Architecture) -> tuple[Workload, PromptImages]:
+    """``work`` with the tokens of the images that its prompts hold beside their text, and those images."""
+    if work.varies:
+        raise InputError(
+            "images: are as long in every prompt, and the workload's prompts differ in length",
+            "leave out the spread or the trace: isl=4000,osl=500",
+        )
+    image = encoded_image(model, asked.width_pixels, asked.height_pixels)
+    more = work.model_copy(update={"isl": work.isl + asked.count * image.tokens})
+    return more, PromptImages.of(image, asked.count, work.isl)
 
 
 def _lengths_told(work: Workload) -> str | None:
@@ -244,7 +270,7 @@ def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, ...]:
 
 def _predict_group(
     model: Architecture,
-    group: tuple[str, str, str, str | None, str | None],
+    group: _Group,
     rows: list[_Row],
     costs: dict[tuple[str, str], CostModel],
     catalogue: Catalogue,
@@ -252,7 +278,7 @@ def _predict_group(
     progress: Progress | None,
     out: dict[str, np.ndarray],
 ) -> None:
-    _, gpu_name, framework_at, weights, kv = group
+    _, gpu_name, framework_at, weights, kv, images = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     families().require_measured_widths(model)
     precision = choose_precision(model, weights, kv)
@@ -274,7 +300,10 @@ def _predict_group(
     if (gpu_name, framework.name) not in costs:
         costs[gpu_name, framework.name] = CostModel(gpu, framework.name, progress=progress, measured=measured)
     network = Network(node.gpus, find_fabric(node.default_fabric))
-    _answer(ServedModel(model, precision, framework, costs[gpu_name, framework.name], network), rows, out)
+    served = ServedModel(model, precision, framework, costs[gpu_name, framework.name], network, images)
+    for row in rows:
+        out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], *served.notes)))
+    _answer(served, rows, out)
 
 
 def _answer(served: ServedModel, rows: list[_Row], out: dict[str, np.ndarray]) -> None:

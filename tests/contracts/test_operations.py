@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
-import re
 import threading
 from collections.abc import Iterator
 from functools import cache
@@ -25,8 +23,10 @@ from costmodels.kernels.cost_model import CostModel, unseen_spreads
 from costmodels.kernels.error_process import coordinates, priors
 from costmodels.models import architecture
 from costmodels.models.architecture import Architecture, DenseFeedForward, LayerGroup
+from costmodels.models.images import EncodedImage
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture, registered
+from costmodels.operations.encoder import ask_images
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import GEMM
 from costmodels.operations.kernel import Kernel, StepPart
@@ -119,8 +119,11 @@ class TestEachOperation:
 def _asked_by_bundled_models() -> set[str]:
     out: set[str] = set()
     for model in MODELS:
-        with contextlib.suppress(Unsupported):  # of which no kernel is timed
-            out |= set(step_work(model, choose_precision(model), LAYOUTS, MIXED, "balanced").asked)
+        work = step_work(model, choose_precision(model), LAYOUTS, MIXED, "balanced")
+        if model.vision is not None:
+            step = LayerStep(Split(model.hidden, choose_precision(model), LAYOUTS), MIXED, "balanced", work)
+            ask_images(step, model.vision, EncodedImage(1, 1024, 256), np.ones(len(LAYOUTS)))
+        out |= set(work.asked)
     return out
 
 
@@ -190,16 +193,12 @@ class TestLayers:
                 assert np.all((np.asarray(needed.widest + needed.grouped) > 0) == has_any)
 
     @pytest.mark.parametrize("kind", SHIPPED.layers, ids=lambda kind: type(kind).__name__)
-    def test_each_kind_is_asked_or_refused_by_name(self, kind: LayerKind[Any]) -> None:
+    def test_each_kind_asks_for_what_it_weighs(self, kind: LayerKind[Any]) -> None:
         for layer in (layer for layer in BUNDLED if kind.serves(layer)):
             model, work = BUNDLED[layer], StepWork(len(LAYOUTS))
-            if kind.untimed(layer):
-                with pytest.raises(Unsupported, match=re.escape(kind.untimed(layer)[0])):
-                    families().require_timed_layers(model)
-            else:
-                split = Split(model.hidden, choose_precision(model), LAYOUTS)
-                kind.ask(LayerStep(split, MIXED, "balanced", work), layer, 1)
-                assert bool(work.asked) == (layer.parameters(model.hidden) > 0)
+            split = Split(model.hidden, choose_precision(model), LAYOUTS)
+            kind.ask(LayerStep(split, MIXED, "balanced", work), layer, 1)
+            assert bool(work.asked) == (layer.parameters(model.hidden) > 0)
 
     @pytest.mark.parametrize("left_out", sorted(ToyKind.__abstractmethods__ | AttentionKind.__abstractmethods__))
     def test_a_kind_that_leaves_something_out_cannot_be_made(self, left_out: str) -> None:

@@ -1,4 +1,4 @@
-"""Which prefill engines may hand over to which decode engines: the connector's rules, in the plan and in its commands."""
+"""Which prefill engines may hand over to which decode engines: a connector's rules, in the plan and its commands."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_plan_whose_pairs_were_tampered_with_is_not_simulated(planned: Planned
         with pytest.raises(InputError, match=told):
             check_weights(broken)
     other = replace_last_id(plan)
-    with pytest.raises(InputError, match="leaves engine-0 with .* out"):
+    with pytest.raises(InputError, match=r"leaves engine-0 with .* out"):
         check_weights(other)
 
 
