@@ -159,7 +159,7 @@ def _chosen(request: PlanRequest, alone: list[_Attempt], together: _Attempt | No
     assert best.plan is not None
     rows = [_row(each, best, value) for each in (*alone, *([mixed] if mixed is not None else []))]
     alternatives = best.plan.alternatives.model_copy(update={"clusters": tuple(rows)})
-    return best.plan.model_copy(update={"alternatives": alternatives})
+    return best.plan.model_copy(update={"alternatives": alternatives}).sealed()
 
 
 def _row(each: _Attempt, best: _Attempt, value: Callable[[_Attempt], float]) -> ClusterTried:
