@@ -146,7 +146,7 @@ def _pair(first: DisaggregatedEngines, second: DisaggregatedEngines) -> _Tried:
     transfer = np.maximum(send, second.receive_us(decode.layouts))
     link = slower(first.link, second.link)
     job = first.job
-    pairs = joint(job.served, job.workload.isl, prefill, decode, transfer, link, first.kv_connector)
+    pairs = joint(job.served, job.shape.isl, prefill, decode, transfer, link, first.kv_connector)
 
     def described(i: int) -> str:
         prefills, decodes = layout_at(first.layouts, int(p[i])), layout_at(decode.layouts, i)
@@ -176,7 +176,7 @@ def _does_not_fit(
     rejected = [r for s in searches for r in s.rejected]
     of_memory = [r for r in rejected if r.of_memory]
     reason = max(of_memory or rejected, key=lambda r: r.count).reason
-    tokens = request.workload.isl + request.workload.osl
+    tokens = request.workload.longest_tokens
     message = (
         f"cluster: {model.name} in {precision.weights} with sequences of {tokens} tokens fits no layout on "
         f"{request.cluster.name}: {reason}"

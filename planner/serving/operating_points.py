@@ -20,7 +20,6 @@ from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
-from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from costmodels.serving.steady.steady_state import Steady, steady_state
 from costmodels.step.communication import Network
 from planner.contract.clusters import Pool
@@ -86,9 +85,7 @@ class Job:
     @cached_property
     def shape(self) -> RequestShape:
         """The workload's requests, as the cost model knows them."""
-        work = self.workload
-        drafting = None if work.speculation is None else SpeculativeDecoding(**work.speculation.model_dump())
-        return RequestShape(work.isl, work.osl, work.routing, work.cached_tokens, drafting)
+        return self.workload.shape
 
 
 def served_on(
@@ -143,7 +140,7 @@ class OperatingPoints:
 
     @property
     def output_tokens_per_gpu_s(self) -> Floats:
-        return self.steady.rate_rps.value * self.job.workload.osl / self.layouts.gpus
+        return self.steady.rate_rps.value * self.job.shape.osl / self.layouts.gpus
 
 
 def concatenate_points(parts: list[OperatingPoints]) -> OperatingPoints:
@@ -206,16 +203,19 @@ def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Floats, most:
     return OperatingPoints(job, layouts, budget, concurrency, most, steady, within)
 
 
-def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, tokens: int | None = None) -> Ints:
-    """Sequences of ``tokens`` tokens (default: of full length) whose KV cache fits, per attention rank: the largest
-    batch that an engine can be started for and still have the cache of (a larger one leaves less)."""
-    served = job.served
-    per_sequence = served.kv_bytes(layouts, job.shape.tokens if tokens is None else tokens)
+def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, *, prompts: bool = False) -> Ints:
+    """Sequences of mean length (``prompts``: of which only the prompt is kept) whose KV cache fits, per attention rank:
+    the largest batch that an engine can be started for and still have the cache of (a larger one leaves less). None
+    where the cache does not hold the workload's longest sequence."""
+    served, work = job.served, job.workload
+    mean, longest = (work.mean_isl, work.longest_isl) if prompts else (job.shape.tokens, work.longest_tokens)
+    each, largest = served.kv_bytes(layouts, mean), served.kv_bytes(layouts, longest)
     least = np.zeros(len(layouts), np.int64)
     most = np.full(len(layouts), served.framework.limits.max_sequences)
     while (least < most).any():
         middle = (least + most + 1) // 2
-        holds = served.memory(layouts, budget, sequences=middle).sequences(per_sequence) >= middle
+        left = served.memory(layouts, budget, sequences=middle)
+        holds = (left.sequences(each) >= middle) & (left.sequences(largest) >= 1)
         least, most = np.where(holds, middle, least), np.where(holds, most, middle - 1)
     return least
 
@@ -331,8 +331,8 @@ def _memory_rejections(job: Job, layouts: Layouts, no_room: Ints, no_cache: Ints
         reason = f"weights and buffers do not fit into {gpu.memory_bytes / 1e9:.0f} GB of {gpu.name}"
         out.append(Rejected(reason, len(no_room), layout_at(layouts, int(no_room[0])).label, of_memory=True))
     if len(no_cache):
-        tokens = job.shape.tokens
-        reason = f"KV cache left holds no sequence of {tokens} tokens"
+        longest = job.workload.longest_tokens
+        reason = f"KV cache left holds no sequence of {longest} tokens"
         out.append(Rejected(reason, len(no_cache), layout_at(layouts, int(no_cache[0])).label, of_memory=True))
     return out
 

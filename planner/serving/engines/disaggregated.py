@@ -88,11 +88,11 @@ class DisaggregatedEngines:
 
     def send_us(self, layouts: Layouts, times: Floats | float) -> Floats:
         """Transfer time at the sending end of one prompt, of which ``times`` copies are needed, [n]."""
-        return self.link.seconds_us(sent_bytes(self.job.served, layouts, self.job.workload.isl, times))
+        return self.link.seconds_us(sent_bytes(self.job.served, layouts, self.job.shape.isl, times))
 
     def receive_us(self, layouts: Layouts) -> Floats:
         """Transfer time at the receiving end, [n]."""
-        return self.link.seconds_us(received_bytes(self.job.served, layouts, self.job.workload.isl))
+        return self.link.seconds_us(received_bytes(self.job.served, layouts, self.job.shape.isl))
 
     def decode_cycles(self, layouts: Layouts) -> Floats:
         """Decode cycles in a request's time after the transfer, on average, [n]."""
@@ -100,7 +100,7 @@ class DisaggregatedEngines:
         return np.asarray(0.5 / layouts.pp + first + self.decode.tokens * self.decode.steps_per_token)
 
     def copies(self, layouts: Layouts) -> Floats:
-        return copies(self.job.served, layouts, self.job.workload.isl)
+        return copies(self.job.served, layouts, self.job.shape.isl)
 
 
 def fabric_link(job: Job) -> Link:
@@ -124,7 +124,7 @@ def find_disaggregated_engines(search: LayoutSearch, *, within: bool = True) -> 
     alone = np.flatnonzero((search.layouts.pp == 1) | ("prefill" in kv_connector.pipeline))
     which = np.repeat(alone, len(budgets))
     layouts, budget = search.layouts.take(which), np.tile(budgets, len(alone))
-    room = sequences_that_fit(job, layouts, budget, job.workload.isl)
+    room = sequences_that_fit(job, layouts, budget, prompts=True)
     fits = np.flatnonzero(room >= 2 * layouts.pp)  # one is computed while another leaves
     decode = _decode(search, kv_connector, within)
     if not len(fits) or decode is None:
@@ -262,7 +262,7 @@ def candidates(
     fine = (sending <= on.transfer_us) & (held <= roles.room[kinds])
     n = len(kinds)
     partner, transfer = slowest.take(np.zeros(n, np.int64)), np.full(n, on.transfer_us)
-    pairs = joint(job.served, job.workload.isl, loads, partner, transfer, roles.link, roles.kv_connector)
+    pairs = joint(job.served, job.shape.isl, loads, partner, transfer, roles.link, roles.kv_connector)
     for bound in job.slo.bounds:
         if bound.metric != "tpot":
             fine &= percentile_ms(pairs, bound, job.confidence) <= bound.limit_ms
