@@ -31,6 +31,7 @@ JsonOutput = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress and no notes on standard error.", rich_help_panel=SHOWN)
 ]
+Edited = Annotated[bool, typer.Option("--edited", help="Go on with a document that was edited since it was made.")]
 Request = Annotated[
     str | None,
     typer.Option(

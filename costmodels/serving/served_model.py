@@ -143,12 +143,18 @@ class ServedModel:
         return np.asarray(self.kv_bytes(layouts, tokens) / tokens)
 
     def cache_tokens(
-        self, layouts: Layouts, token_budget: Ints, tokens: int, *, memory_fraction: float | None = None
+        self,
+        layouts: Layouts,
+        token_budget: Ints,
+        tokens: int,
+        *,
+        memory_fraction: float | None = None,
+        sequences: Ints | int | None = None,
     ) -> Floats:
         """Tokens of cache of each attention rank, where sequences have ``tokens`` tokens, [n]; ≤ 0: no room.
 
         Args:
-            token_budget, memory_fraction: as of :meth:`memory`.
+            token_budget, memory_fraction, sequences: as of :meth:`memory`.
         """
-        parts = self.memory(layouts, token_budget, memory_fraction=memory_fraction)
+        parts = self.memory(layouts, token_budget, memory_fraction=memory_fraction, sequences=sequences)
         return np.asarray(parts.kv_bytes / self.kv_bytes_per_token(layouts, tokens))

@@ -14,7 +14,7 @@ from costmodels.serving.simulator.step_table import End
 from planner.contract.engine import EngineGroup
 from planner.contract.models import ModelConfig
 from planner.contract.provenance import Provenance, provenance_fields
-from planner.contract.quantities import Interval
+from planner.contract.quantities import Interval, Latency
 from planner.contract.workload.slo import Bound
 from planner.contract.workload.traces import sent
 from planner.replay import document as simulated
@@ -101,25 +101,27 @@ def simulate_plan(
         )
     described = _load(load, source)
     capacity = capacity_seen_rps(value, described.rate_rps)
-    checks = tuple(_attained(bound, fleets) for bound in plan.request.slo.bounds)
+    checks = tuple(_attained(bound, fleets, plan) for bound in plan.request.slo.bounds)
     limits = limits_us([(bound.metric, bound.limit_ms) for bound in plan.request.slo.bounds])
     cost = engines[0].cost
-    return simulated.SimulationReport(
+    report = simulated.SimulationReport(
         model=plan.request.model,
         engines=tuple(
             f"{len(group.replicas)} × {group.layout.label} on {group.gpu}"
             + ("" if group.role == "aggregated" else f" ({group.role})")
             for group in plan.decision.engines
         ),
+        edited=plan.was_edited,
+        planned_rps=plan.prediction.request_rate_rps.value,
         load=described,
         served=served,
         refused=_refused(value.requests),
         slo=checks,
         attainment=_interval({end: fleet.requests.attainment(limits) for end, fleet in fleets.items()}),
         goodput_rps=_interval({end: fleet.requests.goodput_rps(limits) for end, fleet in fleets.items()}),
-        ttft_ms=_percentiles("ttft", fleets),
-        tpot_ms=_percentiles("tpot", fleets),
-        e2e_ms=_percentiles("e2e", fleets),
+        ttft_ms=_percentiles("ttft", fleets, plan),
+        tpot_ms=_percentiles("tpot", fleets, plan),
+        e2e_ms=_percentiles("e2e", fleets, plan),
         output_tokens_per_s=value.requests.output_tokens_per_s,
         preemptions=int(value.requests.preemptions.sum()),
         falls_behind=capacity is not None,
@@ -136,6 +138,7 @@ def simulate_plan(
             )
         ),
     )
+    return report.sealed()
 
 
 def notes_of(engines: Sequence[PlannedEngine]) -> list[str]:
@@ -197,22 +200,33 @@ def _at(fleets: dict[End, FleetOutcome], metric: Metric, p: float | None) -> Int
     return _interval(values)
 
 
-def _percentiles(metric: Metric, fleets: dict[End, FleetOutcome]) -> simulated.Percentiles | None:
+def _percentiles(metric: Metric, fleets: dict[End, FleetOutcome], plan: Plan) -> simulated.Percentiles | None:
     if not len(fleets["value"].requests.of(metric)):
         return None
     at = {name: _at(fleets, metric, p) for name, p in QUANTILES.items()}
-    return simulated.Percentiles(mean=_at(fleets, metric, None), **at)
+    said: Latency | None = getattr(plan.prediction, f"{metric}_ms")
+    return simulated.Percentiles(mean=_at(fleets, metric, None), **at, planned=_planned(said))
 
 
-def _attained(bound: Bound, fleets: dict[End, FleetOutcome]) -> simulated.Attained:
+def _planned(said: Latency | None) -> simulated.Planned | None:
+    if said is None:
+        return None
+    p95 = None if said.p95 is None else said.p95.value
+    return simulated.Planned(mean=said.mean.value, p50=said.p50.value, p90=said.p90.value, p95=p95, p99=said.p99.value)
+
+
+def _attained(bound: Bound, fleets: dict[End, FleetOutcome], plan: Plan) -> simulated.Attained:
     limit = {bound.metric: bound.limit_ms * 1e3}
     share = _interval({end: each.requests.attainment(limit) for end, each in fleets.items()})
     at = _at(fleets, bound.metric, bound.percentile / 100) if len(fleets["value"].requests.of(bound.metric)) else None
+    asked = (bound.metric, bound.percentile, bound.limit_ms)
+    said = [each for each in plan.prediction.slo if (each.metric, each.percentile, each.limit_ms) == asked]
     return simulated.Attained(
         metric=bound.metric,
         percentile=bound.percentile,
         limit_ms=bound.limit_ms,
         simulated=at,
+        planned_ms=said[0].predicted.value if said else None,
         share=share,
         holds=share.value >= bound.percentile / 100,
     )

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.options import Option
+from planner.contract.published import EDITED, EDITED_HINT
 from planner.serving.document.plan import Plan, parse_plan
 from profiles.values import shown
 
@@ -98,6 +99,12 @@ class SimulationRequest(Document):
         Option("Of the arrivals and of the gateway's choices.", _LOAD),
     ] = 0
 
+    edited: Annotated[
+        bool,
+        Field(description="go on with a plan that was edited since it was made"),
+        Option("Go on with a plan that was edited since it was made; the report says so.", _LOAD),
+    ] = False
+
     @field_validator("arrivals")
     @classmethod
     def _known(cls, text: str | None) -> str | None:
@@ -116,6 +123,12 @@ class SimulationRequest(Document):
         if count is not None and count < 1:
             raise ValueError(f"{count} is not at least 1; give the number of requests")
         return count
+
+    @model_validator(mode="after")
+    def _as_it_was_made(self) -> SimulationRequest:
+        if self.plan.was_edited and not self.edited:
+            raise ValueError(f"plan: {EDITED}; {EDITED_HINT}")
+        return self
 
     @model_validator(mode="after")
     def _one_load(self) -> SimulationRequest:

@@ -186,10 +186,17 @@ def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Floats, most:
 
 
 def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, tokens: int | None = None) -> Ints:
-    """Sequences of ``tokens`` tokens (default: of full length) whose KV cache fits, per attention rank."""
+    """Sequences of ``tokens`` tokens (default: of full length) whose KV cache fits, per attention rank: the largest
+    batch that an engine can be started for and still have the cache of (a larger one leaves less)."""
     served = job.served
     per_sequence = served.kv_bytes(layouts, job.shape.tokens if tokens is None else tokens)
-    return np.minimum(served.memory(layouts, budget).sequences(per_sequence), served.framework.limits.max_sequences)
+    least = np.zeros(len(layouts), np.int64)
+    most = np.full(len(layouts), served.framework.limits.max_sequences)
+    while (least < most).any():
+        middle = (least + most + 1) // 2
+        holds = served.memory(layouts, budget, sequences=middle).sequences(per_sequence) >= middle
+        least, most = np.where(holds, middle, least), np.where(holds, most, middle - 1)
+    return least
 
 
 @dataclass(frozen=True)
@@ -220,7 +227,7 @@ def search(job: Job, allowed: Restrictions) -> LayoutSearch:
     enough = most >= 1
     too_big = np.setdiff1d(which, which[enough])
     if len(too_big):
-        weights = job.served.memory(layouts, np.full(len(layouts), min(budgets)))
+        weights = job.served.memory(layouts, np.full(len(layouts), min(budgets)), sequences=1)
         no_room = too_big[weights.kv_bytes[too_big] <= 0]
         no_cache = np.setdiff1d(too_big, no_room)
         rejected += _memory_rejections(job, layouts, no_room, no_cache)

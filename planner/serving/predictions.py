@@ -14,7 +14,7 @@ from planner.contract.documents import PLAIN_NUMBER, Document, checked
 from planner.contract.models import ModelConfig, architecture_of
 from planner.contract.options import Option
 from planner.contract.provenance import Provenance, provenance_fields
-from planner.contract.published import Published, Upgrade, parse_published
+from planner.contract.published import Published, Upgrade, as_it_is, parse_published
 from planner.contract.workload.images import SIZE_PATTERN
 from planner.serving.configuration import ENGINE, Count, EngineAsked
 from profiles.errors import InputError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from costmodels.models.architecture import Architecture
     from profiles.store import ProfileStore
 
-SCHEMA_VERSION: Literal["1.0"] = "1.0"
+SCHEMA_VERSION: Literal["1.1"] = "1.1"
 
 MOST_CONFIGURATIONS = 10_000
 """Of one request: ten thousand take a minute or two."""
@@ -75,7 +75,7 @@ class Predictions(Published):
     """A row for each configuration."""
 
     kind: Literal["predictions"] = "predictions"
-    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    schema_version: Literal["1.1"] = SCHEMA_VERSION
     rows: tuple[dict[str, Cell], ...] = Field(
         description="what was given, as it was given, and: ttft_ms, tpot_ms and e2e_ms, each _mean with its 80 % "
         "interval _low to _high and _p50 and _p99 of requests; output_tokens_per_s_per_gpu; memory_bytes_per_gpu; "
@@ -85,8 +85,8 @@ class Predictions(Published):
     provenance: Provenance
 
 
-OLDER: dict[str, Upgrade] = {}
-"""Versions that still open: none."""
+OLDER: dict[str, Upgrade] = {"1.0": as_it_is}
+"""Versions that still open."""
 
 
 def parse_predictions(text: str, where: str = "predictions") -> Predictions:
@@ -147,7 +147,7 @@ def document_of(table: pd.DataFrame, measured: Sequence[ProfileStore] = ()) -> P
     )
     store = shipped_pack()
     fields = provenance_fields(store, measured, set(table["gpu"]), cost_model_version(store, measured), ())
-    return Predictions(rows=rows, provenance=Provenance(**fields))
+    return Predictions(rows=rows, provenance=Provenance(**fields)).sealed()
 
 
 TEXTS = {

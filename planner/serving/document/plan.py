@@ -23,9 +23,9 @@ from planner.contract.workload.workload import Workload
 from planner.serving.document.prediction import Prediction
 from planner.serving.request import Disaggregation, Objective
 
-SCHEMA_VERSION: Literal["1.3"] = "1.3"
+SCHEMA_VERSION: Literal["1.4"] = "1.4"
 
-OLDER = dict.fromkeys(("1.0", "1.1", "1.2"), as_it_is)
+OLDER = dict.fromkeys(("1.0", "1.1", "1.2", "1.3"), as_it_is)
 """Versions that still open, for ever: whatever a later one added has a default that says what was so."""
 
 
@@ -167,7 +167,7 @@ class Plan(Published):
     """The whole document."""
 
     kind: Literal["serving"] = "serving"
-    schema_version: Literal["1.3"] = SCHEMA_VERSION
+    schema_version: Literal["1.4"] = SCHEMA_VERSION
     request: RequestUnderstood
     decision: Decision
     prediction: Prediction

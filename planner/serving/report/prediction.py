@@ -116,7 +116,8 @@ def _power(group: Group, steps: list[tuple[StepTimes, float]]) -> Estimates:
 
 def _memory(group: Group) -> MemoryParts:
     served, tokens = group.job.served, group.engine.longest_tokens
-    parts = served.memory(group.layouts, np.array([group.limits.max_tokens_per_step]))
+    limits = group.limits
+    parts = served.memory(group.layouts, np.array([limits.max_tokens_per_step]), sequences=limits.max_sequences)
     per_token = float(served.kv_bytes_per_token(group.layouts, tokens)[0])
     return MemoryParts(
         weights_bytes=float(parts.weights_bytes[0]),

@@ -17,11 +17,13 @@ from planner.contract.workload.workload import parse_workload
 from planner.serving.layouts import Restrictions
 from planner.serving.operating_points import (
     BELOW_ONE,
+    FEW_PLACES,
     GRID,
     Job,
     LayoutSearch,
     OperatingPoints,
     at_load,
+    has_room,
     peak_sequences,
     percentile_ms,
     search,
@@ -87,9 +89,17 @@ def test_a_layout_too_big_for_its_weights_says_so(bare: ProfileStore) -> None:
 
 
 def test_a_layout_with_too_little_room_for_the_cache_says_how_little(bare: ProfileStore) -> None:
-    result = search(job(bare, workload="isl=15000,osl=1000", gpu="L4"), Restrictions(1, 8))
+    result = search(job(bare, workload="isl=30000,osl=2000", gpu="L4"), Restrictions(1, 8))
     (why,) = [r for r in result.rejected if r.of_memory]
-    assert why.reason == "KV cache left holds fewer than 4 sequences of 16000 tokens"
+    assert why.reason == "KV cache left holds no sequence of 32000 tokens"
+
+
+def test_one_sequence_in_the_cache_is_enough_and_a_quarter_of_few_places_is_used(bare: ProfileStore) -> None:
+    result = search(job(bare, workload="isl=9000,osl=1000", gpu="L4"), Restrictions(1, 8))
+    points = found(result.coarse)
+    assert set(points.most.tolist()) <= {1, 2, 3}
+    assert (points.concurrency * FEW_PLACES <= points.most).all()
+    assert has_room(1.0, np.array([1, 3, 4])).tolist() == [False, False, True]
 
 
 def test_every_point_fits_into_memory_with_its_fluctuations(free: LayoutSearch) -> None:
