@@ -67,7 +67,7 @@ def planned(model: Path, framework: str) -> str:
         return f"no: {error.message}"
     except ShardwrightError as error:
         return f"error: {error.message}"
-    groups = [f"{group.replicas} x {group.layout.label}" for group in document.decision.engines]
+    groups = [f"{len(group.replicas)} x {group.layout.label}" for group in document.decision.engines]
     return f"{' + '.join(groups)}, {document.proof.objective_value:.4g}"
 
 
