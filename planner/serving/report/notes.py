@@ -59,7 +59,7 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
         )
     for group in groups:
         step = group.engine.steps[0][0]
-        if HOW[int(group.engine.origin.how[0])] == "roofline":
+        if HOW[int(group.engine.origin.how[0])] == "roofline" and not group.job.served.unmeasured:
             share = float(step.parts["communication"][0] / step.latency.value[0])
             topology = group.job.served.network.topology
             over_pcie = group.layout.pp == 1 and topology is not None and topology.bus_share is not None
