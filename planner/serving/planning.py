@@ -29,6 +29,7 @@ from planner.serving.layouts import Rejected, restrictions
 from planner.serving.operating_points import Job, search, served_on
 from planner.serving.report.report import assemble
 from planner.serving.request import PlanRequest, parse_request
+from planner.serving.users import planned_for_users
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, LimitReached, ShardwrightError, Unsupported
 from profiles.hardware import Catalogue
@@ -73,10 +74,15 @@ def plan(
     def planned(closed: PlanRequest) -> Plan:
         return _plan(closed, model, cost_of, progress, expert_loads)
 
+    def planned_anywhere(asked: PlanRequest) -> Plan:
+        if asked.cluster.is_open:
+            return planned_on_open_cluster(asked, planned, progress or (lambda _: None))
+        return planned(asked)
+
     request = request.with_headroom
-    if request.cluster.is_open:
-        return planned_on_open_cluster(request, planned, progress or (lambda _: None))
-    return planned(request)
+    if request.workload.concurrency is not None:
+        return planned_for_users(request, planned_anywhere)
+    return planned_anywhere(request)
 
 
 def _plan(
