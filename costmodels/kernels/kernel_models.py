@@ -23,6 +23,7 @@ from profiles.boxes import Box, measured_in
 from profiles.columns import Columns as Measured
 from profiles.columns import Texts, texts
 from profiles.errors import DataError
+from profiles.exclusions import exclusions, listed_in
 from profiles.hardware import SHIPPED, Catalogue, Gpu
 from profiles.store import ProfileStore
 
@@ -83,9 +84,10 @@ def load_rows(
     left_out: tuple[Box, ...] = (),
 ) -> Rows:
     """The rows that speak for ``framework``: its own, and where a (GPU, precision, kind) has none, a
-    stand-in's; none that were measured in the boxes ``left_out``."""
+    stand-in's; none that were measured in the boxes ``left_out``, or that are listed as wrong."""
     order = sources_of(framework)
     kernel = families().kernel(operation)
+    excluded = exclusions(store.manifest.name, operation)
     names = ["gpu", "num_gpus", "dtype", *kernel.shape_names, "latency_us"]
     parts: list[Rows] = []
     seen = np.zeros(0, np.uint64)
@@ -96,6 +98,7 @@ def load_rows(
         if (same := kernel.one_precision) is not None:
             kept &= texts(table, "dtype").isin(same.dtypes)
             table["dtype"] = Texts(np.zeros(len(kept), np.int64), (same.dtype,))
+        kept &= ~listed_in(excluded, table, row_source, gpu)
         table = {name: column[kept] for name, column in table.items()}
         columns = _known(store, operation, table)
         gpu_index = texts(table, "gpu").positions(hardware.names)

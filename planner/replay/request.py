@@ -40,17 +40,26 @@ class Trace(Document):
 
     name: str = Field(min_length=1, max_length=LONGEST_TEXT, description="what reports call it")
     arrival_s: tuple[Seconds, ...] = Field(min_length=1, description="after the first, which comes at 0")
+    skipped: Annotated[int, Field(ge=0), PLAIN_NUMBER] = Field(
+        default=0, description="requests without output, left out"
+    )
     isl: tuple[Tokens, ...] = Field(min_length=1, description="tokens of each prompt")
     osl: tuple[Tokens, ...] = Field(min_length=1, description="tokens of each answer")
 
     @classmethod
-    def read(cls, path: Path, *, first: int | None = None) -> Trace:
-        """The trace in a CSV file, or its ``first`` requests. Raises as
+    def read(cls, path: Path, *, first: int | None = None, skip_failed: bool = False) -> Trace:
+        """The trace in a file, or its ``first`` rows. Arguments and errors as of
         :func:`planner.contract.workload.traces.recorded`."""
         from planner.contract.workload.traces import recorded
 
-        seconds, isl, osl = (column.tolist() for column in recorded(path, first=first))
-        return cls(name=path.name, arrival_s=seconds, isl=isl, osl=osl)
+        found = recorded(path, first=first, skip_failed=skip_failed)
+        return cls(
+            name=found.name,
+            arrival_s=found.seconds.tolist(),
+            isl=found.isl.tolist(),
+            osl=found.osl.tolist(),
+            skipped=found.skipped,
+        )
 
     @model_validator(mode="after")
     def _as_many_of_each(self) -> Trace:
