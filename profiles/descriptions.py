@@ -16,8 +16,11 @@ import yaml
 from pydantic import ValidationError
 
 from profiles.errors import DataError, InputError
+from profiles.files import Source, is_file
 from profiles.hardware import SHIPPED, Catalogue, Fact, Gpu, Node, fabrics, find_fabric, gpus
 from profiles.pcie import pcie_fact
+from profiles.values import named
+from profiles.yaml_markup import read_yaml
 
 FILE = "gpus.yaml"
 
@@ -45,7 +48,7 @@ def catalogue_with(folders: Iterable[Path | str], catalogue: Catalogue = SHIPPED
     """
     for folder in folders:
         file = Path(folder) / FILE
-        if file.is_file():
+        if is_file(file):
             catalogue = catalogue_with_file(file, catalogue)
     return catalogue
 
@@ -69,10 +72,7 @@ def read_descriptions(file: Path) -> list[tuple[Gpu, Node]]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"GPU facts {file}: cannot be read ({error})", "correct the file") from error
+    entries = read_yaml(Source(file, "GPU facts", "correct the file", error=DataError))
     if not isinstance(entries, dict) or not all(isinstance(fields, dict) for fields in entries.values()):
         raise DataError(f"GPU facts {file}: not a mapping of names to facts", "write it as profiles/hardware/gpus.yaml")
     return entries
@@ -123,8 +123,8 @@ def _nulls(fields: Mapping[str, Any], where: str = "") -> list[str]:
 
 def _plain(error: ValidationError | TypeError) -> str:
     if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-    return str(error)
+        return "; ".join(f"{'.'.join(named(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
+    return "its facts are not those of a GPU (keys that are no text?)"
 
 
 def keep(folder: Path, names: Iterable[str], catalogue: Catalogue) -> None:
@@ -137,7 +137,7 @@ def keep(folder: Path, names: Iterable[str], catalogue: Catalogue) -> None:
     chosen = set(names)
     wanted = {name: _document(gpu, node) for name, (gpu, node) in catalogue.described.items() if name in chosen}
     file = folder / FILE
-    old = _read(file) if file.is_file() else {}
+    old = _read(file) if is_file(file) else {}
     if all(old.get(name) == document for name, document in wanted.items()):
         return
     temporary = file.with_suffix(".tmp")

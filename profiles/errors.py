@@ -15,6 +15,10 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+from profiles.values import shortened, shown
+
+LONGEST_NAME = 200  # characters of an unknown name that are compared with known ones
+
 
 class ShardwrightError(Exception):
     """``message`` names the field and the value that are wrong; ``hint`` says the way out.
@@ -27,9 +31,8 @@ class ShardwrightError(Exception):
     title: ClassVar[str] = "Shardwright error"
 
     def __init__(self, message: str, hint: str, **details: object) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = shortened(message), shortened(hint)
+        super().__init__(self.message)
         self.details = details
 
 
@@ -49,11 +52,11 @@ class UnknownName(InputError):
     def __init__(self, field: str, value: str, known: Iterable[str], more: str = "") -> None:
         names = sorted(set(known))
         folded = {name.casefold(): name for name in names}
-        close = difflib.get_close_matches(value.casefold(), list(folded), n=4, cutoff=0.4)
+        close = difflib.get_close_matches(value[:LONGEST_NAME].casefold(), list(folded), n=4, cutoff=0.4)
         nearest = [folded[name] for name in close]
         listing = ", ".join(nearest) if nearest else ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
         super().__init__(
-            f"{field}: {value!r} is not known",
+            f"{field}: {shown(value)} is not known",
             f"{'nearest' if nearest else 'known'}: {listing}" + (f"; {more}" if more else ""),
             field=field,
             value=value,

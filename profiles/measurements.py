@@ -6,6 +6,7 @@ Validation, importers, the store and ``plan profile show`` all read them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from profiles.errors import DataError, UnknownName
+from profiles.values import shown
 
 FORMAT_VERSION = 1
 
@@ -37,8 +39,8 @@ DTYPES = tuple(DTYPE_MEANINGS)
 class Column:
     """One column: ``kind`` is ``int``, ``float`` or ``str``.
 
-    ``minimum`` is inclusive. A text is one of ``levels`` where there are any, and matches all of ``pattern``
-    (a regular expression) where there is one.
+    ``minimum`` and ``maximum`` are inclusive. A text is one of ``levels`` where there are any, and matches all of
+    ``pattern`` (a regular expression) where there is one.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Column:
     meaning: str
     required: bool = True
     minimum: float = 0.0
+    maximum: float = math.inf
     unit: str = ""
     levels: tuple[str, ...] = ()
     pattern: str = ""
@@ -226,20 +229,26 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-def _optional(name: str, kind: str, meaning: str, minimum: float = 0.0, unit: str = "") -> Column:
-    return Column(name, kind, f"{meaning}, or null", required=False, minimum=minimum, unit=unit)
+def _optional(
+    name: str, kind: str, meaning: str, minimum: float = 0.0, unit: str = "", maximum: float = math.inf
+) -> Column:
+    return Column(name, kind, f"{meaning}, or null", required=False, minimum=minimum, maximum=maximum, unit=unit)
+
+
+_SHORTEST_US, _LONGEST_US = 1e-3, 1e9  # a clock of 1 GHz; a quarter of an hour
+_MOST_RANKS = 1024  # of one scale-up domain: more than any that is built (NVL576)
 
 
 COMMON: tuple[Column, ...] = (
     Column("gpu", "str", "GPU type, as the hardware catalogue names it"),
-    Column("num_gpus", "int", "GPUs that took part", minimum=1),
+    Column("num_gpus", "int", "GPUs that took part", minimum=1, maximum=_MOST_RANKS),
     Column("dtype", "str", "precision of the operation", levels=DTYPES),
-    Column("latency_us", "float", "median latency", minimum=1e-3, unit="µs"),
-    _optional("latency_p10_us", "float", "10th percentile of the latency", 1e-3, "µs"),
-    _optional("latency_p90_us", "float", "90th percentile of the latency", 1e-3, "µs"),
+    Column("latency_us", "float", "median latency", minimum=_SHORTEST_US, maximum=_LONGEST_US, unit="µs"),
+    _optional("latency_p10_us", "float", "10th percentile of the latency", _SHORTEST_US, "µs", _LONGEST_US),
+    _optional("latency_p90_us", "float", "90th percentile of the latency", _SHORTEST_US, "µs", _LONGEST_US),
     _optional("repeats", "int", "timed repeats", 1),
-    _optional("power_watts", "float", "mean board power under the operation", unit="W"),
-    _optional("clock_mhz", "float", "median of the SM clocks read under the operation", unit="MHz"),
+    _optional("power_watts", "float", "mean board power under the operation", unit="W", maximum=1e5),
+    _optional("clock_mhz", "float", "median of the SM clocks read under the operation", unit="MHz", maximum=1e5),
     Column("kernel", "str", "kernel or library path that ran"),
     Column("framework", "str", "vllm, sglang, trtllm, nccl, torch, ..."),
     Column("framework_version", "str", "its version"),
@@ -313,7 +322,7 @@ def validate(operation: Operation, rows: pd.DataFrame, where: str = "rows") -> p
     strangers = [str(name) for name in rows.columns if name not in known]
     if strangers:
         raise DataError(
-            f"{where}: column {strangers[0]!r} is not a column of operation {operation.name}",
+            f"{where}: column {shown(strangers[0])} is not a column of operation {operation.name}",
             f"known: {', '.join(known)} (times in microseconds, sizes in bytes)",
         )
     if not rows.columns.is_unique:
@@ -373,6 +382,7 @@ def _number(column: Column, values: pd.Series, where: str) -> pd.Series:
     plain = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
     _refuse(where, column, values, np.isinf(plain), "is not finite")
     _refuse(where, column, values, plain < column.minimum, f"is below {column.minimum:g}")
+    _refuse(where, column, values, plain > column.maximum, f"is above {column.maximum:g}")
     if column.kind == "float":
         return pd.Series(plain, index=values.index, copy=False)
     if not pd.api.types.is_integer_dtype(numbers.dtype):
@@ -386,10 +396,12 @@ def _refuse(where: str, column: Column, values: pd.Series, bad: pd.Series | np.n
     if len(positions):
         first = int(positions[0])
         value = values.iloc[first]
-        shown = value.item() if isinstance(value, np.generic) else value
+        plain = value.item() if isinstance(value, np.generic) else value
+        if plain is pd.NA or plain != plain:
+            plain = None  # a gap
         unit = f" ({column.unit})" if column.unit else ""
         raise DataError(
-            f"{where}: row {first} (counted from 0), column {column.name!r}: {shown!r} {why}"
+            f"{where}: row {first} (counted from 0), column {column.name!r}: {shown(plain)} {why}"
             + (f" ({len(positions):,} such rows)" if len(positions) > 1 else ""),
             f"correct or remove it; {column.name} is: {column.meaning}{unit}",
         )

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
@@ -19,8 +21,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pandas.api.types import is_numeric_dtype, is_string_dtype
 
 from profiles.errors import DataError, InputError, UnknownName
+from profiles.files import GIB, MIB, Source, is_file
+from profiles.markup import read_json
 from profiles.measurements import (
     FORMAT_VERSION,
     OPERATIONS,
@@ -31,8 +36,12 @@ from profiles.measurements import (
     merge_rows,
     validate,
 )
+from profiles.tables import read_parquet
+from profiles.values import named, shown
 
 MANIFEST = "manifest.json"
+_LARGEST_MANIFEST, _LARGEST_FILE = MIB, 64 * GIB  # bytes
+_NAME, _SHA256 = re.compile(r"[a-z0-9_]{1,64}"), re.compile(r"[0-9a-f]{64}")
 _PARTITION = ["framework", "gpu"]  # rows are sorted by these, so that a query reads few row groups
 
 
@@ -64,14 +73,18 @@ class ProfileStore:
 
     Args:
         path: the store's folder. It must exist; use :meth:`create` for a new one.
+        trusted: the store is ours (the shipped pack): its files are not compared with the manifest, nor its rows
+            looked at, before they answer.
 
     Raises:
-        DataError: the folder is no store, is corrupt, or was written by a newer version.
+        DataError: the folder is no store, is corrupt, was changed by hand, or was written by a newer version.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, trusted: bool = False) -> None:
         self.path = Path(path)
         self.manifest = self._read_manifest()
+        if not trusted:
+            self.verify()
 
     @classmethod
     def create(cls, path: Path | str, *, name: str, version: str, attribution: str) -> ProfileStore:
@@ -82,36 +95,42 @@ class ProfileStore:
         """
         folder = Path(path)
         if (folder / MANIFEST).exists():
-            raise InputError(f"store: {folder} already holds a store", "open it, or choose another folder")
+            raise InputError(f"store: {named(folder)} already holds a store", "open it, or choose another folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _write_manifest(folder, Manifest(name, version, attribution, {}))
         except OSError as error:
             raise InputError(
-                f"store: {folder} cannot be made ({error})", "choose a folder that you may write to"
+                f"store: {named(folder)} cannot be made ({error})", "choose a folder that you may write to"
             ) from error
         return cls(folder)
 
     def _read_manifest(self) -> Manifest:
-        try:
-            document = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise DataError(f"store {self.path}: no {MANIFEST} there", "give the folder of a profile store") from error
-        except (OSError, ValueError) as error:
-            raise self._broken(MANIFEST, f"cannot be read ({error})") from error
+        hint = "restore the file from its source, or rebuild the store"
+        source = Source(self.path / MANIFEST, "store", hint, _LARGEST_MANIFEST, DataError)
+        if not is_file(source.path):
+            raise DataError(f"store {named(self.path)}: no {MANIFEST} there", "give the folder of a profile store")
+        document = read_json(source)
         version = document.get("format_version") if isinstance(document, dict) else None
-        if not isinstance(version, int):
+        if not isinstance(version, int) or isinstance(version, bool):
             raise self._broken(MANIFEST, "holds no format_version")
         if version > FORMAT_VERSION:
             raise DataError(
-                f"store {self.path}: format_version {version} is newer than this program's {FORMAT_VERSION}",
+                f"store {named(self.path)}: format_version {version} is newer than this program's {FORMAT_VERSION}",
                 "upgrade shardwright",
             )
         for name, kind in (("name", str), ("version", str), ("attribution", str), ("hashes", dict)):
             if not isinstance(document.get(name), kind):
                 raise self._broken(MANIFEST, f"holds no {name}")
+        pending = document.get("pending") or {}
+        for hashes in (document["hashes"], pending):
+            if not isinstance(hashes, dict):
+                raise self._broken(MANIFEST, "holds no pending")
+            for operation, value in hashes.items():
+                if not (_NAME.fullmatch(operation) and isinstance(value, str) and _SHA256.fullmatch(value)):
+                    raise self._broken(MANIFEST, f"holds no hash of {shown(operation)}")
         manifest = Manifest(document["name"], document["version"], document["attribution"], dict(document["hashes"]))
-        return self._settle(manifest, document.get("pending") or {})
+        return self._settle(manifest, pending)
 
     def _settle(self, manifest: Manifest, pending: Mapping[str, str]) -> Manifest:
         """After a killed writer: its file counts if it got as far as putting it in place."""
@@ -123,11 +142,17 @@ class ProfileStore:
         return replace(manifest, hashes={**manifest.hashes, **arrived})
 
     def _broken(self, file: str, what: str) -> DataError:
-        return DataError(f"store {self.path}: {file} {what}", "restore the file from its source, or rebuild the store")
+        return DataError(
+            f"store {named(self.path)}: {file} {what}", "restore the file from its source, or rebuild the store"
+        )
 
     def operations(self) -> list[str]:
         """Names of the operations that have rows, in the order of the schema."""
         return [name for name in OPERATIONS if name in self.manifest.hashes]
+
+    def _source(self, operation: str) -> Source:
+        hint = "restore the file from its source, or rebuild the store"
+        return Source(self._file(operation), "store", hint, _LARGEST_FILE, DataError)
 
     def _file(self, operation: str) -> Path:
         return self.path / f"{operation}.parquet"
@@ -145,7 +170,10 @@ class ProfileStore:
         the time and memory of a filtered dataset scan.
         """
         try:
-            with pq.ParquetFile(self._file(operation), read_dictionary=list(dictionary)) as file:
+            with (
+                self._source(operation).opened() as stream,
+                pq.ParquetFile(stream, read_dictionary=list(dictionary)) as file,
+            ):
                 needed = [*columns, *(name for name in only if name not in columns)]
                 position = {name: i for i, name in enumerate(file.schema_arrow.names)}
                 parts = [file.schema_arrow.empty_table().select(needed)]
@@ -160,8 +188,10 @@ class ProfileStore:
             table = pa.concat_tables(parts).select(columns).unify_dictionaries()
             pa.default_memory_pool().release_unused()
             return table
-        except (OSError, pa.ArrowException, KeyError) as error:
-            raise self._broken(f"{operation}.parquet", f"cannot be read ({error})") from error
+        except KeyError as error:
+            raise self._broken(f"{operation}.parquet", f"cannot be read (no column {error})") from error
+        except (OSError, pa.ArrowException) as error:
+            raise self._broken(f"{operation}.parquet", "cannot be read (it is no whole Parquet file)") from error
 
     def query(
         self,
@@ -175,8 +205,6 @@ class ProfileStore:
         """Rows of ``operation``, optionally of one GPU type and some frameworks; empty where there are none.
 
         With ``categories``, text columns come as pandas categories, which takes a fraction of the memory.
-
-        The file is read as it is; :meth:`verify` compares it with the manifest.
 
         Raises:
             UnknownName: unknown operation, or unknown column.
@@ -209,18 +237,29 @@ class ProfileStore:
         return sorted(chunks[0].dictionary.to_pylist()) if chunks else []
 
     def verify(self) -> None:
-        """Checks every file against the hash in the manifest, as both now lie on the disk.
+        """Checks every file against the hash in the manifest, as both now lie on the disk, and the rows against what
+        a row can be (:func:`profiles.measurements.validate`). A file that was checked is not checked again in this
+        process until it changes.
 
         Raises:
-            DataError: naming the first file that differs.
+            DataError: naming the first file that differs, or the first row.
         """
-        for operation, expected in self._read_manifest().hashes.items():
-            try:
-                actual = _hash(self._file(operation))
-            except OSError as error:
-                raise self._broken(f"{operation}.parquet", f"cannot be read ({error})") from error
-            if actual != expected:
-                raise self._broken(f"{operation}.parquet", f"is not the file that {MANIFEST} describes")
+        while differs := self._first_that_differs():
+            before, self.manifest = self.manifest, self._read_manifest()
+            if self.manifest == before:  # else a writer put a new file in place since the manifest was read
+                raise self._broken(f"{differs}.parquet", f"is not the file that {MANIFEST} describes")
+        for operation in self.operations():
+            file = self._file(operation)
+            _check_rows(operation, file, _stamp(file))
+
+    def _first_that_differs(self) -> str | None:
+        for operation, expected in self.manifest.hashes.items():
+            with self._source(operation).opened():  # it is there, and a regular file
+                pass
+            file = self._file(operation)
+            if _hash_of(file, _stamp(file)) != expected:
+                return operation
+        return None
 
     def add(self, operation: str, rows: pd.DataFrame, where: str = "rows") -> int:
         """Validates ``rows`` and merges them in; returns how many rows the operation then has.
@@ -282,7 +321,7 @@ class ProfileStore:
         except (OSError, pa.ArrowException) as error:
             temporary.unlink(missing_ok=True)
             raise DataError(
-                f"store {self.path}: {target.name} cannot be written ({error})",
+                f"store {named(self.path)}: {target.name} cannot be written ({error})",
                 "nothing is lost; free disk space, or choose a folder that you may write to",
             ) from error
 
@@ -310,7 +349,7 @@ def shipped_pack() -> ProfileStore:
     Raises:
         DataError: the installation is broken.
     """
-    return ProfileStore(Path(str(files("profiles") / "packs" / "silicon")))
+    return ProfileStore(Path(str(files("profiles") / "packs" / "silicon")), trusted=True)
 
 
 def _may_hold(statistics: pq.Statistics | None, values: Sequence[str]) -> bool:
@@ -323,6 +362,33 @@ def _may_hold(statistics: pq.Statistics | None, values: Sequence[str]) -> bool:
 def _hash(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+Stamp = tuple[int, int, int]
+
+
+def _stamp(file: Path) -> Stamp:
+    """Changes when a file is replaced or written to."""
+    facts = file.stat()
+    return facts.st_mtime_ns, facts.st_size, facts.st_ino
+
+
+@lru_cache(maxsize=256)
+def _hash_of(file: Path, stamp: Stamp) -> str:
+    return _hash(file)
+
+
+@lru_cache(maxsize=256)
+def _check_rows(operation: str, file: Path, stamp: Stamp) -> None:
+    """Raises DataError where a row of ``file``, whose hash is right, is none that could have been written."""
+    source = Source(file, "store", "rebuild the store", _LARGEST_FILE, DataError)
+    rows, known = read_parquet(source), find_operation(operation)
+    validate(known, rows, source.where)  # which is lenient with types that importers bring
+    for column in columns_of(known):
+        values = rows[column.name].dropna() if column.name in rows else pd.Series()
+        right = is_string_dtype if column.kind == "str" else is_numeric_dtype
+        if len(values) and not right(values):
+            raise source.wrong(f"column {column.name!r} holds no {'text' if column.kind == 'str' else 'numbers'}")
 
 
 def _flush(file: Path) -> None:

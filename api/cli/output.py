@@ -8,6 +8,7 @@ from pathlib import Path
 
 from api.cli.console import as_json_text, write_text
 from profiles.errors import InputError
+from profiles.values import named
 
 
 def check_target(path: Path | None, option: str = "--output") -> None:
@@ -19,19 +20,27 @@ def check_target(path: Path | None, option: str = "--output") -> None:
     """
     if path is None:
         return
+    try:
+        _check(path, option)
+    except (OSError, ValueError) as error:  # a name that no file can have
+        why = getattr(error, "strerror", None) or "no file can have this name"
+        raise InputError(f"{option}: {named(path)} cannot be written ({why})", "name another file") from error
+
+
+def _check(path: Path, option: str) -> None:
     parent = path.parent
     if path.is_dir():
-        raise InputError(f"{option}: {path} is a directory", "name a file in it")
+        raise InputError(f"{option}: {named(path)} is a directory", "name a file in it")
     if path.exists() and not path.is_file():
         raise InputError(
-            f"{option}: {path} is not a regular file", "name a file, or use --json and redirect standard output"
+            f"{option}: {named(path)} is not a regular file", "name a file, or use --json and redirect standard output"
         )
     if not parent.exists():
-        raise InputError(f"{option}: the directory {parent} does not exist", f"make it first: mkdir -p {parent}")
+        raise InputError(f"{option}: the directory {named(parent)} does not exist", f"make it first: mkdir -p {parent}")
     if not parent.is_dir():
-        raise InputError(f"{option}: {parent} is not a directory", "name a file in a directory")
+        raise InputError(f"{option}: {named(parent)} is not a directory", "name a file in a directory")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"{option}: no permission to write in {parent}", "name a file elsewhere")
+        raise InputError(f"{option}: no permission to write in {named(parent)}", "name a file elsewhere")
 
 
 def hand_over(document: str, output: Path | None, *, as_json: bool) -> bool:
@@ -78,7 +87,7 @@ def write_atomically(path: Path, content: str | bytes, option: str = "--output")
             raise
     except OSError as error:
         raise InputError(
-            f"{option}: {path} cannot be written ({error.strerror})", "name another file, or make room"
+            f"{option}: {named(path)} cannot be written ({error.strerror})", "name another file, or make room"
         ) from error
 
 

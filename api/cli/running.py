@@ -12,7 +12,9 @@ from typing import Any
 
 import typer
 
+from api.cli.arguments import check_text, in_brief, strict_numbers
 from profiles.errors import ShardwrightError
+from profiles.values import shortened
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -28,7 +30,9 @@ def run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without × or ≤ is no reason to fail
     try:
-        code = app(args=None if arguments is None else list(arguments), prog_name="plan", standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        check_text(given)
+        code = strict_numbers(typer.main.get_command(app), given).main(given, prog_name="plan", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except ShardwrightError as error:
@@ -50,7 +54,7 @@ def run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
 
 def _usage(error: Any) -> int:
     """typer's usage errors in our shape; a group that was given nothing to do shows its help."""
-    message = " ".join(str(error.format_message()).split())  # composing the help prints it
+    message = in_brief(str(error.format_message()))  # composing the help prints it
     if type(error).__name__ == "NoArgsIsHelpError":
         return 0
     context = getattr(error, "ctx", None)
@@ -60,7 +64,7 @@ def _usage(error: Any) -> int:
 
 def _complain(message: str, hint: str, code: int) -> int:
     for label, text in (("error", message), ("hint", hint)):
-        print(f"{label}: {' '.join(text.split())}", file=sys.stderr)
+        print(f"{label}: {shortened(' '.join(text.split()))}", file=sys.stderr)
     return code
 
 

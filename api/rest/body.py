@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from api.rest.problems import RefusedError
-from planner.contract.documents import strict_json
+from profiles.markup import strict_json
 
 MOST_BYTES = 16 * 1024 * 1024
 """Of a body. A plan request takes 30 kB at most; counts of 58 layers with 256 experts, 150 kB a recorded workload; the

@@ -207,7 +207,7 @@ class CostModel:
         hardware = hardware_of(self.store, operation, self.catalogue)
         own = Hardware.of([self.gpu])
         rows = load_rows(self.store, operation, self.framework, own, self.gpu.name, self._left_out(operation))
-        overlay = lay_over(self.measured, operation, self.framework, self.gpu.name, rows)
+        overlay = lay_over(self.measured, operation, self.framework, self.gpu, rows)
         order = sources_of(self.framework)
         row_sources: dict[int, set[str]] = {}
         for part in (rows, overlay.rows):

@@ -11,9 +11,11 @@ import pandas as pd
 from costmodels.arrays import take_rows
 from costmodels.estimates import Floats
 from costmodels.kernels.kernel_models import Rows, coded, error_partitions, question_keys
+from costmodels.kernels.plausibility import check_rows
 from costmodels.kernels.row_sources import same_kernels, sources_of
 from costmodels.operations.registry import families
 from costmodels.operations.roofline import CODES
+from profiles.hardware import Gpu
 from profiles.measurements import DTYPES, OPERATIONS
 from profiles.store import ProfileStore
 
@@ -55,7 +57,7 @@ class Overlay:
         return take_rows(self, index)
 
 
-def lay_over(stores: Sequence[ProfileStore], operation: str, framework: str, gpu: str, shipped: Rows) -> Overlay:
+def lay_over(stores: Sequence[ProfileStore], operation: str, framework: str, gpu: Gpu, shipped: Rows) -> Overlay:
     """The rows of ``stores`` for ``operation`` on ``gpu`` that are laid over ``shipped`` (the pack's, same GPU).
 
     Per precision and kind, the best row_source's rows are used (:func:`costmodels.kernels.row_sources.sources_of`),
@@ -63,7 +65,9 @@ def lay_over(stores: Sequence[ProfileStore], operation: str, framework: str, gpu
     """
     order = sources_of(framework)
     names = ["num_gpus", "dtype", *OPERATIONS[operation].shape_names, "latency_us", "latency_p10_us", "latency_p90_us"]
-    parts = [store.query(operation, gpu=gpu, columns=[*names, "framework"]) for store in stores]
+    parts = [store.query(operation, gpu=gpu.name, columns=[*names, "framework"]) for store in stores]
+    for store, part in zip(stores, parts, strict=True):
+        check_rows(operation, part, gpu, f"store {store.path}")
     parts = [part for part in parts if len(part)]
     if not parts:
         return _overlay(operation, pd.DataFrame(columns=[*names, "framework"]), np.zeros(0, np.int8), ())

@@ -10,6 +10,7 @@ from typing import Any
 
 from profiles.errors import InputError
 from profiles.shipped import shipped
+from profiles.values import shown
 
 # Keys whose presence means a computation of its own. Set, and not read by the model's reader, they are refused.
 _COMPUTATIONS = (
@@ -83,6 +84,8 @@ def _inert() -> re.Pattern[str]:
     return shipped(_INERT, every)
 
 
+LARGEST_SIZE = 10**9  # of anything in a config: products of three still fit a float, of two an int64
+
 MOST_LAYERS = 10_000  # far above any model; a slip of the finger must not fill the memory
 
 
@@ -110,7 +113,7 @@ class Fields:
 
     def _wrong(self, key: str, value: object, must: str) -> InputError:
         return InputError(
-            f"{self.model}: config key {key!r} = {value!r}: must be {must}",
+            f"{self.model}: config key {key!r} = {shown(value)}: must be {must}",
             f"correct {key} in the config.json",
             field=key,
         )
@@ -119,7 +122,7 @@ class Fields:
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise self._wrong(key, value, "a positive integer" if least else "a whole number, zero or more")
-        return value
+        return self.at_most(key, value, LARGEST_SIZE, "sizes")
 
     def size(self, key: str, default: int | None = None) -> int:
         """A positive integer; required unless there is a default."""

@@ -28,6 +28,7 @@ from costmodels.models.reading import (
     with_experts,
 )
 from profiles.errors import InputError, Unsupported
+from profiles.values import shown
 
 
 @reads("granitemoe", "granitemoeshared")
@@ -174,7 +175,7 @@ def _step(fields: Fields) -> Decoder:
     for kind in kinds:
         if kind not in ("full_attention", "sliding_attention"):
             raise Unsupported(
-                f"{fields.model}: config key 'layer_types' has {kind!r} layers, which are not modelled",
+                f"{fields.model}: config key 'layer_types' has {shown(kind)} layers, which are not modelled",
                 "known: full_attention, sliding_attention",
                 field="layer_types",
             )

@@ -32,6 +32,7 @@ from costmodels.models.quantization import Storage, storage
 from costmodels.models.reading import READERS, Decoder, Layers
 from costmodels.models.vision import TOWERS, vision_tower
 from profiles.errors import InputError, Unsupported
+from profiles.values import shown
 
 # What checkpoints of a family may call it.
 _ALIASES = {"deepseek_ref": "deepseek_v4"}
@@ -50,7 +51,7 @@ def parse_config(config: Mapping[str, Any], name: str) -> Architecture:
     reader = READERS.get(fields.model_type)
     if reader is None:
         raise Unsupported(
-            f"{name}: config key 'model_type' = {fields.model_type!r} has no reader",
+            f"{name}: config key 'model_type' = {shown(fields.model_type)} has no reader",
             f"known model types: {', '.join(sorted({*READERS, *TOWERS}))}",
             model_type=fields.model_type,
         )

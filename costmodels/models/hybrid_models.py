@@ -21,6 +21,7 @@ from costmodels.models.reading import (
     with_experts,
 )
 from profiles.errors import InputError, Unsupported
+from profiles.values import shown
 
 _STATE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _BLOCKS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
@@ -97,7 +98,7 @@ def _blocks(fields: Fields, pattern: str, listed: str) -> list[str]:
             )
     if not names and not pattern.startswith("mtp"):
         raise InputError(
-            f"{fields.model}: config keys {pattern!r} and {listed!r} are missing",
+            f"{fields.model}: config keys {pattern!r} and {shown(listed)} are missing",
             "a nemotron_h config.json must say one of them",
             field=pattern,
         )

@@ -30,6 +30,7 @@ from costmodels.models.reading import (
     with_experts,
 )
 from profiles.errors import InputError, Unsupported
+from profiles.values import shown
 
 # --- dense ------------------------------------------------------------------------------------------------
 
@@ -177,7 +178,7 @@ def _minimax_m2(fields: Fields) -> Decoder:
     kind = fields.text("qk_norm_type", "per_layer")
     if kind != "per_layer":
         raise Unsupported(
-            f"{fields.model}: config key 'qk_norm_type' = {kind!r} is not modelled",
+            f"{fields.model}: config key 'qk_norm_type' = {shown(kind)} is not modelled",
             "known: per_layer",
             field="qk_norm_type",
         )
@@ -290,7 +291,7 @@ def _shared_indices(fields: Fields) -> list[bool]:
     for kind in kinds:
         if kind not in ("full", "shared"):
             raise Unsupported(
-                f"{fields.model}: config key 'indexer_types' has {kind!r} layers, which are not modelled",
+                f"{fields.model}: config key 'indexer_types' has {shown(kind)} layers, which are not modelled",
                 "known: full, shared",
                 field="indexer_types",
             )

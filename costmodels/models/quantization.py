@@ -13,6 +13,7 @@ from typing import Any
 
 from costmodels.models.module_names import Rules, rules_of
 from profiles.errors import InputError, Unsupported
+from profiles.values import shown
 
 UNQUANTIZED = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 _MODELOPT = {
@@ -144,7 +145,7 @@ def _unquantized_precision(config: Mapping[str, Any], model: str) -> str:
     name = str(dtype).removeprefix("torch.")
     if name not in UNQUANTIZED:
         raise Unsupported(
-            f"{model}: config key 'torch_dtype' = {dtype!r} is not a precision that models are served in",
+            f"{model}: config key 'torch_dtype' = {shown(dtype)} is not a precision that models are served in",
             f"known: {', '.join(UNQUANTIZED)}, or a quantization_config",
         )
     return UNQUANTIZED[name]
@@ -172,7 +173,7 @@ def _left_out(quantization: Mapping[str, Any], model: str) -> list[str]:
         listed = quantization.get(key) or []
         if not isinstance(listed, list):
             raise InputError(
-                f"{model}: config key '{key}' = {listed!r}: must be a list of module names",
+                f"{model}: config key '{key}' = {shown(listed)}: must be a list of module names",
                 "give the model's own config.json",
                 field=key,
             )
@@ -208,7 +209,7 @@ def _by_algorithm(layers: Mapping[str, str], default: str, rules: dict[str, list
 def _groups(quantization: object, model: str) -> list[Mapping[str, Any]]:
     """The config groups of compressed-tensors (none elsewhere), each with ``weights`` that can be read."""
     broken = InputError(
-        f"{model}: config key 'quantization_config' = {quantization!r}: is not what any quantizer writes",
+        f"{model}: config key 'quantization_config' = {shown(quantization)}: is not what any quantizer writes",
         "give the model's own config.json",
         field="quantization_config",
     )
@@ -262,8 +263,8 @@ def _compressed_group(group: Mapping[str, Any], checkpoint_format: str) -> str |
 
 
 def _described(method: str, quantization: Mapping[str, Any], groups: Iterable[Mapping[str, Any]]) -> str:
-    facts = [f"quant_method={method!r}"]
-    facts += [f"{key}={quantization[key]!r}" for key in ("quant_algo", "bits", "format") if key in quantization]
+    facts = [f"quant_method={shown(method)}"]
+    facts += [f"{key}={shown(quantization[key])}" for key in ("quant_algo", "bits", "format") if key in quantization]
     for group in groups:
         weights = group.get("weights") or {}
         facts.append(f"weights {weights.get('num_bits')}-bit {weights.get('type')} ({weights.get('strategy')})")

@@ -18,6 +18,7 @@ from costmodels.models.architecture import (
 from costmodels.models.config_fields import Fields
 from costmodels.models.mixers import HyperConnections
 from profiles.errors import InputError, Unsupported
+from profiles.values import shown
 
 Layers = list[tuple[Attention, FeedForward]]
 
@@ -119,7 +120,7 @@ def check_layer_types(
     for kind in kinds:
         if kind not in known:
             raise Unsupported(
-                f"{fields.model}: config key '{key}' has {kind!r} layers, which are not modelled",
+                f"{fields.model}: config key '{key}' has {shown(kind)} layers, which are not modelled",
                 f"known: {', '.join(known)}",
                 field=key,
             )

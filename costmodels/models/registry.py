@@ -7,7 +7,6 @@ model card says about its size, and where both come from. Names are those of the
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +18,14 @@ from costmodels.models.architecture import Architecture
 from costmodels.models.huggingface import parse_config
 from costmodels.models.model_names import readings
 from profiles.errors import DataError, InputError, UnknownName
+from profiles.files import MIB, Source
+from profiles.markup import read_json
 from profiles.shipped import BROKEN
+from profiles.values import shown
 
 BUNDLED = Path(__file__).parent / "architectures"
+
+LARGEST_CONFIG = 16 * MIB  # the longest published one, with a list of modules that are not quantized, has 0.3
 _ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -204,14 +208,9 @@ def _config_at(path: Path) -> tuple[str, dict[str, Any], Path | None]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """Raises :class:`InputError` naming the file, and the line where the JSON ends to be JSON."""
-    hint = "give the config.json of a Hugging Face model"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file}: line {error.lineno}: not JSON: {error.msg}", hint, line=error.lineno) from error
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{file}: cannot be read: {error}", hint) from error
+    """The object in ``file``; errors name it, and the line where the JSON ends to be JSON."""
+    source = Source(file, "", "give the config.json of a Hugging Face model", LARGEST_CONFIG)
+    content = read_json(source)
     if not isinstance(content, dict):
-        raise InputError(f"{file}: line 1: a JSON object is expected, not {type(content).__name__}", hint, line=1)
+        raise source.wrong(f"line 1: a JSON object is expected, not {shown(content)}")
     return content

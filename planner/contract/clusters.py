@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, model_validator
 
-from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, catalogue_of, checked, shown
+from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, catalogue_of, checked
 from planner.contract.files import mapping_of, read_text
 from profiles.errors import InputError, UnknownName
 from profiles.hardware import SHIPPED, Catalogue, Node, on_demand_price
+from profiles.values import shown
 
 MOST_GPUS = 100_000
 """GPUs of one pool. A plan names every one of them, so a slip of the keyboard must not ask for 10¹²."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
 
 from profiles.errors import InputError, UnknownName
 from profiles.hardware import SHIPPED, Catalogue
+from profiles.values import named, shown
 
 LONGEST_TEXT = 4096
 """Characters of a short form, a name or a path: more is a mistake or an attack."""
@@ -19,8 +18,6 @@ LONGEST_TEXT = 4096
 _NUMBERS = re.compile(r"\[\n\s+([-+.0-9eE,\s]+?)\n\s+\]")  # no string in JSON holds a line break
 
 _CATALOGUE = "catalogue"  # in the context of a validation
-
-_SHOWN = 80  # characters of a wrong value that a message repeats
 
 
 class Document(BaseModel):
@@ -51,30 +48,6 @@ PLAIN_NUMBER = BeforeValidator(_plain_number)
 """pydantic alone would read true as 1 and "16" as 16: neither is a number in JSON, and nothing is guessed."""
 
 
-def strict_json(text: str) -> Any:
-    """``json.loads`` that refuses what it lets pass: NaN, infinities, and keys given twice.
-
-    Raises:
-        ValueError: saying what is wrong, and where known, at which place.
-    """
-    try:
-        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_each_once)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is not a number in JSON")
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"key {shown(name)} is given twice")
-    return fields
-
-
 D = TypeVar("D", bound=BaseModel)
 
 
@@ -91,20 +64,6 @@ def catalogue_of(info: ValidationInfo) -> Catalogue:
     """The catalogue of a validation; what ships where none was given."""
     given: Catalogue = (info.context or {}).get(_CATALOGUE, SHIPPED)
     return given
-
-
-def shown(value: object) -> str:
-    """``value`` as a message repeats it: quoted, on one line, and never longer than a line."""
-    if isinstance(value, Mapping):
-        return "an object"
-    if isinstance(value, list | tuple):
-        return "a list" if value else "an empty list"
-    if isinstance(value, bool | None):
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, int) and abs(value) >= 10**_SHOWN:
-        return "a number of more than 80 digits"
-    text = repr(value[: _SHOWN + 1] if isinstance(value, str) else value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 _WAYS_OUT = {
@@ -128,7 +87,7 @@ _WAYS_OUT = {
 def validation_error(error: ValidationError, where: str) -> InputError:
     """The first problem of a pydantic report as an :class:`InputError`."""
     problem = error.errors(include_url=False)[0]
-    path = [str(part) if isinstance(part, int) else _name(part) for part in problem["loc"]]
+    path = [str(part) if isinstance(part, int) else named(part) for part in problem["loc"]]
     field = ".".join(path)
     label = f"{where}: {field}" if field else where
     kind, value = problem["type"], problem.get("input")
@@ -156,7 +115,3 @@ def validation_error(error: ValidationError, where: str) -> InputError:
         wrong = f": {wrong}".replace(": input should", " should").replace(": string should", " should")
         return InputError(f"{label}: {shown(value)}{wrong}", way_out or "correct the value", field=field)
     return InputError(f"{label}: {shown(value)} {wrong}", way_out or "correct the value", field=field)
-
-
-def _name(part: str) -> str:
-    return part if len(part) <= _SHOWN and part.isprintable() else shown(part)

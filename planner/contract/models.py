@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PlainValidator
 
-from planner.contract.documents import LONGEST_TEXT, Document, checked, shown
+from planner.contract.documents import LONGEST_TEXT, Document, checked
+from profiles.values import shown
 
 if TYPE_CHECKING:
     from costmodels.models.architecture import Architecture

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from planner.contract.documents import Document, indented_json, shown, strict_json, validation_error
+from planner.contract.documents import Document, indented_json, validation_error
 from profiles.errors import DataError, InputError
+from profiles.markup import strict_json
+from profiles.values import shown
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 """A document of an older version as one of today's, its kind and version aside."""

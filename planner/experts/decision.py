@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from costmodels.models.precision import choose_precision
-from planner.contract.documents import shown
 from planner.contract.models import architecture_of
 from planner.contract.published import validated
 from planner.experts.document import PlacementDocument, parse_placement
@@ -29,6 +28,7 @@ from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, UnknownName, Unsupported
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.store import ProfileStore
+from profiles.values import shown
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import importlib
-import json
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from planner.contract.documents import shown, strict_json
+from planner.experts.arrays import LARGEST, read_array, read_arrays
 from planner.experts.placement import Floats, Ints
 from profiles.errors import InputError, Unsupported
+from profiles.files import GIB, Source, is_file, is_folder
+from profiles.markup import read_json, strict_json
+from profiles.values import named, number, shown, whole
 
 KEY = "logical_count"
+
+LARGEST_JSON = GIB  # bytes of a file that is read whole
+MOST_COUNTS = 10**8  # of a table that is written entry by entry
+
 _KEY_HINT = f'write {{"{KEY}": [[...], ...]}}: one row of counts per layer, or such tables for several windows'
 
 
@@ -40,25 +47,24 @@ def read_counts(path: Path) -> RawCounts:
         InputError: unreadable, of an unknown kind, truncated, or not a table of numbers.
         Unsupported: a ``.pt`` file where torch is not installed.
     """
-    where = f"loads {path}"
-    if path.is_dir():
-        return _trtllm_folder(path, where)
+    if is_folder(path):
+        return _trtllm_folder(path, f"loads {named(path)}")
     reader = _READERS.get(path.suffix.casefold())
     if reader is None:
         raise InputError(
-            f"{where}: {shown(path.suffix)} is not a kind of file that is read",
+            f"loads {named(path)}: {shown(path.suffix)} is not a kind of file that is read",
             f"give one of {', '.join(_READERS)}, or a folder of TensorRT-LLM statistics (meta_info.json beside it)",
         )
-    try:
-        return reader(path, where)
-    except OSError as error:
-        raise InputError(f"{where}: cannot be read ({error.strerror})", "check the path") from error
+    return reader(path)
 
 
 def _table(value: Any, where: str) -> Floats:
     try:
-        counts = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        counts = np.asarray(value)
+        if counts.dtype.kind not in "biuf":  # text that looks like a number is none
+            raise TypeError
+        counts = counts.astype(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where}: {KEY} is not a table of numbers with rows of one length", _KEY_HINT) from error
     if counts.ndim not in (2, 3) or 0 in counts.shape:
         raise InputError(
@@ -71,32 +77,26 @@ def _table(value: Any, where: str) -> Floats:
 # ------------------------------------------------------------------ JSON and torch: dumps of SGLang's recorder
 
 
-def _json(path: Path, where: str) -> RawCounts:
-    try:
-        document = strict_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{where}: not valid JSON ({error})", "record it again, or repair the file") from error
-    return _recorded(document, where)
+def _json(path: Path) -> RawCounts:
+    source = Source(path, "loads", "record it again, or repair the file", LARGEST_JSON)
+    return _recorded(read_json(source), source.where)
 
 
-def _torch(path: Path, where: str) -> RawCounts:
+def _torch(path: Path) -> RawCounts:
+    source = Source(path, "loads", f"give a recorder dump that holds {KEY} and plain tensors", LARGEST)
     try:
         torch: Any = importlib.import_module("torch")  # by name: nothing else here needs it
     except ImportError as error:
         raise Unsupported(
-            f"{where}: torch is needed to read a .pt file, and is not installed",
+            f"{source.where}: torch is needed to read a .pt file, and is not installed",
             f"pip install torch, or write {KEY} as .npy or JSON where the dump was made",
         ) from error
-    try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch says "corrupt" in many types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{where}: torch cannot read it ({reason})", f"give a recorder dump that holds {KEY} and plain tensors"
-        ) from error
-    return _recorded(document, where)
+    with source.opened() as stream:
+        try:
+            document = torch.load(stream, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch says "corrupt" in many types
+            raise source.wrong("torch cannot read it: it is damaged, or holds more than plain tensors") from error
+    return _recorded(document, source.where)
 
 
 def _recorded(document: Any, where: str) -> RawCounts:
@@ -119,21 +119,16 @@ def _recorded(document: Any, where: str) -> RawCounts:
 # ------------------------------------------------------------------ numpy
 
 
-def _numpy(path: Path, where: str) -> RawCounts:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return RawCounts(where, _table(loaded, where))
-        with loaded:
-            names = loaded.files
-            name = KEY if KEY in names else names[0] if len(names) == 1 else None
-            if name is None:
-                raise InputError(f"{where}: holds arrays {', '.join(names)}, none called {KEY}", f"call it {KEY}")
-            return RawCounts(where, _table(loaded[name], where))
-    except (ValueError, EOFError) as error:
-        raise InputError(
-            f"{where}: numpy cannot read it ({error})", "write it with numpy.save or numpy.savez"
-        ) from error
+def _numpy(path: Path) -> RawCounts:
+    source = Source(path, "loads", "write it with numpy.save or numpy.savez", LARGEST)
+    if path.suffix.casefold() == ".npy":
+        return RawCounts(source.where, _table(read_array(source), source.where))
+    arrays = read_arrays(source)
+    name = KEY if KEY in arrays else next(iter(arrays)) if len(arrays) == 1 else None
+    if name is None:
+        names = ", ".join(shown(each) for each in list(arrays)[:5]) or "none"
+        raise source.wrong(f"none of its arrays ({names}) is called {KEY}", f"call it {KEY}")
+    return RawCounts(source.where, _table(arrays[name], source.where))
 
 
 # ------------------------------------------------------------------ CSV
@@ -141,43 +136,52 @@ def _numpy(path: Path, where: str) -> RawCounts:
 _CSV_HINT = "the header is layer,expert,count, and window where there are several; layers are counted in the model"
 
 
-def _csv(path: Path, where: str) -> RawCounts:
+def _csv(path: Path) -> RawCounts:
     """Rows in any order; what is not named is zero. Layers are indices in the model."""
+    source = Source(path, "loads", _CSV_HINT, LARGEST_JSON)
     windows: dict[str, int] = {}
     entries: dict[tuple[int, int, int], float] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for line, window, layer, expert, count in _csv_rows(csv.reader(file), where):
-            key = (windows.setdefault(window, len(windows)), layer, expert)
-            if key in entries:
-                raise InputError(f"{where}: line {line}: layer {layer}, expert {expert} is given twice", _CSV_HINT)
-            entries[key] = count
+    for line, window, layer, expert, count in _csv_rows(source):
+        key = (windows.setdefault(window, len(windows)), layer, expert)
+        if key in entries:
+            raise source.wrong(f"line {line}: layer {layer}, expert {expert} is given twice")
+        entries[key] = count
     if not entries:
-        raise InputError(f"{where}: holds no counts", _CSV_HINT)
+        raise source.wrong("holds no counts")
     layers = np.array(sorted({layer for _, layer, _ in entries}), np.int64)
+    experts = 1 + max(expert for _, _, expert in entries)
+    if len(windows) * len(layers) * experts > MOST_COUNTS:
+        raise source.wrong(
+            f"{len(windows):,} windows × {len(layers):,} layers × {experts:,} experts are more than {MOST_COUNTS:,}"
+        )
     row = {int(layer): i for i, layer in enumerate(layers)}
-    counts = np.zeros((len(windows), len(layers), 1 + max(expert for _, _, expert in entries)))
+    counts = np.zeros((len(windows), len(layers), experts))
     for (window_index, layer, expert), count in entries.items():
         counts[window_index, row[layer], expert] = count
-    return RawCounts(where, counts, layers)
+    return RawCounts(source.where, counts, layers)
 
 
-def _csv_rows(rows: Iterator[list[str]], where: str) -> Iterator[tuple[int, str, int, int, float]]:
-    header = [name.strip().casefold() for name in next(rows, [])]
-    if set(header) not in ({"layer", "expert", "count"}, {"layer", "expert", "count", "window"}):
-        raise InputError(f"{where}: line 1: the header is {shown(','.join(header))}", _CSV_HINT)
-    for line, row in enumerate(rows, start=2):
-        if not row:
-            continue
-        if len(row) != len(header):
-            raise InputError(f"{where}: line {line} has {len(row)} fields, the header {len(header)}", _CSV_HINT)
-        fields = dict(zip(header, row, strict=True))
-        try:
-            layer, expert, count = int(fields["layer"]), int(fields["expert"]), float(fields["count"])
-        except ValueError as error:
-            raise InputError(f"{where}: line {line}: {shown(','.join(row))} is not numbers", _CSV_HINT) from error
-        if not (0 <= layer < 10**6 and 0 <= expert < 10**6):
-            raise InputError(f"{where}: line {line}: layer {layer}, expert {expert} is out of range", _CSV_HINT)
-        yield line, fields.get("window", ""), layer, expert, count
+def _csv_rows(source: Source) -> Iterator[tuple[int, str, int, int, float]]:
+    """(line, window, layer, expert, count) of each row."""
+    rows = csv.reader(io.StringIO(source.text(), newline=""))
+    try:
+        header = [name.strip().casefold() for name in next(rows, [])]
+        if sorted(header) not in (["count", "expert", "layer"], ["count", "expert", "layer", "window"]):
+            raise source.wrong(f"line 1: the header is {shown(','.join(header))}")
+        for line, row in enumerate(rows, start=2):
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise source.wrong(f"line {line} has {len(row)} fields, the header {len(header)}")
+            fields = dict(zip(header, row, strict=True))
+            layer, expert, count = whole(fields["layer"]), whole(fields["expert"]), number(fields["count"])
+            if layer is None or expert is None or count is None:
+                raise source.wrong(f"line {line}: {shown(','.join(row))} is not numbers")
+            if not (0 <= layer < 10**6 and 0 <= expert < 10**6):
+                raise source.wrong(f"line {line}: layer {shown(layer)}, expert {shown(expert)} is out of range")
+            yield line, fields.get("window", ""), layer, expert, count
+    except csv.Error as error:
+        raise source.wrong(f"line {rows.line_num}: is not CSV") from error
 
 
 # ------------------------------------------------------------------ TensorRT-LLM
@@ -190,13 +194,13 @@ def _trtllm_folder(path: Path, where: str) -> RawCounts:
     """What TensorRT-LLM dumps under EXPERT_STATISTIC_ITER_RANGE: per rank a safetensors file with one [experts]
     tensor per ``iteration_layer``. Ranks and iterations are added up to one window."""
     files = sorted(file for file in path.glob("rank*.safetensors") if not file.stem.endswith("_raw"))
-    if not files or not (path / "meta_info.json").is_file():
+    if not files or not is_file(path / "meta_info.json"):
         raise InputError(f"{where}: a folder without meta_info.json or without rank*.safetensors", _TRTLLM_HINT)
     totals: dict[int, Floats] = {}
     for file in files:
         for name, tensor in _safetensors(file, where):
             iteration, _, layer = name.partition("_")
-            if not (iteration.isdecimal() and layer.isdecimal() and tensor.ndim == 1):
+            if whole(iteration) is None or whole(layer) is None or tensor.ndim != 1:
                 raise InputError(f"{where}: {file.name}: tensor {shown(name)} is not iteration_layer", _TRTLLM_HINT)
             known = totals.setdefault(int(layer), np.zeros(len(tensor)))
             if known.shape != tensor.shape:
@@ -210,21 +214,22 @@ def _trtllm_folder(path: Path, where: str) -> RawCounts:
 
 def _safetensors(file: Path, where: str) -> Iterator[tuple[str, Floats]]:
     """Tensors of a safetensors file: 8 bytes of header length, a JSON header, raw little-endian data."""
+    source = Source(file, "loads", _TRTLLM_HINT, LARGEST_JSON)
+    data = source.read()
+    length = int.from_bytes(data[:8], "little")
     try:
-        data = file.read_bytes()
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])
+        header = strict_json(data[8 : 8 + length])
         body = memoryview(data)[8 + length :]
         for name, entry in header.items():
             if name != "__metadata__":
                 start, end = entry["data_offsets"]
                 tensor = np.frombuffer(body[start:end], _SAFETENSORS[entry["dtype"]]).reshape(entry["shape"])
                 yield name, tensor.astype(np.float64)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{where}: {file.name} is not a whole safetensors file ({error})", _TRTLLM_HINT) from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(f"{where}: {file.name} is not a whole safetensors file", _TRTLLM_HINT) from error
 
 
-_READERS: dict[str, Callable[[Path, str], RawCounts]] = {
+_READERS: dict[str, Callable[[Path], RawCounts]] = {
     ".json": _json,
     ".npy": _numpy,
     ".npz": _numpy,

@@ -23,6 +23,7 @@ from planner.experts.formats import RawCounts, read_counts
 from planner.experts.model import MoeModel
 from planner.experts.placement import Floats, Loads
 from profiles.errors import InputError
+from profiles.files import is_folder
 
 
 def read_loads(paths: Sequence[Path], model: MoeModel) -> Loads:
@@ -34,7 +35,7 @@ def read_loads(paths: Sequence[Path], model: MoeModel) -> Loads:
     """
     if not paths:
         raise InputError("loads: no file is given", "give a file of expert counts, or --synthetic sigma=0.7")
-    named = [(path.name if path.is_dir() else path.stem, read_counts(path)) for path in paths]
+    named = [(path.name if is_folder(path) else path.stem, read_counts(path)) for path in paths]
     return loads_from(named, model)
 
 

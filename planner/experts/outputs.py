@@ -23,14 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from planner.contract.documents import shown, strict_json
+from planner.experts.arrays import read_arrays
 from planner.experts.document import KIND, KIND_1_0
 from planner.experts.eplb import logical_to_physical
 from planner.experts.model import MoeModel
 from planner.experts.placement import Ints, Placement, Topology
 from profiles.errors import InputError, Unsupported
+from profiles.files import MIB, Source
+from profiles.markup import read_json
+from profiles.values import shown
+from profiles.yaml_markup import read_yaml
 
 
 def sglang(placement: Placement, model: MoeModel) -> bytes:
@@ -105,6 +108,8 @@ def written(placement: Placement, model: MoeModel, form: str) -> bytes:
 
 # ------------------------------------------------------------------ the way back
 
+LARGEST_PLACEMENT = 256 * MIB  # bytes of a file; 61 layers of 320 slots take 0.1
+
 _HINT = f"give a file that `plan experts` wrote, in any --format ({', '.join(FORMATS)})"
 
 
@@ -114,12 +119,8 @@ def read_current(path: Path, model: MoeModel, topology: Topology) -> Placement:
     Raises:
         InputError: unreadable, and what :func:`placement_of` raises.
     """
-    where = f"current {path}"
-    try:
-        rows = _arrays(path, where, model)
-    except OSError as error:
-        raise InputError(f"{where}: cannot be read ({error.strerror})", "check the path") from error
-    return placement_of(rows, where, model, topology)
+    source = Source(path, "current", _HINT, LARGEST_PLACEMENT)
+    return placement_of(_arrays(source, model), source.where, model, topology)
 
 
 def placement_of(rows: Ints, where: str, model: MoeModel, topology: Topology) -> Placement:
@@ -153,16 +154,15 @@ def placement_of(rows: Ints, where: str, model: MoeModel, topology: Topology) ->
     return placement
 
 
-def _arrays(path: Path, where: str, model: MoeModel) -> Ints:
+def _arrays(source: Source, model: MoeModel) -> Ints:
     """Expert in each slot, shape [MoE layers, slots], not yet checked."""
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return _integers(arrays["phy2log"], where)
-        text = path.read_text(encoding="utf-8")
-        document = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else strict_json(text)
-    except (ValueError, KeyError, EOFError, yaml.YAMLError) as error:
-        raise InputError(f"{where}: is not a placement ({str(error).splitlines()[0]})", _HINT) from error
+    where, suffix = source.where, source.path.suffix.casefold()
+    if suffix == ".npz":
+        arrays = read_arrays(source)
+        if "phy2log" not in arrays:
+            raise source.wrong("holds no array phy2log")
+        return _integers(arrays["phy2log"], where)
+    document = read_yaml(source) if suffix in (".yaml", ".yml") else read_json(source)
     try:
         if "initial_global_assignments" in document:
             return _integers([document["initial_global_assignments"][layer] for layer in model.moe_layers], where)
@@ -173,14 +173,16 @@ def _arrays(path: Path, where: str, model: MoeModel) -> Ints:
             return _integers(document["decision"]["physical_to_logical_map"], where)
         rows = _integers(document["physical_to_logical_map"], where)
         return rows[model.layer_index] if len(rows) == model.layers else rows
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{where}: is not a placement ({shown(str(error))} is missing)", _HINT) from error
+    except KeyError as error:
+        raise InputError(f"{where}: is not a placement ({shown(error.args[0])} is missing)", _HINT) from error
+    except (TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"{where}: is not a placement (keys or lists are missing)", _HINT) from error
 
 
 def _integers(value: Any, where: str) -> Ints:
     try:
         rows = np.asarray(value)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(f"{where}: layers have different numbers of slots", _HINT) from error
     if rows.ndim != 2 or rows.dtype.kind not in "iu" or rows.size == 0:
         raise InputError(f"{where}: the map is not a table of expert numbers", _HINT)

@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from planner.contract.clusters import Cluster, ClusterInput, cluster_input
-from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked, shown
+from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.engine import FrameworkName
 from planner.contract.models import ModelInput
 from planner.contract.options import FRAMEWORK_HELP, Option
 from planner.experts.document import Objective
 from profiles.hardware import SHIPPED, Catalogue
+from profiles.values import shown
 
 _ASKED, _STATISTICS, _RULES = "What to place", "Statistics", "Rules"
 

@@ -10,7 +10,6 @@ What stays in memory is the counts and the tokens whose next layer has not come 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from planner.contract.documents import shown
+from planner.experts.arrays import LARGEST, read_array
 from planner.experts.model import MoeModel
 from planner.experts.placement import Floats, Ints, Loads, Routes
 from profiles.errors import InputError
+from profiles.files import Source
+from profiles.markup import Malformed, strict_json
+from profiles.values import named, shown
 
 SEQUENCE_KEYS = ("dataset", "problem_id", "request_id", "sequence_id")
+
+LARGEST_STREAM = 2**50  # bytes: read line by line, never as a whole
 
 _BATCH = 50_000  # tokens counted at once
 _LINE_HINT = 'a line is {"layer": 3, "token_idx": 17, "experts": [5, 0]}; cut a damaged file off before this line'
@@ -72,16 +76,13 @@ def read_routes(path: Path, model: MoeModel) -> RecordedRoutes:
     reader = readers.get(path.suffix.casefold())
     if reader is None:
         raise InputError(
-            f"routes {path}: {shown(path.suffix)} is not a kind of file that is read",
+            f"routes {named(path)}: {shown(path.suffix)} is not a kind of file that is read",
             f"give one of {', '.join(readers)}",
         )
     counter = _Counter(model)
-    try:
-        unpaired = reader(path, model, counter)
-    except OSError as error:
-        raise InputError(f"routes {path}: cannot be read ({error.strerror})", "check the path") from error
+    unpaired = reader(path, model, counter)
     if not counter.tokens.any():
-        raise InputError(f"routes {path}: holds no routes", "record some tokens")
+        raise InputError(f"routes {named(path)}: holds no routes", "record some tokens")
     return RecordedRoutes(counter.routes(), unpaired)
 
 
@@ -129,12 +130,8 @@ class _Counter:
 
 
 def _array(path: Path, model: MoeModel, counter: _Counter) -> int:
-    where = f"routes {path}"
-    try:
-        routes = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{where}: numpy cannot read it ({error})", "write it with numpy.save") from error
-    _count_array(routes, where, model, counter)
+    source = Source(path, "routes", "write it with numpy.save", LARGEST)
+    _count_array(read_array(source), source.where, model, counter)
     return 0
 
 
@@ -199,7 +196,7 @@ def _jsonl(path: Path, model: MoeModel, counter: _Counter) -> int:
     for line, layer, token, experts in _records(path, model):
         row = row_of.get(layer)
         if row is None:
-            raise InputError(f"routes {path}: line {line}: layer {layer} has no experts", f"{model.words}")
+            raise InputError(f"routes {named(path)}: line {line}: layer {layer} has no experts", f"{model.words}")
         open_ = tokens.get(token)
         if open_ is None:
             open_ = tokens[token] = _Open(order % 2, {}, set())
@@ -207,7 +204,7 @@ def _jsonl(path: Path, model: MoeModel, counter: _Counter) -> int:
             order += 1
         if row in open_.seen:
             raise InputError(
-                f"routes {path}: line {line}: layer {layer} of token {token[-1]} is given twice",
+                f"routes {named(path)}: line {line}: layer {layer} of token {token[-1]} is given twice",
                 f"tell sequences apart by one of {', '.join(SEQUENCE_KEYS)}",
             )
         open_.seen.add(row)
@@ -247,30 +244,34 @@ class _Batch:
 
 def _records(path: Path, model: MoeModel) -> Iterator[tuple[int, int, Token, list[int]]]:
     """(line number, layer, token, experts) of each line."""
-    with path.open("rb") as file:
-        for line, text in enumerate(file, start=1):
-            if not text.strip():
-                continue
-            where = f"routes {path}: line {line}"
-            try:
-                record = json.loads(text)
-                layer, experts = record["layer"], record["experts"]
-                token = (*(record.get(key) for key in SEQUENCE_KEYS), record["token_idx"])
-                hash(token)
-            except ValueError as error:
-                raise InputError(f"{where} is not whole JSON ({error})", _LINE_HINT) from error
-            except KeyError as error:
-                raise InputError(f"{where}: key {error} is missing", _LINE_HINT) from error
-            except (TypeError, AttributeError) as error:
-                raise InputError(f"{where} is not a record of one token", _LINE_HINT) from error
-            if type(layer) is not int or type(token[-1]) is not int or not isinstance(experts, list):
-                raise InputError(f"{where}: layer and token_idx are integers, experts a list", _LINE_HINT)
-            strange = [e for e in experts if type(e) is not int or not 0 <= e < model.experts]
-            if strange:
-                raise InputError(f"{where}: expert {shown(strange[0])} does not exist", f"{model.words}, from 0")
-            if len(experts) != model.top_k or len(set(experts)) != len(experts):
-                raise InputError(
-                    f"{where}: experts {experts} are not {model.top_k} different ones",
-                    f"{model.name} sends each token to {model.top_k} experts a layer",
-                )
-            yield line, layer, token, experts
+    source = Source(path, "routes", _LINE_HINT, LARGEST_STREAM)
+    for line, text in source.lines():
+        if text.strip():
+            yield _record(text, line, source.where, model)
+
+
+def _record(text: bytes, line: int, of: str, model: MoeModel) -> tuple[int, int, Token, list[int]]:
+    where = f"{of}: line {line}"
+    try:
+        record = strict_json(text)
+        layer, experts = record["layer"], record["experts"]
+        token = (*(record.get(key) for key in SEQUENCE_KEYS), record["token_idx"])
+        hash(token)
+    except Malformed as error:
+        raise InputError(f"{where} is not whole JSON ({error})", _LINE_HINT) from error
+    except KeyError as error:
+        raise InputError(f"{where}: key {error} is missing", _LINE_HINT) from error
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"{where} is not a record of one token", _LINE_HINT) from error
+    if type(layer) is not int or type(token[-1]) is not int or not isinstance(experts, list):
+        raise InputError(f"{where}: layer and token_idx are integers, experts a list", _LINE_HINT)
+    strange = [e for e in experts if type(e) is not int or not 0 <= e < model.experts]
+    if strange:
+        raise InputError(f"{where}: expert {shown(strange[0])} does not exist", f"{model.words}, from 0")
+    listed = ", ".join(map(str, experts[:16])) + (", …" if len(experts) > 16 else "")
+    if len(experts) != model.top_k or len(set(experts)) != len(experts):
+        raise InputError(
+            f"{where}: experts [{listed}] are not {model.top_k} different ones",
+            f"{model.name} sends each token to {model.top_k} experts a layer",
+        )
+    return line, layer, token, experts

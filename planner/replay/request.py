@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked, shown
+from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.options import Option
 from planner.serving.document.plan import Plan, parse_plan
+from profiles.values import shown
 
 _LOAD = "The load"
 

@@ -27,6 +27,7 @@ from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
 from profiles.hardware import Catalogue, find_fabric
 from profiles.store import ProfileStore
+from profiles.values import number, shown
 
 REQUIRED = ("model", "gpu", "framework", "isl", "osl")
 OPTIONAL = ("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus", "concurrency", "rate")
@@ -130,7 +131,7 @@ def _check_columns(table: pd.DataFrame) -> None:
         )
     repeated = table.columns[table.columns.duplicated()]
     if len(repeated):
-        raise InputError(f"columns: {repeated[0]!r} is there twice", "give each column once")
+        raise InputError(f"columns: {shown(repeated[0])} is there twice", "give each column once")
     taken = [name for name in ADDED if name in table.columns]
     if taken:
         raise InputError(f"columns: {taken[0]!r} is one that predictions are written to", "rename or drop it")
@@ -177,17 +178,16 @@ def _release_asked(record: Mapping[str, str]) -> str:
 def _count(name: str, text: str) -> int:
     value = _positive(name, text)
     if value != int(value):
-        raise InputError(f"{name}: {text!r} is not a whole number", f"give a whole {name}, 1 or more")
+        raise InputError(f"{name}: {shown(text)} is not a whole number", f"give a whole {name}, 1 or more")
     return int(value)
 
 
 def _positive(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value <= LARGEST:
-        raise InputError(f"{name}: {text!r} is not a number above 0", f"give {name} as a number, at most {LARGEST:,}")
+    value = number(text)
+    if value is None or not 0 < value <= LARGEST:
+        raise InputError(
+            f"{name}: {shown(text)} is not a number above 0", f"give {name} as a number, at most {LARGEST:,}"
+        )
     return value
 
 

@@ -15,10 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from profiles.collect.points import Outcome, Point, Timing
 from profiles.errors import DataError, InputError
+from profiles.files import GIB, Source
+from profiles.markup import Malformed, strict_json
+from profiles.values import shown
 
 try:
     import fcntl
@@ -27,6 +30,7 @@ except ImportError:  # Windows: two collectors at once are then not noticed
 
 FILE = "journal.jsonl"
 FORMAT_VERSION = 1
+LARGEST = 4 * GIB  # bytes of a journal, which is read line by line
 
 
 @dataclass(frozen=True)
@@ -147,16 +151,15 @@ def read(path: Path) -> Iterator[Entry]:
     Raises:
         DataError: a line is no JSON object of ours, or was written by a newer version.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
+    source = Source(path, "journal", "give the folder of a journal", LARGEST, DataError)
+    if not os.path.lexists(path):
         return
-    except OSError as error:
-        raise DataError(f"journal {path}: cannot be read ({error.strerror})", "give the folder of a journal") from error
     header: Header | None = None
-    for number, line in enumerate(lines, start=1):
+    for number, line in source.lines():
+        if not line.endswith(b"\n"):
+            return
         try:
-            document = json.loads(line)
+            document = strict_json(line)
             kind = document.pop("type")
             if kind == "header":
                 version = document.pop("format_version")
@@ -165,15 +168,46 @@ def read(path: Path) -> Iterator[Entry]:
                         f"journal {path}: format_version {version} is newer than this program's {FORMAT_VERSION}",
                         "upgrade shardwright",
                     )
-                header = Header(**document)
+                header = _typed(Header(**document))
             elif kind == "outcome" and header is not None:
-                yield Entry(header, outcome_of(document))
+                yield Entry(header, _typed(outcome_of(document)))
             else:
-                raise ValueError(f"{kind!r} is not expected here")
+                raise Malformed(f"type {shown(kind)} is not expected here")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"journal {path}: line {number} is damaged ({error})", "remove the line, or start in another folder"
+            why = f" ({error})" if isinstance(error, Malformed) else ": it has not the fields that it must have"
+            raise source.wrong(
+                f"line {number} is damaged{why}", "remove the line, or start in another folder"
             ) from error
+
+
+T = TypeVar("T", Header, Outcome, Point)
+
+
+def _typed(value: T) -> T:
+    """``value``, whose fields have the types that its class says; a dataclass itself checks none.
+
+    Raises:
+        TypeError: one has not.
+    """
+    for name, hint in get_type_hints(type(value)).items():
+        if not _fits(getattr(value, name), hint):
+            raise TypeError(name)
+    return value
+
+
+def _fits(value: object, hint: Any) -> bool:
+    parts = get_args(hint)
+    if get_origin(hint) is Literal:
+        return value in parts
+    if get_origin(hint) is Mapping:
+        return isinstance(value, dict) and all(isinstance(k, str) and _fits(v, parts[1]) for k, v in value.items())
+    if parts:
+        return any(_fits(value, part) for part in parts)
+    if dataclasses.is_dataclass(hint):
+        return isinstance(value, hint) and bool(_typed(value))  # type: ignore[arg-type, type-var]
+    if hint is Any:
+        return True
+    return isinstance(value, int | float if hint is float else hint) and (hint is bool or not isinstance(value, bool))
 
 
 def outcome_of(document: Mapping[str, Any]) -> Outcome:
@@ -194,24 +228,18 @@ def read_points(path: Path) -> list[Point]:
     Raises:
         InputError: the file cannot be read, or a line is no point.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"--points: {path} cannot be read ({error})", "give a file of `plan profile propose`"
-        ) from error
+    hint = 'a line is {"operation": "gemm", "dtype": "bf16", "shape": {"m": 64, "n": 4096, "k": 4096}}'
+    source = Source(path, "--points:", hint, LARGEST)
     points: dict[str, Point] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in source.lines():
         if not line.strip():
             continue
         try:
-            point = Point(**json.loads(line))
-            points.setdefault(point.key, point)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"--points: {path}, line {number} is no point ({error})",
-                'a line is {"operation": "gemm", "dtype": "bf16", "shape": {"m": 64, "n": 4096, "k": 4096}}',
-            ) from error
+            point = _typed(Point(**strict_json(line)))
+        except (ValueError, TypeError) as error:
+            why = f" ({error})" if isinstance(error, Malformed) else ""
+            raise source.wrong(f"line {number} is no point{why}") from error
+        points.setdefault(point.key, point)
     return list(points.values())
 
 

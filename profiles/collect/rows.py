@@ -9,10 +9,11 @@ import pandas as pd
 
 from profiles import descriptions
 from profiles.collect.journal import Entry, Header, Journal
-from profiles.errors import InputError
+from profiles.errors import DataError, InputError
 from profiles.hardware import SHIPPED, Catalogue
-from profiles.measurements import OPERATIONS, validate
+from profiles.measurements import find_operation, validate
 from profiles.store import MANIFEST, ProfileStore
+from profiles.values import shown
 
 
 def rows_of(entries: Sequence[Entry], where: str, catalogue: Catalogue = SHIPPED) -> dict[str, pd.DataFrame]:
@@ -31,15 +32,21 @@ def rows_of(entries: Sequence[Entry], where: str, catalogue: Catalogue = SHIPPED
             if device not in names:
                 names[device] = _gpu_name(entry.header, where, catalogue)
             records.setdefault(entry.outcome.point.operation, []).append(_record(entry, names[device]))
-    return {name: validate(OPERATIONS[name], pd.DataFrame(found), where) for name, found in records.items()}
+    return {name: validate(find_operation(name), pd.DataFrame(found), where) for name, found in records.items()}
 
 
 def _gpu_name(header: Header, where: str, catalogue: Catalogue) -> str:
-    gpu = descriptions.match(header.device, catalogue)
+    try:
+        gpu = descriptions.match(header.device, catalogue)
+        missing = descriptions.template(header.device)[1] if gpu is None else []
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
+        raise DataError(
+            f"{where}: device: {shown(header.device.get('name'))} is not described as a run describes its device",
+            "measure again, or remove the lines of that run",
+        ) from error
     if gpu is None:
-        _, missing = descriptions.template(header.device)
         raise InputError(
-            f"{where}: {header.device['name']!r} is not in the catalogue; what it lacks is {', '.join(missing)}",
+            f"{where}: {shown(header.device['name'])} is not in the catalogue; what it lacks is {', '.join(missing)}",
             "give these facts in a file: --gpu-facts FILE when collecting, --option gpu_facts=FILE when importing",
         )
     return gpu.name

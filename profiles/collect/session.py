@@ -17,6 +17,7 @@ from profiles.collect.operations import GROUPS, benchmarks
 from profiles.collect.operations.work import ELEMENT_BYTES
 from profiles.collect.points import Benchmark, Outcome, Point, Settings
 from profiles.errors import InputError, UnknownName
+from profiles.values import shown
 
 DEFAULT_OPS = "gemm,attention,moe,collective,memcpy,launch"
 DEFAULT_PRECISION = "bf16"
@@ -33,7 +34,7 @@ def parse_budget(text: str) -> float:
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
     if not found or float(found.group(1)) == 0:
-        raise InputError(f"--budget: {text!r} is no time", "write it as 90s, 10m or 1h")
+        raise InputError(f"--budget: {shown(text)} is no time", "write it as 90s, 10m or 1h")
     return float(found.group(1)) * _SECONDS[found.group(2)]
 
 
@@ -46,7 +47,7 @@ def parse_error(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text.strip())
     share = float(found.group(1)) / (100 if found.group(2) else 1) if found else 0.0
     if not 1e-4 <= share <= 0.5:
-        raise InputError(f"--target-error: {text!r} is no share between 0.01% and 50%", "write it as 1% or 0.01")
+        raise InputError(f"--target-error: {shown(text)} is no share between 0.01% and 50%", "write it as 1% or 0.01")
     return share
 
 

@@ -35,8 +35,12 @@ import pandas as pd
 from packaging.version import InvalidVersion, Version
 
 from profiles.errors import DataError, InputError, UnknownName
+from profiles.files import GIB, Source
 from profiles.importers import Importer, check_options
+from profiles.markup import Malformed
 from profiles.measurements import OPERATIONS, merge_rows, validate
+from profiles.tables import read_parquet
+from profiles.values import shown
 
 PACKAGE = "aiconfigurator-core"
 RETRIEVED = "2026-11-21"  # neither the package nor its tables say when each row was measured
@@ -87,7 +91,7 @@ def _dtype(column: pd.Series) -> pd.Series:
     names = column.astype("str")
     for name in names.unique():
         if name not in _DTYPES and name not in _LEFT_OUT:
-            raise ValueError(f"precision {name!r} in column {column.name!r} is not known")
+            raise Malformed(f"precision {shown(name)} in column {column.name!r} is not known")
     return names.map(_DTYPES)
 
 
@@ -385,8 +389,9 @@ def _versions(folder: Path, table: _Table) -> list[Path]:
 def _rows(table: _Table, path: Path, origin: dict[str, str]) -> pd.DataFrame:
     """The rows of one file, the most ordinary kernel's last. ``origin``: columns equal in all rows."""
     framework, version = path.parts[-3], path.parts[-2]
+    unchanged = f"give an unchanged copy of {PACKAGE} 0.12.0"
     try:
-        raw = pd.read_parquet(path)
+        raw = read_parquet(Source(path, "aiconfigurator:", unchanged, GIB, DataError))
         if framework != "nccl":  # whose tables name the framework that called it
             raw = raw[_column(raw, "framework", framework).astype("str").str.lower() == framework]
         raw = table.prepare(raw)
@@ -402,10 +407,12 @@ def _rows(table: _Table, path: Path, origin: dict[str, str]) -> pd.DataFrame:
             framework_version=_column(raw, "version", version).astype("str"),
             **origin,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Malformed as error:
+        raise DataError(f"aiconfigurator: {path}: {error}", unchanged) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"aiconfigurator: {path} cannot be read ({type(error).__name__}: {error})",
-            f"give an unchanged copy of {PACKAGE} 0.12.0",
+            f"aiconfigurator: {path}: is not the table that it should be",
+            unchanged,
         ) from error
     valid = validate(OPERATIONS[table.operation], rows, where=str(path))
     # Some files hold one question measured with several kernels. The kernel with most rows of a precision is

@@ -16,13 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from profiles.errors import DataError, InputError, Unsupported
+from profiles.files import GIB, Source, is_file
 from profiles.hardware import find_gpu
 from profiles.importers import Importer, check_options
 from profiles.measurements import OPERATIONS, merge_rows, validate
+from profiles.tables import numbers, read_table
+from profiles.values import number, shown
 
 DTYPES = ("fp16", "bf16")
 _MLP_COLUMNS = (
@@ -73,7 +77,7 @@ def read(source: Path | None, options: dict[str, str]) -> Iterator[tuple[str, pd
             raise InputError(f"vidur: option {option} is missing", f"rows need provenance: give --option {option}=…")
     dtype = options.get("dtype", "fp16")
     if dtype not in DTYPES:
-        raise InputError(f"vidur: dtype {dtype!r} is not one that vidur measures", "give fp16 or bf16")
+        raise InputError(f"vidur: dtype {shown(dtype)} is not one that vidur measures", "give fp16 or bf16")
     provenance = {
         "gpu": find_gpu(options["gpu"], "vidur option gpu").name,
         "dtype": dtype,
@@ -82,8 +86,8 @@ def read(source: Path | None, options: dict[str, str]) -> Iterator[tuple[str, pd
         "framework": "vidur",
         "framework_version": options.get("version", "unknown"),
     }
-    files = [source] if source.is_file() else [source / "mlp.csv", source / "all_reduce.csv"]
-    present = [file for file in files if file.is_file()]
+    folder = [source / "mlp.csv", source / "all_reduce.csv"]
+    present = [source] if is_file(source) else [file for file in folder if is_file(file)]
     if not present:
         raise InputError(f"vidur: neither mlp.csv nor all_reduce.csv at {source}", "give the file or its folder")
     for file in present:
@@ -95,16 +99,29 @@ def read(source: Path | None, options: dict[str, str]) -> Iterator[tuple[str, pd
 
 
 def _load(file: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(file)
-    except (OSError, ValueError) as error:
-        raise DataError(f"vidur: {file} cannot be read ({error})", "give an unchanged vidur CSV") from error
+    table = read_table(Source(file, "vidur:", "give an unchanged vidur CSV", GIB, DataError))
+    return table.apply(_plain)
+
+
+def _plain(column: pd.Series[str]) -> pd.Series[Any]:
+    """Numbers where every value is one or blank, else text as it is."""
+    values = numbers(column)
+    if all(value is not None or not text.strip() for value, text in zip(values, column, strict=True)):
+        return pd.Series(values, index=column.index, dtype="float64")
+    return column
 
 
 def _require(table: pd.DataFrame, columns: tuple[str, ...], file: Path) -> None:
+    if not len(table):
+        raise DataError(f"vidur: {file}: has no rows", "give an unchanged vidur CSV")
     for column in columns:
         if column not in table.columns:
             raise DataError(f"vidur: {file}: column {column!r} is missing", "give an unchanged vidur CSV")
+        if column != "use_gated_mlp" and not pd.api.types.is_numeric_dtype(table[column].dtype):
+            strange = next(text for text in table[column] if text.strip() and number(text) is None)
+            raise DataError(
+                f"vidur: {file}: column {column!r}: {shown(strange)} is not a number", "give an unchanged vidur CSV"
+            )
 
 
 def _medians(operation: str, parts: list[pd.DataFrame]) -> pd.DataFrame:
@@ -121,6 +138,7 @@ def _mlp(table: pd.DataFrame, provenance: dict[str, str], file: Path) -> pd.Data
             f"vidur: {file}: no time_stats.<op>.median column of a matrix product",
             f"known: {', '.join(_PRODUCTS)}",
         )
+    _require(table, tuple(timed.values()), file)
     parts = []
     for op, median in timed.items():
         n, k = _PRODUCTS[op](table)

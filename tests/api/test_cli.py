@@ -198,7 +198,7 @@ class TestBadInput:
             ("max_pp", "-1", "max_pp", ""),
             ("max_engine_gpus", "0", "max_engine_gpus", ""),
             ("time_limit", "0", "time_limit_s", ""),
-            ("time_limit", "nan", "time_limit_s", ""),
+            ("time_limit", "nan", "--time-limit", ""),
             ("profiles", "/no/such/store", "/no/such/store", ""),
         ],
     )
@@ -210,8 +210,8 @@ class TestBadInput:
     @pytest.mark.parametrize("option", ["--max-tp", "--max-pp", "--max-engine-gpus", "--time-limit"])
     def test_not_a_number(self, run: Runner, option: str) -> None:
         error, hint = complaint(run(*asking(), option, "many"))
-        assert option in error
-        assert hint == "see `plan --help`"
+        assert f"{option}: 'many' is not a" in error
+        assert "a number" in hint or "a whole number" in hint
 
     def test_unknown_option(self, run: Runner) -> None:
         error, _ = complaint(run(*asking(), "--modle", "x"))

@@ -330,7 +330,7 @@ def test_a_machine_without_cuda_or_torch_gets_one_error(
         (["--target-error", "0"], "--target-error"),
         (["--gpus", "4096"], "--gpus: 4096"),
         (["--device", "npu"], "'npu' is not known"),
-        (["--points", "missing.jsonl"], "missing.jsonl cannot be read"),
+        (["--points", "missing.jsonl"], "missing.jsonl: cannot be read"),
     ],
 )
 def test_what_cannot_be_understood_is_named(run: Runner, asked: list[str], more: list[str], said: str) -> None:

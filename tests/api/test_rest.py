@@ -182,16 +182,16 @@ def test_another_method_is_a_problem_that_says_which_is_allowed(
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"", "Expecting value"),
-        (b'{"model": ', "Expecting value: line 1 column 11"),
-        (b"model: x", "Expecting value"),
+        (b"", "it is empty"),
+        (b'{"model": ', "expecting value, at column 11"),
+        (b"model: x", "expecting value"),
         (b'{"model": "\xff"}', "utf-8"),
-        (b"\xef\xbb\xbf{}", "BOM"),
+        (b"\xef\xbb\xbf{}", "expecting value"),
         (b'{"time_limit_s": NaN}', "NaN is not a number"),
         (b'{"time_limit_s": -Infinity}', "-Infinity is not a number"),
         (b'{"model": "a", "model": "b"}', "key 'model' is given twice"),
-        (b"[" * 100_000, "nested too deeply"),
-        (b'{"a":' * 100_000, "nested too deeply"),
+        (b"[" * 100_000, "levels of nesting"),
+        (b'{"a":' * 100_000, "levels of nesting"),
         (b"9" * 5000, "digits"),
     ],
 )

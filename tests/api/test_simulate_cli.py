@@ -113,7 +113,7 @@ def test_the_timeline_is_drawn(run: Runner, folder: Path, tmp_path: Path, kind: 
         ((), "trace and rate: one of them is needed"),
         (("--rate", "1", "--trace", "x.csv"), "both are given"),
         (("--rate", "0"), "rate: 0.0 should be greater than 0"),
-        (("--rate", "nan"), "rate: nan"),
+        (("--rate", "nan"), "--rate: 'nan'"),
         (("--rate", "1", "--requests", "0"), "requests: 0 is not at least 1"),
         (("--rate", "1", "--arrivals", "uniform"), "arrivals: 'uniform' is not known"),
         (("--rate", "1", "--arrivals", "gamma:0"), "arrivals: 'gamma:0'"),

@@ -166,14 +166,14 @@ def test_a_row_without_provenance_is_refused(make_rows: MakeRows, name: str, bla
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("latency_us", float("nan"), "nan is not a number"),
+        ("latency_us", float("nan"), "null is not a number"),
         ("latency_us", "fast", "'fast' is not a number"),
         ("latency_us", float("inf"), "inf is not finite"),
         ("latency_us", 0.0, "0.0 is below 0.001"),
         ("latency_us", -3.5, "-3.5 is below 0.001"),
         ("latency_p90_us", 0.0, "0.0 is below 0.001"),
         ("power_watts", -1.0, "-1.0 is below 0"),
-        ("m", float("nan"), "nan is not a number"),
+        ("m", float("nan"), "null is not a number"),
         ("m", 0, "0 is below 1"),
         ("m", 1.5, "1.5 is not a whole number"),
         ("m", 1e300, "1e+300 is too large"),

@@ -112,5 +112,5 @@ def test_vidur_refuses_values_that_cannot_be(vidur_mlp: Path) -> None:
 
 def test_vidur_files_that_are_no_csv_are_refused(vidur_mlp: Path) -> None:
     vidur_mlp.write_bytes(b"\x93NUMPY\xff\x00")
-    with pytest.raises(DataError, match=r"mlp\.csv cannot be read"):
+    with pytest.raises(DataError, match=r"mlp\.csv: cannot be read"):
         read(vidur.IMPORTER, vidur_mlp, **VIDUR)

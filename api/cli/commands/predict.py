@@ -75,7 +75,7 @@ def predict(
         answer = _predicted(table, measured, quiet)
         failed = int((answer["error"] != "").sum())
         _hand_over(answer, measured, output, as_json, show=False)
-        if not quiet:
+        if not quiet and failed < len(answer):
             typer.echo(f"{len(answer) - failed:,} predicted, {failed:,} not", err=True)
         if failed == len(answer):
             raise InputError(
@@ -133,17 +133,12 @@ def _requested(
 
 
 def _read(path: Path) -> pd.DataFrame:
-    import pandas as pd
+    from profiles.files import Source
+    from profiles.tables import read_table
 
-    hint = "give a CSV with a header: model,gpu,framework,tp,isl,osl,concurrency,..."
-    try:
-        # Everything stays text: input columns are handed back as they came.
-        return pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig")
-    except pd.errors.EmptyDataError as error:
-        raise InputError(f"{path}: is empty", hint) from error
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read ({reason})", hint) from error
+    # Everything stays text: input columns are handed back as they came.
+    source = Source(path, "", "give a CSV with a header: model,gpu,framework,tp,isl,osl,concurrency,...")
+    return read_table(source, skipinitialspace=True)
 
 
 def _doing(count: int) -> str:

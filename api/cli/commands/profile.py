@@ -15,6 +15,7 @@ from api.cli.console import console, facts, flowing, heading, indented, table
 from api.cli.options import JsonOutput
 from api.cli.output import check_target, hand_over_json
 from profiles.errors import InputError, UnknownName
+from profiles.values import named, shown
 
 if TYPE_CHECKING:  # pandas and pyarrow take a third of a second: the commands below import what they need
     import pandas as pd
@@ -248,7 +249,7 @@ def _check_target(into: Path) -> None:
     if (into / MANIFEST).exists():
         ProfileStore(into)  # one that cannot be read is refused before an hour of reading
     elif into.exists() and (not into.is_dir() or any(into.iterdir())):
-        raise InputError(f"--into: {into} is there and is no profile store", "name a store, or a new folder")
+        raise InputError(f"--into: {named(into)} is there and is no profile store", "name a store, or a new folder")
 
 
 def _options(pairs: list[str]) -> dict[str, str]:
@@ -256,7 +257,7 @@ def _options(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip() or not value.strip():
-            raise InputError(f"--option: {pair!r} is not KEY=VALUE", "write it as --option gpu=H200")
+            raise InputError(f"--option: {shown(pair)} is not KEY=VALUE", "write it as --option gpu=H200")
         if key.strip() in options:
             raise InputError(
                 f"--option: {key.strip()} is given twice", "give it once, several values separated by commas"

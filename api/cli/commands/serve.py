@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from profiles.errors import InputError
+from profiles.values import shown
 
 
 def serve(
@@ -42,7 +43,7 @@ def check_loopback(host: str) -> None:
         loopback = False
     if not loopback:
         raise InputError(
-            f"--host: {host!r} is not a loopback address: the service has no keys and no limits yet",
+            f"--host: {shown(host)} is not a loopback address: the service has no keys and no limits yet",
             "use 127.0.0.1, ::1 or localhost, and a tunnel (ssh -L) from elsewhere",
         )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from planner.contract.documents import LONGEST_TEXT, shown
+from planner.contract.documents import LONGEST_TEXT
 from profiles.errors import InputError
+from profiles.values import shown
 
 NUMBER = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:e[+-]?[0-9]{1,3})?"
 

@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from planner.contract.documents import PLAIN_NUMBER, Document, checked, shown
+from planner.contract.documents import PLAIN_NUMBER, Document, checked
 from planner.contract.workload.grammar import NUMBER, items
 from profiles.errors import InputError
+from profiles.values import shown
 
 Metric = Literal["ttft", "tpot", "e2e"]
 

@@ -10,13 +10,17 @@ import pandas as pd
 
 from costmodels.estimates import Floats, Ints
 from costmodels.serving.simulator.arrivals import Requests
-from planner.contract.documents import shown
 from profiles.errors import InputError
+from profiles.files import GIB, Source
+from profiles.tables import numbers, read_parts
+from profiles.values import shown
 
 FORMATS = (("TIMESTAMP", "ContextTokens", "GeneratedTokens"), ("arrival_s", "isl", "osl"))
 """Columns that are read: those of the Azure LLM inference traces, with times of day, or seconds and tokens."""
 
 MOST_TOKENS = 10**9
+
+LARGEST = 64 * GIB  # bytes of a trace, which is read in parts
 
 _HELP = "a trace is a CSV with the columns " + ", or ".join(", ".join(columns) for columns in FORMATS)
 _ROWS_AT_ONCE = 500_000
@@ -52,82 +56,75 @@ def recorded(path: Path, *, first: int | None = None) -> tuple[Floats, Ints, Int
     """
     if first is not None and first < 1:
         raise InputError(f"requests: {first} is not at least 1", "give the number of requests to read")
+    source = Source(path, "trace", _HELP, LARGEST)
     times: list[Floats] = []
     lengths: list[tuple[Ints, Ints]] = []
     line, last = 2, -np.inf  # line 1 has the names
-    for table in _tables(path, first):
-        columns = _columns(path, list(table.columns))
-        seconds = _seconds(path, table[columns[0]], columns[0], line)
+    for table in _tables(source, first):
+        columns = _columns(source, list(table.columns))
+        seconds = _seconds(source, table[columns[0]], columns[0], line)
         back = np.flatnonzero(np.diff(seconds, prepend=last) < 0)
         if len(back):
-            raise InputError(
-                f"trace {path}, line {line + back[0]}: {columns[0]} {shown(table[columns[0]].iloc[back[0]])} is before "
-                "the line above",
-                "sort the trace by time",
+            value = shown(table[columns[0]].iloc[back[0]])
+            raise source.wrong(
+                f"line {line + back[0]}: {columns[0]} {value} is before the line above", "sort the trace by time"
             )
         times.append(seconds)
-        isl, osl = (_tokens(path, table[name], name, line) for name in columns[1:])
+        isl, osl = (_tokens(source, table[name], name, line) for name in columns[1:])
         lengths.append((isl, osl))
         line, last = line + len(table), seconds[-1]
     if not times:
-        raise InputError(f"trace {path}: has no requests", _HELP)
+        raise source.wrong("has no requests")
     seconds = np.concatenate(times)
     isl, osl = (np.concatenate(side) for side in zip(*lengths, strict=True))
     return seconds - seconds[0], isl, osl
 
 
-def _tables(path: Path, first: int | None) -> Iterator[pd.DataFrame]:
-    """The file in parts, all values as text, so that what is wrong can be shown as it is written."""
-    try:
-        with pd.read_csv(
-            path, dtype=str, chunksize=_ROWS_AT_ONCE, nrows=first, keep_default_na=False, skip_blank_lines=False
-        ) as parts:
-            for table in parts:
-                if len(table):
-                    yield table
-    except pd.errors.EmptyDataError as error:
-        raise InputError(f"trace {path}: is empty", _HELP) from error
-    except (pd.errors.ParserError, UnicodeError) as error:
-        raise InputError(f"trace {path}: is not a CSV file ({' '.join(str(error).split())})", _HELP) from error
-    except OSError as error:
-        raise InputError(f"trace {path}: cannot be read ({error.strerror or error})", "check the path") from error
+def _tables(source: Source, first: int | None) -> Iterator[pd.DataFrame]:
+    """The file in parts."""
+    with read_parts(source, chunksize=_ROWS_AT_ONCE, nrows=first, skip_blank_lines=False) as parts:
+        yield from (table for table in parts if len(table))
 
 
-def _columns(path: Path, present: Sequence[str]) -> tuple[str, str, str]:
+def _columns(source: Source, present: Sequence[str]) -> tuple[str, str, str]:
     for columns in FORMATS:
         if set(columns) <= set(present):
             return columns
     nearest = max(FORMATS, key=lambda columns: len(set(columns) & set(present)))
     missing = ", ".join(name for name in nearest if name not in present)
-    raise InputError(f"trace {path}: column {missing} is missing", _HELP)
+    raise source.wrong(f"column {missing} is missing")
 
 
-def _seconds(path: Path, column: pd.Series[str], name: str, line: int) -> Floats:
+def _seconds(source: Source, column: pd.Series[str], name: str, line: int) -> Floats:
     if name == "TIMESTAMP":
         moments = pd.to_datetime(column, errors="coerce", format="ISO8601", utc=True)
         values = moments.to_numpy(dtype="datetime64[ns]")
         bad = np.isnat(values)
         seconds = values.astype(np.int64) / 1e9
     else:
-        seconds = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+        seconds = _numbers(column)
         bad = ~np.isfinite(seconds)
-    _refuse(path, column, name, line, bad, "a time")
+    _refuse(source, column, name, line, bad, "a time")
     return np.asarray(seconds, dtype=np.float64)
 
 
-def _tokens(path: Path, column: pd.Series[str], name: str, line: int) -> Ints:
-    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+def _tokens(source: Source, column: pd.Series[str], name: str, line: int) -> Ints:
+    values = _numbers(column)
     with np.errstate(invalid="ignore"):
         bad = ~((values >= 1) & (values <= MOST_TOKENS) & (values == np.floor(values)))
-    _refuse(path, column, name, line, bad, "a positive whole number of tokens")
+    _refuse(source, column, name, line, bad, "a positive whole number of tokens")
     return values.astype(np.int64)
 
 
-def _refuse(path: Path, column: pd.Series[str], name: str, line: int, bad: np.ndarray, kind: str) -> None:
+def _numbers(column: pd.Series[str]) -> Floats:
+    return np.array(numbers(column), dtype=np.float64)  # None becomes NaN
+
+
+def _refuse(source: Source, column: pd.Series[str], name: str, line: int, bad: np.ndarray, kind: str) -> None:
     where = np.flatnonzero(bad)
     if len(where):
         value = column.iloc[where[0]]
         raise InputError(
-            f"trace {path}, line {line + where[0]}: {name} {shown(value)} is not {kind}",
+            f"line {line + where[0]}: {name} {shown(value)} is not {kind}",
             "correct the line, or leave it out",
         )

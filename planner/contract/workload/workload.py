@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from planner.contract.documents import PLAIN_NUMBER, Document, checked, shown
+from planner.contract.documents import PLAIN_NUMBER, Document, checked
 from planner.contract.workload.grammar import NUMBER, items
 from profiles.errors import InputError, UnknownName
+from profiles.values import shown
 
 RoutingName = Literal["balanced", "power_law_1.01", "power_law_1.2"]
 Tokens = Annotated[int, Field(gt=0, le=10**9), PLAIN_NUMBER]

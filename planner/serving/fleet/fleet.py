@@ -15,6 +15,7 @@ from planner.serving.fleet.programme import Objective, Programme, Question, prog
 from planner.solving.packing import Candidates, NodePool, Piece, hosted, walk
 from planner.solving.solvers import TOLERANCE, Floats, Highs, Ints, Solution, Solver
 from profiles.errors import InputError, LimitReached
+from profiles.values import shown
 
 __all__ = ["Candidates", "Engine", "FleetChoice", "NodePool", "Objective", "choose_fleet"]
 
@@ -124,7 +125,7 @@ def _check(pools: Sequence[NodePool], candidates: Candidates, objective: str, ra
         raise InputError(f"pools: {', '.join(names)}: a name occurs twice", "give every pool its own name")
     candidates.require("pool", candidates.pool < len(pools), f"there are {len(pools)} pools, counted from 0")
     if objective not in get_args(Objective):
-        raise InputError(f"objective: {objective!r} is not known", f"one of {', '.join(get_args(Objective))}")
+        raise InputError(f"objective: {shown(objective)} is not known", f"one of {', '.join(get_args(Objective))}")
     if rate_rps is None and objective in ("cost", "gpus"):
         raise InputError(f"rate_rps: the objective {objective} needs the rate to serve", "give requests per second")
     if rate_rps is not None and objective == "throughput":

@@ -120,7 +120,7 @@ def test_a_request_never_reads_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("pools: [{gpu: H200, gpus: 8}", "not valid YAML at line 1"),
+        ("pools: [{gpu: H200, gpus: 8}", "not valid YAML at line 2"),
         ("a: b: c", "not valid YAML at line 1"),
         ("pools: !!python/object:os.system {}", "not valid YAML at line 1"),
         ("pools: []\npools: []", "not valid YAML at line 2 ('pools' is given twice)"),
@@ -175,7 +175,7 @@ def test_cluster_file_of_another_gpus_node_is_refused(tmp_path: Path) -> None:
 def test_cluster_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_bytes(b"\xff\xfe\x00\x01")
-    assert "cannot be read ('utf-8'" in refused(read_cluster, file).message
+    assert "not text in UTF-8" in refused(read_cluster, file).message
     assert "cannot be read" in refused(read_cluster, tmp_path).message
 
 

@@ -78,7 +78,7 @@ def test_long_files_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monkey
         (AZURE.replace("2023-11-17 00:00:00", "tomorrow"), "line 5: TIMESTAMP 'tomorrow' is not a time"),
         ("arrival_s,isl,osl\n1,2,3\n\n4,5,6\n", "line 3: arrival_s '' is not a time"),
         ('arrival_s,isl,osl\n1,2,"3\n', "is not a CSV file"),
-        (b"arrival_s,isl,osl\n\xff\xfe,1,1\n", "is not a CSV file"),
+        (b"arrival_s,isl,osl\n\xff\xfe,1,1\n", "not text in UTF-8"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str | bytes, named: str) -> None:

@@ -1,0 +1,88 @@
+"""CSV files that users write: every value as text, so that what is wrong can be shown as it is written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from profiles.errors import ShardwrightError
+from profiles.files import Source
+from profiles.values import number, shown
+
+_FIELDS = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
+
+
+def read_table(source: Source, **options: Any) -> pd.DataFrame:
+    """The whole file; columns of text, as :func:`pandas.read_csv` reads them with ``options``.
+
+    Raises:
+        InputError (or ``source.error``): it cannot be read, is empty, is no CSV, or names a column twice.
+    """
+    with read_parts(source, chunksize=10**9, **options) as parts:
+        return pd.concat(list(parts), ignore_index=True)
+
+
+@contextmanager
+def read_parts(source: Source, **options: Any) -> Iterator[Iterator[pd.DataFrame]]:
+    """The file in parts of ``chunksize`` rows. What is wrong with it is raised where the parts are taken, in our words.
+
+    Raises:
+        InputError (or ``source.error``): as :func:`read_table`.
+    """
+    try:
+        with source.opened() as stream:
+            _check_header(source, stream.readline(2**20))
+            stream.seek(0)
+            with pd.read_csv(stream, dtype=str, keep_default_na=False, encoding="utf-8-sig", **options) as parts:
+                yield parts
+    except pd.errors.EmptyDataError as error:
+        raise source.wrong("is empty") from error
+    except UnicodeDecodeError as error:
+        raise source.wrong("cannot be read (it is not text in UTF-8)", "save the file as text in UTF-8") from error
+    except (pd.errors.ParserError, csv.Error, MemoryError, OverflowError) as error:
+        raise _refused(source, str(error)) from error
+
+
+def _check_header(source: Source, line: bytes) -> None:
+    """pandas renames a column that is given twice, silently."""
+    names = [name.strip() for name in next(csv.reader(io.StringIO(source.decoded(line, 1))), [])]
+    twice = [name for i, name in enumerate(names) if name and name in names[:i]]
+    if twice:
+        raise source.wrong(f"line 1: column {shown(twice[0])} is given twice", "give each column once")
+
+
+def _refused(source: Source, said: str) -> ShardwrightError:
+    if found := _FIELDS.search(said):
+        expected, line, saw = found.groups()
+        return source.wrong(f"line {line} has {saw} fields, the lines above {expected}")
+    if "EOF inside string" in said:
+        return source.wrong("is not a CSV file (a quotation mark is never closed)")
+    return source.wrong("is not a CSV file")
+
+
+def numbers(column: pd.Series[str]) -> list[float | None]:
+    """The numbers that a column of text holds; None where a text is none."""
+    known: dict[str, float | None] = {}
+    return [known[text] if text in known else known.setdefault(text, number(text)) for text in column]
+
+
+def read_parquet(source: Source) -> pd.DataFrame:
+    """The rows of a Parquet file.
+
+    Raises:
+        InputError (or ``source.error``): it cannot be read, or is no Parquet file.
+    """
+    with source.opened() as stream:
+        try:
+            rows: pd.DataFrame = pq.read_table(stream).to_pandas()
+        except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
+            raise source.wrong("cannot be read (it is no whole Parquet file)") from error
+    return rows

@@ -1,0 +1,299 @@
+"""Every reader of a file that a user names, with a file that it reads: a new reader is one entry here."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import mutations
+import numpy as np
+import pandas as pd
+import yaml
+
+from api.cli.commands import predict as predict_command
+from costmodels.models.registry import find_architecture
+from planner.contract.clusters import read_cluster
+from planner.contract.workload.traces import read_trace
+from planner.experts.inputs import read_loads
+from planner.experts.model import MoeModel
+from planner.experts.outputs import read_current, written
+from planner.experts.placement import Placement, Topology
+from planner.experts.routes import read_routes
+from planner.serving import prediction_table
+from planner.serving.document.plan import read_plan
+from profiles.collect.journal import read, read_points
+from profiles.collect.rows import rows_of
+from profiles.descriptions import read_descriptions
+from profiles.errors import ShardwrightError
+from profiles.hardware import gpus
+from profiles.importers import vidur
+from profiles.measurements import OPERATIONS, columns_of
+from profiles.store import ProfileStore
+
+MODEL = MoeModel("made/up", layers=5, moe_layers=(1, 2, 4), experts=4, top_k=2)
+COUNTS = [[5, 1, 2, 3], [1, 1, 1, 7], [9, 0, 0, 1]]
+TOPOLOGY = Topology.uniform(3, 2)
+PLACED = Placement(
+    TOPOLOGY, np.array([[0, 1, 2, 3, 0, 2], [3, 0, 1, 2, 3, 1], [0, 1, 2, 3, 1, 0]]), 4, MODEL.layer_index
+)
+
+Spoil = Callable[[bytes, random.Random], bytes]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """``read(path)`` reads a file called ``name`` that holds ``sample()``. ``spoil``: what mends no syntax, besides
+    :func:`mutations.spoilt_bytes`."""
+
+    name: str
+    sample: Callable[[], bytes]
+    read: Callable[[Path], Any]
+    spoil: Spoil = mutations.spoilt_bytes
+
+
+def spoilt_yaml(content: bytes, draw: random.Random) -> bytes:
+    document = mutations.spoilt_document(yaml.safe_load(content), draw)
+    return yaml.safe_dump(document, allow_unicode=True).encode("utf-8", "replace")
+
+
+def _json(document: Any) -> Callable[[], bytes]:
+    return lambda: json.dumps(document).encode()
+
+
+def _lines(*documents: Any) -> Callable[[], bytes]:
+    return lambda: b"".join(json.dumps(document).encode() + b"\n" for document in documents)
+
+
+def _npy(array: Any) -> Callable[[], bytes]:
+    def content() -> bytes:
+        buffer = io.BytesIO()
+        np.save(buffer, np.asarray(array))
+        return buffer.getvalue()
+
+    return content
+
+
+def _npz(**arrays: Any) -> Callable[[], bytes]:
+    def content() -> bytes:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **{name: np.asarray(array) for name, array in arrays.items()})
+        return buffer.getvalue()
+
+    return content
+
+
+# ------------------------------------------------------------------ documents
+
+CLUSTER = b"""name: ours
+pools:
+  - gpu: H200
+    gpus: 16
+  - {gpu: H100, nodes: 2, gpus_per_node: 8, usd_per_gpu_hour: 2.5, price_source: us}
+"""
+CONFIG = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 4,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 128, "vocab_size": 1000,
+    "max_position_embeddings": 4096, "torch_dtype": "bfloat16", "rms_norm_eps": 1e-5,
+    "rope_scaling": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 4096},
+    "quantization_config": {
+        "quant_method": "fp8", "weight_block_size": [128, 128], "modules_to_not_convert": ["lm_head"],
+    },
+}  # fmt: skip
+
+
+@cache
+def _plan() -> bytes:
+    from example_plan import example_plan  # beside the tests of the command line
+
+    return example_plan().to_json().encode()
+
+
+def _config(path: Path) -> Any:
+    return find_architecture(str(path))
+
+
+# ------------------------------------------------------------------ tables
+
+TRACE = b"arrival_s,isl,osl\n0,100,10\n0.5,200,20\n1.25,50,5\n"
+AZURE = b"""TIMESTAMP,ContextTokens,GeneratedTokens
+2023-11-16 18:15:46.6805900,374,44
+2023-11-16 18:15:50.9951690,396,109
+"""
+CONFIGS = b"""model,gpu,framework,tp,isl,osl,concurrency,name
+Qwen/Qwen3-32B,H200,vllm,2,4000,500,32,a
+Qwen/Qwen3-32B,H200,vllm,4,4000,500,8,b
+"""
+LOADS = b"layer,expert,count,window\n1,0,5,a\n1,1,2,a\n2,0,3,a\n2,3,3,a\n4,2,9,a\n"
+MLP = (
+    b"num_tokens,n_embd,n_expanded_embd,n_head,n_kv_head,use_gated_mlp,num_tensor_parallel_workers,"
+    b"time_stats.mlp_up_proj.median\n128,8192,28672,64,8,True,4,2.0\n256,8192,28672,64,8,True,4,2.5\n"
+)
+
+
+def _predicted(path: Path) -> Any:
+    """The table as `plan predict` reads it, up to where times are computed."""
+    before = prediction_table._predict_group
+    prediction_table._predict_group = lambda *_: None  # type: ignore[assignment]
+    try:
+        answer = prediction_table.predict(predict_command._read(path))
+    finally:
+        prediction_table._predict_group = before
+    for error in answer["error"]:
+        if error:
+            raise ShardwrightError(error, "correct the row")
+    return answer
+
+
+def _vidur(path: Path) -> Any:
+    return list(vidur.read(path, {"gpu": "A100", "date": "2024-05-01", "measured_by": "somebody"}))
+
+
+# ------------------------------------------------------------------ measurements
+
+POINT = {"operation": "gemm", "dtype": "bf16", "shape": {"m": 64, "n": 4096, "k": 4096}, "num_gpus": 1}
+DEVICE = {
+    "kind": "cuda", "name": "NVIDIA H200", "count": 8, "capability": [9, 0], "sm_count": gpus()["H200"].sm_count,
+    "memory_bytes": gpus()["H200"].memory_bytes, "l2_bytes": 2**25, "facts": {},
+}  # fmt: skip
+HEADER = {
+    "type": "header", "format_version": 1, "source": "a test", "date": "2026-11-21", "gpu": "H200",
+    "device": {
+        "kind": "cuda", "name": "NVIDIA H200", "count": 8, "capability": [9, 0], "sm_count": 132,
+        "memory_bytes": 150_109_880_320, "l2_bytes": 62_914_560, "facts": {},
+    }, "versions": {"torch": "2.9", "driver": None}, "settings": {},
+}  # fmt: skip
+OUTCOME = {
+    "type": "outcome", "point": POINT, "status": "measured", "reason": "", "kernel": "cublas", "framework": "torch",
+    "timing": {
+        "median_us": 12.5, "p10_us": 12.0, "p90_us": 13.0, "repeats": 20, "relative_error": 0.01, "outliers": 0,
+        "method": "cuda_graph",
+    },
+    "framework_version": "2.9", "power_watts": 400.0, "clock_mhz": 1900.0, "facts": {}, "seconds": 0.1,
+}  # fmt: skip
+
+
+def _journal(path: Path) -> Any:
+    return rows_of(list(read(path)), "journal")
+
+
+def _facts() -> bytes:
+    gpu = gpus()["H200"].model_dump(mode="json", exclude={"name", "aliases"}, exclude_none=True)
+    described = {"H900": {**gpu, "node": {"gpus": 8, "default_fabric": "ib-400g"}}}
+    return yaml.safe_dump(described, allow_unicode=True).encode()
+
+
+GEMM = {
+    "gpu": "H200", "num_gpus": 1, "dtype": "bf16", "m": 64, "n": 4096, "k": 4096, "latency_us": 25.0,
+    "latency_p10_us": 24.0, "latency_p90_us": 26.0, "repeats": 20, "power_watts": 400.0, "clock_mhz": 1900.0,
+    "kernel": "cublas", "framework": "torch", "framework_version": "2.9", "driver": "580", "torch_version": "2.9",
+    "cuda_version": "13.0", "source": "a test", "date": "2026-11-21",
+}  # fmt: skip
+
+
+def _rows() -> pd.DataFrame:
+    names = [column.name for column in columns_of(OPERATIONS["gemm"])]
+    return pd.DataFrame([{**GEMM, "m": m} for m in (1, 2, 64)])[names]
+
+
+@cache
+def _parquet() -> bytes:
+    buffer = io.BytesIO()
+    _rows().to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def spoilt_rows(content: bytes, draw: random.Random) -> bytes:
+    """One value of one row of a store replaced by what a column can be made to hold."""
+    rows = pd.read_parquet(io.BytesIO(content))
+    column, strange = draw.choice(list(rows.columns)), draw.choice(mutations.STRANGE_VALUES)
+    if isinstance(strange, int) and abs(strange) >= 2**63:
+        strange = float(min(strange, 10**300))
+    values = rows[column].astype("object").tolist()
+    values[draw.randrange(len(values))] = strange
+    whole = [strange] * len(values)
+    buffer = io.BytesIO()
+    for attempt in (values, whole):
+        with contextlib.suppress(Exception):  # pyarrow writes columns of one type only
+            changed = rows.assign(**{column: pd.Series(attempt, dtype=None)})
+            buffer = io.BytesIO()
+            changed.to_parquet(buffer, index=False)
+            return buffer.getvalue()
+    rows.drop(columns=column).to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def _manifest(digest: str) -> dict[str, Any]:
+    hashes = {"gemm": digest}
+    return {"format_version": 1, "name": "s", "version": "1", "attribution": "a test", "hashes": hashes}
+
+
+def _store_of_manifest(path: Path) -> Any:
+    (path.parent / "gemm.parquet").write_bytes(_parquet())
+    return ProfileStore(path.parent)
+
+
+def _store_of_rows(path: Path) -> Any:
+    """A store whose manifest fits the file, whatever it holds; it is read as the cost model and `plan gpus` do."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "0" * 64
+    (path.parent / "manifest.json").write_text(json.dumps(_manifest(digest)))
+    from costmodels.kernels.plausibility import check_rows
+
+    store = ProfileStore(path.parent)
+    check_rows("gemm", store.query("gemm", gpu="H200"), gpus()["H200"], "store")
+    return store.values("gemm", "gpu"), store.summary()
+
+
+def _good_manifest() -> bytes:
+    return json.dumps(_manifest(hashlib.sha256(_parquet()).hexdigest())).encode()
+
+
+ROUTE_LINES = [
+    {"layer": layer, "token_idx": token, "experts": [token % 4, (token + 1) % 4], "request_id": "a"}
+    for token in range(3)
+    for layer in MODEL.moe_layers
+]
+
+READERS = {
+    "cluster": Reader("c.yaml", lambda: CLUSTER, read_cluster, spoilt_yaml),
+    "config": Reader("config.json", _json(CONFIG), _config, mutations.spoilt_json),
+    "plan": Reader("plan.json", _plan, read_plan, mutations.spoilt_json),
+    "trace": Reader("t.csv", lambda: TRACE, read_trace, mutations.spoilt_csv),
+    "azure trace": Reader("t.csv", lambda: AZURE, read_trace, mutations.spoilt_csv),
+    "configurations": Reader("c.csv", lambda: CONFIGS, _predicted, mutations.spoilt_csv),
+    "loads.json": Reader(
+        "l.json", _json({"logical_count": COUNTS}), lambda p: read_loads([p], MODEL), mutations.spoilt_json
+    ),
+    "loads.npy": Reader("l.npy", _npy(np.array(COUNTS, float)), lambda p: read_loads([p], MODEL)),
+    "loads.npz": Reader("l.npz", _npz(logical_count=COUNTS), lambda p: read_loads([p], MODEL)),
+    "loads.csv": Reader("l.csv", lambda: LOADS, lambda p: read_loads([p], MODEL), mutations.spoilt_csv),
+    "routes.jsonl": Reader("r.jsonl", _lines(*ROUTE_LINES), lambda p: read_routes(p, MODEL), mutations.spoilt_json),
+    "routes.npy": Reader("r.npy", _npy(np.tile([0, 1], (6, 3, 1))), lambda p: read_routes(p, MODEL)),
+    "points": Reader("p.jsonl", _lines(POINT, {**POINT, "num_gpus": 2}), read_points, mutations.spoilt_json),
+    "journal": Reader("journal.jsonl", _lines(HEADER, OUTCOME), _journal, mutations.spoilt_json),
+    "gpu facts": Reader("gpus.yaml", _facts, read_descriptions, spoilt_yaml),
+    "vidur": Reader("mlp.csv", lambda: MLP, _vidur, mutations.spoilt_csv),
+    "manifest": Reader("manifest.json", _good_manifest, _store_of_manifest, mutations.spoilt_json),
+    "rows": Reader("gemm.parquet", _parquet, _store_of_rows, spoilt_rows),
+    **{
+        f"placement {form}": Reader(
+            f"p{suffix}",
+            lambda form=form: written(PLACED, MODEL, form),  # type: ignore[misc]
+            lambda p: read_current(p, MODEL, TOPOLOGY),
+            spoil,
+        )
+        for form, suffix, spoil in (
+            ("sglang", ".json", mutations.spoilt_json),
+            ("vllm-ascend", ".json", mutations.spoilt_json),
+            ("trtllm", ".yaml", spoilt_yaml),
+            ("eplb", ".npz", mutations.spoilt_bytes),
+        )
+    },
+}
