@@ -10,7 +10,7 @@ from costmodels.estimates import Floats
 from costmodels.origins import HOW
 from costmodels.training.flops import model_flops
 from costmodels.training.memory import SPREAD
-from planner.training.configuration import Configuration
+from planner.training.configuration import TrainingConfiguration
 from planner.training.prediction import Predicted
 
 TIMES = (
@@ -23,7 +23,7 @@ MEMORY = (
 )
 
 
-def memory_columns(answer: Predicted, configurations: Sequence[Configuration]) -> dict[str, list[object]]:
+def memory_columns(answer: Predicted, configurations: Sequence[TrainingConfiguration]) -> dict[str, list[object]]:
     """Of the fullest rank of each layout."""
     allocated = answer.memory.allocated.max(axis=1)
     down, up = SPREAD
@@ -37,7 +37,7 @@ def memory_columns(answer: Predicted, configurations: Sequence[Configuration]) -
     }
 
 
-def time_columns(answer: Predicted, configurations: Sequence[Configuration]) -> dict[str, list[object]]:
+def time_columns(answer: Predicted, configurations: Sequence[TrainingConfiguration]) -> dict[str, list[object]]:
     if answer.times is None:
         return {}
     seconds = answer.times.total.scaled(1e-6)
@@ -62,7 +62,7 @@ def time_columns(answer: Predicted, configurations: Sequence[Configuration]) -> 
     return columns
 
 
-def peak_flops(c: Configuration) -> float:
+def peak_flops(c: TrainingConfiguration) -> float:
     """Dense peak of the precision that is trained in."""
     rate = {"fp8": "fp8", "mxfp8": "fp8", "nvfp4": "fp4"}.get(c.precision, c.precision)
     peaks = c.gpu.peak_flops

@@ -91,7 +91,7 @@ _TRUE, _FALSE = ("true", "yes", "1", "on", "1.0"), ("false", "no", "0", "off", "
 
 
 @dataclass(frozen=True)
-class Configuration:
+class TrainingConfiguration:
     """One layout, understood; see :class:`costmodels.training.layouts.TrainingLayouts` for the degrees."""
 
     model: TrainedModel
@@ -161,7 +161,7 @@ def column_names(names: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]
     return understood, tuple(strangers)
 
 
-def read_configuration(values: Mapping[str, str], *, allow_paths: bool = True) -> Configuration:
+def read_configuration(values: Mapping[str, str], *, allow_paths: bool = True) -> TrainingConfiguration:
     """The layout that ``values`` (understood names of columns → text, blank where nothing is said) describe.
 
     Raises:
@@ -215,7 +215,7 @@ class _Reader:
 
     # -------------------------------------------------------------- the whole
 
-    def read(self) -> Configuration:
+    def read(self) -> TrainingConfiguration:
         model = self._model()
         gpu = _gpu(self._required("gpu"))
         node = default_node(gpu)
@@ -245,7 +245,7 @@ class _Reader:
         schedule = self._schedule(framework, pp, vpp)
         selective, recomputed = self._recompute(framework)
         attention = ATTENTION.index(self.choice("attention", framework.attention, str(framework.defaults["attention"])))
-        return Configuration(
+        return TrainingConfiguration(
             model, gpu, per_node, fabric, framework, precision, sequence, mode, optimizer, mtp, tp, pp, vpp, dp, cp,
             ep, etp, sharding, shard_ranks, micro_batch, microbatches, global_batch, parallel, schedule, selective,
             recomputed, attention, self._split(model, pp, vpp), tuple(self.defaults),

@@ -23,7 +23,7 @@ SCHEMA_VERSION: Literal["1.0"] = "1.0"
 KIND: Literal["training"] = "training"
 
 
-class RequestUnderstood(Document):
+class TrainingUnderstood(Document):
     """The request as it was understood, all defaults filled in."""
 
     model: str
@@ -77,7 +77,7 @@ class Stage(Document):
     last_node: int
 
 
-class Launch(Document):
+class TrainingLaunch(Document):
     """How to start it."""
 
     framework: str
@@ -85,7 +85,7 @@ class Launch(Document):
     notes: tuple[str, ...] = Field(description="what the flags cannot say")
 
 
-class Decision(Document):
+class TrainingDecision(Document):
     pool: str
     gpu: str
     gpus_per_node: int
@@ -105,7 +105,7 @@ class Decision(Document):
     gpus_used: int
     gpus_idle: int
     usd_per_hour: float | None = Field(description="of the GPUs used; null where a price is not known")
-    launch: Launch
+    launch: TrainingLaunch
 
 
 class StageMemory(Document):
@@ -129,7 +129,7 @@ class StageMemory(Document):
     )
 
 
-class Prediction(Document):
+class TrainingPrediction(Document):
     iteration_s: Interval
     tokens_per_s_gpu: float = Field(description="of the GPUs used")
     model_tflops_gpu: float
@@ -144,7 +144,7 @@ class Prediction(Document):
     inside_measured_range: bool
 
 
-class Alternative(Document):
+class TrainingAlternative(Document):
     """Another mesh, at its best."""
 
     mesh: Mesh
@@ -158,14 +158,14 @@ class Alternative(Document):
     loses_by: float = Field(description="how much slower than the plan, relative")
 
 
-class Alternatives(Document):
-    ranked: tuple[Alternative, ...] = Field(description="best first")
-    simplest: Alternative | None = Field(
+class TrainingAlternatives(Document):
+    ranked: tuple[TrainingAlternative, ...] = Field(description="best first")
+    simplest: TrainingAlternative | None = Field(
         description="least machinery within 2 % of the plan; null where the plan itself has least"
     )
 
 
-class Proof(Document):
+class TrainingProof(Document):
     """Why nothing that was considered is better."""
 
     engine: str
@@ -188,11 +188,11 @@ class TrainingPlan(Document):
 
     kind: Literal["training"] = KIND
     schema_version: Literal["1.0"] = SCHEMA_VERSION
-    request: RequestUnderstood
-    decision: Decision
-    prediction: Prediction
-    proof: Proof
-    alternatives: Alternatives
+    request: TrainingUnderstood
+    decision: TrainingDecision
+    prediction: TrainingPrediction
+    proof: TrainingProof
+    alternatives: TrainingAlternatives
     provenance: Provenance
 
     def to_json(self) -> str:

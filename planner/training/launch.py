@@ -10,12 +10,12 @@ from costmodels.training.setting import Setting
 from planner.training.request import TrainingRequest
 
 if TYPE_CHECKING:
-    from planner.training.document import Decision, Launch
+    from planner.training.document import TrainingDecision, TrainingLaunch
 
 
-def launch(setting: Setting, request: TrainingRequest, decision: Decision) -> Launch:
+def launch(setting: Setting, request: TrainingRequest, decision: TrainingDecision) -> TrainingLaunch:
     """How to start ``decision`` in its framework."""
-    from planner.training.document import Launch
+    from planner.training.document import TrainingLaunch
 
     name = setting.framework.name
     notes = [f"start one process a GPU, ranks in the order {decision.rank_order}, on {_nodes(decision)} nodes"]
@@ -26,17 +26,17 @@ def launch(setting: Setting, request: TrainingRequest, decision: Decision) -> La
     else:
         arguments = [json.dumps(_deepspeed(request, decision))]
         notes.append("DeepSpeed's configuration; the model's code decides recomputation and attention")
-    return Launch(framework=setting.framework.label, arguments=tuple(arguments), notes=tuple(notes))
+    return TrainingLaunch(framework=setting.framework.label, arguments=tuple(arguments), notes=tuple(notes))
 
 
-def _nodes(decision: Decision) -> int:
+def _nodes(decision: TrainingDecision) -> int:
     return -(-decision.gpus_used // decision.gpus_per_node)
 
 
 # ------------------------------------------------------------------ Megatron-LM
 
 
-def _megatron(setting: Setting, request: TrainingRequest, d: Decision, notes: list[str]) -> list[str]:
+def _megatron(setting: Setting, request: TrainingRequest, d: TrainingDecision, notes: list[str]) -> list[str]:
     mesh = d.mesh
     flags: list[object] = [
         *("--tensor-model-parallel-size", mesh.tp, "--pipeline-model-parallel-size", mesh.pp),
@@ -86,7 +86,7 @@ def _megatron_model(setting: Setting, request: TrainingRequest) -> list[object]:
     return flags
 
 
-def _megatron_stages(d: Decision) -> list[object]:
+def _megatron_stages(d: TrainingDecision) -> list[object]:
     """Even stages by their number; others by a layout string (``--pipeline-model-parallel-layout``)."""
     if d.mesh.pp == 1:
         return []
@@ -104,7 +104,7 @@ def layout_string(runs: list[int]) -> str:
     return "|".join(words)
 
 
-def _megatron_recompute(d: Decision, notes: list[str]) -> list[object]:
+def _megatron_recompute(d: TrainingDecision, notes: list[str]) -> list[object]:
     whole = {stage.recomputed for stage in d.stages}
     if max(whole):
         if len(whole) > 1:
@@ -122,7 +122,7 @@ def _megatron_recompute(d: Decision, notes: list[str]) -> list[object]:
 # ------------------------------------------------------------------ torchtitan
 
 
-def _torchtitan(setting: Setting, request: TrainingRequest, d: Decision, notes: list[str]) -> list[str]:
+def _torchtitan(setting: Setting, request: TrainingRequest, d: TrainingDecision, notes: list[str]) -> list[str]:
     mesh = d.mesh
     local = request.global_batch // mesh.dp if mesh.pp > 1 else d.micro_batch
     flags: list[object] = [
@@ -166,7 +166,7 @@ def _torchtitan(setting: Setting, request: TrainingRequest, d: Decision, notes: 
 # ------------------------------------------------------------------ DeepSpeed
 
 
-def _deepspeed(request: TrainingRequest, d: Decision) -> dict[str, object]:
+def _deepspeed(request: TrainingRequest, d: TrainingDecision) -> dict[str, object]:
     return {
         "train_batch_size": request.global_batch,
         "train_micro_batch_size_per_gpu": d.micro_batch,

@@ -11,7 +11,7 @@ import pandas as pd
 
 from costmodels.estimates import Floats
 from planner.training.columns import MEMORY, TIMES, memory_columns, time_columns
-from planner.training.configuration import MEASURED, Configuration, column_names, read_configuration
+from planner.training.configuration import MEASURED, TrainingConfiguration, column_names, read_configuration
 from planner.training.machines import Machines, Progress
 from planner.training.prediction import predicted
 from planner.training.rules import check
@@ -41,7 +41,7 @@ def predict(
             f"{clash}: the column is added by the prediction", "rename it, or give --measured to score against it"
         )
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
-    groups: dict[tuple[object, ...], list[tuple[int, Configuration]]] = {}
+    groups: dict[tuple[object, ...], list[tuple[int, TrainingConfiguration]]] = {}
     names = list(understood.items())
     for index, record in enumerate(table[list(understood)].to_dict("records") if understood else [{}] * len(table)):
         try:
@@ -67,7 +67,7 @@ def told(error: ShardwrightError) -> str:
 
 
 def _fill(
-    out: dict[str, np.ndarray], rows: list[int], configurations: list[Configuration], machines: Machines | None
+    out: dict[str, np.ndarray], rows: list[int], configurations: list[TrainingConfiguration], machines: Machines | None
 ) -> None:
     answer = predicted(configurations, machines)
     columns = {**memory_columns(answer, configurations), **time_columns(answer, configurations)}

@@ -11,7 +11,7 @@ import numpy as np
 from costmodels.training.layouts import TrainingLayouts, stage_kinds
 from costmodels.training.memory import TrainingMemory, training_memory
 from costmodels.training.setting import Setting
-from planner.training.configuration import Configuration
+from planner.training.configuration import TrainingConfiguration
 
 if TYPE_CHECKING:  # memory alone is asked for without them, and they take a second to load
     from costmodels.training.iteration import IterationTimes
@@ -28,11 +28,11 @@ class Predicted:
     times: IterationTimes | None
 
 
-def setting_of(c: Configuration) -> Setting:
+def setting_of(c: TrainingConfiguration) -> Setting:
     return Setting(c.model, c.framework, c.sequence, c.precision, c.mode, c.optimizer, c.mtp)  # type: ignore[arg-type]
 
 
-def layouts_of(configurations: Sequence[Configuration]) -> TrainingLayouts:
+def layouts_of(configurations: Sequence[TrainingConfiguration]) -> TrainingLayouts:
     """The layouts of configurations of one model."""
 
     def column(name: str) -> np.ndarray:
@@ -61,8 +61,8 @@ def layouts_of(configurations: Sequence[Configuration]) -> TrainingLayouts:
     )
 
 
-def predicted(configurations: Sequence[Configuration], machines: Machines | None) -> Predicted:
-    """Time and memory of configurations of one :attr:`~planner.training.configuration.Configuration.group`; memory
+def predicted(configurations: Sequence[TrainingConfiguration], machines: Machines | None) -> Predicted:
+    """Time and memory of configurations of one :attr:`~planner.training.configuration.TrainingConfiguration.group`; memory
     alone without ``machines``."""
     first = configurations[0]
     setting, layouts = setting_of(first), layouts_of(configurations)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from costmodels.training.layouts import RECOMPUTED
-from planner.training.configuration import Configuration
+from planner.training.configuration import TrainingConfiguration
 from planner.training.prediction import predicted
 from planner.training.rules import refusals
 
@@ -16,11 +16,11 @@ class Remedy:
     """A change after which the layout fits."""
 
     change: str
-    configuration: Configuration
+    configuration: TrainingConfiguration
     bytes: float  # all in all, on the fullest GPU
 
 
-def remedies(c: Configuration, most: int = 4) -> list[Remedy]:
+def remedies(c: TrainingConfiguration, most: int = 4) -> list[Remedy]:
     """Changes of ``c`` that each make it fit on its GPUs, in the order of what they usually cost: sharding (an
     exchange that hides), selective recomputation, smaller micro-batches, full recomputation, more splitting."""
     expandable = not predicted([c], None).memory.fits(c.gpu)[0]  # what fits so already should fit without
@@ -36,7 +36,7 @@ def remedies(c: Configuration, most: int = 4) -> list[Remedy]:
     return found
 
 
-def _changes(c: Configuration) -> Iterator[tuple[str, Configuration]]:
+def _changes(c: TrainingConfiguration) -> Iterator[tuple[str, TrainingConfiguration]]:
     for stage in range(c.sharding + 1, 4):
         yield f"--sharding {stage}", replace(c, sharding=stage)
     if c.tp > 1 and not c.sequence_parallel:
@@ -64,7 +64,7 @@ def _changes(c: Configuration) -> Iterator[tuple[str, Configuration]]:
             yield f"--cp {c.cp * factor} --dp {dp}", replace(fewer, cp=c.cp * factor, shard_ranks=ranks)
 
 
-def _parts(c: Configuration) -> set[str]:
+def _parts(c: TrainingConfiguration) -> set[str]:
     """Parts of a layer that the model has."""
     parts = {"core_attn", "layernorm", "mlp", "op"}
     if c.model.experts is not None:

@@ -46,9 +46,9 @@ def assemble(
     )
 
 
-def _understood(setting: Setting, request: TrainingRequest) -> doc.RequestUnderstood:
+def _understood(setting: Setting, request: TrainingRequest) -> doc.TrainingUnderstood:
     degrees = ("tp", "pp", "vpp", "dp", "cp", "ep", "moe_tp", "micro_batch", "sharding")
-    return doc.RequestUnderstood(
+    return doc.TrainingUnderstood(
         model=setting.model.name,
         parameters=setting.model.parameters(request.seq_len),
         active_parameters=setting.model.architecture.active_parameters,
@@ -85,7 +85,7 @@ def _parts(found: Found) -> tuple[str, ...]:
     return tuple(part for bit, part in enumerate(RECOMPUTED) if bits >> bit & 1)
 
 
-def _decision(setting: Setting, request: TrainingRequest, pool: Pool, found: Found) -> doc.Decision:
+def _decision(setting: Setting, request: TrainingRequest, pool: Pool, found: Found) -> doc.TrainingDecision:
     layout, mesh = found.layout, _mesh(found)
     ranks = mesh.tp * mesh.cp * mesh.dp
     runs = np.array(found.split).reshape(mesh.vpp, mesh.pp)
@@ -102,7 +102,7 @@ def _decision(setting: Setting, request: TrainingRequest, pool: Pool, found: Fou
         )
         for stage in range(mesh.pp)
     )
-    decision = doc.Decision(
+    decision = doc.TrainingDecision(
         pool=pool.name,
         gpu=pool.gpu,
         gpus_per_node=pool.gpus_per_node,
@@ -118,7 +118,7 @@ def _decision(setting: Setting, request: TrainingRequest, pool: Pool, found: Fou
         gpus_used=mesh.gpus,
         gpus_idle=pool.gpus - mesh.gpus,
         usd_per_hour=None if pool.usd_per_gpu_hour is None else pool.usd_per_gpu_hour * mesh.gpus,
-        launch=doc.Launch(framework=setting.framework.label, arguments=(), notes=()),
+        launch=doc.TrainingLaunch(framework=setting.framework.label, arguments=(), notes=()),
     )
     return decision.model_copy(update={"launch": launch(setting, request, decision)})
 
@@ -128,7 +128,7 @@ def _decision(setting: Setting, request: TrainingRequest, pool: Pool, found: Fou
 
 def _prediction(
     setting: Setting, request: TrainingRequest, pool: Pool, gpu: Gpu, links: Links, found: Found, memory: TrainingMemory
-) -> doc.Prediction:
+) -> doc.TrainingPrediction:
     times = iteration_times(setting, links, found.layout)
     seconds = float(times.total.value[0]) / 1e6
     gpus = int(found.layout.gpus[0])
@@ -138,7 +138,7 @@ def _prediction(
     peak = gpu.peak_flops.get(rate) or gpu.peak_flops.get("bf16") or gpu.peak_flops["fp16"]
     price = pool.usd_per_gpu_hour
     fullest = float(memory.allocated.max())
-    return doc.Prediction(
+    return doc.TrainingPrediction(
         iteration_s=Interval(value=seconds, low=float(times.total.low[0]) / 1e6, high=float(times.total.high[0]) / 1e6),
         tokens_per_s_gpu=tokens / gpus,
         model_tflops_gpu=flops / 1e12,
@@ -177,8 +177,8 @@ def _stage_memory(memory: TrainingMemory, stage: int, gpu: Gpu) -> doc.StageMemo
 
 
 def _proof(
-    setting: Setting, request: TrainingRequest, gpu: Gpu, found: Search, memory: TrainingMemory, told: doc.Prediction
-) -> doc.Proof:
+    setting: Setting, request: TrainingRequest, gpu: Gpu, found: Search, memory: TrainingMemory, told: doc.TrainingPrediction
+) -> doc.TrainingProof:
     best = found.best[0]
     if request.objective == "time":
         value, bound, unit = best.total_us / 1e6, found.bound_us / 1e6, "s an iteration"
@@ -188,7 +188,7 @@ def _proof(
     else:
         value, bound, unit = float(memory.used().max()), found.bound_us, "bytes of the fullest GPU"
     bound = min(bound, value)
-    return doc.Proof(
+    return doc.TrainingProof(
         engine="enumeration with bounds, dynamic programme over stages",
         status="time_limit" if found.out_of_time else "optimal",
         objective=request.objective,
@@ -208,7 +208,7 @@ def _proof(
     )
 
 
-def _binding(gpu: Gpu, memory: TrainingMemory, told: doc.Prediction) -> str:
+def _binding(gpu: Gpu, memory: TrainingMemory, told: doc.TrainingPrediction) -> str:
     """What keeps the iteration from being shorter: memory that is nearly full, else the largest loss."""
     used = memory.used()[0]
     stage = int(used.argmax())
@@ -226,12 +226,12 @@ def _binding(gpu: Gpu, memory: TrainingMemory, told: doc.Prediction) -> str:
 # ------------------------------------------------------------------ alternatives
 
 
-def _alternatives(setting: Setting, found: Search) -> doc.Alternatives:
+def _alternatives(setting: Setting, found: Search) -> doc.TrainingAlternatives:
     best = found.best[0]
     ranked = tuple(_alternative(setting, each, best) for each in found.best[1:4])
     near = [each for each in found.best if each.total_us <= best.total_us * (1 + SIMPLE_ENOUGH)]
     simplest = min(near, key=lambda each: (_machinery(each), each.total_us))
-    return doc.Alternatives(ranked=ranked, simplest=None if simplest is best else _alternative(setting, simplest, best))
+    return doc.TrainingAlternatives(ranked=ranked, simplest=None if simplest is best else _alternative(setting, simplest, best))
 
 
 def _machinery(found: Found) -> int:
@@ -243,9 +243,9 @@ def _machinery(found: Found) -> int:
     return degrees + uneven + recomputes + (int(layout.sharding[0]) > 1)
 
 
-def _alternative(setting: Setting, found: Found, best: Found) -> doc.Alternative:
+def _alternative(setting: Setting, found: Found, best: Found) -> doc.TrainingAlternative:
     layout = found.layout
-    return doc.Alternative(
+    return doc.TrainingAlternative(
         mesh=_mesh(found),
         sharding=int(layout.sharding[0]),
         micro_batch=int(layout.micro_batch[0]),

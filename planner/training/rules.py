@@ -7,17 +7,17 @@ from collections.abc import Iterator
 
 from costmodels.models.architecture import GatedDeltaNet, GroupedQueryAttention
 from costmodels.training.layouts import SCHEDULES, UNFUSED
-from planner.training.configuration import Configuration
+from planner.training.configuration import TrainingConfiguration
 from profiles.errors import InputError
 
 
-def check(configuration: Configuration) -> None:
+def check(configuration: TrainingConfiguration) -> None:
     """Raises :class:`InputError`, beginning with the column's name, for the first rule that is broken."""
     for message, hint in refusals(configuration):
         raise InputError(message, hint)
 
 
-def refusals(c: Configuration) -> Iterator[tuple[str, str]]:
+def refusals(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
     """(what is wrong, the way out) of each rule that ``c`` breaks."""
     yield from _tensor(c)
     yield from _pipeline(c)
@@ -26,7 +26,7 @@ def refusals(c: Configuration) -> Iterator[tuple[str, str]]:
     yield from _memory(c)
 
 
-def _tensor(c: Configuration) -> Iterator[tuple[str, str]]:
+def _tensor(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
     for attention in {kind.attention for kind in c.model.kinds}:
         if attention.heads % c.tp:
             yield f"tp: {c.tp} does not divide the {attention.heads} attention heads", "choose a tp that does"
@@ -54,7 +54,7 @@ def _tensor(c: Configuration) -> Iterator[tuple[str, str]]:
         yield f"seq_len: {c.sequence} is beyond the {longest} positions of {c.model.name}", "choose a shorter sequence"
 
 
-def _pipeline(c: Configuration) -> Iterator[tuple[str, str]]:
+def _pipeline(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
     if c.vpp > 1 and c.pp == 1:
         yield f"vpp: {c.vpp} virtual stages without pipeline parallelism", "leave vpp blank, or give pp"
     if c.pp * c.vpp > c.model.layers:
@@ -75,7 +75,7 @@ def _pipeline(c: Configuration) -> Iterator[tuple[str, str]]:
         )
 
 
-def _context(c: Configuration) -> Iterator[tuple[str, str]]:
+def _context(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
     if c.cp == 1:
         return
     if c.attention == UNFUSED:
@@ -89,7 +89,7 @@ def _context(c: Configuration) -> Iterator[tuple[str, str]]:
         )
 
 
-def _experts(c: Configuration) -> Iterator[tuple[str, str]]:
+def _experts(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
     experts = c.model.experts
     if experts is None:
         return
@@ -106,7 +106,7 @@ def _experts(c: Configuration) -> Iterator[tuple[str, str]]:
         yield "sequence_parallel: false with experts and tp, which Megatron-Core refuses", "set it to true"
 
 
-def _memory(c: Configuration) -> Iterator[tuple[str, str]]:
+def _memory(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
     fewest = min(c.split) * c.vpp
     if c.recomputed is not None and c.recomputed > max(c.split) * c.vpp:
         yield (

@@ -28,7 +28,7 @@ from costmodels.training.layouts import (
 from costmodels.training.memory import expert_shards, training_memory
 from costmodels.training.setting import Setting, parameters
 from planner.training.request import TrainingRequest
-from planner.training.space import Candidates, Refused, candidates
+from planner.training.space import LayoutCandidates, RefusedLayouts, candidates
 from planner.training.stages import Split, best_split, stage_table
 from profiles.errors import InputError
 from profiles.hardware import Gpu
@@ -66,7 +66,7 @@ class Search:
 
     best: list[Found] = field(default_factory=list)
     bound_us: float = np.inf
-    refused: Refused = field(default_factory=Refused)
+    refused: RefusedLayouts = field(default_factory=RefusedLayouts)
     looked_at: int = 0
     legal: int = 0
     bounded: int = 0
@@ -137,7 +137,7 @@ class _Searching:
             )
         return ATTENTION.index(name)
 
-    def _plain(self, c: Candidates) -> TrainingLayouts:
+    def _plain(self, c: LayoutCandidates) -> TrainingLayouts:
         """``c`` without sharding, recomputation or stages."""
         n = len(c)
         return TrainingLayouts(

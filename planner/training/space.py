@@ -23,7 +23,7 @@ MICRO_BATCHES = (1, 2, 4, 8, 16, 32)
 
 
 @dataclass
-class Refused:
+class RefusedLayouts:
     """Combinations that were left out, by reason, with an example of each."""
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Candidates:
+class LayoutCandidates:
     """Degrees of ``n`` layouts, shape [n] each; see :class:`costmodels.training.layouts.TrainingLayouts`."""
 
     tp: Ints
@@ -52,8 +52,8 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.tp)
 
-    def take(self, index: NDArray[np.generic]) -> Candidates:
-        return Candidates(**{each.name: getattr(self, each.name)[index] for each in fields(self)})
+    def take(self, index: NDArray[np.generic]) -> LayoutCandidates:
+        return LayoutCandidates(**{each.name: getattr(self, each.name)[index] for each in fields(self)})
 
     @property
     def gpus(self) -> Ints:
@@ -73,7 +73,7 @@ class Candidates:
         return " ".join([*words, f"micro-batch {int(self.micro_batch[row])}"])
 
 
-def candidates(setting: Setting, request: TrainingRequest, gpus: int, per_node: int) -> tuple[Candidates, Refused, int]:
+def candidates(setting: Setting, request: TrainingRequest, gpus: int, per_node: int) -> tuple[LayoutCandidates, RefusedLayouts, int]:
     """(layouts on at most ``gpus`` GPUs, what was refused and why, combinations looked at)."""
     model = setting.model
     routed = model.experts
@@ -93,7 +93,7 @@ def candidates(setting: Setting, request: TrainingRequest, gpus: int, per_node: 
     looked_at = len(grid[0])
     ways = np.array(_ways(setting, request), dtype=np.int64).reshape(-1, 2)
     etp = np.where(at["split"] == 1, at["tp"], 1)
-    found = Candidates(
+    found = LayoutCandidates(
         at["tp"], at["pp"], ways[at["way"], 0], at["dp"], at["cp"], at["ep"], etp, at["micro_batch"], ways[at["way"], 1]
     )
     keep = np.ones(looked_at, np.bool_)
@@ -101,7 +101,7 @@ def candidates(setting: Setting, request: TrainingRequest, gpus: int, per_node: 
     keep &= (at["split"] == 0) | (found.tp > 1)  # splitting by one is the same as not splitting
     keep &= (found.pp > 1) | (at["way"] == 0)  # schedules differ where there is a pipeline
     found = found.take(np.flatnonzero(keep))
-    refused = Refused()
+    refused = RefusedLayouts()
     for reason, rule in _rules(setting, request):
         broken = np.flatnonzero(rule(found))
         if len(broken):
@@ -110,7 +110,7 @@ def candidates(setting: Setting, request: TrainingRequest, gpus: int, per_node: 
     return found, refused, looked_at
 
 
-Rule = Callable[[Candidates], NDArray[np.bool_]]
+Rule = Callable[[LayoutCandidates], NDArray[np.bool_]]
 """Which candidates break it, shape [n]."""
 
 

@@ -11,7 +11,7 @@ from api.cli.views.quantities import gib, number, percent
 from costmodels.training.layouts import ATTENTION, RECOMPUTED, SCHEDULES
 from costmodels.training.memory import TrainingMemory
 from planner.training.columns import memory_columns, time_columns
-from planner.training.configuration import Configuration
+from planner.training.configuration import TrainingConfiguration
 from planner.training.prediction import Predicted
 from planner.training.remedies import Remedy, remedies
 
@@ -28,14 +28,14 @@ _COLUMNS = {
 """Columns of the memory table, and the parts that each sums."""
 
 
-def layout_words(c: Configuration) -> str:
+def layout_words(c: TrainingConfiguration) -> str:
     """``TP4 PP8 VPP5 DP2, sequence parallel``."""
     degrees = (("TP", c.tp), ("PP", c.pp), ("VPP", c.vpp), ("DP", c.dp), ("CP", c.cp), ("EP", c.ep), ("MoE-TP", c.etp))
     words = " ".join(f"{name}{degree}" for name, degree in degrees if degree > 1) or "one GPU"
     return words + (", sequence parallel" if c.sequence_parallel else "")
 
 
-def recompute_words(c: Configuration) -> str:
+def recompute_words(c: TrainingConfiguration) -> str:
     if c.recomputed is None:
         return "full"
     if c.recomputed:
@@ -44,7 +44,7 @@ def recompute_words(c: Configuration) -> str:
     return f"selective: {', '.join(parts)}" if parts else "none"
 
 
-def _header(c: Configuration, console: Console) -> None:
+def _header(c: TrainingConfiguration, console: Console) -> None:
     console.print(Text(c.model.name, style="bold"))
     sharding = ("none", "optimizer states", "optimizer states and gradients", "all states and weights")[c.sharding]
     group = f" over {c.shard_ranks}" if c.sharding and c.shard_ranks < c.dp * c.cp else ""
@@ -64,14 +64,14 @@ def _header(c: Configuration, console: Console) -> None:
     facts(console, rows)
 
 
-def show_memory(c: Configuration, answer: Predicted, *, explain: bool) -> None:
+def show_memory(c: TrainingConfiguration, answer: Predicted, *, explain: bool) -> None:
     """Every stage's memory by part, the verdict, and what would make it fit."""
     with page() as out:
         _header(c, out)
         _memory(c, answer.memory, out, explain=explain)
 
 
-def _memory(c: Configuration, memory: TrainingMemory, out: Console, *, explain: bool) -> None:
+def _memory(c: TrainingConfiguration, memory: TrainingMemory, out: Console, *, explain: bool) -> None:
     used, plain = memory.used()[0, : c.pp], memory.used(expandable=False)[0, : c.pp]
     room = c.gpu.memory_bytes
     heading(out, f"Memory of a GPU at its peak, GiB of {gib(room)}")
@@ -108,7 +108,7 @@ def remedy_words(remedy: Remedy) -> str:
     return f"{remedy.change}: {gib(remedy.bytes)} GiB on the fullest GPU"
 
 
-def show_prediction(c: Configuration, answer: Predicted, *, explain: bool) -> None:
+def show_prediction(c: TrainingConfiguration, answer: Predicted, *, explain: bool) -> None:
     """Time, its parts, and memory of one layout."""
     assert answer.times is not None
     times = time_columns(answer, [c])

@@ -8,7 +8,7 @@ from rich.text import Text
 from api.cli.console import bullet, facts, heading, indented, page, table
 from api.cli.view import pool_words
 from api.cli.views.quantities import gib, number, percent
-from planner.training.document import Alternative, TrainingPlan
+from planner.training.document import TrainingAlternative, TrainingPlan
 
 SHARDING = ("none", "optimizer states", "optimizer states and gradients", "all states and weights")
 MOST_STAGES = 12
@@ -111,7 +111,7 @@ def _memory(plan: TrainingPlan, out: Console, *, explain: bool) -> None:
         out.print("  tight: fits only with PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True")
 
 
-def _words(each: Alternative) -> str:
+def _words(each: TrainingAlternative) -> str:
     recompute = ", ".join(each.recompute)
     if each.recomputed_layers:
         recompute += f"{', ' if recompute else ''}{each.recomputed_layers} layers"

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from costmodels.training.layouts import ATTENTION, RECOMPUTED, SCHEDULES
-from planner.training.configuration import Configuration, column_names, read_configuration
+from planner.training.configuration import TrainingConfiguration, column_names, read_configuration
 from planner.training.rules import check
 from profiles.errors import InputError
 
 LLAMA = {"model": "meta-llama/Llama-3.1-8B", "gpu": "H100", "seq_len": "8192", "global_batch": "64", "dp": "8"}
 
 
-def read(**changes: Any) -> Configuration:
+def read(**changes: Any) -> TrainingConfiguration:
     configuration = read_configuration({**LLAMA, **{name: str(value) for name, value in changes.items()}})
     check(configuration)
     return configuration
