@@ -13,15 +13,14 @@ import numpy as np
 
 from costmodels.estimates import Floats
 from costmodels.models.architecture import (
-    Attention,
     DenseFeedForward,
-    FeedForward,
     GatedDeltaNet,
     GroupedQueryAttention,
     LatentAttention,
     MixtureOfExperts,
 )
 from costmodels.training.layouts import UNFUSED, TrainingLayouts
+from costmodels.training.models import TrainedAttention, TrainedFeedForward
 from costmodels.training.setting import Setting
 
 ELEMENT = 2.0  # bytes: activations are kept in 16 bits whatever the products are multiplied in
@@ -75,7 +74,7 @@ def layer_activations(setting: Setting, layouts: TrainingLayouts, kind: int) -> 
     return LayerActivations(kept, whole, np.broadcast_to(block, kept.shape), gradients + ELEMENT * hidden / shared)
 
 
-def _attention(setting: Setting, layouts: TrainingLayouts, attention: Attention, tp: Floats) -> dict[str, Floats]:
+def _attention(setting: Setting, layouts: TrainingLayouts, attention: TrainedAttention, tp: Floats) -> dict[str, Floats]:
     """``core``: queries, keys, values; ``scores``: what fused kernels do not keep; and the rest."""
     zero = np.zeros(len(layouts))
     if isinstance(attention, GatedDeltaNet):
@@ -95,7 +94,7 @@ def _attention(setting: Setting, layouts: TrainingLayouts, attention: Attention,
         query = heads * attention.head_dim
         kv = np.maximum(attention.kv_heads * attention.head_dim / tp, attention.head_dim)
         core = ELEMENT * (query / tp + 2 * kv)
-        rest = ELEMENT * query / tp
+        rest = ELEMENT * query * (3 if attention.gated_output else 1) / tp  # and the gate, and what it lets through
     fused = layouts.attention != UNFUSED
     # Softmax, and with dropout its mask and result, of every pair; fused kernels keep one number a query.
     each = 5.0 if setting.model.dropout else 4.0
@@ -104,7 +103,7 @@ def _attention(setting: Setting, layouts: TrainingLayouts, attention: Attention,
 
 
 def _feed_forward(
-    setting: Setting, layouts: TrainingLayouts, ffn: FeedForward, tp: Floats, shared: Floats
+    setting: Setting, layouts: TrainingLayouts, ffn: TrainedFeedForward, tp: Floats, shared: Floats
 ) -> tuple[Floats, Floats, Floats]:
     """(output of the first product, of the activation, and gradients alive at once), bytes a token."""
     hidden = setting.model.architecture.hidden
@@ -146,7 +145,7 @@ def _chosen_operators(setting: Setting, layouts: TrainingLayouts, kind: int, blo
     return np.asarray(block + kept + ELEMENT * hidden / shared)
 
 
-def attention_output(attention: Attention) -> int:
+def attention_output(attention: TrainedAttention) -> int:
     """Features that the output product takes."""
     if isinstance(attention, GroupedQueryAttention):
         return attention.heads * attention.head_dim

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.features import LAUNCH_US
+from costmodels.operations.questions import Exchange
 from costmodels.operations.roofline import code
 from costmodels.step.communication import Network, across_nodes, exchange_times, point_to_point_us
-from costmodels.step.operators import Exchange
 
 _GRID = 2.0 ** np.arange(8, 44, 0.25)
 """Message sizes, bytes, at which an exchange is asked about; in between, times are interpolated on logarithms."""

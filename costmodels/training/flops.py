@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from costmodels.models.architecture import Attention, GroupedQueryAttention, LatentAttention
+from costmodels.models.architecture import GroupedQueryAttention, LatentAttention
+from costmodels.training.models import TrainedAttention
 from costmodels.training.setting import Setting
 
 
@@ -12,7 +13,7 @@ def model_flops(setting: Setting, sequences: int) -> float:
     model = setting.model.architecture
     products = model.vocabulary * model.hidden * (1 + setting.mtp)
     attention = 0.0
-    for kind in model.layer_groups:
+    for kind in setting.model.kinds:
         products += kind.count * (
             kind.attention.parameters(model.hidden) + kind.feed_forward.active_parameters(model.hidden)
         )
@@ -23,7 +24,7 @@ def model_flops(setting: Setting, sequences: int) -> float:
     return 3.0 * sequences * (2.0 * products * setting.sequence + attention)
 
 
-def _pair_width(attention: Attention) -> float:
+def _pair_width(attention: TrainedAttention) -> float:
     """Elements of queries and of values that each pair of tokens multiplies."""
     if isinstance(attention, GroupedQueryAttention):
         return 2.0 * attention.heads * attention.head_dim

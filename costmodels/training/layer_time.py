@@ -16,18 +16,17 @@ from numpy.typing import NDArray
 
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.models.architecture import (
-    Attention,
     DenseFeedForward,
     GatedDeltaNet,
     GroupedQueryAttention,
     LatentAttention,
-    LayerGroup,
     MixtureOfExperts,
 )
 from costmodels.operations.roofline import code
 from costmodels.training.calibration import sustained_factor, training_calibration
 from costmodels.training.exchanges import Links
 from costmodels.training.layouts import FLASH2, UNFUSED, TrainingLayouts
+from costmodels.training.models import TrainedAttention, TrainedKind
 from costmodels.training.questions import Questions, Slot
 from costmodels.training.setting import Setting, attention_widths
 
@@ -187,7 +186,7 @@ class _Layer:
         ends = value.sum(axis=0)[:, self.kinds :].swapaxes(0, 1)
         return LayerTimes(value[:, :, : self.kinds], ends, down, up, how, inside, self.setting.framework.host_us)
 
-    def _attention(self, k: int, attention: Attention) -> None:
+    def _attention(self, k: int, attention: TrainedAttention) -> None:
         hidden, tokens, tp = float(self.model.hidden), self.tokens, self.tp
         if isinstance(attention, GroupedQueryAttention):
             query = attention.heads * attention.head_dim / tp
@@ -305,7 +304,7 @@ class _Layer:
 
     # -------------------------------------------------------------- feed-forward
 
-    def _feed_forward(self, k: int, kind: LayerGroup) -> None:
+    def _feed_forward(self, k: int, kind: TrainedKind) -> None:
         ffn = kind.feed_forward
         if isinstance(ffn, MixtureOfExperts):
             self._experts(k, ffn)
@@ -350,7 +349,7 @@ class _Layer:
 
     # -------------------------------------------------------------- stream and exchanges
 
-    def _stream(self, k: int, kind: LayerGroup) -> None:
+    def _stream(self, k: int, kind: TrainedKind) -> None:
         """Two norms and two residual additions, with dropout's masks where there is dropout: elements read or written
         of the stream, forward 10 or 11, backward 14 or 16."""
         stream = self.tokens * self.model.hidden / self.shared

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from costmodels.estimates import Floats
-from costmodels.models.architecture import FeedForward, MixtureOfExperts
+from costmodels.models.architecture import MixtureOfExperts
 from costmodels.step.memory import memory_facts
 from costmodels.training.activations import LayerActivations, layer_activations
 from costmodels.training.layouts import GPIPE, INTERLEAVED, TrainingLayouts
+from costmodels.training.models import TrainedFeedForward
 from costmodels.training.setting import Parameters, Setting, parameters
 from profiles.hardware import Gpu
 
@@ -236,7 +237,7 @@ def _transient(setting: Setting, layouts: TrainingLayouts, layers: list[LayerAct
     return np.maximum(out, ends * scale[:, None])
 
 
-def _widest(ffn: FeedForward, hidden: int, layouts: TrainingLayouts) -> Floats:
+def _widest(ffn: TrainedFeedForward, hidden: int, layouts: TrainingLayouts) -> Floats:
     """Weights of the largest product of a layer on one rank: gate and up of a feed-forward, or those of an expert."""
     matrices = 2 if ffn.gated else 1
     split = layouts.etp if isinstance(ffn, MixtureOfExperts) else layouts.tp

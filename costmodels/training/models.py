@@ -7,6 +7,7 @@ and positions are made, and the multi-token-prediction layers that serving leave
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from math import gcd
@@ -14,11 +15,14 @@ from math import gcd
 from costmodels.models.architecture import (
     Architecture,
     DenseFeedForward,
+    GatedDeltaNet,
     GroupedQueryAttention,
     LatentAttention,
     LayerGroup,
     MixtureOfExperts,
+    NoFeedForward,
 )
+from costmodels.models.mixers import Mixer, NoMixer
 from costmodels.models.registry import find_architecture
 from profiles.errors import InputError, Unsupported
 
@@ -38,13 +42,29 @@ EXAMPLES = {
 }
 
 
+TrainedAttention = GroupedQueryAttention | LatentAttention | GatedDeltaNet
+TrainedFeedForward = DenseFeedForward | MixtureOfExperts
+"""The kinds of which training counts time, weights and activations; :func:`_trained_kind` refuses all others."""
+
+
+@dataclass(frozen=True)
+class TrainedKind:
+    """``count`` layers that are alike, of kinds whose training is modelled."""
+
+    count: int
+    attention: TrainedAttention
+    feed_forward: TrainedFeedForward
+    norms: int  # weight vectors of ``hidden``
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """A model as it is trained.
 
     Attributes:
         architecture: sizes of the whole model.
-        order: for each layer, in order, its place in ``architecture.layer_groups``.
+        kinds: its layers, those that are alike together.
+        order: for each layer, in order, its place in ``kinds``.
         layer_norm: LayerNorm with a bias (GPT) in place of RMSNorm.
         learned_positions: a table of position embeddings, as long as the sequence.
         dropout: whether the model was made to be trained with dropout, whose masks are kept.
@@ -52,6 +72,7 @@ class TrainedModel:
     """
 
     architecture: Architecture
+    kinds: tuple[TrainedKind, ...]
     order: tuple[int, ...]
     layer_norm: bool = False
     learned_positions: bool = False
@@ -61,10 +82,6 @@ class TrainedModel:
     @property
     def name(self) -> str:
         return self.architecture.name
-
-    @property
-    def kinds(self) -> tuple[LayerGroup, ...]:
-        return self.architecture.layer_groups
 
     @cached_property
     def layers(self) -> int:
@@ -101,15 +118,64 @@ def trained_model(text: str, *, allow_paths: bool = True) -> TrainedModel:
     form = _FORM.fullmatch(text.strip())
     if form is not None:
         return _written(form["family"], form["fields"], text.strip())
-    architecture = find_architecture(text, allow_paths=allow_paths)
-    for kind in architecture.layer_groups:
-        if isinstance(kind.attention, LatentAttention) and kind.attention.indexer is not None:
-            raise Unsupported(
-                f"model: {architecture.name} has sparse attention, whose training is not modelled",
-                "choose a model with full, windowed, latent or linear attention",
-            )
-    mtp = re.search(r"multi-token-prediction layers \((\d+)\)", " ".join(architecture.excluded))
-    return TrainedModel(architecture, _order(architecture), mtp_layers=int(mtp[1]) if mtp else 0)
+    return as_trained(find_architecture(text, allow_paths=allow_paths))
+
+
+def is_written_out(text: str) -> bool:
+    """Whether ``text`` has the form of a model that is written out."""
+    return _FORM.fullmatch(text.strip()) is not None
+
+
+@cache
+def as_trained(architecture: Architecture) -> TrainedModel:
+    """A published model as it is trained, with the layers that guess further tokens as its multi-token prediction.
+
+    Raises:
+        Unsupported: it has a part or a kind of layer whose training is not modelled; names it.
+    """
+    if architecture.vision is not None:
+        raise _not_modelled(architecture, "an image encoder", "give the language model alone, its text_config")
+    if architecture.excluded:
+        raise _not_modelled(architecture, f"a {architecture.excluded[0]}", "give the language model alone")
+    kinds = tuple(_trained_kind(architecture, group) for group in architecture.layer_groups)
+    mtp_layers = 0
+    if architecture.draft is not None:
+        mtp_layers = sum(group.count for group in architecture.draft.layers)
+    return TrainedModel(architecture, kinds, _order(architecture), mtp_layers=mtp_layers)
+
+
+def _trained_kind(architecture: Architecture, group: LayerGroup) -> TrainedKind:
+    way_out = "choose a model with full, windowed, latent or gated linear attention, dense or with experts"
+    attention, ffn = group.attention, group.feed_forward
+    if isinstance(attention, Mixer):
+        part = "layers without attention" if isinstance(attention, NoMixer) else f"layers of {attention.kind}"
+        raise _not_modelled(architecture, part, way_out)
+    if isinstance(ffn, NoFeedForward):
+        raise _not_modelled(architecture, "layers without a feed-forward", way_out)
+    for part, there in _unknown_parts(group):
+        if there:
+            raise _not_modelled(architecture, part, way_out)
+    return TrainedKind(group.count, attention, ffn, group.norms)
+
+
+def _unknown_parts(group: LayerGroup) -> Iterator[tuple[str, bool]]:
+    """Parts within a layer whose time or activations training does not count, and whether this one has them."""
+    attention, ffn = group.attention, group.feed_forward
+    if isinstance(attention, LatentAttention):
+        yield "sparse attention", attention.indexer is not None
+        yield "latent attention with a gate on its output", attention.output_gate
+    if isinstance(attention, GroupedQueryAttention):
+        yield "attention whose values are not as wide as its keys", attention.value_head_dim != attention.head_dim
+        yield "attention with a gate for each head", attention.head_gate
+        yield "attention whose keys are its values", attention.keys_are_values
+    if isinstance(ffn, MixtureOfExperts):
+        yield "experts in a latent space", ffn.latent > 0
+        yield "experts that pass a token through", ffn.idle_experts > 0
+    yield "hyper-connections", group.residual is not None
+
+
+def _not_modelled(architecture: Architecture, part: str, way_out: str) -> Unsupported:
+    return Unsupported(f"model: {architecture.name} has {part}, whose training is not modelled", way_out)
 
 
 def _order(architecture: Architecture) -> tuple[int, ...]:
@@ -161,7 +227,8 @@ def _written(family: str, text: str, name: str) -> TrainedModel:
         weight_precision="bf16",
         moe_layers=moe_layers,
     )
-    return TrainedModel(architecture, _order(architecture), layer_norm=gpt, learned_positions=gpt, dropout=gpt)
+    kinds = tuple(_trained_kind(architecture, group) for group in groups)
+    return TrainedModel(architecture, kinds, _order(architecture), gpt, learned_positions=gpt, dropout=gpt)
 
 
 def _layers(

@@ -10,7 +10,6 @@ import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import (
-    Attention,
     DenseFeedForward,
     GatedDeltaNet,
     GroupedQueryAttention,
@@ -19,7 +18,7 @@ from costmodels.models.architecture import (
 )
 from costmodels.training.frameworks import TrainingFramework
 from costmodels.training.layouts import TrainingLayouts
-from costmodels.training.models import TrainedModel
+from costmodels.training.models import TrainedAttention, TrainedModel
 
 Mode = Literal["pretrain", "sft", "lora"]
 MODES: tuple[Mode, ...] = ("pretrain", "sft", "lora")
@@ -83,7 +82,7 @@ class Setting:
             return 1.0
         model = self.model.architecture
         adapters = 0
-        for kind in model.layer_groups:
+        for kind in self.model.kinds:
             widths = [(model.hidden, width) for width in attention_widths(kind.attention)]
             ffn = kind.feed_forward
             if isinstance(ffn, DenseFeedForward):
@@ -92,7 +91,7 @@ class Setting:
         return adapters / model.parameters
 
 
-def attention_widths(attention: Attention) -> tuple[int, ...]:
+def attention_widths(attention: TrainedAttention) -> tuple[int, ...]:
     """Features in and out of the products of an attention, other than the model's width: q, k, v and output."""
     if isinstance(attention, GroupedQueryAttention):
         query, kv = attention.heads * attention.head_dim, attention.kv_heads * attention.head_dim
@@ -103,7 +102,7 @@ def attention_widths(attention: Attention) -> tuple[int, ...]:
     return attention.convolved, attention.value_heads * attention.value_dim
 
 
-def attention_parameters(attention: Attention, hidden: int) -> tuple[int, int]:
+def attention_parameters(attention: TrainedAttention, hidden: int) -> tuple[int, int]:
     """Weights of an attention that tp splits, and those that every rank holds whole."""
     total = attention.parameters(hidden)
     if isinstance(attention, LatentAttention):
@@ -114,11 +113,6 @@ def attention_parameters(attention: Attention, hidden: int) -> tuple[int, int]:
     whole = hidden if attention.output_bias else 0
     whole += 2 * attention.head_dim if attention.qk_norm == "head" else 0
     return total - whole, whole
-
-
-def expert_parameters(ffn: MixtureOfExperts, hidden: int) -> int:
-    """Weights of one routed expert."""
-    return DenseFeedForward(ffn.intermediate, ffn.gated, ffn.bias).parameters(hidden)
 
 
 @dataclass(frozen=True)
@@ -149,24 +143,22 @@ def parameters(setting: Setting, layouts: TrainingLayouts) -> Parameters:
     """Weights by kind of layer and by end of the model, split as ``layouts`` say."""
     model = setting.model.architecture
     n, hidden = len(layouts), model.hidden
-    dense = np.zeros((n, len(model.layer_groups)))
+    dense = np.zeros((n, len(setting.model.kinds)))
     experts = np.zeros_like(dense)
-    for k, kind in enumerate(model.layer_groups):
+    for k, kind in enumerate(setting.model.kinds):
         split, whole = attention_parameters(kind.attention, hidden)
         whole += kind.norms * hidden
         ffn = kind.feed_forward
         if isinstance(ffn, MixtureOfExperts):
-            always = ffn.parameters(hidden) - ffn.experts * expert_parameters(ffn, hidden)
-            shared = DenseFeedForward(ffn.shared_intermediate, ffn.gated).parameters(hidden)
-            split += shared if ffn.shared_intermediate else 0
-            whole += always - (shared if ffn.shared_intermediate else 0)
-            experts[:, k] = ffn.experts * expert_parameters(ffn, hidden) / (layouts.ep * layouts.etp)
+            split += ffn.shared_parameters(hidden)
+            whole += ffn.router_parameters(hidden)
+            experts[:, k] = ffn.experts * ffn.expert_parameters(hidden) / (layouts.ep * layouts.etp)
         else:
             split += ffn.parameters(hidden)
         dense[:, k] = split / layouts.tp + whole
     table = setting.vocabulary(layouts.tp).astype(np.float64) * hidden
     positions = setting.sequence * hidden if setting.model.learned_positions else 0
-    norm = hidden * (2 if setting.model.layer_norm else 1)
+    norm = hidden * (2 if setting.model.layer_norm else 1) + model.small_parameters
     shared_table = (layouts.pp == 1) & model.tied_embeddings
     mtp = setting.mtp * (2 * hidden * hidden / layouts.tp + 3 * hidden)  # the product that joins two streams, norms
     return Parameters(dense, experts, table + positions, np.where(shared_table, 0.0, table) + norm + mtp)

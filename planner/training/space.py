@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Ints
-from costmodels.models.architecture import FeedForward, GatedDeltaNet, GroupedQueryAttention, MixtureOfExperts
+from costmodels.models.architecture import GatedDeltaNet, GroupedQueryAttention, MixtureOfExperts
 from costmodels.training.layouts import ATTENTION, INTERLEAVED, ONE_F_ONE_B, SCHEDULES, UNFUSED, ZERO_BUBBLE
+from costmodels.training.models import TrainedFeedForward
 from costmodels.training.setting import Setting
 from planner.training.request import TrainingRequest
 
@@ -165,7 +166,7 @@ def _rules(setting: Setting, request: TrainingRequest) -> Iterable[tuple[str, Ru
     return rules
 
 
-def _split_width(ffn: FeedForward) -> int:
+def _split_width(ffn: TrainedFeedForward) -> int:
     """Width that tensor parallelism splits: of a dense feed-forward, or of the shared experts."""
     return ffn.shared_intermediate if isinstance(ffn, MixtureOfExperts) else ffn.intermediate
 
