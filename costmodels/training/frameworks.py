@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,15 +56,19 @@ class TrainingFramework:
     fragmentation: float
     fragmentation_plain: float
     flat_states: bool = False
+    weights_8bit: float | None = None
+    gradients_8bit: float | None = None
+    reduce_8bit: float | None = None
     gradients_16bit_from: int = 99
 
     @property
     def label(self) -> str:
         return f"{self.name}@{self.release}"
 
-    def gradient_bytes(self, sharding: int) -> float:
-        """Of one parameter, under a sharding stage."""
-        return 2.0 if sharding >= self.gradients_16bit_from else self.gradients
+    def quantised(self) -> TrainingFramework:
+        """The same where products are of 8 bits or fewer."""
+        changed = {"weights": self.weights_8bit, "gradients": self.gradients_8bit, "reduce": self.reduce_8bit}
+        return replace(self, **{name: value for name, value in changed.items() if value is not None})  # type: ignore[arg-type]
 
 
 def framework_names() -> tuple[str, ...]:

@@ -142,8 +142,7 @@ def _states(setting: Setting, layouts: TrainingLayouts, held: Parameters) -> tup
             several = (asked >= 1) & (run < 3) & (layouts.microbatches > 1)[:, None]
             gradients += count * trained * (per_gradient / sharded + np.where(several, facts.reduce, 0.0))
         else:
-            copies = facts.weights + (2.0 if setting.quantised else 0.0)  # and 8-bit ones, plain and transposed
-            weights += count * copies / np.where(run >= 3, split, 1.0)
+            weights += count * facts.weights / np.where(run >= 3, split, 1.0)
             gradients += count * trained * per_gradient / np.where(run >= 2, split, 1.0)
             optimizer += count * trained * (facts.master + setting.moments) / np.where(asked >= 1, split, 1.0)
     return weights, gradients, optimizer

@@ -37,6 +37,7 @@ class Setting:
 
     Attributes:
         sequence: tokens of a sequence.
+        framework: whose facts; those of 8-bit recipes where the precision is one.
         precision: of the products (:data:`costmodels.training.layouts.PRECISIONS`).
         mtp: multi-token-prediction layers that are trained beside the model.
     """
@@ -48,6 +49,10 @@ class Setting:
     mode: Mode = "pretrain"
     optimizer: str = "adam"
     mtp: int = 0
+
+    def __post_init__(self) -> None:
+        if self.quantised:
+            object.__setattr__(self, "framework", self.framework.quantised())
 
     def tokens(self, layouts: TrainingLayouts) -> Floats:
         """Of a micro-batch on one context-parallel rank, shape [n]."""

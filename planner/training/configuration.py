@@ -21,58 +21,10 @@ from costmodels.training.layouts import (
 )
 from costmodels.training.models import TrainedModel, trained_model
 from costmodels.training.setting import MODES, OPTIMIZERS
-from planner.contract.documents import shown
+from planner.training.meanings import ALIASES, COLUMNS
 from profiles.errors import InputError, UnknownName
-from profiles.hardware import Fabric, Gpu, default_node, find_fabric, find_gpu
-
-MEANINGS = {
-    "model": "Name (`plan models`), config.json, or a form: gpt:hidden=..,layers=..,heads=..,vocab=.. or llama:...",
-    "hidden": "Or the shape of a llama model: width,",
-    "layers": "layers,",
-    "heads": "attention heads,",
-    "kv_heads": "key/value heads,",
-    "ffn": "feed-forward width,",
-    "vocab": "vocabulary.",
-    "gpu": "GPU type (`plan gpus`).",
-    "num_gpus": "Must be tp x pp x dp x cp; gives dp where that is blank.",
-    "gpus_per_node": "GPUs that share a scale-up link. Default: of the usual node.",
-    "fabric": "Network between nodes (`plan gpus --fabrics`). Default: of the usual node.",
-    "framework": "megatron, megatron-deepspeed, torchtitan or deepspeed; @RELEASE. Default: megatron.",
-    "precision": "Of products: bf16 (default), fp16, fp8, mxfp8 or nvfp4.",
-    "seq_len": "Tokens of a sequence.",
-    "tp": "Tensor parallel.",
-    "pp": "Pipeline stages.",
-    "vpp": "Virtual stages on each stage.",
-    "dp": "Data parallel; excludes cp, contains ep.",
-    "cp": "Context parallel.",
-    "ep": "Expert parallel.",
-    "moe_tp": "Tensor parallel within experts.",
-    "sharding": "0 none, 1 optimizer states, 2 and gradients, 3 and weights, or hybrid:N ranks.",
-    "micro_batch": "Sequences of a micro-batch.",
-    "global_batch": "Sequences of an iteration.",
-    "sequence_parallel": "true or false: split what tensor parallelism leaves whole.",
-    "recompute": "none, full, full:LAYERS of each stage, selective or selective:part+part.",
-    "schedule": "gpipe, 1f1b, interleaved or zero-bubble.",
-    "attention": "Kernel, as the framework names it: unfused, flash2, flash3, cudnn or te.",
-    "mode": "pretrain (default), sft or lora.",
-    "optimizer": "adam (default), adamw, sgd, muon or adafactor.",
-    "mtp": "Multi-token-prediction layers that are trained too. Default: 0.",
-    "stage_layers": "Layers of each (virtual) stage: 11|12|12|11. Default: as even as possible.",
-}
-"""Columns that are understood, named as the options are, and what they mean."""
-
-COLUMNS = tuple(MEANINGS)
-
-ALIASES = {
-    "seq": "seq_len",
-    "mbs": "micro_batch",
-    "gbs": "global_batch",
-    "n_gpus": "num_gpus",
-    "etp": "moe_tp",
-    "zero": "sharding",
-}
-MEASURED = {"s_iter": "iteration_s", "peak_mem_gib": "memory_bytes_per_gpu"}
-"""The field's names of measured columns."""
+from profiles.hardware import SHIPPED, Catalogue, Fabric, Gpu, Node
+from profiles.values import shown
 
 LARGEST = 10**7  # of any degree or count: beyond it nobody means it
 SHAPE = ("hidden", "layers", "heads", "kv_heads", "ffn", "vocab")
@@ -161,21 +113,35 @@ def column_names(names: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]
     return understood, tuple(strangers)
 
 
-def read_configuration(values: Mapping[str, str], *, allow_paths: bool = True) -> TrainingConfiguration:
+class HardwareNames:
+    """Hardware by name, each name looked up once: rows of a table repeat them."""
+
+    def __init__(self, catalogue: Catalogue = SHIPPED) -> None:
+        self.catalogue = catalogue
+        self.gpu = cache(catalogue.find_gpu)
+        self.fabric = cache(catalogue.find_fabric)
+
+    def node(self, gpu: Gpu) -> Node:
+        return self.catalogue.default_node(gpu)
+
+
+_SHIPPED = HardwareNames()
+
+
+def read_configuration(
+    values: Mapping[str, str], names: HardwareNames = _SHIPPED, *, allow_paths: bool = True
+) -> TrainingConfiguration:
     """The layout that ``values`` (understood names of columns → text, blank where nothing is said) describe.
 
     Raises:
         InputError: beginning with the column's name.
     """
-    return _Reader(values, allow_paths).read()
-
-
-_gpu = cache(find_gpu)
-_fabric = cache(find_fabric)
+    return _Reader(values, names, allow_paths).read()
 
 
 class _Reader:
-    def __init__(self, values: Mapping[str, str], allow_paths: bool) -> None:
+    def __init__(self, values: Mapping[str, str], names: HardwareNames, allow_paths: bool) -> None:
+        self.names = names
         self.values = {name: text.strip() for name, text in values.items()}
         self.allow_paths = allow_paths
         self.defaults: list[str] = []
@@ -217,13 +183,13 @@ class _Reader:
 
     def read(self) -> TrainingConfiguration:
         model = self._model()
-        gpu = _gpu(self._required("gpu"))
-        node = default_node(gpu)
+        gpu = self.names.gpu(self._required("gpu"))
+        node = self.names.node(gpu)
         per_node = self.whole("gpus_per_node", node.gpus)
         fabric_name = self.text("fabric")
         if not fabric_name:
             self.default("fabric", node.default_fabric)
-        fabric = _fabric(fabric_name or node.default_fabric)
+        fabric = self.names.fabric(fabric_name or node.default_fabric)
         framework = self._framework()
         precision = self.choice("precision", PRECISIONS, "bf16", _PRECISION_ALIASES)
         need = _NEEDS.get(precision)

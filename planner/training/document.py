@@ -6,18 +6,17 @@ clock readings: same request, same versions, same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from planner.contract.clusters import Cluster
-from planner.contract.documents import Document, indented_json, shown, strict_json, validation_error
+from planner.contract.documents import Document
+from planner.contract.proof import Proof
 from planner.contract.provenance import Provenance
+from planner.contract.published import Published, Upgrade, parse_published
 from planner.contract.quantities import Interval
-from planner.serving.document.plan import Rejection
-from planner.training.request import ModeName, PrecisionName, TrainingObjective, TrainingRequest
-from profiles.errors import InputError
+from planner.training.request import TrainingMode, TrainingObjective, TrainingPrecision
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 KIND: Literal["training"] = "training"
@@ -33,8 +32,8 @@ class TrainingUnderstood(Document):
     global_batch: int = Field(description="sequences of an iteration")
     seq_len: int
     framework: str = Field(description="name@release")
-    precision: PrecisionName
-    mode: ModeName
+    precision: TrainingPrecision
+    mode: TrainingMode
     optimizer: str
     mtp: int
     objective: TrainingObjective
@@ -165,25 +164,26 @@ class TrainingAlternatives(Document):
     )
 
 
-class TrainingProof(Document):
+class RefusedReason(Document):
+    """Layouts that were left out for one reason."""
+
+    reason: str
+    count: int
+    example: str
+
+
+class TrainingProof(Proof):
     """Why nothing that was considered is better."""
 
-    engine: str
-    status: Literal["optimal", "time_limit"]
-    objective: TrainingObjective
-    objective_value: float
-    objective_unit: str
-    bound: float = Field(description="nothing considered can be better than this")
-    gap: float
     combinations: int = Field(description="of degrees, looked at")
     legal: int = Field(description="within the framework's rules")
     bounded: int = Field(description="with sharding and recomputation, whose memory and time were bounded")
     solved: int = Field(description="whose stages were chosen exactly")
-    rejected: tuple[Rejection, ...]
+    rejected: tuple[RefusedReason, ...]
     binding_constraint: str
 
 
-class TrainingPlan(Document):
+class TrainingPlan(Published):
     """The whole document."""
 
     kind: Literal["training"] = KIND
@@ -195,9 +195,8 @@ class TrainingPlan(Document):
     alternatives: TrainingAlternatives
     provenance: Provenance
 
-    def to_json(self) -> str:
-        """The document as text: indented, keys in schema order, a newline at the end."""
-        return indented_json(self)
+
+OLDER: dict[str, Upgrade] = {}
 
 
 def parse_training_plan(text: str, where: str = "training plan") -> TrainingPlan:
@@ -206,31 +205,4 @@ def parse_training_plan(text: str, where: str = "training plan") -> TrainingPlan
     Raises:
         InputError: not JSON, of another kind or version, or refused by the schema.
     """
-    written = "give a training plan that `plan train --output` wrote"
-    try:
-        document = strict_json(text)
-    except ValueError as error:
-        raise InputError(f"{where}: not valid JSON ({error})", written) from error
-    if not isinstance(document, Mapping) or document.get("kind") != KIND:
-        kind = document.get("kind") if isinstance(document, Mapping) else None
-        raise InputError(f"{where}: kind {shown(kind)} is not {KIND!r}", written)
-    if document.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(
-            f"{where}: schema_version {shown(document.get('schema_version'))} is not {SCHEMA_VERSION!r}",
-            "use the shardwright that wrote it, or a newer one",
-        )
-    try:
-        return TrainingPlan.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        raise validation_error(error, where) from error
-
-
-def schema(what: Literal["training", "training-request"] = "training") -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the plan or of the request."""
-    kind = TrainingPlan if what == "training" else TrainingRequest
-    mode: Literal["serialization", "validation"] = "serialization" if what == "training" else "validation"
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"urn:shardwright:{what}:{SCHEMA_VERSION}",
-        **kind.model_json_schema(mode=mode),
-    }
+    return parse_published(text, TrainingPlan, where, OLDER)

@@ -11,12 +11,16 @@ import pandas as pd
 
 from costmodels.estimates import Floats
 from planner.training.columns import MEMORY, TIMES, memory_columns, time_columns
-from planner.training.configuration import MEASURED, TrainingConfiguration, column_names, read_configuration
+from planner.training.configuration import HardwareNames, TrainingConfiguration, column_names, read_configuration
 from planner.training.machines import Machines, Progress
+from planner.training.meanings import MEASURED
 from planner.training.prediction import predicted
 from planner.training.rules import check
+from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
 from profiles.store import ProfileStore
+from profiles.tables import numbers
+from profiles.values import shown
 
 ADDED = (*TIMES, *MEMORY, "how", "error", "defaults")
 
@@ -40,12 +44,13 @@ def predict(
         raise InputError(
             f"{clash}: the column is added by the prediction", "rename it, or give --measured to score against it"
         )
+    hardware = HardwareNames(catalogue_with(store.path for store in measured))
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
     groups: dict[tuple[object, ...], list[tuple[int, TrainingConfiguration]]] = {}
     names = list(understood.items())
     for index, record in enumerate(table[list(understood)].to_dict("records") if understood else [{}] * len(table)):
         try:
-            configuration = read_configuration({meant: str(record[name]) for name, meant in names})
+            configuration = read_configuration({meant: str(record[name]) for name, meant in names}, hardware)
             check(configuration)
             groups.setdefault(configuration.group, []).append((index, configuration))
             out["defaults"][index] = " ".join(configuration.defaults)
@@ -106,11 +111,11 @@ def measured_columns(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Float
             continue
         if quantity in found:
             raise InputError(f"{name}: {quantity} is measured in two columns", "keep one of them")
-        values = pd.to_numeric(table[name].replace("", np.nan), errors="coerce").to_numpy(dtype=np.float64)
+        values = np.array([np.nan if each is None else each for each in numbers(table[name])], dtype=np.float64)
         wrong = (table[name] != "") & ~(np.isfinite(values) & (values > 0))
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
-            raise InputError(f"{name}: {table[name].iloc[row]!r} in row {row + 1} is no positive number", "correct it")
+            raise InputError(f"{name}: {shown(table[name].iloc[row])} in row {row + 1} is no positive number", "correct it")
         found[quantity] = values * (GIB if name == "peak_mem_gib" else 1.0)
         if name == quantity:
             renamed[name] = f"measured_{name}"

@@ -10,17 +10,18 @@ import numpy as np
 from costmodels.training.exchanges import Links
 from costmodels.training.frameworks import find_training_framework
 from costmodels.training.memory import training_memory
-from costmodels.training.models import trained_model
 from costmodels.training.setting import OPTIMIZERS, Setting
 from planner.contract.clusters import Pool
-from planner.training.document import TrainingPlan
+from planner.contract.published import validated
+from planner.training.document import TrainingPlan, parse_training_plan
 from planner.training.machines import Machines, Progress
 from planner.training.report import assemble
-from planner.training.request import TrainingRequest
+from planner.training.request import TrainingRequest, model_of
 from planner.training.search import Found, Search, search
 from planner.training.space import candidates
+from profiles.descriptions import catalogue_with
 from profiles.errors import Infeasible, InputError, LimitReached, UnknownName
-from profiles.hardware import Gpu, find_fabric, find_gpu
+from profiles.hardware import Gpu
 from profiles.store import ProfileStore
 
 _NEEDS = {"fp8": "fp8", "mxfp8": "fp8", "nvfp4": "fp4"}
@@ -41,38 +42,39 @@ def plan_training(
     *,
     measured: Sequence[ProfileStore] = (),
     progress: Progress | None = None,
-    allow_paths: bool = False,
 ) -> TrainingPlan:
     """The best layout for ``request``. With several pools each is planned alone, and the best of them is taken.
 
     Raises:
-        InputError: the request contradicts itself.
+        InputError, UnknownName, Unsupported: the request contradicts itself, or cannot be modelled.
         Infeasible: nothing fits, or the rules leave no layout; names what binds and what would do.
         LimitReached: the time limit came before any layout.
     """
-    setting = setting_of(request, allow_paths=allow_paths)
+    catalogue = catalogue_with(store.path for store in measured)
+    setting = setting_of(request)
     _check(setting, request)
     machines = Machines(measured, progress)
     planned = []
     for pool in request.cluster.pools:
-        gpu = find_gpu(pool.gpu)
+        gpu = catalogue.find_gpu(pool.gpu)
         need = _NEEDS.get(request.precision)
         if need is not None and need not in gpu.peak_flops:
             raise InputError(f"precision: {gpu.name} has no {need} tensor cores for {request.precision}", "choose bf16")
-        links = machines.links(gpu, pool.gpus_per_node, find_fabric(pool.fabric))
+        links = machines.links(gpu, pool.gpus_per_node, catalogue.find_fabric(pool.fabric))
         planned.append(Planned(pool, gpu, links, _search(setting, request, links, gpu, pool.gpus)))
     fitting = [each for each in planned if each.found.best]
     if not fitting:
         raise _nothing(setting, request, planned)
     best = min(fitting, key=lambda each: _worth(request, each.found.best[0], each.gpu))
-    return assemble(setting, request, best.pool, best.gpu, best.links, best.found)
+    made = assemble(setting, request, best.pool, best.gpu, best.links, best.found)
+    return validated(made, parse_training_plan)
 
 
-def setting_of(request: TrainingRequest, *, allow_paths: bool = False) -> Setting:
+def setting_of(request: TrainingRequest) -> Setting:
     """What all layouts of a request share."""
     if request.optimizer not in OPTIMIZERS:
         raise UnknownName("optimizer", request.optimizer, OPTIMIZERS)
-    model = trained_model(request.model, allow_paths=allow_paths)
+    model = model_of(request.model)
     framework = find_training_framework(request.framework)
     return Setting(model, framework, request.seq_len, request.precision, request.mode, request.optimizer, request.mtp)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from costmodels.training.layouts import RECOMPUTED
 from planner.training.configuration import TrainingConfiguration
@@ -22,18 +23,26 @@ class Remedy:
 
 def remedies(c: TrainingConfiguration, most: int = 4) -> list[Remedy]:
     """Changes of ``c`` that each make it fit on its GPUs, in the order of what they usually cost: sharding (an
-    exchange that hides), selective recomputation, smaller micro-batches, full recomputation, more splitting."""
+    exchange that hides), selective recomputation, smaller micro-batches, full recomputation, more splitting. Two
+    together where no single one does."""
     expandable = not predicted([c], None).memory.fits(c.gpu)[0]  # what fits so already should fit without
-    found = []
-    for words, changed in _changes(c):
-        if any(True for _ in refusals(changed)):
-            continue
-        memory = predicted([changed], None).memory
-        if memory.fits(c.gpu, expandable=expandable)[0]:
-            found.append(Remedy(words, changed, float(memory.used().max())))
-        if len(found) == most:
-            break
+    singles = list(_legal(c))
+    found = list(islice(_fitting(singles, expandable), most))
+    if not found:
+        pairs = ((f"{one} {two}", both) for one, changed in singles for two, both in _legal(changed))
+        found = list(islice(_fitting(pairs, expandable), most))
     return found
+
+
+def _legal(c: TrainingConfiguration) -> Iterator[tuple[str, TrainingConfiguration]]:
+    return ((words, changed) for words, changed in _changes(c) if not any(True for _ in refusals(changed)))
+
+
+def _fitting(changes: Iterable[tuple[str, TrainingConfiguration]], expandable: bool) -> Iterator[Remedy]:
+    for words, changed in changes:
+        memory = predicted([changed], None).memory
+        if memory.fits(changed.gpu, expandable=expandable)[0]:
+            yield Remedy(words, changed, float(memory.used().max()))
 
 
 def _changes(c: TrainingConfiguration) -> Iterator[tuple[str, TrainingConfiguration]]:

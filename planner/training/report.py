@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version as package_version
-
 import numpy as np
 
 from costmodels.origins import HOW
@@ -15,16 +13,14 @@ from costmodels.training.layouts import ATTENTION, RECOMPUTED, SCHEDULES
 from costmodels.training.memory import PARTS, SPREAD, TrainingMemory, training_memory
 from costmodels.training.setting import Setting
 from planner.contract.clusters import Pool
-from planner.contract.provenance import MeasuredStore, Provenance
+from planner.contract.provenance import Provenance, provenance_fields
 from planner.contract.quantities import Interval
-from planner.serving.document.plan import Rejection
 from planner.training import document as doc
 from planner.training.launch import launch
 from planner.training.request import TrainingRequest
 from planner.training.search import Found, Search
 from profiles.hardware import Gpu
 
-PACKAGE = "shardwright"
 SIMPLE_ENOUGH = 0.02
 """How much slower a simpler layout may be to be pointed out."""
 
@@ -201,7 +197,7 @@ def _proof(
         bounded=found.bounded,
         solved=found.solved,
         rejected=tuple(
-            Rejection(reason=reason, count=count, example=found.refused.examples[reason])
+            doc.RefusedReason(reason=reason, count=count, example=found.refused.examples[reason])
             for reason, count in sorted(found.refused.counts.items(), key=lambda item: -item[1])
         ),
         binding_constraint=_binding(gpu, memory, told),
@@ -262,28 +258,8 @@ def _alternative(setting: Setting, found: Found, best: Found) -> doc.TrainingAlt
 
 
 def _provenance(setting: Setting, pool: Pool, gpu: Gpu, links: Links) -> Provenance:
-    cost = links.cost
-    manifest = cost.store.manifest
-    measured = []
-    for store in cost.measured:
-        counts = store.summary()
-        rows = int(counts["rows"][counts["gpu"] == gpu.name].sum())
-        measured.append(
-            MeasuredStore(
-                name=store.manifest.name, version=store.manifest.version, hash=store.manifest.content_hash, rows=rows
-            )
-        )
-    return Provenance(
-        package=PACKAGE,
-        package_version=package_version(PACKAGE),
-        cost_model_version=cost.version,
-        pack=manifest.name,
-        pack_version=manifest.version,
-        pack_hash=manifest.content_hash,
-        attribution=manifest.attribution,
-        measured=tuple(measured),
-        notes=_notes(setting, pool, gpu, links),
-    )
+    cost, notes = links.cost, _notes(setting, pool, gpu, links)
+    return Provenance(**provenance_fields(cost.store, cost.measured, {gpu.name}, cost.version, notes))
 
 
 def _notes(setting: Setting, pool: Pool, gpu: Gpu, links: Links) -> tuple[str, ...]:

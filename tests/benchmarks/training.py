@@ -23,8 +23,9 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.operations.roofline import code
 from costmodels.training.calibration import sustained
 from costmodels.training.memory import training_memory
-from planner.training.configuration import COLUMNS, read_configuration
+from planner.training.configuration import read_configuration
 from planner.training.machines import KERNELS, Machines
+from planner.training.meanings import COLUMNS
 from planner.training.named import predict
 from planner.training.planning import setting_of
 from planner.training.prediction import layouts_of
@@ -56,6 +57,7 @@ def main() -> None:
         "memory": {**peak_memory(points), **galvatron()},
         "ordering": ordering(points),
         "kernels": kernels(),
+        "headlines": headlines(points),
         "speed": {**named_speed(), **search_speed()},
     }
     print(f"written: {write('training', evidence)}")
@@ -253,6 +255,61 @@ def kernels() -> dict[str, Any]:
         factor = float(np.median(truth / told))
         out[name] = {"factor": round(factor, 3), **card(truth, told * factor)}
         print(line(f"A100-PCIe {name}, after a factor of {factor:.2f}", out[name]))
+    return out
+
+
+# ------------------------------------------------------------------ headlines
+
+HEADLINES = (
+    # name, source, model, GPUs, sequence
+    ("Megatron 1T", "SC21 Table 1 (arXiv:2104.04473)", "gpt:hidden=25600,layers=128,heads=160,vocab=51200", 3072, 2048),
+    ("Llama-3.1-405B", "Megatron-LM examples/llama", "meta-llama/Llama-3.1-405B", 1024, 8192),
+    ("Llama-3.1-405B", "Llama 3 herd (arXiv:2407.21783)", "meta-llama/Llama-3.1-405B", 16384, 8192),
+    ("Llama-3.1-405B, 128K", "Llama 3 herd (arXiv:2407.21783)", "meta-llama/Llama-3.1-405B", 16384, 131072),
+    ("DeepSeek-V3", "Megatron-Bridge 25.09", "deepseek-ai/DeepSeek-V3", 1024, 4096),
+    ("Qwen3-235B", "Megatron-Bridge 25.09", "Qwen/Qwen3-235B-A22B", 256, 4096),
+    ("Mixtral-8x22B", None, "mistralai/Mixtral-8x22B-v0.1", 1024, 4096),
+)
+
+
+def headlines(points: pd.DataFrame) -> dict[str, Any]:
+    """The layouts that were published for well-known runs, measured and predicted, beside the best that we find for
+    the same model, GPUs, batch and precision."""
+    machines = Machines()
+    out = {}
+    print("\nheadlines: published layout, measured and predicted; our best")
+    for name, source, model, gpus, sequence in HEADLINES:
+        same = (points["source"] == source) & (points["model"] == model) & (points["num_gpus"] == gpus)
+        rows = points[same & (points["seq_len"] == str(sequence))]
+        row = rows.iloc[0] if len(rows) else None
+        gpu_name = "H100-SXM" if row is None else row["gpu"]
+        request = parse_training_request(
+            {
+                "model": model,
+                "cluster": f"{gpus}x{gpu_name}",
+                "global_batch": 1024 if row is None else int(row["global_batch"]),
+                "seq_len": sequence,
+                "precision": "bf16" if row is None else row["precision"],
+                "framework": "megatron" if row is None else row["framework"],
+            }
+        )
+        pool = request.cluster.pools[0]
+        gpu = find_gpu(pool.gpu)
+        links = machines.links(gpu, pool.gpus_per_node, find_fabric(pool.fabric))
+        best = search(setting_of(request), request, links, gpu, pool.gpus).best[0]
+        told = {
+            "published": None
+            if row is None
+            else " ".join(f"{n}{row[n]}" for n in ("tp", "pp", "vpp", "dp", "cp", "ep")),
+            "measured_s": None if row is None else float(row["s_iter"]),
+            "predicted_s": None if row is None else float(row["iteration_s"]),
+            "best": " ".join(
+                f"{n}{int(getattr(best.layout, n)[0])}" for n in ("tp", "pp", "vpp", "dp", "cp", "ep", "micro_batch")
+            ),
+            "best_s": round(best.total_us / 1e6, 3),
+        }
+        out[f"{name} on {gpus:,} {gpu.name}"] = told
+        print(f"{name} on {gpus:,} {gpu.name}: {told}")
     return out
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from api.cli.console import flowing, write_text
-from planner.training.configuration import MEANINGS
+from planner.training.meanings import MEANINGS
 from profiles.errors import InputError
 
 if TYPE_CHECKING:
@@ -394,7 +394,7 @@ def _many(
             typer.echo(
                 f"{each.quantity}: {each.rows:,} rows, MAPE {each.mape:.1%}, median {each.median:.1%}, "
                 f"p90 {each.p90:.1%}, bias {each.bias:+.1%}, within the 80 % interval {each.coverage:.0%}",
-                err=True,
+                err=output is None,  # standard output is the table's, unless that goes to a file
             )
 
 

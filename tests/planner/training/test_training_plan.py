@@ -3,6 +3,7 @@ are predicted; and refusals that say what would do."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -154,7 +155,7 @@ def test_requests_that_contradict_themselves_are_refused(changes: dict[str, Any]
 def test_megatrons_flags_name_every_degree_and_uneven_stages() -> None:
     made = plan(tp=[2], pp=[3], vpp=[1], framework="megatron")
     words = made.decision.launch.arguments
-    pairs = dict(zip(words, words[1:], strict=False))
+    pairs = dict(itertools.pairwise(words))
     assert pairs["--tensor-model-parallel-size"] == "2"
     assert pairs["--pipeline-model-parallel-size"] == "3"
     assert pairs["--global-batch-size"] == "32"
