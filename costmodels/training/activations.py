@@ -74,7 +74,9 @@ def layer_activations(setting: Setting, layouts: TrainingLayouts, kind: int) -> 
     return LayerActivations(kept, whole, np.broadcast_to(block, kept.shape), gradients + ELEMENT * hidden / shared)
 
 
-def _attention(setting: Setting, layouts: TrainingLayouts, attention: TrainedAttention, tp: Floats) -> dict[str, Floats]:
+def _attention(
+    setting: Setting, layouts: TrainingLayouts, attention: TrainedAttention, tp: Floats
+) -> dict[str, Floats]:
     """``core``: queries, keys, values; ``scores``: what fused kernels do not keep; and the rest."""
     zero = np.zeros(len(layouts))
     if isinstance(attention, GatedDeltaNet):

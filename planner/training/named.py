@@ -115,7 +115,9 @@ def measured_columns(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Float
         wrong = (table[name] != "") & ~(np.isfinite(values) & (values > 0))
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
-            raise InputError(f"{name}: {shown(table[name].iloc[row])} in row {row + 1} is no positive number", "correct it")
+            raise InputError(
+                f"{name}: {shown(table[name].iloc[row])} in row {row + 1} is no positive number", "correct it"
+            )
         found[quantity] = values * (GIB if name == "peak_mem_gib" else 1.0)
         if name == quantity:
             renamed[name] = f"measured_{name}"

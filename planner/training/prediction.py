@@ -62,7 +62,7 @@ def layouts_of(configurations: Sequence[TrainingConfiguration]) -> TrainingLayou
 
 
 def predicted(configurations: Sequence[TrainingConfiguration], machines: Machines | None) -> Predicted:
-    """Time and memory of configurations of one :attr:`~planner.training.configuration.TrainingConfiguration.group`; memory
+    """Time and memory of configurations of one group (``TrainingConfiguration.group``); memory
     alone without ``machines``."""
     first = configurations[0]
     setting, layouts = setting_of(first), layouts_of(configurations)

@@ -173,7 +173,12 @@ def _stage_memory(memory: TrainingMemory, stage: int, gpu: Gpu) -> doc.StageMemo
 
 
 def _proof(
-    setting: Setting, request: TrainingRequest, gpu: Gpu, found: Search, memory: TrainingMemory, told: doc.TrainingPrediction
+    setting: Setting,
+    request: TrainingRequest,
+    gpu: Gpu,
+    found: Search,
+    memory: TrainingMemory,
+    told: doc.TrainingPrediction,
 ) -> doc.TrainingProof:
     best = found.best[0]
     if request.objective == "time":
@@ -227,7 +232,9 @@ def _alternatives(setting: Setting, found: Search) -> doc.TrainingAlternatives:
     ranked = tuple(_alternative(setting, each, best) for each in found.best[1:4])
     near = [each for each in found.best if each.total_us <= best.total_us * (1 + SIMPLE_ENOUGH)]
     simplest = min(near, key=lambda each: (_machinery(each), each.total_us))
-    return doc.TrainingAlternatives(ranked=ranked, simplest=None if simplest is best else _alternative(setting, simplest, best))
+    return doc.TrainingAlternatives(
+        ranked=ranked, simplest=None if simplest is best else _alternative(setting, simplest, best)
+    )
 
 
 def _machinery(found: Found) -> int:

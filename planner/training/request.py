@@ -81,9 +81,9 @@ class TrainingRequest(Document):
         PLAIN_NUMBER,
         Option("Multi-token-prediction layers that are trained too.", _ASKED, metavar="N"),
     ] = 0
-    objective: Annotated[
-        TrainingObjective, Option("time, memory (of the fullest GPU) or gpus (fewest).", _ASKED)
-    ] = "time"
+    objective: Annotated[TrainingObjective, Option("time, memory (of the fullest GPU) or gpus (fewest).", _ASKED)] = (
+        "time"
+    )
     attention: Annotated[
         str | None,
         Field(min_length=1, max_length=100, description="kernel; null: the framework's default"),

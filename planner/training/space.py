@@ -74,7 +74,9 @@ class LayoutCandidates:
         return " ".join([*words, f"micro-batch {int(self.micro_batch[row])}"])
 
 
-def candidates(setting: Setting, request: TrainingRequest, gpus: int, per_node: int) -> tuple[LayoutCandidates, RefusedLayouts, int]:
+def candidates(
+    setting: Setting, request: TrainingRequest, gpus: int, per_node: int
+) -> tuple[LayoutCandidates, RefusedLayouts, int]:
     """(layouts on at most ``gpus`` GPUs, what was refused and why, combinations looked at)."""
     model = setting.model
     routed = model.experts

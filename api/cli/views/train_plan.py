@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import bullet, facts, heading, indented, page, table
-from api.cli.view import pool_words
 from api.cli.views.quantities import gib, number, percent
+from api.cli.views.words import pool_words
 from planner.training.document import TrainingAlternative, TrainingPlan
 
 SHARDING = ("none", "optimizer states", "optimizer states and gradients", "all states and weights")
@@ -141,7 +141,7 @@ def _proof(plan: TrainingPlan, out: Console, *, explain: bool) -> None:
         out,
         [
             ("binds", proof.binding_constraint),
-            ("status", f"{proof.status}, gap {percent(proof.gap)}"),
+            ("status", f"{proof.status}" + ("" if proof.gap is None else f", gap {percent(proof.gap)}")),
             (
                 "considered",
                 f"{proof.combinations:,} combinations, {proof.legal:,} legal, {proof.solved:,} solved exactly",
