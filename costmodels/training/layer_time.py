@@ -22,6 +22,7 @@ from costmodels.models.architecture import (
     LatentAttention,
     MixtureOfExperts,
 )
+from costmodels.operations.registry import families
 from costmodels.operations.roofline import code
 from costmodels.training.calibration import sustained_factor, training_calibration
 from costmodels.training.exchanges import Links
@@ -82,7 +83,12 @@ class LayerTimes:
 
 
 def layer_times(setting: Setting, links: Links, layouts: TrainingLayouts) -> LayerTimes:
-    """Of each layout. Layouts whose layers are alike are asked about once."""
+    """Of each layout. Layouts whose layers are alike are asked about once.
+
+    Raises:
+        Unsupported: the model has latent or linear attention of widths that are not measured.
+    """
+    families().require_measured_widths(setting.model.architecture)
     first, back = distinct_layers(layouts)
     return _Layer(setting, links, layouts.take(first)).times().take(back)
 

@@ -134,7 +134,9 @@ def as_trained(architecture: Architecture) -> TrainedModel:
         Unsupported: it has a part or a kind of layer whose training is not modelled; names it.
     """
     if architecture.vision is not None:
-        raise _not_modelled(architecture, "an image encoder", "give the language model alone, its text_config")
+        raise _not_modelled(
+            architecture, "an image encoder", "give the language model alone: its text_config as a config.json"
+        )
     if architecture.excluded:
         raise _not_modelled(architecture, f"a {architecture.excluded[0]}", "give the language model alone")
     kinds = tuple(_trained_kind(architecture, group) for group in architecture.layer_groups)

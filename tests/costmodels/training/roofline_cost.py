@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from costmodels.estimates import Estimates
-from costmodels.operations.roofline import Columns, Hardware, roofline_us
+from costmodels.operations.registry import families
+from costmodels.operations.roofline import Columns, Hardware
 from costmodels.step.communication import Network
 from costmodels.training.exchanges import Links
 from profiles.hardware import Gpu, find_fabric, find_gpu
@@ -21,6 +22,8 @@ class RooflineCost:
     notes: tuple[str, ...] = ()
     measured: tuple[Any, ...] = ()
 
+    topology = None
+
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
 
@@ -30,7 +33,7 @@ class RooflineCost:
 
     def estimate(self, operation: str, q: Columns) -> Estimates:
         n = len(q["dtype"])
-        time = roofline_us(operation, q, np.zeros(n, np.int64), Hardware.of([self.gpu])) + 2.0
+        time = families().kernel(operation).roofline_us(q, np.zeros(n, np.int64), Hardware.of([self.gpu])) + 2.0
         return Estimates(time, time * 0.9, time * 1.1, np.full(n, 2, np.int8), np.zeros(n, np.bool_))
 
 

@@ -11,9 +11,10 @@ import jsonschema
 import pytest
 from roofline_cost import roofline_links
 
+from planner.kinds import schema
 from planner.training import machines
 from planner.training.configuration import read_configuration
-from planner.training.document import TrainingPlan, parse_training_plan, schema
+from planner.training.document import TrainingPlan, parse_training_plan
 from planner.training.launch import layout_string
 from planner.training.planning import plan_training
 from planner.training.prediction import predicted
@@ -41,7 +42,7 @@ def plan(**changes: Any) -> TrainingPlan:
 
 def test_the_document_is_what_its_schema_says_and_reads_back() -> None:
     made = plan()
-    jsonschema.validate(json.loads(made.to_json()), schema())
+    jsonschema.validate(json.loads(made.to_json()), schema("training"))
     assert parse_training_plan(made.to_json()) == made
     assert made.to_json() == plan().to_json()
     assert (made.kind, made.schema_version) == ("training", "1.0")
