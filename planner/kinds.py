@@ -17,7 +17,9 @@ from planner.experts import document as experts
 from planner.experts.request import PlacementRequest
 from planner.replay import document as replay
 from planner.replay.request import SimulationRequest
+from planner.serving import memory as memories
 from planner.serving import predictions as predicted
+from planner.serving.configuration import MemoryRequest
 from planner.serving.document import plan as serving
 from planner.serving.predictions import PredictionRequest
 from planner.serving.request import PlanRequest
@@ -90,6 +92,10 @@ def _predict(request: PredictionRequest) -> predicted.Predictions:
     return predicted.predictions(request)
 
 
+def _memory(request: MemoryRequest) -> memories.MemoryDocument:
+    return memories.memory(request)
+
+
 def _simulate(request: SimulationRequest) -> replay.SimulationReport:
     from planner.replay.report import simulate
 
@@ -135,6 +141,17 @@ _ALL = (
         older=predicted.OLDER,
         make=_predict,
         route="/v1/predictions",
+    ),
+    Kind(
+        name="memory",
+        title="whether an engine starts, and where the memory of its GPUs goes",
+        request=MemoryRequest,
+        request_version="1.0",
+        document=memories.MemoryDocument,
+        parse=memories.parse_memory,
+        older=memories.OLDER,
+        make=_memory,
+        route="/v1/memory",
     ),
     Kind(
         name="simulation",

@@ -21,6 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.shipped import shipped
 
+_DRIVER_BYTES, _DRIVER_SHARE = 0.37 * 2**30, 0.0019
+"""What the driver keeps of a GPU's memory: a line through what start logs of vLLM tell of L4, H100, RTX PRO 6000 and
+GB200 (within 0.1 GiB)."""
+
 
 class Fact(BaseModel):
     """Base of all catalogue entries: frozen, and refuses keys it does not know."""
@@ -41,6 +45,7 @@ class Gpu(Fact):
     compute_capability: float | None = None  # CUDA only
     peak_flops: dict[str, float]  # dense FLOP/s (int8: OP/s): bf16, fp16, tf32, fp8, int8, fp4
     memory_bytes: int = Field(gt=0)  # as the driver reports the total
+    visible_memory_gib: float | None = Field(default=None, gt=0)  # of it a process sees this much, where a log says so
     memory_bandwidth_bytes_per_s: float = Field(gt=0)
     sm_count: int = Field(gt=0)  # streaming multiprocessors; compute units on AMD
     boost_clock_mhz: float = Field(gt=0)
@@ -52,6 +57,13 @@ class Gpu(Fact):
     pcie_bytes_per_s: float = Field(gt=0)  # one direction
     bridge_bytes_per_s: float | None = Field(default=None, gt=0)  # NVLink bridges that can join pairs, one direction
     launch_us: float | None = Field(default=None, gt=0)  # of a call that does nothing, where it was measured
+
+    @property
+    def visible_memory_bytes(self) -> float:
+        """What a process sees of ``memory_bytes``: the driver keeps the rest."""
+        if self.visible_memory_gib is not None:
+            return self.visible_memory_gib * 2**30
+        return self.memory_bytes * (1 - _DRIVER_SHARE) - _DRIVER_BYTES
 
     @model_validator(mode="after")
     def _rates_are_positive(self) -> Gpu:

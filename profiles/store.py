@@ -26,16 +26,8 @@ from pandas.api.types import is_numeric_dtype, is_string_dtype
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.files import GIB, MIB, Source, is_file
 from profiles.markup import read_json
-from profiles.measurements import (
-    FORMAT_VERSION,
-    OPERATIONS,
-    Operation,
-    columns_of,
-    empty_rows,
-    find_operation,
-    merge_rows,
-    validate,
-)
+from profiles.measured_rows import empty_rows, merge_rows, validate
+from profiles.measurements import FORMAT_VERSION, OPERATIONS, Operation, columns_of, find_operation
 from profiles.tables import read_parquet
 from profiles.values import named, shown
 
@@ -238,7 +230,7 @@ class ProfileStore:
 
     def verify(self) -> None:
         """Checks every file against the hash in the manifest, as both now lie on the disk, and the rows against what
-        a row can be (:func:`profiles.measurements.validate`). A file that was checked is not checked again in this
+        a row can be (:func:`profiles.measured_rows.validate`). A file that was checked is not checked again in this
         process until it changes.
 
         Raises:

@@ -13,6 +13,7 @@ from api.cli.commands import (
     collect,
     experts,
     few_shot,
+    memory,
     plan,
     predict,
     profile,
@@ -32,6 +33,7 @@ app.callback(invoke_without_command=True)(plan.plan)
 app.command("models")(catalogue.models)
 app.command("gpus")(catalogue.gpus)
 app.command("predict")(predict.predict)
+app.command("memory")(memory.memory)
 app.command("simulate")(simulate.simulate)
 app.command("experts")(experts.experts)
 app.command("schema")(schema.schema)

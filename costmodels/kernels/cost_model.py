@@ -23,6 +23,7 @@ from costmodels.kernels.error_process import Priors, priors
 from costmodels.kernels.forest import SETTINGS, Forest, Neighbours
 from costmodels.kernels.kernel_models import (
     ROOFLINE_SPREAD,
+    ROOFLINE_TOLD,
     STAND_IN_SPREAD,
     Fitted,
     KernelModel,
@@ -163,6 +164,11 @@ class CostModel:
         """The rows of the measured stores that speak for this framework on this GPU type, and those that do not."""
         return self._loaded(operation).overlay
 
+    def is_measured(self, operation: str) -> bool:
+        """Whether any GPU has rows of ``operation`` that speak for the framework; else the roofline answers."""
+        loaded = self._loaded(operation)
+        return loaded.shipped.has_forest or loaded.corrected is not None
+
     def measured_ranks(self, operation: str) -> frozenset[int]:
         """Numbers of GPUs of this type among which the pack has rows of ``operation``."""
         return self._loaded(operation).ranks
@@ -183,7 +189,9 @@ class CostModel:
             for dtype in sorted(asked):
                 row_sources = loaded.row_sources.get(dtype, set())
                 what = f"{operation} in {DTYPES[dtype]}"
-                if not row_sources:
+                if not self.is_measured(operation):
+                    lines.append(f"{what}: measured on no GPU; {ROOFLINE_TOLD}")
+                elif not row_sources:
                     lines.append(f"{what}: no measurements of {self.gpu.name}; predicted from other GPUs")
                 elif others := sorted(row_sources - self._own(operation, dtype)):
                     lines.append(f"{what}: measured under {' and '.join(others)}, standing in for {self.framework}")
@@ -278,7 +286,7 @@ def unseen_spreads() -> dict[str, float]:
     return shipped(
         Path(__file__).parent / "unseen_gpu.yaml",
         lambda document: {
-            operation: float(document["half_width"][kernel.figures_of or operation])
+            operation: float(document["half_width"][kernel.figures_in(document["half_width"])])
             for operation, kernel in families().kernels.items()
         },
     )

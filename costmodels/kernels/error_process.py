@@ -294,7 +294,7 @@ def priors(operation: str) -> Priors:
     """
 
     def parse(document: Any) -> Priors:
-        figures = {name: document[kernel.figures_of or name] for name, kernel in families().kernels.items()}[operation]
+        figures = document[families().kernel(operation).figures_in(document)]
         return Priors(*(as_prior(operation, figures[kind]) for kind in ("unseen", "repeat")))
 
     return shipped(Path(__file__).parent / "few_shot.yaml", parse)

@@ -32,6 +32,9 @@ twice: 80 % agree within −3.9 % … +6.8 %."""
 ROOFLINE_SPREAD = float(np.log(4.0))
 """Half-width (log) of the interval where there is nothing but the roofline, at which its low side ends."""
 
+ROOFLINE_TOLD = "the roofline answers, and up to 4 times as long is likely"
+"""The same for people."""
+
 STAND_IN_SPREAD = 0.3
 """Half-width (log) added where another framework's kernels stand in. On H200, 80 % of fp8 GEMMs of TensorRT-LLM take
 0.62–2.03 × vLLM's time, of fp8_block GEMMs 0.90–1.51 × SGLang's, of decode attention 0.41–1.35 × vLLM's; bf16 GEMMs,

@@ -11,8 +11,12 @@ from profiles.errors import InputError, UnknownName
 from profiles.hardware import Gpu
 
 PARTS = ("attention_qkv", "attention_output", "dense", "experts", "shared_experts")
-CHOICES = ("bf16", "fp8", "fp8_block", "nvfp4")
+CHOICES = ("bf16", "fp8", "fp8_block", "nvfp4", "fp32")
 KV_CHOICES = ("bf16", "fp8")
+
+SCALE_GROUPS = {"fp8_block": 128, "mxfp4": 32, "nvfp4": 16}
+"""Of formats that fix it: DeepSeek-V3's blocks (arXiv:2412.19437 §3.3), OCP's microscaling (MX 1.0 §5), NVIDIA's
+nvfp4."""
 
 _NEEDS = {"fp8": "fp8", "fp8_block": "fp8", "nvfp4": "fp4", "int8": "int8"}
 
@@ -34,8 +38,23 @@ class Precision:
     exceptional: tuple[str, ...] = ()
     group: int = 0  # values along a row that share a scale, where the checkpoint says so (4-bit integers)
 
+    @property
+    def element_bytes(self) -> int:
+        """Of what is never quantized, and of activations."""
+        return 4 if self.weights == "fp32" else 2
+
     def of(self, part: str) -> str:
         return str(getattr(self, part))
+
+    def scale_group(self, part: str) -> int:
+        """Values along a row of the weights of ``part`` that share a scale, which no split may cut; 0: a split may cut
+        anywhere (a whole row or matrix shares one, or engines pad)."""
+        dtype = self.of(part)
+        if dtype == "mxfp4" and part == "experts":
+            return 0  # engines pad the experts of each rank to whole blocks (vLLM's and SGLang's mxfp4.py)
+        if dtype in ("int4", "int8_wo") or (dtype == "fp8_block" and self.weights == dtype and self.group):
+            return self.group
+        return SCALE_GROUPS.get(dtype, 0)
 
     def within(self, group: LayerGroup) -> Precision:
         """That of layers which the checkpoint stores otherwise than most (a conversion treats all alike)."""
@@ -52,14 +71,14 @@ def _served(published: str) -> str:
 
 def choose_precision(model: Architecture, weights: str | None = None, kv: str | None = None) -> Precision:
     """The precision to run ``model`` in: as published unless ``weights`` says otherwise; KV cache in bf16
-    unless ``kv``.
+    unless ``kv`` (in fp32 beside fp32 weights, as engines have it).
 
     Raises:
         InputError: a precision that is unknown, or that cannot be made from the checkpoint.
     """
-    kv = kv or "bf16"
-    if kv not in KV_CHOICES:
+    if kv is not None and kv not in KV_CHOICES:
         raise UnknownName("kv_precision", kv, KV_CHOICES)
+    kv = kv or ("fp32" if weights == "fp32" else "bf16")
     published = _served(model.weight_precision)
     if weights is None or weights == published:
         parts: dict[str, Any] = dict.fromkeys(PARTS, published) | {part: _served(own) for part, own in model.exceptions}
@@ -69,7 +88,7 @@ def choose_precision(model: Architecture, weights: str | None = None, kv: str | 
         )
     if weights not in CHOICES:
         raise UnknownName("precision", weights, CHOICES)
-    if published in ("mxfp4", "nvfp4", "int4", "int8", "int8_wo") and weights != "bf16":
+    if published in ("mxfp4", "nvfp4", "int4", "int8", "int8_wo") and weights not in ("bf16", "fp32"):
         raise InputError(
             f"precision: {model.name} is published in {published}; requantizing it to {weights} is not done",
             f"leave --precision out, or give {published} or bf16",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from costmodels.models.module_names import Rules, rules_of
+from costmodels.models.precision import SCALE_GROUPS
 from profiles.errors import InputError, Unsupported
 from profiles.values import shown
 
@@ -31,7 +32,7 @@ _ROUGHLY = {
     "MXFP8": "mxfp8 weights (one scale per 32) are counted as fp8 in blocks: 3 % smaller than they are",
     "W4A16_NVFP4": "its nvfp4 weights are multiplied in 16 bits (W4A16), which is slower than nvfp4 products",
 }
-SCALE_BLOCK = 128  # width of fp8's blocks
+_BLOCK = SCALE_GROUPS["fp8_block"]
 _EVERY_LINEAR = "Linear"
 _EXPERTS = r"re:.*\.experts\..*"
 _QUANTIZED_NAME = re.compile(
@@ -95,14 +96,16 @@ def storage(config: Mapping[str, Any], model: str) -> Storage:
 def _group_size(quantization: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], model: str) -> int:
     """As the config says it: AWQ and GPTQ as ``group_size`` (-1: a whole row), fp8 as the width of its blocks."""
     block = quantization.get("weight_block_size")
-    if block is not None and block != [SCALE_BLOCK, SCALE_BLOCK]:
+    if block is not None and block != [_BLOCK, _BLOCK]:
         raise Unsupported(
             f"{model}: config key 'weight_block_size' = {block!r} is not modelled",
-            f"known: [{SCALE_BLOCK}, {SCALE_BLOCK}]",
+            f"known: [{_BLOCK}, {_BLOCK}]",
             field="weight_block_size",
         )
     own = [group.get("weights") or {} for group in groups] or [quantization]
-    sizes = [weights.get("group_size") for weights in own if weights.get("num_bits", weights.get("bits", 4)) == 4]
+    bits = [weights.get("num_bits", weights.get("bits", 4)) for weights in own]
+    fewest = min((wide for wide in bits if isinstance(wide, int)), default=4)
+    sizes = [weights.get("group_size") for weights, wide in zip(own, bits, strict=True) if wide == fewest]
     for size in sizes:
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < -1):
             raise InputError(

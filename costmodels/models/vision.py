@@ -5,6 +5,7 @@ One small reader per multimodal ``model_type``, each after transformers' modelli
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,7 +55,7 @@ def vision_tower(config: Mapping[str, Any], wrapper: str, model: str) -> VisionT
     joined = config.get("vision_feature_layer")
     layers = len(joined) if isinstance(joined, list) and joined else 1
     vision = {**described, "model_type": f"{wrapper} vision_config", "joined_layers": layers}
-    return reader(Fields(vision, model), text)
+    return dataclasses.replace(reader(Fields(vision, model), text), family=wrapper)
 
 
 def _tower(*wrappers: str) -> Callable[[Reader], Reader]:
@@ -94,7 +95,10 @@ def _qwen2_5_vl(vision: Fields, text: Fields) -> VisionTower:
     joined = merge * merge * hidden
     total = 3 * vision.size("temporal_patch_size", 2) * patch * patch * hidden + hidden
     total += depth * _block(hidden, wide, gated=True, norms=2) + _linear(joined, joined) + _linear(joined, out)
-    return VisionTower(total, depth, hidden, vision.size("num_heads", 16), wide, patch, merge)
+    whole = vision.sequence("fullatt_block_indexes") or (7, 15, 23, 31)  # all but these attend within windows
+    side = vision.size("window_size", 112) // patch
+    tower = VisionTower(total, depth, hidden, vision.size("num_heads", 16), wide, patch, merge, gated=True)
+    return dataclasses.replace(tower, windowed=depth - len(whole), window_patches=side * side)
 
 
 @_tower("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
@@ -147,9 +151,8 @@ def _gemma4(vision: Fields, text: Fields) -> VisionTower:
     norms = 2 * vision.size("head_dim")  # of queries and keys
     total += depth * (_block(hidden, wide, gated=True, bias=False) + norms)
     total += (2 * hidden if vision.flag("standardize") else 0) + hidden * text.size("hidden_size")
-    return VisionTower(
-        total, depth, hidden, vision.size("num_attention_heads"), wide, patch, vision.size("pooling_kernel_size", 3)
-    )
+    heads, pooled = vision.size("num_attention_heads"), vision.size("pooling_kernel_size", 3)
+    return VisionTower(total, depth, hidden, heads, wide, patch, pooled, gated=True)
 
 
 @_tower("llama4")
@@ -185,7 +188,7 @@ def _mistral3(vision: Fields, text: Fields) -> VisionTower:
     patch, out, merge = vision.size("patch_size"), text.size("hidden_size"), 2
     total = 3 * patch * patch * hidden + hidden + depth * _block(hidden, wide, gated=True, bias=False, norms=2)
     total += hidden + merge * merge * hidden * hidden + hidden * out + out * out
-    return VisionTower(total, depth, hidden, vision.size("num_attention_heads"), wide, patch, merge)
+    return VisionTower(total, depth, hidden, vision.size("num_attention_heads"), wide, patch, merge, gated=True)
 
 
 @_tower("kimi_vl")
@@ -223,7 +226,8 @@ def _kimi_k3(vision: Fields, text: Fields) -> VisionTower:
     total = 3 * patch * patch * hidden + positions * hidden + hidden
     total += depth * (4 * hidden * attention + 2 * hidden * wide + 2 * hidden)
     total += hidden + joined * joined + joined * out
-    return VisionTower(total, depth, hidden, vision.size("vt_num_attention_heads"), wide, patch, merge)
+    heads = vision.size("vt_num_attention_heads")
+    return VisionTower(total, depth, hidden, heads, wide, patch, merge, attention=attention)
 
 
 @_tower("minimax_m3_vl")
@@ -246,4 +250,4 @@ def _glm4v_moe(vision: Fields, text: Fields) -> VisionTower:
     total += (vision.size("image_size", 336) // patch) ** 2 * hidden + 2 * hidden  # positions, norms
     total += depth * _block(hidden, out, gated=True, bias=False, norms=2)
     total += _linear(merge * merge * hidden, out) + out * out + 2 * out + 3 * out * context
-    return VisionTower(total, depth, hidden, vision.size("num_heads"), out, patch, merge)
+    return VisionTower(total, depth, hidden, vision.size("num_heads"), out, patch, merge, gated=True)

@@ -12,7 +12,14 @@ from costmodels.models.precision import Precision
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
-from costmodels.operations.layers import AttentionKind, Rule, heads_divide, replicate_evenly, whole_blocks
+from costmodels.operations.layers import (
+    AttentionKind,
+    Rule,
+    heads_divide,
+    output_groups,
+    replicate_evenly,
+    whole_blocks,
+)
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
 from costmodels.operations.roofline import (
     WEIGHT_BYTES,
@@ -161,6 +168,7 @@ class GroupedQueryKind(AttentionKind[GroupedQueryAttention]):
         yield heads_divide(layer.heads)
         yield replicate_evenly(layer.kv_heads, "KV heads")
         yield from whole_blocks(precision, query=(layer.heads, layer.head_dim), KV=(layer.kv_heads, layer.head_dim))
+        yield from output_groups(layer.heads * layer.value_head_dim, precision)
 
 
 GROUPED_QUERY = GroupedQueryKind()

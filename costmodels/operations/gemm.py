@@ -11,7 +11,7 @@ from costmodels.models.architecture import DenseFeedForward
 from costmodels.models.precision import Precision
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.kernel import Kernel
-from costmodels.operations.layers import BLOCK, Activations, FeedForwardKind, Rule
+from costmodels.operations.layers import Activations, FeedForwardKind, Rule, whole_groups
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
 from costmodels.operations.roofline import (
     Columns,
@@ -82,14 +82,15 @@ def ask_feed_forward(step: LayerStep, layer: DenseFeedForward, dtype: str, count
     step.work.touch(elements * ACTIVATION_BYTES, 1, count)
 
 
-def width_rules(what: str, width: int, dtype: str) -> Iterator[Rule]:
-    """A ``width`` that is split over the tensor-parallel group, in one precision."""
+def width_rules(what: str, width: int, precision: Precision, part: str) -> Iterator[Rule]:
+    """A ``width`` of one ``part`` of a model that is split over the tensor-parallel group."""
     yield Rule(f"{what} width {width} does not divide by tp", lambda x: width % x.tp != 0)
-    if dtype == "fp8_block":
-        yield Rule(
-            f"{what} width {width} ÷ tp is not a multiple of the {BLOCK}-wide scale blocks",
-            lambda x: width // x.tp % BLOCK != 0,
-        )
+    yield from whole_groups(f"{what} width", width, precision, part)
+
+
+def feed_forward_width(layer: DenseFeedForward) -> int:
+    """Elements of a token that live at once: gate, up and their product, or one and its activation."""
+    return (3 if layer.gated else 2) * layer.intermediate
 
 
 class DenseKind(FeedForwardKind[DenseFeedForward]):
@@ -105,10 +106,10 @@ class DenseKind(FeedForwardKind[DenseFeedForward]):
         yield layer.parameters(split.hidden) * split.weight_bytes("dense") / split.layouts.tp
 
     def activations(self, split: Split, layer: DenseFeedForward) -> Activations:
-        return Activations(layer.intermediate, 0.0)
+        return Activations(feed_forward_width(layer), 0.0)
 
     def rules(self, layer: DenseFeedForward, precision: Precision) -> Iterator[Rule]:
-        yield from width_rules("feed-forward", layer.intermediate, precision.dense)
+        yield from width_rules("feed-forward", layer.intermediate, precision, "dense")
 
 
 FAMILY = OperationFamily("gemm", (GEMM,), (DenseKind(),))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,6 +75,10 @@ class Kernel:
     def spans_gpus(self) -> bool:
         """Whether one question is about several GPUs."""
         return "num_gpus" in self.near
+
+    def figures_in(self, figures: Container[str]) -> str:
+        """The operation whose ``figures`` hold for this one: its own where they are there."""
+        return self.figures_of if self.figures_of and self.name not in figures else self.name
 
     def times_us(self, q: Columns, gpu: Ints, hw: Hardware) -> tuple[Floats, Floats]:
         """(compute time, transfer time) of the roofline in µs, shape [n] each; ``gpu`` indexes ``hw``."""

@@ -12,7 +12,7 @@ from costmodels.models.precision import Precision
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
-from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divide, whole_blocks
+from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divide, output_groups, whole_blocks
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
 from costmodels.operations.roofline import (
     WEIGHT_BYTES,
@@ -152,6 +152,10 @@ class LatentKind(AttentionKind[LatentAttention]):
             step.work.ask(ABSORB, count, decoding, **absorbed)
         shape["heads"] = heads * batch.queries
         step.work.ask(DECODE, count, decoding, batch=batch.decodes, context_tokens=batch.context, **shape)
+        if layer.output_gate:
+            values = heads * layer.v_head_dim
+            ask_product(step, dtype, tokens, values, hidden, count)
+            step.work.touch(tokens * values * (3.0 * ACTIVATION_BYTES), 1, count)
         ask_product(step, precision.attention_output, tokens, hidden, heads * layer.v_head_dim, count)
         step.work.touch(tokens * (heads * qk + latent) * (2.0 * 2 * ACTIVATION_BYTES), 3, count)
         step.reduce(count)
@@ -176,9 +180,6 @@ class LatentKind(AttentionKind[LatentAttention]):
     def _bytes_per_token(self, layer: LatentAttention, element_bytes: float) -> float:
         return layer.kv_elements_per_token() * element_bytes
 
-    def untimed(self, layer: LatentAttention) -> tuple[str, ...]:
-        return ("latent attention with an output gate",) if layer.output_gate else ()
-
     def widths(self, layer: LatentAttention) -> Widths:
         heads = (layer.qk_nope_head_dim, layer.qk_rope_head_dim, layer.v_head_dim, layer.kv_lora_rank)
         return Widths("latent attention", heads, ((128, 64, 128, 512),))
@@ -186,6 +187,7 @@ class LatentKind(AttentionKind[LatentAttention]):
     def rules(self, layer: LatentAttention, precision: Precision) -> Iterator[Rule]:
         yield heads_divide(layer.heads)
         yield from whole_blocks(precision, query=(layer.heads, layer.qk_nope_head_dim + layer.qk_rope_head_dim))
+        yield from output_groups(layer.heads * layer.v_head_dim, precision)
 
 
 FAMILY = OperationFamily("latent", (PREFILL, DECODE, ABSORB), (LatentKind(),))

@@ -13,13 +13,10 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodels.estimates import Floats
+from costmodels.estimates import Floats, Ints
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import LayerStep, Split
-
-BLOCK = 128
-"""Width of the scale blocks of fp8_block; a split must not cut through one."""
 
 Mask = NDArray[np.bool_]
 L = TypeVar("L")
@@ -46,8 +43,9 @@ class Activations(NamedTuple):
     """Elements that one token takes beside buffers of the model's width.
 
     Attributes:
-        widest: of the layer's widest product, before the tensor split.
-        grouped: of the grouped products on one GPU, per token of an attention rank's budget, shape [n]; 0: none.
+        widest: of the layer's widest products and what is made of them, before the tensor split.
+        grouped: what the grouped products on one GPU work in, per token of an attention rank's budget, shape [n]; 0:
+            none.
     """
 
     widest: int
@@ -74,10 +72,6 @@ class LayerKind(ABC, Generic[L]):
     @abstractmethod
     def rules(self, layer: L, precision: Precision) -> Iterator[Rule]:
         """What must divide for engines to split such a layer."""
-
-    def untimed(self, layer: L) -> tuple[str, ...]:
-        """What of ``layer`` has no times, so that :meth:`ask` cannot be asked; its memory is known."""
-        return ()
 
 
 class AttentionKind(LayerKind[L]):
@@ -114,17 +108,42 @@ def replicate_evenly(count: int, what: str) -> Rule:
 
 
 def whole_blocks(precision: Precision, **heads: tuple[int, int]) -> Iterator[Rule]:
-    """Where the projections into (count, width) ``heads`` have scale blocks, a split must not cut through them."""
+    """Where the projections into (count, width) ``heads`` have scale blocks, a split must not cut through them. (Groups
+    along a row, as other formats have, are not cut by a split of the outputs.)"""
     if precision.attention_qkv == "fp8_block":
+        block = precision.scale_group("attention_qkv")
         for what, (count, width) in heads.items():
             yield Rule(
-                f"{what} heads of width {width} ÷ tp are not a multiple of the {BLOCK}-wide scale blocks",
-                partial(_cuts_block, count, width),
+                f"{what} heads of width {width} ÷ tp are not a multiple of the {block}-wide scale blocks",
+                partial(_cuts_block, count, width, block),
             )
 
 
-def _cuts_block(heads: int, width: int, layouts: Layouts) -> Mask:
+def _cuts_block(heads: int, width: int, block: int, layouts: Layouts) -> Mask:
     """Whether a rank's heads, replicated where tp exceeds them, cut through a scale block. Unsplit weights may end
     in a part of one."""
-    cut: Mask = np.maximum(heads // layouts.tp, 1) * width % BLOCK != 0
+    cut: Mask = np.maximum(heads // layouts.tp, 1) * width % block != 0
     return cut & (layouts.tp > 1)
+
+
+def whole_groups(what: str, width: int, precision: Precision, part: str, over: str = "tp") -> Iterator[Rule]:
+    """A product whose ``width`` inputs are split ``over`` a degree: the split must not cut through values that share a
+    scale. What is not split may end in a part of a group."""
+    group, dtype = precision.scale_group(part), precision.of(part)
+    if group > 1:
+        shared = "scale blocks" if dtype == "fp8_block" else f"scale groups of {dtype}"
+        yield Rule(
+            f"{what} {width} ÷ {over} is not a multiple of the {group}-wide {shared}",
+            partial(_cuts_group, width, group, "moe_tp" if over != "tp" else "tp"),
+        )
+
+
+def output_groups(width: int, precision: Precision) -> Iterator[Rule]:
+    """The projection out of attention, whose ``width`` inputs are split with the heads."""
+    return whole_groups("attention output of width", width, precision, "attention_output")
+
+
+def _cuts_group(width: int, group: int, degree: str, layouts: Layouts) -> Mask:
+    split: Ints = getattr(layouts, degree)
+    cut: Mask = width // split % group != 0
+    return cut & (split > 1)

@@ -12,7 +12,7 @@ from costmodels.models.precision import Precision
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
-from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divide, whole_blocks
+from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divide, output_groups, whole_blocks
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
 from costmodels.operations.roofline import Columns, Hardware, Work, code, floats
 from costmodels.operations.shape_features import Features, logs, waves
@@ -90,17 +90,15 @@ class DeltaNetKind(AttentionKind[GatedDeltaNet]):
     layer = GatedDeltaNet
 
     def ask(self, step: LayerStep, layer: GatedDeltaNet, count: int) -> None:
-        precision, tp, batch, hidden = step.split.precision, step.split.layouts.tp, step.batch, step.split.hidden
+        precision, tp, hidden = step.split.precision, step.split.layouts.tp, step.split.hidden
         key_heads = np.maximum(layer.key_heads // tp, 1)
         value_heads = np.maximum(layer.value_heads // tp, 1)
-        tokens, values = batch.tokens, value_heads * layer.value_dim
+        tokens, values = step.batch.tokens, value_heads * layer.value_dim
         width = 2 * key_heads * layer.key_dim + 2 * values  # q and k; v and the output gate
         ask_product(step, precision.attention_qkv, tokens, width, hidden, count)
         ask_product(step, "bf16", tokens, 2 * value_heads, hidden, count)  # decay and step of the delta rule
         shape = {"dtype": code("dtype", "bf16"), "key_heads": key_heads, "value_heads": value_heads}
-        step.work.ask(PREFILL, count, batch.prefills > 0, batch=batch.prefills, query_tokens=batch.chunk, **shape)
-        # Each drafted token leaves a state of its own until it is accepted, like so many more sequences.
-        step.work.ask(DECODE, count, batch.decodes > 0, batch=batch.decodes * batch.queries, **shape)
+        step.recur(PREFILL, DECODE, count, **shape)
         ask_product(step, precision.attention_output, tokens, hidden, values, count)
         # Taking the projections apart reads and writes them; the gated norm reads outputs and gate, and writes.
         step.work.touch(tokens * (2.0 * width + 3.0 * values) * ACTIVATION_BYTES, 2, count)
@@ -125,6 +123,7 @@ class DeltaNetKind(AttentionKind[GatedDeltaNet]):
         yield heads_divide(layer.heads)
         key, value = (layer.key_heads, layer.key_dim), (layer.value_heads, layer.value_dim)
         yield from whole_blocks(precision, key=key, value=value)
+        yield from output_groups(layer.value_heads * layer.value_dim, precision)
 
 
 FAMILY = OperationFamily("linear", (PREFILL, DECODE), (DeltaNetKind(),))

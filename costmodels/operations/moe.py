@@ -10,9 +10,9 @@ from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import DenseFeedForward, MixtureOfExperts
 from costmodels.models.precision import Precision
 from costmodels.operations.family import OperationFamily
-from costmodels.operations.gemm import ask_feed_forward, ask_product, width_rules
+from costmodels.operations.gemm import ask_feed_forward, ask_product, feed_forward_width, width_rules
 from costmodels.operations.kernel import Kernel
-from costmodels.operations.layers import BLOCK, Activations, FeedForwardKind, Rule
+from costmodels.operations.layers import Activations, FeedForwardKind, Rule, whole_groups
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
 from costmodels.operations.roofline import (
     ROUTING_SKEW,
@@ -126,15 +126,18 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
     def weights_bytes(self, split: Split, layer: MixtureOfExperts) -> Iterator[Floats | float]:
         hidden, layouts = split.hidden, split.layouts
         routed = layer.experts * layer.expert_parameters(hidden)
-        yield routed * split.weight_bytes("experts") / (layouts.ep * layouts.moe_tp)
+        padded = split.padded_width(layer.latent or hidden, "experts")
+        yield routed * padded * split.weight_bytes("experts") / (layouts.ep * layouts.moe_tp)
         yield layer.router_parameters(hidden) * 2.0
         yield layer.shared_parameters(hidden) * split.weight_bytes("shared_experts") / layouts.tp
 
     def activations(self, split: Split, layer: MixtureOfExperts) -> Activations:
-        """Grouped products: gate, up and activation of every (token, expert) pair of this GPU, and its output."""
+        """Grouped products work in two buffers, of every (token, expert) pair of this GPU: one for inputs or gate and
+        up, one for their product or outputs (vLLM, fused_moe: TritonExperts.workspace_shapes)."""
         pairs = split.layouts.dp * layer.top_k / split.layouts.ep
-        grouped = pairs * (3 * layer.intermediate / split.layouts.moe_tp + (layer.latent or split.hidden))
-        return Activations(max(layer.intermediate, layer.shared_intermediate), grouped)
+        width, inner = layer.latent or split.hidden, layer.intermediate / split.layouts.moe_tp
+        grouped = pairs * (np.maximum(width, inner) + np.maximum(width, (2 if layer.gated else 1) * inner))
+        return Activations(feed_forward_width(DenseFeedForward(layer.shared_intermediate, layer.gated)), grouped)
 
     def rules(self, layer: MixtureOfExperts, precision: Precision) -> Iterator[Rule]:
         experts, width = layer.experts, layer.intermediate
@@ -142,13 +145,9 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
         yield Rule(
             f"expert width {width} does not divide by the tensor split of experts", lambda x: width % x.moe_tp != 0
         )
-        if precision.experts == "fp8_block":
-            yield Rule(
-                f"expert width {width} ÷ tensor split is not a multiple of the {BLOCK}-wide scale blocks",
-                lambda x: width // x.moe_tp % BLOCK != 0,
-            )
+        yield from whole_groups("expert width", width, precision, "experts", over="tensor split")
         if layer.shared_intermediate:
-            yield from width_rules("shared expert", layer.shared_intermediate, precision.shared_experts)
+            yield from width_rules("shared expert", layer.shared_intermediate, precision, "shared_experts")
 
 
 FAMILY = OperationFamily("moe", (MOE,), (ExpertsKind(),))

@@ -135,15 +135,22 @@ class Split:
         hidden: the model's width.
         precision: of its parts.
         layouts: shape [n].
+        padding: precision of a part's weights → the multiple that a framework pads the model's width to in them.
     """
 
     hidden: int
     precision: Precision
     layouts: Layouts
+    padding: Mapping[str, int] = field(default_factory=dict)
 
     def weight_bytes(self, part: str) -> float:
         """Of one weight of ``part``, with its share of a scale."""
         return stored_bytes(self.precision.of(part), self.precision.group)
+
+    def padded_width(self, width: int, part: str) -> float:
+        """How much wider the weights of ``part`` are than the model, of ``width``; 1: as wide."""
+        multiple = self.padding.get(self.precision.of(part), 1)
+        return -(-width // multiple) * multiple / width
 
 
 @dataclass(frozen=True)
@@ -164,6 +171,22 @@ class LayerStep:
     def hidden_bytes(self, tokens: NDArray[np.generic]) -> Floats:
         """Activations of so many tokens at the width of the model."""
         return np.asarray(tokens, dtype=np.float64) * self.split.hidden * ACTIVATION_BYTES
+
+    def attend(self, prefill: Kernel, decode: Kernel, count: float, **shape: object) -> None:
+        """Asks for a module in which every token chooses what it sees: the prompts' chunks behind what is cached, and
+        each generated token. Drafted ones choose for themselves, like so many more sequences."""
+        batch = self.batch
+        chunks = {"batch": batch.prefills, "query_tokens": batch.chunk, "prefix_tokens": batch.prefix}
+        self.work.ask(prefill, count, batch.prefills > 0, **chunks, **shape)
+        sequences = batch.decodes * batch.queries
+        self.work.ask(decode, count, batch.decodes > 0, batch=sequences, context_tokens=batch.context, **shape)
+
+    def recur(self, prefill: Kernel, decode: Kernel, count: float, **shape: object) -> None:
+        """Asks for a recurrence, whose state stands for all tokens before: neither prefix nor context matters. Each
+        drafted token leaves a state of its own until it is accepted, like so many more sequences."""
+        batch = self.batch
+        self.work.ask(prefill, count, batch.prefills > 0, batch=batch.prefills, query_tokens=batch.chunk, **shape)
+        self.work.ask(decode, count, batch.decodes > 0, batch=batch.decodes * batch.queries, **shape)
 
     def reduce(self, count: float) -> None:
         """The sum over a tensor-parallel group that follows a product split by its inputs."""

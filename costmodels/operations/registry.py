@@ -13,7 +13,23 @@ from typing import Any
 
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
-from costmodels.operations import absent, attention, collective, gemm, latent, linear, mixers, moe, sparse
+from costmodels.operations import (
+    absent,
+    attention,
+    block_sparse,
+    collective,
+    compressed,
+    encoder,
+    gemm,
+    hyper,
+    kimi_delta,
+    latent,
+    linear,
+    moe,
+    short_conv,
+    sparse,
+    state_space,
+)
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import AttentionKind, FeedForwardKind, LayerKind, Rule
@@ -98,35 +114,12 @@ class Families:
             yield from self.attention(group.attention).rules(group.attention, local)
             yield from self.feed_forward(group.feed_forward).rules(group.feed_forward, local)
 
-    def require_timed_layers(self, model: Architecture) -> None:
-        """Memory knows every layer; nothing of those whose kernels have no times may be left out of a step.
-
-        Raises:
-            Unsupported: naming them.
-        """
-        untimed: dict[str, int] = {}
-        for group in model.layer_groups:
-            kinds = [*self.attention(group.attention).untimed(group.attention)]
-            kinds += self.feed_forward(group.feed_forward).untimed(group.feed_forward)
-            kinds += ["hyper-connections"] if group.residual is not None else []
-            for kind in kinds:
-                untimed[kind] = untimed.get(kind, 0) + group.count
-        if untimed:
-            listed = ", ".join(f"{kind} ({count} of {model.layers} layers)" for kind, count in untimed.items())
-            raise Unsupported(
-                f"model: the kernels of {model.name} have no times yet: {listed}",
-                "its weights and cache are known; for times choose a model of other layers (`plan models` lists some)",
-                kinds=tuple(untimed),
-            )
-
     def require_measured_widths(self, model: Architecture) -> None:
-        """Latent and linear attention are measured for few head widths; others are refused rather than guessed, and
-        so are layers without any times (:meth:`require_timed_layers`).
+        """Latent, sparse and linear attention are measured for few widths; others are refused rather than guessed.
 
         Raises:
             Unsupported: naming the widths that are measured.
         """
-        self.require_timed_layers(model)
         for layer in {group.attention for group in model.layer_groups}:
             found = self.attention(layer).widths(layer)
             if found is not None and found.widths not in found.measured:
@@ -146,7 +139,11 @@ def _unserved(layer: object, what: str) -> tuple[str, str]:
 
 
 SHIPPED = Families(
-    module.FAMILY for module in (gemm, attention, latent, linear, sparse, mixers, moe, absent, collective)
+    module.FAMILY
+    for module in (
+        *(gemm, attention, latent, linear, sparse, compressed, block_sparse, kimi_delta, short_conv, state_space),
+        *(hyper, encoder, moe, absent, collective),
+    )
 )
 
 _in_use: ContextVar[Families] = ContextVar("operations", default=SHIPPED)

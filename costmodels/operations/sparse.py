@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,9 +33,12 @@ _INDEX_BYTES = _INDEX_DIM + 4  # of one token's key: fp8 and a scale
 
 def _work(q: Columns, tokens: Floats, keys: Floats, pairs: Floats, seen: Floats) -> Work:
     """``tokens`` new, ``keys`` in the cache of all sequences, of whose ``pairs`` with queries ``seen`` are attended to.
-    Up to 2048 tokens everything is, so that nothing needs to be scored, and K and V may be rebuilt."""
-    heads, hidden, rank, qk, v, index = floats(q, "heads", "hidden", "q_rank", "qk_dim", "v_dim", "index_heads")
-    down = hidden * (rank + LATENT_WIDTH + ROPE_WIDTH + _INDEX_DIM + index)
+    Up to 2048 tokens everything is, so that nothing needs to be scored, and K and V may be rebuilt. On the choice of
+    another layer (without ``index_heads``) nothing ever is."""
+    heads, hidden, rank, qk, v = floats(q, "heads", "hidden", "q_rank", "qk_dim", "v_dim")
+    (index,) = floats(q, "index_heads") if "index_heads" in q else (np.zeros_like(heads),)
+    own = np.where(index > 0, 1.0, 0.0)
+    down = hidden * (rank + LATENT_WIDTH + ROPE_WIDTH + own * _INDEX_DIM + index)
     up = rank * (heads * qk + index * _INDEX_DIM)
     weights = down + up + heads * (LATENT_WIDTH * (qk - ROPE_WIDTH + v) + v * hidden)
     scored = np.where(pairs > seen, 1.0, 0.0)
@@ -43,7 +47,7 @@ def _work(q: Columns, tokens: Floats, keys: Floats, pairs: Floats, seen: Floats)
     score = np.where(of_dtype(weight_bytes, q) > 1, 0.5, 1.0) * scored * index * _INDEX_DIM
     flops = 2 * (tokens * weights + pairs * score + heads * seen * attended)
     latents = np.minimum(keys, seen) * (LATENT_WIDTH + ROPE_WIDTH) * of_dtype(weight_bytes, q, "kv_dtype")
-    moved = weights * of_dtype(weight_bytes, q) + 4 * tokens * hidden + latents + scored * keys * _INDEX_BYTES
+    moved = weights * of_dtype(weight_bytes, q) + 4 * tokens * hidden + latents + own * scored * keys * _INDEX_BYTES
     return Work.local(flops, moved)
 
 
@@ -60,7 +64,7 @@ def _decode_work(q: Columns) -> Work:
 
 def _features(q: Columns, tokens: Floats, keys: Floats) -> Features:
     return {
-        **logs(q, "batch", "heads", "hidden", "index_heads"),
+        **logs(q, "batch", "heads", "hidden", *(["index_heads"] if "index_heads" in q else [])),
         "kv_dtype": q["kv_dtype"].astype(np.float64),
         "tokens": np.log2(tokens),
         "keys": np.log2(keys),
@@ -100,6 +104,8 @@ DECODE = Kernel(
     near={"batch": 2.0, "context_tokens": 2.0, "heads": 1.0},
     alike=("hidden", "index_heads"),
 )
+SHARED_PREFILL = replace(PREFILL, name="dsa_shared_prefill", alike=("hidden",), figures_of="dsa_prefill")
+SHARED_DECODE = replace(DECODE, name="dsa_shared_decode", alike=("hidden",), figures_of="dsa_decode")
 
 
 class SparseKind(LatentKind):
@@ -109,7 +115,6 @@ class SparseKind(LatentKind):
         return isinstance(layer, LatentAttention) and layer.indexer is not None
 
     def ask(self, step: LayerStep, layer: LatentAttention, count: int) -> None:
-        batch = step.batch
         shape = {
             "dtype": code("dtype", step.split.precision.attention_qkv),
             "kv_dtype": code("kv_dtype", step.split.precision.kv),
@@ -118,20 +123,11 @@ class SparseKind(LatentKind):
             "q_rank": layer.q_lora_rank,
             "qk_dim": layer.qk_nope_head_dim + layer.qk_rope_head_dim,
             "v_dim": layer.v_head_dim,
-            "index_heads": _indexer(layer).heads,
         }
-        step.work.ask(
-            PREFILL,
-            count,
-            batch.prefills > 0,
-            batch=batch.prefills,
-            query_tokens=batch.chunk,
-            prefix_tokens=batch.prefix,
-            **shape,
-        )
-        # Drafted tokens choose their own keys, like so many more sequences.
-        sequences = batch.decodes * batch.queries
-        step.work.ask(DECODE, count, batch.decodes > 0, batch=sequences, context_tokens=batch.context, **shape)
+        if _indexer(layer).shared:
+            step.attend(SHARED_PREFILL, SHARED_DECODE, count, **shape)
+        else:
+            step.attend(PREFILL, DECODE, count, **shape, index_heads=_indexer(layer).heads)
         step.reduce(count)
 
     def weights_bytes(self, split: Split, layer: LatentAttention) -> Iterator[Floats | float]:
@@ -141,10 +137,6 @@ class SparseKind(LatentKind):
 
     def _bytes_per_token(self, layer: LatentAttention, element_bytes: float) -> float:
         return super()._bytes_per_token(layer, element_bytes) + _indexer(layer).cache_bytes_per_token()
-
-    def untimed(self, layer: LatentAttention) -> tuple[str, ...]:
-        shared = ("sparse attention with the index of another layer",) if _indexer(layer).shared else ()
-        return (*shared, *super().untimed(layer))
 
     def widths(self, layer: LatentAttention) -> Widths:
         index = _indexer(layer)
@@ -159,4 +151,4 @@ def _indexer(layer: LatentAttention) -> Indexer:
     return layer.indexer
 
 
-FAMILY = OperationFamily("sparse", (PREFILL, DECODE), (SparseKind(),))
+FAMILY = OperationFamily("sparse", (PREFILL, DECODE, SHARED_PREFILL, SHARED_DECODE), (SparseKind(),))

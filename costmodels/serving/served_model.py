@@ -4,28 +4,44 @@ framework. Where engines of it are laid out, and what they are asked to serve, c
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
+from costmodels.kernels.kernel_models import ROOFLINE_TOLD
 from costmodels.models.architecture import Architecture
+from costmodels.models.images import EncodedImage
 from costmodels.models.precision import Precision
-from costmodels.operations.layouts import Layouts
-from costmodels.operations.questions import Batch
+from costmodels.operations.encoder import ask_images
+from costmodels.operations.layouts import DEGREES, Layouts
+from costmodels.operations.questions import Batch, LayerStep, Split
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.frameworks.framework import Framework
+from costmodels.serving.memory import Loaded, Memory, StepLimits, engine_memory
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import Network
-from costmodels.step.memory import Memory, kv_bytes_per_sequence, memory
+from costmodels.step.memory import kv_bytes_per_sequence
 from costmodels.step.operators import step_work
 from profiles.hardware import Gpu
 
 GEMM_PARTS = ("dense", "attention_qkv", "attention_output", "shared_experts")
 """Parts of a model whose products are plain ones."""
 
-LOGIT_ROWS = 256
-"""Sequences that logits are computed for at once, at most: what the activations are sized for."""
+
+@dataclass(frozen=True)
+class PromptImages:
+    """Images in every prompt: ``per_token`` of them for each of its tokens, theirs included. An engine encodes an image
+    before the chunk that holds it, and one in the prefix cache not at all: so many come with every computed token."""
+
+    image: EncodedImage
+    per_token: float
+
+    @classmethod
+    def of(cls, image: EncodedImage, count: int, text_tokens: int) -> PromptImages:
+        """``count`` images beside so many tokens of text."""
+        return cls(image, count / (text_tokens + count * image.tokens))
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,7 @@ class ServedModel:
     Attributes:
         cost: the kernels' times on the GPU type under the framework.
         network: what the GPUs of an engine communicate over.
+        images: that its prompts hold.
     """
 
     model: Architecture
@@ -42,10 +59,26 @@ class ServedModel:
     framework: Framework
     cost: CostModel
     network: Network
+    images: PromptImages | None = None
 
     @property
     def gpu(self) -> Gpu:
         return self.cost.gpu
+
+    @property
+    def loaded(self) -> Loaded:
+        """What engines of it load."""
+        return Loaded(self.model, self.precision, self.framework, self.gpu)
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What its users should know: what the reader of its config says, and kernels that nobody measured."""
+        one = np.ones(1, np.int64)
+        layout, batch = Layouts.of([(1,) * len(DEGREES)]), Batch(one, one, one, one, one, expert_tokens=one * 2.0)
+        asked = step_work(self.model, self.precision, layout, batch, "balanced").asked
+        bare = [operation for operation in asked if not self.cost.is_measured(operation)]
+        told = (f"{' and '.join(bare)}: measured on no GPU; {ROOFLINE_TOLD}",) if bare else ()
+        return (*self.model.notes, *told)
 
     def step(
         self, layouts: Layouts, batch: Batch, routing: str, *, calibration: Calibration | None = None
@@ -64,6 +97,10 @@ class ServedModel:
                 precision = replace(precision, **same)  # type: ignore[arg-type]
                 row_sources[operation] = self.cost.under(entry.measured_under)
         work = step_work(self.model, precision, layouts, batch, routing)
+        if self.images is not None and self.model.vision is not None:
+            encoding = LayerStep(Split(self.model.hidden, precision, layouts), batch, routing, work)
+            count = batch.prefills * batch.chunk * self.images.per_token
+            ask_images(encoding, self.model.vision, self.images.image, count)
         calibration = calibration or self.framework.calibration
         return step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
 
@@ -73,24 +110,22 @@ class ServedModel:
         token_budget: Ints,
         *,
         memory_fraction: float | None = None,
-        sequences: int = LOGIT_ROWS,
+        sequences: Ints | int | None = None,
     ) -> Memory:
         """Where the memory of each layout's fullest GPU goes, bytes, [n].
 
         Args:
             token_budget: most tokens in one step, shape [n].
             memory_fraction: share of the GPU that the framework may use (None: its default).
-            sequences: that logits are computed for at once.
+            sequences: most in one step (None: as many as plans allow engines of the framework).
         """
-        return memory(
-            self.model,
-            self.precision,
-            layouts,
-            self.gpu,
-            memory_fraction=self.framework.limits.memory_fraction if memory_fraction is None else memory_fraction,
-            token_budget=token_budget,
-            sequences=sequences,
+        limits = self.framework.limits
+        asked = StepLimits(
+            token_budget,
+            limits.max_sequences if sequences is None else sequences,
+            limits.memory_fraction if memory_fraction is None else memory_fraction,
         )
+        return engine_memory(self.loaded, layouts, asked)
 
     def kv_bytes(self, layouts: Layouts, tokens: Floats | float) -> Floats:
         """KV cache of one sequence of ``tokens`` tokens on each layout's fullest GPU, bytes, [n]."""

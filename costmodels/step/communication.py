@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
 from costmodels.estimates import Estimates, Floats, Ints, combine
+from costmodels.facts import read_numbers
 from costmodels.kernels.cost_model import CostModel
 from costmodels.operations.collective import COLLECTIVE
 from costmodels.operations.questions import Exchange
@@ -28,6 +31,19 @@ _DTYPE = code("dtype", "bf16")
 
 
 @dataclass(frozen=True)
+class CollectiveFacts:
+    """See ``communication.yaml``, which has the sources."""
+
+    pass_start_us: float
+    pass_start_spread: float
+
+
+@cache
+def collective_facts() -> CollectiveFacts:
+    return read_numbers(Path(__file__).parent / "communication.yaml", CollectiveFacts)
+
+
+@dataclass(frozen=True)
 class Network:
     """What engines of one pool communicate over. ``topology`` joins the GPUs of a node; None: what usually does."""
 
@@ -41,10 +57,11 @@ def exchange_times(model: CostModel, network: Network, exchanges: Sequence[Excha
 
     An exchange among ``ranks`` GPUs that fit into a node is what was measured. A larger one (NCCL's and
     every engine's hierarchical scheme): the part within the node on the full buffer, and between nodes each
-    GPU with its peers of the same position, on its share of the buffer.
+    GPU with its peers of the same position, on its share of the buffer, once the collective has started
+    (``communication.yaml``).
     """
     local: list[tuple[Ints, Floats, Ints, Ints, Floats]] = []
-    remote: list[tuple[Ints, Floats]] = []
+    remote: list[tuple[Ints, Floats, Floats]] = []
     for exchange in exchanges:
         inside = np.minimum(exchange.ranks, network.gpus_per_node)
         nodes = -(-exchange.ranks // network.gpus_per_node)
@@ -54,7 +71,8 @@ def exchange_times(model: CostModel, network: Network, exchanges: Sequence[Excha
         for kind in _local_kinds(exchange.kind, crossing=True):
             local.append(_part(exchange, nodes > 1, kind, inside))
         time = _between_nodes_us(exchange, inside, nodes, network.fabric)
-        remote.append((exchange.candidate, time * exchange.count))
+        start = np.where(nodes > 1, _passes(exchange) * collective_facts().pass_start_us, 0.0)
+        remote.append((exchange.candidate, time * exchange.count, start * exchange.count))
     parts = []
     if local:
         kinds = np.concatenate([part[0] for part in local])
@@ -73,10 +91,11 @@ def exchange_times(model: CostModel, network: Network, exchanges: Sequence[Excha
             candidate = np.concatenate([part[3] for part in local])
             parts.append(estimates.summed(candidate, np.concatenate([part[4] for part in local]), candidates))
     if remote:
-        where = np.concatenate([part[0] for part in remote])
-        time = np.concatenate([part[1] for part in remote])
-        total = np.bincount(where, weights=time, minlength=candidates).astype(np.float64)
-        parts.append(across_nodes(total, network.fabric))
+        where, time, start = (np.concatenate(each) for each in zip(*remote, strict=True))
+        moving, starting = (
+            np.bincount(where, weights=each, minlength=candidates).astype(np.float64) for each in (time, start)
+        )
+        parts += [across_nodes(moving, network.fabric), _starting(starting)]
     return combine(parts) if parts else Estimates.exact(np.zeros(candidates))
 
 
@@ -133,6 +152,13 @@ def across_nodes(time_us: Floats, fabric: Fabric) -> Estimates:
     )
 
 
+def _starting(time_us: Floats) -> Estimates:
+    """What starting collectives takes between nodes, with its interval; zero where nothing crosses."""
+    factor = np.exp(collective_facts().pass_start_spread)
+    used = time_us > 0
+    return Estimates(time_us, time_us / factor, time_us * factor, np.where(used, ROOFLINE, 0).astype(np.int8), ~used)
+
+
 def point_to_point_us(fabric: Fabric, message_bytes: Floats) -> Floats:
     """One message from one GPU to one of another node."""
     return np.where(message_bytes > 0, fabric.latency_us + message_bytes / fabric.bytes_per_s_per_gpu * 1e6, 0.0)
@@ -156,10 +182,15 @@ def _part(exchange: Exchange, chosen: np.ndarray, kind: int, inside: Ints) -> tu
     )
 
 
+def _passes(exchange: Exchange) -> float:
+    """How often the data crosses between the nodes: an all-reduce scatters sums and gathers them."""
+    return 2.0 if exchange.kind == code("kind", "all_reduce") else 1.0
+
+
 def _between_nodes_us(exchange: Exchange, inside: Ints, nodes: Ints, fabric: Fabric) -> Floats:
     """Hockney's α + βn (Parallel Computing 20, 1994): the bytes of a ring between the nodes, the latencies of
     a tree."""
-    passes = 2.0 if exchange.kind == code("kind", "all_reduce") else 1.0
+    passes = _passes(exchange)
     share = exchange.message_bytes / np.where(exchange.kind == code("kind", "all_to_all"), 1, inside)
     steps = np.ceil(np.log2(np.maximum(nodes, 1)))
     time = passes * (steps * fabric.latency_us + share * (nodes - 1) / nodes / fabric.bytes_per_s_per_gpu * 1e6)

@@ -1,64 +1,116 @@
-"""Where the GPU's memory goes, and how many tokens of KV cache are left. Vectorised over layouts; bytes per
-GPU."""
+"""Weights and KV cache of a model's layers on one GPU. Vectorised over layouts; bytes. What an engine takes beside them
+is in :mod:`costmodels.serving.memory`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from costmodels.estimates import Floats, Ints
-from costmodels.facts import read_numbers
-from costmodels.models.architecture import Architecture
+from costmodels.estimates import Floats
+from costmodels.models.architecture import Architecture, DraftModule, LayerGroup
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Split
 from costmodels.operations.registry import families
-from profiles.hardware import Gpu
+from profiles.errors import Unsupported
+
+NO_PADDING: Mapping[str, int] = {}
 
 
-@dataclass(frozen=True)
-class MemoryFacts:
-    """See ``memory.yaml``, which has the sources."""
+def weights_bytes(
+    model: Architecture,
+    precision: Precision,
+    layouts: Layouts,
+    *,
+    padding: Mapping[str, int] = NO_PADDING,
+    drafting: bool = False,
+) -> Floats:
+    """Weights on the fullest GPU: the stage with most layers, and the embedding or the head, [n].
 
-    context_bytes: float
-    cuda_graph_bytes: float
-    communication_bytes_per_peer_group: float
-    fragmentation_share: float
-    activation_copies: float
+    Args:
+        padding: precision of a part → the multiple that the framework pads the model's width to in it.
+        drafting: whether the model's draft module is loaded too, which the last stage has.
+
+    Raises:
+        Unsupported: ``drafting`` with a model that has no draft module.
+    """
+    each = precision.element_bytes
+    layers = _layers_bytes(model, precision, layouts, model.layer_groups, padding)
+    table = model.embedding_parameters * each / layouts.tp
+    tables = np.where((layouts.pp == 1) & (not model.tied_embeddings), 2 * table, table)
+    whole = (model.small_parameters + model.position_table_elements) * each
+    # The image encoder is on the first stage, split over its GPUs.
+    vision = model.vision.parameters * each / layouts.tp if model.vision else 0.0
+    total = layers * _fullest_stage(model, layouts) + tables + whole + vision
+    if not drafting:
+        return np.asarray(total)
+    draft = draft_module(model)
+    joining = sum(group.count for group in draft.layers) * draft.joining + draft.own
+    drafts = _layers_bytes(model, precision, layouts, draft.layers, padding)
+    return np.asarray(total + drafts + joining * each)
 
 
-@cache
-def memory_facts() -> MemoryFacts:
-    return read_numbers(Path(__file__).parent / "memory.yaml", MemoryFacts)
+def kv_bytes_per_sequence(
+    model: Architecture,
+    precision: Precision,
+    layouts: Layouts,
+    tokens: Floats | float,
+    *,
+    drafting: bool = False,
+) -> Floats:
+    """KV cache of one sequence of ``tokens`` tokens on one GPU (fullest stage), and what linear attention keeps in
+    its place, whatever the length, [n]. Windowed layers keep their window only.
+
+    Args:
+        drafting: whether the draft module's layers keep a cache too.
+
+    Raises:
+        Unsupported: ``drafting`` with a model that has no draft module.
+    """
+    length = np.broadcast_to(np.asarray(tokens, dtype=np.float64), len(layouts))
+    split = Split(model.hidden, precision, layouts)
+
+    def kept(groups: Sequence[LayerGroup]) -> Floats:
+        total = np.zeros(len(layouts))
+        for group in groups:
+            total += families().attention(group.attention).cache_bytes(split, group.attention, group.count, length)
+        return total
+
+    cached = kept(model.layer_groups) * _fullest_stage(model, layouts)
+    return cached + kept(draft_module(model).layers) if drafting else cached
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on the fullest GPU of each layout, shape [n] each. ``kv_bytes`` is what is left for the cache
-    (≤ 0: the layout does not fit)."""
+def draft_module(model: Architecture) -> DraftModule:
+    """The module that the model drafts with.
 
-    weights_bytes: Floats
-    activation_bytes: Floats
-    cuda_graph_bytes: Floats
-    communication_bytes: Floats
-    context_bytes: Floats
-    reserve_bytes: Floats
-    kv_bytes: Floats
-
-    def sequences(self, bytes_per_sequence: Floats) -> Ints:
-        """Sequences of that many KV bytes which the cache of one attention rank holds."""
-        return np.maximum(self.kv_bytes // np.maximum(bytes_per_sequence, 1.0), 0).astype(np.int64)
+    Raises:
+        Unsupported: it has none.
+    """
+    if model.draft is None:
+        raise Unsupported(
+            f"draft: {model.name} has no draft module of its own", "leave drafting out of the question of memory"
+        )
+    return model.draft
 
 
-def weights_bytes(model: Architecture, precision: Precision, layouts: Layouts) -> Floats:
-    """Weights on the fullest GPU: the stage with most layers, and the embedding or the head."""
+def _fullest_stage(model: Architecture, layouts: Layouts) -> Floats:
+    """The share of the layers that the fullest stage has."""
+    return np.asarray(np.ceil(model.layers / layouts.pp) / model.layers)
+
+
+def _layers_bytes(
+    model: Architecture,
+    precision: Precision,
+    layouts: Layouts,
+    groups: Sequence[LayerGroup],
+    padding: Mapping[str, int],
+) -> Floats:
+    """Weights of whole ``groups`` of layers on one GPU of a stage that had them all."""
     layers = np.zeros(len(layouts))
-    for group in model.layer_groups:
-        split = Split(model.hidden, precision.within(group), layouts)
-        layer = np.full(len(layouts), group.norms * model.hidden * 2.0)
+    for group in groups:
+        split = Split(model.hidden, precision.within(group), layouts, padding)
+        layer = np.full(len(layouts), group.norms * model.hidden * float(precision.element_bytes))
         if group.residual is not None:
             layer += group.residual.parameters(model.hidden) * 4.0  # kept in fp32
         for part in families().attention(group.attention).weights_bytes(split, group.attention):
@@ -66,65 +118,4 @@ def weights_bytes(model: Architecture, precision: Precision, layouts: Layouts) -
         for part in families().feed_forward(group.feed_forward).weights_bytes(split, group.feed_forward):
             layer += part
         layers += group.count * layer
-    fullest_stage = np.ceil(model.layers / layouts.pp) / model.layers
-    table = model.embedding_parameters * 2.0 / layouts.tp
-    tables = np.where((layouts.pp == 1) & (not model.tied_embeddings), 2 * table, table)
-    whole = (model.small_parameters + model.position_table_elements) * 2.0
-    # The image encoder is on the first stage, split over its GPUs.
-    vision = model.vision.parameters * 2.0 / layouts.tp if model.vision else 0.0
-    return layers * fullest_stage + tables + whole + vision
-
-
-def kv_bytes_per_sequence(
-    model: Architecture, precision: Precision, layouts: Layouts, tokens: Floats | float
-) -> Floats:
-    """KV cache of one sequence of ``tokens`` tokens on one GPU (fullest stage), and what linear attention keeps in
-    its place, whatever the length. Windowed layers keep their window only."""
-    length = np.broadcast_to(np.asarray(tokens, dtype=np.float64), len(layouts))
-    total = np.zeros(len(layouts))
-    split = Split(model.hidden, precision, layouts)
-    for group in model.layer_groups:
-        total += families().attention(group.attention).cache_bytes(split, group.attention, group.count, length)
-    return total * (np.ceil(model.layers / layouts.pp) / model.layers)
-
-
-def memory(
-    model: Architecture,
-    precision: Precision,
-    layouts: Layouts,
-    gpu: Gpu,
-    *,
-    memory_fraction: float,
-    token_budget: Ints,
-    sequences: int,
-) -> Memory:
-    """Memory by part.
-
-    Args:
-        memory_fraction: share of the GPU that the framework may use.
-        token_budget: most tokens in one step, shape [n].
-        sequences: most sequences in one step.
-    """
-    facts = memory_facts()
-    n = len(layouts)
-    weights = weights_bytes(model, precision, layouts)
-    split = Split(model.hidden, precision, layouts)
-    feed_forwards = [group.feed_forward for group in model.layer_groups]
-    needed = [families().feed_forward(layer).activations(split, layer) for layer in feed_forwards]
-    widest = max(each.widest for each in needed)
-    per_token = facts.activation_copies * model.hidden + 3 * widest / layouts.tp
-    # Tokens of all ranks before the experts, and their sums after them.
-    gathered = np.where(layouts.dp > 1, layouts.dp, 0) * model.hidden * 2
-    logits = sequences * (model.vocabulary / layouts.tp) * 4.0
-    experts = np.zeros(n)
-    for each in needed:
-        experts = np.maximum(experts, each.grouped)
-    activations = token_budget * (per_token + gathered + experts) * 2.0 + logits
-    groups = (layouts.tp > 1).astype(float) + (layouts.dp > 1) + (layouts.pp > 1)
-    communication = groups * facts.communication_bytes_per_peer_group
-    context = np.full(n, facts.context_bytes)
-    graphs = np.full(n, facts.cuda_graph_bytes)
-    usable = gpu.memory_bytes * memory_fraction
-    left = usable - weights - activations - communication - context - graphs
-    reserve = np.maximum(left, 0) * facts.fragmentation_share
-    return Memory(weights, activations, graphs, communication, context, reserve, left - reserve)
+    return layers

@@ -12,6 +12,7 @@ import numpy as np
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.gemm import ask_product
+from costmodels.operations.hyper import ask_mixing
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import ACTIVATION_BYTES, Batch, LayerStep, Split, StepWork
 from costmodels.operations.registry import families
@@ -24,14 +25,15 @@ def step_work(model: Architecture, precision: Precision, layouts: Layouts, batch
         routing: skew of tokens over experts, a value of :data:`costmodels.operations.roofline.CODES`\\ ``["routing"]``.
 
     Raises:
-        Unsupported: the model has layers that no family of operations serves, or whose kernels have no times.
+        Unsupported: the model has layers that no family of operations serves.
     """
-    families().require_timed_layers(model)
     work = StepWork(len(layouts))
     for group in model.layer_groups:
         step = LayerStep(Split(model.hidden, precision.within(group), layouts), batch, routing, work)
         families().attention(group.attention).ask(step, group.attention, group.count)
         families().feed_forward(group.feed_forward).ask(step, group.feed_forward, group.count)
+        if group.residual is not None:
+            ask_mixing(step, group.residual, group.count)
         # Each norm adds the residual: it reads and writes both the residual and the activations.
         work.touch(group.norms * 4 * step.hidden_bytes(batch.tokens), group.norms, group.count)
     _head(LayerStep(Split(model.hidden, precision, layouts), batch, routing, work), model)
@@ -40,6 +42,9 @@ def step_work(model: Architecture, precision: Precision, layouts: Layouts, batch
 
 def _head(step: LayerStep, model: Architecture) -> None:
     batch, tp = step.batch, step.split.layouts.tp
+    residual = model.layer_groups[0].residual
+    if residual is not None:  # the streams are read, and their sum written
+        step.work.touch((residual.streams + 1) * step.hidden_bytes(batch.tokens), 1, 1)
     sampled = batch.prefills + batch.decodes * batch.queries  # one row of logits per sequence, or per verified token
     vocabulary = -(-model.vocabulary // tp)
     ask_product(step, "bf16", sampled, vocabulary, model.hidden, 1)

@@ -7,12 +7,14 @@ so a stage is a class of ranks. Nothing here asks how long anything takes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
 from costmodels.estimates import Floats
+from costmodels.facts import read_numbers
 from costmodels.models.architecture import MixtureOfExperts
-from costmodels.step.memory import memory_facts
 from costmodels.training.activations import LayerActivations, layer_activations
 from costmodels.training.layouts import GPIPE, INTERLEAVED, TrainingLayouts
 from costmodels.training.models import TrainedFeedForward
@@ -25,6 +27,19 @@ PARTS = ("weights", "gradients", "optimizer", "buffers", "activations", "transie
 SPREAD = (0.08, 0.08)
 """Half-widths (log; down, up) of the 80 % interval of what is allocated: the rows of tests/benchmarks/training.py lie
 within. Eager and compiled runs of one layout alone differ by 7 %."""
+
+
+@dataclass(frozen=True)
+class BesideAllocator:
+    """Bytes of a GPU that the framework's allocator does not see (``memory.yaml``)."""
+
+    context_bytes: float
+    communication_bytes_per_peer_group: float
+
+
+@cache
+def beside_allocator() -> BesideAllocator:
+    return read_numbers(Path(__file__).parent / "memory.yaml", BesideAllocator)
 
 
 @dataclass(frozen=True)
@@ -97,13 +112,13 @@ def training_memory(setting: Setting, layouts: TrainingLayouts) -> TrainingMemor
     }
     parts = {name: np.where(there, part, 0.0) for name, part in parts.items()}
     allocated = np.asarray(sum(parts.values()))
-    facts = memory_facts()
+    beside = beside_allocator()
     groups = (layouts.tp > 1).astype(np.float64) + (layouts.dp * layouts.cp > 1) + (layouts.pp > 1)
     groups += (layouts.cp > 1).astype(np.float64) + (layouts.ep > 1)
     return TrainingMemory(
         **parts,
-        communication=np.where(there, (groups * facts.communication_bytes_per_peer_group)[:, None], 0.0),
-        context=np.where(there, facts.context_bytes, 0.0),
+        communication=np.where(there, (groups * beside.communication_bytes_per_peer_group)[:, None], 0.0),
+        context=np.where(there, beside.context_bytes, 0.0),
         reserved=allocated * (1 + setting.framework.fragmentation),
         reserved_plain=allocated * (1 + setting.framework.fragmentation_plain),
     )

@@ -133,12 +133,11 @@ def as_trained(architecture: Architecture) -> TrainedModel:
     Raises:
         Unsupported: it has a part or a kind of layer whose training is not modelled; names it.
     """
+    alone = "give the language model alone: its text_config as a config.json"
     if architecture.vision is not None:
-        raise _not_modelled(
-            architecture, "an image encoder", "give the language model alone: its text_config as a config.json"
-        )
+        raise _not_modelled(architecture, "an image encoder", alone)
     if architecture.excluded:
-        raise _not_modelled(architecture, f"a {architecture.excluded[0]}", "give the language model alone")
+        raise _not_modelled(architecture, f"a {architecture.excluded[0]}", alone)
     kinds = tuple(_trained_kind(architecture, group) for group in architecture.layer_groups)
     mtp_layers = 0
     if architecture.draft is not None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 PACKAGE = "shardwright"
 
+NOT_USED = "not used"
+"""In documents that rest on no measurement."""
+
 NOT_RECORDED = "not recorded"
 """In documents of older versions, for what they did not say of the measurements."""
 

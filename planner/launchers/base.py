@@ -26,6 +26,7 @@ class EngineSpec:
     ``model``: name on the Hugging Face Hub, or the path of a model's folder or of its ``config.json``.
     ``precision_converted``: ``weights_precision`` is not ``published_precision``, that of the checkpoint.
     ``gpus_per_node``: of the pool in which the engine runs. ``draft_tokens``: 0 without speculative decoding.
+    ``attention_backend``: that it must take to match its partners; "": its own choice.
     """
 
     framework: str
@@ -42,6 +43,7 @@ class EngineSpec:
     draft_tokens: int = 0
     prefix_hit: float = 0.0
     is_sparse: bool = False
+    attention_backend: str = ""
 
     @property
     def must_name_kv(self) -> bool:
@@ -121,6 +123,8 @@ class Launcher(ABC):
             command += self._drafting(spec, notes)
         if spec.role != "aggregated":
             command += self._role(spec, notes)
+        if spec.attention_backend:
+            command += self._flag("attention_backend", spec.attention_backend)
         if spec.layout.gpus < spec.gpus_per_node:
             notes.append(
                 "On each node set CUDA_VISIBLE_DEVICES to the replica's GPUs (see `plan --explain`) and "

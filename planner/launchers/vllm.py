@@ -79,4 +79,6 @@ class VllmLauncher(Launcher):
             "each request to a prefill engine with max_tokens=1, then with what that returns as kv_transfer_params to "
             "a decode engine (toy_proxy_server.py in vLLM's tests/v1/kv_connector/nixl_integration shows how)."
         )
-        return self._flag("kv_transfer", json.dumps({"kv_connector": "NixlConnector", "kv_role": "kv_both"}))
+        return self._flag(
+            "kv_transfer", json.dumps({"kv_connector": self.framework.kv_connector.name, "kv_role": "kv_both"})
+        )

@@ -117,8 +117,29 @@ def check_weights(plan: Plan) -> None:
         raise InputError("plan: has prefill engines and no decode engine behind them", _TAMPERED)
     if behind and plan.prediction.kv_transfer is None:
         raise InputError("plan: prediction.kv_transfer is missing, with engines that prefill and decode", _TAMPERED)
+    _check_pairs(plan)
     if behind and any(group.role == "aggregated" for group, _ in entry):
         raise InputError("plan: has aggregated engines beside prefill and decode engines", _TAMPERED)
+
+
+def _check_pairs(plan: Plan) -> None:
+    """Requests are routed by weights that hold for all engines of a role, so all must go together."""
+    if not plan.decision.pairs:
+        return
+    engines = plan.decision.engines
+    first, second = ([group.id for group in engines if group.role == role] for role in ("prefill", "decode"))
+    pairs = set(plan.decision.pairs)
+    for ids, known in ((pair, (first, second)) for pair in plan.decision.pairs):
+        for name, group in zip(ids, known, strict=True):
+            if name not in group:
+                raise InputError(f"plan: decision.pairs names {name!r}, which is no engine of that role", _TAMPERED)
+    for one in first:
+        for other in second:
+            if (one, other) not in pairs:
+                raise InputError(
+                    f"plan: decision.pairs leaves {one} with {other} out; only fleets of all pairs are simulated",
+                    _TAMPERED,
+                )
 
 
 def _planned(plan: Plan, group: EngineGroup, model: Architecture, cost: CostModel) -> PlannedEngine:

@@ -18,13 +18,13 @@ from costmodels.serving.steady.disaggregated import (
 )
 from planner.serving.engines.disaggregated import UTILISATIONS, DisaggregatedEngines, find_disaggregated_engines
 from planner.serving.engines.groups import slower
+from planner.serving.engines.pairing import cannot_pair, partners
 from planner.serving.layouts import layout_at, legal_layouts, restrictions
 from planner.serving.operating_points import (
     Job,
     LayoutSearch,
     OperatingPoints,
     Served,
-    peak_sequences,
     percentile_ms,
     sequences_that_fit,
 )
@@ -61,6 +61,11 @@ def no_plan(
     tried = [each for each in tried if each.works.any()]
     if not tried:
         if request.disaggregation == "always":
+            served = next(search.job.served for searches in searched.values() for search in searches)
+            if (refused := cannot_pair(served)) is not None:
+                return Unsupported(
+                    f"disaggregation: {refused}", "leave --disaggregation at auto, or choose another --framework"
+                )
             return Unsupported(
                 f"disaggregation: no layout of {where} can take the prefill role and another the decode role",
                 "allow more GPUs, or leave --disaggregation at auto",
@@ -130,7 +135,9 @@ def _pairs(searches: list[LayoutSearch]) -> list[_Tried]:
         for roles in (find_disaggregated_engines(search, within=False) for search in searches)
         if roles is not None
     ]
-    return [_pair(first, second) for first in found for second in found]
+    if not found or cannot_pair(found[0].job.served) is not None:
+        return []
+    return [_pair(first, second) for pools in partners(found) for first in pools for second in pools]
 
 
 def _pair(first: DisaggregatedEngines, second: DisaggregatedEngines) -> _Tried:
@@ -195,7 +202,7 @@ def _does_not_fit(
 
 
 def _gpus_that_fit(request: PlanRequest, job: Job) -> int | None:
-    """The fewest GPUs of the pool's type on which some layout holds enough sequences of the workload; None where not
+    """The fewest GPUs of the pool's type on which some layout holds a sequence of the workload; None where not
     even :data:`MOST_GPUS_TRIED` do."""
     gpus = job.pool.gpus
     while gpus < MOST_GPUS_TRIED:
@@ -205,7 +212,7 @@ def _gpus_that_fit(request: PlanRequest, job: Job) -> int | None:
         allowed = restrictions(request, wide)
         layouts, _, _ = legal_layouts(served.model, served.precision, served.framework, allowed)
         budget = np.full(len(layouts), min(served.framework.limits.token_budgets))
-        enough = sequences_that_fit(job, layouts, budget) >= peak_sequences(1)
+        enough = sequences_that_fit(job, layouts, budget) >= 1
         if enough.any():
             # An engine is legal on a pool of its own size if it is on a larger one.
             return int(layouts.gpus[enough].min())

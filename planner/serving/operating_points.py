@@ -52,6 +52,18 @@ def peak_sequences(concurrency: NDArray[np.generic] | float) -> Floats:
     return most
 
 
+FEW_PLACES = int(peak_sequences(1))
+"""Sequences below which a cache has no room for the moments when more are in the engine than on average."""
+
+
+def has_room(concurrency: Floats | float, most: Ints) -> NDArray[np.bool_]:
+    """Whether a cache of ``most`` sequences lets ``concurrency`` decode on average, broadcast: with the margin of
+    :func:`peak_sequences`, or, where there are :data:`FEW_PLACES`, with three of four of them free on average. (What
+    waits for a place then is for the simulation to tell.)"""
+    few = (most < FEW_PLACES) & (np.asarray(concurrency) * FEW_PLACES <= most)
+    return np.asarray((peak_sequences(concurrency) <= most) | few)
+
+
 @dataclass(frozen=True)
 class Job:
     """What is common to all candidates of one pool."""
@@ -205,7 +217,7 @@ def search(job: Job, allowed: Restrictions) -> LayoutSearch:
     which, budget = pair // len(budgets), np.array(budgets)[pair % len(budgets)]
     paired = layouts.take(which)
     most = sequences_that_fit(job, paired, budget)
-    enough = peak_sequences(1) <= most
+    enough = most >= 1
     too_big = np.setdiff1d(which, which[enough])
     if len(too_big):
         weights = job.served.memory(layouts, np.full(len(layouts), min(budgets)))
@@ -213,8 +225,8 @@ def search(job: Job, allowed: Restrictions) -> LayoutSearch:
         no_cache = np.setdiff1d(too_big, no_room)
         rejected += _memory_rejections(job, layouts, no_room, no_cache)
     # Points: every (layout, budget) with every concurrency that fits.
-    tried = (peak_sequences(CONCURRENCIES)[None, :] <= most[:, None]) & enough[:, None]
-    tried[:, : len(BELOW_ONE)] &= _prefill_bound(job, paired, budget)[:, None]
+    tried = has_room(CONCURRENCIES[None, :], most[:, None])
+    tried[:, : len(BELOW_ONE)] &= (_prefill_bound(job, paired, budget) | (most < FEW_PLACES))[:, None]
     rows, columns = np.nonzero(tried)
     # A budget that cannot hold the decodes of a step leaves nothing for prompts.
     usable = np.ceil(CONCURRENCIES[columns] / paired.pp[rows]) * job.shape.queries < budget[rows]
@@ -242,7 +254,7 @@ def _memory_rejections(job: Job, layouts: Layouts, no_room: Ints, no_cache: Ints
         out.append(Rejected(reason, len(no_room), layout_at(layouts, int(no_room[0])).label, of_memory=True))
     if len(no_cache):
         tokens = job.shape.tokens
-        reason = f"KV cache left holds fewer than {float(peak_sequences(1)):g} sequences of {tokens} tokens"
+        reason = f"KV cache left holds no sequence of {tokens} tokens"
         out.append(Rejected(reason, len(no_cache), layout_at(layouts, int(no_cache[0])).label, of_memory=True))
     return out
 
@@ -265,7 +277,7 @@ def _refine(
         high = float(CONCURRENCIES[here + 1]) if here + 1 < len(CONCURRENCIES) else low
         finer = np.linspace(low, high, REFINEMENTS + 2)
         for value in np.unique(finer if high <= 1 else np.floor(finer)).tolist():
-            if low < value < high and peak_sequences(value) <= most[row]:
+            if low < value < high and has_room(value, most[row]):
                 extra_rows.append(row)
                 extra_concurrency.append(value)
     take_rows = np.concatenate([rows[inside], np.array(extra_rows, dtype=np.int64)])

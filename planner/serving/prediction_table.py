@@ -11,6 +11,7 @@ import pandas as pd
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
+from costmodels.models.images import encoded_image
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import DEGREES, Layouts
@@ -20,8 +21,9 @@ from costmodels.serving.closed_loop.client import Answers, Latency, Load, closed
 from costmodels.serving.closed_loop.open_client import open_loop
 from costmodels.serving.closed_loop.protocol import SHORTEST
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
-from costmodels.serving.served_model import ServedModel
+from costmodels.serving.served_model import PromptImages, ServedModel
 from costmodels.step.communication import Network
+from planner.contract.workload.images import parse_images
 from planner.serving.layouts import completed, degrees_of, refused_on_nodes
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
@@ -30,7 +32,18 @@ from profiles.store import ProfileStore
 from profiles.values import number, shown
 
 REQUIRED = ("model", "gpu", "framework", "isl", "osl")
-OPTIONAL = ("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus", "concurrency", "rate")
+OPTIONAL = (
+    "version",
+    "date",
+    "precision",
+    "kv_precision",
+    *DEGREES,
+    "num_gpus",
+    "concurrency",
+    "rate",
+    "images",
+    "image",
+)
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
 ADDED = (
     *(f"{name}_{part}" for name in LATENCIES for part in ("mean", "p50", "p99", "low", "high")),
@@ -55,6 +68,9 @@ Progress = Callable[[str], None]
 FindModel = Callable[[str], Architecture]
 
 
+_Group = tuple[str, str, str, str | None, str | None, PromptImages | None]
+
+
 @dataclass(frozen=True)
 class _Row:
     """One configuration, understood."""
@@ -66,14 +82,15 @@ class _Row:
     precision: str | None
     kv_precision: str | None
     layout: tuple[int, ...]
-    isl: int
+    isl: int  # tokens of images included
     osl: int
     concurrency: int
     rate_rps: float
+    images: PromptImages | None
 
     @property
-    def group(self) -> tuple[str, str, str, str | None, str | None]:
-        return self.model, self.gpu, self.framework, self.precision, self.kv_precision
+    def group(self) -> _Group:
+        return self.model, self.gpu, self.framework, self.precision, self.kv_precision, self.images
 
 
 def predict(
@@ -97,7 +114,7 @@ def predict(
     _check_columns(table)
     catalogue = catalogue_with(store.path for store in measured)
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
-    groups: dict[tuple[str, str, str, str | None, str | None], list[_Row]] = {}
+    groups: dict[_Group, list[_Row]] = {}
     records = table.to_dict("records")
     for index, record in enumerate(records):
         try:
@@ -154,6 +171,12 @@ def _understood(index: int, record: Mapping[str, str], find_model: FindModel, ca
     concurrency, rate = record.get("concurrency", ""), record.get("rate", "")
     if bool(concurrency) == bool(rate):
         raise InputError(f"concurrency, rate: {'both given' if rate else 'both blank'}", "give one of them in each row")
+    isl, images = _count("isl", record["isl"]), None
+    if record.get("images") or record.get("image"):
+        asked = parse_images(record.get("images", ""), record.get("image", ""), "images")
+        image = encoded_image(model, asked.width_pixels, asked.height_pixels)
+        images = PromptImages.of(image, asked.count, isl)
+        isl += asked.count * image.tokens
     return _Row(
         index,
         record["model"],
@@ -162,10 +185,11 @@ def _understood(index: int, record: Mapping[str, str], find_model: FindModel, ca
         record.get("precision") or None,
         record.get("kv_precision") or None,
         layout,
-        _count("isl", record["isl"]),
+        isl,
         _count("osl", record["osl"]),
         _count("concurrency", concurrency) if concurrency else 0,
         _positive("rate", rate) if rate else 0.0,
+        images,
     )
 
 
@@ -205,7 +229,7 @@ def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, ...]:
 
 def _predict_group(
     model: Architecture,
-    group: tuple[str, str, str, str | None, str | None],
+    group: _Group,
     rows: list[_Row],
     costs: dict[tuple[str, str], CostModel],
     catalogue: Catalogue,
@@ -213,7 +237,7 @@ def _predict_group(
     progress: Progress | None,
     out: dict[str, np.ndarray],
 ) -> None:
-    _, gpu_name, framework_at, weights, kv = group
+    _, gpu_name, framework_at, weights, kv, images = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     families().require_measured_widths(model)
     precision = choose_precision(model, weights, kv)
@@ -235,7 +259,10 @@ def _predict_group(
     if (gpu_name, framework.name) not in costs:
         costs[gpu_name, framework.name] = CostModel(gpu, framework.name, progress=progress, measured=measured)
     network = Network(node.gpus, find_fabric(node.default_fabric))
-    _answer(ServedModel(model, precision, framework, costs[gpu_name, framework.name], network), rows, out)
+    served = ServedModel(model, precision, framework, costs[gpu_name, framework.name], network, images)
+    for row in rows:
+        out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], *served.notes)))
+    _answer(served, rows, out)
 
 
 def _answer(served: ServedModel, rows: list[_Row], out: dict[str, np.ndarray]) -> None:
@@ -302,7 +329,7 @@ def _room(served: ServedModel, rows: list[_Row]) -> _Room:
         parts = served.memory(layouts, budget, memory_fraction=fraction)
         plain = parts.kv_bytes >= largest
         kv_bytes = np.where(plain | (fraction == FULL_MEMORY_FRACTION), parts.kv_bytes, kv_bytes)
-        without = served.gpu.memory_bytes * fraction - parts.kv_bytes
+        without = served.gpu.memory_bytes - parts.unused_bytes - parts.kv_bytes
         used = np.where(plain | (fraction == FULL_MEMORY_FRACTION), without + np.maximum(parts.kv_bytes, largest), used)
     fits = kv_bytes >= largest
     sequences = np.clip(np.floor(kv_bytes / np.maximum(each, 1.0)), 1, framework.limits.max_sequences)

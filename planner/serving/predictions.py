@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
-from planner.contract.engine import FrameworkName
-from planner.contract.models import ModelConfig, ModelInput, architecture_of
-from planner.contract.options import RELEASE_HELP, Option
+from planner.contract.documents import PLAIN_NUMBER, Document, checked
+from planner.contract.models import ModelConfig, architecture_of
+from planner.contract.options import Option
 from planner.contract.provenance import Provenance, provenance_fields
 from planner.contract.published import Published, Upgrade, parse_published
+from planner.contract.workload.images import SIZE_PATTERN
+from planner.serving.configuration import ENGINE, Count, EngineAsked
 from profiles.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,73 +30,35 @@ SCHEMA_VERSION: Literal["1.0"] = "1.0"
 MOST_CONFIGURATIONS = 10_000
 """Of one request: ten thousand take a minute or two."""
 
-_ONE = "One configuration"
 
-Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
-Count = Annotated[int, Field(gt=0, le=10**8), PLAIN_NUMBER]
-
-
-class Configuration(Document):
+class Configuration(EngineAsked):
     """One engine and its load. Lengths are the longest of requests drawn as the public harnesses draw them."""
 
-    model: Annotated[
-        ModelInput,
-        Field(description="bundled name (`plan models`), or a config.json as an object"),
-        Option("Name (`plan models`).", _ONE),
-    ]
-    gpu: Annotated[Name, Field(description="GPU type (`plan gpus`)"), Option("GPU type (`plan gpus`).", _ONE)]
-    framework: Annotated[FrameworkName, Option(RELEASE_HELP, _ONE)] = "vllm"
-    precision: Annotated[
-        Name | None,
-        Field(description="of weights; default: as published"),
-        Option("Weights. Default: as published.", _ONE),
-    ] = None
-    kv_precision: Annotated[
-        Name | None,
-        Field(description="of the KV cache: bf16 (default) or fp8"),
-        Option("KV cache: bf16 (default) or fp8.", _ONE),
-    ] = None
-    tp: Annotated[Count | None, Field(description="tensor parallel"), Option("Tensor parallel.", _ONE, metavar="N")] = (
-        None
-    )
-    pp: Annotated[Count | None, Field(description="pipeline stages"), Option("Pipeline stages.", _ONE, metavar="N")] = (
-        None
-    )
-    dp: Annotated[
-        Count | None,
-        Field(description="attention data parallel"),
-        Option("Attention data parallel.", _ONE, metavar="N"),
-    ] = None
-    ep: Annotated[
-        Count | None,
-        Field(description="expert parallel; ep × moe_tp = tp × dp. Default: 1, or all with dp"),
-        Option("Expert parallel; ep x moe_tp = tp x dp. Default: 1, or all with dp.", _ONE, metavar="N"),
-    ] = None
-    moe_tp: Annotated[
-        Count | None,
-        Field(description="tensor parallel within experts"),
-        Option("Tensor parallel within experts.", _ONE, metavar="N"),
-    ] = None
-    num_gpus: Annotated[
-        Count | None,
-        Field(description="of the engine; must be tp × pp × dp"),
-        Option("Of the engine; must be tp x pp x dp.", _ONE, metavar="N"),
-    ] = None
-    isl: Annotated[Count, Field(description="tokens of a prompt"), Option("Prompt.", _ONE, metavar="TOKENS")]
-    osl: Annotated[Count, Field(description="tokens of an answer"), Option("Output.", _ONE, metavar="TOKENS")]
+    isl: Annotated[Count, Field(description="tokens of a prompt"), Option("Prompt.", ENGINE, metavar="TOKENS")]
+    osl: Annotated[Count, Field(description="tokens of an answer"), Option("Output.", ENGINE, metavar="TOKENS")]
     concurrency: Annotated[
         Count | None,
         Field(description="requests that the client keeps in flight, of the whole engine"),
         Option(
             "Requests that the client keeps in flight, of the whole engine (a burst, then one for each answered).",
-            _ONE,
+            ENGINE,
             metavar="N",
         ),
     ] = None
     rate: Annotated[
         Annotated[float, Field(gt=0, le=1e8), PLAIN_NUMBER] | None,
         Field(description="instead: requests per second that arrive at random (Poisson)"),
-        Option("Instead: requests per second that arrive at random (Poisson).", _ONE, metavar="RPS"),
+        Option("Instead: requests per second that arrive at random (Poisson).", ENGINE, metavar="RPS"),
+    ] = None
+    images: Annotated[
+        Count | None,
+        Field(description="in each prompt, beside isl tokens of text; with image"),
+        Option("In each prompt, beside its text; with --image.", ENGINE, metavar="N"),
+    ] = None
+    image: Annotated[
+        Annotated[str, Field(pattern=f"^{SIZE_PATTERN}$")] | None,
+        Field(description="width x height of each image, pixels: 1024x1024"),
+        Option("Size of each image in pixels, as 1024x1024.", ENGINE, metavar="WxH"),
     ] = None
 
 
@@ -188,7 +151,7 @@ def document_of(table: pd.DataFrame, measured: Sequence[ProfileStore] = ()) -> P
 
 
 TEXTS = {
-    *("model", "gpu", "framework", "version", "date", "precision", "kv_precision"),
+    *("model", "gpu", "framework", "version", "date", "precision", "kv_precision", "image"),
     *("how", "release", "note", "error"),
 }
 """Columns that hold no numbers."""

@@ -12,7 +12,7 @@ from profiles.errors import UnknownName
 from profiles.hardware import SHIPPED, Catalogue
 
 Rows = Iterator[tuple[str, pd.DataFrame]]
-"""Pairs of operation name and rows that pass :func:`profiles.measurements.validate`."""
+"""Pairs of operation name and rows that pass :func:`profiles.measured_rows.validate`."""
 
 
 @dataclass(frozen=True)

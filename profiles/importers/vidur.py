@@ -24,7 +24,8 @@ from profiles.errors import DataError, InputError, Unsupported
 from profiles.files import GIB, Source, is_file
 from profiles.hardware import find_gpu
 from profiles.importers import Importer, check_options
-from profiles.measurements import OPERATIONS, merge_rows, validate
+from profiles.measured_rows import merge_rows, validate
+from profiles.measurements import OPERATIONS
 from profiles.tables import numbers, read_table
 from profiles.values import number, shown
 

@@ -46,7 +46,7 @@ Changes made by the Shardwright project (profiles/importers/aiconfigurator.py, p
 - latencies converted from milliseconds to microseconds and rounded to four significant digits, collective
   message sizes converted from elements to bytes;
 - of several framework versions and kernels that timed the same question, one kept;
-- the two kernels of a linear-attention layer added up;
+- of linear attention and state spaces, the convolution and the recurrence taken apart or added up;
 - timings of eager (not graph-captured) launches, rows filed under another framework than their own, and
   precisions that the schema does not name, left out, as listed in these two files;
 - tables that cannot be what they say left out (LEFT_OUT in profiles/packs/build.py);
@@ -55,6 +55,8 @@ Changes made by the Shardwright project (profiles/importers/aiconfigurator.py, p
 
 The timings are provided "AS IS", without warranties or conditions of any kind.
 """
+
+_LONG = (1536, 3072, 6144, 10240, 12288)
 
 # Values left out of each grid, by operation and column. GEMM keeps the unaligned rows (17, 33, ..., 2049) at
 # which kernels change, and drops their repetitions.
@@ -69,14 +71,28 @@ DROPPED: dict[str, dict[str, tuple[int, ...]]] = {
     "attention_decode": {"context_tokens": (8, 32)},
     "moe": {"tokens": (48, 80, 96, 160, 192, 320, 768, 12288)},
     "gdn_prefill": {"query_tokens": (2, 4, 8, 32)},
-    "dsa_prefill": {"query_tokens": (1536, 3072, 6144, 10240, 12288)},
+    "dsa_prefill": {"query_tokens": _LONG},
+    "dsa_shared_prefill": {"query_tokens": _LONG},
+    "compressed_prefill": {"query_tokens": _LONG},
+    "block_sparse_prefill": {"query_tokens": _LONG},
+    "kda_prefill": {"query_tokens": (2, 4, 8, 32)},
+    "short_conv_prefill": {"query_tokens": (2, 4, 8, 32)},
 }
+
+_PREFIXES = (0, 128, 1024, 4096, 16384, 65536, 131072)
 
 # Values kept of the grids that are finer still.
 KEPT: dict[str, dict[str, tuple[int, ...]]] = {
-    "dsa_prefill": {"prefix_tokens": (0, 128, 1024, 4096, 16384, 65536, 131072)},
+    "dsa_prefill": {"prefix_tokens": _PREFIXES},
+    "dsa_shared_prefill": {"prefix_tokens": _PREFIXES},
+    "compressed_prefill": {"prefix_tokens": (*_PREFIXES, 524288)},
+    "block_sparse_prefill": {"prefix_tokens": _PREFIXES},
     "dsa_decode": {
         "context_tokens": (17, 257, 513, 1025, 2049, 4097, 8193, 16385, 32769, 65537, 131073, 163840, 202752)
+    },
+    "encoder_attention": {
+        "batch": (1, 4, 16, 64),
+        "patches": (64, 128, 256, 400, 576, 1024, 1296, 1536, 2304, 3136, 4096, 5184, 6400, 8192, 10816, 16384),
     },
 }
 
@@ -174,6 +190,77 @@ LEFT_OUT = (
         "dsa_decode",
         f"framework == 'trtllm' and gpu in {HOPPER} and latency_us < 300",
         "times the host: as long as the same module's shortest prompts, and flat up to 64 sequences",
+    ),
+    *(
+        LeftOut(
+            "dsa_shared_prefill",
+            f"gpu in {gpus} and batch * query_tokens < 4096 and latency_us < {floor}",
+            f"times the host, not the GPU, as dsa_prefill: 98 % of prompts of 256 tokens or less take up to {floor} µs",
+        )
+        for gpus, floor in ((("B200", "B300"), 1000), (("GB200",), 1600), (("H100-SXM",), 1200), (("H200",), 1600))
+    ),
+    *(
+        LeftOut(
+            "block_sparse_prefill",
+            f"framework == 'sglang' and gpu in {gpus} and batch * query_tokens < 8192 and latency_us < {floor}",
+            f"times the host, not the GPU: 98 % of prompts of 256 tokens or less take up to {floor} µs however short",
+        )
+        for gpus, floor in ((("B200", "B300"), 900), (HOPPER, 1030), (("GB200",), 1200))
+    ),
+    *(
+        LeftOut(
+            operation,
+            f"framework == 'sglang' and batch >= 512 and latency_us > {floor}",
+            "batches beyond its CUDA graphs are launched eagerly: times jump tenfold whatever the context",
+        )
+        for operation, floor in (("dsa_shared_decode", 250), ("block_sparse_decode", 360))
+    ),
+    *(
+        LeftOut(
+            operation,
+            "framework == 'trtllm'",
+            "not kernels that an engine would run: prompts of 8192 tokens take 4 to 77 ms without order in the heads, "
+            "and a long decode with 16 heads takes 6.6 times one with 32",
+        )
+        for operation in ("block_sparse_prefill", "block_sparse_decode")
+    ),
+    *(
+        LeftOut(
+            operation,
+            "gpu == 'RTX-PRO-6000'",
+            "a path written out in PyTorch: 64 sequences take 64 times one, 44 ms where B200 takes 0.08",
+        )
+        for operation in ("compressed_prefill", "compressed_decode")
+    ),
+    LeftOut(
+        "kda_decode",
+        "gpu in ('L40S', 'RTX-PRO-6000') and batch * heads <= 4096",
+        "as gdn_decode: the states are timed again and again out of the second-level cache, at up to 5.2 × the memory "
+        "bandwidth",
+    ),
+    LeftOut(
+        "kda_decode",
+        "framework == 'vllm' and gpu == 'H100-SXM' and 96 < batch * heads <= 1024",
+        "the same: up to 1.39 × the memory bandwidth",
+    ),
+    *(
+        LeftOut(
+            operation,
+            "gpu in ('A100-SXM-80GB', 'L40S', 'RTX-PRO-6000')",
+            "would pass these GPUs' memory bandwidth up to 5-fold: the same buffers are timed again and again out of "
+            "large second-level caches (A100: as gdn_prefill)",
+        )
+        for operation in ("short_conv_prefill", "short_conv_decode", "hyper_connection")
+    ),
+    LeftOut(
+        "hyper_connection",
+        "framework == 'sglang' and gpu == 'H100-SXM' and kind == 'post' and hidden == 4096 and 256 <= tokens <= 384",
+        "out of the second-level cache: 1.06–1.16 × the memory bandwidth",
+    ),
+    LeftOut(
+        "encoder_attention",
+        "gpu in ('L40S', 'RTX-PRO-6000') and patches <= 256",
+        "out of the second-level cache: up to 3.3 × the memory bandwidth",
     ),
     LeftOut(
         "dsa_decode",

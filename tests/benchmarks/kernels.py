@@ -235,7 +235,7 @@ def _write_unseen(unseen: dict[str, float]) -> None:
         "# Half-width (natural log) of each operation's 80 % interval on a GPU type (MoE: or a model) without rows.\n"
         "# Written by `make bench` (tests/benchmarks/kernels.py): leave-one-GPU-out over the shipped pack, vLLM.\n"
     )
-    ordered = {operation: known[operation] for operation in families().kernels}
+    ordered = {operation: known[operation] for operation in families().kernels if operation in known}
     path.write_text(header + yaml.safe_dump({"half_width": ordered}, sort_keys=False), encoding="utf-8")
     print(path)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import re
 import threading
 from collections.abc import Iterator
 from functools import cache
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 import toy_family
 from toy_family import SCAN, SCAN_TABLE, TOY, ToyKind, ToyMixer
@@ -37,9 +37,10 @@ from costmodels.operations.roofline import CODES, ROUTING_SKEW, Hardware
 from costmodels.serving.frameworks.calibration import NEUTRAL, Part
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.names import framework_names
+from costmodels.serving.memory import Loaded, StepLimits, engine_memory
 from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
-from costmodels.step.memory import kv_bytes_per_sequence, memory, weights_bytes
+from costmodels.step.memory import kv_bytes_per_sequence, weights_bytes
 from costmodels.step.operators import step_work
 from planner.serving.layouts import Restrictions, legal_layouts
 from profiles import measurements
@@ -184,19 +185,16 @@ class TestLayers:
                 assert np.all((kept > 0) == has_any)
             else:
                 assert isinstance(kind, FeedForwardKind)
-                assert (kind.activations(split, layer).widest > 0) == has_any
+                needed = kind.activations(split, layer)
+                assert np.all((np.asarray(needed.widest + needed.grouped) > 0) == has_any)
 
     @pytest.mark.parametrize("kind", SHIPPED.layers, ids=lambda kind: type(kind).__name__)
-    def test_each_kind_is_asked_or_refused_by_name(self, kind: LayerKind[Any]) -> None:
+    def test_each_kind_asks_for_what_it_weighs(self, kind: LayerKind[Any]) -> None:
         for layer in (layer for layer in BUNDLED if kind.serves(layer)):
             model, work = BUNDLED[layer], StepWork(len(LAYOUTS))
-            if kind.untimed(layer):
-                with pytest.raises(Unsupported, match=re.escape(kind.untimed(layer)[0])):
-                    families().require_timed_layers(model)
-            else:
-                split = Split(model.hidden, choose_precision(model), LAYOUTS)
-                kind.ask(LayerStep(split, MIXED, "balanced", work), layer, 1)
-                assert bool(work.asked) == (layer.parameters(model.hidden) > 0)
+            split = Split(model.hidden, choose_precision(model), LAYOUTS)
+            kind.ask(LayerStep(split, MIXED, "balanced", work), layer, 1)
+            assert bool(work.asked) == (layer.parameters(model.hidden) > 0)
 
     @pytest.mark.parametrize("left_out", sorted(ToyKind.__abstractmethods__ | AttentionKind.__abstractmethods__))
     def test_a_kind_that_leaves_something_out_cannot_be_made(self, left_out: str) -> None:
@@ -256,8 +254,10 @@ class TestAToyFamily:
         assert more == pytest.approx(3 * ((2 * 16 * 64 + 3 * 1024) * hidden * 2 / 2 + 2 * hidden * 2))
         kept = [kv_bytes_per_sequence(model, precision, one, 500)[0] for model in (TOY_MODEL, rest)]
         assert kept[0] - kept[1] == pytest.approx(3 * 16 * 64 * 4 / 2)
-        whole = memory(
-            TOY_MODEL, precision, one, find_gpu("H200"), memory_fraction=0.9, token_budget=2048 * ONE[:1], sequences=1
+        whole = engine_memory(
+            Loaded(TOY_MODEL, precision, find_framework("vllm"), find_gpu("H200")),
+            one,
+            StepLimits(2048 * ONE[:1], 1, 0.9),
         )
         assert whole.kv_bytes[0] > 0
 
@@ -291,7 +291,7 @@ class TestAToyFamily:
         rows = {name: values for name, values in asked.items() if name != "dtype"}
         own.add(
             SCAN.name,
-            measurements.pd.DataFrame(rows).assign(
+            pd.DataFrame(rows).assign(
                 gpu="H200", dtype="bf16", latency_us=3 * base, kernel="toy", framework="vllm", framework_version="1",
                 source="tests", date="2026-01-01",
             ),

@@ -35,6 +35,17 @@ _DSA = {
     "v_dim": [256],
     "index_heads": [32],
 }
+_DSA_SHARED = {name: values for name, values in _DSA.items() if name != "index_heads"}
+_COMPRESSED = {"dtype": ["bf16"], "hidden": [4096], "q_rank": [1024], "ratio": [4, 128], "index_top_k": [512]}
+_BLOCK_SPARSE = {"dtype": ["bf16"], "kv_dtype": ["bf16"], "hidden": [6144]}
+_STATE_SPACE = {
+    "dtype": ["bf16"],
+    "state_heads": [16, 64, 128],
+    "head_dim": [64],
+    "state_dim": [128],
+    "groups": [8],
+    "state_bytes": [4],
+}
 GRIDS: dict[str, dict[str, list[object]]] = {
     "gemm": {
         "dtype": ["bf16"],
@@ -103,6 +114,41 @@ GRIDS: dict[str, dict[str, list[object]]] = {
         "batch": [1, 4, 16, 64],
         "context_tokens": [16, 512, 4096, 65536],
         "heads": [8, 16, 32, 64, 128],
+    },
+    "dsa_shared_prefill": _DSA_SHARED
+    | {"batch": [1, 4], "query_tokens": [16, 1024, 8192], "prefix_tokens": [0], "heads": [8, 32, 64]},
+    "dsa_shared_decode": _DSA_SHARED | {"batch": [1, 8, 64], "context_tokens": [16, 4096, 65536], "heads": [8, 32, 64]},
+    "compressed_prefill": _COMPRESSED
+    | {"batch": [1, 4], "query_tokens": [16, 1024, 8192], "prefix_tokens": [0], "heads": [8, 32, 64]},
+    "compressed_decode": _COMPRESSED | {"batch": [1, 8, 64], "context_tokens": [16, 4096, 65536], "heads": [8, 32, 64]},
+    "block_sparse_prefill": _BLOCK_SPARSE
+    | {"batch": [1, 4], "query_tokens": [16, 1024, 8192], "prefix_tokens": [0], "heads": [8, 32, 64]},
+    "block_sparse_decode": _BLOCK_SPARSE
+    | {"batch": [1, 8, 64], "context_tokens": [16, 4096, 65536], "heads": [8, 32, 64]},
+    "kda_prefill": {"dtype": ["bf16"], "batch": [1, 8], "query_tokens": [16, 1024, 8192], "heads": [12, 48, 96]},
+    "kda_decode": {"dtype": ["bf16"], "batch": [1, 8, 64, 256], "heads": [12, 48, 96]},
+    "short_conv_prefill": {
+        "dtype": ["bf16"],
+        "batch": [1, 8],
+        "query_tokens": [16, 1024, 8192],
+        "channels": [2048, 10240],
+    },
+    "short_conv_decode": {"dtype": ["bf16"], "batch": [1, 8, 64, 256], "channels": [2048, 10240]},
+    "state_space_prefill": _STATE_SPACE | {"batch": [1, 8], "query_tokens": [16, 1024, 8192]},
+    "state_space_decode": _STATE_SPACE | {"batch": [1, 8, 64, 256]},
+    "hyper_connection": {
+        "dtype": ["bf16"],
+        "kind": ["pre", "post"],
+        "tokens": [1, 16, 256, 4096, 65536],
+        "hidden": [4096, 7168],
+        "streams": [4],
+    },
+    "encoder_attention": {
+        "dtype": ["bf16"],
+        "batch": [1, 4, 16],
+        "patches": [256, 1024, 4096],
+        "heads": [4, 16],
+        "head_dim": [64, 80],
     },
     "moe": {
         "dtype": ["bf16"],

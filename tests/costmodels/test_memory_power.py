@@ -1,4 +1,4 @@
-"""Memory against published checkpoints and hand-counted caches; power between idle and the limit."""
+"""Weights and cache against published checkpoints and hand-counted caches; power between idle and the limit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.power import board as power_module
 from costmodels.power.board import board_power, power_facts
-from costmodels.step import memory as memory_module
-from costmodels.step.memory import kv_bytes_per_sequence, memory, memory_facts, weights_bytes
+from costmodels.step.memory import kv_bytes_per_sequence, weights_bytes
 from profiles.errors import DataError
 from profiles.hardware import find_gpu, gpus
 
@@ -192,52 +191,6 @@ def test_heads_divide_the_cache_until_there_is_one_a_gpu_and_the_latent_is_every
     assert kv("DeepSeek-V3", 1000, pp=2) == pytest.approx(kv("DeepSeek-V3", 1000) * 31 / 61)
 
 
-# --- the whole GPU ----------------------------------------------------------------------------------------
-
-
-def whole(model: str, gpu: str, layout: tuple[int, int, int, int, int], budget: int = 8192) -> memory_module.Memory:
-    architecture = find_architecture(model)
-    return memory(
-        architecture,
-        choose_precision(architecture),
-        Layouts.of([layout]),
-        find_gpu(gpu),
-        memory_fraction=0.9,
-        token_budget=np.array([budget]),
-        sequences=256,
-    )
-
-
-@pytest.mark.parametrize(
-    ("model", "layout"),
-    [("Qwen3-32B", (2, 1, 1, 1, 1)), ("DeepSeek-V3", (1, 1, 16, 16, 1)), ("Qwen3-32B", (1, 1, 1, 1, 1))],
-)
-def test_the_parts_fill_what_the_framework_may_use(model: str, layout: tuple[int, int, int, int, int]) -> None:
-    parts = whole(model, "H200", layout)
-    assert sum(float(part[0]) for part in vars(parts).values()) == pytest.approx(0.9 * find_gpu("H200").memory_bytes)
-    assert all(part[0] >= 0 for part in vars(parts).values())
-
-
-def test_what_does_not_fit_leaves_nothing_for_the_cache() -> None:
-    parts = whole("DeepSeek-V3", "H100-SXM", (8, 1, 1, 1, 8))
-    assert parts.kv_bytes[0] < 0
-    assert parts.reserve_bytes[0] == 0
-    assert parts.sequences(np.array([1.0])).tolist() == [0]
-
-
-def test_the_cache_holds_whole_sequences() -> None:
-    parts = whole("Qwen3-32B", "H200", (2, 1, 1, 1, 1))
-    per_sequence = kv("Qwen3-32B", 4500, tp=2)
-    held = parts.sequences(np.array([per_sequence]))[0]
-    assert held * per_sequence <= parts.kv_bytes[0] < (held + 1) * per_sequence
-    assert 100 < held < 200  # (0.9 × 150.8 − 32.8 − 3) GB ÷ 590 MB
-
-
-def test_more_tokens_in_a_step_leave_less_for_the_cache() -> None:
-    left = [whole("Qwen3-32B", "H200", (2, 1, 1, 1, 1), budget).kv_bytes[0] for budget in (1, 2048, 8192, 32768)]
-    assert left == sorted(left, reverse=True)
-
-
 # --- power ------------------------------------------------------------------------------------------------
 
 
@@ -263,7 +216,6 @@ def test_power_of_a_gpu_that_was_not_metered_is_marked() -> None:
 # --- data files -------------------------------------------------------------------------------------------
 
 FILES = [
-    (memory_module, memory_facts, "memory.yaml"),
     (power_module, power_facts, "board.yaml"),
 ]
 BROKEN = {
@@ -272,7 +224,7 @@ BROKEN = {
     "a list": b"[1, 2]",
     "not YAML": b"{",
     "not text": b"\xff\xfe\xff",
-    "a word for a number": b"base: many\ncontext_bytes: many\n",
+    "a word for a number": b"base: many\nidle: many\n",
     "keys missing": b"vllm: {full_name: vLLM}\n",
     "an entry that is no mapping": b"vllm: 3\n",
 }

@@ -13,7 +13,8 @@ from pandas.testing import assert_frame_equal
 
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.importers import Importer, aiconfigurator, check_options, find_importer, importers
-from profiles.measurements import OPERATIONS, validate
+from profiles.measured_rows import validate
+from profiles.measurements import OPERATIONS
 
 Writer = Callable[..., Path]
 

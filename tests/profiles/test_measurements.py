@@ -10,17 +10,8 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from profiles.errors import DataError, UnknownName
-from profiles.measurements import (
-    DTYPE_MEANINGS,
-    DTYPES,
-    OPERATIONS,
-    Operation,
-    columns_of,
-    empty_rows,
-    find_operation,
-    merge_rows,
-    validate,
-)
+from profiles.measured_rows import empty_rows, merge_rows, validate
+from profiles.measurements import DTYPE_MEANINGS, DTYPES, OPERATIONS, Operation, columns_of, find_operation
 
 MakeRows = Callable[..., pd.DataFrame]
 GEMM = OPERATIONS["gemm"]

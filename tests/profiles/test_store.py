@@ -15,7 +15,8 @@ from pandas.testing import assert_frame_equal
 
 from profiles import store as store_module
 from profiles.errors import DataError, InputError, UnknownName
-from profiles.measurements import FORMAT_VERSION, OPERATIONS, empty_rows, merge_rows, validate
+from profiles.measured_rows import empty_rows, merge_rows, validate
+from profiles.measurements import FORMAT_VERSION, OPERATIONS
 from profiles.store import MANIFEST, ProfileStore
 
 MakeRows = Callable[..., pd.DataFrame]

@@ -112,7 +112,8 @@ def show(
 
       plan profile show collective --limit 0 --csv > collectives.csv
     """
-    from profiles.measurements import find_operation, merge_rows
+    from profiles.measured_rows import merge_rows
+    from profiles.measurements import find_operation
 
     if as_json and as_csv:
         raise InputError("--json and --csv are both given", "give one of them")

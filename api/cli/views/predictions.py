@@ -31,8 +31,8 @@ MEMORY_PARTS = {
     "kv_cache_bytes": "KV cache",
     "activation_bytes": "activations",
     "cuda_graph_bytes": "CUDA graphs",
-    "communication_bytes": "communication buffers",
-    "context_bytes": "CUDA context",
+    "communication_bytes": "communication and libraries",
+    "context_bytes": "driver and process",
     "reserve_bytes": "reserve for fragmentation",
     "unused_bytes": "left to others (memory fraction)",
 }

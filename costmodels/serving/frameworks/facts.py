@@ -91,10 +91,59 @@ class Defaults(Facts):
         raise ValueError(f"defaults.batch: nothing applies to {gpu.name}")
 
 
-class MemoryBudget(Facts):
-    """What the share of memory that an engine may use is a budget for."""
+class ByNeighbours(Facts):
+    """GiB on a GPU: of an engine of one, of one that splits layers or experts with others, of a pipeline stage of
+    one."""
 
+    alone: float = Field(ge=0)
+    split: float = Field(ge=0)
+    stage: float = Field(ge=0)
+
+
+class Graphs(Facts):
+    """GiB that captured graphs take: at all, for each layer of the GPU, and more where layers have experts."""
+
+    start_gib: float = Field(ge=0)
+    gib_per_layer: float = Field(ge=0)
+    experts_gib: float = Field(ge=0)
+
+
+class MemoryBudget(Facts):
+    """What an engine takes beside weights and cache, and what the share of memory that it may use is a share of.
+
+    Attributes:
+        share_of: all that a process sees (``gpu``: what the engine takes in all); what is free at the start
+            (``weights_and_cache``: these two, the rest lies in what is left); what the rest leaves free (``free``: the
+            cache alone).
+        graphs_within_budget: whether graphs are taken off before the cache is sized (of ``gpu``).
+        logit_bytes: of one logit, in the sampler's copies beside the logits themselves; for each sequence of the
+            largest batch, whatever the tensor split: ranks gather them.
+        logit_rows_per_multiprocessor: rows of fp32 logits that each multiprocessor has as scratch.
+        hidden_copies: buffers as wide as the model that live at the widest product of a layer.
+        expert_workspaces_held: whether what grouped products work in stays beside the sampler.
+        torch_gib: what libraries take through the engine's allocator.
+        outside_torch_gib: what they take beside it: of the budget.
+        context_gib: what a process holds before it loads a model: not of the budget.
+        holds_longest: whether an engine refuses to start whose cache holds no sequence of the longest length.
+        padding: precision of experts → the multiple that the model's width is padded to.
+        logged_tokens: how the log counts tokens of the cache: ``pages`` (as if every layer kept whole sequences, in
+            pages that kinds of layers share), ``requests`` (of the longest length that fit, times that length), or
+            ``plain`` (bytes ÷ those of a token in all layers).
+    """
+
+    share_of: Literal["gpu", "weights_and_cache", "free"]
     graphs_within_budget: bool
+    logit_bytes: float = Field(ge=0)
+    logit_rows_per_multiprocessor: float = Field(ge=0)
+    hidden_copies: float = Field(ge=0)
+    expert_workspaces_held: bool
+    torch_gib: float = Field(ge=0)
+    outside_torch_gib: ByNeighbours
+    context_gib: ByNeighbours
+    graphs: Graphs
+    holds_longest: bool
+    padding: dict[str, int] = {}
+    logged_tokens: Literal["pages", "requests", "plain"]
 
 
 class Drift(Facts):

@@ -70,6 +70,11 @@ class Decision(Document):
     gpus_used: int
     gpus_idle: int
     usd_per_hour: float | None = Field(description="of the GPUs used; null where a price is not known")
+    pairs: tuple[tuple[str, str], ...] = Field(
+        default=(),
+        description="ids of the prefill and decode engines that serve requests together; empty: aggregated engines, "
+        "or before schema 1.3, where every prefill engine goes with every decode engine",
+    )
 
 
 # ------------------------------------------------------------------ proof

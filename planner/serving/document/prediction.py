@@ -32,10 +32,10 @@ class MemoryParts(Document):
     kv_cache_bytes: float
     activation_bytes: float
     cuda_graph_bytes: float
-    communication_bytes: float
-    context_bytes: float
-    reserve_bytes: float
-    unused_bytes: float = Field(description="outside the memory fraction that the engine may use")
+    communication_bytes: float = Field(description="what libraries take beside activations, most of it to communicate")
+    context_bytes: float = Field(description="what the driver keeps, and a process before it loads a model")
+    reserve_bytes: float = Field(default=0.0, description="for fragmentation; 0 where memory is counted as engines do")
+    unused_bytes: float = Field(description="what the memory fraction leaves free")
     total_bytes: float
     kv_tokens: int = Field(description="tokens of KV cache that fit, per attention replica, at the request's length")
 

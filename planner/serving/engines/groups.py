@@ -113,6 +113,16 @@ class LoadedFleet:
         groups = groups_of(option, load)
         return cls(option, load, groups, pairs_of(groups))
 
+    @property
+    def attention_backend(self) -> str:
+        """What its engines must be told to attend with, so that partners do alike; "": nothing."""
+        if all(pair.transfer is None for pair in self.pairs):
+            return ""
+        served = self.groups[0].job.served
+        found = served.framework.kv_connector.shared_backend(served.model, [g.job.served.gpu for g in self.groups])
+        assert found is not None  # or they would not have been paired
+        return found
+
 
 def groups_of(option: ServingOption, served_rps: float) -> list[Group]:
     """The groups of a solved option at ``served_rps``, in the order of its candidates: prefill engines first.

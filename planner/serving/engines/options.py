@@ -28,6 +28,7 @@ from planner.serving.engines.disaggregated import (
     scale_up_link,
     slowest_decode,
 )
+from planner.serving.engines.pairing import cannot_pair, partners
 from planner.serving.engines.prefill import PrefillCandidate
 from planner.serving.engines.protocol import EngineCandidate
 from planner.serving.fleet import fleet
@@ -197,9 +198,13 @@ def disaggregated(
 ) -> ServingOption:
     """The best fleet of prefill and decode engines, over all terms that they may keep."""
     bare = ServingOption("disaggregated", precision, searches, refused)
+    refused_by_connector = cannot_pair(searches[0].job.served)
+    if refused_by_connector is not None:
+        return _without(bare, refused_by_connector)
     found = [roles for roles in (find_disaggregated_engines(search) for search in searches) if roles is not None]
     best = _without(bare, "no two layouts can share the roles" if not found else "no pair of layouts meets the SLO")
-    for pools in _arrangements(found):
+    together = (pools for arrangement in _arrangements(found) for pools in partners(arrangement))
+    for pools in filter(None, together):
         tried: list[dict[tuple[int, ...], float]] = []
         for on in pairing_limits(pools):
             offered, origin = _offer(request, pools, on)

@@ -9,6 +9,8 @@ from costmodels.serving.frameworks.framework import PREDICTED
 from planner.contract.workload.workload import Workload
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
 from planner.serving.engines.latency import Checks
+from planner.serving.engines.pairing import pairing_notes
+from planner.serving.operating_points import FEW_PLACES
 from planner.serving.request import PlanRequest
 
 
@@ -36,12 +38,23 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
             "some operations of the chosen layout lie outside what was measured (long prefixes, unseen shapes, traffic "
             "between nodes); their intervals are wide"
         )
+    for group in groups:
+        if group.limits.max_sequences < FEW_PLACES:
+            places = group.limits.max_sequences
+            notes.append(
+                f"the cache of an engine of {group.id} holds {places} request{'s' if places > 1 else ''} of "
+                f"{group.engine.longest_tokens:,} tokens: no more are in flight at once, others wait"
+            )
     prefill_bound = sum(search.prefill_bound for search in searches)
     if prefill_bound:
         notes.append(
             f"{prefill_bound} layouts were left out: at no load tried do they keep up with this workload's prompts"
         )
-    notes += _hand_over_notes(pairs) + _workload_notes(work, groups)
+    notes += _hand_over_notes(pairs)
+    if any(pair.transfer is not None for pair in pairs):
+        drafting = work.speculation is not None
+        notes += pairing_notes(searches[0].job.served, fleet.attention_backend, drafting=drafting)
+    notes += _workload_notes(work, groups)
     if request.goal == "throughput" and request.workload.rate_rps is not None:
         notes.append(
             f"the objective is throughput: the plan is for as many requests as fit, not for the offered "

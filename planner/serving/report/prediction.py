@@ -118,17 +118,15 @@ def _memory(group: Group) -> MemoryParts:
     served, tokens = group.job.served, group.engine.longest_tokens
     parts = served.memory(group.layouts, np.array([group.limits.max_tokens_per_step]))
     per_token = float(served.kv_bytes_per_token(group.layouts, tokens)[0])
-    total = float(served.gpu.memory_bytes)
     return MemoryParts(
         weights_bytes=float(parts.weights_bytes[0]),
         kv_cache_bytes=float(parts.kv_bytes[0]),
         activation_bytes=float(parts.activation_bytes[0]),
-        cuda_graph_bytes=float(parts.cuda_graph_bytes[0]),
-        communication_bytes=float(parts.communication_bytes[0]),
+        cuda_graph_bytes=float(parts.graph_bytes[0]),
+        communication_bytes=float(parts.other_bytes[0]),
         context_bytes=float(parts.context_bytes[0]),
-        reserve_bytes=float(parts.reserve_bytes[0]),
-        unused_bytes=total * (1 - served.framework.limits.memory_fraction),
-        total_bytes=total,
+        unused_bytes=float(parts.unused_bytes[0]),
+        total_bytes=float(served.gpu.memory_bytes),
         kv_tokens=int(parts.kv_bytes[0] // per_token),
     )
 

@@ -28,7 +28,7 @@ def assemble(
     options, best, groups = found.options, fleet.option, fleet.groups
     routing = request.workload.routing
     experts, notes = placements_of(groups, expert_loads, routing, request.time_limit_s)
-    decision = _decision(request, best, groups, experts)
+    decision = _decision(request, fleet, experts)
     chosen = {group.candidate.key for group in groups}
     return plans.Plan(
         request=_understood(request, options, best),
@@ -69,9 +69,8 @@ def _understood(request: PlanRequest, options: list[ServingOption], best: Servin
     )
 
 
-def _decision(
-    request: PlanRequest, best: ServingOption, groups: list[Group], experts: Mapping[str, ExpertPlacement]
-) -> plans.Decision:
+def _decision(request: PlanRequest, fleet: LoadedFleet, experts: Mapping[str, ExpertPlacement]) -> plans.Decision:
+    groups = fleet.groups
     used = sum(group.gpus for group in groups)
     offered = sum(pool.gpus for pool in request.cluster.pools)
     prices = [group.job.pool.usd_per_gpu_hour for group in groups]
@@ -79,10 +78,11 @@ def _decision(
     if all(price is not None for price in prices):
         cost = sum(group.gpus * price for group, price in zip(groups, prices, strict=True) if price is not None)
     return plans.Decision(
-        engines=tuple(_engine_group(request, best, group, experts.get(group.id)) for group in groups),
+        engines=tuple(_engine_group(request, fleet, group, experts.get(group.id)) for group in groups),
         gpus_used=used,
         gpus_idle=offered - used,
         usd_per_hour=cost,
+        pairs=tuple((pair.prefill.id, pair.decode.id) for pair in fleet.pairs if pair.transfer is not None),
     )
 
 
@@ -100,12 +100,13 @@ def _started(spec: EngineSpec, asked: str | ModelConfig) -> Launch:
 
 
 def _engine_group(
-    request: PlanRequest, best: ServingOption, group: Group, experts: ExpertPlacement | None
+    request: PlanRequest, fleet: LoadedFleet, group: Group, experts: ExpertPlacement | None
 ) -> EngineGroup:
+    choice = fleet.option.choice
     served, workload, drafting = group.job.served, request.workload, group.job.shape.drafting
     model, precision = served.model, served.precision
-    assert best.choice is not None
-    placed = [engine for engine in best.choice.placement if engine.candidate in group.candidates]
+    assert choice is not None
+    placed = [engine for engine in choice.placement if engine.candidate in group.candidates]
     replicas = tuple(
         Replica(
             id=f"{group.id}-{number}",
@@ -134,6 +135,7 @@ def _engine_group(
         role=group.role,
         draft_tokens=drafting.draft_tokens if drafting else 0,
         prefix_hit=workload.prefix_hit,
+        attention_backend=fleet.attention_backend,
     )
     return EngineGroup(
         id=group.id,

@@ -52,25 +52,6 @@ def test_full_precision_checkpoints_run_in_16_bits() -> None:
     assert (choose_precision(model).weights, choose_precision(model).converted) == ("bf16", False)
 
 
-@pytest.mark.parametrize(
-    ("model", "kind"),
-    [
-        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", r"Mamba-2 \(23 of 52 layers\)"),
-        ("ai21labs/AI21-Jamba-Mini-1.6", r"Mamba \(28 of 32 layers\)"),
-        ("tiiuae/Falcon-H1-7B-Base", "attention and Mamba-2 in parallel"),
-        ("deepseek-ai/DeepSeek-V4-Flash", r"compressed attention \(43 of 43 layers\), hyper-connections"),
-        ("moonshotai/Kimi-K3", "Kimi Delta Attention.*latent attention with an output gate"),
-        ("MiniMaxAI/MiniMax-M3", "block-sparse attention"),
-        ("zai-org/GLM-5.2", "sparse attention with the index of another layer"),
-    ],
-)
-def test_layers_without_times_are_refused_by_name(model: str, kind: str) -> None:
-    architecture = find_architecture(model)
-    for check in (families().require_timed_layers, families().require_measured_widths):
-        with pytest.raises(Unsupported, match=kind):
-            check(architecture)
-
-
 def test_another_precision_converts_every_part() -> None:
     chosen = choose_precision(find_architecture("Qwen3-32B"), "fp8", "fp8")
     assert chosen.converted

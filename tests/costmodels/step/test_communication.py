@@ -18,6 +18,7 @@ from costmodels.step.communication import (
     FABRIC_SPREAD,
     Network,
     across_nodes,
+    collective_facts,
     exchange_times,
     in_boxes_of,
     point_to_point_us,
@@ -92,7 +93,15 @@ def test_an_all_reduce_across_nodes_scatters_reduces_and_gathers(roofline_cost: 
     got = times(roofline_cost, "all_reduce", size, 16).value[0]
     within = sum(times(roofline_cost, kind, size, 8).value[0] for kind in ("reduce_scatter", "all_gather"))
     between = 2 * (IB.latency_us + size[0] / 8 / 2 / IB.bytes_per_s_per_gpu * 1e6)
+    between += 2 * collective_facts().pass_start_us
     assert got == pytest.approx(within + between)
+
+
+def test_a_small_all_reduce_across_nodes_takes_as_long_as_one_cluster_measured() -> None:
+    got = times(CostModel(find_gpu("H100-SXM"), "sglang"), "all_reduce", np.array([7168 * 2.0]), 16)
+    assert got.value[0] == pytest.approx(110, rel=0.15)
+    assert got.low[0] < 90
+    assert got.high[0] > 150
 
 
 def test_each_candidate_pays_for_its_own_exchanges(roofline_cost: CostModel) -> None:

@@ -236,7 +236,7 @@ def test_too_few_slots_too_many_and_too_large_ones_are_refused(bare: ProfileStor
 
 def test_a_precision_that_a_gpu_lacks_is_refused(bare: ProfileStore) -> None:
     with pytest.raises(Unsupported, match="no fp8 tensor cores"):
-        place(prepared(*asked(cluster=parse_cluster("8xA100"), precision="fp8"))[0], store=bare)
+        place(prepared(*asked(cluster=parse_cluster("8xV100-SXM"), precision="fp8"))[0], store=bare)
 
 
 def test_our_own_document_is_a_current_placement(bare: ProfileStore, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ OPEN = {"config"}  # somebody else's document
 
 KEYWORDS = {
     *("$schema", "$id", "$defs", "$ref", "title", "description", "default", "type", "const", "enum", "anyOf"),
-    *("pattern", "properties", "required", "additionalProperties", "items", "minItems", "maxItems"),
+    *("pattern", "prefixItems", "properties", "required", "additionalProperties", "items", "minItems", "maxItems"),
     *("minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
 }
 

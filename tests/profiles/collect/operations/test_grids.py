@@ -16,7 +16,8 @@ from profiles.collect.operations import GROUPS, benchmarks
 from profiles.collect.operations.grids import diagonal, table
 from profiles.collect.operations.work import work
 from profiles.collect.points import Point
-from profiles.measurements import OPERATIONS, validate
+from profiles.measured_rows import validate
+from profiles.measurements import OPERATIONS
 
 _FEWEST = {"gemm": 2000, "attention_prefill": 500, "attention_decode": 500, "moe": 500, "collective": 80}
 

@@ -1,0 +1,35 @@
+"""The view of ``plan memory``."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from api.cli.console import heading, indented, table
+from api.cli.views.quantities import gib
+from planner.serving.memory import MemoryDocument
+
+PARTS = {
+    "weights_bytes": "weights",
+    "activation_bytes": "activations",
+    "other_bytes": "communication and libraries",
+    "graph_bytes": "graphs",
+    "kv_cache_bytes": "KV cache",
+}
+
+
+def show(document: MemoryDocument, out: Console) -> None:
+    """Prints the answer, the parts and what fits."""
+    heading(out, f"{document.framework} {document.version}: {'starts' if document.starts else 'does not start'}")
+    for reason in document.reasons:
+        out.print(f"  {reason}")
+    rows = table("of each GPU", "GiB")
+    for field, label in PARTS.items():
+        rows.add_row(label, gib(getattr(document.memory, field)))
+    indented(out, rows)
+    memory, largest = document.memory, document.largest
+    out.print(f"  cache         {memory.kv_cache_tokens:,} tokens ({memory.logged_kv_tokens:,} in the engine's log)")
+    out.print(f"  per token     {memory.kv_bytes_per_token / 1024:,.1f} KiB on each GPU")
+    out.print(f"  requests      {largest.concurrency:,.2f} of the longest length at once")
+    out.print(f"  longest       {largest.context_tokens:,} tokens of one request alone")
+    for note in document.notes:
+        out.print(f"  note: {note}")

@@ -1,0 +1,134 @@
+"""Block-sparse attention: a query sees the best blocks of keys (MiniMax-M3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from costmodels.estimates import Floats, Ints
+from costmodels.models.architecture import BlockSparseAttention
+from costmodels.models.precision import Precision
+from costmodels.operations.attention import GROUPED_QUERY
+from costmodels.operations.family import OperationFamily
+from costmodels.operations.kernel import Kernel
+from costmodels.operations.layers import Rule, Widths
+from costmodels.operations.mixers import MixerKind
+from costmodels.operations.questions import LayerStep
+from costmodels.operations.roofline import (
+    Columns,
+    Hardware,
+    Work,
+    code,
+    floats,
+    of_dtype,
+    visible_pairs,
+    weight_bytes,
+)
+from costmodels.operations.shape_features import Features, log, logs
+
+# Measured as a module, for MiniMax-M3's widths only: heads of 128, 16 of them a KV head, the best 16 blocks of 128
+# tokens by 4 index heads of 128 against one 16-bit key per token.
+_KV_HEADS, _HEAD, _SHARING, _INDEX_HEADS, _INDEX_DIM, _BLOCK, _TOP = 4, 128, 16, 4, 128, 128, 16
+_SEEN = _BLOCK * _TOP
+
+
+def _work(q: Columns, tokens: Floats, keys: Floats, pairs: Floats, seen: Floats) -> Work:
+    """``tokens`` new, ``keys`` in the cache of all sequences, of whose ``pairs`` with queries ``seen`` are attended
+    to."""
+    heads, hidden = floats(q, "heads", "hidden")
+    kv_heads, index_heads = np.maximum(heads / _SHARING, 1), np.maximum(heads * _INDEX_HEADS / 64, 1)
+    weights = hidden * ((2 * heads + 2 * kv_heads) * _HEAD + (index_heads + 1) * _INDEX_DIM)
+    flops = 2 * (tokens * weights + pairs * index_heads * _INDEX_DIM + seen * 2 * heads * _HEAD)
+    cached = np.minimum(keys, seen) * 2 * kv_heads * _HEAD * of_dtype(weight_bytes, q, "kv_dtype")
+    moved = weights * of_dtype(weight_bytes, q) + 4 * tokens * hidden + cached + keys * 2 * _INDEX_DIM
+    return Work.local(flops, moved)
+
+
+def _prefill_work(q: Columns) -> Work:
+    batch, query, prefix = floats(q, "batch", "query_tokens", "prefix_tokens")
+    pairs, seen = (visible_pairs(query, prefix, np.full_like(query, most)) for most in (0.0, _SEEN))
+    return _work(q, batch * query, batch * (prefix + query), batch * pairs, batch * seen)
+
+
+def _decode_work(q: Columns) -> Work:
+    batch, context = floats(q, "batch", "context_tokens")
+    return _work(q, batch, batch * context, batch * context, batch * np.minimum(context, _SEEN))
+
+
+def _features(q: Columns, tokens: Floats, keys: Floats) -> Features:
+    return {
+        **logs(q, "batch", "heads", "hidden"),
+        "kv_dtype": q["kv_dtype"].astype(np.float64),
+        "tokens": np.log2(tokens),
+        "keys": np.log2(keys),
+        "beyond": log(np.maximum(keys / _SEEN, 1.0)),
+        "scored": np.log2(tokens * keys),
+    }
+
+
+def _prefill_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
+    batch, query, prefix = floats(q, "batch", "query_tokens", "prefix_tokens")
+    return {**logs(q, "query_tokens", "prefix_tokens"), **_features(q, batch * query, prefix + query)}
+
+
+def _decode_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
+    return _features(q, *floats(q, "batch", "context_tokens"))
+
+
+PREFILL = Kernel(
+    name="block_sparse_prefill",
+    part="attention",
+    factor="attention_prefill",
+    work=_prefill_work,
+    features=_prefill_features,
+    group=("heads", "batch"),
+    range=("batch", "query_tokens", "prefix_tokens", "heads"),
+    near={"batch": 2.0, "query_tokens": 2.0, "prefix_tokens": 0.5, "heads": 1.0},
+    alike=("hidden",),
+    figures_of="dsa_prefill",
+)
+DECODE = Kernel(
+    name="block_sparse_decode",
+    part="attention",
+    factor="attention_decode",
+    work=_decode_work,
+    features=_decode_features,
+    group=("heads", "batch"),
+    range=("batch", "context_tokens", "heads"),
+    near={"batch": 2.0, "context_tokens": 2.0, "heads": 1.0},
+    alike=("hidden",),
+    figures_of="dsa_decode",
+)
+
+
+class BlockSparseKind(MixerKind[BlockSparseAttention]):
+    """Split as the attention that it is made of; the key of the index is whole on every GPU. Measured as a module,
+    projections included."""
+
+    layer = BlockSparseAttention
+
+    def ask(self, step: LayerStep, layer: BlockSparseAttention, count: int) -> None:
+        precision = step.split.precision
+        step.attend(
+            PREFILL,
+            DECODE,
+            count,
+            dtype=code("dtype", precision.attention_qkv),
+            kv_dtype=code("kv_dtype", precision.kv),
+            heads=np.maximum(layer.heads // step.split.layouts.tp, 1),
+            hidden=step.split.hidden,
+        )
+        step.reduce(count)
+
+    def widths(self, layer: BlockSparseAttention) -> Widths:
+        dense = layer.attention
+        own = (dense.kv_heads, dense.head_dim, layer.index_heads, layer.index_dim, layer.block_tokens, layer.top_k)
+        measured = ((_KV_HEADS, _HEAD, _INDEX_HEADS, _INDEX_DIM, _BLOCK, _TOP),)
+        return Widths("block-sparse attention (KV heads, head, indexer, block, blocks)", own, measured)
+
+    def rules(self, layer: BlockSparseAttention, precision: Precision) -> Iterator[Rule]:
+        yield from GROUPED_QUERY.rules(layer.attention, precision)
+
+
+FAMILY = OperationFamily("block_sparse", (PREFILL, DECODE), (BlockSparseKind(),))

@@ -1,0 +1,110 @@
+"""One engine as a user names it: what ``plan predict`` and ``plan memory`` are asked about."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document
+from planner.contract.engine import FrameworkName
+from planner.contract.models import ModelInput
+from planner.contract.options import RELEASE_HELP, Option
+
+ENGINE = "One configuration"
+RECIPE = "How the engine is started"
+PROMPTS = "How prompts are processed"
+
+RECIPE_FIELDS = ("max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "max_model_len", "chunked_prefill")
+
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
+Count = Annotated[int, Field(gt=0, le=10**8), PLAIN_NUMBER]
+
+
+class EngineAsked(Document):
+    """One engine: model, GPUs, precision and layout, and how it is started. What nobody says of that is the release's
+    default."""
+
+    model: Annotated[
+        ModelInput,
+        Field(description="bundled name (`plan models`), or a config.json as an object"),
+        Option("Name (`plan models`).", ENGINE),
+    ]
+    gpu: Annotated[Name, Field(description="GPU type (`plan gpus`)"), Option("GPU type (`plan gpus`).", ENGINE)]
+    framework: Annotated[FrameworkName, Option(RELEASE_HELP, ENGINE)] = "vllm"
+    precision: Annotated[
+        Name | None,
+        Field(description="of weights; default: as published"),
+        Option("Weights. Default: as published.", ENGINE),
+    ] = None
+    kv_precision: Annotated[
+        Name | None,
+        Field(description="of the KV cache: bf16 (default) or fp8"),
+        Option("KV cache: bf16 (default) or fp8.", ENGINE),
+    ] = None
+    tp: Annotated[
+        Count | None, Field(description="tensor parallel"), Option("Tensor parallel.", ENGINE, metavar="N")
+    ] = None
+    pp: Annotated[
+        Count | None, Field(description="pipeline stages"), Option("Pipeline stages.", ENGINE, metavar="N")
+    ] = None
+    dp: Annotated[
+        Count | None,
+        Field(description="attention data parallel"),
+        Option("Attention data parallel.", ENGINE, metavar="N"),
+    ] = None
+    ep: Annotated[
+        Count | None,
+        Field(description="expert parallel; ep × moe_tp = tp × dp. Default: 1, or all with dp"),
+        Option("Expert parallel; ep x moe_tp = tp x dp. Default: 1, or all with dp.", ENGINE, metavar="N"),
+    ] = None
+    moe_tp: Annotated[
+        Count | None,
+        Field(description="tensor parallel within experts"),
+        Option("Tensor parallel within experts.", ENGINE, metavar="N"),
+    ] = None
+    num_gpus: Annotated[
+        Count | None,
+        Field(description="of the engine; must be tp × pp × dp"),
+        Option("Of the engine; must be tp x pp x dp.", ENGINE, metavar="N"),
+    ] = None
+    max_num_seqs: Annotated[
+        Count | None,
+        Field(description="most sequences in one step, of each attention replica"),
+        Option("Most sequences in one step, of each attention replica.", RECIPE, metavar="N"),
+    ] = None
+    max_num_batched_tokens: Annotated[
+        Count | None,
+        Field(description="most tokens in one step, of each attention replica"),
+        Option("Most tokens in one step, of each attention replica.", RECIPE, metavar="N"),
+    ] = None
+    gpu_memory_utilization: Annotated[
+        Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER] | None,
+        Field(description="share of GPU memory, as the framework means it"),
+        Option("Share of GPU memory, as the framework means it.", RECIPE, metavar="SHARE"),
+    ] = None
+    max_model_len: Annotated[
+        Count | None,
+        Field(description="longest sequence that is admitted, tokens; default: the model's"),
+        Option("Longest sequence that is admitted. Default: the model's.", RECIPE, metavar="TOKENS"),
+    ] = None
+    chunked_prefill: Annotated[
+        bool | None,
+        Field(description="whether prompts are cut to what a step has room for"),
+        Option("Whether prompts are cut to what a step has room for.", PROMPTS),
+    ] = None
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What was said of how the engine is started."""
+        return {name: getattr(self, name) for name in RECIPE_FIELDS}
+
+
+class MemoryRequest(EngineAsked):
+    """One engine whose memory is asked for."""
+
+    draft: Annotated[
+        bool,
+        Field(description="load the model's draft module too (MTP, EAGLE)"),
+        Option("Load the model's draft module too (MTP, EAGLE).", RECIPE),
+    ] = False

@@ -1,0 +1,308 @@
+"""``plan memory``: whether an engine starts, with how much cache, which part takes what, and which option makes it fit.
+
+Nothing is timed here, so that the answer comes at once: no measurement and no forest is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import choose_precision
+from costmodels.operations.layouts import DEGREES, Layouts
+from costmodels.serving.cache_pages import Pages, layer_caches
+from costmodels.serving.frameworks.framework import Framework, find_framework
+from costmodels.serving.memory import GIB, Loaded, Memory, StepLimits, engine_memory
+from costmodels.serving.recipe import Recipe, Started
+from costmodels.step.memory import kv_bytes_per_sequence
+from planner.contract.documents import Document, checked
+from planner.contract.models import architecture_of
+from planner.contract.provenance import NOT_USED, PACKAGE, Provenance
+from planner.contract.published import Published, Upgrade, parse_published
+from planner.serving.configuration import MemoryRequest
+from planner.serving.layouts import completed, degrees_of, refused_on_nodes
+from profiles.errors import InputError
+from profiles.hardware import SHIPPED, Catalogue, Gpu
+
+SCHEMA_VERSION: Literal["1.0"] = "1.0"
+
+
+class GpuMemory(Document):
+    """Bytes on a GPU; of a pipeline, on one of its first stage, whose figures an engine logs."""
+
+    weights_bytes: int
+    activation_bytes: int = Field(description="the most that a step takes over the weights")
+    graph_bytes: int = Field(description="captured graphs; whether the share of memory covers them goes by the release")
+    other_bytes: int = Field(description="what libraries take beside activations, most of it to communicate")
+    kv_cache_bytes: int = Field(description="below 0: so much is lacking")
+    kv_bytes_per_token: float = Field(description="of a sequence of max_model_len tokens")
+    kv_cache_tokens: int = Field(description="of sequences of that length, that really fit, per attention replica")
+    logged_kv_tokens: int = Field(description="as the engine's log counts them")
+
+
+class Largest(Document):
+    """What fits at most, per attention replica."""
+
+    context_tokens: int = Field(description="of one request alone; 0: none fits")
+    concurrency: float = Field(description="requests of max_model_len tokens at once, as the engine's log counts them")
+
+
+class MemoryDocument(Published):
+    """Whether an engine starts, and where the memory of its GPUs goes."""
+
+    kind: Literal["memory"] = "memory"
+    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    starts: bool
+    reasons: tuple[str, ...] = Field(description="why it does not start; empty where it does")
+    framework: str
+    version: str = Field(description="of the framework")
+    memory: GpuMemory
+    largest: Largest
+    notes: tuple[str, ...] = Field(description="what was assumed, and which option would make it start")
+    provenance: Provenance
+
+
+OLDER: dict[str, Upgrade] = {}
+"""Versions that still open: none."""
+
+
+def parse_memory(text: str, where: str = "memory") -> MemoryDocument:
+    """A document from its JSON. Raises as :func:`planner.contract.published.parse_published`."""
+    return parse_published(text, MemoryDocument, where, OLDER)
+
+
+def parse_memory_request(value: Mapping[str, Any]) -> MemoryRequest:
+    """A request from a mapping. Raises InputError with the first field that is wrong."""
+    return checked(MemoryRequest, value, "request")
+
+
+def memory(request: MemoryRequest, catalogue: Catalogue = SHIPPED) -> MemoryDocument:
+    """The memory of the engine that is asked for.
+
+    Raises:
+        UnknownName, InputError, Unsupported: a model, GPU, release, precision or layout that is not known, or that
+            contradicts itself.
+    """
+    engine = _Engine.of(request, catalogue)
+    reasons = tuple(engine.refusals())
+    parts, framework = engine.parts("first"), engine.framework
+    length, cache = engine.started.max_model_len, float(engine.parts("tightest").kv_bytes[0])
+    per_token = engine.sequence_bytes(length) / length
+    return MemoryDocument(
+        starts=not reasons,
+        reasons=reasons,
+        framework=framework.name,
+        version=framework.release.version,
+        memory=GpuMemory(
+            weights_bytes=round(float(parts.weights_bytes[0])),
+            activation_bytes=round(float(parts.activation_bytes[0])),
+            graph_bytes=round(float(parts.graph_bytes[0])),
+            other_bytes=round(float(parts.other_bytes[0])),
+            kv_cache_bytes=round(float(parts.kv_bytes[0])),
+            kv_bytes_per_token=per_token,
+            kv_cache_tokens=int(max(cache, 0.0) // per_token),
+            logged_kv_tokens=engine.logged_tokens,
+        ),
+        largest=Largest(context_tokens=engine.longest(), concurrency=round(engine.requests(length), 2)),
+        notes=tuple(filter(None, engine.notes(catalogue, bool(reasons)))),
+        provenance=_provenance(),
+    )
+
+
+def _provenance() -> Provenance:
+    return Provenance(
+        package=PACKAGE,
+        package_version=version(PACKAGE),
+        cost_model_version=NOT_USED,
+        pack=NOT_USED,
+        pack_version=NOT_USED,
+        pack_hash=NOT_USED,
+        attribution="",
+        notes=(),
+    )
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """What was asked, understood; ``refused``: why no engine is laid out so, empty where one is."""
+
+    loaded: Loaded
+    layouts: Layouts
+    started: Started
+    refused: str
+
+    @classmethod
+    def of(cls, request: MemoryRequest, catalogue: Catalogue) -> _Engine:
+        model, gpu = architecture_of(request.model), catalogue.find_gpu(request.gpu)
+        framework = find_framework(request.framework)
+        precision = choose_precision(model, request.precision, request.kv_precision)
+        layout = completed(model, {name: getattr(request, name) for name in DEGREES})
+        if request.num_gpus not in (None, layout.gpus):
+            raise InputError(
+                f"num_gpus: {request.num_gpus} is not tp × pp × dp = {layout.gpus}",
+                "correct the degrees or leave num_gpus blank",
+            )
+        layouts = Layouts.of([degrees_of(layout)])
+        node = catalogue.default_node(gpu).gpus
+        cannot = framework.missing_hardware(precision, gpu)
+        why = cannot or refused_on_nodes(model, precision, framework, layouts, node)[0]
+        started = Recipe(**request.recipe).started(framework, gpu, model)
+        return cls(Loaded(model, precision, framework, gpu, request.draft), layouts, started, why or "")
+
+    @property
+    def model(self) -> Architecture:
+        return self.loaded.model
+
+    @property
+    def framework(self) -> Framework:
+        return self.loaded.framework
+
+    @property
+    def gpu(self) -> Gpu:
+        return self.loaded.gpu
+
+    def parts(self, stage: Literal["first", "tightest"]) -> Memory:
+        started = self.started
+        budget = np.array([started.max_num_batched_tokens])
+        limits = StepLimits(budget, started.max_num_seqs, started.gpu_memory_utilization)
+        return engine_memory(self.loaded, self.layouts, limits, stage)
+
+    @cached_property
+    def cache(self) -> float:
+        """Bytes of cache on the GPU that binds."""
+        return float(self.parts("tightest").kv_bytes[0])
+
+    @cached_property
+    def pages(self) -> Pages | None:
+        """The pool that the cache is kept in; None where the framework, or a model's layers, know none that is
+        modelled."""
+        caches = layer_caches(self.model, self.loaded.precision, self.layouts, drafting=self.loaded.drafting)
+        paged = self.framework.memory.logged_tokens != "plain"
+        if not paged or not caches or any(each.token_bytes and each.state_bytes for each in caches):
+            return None
+        return Pages.of(caches, self.framework.scheduler.block_tokens)
+
+    def sequence_bytes(self, tokens: int) -> float:
+        """Cache of one sequence."""
+        kept = kv_bytes_per_sequence(
+            self.model, self.loaded.precision, self.layouts, float(tokens), drafting=self.loaded.drafting
+        )
+        return float(kept[0])
+
+    def requests(self, tokens: int) -> float:
+        """Requests of that length which fit at once."""
+        if self.pages is None:
+            return max(self.cache, 0.0) / self.sequence_bytes(tokens)
+        return self.pages.requests(self.cache, tokens, self.started.max_num_batched_tokens)
+
+    @property
+    def logged_tokens(self) -> int:
+        """Tokens of cache as the log counts them."""
+        length = self.started.max_model_len
+        if self.pages is None or self.framework.memory.logged_tokens == "requests":
+            return int(self.requests(length) * length)
+        return self.pages.logged_tokens(self.cache)
+
+    def longest(self) -> int:
+        """The longest request that fits alone."""
+        most, budget = self.model.max_context_tokens, self.started.max_num_batched_tokens
+        if self.pages is not None:
+            return self.pages.longest(self.cache, most, budget)
+        low, high = 0, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.requests(middle) >= 1 else (low, middle - 1)
+        return low
+
+    def refusals(self) -> Iterator[str]:
+        """Why the engine does not start."""
+        if self.refused:
+            yield self.refused
+            return
+        parts, facts = self.parts("tightest"), self.framework.memory
+        share, visible = self.started.gpu_memory_utilization, self.gpu.visible_memory_bytes
+        free = self.gpu.memory_bytes - float(parts.context_bytes[0])
+        weights, cache = float(parts.weights_bytes[0]), self.cache
+        if weights > free:
+            yield f"the weights take {_gib(weights)} of each {self.gpu.name}, of which {_gib(free)} are free"
+        elif facts.share_of == "gpu" and share * visible > free:
+            yield (
+                f"a share of {share:g} of {self.gpu.name} is {_gib(share * visible)}, of which {_gib(free)} are free "
+                "when the engine starts"
+            )
+        elif cache <= 0:
+            yield (
+                f"weights ({_gib(weights)}), activations ({_gib(float(parts.activation_bytes[0]))}) and the rest leave "
+                f"no room for a cache within a share of {share:g}: {_gib(-cache)} are lacking"
+            )
+        elif facts.holds_longest and self.requests(self.started.max_model_len) < 1:
+            length = self.started.max_model_len
+            yield (
+                f"the cache of {_gib(cache)} holds no request of max_model_len={length:,}, which takes "
+                f"{_gib(self.sequence_bytes(length))}; the longest that fits has {self.longest():,} tokens"
+            )
+
+    def notes(self, catalogue: Catalogue, fails: bool) -> Iterator[str]:
+        """What a reader should know, empty texts among it."""
+        yield self.framework.told(("memory", "defaults"))
+        yield self.started.told(self.framework, self.gpu)
+        yield self.framework.told_of_weights(self.loaded.precision, self.gpu)
+        if int(self.layouts.pp[0]) > 1:
+            last = float(self.parts("first").kv_bytes[0]) - self.cache
+            yield f"bytes are of the first stage; tokens are of the last, which samples and has {_gib(last)} less cache"
+        if not fails and self.requests(self.started.max_model_len) < 1:
+            yield f"requests of more than {self.longest():,} tokens do not fit into the cache, and are refused"
+        if fails and not self.refused:
+            found = [words for words, variant in self._ways_out(catalogue) if not any(variant.refusals())]
+            yield f"it would start with {', or with '.join(found)}" if found else "no single option makes it start"
+
+    def _ways_out(self, catalogue: Catalogue) -> Iterator[tuple[str, _Engine]]:
+        """(one option changed, the engine with it), each a thing to try."""
+        flags, started = self.framework.command.flags, self.started
+
+        def recipe(**changes: Any) -> _Engine:
+            return replace(self, started=replace(started, **changes))
+
+        if (longest := self.longest()) and longest < started.max_model_len:
+            yield f"{flags['max_model_len']} {longest}", recipe(max_model_len=longest)
+        share, most = started.gpu_memory_utilization, 0.98
+        shares = [round(each / 100, 2) for each in range(50, round(most * 100) + 1)]
+        around = sorted((each for each in shares if each != share), key=lambda each: (each < share, abs(each - share)))
+        fitting = _first(around, lambda each: recipe(gpu_memory_utilization=each))
+        if fitting is not None:
+            yield f"{flags['memory_fraction']} {fitting:g}", recipe(gpu_memory_utilization=fitting)
+        sequences = _first(
+            [each for each in (512, 256, 128, 64, 32) if each < started.max_num_seqs],
+            lambda each: recipe(max_num_seqs=int(each)),
+        )
+        if sequences is not None:
+            yield f"{flags['max_sequences']} {sequences:g}", recipe(max_num_seqs=int(sequences))
+        precision = self.loaded.precision
+        if precision.kv != "fp8":
+            yield "an fp8 KV cache", replace(self, loaded=replace(self.loaded, precision=replace(precision, kv="fp8")))
+        for tp in (2 * int(self.layouts.tp[0]) * 2**i for i in range(4)):
+            row = dict(zip(DEGREES, self.layouts.row(0), strict=True)) | {"tp": tp, "ep": 1}
+            row["moe_tp"] = tp * row["dp"] if self.model.is_moe else 1
+            layouts = Layouts.of([tuple(row.values())])
+            node = catalogue.default_node(self.gpu).gpus
+            legal = refused_on_nodes(self.model, precision, self.framework, layouts, node)[0] is None
+            wider = replace(self, layouts=layouts)
+            if tp <= node and legal and not any(wider.refusals()):
+                yield f"{flags['tp']} {tp}", wider
+                return
+
+
+def _first(values: list[float] | list[int], variant: Callable[[float], _Engine]) -> float | None:
+    """The first value whose engine starts."""
+    return next((each for each in values if not any(variant(each).refusals())), None)
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:,.2f} GiB"
