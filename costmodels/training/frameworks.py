@@ -85,7 +85,7 @@ def find_training_framework(text: str) -> TrainingFramework:
     name, _, release = text.strip().partition("@")
     facts = _facts()
     if name not in facts:
-        raise UnknownName("framework", name, facts, f"choose from {', '.join(facts)}")
+        raise UnknownName("framework", name, facts)
     entry = dict(facts[name])
     said = release.removeprefix("v").removeprefix("core_r").removeprefix("core_v")
     for other in entry.pop("releases"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from api.cli.console import flowing, write_text
+from api.cli.console import as_json_text, flowing, write_text
 from api.cli.options import SHOWN, Quiet
 from api.cli.output import check_target, write_atomically
 from api.cli.requests import measured_stores
@@ -264,6 +264,12 @@ def _hand_over(answer: pd.DataFrame, output: Path | None, as_json: bool) -> None
     if output is not None:
         write_atomically(output, answer.to_csv(index=False))
     if as_json:
-        write_text(answer.to_json(orient="records", indent=1, force_ascii=False) + "\n")
+        write_text(as_json_text([_as_json(row) for row in answer.to_dict("records")]))
     elif output is None:
         write_text(answer.to_csv(index=False))
+
+
+def _as_json(row: dict[Any, Any]) -> dict[str, Any]:
+    """Blank cells as null (an ``error`` that is none stays empty), and ``fits`` as what it is."""
+    out = {str(name): None if value == "" and name != "error" else value for name, value in row.items()}
+    return {**out, "fits": {"true": True, "false": False}.get(out["fits"])}
