@@ -30,7 +30,7 @@ from costmodels.training.layer_time import (
     layer_times,
 )
 from costmodels.training.layouts import ZERO_BUBBLE, TrainingLayouts
-from costmodels.training.memory import effective_sharding, expert_shards, recomputed_share
+from costmodels.training.memory import adds_up_whole, effective_sharding, expert_shards, recomputed_share
 from costmodels.training.setting import Parameters, Setting, parameters
 
 PARTS = (
@@ -272,8 +272,9 @@ class _Stages:
         # Else once an iteration: behind the backward pass of the last micro-batch, the forward of the first.
         once_r = exposed(reduce_us, backward, layers) if "gradients" in facts.hidden else reduce_us
         once_g = exposed(gather_us, forward, layers) if "parameters" in facts.hidden else gather_us
-        if facts.name == "deepspeed":  # ZeRO-2 reduces in each micro-batch
-            once_r = np.where(every == 2, m * exposed(reduce_us, backward, layers), once_r)
+        # Sharded gradients are reduced in each micro-batch, unless they add up whole.
+        each = (every == 2) & ~adds_up_whole(self.setting, layouts)[:, None]
+        once_r = np.where(each, m * exposed(reduce_us, backward, layers), once_r)
         there = layouts.stages
         reduction = np.where(there, np.where(every == 3, often, once_r), 0.0)
         return reduction, np.where(there & ((every == 1) | (every == 2)), once_g, 0.0)

@@ -133,6 +133,11 @@ def effective_sharding(setting: Setting, layouts: TrainingLayouts) -> np.ndarray
     return np.where(kept, 2, layouts.sharding)
 
 
+def adds_up_whole(setting: Setting, layouts: TrainingLayouts) -> np.ndarray:
+    """Whether sharded gradients add up unsharded over the micro-batches of a pipeline, to be reduced once."""
+    return np.asarray((layouts.pp > 1) & (layouts.sharding >= 1) & setting.framework.keeps_weights_gathered)
+
+
 def expert_shards(layouts: TrainingLayouts) -> Floats:
     """Ranks that share the states of an expert, shape [n]: all its copies, or their part of a hybrid group."""
     hybrid = layouts.shard_ranks / (layouts.dp * layouts.cp)
@@ -145,16 +150,19 @@ def _states(setting: Setting, layouts: TrainingLayouts, held: Parameters) -> tup
     dense, experts = held.stages(layouts)
     asked, run = layouts.sharding[:, None], effective_sharding(setting, layouts)[:, None]
     weights, gradients, optimizer = (np.zeros_like(dense) for _ in range(3))
-    per_gradient = np.where(asked >= facts.gradients_16bit_from, 2.0, facts.gradients)
     for count, shards in ((dense, layouts.shard_ranks), (experts, expert_shards(layouts))):
         split = np.asarray(shards, dtype=np.float64)[:, None]
+        shared = split > 1  # one rank has nobody to share with: whatever the stage, it holds the same
+        per_gradient = np.where(shared & (asked >= facts.gradients_16bit_from), 2.0, facts.gradients)
         if facts.flat_states:
             # At rest there are the 32-bit parameters, sharded or (stage 0) whole, and a gathered 16-bit copy only
             # where it is kept.
             sharded = np.where(asked >= 1, split, 1.0)
-            weights += count * facts.master / sharded + np.where((asked >= 1) & (run < 3), count * facts.weights, 0.0)
+            weights += count * facts.master / sharded + np.where(
+                shared & (asked >= 1) & (run < 3), count * facts.weights, 0.0
+            )
             optimizer += count * trained * setting.moments / sharded
-            several = (asked >= 1) & (run < 3) & (layouts.microbatches > 1)[:, None]
+            several = shared & (layouts.microbatches > 1)[:, None] & adds_up_whole(setting, layouts)[:, None]
             gradients += count * trained * (per_gradient / sharded + np.where(several, facts.reduce, 0.0))
         else:
             weights += count * facts.weights / np.where(run >= 3, split, 1.0)
@@ -230,7 +238,7 @@ def _transient(setting: Setting, layouts: TrainingLayouts, layers: list[LayerAct
     out = np.zeros(layouts.layers.shape[:2])
     sharded = effective_sharding(setting, layouts) == 3
     for k, (layer, kind) in enumerate(zip(layers, setting.model.kinds, strict=True)):
-        recomputed = np.where(layouts.recomputed > 0, layer.whole[:, None], (layer.whole - layer.kept)[:, None])
+        recomputed = _recomputed_beside(layouts, layer)
         # The input of a split product is gathered again for its weight gradient.
         again = np.where(layouts.sequence_parallel & (layouts.tp > 1), 2.0 * hidden, 0.0)
         work = (recomputed + (layer.gradients + again)[:, None]) * tokens[:, None]
@@ -249,6 +257,16 @@ def _transient(setting: Setting, layouts: TrainingLayouts, layers: list[LayerAct
     # The embedding's and the head's weight gradient, and with FSDP its 32-bit copy for the reduction.
     scale = np.where(sharded, facts.weights + facts.reduce, facts.weights * facts.wgrad_scratch) * setting.trained_share
     return np.maximum(out, ends * scale[:, None])
+
+
+def _recomputed_beside(layouts: TrainingLayouts, layer: LayerActivations) -> Floats:
+    """Bytes a token that recomputation needs beside what is held, shape [n, stages]. Layers that are recomputed whole
+    are the first of a stage, whose backward passes come last: by then the activations of the others are gone."""
+    count = layouts.layers.sum(axis=2)
+    others = np.maximum(count - layouts.recomputed, 0.0)
+    whole = (layer.whole - layer.block)[:, None] - others * layer.kept[:, None]
+    selective = np.where(others > 0, (layer.whole - layer.kept)[:, None], 0.0)
+    return np.where(layouts.recomputed > 0, np.maximum(whole, selective), (layer.whole - layer.kept)[:, None])
 
 
 def _widest(ffn: TrainedFeedForward, hidden: int, layouts: TrainingLayouts) -> Floats:

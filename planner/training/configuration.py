@@ -118,8 +118,18 @@ class HardwareNames:
 
     def __init__(self, catalogue: Catalogue = SHIPPED) -> None:
         self.catalogue = catalogue
-        self.gpu = cache(catalogue.find_gpu)
+        self.gpu = cache(self._gpu)
         self.fabric = cache(catalogue.find_fabric)
+
+    def _gpu(self, name: str) -> Gpu:
+        """The GPU type that ``name`` names, itself or by the server that it comes in (DGX-H100)."""
+        try:
+            return self.catalogue.find_gpu(name)
+        except UnknownName as unknown:
+            try:
+                return self.catalogue.find_gpu(self.catalogue.find_node(name).gpu)
+            except UnknownName:
+                raise unknown from None
 
     def node(self, gpu: Gpu) -> Node:
         return self.catalogue.default_node(gpu)
@@ -331,6 +341,9 @@ class _Reader:
             raise InputError(
                 f"schedule: {framework.full_name} has no {text}", f"choose from {', '.join(framework.schedules)}"
             )
+        if text == "1f1b" and vpp > 1:
+            text = "interleaved"  # what 1F1B over virtual stages is called
+            self.default("schedule", "interleaved (1f1b with vpp)")
         if (text == "interleaved") != (vpp > 1) and pp > 1:
             raise InputError(f"schedule: {text} with vpp {vpp}", "interleaved means vpp of 2 or more, and only it does")
         return SCHEDULES.index(text)

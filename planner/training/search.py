@@ -279,21 +279,30 @@ class _Searching:
 
     def _stage_bounds(self, layouts: TrainingLayouts, times: LayerTimes) -> Floats:
         """Least time of each, shape [n]: the least τ at which the stages, each holding no more layers than τ and its
-        memory allow, hold the whole model. Of several kinds, of the most frequent alone. Infinite where none does."""
+        memory allow, hold the whole model. Of several kinds, of the most frequent alone. Infinite where none does.
+
+        Some stage has at least ⌈L ÷ pp⌉ of those layers, and exchanges once what they ask for; that grows with the
+        layers but for the latencies of exchanges, for which a thousandth is let go."""
         counts = self._counts()
         kind = int(counts.argmax())
         most = int(layouts.pp.max())
         n = len(layouts)
 
-        def measured(held: int, again: int) -> tuple[Floats, Floats]:
+        there = np.arange(most) < layouts.pp[:, None]
+
+        def holding(held: int | Ints, again: int = 0) -> TrainingLayouts:
             layers = np.zeros((n, most, len(counts)))
-            layers[:, :, kind] = np.where(np.arange(most) < layouts.pp[:, None], held, 0)
-            row = layouts.with_stages(layers, np.full((n, most), float(again)))
+            layers[:, :, kind] = np.where(there, np.reshape(held, (-1, 1)), 0)
+            return layouts.with_stages(layers, np.full((n, most), float(again)))
+
+        def measured(held: int, again: int) -> tuple[Floats, Floats]:
+            row = holding(held, again)
             costs = stage_costs(self.setting, self.links, row, times)
             return costs.time, training_memory(self.setting, row).used()
 
-        (t1, m1), (t2, m2), (t3, m3), (t4, m4) = (measured(*each) for each in ((1, 0), (2, 0), (2, 1), (2, 2)))
-        there = np.arange(most) < layouts.pp[:, None]
+        fullest = stage_costs(self.setting, self.links, holding(-(-int(counts[kind]) // layouts.pp)), times)
+        once = np.where(there, fullest.rest, np.inf).min(axis=1) * 0.999
+        (t1, m1), (t2, m2), (t3, m3), (t4, m4) = (measured(*each) for each in ((1, 0), (2, 0), (3, 0), (3, 1)))
         each_t, each_m = t2 - t1, m2 - m1
         end_t, end_m = t1 - each_t, m1 - each_m
         again_t, again_m = t4 - t3, np.maximum(m3 - m4, 0.0)  # what recomputing one more costs, and frees
@@ -330,7 +339,7 @@ class _Searching:
         work = work + times.ends.sum(axis=(0, 1))
         tau = np.maximum(low, work / layouts.pp)
         idle = self._idle(layouts, times)
-        bound = (layouts.microbatches - idle) * tau + idle * work
+        bound = (layouts.microbatches - idle) * tau + idle * work + once + 2.0 * (layouts.pp - 1) * fullest.hop
         return np.where(possible, bound, np.inf)
 
     # -------------------------------------------------------------- one combination, exactly

@@ -51,10 +51,14 @@ def test_parts_add_up_to_what_is_allocated() -> None:
     assert (told.used(expandable=False) >= told.used()).all()
 
 
-def test_states_without_data_parallelism_do_not_depend_on_the_sharding_stage() -> None:
-    states = [memory(sharding=stage, global_batch=8).states[0, 0] for stage in (0, 1, 2, 3)]
-    assert states == pytest.approx([states[0]] * 4)
-    assert states[0] == pytest.approx(18 * 8.03e9, rel=0.002)  # 2 + 4 + 4 + 8 bytes a parameter
+@pytest.mark.parametrize(
+    ("framework", "each"), [("megatron", 18), ("megatron-deepspeed", 18), ("deepspeed", 18), ("torchtitan", 16)]
+)
+def test_states_without_data_parallelism_do_not_depend_on_the_sharding_stage(framework: str, each: int) -> None:
+    told = [memory(framework=framework, sharding=stage, global_batch=8) for stage in (0, 1, 2, 3)]
+    for part in ("weights", "gradients", "optimizer"):
+        assert [getattr(one, part)[0, 0] for one in told] == pytest.approx([getattr(told[0], part)[0, 0]] * 4)
+    assert told[0].states[0, 0] == pytest.approx(each * 8.03e9, rel=0.002)
 
 
 def test_each_stage_of_sharding_holds_less() -> None:
@@ -67,12 +71,15 @@ def test_hybrid_sharding_shares_among_its_group() -> None:
     assert narrow.optimizer[0, 0] == pytest.approx(2 * wide.optimizer[0, 0])
 
 
-def test_recomputing_more_never_raises_memory() -> None:
-    used = [
-        memory(dp=8, recompute=each).allocated.max()
-        for each in ("none", "selective:layernorm", "full:8", "full:24", "full")
-    ]
+@pytest.mark.parametrize("layout", [{"dp": 8}, {"pp": 4, "dp": 2}, {"pp": 4, "vpp": 4, "tp": 2, "dp": 1}])
+@pytest.mark.parametrize("framework", ["megatron", "torchtitan"])
+def test_recomputing_more_never_raises_memory(framework: str, layout: dict[str, Any]) -> None:
+    selective = "selective:op" if framework == "torchtitan" else "selective:layernorm"
+    each = [*(f"full:{n}" for n in range(1, 32 // layout.get("pp", 1))), "full"]
+    used = [memory(framework=framework, **layout, recompute=r).allocated.max() for r in ("none", *each)]
     assert used == sorted(used, reverse=True)
+    some = memory(framework=framework, **layout, recompute=selective).allocated.max()
+    assert used[-1] <= some <= used[0]
 
 
 def test_more_micro_batches_in_flight_never_lower_memory() -> None:

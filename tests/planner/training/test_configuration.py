@@ -73,6 +73,10 @@ def test_a_column_that_is_nearly_known_is_refused_and_one_that_is_there_twice() 
         column_names(["global_batch", "gbs"])
 
 
+def test_a_gpu_may_be_named_by_its_server() -> None:
+    assert read(gpu="DGX-H100").gpu.name == "H100-SXM"
+
+
 def test_dp_follows_from_the_gpus() -> None:
     c = read(dp="", num_gpus=32, tp=4, pp=2)
     assert c.dp == 4
@@ -93,6 +97,12 @@ def test_recomputation_is_read(text: str, selective: tuple[str, ...], whole: int
     c = read(recompute=text)
     assert c.selective == sum(1 << RECOMPUTED.index(part) for part in selective)
     assert c.recomputed == whole
+
+
+def test_1f1b_over_virtual_stages_is_interleaved() -> None:
+    c = read(pp=4, vpp=2, dp=2, schedule="1F1B")
+    assert SCHEDULES[c.schedule] == "interleaved"
+    assert "schedule=interleaved (1f1b with vpp)" in c.defaults
 
 
 def test_schedules_attention_and_sharding_are_read() -> None:
