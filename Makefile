@@ -48,6 +48,7 @@ bench-experts: $(STAMP)
 # Published training runs and measured memory; every table in-sample and with the source left out.
 bench-training: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.training
+	$(BIN)/python -m tests.benchmarks.readme
 
 # Public end-to-end runs, ours and the peer's predictions; `calibrate` after the module's name refits the constants.
 bench-silicon: $(STAMP)
