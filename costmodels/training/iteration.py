@@ -104,6 +104,7 @@ class StageCosts:
         time: one micro-batch, forward, backward, recomputation and the transfers that it waits for, [n, stages].
         parts: of which, by part, shape [n, stages] each.
         reduction, gathering, optimizer: once an iteration, what is exposed, shape [n, stages] each.
+        least: of these together, however much computation there is to hide behind.
         hop: one transfer between neighbouring stages, shape [n].
         idle: z, shape [n].
     """
@@ -113,6 +114,7 @@ class StageCosts:
     reduction: Floats
     gathering: Floats
     optimizer: Floats
+    least: Floats
     hop: Floats
     idle: Floats
 
@@ -197,9 +199,17 @@ class _Stages:
         waits = (hop * self._steady_hops())[:, None]
         parts["pipeline_transfers"] = np.where(layouts.stages & (layouts.pp > 1)[:, None], waits, 0.0)
         time = np.asarray(sum(parts.values()))
-        reduction, gathering = self._replicas(parts)
+        reduction, gathering, least = self._replicas(parts)
+        optimizer = self._optimizer_us()
         return StageCosts(
-            time, parts, reduction, gathering, self._optimizer_us(), hop, idle_part(self.setting, self.layers, layouts)
+            time,
+            parts,
+            reduction,
+            gathering,
+            optimizer,
+            least + optimizer,
+            hop,
+            idle_part(self.setting, self.layers, layouts),
         )
 
     # -------------------------------------------------------------- one micro-batch of each stage
@@ -254,8 +264,9 @@ class _Stages:
 
     # -------------------------------------------------------------- replicas
 
-    def _replicas(self, parts: dict[str, Floats]) -> tuple[Floats, Floats]:
-        """(gradient reduction, parameter gathering) that computation does not hide, µs, shape [n, stages]."""
+    def _replicas(self, parts: dict[str, Floats]) -> tuple[Floats, Floats, Floats]:
+        """(gradient reduction, parameter gathering) that computation does not hide, and the least of both that any
+        computation leaves; µs, shape [n, stages] each."""
         layouts, facts = self.layouts, self.setting.framework
         forward, backward = self._passes(parts)
         every = effective_sharding(self.setting, layouts)[:, None]
@@ -277,7 +288,14 @@ class _Stages:
         once_r = np.where(each, m * exposed(reduce_us, backward, layers), once_r)
         there = layouts.stages
         reduction = np.where(there, np.where(every == 3, often, once_r), 0.0)
-        return reduction, np.where(there & ((every == 1) | (every == 2)), once_g, 0.0)
+        gathering = np.where(there & ((every == 1) | (every == 2)), once_g, 0.0)
+        lost = training_calibration().hidden_cost
+        least_r = reduce_us * (lost if "gradients" in facts.hidden else 1.0)
+        least_r = np.where(each, m * lost * reduce_us, least_r)
+        least_g = gather_us * (lost if "parameters" in facts.hidden else 1.0)
+        least = np.where(every == 3, m * (copies + lost * (gathers * gather_us + reduce_us)), least_r)
+        least = least + np.where((every == 1) | (every == 2), least_g, 0.0)
+        return reduction, gathering, np.where(there, least, 0.0)
 
     def _passes(self, parts: dict[str, Floats]) -> tuple[Floats, Floats]:
         """(forward, backward) time of one micro-batch by stage."""

@@ -13,6 +13,7 @@ from costmodels.training.memory import training_memory
 from costmodels.training.setting import OPTIMIZERS, Setting
 from planner.contract.clusters import Pool
 from planner.contract.published import validated
+from planner.training.closest import closest
 from planner.training.document import TrainingPlan, parse_training_plan
 from planner.training.machines import Machines, Progress
 from planner.training.report import assemble
@@ -165,8 +166,10 @@ def _nothing(setting: Setting, request: TrainingRequest, planned: list[Planned])
     gpus = each.pool.gpus
     more = next((gpus * 2**power for power in range(1, 11) if _fits(setting, request, each, gpus * 2**power)), None)
     smallest = _smallest(setting, request, each, gpus, more) if more else None
-    counts = each.found.refused.counts
-    reason = max(counts, key=lambda name: counts[name])
+    near = closest(setting, request, gpus, each.pool.gpus_per_node)
+    assert near is not None  # some layout is legal
+    binding = f"stage {near.stage} of the leanest layout ({near.label}) takes {near.bytes / 2**30:.0f} GiB of "
+    binding += f"{each.gpu.memory_bytes / 2**30:.0f}, most of it {near.part}"
     way = (
         f"have {smallest:,} × {each.gpu.name}"
         if smallest
@@ -177,9 +180,9 @@ def _nothing(setting: Setting, request: TrainingRequest, planned: list[Planned])
     if request.sharding is not None and 3 not in request.sharding:
         way += ", or sharding 3"
     return Infeasible(
-        f"cluster: {setting.model.name} does not fit on {gpus:,} × {each.gpu.name}: {reason}",
+        f"cluster: {setting.model.name} does not fit on {gpus:,} × {each.gpu.name}: {binding}",
         way,
-        binding=reason,
+        binding=binding,
         smallest_gpus=smallest,
     )
 

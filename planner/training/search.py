@@ -279,10 +279,7 @@ class _Searching:
 
     def _stage_bounds(self, layouts: TrainingLayouts, times: LayerTimes) -> Floats:
         """Least time of each, shape [n]: the least τ at which the stages, each holding no more layers than τ and its
-        memory allow, hold the whole model. Of several kinds, of the most frequent alone. Infinite where none does.
-
-        Some stage has at least ⌈L ÷ pp⌉ of those layers, and exchanges once what they ask for; that grows with the
-        layers but for the latencies of exchanges, for which a thousandth is let go."""
+        memory allow, hold the whole model. Of several kinds, of the most frequent alone. Infinite where none does."""
         counts = self._counts()
         kind = int(counts.argmax())
         most = int(layouts.pp.max())
@@ -300,8 +297,6 @@ class _Searching:
             costs = stage_costs(self.setting, self.links, row, times)
             return costs.time, training_memory(self.setting, row).used()
 
-        fullest = stage_costs(self.setting, self.links, holding(-(-int(counts[kind]) // layouts.pp)), times)
-        once = np.where(there, fullest.rest, np.inf).min(axis=1) * 0.999
         (t1, m1), (t2, m2), (t3, m3), (t4, m4) = (measured(*each) for each in ((1, 0), (2, 0), (3, 0), (3, 1)))
         each_t, each_m = t2 - t1, m2 - m1
         end_t, end_m = t1 - each_t, m1 - each_m
@@ -339,8 +334,24 @@ class _Searching:
         work = work + times.ends.sum(axis=(0, 1))
         tau = np.maximum(low, work / layouts.pp)
         idle = self._idle(layouts, times)
-        bound = (layouts.microbatches - idle) * tau + idle * work + once + 2.0 * (layouts.pp - 1) * fullest.hop
+        bound = (layouts.microbatches - idle) * tau + idle * work + self._once(layouts, times)
         return np.where(possible, bound, np.inf)
+
+    def _once(self, layouts: TrainingLayouts, times: LayerTimes) -> Floats:
+        """Least time of what is done once an iteration, and of filling the pipeline, shape [n]. Some stage has at least
+        ⌈L ÷ pp⌉ layers of the most frequent kind, and what they exchange once grows with them but for latencies, for
+        which a thousandth is let go; an end of the model beside them only adds to it. Layers of several kinds may hide
+        each other's exchanges, but for what any computation leaves of them."""
+        counts = self._counts()
+        kind = int(counts.argmax())
+        layers = np.zeros((len(layouts), 3, len(counts)))
+        layers[:, :, kind] = -(-int(counts[kind]) // layouts.pp)[:, None]
+        inner = replace(layouts, pp=np.where(layouts.pp > 1, 3, 1)).with_stages(layers, np.zeros(layers.shape[:2]))
+        costs = stage_costs(self.setting, self.links, inner, times)
+        rest = costs.rest if len(counts) == 1 else costs.least
+        least = np.where(layouts.pp > 1, rest[:, 1], rest[:, 0]) * 0.999
+        hop = stage_costs(self.setting, self.links, layouts, times).hop
+        return np.asarray(least + 2.0 * (layouts.pp - 1) * hop)
 
     # -------------------------------------------------------------- one combination, exactly
 

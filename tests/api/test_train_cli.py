@@ -88,6 +88,7 @@ def test_what_cannot_fit_exits_with_3(run: Runner) -> None:
             "8",
             "--seq-len",
             "4096",
+            *("--tp", "8", "--cp", "1", "--micro-batch", "1"),
         ),
         3,
     )

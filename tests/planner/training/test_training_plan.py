@@ -118,14 +118,22 @@ def test_several_pools_are_compared() -> None:
 
 
 def test_what_does_not_fit_says_the_smallest_cluster_that_would() -> None:
+    large: dict[str, Any] = {
+        "model": "meta-llama/Llama-3.1-405B",
+        "global_batch": 64,
+        "tp": [8],
+        "cp": [1],
+        "micro_batch": [1],
+    }
     with pytest.raises(Infeasible) as raised:
-        plan(model="meta-llama/Llama-3.1-405B", cluster="8xH100", global_batch=64)
+        plan(**large, cluster="8xH100")
     assert raised.value.exit_code == 3
-    assert "does not fit on 8 × H100-SXM" in raised.value.message
+    assert "does not fit on 8 × H100-SXM: stage 0 of the leanest layout (TP8" in raised.value.message
+    assert "most of it optimizer" in raised.value.message
     smallest = raised.value.details["smallest_gpus"]
     assert isinstance(smallest, int)
     assert f"have {smallest:,} × H100-SXM" in raised.value.hint
-    assert plan(model="meta-llama/Llama-3.1-405B", cluster=f"{smallest}xH100", global_batch=64)
+    assert plan(**large, cluster=f"{smallest}xH100")
 
 
 def test_restrictions_that_leave_nothing_say_so() -> None:
