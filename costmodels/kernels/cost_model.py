@@ -39,12 +39,13 @@ from costmodels.operations.registry import families
 from costmodels.operations.roofline import Columns, Hardware
 from profiles.boxes import Box, unlike_boxes
 from profiles.descriptions import catalogue_with
+from profiles.exclusions import exclusions
 from profiles.hardware import Catalogue, Gpu, Topology
 from profiles.measurements import DTYPES
 from profiles.shipped import shipped
 from profiles.store import ProfileStore, shipped_pack
 
-MODEL_VERSION = "4"
+MODEL_VERSION = "5"
 """Raised whenever features, fitting, formulas or files change: cached forests of another version are not used."""
 
 CACHE_VARIABLE = "SHARDWRIGHT_CACHE"
@@ -198,6 +199,7 @@ class CostModel:
                 if (each := learnt.get(DTYPES[dtype])) is not None:
                     rows = "1 measured row is" if each.rows == 1 else f"{each.rows:,} measured rows are"
                     lines.append(f"{what}: {rows} laid over the pack, {described_shift(each.shift)}")
+            lines += self._excluded_notes(operation, asked)
             lines += [
                 f"{operation} among {' and '.join(map(str, box.num_gpus))} {box.gpu}: rows of a box of another kind "
                 f"({box.joined_by}) are left out"
@@ -205,6 +207,19 @@ class CostModel:
                 if box.gpu == self.gpu.name
             ]
         return tuple(lines)
+
+    def _excluded_notes(self, operation: str, asked: set[int]) -> list[str]:
+        """Whole precisions of this framework and GPU that are listed as wrong."""
+        names = {DTYPES[dtype] for dtype in asked}
+        return [
+            f"{operation} in {dtype}: rows of {self.framework} on {self.gpu.name} are left out: {entry.because}"
+            for entry in exclusions(self.store.manifest.name, operation)
+            for rows in entry.rows
+            if rows.may_have("framework", self.framework) and rows.may_have("gpu", self.gpu.name)
+            if set(rows.where) == {"framework", "gpu", "dtype"} and not rows.splits
+            for dtype in rows.where["dtype"]
+            if dtype in names
+        ]
 
     def _loaded(self, operation: str) -> _Loaded:
         if operation not in self._kernels:
@@ -254,7 +269,8 @@ class CostModel:
         facts = [array.tolist() for array in (hardware.peak_flops, hardware.bandwidth, hardware.link)]
         known = (hardware.names, hardware.trait_names, hardware.traits.tolist(), facts)
         left_out = [(box.gpu, box.num_gpus) for box in self._left_out(operation)]
-        key = f"{made_by}:{known}:{self.store.manifest.hashes[operation]}:{self.framework}:{left_out}"
+        wrong = [each.rows for each in exclusions(self.store.manifest.name, operation)]
+        key = f"{made_by}:{known}:{self.store.manifest.hashes[operation]}:{self.framework}:{left_out}:{wrong}"
         folder = cache_folder() / "forests" / f"{operation}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         loaded = _read_fitted(folder, self.gpu.name, has_rows=self.gpu.name in hardware.names)
         if loaded is None:

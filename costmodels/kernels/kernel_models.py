@@ -21,6 +21,7 @@ from costmodels.operations.roofline import CODES, Columns, Hardware
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from profiles.boxes import Box, without_rows_of
 from profiles.errors import DataError
+from profiles.exclusions import exclusions, without
 from profiles.hardware import SHIPPED, Catalogue, Gpu
 from profiles.store import ProfileStore
 
@@ -77,9 +78,10 @@ def load_rows(
     left_out: tuple[Box, ...] = (),
 ) -> Rows:
     """The rows that speak for ``framework``: its own, and where a (GPU, precision, kind) has none, a
-    stand-in's; none that were measured in the boxes ``left_out``."""
+    stand-in's; none that were measured in the boxes ``left_out``, or that are listed as wrong."""
     order = sources_of(framework)
     kernel = families().kernel(operation)
+    excluded = exclusions(store.manifest.name, operation)
     names = ["gpu", "num_gpus", "dtype", *kernel.shape_names, "latency_us"]
     parts: list[Rows] = []
     seen = np.zeros(0, np.uint64)
@@ -91,6 +93,7 @@ def load_rows(
         if (same := kernel.one_precision) is not None:
             table = table[table["dtype"].isin(same.dtypes)].assign(dtype=same.dtype)
         table = without_rows_of(left_out, table[table["gpu"].isin(hardware.names)])
+        table = without(excluded, table, row_source, gpu)
         columns = _known(store, operation, table)
         gpu_index = _positions(table["gpu"], hardware.names)
         blocks = _hash([gpu_index, columns["dtype"], *([columns["kind"]] if "kind" in columns else [])])

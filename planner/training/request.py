@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from planner.contract.clusters import MOST_GPUS, Cluster, ClusterInput, cluster_input
+from planner.contract.clusters import MOST_GPUS, Cluster, ClusterInput, cluster_input, counted
 from planner.contract.documents import PLAIN_NUMBER, WHOLE_NUMBERS, Document, checked
 from planner.contract.models import ModelConfig, ModelInput, architecture_of
 from planner.contract.options import Option
@@ -54,6 +54,7 @@ class TrainingRequest(Document):
     cluster: Annotated[
         Cluster,
         BeforeValidator(cluster_input, json_schema_input_type=str | ClusterInput),
+        AfterValidator(counted),
         Field(description="short form (128xH100, 16x8xH100, joined by +, a bundled name) or object"),
         Option("128xH100, 16x8xH100 (nodes x GPUs), a YAML file, or a name (`plan gpus --clusters`).", _ASKED),
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pandas as pd
 
 from profiles.errors import InputError
 from profiles.importers import aiconfigurator
+from profiles.plausibility import findings
 from profiles.store import MANIFEST, ProfileStore
 
 GPUS = ("A100-SXM-80GB", "H100-SXM", "H200", "B200", "B300", "GB200", "L40S", "RTX-PRO-6000")
@@ -325,6 +327,8 @@ def _fill(source: Path | None, out: Path, all_points: bool) -> None:
         kept = rows if all_points else thin(operation, rows)
         parts.setdefault(operation, []).append(kept.assign(latency_us=round_latency(kept["latency_us"])))
     for operation, tables in parts.items():
+        for finding in findings(operation, pd.concat(tables, ignore_index=True)):
+            print(f"doubtful: {finding}", file=sys.stderr)
         store.add(operation, pd.concat(tables, ignore_index=True), where="pack")
 
 

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from api.cli.console import page
-from api.cli.options import SHOWN, AsJson, Output, Quiet, Request, refuse_before_command, takes
+from api.cli.options import SHOWN, AsJson, Output, Quiet, Request, SkipFailed, refuse_before_command, takes
 from api.cli.output import check_target, hand_over
 from api.cli.requests import gathered, measured_stores
 from planner.serving.request import PlanRequest
+from profiles.errors import InputError
 
 EXAMPLE = "plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500"
 
@@ -48,6 +49,7 @@ def plan(
             rich_help_panel=_ASKED,
         ),
     ] = None,
+    skip_failed: SkipFailed = False,
     request: Request = None,
     as_json: AsJson = False,
     output: Output = None,
@@ -80,8 +82,10 @@ def plan(
 
     measured, catalogue = measured_stores(profiles)
     needed = ("model", "cluster", "workload")
-    fields, _ = gathered(asked, request, "request", catalogue, needed=needed, example=EXAMPLE)
+    fields, _ = gathered(asked, request, "request", catalogue, needed=needed, example=EXAMPLE, skip_failed=skip_failed)
     understood = parse_request(fields, catalogue)
+    if skip_failed and understood.workload.recorded is None:
+        raise InputError("--skip-failed: has no effect without a trace", "name one: --workload requests.csv")
     check_target(output)
     architecture = architecture_of(understood.model)  # a misspelt name is refused before the slow imports
     loads = None

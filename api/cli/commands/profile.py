@@ -31,6 +31,9 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+MOST_DOUBTS = 10
+"""Curves of an import that are named as doubtful; the others are counted."""
+
 _ALWAYS = ("latency_us",)  # shown as a column even where it is the same in all rows
 _PROVENANCE = ("kernel", "framework_version", "driver", "torch_version", "cuda_version", "source", "date")
 
@@ -88,7 +91,10 @@ def show(
         str,
         typer.Argument(
             help="gemm, attention_prefill, attention_decode, mla_prefill, mla_decode, mla_bmm, gdn_prefill, "
-            "gdn_decode, dsa_prefill, dsa_decode, moe, collective, memcpy or launch."
+            "gdn_decode, dsa_prefill, dsa_decode, dsa_shared_prefill, dsa_shared_decode, compressed_prefill, "
+            "compressed_decode, block_sparse_prefill, block_sparse_decode, kda_prefill, kda_decode, "
+            "short_conv_prefill, short_conv_decode, state_space_prefill, state_space_decode, hyper_connection, "
+            "encoder_attention, moe, collective, memcpy or launch."
         ),
     ],
     gpu: Annotated[str | None, typer.Option(help="Only this GPU type: H200, A100, ...")] = None,
@@ -238,10 +244,23 @@ def _add(staged: dict[str, list[Path]], into: Path, source: str, catalogue: Cata
     for operation, files in staged.items():
         rows = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
         before = len(store.query(operation, columns=["gpu"]))
+        _doubts(operation, rows)
         total = store.add(operation, rows, where=source)
         counts.append({"operation": operation, "read": len(rows), "new": total - before, "total": total})
         keep(into, rows["gpu"].unique(), catalogue)
     return counts
+
+
+def _doubts(operation: str, rows: pd.DataFrame) -> None:
+    """Says which rows make no sense beside each other; they are taken in all the same."""
+    from profiles.plausibility import findings
+
+    found = sorted(findings(operation, rows), key=lambda each: -each.ratio)
+    out = Console(stderr=True, highlight=False, markup=False)
+    for finding in found[:MOST_DOUBTS]:
+        out.print(f"doubtful: {finding}")
+    if len(found) > MOST_DOUBTS:
+        out.print(f"doubtful: {len(found) - MOST_DOUBTS:,} more curves of {operation}, by smaller factors")
 
 
 def _check_target(into: Path) -> None:

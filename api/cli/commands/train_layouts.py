@@ -272,4 +272,4 @@ def _hand_over(answer: pd.DataFrame, output: Path | None, as_json: bool) -> None
 def _as_json(row: dict[Any, Any]) -> dict[str, Any]:
     """Blank cells as null (an ``error`` that is none stays empty), and ``fits`` as what it is."""
     out = {str(name): None if value == "" and name != "error" else value for name, value in row.items()}
-    return {**out, "fits": {"true": True, "false": False}.get(out["fits"])}
+    return {**out, "fits": {"true": True, "false": False}.get(str(out["fits"]))}

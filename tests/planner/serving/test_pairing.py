@@ -1,5 +1,4 @@
-"""Which prefill engines may hand over to which decode engines: the connector's rules, in the plan and in its
-commands."""
+"""Which prefill engines may hand over to which decode engines: a connector's rules, in the plan and its commands."""
 
 from __future__ import annotations
 
