@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from planner.contract.documents import Document
 from planner.contract.options import Option
+from profiles.errors import InputError
 
 ASKED = "asked"
 """The parameter of a command that gets the fields."""
@@ -30,6 +31,14 @@ Output = Annotated[
 JsonOutput = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Also write the JSON there.")]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress and no notes on standard error.", rich_help_panel=SHOWN)
+]
+SkipFailed = Annotated[
+    bool,
+    typer.Option(
+        "--skip-failed",
+        help="Leave out requests of a trace without output, and count them.",
+        rich_help_panel="The load",
+    ),
 ]
 Edited = Annotated[bool, typer.Option("--edited", help="Go on with a document that was edited since it was made.")]
 Request = Annotated[
@@ -88,6 +97,21 @@ def given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
 
 
+def refuse_before_command(context: typer.Context) -> None:
+    """Options of a group before one of its commands would be silently without effect.
+
+    Raises:
+        InputError: one was given.
+    """
+    before = [name for name in context.params if given(context, name)]
+    if before:
+        option = "--" + before[0].removeprefix("as_").replace("_", "-")
+        raise InputError(
+            f"{option}: has no effect before the command {context.invoked_subcommand!r}",
+            f"put options after it, see `{context.command_path} {context.invoked_subcommand} --help`",
+        )
+
+
 def option_name(request: type[Document], field: str) -> str:
     """``--time-limit`` of the field ``time_limit_s``."""
     return "--" + _name(request.model_fields[field], field).replace("_", "-")
@@ -113,8 +137,8 @@ def _name(info: FieldInfo, field: str) -> str:
 
 
 def _option(option: Option, info: FieldInfo, name: str) -> tuple[Any, Any]:
-    type_ = _plain_type(info.annotation)
-    default = info.default if isinstance(info.default, bool | int | float | str) else None
+    type_ = str if option.text else _plain_type(info.annotation)
+    default = info.default if not option.text and isinstance(info.default, bool | int | float | str) else None
     names = [f"--{name.replace('_', '-')}"] if default is False else []  # a flag has no --no-…
     said = typer.Option(
         *names,

@@ -122,7 +122,7 @@ def _described(layout: Layout) -> str:
 
 
 def _check_memory(group: EngineGroup, job: Job, layouts: Layouts) -> None:
-    tokens = job.shape.tokens
+    tokens = job.workload.longest_tokens
     if cache_tokens(job, layouts, group.limits) < tokens:
         raise InputError(
             f"plan: {group.id} ({group.layout.label}) does not fit into the memory of {group.gpu} with one request of "

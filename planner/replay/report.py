@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from costmodels.estimates import Floats
-from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
+from costmodels.serving.simulator.arrivals import Requests, open_loop
 from costmodels.serving.simulator.capacity import keeps_up
 from costmodels.serving.simulator.outcome import REFUSALS, Metric, Outcome
 from costmodels.serving.simulator.step_table import End
@@ -17,6 +17,7 @@ from planner.contract.provenance import Provenance, provenance_fields
 from planner.contract.quantities import Interval, Latency
 from planner.contract.workload.slo import Bound
 from planner.contract.workload.traces import sent
+from planner.contract.workload.workload import Workload
 from planner.launchers import find_launcher
 from planner.replay import document as simulated
 from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay
@@ -33,12 +34,19 @@ MOMENTS = 60
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
-def drawn_load(plan: Plan, rate_rps: float, requests: int, *, cv: float = 1.0, seed: int = 0) -> Requests:
-    """Requests of the plan's own lengths, at random arrivals (``cv`` of the gaps: 1 is Poisson)."""
+def drawn_load(
+    plan: Plan, rate_rps: float, requests: int, *, cv: float = 1.0, seed: int = 0, workload: Workload | None = None
+) -> Requests:
+    """Requests of the plan's own lengths, those that it refuses left out, at random arrivals.
+
+    Args:
+        cv: coefficient of variation of the gaps: 1 is Poisson.
+        workload: of other lengths.
+    """
     if requests < 1:
         raise InputError(f"requests: {requests} is not at least 1", "give the number of requests to send")
-    workload = plan.request.workload
-    return open_loop(*constant_lengths(requests, workload.isl, workload.osl), rate_rps, cv=cv, seed=seed)
+    workload = workload or plan.request.workload
+    return open_loop(*workload.drawn(requests, seed), rate_rps, cv=cv, seed=seed)
 
 
 def simulate(
@@ -75,14 +83,19 @@ def _requested(request: SimulationRequest) -> tuple[Requests, str]:
     """(the requests, in words where they come from)."""
     trace = request.trace
     if trace is None:
-        assert request.rate is not None
-        cv = request.cv
+        assert request.rate_rps is not None
+        cv, work = request.cv, request.workload
         kind = "Poisson arrivals" if cv == 1 else f"gamma arrivals (coefficient of variation {cv:g})"
-        return drawn_load(request.plan, request.rate, request.requests or REQUESTS, cv=cv, seed=request.seed), kind
+        if work is not None:
+            kind += f" of {work.told()}"
+        asked = request.requests or (None if work is None else work.requests) or REQUESTS
+        load = drawn_load(request.plan, request.rate_rps, asked, cv=cv, seed=request.seed, workload=work)
+        return load, kind
     first = slice(request.requests)
     factor = 1.0 if request.speed is None else request.speed
     load = sent(np.array(trace.arrival_s[first]), np.array(trace.isl[first]), np.array(trace.osl[first]), factor)
-    return load, trace.name if factor == 1 else f"{trace.name} at {factor:g} times its speed"
+    source = trace.name if factor == 1 else f"{trace.name} at {factor:g} times its speed"
+    return load, source + (f", {trace.skipped:,} requests without output left out" if trace.skipped else "")
 
 
 def simulate_plan(
@@ -168,7 +181,7 @@ def _transfer_us(plan: Plan, load: Requests) -> dict[End, Floats] | None:
     transfer = plan.prediction.kv_transfer
     if transfer is None:
         return None
-    share = load.isl / plan.request.workload.isl
+    share = load.isl / plan.request.workload.mean_isl
     return {end: share * getattr(transfer.exposed_ms, end) * 1e3 for end in ENDS}
 
 
@@ -191,10 +204,10 @@ def _load_warnings(plan: Plan, load: simulated.Load) -> list[str]:
     workload = plan.request.workload
     front = front_end_us(plan)
     out = ["the plan does not say what tokenisation and HTTP take: they are not in the TTFT"] if front is None else []
-    if load.isl_mean > workload.isl or load.osl_mean > workload.osl:
+    if load.isl_mean > 1.02 * workload.mean_isl or load.osl_mean > 1.02 * workload.mean_osl:
         out.append(
             f"requests are longer than the plan was made for: isl {load.isl_mean:.0f}, osl {load.osl_mean:.0f} on "
-            f"average, planned {workload.isl} and {workload.osl}"
+            f"average, planned {workload.mean_isl} and {workload.mean_osl}"
         )
     if load.requests < 1000:
         out.append(f"{load.requests} requests say little about p99; take 1,000 or more")

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.options import Option
 from planner.contract.published import EDITED, EDITED_HINT
+from planner.contract.workload.workload import Workload, workload_input
 from planner.serving.configuration import GpuMemoryUtilization, MaxModelLen, MaxNumBatchedTokens, MaxNumSeqs
 from planner.serving.document.plan import Plan, parse_plan
 from profiles.values import shown
@@ -49,17 +50,26 @@ class Trace(Document):
 
     name: str = Field(min_length=1, max_length=LONGEST_TEXT, description="what reports call it")
     arrival_s: tuple[Seconds, ...] = Field(min_length=1, description="after the first, which comes at 0")
+    skipped: Annotated[int, Field(ge=0), PLAIN_NUMBER] = Field(
+        default=0, description="requests without output, left out"
+    )
     isl: tuple[Tokens, ...] = Field(min_length=1, description="tokens of each prompt")
     osl: tuple[Tokens, ...] = Field(min_length=1, description="tokens of each answer")
 
     @classmethod
-    def read(cls, path: Path, *, first: int | None = None) -> Trace:
-        """The trace in a CSV file, or its ``first`` requests. Raises as
+    def read(cls, path: Path, *, first: int | None = None, skip_failed: bool = False) -> Trace:
+        """The trace in a file, or its ``first`` rows. Arguments and errors as of
         :func:`planner.contract.workload.traces.recorded`."""
         from planner.contract.workload.traces import recorded
 
-        seconds, isl, osl = (column.tolist() for column in recorded(path, first=first))
-        return cls(name=path.name, arrival_s=seconds, isl=isl, osl=osl)
+        found = recorded(path, first=first, skip_failed=skip_failed)
+        return cls(
+            name=found.name,
+            arrival_s=found.seconds.tolist(),
+            isl=found.isl.tolist(),
+            osl=found.osl.tolist(),
+            skipped=found.skipped,
+        )
 
     @model_validator(mode="after")
     def _as_many_of_each(self) -> Trace:
@@ -74,6 +84,16 @@ class SimulationRequest(Document):
 
     plan: Annotated[Plan, BeforeValidator(_opened, json_schema_input_type=Plan), Field(description="as `plan` made it")]
     trace: Trace | None = Field(default=None, description="recorded requests; or give a rate")
+    workload: Annotated[
+        Workload | None,
+        BeforeValidator(workload_input, json_schema_input_type=str | Workload | None),
+        Field(description="requests of other lengths than the plan's, at a rate: short form or object"),
+        Option(
+            "Requests that come at random: isl=4000,osl=500,rate=18[,spread=0.8-1,requests=5000], or a trace's. "
+            "--rate and --requests go before it.",
+            _LOAD,
+        ),
+    ] = None
     rate: Annotated[
         Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None,
         Field(description="requests per second of the plan's lengths, that come at random"),
@@ -151,14 +171,34 @@ class SimulationRequest(Document):
 
     @model_validator(mode="after")
     def _one_load(self) -> SimulationRequest:
-        if (self.trace is None) == (self.rate is None):
-            both = "both are given" if self.trace is not None else "one of them is needed"
-            raise ValueError(f"trace and rate: {both}; for example: --rate 18, or --trace requests.csv")
+        if self.trace is not None and (self.rate is not None or self.workload is not None):
+            beside = "rate" if self.rate is not None else "workload"
+            raise ValueError(f"trace and {beside}: both are given; for example: --rate 18, or --trace requests.csv")
+        if self.trace is None and self.rate_rps is None:
+            if self.workload is not None and self.workload.concurrency is not None:
+                raise ValueError(
+                    "workload: concurrency: users at once are not replayed behind a gateway; give a rate, or see "
+                    "`plan predict --concurrency` for one engine"
+                )
+            raise ValueError("trace and rate: one of them is needed; for example: --rate 18, or --trace requests.csv")
         if self.trace is not None and self.arrivals is not None:
             raise ValueError("arrivals: has no effect with a trace, which says when requests come; leave it out")
-        if self.rate is not None and self.speed is not None:
+        if self.trace is None and self.speed is not None:
             raise ValueError("speed: has no effect with a rate; give the rate that you want")
+        engines = self.plan.request.workload
+        for name in ("prefix_hit", "speculation", "routing"):
+            work = self.workload
+            given = work is not None and work.recorded is None and name in work.model_fields_set
+            if given and getattr(work, name) != getattr(engines, name):
+                raise ValueError(
+                    f"workload: {name} is not the plan's, which chose its engines for it; leave it out, or plan anew"
+                )
         return self
+
+    @property
+    def rate_rps(self) -> float | None:
+        """Of requests that come at random; null: the trace says when they come."""
+        return self.rate or (None if self.workload is None else self.workload.rate_rps)
 
     @property
     def cv(self) -> float:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from costmodels.estimates import Floats, Ints
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.closed_loop.client import Load
-from costmodels.serving.closed_loop.protocol import SHORTEST, Gate
+from costmodels.serving.closed_loop.protocol import Gate
 from costmodels.serving.recipe import Started
 from costmodels.serving.served_model import ServedModel
 from planner.serving.asked_rows import AskedRow
@@ -33,15 +33,15 @@ class AskedEngine:
     def of(cls, row: AskedRow, served: ServedModel) -> AskedEngine:
         """Raises InputError for a recipe that does not serve the row's requests."""
         started = row.recipe.started(served.framework, served.gpu, served.model)
-        tokens = row.isl + row.osl
+        tokens, prompt = row.workload.longest_tokens, row.workload.isl
         if "max_model_len" not in started.assumed and tokens > started.max_model_len:
             raise InputError(
-                f"max_model_len: {started.max_model_len:,} is less than isl + osl = {tokens:,}",
+                f"max_model_len: {started.max_model_len:,} is less than the {tokens:,} tokens of a request",
                 "raise it, or leave it out",
             )
-        if not started.chunked_prefill and row.isl > started.max_num_batched_tokens:
+        if not started.chunked_prefill and prompt > started.max_num_batched_tokens:
             raise InputError(
-                f"chunked_prefill: without it a prompt of {row.isl:,} tokens does not fit into a step of "
+                f"chunked_prefill: without it a prompt of {prompt:,} tokens does not fit into a step of "
                 f"{started.max_num_batched_tokens:,}",
                 "raise max_num_batched_tokens, or leave chunked_prefill out",
             )
@@ -63,11 +63,12 @@ class AskedEngine:
                 f"gpu_memory_utilization={FULL_MEMORY_FRACTION:g} is taken: {started.gpu_memory_utilization:g} leaves "
                 "no room for a request"
             )
-        if row.concurrency > running:
-            yield f"{running:,} of the {row.concurrency:,} requests are in flight at once, the others wait"
+        users = row.workload.concurrency
+        if users is not None and users > running:
+            yield f"{running:,} of the {users:,} requests are in flight at once, the others wait"
         if row.sampling:
             yield f"sampling={row.sampling}: both ways of sampling are predicted alike"
-        if row.rate_rps and started.polling_interval > 1:
+        if users is None and started.polling_interval > 1:
             yield "polling_interval: not counted where requests arrive at a rate"
 
 
@@ -78,12 +79,17 @@ def load_of(engines: Sequence[AskedEngine], running: Ints) -> Load:
         running: sequences that each whole engine holds at once, [n].
     """
     polled = np.array([engine.started.polling_interval for engine in engines], dtype=np.float64)
+    works = [engine.row.workload for engine in engines]
+    spreads = np.array([work.spread or (1.0, 1.0) for work in works])
+    isl, osl = (np.array([getattr(work, name) for work in works]) for name in ("isl", "osl"))
     plain = Load.of(
-        np.array([engine.row.concurrency for engine in engines]),
-        np.array([engine.row.isl for engine in engines]),
-        np.array([engine.row.osl for engine in engines]),
+        np.array([work.concurrency for work in works]),
+        np.maximum(np.rint(isl * spreads[:, 1]), 1).astype(np.int64),
+        np.maximum(np.rint(osl * spreads[:, 1]), 1).astype(np.int64),
         np.array([engine.started.max_num_batched_tokens for engine in engines]),
         running,
+        spreads[:, 0] / spreads[:, 1],
+        np.array([work.prefix_hit for work in works]),
     )
     steps = np.where(polled > 1, polled, 0.0)
     return replace(plain, gate=Gate(steps, np.full(len(engines), np.inf), polled > 1))
@@ -109,16 +115,17 @@ class Room:
     @classmethod
     def of(cls, served: ServedModel, engines: Sequence[AskedEngine]) -> Room:
         layouts = Layouts.of([engine.row.layout for engine in engines])
-        isl, osl = (
-            np.array([getattr(each.row, name) for each in engines], dtype=np.float64) for name in ("isl", "osl")
+        isl, osl, longest = (
+            np.array([getattr(engine.row.workload, name) for engine in engines], dtype=np.float64)
+            for name in ("mean_isl", "mean_osl", "longest_tokens")
         )
         started = [engine.started for engine in engines]
         batch = np.array([each.max_num_seqs for each in started])
         budget = np.array([each.max_num_batched_tokens for each in started])
         share = np.array([each.gpu_memory_utilization for each in started])
         unsaid = np.array(["gpu_memory_utilization" in each.assumed for each in started])
-        lengths = served.framework.scheduler.held_tokens(isl, osl) * (1 + SHORTEST) / 2
-        each, largest = served.kv_bytes(layouts, lengths), served.kv_bytes(layouts, isl + osl)
+        lengths = served.framework.scheduler.held_tokens(isl, osl)
+        each, largest = served.kv_bytes(layouts, lengths), served.kv_bytes(layouts, longest)
         plain = served.memory(layouts, budget, memory_fraction=share, sequences=batch)
         wide = np.maximum(share, FULL_MEMORY_FRACTION)
         full = served.memory(layouts, budget, memory_fraction=wide, sequences=batch)

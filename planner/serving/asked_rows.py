@@ -11,17 +11,23 @@ from costmodels.operations.layouts import DEGREES
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.recipe import Recipe
 from costmodels.serving.served_model import PromptImages
-from planner.contract.workload.images import parse_images
+from planner.contract.workload.images import Images, parse_images
+from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
 from planner.serving.layouts import completed, degrees_of
 from profiles.errors import InputError
 from profiles.hardware import Catalogue
 from profiles.values import number, shown
 
+LOAD = ("isl", "osl", "concurrency", "rate")
+"""Short forms of what ``workload`` says; a column that is filled in goes before it."""
+
 FindModel = Callable[[str], Architecture]
+FindWorkload = Callable[[str], Workload]
 
 Group = tuple[str, str, str, str | None, str | None, PromptImages | None]
 """What rows that are predicted together share."""
 
+FEWEST_REQUESTS = 100
 LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
 
 _YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
@@ -38,38 +44,35 @@ class AskedRow:
     precision: str | None
     kv_precision: str | None
     layout: tuple[int, ...]
-    isl: int  # tokens of images included
-    osl: int
-    concurrency: int
-    rate_rps: float
+    workload: Workload  # tokens of images included
+    images: PromptImages | None
     recipe: Recipe
     sampling: str
-    images: PromptImages | None
 
     @property
     def group(self) -> Group:
         return self.model, self.gpu, self.framework, self.precision, self.kv_precision, self.images
 
 
-def asked_row(index: int, record: Mapping[str, str], find_model: FindModel, catalogue: Catalogue) -> AskedRow:
+def asked_row(
+    index: int,
+    record: Mapping[str, str],
+    find_model: FindModel,
+    find_workload: FindWorkload,
+    catalogue: Catalogue,
+) -> AskedRow:
     for name in ("model", "gpu", "framework"):
         if not record[name]:
             raise InputError(f"{name}: is blank", f"name a {name}")
     framework = find_framework(_release_asked(record))
     record = framework.in_our_words({name: value for name, value in record.items() if value})
-    record = {"isl": "", "osl": "", **record}
     model = find_model(record["model"])
     gpu = catalogue.find_gpu(record["gpu"]).name
     layout = _layout(record, model)
-    concurrency, rate = record.get("concurrency", ""), record.get("rate", "")
-    if bool(concurrency) == bool(rate):
-        raise InputError(f"concurrency, rate: {'both given' if rate else 'both blank'}", "give one of them in each row")
-    isl, images = _count("isl", record["isl"]), None
+    work, images = _workload(record, find_workload), None
     if record.get("images") or record.get("image"):
         asked = parse_images(record.get("images", ""), record.get("image", ""), "images")
-        image = encoded_image(model, asked.width_pixels, asked.height_pixels)
-        images = PromptImages.of(image, asked.count, isl)
-        isl += asked.count * image.tokens
+        work, images = _with_images(work, asked, model)
     return AskedRow(
         index,
         record["model"],
@@ -78,14 +81,50 @@ def asked_row(index: int, record: Mapping[str, str], find_model: FindModel, cata
         record.get("precision") or None,
         record.get("kv_precision") or None,
         layout,
-        isl,
-        _count("osl", record["osl"]),
-        _count("concurrency", concurrency) if concurrency else 0,
-        _positive("rate", rate) if rate else 0.0,
+        work,
+        images,
         _recipe(record),
         _sampling(record.get("sampling", "")),
-        images,
     )
+
+
+def _workload(record: Mapping[str, str], find_workload: FindWorkload) -> Workload:
+    """What the row says of its load: the columns :data:`LOAD` go before ``workload``."""
+    given = {name: text for name in LOAD if (text := record.get(name, ""))}
+    if {"concurrency", "rate"} <= set(given):
+        raise InputError("concurrency, rate: both given", "give one of them in each row")
+    beside = dict(find_workload(record["workload"])) if record.get("workload") else {}
+    if {"concurrency", "rate"} & set(given):
+        beside |= {"concurrency": None, "rate_rps": None}
+    if missing := [name for name in ("isl", "osl") if name not in given and name not in beside]:
+        raise InputError(f"{missing[0]}: is blank", f"give the tokens of a request, or a workload; {WORKLOAD_HELP}")
+    work = workload_of(given.items(), beside)
+    if work.rate_rps is None and work.concurrency is None:
+        raise InputError("concurrency, rate: both blank", "give one of them in each row")
+    if work.concurrency is not None and work.recorded is not None:
+        raise InputError(
+            f"workload: users at once ask one request after the other, and those of {work.recorded.name} are recorded "
+            "as they came",
+            "predict it at a rate, or give isl, osl and a spread with the concurrency",
+        )
+    if work.requests is not None and (work.concurrency is not None or work.requests < FEWEST_REQUESTS):
+        told = "has no effect with concurrency: a run is ten requests a user" if work.concurrency else "are too few"
+        raise InputError(
+            f"workload: requests: {work.requests} {told}", f"leave it out, or {FEWEST_REQUESTS} with a rate"
+        )
+    return work
+
+
+def _with_images(work: Workload, asked: Images, model: Architecture) -> tuple[Workload, PromptImages]:
+    """``work`` with the tokens of the images that its prompts hold beside their text, and those images."""
+    if work.varies:
+        raise InputError(
+            "images: are as long in every prompt, and the workload's prompts differ in length",
+            "leave out the spread or the trace: isl=4000,osl=500",
+        )
+    image = encoded_image(model, asked.width_pixels, asked.height_pixels)
+    more = work.model_copy(update={"isl": work.isl + asked.count * image.tokens})
+    return more, PromptImages.of(image, asked.count, work.isl)
 
 
 def _recipe(record: Mapping[str, str]) -> Recipe:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import ROUND_UP, Decimal
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from planner.serving.engines.groups import slower
 from planner.serving.engines.pairing import cannot_pair, partners
 from planner.serving.layouts import layout_at, legal_layouts, restrictions
 from planner.serving.operating_points import (
+    IDLE,
     Job,
     LayoutSearch,
     OperatingPoints,
@@ -29,6 +29,7 @@ from planner.serving.operating_points import (
     sequences_that_fit,
 )
 from planner.serving.request import PlanRequest
+from planner.serving.ways_out import relaxed_to
 from profiles.errors import Infeasible, InputError, Unsupported
 
 MOST_GPUS_TRIED = 1024
@@ -59,21 +60,15 @@ def no_plan(
     if request.disaggregation != "never":
         tried += [pair for searches in searched.values() for pair in _pairs(searches)]
     tried = [each for each in tried if each.works.any()]
-    if not tried:
-        if request.disaggregation == "always":
-            served = next(search.job.served for searches in searched.values() for search in searches)
-            if (refused := cannot_pair(served)) is not None:
-                return Unsupported(
-                    f"disaggregation: {refused}", "leave --disaggregation at auto, or choose another --framework"
-                )
+    if not tried:  # an aggregated engine runs at some load, if any does
+        served = next(search.job.served for searches in searched.values() for search in searches)
+        if (refused := cannot_pair(served)) is not None:
             return Unsupported(
-                f"disaggregation: no layout of {where} can take the prefill role and another the decode role",
-                "allow more GPUs, or leave --disaggregation at auto",
+                f"disaggregation: {refused}", "leave --disaggregation at auto, or choose another --framework"
             )
-        isl, osl = request.workload.isl, request.workload.osl
         return Unsupported(
-            f"workload: isl {isl} with osl {osl} keeps every layout of {where} in prefill at every load that was tried",
-            "give a larger osl or a smaller isl, or allow more pipeline stages",
+            f"disaggregation: no layout of {where} can take the prefill role and another the decode role",
+            "allow more GPUs, or leave --disaggregation at auto",
         )
     bounds = request.slo.bounds
     if not bounds:
@@ -89,11 +84,8 @@ def no_plan(
     excess = [np.max(ms / limits, axis=0) for ms in latencies]
     nearest, i = _least(excess)
     values = {bound.label: float(latencies[nearest][j, i]) for j, bound in enumerate(bounds)}
-    relax = " and ".join(
-        f"{bound.label} to {_round_up(values[bound.label])} ms"
-        for bound in bounds
-        if values[bound.label] > bound.limit_ms
-    )
+    exceeded = {bound.label: values[bound.label] for bound in bounds if values[bound.label] > bound.limit_ms}
+    relax = relaxed_to(exceeded)
     reachable = np.min([ms.min(axis=1) for ms in latencies], axis=0)  # by each bound alone
     j = int(np.argmax(reachable / limits[:, 0]))
     if reachable[j] > bounds[j].limit_ms:
@@ -105,6 +97,7 @@ def no_plan(
             binding=bounds[j].label,
             best_reachable_ms=float(reachable[j]),
             nearest=values,
+            relax_ms=exceeded,
         )
     reached = ", ".join(f"{name}={value:.4g} ms" for name, value in values.items())
     return Infeasible(
@@ -114,6 +107,7 @@ def no_plan(
         + (f"relax {relax} or more" if relax else "it needs more GPUs than one pool has"),
         binding="slo",
         nearest=values,
+        relax_ms=exceeded,
     )
 
 
@@ -125,6 +119,8 @@ def _describe(points: OperatingPoints) -> Callable[[int], str]:
 
 
 def _sequences(concurrency: float) -> str:
+    if concurrency == IDLE:
+        return "at hardly any load"
     return f"{concurrency:g} sequence{'s' if concurrency > 1 else ''}"
 
 
@@ -149,11 +145,11 @@ def _pair(first: DisaggregatedEngines, second: DisaggregatedEngines) -> _Tried:
     transfer = np.maximum(send, second.receive_us(decode.layouts))
     link = slower(first.link, second.link)
     job = first.job
-    pairs = joint(job.served, job.workload.isl, prefill, decode, transfer, link, first.kv_connector)
+    pairs = joint(job.served, job.shape.isl, prefill, decode, transfer, link, first.kv_connector)
 
     def described(i: int) -> str:
         prefills, decodes = layout_at(first.layouts, int(p[i])), layout_at(decode.layouts, i)
-        return f"prefill {prefills.label}, decode {decodes.label} with {_sequences(decode.concurrency[i])}"
+        return f"prefill {prefills.label}, decode {decodes.label}, {_sequences(decode.concurrency[i])}"
 
     # Of one pool, they must find room beside each other.
     room = prefill.steps.layouts.gpus + decode.layouts.gpus <= first.job.pool.gpus
@@ -166,20 +162,13 @@ def _least(values: list[Floats]) -> tuple[int, int]:
     return k, int(np.argmin(values[k]))
 
 
-def _round_up(value: float) -> str:
-    """Two significant digits, upwards, without an exponent: what can be asked for."""
-    exact = Decimal(value)
-    step = Decimal(1).scaleb(exact.adjusted() - 1)
-    return f"{exact.quantize(step, ROUND_UP):f}"
-
-
 def _does_not_fit(
     request: PlanRequest, model: Architecture, precision: Precision, searches: list[LayoutSearch]
 ) -> Infeasible:
     rejected = [r for s in searches for r in s.rejected]
     of_memory = [r for r in rejected if r.of_memory]
     reason = max(of_memory or rejected, key=lambda r: r.count).reason
-    tokens = request.workload.isl + request.workload.osl
+    tokens = request.workload.longest_tokens
     message = (
         f"cluster: {model.name} in {precision.weights} with sequences of {tokens} tokens fits no layout on "
         f"{request.cluster.name}: {reason}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
@@ -18,20 +18,24 @@ from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.clusters import Pool
 from planner.contract.models import architecture_of
 from planner.contract.published import validated
-from planner.experts.placement import Loads
-from planner.serving.confirmation.confirmation import confirmed
+from planner.serving.cluster_choice import planned_on_open_cluster
+from planner.serving.confirmation.confirmation import Confirmed, confirmed
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
-from planner.serving.expert_placement import check_expert_loads
 from planner.serving.infeasible import no_plan
 from planner.serving.layouts import Rejected, restrictions
 from planner.serving.operating_points import Job, search, served_on
 from planner.serving.report.report import assemble
 from planner.serving.request import PlanRequest, parse_request
+from planner.serving.users import planned_for_users
+from planner.serving.ways_out import with_tried_hint
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, LimitReached, ShardwrightError, Unsupported
 from profiles.hardware import Catalogue
 from profiles.store import ProfileStore
+
+if TYPE_CHECKING:
+    from planner.experts.placement import Loads
 
 CostOf = Callable[[Pool], CostModel]
 
@@ -66,18 +70,58 @@ def plan(
     _check_length(request, model)
     families().require_measured_widths(model)
     if expert_loads is not None:
+        from planner.serving.expert_placement import check_expert_loads  # deferred: few plans place experts
+
         check_expert_loads(expert_loads, model)
     cost_of = _cost_models(request, catalogue, store, measured, progress)
+
+    def planned(closed: PlanRequest) -> Plan:
+        return _plan(closed, model, cost_of, progress, expert_loads)
+
+    def planned_anywhere(asked: PlanRequest) -> Plan:
+        if asked.cluster.is_open:
+            return planned_on_open_cluster(asked, planned, progress or (lambda _: None))
+        return planned(asked)
+
+    request = request.with_headroom
+    if request.workload.concurrency is not None:
+        return planned_for_users(request, planned_anywhere)
+    return planned_anywhere(request)
+
+
+def _plan(
+    request: PlanRequest,
+    model: Architecture,
+    cost_of: CostOf,
+    progress: Callable[[str], None] | None,
+    expert_loads: Loads | None,
+) -> Plan:
+    """The plan on a cluster of which the request says all. Raises as :func:`plan`."""
     _check_framework(request, cost_of)
+    found = _found(request, model, cost_of, progress)
+    if found.best is None:
+
+        def fails(changed: PlanRequest) -> ShardwrightError | None:
+            try:
+                tried = _found(changed, model, cost_of, progress)
+            except ShardwrightError as error:
+                return error
+            return None if tried.best is not None else _none(changed, model, tried.options)
+
+        raise with_tried_hint(request, _none(request, model, found.options), fails)
+    return validated(assemble(request, found, found.best, expert_loads), parse_plan)
+
+
+def _found(
+    request: PlanRequest, model: Architecture, cost_of: CostOf, progress: Callable[[str], None] | None
+) -> Confirmed:
+    """The best of all ways to serve, simulated."""
     options = [
         option
         for precision in _precisions(request, model)
         for option in _options(request, model, precision, cost_of, progress)
     ]
-    found = confirmed(request, options)
-    if found.best is None:
-        raise _none(request, model, found.options)
-    return validated(assemble(request, found, found.best, expert_loads), parse_plan)
+    return confirmed(request, options)
 
 
 def _check_framework(request: PlanRequest, cost_of: CostOf) -> None:
@@ -120,7 +164,8 @@ def _options(
         return [ServingOption("aggregated", precision, [], refused, reason=refused[0].reason)]
     if progress is not None and len(request.precision or ()) + len(request.kv_precision or ()) > 1:
         progress(f"searching layouts in {precision.weights} with {precision.kv} KV cache")
-    searches = [search(job, restrictions(request, job.pool)) for job in jobs]
+    fastest = request.goal == "latency"
+    searches = [search(job, restrictions(request, job.pool), fastest=fastest) for job in jobs]
     options = [aggregated(request, precision, searches, refused)]
     if request.disaggregation != "never" and request.workload.osl > 1:
         options.append(disaggregated(request, precision, searches, refused))
@@ -148,19 +193,25 @@ def _none(request: PlanRequest, model: Architecture, options: list[ServingOption
 
 
 def _check_length(request: PlanRequest, model: Architecture) -> None:
-    tokens, longest = request.workload.isl + request.workload.osl, request.max_model_len
-    if longest is not None and not tokens <= longest <= model.max_context_tokens:
+    work, context, admitted = request.workload, model.max_context_tokens, request.max_model_len
+    if admitted is not None and not work.longest_tokens <= admitted <= context:
         raise InputError(
-            f"max_model_len: {longest} is not between the {tokens} tokens of a request and the "
-            f"{model.max_context_tokens} that {model.name} reads",
+            f"max_model_len: {admitted} is not between the {work.longest_tokens} tokens of a request and the "
+            f"{context} that {model.name} reads",
             "give a length in between, or leave it out",
         )
-    if tokens > model.max_context_tokens:
-        raise InputError(
-            f"workload: isl {request.workload.isl} + osl {request.workload.osl} = {tokens} tokens is longer than the "
-            f"context of {model.name}, {model.max_context_tokens} tokens",
-            "shorten the workload, or name a model (or a config.json) with a longer context",
-        )
+    if work.longest_tokens <= context:
+        return
+    longest = f"isl {work.isl} + osl {work.osl} = {work.longest_tokens} tokens"
+    if work.max_len is not None:
+        longest = f"max_len, {work.max_len} tokens,"
+    elif work.varies:
+        longest = f"the longest request, {work.longest_tokens} tokens,"
+    serve = f", or serve the shorter requests alone with max_len={context}" if work.varies else ""
+    raise InputError(
+        f"workload: {longest} is longer than the context of {model.name}, {context} tokens",
+        f"shorten the workload{serve}, or name a model (or a config.json) with a longer context",
+    )
 
 
 def _cost_models(

@@ -16,12 +16,13 @@ from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.registry import families
 from costmodels.origins import HOW
 from costmodels.serving.closed_loop.client import Answers, Latency, closed_loop_answers
-from costmodels.serving.closed_loop.open_client import open_loop
+from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
+from planner.contract.workload.workload import Speculation, Workload, parse_workload
 from planner.serving.asked_engines import AskedEngine, Room, load_of
-from planner.serving.asked_rows import AskedRow, FindModel, Group, asked_row
+from planner.serving.asked_rows import LOAD, AskedRow, FindModel, FindWorkload, Group, asked_row
 from planner.serving.configuration import RECIPE_FIELDS
 from planner.serving.layouts import refused_on_nodes
 from profiles.descriptions import catalogue_with
@@ -30,10 +31,10 @@ from profiles.hardware import Catalogue, find_fabric
 from profiles.store import ProfileStore
 from profiles.values import shown
 
-REQUIRED = ("model", "gpu", "framework", "isl", "osl")
+REQUIRED = ("model", "gpu", "framework")
 OPTIONAL = (
-    *("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus", "concurrency", "rate", "images", "image"),
-    *(*RECIPE_FIELDS, "sampling"),
+    *("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus"),
+    *("workload", *LOAD, "images", "image", *RECIPE_FIELDS, "sampling"),
 )
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
 ADDED = (
@@ -47,7 +48,6 @@ ADDED = (
     "error",
 )
 
-ROUTING = "power_law_1.01"
 TOGETHER = 512  # configurations predicted in one call: enough to spread its cost, few enough for the caches
 
 Progress = Callable[[str], None]
@@ -59,14 +59,16 @@ def predict(
     measured: Sequence[ProfileStore] = (),
     progress: Progress | None = None,
     find_model: FindModel = find_architecture,
+    find_workload: FindWorkload = parse_workload,
 ) -> pd.DataFrame:
     """``table`` (text columns) with the columns :data:`ADDED`.
 
     Args:
-        table: columns :data:`REQUIRED`, one or both of concurrency and rate, any of :data:`OPTIONAL`, and others,
-            which are kept as they are.
+        table: columns :data:`REQUIRED`; isl, osl and one or both of concurrency and rate, or workload; any of
+            :data:`OPTIONAL`, and others, which are kept as they are.
         measured: profile stores laid over the shipped pack.
         find_model: the architecture of what the column ``model`` holds.
+        find_workload: the workload of what the column ``workload`` holds.
 
     Raises:
         InputError: the table is empty, lacks a column, or has one that is added here.
@@ -79,7 +81,7 @@ def predict(
     for index, record in enumerate(records):
         try:
             text = {str(name): str(value).strip() for name, value in record.items()}
-            row = asked_row(index, text, find_model, catalogue)
+            row = asked_row(index, text, find_model, find_workload, catalogue)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
             out["error"][index] = _told(error)
@@ -95,13 +97,14 @@ def predict(
 
 
 def _check_columns(table: pd.DataFrame) -> None:
-    missing = [name for name in REQUIRED if name not in table.columns]
+    needed = REQUIRED if "workload" in table.columns else (*REQUIRED, "isl", "osl")
+    missing = [name for name in needed if name not in table.columns]
     if missing:
         raise InputError(
             f"columns: {', '.join(missing)} missing",
-            f"give {', '.join(REQUIRED)}, and concurrency or rate, in a header",
+            f"give {', '.join(REQUIRED)}, isl, osl, and concurrency or rate, in a header; or workload for the lengths",
         )
-    if not {"concurrency", "rate"} & set(table.columns):
+    if not {"workload", "concurrency", "rate"} & set(table.columns):
         raise InputError(
             "columns: neither concurrency nor rate is there",
             "give concurrency (requests in flight, of the whole engine) or rate (requests per second)",
@@ -118,6 +121,14 @@ def _check_columns(table: pd.DataFrame) -> None:
 
 def _told(error: ShardwrightError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
+
+
+def _lengths_told(work: Workload) -> str | None:
+    """What a reader must know of lengths that vary, and of requests that are refused."""
+    if not work.varies:
+        return None
+    refused = f", {work.refused_share:.2%} of them longer than max_len and refused" if work.refused_share else ""
+    return f"{work.told()}{refused}"
 
 
 def _predict_group(
@@ -137,7 +148,7 @@ def _predict_group(
     framework.check_runs(precision, gpu)
     for row in rows:
         out["release"][row.index] = framework.release.version
-        told = (framework.told(PREDICTED), framework.told_of_weights(precision, gpu))
+        told = (framework.told(PREDICTED), framework.told_of_weights(precision, gpu), _lengths_told(row.workload))
         out["note"][row.index] = "; ".join(filter(None, told))
     node = catalogue.default_node(gpu)
     layouts = Layouts.of([row.layout for row in rows])
@@ -153,10 +164,9 @@ def _predict_group(
         costs[gpu_name, framework.name] = CostModel(gpu, framework.name, progress=progress, measured=measured)
     network = Network(node.gpus, find_fabric(node.default_fabric))
     served = ServedModel(model, precision, framework, costs[gpu_name, framework.name], network, images)
-    for row in rows:
-        out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], *served.notes)))
     engines = []
     for row in rows:
+        out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], *served.notes)))
         try:
             engines.append(AskedEngine.of(row, served))
         except ShardwrightError as error:
@@ -173,7 +183,7 @@ def _answer(served: ServedModel, engines: list[AskedEngine], out: dict[str, np.n
         row = engine.row
         if room.sequences[i] < 1:
             out["error"][row.index] = (
-                f"memory: {what} and a sequence of {row.isl + row.osl:,} tokens need "
+                f"memory: {what} and a sequence of {row.workload.longest_tokens:,} tokens need "
                 f"{room.used_bytes[i] / 1e9:,.0f} GB of each {gpu.name}, which has {gpu.memory_bytes / 1e9:,.0f}; "
                 "use more GPUs or a smaller precision"
             )
@@ -184,23 +194,38 @@ def _answer(served: ServedModel, engines: list[AskedEngine], out: dict[str, np.n
     if not len(fits):
         return
     kept = [engines[i] for i in fits]
-    layouts, kv_tokens, used = room.layouts.take(fits), room.kv_tokens[fits], room.used_bytes[fits]
-    running = room.running[fits]
-    closed = np.array([engine.row.concurrency > 0 for engine in kept])
-    if closed.any():
-        chosen = np.flatnonzero(closed)
-        load = load_of([kept[i] for i in chosen], running[chosen])
-        answer = closed_loop_answers(served, layouts.take(chosen), load, ROUTING)
-        rows = [kept[i].row for i in chosen]
-        _write(out, rows, layouts.take(chosen), answer, used[chosen], kv_tokens[chosen])
-    for i in np.flatnonzero(~closed).tolist():
-        row, started = kept[i].row, kept[i].started
+    layouts, kv_tokens, used, running = (
+        room.layouts.take(fits),
+        room.kv_tokens[fits],
+        room.used_bytes[fits],
+        room.running[fits],
+    )
+    loops: dict[tuple[str, Speculation | None], list[int]] = {}
+    for i, engine in enumerate(kept):
+        work = engine.row.workload
+        if work.concurrency is not None:
+            loops.setdefault((work.routing, work.speculation), []).append(i)
+    for (routing, _), indices in loops.items():
+        chosen = np.array(indices)
+        picked = [kept[i] for i in indices]
+        load, drafting = load_of(picked, running[chosen]), picked[0].row.workload.shape.drafting
+        answer = closed_loop_answers(served, layouts.take(chosen), load, routing, drafting)
+        _write(out, [engine.row for engine in picked], layouts.take(chosen), answer, used[chosen], kv_tokens[chosen])
+    for i, engine in enumerate(kept):
+        row = engine.row
+        if row.workload.concurrency is not None:
+            continue
         try:
             layout = layouts.take(np.array([i]))
-            one = open_loop(served, layout, row.isl, row.osl, row.rate_rps, int(kv_tokens[i]), ROUTING, started)
+            one = open_loop(served, layout, _open_load(row.workload), int(kv_tokens[i]), engine.started)
             _write(out, [row], layout, one, used[i : i + 1], kv_tokens[i : i + 1])
         except ShardwrightError as error:
             out["error"][row.index] = _told(error)
+
+
+def _open_load(work: Workload) -> OpenLoad:
+    assert work.rate_rps is not None
+    return OpenLoad(work.shape, work.drawn, work.longest_tokens, work.rate_rps, work.requests)
 
 
 def _write(

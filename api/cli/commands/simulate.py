@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from api.cli.console import flowing, page
-from api.cli.options import SHOWN, Quiet, Request, takes
+from api.cli.options import SHOWN, Quiet, Request, SkipFailed, takes
 from api.cli.output import check_target, hand_over, write_atomically
-from api.cli.requests import measured_stores, read_request
+from api.cli.requests import measured_stores, read_request, with_workload
 from planner.replay.request import SimulationRequest
 from profiles.errors import InputError
 
@@ -28,7 +28,8 @@ def simulate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="CSV with TIMESTAMP, ContextTokens, GeneratedTokens, or arrival_s, isl, osl.",
+            help="Recorded requests: CSV with TIMESTAMP, ContextTokens, GeneratedTokens, or arrival_s, isl, osl; "
+            "Mooncake's JSON lines.",
             rich_help_panel=_LOAD,
         ),
     ] = None,
@@ -47,6 +48,7 @@ def simulate(
             rich_help_panel=_LOAD,
         ),
     ] = None,
+    skip_failed: SkipFailed = False,
     request: Request = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the report.", rich_help_panel=SHOWN)] = False,
     output: Annotated[
@@ -77,7 +79,7 @@ def simulate(
         check_target(plot, "--plot")
         check_kind(plot, "timeline.html")
     measured, _ = measured_stores(profiles)
-    understood = _understood(asked, plan_file, trace, request)
+    understood = _understood(asked, plan_file, trace, request, skip_failed)
     from api.cli.progress import Reporter
     from planner.contract.models import read_model
 
@@ -98,7 +100,7 @@ def simulate(
 
 
 def _understood(
-    asked: dict[str, Any], plan_file: Path | None, trace: Path | None, request: str | None
+    asked: dict[str, Any], plan_file: Path | None, trace: Path | None, request: str | None, skip_failed: bool
 ) -> SimulationRequest:
     """The request, with the plan and the trace that it names read and put in.
 
@@ -109,7 +111,10 @@ def _understood(
     from planner.serving.document.plan import read_plan
 
     document, folder = read_request(request, "simulation-request")
-    fields = {**document, **asked}
+    fields = {
+        **with_workload(document, folder, skip_failed=skip_failed),
+        **with_workload(asked, Path(), skip_failed=skip_failed),
+    }
     if plan_file is None and isinstance(fields.get("plan"), str):
         plan_file = folder / fields["plan"]
     if trace is None and isinstance(fields.get("trace"), str):
@@ -119,8 +124,11 @@ def _understood(
     if "plan" not in fields:
         raise InputError("PLAN.json is missing", "for example: plan simulate plan.json --rate 18")
     if trace is None:
-        return parse_simulation_request(fields)
+        understood = parse_simulation_request(fields)
+        if skip_failed and (understood.workload is None or understood.workload.recorded is None):
+            raise InputError("--skip-failed: has no effect without a trace", "name one: --trace requests.csv")
+        return understood
     # What contradicts itself is refused before a long file is read.
     stand_in = Trace(name=trace.name, arrival_s=(0.0,), isl=(1,), osl=(1,))
     first = parse_simulation_request({**fields, "trace": stand_in}).requests
-    return parse_simulation_request({**fields, "trace": Trace.read(trace, first=first)})
+    return parse_simulation_request({**fields, "trace": Trace.read(trace, first=first, skip_failed=skip_failed)})

@@ -25,26 +25,30 @@ OBJECTIVES = {
 
 
 def show(plan: Plan, console: Console, *, explain: bool = False) -> None:
-    """Prints the plan; with ``explain`` also what was rejected, where time goes, frontier, placement."""
-    _header(plan, console)
+    """Prints the plan, the decision and its promises first; with ``explain`` also what was rejected, where time and
+    memory go, frontier, placement."""
+    console.print(Text(plan.request.model, style="bold"))
     _decision(plan, console)
+    predictions.promises(plan, console)
+    _asked(plan, console)
+    _launch(plan, console)
     predictions.show(plan, console)
     _reason(plan, console)
     _alternatives(plan, console)
+    _clusters(plan, console)
     if explain:
         from api.cli.views import explain as more
 
         more.show(plan, console)
-    _launch(plan, console)
     _notes(plan, console)
 
 
 # ------------------------------------------------------------------ what was asked
 
 
-def _header(plan: Plan, console: Console) -> None:
+def _asked(plan: Plan, console: Console) -> None:
     request = plan.request
-    console.print(Text(request.model, style="bold"))
+    heading(console, "Asked")
     promises = [promise(bound.metric, bound.percentile, bound.limit_ms) for bound in request.slo.bounds]
     rows = [("model", _model(request))]
     rows += [("cluster" if i == 0 else "", pool_words(pool)) for i, pool in enumerate(request.cluster.pools)]
@@ -74,7 +78,16 @@ def _model(request: RequestUnderstood) -> str:
 def _workload(request: RequestUnderstood) -> str:
     work = request.workload
     rate = "as many requests as fit" if work.rate_rps is None else f"{work.rate_rps:g} requests/s"
-    words = [f"{work.isl:,} tokens in, {work.osl:,} out", rate]
+    if request.concurrency is not None:
+        rate = f"{request.concurrency:,} users at once, about {number(work.rate_rps or 0)} requests/s"
+    if request.headroom:
+        rate += f", {percent(request.headroom)} headroom among them"
+    words = [work.told(), rate]
+    if work.recorded is not None and work.rate_rps is not None:
+        words[1] += f" ({work.recorded.rate_of})"
+    if work.max_len is not None:
+        refused = f", which refuses {percent(work.refused_share)}" if work.refused_share else ""
+        words.append(f"at most {work.max_len:,} tokens a request{refused}")
     if work.prefix_hit:
         words.append(f"{percent(work.prefix_hit)} of a prompt is in the prefix cache")
     if work.speculation is not None:
@@ -99,7 +112,6 @@ def _restrictions(request: RequestUnderstood) -> str:
 
 
 def _decision(plan: Plan, console: Console) -> None:
-    heading(console, "Plan")
     pools = {pool.name: pool for pool in plan.request.cluster.pools}
     if plan.prediction.kv_transfer is not None:
         indented(console, Text(comparison.roles_words(plan), style="bold green"))
@@ -192,6 +204,25 @@ def _alternatives(plan: Plan, console: Console) -> None:
     indented(console, rows)
 
 
+def _clusters(plan: Plan, console: Console) -> None:
+    if not plan.alternatives.clusters:
+        return
+    heading(console, "Clusters to choose from")
+    rows = table("cluster", "GPUs", "$/h", plan.proof.objective_unit, "worse by", "")
+    rows.columns[-1].justify = "left"
+    rows.columns[-1].no_wrap = False
+    for each in plan.alternatives.clusters:
+        rows.add_row(
+            each.name,
+            "–" if each.gpus is None else f"{each.gpus:,}",
+            "–" if each.usd_per_hour is None else number(each.usd_per_hour),
+            "–" if each.objective_value is None else number(each.objective_value),
+            "–" if each.loses_by is None else percent(each.loses_by),
+            "chosen" if each.chosen else each.reason or "",
+        )
+    indented(console, rows)
+
+
 def _alternative(plan: Plan, other: Alternative) -> tuple[str, ...]:
     where = f" ({other.pool})" if len(plan.request.cluster.pools) > 1 else ""
     return (
@@ -211,7 +242,6 @@ def _alternative(plan: Plan, other: Alternative) -> tuple[str, ...]:
 
 
 def _launch(plan: Plan, console: Console) -> None:
-    said: set[str] = set()
     for group in plan.decision.engines:
         of = f" of {group.id}" if len(plan.decision.engines) > 1 else ""
         role = "" if group.role == "aggregated" else f"{group.role} "
@@ -219,10 +249,9 @@ def _launch(plan: Plan, console: Console) -> None:
         # Not through rich: a line that is copied must not be re-wrapped.
         for line in command_lines(group.launch.command, console.width - 4):
             console.out(f"  {line}", highlight=False)
-        for note in group.launch.notes:
-            if note not in said:  # groups share most of them
-                bullet(console, note)
-        said |= set(group.launch.notes)
+    console.print()
+    for note in dict.fromkeys(note for group in plan.decision.engines for note in group.launch.notes):
+        bullet(console, note)  # once: groups share most of them
 
 
 def command_lines(command: tuple[str, ...], width: int) -> list[str]:

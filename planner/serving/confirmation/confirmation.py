@@ -16,7 +16,7 @@ import numpy as np
 
 from costmodels.estimates import Floats
 from costmodels.models.precision import Precision
-from costmodels.serving.simulator.arrivals import constant_lengths, open_loop
+from costmodels.serving.simulator.arrivals import open_loop
 from costmodels.serving.simulator.capacity import Limit, capacity_rps, requests_needed, settled
 from costmodels.serving.simulator.events import Engine, simulate
 from planner.serving.confirmation.simulated_engine import simulated_engines
@@ -25,6 +25,7 @@ from planner.serving.engines.latency import Check
 from planner.serving.engines.options import Serving, ServingOption, best_of, solved_again
 from planner.serving.operating_points import OperatingPoints, percentile_ms
 from planner.serving.request import PlanRequest
+from planner.serving.ways_out import relaxed_to
 from profiles.errors import Infeasible
 
 SEED = 0
@@ -192,14 +193,17 @@ class _Simulations:
         bounds = {bound.label: bound.limit_ms for bound in request.slo.bounds}
         nearest = min(mine, key=lambda ms: max(ms[label] / limit for label, limit in bounds.items() if label in ms))
         reached = ", ".join(f"{label}={ms:.4g} ms" for label, ms in nearest.items())
+        exceeded = {label: ms for label, ms in nearest.items() if ms > bounds[label]}
         return replace(
             option,
             error=Infeasible(
                 f"slo: {len(mine)} engines are within it by the formulas, and none when it is simulated; the nearest "
                 f"reaches {reached} at hardly any load",
-                "relax the SLO to that or more, or see what the formulas say with --no-simulation",
+                (f"relax {relaxed_to(exceeded)} or more" if exceeded else "relax the SLO to more than that")
+                + ", or see what the formulas say with --no-simulation",
                 binding="slo",
                 nearest=nearest,
+                relax_ms=exceeded,
             ),
         )
 
@@ -221,7 +225,7 @@ class _Trial:
         self.front_us = float(self._pairs[0].served.ttft_parts_us["front end"][0])
         self.limits = self._leftover()
         n = _requests(request, group)
-        self._lengths = constant_lengths(n, request.workload.isl, request.workload.osl)
+        self._lengths = request.workload.drawn(n, SEED)
 
     @cached_property
     def _engine(self) -> Engine:

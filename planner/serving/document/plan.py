@@ -48,6 +48,11 @@ class RequestUnderstood(Document):
     kv_precision: str
     confidence: float = Field(description="probability with which each bound of the SLO had to hold")
     precision_converted: bool = Field(description="whether weights are not in the precision they are published in")
+    concurrency: int | None = Field(
+        default=None,
+        description="users at once that were asked for: the workload's rate is that at which as many are in flight",
+    )
+    headroom: float = Field(default=0.0, description="share of the rate asked for that the workload's rate has more")
     max_tp: int | None
     max_pp: int | None
     max_engine_gpus: int | None
@@ -155,7 +160,22 @@ class Alternative(OperatingPoint):
     loses_by: float = Field(description="how much worse that is than the plan's, relative")
 
 
+class ClusterTried(Document):
+    """One of the clusters to choose from: a pool alone, or several together."""
+
+    name: str
+    chosen: bool
+    gpus: int | None = Field(default=None, description="used; null: no plan")
+    usd_per_hour: float | None = Field(default=None, description="of the GPUs used; null where a price is not known")
+    objective_value: float | None = Field(default=None, description="in the unit of the proof; null: no plan")
+    loses_by: float | None = Field(default=None, description="how much worse than the chosen one, relative")
+    reason: str | None = Field(default=None, description="why there is no plan")
+
+
 class Alternatives(Document):
+    clusters: tuple[ClusterTried, ...] = Field(
+        default=(), description="what came of each of the pools to choose from; empty where nobody chose"
+    )
     ranked: tuple[Alternative, ...] = Field(description="best other layouts that meet the SLO, best first")
     pareto: tuple[OperatingPoint, ...] = Field(
         description="no other point is better in both speed per user and throughput per GPU, whether or not "
