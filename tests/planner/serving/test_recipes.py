@@ -104,7 +104,7 @@ def test_at_a_rate_the_recipe_counts_too() -> None:
     [
         ({"max_num_seqs": "many"}, "max_num_seqs: 'many'"),
         ({"gpu_memory_utilization": "1.2"}, "gpu_memory_utilization: '1.2'"),
-        ({"max_model_len": "500"}, "max_model_len: 500 is less than isl + osl = 1,100"),
+        ({"max_model_len": "500"}, "max_model_len: 500 is less than the 1,100 tokens"),
         ({"max_model_len": "5000000"}, "max_model_len: 5,000,000"),
         ({"chunked_prefill": "perhaps"}, "chunked_prefill: 'perhaps'"),
         ({"chunked_prefill": "false", "max_num_batched_tokens": "512"}, "a prompt of 1,000 tokens does not fit"),
