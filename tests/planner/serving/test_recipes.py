@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import Planned
 
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.registry import find_architecture
@@ -18,10 +18,13 @@ from planner.replay.report import simulate
 from planner.replay.request import SimulationRequest
 from planner.serving import prediction_table as predicting
 from planner.serving.configuration import RECIPE_FIELDS, MemoryRequest
+from planner.serving.document.plan import Plan
 from planner.serving.prediction_table import predict
 from profiles.errors import Infeasible, InputError
 from profiles.hardware import find_gpu
 from profiles.store import ProfileStore
+
+Planned = Callable[..., Plan]
 
 ROW = {
     "model": "Qwen/Qwen3-8B",
