@@ -18,10 +18,11 @@ from planner.contract.quantities import Interval, Latency
 from planner.contract.workload.slo import Bound
 from planner.contract.workload.traces import sent
 from planner.contract.workload.workload import Workload
+from planner.launchers import find_launcher
 from planner.replay import document as simulated
 from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay
 from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines
-from planner.replay.request import REQUESTS, SimulationRequest
+from planner.replay.request import LIMITS, REQUESTS, SimulationRequest
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.document.plan import Plan
 from profiles.errors import InputError
@@ -57,9 +58,25 @@ def simulate(
 ) -> simulated.SimulationReport:
     """The report that ``request`` asks for. Arguments and errors as of :func:`simulate_plan`."""
     load, source = _requested(request)
-    return simulate_plan(
-        request.plan, load, source, seed=request.seed, model=model, measured=measured, progress=progress
-    )
+    if said := [f"{name}={value:g}" for name in LIMITS if (value := getattr(request, name)) is not None]:
+        source += f"; engines with {', '.join(said)}"
+    plan = _started_as_asked(request)
+    return simulate_plan(plan, load, source, seed=request.seed, model=model, measured=measured, progress=progress)
+
+
+def _started_as_asked(request: SimulationRequest) -> Plan:
+    """The plan, its engines started as the request says."""
+    plan, limits = request.plan, request.limits
+    if not limits:
+        return plan
+    launcher, engines = find_launcher(plan.request.framework), []
+    for group in plan.decision.engines:
+        asked = group.limits.model_copy(update=limits)
+        command = launcher.with_limits(group.launch.command, asked, group.layout)
+        launch = group.launch.model_copy(update={"command": command})
+        engines.append(group.model_copy(update={"limits": asked, "launch": launch}))
+    changed = plan.model_copy(update={"decision": plan.decision.model_copy(update={"engines": tuple(engines)})})
+    return changed if plan.was_edited else changed.sealed()  # what the request says is no edit of the document
 
 
 def _requested(request: SimulationRequest) -> tuple[Requests, str]:

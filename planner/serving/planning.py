@@ -14,7 +14,7 @@ from costmodels.models.precision import (
     choose_precision,
 )
 from costmodels.operations.registry import families
-from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.clusters import Pool
 from planner.contract.models import architecture_of
 from planner.contract.published import validated
@@ -193,7 +193,13 @@ def _none(request: PlanRequest, model: Architecture, options: list[ServingOption
 
 
 def _check_length(request: PlanRequest, model: Architecture) -> None:
-    work, context = request.workload, model.max_context_tokens
+    work, context, admitted = request.workload, model.max_context_tokens, request.max_model_len
+    if admitted is not None and not work.longest_tokens <= admitted <= context:
+        raise InputError(
+            f"max_model_len: {admitted} is not between the {work.longest_tokens} tokens of a request and the "
+            f"{context} that {model.name} reads",
+            "give a length in between, or leave it out",
+        )
     if work.longest_tokens <= context:
         return
     longest = f"isl {work.isl} + osl {work.osl} = {work.longest_tokens} tokens"
@@ -227,11 +233,24 @@ def _cost_models(
     return cost_of
 
 
+def _started_as_asked(request: PlanRequest) -> Framework:
+    """The framework with what the request says of how engines are started in place of what plans start them with."""
+    framework = find_framework(request.framework)
+    asked: dict[str, Any] = {
+        "max_sequences": request.max_num_seqs,
+        "token_budgets": request.max_num_batched_tokens and (request.max_num_batched_tokens,),
+        "memory_fraction": request.gpu_memory_utilization,
+        "max_model_len": request.max_model_len,
+    }
+    said = {name: value for name, value in asked.items() if value is not None}
+    return framework.model_copy(update={"limits": framework.limits.model_copy(update=said)}) if said else framework
+
+
 def _jobs(
     request: PlanRequest, model: Architecture, precision: Precision, cost_of: CostOf
 ) -> tuple[list[Job], list[Rejected]]:
     """One job per pool that can run the precision; the other pools as rejections."""
-    framework = find_framework(request.framework)
+    framework = _started_as_asked(request)
     jobs, refused = [], []
     for index, pool in enumerate(request.cluster.pools):
         why = framework.missing_hardware(precision, cost_of(pool).gpu)

@@ -25,6 +25,7 @@ from planner.contract.models import ModelInput
 from planner.contract.options import RELEASE_HELP, Option
 from planner.contract.workload.slo import Slo, parse_slo
 from planner.contract.workload.workload import Workload, workload_input
+from planner.serving.configuration import GpuMemoryUtilization, MaxModelLen, MaxNumBatchedTokens, MaxNumSeqs
 from profiles.errors import UnknownName
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.values import number, shown
@@ -130,6 +131,10 @@ class PlanRequest(Document):
         Field(description="of the KV cache: one, several to choose from, or any; default: bf16"),
         Option("KV cache: bf16 (default) or fp8; bf16,fp8 or any to choose from.", _ASKED),
     ] = None
+    max_num_seqs: MaxNumSeqs = None
+    max_num_batched_tokens: MaxNumBatchedTokens = None
+    gpu_memory_utilization: GpuMemoryUtilization = None
+    max_model_len: MaxModelLen = None
     disaggregation: Annotated[
         Disaggregation,
         Field(
