@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
@@ -18,12 +18,10 @@ from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.clusters import Pool
 from planner.contract.models import architecture_of
 from planner.contract.published import validated
-from planner.experts.placement import Loads
 from planner.serving.cluster_choice import planned_on_open_cluster
 from planner.serving.confirmation.confirmation import confirmed
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
-from planner.serving.expert_placement import check_expert_loads
 from planner.serving.infeasible import no_plan
 from planner.serving.layouts import Rejected, restrictions
 from planner.serving.operating_points import Job, search, served_on
@@ -34,6 +32,9 @@ from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, LimitReached, ShardwrightError, Unsupported
 from profiles.hardware import Catalogue
 from profiles.store import ProfileStore
+
+if TYPE_CHECKING:
+    from planner.experts.placement import Loads
 
 CostOf = Callable[[Pool], CostModel]
 
@@ -68,6 +69,8 @@ def plan(
     _check_length(request, model)
     families().require_measured_widths(model)
     if expert_loads is not None:
+        from planner.serving.expert_placement import check_expert_loads  # deferred: few plans place experts
+
         check_expert_loads(expert_loads, model)
     cost_of = _cost_models(request, catalogue, store, measured, progress)
 
@@ -145,7 +148,8 @@ def _options(
         return [ServingOption("aggregated", precision, [], refused, reason=refused[0].reason)]
     if progress is not None and len(request.precision or ()) + len(request.kv_precision or ()) > 1:
         progress(f"searching layouts in {precision.weights} with {precision.kv} KV cache")
-    searches = [search(job, restrictions(request, job.pool)) for job in jobs]
+    fastest = request.goal == "latency"
+    searches = [search(job, restrictions(request, job.pool), fastest=fastest) for job in jobs]
     options = [aggregated(request, precision, searches, refused)]
     if request.disaggregation != "never" and request.workload.osl > 1:
         options.append(disaggregated(request, precision, searches, refused))

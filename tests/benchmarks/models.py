@@ -19,6 +19,7 @@ import pandas as pd
 
 from costmodels.models.registry import find_architecture
 from planner import plan
+from planner.contract.models import read_model
 from planner.serving.prediction_table import predict
 from profiles.errors import Infeasible, ShardwrightError
 from profiles.importers.aiconfigurator import find_data
@@ -54,7 +55,7 @@ def predicted(models: list[Path], framework: str) -> pd.DataFrame:
 def planned(model: Path, framework: str) -> str:
     """What ``plan`` says, in a line."""
     request = {
-        "model": str(model),
+        "model": read_model(str(model)),
         "cluster": f"{GPUS}x{GPU}",
         "slo": "ttft=5s,tpot=100ms",
         "workload": "isl=4000,osl=500",
@@ -66,12 +67,14 @@ def planned(model: Path, framework: str) -> str:
         return f"no: {error.message}"
     except ShardwrightError as error:
         return f"error: {error.message}"
-    groups = [f"{group.replicas}xTP{group.layout.tp}" for group in document.decision.groups]
+    groups = [f"{len(group.replicas)} x {group.layout.label}" for group in document.decision.engines]
     return f"{' + '.join(groups)}, {document.proof.objective_value:.4g}"
 
 
 def answered(row: pd.Series) -> bool:
-    return not row["error"] or row["error"].startswith(("memory:", "layout:", "precision:"))
+    """Whether both commands said something of the model that is of use."""
+    told = not row["error"] or row["error"].startswith(("memory:", "layout:"))
+    return told and not row["plan"].startswith("error")
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ from costmodels.serving.steady.kv_transfer import (
     with_queue,
 )
 from planner.serving.operating_points import (
+    IDLE,
     REFINEMENTS,
     Job,
     LayoutSearch,
@@ -44,10 +45,12 @@ from planner.serving.operating_points import (
     sequences_that_fit,
 )
 
-UTILISATIONS = np.concatenate([np.linspace(0.02, 0.9, 45), [0.92, 0.94, 0.96, 0.98]])
+_BUSY = np.concatenate([np.linspace(0.02, 0.9, 45), [0.92, 0.94, 0.96, 0.98]])
+
+UTILISATIONS = np.concatenate([[IDLE, 1e-4, 1e-3, 3e-3, 0.01], _BUSY])
 """Loads at which prefill engines are judged, as shares of what they can do at most: above, a queue has no end."""
 
-FEW_UTILISATIONS = UTILISATIONS[::6]
+FEW_UTILISATIONS = _BUSY[::6]
 """Loads among which the objective latency chooses: there each is a candidate of its own."""
 
 SLACK = 1.05
@@ -138,7 +141,7 @@ def _decode(search: LayoutSearch, kv_connector: KvConnector, within_slo: bool) -
         return None
     pipelined = (points.layouts.pp == 1) | ("decode" in kv_connector.pipeline)
     least = points.budget == min(search.job.served.framework.limits.token_budgets)
-    rows = np.flatnonzero(pipelined & least & (points.concurrency >= 1))
+    rows = np.flatnonzero(pipelined & least)
     if not len(rows):
         return None
     served, shape, steps = search.job.served, search.job.shape, points.steady.decode.take(rows)

@@ -47,11 +47,6 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
                 f"the cache of an engine of {group.id} holds {places} request{'s' if places > 1 else ''} of "
                 f"{group.engine.longest_tokens:,} tokens: no more are in flight at once, others wait"
             )
-    prefill_bound = sum(search.prefill_bound for search in searches)
-    if prefill_bound:
-        notes.append(
-            f"{prefill_bound} layouts were left out: at no load tried do they keep up with this workload's prompts"
-        )
     notes += _hand_over_notes(pairs)
     if any(pair.transfer is not None for pair in pairs):
         drafting = work.speculation is not None
@@ -64,7 +59,7 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
         )
     for group in groups:
         step = group.engine.steps[0][0]
-        if HOW[int(group.engine.origin.how[0])] == "roofline":
+        if HOW[int(group.engine.origin.how[0])] == "roofline" and not group.job.served.unmeasured:
             share = float(step.parts["communication"][0] / step.latency.value[0])
             topology = group.job.served.network.topology
             over_pcie = group.layout.pp == 1 and topology is not None and topology.bus_share is not None
