@@ -44,7 +44,7 @@ def measured_in(boxes: tuple[Box, ...], rows: Columns) -> NDArray[np.bool_]:
     """Which of ``rows`` were measured in ``boxes``, shape [n]; they have at least the columns gpu and num_gpus."""
     found = np.zeros(len(rows["gpu"]), dtype=bool)
     for box in boxes:
-        found |= texts(rows, "gpu").isin([box.gpu]) & np.isin(rows["num_gpus"], box.num_gpus)
+        found |= texts(rows, "gpu").isin([box.gpu]) & np.isin(np.asarray(rows["num_gpus"]), box.num_gpus)
     return found
 
 

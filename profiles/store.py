@@ -395,11 +395,11 @@ def shipped_pack() -> ProfileStore:
 def _array(column: pa.ChunkedArray) -> Texts | NDArray[Any]:
     """A column without nulls. (DLPack, since ``to_numpy`` imports pandas.)"""
     if pa.types.is_dictionary(column.type):
-        parts = [
-            Texts(np.from_dlpack(chunk.indices).astype(np.int64), tuple(chunk.dictionary.to_pylist()))
+        parts: list[dict[str, Texts | NDArray[Any]]] = [
+            {"": Texts(np.from_dlpack(chunk.indices).astype(np.int64), tuple(chunk.dictionary.to_pylist()))}
             for chunk in column.chunks
         ]
-        return texts(joined([{"": Texts.of(())}, *({"": part} for part in parts)]), "")
+        return texts(joined([{"": Texts.of(())}, *parts]), "")
     return np.concatenate([np.from_dlpack(chunk) for chunk in column.chunks] or [np.zeros(0)])
 
 

@@ -58,7 +58,7 @@ def gathered(
     document, folder = read_request(source, schema)
     for name in needed:
         if name not in asked and name not in document:
-            raise InputError(f"--{name} is missing", f"for example: {example}")
+            raise InputError(f"--{name.replace('_', '-')} is missing", f"for example: {example}")
     rest = {name: value for name, value in document.items() if name not in asked}
     return {
         **with_files(rest, folder, catalogue, skip_failed=skip_failed),
