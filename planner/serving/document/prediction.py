@@ -51,6 +51,13 @@ class EngineSimulation(Document):
     )
 
 
+class LargestServed(Document):
+    """What an engine's memory allows at most, per attention replica."""
+
+    context_tokens: int = Field(description="of one request alone, prompt and output; at most the model's context")
+    concurrency: int = Field(description="requests of the workload's mean length at once, as far as the framework goes")
+
+
 class GroupPrediction(Document):
     """What one engine of a group does under its share of the load. Of a prefill engine, ``ttft_ms`` is the time until
     the prompt is prefilled and the steps are prefill steps; a decode engine has no part in ``prefill_busy``."""
@@ -67,6 +74,7 @@ class GroupPrediction(Document):
     step_ms_by_part: dict[str, float] = Field(description="a step's time by cause")
     prefill_busy: float = Field(description="share of time that prefill is busy")
     memory: MemoryParts
+    largest: LargestServed | None = Field(default=None, description="null in plans of schema 1.3 and older")
     power_watts: Interval = Field(description="of one GPU")
     how: How = Field(description="weakest origin of the kernels' times")
     inside_measured_range: bool

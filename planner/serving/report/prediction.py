@@ -31,6 +31,7 @@ from planner.serving.document.prediction import (
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
 from planner.serving.engines.latency import Checks, formula_us, group_us, pair_us
 from planner.serving.report.effects import effects_of
+from planner.serving.report.limits import largest_of
 from planner.serving.request import PlanRequest
 
 PERCENTILES = (50, 90, 95, 99)
@@ -95,6 +96,7 @@ def _group_prediction(group: Group, checks: Checks) -> GroupPrediction:
         step_ms_by_part={part: float(values[0]) / 1e3 for part, values in engine.steps[0][0].parts.items()},
         prefill_busy=engine.prefill_busy,
         memory=_memory(group),
+        largest=largest_of(group),
         power_watts=_interval(_power(group, engine.steps)),
         how=HOW[int(origin.how[0])],
         inside_measured_range=bool(origin.inside[0]),
