@@ -38,7 +38,7 @@ class Manifest:
 
 
 def flush(file: Path) -> None:
-    """Writes ``file`` onto the disk before it is renamed: after a power cut, the new name never stands for an empty file."""
+    """Puts ``file`` on the disk before it is renamed: after a power cut, the new name never stands for an empty one."""
     with file.open("rb+") as stream:
         os.fsync(stream.fileno())
 

@@ -3,6 +3,8 @@ other token budgets of a step would carry."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from planner.serving.document import plan as plans
@@ -38,7 +40,7 @@ def token_budgets(fleet: LoadedFleet) -> tuple[plans.TokenBudget, ...]:
 
 
 def _budget(group: Group, search: LayoutSearch, budget: int) -> plans.TokenBudget:
-    row = {
+    row: dict[str, Any] = {
         "engine": group.id,
         "max_tokens_per_step": budget,
         "chosen": budget == group.limits.max_tokens_per_step,
