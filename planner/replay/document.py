@@ -97,6 +97,11 @@ class SimulationReport(Published):
     model: str
     engines: tuple[str, ...] = Field(description="the plan's engine groups in words")
     load: Load
+    warm_up_requests: int = Field(
+        default=0,
+        description="the first ones of a drawn load, while the engines fill: promises, percentiles, attainment and "
+        "goodput are of the others",
+    )
     served: int
     refused: tuple[Refused, ...]
     slo: tuple[Attained, ...]

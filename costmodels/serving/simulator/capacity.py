@@ -93,12 +93,18 @@ def growth_us(outcome: Outcome) -> float:
 
 
 def saturated_rps(engine: Engine, isl: Ints, osl: Ints, rate_rps: float, *, seed: int = 0) -> float:
-    """What an engine answers that is sent ``rate_rps``, requests per second, over the middle of the run: where that is
-    less than it is sent, all that it can, whichever of its limits it is at (cache, sequences, prefill)."""
-    finish = np.sort(simulate(engine, open_loop(isl, osl, rate_rps, seed=seed)).finish_us)
-    n = len(finish)
-    first, last = int(0.4 * n), int(0.85 * n)
-    return float((last - first) / (finish[last] - finish[first]) * 1e6)
+    """What an engine answers that is sent ``rate_rps``, requests per second, while it is full: where that is less than
+    it is sent, all that it can, whichever of its limits it is at (cache, sequences, prefill).
+
+    Args:
+        isl, osl: of the requests, five times as many as the engine holds or more: the first that it holds fill it, the
+            last leave it empty.
+    """
+    outcome = simulate(engine, open_loop(isl, osl, rate_rps, seed=seed))
+    finish = np.sort(outcome.finish_us[outcome.served])
+    held = min(int(outcome.timeline[:, 2].max()), len(finish) // 3)
+    full = finish[held : len(finish) - held]
+    return float((len(full) - 1) / (full[-1] - full[0]) * 1e6)
 
 
 def requests_to_settle(share: float) -> float:

@@ -288,8 +288,8 @@ class _Trial:
     @cached_property
     def _edge_rps(self) -> float:
         """What the engine can do at most; infinite where it is far from that."""
-        few = max(FEW_AT_EDGE, math.ceil(4 * self._in_flight))
-        isl, osl = self._lengths(min(few, MOST))
+        held = self.group.limits.max_sequences * int(self.group.layouts.dp[0])
+        isl, osl = self._lengths(min(max(FEW_AT_EDGE, 5 * held), MOST))
         asked = BEYOND_EDGE * max(self.group.load_rps, float(self.group.capacity_rps.value[0]))
         found = saturated_rps(self._sure, isl, osl, asked, seed=SEED)
         return math.inf if found > asked * NO_QUEUE else found
@@ -332,7 +332,7 @@ class _Trial:
             return None
         if self._sure is not self._engines["value"]:
             outcome = simulate(self._engines["value"], load).trimmed(warm_up)
-        return Check({"value": outcome}, n)
+        return Check({"value": outcome}, n, self.group.share / self.group.engines)
 
     def with_ends(self, check: Check) -> Check:
         """The same requests at the ends of the steps' interval."""

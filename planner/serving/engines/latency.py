@@ -18,8 +18,8 @@ from planner.serving.engines.groups import Group, Pair
 from planner.serving.operating_points import Served
 
 LONG = 20_000
-"""Requests over which a latency is told that grows all the time: that of an engine which slower steps keep from keeping
-up."""
+"""Requests to all engines over which a latency is told that grows all the time: where slower steps keep an engine from
+keeping up."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,13 @@ class Check:
         outcomes: the requests that count, with every step as predicted, and at the low and the high end of its
             interval.
         requests: all of them, those that fill the engine at first included.
+        share: of all requests that come to the plan.
         formula_rps: what the formulas say that the engine carries, where the simulation carries less.
     """
 
     outcomes: Mapping[End, Outcome]
     requests: int
+    share: float = 1.0
     formula_rps: float | None = None
 
     def us(self, metric: Metric, p: float | None, end: End = "value") -> float:
@@ -43,7 +45,7 @@ class Check:
         found = outcome.mean_us(metric) if p is None else outcome.percentile_us(metric, p)
         if metric == "tpot" or end == "value" or not self._growth_us[end]:
             return found
-        return found + self._growth_us[end] * (0.5 if p is None else p) * (LONG - len(outcome))
+        return found + self._growth_us[end] * (0.5 if p is None else p) * (LONG * self.share - len(outcome))
 
     @cached_property
     def _growth_us(self) -> dict[End, float]:
