@@ -45,8 +45,8 @@ def _budget(group: Group, search: LayoutSearch, budget: int) -> plans.TokenBudge
         "max_tokens_per_step": budget,
         "chosen": budget == group.limits.max_tokens_per_step,
     }
-    inside = [(points, i) for points in (search.fine,) for i in _of(points, group, budget, within=True)]
-    tried = [(points, i) for points in (search.coarse,) for i in _of(points, group, budget, within=False)]
+    inside = [(search.fine, i) for i in _of(search.fine, group, budget, within=True) if search.fine is not None]
+    tried = [(search.coarse, i) for i in _of(search.coarse, group, budget, within=False) if search.coarse is not None]
     if inside:
         points, i = max(inside, key=lambda at: float(at[0].steady.rate_rps.value[at[1]]))
         missed = None
