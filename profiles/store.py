@@ -10,26 +10,28 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pandas.api.types import is_numeric_dtype, is_string_dtype
+from numpy.typing import NDArray
 
+from profiles.columns import Columns, Texts, joined, texts
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.files import GIB, MIB, Source, is_file
 from profiles.markup import read_json
-from profiles.measured_rows import empty_rows, merge_rows, validate
 from profiles.measurements import FORMAT_VERSION, OPERATIONS, Operation, columns_of, find_operation
-from profiles.tables import read_parquet
 from profiles.values import named, shown
+
+if TYPE_CHECKING:
+    import pandas as pd  # deferred with all that needs it: predictions read :meth:`ProfileStore.columns`
 
 MANIFEST = "manifest.json"
 _LARGEST_MANIFEST, _LARGEST_FILE = MIB, 64 * GIB  # bytes
@@ -156,10 +158,28 @@ class ProfileStore:
         only: Mapping[str, Sequence[str]] = MappingProxyType({}),
         dictionary: Sequence[str] = (),
     ) -> pa.Table:
-        """Rows whose text columns have one of the values in ``only``; ``dictionary`` columns as codes.
+        """Rows whose text columns have one of the values in ``only``; ``dictionary`` columns as codes."""
+        import pyarrow.compute as pc
 
-        Rows are sorted by framework and GPU, so the statistics of most row groups rule them out unread: half
-        the time and memory of a filtered dataset scan.
+        parts = []
+        for part in self._row_groups(operation, columns, only, dictionary):
+            for name, values in only.items():
+                part = part.filter(pc.is_in(part[name], value_set=pa.array(values, pa.string())))
+            parts.append(part.select(columns))
+        if not parts:
+            with self._source(operation).opened() as stream:
+                parts = [pq.read_schema(stream).empty_table().select(columns)]
+        table = pa.concat_tables(parts).unify_dictionaries()
+        pa.default_memory_pool().release_unused()
+        return table
+
+    def _row_groups(
+        self, operation: str, columns: list[str], only: Mapping[str, Sequence[str]], dictionary: Sequence[str]
+    ) -> Iterator[pa.Table]:
+        """Groups of rows of which some may have one of the values in ``only``; with the columns of ``only``, too.
+
+        Rows are sorted by framework and GPU, so the statistics of most groups rule them out unread: half the time and
+        memory of a filtered dataset scan.
         """
         try:
             with (
@@ -168,22 +188,49 @@ class ProfileStore:
             ):
                 needed = [*columns, *(name for name in only if name not in columns)]
                 position = {name: i for i, name in enumerate(file.schema_arrow.names)}
-                parts = [file.schema_arrow.empty_table().select(needed)]
                 for group in range(file.metadata.num_row_groups):
                     facts = file.metadata.row_group(group)
                     ranges = {name: facts.column(position[name]).statistics for name in only}
                     if all(_may_hold(ranges[name], values) for name, values in only.items()):
-                        part = file.read_row_group(group, columns=needed, use_threads=False)
-                        for name, values in only.items():
-                            part = part.filter(pc.is_in(part[name], value_set=pa.array(values, pa.string())))
-                        parts.append(part.select(needed))
-            table = pa.concat_tables(parts).select(columns).unify_dictionaries()
-            pa.default_memory_pool().release_unused()
-            return table
+                        yield file.read_row_group(group, columns=needed, use_threads=False).select(needed)
         except KeyError as error:
             raise self._broken(f"{operation}.parquet", f"cannot be read (no column {error})") from error
         except (OSError, pa.ArrowException) as error:
             raise self._broken(f"{operation}.parquet", "cannot be read (it is no whole Parquet file)") from error
+
+    def columns(
+        self, operation: str, names: Sequence[str], *, gpu: str | None = None, framework: str | None = None
+    ) -> Columns:
+        """Columns of ``operation`` as arrays, optionally of the rows of one GPU type and framework; none may be
+        optional.
+
+        Raises:
+            UnknownName, DataError: as :meth:`query`.
+        """
+        wanted = list(dict.fromkeys(names))
+        only = {name: [value] for name, value in (("gpu", gpu), ("framework", framework)) if value is not None}
+        kinds = {column.name: column.kind for column in columns_of(find_operation(operation))}
+        self._check_names(operation, wanted)
+        types = {"int": np.int64, "float": np.float64}
+        parts: list[Columns] = [
+            {name: Texts.of(()) if kinds[name] == "str" else np.zeros(0, types[kinds[name]]) for name in wanted}
+        ]
+        if operation in self.manifest.hashes:
+            text = [name for name, kind in kinds.items() if kind == "str" and name in {*wanted, *only}]
+            for group in self._row_groups(operation, wanted, only, text):
+                part = {name: _array(group[name]) for name in group.column_names}
+                keep = np.ones(group.num_rows, dtype=bool)
+                for name, values in only.items():
+                    keep &= texts(part, name).isin(values)
+                parts.append({name: part[name][keep] for name in wanted})
+            pa.default_memory_pool().release_unused()
+        return joined(parts)
+
+    def _check_names(self, operation: str, names: Sequence[str]) -> None:
+        known = [column.name for column in columns_of(find_operation(operation))]
+        for name in names:
+            if name not in known:
+                raise UnknownName(f"column of {operation}", name, known)
 
     def query(
         self,
@@ -203,17 +250,16 @@ class ProfileStore:
             DataError: the file is missing, unreadable, or lacks a column.
         """
         known = find_operation(operation)
-        names = [column.name for column in columns_of(known)]
-        for column in columns or ():
-            if column not in names:
-                raise UnknownName(f"column of {operation}", column, names)
-        wanted = names if columns is None else columns
+        self._check_names(operation, columns or ())
+        wanted = [column.name for column in columns_of(known)] if columns is None else columns
         only: dict[str, list[str]] = {}
         if gpu is not None:
             only["gpu"] = [gpu]
         if framework is not None:
             only["framework"] = [framework] if isinstance(framework, str) else list(framework)
         if operation not in self.manifest.hashes:
+            from profiles.measured_rows import empty_rows
+
             return empty_rows(known)[wanted]
         text = [c.name for c in columns_of(known) if c.kind == "str" and c.name in wanted] if categories else []
         rows: pd.DataFrame = self._read(operation, wanted, only, text).to_pandas()
@@ -224,9 +270,7 @@ class ProfileStore:
         find_operation(operation)
         if operation not in self.manifest.hashes:
             return []
-        table = self._read(operation, [column], dictionary=[column])
-        chunks = table[column].unify_dictionaries().chunks
-        return sorted(chunks[0].dictionary.to_pylist()) if chunks else []
+        return sorted(texts(self.columns(operation, [column]), column).levels)
 
     def verify(self) -> None:
         """Checks every file against the hash in the manifest, as both now lie on the disk, and the rows against what
@@ -263,6 +307,8 @@ class ProfileStore:
             UnknownName: unknown operation.
             DataError: a row is refused, or the store cannot be read or written.
         """
+        from profiles.measured_rows import merge_rows, validate
+
         known = find_operation(operation)
         fresh = validate(known, rows, where)
         self.manifest = self._read_manifest()  # another process may have written since
@@ -322,6 +368,8 @@ class ProfileStore:
 
         With ``operation``, only of that one.
         """
+        import pandas as pd
+
         by = ["gpu", "framework", "dtype"]
         only = None if operation is None else find_operation(operation).name
         parts = []
@@ -342,6 +390,17 @@ def shipped_pack() -> ProfileStore:
         DataError: the installation is broken.
     """
     return ProfileStore(Path(str(files("profiles") / "packs" / "silicon")), trusted=True)
+
+
+def _array(column: pa.ChunkedArray) -> Texts | NDArray[Any]:
+    """A column without nulls. (DLPack, since ``to_numpy`` imports pandas.)"""
+    if pa.types.is_dictionary(column.type):
+        parts: list[dict[str, Texts | NDArray[Any]]] = [
+            {"": Texts(np.from_dlpack(chunk.indices).astype(np.int64), tuple(chunk.dictionary.to_pylist()))}
+            for chunk in column.chunks
+        ]
+        return texts(joined([{"": Texts.of(())}, *parts]), "")
+    return np.concatenate([np.from_dlpack(chunk) for chunk in column.chunks] or [np.zeros(0)])
 
 
 def _may_hold(statistics: pq.Statistics | None, values: Sequence[str]) -> bool:
@@ -373,6 +432,12 @@ def _hash_of(file: Path, stamp: Stamp) -> str:
 @lru_cache(maxsize=256)
 def _check_rows(operation: str, file: Path, stamp: Stamp) -> None:
     """Raises DataError where a row of ``file``, whose hash is right, is none that could have been written."""
+    import pandas as pd
+    from pandas.api.types import is_numeric_dtype, is_string_dtype
+
+    from profiles.measured_rows import validate
+    from profiles.tables import read_parquet
+
     source = Source(file, "store", "rebuild the store", _LARGEST_FILE, DataError)
     rows, known = read_parquet(source), find_operation(operation)
     validate(known, rows, source.where)  # which is lenient with types that importers bring
