@@ -60,7 +60,7 @@ def settings() -> dict[str, Setting]:
         name = variable.removeprefix(PREFIX).lower()
         if name not in NAMES:
             raise UnknownName("environment", variable, [PREFIX + each.upper() for each in NAMES])
-    for name, value in of_environment(PREFIX).items():
+    for name, value in of_environment().items():
         found[name] = Setting(value, f"${PREFIX}{name.upper()}")
     for path in there:
         values = _read(path)

@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     """Settings of one source: a file's values, or else the environment's. Options of the same names say what each is;
     commands take those that they have."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix="SHARDWRIGHT_", extra="forbid", frozen=True, env_ignore_empty=True)
 
     model: Text | None = None
     cluster: Text | None = None
@@ -62,14 +62,14 @@ class _OfAFile(Settings):
 NAMES = tuple(Settings.model_fields)
 
 
-def of_environment(prefix: str) -> dict[str, Any]:
-    """What variables that begin with ``prefix`` set, by name.
+def of_environment() -> dict[str, Any]:
+    """What the environment sets, by name.
 
     Raises:
         InputError: naming the setting and its value.
     """
     try:
-        return Settings(_env_prefix=prefix).model_dump(exclude_none=True)
+        return Settings().model_dump(exclude_none=True)
     except ValidationError as error:
         raise validation_error(error, "environment") from error
 

@@ -19,7 +19,7 @@ from planner.contract.clusters import Pool
 from planner.contract.models import architecture_of
 from planner.contract.published import validated
 from planner.serving.cluster_choice import planned_on_open_cluster
-from planner.serving.confirmation.confirmation import confirmed
+from planner.serving.confirmation.confirmation import Confirmed, confirmed
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
 from planner.serving.infeasible import no_plan
@@ -27,6 +27,8 @@ from planner.serving.layouts import Rejected, restrictions
 from planner.serving.operating_points import Job, search, served_on
 from planner.serving.report.report import assemble
 from planner.serving.request import PlanRequest, parse_request
+from planner.serving.users import planned_for_users
+from planner.serving.ways_out import with_tried_hint
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, LimitReached, ShardwrightError, Unsupported
 from profiles.hardware import Catalogue
@@ -76,10 +78,15 @@ def plan(
     def planned(closed: PlanRequest) -> Plan:
         return _plan(closed, model, cost_of, progress, expert_loads)
 
+    def planned_anywhere(asked: PlanRequest) -> Plan:
+        if asked.cluster.is_open:
+            return planned_on_open_cluster(asked, planned, progress or (lambda _: None))
+        return planned(asked)
+
     request = request.with_headroom
-    if request.cluster.is_open:
-        return planned_on_open_cluster(request, planned, progress or (lambda _: None))
-    return planned(request)
+    if request.workload.concurrency is not None:
+        return planned_for_users(request, planned_anywhere)
+    return planned_anywhere(request)
 
 
 def _plan(
@@ -91,15 +98,30 @@ def _plan(
 ) -> Plan:
     """The plan on a cluster of which the request says all. Raises as :func:`plan`."""
     _check_framework(request, cost_of)
+    found = _found(request, model, cost_of, progress)
+    if found.best is None:
+
+        def fails(changed: PlanRequest) -> ShardwrightError | None:
+            try:
+                tried = _found(changed, model, cost_of, progress)
+            except ShardwrightError as error:
+                return error
+            return None if tried.best is not None else _none(changed, model, tried.options)
+
+        raise with_tried_hint(request, _none(request, model, found.options), fails)
+    return validated(assemble(request, found, found.best, expert_loads), parse_plan)
+
+
+def _found(
+    request: PlanRequest, model: Architecture, cost_of: CostOf, progress: Callable[[str], None] | None
+) -> Confirmed:
+    """The best of all ways to serve, simulated."""
     options = [
         option
         for precision in _precisions(request, model)
         for option in _options(request, model, precision, cost_of, progress)
     ]
-    found = confirmed(request, options)
-    if found.best is None:
-        raise _none(request, model, found.options)
-    return validated(assemble(request, found, found.best, expert_loads), parse_plan)
+    return confirmed(request, options)
 
 
 def _check_framework(request: PlanRequest, cost_of: CostOf) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from command import Runner, complaint
 
-from api.settings import FILE, settings
-from api.settings_schema import NAMES
+from api.settings import FILE, PREFIX, settings
+from api.settings_schema import NAMES, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +89,10 @@ def test_settings_of_planning_do_not_stand_before_other_commands(folder: Path, r
     write(folder, 'cluster = "4xH100"\nmodel = "Qwen/Qwen3-8B"\n')
     assert run("models").code == 0
     assert "plan.json: cannot be read" in complaint(run("simulate", "plan.json", "--rate", "1"))[0]
+
+
+def test_the_environment_has_one_prefix() -> None:
+    assert Settings.model_config["env_prefix"] == PREFIX
 
 
 def test_every_setting_is_in_the_docs() -> None:

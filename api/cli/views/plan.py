@@ -78,6 +78,8 @@ def _model(request: RequestUnderstood) -> str:
 def _workload(request: RequestUnderstood) -> str:
     work = request.workload
     rate = "as many requests as fit" if work.rate_rps is None else f"{work.rate_rps:g} requests/s"
+    if request.concurrency is not None:
+        rate = f"{request.concurrency:,} users at once, about {number(work.rate_rps or 0)} requests/s"
     if request.headroom:
         rate += f", {percent(request.headroom)} headroom among them"
     words = [work.told(), rate]
