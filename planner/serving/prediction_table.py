@@ -12,7 +12,6 @@ from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.images import encoded_image
-from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.registry import families
@@ -23,6 +22,7 @@ from costmodels.serving.closed_loop.protocol import SHORTEST
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import PromptImages, ServedModel
 from costmodels.step.communication import Network
+from planner.contract.words import attention_is_data_parallel, columns_meant, count, precision_of
 from planner.contract.workload.images import parse_images
 from planner.serving.layouts import completed, degrees_of, refused_on_nodes
 from profiles.descriptions import catalogue_with
@@ -111,11 +111,14 @@ def predict(
     Raises:
         InputError: the table is empty, lacks a column, or has one that is added here.
     """
-    _check_columns(table)
+    meant = columns_meant(table.columns, (*REQUIRED, *OPTIONAL))
+    given = table.rename(columns=meant)
+    _check_columns(given, table)
     catalogue = catalogue_with(store.path for store in measured)
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
     groups: dict[_Group, list[_Row]] = {}
-    records = table.to_dict("records")
+    records = given.to_dict("records")
+    said = f"columns read: {', '.join(f'{name} as {own}' for name, own in meant.items())}" if meant else ""
     for index, record in enumerate(records):
         try:
             text = {str(name): str(value).strip() for name, value in record.items()}
@@ -131,10 +134,12 @@ def predict(
             except ShardwrightError as error:
                 for row in part:
                     out["error"][row.index] = _told(error)
+    out["note"] = np.array(["; ".join(filter(None, (said, note))) for note in out["note"]], dtype=object)
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(out)], axis=1)
 
 
-def _check_columns(table: pd.DataFrame) -> None:
+def _check_columns(table: pd.DataFrame, given: pd.DataFrame) -> None:
+    """``table``: ``given`` with its columns in our words."""
     missing = [name for name in REQUIRED if name not in table.columns]
     if missing:
         raise InputError(
@@ -149,7 +154,7 @@ def _check_columns(table: pd.DataFrame) -> None:
     repeated = table.columns[table.columns.duplicated()]
     if len(repeated):
         raise InputError(f"columns: {shown(repeated[0])} is there twice", "give each column once")
-    taken = [name for name in ADDED if name in table.columns]
+    taken = [name for name in ADDED if name in given.columns]
     if taken:
         raise InputError(f"columns: {taken[0]!r} is one that predictions are written to", "rename or drop it")
     if not len(table):
@@ -200,7 +205,8 @@ def _release_asked(record: Mapping[str, str]) -> str:
 
 
 def _count(name: str, text: str) -> int:
-    value = _positive(name, text)
+    suffixed = count(text)
+    value = _positive(name, text if suffixed is None else str(suffixed))
     if value != int(value):
         raise InputError(f"{name}: {shown(text)} is not a whole number", f"give a whole {name}, 1 or more")
     return int(value)
@@ -217,6 +223,8 @@ def _positive(name: str, text: str) -> float:
 
 def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, ...]:
     given = {name: _count(name, record[name]) if record.get(name) else None for name in (*DEGREES, "num_gpus")}
+    if attention_is_data_parallel(record) and given["dp"] is None:
+        given |= {"tp": 1, "dp": given["tp"]}
     tp, pp, dp = (given[name] or 1 for name in ("tp", "pp", "dp"))
     gpus = given["num_gpus"]
     if gpus is not None and gpus != tp * pp * dp:
@@ -240,7 +248,7 @@ def _predict_group(
     _, gpu_name, framework_at, weights, kv, images = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     families().require_measured_widths(model)
-    precision = choose_precision(model, weights, kv)
+    precision = precision_of(model, weights, kv)
     framework.check_runs(precision, gpu)
     for row in rows:
         out["release"][row.index] = framework.release.version

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from planner.contract.documents import PLAIN_NUMBER, Document, checked
+from planner.contract.words import count
 from planner.contract.workload.grammar import NUMBER, items
 from profiles.errors import InputError, UnknownName
 from profiles.values import shown
@@ -51,8 +52,8 @@ class Workload(Document):
 
 
 _WORKLOAD = {
-    "isl": (re.compile(r"-?[0-9]+"), "a whole number of tokens"),
-    "osl": (re.compile(r"-?[0-9]+"), "a whole number of tokens"),
+    "isl": (re.compile(r"-?[0-9]+|[0-9.]+[kKmM]"), "a whole number of tokens, as in 4096 or 4K"),
+    "osl": (re.compile(r"-?[0-9]+|[0-9.]+[kKmM]"), "a whole number of tokens, as in 512 or 1K"),
     "rate": (re.compile(rf"(-?{NUMBER})\s*(?:rps|/s)?", re.IGNORECASE | re.ASCII), "a rate"),
     "routing": (re.compile(r".+", re.DOTALL), "a routing"),
     "prefix_hit": (re.compile(rf"(-?{NUMBER})", re.IGNORECASE | re.ASCII), "a share, as in prefix_hit=0.5"),
@@ -83,7 +84,10 @@ def parse_workload(text: str) -> Workload:
         match = pattern.fullmatch(value)
         if match is None:
             raise InputError(f"workload: {name}={shown(value)} is not {kind}", _WORKLOAD_HELP)
-        fields[name] = value if name == "routing" else float(match[1]) if pattern.groups else int(value)
+        amount = value if name == "routing" else float(match[1]) if pattern.groups else count(value)
+        if amount is None:
+            raise InputError(f"workload: {name}={shown(value)} is not {kind}", _WORKLOAD_HELP)
+        fields[name] = amount
     speculation = {_WORKLOAD_FIELDS.get(name, name): fields.pop(name) for name in _SPECULATION if name in fields}
     for name, field in (("draft", "draft_tokens"), ("acceptance", "acceptance")):
         if speculation and field not in speculation:
