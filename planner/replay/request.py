@@ -43,13 +43,15 @@ class Trace(Document):
     osl: tuple[Tokens, ...] = Field(min_length=1, description="tokens of each answer")
 
     @classmethod
-    def read(cls, path: Path, *, first: int | None = None) -> Trace:
-        """The trace in a CSV file, or its ``first`` requests. Raises as
+    def read(cls, path: Path, *, first: int | None = None, skip_failed: bool = False) -> Trace:
+        """The trace in a CSV file, or its ``first`` requests, with or without those that have no output. Raises as
         :func:`planner.contract.workload.traces.recorded`."""
         from planner.contract.workload.traces import recorded
 
-        seconds, isl, osl = (column.tolist() for column in recorded(path, first=first))
-        return cls(name=path.name, arrival_s=seconds, isl=isl, osl=osl)
+        *columns, skipped = recorded(path, first=first, skip_failed=skip_failed)
+        seconds, isl, osl = (column.tolist() for column in columns)
+        left_out = f" ({skipped:,} requests without output left out)" if skip_failed else ""
+        return cls(name=f"{path.name}{left_out}", arrival_s=seconds, isl=isl, osl=osl)
 
     @model_validator(mode="after")
     def _as_many_of_each(self) -> Trace:

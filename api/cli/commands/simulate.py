@@ -32,6 +32,10 @@ def simulate(
             rich_help_panel=_LOAD,
         ),
     ] = None,
+    skip_failed: Annotated[
+        bool,
+        typer.Option("--skip-failed", help="Leave requests of the trace without output out.", rich_help_panel=_LOAD),
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(
@@ -77,7 +81,7 @@ def simulate(
         check_target(plot, "--plot")
         check_kind(plot, "timeline.html")
     measured, _ = measured_stores(profiles)
-    understood = _understood(asked, plan_file, trace, request)
+    understood = _understood(asked, plan_file, trace, request, skip_failed)
     from api.cli.progress import Reporter
     from planner.contract.models import read_model
 
@@ -98,7 +102,7 @@ def simulate(
 
 
 def _understood(
-    asked: dict[str, Any], plan_file: Path | None, trace: Path | None, request: str | None
+    asked: dict[str, Any], plan_file: Path | None, trace: Path | None, request: str | None, skip_failed: bool
 ) -> SimulationRequest:
     """The request, with the plan and the trace that it names read and put in.
 
@@ -118,9 +122,11 @@ def _understood(
         fields["plan"] = read_plan(plan_file)
     if "plan" not in fields:
         raise InputError("PLAN.json is missing", "for example: plan simulate plan.json --rate 18")
+    if trace is None and skip_failed:
+        raise InputError("--skip-failed: has no effect without a trace", "give --trace FILE, or leave it out")
     if trace is None:
         return parse_simulation_request(fields)
     # What contradicts itself is refused before a long file is read.
     stand_in = Trace(name=trace.name, arrival_s=(0.0,), isl=(1,), osl=(1,))
     first = parse_simulation_request({**fields, "trace": stand_in}).requests
-    return parse_simulation_request({**fields, "trace": Trace.read(trace, first=first)})
+    return parse_simulation_request({**fields, "trace": Trace.read(trace, first=first, skip_failed=skip_failed)})
