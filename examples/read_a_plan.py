@@ -6,6 +6,7 @@ plan … --output plan.json && python examples/read_a_plan.py plan.json
 import sys
 from pathlib import Path
 
+from planner.contract.published import check_not_edited
 from planner.serving.document.plan import read_plan
 from profiles.errors import ShardwrightError
 
@@ -13,6 +14,7 @@ if len(sys.argv) != 2:
     sys.exit("usage: python examples/read_a_plan.py PLAN.json (as `plan --output` wrote it)")
 try:
     document = read_plan(Path(sys.argv[1]))
+    check_not_edited(document, sys.argv[1])
 except ShardwrightError as error:
     sys.exit(f"error: {error.message}\nhint: {error.hint}")
 for group in document.decision.engines:

@@ -32,15 +32,18 @@ class Malformed(ValueError):
         self.line = line
 
 
-def read_json(source: Source) -> Any:
+def read_json(source: Source, *, as_python: bool = False) -> Any:
     """The JSON document in a file.
+
+    Args:
+        as_python: as :func:`strict_json`.
 
     Raises:
         InputError (or ``source.error``): it cannot be read or is not JSON.
     """
     text = source.text()
     try:
-        return strict_json(text)
+        return strict_json(text, as_python=as_python)
     except Malformed as error:
         raise refused(source, error, "JSON") from error
 
@@ -51,9 +54,13 @@ def refused(source: Source, error: Malformed, language: str) -> ShardwrightError
     return source.wrong(f"{line}not valid {language} ({error})")
 
 
-def strict_json(text: str | bytes) -> Any:
+def strict_json(text: str | bytes, *, as_python: bool = False) -> Any:
     """``json.loads`` that refuses what it lets pass: NaN, infinities (``1e999`` too), keys given twice, numbers of
     more than 4,000 digits, and more than :data:`DEEPEST` levels.
+
+    Args:
+        as_python: of a file that Python may have written: Infinity and NaN, which JSON has not, are the texts of these
+            names, so that who needs a number there refuses them.
 
     Raises:
         Malformed: saying what is wrong and where.
@@ -65,7 +72,7 @@ def strict_json(text: str | bytes) -> Any:
             raise Malformed(f"byte {error.object[error.start]:#04x} is not text in UTF-8") from error
     _check_depth(text)
     try:
-        return _DECODER.decode(text)
+        return (_PYTHONS if as_python else _DECODER).decode(text)
     except json.JSONDecodeError as error:
         problem = error.msg[0].lower() + error.msg[1:].removesuffix(" at") if text.strip() else "it is empty"
         raise Malformed(f"{problem}, at column {error.colno}" if text.strip() else problem, error.lineno) from error
@@ -115,6 +122,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-_DECODER = json.JSONDecoder(
-    parse_constant=_no_number, parse_int=integer, parse_float=_real, object_pairs_hook=_each_once
+_DECODER, _PYTHONS = (
+    json.JSONDecoder(parse_constant=constant, parse_int=integer, parse_float=_real, object_pairs_hook=_each_once)
+    for constant in (_no_number, str)
 )

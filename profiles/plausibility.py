@@ -107,7 +107,7 @@ def _fewer_bytes(operation: str, table: pd.DataFrame, shape: list[str], routing:
 def _frameworks(operation: str, table: pd.DataFrame, shape: list[str], routing: list[str]) -> Iterator[Finding]:
     key = ["gpu", "dtype", *shape, *routing, _SIZE[operation]]
     side = table.pivot_table(index=key, columns="framework", values="latency_us", observed=True)
-    logs = np.log(side)
+    logs = pd.DataFrame(np.log(side))
     names = ["gpu", "dtype", *shape]
     for framework in logs.columns:
         others = logs.drop(columns=framework)
@@ -128,7 +128,7 @@ def _splits(operation: str, table: pd.DataFrame, shape: list[str]) -> Iterator[F
     curves = large.assign(work=np.log(work)).pivot_table(
         index=[*names, "tokens"], columns=["moe_tp", "moe_ep"], values="work", observed=True
     )
-    splits: list[tuple[int, int]] = [(int(tp), int(ep)) for tp, ep in curves.columns]
+    splits: list[tuple[int, int]] = [(int(split[0]), int(split[1])) for split in curves.columns]
     for tp, ep in splits:
         wide = [other for other in splits if other != (tp, ep) and max(_apart(tp, other[0]), _apart(ep, other[1])) <= 4]
         beside = [other for other in ((tp, ep // 2), (tp, 2 * ep)) if other in splits and other != (tp, ep)]

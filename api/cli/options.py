@@ -31,6 +31,15 @@ JsonOutput = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress and no notes on standard error.", rich_help_panel=SHOWN)
 ]
+SkipFailed = Annotated[
+    bool,
+    typer.Option(
+        "--skip-failed",
+        help="Leave out requests of a trace without output, and count them.",
+        rich_help_panel="The load",
+    ),
+]
+Edited = Annotated[bool, typer.Option("--edited", help="Go on with a document that was edited since it was made.")]
 Request = Annotated[
     str | None,
     typer.Option(
@@ -112,8 +121,8 @@ def _name(info: FieldInfo, field: str) -> str:
 
 
 def _option(option: Option, info: FieldInfo, name: str) -> tuple[Any, Any]:
-    type_ = _plain_type(info.annotation)
-    default = info.default if isinstance(info.default, bool | int | float | str) else None
+    type_ = str if option.text else _plain_type(info.annotation)
+    default = info.default if not option.text and isinstance(info.default, bool | int | float | str) else None
     names = [f"--{name.replace('_', '-')}"] if default is False else []  # a flag has no --no-…
     said = typer.Option(
         *names,

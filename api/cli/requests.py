@@ -46,6 +46,7 @@ def gathered(
     *,
     needed: Sequence[str] = (),
     example: str = "",
+    skip_failed: bool = False,
 ) -> tuple[dict[str, Any], Path]:
     """The fields of a request: those of its document, replaced by the options ``asked`` beside it, with the files that
     ``model`` and ``cluster`` name put in; and the folder that other files of the document are relative to.
@@ -59,11 +60,21 @@ def gathered(
         if name not in asked and name not in document:
             raise InputError(f"--{name} is missing", f"for example: {example}")
     rest = {name: value for name, value in document.items() if name not in asked}
-    return {**with_files(rest, folder, catalogue), **with_files(asked, Path(), catalogue)}, folder
+    return {
+        **with_files(rest, folder, catalogue, skip_failed=skip_failed),
+        **with_files(asked, Path(), catalogue, skip_failed=skip_failed),
+    }, folder
 
 
-def with_files(fields: Mapping[str, Any], folder: Path, catalogue: Catalogue) -> dict[str, Any]:
-    """``fields`` with the ``config.json`` that ``model`` names and the YAML file that ``cluster`` names put in."""
+def with_files(
+    fields: Mapping[str, Any], folder: Path, catalogue: Catalogue, *, skip_failed: bool = False
+) -> dict[str, Any]:
+    """``fields`` with the ``config.json`` that ``model`` names, the YAML file that ``cluster`` names, and the trace or
+    the mapping that ``workload`` names put in.
+
+    Args:
+        skip_failed: leave out rows of a trace without output.
+    """
     out = dict(fields)
     if isinstance(model := out.get("model"), str):
         from planner.contract.models import read_model
@@ -73,6 +84,10 @@ def with_files(fields: Mapping[str, Any], folder: Path, catalogue: Catalogue) ->
         from planner.contract.clusters import parse_cluster
 
         out["cluster"] = parse_cluster(_at(folder, cluster), catalogue=catalogue)
+    if isinstance(workload := out.get("workload"), str):
+        from planner.contract.workload.files import workload_at
+
+        out["workload"] = workload_at(workload, folder, skip_failed=skip_failed) or workload
     return out
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from costmodels.models.architecture import Architecture, VisionTower
+from costmodels.models.architecture import Architecture
+from costmodels.models.vision_tower import VisionTower
 from profiles.errors import Unsupported
 from profiles.shipped import shipped
 

@@ -210,7 +210,7 @@ def _config_at(path: Path) -> tuple[str, dict[str, Any], Path | None]:
 def _read_json(file: Path) -> dict[str, Any]:
     """The object in ``file``; errors name it, and the line where the JSON ends to be JSON."""
     source = Source(file, "", "give the config.json of a Hugging Face model", LARGEST_CONFIG)
-    content = read_json(source)
+    content = read_json(source, as_python=True)  # Mamba's have "time_step_limit": [0.0, Infinity]
     if not isinstance(content, dict):
         raise source.wrong(f"line 1: a JSON object is expected, not {shown(content)}")
     return content

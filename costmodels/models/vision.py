@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from costmodels.models.architecture import VisionTower
 from costmodels.models.config_fields import Fields
+from costmodels.models.vision_tower import VisionTower
 
 Reader = Callable[[Fields, Fields], VisionTower]
 """From the keys of ``vision_config`` and of the text model's config."""

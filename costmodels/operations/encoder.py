@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
-from costmodels.models.architecture import VisionTower
 from costmodels.models.images import EncodedImage
+from costmodels.models.vision_tower import VisionTower
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
@@ -61,7 +61,7 @@ def ask_images(step: LayerStep, tower: VisionTower, image: EncodedImage, count: 
     ask_product(step, "bf16", rows, hidden, width, each)
     ask_product(step, "bf16", rows, matrices * wide, hidden, each)
     ask_product(step, "bf16", rows, hidden, wide, each)
-    moved = rows * float(hidden * ACTIVATION_BYTES)
+    moved = rows.astype(np.float64) * hidden * ACTIVATION_BYTES
     step.work.exchange("all_reduce", moved, tp, 2 * each)
     # Two norms that add the residual, rotary positions, and the activation: each reads and writes.
     step.work.moved_bytes += each * (moved * (2 * 4 + 2) + rows * wide * (matrices + 1.0) * ACTIVATION_BYTES)

@@ -66,7 +66,7 @@ GEMM = Kernel(
 )
 
 
-def ask_product(step: LayerStep, dtype: str, m: Ints, n: Ints | int, k: Ints | int, count: float) -> None:
+def ask_product(step: LayerStep, dtype: str, m: Ints, n: Ints | int, k: Ints | int, count: Floats | float) -> None:
     """Asks for [m, k] × [k, n] in steps that have rows."""
     step.work.ask(GEMM, count, m > 0, dtype=code("dtype", dtype), m=m, n=n, k=k)
 

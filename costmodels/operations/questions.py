@@ -7,7 +7,7 @@ each).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,12 @@ class Batch:
     @property
     def tokens(self) -> Ints:
         return self.prefills * self.chunk + self.decodes * self.queries
+
+    def verifying(self, queries: int) -> Batch:
+        """The same step of sequences that generate one token each, with ``queries`` tokens of each: speculative
+        decoding."""
+        more = (queries - self.queries) * self.decodes
+        return replace(self, expert_tokens=self.expert_tokens + more, queries=queries)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class Mamba2Kind(MixerKind[Mamba2]):
         step.recur(PREFILL, DECODE, count, dtype=code("dtype", "bf16"), state_heads=heads, groups=groups, **shape)
         ask_product(step, precision.attention_output, tokens, hidden, inner, count)
         # The gated norm reads outputs and gate, and writes.
-        step.work.touch(tokens * inner * (3.0 * ACTIVATION_BYTES), 1, count)
+        step.work.touch((tokens * inner).astype(np.float64) * 3 * ACTIVATION_BYTES, 1, count)
         step.reduce(count)
 
     def widths(self, layer: Mamba2) -> Widths:
@@ -127,7 +127,7 @@ class MambaKind(MixerKind[Mamba]):
         shape = {"head_dim": 1, "state_dim": layer.state, "groups": 1, "state_bytes": layer.state_bytes}
         step.recur(PREFILL, DECODE, count, dtype=code("dtype", "bf16"), state_heads=inner, **shape)
         ask_product(step, precision.attention_output, tokens, hidden, inner, count)
-        step.work.touch(tokens * inner * (3.0 * ACTIVATION_BYTES), 1, count)
+        step.work.touch((tokens * inner).astype(np.float64) * 3 * ACTIVATION_BYTES, 1, count)
         step.reduce(count)
 
     def widths(self, layer: Mamba) -> Widths:

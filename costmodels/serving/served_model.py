@@ -52,6 +52,7 @@ class ServedModel:
         cost: the kernels' times on the GPU type under the framework.
         network: what the GPUs of an engine communicate over.
         images: that its prompts hold.
+        drafting: whether its own draft module is loaded, too.
     """
 
     model: Architecture
@@ -60,6 +61,7 @@ class ServedModel:
     cost: CostModel
     network: Network
     images: PromptImages | None = None
+    drafting: bool = False
 
     @property
     def gpu(self) -> Gpu:
@@ -68,15 +70,20 @@ class ServedModel:
     @property
     def loaded(self) -> Loaded:
         """What engines of it load."""
-        return Loaded(self.model, self.precision, self.framework, self.gpu)
+        return Loaded(self.model, self.precision, self.framework, self.gpu, self.drafting)
 
     @cached_property
+    def unmeasured(self) -> tuple[str, ...]:
+        """Operations of its steps that no GPU has rows of: the roofline answers for them."""
+        one = np.ones(1, np.int64)
+        layout, batch = Layouts.of([(1,) * len(DEGREES)]), Batch(one, one, one, one, one, expert_tokens=np.full(1, 2.0))
+        asked = step_work(self.model, self.precision, layout, batch, "balanced").asked
+        return tuple(operation for operation in asked if not self.cost.is_measured(operation))
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What its users should know: what the reader of its config says, and kernels that nobody measured."""
-        one = np.ones(1, np.int64)
-        layout, batch = Layouts.of([(1,) * len(DEGREES)]), Batch(one, one, one, one, one, expert_tokens=one * 2.0)
-        asked = step_work(self.model, self.precision, layout, batch, "balanced").asked
-        bare = [operation for operation in asked if not self.cost.is_measured(operation)]
+        bare = self.unmeasured
         told = (f"{' and '.join(bare)}: measured on no GPU; {ROOFLINE_TOLD}",) if bare else ()
         return (*self.model.notes, *told)
 
@@ -99,7 +106,7 @@ class ServedModel:
         work = step_work(self.model, precision, layouts, batch, routing)
         if self.images is not None and self.model.vision is not None:
             encoding = LayerStep(Split(self.model.hidden, precision, layouts), batch, routing, work)
-            count = batch.prefills * batch.chunk * self.images.per_token
+            count = (batch.prefills * batch.chunk).astype(np.float64) * self.images.per_token
             ask_images(encoding, self.model.vision, self.images.image, count)
         calibration = calibration or self.framework.calibration
         return step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
@@ -129,19 +136,25 @@ class ServedModel:
 
     def kv_bytes(self, layouts: Layouts, tokens: Floats | float) -> Floats:
         """KV cache of one sequence of ``tokens`` tokens on each layout's fullest GPU, bytes, [n]."""
-        return kv_bytes_per_sequence(self.model, self.precision, layouts, tokens)
+        return kv_bytes_per_sequence(self.model, self.precision, layouts, tokens, drafting=self.drafting)
 
     def kv_bytes_per_token(self, layouts: Layouts, tokens: int) -> Floats:
         """The same ÷ ``tokens``: windows and states make long sequences cheaper by the token, bytes, [n]."""
         return np.asarray(self.kv_bytes(layouts, tokens) / tokens)
 
     def cache_tokens(
-        self, layouts: Layouts, token_budget: Ints, tokens: int, *, memory_fraction: float | None = None
+        self,
+        layouts: Layouts,
+        token_budget: Ints,
+        tokens: int,
+        *,
+        memory_fraction: float | None = None,
+        sequences: Ints | int | None = None,
     ) -> Floats:
         """Tokens of cache of each attention rank, where sequences have ``tokens`` tokens, [n]; ≤ 0: no room.
 
         Args:
-            token_budget, memory_fraction: as of :meth:`memory`.
+            token_budget, memory_fraction, sequences: as of :meth:`memory`.
         """
-        parts = self.memory(layouts, token_budget, memory_fraction=memory_fraction)
+        parts = self.memory(layouts, token_budget, memory_fraction=memory_fraction, sequences=sequences)
         return np.asarray(parts.kv_bytes / self.kv_bytes_per_token(layouts, tokens))

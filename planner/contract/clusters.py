@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +42,10 @@ class Pool(Document):
     fabric: str = Field(description=_FABRIC)
     usd_per_gpu_hour: UsdPerHour | None = Field(default=None, description="price; null where none is known")
     price_source: str | None = Field(default=None, description="who says so, and when")
+    as_needed: bool = Field(
+        default=False,
+        description="as many GPUs can be had as are needed, and the fewest that do are taken; gpus: so many",
+    )
 
     @property
     def nodes(self) -> int:
@@ -53,6 +57,14 @@ class Cluster(Document):
 
     name: str = Field(min_length=1, max_length=LONGEST_TEXT)
     pools: tuple[Pool, ...] = Field(min_length=1, max_length=MOST_POOLS)
+    choose: bool = Field(
+        default=False, description="the pools are to choose from: one of them, or several together where that is better"
+    )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a plan says how many GPUs there are, or of which pools."""
+        return self.choose or any(pool.as_needed for pool in self.pools)
 
     @model_validator(mode="after")
     def _names_differ(self) -> Cluster:
@@ -81,6 +93,7 @@ class PoolInput(Document):
         description="left out: the cheapest on-demand price on record; null: no price is known",
     )
     price_source: str | None = Field(default=None, max_length=1000, description="who says so, and when")
+    as_needed: bool = Field(default=False, strict=True, description="instead of gpus: as many as are needed")
 
 
 class ClusterInput(Document):
@@ -88,6 +101,7 @@ class ClusterInput(Document):
 
     name: str = Field(min_length=1, max_length=LONGEST_TEXT)
     pools: tuple[PoolInput, ...] = Field(min_length=1, max_length=MOST_POOLS)
+    choose: bool = Field(default=False, strict=True, description="the pools are to choose from, alone or together")
 
 
 # ------------------------------------------------------------------ as text
@@ -96,8 +110,8 @@ _COUNT = re.compile(
     r"(?:(?P<nodes>[0-9]+)\s*[xX×]\s*)?(?P<count>[0-9]+)\s*[xX×]\s*(?P<gpu>[A-Za-z][\w. /-]*)", re.ASCII
 )
 _FORMS = (
-    "write 16xH200 (GPUs), 2x8xH100 (nodes × GPUs), 2xp5.48xlarge (nodes), several joined by +{file}, or a bundled "
-    "name: {names}"
+    "write 16xH200 (GPUs), 2x8xH100 (nodes × GPUs), 2xp5.48xlarge (nodes), H200 (as many as are needed), several "
+    "joined by +, or by commas to choose from{file}, or a bundled name: {names}"
 )
 
 
@@ -108,8 +122,9 @@ def bundled_clusters() -> dict[str, Path]:
 
 
 def parse_cluster(text: str, *, allow_paths: bool = True, catalogue: Catalogue = SHIPPED) -> Cluster:
-    """``16xH200``, ``2x8xH100``, ``2xp5.48xlarge`` (nodes of a type), several joined by ``+``, the path of a YAML file,
-    or a bundled name; names of hardware are those of ``catalogue``.
+    """``16xH200``, ``2x8xH100``, ``2xp5.48xlarge`` (nodes of a type), ``H200`` (as many as are needed), several joined
+    by ``+`` or, to choose from, by commas; the path of a YAML file, or a bundled name. Names of hardware are those of
+    ``catalogue``.
 
     Raises:
         InputError, UnknownName: naming what is not understood.
@@ -121,16 +136,40 @@ def parse_cluster(text: str, *, allow_paths: bool = True, catalogue: Catalogue =
         raise InputError(f"cluster: {shown(text)} is longer than {LONGEST_TEXT} characters", hint)
     if text in bundled:
         return read_cluster(bundled[text])
-    matches = [_COUNT.fullmatch(part.strip()) for part in text.split("+")]
-    if all(matches):
-        pools = [_short_pool(match, catalogue) for match in matches if match]
-        return _cluster_from({"name": text, "pools": pools}, "cluster", catalogue)
+    parts = [part.strip() for part in text.split("," if "," in text else "+")]
+    matches = [_COUNT.fullmatch(part) for part in parts]
+    if any(matches) and all(match or _known(part, catalogue) for match, part in zip(matches, parts, strict=True)):
+        return _of_parts(text, parts, catalogue)
     file = _file_at(text) if allow_paths else None
+    if file is None and all(_known(part, catalogue) for part in parts):
+        return _of_parts(text, parts, catalogue)
     if file is not None:
         return read_cluster(file, catalogue)
     if allow_paths and (text.endswith((".yaml", ".yml")) or "/" in text):
         raise InputError(f"cluster: no file at {shown(text)}", hint)
     raise InputError(f"cluster: {shown(text)} is not understood", hint)
+
+
+def _of_parts(text: str, parts: Sequence[str], catalogue: Catalogue) -> Cluster:
+    """Pools that are joined by ``+``, or are to choose from."""
+    pools = []
+    for part in parts:
+        match = _COUNT.fullmatch(part)
+        pools.append(_open_pool(part, catalogue) if match is None else _short_pool(match, catalogue))
+    asked = {"name": text, "pools": pools, "choose": "," in text}
+    return _cluster_from(asked, "cluster", catalogue)
+
+
+def _known(name: str, catalogue: Catalogue) -> bool:
+    """Whether ``name`` is one of a GPU or a node type, of which nobody says how many."""
+    return bool(catalogue.candidates(name)) or _known_node(name, catalogue) is not None
+
+
+def _open_pool(name: str, catalogue: Catalogue) -> dict[str, Any]:
+    node = None if catalogue.candidates(name) else _known_node(name, catalogue)
+    if node is not None:
+        return {"gpu": node.gpu, "node": node.name, "as_needed": True}
+    return {"gpu": catalogue.find_gpu(name, "cluster GPU").name, "as_needed": True}
 
 
 def _file_at(text: str) -> Path | None:
@@ -200,10 +239,19 @@ def cluster_input(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
+def counted(cluster: Cluster) -> Cluster:
+    """``cluster``, of which all GPUs are known: where there is nothing to choose. Raises ValueError."""
+    if cluster.is_open:
+        raise ValueError(
+            f"{shown(cluster.name)} does not say which GPUs there are; say how many: 8x{cluster.pools[0].gpu}"
+        )
+    return cluster
+
+
 def _cluster_from(value: Mapping[Any, Any], where: str, catalogue: Catalogue) -> Cluster:
     asked = checked(ClusterInput, value, where)
     pools = [_filled(pool, where, catalogue) for pool in asked.pools]
-    return checked(Cluster, {"name": asked.name, "pools": pools}, where)
+    return checked(Cluster, {"name": asked.name, "pools": pools, "choose": asked.choose}, where)
 
 
 def _filled(asked: PoolInput, where: str, catalogue: Catalogue) -> dict[str, Any]:
@@ -233,13 +281,24 @@ def _filled(asked: PoolInput, where: str, catalogue: Catalogue) -> dict[str, Any
         "fabric": fabric.name,
         "usd_per_gpu_hour": price,
         "price_source": source,
+        "as_needed": asked.as_needed,
     }
 
 
 def _gpus(asked: PoolInput, per_node: int, where: str) -> int:
+    if asked.as_needed:
+        if (asked.gpus, asked.nodes) != (None, None):
+            raise InputError(
+                f"{where}: pool {asked.name or asked.gpu!r} has a number of GPUs, and as many as are needed",
+                "leave out the number, or as_needed",
+            )
+        return per_node  # where the search for the fewest begins
     if asked.nodes is None:
         if asked.gpus is None:
-            raise InputError(f"{where}: gpus of pool {asked.name or asked.gpu!r} is missing", "give gpus, or nodes")
+            raise InputError(
+                f"{where}: gpus of pool {asked.name or asked.gpu!r} is missing",
+                "give gpus, nodes or as_needed",
+            )
         return asked.gpus
     total = asked.nodes * per_node
     if asked.gpus not in (None, total):

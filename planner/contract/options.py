@@ -17,6 +17,7 @@ class Option:
         panel: heading that the option stands under in ``--help``.
         name: where it is not the field's (``over`` for ``--over``).
         metavar: what stands for the value in ``--help``.
+        text: whether it is written with a unit, which the field's type does not show.
         show_default: whether ``--help`` shows the field's default; false where the help says it.
     """
 
@@ -25,6 +26,7 @@ class Option:
     name: str | None = None
     metavar: str | None = None
     show_default: bool = True
+    text: bool = False
 
 
 FRAMEWORK_HELP = f"{framework_choices()}."

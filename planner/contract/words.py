@@ -14,10 +14,7 @@ from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision, choose_precision
 from profiles.errors import InputError
 from profiles.shipped import shipped
-from profiles.values import shown, whole
-
-_COUNT = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<suffix>[kKmM])")
-_SUFFIXES = {"k": 1000, "K": 1024, "m": 10**6, "M": 2**20}
+from profiles.values import shown
 
 
 class Words(BaseModel):
@@ -69,15 +66,6 @@ def weights_precision(word: str | None, model: Architecture) -> str | None:
 def kv_precision(word: str) -> str:
     """Our name of a precision of the KV cache; a word that is not in the table stays as it is."""
     return words().kv_precisions.get(folded(word), folded(word))
-
-
-def count(text: str) -> int | None:
-    """A whole number, also as ``4k`` (4,000) and ``4K`` (4,096), as vLLM reads them; None: it is none."""
-    found = _COUNT.fullmatch(text.strip())
-    if found is None:
-        return whole(text)
-    value = float(found["number"]) * _SUFFIXES[found["suffix"]]
-    return int(value) if value == int(value) else None
 
 
 def columns_meant(columns: Iterable[str], known: Iterable[str]) -> dict[str, str]:

@@ -39,6 +39,7 @@ class Files:
     routes: Path | None = None
     holdout: Sequence[Path] = ()
     current: Path | None = None
+    edited: bool = False  # take a current placement that was edited since it was made, too
 
 
 NO_FILES = Files()
@@ -169,7 +170,7 @@ def _current(
     request: PlacementRequest, files: Files, model: MoeModel, topology: Topology
 ) -> tuple[Placement | None, str | None]:
     if files.current is not None:
-        return read_current(files.current, model, topology), str(files.current)
+        return read_current(files.current, model, topology, edited=files.edited), str(files.current)
     if request.current is None:
         return None, None
     where = f"current {shown(request.current.name)}"

@@ -14,10 +14,10 @@ from planner.contract.clusters import Cluster
 from planner.contract.documents import Document
 from planner.contract.proof import Proof
 from planner.contract.provenance import NOT_RECORDED, Provenance
-from planner.contract.published import Published, parse_published
+from planner.contract.published import Published, as_it_is, parse_published
 from planner.contract.quantities import Interval
 
-SCHEMA_VERSION: Literal["1.1"] = "1.1"
+SCHEMA_VERSION: Literal["1.2"] = "1.2"
 KIND: Literal["experts"] = "experts"
 KIND_1_0 = "shardwright-expert-placement"
 
@@ -204,7 +204,7 @@ class PlacementDocument(Published):
     """The whole document."""
 
     kind: Literal["experts"] = KIND
-    schema_version: Literal["1.1"] = SCHEMA_VERSION
+    schema_version: Literal["1.2"] = SCHEMA_VERSION
     request: Understood
     decision: PlacementDecision
     prediction: tuple[StepTime, ...]
@@ -253,7 +253,7 @@ def _from_1_0(old: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-OLDER = {"1.0": _from_1_0}
+OLDER = {"1.0": _from_1_0, "1.1": as_it_is}
 """Versions that still open, and how."""
 
 

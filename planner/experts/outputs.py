@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from planner.contract.published import check_not_edited
 from planner.experts.arrays import read_arrays
-from planner.experts.document import KIND, KIND_1_0
+from planner.experts.document import KIND, KIND_1_0, parse_placement
 from planner.experts.eplb import logical_to_physical
 from planner.experts.model import MoeModel
 from planner.experts.placement import Ints, Placement, Topology
@@ -113,14 +114,17 @@ LARGEST_PLACEMENT = 256 * MIB  # bytes of a file; 61 layers of 320 slots take 0.
 _HINT = f"give a file that `plan experts` wrote, in any --format ({', '.join(FORMATS)})"
 
 
-def read_current(path: Path, model: MoeModel, topology: Topology) -> Placement:
+def read_current(path: Path, model: MoeModel, topology: Topology, *, edited: bool = False) -> Placement:
     """A placement in any of the formats, for the GPUs of ``topology``.
 
+    Args:
+        edited: take a document of ours that was edited since it was made, too.
+
     Raises:
-        InputError: unreadable, and what :func:`placement_of` raises.
+        InputError: unreadable, or edited; and what :func:`placement_of` raises.
     """
     source = Source(path, "current", _HINT, LARGEST_PLACEMENT)
-    return placement_of(_arrays(source, model), source.where, model, topology)
+    return placement_of(_arrays(source, model, edited), source.where, model, topology)
 
 
 def placement_of(rows: Ints, where: str, model: MoeModel, topology: Topology) -> Placement:
@@ -154,7 +158,7 @@ def placement_of(rows: Ints, where: str, model: MoeModel, topology: Topology) ->
     return placement
 
 
-def _arrays(source: Source, model: MoeModel) -> Ints:
+def _arrays(source: Source, model: MoeModel, edited: bool) -> Ints:
     """Expert in each slot, shape [MoE layers, slots], not yet checked."""
     where, suffix = source.where, source.path.suffix.casefold()
     if suffix == ".npz":
@@ -170,6 +174,8 @@ def _arrays(source: Source, model: MoeModel) -> Ints:
             devices = [layer["device_list"] for layer in document["layer_list"]]
             return _integers([[e for device in row for e in device["device_expert"]] for row in devices], where)
         if document.get("kind") in (KIND, KIND_1_0):
+            if not edited:
+                check_not_edited(parse_placement(json.dumps(document), where), where)
             return _integers(document["decision"]["physical_to_logical_map"], where)
         rows = _integers(document["physical_to_logical_map"], where)
         return rows[model.layer_index] if len(rows) == model.layers else rows

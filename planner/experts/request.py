@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from planner.contract.clusters import Cluster, ClusterInput, cluster_input
+from planner.contract.clusters import Cluster, ClusterInput, cluster_input, counted
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.engine import FrameworkName
 from planner.contract.models import ModelInput
@@ -80,6 +80,7 @@ class PlacementRequest(Document):
     cluster: Annotated[
         Cluster,
         BeforeValidator(cluster_input, json_schema_input_type=str | ClusterInput),
+        AfterValidator(counted),
         Field(description="the GPUs of one expert-parallel group: short form (4x8xH200) or object"),
         Option("The GPUs of one expert-parallel group: 4x8xH200, a YAML file, ...", _ASKED),
     ]

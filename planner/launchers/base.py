@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -69,6 +71,7 @@ class Launcher(ABC):
     """Starts engines of one framework, whose YAML file says what it can express and in which words."""
 
     name: ClassVar[str]  # of its framework
+    limits_span_replicas: ClassVar[bool] = False  # whether batch limits are said of all attention replicas together
     kinds: ClassVar[dict[str, type[Launcher]]] = {}  # every launcher, by its framework
 
     def __init_subclass__(cls) -> None:
@@ -147,6 +150,30 @@ class Launcher(ABC):
         if flag is None:
             return []
         return [flag] if value is None else [flag, str(value)]
+
+    def _limit_values(self, limits: Limits, layout: Layout) -> dict[str, str]:
+        """What the command line says of the batch limits: our name of the flag → the value."""
+        replicas = layout.dp if self.limits_span_replicas else 1
+        return {
+            "max_tokens_per_step": str(limits.max_tokens_per_step * replicas),
+            "max_sequences": str(limits.max_sequences * replicas),
+            "max_model_len": str(limits.max_model_len),
+            "memory_fraction": f"{limits.memory_fraction:g}",
+        }
+
+    def _limit_flags(self, spec: EngineSpec) -> list[str]:
+        values = self._limit_values(spec.limits, spec.layout)
+        return [word for name, value in values.items() for word in self._flag(name, value)]
+
+    def other_limits(self, command: Sequence[str], limits: Limits, layout: Layout) -> str | None:
+        """Where ``command`` says another batch limit than the engine has, in words; None where it says all of them."""
+        said = dict(pairwise(command))
+        for name, value in self._limit_values(limits, layout).items():
+            (flag,) = self._flag(name)
+            if said.get(flag) != value:
+                given = f"{flag} {said[flag]}" if flag in said else f"no {flag}"
+                return f"{given}, and its limits are {name} {value}"
+        return None
 
     def _weights(self, spec: EngineSpec, notes: list[str]) -> tuple[str, list[str]]:
         """(model argument, flags that convert its weights). A conversion that the framework does not do while

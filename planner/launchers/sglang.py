@@ -15,6 +15,7 @@ class SglangLauncher(Launcher):
     those of the whole group too: SGLang divides them by ``--dp-size``."""
 
     name: ClassVar[str] = "sglang"
+    limits_span_replicas: ClassVar[bool] = True
 
     def _parallel(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         layout = spec.layout
@@ -39,12 +40,7 @@ class SglangLauncher(Launcher):
 
     def _limits(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         limits, dp = spec.limits, spec.layout.dp
-        command = [
-            *self._flag("max_tokens_per_step", limits.max_tokens_per_step * dp),
-            *self._flag("max_sequences", limits.max_sequences * dp),
-            *self._flag("max_model_len", limits.max_model_len),
-            *self._flag("memory_fraction", f"{limits.memory_fraction:g}"),
-        ]
+        command = self._limit_flags(spec)
         if spec.role == "aggregated":
             command += self._flag("mixed_steps")  # the prediction mixes prefill chunks with decodes in one step
         if dp > 1:

@@ -32,13 +32,7 @@ class TrtllmLauncher(Launcher):
 
     def _limits(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         limits = spec.limits
-        command = [
-            *self._flag("max_tokens_per_step", limits.max_tokens_per_step),
-            *self._flag("max_sequences", limits.max_sequences),
-            *self._flag("max_model_len", limits.max_model_len),
-            *self._flag("memory_fraction", f"{limits.memory_fraction:g}"),
-            *self._flag("chunked_prefill"),
-        ]
+        command = [*self._limit_flags(spec), *self._flag("chunked_prefill")]
         options = []
         if spec.layout.dp > 1:
             options.append("enable_attention_dp: true")

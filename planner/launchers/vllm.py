@@ -54,13 +54,7 @@ class VllmLauncher(Launcher):
         ]
 
     def _limits(self, spec: EngineSpec, notes: list[str]) -> list[str]:
-        limits = spec.limits
-        command = [
-            *self._flag("max_tokens_per_step", limits.max_tokens_per_step),
-            *self._flag("max_sequences", limits.max_sequences),
-            *self._flag("max_model_len", limits.max_model_len),
-            *self._flag("memory_fraction", f"{limits.memory_fraction:g}"),
-        ]
+        command = self._limit_flags(spec)
         if spec.must_name_kv:
             command += self._flag("kv", self.words.kv[spec.kv_precision])
         return command

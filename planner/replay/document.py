@@ -9,11 +9,21 @@ from pydantic import Field
 
 from planner.contract.documents import Document
 from planner.contract.provenance import Provenance
-from planner.contract.published import Published, Upgrade, parse_published
+from planner.contract.published import Published, Upgrade, as_it_is, parse_published
 from planner.contract.quantities import Interval
 from planner.contract.workload.slo import Metric
 
-SCHEMA_VERSION: Literal["1.1"] = "1.1"
+SCHEMA_VERSION: Literal["1.2"] = "1.2"
+
+
+class Planned(Document):
+    """What the plan said of a latency metric, ms, at its own load."""
+
+    mean: float
+    p50: float
+    p90: float
+    p95: float | None = Field(description="null: a plan of schema 1.0")
+    p99: float
 
 
 class Percentiles(Document):
@@ -25,6 +35,7 @@ class Percentiles(Document):
     p90: Interval
     p95: Interval
     p99: Interval
+    planned: Planned | None = Field(default=None, description="null in reports before schema 1.2")
 
 
 class Attained(Document):
@@ -35,6 +46,9 @@ class Attained(Document):
     limit_ms: float
     simulated: Interval | None = Field(
         description="the metric of served requests at the promised percentile; null: outputs of one token have no TPOT"
+    )
+    planned_ms: float | None = Field(
+        default=None, description="what the plan said, at its own load; null where it did not, and before schema 1.2"
     )
     share: Interval = Field(description="share of all requests within the limit")
     holds: bool = Field(description="whether the promised share of all requests is within; refused ones are not")
@@ -93,9 +107,13 @@ class SimulationReport(Published):
     """The whole report."""
 
     kind: Literal["simulation"] = "simulation"
-    schema_version: Literal["1.1"] = SCHEMA_VERSION
+    schema_version: Literal["1.2"] = SCHEMA_VERSION
     model: str
     engines: tuple[str, ...] = Field(description="the plan's engine groups in words")
+    edited: bool = Field(default=False, description="whether the plan was edited since it was made")
+    planned_rps: float | None = Field(
+        default=None, description="requests per second that the plan counts on; null in reports before schema 1.2"
+    )
     load: Load
     served: int
     refused: tuple[Refused, ...]
@@ -127,5 +145,5 @@ def parse_report(text: str, where: str = "report") -> SimulationReport:
     return parse_published(text, SimulationReport, where, OLDER)
 
 
-OLDER: dict[str, Upgrade] = {}
-"""Versions that still open: none. Reports of version 1.0 had no kind, and nothing read them."""
+OLDER: dict[str, Upgrade] = {"1.1": as_it_is}
+"""Versions that still open. Reports of version 1.0 had no kind, and nothing read them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import numpy as np
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision, choose_precision
-from costmodels.operations.layouts import DEGREES, Layouts
+from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.simulator.events import Engine
 from costmodels.serving.simulator.step_table import End
@@ -19,14 +18,13 @@ from planner.contract.clusters import Pool
 from planner.contract.engine import EngineGroup, Layout
 from planner.contract.models import ModelConfig, architecture_of
 from planner.serving.confirmation.simulated_engine import cache_tokens, simulated_engines
+from planner.serving.document.contradictions import WAY_OUT, check_plan, pool_of
 from planner.serving.document.plan import Plan
 from planner.serving.layouts import Restrictions, degrees_of, legal_layouts
 from planner.serving.operating_points import Job, served_on
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError
 from profiles.store import ProfileStore
-
-_TAMPERED = "use the plan as `plan --output` wrote it, or plan again"
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def planned_engines(
     Raises:
         InputError: the plan contradicts itself or what is known of its model and GPUs.
     """
-    check_weights(plan)
+    check_plan(plan)
     architecture = _architecture(plan, model)
     catalogue = catalogue_with(each.path for each in (*([store] if store else ()), *measured))
     costs: dict[str, CostModel] = {}
@@ -90,60 +88,8 @@ def front_end_us(plan: Plan) -> float | None:
     return None if ms is None else ms * 1e3
 
 
-def check_weights(plan: Plan) -> None:
-    """The gateway's weights must send every request somewhere: those of the engines that take requests in (and
-    those of the decode engines behind them) each sum to 1."""
-    for group in plan.decision.engines:
-        if not group.replicas:
-            raise InputError(f"plan: {group.id} has no replicas", _TAMPERED)
-    entry, behind = (
-        [(group, replica) for group in plan.decision.engines if (group.role == "decode") is decode
-         for replica in group.replicas]
-        for decode in (False, True)
-    )  # fmt: skip
-    if not entry:
-        raise InputError("plan: decision.engines has no engine that takes requests", _TAMPERED)
-    for replicas in (entry, behind):
-        for _, replica in replicas:
-            if not (math.isfinite(replica.weight) and replica.weight >= 0):
-                raise InputError(f"plan: the weight {replica.weight} of {replica.id} is not a share", _TAMPERED)
-        total = math.fsum(replica.weight for _, replica in replicas)
-        if replicas and abs(total - 1) > 1e-6:
-            role = replicas[0][0].role
-            raise InputError(f"plan: the weights of its {role} engines sum to {total:.6g}, not to 1", _TAMPERED)
-    if behind and not any(group.role == "prefill" for group, _ in entry):
-        raise InputError("plan: has decode engines and no prefill engine before them", _TAMPERED)
-    if not behind and any(group.role == "prefill" for group, _ in entry):
-        raise InputError("plan: has prefill engines and no decode engine behind them", _TAMPERED)
-    if behind and plan.prediction.kv_transfer is None:
-        raise InputError("plan: prediction.kv_transfer is missing, with engines that prefill and decode", _TAMPERED)
-    _check_pairs(plan)
-    if behind and any(group.role == "aggregated" for group, _ in entry):
-        raise InputError("plan: has aggregated engines beside prefill and decode engines", _TAMPERED)
-
-
-def _check_pairs(plan: Plan) -> None:
-    """Requests are routed by weights that hold for all engines of a role, so all must go together."""
-    if not plan.decision.pairs:
-        return
-    engines = plan.decision.engines
-    first, second = ([group.id for group in engines if group.role == role] for role in ("prefill", "decode"))
-    pairs = set(plan.decision.pairs)
-    for ids, known in ((pair, (first, second)) for pair in plan.decision.pairs):
-        for name, group in zip(ids, known, strict=True):
-            if name not in group:
-                raise InputError(f"plan: decision.pairs names {name!r}, which is no engine of that role", _TAMPERED)
-    for one in first:
-        for other in second:
-            if (one, other) not in pairs:
-                raise InputError(
-                    f"plan: decision.pairs leaves {one} with {other} out; only fleets of all pairs are simulated",
-                    _TAMPERED,
-                )
-
-
 def _planned(plan: Plan, group: EngineGroup, model: Architecture, cost: CostModel) -> PlannedEngine:
-    pool, asked = _pool(plan, group), plan.request
+    pool, asked = pool_of(plan, group), plan.request
     precision = choose_precision(model, group.weights_precision, group.kv_precision)
     _check_layout(plan, group, model, precision, pool)
     served = served_on(pool, model, precision, find_framework(asked.framework), cost)
@@ -154,26 +100,8 @@ def _planned(plan: Plan, group: EngineGroup, model: Architecture, cost: CostMode
     return PlannedEngine(group, engines, cost)
 
 
-def _pool(plan: Plan, group: EngineGroup) -> Pool:
-    for pool in plan.request.cluster.pools:
-        if pool.name == group.pool:
-            if pool.gpu != group.gpu:
-                raise InputError(f"plan: {group.id} has {group.gpu}, and its pool has {pool.gpu}", _TAMPERED)
-            return pool
-    raise InputError(f"plan: the pool {group.pool!r} of {group.id} is not one of its cluster", _TAMPERED)
-
-
 def _check_layout(plan: Plan, group: EngineGroup, model: Architecture, precision: Precision, pool: Pool) -> None:
     """The layout must be one that the planner could have chosen."""
-    degrees = degrees_of(group.layout)
-    for name, degree in zip(DEGREES, degrees, strict=True):
-        if degree < 1:
-            raise InputError(f"plan: {name} {degree} of {group.id} is not at least 1", _TAMPERED)
-    if group.layout.gpus > pool.gpus:
-        raise InputError(f"plan: {group.id} takes {group.layout.gpus} GPUs, and its pool has {pool.gpus}", _TAMPERED)
-    for name in ("max_sequences", "max_tokens_per_step", "max_model_len"):
-        if getattr(group.limits, name) < 1:
-            raise InputError(f"plan: {name} {getattr(group.limits, name)} of {group.id} is not at least 1", _TAMPERED)
     allowed = Restrictions(
         group.layout.gpus if group.layout.gpus <= pool.gpus_per_node else pool.gpus,
         pool.gpus_per_node,
@@ -183,9 +111,9 @@ def _check_layout(plan: Plan, group: EngineGroup, model: Architecture, precision
         tp_across_nodes=plan.request.tp_across_nodes,
     )
     legal, _, _ = legal_layouts(model, precision, find_framework(plan.request.framework), allowed)
-    if not (legal.rows == np.array(degrees)).all(axis=1).any():
+    if not (legal.rows == np.array(degrees_of(group.layout))).all(axis=1).any():
         raise InputError(
-            f"plan: the layout {_described(group.layout)} of {group.id} is not legal for {model.name}", _TAMPERED
+            f"plan: the layout {_described(group.layout)} of {group.id} is not legal for {model.name}", WAY_OUT
         )
 
 
@@ -194,14 +122,12 @@ def _described(layout: Layout) -> str:
 
 
 def _check_memory(group: EngineGroup, job: Job, layouts: Layouts) -> None:
-    if not 0 < group.limits.memory_fraction <= 1:
-        raise InputError(f"plan: memory_fraction {group.limits.memory_fraction} of {group.id} is no share", _TAMPERED)
-    tokens = job.shape.tokens
+    tokens = job.workload.longest_tokens
     if cache_tokens(job, layouts, group.limits) < tokens:
         raise InputError(
             f"plan: {group.id} ({group.layout.label}) does not fit into the memory of {group.gpu} with one request of "
             f"{tokens} tokens",
-            _TAMPERED,
+            WAY_OUT,
         )
 
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from costmodels.estimates import Floats
-from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
+from costmodels.serving.simulator.arrivals import Requests, open_loop
 from costmodels.serving.simulator.capacity import keeps_up
 from costmodels.serving.simulator.outcome import REFUSALS, Metric, Outcome
 from costmodels.serving.simulator.step_table import End
 from planner.contract.engine import EngineGroup
 from planner.contract.models import ModelConfig
 from planner.contract.provenance import Provenance, provenance_fields
-from planner.contract.quantities import Interval
+from planner.contract.quantities import Interval, Latency
 from planner.contract.workload.slo import Bound
 from planner.contract.workload.traces import sent
 from planner.replay import document as simulated
@@ -33,11 +33,15 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
 def drawn_load(plan: Plan, rate_rps: float, requests: int, *, cv: float = 1.0, seed: int = 0) -> Requests:
-    """Requests of the plan's own lengths, at random arrivals (``cv`` of the gaps: 1 is Poisson)."""
+    """Requests of the plan's own lengths, those that it refuses left out, at random arrivals.
+
+    Args:
+        cv: coefficient of variation of the gaps: 1 is Poisson.
+    """
     if requests < 1:
         raise InputError(f"requests: {requests} is not at least 1", "give the number of requests to send")
     workload = plan.request.workload
-    return open_loop(*constant_lengths(requests, workload.isl, workload.osl), rate_rps, cv=cv, seed=seed)
+    return open_loop(*workload.drawn(requests, seed), rate_rps, cv=cv, seed=seed)
 
 
 def simulate(
@@ -65,7 +69,8 @@ def _requested(request: SimulationRequest) -> tuple[Requests, str]:
     first = slice(request.requests)
     factor = 1.0 if request.speed is None else request.speed
     load = sent(np.array(trace.arrival_s[first]), np.array(trace.isl[first]), np.array(trace.osl[first]), factor)
-    return load, trace.name if factor == 1 else f"{trace.name} at {factor:g} times its speed"
+    source = trace.name if factor == 1 else f"{trace.name} at {factor:g} times its speed"
+    return load, source + (f", {trace.skipped:,} requests without output left out" if trace.skipped else "")
 
 
 def simulate_plan(
@@ -101,25 +106,27 @@ def simulate_plan(
         )
     described = _load(load, source)
     capacity = capacity_seen_rps(value, described.rate_rps)
-    checks = tuple(_attained(bound, fleets) for bound in plan.request.slo.bounds)
+    checks = tuple(_attained(bound, fleets, plan) for bound in plan.request.slo.bounds)
     limits = limits_us([(bound.metric, bound.limit_ms) for bound in plan.request.slo.bounds])
     cost = engines[0].cost
-    return simulated.SimulationReport(
+    report = simulated.SimulationReport(
         model=plan.request.model,
         engines=tuple(
             f"{len(group.replicas)} × {group.layout.label} on {group.gpu}"
             + ("" if group.role == "aggregated" else f" ({group.role})")
             for group in plan.decision.engines
         ),
+        edited=plan.was_edited,
+        planned_rps=plan.prediction.request_rate_rps.value,
         load=described,
         served=served,
         refused=_refused(value.requests),
         slo=checks,
         attainment=_interval({end: fleet.requests.attainment(limits) for end, fleet in fleets.items()}),
         goodput_rps=_interval({end: fleet.requests.goodput_rps(limits) for end, fleet in fleets.items()}),
-        ttft_ms=_percentiles("ttft", fleets),
-        tpot_ms=_percentiles("tpot", fleets),
-        e2e_ms=_percentiles("e2e", fleets),
+        ttft_ms=_percentiles("ttft", fleets, plan),
+        tpot_ms=_percentiles("tpot", fleets, plan),
+        e2e_ms=_percentiles("e2e", fleets, plan),
         output_tokens_per_s=value.requests.output_tokens_per_s,
         preemptions=int(value.requests.preemptions.sum()),
         falls_behind=capacity is not None,
@@ -136,6 +143,7 @@ def simulate_plan(
             )
         ),
     )
+    return report.sealed()
 
 
 def notes_of(engines: Sequence[PlannedEngine]) -> list[str]:
@@ -148,7 +156,7 @@ def _transfer_us(plan: Plan, load: Requests) -> dict[End, Floats] | None:
     transfer = plan.prediction.kv_transfer
     if transfer is None:
         return None
-    share = load.isl / plan.request.workload.isl
+    share = load.isl / plan.request.workload.mean_isl
     return {end: share * getattr(transfer.exposed_ms, end) * 1e3 for end in ENDS}
 
 
@@ -171,10 +179,10 @@ def _load_warnings(plan: Plan, load: simulated.Load) -> list[str]:
     workload = plan.request.workload
     front = front_end_us(plan)
     out = ["the plan does not say what tokenisation and HTTP take: they are not in the TTFT"] if front is None else []
-    if load.isl_mean > workload.isl or load.osl_mean > workload.osl:
+    if load.isl_mean > 1.02 * workload.mean_isl or load.osl_mean > 1.02 * workload.mean_osl:
         out.append(
             f"requests are longer than the plan was made for: isl {load.isl_mean:.0f}, osl {load.osl_mean:.0f} on "
-            f"average, planned {workload.isl} and {workload.osl}"
+            f"average, planned {workload.mean_isl} and {workload.mean_osl}"
         )
     if load.requests < 1000:
         out.append(f"{load.requests} requests say little about p99; take 1,000 or more")
@@ -197,22 +205,33 @@ def _at(fleets: dict[End, FleetOutcome], metric: Metric, p: float | None) -> Int
     return _interval(values)
 
 
-def _percentiles(metric: Metric, fleets: dict[End, FleetOutcome]) -> simulated.Percentiles | None:
+def _percentiles(metric: Metric, fleets: dict[End, FleetOutcome], plan: Plan) -> simulated.Percentiles | None:
     if not len(fleets["value"].requests.of(metric)):
         return None
     at = {name: _at(fleets, metric, p) for name, p in QUANTILES.items()}
-    return simulated.Percentiles(mean=_at(fleets, metric, None), **at)
+    said: Latency | None = getattr(plan.prediction, f"{metric}_ms")
+    return simulated.Percentiles(mean=_at(fleets, metric, None), **at, planned=_planned(said))
 
 
-def _attained(bound: Bound, fleets: dict[End, FleetOutcome]) -> simulated.Attained:
+def _planned(said: Latency | None) -> simulated.Planned | None:
+    if said is None:
+        return None
+    p95 = None if said.p95 is None else said.p95.value
+    return simulated.Planned(mean=said.mean.value, p50=said.p50.value, p90=said.p90.value, p95=p95, p99=said.p99.value)
+
+
+def _attained(bound: Bound, fleets: dict[End, FleetOutcome], plan: Plan) -> simulated.Attained:
     limit = {bound.metric: bound.limit_ms * 1e3}
     share = _interval({end: each.requests.attainment(limit) for end, each in fleets.items()})
     at = _at(fleets, bound.metric, bound.percentile / 100) if len(fleets["value"].requests.of(bound.metric)) else None
+    asked = (bound.metric, bound.percentile, bound.limit_ms)
+    said = [each for each in plan.prediction.slo if (each.metric, each.percentile, each.limit_ms) == asked]
     return simulated.Attained(
         metric=bound.metric,
         percentile=bound.percentile,
         limit_ms=bound.limit_ms,
         simulated=at,
+        planned_ms=said[0].predicted.value if said else None,
         share=share,
         holds=share.value >= bound.percentile / 100,
     )

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.options import Option
+from planner.contract.published import EDITED, EDITED_HINT
 from planner.serving.document.plan import Plan, parse_plan
 from profiles.values import shown
 
@@ -39,19 +40,26 @@ class Trace(Document):
 
     name: str = Field(min_length=1, max_length=LONGEST_TEXT, description="what reports call it")
     arrival_s: tuple[Seconds, ...] = Field(min_length=1, description="after the first, which comes at 0")
+    skipped: Annotated[int, Field(ge=0), PLAIN_NUMBER] = Field(
+        default=0, description="requests without output, left out"
+    )
     isl: tuple[Tokens, ...] = Field(min_length=1, description="tokens of each prompt")
     osl: tuple[Tokens, ...] = Field(min_length=1, description="tokens of each answer")
 
     @classmethod
     def read(cls, path: Path, *, first: int | None = None, skip_failed: bool = False) -> Trace:
-        """The trace in a CSV file, or its ``first`` requests, with or without those that have no output. Raises as
+        """The trace in a file, or its ``first`` rows. Arguments and errors as of
         :func:`planner.contract.workload.traces.recorded`."""
         from planner.contract.workload.traces import recorded
 
-        *columns, skipped = recorded(path, first=first, skip_failed=skip_failed)
-        seconds, isl, osl = (column.tolist() for column in columns)
-        left_out = f" ({skipped:,} requests without output left out)" if skip_failed else ""
-        return cls(name=f"{path.name}{left_out}", arrival_s=seconds, isl=isl, osl=osl)
+        found = recorded(path, first=first, skip_failed=skip_failed)
+        return cls(
+            name=found.name,
+            arrival_s=found.seconds.tolist(),
+            isl=found.isl.tolist(),
+            osl=found.osl.tolist(),
+            skipped=found.skipped,
+        )
 
     @model_validator(mode="after")
     def _as_many_of_each(self) -> Trace:
@@ -100,6 +108,12 @@ class SimulationRequest(Document):
         Option("Of the arrivals and of the gateway's choices.", _LOAD),
     ] = 0
 
+    edited: Annotated[
+        bool,
+        Field(description="go on with a plan that was edited since it was made"),
+        Option("Go on with a plan that was edited since it was made; the report says so.", _LOAD),
+    ] = False
+
     @field_validator("arrivals")
     @classmethod
     def _known(cls, text: str | None) -> str | None:
@@ -118,6 +132,12 @@ class SimulationRequest(Document):
         if count is not None and count < 1:
             raise ValueError(f"{count} is not at least 1; give the number of requests")
         return count
+
+    @model_validator(mode="after")
+    def _as_it_was_made(self) -> SimulationRequest:
+        if self.plan.was_edited and not self.edited:
+            raise ValueError(f"plan: {EDITED}; {EDITED_HINT}")
+        return self
 
     @model_validator(mode="after")
     def _one_load(self) -> SimulationRequest:

@@ -21,6 +21,7 @@ from planner.serving.engines.groups import slower
 from planner.serving.engines.pairing import cannot_pair, partners
 from planner.serving.layouts import layout_at, legal_layouts, restrictions
 from planner.serving.operating_points import (
+    IDLE,
     Job,
     LayoutSearch,
     OperatingPoints,
@@ -59,21 +60,15 @@ def no_plan(
     if request.disaggregation != "never":
         tried += [pair for searches in searched.values() for pair in _pairs(searches)]
     tried = [each for each in tried if each.works.any()]
-    if not tried:
-        if request.disaggregation == "always":
-            served = next(search.job.served for searches in searched.values() for search in searches)
-            if (refused := cannot_pair(served)) is not None:
-                return Unsupported(
-                    f"disaggregation: {refused}", "leave --disaggregation at auto, or choose another --framework"
-                )
+    if not tried:  # an aggregated engine runs at some load, if any does
+        served = next(search.job.served for searches in searched.values() for search in searches)
+        if (refused := cannot_pair(served)) is not None:
             return Unsupported(
-                f"disaggregation: no layout of {where} can take the prefill role and another the decode role",
-                "allow more GPUs, or leave --disaggregation at auto",
+                f"disaggregation: {refused}", "leave --disaggregation at auto, or choose another --framework"
             )
-        isl, osl = request.workload.isl, request.workload.osl
         return Unsupported(
-            f"workload: isl {isl} with osl {osl} keeps every layout of {where} in prefill at every load that was tried",
-            "give a larger osl or a smaller isl, or allow more pipeline stages",
+            f"disaggregation: no layout of {where} can take the prefill role and another the decode role",
+            "allow more GPUs, or leave --disaggregation at auto",
         )
     bounds = request.slo.bounds
     if not bounds:
@@ -125,6 +120,8 @@ def _describe(points: OperatingPoints) -> Callable[[int], str]:
 
 
 def _sequences(concurrency: float) -> str:
+    if concurrency == IDLE:
+        return "at hardly any load"
     return f"{concurrency:g} sequence{'s' if concurrency > 1 else ''}"
 
 
@@ -149,11 +146,11 @@ def _pair(first: DisaggregatedEngines, second: DisaggregatedEngines) -> _Tried:
     transfer = np.maximum(send, second.receive_us(decode.layouts))
     link = slower(first.link, second.link)
     job = first.job
-    pairs = joint(job.served, job.workload.isl, prefill, decode, transfer, link, first.kv_connector)
+    pairs = joint(job.served, job.shape.isl, prefill, decode, transfer, link, first.kv_connector)
 
     def described(i: int) -> str:
         prefills, decodes = layout_at(first.layouts, int(p[i])), layout_at(decode.layouts, i)
-        return f"prefill {prefills.label}, decode {decodes.label} with {_sequences(decode.concurrency[i])}"
+        return f"prefill {prefills.label}, decode {decodes.label}, {_sequences(decode.concurrency[i])}"
 
     # Of one pool, they must find room beside each other.
     room = prefill.steps.layouts.gpus + decode.layouts.gpus <= first.job.pool.gpus
@@ -179,7 +176,7 @@ def _does_not_fit(
     rejected = [r for s in searches for r in s.rejected]
     of_memory = [r for r in rejected if r.of_memory]
     reason = max(of_memory or rejected, key=lambda r: r.count).reason
-    tokens = request.workload.isl + request.workload.osl
+    tokens = request.workload.longest_tokens
     message = (
         f"cluster: {model.name} in {precision.weights} with sequences of {tokens} tokens fits no layout on "
         f"{request.cluster.name}: {reason}"

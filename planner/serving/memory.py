@@ -113,7 +113,7 @@ def memory(request: MemoryRequest, catalogue: Catalogue = SHIPPED) -> MemoryDocu
         largest=Largest(context_tokens=engine.longest(), concurrency=round(engine.requests(length), 2)),
         notes=tuple(filter(None, engine.notes(catalogue, bool(reasons)))),
         provenance=_provenance(),
-    )
+    ).sealed()
 
 
 def _provenance() -> Provenance:

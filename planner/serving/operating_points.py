@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from costmodels.arrays import concatenate_rows
 from costmodels.estimates import COVERAGE, Estimates, Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
@@ -19,7 +20,6 @@ from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
-from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from costmodels.serving.steady.steady_state import Steady, steady_state
 from costmodels.step.communication import Network
 from planner.contract.clusters import Pool
@@ -29,16 +29,23 @@ from planner.contract.workload.workload import Workload
 from planner.serving.layouts import Rejected, Restrictions, layout_at, legal_layouts
 from profiles.hardware import find_fabric
 
-BELOW_ONE = 2.0 ** -np.arange(10, 0, -1)
-"""Mean concurrencies of engines that prefill keeps busy: most of the time nobody decodes."""
+IDLE = 2.0**-20
+"""Mean concurrency of an engine that hardly anything is asked of: nothing that it does gets faster below."""
+
+BELOW_ONE = np.append(IDLE, 2.0 ** -np.arange(19, 0, -1))
+"""Mean concurrencies of engines in which most of the time nobody decodes: at low load, or where prefill is most of what
+they do."""
 
 GRID = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024])
 """Concurrencies tried first; the best one's neighbourhood is then searched more finely."""
 
 CONCURRENCIES = np.concatenate([BELOW_ONE, GRID])
 
-PREFILL_BOUND = 0.25
-"""Share of steps with a chunk, while one sequence decodes, from which concurrencies below one are tried too."""
+CLOSE = 0.01
+"""Share of a mean concurrency below one to which it is found."""
+
+FAST = 1.01
+"""Latency ÷ that of an idle engine below which less load makes nothing faster that anyone would notice."""
 
 REFINEMENTS = 7
 """Concurrencies tried between the best of the grid and the next."""
@@ -78,9 +85,7 @@ class Job:
     @cached_property
     def shape(self) -> RequestShape:
         """The workload's requests, as the cost model knows them."""
-        work = self.workload
-        drafting = None if work.speculation is None else SpeculativeDecoding(**work.speculation.model_dump())
-        return RequestShape(work.isl, work.osl, work.routing, work.cached_tokens, drafting)
+        return self.workload.shape
 
 
 def served_on(
@@ -135,7 +140,20 @@ class OperatingPoints:
 
     @property
     def output_tokens_per_gpu_s(self) -> Floats:
-        return self.steady.rate_rps.value * self.job.workload.osl / self.layouts.gpus
+        return self.steady.rate_rps.value * self.job.shape.osl / self.layouts.gpus
+
+
+def concatenate_points(parts: list[OperatingPoints]) -> OperatingPoints:
+    """The points of several, all of one job, one after the other."""
+    return OperatingPoints(
+        parts[0].job,
+        concatenate_rows([part.layouts for part in parts]),
+        np.concatenate([part.budget for part in parts]),
+        np.concatenate([part.concurrency for part in parts]),
+        np.concatenate([part.most for part in parts]),
+        concatenate_rows([part.steady for part in parts]),
+        np.concatenate([part.within for part in parts]),
+    )
 
 
 class Served(Protocol):
@@ -185,65 +203,125 @@ def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Floats, most:
     return OperatingPoints(job, layouts, budget, concurrency, most, steady, within)
 
 
-def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, tokens: int | None = None) -> Ints:
-    """Sequences of ``tokens`` tokens (default: of full length) whose KV cache fits, per attention rank."""
-    served = job.served
-    per_sequence = served.kv_bytes(layouts, job.shape.tokens if tokens is None else tokens)
-    return np.minimum(served.memory(layouts, budget).sequences(per_sequence), served.framework.limits.max_sequences)
+def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, *, prompts: bool = False) -> Ints:
+    """Sequences of mean length (``prompts``: of which only the prompt is kept) whose KV cache fits, per attention rank:
+    the largest batch that an engine can be started for and still have the cache of (a larger one leaves less). None
+    where the cache does not hold the workload's longest sequence."""
+    served, work = job.served, job.workload
+    mean, longest = (work.mean_isl, work.longest_isl) if prompts else (job.shape.tokens, work.longest_tokens)
+    each, largest = served.kv_bytes(layouts, mean), served.kv_bytes(layouts, longest)
+    least = np.zeros(len(layouts), np.int64)
+    most = np.full(len(layouts), served.framework.limits.max_sequences)
+    while (least < most).any():
+        middle = (least + most + 1) // 2
+        left = served.memory(layouts, budget, sequences=middle)
+        holds = (left.sequences(each) >= middle) & (left.sequences(largest) >= 1)
+        least, most = np.where(holds, middle, least), np.where(holds, most, middle - 1)
+    return least
 
 
 @dataclass(frozen=True)
 class LayoutSearch:
     """All that was tried on one pool. ``coarse`` is the grid (None: nothing fits), ``fine`` what of it is within the
-    SLO with a finer search around the highest rate of each layout and batch limit (None: nothing is). Of the ``legal``
-    layouts, ``prefill_bound`` cannot keep up with prefill at any concurrency tried: they have no operating point.
-    ``layouts``: those that the rules allow, memory aside."""
+    SLO with a finer search around the highest rate of each layout and batch limit (None: nothing is). ``layouts``:
+    those that the rules allow, memory aside."""
 
     job: Job
     layouts: Layouts
     considered: int
     legal: int
-    prefill_bound: int
     rejected: list[Rejected]
     coarse: OperatingPoints | None
     fine: OperatingPoints | None
 
 
-def search(job: Job, allowed: Restrictions) -> LayoutSearch:
-    """Predicts every legal layout of ``job`` over batch limits and concurrencies."""
+@dataclass(frozen=True)
+class _Engines:
+    """Every layout that holds a sequence with every token budget, [k]: ``most`` sequences fit."""
+
+    job: Job
+    layouts: Layouts
+    budget: Ints
+    most: Ints
+
+    def at(self, rows: Ints, concurrency: Floats) -> OperatingPoints:
+        """The engines ``rows`` (n,) at ``concurrency`` (n,)."""
+        return predict(self.job, self.layouts.take(rows), self.budget[rows], concurrency, self.most[rows])
+
+    def usable(self, concurrency: Floats) -> tuple[Ints, Ints]:
+        """(row, index of the concurrency) of all that fit."""
+        fits = has_room(concurrency[None, :], self.most[:, None])
+        # A budget that cannot hold the decodes of a step leaves nothing for prompts.
+        decodes = np.ceil(concurrency[None, :] / self.layouts.pp[:, None]) * self.job.shape.queries
+        rows, columns = np.nonzero(fits & (decodes < self.budget[:, None]))
+        return rows, columns
+
+
+def search(job: Job, allowed: Restrictions, *, fastest: bool = False) -> LayoutSearch:
+    """Predicts every legal layout of ``job`` over batch limits and concurrencies.
+
+    Engines decode one sequence or more on average; where nothing of that is within the SLO, fewer, down to an engine
+    that is idle but for the request that is asked about. ``fastest``: fewer in any case, as long as it makes requests
+    faster.
+    """
     layouts, rejected, considered = legal_layouts(job.served.model, job.served.precision, job.served.framework, allowed)
     budgets = job.served.framework.limits.token_budgets
     pair = np.arange(len(layouts) * len(budgets))
     which, budget = pair // len(budgets), np.array(budgets)[pair % len(budgets)]
-    paired = layouts.take(which)
-    most = sequences_that_fit(job, paired, budget)
+    most = sequences_that_fit(job, layouts.take(which), budget)
     enough = most >= 1
     too_big = np.setdiff1d(which, which[enough])
     if len(too_big):
-        weights = job.served.memory(layouts, np.full(len(layouts), min(budgets)))
+        weights = job.served.memory(layouts, np.full(len(layouts), min(budgets)), sequences=1)
         no_room = too_big[weights.kv_bytes[too_big] <= 0]
         no_cache = np.setdiff1d(too_big, no_room)
         rejected += _memory_rejections(job, layouts, no_room, no_cache)
-    # Points: every (layout, budget) with every concurrency that fits.
-    tried = has_room(CONCURRENCIES[None, :], most[:, None])
-    tried[:, : len(BELOW_ONE)] &= (_prefill_bound(job, paired, budget) | (most < FEW_PLACES))[:, None]
-    rows, columns = np.nonzero(tried)
-    # A budget that cannot hold the decodes of a step leaves nothing for prompts.
-    usable = np.ceil(CONCURRENCIES[columns] / paired.pp[rows]) * job.shape.queries < budget[rows]
-    rows, columns = rows[usable], columns[usable]
+    engines = _Engines(job, layouts.take(which[enough]), budget[enough], most[enough])
     legal = len(np.unique(which[enough]))
-    if not len(rows):
-        return LayoutSearch(job, layouts, considered, legal, 0, rejected, None, None)
-    coarse = predict(job, paired.take(rows), budget[rows], CONCURRENCIES[columns], most[rows])
-    fine = _refine(job, paired, budget, most, rows, columns, coarse)
-    prefill_bound = legal - len(np.unique(which[rows[coarse.steady.stable]]))
-    return LayoutSearch(job, layouts, considered, legal, prefill_bound, rejected, coarse, fine)
+    if not legal:
+        return LayoutSearch(job, layouts, considered, legal, rejected, None, None)
+    coarse, rows = _coarse(engines, fastest=fastest)
+    return LayoutSearch(job, layouts, considered, legal, rejected, coarse, _refine(engines, coarse, rows))
 
 
-def _prefill_bound(job: Job, layouts: Layouts, budget: Ints) -> NDArray[np.bool_]:
-    """Which engines are so busy with prefill while one sequence decodes that fewer than one is worth a try, [n]."""
-    chunks = np.maximum(job.shape.new_tokens / budget, 1.0)
-    return np.asarray(chunks / (max(job.shape.decode_steps, 1) * layouts.pp) > PREFILL_BOUND)
+def _coarse(engines: _Engines, *, fastest: bool) -> tuple[OperatingPoints, Ints]:
+    """(points of the grid, the engine of each)."""
+    every = np.arange(len(engines.budget))
+    rows, columns = engines.usable(GRID)
+    tried = [engines.at(rows, GRID[columns])] if len(rows) else []
+    busy = np.unique(rows[tried[0].within]) if tried else rows
+    # Latencies rise with the load: what an idle engine does not keep, none does.
+    asked = every if fastest else np.setdiff1d(every, busy)
+    if not len(asked):
+        return tried[0], rows
+    idle = engines.at(asked, np.full(len(asked), IDLE))
+    low = asked[idle.within]
+    between = BELOW_ONE[BELOW_ONE > IDLE]
+    low_rows, low_columns = np.repeat(low, len(between)), np.tile(np.arange(len(between)), len(low))
+    fits = has_room(between[low_columns], engines.most[low_rows])
+    low_rows, low_columns = low_rows[fits], low_columns[fits]
+    tried.append(idle)
+    rows = np.concatenate([rows, asked])
+    if len(low_rows):
+        tried.append(engines.at(low_rows, between[low_columns]))
+        rows = np.concatenate([rows, low_rows])
+    points = concatenate_points(tried)
+    if fastest:
+        kept = np.flatnonzero(_faster(points, rows, busy))
+        points, rows = points.take(kept), rows[kept]
+    return points, rows
+
+
+def _faster(points: OperatingPoints, rows: Ints, busy: Ints) -> NDArray[np.bool_]:
+    """Which points are no less loaded than makes their requests faster, [n]: all of engines that are not ``busy``,
+    which the SLO lets carry less than one sequence at most."""
+    e2e, concurrency = points.steady.e2e_us.value, points.concurrency
+    kept = np.ones(len(points), np.bool_)
+    for row in busy.tolist():
+        mine = np.flatnonzero(rows == row)
+        fast = mine[e2e[mine] <= FAST * e2e[mine].min()]
+        kept[mine] = concurrency[mine] >= min(float(concurrency[fast].max()), 1.0)
+    return kept
 
 
 def _memory_rejections(job: Job, layouts: Layouts, no_room: Ints, no_cache: Ints) -> list[Rejected]:
@@ -253,36 +331,36 @@ def _memory_rejections(job: Job, layouts: Layouts, no_room: Ints, no_cache: Ints
         reason = f"weights and buffers do not fit into {gpu.memory_bytes / 1e9:.0f} GB of {gpu.name}"
         out.append(Rejected(reason, len(no_room), layout_at(layouts, int(no_room[0])).label, of_memory=True))
     if len(no_cache):
-        tokens = job.shape.tokens
-        reason = f"KV cache left holds no sequence of {tokens} tokens"
+        longest = job.workload.longest_tokens
+        reason = f"KV cache left holds no sequence of {longest} tokens"
         out.append(Rejected(reason, len(no_cache), layout_at(layouts, int(no_cache[0])).label, of_memory=True))
     return out
 
 
-def _refine(
-    job: Job, paired: Layouts, budget: Ints, most: Ints, rows: Ints, columns: Ints, coarse: OperatingPoints
-) -> OperatingPoints | None:
-    """The grid's points within the SLO, and finer concurrencies between the best of them and the next of the grid."""
+def _refine(engines: _Engines, coarse: OperatingPoints, rows: Ints) -> OperatingPoints | None:
+    """The grid's points within the SLO, and finer concurrencies between the best of each engine and the next of the
+    grid."""
     inside = np.flatnonzero(coarse.within)
     if not len(inside):
         return None
     rate = coarse.steady.rate_rps.value
     order = inside[np.argsort(rate[inside], kind="stable")]
-    best_of: dict[int, int] = {int(rows[i]): int(i) for i in order}  # the last, highest rate, wins
+    best_of: dict[int, float] = {int(rows[i]): float(coarse.concurrency[i]) for i in order}  # the highest rate wins
     extra_rows: list[int] = []
     extra_concurrency: list[float] = []
-    for row, point in sorted(best_of.items()):
-        here = int(columns[point])
-        low = float(CONCURRENCIES[here])
-        high = float(CONCURRENCIES[here + 1]) if here + 1 < len(CONCURRENCIES) else low
+    for row, low in sorted(best_of.items()):
+        high = float(np.min(CONCURRENCIES[low < CONCURRENCIES], initial=np.inf))
+        if high == np.inf:
+            continue
         finer = np.linspace(low, high, REFINEMENTS + 2)
         for value in np.unique(finer if high <= 1 else np.floor(finer)).tolist():
-            if low < value < high and has_room(value, most[row]):
+            if low < value < high and has_room(value, engines.most[row]):
                 extra_rows.append(row)
                 extra_concurrency.append(value)
-    take_rows = np.concatenate([rows[inside], np.array(extra_rows, dtype=np.int64)])
-    take_concurrency = np.concatenate([CONCURRENCIES[columns[inside]], np.array(extra_concurrency)])
-    return predict(job, paired.take(take_rows), budget[take_rows], take_concurrency, most[take_rows])
+    kept = coarse.take(inside)
+    if not extra_rows:
+        return kept
+    return concatenate_points([kept, engines.at(np.array(extra_rows, np.int64), np.array(extra_concurrency))])
 
 
 def at_load(points: OperatingPoints, i: int, load_rps: float) -> OperatingPoints:
@@ -316,9 +394,11 @@ def least_concurrency(most: float, tried: Callable[[Floats], tuple[P, NDArray[np
     while True:
         points, good = tried(asked)
         best = int(np.argmax(good)) if good.any() else len(asked) - 1
-        below, here = (asked[best - 1] if best else 0.0), asked[best]
-        between = np.unique(np.floor(np.linspace(below, here, 18)))
+        below, here = asked[max(best - 1, 0)], asked[best]
+        between = np.linspace(below, here, 18)
+        if here > 1:  # sequences are whole, but for engines in which most of the time there is none
+            between = np.unique(np.floor(between))
         between = between[(between > below) & (between < here)]
-        if not good.any() or not len(between):
+        if not good.any() or not len(between) or here - below <= CLOSE * here:
             return points.take(np.array([best]))
-        asked = np.append(between, here)
+        asked = np.concatenate([[below], between, [here]])

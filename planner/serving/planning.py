@@ -19,6 +19,7 @@ from planner.contract.models import architecture_of
 from planner.contract.published import validated
 from planner.contract.words import precision_of
 from planner.experts.placement import Loads
+from planner.serving.cluster_choice import planned_on_open_cluster
 from planner.serving.confirmation.confirmation import confirmed
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
@@ -68,6 +69,24 @@ def plan(
     if expert_loads is not None:
         check_expert_loads(expert_loads, model)
     cost_of = _cost_models(request, catalogue, store, measured, progress)
+
+    def planned(closed: PlanRequest) -> Plan:
+        return _plan(closed, model, cost_of, progress, expert_loads)
+
+    request = request.with_headroom
+    if request.cluster.is_open:
+        return planned_on_open_cluster(request, planned, progress or (lambda _: None))
+    return planned(request)
+
+
+def _plan(
+    request: PlanRequest,
+    model: Architecture,
+    cost_of: CostOf,
+    progress: Callable[[str], None] | None,
+    expert_loads: Loads | None,
+) -> Plan:
+    """The plan on a cluster of which the request says all. Raises as :func:`plan`."""
     _check_framework(request, cost_of)
     options = [
         option
@@ -120,7 +139,8 @@ def _options(
         return [ServingOption("aggregated", precision, [], refused, reason=refused[0].reason)]
     if progress is not None and len(request.precision or ()) + len(request.kv_precision or ()) > 1:
         progress(f"searching layouts in {precision.weights} with {precision.kv} KV cache")
-    searches = [search(job, restrictions(request, job.pool)) for job in jobs]
+    fastest = request.goal == "latency"
+    searches = [search(job, restrictions(request, job.pool), fastest=fastest) for job in jobs]
     options = [aggregated(request, precision, searches, refused)]
     if request.disaggregation != "never" and request.workload.osl > 1:
         options.append(disaggregated(request, precision, searches, refused))
@@ -148,13 +168,19 @@ def _none(request: PlanRequest, model: Architecture, options: list[ServingOption
 
 
 def _check_length(request: PlanRequest, model: Architecture) -> None:
-    tokens = request.workload.isl + request.workload.osl
-    if tokens > model.max_context_tokens:
-        raise InputError(
-            f"workload: isl {request.workload.isl} + osl {request.workload.osl} = {tokens} tokens is longer than the "
-            f"context of {model.name}, {model.max_context_tokens} tokens",
-            "shorten the workload, or name a model (or a config.json) with a longer context",
-        )
+    work, context = request.workload, model.max_context_tokens
+    if work.longest_tokens <= context:
+        return
+    longest = f"isl {work.isl} + osl {work.osl} = {work.longest_tokens} tokens"
+    if work.max_len is not None:
+        longest = f"max_len, {work.max_len} tokens,"
+    elif work.varies:
+        longest = f"the longest request, {work.longest_tokens} tokens,"
+    serve = f", or serve the shorter requests alone with max_len={context}" if work.varies else ""
+    raise InputError(
+        f"workload: {longest} is longer than the context of {model.name}, {context} tokens",
+        f"shorten the workload{serve}, or name a model (or a config.json) with a longer context",
+    )
 
 
 def _cost_models(

@@ -17,13 +17,13 @@ from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.registry import families
 from costmodels.origins import HOW
 from costmodels.serving.closed_loop.client import Answers, Latency, Load, closed_loop_answers
-from costmodels.serving.closed_loop.open_client import open_loop
-from costmodels.serving.closed_loop.protocol import SHORTEST
+from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import PromptImages, ServedModel
 from costmodels.step.communication import Network
-from planner.contract.words import attention_is_data_parallel, columns_meant, count, precision_of
-from planner.contract.workload.images import parse_images
+from planner.contract.words import attention_is_data_parallel, columns_meant, precision_of
+from planner.contract.workload.images import Images, parse_images
+from planner.contract.workload.workload import WORKLOAD_HELP, Speculation, Workload, parse_workload, workload_of
 from planner.serving.layouts import completed, degrees_of, refused_on_nodes
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
@@ -31,18 +31,13 @@ from profiles.hardware import Catalogue, find_fabric
 from profiles.store import ProfileStore
 from profiles.values import number, shown
 
-REQUIRED = ("model", "gpu", "framework", "isl", "osl")
+REQUIRED = ("model", "gpu", "framework")
+LOAD = ("isl", "osl", "concurrency", "rate")
+"""Short forms of what ``workload`` says; a column that is filled in goes before it."""
+
 OPTIONAL = (
-    "version",
-    "date",
-    "precision",
-    "kv_precision",
-    *DEGREES,
-    "num_gpus",
-    "concurrency",
-    "rate",
-    "images",
-    "image",
+    *("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus"),
+    *("workload", *LOAD, "images", "image"),
 )
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
 ADDED = (
@@ -56,7 +51,7 @@ ADDED = (
     "error",
 )
 
-ROUTING = "power_law_1.01"
+FEWEST_REQUESTS = 100
 FULL_MEMORY_FRACTION = 0.95
 """Tried where weights leave no room at the framework's default: as far as the public recipes go
 (``--mem-fraction-static 0.95``, ``--gpu-memory-utilization 0.95``)."""
@@ -66,6 +61,7 @@ LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody
 
 Progress = Callable[[str], None]
 FindModel = Callable[[str], Architecture]
+FindWorkload = Callable[[str], Workload]
 
 
 _Group = tuple[str, str, str, str | None, str | None, PromptImages | None]
@@ -82,10 +78,7 @@ class _Row:
     precision: str | None
     kv_precision: str | None
     layout: tuple[int, ...]
-    isl: int  # tokens of images included
-    osl: int
-    concurrency: int
-    rate_rps: float
+    workload: Workload  # tokens of images included
     images: PromptImages | None
 
     @property
@@ -99,14 +92,16 @@ def predict(
     measured: Sequence[ProfileStore] = (),
     progress: Progress | None = None,
     find_model: FindModel = find_architecture,
+    find_workload: FindWorkload = parse_workload,
 ) -> pd.DataFrame:
     """``table`` (text columns) with the columns :data:`ADDED`.
 
     Args:
-        table: columns :data:`REQUIRED`, one or both of concurrency and rate, any of :data:`OPTIONAL`, and others,
-            which are kept as they are.
+        table: columns :data:`REQUIRED`; isl, osl and one or both of concurrency and rate, or workload; any of
+            :data:`OPTIONAL`, and others, which are kept as they are.
         measured: profile stores laid over the shipped pack.
         find_model: the architecture of what the column ``model`` holds.
+        find_workload: the workload of what the column ``workload`` holds.
 
     Raises:
         InputError: the table is empty, lacks a column, or has one that is added here.
@@ -122,7 +117,7 @@ def predict(
     for index, record in enumerate(records):
         try:
             text = {str(name): str(value).strip() for name, value in record.items()}
-            row = _understood(index, text, find_model, catalogue)
+            row = _understood(index, text, find_model, find_workload, catalogue)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
             out["error"][index] = _told(error)
@@ -140,13 +135,14 @@ def predict(
 
 def _check_columns(table: pd.DataFrame, given: pd.DataFrame) -> None:
     """``table``: ``given`` with its columns in our words."""
-    missing = [name for name in REQUIRED if name not in table.columns]
+    needed = REQUIRED if "workload" in table.columns else (*REQUIRED, "isl", "osl")
+    missing = [name for name in needed if name not in table.columns]
     if missing:
         raise InputError(
             f"columns: {', '.join(missing)} missing",
-            f"give {', '.join(REQUIRED)}, and concurrency or rate, in a header",
+            f"give {', '.join(REQUIRED)}, isl, osl, and concurrency or rate, in a header; or workload for the lengths",
         )
-    if not {"concurrency", "rate"} & set(table.columns):
+    if not {"workload", "concurrency", "rate"} & set(table.columns):
         raise InputError(
             "columns: neither concurrency nor rate is there",
             "give concurrency (requests in flight, of the whole engine) or rate (requests per second)",
@@ -165,7 +161,13 @@ def _told(error: ShardwrightError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
-def _understood(index: int, record: Mapping[str, str], find_model: FindModel, catalogue: Catalogue) -> _Row:
+def _understood(
+    index: int,
+    record: Mapping[str, str],
+    find_model: FindModel,
+    find_workload: FindWorkload,
+    catalogue: Catalogue,
+) -> _Row:
     for name in ("model", "gpu", "framework"):
         if not record[name]:
             raise InputError(f"{name}: is blank", f"name a {name}")
@@ -173,15 +175,10 @@ def _understood(index: int, record: Mapping[str, str], find_model: FindModel, ca
     gpu = catalogue.find_gpu(record["gpu"]).name
     framework = find_framework(_release_asked(record)).spec
     layout = _layout(record, model)
-    concurrency, rate = record.get("concurrency", ""), record.get("rate", "")
-    if bool(concurrency) == bool(rate):
-        raise InputError(f"concurrency, rate: {'both given' if rate else 'both blank'}", "give one of them in each row")
-    isl, images = _count("isl", record["isl"]), None
+    work, images = _workload(record, find_workload), None
     if record.get("images") or record.get("image"):
         asked = parse_images(record.get("images", ""), record.get("image", ""), "images")
-        image = encoded_image(model, asked.width_pixels, asked.height_pixels)
-        images = PromptImages.of(image, asked.count, isl)
-        isl += asked.count * image.tokens
+        work, images = _with_images(work, asked, model)
     return _Row(
         index,
         record["model"],
@@ -190,12 +187,56 @@ def _understood(index: int, record: Mapping[str, str], find_model: FindModel, ca
         record.get("precision") or None,
         record.get("kv_precision") or None,
         layout,
-        isl,
-        _count("osl", record["osl"]),
-        _count("concurrency", concurrency) if concurrency else 0,
-        _positive("rate", rate) if rate else 0.0,
+        work,
         images,
     )
+
+
+def _workload(record: Mapping[str, str], find_workload: FindWorkload) -> Workload:
+    """What the row says of its load: the columns :data:`LOAD` go before ``workload``."""
+    given = {name: text for name in LOAD if (text := record.get(name, ""))}
+    if {"concurrency", "rate"} <= set(given):
+        raise InputError("concurrency, rate: both given", "give one of them in each row")
+    beside = dict(find_workload(record["workload"])) if record.get("workload") else {}
+    if {"concurrency", "rate"} & set(given):
+        beside |= {"concurrency": None, "rate_rps": None}
+    if missing := [name for name in ("isl", "osl") if name not in given and name not in beside]:
+        raise InputError(f"{missing[0]}: is blank", f"give the tokens of a request, or a workload; {WORKLOAD_HELP}")
+    work = workload_of(given.items(), beside)
+    if work.rate_rps is None and work.concurrency is None:
+        raise InputError("concurrency, rate: both blank", "give one of them in each row")
+    if work.concurrency is not None and work.recorded is not None:
+        raise InputError(
+            f"workload: users at once ask one request after the other, and those of {work.recorded.name} are recorded "
+            "as they came",
+            "predict it at a rate, or give isl, osl and a spread with the concurrency",
+        )
+    if work.requests is not None and (work.concurrency is not None or work.requests < FEWEST_REQUESTS):
+        told = "has no effect with concurrency: a run is ten requests a user" if work.concurrency else "are too few"
+        raise InputError(
+            f"workload: requests: {work.requests} {told}", f"leave it out, or {FEWEST_REQUESTS} with a rate"
+        )
+    return work
+
+
+def _with_images(work: Workload, asked: Images, model: Architecture) -> tuple[Workload, PromptImages]:
+    """``work`` with the tokens of the images that its prompts hold beside their text, and those images."""
+    if work.varies:
+        raise InputError(
+            "images: are as long in every prompt, and the workload's prompts differ in length",
+            "leave out the spread or the trace: isl=4000,osl=500",
+        )
+    image = encoded_image(model, asked.width_pixels, asked.height_pixels)
+    more = work.model_copy(update={"isl": work.isl + asked.count * image.tokens})
+    return more, PromptImages.of(image, asked.count, work.isl)
+
+
+def _lengths_told(work: Workload) -> str | None:
+    """What a reader must know of lengths that vary, and of requests that are refused."""
+    if not work.varies:
+        return None
+    refused = f", {work.refused_share:.2%} of them longer than max_len and refused" if work.refused_share else ""
+    return f"{work.told()}{refused}"
 
 
 def _release_asked(record: Mapping[str, str]) -> str:
@@ -205,8 +246,7 @@ def _release_asked(record: Mapping[str, str]) -> str:
 
 
 def _count(name: str, text: str) -> int:
-    suffixed = count(text)
-    value = _positive(name, text if suffixed is None else str(suffixed))
+    value = _positive(name, text)
     if value != int(value):
         raise InputError(f"{name}: {shown(text)} is not a whole number", f"give a whole {name}, 1 or more")
     return int(value)
@@ -252,7 +292,7 @@ def _predict_group(
     framework.check_runs(precision, gpu)
     for row in rows:
         out["release"][row.index] = framework.release.version
-        told = (framework.told(PREDICTED), framework.told_of_weights(precision, gpu))
+        told = (framework.told(PREDICTED), framework.told_of_weights(precision, gpu), _lengths_told(row.workload))
         out["note"][row.index] = "; ".join(filter(None, told))
     node = catalogue.default_node(gpu)
     layouts = Layouts.of([row.layout for row in rows])
@@ -275,12 +315,12 @@ def _predict_group(
 
 def _answer(served: ServedModel, rows: list[_Row], out: dict[str, np.ndarray]) -> None:
     """Rows of one served model, each in a layout that it runs in."""
-    framework, gpu, what = served.framework, served.gpu, f"{served.model.name} in {served.precision.weights}"
+    gpu, what = served.gpu, f"{served.model.name} in {served.precision.weights}"
     room = _room(served, rows)
     for row, sequences, needed in zip(rows, room.sequences, room.used_bytes, strict=True):
         if sequences < 1:
             out["error"][row.index] = (
-                f"memory: {what} and a sequence of {row.isl + row.osl:,} tokens need "
+                f"memory: {what} and a sequence of {row.workload.longest_tokens:,} tokens need "
                 f"{needed / 1e9:,.0f} GB of each {gpu.name}, which has {gpu.memory_bytes / 1e9:,.0f}; "
                 "use more GPUs or a smaller precision"
             )
@@ -290,27 +330,45 @@ def _answer(served: ServedModel, rows: list[_Row], out: dict[str, np.ndarray]) -
     kept = [rows[i] for i in fits]
     layouts, kv_tokens, used = room.layouts.take(fits), room.kv_tokens[fits], room.used_bytes[fits]
     running = room.sequences[fits] * layouts.dp
-    closed = np.array([row.concurrency > 0 for row in kept])
-    if closed.any():
-        chosen = np.flatnonzero(closed)
-        picked = [kept[i] for i in chosen]
-        load = Load.of(
-            np.array([row.concurrency for row in picked]),
-            np.array([row.isl for row in picked]),
-            np.array([row.osl for row in picked]),
-            np.full(len(picked), max(framework.limits.token_budgets)),
-            running[chosen],
-        )
-        answer = closed_loop_answers(served, layouts.take(chosen), load, ROUTING)
+    loops: dict[tuple[str, Speculation | None], list[int]] = {}
+    for i, row in enumerate(kept):
+        if row.workload.concurrency is not None:
+            loops.setdefault((row.workload.routing, row.workload.speculation), []).append(i)
+    for indices in loops.values():
+        chosen = np.array(indices)
+        picked = [kept[i] for i in indices]
+        answer = _closed_loop(served, layouts.take(chosen), [row.workload for row in picked], running[chosen])
         _write(out, picked, layouts.take(chosen), answer, used[chosen], kv_tokens[chosen])
-    for i in np.flatnonzero(~closed).tolist():
-        row = kept[i]
+    for i, row in enumerate(kept):
+        if row.workload.concurrency is not None:
+            continue
         try:
             layout = layouts.take(np.array([i]))
-            one = open_loop(served, layout, row.isl, row.osl, row.rate_rps, int(kv_tokens[i]), ROUTING)
+            one = open_loop(served, layout, _open_load(row.workload), int(kv_tokens[i]))
             _write(out, [row], layout, one, used[i : i + 1], kv_tokens[i : i + 1])
         except ShardwrightError as error:
             out["error"][row.index] = _told(error)
+
+
+def _closed_loop(served: ServedModel, layouts: Layouts, works: list[Workload], running: Ints) -> Answers:
+    """Workloads of one routing that draft alike, each of so many users at once."""
+    spreads = np.array([work.spread or (1.0, 1.0) for work in works])
+    isl, osl = (np.array([getattr(work, name) for work in works]) for name in ("isl", "osl"))
+    load = Load.of(
+        np.array([work.concurrency for work in works]),
+        np.maximum(np.rint(isl * spreads[:, 1]), 1).astype(np.int64),
+        np.maximum(np.rint(osl * spreads[:, 1]), 1).astype(np.int64),
+        np.full(len(works), max(served.framework.limits.token_budgets)),
+        running,
+        spreads[:, 0] / spreads[:, 1],
+        np.array([work.prefix_hit for work in works]),
+    )
+    return closed_loop_answers(served, layouts, load, works[0].routing, works[0].shape.drafting)
+
+
+def _open_load(work: Workload) -> OpenLoad:
+    assert work.rate_rps is not None
+    return OpenLoad(work.shape, work.drawn, work.longest_tokens, work.rate_rps, work.requests)
 
 
 @dataclass(frozen=True)
@@ -327,10 +385,13 @@ class _Room:
 def _room(served: ServedModel, rows: list[_Row]) -> _Room:
     framework = served.framework
     layouts = Layouts.of([row.layout for row in rows])
-    isl, osl = (np.array([getattr(row, name) for row in rows], dtype=np.float64) for name in ("isl", "osl"))
-    lengths = framework.scheduler.held_tokens(isl, osl) * (1 + SHORTEST) / 2
+    isl, osl, longest = (
+        np.array([getattr(row.workload, name) for row in rows], dtype=np.float64)
+        for name in ("mean_isl", "mean_osl", "longest_tokens")
+    )
+    lengths = framework.scheduler.held_tokens(isl, osl)
     each = served.kv_bytes(layouts, lengths)
-    largest = served.kv_bytes(layouts, isl + osl)
+    largest = served.kv_bytes(layouts, longest)
     kv_bytes, used = np.zeros(len(rows)), np.zeros(len(rows))
     for fraction in (FULL_MEMORY_FRACTION, framework.limits.memory_fraction):
         budget = np.full(len(rows), max(framework.limits.token_budgets))

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from planner.contract.documents import PLAIN_NUMBER, Document, checked
 from planner.contract.models import ModelConfig, architecture_of
 from planner.contract.options import Option
 from planner.contract.provenance import Provenance, provenance_fields
-from planner.contract.published import Published, Upgrade, parse_published
+from planner.contract.published import Published, Upgrade, as_it_is, parse_published
 from planner.contract.workload.images import SIZE_PATTERN
+from planner.contract.workload.lengths import Tokens
+from planner.contract.workload.workload import Workload, parse_workload, tokens_input, workload_input
 from planner.serving.configuration import ENGINE, Count, EngineAsked
 from profiles.errors import InputError
 
@@ -25,17 +27,37 @@ if TYPE_CHECKING:
     from costmodels.models.architecture import Architecture
     from profiles.store import ProfileStore
 
-SCHEMA_VERSION: Literal["1.0"] = "1.0"
+SCHEMA_VERSION: Literal["1.1"] = "1.1"
 
 MOST_CONFIGURATIONS = 10_000
 """Of one request: ten thousand take a minute or two."""
 
 
 class Configuration(EngineAsked):
-    """One engine and its load. Lengths are the longest of requests drawn as the public harnesses draw them."""
+    """One engine and its load."""
 
-    isl: Annotated[Count, Field(description="tokens of a prompt"), Option("Prompt.", ENGINE, metavar="TOKENS")]
-    osl: Annotated[Count, Field(description="tokens of an answer"), Option("Output.", ENGINE, metavar="TOKENS")]
+    workload: Annotated[
+        Workload | None,
+        BeforeValidator(workload_input, json_schema_input_type=str | Workload | None),
+        Field(description="short form (isl=4000,osl=500,concurrency=32) or object; the fields below go before it"),
+        Option(
+            "The load, as `plan` reads it: isl=4000,osl=500,concurrency=32; spread=0.8-1 for lengths as the public "
+            "harnesses draw them; or a trace. The options below go before it.",
+            ENGINE,
+        ),
+    ] = None
+    isl: Annotated[
+        Tokens | None,
+        BeforeValidator(tokens_input, json_schema_input_type=int | str | None),
+        Field(description="tokens of a prompt"),
+        Option("Prompt: 4000, 128k.", ENGINE, metavar="TOKENS", text=True),
+    ] = None
+    osl: Annotated[
+        Tokens | None,
+        BeforeValidator(tokens_input, json_schema_input_type=int | str | None),
+        Field(description="tokens of an answer"),
+        Option("Output.", ENGINE, metavar="TOKENS", text=True),
+    ] = None
     concurrency: Annotated[
         Count | None,
         Field(description="requests that the client keeps in flight, of the whole engine"),
@@ -75,7 +97,7 @@ class Predictions(Published):
     """A row for each configuration."""
 
     kind: Literal["predictions"] = "predictions"
-    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    schema_version: Literal["1.1"] = SCHEMA_VERSION
     rows: tuple[dict[str, Cell], ...] = Field(
         description="what was given, as it was given, and: ttft_ms, tpot_ms and e2e_ms, each _mean with its 80 % "
         "interval _low to _high and _p50 and _p99 of requests; output_tokens_per_s_per_gpu; memory_bytes_per_gpu; "
@@ -85,8 +107,8 @@ class Predictions(Published):
     provenance: Provenance
 
 
-OLDER: dict[str, Upgrade] = {}
-"""Versions that still open: none."""
+OLDER: dict[str, Upgrade] = {"1.0": as_it_is}
+"""Versions that still open."""
 
 
 def parse_predictions(text: str, where: str = "predictions") -> Predictions:
@@ -115,6 +137,7 @@ def predictions(
     from planner.serving.prediction_table import predict
 
     given: dict[str, ModelConfig] = {}
+    loads: dict[str, Workload] = {}
     records = []
     for configuration in request.configurations:
         record = {name: str(value) for name, value in configuration if value is not None}
@@ -124,12 +147,24 @@ def predictions(
                 raise InputError(
                     f"configurations: two models are called {record['model']!r}, and differ", "give each its own name"
                 )
-        records.append({"concurrency": "", **record})
+        if configuration.workload is not None:
+            record["workload"] = configuration.workload.model_dump_json(exclude_defaults=True)
+            loads[record["workload"]] = configuration.workload
+        records.append({"concurrency": "", "isl": "", "osl": "", **record})
 
     def find_model(name: str) -> Architecture:
         return architecture_of(given.get(name, name))
 
-    table = predict(pd.DataFrame(records).fillna(""), measured=measured, progress=progress, find_model=find_model)
+    def find_workload(text: str) -> Workload:
+        return loads.get(text) or parse_workload(text)
+
+    table = predict(
+        pd.DataFrame(records).fillna(""),
+        measured=measured,
+        progress=progress,
+        find_model=find_model,
+        find_workload=find_workload,
+    )
     return document_of(table, measured)
 
 
@@ -147,11 +182,11 @@ def document_of(table: pd.DataFrame, measured: Sequence[ProfileStore] = ()) -> P
     )
     store = shipped_pack()
     fields = provenance_fields(store, measured, set(table["gpu"]), cost_model_version(store, measured), ())
-    return Predictions(rows=rows, provenance=Provenance(**fields))
+    return Predictions(rows=rows, provenance=Provenance(**fields)).sealed()
 
 
 TEXTS = {
-    *("model", "gpu", "framework", "version", "date", "precision", "kv_precision", "image"),
+    *("model", "gpu", "framework", "version", "date", "precision", "kv_precision", "workload", "image"),
     *("how", "release", "note", "error"),
 }
 """Columns that hold no numbers."""

@@ -24,9 +24,10 @@ from planner.contract.models import ModelInput
 from planner.contract.options import RELEASE_HELP, Option
 from planner.contract.words import kv_precision, weights_word
 from planner.contract.workload.slo import Slo, parse_slo
-from planner.contract.workload.workload import Workload, parse_workload
+from planner.contract.workload.workload import Workload, workload_input
 from profiles.errors import UnknownName
 from profiles.hardware import SHIPPED, Catalogue
+from profiles.values import number, shown
 
 Objective = Literal["throughput", "cost", "gpus", "latency"]
 Disaggregation = Literal["auto", "never", "always"]
@@ -54,10 +55,6 @@ def _from_slo(value: Any) -> Any:
     return parse_slo(value) if isinstance(value, str) else value
 
 
-def _from_workload(value: Any) -> Any:
-    return parse_workload(value) if isinstance(value, str) else value
-
-
 # ------------------------------------------------------------------ the request
 
 _weights = partial(_choices, "precision", get_args(PrecisionName), weights_word)
@@ -66,6 +63,17 @@ _Names = str | list[str] | None
 
 
 _ASKED, _RESTRICTED = "What to plan", "Restrictions"
+
+
+def _share(value: Any) -> Any:
+    """``"20%"`` as 0.2."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    found = number(text.removesuffix("%"))
+    if found is None:
+        raise ValueError(f"{shown(value)} is not a share; write for example 20% or 0.2")
+    return found / 100 if text.endswith("%") else found
 
 
 class PlanRequest(Document):
@@ -93,12 +101,13 @@ class PlanRequest(Document):
     ] = Slo()
     workload: Annotated[
         Workload,
-        BeforeValidator(_from_workload, json_schema_input_type=str | Workload),
+        BeforeValidator(workload_input, json_schema_input_type=str | Workload),
         Field(description="short form (isl=4000,osl=500,rate=20) or object"),
         Option(
-            "isl=4000,osl=500[,rate=20]: tokens in, tokens out, requests/s (default: as many as fit). Facts that "
-            "help: prefix_hit=0.5 (share of a prompt in the prefix cache); draft=4,acceptance=0.7[,draft_cost=0.05] "
-            "(speculative decoding).",
+            "isl=4000,osl=500[,rate=20]: tokens in, tokens out (128k, 1K), requests/s (default: as many as fit); or a "
+            "trace: requests.csv[,rate=p95]. Also max_len=16k (longest request served); spread=0.8-1 (lengths even "
+            "between these shares); prefix_hit=0.5 (share of a prompt in the prefix cache); "
+            "draft=4,acceptance=0.7[,draft_cost=0.05] (speculative decoding).",
             _ASKED,
         ),
     ]
@@ -146,6 +155,12 @@ class PlanRequest(Document):
         PLAIN_NUMBER,
         Option("Probability with which each bound of the SLO must hold, given the prediction's uncertainty.", _ASKED),
     ] = 0.5
+    headroom: Annotated[
+        Annotated[float, Field(ge=0, le=10), PLAIN_NUMBER],
+        BeforeValidator(_share, json_schema_input_type=float | str),
+        Field(description="the plan is for the rate and this share of it more: 0.2 or 20%"),
+        Option("Plan for this much more than the rate: 20%.", _ASKED, metavar="SHARE", show_default=False, text=True),
+    ] = 0.0
     max_tp: Annotated[
         Degree | None,
         Field(description="largest tensor-parallel degree"),
@@ -186,6 +201,20 @@ class PlanRequest(Document):
     def _objective_fits(self) -> PlanRequest:
         if self.objective in ("cost", "gpus") and self.workload.rate_rps is None:
             raise ValueError(f"objective: {self.objective} needs a rate; add rate=… to the workload")
+        if self.headroom and self.workload.rate_rps is None:
+            raise ValueError("headroom: there is no rate to plan for more than; add rate=… to the workload")
+        if any(pool.as_needed for pool in self.cluster.pools):
+            open_ended = ", ".join(pool.name for pool in self.cluster.pools if pool.as_needed)
+            if self.workload.rate_rps is None:
+                raise ValueError(
+                    f"cluster: as many {open_ended} as are needed says nothing without a rate; add rate=… to the "
+                    f"workload, or say how many: 8x{self.cluster.pools[0].gpu}"
+                )
+            if self.objective in ("throughput", "latency"):
+                raise ValueError(
+                    f"objective: {self.objective} has no end where there are as many {open_ended} as are needed; "
+                    f"leave it out, or say how many: 8x{self.cluster.pools[0].gpu}"
+                )
         if self.workload.osl == 1:
             if any(bound.metric == "tpot" for bound in self.slo.bounds):
                 raise ValueError("slo: tpot with osl=1: no token follows the first; leave it out, or raise osl")
@@ -194,6 +223,15 @@ class PlanRequest(Document):
             if self.disaggregation == "always":
                 raise ValueError("disaggregation: always with osl=1: nothing is left to decode; leave it out")
         return self
+
+    @property
+    def with_headroom(self) -> PlanRequest:
+        """The request for the rate that is planned for."""
+        rate = self.workload.rate_rps
+        if not self.headroom or rate is None:
+            return self
+        more = self.workload.model_copy(update={"rate_rps": rate * (1 + self.headroom)})
+        return self.model_copy(update={"workload": more})
 
     @property
     def goal(self) -> Objective:

@@ -73,6 +73,14 @@ def test_each_format_is_written_and_is_a_current_placement(run: Runner, tmp_path
         code, out, err = run(*MIXTRAL, *SKEWED, "--redundant", "4", "--current", str(tmp_path / name))
         assert (code, err) == (0, "")
         assert "Change" in out
+    placement = json.loads((tmp_path / "c.json").read_text())
+    placement["provenance"]["pack"] = "other"
+    (tmp_path / "edited.json").write_text(json.dumps(placement))
+    current = ("--redundant", "4", "--current", str(tmp_path / "edited.json"))
+    code, _, err = run(*MIXTRAL, *SKEWED, *current)
+    assert code == 2
+    assert "edited.json: edited since it was made" in err
+    assert run(*MIXTRAL, *SKEWED, *current, "--edited").code == 0
 
 
 def test_few_moves_reach_part_of_what_many_reach(run: Runner, tmp_path: Path) -> None:

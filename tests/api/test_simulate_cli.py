@@ -137,9 +137,31 @@ def test_a_plan_that_is_none_is_refused(run: Runner, folder: Path, tmp_path: Pat
     broken["decision"]["engines"][0]["replicas"][0]["weight"] = 0.25
     file = tmp_path / "broken.json"
     file.write_text(json.dumps(broken), encoding="utf-8")
-    error, hint = complaint(run("simulate", str(file), "--rate", "1"))
+    error, hint = complaint(run("simulate", str(file), "--rate", "1", "--edited"))
     assert "weights" in error
     assert "plan again" in hint
+
+
+def test_an_edited_plan_is_replayed_only_where_that_is_meant(run: Runner, folder: Path, tmp_path: Path) -> None:
+    document = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    said = document["prediction"]["ttft_ms"]["p90"]["value"]
+    document["prediction"]["ttft_ms"]["p90"]["value"] = 1.25
+    file = tmp_path / "edited.json"
+    file.write_text(json.dumps(document), encoding="utf-8")
+    error, hint = complaint(run("simulate", str(file), "--rate", "1"))
+    assert "plan: edited since it was made" in error
+    assert "--edited" in hint
+    options = ("--rate", "1", "--requests", "50")
+    _, out, _ = run("simulate", str(file), *options, "--edited")
+    assert "edited since it was made" in out
+    assert "1.25 ms" in out, "what the plan says stands beside what is simulated"
+    report = SimulationReport.model_validate_json(run("simulate", str(file), *options, "--edited", "--json").out)
+    assert report.edited
+    untouched = SimulationReport.model_validate_json(run(*arguments(folder, *options, "--json")).out)
+    assert not untouched.edited
+    assert untouched.ttft_ms is not None
+    assert untouched.ttft_ms.planned is not None
+    assert untouched.ttft_ms.planned.p90 == said
 
 
 def test_without_matplotlib_the_way_out_is_named(run: Runner, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,7 @@ def points(framework_name: str, engine_name: str) -> Iterator[dict[str, Any]]:
             np.full(n, osl),
             np.full(n, budget),
             np.full(n, sequences * int(layouts.dp[0])),
+            SHORTEST,
         )
         many = layouts.take(np.zeros(n, np.int64))
         got = closed_loop_answers(served, many, load, ROUTING)

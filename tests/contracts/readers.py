@@ -21,6 +21,7 @@ import yaml
 from api.cli.commands import predict as predict_command
 from costmodels.models.registry import find_architecture
 from planner.contract.clusters import read_cluster
+from planner.contract.workload.files import workload_at
 from planner.contract.workload.traces import read_trace
 from planner.experts.inputs import read_loads
 from planner.experts.model import MoeModel
@@ -261,12 +262,16 @@ ROUTE_LINES = [
     for layer in MODEL.moe_layers
 ]
 
+MOONCAKE = [{"timestamp": 1000 * i, "input_length": 900, "output_length": 5, "hash_ids": [1, 2 + i]} for i in range(3)]
+
 READERS = {
     "cluster": Reader("c.yaml", lambda: CLUSTER, read_cluster, spoilt_yaml),
     "config": Reader("config.json", _json(CONFIG), _config, mutations.spoilt_json),
     "plan": Reader("plan.json", _plan, read_plan, mutations.spoilt_json),
     "trace": Reader("t.csv", lambda: TRACE, read_trace, mutations.spoilt_csv),
     "azure trace": Reader("t.csv", lambda: AZURE, read_trace, mutations.spoilt_csv),
+    "mooncake trace": Reader("t.jsonl", _lines(*MOONCAKE), read_trace, mutations.spoilt_json),
+    "workload": Reader("w.yaml", lambda: b"isl: 4k\nosl: 500\nrate: 2\n", lambda p: workload_at(str(p)), spoilt_yaml),
     "configurations": Reader("c.csv", lambda: CONFIGS, _predicted, mutations.spoilt_csv),
     "loads.json": Reader(
         "l.json", _json({"logical_count": COUNTS}), lambda p: read_loads([p], MODEL), mutations.spoilt_json

@@ -16,7 +16,7 @@ import pytest
 from api.rest.app import create_app
 from planner.contract.documents import checked
 from planner.contract.provenance import Provenance
-from planner.contract.published import kind_of, version_of
+from planner.contract.published import digest_of, kind_of, version_of
 from planner.kinds import ALIASES, KINDS, Kind, example, schema, schema_names
 from profiles.errors import InputError, UnknownName
 
@@ -39,10 +39,15 @@ def call(kinds: dict[str, Kind], path: str, body: Any) -> httpx.Response:
     return asyncio.run(send())
 
 
+def shortest(text: str) -> float:
+    """A number as JavaScript writes it: 1 for 1.0."""
+    return int(value) if (value := float(text)).is_integer() else value
+
+
 class TestKind:
     def test_document_says_kind_version_and_provenance(self, kind: Kind) -> None:
         fields = list(kind.document.model_fields)
-        assert fields[:2] == ["kind", "schema_version"]
+        assert fields[:3] == ["kind", "schema_version", "digest"]
         assert fields[-1] == "provenance"
         assert (kind_of(kind.document), version_of(kind.document)) == (kind.name, kind.version)
         assert issubclass(kind.document.model_fields["provenance"].annotation or object, Provenance)
@@ -61,6 +66,25 @@ class TestKind:
         checked(kind.request, example(kind.request_name), "request")
         text = json.dumps(example(kind.name))
         assert json.loads(kind.parse(text).to_json()) == example(kind.name)
+
+    def test_a_document_carries_its_digest_and_an_edit_shows(self, kind: Kind) -> None:
+        document = example(kind.name)
+        assert document["digest"] == digest_of(document)
+        assert not kind.parse(json.dumps(document)).was_edited
+        reordered = json.dumps(dict(reversed(document.items())))
+        assert not kind.parse(json.dumps(json.loads(reordered, parse_float=shortest))).was_edited, "1 is 1.0"
+        edited = {**document, "provenance": {**document["provenance"], "pack": "other"}}
+        for changed in (edited, {**document, "digest": None}, {**document, "digest": "0" * 64}):
+            assert kind.parse(json.dumps(changed)).was_edited
+
+    def test_a_document_from_before_there_were_digests_opens_sealed(self, kind: Kind) -> None:
+        document = {name: value for name, value in example(kind.name).items() if name != "digest"}
+        last = next(reversed(kind.older), None)
+        if last is None:
+            pytest.skip("there were none")
+        opened = kind.parse(json.dumps({**document, "schema_version": last}))
+        assert not opened.was_edited
+        assert kind.parse(json.dumps({**document, "schema_version": last, "digest": "0" * 64})).was_edited
 
     def test_another_kind_and_another_version_are_refused(self, kind: Kind) -> None:
         for changes, said in (({"kind": "other"}, "of kind 'other'"), ({"schema_version": "99.0"}, "'99.0'")):
@@ -125,7 +149,8 @@ def test_a_placement_of_microseconds_opens_in_milliseconds() -> None:
     today = example("experts")
     rounded = ("objective_value", "gap")
     assert [new["proof"].pop(name) for name in rounded] == pytest.approx([today["proof"].pop(name) for name in rounded])
-    assert {**new, "provenance": None} == {**today, "provenance": None}
+    aside = {"provenance": None, "digest": None}
+    assert {**new, **aside} == {**today, **aside}
     assert new["provenance"]["pack"] == "not recorded"
 
 

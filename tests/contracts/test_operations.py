@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
 import threading
@@ -24,8 +23,10 @@ from costmodels.kernels.cost_model import CostModel, unseen_spreads
 from costmodels.kernels.error_process import coordinates, priors
 from costmodels.models import architecture
 from costmodels.models.architecture import Architecture, DenseFeedForward, LayerGroup
+from costmodels.models.images import EncodedImage
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture, registered
+from costmodels.operations.encoder import ask_images
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import GEMM
 from costmodels.operations.kernel import Kernel, StepPart
@@ -118,8 +119,11 @@ class TestEachOperation:
 def _asked_by_bundled_models() -> set[str]:
     out: set[str] = set()
     for model in MODELS:
-        with contextlib.suppress(Unsupported):  # of which no kernel is timed
-            out |= set(step_work(model, choose_precision(model), LAYOUTS, MIXED, "balanced").asked)
+        work = step_work(model, choose_precision(model), LAYOUTS, MIXED, "balanced")
+        if model.vision is not None:
+            step = LayerStep(Split(model.hidden, choose_precision(model), LAYOUTS), MIXED, "balanced", work)
+            ask_images(step, model.vision, EncodedImage(1, 1024, 256), np.ones(len(LAYOUTS)))
+        out |= set(work.asked)
     return out
 
 

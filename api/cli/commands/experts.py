@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from api.cli.console import flowing, page, write_text
-from api.cli.options import SHOWN, AsJson, Quiet, Request, takes
+from api.cli.options import SHOWN, AsJson, Edited, Quiet, Request, takes
 from api.cli.output import check_target, write_atomically
 from api.cli.requests import gathered, measured_stores, taken_paths
 from planner.experts.request import PlacementRequest
@@ -54,6 +54,7 @@ def experts(
         list[Path] | None,
         typer.Option(metavar="DIR", help="Lay this profile store over the shipped pack.", rich_help_panel=_RULES),
     ] = None,
+    edited: Edited = False,
     request: Request = None,
     output: Annotated[
         Path | None,
@@ -119,6 +120,7 @@ def experts(
             routes=routes or _one(named["routes"]),
             holdout=holdout or named["holdout"],
             current=current or _one(named["current"]),
+            edited=edited,
         )
         placed, made = place_experts(understood, files=files, form=form, measured=measured, progress=report)
     document = made.to_json()

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from api.cli.console import page
-from api.cli.options import SHOWN, AsJson, Output, Quiet, Request, given, takes
+from api.cli.options import SHOWN, AsJson, Output, Quiet, Request, SkipFailed, given, takes
 from api.cli.output import check_target, hand_over
 from api.cli.requests import gathered, measured_stores
 from planner.serving.request import PlanRequest
@@ -49,6 +49,7 @@ def plan(
             rich_help_panel=_ASKED,
         ),
     ] = None,
+    skip_failed: SkipFailed = False,
     request: Request = None,
     as_json: AsJson = False,
     output: Output = None,
@@ -81,8 +82,10 @@ def plan(
 
     measured, catalogue = measured_stores(profiles)
     needed = ("model", "cluster", "workload")
-    fields, _ = gathered(asked, request, "request", catalogue, needed=needed, example=EXAMPLE)
+    fields, _ = gathered(asked, request, "request", catalogue, needed=needed, example=EXAMPLE, skip_failed=skip_failed)
     understood = parse_request(fields, catalogue)
+    if skip_failed and understood.workload.recorded is None:
+        raise InputError("--skip-failed: has no effect without a trace", "name one: --workload requests.csv")
     check_target(output)
     architecture = architecture_of(understood.model)  # a misspelt name is refused before the slow imports
     loads = None

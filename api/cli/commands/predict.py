@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from api.cli.console import flowing, page, write_text
-from api.cli.options import SHOWN, Quiet, Request, option_name, takes
+from api.cli.options import SHOWN, Quiet, Request, SkipFailed, option_name, takes
 from api.cli.output import check_target, write_atomically
 from api.cli.requests import measured_stores, read_request
 from planner.serving.predictions import Configuration
@@ -17,6 +17,7 @@ from profiles.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from planner.contract.workload.workload import Workload
     from profiles.hardware import Catalogue
     from profiles.store import ProfileStore
 
@@ -35,6 +36,7 @@ def predict(
         list[Path] | None,
         typer.Option(metavar="DIR", help="Lay this profile store over the shipped pack. May be given again."),
     ] = None,
+    skip_failed: SkipFailed = False,
     request: Request = None,
     output: Annotated[
         Path | None,
@@ -55,8 +57,8 @@ def predict(
     its 80 % interval `low`–`high`, p50 and p99 of requests), throughput and memory.
 
     With a CSV, its columns are kept and those of the prediction added; a row that cannot be predicted says why in
-    `error` and the others still are. Lengths are taken as the public harnesses draw them: uniform within 20 % below isl
-    and osl.
+    `error` and the others still are. All requests are as long as isl and osl say, unless the workload has a spread:
+    the public harnesses draw lengths uniform within 20 % below, --workload isl=1000,osl=100,concurrency=8,spread=0.8-1.
 
     Examples:
 
@@ -72,7 +74,7 @@ def predict(
     measured, catalogue = measured_stores(profiles)
     if configs is not None:
         table = _read(configs)
-        answer = _predicted(table, measured, quiet)
+        answer = _predicted(table, measured, quiet, folder=configs.parent, skip_failed=skip_failed)
         failed = int((answer["error"] != "").sum())
         _hand_over(answer, measured, output, as_json, show=False)
         if not quiet and failed < len(answer):
@@ -85,18 +87,26 @@ def predict(
     elif request is not None:
         _requested(asked, request, measured, catalogue, output, as_json, quiet)
     else:
-        _one(asked, measured, output, as_json, quiet)
+        _one(asked, measured, output, as_json, quiet, skip_failed)
 
 
-def _one(asked: dict[str, Any], measured: list[ProfileStore], output: Path | None, as_json: bool, quiet: bool) -> None:
-    missing = [name for name in ("model", "gpu", "isl", "osl") if name not in asked]
+def _one(
+    asked: dict[str, Any],
+    measured: list[ProfileStore],
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+    skip_failed: bool,
+) -> None:
+    needed = ("model", "gpu") if "workload" in asked else ("model", "gpu", "isl", "osl")
+    missing = [name for name in needed if name not in asked]
     if missing:
         raise InputError(f"--{missing[0]} is missing", f"name a CSV, or for example: {EXAMPLE}")
     import pandas as pd
 
     given = {"framework": Configuration.model_fields["framework"].default, **asked}
     ordered = {name: str(given[name]) for name in Configuration.model_fields if name in given}
-    answer = _predicted(pd.DataFrame([{"concurrency": "", **ordered}]), measured, quiet)
+    answer = _predicted(pd.DataFrame([{"concurrency": "", **ordered}]), measured, quiet, skip_failed=skip_failed)
     error = answer["error"].iloc[0]
     if error:
         message, _, hint = error.partition("; ")
@@ -145,13 +155,22 @@ def _doing(count: int) -> str:
     return f"predicting {count:,} configuration{'s' if count != 1 else ''}"
 
 
-def _predicted(table: pd.DataFrame, measured: list[ProfileStore], quiet: bool) -> pd.DataFrame:
+def _predicted(
+    table: pd.DataFrame, measured: list[ProfileStore], quiet: bool, *, folder: Path = Path(), skip_failed: bool = False
+) -> pd.DataFrame:
+    """``folder``: what files that the column ``workload`` names are relative to."""
     from api.cli.progress import Reporter
+
+    def find_workload(text: str) -> Workload:
+        from planner.contract.workload.files import workload_at
+        from planner.contract.workload.workload import parse_workload
+
+        return workload_at(text, folder, skip_failed=skip_failed) or parse_workload(text)
 
     with Reporter(_doing(len(table)), quiet=quiet) as report:
         from planner.serving.prediction_table import predict as predict_table
 
-        return predict_table(table, measured=measured, progress=report)
+        return predict_table(table, measured=measured, progress=report, find_workload=find_workload)
 
 
 def _hand_over(
@@ -174,7 +193,7 @@ def _hand_over(
 
 
 def _show(row: pd.Series) -> None:
-    from api.cli.console import heading, indented, table
+    from api.cli.console import facts, heading, indented, table
     from api.cli.views.quantities import gib, milliseconds, number
 
     with page() as out:
@@ -190,7 +209,13 @@ def _show(row: pd.Series) -> None:
             )
             rows.add_row(title, mean, f"{low} – {high}", p50, p99)
         indented(out, rows)
-        out.print(f"  output        {number(float(row['output_tokens_per_s_per_gpu']))} tokens/s per GPU")
-        out.print(f"  memory        {gib(float(row['memory_bytes_per_gpu']))} GiB per GPU")
-        out.print(f"  KV cache      {int(row['kv_tokens']):,} tokens per attention rank")
-        out.print(f"  known from    {row['how']}")
+        facts(
+            out,
+            [
+                ("output", f"{number(float(row['output_tokens_per_s_per_gpu']))} tokens/s per GPU"),
+                ("memory", f"{gib(float(row['memory_bytes_per_gpu']))} GiB per GPU"),
+                ("KV cache", f"{int(row['kv_tokens']):,} tokens per attention rank"),
+                ("known from", row["how"]),
+                *([("note", row["note"])] if row["note"] else []),
+            ],
+        )

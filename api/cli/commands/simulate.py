@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from api.cli.console import flowing, page
-from api.cli.options import SHOWN, Quiet, Request, takes
+from api.cli.options import SHOWN, Quiet, Request, SkipFailed, takes
 from api.cli.output import check_target, hand_over, write_atomically
 from api.cli.requests import measured_stores, read_request
 from planner.replay.request import SimulationRequest
@@ -28,14 +28,11 @@ def simulate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="CSV with TIMESTAMP, ContextTokens, GeneratedTokens, or arrival_s, isl, osl.",
+            help="Recorded requests: CSV with TIMESTAMP, ContextTokens, GeneratedTokens, or arrival_s, isl, osl; "
+            "Mooncake's JSON lines.",
             rich_help_panel=_LOAD,
         ),
     ] = None,
-    skip_failed: Annotated[
-        bool,
-        typer.Option("--skip-failed", help="Leave requests of the trace without output out.", rich_help_panel=_LOAD),
-    ] = False,
     model: Annotated[
         str | None,
         typer.Option(
@@ -51,6 +48,7 @@ def simulate(
             rich_help_panel=_LOAD,
         ),
     ] = None,
+    skip_failed: SkipFailed = False,
     request: Request = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the report.", rich_help_panel=SHOWN)] = False,
     output: Annotated[
@@ -122,9 +120,9 @@ def _understood(
         fields["plan"] = read_plan(plan_file)
     if "plan" not in fields:
         raise InputError("PLAN.json is missing", "for example: plan simulate plan.json --rate 18")
-    if trace is None and skip_failed:
-        raise InputError("--skip-failed: has no effect without a trace", "give --trace FILE, or leave it out")
     if trace is None:
+        if skip_failed:
+            raise InputError("--skip-failed: has no effect without a trace", "name one: --trace requests.csv")
         return parse_simulation_request(fields)
     # What contradicts itself is refused before a long file is read.
     stand_in = Trace(name=trace.name, arrival_s=(0.0,), isl=(1,), osl=(1,))

@@ -31,6 +31,7 @@ def show(plan: Plan, console: Console, *, explain: bool = False) -> None:
     predictions.show(plan, console)
     _reason(plan, console)
     _alternatives(plan, console)
+    _clusters(plan, console)
     if explain:
         from api.cli.views import explain as more
 
@@ -74,7 +75,14 @@ def _model(request: RequestUnderstood) -> str:
 def _workload(request: RequestUnderstood) -> str:
     work = request.workload
     rate = "as many requests as fit" if work.rate_rps is None else f"{work.rate_rps:g} requests/s"
-    words = [f"{work.isl:,} tokens in, {work.osl:,} out", rate]
+    if request.headroom:
+        rate += f", {percent(request.headroom)} headroom among them"
+    words = [work.told(), rate]
+    if work.recorded is not None and work.rate_rps is not None:
+        words[1] += f" ({work.recorded.rate_of})"
+    if work.max_len is not None:
+        refused = f", which refuses {percent(work.refused_share)}" if work.refused_share else ""
+        words.append(f"at most {work.max_len:,} tokens a request{refused}")
     if work.prefix_hit:
         words.append(f"{percent(work.prefix_hit)} of a prompt is in the prefix cache")
     if work.speculation is not None:
@@ -189,6 +197,25 @@ def _alternatives(plan: Plan, console: Console) -> None:
     rows = table(*names)
     for other in shown:
         rows.add_row(*_alternative(plan, other))
+    indented(console, rows)
+
+
+def _clusters(plan: Plan, console: Console) -> None:
+    if not plan.alternatives.clusters:
+        return
+    heading(console, "Clusters to choose from")
+    rows = table("cluster", "GPUs", "$/h", plan.proof.objective_unit, "worse by", "")
+    rows.columns[-1].justify = "left"
+    rows.columns[-1].no_wrap = False
+    for each in plan.alternatives.clusters:
+        rows.add_row(
+            each.name,
+            "–" if each.gpus is None else f"{each.gpus:,}",
+            "–" if each.usd_per_hour is None else number(each.usd_per_hour),
+            "–" if each.objective_value is None else number(each.objective_value),
+            "–" if each.loses_by is None else percent(each.loses_by),
+            "chosen" if each.chosen else each.reason or "",
+        )
     indented(console, rows)
 
 

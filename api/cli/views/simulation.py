@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.text import Text
 
@@ -28,7 +30,7 @@ def _header(report: SimulationReport, console: Console) -> None:
     console.print(Text(report.model, style="bold"))
     served = f"{report.served:,} of {load.requests:,} requests; {number(report.output_tokens_per_s)} output tokens/s"
     rows = [
-        ("plan", "; ".join(report.engines)),
+        ("plan", "; ".join(report.engines) + ("; edited since it was made" if report.edited else "")),
         ("load", f"{load.source}: {number(load.rate_rps)} requests/s for {milliseconds(load.seconds * 1e3)}"),
         ("", f"isl {load.isl_mean:,.0f} (≤ {load.isl_longest:,}), osl {load.osl_mean:,.0f} (≤ {load.osl_longest:,})"),
         ("served", served),
@@ -49,12 +51,13 @@ def _slo(report: SimulationReport, console: Console) -> None:
     if not report.slo:
         return
     heading(console, "SLO")
-    rows = table("promise", "simulated", "80 % interval", "requests within", "holds")
+    rows = table("promise", "simulated", "80 % interval", "the plan said", "requests within", "holds")
     for each in report.slo:
         rows.add_row(
             promise(each.metric, each.percentile, each.limit_ms),
             "–" if each.simulated is None else milliseconds(each.simulated.value),
             "" if each.simulated is None else milliseconds_range(each.simulated),
+            _said(each.planned_ms),
             percent(each.share.value),
             Text("yes", style="green") if each.holds else Text("no", style="red"),
         )
@@ -72,17 +75,25 @@ def _shares(interval: Interval) -> str:
 
 
 def _latency(report: SimulationReport, console: Console) -> None:
-    heading(console, "Latency")
-    rows = table("", "mean", "80 % interval", "p50", "p90", "p95", "p99")
+    at = "" if report.planned_rps is None else f" (the plan counts on {number(report.planned_rps)} requests/s)"
+    heading(console, f"Latency{at}")
+    rows = table("", "simulated", "80 % interval", "the plan said", left=1)
     for name, metric in (("TTFT", report.ttft_ms), ("TPOT", report.tpot_ms), ("E2E", report.e2e_ms)):
         if metric is not None:
-            rows.add_row(name, *_values(metric))
+            for row in _latency_rows(name, metric):
+                rows.add_row(*row)
     indented(console, rows)
 
 
-def _values(metric: Percentiles) -> list[str]:
-    at = [milliseconds(each.value) for each in (metric.p50, metric.p90, metric.p95, metric.p99)]
-    return [milliseconds(metric.mean.value), milliseconds_range(metric.mean), *at]
+def _latency_rows(name: str, metric: Percentiles) -> Iterator[tuple[str, ...]]:
+    for at in ("mean", "p50", "p90", "p95", "p99"):
+        seen: Interval = getattr(metric, at)
+        said = getattr(metric.planned, at, None)
+        yield f"{name} {at}", milliseconds(seen.value), milliseconds_range(seen), _said(said)
+
+
+def _said(ms: float | None) -> str:
+    return "–" if ms is None else milliseconds(ms)
 
 
 def _engines(report: SimulationReport, console: Console) -> None:

@@ -11,7 +11,8 @@ from planner.serving.document.plan import Plan
 def pool_words(pool: Pool) -> str:
     """``16 × H200, 8 a node, ib-400g between nodes, $3.99 per GPU-hour``."""
     name = "" if pool.name.casefold() == pool.gpu.casefold() else f"{pool.name}: "
-    words = [f"{name}{pool.gpus} × {pool.gpu}", f"{pool.gpus_per_node} a node"]
+    fewest = " (the fewest that do)" if pool.as_needed else ""
+    words = [f"{name}{pool.gpus} × {pool.gpu}{fewest}", f"{pool.gpus_per_node} a node"]
     if pool.nodes > 1:
         words.append(f"{pool.fabric} between nodes")
     words.append("no price known" if pool.usd_per_gpu_hour is None else f"${pool.usd_per_gpu_hour:.2f} per GPU-hour")

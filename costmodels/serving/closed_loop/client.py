@@ -9,9 +9,10 @@ import numpy as np
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.closed_loop.loop_grid import grid_questions
-from costmodels.serving.closed_loop.protocol import SHORTEST, Gate, closed_loop
+from costmodels.serving.closed_loop.protocol import Gate, closed_loop
 from costmodels.serving.frameworks.calibration import Spread
 from costmodels.serving.served_model import ServedModel
+from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from costmodels.serving.step import interval
 
 
@@ -21,12 +22,14 @@ class Load:
 
     Attributes:
         concurrency: requests in flight, of the whole engine.
-        isl, osl: stated lengths, tokens.
+        isl, osl: longest lengths, tokens.
         token_budget: most tokens of one step of an attention rank.
         most_running: sequences that the whole engine holds at once; the rest wait.
-        shortest: lengths are uniform between this share of the stated ones and all of it.
+        shortest: lengths are uniform between this share of the longest and all of it.
+        cached_share: of each prompt, that the prefix cache holds.
         gate: when the engine lets waiting prompts in.
-        drafted: tokens drafted per step (speculative decoding), 0: none.
+        drafted: tokens drafted per step (speculative decoding), of which as many are accepted as in the runs that the
+            framework's calibration was fitted to; 0: none.
     """
 
     concurrency: Ints
@@ -35,14 +38,22 @@ class Load:
     token_budget: Ints
     most_running: Ints
     shortest: Floats
+    cached_share: Floats
     gate: Gate
     drafted: Ints
 
     @classmethod
     def of(
-        cls, concurrency: Ints, isl: Ints, osl: Ints, token_budget: Ints, most_running: Ints, shortest: float = SHORTEST
+        cls,
+        concurrency: Ints,
+        isl: Ints,
+        osl: Ints,
+        token_budget: Ints,
+        most_running: Ints,
+        shortest: Floats | float = 1.0,
+        cached_share: Floats | float = 0.0,
     ) -> Load:
-        """An engine that is started plainly."""
+        """An engine that is started plainly; all lengths alike where no ``shortest`` is given."""
         n = len(concurrency)
         return cls(
             concurrency,
@@ -50,7 +61,8 @@ class Load:
             osl,
             token_budget,
             most_running,
-            np.full(n, shortest),
+            np.broadcast_to(np.asarray(shortest, np.float64), n),
+            np.broadcast_to(np.asarray(cached_share, np.float64), n),
             Gate.none(n),
             np.zeros(n, np.int64),
         )
@@ -75,23 +87,37 @@ class Answers:
     output_tokens_per_s: Floats
 
 
-def closed_loop_answers(served: ServedModel, layouts: Layouts, load: Load, routing: str) -> Answers:
-    """Plays the closed loop on every configuration (:mod:`costmodels.serving.closed_loop.protocol`)."""
+def closed_loop_answers(
+    served: ServedModel, layouts: Layouts, load: Load, routing: str, drafting: SpeculativeDecoding | None = None
+) -> Answers:
+    """Plays the closed loop on every configuration (:mod:`costmodels.serving.closed_loop.protocol`).
+
+    Args:
+        drafting: how all of them draft, with the acceptance that is known of the load (None: as ``load`` says).
+    """
     framework, calibration = served.framework, served.framework.calibration
     running = np.minimum(load.concurrency, load.most_running)
+    drafted = 0 if drafting is None else drafting.draft_tokens * np.ceil(running / (layouts.dp * layouts.pp))
     questions = grid_questions(
         layouts,
         running,
-        load.token_budget,
+        load.token_budget - drafted,
         load.isl,
         load.osl,
         load.shortest,
+        load.cached_share,
         mixed=framework.scheduler.mixed,
     )
-    times = served.step(questions.layouts, questions.batch, routing)
-    tokens_per_step = calibration.tokens_per_step(load.drafted)
+    if drafting is None:
+        longer, tokens_per_step = 1.0, calibration.tokens_per_step(load.drafted)
+        times = served.step(questions.layouts, questions.batch, routing)
+    else:
+        longer = 1 + drafting.share_of_step(served.model.layers)
+        tokens_per_step = np.full(len(layouts), drafting.tokens_per_step)
+        verified = questions.batch.verifying(drafting.queries)
+        times = served.step(questions.layouts, verified, routing)
     loop = closed_loop(
-        questions.grid(times.latency.value, times.stage.value, tokens_per_step),
+        questions.grid(longer * times.latency.value, longer * times.stage.value, tokens_per_step),
         load.concurrency,
         load.most_running,
         layouts.dp,

@@ -69,6 +69,7 @@ def grid_questions(
     isl: Ints,
     osl: Ints,
     shortest: Floats | float = SHORTEST,
+    cached_share: Floats | float = 0.0,
     *,
     mixed: bool,
 ) -> GridQuestions:
@@ -77,6 +78,7 @@ def grid_questions(
     Args:
         concurrency: sequences that run at once in the whole engine, shape [n].
         token_budget: most tokens of one step of an attention rank, shape [n].
+        shortest, cached_share: as of :class:`costmodels.serving.closed_loop.client.Load`.
         mixed: whether decodes ride along with prompts.
     """
     n = len(layouts)
@@ -89,9 +91,10 @@ def grid_questions(
     prompt = np.maximum(np.rint(isl * mean), 1)
     riding = np.where(mixed, np.maximum(np.rint(each / stages), 1), 0)
     room = np.maximum(token_budget - riding, 1)
-    chunks = np.ceil(prompt / room)
-    chunk = np.maximum(np.rint(prompt / chunks), 1)
-    per_rank = np.maximum(np.minimum(np.floor(room / prompt), np.ceil(each)), 1)
+    new = np.maximum(np.rint(prompt * (1 - np.asarray(cached_share))), 1)  # the last token is always computed
+    chunks = np.ceil(new / room)
+    chunk = np.maximum(np.rint(new / chunks), 1)
+    per_rank = np.maximum(np.minimum(np.floor(room / new), np.ceil(each)), 1)
     most = np.minimum(per_rank * dp, np.maximum(concurrency, 1))
     middle = np.where(dp > 1, np.minimum(dp, most), np.maximum(np.floor(np.sqrt(most)), 1))
     prompts = np.column_stack([np.ones(n), middle, most])
@@ -108,7 +111,7 @@ def grid_questions(
             (
                 np.ceil(count / dp),
                 chunk,
-                np.where(chunks > 1, np.rint((prompt - chunk) / 2), 0),
+                prompt - new + np.where(chunks > 1, np.rint((new - chunk) / 2), 0),
                 decodes,
                 context,
                 count * chunk / dp + decodes,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from costmodels.estimates import Estimates, Floats
+from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
 from costmodels.serving.closed_loop.client import Answers, Latency
-from costmodels.serving.closed_loop.protocol import SHORTEST
 from costmodels.serving.frameworks.calibration import Spread
+from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.arrivals import open_loop as requests_at
-from costmodels.serving.simulator.arrivals import uniform_lengths
 from costmodels.serving.simulator.engine import Engine
 from costmodels.serving.simulator.events import simulate
 from costmodels.serving.simulator.step_table import step_tables
@@ -31,16 +32,26 @@ GROWTH = 1.5
 where it grows in proportion to time, 1 where it does not grow."""
 
 
-def open_loop(
-    served: ServedModel,
-    layout: Layouts,
-    isl: int,
-    osl: int,
-    rate_rps: float,
-    kv_tokens: int,
-    routing: str,
-) -> Answers:
-    """Poisson arrivals at ``rate_rps`` on one configuration (``layout`` of length 1), lengths as in the closed loop.
+@dataclass(frozen=True)
+class OpenLoad:
+    """Requests that come at random, whatever the engine does.
+
+    Attributes:
+        shape: of a request of mean length.
+        drawn: prompt and output lengths of so many requests, shape [n] each.
+        longest_tokens: of a request, prompt and output.
+        requests: how many to send; None: as many as it takes.
+    """
+
+    shape: RequestShape
+    drawn: Callable[[int], tuple[Ints, Ints]]
+    longest_tokens: int
+    rate_rps: float
+    requests: int | None = None
+
+
+def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: int) -> Answers:
+    """Poisson arrivals on one configuration (``layout`` of length 1).
 
     Args:
         kv_tokens: of the cache of one attention rank.
@@ -48,15 +59,16 @@ def open_loop(
     Raises:
         InputError: the engine does not keep up with the rate.
     """
-    framework = served.framework
+    framework, shape, rate_rps = served.framework, load.shape, load.rate_rps
     budget = max(framework.limits.token_budgets)
     (table,) = step_tables(
         served,
         layout,
-        routing,
+        shape.routing,
         most_tokens=budget,
         most_sequences=framework.limits.max_sequences,
-        longest_tokens=isl + osl,
+        longest_tokens=load.longest_tokens,
+        queries=shape.queries,
     )
     engine = Engine(
         table,
@@ -64,19 +76,21 @@ def open_loop(
         kv_tokens=kv_tokens,
         token_budget=budget,
         max_sequences=framework.limits.max_sequences,
+        cached_share=shape.cached_tokens / shape.isl,
+        tokens_per_step=shape.tokens_per_step,
+        draft_share=shape.share_of_step(served.model.layers),
     )
-    count = REQUESTS
+    count = load.requests or REQUESTS
     while True:
-        lengths = uniform_lengths(count, isl, osl, below=1 - SHORTEST, seed=0)
-        outcome = simulate(engine, requests_at(*lengths, rate_rps, seed=0))
+        outcome = simulate(engine, requests_at(*load.drawn(count), rate_rps, seed=0))
         needed = math.ceil(LIFETIMES * rate_rps * outcome.mean_us("e2e") / 1e6)
-        if needed <= count or count == MOST_REQUESTS:
+        if needed <= count or count == MOST_REQUESTS or load.requests is not None:
             break
         count = min(max(needed, 2 * count), MOST_REQUESTS)
     after, last = (outcome.trimmed(*ends).mean_us("ttft") for ends in ((SETTLED, 0.8 - SETTLED), (0.8, 0.0)))
     tpot = outcome.mean_us("tpot")
     # A run that is cut short at MOST_REQUESTS is one whose requests stay ever longer.
-    if needed > count or (last > GROWTH * after and last - after > 10 * tpot):
+    if (needed > count and load.requests is None) or (last > GROWTH * after and last - after > 10 * tpot):
         raise InputError(
             f"rate: {rate_rps:g} requests/s is more than this engine serves (about {outcome.rate_rps:.3g})",
             "lower the rate, or use more or larger engines",
@@ -85,16 +99,15 @@ def open_loop(
     tpot = warm.mean_us("tpot")
     calibration = framework.calibration
     in_flight = rate_rps * warm.mean_us("e2e") / 1e6
-    front = calibration.front_us(np.array([isl * (1 + SHORTEST) / 2]), np.array([in_flight]), np.array([tpot]))[0]
+    front = calibration.front_us(np.array([float(shape.isl)]), np.array([in_flight]), np.array([tpot]))[0]
     decoding = np.array([max(round(in_flight / float(layout.dp[0])), 1)])
     nobody = np.zeros(1, np.int64)
-    step = served.step(
-        layout,
-        Batch(nobody, nobody, nobody, decoding, np.array([isl + osl // 2]), decoding.astype(np.float64)),
-        routing,
-    )
+    batch = Batch(nobody, nobody, nobody, decoding, np.array([shape.context]), decoding.astype(np.float64))
+    step = served.step(layout, batch.verifying(shape.queries), shape.routing)
 
     def latency(values: Floats, spread: Spread) -> Latency:
+        several = values[~np.isnan(values)]  # an answer of one token has no TPOT
+        values = several if len(several) else values
         mean = np.array([np.mean(values)])
         low, high = interval(mean, spread)
         p50, p99 = np.quantile(values, [0.5, 0.99])
@@ -106,5 +119,5 @@ def open_loop(
         latency(warm.ttft_us + front, calibration.ttft),
         latency(warm.tpot_us, calibration.tpot),
         latency(warm.e2e_us + front, calibration.e2e),
-        np.array([rate_rps * osl * (1 + SHORTEST) / 2]),
+        np.array([rate_rps * shape.osl]),
     )

@@ -1,14 +1,23 @@
-"""The short forms ``a=1,b=2`` of parts of a request."""
+"""The short forms ``a=1,b=2`` of parts of a request, and the units of their values."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from decimal import Decimal
 
 from planner.contract.documents import LONGEST_TEXT
 from profiles.errors import InputError
 from profiles.values import shown
 
 NUMBER = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:e[+-]?[0-9]{1,3})?"
+
+TOKEN_UNITS = {"k": 1000, "K": 1024, "m": 10**6, "M": 1024**2}
+"""As vLLM reads ``--max-model-len``: small letters are decimal, capitals binary."""
+
+UNITS_HELP = "1k is 1,000 and 1K is 1,024, as vLLM reads them"
+
+_TOKENS = re.compile(r"(?P<number>-?[0-9]{1,40}(?:\.[0-9]{1,9})?)(?P<unit>[kKmM]?)", re.ASCII)
 
 
 def items(text: str, field: str, hint: str) -> Iterator[tuple[str, str]]:
@@ -30,3 +39,12 @@ def split(text: str, field: str, hint: str) -> Iterator[str]:
         if not item.strip():
             raise InputError(f"{field}: {shown(text)} has a comma too many", hint)
         yield item.strip()
+
+
+def tokens(text: str) -> int | None:
+    """``4000``, ``128k``, ``1.5K``: a whole number of tokens; None for anything else."""
+    match = _TOKENS.fullmatch(text.strip())
+    if match is None:
+        return None
+    value = Decimal(match["number"]) * TOKEN_UNITS.get(match["unit"], 1)
+    return int(value) if value == value.to_integral_value() else None

@@ -16,7 +16,7 @@ import numpy as np
 
 from costmodels.estimates import Floats
 from costmodels.models.precision import Precision
-from costmodels.serving.simulator.arrivals import constant_lengths, open_loop
+from costmodels.serving.simulator.arrivals import open_loop
 from costmodels.serving.simulator.capacity import Limit, capacity_rps, requests_needed, settled
 from costmodels.serving.simulator.events import Engine, simulate
 from planner.serving.confirmation.simulated_engine import simulated_engines
@@ -221,7 +221,7 @@ class _Trial:
         self.front_us = float(self._pairs[0].served.ttft_parts_us["front end"][0])
         self.limits = self._leftover()
         n = _requests(request, group)
-        self._lengths = constant_lengths(n, request.workload.isl, request.workload.osl)
+        self._lengths = request.workload.drawn(n, SEED)
 
     @cached_property
     def _engine(self) -> Engine:

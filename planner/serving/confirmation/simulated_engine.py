@@ -62,5 +62,7 @@ def simulated_engines(
 def cache_tokens(job: Job, layouts: Layouts, limits: Limits) -> float:
     """Tokens of cache of one attention rank, at the workload's length (windows keep longer ones cheaper)."""
     budget = np.array([limits.max_tokens_per_step])
-    found = job.served.cache_tokens(layouts, budget, job.shape.tokens, memory_fraction=limits.memory_fraction)
+    found = job.served.cache_tokens(
+        layouts, budget, job.shape.tokens, sequences=limits.max_sequences, memory_fraction=limits.memory_fraction
+    )
     return float(found[0])

@@ -23,9 +23,9 @@ from planner.contract.workload.workload import Workload
 from planner.serving.document.prediction import Prediction
 from planner.serving.request import Disaggregation, Objective
 
-SCHEMA_VERSION: Literal["1.3"] = "1.3"
+SCHEMA_VERSION: Literal["1.4"] = "1.4"
 
-OLDER = dict.fromkeys(("1.0", "1.1", "1.2"), as_it_is)
+OLDER = dict.fromkeys(("1.0", "1.1", "1.2", "1.3"), as_it_is)
 """Versions that still open, for ever: whatever a later one added has a default that says what was so."""
 
 
@@ -48,6 +48,7 @@ class RequestUnderstood(Document):
     kv_precision: str
     confidence: float = Field(description="probability with which each bound of the SLO had to hold")
     precision_converted: bool = Field(description="whether weights are not in the precision they are published in")
+    headroom: float = Field(default=0.0, description="share of the rate asked for that the workload's rate has more")
     max_tp: int | None
     max_pp: int | None
     max_engine_gpus: int | None
@@ -155,7 +156,22 @@ class Alternative(OperatingPoint):
     loses_by: float = Field(description="how much worse that is than the plan's, relative")
 
 
+class ClusterTried(Document):
+    """One of the clusters to choose from: a pool alone, or several together."""
+
+    name: str
+    chosen: bool
+    gpus: int | None = Field(default=None, description="used; null: no plan")
+    usd_per_hour: float | None = Field(default=None, description="of the GPUs used; null where a price is not known")
+    objective_value: float | None = Field(default=None, description="in the unit of the proof; null: no plan")
+    loses_by: float | None = Field(default=None, description="how much worse than the chosen one, relative")
+    reason: str | None = Field(default=None, description="why there is no plan")
+
+
 class Alternatives(Document):
+    clusters: tuple[ClusterTried, ...] = Field(
+        default=(), description="what came of each of the pools to choose from; empty where nobody chose"
+    )
     ranked: tuple[Alternative, ...] = Field(description="best other layouts that meet the SLO, best first")
     pareto: tuple[OperatingPoint, ...] = Field(
         description="no other point is better in both speed per user and throughput per GPU, whether or not "
@@ -167,7 +183,7 @@ class Plan(Published):
     """The whole document."""
 
     kind: Literal["serving"] = "serving"
-    schema_version: Literal["1.3"] = SCHEMA_VERSION
+    schema_version: Literal["1.4"] = SCHEMA_VERSION
     request: RequestUnderstood
     decision: Decision
     prediction: Prediction

@@ -73,7 +73,7 @@ class DecodeCandidate:
 
         def tried(concurrency: Floats) -> tuple[Decoding, NDArray[np.bool_]]:
             same = layouts.take(np.zeros(len(concurrency), np.int64))
-            every = decoding(job.served, job.shape, same, np.maximum(concurrency, 1.0), kv_connector)
+            every = decoding(job.served, job.shape, same, concurrency, kv_connector)
             return every, every.rate_rps.value >= load_rps * (1 - 1e-9)
 
         most = float(self.engines.concurrency[self.index])

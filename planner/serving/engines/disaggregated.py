@@ -35,6 +35,7 @@ from costmodels.serving.steady.kv_transfer import (
     with_queue,
 )
 from planner.serving.operating_points import (
+    IDLE,
     REFINEMENTS,
     Job,
     LayoutSearch,
@@ -44,10 +45,12 @@ from planner.serving.operating_points import (
     sequences_that_fit,
 )
 
-UTILISATIONS = np.concatenate([np.linspace(0.02, 0.9, 45), [0.92, 0.94, 0.96, 0.98]])
+_BUSY = np.concatenate([np.linspace(0.02, 0.9, 45), [0.92, 0.94, 0.96, 0.98]])
+
+UTILISATIONS = np.concatenate([[IDLE, 1e-4, 1e-3, 3e-3, 0.01], _BUSY])
 """Loads at which prefill engines are judged, as shares of what they can do at most: above, a queue has no end."""
 
-FEW_UTILISATIONS = UTILISATIONS[::6]
+FEW_UTILISATIONS = _BUSY[::6]
 """Loads among which the objective latency chooses: there each is a candidate of its own."""
 
 SLACK = 1.05
@@ -85,11 +88,11 @@ class DisaggregatedEngines:
 
     def send_us(self, layouts: Layouts, times: Floats | float) -> Floats:
         """Transfer time at the sending end of one prompt, of which ``times`` copies are needed, [n]."""
-        return self.link.seconds_us(sent_bytes(self.job.served, layouts, self.job.workload.isl, times))
+        return self.link.seconds_us(sent_bytes(self.job.served, layouts, self.job.shape.isl, times))
 
     def receive_us(self, layouts: Layouts) -> Floats:
         """Transfer time at the receiving end, [n]."""
-        return self.link.seconds_us(received_bytes(self.job.served, layouts, self.job.workload.isl))
+        return self.link.seconds_us(received_bytes(self.job.served, layouts, self.job.shape.isl))
 
     def decode_cycles(self, layouts: Layouts) -> Floats:
         """Decode cycles in a request's time after the transfer, on average, [n]."""
@@ -97,7 +100,7 @@ class DisaggregatedEngines:
         return np.asarray(0.5 / layouts.pp + first + self.decode.tokens * self.decode.steps_per_token)
 
     def copies(self, layouts: Layouts) -> Floats:
-        return copies(self.job.served, layouts, self.job.workload.isl)
+        return copies(self.job.served, layouts, self.job.shape.isl)
 
 
 def fabric_link(job: Job) -> Link:
@@ -121,7 +124,7 @@ def find_disaggregated_engines(search: LayoutSearch, *, within: bool = True) -> 
     alone = np.flatnonzero((search.layouts.pp == 1) | ("prefill" in kv_connector.pipeline))
     which = np.repeat(alone, len(budgets))
     layouts, budget = search.layouts.take(which), np.tile(budgets, len(alone))
-    room = sequences_that_fit(job, layouts, budget, job.workload.isl)
+    room = sequences_that_fit(job, layouts, budget, prompts=True)
     fits = np.flatnonzero(room >= 2 * layouts.pp)  # one is computed while another leaves
     decode = _decode(search, kv_connector, within)
     if not len(fits) or decode is None:
@@ -138,7 +141,7 @@ def _decode(search: LayoutSearch, kv_connector: KvConnector, within_slo: bool) -
         return None
     pipelined = (points.layouts.pp == 1) | ("decode" in kv_connector.pipeline)
     least = points.budget == min(search.job.served.framework.limits.token_budgets)
-    rows = np.flatnonzero(pipelined & least & (points.concurrency >= 1))
+    rows = np.flatnonzero(pipelined & least)
     if not len(rows):
         return None
     served, shape, steps = search.job.served, search.job.shape, points.steady.decode.take(rows)
@@ -259,7 +262,7 @@ def candidates(
     fine = (sending <= on.transfer_us) & (held <= roles.room[kinds])
     n = len(kinds)
     partner, transfer = slowest.take(np.zeros(n, np.int64)), np.full(n, on.transfer_us)
-    pairs = joint(job.served, job.workload.isl, loads, partner, transfer, roles.link, roles.kv_connector)
+    pairs = joint(job.served, job.shape.isl, loads, partner, transfer, roles.link, roles.kv_connector)
     for bound in job.slo.bounds:
         if bound.metric != "tpot":
             fine &= percentile_ms(pairs, bound, job.confidence) <= bound.limit_ms

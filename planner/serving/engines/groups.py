@@ -66,10 +66,12 @@ class Group:
         """What the engine is started with."""
         served = self.job.served
         tokens, sequences = self.candidate.batch_limits
+        work = self.job.workload
+        longest = work.longest_tokens if work.max_len else -(-work.longest_tokens // 256) * 256
         return Limits(
             max_sequences=sequences,
             max_tokens_per_step=tokens,
-            max_model_len=min(served.model.max_context_tokens, -(-self.job.shape.tokens // 256) * 256),
+            max_model_len=min(served.model.max_context_tokens, longest),
             memory_fraction=served.framework.limits.memory_fraction,
         )
 
@@ -166,7 +168,7 @@ def _transfer(first: PrefillEngine, second: DecodeEngine) -> CacheTransfer:
     times = receiver.pool.copies(receiver.layouts)
     send, busy = with_queue(sender.pool.send_us(sender.layouts, times), np.array([first.rate_per_us]))
     receive, receiver_busy = with_queue(receiver.pool.receive_us(receiver.layouts), np.array([second.rate_per_us]))
-    link, served, isl = slower(sender.link, receiver.link), sender.job.served, sender.job.workload.isl
+    link, served, isl = slower(sender.link, receiver.link), sender.job.served, sender.job.shape.isl
     transfer_us, kv_connector = np.maximum(send, receive), sender.pool.kv_connector
     both = joint(served, isl, first.loaded, second.loaded, transfer_us, link, kv_connector)
     return CacheTransfer(first, second, both, link, float(busy[0]), float(receiver_busy[0]))

@@ -124,7 +124,7 @@ class PrefillEngine:
 
     @property
     def longest_tokens(self) -> int:
-        return self.candidate.job.workload.isl
+        return self.candidate.job.shape.isl
 
     def serving(self, workload: Workload) -> PrefillEngine | None:
         layouts, job = self.candidate.layouts, replace(self.candidate.job, workload=workload)

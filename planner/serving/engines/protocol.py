@@ -14,7 +14,7 @@ from costmodels.serving.steady.kv_transfer import Link
 from costmodels.serving.step import StepTimes
 from planner.contract.engine import Role
 from planner.contract.workload.workload import Workload
-from planner.serving.operating_points import Job, Served, peak_sequences
+from planner.serving.operating_points import FEW_PLACES, Job, Served, peak_sequences
 
 
 class LoadedEngine(Protocol):
@@ -123,6 +123,6 @@ class EngineCandidate(Protocol):
 
 
 def most_sequences(concurrency: float, most: int) -> int:
-    """Sequences that a step is limited to: Poisson's mean plus three standard deviations and the one in prefill, if
-    ``most`` allows."""
-    return min(most, math.ceil(float(peak_sequences(concurrency)) + math.sqrt(concurrency)))
+    """Sequences that a step is limited to: Poisson's mean plus three standard deviations and the one in prefill, no
+    fewer than a few, if ``most`` allows."""
+    return min(most, max(FEW_PLACES, math.ceil(float(peak_sequences(concurrency)) + math.sqrt(concurrency))))

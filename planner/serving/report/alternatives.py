@@ -74,7 +74,9 @@ def _scores(request: PlanRequest, points: OperatingPoints, rate: Floats) -> tupl
     wanted = request.workload.rate_rps
     engines = room
     if wanted is not None and request.goal != "throughput":
-        engines = np.ceil(wanted / rate - 1e-9).astype(np.int64)
+        carries = rate > 0  # a simulation may have found that it keeps the SLO at no load
+        needed = np.ceil(wanted / np.where(carries, rate, wanted) - 1e-9).astype(np.int64)
+        engines = np.where(carries, needed, 0)
     price = np.nan if pool.usd_per_gpu_hour is None else pool.usd_per_gpu_hour
     score = {
         "throughput": engines * rate,
@@ -148,10 +150,10 @@ def _pareto(request: PlanRequest, searches: list[LayoutSearch]) -> list[plans.Op
             # Where one token is all there is, its speed is what a user sees.
             time = points.steady.tpot_us if request.workload.osl > 1 else points.steady.ttft_us
             speed, throughput = 1e6 / time.value, points.output_tokens_per_gpu_s
-            every += [
-                (float(speed[i]), float(throughput[i]), points, i)
-                for i in np.flatnonzero(points.steady.stable).tolist()
-            ]
+            # Engines below one sequence are as fast as one that is hardly busier: the frontier is those that work.
+            shown = points.steady.stable & (points.concurrency >= 1)
+            shown = shown if shown.any() else points.steady.stable
+            every += [(float(speed[i]), float(throughput[i]), points, i) for i in np.flatnonzero(shown).tolist()]
     frontier: list[tuple[float, float, OperatingPoints, int]] = []
     for point in sorted(every, key=lambda p: (-p[0], -p[1])):
         if not frontier or point[1] > frontier[-1][1]:

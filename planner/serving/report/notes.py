@@ -13,6 +13,8 @@ from planner.serving.engines.pairing import pairing_notes
 from planner.serving.operating_points import FEW_PLACES
 from planner.serving.request import PlanRequest
 
+_FROM_HASHES = "is what hashes of the trace's prompts show for one cache that forgets nothing"
+
 
 def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[str]:
     """The notes of a plan, each once. ``checks``: simulations of the groups."""
@@ -45,11 +47,6 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
                 f"the cache of an engine of {group.id} holds {places} request{'s' if places > 1 else ''} of "
                 f"{group.engine.longest_tokens:,} tokens: no more are in flight at once, others wait"
             )
-    prefill_bound = sum(search.prefill_bound for search in searches)
-    if prefill_bound:
-        notes.append(
-            f"{prefill_bound} layouts were left out: at no load tried do they keep up with this workload's prompts"
-        )
     notes += _hand_over_notes(pairs)
     if any(pair.transfer is not None for pair in pairs):
         drafting = work.speculation is not None
@@ -62,7 +59,7 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
         )
     for group in groups:
         step = group.engine.steps[0][0]
-        if HOW[int(group.engine.origin.how[0])] == "roofline":
+        if HOW[int(group.engine.origin.how[0])] == "roofline" and not group.job.served.unmeasured:
             share = float(step.parts["communication"][0] / step.latency.value[0])
             topology = group.job.served.network.topology
             over_pcie = group.layout.pp == 1 and topology is not None and topology.bus_share is not None
@@ -100,12 +97,15 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
 
 
 def _simulation_notes(groups: list[Group], checks: Checks) -> list[str]:
-    assumed = "arrivals are taken as Poisson and lengths as equal"
+    varies = groups[0].job.workload.varies
+    assumed = f"arrivals are taken as Poisson and lengths as {'the workload says' if varies else 'equal'}"
     if not checks:
-        return [f"{assumed}; percentiles come from queueing formulas, not a simulation"]
+        mean = " of requests of mean length" if varies else ""
+        return [f"{assumed}; percentiles come from queueing formulas{mean}, not a simulation"]
     requests = " and ".join(f"{n:,}" for n in sorted({check.requests for check in checks.values()}))
+    of = " of requests of mean length" if varies else ""
     notes = [
-        f"{assumed}; the search predicts percentiles by queueing formulas, and each kind of engine in the plan was "
+        f"{assumed}; the search predicts percentiles by queueing formulas{of}, and each kind of engine in the plan was "
         f"then simulated with {requests} requests at its load, where every bound holds; other layouts were not"
     ]
     for group in groups:
@@ -155,9 +155,27 @@ def _hand_over_notes(pairs: list[Pair]) -> list[str]:
 
 def _workload_notes(work: Workload, groups: list[Group]) -> list[str]:
     notes = []
-    if work.prefix_hit:
+    if work.recorded is not None:
+        trace = work.recorded
+        skipped = f", {trace.skipped:,} without output left out" if trace.skipped else ""
         notes.append(
-            f"a prefix hit rate of {work.prefix_hit:g} is taken as given, for every request; whether the gateway sends "
+            f"lengths are those of {trace.requests:,} requests of {trace.name}{skipped}; the rate is of "
+            f"{trace.rate_of}, within which requests come at random"
+        )
+    notes.append(
+        f"engines admit requests of {work.longest_tokens:,} tokens, prompt and output (--max-model-len)"
+        + ("" if work.max_len else ": the longest of the workload, as no max_len was given")
+    )
+    if work.refused_share:
+        notes.append(
+            f"{work.refused_share:.2%} of the requests are longer than max_len, {work.longest_tokens:,} tokens, and "
+            "are refused: lengths, rate and promises are of the others"
+        )
+    if work.prefix_hit:
+        of = {None: "is taken as given", "recorded": "is taken as the trace tells it", "hashes": _FROM_HASHES}
+        source = of[None if work.recorded is None else work.recorded.prefix]
+        notes.append(
+            f"a prefix hit rate of {work.prefix_hit:g} {source}, for every request; whether the gateway sends "
             "requests to the engine that holds their prefix decides it"
         )
     drafting = groups[0].job.shape.drafting

@@ -116,7 +116,8 @@ def _power(group: Group, steps: list[tuple[StepTimes, float]]) -> Estimates:
 
 def _memory(group: Group) -> MemoryParts:
     served, tokens = group.job.served, group.engine.longest_tokens
-    parts = served.memory(group.layouts, np.array([group.limits.max_tokens_per_step]))
+    limits = group.limits
+    parts = served.memory(group.layouts, np.array([limits.max_tokens_per_step]), sequences=limits.max_sequences)
     per_token = float(served.kv_bytes_per_token(group.layouts, tokens)[0])
     return MemoryParts(
         weights_bytes=float(parts.weights_bytes[0]),
@@ -151,7 +152,7 @@ def predicted_by(request: PlanRequest, fleet: LoadedFleet, decision: plans.Decis
     rate = Interval(value=served_rps, low=min(served_rps, low), high=min(served_rps, high))
     if request.goal == "throughput" or request.workload.rate_rps is None:
         rate = Interval(value=value, low=low, high=high)
-    output = _scaled(rate, float(request.workload.osl))
+    output = _scaled(rate, float(request.workload.mean_osl))
     metrics: tuple[Metric, ...] = ("ttft", "tpot", "e2e") if request.workload.osl > 1 else ("ttft", "e2e")
     latencies = {m: _served_latency(_slowest(pairs, checks, m), checks, m) for m in metrics}
     tpot = latencies.get("tpot")
@@ -198,7 +199,7 @@ def _kv_transfer(pairs: list[Pair]) -> KvTransfer | None:
     slowest = max(transfers, key=lambda each: float(each.joint.transfer_us.value[0]))
     job = slowest.prefill.candidate.job
     return KvTransfer(
-        bytes_per_request=cache_bytes(job.served, job.workload.isl),
+        bytes_per_request=cache_bytes(job.served, job.shape.isl),
         link=slowest.link.name,
         time_ms=_interval(slowest.joint.transfer_us, 1e-3),
         exposed_ms=_interval(slowest.joint.exposed_us, 1e-3),

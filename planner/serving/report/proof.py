@@ -87,7 +87,7 @@ def _compared(request: PlanRequest, options: list[ServingOption], best: ServingO
     assert best.choice.solution.objective is not None
     objective, rows = best.choice.solution.objective, []
     model = best.searches[0].job.served.model
-    tokens = request.workload.isl + request.workload.osl
+    tokens = request.workload.mean_isl + request.workload.mean_osl
     one = Layouts.of([(1, 1, 1, 1, 1)])
     for option in options:
         value = gpus = loses_by = None

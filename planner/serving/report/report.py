@@ -56,6 +56,7 @@ def _understood(request: PlanRequest, options: list[ServingOption], best: Servin
         kv_precision=precision.kv,
         precision_converted=precision.converted,
         confidence=request.confidence,
+        headroom=request.headroom,
         max_tp=request.max_tp,
         max_pp=request.max_pp,
         max_engine_gpus=request.max_engine_gpus,

@@ -21,7 +21,7 @@ from costmodels.estimates import COVERAGE, Floats
 from costmodels.serving.calibration_fit.fit import NAMES, Constants, calibration, fit, front_ms, held_out
 from costmodels.serving.calibration_fit.intervals import coverage, quantile, spread
 from costmodels.serving.calibration_fit.runs import MeasuredRuns, ask
-from planner.serving.prediction_table import ROUTING
+from planner.contract.workload.workload import ROUTING
 from tests.benchmarks.cards import line, write
 from tests.benchmarks.silicon import budget, metrics, peer, rows
 from tests.benchmarks.silicon.recipes import CAMPAIGNS

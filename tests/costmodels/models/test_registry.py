@@ -63,3 +63,12 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="cannot be read"):
         find_architecture(str(file))
+
+
+def test_a_config_that_python_wrote_may_say_infinity(tmp_path: Path) -> None:
+    """As those of Mamba hybrids do, where nothing asks for the number."""
+    (tmp_path / "config.json").write_text(json.dumps({**TINY, "initializer_range": float("inf")}))
+    assert find_architecture(str(tmp_path)).layer_groups
+    (tmp_path / "config.json").write_text(json.dumps({**TINY, "hidden_size": float("inf")}))
+    with pytest.raises(InputError, match="'hidden_size' = 'Infinity': must be a positive integer"):
+        find_architecture(str(tmp_path))

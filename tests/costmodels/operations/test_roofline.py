@@ -171,7 +171,7 @@ def test_a_large_square_product_is_bound_by_compute_and_a_thin_one_by_memory() -
 @pytest.mark.parametrize("operation", GRIDS)
 def test_more_of_anything_is_never_less_work(operation: str) -> None:
     q = questions(operation, 50)
-    splits = {"moe_tp", "moe_ep", "window_tokens", "num_gpus", "gated", "head_dim"}
+    splits = {"moe_tp", "moe_ep", "window_tokens", "num_gpus", "gated", "head_dim", "ratio"}
     kernel = families().kernel(operation)
     before = kernel.work(q)
     for name in OPERATIONS[operation].shape_names:

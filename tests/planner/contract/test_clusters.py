@@ -60,8 +60,16 @@ def test_bundled_cluster_loads(name: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "H200", "16", "x", "xH200", "-1xH200", "1.5xH200", "１６xH200", "16xH200+", "+16xH200"),
-        *("16*H200", "16xH200,8xH100", "hgx-h200-1", "~nobody-has-this-name", "a\0b", "x" * 3000, "16x"),
+        *("", "H201", "16", "x", "xH200", "-1xH200", "1.5xH200", "１６xH200", "16xH200+", "+16xH200"),
+        *(
+            "16*H200",
+            "16xH200,,8xH100",
+            "hgx-h200-1",
+            "~nobody-has-this-name",
+            "a\0b",
+            "x" * 3000,
+            "16x",
+        ),
     ],
 )
 def test_cluster_that_is_not_understood_is_refused_with_the_forms(text: str) -> None:

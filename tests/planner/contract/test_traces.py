@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from planner.contract.workload import traces
-from planner.contract.workload.traces import read_trace, recorded
+from planner.contract.workload.traces import read_trace
 from profiles.errors import InputError
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
@@ -84,29 +84,6 @@ def test_long_files_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_what_is_wrong_is_named(tmp_path: Path, text: str | bytes, named: str) -> None:
     with pytest.raises(InputError, match=named):
         read_trace(write(tmp_path, text))
-
-
-def test_requests_without_output_are_skipped_and_counted_when_asked(tmp_path: Path) -> None:
-    path = write(tmp_path, "arrival_s,isl,osl\n1,5,0\n2,6,7\n3,8, \n4,9,1\n")
-    with pytest.raises(InputError) as caught:
-        recorded(path)
-    assert "line 2: osl '0' is not" in caught.value.message
-    assert "--skip-failed" in (caught.value.hint or "")
-    seconds, isl, osl, skipped = recorded(path, skip_failed=True)
-    assert (seconds.tolist(), isl.tolist(), osl.tolist(), skipped) == ([0, 2], [6, 9], [7, 1], 2)
-    broken = write(tmp_path, "arrival_s,isl,osl\n1,5,0\n2,0,7\n")
-    with pytest.raises(InputError, match="line 3: isl '0'"):
-        recorded(broken, skip_failed=True)
-    with pytest.raises(InputError, match="has no requests"):
-        recorded(write(tmp_path, "arrival_s,isl,osl\n1,5,0\n"), skip_failed=True)
-
-
-def test_milliseconds_since_1970_are_no_seconds(tmp_path: Path) -> None:
-    with pytest.raises(InputError) as caught:
-        recorded(write(tmp_path, "arrival_s,isl,osl\n1764000000000,5,6\n"))
-    assert "line 2: arrival_s '1764000000000' is no number of seconds" in caught.value.message
-    assert "divide the column by 1000" in (caught.value.hint or "")
-    assert len(recorded(write(tmp_path, "arrival_s,isl,osl\n1764000000,5,6\n"))[0]) == 1
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

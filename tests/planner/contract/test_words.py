@@ -6,9 +6,8 @@ import pandas as pd
 import pytest
 
 from costmodels.models.registry import find_architecture
-from planner.contract.words import columns_meant, count, precision_of, weights_precision, words
+from planner.contract.words import columns_meant, precision_of, weights_precision, words
 from planner.contract.workload.slo import parse_slo
-from planner.contract.workload.workload import parse_workload
 from planner.serving.layouts import completed
 from planner.serving.prediction_table import OPTIONAL, REQUIRED, predict
 from planner.serving.request import parse_request
@@ -85,16 +84,6 @@ def test_promises_in_the_words_of_harnesses(text: str, label: str, limit_ms: flo
 def test_promises_that_cannot_be_kept_as_they_are_written(text: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
         parse_slo(text)
-
-
-@pytest.mark.parametrize(("text", "own"), [("4k", 4000), ("4K", 4096), ("1.5k", 1500), ("12", 12), ("1.0001k", None)])
-def test_thousands(text: str, own: int | None) -> None:
-    assert count(text) == own
-
-
-def test_a_workload_in_parts_of_a_token_is_refused() -> None:
-    with pytest.raises(InputError, match=r"isl='1\.0001k' is not a whole number of tokens"):
-        parse_workload("isl=1.0001k,osl=10")
 
 
 def test_a_dense_model_may_be_said_to_have_the_same_split_everywhere() -> None:

@@ -140,6 +140,22 @@ def part(name: str, **fields: Any) -> Callable[[Document], None]:
     return lambda document: document["decision"]["engines"][0][name].update(fields)
 
 
+def both(limit: str, flag: str, value: float) -> Callable[[Document], None]:
+    """A limit and what the launch command says of it."""
+
+    def change(document: Document) -> None:
+        group = document["decision"]["engines"][0]
+        group["limits"][limit] = value
+        command = group["launch"]["command"]
+        command[command.index(flag) + 1] = str(value)
+
+    return change
+
+
+def first_gpu(**place: int) -> Callable[[Document], None]:
+    return lambda document: document["decision"]["engines"][0]["replicas"][0]["ranks"][0].update(place)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -153,11 +169,22 @@ def part(name: str, **fields: Any) -> Callable[[Document], None]:
         (group(role="prefill"), "prefill engines and no decode engine"),
         (part("layout", tp=0), "tp 0 of"),
         (part("layout", tp=64), "takes 64 GPUs"),
-        (part("layout", tp=3), "is not legal"),
+        (part("layout", ep=2), "is not legal"),
+        (part("layout", tp=2), "and its layout takes 2"),
         (part("limits", max_sequences=0), "max_sequences 0"),
         (part("limits", max_model_len=-1), "max_model_len -1"),
-        (part("limits", memory_fraction=0.01), "does not fit into the memory of H200"),
-        (part("limits", memory_fraction=2.0), "memory_fraction 2.0"),
+        (part("limits", memory_fraction=0.01), "and its limits are memory_fraction 0.01"),
+        (both("memory_fraction", "--gpu-memory-utilization", 0.01), "does not fit into the memory of H200"),
+        (both("memory_fraction", "--gpu-memory-utilization", 2), "memory_fraction 2.0"),
+        (part("limits", max_sequences=7), "the launch command of engine-0 has --max-num-seqs .*max_sequences 7"),
+        (part("launch", command=["vllm", "serve"]), "has no --max-num-batched-tokens"),
+        (first_gpu(gpu=1), "given twice"),
+        (first_gpu(node=3), "is on GPU 0 of node 3"),
+        (first_gpu(rank=5), "not ranks 0 to"),
+        (group(gpus_per_engine=3), "gpus_per_engine 3 of engine-0"),
+        (lambda d: d["decision"].update(gpus_used=1), "gpus_used is 1"),
+        (lambda d: d["decision"].update(usd_per_hour=1.5), "usd_per_hour is 1.5"),
+        (lambda d: d["request"]["cluster"]["pools"][0].update(usd_per_gpu_hour=9.0), "usd_per_hour is"),
     ],
 )
 def test_a_plan_that_contradicts_itself_is_refused(

@@ -16,12 +16,14 @@ from planner.contract.workload.slo import Bound, parse_slo
 from planner.contract.workload.workload import parse_workload
 from planner.serving.layouts import Restrictions
 from planner.serving.operating_points import (
-    BELOW_ONE,
+    FEW_PLACES,
     GRID,
+    IDLE,
     Job,
     LayoutSearch,
     OperatingPoints,
     at_load,
+    has_room,
     peak_sequences,
     percentile_ms,
     search,
@@ -87,9 +89,25 @@ def test_a_layout_too_big_for_its_weights_says_so(bare: ProfileStore) -> None:
 
 
 def test_a_layout_with_too_little_room_for_the_cache_says_how_little(bare: ProfileStore) -> None:
-    result = search(job(bare, workload="isl=15000,osl=1000", gpu="L4"), Restrictions(1, 8))
+    result = search(job(bare, workload="isl=30000,osl=2000", gpu="L4"), Restrictions(1, 8))
     (why,) = [r for r in result.rejected if r.of_memory]
-    assert why.reason == "KV cache left holds fewer than 4 sequences of 16000 tokens"
+    assert why.reason == "KV cache left holds no sequence of 32000 tokens"
+
+
+def test_one_sequence_in_the_cache_is_enough_and_a_quarter_of_few_places_is_used(bare: ProfileStore) -> None:
+    result = search(job(bare, workload="isl=9000,osl=1000", gpu="L4"), Restrictions(1, 8))
+    points = found(result.coarse)
+    assert set(points.most.tolist()) <= {1, 2, 3}
+    assert (points.concurrency * FEW_PLACES <= points.most).all()
+    assert has_room(1.0, np.array([1, 3, 4])).tolist() == [False, False, True]
+
+
+def test_an_engine_with_room_for_one_sequence_runs_where_hardly_ever_a_second_comes(bare: ProfileStore) -> None:
+    result = search(job(bare, workload="isl=15000,osl=1000", gpu="L4"), Restrictions(1, 8))
+    points = found(result.fine)
+    assert (points.most == 1).all()
+    assert (points.concurrency <= 0.25).all()
+    assert points.within.all()
 
 
 def test_every_point_fits_into_memory_with_its_fluctuations(free: LayoutSearch) -> None:
@@ -103,7 +121,6 @@ def test_without_an_slo_the_points_where_prefill_keeps_up_are_within(free: Layou
     points = found(free.coarse)
     assert (points.within == points.steady.stable).all()
     assert points.within.any()
-    assert free.prefill_bound == 0
 
 
 def test_points_are_within_exactly_when_every_percentile_is(bounded: LayoutSearch) -> None:
@@ -176,7 +193,7 @@ def test_an_engine_under_less_load_runs_the_fewest_sequences_that_carry_it(bound
     loads = [at_load(points, i, capacity * share) for share in (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)]
     concurrency = [float(p.concurrency[0]) for p in loads]
     assert concurrency == sorted(concurrency)
-    assert concurrency[0] == BELOW_ONE[0]
+    assert concurrency[0] == IDLE
     assert concurrency[-1] == points.concurrency[i]
     for share, p in zip((0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), loads, strict=True):
         assert p.within[0]
@@ -206,7 +223,6 @@ def test_layouts_that_prefill_keeps_busy_run_with_less_than_one_sequence_on_aver
     stable = points.steady.stable
     by_layout = {points.key(i)[1:3] for i in np.flatnonzero(stable & (points.concurrency < 1))}
     assert {(1, 1), (2, 1), (8, 1)} <= by_layout
-    assert result.prefill_bound == 0
     assert (points.steady.queue_busy[stable] <= 1).all()
     # The rate rises with the mean number of sequences, and ends where prefill is always busy.
     mine = np.flatnonzero(stable & (points.layouts.gpus == 1) & (points.budget == 8192))

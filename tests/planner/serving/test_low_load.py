@@ -1,0 +1,111 @@
+"""At low load: what an engine does that is idle most of the time, the search finds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from costmodels.kernels.cost_model import CostModel
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
+from costmodels.operations.layouts import Layouts
+from costmodels.serving.closed_loop.open_client import open_loop
+from costmodels.serving.frameworks.framework import find_framework
+from planner.contract.clusters import parse_cluster
+from planner.serving.document.plan import Plan
+from planner.serving.operating_points import served_on
+from planner.serving.planning import plan
+from profiles.hardware import find_gpu
+from profiles.store import ProfileStore
+
+DENSE, EXPERTS = "Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"
+
+SPARE = 1.25
+"""Bounds ÷ what ``plan predict`` says: lengths are spread there, and its percentiles are of few requests."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {
+            "model": "meta-llama/Llama-3.1-70B",
+            "cluster": "4xB200",
+            "framework": "sglang",
+            "slo": "ttft_p99=0.3s,tpot_p99=30ms",
+            "workload": "isl=2000,osl=50,rate=0.01",
+            "disaggregation": "never",
+        },
+        {
+            "model": "meta-llama/Llama-3.1-8B",
+            "cluster": "1xH100",
+            "slo": "tpot=20ms",
+            "workload": "isl=64000,osl=500,rate=0.001",
+        },
+    ],
+    ids=["four B200", "a long prompt"],
+)
+def test_a_promise_that_only_a_nearly_idle_engine_keeps_has_a_plan(request_: dict[str, Any]) -> None:
+    p = plan(request_)
+    assert all(check.predicted.value <= check.limit_ms for check in p.prediction.slo)
+    assert p.prediction.request_rate_rps.value == p.request.workload.rate_rps
+
+
+def test_the_least_latency_is_that_of_an_idle_engine(bare: ProfileStore) -> None:
+    request = {"model": DENSE, "cluster": "1xH100", "workload": "isl=30000,osl=500"}
+    fastest = plan({**request, "objective": "latency"}, store=bare)
+    idle = plan({**request, "objective": "latency", "workload": "isl=30000,osl=500,rate=1e-6"}, store=bare)
+    assert fastest.prediction.e2e_ms.mean.value <= 1.02 * idle.prediction.e2e_ms.mean.value
+    # No further down than makes requests faster.
+    assert fastest.prediction.request_rate_rps.value > 1e3 * idle.prediction.request_rate_rps.value
+
+
+@st.composite
+def at_low_load(draw: st.DrawFn) -> dict[str, Any]:
+    model, tp = draw(st.sampled_from([(DENSE, 1), (DENSE, 2), (EXPERTS, 2)]))
+    isl = int(np.exp(draw(st.floats(np.log(50), np.log(30_000)))))
+    osl = int(np.exp(draw(st.floats(np.log(2), np.log(1000)))))
+    return {
+        "model": model,
+        "tp": tp,
+        "gpu": draw(st.sampled_from(["H100-SXM", "L40S"])),
+        "framework": draw(st.sampled_from(["vllm", "sglang", "trtllm"])),
+        "isl": isl,
+        "osl": osl,
+        "rate": float(np.exp(draw(st.floats(np.log(1e-4), np.log(0.3))))),
+        "percentile": draw(st.sampled_from(["p50", "p99"])),
+    }
+
+
+@given(case=at_low_load())
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_what_predict_says_holds_plan_finds(bare: ProfileStore, case: dict[str, Any]) -> None:
+    """One layout's latencies at a rate, as ``plan predict`` gives them, are a promise that has a plan on its GPUs."""
+    isl, osl, tp, percentile = (case[name] for name in ("isl", "osl", "tp", "percentile"))
+    cluster = parse_cluster(f"{tp}x{case['gpu']}")
+    model = find_architecture(case["model"])
+    framework = find_framework(case["framework"])
+    cost = CostModel(find_gpu(case["gpu"]), framework.name, bare)
+    served = served_on(cluster.pools[0], model, choose_precision(model), framework, cost)
+    layout = Layouts.of([(tp, 1, 1, tp if model.is_moe else 1, 1)])
+    budget = np.array([max(framework.limits.token_budgets)])
+    tokens = int(served.cache_tokens(layout, budget, isl + osl)[0])
+    said = open_loop(served, layout, isl, osl, case["rate"], tokens, "balanced")
+    slo = ",".join(
+        f"{metric}_{percentile}={SPARE * float(getattr(getattr(said, metric), percentile)[0]) / 1e3:.6f}ms"
+        for metric in ("ttft", "tpot")
+    )
+    request = {
+        "model": case["model"],
+        "cluster": f"{tp}x{case['gpu']}",
+        "framework": case["framework"],
+        "slo": slo,
+        "workload": f"isl={isl},osl={osl},rate={case['rate']:.6g}",
+        "disaggregation": "never",
+    }
+    p: Plan = plan(request, store=bare)
+    assert all(check.predicted.value <= check.limit_ms for check in p.prediction.slo)
