@@ -17,10 +17,12 @@ from planner.contract.provenance import Provenance, provenance_fields
 from planner.contract.quantities import Interval, Latency
 from planner.contract.workload.slo import Bound
 from planner.contract.workload.traces import sent
+from planner.contract.workload.workload import Workload
+from planner.launchers import find_launcher
 from planner.replay import document as simulated
 from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay
 from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines
-from planner.replay.request import REQUESTS, SimulationRequest
+from planner.replay.request import LIMITS, REQUESTS, SimulationRequest
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.document.plan import Plan
 from profiles.errors import InputError
@@ -32,15 +34,18 @@ MOMENTS = 60
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
-def drawn_load(plan: Plan, rate_rps: float, requests: int, *, cv: float = 1.0, seed: int = 0) -> Requests:
+def drawn_load(
+    plan: Plan, rate_rps: float, requests: int, *, cv: float = 1.0, seed: int = 0, workload: Workload | None = None
+) -> Requests:
     """Requests of the plan's own lengths, those that it refuses left out, at random arrivals.
 
     Args:
         cv: coefficient of variation of the gaps: 1 is Poisson.
+        workload: of other lengths.
     """
     if requests < 1:
         raise InputError(f"requests: {requests} is not at least 1", "give the number of requests to send")
-    workload = plan.request.workload
+    workload = workload or plan.request.workload
     return open_loop(*workload.drawn(requests, seed), rate_rps, cv=cv, seed=seed)
 
 
@@ -53,19 +58,39 @@ def simulate(
 ) -> simulated.SimulationReport:
     """The report that ``request`` asks for. Arguments and errors as of :func:`simulate_plan`."""
     load, source = _requested(request)
-    return simulate_plan(
-        request.plan, load, source, seed=request.seed, model=model, measured=measured, progress=progress
-    )
+    if said := [f"{name}={value:g}" for name in LIMITS if (value := getattr(request, name)) is not None]:
+        source += f"; engines with {', '.join(said)}"
+    plan = _started_as_asked(request)
+    return simulate_plan(plan, load, source, seed=request.seed, model=model, measured=measured, progress=progress)
+
+
+def _started_as_asked(request: SimulationRequest) -> Plan:
+    """The plan, its engines started as the request says."""
+    plan, limits = request.plan, request.limits
+    if not limits:
+        return plan
+    launcher, engines = find_launcher(plan.request.framework), []
+    for group in plan.decision.engines:
+        asked = group.limits.model_copy(update=limits)
+        command = launcher.with_limits(group.launch.command, asked, group.layout)
+        launch = group.launch.model_copy(update={"command": command})
+        engines.append(group.model_copy(update={"limits": asked, "launch": launch}))
+    changed = plan.model_copy(update={"decision": plan.decision.model_copy(update={"engines": tuple(engines)})})
+    return changed if plan.was_edited else changed.sealed()  # what the request says is no edit of the document
 
 
 def _requested(request: SimulationRequest) -> tuple[Requests, str]:
     """(the requests, in words where they come from)."""
     trace = request.trace
     if trace is None:
-        assert request.rate is not None
-        cv = request.cv
+        assert request.rate_rps is not None
+        cv, work = request.cv, request.workload
         kind = "Poisson arrivals" if cv == 1 else f"gamma arrivals (coefficient of variation {cv:g})"
-        return drawn_load(request.plan, request.rate, request.requests or REQUESTS, cv=cv, seed=request.seed), kind
+        if work is not None:
+            kind += f" of {work.told()}"
+        asked = request.requests or (None if work is None else work.requests) or REQUESTS
+        load = drawn_load(request.plan, request.rate_rps, asked, cv=cv, seed=request.seed, workload=work)
+        return load, kind
     first = slice(request.requests)
     factor = 1.0 if request.speed is None else request.speed
     load = sent(np.array(trace.arrival_s[first]), np.array(trace.isl[first]), np.array(trace.osl[first]), factor)

@@ -209,6 +209,9 @@ def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, *, prompts: boo
     where the cache does not hold the workload's longest sequence."""
     served, work = job.served, job.workload
     mean, longest = (work.mean_isl, work.longest_isl) if prompts else (job.shape.tokens, work.longest_tokens)
+    admitted = served.framework.limits.max_model_len
+    if admitted is not None and served.framework.memory.holds_longest:
+        longest = max(longest, admitted)
     each, largest = served.kv_bytes(layouts, mean), served.kv_bytes(layouts, longest)
     least = np.zeros(len(layouts), np.int64)
     most = np.full(len(layouts), served.framework.limits.max_sequences)

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import heading, indented, table
+from api.cli.views import predictions
 from api.cli.views.predictions import BAR, sequences
 from api.cli.views.quantities import milliseconds, number, percent
 from api.cli.views.words import percentile_of
@@ -15,6 +16,7 @@ from planner.serving.document.plan import Plan
 
 def show(plan: Plan, console: Console) -> None:
     """Prints the additions in the order of the decision."""
+    predictions.memory(plan, console)
     _rejected(plan, console)
     _step(plan, console)
     _pareto(plan, console)

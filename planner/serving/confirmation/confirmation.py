@@ -25,6 +25,7 @@ from planner.serving.engines.latency import Check
 from planner.serving.engines.options import Serving, ServingOption, best_of, solved_again
 from planner.serving.operating_points import OperatingPoints, percentile_ms
 from planner.serving.request import PlanRequest
+from planner.serving.ways_out import relaxed_to
 from profiles.errors import Infeasible
 
 SEED = 0
@@ -192,14 +193,17 @@ class _Simulations:
         bounds = {bound.label: bound.limit_ms for bound in request.slo.bounds}
         nearest = min(mine, key=lambda ms: max(ms[label] / limit for label, limit in bounds.items() if label in ms))
         reached = ", ".join(f"{label}={ms:.4g} ms" for label, ms in nearest.items())
+        exceeded = {label: ms for label, ms in nearest.items() if ms > bounds[label]}
         return replace(
             option,
             error=Infeasible(
                 f"slo: {len(mine)} engines are within it by the formulas, and none when it is simulated; the nearest "
                 f"reaches {reached} at hardly any load",
-                "relax the SLO to that or more, or see what the formulas say with --no-simulation",
+                (f"relax {relaxed_to(exceeded)} or more" if exceeded else "relax the SLO to more than that")
+                + ", or see what the formulas say with --no-simulation",
                 binding="slo",
                 nearest=nearest,
+                relax_ms=exceeded,
             ),
         )
 

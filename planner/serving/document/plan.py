@@ -48,6 +48,10 @@ class RequestUnderstood(Document):
     kv_precision: str
     confidence: float = Field(description="probability with which each bound of the SLO had to hold")
     precision_converted: bool = Field(description="whether weights are not in the precision they are published in")
+    concurrency: int | None = Field(
+        default=None,
+        description="users at once that were asked for: the workload's rate is that at which as many are in flight",
+    )
     headroom: float = Field(default=0.0, description="share of the rate asked for that the workload's rate has more")
     max_tp: int | None
     max_pp: int | None
