@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from planner.contract.workload.traces import sent
 from planner.contract.workload.workload import Workload
 from planner.launchers import find_launcher
 from planner.replay import document as simulated
-from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay
+from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay, warm_up
 from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines
 from planner.replay.request import LIMITS, REQUESTS, SimulationRequest
 from planner.serving.confirmation.simulated_engine import ENDS
@@ -61,7 +62,16 @@ def simulate(
     if said := [f"{name}={value:g}" for name in LIMITS if (value := getattr(request, name)) is not None]:
         source += f"; engines with {', '.join(said)}"
     plan = _started_as_asked(request)
-    return simulate_plan(plan, load, source, seed=request.seed, model=model, measured=measured, progress=progress)
+    return simulate_plan(
+        plan,
+        load,
+        source,
+        seed=request.seed,
+        warm=request.trace is None,
+        model=model,
+        measured=measured,
+        progress=progress,
+    )
 
 
 def _started_as_asked(request: SimulationRequest) -> Plan:
@@ -104,6 +114,7 @@ def simulate_plan(
     source: str,
     *,
     seed: int = 0,
+    warm: bool = False,
     model: str | ModelConfig | None = None,
     store: ProfileStore | None = None,
     measured: Sequence[ProfileStore] = (),
@@ -114,6 +125,7 @@ def simulate_plan(
     Args:
         source: the load in words.
         seed: of the gateway's draws.
+        warm: leave the requests out that come while the engines fill; those of a recorded trace all count.
         model: the plan's model, where it is neither a bundled one nor in the plan.
         store, measured: as :func:`planner.serving.planning.plan` was given them.
 
@@ -131,6 +143,8 @@ def simulate_plan(
         )
     described = _load(load, source)
     capacity = capacity_seen_rps(value, described.rate_rps)
+    counted = warm_up(value.requests) if warm else np.arange(len(load))
+    fleets = {end: replace(fleet, requests=fleet.requests.take(counted)) for end, fleet in fleets.items()}
     checks = tuple(_attained(bound, fleets, plan) for bound in plan.request.slo.bounds)
     limits = limits_us([(bound.metric, bound.limit_ms) for bound in plan.request.slo.bounds])
     cost = engines[0].cost
@@ -144,6 +158,7 @@ def simulate_plan(
         edited=plan.was_edited,
         planned_rps=plan.prediction.request_rate_rps.value,
         load=described,
+        warm_up_requests=len(load) - len(counted),
         served=served,
         refused=_refused(value.requests),
         slo=checks,
@@ -158,7 +173,7 @@ def simulate_plan(
         capacity_rps=capacity,
         groups=tuple(_group(group, value) for group in plan.decision.engines),
         timeline=_timeline(value),
-        warnings=(*warnings, *_load_warnings(plan, described)),
+        warnings=(*warnings, *_load_warnings(plan, described, len(counted))),
         cost_model_version=cost.version,
         pack_hash=cost.store.manifest.content_hash,
         seed=seed,
@@ -200,7 +215,7 @@ def _load(load: Requests, source: str) -> simulated.Load:
     )
 
 
-def _load_warnings(plan: Plan, load: simulated.Load) -> list[str]:
+def _load_warnings(plan: Plan, load: simulated.Load, counted: int) -> list[str]:
     workload = plan.request.workload
     front = front_end_us(plan)
     out = ["the plan does not say what tokenisation and HTTP take: they are not in the TTFT"] if front is None else []
@@ -211,6 +226,8 @@ def _load_warnings(plan: Plan, load: simulated.Load) -> list[str]:
         )
     if load.requests < 1000:
         out.append(f"{load.requests} requests say little about p99; take 1,000 or more")
+    if counted <= load.requests - load.requests // 2 < load.requests:
+        out.append("the load is hardly longer than it takes the engines to fill: send more requests")
     if load.seconds == 0:
         out.append("all requests come at the same moment: there is no rate to keep up with")
     return out

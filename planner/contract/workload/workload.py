@@ -251,8 +251,7 @@ WORKLOAD_HELP = (
 )
 LORA_HELP = (
     "leave it out; one adapter merged into the weights is predicted as the model itself, and for several plan with "
-    "--confidence 0.9 and a margin of memory (a lower --gpu-memory-utilization) of adapters x rank x 2 bytes x the "
-    "widths of the layers they change"
+    "--confidence 0.9 and leave memory for them: adapters x rank x 2 bytes x the widths of the layers they change"
 )
 _SPECULATION_HELP = "write both, for example draft=4,acceptance=0.7"
 

@@ -14,6 +14,7 @@ from planner.serving.document import plan as plans
 from planner.serving.engines.groups import Group, LoadedFleet
 from planner.serving.engines.options import ServingOption
 from planner.serving.report.alternatives import alternatives
+from planner.serving.report.limits import token_budgets
 from planner.serving.report.prediction import predicted_by
 from planner.serving.report.proof import proof_of, provenance_of
 from planner.serving.request import PlanRequest
@@ -42,7 +43,9 @@ def assemble(
         decision=decision,
         prediction=predicted_by(request, fleet, decision, found.checks),
         proof=proof_of(request, options, best),
-        alternatives=alternatives(request, best, chosen, found),
+        alternatives=alternatives(request, best, chosen, found).model_copy(
+            update={"token_budgets": token_budgets(fleet)}
+        ),
         provenance=provenance_of(request, fleet, found.checks, (*notes, *found.notes)),
     )
 
