@@ -24,6 +24,7 @@ from planner.serving.confirmation.confirmation import confirmed
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
 from planner.serving.expert_placement import check_expert_loads
+from planner.serving.images import counted
 from planner.serving.infeasible import no_plan
 from planner.serving.layouts import Rejected, restrictions
 from planner.serving.operating_points import Job, search, served_on
@@ -64,6 +65,7 @@ def plan(
     if not isinstance(request, PlanRequest):
         request = parse_request(request, catalogue)
     model = architecture_of(request.model)
+    request = request.model_copy(update={"workload": counted(request.workload, model)})
     _check_length(request, model)
     families().require_measured_widths(model)
     if expert_loads is not None:
@@ -171,7 +173,8 @@ def _check_length(request: PlanRequest, model: Architecture) -> None:
     work, context = request.workload, model.max_context_tokens
     if work.longest_tokens <= context:
         return
-    longest = f"isl {work.isl} + osl {work.osl} = {work.longest_tokens} tokens"
+    seen = f" + {work.image_tokens} of images" if work.image_tokens else ""
+    longest = f"isl {work.isl}{seen} + osl {work.osl} = {work.longest_tokens} tokens"
     if work.max_len is not None:
         longest = f"max_len, {work.max_len} tokens,"
     elif work.varies:
@@ -213,6 +216,6 @@ def _jobs(
         if why is not None:
             refused.append(Rejected(why, 1, f"pool {pool.name}"))
             continue
-        served = served_on(pool, model, precision, framework, cost_of(pool))
+        served = served_on(pool, model, precision, framework, cost_of(pool), request.workload)
         jobs.append(Job(index, pool, served, request.workload, request.slo, request.confidence))
     return jobs, refused

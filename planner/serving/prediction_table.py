@@ -11,7 +11,6 @@ import pandas as pd
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
-from costmodels.models.images import encoded_image
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import DEGREES, Layouts
@@ -22,8 +21,9 @@ from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import PromptImages, ServedModel
 from costmodels.step.communication import Network
-from planner.contract.workload.images import Images, parse_images
+from planner.contract.workload.images import parse_images
 from planner.contract.workload.workload import WORKLOAD_HELP, Speculation, Workload, parse_workload, workload_of
+from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of, refused_on_nodes
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
@@ -170,10 +170,16 @@ def _understood(
     gpu = catalogue.find_gpu(record["gpu"]).name
     framework = find_framework(_release_asked(record)).spec
     layout = _layout(record, model)
-    work, images = _workload(record, find_workload), None
+    work = _workload(record, find_workload)
     if record.get("images") or record.get("image"):
         asked = parse_images(record.get("images", ""), record.get("image", ""), "images")
-        work, images = _with_images(work, asked, model)
+        work = work.model_copy(update={"images": asked})
+    if work.images is not None and work.spread is not None and work.concurrency is not None:
+        raise InputError(
+            "images: are as long in every prompt, and those of the users at once differ in length",
+            "leave out the spread, or give a rate in place of the concurrency",
+        )
+    work = counted(work, model)
     return _Row(
         index,
         record["model"],
@@ -183,7 +189,7 @@ def _understood(
         record.get("kv_precision") or None,
         layout,
         work,
-        images,
+        prompt_images(work, model),
     )
 
 
@@ -212,18 +218,6 @@ def _workload(record: Mapping[str, str], find_workload: FindWorkload) -> Workloa
             f"workload: requests: {work.requests} {told}", f"leave it out, or {FEWEST_REQUESTS} with a rate"
         )
     return work
-
-
-def _with_images(work: Workload, asked: Images, model: Architecture) -> tuple[Workload, PromptImages]:
-    """``work`` with the tokens of the images that its prompts hold beside their text, and those images."""
-    if work.varies:
-        raise InputError(
-            "images: are as long in every prompt, and the workload's prompts differ in length",
-            "leave out the spread or the trace: isl=4000,osl=500",
-        )
-    image = encoded_image(model, asked.width_pixels, asked.height_pixels)
-    more = work.model_copy(update={"isl": work.isl + asked.count * image.tokens})
-    return more, PromptImages.of(image, asked.count, work.isl)
 
 
 def _lengths_told(work: Workload) -> str | None:
@@ -349,7 +343,7 @@ def _closed_loop(served: ServedModel, layouts: Layouts, works: list[Workload], r
     isl, osl = (np.array([getattr(work, name) for work in works]) for name in ("isl", "osl"))
     load = Load.of(
         np.array([work.concurrency for work in works]),
-        np.maximum(np.rint(isl * spreads[:, 1]), 1).astype(np.int64),
+        np.maximum(np.rint(isl * spreads[:, 1]), 1).astype(np.int64) + [work.image_tokens for work in works],
         np.maximum(np.rint(osl * spreads[:, 1]), 1).astype(np.int64),
         np.full(len(works), max(served.framework.limits.token_budgets)),
         running,

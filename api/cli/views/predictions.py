@@ -180,7 +180,7 @@ def _memory(plan: Plan, console: Console) -> None:
             rows.add_row(label, gib(size), percent(share), "█" * round(max(share, 0) * BAR))
         indented(console, rows)
         work = plan.request.workload
-        tokens = work.isl + (0 if group.role == "prefill" else work.osl)
+        tokens = work.mean_isl + (0 if group.role == "prefill" else work.mean_osl)
         each = " in each attention replica" if group.layout.dp > 1 else ""
         what, does = ("prompts", "are here") if group.role == "prefill" else ("requests", "decode")
         indented(
