@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-silicon pack clean
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-silicon bench-training pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -44,6 +44,11 @@ bench-memory: $(STAMP)
 bench-experts: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.experts_balance
 	$(BIN)/python -m tests.benchmarks.experts_affinity
+
+# Published training runs and measured memory; every table in-sample and with the source left out.
+bench-training: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.training
+	$(BIN)/python -m tests.benchmarks.readme
 
 # Public end-to-end runs, ours and the peer's predictions; `calibrate` after the module's name refits the constants.
 bench-silicon: $(STAMP)

@@ -23,6 +23,8 @@ from planner.serving.configuration import MemoryRequest
 from planner.serving.document import plan as serving
 from planner.serving.predictions import PredictionRequest
 from planner.serving.request import PlanRequest
+from planner.training import document as training
+from planner.training.request import TrainingRequest
 from profiles.errors import UnknownName
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -100,6 +102,12 @@ def _simulate(request: SimulationRequest) -> replay.SimulationReport:
     return simulate(request)
 
 
+def _train(request: TrainingRequest) -> training.TrainingPlan:
+    from planner.training.planning import plan_training
+
+    return plan_training(request)
+
+
 _ALL = (
     Kind(
         name="serving",
@@ -155,6 +163,17 @@ _ALL = (
         older=replay.OLDER,
         make=_simulate,
         route="/v1/simulations",
+    ),
+    Kind(
+        name="training",
+        title="a training plan: how a model is laid out to be trained",
+        request=TrainingRequest,
+        request_version="1.0",
+        document=training.TrainingPlan,
+        parse=training.parse_training_plan,
+        older=training.OLDER,
+        make=_train,
+        route="/v1/training-plans",
     ),
 )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from profiles.columns import Columns, texts
 from profiles.hardware import Catalogue
 from profiles.shipped import shipped
 
@@ -38,11 +40,12 @@ def unlike_boxes(store: str, operation: str, catalogue: Catalogue) -> tuple[Box,
     return tuple(box for box in found if _usual(box, catalogue) != box.joined_by)
 
 
-def without_rows_of(boxes: tuple[Box, ...], rows: pd.DataFrame) -> pd.DataFrame:
-    """``rows`` less those that were measured in ``boxes``."""
+def measured_in(boxes: tuple[Box, ...], rows: Columns) -> NDArray[np.bool_]:
+    """Which of ``rows`` were measured in ``boxes``, shape [n]; they have at least the columns gpu and num_gpus."""
+    found = np.zeros(len(rows["gpu"]), dtype=bool)
     for box in boxes:
-        rows = rows[~((rows["gpu"] == box.gpu) & rows["num_gpus"].isin(box.num_gpus))]
-    return rows
+        found |= texts(rows, "gpu").isin([box.gpu]) & np.isin(np.asarray(rows["num_gpus"]), box.num_gpus)
+    return found
 
 
 def _usual(box: Box, catalogue: Catalogue) -> str | None:

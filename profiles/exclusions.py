@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from profiles.columns import Columns, Texts
 from profiles.measurements import columns_of, find_operation
 from profiles.shipped import shipped
 
@@ -35,16 +35,18 @@ class Rows(_Fact):
         """Whether rows with ``value`` in ``column`` may be among them."""
         return value in self.where.get(column, (value,))
 
-    def among(self, rows: pd.DataFrame, given: frozenset[str] = frozenset()) -> NDArray[np.bool_]:
+    def among(self, rows: Columns, given: frozenset[str] = frozenset()) -> NDArray[np.bool_]:
         """Which of ``rows`` they are, [n]; columns ``given`` have been looked at (:meth:`may_have`)."""
-        found = np.ones(len(rows), dtype=bool)
+        found = np.ones(len(next(iter(rows.values()))), dtype=bool)
         for name, values in self.where.items():
             if name not in given:
-                found &= rows[name].isin(values).to_numpy()
+                column = rows[name]
+                texts = [str(value) for value in values]
+                found &= column.isin(texts) if isinstance(column, Texts) else np.isin(column, values)
         if self.splits:
-            one_of = np.zeros(len(rows), dtype=bool)
+            one_of = np.zeros(len(found), dtype=bool)
             for tp, ep in self.splits:
-                one_of |= (rows["moe_tp"].to_numpy() == tp) & (rows["moe_ep"].to_numpy() == ep)
+                one_of |= (np.asarray(rows["moe_tp"]) == tp) & (np.asarray(rows["moe_ep"]) == ep)
             found &= one_of
         return found
 
@@ -80,10 +82,13 @@ def exclusions(store: str, operation: str) -> tuple[Excluded, ...]:
     return tuple(each for each in known_exclusions() if (each.store, each.operation) == (store, operation))
 
 
-def without(excluded: tuple[Excluded, ...], rows: pd.DataFrame, framework: str, gpu: str | None = None) -> pd.DataFrame:
-    """``rows``, all of one ``framework`` (and of one ``gpu``, where that is given), less those ``excluded``."""
+def listed_in(
+    excluded: tuple[Excluded, ...], rows: Columns, framework: str, gpu: str | None = None
+) -> NDArray[np.bool_]:
+    """Which of ``rows``, all of one ``framework`` (and of one ``gpu``, where that is given), are ``excluded``; [n]."""
     given = frozenset({"framework"} if gpu is None else {"framework", "gpu"})
+    found = np.zeros(len(next(iter(rows.values()))), dtype=bool)
     for each in (each for entry in excluded for each in entry.rows):
         if each.may_have("framework", framework) and (gpu is None or each.may_have("gpu", gpu)):
-            rows = rows[~each.among(rows, given)]
-    return rows
+            found |= each.among(rows, given)
+    return found

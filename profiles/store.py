@@ -7,57 +7,35 @@ an operation then has all of its old rows or all of its new ones. One writer at 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pandas.api.types import is_numeric_dtype, is_string_dtype
+from numpy.typing import NDArray
 
+from profiles.columns import Columns, Texts, joined, texts
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.files import GIB, MIB, Source, is_file
+from profiles.manifest import MANIFEST, Manifest, flush, write_manifest
 from profiles.markup import read_json
-from profiles.measured_rows import empty_rows, merge_rows, validate
 from profiles.measurements import FORMAT_VERSION, OPERATIONS, Operation, columns_of, find_operation
-from profiles.tables import read_parquet
 from profiles.values import named, shown
 
-MANIFEST = "manifest.json"
+if TYPE_CHECKING:
+    import pandas as pd  # deferred with all that needs it: predictions read :meth:`ProfileStore.columns`
+
 _LARGEST_MANIFEST, _LARGEST_FILE = MIB, 64 * GIB  # bytes
 _NAME, _SHA256 = re.compile(r"[a-z0-9_]{1,64}"), re.compile(r"[0-9a-f]{64}")
 _PARTITION = ["framework", "gpu"]  # rows are sorted by these, so that a query reads few row groups
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a store says of itself.
-
-    ``hashes`` holds the SHA-256 of each operation's file. ``pending`` holds that of a file which a writer was
-    about to put in place: there only while it writes, or after it was killed.
-    """
-
-    name: str
-    version: str
-    attribution: str
-    hashes: Mapping[str, str]
-    pending: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def content_hash(self) -> str:
-        """One hash over all rows: same hash, same predictions."""
-        digest = hashlib.sha256()
-        for operation in sorted(self.hashes):
-            digest.update(f"{operation}:{self.hashes[operation]};".encode())
-        return digest.hexdigest()
 
 
 class ProfileStore:
@@ -90,7 +68,7 @@ class ProfileStore:
             raise InputError(f"store: {named(folder)} already holds a store", "open it, or choose another folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _write_manifest(folder, Manifest(name, version, attribution, {}))
+            write_manifest(folder, Manifest(name, version, attribution, {}))
         except OSError as error:
             raise InputError(
                 f"store: {named(folder)} cannot be made ({error})", "choose a folder that you may write to"
@@ -156,10 +134,28 @@ class ProfileStore:
         only: Mapping[str, Sequence[str]] = MappingProxyType({}),
         dictionary: Sequence[str] = (),
     ) -> pa.Table:
-        """Rows whose text columns have one of the values in ``only``; ``dictionary`` columns as codes.
+        """Rows whose text columns have one of the values in ``only``; ``dictionary`` columns as codes."""
+        import pyarrow.compute as pc
 
-        Rows are sorted by framework and GPU, so the statistics of most row groups rule them out unread: half
-        the time and memory of a filtered dataset scan.
+        parts = []
+        for part in self._row_groups(operation, columns, only, dictionary):
+            for name, values in only.items():
+                part = part.filter(pc.is_in(part[name], value_set=pa.array(values, pa.string())))
+            parts.append(part.select(columns))
+        if not parts:
+            with self._source(operation).opened() as stream:
+                parts = [pq.read_schema(stream).empty_table().select(columns)]
+        table = pa.concat_tables(parts).unify_dictionaries()
+        pa.default_memory_pool().release_unused()
+        return table
+
+    def _row_groups(
+        self, operation: str, columns: list[str], only: Mapping[str, Sequence[str]], dictionary: Sequence[str]
+    ) -> Iterator[pa.Table]:
+        """Groups of rows of which some may have one of the values in ``only``; with the columns of ``only``, too.
+
+        Rows are sorted by framework and GPU, so the statistics of most groups rule them out unread: half the time and
+        memory of a filtered dataset scan.
         """
         try:
             with (
@@ -168,22 +164,49 @@ class ProfileStore:
             ):
                 needed = [*columns, *(name for name in only if name not in columns)]
                 position = {name: i for i, name in enumerate(file.schema_arrow.names)}
-                parts = [file.schema_arrow.empty_table().select(needed)]
                 for group in range(file.metadata.num_row_groups):
                     facts = file.metadata.row_group(group)
                     ranges = {name: facts.column(position[name]).statistics for name in only}
                     if all(_may_hold(ranges[name], values) for name, values in only.items()):
-                        part = file.read_row_group(group, columns=needed, use_threads=False)
-                        for name, values in only.items():
-                            part = part.filter(pc.is_in(part[name], value_set=pa.array(values, pa.string())))
-                        parts.append(part.select(needed))
-            table = pa.concat_tables(parts).select(columns).unify_dictionaries()
-            pa.default_memory_pool().release_unused()
-            return table
+                        yield file.read_row_group(group, columns=needed, use_threads=False).select(needed)
         except KeyError as error:
             raise self._broken(f"{operation}.parquet", f"cannot be read (no column {error})") from error
         except (OSError, pa.ArrowException) as error:
             raise self._broken(f"{operation}.parquet", "cannot be read (it is no whole Parquet file)") from error
+
+    def columns(
+        self, operation: str, names: Sequence[str], *, gpu: str | None = None, framework: str | None = None
+    ) -> Columns:
+        """Columns of ``operation`` as arrays, optionally of the rows of one GPU type and framework; none may be
+        optional.
+
+        Raises:
+            UnknownName, DataError: as :meth:`query`.
+        """
+        wanted = list(dict.fromkeys(names))
+        only = {name: [value] for name, value in (("gpu", gpu), ("framework", framework)) if value is not None}
+        kinds = {column.name: column.kind for column in columns_of(find_operation(operation))}
+        self._check_names(operation, wanted)
+        types = {"int": np.int64, "float": np.float64}
+        parts: list[Columns] = [
+            {name: Texts.of(()) if kinds[name] == "str" else np.zeros(0, types[kinds[name]]) for name in wanted}
+        ]
+        if operation in self.manifest.hashes:
+            text = [name for name, kind in kinds.items() if kind == "str" and name in {*wanted, *only}]
+            for group in self._row_groups(operation, wanted, only, text):
+                part = {name: _array(group[name]) for name in group.column_names}
+                keep = np.ones(group.num_rows, dtype=bool)
+                for name, values in only.items():
+                    keep &= texts(part, name).isin(values)
+                parts.append({name: part[name][keep] for name in wanted})
+            pa.default_memory_pool().release_unused()
+        return joined(parts)
+
+    def _check_names(self, operation: str, names: Sequence[str]) -> None:
+        known = [column.name for column in columns_of(find_operation(operation))]
+        for name in names:
+            if name not in known:
+                raise UnknownName(f"column of {operation}", name, known)
 
     def query(
         self,
@@ -203,17 +226,16 @@ class ProfileStore:
             DataError: the file is missing, unreadable, or lacks a column.
         """
         known = find_operation(operation)
-        names = [column.name for column in columns_of(known)]
-        for column in columns or ():
-            if column not in names:
-                raise UnknownName(f"column of {operation}", column, names)
-        wanted = names if columns is None else columns
+        self._check_names(operation, columns or ())
+        wanted = [column.name for column in columns_of(known)] if columns is None else columns
         only: dict[str, list[str]] = {}
         if gpu is not None:
             only["gpu"] = [gpu]
         if framework is not None:
             only["framework"] = [framework] if isinstance(framework, str) else list(framework)
         if operation not in self.manifest.hashes:
+            from profiles.measured_rows import empty_rows
+
             return empty_rows(known)[wanted]
         text = [c.name for c in columns_of(known) if c.kind == "str" and c.name in wanted] if categories else []
         rows: pd.DataFrame = self._read(operation, wanted, only, text).to_pandas()
@@ -224,9 +246,7 @@ class ProfileStore:
         find_operation(operation)
         if operation not in self.manifest.hashes:
             return []
-        table = self._read(operation, [column], dictionary=[column])
-        chunks = table[column].unify_dictionaries().chunks
-        return sorted(chunks[0].dictionary.to_pylist()) if chunks else []
+        return sorted(texts(self.columns(operation, [column]), column).levels)
 
     def verify(self) -> None:
         """Checks every file against the hash in the manifest, as both now lie on the disk, and the rows against what
@@ -263,6 +283,8 @@ class ProfileStore:
             UnknownName: unknown operation.
             DataError: a row is refused, or the store cannot be read or written.
         """
+        from profiles.measured_rows import merge_rows, validate
+
         known = find_operation(operation)
         fresh = validate(known, rows, where)
         self.manifest = self._read_manifest()  # another process may have written since
@@ -285,7 +307,7 @@ class ProfileStore:
         mine, theirs = self.manifest.attribution, other.manifest.attribution
         if theirs not in mine:
             self.manifest = replace(self.manifest, attribution=f"{mine} {theirs}".strip())
-            _write_manifest(self.path, self.manifest)
+            write_manifest(self.path, self.manifest)
 
     def _write(self, operation: Operation, rows: pd.DataFrame) -> None:
         text = [column.name for column in columns_of(operation) if column.kind == "str"]
@@ -303,13 +325,13 @@ class ProfileStore:
                 use_dictionary=[*text, *(n for n in operation.shape_names if n not in text)],
                 row_group_size=32_768,
             )
-            _flush(temporary)
+            flush(temporary)
             # The manifest names the new file before it is in place: a reader that finds it there trusts it.
             written = _hash(temporary)
-            _write_manifest(self.path, replace(self.manifest, pending={operation.name: written}))
+            write_manifest(self.path, replace(self.manifest, pending={operation.name: written}))
             os.replace(temporary, target)
             self.manifest = replace(self.manifest, hashes={**self.manifest.hashes, operation.name: written})
-            _write_manifest(self.path, self.manifest)
+            write_manifest(self.path, self.manifest)
         except (OSError, pa.ArrowException) as error:
             temporary.unlink(missing_ok=True)
             raise DataError(
@@ -322,6 +344,8 @@ class ProfileStore:
 
         With ``operation``, only of that one.
         """
+        import pandas as pd
+
         by = ["gpu", "framework", "dtype"]
         only = None if operation is None else find_operation(operation).name
         parts = []
@@ -342,6 +366,17 @@ def shipped_pack() -> ProfileStore:
         DataError: the installation is broken.
     """
     return ProfileStore(Path(str(files("profiles") / "packs" / "silicon")), trusted=True)
+
+
+def _array(column: pa.ChunkedArray) -> Texts | NDArray[Any]:
+    """A column without nulls. (DLPack, since ``to_numpy`` imports pandas.)"""
+    if pa.types.is_dictionary(column.type):
+        parts: list[dict[str, Texts | NDArray[Any]]] = [
+            {"": Texts(np.from_dlpack(chunk.indices).astype(np.int64), tuple(chunk.dictionary.to_pylist()))}
+            for chunk in column.chunks
+        ]
+        return texts(joined([{"": Texts.of(())}, *parts]), "")
+    return np.concatenate([np.from_dlpack(chunk) for chunk in column.chunks] or [np.zeros(0)])
 
 
 def _may_hold(statistics: pq.Statistics | None, values: Sequence[str]) -> bool:
@@ -373,6 +408,12 @@ def _hash_of(file: Path, stamp: Stamp) -> str:
 @lru_cache(maxsize=256)
 def _check_rows(operation: str, file: Path, stamp: Stamp) -> None:
     """Raises DataError where a row of ``file``, whose hash is right, is none that could have been written."""
+    import pandas as pd
+    from pandas.api.types import is_numeric_dtype, is_string_dtype
+
+    from profiles.measured_rows import validate
+    from profiles.tables import read_parquet
+
     source = Source(file, "store", "rebuild the store", _LARGEST_FILE, DataError)
     rows, known = read_parquet(source), find_operation(operation)
     validate(known, rows, source.where)  # which is lenient with types that importers bring
@@ -381,25 +422,3 @@ def _check_rows(operation: str, file: Path, stamp: Stamp) -> None:
         right = is_string_dtype if column.kind == "str" else is_numeric_dtype
         if len(values) and not right(values):
             raise source.wrong(f"column {column.name!r} holds no {'text' if column.kind == 'str' else 'numbers'}")
-
-
-def _flush(file: Path) -> None:
-    """Onto the disk before it is renamed: after a power cut, the new name never stands for an empty file."""
-    with file.open("rb+") as stream:
-        os.fsync(stream.fileno())
-
-
-def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    document: dict[str, object] = {
-        "format_version": FORMAT_VERSION,
-        "name": manifest.name,
-        "version": manifest.version,
-        "attribution": manifest.attribution,
-        "hashes": dict(sorted(manifest.hashes.items())),
-    }
-    if manifest.pending:
-        document["pending"] = dict(manifest.pending)
-    temporary = folder / (MANIFEST + ".tmp")
-    temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    _flush(temporary)
-    os.replace(temporary, folder / MANIFEST)

@@ -20,6 +20,7 @@ from api.cli.commands import (
     schema,
     serve,
     simulate,
+    train,
 )
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ profile.app.command("propose")(collect.propose)
 profile.app.command("fit")(few_shot.fit)
 profile.app.command("validate")(few_shot.validate)
 app.add_typer(profile.app, name="profile")
+app.add_typer(train.app, name="train")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

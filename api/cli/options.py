@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from planner.contract.documents import Document
 from planner.contract.options import Option
+from profiles.errors import InputError
 
 ASKED = "asked"
 """The parameter of a command that gets the fields."""
@@ -94,6 +95,21 @@ def given(context: typer.Context, name: str) -> bool:
     """Whether the parameter was given on the command line, not left to its default."""
     source = context.get_parameter_source(name)
     return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
+
+
+def refuse_before_command(context: typer.Context) -> None:
+    """Options of a group before one of its commands would be silently without effect.
+
+    Raises:
+        InputError: one was given.
+    """
+    before = [name for name in context.params if given(context, name)]
+    if before:
+        option = "--" + before[0].removeprefix("as_").replace("_", "-")
+        raise InputError(
+            f"{option}: has no effect before the command {context.invoked_subcommand!r}",
+            f"put options after it, see `{context.command_path} {context.invoked_subcommand} --help`",
+        )
 
 
 def option_name(request: type[Document], field: str) -> str:

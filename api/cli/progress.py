@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
 
 PATIENCE_S = 2.0
 
@@ -19,7 +21,6 @@ class Reporter:
     def __init__(self, doing: str, *, quiet: bool = False) -> None:
         self._doing = doing
         self._quiet = quiet
-        self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self._live = sys.stderr.isatty() and not quiet
         self._lock = threading.Lock()
         self._closed = False
@@ -52,11 +53,14 @@ class Reporter:
             if self._closed:
                 return
             if self._progress is None:
+                from rich.console import Console  # deferred: most commands end before, or have no terminal
+                from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
                 self._progress = Progress(
                     SpinnerColumn(),
                     TextColumn("{task.description}", markup=False),
                     TimeElapsedColumn(),
-                    console=self._console,
+                    console=Console(stderr=True, markup=False, emoji=False, highlight=False),
                     transient=True,
                 )
                 self._progress.add_task(text)

@@ -58,7 +58,7 @@ def gathered(
     document, folder = read_request(source, schema)
     for name in needed:
         if name not in asked and name not in document:
-            raise InputError(f"--{name} is missing", f"for example: {example}")
+            raise InputError(f"--{name.replace('_', '-')} is missing", f"for example: {example}")
     rest = {name: value for name, value in document.items() if name not in asked}
     return {
         **with_files(rest, folder, catalogue, skip_failed=skip_failed),
@@ -84,6 +84,12 @@ def with_files(
         from planner.contract.clusters import parse_cluster
 
         out["cluster"] = parse_cluster(_at(folder, cluster), catalogue=catalogue)
+    return with_workload(out, folder, skip_failed=skip_failed)
+
+
+def with_workload(fields: Mapping[str, Any], folder: Path, *, skip_failed: bool = False) -> dict[str, Any]:
+    """``fields`` with the trace or the mapping that ``workload`` names put in. Arguments as of :func:`with_files`."""
+    out = dict(fields)
     if isinstance(workload := out.get("workload"), str):
         from planner.contract.workload.files import workload_at
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from costmodels.arrays import take_rows
@@ -19,11 +19,16 @@ from costmodels.operations.kernel import Kernel
 from costmodels.operations.registry import families
 from costmodels.operations.roofline import CODES, Columns, Hardware
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
-from profiles.boxes import Box, without_rows_of
+from profiles.boxes import Box, measured_in
+from profiles.columns import Columns as Measured
+from profiles.columns import Texts, texts
 from profiles.errors import DataError
-from profiles.exclusions import exclusions, without
+from profiles.exclusions import exclusions, listed_in
 from profiles.hardware import SHIPPED, Catalogue, Gpu
 from profiles.store import ProfileStore
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MEASURED_NOISE = 0.05
 """Half-width (log) of the interval around an exact measurement (percentiles of its own are not read: the
@@ -58,14 +63,15 @@ class Rows:
         return take_rows(self, index)
 
 
-def coded(operation: str, table: pd.DataFrame) -> dict[str, NDArray[np.generic]]:
-    """Shape columns of ``table`` with text turned into codes."""
+def coded(operation: str, table: pd.DataFrame | Measured) -> dict[str, NDArray[np.generic]]:
+    """Shape columns of ``table`` with text turned into codes; −1 for a text that has none."""
     out: dict[str, NDArray[np.generic]] = {}
     for name in families().kernel(operation).columns:
         if name in CODES:
-            out[name] = _positions(table[name], CODES[name])
+            column = table[name]
+            out[name] = (column if isinstance(column, Texts) else Texts.of(column)).positions(CODES[name])
         else:
-            out[name] = table[name].to_numpy(dtype=np.int64)
+            out[name] = np.asarray(table[name], dtype=np.int64)
     return out
 
 
@@ -87,22 +93,22 @@ def load_rows(
     seen = np.zeros(0, np.uint64)
     # One framework at a time: the others' rows are mostly not needed.
     for position, row_source in enumerate(order):
-        table = store.query(
-            operation, gpu=gpu, framework=row_source, columns=list(dict.fromkeys(names)), categories=True
-        )
+        table = store.columns(operation, names, gpu=gpu, framework=row_source)
+        kept = texts(table, "gpu").isin(hardware.names) & ~measured_in(left_out, table)
         if (same := kernel.one_precision) is not None:
-            table = table[table["dtype"].isin(same.dtypes)].assign(dtype=same.dtype)
-        table = without_rows_of(left_out, table[table["gpu"].isin(hardware.names)])
-        table = without(excluded, table, row_source, gpu)
+            kept &= texts(table, "dtype").isin(same.dtypes)
+            table["dtype"] = Texts(np.zeros(len(kept), np.int64), (same.dtype,))
+        kept &= ~listed_in(excluded, table, row_source, gpu)
+        table = {name: column[kept] for name, column in table.items()}
         columns = _known(store, operation, table)
-        gpu_index = _positions(table["gpu"], hardware.names)
+        gpu_index = texts(table, "gpu").positions(hardware.names)
         blocks = _hash([gpu_index, columns["dtype"], *([columns["kind"]] if "kind" in columns else [])])
         new = np.flatnonzero(~np.isin(blocks, seen))
         parts.append(
             Rows(
                 {name: values[new] for name, values in columns.items()},
                 gpu_index[new],
-                table["latency_us"].to_numpy(dtype=np.float64)[new],
+                np.asarray(table["latency_us"], dtype=np.float64)[new],
                 np.full(len(new), position, np.int8),
             )
         )
@@ -115,22 +121,17 @@ def load_rows(
     )
 
 
-def _known(store: ProfileStore, operation: str, table: pd.DataFrame) -> dict[str, NDArray[np.generic]]:
+def _known(store: ProfileStore, operation: str, table: Measured) -> dict[str, NDArray[np.generic]]:
     """Coded columns; a text value that the cost model has no code for is refused."""
     columns = coded(operation, table)
     for name in columns:
         if name in CODES and (np.asarray(columns[name], dtype=np.int64) < 0).any():
-            stranger = sorted(set(table[name].astype("str")) - set(CODES[name]))[0]
+            stranger = texts(table, name).strangers(CODES[name])[0]
             raise DataError(
                 f"store {store.path}: {operation} rows have {name} {stranger!r}, which the cost model does not know",
                 f"known: {', '.join(CODES[name])}",
             )
     return columns
-
-
-def _positions(values: pd.Series, names: Sequence[str]) -> Ints:
-    """Index of each text value in ``names``; −1 for a stranger."""
-    return np.asarray(pd.Index(list(names)).get_indexer(pd.Index(values)), dtype=np.int64)
 
 
 def shape_groups(kernel: Kernel, columns: Columns) -> Ints:

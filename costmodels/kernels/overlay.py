@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from costmodels.arrays import take_rows
 from costmodels.estimates import Floats
 from costmodels.kernels.kernel_models import Rows, coded, error_partitions, question_keys
-from costmodels.kernels.plausibility import check_rows
 from costmodels.kernels.row_sources import same_kernels, sources_of
 from costmodels.operations.registry import families
 from costmodels.operations.roofline import CODES
 from profiles.hardware import Gpu
 from profiles.measurements import DTYPES, OPERATIONS
 from profiles.store import ProfileStore
+
+if TYPE_CHECKING:
+    import pandas as pd  # deferred: most plans have no stores laid over the pack
 
 NOISE_FLOOR = 0.02
 """Least half-width (log) of the interval around a measured row. Percentiles of one run do not see what the next run
@@ -63,6 +65,13 @@ def lay_over(stores: Sequence[ProfileStore], operation: str, framework: str, gpu
     Per precision and kind, the best row_source's rows are used (:func:`costmodels.kernels.row_sources.sources_of`),
     unless they only stand in and the pack has rows of the framework's own kernels.
     """
+    if not stores:
+        none = np.zeros(0)
+        return Overlay(shipped.take(np.zeros(0, np.int64)), none, none, ())
+    import pandas as pd
+
+    from costmodels.kernels.plausibility import check_rows
+
     order = sources_of(framework)
     names = ["num_gpus", "dtype", *OPERATIONS[operation].shape_names, "latency_us", "latency_p10_us", "latency_p90_us"]
     parts = [store.query(operation, gpu=gpu.name, columns=[*names, "framework"]) for store in stores]

@@ -111,7 +111,7 @@ class ServedModel:
         layouts: Layouts,
         token_budget: Ints,
         *,
-        memory_fraction: float | None = None,
+        memory_fraction: Floats | float | None = None,
         sequences: Ints | int | None = None,
     ) -> Memory:
         """Where the memory of each layout's fullest GPU goes, bytes, [n].

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, Va
 
 from profiles.errors import InputError, UnknownName
 from profiles.hardware import SHIPPED, Catalogue
-from profiles.values import named, shown
+from profiles.values import named, shown, whole
 
 LONGEST_TEXT = 4096
 """Characters of a short form, a name or a path: more is a mistake or an attack."""
@@ -47,6 +47,19 @@ def _plain_number(value: Any) -> Any:
 PLAIN_NUMBER = BeforeValidator(_plain_number)
 """pydantic alone would read true as 1 and "16" as 16: neither is a number in JSON, and nothing is guessed."""
 
+
+def _whole_numbers(value: Any) -> Any:
+    """``"9,8"`` as a list."""
+    if not isinstance(value, str):
+        return value
+    numbers = [whole(part) for part in value.split(",")]
+    if any(number is None for number in numbers):
+        raise ValueError(f"{shown(value)} is not whole numbers with commas between; write 9, or 9,8")
+    return numbers
+
+
+WHOLE_NUMBERS = BeforeValidator(_whole_numbers, json_schema_input_type=str | list[int])
+"""Of a field that is a list of whole numbers, which may be written as text."""
 
 D = TypeVar("D", bound=BaseModel)
 

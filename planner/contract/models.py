@@ -68,14 +68,18 @@ def architecture_of(model: str | ModelConfig) -> Architecture:
 
 
 def read_model(text: str) -> str | ModelConfig:
-    """What a user names on the command line: a bundled model, or else a ``config.json`` or its folder, which is read.
+    """What a user names on the command line: a bundled model, one that is written out (``gpt:…``, for training), or
+    else a ``config.json`` or its folder, which is read.
 
     Raises:
         UnknownName: neither a bundled model nor a file.
         InputError: the file cannot be read, or is not a JSON object.
     """
     from costmodels.models.registry import read_config
+    from costmodels.training.models import is_written_out
 
+    if is_written_out(text):
+        return text
     found = read_config(text)
     if found is None:
         return text

@@ -12,13 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from planner.contract.clusters import Cluster, ClusterInput, cluster_input, counted
-from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
+from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, WHOLE_NUMBERS, Document, checked
 from planner.contract.engine import FrameworkName
 from planner.contract.models import ModelInput
 from planner.contract.options import FRAMEWORK_HELP, Option
 from planner.experts.document import Objective
 from profiles.hardware import SHIPPED, Catalogue
-from profiles.values import shown
 
 _ASKED, _STATISTICS, _RULES = "What to place", "Statistics", "Rules"
 
@@ -29,17 +28,7 @@ Expert = Annotated[int, Field(ge=-1, le=10**9), PLAIN_NUMBER]
 Tokens = Annotated[int, Field(gt=0, le=10**6), PLAIN_NUMBER]
 
 
-def _whole_numbers(value: Any) -> Any:
-    """``"9,8"`` as a list."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return tuple(int(part) for part in value.split(","))
-    except ValueError as error:
-        raise ValueError(f"{shown(value)} is not whole numbers with commas between; write 9, or 9,8") from error
-
-
-Indices = Annotated[tuple[Index, ...], BeforeValidator(_whole_numbers, json_schema_input_type=str | list[int])]
+Indices = Annotated[tuple[Index, ...], WHOLE_NUMBERS]
 
 
 class ExpertCounts(Document):

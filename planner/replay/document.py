@@ -115,6 +115,11 @@ class SimulationReport(Published):
         default=None, description="requests per second that the plan counts on; null in reports before schema 1.2"
     )
     load: Load
+    warm_up_requests: int = Field(
+        default=0,
+        description="the first ones of a drawn load, while the engines fill: promises, percentiles, attainment and "
+        "goodput are of the others",
+    )
     served: int
     refused: tuple[Refused, ...]
     slo: tuple[Attained, ...]

@@ -13,6 +13,8 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.options import Option
 from planner.contract.published import EDITED, EDITED_HINT
+from planner.contract.workload.workload import Workload, workload_input
+from planner.serving.configuration import GpuMemoryUtilization, MaxModelLen, MaxNumBatchedTokens, MaxNumSeqs
 from planner.serving.document.plan import Plan, parse_plan
 from profiles.values import shown
 
@@ -25,6 +27,14 @@ MOST_REQUESTS = 10_000_000
 """Of one simulation: more than memory has room for."""
 
 _GAMMA = re.compile(r"gamma:(?P<cv>[0-9]*\.?[0-9]+)", re.ASCII)
+
+LIMITS = {
+    "max_num_seqs": "max_sequences",
+    "max_num_batched_tokens": "max_tokens_per_step",
+    "gpu_memory_utilization": "memory_fraction",
+    "max_model_len": "max_model_len",
+}
+"""Fields that say how engines are started → what plans call it."""
 
 Tokens = Annotated[int, Field(gt=0, le=10**9), PLAIN_NUMBER]
 Seconds = Annotated[float, Field(ge=0), PLAIN_NUMBER]
@@ -74,6 +84,16 @@ class SimulationRequest(Document):
 
     plan: Annotated[Plan, BeforeValidator(_opened, json_schema_input_type=Plan), Field(description="as `plan` made it")]
     trace: Trace | None = Field(default=None, description="recorded requests; or give a rate")
+    workload: Annotated[
+        Workload | None,
+        BeforeValidator(workload_input, json_schema_input_type=str | Workload | None),
+        Field(description="requests of other lengths than the plan's, at a rate: short form or object"),
+        Option(
+            "Requests that come at random: isl=4000,osl=500,rate=18[,spread=0.8-1,requests=5000], or a trace's. "
+            "--rate and --requests go before it.",
+            _LOAD,
+        ),
+    ] = None
     rate: Annotated[
         Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None,
         Field(description="requests per second of the plan's lengths, that come at random"),
@@ -101,6 +121,10 @@ class SimulationRequest(Document):
         Field(description="of a trace: requests come so many times as fast"),
         Option("Of --trace: requests come so many times as fast.", _LOAD, metavar="FACTOR"),
     ] = None
+    max_num_seqs: MaxNumSeqs = None
+    max_num_batched_tokens: MaxNumBatchedTokens = None
+    gpu_memory_utilization: GpuMemoryUtilization = None
+    max_model_len: MaxModelLen = None
     seed: Annotated[
         int,
         Field(ge=0, le=2**63, description="of the arrivals and of the gateway's choices"),
@@ -113,6 +137,12 @@ class SimulationRequest(Document):
         Field(description="go on with a plan that was edited since it was made"),
         Option("Go on with a plan that was edited since it was made; the report says so.", _LOAD),
     ] = False
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What is said of how engines are started in place of what the plan says, under the plan's names."""
+        said = {theirs: getattr(self, ours) for ours, theirs in LIMITS.items()}
+        return {name: value for name, value in said.items() if value is not None}
 
     @field_validator("arrivals")
     @classmethod
@@ -141,14 +171,34 @@ class SimulationRequest(Document):
 
     @model_validator(mode="after")
     def _one_load(self) -> SimulationRequest:
-        if (self.trace is None) == (self.rate is None):
-            both = "both are given" if self.trace is not None else "one of them is needed"
-            raise ValueError(f"trace and rate: {both}; for example: --rate 18, or --trace requests.csv")
+        if self.trace is not None and (self.rate is not None or self.workload is not None):
+            beside = "rate" if self.rate is not None else "workload"
+            raise ValueError(f"trace and {beside}: both are given; for example: --rate 18, or --trace requests.csv")
+        if self.trace is None and self.rate_rps is None:
+            if self.workload is not None and self.workload.concurrency is not None:
+                raise ValueError(
+                    "workload: concurrency: users at once are not replayed behind a gateway; give a rate, or see "
+                    "`plan predict --concurrency` for one engine"
+                )
+            raise ValueError("trace and rate: one of them is needed; for example: --rate 18, or --trace requests.csv")
         if self.trace is not None and self.arrivals is not None:
             raise ValueError("arrivals: has no effect with a trace, which says when requests come; leave it out")
-        if self.rate is not None and self.speed is not None:
+        if self.trace is None and self.speed is not None:
             raise ValueError("speed: has no effect with a rate; give the rate that you want")
+        engines = self.plan.request.workload
+        for name in ("prefix_hit", "speculation", "routing"):
+            work = self.workload
+            given = work is not None and work.recorded is None and name in work.model_fields_set
+            if given and getattr(work, name) != getattr(engines, name):
+                raise ValueError(
+                    f"workload: {name} is not the plan's, which chose its engines for it; leave it out, or plan anew"
+                )
         return self
+
+    @property
+    def rate_rps(self) -> float | None:
+        """Of requests that come at random; null: the trace says when they come."""
+        return self.rate or (None if self.workload is None else self.workload.rate_rps)
 
     @property
     def cv(self) -> float:

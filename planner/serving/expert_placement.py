@@ -49,7 +49,7 @@ def _moe(architecture: Architecture) -> MoeModel:
 
 
 def placements_of(
-    groups: Sequence[Group], loads: Loads | None, routing: str, time_limit_s: float
+    groups: Sequence[Group], loads: Loads, routing: str, time_limit_s: float
 ) -> tuple[dict[str, ExpertPlacement], tuple[str, ...]]:
     """The placement for each group with expert parallelism, by the group's id, and notes for the reader.
 
@@ -60,8 +60,6 @@ def placements_of(
         routing: the spread of tokens over experts that times were predicted with.
         time_limit_s: for the search of each different ep.
     """
-    if loads is None:
-        return {}, ()
     found = {
         ep: _placed(groups[0].job.served.model, loads, ep, time_limit_s)
         for ep in sorted({group.layout.ep for group in groups if group.layout.ep > 1})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import ROUND_UP, Decimal
 
 import numpy as np
 
@@ -30,6 +29,7 @@ from planner.serving.operating_points import (
     sequences_that_fit,
 )
 from planner.serving.request import PlanRequest
+from planner.serving.ways_out import relaxed_to
 from profiles.errors import Infeasible, InputError, Unsupported
 
 MOST_GPUS_TRIED = 1024
@@ -84,11 +84,8 @@ def no_plan(
     excess = [np.max(ms / limits, axis=0) for ms in latencies]
     nearest, i = _least(excess)
     values = {bound.label: float(latencies[nearest][j, i]) for j, bound in enumerate(bounds)}
-    relax = " and ".join(
-        f"{bound.label} to {_round_up(values[bound.label])} ms"
-        for bound in bounds
-        if values[bound.label] > bound.limit_ms
-    )
+    exceeded = {bound.label: values[bound.label] for bound in bounds if values[bound.label] > bound.limit_ms}
+    relax = relaxed_to(exceeded)
     reachable = np.min([ms.min(axis=1) for ms in latencies], axis=0)  # by each bound alone
     j = int(np.argmax(reachable / limits[:, 0]))
     if reachable[j] > bounds[j].limit_ms:
@@ -100,6 +97,7 @@ def no_plan(
             binding=bounds[j].label,
             best_reachable_ms=float(reachable[j]),
             nearest=values,
+            relax_ms=exceeded,
         )
     reached = ", ".join(f"{name}={value:.4g} ms" for name, value in values.items())
     return Infeasible(
@@ -109,6 +107,7 @@ def no_plan(
         + (f"relax {relax} or more" if relax else "it needs more GPUs than one pool has"),
         binding="slo",
         nearest=values,
+        relax_ms=exceeded,
     )
 
 
@@ -161,13 +160,6 @@ def _least(values: list[Floats]) -> tuple[int, int]:
     """(array, index in it) of the least value."""
     k = int(np.argmin([each.min() for each in values]))
     return k, int(np.argmin(values[k]))
-
-
-def _round_up(value: float) -> str:
-    """Two significant digits, upwards, without an exponent: what can be asked for."""
-    exact = Decimal(value)
-    step = Decimal(1).scaleb(exact.adjusted() - 1)
-    return f"{exact.quantize(step, ROUND_UP):f}"
 
 
 def _does_not_fit(

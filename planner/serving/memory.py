@@ -95,25 +95,29 @@ def memory(request: MemoryRequest, catalogue: Catalogue = SHIPPED) -> MemoryDocu
     parts, framework = engine.parts("first"), engine.framework
     length, cache = engine.started.max_model_len, float(engine.parts("tightest").kv_bytes[0])
     per_token = engine.sequence_bytes(length) / length
-    return MemoryDocument(
-        starts=not reasons,
-        reasons=reasons,
-        framework=framework.name,
-        version=framework.release.version,
-        memory=GpuMemory(
-            weights_bytes=round(float(parts.weights_bytes[0])),
-            activation_bytes=round(float(parts.activation_bytes[0])),
-            graph_bytes=round(float(parts.graph_bytes[0])),
-            other_bytes=round(float(parts.other_bytes[0])),
-            kv_cache_bytes=round(float(parts.kv_bytes[0])),
-            kv_bytes_per_token=per_token,
-            kv_cache_tokens=int(max(cache, 0.0) // per_token),
-            logged_kv_tokens=engine.logged_tokens,
-        ),
-        largest=Largest(context_tokens=engine.longest(), concurrency=round(engine.requests(length), 2)),
-        notes=tuple(filter(None, engine.notes(catalogue, bool(reasons)))),
-        provenance=_provenance(),
-    ).sealed()
+    return (
+        MemoryDocument(
+            starts=not reasons,
+            reasons=reasons,
+            framework=framework.name,
+            version=framework.release.version,
+            memory=GpuMemory(
+                weights_bytes=round(float(parts.weights_bytes[0])),
+                activation_bytes=round(float(parts.activation_bytes[0])),
+                graph_bytes=round(float(parts.graph_bytes[0])),
+                other_bytes=round(float(parts.other_bytes[0])),
+                kv_cache_bytes=round(float(parts.kv_bytes[0])),
+                kv_bytes_per_token=per_token,
+                kv_cache_tokens=int(max(cache, 0.0) // per_token),
+                logged_kv_tokens=engine.logged_tokens,
+            ),
+            largest=Largest(context_tokens=engine.longest(), concurrency=round(engine.requests(length), 2)),
+            notes=tuple(filter(None, engine.notes(catalogue, bool(reasons)))),
+            provenance=_provenance(),
+        )
+        .sealed()
+        .sealed()
+    )
 
 
 def _provenance() -> Provenance:

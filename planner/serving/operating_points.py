@@ -203,6 +203,15 @@ def at_confidence(quantile_us: Floats, mean: Estimates, confidence: float) -> Fl
     return moved
 
 
+def rate_at_confidence(rate: Estimates, confidence: float) -> Floats:
+    """Requests per second that a rate is at least with probability ``confidence``, [n]. Steps that are all slower by a
+    factor are in balance at a rate lower by it, with latencies longer by it: an engine of uncertain steps keeps a
+    promise on latency only at the rate that goes with it."""
+    z = NormalDist().inv_cdf(confidence) / NormalDist().inv_cdf(0.5 + COVERAGE / 2)
+    side = rate.low if z > 0 else rate.high
+    return np.asarray(rate.value * (side / np.maximum(rate.value, 1e-300)) ** abs(z))
+
+
 def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Floats, most: Ints) -> OperatingPoints:
     """Predicts the given operating points."""
     steady = steady_state(job.served, job.shape, layouts, budget, concurrency)
@@ -218,6 +227,9 @@ def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, *, prompts: boo
     where the cache does not hold the workload's longest sequence."""
     served, work = job.served, job.workload
     mean, longest = (work.mean_isl, work.longest_isl) if prompts else (job.shape.tokens, work.longest_tokens)
+    admitted = served.framework.limits.max_model_len
+    if admitted is not None and served.framework.memory.holds_longest:
+        longest = max(longest, admitted)
     each, largest = served.kv_bytes(layouts, mean), served.kv_bytes(layouts, longest)
     least = np.zeros(len(layouts), np.int64)
     most = np.full(len(layouts), served.framework.limits.max_sequences)

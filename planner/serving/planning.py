@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
@@ -14,26 +14,33 @@ from costmodels.models.precision import (
     choose_precision,
 )
 from costmodels.operations.registry import families
-from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.clusters import Pool
 from planner.contract.models import architecture_of
 from planner.contract.published import validated
-from planner.experts.placement import Loads
 from planner.serving.cluster_choice import planned_on_open_cluster
-from planner.serving.confirmation.confirmation import confirmed
+from planner.serving.confirmation.confirmation import Confirmed, confirmed
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
+<<<<<<< HEAD
 from planner.serving.expert_placement import check_expert_loads
 from planner.serving.images import counted
+=======
+>>>>>>> main
 from planner.serving.infeasible import no_plan
 from planner.serving.layouts import Rejected, restrictions
 from planner.serving.operating_points import Job, search, served_on
 from planner.serving.report.report import assemble
 from planner.serving.request import PlanRequest, parse_request
+from planner.serving.users import planned_for_users
+from planner.serving.ways_out import with_tried_hint
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, LimitReached, ShardwrightError, Unsupported
 from profiles.hardware import Catalogue
 from profiles.store import ProfileStore
+
+if TYPE_CHECKING:
+    from planner.experts.placement import Loads
 
 CostOf = Callable[[Pool], CostModel]
 
@@ -69,16 +76,23 @@ def plan(
     _check_length(request, model)
     families().require_measured_widths(model)
     if expert_loads is not None:
+        from planner.serving.expert_placement import check_expert_loads  # deferred: few plans place experts
+
         check_expert_loads(expert_loads, model)
     cost_of = _cost_models(request, catalogue, store, measured, progress)
 
     def planned(closed: PlanRequest) -> Plan:
         return _plan(closed, model, cost_of, progress, expert_loads)
 
+    def planned_anywhere(asked: PlanRequest) -> Plan:
+        if asked.cluster.is_open:
+            return planned_on_open_cluster(asked, planned, progress or (lambda _: None))
+        return planned(asked)
+
     request = request.with_headroom
-    if request.cluster.is_open:
-        return planned_on_open_cluster(request, planned, progress or (lambda _: None))
-    return planned(request)
+    if request.workload.concurrency is not None:
+        return planned_for_users(request, planned_anywhere)
+    return planned_anywhere(request)
 
 
 def _plan(
@@ -90,15 +104,30 @@ def _plan(
 ) -> Plan:
     """The plan on a cluster of which the request says all. Raises as :func:`plan`."""
     _check_framework(request, cost_of)
+    found = _found(request, model, cost_of, progress)
+    if found.best is None:
+
+        def fails(changed: PlanRequest) -> ShardwrightError | None:
+            try:
+                tried = _found(changed, model, cost_of, progress)
+            except ShardwrightError as error:
+                return error
+            return None if tried.best is not None else _none(changed, model, tried.options)
+
+        raise with_tried_hint(request, _none(request, model, found.options), fails)
+    return validated(assemble(request, found, found.best, expert_loads), parse_plan)
+
+
+def _found(
+    request: PlanRequest, model: Architecture, cost_of: CostOf, progress: Callable[[str], None] | None
+) -> Confirmed:
+    """The best of all ways to serve, simulated."""
     options = [
         option
         for precision in _precisions(request, model)
         for option in _options(request, model, precision, cost_of, progress)
     ]
-    found = confirmed(request, options)
-    if found.best is None:
-        raise _none(request, model, found.options)
-    return validated(assemble(request, found, found.best, expert_loads), parse_plan)
+    return confirmed(request, options)
 
 
 def _check_framework(request: PlanRequest, cost_of: CostOf) -> None:
@@ -170,7 +199,13 @@ def _none(request: PlanRequest, model: Architecture, options: list[ServingOption
 
 
 def _check_length(request: PlanRequest, model: Architecture) -> None:
-    work, context = request.workload, model.max_context_tokens
+    work, context, admitted = request.workload, model.max_context_tokens, request.max_model_len
+    if admitted is not None and not work.longest_tokens <= admitted <= context:
+        raise InputError(
+            f"max_model_len: {admitted} is not between the {work.longest_tokens} tokens of a request and the "
+            f"{context} that {model.name} reads",
+            "give a length in between, or leave it out",
+        )
     if work.longest_tokens <= context:
         return
     seen = f" + {work.image_tokens} of images" if work.image_tokens else ""
@@ -205,11 +240,24 @@ def _cost_models(
     return cost_of
 
 
+def _started_as_asked(request: PlanRequest) -> Framework:
+    """The framework with what the request says of how engines are started in place of what plans start them with."""
+    framework = find_framework(request.framework)
+    asked: dict[str, Any] = {
+        "max_sequences": request.max_num_seqs,
+        "token_budgets": request.max_num_batched_tokens and (request.max_num_batched_tokens,),
+        "memory_fraction": request.gpu_memory_utilization,
+        "max_model_len": request.max_model_len,
+    }
+    said = {name: value for name, value in asked.items() if value is not None}
+    return framework.model_copy(update={"limits": framework.limits.model_copy(update=said)}) if said else framework
+
+
 def _jobs(
     request: PlanRequest, model: Architecture, precision: Precision, cost_of: CostOf
 ) -> tuple[list[Job], list[Rejected]]:
     """One job per pool that can run the precision; the other pools as rejections."""
-    framework = find_framework(request.framework)
+    framework = _started_as_asked(request)
     jobs, refused = [], []
     for index, pool in enumerate(request.cluster.pools):
         why = framework.missing_hardware(precision, cost_of(pool).gpu)

@@ -6,6 +6,7 @@ Every part may be given as an object or in its short form (``"16xH200"``, ``"ttf
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal, get_args
@@ -24,6 +25,7 @@ from planner.contract.models import ModelInput
 from planner.contract.options import RELEASE_HELP, Option
 from planner.contract.workload.slo import Slo, parse_slo
 from planner.contract.workload.workload import Workload, workload_input
+from planner.serving.configuration import GpuMemoryUtilization, MaxModelLen, MaxNumBatchedTokens, MaxNumSeqs
 from profiles.errors import UnknownName
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.values import number, shown
@@ -129,6 +131,10 @@ class PlanRequest(Document):
         Field(description="of the KV cache: one, several to choose from, or any; default: bf16"),
         Option("KV cache: bf16 (default) or fp8; bf16,fp8 or any to choose from.", _ASKED),
     ] = None
+    max_num_seqs: MaxNumSeqs = None
+    max_num_batched_tokens: MaxNumBatchedTokens = None
+    gpu_memory_utilization: GpuMemoryUtilization = None
+    max_model_len: MaxModelLen = None
     disaggregation: Annotated[
         Disaggregation,
         Field(
@@ -195,13 +201,23 @@ class PlanRequest(Document):
 
     @model_validator(mode="after")
     def _objective_fits(self) -> PlanRequest:
-        if self.objective in ("cost", "gpus") and self.workload.rate_rps is None:
+        if self.objective in ("cost", "gpus") and not self.workload.has_load:
             raise ValueError(f"objective: {self.objective} needs a rate; add rate=… to the workload")
-        if self.headroom and self.workload.rate_rps is None:
+        if self.objective == "throughput" and self.workload.concurrency is not None:
+            raise ValueError(
+                "objective: throughput is for as many requests as fit, not for so many users at once; leave out "
+                "concurrency, or the objective"
+            )
+        if self.workload.requests is not None:
+            raise ValueError(
+                "workload: requests has no effect in a plan, which sends as many as its promises need; leave it out, "
+                "or give it to `plan simulate`"
+            )
+        if self.headroom and not self.workload.has_load:
             raise ValueError("headroom: there is no rate to plan for more than; add rate=… to the workload")
         if any(pool.as_needed for pool in self.cluster.pools):
             open_ended = ", ".join(pool.name for pool in self.cluster.pools if pool.as_needed)
-            if self.workload.rate_rps is None:
+            if not self.workload.has_load:
                 raise ValueError(
                     f"cluster: as many {open_ended} as are needed says nothing without a rate; add rate=… to the "
                     f"workload, or say how many: 8x{self.cluster.pools[0].gpu}"
@@ -222,11 +238,16 @@ class PlanRequest(Document):
 
     @property
     def with_headroom(self) -> PlanRequest:
-        """The request for the rate that is planned for."""
-        rate = self.workload.rate_rps
-        if not self.headroom or rate is None:
+        """The request for the rate, or the users at once, that are planned for."""
+        work = self.workload
+        update: dict[str, float] = {}
+        if work.rate_rps is not None:
+            update = {"rate_rps": work.rate_rps * (1 + self.headroom)}
+        elif work.concurrency is not None:
+            update = {"concurrency": math.ceil(work.concurrency * (1 + self.headroom) - 1e-9)}
+        if not self.headroom or not update:
             return self
-        more = self.workload.model_copy(update={"rate_rps": rate * (1 + self.headroom)})
+        more = work.model_copy(update=update)
         return self.model_copy(update={"workload": more})
 
     @property
@@ -234,7 +255,7 @@ class PlanRequest(Document):
         """The objective, defaults applied."""
         if self.objective is not None:
             return self.objective
-        if self.workload.rate_rps is None:
+        if not self.workload.has_load:
             return "throughput"
         priced = all(pool.usd_per_gpu_hour is not None for pool in self.cluster.pools)
         return "cost" if priced else "gpus"

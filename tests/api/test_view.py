@@ -87,10 +87,16 @@ class TestWhatIsSaid:
     def test_rates_power_and_cost(self, shown: str, line: str) -> None:
         assert re.search(line, shown)
 
-    def test_memory_parts_add_up_and_empty_ones_are_left_out(self, shown: str) -> None:
-        assert "fullest GPU: H200, 140.0 GiB" in shown
-        assert re.search(r"KV cache +105\.0 +75 % +█+", shown)
-        assert "communication buffers" not in shown
+    def test_the_decision_and_its_promises_come_first(self, shown: str) -> None:
+        first = "\n".join(shown.splitlines()[:15])
+        for words in ("org/model", "2 engines × TP4 on 8 of 10 H200", "TTFT p90 ≤ 1 s", "TPOT p99 ≤ 30 ms", "> 99 %"):
+            assert words in first
+
+    def test_memory_parts_add_up_and_empty_ones_are_left_out(self, shown: str, explained: str) -> None:
+        assert "fullest GPU: H200, 140.0 GiB" in explained
+        assert re.search(r"KV cache +105\.0 +75 % +█+", explained)
+        assert "communication buffers" not in explained
+        assert "fullest GPU" not in shown
         memory = example_plan().prediction.engines[0].memory
         assert sum(size for _, size in predictions.memory_parts(memory)) == pytest.approx(memory.total_bytes)
         assert "holds 1,720,000 tokens: 382 requests of 4,500 tokens; 64 decode at a time" in flat(shown)
@@ -303,10 +309,34 @@ class TestQuantities:
         assert quantities.number(value) == text
 
     @pytest.mark.parametrize(
-        ("ms", "text"), [(0.4, "400 µs"), (27.28, "27.3 ms"), (1061.5, "1.06 s"), (600e3, "10.0 min")]
+        ("ms", "text"),
+        [
+            (0.4, "400 µs"),
+            (27.28, "27.3 ms"),
+            (1061.5, "1.06 s"),
+            (59.94e3, "59.9 s"),
+            (321e3, "5 min 21 s"),
+            (600e3, "10 min"),
+            (7500e3, "2 h 5 min"),
+            (3599.9e3, "1 h"),
+            (-90e3, "−1 min 30 s"),
+        ],
     )
     def test_milliseconds(self, ms: float, text: str) -> None:
         assert quantities.milliseconds(ms) == text
+
+    @pytest.mark.parametrize(
+        ("value", "low", "high", "text"),
+        [
+            (937, 736, 1330, "736–1,330 ms"),
+            (585, 460, 832, "460–832 ms"),
+            (1061, 0.193e3, 321e3, "193 ms–5 min 21 s"),
+            (20, 15, 25e3, "15.0 ms–25.0 s"),
+            (321e3, 61e3, 400e3, "1 min 1 s–6 min 40 s"),
+        ],
+    )
+    def test_a_range_of_durations(self, value: float, low: float, high: float, text: str) -> None:
+        assert quantities.milliseconds_range(Interval(value=value, low=low, high=high)) == text
 
     def test_what_is_certain_has_no_range(self) -> None:
         assert quantities.plain_range(Interval(value=4.0, low=4.0, high=4.0)) == ""
@@ -323,7 +353,9 @@ class TestQuantities:
     def test_percent(self, share: float, text: str) -> None:
         assert quantities.percent(share) == text
 
-    @pytest.mark.parametrize(("limit", "text"), [(1000, "1 s"), (30, "30 ms"), (1250, "1.25 s")])
+    @pytest.mark.parametrize(
+        ("limit", "text"), [(1000, "1 s"), (30, "30 ms"), (1250, "1.25 s"), (90e3, "1 min 30 s"), (61.5e3, "61.5 s")]
+    )
     def test_promised_limits_are_not_rounded(self, limit: float, text: str) -> None:
         assert quantities.milliseconds_exact(limit) == text
 

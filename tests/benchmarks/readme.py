@@ -1,4 +1,4 @@
-"""Writes the figures of README.md and docs/accuracy.md from ``costmodels/evidence/``:
+"""Writes the figures of README.md, docs/accuracy.md and docs/training.md from ``costmodels/evidence/``:
 ``python -m tests.benchmarks.readme [--check]``."""
 
 from __future__ import annotations
@@ -127,11 +127,43 @@ def shortest() -> str:
     return "\n".join(_silicon())
 
 
+def training() -> str:
+    """Training layouts against what was published and measured."""
+    document = json.loads((EVIDENCE / "training.json").read_text(encoding="utf-8"))
+    rows = [
+        "| time of an iteration | rows | MAPE (bias), as shipped | source left out | within 80 %, source left out |",
+        "|---|---|---|---|---|",
+    ]
+    for name in ("dense, 16-bit", "dense, 8-bit", "experts", "MT-NLG", "ZeRO-3 of 2021"):
+        shipped, left_out = document["iteration"][name]["as shipped"], document["iteration"][name]["source left out"]
+        errors = [f"{card['mape_pct']:.1f} % ({card['bias_pct']:+.1f})" for card in (shipped, left_out)]
+        rows.append(f"| {name} | {shipped['rows']} | {' | '.join(errors)} | {left_out['coverage_pct']:.0f} % |")
+    rows += ["", "| memory | rows | MAPE | median | bias |", "|---|---|---|---|---|"]
+    for name, card in document["memory"].items():
+        errors = [f"{card[f'{each}_pct']:.1f} %" for each in ("mape", "median", "bias")]
+        rows.append(f"| {name} | {card['rows']} | {' | '.join(errors)} |")
+    order = document["ordering"]
+    rows += [
+        "",
+        f"Of {order['pairs']} pairs of layouts of one source that were measured at least 5 % apart, "
+        f"{order['right_pct']:.0f} % are put in the right order; taking the predicted best costs "
+        f"{order['regret_pct']:.1f} %.",
+        "",
+        "| published layout | measured | predicted | our best of the same GPUs |",
+        "|---|---|---|---|",
+    ]
+    for name, case in document["headlines"].items():
+        cells = [f"{case[each]:.1f} s" if case[each] else "–" for each in ("measured_s", "predicted_s", "best_s")]
+        rows.append(f"| {name}{': ' + case['published'] if case['published'] else ''} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail where a file differs, write nothing")
     check: bool = parser.parse_args().check
-    for name, write in {"README.md": shortest, "docs/accuracy.md": figures}.items():
+    pages = {"README.md": shortest, "docs/accuracy.md": figures, "docs/training.md": training}
+    for name, write in pages.items():
         path = ROOT / name
         text = path.read_text(encoding="utf-8")
         before, rest = text.split(START)

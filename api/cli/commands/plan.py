@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from api.cli.console import page
-from api.cli.options import SHOWN, AsJson, Output, Quiet, Request, SkipFailed, given, takes
+from api.cli.options import SHOWN, AsJson, Output, Quiet, Request, SkipFailed, refuse_before_command, takes
 from api.cli.output import check_target, hand_over
 from api.cli.requests import gathered, measured_stores
 from planner.serving.request import PlanRequest
@@ -74,7 +74,7 @@ def plan(
       plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
     """
     if context.invoked_subcommand is not None:
-        _refuse_before_command(context)
+        refuse_before_command(context)
         return
     from api.cli.progress import Reporter
     from planner.contract.models import architecture_of
@@ -105,14 +105,3 @@ def plan(
 
         with page() as out:
             show(made, out, explain=explain)
-
-
-def _refuse_before_command(context: typer.Context) -> None:
-    """Options of planning before another command would be silently without effect."""
-    before = [name for name in context.params if given(context, name)]
-    if before:
-        option = "--" + before[0].removeprefix("as_").replace("_", "-")
-        raise InputError(
-            f"{option}: has no effect before the command {context.invoked_subcommand!r}",
-            f"put options after it, see `plan {context.invoked_subcommand} --help`",
-        )

@@ -10,7 +10,7 @@ import typer
 from api.cli.console import flowing, page
 from api.cli.options import SHOWN, Quiet, Request, SkipFailed, takes
 from api.cli.output import check_target, hand_over, write_atomically
-from api.cli.requests import measured_stores, read_request
+from api.cli.requests import measured_stores, read_request, with_workload
 from planner.replay.request import SimulationRequest
 from profiles.errors import InputError
 
@@ -111,7 +111,10 @@ def _understood(
     from planner.serving.document.plan import read_plan
 
     document, folder = read_request(request, "simulation-request")
-    fields = {**document, **asked}
+    fields = {
+        **with_workload(document, folder, skip_failed=skip_failed),
+        **with_workload(asked, Path(), skip_failed=skip_failed),
+    }
     if plan_file is None and isinstance(fields.get("plan"), str):
         plan_file = folder / fields["plan"]
     if trace is None and isinstance(fields.get("trace"), str):
@@ -121,9 +124,10 @@ def _understood(
     if "plan" not in fields:
         raise InputError("PLAN.json is missing", "for example: plan simulate plan.json --rate 18")
     if trace is None:
-        if skip_failed:
+        understood = parse_simulation_request(fields)
+        if skip_failed and (understood.workload is None or understood.workload.recorded is None):
             raise InputError("--skip-failed: has no effect without a trace", "name one: --trace requests.csv")
-        return parse_simulation_request(fields)
+        return understood
     # What contradicts itself is refused before a long file is read.
     stand_in = Trace(name=trace.name, arrival_s=(0.0,), isl=(1,), osl=(1,))
     first = parse_simulation_request({**fields, "trace": stand_in}).requests

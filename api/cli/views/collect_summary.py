@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from api.cli.console import bullet, facts, heading, indented, page, table
+from api.cli.views.quantities import milliseconds
 from profiles.collect.devices import Device
 from profiles.collect.journal import Header
 from profiles.collect.points import Outcome
@@ -110,7 +111,10 @@ def show(summary: dict[str, Any]) -> None:
         facts(
             out,
             [
-                ("measured", f"{points:,} points in {summary['seconds']:,.0f} s{kept}; {_ENDED[summary['ended']]}"),
+                (
+                    "measured",
+                    f"{points:,} points in {milliseconds(summary['seconds'] * 1e3)}{kept}; {_ENDED[summary['ended']]}",
+                ),
                 ("versions", ", ".join(f"{name} {v}" for name, v in summary["versions"].items() if v) or "unknown"),
                 *_condition_lines(summary["conditions"]),
                 *_power_lines(summary["power"]),
@@ -164,7 +168,9 @@ def _power_lines(power: dict[str, Any] | None) -> list[tuple[str, str]]:
     idle = "unknown" if power["idle_watts"] is None else f"{power['idle_watts']:.0f} W"
     busy = f"{power['watts'][0]:.0f}–{power['watts'][1]:.0f} W" if power["watts"] else "none measured"
     how = power["method"].replace("_", " ")
-    return [("power", f"{power['points']:,} points, {busy}, idle {idle}, by {how}, {power['seconds']:,.0f} s")]
+    return [
+        ("power", f"{power['points']:,} points, {busy}, idle {idle}, by {how}, {milliseconds(power['seconds'] * 1e3)}")
+    ]
 
 
 def _rows_line(rows: dict[str, int]) -> list[tuple[str, str]]:

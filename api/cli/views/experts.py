@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import bullet, facts, heading, indented, table
-from api.cli.views.quantities import gib, milliseconds, number, percent
+from api.cli.views.quantities import gib, milliseconds, milliseconds_range, number, percent
 from api.cli.views.words import pool_words
 from planner.contract.quantities import Interval
 from planner.experts.document import LayerTime, PlacementDocument
@@ -152,7 +152,7 @@ def _sum(time: LayerTime) -> str:
 
 
 def _range(interval: Interval) -> str:
-    return f"{milliseconds(interval.low)}–{milliseconds(interval.high)}"
+    return milliseconds_range(interval)
 
 
 def _times_as(ratio: float) -> str:

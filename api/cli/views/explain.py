@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from api.cli.console import heading, indented, table
+from api.cli.console import facts, heading, indented, table
+from api.cli.views import predictions
 from api.cli.views.predictions import BAR, sequences
 from api.cli.views.quantities import milliseconds, number, percent
 from api.cli.views.words import percentile_of
@@ -15,8 +16,10 @@ from planner.serving.document.plan import Plan
 
 def show(plan: Plan, console: Console) -> None:
     """Prints the additions in the order of the decision."""
+    predictions.memory(plan, console)
     _rejected(plan, console)
     _step(plan, console)
+    _limits(plan, console)
     _pareto(plan, console)
     _placement(plan, console)
 
@@ -52,6 +55,37 @@ def _step(plan: Plan, console: Console) -> None:
         indented(console, rows)
         if roles[group.engine] != "decode":
             indented(console, Text(f"Prefill is busy {percent(group.prefill_busy)} of the time."))
+
+
+def _limits(plan: Plan, console: Console) -> None:
+    """How long a request and how many at once memory allows, and why this token budget."""
+    for group in plan.prediction.engines:
+        if group.largest is None:
+            continue
+        name = group.engine if len(plan.prediction.engines) > 1 else "an engine"
+        heading(console, f"What the memory of {name} allows, in each attention replica")
+        facts(
+            console,
+            [
+                ("longest", f"a request of {group.largest.context_tokens:,} tokens alone, prompt and output"),
+                ("most", f"{group.largest.concurrency:,} requests of the workload's mean length at once"),
+            ],
+        )
+        budgets = [each for each in plan.alternatives.token_budgets if each.engine == group.engine]
+        if not budgets:
+            continue
+        heading(console, f"Tokens in one step of {name}: what it carries, by the formulas")
+        rows = table("tokens/step", "requests/s", "TTFT p90", "TPOT p90", "")
+        rows.columns[-1].justify = "left"
+        for each in budgets:
+            rows.add_row(
+                f"{each.max_tokens_per_step:,}",
+                "–" if each.engine_rate_rps is None else number(each.engine_rate_rps),
+                "–" if each.ttft_p90_ms is None else milliseconds(each.ttft_p90_ms),
+                "–" if each.tpot_p90_ms is None else milliseconds(each.tpot_p90_ms),
+                f"misses {each.missed}" if each.missed else "chosen" if each.chosen else "",
+            )
+        indented(console, rows)
 
 
 def _pareto(plan: Plan, console: Console) -> None:

@@ -25,9 +25,13 @@ OBJECTIVES = {
 
 
 def show(plan: Plan, console: Console, *, explain: bool = False) -> None:
-    """Prints the plan; with ``explain`` also what was rejected, where time goes, frontier, placement."""
-    _header(plan, console)
+    """Prints the plan, the decision and its promises first; with ``explain`` also what was rejected, where time and
+    memory go, frontier, placement."""
+    console.print(Text(plan.request.model, style="bold"))
     _decision(plan, console)
+    predictions.promises(plan, console)
+    _asked(plan, console)
+    _launch(plan, console)
     predictions.show(plan, console)
     _reason(plan, console)
     _alternatives(plan, console)
@@ -36,16 +40,15 @@ def show(plan: Plan, console: Console, *, explain: bool = False) -> None:
         from api.cli.views import explain as more
 
         more.show(plan, console)
-    _launch(plan, console)
     _notes(plan, console)
 
 
 # ------------------------------------------------------------------ what was asked
 
 
-def _header(plan: Plan, console: Console) -> None:
+def _asked(plan: Plan, console: Console) -> None:
     request = plan.request
-    console.print(Text(request.model, style="bold"))
+    heading(console, "Asked")
     promises = [promise(bound.metric, bound.percentile, bound.limit_ms) for bound in request.slo.bounds]
     rows = [("model", _model(request))]
     rows += [("cluster" if i == 0 else "", pool_words(pool)) for i, pool in enumerate(request.cluster.pools)]
@@ -75,6 +78,8 @@ def _model(request: RequestUnderstood) -> str:
 def _workload(request: RequestUnderstood) -> str:
     work = request.workload
     rate = "as many requests as fit" if work.rate_rps is None else f"{work.rate_rps:g} requests/s"
+    if request.concurrency is not None:
+        rate = f"{request.concurrency:,} users at once, about {number(work.rate_rps or 0)} requests/s"
     if request.headroom:
         rate += f", {percent(request.headroom)} headroom among them"
     words = [work.told(), rate]
@@ -107,7 +112,6 @@ def _restrictions(request: RequestUnderstood) -> str:
 
 
 def _decision(plan: Plan, console: Console) -> None:
-    heading(console, "Plan")
     pools = {pool.name: pool for pool in plan.request.cluster.pools}
     if plan.prediction.kv_transfer is not None:
         indented(console, Text(comparison.roles_words(plan), style="bold green"))
@@ -238,7 +242,6 @@ def _alternative(plan: Plan, other: Alternative) -> tuple[str, ...]:
 
 
 def _launch(plan: Plan, console: Console) -> None:
-    said: set[str] = set()
     for group in plan.decision.engines:
         of = f" of {group.id}" if len(plan.decision.engines) > 1 else ""
         role = "" if group.role == "aggregated" else f"{group.role} "
@@ -246,10 +249,9 @@ def _launch(plan: Plan, console: Console) -> None:
         # Not through rich: a line that is copied must not be re-wrapped.
         for line in command_lines(group.launch.command, console.width - 4):
             console.out(f"  {line}", highlight=False)
-        for note in group.launch.notes:
-            if note not in said:  # groups share most of them
-                bullet(console, note)
-        said |= set(group.launch.notes)
+    console.print()
+    for note in dict.fromkeys(note for group in plan.decision.engines for note in group.launch.notes):
+        bullet(console, note)  # once: groups share most of them
 
 
 def command_lines(command: tuple[str, ...], width: int) -> list[str]:

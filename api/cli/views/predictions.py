@@ -20,9 +20,10 @@ from api.cli.views.quantities import (
     watts,
     watts_range,
 )
+from planner.contract.engine import EngineGroup
 from planner.contract.quantities import Interval
 from planner.serving.document.plan import Plan
-from planner.serving.document.prediction import Effect, MemoryParts
+from planner.serving.document.prediction import Effect, GroupPrediction, MemoryParts
 
 BAR = 30  # columns of a memory bar
 
@@ -43,13 +44,16 @@ SURE_ENOUGH = 0.8
 
 
 def show(plan: Plan, console: Console) -> None:
-    """Prints the promises, the prediction and the memory."""
-    _slo(plan, console)
+    """Prints the prediction, and what the KV cache holds."""
     _prediction(plan, console)
-    _memory(plan, console)
+    console.print()
+    for group, prediction in zip(plan.decision.engines, plan.prediction.engines, strict=True):
+        of = f" of {group.id}" if len(plan.decision.engines) > 1 else ""
+        indented(console, Text(f"The KV cache{of} {_held(plan, group, prediction)}"))
 
 
-def _slo(plan: Plan, console: Console) -> None:
+def promises(plan: Plan, console: Console) -> None:
+    """Prints what is promised, and how sure it is."""
     if not plan.prediction.slo:
         return
     heading(console, "SLO")
@@ -168,7 +172,8 @@ def sequences(mean: float) -> str:
     return f"{int(mean):,}" if float(mean).is_integer() else number(mean, 2)
 
 
-def _memory(plan: Plan, console: Console) -> None:
+def memory(plan: Plan, console: Console) -> None:
+    """Prints where the memory of the fullest GPU of each engine goes."""
     for group, prediction in zip(plan.decision.engines, plan.prediction.engines, strict=True):
         memory = prediction.memory
         of = f" of {group.id}" if len(plan.decision.engines) > 1 else ""
@@ -179,6 +184,7 @@ def _memory(plan: Plan, console: Console) -> None:
             share = size / memory.total_bytes
             rows.add_row(label, gib(size), percent(share), "█" * round(max(share, 0) * BAR))
         indented(console, rows)
+<<<<<<< HEAD
         work = plan.request.workload
         tokens = work.mean_isl + (0 if group.role == "prefill" else work.mean_osl)
         each = " in each attention replica" if group.layout.dp > 1 else ""
@@ -190,6 +196,20 @@ def _memory(plan: Plan, console: Console) -> None:
                 f"{what} of {tokens:,} tokens; {sequences(prediction.concurrency)} {does} at a time."
             ),
         )
+=======
+
+
+def _held(plan: Plan, group: EngineGroup, prediction: GroupPrediction) -> str:
+    """``holds 1,741,578 tokens: 387 requests of 4,500 tokens; 189 decode at a time.``"""
+    work, held = plan.request.workload, prediction.memory.kv_tokens
+    tokens = work.isl + (0 if group.role == "prefill" else work.osl)
+    each = " in each attention replica" if group.layout.dp > 1 else ""
+    what, does = ("prompts", "are here") if group.role == "prefill" else ("requests", "decode")
+    return (
+        f"holds {held:,} tokens{each}: {held // tokens:,} {what} of {tokens:,} tokens; "
+        f"{sequences(prediction.concurrency)} {does} at a time."
+    )
+>>>>>>> main
 
 
 def memory_parts(memory: MemoryParts) -> list[tuple[str, float]]:

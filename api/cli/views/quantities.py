@@ -1,4 +1,6 @@
-"""Numbers as people read them: three significant digits, and the unit that suits their size."""
+"""Numbers as people read them: three significant digits, and the unit that suits their size.
+
+Durations have one style everywhere: 400 µs, 312 ms, 1.24 s, 5 min 21 s, 2 h 5 min."""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from planner.contract.quantities import Interval
 
 GIB = 2**30
 
-_TIMES = ((1.0, "µs", 1e3), (1e3, "ms", 1.0), (180e3, "s", 1e-3), (math.inf, "min", 1 / 60e3))
+_TIMES = ((1.0, "µs", 1e3), (1e3, "ms", 1.0), (math.inf, "s", 1e-3))
+_MINUTE_MS, _HOUR_S = 60e3, 3600
+_WIDEST = 1e4  # a range has one unit while its ends are below this many of it
 _WATTS = ((1e3, "W", 1.0), (1e6, "kW", 1e-3), (math.inf, "MW", 1e-6))
 _COUNTS = ((1e6, "", 1.0), (1e9, "M", 1e-6), (1e12, "B", 1e-9), (math.inf, "T", 1e-12))
 
@@ -38,19 +42,35 @@ def _one(scale: Scale, value: float) -> str:
 
 
 def milliseconds(ms: float) -> str:
-    """A duration: 312 ms, 1.24 s."""
-    return _one(_TIMES, ms)
+    """A duration: 312 ms, 1.24 s, 5 min 21 s."""
+    return _one(_TIMES, ms) if abs(ms) < _MINUTE_MS else _minutes(ms / 1e3)
+
+
+def _minutes(seconds: float) -> str:
+    """From a minute on: two units, the smaller one rounded."""
+    sign, seconds = "−" if seconds < 0 else "", abs(seconds)
+    if round(seconds) < _HOUR_S:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{sign}{minutes} min" + (f" {rest} s" if rest else "")
+    hours, rest = divmod(round(seconds / 60), 60)
+    return f"{sign}{hours:,} h" + (f" {rest} min" if rest else "")
 
 
 def milliseconds_exact(ms: float) -> str:
     """A duration that somebody asked for, as given: 1 s, 30 ms, 1.25 s."""
+    if ms >= _MINUTE_MS and ms % 1e3 == 0:
+        return _minutes(ms / 1e3) if ms < _HOUR_S * 1e3 or ms % 60e3 == 0 else f"{ms / 1e3:,.0f} s"
     _, unit, factor = next(entry for entry in _TIMES if ms < entry[0])
     return f"{ms * factor:g} {unit}"
 
 
 def milliseconds_range(interval: Interval) -> str:
-    """The interval in the unit of its value: 280–350 ms."""
-    (_, low, high), unit = _with_unit(_TIMES, interval.value, interval.low, interval.high)
+    """The interval in the unit of its value: 280–350 ms; where one unit does not suit both ends, 193 ms–5 min 21 s."""
+    ends = (interval.value, interval.low, interval.high)
+    limit = min(_MINUTE_MS, _WIDEST * next(1 / factor for most, _, factor in _TIMES if abs(interval.value) < most))
+    if max(map(abs, ends)) >= limit:
+        return f"{milliseconds(interval.low)}–{milliseconds(interval.high)}"
+    (_, low, high), unit = _with_unit(_TIMES, *ends)
     return f"{low}–{high} {unit}"
 
 

@@ -122,10 +122,11 @@ def _timeline(report: SimulationReport, console: Console) -> None:
         ("arrivals/s", [moment.arrivals_rps for moment in moments]),
         ("running", [moment.running for moment in moments]),
         ("waiting", [moment.waiting for moment in moments]),
-        ("TTFT p90, ms", [moment.ttft_p90_ms or 0.0 for moment in moments]),
     ]
     for name, values in lines:
         rows.add_row(name, _bars(values), number(max(values)))
+    ttft = [moment.ttft_p90_ms or 0.0 for moment in moments]
+    rows.add_row("TTFT p90", _bars(ttft), milliseconds(max(ttft)))
     indented(console, rows)
 
 

@@ -17,7 +17,7 @@ from planner.contract.documents import PLAIN_NUMBER, Document, checked
 from planner.contract.workload.grammar import NUMBER, UNITS_HELP, items, tokens
 from planner.contract.workload.images import Images, parse_images
 from planner.contract.workload.lengths import Recorded, Share, Tokens, share_longer, spread_over
-from profiles.errors import InputError, UnknownName
+from profiles.errors import InputError, UnknownName, Unsupported
 from profiles.values import shown
 
 RoutingName = Literal["balanced", "power_law_1.01", "power_law_1.2"]
@@ -179,6 +179,11 @@ class Workload(Document):
         return isl, osl
 
     @property
+    def has_load(self) -> bool:
+        """Whether it says how many requests come, by their rate or by the users at once."""
+        return self.rate_rps is not None or self.concurrency is not None
+
+    @property
     def varies(self) -> bool:
         """Whether requests differ in length."""
         return self.recorded is not None or any(shortest < longest for shortest, longest in self._ends)
@@ -273,6 +278,10 @@ WORKLOAD_HELP = (
     "write for example isl=4000,osl=500 or isl=4000,osl=500,rate=20 (rate in requests per second; in lengths "
     f"{UNITS_HELP})"
 )
+LORA_HELP = (
+    "leave it out; one adapter merged into the weights is predicted as the model itself, and for several plan with "
+    "--confidence 0.9 and leave memory for them: adapters x rank x 2 bytes x the widths of the layers they change"
+)
 _SPECULATION_HELP = "write both, for example draft=4,acceptance=0.7"
 
 
@@ -299,6 +308,8 @@ def workload_of(pairs: Iterable[tuple[str, str]], beside: Mapping[str, Any] | No
     fields: dict[str, Any] = {}
     for given, value in pairs:
         name = _SAME.get(given, given)
+        if name == "lora":
+            raise Unsupported(f"workload: lora={shown(value)}: what adapters take is not modelled", LORA_HELP)
         if name not in _KINDS:
             raise UnknownName("workload name", name, _KINDS)
         if name in fields:

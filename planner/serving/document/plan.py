@@ -48,6 +48,10 @@ class RequestUnderstood(Document):
     kv_precision: str
     confidence: float = Field(description="probability with which each bound of the SLO had to hold")
     precision_converted: bool = Field(description="whether weights are not in the precision they are published in")
+    concurrency: int | None = Field(
+        default=None,
+        description="users at once that were asked for: the workload's rate is that at which as many are in flight",
+    )
     headroom: float = Field(default=0.0, description="share of the rate asked for that the workload's rate has more")
     max_tp: int | None
     max_pp: int | None
@@ -168,7 +172,23 @@ class ClusterTried(Document):
     reason: str | None = Field(default=None, description="why there is no plan")
 
 
+class TokenBudget(Document):
+    """A chosen layout with one token budget of a step, at the highest rate within the SLO, by the formulas; where no
+    rate is within it, at the one nearest to it."""
+
+    engine: str = Field(description="id of the engine group")
+    max_tokens_per_step: int
+    chosen: bool
+    engine_rate_rps: float | None = Field(default=None, description="null: at no load within the SLO")
+    ttft_p90_ms: float | None = None
+    tpot_p90_ms: float | None = None
+    missed: str | None = Field(default=None, description="what is not met; null: all is")
+
+
 class Alternatives(Document):
+    token_budgets: tuple[TokenBudget, ...] = Field(
+        default=(), description="the chosen layouts of aggregated engines with each token budget of the framework's"
+    )
     clusters: tuple[ClusterTried, ...] = Field(
         default=(), description="what came of each of the pools to choose from; empty where nobody chose"
     )

@@ -45,10 +45,22 @@ class EngineSimulation(Document):
 
     requests: int
     seed: int
+    standard_errors_ms: dict[str, float] = Field(
+        default_factory=dict,
+        description="of the engine's own percentiles that a promise names, by promise: from one draw of arrivals to "
+        "another, by batch means",
+    )
     formula_rps: float | None = Field(
         description="what the formulas say that one engine carries, where the simulation carries less and the plan "
         "counts on that; else null"
     )
+
+
+class LargestServed(Document):
+    """What an engine's memory allows at most, per attention replica."""
+
+    context_tokens: int = Field(description="of one request alone, prompt and output; at most the model's context")
+    concurrency: int = Field(description="requests of the workload's mean length at once, as far as the framework goes")
 
 
 class GroupPrediction(Document):
@@ -67,6 +79,7 @@ class GroupPrediction(Document):
     step_ms_by_part: dict[str, float] = Field(description="a step's time by cause")
     prefill_busy: float = Field(description="share of time that prefill is busy")
     memory: MemoryParts
+    largest: LargestServed | None = Field(default=None, description="null in plans of schema 1.3 and older")
     power_watts: Interval = Field(description="of one GPU")
     how: How = Field(description="weakest origin of the kernels' times")
     inside_measured_range: bool

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from planner.contract.engine import EngineGroup, Launch, Rank, Replica
 from planner.contract.expert_placement import ExpertPlacement
 from planner.contract.models import ModelConfig
-from planner.experts.placement import Loads
 from planner.launchers import EngineSpec, launch
 from planner.serving.confirmation.confirmation import Confirmed
 from planner.serving.document import plan as plans
 from planner.serving.engines.groups import Group, LoadedFleet
 from planner.serving.engines.options import ServingOption
-from planner.serving.expert_placement import placements_of
 from planner.serving.report.alternatives import alternatives
+from planner.serving.report.limits import token_budgets
 from planner.serving.report.prediction import predicted_by
 from planner.serving.report.proof import proof_of, provenance_of
 from planner.serving.request import PlanRequest
+
+if TYPE_CHECKING:
+    from planner.experts.placement import Loads
 
 
 def assemble(
@@ -27,7 +30,12 @@ def assemble(
     expert-parallel engines live."""
     options, best, groups = found.options, fleet.option, fleet.groups
     routing = request.workload.routing
-    experts, notes = placements_of(groups, expert_loads, routing, request.time_limit_s)
+    experts: dict[str, ExpertPlacement] = {}
+    notes: tuple[str, ...] = ()
+    if expert_loads is not None:
+        from planner.serving.expert_placement import placements_of  # deferred: few plans place experts
+
+        experts, notes = placements_of(groups, expert_loads, routing, request.time_limit_s)
     decision = _decision(request, fleet, experts)
     chosen = {group.candidate.key for group in groups}
     return plans.Plan(
@@ -35,7 +43,9 @@ def assemble(
         decision=decision,
         prediction=predicted_by(request, fleet, decision, found.checks),
         proof=proof_of(request, options, best),
-        alternatives=alternatives(request, best, chosen, found),
+        alternatives=alternatives(request, best, chosen, found).model_copy(
+            update={"token_budgets": token_budgets(fleet)}
+        ),
         provenance=provenance_of(request, fleet, found.checks, (*notes, *found.notes)),
     )
 

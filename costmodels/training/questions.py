@@ -1,0 +1,64 @@
+"""Collects the questions of many layouts to the kernels, asks each operation once, and sums the answers by part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodels.estimates import Estimates, Floats
+from costmodels.kernels.cost_model import CostModel
+from costmodels.operations.roofline import code
+from costmodels.origins import MEASURED
+
+Slot = tuple[int, int, int]
+"""Where an answer belongs: (part, pass, kind of layer)."""
+
+
+@dataclass
+class Questions:
+    """Questions of ``n`` shapes; answers are summed into a table of (part, pass, kind)."""
+
+    n: int
+    parts: int
+    kinds: int
+    _asked: dict[str, list[tuple[Mapping[str, NDArray[np.int64]], Floats, Slot]]] = field(default_factory=dict)
+
+    def ask(self, operation: str, slot: Slot, count: Floats | float, **columns: object) -> None:
+        """Adds one question for each shape, whose answer counts ``count`` times."""
+        full = {
+            name: np.broadcast_to(np.asarray(values), self.n).astype(np.int64)
+            for name, values in {"num_gpus": 1, **columns}.items()
+        }
+        weight = np.broadcast_to(np.asarray(count, dtype=np.float64), self.n)
+        self._asked.setdefault(operation, []).append((full, weight, slot))
+
+    def product(self, dtype: str, slot: Slot, m: object, n: object, k: object, count: Floats | float = 1.0) -> None:
+        """A matrix product of [m, k] and [k, n]."""
+        shape = {
+            name: np.maximum(np.rint(np.asarray(value, dtype=np.float64)), 1)
+            for name, value in zip("mnk", (m, n, k), strict=True)
+        }
+        self.ask("gemm", slot, count, dtype=code("dtype", dtype), **shape)
+
+    def answer(self, cost: CostModel) -> tuple[Floats, Floats, Floats, NDArray[np.int8], NDArray[np.bool_]]:
+        """(value, low, high) in µs, shape [parts, 2, kinds, n] each; the weakest origin and whether all was inside the
+        measured range, shape [n]."""
+        value, low, high = (np.zeros((self.parts, 2, self.kinds, self.n)) for _ in range(3))
+        how = np.full(self.n, MEASURED, np.int8)
+        outside = np.zeros(self.n)
+        for operation, asked in self._asked.items():
+            names = asked[0][0]
+            columns = {name: np.concatenate([each[0][name] for each in asked]) for name in names}
+            estimates = cost.estimate(operation, columns)
+            for position, (_, weight, slot) in enumerate(asked):
+                part = slice(position * self.n, (position + 1) * self.n)
+                each = Estimates(*(getattr(estimates, f)[part] for f in ("value", "low", "high", "how", "inside")))
+                value[slot] += weight * each.value
+                low[slot] += weight * each.low
+                high[slot] += weight * each.high
+                np.maximum(how, np.where(weight > 0, each.how, 0), out=how)
+                outside += np.where(each.inside, 0.0, weight * each.value)
+        return value, low, high, how, outside <= 0.05 * value.sum(axis=(0, 1, 2))

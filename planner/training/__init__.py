@@ -1,0 +1,1 @@
+"""Training layouts: named ones predicted, and the best one found."""

@@ -1,0 +1,178 @@
+"""The flags that start a training plan: of Megatron-LM, of torchtitan, or DeepSpeed's JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from costmodels.models.architecture import GroupedQueryAttention, LatentAttention
+from costmodels.training.setting import Setting
+from planner.training.request import TrainingRequest
+
+if TYPE_CHECKING:
+    from planner.training.document import TrainingDecision, TrainingLaunch
+
+
+def launch(setting: Setting, request: TrainingRequest, decision: TrainingDecision) -> TrainingLaunch:
+    """How to start ``decision`` in its framework."""
+    from planner.training.document import TrainingLaunch
+
+    name = setting.framework.name
+    notes = [f"start one process a GPU, ranks in the order {decision.rank_order}, on {_nodes(decision)} nodes"]
+    if name in ("megatron", "megatron-deepspeed"):
+        arguments = _megatron(setting, request, decision, notes)
+    elif name == "torchtitan":
+        arguments = _torchtitan(setting, request, decision, notes)
+    else:
+        arguments = [json.dumps(_deepspeed(request, decision))]
+        notes.append("DeepSpeed's configuration; the model's code decides recomputation and attention")
+    return TrainingLaunch(framework=setting.framework.label, arguments=tuple(arguments), notes=tuple(notes))
+
+
+def _nodes(decision: TrainingDecision) -> int:
+    return -(-decision.gpus_used // decision.gpus_per_node)
+
+
+# ------------------------------------------------------------------ Megatron-LM
+
+
+def _megatron(setting: Setting, request: TrainingRequest, d: TrainingDecision, notes: list[str]) -> list[str]:
+    mesh = d.mesh
+    flags: list[object] = [
+        *("--tensor-model-parallel-size", mesh.tp, "--pipeline-model-parallel-size", mesh.pp),
+        *("--context-parallel-size", mesh.cp, "--micro-batch-size", d.micro_batch),
+        *("--global-batch-size", request.global_batch, "--seq-length", request.seq_len),
+        *_megatron_model(setting, request),
+        "--fp16" if request.precision == "fp16" else "--bf16",
+    ]
+    if d.sequence_parallel:
+        flags.append("--sequence-parallel")
+    if setting.model.experts is not None:
+        flags += ["--expert-model-parallel-size", mesh.ep, "--expert-tensor-parallel-size", mesh.moe_tp]
+    if d.sharding == 1:
+        flags.append("--use-distributed-optimizer")
+    elif d.sharding >= 2:
+        strategy = "optim_grads" if d.sharding == 2 else "optim_grads_params"
+        flags += ["--use-megatron-fsdp", "--data-parallel-sharding-strategy", strategy, "--use-distributed-optimizer"]
+    if "gradients" in setting.framework.hidden:
+        flags.append("--overlap-grad-reduce")
+    if "parameters" in setting.framework.hidden and d.sharding:
+        flags.append("--overlap-param-gather")
+    if "tensor" in setting.framework.hidden and mesh.tp > 1 and d.sequence_parallel:
+        flags.append("--tp-comm-overlap")
+    recipe = {"fp8": "tensorwise", "mxfp8": "mxfp8", "nvfp4": None}
+    if request.precision in recipe:
+        flags += ["--fp4-format", "e2m1"] if request.precision == "nvfp4" else [
+            *("--fp8-format", "hybrid", "--fp8-recipe", recipe[request.precision]),
+        ]  # fmt: skip
+    flags += _megatron_stages(d)
+    flags += _megatron_recompute(d, notes)
+    return [str(flag) for flag in flags]
+
+
+def _megatron_model(setting: Setting, request: TrainingRequest) -> list[object]:
+    """Sizes, as far as flags have them."""
+    model = setting.model.architecture
+    kind = setting.model.kinds[-1]
+    flags: list[object] = ["--num-layers", model.layers, "--hidden-size", model.hidden]
+    flags += ["--num-attention-heads", kind.attention.heads, "--max-position-embeddings", request.seq_len]
+    if isinstance(kind.attention, GroupedQueryAttention) and kind.attention.kv_heads != kind.attention.heads:
+        flags += ["--group-query-attention", "--num-query-groups", kind.attention.kv_heads]
+    if isinstance(kind.attention, LatentAttention):
+        flags.append("--multi-latent-attention")
+    experts = setting.model.experts
+    if experts is not None:
+        flags += ["--num-experts", experts.experts, "--moe-router-topk", experts.top_k]
+    return flags
+
+
+def _megatron_stages(d: TrainingDecision) -> list[object]:
+    """Even stages by their number; others by a layout string (``--pipeline-model-parallel-layout``)."""
+    if d.mesh.pp == 1:
+        return []
+    runs = [stage.runs[turn] for turn in range(d.mesh.vpp) for stage in d.stages]
+    if len(set(runs)) == 1:
+        return ["--num-virtual-stages-per-pipeline-rank", d.mesh.vpp] if d.mesh.vpp > 1 else []
+    return ["--pipeline-model-parallel-layout", layout_string(runs)]
+
+
+def layout_string(runs: list[int]) -> str:
+    """Megatron-LM's pipeline layout: ``Et*3|t*4|…|t*3L``, E the embedding, t a layer, L the loss, | between stages."""
+    words = [f"t*{count}" if count > 1 else "t" * count for count in runs]
+    words[0] = f"E{words[0]}"
+    words[-1] = f"{words[-1]}L"
+    return "|".join(words)
+
+
+def _megatron_recompute(d: TrainingDecision, notes: list[str]) -> list[object]:
+    whole = {stage.recomputed for stage in d.stages}
+    if max(whole):
+        if len(whole) > 1:
+            counts = ", ".join(str(stage.recomputed) for stage in d.stages)
+            notes.append(f"layers recomputed by stage: {counts}; the flag takes one number, the largest, for all")
+        each = max(-(-stage.recomputed // d.mesh.vpp) for stage in d.stages)
+        if d.recompute:
+            notes.append("selective parts beside layers recomputed whole are not a flag: the layers are recomputed")
+        return ["--recompute-granularity", "full", "--recompute-method", "block", "--recompute-num-layers", each]
+    if d.recompute:
+        return ["--recompute-granularity", "selective", "--recompute-modules", *d.recompute]
+    return []
+
+
+# ------------------------------------------------------------------ torchtitan
+
+
+def _torchtitan(setting: Setting, request: TrainingRequest, d: TrainingDecision, notes: list[str]) -> list[str]:
+    mesh = d.mesh
+    local = request.global_batch // mesh.dp if mesh.pp > 1 else d.micro_batch
+    flags: list[object] = [
+        *("--training.seq_len", request.seq_len, "--training.local_batch_size", local),
+        *("--training.global_batch_size", request.global_batch),
+        *("--parallelism.tensor_parallel_degree", mesh.tp, "--parallelism.context_parallel_degree", mesh.cp),
+        *("--parallelism.pipeline_parallel_degree", mesh.pp),
+        *("--parallelism.data_parallel_shard_degree", mesh.dp if d.sharding else 1),
+        *("--parallelism.data_parallel_replicate_degree", 1 if d.sharding else mesh.dp),
+    ]
+    if d.sharding == 2:
+        flags += ["--parallelism.fsdp_reshard_after_forward", "never"]
+    elif d.sharding == 3:
+        flags += ["--parallelism.fsdp_reshard_after_forward", "always"]
+    if mesh.pp > 1:
+        schedule = {"1f1b": "1F1B", "gpipe": "GPipe", "interleaved": "Interleaved1F1B", "zero-bubble": "ZBVZeroBubble"}
+        flags += ["--parallelism.pipeline_parallel_schedule", schedule[d.schedule]]
+        flags += ["--parallelism.pipeline_parallel_microbatch_size", d.micro_batch]
+        if len({stage.runs for stage in d.stages}) > 1:
+            runs = [str(stage.runs[turn]) for turn in range(mesh.vpp) for stage in d.stages]
+            notes.append(f"layers of the (virtual) stages in order: {', '.join(runs)} (module_fqns_per_model_part)")
+    if mesh.ep > 1:
+        flags += [
+            "--parallelism.expert_parallel_degree",
+            mesh.ep,
+            "--parallelism.expert_tensor_parallel_degree",
+            mesh.moe_tp,
+        ]
+    whole = max(stage.recomputed for stage in d.stages)
+    if whole:
+        flags += ["--activation_checkpoint.mode", "full"]
+        if any(stage.recomputed < stage.layers for stage in d.stages):
+            notes.append("torchtitan recomputes all layers or none; fewer would do here")
+    else:
+        flags += ["--activation_checkpoint.mode", "selective" if d.recompute else "none"]
+    if request.precision == "fp8":
+        flags += ["--model.converters", "float8"]
+    return [str(flag) for flag in flags]
+
+
+# ------------------------------------------------------------------ DeepSpeed
+
+
+def _deepspeed(request: TrainingRequest, d: TrainingDecision) -> dict[str, object]:
+    return {
+        "train_batch_size": request.global_batch,
+        "train_micro_batch_size_per_gpu": d.micro_batch,
+        "gradient_accumulation_steps": d.microbatches,
+        "fp16" if request.precision == "fp16" else "bf16": {"enabled": True},
+        "zero_optimization": {"stage": d.sharding, "overlap_comm": True, "contiguous_gradients": True},
+        "tensor_parallel": {"autotp_size": d.mesh.tp},
+        "sequence_parallel_size": d.mesh.cp,
+    }

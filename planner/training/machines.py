@@ -1,0 +1,43 @@
+"""The cost models of GPU types, and what their ranks exchange over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from costmodels.kernels.cost_model import CostModel
+from costmodels.step.communication import Network
+from costmodels.training.calibration import training_calibration
+from costmodels.training.exchanges import Links
+from profiles.hardware import Fabric, Gpu
+from profiles.store import ProfileStore
+
+KERNELS = "trtllm"
+"""Whose rows of the pack stand for training's kernels: its products are cuBLAS's, as in Megatron-Core, torch and
+Transformer Engine; vLLM's 8-bit products are CUTLASS kernels of its own."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Machines:
+    """Cost models of GPU types, made once."""
+
+    measured: Sequence[ProfileStore] = ()
+    progress: Progress | None = None
+    _costs: dict[str, CostModel] = field(default_factory=dict)
+    _links: dict[tuple[str, int, str], Links] = field(default_factory=dict)
+
+    def cost(self, gpu: Gpu) -> CostModel:
+        if gpu.name not in self._costs:
+            self._costs[gpu.name] = CostModel(gpu, KERNELS, progress=self.progress, measured=self.measured)
+        return self._costs[gpu.name]
+
+    def links(self, gpu: Gpu, gpus_per_node: int, fabric: Fabric) -> Links:
+        """What ranks on ``gpu`` exchange over; the fabric at the share of its rate that collectives reach."""
+        key = (gpu.name, gpus_per_node, fabric.name)
+        if key not in self._links:
+            reached = fabric.bytes_per_s_per_gpu * training_calibration().fabric
+            network = Network(gpus_per_node, fabric.model_copy(update={"bytes_per_s_per_gpu": reached}))
+            self._links[key] = Links(self.cost(gpu), network)
+        return self._links[key]

@@ -1,0 +1,120 @@
+"""What a framework and the arithmetic of a mesh refuse, each with its reason. Named layouts raise it, the search
+counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from costmodels.models.architecture import GatedDeltaNet, GroupedQueryAttention
+from costmodels.training.layouts import SCHEDULES, UNFUSED
+from planner.training.configuration import TrainingConfiguration
+from profiles.errors import InputError
+
+
+def check(configuration: TrainingConfiguration) -> None:
+    """Raises :class:`InputError`, beginning with the column's name, for the first rule that is broken."""
+    for message, hint in refusals(configuration):
+        raise InputError(message, hint)
+
+
+def refusals(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
+    """(what is wrong, the way out) of each rule that ``c`` breaks."""
+    yield from _tensor(c)
+    yield from _pipeline(c)
+    yield from _context(c)
+    yield from _experts(c)
+    yield from _memory(c)
+
+
+def _tensor(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
+    for attention in {kind.attention for kind in c.model.kinds}:
+        if attention.heads % c.tp:
+            yield f"tp: {c.tp} does not divide the {attention.heads} attention heads", "choose a tp that does"
+        if isinstance(attention, GroupedQueryAttention):
+            kv = attention.kv_heads
+            if kv % c.tp and c.tp % kv:
+                yield f"tp: {c.tp} and the {kv} key/value heads do not divide each other", "choose a tp that does"
+    for ffn in {kind.feed_forward for kind in c.model.kinds}:
+        width = getattr(ffn, "shared_intermediate", 0) or (0 if hasattr(ffn, "experts") else ffn.intermediate)
+        if width % c.tp:
+            yield f"tp: {c.tp} does not divide the feed-forward width {width}", "choose a tp that does"
+    vocabulary = c.model.architecture.vocabulary
+    if c.framework.vocab_multiple == 1 and vocabulary % c.tp:
+        yield (
+            f"tp: {c.tp} does not divide the vocabulary {vocabulary}, and {c.framework.full_name} does not pad it",
+            "choose a tp that does",
+        )
+    if c.sequence_parallel and c.sequence % (c.tp * c.cp):
+        yield (
+            f"seq_len: {c.sequence} is not a multiple of tp {c.tp} × cp {c.cp}, which share it",
+            "choose a sequence that is, or sequence_parallel false",
+        )
+    longest = c.model.longest_sequence(enforced=c.framework.enforces_positions)
+    if c.sequence > longest:
+        yield f"seq_len: {c.sequence} is beyond the {longest} positions of {c.model.name}", "choose a shorter sequence"
+
+
+def _pipeline(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
+    if c.vpp > 1 and c.pp == 1:
+        yield f"vpp: {c.vpp} virtual stages without pipeline parallelism", "leave vpp blank, or give pp"
+    if c.pp * c.vpp > c.model.layers:
+        yield (
+            f"pp: {c.pp} × vpp {c.vpp} is more than the {c.model.layers} layers",
+            "choose fewer stages",
+        )
+    if c.pp > 1 and c.sharding not in c.framework.sharding_with_pp:
+        known = ", ".join(map(str, c.framework.sharding_with_pp))
+        yield (
+            f"sharding: {c.framework.full_name} refuses {c.sharding} with pp {c.pp}",
+            f"with pipeline stages it has {known}",
+        )
+    if c.vpp > 1 and c.framework.release.startswith(("2.", "3.")) and c.microbatches % c.pp:
+        yield (
+            f"global_batch: {c.microbatches} micro-batches are not a multiple of pp {c.pp}, which interleaving needs",
+            "choose a batch that is",
+        )
+
+
+def _context(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
+    if c.cp == 1:
+        return
+    if c.attention == UNFUSED:
+        yield f"cp: {c.cp} with unfused attention", "context parallelism needs a fused kernel: flash2, te, ..."
+    if any(isinstance(kind.attention, GatedDeltaNet) for kind in c.model.kinds):
+        yield f"cp: {c.cp} with linear attention, whose states it would have to pass on", "choose cp 1"
+    if c.sequence % (2 * c.cp):
+        yield (
+            f"cp: {c.cp}: the sequence {c.sequence} does not split into 2 × cp = {2 * c.cp} pieces, which balance it",
+            "choose a cp that divides",
+        )
+
+
+def _experts(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
+    experts = c.model.experts
+    if experts is None:
+        return
+    if experts.experts % c.ep:
+        yield f"ep: {c.ep} does not divide the {experts.experts} experts", "choose an ep that does"
+    if experts.intermediate % c.etp:
+        yield f"moe_tp: {c.etp} does not divide the experts' width {experts.intermediate}", "choose one that does"
+    if c.tp * c.cp * c.dp % (c.ep * c.etp):
+        yield (
+            f"ep: ep {c.ep} × moe_tp {c.etp} does not divide tp {c.tp} × cp {c.cp} × dp {c.dp}",
+            "the GPUs of a stage are folded anew for experts: choose degrees that divide them",
+        )
+    if c.tp > 1 and not c.sequence_parallel and c.framework.name == "megatron":
+        yield "sequence_parallel: false with experts and tp, which Megatron-Core refuses", "set it to true"
+
+
+def _memory(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
+    fewest = min(c.split) * c.vpp
+    if c.recomputed is not None and c.recomputed > max(c.split) * c.vpp:
+        yield (
+            f"recompute: {c.recomputed} layers of each stage; a stage holds {fewest}",
+            "write full for all of them",
+        )
+    if SCHEDULES[c.schedule] == "zero-bubble" and c.recomputed != 0:
+        yield (
+            "recompute: full with zero-bubble, whose weight gradients come after the activations are gone",
+            "choose 1f1b, or no full recomputation",
+        )

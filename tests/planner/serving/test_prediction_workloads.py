@@ -1,0 +1,117 @@
+"""``plan predict`` reads the workload's words, and means by them what ``plan`` and ``plan simulate`` mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from costmodels.kernels.cost_model import CostModel
+from planner.contract.workload.files import workload_at
+from planner.serving import prediction_table as predicting
+from planner.serving.prediction_table import predict
+from planner.serving.predictions import parse_prediction_request, predictions
+from profiles.store import ProfileStore
+
+ENGINE = {"model": "Qwen/Qwen3-8B", "gpu": "H200", "framework": "vllm", "tp": "1"}
+
+
+@pytest.fixture(autouse=True)
+def roofline_only(monkeypatch: pytest.MonkeyPatch, bare: ProfileStore) -> None:
+    """Every kernel at its roofline: no forest is fitted."""
+    monkeypatch.setattr(predicting, "CostModel", lambda gpu, framework, **_: CostModel(gpu, framework, bare))
+
+
+def rows(*loads: dict[str, str]) -> pd.DataFrame:
+    return predict(pd.DataFrame([{**ENGINE, "isl": "", "osl": "", **load} for load in loads]).fillna(""))
+
+
+def value(answer: pd.DataFrame, column: str, row: int = 0) -> float:
+    return float(answer[column].iloc[row])
+
+
+def test_pairs_and_columns_say_the_same() -> None:
+    answer = rows(
+        {"isl": "1k", "osl": "100", "concurrency": "8"},
+        {"workload": "isl=1000,osl=100,concurrency=8"},
+        {"workload": "isl=9,osl=9,rate=3", "isl": "1000", "osl": "100", "concurrency": "8"},
+    )
+    assert list(answer["error"]) == ["", "", ""]
+    assert answer["ttft_ms_mean"].nunique() == 1
+
+
+@pytest.mark.parametrize("load", ["concurrency=8", "rate=2"])
+def test_lengths_are_exact_unless_a_spread_is_given(load: str) -> None:
+    base = f"isl=1000,osl=200,{load}"
+    answer = rows({"workload": base}, {"workload": f"{base},spread=0.8-1"}, {"workload": f"{base},spread=1-1"})
+    assert list(answer["error"]) == ["", "", ""]
+    assert "each between 80 and 100 % of that" in answer["note"].iloc[1]
+    assert value(answer, "e2e_ms_mean", 1) < 0.97 * value(answer, "e2e_ms_mean")
+    assert value(answer, "e2e_ms_mean", 2) == value(answer, "e2e_ms_mean")
+    if load == "rate=2":
+        per_gpu = [value(answer, "output_tokens_per_s_per_gpu", i) for i in range(2)]
+        assert per_gpu == [400, 360]
+
+
+@pytest.mark.parametrize("load", ["concurrency=8", "rate=2"])
+def test_facts_that_help_do(load: str) -> None:
+    base = f"isl=8000,osl=200,{load}"
+    answer = rows(
+        {"workload": base}, {"workload": f"{base},prefix_hit=0.9"}, {"workload": f"{base},draft=3,acceptance=0.8"}
+    )
+    assert list(answer["error"]) == ["", "", ""]
+    assert value(answer, "ttft_ms_mean", 1) < 0.8 * value(answer, "ttft_ms_mean")
+    assert value(answer, "tpot_ms_mean", 2) < 0.7 * value(answer, "tpot_ms_mean")
+
+
+def test_a_longest_request_takes_memory() -> None:
+    long = {"model": "Qwen/Qwen3-32B", "gpu": "A100-SXM-80GB"}
+    answer = rows(
+        {**long, "workload": "isl=1000,osl=100,concurrency=2"},
+        {**long, "workload": "isl=1000,osl=100,concurrency=2,max_len=128k"},
+    )
+    assert answer["error"].iloc[0] == ""
+    assert "a sequence of 128,000 tokens" in answer["error"].iloc[1]
+
+
+def test_a_trace_is_predicted_at_a_rate_and_not_of_users(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("arrival_s,isl,osl\n" + "".join(f"{i},{500 + 50 * i},20\n" for i in range(60)))
+    table = pd.DataFrame([{**ENGINE, "workload": f"t.csv,{load}"} for load in ("rate=2", "concurrency=2", "rate=peak")])
+
+    def find(text: str) -> object:
+        return workload_at(text, tmp_path)
+
+    answer = predict(table, find_workload=find)  # type: ignore[arg-type]
+    assert list(answer["error"].str[:26]) == ["", "workload: users at once as", ""]
+    assert "as recorded in t.csv" in answer["note"].iloc[0]
+    assert value(answer, "ttft_ms_p99") > 1.5 * value(answer, "ttft_ms_p50")
+
+
+@pytest.mark.parametrize(
+    ("load", "named"),
+    [
+        ({"workload": "isl=10,osl=2"}, "concurrency, rate: both blank"),
+        ({"concurrency": "2"}, "isl: is blank"),
+        ({"workload": "isl=10,osl=2,rate=1,requests=5"}, "requests: 5 are too few"),
+        ({"workload": "isl=10,osl=2,concurrency=1,requests=500"}, "requests: 500 has no effect with concurrency"),
+        ({"workload": "isl=10,osl=2,rate=1,lora=8x16"}, "what adapters take is not modelled"),
+        ({"workload": "isl=10,osl=2,spread=0.5-1,rate=1", "images": "1", "image": "64x64"}, "images: are as long"),
+    ],
+)
+def test_what_cannot_be_predicted_says_why(load: dict[str, str], named: str) -> None:
+    error = rows({"isl": "", **load})["error"].iloc[0]
+    assert named in error
+    assert "; " in error
+
+
+def test_a_request_document_may_hold_a_workload() -> None:
+    engine = {**ENGINE, "tp": 1}
+    asked = [
+        {**engine, "workload": "isl=1k,osl=100,concurrency=8"},
+        {**engine, "workload": {"isl": 1000, "osl": 100, "concurrency": 8}},
+        {**engine, "isl": "1k", "osl": 100, "concurrency": 8},
+    ]
+    got = predictions(parse_prediction_request({"configurations": asked}))
+    assert [row["error"] for row in got.rows] == ["", "", ""] or [row["error"] for row in got.rows] == [None] * 3
+    assert len({row["ttft_ms_mean"] for row in got.rows}) == 1

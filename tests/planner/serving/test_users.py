@@ -1,0 +1,72 @@
+"""Users at once: the plan has as many requests in flight, and its promises hold for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+from cases import DENSE, SLO
+
+from costmodels.kernels.cost_model import CostModel
+from planner.serving import prediction_table
+from planner.serving.request import parse_request
+from planner.serving.users import CLOSE, in_flight
+from profiles.errors import Infeasible, InputError
+from profiles.store import ProfileStore
+
+
+@pytest.mark.parametrize("users", [1, 64, 300])
+def test_as_many_requests_are_in_flight_as_there_are_users(planned: Any, users: int) -> None:
+    plan = planned(DENSE, "16xH100", f"isl=2000,osl=200,concurrency={users}", SLO)
+    assert plan.request.concurrency == users
+    assert plan.request.workload.concurrency is None
+    assert plan.request.objective == "cost"
+    assert users <= in_flight(plan) <= users * CLOSE * 1.05 + 1
+    assert not plan.was_edited
+
+
+def test_the_engines_hold_the_slo_in_a_closed_loop(
+    planned: Any, bare: ProfileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction_table, "CostModel", lambda gpu, framework, **_: CostModel(gpu, framework, bare))
+    users = 48
+    plan = planned(DENSE, "1xH100", f"isl=2000,osl=200,concurrency={users}", "tpot=25ms")
+    (group,) = plan.decision.engines
+    each = -(-users // len(group.replicas))
+    row = {"model": DENSE, "gpu": group.gpu, "framework": "vllm", "tp": group.layout.tp}
+    table = pd.DataFrame([{**row, "isl": 2000, "osl": 200, "concurrency": each}]).astype(str)
+    got = prediction_table.predict(table)
+    assert float(got["tpot_ms_mean"].iloc[0]) <= 25
+
+
+def test_more_users_than_the_gpus_hold_are_refused_with_how_many_do(planned: Any) -> None:
+    with pytest.raises(Infeasible, match="100000 users at once are more than 1xH100 holds") as caught:
+        planned(DENSE, "1xH100", "isl=2000,osl=200,concurrency=100000", SLO)
+    most = caught.value.details["highest_concurrency"]
+    assert isinstance(most, int)
+    planned(DENSE, "1xH100", f"isl=2000,osl=200,concurrency={round(0.9 * most)}", SLO)
+
+
+def test_an_slo_that_nothing_meets_is_the_reason(planned: Any) -> None:
+    with pytest.raises(Infeasible, match="tpot_p90"):
+        planned(DENSE, "1xH100", "isl=2000,osl=200,concurrency=4", "tpot=0.01ms")
+
+
+def test_open_clusters_and_headroom_go_with_users(planned: Any) -> None:
+    plan = planned(DENSE, "H100", "isl=2000,osl=200,concurrency=100", SLO, headroom=0.1)
+    assert plan.request.concurrency == 110
+    assert plan.decision.gpus_idle == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"objective": "throughput"}, "not for so many users at once"),
+        ({"workload": "isl=10,osl=2,requests=100"}, "requests has no effect in a plan"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(fields: dict[str, Any], named: str) -> None:
+    asked = {"model": DENSE, "cluster": "1xH100", "workload": "isl=10,osl=2,concurrency=3"}
+    with pytest.raises(InputError, match=named):
+        parse_request({**asked, **fields})

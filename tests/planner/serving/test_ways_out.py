@@ -1,0 +1,75 @@
+"""Hints of requests that have no plan, followed to the letter."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from planner.serving.planning import plan
+from profiles.errors import Infeasible
+from profiles.store import ProfileStore
+
+DENSE, EXPERTS = "Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"
+
+
+def followed(request: dict[str, Any], hint: str) -> list[dict[str, Any]]:
+    """The requests that a hint says have a plan; "about" says that it may take more."""
+    ways = []
+    for rate in re.findall(r"offer at most ([0-9.e+-]+) requests/s", hint):
+        ways.append({**request, "workload": re.sub(r"rate=[^,]+", f"rate={rate}", request["workload"])})
+    for gpus in re.findall(r"(?<!about )\b([0-9]+) GPUs of pool", hint):
+        ways.append({**request, "cluster": re.sub(r"^[0-9]+", gpus, request["cluster"])})
+    limits = dict(item.split("=") for item in request["slo"].split(","))
+    relaxed = re.findall(r"(\w+_p[0-9.]+) to ([0-9.]+) ms", hint)
+    if relaxed:
+        new = limits | {label: f"{ms}ms" for label, ms in relaxed}
+        ways.append({**request, "slo": ",".join(f"{label}={limit}" for label, limit in new.items())})
+    return ways
+
+
+@st.composite
+def too_much(draw: st.DrawFn) -> dict[str, Any]:
+    """Requests of which most have no plan: too fast for any engine, or more than the GPUs carry."""
+    isl, osl = draw(st.integers(50, 6000)), draw(st.integers(2, 600))
+    rate = round(10 ** draw(st.floats(-3, 3.5)), 4)
+    metrics = {"ttft": draw(st.floats(5, 2000)), "tpot": draw(st.floats(1, 40))}
+    percentile = draw(st.sampled_from(["p90", "p99"]))
+    return {
+        "model": draw(st.sampled_from([DENSE, EXPERTS])),
+        "cluster": draw(st.sampled_from(["1xH100", "2xH100", "4xL40S"])),
+        "workload": f"isl={isl},osl={osl},rate={rate}",
+        "slo": ",".join(f"{metric}_{percentile}={limit:.3f}ms" for metric, limit in metrics.items()),
+        "disaggregation": "never",
+    }
+
+
+@given(request_=too_much())
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_a_hint_followed_to_the_letter_has_a_plan(bare: ProfileStore, request_: dict[str, Any]) -> None:
+    hint = ""
+    try:
+        plan(request_, store=bare)
+    except Infeasible as error:
+        hint = error.hint
+    assume(hint)
+    for way in followed(request_, hint):
+        assert plan(way, store=bare), (hint, way)
+
+
+def test_a_rate_that_the_simulation_does_not_carry_is_not_offered(bare: ProfileStore) -> None:
+    request = {
+        "model": DENSE,
+        "cluster": "1xH100",
+        "workload": "isl=3000,osl=300,rate=400",
+        "slo": "ttft_p99=800ms,tpot_p99=12ms",
+    }
+    with pytest.raises(Infeasible) as caught:
+        plan(request, store=bare)
+    ways = followed(request, caught.value.hint)
+    assert ways
+    for way in ways:
+        assert plan(way, store=bare)

@@ -1,0 +1,184 @@
+"""The training plan: a document that its schema accepts, the same for the same request, that predicts as named layouts
+are predicted; and refusals that say what would do."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+from roofline_cost import roofline_links
+
+from planner.kinds import schema
+from planner.training import machines
+from planner.training.configuration import read_configuration
+from planner.training.document import TrainingPlan, parse_training_plan
+from planner.training.launch import layout_string
+from planner.training.planning import plan_training
+from planner.training.prediction import predicted
+from planner.training.request import parse_training_request
+from profiles.errors import Infeasible, InputError
+
+SMALL = {
+    "model": "llama:hidden=4096,layers=16,heads=32,kv_heads=8,ffn=14336,vocab=128256",
+    "cluster": "2x8xH100",
+    "global_batch": 32,
+    "seq_len": 4096,
+}
+
+
+@pytest.fixture(autouse=True)
+def _rooflines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        machines.Machines, "links", lambda self, gpu, per_node, fabric: roofline_links(gpu.name, per_node)
+    )
+
+
+def plan(**changes: Any) -> TrainingPlan:
+    return plan_training(parse_training_request({**SMALL, **changes}))
+
+
+def test_the_document_is_what_its_schema_says_and_reads_back() -> None:
+    made = plan()
+    jsonschema.validate(json.loads(made.to_json()), schema("training"))
+    assert parse_training_plan(made.to_json()) == made
+    assert made.to_json() == plan().to_json()
+    assert (made.kind, made.schema_version) == ("training", "1.0")
+    jsonschema.Draft202012Validator.check_schema(schema("training-request"))
+
+
+def test_documents_of_another_kind_or_version_are_refused() -> None:
+    document = json.loads(plan().to_json())
+    for changed, says in (
+        ({"kind": "serving"}, "kind"),
+        ({"schema_version": "9.9"}, "schema_version"),
+        ({"x": 1}, "x"),
+    ):
+        with pytest.raises(InputError, match=says):
+            parse_training_plan(json.dumps({**document, **changed}))
+
+
+def test_a_plan_predicts_what_its_layout_predicts_when_it_is_named() -> None:
+    made = plan(pp=[3], tp=[2], recompute=False)
+    d = made.decision
+    runs = [stage.runs[turn] for turn in range(d.mesh.vpp) for stage in d.stages]
+    named = read_configuration(
+        {
+            "model": SMALL["model"],
+            "gpu": d.gpu,
+            "seq_len": "4096",
+            "global_batch": "32",
+            **{name: str(getattr(d.mesh, name)) for name in ("tp", "pp", "vpp", "dp", "cp", "ep", "moe_tp")},
+            "sharding": str(d.sharding),
+            "micro_batch": str(d.micro_batch),
+            "recompute": f"selective:{'+'.join(d.recompute)}" if d.recompute else "none",
+            "stage_layers": "|".join(map(str, runs)),
+        }
+    )
+    answer = predicted([named], machines.Machines())
+    assert answer.times is not None
+    assert answer.times.total.value[0] / 1e6 == pytest.approx(made.prediction.iteration_s.value)
+    assert answer.memory.allocated.max() == pytest.approx(made.prediction.memory_bytes_per_gpu.value)
+
+
+def test_the_stages_cover_the_model_and_the_ranks() -> None:
+    made = plan(pp=[4])
+    stages = made.decision.stages
+    assert sum(stage.layers for stage in stages) == 16
+    assert all(sum(stage.runs) == stage.layers for stage in stages)
+    assert [stage.first_rank for stage in stages] == [k * stages[0].ranks for k in range(4)]
+    assert stages[-1].first_rank + stages[-1].ranks == made.decision.gpus_used
+    assert made.decision.gpus_used + made.decision.gpus_idle == 16
+    assert stages[-1].last_node == (made.decision.gpus_used - 1) // 8
+
+
+def test_parts_and_proof_add_up() -> None:
+    made = plan()
+    assert sum(made.prediction.seconds_by_part.values()) == pytest.approx(made.prediction.iteration_s.value)
+    assert made.proof.status == "optimal"
+    assert made.proof.bound <= made.proof.objective_value
+    assert made.proof.gap == pytest.approx(0)
+    assert made.alternatives.ranked[0].iteration_s >= made.prediction.iteration_s.value
+    losses = [each.loses_by for each in made.alternatives.ranked]
+    assert losses == sorted(losses)
+
+
+def test_fewest_gpus_and_least_memory_are_objectives() -> None:
+    fastest, fewest, least = plan(), plan(objective="gpus"), plan(objective="memory")
+    assert fewest.decision.gpus_used <= fastest.decision.gpus_used
+    assert fewest.proof.objective_value == fewest.decision.gpus_used
+    assert least.proof.objective_value < max(s.used_bytes for s in fastest.prediction.stages)
+    assert least.proof.bound <= least.proof.objective_value
+
+
+def test_several_pools_are_compared() -> None:
+    assert plan(cluster="8xA100-SXM-80GB+8xH100").decision.gpu == "H100-SXM"
+
+
+def test_what_does_not_fit_says_the_smallest_cluster_that_would() -> None:
+    large: dict[str, Any] = {
+        "model": "meta-llama/Llama-3.1-405B",
+        "global_batch": 64,
+        "tp": [8],
+        "cp": [1],
+        "micro_batch": [1],
+    }
+    with pytest.raises(Infeasible) as raised:
+        plan(**large, cluster="8xH100")
+    assert raised.value.exit_code == 3
+    assert "does not fit on 8 × H100-SXM: stage 0 of the leanest layout (TP8" in raised.value.message
+    assert "most of it optimizer" in raised.value.message
+    smallest = raised.value.details["smallest_gpus"]
+    assert isinstance(smallest, int)
+    assert f"have {smallest:,} × H100-SXM" in raised.value.hint
+    assert plan(**large, cluster=f"{smallest}xH100")
+
+
+def test_restrictions_that_leave_nothing_say_so() -> None:
+    with pytest.raises(Infeasible, match="no layout is legal"):
+        plan(dp=[3], micro_batch=[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"seq_len": 200_000, "model": "meta-llama/Llama-3.1-8B"}, "seq_len: 200000"),
+        ({"precision": "fp8", "cluster": "8xA100-SXM-80GB"}, "precision"),
+        ({"ep": [2]}, "ep: "),
+        ({"mtp": 1}, "mtp: 1"),
+        ({"framework": "jax"}, "framework"),
+        ({"optimizer": "lion9"}, "optimizer"),
+        ({"attention": "unknown"}, "attention"),
+        ({"global_batch": 0}, "global_batch"),
+        ({"tp": [0]}, "tp"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_requests_that_contradict_themselves_are_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        plan(**changes)
+
+
+def test_megatrons_flags_name_every_degree_and_uneven_stages() -> None:
+    made = plan(tp=[2], pp=[3], vpp=[1], framework="megatron")
+    words = made.decision.launch.arguments
+    pairs = dict(itertools.pairwise(words))
+    assert pairs["--tensor-model-parallel-size"] == "2"
+    assert pairs["--pipeline-model-parallel-size"] == "3"
+    assert pairs["--global-batch-size"] == "32"
+    runs = [stage.layers for stage in made.decision.stages]
+    assert pairs["--pipeline-model-parallel-layout"] == layout_string(runs)
+
+
+def test_the_layout_string_is_megatrons() -> None:
+    assert layout_string([1, 2, 1]) == "Et|t*2|tL"
+
+
+def test_every_framework_has_a_way_to_start() -> None:
+    for framework in ("megatron", "megatron-deepspeed", "torchtitan", "deepspeed"):
+        made = plan(framework=framework, sharding=None)
+        assert made.decision.launch.arguments
+        if framework == "deepspeed":
+            assert json.loads(made.decision.launch.arguments[0])["train_batch_size"] == 32
