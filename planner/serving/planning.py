@@ -22,11 +22,7 @@ from planner.serving.cluster_choice import planned_on_open_cluster
 from planner.serving.confirmation.confirmation import Confirmed, confirmed
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
-<<<<<<< HEAD
-from planner.serving.expert_placement import check_expert_loads
 from planner.serving.images import counted
-=======
->>>>>>> main
 from planner.serving.infeasible import no_plan
 from planner.serving.layouts import Rejected, restrictions
 from planner.serving.operating_points import Job, search, served_on

@@ -20,18 +20,11 @@ from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
-<<<<<<< HEAD
-from planner.contract.workload.images import parse_images
-from planner.contract.workload.workload import WORKLOAD_HELP, Speculation, Workload, parse_workload, workload_of
-from planner.serving.images import counted, prompt_images
-from planner.serving.layouts import completed, degrees_of, refused_on_nodes
-=======
 from planner.contract.workload.workload import Speculation, Workload, parse_workload
 from planner.serving.asked_engines import AskedEngine, Room, load_of
 from planner.serving.asked_rows import LOAD, AskedRow, FindModel, FindWorkload, Group, asked_row
 from planner.serving.configuration import RECIPE_FIELDS
 from planner.serving.layouts import refused_on_nodes
->>>>>>> main
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
 from profiles.hardware import Catalogue, find_fabric
@@ -130,73 +123,6 @@ def _told(error: ShardwrightError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
-<<<<<<< HEAD
-def _understood(
-    index: int,
-    record: Mapping[str, str],
-    find_model: FindModel,
-    find_workload: FindWorkload,
-    catalogue: Catalogue,
-) -> _Row:
-    for name in ("model", "gpu", "framework"):
-        if not record[name]:
-            raise InputError(f"{name}: is blank", f"name a {name}")
-    model = find_model(record["model"])
-    gpu = catalogue.find_gpu(record["gpu"]).name
-    framework = find_framework(_release_asked(record)).spec
-    layout = _layout(record, model)
-    work = _workload(record, find_workload)
-    if record.get("images") or record.get("image"):
-        asked = parse_images(record.get("images", ""), record.get("image", ""), "images")
-        work = work.model_copy(update={"images": asked})
-    if work.images is not None and work.spread is not None and work.concurrency is not None:
-        raise InputError(
-            "images: are as long in every prompt, and those of the users at once differ in length",
-            "leave out the spread, or give a rate in place of the concurrency",
-        )
-    work = counted(work, model)
-    return _Row(
-        index,
-        record["model"],
-        gpu,
-        framework,
-        record.get("precision") or None,
-        record.get("kv_precision") or None,
-        layout,
-        work,
-        prompt_images(work, model),
-    )
-
-
-def _workload(record: Mapping[str, str], find_workload: FindWorkload) -> Workload:
-    """What the row says of its load: the columns :data:`LOAD` go before ``workload``."""
-    given = {name: text for name in LOAD if (text := record.get(name, ""))}
-    if {"concurrency", "rate"} <= set(given):
-        raise InputError("concurrency, rate: both given", "give one of them in each row")
-    beside = dict(find_workload(record["workload"])) if record.get("workload") else {}
-    if {"concurrency", "rate"} & set(given):
-        beside |= {"concurrency": None, "rate_rps": None}
-    if missing := [name for name in ("isl", "osl") if name not in given and name not in beside]:
-        raise InputError(f"{missing[0]}: is blank", f"give the tokens of a request, or a workload; {WORKLOAD_HELP}")
-    work = workload_of(given.items(), beside)
-    if work.rate_rps is None and work.concurrency is None:
-        raise InputError("concurrency, rate: both blank", "give one of them in each row")
-    if work.concurrency is not None and work.recorded is not None:
-        raise InputError(
-            f"workload: users at once ask one request after the other, and those of {work.recorded.name} are recorded "
-            "as they came",
-            "predict it at a rate, or give isl, osl and a spread with the concurrency",
-        )
-    if work.requests is not None and (work.concurrency is not None or work.requests < FEWEST_REQUESTS):
-        told = "has no effect with concurrency: a run is ten requests a user" if work.concurrency else "are too few"
-        raise InputError(
-            f"workload: requests: {work.requests} {told}", f"leave it out, or {FEWEST_REQUESTS} with a rate"
-        )
-    return work
-
-
-=======
->>>>>>> main
 def _lengths_told(work: Workload) -> str | None:
     """What a reader must know of lengths that vary, and of requests that are refused."""
     if not work.varies:
@@ -297,25 +223,6 @@ def _answer(served: ServedModel, engines: list[AskedEngine], out: dict[str, np.n
             out["error"][row.index] = _told(error)
 
 
-<<<<<<< HEAD
-def _closed_loop(served: ServedModel, layouts: Layouts, works: list[Workload], running: Ints) -> Answers:
-    """Workloads of one routing that draft alike, each of so many users at once."""
-    spreads = np.array([work.spread or (1.0, 1.0) for work in works])
-    isl, osl = (np.array([getattr(work, name) for work in works]) for name in ("isl", "osl"))
-    load = Load.of(
-        np.array([work.concurrency for work in works]),
-        np.maximum(np.rint(isl * spreads[:, 1]), 1).astype(np.int64) + [work.image_tokens for work in works],
-        np.maximum(np.rint(osl * spreads[:, 1]), 1).astype(np.int64),
-        np.full(len(works), max(served.framework.limits.token_budgets)),
-        running,
-        spreads[:, 0] / spreads[:, 1],
-        np.array([work.prefix_hit for work in works]),
-    )
-    return closed_loop_answers(served, layouts, load, works[0].routing, works[0].shape.drafting)
-
-
-=======
->>>>>>> main
 def _open_load(work: Workload) -> OpenLoad:
     assert work.rate_rps is not None
     return OpenLoad(work.shape, work.drawn, work.longest_tokens, work.rate_rps, work.requests)

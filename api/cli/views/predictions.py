@@ -184,32 +184,18 @@ def memory(plan: Plan, console: Console) -> None:
             share = size / memory.total_bytes
             rows.add_row(label, gib(size), percent(share), "█" * round(max(share, 0) * BAR))
         indented(console, rows)
-<<<<<<< HEAD
-        work = plan.request.workload
-        tokens = work.mean_isl + (0 if group.role == "prefill" else work.mean_osl)
-        each = " in each attention replica" if group.layout.dp > 1 else ""
-        what, does = ("prompts", "are here") if group.role == "prefill" else ("requests", "decode")
-        indented(
-            console,
-            Text(
-                f"The KV cache holds {memory.kv_tokens:,} tokens{each}: {memory.kv_tokens // tokens:,} "
-                f"{what} of {tokens:,} tokens; {sequences(prediction.concurrency)} {does} at a time."
-            ),
-        )
-=======
 
 
 def _held(plan: Plan, group: EngineGroup, prediction: GroupPrediction) -> str:
     """``holds 1,741,578 tokens: 387 requests of 4,500 tokens; 189 decode at a time.``"""
     work, held = plan.request.workload, prediction.memory.kv_tokens
-    tokens = work.isl + (0 if group.role == "prefill" else work.osl)
+    tokens = work.mean_isl + (0 if group.role == "prefill" else work.mean_osl)
     each = " in each attention replica" if group.layout.dp > 1 else ""
     what, does = ("prompts", "are here") if group.role == "prefill" else ("requests", "decode")
     return (
         f"holds {held:,} tokens{each}: {held // tokens:,} {what} of {tokens:,} tokens; "
         f"{sequences(prediction.concurrency)} {does} at a time."
     )
->>>>>>> main
 
 
 def memory_parts(memory: MemoryParts) -> list[tuple[str, float]]:
