@@ -1,4 +1,4 @@
-"""What a store says of itself: one file beside its rows."""
+"""What a store says of itself: the manifest beside its rows, and how files get in place."""
 
 from __future__ import annotations
 
@@ -37,8 +37,13 @@ class Manifest:
         return digest.hexdigest()
 
 
+def hash_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def flush(file: Path) -> None:
-    """Puts ``file`` on the disk before it is renamed: after a power cut, the new name never stands for an empty one."""
+    """Onto the disk before it is renamed: after a power cut, the new name never stands for an empty file."""
     with file.open("rb+") as stream:
         os.fsync(stream.fileno())
 

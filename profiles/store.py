@@ -6,7 +6,6 @@ an operation then has all of its old rows or all of its new ones. One writer at 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from profiles.columns import Columns, Texts, joined, texts
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.files import GIB, MIB, Source, is_file
-from profiles.manifest import MANIFEST, Manifest, flush, write_manifest
+from profiles.manifest import MANIFEST, Manifest, flush, hash_of, write_manifest
 from profiles.markup import read_json
 from profiles.measurements import FORMAT_VERSION, OPERATIONS, Operation, columns_of, find_operation
 from profiles.values import named, shown
@@ -107,7 +106,7 @@ class ProfileStore:
         arrived = {}
         for operation, expected in pending.items():
             file = self._file(operation)
-            if file.is_file() and _hash(file) == expected:
+            if file.is_file() and hash_of(file) == expected:
                 arrived[operation] = expected
         return replace(manifest, hashes={**manifest.hashes, **arrived})
 
@@ -327,7 +326,7 @@ class ProfileStore:
             )
             flush(temporary)
             # The manifest names the new file before it is in place: a reader that finds it there trusts it.
-            written = _hash(temporary)
+            written = hash_of(temporary)
             write_manifest(self.path, replace(self.manifest, pending={operation.name: written}))
             os.replace(temporary, target)
             self.manifest = replace(self.manifest, hashes={**self.manifest.hashes, operation.name: written})
@@ -371,11 +370,11 @@ def shipped_pack() -> ProfileStore:
 def _array(column: pa.ChunkedArray) -> Texts | NDArray[Any]:
     """A column without nulls. (DLPack, since ``to_numpy`` imports pandas.)"""
     if pa.types.is_dictionary(column.type):
-        parts: list[dict[str, Texts | NDArray[Any]]] = [
-            {"": Texts(np.from_dlpack(chunk.indices).astype(np.int64), tuple(chunk.dictionary.to_pylist()))}
-            for chunk in column.chunks
-        ]
-        return texts(joined([{"": Texts.of(())}, *parts]), "")
+        parts: list[Columns] = [{"": Texts.of(())}]
+        for chunk in column.chunks:
+            codes = np.from_dlpack(chunk.indices).astype(np.int64)
+            parts.append({"": Texts(codes, tuple(chunk.dictionary.to_pylist()))})
+        return joined(parts)[""]
     return np.concatenate([np.from_dlpack(chunk) for chunk in column.chunks] or [np.zeros(0)])
 
 
@@ -384,11 +383,6 @@ def _may_hold(statistics: pq.Statistics | None, values: Sequence[str]) -> bool:
     if statistics is None or not statistics.has_min_max:
         return True
     return any(statistics.min <= value <= statistics.max for value in values)
-
-
-def _hash(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 Stamp = tuple[int, int, int]
@@ -402,7 +396,7 @@ def _stamp(file: Path) -> Stamp:
 
 @lru_cache(maxsize=256)
 def _hash_of(file: Path, stamp: Stamp) -> str:
-    return _hash(file)
+    return hash_of(file)
 
 
 @lru_cache(maxsize=256)

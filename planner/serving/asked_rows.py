@@ -10,6 +10,7 @@ from costmodels.operations.layouts import DEGREES
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.recipe import Recipe
 from costmodels.serving.served_model import PromptImages
+from planner.contract.words import attention_is_data_parallel
 from planner.contract.workload.images import parse_images
 from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
 from planner.serving.images import counted, prompt_images
@@ -177,6 +178,8 @@ def _positive(name: str, text: str) -> float:
 
 def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, ...]:
     given = {name: _count(name, record[name]) if record.get(name) else None for name in (*DEGREES, "num_gpus")}
+    if attention_is_data_parallel(record) and given["dp"] is None:
+        given |= {"tp": 1, "dp": given["tp"]}
     tp, pp, dp = (given[name] or 1 for name in ("tp", "pp", "dp"))
     gpus = given["num_gpus"]
     if gpus is not None and gpus != tp * pp * dp:

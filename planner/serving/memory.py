@@ -15,7 +15,6 @@ import numpy as np
 from pydantic import Field
 
 from costmodels.models.architecture import Architecture
-from costmodels.models.precision import choose_precision
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.serving.cache_pages import Pages, layer_caches
 from costmodels.serving.frameworks.framework import Framework, find_framework
@@ -26,6 +25,7 @@ from planner.contract.documents import Document, checked
 from planner.contract.models import architecture_of
 from planner.contract.provenance import NOT_USED, PACKAGE, Provenance
 from planner.contract.published import Published, Upgrade, parse_published
+from planner.contract.words import precision_of
 from planner.serving.configuration import MemoryRequest
 from planner.serving.layouts import completed, degrees_of, refused_on_nodes
 from profiles.errors import InputError
@@ -146,7 +146,7 @@ class _Engine:
     def of(cls, request: MemoryRequest, catalogue: Catalogue) -> _Engine:
         model, gpu = architecture_of(request.model), catalogue.find_gpu(request.gpu)
         framework = find_framework(request.framework)
-        precision = choose_precision(model, request.precision, request.kv_precision)
+        precision = precision_of(model, request.precision, request.kv_precision)
         layout = completed(model, {name: getattr(request, name) for name in DEGREES})
         if request.num_gpus not in (None, layout.gpus):
             raise InputError(

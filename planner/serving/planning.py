@@ -11,13 +11,13 @@ from costmodels.models.precision import (
     CHOICES,
     KV_CHOICES,
     Precision,
-    choose_precision,
 )
 from costmodels.operations.registry import families
 from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.clusters import Pool
 from planner.contract.models import architecture_of
 from planner.contract.published import validated
+from planner.contract.words import precision_of
 from planner.serving.cluster_choice import planned_on_open_cluster
 from planner.serving.confirmation.confirmation import Confirmed, confirmed
 from planner.serving.document.plan import Plan, parse_plan
@@ -140,13 +140,13 @@ def _precisions(request: PlanRequest, model: Architecture) -> list[Precision]:
     runs = find_framework(request.framework).capabilities.precisions
     asked: list[str | None] = list(request.precision or (None,))
     if "any" in asked:
-        published = choose_precision(model).weights
+        published = precision_of(model).weights
         asked = [name for name in dict.fromkeys((published, *CHOICES)) if name in runs]
     kv = KV_CHOICES if "any" in (request.kv_precision or ()) else (request.kv_precision or ("bf16",))
     found = []
     for name in asked:
         try:
-            found += [choose_precision(model, name, cache) for cache in kv]
+            found += [precision_of(model, name, cache) for cache in kv]
         except InputError:
             if "any" not in (request.precision or ()):
                 raise

@@ -10,7 +10,6 @@ import pandas as pd
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
-from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.registry import families
@@ -20,6 +19,7 @@ from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
+from planner.contract.words import columns_meant, precision_of
 from planner.contract.workload.workload import Speculation, Workload, parse_workload
 from planner.serving.asked_engines import AskedEngine, Room, load_of
 from planner.serving.asked_rows import LOAD, AskedRow, FindModel, FindWorkload, Group, asked_row
@@ -73,11 +73,14 @@ def predict(
     Raises:
         InputError: the table is empty, lacks a column, or has one that is added here.
     """
-    _check_columns(table)
+    meant = columns_meant(table.columns, (*REQUIRED, *OPTIONAL))
+    given = table.rename(columns=meant)
+    _check_columns(given, table)
     catalogue = catalogue_with(store.path for store in measured)
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
     groups: dict[Group, list[AskedRow]] = {}
-    records = table.to_dict("records")
+    records = given.to_dict("records")
+    said = f"columns read: {', '.join(f'{name} as {own}' for name, own in meant.items())}" if meant else ""
     for index, record in enumerate(records):
         try:
             text = {str(name): str(value).strip() for name, value in record.items()}
@@ -93,10 +96,12 @@ def predict(
             except ShardwrightError as error:
                 for row in part:
                     out["error"][row.index] = _told(error)
+    out["note"] = np.array(["; ".join(filter(None, (said, note))) for note in out["note"]], dtype=object)
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(out)], axis=1)
 
 
-def _check_columns(table: pd.DataFrame) -> None:
+def _check_columns(table: pd.DataFrame, given: pd.DataFrame) -> None:
+    """``table``: ``given`` with its columns in our words."""
     needed = REQUIRED if "workload" in table.columns else (*REQUIRED, "isl", "osl")
     missing = [name for name in needed if name not in table.columns]
     if missing:
@@ -112,7 +117,7 @@ def _check_columns(table: pd.DataFrame) -> None:
     repeated = table.columns[table.columns.duplicated()]
     if len(repeated):
         raise InputError(f"columns: {shown(repeated[0])} is there twice", "give each column once")
-    taken = [name for name in ADDED if name in table.columns]
+    taken = [name for name in ADDED if name in given.columns]
     if taken:
         raise InputError(f"columns: {taken[0]!r} is one that predictions are written to", "rename or drop it")
     if not len(table):
@@ -144,7 +149,7 @@ def _predict_group(
     _, gpu_name, framework_at, weights, kv, images = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     families().require_measured_widths(model)
-    precision = choose_precision(model, weights, kv)
+    precision = precision_of(model, weights, kv)
     framework.check_runs(precision, gpu)
     for row in rows:
         out["release"][row.index] = framework.release.version
