@@ -38,11 +38,6 @@ class PromptImages:
     image: EncodedImage
     per_token: float
 
-    @classmethod
-    def of(cls, image: EncodedImage, count: int, text_tokens: int) -> PromptImages:
-        """``count`` images beside so many tokens of text."""
-        return cls(image, count / (text_tokens + count * image.tokens))
-
 
 @dataclass(frozen=True)
 class ServedModel:

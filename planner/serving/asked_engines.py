@@ -84,7 +84,7 @@ def load_of(engines: Sequence[AskedEngine], running: Ints) -> Load:
     isl, osl = (np.array([getattr(work, name) for work in works]) for name in ("isl", "osl"))
     plain = Load.of(
         np.array([work.concurrency for work in works]),
-        np.maximum(np.rint(isl * spreads[:, 1]), 1).astype(np.int64),
+        np.maximum(np.rint(isl * spreads[:, 1]), 1).astype(np.int64) + [work.image_tokens for work in works],
         np.maximum(np.rint(osl * spreads[:, 1]), 1).astype(np.int64),
         np.array([engine.started.max_num_batched_tokens for engine in engines]),
         running,

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from costmodels.models.architecture import Architecture
-from costmodels.models.images import encoded_image
 from costmodels.operations.layouts import DEGREES
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.recipe import Recipe
 from costmodels.serving.served_model import PromptImages
 from planner.contract.words import attention_is_data_parallel
-from planner.contract.workload.images import Images, parse_images
+from planner.contract.workload.images import parse_images
 from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
+from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of
 from profiles.errors import InputError
 from profiles.hardware import Catalogue
@@ -45,7 +45,7 @@ class AskedRow:
     precision: str | None
     kv_precision: str | None
     layout: tuple[int, ...]
-    workload: Workload  # tokens of images included
+    workload: Workload  # its images counted
     images: PromptImages | None
     recipe: Recipe
     sampling: str
@@ -70,10 +70,16 @@ def asked_row(
     model = find_model(record["model"])
     gpu = catalogue.find_gpu(record["gpu"]).name
     layout = _layout(record, model)
-    work, images = _workload(record, find_workload), None
+    work = _workload(record, find_workload)
     if record.get("images") or record.get("image"):
         asked = parse_images(record.get("images", ""), record.get("image", ""), "images")
-        work, images = _with_images(work, asked, model)
+        work = work.model_copy(update={"images": asked})
+    if work.images is not None and work.spread is not None and work.concurrency is not None:
+        raise InputError(
+            "images: are as long in every prompt, and those of the users at once differ in length",
+            "leave out the spread, or give a rate in place of the concurrency",
+        )
+    work = counted(work, model)
     return AskedRow(
         index,
         record["model"],
@@ -83,7 +89,7 @@ def asked_row(
         record.get("kv_precision") or None,
         layout,
         work,
-        images,
+        prompt_images(work, model),
         _recipe(record),
         _sampling(record.get("sampling", "")),
     )
@@ -114,18 +120,6 @@ def _workload(record: Mapping[str, str], find_workload: FindWorkload) -> Workloa
             f"workload: requests: {work.requests} {told}", f"leave it out, or {FEWEST_REQUESTS} with a rate"
         )
     return work
-
-
-def _with_images(work: Workload, asked: Images, model: Architecture) -> tuple[Workload, PromptImages]:
-    """``work`` with the tokens of the images that its prompts hold beside their text, and those images."""
-    if work.varies:
-        raise InputError(
-            "images: are as long in every prompt, and the workload's prompts differ in length",
-            "leave out the spread or the trace: isl=4000,osl=500",
-        )
-    image = encoded_image(model, asked.width_pixels, asked.height_pixels)
-    more = work.model_copy(update={"isl": work.isl + asked.count * image.tokens})
-    return more, PromptImages.of(image, asked.count, work.isl)
 
 
 def _recipe(record: Mapping[str, str]) -> Recipe:

@@ -26,6 +26,7 @@ from planner.contract.clusters import Pool
 from planner.contract.engine import Layout
 from planner.contract.workload.slo import Bound, Slo
 from planner.contract.workload.workload import Workload
+from planner.serving.images import prompt_images
 from planner.serving.layouts import Rejected, Restrictions, layout_at, legal_layouts
 from profiles.hardware import find_fabric
 
@@ -89,12 +90,20 @@ class Job:
 
 
 def served_on(
-    pool: Pool, model: Architecture, precision: Precision, framework: Framework, cost: CostModel
+    pool: Pool,
+    model: Architecture,
+    precision: Precision,
+    framework: Framework,
+    cost: CostModel,
+    workload: Workload | None = None,
 ) -> ServedModel:
-    """A model on the GPUs of a pool; ``cost``: of their type."""
+    """A model on the GPUs of a pool; ``cost``: of their type; ``workload``: whose images are encoded, and for whose
+    drafts the model's own module is loaded."""
     topology = cost.catalogue.topology(cost.gpu, pool.fabric)
     network = Network(min(pool.gpus_per_node, pool.gpus), find_fabric(pool.fabric), topology)
-    return ServedModel(model, precision, framework, cost, network)
+    drafting = workload is not None and workload.speculation is not None and model.draft is not None
+    images = None if workload is None else prompt_images(workload, model)
+    return ServedModel(model, precision, framework, cost, network, images, drafting)
 
 
 @dataclass(frozen=True)

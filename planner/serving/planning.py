@@ -22,6 +22,7 @@ from planner.serving.cluster_choice import planned_on_open_cluster
 from planner.serving.confirmation.confirmation import Confirmed, confirmed
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
+from planner.serving.images import counted
 from planner.serving.infeasible import no_plan
 from planner.serving.layouts import Rejected, restrictions
 from planner.serving.operating_points import Job, search, served_on
@@ -67,6 +68,7 @@ def plan(
     if not isinstance(request, PlanRequest):
         request = parse_request(request, catalogue)
     model = architecture_of(request.model)
+    request = request.model_copy(update={"workload": counted(request.workload, model)})
     _check_length(request, model)
     families().require_measured_widths(model)
     if expert_loads is not None:
@@ -202,7 +204,8 @@ def _check_length(request: PlanRequest, model: Architecture) -> None:
         )
     if work.longest_tokens <= context:
         return
-    longest = f"isl {work.isl} + osl {work.osl} = {work.longest_tokens} tokens"
+    seen = f" + {work.image_tokens} of images" if work.image_tokens else ""
+    longest = f"isl {work.isl}{seen} + osl {work.osl} = {work.longest_tokens} tokens"
     if work.max_len is not None:
         longest = f"max_len, {work.max_len} tokens,"
     elif work.varies:
@@ -257,6 +260,6 @@ def _jobs(
         if why is not None:
             refused.append(Rejected(why, 1, f"pool {pool.name}"))
             continue
-        served = served_on(pool, model, precision, framework, cost_of(pool))
+        served = served_on(pool, model, precision, framework, cost_of(pool), request.workload)
         jobs.append(Job(index, pool, served, request.workload, request.slo, request.confidence))
     return jobs, refused

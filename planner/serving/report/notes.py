@@ -181,8 +181,10 @@ def _workload_notes(work: Workload, groups: list[Group]) -> list[str]:
     drafting = groups[0].job.shape.drafting
     if drafting is not None:
         cost = "one layer of the model a token" if drafting.draft_cost is None else f"{drafting.draft_cost:g} of a step"
+        own = groups[0].job.served.drafting
+        held = "are in the memory" if own else "are not counted: the model has no draft module of its own"
         notes.append(
             f"an acceptance of {drafting.acceptance:g} is taken as given and the same for every token; drafting is "
-            f"taken to cost {cost}, and the drafter's weights and cache to need no memory of their own"
+            f"taken to cost {cost}; the drafter's weights and cache {held}"
         )
     return notes
