@@ -24,6 +24,7 @@ from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_
 from planner.replay.request import REQUESTS, SimulationRequest
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.document.plan import Plan
+from planner.serving.report.prediction import confidence
 from profiles.errors import InputError
 from profiles.store import ProfileStore
 
@@ -228,6 +229,7 @@ def _attained(bound: Bound, fleets: dict[End, FleetOutcome]) -> simulated.Attain
         percentile=bound.percentile,
         limit_ms=bound.limit_ms,
         simulated=at,
+        confidence=None if at is None else confidence(at, bound.limit_ms),
         share=share,
         holds=share.value >= bound.percentile / 100,
     )
