@@ -122,8 +122,8 @@ def _simulation_notes(groups: list[Group], checks: Checks) -> list[str]:
     for group in groups:
         if not checks[group.id].keeps_up("high"):
             notes.append(
-                f"with steps at the slow end of their interval, {group.id} does not keep up with its load: the upper ends "
-                f"of its TTFT and E2E are what {LONG:,} requests would see, and grow with more"
+                f"with steps at the slow end of their interval, {group.id} does not keep up with its load: the upper "
+                f"ends of its TTFT and E2E are what {LONG:,} requests would see, and grow with more"
             )
         formula = checks[group.id].formula_rps
         if formula is not None:
