@@ -51,7 +51,14 @@ class Attained(Document):
         default=None, description="what the plan said, at its own load; null where it did not, and before schema 1.2"
     )
     share: Interval = Field(description="share of all requests within the limit")
-    holds: bool = Field(description="whether the promised share of all requests is within; refused ones are not")
+    holds: bool = Field(
+        description="whether the promised share of all requests is within, steps as predicted; refused ones are not"
+    )
+    confidence: float | None = Field(
+        default=None,
+        description="probability that the percentile is within, given the uncertainty of the steps, as of the plan's "
+        "own promises; null: no percentile",
+    )
 
 
 class Load(Document):

@@ -26,6 +26,7 @@ from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_
 from planner.replay.request import LIMITS, REQUESTS, SimulationRequest
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.document.plan import Plan
+from planner.serving.report.prediction import confidence
 from profiles.errors import InputError
 from profiles.store import ProfileStore
 
@@ -274,6 +275,7 @@ def _attained(bound: Bound, fleets: dict[End, FleetOutcome], plan: Plan) -> simu
         limit_ms=bound.limit_ms,
         simulated=at,
         planned_ms=said[0].predicted.value if said else None,
+        confidence=None if at is None else confidence(at, bound.limit_ms),
         share=share,
         holds=share.value >= bound.percentile / 100,
     )

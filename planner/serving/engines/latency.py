@@ -47,6 +47,10 @@ class Check:
             return found
         return found + self._growth_us[end] * (0.5 if p is None else p) * (LONG * self.share - len(outcome))
 
+    def keeps_up(self, end: End) -> bool:
+        """Whether the engine answers as fast as requests come."""
+        return not self._growth_us[end]
+
     @cached_property
     def _growth_us(self) -> dict[End, float]:
         return {end: growth_us(outcome) for end, outcome in self.outcomes.items()}
