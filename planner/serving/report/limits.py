@@ -38,28 +38,33 @@ def token_budgets(fleet: LoadedFleet) -> tuple[plans.TokenBudget, ...]:
 
 
 def _budget(group: Group, search: LayoutSearch, budget: int) -> plans.TokenBudget:
-    row = {
-        "engine": group.id,
-        "max_tokens_per_step": budget,
-        "chosen": budget == group.limits.max_tokens_per_step,
-    }
-    inside = [(points, i) for points in (search.fine,) for i in _of(points, group, budget, within=True)]
-    tried = [(points, i) for points in (search.coarse,) for i in _of(points, group, budget, within=False)]
-    if inside:
-        points, i = max(inside, key=lambda at: float(at[0].steady.rate_rps.value[at[1]]))
-        missed = None
-    elif tried:
-        points, i = min(tried, key=lambda at: _excess(*at)[0])
-        missed = _excess(points, i)[1]
+    best = plans.TokenBudget(
+        engine=group.id,
+        max_tokens_per_step=budget,
+        chosen=budget == group.limits.max_tokens_per_step,
+        missed="the cache has no room, or prompts come faster than they are computed",
+    )
+    points, missed = search.fine, None
+    inside = _of(points, group, budget, within=True)
+    if points is not None and inside:
+        i = inside[int(np.argmax(points.steady.rate_rps.value[inside]))]
     else:
-        return plans.TokenBudget(**row, missed="the cache has no room, or prompts come faster than they are computed")
+        points = search.coarse
+        tried = _of(points, group, budget, within=False)
+        if points is None or not tried:
+            return best
+        nearest = points
+        i = min(tried, key=lambda i: _excess(nearest, i)[0])
+        missed = _excess(nearest, i)[1]
     steady = points.steady
-    return plans.TokenBudget(
-        **row,
-        engine_rate_rps=None if missed else float(steady.rate_rps.value[i]),
-        ttft_p90_ms=float(steady.ttft_percentile_us(0.9)[i]) / 1e3,
-        tpot_p90_ms=float(steady.tpot_percentile_us(0.9)[i]) / 1e3 if group.job.shape.osl > 1 else None,
-        missed=missed,
+    tpot = float(steady.tpot_percentile_us(0.9)[i]) / 1e3 if group.job.shape.osl > 1 else None
+    return best.model_copy(
+        update={
+            "engine_rate_rps": None if missed else float(steady.rate_rps.value[i]),
+            "ttft_p90_ms": float(steady.ttft_percentile_us(0.9)[i]) / 1e3,
+            "tpot_p90_ms": tpot,
+            "missed": missed,
+        }
     )
 
 
