@@ -102,6 +102,7 @@ def _told(trace: Recording, fits: Ints) -> dict[str, Any]:
         skipped=trace.skipped,
         seconds=float(trace.seconds[-1]),
         rate_of="none of it",
+        fullest_second=int(np.bincount(trace.seconds[fits].astype(np.int64)).max()),
         refused_share=1 - len(fits) / len(trace.isl),
         prefix=None if trace.seen_before is None else "hashes" if trace.hashed else "recorded",
         isl=some[0],

@@ -25,6 +25,9 @@ class Recorded(Document):
     skipped: Annotated[int, Field(ge=0), PLAIN_NUMBER] = Field(default=0, description="without an output, left out")
     seconds: Annotated[float, Field(ge=0), PLAIN_NUMBER] = Field(description="from the first to the last")
     rate_of: str = Field(max_length=200, description="what part of the trace the rate is of")
+    fullest_second: Annotated[int, Field(gt=0), PLAIN_NUMBER] = Field(
+        default=1, description="requests that came within one second, at most: bursts that a rate does not show"
+    )
     refused_share: Annotated[float, Field(ge=0, lt=1), PLAIN_NUMBER] = Field(
         default=0.0, description="share of the requests longer than max_len, which are counted nowhere else"
     )

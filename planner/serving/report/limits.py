@@ -3,8 +3,6 @@ other token budgets of a step would carry."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from planner.serving.document import plan as plans
@@ -40,28 +38,33 @@ def token_budgets(fleet: LoadedFleet) -> tuple[plans.TokenBudget, ...]:
 
 
 def _budget(group: Group, search: LayoutSearch, budget: int) -> plans.TokenBudget:
-    row: dict[str, Any] = {
-        "engine": group.id,
-        "max_tokens_per_step": budget,
-        "chosen": budget == group.limits.max_tokens_per_step,
-    }
-    inside = [(search.fine, i) for i in _of(search.fine, group, budget, within=True) if search.fine is not None]
-    tried = [(search.coarse, i) for i in _of(search.coarse, group, budget, within=False) if search.coarse is not None]
-    if inside:
-        points, i = max(inside, key=lambda at: float(at[0].steady.rate_rps.value[at[1]]))
-        missed = None
-    elif tried:
-        points, i = min(tried, key=lambda at: _excess(*at)[0])
-        missed = _excess(points, i)[1]
+    best = plans.TokenBudget(
+        engine=group.id,
+        max_tokens_per_step=budget,
+        chosen=budget == group.limits.max_tokens_per_step,
+        missed="the cache has no room, or prompts come faster than they are computed",
+    )
+    points, missed = search.fine, None
+    inside = _of(points, group, budget, within=True)
+    if points is not None and inside:
+        i = inside[int(np.argmax(points.steady.rate_rps.value[inside]))]
     else:
-        return plans.TokenBudget(**row, missed="the cache has no room, or prompts come faster than they are computed")
+        points = search.coarse
+        tried = _of(points, group, budget, within=False)
+        if points is None or not tried:
+            return best
+        nearest = points
+        i = min(tried, key=lambda i: _excess(nearest, i)[0])
+        missed = _excess(nearest, i)[1]
     steady = points.steady
-    return plans.TokenBudget(
-        **row,
-        engine_rate_rps=None if missed else float(steady.rate_rps.value[i]),
-        ttft_p90_ms=float(steady.ttft_percentile_us(0.9)[i]) / 1e3,
-        tpot_p90_ms=float(steady.tpot_percentile_us(0.9)[i]) / 1e3 if group.job.shape.osl > 1 else None,
-        missed=missed,
+    tpot = float(steady.tpot_percentile_us(0.9)[i]) / 1e3 if group.job.shape.osl > 1 else None
+    return best.model_copy(
+        update={
+            "engine_rate_rps": None if missed else float(steady.rate_rps.value[i]),
+            "ttft_p90_ms": float(steady.ttft_percentile_us(0.9)[i]) / 1e3,
+            "tpot_p90_ms": tpot,
+            "missed": missed,
+        }
     )
 
 

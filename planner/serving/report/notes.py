@@ -182,6 +182,13 @@ def _workload_notes(work: Workload, groups: list[Group]) -> list[str]:
             f"lengths are those of {trace.requests:,} requests of {trace.name}{skipped}; the rate is of "
             f"{trace.rate_of}, within which requests come at random"
         )
+        at_random = (work.rate_rps or 0.0) + 4 * math.sqrt(work.rate_rps or 0.0) + 1
+        if trace.fullest_second > at_random:
+            notes.append(
+                f"{trace.name} comes in bursts, {trace.fullest_second} requests within one second, where at random "
+                f"there would hardly be {math.ceil(at_random)}: promises are of random arrivals, so replay it before "
+                "you rely on them (`plan simulate PLAN --trace`), and plan for more if they break (--headroom)"
+            )
     notes.append(
         f"engines admit requests of {work.longest_tokens:,} tokens, prompt and output (--max-model-len)"
         + ("" if work.max_len else ": the longest of the workload, as no max_len was given")

@@ -101,6 +101,7 @@ def test_a_trace_tells_lengths_and_the_rate_of_its_fullest_minute(tmp_path: Path
     assert (work.isl, work.osl, work.longest_tokens) == (300, 10, 410)
     assert work.rate_rps == pytest.approx(12 / 60)
     assert work.recorded.rate_of == "its fullest minute, 4 of 4"
+    assert work.recorded.fullest_second == 1
     quantile = workload_at("trace.csv,rate=p50", tmp_path)
     assert quantile is not None
     assert quantile.rate_rps == pytest.approx(6 / 60)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cases import DENSE, SLO, WORKLOAD
 
+from planner.contract.workload.files import workload_at
 from planner.contract.workload.workload import parse_workload
 from profiles.errors import Infeasible, InputError, Unsupported
 
@@ -55,6 +57,17 @@ def test_a_plan_says_what_it_refuses(planned: Any) -> None:
     share = plan.request.workload.refused_share
     assert 0.1 < share < 0.6
     assert any(f"{share:.2%} of the requests are longer than max_len" in note for note in plan.provenance.notes)
+
+
+def test_bursts_of_a_trace_are_said(planned: Any, tmp_path: Path) -> None:
+    times = [float(i) for i in range(60)]
+    for name, seconds in (("even.csv", times), ("bursts.csv", [40.0 * (i // 30) for i in range(60)])):
+        (tmp_path / name).write_text("arrival_s,isl,osl\n" + "".join(f"{at},500,20\n" for at in (*seconds, 61.0)))
+        work = workload_at(name, tmp_path)
+        assert work is not None
+        plan = planned(DENSE, "1xH100", work.model_dump(mode="json"), SLO)
+        assert any("comes in bursts, 30 requests" in note for note in plan.provenance.notes) == (name == "bursts.csv")
+        assert any("lengths are those of 61 requests" in note for note in plan.provenance.notes)
 
 
 def test_adapters_are_refused_by_name() -> None:
