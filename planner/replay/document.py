@@ -16,7 +16,7 @@ from planner.contract.workload.slo import Metric
 SCHEMA_VERSION: Literal["1.2"] = "1.2"
 
 
-class Planned(Document):
+class PlannedLatency(Document):
     """What the plan said of a latency metric, ms, at its own load."""
 
     mean: float
@@ -35,7 +35,7 @@ class Percentiles(Document):
     p90: Interval
     p95: Interval
     p99: Interval
-    planned: Planned | None = Field(default=None, description="null in reports before schema 1.2")
+    planned: PlannedLatency | None = Field(default=None, description="null in reports before schema 1.2")
 
 
 class Attained(Document):

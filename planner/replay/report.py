@@ -256,11 +256,13 @@ def _percentiles(metric: Metric, fleets: dict[End, FleetOutcome], plan: Plan) ->
     return simulated.Percentiles(mean=_at(fleets, metric, None), **at, planned=_planned(said))
 
 
-def _planned(said: Latency | None) -> simulated.Planned | None:
+def _planned(said: Latency | None) -> simulated.PlannedLatency | None:
     if said is None:
         return None
     p95 = None if said.p95 is None else said.p95.value
-    return simulated.Planned(mean=said.mean.value, p50=said.p50.value, p90=said.p90.value, p95=p95, p99=said.p99.value)
+    return simulated.PlannedLatency(
+        mean=said.mean.value, p50=said.p50.value, p90=said.p90.value, p95=p95, p99=said.p99.value
+    )
 
 
 def _attained(bound: Bound, fleets: dict[End, FleetOutcome], plan: Plan) -> simulated.Attained:
