@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,8 +67,7 @@ def simulate(
         plan,
         load,
         source,
-        seed=request.seed,
-        warm=request.trace is None,
+        sending=Sending(request.seed, warm=request.trace is None),
         model=model,
         measured=measured,
         progress=progress,
@@ -109,13 +108,21 @@ def _requested(request: SimulationRequest) -> tuple[Requests, str]:
     return load, source + (f", {trace.skipped:,} requests without output left out" if trace.skipped else "")
 
 
+@dataclass(frozen=True)
+class Sending:
+    """How a load is sent: ``seed`` of the gateway's draws; ``warm``: requests that come while the engines fill are left
+    out of what is reported (those of a recorded trace all count)."""
+
+    seed: int = 0
+    warm: bool = False
+
+
 def simulate_plan(
     plan: Plan,
     load: Requests,
     source: str,
     *,
-    seed: int = 0,
-    warm: bool = False,
+    sending: Sending = Sending(),
     model: str | ModelConfig | None = None,
     store: ProfileStore | None = None,
     measured: Sequence[ProfileStore] = (),
@@ -125,8 +132,6 @@ def simulate_plan(
 
     Args:
         source: the load in words.
-        seed: of the gateway's draws.
-        warm: leave the requests out that come while the engines fill; those of a recorded trace all count.
         model: the plan's model, where it is neither a bundled one nor in the plan.
         store, measured: as :func:`planner.serving.planning.plan` was given them.
 
@@ -134,7 +139,7 @@ def simulate_plan(
         InputError: a plan that contradicts itself, or a load of which every request is refused.
     """
     engines, warnings = planned_engines(plan, model=model, store=store, measured=measured, progress=progress)
-    fleets = replay(engines, load, seed, _transfer_us(plan, load), progress)
+    fleets = replay(engines, load, sending.seed, _transfer_us(plan, load), progress)
     value = fleets["value"]
     served = int(value.requests.served.sum())
     if not served:
@@ -144,7 +149,7 @@ def simulate_plan(
         )
     described = _load(load, source)
     capacity = capacity_seen_rps(value, described.rate_rps)
-    counted = warm_up(value.requests) if warm else np.arange(len(load))
+    counted = warm_up(value.requests) if sending.warm else np.arange(len(load))
     fleets = {end: replace(fleet, requests=fleet.requests.take(counted)) for end, fleet in fleets.items()}
     checks = tuple(_attained(bound, fleets, plan) for bound in plan.request.slo.bounds)
     limits = limits_us([(bound.metric, bound.limit_ms) for bound in plan.request.slo.bounds])
@@ -177,7 +182,7 @@ def simulate_plan(
         warnings=(*warnings, *_load_warnings(plan, described, len(counted))),
         cost_model_version=cost.version,
         pack_hash=cost.store.manifest.content_hash,
-        seed=seed,
+        seed=sending.seed,
         provenance=Provenance(
             **provenance_fields(
                 cost.store, cost.measured, {each.cost.gpu.name for each in engines}, cost.version, notes_of(engines)

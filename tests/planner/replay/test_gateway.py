@@ -13,7 +13,7 @@ from cases import DENSE, SLO, WORKLOAD
 from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
 from planner.replay.document import SimulationReport
 from planner.replay.gateway import route
-from planner.replay.report import drawn_load, simulate_plan
+from planner.replay.report import Sending, drawn_load, simulate_plan
 from planner.serving.document.plan import Plan, parse_plan
 from profiles.errors import InputError, UnknownName
 from profiles.store import ProfileStore
@@ -85,7 +85,9 @@ def test_a_plan_above_its_capacity_falls_behind(made: Plan, bare: ProfileStore) 
 
 def test_same_seed_same_bytes(made: Plan, bare: ProfileStore) -> None:
     assert replayed(made, bare, 10.0, 300).to_json() == replayed(made, bare, 10.0, 300).to_json()
-    assert replayed(made, bare, 10.0, 300, seed=1).to_json() != replayed(made, bare, 10.0, 300).to_json()
+    assert (
+        replayed(made, bare, 10.0, 300, sending=Sending(seed=1)).to_json() != replayed(made, bare, 10.0, 300).to_json()
+    )
 
 
 def test_too_long_requests_are_refused_and_counted(made: Plan, bare: ProfileStore) -> None:
