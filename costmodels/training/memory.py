@@ -134,8 +134,10 @@ def effective_sharding(setting: Setting, layouts: TrainingLayouts) -> np.ndarray
 
 
 def adds_up_whole(setting: Setting, layouts: TrainingLayouts) -> np.ndarray:
-    """Whether sharded gradients add up unsharded over the micro-batches of a pipeline, to be reduced once."""
-    return np.asarray((layouts.pp > 1) & (layouts.sharding >= 1) & setting.framework.keeps_weights_gathered)
+    """Whether gradients add up unsharded over the micro-batches of a pipeline, to be reduced once and sharded then:
+    nobody's pipeline reduces them in each micro-batch."""
+    kept = (layouts.sharding >= 1) & setting.framework.keeps_weights_gathered
+    return np.asarray((layouts.pp > 1) & (kept | (layouts.sharding == 2)))
 
 
 def expert_shards(layouts: TrainingLayouts) -> Floats:
@@ -166,7 +168,8 @@ def _states(setting: Setting, layouts: TrainingLayouts, held: Parameters) -> tup
             gradients += count * trained * (per_gradient / sharded + np.where(several, facts.reduce, 0.0))
         else:
             weights += count * facts.weights / np.where(run >= 3, split, 1.0)
-            gradients += count * trained * per_gradient / np.where(run >= 2, split, 1.0)
+            whole = adds_up_whole(setting, layouts)[:, None]
+            gradients += count * trained * per_gradient / np.where((run >= 2) & ~whole, split, 1.0)
             optimizer += count * trained * (facts.master + setting.moments) / np.where(asked >= 1, split, 1.0)
     return weights, gradients, optimizer
 

@@ -160,6 +160,9 @@ class _Searching:
         pp, ranks = layouts.pp[rows], layouts.shard_ranks[rows]
         allowed = (pp == 1) | np.isin(sharding, facts.sharding_with_pp)
         allowed &= (ranks > 1) | (sharding == min(shardings, default=0))  # one rank has nobody to share with
+        # In a pipeline gradients add up whole, so that stage 2 is as 1, or with gathered weights as 3.
+        twin = 3 if facts.keeps_weights_gathered else 1
+        allowed &= (pp == 1) | (ranks == 1) | (sharding != 2) | (twin not in shardings)
         index = np.flatnonzero(allowed)
         found = replace(layouts.take(rows[index]), sharding=sharding[index], selective=bits[index])
         return found, rows[index]
