@@ -18,6 +18,7 @@ from planner.kinds import KINDS, schema
 from planner.serving.document.plan import SCHEMA_VERSION, Plan, parse_plan, read_plan
 from planner.serving.request import PlanRequest, parse_request
 from profiles.errors import DataError, InputError
+from profiles.values import named
 
 FIXTURES = Path(__file__).parent / "fixtures"
 OLDEST = FIXTURES / "plan-1.0.json"
@@ -28,7 +29,7 @@ NEWEST = FIXTURES / f"plan-{SCHEMA_VERSION}.json"
 
 TEXT = NEWEST.read_text("utf-8")
 
-MAPS = {"step_ms_by_part", "ttft_ms_by_part"}
+MAPS = {"standard_errors_ms", "step_ms_by_part", "ttft_ms_by_part"}
 OPEN = {"config"}  # somebody else's document
 """Properties that are maps with free keys and numbers for values; everything else is closed."""
 
@@ -267,7 +268,7 @@ def test_another_schema_version_is_refused(version: Any) -> None:
         (TEXT[:5000], "plan: not valid JSON"),
         (TEXT[:-3], "plan: not valid JSON"),
         (TEXT + "}", "plan: not valid JSON"),
-        ("[" * 100_000, "plan: not valid JSON (nested too deeply)"),
+        ("[" * 100_000, "plan: not valid JSON (more than 64 levels of nesting)"),
         ("9" * 5000, "plan: not valid JSON"),
         ('{"schema_version": "1.0", "schema_version": "1.0"}', "plan: not valid JSON (key 'schema_version' is given"),
         ("[]", "plan: schema_version is missing"),
@@ -311,7 +312,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.json", tmp_path / ("x" * 5000), Path("a\0b"), latin):
         with pytest.raises(InputError, match="cannot be read") as caught:
             read_plan(path)
-        assert caught.value.message.startswith(f"plan {path}")
+        assert caught.value.message.startswith(f"plan {named(path)}")
     cut = tmp_path / "cut.json"
     cut.write_text(TEXT[:100])
     with pytest.raises(InputError, match="not valid JSON") as caught:

@@ -16,6 +16,7 @@ from planner.contract.workload.slo import Bound, Slo, parse_slo
 from planner.contract.workload.workload import Speculation, Workload, parse_workload
 from planner.serving.request import PlanRequest, parse_request
 from profiles.errors import InputError
+from profiles.values import named
 
 ASKED: dict[str, Any] = {"model": "m", "cluster": "16xH200", "workload": "isl=4000,osl=500"}
 
@@ -195,7 +196,7 @@ def test_workload_refuses_naming_field_and_value(text: str, message: str) -> Non
         ({"model": "\ud800"}, r"request: model: '\ud800' should be a valid string"),
         ({"model": "m" * 5000}, f"request: model: '{'m' * 79}… should have at most 4096 characters"),
         ({"modle": "m"}, "request: modle is not known"),
-        ({"x" * 5000: 1}, f"request: '{'x' * 79}… is not known"),
+        ({"x" * 5000: 1}, f"request: {named('x' * 5000)} is not known"),
         ({"slo": None}, "request: slo: null is not an object"),
         ({"slo": 5}, "request: slo: 5 is not an object"),
         ({"slo": {"bounds": [{"limit_ms": 5}]}}, "request: slo.bounds.0.metric is missing"),
