@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from profiles.columns import Columns, texts
+from profiles.columns import Columns, numbers, texts
 from profiles.hardware import Catalogue
 from profiles.shipped import shipped
 
@@ -44,7 +44,7 @@ def measured_in(boxes: tuple[Box, ...], rows: Columns) -> NDArray[np.bool_]:
     """Which of ``rows`` were measured in ``boxes``, shape [n]; they have at least the columns gpu and num_gpus."""
     found = np.zeros(len(rows["gpu"]), dtype=bool)
     for box in boxes:
-        found |= texts(rows, "gpu").isin([box.gpu]) & np.isin(np.asarray(rows["num_gpus"]), box.num_gpus)
+        found |= texts(rows, "gpu").isin([box.gpu]) & np.isin(numbers(rows, "num_gpus"), box.num_gpus)
     return found
 
 

@@ -61,6 +61,13 @@ def texts(columns: Mapping[str, Texts | NDArray[Any]], name: str) -> Texts:
     return column
 
 
+def numbers(columns: Mapping[str, Texts | NDArray[Any]], name: str) -> NDArray[Any]:
+    """The column of numbers ``name``."""
+    column = columns[name]
+    assert not isinstance(column, Texts)
+    return column
+
+
 def joined(parts: Sequence[Columns]) -> Columns:
     """The rows of all ``parts`` (at least one, with the same columns)."""
     return {name: _joined([part[name] for part in parts]) for name in parts[0]}

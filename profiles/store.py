@@ -6,12 +6,10 @@ an operation then has all of its old rows or all of its new ones. One writer at 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +24,7 @@ from numpy.typing import NDArray
 from profiles.columns import Columns, Texts, joined, texts
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.files import GIB, MIB, Source, is_file
+from profiles.manifest import MANIFEST, Manifest, flush, hash_of, write_manifest
 from profiles.markup import read_json
 from profiles.measurements import FORMAT_VERSION, OPERATIONS, Operation, columns_of, find_operation
 from profiles.values import named, shown
@@ -33,33 +32,9 @@ from profiles.values import named, shown
 if TYPE_CHECKING:
     import pandas as pd  # deferred with all that needs it: predictions read :meth:`ProfileStore.columns`
 
-MANIFEST = "manifest.json"
 _LARGEST_MANIFEST, _LARGEST_FILE = MIB, 64 * GIB  # bytes
 _NAME, _SHA256 = re.compile(r"[a-z0-9_]{1,64}"), re.compile(r"[0-9a-f]{64}")
 _PARTITION = ["framework", "gpu"]  # rows are sorted by these, so that a query reads few row groups
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a store says of itself.
-
-    ``hashes`` holds the SHA-256 of each operation's file. ``pending`` holds that of a file which a writer was
-    about to put in place: there only while it writes, or after it was killed.
-    """
-
-    name: str
-    version: str
-    attribution: str
-    hashes: Mapping[str, str]
-    pending: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def content_hash(self) -> str:
-        """One hash over all rows: same hash, same predictions."""
-        digest = hashlib.sha256()
-        for operation in sorted(self.hashes):
-            digest.update(f"{operation}:{self.hashes[operation]};".encode())
-        return digest.hexdigest()
 
 
 class ProfileStore:
@@ -92,7 +67,7 @@ class ProfileStore:
             raise InputError(f"store: {named(folder)} already holds a store", "open it, or choose another folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _write_manifest(folder, Manifest(name, version, attribution, {}))
+            write_manifest(folder, Manifest(name, version, attribution, {}))
         except OSError as error:
             raise InputError(
                 f"store: {named(folder)} cannot be made ({error})", "choose a folder that you may write to"
@@ -131,7 +106,7 @@ class ProfileStore:
         arrived = {}
         for operation, expected in pending.items():
             file = self._file(operation)
-            if file.is_file() and _hash(file) == expected:
+            if file.is_file() and hash_of(file) == expected:
                 arrived[operation] = expected
         return replace(manifest, hashes={**manifest.hashes, **arrived})
 
@@ -331,7 +306,7 @@ class ProfileStore:
         mine, theirs = self.manifest.attribution, other.manifest.attribution
         if theirs not in mine:
             self.manifest = replace(self.manifest, attribution=f"{mine} {theirs}".strip())
-            _write_manifest(self.path, self.manifest)
+            write_manifest(self.path, self.manifest)
 
     def _write(self, operation: Operation, rows: pd.DataFrame) -> None:
         text = [column.name for column in columns_of(operation) if column.kind == "str"]
@@ -349,13 +324,13 @@ class ProfileStore:
                 use_dictionary=[*text, *(n for n in operation.shape_names if n not in text)],
                 row_group_size=32_768,
             )
-            _flush(temporary)
+            flush(temporary)
             # The manifest names the new file before it is in place: a reader that finds it there trusts it.
-            written = _hash(temporary)
-            _write_manifest(self.path, replace(self.manifest, pending={operation.name: written}))
+            written = hash_of(temporary)
+            write_manifest(self.path, replace(self.manifest, pending={operation.name: written}))
             os.replace(temporary, target)
             self.manifest = replace(self.manifest, hashes={**self.manifest.hashes, operation.name: written})
-            _write_manifest(self.path, self.manifest)
+            write_manifest(self.path, self.manifest)
         except (OSError, pa.ArrowException) as error:
             temporary.unlink(missing_ok=True)
             raise DataError(
@@ -395,11 +370,11 @@ def shipped_pack() -> ProfileStore:
 def _array(column: pa.ChunkedArray) -> Texts | NDArray[Any]:
     """A column without nulls. (DLPack, since ``to_numpy`` imports pandas.)"""
     if pa.types.is_dictionary(column.type):
-        parts: list[dict[str, Texts | NDArray[Any]]] = [
-            {"": Texts(np.from_dlpack(chunk.indices).astype(np.int64), tuple(chunk.dictionary.to_pylist()))}
-            for chunk in column.chunks
-        ]
-        return texts(joined([{"": Texts.of(())}, *parts]), "")
+        parts: list[Columns] = [{"": Texts.of(())}]
+        for chunk in column.chunks:
+            codes = np.from_dlpack(chunk.indices).astype(np.int64)
+            parts.append({"": Texts(codes, tuple(chunk.dictionary.to_pylist()))})
+        return joined(parts)[""]
     return np.concatenate([np.from_dlpack(chunk) for chunk in column.chunks] or [np.zeros(0)])
 
 
@@ -408,11 +383,6 @@ def _may_hold(statistics: pq.Statistics | None, values: Sequence[str]) -> bool:
     if statistics is None or not statistics.has_min_max:
         return True
     return any(statistics.min <= value <= statistics.max for value in values)
-
-
-def _hash(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 Stamp = tuple[int, int, int]
@@ -426,7 +396,7 @@ def _stamp(file: Path) -> Stamp:
 
 @lru_cache(maxsize=256)
 def _hash_of(file: Path, stamp: Stamp) -> str:
-    return _hash(file)
+    return hash_of(file)
 
 
 @lru_cache(maxsize=256)
@@ -446,25 +416,3 @@ def _check_rows(operation: str, file: Path, stamp: Stamp) -> None:
         right = is_string_dtype if column.kind == "str" else is_numeric_dtype
         if len(values) and not right(values):
             raise source.wrong(f"column {column.name!r} holds no {'text' if column.kind == 'str' else 'numbers'}")
-
-
-def _flush(file: Path) -> None:
-    """Onto the disk before it is renamed: after a power cut, the new name never stands for an empty file."""
-    with file.open("rb+") as stream:
-        os.fsync(stream.fileno())
-
-
-def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    document: dict[str, object] = {
-        "format_version": FORMAT_VERSION,
-        "name": manifest.name,
-        "version": manifest.version,
-        "attribution": manifest.attribution,
-        "hashes": dict(sorted(manifest.hashes.items())),
-    }
-    if manifest.pending:
-        document["pending"] = dict(manifest.pending)
-    temporary = folder / (MANIFEST + ".tmp")
-    temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    _flush(temporary)
-    os.replace(temporary, folder / MANIFEST)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -67,7 +67,10 @@ def takes(request: type[Document]) -> Callable[[Command], Command]:
         made = dict(_options(request))
 
         def run(context: typer.Context, **values: Any) -> None:
-            asked = {field: values[name] for name, (field, _, _) in made.items() if given(context, name)}
+            asked = Asked(
+                {field: values[name] for name, (field, _, _) in made.items() if given(context, name)},
+                usual={field: values[name] for name, (field, _, _) in made.items() if is_setting(context, name)},
+            )
             rest = {name: value for name, value in values.items() if name not in made}
             command(**({"context": context} if wants_context else {}), asked=asked, **rest)
 
@@ -86,9 +89,25 @@ def takes(request: type[Document]) -> Callable[[Command], Command]:
             ]
         )
         run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.fields = frozenset(made)  # type: ignore[attr-defined]
         return run
 
     return decorate
+
+
+class Asked(dict[str, Any]):
+    """The fields of a request that options gave, and the ``usual`` ones: what the user's settings say, where neither an
+    option nor the request's document does."""
+
+    def __init__(self, fields: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
+        super().__init__(fields)
+        self.usual = dict(usual)
+
+
+def is_setting(context: typer.Context, name: str) -> bool:
+    """Whether the parameter has its value from the user's settings (:mod:`api.settings`)."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "DEFAULT_MAP"
 
 
 def given(context: typer.Context, name: str) -> bool:

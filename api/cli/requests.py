@@ -48,14 +48,17 @@ def gathered(
     example: str = "",
     skip_failed: bool = False,
 ) -> tuple[dict[str, Any], Path]:
-    """The fields of a request: those of its document, replaced by the options ``asked`` beside it, with the files that
-    ``model`` and ``cluster`` name put in; and the folder that other files of the document are relative to.
+    """The fields of a request: those of its document, replaced by the options ``asked`` beside it, and what the user's
+    settings say where neither does; with the files that ``model`` and ``cluster`` name put in. And the folder that
+    other files of the document are relative to.
 
     Raises:
         InputError, UnknownName: what :func:`read_request` and the readers of files raise; a ``needed`` field is
             missing (``example`` shows how it is given).
     """
     document, folder = read_request(source, schema)
+    usual: Mapping[str, Any] = getattr(asked, "usual", {})
+    asked = {**{name: value for name, value in usual.items() if name not in document}, **asked}
     for name in needed:
         if name not in asked and name not in document:
             raise InputError(f"--{name.replace('_', '-')} is missing", f"for example: {example}")

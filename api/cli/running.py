@@ -13,8 +13,13 @@ from typing import Any
 import typer
 
 from api.cli.arguments import check_text, in_brief, strict_numbers
+from api.cli.framework_words import in_our_words
+from api.settings import settings
 from profiles.errors import ShardwrightError
 from profiles.values import shortened
+
+COMMON = ("profiles", "quiet")
+"""Settings beside the fields of requests."""
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -32,7 +37,12 @@ def run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
     try:
         given = sys.argv[1:] if arguments is None else list(arguments)
         check_text(given)
-        code = strict_numbers(typer.main.get_command(app), given).main(given, prog_name="plan", standalone_mode=False)
+        try:
+            code = _main(app, given)
+        except _ClickError as error:
+            if type(error).__name__ != "NoSuchOption" or (again := in_our_words(given)) == given:
+                raise
+            code = _main(app, again)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except ShardwrightError as error:
@@ -50,6 +60,27 @@ def run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
         if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # typer's own way out of a broken pipe
             return _silence()
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+
+
+def _main(app: typer.Typer, given: list[str]) -> Any:
+    return strict_numbers(typer.main.get_command(app), given).main(
+        given, prog_name="plan", standalone_mode=False, default_map=usual_options(app)
+    )
+
+
+def usual_options(app: typer.Typer) -> dict[str, Any]:
+    """What the settings say of options, as click takes defaults: for the command itself and for each below it, of the
+    fields of its request and of what all commands mean alike."""
+    usual = {name: each.value for name, each in settings().items()}
+    if not usual:
+        return {}
+
+    def of(command: object) -> dict[str, Any]:
+        known = {*COMMON, *getattr(command, "fields", ())}
+        return {name: value for name, value in usual.items() if name in known}
+
+    below = {command.name: of(command.callback) for command in app.registered_commands if command.name}
+    return {**usual, **below}
 
 
 def _usage(error: Any) -> int:

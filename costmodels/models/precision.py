@@ -12,7 +12,11 @@ from profiles.hardware import Gpu
 
 PARTS = ("attention_qkv", "attention_output", "dense", "experts", "shared_experts")
 CHOICES = ("bf16", "fp8", "fp8_block", "nvfp4", "fp32")
+CONVERSIONS = (*CHOICES, "mxfp4", "int4", "int8", "int8_wo")
+"""What a checkpoint can be made into: the choices of ``any``, and those that have to be named."""
 KV_CHOICES = ("bf16", "fp8")
+CONVERTED_GROUP = 128
+"""Values that share a scale in 4-bit integers that somebody makes: AWQ's and GPTQ's usual."""
 
 SCALE_GROUPS = {"fp8_block": 128, "mxfp4": 32, "nvfp4": 16}
 """Of formats that fix it: DeepSeek-V3's blocks (arXiv:2412.19437 §3.3), OCP's microscaling (MX 1.0 §5), NVIDIA's
@@ -86,15 +90,15 @@ def choose_precision(model: Architecture, weights: str | None = None, kv: str | 
         return Precision(
             published, kv, **parts, converted=False, exceptional=tuple(sorted(exceptional)), group=model.weight_group
         )
-    if weights not in CHOICES:
-        raise UnknownName("precision", weights, CHOICES)
+    if weights not in CONVERSIONS:
+        raise UnknownName("precision", weights, CONVERSIONS)
     if published in ("mxfp4", "nvfp4", "int4", "int8", "int8_wo") and weights not in ("bf16", "fp32"):
         raise InputError(
             f"precision: {model.name} is published in {published}; requantizing it to {weights} is not done",
             f"leave --precision out, or give {published} or bf16",
         )
     every: dict[str, Any] = dict.fromkeys(PARTS, weights)
-    return Precision(weights, kv, **every, converted=True)
+    return Precision(weights, kv, **every, converted=True, group=CONVERTED_GROUP if weights == "int4" else 0)
 
 
 def missing_hardware(precision: Precision, gpu: Gpu, weight_only: Container[str] = ()) -> str | None:

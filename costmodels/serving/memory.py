@@ -78,12 +78,12 @@ class StepLimits:
     Attributes:
         token_budget: most tokens in one step, shape [n].
         sequences: most sequences in one step, one or [n].
-        memory_fraction: share of the GPU that the engine may use, as the framework means it.
+        memory_fraction: share of the GPU that the engine may use, as the framework means it, one or [n].
     """
 
     token_budget: Ints
     sequences: Ints | int
-    memory_fraction: float
+    memory_fraction: Floats | float
 
 
 def engine_memory(loaded: Loaded, layouts: Layouts, limits: StepLimits, stage: Stage = "tightest") -> Memory:

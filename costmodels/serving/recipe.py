@@ -20,6 +20,7 @@ class Recipe:
         gpu_memory_utilization: share of memory, as the framework means it.
         max_model_len: longest sequence that is admitted, tokens.
         chunked_prefill: whether prompts are cut to what a step has room for.
+        polling_interval: decode steps between two looks at the queue.
     """
 
     max_num_seqs: int | None = None
@@ -27,6 +28,7 @@ class Recipe:
     gpu_memory_utilization: float | None = None
     max_model_len: int | None = None
     chunked_prefill: bool | None = None
+    polling_interval: int | None = None
 
     def started(self, framework: Framework, gpu: Gpu, model: Architecture) -> Started:
         """What an engine of ``model`` on ``gpu`` is started with.
@@ -40,7 +42,8 @@ class Recipe:
             "max_num_batched_tokens": batch.max_num_batched_tokens or max(limits.token_budgets),
             "gpu_memory_utilization": defaults.gpu_memory_utilization or limits.memory_fraction,
             "max_model_len": model.max_context_tokens,
-            "chunked_prefill": defaults.chunked_prefill,
+            "chunked_prefill": framework.scheduler.chunked,
+            "polling_interval": 1,
         }
         said = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.max_model_len is not None and self.max_model_len > model.max_context_tokens:
@@ -61,14 +64,15 @@ class Started:
     gpu_memory_utilization: float
     max_model_len: int
     chunked_prefill: bool
+    polling_interval: int
     assumed: tuple[str, ...]
 
     def told(self, framework: Framework, gpu: Gpu) -> str:
         """What was assumed, in a line; empty where all was said."""
         if not self.assumed:
             return ""
-        each = ", ".join(f"{name}={_shown(getattr(self, name))}" for name in self.assumed)
-        return f"not given, so as {framework.title} has it on {gpu.name}: {each}"
+        each = ", ".join(f"{name}={_shown(getattr(self, name))}" for name in self.assumed if name != "polling_interval")
+        return f"not given, so as {framework.title} has it on {gpu.name}: {each}" if each else ""
 
 
 def _shown(value: float) -> str:

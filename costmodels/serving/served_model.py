@@ -38,11 +38,6 @@ class PromptImages:
     image: EncodedImage
     per_token: float
 
-    @classmethod
-    def of(cls, image: EncodedImage, count: int, text_tokens: int) -> PromptImages:
-        """``count`` images beside so many tokens of text."""
-        return cls(image, count / (text_tokens + count * image.tokens))
-
 
 @dataclass(frozen=True)
 class ServedModel:
@@ -116,7 +111,7 @@ class ServedModel:
         layouts: Layouts,
         token_budget: Ints,
         *,
-        memory_fraction: float | None = None,
+        memory_fraction: Floats | float | None = None,
         sequences: Ints | int | None = None,
     ) -> Memory:
         """Where the memory of each layout's fullest GPU goes, bytes, [n].

@@ -33,7 +33,9 @@ class _KnownFrameworks:
 FrameworkName = Annotated[str, AfterValidator(_framework), _KnownFrameworks()]
 """A framework by its name, whatever its case and hyphens, and after an @ its release or the month of it."""
 
-PrecisionName = Literal["bf16", "fp8", "fp8_block", "nvfp4", "mxfp4", "int4"]
+PrecisionName = Literal["auto", "bf16", "fp8", "fp8_block", "fp4", "nvfp4", "mxfp4", "int4", "int8", "int8_wo"]
+"""``auto``: as published; ``fp4``: the 4-bit floating-point format that it is published in, else nvfp4."""
+
 KvPrecisionName = Literal["bf16", "fp8"]
 Role = Literal["aggregated", "prefill", "decode"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodels.models.precision import choose_precision
 from planner.contract.models import architecture_of
 from planner.contract.published import validated
+from planner.contract.words import precision_of
 from planner.experts.document import PlacementDocument, parse_placement
 from planner.experts.formats import RawCounts
 from planner.experts.inputs import loads_from, read_loads
@@ -97,7 +97,7 @@ def prepared(
     _check_change(request, files)
     routes, routes_name = _routes(request, files, model)
     current, current_name = _current(request, files, model, ranks.topology(slots))
-    precision = choose_precision(architecture, request.precision)
+    precision = precision_of(architecture, request.precision)
     job = PlacementJob(
         architecture=architecture,
         model=model,

@@ -8,6 +8,8 @@ Accepted (one window each unless they hold several):
 * SGLang's recorder dumps (``.pt``, or the same as JSON): their passes are added up to one window.
 * A folder of TensorRT-LLM statistics: ``meta_info.json`` and ``rank*.safetensors``.
 
+Dumps of single ranks, in which each counts the experts that the others leave at zero, are added up to one window.
+
 A table with as many rows as the model has hidden layers has one for each, dense ones included (their rows must be
 zero); one with as many rows as there are MoE layers has one for each of those.
 """
@@ -43,11 +45,28 @@ def loads_from(recorded: Sequence[tuple[str, RawCounts]], model: MoeModel) -> Lo
     """All windows of the ``recorded`` counts, each with its name, in order, weighted alike. Raises as
     :func:`fitted`."""
     windows, names = [], []
-    for name, raw in recorded:
+    for name, raw in _whole(recorded):
         counts = fitted(raw, model)
         windows.append(counts)
         names += [name] if len(counts) == 1 else [f"{name}[{i}]" for i in range(len(counts))]
     return loads_of(np.concatenate(windows), model, names)
+
+
+def _whole(recorded: Sequence[tuple[str, RawCounts]]) -> Sequence[tuple[str, RawCounts]]:
+    """``recorded`` as it is, or where each holds only what the others leave at zero, their sum: the counts of one
+    rank each, of the same window."""
+    first = recorded[0][1]
+    alike = all(
+        raw.counts.shape == first.counts.shape and len(raw.counts) == 1 and raw.layers is None for _, raw in recorded
+    )
+    if len(recorded) < 2 or not alike:
+        return recorded
+    counted = np.sum([raw.counts > 0 for _, raw in recorded], axis=0)
+    if counted.max() > 1 or not all(raw.counts.any() for _, raw in recorded):
+        return recorded
+    names = [name for name, _ in recorded]
+    total = np.sum([raw.counts for _, raw in recorded], axis=0)
+    return [(f"{names[0]} to {names[-1]} ({len(names)} ranks added up)", RawCounts(first.where, total))]
 
 
 def loads_of(counts: Floats, model: MoeModel, names: Sequence[str]) -> Loads:

@@ -16,7 +16,7 @@ from planner.contract.workload.slo import Metric
 SCHEMA_VERSION: Literal["1.2"] = "1.2"
 
 
-class Planned(Document):
+class PlannedLatency(Document):
     """What the plan said of a latency metric, ms, at its own load."""
 
     mean: float
@@ -35,7 +35,7 @@ class Percentiles(Document):
     p90: Interval
     p95: Interval
     p99: Interval
-    planned: Planned | None = Field(default=None, description="null in reports before schema 1.2")
+    planned: PlannedLatency | None = Field(default=None, description="null in reports before schema 1.2")
 
 
 class Attained(Document):
@@ -51,7 +51,14 @@ class Attained(Document):
         default=None, description="what the plan said, at its own load; null where it did not, and before schema 1.2"
     )
     share: Interval = Field(description="share of all requests within the limit")
-    holds: bool = Field(description="whether the promised share of all requests is within; refused ones are not")
+    holds: bool = Field(
+        description="whether the promised share of all requests is within, steps as predicted; refused ones are not"
+    )
+    confidence: float | None = Field(
+        default=None,
+        description="probability that the percentile is within, given the uncertainty of the steps, as of the plan's "
+        "own promises; null: no percentile",
+    )
 
 
 class Load(Document):
@@ -115,6 +122,11 @@ class SimulationReport(Published):
         default=None, description="requests per second that the plan counts on; null in reports before schema 1.2"
     )
     load: Load
+    warm_up_requests: int = Field(
+        default=0,
+        description="the first ones of a drawn load, while the engines fill: promises, percentiles, attainment and "
+        "goodput are of the others",
+    )
     served: int
     refused: tuple[Refused, ...]
     slo: tuple[Attained, ...]

@@ -17,6 +17,9 @@ from planner.contract.engine import EngineGroup
 from planner.replay.planned_engines import PlannedEngine
 from planner.serving.confirmation.simulated_engine import ENDS
 
+LIFETIMES = 3
+"""Times that a request takes, after which an engine counts as filled up."""
+
 SAMPLES = 200
 """Samples of the timeline of one engine, at least."""
 
@@ -168,10 +171,22 @@ def capacity_seen_rps(fleet: FleetOutcome, rate_rps: float) -> float | None:
 
 def _answered_share(outcome: Outcome) -> float:
     arrivals = outcome.arrival_us[outcome.served]
-    last = arrivals.max()
-    half = (arrivals.min() + last) / 2
+    first, last = arrivals.min(), arrivals.max()
+    half = (first + last) / 2
     finish = outcome.finish_us[outcome.served]
+    if last - half < LIFETIMES * outcome.mean_us("e2e"):
+        # Too short a load for answers to come as its requests do: all that it took, to the last answer.
+        return float((last - first) / (finish.max() - first))
     return float(((finish > half) & (finish <= last)).sum() / (arrivals > half).sum())
+
+
+def warm_up(outcome: Outcome) -> Ints:
+    """The requests that count, in the order of the load: without those of the first lifetimes, while the engines fill;
+    half of the load where that is no longer than these."""
+    begins = outcome.arrival_us.min() + LIFETIMES * np.nanmean(outcome.e2e_us)
+    order = np.argsort(outcome.arrival_us, kind="stable")
+    left_out = min(int((outcome.arrival_us < begins).sum()), len(outcome) // 2)
+    return np.sort(order[left_out:])
 
 
 def limits_us(bounds: list[tuple[Metric, float]]) -> dict[Metric, float]:

@@ -92,7 +92,7 @@ def _planned(plan: Plan, group: EngineGroup, model: Architecture, cost: CostMode
     pool, asked = pool_of(plan, group), plan.request
     precision = choose_precision(model, group.weights_precision, group.kv_precision)
     _check_layout(plan, group, model, precision, pool)
-    served = served_on(pool, model, precision, find_framework(asked.framework), cost)
+    served = served_on(pool, model, precision, find_framework(asked.framework), cost, asked.workload)
     job = Job(asked.cluster.pools.index(pool), pool, served, asked.workload, asked.slo, asked.confidence)
     layouts = Layouts.of([degrees_of(group.layout)])
     _check_memory(group, job, layouts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,12 +19,14 @@ from planner.contract.quantities import Interval, Latency
 from planner.contract.workload.slo import Bound
 from planner.contract.workload.traces import sent
 from planner.contract.workload.workload import Workload
+from planner.launchers import find_launcher
 from planner.replay import document as simulated
-from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay
+from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay, warm_up
 from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines
-from planner.replay.request import REQUESTS, SimulationRequest
+from planner.replay.request import LIMITS, REQUESTS, SimulationRequest
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.document.plan import Plan
+from planner.serving.report.prediction import confidence
 from profiles.errors import InputError
 from profiles.store import ProfileStore
 
@@ -57,9 +60,34 @@ def simulate(
 ) -> simulated.SimulationReport:
     """The report that ``request`` asks for. Arguments and errors as of :func:`simulate_plan`."""
     load, source = _requested(request)
+    if said := [f"{name}={value:g}" for name in LIMITS if (value := getattr(request, name)) is not None]:
+        source += f"; engines with {', '.join(said)}"
+    plan = _started_as_asked(request)
     return simulate_plan(
-        request.plan, load, source, seed=request.seed, model=model, measured=measured, progress=progress
+        plan,
+        load,
+        source,
+        seed=request.seed,
+        warm=request.trace is None,
+        model=model,
+        measured=measured,
+        progress=progress,
     )
+
+
+def _started_as_asked(request: SimulationRequest) -> Plan:
+    """The plan, its engines started as the request says."""
+    plan, limits = request.plan, request.limits
+    if not limits:
+        return plan
+    launcher, engines = find_launcher(plan.request.framework), []
+    for group in plan.decision.engines:
+        asked = group.limits.model_copy(update=limits)
+        command = launcher.with_limits(group.launch.command, asked, group.layout)
+        launch = group.launch.model_copy(update={"command": command})
+        engines.append(group.model_copy(update={"limits": asked, "launch": launch}))
+    changed = plan.model_copy(update={"decision": plan.decision.model_copy(update={"engines": tuple(engines)})})
+    return changed if plan.was_edited else changed.sealed()  # what the request says is no edit of the document
 
 
 def _requested(request: SimulationRequest) -> tuple[Requests, str]:
@@ -87,6 +115,7 @@ def simulate_plan(
     source: str,
     *,
     seed: int = 0,
+    warm: bool = False,
     model: str | ModelConfig | None = None,
     store: ProfileStore | None = None,
     measured: Sequence[ProfileStore] = (),
@@ -97,6 +126,7 @@ def simulate_plan(
     Args:
         source: the load in words.
         seed: of the gateway's draws.
+        warm: leave the requests out that come while the engines fill; those of a recorded trace all count.
         model: the plan's model, where it is neither a bundled one nor in the plan.
         store, measured: as :func:`planner.serving.planning.plan` was given them.
 
@@ -114,6 +144,8 @@ def simulate_plan(
         )
     described = _load(load, source)
     capacity = capacity_seen_rps(value, described.rate_rps)
+    counted = warm_up(value.requests) if warm else np.arange(len(load))
+    fleets = {end: replace(fleet, requests=fleet.requests.take(counted)) for end, fleet in fleets.items()}
     checks = tuple(_attained(bound, fleets, plan) for bound in plan.request.slo.bounds)
     limits = limits_us([(bound.metric, bound.limit_ms) for bound in plan.request.slo.bounds])
     cost = engines[0].cost
@@ -127,6 +159,7 @@ def simulate_plan(
         edited=plan.was_edited,
         planned_rps=plan.prediction.request_rate_rps.value,
         load=described,
+        warm_up_requests=len(load) - len(counted),
         served=served,
         refused=_refused(value.requests),
         slo=checks,
@@ -141,7 +174,7 @@ def simulate_plan(
         capacity_rps=capacity,
         groups=tuple(_group(group, value) for group in plan.decision.engines),
         timeline=_timeline(value),
-        warnings=(*warnings, *_load_warnings(plan, described)),
+        warnings=(*warnings, *_load_warnings(plan, described, len(counted))),
         cost_model_version=cost.version,
         pack_hash=cost.store.manifest.content_hash,
         seed=seed,
@@ -183,7 +216,7 @@ def _load(load: Requests, source: str) -> simulated.Load:
     )
 
 
-def _load_warnings(plan: Plan, load: simulated.Load) -> list[str]:
+def _load_warnings(plan: Plan, load: simulated.Load, counted: int) -> list[str]:
     workload = plan.request.workload
     front = front_end_us(plan)
     out = ["the plan does not say what tokenisation and HTTP take: they are not in the TTFT"] if front is None else []
@@ -194,6 +227,8 @@ def _load_warnings(plan: Plan, load: simulated.Load) -> list[str]:
         )
     if load.requests < 1000:
         out.append(f"{load.requests} requests say little about p99; take 1,000 or more")
+    if counted <= load.requests - load.requests // 2 < load.requests:
+        out.append("the load is hardly longer than it takes the engines to fill: send more requests")
     if load.seconds == 0:
         out.append("all requests come at the same moment: there is no rate to keep up with")
     return out
@@ -221,11 +256,13 @@ def _percentiles(metric: Metric, fleets: dict[End, FleetOutcome], plan: Plan) ->
     return simulated.Percentiles(mean=_at(fleets, metric, None), **at, planned=_planned(said))
 
 
-def _planned(said: Latency | None) -> simulated.Planned | None:
+def _planned(said: Latency | None) -> simulated.PlannedLatency | None:
     if said is None:
         return None
     p95 = None if said.p95 is None else said.p95.value
-    return simulated.Planned(mean=said.mean.value, p50=said.p50.value, p90=said.p90.value, p95=p95, p99=said.p99.value)
+    return simulated.PlannedLatency(
+        mean=said.mean.value, p50=said.p50.value, p90=said.p90.value, p95=p95, p99=said.p99.value
+    )
 
 
 def _attained(bound: Bound, fleets: dict[End, FleetOutcome], plan: Plan) -> simulated.Attained:
@@ -240,6 +277,7 @@ def _attained(bound: Bound, fleets: dict[End, FleetOutcome], plan: Plan) -> simu
         limit_ms=bound.limit_ms,
         simulated=at,
         planned_ms=said[0].predicted.value if said else None,
+        confidence=None if at is None else confidence(at, bound.limit_ms),
         share=share,
         holds=share.value >= bound.percentile / 100,
     )

@@ -14,6 +14,7 @@ from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, che
 from planner.contract.options import Option
 from planner.contract.published import EDITED, EDITED_HINT
 from planner.contract.workload.workload import Workload, workload_input
+from planner.serving.configuration import GpuMemoryUtilization, MaxModelLen, MaxNumBatchedTokens, MaxNumSeqs
 from planner.serving.document.plan import Plan, parse_plan
 from profiles.values import shown
 
@@ -26,6 +27,14 @@ MOST_REQUESTS = 10_000_000
 """Of one simulation: more than memory has room for."""
 
 _GAMMA = re.compile(r"gamma:(?P<cv>[0-9]*\.?[0-9]+)", re.ASCII)
+
+LIMITS = {
+    "max_num_seqs": "max_sequences",
+    "max_num_batched_tokens": "max_tokens_per_step",
+    "gpu_memory_utilization": "memory_fraction",
+    "max_model_len": "max_model_len",
+}
+"""Fields that say how engines are started → what plans call it."""
 
 Tokens = Annotated[int, Field(gt=0, le=10**9), PLAIN_NUMBER]
 Seconds = Annotated[float, Field(ge=0), PLAIN_NUMBER]
@@ -112,6 +121,10 @@ class SimulationRequest(Document):
         Field(description="of a trace: requests come so many times as fast"),
         Option("Of --trace: requests come so many times as fast.", _LOAD, metavar="FACTOR"),
     ] = None
+    max_num_seqs: MaxNumSeqs = None
+    max_num_batched_tokens: MaxNumBatchedTokens = None
+    gpu_memory_utilization: GpuMemoryUtilization = None
+    max_model_len: MaxModelLen = None
     seed: Annotated[
         int,
         Field(ge=0, le=2**63, description="of the arrivals and of the gateway's choices"),
@@ -124,6 +137,12 @@ class SimulationRequest(Document):
         Field(description="go on with a plan that was edited since it was made"),
         Option("Go on with a plan that was edited since it was made; the report says so.", _LOAD),
     ] = False
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What is said of how engines are started in place of what the plan says, under the plan's names."""
+        said = {theirs: getattr(self, ours) for ours, theirs in LIMITS.items()}
+        return {name: value for name, value in said.items() if value is not None}
 
     @field_validator("arrivals")
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -15,10 +15,39 @@ ENGINE = "One configuration"
 RECIPE = "How the engine is started"
 PROMPTS = "How prompts are processed"
 
-RECIPE_FIELDS = ("max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "max_model_len", "chunked_prefill")
+RECIPE_FIELDS = (
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "gpu_memory_utilization",
+    "max_model_len",
+    "chunked_prefill",
+    "polling_interval",
+)
 
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 Count = Annotated[int, Field(gt=0, le=10**8), PLAIN_NUMBER]
+
+
+MaxNumSeqs = Annotated[
+    Count | None,
+    Field(description="most sequences in one step, of each attention replica"),
+    Option("Most sequences in one step, of each attention replica.", RECIPE, metavar="N"),
+]
+MaxNumBatchedTokens = Annotated[
+    Count | None,
+    Field(description="most tokens in one step, of each attention replica"),
+    Option("Most tokens in one step, of each attention replica.", RECIPE, metavar="N"),
+]
+GpuMemoryUtilization = Annotated[
+    Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER] | None,
+    Field(description="share of GPU memory, as the framework means it"),
+    Option("Share of GPU memory, as the framework means it.", RECIPE, metavar="SHARE"),
+]
+MaxModelLen = Annotated[
+    Count | None,
+    Field(description="longest sequence that is admitted, tokens"),
+    Option("Longest sequence that is admitted.", RECIPE, metavar="TOKENS"),
+]
 
 
 class EngineAsked(Document):
@@ -68,30 +97,24 @@ class EngineAsked(Document):
         Field(description="of the engine; must be tp × pp × dp"),
         Option("Of the engine; must be tp x pp x dp.", ENGINE, metavar="N"),
     ] = None
-    max_num_seqs: Annotated[
-        Count | None,
-        Field(description="most sequences in one step, of each attention replica"),
-        Option("Most sequences in one step, of each attention replica.", RECIPE, metavar="N"),
-    ] = None
-    max_num_batched_tokens: Annotated[
-        Count | None,
-        Field(description="most tokens in one step, of each attention replica"),
-        Option("Most tokens in one step, of each attention replica.", RECIPE, metavar="N"),
-    ] = None
-    gpu_memory_utilization: Annotated[
-        Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER] | None,
-        Field(description="share of GPU memory, as the framework means it"),
-        Option("Share of GPU memory, as the framework means it.", RECIPE, metavar="SHARE"),
-    ] = None
-    max_model_len: Annotated[
-        Count | None,
-        Field(description="longest sequence that is admitted, tokens; default: the model's"),
-        Option("Longest sequence that is admitted. Default: the model's.", RECIPE, metavar="TOKENS"),
-    ] = None
+    max_num_seqs: MaxNumSeqs = None
+    max_num_batched_tokens: MaxNumBatchedTokens = None
+    gpu_memory_utilization: GpuMemoryUtilization = None
+    max_model_len: MaxModelLen = None
     chunked_prefill: Annotated[
         bool | None,
         Field(description="whether prompts are cut to what a step has room for"),
         Option("Whether prompts are cut to what a step has room for.", PROMPTS),
+    ] = None
+    polling_interval: Annotated[
+        Count | None,
+        Field(description="decode steps between two looks at the queue; default: 1"),
+        Option("Decode steps between two looks at the queue. Default: 1.", PROMPTS, metavar="STEPS"),
+    ] = None
+    sampling: Annotated[
+        Literal["greedy", "random"] | None,
+        Field(description="how tokens are chosen; engines reserve memory for random sampling either way"),
+        Option("How tokens are chosen: greedy or random.", PROMPTS, metavar="HOW"),
     ] = None
 
     @property

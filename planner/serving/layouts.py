@@ -128,7 +128,7 @@ def completed(model: Architecture, given: Mapping[str, int | None]) -> Layout:
     ep, moe_tp, group = given.get("ep"), given.get("moe_tp"), tp * dp
     if not model.is_moe:
         for name, value in (("ep", ep), ("moe_tp", moe_tp)):
-            if value not in (None, 1):
+            if value not in (None, 1, tp if name == "moe_tp" else 1):  # others say it of dense layers, too
                 raise InputError(f"{name}: {value}, but {model.name} has no experts", f"leave {name} blank or 1")
         return Layout(tp=tp, pp=pp, dp=dp, ep=1, moe_tp=1)
     if ep is None and moe_tp is None:

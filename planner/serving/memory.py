@@ -15,7 +15,6 @@ import numpy as np
 from pydantic import Field
 
 from costmodels.models.architecture import Architecture
-from costmodels.models.precision import choose_precision
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.serving.cache_pages import Pages, layer_caches
 from costmodels.serving.frameworks.framework import Framework, find_framework
@@ -26,6 +25,7 @@ from planner.contract.documents import Document, checked
 from planner.contract.models import architecture_of
 from planner.contract.provenance import NOT_USED, PACKAGE, Provenance
 from planner.contract.published import Published, Upgrade, parse_published
+from planner.contract.words import precision_of
 from planner.serving.configuration import MemoryRequest
 from planner.serving.layouts import completed, degrees_of, refused_on_nodes
 from profiles.errors import InputError
@@ -95,25 +95,29 @@ def memory(request: MemoryRequest, catalogue: Catalogue = SHIPPED) -> MemoryDocu
     parts, framework = engine.parts("first"), engine.framework
     length, cache = engine.started.max_model_len, float(engine.parts("tightest").kv_bytes[0])
     per_token = engine.sequence_bytes(length) / length
-    return MemoryDocument(
-        starts=not reasons,
-        reasons=reasons,
-        framework=framework.name,
-        version=framework.release.version,
-        memory=GpuMemory(
-            weights_bytes=round(float(parts.weights_bytes[0])),
-            activation_bytes=round(float(parts.activation_bytes[0])),
-            graph_bytes=round(float(parts.graph_bytes[0])),
-            other_bytes=round(float(parts.other_bytes[0])),
-            kv_cache_bytes=round(float(parts.kv_bytes[0])),
-            kv_bytes_per_token=per_token,
-            kv_cache_tokens=int(max(cache, 0.0) // per_token),
-            logged_kv_tokens=engine.logged_tokens,
-        ),
-        largest=Largest(context_tokens=engine.longest(), concurrency=round(engine.requests(length), 2)),
-        notes=tuple(filter(None, engine.notes(catalogue, bool(reasons)))),
-        provenance=_provenance(),
-    ).sealed()
+    return (
+        MemoryDocument(
+            starts=not reasons,
+            reasons=reasons,
+            framework=framework.name,
+            version=framework.release.version,
+            memory=GpuMemory(
+                weights_bytes=round(float(parts.weights_bytes[0])),
+                activation_bytes=round(float(parts.activation_bytes[0])),
+                graph_bytes=round(float(parts.graph_bytes[0])),
+                other_bytes=round(float(parts.other_bytes[0])),
+                kv_cache_bytes=round(float(parts.kv_bytes[0])),
+                kv_bytes_per_token=per_token,
+                kv_cache_tokens=int(max(cache, 0.0) // per_token),
+                logged_kv_tokens=engine.logged_tokens,
+            ),
+            largest=Largest(context_tokens=engine.longest(), concurrency=round(engine.requests(length), 2)),
+            notes=tuple(filter(None, engine.notes(catalogue, bool(reasons)))),
+            provenance=_provenance(),
+        )
+        .sealed()
+        .sealed()
+    )
 
 
 def _provenance() -> Provenance:
@@ -142,7 +146,7 @@ class _Engine:
     def of(cls, request: MemoryRequest, catalogue: Catalogue) -> _Engine:
         model, gpu = architecture_of(request.model), catalogue.find_gpu(request.gpu)
         framework = find_framework(request.framework)
-        precision = choose_precision(model, request.precision, request.kv_precision)
+        precision = precision_of(model, request.precision, request.kv_precision)
         layout = completed(model, {name: getattr(request, name) for name in DEGREES})
         if request.num_gpus not in (None, layout.gpus):
             raise InputError(

@@ -26,6 +26,7 @@ from planner.contract.clusters import Pool
 from planner.contract.engine import Layout
 from planner.contract.workload.slo import Bound, Slo
 from planner.contract.workload.workload import Workload
+from planner.serving.images import prompt_images
 from planner.serving.layouts import Rejected, Restrictions, layout_at, legal_layouts
 from profiles.hardware import find_fabric
 
@@ -89,12 +90,20 @@ class Job:
 
 
 def served_on(
-    pool: Pool, model: Architecture, precision: Precision, framework: Framework, cost: CostModel
+    pool: Pool,
+    model: Architecture,
+    precision: Precision,
+    framework: Framework,
+    cost: CostModel,
+    workload: Workload | None = None,
 ) -> ServedModel:
-    """A model on the GPUs of a pool; ``cost``: of their type."""
+    """A model on the GPUs of a pool; ``cost``: of their type; ``workload``: whose images are encoded, and for whose
+    drafts the model's own module is loaded."""
     topology = cost.catalogue.topology(cost.gpu, pool.fabric)
     network = Network(min(pool.gpus_per_node, pool.gpus), find_fabric(pool.fabric), topology)
-    return ServedModel(model, precision, framework, cost, network)
+    drafting = workload is not None and workload.speculation is not None and model.draft is not None
+    images = None if workload is None else prompt_images(workload, model)
+    return ServedModel(model, precision, framework, cost, network, images, drafting)
 
 
 @dataclass(frozen=True)
@@ -194,6 +203,15 @@ def at_confidence(quantile_us: Floats, mean: Estimates, confidence: float) -> Fl
     return moved
 
 
+def rate_at_confidence(rate: Estimates, confidence: float) -> Floats:
+    """Requests per second that a rate is at least with probability ``confidence``, [n]. Steps that are all slower by a
+    factor are in balance at a rate lower by it, with latencies longer by it: an engine of uncertain steps keeps a
+    promise on latency only at the rate that goes with it."""
+    z = NormalDist().inv_cdf(confidence) / NormalDist().inv_cdf(0.5 + COVERAGE / 2)
+    side = rate.low if z > 0 else rate.high
+    return np.asarray(rate.value * (side / np.maximum(rate.value, 1e-300)) ** abs(z))
+
+
 def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Floats, most: Ints) -> OperatingPoints:
     """Predicts the given operating points."""
     steady = steady_state(job.served, job.shape, layouts, budget, concurrency)
@@ -209,6 +227,9 @@ def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, *, prompts: boo
     where the cache does not hold the workload's longest sequence."""
     served, work = job.served, job.workload
     mean, longest = (work.mean_isl, work.longest_isl) if prompts else (job.shape.tokens, work.longest_tokens)
+    admitted = served.framework.limits.max_model_len
+    if admitted is not None and served.framework.memory.holds_longest:
+        longest = max(longest, admitted)
     each, largest = served.kv_bytes(layouts, mean), served.kv_bytes(layouts, longest)
     least = np.zeros(len(layouts), np.int64)
     most = np.full(len(layouts), served.framework.limits.max_sequences)

@@ -11,17 +11,18 @@ from costmodels.models.precision import (
     CHOICES,
     KV_CHOICES,
     Precision,
-    choose_precision,
 )
 from costmodels.operations.registry import families
-from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.clusters import Pool
 from planner.contract.models import architecture_of
 from planner.contract.published import validated
+from planner.contract.words import precision_of
 from planner.serving.cluster_choice import planned_on_open_cluster
 from planner.serving.confirmation.confirmation import Confirmed, confirmed
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
+from planner.serving.images import counted
 from planner.serving.infeasible import no_plan
 from planner.serving.layouts import Rejected, restrictions
 from planner.serving.operating_points import Job, search, served_on
@@ -67,6 +68,7 @@ def plan(
     if not isinstance(request, PlanRequest):
         request = parse_request(request, catalogue)
     model = architecture_of(request.model)
+    request = request.model_copy(update={"workload": counted(request.workload, model)})
     _check_length(request, model)
     families().require_measured_widths(model)
     if expert_loads is not None:
@@ -138,13 +140,13 @@ def _precisions(request: PlanRequest, model: Architecture) -> list[Precision]:
     runs = find_framework(request.framework).capabilities.precisions
     asked: list[str | None] = list(request.precision or (None,))
     if "any" in asked:
-        published = choose_precision(model).weights
+        published = precision_of(model).weights
         asked = [name for name in dict.fromkeys((published, *CHOICES)) if name in runs]
     kv = KV_CHOICES if "any" in (request.kv_precision or ()) else (request.kv_precision or ("bf16",))
     found = []
     for name in asked:
         try:
-            found += [choose_precision(model, name, cache) for cache in kv]
+            found += [precision_of(model, name, cache) for cache in kv]
         except InputError:
             if "any" not in (request.precision or ()):
                 raise
@@ -193,10 +195,17 @@ def _none(request: PlanRequest, model: Architecture, options: list[ServingOption
 
 
 def _check_length(request: PlanRequest, model: Architecture) -> None:
-    work, context = request.workload, model.max_context_tokens
+    work, context, admitted = request.workload, model.max_context_tokens, request.max_model_len
+    if admitted is not None and not work.longest_tokens <= admitted <= context:
+        raise InputError(
+            f"max_model_len: {admitted} is not between the {work.longest_tokens} tokens of a request and the "
+            f"{context} that {model.name} reads",
+            "give a length in between, or leave it out",
+        )
     if work.longest_tokens <= context:
         return
-    longest = f"isl {work.isl} + osl {work.osl} = {work.longest_tokens} tokens"
+    seen = f" + {work.image_tokens} of images" if work.image_tokens else ""
+    longest = f"isl {work.isl}{seen} + osl {work.osl} = {work.longest_tokens} tokens"
     if work.max_len is not None:
         longest = f"max_len, {work.max_len} tokens,"
     elif work.varies:
@@ -227,17 +236,30 @@ def _cost_models(
     return cost_of
 
 
+def _started_as_asked(request: PlanRequest) -> Framework:
+    """The framework with what the request says of how engines are started in place of what plans start them with."""
+    framework = find_framework(request.framework)
+    asked: dict[str, Any] = {
+        "max_sequences": request.max_num_seqs,
+        "token_budgets": request.max_num_batched_tokens and (request.max_num_batched_tokens,),
+        "memory_fraction": request.gpu_memory_utilization,
+        "max_model_len": request.max_model_len,
+    }
+    said = {name: value for name, value in asked.items() if value is not None}
+    return framework.model_copy(update={"limits": framework.limits.model_copy(update=said)}) if said else framework
+
+
 def _jobs(
     request: PlanRequest, model: Architecture, precision: Precision, cost_of: CostOf
 ) -> tuple[list[Job], list[Rejected]]:
     """One job per pool that can run the precision; the other pools as rejections."""
-    framework = find_framework(request.framework)
+    framework = _started_as_asked(request)
     jobs, refused = [], []
     for index, pool in enumerate(request.cluster.pools):
         why = framework.missing_hardware(precision, cost_of(pool).gpu)
         if why is not None:
             refused.append(Rejected(why, 1, f"pool {pool.name}"))
             continue
-        served = served_on(pool, model, precision, framework, cost_of(pool))
+        served = served_on(pool, model, precision, framework, cost_of(pool), request.workload)
         jobs.append(Job(index, pool, served, request.workload, request.slo, request.confidence))
     return jobs, refused

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,33 +10,31 @@ import pandas as pd
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
-from costmodels.models.images import encoded_image
-from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.registry import families
 from costmodels.origins import HOW
-from costmodels.serving.closed_loop.client import Answers, Latency, Load, closed_loop_answers
+from costmodels.serving.closed_loop.client import Answers, Latency, closed_loop_answers
 from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
-from costmodels.serving.served_model import PromptImages, ServedModel
+from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
-from planner.contract.workload.images import Images, parse_images
-from planner.contract.workload.workload import WORKLOAD_HELP, Speculation, Workload, parse_workload, workload_of
-from planner.serving.layouts import completed, degrees_of, refused_on_nodes
+from planner.contract.words import columns_meant, precision_of
+from planner.contract.workload.workload import Speculation, Workload, parse_workload
+from planner.serving.asked_engines import AskedEngine, Room, load_of
+from planner.serving.asked_rows import LOAD, AskedRow, FindModel, FindWorkload, Group, asked_row
+from planner.serving.configuration import RECIPE_FIELDS
+from planner.serving.layouts import refused_on_nodes
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
 from profiles.hardware import Catalogue, find_fabric
 from profiles.store import ProfileStore
-from profiles.values import number, shown
+from profiles.values import shown
 
 REQUIRED = ("model", "gpu", "framework")
-LOAD = ("isl", "osl", "concurrency", "rate")
-"""Short forms of what ``workload`` says; a column that is filled in goes before it."""
-
 OPTIONAL = (
     *("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus"),
-    *("workload", *LOAD, "images", "image"),
+    *("workload", *LOAD, "images", "image", *RECIPE_FIELDS, "sampling"),
 )
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
 ADDED = (
@@ -51,39 +48,9 @@ ADDED = (
     "error",
 )
 
-FEWEST_REQUESTS = 100
-FULL_MEMORY_FRACTION = 0.95
-"""Tried where weights leave no room at the framework's default: as far as the public recipes go
-(``--mem-fraction-static 0.95``, ``--gpu-memory-utilization 0.95``)."""
-
 TOGETHER = 512  # configurations predicted in one call: enough to spread its cost, few enough for the caches
-LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
 
 Progress = Callable[[str], None]
-FindModel = Callable[[str], Architecture]
-FindWorkload = Callable[[str], Workload]
-
-
-_Group = tuple[str, str, str, str | None, str | None, PromptImages | None]
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One configuration, understood."""
-
-    index: int
-    model: str
-    gpu: str
-    framework: str
-    precision: str | None
-    kv_precision: str | None
-    layout: tuple[int, ...]
-    workload: Workload  # tokens of images included
-    images: PromptImages | None
-
-    @property
-    def group(self) -> _Group:
-        return self.model, self.gpu, self.framework, self.precision, self.kv_precision, self.images
 
 
 def predict(
@@ -106,15 +73,18 @@ def predict(
     Raises:
         InputError: the table is empty, lacks a column, or has one that is added here.
     """
-    _check_columns(table)
+    meant = columns_meant(table.columns, (*REQUIRED, *OPTIONAL))
+    given = table.rename(columns=meant)
+    _check_columns(given, table)
     catalogue = catalogue_with(store.path for store in measured)
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
-    groups: dict[_Group, list[_Row]] = {}
-    records = table.to_dict("records")
+    groups: dict[Group, list[AskedRow]] = {}
+    records = given.to_dict("records")
+    said = f"columns read: {', '.join(f'{name} as {own}' for name, own in meant.items())}" if meant else ""
     for index, record in enumerate(records):
         try:
             text = {str(name): str(value).strip() for name, value in record.items()}
-            row = _understood(index, text, find_model, find_workload, catalogue)
+            row = asked_row(index, text, find_model, find_workload, catalogue)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
             out["error"][index] = _told(error)
@@ -126,10 +96,12 @@ def predict(
             except ShardwrightError as error:
                 for row in part:
                     out["error"][row.index] = _told(error)
+    out["note"] = np.array(["; ".join(filter(None, (said, note))) for note in out["note"]], dtype=object)
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(out)], axis=1)
 
 
-def _check_columns(table: pd.DataFrame) -> None:
+def _check_columns(table: pd.DataFrame, given: pd.DataFrame) -> None:
+    """``table``: ``given`` with its columns in our words."""
     needed = REQUIRED if "workload" in table.columns else (*REQUIRED, "isl", "osl")
     missing = [name for name in needed if name not in table.columns]
     if missing:
@@ -145,7 +117,7 @@ def _check_columns(table: pd.DataFrame) -> None:
     repeated = table.columns[table.columns.duplicated()]
     if len(repeated):
         raise InputError(f"columns: {shown(repeated[0])} is there twice", "give each column once")
-    taken = [name for name in ADDED if name in table.columns]
+    taken = [name for name in ADDED if name in given.columns]
     if taken:
         raise InputError(f"columns: {taken[0]!r} is one that predictions are written to", "rename or drop it")
     if not len(table):
@@ -156,76 +128,6 @@ def _told(error: ShardwrightError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
-def _understood(
-    index: int,
-    record: Mapping[str, str],
-    find_model: FindModel,
-    find_workload: FindWorkload,
-    catalogue: Catalogue,
-) -> _Row:
-    for name in ("model", "gpu", "framework"):
-        if not record[name]:
-            raise InputError(f"{name}: is blank", f"name a {name}")
-    model = find_model(record["model"])
-    gpu = catalogue.find_gpu(record["gpu"]).name
-    framework = find_framework(_release_asked(record)).spec
-    layout = _layout(record, model)
-    work, images = _workload(record, find_workload), None
-    if record.get("images") or record.get("image"):
-        asked = parse_images(record.get("images", ""), record.get("image", ""), "images")
-        work, images = _with_images(work, asked, model)
-    return _Row(
-        index,
-        record["model"],
-        gpu,
-        framework,
-        record.get("precision") or None,
-        record.get("kv_precision") or None,
-        layout,
-        work,
-        images,
-    )
-
-
-def _workload(record: Mapping[str, str], find_workload: FindWorkload) -> Workload:
-    """What the row says of its load: the columns :data:`LOAD` go before ``workload``."""
-    given = {name: text for name in LOAD if (text := record.get(name, ""))}
-    if {"concurrency", "rate"} <= set(given):
-        raise InputError("concurrency, rate: both given", "give one of them in each row")
-    beside = dict(find_workload(record["workload"])) if record.get("workload") else {}
-    if {"concurrency", "rate"} & set(given):
-        beside |= {"concurrency": None, "rate_rps": None}
-    if missing := [name for name in ("isl", "osl") if name not in given and name not in beside]:
-        raise InputError(f"{missing[0]}: is blank", f"give the tokens of a request, or a workload; {WORKLOAD_HELP}")
-    work = workload_of(given.items(), beside)
-    if work.rate_rps is None and work.concurrency is None:
-        raise InputError("concurrency, rate: both blank", "give one of them in each row")
-    if work.concurrency is not None and work.recorded is not None:
-        raise InputError(
-            f"workload: users at once ask one request after the other, and those of {work.recorded.name} are recorded "
-            "as they came",
-            "predict it at a rate, or give isl, osl and a spread with the concurrency",
-        )
-    if work.requests is not None and (work.concurrency is not None or work.requests < FEWEST_REQUESTS):
-        told = "has no effect with concurrency: a run is ten requests a user" if work.concurrency else "are too few"
-        raise InputError(
-            f"workload: requests: {work.requests} {told}", f"leave it out, or {FEWEST_REQUESTS} with a rate"
-        )
-    return work
-
-
-def _with_images(work: Workload, asked: Images, model: Architecture) -> tuple[Workload, PromptImages]:
-    """``work`` with the tokens of the images that its prompts hold beside their text, and those images."""
-    if work.varies:
-        raise InputError(
-            "images: are as long in every prompt, and the workload's prompts differ in length",
-            "leave out the spread or the trace: isl=4000,osl=500",
-        )
-    image = encoded_image(model, asked.width_pixels, asked.height_pixels)
-    more = work.model_copy(update={"isl": work.isl + asked.count * image.tokens})
-    return more, PromptImages.of(image, asked.count, work.isl)
-
-
 def _lengths_told(work: Workload) -> str | None:
     """What a reader must know of lengths that vary, and of requests that are refused."""
     if not work.varies:
@@ -234,44 +136,10 @@ def _lengths_told(work: Workload) -> str | None:
     return f"{work.told()}{refused}"
 
 
-def _release_asked(record: Mapping[str, str]) -> str:
-    """The framework with the release that the row asks for: after an @, else by its version, else by its date."""
-    name, asked = record["framework"], record.get("version") or record.get("date")
-    return f"{name}@{asked}" if asked and "@" not in name else name
-
-
-def _count(name: str, text: str) -> int:
-    value = _positive(name, text)
-    if value != int(value):
-        raise InputError(f"{name}: {shown(text)} is not a whole number", f"give a whole {name}, 1 or more")
-    return int(value)
-
-
-def _positive(name: str, text: str) -> float:
-    value = number(text)
-    if value is None or not 0 < value <= LARGEST:
-        raise InputError(
-            f"{name}: {shown(text)} is not a number above 0", f"give {name} as a number, at most {LARGEST:,}"
-        )
-    return value
-
-
-def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, ...]:
-    given = {name: _count(name, record[name]) if record.get(name) else None for name in (*DEGREES, "num_gpus")}
-    tp, pp, dp = (given[name] or 1 for name in ("tp", "pp", "dp"))
-    gpus = given["num_gpus"]
-    if gpus is not None and gpus != tp * pp * dp:
-        raise InputError(
-            f"num_gpus: {gpus} is not tp × pp × dp = {tp} × {pp} × {dp} = {tp * pp * dp}",
-            "correct the degrees or leave num_gpus blank",
-        )
-    return degrees_of(completed(model, given))
-
-
 def _predict_group(
     model: Architecture,
-    group: _Group,
-    rows: list[_Row],
+    group: Group,
+    rows: list[AskedRow],
     costs: dict[tuple[str, str], CostModel],
     catalogue: Catalogue,
     measured: Sequence[ProfileStore],
@@ -281,7 +149,7 @@ def _predict_group(
     _, gpu_name, framework_at, weights, kv, images = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     families().require_measured_widths(model)
-    precision = choose_precision(model, weights, kv)
+    precision = precision_of(model, weights, kv)
     framework.check_runs(precision, gpu)
     for row in rows:
         out["release"][row.index] = framework.release.version
@@ -301,62 +169,63 @@ def _predict_group(
         costs[gpu_name, framework.name] = CostModel(gpu, framework.name, progress=progress, measured=measured)
     network = Network(node.gpus, find_fabric(node.default_fabric))
     served = ServedModel(model, precision, framework, costs[gpu_name, framework.name], network, images)
+    engines = []
     for row in rows:
         out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], *served.notes)))
-    _answer(served, rows, out)
+        try:
+            engines.append(AskedEngine.of(row, served))
+        except ShardwrightError as error:
+            out["error"][row.index] = _told(error)
+    if engines:
+        _answer(served, engines, out)
 
 
-def _answer(served: ServedModel, rows: list[_Row], out: dict[str, np.ndarray]) -> None:
-    """Rows of one served model, each in a layout that it runs in."""
+def _answer(served: ServedModel, engines: list[AskedEngine], out: dict[str, np.ndarray]) -> None:
+    """Engines of one served model, each in a layout that it runs in."""
     gpu, what = served.gpu, f"{served.model.name} in {served.precision.weights}"
-    room = _room(served, rows)
-    for row, sequences, needed in zip(rows, room.sequences, room.used_bytes, strict=True):
-        if sequences < 1:
+    room = Room.of(served, engines)
+    for i, engine in enumerate(engines):
+        row = engine.row
+        if room.sequences[i] < 1:
             out["error"][row.index] = (
                 f"memory: {what} and a sequence of {row.workload.longest_tokens:,} tokens need "
-                f"{needed / 1e9:,.0f} GB of each {gpu.name}, which has {gpu.memory_bytes / 1e9:,.0f}; "
+                f"{room.used_bytes[i] / 1e9:,.0f} GB of each {gpu.name}, which has {gpu.memory_bytes / 1e9:,.0f}; "
                 "use more GPUs or a smaller precision"
             )
+            continue
+        told = (out["note"][row.index], *engine.told(served, bool(room.raised[i]), int(room.running[i])))
+        out["note"][row.index] = "; ".join(filter(None, told))
     fits = np.flatnonzero(room.sequences >= 1)
     if not len(fits):
         return
-    kept = [rows[i] for i in fits]
-    layouts, kv_tokens, used = room.layouts.take(fits), room.kv_tokens[fits], room.used_bytes[fits]
-    running = room.sequences[fits] * layouts.dp
+    kept = [engines[i] for i in fits]
+    layouts, kv_tokens, used, running = (
+        room.layouts.take(fits),
+        room.kv_tokens[fits],
+        room.used_bytes[fits],
+        room.running[fits],
+    )
     loops: dict[tuple[str, Speculation | None], list[int]] = {}
-    for i, row in enumerate(kept):
-        if row.workload.concurrency is not None:
-            loops.setdefault((row.workload.routing, row.workload.speculation), []).append(i)
-    for indices in loops.values():
+    for i, engine in enumerate(kept):
+        work = engine.row.workload
+        if work.concurrency is not None:
+            loops.setdefault((work.routing, work.speculation), []).append(i)
+    for (routing, _), indices in loops.items():
         chosen = np.array(indices)
         picked = [kept[i] for i in indices]
-        answer = _closed_loop(served, layouts.take(chosen), [row.workload for row in picked], running[chosen])
-        _write(out, picked, layouts.take(chosen), answer, used[chosen], kv_tokens[chosen])
-    for i, row in enumerate(kept):
+        load, drafting = load_of(picked, running[chosen]), picked[0].row.workload.shape.drafting
+        answer = closed_loop_answers(served, layouts.take(chosen), load, routing, drafting)
+        _write(out, [engine.row for engine in picked], layouts.take(chosen), answer, used[chosen], kv_tokens[chosen])
+    for i, engine in enumerate(kept):
+        row = engine.row
         if row.workload.concurrency is not None:
             continue
         try:
             layout = layouts.take(np.array([i]))
-            one = open_loop(served, layout, _open_load(row.workload), int(kv_tokens[i]))
+            one = open_loop(served, layout, _open_load(row.workload), int(kv_tokens[i]), engine.started)
             _write(out, [row], layout, one, used[i : i + 1], kv_tokens[i : i + 1])
         except ShardwrightError as error:
             out["error"][row.index] = _told(error)
-
-
-def _closed_loop(served: ServedModel, layouts: Layouts, works: list[Workload], running: Ints) -> Answers:
-    """Workloads of one routing that draft alike, each of so many users at once."""
-    spreads = np.array([work.spread or (1.0, 1.0) for work in works])
-    isl, osl = (np.array([getattr(work, name) for work in works]) for name in ("isl", "osl"))
-    load = Load.of(
-        np.array([work.concurrency for work in works]),
-        np.maximum(np.rint(isl * spreads[:, 1]), 1).astype(np.int64),
-        np.maximum(np.rint(osl * spreads[:, 1]), 1).astype(np.int64),
-        np.full(len(works), max(served.framework.limits.token_budgets)),
-        running,
-        spreads[:, 0] / spreads[:, 1],
-        np.array([work.prefix_hit for work in works]),
-    )
-    return closed_loop_answers(served, layouts, load, works[0].routing, works[0].shape.drafting)
 
 
 def _open_load(work: Workload) -> OpenLoad:
@@ -364,50 +233,8 @@ def _open_load(work: Workload) -> OpenLoad:
     return OpenLoad(work.shape, work.drawn, work.longest_tokens, work.rate_rps, work.requests)
 
 
-@dataclass(frozen=True)
-class _Room:
-    """Per configuration: sequences that the engine admits to the cache of one attention rank (at most the framework's
-    batch), tokens of its cache, and bytes in use on the fullest GPU, cache of one sequence included."""
-
-    layouts: Layouts
-    sequences: Ints
-    kv_tokens: Ints
-    used_bytes: Floats
-
-
-def _room(served: ServedModel, rows: list[_Row]) -> _Room:
-    framework = served.framework
-    layouts = Layouts.of([row.layout for row in rows])
-    isl, osl, longest = (
-        np.array([getattr(row.workload, name) for row in rows], dtype=np.float64)
-        for name in ("mean_isl", "mean_osl", "longest_tokens")
-    )
-    lengths = framework.scheduler.held_tokens(isl, osl)
-    each = served.kv_bytes(layouts, lengths)
-    largest = served.kv_bytes(layouts, longest)
-    kv_bytes, used = np.zeros(len(rows)), np.zeros(len(rows))
-    for fraction in (FULL_MEMORY_FRACTION, framework.limits.memory_fraction):
-        budget = np.full(len(rows), max(framework.limits.token_budgets))
-        parts = served.memory(layouts, budget, memory_fraction=fraction)
-        plain = parts.kv_bytes >= largest
-        kv_bytes = np.where(plain | (fraction == FULL_MEMORY_FRACTION), parts.kv_bytes, kv_bytes)
-        without = served.gpu.memory_bytes - parts.unused_bytes - parts.kv_bytes
-        used = np.where(plain | (fraction == FULL_MEMORY_FRACTION), without + np.maximum(parts.kv_bytes, largest), used)
-    fits = kv_bytes >= largest
-    sequences = np.clip(np.floor(kv_bytes / np.maximum(each, 1.0)), 1, framework.limits.max_sequences)
-    state = served.kv_bytes(layouts, 0.0)
-    growing = served.kv_bytes(layouts, 1.0) - state
-    per_token = np.maximum(growing + state / lengths, 1e-9)  # the state counts as its share of a mean sequence
-    return _Room(
-        layouts,
-        np.where(fits, sequences, 0).astype(np.int64),
-        np.maximum(kv_bytes / per_token, 0).astype(np.int64),
-        used,
-    )
-
-
 def _write(
-    out: dict[str, np.ndarray], rows: list[_Row], layouts: Layouts, answer: Answers, used: Floats, kv_tokens: Ints
+    out: dict[str, np.ndarray], rows: list[AskedRow], layouts: Layouts, answer: Answers, used: Floats, kv_tokens: Ints
 ) -> None:
     latencies: dict[str, Latency] = {"ttft_ms": answer.ttft, "tpot_ms": answer.tpot, "e2e_ms": answer.e2e}
     gpus = layouts.gpus

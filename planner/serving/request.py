@@ -7,7 +7,7 @@ Every part may be given as an object or in its short form (``"16xH200"``, ``"ttf
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
@@ -23,8 +23,10 @@ from planner.contract.documents import PLAIN_NUMBER, Document, checked
 from planner.contract.engine import FrameworkName, KvPrecisionName, PrecisionName
 from planner.contract.models import ModelInput
 from planner.contract.options import RELEASE_HELP, Option
+from planner.contract.words import kv_precision, weights_word
 from planner.contract.workload.slo import Slo, parse_slo
 from planner.contract.workload.workload import Workload, workload_input
+from planner.serving.configuration import GpuMemoryUtilization, MaxModelLen, MaxNumBatchedTokens, MaxNumSeqs
 from profiles.errors import UnknownName
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.values import number, shown
@@ -39,11 +41,12 @@ Degree = Annotated[int, Field(gt=0, le=MOST_GPUS), PLAIN_NUMBER]
 # ------------------------------------------------------------------ the short forms
 
 
-def _choices(field: str, known: tuple[str, ...], value: Any) -> Any:
-    """``"fp8"``, ``"bf16,fp8"``, ``"any"`` or a list of names as a list of names, each once."""
+def _choices(field: str, known: tuple[str, ...], ours: Callable[[str], str], value: Any) -> Any:
+    """``"fp8"``, ``"bf16,fp8"``, ``"any"`` or a list of names as a list of ``ours``, each once."""
     names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return value  # the schema says what is wrong with it
+    names = [name if name in known else ours(name) for name in names]
     for name in names:
         if name not in (*known, "any"):
             raise UnknownName(field, name, (*known, "any"), f"choose from {', '.join(known)}, or any")
@@ -56,6 +59,8 @@ def _from_slo(value: Any) -> Any:
 
 # ------------------------------------------------------------------ the request
 
+_weights = partial(_choices, "precision", get_args(PrecisionName), weights_word)
+_caches = partial(_choices, "kv_precision", get_args(KvPrecisionName), kv_precision)
 _Names = str | list[str] | None
 
 
@@ -116,7 +121,7 @@ class PlanRequest(Document):
     framework: Annotated[FrameworkName, Option(RELEASE_HELP, _ASKED)] = "vllm"
     precision: Annotated[
         Annotated[tuple[PrecisionName | Literal["any"], ...], Field(min_length=1)] | None,
-        BeforeValidator(partial(_choices, "precision", get_args(PrecisionName)), json_schema_input_type=_Names),
+        BeforeValidator(_weights, json_schema_input_type=_Names),
         Field(description="of weights: one, several to choose from, or any; default: as published"),
         Option(
             "Weights: bf16, fp8, fp8_block, nvfp4, ...; several joined by commas, or any, to choose from. "
@@ -126,10 +131,14 @@ class PlanRequest(Document):
     ] = None
     kv_precision: Annotated[
         Annotated[tuple[KvPrecisionName | Literal["any"], ...], Field(min_length=1)] | None,
-        BeforeValidator(partial(_choices, "kv_precision", get_args(KvPrecisionName)), json_schema_input_type=_Names),
+        BeforeValidator(_caches, json_schema_input_type=_Names),
         Field(description="of the KV cache: one, several to choose from, or any; default: bf16"),
         Option("KV cache: bf16 (default) or fp8; bf16,fp8 or any to choose from.", _ASKED),
     ] = None
+    max_num_seqs: MaxNumSeqs = None
+    max_num_batched_tokens: MaxNumBatchedTokens = None
+    gpu_memory_utilization: GpuMemoryUtilization = None
+    max_model_len: MaxModelLen = None
     disaggregation: Annotated[
         Disaggregation,
         Field(

@@ -9,7 +9,7 @@ import numpy as np
 from costmodels.estimates import Floats
 from costmodels.origins import HOW
 from costmodels.training.flops import model_flops
-from costmodels.training.memory import SPREAD
+from costmodels.training.memory import PARTS, SPREAD
 from planner.training.configuration import TrainingConfiguration
 from planner.training.prediction import Predicted
 
@@ -35,6 +35,16 @@ def memory_columns(answer: Predicted, configurations: Sequence[TrainingConfigura
         "memory_reserved_bytes_per_gpu": [round(value) for value in answer.memory.reserved.max(axis=1)],
         "fits": ["true" if each else "false" for each in fits],
     }
+
+
+def stage_rows(answer: Predicted, row: int = 0) -> list[dict[str, object]]:
+    """Memory of each stage of one layout by part, bytes of a GPU, and whether it fits."""
+    memory, stages = answer.memory, int(answer.layouts.pp[row])
+    names = (*PARTS, "allocated", "reserved", "communication", "context")
+    return [
+        {"stage": stage, **{f"{name}_bytes": round(float(getattr(memory, name)[row, stage])) for name in names}}
+        for stage in range(stages)
+    ]
 
 
 def time_columns(answer: Predicted, configurations: Sequence[TrainingConfiguration]) -> dict[str, list[object]]:

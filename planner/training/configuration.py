@@ -278,7 +278,9 @@ class _Reader:
 
     def _expert_degrees(self, model: TrainedModel, framework: TrainingFramework, tp: int) -> tuple[int, int]:
         ep = self.whole("ep", 1)
-        default = tp if framework.expert_tp_default == "tp" and model.experts is not None else 1
+        # Megatron-Core splits experts as it splits the rest; recipes with expert parallelism leave them whole.
+        splits = framework.expert_tp_default == "tp" and model.experts is not None and ep == 1
+        default = tp if splits else 1
         etp = self.whole("moe_tp", default)
         if model.experts is None and (ep > 1 or etp > 1):
             name = "ep" if ep > 1 else "moe_tp"

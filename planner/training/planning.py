@@ -29,7 +29,7 @@ _NEEDS = {"fp8": "fp8", "mxfp8": "fp8", "nvfp4": "fp4"}
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedTraining:
     """A search on one pool."""
 
     pool: Pool
@@ -62,7 +62,7 @@ def plan_training(
         if need is not None and need not in gpu.peak_flops:
             raise InputError(f"precision: {gpu.name} has no {need} tensor cores for {request.precision}", "choose bf16")
         links = machines.links(gpu, pool.gpus_per_node, catalogue.find_fabric(pool.fabric))
-        planned.append(Planned(pool, gpu, links, _search(setting, request, links, gpu, pool.gpus)))
+        planned.append(PlannedTraining(pool, gpu, links, _search(setting, request, links, gpu, pool.gpus)))
     fitting = [each for each in planned if each.found.best]
     if not fitting:
         raise _nothing(setting, request, planned)
@@ -149,7 +149,7 @@ def _worth(request: TrainingRequest, found: Found, gpu: Gpu) -> float:
     return found.total_us
 
 
-def _nothing(setting: Setting, request: TrainingRequest, planned: list[Planned]) -> Exception:
+def _nothing(setting: Setting, request: TrainingRequest, planned: list[PlannedTraining]) -> Exception:
     """Why there is no plan, and what would do."""
     if any(each.found.out_of_time for each in planned):
         return LimitReached(
@@ -187,11 +187,11 @@ def _nothing(setting: Setting, request: TrainingRequest, planned: list[Planned])
     )
 
 
-def _fits(setting: Setting, request: TrainingRequest, planned: Planned, gpus: int) -> bool:
+def _fits(setting: Setting, request: TrainingRequest, planned: PlannedTraining, gpus: int) -> bool:
     return bool(search(setting, request, planned.links, planned.gpu, gpus).best)
 
 
-def _smallest(setting: Setting, request: TrainingRequest, planned: Planned, low: int, high: int) -> int:
+def _smallest(setting: Setting, request: TrainingRequest, planned: PlannedTraining, low: int, high: int) -> int:
     """Fewest GPUs between ``low``, on which nothing fits, and ``high``, in whole nodes above one."""
     step = planned.pool.gpus_per_node if high > planned.pool.gpus_per_node else 1
     a, b = low // step, -(-high // step)

@@ -11,9 +11,10 @@ from profiles import descriptions
 from profiles.collect.journal import Entry, Header, Journal
 from profiles.errors import DataError, InputError
 from profiles.hardware import SHIPPED, Catalogue
+from profiles.manifest import MANIFEST
 from profiles.measured_rows import validate
 from profiles.measurements import find_operation
-from profiles.store import MANIFEST, ProfileStore
+from profiles.store import ProfileStore
 from profiles.values import shown
 
 

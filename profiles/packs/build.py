@@ -19,8 +19,9 @@ import pandas as pd
 
 from profiles.errors import InputError
 from profiles.importers import aiconfigurator
+from profiles.manifest import MANIFEST
 from profiles.plausibility import findings
-from profiles.store import MANIFEST, ProfileStore
+from profiles.store import ProfileStore
 
 GPUS = ("A100-SXM-80GB", "H100-SXM", "H200", "B200", "B300", "GB200", "L40S", "RTX-PRO-6000")
 NAME = "silicon"

@@ -25,7 +25,8 @@ from profiles.collect.devices import Device, find_device
 from profiles.collect.journal import FILE, read, read_points, write_points
 from profiles.collect.points import Outcome, Point, Prepared, Settings, Timing
 from profiles.descriptions import read_descriptions, template, type_name
-from profiles.store import MANIFEST, ProfileStore
+from profiles.manifest import MANIFEST
+from profiles.store import ProfileStore
 
 pytest.importorskip("torch")
 

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from api.cli.commands import profile
 from profiles.errors import DataError, InputError, ShardwrightError, UnknownName
 from profiles.importers import importers
+from profiles.manifest import MANIFEST
 from profiles.measurements import OPERATIONS, columns_of
-from profiles.store import MANIFEST, ProfileStore, shipped_pack
+from profiles.store import ProfileStore, shipped_pack
 
 WIDTH = 100
 VIDUR = ("--option", "gpu=A100", "--option", "date=2024-05-01", "--option", "measured_by=microsoft/vidur")

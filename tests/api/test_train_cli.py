@@ -117,6 +117,14 @@ def test_memory_says_what_would_make_a_layout_fit(run: Runner) -> None:
     assert "--recompute" in ran.out
 
 
+def test_memory_of_every_stage_is_there_as_json(run: Runner) -> None:
+    (told,) = json.loads(
+        run("train", "memory", *ONE[:-4], "--dp", "2", "--pp", "4", "--global-batch", "64", "--json").out
+    )
+    assert [stage["stage"] for stage in told["stages"]] == [0, 1, 2, 3]
+    assert max(stage["allocated_bytes"] for stage in told["stages"]) == told["memory_bytes_per_gpu"]
+
+
 def test_a_table_is_predicted_and_scored(run: Runner, tmp_path: Path) -> None:
     given, out = tmp_path / "configs.csv", tmp_path / "out.csv"
     given.write_text(CSV)

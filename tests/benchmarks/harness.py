@@ -30,8 +30,9 @@ from profiles.descriptions import catalogue_with
 from profiles.errors import InputError
 from profiles.hardware import Gpu
 from profiles.importers.collect import read_journal
+from profiles.manifest import MANIFEST
 from profiles.measurements import OPERATIONS
-from profiles.store import MANIFEST, ProfileStore, shipped_pack
+from profiles.store import ProfileStore, shipped_pack
 from tests.benchmarks.cards import card, line, write
 
 Floats = NDArray[np.float64]

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from profiles.errors import DataError, InputError
 from profiles.hardware import find_gpu, gpus
+from profiles.manifest import MANIFEST
 from profiles.packs import build as build_module
 from profiles.packs.build import DROPPED, GPUS, LEFT_OUT, NOTICE, build, plausible, round_latency, thin
-from profiles.store import MANIFEST, ProfileStore, shipped_pack
+from profiles.store import ProfileStore, shipped_pack
 
 PACK = shipped_pack()
 COUNTS = PACK.summary()

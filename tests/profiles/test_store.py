@@ -15,9 +15,10 @@ from pandas.testing import assert_frame_equal
 
 from profiles import store as store_module
 from profiles.errors import DataError, InputError, UnknownName
+from profiles.manifest import MANIFEST
 from profiles.measured_rows import empty_rows, merge_rows, validate
 from profiles.measurements import FORMAT_VERSION, OPERATIONS
-from profiles.store import MANIFEST, ProfileStore
+from profiles.store import ProfileStore
 
 MakeRows = Callable[..., pd.DataFrame]
 GEMM = OPERATIONS["gemm"]

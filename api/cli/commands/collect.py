@@ -131,7 +131,8 @@ def collect(
 def _check_out(out: Path) -> None:
     """Refuses, before a minute is spent, a folder that holds something else or a newer version's store."""
     from profiles.collect.journal import FILE
-    from profiles.store import MANIFEST, ProfileStore
+    from profiles.manifest import MANIFEST
+    from profiles.store import ProfileStore
 
     if (out / MANIFEST).exists():
         ProfileStore(out)

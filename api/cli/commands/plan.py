@@ -27,6 +27,16 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
+def _print_config(asked: bool) -> None:
+    if asked:
+        from api.cli.views.settings import show
+        from api.settings import settings
+
+        with page() as out:
+            show(settings(), out)
+        raise typer.Exit
+
+
 @takes(PlanRequest)
 def plan(
     context: typer.Context,
@@ -62,6 +72,15 @@ def plan(
         ),
     ] = False,
     quiet: Quiet = False,
+    _config: Annotated[
+        bool,
+        typer.Option(
+            "--print-config",
+            callback=_print_config,
+            is_eager=True,
+            help="Print the settings (shardwright.toml, SHARDWRIGHT_…), where each is from, and exit.",
+        ),
+    ] = False,
     _version: Annotated[
         bool,
         typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version and exit."),

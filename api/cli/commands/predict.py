@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from api.cli.console import flowing, page, write_text
-from api.cli.options import SHOWN, Quiet, Request, SkipFailed, option_name, takes
+from api.cli.options import SHOWN, Asked, Quiet, Request, SkipFailed, option_name, takes
 from api.cli.output import check_target, write_atomically
 from api.cli.requests import measured_stores, read_request
 from planner.serving.predictions import Configuration
@@ -27,7 +27,7 @@ EXAMPLE = "plan predict --model Qwen/Qwen3-32B --gpu H200 --tp 2 --isl 4000 --os
 @takes(Configuration)
 @flowing
 def predict(
-    asked: dict[str, Any],
+    asked: Asked,
     configs: Annotated[
         Path | None,
         typer.Argument(metavar="[CONFIGS.csv]", help="One configuration a row; columns as the options are called."),
@@ -87,7 +87,8 @@ def predict(
     elif request is not None:
         _requested(asked, request, measured, catalogue, output, as_json, quiet)
     else:
-        _one(asked, measured, output, as_json, quiet, skip_failed)
+        usual = {name: value for name, value in asked.usual.items() if name != "workload" or "isl" not in asked}
+        _one({**usual, **asked}, measured, output, as_json, quiet, skip_failed)
 
 
 def _one(

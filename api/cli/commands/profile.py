@@ -229,7 +229,8 @@ def _add(staged: dict[str, list[Path]], into: Path, source: str, catalogue: Cata
     import pandas as pd
 
     from profiles.descriptions import keep
-    from profiles.store import MANIFEST, ProfileStore
+    from profiles.manifest import MANIFEST
+    from profiles.store import ProfileStore
 
     if (into / MANIFEST).exists():
         store = ProfileStore(into)
@@ -264,7 +265,8 @@ def _doubts(operation: str, rows: pd.DataFrame) -> None:
 
 
 def _check_target(into: Path) -> None:
-    from profiles.store import MANIFEST, ProfileStore
+    from profiles.manifest import MANIFEST
+    from profiles.store import ProfileStore
 
     if (into / MANIFEST).exists():
         ProfileStore(into)  # one that cannot be read is refused before an hour of reading

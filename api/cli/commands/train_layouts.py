@@ -136,14 +136,23 @@ def memory(
     stores, catalogue = measured_stores(profiles)
     if configs is not None:
         _many(configs, stores, output, measured=False, as_json=as_json, quiet=quiet, times=False)
-    elif as_json or output is not None:
-        _hand_over(_row(layout, stores, quiet, times=False), output, as_json)
-    else:
-        from api.cli.views import train as view
-        from planner.training.prediction import predicted
+        return
+    from planner.training.prediction import predicted
 
-        configuration = _configuration(layout, catalogue)
-        view.show_memory(configuration, predicted([configuration], None), explain=explain)
+    configuration = _configuration(layout, catalogue)
+    told = predicted([configuration], None)
+    if as_json or output is not None:
+        from planner.training.columns import stage_rows
+
+        row = _row(layout, stores, quiet, times=False)
+        if output is not None:
+            write_atomically(output, row.to_csv(index=False))
+        if as_json:
+            write_text(as_json_text([{**_as_json(row.to_dict("records")[0]), "stages": stage_rows(told)}]))
+        return
+    from api.cli.views import train as view
+
+    view.show_memory(configuration, told, explain=explain)
 
 
 def _check(configs: Path | None, layout: dict[str, str], measured: bool) -> None:

@@ -189,7 +189,7 @@ def memory(plan: Plan, console: Console) -> None:
 def _held(plan: Plan, group: EngineGroup, prediction: GroupPrediction) -> str:
     """``holds 1,741,578 tokens: 387 requests of 4,500 tokens; 189 decode at a time.``"""
     work, held = plan.request.workload, prediction.memory.kv_tokens
-    tokens = work.isl + (0 if group.role == "prefill" else work.osl)
+    tokens = work.mean_isl + (0 if group.role == "prefill" else work.mean_osl)
     each = " in each attention replica" if group.layout.dp > 1 else ""
     what, does = ("prompts", "are here") if group.role == "prefill" else ("requests", "decode")
     return (

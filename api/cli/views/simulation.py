@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import bullet, facts, heading, indented, table
-from api.cli.views.quantities import milliseconds, milliseconds_range, number, percent, promise
+from api.cli.views.quantities import milliseconds, milliseconds_range, number, percent, probability, promise
 from planner.contract.quantities import Interval
 from planner.replay.document import Percentiles, SimulationReport
 
@@ -35,6 +35,8 @@ def _header(report: SimulationReport, console: Console) -> None:
         ("", f"isl {load.isl_mean:,.0f} (≤ {load.isl_longest:,}), osl {load.osl_mean:,.0f} (≤ {load.osl_longest:,})"),
         ("served", served),
     ]
+    if report.warm_up_requests:
+        rows.append(("warm-up", f"the first {report.warm_up_requests:,} requests are not counted below"))
     rows += [("refused", f"{each.requests:,}: {each.reason} ({each.example})") for each in report.refused]
     if report.falls_behind:
         rows.append(
@@ -51,7 +53,9 @@ def _slo(report: SimulationReport, console: Console) -> None:
     if not report.slo:
         return
     heading(console, "SLO")
-    rows = table("promise", "simulated", "80 % interval", "the plan said", "requests within", "holds")
+    rows = table(
+        "promise", "simulated", "80 % interval", "the plan said", "requests within", "holds", "sure that it does"
+    )
     for each in report.slo:
         rows.add_row(
             promise(each.metric, each.percentile, each.limit_ms),
@@ -60,6 +64,7 @@ def _slo(report: SimulationReport, console: Console) -> None:
             _said(each.planned_ms),
             percent(each.share.value),
             Text("yes", style="green") if each.holds else Text("no", style="red"),
+            "" if each.confidence is None else probability(each.confidence),
         )
     indented(console, rows)
     console.print(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from rich.console import Console
 from rich.text import Text
 
@@ -155,6 +157,6 @@ def _proof(plan: TrainingPlan, out: Console, *, explain: bool) -> None:
             grid.add_row(each.reason, each.example, f"{each.count:,}")
         indented(out, grid)
         heading(out, "Start it with")
-        out.print(f"  {' '.join(plan.decision.launch.arguments)}", soft_wrap=True)
+        out.print(f"  {shlex.join(plan.decision.launch.arguments)}", soft_wrap=True)
         for note in plan.decision.launch.notes:
             bullet(out, note)

@@ -13,6 +13,7 @@ from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
 from costmodels.serving.closed_loop.client import Answers, Latency
 from costmodels.serving.frameworks.calibration import Spread
+from costmodels.serving.recipe import Started
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.arrivals import open_loop as requests_at
@@ -50,32 +51,33 @@ class OpenLoad:
     requests: int | None = None
 
 
-def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: int) -> Answers:
+def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: int, started: Started) -> Answers:
     """Poisson arrivals on one configuration (``layout`` of length 1).
 
     Args:
         kv_tokens: of the cache of one attention rank.
+        started: what the engine is started with.
 
     Raises:
         InputError: the engine does not keep up with the rate.
     """
     framework, shape, rate_rps = served.framework, load.shape, load.rate_rps
-    budget = max(framework.limits.token_budgets)
+    sequences, budget = started.max_num_seqs, started.max_num_batched_tokens
     (table,) = step_tables(
         served,
         layout,
         shape.routing,
         most_tokens=budget,
-        most_sequences=framework.limits.max_sequences,
+        most_sequences=sequences,
         longest_tokens=load.longest_tokens,
         queries=shape.queries,
     )
     engine = Engine(
         table,
-        framework.scheduler,
+        framework.scheduler.model_copy(update={"chunked": started.chunked_prefill}),
         kv_tokens=kv_tokens,
         token_budget=budget,
-        max_sequences=framework.limits.max_sequences,
+        max_sequences=sequences,
         cached_share=shape.cached_tokens / shape.isl,
         tokens_per_step=shape.tokens_per_step,
         draft_share=shape.share_of_step(served.model.layers),

@@ -20,6 +20,7 @@ class Limits(Facts):
     token_budgets: tuple[int, ...] = Field(min_length=1)  # most tokens in one step: values the planner tries
     max_sequences: int = Field(gt=0)
     memory_fraction: float = Field(gt=0, le=1)
+    max_model_len: int | None = None  # longest sequence that engines admit; None: as long as the workload's
 
 
 class Parallelism(Facts):

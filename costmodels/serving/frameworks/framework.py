@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field
 
@@ -31,6 +31,8 @@ from profiles.errors import DataError, InputError, UnknownName, Unsupported
 from profiles.hardware import Gpu
 from profiles.shipped import shipped
 
+T = TypeVar("T")
+
 PARTS = (
     *("limits", "defaults", "memory", "parallelism", "capabilities", "scheduler", "kv_connector", "command"),
     "overheads",
@@ -49,6 +51,8 @@ class Framework(Facts):
             where that is not plain.
         fitted: what its engine takes beyond its kernels, as fitted to runs of the releases that ``overheads`` covers.
         bases: where the facts of each of :data:`PARTS` come from.
+        words: its own words for what users say of an engine → ours; those ``of_all_replicas`` count what ours count of
+            one attention replica.
     """
 
     name: str
@@ -66,6 +70,8 @@ class Framework(Facts):
     command: CommandLine
     overheads: Drift
     stand_ins: tuple[StandIn, ...]
+    words: dict[str, str]
+    words_of_all_replicas: tuple[str, ...]
     fitted: Calibration
     bases: tuple[Basis, ...]
 
@@ -114,6 +120,25 @@ class Framework(Facts):
             for release, names in parts.items()
         ]
         return "; ".join(filter(None, [self.note, f"{self.title}: {'; '.join(older)}" if older else ""]))
+
+    def in_our_words(self, given: Mapping[str, T]) -> dict[str, T]:
+        """``given`` with the framework's own words replaced by ours.
+
+        Raises:
+            InputError: two words for one thing; a word of all replicas where there are several.
+        """
+        out: dict[str, T] = {}
+        for word, value in given.items():
+            ours = self.words.get(word, word)
+            if ours in out or (ours != word and ours in given):
+                raise InputError(f"{word}: {ours} is given too", "give one of them")
+            if word in self.words_of_all_replicas and str(given.get("dp") or given.get("dp_size") or 1) != "1":
+                raise InputError(
+                    f"{word}: counts all attention replicas, of which there are several",
+                    f"give {ours}, of one replica",
+                )
+            out[ours] = value
+        return out
 
     def missing(self, gpu: Gpu) -> str | None:
         """Why the framework does not run on ``gpu`` at all, or None where it does."""
@@ -177,6 +202,8 @@ class FrameworkFile(Facts):
     command: tuple[Entry, ...]
     overheads: tuple[Entry, ...]
     stand_ins: tuple[StandIn, ...] = ()
+    words: dict[str, str] = Field(default_factory=dict)
+    words_of_all_replicas: tuple[str, ...] = ()
 
     def at(self, name: str, chosen: Chosen, fitted: Calibration) -> Framework:
         """The framework at a release.
@@ -193,6 +220,8 @@ class FrameworkFile(Facts):
             listed=chosen.listed,
             note=chosen.note,
             stand_ins=self.stand_ins,
+            words=self.words,
+            words_of_all_replicas=self.words_of_all_replicas,
             fitted=fitted,
             bases=tuple(basis for _, basis in found.values()),
             **facts,
@@ -231,6 +260,11 @@ class Registry:
             chosen = choose_release(file.full_name, file.releases, asked) if asked else Chosen(newest, newest)
             self._known[name, asked] = file.at(name, chosen, self._fitted[name])
         return self._known[name, asked]
+
+    @property
+    def words(self) -> frozenset[str]:
+        """What users say of an engine, in the words of any framework."""
+        return frozenset(word for file in self._files.values() for word in file.words)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -42,6 +42,9 @@ IDLE = 2.0**-12
 FEWEST = 250
 """Requests of a run that gives a guess."""
 
+BATCHES = 10
+"""Parts of a run by whose differences it is told how sure its percentiles are."""
+
 LOOKS = 32
 """How often a run is looked at to see whether it can still meet the limits."""
 
@@ -78,6 +81,53 @@ def queue_growth(outcome: Outcome) -> float:
 def keeps_up(outcome: Outcome) -> bool:
     """Whether the engine answers as fast as requests come."""
     return queue_growth(outcome) <= GROWTH
+
+
+def growth_us(outcome: Outcome) -> float:
+    """By how much each request waits longer for its first token than the one before it, where the engine does not keep
+    up, µs; 0 where it does."""
+    if keeps_up(outcome):
+        return 0.0
+    waits = outcome.of("ttft")
+    return max(float(np.polyfit(np.arange(len(waits)), waits, 1)[0]), 0.0)
+
+
+def saturated_rps(engine: Engine, isl: Ints, osl: Ints, rate_rps: float, *, seed: int = 0) -> float:
+    """What an engine answers that is sent ``rate_rps``, requests per second, while it is full: where that is less than
+    it is sent, all that it can, whichever of its limits it is at (cache, sequences, prefill).
+
+    Args:
+        isl, osl: of the requests, five times as many as the engine holds or more: the first that it holds fill it, the
+            last leave it empty.
+    """
+    outcome = simulate(engine, open_loop(isl, osl, rate_rps, seed=seed))
+    finish = np.sort(outcome.finish_us[outcome.served])
+    held = min(int(outcome.timeline[:, 2].max()), len(finish) // 3)
+    full = finish[held : len(finish) - held]
+    return float((len(full) - 1) / (full[-1] - full[0]) * 1e6)
+
+
+def requests_to_settle(share: float) -> float:
+    """Requests that pass while an engine loaded to ``share`` of what it can do forgets its state.
+
+    The queue of a busy server relaxes in 1/(√μ − √λ)² (M/M/1: Cohen, The Single Server Queue, 1982, §II.2), that is
+    share/(1 − √share)² arrivals, nearly 4/(1 − share)²; a server of many places does at the same rate when it is full.
+    """
+    return share / (1 - math.sqrt(share)) ** 2 if share < 1 else math.inf
+
+
+def most_share(requests: float) -> float:
+    """The highest load, as a share of what an engine can do, that settles within so many requests."""
+    root = math.sqrt(requests)
+    return (root / (1 + root)) ** 2
+
+
+def standard_error_us(outcome: Outcome, metric: Metric, p: float) -> float:
+    """Of a percentile, by batch means (Law, Simulation Modeling and Analysis, §9.5.3): requests near each other share
+    their fate, batches of them hardly."""
+    values = outcome.of(metric)
+    batches = [np.quantile(batch, p) for batch in np.array_split(values, BATCHES)] if len(values) >= BATCHES else []
+    return float(np.std(batches, ddof=1) / math.sqrt(BATCHES)) if batches else float("nan")
 
 
 def meets(outcome: Outcome, limits: Sequence[Limit]) -> bool:

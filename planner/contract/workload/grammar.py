@@ -22,15 +22,23 @@ _TOKENS = re.compile(r"(?P<number>-?[0-9]{1,40}(?:\.[0-9]{1,9})?)(?P<unit>[kKmM]
 
 def items(text: str, field: str, hint: str) -> Iterator[tuple[str, str]]:
     """``a=1,b=2`` as (name, value) pairs; a value may be empty, an item not."""
+    for item in split(text, field, hint):
+        name, _, value = (piece.strip() for piece in item.partition("="))
+        if not name and not value:
+            raise InputError(f"{field}: {shown(text)} has a comma too many", hint)
+        yield name, value
+
+
+def split(text: str, field: str, hint: str) -> Iterator[str]:
+    """The items between the commas, none of which is empty."""
     if len(text) > LONGEST_TEXT:
         raise InputError(f"{field}: {shown(text)} is longer than {LONGEST_TEXT} characters", hint)
     if not text.strip():
         return
     for item in text.split(","):
-        name, _, value = (piece.strip() for piece in item.partition("="))
-        if not name and not value:
+        if not item.strip():
             raise InputError(f"{field}: {shown(text)} has a comma too many", hint)
-        yield name, value
+        yield item.strip()
 
 
 def tokens(text: str) -> int | None:

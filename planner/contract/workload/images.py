@@ -25,6 +25,15 @@ class Images(Document):
     count: Annotated[int, Field(gt=0, le=1000), PLAIN_NUMBER] = Field(description="in each prompt")
     width_pixels: Pixels = Field(description="of each")
     height_pixels: Pixels = Field(description="of each")
+    tokens: Annotated[int, Field(gt=0), PLAIN_NUMBER] | None = Field(
+        default=None, description="of each in the prompt; null: as the model counts them, which is filled in"
+    )
+
+    @property
+    def told(self) -> str:
+        """In words."""
+        each = f" ({self.tokens:,} tokens each)" if self.tokens else ""
+        return f"{self.count} image{'s' if self.count > 1 else ''} of {self.width_pixels} x {self.height_pixels}{each}"
 
 
 def parse_images(count: str, size: str, where: str) -> Images:

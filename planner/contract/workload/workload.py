@@ -13,6 +13,7 @@ from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from planner.contract.documents import PLAIN_NUMBER, Document, checked
 from planner.contract.workload.grammar import NUMBER, UNITS_HELP, items, tokens
+from planner.contract.workload.images import Images, parse_images
 from planner.contract.workload.lengths import Recorded, Share, Tokens, share_longer, spread_over
 from profiles.errors import InputError, UnknownName, Unsupported
 from profiles.values import shown
@@ -77,6 +78,9 @@ class Workload(Document):
     recorded: Recorded | None = Field(
         default=None, description="the trace that lengths and rate are of; null: they are as given"
     )
+    images: Images | None = Field(
+        default=None, description="in every prompt, beside its isl tokens of text; null: text alone"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Workload:
@@ -90,6 +94,8 @@ class Workload(Document):
             raise ValueError("rate and concurrency: both are given; requests come at a rate, or from so many users")
         if self.recorded is not None and len(self.recorded.isl) != len(self.recorded.osl):
             raise ValueError("recorded: isl and osl are not equally long; give one of each for every request")
+        if self.images is not None and self.images.tokens is None:
+            return self  # how long requests are is known when a model has counted them
         if self.max_len is not None and self.max_len < self.shortest_tokens:
             raise ValueError(
                 f"max_len: {self.max_len} tokens is less than every request has, {self.shortest_tokens} and more; "
@@ -103,22 +109,51 @@ class Workload(Document):
         return self
 
     @property
+    def image_tokens(self) -> int:
+        """Tokens of a prompt's images; lengths below include them.
+
+        Raises:
+            InputError: no model has counted them yet.
+        """
+        if self.images is None:
+            return 0
+        if self.images.tokens is None:
+            raise InputError(
+                f"workload: {self.images.told} have as many tokens as a model makes of them, and none is asked here",
+                "leave images out, and add their tokens to isl",
+            )
+        return self.images.count * self.images.tokens
+
+    @property
     def _ends(self) -> tuple[tuple[int, int], tuple[int, int]]:
         low, high = self.spread or (1.0, 1.0)
-        return spread_over(low, high, self.isl, self.osl)
+        prompts, outputs = spread_over(low, high, self.isl, self.osl)
+        return (prompts[0] + self.image_tokens, prompts[1] + self.image_tokens), outputs
+
+    def _recorded(self, recorded: Recorded) -> tuple[Ints, Ints]:
+        """Prompt and output lengths."""
+        return np.array(recorded.isl, np.int64) + self.image_tokens, np.array(recorded.osl, np.int64)
 
     @property
     def shortest_tokens(self) -> int:
         """Prompt and output of the shortest request that comes."""
         if self.recorded is not None:
+<<<<<<< HEAD
             return min(map(sum, zip(self.recorded.isl, self.recorded.osl, strict=True)))
+=======
+            return int(np.min(np.add(*self._recorded(self.recorded))))
+>>>>>>> main
         return sum(shortest for shortest, _ in self._ends)
 
     @property
     def longest_that_comes(self) -> int:
         """Prompt and output of the longest request that comes, served or not."""
         if self.recorded is not None:
+<<<<<<< HEAD
             return max(map(sum, zip(self.recorded.isl, self.recorded.osl, strict=True)))
+=======
+            return int(np.max(np.add(*self._recorded(self.recorded))))
+>>>>>>> main
         return sum(longest for _, longest in self._ends)
 
     @property
@@ -129,7 +164,7 @@ class Workload(Document):
     @property
     def longest_isl(self) -> int:
         """Tokens of the longest prompt that is served."""
-        longest = self._ends[0][1] if self.recorded is None else max(self.recorded.isl)
+        longest = self._ends[0][1] if self.recorded is None else int(self._recorded(self.recorded)[0].max())
         return min(longest, self.longest_tokens)
 
     @property
@@ -145,7 +180,7 @@ class Workload(Document):
     @cached_property
     def _means(self) -> tuple[int, int]:
         if self.spread is None:
-            return self.isl, self.osl
+            return self.isl + self.image_tokens, self.osl
         if self.refused_share:
             isl, osl = (round(float(lengths.mean())) for lengths in self.drawn(MEAN_OF))
             return isl, osl
@@ -187,7 +222,7 @@ class Workload(Document):
 
         rng = np.random.default_rng(seed)
         if self.recorded is not None:
-            isl, osl = (np.array(lengths, np.int64) for lengths in (self.recorded.isl, self.recorded.osl))
+            isl, osl = self._recorded(self.recorded)
             order = np.concatenate([rng.permutation(len(isl)) for _ in range(-(-n // len(isl)))])[:n]
             return isl[order], osl[order]
         (first, last), (fewest, most) = self._ends
@@ -204,7 +239,7 @@ class Workload(Document):
         elif self.spread is not None:
             low, high = self.spread
             words += f", each between {low * 100:g} and {high * 100:g} % of that"
-        return words
+        return words if self.images is None else f"{words}, beside {self.images.told}"
 
 
 # ------------------------------------------------------------------ the short form
@@ -239,6 +274,8 @@ _KINDS = {
     "draft": "a whole number of tokens, as in draft=4",
     "acceptance": "a probability, as in acceptance=0.7",
     "draft_cost": "a share of a step, as in draft_cost=0.05",
+    "images": "a whole number",
+    "image": "a size, as in image=1024x1024",
 }
 """Names in the short form, and what their values are."""
 
@@ -261,8 +298,8 @@ _SPECULATION_HELP = "write both, for example draft=4,acceptance=0.7"
 
 def parse_workload(text: str) -> Workload:
     """``isl=4000,osl=500[,spread=0.8-1][,max_len=8K][,rate=20|,concurrency=64][,requests=5000][,routing=balanced]
-    [,prefix_hit=0.5][,draft=4,acceptance=0.7[,draft_cost=0.05]]``; rate in requests per second, in lengths 1k is 1,000
-    and 1K is 1,024.
+    [,prefix_hit=0.5][,draft=4,acceptance=0.7[,draft_cost=0.05]][,images=2,image=1024x1024]``; rate in requests per
+    second, in lengths 1k is 1,000 and 1K is 1,024.
 
     Raises:
         InputError, UnknownName: naming the item that is not understood.
@@ -295,15 +332,18 @@ def workload_of(pairs: Iterable[tuple[str, str]], beside: Mapping[str, Any] | No
     for name, field in (("draft", "draft_tokens"), ("acceptance", "acceptance")):
         if speculation and field not in speculation:
             raise InputError(f"workload: {name} is missing, which speculative decoding needs", _SPECULATION_HELP)
+    images, size = fields.pop("images", ""), fields.pop("image", "")
     document = {**(beside or {}), **{_FIELDS.get(name, name): value for name, value in fields.items()}}
     if speculation:
         document["speculation"] = checked(Speculation, speculation, "workload")
+    if images or size:
+        document["images"] = parse_images(images, size, "workload")
     return checked(Workload, document, "workload")
 
 
 def _value(name: str, text: str) -> Any:
     """The value of a pair; None where it is not of its kind."""
-    if name == "routing":
+    if name in ("routing", "images", "image"):
         return text or None
     if name in ("isl", "osl", "max_len"):
         return tokens(text)

@@ -1,9 +1,11 @@
 """The event simulator confirms what the search chose with formulas.
 
-Each kind of engine of the best fleet is simulated at the load that the fleet gives it. One that misses a bound of the
-SLO there is known by what it carries in the simulation from then on, and the fleet is chosen anew; a fleet is the
-answer when all its engines hold. Engines that were not chosen keep what the formulas promise, so the answer is the best
-of all candidates as long as the formulas promise them no less than the simulation would.
+Each kind of engine of the best fleet is simulated at the load that the fleet gives it, in steady state: what it can do
+at most is simulated first, which says how long its queues take to forget how they began (whether prefill, the cache or
+the number of sequences is what fills), and no engine is loaded so near to that edge that a run cannot outlast it. One
+that misses a bound of the SLO there is known by what it carries in the simulation from then on, and the fleet is chosen
+anew; a fleet is the answer when all its engines hold. Engines that were not chosen keep what the formulas promise, so
+the answer is the best of all candidates as long as the formulas promise them no less than the simulation would.
 """
 
 from __future__ import annotations
@@ -11,15 +13,27 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import NormalDist
 
 import numpy as np
 
-from costmodels.estimates import Floats
+from costmodels.estimates import COVERAGE, Floats, Ints
 from costmodels.models.precision import Precision
 from costmodels.serving.simulator.arrivals import open_loop
-from costmodels.serving.simulator.capacity import Limit, capacity_rps, requests_needed, settled
+from costmodels.serving.simulator.capacity import (
+    WARM_UP,
+    Limit,
+    capacity_rps,
+    most_share,
+    requests_needed,
+    requests_to_settle,
+    saturated_rps,
+    settled,
+)
 from costmodels.serving.simulator.events import Engine, simulate
-from planner.serving.confirmation.simulated_engine import simulated_engines
+from costmodels.serving.simulator.step_table import End
+from planner.contract.workload.slo import Bound
+from planner.serving.confirmation.simulated_engine import ENDS, simulated_engines
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
 from planner.serving.engines.latency import Check
 from planner.serving.engines.options import Serving, ServingOption, best_of, solved_again
@@ -34,7 +48,32 @@ BEYOND = 200
 """Simulated requests beyond the highest percentile that was promised, ..."""
 
 FEWEST, MOST = 2000, 10_000
-"""... with no fewer and no more requests than these."""
+"""... with no fewer and no more requests than these, ..."""
+
+MOST_OF_SLOW = 20_000
+"""... or no more than these where an engine holds so many sequences that fewer are but some lifetimes."""
+
+SETTLES = 10
+"""A run is so many times as long as the engine takes to forget its state, or the engine is given less load: its
+percentiles would be a matter of when one looks."""
+
+LIFETIMES = 3
+"""Times that an engine takes to forget its state that a run warms up for."""
+
+MOST_ELASTIC = 0.9
+"""Share of a decode step that grows with its sequences, at most."""
+
+MOST_WARM_UP = 0.5
+"""Share of a run that warms up, at most."""
+
+BEYOND_EDGE = 1.6
+"""Of what an engine is said to carry: what it is sent to see how much it can do at most."""
+
+FEW_AT_EDGE = 600
+"""Requests of that run, at least."""
+
+NO_QUEUE = 0.97
+"""An engine that answers this share of such a load is not at its edge there."""
 
 TOLERANCE = 0.025
 """An engine that misses a bound is planned with at most this share less than it carries."""
@@ -131,6 +170,7 @@ class _Simulations:
             found = [self.check(best, trial) for trial in trials]
             checks = {trial.group.id: check for trial, check in zip(trials, found, strict=True) if check is not None}
             if len(checks) == len(trials):
+                checks = {trial.group.id: trial.with_ends(checks[trial.group.id]) for trial in trials}
                 return Confirmed(options, fleet, checks, self.carried, narrowed)
             for trial in trials:
                 self.learn(best, trial, holds=trial.group.id in checks)
@@ -217,69 +257,135 @@ def _kinds(best: ServingOption, group: Group) -> set[Kind]:
 
 
 class _Trial:
-    """One engine of a group, to be simulated alone."""
+    """One engine of a group, to be simulated alone: promises at steps as slow as the confidence asks for."""
 
     def __init__(self, request: PlanRequest, group: Group, pairs: list[Pair]) -> None:
         self.group = group
         self._pairs = [pair for pair in pairs if group.id in (pair.prefill.id, pair.decode.id)]
         self.front_us = float(self._pairs[0].served.ttft_parts_us["front end"][0])
         self.limits = self._leftover()
-        n = _requests(request, group)
-        self._lengths = request.workload.drawn(n, SEED)
+        self._in_flight = group.load_rps * group.engine.stay_us / 1e6
+        highest = max([90.0, *(bound.percentile for bound in request.slo.bounds)]) / 100
+        self._fewest = max(requests_needed(highest, self._in_flight, BEYOND), FEWEST)
+        self._all = request.workload.drawn(MOST_OF_SLOW, SEED)
 
     @cached_property
-    def _engine(self) -> Engine:
+    def _engines(self) -> dict[End, Engine]:
         group = self.group
-        made = simulated_engines(group.job, group.layouts, group.limits, group.role, self.front_us, ("value",))
-        return made["value"]
+        return simulated_engines(group.job, group.layouts, group.limits, group.role, self.front_us)
+
+    @cached_property
+    def _sure(self) -> Engine:
+        """The engine whose steps are no slower with the confidence that was asked for."""
+        confidence, origin = self.group.job.confidence, self.group.engine.origin
+        if confidence == 0.5:
+            return self._engines["value"]
+        end: End = "high" if confidence > 0.5 else "low"
+        beyond = abs(NormalDist().inv_cdf(confidence)) / NormalDist().inv_cdf(0.5 + COVERAGE / 2) - 1
+        engine, factor = self._engines[end], float(getattr(origin, end)[0] / origin.value[0]) ** beyond
+        return replace(engine, overheads=replace(engine.overheads, step_factor=factor))
+
+    @cached_property
+    def _edge_rps(self) -> float:
+        """What the engine can do at most; infinite where it is far from that."""
+        held = self.group.limits.max_sequences * int(self.group.layouts.dp[0])
+        isl, osl = self._lengths(min(max(FEW_AT_EDGE, 5 * held), MOST))
+        asked = BEYOND_EDGE * max(self.group.load_rps, float(self.group.capacity_rps.value[0]))
+        found = saturated_rps(self._sure, isl, osl, asked, seed=SEED)
+        return math.inf if found > asked * NO_QUEUE else found
+
+    @property
+    def _ceiling_rps(self) -> float:
+        """The highest load under which the engine settles within a run."""
+        return self._edge_rps * most_share(MOST / SETTLES / self._slower)
+
+    @cached_property
+    def _slower(self) -> float:
+        """By what factor more sequences keep each other longer: with e = dlog(step)/dlog(sequences), here the share of
+        attention in a decode step, deviations of their number fade in 1/(1 − e) lifetimes
+        (:mod:`costmodels.serving.steady.chunked_prefill`)."""
+        if self.group.role == "prefill":
+            return 1.0
+        step = self.group.engine.steps[0][0]
+        return 1 / (1 - min(float(step.parts["attention"][0] / step.latency.value[0]), MOST_ELASTIC))
+
+    def _run(self, load_rps: float) -> tuple[int, float]:
+        """(requests of a run at a load, share of them that warm up)."""
+        settles = max(requests_to_settle(load_rps / self._edge_rps), self._in_flight) * self._slower
+        warm_up = LIFETIMES * settles
+        n = int(np.clip(max(self._fewest, SETTLES * settles), FEWEST, MOST_OF_SLOW))
+        return n, min(max(WARM_UP, warm_up / n), MOST_WARM_UP)
+
+    def _lengths(self, n: int) -> tuple[Ints, Ints]:
+        isl, osl = self._all
+        return isl[:n], osl[:n]
 
     def check(self) -> Check | None:
-        """At the group's load; None where a bound does not hold."""
-        load = open_loop(*self._lengths, self.group.load_rps, seed=SEED)
-        outcome = settled(self._engine, load, self.limits)
-        return None if outcome is None else Check(outcome, len(load))
+        """At the group's load; None where a bound does not hold, or not for long."""
+        load_rps = self.group.load_rps
+        if load_rps > self._ceiling_rps * (1 + 1e-9):
+            return None
+        n, warm_up = self._run(load_rps)
+        load = open_loop(*self._lengths(n), load_rps, seed=SEED)
+        outcome = settled(self._sure, load, self.limits, warm_up)
+        if outcome is None:
+            return None
+        if self._sure is not self._engines["value"]:
+            outcome = simulate(self._engines["value"], load).trimmed(warm_up)
+        return Check({"value": outcome}, n, self.group.share / self.group.engines)
+
+    def with_ends(self, check: Check) -> Check:
+        """The same requests at the ends of the steps' interval."""
+        n, warm_up = self._run(self.group.load_rps)
+        load = open_loop(*self._lengths(n), self.group.load_rps, seed=SEED)
+        outcomes = dict(check.outcomes)
+        for end in ENDS:
+            if end not in outcomes:
+                outcomes[end] = simulate(self._engines[end], load).trimmed(warm_up)
+        return replace(check, outcomes=outcomes)
 
     def capacity_rps(self) -> float:
         """The highest rate at which every bound holds, where the group's load is too much; 0 where none does."""
+        near, fails = self.group.load_rps, True
+        if near > self._ceiling_rps:
+            near = self._ceiling_rps
+            n, warm_up = self._run(near)
+            load = open_loop(*self._lengths(n), near, seed=SEED)
+            if settled(self._sure, load, self.limits, warm_up) is not None:
+                return near
+        n, _ = self._run(near)
+        lengths = self._lengths(n)
         return capacity_rps(
-            self._engine,
-            *self._lengths,
-            self.limits,
-            seed=SEED,
-            tolerance=TOLERANCE,
-            near_rps=self.group.load_rps,
-            near_fails=True,
+            self._sure, *lengths, self.limits, seed=SEED, tolerance=TOLERANCE, near_rps=near, near_fails=fails
         )
 
     def idle_ms(self) -> dict[str, float]:
         """Every bounded percentile of its requests at hardly any load, by the bound's label."""
-        isl, osl = (lengths[:FEWEST] for lengths in self._lengths)
-        check = Check(simulate(self._engine, open_loop(isl, osl, self.group.load_rps / 100, seed=SEED)), len(isl))
+        isl, osl = self._lengths(FEWEST)
+        outcome = simulate(self._sure, open_loop(isl, osl, self.group.load_rps / 100, seed=SEED))
+        check, confidence = Check({"value": outcome}, FEWEST), self.group.job.confidence
         found = {}
         for bound in self.group.job.slo.bounds:
-            own = self.group.engine.own_us(bound.metric, bound.percentile / 100)
-            if own is not None:
-                rest = max(float(percentile_ms(pair.served, bound)[0]) for pair in self._pairs) - own / 1e3
-                found[bound.label] = rest + check.us(bound.metric, bound.percentile / 100) / 1e3
+            p = bound.percentile / 100
+            if self.group.engine.own_us(bound.metric, p) is not None:
+                rest = max(self._rest_us(bound, pair, confidence) for pair in self._pairs)
+                found[bound.label] = (rest + check.us(bound.metric, p)) / 1e3
         return found
 
+    def _rest_us(self, bound: Bound, pair: Pair, confidence: float) -> float:
+        """What the formulas say of the rest of a request's way, with that confidence."""
+        own = self.group.engine.own_us(bound.metric, bound.percentile / 100)
+        assert own is not None
+        even, asked = (float(percentile_ms(pair.served, bound, c)[0]) for c in (0.5, confidence))
+        return (even * 1e3 - own) * asked / even
+
     def _leftover(self) -> list[Limit]:
-        """What the SLO leaves to the engine: less what the formulas say of the rest of a request's way, and of what the
-        confidence that was asked for keeps free."""
-        limits = []
-        for bound in self.group.job.slo.bounds:
-            p = bound.percentile / 100
-            own = self.group.engine.own_us(bound.metric, p)
-            if own is None:
-                continue
-            for pair in self._pairs:
-                even, asked = (float(percentile_ms(pair.served, bound, c)[0]) for c in (0.5, self.group.job.confidence))
-                limits.append(Limit(bound.metric, p, bound.limit_ms * 1e3 * even / asked - (even * 1e3 - own)))
-        return limits
-
-
-def _requests(request: PlanRequest, group: Group) -> int:
-    """How many to simulate."""
-    highest = max([90.0, *(bound.percentile for bound in request.slo.bounds)])
-    in_flight = group.load_rps * group.engine.stay_us / 1e6
-    return int(np.clip(requests_needed(highest / 100, in_flight, BEYOND), FEWEST, MOST))
+        """What the SLO leaves to the engine."""
+        job = self.group.job
+        return [
+            Limit(bound.metric, p, bound.limit_ms * 1e3 - self._rest_us(bound, pair, job.confidence))
+            for bound in job.slo.bounds
+            for p in [bound.percentile / 100]
+            if self.group.engine.own_us(bound.metric, p) is not None
+            for pair in self._pairs
+        ]

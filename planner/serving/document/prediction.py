@@ -45,6 +45,11 @@ class EngineSimulation(Document):
 
     requests: int
     seed: int
+    standard_errors_ms: dict[str, float] = Field(
+        default_factory=dict,
+        description="of the engine's own percentiles that a promise names, by promise: from one draw of arrivals to "
+        "another, by batch means",
+    )
     formula_rps: float | None = Field(
         description="what the formulas say that one engine carries, where the simulation carries less and the plan "
         "counts on that; else null"

@@ -71,7 +71,7 @@ class Group:
         return Limits(
             max_sequences=sequences,
             max_tokens_per_step=tokens,
-            max_model_len=min(served.model.max_context_tokens, longest),
+            max_model_len=served.framework.limits.max_model_len or min(served.model.max_context_tokens, longest),
             memory_fraction=served.framework.limits.memory_fraction,
         )
 

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from costmodels.estimates import Floats
+from costmodels.serving.simulator.capacity import growth_us, standard_error_us
 from costmodels.serving.simulator.outcome import Metric, Outcome
+from costmodels.serving.simulator.step_table import End
 from planner.serving.engines.groups import Group, Pair
 from planner.serving.operating_points import Served
+
+LONG = 20_000
+"""Requests to all engines over which a latency is told that grows all the time: where slower steps keep an engine from
+keeping up."""
 
 
 @dataclass(frozen=True)
@@ -20,40 +27,63 @@ class Check:
     """One engine of a group, simulated alone at its load.
 
     Attributes:
-        outcome: the requests that count.
+        outcomes: the requests that count, with every step as predicted, and at the low and the high end of its
+            interval.
         requests: all of them, those that fill the engine at first included.
+        share: of all requests that come to the plan.
         formula_rps: what the formulas say that the engine carries, where the simulation carries less.
     """
 
-    outcome: Outcome
+    outcomes: Mapping[End, Outcome]
     requests: int
+    share: float = 1.0
     formula_rps: float | None = None
 
-    def us(self, metric: Metric, p: float | None) -> float:
+    def us(self, metric: Metric, p: float | None, end: End = "value") -> float:
         """What a share ``p`` of requests stays below; the mean with None."""
-        return self.outcome.mean_us(metric) if p is None else self.outcome.percentile_us(metric, p)
+        outcome = self.outcomes[end]
+        found = outcome.mean_us(metric) if p is None else outcome.percentile_us(metric, p)
+        if metric == "tpot" or end == "value" or not self._growth_us[end]:
+            return found
+        return found + self._growth_us[end] * (0.5 if p is None else p) * (LONG * self.share - len(outcome))
+
+    def keeps_up(self, end: End) -> bool:
+        """Whether the engine answers as fast as requests come."""
+        return not self._growth_us[end]
+
+    @cached_property
+    def _growth_us(self) -> dict[End, float]:
+        return {end: growth_us(outcome) for end, outcome in self.outcomes.items()}
+
+    def standard_error_us(self, metric: Metric, p: float) -> float:
+        return standard_error_us(self.outcomes["value"], metric, p)
 
 
 Checks = Mapping[str, Check]
 """By the group's id; empty where nothing was simulated."""
 
 
-def group_us(group: Group, checks: Checks, metric: Metric, p: float | None) -> float | None:
-    """Of the group's engine alone (:meth:`planner.serving.engines.protocol.LoadedEngine.own_us`)."""
+def group_us(group: Group, checks: Checks, metric: Metric, p: float | None, end: End = "value") -> float | None:
+    """Of the group's engine alone (:meth:`planner.serving.engines.protocol.LoadedEngine.own_us`); where it was not
+    simulated, whatever the ``end``."""
     own = group.engine.own_us(metric, p)
-    return checks[group.id].us(metric, p) if own is not None and group.id in checks else own
+    return checks[group.id].us(metric, p, end) if own is not None and group.id in checks else own
 
 
-def pair_us(pair: Pair, checks: Checks, metric: Metric, p: float | None) -> float:
-    """Of requests that the pair serves: what a share ``p`` stays below, the mean with None."""
+def pair_us(pair: Pair, checks: Checks, metric: Metric, p: float | None, end: End = "value") -> float:
+    """Of requests that the pair serves: what a share ``p`` stays below, the mean with None; where they were simulated,
+    with steps at an ``end`` of their interval."""
     if pair.prefill.id in checks and pair.transfer is None:
-        return checks[pair.prefill.id].us(metric, p)
+        return checks[pair.prefill.id].us(metric, p, end)
     whole = formula_us(pair.served, metric, p)
     if pair.prefill.id in checks:
         for group in (pair.prefill, pair.decode):
             own = group.engine.own_us(metric, p)
             if own is not None:
-                whole += checks[group.id].us(metric, p) - own
+                whole += checks[group.id].us(metric, p, end) - own
+        if pair.transfer is not None and metric != "tpot":
+            exposed = pair.transfer.joint.exposed_us
+            whole += float(getattr(exposed, end)[0] - exposed.value[0])
     return whole
 
 

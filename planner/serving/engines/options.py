@@ -34,7 +34,7 @@ from planner.serving.engines.protocol import EngineCandidate
 from planner.serving.fleet import fleet
 from planner.serving.fleet.fleet import Candidates, FleetChoice
 from planner.serving.layouts import Rejected
-from planner.serving.operating_points import Job, LayoutSearch, OperatingPoints
+from planner.serving.operating_points import Job, LayoutSearch, OperatingPoints, rate_at_confidence
 from planner.serving.request import PlanRequest
 from planner.solving.packing import AGGREGATED, DECODE, PREFILL
 from profiles.errors import Infeasible, LimitReached
@@ -126,7 +126,7 @@ def aggregated(
     origin: list[EngineCandidate] = []
     for points in (s.fine for s in searches if s.fine is not None):
         chosen, steady = _finalists(points, every=request.goal == "latency"), points.steady
-        rate, latency = steady.rate_rps.value, steady.e2e_us.value
+        rate, latency = rate_at_confidence(steady.rate_rps, request.confidence), steady.e2e_us.value
         tables.append(_table(points.job, points.layouts, rate, latency, AGGREGATED, chosen))
         origin += [AggregatedCandidate(points, i) for i in chosen]
     if not origin:
@@ -244,11 +244,11 @@ def _offer(
     for pool in pools:
         kept = candidates(pool, on, slowest, every=every)
         first, second = kept.prefill, kept.decode
-        layouts, rate = first.steps.layouts, first.rate_rps.value
+        layouts, rate = first.steps.layouts, rate_at_confidence(first.rate_rps, request.confidence)
         chosen = range(len(rate)) if every else _fastest(layouts, rate)
         tables.append(_table(pool.job, layouts, rate, first.done_us.value + kept.exposed_us, PREFILL, chosen))
         origin += [PrefillCandidate(pool, first, i, int(kept.prefill_rows[i])) for i in chosen]
-        layouts, rate = second.layouts, second.rate_rps.value
+        layouts, rate = second.layouts, rate_at_confidence(second.rate_rps, request.confidence)
         chosen = range(len(rate)) if every else _fastest(layouts, rate)
         decode_us = second.cycle_us.value * pool.decode_cycles(layouts)
         tables.append(_table(pool.job, layouts, rate, decode_us, DECODE, chosen))

@@ -15,11 +15,11 @@ def effects_of(pair: Pair) -> tuple[Effect, ...]:
     effects = []
     if work.cached_tokens:
         ttft, tpot = _means(pair, {"prefix_hit": 0.0})
-        left = work.isl - work.cached_tokens
+        left = work.mean_isl - work.cached_tokens
         effects.append(
             Effect(
                 fact="prefix_hit",
-                summary=f"{work.cached_tokens:,} of {work.isl:,} prompt tokens are found in the cache; the other "
+                summary=f"{work.cached_tokens:,} of {work.mean_isl:,} prompt tokens are found in the cache; the other "
                 f"{left:,} are computed and attend to all of them, which stay in the cache"
                 + ("" if ttft is not None else "; without the hits these engines could not keep up with prefill"),
                 ttft_ms_without=ttft,

@@ -8,12 +8,14 @@ from costmodels.origins import HOW
 from costmodels.serving.frameworks.framework import PREDICTED
 from planner.contract.workload.workload import Workload
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
-from planner.serving.engines.latency import Checks
+from planner.serving.engines.latency import LONG, Checks
 from planner.serving.engines.pairing import pairing_notes
 from planner.serving.operating_points import FEW_PLACES
 from planner.serving.request import PlanRequest
 
 _FROM_HASHES = "is what hashes of the trace's prompts show for one cache that forgets nothing"
+QUEUES = 0.8
+"""Share of time that prefill is busy from which prompts wait twice as long as they take (M/D/1: ρ/(2(1 − ρ)))."""
 
 
 def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[str]:
@@ -35,6 +37,7 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
         "TTFT includes HTTP and tokenisation as in those runs, not the network to the user"
     )
     notes += _simulation_notes(groups, checks)
+    notes += _unbounded_notes(request, groups)
     if any(not bool(group.engine.origin.inside[0]) for group in groups):
         notes.append(
             "some operations of the chosen layout lie outside what was measured (long prefixes, unseen shapes, traffic "
@@ -96,6 +99,18 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
     return list(dict.fromkeys(notes))
 
 
+def _unbounded_notes(request: PlanRequest, groups: list[Group]) -> list[str]:
+    """Where nothing keeps prompts from queueing."""
+    if any(bound.metric in ("ttft", "e2e") for bound in request.slo.bounds):
+        return []
+    return [
+        f"no bound on TTFT: prefill of {group.id} runs at {group.engine.prefill_busy:.0%}, and prompts queue for it; "
+        "give ttft=… in the SLO to keep them from it"
+        for group in groups
+        if group.engine.prefill_busy > QUEUES
+    ]
+
+
 def _simulation_notes(groups: list[Group], checks: Checks) -> list[str]:
     varies = groups[0].job.workload.varies
     assumed = f"arrivals are taken as Poisson and lengths as {'the workload says' if varies else 'equal'}"
@@ -109,6 +124,11 @@ def _simulation_notes(groups: list[Group], checks: Checks) -> list[str]:
         f"then simulated with {requests} requests at its load, where every bound holds; other layouts were not"
     ]
     for group in groups:
+        if not checks[group.id].keeps_up("high"):
+            notes.append(
+                f"with steps at the slow end of their interval, {group.id} does not keep up with its load: the upper "
+                f"ends of its TTFT and E2E are what {LONG:,} requests would see, and grow with more"
+            )
         formula = checks[group.id].formula_rps
         if formula is not None:
             notes.append(
@@ -188,8 +208,10 @@ def _workload_notes(work: Workload, groups: list[Group]) -> list[str]:
     drafting = groups[0].job.shape.drafting
     if drafting is not None:
         cost = "one layer of the model a token" if drafting.draft_cost is None else f"{drafting.draft_cost:g} of a step"
+        own = groups[0].job.served.drafting
+        held = "are in the memory" if own else "are not counted: the model has no draft module of its own"
         notes.append(
             f"an acceptance of {drafting.acceptance:g} is taken as given and the same for every token; drafting is "
-            f"taken to cost {cost}, and the drafter's weights and cache to need no memory of their own"
+            f"taken to cost {cost}; the drafter's weights and cache {held}"
         )
     return notes

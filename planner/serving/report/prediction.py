@@ -12,6 +12,7 @@ import numpy as np
 from costmodels.estimates import COVERAGE, Estimates
 from costmodels.origins import HOW
 from costmodels.power.board import board_power
+from costmodels.serving.simulator.step_table import End
 from costmodels.serving.steady.kv_transfer import (
     cache_bytes,
 )
@@ -29,7 +30,7 @@ from planner.serving.document.prediction import (
     SloCheck,
 )
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
-from planner.serving.engines.latency import Checks, formula_us, group_us, pair_us
+from planner.serving.engines.latency import Check, Checks, formula_us, group_us, pair_us
 from planner.serving.report.effects import effects_of
 from planner.serving.report.limits import largest_of
 from planner.serving.request import PlanRequest
@@ -59,15 +60,27 @@ def _alike(mean: Interval, value: float) -> Interval:
     return Interval(value=value, low=mean.low * ratio, high=mean.high * ratio)
 
 
-def _latency(mean: Estimates, us: Callable[[float | None], float]) -> Latency:
-    """One metric of one point: ``us`` gives its mean (None) and percentiles, ``mean`` how uncertain they are."""
-    interval = _interval(mean, 1e-3)
-    at = {f"p{p}": _alike(interval, us(p / 100) / 1e3) for p in PERCENTILES}
-    return Latency(mean=_alike(interval, us(None) / 1e3), **at)
+Us = Callable[[float | None, End], float]
+"""What a share of requests stays below (None: the mean), with steps at an end of their interval, µs."""
+
+
+def _latency(mean: Estimates, us: Us, *, simulated: bool) -> Latency:
+    """One metric of one point; where it was not ``simulated``, its uncertainty is that of its ``mean``."""
+    at = {f"p{p}": _uncertain(mean, us, p / 100, simulated=simulated) for p in PERCENTILES}
+    return Latency(mean=_uncertain(mean, us, None, simulated=simulated), **at)
+
+
+def _uncertain(mean: Estimates, us: Us, p: float | None, *, simulated: bool) -> Interval:
+    """The engine run again with slow and with fast steps, or else with the formulas' relative uncertainty, ms."""
+    value = us(p, "value") / 1e3
+    if not simulated:
+        return _alike(_interval(mean, 1e-3), value)
+    return Interval(value=value, low=min(us(p, "low") / 1e3, value), high=max(us(p, "high") / 1e3, value))
 
 
 def _served_latency(pair: Pair, checks: Checks, metric: Metric) -> Latency:
-    return _latency(getattr(pair.served, f"{metric}_us"), partial(pair_us, pair, checks, metric))
+    mean = getattr(pair.served, f"{metric}_us")
+    return _latency(mean, partial(pair_us, pair, checks, metric), simulated=pair.prefill.id in checks)
 
 
 # ------------------------------------------------------------------ one group
@@ -77,12 +90,12 @@ def _group_prediction(group: Group, checks: Checks) -> GroupPrediction:
     engine, check = group.engine, checks.get(group.id)
 
     def latency(metric: Metric, mean: Estimates) -> Latency:
-        def us(p: float | None) -> float:
-            found = group_us(group, checks, metric, p)
+        def us(p: float | None, end: End) -> float:
+            found = group_us(group, checks, metric, p, end)
             assert found is not None
             return found
 
-        return _latency(mean, us)
+        return _latency(mean, us, simulated=check is not None)
 
     latencies: dict[str, Latency | None] = {"ttft_ms": None, "tpot_ms": None, "e2e_ms": None}
     latencies |= {f"{metric}_ms": latency(metric, mean) for metric, mean in engine.means_us.items()}
@@ -102,8 +115,22 @@ def _group_prediction(group: Group, checks: Checks) -> GroupPrediction:
         inside_measured_range=bool(origin.inside[0]),
         simulation=None
         if check is None
-        else EngineSimulation(requests=check.requests, seed=SEED, formula_rps=check.formula_rps),
+        else EngineSimulation(
+            requests=check.requests,
+            seed=SEED,
+            standard_errors_ms=_standard_errors_ms(group, check),
+            formula_rps=check.formula_rps,
+        ),
     )
+
+
+def _standard_errors_ms(group: Group, check: Check) -> dict[str, float]:
+    errors = {
+        bound.label: check.standard_error_us(bound.metric, bound.percentile / 100) / 1e3
+        for bound in group.job.slo.bounds
+        if group.engine.own_us(bound.metric, bound.percentile / 100) is not None
+    }
+    return {label: error for label, error in errors.items() if math.isfinite(error)}
 
 
 def _power(group: Group, steps: list[tuple[StepTimes, float]]) -> Estimates:
@@ -213,8 +240,10 @@ def _kv_transfer(pairs: list[Pair]) -> KvTransfer | None:
 
 def _check(bound: Bound, pairs: list[Pair], checks: Checks) -> SloCheck:
     slowest, p = _slowest(pairs, checks, bound.metric, bound.percentile), bound.percentile / 100
-    mean = _interval(getattr(slowest.served, f"{bound.metric}_us"), 1e-3)
-    predicted = _alike(mean, pair_us(slowest, checks, bound.metric, p) / 1e3)
+    mean, simulated = getattr(slowest.served, f"{bound.metric}_us"), slowest.prefill.id in checks
+    predicted = _uncertain(mean, partial(pair_us, slowest, checks, bound.metric), p, simulated=simulated)
+    # What was simulated with steps as slow as the confidence asks for is at least so sure.
+    asked = slowest.prefill.job.confidence if simulated and predicted.value <= bound.limit_ms else 0.0
     return SloCheck(
         metric=bound.metric,
         percentile=bound.percentile,
@@ -222,7 +251,7 @@ def _check(bound: Bound, pairs: list[Pair], checks: Checks) -> SloCheck:
         predicted=predicted,
         formula_ms=formula_us(slowest.served, bound.metric, p) / 1e3 if checks else None,
         margin=(bound.limit_ms - predicted.value) / bound.limit_ms,
-        confidence=confidence(predicted, bound.limit_ms),
+        confidence=max(confidence(predicted, bound.limit_ms), asked),
     )
 
 

@@ -13,7 +13,8 @@ import pytest
 from costmodels.kernels.plausibility import check_rows
 from profiles.errors import DataError
 from profiles.hardware import find_gpu
-from profiles.store import MANIFEST, ProfileStore
+from profiles.manifest import MANIFEST
+from profiles.store import ProfileStore
 
 ROW: dict[str, Any] = {
     "gpu": "H200", "num_gpus": 1, "dtype": "bf16", "m": 4096, "n": 4096, "k": 4096, "latency_us": 200.0,

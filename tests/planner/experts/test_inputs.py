@@ -237,3 +237,15 @@ def test_bytes_of_a_copy_are_those_of_three_matrices() -> None:
 
     model = find_architecture("deepseek-ai/DeepSeek-V3")
     assert copy_bytes(model, choose_precision(model)) == 3 * 7168 * 2048
+
+
+def test_dumps_of_single_ranks_are_added_up_and_named_so(write: Write) -> None:
+    ranks = [np.where(np.isin(np.arange(4), each), ROWS, 0.0) for each in ((0, 1), (2,), (3,))]
+    loads = read_loads([write(f"rank{i}.npy", counts) for i, counts in enumerate(ranks)], MODEL)
+    assert np.array_equal(loads.counts, ROWS[None])
+    assert loads.names == ("rank0 to rank2 (3 ranks added up)",)
+
+
+def test_windows_that_share_an_expert_stay_windows(write: Write) -> None:
+    loads = read_loads([write("monday.npy", ROWS), write("tuesday.npy", ROWS + 1)], MODEL)
+    assert loads.names == ("monday", "tuesday")

@@ -75,7 +75,7 @@ def test_an_empty_slo_promises_nothing() -> None:
         ("ttft_p=1s", "slo: 'ttft_p' is not a metric"),
         ("ttft_99=1s", "slo: 'ttft_99' is not a metric"),
         ("=1s", "slo: '' is not a metric"),
-        ("ttft<1s", "slo: 'ttft<1s' is not a metric"),
+        ("ttft>1s", "slo: 'ttft>1s' asks for at least, where a promise is of at most"),
         ("ıtl=1ms", "slo: 'ıtl' is not a metric"),
         ("ttft", "slo: ttft has no limit"),
         ("ttft=", "slo: ttft has no limit"),

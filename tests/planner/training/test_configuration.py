@@ -183,6 +183,13 @@ def test_experts_have_rules_of_their_own() -> None:
     assert read(**moe, tp=2, dp=4, ep=8, moe_tp=1).sequence_parallel
 
 
+def test_experts_are_whole_where_they_are_shared_out_and_nobody_says_else() -> None:
+    moe = {"model": "Qwen/Qwen3-30B-A3B", "seq_len": 4096, "tp": 2, "dp": 4}
+    assert read(**moe, ep=8).etp == 1
+    assert read(**moe).etp == 2
+    assert read(**moe, framework="torchtitan").etp == 1
+
+
 def test_a_release_has_facts_of_its_own() -> None:
     assert read(framework="megatron@2.5").framework.defaults["attention"] == "unfused"
     assert read(framework="Megatron-LM@v3.0").framework.hidden == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 from typing import Any
 
 import jsonschema
@@ -15,11 +16,12 @@ from planner.kinds import schema
 from planner.training import machines
 from planner.training.configuration import read_configuration
 from planner.training.document import TrainingPlan, parse_training_plan
+from planner.training.exports import files
 from planner.training.launch import layout_string
 from planner.training.planning import plan_training
 from planner.training.prediction import predicted
 from planner.training.request import parse_training_request
-from profiles.errors import Infeasible, InputError
+from profiles.errors import Infeasible, InputError, LimitReached
 
 SMALL = {
     "model": "llama:hidden=4096,layers=16,heads=32,kv_heads=8,ffn=14336,vocab=128256",
@@ -136,6 +138,11 @@ def test_what_does_not_fit_says_the_smallest_cluster_that_would() -> None:
     assert plan(**large, cluster=f"{smallest}xH100")
 
 
+def test_a_time_limit_before_any_layout_says_so() -> None:
+    with pytest.raises(LimitReached, match="time_limit_s"):
+        plan(time_limit_s=1e-9)
+
+
 def test_restrictions_that_leave_nothing_say_so() -> None:
     with pytest.raises(Infeasible, match="no layout is legal"):
         plan(dp=[3], micro_batch=[1])
@@ -182,3 +189,14 @@ def test_every_framework_has_a_way_to_start() -> None:
         assert made.decision.launch.arguments
         if framework == "deepspeed":
             assert json.loads(made.decision.launch.arguments[0])["train_batch_size"] == 32
+
+
+def test_a_plan_is_written_for_its_framework_and_for_no_other() -> None:
+    made = plan(tp=[2], pp=[3], vpp=[1])
+    text = files(made, "megatron")["megatron.args"]
+    flags = [line for line in text.splitlines() if not line.startswith("#")]
+    assert [word for line in flags for word in shlex.split(line)] == list(made.decision.launch.arguments)
+    assert "--tensor-model-parallel-size 2" in flags
+    with pytest.raises(InputError, match="to: torchtitan does not train this plan"):
+        files(made, "torchtitan")
+    assert json.loads(files(plan(framework="deepspeed"), "deepspeed")["ds_config.json"])["zero_optimization"]

@@ -1,0 +1,95 @@
+"""Words that people paste, understood as ours (``words.yaml``)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision, choose_precision
+from profiles.errors import InputError
+from profiles.shipped import shipped
+from profiles.values import shown
+
+
+class Words(BaseModel):
+    """The table; its file says what each part is of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    precisions: dict[str, tuple[str, ...] | None]
+    kv_precisions: dict[str, str]
+    metrics: dict[str, Literal["ttft", "tpot", "e2e"]]
+    speeds: tuple[str, ...]
+    statistics: dict[str, float]
+    columns: dict[str, str]
+    sources: dict[str, str]
+
+
+@cache
+def words() -> Words:
+    return shipped(Path(__file__).parent / "words.yaml", Words.model_validate)
+
+
+def folded(word: str) -> str:
+    """As the table spells it."""
+    return re.sub(r"[\s-]+", "_", word.strip().casefold())
+
+
+def precision_of(model: Architecture, weights: str | None = None, kv: str | None = None) -> Precision:
+    """The precision to run ``model`` in, asked for in anybody's words. Raises as :func:`choose_precision`."""
+    return choose_precision(model, weights_precision(weights, model), kv and kv_precision(kv))
+
+
+def weights_word(word: str) -> str:
+    """Our word for a precision of weights, whatever the model: ``fp4`` and ``auto`` go by how it is published."""
+    found = words().precisions.get(folded(word), (folded(word),))
+    return "auto" if found is None else found[0] if len(found) == 1 else folded(word)
+
+
+def weights_precision(word: str | None, model: Architecture) -> str | None:
+    """Our name of a precision of weights, None for "as published"; a word that is not in the table stays as it is."""
+    if word is None:
+        return None
+    known = words().precisions
+    found = known.get(folded(word), (folded(word),))
+    if found is None:
+        return None
+    return model.weight_precision if model.weight_precision in found else found[0]
+
+
+def kv_precision(word: str) -> str:
+    """Our name of a precision of the KV cache; a word that is not in the table stays as it is."""
+    return words().kv_precisions.get(folded(word), folded(word))
+
+
+def columns_meant(columns: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """Column → ours, for those of the table's ``columns`` that have another name than ours.
+
+    Raises:
+        InputError: two columns mean the same.
+    """
+    given, ours = list(columns), set(known)
+    meant: dict[str, str] = {}
+    for name in given:
+        if name in ours:
+            continue
+        own = words().columns.get(folded(name), folded(name))
+        if own not in ours or own in given:
+            continue
+        if own in meant.values():
+            other = next(first for first, second in meant.items() if second == own)
+            raise InputError(f"columns: {shown(other)} and {shown(name)} both mean {own}", "drop one of them")
+        meant[name] = own
+    return meant
+
+
+def attention_is_data_parallel(record: Mapping[str, str]) -> bool:
+    """Whether a row of InferenceX says so: its tp then counts the attention replicas."""
+    said = {folded(name): value for name, value in record.items()}.get("dp_attention", "")
+    return said.strip().casefold() in ("true", "1", "yes")

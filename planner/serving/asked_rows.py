@@ -1,0 +1,190 @@
+"""A row of a table of configurations, understood: each cell in its words and within its bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from costmodels.models.architecture import Architecture
+from costmodels.operations.layouts import DEGREES
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.recipe import Recipe
+from costmodels.serving.served_model import PromptImages
+from planner.contract.words import attention_is_data_parallel
+from planner.contract.workload.images import parse_images
+from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
+from planner.serving.images import counted, prompt_images
+from planner.serving.layouts import completed, degrees_of
+from profiles.errors import InputError
+from profiles.hardware import Catalogue
+from profiles.values import number, shown
+
+LOAD = ("isl", "osl", "concurrency", "rate")
+"""Short forms of what ``workload`` says; a column that is filled in goes before it."""
+
+FindModel = Callable[[str], Architecture]
+FindWorkload = Callable[[str], Workload]
+
+Group = tuple[str, str, str, str | None, str | None, PromptImages | None]
+"""What rows that are predicted together share."""
+
+FEWEST_REQUESTS = 100
+LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
+
+_YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
+
+
+@dataclass(frozen=True)
+class AskedRow:
+    """One configuration, understood."""
+
+    index: int
+    model: str
+    gpu: str
+    framework: str
+    precision: str | None
+    kv_precision: str | None
+    layout: tuple[int, ...]
+    workload: Workload  # its images counted
+    images: PromptImages | None
+    recipe: Recipe
+    sampling: str
+
+    @property
+    def group(self) -> Group:
+        return self.model, self.gpu, self.framework, self.precision, self.kv_precision, self.images
+
+
+def asked_row(
+    index: int,
+    record: Mapping[str, str],
+    find_model: FindModel,
+    find_workload: FindWorkload,
+    catalogue: Catalogue,
+) -> AskedRow:
+    for name in ("model", "gpu", "framework"):
+        if not record[name]:
+            raise InputError(f"{name}: is blank", f"name a {name}")
+    framework = find_framework(_release_asked(record))
+    record = framework.in_our_words({name: value for name, value in record.items() if value})
+    model = find_model(record["model"])
+    gpu = catalogue.find_gpu(record["gpu"]).name
+    layout = _layout(record, model)
+    work = _workload(record, find_workload)
+    if record.get("images") or record.get("image"):
+        asked = parse_images(record.get("images", ""), record.get("image", ""), "images")
+        work = work.model_copy(update={"images": asked})
+    if work.images is not None and work.spread is not None and work.concurrency is not None:
+        raise InputError(
+            "images: are as long in every prompt, and those of the users at once differ in length",
+            "leave out the spread, or give a rate in place of the concurrency",
+        )
+    work = counted(work, model)
+    return AskedRow(
+        index,
+        record["model"],
+        gpu,
+        framework.spec,
+        record.get("precision") or None,
+        record.get("kv_precision") or None,
+        layout,
+        work,
+        prompt_images(work, model),
+        _recipe(record),
+        _sampling(record.get("sampling", "")),
+    )
+
+
+def _workload(record: Mapping[str, str], find_workload: FindWorkload) -> Workload:
+    """What the row says of its load: the columns :data:`LOAD` go before ``workload``."""
+    given = {name: text for name in LOAD if (text := record.get(name, ""))}
+    if {"concurrency", "rate"} <= set(given):
+        raise InputError("concurrency, rate: both given", "give one of them in each row")
+    beside = dict(find_workload(record["workload"])) if record.get("workload") else {}
+    if {"concurrency", "rate"} & set(given):
+        beside |= {"concurrency": None, "rate_rps": None}
+    if missing := [name for name in ("isl", "osl") if name not in given and name not in beside]:
+        raise InputError(f"{missing[0]}: is blank", f"give the tokens of a request, or a workload; {WORKLOAD_HELP}")
+    work = workload_of(given.items(), beside)
+    if work.rate_rps is None and work.concurrency is None:
+        raise InputError("concurrency, rate: both blank", "give one of them in each row")
+    if work.concurrency is not None and work.recorded is not None:
+        raise InputError(
+            f"workload: users at once ask one request after the other, and those of {work.recorded.name} are recorded "
+            "as they came",
+            "predict it at a rate, or give isl, osl and a spread with the concurrency",
+        )
+    if work.requests is not None and (work.concurrency is not None or work.requests < FEWEST_REQUESTS):
+        told = "has no effect with concurrency: a run is ten requests a user" if work.concurrency else "are too few"
+        raise InputError(
+            f"workload: requests: {work.requests} {told}", f"leave it out, or {FEWEST_REQUESTS} with a rate"
+        )
+    return work
+
+
+def _recipe(record: Mapping[str, str]) -> Recipe:
+    """What the row says of how the engine is started."""
+
+    def count(name: str) -> int | None:
+        return _count(name, record[name]) if record.get(name) else None
+
+    share = record.get("gpu_memory_utilization")
+    if share and not _positive("gpu_memory_utilization", share) <= 1:
+        raise InputError(f"gpu_memory_utilization: {shown(share)} is no share", "give a number above 0, at most 1")
+    return Recipe(
+        max_num_seqs=count("max_num_seqs"),
+        max_num_batched_tokens=count("max_num_batched_tokens"),
+        gpu_memory_utilization=float(share) if share else None,
+        max_model_len=count("max_model_len"),
+        chunked_prefill=_flag("chunked_prefill", record.get("chunked_prefill", "")),
+        polling_interval=count("polling_interval"),
+    )
+
+
+def _flag(name: str, text: str) -> bool | None:
+    """None where it is blank."""
+    if text and text.casefold() not in (*_YES, *_NO):
+        raise InputError(f"{name}: {shown(text)} is neither true nor false", "write true or false, or leave it blank")
+    return text.casefold() in _YES if text else None
+
+
+def _sampling(text: str) -> str:
+    if text not in ("", "greedy", "random"):
+        raise InputError(f"sampling: {shown(text)} is not known", "give greedy or random, or leave it blank")
+    return text
+
+
+def _release_asked(record: Mapping[str, str]) -> str:
+    """The framework with the release that the row asks for: after an @, else by its version, else by its date."""
+    name, asked = record["framework"], record.get("version") or record.get("date")
+    return f"{name}@{asked}" if asked and "@" not in name else name
+
+
+def _count(name: str, text: str) -> int:
+    value = _positive(name, text)
+    if value != int(value):
+        raise InputError(f"{name}: {shown(text)} is not a whole number", f"give a whole {name}, 1 or more")
+    return int(value)
+
+
+def _positive(name: str, text: str) -> float:
+    value = number(text)
+    if value is None or not 0 < value <= LARGEST:
+        raise InputError(
+            f"{name}: {shown(text)} is not a number above 0", f"give {name} as a number, at most {LARGEST:,}"
+        )
+    return value
+
+
+def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, ...]:
+    given = {name: _count(name, record[name]) if record.get(name) else None for name in (*DEGREES, "num_gpus")}
+    if attention_is_data_parallel(record) and given["dp"] is None:
+        given |= {"tp": 1, "dp": given["tp"]}
+    tp, pp, dp = (given[name] or 1 for name in ("tp", "pp", "dp"))
+    gpus = given["num_gpus"]
+    if gpus is not None and gpus != tp * pp * dp:
+        raise InputError(
+            f"num_gpus: {gpus} is not tp × pp × dp = {tp} × {pp} × {dp} = {tp * pp * dp}",
+            "correct the degrees or leave num_gpus blank",
+        )
+    return degrees_of(completed(model, given))

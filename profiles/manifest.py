@@ -1,0 +1,64 @@
+"""What a store says of itself: the manifest beside its rows, and how files get in place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from profiles.measurements import FORMAT_VERSION
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store says of itself.
+
+    ``hashes`` holds the SHA-256 of each operation's file. ``pending`` holds that of a file which a writer was
+    about to put in place: there only while it writes, or after it was killed.
+    """
+
+    name: str
+    version: str
+    attribution: str
+    hashes: Mapping[str, str]
+    pending: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def content_hash(self) -> str:
+        """One hash over all rows: same hash, same predictions."""
+        digest = hashlib.sha256()
+        for operation in sorted(self.hashes):
+            digest.update(f"{operation}:{self.hashes[operation]};".encode())
+        return digest.hexdigest()
+
+
+def hash_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def flush(file: Path) -> None:
+    """Onto the disk before it is renamed: after a power cut, the new name never stands for an empty file."""
+    with file.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    document: dict[str, object] = {
+        "format_version": FORMAT_VERSION,
+        "name": manifest.name,
+        "version": manifest.version,
+        "attribution": manifest.attribution,
+        "hashes": dict(sorted(manifest.hashes.items())),
+    }
+    if manifest.pending:
+        document["pending"] = dict(manifest.pending)
+    temporary = folder / (MANIFEST + ".tmp")
+    temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    flush(temporary)
+    os.replace(temporary, folder / MANIFEST)
