@@ -132,28 +132,26 @@ class Workload(Document):
 
     def _recorded(self, recorded: Recorded) -> tuple[Ints, Ints]:
         """Prompt and output lengths."""
+        import numpy as np  # what only names options needs none of it
+
         return np.array(recorded.isl, np.int64) + self.image_tokens, np.array(recorded.osl, np.int64)
+
+    def _recorded_tokens(self, recorded: Recorded) -> Ints:
+        isl, osl = self._recorded(recorded)
+        return isl + osl
 
     @property
     def shortest_tokens(self) -> int:
         """Prompt and output of the shortest request that comes."""
         if self.recorded is not None:
-<<<<<<< HEAD
-            return min(map(sum, zip(self.recorded.isl, self.recorded.osl, strict=True)))
-=======
-            return int(np.min(np.add(*self._recorded(self.recorded))))
->>>>>>> main
+            return int(self._recorded_tokens(self.recorded).min())
         return sum(shortest for shortest, _ in self._ends)
 
     @property
     def longest_that_comes(self) -> int:
         """Prompt and output of the longest request that comes, served or not."""
         if self.recorded is not None:
-<<<<<<< HEAD
-            return max(map(sum, zip(self.recorded.isl, self.recorded.osl, strict=True)))
-=======
-            return int(np.max(np.add(*self._recorded(self.recorded))))
->>>>>>> main
+            return int(self._recorded_tokens(self.recorded).max())
         return sum(longest for _, longest in self._ends)
 
     @property
