@@ -189,7 +189,7 @@ class TestBadInput:
             ("slo", "ttft=0s", "0", ""),
             ("slo", "ttft=-1s", "-1s", ""),
             ("workload", "isl=4000", "osl", ""),
-            ("workload", "isl=4k,osl=500", "4k", "isl=4000"),
+            ("workload", "isl=4g,osl=500", "4g", "isl=4000"),
             ("workload", "isl=0,osl=500", "isl", ""),
             ("workload", "isl=-5,osl=500", "isl", ""),
             ("workload", "isl=4000,osl=500,rate=0", "rate", ""),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 from pydantic import Field
 
-from costmodels.estimates import Floats, Ints
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document
+
+if TYPE_CHECKING:
+    from costmodels.estimates import Ints
 
 MOST_LENGTHS = 1000
 """Recorded requests that a workload keeps: enough for a p99 of their lengths."""
@@ -45,6 +46,8 @@ class Recorded(Document):
 def standing_for(isl: Ints, osl: Ints) -> tuple[Ints, Ints]:
     """At most :data:`MOST_LENGTHS` of the requests (n,), so that each stands for as many of all, by total length; the
     longest is among them."""
+    import numpy as np  # what only names options needs none of it
+
     order = np.argsort(isl + osl, kind="stable")
     if len(order) > MOST_LENGTHS:
         order = order[np.rint(np.linspace(0, len(order) - 1, MOST_LENGTHS)).astype(np.int64)]
@@ -63,6 +66,8 @@ def spread_over(low: float, high: float, isl: int, osl: int) -> tuple[tuple[int,
 def share_longer(prompts: tuple[int, int], outputs: tuple[int, int], tokens: int) -> float:
     """Share of requests longer than ``tokens``, of prompts and outputs spread evenly and independently between their
     ends."""
-    isl: Floats = np.linspace(*prompts, 1001)
-    room = tokens - isl - outputs[0] + 1
-    return float(1 - np.clip(room / (outputs[1] - outputs[0] + 1), 0, 1).mean())
+    first, last = prompts
+    width, least = outputs[1] - outputs[0] + 1, tokens - outputs[0] + 1
+    steps = 1000 if last > first else 0
+    prompt = [first + (last - first) * step / max(steps, 1) for step in range(steps + 1)]
+    return 1 - sum(min(max((least - isl) / width, 0.0), 1.0) for isl in prompt) / (steps + 1)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 from pydantic import Field, model_validator
 
-from costmodels.estimates import Ints
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from planner.contract.documents import PLAIN_NUMBER, Document, checked
@@ -19,6 +17,9 @@ from planner.contract.workload.images import Images, parse_images
 from planner.contract.workload.lengths import Recorded, Share, Tokens, share_longer, spread_over
 from profiles.errors import InputError, UnknownName, Unsupported
 from profiles.values import shown
+
+if TYPE_CHECKING:
+    from costmodels.estimates import Ints
 
 RoutingName = Literal["balanced", "power_law_1.01", "power_law_1.2"]
 ROUTING: RoutingName = "power_law_1.01"
@@ -131,20 +132,26 @@ class Workload(Document):
 
     def _recorded(self, recorded: Recorded) -> tuple[Ints, Ints]:
         """Prompt and output lengths."""
+        import numpy as np  # what only names options needs none of it
+
         return np.array(recorded.isl, np.int64) + self.image_tokens, np.array(recorded.osl, np.int64)
+
+    def _recorded_tokens(self, recorded: Recorded) -> Ints:
+        isl, osl = self._recorded(recorded)
+        return isl + osl
 
     @property
     def shortest_tokens(self) -> int:
         """Prompt and output of the shortest request that comes."""
         if self.recorded is not None:
-            return int(np.min(np.add(*self._recorded(self.recorded))))
+            return int(self._recorded_tokens(self.recorded).min())
         return sum(shortest for shortest, _ in self._ends)
 
     @property
     def longest_that_comes(self) -> int:
         """Prompt and output of the longest request that comes, served or not."""
         if self.recorded is not None:
-            return int(np.max(np.add(*self._recorded(self.recorded))))
+            return int(self._recorded_tokens(self.recorded).max())
         return sum(longest for _, longest in self._ends)
 
     @property
@@ -209,6 +216,8 @@ class Workload(Document):
     def drawn(self, n: int, seed: int = 0) -> tuple[Ints, Ints]:
         """Prompt and output lengths of ``n`` requests that are served, shape [n] each: recorded ones, each as often as
         the others, in random order; or drawn evenly; or all alike. Those longer than ``max_len`` are not among them."""
+        import numpy as np  # what only names options needs none of it
+
         rng = np.random.default_rng(seed)
         if self.recorded is not None:
             isl, osl = self._recorded(self.recorded)

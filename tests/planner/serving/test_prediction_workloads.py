@@ -96,7 +96,6 @@ def test_a_trace_is_predicted_at_a_rate_and_not_of_users(tmp_path: Path) -> None
         ({"workload": "isl=10,osl=2,rate=1,requests=5"}, "requests: 5 are too few"),
         ({"workload": "isl=10,osl=2,concurrency=1,requests=500"}, "requests: 500 has no effect with concurrency"),
         ({"workload": "isl=10,osl=2,rate=1,lora=8x16"}, "what adapters take is not modelled"),
-        ({"workload": "isl=10,osl=2,spread=0.5-1,rate=1", "images": "1", "image": "64x64"}, "images: are as long"),
     ],
 )
 def test_what_cannot_be_predicted_says_why(load: dict[str, str], named: str) -> None:
