@@ -17,7 +17,7 @@ from planner.experts import document as experts
 from planner.experts.request import PlacementRequest
 from planner.replay import document as replay
 from planner.replay.request import SimulationRequest
-from planner.serving import memory as memories
+from planner.serving import memory_document as memories
 from planner.serving import predictions as predicted
 from planner.serving.configuration import MemoryRequest
 from planner.serving.document import plan as serving
@@ -93,7 +93,9 @@ def _predict(request: PredictionRequest) -> predicted.Predictions:
 
 
 def _memory(request: MemoryRequest) -> memories.MemoryDocument:
-    return memories.memory(request)
+    from planner.serving.memory import memory
+
+    return memory(request)
 
 
 def _simulate(request: SimulationRequest) -> replay.SimulationReport:

@@ -6,15 +6,17 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from costmodels.models.architecture import Architecture
-from costmodels.models.precision import Precision, choose_precision
 from profiles.errors import InputError
 from profiles.shipped import shipped
 from profiles.values import shown
+
+if TYPE_CHECKING:  # deferred: the words of requests are needed where no model is (--help)
+    from costmodels.models.architecture import Architecture
+    from costmodels.models.precision import Precision
 
 
 class Words(BaseModel):
@@ -43,6 +45,8 @@ def folded(word: str) -> str:
 
 def precision_of(model: Architecture, weights: str | None = None, kv: str | None = None) -> Precision:
     """The precision to run ``model`` in, asked for in anybody's words. Raises as :func:`choose_precision`."""
+    from costmodels.models.precision import choose_precision
+
     return choose_precision(model, weights_precision(weights, model), kv and kv_precision(kv))
 
 

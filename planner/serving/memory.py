@@ -5,14 +5,13 @@ Nothing is timed here, so that the answer comes at once: no measurement and no f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
 
 from costmodels.models.architecture import Architecture
 from costmodels.operations.layouts import DEGREES, Layouts
@@ -21,66 +20,14 @@ from costmodels.serving.frameworks.framework import Framework, find_framework
 from costmodels.serving.memory import GIB, Loaded, Memory, StepLimits, engine_memory
 from costmodels.serving.recipe import Recipe, Started
 from costmodels.step.memory import kv_bytes_per_sequence
-from planner.contract.documents import Document, checked
 from planner.contract.models import architecture_of
 from planner.contract.provenance import NOT_USED, PACKAGE, Provenance
-from planner.contract.published import Published, Upgrade, parse_published
 from planner.contract.words import precision_of
 from planner.serving.configuration import MemoryRequest
 from planner.serving.layouts import completed, degrees_of, refused_on_nodes
+from planner.serving.memory_document import GpuMemory, Largest, MemoryDocument
 from profiles.errors import InputError
 from profiles.hardware import SHIPPED, Catalogue, Gpu
-
-SCHEMA_VERSION: Literal["1.0"] = "1.0"
-
-
-class GpuMemory(Document):
-    """Bytes on a GPU; of a pipeline, on one of its first stage, whose figures an engine logs."""
-
-    weights_bytes: int
-    activation_bytes: int = Field(description="the most that a step takes over the weights")
-    graph_bytes: int = Field(description="captured graphs; whether the share of memory covers them goes by the release")
-    other_bytes: int = Field(description="what libraries take beside activations, most of it to communicate")
-    kv_cache_bytes: int = Field(description="below 0: so much is lacking")
-    kv_bytes_per_token: float = Field(description="of a sequence of max_model_len tokens")
-    kv_cache_tokens: int = Field(description="of sequences of that length, that really fit, per attention replica")
-    logged_kv_tokens: int = Field(description="as the engine's log counts them")
-
-
-class Largest(Document):
-    """What fits at most, per attention replica."""
-
-    context_tokens: int = Field(description="of one request alone; 0: none fits")
-    concurrency: float = Field(description="requests of max_model_len tokens at once, as the engine's log counts them")
-
-
-class MemoryDocument(Published):
-    """Whether an engine starts, and where the memory of its GPUs goes."""
-
-    kind: Literal["memory"] = "memory"
-    schema_version: Literal["1.0"] = SCHEMA_VERSION
-    starts: bool
-    reasons: tuple[str, ...] = Field(description="why it does not start; empty where it does")
-    framework: str
-    version: str = Field(description="of the framework")
-    memory: GpuMemory
-    largest: Largest
-    notes: tuple[str, ...] = Field(description="what was assumed, and which option would make it start")
-    provenance: Provenance
-
-
-OLDER: dict[str, Upgrade] = {}
-"""Versions that still open: none."""
-
-
-def parse_memory(text: str, where: str = "memory") -> MemoryDocument:
-    """A document from its JSON. Raises as :func:`planner.contract.published.parse_published`."""
-    return parse_published(text, MemoryDocument, where, OLDER)
-
-
-def parse_memory_request(value: Mapping[str, Any]) -> MemoryRequest:
-    """A request from a mapping. Raises InputError with the first field that is wrong."""
-    return checked(MemoryRequest, value, "request")
 
 
 def memory(request: MemoryRequest, catalogue: Catalogue = SHIPPED) -> MemoryDocument:

@@ -40,7 +40,7 @@ def memory(
     """
     from api.cli.views.memory import show
     from planner.serving.memory import memory as memory_of
-    from planner.serving.memory import parse_memory_request
+    from planner.serving.memory_document import parse_memory_request
     from profiles.descriptions import catalogue_with
 
     check_target(output)

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from api.cli.console import heading, indented, table
 from api.cli.views.quantities import gib
-from planner.serving.memory import MemoryDocument
+from planner.serving.memory_document import MemoryDocument
 
 PARTS = {
     "weights_bytes": "weights",

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from planner.serving.memory import MemoryDocument, memory, parse_memory, parse_memory_request
+from planner.serving.memory import memory
+from planner.serving.memory_document import MemoryDocument, parse_memory, parse_memory_request
 from profiles.errors import InputError, ShardwrightError, UnknownName, Unsupported
 
 LLAMA = {"model": "meta-llama/Llama-3.1-8B", "gpu": "H100", "framework": "vllm@0.19.0"}
