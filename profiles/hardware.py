@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from profiles.errors import DataError, InputError, UnknownName
 from profiles.shipped import shipped
@@ -133,8 +133,10 @@ _CATALOGUE = Path(__file__).parent / "hardware"
 
 
 def _load(file: str, kind: type[F]) -> dict[str, F]:
+    entries = TypeAdapter(dict[str, kind])  # type: ignore[valid-type]  # together: an error names its entry
     return shipped(
-        _CATALOGUE / file, lambda entries: {name: kind(name=name, **fields) for name, fields in entries.items()}
+        _CATALOGUE / file,
+        lambda facts: entries.validate_python({name: dict(name=name, **fields) for name, fields in facts.items()}),
     )
 
 

@@ -34,8 +34,9 @@ def shipped(path: Path, parse: Callable[[Any], T]) -> T:
 
 
 def _told(error: Exception) -> str:
-    """The error in a line: of pydantic's the first, with its place in the document."""
+    """The error in a line: of pydantic's the first, with its place in the document, and how many more there are."""
     if not isinstance(error, ValidationError):
         return repr(error)
-    first = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    first, *more = error.errors(include_url=False)
+    told = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return f"{told}; and {len(more)} more" if more else told

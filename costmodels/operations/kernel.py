@@ -90,9 +90,9 @@ class Kernel:
     def missing(self) -> list[str]:
         """What is wrong with this description; empty where nothing is."""
         if self.name not in OPERATIONS:
-            return [f"{self.name} has no table in profiles/measurements.py"]
+            return [f"{self.name} has no table in profiles/operation_tables.py"]
         if not OPERATIONS[self.name].predicted:
-            return [f"{self.name} is marked in profiles/measurements.py as not predicted"]
+            return [f"{self.name} is marked in profiles/operation_tables.py as not predicted"]
         known = set(self.columns)
         columns = {"group": self.group, "range": self.range, "near": self.near, "alike": self.alike}
         out = [f"{self.name}: no {field}" for field in ("group", "range", "near") if not columns[field]]

@@ -1,7 +1,8 @@
 """The families of operations, and everything that lists them.
 
-A new family is a file of this folder, a table in :mod:`profiles.measurements` for what it has measured, and the
-classes of :mod:`costmodels.models.architecture` whose layers it serves; it is named in :data:`FILES` below.
+A new family is a file of this folder with its ``FAMILY``, a table in :mod:`profiles.operation_tables` for what it has
+measured, and the classes of :mod:`costmodels.models.architecture` whose layers it serves; it is named in
+:data:`SHIPPED` below.
 """
 
 from __future__ import annotations

@@ -69,7 +69,8 @@ class TestKind:
 
     def test_a_document_carries_its_digest_and_an_edit_shows(self, kind: Kind) -> None:
         document = example(kind.name)
-        assert document["digest"] == digest_of(document)
+        example_file = f"planner/examples/{kind.name}.json"
+        assert document["digest"] == digest_of(document), f"{example_file} is not as the program writes it"
         assert not kind.parse(json.dumps(document)).was_edited
         reordered = json.dumps(dict(reversed(document.items())))
         assert not kind.parse(json.dumps(json.loads(reordered, parse_float=shortest))).was_edited, "1 is 1.0"

@@ -106,13 +106,15 @@ class TestEachOperation:
         assert len(priors(name).unseen.lengths) == len(priors(name).repeat.lengths) == len(coordinates(name))
 
     def test_has_questions_in_the_synthetic_world(self, name: str) -> None:
+        assert name in GRIDS, f"no shapes of {name} in GRIDS of tests/costmodels/synthetic.py"
         assert {"num_gpus", *GRIDS[name]} == set(KERNELS[name].columns)
         asked = questions(name, 3)
         hardware = Hardware.of([find_gpu("H200")])
         assert np.isfinite(features.matrix(KERNELS[name], asked, np.zeros(3, np.int64), hardware)).all()
 
     def test_is_asked_by_a_layer_or_the_network(self, name: str) -> None:
-        assert KERNELS[name].part == "communication" or name in _asked_by_bundled_models()
+        asked = KERNELS[name].part == "communication" or name in _asked_by_bundled_models()
+        assert asked, f"no bundled model (costmodels/models/architectures) asks for {name}"
 
 
 @cache
@@ -131,7 +133,9 @@ class TestTables:
     """Name no operation that is not there, and leave none out."""
 
     def test_what_is_measured_to_be_predicted_is_predicted(self) -> None:
-        assert [name for name, operation in OPERATIONS.items() if operation.predicted] == list(KERNELS)
+        tables = [name for name, operation in OPERATIONS.items() if operation.predicted]
+        assert set(tables) == set(KERNELS)
+        assert tables == list(KERNELS), "tables stand in the order of the families in costmodels/operations/registry.py"
 
     def test_levels_of_routing_have_sizes(self) -> None:
         assert len(ROUTING_SKEW) == len(CODES["routing"])
@@ -152,7 +156,8 @@ class TestTables:
 
     def test_help_texts_list_what_there_is(self) -> None:
         names = list(OPERATIONS)
-        assert _help(show, "operation") == f"{', '.join(names[:-1])} or {names[-1]}."
+        said = f"{', '.join(names[:-1])} or {names[-1]}."
+        assert _help(show, "operation") == said, "help of `plan profile show` in api/cli/commands/profile.py"
         assert _help(collect, "ops") == f"Comma-separated: {', '.join(GROUPS)}."
         predicted = [group for group, operations in GROUPS.items() if set(operations) <= set(KERNELS)]
         assert _help(propose, "ops") == f"Comma-separated: {', '.join(predicted)}."
@@ -175,7 +180,7 @@ class TestLayers:
     @pytest.mark.parametrize("kind", SHIPPED.layers, ids=lambda kind: type(kind).__name__)
     def test_each_kind_is_in_a_bundled_model_and_says_what_it_takes(self, kind: LayerKind[Any]) -> None:
         layers = [layer for layer in BUNDLED if kind.serves(layer)]
-        assert layers
+        assert layers, f"no bundled model (costmodels/models/architectures) has a {kind.layer.__name__}"
         for layer in layers:
             model = BUNDLED[layer]
             split = Split(model.hidden, choose_precision(model), LAYOUTS)
@@ -322,7 +327,7 @@ class TestNothingIsForgottenSilently:
     """What today would cost nothing, or be left out of the memory, raises."""
 
     def test_an_operation_without_a_table(self) -> None:
-        with pytest.raises(ValueError, match=r"family toy: toy_scan has no table in profiles/measurements\.py"):
+        with pytest.raises(ValueError, match=r"family toy: toy_scan has no table in profiles/operation_tables\.py"):
             SHIPPED.extended(TOY)
 
     @pytest.mark.usefixtures("measured")

@@ -1,6 +1,6 @@
 """A family of operations as somebody would add it: the layer's class, the table of what is measured, the family.
 
-In the tree these are lines of ``costmodels/models/architecture.py`` and ``profiles/measurements.py`` and a file of
+In the tree these are lines of ``costmodels/models/architecture.py`` and ``profiles/operation_tables.py`` and a file of
 ``costmodels/operations``.
 """
 
@@ -22,7 +22,7 @@ from costmodels.operations.roofline import WEIGHT_BYTES, Columns, Hardware, Work
 from costmodels.operations.shape_features import Features, logs, waves
 from profiles.measurements import Column, Operation
 
-# --- profiles/measurements.py
+# --- profiles/operation_tables.py
 
 SCAN_TABLE = Operation(
     "toy_scan",

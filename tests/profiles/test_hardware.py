@@ -244,7 +244,7 @@ def test_every_field_says_where_it_is_from(fact: Fact) -> None:
 
 @each_gpu
 def test_idle_power_is_never_passed_off_as_a_data_sheet_figure(gpu: Gpu) -> None:
-    assert "idle_watts" in gpu.sources
+    assert "idle_watts" in gpu.sources, "a data sheet has none: say where it was read"
 
 
 # --------------------------------------------------------------------------------------------- physics
@@ -253,6 +253,7 @@ def test_idle_power_is_never_passed_off_as_a_data_sheet_figure(gpu: Gpu) -> None
 @each_gpu
 def test_peak_rates_are_dense(gpu: Gpu) -> None:
     clock = gpu.boost_clock_mhz * 1e6
+    assert (gpu.generation, gpu.compute_capability) in FLOP_PER_CLOCK, "a new generation: add its rate in this file"
     bound = FLOP_PER_CLOCK[gpu.generation, gpu.compute_capability] * gpu.sm_count * clock
     bound *= 0.5 if gpu.name in HALF_RATE else 1.0
     assert half_precision(gpu) <= 1.02 * bound
@@ -379,6 +380,13 @@ def test_a_wrong_fact_is_refused(broken: Path, change: dict[str, object]) -> Non
     with pytest.raises(DataError, match=r"fabrics\.yaml") as caught:
         hardware.fabrics()
     assert caught.value.hint
+
+
+def test_a_message_names_the_entry_the_field_and_how_many_more(broken: Path) -> None:
+    rest = {name: value for name, value in FABRIC.items() if name not in ("kind", "latency_us")}
+    (broken / "fabrics.yaml").write_text(yaml.safe_dump({"good": FABRIC, "mine": rest}))
+    with pytest.raises(DataError, match=r"\(mine\.kind: Field required; and 1 more\)"):
+        hardware.fabrics()
 
 
 @pytest.mark.parametrize("peaks", [{}, {"fp8": 1e12}, {"bf16": 0.0}, {"bf16": -1e12}], ids=str)

@@ -18,6 +18,9 @@ from profiles.measurements import OPERATIONS
 
 Writer = Callable[..., Path]
 
+SAMPLES = {"aiconfigurator": ("aic_gemm",), "collect": ("own_journal",), "vidur": ("vidur_mlp", "vidur_all_reduce")}
+"""Fixtures that write a small sample of each format: a file, or several of one folder."""
+
 
 def aic_rows(source: Path, **options: str) -> pd.DataFrame:
     (rows,) = read(aiconfigurator.IMPORTER, source, **options).values()
@@ -36,15 +39,10 @@ class TestEveryImporter:
 
     @pytest.fixture
     def source(self, importer: Importer, request: pytest.FixtureRequest) -> Path:
-        if importer.name == "vidur":
-            request.getfixturevalue("vidur_all_reduce")
-            mlp: Path = request.getfixturevalue("vidur_mlp")
-            return mlp.parent
-        if importer.name == "collect":
-            own: Path = request.getfixturevalue("own_journal")
-            return own
-        gemm: Path = request.getfixturevalue("aic_gemm")
-        return gemm
+        fixtures = SAMPLES.get(importer.name)
+        assert fixtures, f"no sample of {importer.name}: name the fixtures that write it in SAMPLES"
+        written: list[Path] = [request.getfixturevalue(name) for name in fixtures]
+        return written[0].parent if len(written) > 1 else written[0]
 
     @pytest.fixture
     def options(self, importer: Importer) -> dict[str, str]:

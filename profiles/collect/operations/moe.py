@@ -1,7 +1,7 @@
 """Routed experts of one layer on the busiest GPU of its group: gate/up product, activation, down product.
 
 The tokens come in the order of their experts. Bringing them there and summing the experts' outputs back is not
-timed: the row's meaning (profiles/measurements.py) names the three steps alone. Engines' fused kernels, which the
+timed: the row's meaning (profiles/operation_tables.py) names the three steps alone. Engines' fused kernels, which the
 shipped rows timed, include both; they move 2·pairs·hidden values more. What each expert gets is
 :mod:`~profiles.collect.operations.routing`'s to say. In fp8, the activation is rounded to fp8 with a static scale.
 
