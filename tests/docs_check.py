@@ -28,6 +28,7 @@ from planner.kinds import KINDS
 ROOT = Path(__file__).parents[1]
 START, END = "<!-- generated: tests/docs_check.py -->", "<!-- end of what is generated -->"
 OF_EVERY_COMMAND = {"--help", "--install-completion", "--show-completion"}
+LONGEST_RUN_S = 300  # of a command that is shown: one that serves, or takes longer, is marked
 _NOT_RUN = re.compile(r"<!-- not run: (.*) -->")
 
 
@@ -182,6 +183,19 @@ def wrong() -> list[str]:
     return found
 
 
+def _run(command: Shown, folder: str) -> subprocess.CompletedProcess[str]:
+    """Runs it in ``folder``. Raises TimeoutExpired where it does not end."""
+    return subprocess.run(
+        [sys.executable, "-c", "import sys; from api.cli.main import main; sys.exit(main())", *command.words],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(Path.home())},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LONGEST_RUN_S,
+    )
+
+
 def failing() -> Iterator[str]:
     """Runs what is shown, each page in one folder of its own; a refusal (exit 3) that a page shows is an answer."""
     for page in pages():
@@ -191,14 +205,11 @@ def failing() -> Iterator[str]:
                 if each.why_not is not None:
                     print(f"not run: plan {' '.join(each.words)} ({each.why_not})", flush=True)
                     continue
-                ran = subprocess.run(
-                    [sys.executable, "-c", "import sys; from api.cli.main import main; sys.exit(main())", *each.words],
-                    cwd=folder,
-                    env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(Path.home())},
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
+                try:
+                    ran = _run(each, folder)
+                except subprocess.TimeoutExpired:
+                    yield f"{page.name}: plan {' '.join(each.words)}: did not end in {LONGEST_RUN_S} s; mark its block"
+                    continue
                 print(f"exit {ran.returncode}: plan {' '.join(each.words)}", flush=True)
                 if ran.returncode not in (0, 3):
                     yield f"{page.name}: plan {' '.join(each.words)}: exit {ran.returncode}: {ran.stderr.strip()}"

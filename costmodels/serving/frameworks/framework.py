@@ -242,7 +242,8 @@ class Registry:
         for name in framework_names(folder):
             if name not in self._fitted:
                 raise DataError(
-                    f"{CALIBRATION}: no constants of {name}", "fit them: python -m tests.benchmarks.silicon calibrate"
+                    f"{CALIBRATION}: no constants of {name}",
+                    "begin with those of a framework like it; python -m tests.benchmarks.silicon calibrate fits them",
                 )
             shipped(folder / f"{name}.yaml", partial(self._add, name))
         self._spellings = {_folded(file.full_name): name for name, file in self._files.items()}
