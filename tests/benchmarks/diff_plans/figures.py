@@ -135,7 +135,8 @@ def _memory(document: Mapping[str, Any]) -> Figures:
 
 def _training(plan: Mapping[str, Any]) -> Figures:
     decision, predicted, proof = plan["decision"], plan["prediction"], plan["proof"]
-    mesh = " ".join(f"{name}{degree}" for name, degree in decision["mesh"].items() if degree > 1)
+    degrees = ((name, degree) for name, degree in decision["mesh"].items() if name == "gpus" or degree > 1)
+    mesh = " ".join(f"{name}{degree}" for name, degree in degrees)
     return {
         "layout": f"{mesh}, sharding {decision['sharding']}, micro-batch {decision['micro_batch']}, "
         f"{decision['schedule']}",
