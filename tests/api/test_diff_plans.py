@@ -54,6 +54,10 @@ class TestGrid:
         grid = [asked("a"), asked("b"), asked("c", "simulate a.json"), asked("d", "simulate b.json")]
         assert [[request.name for request in chain] for chain in chains(grid)] == [["a", "c"], ["b", "d"]]
 
+    def test_a_command_is_named_with_its_group(self) -> None:
+        said = ["--model m", "predict x.csv", "schema plan", "train --model m", "train predict x.csv"]
+        assert [asked("a", words).command for words in said] == ["plan", "predict", "schema", "train", "train predict"]
+
     def test_files_are_the_same_at_every_call(self, tmp_path: Path) -> None:
         for name in ("one", "two"):
             lay_out(tmp_path / name)
@@ -149,6 +153,24 @@ class TestReach:
         found = reach.reached([Answer(asked("one", "predict x.csv"), 0, rows, "", frozenset())])
         assert (found["framework"], found["model reader"]) == ({"vllm"}, {"qwen3"})
 
+    def test_precisions_of_rows_count_as_asked(self) -> None:
+        row = {"model": "Qwen/Qwen3-8B", "framework": "vllm", "error": ""}
+        rows = [{**row, "precision": "int8", "kv_precision": None}, {**row, "precision": None, "kv_precision": "fp8"}]
+        found = reach.reached([Answer(asked("one", "predict x.csv"), 0, {"rows": rows}, "", frozenset())])
+        assert (found["weights precision"], found["kv precision"]) == ({"int8"}, {"fp8"})
+
+    def test_a_model_of_the_grids_own_files_reaches_its_reader(self) -> None:
+        rows = [{"model": "step", "framework": "vllm", "error": ""}]
+        found = reach.reached([Answer(asked("one", "predict x.csv"), 0, rows, "", frozenset())])
+        assert found["model reader"] == {"step"}
+
+    def test_training_layouts_reach_what_they_name(self) -> None:
+        row = {"framework": "megatron@0.14", "schedule": "1f1b", "recompute": "selective:mlp+moe", "error": ""}
+        rows = [row, {**row, "schedule": "gpipe", "error": "no"}, {**row, "schedule": None, "recompute": "full"}]
+        found = reach.reached([Answer(asked("one", "train predict x.csv"), 0, rows, "", frozenset())])
+        assert (found["training framework"], found["training schedule"]) == ({"megatron"}, {"1f1b"})
+        assert found["recomputed"] == {"mlp", "moe"}
+
     def test_help_reaches_no_command(self) -> None:
         assert reach.reached([Answer(asked("h", "experts --help"), 0, None, "", frozenset())]) == {"exit code": {"0"}}
 
@@ -181,6 +203,14 @@ class TestFigures:
         found = figures(rows)
         assert found == figures({"kind": "predictions", "rows": rows})
         assert (found["ttft_ms_mean"], found["refused"]) == ([1.5, None], ["no"])
+
+    def test_rows_of_training_have_their_own_columns(self) -> None:
+        found = figures([{"iteration_s": 2.0, "mfu": None, "error": ""}])
+        assert found == {"iteration_s": [2.0], "mfu": [None]}
+
+    def test_memory_of_an_engine_has_its_parts_and_whether_it_starts(self) -> None:
+        document = {"kind": "memory", "starts": False, "memory": {"weights_bytes": 7}, "largest": None}
+        assert figures(document) == {"starts": False, "weights_bytes": 7}
 
 
 class TestComparing:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from itertools import takewhile
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ from tests.benchmarks.diff_plans.inputs import lay_out
 
 GRID = Path(__file__).with_name("requests.yaml")
 
-WRITES = ("plan", "simulate", "experts")
+WRITES = ("plan", "simulate", "experts", "memory", "train")
 """Commands that write their document to a file and still show the view."""
+
+PRINTS = ("predict", "train predict", "train memory")
+"""Commands that show the view or print their document."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,10 @@ class Request:
 
     @property
     def command(self) -> str:
-        return "plan" if self.arguments[0].startswith("-") else self.arguments[0]
+        """``plan``, ``predict``, ``train predict``, …"""
+        words = list(takewhile(lambda word: not word.startswith("-"), self.arguments))
+        named = next((n for n in (2, 1) if " ".join(words[:n]) in seams.commands()), 1)
+        return " ".join(words[:named]) if words else "plan"
 
     def needs(self, others: Iterable[str]) -> set[str]:
         """Those of ``others`` (names) whose documents it reads."""
@@ -111,8 +118,8 @@ def ask(request: Request) -> Answer:
     Where the view and the document cannot be had together, it is asked twice.
     """
     arguments, own = list(request.arguments), Path(f"{request.name}.json")
-    answers_question = "--help" not in arguments and request.command in (*WRITES, "predict")
-    if answers_question and request.command == "plan":
+    answers_question = "--help" not in arguments and request.command in (*WRITES, *PRINTS)
+    if answers_question and request.command in ("plan", "train"):
         arguments.append("--explain")
     together = answers_question and request.command in WRITES and "--output" not in arguments
     before, document = set(Path().iterdir()), None

@@ -54,7 +54,11 @@ def figures(document: Any) -> Figures:
     """The key figures of a document of any kind, told by what it holds; none of what is not an answer (schemas)."""
     if isinstance(document, list) or "rows" in document:
         rows = document if isinstance(document, list) else document["rows"]
-        found = _predictions(rows) if rows and "error" in rows[0] else {}
+        found = _rows(rows) if rows and "error" in rows[0] else {}
+    elif document.get("kind") == "training":
+        found = _training(document)
+    elif document.get("kind") == "memory":
+        found = _memory(document)
     elif "physical_to_logical_map" in document.get("decision", ()):
         found = _experts(document)
     elif "decision" in document:
@@ -108,16 +112,42 @@ def _latencies(document: Mapping[str, Any]) -> Figures:
     return found
 
 
-def _predictions(rows: list[Mapping[str, Any]]) -> Figures:
-    """A list a column, null where a row was refused. Figures of rows are text, as in a CSV."""
-    columns = [
+def _rows(rows: list[Mapping[str, Any]]) -> Figures:
+    """A list a column, null where a row was refused. Figures of rows may be text, as in a CSV."""
+    serving = [
         *(f"{metric}_ms_{part}" for metric in ("ttft", "tpot", "e2e") for part in ("mean", "low", "high", "p99")),
         "output_tokens_per_s_per_gpu",
         "memory_bytes_per_gpu",
         "kv_tokens",
     ]
+    training = [
+        *(f"{name}{part}" for name in ("iteration_s", "memory_bytes_per_gpu") for part in ("", "_low", "_high")),
+        *("tokens_per_s_gpu", "mfu", "bubble_share", "exposed_communication_share"),
+    ]
+    columns = (name for name in (serving if "kv_tokens" in rows[0] else training) if name in rows[0])
     found: Figures = {name: [None if row[name] in ("", None) else float(row[name]) for row in rows] for name in columns}
     return {**found, "refused": [row["error"].partition(";")[0] for row in rows if row["error"]] or None}
+
+
+def _memory(document: Mapping[str, Any]) -> Figures:
+    return {"starts": document["starts"], **(document["memory"] or {}), **(document["largest"] or {})}
+
+
+def _training(plan: Mapping[str, Any]) -> Figures:
+    decision, predicted, proof = plan["decision"], plan["prediction"], plan["proof"]
+    degrees = ((name, degree) for name, degree in decision["mesh"].items() if name == "gpus" or degree > 1)
+    mesh = " ".join(f"{name}{degree}" for name, degree in degrees)
+    return {
+        "layout": f"{mesh}, sharding {decision['sharding']}, micro-batch {decision['micro_batch']}, "
+        f"{decision['schedule']}",
+        "stages": [stage["layers"] for stage in decision["stages"]],
+        "iteration_s": [predicted["iteration_s"][part] for part in ("value", "low", "high")],
+        **{name: predicted[name] for name in ("mfu", "bubble_share", "exposed_communication_share")},
+        "objective": proof["objective_value"],
+        "bound": proof["bound"],
+        "legal": proof["legal"],
+        "alternatives_s": [each["iteration_s"] for each in plan["alternatives"]["ranked"]],
+    }
 
 
 def _simulation(report: Mapping[str, Any]) -> Figures:

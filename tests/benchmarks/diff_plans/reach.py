@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from tests.benchmarks.diff_plans.asking import Answer
+from tests.benchmarks.diff_plans.inputs import KEPT
 from tests.benchmarks.diff_plans.seams import made_of
 
 Reached = dict[str, set[str]]
@@ -33,7 +34,7 @@ def _shown(answer: Answer) -> Iterator[tuple[str, str]]:
     if answer.exit_code != 0 or "--help" in answer.request.arguments:
         return
     yield "command", answer.request.command
-    shows = {"plan": _planned, "experts": _placed, "predict": _predicted}.get(answer.request.command)
+    shows = SHOWS.get(answer.request.command)
     if shows is not None:
         yield from shows(answer.document)
 
@@ -59,13 +60,50 @@ def _placed(placement: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _predicted(document: Any) -> Iterator[tuple[str, str]]:
+    """Precisions count as asked: ``auto`` and ``fp4`` are names of others, and no plan shows them."""
     for row in document if isinstance(document, list) else document["rows"]:
         if row["error"] == "":
             yield "framework", row["framework"]
             yield from _model(row["model"])
+            named = {"weights precision": row.get("precision"), "kv precision": row.get("kv_precision")}
+            yield from ((dimension, name) for dimension, name in named.items() if name)
+
+
+def _trained(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    asked = plan["request"]
+    yield "training objective", asked["objective"]
+    yield from _training(asked)
+
+
+def _layouts(rows: list[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """What the rows name; what they leave to the framework's defaults is not counted."""
+    for row in rows:
+        if row["error"] == "":
+            yield from _training(row)
+            how, _, parts = (row.get("recompute") or "").partition(":")
+            if how == "selective":
+                yield from (("recomputed", part) for part in parts.split("+"))
+
+
+def _training(setting: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if setting.get("framework"):
+        yield "training framework", setting["framework"].partition("@")[0]
+    for name in ("precision", "mode", "optimizer", "schedule", "attention"):
+        if setting.get(name):
+            yield f"training {name}", setting[name]
+
+
+SHOWS: Mapping[str, Callable[[Any], Iterator[tuple[str, str]]]] = {
+    "plan": _planned,
+    "experts": _placed,
+    "predict": _predicted,
+    "train": _trained,
+    "train predict": _layouts,
+}
+"""What an answer of a command reaches, read from its document."""
 
 
 def _model(name: str) -> Iterator[tuple[str, str]]:
-    kinds, reader = made_of(name)
+    kinds, reader = made_of(name, KEPT)
     yield from (("layer kind", kind) for kind in kinds)
     yield from (("model reader", each) for each in reader)

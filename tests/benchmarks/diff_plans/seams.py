@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,12 +20,16 @@ from costmodels.models.reading import READERS
 from costmodels.models.registry import find_architecture, registered
 from costmodels.operations.registry import families
 from costmodels.serving.frameworks.names import framework_names
+from costmodels.training.frameworks import framework_names as training_frameworks
+from costmodels.training.layouts import ATTENTION, PRECISIONS, RECOMPUTED, SCHEDULES
+from costmodels.training.setting import MODES, OPTIMIZERS
 from planner.contract.engine import KvPrecisionName, PrecisionName, Role
 from planner.contract.workload.slo import Metric
 from planner.contract.workload.workload import RoutingName
 from planner.experts import document as experts
 from planner.serving import request as requests
 from planner.solving.solvers import Answer, Highs
+from planner.training.request import TrainingObjective
 from profiles.errors import ShardwrightError, UnknownName
 from profiles.store import ProfileStore, shipped_pack
 
@@ -39,7 +44,6 @@ def run(arguments: Sequence[str]) -> int:
 
 def to_reach() -> dict[str, frozenset[str]]:
     """What requests must reach, by dimension."""
-    commands = {str(each.name) for each in app.registered_commands} | {str(each.name) for each in app.registered_groups}
     return {
         "operation family": frozenset(families().kernels),
         "layer kind": frozenset(_layer_kinds()),
@@ -53,9 +57,28 @@ def to_reach() -> dict[str, frozenset[str]]:
         "disaggregation": frozenset(get_args(requests.Disaggregation)),
         "routing": frozenset(get_args(RoutingName)),
         "metric": frozenset(get_args(Metric)),
-        "command": frozenset(commands - set(NOT_ASKED) | {"plan"}),
+        "training framework": frozenset(training_frameworks()),
+        "training objective": frozenset(get_args(TrainingObjective)),
+        "training precision": frozenset(PRECISIONS),
+        "training mode": frozenset(MODES),
+        "training optimizer": frozenset(OPTIMIZERS),
+        "training schedule": frozenset(SCHEDULES),
+        "training attention": frozenset(ATTENTION),
+        "recomputed": frozenset(RECOMPUTED),
+        "command": commands() - set(NOT_ASKED),
         "exit code": frozenset({"0", *_exit_codes(ShardwrightError)}),
     }
+
+
+@cache
+def commands() -> frozenset[str]:
+    """``plan``, ``predict``, ``train``, ``train predict``, …; of the groups in :data:`NOT_ASKED` the group alone."""
+    names = {"plan", *(str(each.name) for each in app.registered_commands)}
+    for group in app.registered_groups:
+        names.add(str(group.name))
+        if group.name not in NOT_ASKED and group.typer_instance is not None:
+            names |= {f"{group.name} {each.name}" for each in group.typer_instance.registered_commands}
+    return frozenset(names)
 
 
 def _exit_codes(kind: type[ShardwrightError]) -> set[str]:
@@ -82,10 +105,10 @@ def _parts(architecture: Any) -> set[str]:
     return kinds
 
 
-def made_of(model: str) -> tuple[set[str], set[str]]:
-    """(layer kinds, reader) of a bundled model; empty for one that is not."""
+def made_of(model: str, folder: Path) -> tuple[set[str], set[str]]:
+    """(layer kinds, reader) of a bundled model, or of one whose config.json lies in ``folder``; empty for others."""
     try:
-        architecture = find_architecture(model)
+        architecture = find_architecture(str(folder / model) if (folder / model).exists() else model)
     except UnknownName:
         return set(), set()
     return _parts(architecture), {READERS[architecture.model_type].__name__.strip("_")}
