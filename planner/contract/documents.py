@@ -93,6 +93,8 @@ _WAYS_OUT = {
     "limit_ms": "a limit is a positive time, e.g. 30 ms, of at most 1e12 ms",
     "isl": "give the prompt's length in tokens, e.g. isl=4000",
     "osl": "give the output's length in tokens, e.g. osl=500",
+    "headroom": "give a share from 0 to 10, e.g. 0.2 or 20%",
+    "requests": "give a whole number of requests from 1 to 10,000,000, e.g. 5000",
     "rate_rps": "give a positive number of requests per second, or leave it out for as many as fit",
 }
 

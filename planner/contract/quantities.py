@@ -6,6 +6,10 @@ from pydantic import Field
 
 from planner.contract.documents import Document
 
+SLOW_END = "with steps at the slow end of their interval"
+"""How a note begins of engines that keep up with their load as predicted, and not there: the upper ends of TTFT and E2E
+then grow with the number of requests."""
+
 
 class Interval(Document):
     """A predicted quantity: 80 % of true values are expected between ``low`` and ``high``."""

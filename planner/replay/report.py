@@ -15,7 +15,7 @@ from costmodels.serving.simulator.step_table import End
 from planner.contract.engine import EngineGroup
 from planner.contract.models import ModelConfig
 from planner.contract.provenance import Provenance, provenance_fields
-from planner.contract.quantities import Interval, Latency
+from planner.contract.quantities import SLOW_END, Interval, Latency
 from planner.contract.workload.slo import Bound
 from planner.contract.workload.traces import sent
 from planner.contract.workload.workload import Workload
@@ -179,7 +179,7 @@ def simulate_plan(
         capacity_rps=capacity,
         groups=tuple(_group(group, value) for group in plan.decision.engines),
         timeline=_timeline(value),
-        warnings=(*warnings, *_load_warnings(plan, described, len(counted))),
+        warnings=(*warnings, *_load_warnings(plan, described, len(counted)), *_slow_end_warnings(fleets)),
         cost_model_version=cost.version,
         pack_hash=cost.store.manifest.content_hash,
         seed=sending.seed,
@@ -237,6 +237,22 @@ def _load_warnings(plan: Plan, load: simulated.Load, counted: int) -> list[str]:
     if load.seconds == 0:
         out.append("all requests come at the same moment: there is no rate to keep up with")
     return out
+
+
+def _slow_end_warnings(fleets: dict[End, FleetOutcome]) -> list[str]:
+    """Where the load is carried as predicted, but not with every step at the slow end of its interval."""
+    if _behind(fleets["value"]) or not (behind := _behind(fleets["high"])):
+        return []
+    engines = "an engine does" if behind == 1 else f"{behind} engines do"
+    return [
+        f"{SLOW_END}, {engines} not keep up with the load: the upper ends of TTFT and E2E are what these requests "
+        "see, and grow with more"
+    ]
+
+
+def _behind(fleet: FleetOutcome) -> int:
+    """Engines whose queue grows all the time."""
+    return sum(not keeps_up(each.outcome) for each in fleet.replays)
 
 
 def _interval(values: dict[End, float]) -> Interval:

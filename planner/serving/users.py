@@ -95,7 +95,7 @@ def _rate(request: PlanRequest, users: int, planned: Callable[[PlanRequest], Pla
     raise Infeasible(
         f"workload: concurrency: {users} users at once are more than {request.cluster.name} holds within the SLO, "
         f"about {int(most)}",
-        f"plan for fewer (concurrency={max(int(most), 1)}), relax the SLO, or offer more GPUs",
+        f"plan for fewer (by formulas about concurrency={max(int(most), 1)}), relax the SLO, or offer more GPUs",
         binding="concurrency",
         highest_concurrency=int(most),
     )

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from command import Runner, complaint
 
+from api.cli.commands.predict import _show
 from planner.serving import prediction_table as predicting
 
 HEADER = "model,gpu,framework,tp,isl,osl,concurrency"
@@ -76,3 +77,11 @@ def test_files_that_cannot_be_read_are_named(run: Runner, tmp_path: Path) -> Non
     assert "is empty" in complaint(run("predict", str(empty)))[0]
     assert "cannot be read" in complaint(run("predict", str(tmp_path / "none.csv")))[0]
     assert "is a directory" in complaint(run("predict", str(csv(tmp_path, "good")), "-o", str(tmp_path)))[0]
+
+
+def test_intervals_are_written_as_in_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    latency = {"mean": "115", "low": "52.6", "high": "225", "p50": "114", "p99": "130"}
+    row = {f"{name}_ms_{part}": value for name in ("ttft", "tpot", "e2e") for part, value in latency.items()}
+    rest = {"output_tokens_per_s_per_gpu": "10", "memory_bytes_per_gpu": "1e9", "kv_tokens": "7", "how": "", "note": ""}
+    _show(pd.Series({**row, **rest}))
+    assert "52.6–225 ms" in capsys.readouterr().out

@@ -90,6 +90,12 @@ def test_a_plan_that_falls_behind_says_so(run: Runner, folder: Path) -> None:
     assert "it carries about" in out
 
 
+def test_too_many_requests_are_told_how_many_may_be(run: Runner, folder: Path) -> None:
+    code, _, err = run(*arguments(folder, "--rate", "2", "--requests", "100000000000"))
+    assert code == 2
+    assert "from 1 to 10,000,000" in err
+
+
 @pytest.mark.parametrize("kind", ["png", "svg", "html"])
 def test_the_timeline_is_drawn(run: Runner, folder: Path, tmp_path: Path, kind: str) -> None:
     pytest.importorskip("matplotlib")

@@ -15,7 +15,7 @@ from api.cli.views import predictions, quantities
 from api.cli.views.explain import places
 from planner.contract.clusters import Pool
 from planner.contract.engine import Rank, Replica
-from planner.contract.quantities import Interval
+from planner.contract.quantities import SLOW_END, Interval
 from planner.contract.workload.slo import Slo
 from planner.contract.workload.workload import Workload, parse_workload
 from planner.serving.document.plan import Alternatives, OperatingPoint, Plan
@@ -241,6 +241,17 @@ class TestOtherPlans:
         plan = base.model_copy(update={"prediction": base.prediction.model_copy(update={"slo": (check,)})})
         assert re.search(r"−2\.1 % +31 %", text_of(plan))
 
+    def test_a_load_that_slow_engines_do_not_keep_up_with_is_said(self) -> None:
+        plan = example_plan()
+        check = plan.prediction.slo[0]
+        check = check.model_copy(update={"predicted": Interval(value=600, low=540, high=1.5e6)})
+        prediction = plan.prediction.model_copy(update={"slo": (check, *plan.prediction.slo[1:])})
+        notes = (*plan.provenance.notes, f"{SLOW_END}, engine-0 does not keep up with its load")
+        provenance = plan.provenance.model_copy(update={"notes": notes})
+        shown = text_of(plan.model_copy(update={"prediction": prediction, "provenance": provenance}))
+        assert "540 ms–falls behind" in shown
+        assert "the queue grows for as long as the load" in shown
+
     def test_restrictions_are_repeated(self) -> None:
         base = example_plan()
         request = base.request.model_copy(update={"max_tp": 4, "tp_across_nodes": True})
@@ -337,6 +348,12 @@ class TestQuantities:
     )
     def test_a_range_of_durations(self, value: float, low: float, high: float, text: str) -> None:
         assert quantities.milliseconds_range(Interval(value=value, low=low, high=high)) == text
+
+    def test_minutes_of_a_growing_queue_are_said_in_words(self) -> None:
+        grown, notes = Interval(value=388, low=250, high=1.5e6), [f"{SLOW_END}, engine-0 does not keep up"]
+        assert quantities.growing_range(grown, notes) == "250 ms–falls behind"
+        assert quantities.growing_range(grown, ["prices are known"]) == "250 ms–25 min"
+        assert quantities.growing_range(Interval(value=20, low=15, high=30), notes) == "15.0–30.0 ms"
 
     def test_what_is_certain_has_no_range(self) -> None:
         assert quantities.plain_range(Interval(value=4.0, low=4.0, high=4.0)) == ""

@@ -195,7 +195,8 @@ def _hand_over(
 
 def _show(row: pd.Series) -> None:
     from api.cli.console import facts, heading, indented, table
-    from api.cli.views.quantities import gib, milliseconds, number
+    from api.cli.views.quantities import gib, milliseconds, milliseconds_range, number
+    from planner.contract.quantities import Interval
 
     with page() as out:
         heading(out, "Prediction")
@@ -205,10 +206,9 @@ def _show(row: pd.Series) -> None:
             ("tpot_ms", "time per output token (TPOT)"),
             ("e2e_ms", "whole request (E2E)"),
         ):
-            mean, low, high, p50, p99 = (
-                milliseconds(float(row[f"{name}_{part}"])) for part in ("mean", "low", "high", "p50", "p99")
-            )
-            rows.add_row(title, mean, f"{low} – {high}", p50, p99)
+            mean, low, high, p50, p99 = (float(row[f"{name}_{part}"]) for part in ("mean", "low", "high", "p50", "p99"))
+            interval = milliseconds_range(Interval(value=mean, low=low, high=high))
+            rows.add_row(title, milliseconds(mean), interval, milliseconds(p50), milliseconds(p99))
         indented(out, rows)
         facts(
             out,

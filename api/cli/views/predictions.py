@@ -10,8 +10,8 @@ from rich.text import Text
 from api.cli.console import heading, indented, table
 from api.cli.views.quantities import (
     gib,
+    growing_range,
     milliseconds,
-    milliseconds_range,
     number,
     percent,
     plain_range,
@@ -65,11 +65,15 @@ def promises(plan: Plan, console: Console) -> None:
             promise(check.metric, check.percentile, check.limit_ms),
             milliseconds(check.predicted.value),
             *([milliseconds(check.formula_ms)] if check.formula_ms is not None else []),
-            milliseconds_range(check.predicted),
+            growing_range(check.predicted, plan.provenance.notes),
             percent(check.margin),
             Text(probability(check.confidence), style="green" if check.confidence >= 0.9 else "yellow"),
         )
     indented(console, rows)
+    if any("falls behind" in growing_range(check.predicted, plan.provenance.notes) for check in plan.prediction.slo):
+        console.print(
+            Text("  Falls behind: at the slow end of the prediction the queue grows for as long as the load.")
+        )
     if min(check.confidence for check in plan.prediction.slo) < SURE_ENOUGH:
         console.print(
             Text(f"  --confidence {SURE_ENOUGH:g} asks for a plan that leaves room for the prediction's own error.")
@@ -91,7 +95,7 @@ def _prediction(plan: Plan, console: Console) -> None:
         rows.add_row(
             name,
             milliseconds(latency.mean.value),
-            milliseconds_range(latency.mean),
+            growing_range(latency.mean, plan.provenance.notes),
             *(
                 "–" if at is None else milliseconds(at.value)
                 for at in (latency.p50, latency.p90, latency.p95, latency.p99)

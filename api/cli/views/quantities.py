@@ -5,8 +5,9 @@ Durations have one style everywhere: 400 µs, 312 ms, 1.24 s, 5 min 21 s, 2 h 5 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
-from planner.contract.quantities import Interval
+from planner.contract.quantities import SLOW_END, Interval
 
 GIB = 2**30
 
@@ -72,6 +73,14 @@ def milliseconds_range(interval: Interval) -> str:
         return f"{milliseconds(interval.low)}–{milliseconds(interval.high)}"
     (_, low, high), unit = _with_unit(_TIMES, *ends)
     return f"{low}–{high} {unit}"
+
+
+def growing_range(interval: Interval, notes: Iterable[str]) -> str:
+    """The interval of a latency: ``250 ms–falls behind`` where its upper end is minutes because an engine does not keep
+    up at the slow end, as ``notes`` say: how many minutes depends on how long one waits."""
+    if interval.high >= _MINUTE_MS and any(note.startswith(SLOW_END) for note in notes):
+        return f"{milliseconds(interval.low)}–falls behind"
+    return milliseconds_range(interval)
 
 
 def watts(value: float) -> str:

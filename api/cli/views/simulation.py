@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import bullet, facts, heading, indented, table
-from api.cli.views.quantities import milliseconds, milliseconds_range, number, percent, probability, promise
+from api.cli.views.quantities import growing_range, milliseconds, number, percent, probability, promise
 from planner.contract.quantities import Interval
 from planner.replay.document import Percentiles, SimulationReport
 
@@ -53,14 +53,12 @@ def _slo(report: SimulationReport, console: Console) -> None:
     if not report.slo:
         return
     heading(console, "SLO")
-    rows = table(
-        "promise", "simulated", "80 % interval", "the plan said", "requests within", "holds", "sure that it does"
-    )
+    rows = table("promise", "simulated", "80 % interval", "the plan said", "within", "holds", "how sure")
     for each in report.slo:
         rows.add_row(
             promise(each.metric, each.percentile, each.limit_ms),
             "–" if each.simulated is None else milliseconds(each.simulated.value),
-            "" if each.simulated is None else milliseconds_range(each.simulated),
+            "" if each.simulated is None else growing_range(each.simulated, report.warnings),
             _said(each.planned_ms),
             percent(each.share.value),
             Text("yes", style="green") if each.holds else Text("no", style="red"),
@@ -85,16 +83,16 @@ def _latency(report: SimulationReport, console: Console) -> None:
     rows = table("", "simulated", "80 % interval", "the plan said", left=1)
     for name, metric in (("TTFT", report.ttft_ms), ("TPOT", report.tpot_ms), ("E2E", report.e2e_ms)):
         if metric is not None:
-            for row in _latency_rows(name, metric):
+            for row in _latency_rows(name, metric, report.warnings):
                 rows.add_row(*row)
     indented(console, rows)
 
 
-def _latency_rows(name: str, metric: Percentiles) -> Iterator[tuple[str, ...]]:
+def _latency_rows(name: str, metric: Percentiles, warnings: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     for at in ("mean", "p50", "p90", "p95", "p99"):
         seen: Interval = getattr(metric, at)
         said = getattr(metric.planned, at, None)
-        yield f"{name} {at}", milliseconds(seen.value), milliseconds_range(seen), _said(said)
+        yield f"{name} {at}", milliseconds(seen.value), growing_range(seen, warnings), _said(said)
 
 
 def _said(ms: float | None) -> str:

@@ -6,6 +6,7 @@ import math
 
 from costmodels.origins import HOW
 from costmodels.serving.frameworks.framework import PREDICTED
+from planner.contract.quantities import SLOW_END
 from planner.contract.workload.workload import Workload
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
 from planner.serving.engines.latency import LONG, Checks
@@ -126,7 +127,7 @@ def _simulation_notes(groups: list[Group], checks: Checks) -> list[str]:
     for group in groups:
         if not checks[group.id].keeps_up("high"):
             notes.append(
-                f"with steps at the slow end of their interval, {group.id} does not keep up with its load: the upper "
+                f"{SLOW_END}, {group.id} does not keep up with its load: the upper "
                 f"ends of its TTFT and E2E are what {LONG:,} requests would see, and grow with more"
             )
         formula = checks[group.id].formula_rps

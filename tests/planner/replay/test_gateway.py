@@ -11,6 +11,7 @@ import pytest
 from cases import DENSE, SLO, WORKLOAD
 
 from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
+from planner.contract.quantities import SLOW_END
 from planner.replay.document import SimulationReport
 from planner.replay.gateway import route
 from planner.replay.report import Sending, drawn_load, simulate_plan
@@ -81,6 +82,15 @@ def test_a_plan_above_its_capacity_falls_behind(made: Plan, bare: ProfileStore) 
     assert not all(check.holds for check in got.slo)
     assert got.groups[0].falls_behind == got.groups[0].replicas
     assert got.timeline[-30].waiting > got.timeline[10].waiting
+
+
+def test_a_load_that_is_carried_only_as_predicted_says_that_its_upper_ends_grow(made: Plan, bare: ProfileStore) -> None:
+    edge = made.prediction.request_rate_rps.value
+    easy, near, over = (replayed(made, bare, edge * share, 4000) for share in (0.3, 1.0, 3.0))
+    said = [any(note.startswith(SLOW_END) for note in got.warnings) for got in (easy, near, over)]
+    assert said == [False, True, False]
+    assert not near.falls_behind
+    assert over.falls_behind
 
 
 def test_same_seed_same_bytes(made: Plan, bare: ProfileStore) -> None:

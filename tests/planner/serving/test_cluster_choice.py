@@ -51,6 +51,13 @@ def test_what_says_too_little_is_refused(fields: dict[str, Any], named: str) -> 
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("share", [-0.1, 11])
+def test_a_headroom_out_of_range_is_told_the_range(share: float) -> None:
+    with pytest.raises(InputError, match="headroom") as caught:
+        parse_request({**ASKED, "headroom": share})
+    assert caught.value.hint == "give a share from 0 to 10, e.g. 0.2 or 20%"
+
+
 def test_headroom_is_a_share_of_the_rate(planned: Any) -> None:
     assert parse_request({**ASKED, "headroom": "20%"}).headroom == pytest.approx(0.2)
     more = planned(DENSE, "4xH100", "isl=2000,osl=200,rate=10", SLO, headroom="20%")
