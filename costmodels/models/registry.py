@@ -187,6 +187,10 @@ def read_config(model: str) -> tuple[str, dict[str, Any], Path | None] | None:
     return _config_at(path)
 
 
+QUANTIZATION_FILE = "hf_quant_config.json"
+"""Beside ``config.json``; beside ``NAME_config.json``, where many are in one folder, with ``NAME_`` before it."""
+
+
 def _config_at(path: Path) -> tuple[str, dict[str, Any], Path | None]:
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
@@ -197,14 +201,16 @@ def _config_at(path: Path) -> tuple[str, dict[str, Any], Path | None]:
         )
     config = _read_json(file)
     # NVIDIA ModelOpt keeps the quantization beside the config: without it the weights would look 16 bits wide
-    beside = file.with_name("hf_quant_config.json")
-    if "quantization_config" not in config and beside.is_file():
+    prefix = file.name.removesuffix("config.json") if file.name.endswith("config.json") else ""
+    beside = next(filter(Path.is_file, (file.with_name(f"{each}{QUANTIZATION_FILE}") for each in (prefix, ""))), None)
+    if "quantization_config" not in config and beside is not None:
         quantization = _read_json(beside).get("quantization")
         if not isinstance(quantization, Mapping):
             raise InputError(f"{beside}: has no 'quantization'", "give the file that ModelOpt wrote")
         config["quantization_config"] = {"quant_method": "modelopt", **quantization}
     whole = file.name == "config.json"
-    return (file.resolve().parent.name if whole else file.stem), config, (file.parent if whole else None)
+    name = file.resolve().parent.name if whole else file.stem.removesuffix("_config")
+    return name, config, (file.parent if whole else None)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -11,7 +11,10 @@ from costmodels.serving.frameworks.names import framework_names
 from planner.contract.documents import Document
 from planner.contract.expert_placement import ExpertPlacement
 
-_RELEASE = r"[0-9]+(\.[0-9]+)*(\.post[0-9]+)?|20[0-9]{2}-(0[1-9]|1[0-2])"
+_RELEASE = (
+    r"[0-9]+(\.[0-9]+)*((a|b|rc)[0-9]+)?(\.post[0-9]+)?(\.dev[0-9]+)?(\+[a-z0-9]+(\.[a-z0-9]+)*)?"
+    r"|20[0-9]{2}-(0[1-9]|1[0-2])"
+)
 
 
 def _framework(name: str) -> str:

@@ -30,6 +30,7 @@ class Words(BaseModel):
     speeds: tuple[str, ...]
     statistics: dict[str, float]
     columns: dict[str, str]
+    blanks: tuple[str, ...]
     sources: dict[str, str]
 
 
@@ -91,6 +92,12 @@ def columns_meant(columns: Iterable[str], known: Iterable[str]) -> dict[str, str
             raise InputError(f"columns: {shown(other)} and {shown(name)} both mean {own}", "drop one of them")
         meant[name] = own
     return meant
+
+
+def cell(text: str) -> str:
+    """What a cell of a table says; empty where it says that it is blank (``nan``, ``None``)."""
+    text = text.strip()
+    return "" if text.casefold() in words().blanks else text
 
 
 def attention_is_data_parallel(record: Mapping[str, str]) -> bool:

@@ -149,9 +149,9 @@ def _flag(name: str, text: str) -> bool | None:
 
 
 def _sampling(text: str) -> str:
-    if text not in ("", "greedy", "random"):
+    if text.casefold() not in ("", "greedy", "random"):
         raise InputError(f"sampling: {shown(text)} is not known", "give greedy or random, or leave it blank")
-    return text
+    return text.casefold()
 
 
 def _release_asked(record: Mapping[str, str]) -> str:

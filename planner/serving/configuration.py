@@ -103,7 +103,7 @@ class EngineAsked(Document):
     max_model_len: MaxModelLen = None
     chunked_prefill: Annotated[
         bool | None,
-        Field(description="whether prompts are cut to what a step has room for"),
+        Field(strict=True, description="whether prompts are cut to what a step has room for"),
         Option("Whether prompts are cut to what a step has room for.", PROMPTS),
     ] = None
     polling_interval: Annotated[
@@ -128,6 +128,6 @@ class MemoryRequest(EngineAsked):
 
     draft: Annotated[
         bool,
-        Field(description="load the model's draft module too (MTP, EAGLE)"),
+        Field(strict=True, description="load the model's draft module too (MTP, EAGLE)"),
         Option("Load the model's draft module too (MTP, EAGLE).", RECIPE),
     ] = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
-from planner.contract.words import columns_meant, precision_of
+from planner.contract.words import cell, columns_meant, precision_of
 from planner.contract.workload.workload import Speculation, Workload, parse_workload
 from planner.serving.asked_engines import AskedEngine, Room, load_of
 from planner.serving.asked_rows import LOAD, AskedRow, FindModel, FindWorkload, Group, asked_row
@@ -48,6 +48,8 @@ ADDED = (
     "error",
 )
 
+PREDICTED_PREFIX = "predicted_"
+CONTAINER = "container"
 TOGETHER = 512  # configurations predicted in one call: enough to spread its cost, few enough for the caches
 
 Progress = Callable[[str], None]
@@ -61,7 +63,7 @@ def predict(
     find_model: FindModel = find_architecture,
     find_workload: FindWorkload = parse_workload,
 ) -> pd.DataFrame:
-    """``table`` (text columns) with the columns :data:`ADDED`.
+    """``table`` (text columns) with the columns :data:`ADDED`, called as :func:`added_columns` says.
 
     Args:
         table: columns :data:`REQUIRED`; isl, osl and one or both of concurrency and rate, or workload; any of
@@ -71,19 +73,22 @@ def predict(
         find_workload: the workload of what the column ``workload`` holds.
 
     Raises:
-        InputError: the table is empty, lacks a column, or has one that is added here.
+        InputError: the table is empty, lacks a column, or has one twice.
     """
-    meant = columns_meant(table.columns, (*REQUIRED, *OPTIONAL))
+    meant = _meant(table)
     given = table.rename(columns=meant)
-    _check_columns(given, table)
+    _check_columns(given)
     catalogue = catalogue_with(store.path for store in measured)
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
     groups: dict[Group, list[AskedRow]] = {}
     records = given.to_dict("records")
-    said = f"columns read: {', '.join(f'{name} as {own}' for name, own in meant.items())}" if meant else ""
+    columns = added_columns(table.columns)
+    own = [f"columns read: {', '.join(f'{name} as {ours}' for name, ours in meant.items())}"] if meant else []
+    aside = [f"{name} as {column}" for name, column in columns.items() if name != column]
+    said = "; ".join([*own, *([f"columns written: {', '.join(aside)}"] if aside else [])])
     for index, record in enumerate(records):
         try:
-            text = {str(name): str(value).strip() for name, value in record.items()}
+            text = {str(name): cell(str(value)) for name, value in record.items()}
             row = asked_row(index, text, find_model, find_workload, catalogue)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
@@ -97,10 +102,36 @@ def predict(
                 for row in part:
                     out["error"][row.index] = _told(error)
     out["note"] = np.array(["; ".join(filter(None, (said, note))) for note in out["note"]], dtype=object)
-    return pd.concat([table.reset_index(drop=True), pd.DataFrame(out)], axis=1)
+    return pd.concat([table.reset_index(drop=True), pd.DataFrame(out).rename(columns=columns)], axis=1)
 
 
-def _check_columns(table: pd.DataFrame, given: pd.DataFrame) -> None:
+def added_columns(columns: Iterable[str]) -> dict[str, str]:
+    """Each of :data:`ADDED` → the column that it is written to beside ``columns``: one of that name is the user's own
+    and is kept, and ours is ``predicted_NAME``."""
+    given = set(columns)
+    out = {}
+    for name in ADDED:
+        column = name
+        while column in given:
+            column = f"{PREDICTED_PREFIX}{column}"
+        out[name] = column
+    return out
+
+
+def _meant(table: pd.DataFrame) -> dict[str, str]:
+    """Columns of ``table`` that have another name than ours → ours. Of InferenceX, ``image`` is the container that the
+    engine runs in."""
+    meant = columns_meant(table.columns, (*REQUIRED, *OPTIONAL))
+    if (
+        "image" in table.columns
+        and "images" not in table.columns
+        and table["image"].astype(str).str.contains("[/:]").any()
+    ):
+        meant["image"] = CONTAINER
+    return meant
+
+
+def _check_columns(table: pd.DataFrame) -> None:
     """``table``: ``given`` with its columns in our words."""
     needed = REQUIRED if "workload" in table.columns else (*REQUIRED, "isl", "osl")
     missing = [name for name in needed if name not in table.columns]
@@ -117,9 +148,6 @@ def _check_columns(table: pd.DataFrame, given: pd.DataFrame) -> None:
     repeated = table.columns[table.columns.duplicated()]
     if len(repeated):
         raise InputError(f"columns: {shown(repeated[0])} is there twice", "give each column once")
-    taken = [name for name in ADDED if name in given.columns]
-    if taken:
-        raise InputError(f"columns: {taken[0]!r} is one that predictions are written to", "rename or drop it")
     if not len(table):
         raise InputError("rows: there are none", "give at least one configuration below the header")
 

@@ -5,6 +5,7 @@ as numbers and null for what is blank."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -171,17 +172,20 @@ def predictions(
 def document_of(table: pd.DataFrame, measured: Sequence[ProfileStore] = ()) -> Predictions:
     """The document of a table that :func:`planner.serving.prediction_table.predict` made."""
     from costmodels.kernels.cost_model import cost_model_version
-    from planner.serving.prediction_table import ADDED, OPTIONAL, REQUIRED
+    from planner.contract.words import columns_meant
+    from planner.serving.prediction_table import ADDED, OPTIONAL, PREDICTED_PREFIX, REQUIRED
     from profiles.store import shipped_pack
 
-    numbers = {*ADDED, *REQUIRED, *OPTIONAL} - TEXTS
+    ours = {*ADDED, *REQUIRED, *OPTIONAL} - TEXTS
     columns = [str(name) for name in table.columns]
+    numbers = {name for name in columns if re.sub(f"^({PREDICTED_PREFIX})+", "", name) in ours}
+    gpu = next((name for name, own in columns_meant(columns, ["gpu"]).items() if own == "gpu"), "gpu")
     rows = tuple(
         {name: _cell(value) if name in numbers else str(value) for name, value in zip(columns, row, strict=True)}
         for row in table.itertuples(index=False, name=None)
     )
     store = shipped_pack()
-    fields = provenance_fields(store, measured, set(table["gpu"]), cost_model_version(store, measured), ())
+    fields = provenance_fields(store, measured, set(table[gpu]), cost_model_version(store, measured), ())
     return Predictions(rows=rows, provenance=Provenance(**fields)).sealed()
 
 

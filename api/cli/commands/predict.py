@@ -73,16 +73,19 @@ def predict(
     check_target(output)
     measured, catalogue = measured_stores(profiles)
     if configs is not None:
+        from planner.serving.prediction_table import added_columns
+
         table = _read(configs)
         answer = _predicted(table, measured, quiet, folder=configs.parent, skip_failed=skip_failed)
-        failed = int((answer["error"] != "").sum())
+        errors = answer[added_columns(table.columns)["error"]]
+        failed = int((errors != "").sum())
         _hand_over(answer, measured, output, as_json, show=False)
         if not quiet and failed < len(answer):
             typer.echo(f"{len(answer) - failed:,} predicted, {failed:,} not", err=True)
         if failed == len(answer):
             raise InputError(
-                f"{configs}: no row could be predicted; the first: {answer['error'].iloc[0]}",
-                "correct the rows: each one's column error says why",
+                f"{configs}: no row could be predicted; the first: {errors.iloc[0]}",
+                f"correct the rows: each one's column {errors.name} says why",
             )
     elif request is not None:
         _requested(asked, request, measured, catalogue, output, as_json, quiet)

@@ -96,7 +96,7 @@ class Framework(Facts):
         """The framework at another release: a version, a series (its newest) or a month.
 
         Raises:
-            InputError: neither a version nor a date.
+            InputError: no such date.
         """
         return find_framework(f"{self.name}@{release}")
 
@@ -202,6 +202,7 @@ class FrameworkFile(Facts):
     command: tuple[Entry, ...]
     overheads: tuple[Entry, ...]
     stand_ins: tuple[StandIn, ...] = ()
+    also_called: tuple[str, ...] = ()
     words: dict[str, str] = Field(default_factory=dict)
     words_of_all_replicas: tuple[str, ...] = ()
 
@@ -248,6 +249,7 @@ class Registry:
             shipped(folder / f"{name}.yaml", partial(self._add, name))
         self._spellings = {_folded(file.full_name): name for name, file in self._files.items()}
         self._spellings |= {_folded(name): name for name in self._files}
+        self._spellings |= {_folded(word): name for name, file in self._files.items() for word in file.also_called}
 
     def _add(self, name: str, document: dict[str, Any]) -> None:
         """Takes a file up; what is wrong with the facts of its newest release shows here."""
@@ -280,7 +282,7 @@ class Registry:
 
         Raises:
             UnknownName: with the frameworks there are.
-            InputError: what follows ``@`` is neither a version nor a date.
+            InputError: what follows ``@`` names no release.
         """
         name, at, release = text.partition("@")
         known = self._spellings.get(_folded(name))
@@ -307,6 +309,6 @@ def find_framework(text: str) -> Framework:
 
     Raises:
         UnknownName: with the frameworks there are.
-        InputError: what follows ``@`` is neither a version nor a date.
+        InputError: what follows ``@`` names no release.
     """
     return registry().find(text)

@@ -20,6 +20,10 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from profiles.errors import InputError
 
 _MONTH_OR_DAY = re.compile(r"(\d{4})-(\d{2})(?:-(\d{2}))?")
+_BUILT_ON = re.compile(r"(?<!\d)(20\d{2})-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])(?!\d)")
+_VERSION = re.compile(r"(?<![a-z0-9.])v?(\d+(?:\.\d+)+(?:(?:a|b|rc)\d+)?(?:\.post\d+)?(?:\.dev\d+)?)(?!\d)")
+_NO_WORD = re.compile(r"[^a-z0-9]+")
+_LONGEST_LOCAL = 40  # characters of a build's name that are repeated
 
 
 class Release(BaseModel):
@@ -61,31 +65,59 @@ class Chosen:
 
 def choose_release(name: str, releases: Sequence[Release], asked: str) -> Chosen:
     """The release that ``asked`` means: a version (``0.19.1``), a series (``0.19``: its newest), a month (``2026-02``)
-    or a day (the newest release that there was by then).
+    or a day (the newest release that there was by then). Of a build that is none of these (``nightly``,
+    ``vllm/vllm-openai:v0.11.0-cu129``, a commit) it is the version or the day in its name, else the newest.
 
     Args:
         name: of the framework, for messages.
         releases: ascending.
 
     Raises:
-        InputError: neither a version nor a date.
+        InputError: there is no such date; several are named.
     """
     if _MONTH_OR_DAY.fullmatch(asked):
         return _by_date(name, releases, asked)
+    if _BUILT_ON.fullmatch(asked):
+        return _build(name, releases, asked)
     try:
         version = Version(asked)  # which also reads v0.19
     except InvalidVersion:
-        raise InputError(
-            f"framework: {name}@{asked!r} is not a release", f"give a version or a month: {name}@{releases[-1].version}"
-        ) from None
+        return _build(name, releases, asked)
+    if version.local:
+        return _unlisted(name, version, choose_release(name, releases, version.public).nearest)
     for release in releases:
         if Version(release.version) == version and len(Version(release.version).release) == len(version.release):
             return Chosen(release, release)
     series = [each for each in releases if Version(each.version).release[: len(version.release)] == version.release]
-    if series and not (version.is_prerelease or version.is_postrelease or version.local):
+    if series and not (version.is_prerelease or version.is_postrelease):
         return Chosen(series[-1], series[-1])
     below = [each for each in releases if Version(each.version) < version]
-    nearest = below[-1] if below else releases[0]
+    return _unlisted(name, version, below[-1] if below else releases[0])
+
+
+def _build(name: str, releases: Sequence[Release], asked: str) -> Chosen:
+    """The build ``asked``, called by the release that its name tells of and by what else stands there
+    (``0.33.0+nightly``)."""
+    tag = asked.casefold().rpartition(":")[2]  # of an image
+    rest = re.sub(_NO_WORD, ".", tag).strip(".")
+    if not rest or "," in tag:
+        raise InputError(
+            f"framework: {name}@{asked!r} is not a release", f"give a version or a month: {name}@{releases[-1].version}"
+        )
+    if found := _VERSION.search(tag):
+        chosen = choose_release(name, releases, found[1])
+        rest = re.sub(_NO_WORD, ".", tag.replace(found[0], ".", 1)).strip(".")
+    elif day := _BUILT_ON.search(tag):
+        chosen = _by_date(name, releases, "-".join(day.groups()))
+    else:
+        chosen = Chosen(releases[-1], releases[-1])
+    if not rest:
+        return chosen
+    local = rest[:_LONGEST_LOCAL].strip(".")
+    return _unlisted(name, Version(f"{Version(chosen.release.version).public}+{local}"), chosen.nearest)
+
+
+def _unlisted(name: str, version: Version, nearest: Release) -> Chosen:
     note = f"{name} {version} is not a release known here; predicted as {nearest}"
     return Chosen(Release(version=str(version)), nearest, note)
 

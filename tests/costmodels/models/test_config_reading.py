@@ -19,6 +19,7 @@ from costmodels.models.architecture import (
 from costmodels.models.huggingface import parse_config
 from costmodels.models.registry import BUNDLED, find_architecture
 from profiles.errors import InputError, Unsupported
+from profiles.values import shown
 from tests.costmodels.models.tiny import TINY
 
 FILES = sorted(BUNDLED.glob("*.json"))
@@ -174,7 +175,7 @@ def test_what_a_wrapper_hides_is_refused_by_name_too() -> None:
 @pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "vocab_size", "intermediate_size"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "8", True])
 def test_senseless_sizes_are_refused_with_key_and_value(key: str, value: object) -> None:
-    with pytest.raises(InputError, match=f"'{key}' = {value!r}: must be a positive integer"):
+    with pytest.raises(InputError, match=f"'{key}' = {shown(value)}: must be a positive integer"):
         parse_config(TINY | {key: value}, "tiny")
 
 

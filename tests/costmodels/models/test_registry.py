@@ -48,6 +48,16 @@ def test_quantization_that_is_said_beside_the_config_counts(tmp_path: Path) -> N
     assert find_architecture(str(tmp_path)).weight_precision == "nvfp4"
 
 
+def test_configs_in_one_folder_have_their_quantization_under_their_name(tmp_path: Path) -> None:
+    for name in ("a-NVFP4", "b-NVFP4"):
+        (tmp_path / f"{name}_config.json").write_text(json.dumps(TINY))
+    (tmp_path / "a-NVFP4_hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "NVFP4"}}))
+    a, b = (find_architecture(str(tmp_path / f"{name}-NVFP4_config.json")) for name in "ab")
+    assert (a.name, a.weight_precision) == ("a-NVFP4", "nvfp4")
+    assert b.weight_precision == "bf16"
+    assert any("its name says NVFP4" in doubt for doubt in b.notes)
+
+
 @pytest.mark.parametrize(
     ("content", "line"), [(b'{"model_type": "llama",\n "hidden_size": }', 2), (b"[1, 2]", 1), (b"", 1)]
 )

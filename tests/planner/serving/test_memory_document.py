@@ -143,7 +143,7 @@ def test_a_draft_module_is_counted_where_there_is_one() -> None:
     [
         ({"model": "nobody/knows"}, UnknownName, "nobody/knows"),
         ({"gpu": "H1000"}, UnknownName, "H1000"),
-        ({"framework": "vllm@yesterday"}, InputError, "yesterday"),
+        ({"framework": "vllm@2026-13"}, InputError, "2026-13"),
         ({"precision": "fp3"}, UnknownName, "fp3"),
         ({"max_model_len": 10**7}, InputError, "max_model_len: 10,000,000"),
         ({"gpu_memory_utilization": 1.5}, InputError, "gpu_memory_utilization"),
@@ -166,3 +166,10 @@ def test_what_is_wrong_is_named_with_the_way_out(
 def test_the_document_opens_again() -> None:
     got = asked()
     assert parse_memory(got.to_json()) == got
+
+
+@pytest.mark.parametrize("name", ["chunked_prefill", "draft"])
+@pytest.mark.parametrize("value", [0, 1, "true"])
+def test_a_switch_is_true_or_false_and_nothing_like_it(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"{name}: .* should be a valid boolean"):
+        parse_memory_request({"model": "Qwen/Qwen3-14B", "gpu": "H100", name: value})

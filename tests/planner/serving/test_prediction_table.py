@@ -14,6 +14,7 @@ from costmodels.serving.frameworks.framework import find_framework
 from planner.serving import prediction_table as predicting
 from planner.serving.layouts import Restrictions, completed, degrees_of, refusals
 from planner.serving.prediction_table import ADDED, predict
+from planner.serving.predictions import document_of
 from profiles.errors import InputError
 from profiles.store import ProfileStore
 
@@ -51,6 +52,42 @@ def test_input_columns_are_kept_verbatim_and_the_others_follow() -> None:
     assert answer["error"].iloc[0] == ""
 
 
+def test_columns_of_ours_that_the_table_has_are_kept_and_ours_are_called_otherwise() -> None:
+    table = rows({"note": "mine", "error": "", "predicted_error": "old", "version": "0.19.0", "release": "x"})
+    answer = predict(table)
+    assert list(answer.columns[: len(table.columns)]) == list(table.columns)
+    assert answer["note"].iloc[0] == "mine"
+    assert answer["release"].iloc[0] == "x"
+    assert answer["predicted_release"].iloc[0] == "0.19.0"
+    assert answer["predicted_predicted_error"].iloc[0] == ""
+    assert "columns written: release as predicted_release, note as" in answer["predicted_note"].iloc[0]
+    document = document_of(answer)
+    assert document.rows[0]["predicted_predicted_error"] == ""
+    assert document_of(predict(rows({"tpot_ms_mean": "9"}))).rows[0]["predicted_tpot_ms_mean"] == value(
+        predict(rows({})), "tpot_ms_mean"
+    )
+
+
+def test_a_column_release_is_the_version_where_there_is_no_other() -> None:
+    answer = predict(rows({"release": "0.12.0"}))
+    assert answer["predicted_release"].iloc[0] == "0.12.0"
+    assert "release as version" in answer["note"].iloc[0]
+
+
+def test_cells_that_say_they_are_blank_are() -> None:
+    answer = predict(rows({}, {"version": "nan", "precision": "None", "ep": "NaN", "moe_tp": "<NA>", "dp": "-"}))
+    assert list(answer["error"]) == ["", ""]
+    assert value(answer, "tpot_ms_mean") == value(answer, "tpot_ms_mean", 1)
+
+
+def test_the_results_of_inferencex_are_read_with_their_container() -> None:
+    table = rows({"image": "lmsysorg/sglang:v0.5.9", "framework": "dynamo-sglang", "sampling": "Greedy"})
+    answer = predict(table.rename(columns={"gpu": "hw", "concurrency": "conc"}))
+    assert answer["error"].iloc[0] == ""
+    assert "image as container" in answer["note"].iloc[0]
+    assert document_of(answer).rows[0]["image"] == "lmsysorg/sglang:v0.5.9"
+
+
 def test_a_row_is_predicted_for_its_release_by_name_version_or_date() -> None:
     answer = predict(
         rows(
@@ -68,8 +105,9 @@ def test_a_row_is_predicted_for_its_release_by_name_version_or_date() -> None:
 
 def test_an_unknown_release_is_predicted_as_the_nearest_known_with_a_wider_interval() -> None:
     answer = predict(rows({"version": "0.19.0"}, {"version": "0.19.0rc2"}, {"version": "nightly"}))
-    assert list(answer["error"])[:2] == ["", ""]
-    assert "is not a release" in answer["error"].iloc[2]
+    assert list(answer["error"]) == ["", "", ""]
+    newest = find_framework("vllm").release
+    assert f"vLLM {newest.version}+nightly is not a release known here; predicted as {newest}" in answer["note"].iloc[2]
     assert "predicted as 0.18.1" in answer["note"].iloc[1]
     assert value(answer, "tpot_ms_mean") == value(answer, "tpot_ms_mean", 1)
     assert value(answer, "tpot_ms_low") > value(answer, "tpot_ms_low", 1)
@@ -124,7 +162,7 @@ def test_a_row_that_cannot_be_predicted_says_why_and_spoils_no_other() -> None:
         "tp": "3",
         "num_gpus": "4",
         "concurrency": "0",
-        "isl": "nan",
+        "isl": "inf",
         "osl": "1.5",
         "precision": "fp3",
         "ep": "2",
@@ -206,7 +244,6 @@ def test_an_engine_that_cannot_keep_up_with_a_rate_is_refused() -> None:
         (rows({}).drop(columns="gpu"), "gpu missing"),
         (rows({}).drop(columns="concurrency"), "neither concurrency nor rate"),
         (rows({}).iloc[:0], "there are none"),
-        (rows({"error": "x"}), "'error'"),
     ],
 )
 def test_a_table_that_is_no_table_of_configurations_is_refused(table: pd.DataFrame, says: str) -> None:

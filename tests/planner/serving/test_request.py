@@ -231,7 +231,7 @@ def test_workload_refuses_naming_field_and_value(text: str, message: str) -> Non
             "request: time_limit_s: a number of more than 80 digits should be a valid",
         ),
         ({"framework": "tgi"}, "framework: 'tgi' is not known"),
-        ({"framework": "vllm@nightly"}, "framework: vLLM@'nightly' is not a release"),
+        ({"framework": "vllm@0.19,0.20"}, "framework: vLLM@'0.19,0.20' is not a release"),
         ({"precision": "fp7"}, "precision: 'fp7' is not known"),
         ({"precision": "bf16,fp7"}, "precision: 'fp7' is not known"),
         ({"precision": ""}, "precision: '' is not known"),

@@ -61,7 +61,45 @@ def test_a_month_without_a_release_says_which_one_it_was_instead(asked: str) -> 
     assert framework.release.version in framework.note
 
 
-@pytest.mark.parametrize("asked", ["nightly", "2026-13", "2026-02-31", "0.19,0.20"])
+@pytest.mark.parametrize(
+    ("asked", "version", "nearest"),
+    [
+        ("nightly", f"{NEWEST.version}+nightly", NEWEST.version),
+        ("latest", f"{NEWEST.version}+latest", NEWEST.version),
+        ("a1b2c3d", f"{NEWEST.version}+a1b2c3d", NEWEST.version),
+        ("v0.19.0-cu129", "0.19.0+cu129", "0.19.0"),
+        ("0.19+cu129", "0.19+cu129", "0.19.1"),  # a build of the newest of the series
+        ("vllm/vllm-openai:v0.11.0-x86_64", "0.11.0+x86.64", "0.11.0"),
+        ("rocm/7.0:rocm7.0_vllm_0.12.0_rc1", "0.12.0+rocm7.0.vllm.rc1", "0.12.0"),  # not ROCm's version
+        ("20260210", "0.15.1+20260210", "0.15.1"),
+        ("nightly-2026-02-10", "0.15.1+nightly.2026.2.10", "0.15.1"),
+        ("x" * 500, f"{NEWEST.version}+{'x' * 40}", NEWEST.version),
+    ],
+)
+def test_a_build_is_the_release_its_name_tells_of_else_the_newest_and_less_sure(
+    asked: str, version: str, nearest: str
+) -> None:
+    framework, known = find_framework(f"vllm@{asked}"), find_framework(f"vllm@{nearest}")
+    assert framework.release.version == version
+    assert not framework.listed
+    assert f"vLLM {version} is not a release known here; predicted as {nearest}" in framework.told()
+    assert framework.scheduler == known.scheduler
+    assert framework.calibration.tpot.high > known.calibration.tpot.high
+    assert find_framework(framework.spec) == framework
+
+
+def test_the_image_of_a_release_is_that_release() -> None:
+    framework = find_framework("vllm@vllm/vllm-openai:v0.11.0")
+    assert (framework.release.version, framework.listed, framework.note) == ("0.11.0", True, "")
+
+
+def test_frameworks_are_found_by_the_words_of_result_files() -> None:
+    for word in ("trt", "dynamo-trt", "TRT-LLM", "tensorrt_llm"):
+        assert find_framework(word).name == "trtllm"
+    assert find_framework("dynamo-sglang").name == "sglang"
+
+
+@pytest.mark.parametrize("asked", ["---", "2026-13", "2026-02-31", "0.19,0.20"])
 def test_what_is_no_release_is_refused(asked: str) -> None:
     with pytest.raises(InputError, match="framework: vLLM@") as refused:
         find_framework(f"vllm@{asked}")
