@@ -13,9 +13,11 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.closed_loop.open_client import open_loop
+from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.recipe import Recipe
 from planner.contract.clusters import parse_cluster
+from planner.contract.workload.workload import parse_workload
 from planner.serving.document.plan import Plan
 from planner.serving.operating_points import served_on
 from planner.serving.planning import plan
@@ -94,7 +96,10 @@ def test_what_predict_says_holds_plan_finds(bare: ProfileStore, case: dict[str, 
     layout = Layouts.of([(tp, 1, 1, tp if model.is_moe else 1, 1)])
     budget = np.array([max(framework.limits.token_budgets)])
     tokens = int(served.cache_tokens(layout, budget, isl + osl)[0])
-    said = open_loop(served, layout, isl, osl, case["rate"], tokens, "balanced")
+    work = parse_workload(f"isl={isl},osl={osl},rate={case['rate']:.6g},routing=balanced")
+    load = OpenLoad(work.shape, work.drawn, work.longest_tokens, case["rate"], None)
+    started = Recipe(max_num_batched_tokens=int(budget[0])).started(framework, cost.gpu, model)
+    said = open_loop(served, layout, load, tokens, started)
     slo = ",".join(
         f"{metric}_{percentile}={SPARE * float(getattr(getattr(said, metric), percentile)[0]) / 1e3:.6f}ms"
         for metric in ("ttft", "tpot")

@@ -47,8 +47,9 @@ def too_much(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @given(request_=too_much())
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=36, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_a_hint_followed_to_the_letter_has_a_plan(bare: ProfileStore, request_: dict[str, Any]) -> None:
     hint = ""
     try:
