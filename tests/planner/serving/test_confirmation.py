@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cases import DENSE, EXPERTS, SLO, WORKLOAD
 
-from planner.replay.report import drawn_load, simulate_plan
+from planner.replay.report import Sending, drawn_load, simulate_plan
 from planner.serving.confirmation import confirmation
 from planner.serving.document.plan import Plan
 from planner.serving.planning import plan
@@ -49,7 +49,7 @@ def test_a_plan_keeps_its_promises_when_it_is_simulated_with_other_arrivals(
     simulated: Planned, bare: ProfileStore, model: str, cluster: str, more: dict[str, Any]
 ) -> None:
     p = simulated(model, cluster, WORKLOAD, SLO, **more)
-    report = simulate_plan(p, drawn_load(p, served(p), 3000, seed=7), "drawn", seed=7, store=bare)
+    report = simulate_plan(p, drawn_load(p, served(p), 3000, seed=7), "drawn", sending=Sending(seed=7), store=bare)
     assert not report.falls_behind
     for bound in report.slo:
         assert bound.simulated is not None
