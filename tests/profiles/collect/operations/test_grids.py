@@ -31,7 +31,10 @@ def grids(hopper: Device) -> dict[str, list[Point]]:
     return _grids(hopper, ("bf16", "fp8"))
 
 
-IMPORTED_ONLY = {"gdn_prefill", "gdn_decode", "dsa_prefill", "dsa_decode"}  # their kernels are the frameworks' own
+_MODULES = ("block_sparse", "compressed", "dsa", "dsa_shared", "gdn", "kda", "short_conv", "state_space")
+IMPORTED_ONLY = {f"{module}_{phase}" for module in _MODULES for phase in ("prefill", "decode")}
+IMPORTED_ONLY |= {"encoder_attention", "hyper_connection"}
+"""Their kernels are the frameworks' own."""
 
 
 def test_every_operation_has_a_benchmark_and_a_name_for_the_command_line() -> None:
