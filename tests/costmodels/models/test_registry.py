@@ -36,7 +36,7 @@ def test_a_path_to_a_config_or_its_folder_is_read(tmp_path: Path) -> None:
     assert find_architecture(str(folder)).name == "my-model"
     with pytest.raises(UnknownName):
         find_architecture(str(folder), allow_paths=False)
-    with pytest.raises(UnknownName, match="nowhere"):
+    with pytest.raises(UnknownName, match="is not known"):
         find_architecture(str(tmp_path / "nowhere" / "config.json"))
     with pytest.raises(InputError, match=r"holds no config\.json"):
         find_architecture(str(tmp_path))

@@ -10,7 +10,7 @@ from cases import DENSE, EXPERTS, SLO, WINDOWS, WORKLOAD
 from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks.connector import traits
 from costmodels.serving.frameworks.framework import find_framework
-from planner.replay.planned_engines import check_weights
+from planner.serving.document.contradictions import check_plan
 from planner.serving.document.plan import Plan
 from profiles.errors import InputError, Unsupported
 from profiles.hardware import find_gpu
@@ -91,14 +91,14 @@ def test_what_of_a_model_matters_to_connectors() -> None:
 
 def test_a_plan_whose_pairs_were_tampered_with_is_not_simulated(planned: Planned) -> None:
     plan = planned(model=DENSE, cluster="8xH100", workload=WORKLOAD, slo=SLO, disaggregation="always")
-    check_weights(plan)
+    check_plan(plan)
     for pairs, told in (((("engine-9", "engine-1"),), "names 'engine-9'"), ((("engine-1", "engine-0"),), "names")):
         broken = plan.model_copy(update={"decision": plan.decision.model_copy(update={"pairs": pairs})})
         with pytest.raises(InputError, match=told):
-            check_weights(broken)
+            check_plan(broken)
     other = replace_last_id(plan)
     with pytest.raises(InputError, match=r"leaves engine-0 with .* out"):
-        check_weights(other)
+        check_plan(other)
 
 
 def replace_last_id(plan: Plan) -> Plan:

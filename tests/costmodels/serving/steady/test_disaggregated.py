@@ -48,7 +48,8 @@ MODEL = find_architecture("Qwen3-32B")
 NETWORK = Network(8, find_fabric("ib-400g"))
 VLLM = find_framework("vllm")
 NONE, CHUNK, LAYER = (
-    KvConnector(overlap=overlap, first_token="decode_step", pipeline=()) for overlap in ("none", "chunk", "layer")
+    KvConnector(name="any", overlap=overlap, first_token="decode_step", pipeline=())
+    for overlap in ("none", "chunk", "layer")
 )
 LINK = Link("test", 50e9, 5.0)
 
