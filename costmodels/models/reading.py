@@ -46,16 +46,6 @@ def reads(*model_types: str) -> Callable[[Callable[[Fields], Decoder]], Callable
     return register
 
 
-class Traits(TypedDict, total=False):
-    """Of :class:`GroupedQueryAttention`, beside its sizes."""
-
-    bias: bool
-    output_bias: bool
-    qk_norm: Literal["none", "head", "full"]
-    sinks: bool
-    gated_output: bool
-
-
 class AttentionTraits(TypedDict, total=False):
     """What distinguishes one family's grouped-query attention, as :class:`GroupedQueryAttention` has it."""
 

@@ -21,17 +21,9 @@ from costmodels.models.architecture import (
 )
 from costmodels.models.huggingface import parse_config
 from costmodels.models.registry import BUNDLED, find_architecture, registered
-from tests.costmodels.models.tiny import TINY
+from tests.costmodels.models.tiny import TINY, TINY_MOE, TINY_QWEN3
 
 FILES = sorted(BUNDLED.glob("*.json"))
-TINY_QWEN3 = TINY | {"model_type": "qwen3", "head_dim": 16}
-TINY_MOE = TINY | {
-    "model_type": "qwen3_moe",
-    "head_dim": 16,
-    "num_experts": 8,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-}
 
 
 def bundled(path: Path) -> tuple[dict[str, Any], Architecture]:

@@ -10,39 +10,18 @@ from typing import Any
 import pytest
 
 from costmodels.models.architecture import (
-    Architecture,
     GatedDeltaNet,
     GroupedQueryAttention,
     Indexer,
     LatentAttention,
 )
 from costmodels.models.huggingface import parse_config
-from costmodels.models.registry import BUNDLED, find_architecture
+from costmodels.models.registry import BUNDLED
 from profiles.errors import InputError, Unsupported
 from profiles.values import shown
-from tests.costmodels.models.tiny import TINY
+from tests.costmodels.models.tiny import TINY, TINY_MOE, TINY_QWEN3
 
 FILES = sorted(BUNDLED.glob("*.json"))
-TINY_QWEN3 = TINY | {"model_type": "qwen3", "head_dim": 16}
-TINY_MOE = TINY | {
-    "model_type": "qwen3_moe",
-    "head_dim": 16,
-    "num_experts": 8,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-}
-
-
-def bundled(path: Path) -> tuple[dict[str, Any], Architecture]:
-    return json.loads(path.read_text()), find_architecture(path.stem.replace("--", "/", 1))
-
-
-def groups(model: str) -> list[tuple[int, int, str]]:
-    """(layers, window, kind of feed-forward) of each group, in the model's order."""
-    return [
-        (group.count, group.attention.window_tokens, type(group.feed_forward).__name__)
-        for group in find_architecture(model).layer_groups
-    ]
 
 
 def test_a_window_as_long_as_the_context_is_no_window() -> None:

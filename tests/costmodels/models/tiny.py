@@ -15,3 +15,11 @@ TINY: dict[str, Any] = {
     "max_position_embeddings": 512,
     "torch_dtype": "bfloat16",
 }
+TINY_QWEN3 = TINY | {"model_type": "qwen3", "head_dim": 16}
+TINY_MOE = TINY | {
+    "model_type": "qwen3_moe",
+    "head_dim": 16,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+}
