@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from synthetic import GRIDS, questions
 
 from costmodels.kernels.features import matrix
-from costmodels.operations.moe import expected_active
+from costmodels.operations.wide_moe import expected_active
 from costmodels.operations.registry import families
 from costmodels.operations.roofline import (
     CODES,
