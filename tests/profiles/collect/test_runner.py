@@ -263,7 +263,8 @@ def test_waiting_for_power_is_no_cost_of_the_operation(tmp_path: Path) -> None:
 
     run(tmp_path, FakeBenchmark(), [gemm(1)], power=Patient(PowerMeter(a_device())))
     (outcome,) = outcomes(tmp_path)
-    assert outcome.status == "measured" and outcome.seconds < 0.2
+    assert outcome.status == "measured"
+    assert outcome.seconds < 0.2
 
 
 def test_grids_leave_out_what_is_measured_and_end() -> None:
