@@ -297,14 +297,14 @@ OPERATIONS: dict[str, Operation] = {
         ),
         Operation(
             "wide_moe",
-            "routed experts of one layer on the busiest GPU of its group, of tokens that an all-to-all brought: gate/up, "
-            "activation, down",
+            "routed experts of one layer on the busiest GPU of its group, of tokens that an all-to-all brought: "
+            "gate/up, activation, down",
             (
                 Column(
                     "kind",
                     "str",
-                    "contiguous (rows of all experts in one product), masked (a fixed number of rows for each, in a CUDA "
-                    "graph) or grouped (one kernel for both)",
+                    "contiguous (rows of all experts in one product), masked (a fixed number of rows for each, in a "
+                    "CUDA graph) or grouped (one kernel for both)",
                     levels=("contiguous", "masked", "grouped"),
                 ),
                 _tokens("tokens", "tokens of one GPU that enter the layer, on average over the group"),
@@ -335,8 +335,8 @@ OPERATIONS: dict[str, Operation] = {
         ),
         Operation(
             "expert_exchange",
-            "tokens to the GPUs that hold their experts (dispatch), or the sums back (combine), among num_gpus GPUs of a "
-            "scale-up domain; dtype is that of what is sent",
+            "tokens to the GPUs that hold their experts (dispatch), or the sums back (combine), among num_gpus GPUs of "
+            "a scale-up domain; dtype is that of what is sent",
             (
                 Column("kind", "str", "library's mode, and dispatch or combine", levels=EXCHANGE_KINDS),
                 _tokens("tokens", "tokens of each GPU"),

@@ -190,5 +190,6 @@ def dense_first(
         sparse = [kind == "sparse" for kind in kinds]
     shared = fields.number("n_shared_experts") * fields.size("moe_intermediate_size")
     experts = expert_layer(fields, "n_routed_experts", "moe_intermediate_size", shared=shared, router_bias=correction)
-    experts = replace(experts, **dict(zip(("groups", "top_groups"), _router_groups(fields, experts), strict=True)))
+    groups, top_groups = _router_groups(fields, experts)
+    experts = replace(experts, groups=groups, top_groups=top_groups)
     return with_experts([attention(window) for window in windows], sparse, experts, lambda: dense_layer(fields))

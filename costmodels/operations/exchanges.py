@@ -13,8 +13,7 @@ from costmodels.estimates import Floats, Ints
 from profiles.shipped import shipped
 
 OVERLAPS = ("none", "two_batch", "single_batch")
-"""What a step hides of an exchange: nothing; behind the other half of its batch; behind shared experts and the last
-product of the routed ones."""
+"""What a step hides of an exchange: nothing; behind the other half of its batch; behind the experts' last product."""
 
 BALANCES = ("off", "static", "dynamic", "perfect")
 """Hot experts: left alone; copied as past loads say; copied anew as loads change; no rank ever has more than another."""

@@ -1,5 +1,5 @@
-"""All-to-all of tokens and their experts within a scale-up domain. Layers ask for it as an exchange of experts, which the
-network turns into questions (:mod:`costmodels.step.expert_exchange`)."""
+"""All-to-all of tokens and their experts within a scale-up domain. Layers ask for it as an exchange of experts, which
+the network turns into questions (:mod:`costmodels.step.expert_exchange`)."""
 
 from __future__ import annotations
 

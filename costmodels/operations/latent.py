@@ -83,8 +83,8 @@ def _absorb_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
 
 
 def _projections(q: Columns, rows: Floats, rebuilt: Floats) -> tuple[Floats, Floats]:
-    """(FLOPs, weights in bytes) of a module's products: queries from their latent, keys and values of ``rebuilt`` tokens
-    from theirs, the output."""
+    """(FLOPs, weights in bytes) of a module's products: queries from their latent, keys and values of ``rebuilt``
+    tokens from theirs, the output."""
     (heads,) = floats(q, "heads")
     queries, out = QUERY_RANK * heads * QK_WIDTH, heads * V_WIDTH * MODEL_WIDTH
     up = heads * LATENT_WIDTH * 2 * V_WIDTH
@@ -236,8 +236,8 @@ class LatentKind(AttentionKind[LatentAttention]):
         return np.asarray(measured & ((kinds == HIGH_THROUGHPUT) | (kinds == LOW_LATENCY)))
 
     def _ask_module(self, step: LayerStep, whole: NDArray[np.bool_], heads: Ints, count: int) -> None:
-        """All but the first projection, timed with a cache of 8 bits: the bytes of a wider one are added. Drafted tokens
-        count like so many more sequences."""
+        """All but the first projection, timed with a cache of 8 bits: the bytes of a wider one are added. Drafted
+        tokens count like so many more sequences."""
         batch, element = step.batch, WEIGHT_BYTES[step.split.precision.kv]
         shape = {"dtype": code("dtype", MODULE), "kv_dtype": code("kv_dtype", "fp8"), "heads": heads}
         prompts = {"batch": batch.prefills, "query_tokens": batch.chunk, "prefix_tokens": batch.prefix}

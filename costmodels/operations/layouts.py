@@ -16,7 +16,7 @@ DEGREES = ("tp", "pp", "dp", "ep", "moe_tp")
 """The degrees that make up a layout, in the order of its rows."""
 
 WIDE = ("exchange", "redundant", "overlap", "eplb", "dispatch_tokens")
-"""What it says of its experts beside: codes of :mod:`costmodels.operations.exchanges`, and numbers; 0: nothing special."""
+"""What it says of its experts beside: codes of :mod:`costmodels.operations.exchanges`, and numbers; 0: nothing."""
 
 COLUMNS = (*DEGREES, *WIDE)
 

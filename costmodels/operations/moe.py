@@ -165,7 +165,8 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
     def activations(self, split: Split, layer: MixtureOfExperts) -> Activations:
         """Grouped products work in two buffers, of every (token, expert) pair of this GPU: one for inputs or gate and
         up, one for their product or outputs (vLLM, fused_moe: TritonExperts.workspace_shapes)."""
-        pairs = split.layouts.dp * layer.top_k / split.layouts.ep
+        layouts = split.layouts
+        pairs = np.where(layouts.wide, layer.top_k / layouts.tp, layouts.dp * layer.top_k / layouts.ep)
         width, inner = layer.latent or split.hidden, layer.intermediate / split.layouts.moe_tp
         grouped = pairs * (np.maximum(width, inner) + np.maximum(width, (2 if layer.gated else 1) * inner))
         return Activations(feed_forward_width(DenseFeedForward(layer.shared_intermediate, layer.gated)), grouped)

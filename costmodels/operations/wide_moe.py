@@ -1,7 +1,7 @@
 """Routed experts behind an all-to-all: every GPU works on what was sent to it, and on nothing else.
 
-What decides is local, slots and tokens of a GPU: 288 slots on 72 GPUs are read as 256 on 64, four each. Rows are measured
-at powers of two of both, and what lies between is taken between them (:func:`ask_wide_experts`).
+What decides is local, slots and tokens of a GPU: 288 slots on 72 GPUs are read as 256 on 64, four each. Rows are
+measured at powers of two of both, and what lies between is taken between them (:func:`ask_wide_experts`).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Tokens to their experts and back: measured within a scale-up domain, between nodes a law with the constants of a library
-and a fabric (``expert_exchange.yaml``)."""
+"""Tokens to their experts and back: measured within a scale-up domain, between nodes a law with the constants of a
+library and a fabric (``expert_exchange.yaml``)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from profiles.shipped import shipped
 
 PHASES = ("dispatch", "combine")
 DISPATCH_BYTES, COMBINE_BYTES = 7408 / 7168, 2.0
-"""Of each element that is sent: 8 bits with a scale of 4 bytes for 128 (and 16 bytes of a token's own); 16 bits back."""
+"""Of each element that is sent: 8 bits with a scale of 4 bytes for 128 (and 16 bytes of a token's own); 16 back."""
 
 LARGEST_NODE = 8
 """GPUs of a server. Larger domains are racks, of which single trays alone were measured."""
@@ -184,6 +184,4 @@ def nodes_reached(nodes: Ints, e: ExpertExchange) -> Floats:
 def _by_law(time_us: Floats, spread: Floats | float) -> Estimates:
     n = len(time_us)
     factor = np.exp(spread)
-    return Estimates(
-        time_us, time_us / factor, time_us * factor, np.full(n, ROOFLINE, np.int8), np.zeros(n, np.bool_)
-    )
+    return Estimates(time_us, time_us / factor, time_us * factor, np.full(n, ROOFLINE, np.int8), np.zeros(n, np.bool_))

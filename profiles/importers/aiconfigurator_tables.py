@@ -69,7 +69,7 @@ class Table:
     prepare: Translate = pd.DataFrame.copy  # what is done to the whole table first
 
 
-def _dtype(column: pd.Series) -> pd.Series:
+def dtype_of(column: pd.Series) -> pd.Series:
     names = column.astype("str")
     for name in names.unique():
         if name not in _DTYPES and name not in _LEFT_OUT:
@@ -83,46 +83,46 @@ def column(raw: pd.DataFrame, name: str, default: object) -> pd.Series:
 
 
 def _gemm(raw: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame({"dtype": _dtype(raw["gemm_dtype"]), "m": raw["m"], "n": raw["n"], "k": raw["k"]})
+    return pd.DataFrame({"dtype": dtype_of(raw["gemm_dtype"]), "m": raw["m"], "n": raw["n"], "k": raw["k"]})
 
 
 def _attention(raw: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "dtype": _dtype(raw["attn_dtype"]),
+            "dtype": dtype_of(raw["attn_dtype"]),
             "batch": raw["batch_size"],
             "heads": raw["num_heads"],
             "kv_heads": raw["num_key_value_heads"],
             "head_dim": column(raw, "head_dim", 128),
             "window_tokens": column(raw, "window_size", 0),
-            "kv_dtype": _dtype(raw["kv_cache_dtype"]),
+            "kv_dtype": dtype_of(raw["kv_cache_dtype"]),
         }
     )
 
 
-def _mla(raw: pd.DataFrame) -> pd.DataFrame:
+def mla_columns(raw: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "dtype": _dtype(raw["mla_dtype"]),
+            "dtype": dtype_of(raw["mla_dtype"]),
             "batch": raw["batch_size"],
             "heads": raw["num_heads"],
-            "kv_dtype": _dtype(raw["kv_cache_dtype"]),
+            "kv_dtype": dtype_of(raw["kv_cache_dtype"]),
         }
     )
 
 
-def _prefill(common: Translate) -> Translate:
+def prefill_rows(common: Translate) -> Translate:
     return lambda raw: common(raw).assign(query_tokens=raw["isl"], prefix_tokens=raw["step"])
 
 
-def _decode(common: Translate) -> Translate:
+def decode_rows(common: Translate) -> Translate:
     return lambda raw: common(raw).assign(context_tokens=raw["isl"] + raw["step"])
 
 
 def _mla_bmm(raw: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "dtype": _dtype(raw["bmm_dtype"]),
+            "dtype": dtype_of(raw["bmm_dtype"]),
             "kind": raw["op_name"].astype("str").str.removeprefix("mla_gen_"),
             "tokens": raw["num_tokens"],
             "heads": raw["num_heads"],
@@ -177,10 +177,10 @@ def _dsa(raw: pd.DataFrame) -> pd.DataFrame:
     widths = raw["architecture"].astype("str").map(_DSA_WIDTHS)
     return pd.DataFrame(
         {
-            "dtype": _dtype(raw["gemm_type"]),
+            "dtype": dtype_of(raw["gemm_type"]),
             "batch": raw["batch_size"],
             "heads": raw["num_heads"],
-            "kv_dtype": _dtype(raw["kv_cache_dtype"]),
+            "kv_dtype": dtype_of(raw["kv_cache_dtype"]),
             **{name: widths.str[i] for i, name in enumerate(names)},
         }
     )
@@ -199,7 +199,7 @@ def _compressed(raw: pd.DataFrame) -> pd.DataFrame:
     flash = raw["model"].astype("str").str.contains("Flash")
     return pd.DataFrame(
         {
-            "dtype": _dtype(raw["gemm_type"]),
+            "dtype": dtype_of(raw["gemm_type"]),
             "batch": raw["batch_size"],
             "heads": raw["num_heads"],
             "hidden": np.where(flash, 4096, 7168),
@@ -213,10 +213,10 @@ def _compressed(raw: pd.DataFrame) -> pd.DataFrame:
 def _block_sparse(raw: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "dtype": _dtype(raw["gemm_type"]),
+            "dtype": dtype_of(raw["gemm_type"]),
             "batch": raw["batch_size"],
             "heads": raw["num_heads"],
-            "kv_dtype": _dtype(raw["kv_cache_dtype"]),
+            "kv_dtype": dtype_of(raw["kv_cache_dtype"]),
             "hidden": 6144,
         }
     )
@@ -276,7 +276,7 @@ def _hyper_connection(raw: pd.DataFrame) -> pd.DataFrame:
 def _encoder(raw: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "dtype": _dtype(raw["attn_dtype"]),
+            "dtype": dtype_of(raw["attn_dtype"]),
             "batch": raw["batch_size"],
             "patches": raw["isl"],
             "heads": raw["num_heads"],
@@ -297,7 +297,7 @@ def _as_it_is(common: Translate) -> Translate:
 def _moe(raw: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "dtype": _dtype(raw["moe_dtype"]),
+            "dtype": dtype_of(raw["moe_dtype"]),
             "tokens": raw["num_tokens"],
             "hidden": raw["hidden_size"],
             "intermediate": raw["inter_size"],
@@ -309,132 +309,6 @@ def _moe(raw: pd.DataFrame) -> pd.DataFrame:
             "routing": raw["distribution"].astype("str"),
         }
     )
-
-
-def _wide_experts(kind: str) -> Translate:
-    """Routed experts behind an all-to-all. ``num_tokens`` counts all ranks: read so, 131,072 tokens of DeepSeek's layer
-    over 16 H100 are 942 TFLOP/s a GPU."""
-
-    def translate(raw: pd.DataFrame) -> pd.DataFrame:
-        ranks = raw["moe_ep_size"]
-        tokens = raw["dp_num_tokens"] if "dp_num_tokens" in raw.columns else raw["num_tokens"] // ranks
-        slots = column(raw, "num_slots", raw["num_experts"]) // ranks
-        rows = pd.DataFrame(
-            {
-                "dtype": _dtype(raw["moe_dtype"]),
-                "kind": kind,
-                "tokens": tokens,
-                "hidden": raw["hidden_size"],
-                "intermediate": raw["inter_size"],
-                "top_k": raw["topk"],
-                "slots": slots,
-                "routing": raw["distribution"].astype("str").replace({"uniform": "balanced", "power_law_1.02": ""}),
-            }
-        )
-        whole = (rows["tokens"] >= 1) & (rows["slots"] >= 1) & (rows["routing"] != "")
-        return rows[whole]  # 1.02 repeats 1.01
-
-    return translate
-
-
-def _phases(raw: pd.DataFrame, parts: dict[str, pd.Series]) -> pd.DataFrame:
-    """``raw`` once for each phase of an exchange, with its time (µs)."""
-    return pd.concat(
-        [raw.assign(phase=phase, latency=time / 1e3) for phase, time in parts.items()], ignore_index=True
-    )
-
-
-def _deepep_low_latency(raw: pd.DataFrame) -> pd.DataFrame:
-    return _phases(raw, {"dispatch": raw["dispatch_avg_t_us"], "combine": raw["combine_avg_t_us"]})
-
-
-def _deepep_normal(raw: pd.DataFrame) -> pd.DataFrame:
-    """With as many multiprocessors as the library takes when nothing is said."""
-    raw = raw[(raw["dispatch_sms"] == DEEPEP_SMS) & (raw["combine_sms"] == DEEPEP_SMS)]
-    return _phases(raw, {"dispatch": raw["dispatch_transmit_us"], "combine": raw["combine_transmit_us"]})
-
-
-DEEPEP_SMS = 20  # deepseek-ai/DeepEP V1, deep_ep/buffer.py: Buffer.num_sms
-
-
-def _deepep(mode: str) -> Translate:
-    """Rows of one node, whose GPUs they do not count: four of GB200 and GB300, eight of others."""
-
-    def translate(raw: pd.DataFrame) -> pd.DataFrame:
-        small = raw["device"].astype("str").str.contains("GB200|GB300")
-        return pd.DataFrame(
-            {
-                "dtype": raw["phase"].map({"dispatch": "fp8", "combine": "bf16"}),
-                "num_gpus": np.where(small, 4, 8) * raw["node_num"],
-                "kind": f"{mode}_" + raw["phase"],
-                "tokens": raw["num_token"],
-                "hidden": raw["hidden_size"],
-                "top_k": raw["num_topk"],
-                "experts": raw["num_experts"],
-            }
-        )
-
-    return translate
-
-
-_LIBRARIES = {
-    "deepep_ll": "ll",
-    "deepep_ht": "ht",
-    "trtllm_deepep_ll": "ll",
-    "trtllm_deepep_ht": "ht",
-    "deepep_v2_context": "",  # 0.2 to 0.6 ms without order in the tokens: not the GPU's time
-    "deepep_v2_generation": "",
-}
-
-
-def _engine_exchange(raw: pd.DataFrame) -> pd.DataFrame:
-    """Exchanges as vLLM and TensorRT-LLM call them."""
-    mode = raw["comm_backend"].astype("str").map(_LIBRARIES)
-    dtype = raw["comm_dtype"].astype("str").replace({"fp4": "nvfp4"})
-    usual = raw["phase"].map({"dispatch": "fp8", "combine": "bf16"})
-    dtype = dtype.where(dtype != "default", usual).replace({"bfloat16": "bf16"})
-    rows = pd.DataFrame(
-        {
-            "dtype": dtype,
-            "num_gpus": raw["ep_size"],
-            "kind": mode + "_" + raw["phase"],
-            "tokens": raw["num_tokens"],
-            "hidden": raw["hidden_size"],
-            "top_k": raw["topk"],
-            "experts": raw["num_experts"],
-        }
-    )
-    return rows[mode != ""]
-
-
-def _over_nvlink(raw: pd.DataFrame) -> pd.DataFrame:
-    """TensorRT-LLM's: what two-sided exchanges prepare is part of their dispatch."""
-    shape = ["kernel_source", "moe_dtype", "num_tokens", "hidden_size", "topk", "num_experts", "moe_ep_size"]
-    prepare = raw[raw["op_name"] == "alltoall_prepare"].groupby(shape)["latency"].first()
-    sent = raw[raw["op_name"].isin(("alltoall_dispatch", "alltoall_combine"))].reset_index(drop=True)
-    before = prepare.reindex(pd.MultiIndex.from_frame(sent[shape])).to_numpy()
-    dispatch = (sent["op_name"] == "alltoall_dispatch").to_numpy()
-    return sent.assign(latency=sent["latency"] + np.where(dispatch, np.nan_to_num(before), 0.0))
-
-
-def _nvlink_exchange(raw: pd.DataFrame) -> pd.DataFrame:
-    side = raw["kernel_source"].map({"NVLinkOneSided": "one_sided", "NVLinkTwoSided": "two_sided"})
-    return pd.DataFrame(
-        {
-            "dtype": _dtype(raw["moe_dtype"]),
-            "num_gpus": raw["moe_ep_size"],
-            "kind": side + "_" + raw["op_name"].astype("str").str.removeprefix("alltoall_"),
-            "tokens": raw["num_tokens"],
-            "hidden": raw["hidden_size"],
-            "top_k": raw["topk"],
-            "experts": raw["num_experts"],
-        }
-    )
-
-
-def _mla_module(raw: pd.DataFrame) -> pd.DataFrame:
-    """A module is in the precision of its projections."""
-    return _mla(raw).assign(dtype=_dtype(column(raw, "gemm_type", "fp8_block").rename("gemm_type")))
 
 
 def _collective(raw: pd.DataFrame, dtype: pd.Series) -> pd.DataFrame:
@@ -449,24 +323,22 @@ def _collective(raw: pd.DataFrame, dtype: pd.Series) -> pd.DataFrame:
 
 
 def _nccl(raw: pd.DataFrame) -> pd.DataFrame:
-    return _collective(raw, _dtype(raw["nccl_dtype"]))
+    return _collective(raw, dtype_of(raw["nccl_dtype"]))
 
 
 def _custom_all_reduce(raw: pd.DataFrame) -> pd.DataFrame:
-    rows = _collective(raw, _dtype(raw["allreduce_dtype"]))
+    rows = _collective(raw, dtype_of(raw["allreduce_dtype"]))
     # Engines decode inside CUDA graphs; the eager rows of the same table are mostly Python's launch time.
     return rows[~column(raw, "backend", "").astype("str").str.endswith("eager")]
 
 
 TABLES = (
     Table("gemm", "gemm_perf", "gemm", _gemm),
-    Table("attention", "context_attention_perf", "attention_prefill", _prefill(_attention)),
-    Table("attention", "generation_attention_perf", "attention_decode", _decode(_attention)),
-    Table("mla", "context_mla_perf", "mla_prefill", _prefill(_mla)),
-    Table("mla", "generation_mla_perf", "mla_decode", _decode(_mla)),
+    Table("attention", "context_attention_perf", "attention_prefill", prefill_rows(_attention)),
+    Table("attention", "generation_attention_perf", "attention_decode", decode_rows(_attention)),
+    Table("mla", "context_mla_perf", "mla_prefill", prefill_rows(mla_columns)),
+    Table("mla", "generation_mla_perf", "mla_decode", decode_rows(mla_columns)),
     Table("mla_bmm", "mla_bmm_perf", "mla_bmm", _mla_bmm),
-    Table("mla", "wideep_context_mla_perf", "mla_module_prefill", _prefill(_mla_module)),
-    Table("mla", "wideep_generation_mla_perf", "mla_module_decode", _decode(_mla_module)),
     Table(
         "linear_attention",
         "gdn_perf",
@@ -475,8 +347,8 @@ TABLES = (
         prepare=_gdn_pairs("context"),
     ),
     Table("linear_attention", "gdn_perf", "gdn_decode", _gdn, prepare=_gdn_pairs("generation")),
-    Table("sparse_attention", "dsa_context_module_perf", "dsa_prefill", _prefill(_dsa), prepare=_with_indexer),
-    Table("sparse_attention", "dsa_generation_module_perf", "dsa_decode", _decode(_dsa), prepare=_with_indexer),
+    Table("sparse_attention", "dsa_context_module_perf", "dsa_prefill", prefill_rows(_dsa), prepare=_with_indexer),
+    Table("sparse_attention", "dsa_generation_module_perf", "dsa_decode", decode_rows(_dsa), prepare=_with_indexer),
     *(
         Table(
             "sparse_attention",
@@ -485,15 +357,15 @@ TABLES = (
             way(_dsa_shared),
             prepare=_on_a_shared_index,
         )
-        for phase, step, way in (("context", "prefill", _prefill), ("generation", "decode", _decode))
+        for phase, step, way in (("context", "prefill", prefill_rows), ("generation", "decode", decode_rows))
     ),
     *(
         Table("sparse_attention", f"dsv4_{kind}_{phase}_module_perf", f"compressed_{step}", way(_compressed))
         for kind in ("csa", "hca")
-        for phase, step, way in (("context", "prefill", _prefill), ("generation", "decode", _decode))
+        for phase, step, way in (("context", "prefill", prefill_rows), ("generation", "decode", decode_rows))
     ),
-    Table("msa", "msa_context_module_perf", "block_sparse_prefill", _prefill(_block_sparse)),
-    Table("msa", "msa_generation_module_perf", "block_sparse_decode", _decode(_block_sparse)),
+    Table("msa", "msa_context_module_perf", "block_sparse_prefill", prefill_rows(_block_sparse)),
+    Table("msa", "msa_generation_module_perf", "block_sparse_decode", decode_rows(_block_sparse)),
     Table("kda", "kda_perf", "kda_prefill", _chunked(_kda), prepare=_delta_rule("chunk_kda", "flashkda_fwd")),
     Table(
         "kda",
@@ -510,16 +382,9 @@ TABLES = (
     Table("mhc", "mhc_module_perf", "hyper_connection", _hyper_connection, prepare=_both_sites),
     Table("encoder_attention", "encoder_attention_perf", "encoder_attention", _encoder),
     Table("moe", "moe_perf", "moe", _moe),
-    Table("moe", "wideep_context_moe_perf", "wide_moe", _wide_experts("contiguous"), frameworks="sglang"),
-    Table("moe", "wideep_generation_moe_perf", "wide_moe", _wide_experts("masked"), frameworks="sglang"),
-    Table("moe", "wideep_moe_perf", "wide_moe", _wide_experts("grouped"), frameworks="trtllm"),
     # B300 has an NCCL table among TensorRT-LLM's too: not newer, and under that framework's version number.
     Table("comm", "nccl_perf", "collective", _nccl, frameworks="nccl"),
     Table("comm", "custom_allreduce_perf", "collective", _custom_all_reduce),
-    Table("comm", "wideep_deepep_ll_perf", "expert_exchange", _deepep("ll"), prepare=_deepep_low_latency),
-    Table("comm", "wideep_deepep_normal_perf", "expert_exchange", _deepep("ht"), prepare=_deepep_normal),
-    Table("comm", "moe_a2a_perf", "expert_exchange", _engine_exchange),
-    Table("comm", "trtllm_alltoall_perf", "expert_exchange", _nvlink_exchange, prepare=_over_nvlink),
 )
 
 
