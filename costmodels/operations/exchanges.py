@@ -13,7 +13,7 @@ from costmodels.estimates import Floats, Ints
 from profiles.shipped import shipped
 
 OVERLAPS = ("none", "two_batch", "single_batch")
-"""What a step hides of an exchange: nothing; behind the other half of its batch; behind the experts' last product."""
+"""What hides an exchange: nothing; the other half of the batch; the last product of the experts."""
 
 BALANCES = ("off", "static", "dynamic", "perfect")
 """Hot experts: left alone; copied as past loads say; copied anew as loads change; no rank ever has more than another."""

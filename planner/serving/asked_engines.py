@@ -47,6 +47,11 @@ class AskedEngine:
                 f"{started.max_num_batched_tokens:,}",
                 "raise max_num_batched_tokens, or leave chunked_prefill out",
             )
+        if row.wide.role != "aggregated" and row.workload.concurrency is None:
+            raise InputError(
+                "rate: what a prefill or decode engine alone does is asked at a batch",
+                "give concurrency, the requests in it at once, or leave role out",
+            )
         if row.wide.role == "decode":
             started = _decoding(row, started)
         return cls(with_buffers(row, started, served), started)

@@ -19,6 +19,7 @@ from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
+from planner.contract.engine import NOTHING
 from planner.contract.words import cell, columns_meant, precision_of
 from planner.contract.workload.workload import Speculation, Workload, parse_workload
 from planner.serving.asked_engines import AskedEngine, Room, load_of
@@ -97,7 +98,7 @@ def predict(
     said = "; ".join([*own, *([f"columns written: {', '.join(aside)}"] if aside else [])])
     for index, record in enumerate(records):
         try:
-            text = {str(name): cell(str(value)) for name, value in record.items()}
+            text = {str(name): _said(str(name), str(value)) for name, value in record.items()}
             row = asked_row(index, text, find_model, find_workload, catalogue)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
@@ -112,6 +113,11 @@ def predict(
                     out["error"][row.index] = _told(error)
     out["note"] = np.array(["; ".join(filter(None, (said, note))) for note in out["note"]], dtype=object)
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(out).rename(columns=columns)], axis=1)
+
+
+def _said(name: str, text: str) -> str:
+    """A cell; ``none`` is a way to exchange tokens, and to overlap nothing."""
+    return NOTHING if name in ("exchange", "overlap") and text.strip() == NOTHING else cell(text)
 
 
 def added_columns(columns: Iterable[str], *, beside_measured: bool = False) -> dict[str, str]:

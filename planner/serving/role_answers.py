@@ -54,11 +54,7 @@ def answered(engine: AskedEngine, served: ServedModel, layouts: Layouts, running
         InputError: a load that says nothing of such an engine.
     """
     users = engine.row.workload.concurrency
-    if users is None:
-        raise InputError(
-            "rate: what a prefill or decode engine alone does is asked at a batch",
-            "give concurrency, the requests in it at once, or leave role out",
-        )
+    assert users is not None
     shape, each = shape_of(engine, served), min(users, running) / float(layouts.dp[0])
     if layouts.overlap[0] == OVERLAPS.index("two_batch") and each < 2 and engine.row.wide.role == "decode":
         raise InputError(
