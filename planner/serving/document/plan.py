@@ -12,8 +12,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from planner.contract.clusters import Cluster
+from planner.contract.deployment import Deployment
 from planner.contract.documents import Document
-from planner.contract.engine import EngineGroup, FrameworkName, Layout
+from planner.contract.engine import FrameworkName, Layout
 from planner.contract.files import read_text
 from planner.contract.proof import Proof
 from planner.contract.provenance import Provenance
@@ -64,21 +65,6 @@ class RequestUnderstood(Document):
     kv_precisions: tuple[str, ...] = Field(default=(), description="allowed; empty in plans of schema 1.0")
     config: dict[str, Any] | None = Field(
         default=None, description="the model's config.json, where it is not a bundled one; null before schema 1.3"
-    )
-
-
-# ------------------------------------------------------------------ decision
-
-
-class Decision(Document):
-    engines: tuple[EngineGroup, ...]
-    gpus_used: int
-    gpus_idle: int
-    usd_per_hour: float | None = Field(description="of the GPUs used; null where a price is not known")
-    pairs: tuple[tuple[str, str], ...] = Field(
-        default=(),
-        description="ids of the prefill and decode engines that serve requests together; empty: aggregated engines, "
-        "or before schema 1.3, where every prefill engine goes with every decode engine",
     )
 
 
@@ -205,7 +191,7 @@ class Plan(Published):
     kind: Literal["serving"] = "serving"
     schema_version: Literal["1.4"] = SCHEMA_VERSION
     request: RequestUnderstood
-    decision: Decision
+    decision: Deployment
     prediction: Prediction
     proof: ServingProof
     alternatives: Alternatives

@@ -17,10 +17,10 @@ from costmodels.serving.steady.kv_transfer import (
     cache_bytes,
 )
 from costmodels.serving.step import StepTimes
+from planner.contract.deployment import Deployment
 from planner.contract.quantities import Interval, Latency
 from planner.contract.workload.slo import Bound, Metric
 from planner.serving.confirmation.confirmation import SEED
-from planner.serving.document import plan as plans
 from planner.serving.document.prediction import (
     EngineSimulation,
     GroupPrediction,
@@ -164,7 +164,7 @@ def _memory(group: Group) -> MemoryParts:
 # ------------------------------------------------------------------ the plan
 
 
-def predicted_by(request: PlanRequest, fleet: LoadedFleet, decision: plans.Decision, checks: Checks) -> Prediction:
+def predicted_by(request: PlanRequest, fleet: LoadedFleet, decision: Deployment, checks: Checks) -> Prediction:
     """What the plan does at the load it serves; latencies are those of its slowest pair. ``checks``: simulations of the
     groups."""
     groups, pairs, served_rps = fleet.groups, fleet.pairs, fleet.served_rps
