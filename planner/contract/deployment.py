@@ -57,6 +57,9 @@ class DeploymentDocument(Deployment, Published):
     framework: FrameworkName
     cluster: Cluster = Field(description="the GPUs that it runs on")
     draft_tokens: int = Field(description="drafted a step by speculative decoding; 0: none")
+    whole_prompts: tuple[str, ...] = Field(
+        description="ids of the engine groups that do not cut prompts to what a step has room for"
+    )
     read_as: str = Field(description="what it was read from, in words")
     assumed: tuple[Assumed, ...] = Field(description="left to the framework's defaults, as its release has them")
     kept: tuple[Kept, ...] = Field(description="said, and without a meaning for predictions")

@@ -7,59 +7,32 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from planner.imports.options import Option, Options
+from planner.imports.options import Options
 from planner.imports.shell import Word
+from planner.launchers.releases import CommandOption
 from profiles.errors import InputError
 from profiles.markup import strict_json
-from profiles.values import number, shown, whole
+from profiles.values import shown
 
+QUOTES = "'\""
 _NUMBER = re.compile(r"-[0-9.]")
 _HUMAN = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)([kKmMgGtT]?)")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-JSON_TYPES = ("parse_dataclass", "union_dict_and_str", "loads", "json_list_type", "json")
 
 
-@dataclass(frozen=True)
-class Rules:
-    """How a framework's parser reads.
-
-    Attributes:
-        beginnings: whether unambiguous beginnings of names do.
-        alike: how it spells a name (``_`` as ``-``).
-        dotted: whether ``--option.field value`` is a field of a JSON option.
-        last_counts: whether an option may be given again.
-    """
-
-    beginnings: bool
-    alike: Callable[[str], str]
-    dotted: bool
-    last_counts: bool
-
-
-def _dashes(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _underscores(name: str) -> str:
-    return f"--{name[2:].replace('-', '_')}" if name.startswith("--") else name
-
-
-RULES = {
-    "vllm": Rules(True, _dashes, True, True),
-    "sglang": Rules(True, str, False, False),
-    "trtllm": Rules(False, _underscores, False, False),
-}
+LAST_COUNTS = ("vllm",)
+"""Frameworks whose parser lets an option be given again, and takes the last."""
 
 
 @dataclass(frozen=True)
 class Given:
     """An option as it was given: ``written`` so, at a ``place`` of the arguments counted from 1; None: a switch."""
 
-    option: Option
+    option: CommandOption
     written: str
     value: str | None
     place: int
@@ -85,9 +58,9 @@ class Arguments:
         names = self.options.meanings.meanings.get(meaning, ())
         found: dict[str, Given] = {}
         for name in names:
-            option = self.options.by_name.get(name)
-            if option is not None and option.name in self.given:
-                found[option.name] = self.given[option.name]
+            option = self.options.named(name)
+            if option is not None and option.flag in self.given:
+                found[option.flag] = self.given[option.flag]
         self.used.update(found)
         several = list(found.values())
         if len({each.value for each in several}) > 1:
@@ -123,12 +96,12 @@ class Arguments:
             return None
         if found.value is not None:
             return found.value.casefold() in ("true", "1", "yes", "on")
-        return not re.match(r"--(no|disable)[-_]", found.written)
+        return found.written != found.option.negation
 
     def document(self, meaning: str) -> dict[str, Any]:
         """The object of a JSON option."""
         found = self.of(meaning)
-        return {} if found is None else self.objects.get(found.option.name, {})
+        return {} if found is None else self.objects.get(found.option.flag, {})
 
 
 def human_number(text: str) -> int | None:
@@ -140,7 +113,7 @@ def human_number(text: str) -> int | None:
     return int(value) if value.is_integer() else None
 
 
-def read_arguments(words: Sequence[Word], options: Options, rules: Rules) -> Arguments:
+def read_arguments(words: Sequence[Word], options: Options) -> Arguments:
     """What ``words`` say.
 
     Raises:
@@ -160,30 +133,30 @@ def read_arguments(words: Sequence[Word], options: Options, rules: Rules) -> Arg
             out.positional.append(word.text)
             continue
         name, equals, attached = word.text.partition("=")
-        option, name, path = _option(name, word, at, options, rules)
-        if option.switch:
+        option, name, path = _option(name, word, at, options)
+        if option.takes == "none":
             if equals:
                 raise InputError(
                     f"{name}: argument {at}: {shown(word.text)}: it is a switch and takes no value",
                     f"write {name} to turn it on, or leave it out",
                 )
-            _add(out, Given(option, name, None, at), rules)
+            _add(out, Given(option, name, None, at))
             continue
         values: list[str] = []
         if equals:
             values = [_known(Word(attached, word.unknown), name, at)]
         else:
-            while at < len(words) and (option.several or not values) and not _is_option(words[at]):
+            while at < len(words) and (option.takes == "many" or not values) and not _is_option(words[at]):
                 at += 1
                 values.append(_known(words[at - 1], name, at))
-        if not values:
+        if not values and option.takes != "optional":
             raise InputError(f"{name}: argument {at}: its value is missing", f"write {name} and its value")
         given = Given(option, name, " ".join(values), at)
         if path:
             _put(out, given, path)
         else:
             _check(given)
-            _add(out, given, rules)
+            _add(out, given)
     return out
 
 
@@ -196,32 +169,35 @@ def _known(word: Word, what: str, place: int) -> str:
     if word.unknown:
         name = re.fullmatch(r"\$([A-Za-z_]\w*)", word.unknown)
         way = f"say what it is: --set {name[1]}=VALUE" if name else "write what it gives there"
-        raise InputError(f"{what}: argument {place}: {shown(word.unknown)} is not known without running the script", way)
+        raise InputError(
+            f"{what}: argument {place}: {shown(word.unknown)} is not known without running the script", way
+        )
     return word.text
 
 
-def _option(
-    name: str, word: Word, place: int, options: Options, rules: Rules
-) -> tuple[Option, str, list[str]]:
+def _option(name: str, word: Word, place: int, options: Options) -> tuple[CommandOption, str, list[str]]:
     """(the option, its name, the field of its JSON that is meant)."""
     own, path = name, []
-    if rules.dotted and name.startswith("--") and "." in name:
+    if options.framework.name == "vllm" and name.startswith("--") and "." in name:
         own, *path = name.split(".")
-    spelt = rules.alike(own)
-    found = options.by_name.get(spelt)
+    release = options.release
+    spelt = own.replace("_", "-") if release.underscores else own
+    found = options.named(spelt) or options.named(own)
     if found is not None:
         return found, spelt, path
-    if spelt.startswith("--") and rules.beginnings:
+    if spelt.startswith("--") and release.beginnings:
         several = options.beginning_with(spelt)
         if len(several) == 1:
-            return several[0], several[0].name, path
+            return several[0], several[0].flag, path
         if several:
-            names = ", ".join(sorted(option.name for option in several)[:4])
+            names = ", ".join(sorted(option.flag for option in several)[:4])
+            instead = options.meanings.gone.get(spelt)
             raise InputError(
-                f"{own}: argument {place}: is the beginning of several options: {names}", "write the whole name"
+                f"{own}: argument {place}: is the beginning of several options: {names}",
+                f"earlier releases had it; {instead}" if instead else "write the whole name",
             )
     if not spelt.startswith("--"):
-        short = max((each for each in options.by_name if spelt.startswith(each)), key=len, default="")
+        short = max((each for each in options.release.names if spelt.startswith(each)), key=len, default="")
         if short and not short.startswith("--"):
             raise InputError(
                 f"{own}: argument {place}: write a blank between {short} and {shown(spelt[len(short) :])}",
@@ -232,8 +208,8 @@ def _option(
 
 def unknown_option(own: str, spelt: str, place: int, options: Options) -> InputError:
     """Says where an option is known, or what is like it."""
-    title, release = options.framework.full_name, options.release
-    message = f"{shown(own)}: argument {place}: is no option of {title} {release}"
+    title, release = options.framework.full_name, options.release.version
+    message = f"{shown(own).strip(QUOTES)}: argument {place}: is no option of {title} {release}"
     instead = options.meanings.gone.get(spelt)
     nearest, elsewhere = options.nearest(spelt), options.releases_with(spelt)
     if elsewhere:
@@ -249,16 +225,16 @@ def unknown_option(own: str, spelt: str, place: int, options: Options) -> InputE
     return InputError(message, hint, option=own, place=place, nearest=list(nearest), releases=list(elsewhere))
 
 
-def _add(out: Arguments, given: Given, rules: Rules) -> None:
-    before = out.given.get(given.option.name)
+def _add(out: Arguments, given: Given) -> None:
+    before = out.given.get(given.option.flag)
     if before is not None and (before.value, before.written) != (given.value, given.written):
         said = f"{given.written} is given twice: {shown(before.value or before.written)}, then "
         said += shown(given.value or given.written)
-        if not rules.last_counts:
+        if out.options.framework.name not in LAST_COUNTS:
             raise InputError(f"{said} (argument {given.place})", "keep one of them")
         out.notes.append(f"{said}; {out.options.framework.full_name} takes the last")
-    out.given[given.option.name] = given
-    if given.option.type in JSON_TYPES or (given.value or "").lstrip().startswith("{"):
+    out.given[given.option.flag] = given
+    if given.option.type == "json" or (given.value or "").lstrip().startswith("{"):
         _read_object(out, given)
 
 
@@ -266,19 +242,19 @@ def _read_object(out: Arguments, given: Given) -> None:
     try:
         found = strict_json(given.value or "")
     except ValueError as error:
-        if given.option.type in ("parse_dataclass", "loads"):
+        if given.option.type == "json":
             raise InputError(
                 f"{given.written}: argument {given.place}: {shown(given.value or '')} is not valid JSON ({error})",
                 "write an object in single quotes, with its names in double quotes",
             ) from error
         return
     if isinstance(found, dict):
-        out.objects[given.option.name] = {**out.objects.get(given.option.name, {}), **found}
+        out.objects[given.option.flag] = {**out.objects.get(given.option.flag, {}), **found}
 
 
 def _put(out: Arguments, given: Given, path: list[str]) -> None:
     """A field of a JSON option."""
-    target = out.objects.setdefault(given.option.name, {})
+    target = out.objects.setdefault(given.option.flag, {})
     *above, last = [part.rstrip("+") for part in path]
     for part in above:
         below = target.setdefault(part, {})
@@ -289,23 +265,20 @@ def _put(out: Arguments, given: Given, path: list[str]) -> None:
         target[last] = strict_json(given.value or "")
     except ValueError:
         target[last] = given.value
-    whole_value = json.dumps(out.objects[given.option.name])
-    out.given[given.option.name] = Given(given.option, given.written, whole_value, given.place)
+    whole_value = json.dumps(out.objects[given.option.flag])
+    out.given[given.option.flag] = Given(given.option, given.written, whole_value, given.place)
 
 
 def _check(given: Given) -> None:
     """Raises InputError where the value is none that the option takes."""
     option, value = given.option, given.value or ""
     where = f"{given.written}: argument {given.place}: {shown(value)}"
-    if option.choices and not option.several and value not in option.choices:
-        known = ", ".join(option.choices[:12]) + (", …" if len(option.choices) > 12 else "")
+    if option.choices is not None and option.takes != "many" and value not in {str(each) for each in option.choices}:
+        known = ", ".join(str(each) for each in option.choices[:12]) + (", …" if len(option.choices) > 12 else "")
         raise InputError(f"{where} is not one of its values", f"choose from {known}")
-    wrong = {
-        "int": not option.several and whole(value) is None and not re.fullmatch(r"-[0-9]+", value),
-        "float": number(value) is None and not re.fullmatch(r"-[0-9.]+", value),
-        "human_readable_int": human_number(value) is None,
-        "human_readable_int_or_auto": value != "auto" and human_number(value) is None,
-    }
-    if wrong.get(option.type or "", False):
-        kind = "a number" if option.type == "float" else "a whole number"
-        raise InputError(f"{where} is not {kind}", f"write {given.written} and {kind}")
+    if option.takes == "many":
+        return
+    if option.type == "int" and value != "auto" and human_number(value) is None:
+        raise InputError(f"{where} is not a whole number", f"write {given.written} and a whole number")
+    if option.type == "float" and not re.fullmatch(r"-?[0-9.]+([eE][-+]?[0-9]+)?", value):
+        raise InputError(f"{where} is not a number", f"write {given.written} and a number")

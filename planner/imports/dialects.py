@@ -86,8 +86,8 @@ def said_by(framework: Framework, line: Arguments, files: Mapping[str, str]) -> 
 def _refuse(line: Arguments) -> None:
     """Raises Unsupported for a flag that changes what the engine does and is not modelled."""
     for flag, refused in line.options.meanings.refused.items():
-        option = line.options.by_name.get(flag)
-        given = None if option is None else line.given.get(option.name)
+        option = line.options.named(flag)
+        given = None if option is None else line.given.get(option.flag)
         if given is not None and given.value != refused.unless:
             raise Unsupported(
                 f"{given.written} {shown(given.value or '')}: {refused.why}",

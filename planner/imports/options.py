@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from packaging.version import Version
 from pydantic import BaseModel, ConfigDict
 
 from costmodels.serving.frameworks.framework import Framework
+from planner.launchers.releases import CommandOption, ReleaseOptions, known_releases, nearest_release
 from profiles.shipped import shipped
 
 FOLDER = Path(__file__).parent / "flags"
@@ -37,7 +38,6 @@ class Meanings(BaseModel):
     repeats: dict[str, tuple[str, ...]]
     refused: dict[str, Refused]
     effects: dict[str, str]
-    several: tuple[str, ...]
     gone: dict[str, str]
     file: dict[str, str] = {}
 
@@ -49,41 +49,56 @@ def meanings(framework: str) -> Meanings:
 
 
 @dataclass(frozen=True)
-class Option:
-    """One option: all its ``names``; ``several``: takes any number of values."""
-
-    names: tuple[str, ...]
-    switch: bool
-    type: str | None
-    choices: tuple[str, ...]
-    deprecated: bool
-    several: bool
-
-    @property
-    def name(self) -> str:
-        return next((name for name in self.names if name.startswith("--") and not name.startswith("--no-")), self.names[0])
-
-
-@dataclass(frozen=True)
 class Options:
-    """Of one release; ``release``: whose the list is, ``others``: the other lists that are known, newest first."""
+    """What one release takes, and what it means here.
+
+    Attributes:
+        framework: at the release that runs; ``release``: the nearest of which the options are known.
+        others: the other lists that are known, newest first.
+    """
 
     framework: Framework
-    release: str
-    by_name: Mapping[str, Option]
-    others: Mapping[str, frozenset[str]]
+    release: ReleaseOptions
+    others: tuple[ReleaseOptions, ...]
     meanings: Meanings
+
+    @classmethod
+    def of(cls, framework: Framework) -> Options:
+        release = nearest_release(framework.name, framework.release.version)
+        known = [each for each in reversed(known_releases(framework.name)) if each != release.version]
+        others = tuple(nearest_release(framework.name, each) for each in known)
+        return cls(framework, release, others, meanings(framework.name))
+
+    @property
+    def note(self) -> str:
+        """What a reader should know of the list; empty where it is of the release that runs."""
+        asked, known = Version(self.framework.release.version).release, Version(self.release.version).release
+        if asked[:2] == known[:2]:
+            return ""
+        return f"flags were read as those of {self.release.title}, the nearest whose list is known"
+
+    @property
+    def title(self) -> str:
+        return self.framework.title
+
+    def named(self, name: str) -> CommandOption | None:
+        """The option of that name, or of the same name with hyphens and underscores exchanged where the framework takes
+        both."""
+        found = self.release.names.get(name)
+        if found is None and self.framework.name == "trtllm" and name.startswith("--"):
+            found = self.release.names.get(f"--{name[2:].replace('-', '_')}")
+        return found
 
     def nearest(self, name: str) -> tuple[str, ...]:
         """The names most like one that is not known."""
-        names = [each for each in self.by_name if each.startswith("--")]
+        names = [each for each in self.release.names if each.startswith("--")]
         return tuple(difflib.get_close_matches(name[:80], names, n=3, cutoff=0.6))
 
-    def beginning_with(self, name: str) -> list[Option]:
+    def beginning_with(self, name: str) -> list[CommandOption]:
         """The options that ``name`` is the beginning of, each once."""
-        found = {id(option): option for each, option in self.by_name.items() if each.startswith(name)}
+        found = {option.flag: option for each, option in self.release.names.items() if each.startswith(name)}
         return list(found.values())
 
     def releases_with(self, name: str) -> tuple[str, ...]:
         """The other releases that have an option of that name."""
-        return tuple(release for release, names in self.others.items() if name in names)
+        return tuple(each.version for each in self.others if name in each.names)

@@ -6,16 +6,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from planner.contract.engine import Role
 from planner.imports.shell import Command, Word, commands
 from profiles.errors import InputError
 
 STARTERS = (
-    "vllm serve, python -m vllm.entrypoints.openai.api_server, python -m sglang.launch_server, sglang serve, trtllm-serve"
+    "vllm serve, python -m vllm.entrypoints.openai.api_server, python -m sglang.launch_server, sglang serve, "
+    "trtllm-serve"
 )
 DEEPEST = 4
 """Levels of ``bash -c`` in ``bash -c``."""
 
-_IMAGE = re.compile(r"(?:[\w.-]+(?::[0-9]+)?/)*(vllm-openai|sglang|tensorrt-llm/release|vllm-runtime|[\w-]*vllm[\w-]*):([\w.-]+)")
+_IMAGE = re.compile(
+    r"(?:[\w.-]+(?::[0-9]+)?/)*(vllm-openai|sglang|tensorrt-llm/release|vllm-runtime|[\w-]*vllm[\w-]*):([\w.-]+)"
+)
 _TAG = re.compile(r"v?([0-9]+\.[0-9]+(?:\.[0-9]+)?(?:(?:rc|a|b)[0-9]+)?(?:\.post[0-9]+)?)(?:[-+].*)?")
 _IMAGES = {"vllm-openai": "vllm", "sglang": "sglang", "tensorrt-llm/release": "trtllm"}
 _MODULES = {
@@ -27,7 +31,10 @@ _MODULES = {
     "dynamo.sglang": "sglang",
     "dynamo.trtllm": "trtllm",
 }
+_OTHERS = ("disaggregated", "disaggregated_mpi_worker", "mm_embedding_serve")
+"""What trtllm-serve starts beside engines."""
 _OF_DYNAMO = ("--disaggregation-mode", "--is-prefill-worker", "--is-decode-worker", "--connector")
+_ROLES: dict[str, Role] = {"prefill": "prefill", "decode": "decode"}
 _SHELLS = ("bash", "sh", "zsh", "dash", "/bin/bash", "/bin/sh", "/usr/bin/bash")
 
 
@@ -49,7 +56,7 @@ class Start:
     line: int
     release: str | None = None
     gpus: int | None = None
-    role: str | None = None
+    role: Role | None = None
     by_dynamo: bool = False
 
 
@@ -69,7 +76,7 @@ def starts_of(text: str, variables: Mapping[str, str], depth: int = 0) -> tuple[
         files |= nested
         if below and command.inside in ("for", "while", "until", "select", "case"):
             raise InputError(
-                f"script line {command.line}: an engine is started inside {command.inside!r}, and how often is not known",
+                f"script line {command.line}: an engine is started inside {command.inside!r}, nobody knows how often",
                 "write one command for each engine, or import the command alone",
             )
         found += below
@@ -84,13 +91,14 @@ def _within(command: Command, variables: Mapping[str, str], depth: int) -> tuple
         if text in _SHELLS and inline is not None and inline <= at + 2 and depth < DEEPEST:
             inner, files = starts_of(texts[inline + 1], {**variables, **command.environment}, depth + 1)
             around = _around(words[:at])
-            return [replace(each, line=command.line, **_merged(each, around)) for each in inner], files
+            return [_merged(replace(each, line=command.line), around) for each in inner], files
     start = start_of(words, command.environment, command.line)
     return ([] if start is None else [start]), {}
 
 
-def _merged(start: Start, around: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in around.items() if getattr(start, name) is None}
+def _merged(start: Start, around: Around) -> Start:
+    release = around.release if start.release is None else start.release
+    return replace(start, release=release, gpus=around.gpus if start.gpus is None else start.gpus)
 
 
 def start_of(words: Sequence[Word], environment: Mapping[str, str], line: int) -> Start | None:
@@ -106,25 +114,25 @@ def start_of(words: Sequence[Word], environment: Mapping[str, str], line: int) -
         if equals and re.fullmatch(r"[A-Za-z_]\w*", name):
             env[name] = value
     program = tuple(word.text for word in words[begins:end])
-    arguments, role = list(words[end:]), None
+    arguments: list[Word] = list(words[end:])
+    role: Role | None = None
     dynamo = any(text.startswith("dynamo.") for text in program)
     if dynamo:
         arguments, role = _of_dynamo(arguments)
     elif framework == "trtllm" and arguments and arguments[0].text == "serve":
         arguments = arguments[1:]
-    gpus = around.get("gpus")
+    gpus = around.gpus
     visible = env.get("CUDA_VISIBLE_DEVICES") or env.get("HIP_VISIBLE_DEVICES")
     if visible is not None and re.fullmatch(r"[0-9]+(,\s*[0-9]+)*,?", visible):
         gpus = len([each for each in visible.split(",") if each.strip()])
-    release = around.get("release")
     return Start(
         framework,
         program,
         tuple(arguments),
         env,
         line,
-        release=release if isinstance(release, str) else None,
-        gpus=gpus if isinstance(gpus, int) else None,
+        release=around.release,
+        gpus=gpus,
         role=role,
         by_dynamo=dynamo,
     )
@@ -138,7 +146,11 @@ def _program(words: Sequence[Word]) -> tuple[str, int, int] | None:
         following = texts[at + 1] if at + 1 < len(texts) else ""
         if name in ("vllm", "sglang") and following == "serve":
             return name, at, at + 2
-        if name == "trtllm-serve" and following not in ("disaggregated", "disaggregated_mpi_worker", "mm_embedding_serve"):
+        if name == "trtllm-serve" and following not in (
+            "disaggregated",
+            "disaggregated_mpi_worker",
+            "mm_embedding_serve",
+        ):
             return "trtllm", at, at + 1
         if following == "-m" and name.startswith("python") and at + 2 < len(texts) and texts[at + 2] in _MODULES:
             return _MODULES[texts[at + 2]], at, at + 3
@@ -158,30 +170,38 @@ def release_of(image: str) -> tuple[str, str] | None:
     return None if tag is None else (_IMAGES[found[1]], tag[1])
 
 
-def _around(words: Sequence[Word]) -> dict[str, object]:
-    """What a container around the program says: release of its image, GPUs that it is given."""
-    out: dict[str, object] = {}
+@dataclass(frozen=True)
+class Around:
+    """What a container around a program says: release of its image, GPUs that it is given."""
+
+    release: str | None = None
+    gpus: int | None = None
+
+
+def _around(words: Sequence[Word]) -> Around:
     texts = [word.text for word in words]
+    release: str | None = None
+    gpus: int | None = None
     for at, text in enumerate(texts):
         found = release_of(text)
         if found is not None:
-            out["release"] = found[1]
+            release = found[1]
         value = text.partition("=")[2] if text.startswith("--gpus=") else None
         if text == "--gpus" and at + 1 < len(texts):
             value = texts[at + 1]
         if value is not None:
             devices = re.search(r"device=([0-9,]+)", value)
             if devices:
-                out["gpus"] = len([each for each in devices[1].split(",") if each])
+                gpus = len([each for each in devices[1].split(",") if each])
             elif value.isdigit():
-                out["gpus"] = int(value)
-    return out
+                gpus = int(value)
+    return Around(release, gpus)
 
 
-def _of_dynamo(words: list[Word]) -> tuple[list[Word], str | None]:
+def _of_dynamo(words: list[Word]) -> tuple[list[Word], Role | None]:
     """Without Dynamo's own options; and the role that they say."""
     rest: list[Word] = []
-    role: str | None = None
+    role: Role | None = None
     at = 0
     while at < len(words):
         name, equals, value = words[at].text.partition("=")
@@ -198,10 +218,9 @@ def _of_dynamo(words: list[Word]) -> tuple[list[Word], str | None]:
                 value = words[at].text
                 at += 1
             if name == "--disaggregation-mode":
-                role = {"prefill": "prefill", "decode": "decode"}.get(value, "aggregated")
+                role = _ROLES.get(value, "aggregated")
     return rest, role
 
 
 def no_start(what: str) -> InputError:
     return InputError(f"{what}: nothing in it starts an engine that is known", f"known are {STARTERS}")
-

@@ -81,9 +81,8 @@ def commands(text: str, given: Mapping[str, str] | None = None) -> list[Command]
     found: list[Command] = []
     blocks: list[tuple[str, str]] = []
     pending: list[Word] = []
-    begins, count, writes = 1, 0, None
-    for kind, word, line in _tokens(script):
-        count += 1
+    begins, writes = 1, None
+    for count, (kind, word, line) in enumerate(_tokens(script)):
         if count > MOST_WORDS:
             raise InputError(f"script: has more than {MOST_WORDS:,} words", "give the part that starts the engines")
         if kind == "word" and word is not None:
@@ -231,7 +230,7 @@ def _redirected(script: _Script, operator: str) -> Iterator[tuple[str, Word | No
 
 
 def _here_document(script: _Script, delimiter: str, indented: bool, expanded: bool) -> str:
-    lines = []
+    lines: list[str] = []
     begins = script.line
     while script.at < len(script.text):
         end = _line_end(script)

@@ -15,8 +15,8 @@ from planner.contract.options import Option
 from planner.contract.published import EDITED, EDITED_HINT
 from planner.contract.workload.slo import Slo, parse_slo
 from planner.contract.workload.workload import Workload, workload_input
-from planner.replay.running import LENGTHS_HINT, opened
 from planner.serving.configuration import GpuMemoryUtilization, MaxModelLen, MaxNumBatchedTokens, MaxNumSeqs
+from planner.serving.document.opening import LENGTHS_HINT, opened
 from planner.serving.document.plan import Plan
 from profiles.values import shown
 

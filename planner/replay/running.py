@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from planner.contract.clusters import Cluster
-from planner.contract.deployment import Deployment, DeploymentDocument, parse_deployment
+from planner.contract.deployment import Deployment, DeploymentDocument
 from planner.contract.engine import EngineGroup
-from planner.contract.files import read_text
 from planner.contract.models import ModelConfig
 from planner.contract.provenance import Provenance
 from planner.contract.workload.slo import Slo
 from planner.contract.workload.workload import Workload
 from planner.serving.document.contradictions import check_deployment, check_plan
-from planner.serving.document.plan import Plan, parse_plan
+from planner.serving.document.opening import LENGTHS_HINT, check_drafting
+from planner.serving.document.plan import Plan
 from planner.serving.document.prediction import Prediction
 from profiles.errors import InputError
-
-LENGTHS_HINT = "say what requests look like: --workload isl=4000,osl=500,rate=18, or --trace requests.csv"
 
 
 @dataclass(frozen=True)
@@ -113,48 +109,3 @@ class Running:
             document.provenance,
             document.was_edited,
         )
-
-
-def check_drafting(document: DeploymentDocument, workload: Workload) -> None:
-    """Raises InputError where a deployment drafts otherwise than the workload says."""
-    said = 0 if workload.speculation is None else workload.speculation.draft_tokens
-    if said == document.draft_tokens:
-        return
-    if not said:
-        raise InputError(
-            f"workload: the deployment drafts {document.draft_tokens} tokens a step, and how many are accepted is not "
-            "said",
-            f"add draft={document.draft_tokens},acceptance=0.7 with the share that you see in its log",
-        )
-    raise InputError(
-        f"workload: draft={said}, and the deployment drafts {document.draft_tokens or 'no'} tokens a step",
-        f"write draft={document.draft_tokens}" if document.draft_tokens else "leave draft and acceptance out",
-    )
-
-
-def opened(value: Mapping[str, Any] | str, where: str) -> Plan | DeploymentDocument:
-    """A plan or a deployment from its JSON, by its kind; one of an older schema opens as it does everywhere.
-
-    Raises:
-        InputError: neither, or refused by the schema.
-    """
-    text = value if isinstance(value, str) else json.dumps(value)
-    return parse_deployment(text, where) if _is_deployment(text) else parse_plan(text, where)
-
-
-def _is_deployment(text: str) -> bool:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return False  # the plan's reader says what is wrong
-    return isinstance(found, dict) and found.get("kind") == "deployment"
-
-
-def read_running(path: Path) -> Plan | DeploymentDocument:
-    """The plan or the deployment in a file.
-
-    Raises:
-        InputError: what :func:`opened` raises, and where the file cannot be read.
-    """
-    text = read_text(path, "plan")
-    return opened(text, f"{'deployment' if _is_deployment(text) else 'plan'} {path}")

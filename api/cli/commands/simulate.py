@@ -118,7 +118,7 @@ def _understood(
         InputError: what their readers raise, and what contradicts itself.
     """
     from planner.replay.request import Trace, parse_simulation_request
-    from planner.replay.running import read_running
+    from planner.serving.document.opening import read_running
 
     document, folder = read_request(request, "simulation-request")
     fields = {
