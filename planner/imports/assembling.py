@@ -2,86 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
 
 from costmodels.models.architecture import Architecture
-from costmodels.models.registry import bundled_config
 from costmodels.serving.frameworks.framework import Framework
-from costmodels.serving.recipe import Recipe, Started
 from planner.contract.clusters import Pool
 from planner.contract.deployment import Assumed, DeploymentDocument, Kept, parse_deployment
-from planner.contract.engine import EngineGroup, Launch, Layout, Limits, Rank, Replica, Role
-from planner.contract.models import ModelConfig, architecture_of
+from planner.contract.engine import EngineGroup, Launch, Rank, Replica
+from planner.contract.models import ModelConfig
 from planner.contract.provenance import NOT_USED, PACKAGE, Provenance
 from planner.contract.published import validated
-from planner.imports.dialects import Said
-from planner.imports.options import meanings
-from planner.imports.programs import Start
-from planner.serving.configuration import MemoryRequest
-from planner.serving.memory import memory
-from profiles.errors import InputError, Unsupported
-from profiles.hardware import Catalogue, Gpu, on_demand_price
-from profiles.values import shown
-
-SIXTEEN_BITS = ("bf16", "fp16", "fp32")
-_PLACE = re.compile(r"[~./]|[A-Za-z]:\\|.*(?:/.*){2,}|(?:s3|gs|hf|pvc|https?)://")
+from planner.imports.engine_read import Beside, EngineRead, StartedEngine, engine_read, model_served
+from profiles.errors import Unsupported
+from profiles.hardware import on_demand_price
 
 
-@dataclass(frozen=True)
-class Found:
-    """One command that starts an engine, understood.
-
-    Attributes:
-        said: what its arguments say. ``start``: the command.
-        replicas: how often it is started.
-        gpu: the type that what stands around it says; None: nothing does.
-        gpus: that each start is given; None: nothing says it.
-        where: what messages call it.
-    """
-
-    said: Said
-    start: Start
-    replicas: int = 1
-    gpu: Gpu | None = None
-    gpus: int | None = None
-    where: str = "command"
-
-
-@dataclass(frozen=True)
-class Beside:
-    """What the user says beside the text."""
-
-    model: str | ModelConfig | None
-    gpu: Gpu | None
-    gpus_per_node: int | None
-    catalogue: Catalogue
-
-
-@dataclass(frozen=True)
-class _Engine:
-    """Engines that are alike, before they are placed."""
-
-    said: Said
-    role: Role
-    gpu: Gpu
-    layout: Layout
-    limits: Limits
-    weights: str
-    kv: str
-    started: Started
-    command: tuple[str, ...]
-    replicas: int
-
-    @property
-    def alike(self) -> tuple[object, ...]:
-        return self.role, self.gpu.name, self.layout, self.limits, self.weights, self.kv, self.said.chunked_prefill
-
-
-def assembled(found: Sequence[Found], beside: Beside, read_as: str, notes: Sequence[str] = ()) -> DeploymentDocument:
+def assembled(
+    found: Sequence[StartedEngine], beside: Beside, read_as: str, notes: Sequence[str] = ()
+) -> DeploymentDocument:
     """The deployment of all commands ``found``.
 
     Args:
@@ -93,8 +33,8 @@ def assembled(found: Sequence[Found], beside: Beside, read_as: str, notes: Seque
     """
     found = _whole_engines(found)
     framework = found[0].said.framework
-    asked, model = _model(found, beside)
-    engines = [_engine(each, model, beside) for each in found]
+    asked, model = model_served(found, beside)
+    engines = [engine_read(each, model, beside) for each in found]
     drafts = {each.said.draft_tokens for each in found if each.said.role != "prefill"} or {0}
     if len(drafts) > 1:
         raise Unsupported(
@@ -103,7 +43,7 @@ def assembled(found: Sequence[Found], beside: Beside, read_as: str, notes: Seque
     return _document(asked, model, framework, _merged(engines), max(drafts), read_as, beside, notes)
 
 
-def _whole_engines(found: Sequence[Found]) -> list[Found]:
+def _whole_engines(found: Sequence[StartedEngine]) -> list[StartedEngine]:
     """Without commands that only start further nodes or ranks of engines that another one begins."""
     first = [each for each in found if not each.said.secondary]
     kept = first or list(found)[:1]
@@ -115,194 +55,12 @@ def _whole_engines(found: Sequence[Found]) -> list[Found]:
     return kept
 
 
-# ------------------------------------------------------------------ the model
-
-
-def _model(found: Sequence[Found], beside: Beside) -> tuple[str | ModelConfig, Architecture]:
-    """(the model as requests name it, its architecture)."""
-    said = {each.said.model for each in found if each.said.model}
-    if len(said) > 1 and beside.model is None:
-        names = ", ".join(sorted(shown(name) for name in said))
-        raise Unsupported(f"model: several are served: {names}", "import the commands one by one")
-    named = next(iter(said), None)
-    asked: str | ModelConfig | None = beside.model
-    if asked is None:
-        if named is None:
-            raise InputError("model: the text names none", "say which one it is: --model Qwen/Qwen3-32B")
-        if _PLACE.match(named):
-            last = named.rstrip("/").rpartition("/")[2]
-            raise InputError(
-                f"model: {shown(named)} is a place, and which model lies there is not said",
-                f"say it: --model NAME ({shown(last)}?), or --model the path of its config.json",
-            )
-        asked = named
-    elif isinstance(asked, ModelConfig) and asked.checkpoint is None and named:
-        asked = asked.model_copy(update={"checkpoint": named})
-    return asked, architecture_of(asked)
-
-
-def overridden(asked: str | ModelConfig, overrides: Mapping[str, Any]) -> ModelConfig:
-    """The model with fields of its config.json replaced, as ``--hf-overrides`` does."""
-    if isinstance(asked, ModelConfig):
-        return asked.model_copy(update={"config": {**asked.config, **overrides}})
-    name = architecture_of(asked).name
-    return ModelConfig(name=name, config={**bundled_config(asked), **overrides}, checkpoint=name)
-
-
-# ------------------------------------------------------------------ one engine
-
-
-def _engine(found: Found, model: Architecture, beside: Beside) -> _Engine:
-    said, gpu = found.said, found.gpu or beside.gpu
-    if found.gpu is not None and beside.gpu is not None and found.gpu.name != beside.gpu.name:
-        raise InputError(
-            f"gpu: {beside.gpu.name} is given, and {found.where} asks for {found.gpu.name}", "leave --gpu out"
-        )
-    if gpu is None:
-        raise InputError(
-            f"gpu: {found.where} does not say which GPUs it runs on", "say it: --gpu H100 (`plan gpus` lists them)"
-        )
-    if said.role is None:
-        raise InputError(
-            f"role: {found.where} hands caches over, and does not say whether it prefills or decodes",
-            "say it: --role prefill, or --role decode",
-        )
-    layout, copies = layout_of(said, model)
-    _check_gpus(found, layout, copies, beside.gpus_per_node or beside.catalogue.default_node(gpu).gpus)
-    ranks = layout.dp if said.limits_of_all else 1
-    recipe = Recipe(
-        max_num_seqs=said.max_sequences and max(said.max_sequences // ranks, 1),
-        max_num_batched_tokens=said.max_tokens_per_step and max(said.max_tokens_per_step // ranks, 1),
-        gpu_memory_utilization=said.memory_fraction,
-        max_model_len=said.max_model_len,
-        chunked_prefill=said.chunked_prefill,
-    )
-    started = recipe.started(said.framework, gpu, model)
-    weights, kv = weights_of(said, model), kv_of(said)
-    if said.longest_that_fits:
-        started = replace(started, max_model_len=_longest(said, model, gpu, layout, started, (weights, kv), beside))
-    limits = Limits(
-        max_sequences=started.max_num_seqs,
-        max_tokens_per_step=started.max_num_batched_tokens,
-        max_model_len=started.max_model_len,
-        memory_fraction=started.gpu_memory_utilization,
-    )
-    command = (*found.start.program, *(word.text or word.unknown for word in found.start.arguments))
-    return _Engine(said, said.role, gpu, layout, limits, weights, kv, started, command, found.replicas * copies)
-
-
-def _longest(
-    said: Said,
-    model: Architecture,
-    gpu: Gpu,
-    layout: Layout,
-    started: Started,
-    precision: tuple[str, str],
-    beside: Beside,
-) -> int:
-    """The longest sequence that the cache holds, as ``--max-model-len auto`` takes it."""
-    asked = MemoryRequest(
-        model=beside.model or model.name,
-        gpu=gpu.name,
-        framework=said.framework.spec,
-        precision=precision[0],
-        kv_precision=precision[1],
-        **layout.model_dump(),
-        max_num_seqs=started.max_num_seqs,
-        max_num_batched_tokens=started.max_num_batched_tokens,
-        gpu_memory_utilization=started.gpu_memory_utilization,
-    )
-    fits = memory(asked, beside.catalogue).largest.context_tokens
-    return min(fits, model.max_context_tokens) if fits > 0 else model.max_context_tokens
-
-
-def layout_of(said: Said, model: Architecture) -> tuple[Layout, int]:
-    """(the layout of one engine, how many engines the command starts).
-
-    Attention replicas of a dense model share nothing: each is an engine of its own."""
-    dp, copies = said.dp, said.copies
-    tp = said.tp if said.framework.name == "vllm" or not said.attention_dp else said.tp // dp
-    if not model.is_moe:
-        if said.framework.name == "vllm":
-            return Layout(tp=tp, pp=said.pp, dp=1, ep=1, moe_tp=1), copies * dp
-        return Layout(tp=tp, pp=said.pp, dp=dp, ep=1, moe_tp=1), copies
-    group = tp * dp
-    ep = group if said.ep_all else said.ep or (group // said.moe_tp if said.moe_tp else 1)
-    if group % ep:
-        raise InputError(f"expert parallel: {ep} does not divide the {group} GPUs of a stage", "give a divisor of it")
-    moe_tp = said.moe_tp or group // ep
-    if ep * moe_tp != group:
-        raise InputError(
-            f"experts: ep {ep} × moe_tp {moe_tp} is not the {group} GPUs of a stage", "correct one of them"
-        )
-    return Layout(tp=tp, pp=said.pp, dp=dp, ep=ep, moe_tp=moe_tp), copies
-
-
-def _check_gpus(found: Found, layout: Layout, copies: int, node: int) -> None:
-    """Raises InputError where an engine is given other GPUs than its degrees take."""
-    nodes = found.said.nodes or 1
-    given = found.gpus if found.gpus is not None else found.start.gpus
-    needed = layout.gpus * copies
-    if given is None or nodes > 1 or needed > node:
-        return
-    if needed > given:
-        raise InputError(
-            f"gpus: {found.where} is given {given}, and its degrees take {needed} "
-            f"(tp {layout.tp} × pp {layout.pp} × dp {layout.dp * copies}): it does not start",
-            "lower the degrees, or give it more GPUs",
-        )
-
-
-def weights_of(said: Said, model: Architecture) -> str:
-    """Our name of the precision of the weights.
-
-    Raises:
-        InputError, Unsupported: the checkpoint is of another kind than the command says, or it is not modelled.
-    """
-    table, published = meanings(said.framework.name), model.weight_precision
-    if said.dtype in ("float32", "float"):
-        raise Unsupported("--dtype float32: 32-bit weights are not modelled", "leave --dtype out")
-    word = (said.quantize or "").casefold()
-    if word in ("", "none", "auto"):
-        return published
-    if published in SIXTEEN_BITS:
-        if word in table.quantize:
-            return table.quantize[word]
-        if word in table.repeats:
-            raise InputError(
-                f"--quantization {shown(word)}: reads a checkpoint that is quantised so, and {model.name} is in "
-                f"{published}",
-                "name the quantised checkpoint, or leave --quantization out",
-            )
-        raise Unsupported(
-            f"--quantization {shown(word)}: is not modelled",
-            f"modelled are {', '.join(sorted({*table.quantize, *table.repeats}))}",
-        )
-    if published not in table.repeats.get(word, ()) and table.quantize.get(word) != published:
-        raise InputError(
-            f"--quantization {shown(word)}: {model.name} is published in {published}", "leave --quantization out"
-        )
-    return published
-
-
-def kv_of(said: Said) -> str:
-    """Our name of the precision of the cache. Raises Unsupported where it is not modelled."""
-    if said.kv in (None, "auto"):
-        return "bf16"
-    known = meanings(said.framework.name).kv
-    if said.kv not in known:
-        raise Unsupported(
-            f"--kv-cache-dtype {shown(str(said.kv))}: is not modelled", f"modelled are {', '.join(known)} and auto"
-        )
-    return known[said.kv]
-
-
 # ------------------------------------------------------------------ the document
 
 
-def _merged(engines: Sequence[_Engine]) -> list[_Engine]:
+def _merged(engines: Sequence[EngineRead]) -> list[EngineRead]:
     """Engines that are alike as one, prefill engines first."""
-    out: dict[tuple[object, ...], _Engine] = {}
+    out: dict[tuple[object, ...], EngineRead] = {}
     for each in engines:
         before = out.get(each.alike)
         out[each.alike] = each if before is None else replace(before, replicas=before.replicas + each.replicas)
@@ -314,7 +72,7 @@ def _document(
     asked: str | ModelConfig,
     model: Architecture,
     framework: Framework,
-    engines: Sequence[_Engine],
+    engines: Sequence[EngineRead],
     draft_tokens: int,
     read_as: str,
     beside: Beside,
@@ -355,7 +113,7 @@ def _document(
     return validated(document, parse_deployment)
 
 
-def _assumed(id_: str, engine: _Engine, model: Architecture) -> list[Assumed]:
+def _assumed(id_: str, engine: EngineRead, model: Architecture) -> list[Assumed]:
     """What nobody said, and the framework takes."""
     framework = engine.said.framework
     source = f"{framework.title}, facts as of {framework.basis('defaults').release}"
@@ -379,7 +137,7 @@ def _assumed(id_: str, engine: _Engine, model: Architecture) -> list[Assumed]:
     return out
 
 
-def _placed(engines: Sequence[_Engine], beside: Beside) -> tuple[list[EngineGroup], list[Pool], float | None]:
+def _placed(engines: Sequence[EngineRead], beside: Beside) -> tuple[list[EngineGroup], list[Pool], float | None]:
     """(groups with their ranks on the GPUs of as many nodes as they take, the pools, what they cost an hour)."""
     catalogue = beside.catalogue
     free: dict[str, list[int]] = {}

@@ -21,7 +21,7 @@ _READS_NO_FILE = "write its options as flags, or give the file beside the comman
 
 
 @dataclass(frozen=True)
-class Said:
+class EngineSaid:
     """What one command says of an engine; None: nothing.
 
     Attributes:
@@ -61,7 +61,7 @@ class Said:
     kept: tuple[tuple[str, str | None], ...] = ()
 
 
-def said_by(framework: Framework, line: Arguments, files: Mapping[str, str]) -> Said:
+def said_by(framework: Framework, line: Arguments, files: Mapping[str, str]) -> EngineSaid:
     """What the arguments ``line`` of a command of ``framework`` say.
 
     Args:
@@ -128,7 +128,7 @@ def _length(given: Given | None) -> tuple[int | None, bool]:
 # ------------------------------------------------------------------ vLLM
 
 
-def _vllm(framework: Framework, line: Arguments, files: Mapping[str, str]) -> Said:
+def _vllm(framework: Framework, line: Arguments, files: Mapping[str, str]) -> EngineSaid:
     _no_config_file(line)
     model = line.text("model")
     places = list(line.positional)
@@ -151,7 +151,7 @@ def _vllm(framework: Framework, line: Arguments, files: Mapping[str, str]) -> Sa
     notes = []
     role, told = _vllm_role(line)
     notes += told
-    return Said(
+    return EngineSaid(
         framework,
         model,
         tp=line.count("tp") or 1,
@@ -209,7 +209,7 @@ def _vllm_drafts(line: Arguments) -> int:
 # ------------------------------------------------------------------ SGLang
 
 
-def _sglang(framework: Framework, line: Arguments, files: Mapping[str, str]) -> Said:
+def _sglang(framework: Framework, line: Arguments, files: Mapping[str, str]) -> EngineSaid:
     _no_config_file(line)
     model = line.text("model")
     if line.positional:
@@ -240,7 +240,7 @@ def _sglang(framework: Framework, line: Arguments, files: Mapping[str, str]) -> 
         ep = tp
         notes.append(f"{backend.written} {backend.value} shares the experts out over all {tp} GPUs (ep {tp})")
     role = {"prefill": "prefill", "decode": "decode"}.get(line.text("role") or "", "aggregated")
-    return Said(
+    return EngineSaid(
         framework,
         model,
         tp=tp,
@@ -290,7 +290,7 @@ def _sglang_drafts(line: Arguments, notes: list[str]) -> int:
 # ------------------------------------------------------------------ TensorRT-LLM
 
 
-def _trtllm(framework: Framework, line: Arguments, files: Mapping[str, str]) -> Said:
+def _trtllm(framework: Framework, line: Arguments, files: Mapping[str, str]) -> EngineSaid:
     if len(line.positional) > 1:
         raise InputError(
             f"argument {shown(line.positional[1])}: is neither an option nor the model", "name the model once"
@@ -322,7 +322,7 @@ def _trtllm(framework: Framework, line: Arguments, files: Mapping[str, str]) -> 
     role: Role | None = "aggregated"
     if disaggregated:
         role = "prefill" if from_file.get("no_overlap") is True else None
-    return Said(
+    return EngineSaid(
         framework,
         line.positional[0] if line.positional else None,
         tp=tp,
@@ -383,7 +383,7 @@ def _leaves(node: Mapping[str, Any], above: str) -> list[tuple[str, Any]]:
     return found
 
 
-_READERS: dict[str, Callable[[Framework, Arguments, Mapping[str, str]], Said]] = {
+_READERS: dict[str, Callable[[Framework, Arguments, Mapping[str, str]], EngineSaid]] = {
     "vllm": _vllm,
     "sglang": _sglang,
     "trtllm": _trtllm,

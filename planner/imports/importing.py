@@ -9,9 +9,10 @@ from typing import Any
 
 from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.deployment import DeploymentDocument
-from planner.imports.assembling import Beside, Found, assembled
+from planner.imports.assembling import assembled
 from planner.imports.command_line import read_arguments
 from planner.imports.dialects import said_by
+from planner.imports.engine_read import Beside, StartedEngine
 from planner.imports.options import Options
 from planner.imports.programs import Start, no_start, starts_of
 from planner.imports.request import RunningText
@@ -51,11 +52,11 @@ def _is_manifest(text: str) -> bool:
     return bool(_MANIFEST.match(first))
 
 
-def found_of(start: Start, files: Mapping[str, str], request: RunningText, **around: Any) -> Found:
+def found_of(start: Start, files: Mapping[str, str], request: RunningText, **around: Any) -> StartedEngine:
     """A command, understood.
 
     Args:
-        around: what stands around the command, as fields of :class:`Found`.
+        around: what stands around the command, as fields of :class:`StartedEngine`.
     """
     framework = framework_of(start, request)
     options = Options.of(framework)
@@ -66,7 +67,7 @@ def found_of(start: Start, files: Mapping[str, str], request: RunningText, **aro
     elif request.role is not None and request.role != said.role:
         raise InputError(f"role: {request.role} is given, and the command says {said.role}", "leave --role out")
     said = replace(said, notes=(*filter(None, [options.note]), *said.notes), kept=(*said.kept, *_variables(start)))
-    return Found(said, start, **around)
+    return StartedEngine(said, start, **around)
 
 
 def framework_of(start: Start, request: RunningText) -> Framework:

@@ -17,7 +17,7 @@ from profiles.shipped import shipped
 FOLDER = Path(__file__).parent / "flags"
 
 
-class Refused(BaseModel):
+class NotModelled(BaseModel):
     """A flag that is not modelled, unless it has the value ``unless``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,7 +36,7 @@ class Meanings(BaseModel):
     kv: dict[str, str]
     quantize: dict[str, str]
     repeats: dict[str, tuple[str, ...]]
-    refused: dict[str, Refused]
+    refused: dict[str, NotModelled]
     effects: dict[str, str]
     gone: dict[str, str]
     file: dict[str, str] = {}

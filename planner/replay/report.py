@@ -21,7 +21,7 @@ from planner.contract.workload.slo import Bound
 from planner.contract.workload.traces import sent
 from planner.contract.workload.workload import Workload
 from planner.replay import document as simulated
-from planner.replay.front_end import exposed_transfer_ms
+from planner.replay.cache_transfer import exposed_transfer_ms
 from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay, warm_up
 from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines, provenance_warnings
 from planner.replay.request import LIMITS, REQUESTS, SimulationRequest
