@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from profiles.collect.devices import torch_version
 from profiles.collect.operations.grids import FLOATS, gemm_shapes, points
 from profiles.collect.operations.tensors import FP8_CAPABILITY, TORCH_DTYPES, has_fp8, normal, require, try_out
 from profiles.collect.operations.work import ELEMENT_BYTES, work
 from profiles.collect.points import Point, Prepared
-from profiles.errors import Unsupported
 
 if TYPE_CHECKING:
     from profiles.collect.devices import Device
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Fp8Scales = Literal["tensor", "row"]
 _BLOCK = 128
 _BLOCK_CAPABILITY = (9, 0)  # torch calls cuBLASLt's block-scaled product on Hopper alone
+_PADDED_SCALES = torch_version() >= (2, 10)
 _INT8_LEAST_ROWS = 17  # torch._int_mm on CUDA refuses fewer
 
 
@@ -108,15 +109,12 @@ def _scaled(x: torch.Tensor, weights: torch.Tensor, scales: Fp8Scales) -> Call:
 
 
 def _block_scaled(x: torch.Tensor, weights: torch.Tensor) -> Call:
-    """Scales [m, k/128], column-major, and [k/128, n/128], column-major with columns padded to 4 (as of torch 2.10)
-    or not (before): the layouts that torch recognises block scales by."""
+    """Scales [m, k/128], column-major, and [k/128, n/128], column-major: the layouts that torch recognises block scales
+    by. As of 2.10 it wants the blocks of k filled up to a multiple of 4; it also takes them as they are, and then reads
+    beyond them (seen on an H200 with 2.11, k = 384), so the version decides and not what is accepted."""
     rows, blocks = len(weights) // _BLOCK, x.shape[1] // _BLOCK
-    scale_x = _ones(x, (blocks, len(x))).t()
-    padded = _ones(x, (rows, -(-blocks // 4) * 4)).t()[:blocks]
-    try:
-        return _tried("scaled_mm_block", x, weights, scale_x, padded)
-    except Unsupported:
-        return _tried("scaled_mm_block", x, weights, scale_x, _ones(x, (rows, blocks)).t())
+    columns = -(-blocks // 4) * 4 if _PADDED_SCALES else blocks
+    return _tried("scaled_mm_block", x, weights, _ones(x, (blocks, len(x))).t(), _ones(x, (rows, columns)).t())
 
 
 def _ones(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

@@ -45,11 +45,14 @@ def test_every_attention_kernel_is_right(gpu: Device, problem: Problem, name: st
     agrees(problem, on_host, run().cpu())
 
 
+@pytest.mark.parametrize("k", [128, 384, 512, 4096])  # blocks of 128 that are no multiple of 4 among them
 @pytest.mark.parametrize(("dtype", "scales"), [("fp8", "tensor"), ("fp8", "row"), ("fp8_block", "tensor")])
-def test_scaled_products_are_right(monkeypatch: pytest.MonkeyPatch, gpu: Device, dtype: str, scales: Any) -> None:
+def test_scaled_products_are_right(
+    monkeypatch: pytest.MonkeyPatch, gpu: Device, dtype: str, scales: Any, k: int
+) -> None:
     from profiles.collect.operations import gemm
 
-    benchmark, point = Gemm(scales), Point("gemm", dtype, {"m": 64, "n": 256, "k": 384})
+    benchmark, point = Gemm(scales), Point("gemm", dtype, {"m": 64, "n": 256, "k": k})
     if reason := benchmark.unsupported(gpu, point):
         pytest.skip(reason)
     made: list[Any] = []
