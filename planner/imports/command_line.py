@@ -20,6 +20,8 @@ from profiles.values import shown
 
 QUOTES = "'\""
 _NUMBER = re.compile(r"-[0-9.]")
+_NAMES_ONLY = {"--served-model-name", "--served_model_name", "--node-rank"}
+"""Options with a meaning, whose value need not be known."""
 _HUMAN = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)([kKmMgGtT]?)")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -48,6 +50,12 @@ class Arguments:
     positional: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
+
+    def matters(self, option: CommandOption) -> bool:
+        """Whether its value must be known: it has a meaning here, or is not modelled."""
+        table = self.options.meanings
+        said = {name for names in table.meanings.values() for name in names} - _NAMES_ONLY
+        return bool(said & {*option.names}) or bool({*table.refused} & {*option.names})
 
     def of(self, meaning: str) -> Given | None:
         """What was said of one of our meanings, marked as used.
@@ -96,7 +104,9 @@ class Arguments:
             return None
         if found.value is not None:
             return found.value.casefold() in ("true", "1", "yes", "on")
-        return found.written != found.option.negation
+        written, flag = found.written, found.option.flag
+        off = ("--disable-", "--no-") if not flag.startswith("--disable-") else ("--enable-",)
+        return written != found.option.negation and (written == flag or not written.startswith(off))
 
     def document(self, meaning: str) -> dict[str, Any]:
         """The object of a JSON option."""
@@ -142,18 +152,23 @@ def read_arguments(words: Sequence[Word], options: Options) -> Arguments:
                 )
             _add(out, Given(option, name, None, at))
             continue
+        needed, unknown = out.matters(option), bool(equals and word.unknown)
         values: list[str] = []
         if equals:
-            values = [_known(Word(attached, word.unknown), name, at)]
+            values = [_known(Word(attached, word.unknown), name, at) if needed else attached or word.unknown]
         else:
             while at < len(words) and (option.takes == "many" or not values) and not _is_option(words[at]):
                 at += 1
-                values.append(_known(words[at - 1], name, at))
+                each = words[at - 1]
+                unknown = unknown or bool(each.unknown)
+                values.append(_known(each, name, at) if needed else each.text or each.unknown)
         if not values and option.takes != "optional":
             raise InputError(f"{name}: argument {at}: its value is missing", f"write {name} and its value")
         given = Given(option, name, " ".join(values), at)
         if path:
             _put(out, given, path)
+        elif unknown:
+            out.given[option.flag] = given
         else:
             _check(given)
             _add(out, given)
@@ -211,6 +226,8 @@ def unknown_option(own: str, spelt: str, place: int, options: Options) -> InputE
     title, release = options.framework.full_name, options.release.version
     message = f"{shown(own).strip(QUOTES)}: argument {place}: is no option of {title} {release}"
     instead = options.meanings.gone.get(spelt)
+    if (off := f"--disable-{spelt.removeprefix('--no-enable-')}") != f"--disable-{spelt}" and options.named(off):
+        instead = f"write {off}"
     nearest, elsewhere = options.nearest(spelt), options.releases_with(spelt)
     if elsewhere:
         name = options.framework.name

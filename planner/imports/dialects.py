@@ -105,14 +105,6 @@ def _share(line: Arguments) -> float | None:
     return value
 
 
-def _no_config_file(line: Arguments) -> None:
-    given = line.of("config_file")
-    if given is not None:
-        raise InputError(
-            f"{given.written} {shown(given.value or '')}: what the file says is not known", "write its options as flags"
-        )
-
-
 def _length(given: Given | None) -> tuple[int | None, bool]:
     """(the longest sequence, whether it is as long as fits)."""
     if given is None or given.value is None:
@@ -129,7 +121,6 @@ def _length(given: Given | None) -> tuple[int | None, bool]:
 
 
 def _vllm(framework: Framework, line: Arguments, files: Mapping[str, str]) -> EngineSaid:
-    _no_config_file(line)
     model = line.text("model")
     places = list(line.positional)
     if places:
@@ -210,7 +201,6 @@ def _vllm_drafts(line: Arguments) -> int:
 
 
 def _sglang(framework: Framework, line: Arguments, files: Mapping[str, str]) -> EngineSaid:
-    _no_config_file(line)
     model = line.text("model")
     if line.positional:
         raise InputError(

@@ -11,6 +11,7 @@ from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.deployment import DeploymentDocument
 from planner.imports.assembling import assembled
 from planner.imports.command_line import read_arguments
+from planner.imports.config_file import with_config
 from planner.imports.dialects import said_by
 from planner.imports.engine_read import Beside, StartedEngine
 from planner.imports.options import Options
@@ -60,7 +61,8 @@ def found_of(start: Start, files: Mapping[str, str], request: RunningText, **aro
     """
     framework = framework_of(start, request)
     options = Options.of(framework)
-    line = read_arguments(start.arguments, options)
+    words = start.arguments if framework.name == "trtllm" else with_config(start.arguments, files)
+    line = read_arguments(words, options)
     said = said_by(framework, line, files)
     if start.role is not None or said.role is None:
         said = replace(said, role=start.role or request.role)

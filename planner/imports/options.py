@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from costmodels.serving.frameworks.framework import Framework
 from planner.launchers.releases import CommandOption, ReleaseOptions, known_releases, nearest_release
+from profiles.errors import Unsupported
 from profiles.shipped import shipped
 
 FOLDER = Path(__file__).parent / "flags"
@@ -64,6 +65,10 @@ class Options:
 
     @classmethod
     def of(cls, framework: Framework) -> Options:
+        if not known_releases(framework.name):
+            raise Unsupported(
+                f"framework: the options of {framework.full_name} are not known", "import engines of another framework"
+            )
         release = nearest_release(framework.name, framework.release.version)
         known = [each for each in reversed(known_releases(framework.name)) if each != release.version]
         others = tuple(nearest_release(framework.name, each) for each in known)

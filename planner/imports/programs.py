@@ -70,8 +70,9 @@ def starts_of(text: str, variables: Mapping[str, str], depth: int = 0) -> tuple[
     found: list[Start] = []
     files: dict[str, str] = {}
     for command in commands(text, variables):
-        if command.here is not None and command.writes:
-            files[command.writes] = files[command.writes.rpartition("/")[2]] = command.here
+        if command.here is not None and command.writes and not (command.appends and command.inside):
+            before = files.get(command.writes, "") if command.appends else ""
+            files[command.writes] = files[command.writes.rpartition("/")[2]] = before + command.here
         below, nested = _within(command, variables, depth)
         files |= nested
         if below and command.inside in ("for", "while", "until", "select", "case"):

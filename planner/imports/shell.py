@@ -46,7 +46,7 @@ class Command:
         environment: variables that it is given, exported ones among them.
         line: on which it begins, from 1.
         inside: the keyword of the block that it is in (``for``), empty outside of any.
-        here: the text of its here-document; ``writes``: the file that its output goes to.
+        here: the text of its here-document; ``writes``: the file that its output goes to, ``appends``: at its end.
     """
 
     words: tuple[Word, ...]
@@ -55,6 +55,7 @@ class Command:
     inside: str = ""
     here: str | None = None
     writes: str | None = None
+    appends: bool = False
 
 
 @dataclass
@@ -66,6 +67,20 @@ class _Script:
     exported: dict[str, str] = field(default_factory=dict)
     here: list[tuple[str, bool, bool]] = field(default_factory=list)  # (delimiter, indented, expanded), still to come
     arrays: dict[str, list[Word]] = field(default_factory=dict)
+    pinned: frozenset[str] = frozenset()
+
+    def assign(self, name: str, word: Word, value: str, *, sure: bool) -> None:
+        """A variable gets a value; none that is known, where nobody can tell it or whether it is assigned at all. What
+        the user says of a variable stands."""
+        if name in self.pinned:
+            return
+        if word.unknown or (not sure and self.variables.get(name) != value):
+            self.variables.pop(name, None)
+            self.exported.pop(name, None)
+            return
+        self.variables[name] = value
+        if name in self.exported:
+            self.exported[name] = value
 
 
 def commands(text: str, given: Mapping[str, str] | None = None) -> list[Command]:
@@ -77,11 +92,12 @@ def commands(text: str, given: Mapping[str, str] | None = None) -> list[Command]
     Raises:
         InputError: a quote, a parameter or a here-document that does not end; naming the line.
     """
-    script = _Script(text.replace("\r\n", "\n"), dict(given or {}), exported=dict(given or {}))
+    known = dict(given or {})
+    script = _Script(text.replace("\r\n", "\n"), known, exported=dict(known), pinned=frozenset(known))
     found: list[Command] = []
     blocks: list[tuple[str, str]] = []
     pending: list[Word] = []
-    begins, writes = 1, None
+    begins, writes, appends = 1, None, False
     for count, (kind, word, line) in enumerate(_tokens(script)):
         if count > MOST_WORDS:
             raise InputError(f"script: has more than {MOST_WORDS:,} words", "give the part that starts the engines")
@@ -89,16 +105,16 @@ def commands(text: str, given: Mapping[str, str] | None = None) -> list[Command]
             if not pending:
                 begins = line
             pending.append(word)
-        elif kind == "writes" and word is not None:
-            writes = word.text
+        elif kind in ("writes", "appends") and word is not None:
+            writes, appends = word.text, kind == "appends"
         elif kind == "here" and word is not None:
             if found:
                 found[-1] = replace(found[-1], here=word.text)
         else:
             command = _command(script, pending, begins, blocks)
             if command is not None:
-                found.append(replace(command, writes=writes))
-            pending, writes = [], None
+                found.append(replace(command, writes=writes, appends=appends))
+            pending, writes, appends = [], None, False
     return found
 
 
@@ -119,29 +135,31 @@ def _command(script: _Script, words: list[Word], line: int, blocks: list[tuple[s
         else:
             break
     environment = dict(script.exported)
-    assigned: dict[str, str] = {}
+    sure = all(keyword in ("{", "function") for keyword, _ in blocks)
+    assigned: list[tuple[str, Word, str]] = []
     while words and (match := _ASSIGNMENT.fullmatch(words[0].text)):
-        if not words[0].unknown:
-            assigned[match[1]] = match[2]
+        assigned.append((match[1], words[0], match[2]))
         words = words[1:]
     if not words:
-        script.variables.update(assigned)
-        script.exported.update({name: value for name, value in assigned.items() if name in script.exported})
+        for name, word, value in assigned:
+            script.assign(name, word, value, sure=sure)
         return None
     if words[0].text in ("export", "declare", "local", "readonly", "typeset"):
         for word in words[1:]:
             match = _ASSIGNMENT.fullmatch(word.text)
-            if match and not word.unknown:
-                script.variables[match[1]] = script.exported[match[1]] = match[2]
+            if match:
+                script.exported.setdefault(match[1], "")
+                script.assign(match[1], word, match[2], sure=sure)
             elif not match and word.text in script.variables:
                 script.exported[word.text] = script.variables[word.text]
         return None
     inside = blocks[-1][0] if blocks and blocks[-1][0] != "{" else ""
-    return Command(tuple(words), environment | assigned, line, inside)
+    own = {name: value for name, word, value in assigned if not word.unknown}
+    return Command(tuple(words), environment | own, line, inside)
 
 
 def _tokens(script: _Script) -> Iterator[tuple[str, Word | None, int]]:
-    """("word", the word), ("writes", the file), ("here", the text) and ("end", None), each with its line."""
+    """("word", the word), ("writes" or "appends", the file), ("here", the text), ("end", None), each with its line."""
     text = script.text
     while script.at < len(text):
         here = text[script.at]
@@ -226,7 +244,7 @@ def _redirected(script: _Script, operator: str) -> Iterator[tuple[str, Word | No
         quoted = script.text[start] in "'\"\\"
         script.here.append((target.text, plain == "<<-", not quoted))
     elif plain in (">", ">>", ">|") and not operator[0].isdigit() and not target.unknown:
-        yield "writes", target, script.line
+        yield "appends" if plain == ">>" else "writes", target, script.line
 
 
 def _here_document(script: _Script, delimiter: str, indented: bool, expanded: bool) -> str:

@@ -61,8 +61,8 @@ def replay(
     progress: Callable[[str], None] | None = None,
     ends: Sequence[End] = ENDS,
 ) -> dict[End, FleetOutcome]:
-    """Sends ``load`` to the plan's engines, at each of the ``ends`` of the step times' interval: all see the same requests at the
-    same engines.
+    """Sends ``load`` to the plan's engines, at each of the ``ends`` of the step times' interval: all see the same
+    requests at the same engines.
 
     Args:
         seed: of the gateway's draws.
