@@ -4,8 +4,8 @@ max θ subject to Σ_v x_gv = θ for every group and Σ_g work_gv·x_gv ≤ y_v.
 over. The duals of the second rows are a price π of each kind: no fleet with Σ π·y below what the load is worth at these
 prices (:func:`planner.solving.mix.question.required`) carries it.
 
-One linear programme a step, kept: only the right-hand sides change from one fleet to the next, so that the last basis is
-a few pivots away from the next answer.
+One linear programme a step, kept: only the right-hand sides change from one fleet to the next, so that the last basis
+is a few pivots away from the next answer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The programme over counts alone: how many engines of each kind run in each step.
 
-Columns: y_vt engines, u_vt that start for step t, z_vt^j whether there is a j-th (what a loss can take), m_bt instances.
-What the fleet has to carry enters as cuts Σ π·y ≥ :func:`planner.solving.mix.question.required`; of a loss, with what it
-takes subtracted. Everything else is as supplies and time want it:
+Columns: y_vt engines, u_vt that start for step t, z_vt^j whether there is a j-th (what a loss can take), m_bt
+instances. What the fleet has to carry enters as cuts Σ π·y ≥ :func:`planner.solving.mix.question.required`; of a loss,
+with what it takes subtracted. Everything else is as supplies and time want it:
 
 * Σ each·y ≤ most, or Σ each·y ≤ unit·m with m ≤ most ÷ unit;
 * u_vt ≥ y_vt − y_v,t−1, and Σ each·(y_v,t−1 + u_vt) ≤ most: what replaces an engine is warm before that one leaves;
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -144,7 +145,7 @@ class Master:
                     np.concatenate([np.ones(self._levels - 1), [most, -1.0]]),
                     low=0.0,
                 )
-                for first, second in zip(z, z[1:], strict=False):
+                for first, second in pairwise(z):
                     self._row(np.array([first, second]), np.array([1.0, -1.0]), low=0.0)
 
     def _in_time(self) -> None:
@@ -235,6 +236,16 @@ class Master:
         if whole:
             engines = np.rint(engines)
         return Counts(engines, float(info.objective_function_value), max(bound, 0.0), proved=False)
+
+    def at_least(self, engines: Floats, seconds: float, gap: float) -> Floats | None:
+        """The cheapest whole counts that are nowhere below ``engines`` (steps, n) and change in time as they may."""
+        steps, n = engines.shape
+        columns = np.concatenate([np.arange(self.y(t).start, self.y(t).stop) for t in range(steps)]).astype(np.int32)
+        high = np.maximum(self.upper, engines).ravel().astype(np.float64)
+        self._highs.changeColsBounds(steps * n, columns, engines.ravel(), high)
+        found = self.solve(whole=True, seconds=seconds, gap=gap)
+        self._highs.changeColsBounds(steps * n, columns, np.zeros(steps * n), self.upper.ravel().astype(np.float64))
+        return found.engines
 
     def _all(self, engines: Floats) -> Floats:
         """All columns that go with ``engines`` (steps, n)."""

@@ -7,26 +7,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planner.solving.mix.master import fits, left
-from planner.solving.mix.question import losses, remaining
+from planner.solving.mix.question import ALL, Loss, MixQuestion, losses, remaining
 from planner.solving.solvers import Floats
 
 if TYPE_CHECKING:
     from planner.solving.mix.solve import _Search
 
-MOST_TRIES = 200
+MOST_TRIES = 300
 
 
 def mend(search: _Search, engines: Floats) -> Floats | None:
     """``engines`` (steps, n) with engines added, step by step, until every step carries its load after every loss. Each
     that is added gains most, at the prices of what is lacking, for what it costs; None: no supply has one left, or time
     is up."""
-    q, out = search.q, engines.copy()
-    cost = np.maximum(q.kinds.cost, 1e-9)
-    for block in q.blocks:
-        if block.unit > 1:
-            each = np.zeros(len(cost))
-            each[block.kinds] = block.each / block.unit * block.unit_cost
-            cost = np.maximum(cost, each)
+    q, out = search.q, np.maximum(engines, 0.0)
+    cost = _costs(q)
     for t in range(q.steps):
         for _ in range(MOST_TRIES):
             if left(search.deadline) < 0:
@@ -36,32 +31,79 @@ def mend(search: _Search, engines: Floats) -> Floats | None:
                 break
             price, short, loss = lack
             gain = search.pool[price].copy()
-            lost = {v for v, count in loss if count > 10**5}
-            for v in range(len(gain)):
-                if v in lost or out[t][v] >= search.master.upper[t][v]:
+            for v, count in loss:
+                if count >= ALL:
                     gain[v] = 0.0
-                else:
-                    more = out[t].copy()
-                    more[v] += 1
-                    if q.blocks and not fits(q, more).all():
-                        gain[v] = 0.0
-            if not gain.any():
+            gain[out[t] >= search.master.upper[t]] = 0.0
+            found = _next(q, out, t, gain, cost, short)
+            if found is None:
                 return None
-            # The last one needed is the cheapest that closes what is left; before, the cheapest by what it gains.
-            closing = np.flatnonzero(gain >= short - 1e-12)
-            v = int(closing[np.argmin(cost[closing])]) if len(closing) else int(np.argmax(gain / cost))
-            if len(closing) == 0 or cost[v] > short * float((cost / np.maximum(gain, 1e-300)).min()) * 3:
-                v = int(np.argmax(gain / cost))
-            room = min((b.most - float(b.each @ out[t][b.kinds])) // float(b.each[list(b.kinds).index(v)])
-                       for b in q.blocks if v in b.kinds) if any(v in b.kinds for b in q.blocks) else np.inf
-            count = max(min(np.floor(short / gain[v]), room, search.master.upper[t][v] - out[t][v]), 1.0)
-            out[t][v] += count
+            v = found
+            out[t][v] += 1
+            more = int(min(short / gain[v] - 1, search.master.upper[t][v] - out[t][v]))
+            if more >= 1 and not q.blocks:
+                out[t][v] += more
         else:
             return None
-    return out if _timely(search, out) else None
+    if _timely(q, out):
+        return out
+    # More engines never carry less: what time asks for beside is for the programme over counts.
+    return search.master.at_least(out, max(min(0.15 * left(search.deadline), 10.0), 0.2), 1e-4)
 
 
-def _lack(search: _Search, t: int, engines: Floats) -> tuple[int, float, tuple[tuple[int, int], ...]] | None:
+def _costs(q: MixQuestion) -> Floats:
+    cost = np.maximum(q.kinds.cost, 1e-9)
+    for block in q.blocks:
+        if block.unit > 1:
+            each = np.zeros(len(cost))
+            each[block.kinds] = block.each / block.unit * block.unit_cost
+            cost = np.maximum(cost, each)
+    return cost
+
+
+def _next(q: MixQuestion, out: Floats, t: int, gain: Floats, cost: Floats, short: float) -> int | None:
+    """The kind to add one of: the cheapest of those that close what is lacking, unless one that gains more for its cost
+    is not much dearer; first those that there is room for."""
+    order: list[int] = np.argsort(cost / np.maximum(gain, 1e-300)).tolist()
+    room = [v for v in order if gain[v] > 0 and _has_room(q, out, t, v)]
+    if not room:
+        return None
+    closing = [v for v in room if gain[v] >= short - 1e-12]
+    cheapest = min(closing, key=lambda v: float(cost[v])) if closing else room[0]
+    best = room[0]
+    rest = np.ceil(short / gain[best] - 1e-9) * cost[best]
+    return cheapest if cost[cheapest] <= rest else best
+
+
+def _has_room(q: MixQuestion, out: Floats, t: int, v: int) -> bool:
+    """Whether one more of ``v`` fits in step ``t``, also while engines change before and after it."""
+    more = out.copy()
+    more[t][v] += 1
+    if q.blocks and not fits(q, more[t]).all():
+        return False
+    steps = [s for s in (t, t + 1) if s < q.steps or q.cyclic]
+    return all(_changes(q, more, s % q.steps) for s in steps)
+
+
+def _changes(q: MixQuestion, engines: Floats, t: int) -> bool:
+    """Whether step ``t`` can follow the one before it: supplies while replacements start, and the most changes."""
+    if q.steps == 1 and q.before is None:
+        return True
+    before = engines[t - 1] if t or q.cyclic else q.before
+    if before is None or (q.cyclic and q.steps == 1):
+        return True
+    starts = np.maximum(engines[t] - before, 0)
+    if q.most_changes is not None and starts.sum() + np.maximum(before - engines[t], 0).sum() > q.most_changes:
+        return False
+    both = before + starts
+    return all(
+        float(block.each @ both[block.kinds]) <= block.most // block.unit * block.unit + 1e-9
+        for block in q.blocks
+        if np.isfinite(block.most) and block.of_changes
+    )
+
+
+def _lack(search: _Search, t: int, engines: Floats) -> tuple[int, float, Loss] | None:
     """(prices, what is lacking at them, after which loss); None: nothing is."""
     for loss in losses(search.q, engines.astype(np.int64)):
         found = search.wanting(t, engines, loss, worst=1)
@@ -72,21 +114,10 @@ def _lack(search: _Search, t: int, engines: Floats) -> tuple[int, float, tuple[t
     return None
 
 
-def _timely(search: _Search, engines: Floats) -> bool:
-    """Whether what a mended fleet changes from step to step is allowed: supplies while replacements start, the least
-    time up, and the most changes."""
-    q = search.q
-    if q.steps == 1 and q.before is None:
-        return True
-    before = engines[-1] if q.cyclic else (None if q.before is None else q.before.astype(np.float64))
-    for t in range(q.steps):
-        if before is not None:
-            starts = np.maximum(engines[t] - before, 0)
-            for block in q.blocks:
-                if np.isfinite(block.most) and float(block.each @ (before + starts)[block.kinds]) > block.most + 1e-9:
-                    return False
-            leaves = np.maximum(before - engines[t], 0)
-            if q.most_changes is not None and starts.sum() + leaves.sum() > q.most_changes:
-                return False
-        before = engines[t]
-    return not (q.kinds.min_up_s > 0).any()
+def _timely(q: MixQuestion, engines: Floats) -> bool:
+    """Whether what a mended fleet changes from step to step is allowed."""
+    budget = q.budget is None or bool((engines @ q.kinds.cost <= q.budget - q.fixed_cost + 1e-9).all())
+    settled = q.steps == 1 and q.before is None
+    return budget and (
+        settled or (not (q.kinds.min_up_s > 0).any() and all(_changes(q, engines, t) for t in range(q.steps)))
+    )

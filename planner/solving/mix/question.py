@@ -1,9 +1,9 @@
 """What a mix of engines has to carry, and with what: groups of requests × kinds of engine × steps of time.
 
-A *group* is what the gateway cannot tell apart (all requests of one prompt range, or of one range of prompt and output):
-its requests are spread by the same shares. ``work[t][g, v]`` is how many engines of kind ``v`` the whole group keeps
-busy in step ``t``; infinite where that kind cannot serve some request of it. Rates and capacities are folded into it, so
-nothing here knows of tokens or promises.
+A *group* is what the gateway cannot tell apart (all requests of one prompt range, or of one range of prompt and
+output): its requests are spread by the same shares. ``work[t][g, v]`` is how many engines of kind ``v`` the whole group
+keeps busy in step ``t``; infinite where that kind cannot serve some request of it. Rates and capacities are folded into
+it, so nothing here knows of tokens or promises.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ MOST_ENGINES = 1_000_000
 class Block:
     """Kinds of engine that share a supply: Σ ``each[k]`` · y[``kinds[k]``] ≤ ``most``.
 
-    ``unit`` above 1: what is bought whole (an instance of so many GPUs) at ``unit_cost``; the kinds themselves then cost
-    nothing. ``of_changes``: also while replacements start beside the engines that they replace.
+    ``unit`` above 1: what is bought whole (an instance of so many GPUs) at ``unit_cost``; the kinds themselves then
+    cost nothing. ``of_changes``: also while replacements start beside the engines that they replace.
     """
 
     name: str
@@ -142,7 +142,9 @@ def losses(question: MixQuestion, engines: Ints) -> Iterator[Loss]:
             if new(loss):
                 yield loss
     if ask.nodes:
-        nodes = [pack for pool in sorted({int(kinds.pool[v]) for v in present}) for pack in _packs(kinds, present, pool)]
+        nodes = [
+            pack for pool in sorted({int(kinds.pool[v]) for v in present}) for pack in _packs(kinds, present, pool)
+        ]
         for several in combinations_with_replacement(nodes, ask.nodes):
             loss = _counted([v for pack in several for v, count in pack for _ in range(count)], engines)
             if new(loss):
@@ -185,7 +187,7 @@ def _packs(kinds: Kinds, present: Sequence[int], pool: int) -> list[Loss]:
     return list(dict.fromkeys(found))
 
 
-def remaining(engines: Ints, loss: Loss) -> Floats:
+def remaining(engines: Ints | Floats, loss: Loss) -> Floats:
     """(n,) what is left."""
     left = engines.astype(np.float64)
     for v, count in loss:

@@ -2,9 +2,9 @@
 
 Rounds of the programme over counts (:mod:`planner.solving.mix.master`) and of the programmes that share the load out
 (:mod:`planner.solving.mix.carrying`). A fleet that does not carry something yields prices at which it is worth too
-little; they hold in every step at that step's own rates, and cut it off. First with counts that need not be whole, which
-is where most cuts are found; then whole. What the rounds find too small is mended into a fleet that carries, so that
-there is an answer whenever time ends.
+little; they hold in every step at that step's own rates, and cut it off. First with counts that need not be whole,
+which is where most cuts are found; then whole. What the rounds find too small is mended into a fleet that carries, so
+that there is an answer whenever time ends.
 """
 
 from __future__ import annotations
@@ -23,14 +23,29 @@ from planner.solving.solvers import Floats, Ints, Status
 RELAXED_ROUNDS = 60
 ROUNDS = 400
 
+SMALL = 200
+"""Counts up to which nothing is foreseen: the rounds find all that they need."""
+
+ALMOST = 0.02
+"""Of an engine, that need not be there."""
+
+BINDING = 2
+"""Prices at which losses are foreseen, of each step."""
+
+FIRST_GAP = 0.02
+"""Relative gap of the first programme in whole counts, halved from round to round: early ones lack cuts anyway."""
+
+ROUND_SHARE = 0.2
+"""Of the time, for a round that is not the last."""
+
 SCREENED = 1e-9
 """Relative shortfall at known prices that counts as one."""
 
 
 @dataclass(frozen=True, eq=False)
 class MixAnswer:
-    """``engines`` (steps, n) int64, ``shares``: of each step (groups, n), each group's sum to 1; ``slack``: of each step
-    the θ of the whole fleet. None of them where nothing was found: ``status`` infeasible (proved) or time_limit.
+    """``engines`` (steps, n) int64, ``shares``: of each step (groups, n), each group's sum to 1; ``slack``: of each
+    step the θ of the whole fleet. None of them where nothing was found: ``status`` infeasible (proved) or time_limit.
     ``prices``: the cuts' prices, (cuts, n)."""
 
     status: Status
@@ -105,7 +120,7 @@ class _Search:
         theta = self.certified[key]
         return theta, None
 
-    def separate(self, engines: Floats, whole: bool, one_each: bool) -> int:
+    def separate(self, engines: Floats, whole: bool) -> int:
         """Adds cuts that ``engines`` (steps, n) violate; how many. 0: all of them hold (whole) or none was found."""
         added = 0
         rounded = np.rint(engines).astype(np.int64) if whole else np.floor(engines + 1e-6).astype(np.int64)
@@ -116,15 +131,11 @@ class _Search:
             for loss in losses(self.q, rounded[t]) if whole else [()]:
                 found = self.wanting(t, engines[t], loss)
                 if not found:
-                    theta, price = self.theta(t, engines[t], loss)
+                    _, price = self.theta(t, engines[t], loss)
                     if price is None:
                         continue
                     found = [price]
                 here += sum(self.add(t, price, loss) for price in found)
-                if loss and not () in [loss]:
-                    pass
-                if one_each and here >= 6:
-                    break
             added += here
         return added
 
@@ -143,15 +154,35 @@ class _Search:
         if cost < self.best_cost - 1e-12:
             self.best, self.best_cost = engines.copy(), cost
 
-    def mended(self, engines: Floats) -> Floats | None:
-        """``engines`` with more of them until all is carried; None: the supplies have no more, or time is up."""
+    def within(self, bound: float) -> bool:
+        """Whether the best so far is good enough."""
+        return self.best is not None and self.best_cost - bound <= self.gap * self.best_cost
+
+    def try_mended(self, engines: Floats) -> None:
+        """Keeps ``engines`` with more of them until all is carried, where the supplies have them."""
         from planner.solving.mix.mending import mend
 
-        return mend(self, engines)
+        found = mend(self, engines)
+        if found is not None:
+            self.keep(found)
+
+    def foresee(self, relaxed: Floats) -> None:
+        """Cuts of the losses that whole counts near ``relaxed`` (steps, n) will have to survive, at the prices that
+        bind most: what would otherwise be found one round after another."""
+        if not self.q.survive.any:
+            return
+        for t in range(self.q.steps):
+            need = np.array([known[t] for known in self.known])
+            slack = (np.array(self.pool) @ relaxed[t] - need) / np.maximum(need, 1e-300)
+            binding = [int(i) for i in np.argsort(slack)[:BINDING]]
+            present = np.where(relaxed[t] > ALMOST, np.maximum(np.ceil(relaxed[t]), 1), 0).astype(np.int64)
+            for loss in losses(self.q, present):
+                for price in binding if loss else ():
+                    self.add(t, price, loss)
 
 
 def _upper(question: MixQuestion) -> Ints:
-    """(steps, n): what carries all that a kind can carry, and what may be lost of it; no more than its supplies have."""
+    """(steps, n): what carries all that a kind can, and what may be lost of it; no more than its supplies have."""
     kinds, out = question.kinds, []
     spare = question.survive.engines + (
         question.survive.nodes * np.maximum(kinds.node // np.minimum(kinds.gpus, kinds.node), 1)
@@ -180,50 +211,54 @@ def solve_mix(
     """The cheapest fleet. ``gap``: relative, at which it is good enough."""
     begun = time.perf_counter()
     search = _Search(question, begun + seconds, gap)
-    bound, rounds = 0.0, 0
+    bound, rounds, rounds_whole = 0.0, 0, 0
     infeasible = False
     first = search.learn(question.kinds.cost if question.kinds.cost.any() else question.kinds.gpus.astype(np.float64))
     if first is not None:
         for t in range(question.steps):
             search.add(t, first, ())
+    relaxed: Floats | None = None
     for _ in range(RELAXED_ROUNDS):  # counts that need not be whole
         found = search.master.solve(whole=False, seconds=left(search.deadline), gap=gap)
         if found.engines is None:
             infeasible = found.proved
             break
-        bound = max(bound, found.bound)
-        if left(search.deadline) < 0.4 * seconds or not search.separate(found.engines, whole=False, one_each=False):
+        bound, relaxed = max(bound, found.bound), found.engines
+        if left(search.deadline) < 0.6 * seconds or not search.separate(found.engines, whole=False):
             break
         rounds += 1
-    start: Floats | None = None
+    if relaxed is not None and not infeasible and question.steps * len(question.kinds) > SMALL:
+        search.foresee(relaxed)
+        search.try_mended(np.ceil(relaxed - ALMOST))
     proved = False
     while not infeasible and rounds < ROUNDS and left(search.deadline) > 0:
+        rough = max(gap / 2, FIRST_GAP * 0.5**rounds_whole) if question.steps > 1 else gap / 2
+        share = 1.0 if search.best is None or rough <= gap / 2 else ROUND_SHARE
         found = search.master.solve(
-            whole=True, seconds=left(search.deadline) * (1.0 if search.best is not None else 0.6), gap=gap / 2, start=start
+            whole=True,
+            seconds=min(left(search.deadline), max(share * seconds, 0.2)) * (1.0 if search.best is not None else 0.6),
+            gap=rough,
+            start=search.best,
         )
         if found.engines is None:
             infeasible = found.proved
             break
-        rounds += 1
+        rounds, rounds_whole = rounds + 1, rounds_whole + 1
         bound = max(bound, found.bound)
-        added = search.separate(found.engines, whole=True, one_each=False)
-        if not added:
+        if not search.separate(found.engines, whole=True):
             search.keep(found.engines)
-            proved = True
-            break
-        mended = search.mended(found.engines)
-        if mended is not None:
-            search.keep(mended)
-            start = search.best
-        if search.best is not None and search.best_cost - bound <= gap * search.best_cost:
+            if rough <= gap / 2 or search.within(bound):
+                proved = True
+                break
+            continue
+        search.try_mended(found.engines)
+        if search.within(bound):
             proved = True
             break
     return _answer(search, bound, infeasible, proved, rounds, begun)
 
 
-def _answer(
-    search: _Search, bound: float, infeasible: bool, proved: bool, rounds: int, begun: float
-) -> MixAnswer:
+def _answer(search: _Search, bound: float, infeasible: bool, proved: bool, rounds: int, begun: float) -> MixAnswer:
     q, best = search.q, search.best
     seconds = time.perf_counter() - begun
     if best is None:
