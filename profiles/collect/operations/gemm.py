@@ -108,8 +108,8 @@ def _scaled(x: torch.Tensor, weights: torch.Tensor, scales: Fp8Scales) -> Call:
 
 def _block_scaled(x: torch.Tensor, weights: torch.Tensor) -> Call:
     """Scales [m, k/128], column-major, and [k/128, n/128], column-major in columns of a multiple of 4: the layout
-    that cuBLASLt reads. Some releases of torch (2.11 on an H200) want the columns unfilled, and the product then reads beyond
-    them (a signal to noise of 25 dB instead of 55): where they refuse the right layout, nothing is measured."""
+    that cuBLASLt reads. Some releases of torch (2.11 on an H200) want the columns unfilled, and the product then
+    reads beyond them (25 dB of signal to noise, not 55): where they refuse the right one, nothing is measured."""
     rows, blocks = len(weights) // _BLOCK, x.shape[1] // _BLOCK
     filled = _ones(x, (rows, -(-blocks // 4) * 4)).t()[:blocks]
     return _tried("scaled_mm_block", x, weights, _ones(x, (blocks, len(x))).t(), filled)
