@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from costmodels.estimates import Floats, Ints
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.closed_loop.client import Load
-from costmodels.serving.closed_loop.protocol import Gate
+from costmodels.serving.closed_loop.load import Load
+from costmodels.serving.closed_loop.protocol import GENERATIONS, Gate
 from costmodels.serving.recipe import Started
 from costmodels.serving.served_model import ServedModel
 from planner.serving.asked_rows import AskedRow
@@ -66,17 +66,23 @@ class AskedEngine:
         users = row.workload.concurrency
         if users is not None and users > running:
             yield f"{running:,} of the {users:,} requests are in flight at once, the others wait"
+        yield from row.notes
+        if row.drafts:
+            tokens = served.framework.defaults.draft_tokens
+            name = served.framework.full_name
+            yield f"spec: {tokens} drafted tokens a step, accepted as in the runs that {name} is calibrated on"
         if row.sampling:
             yield f"sampling={row.sampling}: both ways of sampling are predicted alike"
         if users is None and started.polling_interval > 1:
             yield "polling_interval: not counted where requests arrive at a rate"
 
 
-def load_of(engines: Sequence[AskedEngine], running: Ints) -> Load:
+def load_of(engines: Sequence[AskedEngine], running: Ints, draft_tokens: int) -> Load:
     """What clients with a fixed number of requests in flight do.
 
     Args:
         running: sequences that each whole engine holds at once, [n].
+        draft_tokens: drafted a step where a row says no more than that the model drafts.
     """
     polled = np.array([engine.started.polling_interval for engine in engines], dtype=np.float64)
     works = [engine.row.workload for engine in engines]
@@ -92,7 +98,14 @@ def load_of(engines: Sequence[AskedEngine], running: Ints) -> Load:
         np.array([work.prefix_hit for work in works]),
     )
     steps = np.where(polled > 1, polled, 0.0)
-    return replace(plain, gate=Gate(steps, np.full(len(engines), np.inf), polled > 1))
+    rows = [engine.row for engine in engines]
+    return replace(
+        plain,
+        gate=Gate(steps, np.full(len(engines), np.inf), polled > 1),
+        drafted=np.array([draft_tokens if row.drafts else 0 for row in rows]),
+        outputs=np.array([row.outputs or np.nan for row in rows]),
+        generations=np.array([1 if row.burst else GENERATIONS for row in rows]),
+    )
 
 
 @dataclass(frozen=True)

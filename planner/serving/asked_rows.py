@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from profiles.errors import InputError
 from profiles.hardware import Catalogue
 from profiles.values import number, shown
 
-LOAD = ("isl", "osl", "concurrency", "rate")
+LOAD = ("isl", "osl", "spread", "concurrency", "rate")
 """Short forms of what ``workload`` says; a column that is filled in goes before it."""
 
 FindModel = Callable[[str], Architecture]
@@ -29,8 +30,15 @@ Group = tuple[str, str, str, str | None, str | None, PromptImages | None]
 """What rows that are predicted together share."""
 
 FEWEST_REQUESTS = 100
+RUN = ("osl_length_biased", "mode", "spec")
+"""Columns of measured runs: how long the outputs of running requests are (E[L²] ÷ E[L], tokens), how requests are sent
+(``burst…``: all at once, and no more), and whether the model drafts for itself."""
+
+_BURST, _DRAFTS, _NO_DRAFTS = "burst", ("mtp", "eagle", "eagle3", "yes", "true"), ("none", "off", "no", "false")
+
 LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
 
+_REMARK = re.compile(r"\([^()]*\)")
 _YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
 
 
@@ -49,6 +57,10 @@ class AskedRow:
     images: PromptImages | None
     recipe: Recipe
     sampling: str
+    outputs: float | None = None  # tokens of a running request's output, where they are told
+    burst: bool = False
+    drafts: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def group(self) -> Group:
@@ -70,7 +82,8 @@ def asked_row(
     model = find_model(record["model"])
     gpu = catalogue.find_gpu(record["gpu"]).name
     layout = _layout(record, model)
-    work = _workload(record, find_workload)
+    notes: list[str] = []
+    work = _workload(record, find_workload, notes)
     if record.get("images") or record.get("image"):
         asked = parse_images(record.get("images", ""), record.get("image", ""), "images")
         work = work.model_copy(update={"images": asked})
@@ -92,12 +105,18 @@ def asked_row(
         prompt_images(work, model),
         _recipe(record),
         _sampling(record.get("sampling", "")),
+        _positive("osl_length_biased", biased) if (biased := record.get("osl_length_biased")) else None,
+        record.get("mode", "").casefold().startswith(_BURST),
+        work.speculation is None and _drafts(record.get("spec", "")),
+        tuple(notes),
     )
 
 
-def _workload(record: Mapping[str, str], find_workload: FindWorkload) -> Workload:
-    """What the row says of its load: the columns :data:`LOAD` go before ``workload``."""
+def _workload(record: Mapping[str, str], find_workload: FindWorkload, notes: list[str]) -> Workload:
+    """What the row says of its load: the columns :data:`LOAD` go before ``workload``. Adds to ``notes``."""
     given = {name: text for name in LOAD if (text := record.get(name, ""))}
+    if "concurrency" in given:
+        given["concurrency"] = _users(given["concurrency"], notes)
     if {"concurrency", "rate"} <= set(given):
         raise InputError("concurrency, rate: both given", "give one of them in each row")
     beside = dict(find_workload(record["workload"])) if record.get("workload") else {}
@@ -148,6 +167,29 @@ def _flag(name: str, text: str) -> bool | None:
     return text.casefold() in _YES if text else None
 
 
+def _users(text: str, notes: list[str]) -> str:
+    """A mean number of requests in flight (``7.998``) as the whole number next to it."""
+    value = number(text)
+    if value is None or value == int(value) or not 0 < value <= LARGEST:
+        return text
+    if value < 0.5:
+        raise InputError(
+            f"concurrency: {shown(text)} is a mean below half a request in flight", "give the rate of the requests"
+        )
+    notes.append(f"concurrency {text} is predicted as {max(round(value), 1)}")
+    return str(max(round(value), 1))
+
+
+def _drafts(text: str) -> bool:
+    word = text.casefold()
+    if word and word not in (*_DRAFTS, *_NO_DRAFTS):
+        raise InputError(
+            f"spec: {shown(text)} is not known",
+            "give mtp where the model drafts for itself, else none; or draft and acceptance in the workload",
+        )
+    return word in _DRAFTS
+
+
 def _sampling(text: str) -> str:
     if text.casefold() not in ("", "greedy", "random"):
         raise InputError(f"sampling: {shown(text)} is not known", "give greedy or random, or leave it blank")
@@ -156,7 +198,8 @@ def _sampling(text: str) -> str:
 
 def _release_asked(record: Mapping[str, str]) -> str:
     """The framework with the release that the row asks for: after an @, else by its version, else by its date."""
-    name, asked = record["framework"], record.get("version") or record.get("date")
+    version = re.sub(_REMARK, "", record.get("version", "")).strip()  # 0.11 (vLLM V1)
+    name, asked = record["framework"], version or record.get("date")
     return f"{name}@{asked}" if asked and "@" not in name else name
 
 

@@ -20,6 +20,7 @@ from planner.contract.workload.images import SIZE_PATTERN
 from planner.contract.workload.lengths import Tokens
 from planner.contract.workload.workload import Workload, parse_workload, tokens_input, workload_input
 from planner.serving.configuration import ENGINE, Count, EngineAsked
+from planner.serving.measured.document import Scores
 from profiles.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from costmodels.models.architecture import Architecture
     from profiles.store import ProfileStore
 
-SCHEMA_VERSION: Literal["1.1"] = "1.1"
+SCHEMA_VERSION: Literal["1.2"] = "1.2"
 
 MOST_CONFIGURATIONS = 10_000
 """Of one request: ten thousand take a minute or two."""
@@ -98,17 +99,19 @@ class Predictions(Published):
     """A row for each configuration."""
 
     kind: Literal["predictions"] = "predictions"
-    schema_version: Literal["1.1"] = SCHEMA_VERSION
+    schema_version: Literal["1.2"] = SCHEMA_VERSION
     rows: tuple[dict[str, Cell], ...] = Field(
         description="what was given, as it was given, and: ttft_ms, tpot_ms and e2e_ms, each _mean with its 80 % "
-        "interval _low to _high and _p50 and _p99 of requests; output_tokens_per_s_per_gpu; memory_bytes_per_gpu; "
-        "kv_tokens of an attention rank; how (known from); release (of the framework); note; error: why there is no "
-        "prediction, empty where there is one"
+        "interval _low to _high, _p50 of requests with _p50_low to _p50_high, and _p99; itl_ms_p50 and itl_ms_p90, of "
+        "the time between tokens; output_tokens_per_s_per_gpu; memory_bytes_per_gpu; kv_tokens of an attention rank; "
+        "how (known from); release (of the framework); note; error: why there is no prediction, empty where there is "
+        "one"
     )
+    scores: Scores | None = Field(default=None, description="against what was measured (`--measured`)")
     provenance: Provenance
 
 
-OLDER: dict[str, Upgrade] = {"1.0": as_it_is}
+OLDER: dict[str, Upgrade] = {"1.0": as_it_is, "1.1": as_it_is}
 """Versions that still open."""
 
 
@@ -169,16 +172,18 @@ def predictions(
     return document_of(table, measured)
 
 
-def document_of(table: pd.DataFrame, measured: Sequence[ProfileStore] = ()) -> Predictions:
-    """The document of a table that :func:`planner.serving.prediction_table.predict` made."""
+def document_of(
+    table: pd.DataFrame, measured: Sequence[ProfileStore] = (), scores: Scores | None = None
+) -> Predictions:
+    """The document of a table that :func:`planner.serving.prediction_table.predict` made, and its scores."""
     from costmodels.kernels.cost_model import cost_model_version
     from planner.contract.words import columns_meant
-    from planner.serving.prediction_table import ADDED, OPTIONAL, PREDICTED_PREFIX, REQUIRED
+    from planner.serving.prediction_table import ADDED, OPTIONAL, PREDICTED_PREFIX, PREDICTED_SUFFIX, REQUIRED
     from profiles.store import shipped_pack
 
     ours = {*ADDED, *REQUIRED, *OPTIONAL} - TEXTS
     columns = [str(name) for name in table.columns]
-    numbers = {name for name in columns if re.sub(f"^({PREDICTED_PREFIX})+", "", name) in ours}
+    numbers = {name for name in columns if _own(name, PREDICTED_PREFIX, PREDICTED_SUFFIX) in ours}
     gpu = next((name for name, own in columns_meant(columns, ["gpu"]).items() if own == "gpu"), "gpu")
     rows = tuple(
         {name: _cell(value) if name in numbers else str(value) for name, value in zip(columns, row, strict=True)}
@@ -186,11 +191,17 @@ def document_of(table: pd.DataFrame, measured: Sequence[ProfileStore] = ()) -> P
     )
     store = shipped_pack()
     fields = provenance_fields(store, measured, set(table[gpu]), cost_model_version(store, measured), ())
-    return Predictions(rows=rows, provenance=Provenance(**fields)).sealed()
+    return Predictions(rows=rows, scores=scores, provenance=Provenance(**fields)).sealed()
+
+
+def _own(name: str, prefix: str, suffix: str) -> str:
+    """The column of ours that ``name`` holds where another of its name was there."""
+    return re.sub(f"^({prefix})+|({suffix})+$", "", name)
 
 
 TEXTS = {
     *("model", "gpu", "framework", "version", "date", "precision", "kv_precision", "workload", "image"),
+    *("mode", "spec", "spread"),
     *("how", "release", "note", "error"),
 }
 """Columns that hold no numbers."""

@@ -51,6 +51,23 @@ def predict(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print only the document: a row for each.", rich_help_panel=SHOWN)
     ] = False,
+    scored: Annotated[
+        bool,
+        typer.Option(
+            "--measured",
+            help="Score the CSV's measured columns (ttft_ms_mean, tpot_ms_p50, watts_per_gpu, …): errors, bias, and "
+            "how often intervals hold.",
+            rich_help_panel=SHOWN,
+        ),
+    ] = False,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMNS",
+            help="With --measured: also by these columns, as gpu,framework,date.",
+            rich_help_panel=SHOWN,
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Predicts configurations that you name: time to first token, time per output token, whole request (each the mean,
@@ -60,19 +77,30 @@ def predict(
     `error` and the others still are. All requests are as long as isl and osl say, unless the workload has a spread:
     the public harnesses draw lengths uniform within 20 % below, --workload isl=1000,osl=100,concurrency=8,spread=0.8-1.
 
+    With --measured, columns called as the prediction's hold what was measured: they are kept, the predictions beside
+    them end in _predicted, and how far these are is printed, of all rows and by the columns of --by.
+
     Examples:
 
       plan predict --model Qwen/Qwen3-32B --gpu H200 --tp 2 --isl 4000 --osl 500 --concurrency 32
 
       plan predict configs.csv -o predictions.csv
+
+      plan predict runs.csv --measured --by gpu,framework -o predictions.csv
     """
     if configs is not None and (extra := set(asked) | ({"request"} if request else set())):
         name = min(extra)
         option = "--request" if name == "request" else option_name(Configuration, name)
         raise InputError(f"{option}: has no effect beside {configs}", "give it as a column of the file")
+    if scored and configs is None:
+        raise InputError("--measured: has no effect without a CSV", "name a CSV with a measured column")
+    if by is not None and not scored:
+        raise InputError("--by: has no effect without --measured", "add --measured")
     check_target(output)
     measured, catalogue = measured_stores(profiles)
-    if configs is not None:
+    if configs is not None and scored:
+        _score(configs, measured, output, by or "", skip_failed, as_json=as_json, quiet=quiet)
+    elif configs is not None:
         from planner.serving.prediction_table import added_columns
 
         table = _read(configs)
@@ -92,6 +120,43 @@ def predict(
     else:
         usual = {name: value for name, value in asked.usual.items() if name != "workload" or "isl" not in asked}
         _one({**usual, **asked}, measured, output, as_json, quiet, skip_failed)
+
+
+def _score(
+    configs: Path,
+    measured: list[ProfileStore],
+    output: Path | None,
+    by: str,
+    skip_failed: bool,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Predicts the rows of a CSV beside what was measured of them, and shows how far that is."""
+    from api.cli.views.scores import show
+    from planner.serving.measured.columns import measured_columns
+    from planner.serving.measured.scores import scores_of
+    from planner.serving.predictions import document_of
+
+    table = _read(configs)
+    truth = measured_columns(table)
+    columns = [name.strip() for name in by.split(",") if name.strip()]
+    if missing := [name for name in columns if name not in table.columns]:
+        raise InputError(f"--by: there is no column {missing[0]}", f"name columns of {configs}, with commas between")
+    answer = _predicted(table, measured, quiet, folder=configs.parent, skip_failed=skip_failed, beside_measured=True)
+    scores = scores_of(answer, truth, columns)
+    if output is not None:
+        in_json = output.suffix.casefold() == ".json"
+        text = document_of(answer, measured, scores).to_json() if in_json else answer.to_csv(index=False)
+        write_atomically(output, text)
+    if as_json:
+        write_text(document_of(answer, measured, scores).to_json())
+    else:
+        show(scores)
+    if not scores.scores:
+        raise InputError(
+            f"{configs}: nothing that was measured could be predicted", "its rows say why: -o FILE, column error"
+        )
 
 
 def _one(
@@ -160,7 +225,13 @@ def _doing(count: int) -> str:
 
 
 def _predicted(
-    table: pd.DataFrame, measured: list[ProfileStore], quiet: bool, *, folder: Path = Path(), skip_failed: bool = False
+    table: pd.DataFrame,
+    measured: list[ProfileStore],
+    quiet: bool,
+    *,
+    folder: Path = Path(),
+    skip_failed: bool = False,
+    beside_measured: bool = False,
 ) -> pd.DataFrame:
     """``folder``: what files that the column ``workload`` names are relative to."""
     from api.cli.progress import Reporter
@@ -174,7 +245,13 @@ def _predicted(
     with Reporter(_doing(len(table)), quiet=quiet) as report:
         from planner.serving.prediction_table import predict as predict_table
 
-        return predict_table(table, measured=measured, progress=report, find_workload=find_workload)
+        return predict_table(
+            table,
+            measured=measured,
+            progress=report,
+            find_workload=find_workload,
+            beside_measured=beside_measured,
+        )
 
 
 def _hand_over(

@@ -77,11 +77,13 @@ class Defaults(Facts):
         gpu_memory_utilization: share of the GPU (of what weights leave free: TensorRT-LLM); None: worked out.
         chunked_prefill: whether prompts are cut.
         batch: the first that applies to the GPU.
+        draft_tokens: drafted a step by the model's own module in the runs that constants are fitted to.
     """
 
     gpu_memory_utilization: float | None = Field(gt=0, le=1)
     chunked_prefill: bool
     batch: tuple[BatchDefault, ...] = Field(min_length=1)
+    draft_tokens: int = Field(gt=0)
 
     def on(self, gpu: Gpu) -> BatchDefault:
         """The batch limits of engines on ``gpu``."""
