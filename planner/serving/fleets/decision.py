@@ -22,6 +22,7 @@ from planner.serving.fleets.request import FleetRequest, ServiceAsked
 from planner.serving.fleets.supplies import Offer, blocks_of, offers_of, reserved_usd_per_hour
 from planner.serving.fleets.tables import MeasuredTable, check_tables
 from planner.serving.fleets.variants import Chosen, Variant, priced
+from planner.serving.fleets.ways_out import why_not
 from planner.solving.mix.question import MixQuestion, Survive
 from planner.solving.mix.solve import MixAnswer, solve_mix
 from profiles.errors import Infeasible, InputError, LimitReached
@@ -312,9 +313,7 @@ def solved(
             f"fleet: no fleet was found in {limit:g} s", "raise --time-limit, or give fewer classes or steps"
         )
     if answer.engines is None:
-        from planner.serving.fleets.ways_out import why_not
-
-        raise why_not(fleet, question, limit)
+        raise why_not(question, limit)
     return Answered(fleet, question, groups, answer, refused)
 
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from planner.serving.fleets.decision import Fleet
-from planner.solving.mix.carrying import Carrying
+from planner.solving.mix.most import most_share
 from planner.solving.mix.question import Block, MixQuestion, Survive
 from planner.solving.mix.solve import solve_mix
 from profiles.errors import Infeasible
@@ -16,7 +15,7 @@ from profiles.errors import Infeasible
 SECONDS = 5.0
 
 
-def why_not(fleet: Fleet, question: MixQuestion, limit_s: float) -> Infeasible:
+def why_not(question: MixQuestion, limit_s: float) -> Infeasible:
     """The error that names what binds: the budget, what is to be survived, the changes, or the supplies."""
     seconds = min(SECONDS, limit_s)
     if question.budget is not None:
@@ -57,14 +56,14 @@ def why_not(fleet: Fleet, question: MixQuestion, limit_s: float) -> Infeasible:
                 "allow more changes (max_changes), a shorter min_up_s, or pools with room for replacements",
                 binding="changes",
             )
-    return _supplies(fleet, question)
+    return _supplies(question)
 
 
-def _supplies(fleet: Fleet, question: MixQuestion) -> Infeasible:
+def _supplies(question: MixQuestion) -> Infeasible:
     """What the supplies carry, and how many GPUs of one pool would do."""
     free = replace(question, blocks=(), budget=None, most_changes=None)
     work = max(question.work, key=lambda each: float(np.where(np.isfinite(each), each, 0).sum()))
-    share = _share_carried(question, work)
+    share = most_share(question, work)
     ways = []
     for k, block in enumerate(question.blocks):
         wider = [replace_most(each, math.inf) if i == k else each for i, each in enumerate(question.blocks)]
@@ -84,13 +83,3 @@ def _supplies(fleet: Fleet, question: MixQuestion) -> Infeasible:
 
 def replace_most(block: Block, most: float) -> Block:
     return replace(block, most=most)
-
-
-def _share_carried(question: MixQuestion, work: np.ndarray) -> float:
-    """The share of a step's load that counts within the supplies carry, whole engines aside."""
-    from planner.solving.mix.most import most_share
-
-    return most_share(question, work)
-
-
-__all__ = ["Carrying", "why_not"]

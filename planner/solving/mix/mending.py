@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
-from planner.solving.mix.master import fits, left
+from planner.solving.mix.master import Master, fits, left
 from planner.solving.mix.question import ALL, Loss, MixQuestion, losses, remaining
 from planner.solving.solvers import Floats
-
-if TYPE_CHECKING:
-    from planner.solving.mix.solve import _Search
 
 MOST_TRIES = 300
 
 
-def mend(search: _Search, engines: Floats) -> Floats | None:
+class Searched(Protocol):
+    """What a search knows: its prices (``pool``), what each step's load is worth at them (``known``), and how to find
+    what is wanting."""
+
+    q: MixQuestion
+    deadline: float
+    share: float
+    master: Master
+    pool: list[Floats]
+    known: list[Floats]
+
+    def wanting(self, t: int, engines: Floats, loss: Loss, worst: int = 3) -> list[int]: ...
+    def theta(self, t: int, engines: Floats, loss: Loss) -> tuple[float, int | None]: ...
+
+
+def mend(search: Searched, engines: Floats) -> Floats | None:
     """``engines`` (steps, n) with engines added, step by step, until every step carries its load after every loss. Each
     that is added gains most, at the prices of what is lacking, for what it costs; None: no supply has one left, or time
     is up."""
@@ -103,7 +115,7 @@ def _changes(q: MixQuestion, engines: Floats, t: int) -> bool:
     )
 
 
-def _lack(search: _Search, t: int, engines: Floats) -> tuple[int, float, Loss] | None:
+def _lack(search: Searched, t: int, engines: Floats) -> tuple[int, float, Loss] | None:
     """(prices, what is lacking at them, after which loss); None: nothing is."""
     for loss in losses(search.q, engines.astype(np.int64)):
         found = search.wanting(t, engines, loss, worst=1)

@@ -17,6 +17,7 @@ import numpy as np
 
 from planner.solving.mix.carrying import ENOUGH, Carrying, cut_of
 from planner.solving.mix.master import Master, left
+from planner.solving.mix.mending import mend
 from planner.solving.mix.question import MOST_ENGINES, Loss, MixQuestion, losses, remaining, required
 from planner.solving.solvers import Floats, Ints, Status
 
@@ -160,8 +161,6 @@ class _Search:
 
     def try_mended(self, engines: Floats) -> None:
         """Keeps ``engines`` with more of them until all is carried, where the supplies have them."""
-        from planner.solving.mix.mending import mend
-
         found = mend(self, engines)
         if found is not None:
             self.keep(found)
