@@ -8,7 +8,7 @@ from pydantic import Field
 
 from planner.contract.documents import PLAIN_NUMBER, Document
 from planner.contract.quantities import Latency
-from planner.contract.workload.classes import Load
+from planner.contract.workload.classes import SteppedLoad
 from planner.contract.workload.slo import Slo
 from planner.contract.workload.workload import Speculation
 
@@ -39,7 +39,7 @@ class ServiceUnderstood(Document):
     name: str
     model: str | None = Field(description="null: measured tables stand for it")
     slo: Slo
-    load: Load
+    load: SteppedLoad
     tables: tuple[str, ...] = Field(default=(), description="GPU types of the tables that stand for its model")
     framework: str | None = Field(default=None, description="null: measured tables stand for it")
     weights_precision: str | None = None

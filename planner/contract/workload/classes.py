@@ -1,7 +1,7 @@
 """A load as classes of length and steps of time: how many requests of each come in each step.
 
 As it may be written (:class:`LoadInput`: ranges or points, rates or shares of a rate, steps) and as it is understood
-(:class:`Load`: every class with its mean lengths and its rate). One class and one step is the simple case.
+(:class:`SteppedLoad`: every class with its mean lengths and its rate). One class and one step is the simple case.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class LoadStep(Document):
         return math.fsum(each.rate_rps for each in self.classes)
 
 
-class Load(Document):
+class SteppedLoad(Document):
     """What is to be carried: steps without gaps from 0 on."""
 
     source: str = Field(description="where it is from, in words")
@@ -153,7 +153,7 @@ class LoadInput(Document):
         return self
 
 
-def understood(asked: LoadInput, where: str, prefix_hit: float = 0.0) -> Load:
+def understood(asked: LoadInput, where: str, prefix_hit: float = 0.0) -> SteppedLoad:
     """The load that is meant; ``where`` is what messages call it.
 
     Raises:
@@ -161,14 +161,14 @@ def understood(asked: LoadInput, where: str, prefix_hit: float = 0.0) -> Load:
     """
     if asked.classes is not None:
         steps = (StepInput(start_s=0.0, end_s=HOUR_S, rate_rps=asked.rate_rps, classes=asked.classes),)
-        return Load(source=asked.source, steps=(_step(steps[0], (0.0, HOUR_S), where, prefix_hit),))
+        return SteppedLoad(source=asked.source, steps=(_step(steps[0], (0.0, HOUR_S), where, prefix_hit),))
     assert asked.steps is not None
     spans = _spans(asked.steps, where)
     steps_understood = tuple(
         _step(step, span, f"{where}.steps[{i}]", prefix_hit, asked.rate_rps)
         for i, (step, span) in enumerate(zip(asked.steps, spans, strict=True))
     )
-    return Load(source=asked.source, steps=steps_understood, requests=asked.requests)
+    return SteppedLoad(source=asked.source, steps=steps_understood, requests=asked.requests)
 
 
 def _spans(steps: Sequence[StepInput], where: str) -> list[tuple[float, float]]:

@@ -15,7 +15,7 @@ import numpy as np
 from costmodels.estimates import Floats
 from planner.contract.clusters import Cluster, Pool
 from planner.contract.fleet import NotServed, RouteBy, SurviveAsked
-from planner.contract.workload.classes import LengthClass, Load, understood
+from planner.contract.workload.classes import LengthClass, SteppedLoad, understood
 from planner.serving.fleets.engines import EngineKind, TableEngine
 from planner.serving.fleets.groups import RoutedGroup, SharedStep, routed_groups, shared_steps, work_of
 from planner.serving.fleets.request import FleetRequest, ServiceAsked
@@ -45,7 +45,7 @@ class ServiceLoad:
     class does not come. ``engines``: kinds of engine that may serve it, with what they carry of each class."""
 
     asked: ServiceAsked
-    load: Load
+    load: SteppedLoad
     classes: tuple[LengthClass, ...]
     rates: tuple[Floats, ...]
     engines: tuple[EngineKind, ...]
@@ -76,7 +76,7 @@ class Answered:
     not_served: tuple[NotServed, ...] = ()
 
 
-def loads_of(request: FleetRequest) -> list[Load]:
+def loads_of(request: FleetRequest) -> list[SteppedLoad]:
     """The loads as they are understood. Raises InputError as :func:`planner.contract.workload.classes.understood`."""
     return [
         understood(service.load, f"services {shown(service.name)}: load", service.prefix_hit)
@@ -84,7 +84,9 @@ def loads_of(request: FleetRequest) -> list[Load]:
     ]
 
 
-def distinct(load: Load, steps: Sequence[SharedStep], service: int) -> tuple[tuple[LengthClass, ...], list[Floats]]:
+def distinct(
+    load: SteppedLoad, steps: Sequence[SharedStep], service: int
+) -> tuple[tuple[LengthClass, ...], list[Floats]]:
     """(classes of all steps, each once; their rates in every shared step)."""
     index: dict[tuple[float, ...], int] = {}
     found: list[LengthClass] = []

@@ -41,7 +41,7 @@ class Described(Protocol):
         """Of a service: holds, and its classes."""
 
 
-class Measured:
+class TableDescribed:
     """Engines that tables stand for."""
 
     simulated = False

@@ -9,7 +9,7 @@ from typing import Any
 from planner.contract.clusters import parse_cluster
 from planner.contract.files import mapping_of, read_text
 from planner.contract.models import read_model
-from planner.contract.workload.classes import Load
+from planner.contract.workload.classes import SteppedLoad
 from planner.serving.fleets.load_files import read_load_table, read_load_trace
 from planner.serving.fleets.tables import HINT, is_tables, read_tables
 from profiles.errors import InputError
@@ -89,7 +89,7 @@ def _tables(named: Any, folder: Path) -> list[Any]:
     return found
 
 
-def _as_input(load: Load) -> dict[str, Any]:
+def _as_input(load: SteppedLoad) -> dict[str, Any]:
     steps = [step.model_dump() for step in load.steps]
     return {"source": load.source, "steps": steps}
 

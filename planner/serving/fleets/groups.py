@@ -10,7 +10,7 @@ import numpy as np
 
 from costmodels.estimates import Floats
 from planner.contract.fleet import RouteBy
-from planner.contract.workload.classes import LengthClass, Load, LoadStep
+from planner.contract.workload.classes import LengthClass, LoadStep, SteppedLoad
 from profiles.errors import InputError
 from profiles.values import shown
 
@@ -34,7 +34,7 @@ class SharedStep:
     steps: tuple[LoadStep, ...]
 
 
-def shared_steps(names: Sequence[str], loads: Sequence[Load]) -> list[SharedStep]:
+def shared_steps(names: Sequence[str], loads: Sequence[SteppedLoad]) -> list[SharedStep]:
     """The steps of all services together. A service of one step has it all the time.
 
     Raises:

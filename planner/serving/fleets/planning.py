@@ -10,7 +10,7 @@ from planner.contract.published import validated
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.fleets.comparisons import compare
 from planner.serving.fleets.decision import fleet_of, solved
-from planner.serving.fleets.described import Measured
+from planner.serving.fleets.described import TableDescribed
 from planner.serving.fleets.report import document
 from planner.serving.fleets.request import FleetRequest, parse_fleet_request
 from profiles.errors import Unsupported
@@ -41,7 +41,7 @@ def plan_fleet(
         found = solved(fleet, progress=progress)
         tell("comparing with other fleets")
         comparisons = compare(found, request.time_limit_s / 2, progress)
-        return validated(document(found, Measured(), comparisons, _provenance()), parse_plan)
+        return validated(document(found, TableDescribed(), comparisons, _provenance()), parse_plan)
     raise Unsupported("services: fleets of models are not planned yet", "give measured tables")
 
 

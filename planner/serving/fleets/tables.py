@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from costmodels.estimates import Floats
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
-from planner.contract.workload.classes import ROUNDING, LengthClass, Load
+from planner.contract.workload.classes import ROUNDING, LengthClass, SteppedLoad
 from profiles.errors import InputError
 from profiles.files import Source
 from profiles.markup import read_json
@@ -67,7 +67,7 @@ class MeasuredTable(Document):
         return np.where(inside, cells[last], 0.0)
 
 
-def read_tables(path: Path) -> tuple[list[MeasuredTable], Load | None, dict[str, Any]]:
+def read_tables(path: Path) -> tuple[list[MeasuredTable], SteppedLoad | None, dict[str, Any]]:
     """(tables of a file, the load that it holds, what else it says) — of AIBrix profiles the load is None.
 
     Raises:
@@ -113,7 +113,7 @@ def _positive(source: Source, value: Any, name: str, *, zero: bool = False) -> f
     return float(value)
 
 
-def _melange(source: Source, document: Mapping[str, Any]) -> tuple[list[MeasuredTable], Load, dict[str, Any]]:
+def _melange(source: Source, document: Mapping[str, Any]) -> tuple[list[MeasuredTable], SteppedLoad, dict[str, Any]]:
     infos = document["gpu_info"]
     for name in ("workload_distribution", "total_request_rate"):
         if name not in document:
@@ -150,7 +150,7 @@ def _melange(source: Source, document: Mapping[str, Any]) -> tuple[list[Measured
         if share > 0
     )
     told = f"{source.path.name}: {rate:g} requests/s over {rows} input and {columns} output sizes"
-    load = Load(source=told, steps=(LoadStep(start_s=0.0, end_s=HOUR_S, classes=classes),))
+    load = SteppedLoad(source=told, steps=(LoadStep(start_s=0.0, end_s=HOUR_S, classes=classes),))
     return tables, load, {"slice_factor": document.get("slice_factor")}
 
 

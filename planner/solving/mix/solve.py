@@ -61,7 +61,7 @@ class MixAnswer:
     cuts: int
 
 
-class _Search:
+class _Rounds:
     def __init__(self, question: MixQuestion, deadline: float, gap: float) -> None:
         self.q, self.deadline, self.gap = question, deadline, gap
         self.share = question.survive.share
@@ -209,7 +209,7 @@ def solve_mix(
 ) -> MixAnswer:
     """The cheapest fleet. ``gap``: relative, at which it is good enough."""
     begun = time.perf_counter()
-    search = _Search(question, begun + seconds, gap)
+    search = _Rounds(question, begun + seconds, gap)
     bound, rounds, rounds_whole = 0.0, 0, 0
     infeasible = False
     first = search.learn(question.kinds.cost if question.kinds.cost.any() else question.kinds.gpus.astype(np.float64))
@@ -257,7 +257,7 @@ def solve_mix(
     return _answer(search, bound, infeasible, proved, rounds, begun)
 
 
-def _answer(search: _Search, bound: float, infeasible: bool, proved: bool, rounds: int, begun: float) -> MixAnswer:
+def _answer(search: _Rounds, bound: float, infeasible: bool, proved: bool, rounds: int, begun: float) -> MixAnswer:
     q, best = search.q, search.best
     seconds = time.perf_counter() - begun
     if best is None:
