@@ -47,17 +47,6 @@ class Pool(Document):
         default=False,
         description="as many GPUs can be had as are needed, and the fewest that do are taken; gpus: so many",
     )
-    spot_gpus: Gpus | None = Field(default=None, description="more of them, which may disappear at once; null: none")
-    spot_usd_per_gpu_hour: UsdPerHour | None = None
-    spot_price_source: str | None = None
-    reserved_gpus: Gpus | None = Field(default=None, description="more of them, paid whether used or not; null: none")
-    reserved_usd_per_gpu_hour: UsdPerHour | None = None
-    owned: bool = Field(default=False, description="the GPUs are there already and cost nothing")
-    quota_gpus: Gpus | None = Field(default=None, description="at most so many, on demand and spot together")
-    instance: str | None = Field(default=None, description="node type that is bought whole; null: GPU by GPU")
-    zone: str | None = Field(default=None, description="which may be lost as a whole; null: none")
-    startup_s: Seconds = Field(default=0.0, description="from the order of an engine to its first request")
-    min_up_s: Seconds = Field(default=0.0, description="least time that an engine stays")
 
     @property
     def nodes(self) -> int:
@@ -86,6 +75,36 @@ class Cluster(Document):
                 f"{times} pools are called {shown(name)}; add their GPUs together, or give each its own name"
             )
         return self
+
+
+class SuppliedPool(Pool):
+    """A pool with what else of it can be had, at which price, and how soon."""
+
+    spot_gpus: Gpus | None = Field(default=None, description="more of them, which may disappear at once; null: none")
+    spot_usd_per_gpu_hour: UsdPerHour | None = None
+    spot_price_source: str | None = None
+    reserved_gpus: Gpus | None = Field(default=None, description="more of them, paid whether used or not; null: none")
+    reserved_usd_per_gpu_hour: UsdPerHour | None = None
+    owned: bool = Field(default=False, description="the GPUs are there already and cost nothing")
+    quota_gpus: Gpus | None = Field(default=None, description="at most so many, on demand and spot together")
+    instance: str | None = Field(default=None, description="node type that is bought whole; null: GPU by GPU")
+    zone: str | None = Field(default=None, description="which may be lost as a whole; null: none")
+    startup_s: Seconds = Field(default=0.0, description="from the order of an engine to its first request")
+    min_up_s: Seconds = Field(default=0.0, description="least time that an engine stays")
+
+
+class SuppliedCluster(Cluster):
+    """The GPUs that a fleet may use."""
+
+    pools: tuple[SuppliedPool, ...] = Field(min_length=1, max_length=MOST_POOLS)
+
+
+def supplied(value: Any) -> Any:
+    """A cluster as one of pools that say all of their supply."""
+    if isinstance(value, Cluster) and not isinstance(value, SuppliedCluster):
+        pools = tuple(SuppliedPool(**pool.model_dump()) for pool in value.pools)
+        return SuppliedCluster(name=value.name, pools=pools, choose=value.choose)
+    return value
 
 
 class PoolInput(Document):
@@ -274,7 +293,7 @@ def counted(cluster: Cluster) -> Cluster:
 def _cluster_from(value: Mapping[Any, Any], where: str, catalogue: Catalogue) -> Cluster:
     asked = checked(ClusterInput, value, where)
     pools = [_filled(pool, where, catalogue) for pool in asked.pools]
-    return checked(Cluster, {"name": asked.name, "pools": pools, "choose": asked.choose}, where)
+    return checked(SuppliedCluster, {"name": asked.name, "pools": pools, "choose": asked.choose}, where)
 
 
 def _filled(asked: PoolInput, where: str, catalogue: Catalogue) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from costmodels.estimates import Floats
-from planner.contract.clusters import Cluster, Pool
+from planner.contract.clusters import SuppliedCluster, SuppliedPool
 from planner.contract.fleet import NotServed, RouteBy, SurviveAsked
 from planner.contract.workload.classes import LengthClass, SteppedLoad, understood
 from planner.serving.fleets.engines import EngineKind, TableEngine
@@ -57,7 +57,7 @@ class Fleet:
     """Everything that was asked, and what may run for it."""
 
     request: FleetRequest
-    cluster: Cluster
+    cluster: SuppliedCluster
     offers: tuple[Offer, ...]
     services: tuple[ServiceLoad, ...]
     steps: tuple[SharedStep, ...]
@@ -108,7 +108,7 @@ def distinct(
     return tuple(found), rates
 
 
-def cluster_of(request: FleetRequest) -> Cluster:
+def cluster_of(request: FleetRequest) -> SuppliedCluster:
     """The request's cluster; without one, a pool without limit of each table's GPU."""
     if request.cluster is not None:
         return request.cluster
@@ -123,15 +123,15 @@ def cluster_of(request: FleetRequest) -> Cluster:
                     "give it one cost, or a cluster with its price",
                 )
     pools = tuple(
-        Pool(name=gpu, gpu=gpu, gpus=1, gpus_per_node=1, fabric="none", usd_per_gpu_hour=table.usd_per_hour or None,
+        SuppliedPool(name=gpu, gpu=gpu, gpus=1, gpus_per_node=1, fabric="none", usd_per_gpu_hour=table.usd_per_hour or None,
              price_source=table.source, as_needed=True, owned=not table.usd_per_hour)
         for gpu, table in tables.items()
     )  # fmt: skip
-    return Cluster(name=request.name, pools=pools)
+    return SuppliedCluster(name=request.name, pools=pools)
 
 
 def table_engines(
-    request: FleetRequest, service: ServiceAsked, cluster: Cluster
+    request: FleetRequest, service: ServiceAsked, cluster: SuppliedCluster
 ) -> tuple[tuple[TableEngine, ...], list[MeasuredTable]]:
     """One engine for each table, on the pools that have its GPU.
 
@@ -327,7 +327,9 @@ def with_capacity(fleet: Fleet, capacity: Mapping[int, Floats]) -> Fleet:
     return replace(fleet, services=services)
 
 
-def fleet_of(request: FleetRequest, engines: Callable[[ServiceAsked, tuple[LengthClass, ...], Cluster], Any]) -> Fleet:
+def fleet_of(
+    request: FleetRequest, engines: Callable[[ServiceAsked, tuple[LengthClass, ...], SuppliedCluster], Any]
+) -> Fleet:
     """What may run for a request. ``engines``: of a service with a model, (kinds of engine, capacity (classes,
     kinds))."""
     cluster, loads = cluster_of(request), loads_of(request)

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from planner.contract.clusters import Cluster, ClusterInput, cluster_input
+from planner.contract.clusters import ClusterInput, SuppliedCluster, cluster_input, supplied
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.engine import FrameworkName
 from planner.contract.fleet import RouteBy, SurviveAsked
@@ -25,6 +25,10 @@ from profiles.values import shown
 MOST_SERVICES = 64
 
 _ASKED = "What to plan"
+
+
+def _cluster(value: Any, info: ValidationInfo) -> Any:
+    return supplied(cluster_input(value, info))
 
 
 def _slo(value: Any) -> Any:
@@ -54,8 +58,8 @@ class FleetRequest(Document):
 
     name: str = Field(default="fleet", min_length=1, max_length=LONGEST_TEXT)
     cluster: Annotated[
-        Cluster | None,
-        BeforeValidator(cluster_input, json_schema_input_type=str | ClusterInput | None),
+        SuppliedCluster | None,
+        BeforeValidator(_cluster, json_schema_input_type=str | ClusterInput | None),
         Field(description="short form or object; left out with tables: their GPUs, without limit"),
     ] = None
     services: tuple[ServiceAsked, ...] = Field(min_length=1, max_length=MOST_SERVICES)

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
-from planner.contract.clusters import Cluster, Pool
+from planner.contract.clusters import SuppliedCluster, SuppliedPool
 from planner.contract.fleet import Supply
 from planner.solving.mix.question import Block
 from profiles.errors import InputError
@@ -19,7 +19,7 @@ from profiles.errors import InputError
 class Offer:
     """GPUs of one pool at one price. ``limit``: GPUs, None: as many as are wanted; ``pool_index``: of the cluster."""
 
-    pool: Pool
+    pool: SuppliedPool
     pool_index: int
     supply: Supply
     usd_per_gpu_hour: float | None
@@ -30,7 +30,7 @@ class Offer:
         return self.pool.name if self.supply in ("on_demand", "owned") else f"{self.pool.name} ({self.supply})"
 
 
-def offers_of(cluster: Cluster) -> list[Offer]:
+def offers_of(cluster: SuppliedCluster) -> list[Offer]:
     """All supplies of all pools, in the order of the pools."""
     found = []
     for index, pool in enumerate(cluster.pools):
