@@ -230,6 +230,9 @@ class Catalogue:
                 "give one of these names",
                 may_mean=list(several.may_mean),
             )
+        alone = [node.gpu for node in _called(name, self.nodes().values()) if node.gpus == 1]  # a machine of one GPU
+        if not found and alone:
+            return self.gpus()[alone[0]]
         return found[0] if found else _find(field, name, self.gpus())
 
     def candidates(self, name: str) -> list[Gpu]:
