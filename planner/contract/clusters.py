@@ -99,12 +99,12 @@ class SuppliedCluster(Cluster):
     pools: tuple[SuppliedPool, ...] = Field(min_length=1, max_length=MOST_POOLS)
 
 
-def supplied(value: Any) -> Any:
-    """A cluster as one of pools that say all of their supply."""
-    if isinstance(value, Cluster) and not isinstance(value, SuppliedCluster):
-        pools = tuple(SuppliedPool(**pool.model_dump()) for pool in value.pools)
-        return SuppliedCluster(name=value.name, pools=pools, choose=value.choose)
-    return value
+def supplied(cluster: Cluster) -> SuppliedCluster:
+    """A cluster as one whose pools say all of their supply."""
+    if isinstance(cluster, SuppliedCluster):
+        return cluster
+    pools = tuple(SuppliedPool(**pool.model_dump()) for pool in cluster.pools)
+    return SuppliedCluster(name=cluster.name, pools=pools, choose=cluster.choose)
 
 
 class PoolInput(Document):

@@ -7,11 +7,11 @@ no clock readings: same request, same versions, same bytes.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from planner.contract.clusters import SuppliedCluster, supplied
+from planner.contract.clusters import SuppliedCluster
 from planner.contract.documents import Document
 from planner.contract.engine import EngineGroup, FrameworkName, Layout
 from planner.contract.files import read_text
@@ -40,7 +40,7 @@ class RequestUnderstood(Document):
     parameters: int = Field(description="weights of the language model")
     active_parameters: int = Field(description="weights that touch one token")
     not_modelled: tuple[str, ...] = Field(description="parts of the checkpoint that are not modelled")
-    cluster: Annotated[SuppliedCluster, BeforeValidator(supplied)]
+    cluster: SuppliedCluster
     slo: Slo
     workload: Workload
     objective: Objective

@@ -123,10 +123,19 @@ def cluster_of(request: FleetRequest) -> SuppliedCluster:
                     "give it one cost, or a cluster with its price",
                 )
     pools = tuple(
-        SuppliedPool(name=gpu, gpu=gpu, gpus=1, gpus_per_node=1, fabric="none", usd_per_gpu_hour=table.usd_per_hour or None,
-             price_source=table.source, as_needed=True, owned=not table.usd_per_hour)
+        SuppliedPool(
+            name=gpu,
+            gpu=gpu,
+            gpus=1,
+            gpus_per_node=1,
+            fabric="none",
+            usd_per_gpu_hour=table.usd_per_hour or None,
+            price_source=table.source,
+            as_needed=True,
+            owned=not table.usd_per_hour,
+        )
         for gpu, table in tables.items()
-    )  # fmt: skip
+    )
     return SuppliedCluster(name=request.name, pools=pools)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from planner.contract.clusters import ClusterInput, SuppliedCluster, cluster_input, supplied
+from planner.contract.clusters import Cluster, ClusterInput, SuppliedCluster, cluster_input, supplied
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.engine import FrameworkName
 from planner.contract.fleet import RouteBy, SurviveAsked
@@ -28,7 +28,8 @@ _ASKED = "What to plan"
 
 
 def _cluster(value: Any, info: ValidationInfo) -> Any:
-    return supplied(cluster_input(value, info))
+    found = cluster_input(value, info)
+    return supplied(found) if isinstance(found, Cluster) else found
 
 
 def _slo(value: Any) -> Any:
