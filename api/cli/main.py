@@ -13,6 +13,7 @@ from api.cli.commands import (
     collect,
     experts,
     few_shot,
+    fleet,
     importing,
     memory,
     plan,
@@ -36,6 +37,7 @@ app.command("gpus")(catalogue.gpus)
 app.command("predict")(predict.predict)
 app.command("memory")(memory.memory)
 app.command("simulate")(simulate.simulate)
+app.command("fleet")(fleet.fleet)
 app.command("import")(importing.import_)
 app.command("experts")(experts.experts)
 app.command("schema")(schema.schema)

@@ -10,6 +10,7 @@ from pydantic import Field
 from planner.contract.clusters import Cluster
 from planner.contract.documents import Document
 from planner.contract.engine import EngineGroup, FrameworkName
+from planner.contract.fleet import ScheduledStep
 from planner.contract.provenance import Provenance
 from planner.contract.published import Published, Upgrade, parse_published
 
@@ -27,6 +28,9 @@ class Deployment(Document):
         default=(),
         description="ids of the prefill and decode engines that serve requests together; empty: aggregated engines, "
         "or before schema 1.3, where every prefill engine goes with every decode engine",
+    )
+    schedule: tuple[ScheduledStep, ...] = Field(
+        default=(), description="what runs when, and where requests go; empty: the replicas and their weights, always"
     )
 
 

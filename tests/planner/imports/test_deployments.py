@@ -55,7 +55,7 @@ def test_what_is_left_to_defaults_is_marked_and_the_rest_is_not() -> None:
         ("vllm serve Qwen/Qwen3-8B --max-model-len 900000", "is more than the 40,960"),
         ("vllm serve Qwen/Qwen3-8B --quantization awq", "reads a checkpoint that is quantised so"),
         ("vllm serve Qwen/Qwen3-8B --decode-context-parallel-size 2", "is not modelled"),
-        ('vllm serve Qwen/Qwen3-8B --kv-transfer-config \'{"kv_connector": "NixlConnector"', "is not valid JSON"),
+        ('vllm serve Qwen/Qwen3-8B --kv-transfer-config \'{"kv_connector": "NixlConnector"\'', "is not valid JSON"),
         ("vllm serve Qwen/Qwen3-8B '--max-num-seqs", "a quote does not end"),
         ("for i in 0 1; do vllm serve Qwen/Qwen3-8B; done", "nobody knows how often"),
         ("python serve.py --model Qwen/Qwen3-8B", "nothing in it starts an engine"),
