@@ -22,7 +22,7 @@ from api.cli.commands import predict as predict_command
 from costmodels.models.registry import find_architecture
 from planner.contract.clusters import read_cluster
 from planner.contract.workload.files import workload_at
-from planner.contract.workload.traces import read_trace
+from planner.contract.workload.traces import recorded
 from planner.experts.inputs import read_loads
 from planner.experts.model import MoeModel
 from planner.experts.outputs import read_current, written
@@ -315,9 +315,9 @@ READERS = {
     "cluster": Reader("c.yaml", lambda: CLUSTER, read_cluster, spoilt_yaml),
     "config": Reader("config.json", _json(CONFIG), _config, mutations.spoilt_json),
     "plan": Reader("plan.json", _plan, read_plan, mutations.spoilt_json),
-    "trace": Reader("t.csv", lambda: TRACE, read_trace, mutations.spoilt_csv),
-    "azure trace": Reader("t.csv", lambda: AZURE, read_trace, mutations.spoilt_csv),
-    "mooncake trace": Reader("t.jsonl", _lines(*MOONCAKE), read_trace, mutations.spoilt_json),
+    "trace": Reader("t.csv", lambda: TRACE, recorded, mutations.spoilt_csv),
+    "azure trace": Reader("t.csv", lambda: AZURE, recorded, mutations.spoilt_csv),
+    "mooncake trace": Reader("t.jsonl", _lines(*MOONCAKE), recorded, mutations.spoilt_json),
     "workload": Reader("w.yaml", lambda: b"isl: 4k\nosl: 500\nrate: 2\n", lambda p: workload_at(str(p)), spoilt_yaml),
     "fleet": Reader("f.yaml", lambda: FLEET, _fleet, spoilt_yaml),
     "melange": Reader("m.json", _json(MELANGE), _fleet, mutations.spoilt_json),
