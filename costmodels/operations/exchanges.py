@@ -16,7 +16,7 @@ OVERLAPS = ("none", "two_batch", "single_batch")
 """What hides an exchange: nothing; the other half of the batch; the last product of the experts."""
 
 BALANCES = ("off", "static", "dynamic", "perfect")
-"""Hot experts: left alone; copied as past loads say; copied anew as loads change; no rank ever has more than another."""
+"""Hot experts: left alone; copied as past loads say; copied anew as loads change; no rank has more than another."""
 
 NONE, HIGH_THROUGHPUT, LOW_LATENCY, ONE_SIDED, TWO_SIDED = range(5)
 """The kinds that are priced; all others are like one of them."""

@@ -16,17 +16,7 @@ from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divide, output_groups, whole_blocks
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
-from costmodels.operations.roofline import (
-    WEIGHT_BYTES,
-    Columns,
-    Hardware,
-    Work,
-    code,
-    floats,
-    of_dtype,
-    visible_pairs,
-    weight_bytes,
-)
+from costmodels.operations.roofline import Columns, Hardware, Work, code, element_bytes, floats, visible_pairs
 from costmodels.operations.shape_features import Features, logs, waves
 
 # Latent attention is measured for DeepSeek's widths only: q·k over 128+64 and values of 128 when rebuilt
@@ -45,13 +35,13 @@ def _prefill_work(q: Columns) -> Work:
 def _decode_work(q: Columns) -> Work:
     batch, context, heads = floats(q, "batch", "context_tokens", "heads")
     width = LATENT_WIDTH + ROPE_WIDTH
-    moved = batch * (context * width * of_dtype(weight_bytes, q, "kv_dtype") + 2 * heads * (width + LATENT_WIDTH))
+    moved = batch * (context * width * element_bytes(q, "kv_dtype") + 2 * heads * (width + LATENT_WIDTH))
     return Work.local(2 * batch * heads * (width + LATENT_WIDTH) * context, moved)
 
 
 def _absorb_work(q: Columns) -> Work:
     tokens, heads = floats(q, "tokens", "heads")
-    weights = heads * V_WIDTH * LATENT_WIDTH * of_dtype(weight_bytes, q)
+    weights = heads * V_WIDTH * LATENT_WIDTH * element_bytes(q)
     return Work.local(
         2 * tokens * heads * V_WIDTH * LATENT_WIDTH, weights + 2 * tokens * heads * (V_WIDTH + LATENT_WIDTH)
     )
@@ -89,7 +79,7 @@ def _projections(q: Columns, rows: Floats, rebuilt: Floats) -> tuple[Floats, Flo
     queries, out = QUERY_RANK * heads * QK_WIDTH, heads * V_WIDTH * MODEL_WIDTH
     up = heads * LATENT_WIDTH * 2 * V_WIDTH
     flops = 2 * (rows * (queries + out) + rebuilt * up)
-    return flops, (queries + out + up) * of_dtype(weight_bytes, q)
+    return flops, (queries + out + up) * element_bytes(q)
 
 
 def _module_prefill_work(q: Columns) -> Work:
@@ -97,7 +87,7 @@ def _module_prefill_work(q: Columns) -> Work:
     flops, weights = _projections(q, batch * query, batch * (query + prefix))
     attention = _prefill_work(q)
     # Attention multiplies in 16 bits, at half the rate of the products in 8.
-    rate = 2.0 / np.maximum(of_dtype(weight_bytes, q), 1.0)
+    rate = 2.0 / np.maximum(element_bytes(q), 1.0)
     moved = weights + attention.memory_bytes + 2 * batch * query * 2 * MODEL_WIDTH
     return Work.local(flops + rate * attention.flops, moved)
 
@@ -106,7 +96,7 @@ def _module_decode_work(q: Columns) -> Work:
     (batch,) = floats(q, "batch")
     flops, weights = _projections(q, batch, batch)
     attention = _decode_work(q)
-    rate = 2.0 / np.maximum(of_dtype(weight_bytes, q), 1.0)
+    rate = 2.0 / np.maximum(element_bytes(q), 1.0)
     return Work.local(flops + rate * attention.flops, weights + attention.memory_bytes)
 
 
@@ -238,7 +228,7 @@ class LatentKind(AttentionKind[LatentAttention]):
     def _ask_module(self, step: LayerStep, whole: NDArray[np.bool_], heads: Ints, count: int) -> None:
         """All but the first projection, timed with a cache of 8 bits: the bytes of a wider one are added. Drafted
         tokens count like so many more sequences."""
-        batch, element = step.batch, WEIGHT_BYTES[step.split.precision.kv]
+        batch, element = step.batch, step.split.kv_bytes
         shape = {"dtype": code("dtype", MODULE), "kv_dtype": code("kv_dtype", "fp8"), "heads": heads}
         prompts = {"batch": batch.prefills, "query_tokens": batch.chunk, "prefix_tokens": batch.prefix}
         step.work.ask(MODULE_PREFILL, count, whole & (batch.prefills > 0), **prompts, **shape)
@@ -263,7 +253,7 @@ class LatentKind(AttentionKind[LatentAttention]):
 
     def cache_bytes(self, split: Split, layer: LatentAttention, count: int, tokens: Floats) -> Floats:
         kept = np.minimum(tokens, layer.window_tokens) if layer.window_tokens else tokens
-        return count * (self._bytes_per_token(layer, WEIGHT_BYTES[split.precision.kv]) * kept)
+        return count * (self._bytes_per_token(layer, split.kv_bytes) * kept)
 
     def _bytes_per_token(self, layer: LatentAttention, element_bytes: float) -> float:
         return layer.kv_elements_per_token() * element_bytes

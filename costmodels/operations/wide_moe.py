@@ -25,9 +25,8 @@ from costmodels.operations.roofline import (
     Hardware,
     Work,
     code,
+    element_bytes,
     floats,
-    of_dtype,
-    weight_bytes,
 )
 from costmodels.operations.shape_features import Features, logs, waves
 from profiles.shipped import shipped
@@ -48,7 +47,7 @@ def _work(q: Columns) -> Work:
     tokens, hidden, top_k, slots, width = floats(q, "tokens", "hidden", "top_k", "slots", "intermediate")
     pairs = tokens * top_k
     active = slots * -np.expm1(-pairs / slots)
-    weights = active * 3 * hidden * width * of_dtype(weight_bytes, q)
+    weights = active * 3 * hidden * width * element_bytes(q)
     moved = weights + pairs * (2 * hidden + 3 * width) * 2
     return Work.local(2 * pairs * 3 * hidden * width, moved)
 
