@@ -94,14 +94,10 @@ def import_torch() -> Any:
         torch = importlib.import_module("torch")
     except ImportError as error:
         raise InputError(f"torch cannot be imported ({error}): nothing can be measured without it", _INSTALL) from error
-    if torch_version(torch) < OLDEST_TORCH:
+    version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
+    if version < OLDEST_TORCH:
         raise Unsupported(f"torch {torch.__version__} is older than 2.4, the oldest that is supported", _INSTALL)
     return torch
-
-
-def torch_version(torch: Any = None) -> tuple[int, ...]:
-    """(major, minor) of ``torch``, by default of the one that is imported."""
-    return tuple(int(part) for part in re.findall(r"\d+", (torch or import_torch()).__version__)[:2])
 
 
 def find_device(kind: str, *, index: int | None = None, gpus: int | None = None) -> Device:

@@ -258,13 +258,12 @@ def test_grids_share_the_time_evenly() -> None:
 def test_waiting_for_power_is_no_cost_of_the_operation(tmp_path: Path) -> None:
     class Patient(PowerPlan):
         def measure(self, *_: Any) -> None:
-            time.sleep(0.2)
-            self.spent_s += 0.2
+            self.spent_s += 1000.0  # as if it had waited
 
     run(tmp_path, FakeBenchmark(), [gemm(1)], power=Patient(PowerMeter(a_device())))
     (outcome,) = outcomes(tmp_path)
     assert outcome.status == "measured"
-    assert outcome.seconds < 0.2
+    assert outcome.seconds < 0
 
 
 def test_grids_leave_out_what_is_measured_and_end() -> None:
