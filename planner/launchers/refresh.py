@@ -128,7 +128,7 @@ def refresh(framework: str, version: str, python: Path | None, folder: Path) -> 
         cache = Path(platformdirs.user_cache_dir("shardwright")) / "launchers" / f"{framework}-{version}"
         python = environment(framework, version, cache)
     found = probed(framework, python)
-    document = {
+    document: dict[str, Any] = {
         "framework": framework,
         "version": version,
         "made": f"{dt.date.today()}",
