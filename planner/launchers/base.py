@@ -43,7 +43,7 @@ class NodeStart:
 
 
 @dataclass(frozen=True)
-class Load:
+class Sweep:
     """What a benchmark sends. ``rate``, ``requests`` and ``output`` are variables of the script that runs it."""
 
     model: str
@@ -278,7 +278,7 @@ class Launcher(ABC):
             keys.append("draft_model")
         return tuple(keys)
 
-    def benchmark(self, url: str, load: Load) -> Benchmark:
+    def benchmark(self, url: str, sweep: Sweep) -> Benchmark:
         """The framework's own client, against ``url``."""
         raise Unsupported(f"{self.framework.full_name} has no client that measures", "measure with another's")
 

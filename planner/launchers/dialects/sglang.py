@@ -13,8 +13,8 @@ from planner.launchers.base import (
     EngineSpec,
     Front,
     Launcher,
-    Load,
     NodeStart,
+    Sweep,
     measured_columns,
 )
 from planner.launchers.places import HEAD_ADDRESS, NODE_RANK, Place
@@ -83,7 +83,7 @@ class SglangLauncher(Launcher):
         start = NodeStart(tuple(command), ready="/health")
         return Front("SGLang's router", start, weighted=False, image_key="front_image")
 
-    def benchmark(self, url: str, load: Load) -> Benchmark:
+    def benchmark(self, url: str, sweep: Sweep) -> Benchmark:
         command: tuple[str, ...] = (
             "python",
             "-m",
@@ -94,9 +94,9 @@ class SglangLauncher(Launcher):
             url,
             "--model",
         )
-        command += (load.model, "--dataset-name", "random", "--random-input-len", str(load.isl))
-        command += ("--random-output-len", str(load.osl), "--random-range-ratio", "1.0", "--num-prompts")
-        command += (load.requests, "--request-rate", load.rate, "--output-file", load.output)
+        command += (sweep.model, "--dataset-name", "random", "--random-input-len", str(sweep.isl))
+        command += ("--random-output-len", str(sweep.osl), "--random-range-ratio", "1.0", "--num-prompts")
+        command += (sweep.requests, "--request-rate", sweep.rate, "--output-file", sweep.output)
         return Benchmark(command, measured_columns("e2e_latency"), appends=True)
 
     def _limits(self, spec: EngineSpec, notes: list[str]) -> list[str]:

@@ -15,8 +15,8 @@ from planner.launchers.base import (
     EngineSpec,
     Front,
     Launcher,
-    Load,
     NodeStart,
+    Sweep,
     measured_columns,
 )
 from planner.launchers.places import Place
@@ -128,7 +128,7 @@ class TrtllmLauncher(Launcher):
             "trtllm-serve disaggregated", NodeStart(command, files={SERVER_FILE: text}, ready="/health"), False
         )
 
-    def benchmark(self, url: str, load: Load) -> Benchmark:
+    def benchmark(self, url: str, sweep: Sweep) -> Benchmark:
         command: tuple[str, ...] = (
             "python",
             "-m",
@@ -136,11 +136,11 @@ class TrtllmLauncher(Launcher):
             "--backend",
             "openai",
         )
-        command += ("--base-url", url, "--model", load.model, "--dataset-name", "random", "--random-ids")
-        command += ("--random-input-len", str(load.isl), "--random-output-len", str(load.osl), "--ignore-eos")
-        command += ("--num-prompts", load.requests, "--request-rate", load.rate)
+        command += ("--base-url", url, "--model", sweep.model, "--dataset-name", "random", "--random-ids")
+        command += ("--random-input-len", str(sweep.isl), "--random-output-len", str(sweep.osl), "--ignore-eos")
+        command += ("--num-prompts", sweep.requests, "--request-rate", sweep.rate)
         command += ("--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,90,99")
-        command += ("--save-result", "--result-filename", load.output)
+        command += ("--save-result", "--result-filename", sweep.output)
         return Benchmark(command, measured_columns("e2el"))
 
     def _drafting(self, spec: EngineSpec, notes: list[str]) -> list[str]:

@@ -14,8 +14,8 @@ from planner.launchers.base import (
     EngineSpec,
     Front,
     Launcher,
-    Load,
     NodeStart,
+    Sweep,
     measured_columns,
 )
 from planner.launchers.places import HEAD_ADDRESS, NODE_RANK, Place
@@ -123,7 +123,7 @@ class VllmLauncher(Launcher):
         start = NodeStart(tuple(command), ready="/health")
         return Front("vllm-router", start, weighted=False, image_key="front_image")
 
-    def benchmark(self, url: str, load: Load) -> Benchmark:
+    def benchmark(self, url: str, sweep: Sweep) -> Benchmark:
         command: tuple[str, ...] = (
             "vllm",
             "bench",
@@ -133,12 +133,12 @@ class VllmLauncher(Launcher):
             "--base-url",
             url,
             "--model",
-            load.model,
+            sweep.model,
         )
-        command += ("--dataset-name", "random", "--random-input-len", str(load.isl), "--random-output-len")
-        command += (str(load.osl), "--ignore-eos", "--num-prompts", load.requests, "--request-rate", load.rate)
+        command += ("--dataset-name", "random", "--random-input-len", str(sweep.isl), "--random-output-len")
+        command += (str(sweep.osl), "--ignore-eos", "--num-prompts", sweep.requests, "--request-rate", sweep.rate)
         command += ("--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,90,99")
-        command += ("--save-result", "--result-filename", load.output)
+        command += ("--save-result", "--result-filename", sweep.output)
         return Benchmark(command, measured_columns("e2el"))
 
     def _limits(self, spec: EngineSpec, notes: list[str]) -> list[str]:
