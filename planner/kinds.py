@@ -6,15 +6,17 @@ Schemas, REST routes and the command line's ``plan schema`` are made from it; a 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from planner.contract import deployment as deployments
 from planner.contract.documents import Document
 from planner.contract.published import Published, Upgrade, json_schema, version_of
 from planner.experts import document as experts
 from planner.experts.request import PlacementRequest
+from planner.imports.request import ImportRequest
 from planner.replay import document as replay
 from planner.replay.request import SimulationRequest
 from planner.serving import memory_document as memories
@@ -27,7 +29,38 @@ from planner.training import document as training
 from planner.training.request import TrainingRequest
 from profiles.errors import UnknownName
 
+if TYPE_CHECKING:
+    from profiles.store import ProfileStore
+
 EXAMPLES = Path(__file__).parent / "examples"
+
+FEW = 64
+"""Configurations that are predicted in about a second."""
+
+
+Progress = Callable[[str], None]
+"""Called with a line of text before each slow step."""
+
+
+class Make(Protocol):
+    """The answer to a request."""
+
+    def __call__(
+        self, request: Any, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+    ) -> Published:
+        """``measured``: stores laid over the pack that ships, the last on top."""
+
+
+def _always(_: Any) -> bool:
+    return True
+
+
+def _never(_: Any) -> bool:
+    return False
+
+
+def _text(document: Published) -> bytes:
+    return document.to_json().encode()
 
 
 @dataclass(frozen=True)
@@ -40,6 +73,10 @@ class Kind:
         document: the answer; ``parse`` reads one, of today's version or of an ``older`` one.
         make: the answer to a request; imports what is slow only when it is called.
         route: where REST takes requests.
+        command: the words after ``plan`` that ask the same; empty for ``plan`` alone.
+        quick: whether a request is answered in about a second: it then never waits behind those that are not.
+        media_type: what REST answers with, and ``written`` the bytes of it: the document as JSON, but for kinds that
+            hand out files (``application/zip``).
     """
 
     name: str
@@ -49,8 +86,12 @@ class Kind:
     document: type[Published]
     parse: Callable[[str], Published]
     older: Mapping[str, Upgrade]
-    make: Callable[[Any], Published]
+    make: Make
     route: str
+    command: str
+    quick: Callable[[Any], bool] = _never
+    media_type: str = "application/json"
+    written: Callable[[Any], bytes] = _text
 
     @property
     def version(self) -> str:
@@ -76,41 +117,63 @@ def _example(name: str) -> dict[str, Any]:
     return example
 
 
-def _plan(request: PlanRequest) -> serving.Plan:
+def _plan(
+    request: PlanRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+) -> serving.Plan:
     from planner.serving.planning import plan
 
-    return plan(request)
+    return plan(request, measured=measured, progress=progress)
 
 
-def _place(request: PlacementRequest) -> experts.PlacementDocument:
+def _place(
+    request: PlacementRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+) -> experts.PlacementDocument:
     from planner.experts.decision import place_experts
 
-    return place_experts(request)[1]
+    return place_experts(request, measured=measured, progress=progress)[1]
 
 
-def _predict(request: PredictionRequest) -> predicted.Predictions:
-    return predicted.predictions(request)
+def _predict(
+    request: PredictionRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+) -> predicted.Predictions:
+    return predicted.predictions(request, measured=measured, progress=progress)
 
 
-def _memory(request: MemoryRequest) -> memories.MemoryDocument:
+def _memory(
+    request: MemoryRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+) -> memories.MemoryDocument:
     from planner.serving.memory import memory
+    from profiles.descriptions import catalogue_with
 
-    return memory(request)
+    return memory(request, catalogue_with(store.path for store in measured))
 
 
-def _simulate(request: SimulationRequest) -> replay.SimulationReport:
+def _simulate(
+    request: SimulationRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+) -> replay.SimulationReport:
     from planner.replay.report import simulate
 
-    return simulate(request)
+    return simulate(request, measured=measured, progress=progress)
 
 
-def _train(request: TrainingRequest) -> training.TrainingPlan:
+def _import(
+    request: ImportRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+) -> deployments.DeploymentDocument:
+    from planner.imports.importing import deployment_of
+    from profiles.descriptions import catalogue_with
+
+    return deployment_of(request, catalogue_with(store.path for store in measured))
+
+
+def _train(
+    request: TrainingRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+) -> training.TrainingPlan:
     from planner.training.planning import plan_training
 
-    return plan_training(request)
+    return plan_training(request, measured=measured, progress=progress)
 
 
-_ALL = (
+_ALL: tuple[Kind, ...] = (
     Kind(
         name="serving",
         title="a plan: how one model is served",
@@ -121,6 +184,7 @@ _ALL = (
         older=serving.OLDER,
         make=_plan,
         route="/v1/plans",
+        command="",
     ),
     Kind(
         name="experts",
@@ -132,6 +196,7 @@ _ALL = (
         older=experts.OLDER,
         make=_place,
         route="/v1/expert-placements",
+        command="experts",
     ),
     Kind(
         name="predictions",
@@ -143,6 +208,8 @@ _ALL = (
         older=predicted.OLDER,
         make=_predict,
         route="/v1/predictions",
+        command="predict",
+        quick=lambda request: request.plan is None and len(request.configurations) <= FEW,
     ),
     Kind(
         name="memory",
@@ -154,6 +221,8 @@ _ALL = (
         older=memories.OLDER,
         make=_memory,
         route="/v1/memory",
+        command="memory",
+        quick=_always,
     ),
     Kind(
         name="simulation",
@@ -165,6 +234,20 @@ _ALL = (
         older=replay.OLDER,
         make=_simulate,
         route="/v1/simulations",
+        command="simulate",
+    ),
+    Kind(
+        name="deployment",
+        title="what runs: engines read from the commands or files that start them",
+        request=ImportRequest,
+        request_version="1.0",
+        document=deployments.DeploymentDocument,
+        parse=deployments.parse_deployment,
+        older=deployments.OLDER,
+        make=_import,
+        route="/v1/imports",
+        command="import",
+        quick=_always,
     ),
     Kind(
         name="training",
@@ -176,6 +259,7 @@ _ALL = (
         older=training.OLDER,
         make=_train,
         route="/v1/training-plans",
+        command="train",
     ),
 )
 

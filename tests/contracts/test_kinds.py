@@ -12,7 +12,9 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
+import typer.main
 
+from api.cli.main import app
 from api.rest.app import create_app
 from planner.contract.documents import checked
 from planner.contract.provenance import Provenance
@@ -153,6 +155,32 @@ def test_a_placement_of_microseconds_opens_in_milliseconds() -> None:
     aside = {"provenance": None, "digest": None}
     assert {**new, **aside} == {**today, **aside}
     assert new["provenance"]["pack"] == "not recorded"
+
+
+WITHOUT_A_ROUTE = {
+    "models": "GET /v1/models",
+    "gpus": "GET /v1/gpus",
+    "schema": "GET /v1/schemas/NAME",
+    "serve": "is the service",
+    "fleet": "reads files of loads and tables; its answer is of the kind serving",
+    "train predict": "reads options and tables only",
+    "train memory": "reads options and tables only",
+    "profile": "measures and keeps stores on the machine that it runs on",
+}
+"""Commands that are no question to the service, and why. `profile` stands for all below it."""
+
+
+def test_every_question_of_the_command_line_has_its_route() -> None:
+    def words(group: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+        yield " ".join(path)
+        for name, command in getattr(group, "commands", {}).items():
+            yield from words(command, (*path, name))
+
+    asked = {name for name in words(typer.main.get_command(app)) if name.split(" ")[0] not in WITHOUT_A_ROUTE}
+    commands = [kind.command for kind in KINDS.values()]
+    assert asked - {*commands, *WITHOUT_A_ROUTE} == set(), "give the kind its `command`, or say here why it has none"
+    assert set(commands) <= asked
+    assert len({kind.route for kind in KINDS.values()}) == len(KINDS)
 
 
 def test_names_from_before_there_were_kinds_stay() -> None:

@@ -112,14 +112,16 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
         values = several if len(several) else values
         mean = np.array([np.mean(values)])
         low, high = interval(mean, spread)
-        p50, p99 = np.quantile(values, [0.5, 0.99])
-        return Latency(
-            Estimates(mean, low, high, step.latency.how, step.latency.inside), np.array([p50]), np.array([p99])
-        )
+        p50, p99 = np.quantile(values, [[0.5], [0.99]], axis=0)
+        ends = interval(p50, spread)
+        how, inside = step.latency.how, step.latency.inside
+        return Latency(Estimates(mean, low, high, how, inside), Estimates(p50, *ends, how, inside), p99)
 
     return Answers(
         latency(warm.ttft_us + front, calibration.ttft),
         latency(warm.tpot_us, calibration.tpot),
         latency(warm.e2e_us + front, calibration.e2e),
-        np.array([rate_rps * shape.osl]),
+        step.latency,
+        step.latency,
+        Estimates.exact(np.array([rate_rps * shape.osl])),
     )
