@@ -92,5 +92,3 @@ def check_power(gpu: Gpu | str, watts: float, field: str) -> float:
     if not low <= watts <= high:
         raise InputError(f"{field}: {watts:g} W is outside what {name} can be set to", f"{low} to {high} W")
     return float(watts)
-
-

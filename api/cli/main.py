@@ -17,6 +17,7 @@ from api.cli.commands import (
     importing,
     memory,
     plan,
+    power,
     predict,
     profile,
     schema,
@@ -39,6 +40,7 @@ app.command("memory")(memory.memory)
 app.command("simulate")(simulate.simulate)
 app.command("fleet")(fleet.fleet)
 app.command("import")(importing.import_)
+app.command("power")(power.power)
 app.command("experts")(experts.experts)
 app.command("schema")(schema.schema)
 app.command("serve")(serve.serve)

@@ -26,6 +26,10 @@ from planner.power.traffic import (
     whole_day,
 )
 
+SMALL_ROW = 40
+"""Servers from which on bursts decide: of the slots that come nearest to the budget in a day, the first are then among
+the busiest."""
+
 MOST_EXTRA = 0.7
 """Servers beyond today's that are tried, as a share of them."""
 
@@ -105,10 +109,12 @@ class Judge:
             yield simulate(self.row, policy, n, self._whole[index], chance_of(self.request.seed, day))
 
     def slots(self) -> list[tuple[int, int]]:
-        """(day, second) of the busiest slots, as many as days are screened."""
+        """(day, second) of the busiest slots, as many as days are screened; more of a small row, where servers that
+        happen to prefill together count for more than bursts do."""
         if not self._slots:
             days = range(self.days.first, self.days.first + self.days.screened)
-            self._slots = busiest(self.load, self.request.seed, days, self.days.screened, self.tail)
+            count = round(self.days.screened * min(max(SMALL_ROW / self.request.today, 1.0), 8.0))
+            self._slots = busiest(self.load, self.request.seed, days, count, self.tail)
         return self._slots
 
     def busy_slots(self, policy: Policy, n: int) -> Iterator[Outcome]:
@@ -145,8 +151,8 @@ class Judge:
             self.progress(f"{policy.name} with {n} servers")
 
     def _judged(self, n: int, whole: list[Outcome], braked: int, peaks: Floats) -> Verdict:
-        totals = sum(outcome.totals for outcome in whole)
-        steps = sum(outcome.level_steps for outcome in whole)
+        totals = np.sum([outcome.totals for outcome in whole], axis=0)
+        steps = np.sum([outcome.level_steps for outcome in whole], axis=0)
         return Verdict(
             servers=n,
             brakes=counted(braked, self.days.screened),

@@ -51,14 +51,14 @@ class Tables(NamedTuple):
 
 
 class Requests(NamedTuple):
-    """In the order they come, [n] each: the step, the server, how many (``count``), seconds of prefill at full clock of
-    them together, output tokens of one, and whether its latency is followed."""
+    """In the order they come, [n] each: the step, the server, how many (``merged``), seconds of prefill at full clock
+    of them together, output tokens of one, and whether its latency is followed."""
 
     step: Array
     server: Array
     work_s: Array
     tokens: Array
-    count: Array
+    merged: Array
     followed: Array
 
 
@@ -104,7 +104,7 @@ class Log(NamedTuple):
     """What a replicate writes: ``watts`` [steps]; ``peak`` [blocks, nodes], highest reading of each; ``level_steps``
     [levels]; ``totals``: brakes, prefill seconds offered, done, left, tokens offered, done, left, not followed,
     joules, most watts within a second, commands; ``latency_s``, ``latency_of`` (index of the request), and how many in
-    ``count``."""
+    ``followed``."""
 
     watts: Array
     peak: Array
@@ -112,7 +112,7 @@ class Log(NamedTuple):
     totals: Array
     latency_s: Array
     latency_of: Array
-    count: Array
+    followed: Array
 
 
 BRAKES, WORK_IN, WORK_DONE, WORK_LEFT, TOKENS_IN, TOKENS_DONE, TOKENS_LEFT, LOST, JOULES, MOST_WATTS, COMMANDS = range(
@@ -120,7 +120,7 @@ BRAKES, WORK_IN, WORK_DONE, WORK_LEFT, TOKENS_IN, TOKENS_DONE, TOKENS_LEFT, LOST
 )
 
 
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy")
 def next_level(level: int, reading: float, in_effect: bool, ladder: Ladder) -> int:
     """The level that one reading leads to: up by thresholds, else down by hysteresis."""
     brake = len(ladder.up) - 1
@@ -137,7 +137,7 @@ def next_level(level: int, reading: float, in_effect: bool, ladder: Ladder) -> i
     return new
 
 
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy")
 def run(
     servers: Servers,
     tables: Tables,
@@ -181,10 +181,10 @@ def run(
         while next_request < len(requests.step) and requests.step[next_request] <= step:
             i = requests.server[next_request]
             work = requests.work_s[next_request]
-            length = requests.tokens[next_request] * requests.count[next_request]
+            length = requests.tokens[next_request] * requests.merged[next_request]
             queue[i] += work
             offered[i] += work
-            waiting[i] += requests.count[next_request]
+            waiting[i] += requests.merged[next_request]
             waiting_tokens[i] += length
             log.totals[WORK_IN] += work
             log.totals[TOKENS_IN] += length
@@ -263,11 +263,11 @@ def run(
             if follow_decodes[k] and progress[i] >= follow_target[k]:
                 speed = tables.token_s[servers.kind[i], clock[servers.group[i]]]
                 over = (progress[i] - follow_target[k]) * speed  # of the step that was not needed
-                at = log.count[0]
+                at = log.followed[0]
                 if at < len(log.latency_s):
                     log.latency_s[at] = max(step + 1 - follow_from[k] - min(over, 1.0), 0.0)
                     log.latency_of[at] = which
-                    log.count[0] += 1
+                    log.followed[0] += 1
                 pending -= 1
                 follow_of[k], follow_from[k] = follow_of[pending], follow_from[pending]
                 follow_target[k], follow_decodes[k] = follow_target[pending], follow_decodes[pending]

@@ -3,6 +3,7 @@ integer programme, and the simulator as the judge of both; what it finds wrong c
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,8 +26,6 @@ _FULL_BY = 0.6
 """Share of the way from the first threshold to the budget at which the deepest level is called at once."""
 
 _SCALE = 10_000
-_MARGIN = 0.012
-"""Share of budget that a reading must fall below what a level gains before the level is left."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,9 @@ def shape_of(judge: Judge, delay_s: float) -> Shape:
     return Shape(
         demand=watts / row.budget_watts / n,
         dynamic=1.0 - (base + row.other_watts) / top,
-        prefill=float(np.clip((prefill + 0.5 * (top - watts.mean())) / max(top - base - row.other_watts, 1.0), 0.02, 0.98)),
+        prefill=float(
+            np.clip((prefill + 0.5 * (top - watts.mean())) / max(top - base - row.other_watts, 1.0), 0.02, 0.98)
+        ),
         rise=rise / row.budget_watts / n,
     )
 
@@ -71,11 +72,13 @@ def _rises(watts: Floats, lag: int) -> Floats:
 @dataclass(frozen=True)
 class Tightened:
     """What the simulator taught: ``keep``: share of each class's limit that the programme may use; ``below``: how much
-    lower the last threshold is than derived; ``spread``: from the first threshold to the last."""
+    lower the last threshold is than derived; ``spread``: from the first threshold to the last; ``margin``: how far a
+    reading must fall below what a level gains before the level is left."""
 
     keep: tuple[float, ...]
     below: float = 0.0
     spread: float = 0.03
+    margin: float = 0.012
 
 
 def policy_for(judge: Judge, shape: Shape, n: int, tight: Tightened) -> Policy:
@@ -87,13 +90,13 @@ def policy_for(judge: Judge, shape: Shape, n: int, tight: Tightened) -> Policy:
     # Readings climb from the first threshold to the last while demand climbs from there to its highest.
     ups = np.linspace(first, last, LEVELS)
     edges = np.linspace(first, top, LEVELS + 1)
-    weights = np.array([np.mean((demand > low) & (demand <= high)) for low, high in zip(edges, edges[1:], strict=False)])
+    weights = np.array([np.mean((demand > low) & (demand <= high)) for low, high in itertools.pairwise(edges)])
     savings = np.maximum(1.0 - np.append(ups[1:], last) / edges[1:], 0.002)
     clocks, saved = choose_clocks(judge, shape, savings, weights, tight)
     levels = []
     for index in range(LEVELS):
         gained = (float(saved[index]) - (float(saved[index - 1]) if index else 0.0)) * top
-        levels.append(Level(clocks[index], float(ups[index]), None, float(ups[index]) - gained - _MARGIN, index))
+        levels.append(Level(clocks[index], float(ups[index]), None, float(ups[index]) - gained - tight.margin, index))
     return Policy("ours", tuple(levels), in_band=True)
 
 
@@ -119,19 +122,13 @@ def choose_clocks(
         for group in range(groups):
             model.add_exactly_one(pick[level][group])
             if level:  # deeper levels are not faster
-                now, before = (
-                    sum(c * var for c, var in enumerate(pick[each][group])) for each in (level, level - 1)
-                )
+                now, before = (sum(c * var for c, var in enumerate(pick[each][group])) for each in (level, level - 1))
                 model.add(now >= before)
             if group:  # a lower priority is not faster
                 above, mine = (sum(c * var for c, var in enumerate(pick[level][g])) for g in (group - 1, group))
                 model.add(mine >= above)
         model.add(
-            sum(
-                int(round(shares[g] * saved[c] * _SCALE)) * pick[level][g][c]
-                for g in range(groups)
-                for c in range(clocks)
-            )
+            sum(round(shares[g] * saved[c] * _SCALE) * pick[level][g][c] for g in range(groups) for c in range(clocks))
             + short[level]
             >= int(np.ceil(savings[level] * _SCALE))
         )
@@ -144,7 +141,7 @@ def choose_clocks(
         if limit.percentile <= 75:
             model.add(
                 sum(
-                    int(round(weights[level] * _SCALE)) * int(whole_slow[c]) * pick[level][group][c]
+                    round(weights[level] * _SCALE) * int(whole_slow[c]) * pick[level][group][c]
                     for level in range(levels)
                     for c in range(clocks)
                 )
@@ -159,7 +156,7 @@ def choose_clocks(
     weight_of = [4.0 ** (groups - 1 - group) for group in range(groups)]
     model.minimize(
         sum(
-            int(round((weights[level] + 1e-3) * weight_of[group] * shares[group] * 1e3 * slow[c] * 100))
+            round((weights[level] + 1e-3) * weight_of[group] * shares[group] * 1e3 * slow[c] * 100)
             * pick[level][group][c]
             for level in range(levels)
             for group in range(groups)
@@ -194,7 +191,7 @@ def effects(row: RowModel, shape: Shape, shares: Floats) -> tuple[Floats, Floats
 def tuned(judge: Judge, shape: Shape, n: int, form: Policy) -> Policy | None:
     """A policy that holds every promise with ``n`` servers on the judge's days, after some rounds of cuts; None:
     none was found. ``form``: name and way of its commands."""
-    tight = Tightened(keep=(0.95,) * len(judge.row.groups))
+    tight = Tightened(keep=(0.95,) * len(judge.row.groups), margin=0.03 if form.immediate else 0.012)
     both = 0
     for _ in range(ROUNDS):
         policy = replace(form, levels=policy_for(judge, shape, n, tight).levels)
@@ -218,7 +215,7 @@ def tuned(judge: Judge, shape: Shape, n: int, form: Policy) -> Policy | None:
                 below=tight.below if wider else tight.below + 0.01,
             )
         else:
-            tight = Tightened(keep, tight.below - 0.005, max(tight.spread - 0.005, 0.015))
+            tight = replace(tight, keep=keep, below=tight.below - 0.005, spread=max(tight.spread - 0.005, 0.015))
     return None
 
 

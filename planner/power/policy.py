@@ -1,4 +1,4 @@
-"""Policies: levels of caps with the readings that lead up and down, POLCA's as published, and others to compare with."""
+"""Policies: levels of caps with the readings that lead up and down; POLCA's as published, and others to compare."""
 
 from __future__ import annotations
 

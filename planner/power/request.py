@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -11,6 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.options import Option
+from planner.power.tails import YEAR_DAYS, counted
 from planner.replay.request import Trace
 from planner.serving.document.plan import Plan, parse_plan
 from profiles.errors import InputError, UnknownName
@@ -158,7 +160,7 @@ class PowerRequest(Document):
     caps: tuple[SetCap, ...] = Field(default=(), description="caps that are set today")
     training: TrainingJobs | None = Field(default=None, description="training jobs in the same row")
     trace: Literal["reference"] | Trace = Field(
-        default=REFERENCE,
+        default="reference",
         description="requests of today's servers together; reference: traffic that ships and meets POLCA's published "
         "facts",
     )
@@ -194,8 +196,8 @@ class PowerRequest(Document):
         Field(
             ge=100,
             le=100_000,
-            description="replicate-days that brakes are counted on: their busiest quarters of an hour, as many as days, "
-            "are simulated",
+            description="replicate-days that brakes are counted on: their busiest quarters of an hour, as many as "
+            "days, are simulated",
         ),
         PLAIN_NUMBER,
         Option("Replicate-days that brakes are counted on; other days choose the thresholds.", _LOAD),
@@ -273,10 +275,25 @@ def check(request: PowerRequest) -> None:
         for each in said:
             if each.priority not in request.names:
                 raise UnknownName(f"{field}: priority", each.priority, request.names)
+    fewest = _days_for(request.max_brakes_per_year)
+    if request.days < fewest:
+        raise InputError(
+            f"days: {request.days} are too few for a bound of {request.max_brakes_per_year:g} brakes a year: none in "
+            "as many days says no more",
+            f"ask for {fewest:,} days at least, or for more brakes (--max-brakes-per-year)",
+        )
     twice = [(each.priority, each.percentile) for each in request.slo_impact]
     for i, pair in enumerate(twice):
         if pair in twice[:i]:
             raise InputError(f"slo_impact: {pair[0]}_p{pair[1]:g} is given twice", "give each limit once")
+
+
+def _days_for(brakes_per_year: float) -> int:
+    """Fewest days of which none with a brake bounds them (upper 95 %)."""
+    days = math.ceil(YEAR_DAYS * -math.log(0.05) / brakes_per_year)
+    while counted(0, days).high > brakes_per_year:
+        days += 1
+    return days
 
 
 def leaves(node: SupplyNode) -> list[SupplyNode]:
@@ -290,7 +307,9 @@ def _check_tree(node: SupplyNode, seen: tuple[str, ...] = ()) -> None:
     if not node.children:
         return
     if node.servers is not None:
-        raise InputError(f"supply: {node.name}: servers and children are both given", "servers stand in the lowest nodes")
+        raise InputError(
+            f"supply: {node.name}: servers and children are both given", "servers stand in the lowest nodes"
+        )
     for child in node.children:
         if child.budget_watts > node.budget_watts:
             raise InputError(

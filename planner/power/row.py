@@ -26,20 +26,7 @@ def row_of(
     Raises:
         InputError, Unsupported: what the row contradicts, or what is not known of its GPUs.
     """
-    kinds = [_kind(request, i, catalogue, measured) for i in range(len(request.servers))]
-    today = request.today
-    training = request.training
-    row = RowModel(
-        kinds=kinds,
-        mix=np.array([each.today for each in request.servers], np.float64),
-        groups=request.names,
-        group_shares=np.array([each.share for each in request.priorities]),
-        tree=tree_of(request.supply, today),
-        timing=timing_of(request),
-        other_watts=0.0 if training is None else training.servers * training.watts,
-        other_dip=0.0 if training is None else training.dip,
-        other_dip_s=0.0 if training is None else training.iteration_s,
-    )
+    row, today = row_without_load(request, catalogue, measured), request.today
     idle = float(row.servers(today).base_watts.sum()) + row.other_watts
     if idle > row.budget_watts:
         raise InputError(
@@ -47,10 +34,29 @@ def row_of(
             f"{request.supply.name}",
             "correct today, other_watts or budget_watts",
         )
+    today_caps(request, row)
     if isinstance(request.trace, str):
         load, met = reference_load(row, today)
         return row.under(load), met
     return row.under(_recorded(request)), None
+
+
+def row_without_load(
+    request: PowerRequest, catalogue: Catalogue = SHIPPED, measured: Sequence[ProfileStore] = ()
+) -> RowModel:
+    """The row alone. Raises as :func:`row_of`."""
+    training = request.training
+    return RowModel(
+        kinds=[_kind(request, i, catalogue, measured) for i in range(len(request.servers))],
+        mix=np.array([each.today for each in request.servers], np.float64),
+        groups=request.names,
+        group_shares=np.array([each.share for each in request.priorities]),
+        tree=tree_of(request.supply, request.today),
+        timing=timing_of(request),
+        other_watts=0.0 if training is None else training.servers * training.watts,
+        other_dip=0.0 if training is None else training.dip,
+        other_dip_s=0.0 if training is None else training.iteration_s,
+    )
 
 
 def timing_of(request: PowerRequest) -> Timing:
@@ -95,7 +101,8 @@ def _kind(request: PowerRequest, index: int, catalogue: Catalogue, measured: Seq
     least = asked.other_watts + asked.gpus * gpu.idle_watts
     if asked.nameplate_watts < least:
         raise InputError(
-            f"servers: {asked.kind}: nameplate_watts {asked.nameplate_watts:g} is below its draw without work, {least:g}",
+            f"servers: {asked.kind}: nameplate_watts {asked.nameplate_watts:g} is less than it draws without work, "
+            f"{least:g}",
             "nameplate_watts is of the whole server; correct it, or other_watts",
         )
     if asked.plan is None:

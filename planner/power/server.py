@@ -12,6 +12,7 @@ import numpy as np
 from costmodels.estimates import Floats
 from costmodels.power.response import ClockResponse, clock_response
 from planner.power.kernel import Tables
+from profiles.errors import Unsupported
 from profiles.hardware import Gpu
 from profiles.settable import Settable, settable
 from profiles.shipped import shipped
@@ -44,7 +45,7 @@ class ServerKind:
     prompt_s: tuple[float, float, float]
     token_s: float
     token_slope_s: float
-    engines: int
+    engines: float
     most_sequences: float
     response: ClockResponse
     settable: Settable | None
@@ -121,9 +122,11 @@ def _phases() -> dict[str, Any]:
     return shipped(Path(__file__).parent / "phases.yaml", dict)
 
 
-def settable_or_none(gpu: str) -> Settable | None:
-    from profiles.errors import Unsupported
+LOADED_IDLE = 83 / 60
+"""Idle watts of a GPU with a loaded model ÷ without one: 83 and 60 W on A100."""
 
+
+def settable_or_none(gpu: str) -> Settable | None:
     try:
         return settable(gpu)
     except Unsupported:
@@ -133,7 +136,7 @@ def settable_or_none(gpu: str) -> Settable | None:
 def measured_kind(name: str, gpu: Gpu, gpus: int, nameplate_watts: float, other_watts: float) -> ServerKind:
     """A server without a plan: the phases that ship, their watts by the GPU's own TDP and idle."""
     facts = _phases()
-    idle = facts["idle_watts"] * gpu.idle_watts / 60.0
+    idle = gpu.idle_watts * LOADED_IDLE
     tdp = gpu.tdp_watts
     said = f"phases of {facts['model']} on {facts['gpu']}"
     if gpu.name != facts["gpu"]:
@@ -147,7 +150,7 @@ def measured_kind(name: str, gpu: Gpu, gpus: int, nameplate_watts: float, other_
         prefill_watts=gpus * (facts["prefill_share"] * tdp - idle),
         decode_watts=gpus * (facts["decode_share"] * tdp - idle),
         decode_slope_watts=gpus * facts["decode_share_per_sequence"] * tdp,
-        prompt_s=tuple(each / 1e3 for each in facts["prompt_ms"]),  # type: ignore[arg-type]
+        prompt_s=tuple(each / 1e3 for each in facts["prompt_ms"]),
         token_s=facts["token_ms"][0] / 1e3,
         token_slope_s=facts["token_ms"][1] / 1e3,
         engines=1,

@@ -84,8 +84,9 @@ class RowModel:
             server=day.server,
             work_s=work,
             tokens=np.maximum(day.osl - 1.0, 1.0),
-            count=day.count,
-            followed=(day.second.astype(np.int64) * 7919 + day.server * 104_729) % FOLLOWED == 0,  # the same whoever else is there
+            merged=day.count,
+            followed=(day.second.astype(np.int64) * 7919 + day.server * 104_729) % FOLLOWED
+            == 0,  # the same whoever else is there
         )
 
     def under(self, load: Load) -> RowModel:
@@ -137,7 +138,13 @@ def simulate(
     period = max(round(timing.period_s), 1)
     readings = seconds // period
     draw = np.random.default_rng(chance)
-    delay = 0.0 if policy.immediate else timing.in_band_s if policy.in_band and timing.in_band_s is not None else timing.delay_s
+    delay = (
+        0.0
+        if policy.immediate
+        else timing.in_band_s
+        if policy.in_band and timing.in_band_s is not None
+        else timing.delay_s
+    )
     control = Control(
         period=period,
         delay=int(np.ceil(delay)),
@@ -155,12 +162,12 @@ def simulate(
         totals=np.zeros(11),
         latency_s=np.zeros(int(requests.followed.sum()), np.float32),
         latency_of=np.zeros(int(requests.followed.sum()), np.int64),
-        count=np.zeros(1, np.int64),
+        followed=np.zeros(1, np.int64),
     )
     tables: Tables = tables_of(row.kinds, clock_shares(row.kinds, policy.clocks_mhz))
     supply = Supply(row.tree.budgets, row.tree.below, _other(row, seconds))
     kernel.run(servers, tables, requests, policy.ladder(groups), control, supply, log)
-    followed = int(log.count[0])
+    followed = int(log.followed[0])
     order = np.argsort(log.latency_of[:followed], kind="stable")
     of = log.latency_of[:followed][order]
     return Outcome(

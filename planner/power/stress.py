@@ -39,8 +39,16 @@ def cases(row: RowModel) -> Iterator[tuple[str, RowModel, str]]:
     def drifted(share: float) -> RowModel:
         return replace(row, kinds=[kind.drifted(share) for kind in row.kinds])
 
-    yield "power 5 % above prediction", drifted(0.05), "measure the servers and plan again; until then lower budget_watts"
-    yield "power 10 % above prediction", drifted(0.10), "measure the servers and plan again; until then lower budget_watts"
+    yield (
+        "power 5 % above prediction",
+        drifted(0.05),
+        "measure the servers and plan again; until then lower budget_watts",
+    )
+    yield (
+        "power 10 % above prediction",
+        drifted(0.10),
+        "measure the servers and plan again; until then lower budget_watts",
+    )
     longer = [replace(kind, prompt_s=tuple(1.5 * each for each in kind.prompt_s)) for kind in row.kinds]  # type: ignore[arg-type]
     yield "prompts that take half as long again", replace(row, kinds=longer), "record the new traffic and plan again"
     slow = replace(row.timing, delay_s=60.0, in_band_s=None)
@@ -57,9 +65,11 @@ def cases(row: RowModel) -> Iterator[tuple[str, RowModel, str]]:
         shares = np.full(len(row.groups), 0.1 / (len(row.groups) - 1))
         shares[0] = 0.9
         yield "nine in ten of high priority", replace(row, group_shares=shares), "plan again with today's shares"
-    training = replace(
-        row, other_watts=row.other_watts + 0.1 * row.budget_watts, other_dip=0.375, other_dip_s=10.0
-    )
+    training = replace(row, other_watts=row.other_watts + 0.1 * row.budget_watts, other_dip=0.375, other_dip_s=10.0)
     yield "training that draws a tenth of the budget", training, "name the training jobs in the row, and plan again"
     tree = replace(row.tree, budgets=row.tree.budgets * 0.75)
-    yield "a feed lost: three quarters of every budget", replace(row, tree=tree), "hold the deepest caps and drain servers"
+    yield (
+        "a feed lost: three quarters of every budget",
+        replace(row, tree=tree),
+        "hold the deepest caps and drain servers",
+    )

@@ -92,7 +92,11 @@ def burst_curve(bursts: Bursts, tail: Tail, draw: np.random.Generator) -> Floats
     the mean (bounded), or Pareto with exponent 3 (heavy): the same uniforms, another size."""
     curve = np.zeros(DAY_S)
     count = int(draw.poisson(bursts.per_day))
-    starts, u, lengths = draw.uniform(0, DAY_S, count), draw.uniform(size=count), draw.exponential(bursts.length_s, count)
+    starts, u, lengths = (
+        draw.uniform(0, DAY_S, count),
+        draw.uniform(size=count),
+        draw.exponential(bursts.length_s, count),
+    )
     for start, size, length in zip(starts, _sizes(tail, u), lengths, strict=True):
         end = start + length + 2 * bursts.rise_s
         t = np.arange(int(start), min(int(end), DAY_S))
@@ -159,7 +163,8 @@ class RecordedLoad:
     @cached_property
     def _tokens(self) -> Floats:
         seconds = max(int(np.ceil(self.span_s)), 1)
-        return np.bincount(np.minimum(self.arrival_s.astype(np.int64), seconds - 1), self.isl + 10.0 * self.osl, seconds)
+        second = np.minimum(self.arrival_s.astype(np.int64), seconds - 1)
+        return np.asarray(np.bincount(second, self.isl + 10.0 * self.osl, seconds), np.float64)
 
     def _factor(self, seed: int, day: int, tail: Tail) -> Floats:
         curve = burst_curve(self.bursts, tail, np.random.default_rng((seed, day, 2)))
@@ -185,7 +190,9 @@ class RecordedLoad:
         for copy in range(-(-servers // self.today)):
             shift = 0.0
             if copy:
-                shift = np.random.default_rng((seed, day, 1, copy)).uniform(60.0, max(61.0, min(LONGEST_SHIFT_S, span / 2)))
+                shift = np.random.default_rng((seed, day, 1, copy)).uniform(
+                    60.0, max(61.0, min(LONGEST_SHIFT_S, span / 2))
+                )
             for block in range(first, last):
                 draw = np.random.default_rng((seed, day, 3, copy, block))
                 second, index = self._between((starts[block] + shift) % span, span)
@@ -351,4 +358,6 @@ def busiest(
         value = np.diff(mean, prepend=mean[:1]) if rises else mean
         scores[row] = value.reshape(slots, -1).max(axis=1)
     best = np.argsort(-scores, axis=None, kind="stable")[:count]
-    return [(days[int(row)], int(slot) * SLOT_S) for row, slot in zip(*np.unravel_index(best, scores.shape), strict=True)]
+    return [
+        (days[int(row)], int(slot) * SLOT_S) for row, slot in zip(*np.unravel_index(best, scores.shape), strict=True)
+    ]

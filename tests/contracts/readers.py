@@ -30,6 +30,7 @@ from planner.experts.placement import Placement, Topology
 from planner.experts.routes import read_routes
 from planner.imports.importing import deployment_of
 from planner.imports.request import parse_import_request
+from planner.power.series import read_drive
 from planner.serving import prediction_table
 from planner.serving.document.plan import read_plan
 from planner.serving.fleets.decision import loads_of
@@ -323,6 +324,7 @@ READERS = {
     "melange": Reader("m.json", _json(MELANGE), _fleet, mutations.spoilt_json),
     "aibrix": Reader("a.json", _json(AIBRIX), read_tables, mutations.spoilt_json),
     "load table": Reader("l.csv", lambda: LOAD, lambda p: read_load_table(p, {}, "load"), mutations.spoilt_csv),
+    "drive": Reader("d.csv", lambda: b"t_s,row_watts\n0,1000\n2,1200.5\n4,900\n", read_drive, mutations.spoilt_csv),
     "configurations": Reader("c.csv", lambda: CONFIGS, _predicted, mutations.spoilt_csv),
     "loads.json": Reader(
         "l.json", _json({"logical_count": COUNTS}), lambda p: read_loads([p], MODEL), mutations.spoilt_json
