@@ -18,6 +18,7 @@ from costmodels.serving.closed_loop.client import Answers, Latency, closed_loop_
 from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
+from costmodels.serving.simulator.capacity import LONG
 from costmodels.step.communication import Network
 from planner.contract.words import cell, columns_meant, precision_of
 from planner.contract.workload.workload import Speculation, Workload, parse_workload
@@ -48,6 +49,11 @@ ADDED = (
     "release",
     "note",
     "error",
+)
+
+FALLS_BEHIND = (
+    "falls behind with steps at the slow end of the prediction: the high ends of TTFT and E2E are what "
+    f"{LONG:,} requests would see, and grow with more"
 )
 
 PREDICTED_PREFIX, PREDICTED_SUFFIX = "predicted_", "_predicted"
@@ -288,6 +294,11 @@ def _write(
     write("itl_ms_p90", answer.itl_p90, 1e3)
     write("output_tokens_per_s_per_gpu", answer.output_tokens_per_s, layouts.gpus.astype(np.float64))
     for k, row in enumerate(rows):
+        if row.workload.osl == 1:  # no token follows the first
+            for name in (each for each in out if each.startswith(("tpot_ms", "itl_ms"))):
+                out[name][row.index] = ""
+        if answer.falls_behind is not None and answer.falls_behind[k]:
+            out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], FALLS_BEHIND)))
         out["memory_bytes_per_gpu"][row.index] = f"{used[k]:.0f}"
         out["kv_tokens"][row.index] = f"{kv_tokens[k]}"
         origin = HOW[int(answer.tpot.mean.how[k])]

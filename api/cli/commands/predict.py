@@ -286,6 +286,8 @@ def _show(row: pd.Series) -> None:
             ("tpot_ms", "time per output token (TPOT)"),
             ("e2e_ms", "whole request (E2E)"),
         ):
+            if not row[f"{name}_mean"]:  # an answer of one token has no time per token
+                continue
             mean, low, high, p50, p99 = (float(row[f"{name}_{part}"]) for part in ("mean", "low", "high", "p50", "p99"))
             interval = milliseconds_range(Interval(value=mean, low=low, high=high))
             rows.add_row(title, milliseconds(mean), interval, milliseconds(p50), milliseconds(p99))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
@@ -34,6 +35,8 @@ class Answers:
     Attributes:
         itl_p50, itl_p90: time between two tokens, over all tokens, µs.
         output_tokens_per_s: of the whole engine.
+        falls_behind: [n], where requests come at a rate: whether the engine does not keep up with steps at the slow end
+            of their interval; None: in a closed loop, which waits for it.
     """
 
     ttft: Latency
@@ -42,6 +45,7 @@ class Answers:
     itl_p50: Estimates
     itl_p90: Estimates
     output_tokens_per_s: Estimates
+    falls_behind: NDArray[np.bool_] | None = None
 
 
 def itl_us(load: Load, running: Ints, ranks: Ints, grid: StepGrid) -> Floats:
