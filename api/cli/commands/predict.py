@@ -17,6 +17,7 @@ from profiles.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from planner.contract.quantities import Interval
     from planner.contract.workload.workload import Workload
     from profiles.hardware import Catalogue
     from profiles.store import ProfileStore
@@ -275,7 +276,7 @@ def _hand_over(
 
 def _show(row: pd.Series) -> None:
     from api.cli.console import facts, heading, indented, table
-    from api.cli.views.quantities import gib, milliseconds, milliseconds_range, number
+    from api.cli.views.quantities import gib, milliseconds, milliseconds_range, number, watts, watts_range
     from planner.contract.quantities import Interval
 
     with page() as out:
@@ -294,9 +295,21 @@ def _show(row: pd.Series) -> None:
             out,
             [
                 ("output", f"{number(float(row['output_tokens_per_s_per_gpu']))} tokens/s per GPU"),
+                (
+                    "power",
+                    f"{watts(float(row['watts_per_gpu']))} per GPU "
+                    f"({watts_range(_interval(row, 'watts_per_gpu'))}), "
+                    f"{number(float(row['joules_per_output_token']))} J per output token",
+                ),
                 ("memory", f"{gib(float(row['memory_bytes_per_gpu']))} GiB per GPU"),
                 ("KV cache", f"{int(row['kv_tokens']):,} tokens per attention rank"),
                 ("known from", row["how"]),
                 *([("note", row["note"])] if row["note"] else []),
             ],
         )
+
+
+def _interval(row: pd.Series, name: str) -> Interval:
+    from planner.contract.quantities import Interval
+
+    return Interval(value=float(row[name]), low=float(row[f"{name}_low"]), high=float(row[f"{name}_high"]))

@@ -11,7 +11,7 @@ import numpy as np
 
 from costmodels.estimates import COVERAGE, Estimates
 from costmodels.origins import HOW
-from costmodels.power.board import board_power
+from costmodels.power.board import Activity, mean_watts
 from costmodels.serving.simulator.step_table import End
 from costmodels.serving.steady.kv_transfer import (
     cache_bytes,
@@ -134,13 +134,12 @@ def _standard_errors_ms(group: Group, check: Check) -> dict[str, float]:
 
 
 def _power(group: Group, steps: list[tuple[StepTimes, float]]) -> Estimates:
-    """Of one GPU that spends these shares of its steps on these steps."""
-    whole = sum(share * step.latency.value[0] for step, share in steps) / min(sum(share for _, share in steps), 1.0)
-    shares = [
-        np.array([sum(share * getattr(step, kind)[0] for step, share in steps) / whole])
-        for kind in ("compute_us", "memory_us")
-    ]
-    return board_power(group.job.served.gpu, *shares)
+    """Of one GPU over time that spends these shares of its steps on these steps, and rests while nobody is there."""
+    time = [(Activity.of(step), np.array([share * step.latency.value[0]])) for step, share in steps]
+    present = group.engine.concurrency * float(group.layouts.dp[0])
+    alone = math.exp(-present) if group.role != "prefill" else 0.0  # requests come at random
+    running = min(sum(share for _, share in steps), 1.0) * (1 - alone)
+    return mean_watts(group.job.served.gpu, Activity.mixed(time), np.array([running]))
 
 
 def _memory(group: Group) -> MemoryParts:
