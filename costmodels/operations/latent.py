@@ -14,17 +14,7 @@ from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divide, output_groups, whole_blocks
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
-from costmodels.operations.roofline import (
-    WEIGHT_BYTES,
-    Columns,
-    Hardware,
-    Work,
-    code,
-    floats,
-    of_dtype,
-    visible_pairs,
-    weight_bytes,
-)
+from costmodels.operations.roofline import Columns, Hardware, Work, code, element_bytes, floats, visible_pairs
 from costmodels.operations.shape_features import Features, logs, waves
 
 # Latent attention is measured for DeepSeek's widths only: q·k over 128+64 and values of 128 when rebuilt
@@ -42,13 +32,13 @@ def _prefill_work(q: Columns) -> Work:
 def _decode_work(q: Columns) -> Work:
     batch, context, heads = floats(q, "batch", "context_tokens", "heads")
     width = LATENT_WIDTH + ROPE_WIDTH
-    moved = batch * (context * width * of_dtype(weight_bytes, q, "kv_dtype") + 2 * heads * (width + LATENT_WIDTH))
+    moved = batch * (context * width * element_bytes(q, "kv_dtype") + 2 * heads * (width + LATENT_WIDTH))
     return Work.local(2 * batch * heads * (width + LATENT_WIDTH) * context, moved)
 
 
 def _absorb_work(q: Columns) -> Work:
     tokens, heads = floats(q, "tokens", "heads")
-    weights = heads * V_WIDTH * LATENT_WIDTH * of_dtype(weight_bytes, q)
+    weights = heads * V_WIDTH * LATENT_WIDTH * element_bytes(q)
     return Work.local(
         2 * tokens * heads * V_WIDTH * LATENT_WIDTH, weights + 2 * tokens * heads * (V_WIDTH + LATENT_WIDTH)
     )
@@ -175,7 +165,7 @@ class LatentKind(AttentionKind[LatentAttention]):
 
     def cache_bytes(self, split: Split, layer: LatentAttention, count: int, tokens: Floats) -> Floats:
         kept = np.minimum(tokens, layer.window_tokens) if layer.window_tokens else tokens
-        return count * (self._bytes_per_token(layer, WEIGHT_BYTES[split.precision.kv]) * kept)
+        return count * (self._bytes_per_token(layer, split.kv_bytes) * kept)
 
     def _bytes_per_token(self, layer: LatentAttention, element_bytes: float) -> float:
         return layer.kv_elements_per_token() * element_bytes

@@ -16,7 +16,7 @@ from costmodels.estimates import Floats, Ints
 from costmodels.models.precision import Precision
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layouts import Layouts
-from costmodels.operations.roofline import code, stored_bytes
+from costmodels.operations.roofline import WEIGHT_BYTES, code, stored_bytes
 
 ACTIVATION_BYTES = 2  # activations between operators are bf16 in all three frameworks
 
@@ -148,6 +148,11 @@ class Split:
     precision: Precision
     layouts: Layouts
     padding: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def kv_bytes(self) -> float:
+        """Of one element of the cache."""
+        return WEIGHT_BYTES[self.precision.kv]
 
     def weight_bytes(self, part: str) -> float:
         """Of one weight of ``part``, with its share of a scale."""

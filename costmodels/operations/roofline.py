@@ -137,6 +137,11 @@ def of_dtype(table: Floats, q: Columns, column: str = "dtype") -> Floats:
     return table[q[column].astype(np.int64)]
 
 
+def element_bytes(q: Columns, column: str = "dtype") -> Floats:
+    """Bytes of a stored element (a weight, an entry of the cache) at each question's precision, shape [n]."""
+    return of_dtype(weight_bytes, q, column)
+
+
 def visible_pairs(query: Floats, prefix: Floats, window: Floats) -> Floats:
     """Query–key pairs of causal attention: Σ_{i=1..query} min(prefix + i, window), window 0 meaning no
     limit."""

@@ -116,8 +116,18 @@ class EngineGroup(Document):
     weights_precision: str
     kv_precision: str
     limits: Limits
-    replicas: tuple[Replica, ...]
+    replicas: tuple[Replica, ...] = Field(
+        description="of a fleet with a schedule: as many as run at most, their ranks where the platform puts them"
+    )
     launch: Launch
     expert_placement: ExpertPlacement | None = Field(
         default=None, description="null: no expert parallelism, or no statistics of expert loads were given"
+    )
+    service: str | None = Field(default=None, description="whose requests it serves; null: there is one service")
+    supply: Literal["on_demand", "spot", "reserved", "owned"] = Field(default="on_demand", description="of its pool")
+    usd_per_hour: float | None = Field(default=None, description="of one engine; null: its GPUs' price in the cluster")
+    table: str | None = Field(
+        default=None,
+        description="the measured table that stands for it: layout and limits are then not known, and are 1 and 0; "
+        "null: it was predicted",
     )

@@ -11,12 +11,12 @@ from costmodels.operations.layouts import DEGREES
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.recipe import Recipe
 from costmodels.serving.served_model import PromptImages
-from planner.contract.words import attention_is_data_parallel
+from planner.contract.words import attention_is_data_parallel, folded
 from planner.contract.workload.images import parse_images
 from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
 from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of
-from profiles.errors import InputError
+from profiles.errors import InputError, Unsupported
 from profiles.hardware import Catalogue
 from profiles.values import number, shown
 
@@ -37,6 +37,14 @@ RUN = ("osl_length_biased", "mode", "spec")
 _BURST, _DRAFTS, _NO_DRAFTS = "burst", ("mtp", "eagle", "eagle3", "yes", "true"), ("none", "off", "no", "false")
 
 LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
+
+FRAMEWORK = "vllm"
+"""Where a cell is blank: the default of the option."""
+
+_APART = ("disagg", "disaggregated", "is_disagg", "disaggregation")
+"""Columns of InferenceX's results: whether prefill and decode have engines of their own."""
+
+_THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+", re.ASCII)
 
 _REMARK = re.compile(r"\([^()]*\)")
 _YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
@@ -74,15 +82,19 @@ def asked_row(
     find_workload: FindWorkload,
     catalogue: Catalogue,
 ) -> AskedRow:
-    for name in ("model", "gpu", "framework"):
+    for name in ("model", "gpu"):
         if not record[name]:
             raise InputError(f"{name}: is blank", f"name a {name}")
+    notes: list[str] = []
+    if not record["framework"]:
+        record = {**record, "framework": FRAMEWORK}
+        notes.append(f"framework is blank: {FRAMEWORK} is taken")
+    _check_one_engine(record)
     framework = find_framework(_release_asked(record))
     record = framework.in_our_words({name: value for name, value in record.items() if value})
     model = find_model(record["model"])
     gpu = catalogue.find_gpu(record["gpu"]).name
     layout = _layout(record, model)
-    notes: list[str] = []
     work = _workload(record, find_workload, notes)
     if record.get("images") or record.get("image"):
         asked = parse_images(record.get("images", ""), record.get("image", ""), "images")
@@ -114,7 +126,7 @@ def asked_row(
 
 def _workload(record: Mapping[str, str], find_workload: FindWorkload, notes: list[str]) -> Workload:
     """What the row says of its load: the columns :data:`LOAD` go before ``workload``. Adds to ``notes``."""
-    given = {name: text for name in LOAD if (text := record.get(name, ""))}
+    given = {name: _plain(name, text) for name in LOAD if (text := record.get(name, ""))}
     if "concurrency" in given:
         given["concurrency"] = _users(given["concurrency"], notes)
     if {"concurrency", "rate"} <= set(given):
@@ -139,6 +151,25 @@ def _workload(record: Mapping[str, str], find_workload: FindWorkload, notes: lis
             f"workload: requests: {work.requests} {told}", f"leave it out, or {FEWEST_REQUESTS} with a rate"
         )
     return work
+
+
+def _check_one_engine(record: Mapping[str, str]) -> None:
+    """Raises Unsupported where a row says that prefill and decode engines served its requests together."""
+    for name, text in record.items():
+        if folded(name) in _APART and text.casefold() in (*_YES, "disagg", "disaggregated"):
+            raise Unsupported(
+                f"{name}: {shown(text)}: prefill and decode engines apart are no one configuration",
+                "predict them with --engines prefill=…,decode=…, or leave the column out for the engine alone",
+            )
+
+
+def _plain(name: str, text: str) -> str:
+    """A whole number as spreadsheets write it (``1,000``, ``1e3``) in plain digits; other texts as they are."""
+    if name not in ("isl", "osl", "concurrency"):
+        return text
+    bare = text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
+    value = number(bare) if bare != text or "e" in bare.casefold() else None
+    return str(int(value)) if value is not None and value == int(value) and abs(value) <= LARGEST else text
 
 
 def _recipe(record: Mapping[str, str]) -> Recipe:

@@ -49,6 +49,7 @@ Planned = Callable[[PlanRequest], Plan]
 
 def in_flight(plan: Plan) -> float:
     """Requests that are being served on average (Little's law)."""
+    assert plan.prediction.e2e_ms is not None
     return plan.prediction.request_rate_rps.value * plan.prediction.e2e_ms.mean.value / 1e3
 
 

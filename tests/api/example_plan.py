@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from planner.contract.clusters import Cluster, Pool
+from planner.contract.clusters import Cluster, Pool, supplied
 from planner.contract.engine import EngineGroup, Launch, Layout, Limits, Rank, Replica
 from planner.contract.provenance import Provenance
 from planner.contract.quantities import Interval, Latency
@@ -147,7 +147,7 @@ def example_plan(**changes: Any) -> Plan:
             parameters=32_760_000_000,
             active_parameters=32_760_000_000,
             not_modelled=(),
-            cluster=Cluster(name="10xH200", pools=(pool,)),
+            cluster=supplied(Cluster(name="10xH200", pools=(pool,))),
             slo=parse_slo("ttft=1s,tpot_p99=30ms"),
             workload=Workload(isl=4000, osl=500),
             objective="throughput",

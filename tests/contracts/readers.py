@@ -30,6 +30,11 @@ from planner.experts.placement import Placement, Topology
 from planner.experts.routes import read_routes
 from planner.serving import prediction_table
 from planner.serving.document.plan import read_plan
+from planner.serving.fleets.decision import loads_of
+from planner.serving.fleets.files import read_fleet
+from planner.serving.fleets.load_files import read_load_table
+from planner.serving.fleets.request import parse_fleet_request
+from planner.serving.fleets.tables import read_tables
 from profiles.collect.journal import read, read_points
 from profiles.collect.rows import rows_of
 from profiles.descriptions import read_descriptions
@@ -137,6 +142,23 @@ MLP = (
     b"num_tokens,n_embd,n_expanded_embd,n_head,n_kv_head,use_gated_mlp,num_tensor_parallel_workers,"
     b"time_stats.mlp_up_proj.median\n128,8192,28672,64,8,True,4,2.0\n256,8192,28672,64,8,True,4,2.5\n"
 )
+
+
+FLEET = b"""cluster: {name: c, pools: [{gpu: H100, gpus: 16, spot_gpus: 8, spot_usd_per_gpu_hour: 1.0, zone: a}]}
+survive: {engines: 1}
+services:
+- {name: a, model: Qwen/Qwen3-8B, slo: ttft=1s, load: {rate_rps: 3, classes: [{isl: 100, osl: 10, share: 1.0}]}}
+"""
+MELANGE = {
+    "gpu_info": {"A": {"cost": 1.0, "tputs": [[2, 1], [5, 2]]}},
+    "workload_distribution": [[0.2, 0.1], [0.5, 0.2]], "total_request_rate": 30,
+}  # fmt: skip
+AIBRIX = {"gpu": "A", "cost": 1.0, "tputs": [[9.0, 4.0], [3.0, 0.0]], "indexes": [[4, 8], [128, 256]]}
+LOAD = b"hour,isl_from,isl_to,osl,rate_rps\n0,1,100,10,2.5\n1,1,100,10,3\n"
+
+
+def _fleet(path: Path) -> Any:
+    return loads_of(parse_fleet_request(read_fleet(path)))
 
 
 def _predicted(path: Path) -> Any:
@@ -272,6 +294,10 @@ READERS = {
     "azure trace": Reader("t.csv", lambda: AZURE, read_trace, mutations.spoilt_csv),
     "mooncake trace": Reader("t.jsonl", _lines(*MOONCAKE), read_trace, mutations.spoilt_json),
     "workload": Reader("w.yaml", lambda: b"isl: 4k\nosl: 500\nrate: 2\n", lambda p: workload_at(str(p)), spoilt_yaml),
+    "fleet": Reader("f.yaml", lambda: FLEET, _fleet, spoilt_yaml),
+    "melange": Reader("m.json", _json(MELANGE), _fleet, mutations.spoilt_json),
+    "aibrix": Reader("a.json", _json(AIBRIX), read_tables, mutations.spoilt_json),
+    "load table": Reader("l.csv", lambda: LOAD, lambda p: read_load_table(p, {}, "load"), mutations.spoilt_csv),
     "configurations": Reader("c.csv", lambda: CONFIGS, _predicted, mutations.spoilt_csv),
     "loads.json": Reader(
         "l.json", _json({"logical_count": COUNTS}), lambda p: read_loads([p], MODEL), mutations.spoilt_json

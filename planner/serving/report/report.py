@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from planner.contract.clusters import supplied
 from planner.contract.engine import EngineGroup, Launch, Rank, Replica
 from planner.contract.expert_placement import ExpertPlacement
 from planner.contract.models import ModelConfig
@@ -57,7 +58,7 @@ def _understood(request: PlanRequest, options: list[ServingOption], best: Servin
         parameters=model.parameters,
         active_parameters=model.active_parameters,
         not_modelled=model.excluded,
-        cluster=request.cluster,
+        cluster=supplied(request.cluster),
         slo=request.slo,
         workload=request.workload,
         objective=request.goal,
