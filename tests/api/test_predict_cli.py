@@ -97,8 +97,15 @@ def test_files_that_cannot_be_read_are_named(run: Runner, tmp_path: Path) -> Non
 def test_intervals_are_written_as_in_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
     latency = {"mean": "115", "low": "52.6", "high": "225", "p50": "114", "p99": "130"}
     row = {f"{name}_ms_{part}": value for name in ("ttft", "tpot", "e2e") for part, value in latency.items()}
-    energy = {name: "10" for name in ("watts_per_gpu", "watts_per_gpu_low", "watts_per_gpu_high")}
+    energy = dict.fromkeys(("watts_per_gpu", "watts_per_gpu_low", "watts_per_gpu_high"), "10")
     energy["joules_per_output_token"] = "2"
-    rest = {**energy, "output_tokens_per_s_per_gpu": "10", "memory_bytes_per_gpu": "1e9", "kv_tokens": "7", "how": "", "note": ""}
+    rest = {
+        **energy,
+        "output_tokens_per_s_per_gpu": "10",
+        "memory_bytes_per_gpu": "1e9",
+        "kv_tokens": "7",
+        "how": "",
+        "note": "",
+    }
     _show(pd.Series({**row, **rest}))
     assert "52.6–225 ms" in capsys.readouterr().out
