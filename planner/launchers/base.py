@@ -165,12 +165,6 @@ class Launcher(ABC):
         values = self._limit_values(spec.limits, spec.layout)
         return [word for name, value in values.items() for word in self._flag(name, value)]
 
-    def with_limits(self, command: Sequence[str], limits: Limits, layout: Layout) -> tuple[str, ...]:
-        """``command`` with other batch limits in place of its own."""
-        asked = self._limit_values(limits, layout).items()
-        values = {flag: value for name, value in asked for flag in self._flag(name)}
-        return (*command[:1], *(values.get(flag, word) for flag, word in pairwise(command)))
-
     def other_limits(self, command: Sequence[str], limits: Limits, layout: Layout) -> str | None:
         """Where ``command`` says another batch limit than the engine has, in words; None where it says all of them."""
         said = dict(pairwise(command))
