@@ -101,6 +101,7 @@ def test_intervals_are_written_as_in_a_plan(capsys: pytest.CaptureFixture[str]) 
     energy["joules_per_output_token"] = "2"
     rest = {
         **energy,
+        "input_tokens_per_s_per_gpu": "10",
         "output_tokens_per_s_per_gpu": "10",
         "memory_bytes_per_gpu": "1e9",
         "kv_tokens": "7",
