@@ -14,6 +14,7 @@ from api.cli.commands import (
     experts,
     few_shot,
     fleet,
+    importing,
     memory,
     plan,
     predict,
@@ -37,6 +38,7 @@ app.command("predict")(predict.predict)
 app.command("memory")(memory.memory)
 app.command("simulate")(simulate.simulate)
 app.command("fleet")(fleet.fleet)
+app.command("import")(importing.import_)
 app.command("experts")(experts.experts)
 app.command("schema")(schema.schema)
 app.command("serve")(serve.serve)

@@ -28,6 +28,8 @@ from planner.experts.model import MoeModel
 from planner.experts.outputs import read_current, written
 from planner.experts.placement import Placement, Topology
 from planner.experts.routes import read_routes
+from planner.imports.importing import deployment_of
+from planner.imports.request import parse_import_request
 from planner.serving import prediction_table
 from planner.serving.document.plan import read_plan
 from planner.serving.fleets.decision import loads_of
@@ -39,6 +41,7 @@ from profiles.collect.journal import read, read_points
 from profiles.collect.rows import rows_of
 from profiles.descriptions import read_descriptions
 from profiles.errors import ShardwrightError
+from profiles.files import Source
 from profiles.hardware import gpus
 from profiles.importers import vidur
 from profiles.measurements import OPERATIONS, columns_of
@@ -286,7 +289,29 @@ ROUTE_LINES = [
 
 MOONCAKE = [{"timestamp": 1000 * i, "input_length": 900, "output_length": 5, "hash_ids": [1, 2 + i]} for i in range(3)]
 
+SCRIPT = b"""#!/bin/bash
+set -e
+export VLLM_USE_V1=1
+MODEL=${MODEL:-Qwen/Qwen3-32B}
+ARGS=(--max-num-seqs 64 --max-model-len "8k")
+cat > options.yaml <<EOF
+kv-cache-dtype: fp8
+max-num-batched-tokens: 4096
+EOF
+CUDA_VISIBLE_DEVICES=0,1 vllm serve "$MODEL" --config options.yaml \\
+  --tensor-parallel-size=2 "${ARGS[@]}" --speculative-config '{"method": "mtp", "num_speculative_tokens": 3}' > log &
+CUDA_VISIBLE_DEVICES=2 python -m vllm.entrypoints.openai.api_server --model $MODEL -tp 1 --gpu-memory-utilization 0.9 \\
+  --speculative-config.num_speculative_tokens 3 --max-num-seqs 64 --max-model-len 8k --kv-cache-dtype fp8 &
+"""
+
+
+def _imported(path: Path) -> Any:
+    text = Source(path, "", "give a shell script").text()
+    return deployment_of(parse_import_request({"text": text, "gpu": "H200", "form": "script"}))
+
+
 READERS = {
+    "script": Reader("serve.sh", lambda: SCRIPT, _imported),
     "cluster": Reader("c.yaml", lambda: CLUSTER, read_cluster, spoilt_yaml),
     "config": Reader("config.json", _json(CONFIG), _config, mutations.spoilt_json),
     "plan": Reader("plan.json", _plan, read_plan, mutations.spoilt_json),

@@ -30,7 +30,11 @@ def predict(
     asked: Asked,
     configs: Annotated[
         Path | None,
-        typer.Argument(metavar="[CONFIGS.csv]", help="One configuration a row; columns as the options are called."),
+        typer.Argument(
+            metavar="[CONFIGS.csv | DOCUMENT.json]",
+            help="One configuration a row; columns as the options are called. Or a plan or a deployment: each of its "
+            "groups of engines under its share of --workload.",
+        ),
     ] = None,
     profiles: Annotated[
         list[Path] | None,
@@ -86,8 +90,15 @@ def predict(
 
       plan predict configs.csv -o predictions.csv
 
+      plan predict running.json --workload isl=4000,osl=500,rate=5
+
       plan predict runs.csv --measured --by gpu,framework -o predictions.csv
     """
+    if configs is not None and configs.suffix.casefold() == ".json":
+        if scored or by is not None:
+            raise InputError("--measured: has no effect beside a document", "name a CSV with a measured column")
+        _document(configs, asked, request, profiles, output, as_json, quiet)
+        return
     if configs is not None and (extra := set(asked) | ({"request"} if request else set())):
         name = min(extra)
         option = "--request" if name == "request" else option_name(Configuration, name)
@@ -120,6 +131,62 @@ def predict(
     else:
         usual = {name: value for name, value in asked.usual.items() if name != "workload" or "isl" not in asked}
         _one({**usual, **asked}, measured, output, as_json, quiet, skip_failed)
+
+
+def _document(
+    path: Path,
+    asked: Asked,
+    request: str | None,
+    profiles: list[Path] | None,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Predicts the engines of a plan or a deployment."""
+    extra = {name for name in asked if name not in ("workload", "isl", "osl", "concurrency", "rate")}
+    if extra or request is not None:
+        option = "--request" if request is not None else option_name(Configuration, min(extra))
+        raise InputError(f"{option}: has no effect beside {path}", "the document says it")
+    from api.cli.progress import Reporter
+    from api.cli.requests import with_workload
+    from planner.contract.workload.workload import workload_of
+    from planner.serving.document.opening import read_running
+    from planner.serving.predictions import parse_prediction_request, predictions
+
+    check_target(output)
+    measured, _ = measured_stores(profiles)
+    fields = with_workload({"workload": asked["workload"]} if "workload" in asked else {}, Path())
+    pairs = [(name, str(asked[name])) for name in ("isl", "osl", "concurrency", "rate") if name in asked]
+    if pairs:
+        fields["workload"] = workload_of(pairs, _fields_of(fields.get("workload"), pairs))
+    understood = parse_prediction_request({"plan": read_running(path), **fields})
+    with Reporter(_doing(len(understood.asked)), quiet=quiet) as report:
+        made = predictions(understood, measured=measured, progress=report)
+    failed = [row for row in made.rows if row.get("error")]
+    if len(failed) == len(made.rows):
+        message, _, hint = str(failed[0]["error"]).partition("; ")
+        raise InputError(message, hint or "correct the document")
+    if output is not None:
+        write_atomically(output, made.to_json())
+    if as_json:
+        write_text(made.to_json())
+    elif output is None:
+        import pandas as pd
+
+        for row in made.rows:
+            _show(pd.Series({name: "" if value is None else value for name, value in row.items()}))
+
+
+def _fields_of(workload: object, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """The fields of the workload that options stand beside."""
+    from planner.contract.workload.workload import Workload, parse_workload
+
+    if workload is None:
+        return {}
+    found = dict(workload if isinstance(workload, Workload) else parse_workload(str(workload)))
+    if {"concurrency", "rate"} & {name for name, _ in pairs}:
+        found |= {"concurrency": None, "rate_rps": None}
+    return found
 
 
 def _score(

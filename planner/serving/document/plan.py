@@ -12,10 +12,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from planner.contract.clusters import SuppliedCluster
+from planner.contract.deployment import Deployment
 from planner.contract.documents import Document
-from planner.contract.engine import EngineGroup, FrameworkName, Layout
+from planner.contract.engine import FrameworkName, Layout
 from planner.contract.files import read_text
-from planner.contract.fleet import FleetProof, RouteBy, ScheduledStep, ServiceUnderstood, SurviveAsked
+from planner.contract.fleet import FleetProof, RouteBy, ServiceUnderstood, SurviveAsked
 from planner.contract.proof import Proof
 from planner.contract.provenance import Provenance
 from planner.contract.published import Published, as_it_is, parse_published
@@ -75,24 +76,6 @@ class RequestUnderstood(Document):
     survive: SurviveAsked = Field(default=SurviveAsked(), description="what may be lost")
     budget_usd_per_hour: float | None = None
     max_changes: int | None = Field(default=None, description="engines that start or leave between two steps, at most")
-
-
-# ------------------------------------------------------------------ decision
-
-
-class Decision(Document):
-    engines: tuple[EngineGroup, ...]
-    gpus_used: int
-    gpus_idle: int
-    usd_per_hour: float | None = Field(description="of the GPUs used; null where a price is not known")
-    pairs: tuple[tuple[str, str], ...] = Field(
-        default=(),
-        description="ids of the prefill and decode engines that serve requests together; empty: aggregated engines, "
-        "or before schema 1.3, where every prefill engine goes with every decode engine",
-    )
-    schedule: tuple[ScheduledStep, ...] = Field(
-        default=(), description="what runs when, and where requests go; empty: the replicas and their weights, always"
-    )
 
 
 # ------------------------------------------------------------------ proof
@@ -219,7 +202,7 @@ class Plan(Published):
     kind: Literal["serving"] = "serving"
     schema_version: Literal["1.5"] = SCHEMA_VERSION
     request: RequestUnderstood
-    decision: Decision
+    decision: Deployment
     prediction: Prediction
     proof: ServingProof
     alternatives: Alternatives

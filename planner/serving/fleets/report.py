@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.contract.deployment import Deployment
 from planner.contract.engine import EngineGroup
 from planner.contract.fleet import (
     FleetProof,
@@ -117,7 +118,7 @@ def _together(found: Answered) -> Workload:
 # ------------------------------------------------------------------ decision
 
 
-def _decision(found: Answered, used: Sequence[Used], described: Described) -> plans.Decision:
+def _decision(found: Answered, used: Sequence[Used], described: Described) -> Deployment:
     fleet, engines = found.fleet, found.answer.engines
     assert engines is not None
     offered = sum(offer.limit or 0 for offer in fleet.offers)
@@ -126,7 +127,7 @@ def _decision(found: Answered, used: Sequence[Used], described: Described) -> pl
     peak = int(gpus.max())
     prices = [usd_of(found, each.variant) for each in used]
     usd = None if any(price is None for price in prices) else _usd_per_hour(found)
-    return plans.Decision(
+    return Deployment(
         engines=tuple(_group(found, each, described) for each in used),
         gpus_used=peak,
         gpus_idle=0 if open_ended else offered - peak,
@@ -271,7 +272,7 @@ def _exact(value: float) -> Interval:
     return Interval(value=value, low=value, high=value)
 
 
-def _prediction(found: Answered, decision: plans.Decision, described: Described) -> Prediction:
+def _prediction(found: Answered, decision: Deployment, described: Described) -> Prediction:
     fleet = found.fleet
     t = int(np.argmax([sum(step.rate_rps for step in shared.steps) for shared in fleet.steps]))
     rate = sum(step.rate_rps for step in fleet.steps[t].steps)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from planner.contract.clusters import supplied
+from planner.contract.deployment import Deployment
 from planner.contract.engine import EngineGroup, Launch, Rank, Replica
 from planner.contract.expert_placement import ExpertPlacement
 from planner.contract.models import ModelConfig
@@ -81,7 +82,7 @@ def _understood(request: PlanRequest, options: list[ServingOption], best: Servin
     )
 
 
-def _decision(request: PlanRequest, fleet: LoadedFleet, experts: Mapping[str, ExpertPlacement]) -> plans.Decision:
+def _decision(request: PlanRequest, fleet: LoadedFleet, experts: Mapping[str, ExpertPlacement]) -> Deployment:
     groups = fleet.groups
     used = sum(group.gpus for group in groups)
     offered = sum(pool.gpus for pool in request.cluster.pools)
@@ -89,7 +90,7 @@ def _decision(request: PlanRequest, fleet: LoadedFleet, experts: Mapping[str, Ex
     cost = None
     if all(price is not None for price in prices):
         cost = sum(group.gpus * price for group, price in zip(groups, prices, strict=True) if price is not None)
-    return plans.Decision(
+    return Deployment(
         engines=tuple(
             engine_group(request, group, _replicas(fleet, group), fleet.attention_backend, experts.get(group.id))
             for group in groups
