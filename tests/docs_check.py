@@ -9,6 +9,7 @@ and the tables of docs/rest.md anew. ``--run`` runs the commands too, but for th
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -23,6 +24,8 @@ import typer.main
 
 from api.cli.main import app
 from api.rest.app import create_app
+from api.service_settings import ServiceSettings
+from planner.contract.options import Option
 from planner.kinds import KINDS
 
 ROOT = Path(__file__).parents[1]
@@ -132,6 +135,12 @@ def rest_tables() -> str:
     rows += ["| `GET /v1/schemas/NAME` | JSON Schema of a kind or of its request |", ""]
     rows += ["| kind | document | request | schema version |", "|---|---|---|---|"]
     rows += [f"| `{k.name}` | {k.title} | `{k.request_name}` | {k.version} |" for k in KINDS.values()]
+    rows += ["", "| option | variable | default | what |", "|---|---|---|---|"]
+    for name, field in ServiceSettings.model_fields.items():
+        said = next((each.help for each in field.metadata if isinstance(each, Option)), field.description)
+        default = "" if field.default is None else json.dumps(field.default).strip('"')
+        option = f"`--{name.replace('_', '-')}`" if any(isinstance(each, Option) for each in field.metadata) else ""
+        rows.append(f"| {option} | `SHARDWRIGHT_{name.upper()}` | {default} | {_plain(said)} |")
     return "\n".join(rows)
 
 
