@@ -35,6 +35,7 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.simulator
 	$(BIN)/python -m tests.benchmarks.loops
 	$(BIN)/python -m tests.benchmarks.plans
+	$(BIN)/python -m tests.benchmarks.steps
 	$(BIN)/python -m tests.benchmarks.readme
 
 # Memory of engines against what they log when they start, each model left out in turn.

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from planner.contract import deployment as deployments
 from planner.contract.documents import Document
 from planner.contract.published import Published, Upgrade, json_schema, version_of
 from planner.experts import document as experts
 from planner.experts.request import PlacementRequest
+from planner.imports.request import ImportRequest
 from planner.replay import document as replay
 from planner.replay.request import SimulationRequest
 from planner.serving import memory_document as memories
@@ -154,6 +156,15 @@ def _simulate(
     return simulate(request, measured=measured, progress=progress)
 
 
+def _import(
+    request: ImportRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+) -> deployments.DeploymentDocument:
+    from planner.imports.importing import deployment_of
+    from profiles.descriptions import catalogue_with
+
+    return deployment_of(request, catalogue_with(store.path for store in measured))
+
+
 def _train(
     request: TrainingRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
 ) -> training.TrainingPlan:
@@ -198,7 +209,7 @@ _ALL: tuple[Kind, ...] = (
         make=_predict,
         route="/v1/predictions",
         command="predict",
-        quick=lambda request: len(request.configurations) <= FEW,
+        quick=lambda request: request.plan is None and len(request.configurations) <= FEW,
     ),
     Kind(
         name="memory",
@@ -224,6 +235,19 @@ _ALL: tuple[Kind, ...] = (
         make=_simulate,
         route="/v1/simulations",
         command="simulate",
+    ),
+    Kind(
+        name="deployment",
+        title="what runs: engines read from the commands or files that start them",
+        request=ImportRequest,
+        request_version="1.0",
+        document=deployments.DeploymentDocument,
+        parse=deployments.parse_deployment,
+        older=deployments.OLDER,
+        make=_import,
+        route="/v1/imports",
+        command="import",
+        quick=_always,
     ),
     Kind(
         name="training",

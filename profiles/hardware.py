@@ -10,6 +10,7 @@ passed in; nothing described is kept in the module. The functions of this module
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -114,12 +115,13 @@ class AmbiguousName(Fact):
 
 
 class Price(BaseModel):
-    """On-demand list price of one GPU-hour."""
+    """List price of one GPU-hour: on demand, of spot GPUs, or both."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     gpu: str
-    usd_per_gpu_hour: float = Field(gt=0)
+    usd_per_gpu_hour: float = Field(default=math.inf, gt=0)  # no on-demand price: never the cheapest
+    spot_usd_per_gpu_hour: float | None = Field(default=None, gt=0)
     provider: str
     instance: str
     date: dt.date
@@ -230,6 +232,9 @@ class Catalogue:
                 "give one of these names",
                 may_mean=list(several.may_mean),
             )
+        alone = [node.gpu for node in _called(name, self.nodes().values()) if node.gpus == 1]  # a machine of one GPU
+        if not found and alone:
+            return self.gpus()[alone[0]]
         return found[0] if found else _find(field, name, self.gpus())
 
     def candidates(self, name: str) -> list[Gpu]:
@@ -272,10 +277,16 @@ default_node = SHIPPED.default_node
 
 def on_demand_price(gpu: Gpu, node: Node | None = None) -> Price | None:
     """The cheapest on-demand price on record, or None where none is; of ``node`` as an instance, where it is one."""
-    offers = [price for price in prices() if price.gpu == gpu.name]
+    offers = [price for price in prices() if price.gpu == gpu.name and math.isfinite(price.usd_per_gpu_hour)]
     if node is not None:
         offers = [price for price in offers if _called(price.instance, [node])] or offers
     return min(offers, key=lambda price: price.usd_per_gpu_hour, default=None)
+
+
+def spot_price(gpu: str) -> Price | None:
+    """The cheapest spot price on record of a GPU type, or None where none is."""
+    offers = [price for price in prices() if price.gpu == gpu and price.spot_usd_per_gpu_hour is not None]
+    return min(offers, key=lambda price: price.spot_usd_per_gpu_hour or 0.0, default=None)
 
 
 def _find(field: str, name: str, catalogue: Mapping[str, F]) -> F:

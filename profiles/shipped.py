@@ -1,7 +1,8 @@
-"""Reading the YAML files that ship with the package: facts, each with its source."""
+"""Reading the YAML and JSON files that ship with the package: facts, each with its source."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,14 +22,15 @@ BROKEN = "correct the file if you have changed it; otherwise install shardwright
 
 
 def shipped(path: Path, parse: Callable[[Any], T]) -> T:
-    """What ``parse`` makes of the YAML document in ``path``.
+    """What ``parse`` makes of the YAML document in ``path`` (JSON in a file called so, which is read faster).
 
     Raises:
         DataError: the file cannot be read, or ``parse`` cannot make anything of it (AttributeError, LookupError,
             TypeError, ValueError, which pydantic's errors are).
     """
     try:
-        return parse(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader))
+        text = path.read_text(encoding="utf-8")
+        return parse(json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_Loader))
     except (OSError, yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise DataError(f"{path.name}: cannot be read ({_told(error)})", BROKEN) from error
 

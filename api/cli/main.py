@@ -13,6 +13,8 @@ from api.cli.commands import (
     collect,
     experts,
     few_shot,
+    fleet,
+    importing,
     memory,
     plan,
     predict,
@@ -35,6 +37,8 @@ app.command("gpus")(catalogue.gpus)
 app.command("predict")(predict.predict)
 app.command("memory")(memory.memory)
 app.command("simulate")(simulate.simulate)
+app.command("fleet")(fleet.fleet)
+app.command("import")(importing.import_)
 app.command("experts")(experts.experts)
 app.command("schema")(schema.schema)
 app.command("serve")(serve.serve)

@@ -21,17 +21,7 @@ from costmodels.operations.layers import (
     whole_blocks,
 )
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
-from costmodels.operations.roofline import (
-    WEIGHT_BYTES,
-    Columns,
-    Hardware,
-    Work,
-    code,
-    floats,
-    of_dtype,
-    visible_pairs,
-    weight_bytes,
-)
+from costmodels.operations.roofline import Columns, Hardware, Work, code, element_bytes, floats, visible_pairs
 from costmodels.operations.shape_features import Features, log, logs, waves
 
 
@@ -40,7 +30,7 @@ def _prefill_work(q: Columns) -> Work:
     heads, kv_heads, dim, window = floats(q, "heads", "kv_heads", "head_dim", "window_tokens")
     flops = 4 * batch * heads * dim * visible_pairs(query, prefix, window)
     keys = np.where(window > 0, np.minimum(prefix, window) + query, prefix + query)
-    moved = batch * dim * (4 * query * heads + 2 * keys * kv_heads * of_dtype(weight_bytes, q, "kv_dtype"))
+    moved = batch * dim * (4 * query * heads + 2 * keys * kv_heads * element_bytes(q, "kv_dtype"))
     return Work.local(flops, moved)
 
 
@@ -48,7 +38,7 @@ def _decode_work(q: Columns) -> Work:
     batch, context, window = floats(q, "batch", "context_tokens", "window_tokens")
     heads, kv_heads, dim = floats(q, "heads", "kv_heads", "head_dim")
     keys = np.where(window > 0, np.minimum(context, window), context)
-    moved = batch * dim * (4 * heads + 2 * keys * kv_heads * of_dtype(weight_bytes, q, "kv_dtype"))
+    moved = batch * dim * (4 * heads + 2 * keys * kv_heads * element_bytes(q, "kv_dtype"))
     return Work.local(4 * batch * heads * dim * keys, moved)
 
 
@@ -158,7 +148,7 @@ class GroupedQueryKind(AttentionKind[GroupedQueryAttention]):
     def cache_bytes(self, split: Split, layer: GroupedQueryAttention, count: int, tokens: Floats) -> Floats:
         kept = np.minimum(tokens, layer.window_tokens) if layer.window_tokens else tokens
         kv_heads = np.maximum(layer.kv_heads / split.layouts.tp, 1.0)
-        per_token = kv_heads * (layer.head_dim + layer.value_head_dim) * WEIGHT_BYTES[split.precision.kv]
+        per_token = kv_heads * (layer.head_dim + layer.value_head_dim) * split.kv_bytes
         return np.asarray(count * (per_token * kept))
 
     def widths(self, layer: GroupedQueryAttention) -> None:

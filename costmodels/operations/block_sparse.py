@@ -6,25 +6,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from costmodels.estimates import Floats, Ints
+from costmodels.estimates import Floats
 from costmodels.models.architecture import BlockSparseAttention
 from costmodels.models.precision import Precision
 from costmodels.operations.attention import GROUPED_QUERY
 from costmodels.operations.family import OperationFamily
-from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import Rule, Widths
 from costmodels.operations.mixers import MixerKind
+from costmodels.operations.phases import best_of_cache, over_cache
 from costmodels.operations.questions import LayerStep
-from costmodels.operations.roofline import (
-    Columns,
-    Hardware,
-    Work,
-    code,
-    floats,
-    of_dtype,
-    visible_pairs,
-    weight_bytes,
-)
+from costmodels.operations.roofline import Columns, Work, code, element_bytes, floats
 from costmodels.operations.shape_features import Features, log, logs
 
 # Measured as a module, for MiniMax-M3's widths only: heads of 128, 16 of them a KV head, the best 16 blocks of 128
@@ -40,20 +31,9 @@ def _work(q: Columns, tokens: Floats, keys: Floats, pairs: Floats, seen: Floats)
     kv_heads, index_heads = np.maximum(heads / _SHARING, 1), np.maximum(heads * _INDEX_HEADS / 64, 1)
     weights = hidden * ((2 * heads + 2 * kv_heads) * _HEAD + (index_heads + 1) * _INDEX_DIM)
     flops = 2 * (tokens * weights + pairs * index_heads * _INDEX_DIM + seen * 2 * heads * _HEAD)
-    cached = np.minimum(keys, seen) * 2 * kv_heads * _HEAD * of_dtype(weight_bytes, q, "kv_dtype")
-    moved = weights * of_dtype(weight_bytes, q) + 4 * tokens * hidden + cached + keys * 2 * _INDEX_DIM
+    cached = np.minimum(keys, seen) * 2 * kv_heads * _HEAD * element_bytes(q, "kv_dtype")
+    moved = weights * element_bytes(q) + 4 * tokens * hidden + cached + keys * 2 * _INDEX_DIM
     return Work.local(flops, moved)
-
-
-def _prefill_work(q: Columns) -> Work:
-    batch, query, prefix = floats(q, "batch", "query_tokens", "prefix_tokens")
-    pairs, seen = (visible_pairs(query, prefix, np.full_like(query, most)) for most in (0.0, _SEEN))
-    return _work(q, batch * query, batch * (prefix + query), batch * pairs, batch * seen)
-
-
-def _decode_work(q: Columns) -> Work:
-    batch, context = floats(q, "batch", "context_tokens")
-    return _work(q, batch, batch * context, batch * context, batch * np.minimum(context, _SEEN))
 
 
 def _features(q: Columns, tokens: Floats, keys: Floats) -> Features:
@@ -67,38 +47,13 @@ def _features(q: Columns, tokens: Floats, keys: Floats) -> Features:
     }
 
 
-def _prefill_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
-    batch, query, prefix = floats(q, "batch", "query_tokens", "prefix_tokens")
-    return {**logs(q, "query_tokens", "prefix_tokens"), **_features(q, batch * query, prefix + query)}
-
-
-def _decode_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
-    return _features(q, *floats(q, "batch", "context_tokens"))
-
-
-PREFILL = Kernel(
-    name="block_sparse_prefill",
-    part="attention",
-    factor="attention_prefill",
-    work=_prefill_work,
-    features=_prefill_features,
+PREFILL, DECODE = over_cache(
+    "block_sparse",
+    best_of_cache(_work, _SEEN),
+    _features,
     group=("heads", "batch"),
-    range=("batch", "query_tokens", "prefix_tokens", "heads"),
-    near={"batch": 2.0, "query_tokens": 2.0, "prefix_tokens": 0.5, "heads": 1.0},
     alike=("hidden",),
-    figures_of="dsa_prefill",
-)
-DECODE = Kernel(
-    name="block_sparse_decode",
-    part="attention",
-    factor="attention_decode",
-    work=_decode_work,
-    features=_decode_features,
-    group=("heads", "batch"),
-    range=("batch", "context_tokens", "heads"),
-    near={"batch": 2.0, "context_tokens": 2.0, "heads": 1.0},
-    alike=("hidden",),
-    figures_of="dsa_decode",
+    figures_of="dsa",
 )
 
 

@@ -6,24 +6,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from costmodels.estimates import Floats, Ints
+from costmodels.estimates import Floats
 from costmodels.models.mixers import CompressedAttention
 from costmodels.models.precision import Precision
 from costmodels.operations.family import OperationFamily
-from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import Rule, Widths, heads_divide
 from costmodels.operations.mixers import MixerKind
+from costmodels.operations.phases import over_cache
 from costmodels.operations.questions import LayerStep
-from costmodels.operations.roofline import (
-    Columns,
-    Hardware,
-    Work,
-    code,
-    floats,
-    of_dtype,
-    visible_pairs,
-    weight_bytes,
-)
+from costmodels.operations.roofline import Columns, Work, code, element_bytes, floats, visible_pairs
 from costmodels.operations.shape_features import Features, log, logs
 
 # Measured as a module, for DeepSeek-V4's widths: a latent of 512, key and value at once, 64 of them rotated; outputs
@@ -42,10 +33,10 @@ def _work(q: Columns, tokens: Floats, keys: Floats, pairs: Floats, near: Floats,
     weights += heads / _GROUP * _OUTPUT * hidden + indexed * rank * _INDEX_HEADS * _INDEX_DIM
     wide = 2 * hidden * overlap * (_LATENT + indexed * _INDEX_DIM) + indexed * hidden * _INDEX_HEADS  # in 16 bits
     # Scores are multiplied in fp8, twice as fast as 16-bit projections.
-    score = np.where(of_dtype(weight_bytes, q) > 1, 0.5, 1.0) * indexed * _INDEX_HEADS * _INDEX_DIM
+    score = np.where(element_bytes(q) > 1, 0.5, 1.0) * indexed * _INDEX_HEADS * _INDEX_DIM
     flops = 2 * (tokens * (weights + wide) + pairs * windows * score + heads * (near + chosen) * 2 * _LATENT)
     latents = np.minimum(keys, near) + np.minimum(keys * windows, chosen)
-    moved = weights * of_dtype(weight_bytes, q) + 2 * wide + 4 * tokens * hidden + latents * _ENTRY_BYTES
+    moved = weights * element_bytes(q) + 2 * wide + 4 * tokens * hidden + latents * _ENTRY_BYTES
     return Work.local(flops, moved + indexed * keys * windows * (_INDEX_DIM + 4))
 
 
@@ -79,38 +70,13 @@ def _features(q: Columns, tokens: Floats, keys: Floats) -> Features:
     }
 
 
-def _prefill_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
-    batch, query, prefix = floats(q, "batch", "query_tokens", "prefix_tokens")
-    return {**logs(q, "query_tokens", "prefix_tokens"), **_features(q, batch * query, prefix + query)}
-
-
-def _decode_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
-    return _features(q, *floats(q, "batch", "context_tokens"))
-
-
-PREFILL = Kernel(
-    name="compressed_prefill",
-    part="attention",
-    factor="attention_prefill",
-    work=_prefill_work,
-    features=_prefill_features,
+PREFILL, DECODE = over_cache(
+    "compressed",
+    (_prefill_work, _decode_work),
+    _features,
     group=("heads", "hidden", "batch", "ratio"),
-    range=("batch", "query_tokens", "prefix_tokens", "heads"),
-    near={"batch": 2.0, "query_tokens": 2.0, "prefix_tokens": 0.5, "heads": 1.0},
     alike=("hidden", "ratio"),
-    figures_of="dsa_prefill",
-)
-DECODE = Kernel(
-    name="compressed_decode",
-    part="attention",
-    factor="attention_decode",
-    work=_decode_work,
-    features=_decode_features,
-    group=("heads", "hidden", "batch", "ratio"),
-    range=("batch", "context_tokens", "heads"),
-    near={"batch": 2.0, "context_tokens": 2.0, "heads": 1.0},
-    alike=("hidden", "ratio"),
-    figures_of="dsa_decode",
+    figures_of="dsa",
 )
 
 

@@ -19,16 +19,16 @@ from costmodels.operations.roofline import (
     Work,
     activation_bytes,
     code,
+    element_bytes,
     floats,
     of_dtype,
-    weight_bytes,
 )
 from costmodels.operations.shape_features import Features, logs, power_of_two, waves
 
 
 def _work(q: Columns) -> Work:
     m, n, k = floats(q, "m", "n", "k")
-    moved = m * k * of_dtype(activation_bytes, q) + n * k * of_dtype(weight_bytes, q) + m * n * 2
+    moved = m * k * of_dtype(activation_bytes, q) + n * k * element_bytes(q) + m * n * 2
     return Work.local(2 * m * n * k, moved)
 
 

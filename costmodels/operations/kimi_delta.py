@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
-from costmodels.estimates import Floats, Ints
+from costmodels.estimates import Floats
 from costmodels.models.mixers import KimiDeltaAttention
 from costmodels.models.precision import Precision
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
-from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import Rule, Widths, heads_divide, whole_blocks
 from costmodels.operations.mixers import MixerKind
+from costmodels.operations.phases import over_state, scanned, updated
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep
-from costmodels.operations.roofline import Columns, Hardware, Work, code, floats
-from costmodels.operations.shape_features import Features, logs, waves
+from costmodels.operations.roofline import Columns, Work, code, floats
 from costmodels.operations.short_conv import CONV, ask_convolution
 
 # Measured for Kimi-K3's widths: heads of 128, state in fp32.
@@ -31,55 +31,13 @@ def _work(q: Columns, tokens: Floats, states_moved: float) -> Work:
     return Work.local(tokens * 2 * 4 * state, moved)
 
 
-def _prefill_work(q: Columns) -> Work:
-    batch, query = floats(q, "batch", "query_tokens")
-    return _work(q, batch * query, 1.0)
-
-
-def _decode_work(q: Columns) -> Work:
-    (batch,) = floats(q, "batch")
-    return _work(q, batch, 2.0)
-
-
-def _prefill_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
-    batch, query, heads = floats(q, "batch", "query_tokens", "heads")
-    count, used = waves(batch * heads, hw, gpu)
-    return {
-        **logs(q, "batch", "query_tokens", "heads"),
-        "tokens": np.log2(batch * query),
-        "chunks": np.log2(batch * np.ceil(query / 64) * heads),  # chunks of 64 tokens run one after the other
-        "waves": count,
-        "used": used,
-    }
-
-
-def _decode_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
-    batch, heads = floats(q, "batch", "heads")
-    count, used = waves(batch * heads, hw, gpu)
-    return {**logs(q, "batch", "heads"), "states": np.log2(batch * heads), "waves": count, "used": used}
-
-
-PREFILL = Kernel(
-    name="kda_prefill",
-    part="attention",
-    factor="attention_prefill",
-    work=_prefill_work,
-    features=_prefill_features,
-    group=("heads", "batch"),
-    range=("batch", "query_tokens", "heads"),
-    near={"batch": 2.0, "query_tokens": 2.0, "heads": 1.0},
-    figures_of="gdn_prefill",
-)
-DECODE = Kernel(
-    name="kda_decode",
-    part="attention",
-    factor="attention_decode",
-    work=_decode_work,
-    features=_decode_features,
+PREFILL, DECODE = over_state(
+    "kda",
+    _work,
+    (partial(scanned, shape=("heads",)), partial(updated, shape=("heads",))),
     group=("heads",),
-    range=("batch", "heads"),
-    near={"batch": 2.0, "heads": 1.0},
-    figures_of="gdn_decode",
+    sizes=("heads",),
+    figures_of="gdn",
 )
 
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
-from costmodels.estimates import Floats, Ints
+from costmodels.estimates import Floats
 from costmodels.models.architecture import GatedDeltaNet
 from costmodels.models.precision import Precision
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
-from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divide, output_groups, whole_blocks
+from costmodels.operations.phases import over_state, scanned, updated
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
-from costmodels.operations.roofline import Columns, Hardware, Work, code, floats
-from costmodels.operations.shape_features import Features, logs, waves
+from costmodels.operations.roofline import Columns, Work, code, floats
 
 # Gated DeltaNet is measured for Qwen's widths only: heads of 128, a convolution of 4, state in fp32.
 _HEAD, _CONV, _STATE_BYTES = 128, 4, 4
+_HEADS = ("key_heads", "value_heads")
 
 
 def _work(q: Columns, tokens: Floats, states_moved: float) -> Work:
@@ -32,54 +33,12 @@ def _work(q: Columns, tokens: Floats, states_moved: float) -> Work:
     return Work.local(flops, moved)
 
 
-def _prefill_work(q: Columns) -> Work:
-    batch, query = floats(q, "batch", "query_tokens")
-    return _work(q, batch * query, 1.0)
-
-
-def _decode_work(q: Columns) -> Work:
-    (batch,) = floats(q, "batch")
-    return _work(q, batch, 2.0)
-
-
-def _prefill_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
-    batch, query, heads = floats(q, "batch", "query_tokens", "value_heads")
-    count, used = waves(batch * heads, hw, gpu)
-    return {
-        **logs(q, "batch", "query_tokens", "key_heads", "value_heads"),
-        "tokens": np.log2(batch * query),
-        "chunks": np.log2(batch * np.ceil(query / 64) * heads),  # chunks of 64 tokens run one after the other
-        "waves": count,
-        "used": used,
-    }
-
-
-def _decode_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
-    batch, heads = floats(q, "batch", "value_heads")
-    states = batch * heads
-    count, used = waves(states, hw, gpu)
-    return {**logs(q, "batch", "key_heads", "value_heads"), "states": np.log2(states), "waves": count, "used": used}
-
-
-PREFILL = Kernel(
-    name="gdn_prefill",
-    part="attention",
-    factor="attention_prefill",
-    work=_prefill_work,
-    features=_prefill_features,
-    group=("key_heads", "value_heads", "batch"),
-    range=("batch", "query_tokens", "value_heads"),
-    near={"batch": 2.0, "query_tokens": 2.0, "key_heads": 1.0, "value_heads": 1.0},
-)
-DECODE = Kernel(
-    name="gdn_decode",
-    part="attention",
-    factor="attention_decode",
-    work=_decode_work,
-    features=_decode_features,
-    group=("key_heads", "value_heads"),
-    range=("batch", "value_heads"),
-    near={"batch": 2.0, "key_heads": 1.0, "value_heads": 1.0},
+PREFILL, DECODE = over_state(
+    "gdn",
+    _work,
+    (partial(scanned, shape=_HEADS), partial(updated, shape=_HEADS)),
+    group=_HEADS,
+    sizes=_HEADS,
 )
 
 

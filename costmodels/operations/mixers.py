@@ -12,7 +12,6 @@ from costmodels.estimates import Floats
 from costmodels.models.mixers import Mixer
 from costmodels.operations.layers import AttentionKind
 from costmodels.operations.questions import Split
-from costmodels.operations.roofline import WEIGHT_BYTES
 
 M = TypeVar("M", bound=Mixer)
 
@@ -26,4 +25,4 @@ class MixerKind(AttentionKind[M]):
             yield weights.elements * element / np.minimum(split.layouts.tp, weights.pieces)
 
     def cache_bytes(self, split: Split, layer: M, count: int, tokens: Floats) -> Floats:
-        return count * layer.cache_bytes(tokens, split.layouts.tp, WEIGHT_BYTES[split.precision.kv])
+        return count * layer.cache_bytes(tokens, split.layouts.tp, split.kv_bytes)

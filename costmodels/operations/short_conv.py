@@ -6,7 +6,7 @@ import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.operations.family import OperationFamily
-from costmodels.operations.kernel import Kernel
+from costmodels.operations.phases import over_state
 from costmodels.operations.questions import LayerStep
 from costmodels.operations.roofline import Columns, Hardware, Work, code, floats
 from costmodels.operations.shape_features import Features, logs
@@ -22,16 +22,6 @@ def _work(q: Columns, tokens: Floats, kept: float) -> Work:
     return Work.local(2 * CONV * tokens * channels, moved)
 
 
-def _prefill_work(q: Columns) -> Work:
-    batch, query = floats(q, "batch", "query_tokens")
-    return _work(q, batch * query, 1.0)
-
-
-def _decode_work(q: Columns) -> Work:
-    (batch,) = floats(q, "batch")
-    return _work(q, batch, 2.0)
-
-
 def _prefill_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
     batch, query, channels = floats(q, "batch", "query_tokens", "channels")
     return {**logs(q, "batch", "query_tokens", "channels"), "elements": np.log2(batch * query * channels)}
@@ -42,27 +32,13 @@ def _decode_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
     return {**logs(q, "batch", "channels"), "elements": np.log2(batch * channels)}
 
 
-PREFILL = Kernel(
-    name="short_conv_prefill",
-    part="attention",
-    factor="attention_prefill",
-    work=_prefill_work,
-    features=_prefill_features,
-    group=("channels", "batch"),
-    range=("batch", "query_tokens", "channels"),
-    near={"batch": 2.0, "query_tokens": 2.0, "channels": 1.0},
-    figures_of="gdn_prefill",
-)
-DECODE = Kernel(
-    name="short_conv_decode",
-    part="attention",
-    factor="attention_decode",
-    work=_decode_work,
-    features=_decode_features,
+PREFILL, DECODE = over_state(
+    "short_conv",
+    _work,
+    (_prefill_features, _decode_features),
     group=("channels",),
-    range=("batch", "channels"),
-    near={"batch": 2.0, "channels": 1.0},
-    figures_of="gdn_decode",
+    sizes=("channels",),
+    figures_of="gdn",
 )
 
 

@@ -7,23 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from costmodels.estimates import Floats, Ints
+from costmodels.estimates import Floats
 from costmodels.models.architecture import Indexer, LatentAttention
 from costmodels.operations.family import OperationFamily
-from costmodels.operations.kernel import Kernel
 from costmodels.operations.latent import LATENT_WIDTH, ROPE_WIDTH, LatentKind
 from costmodels.operations.layers import Widths
+from costmodels.operations.phases import best_of_cache, over_cache
 from costmodels.operations.questions import LayerStep, Split
-from costmodels.operations.roofline import (
-    Columns,
-    Hardware,
-    Work,
-    code,
-    floats,
-    of_dtype,
-    visible_pairs,
-    weight_bytes,
-)
+from costmodels.operations.roofline import Columns, Work, code, element_bytes, floats
 from costmodels.operations.shape_features import Features, log, logs
 
 # Sparse attention is measured as a module, for DeepSeek's latent, index heads of 128 and the best 2048 tokens.
@@ -44,22 +35,11 @@ def _work(q: Columns, tokens: Floats, keys: Floats, pairs: Floats, seen: Floats)
     scored = np.where(pairs > seen, 1.0, 0.0)
     attended = np.where(scored > 0, 2.0 * LATENT_WIDTH + ROPE_WIDTH, qk + v)
     # Scores are multiplied in fp8, twice as fast as 16-bit projections.
-    score = np.where(of_dtype(weight_bytes, q) > 1, 0.5, 1.0) * scored * index * _INDEX_DIM
+    score = np.where(element_bytes(q) > 1, 0.5, 1.0) * scored * index * _INDEX_DIM
     flops = 2 * (tokens * weights + pairs * score + heads * seen * attended)
-    latents = np.minimum(keys, seen) * (LATENT_WIDTH + ROPE_WIDTH) * of_dtype(weight_bytes, q, "kv_dtype")
-    moved = weights * of_dtype(weight_bytes, q) + 4 * tokens * hidden + latents + own * scored * keys * _INDEX_BYTES
+    latents = np.minimum(keys, seen) * (LATENT_WIDTH + ROPE_WIDTH) * element_bytes(q, "kv_dtype")
+    moved = weights * element_bytes(q) + 4 * tokens * hidden + latents + own * scored * keys * _INDEX_BYTES
     return Work.local(flops, moved)
-
-
-def _prefill_work(q: Columns) -> Work:
-    batch, query, prefix = floats(q, "batch", "query_tokens", "prefix_tokens")
-    pairs, seen = (visible_pairs(query, prefix, np.full_like(query, most)) for most in (0.0, _INDEX_TOP))
-    return _work(q, batch * query, batch * (prefix + query), batch * pairs, batch * seen)
-
-
-def _decode_work(q: Columns) -> Work:
-    batch, context = floats(q, "batch", "context_tokens")
-    return _work(q, batch, batch * context, batch * context, batch * np.minimum(context, _INDEX_TOP))
 
 
 def _features(q: Columns, tokens: Floats, keys: Floats) -> Features:
@@ -73,35 +53,11 @@ def _features(q: Columns, tokens: Floats, keys: Floats) -> Features:
     }
 
 
-def _prefill_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
-    batch, query, prefix = floats(q, "batch", "query_tokens", "prefix_tokens")
-    return {**logs(q, "query_tokens", "prefix_tokens"), **_features(q, batch * query, prefix + query)}
-
-
-def _decode_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
-    return _features(q, *floats(q, "batch", "context_tokens"))
-
-
-PREFILL = Kernel(
-    name="dsa_prefill",
-    part="attention",
-    factor="attention_prefill",
-    work=_prefill_work,
-    features=_prefill_features,
+PREFILL, DECODE = over_cache(
+    "dsa",
+    best_of_cache(_work, _INDEX_TOP),
+    _features,
     group=("heads", "hidden", "batch"),
-    range=("batch", "query_tokens", "prefix_tokens", "heads"),
-    near={"batch": 2.0, "query_tokens": 2.0, "prefix_tokens": 0.5, "heads": 1.0},
-    alike=("hidden", "index_heads"),
-)
-DECODE = Kernel(
-    name="dsa_decode",
-    part="attention",
-    factor="attention_decode",
-    work=_decode_work,
-    features=_decode_features,
-    group=("heads", "hidden", "batch"),
-    range=("batch", "context_tokens", "heads"),
-    near={"batch": 2.0, "context_tokens": 2.0, "heads": 1.0},
     alike=("hidden", "index_heads"),
 )
 SHARED_PREFILL = replace(PREFILL, name="dsa_shared_prefill", alike=("hidden",), figures_of="dsa_prefill")

@@ -13,9 +13,9 @@ from costmodels.models.precision import Precision
 from costmodels.operations.attention import GROUPED_QUERY
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
-from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import Rule, Widths, heads_divide, replicate_evenly
 from costmodels.operations.mixers import MixerKind
+from costmodels.operations.phases import over_state
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep
 from costmodels.operations.roofline import Columns, Hardware, Work, code, floats
 from costmodels.operations.shape_features import Features, logs, waves
@@ -33,16 +33,6 @@ def _work(q: Columns, tokens: Floats, states_moved: float) -> Work:
     return Work.local(2 * 2 * tokens * state, moved)
 
 
-def _prefill_work(q: Columns) -> Work:
-    batch, query = floats(q, "batch", "query_tokens")
-    return _work(q, batch * query, 1.0)
-
-
-def _decode_work(q: Columns) -> Work:
-    (batch,) = floats(q, "batch")
-    return _work(q, batch, 2.0)
-
-
 def _features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
     batch, heads = floats(q, "batch", "state_heads")
     count, used = waves(batch * heads, hw, gpu)
@@ -54,29 +44,14 @@ def _prefill_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
     return {**logs(q, "query_tokens"), **_features(q, hw, gpu)}
 
 
-PREFILL = Kernel(
-    name="state_space_prefill",
-    part="attention",
-    factor="attention_prefill",
-    work=_prefill_work,
-    features=_prefill_features,
-    group=("state_heads", "head_dim", "state_dim", "batch"),
-    range=("batch", "query_tokens", "state_heads"),
-    near={"batch": 2.0, "query_tokens": 2.0, "state_heads": 1.0},
-    alike=("head_dim", "state_dim", "state_bytes"),
-    figures_of="gdn_prefill",
-)
-DECODE = Kernel(
-    name="state_space_decode",
-    part="attention",
-    factor="attention_decode",
-    work=_decode_work,
-    features=_features,
+PREFILL, DECODE = over_state(
+    "state_space",
+    _work,
+    (_prefill_features, _features),
     group=("state_heads", "head_dim", "state_dim"),
-    range=("batch", "state_heads"),
-    near={"batch": 2.0, "state_heads": 1.0},
+    sizes=("state_heads",),
     alike=("head_dim", "state_dim", "state_bytes"),
-    figures_of="gdn_decode",
+    figures_of="gdn",
 )
 
 

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, model_validator
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, catalogue_of, checked
 from planner.contract.files import mapping_of, read_text
 from profiles.errors import InputError, UnknownName
-from profiles.hardware import SHIPPED, Catalogue, Node, on_demand_price
+from profiles.hardware import SHIPPED, Catalogue, Node, on_demand_price, spot_price
 from profiles.values import shown
 
 MOST_GPUS = 100_000
@@ -30,6 +30,7 @@ _FABRIC = "network between nodes, as `plan gpus --fabrics` lists it"
 Gpus = Annotated[int, Field(gt=0, le=MOST_GPUS), PLAIN_NUMBER]
 GpusPerNode = Annotated[int, Field(gt=0, le=MOST_GPUS_PER_NODE), PLAIN_NUMBER]
 UsdPerHour = Annotated[float, Field(gt=0, le=1e6), PLAIN_NUMBER]
+Seconds = Annotated[float, Field(ge=0, le=1e8), PLAIN_NUMBER]
 
 
 class Pool(Document):
@@ -76,6 +77,36 @@ class Cluster(Document):
         return self
 
 
+class SuppliedPool(Pool):
+    """A pool with what else of it can be had, at which price, and how soon."""
+
+    spot_gpus: Gpus | None = Field(default=None, description="more of them, which may disappear at once; null: none")
+    spot_usd_per_gpu_hour: UsdPerHour | None = None
+    spot_price_source: str | None = None
+    reserved_gpus: Gpus | None = Field(default=None, description="more of them, paid whether used or not; null: none")
+    reserved_usd_per_gpu_hour: UsdPerHour | None = None
+    owned: bool = Field(default=False, description="the GPUs are there already and cost nothing")
+    quota_gpus: Gpus | None = Field(default=None, description="at most so many, on demand and spot together")
+    instance: str | None = Field(default=None, description="node type that is bought whole; null: GPU by GPU")
+    zone: str | None = Field(default=None, description="which may be lost as a whole; null: none")
+    startup_s: Seconds = Field(default=0.0, description="from the order of an engine to its first request")
+    min_up_s: Seconds = Field(default=0.0, description="least time that an engine stays")
+
+
+class SuppliedCluster(Cluster):
+    """The GPUs that a fleet may use."""
+
+    pools: tuple[SuppliedPool, ...] = Field(min_length=1, max_length=MOST_POOLS)
+
+
+def supplied(cluster: Cluster) -> SuppliedCluster:
+    """A cluster as one whose pools say all of their supply."""
+    if isinstance(cluster, SuppliedCluster):
+        return cluster
+    pools = tuple(SuppliedPool(**pool.model_dump()) for pool in cluster.pools)
+    return SuppliedCluster(name=cluster.name, pools=pools, choose=cluster.choose)
+
+
 class PoolInput(Document):
     """A pool as it may be written: what the hardware catalogue knows can be left out."""
 
@@ -94,6 +125,17 @@ class PoolInput(Document):
     )
     price_source: str | None = Field(default=None, max_length=1000, description="who says so, and when")
     as_needed: bool = Field(default=False, strict=True, description="instead of gpus: as many as are needed")
+    spot_gpus: Gpus | None = Field(default=None, description="more of them, which may disappear at once")
+    spot_usd_per_gpu_hour: UsdPerHour | None = Field(default=None, description="default: the cheapest on record")
+    spot_price_source: str | None = Field(default=None, max_length=1000, description="who says so, and when")
+    reserved_gpus: Gpus | None = Field(default=None, description="more of them, paid whether used or not")
+    reserved_usd_per_gpu_hour: UsdPerHour | None = None
+    owned: bool = Field(default=False, strict=True, description="the GPUs are there already and cost nothing")
+    quota_gpus: Gpus | None = Field(default=None, description="at most so many, on demand and spot together")
+    instance: str | None = Field(default=None, max_length=200, description="node type that is bought whole")
+    zone: str | None = Field(default=None, min_length=1, max_length=200, description="which may be lost as a whole")
+    startup_s: Seconds = Field(default=0.0, description="from the order of an engine to its first request")
+    min_up_s: Seconds = Field(default=0.0, description="least time that an engine stays")
 
 
 class ClusterInput(Document):
@@ -251,17 +293,20 @@ def counted(cluster: Cluster) -> Cluster:
 def _cluster_from(value: Mapping[Any, Any], where: str, catalogue: Catalogue) -> Cluster:
     asked = checked(ClusterInput, value, where)
     pools = [_filled(pool, where, catalogue) for pool in asked.pools]
-    return checked(Cluster, {"name": asked.name, "pools": pools, "choose": asked.choose}, where)
+    return checked(SuppliedCluster, {"name": asked.name, "pools": pools, "choose": asked.choose}, where)
 
 
 def _filled(asked: PoolInput, where: str, catalogue: Catalogue) -> dict[str, Any]:
     """``asked`` with what the catalogue knows: node size, fabric, price."""
     gpu = catalogue.find_gpu(asked.gpu, f"{where}: gpu")
-    node = catalogue.default_node(gpu) if asked.node is None else catalogue.find_node(asked.node, f"{where}: node")
+    named, field = (asked.node, "node") if asked.instance is None else (asked.instance, "instance")
+    node = catalogue.default_node(gpu) if named is None else catalogue.find_node(named, f"{where}: {field}")
     if node.gpu != gpu.name:
         raise InputError(
-            f"{where}: node {node.name!r} holds {node.gpu}, not {gpu.name}", "name a node type of that GPU"
+            f"{where}: {field} {node.name!r} holds {node.gpu}, not {gpu.name}", "name a node type of that GPU"
         )
+    if asked.instance is not None and asked.node is not None and catalogue.find_node(asked.node) != node:
+        raise InputError(f"{where}: node {asked.node!r} is not instance {asked.instance!r}", "leave out node")
     per_node = asked.gpus_per_node or node.gpus
     fabric = catalogue.find_fabric(asked.fabric or node.default_fabric, f"{where}: fabric")
     price, source = asked.usd_per_gpu_hour, asked.price_source
@@ -269,11 +314,12 @@ def _filled(asked: PoolInput, where: str, catalogue: Catalogue) -> dict[str, Any
         raise InputError(
             f"{where}: price_source {shown(source)} comes without usd_per_gpu_hour", "give both, or neither"
         )
-    offer = on_demand_price(gpu, None if asked.node is None else node)
-    if "usd_per_gpu_hour" not in asked.model_fields_set and offer is not None:
+    offer = on_demand_price(gpu, None if named is None else node)
+    if "usd_per_gpu_hour" not in asked.model_fields_set and offer is not None and not asked.owned:
         price = offer.usd_per_gpu_hour
         source = f"{offer.provider}, {offer.date.isoformat()} (on demand)"
     return {
+        **_supply(asked, node, f"{where}: pool {asked.name or gpu.name}"),
         "name": asked.name or gpu.name,
         "gpu": gpu.name,
         "gpus": _gpus(asked, per_node, where),
@@ -282,6 +328,41 @@ def _filled(asked: PoolInput, where: str, catalogue: Catalogue) -> dict[str, Any
         "usd_per_gpu_hour": price,
         "price_source": source,
         "as_needed": asked.as_needed,
+    }
+
+
+def _supply(asked: PoolInput, node: Node, where: str) -> dict[str, Any]:
+    """The fields of a pool that say what of it can be had, and when."""
+    spot, source = asked.spot_usd_per_gpu_hour, asked.spot_price_source
+    if asked.spot_gpus is None and spot is not None:
+        raise InputError(f"{where}: spot_usd_per_gpu_hour comes without spot_gpus", "give both, or neither")
+    if asked.reserved_gpus is None and asked.reserved_usd_per_gpu_hour is not None:
+        raise InputError(f"{where}: reserved_usd_per_gpu_hour comes without reserved_gpus", "give both, or neither")
+    if asked.reserved_gpus is not None and asked.reserved_usd_per_gpu_hour is None:
+        raise InputError(f"{where}: reserved_gpus {asked.reserved_gpus} comes without a price", "give both, or owned")
+    if asked.owned and asked.usd_per_gpu_hour is not None:
+        raise InputError(f"{where}: is owned, and has a price {asked.usd_per_gpu_hour:g}", "leave one of them out")
+    if asked.owned and asked.as_needed:
+        raise InputError(f"{where}: is owned, and as many GPUs as are needed", "say how many there are")
+    if asked.spot_gpus is not None and spot is None:
+        offer = spot_price(asked_gpu := node.gpu)
+        if offer is None or offer.spot_usd_per_gpu_hour is None:
+            raise InputError(
+                f"{where}: spot_gpus {asked.spot_gpus}, and no spot price of {asked_gpu} is known",
+                "give spot_usd_per_gpu_hour",
+            )
+        spot, source = offer.spot_usd_per_gpu_hour, f"{offer.provider}, {offer.date.isoformat()} (spot)"
+    per_node = asked.gpus_per_node or node.gpus
+    if asked.instance is not None and per_node != node.gpus:
+        raise InputError(
+            f"{where}: gpus_per_node {per_node}, and instance {asked.instance!r} has {node.gpus}", "leave one out"
+        )
+    names = ("spot_gpus", "reserved_gpus", "reserved_usd_per_gpu_hour", "owned", "quota_gpus", "zone")
+    return {
+        **{name: getattr(asked, name) for name in (*names, "startup_s", "min_up_s")},
+        "spot_usd_per_gpu_hour": spot,
+        "spot_price_source": source,
+        "instance": None if asked.instance is None else node.name,
     }
 
 

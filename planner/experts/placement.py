@@ -74,6 +74,11 @@ class Loads:
     def experts(self) -> int:
         return int(self.counts.shape[2])
 
+    def averaged(self) -> Loads:
+        """One window: the weighted mean of the windows, each first scaled to the same tokens per layer."""
+        share = self.counts / np.maximum(self.counts.sum(axis=2, keepdims=True), np.finfo(float).tiny)
+        return Loads(np.tensordot(self.weights, share, 1)[None], self.layer_index, ("average",), np.ones(1))
+
 
 @dataclass(frozen=True, eq=False)
 class Routes:

@@ -19,7 +19,6 @@ from planner.experts.model import copy_bytes
 from planner.experts.placement import Floats, Loads, Placement
 from planner.experts.placing import Placed, PlacementJob
 from planner.experts.replan import transfer
-from planner.experts.robust import average
 from profiles.errors import Unsupported
 
 
@@ -238,7 +237,7 @@ def _proof(placed: Placed, holdout: Loads | None) -> doc.PlacementProof:
 def _greedy(placed: Placed) -> Placement | None:
     """What greedy balancing makes of the same windows; None where it does not take these GPUs."""
     try:
-        return greedy(average(placed.job.loads).counts[0], placed.topology, placed.job.groups)
+        return greedy(placed.job.loads.averaged().counts[0], placed.topology, placed.job.groups)
     except Unsupported:
         return None
 

@@ -1,5 +1,5 @@
-"""A plan's engine → the command that starts it, one launcher a framework: a module of this folder. ``launch(spec)``
-does it."""
+"""A plan's engine → the command that starts it, one launcher a framework: a module of ``dialects``.
+``launch(spec)`` does it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pkgutil import iter_modules
 
 from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.engine import Launch, Layout
+from planner.launchers import dialects
 from planner.launchers.base import EngineSpec, Launcher
 from profiles.errors import Unsupported
 
 __all__ = ["EngineSpec", "Launcher", "cannot_express", "find_launcher", "launch", "launchers"]
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+for _module in iter_modules(dialects.__path__):
+    import_module(f"{dialects.__name__}.{_module.name}")
 
 
 def launchers() -> dict[str, type[Launcher]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,9 +59,10 @@ def replay(
     seed: int,
     transfer_us: dict[End, Floats] | None = None,
     progress: Callable[[str], None] | None = None,
+    ends: Sequence[End] = ENDS,
 ) -> dict[End, FleetOutcome]:
-    """Sends ``load`` to the plan's engines, at each end of the step times' interval: all see the same requests at the
-    same engines.
+    """Sends ``load`` to the plan's engines, at each of the ``ends`` of the step times' interval: all see the same
+    requests at the same engines.
 
     Args:
         seed: of the gateway's draws.
@@ -69,7 +70,7 @@ def replay(
             prefill; only where the plan has both.
     """
     out = {}
-    for end in ENDS:
+    for end in ends:
         if progress is not None:
             steps = {"value": "as predicted", "low": "at the low end", "high": "at the high end"}[end]
             progress(f"simulating {len(load):,} requests, steps {steps}")

@@ -1,11 +1,9 @@
-"""A plan's engines, rebuilt for the simulator; a plan that was tampered with is refused."""
+"""Engines of a plan or a deployment, rebuilt for the simulator; what was tampered with is refused."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
@@ -17,10 +15,12 @@ from costmodels.serving.simulator.step_table import End
 from planner.contract.clusters import Pool
 from planner.contract.engine import EngineGroup, Layout
 from planner.contract.models import ModelConfig, architecture_of
+from planner.contract.provenance import NOT_USED
+from planner.replay.front_end import front_end_of
+from planner.replay.running import Running
 from planner.serving.confirmation.simulated_engine import cache_tokens, simulated_engines
-from planner.serving.document.contradictions import WAY_OUT, check_plan, pool_of
-from planner.serving.document.plan import Plan
-from planner.serving.layouts import Restrictions, degrees_of, legal_layouts
+from planner.serving.document.contradictions import WAY_OUT, pool_of
+from planner.serving.layouts import Restrictions, degrees_of, refusals
 from planner.serving.operating_points import Job, served_on
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError
@@ -29,91 +29,97 @@ from profiles.store import ProfileStore
 
 @dataclass(frozen=True)
 class PlannedEngine:
-    """One engine group: the engine to simulate at each end of the step times' interval."""
+    """One engine group: the engine to simulate at each end of the step times' interval; ``layouts``: its one."""
 
     group: EngineGroup
     engines: dict[End, Engine]
     cost: CostModel
+    job: Job
+    layouts: Layouts
 
 
 def planned_engines(
-    plan: Plan,
+    running: Running,
     *,
     model: str | ModelConfig | None = None,
     store: ProfileStore | None = None,
     measured: Sequence[ProfileStore] = (),
     progress: Callable[[str], None] | None = None,
-) -> tuple[list[PlannedEngine], list[str]]:
-    """(engines of the plan's groups, warnings).
+) -> list[PlannedEngine]:
+    """The engines of the document's groups.
 
     Args:
-        model: the plan's model, where it is neither a bundled one nor in the plan (of a schema before 1.3).
+        model: the document's model, where it is neither a bundled one nor in it (plans of a schema before 1.3).
 
     Raises:
-        InputError: the plan contradicts itself or what is known of its model and GPUs.
+        InputError: the document contradicts itself or what is known of its model and GPUs.
     """
-    check_plan(plan)
-    architecture = _architecture(plan, model)
+    architecture = _architecture(running, model)
     catalogue = catalogue_with(each.path for each in (*([store] if store else ()), *measured))
     costs: dict[str, CostModel] = {}
-    framework = find_framework(plan.request.framework).name
+    framework = find_framework(running.framework).name
     engines = []
-    for group in plan.decision.engines:
+    for group in running.deployment.engines:
         if group.gpu not in costs:
             costs[group.gpu] = CostModel(catalogue.find_gpu(group.gpu), framework, store, progress, measured)
-        engines.append(_planned(plan, group, architecture, costs[group.gpu]))
-    return engines, _provenance_warnings(plan, next(iter(costs.values())))
+        engines.append(_planned(running, group, architecture, costs[group.gpu]))
+    return engines
 
 
-def _architecture(plan: Plan, model: str | ModelConfig | None) -> Architecture:
-    """Of the plan's model: from its own config.json, or from ``model``, or a bundled one."""
-    asked = plan.request
+def _architecture(running: Running, model: str | ModelConfig | None) -> Architecture:
+    """Of the document's model: from its own config.json, or from ``model``, or a bundled one."""
     if model is None:
-        return architecture_of(
-            asked.model if asked.config is None else ModelConfig(name=asked.model, config=asked.config)
-        )
+        return architecture_of(running.asked_model)
     architecture = architecture_of(model)
-    if architecture.name != asked.model:
+    if architecture.name != running.model:
         raise InputError(
-            f"model: {architecture.name} is given, and the plan is for {asked.model}",
-            "give the config.json that the plan was made from",
+            f"model: {architecture.name} is given, and the {running.what} is for {running.model}",
+            "give the config.json that it was made from",
         )
     return architecture
 
 
-def front_end_us(plan: Plan) -> float | None:
-    """What a request waits outside the engines (tokeniser, HTTP), as the plan predicts it; None: the plan is older than
-    that."""
-    ms = (plan.prediction.ttft_ms_by_part or {}).get("front end")
+def front_end_us(running: Running) -> float | None:
+    """What a request waits outside the engines (tokeniser, HTTP), as the plan predicts it; None: nothing says it."""
+    parts = {} if running.prediction is None else running.prediction.ttft_ms_by_part or {}
+    ms = parts.get("front end")
     return None if ms is None else ms * 1e3
 
 
-def _planned(plan: Plan, group: EngineGroup, model: Architecture, cost: CostModel) -> PlannedEngine:
-    pool, asked = pool_of(plan, group), plan.request
-    precision = choose_precision(model, group.weights_precision, group.kv_precision)
-    _check_layout(plan, group, model, precision, pool)
-    served = served_on(pool, model, precision, find_framework(asked.framework), cost, asked.workload)
-    job = Job(asked.cluster.pools.index(pool), pool, served, asked.workload, asked.slo, asked.confidence)
+def _planned(running: Running, group: EngineGroup, model: Architecture, cost: CostModel) -> PlannedEngine:
+    pool, work = pool_of(running.what, running.cluster, group), running.workload
+    precision, framework = choose_precision(model, group.weights_precision, group.kv_precision), running.framework
+    _check_layout(running, group, model, precision, pool)
+    served = served_on(pool, model, precision, find_framework(framework), cost, work)
+    job = Job(running.cluster.pools.index(pool), pool, served, work, running.slo, running.confidence)
     layouts = Layouts.of([degrees_of(group.layout)])
-    _check_memory(group, job, layouts)
-    engines = simulated_engines(job, layouts, group.limits, group.role, front_end_us(plan) or 0.0)
-    return PlannedEngine(group, engines, cost)
+    _check_memory(running, group, job, layouts)
+    front = front_end_us(running)
+    if running.prediction is None:
+        front = front_end_of(
+            job,
+            layouts,
+            group.limits.max_tokens_per_step,
+            running.rate_of(group) if group.role == "aggregated" else None,
+        )
+    engines = simulated_engines(job, layouts, group.limits, group.role, front or 0.0)
+    return PlannedEngine(group, engines, cost, job, layouts)
 
 
-def _check_layout(plan: Plan, group: EngineGroup, model: Architecture, precision: Precision, pool: Pool) -> None:
-    """The layout must be one that the planner could have chosen."""
+def _check_layout(running: Running, group: EngineGroup, model: Architecture, precision: Precision, pool: Pool) -> None:
+    """The layout must be one that an engine can have."""
     allowed = Restrictions(
         group.layout.gpus if group.layout.gpus <= pool.gpus_per_node else pool.gpus,
         pool.gpus_per_node,
-        max_tp=group.layout.tp,
-        max_pp=group.layout.pp,
-        max_engine_gpus=group.layout.gpus,
-        tp_across_nodes=plan.request.tp_across_nodes,
+        tp_across_nodes=running.tp_across_nodes,
     )
-    legal, _, _ = legal_layouts(model, precision, find_framework(plan.request.framework), allowed)
-    if not (legal.rows == np.array(degrees_of(group.layout))).all(axis=1).any():
+    layouts = Layouts.of([degrees_of(group.layout)])
+    refused = refusals(model, precision, find_framework(running.framework), layouts, allowed)
+    if refused:
         raise InputError(
-            f"plan: the layout {_described(group.layout)} of {group.id} is not legal for {model.name}", WAY_OUT
+            f"{running.what}: the layout {_described(group.layout)} of {group.id} is not legal for {model.name}: "
+            f"{refused[0][0]}",
+            WAY_OUT,
         )
 
 
@@ -121,24 +127,26 @@ def _described(layout: Layout) -> str:
     return ", ".join(f"{name} {value}" for name, value in layout.model_dump().items())
 
 
-def _check_memory(group: EngineGroup, job: Job, layouts: Layouts) -> None:
+def _check_memory(running: Running, group: EngineGroup, job: Job, layouts: Layouts) -> None:
     tokens = job.workload.longest_tokens
     if cache_tokens(job, layouts, group.limits) < tokens:
         raise InputError(
-            f"plan: {group.id} ({group.layout.label}) does not fit into the memory of {group.gpu} with one request of "
-            f"{tokens} tokens",
+            f"{running.what}: {group.id} ({group.layout.label}) does not fit into the memory of {group.gpu} with one "
+            f"request of {tokens} tokens",
             WAY_OUT,
         )
 
 
-def _provenance_warnings(plan: Plan, cost: CostModel) -> list[str]:
-    """What has changed since the plan was made."""
-    warnings = []
-    if plan.provenance.pack_hash != cost.store.manifest.content_hash:
-        warnings.append(
-            f"the plan was made from other measurements ({plan.provenance.pack} {plan.provenance.pack_version}, "
-            f"{plan.provenance.pack_hash[:12]}) than are simulated ({cost.store.manifest.content_hash[:12]})"
-        )
-    elif plan.provenance.cost_model_version != cost.version:
-        warnings.append(f"the plan was made by cost model {plan.provenance.cost_model_version}; this is {cost.version}")
-    return warnings
+def provenance_warnings(running: Running, cost: CostModel) -> list[str]:
+    """What has changed since the document was made."""
+    made, store = running.provenance, cost.store.manifest
+    if made.pack_hash == NOT_USED:
+        return []
+    if made.pack_hash != store.content_hash:
+        return [
+            f"the {running.what} was made from other measurements ({made.pack} {made.pack_version}, "
+            f"{made.pack_hash[:12]}) than are simulated ({store.content_hash[:12]})"
+        ]
+    if made.cost_model_version != cost.version:
+        return [f"the {running.what} was made by cost model {made.cost_model_version}; this is {cost.version}"]
+    return []

@@ -12,6 +12,7 @@ from costmodels.serving.simulator.arrivals import Requests, open_loop
 from costmodels.serving.simulator.capacity import keeps_up
 from costmodels.serving.simulator.outcome import REFUSALS, Metric, Outcome
 from costmodels.serving.simulator.step_table import End
+from planner.contract.deployment import DeploymentDocument
 from planner.contract.engine import EngineGroup
 from planner.contract.models import ModelConfig
 from planner.contract.provenance import Provenance, provenance_fields
@@ -19,13 +20,15 @@ from planner.contract.quantities import SLOW_END, Interval, Latency
 from planner.contract.workload.slo import Bound
 from planner.contract.workload.traces import sent
 from planner.contract.workload.workload import Workload
-from planner.launchers import find_launcher
 from planner.replay import document as simulated
+from planner.replay.cache_transfer import exposed_transfer_ms
 from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay, warm_up
-from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines
+from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines, provenance_warnings
 from planner.replay.request import LIMITS, REQUESTS, SimulationRequest
+from planner.replay.running import Running
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.document.plan import Plan
+from planner.serving.document.prediction import Prediction
 from planner.serving.report.prediction import confidence
 from profiles.errors import InputError
 from profiles.store import ProfileStore
@@ -37,7 +40,13 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
 def drawn_load(
-    plan: Plan, rate_rps: float, requests: int, *, cv: float = 1.0, seed: int = 0, workload: Workload | None = None
+    plan: Plan | DeploymentDocument,
+    rate_rps: float,
+    requests: int,
+    *,
+    cv: float = 1.0,
+    seed: int = 0,
+    workload: Workload | None = None,
 ) -> Requests:
     """Requests of the plan's own lengths, those that it refuses left out, at random arrivals.
 
@@ -47,7 +56,8 @@ def drawn_load(
     """
     if requests < 1:
         raise InputError(f"requests: {requests} is not at least 1", "give the number of requests to send")
-    workload = workload or plan.request.workload
+    if workload is None:
+        workload = Running.of(plan).workload
     return open_loop(*workload.drawn(requests, seed), rate_rps, cv=cv, seed=seed)
 
 
@@ -62,9 +72,9 @@ def simulate(
     load, source = _requested(request)
     if said := [f"{name}={value:g}" for name in LIMITS if (value := getattr(request, name)) is not None]:
         source += f"; engines with {', '.join(said)}"
-    plan = _started_as_asked(request)
+    running = Running.of(request.plan, request.workload_of(load), request.slo)
     return simulate_plan(
-        plan,
+        running.with_limits(request.limits) if request.limits else running,
         load,
         source,
         sending=Sending(request.seed, warm=request.trace is None),
@@ -72,21 +82,6 @@ def simulate(
         measured=measured,
         progress=progress,
     )
-
-
-def _started_as_asked(request: SimulationRequest) -> Plan:
-    """The plan, its engines started as the request says."""
-    plan, limits = request.plan, request.limits
-    if not limits:
-        return plan
-    launcher, engines = find_launcher(plan.request.framework), []
-    for group in plan.decision.engines:
-        asked = group.limits.model_copy(update=limits)
-        command = launcher.with_limits(group.launch.command, asked, group.layout)
-        launch = group.launch.model_copy(update={"command": command})
-        engines.append(group.model_copy(update={"limits": asked, "launch": launch}))
-    changed = plan.model_copy(update={"decision": plan.decision.model_copy(update={"engines": tuple(engines)})})
-    return changed if plan.was_edited else changed.sealed()  # what the request says is no edit of the document
 
 
 def _requested(request: SimulationRequest) -> tuple[Requests, str]:
@@ -118,7 +113,7 @@ class Sending:
 
 
 def simulate_plan(
-    plan: Plan,
+    plan: Plan | Running,
     load: Requests,
     source: str,
     *,
@@ -128,7 +123,7 @@ def simulate_plan(
     measured: Sequence[ProfileStore] = (),
     progress: Callable[[str], None] | None = None,
 ) -> simulated.SimulationReport:
-    """What ``plan`` does under ``load``.
+    """What a plan, or the engines of a deployment, do under ``load``.
 
     Args:
         source: the load in words.
@@ -136,10 +131,11 @@ def simulate_plan(
         store, measured: as :func:`planner.serving.planning.plan` was given them.
 
     Raises:
-        InputError: a plan that contradicts itself, or a load of which every request is refused.
+        InputError: a document that contradicts itself, or a load of which every request is refused.
     """
-    engines, warnings = planned_engines(plan, model=model, store=store, measured=measured, progress=progress)
-    fleets = replay(engines, load, sending.seed, _transfer_us(plan, load), progress)
+    running = plan if isinstance(plan, Running) else Running.of(plan)
+    engines = planned_engines(running, model=model, store=store, measured=measured, progress=progress)
+    fleets = replay(engines, load, sending.seed, transfer_us(running, engines, load), progress)
     value = fleets["value"]
     served = int(value.requests.served.sum())
     if not served:
@@ -151,18 +147,18 @@ def simulate_plan(
     capacity = capacity_seen_rps(value, described.rate_rps)
     counted = warm_up(value.requests) if sending.warm else np.arange(len(load))
     fleets = {end: replace(fleet, requests=fleet.requests.take(counted)) for end, fleet in fleets.items()}
-    checks = tuple(_attained(bound, fleets, plan) for bound in plan.request.slo.bounds)
-    limits = limits_us([(bound.metric, bound.limit_ms) for bound in plan.request.slo.bounds])
+    checks = tuple(_attained(bound, fleets, running.prediction) for bound in running.slo.bounds)
+    limits = limits_us([(bound.metric, bound.limit_ms) for bound in running.slo.bounds])
     cost = engines[0].cost
     report = simulated.SimulationReport(
-        model=plan.request.model,
+        model=running.model,
         engines=tuple(
             f"{len(group.replicas)} × {group.layout.label} on {group.gpu}"
             + ("" if group.role == "aggregated" else f" ({group.role})")
-            for group in plan.decision.engines
+            for group in running.deployment.engines
         ),
-        edited=plan.was_edited,
-        planned_rps=plan.prediction.request_rate_rps.value,
+        edited=running.edited,
+        planned_rps=None if running.prediction is None else running.prediction.request_rate_rps.value,
         load=described,
         warm_up_requests=len(load) - len(counted),
         served=served,
@@ -170,16 +166,20 @@ def simulate_plan(
         slo=checks,
         attainment=_interval({end: fleet.requests.attainment(limits) for end, fleet in fleets.items()}),
         goodput_rps=_interval({end: fleet.requests.goodput_rps(limits) for end, fleet in fleets.items()}),
-        ttft_ms=_percentiles("ttft", fleets, plan),
-        tpot_ms=_percentiles("tpot", fleets, plan),
-        e2e_ms=_percentiles("e2e", fleets, plan),
+        ttft_ms=_percentiles("ttft", fleets, running.prediction),
+        tpot_ms=_percentiles("tpot", fleets, running.prediction),
+        e2e_ms=_percentiles("e2e", fleets, running.prediction),
         output_tokens_per_s=value.requests.output_tokens_per_s,
         preemptions=int(value.requests.preemptions.sum()),
         falls_behind=capacity is not None,
         capacity_rps=capacity,
-        groups=tuple(_group(group, value) for group in plan.decision.engines),
+        groups=tuple(_group(group, value) for group in running.deployment.engines),
         timeline=_timeline(value),
-        warnings=(*warnings, *_load_warnings(plan, described, len(counted)), *_slow_end_warnings(fleets)),
+        warnings=(
+            *provenance_warnings(running, cost),
+            *_load_warnings(running, described, len(counted)),
+            *_slow_end_warnings(fleets),
+        ),
         cost_model_version=cost.version,
         pack_hash=cost.store.manifest.content_hash,
         seed=sending.seed,
@@ -197,13 +197,18 @@ def notes_of(engines: Sequence[PlannedEngine]) -> list[str]:
     return list(dict.fromkeys(note for each in engines for note in each.cost.notes))
 
 
-def _transfer_us(plan: Plan, load: Requests) -> dict[End, Floats] | None:
-    """What is left of each request's KV transfer after its prefill: the plan's, in proportion to the prompt."""
-    transfer = plan.prediction.kv_transfer
-    if transfer is None:
+def transfer_us(running: Running, engines: Sequence[PlannedEngine], load: Requests) -> dict[End, Floats] | None:
+    """What is left of each request's KV transfer after its prefill: the plan's, or what the formulas say of a
+    deployment's engines, in proportion to the prompt."""
+    if running.prediction is None:
+        exposed = exposed_transfer_ms(engines)
+    else:
+        said = running.prediction.kv_transfer
+        exposed = None if said is None else {end: getattr(said.exposed_ms, end) for end in ENDS}
+    if exposed is None:
         return None
-    share = load.isl / plan.request.workload.mean_isl
-    return {end: share * getattr(transfer.exposed_ms, end) * 1e3 for end in ENDS}
+    share = load.isl / running.workload.mean_isl
+    return {end: share * exposed[end] * 1e3 for end in ENDS}
 
 
 def _load(load: Requests, source: str) -> simulated.Load:
@@ -221,10 +226,10 @@ def _load(load: Requests, source: str) -> simulated.Load:
     )
 
 
-def _load_warnings(plan: Plan, load: simulated.Load, counted: int) -> list[str]:
-    workload = plan.request.workload
-    front = front_end_us(plan)
-    out = ["the plan does not say what tokenisation and HTTP take: they are not in the TTFT"] if front is None else []
+def _load_warnings(running: Running, load: simulated.Load, counted: int) -> list[str]:
+    workload = running.workload
+    unsaid = running.prediction is not None and front_end_us(running) is None
+    out = ["the plan does not say what tokenisation and HTTP take: they are not in the TTFT"] if unsaid else []
     if load.isl_mean > 1.02 * workload.mean_isl or load.osl_mean > 1.02 * workload.mean_osl:
         out.append(
             f"requests are longer than the plan was made for: isl {load.isl_mean:.0f}, osl {load.osl_mean:.0f} on "
@@ -269,11 +274,13 @@ def _at(fleets: dict[End, FleetOutcome], metric: Metric, p: float | None) -> Int
     return _interval(values)
 
 
-def _percentiles(metric: Metric, fleets: dict[End, FleetOutcome], plan: Plan) -> simulated.Percentiles | None:
+def _percentiles(
+    metric: Metric, fleets: dict[End, FleetOutcome], predicted: Prediction | None
+) -> simulated.Percentiles | None:
     if not len(fleets["value"].requests.of(metric)):
         return None
     at = {name: _at(fleets, metric, p) for name, p in QUANTILES.items()}
-    said: Latency | None = getattr(plan.prediction, f"{metric}_ms")
+    said: Latency | None = None if predicted is None else getattr(predicted, f"{metric}_ms")
     return simulated.Percentiles(mean=_at(fleets, metric, None), **at, planned=_planned(said))
 
 
@@ -286,12 +293,16 @@ def _planned(said: Latency | None) -> simulated.PlannedLatency | None:
     )
 
 
-def _attained(bound: Bound, fleets: dict[End, FleetOutcome], plan: Plan) -> simulated.Attained:
+def _attained(bound: Bound, fleets: dict[End, FleetOutcome], predicted: Prediction | None) -> simulated.Attained:
     limit = {bound.metric: bound.limit_ms * 1e3}
     share = _interval({end: each.requests.attainment(limit) for end, each in fleets.items()})
     at = _at(fleets, bound.metric, bound.percentile / 100) if len(fleets["value"].requests.of(bound.metric)) else None
     asked = (bound.metric, bound.percentile, bound.limit_ms)
-    said = [each for each in plan.prediction.slo if (each.metric, each.percentile, each.limit_ms) == asked]
+    said = [
+        each
+        for each in (() if predicted is None else predicted.slo)
+        if (each.metric, each.percentile, each.limit_ms) == asked
+    ]
     return simulated.Attained(
         metric=bound.metric,
         percentile=bound.percentile,

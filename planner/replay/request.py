@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from planner.contract.deployment import DeploymentDocument
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.options import Option
 from planner.contract.published import EDITED, EDITED_HINT
+from planner.contract.workload.slo import Slo, parse_slo
 from planner.contract.workload.workload import Workload, workload_input
 from planner.serving.configuration import GpuMemoryUtilization, MaxModelLen, MaxNumBatchedTokens, MaxNumSeqs
-from planner.serving.document.plan import Plan, parse_plan
+from planner.serving.document.opening import LENGTHS_HINT, opened
+from planner.serving.document.plan import Plan
 from profiles.values import shown
+
+if TYPE_CHECKING:
+    from costmodels.serving.simulator.arrivals import Requests
 
 _LOAD = "The load"
 
@@ -42,7 +47,11 @@ Seconds = Annotated[float, Field(ge=0), PLAIN_NUMBER]
 
 def _opened(value: Any) -> Any:
     """A plan of an older schema opens here as it does everywhere."""
-    return parse_plan(json.dumps(value), "request: plan") if isinstance(value, Mapping) else value
+    return opened(value, "request: plan") if isinstance(value, Mapping) else value
+
+
+def _from_slo(value: Any) -> Any:
+    return parse_slo(value) if isinstance(value, str) else value
 
 
 class Trace(Document):
@@ -82,7 +91,11 @@ class Trace(Document):
 class SimulationRequest(Document):
     """Everything a report depends on, beside the measurements and the program's version."""
 
-    plan: Annotated[Plan, BeforeValidator(_opened, json_schema_input_type=Plan), Field(description="as `plan` made it")]
+    plan: Annotated[
+        Plan | DeploymentDocument,
+        BeforeValidator(_opened, json_schema_input_type=Plan | DeploymentDocument),
+        Field(description="as `plan` or `plan import` made it"),
+    ]
     trace: Trace | None = Field(default=None, description="recorded requests; or give a rate")
     workload: Annotated[
         Workload | None,
@@ -120,6 +133,12 @@ class SimulationRequest(Document):
         Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None,
         Field(description="of a trace: requests come so many times as fast"),
         Option("Of --trace: requests come so many times as fast.", _LOAD, metavar="FACTOR"),
+    ] = None
+    slo: Annotated[
+        Slo | None,
+        BeforeValidator(_from_slo, json_schema_input_type=str | Slo | None),
+        Field(description="promises to judge by, short form or object; null: the plan's own, none of a deployment"),
+        Option("Promises to judge by: ttft=1s,tpot=30ms. Default: the plan's; none of a deployment.", _LOAD),
     ] = None
     max_num_seqs: MaxNumSeqs = None
     max_num_batched_tokens: MaxNumBatchedTokens = None
@@ -169,6 +188,15 @@ class SimulationRequest(Document):
             raise ValueError(f"plan: {EDITED}; {EDITED_HINT}")
         return self
 
+    def workload_of(self, load: Requests) -> Workload | None:
+        """What the engines are asked to serve; None: what the plan was made for."""
+        if isinstance(self.plan, Plan):
+            return None
+        if self.workload is not None:
+            return self.workload
+        isl, osl = (max(round(float(lengths.mean())), 1) for lengths in (load.isl, load.osl))
+        return Workload(isl=isl, osl=osl)
+
     @model_validator(mode="after")
     def _one_load(self) -> SimulationRequest:
         if self.trace is not None and (self.rate is not None or self.workload is not None):
@@ -185,6 +213,10 @@ class SimulationRequest(Document):
             raise ValueError("arrivals: has no effect with a trace, which says when requests come; leave it out")
         if self.trace is None and self.speed is not None:
             raise ValueError("speed: has no effect with a rate; give the rate that you want")
+        if isinstance(self.plan, DeploymentDocument):
+            if self.trace is None and self.workload is None:
+                raise ValueError(f"workload: a deployment does not say what requests are like; {LENGTHS_HINT}")
+            return self
         engines = self.plan.request.workload
         for name in ("prefix_hit", "speculation", "routing"):
             work = self.workload

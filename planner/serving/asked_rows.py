@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from costmodels.models.architecture import Architecture
 from costmodels.operations.layouts import DEGREES
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.recipe import Recipe
 from costmodels.serving.served_model import PromptImages
-from planner.contract.words import attention_is_data_parallel
+from planner.contract.engine import Layout
+from planner.contract.words import attention_is_data_parallel, folded
 from planner.contract.workload.images import parse_images
 from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
 from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of
-from profiles.errors import InputError
-from profiles.hardware import Catalogue
+from planner.serving.wide_experts import EngineMachines, WideAsked, wide_asked, with_experts
+from profiles.errors import InputError, Unsupported
+from profiles.hardware import Catalogue, find_fabric
 from profiles.values import number, shown
 
-LOAD = ("isl", "osl", "concurrency", "rate")
+LOAD = ("isl", "osl", "spread", "concurrency", "rate")
 """Short forms of what ``workload`` says; a column that is filled in goes before it."""
 
 FindModel = Callable[[str], Architecture]
@@ -29,8 +32,23 @@ Group = tuple[str, str, str, str | None, str | None, PromptImages | None]
 """What rows that are predicted together share."""
 
 FEWEST_REQUESTS = 100
+RUN = ("osl_length_biased", "mode", "spec")
+"""Columns of measured runs: how long the outputs of running requests are (E[L²] ÷ E[L], tokens), how requests are sent
+(``burst…``: all at once, and no more), and whether the model drafts for itself."""
+
+_BURST, _DRAFTS, _NO_DRAFTS = "burst", ("mtp", "eagle", "eagle3", "yes", "true"), ("none", "off", "no", "false")
+
 LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
 
+FRAMEWORK = "vllm"
+"""Where a cell is blank: the default of the option."""
+
+_APART = ("disagg", "disaggregated", "is_disagg", "disaggregation")
+"""Columns of InferenceX's results: whether prefill and decode have engines of their own."""
+
+_THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+", re.ASCII)
+
+_REMARK = re.compile(r"\([^()]*\)")
 _YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
 
 
@@ -49,6 +67,11 @@ class AskedRow:
     images: PromptImages | None
     recipe: Recipe
     sampling: str
+    outputs: float | None = None  # tokens of a running request's output, where they are told
+    burst: bool = False
+    drafts: bool = False
+    notes: tuple[str, ...] = ()
+    wide: WideAsked = field(default_factory=WideAsked)
 
     @property
     def group(self) -> Group:
@@ -62,15 +85,23 @@ def asked_row(
     find_workload: FindWorkload,
     catalogue: Catalogue,
 ) -> AskedRow:
-    for name in ("model", "gpu", "framework"):
+    for name in ("model", "gpu"):
         if not record[name]:
             raise InputError(f"{name}: is blank", f"name a {name}")
+    notes: list[str] = []
+    if not record["framework"]:
+        record = {**record, "framework": FRAMEWORK}
+        notes.append(f"framework is blank: {FRAMEWORK} is taken")
+    _check_one_engine(record)
     framework = find_framework(_release_asked(record))
     record = framework.in_our_words({name: value for name, value in record.items() if value})
     model = find_model(record["model"])
     gpu = catalogue.find_gpu(record["gpu"]).name
-    layout = _layout(record, model)
-    work = _workload(record, find_workload)
+    wide, node = wide_asked(record), catalogue.default_node(catalogue.find_gpu(gpu))
+    on = EngineMachines(framework, catalogue.find_gpu(gpu), node.gpus, find_fabric(node.default_fabric))
+    layout, taken = with_experts(_layout(record, model), wide, model, on)
+    notes += [f"not given, so: {', '.join(taken)}"] if taken else []
+    work = _workload(record, find_workload, notes)
     if record.get("images") or record.get("image"):
         asked = parse_images(record.get("images", ""), record.get("image", ""), "images")
         work = work.model_copy(update={"images": asked})
@@ -87,17 +118,24 @@ def asked_row(
         framework.spec,
         record.get("precision") or None,
         record.get("kv_precision") or None,
-        layout,
+        degrees_of(layout),
         work,
         prompt_images(work, model),
         _recipe(record),
         _sampling(record.get("sampling", "")),
+        _positive("osl_length_biased", biased) if (biased := record.get("osl_length_biased")) else None,
+        record.get("mode", "").casefold().startswith(_BURST),
+        work.speculation is None and _drafts(record.get("spec", "")),
+        tuple(notes),
+        wide,
     )
 
 
-def _workload(record: Mapping[str, str], find_workload: FindWorkload) -> Workload:
-    """What the row says of its load: the columns :data:`LOAD` go before ``workload``."""
-    given = {name: text for name in LOAD if (text := record.get(name, ""))}
+def _workload(record: Mapping[str, str], find_workload: FindWorkload, notes: list[str]) -> Workload:
+    """What the row says of its load: the columns :data:`LOAD` go before ``workload``. Adds to ``notes``."""
+    given = {name: _plain(name, text) for name in LOAD if (text := record.get(name, ""))}
+    if "concurrency" in given:
+        given["concurrency"] = _users(given["concurrency"], notes)
     if {"concurrency", "rate"} <= set(given):
         raise InputError("concurrency, rate: both given", "give one of them in each row")
     beside = dict(find_workload(record["workload"])) if record.get("workload") else {}
@@ -120,6 +158,25 @@ def _workload(record: Mapping[str, str], find_workload: FindWorkload) -> Workloa
             f"workload: requests: {work.requests} {told}", f"leave it out, or {FEWEST_REQUESTS} with a rate"
         )
     return work
+
+
+def _check_one_engine(record: Mapping[str, str]) -> None:
+    """Raises Unsupported where a row says that prefill and decode engines served its requests together."""
+    for name, text in record.items():
+        if folded(name) in _APART and text.casefold() in (*_YES, "disagg", "disaggregated"):
+            raise Unsupported(
+                f"{name}: {shown(text)}: prefill and decode engines apart are no one configuration",
+                "predict them with --engines prefill=…,decode=…, or leave the column out for the engine alone",
+            )
+
+
+def _plain(name: str, text: str) -> str:
+    """A whole number as spreadsheets write it (``1,000``, ``1e3``) in plain digits; other texts as they are."""
+    if name not in ("isl", "osl", "concurrency"):
+        return text
+    bare = text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
+    value = number(bare) if bare != text or "e" in bare.casefold() else None
+    return str(int(value)) if value is not None and value == int(value) and abs(value) <= LARGEST else text
 
 
 def _recipe(record: Mapping[str, str]) -> Recipe:
@@ -148,6 +205,29 @@ def _flag(name: str, text: str) -> bool | None:
     return text.casefold() in _YES if text else None
 
 
+def _users(text: str, notes: list[str]) -> str:
+    """A mean number of requests in flight (``7.998``) as the whole number next to it."""
+    value = number(text)
+    if value is None or value == int(value) or not 0 < value <= LARGEST:
+        return text
+    if value < 0.5:
+        raise InputError(
+            f"concurrency: {shown(text)} is a mean below half a request in flight", "give the rate of the requests"
+        )
+    notes.append(f"concurrency {text} is predicted as {max(round(value), 1)}")
+    return str(max(round(value), 1))
+
+
+def _drafts(text: str) -> bool:
+    word = text.casefold()
+    if word and word not in (*_DRAFTS, *_NO_DRAFTS):
+        raise InputError(
+            f"spec: {shown(text)} is not known",
+            "give mtp where the model drafts for itself, else none; or draft and acceptance in the workload",
+        )
+    return word in _DRAFTS
+
+
 def _sampling(text: str) -> str:
     if text.casefold() not in ("", "greedy", "random"):
         raise InputError(f"sampling: {shown(text)} is not known", "give greedy or random, or leave it blank")
@@ -156,7 +236,8 @@ def _sampling(text: str) -> str:
 
 def _release_asked(record: Mapping[str, str]) -> str:
     """The framework with the release that the row asks for: after an @, else by its version, else by its date."""
-    name, asked = record["framework"], record.get("version") or record.get("date")
+    version = re.sub(_REMARK, "", record.get("version", "")).strip()  # 0.11 (vLLM V1)
+    name, asked = record["framework"], version or record.get("date")
     return f"{name}@{asked}" if asked and "@" not in name else name
 
 
@@ -176,7 +257,7 @@ def _positive(name: str, text: str) -> float:
     return value
 
 
-def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, ...]:
+def _layout(record: Mapping[str, str], model: Architecture) -> Layout:
     given = {name: _count(name, record[name]) if record.get(name) else None for name in (*DEGREES, "num_gpus")}
     if attention_is_data_parallel(record) and given["dp"] is None:
         given |= {"tp": 1, "dp": given["tp"]}
@@ -187,4 +268,4 @@ def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, ...]:
             f"num_gpus: {gpus} is not tp × pp × dp = {tp} × {pp} × {dp} = {tp * pp * dp}",
             "correct the degrees or leave num_gpus blank",
         )
-    return degrees_of(completed(model, given))
+    return completed(model, given)

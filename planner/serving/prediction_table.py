@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from costmodels.estimates import Floats, Ints
+from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.registry import find_architecture
@@ -19,12 +19,15 @@ from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
+from planner.contract.engine import NOTHING
 from planner.contract.words import cell, columns_meant, precision_of
 from planner.contract.workload.workload import Speculation, Workload, parse_workload
 from planner.serving.asked_engines import AskedEngine, Room, load_of
-from planner.serving.asked_rows import LOAD, AskedRow, FindModel, FindWorkload, Group, asked_row
+from planner.serving.asked_rows import LOAD, RUN, AskedRow, FindModel, FindWorkload, Group, asked_row
 from planner.serving.configuration import RECIPE_FIELDS
 from planner.serving.layouts import refused_on_nodes
+from planner.serving.role_answers import RoleAnswer, answered
+from planner.serving.wide_experts import WIDE_FIELDS
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
 from profiles.hardware import Catalogue, find_fabric
@@ -34,21 +37,28 @@ from profiles.values import shown
 REQUIRED = ("model", "gpu", "framework")
 OPTIONAL = (
     *("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus"),
-    *("workload", *LOAD, "images", "image", *RECIPE_FIELDS, "sampling"),
+    *("workload", *LOAD, *RUN, "images", "image", *RECIPE_FIELDS, "sampling"),
+    *WIDE_FIELDS,
 )
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
+ENERGY = ("watts_per_gpu", "joules_per_input_token", "joules_per_output_token")
+ENDS = ("low", "high")
 ADDED = (
-    *(f"{name}_{part}" for name in LATENCIES for part in ("mean", "p50", "p99", "low", "high")),
-    "output_tokens_per_s_per_gpu",
+    *(f"{name}_{part}" for name in LATENCIES for part in ("mean", "p50", "p99", *ENDS, "p50_low", "p50_high")),
+    *(f"{name}{end}" for name in ("itl_ms_p50", "itl_ms_p90") for end in ("", "_low", "_high")),
+    *(f"output_tokens_per_s_per_gpu{end}" for end in ("", "_low", "_high")),
+    *(f"input_tokens_per_s_per_gpu{end}" for end in ("", "_low", "_high")),
+    *(f"{name}{end}" for name in ENERGY for end in ("", "_low", "_high")),
     "memory_bytes_per_gpu",
     "kv_tokens",
+    "step_ms_by_part",
     "how",
     "release",
     "note",
     "error",
 )
 
-PREDICTED_PREFIX = "predicted_"
+PREDICTED_PREFIX, PREDICTED_SUFFIX = "predicted_", "_predicted"
 CONTAINER = "container"
 TOGETHER = 512  # configurations predicted in one call: enough to spread its cost, few enough for the caches
 
@@ -62,6 +72,7 @@ def predict(
     progress: Progress | None = None,
     find_model: FindModel = find_architecture,
     find_workload: FindWorkload = parse_workload,
+    beside_measured: bool = False,
 ) -> pd.DataFrame:
     """``table`` (text columns) with the columns :data:`ADDED`, called as :func:`added_columns` says.
 
@@ -71,6 +82,7 @@ def predict(
         measured: profile stores laid over the shipped pack.
         find_model: the architecture of what the column ``model`` holds.
         find_workload: the workload of what the column ``workload`` holds.
+        beside_measured: whether ``table`` holds what was measured under the names of predictions.
 
     Raises:
         InputError: the table is empty, lacks a column, or has one twice.
@@ -82,13 +94,13 @@ def predict(
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
     groups: dict[Group, list[AskedRow]] = {}
     records = given.to_dict("records")
-    columns = added_columns(table.columns)
+    columns = added_columns(table.columns, beside_measured=beside_measured)
     own = [f"columns read: {', '.join(f'{name} as {ours}' for name, ours in meant.items())}"] if meant else []
-    aside = [f"{name} as {column}" for name, column in columns.items() if name != column]
+    aside = [f"{name} as {column}" for name, column in columns.items() if name != column and not beside_measured]
     said = "; ".join([*own, *([f"columns written: {', '.join(aside)}"] if aside else [])])
     for index, record in enumerate(records):
         try:
-            text = {str(name): cell(str(value)) for name, value in record.items()}
+            text = {str(name): _said(str(name), str(value)) for name, value in record.items()}
             row = asked_row(index, text, find_model, find_workload, catalogue)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
@@ -105,15 +117,20 @@ def predict(
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(out).rename(columns=columns)], axis=1)
 
 
-def added_columns(columns: Iterable[str]) -> dict[str, str]:
+def _said(name: str, text: str) -> str:
+    """A cell; ``none`` is a way to exchange tokens, and to overlap nothing."""
+    return NOTHING if name in ("exchange", "overlap") and text.strip() == NOTHING else cell(text)
+
+
+def added_columns(columns: Iterable[str], *, beside_measured: bool = False) -> dict[str, str]:
     """Each of :data:`ADDED` → the column that it is written to beside ``columns``: one of that name is the user's own
-    and is kept, and ours is ``predicted_NAME``."""
+    and is kept, and ours is ``predicted_NAME``, or beside measured values ``NAME_predicted``."""
     given = set(columns)
     out = {}
     for name in ADDED:
         column = name
         while column in given:
-            column = f"{PREDICTED_PREFIX}{column}"
+            column = f"{column}{PREDICTED_SUFFIX}" if beside_measured else f"{PREDICTED_PREFIX}{column}"
         out[name] = column
     return out
 
@@ -188,7 +205,7 @@ def _predict_group(
     refused = refused_on_nodes(model, precision, framework, layouts, node.gpus)
     for row, why in zip(rows, refused, strict=True):
         if why is not None:
-            degrees = ", ".join(f"{name} {n}" for name, n in zip(DEGREES, row.layout, strict=True) if n > 1)
+            degrees = ", ".join(f"{name} {n}" for name, n in zip(DEGREES, row.layout, strict=False) if n > 1)
             out["error"][row.index] = f"layout: {why} ({degrees}); choose other degrees (plan lists the legal ones)"
     rows = [row for row, why in zip(rows, refused, strict=True) if why is None]
     if not rows:
@@ -236,24 +253,36 @@ def _answer(served: ServedModel, engines: list[AskedEngine], out: dict[str, np.n
     loops: dict[tuple[str, Speculation | None], list[int]] = {}
     for i, engine in enumerate(kept):
         work = engine.row.workload
-        if work.concurrency is not None:
+        if work.concurrency is not None and engine.row.wide.role == "aggregated":
             loops.setdefault((work.routing, work.speculation), []).append(i)
     for (routing, _), indices in loops.items():
         chosen = np.array(indices)
         picked = [kept[i] for i in indices]
-        load, drafting = load_of(picked, running[chosen]), picked[0].row.workload.shape.drafting
+        load = load_of(picked, running[chosen], served.framework.defaults.draft_tokens)
+        drafting = picked[0].row.workload.shape.drafting
         answer = closed_loop_answers(served, layouts.take(chosen), load, routing, drafting)
         _write(out, [engine.row for engine in picked], layouts.take(chosen), answer, used[chosen], kv_tokens[chosen])
     for i, engine in enumerate(kept):
         row = engine.row
-        if row.workload.concurrency is not None:
+        if row.workload.concurrency is not None and row.wide.role == "aggregated":
             continue
         try:
             layout = layouts.take(np.array([i]))
+            if row.wide.role != "aggregated":
+                _write_role(out, row, answered(engine, served, layout, int(running[i])), used[i], kv_tokens[i])
+                continue
             one = open_loop(served, layout, _open_load(row.workload), int(kv_tokens[i]), engine.started)
             _write(out, [row], layout, one, used[i : i + 1], kv_tokens[i : i + 1])
         except ShardwrightError as error:
             out["error"][row.index] = _told(error)
+
+
+def _write_role(out: dict[str, np.ndarray], row: AskedRow, answer: RoleAnswer, used: float, kv_tokens: int) -> None:
+    for column, text in answer.cells.items():
+        out[column][row.index] = text
+    out["memory_bytes_per_gpu"][row.index] = f"{used:.0f}"
+    out["kv_tokens"][row.index] = f"{kv_tokens}"
+    out["step_ms_by_part"][row.index] = "; ".join(f"{name} {ms:.4g}" for name, ms in answer.parts_ms.items())
 
 
 def _open_load(work: Workload) -> OpenLoad:
@@ -265,19 +294,31 @@ def _write(
     out: dict[str, np.ndarray], rows: list[AskedRow], layouts: Layouts, answer: Answers, used: Floats, kv_tokens: Ints
 ) -> None:
     latencies: dict[str, Latency] = {"ttft_ms": answer.ttft, "tpot_ms": answer.tpot, "e2e_ms": answer.e2e}
-    gpus = layouts.gpus
+    index = [row.index for row in rows]
+
+    def write(name: str, each: Estimates, unit: Floats | float, ends: str = "") -> None:
+        for column, values in (
+            (name, each.value),
+            (f"{ends or name}_low", each.low),
+            (f"{ends or name}_high", each.high),
+        ):
+            out[column][index] = [f"{value:.6g}" for value in values / unit]
+
+    for name, latency in latencies.items():
+        write(f"{name}_mean", latency.mean, 1e3, name)
+        write(f"{name}_p50", latency.p50, 1e3)
+        out[f"{name}_p99"][index] = [f"{value / 1e3:.6g}" for value in latency.p99]
+    write("itl_ms_p50", answer.itl_p50, 1e3)
+    write("itl_ms_p90", answer.itl_p90, 1e3)
+    write("output_tokens_per_s_per_gpu", answer.output_tokens_per_s, layouts.gpus.astype(np.float64))
+    watts, tokens = answer.watts, answer.output_tokens_per_s.scaled(1 / layouts.gpus)
+    write("watts_per_gpu", watts, 1.0)
+    joules = Estimates(
+        watts.value / tokens.value, watts.low / tokens.high, watts.high / tokens.low, watts.how, watts.inside
+    )
+    write("joules_per_output_token", joules, 1.0)
+    write("joules_per_input_token", joules.scaled(1 / answer.input_share), 1.0)
     for k, row in enumerate(rows):
-        for name, latency in latencies.items():
-            mean = latency.mean
-            for part, value in (
-                ("mean", mean.value[k]),
-                ("p50", latency.p50[k]),
-                ("p99", latency.p99[k]),
-                ("low", mean.low[k]),
-                ("high", mean.high[k]),
-            ):
-                out[f"{name}_{part}"][row.index] = f"{value / 1e3:.6g}"
-        out["output_tokens_per_s_per_gpu"][row.index] = f"{answer.output_tokens_per_s[k] / gpus[k]:.6g}"
         out["memory_bytes_per_gpu"][row.index] = f"{used[k]:.0f}"
         out["kv_tokens"][row.index] = f"{kv_tokens[k]}"
         origin = HOW[int(answer.tpot.mean.how[k])]

@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
+from planner.contract.deployment import DeploymentDocument
 from planner.contract.documents import PLAIN_NUMBER, Document, checked
 from planner.contract.models import ModelConfig, architecture_of
 from planner.contract.options import Option
@@ -20,6 +21,8 @@ from planner.contract.workload.images import SIZE_PATTERN
 from planner.contract.workload.lengths import Tokens
 from planner.contract.workload.workload import Workload, parse_workload, tokens_input, workload_input
 from planner.serving.configuration import ENGINE, Count, EngineAsked
+from planner.serving.document.plan import Plan
+from planner.serving.measured.document import Scores
 from profiles.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from costmodels.models.architecture import Architecture
     from profiles.store import ProfileStore
 
-SCHEMA_VERSION: Literal["1.1"] = "1.1"
+SCHEMA_VERSION: Literal["1.2"] = "1.2"
 
 MOST_CONFIGURATIONS = 10_000
 """Of one request: ten thousand take a minute or two."""
@@ -85,10 +88,78 @@ class Configuration(EngineAsked):
     ] = None
 
 
-class PredictionRequest(Document):
-    """Configurations to predict."""
+def _opened(value: Any) -> Any:
+    from planner.serving.document.opening import opened
 
-    configurations: tuple[Configuration, ...] = Field(min_length=1, max_length=MOST_CONFIGURATIONS)
+    return opened(value, "request: plan") if isinstance(value, Mapping) else value
+
+
+class PredictionRequest(Document):
+    """Configurations to predict, or the engines of a plan or a deployment."""
+
+    configurations: tuple[Configuration, ...] = Field(default=(), max_length=MOST_CONFIGURATIONS)
+    plan: Annotated[
+        Plan | DeploymentDocument | None,
+        BeforeValidator(_opened, json_schema_input_type=Plan | DeploymentDocument | None),
+        Field(description="instead: a plan or a deployment, of which each group of engines is predicted"),
+    ] = None
+    workload: Annotated[
+        Workload | None,
+        BeforeValidator(workload_input, json_schema_input_type=str | Workload | None),
+        Field(description="of the whole plan or deployment, which its engines share; null: a plan's own"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> PredictionRequest:
+        if self.plan is None and self.workload is not None:
+            raise ValueError("workload: has no effect without a plan; give each configuration its own")
+        if self.plan is not None and self.configurations:
+            raise ValueError("configurations: a plan is given too; give one of them")
+        if self.plan is None and not self.configurations:
+            raise ValueError("configurations: there are none; give one, or a plan")
+        return self
+
+    @property
+    def asked(self) -> tuple[Configuration, ...]:
+        """The configurations; of a plan, one for each group of engines."""
+        return self.configurations if self.plan is None else engines_asked(self.plan, self.workload)
+
+
+def engines_asked(document: Plan | DeploymentDocument, workload: Workload | None) -> tuple[Configuration, ...]:
+    """One engine of each group of a document, under its share of the load.
+
+    Raises:
+        InputError: engines that prefill or decode alone; a deployment without a load.
+    """
+    from planner.serving.document.opening import LENGTHS_HINT, check_drafting, engine_fields, running_of
+
+    work = workload
+    if isinstance(document, DeploymentDocument):
+        if workload is None:
+            raise InputError("workload: a deployment does not say what requests are like", LENGTHS_HINT)
+        check_drafting(document, workload)
+    elif work is None:
+        rate = document.request.workload.rate_rps or document.prediction.request_rate_rps.value
+        work = document.request.workload.model_copy(update={"rate_rps": rate, "concurrency": None})
+    assert work is not None
+    if not work.has_load:
+        raise InputError("workload: says no load", "add rate=… (requests/s) or concurrency=… (users at once)")
+    asked = []
+    for group in running_of(document).engines:
+        if group.role != "aggregated":
+            raise InputError(
+                f"plan: {group.id} only {'prefills' if group.role == 'prefill' else 'decodes'}: formulas of one engine "
+                "do not say what its requests see",
+                "replay a load against all engines: plan simulate DOCUMENT --workload isl=…,osl=…,rate=…",
+            )
+        share = sum(replica.weight for replica in group.replicas) / len(group.replicas)
+        load: dict[str, float | int] = {}
+        if work.rate_rps is not None:
+            load["rate_rps"] = work.rate_rps * share
+        elif work.concurrency is not None:
+            load["concurrency"] = max(round(work.concurrency * share), 1)
+        asked.append(Configuration(**engine_fields(document, group), workload=work.model_copy(update=load)))
+    return tuple(asked)
 
 
 Cell = int | float | str | None
@@ -98,17 +169,20 @@ class Predictions(Published):
     """A row for each configuration."""
 
     kind: Literal["predictions"] = "predictions"
-    schema_version: Literal["1.1"] = SCHEMA_VERSION
+    schema_version: Literal["1.2"] = SCHEMA_VERSION
     rows: tuple[dict[str, Cell], ...] = Field(
         description="what was given, as it was given, and: ttft_ms, tpot_ms and e2e_ms, each _mean with its 80 % "
-        "interval _low to _high and _p50 and _p99 of requests; output_tokens_per_s_per_gpu; memory_bytes_per_gpu; "
-        "kv_tokens of an attention rank; how (known from); release (of the framework); note; error: why there is no "
-        "prediction, empty where there is one"
+        "interval _low to _high, _p50 of requests with _p50_low to _p50_high, and _p99; itl_ms_p50 and itl_ms_p90, of "
+        "the time between tokens; output_tokens_per_s_per_gpu; watts_per_gpu, the mean over time, idle included; all "
+        "energy ÷ prompt tokens (joules_per_input_token) and ÷ output tokens (joules_per_output_token); "
+        "memory_bytes_per_gpu; kv_tokens of an attention rank; how (known from); release (of the framework); note; "
+        "error: why there is no prediction, empty where there is one"
     )
+    scores: Scores | None = Field(default=None, description="against what was measured (`--measured`)")
     provenance: Provenance
 
 
-OLDER: dict[str, Upgrade] = {"1.0": as_it_is}
+OLDER: dict[str, Upgrade] = {"1.0": as_it_is, "1.1": as_it_is}
 """Versions that still open."""
 
 
@@ -140,7 +214,7 @@ def predictions(
     given: dict[str, ModelConfig] = {}
     loads: dict[str, Workload] = {}
     records = []
-    for configuration in request.configurations:
+    for configuration in request.asked:
         record = {name: str(value) for name, value in configuration if value is not None}
         if not isinstance(configuration.model, str):
             record["model"] = configuration.model.name
@@ -169,16 +243,18 @@ def predictions(
     return document_of(table, measured)
 
 
-def document_of(table: pd.DataFrame, measured: Sequence[ProfileStore] = ()) -> Predictions:
-    """The document of a table that :func:`planner.serving.prediction_table.predict` made."""
+def document_of(
+    table: pd.DataFrame, measured: Sequence[ProfileStore] = (), scores: Scores | None = None
+) -> Predictions:
+    """The document of a table that :func:`planner.serving.prediction_table.predict` made, and its scores."""
     from costmodels.kernels.cost_model import cost_model_version
     from planner.contract.words import columns_meant
-    from planner.serving.prediction_table import ADDED, OPTIONAL, PREDICTED_PREFIX, REQUIRED
+    from planner.serving.prediction_table import ADDED, OPTIONAL, PREDICTED_PREFIX, PREDICTED_SUFFIX, REQUIRED
     from profiles.store import shipped_pack
 
     ours = {*ADDED, *REQUIRED, *OPTIONAL} - TEXTS
     columns = [str(name) for name in table.columns]
-    numbers = {name for name in columns if re.sub(f"^({PREDICTED_PREFIX})+", "", name) in ours}
+    numbers = {name for name in columns if _own(name, PREDICTED_PREFIX, PREDICTED_SUFFIX) in ours}
     gpu = next((name for name, own in columns_meant(columns, ["gpu"]).items() if own == "gpu"), "gpu")
     rows = tuple(
         {name: _cell(value) if name in numbers else str(value) for name, value in zip(columns, row, strict=True)}
@@ -186,11 +262,18 @@ def document_of(table: pd.DataFrame, measured: Sequence[ProfileStore] = ()) -> P
     )
     store = shipped_pack()
     fields = provenance_fields(store, measured, set(table[gpu]), cost_model_version(store, measured), ())
-    return Predictions(rows=rows, provenance=Provenance(**fields)).sealed()
+    return Predictions(rows=rows, scores=scores, provenance=Provenance(**fields)).sealed()
+
+
+def _own(name: str, prefix: str, suffix: str) -> str:
+    """The column of ours that ``name`` holds where another of its name was there."""
+    return re.sub(f"^({prefix})+|({suffix})+$", "", name)
 
 
 TEXTS = {
     *("model", "gpu", "framework", "version", "date", "precision", "kv_precision", "workload", "image"),
+    *("mode", "spec", "spread"),
+    *("role", "exchange", "overlap", "eplb", "step_ms_by_part"),
     *("how", "release", "note", "error"),
 }
 """Columns that hold no numbers."""

@@ -63,11 +63,22 @@ _weights = partial(_choices, "precision", get_args(PrecisionName), weights_word)
 _caches = partial(_choices, "kv_precision", get_args(KvPrecisionName), kv_precision)
 _Names = str | list[str] | None
 
+Choices = Annotated[
+    Annotated[tuple[PrecisionName | Literal["any"], ...], Field(min_length=1)] | None,
+    BeforeValidator(_weights, json_schema_input_type=_Names),
+    Field(description="of weights: one, several to choose from, or any; default: as published"),
+]
+KvChoices = Annotated[
+    Annotated[tuple[KvPrecisionName | Literal["any"], ...], Field(min_length=1)] | None,
+    BeforeValidator(_caches, json_schema_input_type=_Names),
+    Field(description="of the KV cache: one, several to choose from, or any; default: bf16"),
+]
+
 
 _ASKED, _RESTRICTED = "What to plan", "Restrictions"
 
 
-def _share(value: Any) -> Any:
+def as_share(value: Any) -> Any:
     """``"20%"`` as 0.2."""
     if not isinstance(value, str):
         return value
@@ -120,9 +131,7 @@ class PlanRequest(Document):
     ] = None
     framework: Annotated[FrameworkName, Option(RELEASE_HELP, _ASKED)] = "vllm"
     precision: Annotated[
-        Annotated[tuple[PrecisionName | Literal["any"], ...], Field(min_length=1)] | None,
-        BeforeValidator(_weights, json_schema_input_type=_Names),
-        Field(description="of weights: one, several to choose from, or any; default: as published"),
+        Choices,
         Option(
             "Weights: bf16, fp8, fp8_block, nvfp4, ...; several joined by commas, or any, to choose from. "
             "Default: as published.",
@@ -130,9 +139,7 @@ class PlanRequest(Document):
         ),
     ] = None
     kv_precision: Annotated[
-        Annotated[tuple[KvPrecisionName | Literal["any"], ...], Field(min_length=1)] | None,
-        BeforeValidator(_caches, json_schema_input_type=_Names),
-        Field(description="of the KV cache: one, several to choose from, or any; default: bf16"),
+        KvChoices,
         Option("KV cache: bf16 (default) or fp8; bf16,fp8 or any to choose from.", _ASKED),
     ] = None
     max_num_seqs: MaxNumSeqs = None
@@ -163,7 +170,7 @@ class PlanRequest(Document):
     ] = 0.5
     headroom: Annotated[
         Annotated[float, Field(ge=0, le=10), PLAIN_NUMBER],
-        BeforeValidator(_share, json_schema_input_type=float | str),
+        BeforeValidator(as_share, json_schema_input_type=float | str),
         Field(description="the plan is for the rate and this share of it more: 0.2 or 20%"),
         Option("Plan for this much more than the rate: 20%.", _ASKED, metavar="SHARE", show_default=False, text=True),
     ] = 0.0

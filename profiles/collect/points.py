@@ -137,4 +137,4 @@ class Outcome:
     power_watts: float | None = None
     clock_mhz: float | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)  # temperature, throttle reasons, ... of the block
-    seconds: float = 0.0  # of the budget that it took
+    seconds: float = 0.0  # of the budget that it took, power apart

@@ -178,7 +178,7 @@ class Runner:
         finally:
             self._fold()
         report.error_after = dict(proposer.expected_error())
-        report.power_seconds = 0.0 if self._power is None else self._power.spent_s
+        report.power_seconds = self._power_s()
         report.seconds = time.monotonic() - began
         return report
 
@@ -220,11 +220,15 @@ class Runner:
         Raises:
             BudgetOver: too little time is left for it; it is as if it had not begun.
         """
-        began = time.monotonic()
+        began, power_s = time.monotonic(), self._power_s()
         with current(self.device):
             outcome = self._outcome(point)
         self._release()  # operands are out of scope only now
-        return dataclasses.replace(outcome, seconds=time.monotonic() - began)
+        # Power is waited for far longer than a time, and of some points alone: it is no cost of the operation.
+        return dataclasses.replace(outcome, seconds=time.monotonic() - began - (self._power_s() - power_s))
+
+    def _power_s(self) -> float:
+        return 0.0 if self._power is None else self._power.spent_s
 
     def _outcome(self, point: Point) -> Outcome:
         benchmark = self.benchmarks.get(point.operation)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from planner.contract.clusters import Cluster, Pool
+from planner.contract.clusters import Cluster, Pool, supplied
+from planner.contract.deployment import Deployment
 from planner.contract.engine import EngineGroup, Launch, Layout, Limits, Rank, Replica
 from planner.contract.provenance import Provenance
 from planner.contract.quantities import Interval, Latency
@@ -14,7 +15,6 @@ from planner.serving.document.plan import (
     Alternative,
     Alternatives,
     Compared,
-    Decision,
     OperatingPoint,
     Plan,
     Rejection,
@@ -147,7 +147,7 @@ def example_plan(**changes: Any) -> Plan:
             parameters=32_760_000_000,
             active_parameters=32_760_000_000,
             not_modelled=(),
-            cluster=Cluster(name="10xH200", pools=(pool,)),
+            cluster=supplied(Cluster(name="10xH200", pools=(pool,))),
             slo=parse_slo("ttft=1s,tpot_p99=30ms"),
             workload=Workload(isl=4000, osl=500),
             objective="throughput",
@@ -162,7 +162,7 @@ def example_plan(**changes: Any) -> Plan:
             tp_across_nodes=False,
             time_limit_s=30.0,
         ),
-        "decision": Decision(engines=(engine_group(),), gpus_used=8, gpus_idle=2, usd_per_hour=31.92),
+        "decision": Deployment(engines=(engine_group(),), gpus_used=8, gpus_idle=2, usd_per_hour=31.92),
         "prediction": Prediction(
             ttft_ms=latency(350),
             tpot_ms=latency(20),

@@ -18,6 +18,8 @@ from api.rest.body import MOST_BYTES
 from planner.serving.planning import plan
 from planner.serving.request import parse_request
 
+PATIENT = {"Prefer": "wait=300"}
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
@@ -54,7 +56,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 def test_a_real_server_makes_the_same_plan_as_the_command_line(server: str) -> None:
     with httpx.Client(base_url=server, timeout=300, trust_env=False) as client:
-        response = client.post("/v1/plans", json=ASKED, headers={"Prefer": "wait=300"})
+        response = client.post("/v1/plans", json=ASKED, headers=PATIENT)
         assert response.status_code == 200, response.text
         assert response.content == plan(parse_request(ASKED)).to_json().encode()
         assert client.post("/v1/plans", json=ASKED).content == response.content
@@ -62,9 +64,7 @@ def test_a_real_server_makes_the_same_plan_as_the_command_line(server: str) -> N
         impossible = {**ASKED, "slo": "ttft=1us"}
         assert (
             "binding"
-            in problem(client.post("/v1/plans", json=impossible, headers={"Prefer": "wait=300"}), 409, "infeasible")[
-                "details"
-            ]
+            in problem(client.post("/v1/plans", json=impossible, headers=PATIENT), 409, "infeasible")["details"]
         )
         big = client.post("/v1/plans", content=b" " * 2 * MOST_BYTES, headers={"Content-Type": "application/json"})
         problem(big, 413, "content-too-large")

@@ -23,8 +23,8 @@ from planner.experts.crossings import Distance, crossings, crossings_bound
 from planner.experts.model import moe_model
 from planner.experts.placement import Floats, Ints, Loads, Placement, Routes, Topology
 from planner.experts.routes import loads_of_routes, read_routes
-from planner.experts.synthetic import planted_loads, planted_routes
 from tests.benchmarks.cards import write
+from tests.benchmarks.planted import planted_loads, planted_routes
 
 RECORDED = Path(__file__).parents[2].parent / "shared" / "data" / "moe" / "mixtral_8x7b_gsm8k_top2_routing.jsonl"
 MODEL = "mistralai/Mixtral-8x7B-v0.1"

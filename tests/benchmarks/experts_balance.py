@@ -22,8 +22,8 @@ from planner.experts.balance import Balanced, balance
 from planner.experts.baseline import greedy
 from planner.experts.placement import Floats, Loads, Placement, Topology
 from planner.experts.replan import replan
-from planner.experts.robust import average, hold_out, select
 from tests.benchmarks.cards import write
+from tests.benchmarks.held_out_windows import hold_out, select
 from tests.planner.experts.skewed import optimum, skewed, topology
 
 SHAPES = ((32, 288), (64, 320), (72, 288))
@@ -123,7 +123,7 @@ def windows_together(loads: Loads) -> dict[str, Any]:
         for pair in itertools.combinations(range(min(loads.windows, 3)), 2):
             both, where = select(loads, np.array(pair)), shape(gpus, slots)
             found, cpu_s = timed(lambda b=both, w=where: balance(b, w))  # type: ignore[misc]
-            mean = greedy(average(both).counts[0], where)
+            mean = greedy(both.averaged().counts[0], where)
             name = f"{' + '.join(both.names)}: {gpus} GPUs, {slots} slots"
             out[name] = {
                 "ours": ours(found, cpu_s),
@@ -140,7 +140,7 @@ def held_out(loads: Loads) -> dict[str, Any]:
         scores = hold_out(loads, where)
         pinned = []  # as DeepSeek runs its own: 8 groups on 4 nodes
         for window in range(loads.windows):
-            rest = average(select(loads, np.delete(np.arange(loads.windows), window)))
+            rest = select(loads, np.delete(np.arange(loads.windows), window)).averaged()
             pinned.append(greedy(rest.counts[0], where, 8).balancedness(loads.counts[window]).mean())
         name = f"{gpus} GPUs, {slots} slots"
         out[name] = {

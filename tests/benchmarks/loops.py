@@ -23,7 +23,7 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.closed_loop.client import Load, closed_loop_answers
+from costmodels.serving.closed_loop.load import Load, closed_loop_answers
 from costmodels.serving.closed_loop.protocol import GENERATIONS, SHORTEST
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.served_model import ServedModel

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodels.models.architecture import Architecture
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
@@ -73,19 +72,12 @@ class Log:
         return f"{self.model} {precision.weights}/{precision.kv} TP{self.layouts.tp[0]} PP{self.layouts.pp[0]}"
 
 
-def known(model: str) -> Architecture:
-    """A bundled model, or one that differs from it in its vocabulary alone."""
-    if model == "codellama/CodeLlama-7b-hf":
-        return dataclasses.replace(find_architecture("meta-llama/Llama-2-7b-hf"), name=model, vocabulary=32016)
-    return find_architecture(SAME_SHAPE.get(model, model))
-
-
 def logs(path: Path = LOGS) -> list[Log]:
     """The starts in a file."""
     found = []
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            model = known(row["model"])
+            model = find_architecture(row["model"])
             weights = {"torch.float32": "fp32"}.get(row["dtype"], "fp8" if row["quantization"] == "fp8" else None)
             precision = choose_precision(model, weights, "fp8" if row["kv_cache_dtype"] == "fp8" else None)
             tp, pp = int(float(row["tp"])), int(float(row["pp"]))

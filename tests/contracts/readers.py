@@ -22,18 +22,26 @@ from api.cli.commands import predict as predict_command
 from costmodels.models.registry import find_architecture
 from planner.contract.clusters import read_cluster
 from planner.contract.workload.files import workload_at
-from planner.contract.workload.traces import read_trace
+from planner.contract.workload.traces import recorded
 from planner.experts.inputs import read_loads
 from planner.experts.model import MoeModel
 from planner.experts.outputs import read_current, written
 from planner.experts.placement import Placement, Topology
 from planner.experts.routes import read_routes
+from planner.imports.importing import deployment_of
+from planner.imports.request import parse_import_request
 from planner.serving import prediction_table
 from planner.serving.document.plan import read_plan
+from planner.serving.fleets.decision import loads_of
+from planner.serving.fleets.files import read_fleet
+from planner.serving.fleets.load_files import read_load_table
+from planner.serving.fleets.request import parse_fleet_request
+from planner.serving.fleets.tables import read_tables
 from profiles.collect.journal import read, read_points
 from profiles.collect.rows import rows_of
 from profiles.descriptions import read_descriptions
 from profiles.errors import ShardwrightError
+from profiles.files import Source
 from profiles.hardware import gpus
 from profiles.importers import vidur
 from profiles.measurements import OPERATIONS, columns_of
@@ -137,6 +145,23 @@ MLP = (
     b"num_tokens,n_embd,n_expanded_embd,n_head,n_kv_head,use_gated_mlp,num_tensor_parallel_workers,"
     b"time_stats.mlp_up_proj.median\n128,8192,28672,64,8,True,4,2.0\n256,8192,28672,64,8,True,4,2.5\n"
 )
+
+
+FLEET = b"""cluster: {name: c, pools: [{gpu: H100, gpus: 16, spot_gpus: 8, spot_usd_per_gpu_hour: 1.0, zone: a}]}
+survive: {engines: 1}
+services:
+- {name: a, model: Qwen/Qwen3-8B, slo: ttft=1s, load: {rate_rps: 3, classes: [{isl: 100, osl: 10, share: 1.0}]}}
+"""
+MELANGE = {
+    "gpu_info": {"A": {"cost": 1.0, "tputs": [[2, 1], [5, 2]]}},
+    "workload_distribution": [[0.2, 0.1], [0.5, 0.2]], "total_request_rate": 30,
+}  # fmt: skip
+AIBRIX = {"gpu": "A", "cost": 1.0, "tputs": [[9.0, 4.0], [3.0, 0.0]], "indexes": [[4, 8], [128, 256]]}
+LOAD = b"hour,isl_from,isl_to,osl,rate_rps\n0,1,100,10,2.5\n1,1,100,10,3\n"
+
+
+def _fleet(path: Path) -> Any:
+    return loads_of(parse_fleet_request(read_fleet(path)))
 
 
 def _predicted(path: Path) -> Any:
@@ -264,14 +289,40 @@ ROUTE_LINES = [
 
 MOONCAKE = [{"timestamp": 1000 * i, "input_length": 900, "output_length": 5, "hash_ids": [1, 2 + i]} for i in range(3)]
 
+SCRIPT = b"""#!/bin/bash
+set -e
+export VLLM_USE_V1=1
+MODEL=${MODEL:-Qwen/Qwen3-32B}
+ARGS=(--max-num-seqs 64 --max-model-len "8k")
+cat > options.yaml <<EOF
+kv-cache-dtype: fp8
+max-num-batched-tokens: 4096
+EOF
+CUDA_VISIBLE_DEVICES=0,1 vllm serve "$MODEL" --config options.yaml \\
+  --tensor-parallel-size=2 "${ARGS[@]}" --speculative-config '{"method": "mtp", "num_speculative_tokens": 3}' > log &
+CUDA_VISIBLE_DEVICES=2 python -m vllm.entrypoints.openai.api_server --model $MODEL -tp 1 --gpu-memory-utilization 0.9 \\
+  --speculative-config.num_speculative_tokens 3 --max-num-seqs 64 --max-model-len 8k --kv-cache-dtype fp8 &
+"""
+
+
+def _imported(path: Path) -> Any:
+    text = Source(path, "", "give a shell script").text()
+    return deployment_of(parse_import_request({"text": text, "gpu": "H200", "form": "script"}))
+
+
 READERS = {
+    "script": Reader("serve.sh", lambda: SCRIPT, _imported),
     "cluster": Reader("c.yaml", lambda: CLUSTER, read_cluster, spoilt_yaml),
     "config": Reader("config.json", _json(CONFIG), _config, mutations.spoilt_json),
     "plan": Reader("plan.json", _plan, read_plan, mutations.spoilt_json),
-    "trace": Reader("t.csv", lambda: TRACE, read_trace, mutations.spoilt_csv),
-    "azure trace": Reader("t.csv", lambda: AZURE, read_trace, mutations.spoilt_csv),
-    "mooncake trace": Reader("t.jsonl", _lines(*MOONCAKE), read_trace, mutations.spoilt_json),
+    "trace": Reader("t.csv", lambda: TRACE, recorded, mutations.spoilt_csv),
+    "azure trace": Reader("t.csv", lambda: AZURE, recorded, mutations.spoilt_csv),
+    "mooncake trace": Reader("t.jsonl", _lines(*MOONCAKE), recorded, mutations.spoilt_json),
     "workload": Reader("w.yaml", lambda: b"isl: 4k\nosl: 500\nrate: 2\n", lambda p: workload_at(str(p)), spoilt_yaml),
+    "fleet": Reader("f.yaml", lambda: FLEET, _fleet, spoilt_yaml),
+    "melange": Reader("m.json", _json(MELANGE), _fleet, mutations.spoilt_json),
+    "aibrix": Reader("a.json", _json(AIBRIX), read_tables, mutations.spoilt_json),
+    "load table": Reader("l.csv", lambda: LOAD, lambda p: read_load_table(p, {}, "load"), mutations.spoilt_csv),
     "configurations": Reader("c.csv", lambda: CONFIGS, _predicted, mutations.spoilt_csv),
     "loads.json": Reader(
         "l.json", _json({"logical_count": COUNTS}), lambda p: read_loads([p], MODEL), mutations.spoilt_json

@@ -162,6 +162,7 @@ WITHOUT_A_ROUTE = {
     "gpus": "GET /v1/gpus",
     "schema": "GET /v1/schemas/NAME",
     "serve": "is the service",
+    "fleet": "reads files of loads and tables; its answer is of the kind serving",
     "train predict": "reads options and tables only",
     "train memory": "reads options and tables only",
     "profile": "measures and keeps stores on the machine that it runs on",

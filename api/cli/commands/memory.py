@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.console import flowing, page, write_text
+from api.cli.console import flowing, page
 from api.cli.options import AsJson, Output, Request, takes
-from api.cli.output import check_target, write_atomically
+from api.cli.output import check_target, hand_over
 from api.cli.requests import gathered
 from planner.serving.configuration import MemoryRequest
+from profiles.errors import InputError, UnknownName
 
 EXAMPLE = "plan memory --model Qwen/Qwen3-32B --gpu H100 --tp 2"
 
@@ -20,6 +21,14 @@ EXAMPLE = "plan memory --model Qwen/Qwen3-32B --gpu H100 --tp 2"
 @flowing
 def memory(
     asked: dict[str, Any],
+    document: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DOCUMENT.json]", help="A plan or a deployment: the memory of its engines."),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Of a document with several groups of engines: the one to answer for."),
+    ] = None,
     profiles: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="Know the GPU types that this store describes. May be given again."),
@@ -37,6 +46,8 @@ def memory(
       plan memory --model Qwen/Qwen3-32B --gpu H100 --tp 2
 
       plan memory --model openai/gpt-oss-120b --gpu H100 --framework vllm@0.11 --max-model-len 16000
+
+      plan memory running.json
     """
     from api.cli.views.memory import show
     from planner.serving.memory import memory as memory_of
@@ -45,13 +56,40 @@ def memory(
 
     check_target(output)
     catalogue = catalogue_with(profiles or ())
-    fields, _ = gathered(asked, request, "memory-request", catalogue, needed=("model", "gpu"), example=EXAMPLE)
-    understood = parse_memory_request(fields)
-    made = memory_of(understood, catalogue)
-    if output is not None:
-        write_atomically(output, made.to_json())
-    if as_json:
-        write_text(made.to_json())
+    if document is None:
+        if engine is not None:
+            raise InputError("--engine: has no effect without a document", "name one: plan memory plan.json")
+        fields, _ = gathered(asked, request, "memory-request", catalogue, needed=("model", "gpu"), example=EXAMPLE)
+        understood = {"": parse_memory_request(fields)}
     else:
+        understood = _engines(document, engine, asked, request)
+    made = {name: memory_of(each, catalogue) for name, each in understood.items()}
+    if len(made) > 1 and (as_json or output is not None):
+        raise InputError(
+            f"{document}: has several groups of engines: {', '.join(made)}", "choose one with --engine for a document"
+        )
+    first = next(iter(made.values()))
+    if hand_over(first.to_json(), output, as_json=as_json):
         with page() as out:
-            show(made, out)
+            for name, each in made.items():
+                show(each, out, f"{name}, " if len(made) > 1 else "")
+
+
+def _engines(path: Path, engine: str | None, asked: dict[str, Any], request: str | None) -> dict[str, MemoryRequest]:
+    """What is asked of each group of engines of a document, by its id; options replace what the document says."""
+    from planner.serving.document.opening import drafts, engine_fields, read_running, running_of
+    from planner.serving.memory_document import parse_memory_request
+
+    if request is not None:
+        raise InputError("--request: has no effect beside a document", "give one of them")
+    document = read_running(path)
+    groups = {group.id: group for group in running_of(document).engines}
+    if engine is not None and engine not in groups:
+        raise UnknownName("engine", engine, groups)
+    return {
+        name: parse_memory_request(
+            {**engine_fields(document, group), "draft": drafts(document) and group.role != "prefill", **asked}
+        )
+        for name, group in groups.items()
+        if engine in (None, name)
+    }

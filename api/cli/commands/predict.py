@@ -30,7 +30,11 @@ def predict(
     asked: Asked,
     configs: Annotated[
         Path | None,
-        typer.Argument(metavar="[CONFIGS.csv]", help="One configuration a row; columns as the options are called."),
+        typer.Argument(
+            metavar="[CONFIGS.csv | DOCUMENT.json]",
+            help="One configuration a row; columns as the options are called. Or a plan or a deployment: each of its "
+            "groups of engines under its share of --workload.",
+        ),
     ] = None,
     profiles: Annotated[
         list[Path] | None,
@@ -51,6 +55,32 @@ def predict(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print only the document: a row for each.", rich_help_panel=SHOWN)
     ] = False,
+    scored: Annotated[
+        bool,
+        typer.Option(
+            "--measured",
+            help="Score the CSV's measured columns (ttft_ms_mean, tpot_ms_p50, watts_per_gpu, …): errors, bias, and "
+            "how often intervals hold.",
+            rich_help_panel=SHOWN,
+        ),
+    ] = False,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMNS",
+            help="With --measured: also by these columns, as gpu,framework,date.",
+            rich_help_panel=SHOWN,
+        ),
+    ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Show what a step of a prefill or decode engine consists of (--role): attention, dense products, "
+            "experts, dispatch, combine, what overlap hides, what imbalance costs.",
+            rich_help_panel=SHOWN,
+        ),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Predicts configurations that you name: time to first token, time per output token, whole request (each the mean,
@@ -60,19 +90,37 @@ def predict(
     `error` and the others still are. All requests are as long as isl and osl say, unless the workload has a spread:
     the public harnesses draw lengths uniform within 20 % below, --workload isl=1000,osl=100,concurrency=8,spread=0.8-1.
 
+    With --measured, columns called as the prediction's hold what was measured: they are kept, the predictions beside
+    them end in _predicted, and how far these are is printed, of all rows and by the columns of --by.
+
     Examples:
 
       plan predict --model Qwen/Qwen3-32B --gpu H200 --tp 2 --isl 4000 --osl 500 --concurrency 32
 
       plan predict configs.csv -o predictions.csv
+
+      plan predict running.json --workload isl=4000,osl=500,rate=5
+
+      plan predict runs.csv --measured --by gpu,framework -o predictions.csv
     """
+    if configs is not None and configs.suffix.casefold() == ".json":
+        if scored or by is not None:
+            raise InputError("--measured: has no effect beside a document", "name a CSV with a measured column")
+        _document(configs, asked, request, profiles, output, as_json, quiet)
+        return
     if configs is not None and (extra := set(asked) | ({"request"} if request else set())):
         name = min(extra)
         option = "--request" if name == "request" else option_name(Configuration, name)
         raise InputError(f"{option}: has no effect beside {configs}", "give it as a column of the file")
+    if scored and configs is None:
+        raise InputError("--measured: has no effect without a CSV", "name a CSV with a measured column")
+    if by is not None and not scored:
+        raise InputError("--by: has no effect without --measured", "add --measured")
     check_target(output)
     measured, catalogue = measured_stores(profiles)
-    if configs is not None:
+    if configs is not None and scored:
+        _score(configs, measured, output, by or "", skip_failed, as_json=as_json, quiet=quiet)
+    elif configs is not None:
         from planner.serving.prediction_table import added_columns
 
         table = _read(configs)
@@ -91,7 +139,100 @@ def predict(
         _requested(asked, request, measured, catalogue, output, as_json, quiet)
     else:
         usual = {name: value for name, value in asked.usual.items() if name != "workload" or "isl" not in asked}
-        _one({**usual, **asked}, measured, output, as_json, quiet, skip_failed)
+        _one({**usual, **asked}, measured, output, as_json, quiet, skip_failed, explain)
+
+
+def _document(
+    path: Path,
+    asked: Asked,
+    request: str | None,
+    profiles: list[Path] | None,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Predicts the engines of a plan or a deployment."""
+    extra = {name for name in asked if name not in ("workload", "isl", "osl", "concurrency", "rate")}
+    if extra or request is not None:
+        option = "--request" if request is not None else option_name(Configuration, min(extra))
+        raise InputError(f"{option}: has no effect beside {path}", "the document says it")
+    from api.cli.progress import Reporter
+    from api.cli.requests import with_workload
+    from planner.contract.workload.workload import workload_of
+    from planner.serving.document.opening import read_running
+    from planner.serving.predictions import parse_prediction_request, predictions
+
+    check_target(output)
+    measured, _ = measured_stores(profiles)
+    fields = with_workload({"workload": asked["workload"]} if "workload" in asked else {}, Path())
+    pairs = [(name, str(asked[name])) for name in ("isl", "osl", "concurrency", "rate") if name in asked]
+    if pairs:
+        fields["workload"] = workload_of(pairs, _fields_of(fields.get("workload"), pairs))
+    understood = parse_prediction_request({"plan": read_running(path), **fields})
+    with Reporter(_doing(len(understood.asked)), quiet=quiet) as report:
+        made = predictions(understood, measured=measured, progress=report)
+    failed = [row for row in made.rows if row.get("error")]
+    if len(failed) == len(made.rows):
+        message, _, hint = str(failed[0]["error"]).partition("; ")
+        raise InputError(message, hint or "correct the document")
+    if output is not None:
+        write_atomically(output, made.to_json())
+    if as_json:
+        write_text(made.to_json())
+    elif output is None:
+        import pandas as pd
+
+        for row in made.rows:
+            _show(pd.Series({name: "" if value is None else value for name, value in row.items()}))
+
+
+def _fields_of(workload: object, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """The fields of the workload that options stand beside."""
+    from planner.contract.workload.workload import Workload, parse_workload
+
+    if workload is None:
+        return {}
+    found = dict(workload if isinstance(workload, Workload) else parse_workload(str(workload)))
+    if {"concurrency", "rate"} & {name for name, _ in pairs}:
+        found |= {"concurrency": None, "rate_rps": None}
+    return found
+
+
+def _score(
+    configs: Path,
+    measured: list[ProfileStore],
+    output: Path | None,
+    by: str,
+    skip_failed: bool,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Predicts the rows of a CSV beside what was measured of them, and shows how far that is."""
+    from api.cli.views.scores import show
+    from planner.serving.measured.columns import measured_columns
+    from planner.serving.measured.scores import scores_of
+    from planner.serving.predictions import document_of
+
+    table = _read(configs)
+    truth = measured_columns(table)
+    columns = [name.strip() for name in by.split(",") if name.strip()]
+    if missing := [name for name in columns if name not in table.columns]:
+        raise InputError(f"--by: there is no column {missing[0]}", f"name columns of {configs}, with commas between")
+    answer = _predicted(table, measured, quiet, folder=configs.parent, skip_failed=skip_failed, beside_measured=True)
+    scores = scores_of(answer, truth, columns)
+    if output is not None:
+        in_json = output.suffix.casefold() == ".json"
+        text = document_of(answer, measured, scores).to_json() if in_json else answer.to_csv(index=False)
+        write_atomically(output, text)
+    if as_json:
+        write_text(document_of(answer, measured, scores).to_json())
+    else:
+        show(scores)
+    if not scores.scores:
+        raise InputError(
+            f"{configs}: nothing that was measured could be predicted", "its rows say why: -o FILE, column error"
+        )
 
 
 def _one(
@@ -101,7 +242,10 @@ def _one(
     as_json: bool,
     quiet: bool,
     skip_failed: bool,
+    explain: bool,
 ) -> None:
+    if explain and asked.get("role", "aggregated") == "aggregated":
+        raise InputError("--explain: shows the step of an engine with one role", "give --role prefill or decode")
     needed = ("model", "gpu") if "workload" in asked else ("model", "gpu", "isl", "osl")
     missing = [name for name in needed if name not in asked]
     if missing:
@@ -116,6 +260,8 @@ def _one(
         message, _, hint = error.partition("; ")
         raise InputError(message, hint)
     _hand_over(answer, measured, output, as_json, show=output is None)
+    if explain and not as_json:
+        _explain(answer.iloc[0])
 
 
 def _requested(
@@ -160,7 +306,13 @@ def _doing(count: int) -> str:
 
 
 def _predicted(
-    table: pd.DataFrame, measured: list[ProfileStore], quiet: bool, *, folder: Path = Path(), skip_failed: bool = False
+    table: pd.DataFrame,
+    measured: list[ProfileStore],
+    quiet: bool,
+    *,
+    folder: Path = Path(),
+    skip_failed: bool = False,
+    beside_measured: bool = False,
 ) -> pd.DataFrame:
     """``folder``: what files that the column ``workload`` names are relative to."""
     from api.cli.progress import Reporter
@@ -174,7 +326,13 @@ def _predicted(
     with Reporter(_doing(len(table)), quiet=quiet) as report:
         from planner.serving.prediction_table import predict as predict_table
 
-        return predict_table(table, measured=measured, progress=report, find_workload=find_workload)
+        return predict_table(
+            table,
+            measured=measured,
+            progress=report,
+            find_workload=find_workload,
+            beside_measured=beside_measured,
+        )
 
 
 def _hand_over(
@@ -196,6 +354,19 @@ def _hand_over(
         write_text(answer.to_csv(index=False))
 
 
+def _explain(row: pd.Series) -> None:
+    """What a step of an engine consists of; what is hidden counts against it."""
+    from api.cli.console import heading, indented, table
+
+    with page() as out:
+        heading(out, "One step")
+        rows = table("part", "ms")
+        for part in row["step_ms_by_part"].split("; "):
+            name, _, ms = part.rpartition(" ")
+            rows.add_row(name, ms)
+        indented(out, rows)
+
+
 def _show(row: pd.Series) -> None:
     from api.cli.console import facts, heading, indented, table
     from api.cli.views.quantities import gib, milliseconds, milliseconds_range, number
@@ -209,6 +380,8 @@ def _show(row: pd.Series) -> None:
             ("tpot_ms", "time per output token (TPOT)"),
             ("e2e_ms", "whole request (E2E)"),
         ):
+            if not row[f"{name}_mean"]:
+                continue  # not of such an engine
             mean, low, high, p50, p99 = (float(row[f"{name}_{part}"]) for part in ("mean", "low", "high", "p50", "p99"))
             interval = milliseconds_range(Interval(value=mean, low=low, high=high))
             rows.add_row(title, milliseconds(mean), interval, milliseconds(p50), milliseconds(p99))
@@ -216,10 +389,27 @@ def _show(row: pd.Series) -> None:
         facts(
             out,
             [
-                ("output", f"{number(float(row['output_tokens_per_s_per_gpu']))} tokens/s per GPU"),
+                *(
+                    (name, f"{number(float(row[f'{name}_tokens_per_s_per_gpu']))} tokens/s per GPU")
+                    for name in ("input", "output")
+                    if row[f"{name}_tokens_per_s_per_gpu"]
+                ),
+                *([("power", _power(row))] if row["watts_per_gpu"] else []),
                 ("memory", f"{gib(float(row['memory_bytes_per_gpu']))} GiB per GPU"),
                 ("KV cache", f"{int(row['kv_tokens']):,} tokens per attention rank"),
                 ("known from", row["how"]),
                 *([("note", row["note"])] if row["note"] else []),
             ],
         )
+
+
+def _power(row: pd.Series) -> str:
+    """``524 W per GPU (456–597 W), 0.524 J per output token``."""
+    from api.cli.views.quantities import number, watts, watts_range
+    from planner.contract.quantities import Interval
+
+    mean, low, high = (float(row[f"watts_per_gpu{end}"]) for end in ("", "_low", "_high"))
+    joules = number(float(row["joules_per_output_token"]))
+    return (
+        f"{watts(mean)} per GPU ({watts_range(Interval(value=mean, low=low, high=high))}), {joules} J per output token"
+    )

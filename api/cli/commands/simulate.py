@@ -22,7 +22,12 @@ _LOAD = "The load"
 def simulate(
     asked: dict[str, Any],
     plan_file: Annotated[
-        Path | None, typer.Argument(metavar="PLAN.json", help="A plan that `plan --output` wrote.", show_default=False)
+        Path | None,
+        typer.Argument(
+            metavar="PLAN.json",
+            help="A plan that `plan --output` wrote, or a deployment of `plan import`.",
+            show_default=False,
+        ),
     ] = None,
     trace: Annotated[
         Path | None,
@@ -84,7 +89,7 @@ def simulate(
     from planner.contract.models import read_model
 
     given = None if model is None else read_model(model)
-    with Reporter(f"simulating {understood.plan.request.model}", quiet=quiet) as report:
+    with Reporter(f"simulating {_model(understood)}", quiet=quiet) as report:
         from planner.replay.report import simulate as simulated
 
         made = simulated(understood, model=given, measured=measured, progress=report)
@@ -99,6 +104,11 @@ def simulate(
             show(made, out)
 
 
+def _model(understood: SimulationRequest) -> str:
+    document = understood.plan
+    return document.request.model if document.kind == "serving" else document.model
+
+
 def _understood(
     asked: dict[str, Any], plan_file: Path | None, trace: Path | None, request: str | None, skip_failed: bool
 ) -> SimulationRequest:
@@ -108,7 +118,7 @@ def _understood(
         InputError: what their readers raise, and what contradicts itself.
     """
     from planner.replay.request import Trace, parse_simulation_request
-    from planner.serving.document.plan import read_plan
+    from planner.serving.document.opening import read_running
 
     document, folder = read_request(request, "simulation-request")
     fields = {
@@ -120,7 +130,7 @@ def _understood(
     if trace is None and isinstance(fields.get("trace"), str):
         trace = folder / fields["trace"]
     if plan_file is not None:
-        fields["plan"] = read_plan(plan_file)
+        fields["plan"] = read_running(plan_file)
     if "plan" not in fields:
         raise InputError("PLAN.json is missing", "for example: plan simulate plan.json --rate 18")
     if trace is None:

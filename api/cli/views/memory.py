@@ -17,9 +17,11 @@ PARTS = {
 }
 
 
-def show(document: MemoryDocument, out: Console) -> None:
-    """Prints the answer, the parts and what fits."""
-    heading(out, f"{document.framework} {document.version}: {'starts' if document.starts else 'does not start'}")
+def show(document: MemoryDocument, out: Console, engine: str = "") -> None:
+    """Prints the answer, the parts and what fits; ``engine``: which one it is, where there are several."""
+    heading(
+        out, f"{engine}{document.framework} {document.version}: {'starts' if document.starts else 'does not start'}"
+    )
     for reason in document.reasons:
         out.print(f"  {reason}")
     rows = table("of each GPU", "GiB")

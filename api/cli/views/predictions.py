@@ -147,8 +147,10 @@ def _rates(plan: Plan) -> Iterator[tuple[str, str, str]]:
         yield plain("output tokens/s of a user", prediction.output_tokens_per_s_per_user)
     yield "load ÷ what the SLO lets it carry", percent(prediction.utilisation), ""
     power = prediction.power_watts
-    yield f"power of {plan.decision.gpus_used} GPUs", watts(power.value), watts_range(power)
-    yield plain("J per output token", prediction.joules_per_output_token)
+    if power is not None:
+        yield f"power of {plan.decision.gpus_used} GPUs", watts(power.value), watts_range(power)
+    if prediction.joules_per_output_token is not None:
+        yield plain("J per output token", prediction.joules_per_output_token)
     if prediction.usd_per_million_output_tokens is not None:
         yield plain("$ per million output tokens", prediction.usd_per_million_output_tokens)
 

@@ -14,6 +14,7 @@ from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.registry import families
+from costmodels.serving.closed_loop.load import Load
 from costmodels.serving.closed_loop.loop_grid import GridQuestions, grid_questions
 from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration
 from costmodels.serving.frameworks.framework import find_framework
@@ -130,7 +131,8 @@ def _group(
     # The row is there, so the model fitted, whatever our account of its memory says.
     limit = np.where(held > 1, np.minimum(held, framework.limits.max_sequences) * layouts.dp, UNLIMITED)
     running = np.minimum(concurrency, limit)
-    questions = grid_questions(layouts, running, budget, isl, osl, shortest, mixed=framework.scheduler.mixed)
+    load = Load.of(concurrency, isl, osl, budget, limit, shortest)
+    questions = grid_questions(layouts, running, load, mixed=framework.scheduler.mixed)
 
     def asked(calibration: Calibration = NEUTRAL) -> StepTimes:
         return served.step(questions.layouts, questions.batch, routing, calibration=calibration)

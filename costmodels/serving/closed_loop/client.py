@@ -2,89 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
-from costmodels.serving.closed_loop.loop_grid import grid_questions
-from costmodels.serving.closed_loop.protocol import Gate, closed_loop
-from costmodels.serving.frameworks.calibration import Spread
+from costmodels.power.board import Activity, mean_watts
+from costmodels.serving.closed_loop.load import Load
+from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS, grid_questions
+from costmodels.serving.closed_loop.protocol import ClosedLoop, StepGrid, closed_loop, line_through
+from costmodels.serving.frameworks.calibration import Calibration, Spread
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
-from costmodels.serving.step import interval
-
-
-@dataclass(frozen=True)
-class Load:
-    """What the client does, and how the engine was started; shape [n] each.
-
-    Attributes:
-        concurrency: requests in flight, of the whole engine.
-        isl, osl: longest lengths, tokens.
-        token_budget: most tokens of one step of an attention rank.
-        most_running: sequences that the whole engine holds at once; the rest wait.
-        shortest: lengths are uniform between this share of the longest and all of it.
-        cached_share: of each prompt, that the prefix cache holds.
-        gate: when the engine lets waiting prompts in.
-        drafted: tokens drafted per step (speculative decoding), of which as many are accepted as in the runs that the
-            framework's calibration was fitted to; 0: none.
-    """
-
-    concurrency: Ints
-    isl: Ints
-    osl: Ints
-    token_budget: Ints
-    most_running: Ints
-    shortest: Floats
-    cached_share: Floats
-    gate: Gate
-    drafted: Ints
-
-    @classmethod
-    def of(
-        cls,
-        concurrency: Ints,
-        isl: Ints,
-        osl: Ints,
-        token_budget: Ints,
-        most_running: Ints,
-        shortest: Floats | float = 1.0,
-        cached_share: Floats | float = 0.0,
-    ) -> Load:
-        """An engine that is started plainly; all lengths alike where no ``shortest`` is given."""
-        n = len(concurrency)
-        return cls(
-            concurrency,
-            isl,
-            osl,
-            token_budget,
-            most_running,
-            np.broadcast_to(np.asarray(shortest, np.float64), n),
-            np.broadcast_to(np.asarray(cached_share, np.float64), n),
-            Gate.none(n),
-            np.zeros(n, np.int64),
-        )
+from costmodels.serving.step import StepTimes, interval
 
 
 @dataclass(frozen=True)
 class Latency:
-    """One latency of ``n`` configurations, µs: the mean with its 80 % interval, and percentiles of requests."""
+    """One latency of ``n`` configurations, µs: the mean and the median of requests with their 80 % intervals, and the
+    99th percentile."""
 
     mean: Estimates
-    p50: Floats
+    p50: Estimates
     p99: Floats
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What clients see of ``n`` configurations; throughput of the whole engine, shape [n]."""
+    """What clients see of ``n`` configurations.
+
+    Attributes:
+        itl_p50, itl_p90: time between two tokens, over all tokens, µs.
+        output_tokens_per_s: of the whole engine.
+        watts: of one GPU, mean over time.
+        input_share: tokens of prompts for each of outputs.
+    """
 
     ttft: Latency
     tpot: Latency
     e2e: Latency
-    output_tokens_per_s: Floats
+    itl_p50: Estimates
+    itl_p90: Estimates
+    output_tokens_per_s: Estimates
+    watts: Estimates
+    input_share: Floats
+
+
+def itl_us(load: Load, running: Ints, ranks: Ints, grid: StepGrid) -> Floats:
+    """Time between two tokens that half and nine tenths of all tokens stay below, µs, [2, n]: a step without prompts,
+    or, where so many of a sequence's steps have prompts, one with."""
+    each = np.maximum(running / ranks, 1.0)
+    plain = line_through(grid.decode_batch, grid.decode_us, each)
+    # Steps with prompts in the life of a request: those of the others that run, and its own is not counted.
+    prompts = np.maximum(running - 1, 0) * np.where(grid.mixed, grid.chunks, 1.0)
+    share = np.minimum(prompts / np.maximum(load.mean_osl - 1, 1), 1.0)
+    longer = np.where(grid.mixed, np.maximum(grid.prefill_us[:, 0] / grid.chunks, plain), plain + grid.prefill_us[:, 0])
+    return np.stack([np.where(share > 1 - p, longer, plain) for p in (0.5, 0.9)])
 
 
 def closed_loop_answers(
@@ -98,16 +72,8 @@ def closed_loop_answers(
     framework, calibration = served.framework, served.framework.calibration
     running = np.minimum(load.concurrency, load.most_running)
     drafted = 0 if drafting is None else drafting.draft_tokens * np.ceil(running / (layouts.dp * layouts.pp))
-    questions = grid_questions(
-        layouts,
-        running,
-        load.token_budget - drafted,
-        load.isl,
-        load.osl,
-        load.shortest,
-        load.cached_share,
-        mixed=framework.scheduler.mixed,
-    )
+    asked = replace(load, token_budget=load.token_budget - drafted)
+    questions = grid_questions(layouts, running, asked, mixed=framework.scheduler.mixed)
     if drafting is None:
         longer, tokens_per_step = 1.0, calibration.tokens_per_step(load.drafted)
         times = served.step(questions.layouts, questions.batch, routing)
@@ -116,41 +82,69 @@ def closed_loop_answers(
         tokens_per_step = np.full(len(layouts), drafting.tokens_per_step)
         verified = questions.batch.verifying(drafting.queries)
         times = served.step(questions.layouts, verified, routing)
+    grid = questions.grid(longer * times.latency.value, longer * times.stage.value, tokens_per_step)
     loop = closed_loop(
-        questions.grid(longer * times.latency.value, longer * times.stage.value, tokens_per_step),
+        grid,
         load.concurrency,
         load.most_running,
         layouts.dp,
         load.osl,
         load.shortest,
         load.gate.after(tokens_per_step),
+        load.generations,
     )
-    prompt = load.isl * (1 + load.shortest) / 2
-    tpot_mean = np.nanmean(loop.tpot, axis=1)
-    front = calibration.front_us(prompt, load.concurrency.astype(np.float64), tpot_mean)
-    levels = len(times.latency.how) // len(layouts)
-    how = times.latency.how.reshape(levels, -1).max(axis=0)
-    inside = np.asarray(times.latency.inside.reshape(levels, -1).all(axis=0), dtype=np.bool_)
-
-    def latency(values: Floats, spread: Spread) -> Latency:
-        mean = np.nanmean(values, axis=1)
-        low, high = interval(mean, spread)
-        # Where kernels are less sure than held-out runs were, so is the request.
-        down, up = (
-            (getattr(times.latency, side) / times.latency.value).reshape(levels, -1) for side in ("low", "high")
-        )
-        low = np.where(inside, low, np.minimum(low, mean * down.min(axis=0)))
-        high = np.where(inside, high, np.maximum(high, mean * up.max(axis=0)))
-        p50, p99 = np.nanquantile(values, [0.5, 0.99], axis=1)
-        return Latency(Estimates(mean, low, high, how.astype(np.int8), inside), p50, p99)
-
-    # Requests that wait in front of the engine are slower by that in every loop: throughput falls with the longer loop.
-    ttft = loop.ttft + front[:, None]
-    e2e = loop.e2e + front[:, None]
-    slower = np.nanmean(loop.e2e, axis=1) / np.nanmean(e2e, axis=1)
+    answer = _Intervals(calibration, times.latency, len(layouts))
+    ttft, e2e, tokens_per_s = fronted(calibration, load, loop)
+    itl = itl_us(load, running, layouts.dp, grid)
     return Answers(
-        latency(ttft, calibration.ttft),
-        latency(loop.tpot, calibration.tpot),
-        latency(e2e, calibration.e2e),
-        loop.output_tokens_per_s * slower,
+        answer.latency(ttft, calibration.ttft),
+        answer.latency(loop.tpot, calibration.tpot),
+        answer.latency(e2e, calibration.e2e),
+        answer.estimates(itl[0], calibration.tpot),
+        answer.estimates(itl[1], calibration.tpot),
+        answer.rates(tokens_per_s, calibration.e2e),
+        mean_watts(served.gpu, _activity(times, loop, len(layouts)), np.ones(len(layouts))),
+        load.mean_isl / load.mean_osl,
     )
+
+
+def _activity(times: StepTimes, loop: ClosedLoop, n: int) -> Activity:
+    """What the GPUs do over time, from the fullest step without prompts and the step with one."""
+    plain, first = (Activity.of(times.take(np.arange(n) + level * n)) for level in (DECODE_LEVELS - 1, DECODE_LEVELS))
+    return Activity.mixed([(plain, 1 - loop.tpot_prefill), (first, loop.tpot_prefill)])
+
+
+def fronted(calibration: Calibration, load: Load, loop: ClosedLoop) -> tuple[Floats, Floats, Floats]:
+    """(TTFT and whole requests [n, requests], output tokens per second [n]) with what requests wait outside the steps:
+    they are slower by that in every loop, and throughput falls with the longer loop."""
+    tpot = np.nanmean(loop.tpot, axis=1)
+    front = calibration.front_us(load.mean_isl, load.concurrency.astype(np.float64), tpot)[:, None]
+    e2e = loop.e2e + front
+    slower = np.nanmean(loop.e2e, axis=1) / np.nanmean(e2e, axis=1)
+    return loop.ttft + front, e2e, loop.output_tokens_per_s * slower
+
+
+class _Intervals:
+    """The 80 % intervals of ``n`` configurations: what held-out runs say, or the steps' own where kernels are outside
+    what was measured and less sure than those runs were."""
+
+    def __init__(self, calibration: Calibration, steps: Estimates, n: int) -> None:
+        levels = len(steps.how) // n
+        self._how = steps.how.reshape(levels, -1).max(axis=0).astype(np.int8)
+        self._inside = np.asarray(steps.inside.reshape(levels, -1).all(axis=0), dtype=np.bool_)
+        self._down = (steps.low / steps.value).reshape(levels, -1).min(axis=0)
+        self._up = (steps.high / steps.value).reshape(levels, -1).max(axis=0)
+
+    def estimates(self, value: Floats, spread: Spread) -> Estimates:
+        low, high = interval(value, spread)
+        low = np.where(self._inside, low, np.minimum(low, value * self._down))
+        high = np.where(self._inside, high, np.maximum(high, value * self._up))
+        return Estimates(value, low, high, self._how, self._inside)
+
+    def rates(self, value: Floats, spread: Spread) -> Estimates:
+        """Of what falls as a time with ``spread`` rises."""
+        return self.estimates(value, Spread(low=-spread.high, high=-spread.low))
+
+    def latency(self, values: Floats, spread: Spread) -> Latency:
+        p50, p99 = np.nanquantile(values, [0.5, 0.99], axis=1)
+        return Latency(self.estimates(np.nanmean(values, axis=1), spread), self.estimates(p50, spread), p99)

@@ -9,9 +9,12 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
-from costmodels.serving.closed_loop.protocol import SHORTEST, StepGrid
+from costmodels.serving.closed_loop.load import Load
+from costmodels.serving.closed_loop.protocol import StepGrid
 
 _DECODE_SHARES = (0.0, 0.25, 0.5, 1.0)
+DECODE_LEVELS = len(_DECODE_SHARES)
+"""The first levels of a grid, from one sequence to all that run; the others hold prompts, from one on."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,7 @@ class GridQuestions:
 def grid_questions(
     layouts: Layouts,
     concurrency: Ints,
-    token_budget: Ints,
-    isl: Ints,
-    osl: Ints,
-    shortest: Floats | float = SHORTEST,
-    cached_share: Floats | float = 0.0,
+    load: Load,
     *,
     mixed: bool,
 ) -> GridQuestions:
@@ -77,8 +76,6 @@ def grid_questions(
 
     Args:
         concurrency: sequences that run at once in the whole engine, shape [n].
-        token_budget: most tokens of one step of an attention rank, shape [n].
-        shortest, cached_share: as of :class:`costmodels.serving.closed_loop.client.Load`.
         mixed: whether decodes ride along with prompts.
     """
     n = len(layouts)
@@ -87,11 +84,10 @@ def grid_questions(
     each = np.maximum(concurrency / dp, 1.0)
     decode_batch = np.column_stack([np.maximum(np.rint(1 + share * (each - 1)), 1) for share in _DECODE_SHARES])
     micro_batch = np.maximum(np.rint(decode_batch / stages[:, None]), 1)
-    mean = (1 + np.asarray(shortest)) / 2
-    prompt = np.maximum(np.rint(isl * mean), 1)
+    prompt = np.maximum(np.rint(load.mean_isl), 1)
     riding = np.where(mixed, np.maximum(np.rint(each / stages), 1), 0)
-    room = np.maximum(token_budget - riding, 1)
-    new = np.maximum(np.rint(prompt * (1 - np.asarray(cached_share))), 1)  # the last token is always computed
+    room = np.maximum(load.token_budget - riding, 1)
+    new = np.maximum(np.rint(prompt * (1 - load.cached_share)), 1)  # the last token is always computed
     chunks = np.ceil(new / room)
     chunk = np.maximum(np.rint(new / chunks), 1)
     per_rank = np.maximum(np.minimum(np.floor(room / new), np.ceil(each)), 1)
@@ -100,7 +96,7 @@ def grid_questions(
     prompts = np.column_stack([np.ones(n), middle, most])
 
     nobody = np.zeros(n)
-    context = np.rint(prompt + mean * osl / 2)
+    context = np.rint(prompt + np.where(np.isnan(load.outputs), load.mean_osl, load.outputs) / 2)
     parts = [
         (nobody, nobody, nobody, micro_batch[:, k], context, micro_batch[:, k]) for k in range(micro_batch.shape[1])
     ]

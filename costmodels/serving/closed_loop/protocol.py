@@ -94,6 +94,19 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class _Sent:
+    """What the clients send, shape [n] each: as of :func:`closed_loop`."""
+
+    concurrency: Ints
+    osl: Ints
+    shortest: Floats
+    generations: Ints
+
+    def take(self, index: Ints) -> _Sent:
+        return take_rows(self, index)
+
+
+@dataclass(frozen=True)
 class ClosedLoop:
     """What the client sees, shape [n] each unless said otherwise; times in µs.
 
@@ -119,6 +132,7 @@ def closed_loop(
     osl: Ints,
     shortest: Floats | float = SHORTEST,
     gate: Gate | None = None,
+    generations: Ints | int = GENERATIONS,
 ) -> ClosedLoop:
     """Plays the protocol on each configuration.
 
@@ -129,26 +143,23 @@ def closed_loop(
         osl: stated output length in tokens.
         shortest: lengths are uniform between this share of the stated ones and all of it.
         gate: when prompts are let in, its steps counted in tokens of one sequence (None: at every step).
+        generations: requests of each client, one after the other, at most :data:`GENERATIONS`; 1: a burst alone.
     """
     n = len(concurrency)
     gate = gate or Gate.none(n)
-    ratio = np.broadcast_to(np.asarray(shortest, dtype=np.float64), n)
+    sent = _Sent(
+        concurrency,
+        osl,
+        np.broadcast_to(np.asarray(shortest, dtype=np.float64), n),
+        np.broadcast_to(np.asarray(generations, dtype=np.int64), n),
+    )
     requests = SLOTS * GENERATIONS
     out = ClosedLoop(*(np.full((n, requests), np.nan) for _ in range(3)), *(np.zeros(n) for _ in range(3)))
     slots = np.minimum(concurrency, SLOTS)
     sizes = 2 ** np.ceil(np.log2(np.maximum(slots, 1))).astype(np.int64)
     for size in np.unique(sizes):
         rows = np.flatnonzero(sizes == size)
-        part = _play(
-            grid.take(rows),
-            concurrency[rows],
-            most_running[rows],
-            ranks[rows],
-            osl[rows],
-            ratio[rows],
-            gate.take(rows),
-            int(size),
-        )
+        part = _play(grid.take(rows), sent.take(rows), most_running[rows], ranks[rows], gate.take(rows), int(size))
         for name in out.__dataclass_fields__:
             whole, piece = getattr(out, name), getattr(part, name)
             if piece.ndim == 2:
@@ -158,20 +169,12 @@ def closed_loop(
     return out
 
 
-def _play(
-    grid: StepGrid,
-    concurrency: Ints,
-    most_running: Ints,
-    ranks: Ints,
-    osl: Ints,
-    ratio: Floats,
-    gate: Gate,
-    width: int,
-) -> ClosedLoop:
+def _play(grid: StepGrid, sent: _Sent, most_running: Ints, ranks: Ints, gate: Gate, width: int) -> ClosedLoop:
+    concurrency, osl, ratio = sent.concurrency, sent.osl, sent.shortest
     n = len(concurrency)
     slots = np.minimum(concurrency, SLOTS)
     weight = concurrency / slots  # requests that one slot stands for
-    total = slots * GENERATIONS
+    total = slots * sent.generations
     room = np.maximum(np.floor(most_running / weight), 1)
     draw = np.random.default_rng(_SEED).random((2, GENERATIONS * 2, width))
     spread, least_share = (1 - ratio)[:, None], ratio[:, None]
@@ -233,11 +236,11 @@ def _play(
                 empty = np.where(piped, prompts / np.maximum(each, 1.0) * np.exp(-rate), 0.0)
                 fills = np.where(burst, fills, empty)
             batches = prompts / np.maximum(each, 1.0)
-            own = _line(grid.prompts, grid.prefill_us, each) * scale_in
+            own = line_through(grid.prompts, grid.prefill_us, each) * scale_in
             time = batches * own
             steps = batches * grid.chunks / grid.stages
             if piped.any():
-                fill = fills * _line(grid.prompts, grid.fill_us, each) * scale_in
+                fill = fills * line_through(grid.prompts, grid.fill_us, each) * scale_in
                 time, own = time + fill, own + fill / np.maximum(batches, 1.0)
                 steps = steps + fills * (1 - 1 / grid.stages)
             time = np.where(serve, time, 0.0)
@@ -276,7 +279,7 @@ def _play(
             idle = np.where(gate.free_running, (since + least) % np.maximum(gate.steps, 1.0), 0.0)
             since = np.where(go, np.where(queue > 0, since + least, idle), since)
             per_rank = np.maximum(running * weight / ranks, 1.0)
-            time = np.where(go, least * _line(grid.decode_batch, grid.decode_us, per_rank), 0.0)
+            time = np.where(go, least * line_through(grid.decode_batch, grid.decode_us, per_rank), 0.0)
             now = now + time
             remaining = np.where(decoding & go[:, None], remaining - least[:, None], remaining)
             ends = ends | (decoding & go[:, None] & (remaining <= 0))
@@ -318,7 +321,7 @@ def _earliest(arrival: Floats, take: Ints) -> np.ndarray:
     return chosen
 
 
-def _line(x: Floats, y: Floats, at: Floats) -> Floats:
+def line_through(x: Floats, y: Floats, at: Floats) -> Floats:
     """Piecewise linear through the columns of ``x`` and ``y``, row by row; the ends are kept beyond them."""
     out = y[:, 0].copy()
     for k in range(x.shape[1] - 1):

@@ -69,22 +69,6 @@ class Recording:
     skipped: int
 
 
-def read_trace(path: Path, *, first: int | None = None, speed: float = 1.0) -> Requests:
-    """The requests of a file, the first of them at time 0; other columns are ignored.
-
-    Args:
-        first: read so many requests only.
-        speed: requests come so many times as fast.
-
-    Raises:
-        InputError: what :func:`recorded` raises.
-    """
-    if not (np.isfinite(speed) and speed > 0):
-        raise InputError(f"speed: {speed} is not a positive number", "1 is the trace's own speed")
-    found = recorded(path, first=first)
-    return sent(found.seconds, found.isl, found.osl, speed)
-
-
 def sent(seconds: Floats, isl: Ints, osl: Ints, speed: float) -> Requests:
     """Recorded requests, ``seconds`` after the first, as they come at ``speed`` times their own speed."""
     return Requests(isl, osl, seconds / speed * 1e6)

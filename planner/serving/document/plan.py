@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from planner.contract.clusters import Cluster
+from planner.contract.clusters import SuppliedCluster
+from planner.contract.deployment import Deployment
 from planner.contract.documents import Document
-from planner.contract.engine import EngineGroup, FrameworkName, Layout
+from planner.contract.engine import FrameworkName, Layout
 from planner.contract.files import read_text
+from planner.contract.fleet import FleetProof, RouteBy, ServiceUnderstood, SurviveAsked
 from planner.contract.proof import Proof
 from planner.contract.provenance import Provenance
 from planner.contract.published import Published, as_it_is, parse_published
@@ -23,9 +25,9 @@ from planner.contract.workload.workload import Workload
 from planner.serving.document.prediction import Prediction
 from planner.serving.request import Disaggregation, Objective
 
-SCHEMA_VERSION: Literal["1.4"] = "1.4"
+SCHEMA_VERSION: Literal["1.5"] = "1.5"
 
-OLDER = dict.fromkeys(("1.0", "1.1", "1.2", "1.3"), as_it_is)
+OLDER = dict.fromkeys(("1.0", "1.1", "1.2", "1.3", "1.4"), as_it_is)
 """Versions that still open, for ever: whatever a later one added has a default that says what was so."""
 
 
@@ -39,7 +41,7 @@ class RequestUnderstood(Document):
     parameters: int = Field(description="weights of the language model")
     active_parameters: int = Field(description="weights that touch one token")
     not_modelled: tuple[str, ...] = Field(description="parts of the checkpoint that are not modelled")
-    cluster: Cluster
+    cluster: SuppliedCluster
     slo: Slo
     workload: Workload
     objective: Objective
@@ -65,21 +67,15 @@ class RequestUnderstood(Document):
     config: dict[str, Any] | None = Field(
         default=None, description="the model's config.json, where it is not a bundled one; null before schema 1.3"
     )
-
-
-# ------------------------------------------------------------------ decision
-
-
-class Decision(Document):
-    engines: tuple[EngineGroup, ...]
-    gpus_used: int
-    gpus_idle: int
-    usd_per_hour: float | None = Field(description="of the GPUs used; null where a price is not known")
-    pairs: tuple[tuple[str, str], ...] = Field(
+    services: tuple[ServiceUnderstood, ...] = Field(
         default=(),
-        description="ids of the prefill and decode engines that serve requests together; empty: aggregated engines, "
-        "or before schema 1.3, where every prefill engine goes with every decode engine",
+        description="of a fleet: model, slo and workload above are then those of all together (its mean request at the "
+        "busiest step); empty: one service, as said above",
     )
+    route_by: RouteBy = Field(default="isl", description="what the gateway tells requests apart by")
+    survive: SurviveAsked = Field(default=SurviveAsked(), description="what may be lost")
+    budget_usd_per_hour: float | None = None
+    max_changes: int | None = Field(default=None, description="engines that start or leave between two steps, at most")
 
 
 # ------------------------------------------------------------------ proof
@@ -128,6 +124,7 @@ class ServingProof(Proof):
     compared: tuple[Compared, ...] = Field(
         default=(), description="every way to serve that was tried, best first; empty in plans of schema 1.0"
     )
+    fleet: FleetProof | None = Field(default=None, description="null: one service, class and step")
 
 
 class OperatingPoint(Document):
@@ -203,9 +200,9 @@ class Plan(Published):
     """The whole document."""
 
     kind: Literal["serving"] = "serving"
-    schema_version: Literal["1.4"] = SCHEMA_VERSION
+    schema_version: Literal["1.5"] = SCHEMA_VERSION
     request: RequestUnderstood
-    decision: Decision
+    decision: Deployment
     prediction: Prediction
     proof: ServingProof
     alternatives: Alternatives

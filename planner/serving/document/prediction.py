@@ -8,6 +8,7 @@ from pydantic import Field
 
 from costmodels.origins import How
 from planner.contract.documents import Document
+from planner.contract.fleet import ServicePrediction
 from planner.contract.quantities import Interval, Latency
 
 
@@ -112,9 +113,9 @@ class Effect(Document):
 class Prediction(Document):
     """Of the whole plan. Latencies are those of the slowest engine group, or of the slowest pair of them."""
 
-    ttft_ms: Latency
+    ttft_ms: Latency | None = Field(description="null: engines of measured tables")
     tpot_ms: Latency | None = Field(description="null: requests of one output token")
-    e2e_ms: Latency
+    e2e_ms: Latency | None = Field(description="null: engines of measured tables")
     ttft_ms_by_part: dict[str, float] = Field(default_factory=dict, description="mean TTFT by cause, by the formulas")
     kv_transfer: KvTransfer | None = Field(default=None, description="null: aggregated engines")
     effects: tuple[Effect, ...] = Field(default=(), description="of the workload's facts")
@@ -123,8 +124,9 @@ class Prediction(Document):
     output_tokens_per_s_per_gpu: Interval
     output_tokens_per_s_per_user: Interval | None = Field(description="null: requests of one output token")
     utilisation: float = Field(description="load ÷ capacity")
-    power_watts: Interval = Field(description="of all GPUs used")
-    joules_per_output_token: Interval
+    power_watts: Interval | None = Field(description="of all GPUs used; null: engines of measured tables")
+    joules_per_output_token: Interval | None
     usd_per_million_output_tokens: Interval | None
     slo: tuple[SloCheck, ...]
     engines: tuple[GroupPrediction, ...]
+    services: tuple[ServicePrediction, ...] = Field(default=(), description="of a fleet")

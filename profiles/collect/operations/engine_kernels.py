@@ -68,8 +68,10 @@ class FlashAttention:
             return f"{self.name} needs an NVIDIA GPU of compute capability 8.0"
         if self.generation == 3 and device.capability[0] != 9:
             return f"{self.name} is built for compute capability 9.x alone"
-        if problem.dtype not in ("bf16", "fp16") or problem.kv_dtype != problem.dtype:
-            return f"{self.name} is called in bf16 or fp16 with a KV cache of the same, not {problem.kv_dtype}"
+        if problem.dtype not in ("bf16", "fp16"):
+            return f"{self.name} is called in bf16 or fp16, not in {problem.dtype}"
+        if problem.kv_dtype != problem.dtype:
+            return f"{self.name} in {problem.dtype} is called with a KV cache of the same, not {problem.kv_dtype}"
         if problem.value_dim != problem.head_dim or problem.head_dim > 256:
             return f"{self.name} is called with keys and values equally wide, 256 at most"
         found = library(self._import_name)
@@ -118,8 +120,10 @@ class FlashInfer:
     def reason(self, device: Device, problem: Problem) -> str | None:
         if device.capability is None or device.capability < (8, 0):
             return "flashinfer needs an NVIDIA GPU of compute capability 8.0"
-        if problem.dtype not in ("bf16", "fp16") or problem.kv_dtype not in (problem.dtype, "fp8"):
-            return f"flashinfer computes in bf16 or fp16 over a KV cache of the same or fp8, not {problem.kv_dtype}"
+        if problem.dtype not in ("bf16", "fp16"):
+            return f"flashinfer computes in bf16 or fp16, not in {problem.dtype}"
+        if problem.kv_dtype not in (problem.dtype, "fp8"):
+            return f"flashinfer in {problem.dtype} reads a KV cache of the same or fp8, not {problem.kv_dtype}"
         if problem.value_dim != problem.head_dim:
             return "flashinfer's paged cache has values as wide as keys"
         found = library("flashinfer")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from planner.contract.workload import traces
-from planner.contract.workload.traces import read_trace
+from planner.contract.workload.traces import recorded, sent
 from profiles.errors import InputError
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
@@ -33,28 +33,29 @@ def write(folder: Path, text: str | bytes) -> Path:
 
 @pytest.mark.parametrize("text", [AZURE, SECONDS, SECONDS.replace("\n", "\r\n")])
 def test_both_formats_read_alike(tmp_path: Path, text: str) -> None:
-    got = read_trace(write(tmp_path, text))
+    got = recorded(write(tmp_path, text))
     assert got.isl.tolist() == [4808, 3180, 110, 7]
     assert got.osl.tolist() == [10, 8, 27, 1]
-    assert got.arrival_us == pytest.approx([0, 52_000, 52_000, 20_576.02004e6])
+    assert got.seconds == pytest.approx([0, 0.052, 0.052, 20_576.02004])
 
 
 def test_speed_and_first(tmp_path: Path) -> None:
     path = write(tmp_path, SECONDS)
-    assert len(read_trace(path, first=2)) == 2
-    assert read_trace(path, speed=2.0).arrival_us[1] == pytest.approx(26_000)
+    got = recorded(path, first=2)
+    assert len(got.isl) == 2
+    assert sent(got.seconds, got.isl, got.osl, 2.0).arrival_us[1] == pytest.approx(26_000)
 
 
 def test_long_files_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traces, "_ROWS_AT_ONCE", 3)
     rows = [f"{i},{i + 1},{i + 2}" for i in range(10)]
     path = write(tmp_path, "\n".join(["arrival_s,isl,osl", *rows]))
-    assert np.array_equal(read_trace(path).isl, np.arange(10) + 1)
-    assert len(read_trace(path, first=7)) == 7
+    assert np.array_equal(recorded(path).isl, np.arange(10) + 1)
+    assert len(recorded(path, first=7).isl) == 7
     rows[6] = "2,7,8"  # before the line above, which another part held the end of
     path = write(tmp_path, "\n".join(["arrival_s,isl,osl", *rows]))
     with pytest.raises(InputError, match="line 8: arrival_s '2' is before"):
-        read_trace(path)
+        recorded(path)
 
 
 @pytest.mark.parametrize(
@@ -83,17 +84,16 @@ def test_long_files_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monkey
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str | bytes, named: str) -> None:
     with pytest.raises(InputError, match=named):
-        read_trace(write(tmp_path, text))
+        recorded(write(tmp_path, text))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        read_trace(tmp_path / "none.csv")
+        recorded(tmp_path / "none.csv")
     with pytest.raises(InputError, match="cannot be read"):
-        read_trace(tmp_path)
+        recorded(tmp_path)
 
 
-@pytest.mark.parametrize(("options", "named"), [({"speed": 0.0}, "speed: 0"), ({"first": 0}, "requests: 0")])
-def test_options_are_checked(tmp_path: Path, options: dict[str, float], named: str) -> None:
-    with pytest.raises(InputError, match=named):
-        read_trace(write(tmp_path, AZURE), **options)  # type: ignore[arg-type]
+def test_no_requests_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="requests: 0"):
+        recorded(write(tmp_path, AZURE), first=0)

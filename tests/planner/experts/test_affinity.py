@@ -15,9 +15,9 @@ from planner.experts.affinity import LoadLimit, Sweeper, near, relabelled
 from planner.experts.balance import balance
 from planner.experts.crossings import Distance, crossings, crossings_bound, stay_bound
 from planner.experts.placement import Loads, Placement, Topology
-from planner.experts.synthetic import planted_loads, planted_routes
 from planner.experts.traffic import fewest
 from planner.solving.solvers import CpSat, Problem, Row
+from tests.benchmarks.planted import planted_loads, planted_routes
 
 FLAT = Distance(1.0)
 

@@ -11,9 +11,9 @@ from planner.experts.balance import balance
 from planner.experts.baseline import greedy
 from planner.experts.placement import Placement, Topology
 from planner.experts.replan import allot, replan, transfer
-from planner.experts.robust import hold_out
 from planner.experts.walk import Reachable
 from profiles.errors import Infeasible, InputError
+from tests.benchmarks.held_out_windows import hold_out
 from tests.planner.experts.skewed import skewed, topology
 
 

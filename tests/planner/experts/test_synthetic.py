@@ -8,8 +8,9 @@ import pytest
 from planner.experts.crossings import Distance, crossings
 from planner.experts.model import MoeModel
 from planner.experts.placement import Placement, Topology
-from planner.experts.synthetic import planted_loads, planted_routes, synthetic_loads
+from planner.experts.synthetic import synthetic_loads
 from profiles.errors import InputError
+from tests.benchmarks.planted import planted_loads, planted_routes
 
 MODEL = MoeModel("made/up", layers=40, moe_layers=tuple(range(1, 40)), experts=256, top_k=8)
 

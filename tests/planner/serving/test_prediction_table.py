@@ -209,7 +209,7 @@ def test_degrees_of_experts_that_do_not_make_up_the_group_are_refused() -> None:
         ("Qwen/Qwen3-32B", "vllm", {"tp": "6", "pp": "2"}),
         ("Qwen/Qwen3-8B", "sglang", {"pp": "48"}),
         ("Qwen/Qwen3-235B-A22B-FP8", "sglang", {"tp": "8"}),
-        ("Qwen/Qwen3-235B-A22B-FP8", "sglang", {"tp": "1", "dp": "12", "ep": "12"}),
+        ("Qwen/Qwen3-235B-A22B-FP8", "sglang", {"tp": "1", "dp": "12", "ep": "12", "redundant": "4"}),
         ("Qwen/Qwen3-235B-A22B-FP8", "trtllm", {"tp": "4", "dp": "2"}),
         ("Qwen/Qwen3-30B-A3B", "vllm", {"tp": "1", "dp": "4", "ep": "2"}),
         ("Qwen/Qwen3-30B-A3B", "vllm", {"tp": "1", "pp": "3", "dp": "8"}),
@@ -257,3 +257,13 @@ def test_rows_are_predicted_alike_in_any_order() -> None:
     np.testing.assert_array_equal(
         forward["ttft_ms_mean"].to_numpy(dtype=float), backward["ttft_ms_mean"].to_numpy(dtype=float)[::-1]
     )
+
+
+def test_cells_as_spreadsheets_and_result_files_have_them() -> None:
+    table = rows({"isl": "1,000"}, {"isl": "1e3"}, {}, {"framework": ""}, {"disagg": "true"}, {"disagg": "false"})
+    answer = predict(table)
+    assert list(answer["error"][:4]) == [""] * 4
+    assert len(set(answer["ttft_ms_mean"][:4])) == 1, "1,000 and 1e3 are a thousand"
+    assert "framework is blank: vllm is taken" in answer["note"].iloc[3]
+    assert answer["error"].iloc[4].startswith("disagg: 'true': prefill and decode engines apart")
+    assert answer["error"].iloc[5] == ""

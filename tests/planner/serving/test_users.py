@@ -71,3 +71,28 @@ def test_what_makes_no_sense_is_refused(fields: dict[str, Any], named: str) -> N
     asked = {"model": DENSE, "cluster": "1xH100", "workload": "isl=10,osl=2,concurrency=3"}
     with pytest.raises(InputError, match=named):
         parse_request({**asked, **fields})
+
+
+def test_no_fewer_gpus_hold_as_many_users(planned: Any) -> None:
+    """The brute force: the smallest cluster on which there is a plan at all. An engine at its most holds more users
+    than two do at a higher rate."""
+    asked = {"objective": "gpus", "disaggregation": "never"}
+
+    def holds(gpus: int, users: int) -> bool:
+        try:
+            planned(DENSE, f"{gpus}xH100", f"isl=2000,osl=200,concurrency={users}", SLO, **asked)
+        except Infeasible:
+            return False
+        return True
+
+    with pytest.raises(Infeasible) as caught:
+        planned(DENSE, "1xH100", "isl=2000,osl=200,concurrency=100000", SLO, **asked)
+    one = caught.value.details["highest_concurrency"]
+    assert isinstance(one, int)
+    fewest = {}
+    for users in (one // 2, round(0.9 * one), round(0.97 * one), round(1.2 * one), round(1.8 * one)):
+        plan = planned(DENSE, "3xH100", f"isl=2000,osl=200,concurrency={users}", SLO, **asked)
+        fewest[users] = plan.decision.gpus_used
+        assert fewest[users] == next(gpus for gpus in (1, 2, 3) if holds(gpus, users))
+        assert in_flight(plan) >= users
+    assert set(fewest.values()) == {1, 2}

@@ -14,6 +14,7 @@ from profiles.collect import runner
 from profiles.collect.devices import Device, is_out_of_memory
 from profiles.collect.journal import FILE, Header, Journal, read
 from profiles.collect.points import Outcome, Point, Prepared, Settings
+from profiles.collect.power import PowerMeter, PowerPlan
 from profiles.collect.runner import Grids, InOrder, Report, Runner
 from profiles.collect.sensors import Reading
 from profiles.collect.timing import TooLong
@@ -252,6 +253,17 @@ def test_grids_share_the_time_evenly() -> None:
         seconds = 1.0 if point.operation == "slow" else 0.1
         grids.learn([Outcome(point, "failed", seconds=seconds)])
     assert counts == {"slow": 4, "fast": 40}
+
+
+def test_waiting_for_power_is_no_cost_of_the_operation(tmp_path: Path) -> None:
+    class Patient(PowerPlan):
+        def measure(self, *_: Any) -> None:
+            self.spent_s += 1000.0  # as if it had waited
+
+    run(tmp_path, FakeBenchmark(), [gemm(1)], power=Patient(PowerMeter(a_device())))
+    (outcome,) = outcomes(tmp_path)
+    assert outcome.status == "measured"
+    assert outcome.seconds < 0
 
 
 def test_grids_leave_out_what_is_measured_and_end() -> None:

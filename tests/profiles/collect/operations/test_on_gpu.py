@@ -16,6 +16,7 @@ from profiles.collect.operations.gemm import Gemm
 from profiles.collect.operations.moe import Moe, expert_call, make_layer
 from profiles.collect.points import Point, Settings
 from profiles.collect.timing import measure
+from profiles.errors import Unsupported
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -45,17 +46,24 @@ def test_every_attention_kernel_is_right(gpu: Device, problem: Problem, name: st
     agrees(problem, on_host, run().cpu())
 
 
+@pytest.mark.parametrize("k", [128, 384, 512, 4096])  # blocks of 128 that are no multiple of 4 among them
 @pytest.mark.parametrize(("dtype", "scales"), [("fp8", "tensor"), ("fp8", "row"), ("fp8_block", "tensor")])
-def test_scaled_products_are_right(monkeypatch: pytest.MonkeyPatch, gpu: Device, dtype: str, scales: Any) -> None:
+def test_scaled_products_are_right(
+    monkeypatch: pytest.MonkeyPatch, gpu: Device, dtype: str, scales: Any, k: int
+) -> None:
     from profiles.collect.operations import gemm
 
-    benchmark, point = Gemm(scales), Point("gemm", dtype, {"m": 64, "n": 256, "k": 384})
+    benchmark, point = Gemm(scales), Point("gemm", dtype, {"m": 64, "n": 256, "k": k})
     if reason := benchmark.unsupported(gpu, point):
         pytest.skip(reason)
     made: list[Any] = []
     normal = gemm.normal
     monkeypatch.setattr(gemm, "normal", lambda *a, **o: made.append(normal(*a, **o)) or made[-1])
-    result = benchmark.prepare(gpu, point).run().float()
+    try:
+        result = benchmark.prepare(gpu, point).run().float()
+    except Unsupported as error:  # a torch that reads block scales wrongly refuses the right layout
+        assert (dtype, k % 512 > 0) == ("fp8_block", True)
+        pytest.skip(error.message)
     x, weights = (tensor.float() for tensor in made)
     torch.testing.assert_close(result, x @ weights.T, rtol=3e-2, atol=0.1)
 
@@ -68,13 +76,14 @@ def test_experts_are_right(gpu: Device, dtype: str) -> None:
         pytest.skip(reason)
     layer = make_layer(gpu, point)
     result = expert_call(gpu, dtype, layer)[1]().float()
-    start = 0
+    expected, start = [], 0
     for expert, load in enumerate(layer.loads):
         gate, up = (layer.x[start : start + load].float() @ layer.up[expert].float().T).chunk(2, dim=-1)
         inner = (torch.nn.functional.silu(gate) * up).to(layer.down.dtype).float()
-        expected = inner @ layer.down[expert].float().T
-        torch.testing.assert_close(result[start : start + load], expected, rtol=5e-2, atol=0.1)
+        expected.append(inner @ layer.down[expert].float().T)
         start += load
+    error = result[:start] - torch.cat(expected)  # of single values a rounding to 8 bits may flip, of all it may not
+    assert error.norm() < 0.05 * torch.cat(expected).norm()
 
 
 def test_prepared_calls_are_captured_into_graphs(gpu: Device) -> None:

@@ -40,13 +40,6 @@ def select(loads: Loads, windows: Ints) -> Loads:
     )
 
 
-def average(loads: Loads) -> Loads:
-    """One window: the weighted mean of the windows, each first scaled to the same tokens per layer."""
-    share = loads.counts / np.maximum(loads.counts.sum(axis=2, keepdims=True), np.finfo(float).tiny)
-    mean = np.tensordot(loads.weights, share, 1)[None]
-    return Loads(mean, loads.layer_index, ("average",), np.ones(1))
-
-
 def hold_out(
     loads: Loads,
     topology: Topology,
@@ -70,7 +63,7 @@ def hold_out(
         rest = select(loads, np.delete(np.arange(loads.windows), window))
         rest = Loads(np.delete(counts, window, axis=0), rest.layer_index, rest.names, rest.weights)
         jointly = balance(rest, topology, objective=objective, **settings)  # type: ignore[arg-type]
-        mean = average(rest)
+        mean = rest.averaged()
         on_average = balance(mean, topology, **settings).placement  # type: ignore[arg-type]
         usual = greedy(mean.counts[0], topology, groups)
         held = [p.balancedness(counts[window]).mean() for p in (jointly.placement, on_average, usual)]

@@ -1,0 +1,76 @@
+"""``plan fleet``: which GPUs, how many, for which requests, in which hour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from api.cli.console import flowing, page
+from api.cli.options import SHOWN, AsJson, Output, Quiet, takes
+from api.cli.output import check_target, hand_over
+from api.cli.requests import measured_stores
+from planner.serving.fleets.request import FleetRequest
+from profiles.errors import InputError
+
+EXAMPLE = "plan fleet fleet.yaml -o fleet.json"
+
+
+@takes(FleetRequest)
+@flowing
+def fleet(
+    asked: dict[str, Any],
+    fleet_file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FLEET.yaml",
+            help="The fleet's request; or Mélange's JSON, tables and load in one.",
+            show_default=False,
+        ),
+    ] = None,
+    profiles: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Lay this profile store over the shipped pack. May be given again, the last on top.",
+            rich_help_panel="What to plan",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    output: Output = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Also show every step, every route and every class.", rich_help_panel=SHOWN),
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Decides which GPUs, and how many of which, serve which requests in which hour.
+
+    Services with their loads (classes of length, by the hour or from a trace) share pools with prices and limits; the
+    answer says what to run when, where a gateway sends which prompts, and how far from the best it can be.
+
+    Examples:
+
+      plan fleet fleet.yaml -o fleet.json
+
+      plan fleet melange.json --route-by isl,osl
+    """
+    if fleet_file is None:
+        raise InputError("FLEET.yaml is missing", f"for example: {EXAMPLE}")
+    check_target(output)
+    from api.cli.progress import Reporter
+    from planner.serving.fleets.files import read_fleet
+    from planner.serving.fleets.request import parse_fleet_request
+
+    measured, catalogue = measured_stores(profiles)
+    understood = parse_fleet_request({**read_fleet(fleet_file, catalogue), **asked}, catalogue)
+    with Reporter(f"planning {understood.name}", quiet=quiet) as report:
+        from planner.serving.fleets.planning import plan_fleet
+
+        made = plan_fleet(understood, measured=measured, progress=report)
+    if hand_over(made.to_json(), output, as_json=as_json):
+        from api.cli.views.fleet import show
+
+        with page() as out:
+            show(made, out, explain=explain)

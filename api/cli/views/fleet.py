@@ -1,0 +1,208 @@
+"""A fleet as people read it, in at most 100 columns."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from api.cli.console import bullet, facts, heading, indented, table
+from api.cli.views.quantities import number, percent, promise
+from planner.contract.engine import EngineGroup
+from planner.contract.fleet import Route, ScheduledStep
+from planner.serving.document.plan import Plan
+
+NO_MIX = (
+    "A mix does not pay here: one GPU type alone costs no more. Mixes pay where supplies bind, where "
+    "the fleet is small, "
+    "and where classes want different GPUs."
+)
+
+FEW = 12
+"""Rows of a long table that are shown without --explain."""
+
+
+def show(plan: Plan, console: Console, *, explain: bool = False) -> None:
+    """Prints the fleet: engines and cost first, the schedule, the routing of the busiest step, and why."""
+    console.print(Text(plan.request.model, style="bold"))
+    _decision(plan, console)
+    _asked(plan, console)
+    _schedule(plan, console, explain=explain)
+    _routing(plan, console, explain=explain)
+    _promises(plan, console, explain=explain)
+    _why(plan, console)
+    for note in plan.provenance.notes:
+        bullet(console, note)
+
+
+def busiest(plan: Plan) -> ScheduledStep:
+    return max(plan.decision.schedule, key=lambda step: step.rate_rps)
+
+
+def engine_words(group: EngineGroup) -> str:
+    what = group.gpu if group.table else f"{group.layout.label} on {group.gpu}"
+    return what + ("" if group.supply == "on_demand" else f", {group.supply}")
+
+
+def _decision(plan: Plan, console: Console) -> None:
+    step = busiest(plan)
+    for group in plan.decision.engines:
+        count = step.engines[group.id]
+        serves = f" for {group.service}" if len(plan.request.services) > 1 else ""
+        indented(console, Text(f"{count} × {engine_words(group)}{serves}  ({group.id})", style="bold green"))
+    cost = plan.decision.usd_per_hour
+    words = []
+    if cost is not None:
+        words = [f"${cost:,.2f} per hour", f"${cost * 24:,.0f} per day"]
+        per_token = plan.prediction.usd_per_million_output_tokens
+        if per_token is not None:
+            words.append(f"${per_token.value:,.2f} per million output tokens")
+    when = "" if len(plan.decision.schedule) == 1 else f", as of {_clock(step.start_s)} (the busiest step)"
+    indented(console, Text("; ".join(words) + when))
+
+
+def _asked(plan: Plan, console: Console) -> None:
+    request = plan.request
+    heading(console, "Asked")
+    rows = []
+    for service in request.services:
+        promises = [promise(bound.metric, bound.percentile, bound.limit_ms) for bound in service.slo.bounds]
+        peak = max(service.load.steps, key=lambda step: step.rate_rps)
+        what = service.model or f"measured tables of {', '.join(service.tables)}"
+        steps = len(service.load.steps)
+        rows.append((service.name, what))
+        rows.append(("", f"{service.load.source}; {len(peak.classes)} classes, {peak.rate_rps:.4g} requests/s"
+                     + (f" at most, {steps} steps" if steps > 1 else "")))  # fmt: skip
+        rows.append(
+            ("", "; ".join(promises) or ("what the tables were measured for" if service.tables else "no promise"))
+        )
+    rows.append(("routed by", {"isl": "prompt length", "isl,osl": "prompt and output length"}[request.route_by]))
+    asked = request.survive
+    said = [
+        f"any {getattr(asked, n)} {n.replace('_', ' ')}"
+        for n in ("engines", "nodes", "spot_pools", "zones")
+        if getattr(asked, n)
+    ]
+    if said:
+        share = "" if asked.share == 1 else f", with {percent(asked.share)} of the load"
+        rows.append(("survives", " or ".join(said) + share))
+    facts(console, rows)
+
+
+def _clock(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}"
+
+
+def _schedule(plan: Plan, console: Console, *, explain: bool) -> None:
+    schedule = plan.decision.schedule
+    if len(schedule) == 1 and not explain:
+        return
+    heading(console, "Schedule")
+    shown = schedule if explain or len(schedule) <= 24 else schedule[:FEW]
+    rows = table(
+        "from",
+        "to",
+        "requests/s",
+        *(group.id.replace("engine-", "#") for group in plan.decision.engines),
+        "$ / h",
+        left=2,
+    )
+    for step in shown:
+        usd = "" if step.usd_per_hour is None else f"{step.usd_per_hour:,.2f}"
+        counts = [str(step.engines[group.id] or "") for group in plan.decision.engines]
+        rows.add_row(_clock(step.start_s), _clock(step.end_s), number(step.rate_rps), *counts, usd)
+    console.print(rows)
+    if len(shown) < len(schedule):
+        indented(console, Text(f"and {len(schedule) - len(shown)} more steps (--explain, or the document)"))
+
+
+def _range(low: float, high: float | None) -> str:
+    return f"{low:g}" if high is not None and high - low <= 1 else f"{low:g} to {high:g}"
+
+
+def _routing(plan: Plan, console: Console, *, explain: bool) -> None:
+    step = busiest(plan)
+    heading(console, "Routing" if len(plan.decision.schedule) == 1 else f"Routing from {_clock(step.start_s)}")
+    both = plan.request.route_by == "isl,osl"
+    rows = table("prompts", *(("outputs",) if both else ()), "go to", left=3)
+    shown = _joined(step.routing)
+    for route in shown if explain else shown[:FEW]:
+        weights = ", ".join(f"{name} {percent(share)}" for name, share in route.weights.items())
+        service = f"{route.service}: " if len(plan.request.services) > 1 else ""
+        lengths = [service + _range(route.isl_from, route.isl_to)]
+        if both:
+            assert route.osl_from is not None
+            lengths.append(_range(route.osl_from, route.osl_to))
+        rows.add_row(*lengths, weights)
+    console.print(rows)
+    if not explain and len(shown) > FEW:
+        indented(console, Text(f"and {len(shown) - FEW} more ranges (--explain, or the document)"))
+
+
+def _joined(routing: tuple[Route, ...]) -> list[Route]:
+    """Ranges that follow each other and go the same way as one."""
+    out: list[Route] = []
+    for route in routing:
+        last = out[-1] if out else None
+        if (
+            last is not None
+            and (last.service, last.weights, last.osl_from) == (route.service, route.weights, None)
+            and (last.isl_to == route.isl_from)
+        ):
+            out[-1] = last.model_copy(update={"isl_to": route.isl_to})
+        else:
+            out.append(route)
+    return out
+
+
+def _promises(plan: Plan, console: Console, *, explain: bool) -> None:
+    attained = [service for service in plan.prediction.services if service.classes]
+    if not attained:
+        return
+    heading(console, "What requests see")
+    rows = table("service", "isl", "osl", "requests/s", "TTFT p90", "TPOT p90", "holds", left=1)
+    for service in attained:
+        for each in service.classes if explain else service.classes[:FEW]:
+            ttft = "" if each.ttft_ms is None else f"{each.ttft_ms.p90.value:,.0f} ms"
+            tpot = "" if each.tpot_ms is None else f"{each.tpot_ms.p90.value:,.1f} ms"
+            holds = {None: "", True: "yes", False: "no"}[each.holds]
+            rows.add_row(service.name, f"{each.isl:,.0f}", f"{each.osl:,.0f}", number(each.rate_rps), ttft, tpot, holds)
+    console.print(rows)
+
+
+def _why(plan: Plan, console: Console) -> None:
+    proof = plan.proof
+    heading(console, "Why this fleet")
+    value, bound = number(proof.objective_value, 5), number(proof.bound, 5)
+    if proof.status == "optimal":
+        indented(console, Text(f"{value} {proof.objective_unit}; no fleet of these engines is cheaper (gap 0)"))
+    else:
+        gap = f"{proof.gap:.2%}"
+        indented(
+            console, Text(f"{value} {proof.objective_unit}; no fleet of these engines is below {bound} (gap {gap})")
+        )
+    indented(console, Text(f"bound by {proof.binding_constraint}"))
+    fleet = proof.fleet
+    if fleet is None:
+        return
+    if fleet.compared:
+        rows = table("compared with", "$ / h", "dearer by", "engines", left=1)
+        for each in fleet.compared:
+            cost = "none" if each.usd_per_hour is None else f"{each.usd_per_hour:,.2f}"
+            more = "" if each.loses_by is None else percent(each.loses_by)
+            counts = ", ".join(f"{count} × {name}" for name, count in each.engines.items()) or (each.reason or "")
+            rows.add_row(each.name, cost, more, counts)
+        console.print(rows)
+        alone = [row for row in fleet.compared if row.name.endswith(" alone") and row.name != "each step alone"]
+        if alone and alone[0].loses_by is not None and alone[0].loses_by < 1e-6:
+            indented(console, Text(NO_MIX))
+    for demand in fleet.demands:
+        if demand.costs_usd_per_hour is not None:
+            bullet(console, f"{demand.demand} costs ${demand.costs_usd_per_hour:,.2f} an hour")
+    for supply in fleet.supplies:
+        saves = supply.usd_per_hour_of_one_more
+        more = "" if saves is None else f"; one more would save ${saves:,.2f} an hour"
+        bullet(console, f"{supply.pool}: {supply.used_gpus:g} of {supply.limit_gpus:g} GPUs used{more}")
+    for lost in fleet.not_served:
+        what = f"{lost.service}, isl {lost.isl:g}, osl {lost.osl:g}, {lost.rate_rps:g} requests/s"
+        bullet(console, f"not served: {what}: {lost.reason}; {lost.remedy}")

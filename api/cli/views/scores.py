@@ -1,0 +1,58 @@
+"""How far predictions are from what was measured, as people read it."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from api.cli.console import bullet, heading, indented, page, table
+from planner.serving.measured.document import ALL, Score, Scores
+
+FEWEST = 8
+"""Rows of a group from which its figures say something."""
+
+
+def show(scores: Scores) -> None:
+    with page() as out:
+        cuts = list(dict.fromkeys(score.by for score in scores.scores))
+        for cut in cuts:
+            of = [score for score in scores.scores if score.by == cut]
+            heading(out, "Predicted against measured" if cut == ALL else f"By {cut}")
+            _table(out, of, cut)
+        left = sum(each.rows for each in scores.left_out)
+        out.print()
+        out.print(Text(f"{scores.rows:,} rows: {scores.rows - left:,} predicted, {left:,} not."))
+        for each in scores.left_out:
+            bullet(out, f"{each.rows:,}: {each.reason}")
+        if scores.unmeasured:
+            bullet(out, f"{scores.unmeasured:,} predicted rows have nothing measured")
+        if scores.scores:
+            out.print(
+                Text(
+                    "  Error: |predicted ÷ measured − 1|; bias: its median with its sign; in 80 %: rows within "
+                    "their interval; score: interval score ÷ that of the best single width (below 1: intervals know "
+                    "what they do not know)."
+                )
+            )
+
+
+def _table(out: Console, of: list[Score], cut: str) -> None:
+    names = ("quantity",) if cut == ALL else (cut, "quantity")
+    rows = table(*names, "rows", "mean error", "median", "p90", "bias", "in 80 %", "score", left=len(names))
+    ordered = of if cut == ALL else sorted(of, key=lambda score: score.group)
+    few = 0
+    for score in ordered:
+        if cut != ALL and score.rows < FEWEST:
+            few += 1
+            continue
+        rows.add_row(
+            *((score.quantity,) if cut == ALL else (score.group, score.quantity)),
+            f"{score.rows:,}",
+            *(f"{value:.1f} %" for value in (score.mape_pct, score.median_pct, score.p90_pct)),
+            f"{score.bias_pct:+.1f} %".replace("-", "−"),
+            "–" if score.coverage_pct is None else f"{score.coverage_pct:.0f} %",
+            "–" if score.against_one_width is None else f"{score.against_one_width:.2f}",
+        )
+    indented(out, rows)
+    if few:
+        indented(out, Text(f"{few} with fewer than {FEWEST} rows are left out (--json has them)", style="dim"))

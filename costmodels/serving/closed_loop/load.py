@@ -1,0 +1,83 @@
+"""What clients with a fixed number of requests in flight send, and how the engine was started for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodels.arrays import take_rows
+from costmodels.estimates import Floats, Ints
+from costmodels.serving.closed_loop.protocol import GENERATIONS, Gate
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the client does, and how the engine was started; shape [n] each.
+
+    Attributes:
+        concurrency: requests in flight, of the whole engine.
+        isl, osl: longest lengths, tokens.
+        token_budget: most tokens of one step of an attention rank.
+        most_running: sequences that the whole engine holds at once; the rest wait.
+        shortest: lengths are uniform between this share of the longest and all of it.
+        cached_share: of each prompt, that the prefix cache holds.
+        gate: when the engine lets waiting prompts in.
+        drafted: tokens drafted per step (speculative decoding), of which as many are accepted as in the runs that the
+            framework's calibration was fitted to; 0: none.
+        outputs: mean output length of running requests, E[L²] ÷ E[L] over those that are sent, which decides how long
+            their contexts are; NaN: as of ``osl`` and ``shortest``.
+        generations: requests of each client, one after the other; 1: a burst alone.
+    """
+
+    concurrency: Ints
+    isl: Ints
+    osl: Ints
+    token_budget: Ints
+    most_running: Ints
+    shortest: Floats
+    cached_share: Floats
+    gate: Gate
+    drafted: Ints
+    outputs: Floats
+    generations: Ints
+
+    @classmethod
+    def of(
+        cls,
+        concurrency: Ints,
+        isl: Ints,
+        osl: Ints,
+        token_budget: Ints,
+        most_running: Ints,
+        shortest: Floats | float = 1.0,
+        cached_share: Floats | float = 0.0,
+    ) -> Load:
+        """An engine that is started plainly; all lengths alike where no ``shortest`` is given."""
+        n = len(concurrency)
+        return cls(
+            concurrency,
+            isl,
+            osl,
+            token_budget,
+            most_running,
+            np.broadcast_to(np.asarray(shortest, np.float64), n),
+            np.broadcast_to(np.asarray(cached_share, np.float64), n),
+            Gate.none(n),
+            np.zeros(n, np.int64),
+            np.full(n, np.nan),
+            np.full(n, GENERATIONS),
+        )
+
+    @property
+    def mean_isl(self) -> Floats:
+        """Tokens of a prompt on average."""
+        return np.asarray(self.isl * (1 + self.shortest) / 2)
+
+    @property
+    def mean_osl(self) -> Floats:
+        """Tokens of an output on average."""
+        return np.asarray(self.osl * (1 + self.shortest) / 2)
+
+    def take(self, index: Ints) -> Load:
+        return take_rows(self, index)

@@ -1,0 +1,158 @@
+"""Fleets as documents say them: services with their loads, what may be lost, and a schedule with its routing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from planner.contract.documents import PLAIN_NUMBER, Document
+from planner.contract.quantities import Latency
+from planner.contract.workload.classes import SteppedLoad
+from planner.contract.workload.slo import Slo
+from planner.contract.workload.workload import Speculation
+
+RouteBy = Literal["isl", "isl,osl"]
+
+Supply = Literal["on_demand", "spot", "reserved", "owned"]
+
+MOST_LOST = 16
+
+_Lost = Annotated[int, Field(ge=0, le=MOST_LOST), PLAIN_NUMBER]
+
+
+class SurviveAsked(Document):
+    """What may be lost at once, each by itself, after which the load is still carried."""
+
+    engines: _Lost = Field(default=0, description="any so many engines")
+    nodes: _Lost = Field(default=0, description="any so many nodes")
+    spot_pools: _Lost = Field(default=0, description="the spot GPUs of any so many pools")
+    zones: _Lost = Field(default=0, description="any so many zones")
+    share: Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER] = Field(
+        default=1.0, description="of the load that is carried then"
+    )
+
+
+class ServiceUnderstood(Document):
+    """A service as it was understood."""
+
+    name: str
+    model: str | None = Field(description="null: measured tables stand for it")
+    slo: Slo
+    load: SteppedLoad
+    tables: tuple[str, ...] = Field(default=(), description="GPU types of the tables that stand for its model")
+    framework: str | None = Field(default=None, description="null: measured tables stand for it")
+    weights_precision: str | None = None
+    kv_precision: str | None = None
+    prefix_hit: float = 0.0
+    speculation: Speculation | None = None
+    promise: Literal["all", "class"] = "all"
+    headroom: float = Field(default=0.0, description="share of its load that is carried beside; without the tails' own")
+    config: dict[str, Any] | None = Field(
+        default=None, description="the model's config.json, where it is not a bundled one"
+    )
+
+
+class Route(Document):
+    """Where a gateway sends requests of a range of lengths."""
+
+    service: str
+    isl_from: float
+    isl_to: float = Field(description="below which prompts are")
+    osl_from: float | None = Field(description="null: routed by the prompt alone")
+    osl_to: float | None
+    weights: dict[str, float] = Field(description="engine group → share of these requests; they sum to 1")
+
+
+class ScheduledStep(Document):
+    """What runs from when to when."""
+
+    start_s: float
+    end_s: float
+    engines: dict[str, int] = Field(description="engine group → engines that serve")
+    routing: tuple[Route, ...]
+    instances: dict[str, int] = Field(default_factory=dict, description="pool → whole instances that are paid")
+    starting: dict[str, int] = Field(
+        default_factory=dict, description="engine group → engines of it that were started for this step"
+    )
+    rate_rps: float = Field(description="requests per second of all services")
+    usd_per_hour: float | None = Field(default=None, description="of what serves; null where a price is not known")
+    carries: float = Field(description="how many times its load the whole fleet carries")
+
+
+class ClassAttained(Document):
+    """One class of a service at its busiest step."""
+
+    isl: float
+    osl: float
+    rate_rps: float
+    ttft_ms: Latency | None = None
+    tpot_ms: Latency | None = None
+    e2e_ms: Latency | None = None
+    holds: bool | None = Field(default=None, description="whether it keeps each promise by itself; null: not simulated")
+
+
+class ServicePrediction(Document):
+    """What a service sees."""
+
+    name: str
+    rate_rps: float = Field(description="at its busiest step")
+    usd_per_million_input_tokens: float | None = None
+    usd_per_million_output_tokens: float | None = None
+    holds: bool | None = Field(default=None, description="whether its promise holds; null: not simulated")
+    classes: tuple[ClassAttained, ...] = ()
+
+
+class NotServed(Document):
+    """A class that nothing serves."""
+
+    service: str
+    isl: float
+    osl: float
+    rate_rps: float
+    reason: str
+    remedy: str
+
+
+class FleetCompared(Document):
+    """Another way to serve the same load."""
+
+    name: str = Field(description="best single GPU type, one layout for all, constant fleet, each hour alone …")
+    usd_per_hour: float | None = Field(description="null: there is none")
+    loses_by: float | None = Field(description="how much dearer than the plan, relative")
+    engines: dict[str, int] = Field(default_factory=dict, description="engines at the busiest step")
+    reason: str | None = Field(default=None, description="why there is none, or what it leaves out")
+
+
+class DemandPriced(Document):
+    """What one demand costs: the same fleet planned without it."""
+
+    demand: str
+    usd_per_hour: float | None = Field(description="of the fleet without it")
+    costs_usd_per_hour: float | None = Field(description="how much more the plan costs for it")
+
+
+class SupplyBound(Document):
+    """A supply that the fleet uses up."""
+
+    pool: str
+    used_gpus: float
+    limit_gpus: float
+    usd_per_hour_of_one_more: float | None = Field(description="what one more GPU of it would save")
+
+
+class FleetProof(Document):
+    """What the search for the fleet did, and what the fleet is compared with."""
+
+    rounds: int
+    cuts: int
+    variants: int = Field(description="kinds of engine that were chosen from")
+    classes: int
+    groups: int = Field(description="of requests that the gateway can tell apart, in a step")
+    coarsening: float | None = Field(
+        default=None, description="share by which twice as many classes change the cost; null: not coarsened"
+    )
+    compared: tuple[FleetCompared, ...] = ()
+    demands: tuple[DemandPriced, ...] = ()
+    supplies: tuple[SupplyBound, ...] = ()
+    not_served: tuple[NotServed, ...] = ()

@@ -1,0 +1,227 @@
+"""Commands → those that start an engine: the program, its arguments, and what stands around them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from planner.contract.engine import Role
+from planner.imports.shell import Command, Word, commands
+from profiles.errors import InputError
+
+STARTERS = (
+    "vllm serve, python -m vllm.entrypoints.openai.api_server, python -m sglang.launch_server, sglang serve, "
+    "trtllm-serve"
+)
+DEEPEST = 4
+"""Levels of ``bash -c`` in ``bash -c``."""
+
+_IMAGE = re.compile(
+    r"(?:[\w.-]+(?::[0-9]+)?/)*(vllm-openai|sglang|tensorrt-llm/release|vllm-runtime|[\w-]*vllm[\w-]*):([\w.-]+)"
+)
+_TAG = re.compile(r"v?([0-9]+\.[0-9]+(?:\.[0-9]+)?(?:(?:rc|a|b)[0-9]+)?(?:\.post[0-9]+)?)(?:[-+].*)?")
+_IMAGES = {"vllm-openai": "vllm", "sglang": "sglang", "tensorrt-llm/release": "trtllm"}
+_MODULES = {
+    "vllm.entrypoints.openai.api_server": "vllm",
+    "vllm.entrypoints.api_server": "vllm",
+    "vllm.entrypoints.cli.main": "vllm",
+    "sglang.launch_server": "sglang",
+    "dynamo.vllm": "vllm",
+    "dynamo.sglang": "sglang",
+    "dynamo.trtllm": "trtllm",
+}
+_OTHERS = ("disaggregated", "disaggregated_mpi_worker", "mm_embedding_serve")
+"""What trtllm-serve starts beside engines."""
+_OF_DYNAMO = ("--disaggregation-mode", "--is-prefill-worker", "--is-decode-worker", "--connector")
+_ROLES: dict[str, Role] = {"prefill": "prefill", "decode": "decode"}
+_SHELLS = ("bash", "sh", "zsh", "dash", "/bin/bash", "/bin/sh", "/usr/bin/bash")
+
+
+@dataclass(frozen=True)
+class Start:
+    """One command that starts an engine.
+
+    Attributes:
+        framework: its name; ``release``: where an image's tag says it.
+        program: argument vector up to the arguments.
+        gpus: how many the container or ``CUDA_VISIBLE_DEVICES`` gives it; None: nothing says it.
+        role: where the program around the framework says it.
+    """
+
+    framework: str
+    program: tuple[str, ...]
+    arguments: tuple[Word, ...]
+    environment: Mapping[str, str]
+    line: int
+    release: str | None = None
+    gpus: int | None = None
+    role: Role | None = None
+    by_dynamo: bool = False
+
+
+def starts_of(text: str, variables: Mapping[str, str], depth: int = 0) -> tuple[list[Start], dict[str, str]]:
+    """(the commands of a script that start engines, files that it writes by here-documents).
+
+    Raises:
+        InputError: what :func:`planner.imports.shell.commands` raises; a command in a block that may run any number of
+            times.
+    """
+    found: list[Start] = []
+    files: dict[str, str] = {}
+    for command in commands(text, variables):
+        if command.here is not None and command.writes and not (command.appends and command.inside):
+            before = files.get(command.writes, "") if command.appends else ""
+            files[command.writes] = files[command.writes.rpartition("/")[2]] = before + command.here
+        below, nested = _within(command, variables, depth)
+        files |= nested
+        if below and command.inside in ("for", "while", "until", "select", "case"):
+            raise InputError(
+                f"script line {command.line}: an engine is started inside {command.inside!r}, nobody knows how often",
+                "write one command for each engine, or import the command alone",
+            )
+        found += below
+    return found, files
+
+
+def _within(command: Command, variables: Mapping[str, str], depth: int) -> tuple[list[Start], dict[str, str]]:
+    words = command.words
+    texts = [word.text for word in words]
+    for at, text in enumerate(texts[:-2]):
+        inline = next((i for i in range(at + 1, len(texts) - 1) if re.fullmatch(r"-[a-z]*c", texts[i])), None)
+        if text in _SHELLS and inline is not None and inline <= at + 2 and depth < DEEPEST:
+            inner, files = starts_of(texts[inline + 1], {**variables, **command.environment}, depth + 1)
+            around = _around(words[:at])
+            return [_merged(replace(each, line=command.line), around) for each in inner], files
+    start = start_of(words, command.environment, command.line)
+    return ([] if start is None else [start]), {}
+
+
+def _merged(start: Start, around: Around) -> Start:
+    release = around.release if start.release is None else start.release
+    return replace(start, release=release, gpus=around.gpus if start.gpus is None else start.gpus)
+
+
+def start_of(words: Sequence[Word], environment: Mapping[str, str], line: int) -> Start | None:
+    """What of a command starts an engine; None where nothing does."""
+    found = _program(words)
+    if found is None:
+        return None
+    framework, begins, end = found
+    around = _around(words[:begins])
+    env = dict(environment)
+    for word in words[:begins]:
+        name, equals, value = word.text.partition("=")
+        if equals and re.fullmatch(r"[A-Za-z_]\w*", name):
+            env[name] = value
+    program = tuple(word.text for word in words[begins:end])
+    arguments: list[Word] = list(words[end:])
+    role: Role | None = None
+    dynamo = any(text.startswith("dynamo.") for text in program)
+    if dynamo:
+        arguments, role = _of_dynamo(arguments)
+    elif framework == "trtllm" and arguments and arguments[0].text == "serve":
+        arguments = arguments[1:]
+    gpus = around.gpus
+    visible = env.get("CUDA_VISIBLE_DEVICES") or env.get("HIP_VISIBLE_DEVICES")
+    if visible is not None and re.fullmatch(r"[0-9]+(,\s*[0-9]+)*,?", visible):
+        gpus = len([each for each in visible.split(",") if each.strip()])
+    return Start(
+        framework,
+        program,
+        tuple(arguments),
+        env,
+        line,
+        release=around.release,
+        gpus=gpus,
+        role=role,
+        by_dynamo=dynamo,
+    )
+
+
+def _program(words: Sequence[Word]) -> tuple[str, int, int] | None:
+    """(framework, where its program begins, where its arguments do)."""
+    texts = [word.text for word in words]
+    for at, text in enumerate(texts):
+        name = text.rpartition("/")[2]
+        following = texts[at + 1] if at + 1 < len(texts) else ""
+        if name in ("vllm", "sglang") and following == "serve":
+            return name, at, at + 2
+        if name == "trtllm-serve" and following not in (
+            "disaggregated",
+            "disaggregated_mpi_worker",
+            "mm_embedding_serve",
+        ):
+            return "trtllm", at, at + 1
+        if following == "-m" and name.startswith("python") and at + 2 < len(texts) and texts[at + 2] in _MODULES:
+            return _MODULES[texts[at + 2]], at, at + 3
+    for at, text in enumerate(texts):
+        image = _IMAGE.fullmatch(text)
+        if image is not None and image[1] == "vllm-openai" and "run" in texts[:at]:
+            return "vllm", at + 1, at + 1  # its entrypoint is vllm serve
+    return None
+
+
+def release_of(image: str) -> tuple[str, str] | None:
+    """(framework, release) that an image's name says; None: none."""
+    found = _IMAGE.fullmatch(image.strip())
+    if found is None or found[1] not in _IMAGES:
+        return None
+    tag = _TAG.fullmatch(found[2])
+    return None if tag is None else (_IMAGES[found[1]], tag[1])
+
+
+@dataclass(frozen=True)
+class Around:
+    """What a container around a program says: release of its image, GPUs that it is given."""
+
+    release: str | None = None
+    gpus: int | None = None
+
+
+def _around(words: Sequence[Word]) -> Around:
+    texts = [word.text for word in words]
+    release: str | None = None
+    gpus: int | None = None
+    for at, text in enumerate(texts):
+        found = release_of(text)
+        if found is not None:
+            release = found[1]
+        value = text.partition("=")[2] if text.startswith("--gpus=") else None
+        if text == "--gpus" and at + 1 < len(texts):
+            value = texts[at + 1]
+        if value is not None:
+            devices = re.search(r"device=([0-9,]+)", value)
+            if devices:
+                gpus = len([each for each in devices[1].split(",") if each])
+            elif value.isdigit():
+                gpus = int(value)
+    return Around(release, gpus)
+
+
+def _of_dynamo(words: list[Word]) -> tuple[list[Word], Role | None]:
+    """Without Dynamo's own options; and the role that they say."""
+    rest: list[Word] = []
+    role: Role | None = None
+    at = 0
+    while at < len(words):
+        name, equals, value = words[at].text.partition("=")
+        at += 1
+        if name not in _OF_DYNAMO:
+            rest.append(words[at - 1])
+            continue
+        if name == "--is-prefill-worker":
+            role = "prefill"
+        elif name == "--is-decode-worker":
+            role = "decode"
+        else:
+            if not equals and at < len(words):
+                value = words[at].text
+                at += 1
+            if name == "--disaggregation-mode":
+                role = _ROLES.get(value, "aggregated")
+    return rest, role
+
+
+def no_start(what: str) -> InputError:
+    return InputError(f"{what}: nothing in it starts an engine that is known", f"known are {STARTERS}")

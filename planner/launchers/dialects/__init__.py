@@ -1,0 +1,1 @@
+"""What engines of one framework are told: a module each, found without being listed."""

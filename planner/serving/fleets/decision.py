@@ -1,0 +1,368 @@
+"""From a fleet's request to its answer: who carries what, in which step, and how it is known.
+
+Loads become classes and steps, classes become the groups that a gateway can tell apart, engines of every kind get what
+they carry of each class, and :func:`planner.solving.mix.solve.solve_mix` chooses how many of which run when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from costmodels.estimates import Floats
+from planner.contract.clusters import SuppliedCluster, SuppliedPool
+from planner.contract.fleet import NotServed, RouteBy, SurviveAsked
+from planner.contract.workload.classes import LengthClass, SteppedLoad, understood
+from planner.serving.fleets.engines import EngineKind, TableEngine
+from planner.serving.fleets.groups import RoutedGroup, SharedStep, routed_groups, shared_steps, work_of
+from planner.serving.fleets.request import FleetRequest, ServiceAsked
+from planner.serving.fleets.supplies import Offer, blocks_of, offers_of, reserved_usd_per_hour
+from planner.serving.fleets.tables import MeasuredTable, check_tables
+from planner.serving.fleets.variants import Chosen, Variant, priced
+from planner.serving.fleets.ways_out import why_not
+from planner.solving.mix.question import MixQuestion, Survive
+from planner.solving.mix.solve import MixAnswer, solve_mix
+from profiles.errors import Infeasible, InputError, LimitReached
+from profiles.values import shown
+
+Progress = Callable[[str], None]
+
+GAP = 1e-6
+"""Relative, at which a fleet is good enough and the search ends."""
+
+LARGE = 2000
+"""Groups × steps above which ``GAP_OF_LARGE`` is."""
+
+GAP_OF_LARGE = 2e-3
+
+
+@dataclass(frozen=True)
+class ServiceLoad:
+    """A service and what it has to carry: ``classes`` each once, and of every step their rates (classes,), zero where a
+    class does not come. ``engines``: kinds of engine that may serve it, with what they carry of each class."""
+
+    asked: ServiceAsked
+    load: SteppedLoad
+    classes: tuple[LengthClass, ...]
+    rates: tuple[Floats, ...]
+    engines: tuple[EngineKind, ...]
+    capacity: Floats  # (classes, engines), requests per second; 0: not at all
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Everything that was asked, and what may run for it."""
+
+    request: FleetRequest
+    cluster: SuppliedCluster
+    offers: tuple[Offer, ...]
+    services: tuple[ServiceLoad, ...]
+    steps: tuple[SharedStep, ...]
+    chosen: Chosen
+    before: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The fleet that was found: ``groups`` of each step, in the order of the answer's shares."""
+
+    fleet: Fleet
+    question: MixQuestion
+    groups: tuple[tuple[RoutedGroup, ...], ...]
+    answer: MixAnswer
+    not_served: tuple[NotServed, ...] = ()
+
+
+def loads_of(request: FleetRequest) -> list[SteppedLoad]:
+    """The loads as they are understood. Raises InputError as :func:`planner.contract.workload.classes.understood`."""
+    return [
+        understood(service.load, f"services {shown(service.name)}: load", service.prefix_hit)
+        for service in request.services
+    ]
+
+
+def distinct(
+    load: SteppedLoad, steps: Sequence[SharedStep], service: int
+) -> tuple[tuple[LengthClass, ...], list[Floats]]:
+    """(classes of all steps, each once; their rates in every shared step)."""
+    index: dict[tuple[float, ...], int] = {}
+    found: list[LengthClass] = []
+
+    def key(each: LengthClass) -> tuple[float, ...]:
+        return (each.isl_from, each.isl_to, each.osl_from, each.osl_to, each.isl, each.osl, each.prefix_hit)
+
+    for step in load.steps:
+        for each in step.classes:
+            if key(each) not in index:
+                index[key(each)] = len(found)
+                found.append(each)
+    rates = []
+    for shared in steps:
+        rate = np.zeros(len(found))
+        for each in shared.steps[service].classes:
+            rate[index[key(each)]] += each.rate_rps
+        rates.append(rate)
+    return tuple(found), rates
+
+
+def cluster_of(request: FleetRequest) -> SuppliedCluster:
+    """The request's cluster; without one, a pool without limit of each table's GPU."""
+    if request.cluster is not None:
+        return request.cluster
+    tables: dict[str, MeasuredTable] = {}
+    for service in request.services:
+        for table in request.tables_of(service):
+            known = tables.setdefault(table.gpu, table)
+            if known.usd_per_hour != table.usd_per_hour:
+                raise InputError(
+                    f"tables: {shown(table.gpu)} costs {known.usd_per_hour:g} in one and "
+                    f"{table.usd_per_hour:g} in another",
+                    "give it one cost, or a cluster with its price",
+                )
+    pools = tuple(
+        SuppliedPool(
+            name=gpu,
+            gpu=gpu,
+            gpus=1,
+            gpus_per_node=1,
+            fabric="none",
+            usd_per_gpu_hour=table.usd_per_hour or None,
+            price_source=table.source,
+            as_needed=True,
+            owned=not table.usd_per_hour,
+        )
+        for gpu, table in tables.items()
+    )
+    return SuppliedCluster(name=request.name, pools=pools)
+
+
+def table_engines(
+    request: FleetRequest, service: ServiceAsked, cluster: SuppliedCluster
+) -> tuple[tuple[TableEngine, ...], list[MeasuredTable]]:
+    """One engine for each table, on the pools that have its GPU.
+
+    Raises:
+        InputError: tables of other grids, or of GPUs that no pool has.
+    """
+    tables = list(request.tables_of(service))
+    check_tables(tables)
+    engines: list[TableEngine] = []
+    used: list[MeasuredTable] = []
+    for table in tables:
+        pools = [i for i, pool in enumerate(cluster.pools) if table.gpu in (pool.name, pool.gpu)]
+        for pool in pools:
+            engines.append(TableEngine(pool, table.gpu, table.usd_per_hour, table.source))
+            used.append(table)
+    if not engines:
+        known = ", ".join(pool.name for pool in cluster.pools)
+        raise InputError(
+            f"tables: none of {', '.join(table.gpu for table in tables)} is a pool of the cluster ({known})",
+            "name the pools as the tables name their GPUs, or leave the cluster out",
+        )
+    return tuple(engines), used
+
+
+def variants_of(
+    offers: Sequence[Offer], services: Sequence[ServiceLoad], objective: str, *, given_cluster: bool
+) -> Chosen:
+    """Every kind of engine on every supply of its pool."""
+    variants: list[Variant] = []
+    usd: list[float | None] = []
+    for s, service in enumerate(services):
+        for e, engine in enumerate(service.engines):
+            if not service.capacity[:, e].any():
+                continue
+            for o, offer in enumerate(offers):
+                if offer.pool_index != engine.pool_index:
+                    continue
+                if offer.limit is not None and engine.gpus > offer.limit:
+                    continue
+                variants.append(Variant(s, e, o, engine.gpus))
+                own = engine.usd_per_hour
+                plain = offer.supply == "on_demand" and (not given_cluster or offer.usd_per_gpu_hour is None)
+                usd.append(own if own is not None and plain else None)
+    return priced(offers, variants, objective, usd)
+
+
+def question_of(
+    fleet: Fleet, route_by: RouteBy, survive: SurviveAsked, *, kinds: Sequence[int] | None = None
+) -> tuple[MixQuestion, tuple[tuple[RoutedGroup, ...], ...], tuple[NotServed, ...]]:
+    """The programme's question, the groups of each step, and what cannot be served.
+
+    Args:
+        kinds: variants that are allowed; None: all.
+    """
+    request, chosen = fleet.request, fleet.chosen
+    n = len(chosen.variants)
+    capacity = []
+    for s, service in enumerate(fleet.services):
+        cells = np.zeros((len(service.classes), n))
+        for v, variant in enumerate(chosen.variants):
+            if variant.service == s and (kinds is None or v in kinds):
+                cells[:, v] = service.capacity[:, variant.engine]
+        capacity.append(cells)
+    works, groups, lost = [], [], {}
+    more = 1 + (request.headroom or 0.0)
+    for t in range(len(fleet.steps)):
+        found: list[RoutedGroup] = []
+        for s, service in enumerate(fleet.services):
+            present = np.flatnonzero(service.rates[t] > 0)
+            mine = routed_groups(s, [service.classes[i] for i in present.tolist()], route_by)
+            found += [replace(group, classes=tuple(int(present[i]) for i in group.classes)) for group in mine]
+        served, refused = _servable(fleet, found, capacity, t)
+        lost.update(refused)
+        rates = [service.rates[t] * more for service in fleet.services]
+        works.append(work_of(served, rates, capacity) if served else np.zeros((0, n)))
+        groups.append(tuple(served))
+    offer = np.array([variant.offer for variant in chosen.variants], np.int64)
+    gpus = np.array([variant.gpus for variant in chosen.variants], np.int64)
+    seconds = np.array([step.end_s - step.start_s for step in fleet.steps])
+    fixed = reserved_usd_per_hour(fleet.offers) if request.objective == "cost" else 0.0
+    cyclic = len(fleet.steps) > 1 and fleet.before is None and abs(float(seconds.sum()) % 86_400.0) < 1e-6
+    question = MixQuestion(
+        chosen.kinds(),
+        works,
+        seconds,
+        blocks_of(fleet.offers, offer, gpus, request.objective),
+        Survive(survive.engines, survive.nodes, survive.spot_pools, survive.zones, survive.share),
+        cyclic=cyclic,
+        before=None if fleet.before is None else np.array(fleet.before, np.int64),
+        most_changes=request.max_changes,
+        budget=request.budget_usd_per_hour if request.objective == "cost" else None,
+        fixed_cost=fixed,
+    )
+    return question, tuple(groups), tuple(lost.values())
+
+
+def _servable(
+    fleet: Fleet, groups: Sequence[RoutedGroup], capacity: Sequence[Floats], t: int
+) -> tuple[list[RoutedGroup], dict[tuple[int, int], NotServed]]:
+    """(groups that some kind serves, classes that none does: left out of their groups where the request says so).
+
+    Raises:
+        Infeasible: a class or a group that nothing serves, where the rest is not to be served alone.
+    """
+    served: list[RoutedGroup] = []
+    refused: dict[tuple[int, int], NotServed] = {}
+    for group in groups:
+        service = fleet.services[group.service]
+        cells = capacity[group.service]
+        alone = [i for i in group.classes if not (cells[i] > 0).any()]
+        rest = [i for i in group.classes if (cells[i] > 0).any()]
+        for i in alone:
+            each = service.classes[i]
+            why, way_out = service_reason(service, each)
+            refused[group.service, i] = NotServed(
+                service=service.asked.name, isl=each.isl, osl=each.osl, rate_rps=float(service.rates[t][i]), reason=why,
+                remedy=way_out,
+            )  # fmt: skip
+        if rest and not (cells[rest] > 0).all(axis=0).any():
+            raise Infeasible(
+                f"services {shown(service.asked.name)}: no engine serves all requests with prompts of "
+                f"{group.isl[0]:g} to {group.isl[1]:g} tokens, and the gateway cannot tell them apart",
+                "route by isl,osl, or offer GPUs that serve every output length",
+                binding="routing",
+            )
+        if rest:
+            served.append(replace(group, classes=tuple(rest)))
+    if refused and not fleet.request.serve_rest:
+        first = next(iter(refused.values()))
+        others = f" (and {len(refused) - 1} more classes)" if len(refused) > 1 else ""
+        raise Infeasible(
+            f"services {shown(first.service)}: nothing serves requests of isl {first.isl:.6g}, osl "
+            f"{first.osl:.6g}{others}: "
+            f"{first.reason}",
+            f"{first.remedy}; --serve-rest leaves them out and serves the others",
+            binding="class",
+        )
+    if not served:
+        raise Infeasible(
+            "fleet: nothing serves any of the requests", "offer other GPUs, or relax the SLO", binding="class"
+        )
+    return served, refused
+
+
+def service_reason(service: ServiceLoad, each: LengthClass) -> tuple[str, str]:
+    """(why nothing serves a class, what would)."""
+    if service.asked.model is None:
+        return "every table has 0 there", "offer a GPU whose table carries it"
+    for engine in service.engines:
+        said = engine.reason(each)
+        if said is not None:
+            return said
+    return "no layout keeps the SLO with it", "relax the SLO, or offer GPUs with more memory or bandwidth"
+
+
+def solved(
+    fleet: Fleet,
+    *,
+    route_by: RouteBy | None = None,
+    survive: SurviveAsked | None = None,
+    kinds: Sequence[int] | None = None,
+    seconds: float | None = None,
+    progress: Progress | None = None,
+) -> Answered:
+    """The best fleet, or the best without one of its demands.
+
+    Raises:
+        Infeasible: there is none; with what binds and what would work.
+        LimitReached: none was found in time.
+    """
+    request = fleet.request
+    question, groups, refused = question_of(
+        fleet, route_by or request.route_by, survive or request.survive, kinds=kinds
+    )
+    size = sum(len(each) for each in groups)
+    gap = GAP_OF_LARGE if len(fleet.steps) > 1 and size * len(fleet.chosen.variants) > LARGE else GAP
+    limit = seconds or request.time_limit_s
+    answer = solve_mix(question, seconds=limit, gap=gap, progress=progress)
+    if answer.status == "time_limit":
+        raise LimitReached(
+            f"fleet: no fleet was found in {limit:g} s", "raise --time-limit, or give fewer classes or steps"
+        )
+    if answer.engines is None:
+        raise why_not(question, limit)
+    return Answered(fleet, question, groups, answer, refused)
+
+
+def with_capacity(fleet: Fleet, capacity: Mapping[int, Floats]) -> Fleet:
+    """``fleet`` with other capacities of some services."""
+    services = tuple(
+        replace(service, capacity=capacity.get(s, service.capacity)) for s, service in enumerate(fleet.services)
+    )
+    return replace(fleet, services=services)
+
+
+def fleet_of(
+    request: FleetRequest, engines: Callable[[ServiceAsked, tuple[LengthClass, ...], SuppliedCluster], Any]
+) -> Fleet:
+    """What may run for a request. ``engines``: of a service with a model, (kinds of engine, capacity (classes,
+    kinds))."""
+    cluster, loads = cluster_of(request), loads_of(request)
+    names = [service.name for service in request.services]
+    steps = shared_steps(names, loads)
+    services = []
+    for s, (asked, load) in enumerate(zip(request.services, loads, strict=True)):
+        classes, rates = distinct(load, steps, s)
+        if asked.model is None:
+            kinds, tables = table_engines(request, asked, cluster)
+            isl, osl = (np.array([getattr(each, name) for each in classes]) for name in ("isl", "osl"))
+            capacity = np.stack([table.capacity_rps(isl, osl) for table in tables], axis=1)
+        else:
+            kinds, capacity = engines(asked, classes, cluster)
+        services.append(ServiceLoad(asked, load, classes, tuple(rates), tuple(kinds), capacity))
+    offers = offers_of(cluster)
+    chosen = variants_of(offers, services, request.objective, given_cluster=request.cluster is not None)
+    if not chosen.variants:
+        service = services[0]
+        why, way_out = service_reason(service, service.classes[0])
+        raise Infeasible(
+            f"fleet: no engine of any service fits the pools and carries anything; of {shown(service.asked.name)}, isl "
+            f"{service.classes[0].isl:.6g}, osl {service.classes[0].osl:.6g}: {why}",
+            way_out,
+            binding="class",
+        )
+    return Fleet(request, cluster, tuple(offers), tuple(services), tuple(steps), chosen)

@@ -1,0 +1,142 @@
+"""What a fleet is asked for: services that share pools, each with a model (or measured tables), a promise, a load."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+
+from planner.contract.clusters import Cluster, ClusterInput, SuppliedCluster, cluster_input, supplied
+from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
+from planner.contract.engine import FrameworkName
+from planner.contract.fleet import RouteBy, SurviveAsked
+from planner.contract.models import ModelInput
+from planner.contract.options import RELEASE_HELP, Option
+from planner.contract.workload.classes import LoadInput, Portion, load_input
+from planner.contract.workload.slo import Slo, parse_slo
+from planner.contract.workload.workload import Speculation
+from planner.serving.fleets.tables import MeasuredTable
+from planner.serving.request import Choices, KvChoices, as_share
+from profiles.hardware import SHIPPED, Catalogue
+from profiles.values import shown
+
+MOST_SERVICES = 64
+
+_ASKED = "What to plan"
+
+
+def _cluster(value: Any, info: ValidationInfo) -> Any:
+    found = cluster_input(value, info)
+    return supplied(found) if isinstance(found, Cluster) else found
+
+
+def _slo(value: Any) -> Any:
+    return parse_slo(value) if isinstance(value, str) else value
+
+
+class ServiceAsked(Document):
+    """One service."""
+
+    name: str = Field(min_length=1, max_length=200)
+    model: ModelInput | None = Field(default=None, description="bundled name or config.json; left out with tables")
+    slo: Annotated[Slo, BeforeValidator(_slo, json_schema_input_type=str | Slo)] = Slo()
+    load: Annotated[LoadInput, BeforeValidator(load_input, json_schema_input_type=str | LoadInput)]
+    tables: tuple[MeasuredTable, ...] = Field(default=(), description="in place of the model")
+    framework: FrameworkName | None = Field(default=None, description="default: the fleet's")
+    precision: Choices = None
+    kv_precision: KvChoices = None
+    prefix_hit: Portion = Field(default=0.0, description="share of prompt tokens found in the prefix cache")
+    speculation: Speculation | None = None
+    promise: Literal["all", "class"] = Field(
+        default="all", description="the SLO holds over all requests of the service, or for every class"
+    )
+
+
+class FleetRequest(Document):
+    """Everything a fleet depends on, beside the measurements and the program's version."""
+
+    name: str = Field(default="fleet", min_length=1, max_length=LONGEST_TEXT)
+    cluster: Annotated[
+        SuppliedCluster | None,
+        BeforeValidator(_cluster, json_schema_input_type=str | ClusterInput | None),
+        Field(description="short form or object; left out with tables: their GPUs, without limit"),
+    ] = None
+    services: tuple[ServiceAsked, ...] = Field(min_length=1, max_length=MOST_SERVICES)
+    tables: tuple[MeasuredTable, ...] = Field(default=(), description="of services without a model and tables")
+    objective: Annotated[Literal["cost", "gpus"], Option("cost (default) or gpus.", _ASKED)] = "cost"
+    route_by: Annotated[
+        RouteBy,
+        Field(description="what the gateway tells requests apart by"),
+        Option(
+            "What the gateway knows of a request: isl (default), or isl,osl (as a perfect predictor would).", _ASKED
+        ),
+    ] = "isl"
+    survive: SurviveAsked = SurviveAsked()
+    framework: Annotated[FrameworkName, Option(RELEASE_HELP, _ASKED)] = "vllm"
+    headroom: Annotated[
+        Annotated[float, Field(ge=0, le=10), PLAIN_NUMBER] | None,
+        BeforeValidator(as_share, json_schema_input_type=float | str | None),
+        Field(description="share of the load that is carried beside; null: what the tails need (tables: none)"),
+        Option(
+            "Carry this much more than the load: 20%. Default: what the tails need.", _ASKED, metavar="SHARE", text=True
+        ),
+    ] = None
+    budget_usd_per_hour: Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None = Field(
+        default=None, description="of any step, at most"
+    )
+    max_changes: Annotated[int, Field(ge=0, le=1_000_000), PLAIN_NUMBER] | None = Field(
+        default=None, description="engines that start or leave from one step to the next, at most"
+    )
+    serve_rest: Annotated[
+        bool,
+        Field(strict=True, description="leave out classes that nothing serves, and name them"),
+        Option("Leave out classes that nothing serves, and name them, rather than refuse.", _ASKED),
+    ] = False
+    tolerance: Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER] = Field(
+        default=0.02, description="of capacity, by which classes that are made of a trace may be too coarse"
+    )
+    confidence: Annotated[float, Field(gt=0, lt=1), PLAIN_NUMBER] = 0.5
+    time_limit_s: Annotated[
+        float,
+        Field(gt=0, le=3600),
+        PLAIN_NUMBER,
+        Option("Seconds for the solver. Default: 60.", _ASKED, name="time_limit", show_default=False),
+    ] = 60.0
+    simulation: Annotated[
+        bool,
+        Field(strict=True, description="simulate the engines under their own mixture, and count on what they carry"),
+        Option("Simulate the engines under their own mixture, and count on no more than they carry.", _ASKED),
+    ] = True
+    seed: Annotated[int, Field(ge=0, le=2**63), PLAIN_NUMBER] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _route_as_text(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and isinstance(route := value.get("route_by"), str):
+            return {**value, "route_by": ",".join(part.strip() for part in route.split(","))}
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> FleetRequest:
+        name, times = Counter(service.name for service in self.services).most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"services: {times} are called {shown(name)}; give each its own name")
+        for service in self.services:
+            tables = self.tables_of(service)
+            if service.model is None and not tables:
+                raise ValueError(f"services: {shown(service.name)} has neither model nor tables; give one of them")
+            if service.model is not None and service.tables:
+                raise ValueError(f"services: {shown(service.name)} has a model and tables; leave one of them out")
+            if service.model is not None and self.cluster is None:
+                raise ValueError(f"cluster: is missing, on which {shown(service.name)} runs; write for example 64xH100")
+        return self
+
+    def tables_of(self, service: ServiceAsked) -> tuple[MeasuredTable, ...]:
+        return service.tables or (self.tables if service.model is None else ())
+
+
+def parse_fleet_request(value: Mapping[str, Any], catalogue: Catalogue = SHIPPED) -> FleetRequest:
+    """A request from a mapping. Raises InputError with the first field that is wrong."""
+    return checked(FleetRequest, value, "fleet", catalogue)

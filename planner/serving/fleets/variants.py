@@ -1,0 +1,62 @@
+"""Kinds of engine to choose from, and what each carries of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodels.estimates import Floats
+from planner.serving.fleets.supplies import Offer, usd_per_engine
+from planner.solving.mix.question import Kinds
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kind of engine of one service on one supply. ``key``: what makes it the same engine on another supply (index
+    into the service's engines)."""
+
+    service: int
+    engine: int
+    offer: int
+    gpus: int
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """All that there is to choose from.
+
+    Attributes:
+        offers: that the variants are on.
+        variants: in the order of the kinds.
+        capacity: of each service, requests per second of each of its classes (rows: all its classes of all steps, each
+            once) on each variant, (classes, n); 0: none.
+    """
+
+    offers: Sequence[Offer]
+    variants: Sequence[Variant]
+    usd_per_hour: Floats
+
+    def kinds(self) -> Kinds:
+        offers = [self.offers[v.offer] for v in self.variants]
+        zones = sorted({offer.pool.zone for offer in offers if offer.pool.zone is not None})
+        return Kinds(
+            cost=self.usd_per_hour,
+            gpus=np.array([v.gpus for v in self.variants], np.int64),
+            node=np.array([offer.pool.gpus_per_node for offer in offers], np.int64),
+            pool=np.array([offer.pool_index for offer in offers], np.int64),
+            zone=np.array([-1 if o.pool.zone is None else zones.index(o.pool.zone) for o in offers], np.int64),
+            spot=np.array([offer.supply == "spot" for offer in offers], np.int64),
+            startup_s=np.array([offer.pool.startup_s for offer in offers]),
+            min_up_s=np.array([offer.pool.min_up_s for offer in offers]),
+        )
+
+
+def priced(offers: Sequence[Offer], variants: Sequence[Variant], objective: str, usd: Sequence[float | None]) -> Chosen:
+    """``usd``: of one engine for an hour where a table says it, None where the supply's price does."""
+    costs = [
+        usd_per_engine(offers[v.offer], v.gpus, objective) if given is None or objective == "gpus" else given
+        for v, given in zip(variants, usd, strict=True)
+    ]
+    return Chosen(offers, variants, np.array(costs, dtype=np.float64))

@@ -1,0 +1,135 @@
+"""A fleet that is a little too small, made large enough: so that there is an answer whenever time ends."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from planner.solving.mix.master import Master, fits, left
+from planner.solving.mix.question import ALL, Loss, MixQuestion, losses, remaining
+from planner.solving.solvers import Floats
+
+MOST_TRIES = 300
+
+
+class Searched(Protocol):
+    """What a search knows: its prices (``pool``), what each step's load is worth at them (``known``), and how to find
+    what is wanting."""
+
+    q: MixQuestion
+    deadline: float
+    share: float
+    master: Master
+    pool: list[Floats]
+    known: list[Floats]
+
+    def wanting(self, t: int, engines: Floats, loss: Loss, worst: int = 3) -> list[int]: ...
+    def theta(self, t: int, engines: Floats, loss: Loss) -> tuple[float, int | None]: ...
+
+
+def mend(search: Searched, engines: Floats) -> Floats | None:
+    """``engines`` (steps, n) with engines added, step by step, until every step carries its load after every loss. Each
+    that is added gains most, at the prices of what is lacking, for what it costs; None: no supply has one left, or time
+    is up."""
+    q, out = search.q, np.maximum(engines, 0.0)
+    cost = _costs(q)
+    for t in range(q.steps):
+        for _ in range(MOST_TRIES):
+            if left(search.deadline) < 0:
+                return None
+            lack = _lack(search, t, out[t])
+            if lack is None:
+                break
+            price, short, loss = lack
+            gain = search.pool[price].copy()
+            for v, count in loss:
+                if count >= ALL:
+                    gain[v] = 0.0
+            gain[out[t] >= search.master.upper[t]] = 0.0
+            found = _next(q, out, t, gain, cost, short)
+            if found is None:
+                return None
+            v = found
+            out[t][v] += 1
+            more = int(min(short / gain[v] - 1, search.master.upper[t][v] - out[t][v]))
+            if more >= 1 and not q.blocks:
+                out[t][v] += more
+        else:
+            return None
+    if _timely(q, out):
+        return out
+    # More engines never carry less: what time asks for beside is for the programme over counts.
+    return search.master.at_least(out, max(min(0.15 * left(search.deadline), 10.0), 0.2), 1e-4)
+
+
+def _costs(q: MixQuestion) -> Floats:
+    cost = np.maximum(q.kinds.cost, 1e-9)
+    for block in q.blocks:
+        if block.unit > 1:
+            each = np.zeros(len(cost))
+            each[block.kinds] = block.each / block.unit * block.unit_cost
+            cost = np.maximum(cost, each)
+    return cost
+
+
+def _next(q: MixQuestion, out: Floats, t: int, gain: Floats, cost: Floats, short: float) -> int | None:
+    """The kind to add one of: the cheapest of those that close what is lacking, unless one that gains more for its cost
+    is not much dearer; first those that there is room for."""
+    order: list[int] = np.argsort(cost / np.maximum(gain, 1e-300)).tolist()
+    room = [v for v in order if gain[v] > 0 and _has_room(q, out, t, v)]
+    if not room:
+        return None
+    closing = [v for v in room if gain[v] >= short - 1e-12]
+    cheapest = min(closing, key=lambda v: float(cost[v])) if closing else room[0]
+    best = room[0]
+    rest = np.ceil(short / gain[best] - 1e-9) * cost[best]
+    return cheapest if cost[cheapest] <= rest else best
+
+
+def _has_room(q: MixQuestion, out: Floats, t: int, v: int) -> bool:
+    """Whether one more of ``v`` fits in step ``t``, also while engines change before and after it."""
+    more = out.copy()
+    more[t][v] += 1
+    if q.blocks and not fits(q, more[t]).all():
+        return False
+    steps = [s for s in (t, t + 1) if s < q.steps or q.cyclic]
+    return all(_changes(q, more, s % q.steps) for s in steps)
+
+
+def _changes(q: MixQuestion, engines: Floats, t: int) -> bool:
+    """Whether step ``t`` can follow the one before it: supplies while replacements start, and the most changes."""
+    if q.steps == 1 and q.before is None:
+        return True
+    before = engines[t - 1] if t or q.cyclic else q.before
+    if before is None or (q.cyclic and q.steps == 1):
+        return True
+    starts = np.maximum(engines[t] - before, 0)
+    if q.most_changes is not None and starts.sum() + np.maximum(before - engines[t], 0).sum() > q.most_changes:
+        return False
+    both = before + starts
+    return all(
+        float(block.each @ both[block.kinds]) <= block.most // block.unit * block.unit + 1e-9
+        for block in q.blocks
+        if np.isfinite(block.most) and block.of_changes
+    )
+
+
+def _lack(search: Searched, t: int, engines: Floats) -> tuple[int, float, Loss] | None:
+    """(prices, what is lacking at them, after which loss); None: nothing is."""
+    for loss in losses(search.q, engines.astype(np.int64)):
+        found = search.wanting(t, engines, loss, worst=1)
+        price = found[0] if found else search.theta(t, engines, loss)[1]
+        if price is not None:
+            need = float(search.known[price][t]) * (search.share if loss else 1.0)
+            return price, need - float(search.pool[price] @ remaining(engines, loss)), loss
+    return None
+
+
+def _timely(q: MixQuestion, engines: Floats) -> bool:
+    """Whether what a mended fleet changes from step to step is allowed."""
+    budget = q.budget is None or bool((engines @ q.kinds.cost <= q.budget - q.fixed_cost + 1e-9).all())
+    settled = q.steps == 1 and q.before is None
+    return budget and (
+        settled or (not (q.kinds.min_up_s > 0).any() and all(_changes(q, engines, t) for t in range(q.steps)))
+    )

@@ -1,0 +1,195 @@
+"""What a mix of engines has to carry, and with what: groups of requests × kinds of engine × steps of time.
+
+A *group* is what the gateway cannot tell apart (all requests of one prompt range, or of one range of prompt and
+output): its requests are spread by the same shares. ``work[t][g, v]`` is how many engines of kind ``v`` the whole group
+keeps busy in step ``t``; infinite where that kind cannot serve some request of it. Rates and capacities are folded into
+it, so nothing here knows of tokens or promises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, combinations_with_replacement
+
+import numpy as np
+
+from planner.solving.solvers import Floats, Ints
+
+MOST_ENGINES = 1_000_000
+"""Of one kind in one step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Kinds of engine that share a supply: Σ ``each[k]`` · y[``kinds[k]``] ≤ ``most``.
+
+    ``unit`` above 1: what is bought whole (an instance of so many GPUs) at ``unit_cost``; the kinds themselves then
+    cost nothing. ``of_changes``: also while replacements start beside the engines that they replace.
+    """
+
+    name: str
+    kinds: Ints
+    each: Floats
+    most: float = np.inf
+    unit: int = 1
+    unit_cost: float = 0.0
+    of_changes: bool = True
+
+
+@dataclass(frozen=True)
+class Survive:
+    """What may be lost at once, each by itself, and the share of the load that is still carried then."""
+
+    engines: int = 0
+    nodes: int = 0
+    spot_pools: int = 0
+    zones: int = 0
+    share: float = 1.0
+
+    @property
+    def any(self) -> bool:
+        return bool(self.engines or self.nodes or self.spot_pools or self.zones)
+
+
+@dataclass(frozen=True, eq=False)
+class Kinds:
+    """``n`` kinds of engine. ``cost``: of one for an hour. ``per_node``: engines of it that a node holds (an engine of
+    several nodes: 1), ``gpus`` of one and ``node`` GPUs of its nodes. ``pool`` and ``zone``: indices, ``spot``: whether
+    its pool's spot supply, which disappears at once."""
+
+    cost: Floats
+    gpus: Ints
+    node: Ints
+    pool: Ints
+    zone: Ints
+    spot: Ints
+    startup_s: Floats
+    min_up_s: Floats
+
+    def __len__(self) -> int:
+        return len(self.cost)
+
+
+@dataclass(frozen=True, eq=False)
+class MixQuestion:
+    """The whole question.
+
+    Attributes:
+        kinds: that may run.
+        work: of each step, float64 (groups, n).
+        seconds: of each step.
+        blocks: supplies.
+        cyclic: whether the last step is followed by the first again.
+        before: engines that run before the first step, (n,); None: whatever the first step needs is there.
+        most_changes: engines that may start or leave between two steps; None: any number.
+        budget: cost of an hour at most.
+        fixed_cost: of an hour, whatever is chosen (what is reserved).
+    """
+
+    kinds: Kinds
+    work: Sequence[Floats]
+    seconds: Floats
+    blocks: Sequence[Block] = ()
+    survive: Survive = Survive()
+    cyclic: bool = False
+    before: Ints | None = None
+    most_changes: int | None = None
+    budget: float | None = None
+    fixed_cost: float = 0.0
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        return len(self.work)
+
+    @property
+    def share_of_time(self) -> Floats:
+        return np.asarray(self.seconds / self.seconds.sum(), dtype=np.float64)
+
+
+def required(work: Floats, price: Floats) -> float:
+    """What the cheapest way to carry all groups is worth at ``price`` (n,) ≥ 0 of each kind: no fleet that carries them
+    is worth less (the dual of sharing the groups out)."""
+    with np.errstate(invalid="ignore"):
+        worth = np.where(np.isfinite(work), work * price, np.inf)
+    return float(worth.min(axis=1).sum()) if len(work) else 0.0
+
+
+# ------------------------------------------------------------------ losses
+
+Loss = tuple[tuple[int, int], ...]
+"""(kind, engines lost) of each kind that loses some; more than run: all of them."""
+
+ALL = MOST_ENGINES
+
+
+def losses(question: MixQuestion, engines: Ints) -> Iterator[Loss]:
+    """Every loss to be survived by a fleet of ``engines`` (n,), the first: none."""
+    ask, kinds = question.survive, question.kinds
+    yield ()
+    present = np.flatnonzero(engines > 0).tolist()
+    seen: set[Loss] = set()
+
+    def new(loss: Loss) -> bool:
+        fresh = bool(loss) and loss not in seen
+        seen.add(loss)
+        return fresh
+
+    if ask.engines:
+        for which in combinations_with_replacement(present, ask.engines):
+            loss = _counted(which, engines)
+            if new(loss):
+                yield loss
+    if ask.nodes:
+        nodes = [
+            pack for pool in sorted({int(kinds.pool[v]) for v in present}) for pack in _packs(kinds, present, pool)
+        ]
+        for several in combinations_with_replacement(nodes, ask.nodes):
+            loss = _counted([v for pack in several for v, count in pack for _ in range(count)], engines)
+            if new(loss):
+                yield loss
+    for places, of, count in (
+        ("spot", np.where(kinds.spot > 0, kinds.pool, -1), ask.spot_pools),
+        ("zone", kinds.zone, ask.zones),
+    ):
+        there = sorted({int(of[v]) for v in present if of[v] >= 0})
+        for lost in combinations(there, min(count, len(there))) if count and there else ():
+            loss = tuple((v, ALL) for v in np.flatnonzero(np.isin(of, lost)).tolist() if places and len(engines) > v)
+            if new(loss):
+                yield loss
+
+
+def _counted(which: Sequence[int], engines: Ints) -> Loss:
+    counts: dict[int, int] = {}
+    for v in which:
+        counts[v] = min(counts.get(v, 0) + 1, int(engines[v]))
+    return tuple(sorted(counts.items()))
+
+
+def _packs(kinds: Kinds, present: Sequence[int], pool: int) -> list[Loss]:
+    """What one node of ``pool`` may hold at most: no pack is part of another."""
+    here = [v for v in present if kinds.pool[v] == pool]
+    found: list[Loss] = []
+
+    def fill(rest: list[int], room: int, taken: Loss) -> None:
+        if not rest:
+            if taken and not any(room >= min(int(kinds.gpus[v]), int(kinds.node[v])) for v in here):
+                found.append(tuple(sorted(taken)))
+            return
+        v, others = rest[0], rest[1:]
+        size = min(int(kinds.gpus[v]), int(kinds.node[v]))
+        for count in range(room // size, -1, -1):
+            fill(others, room - count * size, (*taken, (v, count)) if count else taken)
+
+    for node in sorted({int(kinds.node[v]) for v in here}):
+        fill([v for v in here if kinds.node[v] == node], node, ())
+    return list(dict.fromkeys(found))
+
+
+def remaining(engines: Ints | Floats, loss: Loss) -> Floats:
+    """(n,) what is left."""
+    left = engines.astype(np.float64)
+    for v, count in loss:
+        left[v] = max(left[v] - count, 0.0)
+    return left

@@ -1,0 +1,80 @@
+"""Whole engine steps measured on a real GPU against the sum that the cost model makes of them:
+``python -m tests.benchmarks.steps``.
+
+``data/steps_h200.csv`` holds steps of dense models that this project ran as CUDA graphs on one H200, right after a rest
+and under sustained load (the file's head says how). The cost model is asked for the same steps without host and
+without the calibration that serving runs taught it: kernels alone, as the pack timed them in short bursts. Nothing of
+it was fitted to these rows. Decode attention ran in torch's kernel, which is not an engine's: with many sequences it
+is slower than theirs by up to a half (harness-h200.json), so that decode is shown by batch. Writes
+``costmodels/evidence/steps-h200.json``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from costmodels.kernels.cost_model import CostModel
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
+from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
+from costmodels.serving.frameworks.calibration import NEUTRAL
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.served_model import ServedModel
+from costmodels.step.communication import Network
+from profiles.hardware import find_fabric, find_gpu
+from tests.benchmarks.cards import card, write
+
+ROWS = Path(__file__).parent / "data" / "steps_h200.csv"
+GPU, FRAMEWORK = "H200", "vllm"
+
+
+def predicted_us(rows: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Kernel time of the steps of one model, µs, shape [rows]."""
+    model = find_architecture(str(rows["model"].iloc[0]))
+    cost = CostModel(find_gpu(GPU), FRAMEWORK)
+    served = ServedModel(
+        model, choose_precision(model), find_framework(FRAMEWORK), cost, Network(8, find_fabric("ib-400g"))
+    )
+    decode = (rows["phase"] == "decode").to_numpy()
+    batch, tokens, context = (rows[name].to_numpy(np.int64) for name in ("batch", "tokens", "context"))
+    asked = Batch(
+        prefills=np.where(decode, 0, batch),
+        chunk=np.where(decode, 0, tokens),
+        prefix=np.zeros_like(batch),
+        decodes=np.where(decode, batch, 0),
+        context=context,
+        expert_tokens=np.ones(len(rows)),
+    )
+    step = served.step(Layouts.of([(1, 1, 1, 1, 1)] * len(rows)), asked, "balanced", calibration=NEUTRAL)
+    return np.sum([us for part, us in step.parts.items() if part != "host"], axis=0)
+
+
+def main() -> None:
+    rows = pd.read_csv(ROWS, comment="#")
+    for _, places in rows.groupby("model", sort=False).groups.items():
+        rows.loc[places, "predicted_us"] = predicted_us(rows.loc[places])
+    few = rows["batch"] <= 32
+    groups = {
+        "decode, up to 32 sequences": (rows["phase"] == "decode") & few,
+        "decode, 64 to 256 sequences": (rows["phase"] == "decode") & ~few,
+        "prefill": rows["phase"] == "prefill",
+    }
+    document: dict[str, Any] = {"gpu": GPU, "framework": FRAMEWORK, "groups": {}}
+    for name, mine in groups.items():
+        said = rows.loc[mine, "predicted_us"].to_numpy(float)
+        document["groups"][name] = {
+            state: card(rows.loc[mine, f"{state}_us"].to_numpy(float), said) for state in ("rested", "sustained")
+        } | {"watts": [float(rows.loc[mine, "watts"].min()), float(rows.loc[mine, "watts"].max())]}
+        for state, figures in list(document["groups"][name].items())[:2]:
+            print(f"{name:<28} {state:<10} {figures}")
+    rounded = rows.assign(predicted_us=rows["predicted_us"].round(1))
+    print(write("steps-h200", document | {"rows": rounded.to_dict("records")}))
+
+
+if __name__ == "__main__":
+    main()

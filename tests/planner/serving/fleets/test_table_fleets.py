@@ -1,0 +1,172 @@
+"""Fleets of measured tables: Mélange's and AIBrix's files, answered with a plan document."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from planner.kinds import schema
+from planner.serving.document.plan import Plan, parse_plan
+from planner.serving.fleets.files import read_fleet
+from planner.serving.fleets.planning import plan_fleet
+from planner.serving.fleets.request import parse_fleet_request
+from profiles.errors import Infeasible, InputError
+
+MELANGE: dict[str, Any] = {
+    "gpu_info": {
+        "A10G": {"cost": 1.01, "tputs": [[2, 1], [5, 2]]},
+        "A100-80GB": {"cost": 3.67, "tputs": [[20, 20], [40, 20]]},
+    },
+    "workload_distribution": [[0.2, 0.1], [0.5, 0.2]],
+    "total_request_rate": 30,
+    "slice_factor": 1,
+}
+"""The example of arXiv:2404.14527's repository, with its published answers 6.70, 5.69 and 4.68."""
+
+SMALL = {
+    "gpu": "small",
+    "cost": 0.3,
+    "tputs": [[9.0, 4.0], [3.0, 1.0], [1.0, 0.5]],
+    "indexes": [[4, 8, 16], [128, 256]],
+}
+LARGE = {"gpu": "large", "cost": 1.0, "tputs": [[40.0, 20.0], [15.0, 9.0], [0.0, 0.0]], "indexes": SMALL["indexes"]}
+
+
+def written(folder: Path, name: str, document: Any) -> Path:
+    path = folder / name
+    path.write_text(document if isinstance(document, str) else json.dumps(document), "utf-8")
+    return path
+
+
+def planned(path: Path, **fields: Any) -> Plan:
+    return plan_fleet(parse_fleet_request({**read_fleet(path), **fields}))
+
+
+def counts(plan: Plan, step: int = 0) -> dict[str, int]:
+    names = {group.id: group.gpu for group in plan.decision.engines}
+    return {names[name]: count for name, count in plan.decision.schedule[step].engines.items()}
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 8])
+@pytest.mark.parametrize(("route_by", "cost"), [("isl,osl", 4.68), ("isl", 5.69)])
+def test_melange(tmp_path: Path, slices: int, route_by: str, cost: float) -> None:
+    plan = planned(written(tmp_path, "m.json", {**MELANGE, "slice_factor": slices}), route_by=route_by)
+    assert plan.decision.usd_per_hour == pytest.approx(cost)
+    assert (plan.proof.status, plan.proof.gap) == ("optimal", 0.0)
+    for route in plan.decision.schedule[0].routing:
+        assert sum(route.weights.values()) == pytest.approx(1)
+        assert (route.osl_from is None) == (route_by == "isl")
+    jsonschema.Draft202012Validator(schema("plan")).validate(json.loads(plan.to_json()))
+    assert parse_plan(plan.to_json()) == plan
+
+
+def test_the_gateway_that_knows_less_pays_more_and_is_told_so(tmp_path: Path) -> None:
+    plan = planned(written(tmp_path, "m.json", MELANGE))
+    assert plan.proof.fleet is not None
+    (demand,) = plan.proof.fleet.demands
+    assert demand.costs_usd_per_hour == pytest.approx(1.01)
+    assert [row.usd_per_hour for row in plan.proof.fleet.compared] == pytest.approx([7.34, 12.12])
+
+
+FLEET = """
+services:
+- name: chat
+  load: {classes: [{isl: 128, osl: 4, rate_rps: 12}, {isl: 256, osl: 16, rate_rps: 0.8}]}
+  tables: [small.json, large.json]
+"""
+
+
+def test_aibrix_rows_are_outputs_and_zero_carries_nothing(tmp_path: Path) -> None:
+    written(tmp_path, "small.json", SMALL)
+    written(tmp_path, "large.json", LARGE)
+    plan = planned(written(tmp_path, "fleet.yaml", FLEET))
+    assert counts(plan) == {"small": 3}  # 12 ÷ 9 + 0.8 ÷ 0.5 engines
+    step = plan.request.services[0].load.steps[0]
+    assert [(each.isl, each.osl, each.rate_rps) for each in step.classes] == [(128, 4, 12), (256, 16, 0.8)]
+
+
+def test_pools_limit_the_tables_gpus_and_say_their_price(tmp_path: Path) -> None:
+    written(tmp_path, "small.json", SMALL)
+    written(tmp_path, "large.json", LARGE)
+    small = "{gpu: L4, name: small, gpus: 2, usd_per_gpu_hour: 0.5}"
+    pools = f"cluster: {{name: c, pools: [{small}, {{gpu: H100, name: large, gpus: 4}}]}}"
+    with pytest.raises(Infeasible, match="small") as caught:
+        planned(written(tmp_path, "fleet.yaml", FLEET.replace("0.8", "1.8") + pools))
+    assert "GPUs" in caught.value.hint
+    plan = planned(written(tmp_path, "fleet.yaml", FLEET + pools))
+    assert counts(plan)["small"] <= 2
+    assert plan.proof.fleet is not None
+
+
+def test_loss_of_an_engine_is_survived(tmp_path: Path) -> None:
+    one = planned(written(tmp_path, "m.json", MELANGE))
+    safe = planned(written(tmp_path, "m.json", MELANGE), survive={"engines": 1})
+    assert safe.decision.usd_per_hour is not None
+    assert one.decision.usd_per_hour is not None
+    assert safe.decision.usd_per_hour > one.decision.usd_per_hour
+
+
+def test_hours_make_a_schedule_without_gaps(tmp_path: Path) -> None:
+    written(tmp_path, "small.json", SMALL)
+    rows = "hour,isl,osl,rate_rps\n" + "".join(f"{h},128,4,{5 + 4 * (h % 12)}\n" for h in range(24))
+    written(tmp_path, "load.csv", rows)
+    fleet = "services: [{name: s, load: {file: load.csv}, tables: [small.json]}]"
+    plan = planned(written(tmp_path, "fleet.yaml", fleet))
+    schedule = plan.decision.schedule
+    assert (schedule[0].start_s, schedule[-1].end_s) == (0, 86_400)
+    assert all(first.end_s == second.start_s for first, second in pairwise(schedule))
+    assert counts(plan, 0) == {"small": 1}
+    assert counts(plan, 11) == {"small": 6}
+
+
+BAD = [
+    ({**MELANGE, "workload_distribution": [[0.2, 0.1], [0.5, 0.3]]}, "sum to 1.1"),
+    ({**MELANGE, "total_request_rate": -1}, "total_request_rate"),
+    ({**MELANGE, "gpu_info": {"A": {"cost": 1, "tputs": [[1, 1]]}}}, "grid"),
+    ({**SMALL, "indexes": [[4, 8], [128, 256]]}, "output"),
+    ({**MELANGE, "gpu_info": {}}, "gpu_info"),
+]
+
+
+@pytest.mark.parametrize(("document", "said"), BAD)
+def test_bad_tables_are_refused(tmp_path: Path, document: Any, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        planned(written(tmp_path, "m.json", document))
+    assert said in caught.value.message + caught.value.hint
+    assert caught.value.hint
+
+
+LOADS = [
+    ("{rate_rps: 5, classes: [{isl: 128, osl: 4, share: 0.5}, {isl: 256, osl: 4, share: 0.4}]}", "sum to 0.9"),
+    ("{classes: [{isl: 128, osl: 4, rate_rps: -1}]}", "rate_rps"),
+    ("{classes: [{isl: 128, osl: 4, rate_rps: .nan}]}", "rate_rps"),
+    ("{classes: [{isl: 128, osl: 4}]}", "rate_rps"),
+    ("{classes: [{isl_from: 1, isl_to: 200, osl: 4, rate_rps: 1}, {isl: 128, osl: 4, rate_rps: 1}]}", "overlap"),
+    ("{classes: []}", "classes"),
+    ("{classes: [{isl: 4096, osl: 4, rate_rps: 1}]}", "isl 4096"),
+]
+
+
+@pytest.mark.parametrize(("load", "said"), LOADS)
+def test_bad_loads_are_refused(tmp_path: Path, load: str, said: str) -> None:
+    written(tmp_path, "small.json", SMALL)
+    path = written(tmp_path, "fleet.yaml", f"services: [{{name: s, load: {load}, tables: [small.json]}}]")
+    with pytest.raises((InputError, Infeasible)) as caught:
+        planned(path)
+    assert said in caught.value.message
+    assert caught.value.hint
+
+
+def test_classes_that_nothing_serves_are_named_and_the_rest_is_served(tmp_path: Path) -> None:
+    written(tmp_path, "small.json", SMALL)
+    load = "{classes: [{isl: 128, osl: 4, rate_rps: 1}, {isl: 4096, osl: 4, rate_rps: 2}]}"
+    path = written(tmp_path, "fleet.yaml", f"services: [{{name: s, load: {load}, tables: [small.json]}}]")
+    plan = planned(path, serve_rest=True)
+    assert plan.proof.fleet is not None
+    (lost,) = plan.proof.fleet.not_served
+    assert (lost.isl, lost.rate_rps) == (4096, 2)

@@ -1,0 +1,139 @@
+"""Tables of measured runs, as laboratories publish them, scored against their predictions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from planner.serving.measured.columns import measured_columns
+from planner.serving.measured.scores import best_single_score, interval_score, scores_of
+from planner.serving.prediction_table import ADDED, predict
+from profiles.errors import InputError
+
+RUN = {
+    "source": "lab",
+    "date": "2026-02-26",
+    "mode": "closed",
+    "model": "Qwen/Qwen3-32B",
+    "gpu": "H200",
+    "framework": "vllm",
+    "version": "0.16 (V1, async scheduling)",
+    "precision": "bf16",
+    "kv_precision_assumed": "bf16",
+    "tp": "2",
+    "spec": "none",
+    "isl": "1000",
+    "osl": "100",
+    "spread": "0.8-1",
+    "concurrency": "7.998",
+    "rate": "",
+    "ttft_ms_mean": "",
+    "tpot_ms_p50": "12.5",
+    "watts_per_gpu": "",
+    "itl_ms_p50": "11",
+    "osl_length_biased": "",
+}
+
+
+def runs(*changes: dict[str, str]) -> pd.DataFrame:
+    return pd.DataFrame([{**RUN, **each} for each in changes])
+
+
+def test_published_columns_are_understood_and_kept() -> None:
+    table = runs({})
+    answer = predict(table, beside_measured=True)
+    row = answer.iloc[0]
+    assert row["error"] == ""
+    assert list(answer.columns[: len(table.columns)]) == list(table.columns)
+    assert row["tpot_ms_p50"] == "12.5"
+    assert float(row["tpot_ms_p50_predicted"]) > 0
+    assert float(row["itl_ms_p50_predicted"]) <= float(row["itl_ms_p90"])
+    assert float(row["tpot_ms_p50_low"]) < float(row["tpot_ms_p50_predicted"]) < float(row["tpot_ms_p50_high"])
+    assert "concurrency 7.998 is predicted as 8" in row["note"]
+    assert row["release"] == "0.16.0"
+    plain = predict(runs({"concurrency": "8"})).iloc[0]
+    assert plain["predicted_tpot_ms_p50"] == row["tpot_ms_p50_predicted"]
+
+
+def test_longer_running_outputs_a_burst_and_drafting_change_the_answer() -> None:
+    answer = predict(
+        runs(
+            {},
+            {"spread": ""},
+            {"spread": "", "osl_length_biased": "4000"},
+            {"mode": "burst8"},
+            {"spec": "mtp", "model": "deepseek-ai/DeepSeek-R1", "tp": "8", "precision": ""},
+            {"spec": "none", "model": "deepseek-ai/DeepSeek-R1", "tp": "8", "precision": ""},
+        ),
+        beside_measured=True,
+    )
+    assert (answer["error"] == "").all()
+    tpot = answer["tpot_ms_mean"].astype(float)
+    assert tpot[2] > tpot[1]
+    thin = answer["output_tokens_per_s_per_gpu"].astype(float)
+    assert thin[3] < thin[0]  # the tail runs empty
+    assert tpot[4] < tpot[5]
+    assert "drafted tokens a step" in answer["note"][4]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [({"spec": "perhaps"}, "spec: 'perhaps'"), ({"concurrency": "0.2"}, "below half a request")],
+)
+def test_what_cannot_be_meant_is_refused(wrong: dict[str, str], named: str) -> None:
+    assert named in predict(runs(wrong))["error"][0]
+
+
+def test_scores_count_what_is_left_out_and_cut_by_columns() -> None:
+    table = runs(
+        {}, {"framework": "atom"}, {"gpu": "H100-SXM", "tpot_ms_p50": ""}, {"gpu": "H100-SXM", "itl_ms_p50": ""}
+    )
+    scores = scores_of(predict(table, beside_measured=True), measured_columns(table), ["gpu"])
+    assert scores.rows == 4
+    assert [(each.reason, each.rows) for each in scores.left_out] == [("framework: 'atom' is not known", 1)]
+    found = {(each.quantity, each.by, each.group): each.rows for each in scores.scores}
+    assert found["tpot_ms_p50", "all", "all"] == 2
+    assert found["tpot_ms_p50", "gpu", "H200"] == 1
+    assert found["itl_ms_p50", "gpu", "H100-SXM"] == 1
+    with pytest.raises(InputError, match="no column nothing"):
+        scores_of(predict(table, beside_measured=True), measured_columns(table), ["nothing"])
+
+
+def test_a_perfect_and_a_doubled_prediction_score_as_they_should() -> None:
+    table = runs(*({"tpot_ms_p50": value} for value in ("10", "20", "30")))
+    answer = predict(table, beside_measured=True)
+    answer["tpot_ms_p50_predicted"] = ["10", "40", "60"]
+    answer["tpot_ms_p50_low"], answer["tpot_ms_p50_high"] = ["9", "39", "25"], ["11", "41", "70"]
+    score = next(s for s in scores_of(answer, measured_columns(table)).scores if s.quantity == "tpot_ms_p50")
+    assert (score.mape_pct, score.median_pct, score.bias_pct) == (66.7, 100.0, 100.0)
+    assert score.coverage_pct == 66.7
+
+
+def test_interval_score_is_gneitings() -> None:
+    logs = np.array([[0.0, 2.0], [0.0, 0.0], [-1.0, -1.0], [1.0, 1.0]])
+    assert interval_score(logs) == pytest.approx([2.0, 2.0 + 10.0 * 1.0])
+    errors = np.random.default_rng(0).normal(0, 0.2, 4000)
+    assert best_single_score(errors) == pytest.approx(2 * 1.75 * 0.2, rel=0.05)  # of a normal law: 3.5 σ
+
+
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        ({"other": "1"}, "no column holds what was measured"),
+        ({"ttft_ms_mean": "1", "mean_ttft_ms": "1"}, "both hold ttft_ms_mean"),
+        ({"ttft_ms_mean": "-3"}, "ttft_ms_mean: '-3' in row 1"),
+    ],
+)
+def test_measured_columns_that_mean_nothing_are_refused(columns: dict[str, str], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        measured_columns(pd.DataFrame([columns]))
+
+
+def test_every_quantity_is_a_column_of_the_prediction() -> None:
+    from planner.serving.measured.columns import ENDS, QUANTITIES
+
+    for quantity in QUANTITIES:
+        assert quantity in ADDED
+        if not quantity.endswith("p99"):
+            assert f"{ENDS.get(quantity, quantity)}_low" in ADDED

@@ -1,0 +1,127 @@
+"""Mixes of engines: the optimum of small questions against all fleets, and what must hold of any."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from mix_twin import MOST, cheapest, kinds_of, random_question
+
+from planner.solving.mix.question import Block, MixQuestion, Survive, losses
+from planner.solving.mix.solve import solve_mix
+
+HOUR = np.array([3600.0])
+RATES = 30 * np.array([[0.2, 0.1], [0.5, 0.2]])
+A10G, A100 = np.array([[2, 1], [5, 2]]), np.array([[20, 20], [40, 20]])
+
+
+def question(*, both: bool) -> MixQuestion:
+    """Mélange's example (arXiv:2404.14527), routed by prompt and output, or by prompt alone."""
+    work = [RATES / A10G, RATES / A100]
+    cells = np.stack([each.ravel() if both else each.sum(axis=1) for each in work], axis=1)
+    return MixQuestion(kinds_of(np.array([1.01, 3.67])), [cells], HOUR)
+
+
+@pytest.mark.parametrize(("both", "cost"), [(True, 4.68), (False, 5.69)])
+def test_the_published_example(both: bool, cost: float) -> None:
+    found = solve_mix(question(both=both))
+    assert found.status == "optimal"
+    assert found.objective == pytest.approx(cost)
+
+
+def agree(seeds: range) -> None:
+    tried = 0
+    for seed in seeds:
+        asked = random_question(np.random.default_rng(seed))
+        found = solve_mix(asked, seconds=20)
+        if found.engines is not None and found.engines.max() > MOST[len(asked.kinds)]:
+            continue
+        tried += 1
+        expected = cheapest(asked)
+        if np.isinf(expected):
+            assert found.status == "infeasible", seed
+        else:
+            assert found.objective == pytest.approx(expected, rel=1e-7), seed
+    assert tried > 0.8 * len(seeds)
+
+
+def test_the_optimum_of_small_questions_is_that_of_all_fleets() -> None:
+    agree(range(30))
+
+
+@pytest.mark.slow
+def test_the_optimum_of_many_small_questions_is_that_of_all_fleets() -> None:
+    agree(range(1000, 1500))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_asked_beside_never_makes_it_cheaper(seed: int) -> None:
+    asked = replace(random_question(np.random.default_rng(seed)), blocks=(), survive=Survive())
+    free = solve_mix(asked).objective
+    assert free is not None
+    more = solve_mix(replace(asked, work=[1.3 * work for work in asked.work])).objective
+    lost = solve_mix(replace(asked, survive=Survive(engines=1))).objective
+    assert more is not None
+    assert lost is not None
+    assert more >= free - 1e-9
+    assert lost >= free - 1e-9
+    kinds = np.arange(len(asked.kinds))
+    limits = [Block("all", kinds, np.ones(len(kinds)), most) for most in (6.0, 9.0)]
+    tight, wide = (solve_mix(replace(asked, blocks=[limit])).objective or np.inf for limit in limits)
+    assert tight >= wide - 1e-9 >= free - 2e-9
+
+
+def test_a_day_of_equal_hours_is_the_hour() -> None:
+    hour = question(both=True)
+    day = replace(hour, work=hour.work * 24, seconds=np.full(24, 3600.0), cyclic=True)
+    found, one = solve_mix(day), solve_mix(hour)
+    assert found.objective == pytest.approx(one.objective)
+    assert found.engines is not None
+    assert (found.engines == found.engines[0]).all()
+
+
+def test_shares_are_of_whole_groups_and_load_no_kind_above_its_engines() -> None:
+    asked = question(both=True)
+    found = solve_mix(asked)
+    assert found.engines is not None
+    np.testing.assert_allclose(found.shares[0].sum(axis=1), 1)
+    assert ((found.shares[0] * asked.work[0]).sum(axis=0) <= found.engines[0] + 1e-6).all()
+
+
+def test_instances_are_bought_whole() -> None:
+    asked = question(both=True)
+    whole = Block("eight", np.array([1]), np.ones(1), np.inf, 8, 8 * 3.67)
+    kinds = replace(asked.kinds, cost=np.array([1.01, 0.0]))
+    found = solve_mix(replace(asked, kinds=kinds, blocks=[whole]))
+    assert found.objective == pytest.approx(12 * 1.01)  # A10G alone, cheaper than an instance of eight
+
+
+def test_a_node_takes_all_that_it_may_hold() -> None:
+    kinds = replace(kinds_of(np.ones(2)), gpus=np.array([2, 4]), pool=np.array([0, 0]))
+    asked = MixQuestion(kinds, [np.ones((1, 2))], HOUR, survive=Survive(nodes=1))
+    assert set(losses(asked, np.array([9, 9]))) == {(), ((0, 4),), ((0, 2), (1, 1)), ((1, 2),)}
+
+
+def test_a_change_makes_before_it_breaks() -> None:
+    kinds = kinds_of(np.array([1.0, 1.0]))
+    works = [np.array([[1.0, np.inf]]), np.array([[np.inf, 1.0]])]
+    one = Block("one GPU", np.arange(2), np.ones(2), 1.0)
+    asked = MixQuestion(kinds, works, np.full(2, 3600.0), [one])
+    assert solve_mix(asked).status == "infeasible"
+    assert solve_mix(replace(asked, blocks=[replace(one, most=2.0)])).objective == pytest.approx(1.0)
+
+
+def test_changes_and_the_least_time_up_are_kept() -> None:
+    kinds = kinds_of(np.array([1.0]))
+    works = [np.array([[load]]) for load in (1.0, 6.0, 1.0, 1.0)]
+    asked = MixQuestion(kinds, works, np.full(4, 3600.0))
+    free = solve_mix(asked).engines
+    assert free is not None
+    assert free[:, 0].tolist() == [1, 6, 1, 1]
+    few = solve_mix(replace(asked, most_changes=2)).engines
+    assert few is not None
+    assert np.abs(np.diff(few[:, 0])).max() <= 2
+    stays = solve_mix(replace(asked, kinds=replace(kinds, min_up_s=np.array([7200.0])))).engines
+    assert stays is not None
+    assert stays[:, 0].tolist() == [5, 6, 1, 1]  # cheaper than to start five for two hours at the second
