@@ -32,15 +32,15 @@ def create_app(
     """The service as an ASGI application (``uvicorn --factory api.rest.app:create_app``).
 
     Args:
-        kinds: what is decided, each at its route. Those of the registry are made by processes of their own; others in
-            threads of this one.
-        settings: default: what files and the environment say; of other kinds than the registry's, a database in memory.
+        kinds: what is decided, each at its route. The registry's are made by processes of their own; those of another
+            mapping in threads of this one.
+        settings: default: what files and the environment say; beside another mapping, a database in memory.
         at_once: how many documents are made at the same time, in place of the settings' workers.
         explain: a document for people.
     """
     if settings is None:
-        ours = all(kind is KINDS.get(name) for name, kind in kinds.items())
-        settings = from_settings({}) if ours else ServiceSettings(database_url="sqlite://", workers=1, quick_workers=0)
+        in_memory = ServiceSettings(database_url="sqlite://", workers=1, quick_workers=0)
+        settings = from_settings({}) if kinds is KINDS else in_memory
     if at_once is not None:
         settings = settings.model_copy(update={"workers": at_once})
     planner = Planner(kinds, settings)

@@ -16,7 +16,7 @@ from costmodels.training.models import is_written_out
 from planner.contract.documents import Document, checked
 from planner.contract.models import architecture_of
 from planner.contract.published import Published, digest_of
-from planner.kinds import KINDS, Kind
+from planner.kinds import Kind
 from profiles.errors import ShardwrightError
 from profiles.hardware import Catalogue
 
@@ -80,14 +80,17 @@ Tell = Callable[[str, float | None], None]
 """Called with what is being done, and the percentage where it is known."""
 
 
-def answer(kind: Kind, request: bytes, folders: Sequence[Path], tell: Tell) -> tuple[Answer, str]:
-    """The answer to a request in JSON, and the traceback of a defect (empty where there was none)."""
+def answer(
+    kind: Kind, request: bytes, folders: Sequence[Path], tell: Tell, *, alone: bool = False
+) -> tuple[Answer, str]:
+    """The answer to a request in JSON, and the traceback of a defect (empty where there was none). ``alone``: the
+    kind's function takes nothing beside the request."""
     try:
         asked = understood(kind, json.loads(request), folders)
-        if kind is KINDS.get(kind.name):
-            made = kind.make(asked, measured=_stores(folders), progress=lambda text: tell(text, None))
-        else:  # of someone else's registry
+        if alone:
             made = kind.make(asked)
+        else:
+            made = kind.make(asked, measured=_stores(folders), progress=lambda text: tell(text, None))
         return _written(kind, made, asked), ""
     except ShardwrightError as error:
         return Answer(problem=problem_of(error).model_dump()), ""

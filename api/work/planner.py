@@ -39,12 +39,12 @@ class Planner:
     """Storage and workers of one service. Nothing is opened before :meth:`start`.
 
     Args:
-        kinds: what is decided. Those of the registry are made by processes, others in this one.
+        kinds: what is decided. The registry's are made by processes; those of another mapping in this one.
     """
 
     def __init__(self, kinds: Mapping[str, Kind], settings: ServiceSettings, heard: Heard = lambda *_: None) -> None:
         self.kinds, self.settings = kinds, settings
-        self._alone = any(kind is not KINDS.get(name) for name, kind in kinds.items())
+        self._alone = kinds is not KINDS
         self._heard = heard
         self._bells: dict[str, set[Callable[[], None]]] = defaultdict(set)
         self._ringing, self._starting = threading.Lock(), threading.Lock()

@@ -46,7 +46,7 @@ class InProcess:
     def prepare(self) -> None: ...
 
     def run(self, job: Claimed, folders: Sequence[Path], seconds: float, tell: Tell) -> tuple[Answer, str]:
-        return answer(self._kinds[job.kind], job.request, folders, tell)
+        return answer(self._kinds[job.kind], job.request, folders, tell, alone=True)
 
     def stop(self) -> None: ...
 
