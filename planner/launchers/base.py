@@ -1,10 +1,11 @@
-"""What every launcher shares: the engine, what a framework can express, the names of its flags."""
+"""What every launcher (the dialect of one framework) shares: the engine, what the framework can express, the names of
+its flags, and what stands before several engines."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -12,13 +13,93 @@ from typing import ClassVar
 from costmodels.serving.frameworks.facts import CommandLine
 from costmodels.serving.frameworks.framework import Framework
 from planner.contract.engine import Launch, Layout, Limits, Role
+from planner.launchers.places import Place, Ports
+from planner.launchers.releases import ReleaseOptions
+from planner.launchers.words import plain
 from profiles.errors import Unsupported
 
 CHECKPOINT = "$CHECKPOINT"
-NODE_RANK = "$NODE_RANK"
-HEAD_ADDRESS = "$HEAD_ADDRESS"
 DRAFT_MODEL = "$DRAFT_MODEL"
-"""Arguments that only the reader can fill in; the notes say with what, and a shell expands them."""
+"""Arguments that only the reader can fill in: the notes say with what, and an export takes them from its values."""
+
+MTP = "mtp"
+"""Drafting by the model's own module for that, which needs no draft model."""
+
+
+@dataclass(frozen=True)
+class NodeStart:
+    """What starts an engine's part on one node, or what stands before engines.
+
+    Attributes:
+        command: words, in which there may be variables.
+        environment: likewise. ``files``: name → text, in the folder that the place names.
+        ready: path that answers with 200 once it serves; "": no server listens there.
+    """
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    ready: str = ""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a benchmark sends. ``rate``, ``requests`` and ``output`` are variables of the script that runs it."""
+
+    model: str
+    isl: int
+    osl: int
+    rate: str
+    requests: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A client's command, and which keys of the JSON that it writes are our columns."""
+
+    command: tuple[str, ...]
+    columns: Mapping[str, str]
+    appends: bool = False  # writes a line of JSON at the end of the file
+
+
+def measured_columns(e2e: str) -> dict[str, str]:
+    """Columns of ``plan predict --measured`` → keys of the clients' JSON; ``e2e``: their word for whole requests."""
+    statistics = (("mean", "mean"), ("p50", "median"), ("p99", "p99"))
+    return {
+        f"{ours}_ms_{statistic}": f"{said}_{theirs}_ms"
+        for ours, theirs in (("ttft", "ttft"), ("tpot", "tpot"), ("e2e", e2e))
+        for statistic, said in statistics
+    }
+
+
+@dataclass(frozen=True)
+class Behind:
+    """An engine as its front knows it."""
+
+    role: Role
+    address: str
+    ports: Ports
+    weight: float
+
+    @property
+    def host(self) -> str:
+        return f"{self.address}:{self.ports.http}"
+
+
+@dataclass(frozen=True)
+class Front:
+    """What takes requests in for several engines.
+
+    Attributes:
+        program: what runs, for people; ``image_key``: which value names its image where it is not the engines'.
+        weighted: whether it keeps the plan's weights; if not, it gives every engine the same.
+    """
+
+    program: str
+    start: NodeStart
+    weighted: bool
+    image_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +127,10 @@ class EngineSpec:
     prefix_hit: float = 0.0
     is_sparse: bool = False
     attention_backend: str = ""
+    converted_checkpoint: str = CHECKPOINT
+    draft_model: str = DRAFT_MODEL
+    draft_method: str = ""
+    """How it drafts, in the framework's word; "": as usual with a head."""
 
     @property
     def must_name_kv(self) -> bool:
@@ -72,6 +157,7 @@ class Launcher(ABC):
 
     name: ClassVar[str]  # of its framework
     limits_span_replicas: ClassVar[bool] = False  # whether batch limits are said of all attention replicas together
+    ready: ClassVar[str] = "/health"  # answers 200 once an engine serves
     kinds: ClassVar[dict[str, type[Launcher]]] = {}  # every launcher, by its framework
 
     def __init_subclass__(cls) -> None:
@@ -80,6 +166,14 @@ class Launcher(ABC):
 
     def __init__(self, framework: Framework) -> None:
         self.framework = framework
+        self.options: ReleaseOptions | None = None
+
+    @classmethod
+    def at(cls, framework: Framework, options: ReleaseOptions | None = None) -> Launcher:
+        """The launcher of a framework; ``options``: those of its release, where they are known."""
+        made = cls(framework)
+        made.options = options
+        return made
 
     @property
     def words(self) -> CommandLine:
@@ -117,17 +211,7 @@ class Launcher(ABC):
                 f"choose one of {', '.join(sorted(runs))}, or another framework",
             )
         notes: list[str] = []
-        model, quantize = self._weights(spec, notes)
-        command = [*self.words.program, *self._flag("model"), model]
-        command += self._parallel(spec, notes)
-        command += quantize
-        command += self._limits(spec, notes)
-        if spec.draft_tokens:
-            command += self._drafting(spec, notes)
-        if spec.role != "aggregated":
-            command += self._role(spec, notes)
-        if spec.attention_backend:
-            command += self._flag("attention_backend", spec.attention_backend)
+        command = self._command(spec, None, notes)
         if spec.layout.gpus < spec.gpus_per_node:
             notes.append(
                 "On each node set CUDA_VISIBLE_DEVICES to the replica's GPUs (see `plan --explain`) and "
@@ -142,7 +226,77 @@ class Launcher(ABC):
                 else "prefix caching is left at its default and the prediction counts on none."
             )
         )
-        return Launch(framework=self.name, command=tuple(command), notes=tuple(notes))
+        return Launch(framework=self.name, command=tuple(map(plain, command)), notes=tuple(notes))
+
+    def _command(self, spec: EngineSpec, place: Place | None, notes: list[str]) -> list[str]:
+        """The whole command, on a node of the engine; without ``place`` as it is shown, the rest in ``notes``."""
+        model, quantize = self._weights(spec, notes)
+        command = [*self.words.program, *self._flag("model"), model]
+        command += self._parallel(spec, notes)
+        if (spec.nodes if place is None else place.nodes) > 1:
+            command += self._nodes(spec, place, notes)
+        command += quantize
+        command += self._limits(spec, notes)
+        if spec.draft_tokens:
+            command += self._drafting(spec, notes)
+        if spec.role != "aggregated":
+            command += self._role(spec, notes)
+        if spec.attention_backend:
+            command += self._flag("attention_backend", spec.attention_backend)
+        return command if place is None else [*command, *self._placed(spec, place)]
+
+    # ------------------------------------------------------------------ as it is started
+
+    def start(self, spec: EngineSpec, place: Place) -> NodeStart:
+        """What starts one node's part of the engine.
+
+        Raises:
+            Unsupported: an engine that the framework cannot be told, or not on such nodes.
+        """
+        reason = self.cannot_express(spec.layout, is_moe=spec.is_moe) or self.cannot_place(spec, place.gpus_by_node)
+        if reason is not None:
+            raise Unsupported(f"layout {spec.layout.label}: {reason}", "choose another layout or framework")
+        return NodeStart(
+            command=tuple(self._command(spec, place, [])),
+            environment=self._environment(spec, place),
+            files=self._files(spec),
+            ready=self.ready if place.leads else "",
+        )
+
+    def front(self, engines: Sequence[Behind], port: int, files: str) -> Front:
+        """What takes requests in for ``engines``, listening on ``port``; ``files``: the folder of its files."""
+        raise Unsupported(f"{self.framework.full_name} has no front for several engines", "export engines one by one")
+
+    def cannot_place(self, spec: EngineSpec, gpus_by_node: Sequence[int]) -> str | None:
+        """Why the framework cannot start the engine on nodes that have so many of its GPUs, or None where it can."""
+        return None
+
+    def needs(self, spec: EngineSpec) -> tuple[str, ...]:
+        """Keys of an export's values without which the engine cannot be started: what a plan cannot know."""
+        keys = ["checkpoint"] if self._weights(spec, [])[0] == CHECKPOINT else []
+        if spec.draft_tokens and spec.draft_method != MTP:
+            keys.append("draft_model")
+        return tuple(keys)
+
+    def benchmark(self, url: str, sweep: Sweep) -> Benchmark:
+        """The framework's own client, against ``url``."""
+        raise Unsupported(f"{self.framework.full_name} has no client that measures", "measure with another's")
+
+    def _environment(self, spec: EngineSpec, place: Place) -> dict[str, str]:
+        """Variables that the engine reads."""
+        return {}
+
+    def _files(self, spec: EngineSpec) -> dict[str, str]:
+        """Files that its command names."""
+        return {}
+
+    def _placed(self, spec: EngineSpec, place: Place) -> list[str]:
+        """Flags of what a node has: ports, addresses."""
+        return []
+
+    def _nodes(self, spec: EngineSpec, place: Place | None, notes: list[str]) -> list[str]:
+        """Flags of an engine of several nodes; without ``place`` as they are shown, with variables."""
+        return []
 
     def _flag(self, name: str, value: object = None) -> list[str]:
         """The flag with its value; nothing where the framework has none (a positional argument)."""
@@ -183,6 +337,8 @@ class Launcher(ABC):
         word = self.words.quantize.get(spec.weights_precision)
         if word is not None and spec.published_precision in ("bf16", "fp16", "fp32"):
             return spec.checkpoint, self._flag("quantize", word)
+        if spec.converted_checkpoint != CHECKPOINT:
+            return spec.converted_checkpoint, []
         notes.append(
             f"{CHECKPOINT}: {spec.checkpoint} converted from {spec.published_precision} to "
             f"{spec.weights_precision} beforehand; {self.framework.full_name} does not do this while loading."

@@ -10,6 +10,8 @@ import argparse
 import contextlib
 import dataclasses
 import importlib
+import importlib.abc
+import importlib.machinery
 import inspect
 import json
 import re
@@ -131,7 +133,10 @@ def _options(parser: argparse.ArgumentParser, more: Mapping[str, list[str]]) -> 
 def vllm() -> dict[str, Any]:
     platforms: Any = importlib.import_module("vllm.platforms")
     platforms._current_platform = importlib.import_module("vllm.platforms.cpu").CpuPlatform()
-    cli: Any = importlib.import_module("vllm.entrypoints.common.cli_args")
+    try:
+        cli: Any = importlib.import_module("vllm.entrypoints.common.cli_args")
+    except ModuleNotFoundError:  # where it was until 2026
+        cli = importlib.import_module("vllm.entrypoints.openai.cli_args")
     parser = cli.make_arg_parser(importlib.import_module("vllm.utils.argparse_utils").FlexibleArgumentParser())
     connectors = importlib.import_module("vllm.distributed.kv_transfer.kv_connector.factory").KVConnectorFactory
     quantization = importlib.import_module("vllm.model_executor.layers.quantization").QUANTIZATION_METHODS
@@ -148,17 +153,70 @@ def vllm() -> dict[str, Any]:
     speculation = importlib.import_module("vllm.config.speculative").SpeculativeConfig
     options["--speculative-config"] |= {"type": "json", "fields": _fields(speculation)}
     options["--kv-transfer-config"]["fields"]["kv_connector"] = sorted(connectors._registry)
-    return {"options": options, "underscores": True, "beginnings": True}
+    return {"options": options, "underscores": True, "beginnings": True, "series": 2}
+
+
+class _Absent(types.ModuleType):
+    """Stands for a module that is imported and not used: whatever is asked of it is another."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Absent(f"{self.__name__}.{name}")
+
+
+class _Absence(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds such modules under one name."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name.split(".")[0] != self.package:
+            return None
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return _Absent(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        pass
 
 
 def sglang() -> dict[str, Any]:
+    try:
+        importlib.import_module("torchvision")
+    except ImportError:
+        sys.meta_path.append(_Absence("torchvision"))
     arguments: Any = importlib.import_module("sglang.srt.server_args")
     parser = argparse.ArgumentParser()
     arguments.ServerArgs.add_cli_args(parser)
     return {"options": _options(parser, {}), "underscores": False, "beginnings": True}
 
 
-PROBES: dict[str, Callable[[], dict[str, Any]]] = {"vllm": vllm, "sglang": sglang}
+def _router(module: str) -> dict[str, Any]:
+    arguments: Any = importlib.import_module(f"{module}.router_args")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host", type=str)
+    parser.add_argument("--port", type=int)
+    arguments.RouterArgs.add_cli_args(parser, use_router_prefix=False, exclude_host_port=True)
+    return {"options": _options(parser, {}), "underscores": False, "beginnings": True, "series": 2}
+
+
+def vllm_router() -> dict[str, Any]:
+    return _router("vllm_router")
+
+
+def sglang_router() -> dict[str, Any]:
+    return _router("sglang_router")
+
+
+PROBES: dict[str, Callable[[], dict[str, Any]]] = {
+    "vllm": vllm,
+    "sglang": sglang,
+    "vllm-router": vllm_router,
+    "sglang-router": sglang_router,
+}
 
 if __name__ == "__main__":
     with contextlib.redirect_stdout(sys.stderr):  # what frameworks say while they are imported

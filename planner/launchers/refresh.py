@@ -74,10 +74,16 @@ def probed(framework: str, python: Path) -> dict[str, Any]:
 
 def written(document: Mapping[str, Any]) -> str:
     """The data file: an option a line, so that two releases can be compared as text."""
-    head = {name: value for name, value in document.items() if name != "options"}
-    lines = [f" {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]
-    options = [f"  {json.dumps(flag)}: {json.dumps(fields)}" for flag, fields in document["options"].items()]
-    return "\n".join(["{", *lines, ' "options": {', ",\n".join(options), " }", "}"]) + "\n"
+    parts = [
+        f" {json.dumps(name)}: " + (_rows(value) if name in ("options", "file") else json.dumps(value))
+        for name, value in document.items()
+    ]
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _rows(options: Mapping[str, Any]) -> str:
+    rows = [f"  {json.dumps(flag)}: {json.dumps(fields)}" for flag, fields in options.items()]
+    return "{\n" + ",\n".join(rows) + "\n }"
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -122,12 +128,12 @@ def refresh(framework: str, version: str, python: Path | None, folder: Path) -> 
         cache = Path(platformdirs.user_cache_dir("shardwright")) / "launchers" / f"{framework}-{version}"
         python = environment(framework, version, cache)
     found = probed(framework, python)
-    document = {
+    document: dict[str, Any] = {
         "framework": framework,
         "version": version,
         "made": f"{dt.date.today()}",
         "source": f"argument parser of {where}, run on CPU by planner/launchers/refresh.py",
-        **{name: found[name] for name in ("underscores", "beginnings", "options")},
+        **{name: found[name] for name in ("series", "underscores", "beginnings", "options") if name in found},
     }
     target = folder / f"{framework}-{version}.json"
     target.write_text(written(document), encoding="utf-8")

@@ -14,6 +14,7 @@ from packaging.version import Version
 from pydantic import BaseModel, ConfigDict, Field
 
 from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.names import framework_names
 from profiles.errors import InputError, UnknownName
 from profiles.shipped import shipped
 
@@ -66,6 +67,8 @@ class ReleaseOptions(BaseModel):
 
     Attributes:
         source, made: what the options were read from, and on which day.
+        series: how many numbers of the version its later releases share with it that only mend it, and so take the same
+            options.
         underscores: whether ``--a_b`` is read as ``--a-b``. ``beginnings``: whether the beginning of a name does where
             it is that of one option alone.
         options: by flag, in alphabetical order.
@@ -78,6 +81,7 @@ class ReleaseOptions(BaseModel):
     version: str
     made: str
     source: str
+    series: int = 3
     underscores: bool
     beginnings: bool
     options: dict[str, CommandOption]
@@ -85,7 +89,8 @@ class ReleaseOptions(BaseModel):
 
     @property
     def title(self) -> str:
-        return f"{find_framework(self.framework).full_name} {self.version}"
+        known = self.framework in framework_names()
+        return f"{find_framework(self.framework).full_name if known else self.framework} {self.version}"
 
     @cached_property
     def names(self) -> dict[str, CommandOption]:
@@ -129,19 +134,27 @@ def _read(path: Path) -> ReleaseOptions:
     return shipped(path, _parsed)
 
 
+def _known() -> dict[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = {}
+    for path in RELEASES.glob("*.json"):
+        name, _, version = path.stem.rpartition("-")
+        found.setdefault(name, []).append(version)
+    return {name: tuple(sorted(versions, key=Version)) for name, versions in found.items()}
+
+
 def known_releases(framework: str) -> tuple[str, ...]:
-    """Releases of a framework whose options are known, oldest first."""
-    found = (path.stem.partition("-")[2] for path in RELEASES.glob(f"{framework}-*.json"))
-    return tuple(sorted(found, key=Version))
+    """Releases of a framework (or of a router) whose options are known, oldest first."""
+    return _known().get(framework, ())
 
 
 def release(framework: str, version: str | None = None) -> ReleaseOptions:
-    """The options of a release: a version or a series (``0.33``: its newest that is known); None: the newest known.
+    """The options of a release: a version, one that only mends it (``0.33.2``), or a series (``0.33``: its newest that
+    is known); None: the newest known. ``framework``: or ``vllm-router``, ``sglang-router``.
 
     Raises:
         UnknownName: the framework, or a release whose options are not known (naming the nearest that is).
     """
-    name = find_framework(framework).name
+    name = framework if framework in _known() else find_framework(framework).name
     known = known_releases(name)
     if version is None:
         return _read(RELEASES / f"{name}-{known[-1]}.json")
@@ -149,13 +162,17 @@ def release(framework: str, version: str | None = None) -> ReleaseOptions:
     for each in reversed(known):
         if Version(each).release[: len(asked)] == asked:
             return _read(RELEASES / f"{name}-{each}.json")
+    for each in reversed(known):
+        found = _read(RELEASES / f"{name}-{each}.json")
+        if found.series < 3 and Version(each).release[: found.series] == asked[: found.series]:
+            return found
     near = min(known, key=lambda each: _distance(each, version))
     raise UnknownName("framework", f"{name}@{version}", [f"{name}@{near}"], f"options are known of {', '.join(known)}")
 
 
 def nearest_release(framework: str, version: str) -> ReleaseOptions:
     """The options of the known release that is nearest to ``version``: the newest not after it, else the oldest."""
-    name = find_framework(framework).name
+    name = framework if framework in _known() else find_framework(framework).name
     known = known_releases(name)
     before = [each for each in known if Version(each) <= Version(version)]
     return _read(RELEASES / f"{name}-{before[-1] if before else known[0]}.json")

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
-from planner.launchers.base import DRAFT_MODEL, HEAD_ADDRESS, NODE_RANK, EngineSpec, Launcher
+from planner.launchers.base import (
+    DRAFT_MODEL,
+    MTP,
+    Behind,
+    Benchmark,
+    EngineSpec,
+    Front,
+    Launcher,
+    NodeStart,
+    Sweep,
+    measured_columns,
+)
+from planner.launchers.places import HEAD_ADDRESS, NODE_RANK, Place
 
 INIT_PORT = 20000
 """Port of the process group, as in SGLang's documentation; any free one will do."""
@@ -12,7 +25,8 @@ INIT_PORT = 20000
 
 class SglangLauncher(Launcher):
     """Under attention data parallel, ``--tp-size`` counts the whole group (tp·dp), and the limits are
-    those of the whole group too: SGLang divides them by ``--dp-size``."""
+    those of the whole group too: SGLang divides them by the number of its attention replicas. From 0.5.23 on that is
+    ``--attn-dp-size``; before, ``--dp-size`` with ``--enable-dp-attention``."""
 
     name: ClassVar[str] = "sglang"
     limits_span_replicas: ClassVar[bool] = True
@@ -23,20 +37,67 @@ class SglangLauncher(Launcher):
         if layout.pp > 1:
             command += self._flag("pp", layout.pp)
         if layout.dp > 1:
-            command += [*self._flag("dp", layout.dp), *self._flag("attention_dp")]
+            command += self._flag("dp", layout.dp)
+            command += self._flag("attention_dp") if "attention_dp" in self.words.flags else []
         if layout.ep > 1:
             command += self._flag("ep", layout.ep)
-        if spec.nodes > 1:
-            command += [
-                *self._flag("nodes", spec.nodes),
-                *self._flag("node_rank", NODE_RANK),
-                *self._flag("address", f"{HEAD_ADDRESS}:{INIT_PORT}"),
-            ]
+        return command
+
+    def _nodes(self, spec: EngineSpec, place: Place | None, notes: list[str]) -> list[str]:
+        if place is None:
             notes.append(
                 f"Run it on each of {spec.nodes} nodes with NODE_RANK = 0 … {spec.nodes - 1} and "
                 "HEAD_ADDRESS = address of node 0."
             )
+        nodes, rank = (spec.nodes, NODE_RANK) if place is None else (place.nodes, place.node_rank)
+        address = f"{HEAD_ADDRESS}:{INIT_PORT}" if place is None else f"{place.head}:{place.ports.master}"
+        return [*self._flag("nodes", nodes), *self._flag("node_rank", rank), *self._flag("address", address)]
+
+    def cannot_place(self, spec: EngineSpec, gpus_by_node: Sequence[int]) -> str | None:
+        if len(set(gpus_by_node)) == 1:
+            return None
+        counts = ", ".join(map(str, gpus_by_node))
+        return f"{self.framework.full_name} wants as many GPUs on each node, and it has {counts}"
+
+    def _placed(self, spec: EngineSpec, place: Place) -> list[str]:
+        command = ["--host", "0.0.0.0", *self._flag("port", place.ports.http)]
+        if place.nodes == 1 and spec.layout.dp > 1:  # else it counts on from the port that clients use
+            command += self._flag("address", f"{place.own}:{place.ports.master}")
+        if spec.role == "prefill":
+            command += ["--disaggregation-bootstrap-port", str(place.ports.bootstrap)]
         return command
+
+    def front(self, engines: Sequence[Behind], port: int, files: str) -> Front:
+        """SGLang's router; its policies know load and prefixes, not weights."""
+        command = ["python", "-m", "sglang_router.launch_router", "--host", "0.0.0.0", "--port", str(port)]
+        command += ["--policy", "round_robin"]
+        if any(engine.role != "aggregated" for engine in engines):
+            command.append("--pd-disaggregation")
+            for engine in engines:
+                if engine.role == "prefill":
+                    command += ["--prefill", f"http://{engine.host}", str(engine.ports.bootstrap)]
+            for engine in engines:
+                command += ["--decode", f"http://{engine.host}"] if engine.role == "decode" else []
+        else:
+            command += ["--worker-urls", *(f"http://{engine.host}" for engine in engines)]
+        start = NodeStart(tuple(command), ready="/health")
+        return Front("SGLang's router", start, weighted=False, image_key="front_image")
+
+    def benchmark(self, url: str, sweep: Sweep) -> Benchmark:
+        command: tuple[str, ...] = (
+            "python",
+            "-m",
+            "sglang.bench_serving",
+            "--backend",
+            "sglang-oai",
+            "--base-url",
+            url,
+            "--model",
+        )
+        command += (sweep.model, "--dataset-name", "random", "--random-input-len", str(sweep.isl))
+        command += ("--random-output-len", str(sweep.osl), "--random-range-ratio", "1.0", "--num-prompts")
+        command += (sweep.requests, "--request-rate", sweep.rate, "--output-file", sweep.output)
+        return Benchmark(command, measured_columns("e2e_latency"), appends=True)
 
     def _limits(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         limits, dp = spec.limits, spec.layout.dp
@@ -59,9 +120,10 @@ class SglangLauncher(Launcher):
             "is one); DeepSeek's MTP module is run by EAGLE without a draft model. The prediction is of one chain of "
             "tokens, not of a tree."
         )
+        mtp = spec.draft_method == MTP
         return [
-            *self._flag("draft_method", "EAGLE"),
-            *self._flag("draft_model", DRAFT_MODEL),
+            *self._flag("draft_method", "EAGLE" if mtp or not spec.draft_method else spec.draft_method.upper()),
+            *([] if mtp else self._flag("draft_model", spec.draft_model)),
             *self._flag("draft_steps", spec.draft_tokens),
             *self._flag("draft_branches", 1),
             *self._flag("draft_tokens", spec.draft_tokens + 1),

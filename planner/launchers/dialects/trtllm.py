@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
-from planner.launchers.base import DRAFT_MODEL, EngineSpec, Launcher
+import yaml
+
+from planner.launchers.base import (
+    DRAFT_MODEL,
+    MTP,
+    Behind,
+    Benchmark,
+    EngineSpec,
+    Front,
+    Launcher,
+    NodeStart,
+    Sweep,
+    measured_columns,
+)
+from planner.launchers.places import Place
 
 OPTIONS_FILE = "trtllm-options.yaml"
+SERVER_FILE = "disaggregated.yaml"
 
 
 class TrtllmLauncher(Launcher):
@@ -21,56 +37,111 @@ class TrtllmLauncher(Launcher):
             command += self._flag("pp", layout.pp)
         if spec.is_moe:
             command += self._flag("ep", layout.ep)  # the experts' tensor split follows: tp_size ÷ ep_size
-        if spec.nodes > 1:
-            command += self._flag("gpus_per_node", spec.gpus_per_node)
-            notes.append(
-                f"One MPI world over {spec.nodes} nodes: prefix the command with srun -N {spec.nodes} "
-                f"--ntasks {layout.gpus} --ntasks-per-node {spec.gpus_per_node} --mpi=pmix "
-                "trtllm-llmapi-launch."
-            )
         return command
+
+    def _nodes(self, spec: EngineSpec, place: Place | None, notes: list[str]) -> list[str]:
+        gpus = spec.gpus_per_node if place is None else place.gpus_by_node[0]
+        notes.append(
+            f"One MPI world over {spec.nodes} nodes: prefix the command with srun -N {spec.nodes} "
+            f"--ntasks {spec.layout.gpus} --ntasks-per-node {spec.gpus_per_node} --mpi=pmix "
+            "trtllm-llmapi-launch."
+        )
+        return self._flag("gpus_per_node", gpus)
+
+    def cannot_place(self, spec: EngineSpec, gpus_by_node: Sequence[int]) -> str | None:
+        if len(set(gpus_by_node)) == 1:
+            return None
+        counts = ", ".join(map(str, gpus_by_node))
+        return f"{self.framework.full_name} wants as many GPUs on each node, and it has {counts}"
 
     def _limits(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         limits = spec.limits
         command = [*self._limit_flags(spec), *self._flag("chunked_prefill")]
-        options = []
-        if spec.layout.dp > 1:
-            options.append("enable_attention_dp: true")
-        if spec.kv_precision != "bf16":
-            word = self.words.kv[spec.kv_precision]
-            # The file replaces what the flags say, so the fraction is repeated.
-            options.append(f"kv_cache_config: {{dtype: {word}, free_gpu_memory_fraction: {limits.memory_fraction:g}}}")
-        elif spec.published_precision not in ("bf16", "fp16", "fp32"):
+        if spec.kv_precision == "bf16" and spec.published_precision not in ("bf16", "fp16", "fp32"):
             notes.append("Check that the checkpoint asks for no fp8 KV cache of its own: the prediction has bf16.")
-        options += self._in_file(spec, notes)
+        options = self._options(spec)
         if options:
+            lines = [f"{key}: {_flow(value)}" for key, value in options.items()]
             command += self._flag("options_file", OPTIONS_FILE)
-            notes.append(f"{OPTIONS_FILE} holds: " + "; ".join(f"`{line}`" for line in options) + " (one a line).")
+            notes.append(f"{OPTIONS_FILE} holds: " + "; ".join(f"`{line}`" for line in lines) + " (one a line).")
+        if spec.draft_tokens:
+            notes.append(
+                f"{DRAFT_MODEL}: the EAGLE head whose acceptance the workload gives; DeepSeek's MTP module is "
+                "{decoding_type: MTP, num_nextn_predict_layers: N}."
+            )
         notes.append(
             f"{self._flag('memory_fraction')[0]} is a share of what weights and buffers leave free, so the "
             f"KV cache may grow beyond the plan's {limits.memory_fraction:.0%} of the GPU."
         )
         return command
 
-    def _in_file(self, spec: EngineSpec, notes: list[str]) -> list[str]:
-        """Lines of the options file for drafting and roles, which have no flags."""
-        lines = []
-        if spec.draft_tokens:
-            lines.append(
-                f"speculative_config: {{decoding_type: Eagle, max_draft_len: {spec.draft_tokens}, "
-                f"speculative_model_dir: {DRAFT_MODEL}}}"
-            )
-            notes.append(
-                f"{DRAFT_MODEL}: the EAGLE head whose acceptance the workload gives; DeepSeek's MTP module is "
-                "{decoding_type: MTP, num_nextn_predict_layers: N}."
-            )
+    def _options(self, spec: EngineSpec) -> dict[str, Any]:
+        """The options file: what has no flags."""
+        options: dict[str, Any] = {}
+        if spec.layout.dp > 1:
+            options["enable_attention_dp"] = True
+        if spec.kv_precision != "bf16":
+            # The file replaces what the flags say, so the fraction is repeated.
+            options["kv_cache_config"] = {
+                "dtype": self.words.kv[spec.kv_precision],
+                "free_gpu_memory_fraction": spec.limits.memory_fraction,
+            }
+        if spec.draft_tokens and spec.draft_method == MTP:
+            options["speculative_config"] = {"decoding_type": "MTP", "num_nextn_predict_layers": spec.draft_tokens}
+        elif spec.draft_tokens:
+            options["speculative_config"] = {
+                "decoding_type": spec.draft_method or "Eagle",
+                "max_draft_len": spec.draft_tokens,
+                "speculative_model_dir": spec.draft_model,
+            }
         if spec.role != "aggregated":
-            lines.append(
-                f"cache_transceiver_config: {{backend: DEFAULT, max_tokens_in_buffer: {spec.limits.max_model_len}}}"
-            )
-            if spec.role == "prefill":
-                lines.append("disable_overlap_scheduler: true")
-        return lines
+            block = self.framework.scheduler.block_tokens
+            whole = -(-spec.limits.max_model_len // block) * block  # must divide by the tokens of a block
+            options["cache_transceiver_config"] = {"backend": "DEFAULT", "max_tokens_in_buffer": whole}
+        if spec.role == "prefill":
+            options["disable_overlap_scheduler"] = True
+        return options
+
+    def _files(self, spec: EngineSpec) -> dict[str, str]:
+        options = self._options(spec)
+        return {OPTIONS_FILE: yaml.safe_dump(options, sort_keys=False, allow_unicode=True)} if options else {}
+
+    def start(self, spec: EngineSpec, place: Place) -> NodeStart:
+        made = super().start(spec, place)
+        command = [f"{place.files}{word}" if word == OPTIONS_FILE else word for word in made.command]
+        return NodeStart(tuple(command), made.environment, made.files, made.ready)
+
+    def _placed(self, spec: EngineSpec, place: Place) -> list[str]:
+        return ["--host", "0.0.0.0", *self._flag("port", place.ports.http)]
+
+    def front(self, engines: Sequence[Behind], port: int, files: str) -> Front:
+        """``trtllm-serve disaggregated`` for engines of one role; it knows no weights."""
+        if all(engine.role == "aggregated" for engine in engines):
+            return super().front(engines, port, files)
+        document: dict[str, Any] = {"hostname": "0.0.0.0", "port": port, "backend": "pytorch"}
+        for key, role in (("context_servers", "prefill"), ("generation_servers", "decode")):
+            urls = [engine.host for engine in engines if engine.role == role]
+            document[key] = {"num_instances": len(urls), "urls": urls}
+        command = (*self.words.program, "disaggregated", "-c", f"{files}{SERVER_FILE}")
+        text = yaml.safe_dump(document, sort_keys=False)
+        return Front(
+            "trtllm-serve disaggregated", NodeStart(command, files={SERVER_FILE: text}, ready="/health"), False
+        )
+
+    def benchmark(self, url: str, sweep: Sweep) -> Benchmark:
+        command: tuple[str, ...] = (
+            "python",
+            "-m",
+            "tensorrt_llm.serve.scripts.benchmark_serving",
+            "--backend",
+            "openai",
+        )
+        command += ("--base-url", url, "--model", sweep.model, "--dataset-name", "random", "--random-ids")
+        command += ("--random-input-len", str(sweep.isl), "--random-output-len", str(sweep.osl), "--ignore-eos")
+        command += ("--num-prompts", sweep.requests, "--request-rate", sweep.rate)
+        command += ("--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,90,99")
+        command += ("--save-result", "--result-filename", sweep.output)
+        return Benchmark(command, measured_columns("e2el"))
 
     def _drafting(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         return []  # in the options file
@@ -82,3 +153,8 @@ class TrtllmLauncher(Launcher):
             f"engine under context_servers (prefill) and generation_servers (decode); this one under {group}."
         )
         return []
+
+
+def _flow(value: Any) -> str:
+    """A value of YAML on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6).removesuffix("\n...\n").strip()

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import ClassVar
 
-from planner.launchers.base import DRAFT_MODEL, HEAD_ADDRESS, NODE_RANK, EngineSpec, Launcher
+from planner.launchers.base import (
+    DRAFT_MODEL,
+    MTP,
+    Behind,
+    Benchmark,
+    EngineSpec,
+    Front,
+    Launcher,
+    NodeStart,
+    Sweep,
+    measured_columns,
+)
+from planner.launchers.places import HEAD_ADDRESS, NODE_RANK, Place
+from planner.launchers.words import plain
 
 RPC_PORT = 13345
 """Port of the data-parallel coordinator, as in vLLM's documentation; any free one will do."""
+
+
+def _counts(gpus_by_node: Sequence[int]) -> str:
+    return ", ".join(map(str, gpus_by_node))
 
 
 class VllmLauncher(Launcher):
@@ -25,16 +43,16 @@ class VllmLauncher(Launcher):
             command += self._flag("dp", layout.dp)
         if layout.ep > 1:
             command += self._flag("ep")
-        if spec.nodes > 1:
-            command += self._nodes(spec, notes)
         return command
 
-    def _nodes(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+    def _nodes(self, spec: EngineSpec, place: Place | None, notes: list[str]) -> list[str]:
         layout, rank = spec.layout, spec.layout.tp * spec.layout.pp
+        if place is not None:
+            return self._nodes_of(spec, place)
         if layout.dp > 1 and rank <= spec.gpus_per_node:
             local = spec.gpus_per_node // rank
             notes.append(
-                f"{HEAD_ADDRESS}: address of the first of {-(-layout.dp // local)} nodes. On node i = 1, 2, "
+                f"{plain(HEAD_ADDRESS)}: address of the first of {-(-layout.dp // local)} nodes. On node i = 1, 2, "
                 f"… run the same command with --headless --data-parallel-start-rank {local}·i added."
             )
             return [
@@ -53,6 +71,76 @@ class VllmLauncher(Launcher):
             *self._flag("address", HEAD_ADDRESS),
         ]
 
+    def _nodes_of(self, spec: EngineSpec, place: Place) -> list[str]:
+        """Whole attention replicas a node: by their ranks, which may be more on one node than on another; else, and
+        where all nodes are told the same, one world of even nodes."""
+        rank = spec.layout.tp * spec.layout.pp
+        headless = [] if place.leads else self._flag("headless")
+        if not place.alike and spec.layout.dp > 1 and all(gpus % rank == 0 for gpus in place.gpus_by_node):
+            start = [] if place.leads else self._flag("dp_start", place.gpus_before // rank)
+            return [
+                *self._flag("dp_local", place.gpus_by_node[int(place.node_rank)] // rank),
+                *start,
+                *self._flag("dp_address", place.head),
+                *self._flag("dp_port", place.ports.rpc),
+                *headless,
+            ]
+        return [
+            *self._flag("nodes", place.nodes),
+            *self._flag("node_rank", place.node_rank),
+            *self._flag("address", place.head),
+            *self._flag("port_of_master", place.ports.master),
+            *headless,
+        ]
+
+    def cannot_place(self, spec: EngineSpec, gpus_by_node: Sequence[int]) -> str | None:
+        rank = spec.layout.tp * spec.layout.pp
+        if len(set(gpus_by_node)) == 1 or (spec.layout.dp > 1 and all(gpus % rank == 0 for gpus in gpus_by_node)):
+            return None
+        return f"{self.framework.full_name} wants as many GPUs on each node, and it has {_counts(gpus_by_node)}"
+
+    def _placed(self, spec: EngineSpec, place: Place) -> list[str]:
+        return self._flag("port", place.ports.http) if place.leads else []
+
+    def _environment(self, spec: EngineSpec, place: Place) -> dict[str, str]:
+        if spec.role == "aggregated":
+            return {}
+        return {
+            "VLLM_NIXL_SIDE_CHANNEL_HOST": place.own,
+            "VLLM_NIXL_SIDE_CHANNEL_PORT": str(place.ports.side_channel),
+        }
+
+    def front(self, engines: Sequence[Behind], port: int, files: str) -> Front:
+        """vllm-router; its policies know load and prefixes, not weights."""
+        command = ["vllm-router", "--host", "0.0.0.0", "--port", str(port), "--policy", "round_robin"]
+        if any(engine.role != "aggregated" for engine in engines):
+            command += ["--vllm-pd-disaggregation", "--kv-connector", "nixl"]
+            for role, flag in (("prefill", "--prefill"), ("decode", "--decode")):
+                for engine in engines:
+                    command += [flag, f"http://{engine.host}"] if engine.role == role else []
+        else:
+            command += ["--worker-urls", *(f"http://{engine.host}" for engine in engines)]
+        start = NodeStart(tuple(command), ready="/health")
+        return Front("vllm-router", start, weighted=False, image_key="front_image")
+
+    def benchmark(self, url: str, sweep: Sweep) -> Benchmark:
+        command: tuple[str, ...] = (
+            "vllm",
+            "bench",
+            "serve",
+            "--backend",
+            "vllm",
+            "--base-url",
+            url,
+            "--model",
+            sweep.model,
+        )
+        command += ("--dataset-name", "random", "--random-input-len", str(sweep.isl), "--random-output-len")
+        command += (str(sweep.osl), "--ignore-eos", "--num-prompts", sweep.requests, "--request-rate", sweep.rate)
+        command += ("--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,90,99")
+        command += ("--save-result", "--result-filename", sweep.output)
+        return Benchmark(command, measured_columns("e2el"))
+
     def _limits(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         command = self._limit_flags(spec)
         if spec.must_name_kv:
@@ -64,14 +152,19 @@ class VllmLauncher(Launcher):
             f"{DRAFT_MODEL}: the EAGLE head or draft model whose acceptance the workload gives; for a model's own MTP "
             f"module give {self._flag('draft_model')[0].rpartition('.')[0]}.method mtp instead of it."
         )
-        return [*self._flag("draft_model", DRAFT_MODEL), *self._flag("draft_tokens", spec.draft_tokens)]
+        method = [f"{self.words.flags['draft_model']}".replace(".model", ".method"), spec.draft_method]
+        return [
+            *(method if spec.draft_method else []),
+            *([] if spec.draft_method == MTP else self._flag("draft_model", spec.draft_model)),
+            *self._flag("draft_tokens", spec.draft_tokens),
+        ]
 
     def _role(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         notes.append(
             "Set VLLM_NIXL_SIDE_CHANNEL_HOST to the node's address and VLLM_NIXL_SIDE_CHANNEL_PORT to a free port for "
-            "every engine (NIXL must be installed). The command does not say which role the engine has: a proxy sends "
-            "each request to a prefill engine with max_tokens=1, then with what that returns as kv_transfer_params to "
-            "a decode engine (toy_proxy_server.py in vLLM's tests/v1/kv_connector/nixl_integration shows how)."
+            "every engine (NIXL must be installed). The command does not say which role the engine has: requests go "
+            "through vllm-router --vllm-pd-disaggregation --prefill URL of each prefill engine --decode URL of each "
+            "decode engine."
         )
         return self._flag(
             "kv_transfer", json.dumps({"kv_connector": self.framework.kv_connector.name, "kv_role": "kv_both"})

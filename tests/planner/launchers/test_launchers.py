@@ -196,11 +196,17 @@ class TestSglang:
     def test_tp_size_and_limits_are_those_of_the_whole_group(self) -> None:
         command = launch(spec("sglang", layout=layout(tp=2, dp=4, ep=4), is_moe=True)).command
         assert value(command, "--tp-size") == "8"
-        assert value(command, "--dp-size") == "4"
-        assert "--enable-dp-attention" in command
+        assert value(command, "--attn-dp-size") == "4"
+        assert not {"--dp-size", "--enable-dp-attention"} & set(command)
         assert value(command, "--ep-size") == "4"
         assert value(command, "--max-running-requests") == str(96 * 4)
         assert value(command, "--chunked-prefill-size") == str(8192 * 4)
+
+    def test_attention_data_parallel_is_spelled_as_the_release_spells_it(self) -> None:
+        command = launch(spec("sglang@0.5.11", layout=layout(tp=2, dp=4, ep=4), is_moe=True)).command
+        assert value(command, "--dp-size") == "4"
+        assert "--enable-dp-attention" in command
+        assert "--attn-dp-size" not in command
 
     def test_without_data_parallel_nothing_is_multiplied(self) -> None:
         command = launch(spec("sglang")).command

@@ -19,7 +19,7 @@ FILES = sorted(RELEASES.glob("*.json"))
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_data_file_is_read_and_says_where_it_is_from(path: Path) -> None:
-    framework, _, version = path.stem.partition("-")
+    framework, _, version = path.stem.rpartition("-")
     found = release(framework, version)
     assert (found.framework, found.version) == (framework, version)
     assert dt.date.fromisoformat(found.made) >= dt.date(2026, 1, 1)
