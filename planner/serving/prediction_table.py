@@ -41,12 +41,14 @@ OPTIONAL = (
     *WIDE_FIELDS,
 )
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
+ENERGY = ("watts_per_gpu", "joules_per_input_token", "joules_per_output_token")
 ENDS = ("low", "high")
 ADDED = (
     *(f"{name}_{part}" for name in LATENCIES for part in ("mean", "p50", "p99", *ENDS, "p50_low", "p50_high")),
     *(f"{name}{end}" for name in ("itl_ms_p50", "itl_ms_p90") for end in ("", "_low", "_high")),
     *(f"output_tokens_per_s_per_gpu{end}" for end in ("", "_low", "_high")),
     *(f"input_tokens_per_s_per_gpu{end}" for end in ("", "_low", "_high")),
+    *(f"{name}{end}" for name in ENERGY for end in ("", "_low", "_high")),
     "memory_bytes_per_gpu",
     "kv_tokens",
     "step_ms_by_part",
@@ -309,6 +311,13 @@ def _write(
     write("itl_ms_p50", answer.itl_p50, 1e3)
     write("itl_ms_p90", answer.itl_p90, 1e3)
     write("output_tokens_per_s_per_gpu", answer.output_tokens_per_s, layouts.gpus.astype(np.float64))
+    watts, tokens = answer.watts, answer.output_tokens_per_s.scaled(1 / layouts.gpus)
+    write("watts_per_gpu", watts, 1.0)
+    joules = Estimates(
+        watts.value / tokens.value, watts.low / tokens.high, watts.high / tokens.low, watts.how, watts.inside
+    )
+    write("joules_per_output_token", joules, 1.0)
+    write("joules_per_input_token", joules.scaled(1 / answer.input_share), 1.0)
     for k, row in enumerate(rows):
         out["memory_bytes_per_gpu"][row.index] = f"{used[k]:.0f}"
         out["kv_tokens"][row.index] = f"{kv_tokens[k]}"

@@ -394,9 +394,22 @@ def _show(row: pd.Series) -> None:
                     for name in ("input", "output")
                     if row[f"{name}_tokens_per_s_per_gpu"]
                 ),
+                *([("power", _power(row))] if row["watts_per_gpu"] else []),
                 ("memory", f"{gib(float(row['memory_bytes_per_gpu']))} GiB per GPU"),
                 ("KV cache", f"{int(row['kv_tokens']):,} tokens per attention rank"),
                 ("known from", row["how"]),
                 *([("note", row["note"])] if row["note"] else []),
             ],
         )
+
+
+def _power(row: pd.Series) -> str:
+    """``524 W per GPU (456–597 W), 0.524 J per output token``."""
+    from api.cli.views.quantities import number, watts, watts_range
+    from planner.contract.quantities import Interval
+
+    mean, low, high = (float(row[f"watts_per_gpu{end}"]) for end in ("", "_low", "_high"))
+    joules = number(float(row["joules_per_output_token"]))
+    return (
+        f"{watts(mean)} per GPU ({watts_range(Interval(value=mean, low=low, high=high))}), {joules} J per output token"
+    )
