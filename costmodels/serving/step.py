@@ -37,6 +37,7 @@ class StepTimes:
             each.
         compute_us, memory_us: roofline times of all kernels together, shape [n]: how busy tensor cores and
             memory are.
+        kernels_us: all kernels and exchanges as measured alone, shape [n].
     """
 
     latency: Estimates
@@ -44,6 +45,7 @@ class StepTimes:
     parts: dict[str, Floats]
     compute_us: Floats
     memory_us: Floats
+    kernels_us: Floats
 
     def take(self, index: Ints) -> StepTimes:
         return take_rows(self, index)
@@ -66,19 +68,24 @@ def step_times(
     """
     n = len(layouts)
     work.require_summed([operation for operations in families().parts.values() for operation in operations])
-    busy = np.zeros((2, n))
+    busy, kernels = np.zeros((2, n)), np.zeros(n)
+
+    def alone(part: Estimates) -> Estimates:
+        np.add(kernels, part.value, out=kernels)
+        return part
+
     by_part: dict[str, list[Estimates]] = {
         part: [
-            _kernels(row_sources.get(operation, cost), work, operation, busy).scaled(
+            alone(_kernels(row_sources.get(operation, cost), work, operation, busy)).scaled(
                 calibration.factor(operation, batch.prefills)
             )
             for operation in operations
         ]
         for part, operations in families().parts.items()
     }
-    exchanges = exchange_times(cost, network, work.exchanges, n)
+    exchanges = alone(exchange_times(cost, network, work.exchanges, n))
     by_part["communication"] = [exchanges.scaled(calibration.factor("communication", batch.prefills))]
-    by_part["elementwise"] = [_elementwise(cost, work).scaled(calibration.factor("elementwise", batch.prefills))]
+    by_part["elementwise"] = [alone(_elementwise(cost, work)).scaled(calibration.factor("elementwise", batch.prefills))]
     layers = combine([estimate for estimates in by_part.values() for estimate in estimates])
     for part in EXCHANGE_PARTS:
         by_part[part] = [Estimates.exact(np.zeros(n))]
@@ -106,7 +113,7 @@ def step_times(
     stage = _calibrated(combine([layers.scaled(share), hop, host]), calibration)
     parts = {part: np.sum([e.value for e in estimates], axis=0) for part, estimates in by_part.items()}
     memory_us = busy[1] + work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6
-    return StepTimes(latency, stage, parts, busy[0], memory_us)
+    return StepTimes(latency, stage, parts, busy[0], memory_us, kernels)
 
 
 EXCHANGE_PARTS = ("dispatch", "combine", "overlap")
@@ -130,7 +137,8 @@ def _with_experts_sent(
     computed, moved = layers.value, sent.dispatch.value + sent.combine.value
     together = combine([layers, sent.dispatch, sent.combine])
     computing = computed * np.where(moved > 0, sent.slower, 1.0) + sent.beside
-    reach = exchange_facts()["reach"]
+    plain = priced_as(layouts.exchange) == HIGH_THROUGHPUT
+    reach = np.where(plain, *(exchange_facts()["reach"][kind] for kind in ("high_throughput", "low_latency")))
     busy = np.maximum(computing, moved) + (1 - reach) * np.minimum(computing, moved)
     experts = np.sum([estimate.value for estimate in by_part["moe"]], axis=0)
     hidden = np.where(one, np.minimum(sent.combine.value, experts / 3), 0.0)

@@ -18,6 +18,7 @@ from costmodels.serving.closed_loop.client import Answers, Latency, closed_loop_
 from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
+from costmodels.serving.simulator.capacity import LONG
 from costmodels.step.communication import Network
 from planner.contract.engine import NOTHING
 from planner.contract.words import cell, columns_meant, precision_of
@@ -41,12 +42,14 @@ OPTIONAL = (
     *WIDE_FIELDS,
 )
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
+ENERGY = ("watts_per_gpu", "joules_per_input_token", "joules_per_output_token")
 ENDS = ("low", "high")
 ADDED = (
     *(f"{name}_{part}" for name in LATENCIES for part in ("mean", "p50", "p99", *ENDS, "p50_low", "p50_high")),
     *(f"{name}{end}" for name in ("itl_ms_p50", "itl_ms_p90") for end in ("", "_low", "_high")),
     *(f"output_tokens_per_s_per_gpu{end}" for end in ("", "_low", "_high")),
     *(f"input_tokens_per_s_per_gpu{end}" for end in ("", "_low", "_high")),
+    *(f"{name}{end}" for name in ENERGY for end in ("", "_low", "_high")),
     "memory_bytes_per_gpu",
     "kv_tokens",
     "step_ms_by_part",
@@ -54,6 +57,11 @@ ADDED = (
     "release",
     "note",
     "error",
+)
+
+FALLS_BEHIND = (
+    "falls behind with steps at the slow end of the prediction: the high ends of TTFT and E2E are what "
+    f"{LONG:,} requests would see, and grow with more"
 )
 
 PREDICTED_PREFIX, PREDICTED_SUFFIX = "predicted_", "_predicted"
@@ -309,7 +317,19 @@ def _write(
     write("itl_ms_p50", answer.itl_p50, 1e3)
     write("itl_ms_p90", answer.itl_p90, 1e3)
     write("output_tokens_per_s_per_gpu", answer.output_tokens_per_s, layouts.gpus.astype(np.float64))
+    watts, tokens = answer.watts, answer.output_tokens_per_s.scaled(1 / layouts.gpus)
+    write("watts_per_gpu", watts, 1.0)
+    joules = Estimates(
+        watts.value / tokens.value, watts.low / tokens.high, watts.high / tokens.low, watts.how, watts.inside
+    )
+    write("joules_per_output_token", joules, 1.0)
+    write("joules_per_input_token", joules.scaled(1 / answer.input_share), 1.0)
     for k, row in enumerate(rows):
+        if row.workload.osl == 1:  # no token follows the first
+            for name in (each for each in out if each.startswith(("tpot_ms", "itl_ms"))):
+                out[name][row.index] = ""
+        if answer.falls_behind is not None and answer.falls_behind[k]:
+            out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], FALLS_BEHIND)))
         out["memory_bytes_per_gpu"][row.index] = f"{used[k]:.0f}"
         out["kv_tokens"][row.index] = f"{kv_tokens[k]}"
         origin = HOW[int(answer.tpot.mean.how[k])]

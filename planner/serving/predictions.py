@@ -121,7 +121,7 @@ class PredictionRequest(Document):
 
     @property
     def asked(self) -> tuple[Configuration, ...]:
-        """The configurations; of a plan, one for each group of engines."""
+        """The configurations; of a plan, one for each group of engines. Raises as :func:`engines_asked`."""
         return self.configurations if self.plan is None else engines_asked(self.plan, self.workload)
 
 
@@ -150,7 +150,7 @@ def engines_asked(document: Plan | DeploymentDocument, workload: Workload | None
             raise InputError(
                 f"plan: {group.id} only {'prefills' if group.role == 'prefill' else 'decodes'}: formulas of one engine "
                 "do not say what its requests see",
-                "replay a load against all engines: plan simulate DOCUMENT --workload isl=…,osl=…,rate=…",
+                "predict the whole document, which replays a load against all engines",
             )
         share = sum(replica.weight for replica in group.replicas) / len(group.replicas)
         load: dict[str, float | int] = {}
@@ -173,9 +173,10 @@ class Predictions(Published):
     rows: tuple[dict[str, Cell], ...] = Field(
         description="what was given, as it was given, and: ttft_ms, tpot_ms and e2e_ms, each _mean with its 80 % "
         "interval _low to _high, _p50 of requests with _p50_low to _p50_high, and _p99; itl_ms_p50 and itl_ms_p90, of "
-        "the time between tokens; output_tokens_per_s_per_gpu; memory_bytes_per_gpu; kv_tokens of an attention rank; "
-        "how (known from); release (of the framework); note; error: why there is no prediction, empty where there is "
-        "one"
+        "the time between tokens; output_tokens_per_s_per_gpu; watts_per_gpu, the mean over time, idle included; all "
+        "energy ÷ prompt tokens (joules_per_input_token) and ÷ output tokens (joules_per_output_token); "
+        "memory_bytes_per_gpu; kv_tokens of an attention rank; how (known from); release (of the framework); note; "
+        "error: why there is no prediction, empty where there is one"
     )
     scores: Scores | None = Field(default=None, description="against what was measured (`--measured`)")
     provenance: Provenance
