@@ -15,10 +15,13 @@ from planner.power import document as told
 from planner.power.judge import SMALL_ROW, Days, Judge, Verdict
 from planner.power.policy import BRAKE_AT, BRAKE_RELEASE, NAMES
 from planner.power.report import SIMPLEST, Judged, Solved
+from planner.power.row import main_kind
+from planner.power.server import LOADED_IDLE
 from planner.power.simulator import RowModel
 from planner.power.stress import stressed
 from planner.power.tails import Rate
 from planner.power.traffic import RecordedLoad, Tail
+from profiles.hardware import find_gpu
 
 _TAIL_DAYS = Days(screened=250, whole=1)
 
@@ -112,7 +115,10 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
     node = int(np.argmax(verdict.peaks))
     shape = None if made.chosen is None else made.chosen.shape
     clocks = [
-        [told.ClassClock(priority=p, clock_mhz=mhz) for p, mhz in zip(row.groups, level.clocks, strict=True)]
+        [
+            told.ClassClock(priority=p, clock_mhz=mhz, gpu_watts=_gpu_watts(row, mhz))
+            for p, mhz in zip(row.groups, level.clocks, strict=True)
+        ]
         for level in decided.policy.levels
     ]
     return told.PowerDecision(
@@ -146,6 +152,8 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
                 least_mhz=can.clock_mhz[0],
                 most_mhz=can.clock_mhz[1],
                 step_mhz=can.clock_mhz[2],
+                least_watts=can.power_watts[0],
+                most_watts=can.power_watts[1],
             )
             for gpu, can in {kind.gpu: kind.settable for kind in row.kinds}.items()
             if can is not None
@@ -154,6 +162,17 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
             node=row.tree.names[node], peak=float(verdict.peaks[node]), promise=decided.limited_by
         ),
     )
+
+
+def _gpu_watts(row: RowModel, mhz: int | None) -> float | None:
+    """Board power of a prefill at a clock, within what can be set."""
+    kind = main_kind(row)
+    if mhz is None or kind.settable is None:
+        return None
+    idle = find_gpu(kind.gpu).idle_watts * LOADED_IDLE
+    at = idle + kind.prefill_watts / kind.gpus * float(kind.response.prefill.watts(mhz / kind.highest_mhz))
+    low, high = kind.settable.power_watts
+    return float(round(min(max(at, low), high)))
 
 
 def _rate(rate: Rate) -> told.BrakeRate:

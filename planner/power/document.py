@@ -78,6 +78,9 @@ class KindCount(Document):
 class ClassClock(Document):
     priority: str
     clock_mhz: int | None = Field(description="highest SM clock of its GPUs; null: not capped")
+    gpu_watts: float | None = Field(
+        description="board power limit that holds a prefill to about the same watts; null: not capped"
+    )
 
 
 class CapLevel(Document):
@@ -102,6 +105,8 @@ class SettableClocks(Document):
     least_mhz: int
     most_mhz: int
     step_mhz: int
+    least_watts: float = Field(description="of the board's power limit")
+    most_watts: float
     restore: Literal["reset"] = Field(default="reset", description="clocks are unlocked, as the driver chooses them")
 
 
