@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-power bench-silicon bench-training pack clean
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-silicon bench-training bench-wide-ep pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -45,6 +46,8 @@ bench-memory: $(STAMP)
 # A row of servers: every policy of caps on POLCA's row, and vLLM under power caps. Ten minutes.
 bench-power: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.power
+bench-wide-ep: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.wide_ep
 
 bench-experts: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.experts_balance
