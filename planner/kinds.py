@@ -202,7 +202,7 @@ def _train(
 def _power(
     request: PowerRequest, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
 ) -> power.PowerPlan:
-    from planner.power.report import power_plan
+    from planner.power.assembly import power_plan
 
     return power_plan(request, measured=measured, progress=progress)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 import numpy as np
@@ -14,7 +15,8 @@ from planner.contract.quantities import Interval
 from planner.power import document as told
 from planner.power.judge import SMALL_ROW, Days, Judge, Verdict
 from planner.power.policy import BRAKE_AT, BRAKE_RELEASE, NAMES
-from planner.power.report import SIMPLEST, Judged, Solved
+from planner.power.report import SIMPLEST, Judged, Solved, solved
+from planner.power.request import PowerRequest
 from planner.power.row import main_kind
 from planner.power.server import LOADED_IDLE
 from planner.power.simulator import RowModel
@@ -22,8 +24,24 @@ from planner.power.stress import stressed
 from planner.power.tails import Rate
 from planner.power.traffic import RecordedLoad, Tail
 from profiles.hardware import find_gpu
+from profiles.store import ProfileStore
 
 _TAIL_DAYS = Days(screened=250, whole=1)
+
+
+def power_plan(
+    request: PowerRequest,
+    *,
+    measured: Sequence[ProfileStore] = (),
+    progress: Callable[[str], None] | None = None,
+) -> told.PowerPlan:
+    """The plan that ``request`` asks for.
+
+    Raises:
+        InputError, Unsupported: the row contradicts itself, or its GPUs are not known.
+        Infeasible: no number of servers keeps the promises.
+    """
+    return assembled(solved(request, measured=measured, progress=progress))
 
 
 def assembled(made: Solved) -> told.PowerPlan:

@@ -29,7 +29,7 @@ _SCALE = 10_000
 
 
 @dataclass(frozen=True)
-class Shape:
+class RowShape:
     """What is known of the row at work, uncapped: ``demand`` [seconds] watts ÷ budget with one server, ``dynamic``:
     share of them that clocks act on, of which ``prefill`` is prefill's; ``rise``: at the stated probability, within
     the time that a cap takes, with one server."""
@@ -40,7 +40,7 @@ class Shape:
     rise: float
 
 
-def shape_of(judge: Judge, delay_s: float) -> Shape:
+def shape_of(judge: Judge, delay_s: float) -> RowShape:
     """From uncapped days."""
     row, n, days = judge.row, judge.most, judge.uncapped()
     base = float(row.servers(n).base_watts.sum())
@@ -53,7 +53,7 @@ def shape_of(judge: Judge, delay_s: float) -> Shape:
     kind = main_kind(row)
     work = sum(each.totals[2] for each in days) / (86_400 * len(days))  # prefill seconds a second
     prefill = work / kind.engines * kind.prefill_watts
-    return Shape(
+    return RowShape(
         demand=watts / row.budget_watts / n,
         dynamic=1.0 - (base + row.other_watts) / top,
         prefill=float(
@@ -81,7 +81,7 @@ class Tightened:
     margin: float = 0.012
 
 
-def policy_for(judge: Judge, shape: Shape, n: int, tight: Tightened) -> Policy:
+def policy_for(judge: Judge, shape: RowShape, n: int, tight: Tightened) -> Policy:
     """The levels for ``n`` servers."""
     last = 1.0 - shape.rise * n - tight.below  # here the deepest caps must act
     first = last - tight.spread
@@ -101,7 +101,7 @@ def policy_for(judge: Judge, shape: Shape, n: int, tight: Tightened) -> Policy:
 
 
 def choose_clocks(
-    judge: Judge, shape: Shape, savings: Floats, weights: Floats, tight: Tightened
+    judge: Judge, shape: RowShape, savings: Floats, weights: Floats, tight: Tightened
 ) -> tuple[list[tuple[int | None, ...]], Floats]:
     """(MHz of each level and class, share of the row's watts that each level saves): the least slowdown, weighted by
     time and priority, of those that keep the limits and save ``savings``, or as near to it as the limits let.
@@ -177,7 +177,7 @@ def choose_clocks(
     return [tuple(None if c == 0 else mhz[c] for c in level) for level in index], gains
 
 
-def effects(row: RowModel, shape: Shape, shares: Floats) -> tuple[Floats, Floats]:
+def effects(row: RowModel, shape: RowShape, shares: Floats) -> tuple[Floats, Floats]:
     """([clocks] how much longer a request takes, [clocks] share of a server's watts saved) at clocks that are
     ``shares`` of the highest.
     """
@@ -188,7 +188,7 @@ def effects(row: RowModel, shape: Shape, shares: Floats) -> tuple[Floats, Floats
     return np.asarray(0.9 * slow_decode + 0.1 * slow_prefill - 1.0), np.asarray(saved * shape.dynamic)
 
 
-def tuned(judge: Judge, shape: Shape, n: int, form: Policy) -> Policy | None:
+def tuned(judge: Judge, shape: RowShape, n: int, form: Policy) -> Policy | None:
     """A policy that holds every promise with ``n`` servers on the judge's days, after some rounds of cuts; None:
     none was found. ``form``: name and way of its commands."""
     tight = Tightened(keep=(0.95,) * len(judge.row.groups), margin=0.03 if form.immediate else 0.012)
@@ -236,15 +236,15 @@ def _over(judge: Judge, verdict: Verdict, name: str) -> float:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenLevels:
     """A policy, the servers that it was chosen for, and what is known of the row."""
 
     policy: Policy
     servers: int
-    shape: Shape
+    shape: RowShape
 
 
-def best(judge: Judge, guess: int) -> Chosen | None:
+def best(judge: Judge, guess: int) -> ChosenLevels | None:
     """The policy for the most servers that one was found for on the judge's days; None: for none.
 
     Args:
@@ -260,6 +260,6 @@ def best(judge: Judge, guess: int) -> Chosen | None:
         if made is None:
             high, n = n, max(n - 1, low + 1) if not low else (low + n) // 2
         else:
-            low, found = n, Chosen(made, n, shape)
+            low, found = n, ChosenLevels(made, n, shape)
             n = min(n + 1, high - 1) if high > judge.most else (n + high) // 2
     return found

@@ -123,7 +123,7 @@ def static(clocks: Clocks) -> Policy:
 
 
 @dataclass(frozen=True)
-class Command:
+class CapCommand:
     """One line of ``--commands``: ``clock_mhz`` None where the priority is uncapped."""
 
     t_s: float
@@ -140,7 +140,7 @@ def driven(
     period_s: float,
     delay_s: float,
     brake_mhz: int,
-) -> Iterator[Command]:
+) -> Iterator[CapCommand]:
     """What ``policy`` commands when the row draws ``series`` (seconds, watts), whatever it commands. A reading is taken
     of the first row, and of the first that is ``period_s`` or more after the last reading."""
     ladder, groups = policy.ladder(len(priorities)), len(priorities)
@@ -157,5 +157,5 @@ def driven(
         for i, priority in enumerate(priorities):
             before, after = (brake_mhz if each is None else each[i] for each in (held, wanted))
             if before != after:
-                yield Command(t, priority, after)
+                yield CapCommand(t, priority, after)
         level, since, held = new, t, wanted

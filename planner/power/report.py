@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from planner.power import document as told
 from planner.power.judge import Days, Judge, Verdict
-from planner.power.ours import Chosen, best, effects, tuned
+from planner.power.ours import ChosenLevels, best, effects, tuned
 from planner.power.policy import NAMES, Policy, none, static
 from planner.power.reference import Met
 from planner.power.request import PowerRequest, check
@@ -45,7 +44,7 @@ class Solved:
     met: Met | None
     judge: Judge
     results: dict[str, Judged]
-    chosen: Chosen | None
+    chosen: ChosenLevels | None
 
     def policy(self, name: str) -> Policy:
         """The policy of a name.
@@ -56,23 +55,6 @@ class Solved:
         if name not in self.results:
             raise InputError(f"--policy: {name} holds no number of servers here", "choose another")
         return self.results[name].policy
-
-
-def power_plan(
-    request: PowerRequest,
-    *,
-    measured: Sequence[ProfileStore] = (),
-    progress: Callable[[str], None] | None = None,
-) -> told.PowerPlan:
-    """The plan that ``request`` asks for.
-
-    Raises:
-        InputError, Unsupported: the row contradicts itself, or its GPUs are not known.
-        Infeasible: no number of servers keeps the promises.
-    """
-    from planner.power.assembly import assembled
-
-    return assembled(solved(request, measured=measured, progress=progress))
 
 
 def solved(
@@ -88,7 +70,7 @@ def solved(
     _check_today(request, row)
     judge = Judge(row, request, Days(request.days, JUDGED_WHOLE), progress=progress)
     results: dict[str, Judged] = {}
-    chosen: Chosen | None = None
+    chosen: ChosenLevels | None = None
     trainer = Judge(row, request, TRAINED, progress=progress)
     guess = int(request.today * 1.25)
     for name in NAMES:
@@ -121,7 +103,9 @@ def solved(
     return Solved(request, row, met, judge, results, chosen)
 
 
-def _oracle(judge: Judge, trainer: Judge, chosen: Chosen | None, results: dict[str, Judged]) -> tuple[Policy, int]:
+def _oracle(
+    judge: Judge, trainer: Judge, chosen: ChosenLevels | None, results: dict[str, Judged]
+) -> tuple[Policy, int]:
     """Levels for exact readings and caps that act at once; what ours holds, it holds at least."""
     held = results.get("ours")
     policy = replace(none() if held is None else held.policy, name="oracle")
@@ -147,10 +131,10 @@ def _preset(name: str, row: RowModel, request: PowerRequest) -> Policy:
 
 def _static(row: RowModel, request: PowerRequest) -> Policy:
     """The deepest clock of each class that stays within all its limits when it is set always."""
-    from planner.power.ours import CLOCK_SHARES, Shape
+    from planner.power.ours import CLOCK_SHARES, RowShape
 
     mhz = [clock_at(row, share) for share in CLOCK_SHARES]
-    shape = Shape(np.zeros(1), 0.5, 0.5, 0.0)
+    shape = RowShape(np.zeros(1), 0.5, 0.5, 0.0)
     slow, _ = effects(row, shape, np.array(mhz, np.float64) / main_kind(row).highest_mhz)
     clocks: list[int | None] = []
     for name in row.groups:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from costmodels.estimates import Floats
-from planner.power.policy import NAMES, Command, Policy, driven, none
+from planner.power.policy import NAMES, CapCommand, Policy, driven, none
 from planner.power.reference import REFERENCE_SEED, reference_load
 from planner.power.report import Solved
 from planner.power.request import PowerRequest, check
@@ -75,7 +75,7 @@ def preset(name: str, request: PowerRequest, catalogue: Catalogue = SHIPPED) -> 
 
 def commands_on(
     policy: Policy, request: PowerRequest, drive: tuple[Floats, Floats], catalogue: Catalogue = SHIPPED
-) -> list[Command]:
+) -> list[CapCommand]:
     """What ``policy`` commands on a series, from the budget of the row."""
     control, kind = request.control, main_kind(row_without_load(request, catalogue))
     in_band = policy.in_band and control.in_band_s is not None
@@ -93,7 +93,7 @@ def commands_on(
     )
 
 
-def commands_csv(commands: Iterable[Command]) -> str:
+def commands_csv(commands: Iterable[CapCommand]) -> str:
     """``t_s,priority,clock_mhz``; empty where a priority is uncapped."""
     out = io.StringIO()
     out.write("t_s,priority,clock_mhz\n")

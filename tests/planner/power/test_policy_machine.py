@@ -6,18 +6,20 @@ import random
 
 import pytest
 
-from planner.power.policy import Command, driven, none, polca
+from planner.power.policy import CapCommand, driven, none, polca
 
 ROW = ("hp", "lp")
 
 
-def commands(shares: list[float], *, period: float = 2.0, delay: float = 40.0, budget: float = 1000.0) -> list[Command]:
+def commands(
+    shares: list[float], *, period: float = 2.0, delay: float = 40.0, budget: float = 1000.0
+) -> list[CapCommand]:
     series = [(period * i, share * budget) for i, share in enumerate(shares)]
     policy = polca(2, (1275, 1110), 1305)
     return list(driven(policy, series, ROW, budget_watts=budget, period_s=period, delay_s=delay, brake_mhz=288))
 
 
-def twin(shares: list[float], *, period: float = 2.0, delay: float = 40.0) -> list[Command]:
+def twin(shares: list[float], *, period: float = 2.0, delay: float = 40.0) -> list[CapCommand]:
     """The rules as the paper's prose has them, one after the other."""
     hp: int | None = None
     lp: int | None = None
@@ -39,23 +41,23 @@ def twin(shares: list[float], *, period: float = 2.0, delay: float = 40.0) -> li
                 lp = None
         for name, was, now in zip(ROW, before, (hp, lp), strict=True):
             if was != now:
-                out.append(Command(t, name, now))
+                out.append(CapCommand(t, name, now))
     return out
 
 
 def test_the_published_levels_one_after_the_other() -> None:
     shares = [0.5, 0.81, 0.85, 0.90, *[0.90] * 20, 0.90, 0.86, 0.83, 0.76, 0.74, 1.01, 1.01, 0.9, 0.83]
     assert commands(shares) == [
-        Command(2.0, "lp", 1275),
-        Command(6.0, "lp", 1110),
-        Command(46.0, "hp", 1305),
-        Command(52.0, "hp", None),
-        Command(52.0, "lp", 1275),
-        Command(56.0, "lp", None),
-        Command(58.0, "hp", 288),
-        Command(58.0, "lp", 288),
-        Command(64.0, "hp", None),
-        Command(64.0, "lp", 1275),
+        CapCommand(2.0, "lp", 1275),
+        CapCommand(6.0, "lp", 1110),
+        CapCommand(46.0, "hp", 1305),
+        CapCommand(52.0, "hp", None),
+        CapCommand(52.0, "lp", 1275),
+        CapCommand(56.0, "lp", None),
+        CapCommand(58.0, "hp", 288),
+        CapCommand(58.0, "lp", 288),
+        CapCommand(64.0, "hp", None),
+        CapCommand(64.0, "lp", 1275),
     ]
 
 
@@ -88,8 +90,8 @@ def test_no_control_still_brakes() -> None:
         driven(none(), [(0.0, 1001.0), (2.0, 830.0)], ROW, budget_watts=1000, period_s=2, delay_s=40, brake_mhz=288)
     )
     assert said == [
-        Command(0.0, "hp", 288),
-        Command(0.0, "lp", 288),
-        Command(2.0, "hp", None),
-        Command(2.0, "lp", None),
+        CapCommand(0.0, "hp", 288),
+        CapCommand(0.0, "lp", 288),
+        CapCommand(2.0, "hp", None),
+        CapCommand(2.0, "lp", None),
     ]
