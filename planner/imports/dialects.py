@@ -10,6 +10,7 @@ from costmodels.serving.frameworks.framework import Framework
 from planner.contract.engine import Role
 from planner.contract.files import mapping_of
 from planner.imports.command_line import Arguments, Given, human_number
+from planner.imports.named_files import text_named
 from planner.imports.options import meanings
 from profiles.errors import InputError, Unsupported
 from profiles.values import shown
@@ -351,7 +352,7 @@ def _options_file(line: Arguments, files: Mapping[str, str]) -> tuple[dict[str, 
     if given is None or given.value is None:
         return {}, []
     name = given.value
-    text = files.get(name) or files.get(name.rpartition("/")[2])
+    text = text_named(files, name)
     if text is None:
         raise InputError(f"{given.written} {shown(name)}: what the file says is not known", _READS_NO_FILE)
     table = meanings("trtllm").file

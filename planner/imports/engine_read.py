@@ -34,7 +34,7 @@ class StartedEngine:
         replicas: how often it is started.
         gpu: the type that what stands around it says; None: nothing does.
         gpus: that each start is given; None: nothing says it.
-        where: what messages call it.
+        name: that it has there. ``where``: what messages call it.
     """
 
     said: EngineSaid
@@ -42,6 +42,7 @@ class StartedEngine:
     replicas: int = 1
     gpu: Gpu | None = None
     gpus: int | None = None
+    name: str = ""
     where: str = "command"
 
 
