@@ -45,7 +45,7 @@ def assembled(
         raise Unsupported(
             f"engines: some draft {max(drafts)} tokens a step and others {min(drafts)}", "import them one by one"
         )
-    return _document(asked, model, framework, _merged(engines), max(drafts), read_as, beside, exported)
+    return document_of(asked, model, framework, _merged(engines), max(drafts), read_as, beside, exported)
 
 
 def _whole_engines(found: Sequence[StartedEngine]) -> list[StartedEngine]:
@@ -73,7 +73,7 @@ def _merged(engines: Sequence[EngineRead]) -> list[EngineRead]:
     return sorted(out.values(), key=lambda each: order[each.role])
 
 
-def _document(
+def document_of(
     asked: str | ModelConfig,
     model: Architecture,
     framework: Framework,
@@ -81,7 +81,7 @@ def _document(
     draft_tokens: int,
     read_as: str,
     beside: Beside,
-    exported: ExportedDeployment | None,
+    exported: ExportedDeployment | None = None,
 ) -> DeploymentDocument:
     groups, pools, usd = _placed(engines, beside)
     notes: list[str] = []
