@@ -43,7 +43,7 @@ def gpu_labels() -> GpuLabels:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedStart:
     """A command of a manifest, and what stands around it.
 
     Attributes:
@@ -62,7 +62,7 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class Around:
+class PodAround:
     """What a manifest says of a container's pod. ``program``: what runs where the container names no command."""
 
     name: str
@@ -93,17 +93,17 @@ def count_of(value: Any, where: str, default: int = 1) -> int:
     return value
 
 
-def in_pod(spec: Mapping[str, Any], around: Around, catalogue: Catalogue) -> Iterator[Placed]:
+def in_pod(spec: Mapping[str, Any], around: PodAround, catalogue: Catalogue) -> Iterator[PlacedStart]:
     """What the containers of a pod start."""
     gpu = _gpu_of(spec, around, catalogue)
     for container in items(spec.get("containers")):
         for start in starts_in(container, around):
             gpus = _gpus_of(container)
             role = start.role or around.role or _role_of(around.labels)
-            yield Placed(start, around.name, around.replicas, around.pods, gpus, gpu, role)
+            yield PlacedStart(start, around.name, around.replicas, around.pods, gpus, gpu, role)
 
 
-def starts_in(container: Mapping[str, Any], around: Around) -> list[Start]:
+def starts_in(container: Mapping[str, Any], around: PodAround) -> list[Start]:
     """The commands of a container that start engines, by its own command or its image's."""
     environment = {**around.environment, **_environment(container.get("env"))}
     words = [*_texts(container.get("command")), *_texts(container.get("args"))]
@@ -207,7 +207,7 @@ def _role_of(labels: Mapping[str, str]) -> Role | None:
     return None
 
 
-def _gpu_of(spec: Mapping[str, Any], around: Around, catalogue: Catalogue) -> Gpu | None:
+def _gpu_of(spec: Mapping[str, Any], around: PodAround, catalogue: Catalogue) -> Gpu | None:
     """The GPU type that a pod's node is selected by; None: nothing says it."""
     del around
     said = {name: value for name, value in mapping(spec.get("nodeSelector")).items() if isinstance(value, str)}

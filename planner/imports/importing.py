@@ -16,8 +16,8 @@ from planner.contract.models import ModelConfig
 from planner.imports.assembling import assembled
 from planner.imports.command_line import read_arguments
 from planner.imports.config_file import with_config
-from planner.imports.containers import Placed
-from planner.imports.dialects import said_by
+from planner.imports.containers import PlacedStart
+from planner.imports.dialects import said_by, with_variables
 from planner.imports.engine_read import Beside, StartedEngine
 from planner.imports.exported import exported_in
 from planner.imports.manifests import config_maps, documents, kind_of, placed_in
@@ -122,7 +122,7 @@ def _seen_from(files: Mapping[str, str], folder: str) -> dict[str, str]:
     return {posixpath.relpath(name, folder): text for name, text in files.items()}
 
 
-def _placed(each: Placed, files: Mapping[str, str], request: RunningText) -> StartedEngine:
+def _placed(each: PlacedStart, files: Mapping[str, str], request: RunningText) -> StartedEngine:
     gpus = None if each.gpus is None else each.gpus * each.pods
     start = replace(each.start, role=each.start.role or each.role)
     return found_of(
@@ -145,7 +145,7 @@ def found_of(start: Start, files: Mapping[str, str], request: RunningText, **aro
     options = Options.of(framework)
     words = start.arguments if framework.name == "trtllm" else with_config(start.arguments, files)
     line = read_arguments(words, options)
-    said = said_by(framework, line, files)
+    said = with_variables(said_by(framework, line, files), start.environment)
     if start.role is not None or said.role is None:
         said = replace(said, role=start.role or request.role or said.role)
     elif request.role is not None and request.role != said.role:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from planner.contract.engine import Role
-from planner.imports.containers import Around, Placed, count_of, gpu_called, in_pod, items, mapping, starts_in
+from planner.imports.containers import PlacedStart, PodAround, count_of, gpu_called, in_pod, items, mapping, starts_in
 from planner.imports.programs import Start, starts_of
 from planner.imports.shell import Word
 from profiles.errors import InputError
@@ -25,16 +25,16 @@ _SEPARATOR = re.compile(r"^---(?:[ \t].*)?$", re.MULTILINE)
 _ROLES: dict[str, Role] = {"prefill": "prefill", "decode": "decode"}
 _LWS = {"LWS_WORKER_INDEX": "0", "LWS_LEADER_ADDRESS": "leader"}
 
-Read = Callable[[Mapping[str, Any], Catalogue], Iterator[Placed]]
+Read = Callable[[Mapping[str, Any], Catalogue], Iterator[PlacedStart]]
 
 
-def placed_in(text: str, where: str, catalogue: Catalogue) -> tuple[list[Placed], list[str], dict[str, str]]:
+def placed_in(text: str, where: str, catalogue: Catalogue) -> tuple[list[PlacedStart], list[str], dict[str, str]]:
     """(what the documents of a YAML text start, what they are in words, files of its ConfigMaps).
 
     Raises:
         InputError: not YAML; a document of no kind that is known, and nothing else in it.
     """
-    found: list[Placed] = []
+    found: list[PlacedStart] = []
     kinds: list[str] = []
     unknown: list[str] = []
     for document in documents(text, where):
@@ -114,32 +114,32 @@ def _name(document: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------ Kubernetes
 
 
-def _workload(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Placed]:
+def _workload(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[PlacedStart]:
     """A Deployment, StatefulSet, ReplicaSet or Job."""
     spec = mapping(document.get("spec"))
     template = mapping(spec.get("template"))
     name = _name(document)
     replicas = count_of(spec.get("replicas", spec.get("parallelism")), f"{name}: replicas")
-    around = Around(name, replicas, labels={**_labels(document), **_labels(template)})
+    around = PodAround(name, replicas, labels={**_labels(document), **_labels(template)})
     yield from in_pod(mapping(template.get("spec")), around, catalogue)
 
 
-def _pod(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Placed]:
-    yield from in_pod(mapping(document.get("spec")), Around(_name(document), labels=_labels(document)), catalogue)
+def _pod(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[PlacedStart]:
+    yield from in_pod(mapping(document.get("spec")), PodAround(_name(document), labels=_labels(document)), catalogue)
 
 
-def _leader_worker_set(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Placed]:
+def _leader_worker_set(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[PlacedStart]:
     yield from _groups(mapping(document.get("spec")), _name(document), None, catalogue, _labels(document))
 
 
 def _groups(
     spec: Mapping[str, Any], name: str, role: Role | None, catalogue: Catalogue, labels: Mapping[str, str]
-) -> Iterator[Placed]:
+) -> Iterator[PlacedStart]:
     """The leaders of a LeaderWorkerSet: their workers run parts of the same engines."""
     template = mapping(spec.get("leaderWorkerTemplate"))
     size = count_of(template.get("size"), f"{name}: size")
     leader = mapping(template.get("leaderTemplate")) or mapping(template.get("workerTemplate"))
-    around = Around(
+    around = PodAround(
         name,
         count_of(spec.get("replicas"), f"{name}: replicas"),
         max(size, 1),
@@ -150,7 +150,7 @@ def _groups(
     yield from in_pod(mapping(leader.get("spec")), around, catalogue)
 
 
-def _disaggregated_set(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Placed]:
+def _disaggregated_set(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[PlacedStart]:
     for each in items(mapping(document.get("spec")).get("roles")):
         role = str(each.get("name") or "")
         name = f"{_name(document)}-{role}"
@@ -160,7 +160,7 @@ def _disaggregated_set(document: Mapping[str, Any], catalogue: Catalogue) -> Ite
 # ------------------------------------------------------------------ Dynamo
 
 
-def _dynamo(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Placed]:
+def _dynamo(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[PlacedStart]:
     """DynamoGraphDeployment: ``spec.components`` (v1beta1) or ``spec.services`` (v1alpha1)."""
     spec = mapping(document.get("spec"))
     services = mapping(spec.get("services"))
@@ -174,7 +174,7 @@ def _dynamo(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Place
         labels = {**_labels(document), **_labels(mapping(part.get("podTemplate")))}
         labels.pop("app.kubernetes.io/component", None)
         replicas = count_of(part.get("replicas"), f"{name}: replicas")
-        yield from in_pod(pod, Around(name, replicas, max(pods, 1), labels, role), catalogue)
+        yield from in_pod(pod, PodAround(name, replicas, max(pods, 1), labels, role), catalogue)
 
 
 def _extra_pod(part: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def _extra_pod(part: Mapping[str, Any]) -> dict[str, Any]:
 # ------------------------------------------------------------------ KServe
 
 
-def _llm_inference_service(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Placed]:
+def _llm_inference_service(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[PlacedStart]:
     spec = mapping(document.get("spec"))
     uri = str(mapping(spec.get("model")).get("uri") or "")
     model = uri.removeprefix("hf://")
@@ -204,7 +204,7 @@ def _llm_inference_service(document: Mapping[str, Any], catalogue: Catalogue) ->
         local = count_of(degrees.get("dataLocal"), f"{name}: dataLocal")
         data = count_of(degrees.get("data"), f"{name}: data")
         pods = max(-(-data // max(local, 1)), 1) if degrees.get("dataLocal") else 1
-        around = Around(
+        around = PodAround(
             name,
             count_of(part.get("replicas"), f"{name}: replicas"),
             pods,
@@ -245,10 +245,10 @@ def _with_degrees(start: Start, degrees: Mapping[str, Any], name: str) -> Start:
     return replace(start, arguments=(*start.arguments, *more))
 
 
-def _inference_service(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Placed]:
+def _inference_service(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[PlacedStart]:
     """A predictor with containers of its own, or of KServe's Hugging Face runtime, which starts vLLM."""
     predictor = mapping(mapping(document.get("spec")).get("predictor"))
-    around = Around(
+    around = PodAround(
         _name(document),
         count_of(predictor.get("minReplicas"), "minReplicas") or 1,
         labels=_labels(document),
@@ -272,7 +272,7 @@ def _inference_service(document: Mapping[str, Any], catalogue: Catalogue) -> Ite
 # ------------------------------------------------------------------ others
 
 
-def _compose(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Placed]:
+def _compose(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[PlacedStart]:
     for name, service in mapping(document.get("services")).items():
         each = mapping(service)
         container = {
@@ -284,8 +284,10 @@ def _compose(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Plac
         deploy = mapping(each.get("deploy"))
         replicas = count_of(deploy.get("replicas", each.get("scale")), f"{name}: replicas")
         gpus = _devices(mapping(mapping(deploy.get("resources")).get("reservations")).get("devices"))
-        for start in starts_in(container, Around(str(name))):
-            yield Placed(start, str(name), replicas, gpus=gpus if start.gpus is None else start.gpus, role=start.role)
+        for start in starts_in(container, PodAround(str(name))):
+            yield PlacedStart(
+                start, str(name), replicas, gpus=gpus if start.gpus is None else start.gpus, role=start.role
+            )
 
 
 def _devices(given: Any) -> int | None:
@@ -298,7 +300,7 @@ def _devices(given: Any) -> int | None:
     return None
 
 
-def _skypilot(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Placed]:
+def _skypilot(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[PlacedStart]:
     resources = mapping(document.get("resources"))
     said = resources.get("accelerators")
     if isinstance(said, dict) and len(said) == 1:
@@ -312,10 +314,10 @@ def _skypilot(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Pla
     gpus = int(found[2] or 1) if found is not None else None
     name = str(document.get("name") or "task")
     for start in starts:
-        yield Placed(start, name, max(replicas, 1), max(nodes, 1), gpus, gpu, start.role)
+        yield PlacedStart(start, name, max(replicas, 1), max(nodes, 1), gpus, gpu, start.role)
 
 
-def _ray_serve(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Placed]:
+def _ray_serve(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[PlacedStart]:
     for application in items(document.get("applications")):
         for config in items(mapping(application.get("args")).get("llm_configs")):
             loading = mapping(config.get("model_loading_config"))
@@ -333,7 +335,7 @@ def _ray_serve(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Pl
             gpu = gpu_called(str(config.get("accelerator_type") or ""), catalogue)
             name = str(loading.get("model_id") or application.get("name") or "llm")
             start = Start("vllm", ("vllm", "serve"), tuple(words), {}, 0)
-            yield Placed(start, name, max(replicas, 1), gpu=gpu)
+            yield PlacedStart(start, name, max(replicas, 1), gpu=gpu)
 
 
 READERS: dict[str, Read] = {
