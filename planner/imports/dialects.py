@@ -23,7 +23,7 @@ _READS_NO_FILE = "write its options as flags, or give the file beside the comman
 
 @dataclass(frozen=True)
 class ExpertsSaid:
-    """What a command says of how experts are reached and balanced; ``backend`` and ``mode`` in its framework's words."""
+    """What a command says of how experts are reached and balanced, in its framework's words."""
 
     backend: str = ""
     mode: str = ""
