@@ -4,8 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-promises bench-power bench-silicon bench-training pack clean
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-promises bench-silicon bench-training bench-wide-ep pack clean
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-promises bench-power bench-silicon bench-training pack clean bench-wide-ep
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
