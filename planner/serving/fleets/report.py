@@ -25,6 +25,7 @@ from planner.serving.document.prediction import Prediction
 from planner.serving.fleets.comparisons import Comparisons
 from planner.serving.fleets.decision import Answered, ServiceLoad
 from planner.serving.fleets.described import Described
+from planner.serving.fleets.mixtures import workload_of
 
 TOKENS = 1e6
 SMALL = 1e-6
@@ -110,6 +111,9 @@ def _together(found: Answered) -> Workload:
     rate = np.array([each.rate_rps for each in classes])
     isl, osl = (float(np.average([getattr(each, name) for each in classes], weights=rate)) for name in ("isl", "osl"))
     hit = float(np.average([each.prefix_hit for each in classes], weights=rate))
+    if min(isl, osl) >= 1 and len(found.fleet.services) == 1 and found.fleet.services[0].asked.model is not None:
+        speculation = found.fleet.services[0].asked.speculation
+        return workload_of(classes, rate, speculation=speculation, name="the fleet's busiest step")
     return Workload(
         isl=max(round(isl), 1), osl=max(round(osl), 1), rate_rps=float(rate.sum()), prefix_hit=min(hit, 1.0)
     )
