@@ -15,6 +15,7 @@ from planner.contract.workload.slo import Slo
 from planner.contract.workload.workload import Workload
 from planner.replay.planned_engines import planned_engines
 from planner.replay.running import Running
+from planner.replay.scheduled import is_scheduled
 from planner.serving.document.opening import drafts, engine_fields, framework_of, model_of, running_of
 from planner.serving.document.plan import Plan
 from planner.serving.memory import memory
@@ -89,7 +90,7 @@ def contender(
     costs: dict[tuple[str, str], CostModel],
 ) -> Contender:
     """A document, its engines' memory, and its engines ready to be replayed, where they start; ``costs`` grows."""
-    scheduled = isinstance(document, Plan) and bool(document.decision.schedule)
+    scheduled = isinstance(document, Plan) and is_scheduled(document)
     running = None if scheduled else Running.of(document, work, slo)
     starts = memory_of(document, catalogue)
     lacking = next((each for each in starts if not each.starts), None)
