@@ -86,7 +86,7 @@ def test_what_runs_now_need_not_start_and_changes_are_limited() -> None:
         {"hour": hour, "classes": [{"isl": 500, "osl": 50, "rate_rps": rate}]} for hour, rate in enumerate((20, 60, 20))
     ]
     (service,) = FLEET["services"]  # type: ignore[misc]
-    asked = {**FLEET, "simulation": False, "services": [{**service, "load": {"steps": hours}}]}  # type: ignore[dict-item]
+    asked = {**FLEET, "simulation": False, "time_limit_s": 6, "services": [{**service, "load": {"steps": hours}}]}  # type: ignore[dict-item]
     first = plan_fleet(parse_fleet_request(asked))
     again = plan_fleet(parse_fleet_request({**asked, "current": first.model_dump(mode="json"), "max_changes": 2}))
     counts = [list(step.engines.values()) for step in again.decision.schedule]
