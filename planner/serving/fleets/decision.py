@@ -221,6 +221,12 @@ def question_of(
     offer = np.array([variant.offer for variant in chosen.variants], np.int64)
     gpus = np.array([variant.gpus for variant in chosen.variants], np.int64)
     seconds = np.array([step.end_s - step.start_s for step in fleet.steps])
+    for pool in fleet.cluster.pools:
+        if len(fleet.steps) > 1 and pool.min_up_s > float(seconds.sum()):
+            raise InputError(
+                f"pool {pool.name}: min_up_s {pool.min_up_s:g} is longer than the {seconds.sum():g} s of the schedule",
+                "give a shorter one, or a longer load",
+            )
     fixed = reserved_usd_per_hour(fleet.offers) if request.objective == "cost" else 0.0
     cyclic = len(fleet.steps) > 1 and fleet.before is None and abs(float(seconds.sum()) % 86_400.0) < 1e-6
     question = MixQuestion(

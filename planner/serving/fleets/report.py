@@ -284,7 +284,8 @@ def _prediction(found: Answered, decision: Deployment, described: Described) -> 
     weights = found.question.seconds
     mean_output = float(np.average([tokens_per_s(found, i)[1] for i in range(len(fleet.steps))], weights=weights))
     usd = decision.usd_per_hour
-    per_token = None if usd is None or not mean_output else usd / (mean_output * 3600) * TOKENS
+    sizes = any(each.isl < 1 for each in fleet.services[0].classes)  # Mélange's rows and columns, which are no tokens
+    per_token = None if usd is None or not mean_output or sizes else usd / (mean_output * 3600) * TOKENS
     said = described.predicted(found, [each.variant for each in used_in(found)])
     return Prediction(
         request_rate_rps=_exact(rate),
@@ -300,7 +301,8 @@ def _prediction(found: Answered, decision: Deployment, described: Described) -> 
 def _service_prediction(found: Answered, s: int, usd: float | None, described: Described) -> ServicePrediction:
     fleet, weights = found.fleet, found.question.seconds
     mean = np.average([tokens_per_s(found, t, s) for t in range(len(fleet.steps))], axis=0, weights=weights)
-    mine = None if usd is None else _service_usd(found, s, usd)
+    sizes = any(each.isl < 1 for each in fleet.services[s].classes)
+    mine = None if usd is None or sizes else _service_usd(found, s, usd)
     held: Mapping[str, object] = described.attained(found, s)
     return ServicePrediction(
         name=fleet.services[s].asked.name,

@@ -31,6 +31,10 @@ SMALL = 200
 ALMOST = 0.02
 """Of an engine, that need not be there."""
 
+FEW_ENGINES = 120
+"""In a step, below which whole engines are what makes a fleet dear: the steps are then solved one by one first. Above,
+the programme in parts of engines is as good a bound, and sooner there."""
+
 ALONE = 0.5
 """Of the time, for the steps one by one."""
 
@@ -251,10 +255,6 @@ def solve_mix(
     bound, rounds, rounds_whole = 0.0, 0, 0
     for price in prices:
         search.learn(price)
-    if question.steps > 1:
-        bound = search.each_step(ALONE * seconds)
-        if search.within(bound):
-            return _answer(search, bound, False, True, rounds, begun)
     infeasible = False
     first = search.learn(question.kinds.cost if question.kinds.cost.any() else question.kinds.gpus.astype(np.float64))
     if first is not None:
@@ -270,6 +270,10 @@ def solve_mix(
         if left(search.deadline) < 0.6 * seconds or not search.separate(found.engines, whole=False):
             break
         rounds += 1
+    if relaxed is not None and not infeasible and question.steps > 1 and relaxed.sum(axis=1).mean() < FEW_ENGINES:
+        bound = max(bound, search.each_step(ALONE * max(left(search.deadline), 0.0)))
+        if search.within(bound):
+            return _answer(search, bound, False, True, rounds, begun)
     if relaxed is not None and not infeasible and question.steps * len(question.kinds) > SMALL:
         search.foresee(relaxed)
         search.try_mended(np.ceil(relaxed - ALMOST))
