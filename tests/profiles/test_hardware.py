@@ -227,7 +227,8 @@ def test_prices_are_for_known_gpus_and_dated() -> None:
     for price in hardware.prices():
         assert price.gpu in hardware.gpus()
         assert 2024 <= price.date.year <= 2030
-        known = [price.usd_per_gpu_hour] if price.spot_usd_per_gpu_hour is None else [price.spot_usd_per_gpu_hour]
+        known = [usd for usd in (price.usd_per_gpu_hour, price.spot_usd_per_gpu_hour) if usd is not None]
+        assert known
         assert all(0.1 < usd < 30 for usd in known)
         assert price.source
 
