@@ -173,8 +173,11 @@ def _elementwise(cost: CostModel, work: StepWork) -> Estimates:
 
 
 def _calibrated(estimates: Estimates, calibration: Calibration) -> Estimates:
-    """With the interval that held-out runs ask for, or the kernels' own where that is wider."""
+    """With the interval that runs ask for, or the kernels' own where that is wider and no runs are of the model and the
+    GPU type."""
     low, high = interval(estimates.value, calibration.tpot)
+    if calibration.met:
+        return Estimates(estimates.value, low, high, estimates.how, estimates.inside)
     return Estimates(
         estimates.value,
         np.minimum(estimates.low, low),

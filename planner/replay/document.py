@@ -13,7 +13,7 @@ from planner.contract.published import Published, Upgrade, as_it_is, parse_publi
 from planner.contract.quantities import Interval
 from planner.contract.workload.slo import Metric
 
-SCHEMA_VERSION: Literal["1.2"] = "1.2"
+SCHEMA_VERSION: Literal["1.3"] = "1.3"
 
 
 class PlannedLatency(Document):
@@ -108,13 +108,16 @@ class Moment(Document):
     busy: float = Field(description="share of engine time in which a step ran")
     kv_share: float = Field(description="of the fullest engine's cache, at the end")
     ttft_p90_ms: float | None = Field(description="of the requests that arrived in it; null without any")
+    power_watts: float | None = Field(
+        default=None, description="of all GPUs of the plan; null in reports before schema 1.3"
+    )
 
 
 class SimulationReport(Published):
     """The whole report."""
 
     kind: Literal["simulation"] = "simulation"
-    schema_version: Literal["1.2"] = SCHEMA_VERSION
+    schema_version: Literal["1.3"] = SCHEMA_VERSION
     model: str
     engines: tuple[str, ...] = Field(description="the plan's engine groups in words")
     edited: bool = Field(default=False, description="whether the plan was edited since it was made")
@@ -140,6 +143,12 @@ class SimulationReport(Published):
     falls_behind: bool = Field(description="whether the queue of some engine grows all the time")
     capacity_rps: float | None = Field(description="about what the plan carries; only where it falls behind")
     groups: tuple[GroupLoad, ...]
+    power_watts: float | None = Field(
+        default=None, description="of all GPUs, mean over the timeline; null in reports before schema 1.3"
+    )
+    joules_per_output_token: float | None = Field(
+        default=None, description="all energy over the timeline ÷ output tokens; null in reports before schema 1.3"
+    )
     timeline: tuple[Moment, ...]
     warnings: tuple[str, ...]
     cost_model_version: str
@@ -157,5 +166,5 @@ def parse_report(text: str, where: str = "report") -> SimulationReport:
     return parse_published(text, SimulationReport, where, OLDER)
 
 
-OLDER: dict[str, Upgrade] = {"1.1": as_it_is}
+OLDER: dict[str, Upgrade] = {"1.1": as_it_is, "1.2": as_it_is}
 """Versions that still open. Reports of version 1.0 had no kind, and nothing read them."""

@@ -24,6 +24,7 @@ from planner.replay import document as simulated
 from planner.replay.cache_transfer import exposed_transfer_ms
 from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay, warm_up
 from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines, provenance_warnings
+from planner.replay.power import watts_over
 from planner.replay.request import LIMITS, REQUESTS, SimulationRequest
 from planner.replay.running import Running
 from planner.serving.confirmation.simulated_engine import ENDS
@@ -144,6 +145,7 @@ def simulate_plan(
             "plan for longer requests (--workload isl=…,osl=…), or send shorter ones",
         )
     described = _load(load, source)
+    watts = watts_over(engines, value.replays, np.linspace(0.0, value.requests.end_us, MOMENTS + 1))
     capacity = capacity_seen_rps(value, described.rate_rps)
     counted = warm_up(value.requests) if sending.warm else np.arange(len(load))
     fleets = {end: replace(fleet, requests=fleet.requests.take(counted)) for end, fleet in fleets.items()}
@@ -174,7 +176,9 @@ def simulate_plan(
         falls_behind=capacity is not None,
         capacity_rps=capacity,
         groups=tuple(_group(group, value) for group in running.deployment.engines),
-        timeline=_timeline(value),
+        power_watts=float(watts.mean()),
+        joules_per_output_token=float(watts.mean()) / value.requests.output_tokens_per_s,
+        timeline=_timeline(value, watts),
         warnings=(
             *provenance_warnings(running, cost),
             *_load_warnings(running, described, len(counted)),
@@ -354,7 +358,7 @@ def _time_mean(timeline: Floats, column: int) -> float:
     return float(np.average((level[:-1] + level[1:]) / 2, weights=np.diff(time)))
 
 
-def _timeline(fleet: FleetOutcome) -> tuple[simulated.Moment, ...]:
+def _timeline(fleet: FleetOutcome, watts: Floats) -> tuple[simulated.Moment, ...]:
     requests = fleet.requests
     end = requests.end_us
     edges = np.linspace(0.0, end, MOMENTS + 1)
@@ -381,6 +385,7 @@ def _timeline(fleet: FleetOutcome) -> tuple[simulated.Moment, ...]:
                 busy=float(busy[i]),
                 kv_share=float(kv[i]),
                 ttft_p90_ms=float(np.quantile(here, 0.9)) if len(here) else None,
+                power_watts=float(watts[i]),
             )
         )
     return tuple(moments)

@@ -20,6 +20,8 @@ import yaml
 
 from api.cli.commands import predict as predict_command
 from costmodels.models.registry import find_architecture
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.own_calibration import read_calibrations, text_of
 from planner.contract.clusters import read_cluster
 from planner.contract.workload.files import workload_at
 from planner.contract.workload.traces import recorded
@@ -169,7 +171,7 @@ def _predicted(path: Path) -> Any:
     before = prediction_table._predict_group
     prediction_table._predict_group = lambda *_: None  # type: ignore[assignment]
     try:
-        answer = prediction_table.predict(predict_command._read(path))
+        answer = prediction_table.predict(predict_command.read_configurations(path))
     finally:
         prediction_table._predict_group = before
     for error in answer["error"]:
@@ -324,6 +326,12 @@ READERS = {
     "aibrix": Reader("a.json", _json(AIBRIX), read_tables, mutations.spoilt_json),
     "load table": Reader("l.csv", lambda: LOAD, lambda p: read_load_table(p, {}, "load"), mutations.spoilt_csv),
     "configurations": Reader("c.csv", lambda: CONFIGS, _predicted, mutations.spoilt_csv),
+    "own calibration": Reader(
+        "calibration.json",
+        lambda: text_of({"vllm": find_framework("vllm").fitted}).encode(),
+        lambda path: read_calibrations(path)["vllm"],
+        mutations.spoilt_json,
+    ),
     "loads.json": Reader(
         "l.json", _json({"logical_count": COUNTS}), lambda p: read_loads([p], MODEL), mutations.spoilt_json
     ),

@@ -123,7 +123,7 @@ def predict(
     elif configs is not None:
         from planner.serving.prediction_table import added_columns
 
-        table = _read(configs)
+        table = read_configurations(configs)
         answer = _predicted(table, measured, quiet, folder=configs.parent, skip_failed=skip_failed)
         errors = answer[added_columns(table.columns)["error"]]
         failed = int((errors != "").sum())
@@ -214,7 +214,7 @@ def _score(
     from planner.serving.measured.scores import scores_of
     from planner.serving.predictions import document_of
 
-    table = _read(configs)
+    table = read_configurations(configs)
     truth = measured_columns(table)
     columns = [name.strip() for name in by.split(",") if name.strip()]
     if missing := [name for name in columns if name not in table.columns]:
@@ -292,7 +292,8 @@ def _requested(
         write_text(made)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def read_configurations(path: Path) -> pd.DataFrame:
+    """A CSV as text, column by column."""
     from profiles.files import Source
     from profiles.tables import read_table
 

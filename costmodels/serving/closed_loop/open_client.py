@@ -100,9 +100,9 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
         )
     warm = outcome.trimmed(SETTLED, 0.0)
     tpot = warm.mean_us("tpot")
-    calibration = framework.calibration
+    calibration = served.calibration
     in_flight = rate_rps * warm.mean_us("e2e") / 1e6
-    front = calibration.front_us(np.array([float(shape.isl)]), np.array([in_flight]), np.array([tpot]))[0]
+    front = calibration.front_us(np.array([float(shape.isl)]), np.array([in_flight]), np.array([tpot]), layout.dp)[0]
     step, watts = _running(served, layout, load, in_flight, outcome.busy_us / max(outcome.end_us, 1.0))
 
     def latency(values: Floats, spread: Spread) -> Latency:

@@ -89,8 +89,12 @@ class Framework(Facts):
     def calibration(self) -> Calibration:
         """What its engine takes beyond its kernels. A release without runs is less sure, one that nobody lists still
         less."""
+        return self.less_sure(self.fitted)
+
+    def less_sure(self, calibration: Calibration) -> Calibration:
+        """``calibration`` as sure as the release allows."""
         away = (not self.basis("overheads").own) + (not self.listed)
-        return self.fitted.drifted(self.overheads, away)
+        return calibration.drifted(self.overheads, away)
 
     def at(self, release: str) -> Framework:
         """The framework at another release: a version, a series (its newest) or a month.
