@@ -11,7 +11,9 @@ from api.cli import running
 from api.cli.commands import (
     calibrate,
     catalogue,
+    check,
     collect,
+    compare,
     experts,
     few_shot,
     fleet,
@@ -40,6 +42,8 @@ app.command("calibrate")(calibrate.calibrate)
 app.command("memory")(memory.memory)
 app.command("simulate")(simulate.simulate)
 app.command("fleet")(fleet.fleet)
+app.command("check")(check.check)
+app.command("compare")(compare.compare)
 app.command("import")(importing.import_)
 app.command("experts")(experts.experts)
 app.command("schema")(schema.schema)

@@ -87,7 +87,7 @@ def _served_latency(pair: Pair, checks: Checks, metric: Metric) -> Latency:
 # ------------------------------------------------------------------ one group
 
 
-def _group_prediction(group: Group, checks: Checks) -> GroupPrediction:
+def group_prediction(group: Group, checks: Checks) -> GroupPrediction:
     engine, check = group.engine, checks.get(group.id)
 
     def latency(metric: Metric, mean: Estimates) -> Latency:
@@ -178,7 +178,7 @@ def predicted_by(request: PlanRequest, fleet: LoadedFleet, decision: Deployment,
     """What the plan does at the load it serves; latencies are those of its slowest pair. ``checks``: simulations of the
     groups."""
     groups, pairs, served_rps = fleet.groups, fleet.pairs, fleet.served_rps
-    each = tuple(_group_prediction(group, checks) for group in groups)
+    each = tuple(group_prediction(group, checks) for group in groups)
     # The fleet carries what its engines do, of the weaker role; their errors come from the same forests, so
     # intervals add up.
     value, low, high = (
