@@ -65,7 +65,7 @@ class ServedModel:
     @cached_property
     def calibration(self) -> Calibration:
         """What engines of it take beyond their kernels."""
-        day = self.framework.release.date
+        day = self.framework.nearest.date
         own = calibration_in([store.path for store in self.cost.measured], self.framework.name)
         resolved = (own or self.framework.fitted).resolved(
             self.gpu, day, self.model.name, greedy=self.greedy, block_experts=self.slow_blocks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,10 @@ from costmodels.serving.frameworks.calibration import Calibration, Dated, Effect
 _KINDS = ("step", "prompts", "front")
 NEWEST_SHARE = 0.25
 """Of the runs of a framework, that are held out as later ones."""
+
+USUAL_SHARE = np.array([0.0, 1.0, 1.0])
+"""Of the effects of the campaign with most runs, what a stranger is predicted with: how requests reach an engine is as
+it has it, steps are as all have them."""
 
 FEW = 500
 """Runs up to which every fifth is held out in turn, too."""
@@ -75,8 +80,9 @@ def folds_of(runs: MeasuredRuns) -> dict[str, dict[str, NDArray[np.bool_]]]:
     for framework in set(runs.framework):
         mine = (runs.framework == framework) & np.isfinite(runs.days)
         days = runs.days[mine]
-        if len(np.unique(days)) > 1:
-            newest |= mine & (runs.days > np.quantile(days, 1 - NEWEST_SHARE, method="lower"))
+        if len(starts := np.unique(days)[1:]):
+            shares = [abs(float((days >= start).mean()) - NEWEST_SHARE) for start in starts]
+            newest |= mine & (runs.days >= starts[int(np.argmin(shares))])
     out["date"] = {"newest": newest} if newest.any() else {}
     if len(runs) <= FEW:
         out["rows"] = {str(turn): np.arange(len(runs)) % 5 == turn for turn in range(5)}
@@ -151,11 +157,12 @@ def _calibration(
 
 
 def _effects(fitted: Fitted, runs: MeasuredRuns, framework: str, known: Effects) -> Effects:
-    """Of one framework: what its GPU types share with the others' and their own, one sum each, beside what is known;
-    the effect of the campaign where there is one alone: whoever calibrates on own runs measures as before."""
+    """Of one framework: what its GPU types share with the others' and their own, one sum each, beside what is known.
+    Where there is one campaign, its effect counts: whoever calibrates on own runs measures as before."""
     groups, mine = fitted.groups, runs.framework == framework
-    campaigns = set(map(str, runs.campaign[mine]))
-    alone = campaigns.pop() if len(campaigns) == 1 else ""
+    campaigns = Counter(map(str, runs.campaign[mine]))
+    usual = f"{framework} {campaigns.most_common(1)[0][0]}"
+    share = np.ones(3) if len(campaigns) == 1 else USUAL_SHARE
 
     def of(group: str, key: str) -> Floats:
         at = [i for i in range(len(groups)) if (groups.group[i], groups.key[i]) == (group, key)]
@@ -170,14 +177,16 @@ def _effects(fitted: Fitted, runs: MeasuredRuns, framework: str, known: Effects)
         vendors["amd"] = vendors.get("amd", Effect()) + effect(of("vendor", "amd"))
     for generation in sorted(set(map(str, runs.generation))):
         learned = of("generation", generation) + of("framework generation", f"{framework} {generation}")
-        generations[generation] = generations.get(generation, Effect()) + effect(learned)
+        generations[generation] = generations.get(generation, Effect()) + effect(
+            learned + share * of("campaign", usual)
+        )
     for gpu in sorted(set(map(str, runs.gpu))):
         first = int(np.flatnonzero(runs.gpu == gpu)[0])
         generation, vendor, on = str(runs.generation[first]), str(runs.vendor[first]), f"{framework} {gpu}"
         shared = of("vendor", vendor) + of("generation", generation) + of("gpu", gpu)
         own = of("framework generation", f"{framework} {generation}") + of("framework gpu", on)
         before = np.array(known.at(gpu, generation, vendor, None))
-        gpus[gpu] = effect(before + shared + own + (of("campaign", f"{framework} {alone}") if alone else 0.0))
+        gpus[gpu] = effect(before + shared + own + share * of("campaign", usual))
         at = np.array([i for i in range(len(groups)) if (groups.group[i], groups.key[i]) == ("release", on)], np.int64)
         if len(at):
             values = np.stack([at_knots(fitted.coefficients[kind, at], groups.day[at]) for kind in range(3)])

@@ -122,7 +122,7 @@ def _asked(loops: AskedLoops) -> dict[str, np.ndarray]:
 
     every, decoding = parts(NEUTRAL), parts(without)["attention"]
     every |= {"attention_decode": decoding, "attention_prefill": every["attention"] - decoding}
-    day = served.framework.release.date
+    day = served.framework.nearest.date
 
     def label(text: str) -> Texts:
         return np.full(n, text, dtype=object)

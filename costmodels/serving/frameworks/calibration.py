@@ -238,7 +238,7 @@ class Calibration(BaseModel):
             plain = np.where(prompts > 0, self.factors["moe_prompts"], plain)
         return np.asarray(plain * self.scale(prompts))
 
-    def host_us(self, layers: int, sequences: Ints, prompts: Ints) -> Floats:
+    def host_us(self, layers: Floats | int, sequences: Ints, prompts: Ints) -> Floats:
         """The host's share of each step, shape [n]; at least zero."""
         plain = self.step_us + layers * self.step_us_per_layer
         first = self.prompt_step_us + layers * self.prompt_step_us_per_layer

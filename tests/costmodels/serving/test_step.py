@@ -90,7 +90,7 @@ def test_a_steps_interval_is_at_least_that_of_models_held_out(roofline_cost: Cos
 
 
 def test_a_single_gpu_decodes_at_the_speed_of_its_memory(roofline_cost: CostModel) -> None:
-    got = step(roofline_cost, "Qwen3-32B", [(1, 1, 1, 1, 1)], decodes=1, context=1)
+    got = step(roofline_cost, "Qwen3-32B", [(1, 1, 1, 1, 1)], decodes=1, context=1, calibration=VLLM.calibration)
     model, gpu = find_architecture("Qwen3-32B"), roofline_cost.gpu
     weights = 2 * (model.parameters - model.embedding_parameters)
     assert got.memory_us[0] == pytest.approx(weights / gpu.memory_bandwidth_bytes_per_s * 1e6, rel=0.01)
