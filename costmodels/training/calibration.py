@@ -44,16 +44,16 @@ def training_calibration() -> TrainingCalibration:
 
 
 @cache
-def sustained(gpu: str) -> Sustained:
-    """Of a GPU type; where no training rows of it exist, what the others say."""
+def sustained_elsewhere() -> Sustained:
+    """Of a GPU type whose catalogue entry says nothing: what the others say."""
 
     def parse(document: dict[str, Any]) -> Sustained:
-        known = gpu in document["sustained"]
-        entry = document["sustained"][gpu] if known else document["sustained_elsewhere"]
-        return Sustained(float(entry["factor"]), float(entry["low"]), float(entry["high"]), known)
+        entry = document["sustained_elsewhere"]
+        return Sustained(float(entry["factor"]), float(entry["low"]), float(entry["high"]), known=False)
 
     return shipped(Path(__file__).parent / "calibration.yaml", parse)
 
 
 def sustained_factor(gpu: Gpu) -> Sustained:
-    return sustained(gpu.name)
+    own = gpu.sustained
+    return sustained_elsewhere() if own is None else Sustained(own.factor, own.low, own.high, known=True)

@@ -55,6 +55,8 @@ ADDED = (
     "memory_bytes_per_gpu",
     "kv_tokens",
     "step_ms_by_part",
+    "tpot_ms_by_part",
+    "ttft_ms_by_part",
     "how",
     "release",
     "note",
@@ -345,6 +347,10 @@ def _write(
     )
     write("joules_per_output_token", joules, 1.0)
     write("joules_per_input_token", joules.scaled(1 / answer.input_share), 1.0)
+    for column, parts in (("tpot_ms_by_part", answer.tpot_parts), ("ttft_ms_by_part", answer.ttft_parts)):
+        for k, row in enumerate(rows):
+            told = {name: values[k] / 1e3 for name, values in parts.items() if values[k] > 0}
+            out[column][row.index] = "; ".join(f"{name} {ms:.4g}" for name, ms in told.items())
     for k, row in enumerate(rows):
         if row.workload.osl == 1:  # no token follows the first
             for name in (each for each in out if each.startswith(("tpot_ms", "itl_ms"))):

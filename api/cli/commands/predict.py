@@ -80,8 +80,8 @@ def predict(
         bool,
         typer.Option(
             "--explain",
-            help="Show what a step of a prefill or decode engine consists of (--role): attention, dense products, "
-            "experts, dispatch, combine, what overlap hides, what imbalance costs.",
+            help="Show what times consist of and rest on; of an engine with one role (--role) a step: attention, dense "
+            "products, experts, dispatch, combine, what overlap hides, what imbalance costs.",
             rich_help_panel=SHOWN,
         ),
     ] = False,
@@ -264,8 +264,6 @@ def _one(
     skip_failed: bool,
     explain: bool,
 ) -> None:
-    if explain and asked.get("role", "aggregated") == "aggregated":
-        raise InputError("--explain: shows the step of an engine with one role", "give --role prefill or decode")
     needed = ("model", "gpu") if "workload" in asked else ("model", "gpu", "isl", "osl")
     missing = [name for name in needed if name not in asked]
     if missing:
@@ -376,16 +374,45 @@ def _hand_over(
 
 
 def _explain(row: pd.Series) -> None:
-    """What a step of an engine consists of; what is hidden counts against it."""
-    from api.cli.console import heading, indented, table
+    """What times consist of, and what that rests on; in a step of an engine with one role, what is hidden counts
+    against it."""
+    from api.cli.console import bullet, heading, indented, table
+    from costmodels.serving.frameworks.framework import find_framework
 
     with page() as out:
-        heading(out, "One step")
-        rows = table("part", "ms")
-        for part in row["step_ms_by_part"].split("; "):
-            name, _, ms = part.rpartition(" ")
-            rows.add_row(name, ms)
-        indented(out, rows)
+        for column, title in (
+            ("step_ms_by_part", "One step"),
+            ("tpot_ms_by_part", "Time per output token"),
+            ("ttft_ms_by_part", "Time to first token"),
+        ):
+            if not row[column]:
+                continue
+            heading(out, title)
+            rows = table("part", "ms")
+            for part in row[column].split("; "):
+                name, _, ms = part.rpartition(" ")
+                rows.add_row(name, ms)
+            indented(out, rows)
+        fitted = find_framework(f"{row['framework'].partition('@')[0]}@{row['release']}").fitted
+        heading(out, "What it rests on")
+        bullet(out, f"kernels and exchanges: {row['how'] or 'measured and modelled rows'}")
+        own = "with" if find_gpu_name(row["gpu"]) in fitted.on_gpus else "without"
+        bullet(
+            out,
+            f"host, steps with prompts and front end: constants fitted to {fitted.rows:,} measured runs of the "
+            f"framework, {own} runs on this GPU type ({fitted.fitted_on})",
+        )
+
+
+def find_gpu_name(text: str) -> str:
+    """The catalogue's name of a GPU type, or ``text`` where only a store describes it."""
+    from profiles.errors import UnknownName
+    from profiles.hardware import find_gpu
+
+    try:
+        return find_gpu(text).name
+    except UnknownName:
+        return text
 
 
 def _show(row: pd.Series) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ class Answers:
         input_share: tokens of prompts for each of outputs.
         falls_behind: [n], where requests come at a rate: whether the engine does not keep up with steps at the slow end
             of their interval; None: in a closed loop, which waits for it.
+        tpot_parts, ttft_parts: what the means of a closed loop consist of, µs.
     """
 
     ttft: Latency
@@ -51,6 +52,8 @@ class Answers:
     watts: Estimates
     input_share: Floats
     falls_behind: NDArray[np.bool_] | None = None
+    tpot_parts: dict[str, Floats] = field(default_factory=dict)
+    ttft_parts: dict[str, Floats] = field(default_factory=dict)
 
 
 JITTER = 1.06
@@ -114,7 +117,25 @@ def closed_loop_answers(
         answer.rates(tokens_per_s, calibration.e2e),
         mean_watts(served.gpu, _activity(times, loop, len(layouts)), np.ones(len(layouts))),
         load.mean_isl / load.mean_osl,
+        tpot_parts=_tpot_parts(times, loop, len(layouts)),
+        ttft_parts=_ttft_parts(grid, loop, ttft),
     )
+
+
+def _tpot_parts(times: StepTimes, loop: ClosedLoop, n: int) -> dict[str, Floats]:
+    """The time per token by cause: that in steps without prompts as the fullest of them is made up, and the rest."""
+    tpot, at = np.nanmean(loop.tpot, axis=1), slice((DECODE_LEVELS - 1) * n, DECODE_LEVELS * n)
+    whole = np.sum([values[at] for values in times.parts.values()], axis=0)
+    plain = tpot * (1 - loop.tpot_prefill)
+    parts = {name: plain * values[at] / np.maximum(whole, 1e-9) for name, values in times.parts.items()}
+    return {**parts, "steps with prompts": tpot * loop.tpot_prefill}
+
+
+def _ttft_parts(grid: StepGrid, loop: ClosedLoop, ttft: Floats) -> dict[str, Floats]:
+    """The time to the first token: its own prompt's steps, the wait for others' and for steps, and the front end."""
+    engine, whole = np.nanmean(loop.ttft, axis=1), np.nanmean(ttft, axis=1)
+    own = np.minimum(grid.prefill_us[:, 0], engine)
+    return {"own prompt": own, "queue and steps in progress": engine - own, "front end": whole - engine}
 
 
 def _activity(times: StepTimes, loop: ClosedLoop, n: int) -> Activity:

@@ -212,11 +212,14 @@ class Calibration(BaseModel):
             out = out.widened(self.unknown_gpu)
         if self.rows and model not in self.models:
             out = out.widened(self.unknown_model)
+        effect = self.effects.on(gpu, day)
+        if gpu.name not in self.effects.gpus and gpu.sustained is not None:  # of others, runs say it
+            effect = effect + Effect(prompts=math.log(gpu.sustained.factor))
         sampled = 0.0 if greedy else self.sampled_us_per_sequence
         blocks = self.block_experts_us_per_layer if block_experts else 0.0
         return out.model_copy(
             update={
-                "effect": self.effects.on(gpu, day),
+                "effect": effect,
                 "met": gpu.name in self.on_gpus and model in self.models,
                 "step_us_per_sequence": self.step_us_per_sequence + sampled,
                 "step_us_per_layer": self.step_us_per_layer + blocks,
