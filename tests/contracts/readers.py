@@ -140,6 +140,7 @@ AZURE = b"""TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44
 2023-11-16 18:15:50.9951690,396,109
 """
+ENGINES = b"model,gpu,framework,tp,isl,osl\nQwen/Qwen3-32B,H100,vllm,2,1000,100\n"
 CONFIGS = b"""model,gpu,framework,tp,isl,osl,concurrency,name
 Qwen/Qwen3-32B,H200,vllm,2,4000,500,32,a
 Qwen/Qwen3-32B,H200,vllm,4,4000,500,8,b
@@ -166,6 +167,17 @@ LOAD = b"hour,isl_from,isl_to,osl,rate_rps\n0,1,100,10,2.5\n1,1,100,10,3\n"
 
 def _fleet(path: Path) -> Any:
     return loads_of(parse_fleet_request(read_fleet(path)))
+
+
+def _memories(path: Path) -> Any:
+    """The table as `plan memory` reads it."""
+    from planner.serving.memory_table import memory_table
+
+    answer = memory_table(predict_command._read(path))
+    for error in answer["error"]:
+        if error:
+            raise ShardwrightError(error, "correct the row")
+    return answer
 
 
 def _predicted(path: Path) -> Any:
@@ -330,6 +342,7 @@ READERS = {
     "melange": Reader("m.json", _json(MELANGE), _fleet, mutations.spoilt_json),
     "aibrix": Reader("a.json", _json(AIBRIX), read_tables, mutations.spoilt_json),
     "load table": Reader("l.csv", lambda: LOAD, lambda p: read_load_table(p, {}, "load"), mutations.spoilt_csv),
+    "engines": Reader("e.csv", lambda: ENGINES, _memories, mutations.spoilt_csv),
     "configurations": Reader("c.csv", lambda: CONFIGS, _predicted, mutations.spoilt_csv),
     "own calibration": Reader(
         "calibration.json",
