@@ -146,6 +146,9 @@ class SimulationReport(Published):
     power_watts: float | None = Field(
         default=None, description="of all GPUs, mean over the timeline; null in reports before schema 1.3"
     )
+    joules_per_input_token: float | None = Field(
+        default=None, description="the same ÷ prompt tokens; null in reports before schema 1.3"
+    )
     joules_per_output_token: float | None = Field(
         default=None, description="all energy over the timeline ÷ output tokens; null in reports before schema 1.3"
     )

@@ -146,6 +146,7 @@ def simulate_plan(
         )
     described = _load(load, source)
     watts = watts_over(engines, value.replays, np.linspace(0.0, value.requests.end_us, MOMENTS + 1))
+    joules = float(watts.mean()) / value.requests.output_tokens_per_s
     capacity = capacity_seen_rps(value, described.rate_rps)
     counted = warm_up(value.requests) if sending.warm else np.arange(len(load))
     fleets = {end: replace(fleet, requests=fleet.requests.take(counted)) for end, fleet in fleets.items()}
@@ -177,7 +178,8 @@ def simulate_plan(
         capacity_rps=capacity,
         groups=tuple(_group(group, value) for group in running.deployment.engines),
         power_watts=float(watts.mean()),
-        joules_per_output_token=float(watts.mean()) / value.requests.output_tokens_per_s,
+        joules_per_input_token=joules * described.osl_mean / described.isl_mean,
+        joules_per_output_token=joules,
         timeline=_timeline(value, watts),
         warnings=(
             *provenance_warnings(running, cost),
