@@ -37,7 +37,7 @@ class Fact(BaseModel):
     sources: dict[str, str] = Field(min_length=1)  # field (or "*") -> where the figure is from
 
 
-class Sustained(BaseModel):
+class SustainedLoad(BaseModel):
     """Time of kernels that fill the GPU under seconds of load ÷ that of short bursts, with its 80 % interval: what the
     power limit and the clocks under it cost."""
 
@@ -68,7 +68,7 @@ class Gpu(Fact):
     scale_up_bytes_per_s: float = Field(gt=0)  # per GPU, one direction, to its peers in the node
     pcie_bytes_per_s: float = Field(gt=0)  # one direction
     bridge_bytes_per_s: float | None = Field(default=None, gt=0)  # NVLink bridges that can join pairs, one direction
-    sustained: Sustained | None = None  # None: nobody measured it
+    sustained: SustainedLoad | None = None  # None: nobody measured it
     launch_us: float | None = Field(default=None, gt=0)  # of a call that does nothing, where it was measured
 
     @property

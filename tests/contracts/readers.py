@@ -173,7 +173,7 @@ def _memories(path: Path) -> Any:
     """The table as `plan memory` reads it."""
     from planner.serving.memory_table import memory_table
 
-    answer = memory_table(predict_command._read(path))
+    answer = memory_table(predict_command.read_configurations(path))
     for error in answer["error"]:
         if error:
             raise ShardwrightError(error, "correct the row")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from api.cli.console import flowing, page, write_text
+from api.cli.console import flowing, write_text
 from api.cli.engines import Engines, document_of_shapes
 from api.cli.options import SHOWN, Asked, Quiet, Request, SkipFailed, option_name, takes
 from api.cli.output import check_target, write_atomically
@@ -203,7 +203,9 @@ def _document(
         import pandas as pd
 
         for row in made.rows:
-            _show(pd.Series({name: "" if value is None else value for name, value in row.items()}))
+            from api.cli.views.prediction_row import show_row
+
+            show_row(pd.Series({name: "" if value is None else value for name, value in row.items()}))
 
 
 def _fields_of(workload: object, pairs: list[tuple[str, str]]) -> dict[str, Any]:
@@ -279,7 +281,9 @@ def _one(
         raise InputError(message, hint)
     _hand_over(answer, measured, output, as_json, show=output is None)
     if explain and not as_json:
-        _explain(answer.iloc[0])
+        from api.cli.views.prediction_row import explained
+
+        explained(answer.iloc[0])
 
 
 def _requested(
@@ -368,102 +372,8 @@ def _hand_over(
     if as_json:
         write_text(document())
     elif show:
-        _show(answer.iloc[0])
+        from api.cli.views.prediction_row import show_row
+
+        show_row(answer.iloc[0])
     elif output is None:
         write_text(answer.to_csv(index=False))
-
-
-def _explain(row: pd.Series) -> None:
-    """What times consist of, and what that rests on; in a step of an engine with one role, what is hidden counts
-    against it."""
-    from api.cli.console import bullet, heading, indented, table
-    from costmodels.serving.frameworks.framework import find_framework
-
-    with page() as out:
-        for column, title in (
-            ("step_ms_by_part", "One step"),
-            ("tpot_ms_by_part", "Time per output token"),
-            ("ttft_ms_by_part", "Time to first token"),
-        ):
-            if not row[column]:
-                continue
-            heading(out, title)
-            rows = table("part", "ms")
-            for part in row[column].split("; "):
-                name, _, ms = part.rpartition(" ")
-                rows.add_row(name, ms)
-            indented(out, rows)
-        fitted = find_framework(f"{row['framework'].partition('@')[0]}@{row['release']}").fitted
-        heading(out, "What it rests on")
-        bullet(out, f"kernels and exchanges: {row['how'] or 'measured and modelled rows'}")
-        own = "with" if find_gpu_name(row["gpu"]) in fitted.on_gpus else "without"
-        bullet(
-            out,
-            f"host, steps with prompts and front end: constants fitted to {fitted.rows:,} measured runs of the "
-            f"framework, {own} runs on this GPU type ({fitted.fitted_on})",
-        )
-
-
-def find_gpu_name(text: str) -> str:
-    """The catalogue's name of a GPU type, or ``text`` where only a store describes it."""
-    from profiles.errors import UnknownName
-    from profiles.hardware import find_gpu
-
-    try:
-        return find_gpu(text).name
-    except UnknownName:
-        return text
-
-
-def _show(row: pd.Series) -> None:
-    from api.cli.console import facts, heading, indented, table
-    from api.cli.views.quantities import gib, milliseconds, milliseconds_range, number
-    from planner.contract.quantities import Interval
-
-    with page() as out:
-        heading(out, "Prediction")
-        rows = table("latency", "mean", "80 % interval", "p50", "p99")
-        for name, title in (
-            ("ttft_ms", "time to first token (TTFT)"),
-            ("tpot_ms", "time per output token (TPOT)"),
-            ("e2e_ms", "whole request (E2E)"),
-        ):
-            if not row[f"{name}_mean"]:
-                continue  # not of such an engine, or of an answer of one token
-            mean, low, high, p50, p99 = (float(row[f"{name}_{part}"]) for part in ("mean", "low", "high", "p50", "p99"))
-            interval = milliseconds_range(Interval(value=mean, low=low, high=high))
-            rows.add_row(title, milliseconds(mean), interval, milliseconds(p50), milliseconds(p99))
-        indented(out, rows)
-        facts(
-            out,
-            [
-                *(
-                    (name, f"{number(float(row[f'{name}_tokens_per_s_per_gpu']))} tokens/s per GPU")
-                    for name in ("input", "output")
-                    if row[f"{name}_tokens_per_s_per_gpu"]
-                ),
-                *([("power", _power(row))] if row["watts_per_gpu"] else []),
-                *(
-                    [
-                        ("memory", f"{gib(float(row['memory_bytes_per_gpu']))} GiB per GPU"),
-                        ("KV cache", f"{int(row['kv_tokens']):,} tokens per attention rank"),
-                    ]
-                    if row["kv_tokens"]
-                    else []
-                ),
-                ("known from", row["how"]),
-                *([("note", row["note"])] if row["note"] else []),
-            ],
-        )
-
-
-def _power(row: pd.Series) -> str:
-    """``524 W per GPU (456–597 W), 0.524 J per output token``."""
-    from api.cli.views.quantities import number, watts, watts_range
-    from planner.contract.quantities import Interval
-
-    mean, low, high = (float(row[f"watts_per_gpu{end}"]) for end in ("", "_low", "_high"))
-    joules = number(float(row["joules_per_output_token"]))
-    return (
-        f"{watts(mean)} per GPU ({watts_range(Interval(value=mean, low=low, high=high))}), {joules} J per output token"
-    )

@@ -63,7 +63,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedEngines:
     """Constants [frameworks, names] and coefficients [3, k] of the groups: steps, steps with prompts, front end."""
 
     frameworks: tuple[str, ...]
@@ -106,7 +106,7 @@ def weights_of(runs: MeasuredRuns, known: NDArray[np.bool_]) -> Floats:
 
 
 @dataclass(frozen=True)
-class Prior:
+class PriorConstants:
     """Where constants [frameworks, names] are drawn to, and in units of their usual half-width how far they may go."""
 
     frameworks: tuple[str, ...]
@@ -114,14 +114,18 @@ class Prior:
     freedom: float = 1.0
 
 
-def nothing_known(runs: MeasuredRuns) -> Prior:
+def nothing_known(runs: MeasuredRuns) -> PriorConstants:
     frameworks = tuple(sorted(set(runs.framework)))
-    return Prior(frameworks, np.tile(START, (len(frameworks), 1)))
+    return PriorConstants(frameworks, np.tile(START, (len(frameworks), 1)))
 
 
 def adjusted(
-    runs: MeasuredRuns, linear: Linear, prior: Prior, known: NDArray[np.bool_], start: Fitted | None = None
-) -> Fitted:
+    runs: MeasuredRuns,
+    linear: Linear,
+    prior: PriorConstants,
+    known: NDArray[np.bool_],
+    start: FittedEngines | None = None,
+) -> FittedEngines:
     """The constants that fit the ``known`` runs best while events keep the order of ``linear``."""
     groups = groups_of(runs, known)
     frameworks, k = len(prior.frameworks), len(groups)
@@ -136,7 +140,7 @@ def adjusted(
     size = frameworks * len(NAMES)
 
     def constants(x: Floats, shift: Floats | None = None) -> OfRuns:
-        fitted = Fitted(prior.frameworks, x[:size].reshape(frameworks, -1), x[size:].reshape(3, k), groups)
+        fitted = FittedEngines(prior.frameworks, x[:size].reshape(frameworks, -1), x[size:].reshape(3, k), groups)
         c = fitted.of(runs, groups)
         move = np.zeros(3) if shift is None else shift
         return OfRuns(c.values, c.step + move[0], c.prompts + move[1], c.front + move[2])
@@ -168,14 +172,14 @@ def adjusted(
     first = center.copy() if start is None else np.concatenate([start.constants.ravel(), np.zeros(3 * k)])
     first = np.clip(first, bounds[0] + 1e-9, bounds[1] - 1e-9)
     found = least_squares(residuals, first, jacobian, bounds=bounds, loss="soft_l1", x_scale=half, max_nfev=STEPS).x
-    return Fitted(prior.frameworks, found[:size].reshape(frameworks, -1), found[size:].reshape(3, k), groups)
+    return FittedEngines(prior.frameworks, found[:size].reshape(frameworks, -1), found[size:].reshape(3, k), groups)
 
 
-def fit(runs: MeasuredRuns, prior: Prior, progress: Progress = lambda _: None) -> tuple[Fitted, Linear]:
+def fit(runs: MeasuredRuns, prior: PriorConstants, progress: Progress = lambda _: None) -> tuple[FittedEngines, Linear]:
     """The constants of all ``runs``, and how their loops follow."""
     everything = np.ones(len(runs), np.bool_)
     groups = groups_of(runs, everything)
-    fitted = Fitted(prior.frameworks, prior.constants, np.zeros((3, len(groups))), groups)
+    fitted = FittedEngines(prior.frameworks, prior.constants, np.zeros((3, len(groups))), groups)
     for turn in range(ROUNDS):
         progress(f"playing {len(runs):,} loops, round {turn + 1} of {ROUNDS}")
         linear = linear_at(fitted.of(runs, groups), runs)
@@ -184,7 +188,11 @@ def fit(runs: MeasuredRuns, prior: Prior, progress: Progress = lambda _: None) -
 
 
 def held_out(
-    runs: MeasuredRuns, prior: Prior, linear: Linear, folds: Mapping[str, NDArray[np.bool_]], start: Fitted
+    runs: MeasuredRuns,
+    prior: PriorConstants,
+    linear: Linear,
+    folds: Mapping[str, NDArray[np.bool_]],
+    start: FittedEngines,
 ) -> dict[str, Floats]:
     """log(measured ÷ predicted) [4, n] of the runs of each fold with constants fitted to the others, NaN elsewhere."""
     out = {}
@@ -204,7 +212,7 @@ SHIPPED_FREEDOM = 0.3
 """How far a user's runs may move what many others said, in units of a prior's usual half-width."""
 
 
-def beside(runs: MeasuredRuns, known: Mapping[str, Calibration]) -> tuple[MeasuredRuns, Prior]:
+def beside(runs: MeasuredRuns, known: Mapping[str, Calibration]) -> tuple[MeasuredRuns, PriorConstants]:
     """Runs that come beside the ``known`` calibrations, and their prior: those constants, with little freedom. What is
     particular of the runs is for the effects of their GPU types, releases and campaigns to say, beside those known."""
     frameworks = tuple(sorted(set(map(str, runs.framework))))
@@ -216,7 +224,7 @@ def beside(runs: MeasuredRuns, known: Mapping[str, Calibration]) -> tuple[Measur
             )
         ]
     )
-    prior = Prior(frameworks, np.stack([constants_of(known[name]) for name in frameworks]), SHIPPED_FREEDOM)
+    prior = PriorConstants(frameworks, np.stack([constants_of(known[name]) for name in frameworks]), SHIPPED_FREEDOM)
     return replace(runs, offset=offset), prior
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import COVERAGE, Floats
-from costmodels.serving.frameworks.calibration import Spread, Spreads, Widths
+from costmodels.serving.frameworks.calibration import HalfWidths, Spread, Spreads
 
 _PSEUDO = 25.0
 """Runs of all GPU types that an interval of one is drawn to."""
@@ -75,11 +75,11 @@ def spreads_of(residuals: Residuals, otherwise: Spreads) -> Spreads:
     return Spreads(**{name: residuals.spread(name) or getattr(otherwise, name) for name in _LATENCIES})
 
 
-def added(held: Residuals, known: Spreads) -> Widths:
+def added(held: Residuals, known: Spreads) -> HalfWidths:
     """What the error of runs ``held`` out has beyond that of ``known`` ones, as an independent error."""
     out = {}
     for name in _LATENCIES:
         mine, base = held.spread(name), getattr(known, name)
         more = 0.0 if mine is None else ((mine.high - mine.low) / 2) ** 2 - ((base.high - base.low) / 2) ** 2
         out[name] = round(float(np.sqrt(max(more, 0.0))), 4)
-    return Widths(**out)
+    return HalfWidths(**out)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from costmodels.estimates import Floats
 from costmodels.serving.calibration_fit.constants import FACTORS, LEAST, MOST, NAMES, predicted_ms
 from costmodels.serving.calibration_fit.effects import at_knots
-from costmodels.serving.calibration_fit.fit import Fitted, Prior, Progress, fit, held_out
+from costmodels.serving.calibration_fit.fit import FittedEngines, PriorConstants, Progress, fit, held_out
 from costmodels.serving.calibration_fit.intervals import Residuals, added, pooled, spreads_of
 from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of
 from costmodels.serving.frameworks.calibration import Calibration, Dated, Effect, Effects, Spreads
@@ -44,7 +44,11 @@ class Learned:
 
 
 def learn(
-    runs: MeasuredRuns, prior: Prior, known: Mapping[str, Calibration], said: tuple[str, str], progress: Progress
+    runs: MeasuredRuns,
+    prior: PriorConstants,
+    known: Mapping[str, Calibration],
+    said: tuple[str, str],
+    progress: Progress,
 ) -> Learned:
     """Fits, and holds out models, GPU types, campaigns and the newest runs of each framework.
 
@@ -103,7 +107,7 @@ def residuals_of(logs: Floats, runs: MeasuredRuns, index: NDArray[np.bool_]) -> 
 
 
 def _calibration(
-    fitted: Fitted, runs: MeasuredRuns, residuals: Mapping[str, Floats], name: str, known: Calibration
+    fitted: FittedEngines, runs: MeasuredRuns, residuals: Mapping[str, Floats], name: str, known: Calibration
 ) -> Calibration:
     mine = runs.framework == name
     found: dict[str, float] = dict(
@@ -156,7 +160,7 @@ def _calibration(
     )
 
 
-def _effects(fitted: Fitted, runs: MeasuredRuns, framework: str, known: Effects) -> Effects:
+def _effects(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: Effects) -> Effects:
     """Of one framework: what its GPU types share with the others' and their own, one sum each, beside what is known.
     Where there is one campaign, its effect counts: whoever calibrates on own runs measures as before."""
     groups, mine = fitted.groups, runs.framework == framework

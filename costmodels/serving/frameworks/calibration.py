@@ -70,7 +70,7 @@ class Spread(BaseModel):
         return Spread(low=-math.hypot(min(self.low, 0.0), half_width), high=math.hypot(max(self.high, 0.0), half_width))
 
 
-class Widths(BaseModel):
+class HalfWidths(BaseModel):
     """Half-widths (log, 80 %) of independent errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -178,8 +178,8 @@ class Calibration(BaseModel):
     tpot: Spread
     e2e: Spread
     on_gpus: dict[str, Spreads] = {}  # those of GPU types with runs of their own
-    unknown_gpu: Widths = Widths()  # half-widths (log) that a GPU type without runs adds, independently
-    unknown_model: Widths = Widths()
+    unknown_gpu: HalfWidths = HalfWidths()  # half-widths (log) that a GPU type without runs adds, independently
+    unknown_model: HalfWidths = HalfWidths()
     models: tuple[str, ...] = ()  # architectures with runs
     met: bool = False  # resolved: the GPU type and the model both have runs, so that these say what there is to say
     rows: int  # distinct measurements behind the constants
@@ -193,7 +193,7 @@ class Calibration(BaseModel):
         spreads = {name: getattr(self, name).drifted(math.sqrt(times) * getattr(drift, name)) for name in _LATENCIES}
         return self.model_copy(update=spreads)
 
-    def widened(self, widths: Widths) -> Calibration:
+    def widened(self, widths: HalfWidths) -> Calibration:
         """The same constants, less sure by ``widths``."""
         return self.model_copy(update={name: getattr(self, name).drifted(getattr(widths, name)) for name in _LATENCIES})
 

@@ -38,13 +38,13 @@ def read_calibrations(path: Path) -> Mapping[str, Calibration]:
     Raises:
         DataError: the file is broken.
     """
-    stat = path.stat()
-    return _read(path, stat.st_mtime_ns, stat.st_size)
+    source = Source(path, "calibration", _HINT, error=DataError)
+    return _read(source, source.text())
 
 
 @lru_cache(maxsize=32)
-def _read(path: Path, _changed: int, _size: int) -> Mapping[str, Calibration]:
-    document = read_json(Source(path, "calibration", _HINT, error=DataError))
+def _read(source: Source, _text: str) -> Mapping[str, Calibration]:
+    path, document = source.path, read_json(source)
     if not isinstance(document, dict):
         raise DataError(f"{named(path)}: holds no frameworks", _HINT)
     try:

@@ -135,6 +135,8 @@ def _held_out(lesson: Lesson) -> dict[str, Any]:
 
 def _card(logs: Floats) -> dict[str, Any]:
     known = logs[np.isfinite(logs)]
+    if not len(known):
+        return {"rows": 0}
     return card(np.exp(known), np.ones(len(known)))
 
 
