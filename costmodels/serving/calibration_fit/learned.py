@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Floats
-from costmodels.serving.calibration_fit.constants import FACTORS, LEAST, MOST, NAMES, predicted_ms
+from costmodels.serving.calibration_fit.constants import FACTORS, LEAST, MOST, NAMES, OfRuns, predicted_ms
 from costmodels.serving.calibration_fit.effects import at_knots
 from costmodels.serving.calibration_fit.fit import FittedEngines, PriorConstants, Progress, fit, held_out
 from costmodels.serving.calibration_fit.intervals import Residuals, added, pooled, spreads_of
@@ -36,7 +36,7 @@ noise (H200, vocabulary of 128k to 152k, own measurement 2026-11-26)."""
 @dataclass(frozen=True)
 class Learned:
     """``calibrations`` by framework; ``residuals`` log(measured ÷ predicted) [4, n] of ``runs`` by what was held out
-    (``nothing``: in sample)."""
+    (``nothing``: in sample, as strangers are told)."""
 
     calibrations: dict[str, Calibration]
     runs: MeasuredRuns
@@ -57,8 +57,7 @@ def learn(
         said: what the constants were fitted on, and the day.
     """
     fitted, linear = fit(runs, prior, progress)
-    c = fitted.of(runs, fitted.groups)
-    residuals = {"nothing": np.log(runs.measured / predicted_ms(c, runs))}
+    residuals = {"nothing": np.log(runs.measured / predicted_ms(as_told(fitted, runs), runs))}
     for name, folds in folds_of(runs).items():
         progress(f"holding out {name}: {len(folds)} folds")
         logs = np.full(runs.measured.shape, np.nan)
@@ -72,6 +71,27 @@ def learn(
         for name in fitted.frameworks
     }
     return Learned(calibrations, runs, residuals)
+
+
+def usual_campaign(runs: MeasuredRuns, framework: str) -> tuple[str, Floats]:
+    """(Key of the campaign with most runs of a framework, the share of its effects that strangers are told)."""
+    campaigns = Counter(map(str, runs.campaign[runs.framework == framework]))
+    share = np.ones(3) if len(campaigns) == 1 else USUAL_SHARE
+    return f"{framework} {campaigns.most_common(1)[0][0]}", share
+
+
+def as_told(fitted: FittedEngines, runs: MeasuredRuns) -> OfRuns:
+    """What strangers are told of the ``runs``: without the effects of the campaigns that they are of."""
+    groups = fitted.groups
+    campaign = np.array([name == "campaign" for name in groups.group])
+    matrix = np.where(campaign, 0.0, groups.matrix)
+    c = fitted.of(runs, replace(groups, matrix=matrix))
+    effects = np.zeros((3, len(runs)))
+    for framework in fitted.frameworks:
+        key, share = usual_campaign(runs, framework)
+        at = [i for i in np.flatnonzero(campaign) if groups.key[i] == key]
+        effects[:, runs.framework == framework] = (share * fitted.coefficients[:, at].sum(axis=1))[:, None]
+    return OfRuns(c.values, c.step + effects[0], c.prompts + effects[1], c.front + effects[2])
 
 
 def folds_of(runs: MeasuredRuns) -> dict[str, dict[str, NDArray[np.bool_]]]:
@@ -163,10 +183,8 @@ def _calibration(
 def _effects(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: Effects) -> Effects:
     """Of one framework: what its GPU types share with the others' and their own, one sum each, beside what is known.
     Where there is one campaign, its effect counts: whoever calibrates on own runs measures as before."""
-    groups, mine = fitted.groups, runs.framework == framework
-    campaigns = Counter(map(str, runs.campaign[mine]))
-    usual = f"{framework} {campaigns.most_common(1)[0][0]}"
-    share = np.ones(3) if len(campaigns) == 1 else USUAL_SHARE
+    groups = fitted.groups
+    usual, share = usual_campaign(runs, framework)
 
     def of(group: str, key: str) -> Floats:
         at = [i for i in range(len(groups)) if (groups.group[i], groups.key[i]) == (group, key)]
