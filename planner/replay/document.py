@@ -41,6 +41,7 @@ class Percentiles(Document):
 class Attained(Document):
     """One promise of the plan's SLO."""
 
+    service: str | None = Field(default=None, description="of a fleet: whose promise; null: there is one service")
     metric: Metric
     percentile: float
     limit_ms: float

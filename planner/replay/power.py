@@ -33,7 +33,7 @@ def watts_over(engines: Sequence[PlannedEngine], replays: Sequence[Replay], edge
         total += gpus[each.group.id] * (idle + busy * (watts - idle))
         rest[each.group.id] -= 1
     for planned in engines:
-        total += rest[planned.group.id] * gpus[planned.group.id] * kinds[planned.group.id][0]
+        total += max(rest[planned.group.id], 0) * gpus[planned.group.id] * kinds[planned.group.id][0]
     return total
 
 

@@ -22,8 +22,8 @@ NEWEST_SHARE = 0.25
 """Of the runs of a framework, that are held out as later ones."""
 
 USUAL_SHARE = np.array([0.0, 0.5, 0.5])
-"""Of the effects of the campaign with most runs, what a stranger is predicted with: how requests reach an engine is half
-way between it and all others, steps are as all have them."""
+"""Of the effects of the campaign with most runs, what a stranger is predicted with: how requests reach an engine is
+half way between it and all others, steps are as all have them."""
 
 FEW = 500
 """Runs up to which every fifth is held out in turn, too."""

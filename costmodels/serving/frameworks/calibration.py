@@ -213,8 +213,8 @@ class Calibration(BaseModel):
         if self.rows and model not in self.models:
             out = out.widened(self.unknown_model)
         effect = self.effects.on(gpu, day)
-        if gpu.name not in self.effects.gpus and gpu.sustained is not None:  # of others, runs say it
-            effect = effect + Effect(prompts=math.log(gpu.sustained.factor))
+        if gpu.name not in self.effects.gpus and gpu.lasting_load is not None:  # of others, runs say it
+            effect = effect + Effect(prompts=math.log(gpu.lasting_load.factor))
         sampled = 0.0 if greedy else self.sampled_us_per_sequence
         blocks = self.block_experts_us_per_layer if block_experts else 0.0
         return out.model_copy(
