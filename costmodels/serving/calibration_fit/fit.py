@@ -112,6 +112,7 @@ class PriorConstants:
     frameworks: tuple[str, ...]
     constants: Floats
     freedom: float = 1.0
+    weight: float = 1.0  # in units of PRIOR
 
 
 def nothing_known(runs: MeasuredRuns) -> PriorConstants:
@@ -149,7 +150,7 @@ def adjusted(
         return np.asarray(((linear_ms(c, runs, linear) - truth) * weight)[present])
 
     def residuals(x: Floats) -> Floats:
-        return np.concatenate([errors(constants(x)), np.sqrt(PRIOR) * (x - center) / half])
+        return np.concatenate([errors(constants(x)), np.sqrt(PRIOR * prior.weight) * (x - center) / half])
 
     def jacobian(x: Floats) -> Floats:
         here, out = errors(constants(x)), np.zeros((int(present.sum()), len(x)))
@@ -163,7 +164,7 @@ def adjusted(
         for kind in range(3):
             slope = (errors(constants(x, 1e-5 * np.eye(3)[kind])) - here) / 1e-5
             out[:, size + kind * k : size + (kind + 1) * k] = slope[:, None] * groups.matrix[which]
-        return np.vstack([out, np.diag(np.sqrt(PRIOR) / half)])
+        return np.vstack([out, np.diag(np.sqrt(PRIOR * prior.weight) / half)])
 
     bounds = (
         np.concatenate([np.tile(LEAST, frameworks), np.full(3 * k, -2.0)]) - 1e-9,
@@ -208,8 +209,11 @@ def held_out(
     return out
 
 
-SHIPPED_FREEDOM = 0.3
+SHIPPED_FREEDOM = 0.2
 """How far a user's runs may move what many others said, in units of a prior's usual half-width."""
+
+OWN_WEIGHT = 0.15
+"""Of priors beside a user's runs: these are few, and what is particular of them is what is asked for."""
 
 
 def beside(runs: MeasuredRuns, known: Mapping[str, Calibration]) -> tuple[MeasuredRuns, PriorConstants]:
@@ -224,7 +228,9 @@ def beside(runs: MeasuredRuns, known: Mapping[str, Calibration]) -> tuple[Measur
             )
         ]
     )
-    prior = PriorConstants(frameworks, np.stack([constants_of(known[name]) for name in frameworks]), SHIPPED_FREEDOM)
+    prior = PriorConstants(
+        frameworks, np.stack([constants_of(known[name]) for name in frameworks]), SHIPPED_FREEDOM, OWN_WEIGHT
+    )
     return replace(runs, offset=offset), prior
 
 
