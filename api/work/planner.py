@@ -18,9 +18,12 @@ from api.storage.documents import Documents, Stored
 from api.storage.jobs import Claimed, Job, Jobs, Question
 from api.storage.schema import prepare
 from api.work.answers import identity, understood
-from api.work.crew import Heard, LocalCrew
+from api.work.crew import LOOK_S, Heard, LocalCrew
 from api.work.slot import InProcess, OwnProcess, Runner
 from planner.kinds import KINDS, Kind
+
+ALONE_S = 5.0
+"""Between looks at a queue that nobody else can see."""
 
 POLL_S = 0.5
 """Between looks at a job that another instance may run."""
@@ -53,7 +56,7 @@ class Planner:
         self.folders_of: Callable[[Claimed], list[Path]] = lambda _: []
 
     def start(self) -> None:
-        """Opens the database and starts the workers, once.
+        """Opens the database, once. Workers start with the first job, or when the crew is told to.
 
         Raises:
             InputError, DatabaseAway: as :func:`api.storage.schema.prepare`.
@@ -72,9 +75,9 @@ class Planner:
                 job_seconds=self.settings.job_time_limit,
                 queue_limit=self.settings.queue_limit,
                 heard=self._rung,
+                look_s=ALONE_S if self._alone else LOOK_S,
                 folders_of=lambda job: self.folders_of(job),
             )
-            self.crew.start()
             self._started = True
 
     @property
@@ -120,6 +123,7 @@ class Planner:
         content = json.dumps(fields).encode()
         quick = kind.quick(request)
         question = Question(asker.owner, kind.name, id_, content, ids, quick, asker.rank, asker.urgency)
+        self.crew.start()
         return self.crew.admit(question)
 
     def cancel(self, id_: str, owner: str) -> Job | None:
