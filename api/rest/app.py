@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
-from api.rest import catalogue, documents, health, jobs, openapi, problems, questions
+from api.rest import catalogue, documents, health, jobs, openapi, problems, questions, uploads
 from api.rest import metrics as measures
 from api.rest.configuration import from_settings
 from api.rest.edge import Edge
@@ -78,6 +78,7 @@ def create_app(
     for kind in kinds.values():
         questions.add(app, kind, service)
     documents.add(app, service)
+    uploads.add(app, service)
     jobs.add(app, service)
     measures.add(app, service, metrics)
     openapi.install(app, kinds)
