@@ -9,6 +9,7 @@ from types import FrameType
 
 import uvicorn
 
+from api.cli.explanations import explained
 from api.rest import logs
 from api.rest.app import create_app
 from api.rest.service import Service
@@ -39,7 +40,7 @@ def run(settings: ServiceSettings, listening: socket.socket) -> None:
         InputError, DatabaseAway: the database cannot be used.
     """
     logs.configure(settings)
-    app = create_app(settings=settings)
+    app = create_app(settings=settings, explain=explained)
     service = app.state.service
     service.planner.start()
     config = uvicorn.Config(

@@ -73,11 +73,11 @@ def create_app(
     service = Service(kinds, settings, planner, explain)
     app.state.service = service
     problems.install(app)
+    documents.add(app, service)  # what is asked most often stands first: routes are tried in order
     for part in (health, catalogue):
         part.add(app, service)
     for kind in kinds.values():
         questions.add(app, kind, service)
-    documents.add(app, service)
     uploads.add(app, service)
     jobs.add(app, service)
     measures.add(app, service, metrics)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.rest.logs import Audit, request_id
@@ -30,7 +30,7 @@ class Edge:
 
     def __init__(self, app: ASGIApp, metrics: Metrics, audit: Audit, *, tls: bool) -> None:
         self._app, self._metrics, self._audit = app, metrics, audit
-        self._headers = list((ALWAYS | (SECURELY if tls else {})).items())
+        self._headers = _raw(ALWAYS | (SECURELY if tls else {}))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,19 +41,18 @@ class Edge:
         given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
         id_ = given if _ID.fullmatch(given) else secrets.token_hex(8)
         token = request_id.set(id_)
-        status, about = 500, MutableHeaders()
+        status, headers = 500, []
 
         async def answer(message: Message) -> None:
-            nonlocal status, about
+            nonlocal status, headers
             if message["type"] == "http.response.start":
-                status, about = message["status"], MutableHeaders(scope=message)
-                about["X-Request-ID"] = id_
-                for name, value in self._headers:
-                    about[name] = value
-                if "cache-control" not in about:
-                    about["Cache-Control"] = "no-store"
+                status, headers = message["status"], message["headers"]
+                headers += self._headers
+                headers.append((b"x-request-id", id_.encode()))
+                if all(name != b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
                 if (allowance := state.get("allowance")) is not None:
-                    about.update(allowance.headers())
+                    headers += _raw(allowance.headers())
             await send(message)
 
         try:
@@ -62,5 +61,9 @@ class Edge:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "none")
             self._metrics.asked(scope["method"], route, status, seconds)
-            self._audit.write(scope, id_, status, seconds, about)
+            self._audit.write(scope, id_, status, seconds, headers)
             request_id.reset(token)
+
+
+def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]

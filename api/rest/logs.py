@@ -6,12 +6,12 @@ import json
 import logging
 import sys
 import threading
+from collections.abc import Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from api.service_settings import ServiceSettings
@@ -71,28 +71,33 @@ class Audit:
                     f"audit_log: {named(file)} cannot be written ({error.strerror})", "name a file elsewhere"
                 ) from error
 
-    def write(self, scope: Scope, id_: str, status: int, seconds: float, answered: Headers) -> None:
+    def write(
+        self, scope: Scope, id_: str, status: int, seconds: float, answered: Sequence[tuple[bytes, bytes]]
+    ) -> None:
+        """One request; ``answered``: the headers of its answer."""
         path = scope["path"]
         if path in _QUIET and status < 400:
             return
+        logged = access.isEnabledFor(logging.INFO)
+        if self._file is None and not logged:
+            return
         key = scope.get("state", {}).get("key")
-        client = scope.get("client") or ("", 0)
         fields: dict[str, Any] = {
-            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "request_id": id_,
             "key": None if key is None else key.id,
             "key_name": None if key is None else key.name,
-            "address": client[0],
+            "address": (scope.get("client") or ("", 0))[0],
             "method": scope["method"],
             "path": path,
             "status": status,
             "ms": round(seconds * 1e3, 2),
         }
-        for name in ("Location", "Content-Location"):
-            if name in answered:
-                fields["answer"] = answered[name]
-        if access.isEnabledFor(logging.INFO):
+        for name, value in answered:
+            if name in (b"location", b"content-location"):
+                fields["answer"] = value.decode("latin-1")
+        if logged:
             access.info("%s %s %d %.1f ms", scope["method"], path, status, seconds * 1e3, extra={"fields": fields})
         if self._file is not None:
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
             with self._lock:
-                self._file.write(json.dumps(fields) + "\n")
+                self._file.write(json.dumps({"at": at, **fields}) + "\n")

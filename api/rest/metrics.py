@@ -58,11 +58,16 @@ class Metrics:
         built = Gauge("shardwright_build_info", "1, with the version.", ["version"], registry=self.registry)
         built.labels(version(PACKAGE)).set(1)
         self._began: dict[str, float] = {}
+        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def asked(self, method: str, route: str, status: int, seconds: float) -> None:
         """One request was answered."""
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        known = self._known.get((method, route, status))
+        if known is None:
+            known = self._requests.labels(method, route, str(status)), self._seconds.labels(route)
+            self._known[method, route, status] = known
+        known[0].inc()
+        known[1].observe(seconds)
 
     def heard(self, id_: str, kind: str, outcome: str) -> None:
         """Something became of a job."""

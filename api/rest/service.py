@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from api.rest.access import Access
 from api.rest.problems import not_found
+from api.rest.recent import Recent
 from api.service_settings import ServiceSettings
 from api.storage.documents import Stored
 from api.storage.jobs import Job
@@ -38,6 +39,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.access = Access(self.planner, self.settings)
+        self.recent = Recent()
 
     async def asker(self, request: Request, scope: str) -> Asker:
         """Who asks, and may: ``scope`` is what the route needs. Raises as :meth:`api.rest.access.Access.asker`."""
