@@ -18,7 +18,7 @@ from api.storage.uploads import Uploads
 from planner.kinds import KINDS
 
 FIXTURES = Path(__file__).parent / "fixtures"
-KEY = ""  # of the fixtures alone
+KEY = "sw_58479e3301da_uP6liXrohC_LFGGYuPb1m9dbrx6imUOhBQV5-OgmGBc"  # of the fixtures alone
 
 
 def test_there_is_one_of_every_schema() -> None:
