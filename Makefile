@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-silicon bench-training pack clean
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-service bench-silicon bench-training pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -56,6 +56,10 @@ bench-silicon: $(STAMP)
 	$(BIN)/pip install --quiet '.[silicon]'
 	$(BIN)/python -m tests.benchmarks.silicon
 	$(BIN)/python -m tests.benchmarks.readme
+
+# The service on loopback: rates, latencies, cancels, fairness, memory, two instances; and with everything killed.
+bench-service: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.service
 
 # Rebuilds the shipped measurements and shows what thinning their grids costs. Needs the extra `silicon`.
 pack: $(STAMP)
