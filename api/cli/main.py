@@ -22,6 +22,7 @@ from api.cli.commands import (
     memory,
     plan,
     predict,
+    prices,
     profile,
     schema,
     serve,
@@ -56,6 +57,7 @@ app.add_typer(profile.app, name="profile")
 app.add_typer(train.app, name="train")
 app.add_typer(keys.app, name="keys", help="Who may ask the service.")
 app.add_typer(db.app, name="db", help="The service's database.")
+app.add_typer(prices.app, name="prices")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

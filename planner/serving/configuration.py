@@ -11,6 +11,7 @@ from planner.contract.engine import FrameworkName
 from planner.contract.models import ModelInput
 from planner.contract.options import RELEASE_HELP, Option
 from planner.contract.words import folded
+from planner.contract.workload.workload import Workload, workload_input
 
 ENGINE = "One configuration"
 RECIPE = "How the engine is started"
@@ -54,6 +55,64 @@ MaxModelLen = Annotated[
     Count | None,
     Field(description="longest sequence that is admitted, tokens"),
     Option("Longest sequence that is admitted.", RECIPE, metavar="TOKENS"),
+]
+
+
+ExchangeAsked = Annotated[
+    Name | None,
+    Field(
+        description="how tokens reach their experts: none (all ranks gather all), high_throughput, low_latency, "
+        "nvlink_one_sided, nvlink_two_sided, or the framework's word; default: the role's usual one"
+    ),
+    Option(
+        "How tokens reach their experts: none (all ranks gather all), high_throughput, low_latency, "
+        "nvlink_one_sided, nvlink_two_sided, or the framework's word. Default: the role's usual one.",
+        EXPERTS,
+        metavar="NAME",
+    ),
+]
+RedundantAsked = Annotated[
+    Annotated[int, Field(ge=0, le=10**6), PLAIN_NUMBER] | None,
+    Field(description="copies of hot experts; experts + redundant must divide by ep. Default: as few as divide"),
+    Option("Copies of hot experts; experts + N must divide by ep. Default: as few as do.", EXPERTS, metavar="N"),
+]
+OverlapAsked = Annotated[
+    Literal["none", "two_batch", "single_batch"] | None,
+    BeforeValidator(_folded, json_schema_input_type=str | None),
+    Field(description="what hides the exchange; default: none"),
+    Option("What hides the exchange: none (default), two_batch or single_batch.", EXPERTS),
+]
+EplbAsked = Annotated[
+    Literal["off", "static", "dynamic", "perfect"] | None,
+    BeforeValidator(_folded, json_schema_input_type=str | None),
+    Field(description="how experts are balanced; default: static where there is an exchange, else off"),
+    Option("How experts are balanced: off, static, dynamic or perfect. Default: static with an exchange.", EXPERTS),
+]
+DispatchTokensAsked = Annotated[
+    Count | None,
+    Field(description="most tokens of a GPU that low-latency buffers are made for; default: what the load needs"),
+    Option(
+        "Most tokens of a GPU that low-latency buffers are made for. Default: what the load needs.",
+        EXPERTS,
+        metavar="N",
+    ),
+]
+
+
+ChunkedPrefill = Annotated[
+    bool | None,
+    Field(strict=True, description="whether prompts are cut to what a step has room for"),
+    Option("Whether prompts are cut to what a step has room for.", PROMPTS),
+]
+PollingInterval = Annotated[
+    Count | None,
+    Field(description="decode steps between two looks at the queue; default: 1"),
+    Option("Decode steps between two looks at the queue. Default: 1.", PROMPTS, metavar="STEPS"),
+]
+Sampling = Annotated[
+    Literal["greedy", "random"] | None,
+    Field(description="how tokens are chosen; engines reserve memory for random sampling either way"),
+    Option("How tokens are chosen: greedy or random.", PROMPTS, metavar="HOW"),
 ]
 
 
@@ -105,45 +164,11 @@ class EngineAsked(Document):
         Field(description="what of requests the engine does; default: aggregated, all of it"),
         Option("What of requests it does: aggregated (all, the default), prefill or decode alone.", EXPERTS),
     ] = None
-    exchange: Annotated[
-        Name | None,
-        Field(
-            description="how tokens reach their experts: none (all ranks gather all), high_throughput, low_latency, "
-            "nvlink_one_sided, nvlink_two_sided, or the framework's word; default: the role's usual one"
-        ),
-        Option(
-            "How tokens reach their experts: none (all ranks gather all), high_throughput, low_latency, "
-            "nvlink_one_sided, nvlink_two_sided, or the framework's word. Default: the role's usual one.",
-            EXPERTS,
-            metavar="NAME",
-        ),
-    ] = None
-    redundant: Annotated[
-        Annotated[int, Field(ge=0, le=10**6), PLAIN_NUMBER] | None,
-        Field(description="copies of hot experts; experts + redundant must divide by ep. Default: as few as divide"),
-        Option("Copies of hot experts; experts + N must divide by ep. Default: as few as do.", EXPERTS, metavar="N"),
-    ] = None
-    overlap: Annotated[
-        Literal["none", "two_batch", "single_batch"] | None,
-        BeforeValidator(_folded, json_schema_input_type=str | None),
-        Field(description="what hides the exchange; default: none"),
-        Option("What hides the exchange: none (default), two_batch or single_batch.", EXPERTS),
-    ] = None
-    eplb: Annotated[
-        Literal["off", "static", "dynamic", "perfect"] | None,
-        BeforeValidator(_folded, json_schema_input_type=str | None),
-        Field(description="how experts are balanced; default: static where there is an exchange, else off"),
-        Option("How experts are balanced: off, static, dynamic or perfect. Default: static with an exchange.", EXPERTS),
-    ] = None
-    dispatch_tokens: Annotated[
-        Count | None,
-        Field(description="most tokens of a GPU that low-latency buffers are made for; default: what the load needs"),
-        Option(
-            "Most tokens of a GPU that low-latency buffers are made for. Default: what the load needs.",
-            EXPERTS,
-            metavar="N",
-        ),
-    ] = None
+    exchange: ExchangeAsked = None
+    redundant: RedundantAsked = None
+    overlap: OverlapAsked = None
+    eplb: EplbAsked = None
+    dispatch_tokens: DispatchTokensAsked = None
     num_gpus: Annotated[
         Count | None,
         Field(description="of the engine; must be tp × pp × dp"),
@@ -153,21 +178,9 @@ class EngineAsked(Document):
     max_num_batched_tokens: MaxNumBatchedTokens = None
     gpu_memory_utilization: GpuMemoryUtilization = None
     max_model_len: MaxModelLen = None
-    chunked_prefill: Annotated[
-        bool | None,
-        Field(strict=True, description="whether prompts are cut to what a step has room for"),
-        Option("Whether prompts are cut to what a step has room for.", PROMPTS),
-    ] = None
-    polling_interval: Annotated[
-        Count | None,
-        Field(description="decode steps between two looks at the queue; default: 1"),
-        Option("Decode steps between two looks at the queue. Default: 1.", PROMPTS, metavar="STEPS"),
-    ] = None
-    sampling: Annotated[
-        Literal["greedy", "random"] | None,
-        Field(description="how tokens are chosen; engines reserve memory for random sampling either way"),
-        Option("How tokens are chosen: greedy or random.", PROMPTS, metavar="HOW"),
-    ] = None
+    chunked_prefill: ChunkedPrefill = None
+    polling_interval: PollingInterval = None
+    sampling: Sampling = None
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -183,3 +196,13 @@ class MemoryRequest(EngineAsked):
         Field(strict=True, description="load the model's draft module too (MTP, EAGLE)"),
         Option("Load the model's draft module too (MTP, EAGLE).", RECIPE),
     ] = False
+    workload: Annotated[
+        Workload | None,
+        BeforeValidator(workload_input, json_schema_input_type=str | Workload | None),
+        Field(description="requests that it is to hold, short form (isl=4000,osl=500) or object; null: the longest"),
+        Option(
+            "Requests that it is to hold: isl=4000,osl=500, or a trace; their rate plays no part. With draft=…, its "
+            "module is loaded.",
+            RECIPE,
+        ),
+    ] = None

@@ -26,7 +26,20 @@ from planner.contract.options import RELEASE_HELP, Option
 from planner.contract.words import kv_precision, weights_word
 from planner.contract.workload.slo import Slo, parse_slo
 from planner.contract.workload.workload import Workload, workload_input
-from planner.serving.configuration import GpuMemoryUtilization, MaxModelLen, MaxNumBatchedTokens, MaxNumSeqs
+from planner.serving.configuration import (
+    ChunkedPrefill,
+    DispatchTokensAsked,
+    EplbAsked,
+    ExchangeAsked,
+    GpuMemoryUtilization,
+    MaxModelLen,
+    MaxNumBatchedTokens,
+    MaxNumSeqs,
+    OverlapAsked,
+    PollingInterval,
+    RedundantAsked,
+    Sampling,
+)
 from profiles.errors import UnknownName
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.values import number, shown
@@ -146,6 +159,9 @@ class PlanRequest(Document):
     max_num_batched_tokens: MaxNumBatchedTokens = None
     gpu_memory_utilization: GpuMemoryUtilization = None
     max_model_len: MaxModelLen = None
+    chunked_prefill: ChunkedPrefill = None
+    polling_interval: PollingInterval = None
+    sampling: Sampling = None
     disaggregation: Annotated[
         Disaggregation,
         Field(
@@ -192,12 +208,22 @@ class PlanRequest(Document):
         Field(strict=True, description="allow a tensor-parallel group to span nodes"),
         Option("Tensor parallel may span nodes.", _RESTRICTED),
     ] = False
+    exchange: ExchangeAsked = None
+    redundant: RedundantAsked = None
+    overlap: OverlapAsked = None
+    eplb: EplbAsked = None
+    dispatch_tokens: DispatchTokensAsked = None
     time_limit_s: Annotated[
         float,
         Field(gt=0, le=3600, description="of the solver"),
         PLAIN_NUMBER,
         Option("Seconds for the solver. Default: 30.", _RESTRICTED, name="time_limit", show_default=False),
     ] = 30.0
+    solver: Annotated[
+        Literal["highs", "cp-sat"],
+        Field(description="of the integer programme: HiGHS, or OR-Tools' CP-SAT where all of it is whole numbers"),
+        Option("What solves the integer programme: highs, or cp-sat to have it checked by another.", _RESTRICTED),
+    ] = "highs"
     simulation: Annotated[
         bool,
         Field(

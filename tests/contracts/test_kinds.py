@@ -165,6 +165,7 @@ WITHOUT_A_ROUTE = {
     "keys": "who may ask it",
     "db": "its database",
     "fleet": "reads files of loads and tables; its answer is of the kind serving",
+    "prices": "reads catalogues of prices into a file",
     "train predict": "reads options and tables only",
     "train memory": "reads options and tables only",
     "profile": "measures and keeps stores on the machine that it runs on",

@@ -15,7 +15,7 @@ import numpy as np
 from costmodels.arrays import concatenate_rows
 from costmodels.estimates import Floats
 from costmodels.models.precision import Precision
-from costmodels.operations.layouts import Layouts
+from costmodels.operations.layouts import DEGREES, Layouts
 from planner.contract.clusters import Cluster
 from planner.serving.engines.aggregated import AggregatedCandidate
 from planner.serving.engines.decode import DecodeCandidate
@@ -37,6 +37,7 @@ from planner.serving.layouts import Rejected
 from planner.serving.operating_points import Job, LayoutSearch, OperatingPoints, rate_at_confidence
 from planner.serving.request import PlanRequest
 from planner.solving.packing import AGGREGATED, DECODE, PREFILL
+from planner.solving.solvers import SOLVERS
 from profiles.errors import Infeasible, LimitReached
 
 Serving = Literal["aggregated", "disaggregated"]
@@ -130,7 +131,12 @@ def fleet_pools(cluster: Cluster) -> list[fleet.NodePool]:
 def _choose(request: PlanRequest, offered: Candidates) -> FleetChoice:
     rate = request.workload.rate_rps if request.goal != "throughput" else None
     return fleet.choose_fleet(
-        fleet_pools(request.cluster), offered, request.goal, rate, time_limit_s=request.time_limit_s
+        fleet_pools(request.cluster),
+        offered,
+        request.goal,
+        rate,
+        time_limit_s=request.time_limit_s,
+        solver=SOLVERS[request.solver](),
     )
 
 
@@ -315,10 +321,10 @@ def _offer(
 
 
 def _fastest(layouts: Layouts, rate: Floats) -> list[int]:
-    """Of every layout the engine of the highest rate."""
+    """Of every layout the engine of the highest rate; what is said of experts beside the degrees is chosen so, too."""
     best: dict[tuple[int, ...], int] = {}
     for i in np.argsort(rate, kind="stable").tolist():
-        best[layouts.row(i)] = i
+        best[(*layouts.row(i)[: len(DEGREES)], int(layouts.wide[i]))] = i
     return sorted(best.values())
 
 
