@@ -4,11 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-<<<<<<< HEAD
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-service bench-silicon bench-training pack clean
-=======
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-silicon bench-training bench-wide-ep pack clean
->>>>>>> main
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-service bench-silicon bench-training bench-wide-ep pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
