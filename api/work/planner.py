@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import threading
 from collections import defaultdict
@@ -18,13 +19,18 @@ from api.storage.database import Database
 from api.storage.documents import Documents, Stored
 from api.storage.jobs import Job, Jobs, Question
 from api.storage.schema import prepare
+from api.storage.upkeep import prune
 from api.storage.uploads import Uploads
 from api.work.answers import identity, understood
 from api.work.crew import LOOK_S, Heard, LocalCrew
 from api.work.shelf import Shelf
 from api.work.slot import InProcess, OwnProcess, Runner
 from planner.kinds import KINDS, Kind
-from profiles.errors import InputError
+from profiles.errors import InputError, ShardwrightError
+
+logger = logging.getLogger(__name__)
+
+TIDY_S = 3600.0
 
 ALONE_S = 5.0
 """Between looks at a queue that nobody else can see."""
@@ -87,6 +93,15 @@ class Planner:
                 folders_of=lambda job: [self.shelf.folder(id_) for id_ in job.profiles],
             )
             self._started = True
+            threading.Thread(target=self._tidy, name="tidy", daemon=True).start()
+
+    def _tidy(self) -> None:
+        """Forgets what is older than the settings keep, and old Idempotency-Keys."""
+        while not self.closing.wait(TIDY_S):
+            try:
+                prune(self.database, self.settings.keep_days, self.settings.keep_documents)
+            except ShardwrightError as error:
+                logger.warning("tidying: %s", error.message)
 
     @property
     def started(self) -> bool:
