@@ -157,7 +157,7 @@ class Planner:
         if not isinstance(names, list | tuple) or not all(isinstance(each, str) for each in names) or len(names) > 16:
             raise InputError("profiles: are not names", 'write "lab", or a list of up to 16', field="profiles")
         ids = tuple(self.shelf.named(asker.owner, "profiles", each, "profiles").id for each in names)
-        if isinstance(out.get("trace"), str) and "trace" in kind.request.model_fields:
+        if isinstance(out.get("trace"), str) and kind.name == "simulation":
             out["trace"] = self.shelf.trace(self.shelf.named(asker.owner, "traces", out["trace"], "trace"))
         for name in DOCUMENTS & set(kind.request.model_fields):
             if isinstance(out.get(name), str) and re.fullmatch("[0-9a-f]{32}", out[name]):
