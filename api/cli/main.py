@@ -9,6 +9,7 @@ import typer
 
 from api.cli import running
 from api.cli.commands import (
+    calibrate,
     catalogue,
     check,
     collect,
@@ -21,6 +22,7 @@ from api.cli.commands import (
     keys,
     memory,
     plan,
+    power,
     predict,
     prices,
     profile,
@@ -40,12 +42,14 @@ app.callback(invoke_without_command=True)(plan.plan)
 app.command("models")(catalogue.models)
 app.command("gpus")(catalogue.gpus)
 app.command("predict")(predict.predict)
+app.command("calibrate")(calibrate.calibrate)
 app.command("memory")(memory.memory)
 app.command("simulate")(simulate.simulate)
 app.command("fleet")(fleet.fleet)
 app.command("check")(check.check)
 app.command("compare")(compare.compare)
 app.command("import")(importing.import_)
+app.command("power")(power.power)
 app.command("experts")(experts.experts)
 app.command("schema")(schema.schema)
 app.command("serve")(serve.serve)

@@ -22,6 +22,7 @@ from planner.replay.cache_transfer import exposed_transfer_ms
 from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay, warm_up
 from planner.replay.loads import drawn_load, requested_load
 from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines, provenance_warnings
+from planner.replay.power import watts_over
 from planner.replay.request import LIMITS, SimulationRequest
 from planner.replay.running import Running
 from planner.replay.scheduled import scheduled
@@ -148,10 +149,13 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
             f"load: every request is refused: {REFUSALS[int(value.requests.refused[0])]}",
             "plan for longer requests (--workload isl=…,osl=…), or send shorter ones",
         )
-    described = _load(load, source)
+    described = _load(load, value.requests.arrival_us, source)
     schedule = running.deployment.schedule
     # A day's rates rise and fall: a queue that grows in its second half says nothing.
-    capacity = None if len(schedule) > 1 else capacity_seen_rps(value, described.rate_rps)
+    steady = len(schedule) <= 1 and load.concurrency is None
+    capacity = None if not steady else capacity_seen_rps(value, described.rate_rps)
+    watts = watts_over(engines, value.replays, np.linspace(0.0, value.requests.end_us, MOMENTS + 1))
+    joules = float(watts.mean()) / value.requests.output_tokens_per_s
     counted = warm_up(value.requests) if sending.warm else np.arange(len(load))
     parts = [
         (name, slo, {end: replace(f, requests=f.requests.take(mine)) for end, f in fleets.items()})
@@ -189,7 +193,10 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
         falls_behind=capacity is not None,
         capacity_rps=capacity,
         groups=tuple(_group(group, value) for group in running.deployment.engines),
-        timeline=_timeline(value),
+        power_watts=float(watts.mean()),
+        joules_per_input_token=joules * described.osl_mean / described.isl_mean,
+        joules_per_output_token=joules,
+        timeline=_timeline(value, watts),
         warnings=(
             *provenance_warnings(running, cost),
             *_load_warnings(running, described, len(counted)),
@@ -230,8 +237,8 @@ def transfer_us(running: Running, engines: Sequence[PlannedEngine], load: Reques
     return {end: share * exposed[end] * 1e3 for end in ENDS}
 
 
-def _load(load: Requests, source: str) -> simulated.Load:
-    seconds = float(load.arrival_us[-1] - load.arrival_us[0]) / 1e6
+def _load(load: Requests, sent_us: Floats, source: str) -> simulated.Load:
+    seconds = float(sent_us.max() - sent_us.min()) / 1e6
     n = len(load)
     return simulated.Load(
         source=source,
@@ -376,7 +383,7 @@ def _time_mean(timeline: Floats, column: int) -> float:
     return float(np.average((level[:-1] + level[1:]) / 2, weights=np.diff(time)))
 
 
-def _timeline(fleet: FleetOutcome) -> tuple[simulated.Moment, ...]:
+def _timeline(fleet: FleetOutcome, watts: Floats) -> tuple[simulated.Moment, ...]:
     requests = fleet.requests
     end = requests.end_us
     edges = np.linspace(0.0, end, MOMENTS + 1)
@@ -403,6 +410,7 @@ def _timeline(fleet: FleetOutcome) -> tuple[simulated.Moment, ...]:
                 busy=float(busy[i]),
                 kv_share=float(kv[i]),
                 ttft_p90_ms=float(np.quantile(here, 0.9)) if len(here) else None,
+                power_watts=float(watts[i]),
             )
         )
     return tuple(moments)
