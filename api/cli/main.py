@@ -12,6 +12,7 @@ from api.cli.commands import (
     catalogue,
     collect,
     experts,
+    export,
     few_shot,
     fleet,
     importing,
@@ -39,6 +40,7 @@ app.command("memory")(memory.memory)
 app.command("simulate")(simulate.simulate)
 app.command("fleet")(fleet.fleet)
 app.command("import")(importing.import_)
+app.command("export")(export.export)
 app.command("experts")(experts.experts)
 app.command("schema")(schema.schema)
 app.command("serve")(serve.serve)

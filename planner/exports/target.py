@@ -1,0 +1,134 @@
+"""What every target shares: its name, the kinds of documents that it takes, what it needs and what it cannot say."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import ClassVar
+
+from planner.contract.published import Published, kind_of
+from planner.exports.values import Values, check_given
+from profiles.errors import InputError, UnknownName, Unsupported
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An export as it was asked for. ``framework``: a release beside the document's own; ``assume_version``: go on with
+    the nearest release where its options are not known."""
+
+    document: Published
+    values: Values = field(default_factory=Values)
+    framework: str | None = None
+    assume_version: bool = False
+
+    @property
+    def kind(self) -> str:
+        return kind_of(type(self.document))
+
+
+class Target(ABC):
+    """One platform, for one kind of document (or several that it writes alike). A subclass in ``targets/`` is known by
+    being there.
+
+    Attributes:
+        name: after ``--to``. ``kinds``: of documents that it takes.
+        writes: what it writes, in words; ``release``: of the platform that it speaks.
+        rung: how its files are proved: 1 by data and schemas, 2 by the real parser, 3 by running.
+    """
+
+    name: ClassVar[str]
+    kinds: ClassVar[frozenset[str]]
+    writes: ClassVar[str]
+    release: ClassVar[str]
+    rung: ClassVar[int]
+    all: ClassVar[dict[tuple[str, str], type[Target]]] = {}  # by name and kind
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" in cls.__dict__:
+            for kind in cls.kinds:
+                cls.all[cls.name, kind] = cls
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked, self.values = asked, asked.values
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Keys of the values without which nothing can be written."""
+        return ()
+
+    def cannot(self) -> str | None:
+        """Why the target cannot express the document, by engine and part, or None where it can."""
+        return None
+
+    @abstractmethod
+    def files(self) -> dict[str, str]:
+        """Text of each file by its path in the folder; what ends in ``.sh`` may be run."""
+
+    @property
+    def framework(self) -> str:
+        """The release that is written for; "": none."""
+        return ""
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What stands at the head of the files."""
+        return ()
+
+    def steps(self, folder: Path) -> tuple[str, ...]:
+        """What the user does next, a command a line."""
+        return ()
+
+
+def targets() -> Mapping[tuple[str, str], type[Target]]:
+    """Every target by its name and the kind of document that it takes."""
+    from planner.exports import targets as folder
+
+    for module in iter_modules(folder.__path__):
+        import_module(f"{folder.__name__}.{module.name}")
+    return Target.all
+
+
+def names_for(kind: str) -> tuple[str, ...]:
+    """The targets of a kind of document."""
+    return tuple(sorted(name for name, takes in targets() if takes == kind))
+
+
+def find_target(name: str, kind: str) -> type[Target]:
+    """The target called ``name`` for documents of ``kind``.
+
+    Raises:
+        UnknownName: no target is called so.
+        InputError: it takes documents of other kinds.
+    """
+    known = targets()
+    if (name, kind) in known:
+        return known[name, kind]
+    takes = sorted(each for one, each in known if one == name)
+    mine = names_for(kind)
+    if takes:
+        raise InputError(
+            f"--to: {name} takes documents of kind {', '.join(takes)}, and this is of kind {kind}",
+            f"choose from {', '.join(mine)}" if mine else f"documents of kind {kind} are not exported",
+        )
+    raise UnknownName("--to", name, mine or sorted({one for one, _ in known}))
+
+
+def exported(name: str, asked: Asked) -> tuple[Target, dict[str, str]]:
+    """(the target, the text of each file by its path).
+
+    Raises:
+        UnknownName, InputError: no such target, values that are missing (all of them named).
+        Unsupported: what the target cannot express, with targets that can.
+    """
+    kind = asked.kind
+    target = find_target(name, kind)(asked)
+    if (reason := target.cannot()) is not None:
+        others = [each for each in names_for(kind) if each != name and targets()[each, kind](asked).cannot() is None]
+        raise Unsupported(f"--to {name}: {reason}", f"these can: {', '.join(others)}" if others else "plan otherwise")
+    check_given(asked.values, target.needs, name)
+    return target, target.files()
