@@ -118,6 +118,11 @@ _SSD = (
 )
 _CHANNELS = _count("channels", "channels on this GPU")
 
+EXCHANGE_KINDS = tuple(
+    f"{mode}_{phase}" for mode in ("ll", "ht", "one_sided", "two_sided") for phase in ("dispatch", "combine")
+)
+"""Of expert exchanges: DeepEP's low-latency and high-throughput (normal) kernels, TensorRT-LLM's over NVLink."""
+
 OPERATIONS: dict[str, Operation] = {
     operation.name: operation
     for operation in (
@@ -150,6 +155,17 @@ OPERATIONS: dict[str, Operation] = {
                 _tokens("tokens", "new tokens"),
                 _HEADS,
             ),
+        ),
+        Operation(
+            "mla_module_prefill",
+            "latent attention of new tokens as a whole module: query and key-value up-projections, attention, output "
+            "projection (the first, latent projection excluded)",
+            (_BATCH, _QUERY, _PREFIX, _HEADS, _KV_DTYPE),
+        ),
+        Operation(
+            "mla_module_decode",
+            "the same of one new token per sequence, absorbed",
+            (_BATCH, _CONTEXT, _HEADS, _KV_DTYPE),
         ),
         Operation(
             "gdn_prefill",
@@ -280,6 +296,31 @@ OPERATIONS: dict[str, Operation] = {
             ),
         ),
         Operation(
+            "wide_moe",
+            "routed experts of one layer on the busiest GPU of its group, of tokens that an all-to-all brought: "
+            "gate/up, activation, down",
+            (
+                Column(
+                    "kind",
+                    "str",
+                    "contiguous (rows of all experts in one product), masked (a fixed number of rows for each, in a "
+                    "CUDA graph) or grouped (one kernel for both)",
+                    levels=("contiguous", "masked", "grouped"),
+                ),
+                _tokens("tokens", "tokens of one GPU that enter the layer, on average over the group"),
+                _count("hidden", "model width", unit="elements"),
+                _count("intermediate", "width of one expert", unit="elements"),
+                _count("top_k", "experts per token"),
+                _count("slots", "experts on this GPU, copies included"),
+                Column(
+                    "routing",
+                    "str",
+                    "balanced, or power_law_<alpha>: skew of tokens over experts; _eplb: with hot experts copied",
+                    pattern=r"balanced|power_law_\d+(\.\d+)?(_eplb)?",
+                ),
+            ),
+        ),
+        Operation(
             "collective",
             "one collective over num_gpus GPUs of a scale-up domain, in a CUDA graph where possible",
             (
@@ -290,6 +331,18 @@ OPERATIONS: dict[str, Operation] = {
                     levels=("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"),
                 ),
                 _count("message_bytes", "the full buffer of one rank (input or output, the larger)", unit="bytes"),
+            ),
+        ),
+        Operation(
+            "expert_exchange",
+            "tokens to the GPUs that hold their experts (dispatch), or the sums back (combine), among num_gpus GPUs of "
+            "a scale-up domain; dtype is that of what is sent",
+            (
+                Column("kind", "str", "library's mode, and dispatch or combine", levels=EXCHANGE_KINDS),
+                _tokens("tokens", "tokens of each GPU"),
+                _count("hidden", "model width", unit="elements"),
+                _count("top_k", "experts per token"),
+                _count("experts", "routed experts of the layer"),
             ),
         ),
         Operation(

@@ -45,7 +45,7 @@ from profiles.measurements import DTYPES
 from profiles.shipped import shipped
 from profiles.store import ProfileStore, shipped_pack
 
-MODEL_VERSION = "5"
+MODEL_VERSION = "6"
 """Raised whenever features, fitting, formulas or files change: cached forests of another version are not used."""
 
 CACHE_VARIABLE = "SHARDWRIGHT_CACHE"

@@ -294,6 +294,8 @@ class MixtureOfExperts:
     latent_norm: bool = False  # on their weighted sum (Kimi-K3)
     router_scale: bool = False  # of the router's input and of each expert's weight (Gemma 4)
     idle_experts: int = 0  # that pass a token through (LongCat-Flash), chosen among the experts
+    groups: int = 1  # of experts, of which a token may choose in ``top_groups`` only (arXiv:2412.19437 §2.1.2)
+    top_groups: int = 1
 
     @property
     def working_top_k(self) -> int:

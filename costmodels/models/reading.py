@@ -4,7 +4,7 @@ many families say alike."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypedDict, Unpack
 
 from costmodels.models.architecture import (
@@ -166,6 +166,16 @@ def next_tokens(fields: Fields, layers: Layers, key: str = "num_nextn_predict_la
     return layers[-1:] * fields.at_most(key, fields.number(key), 100, "layers")
 
 
+def _router_groups(fields: Fields, experts: MixtureOfExperts) -> tuple[int, int]:
+    """Groups of experts, and in how many of them a token may choose. DeepSeek's configuration class has 8 and 4 where
+    the file says nothing (its models of 256 experts; others of the type say one group)."""
+    ours = fields.model_type in ("deepseek_v3", "deepseek_v32") and experts.experts == 256
+    groups = fields.size("n_group", 8 if ours else 1)
+    if groups == 1 or experts.experts % groups:
+        return 1, 1
+    return groups, fields.at_most("topk_group", fields.size("topk_group", 4 if ours else groups), groups, "n_group")
+
+
 def dense_first(
     fields: Fields, attention: Callable[[int], Attention], *, correction: bool, full: str = "full_attention"
 ) -> Layers:
@@ -180,4 +190,6 @@ def dense_first(
         sparse = [kind == "sparse" for kind in kinds]
     shared = fields.number("n_shared_experts") * fields.size("moe_intermediate_size")
     experts = expert_layer(fields, "n_routed_experts", "moe_intermediate_size", shared=shared, router_bias=correction)
+    groups, top_groups = _router_groups(fields, experts)
+    experts = replace(experts, groups=groups, top_groups=top_groups)
     return with_experts([attention(window) for window in windows], sparse, experts, lambda: dense_layer(fields))

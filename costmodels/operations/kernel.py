@@ -34,7 +34,8 @@ class Kernel:
 
     Attributes:
         part: of a step, to which its time is counted.
-        factor: of a framework's calibration (:data:`costmodels.serving.frameworks.calibration.Part`) that scales it.
+        factor: of a framework's calibration (:data:`costmodels.serving.frameworks.calibration.Part`) that scales it;
+            "": none, its rows are of what engines run.
         work: FLOPs and bytes that it cannot avoid.
         features: what the forest sees beside what all operations have (:mod:`costmodels.kernels.features`).
         group: the columns that make up one *shape*: rows of a shape are held out together, and trees are

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import LatentAttention
 from costmodels.models.precision import Precision
+from costmodels.operations.exchanges import HIGH_THROUGHPUT, LOW_LATENCY, priced_as
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.kernel import Kernel
@@ -20,6 +22,7 @@ from costmodels.operations.shape_features import Features, logs, waves
 # Latent attention is measured for DeepSeek's widths only: q·k over 128+64 and values of 128 when rebuilt
 # (prefill), both on the 512+64 latent when absorbed (decode). arXiv:2405.04434, §2.1.
 QK_WIDTH, V_WIDTH, LATENT_WIDTH, ROPE_WIDTH = 192, 128, 512, 64
+QUERY_RANK, MODEL_WIDTH = 1536, 7168  # of DeepSeek-V3, whose whole modules are measured
 
 
 def _prefill_work(q: Columns) -> Work:
@@ -69,6 +72,39 @@ def _absorb_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
     return {**logs(q, "tokens", "heads"), "kind": q["kind"].astype(np.float64)}
 
 
+def _projections(q: Columns, rows: Floats, rebuilt: Floats) -> tuple[Floats, Floats]:
+    """(FLOPs, weights in bytes) of a module's products: queries from their latent, keys and values of ``rebuilt``
+    tokens from theirs, the output."""
+    (heads,) = floats(q, "heads")
+    queries, out = QUERY_RANK * heads * QK_WIDTH, heads * V_WIDTH * MODEL_WIDTH
+    up = heads * LATENT_WIDTH * 2 * V_WIDTH
+    flops = 2 * (rows * (queries + out) + rebuilt * up)
+    return flops, (queries + out + up) * element_bytes(q)
+
+
+def _module_prefill_work(q: Columns) -> Work:
+    batch, query, prefix = floats(q, "batch", "query_tokens", "prefix_tokens")
+    flops, weights = _projections(q, batch * query, batch * (query + prefix))
+    attention = _prefill_work(q)
+    # Attention multiplies in 16 bits, at half the rate of the products in 8.
+    rate = 2.0 / np.maximum(element_bytes(q), 1.0)
+    moved = weights + attention.memory_bytes + 2 * batch * query * 2 * MODEL_WIDTH
+    return Work.local(flops + rate * attention.flops, moved)
+
+
+def _module_decode_work(q: Columns) -> Work:
+    (batch,) = floats(q, "batch")
+    flops, weights = _projections(q, batch, batch)
+    attention = _decode_work(q)
+    rate = 2.0 / np.maximum(element_bytes(q), 1.0)
+    return Work.local(flops + rate * attention.flops, weights + attention.memory_bytes)
+
+
+def _module_prefill_features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
+    batch, query = floats(q, "batch", "query_tokens")
+    return {**_prefill_features(q, hw, gpu), "tokens": np.log2(batch * query)}
+
+
 PREFILL = Kernel(
     name="mla_prefill",
     part="attention",
@@ -101,6 +137,32 @@ ABSORB = Kernel(
 )
 
 
+MODULE_PREFILL = Kernel(
+    name="mla_module_prefill",
+    part="attention",
+    factor="",
+    work=_module_prefill_work,
+    features=_module_prefill_features,
+    group=("heads", "batch"),
+    range=("batch", "query_tokens", "prefix_tokens", "heads"),
+    near={"batch": 2.0, "query_tokens": 2.0, "heads": 1.0},
+    figures_of="mla_prefill",
+)
+MODULE_DECODE = Kernel(
+    name="mla_module_decode",
+    part="attention",
+    factor="",
+    work=_module_decode_work,
+    features=_decode_features,
+    group=("heads", "batch"),
+    range=("batch", "context_tokens", "heads"),
+    near={"batch": 2.0, "context_tokens": 2.0, "heads": 1.0},
+    figures_of="mla_decode",
+)
+MODULE = "fp8_block"
+"""The precision of projections in which whole modules are measured."""
+
+
 class LatentKind(AttentionKind[LatentAttention]):
     """Heads are split, the latent and its cache are whole on every GPU."""
 
@@ -112,17 +174,19 @@ class LatentKind(AttentionKind[LatentAttention]):
     def ask(self, step: LayerStep, layer: LatentAttention, count: int) -> None:
         precision, batch, hidden = step.split.precision, step.batch, step.split.hidden
         heads = np.maximum(layer.heads // step.split.layouts.tp, 1)
+        whole = self._as_a_module(step, layer)
         qk = layer.qk_nope_head_dim + layer.qk_rope_head_dim
         tokens, dtype = batch.tokens, precision.attention_qkv
+        apart = np.where(whole, 0, tokens)
         latent = layer.kv_lora_rank + layer.qk_rope_head_dim
         if layer.q_lora_rank:
             ask_product(step, dtype, tokens, layer.q_lora_rank + latent, hidden, count)
-            ask_product(step, dtype, tokens, heads * qk, layer.q_lora_rank, count)
+            ask_product(step, dtype, apart, heads * qk, layer.q_lora_rank, count)
         else:
             ask_product(step, dtype, tokens, latent, hidden, count)
-            ask_product(step, dtype, tokens, heads * qk, hidden, count)
+            ask_product(step, dtype, apart, heads * qk, hidden, count)
         # Prefill rebuilds K and V of everything it attends to; decode absorbs the products into q and the output.
-        rebuilt = batch.prefills * (batch.chunk + batch.prefix)
+        rebuilt = np.where(whole, 0, batch.prefills * (batch.chunk + batch.prefix))
         width = layer.qk_nope_head_dim + layer.v_head_dim
         ask_product(step, dtype, rebuilt, heads * width, layer.kv_lora_rank, count)
         bf16 = code("dtype", "bf16")
@@ -130,13 +194,13 @@ class LatentKind(AttentionKind[LatentAttention]):
         step.work.ask(
             PREFILL,
             count,
-            batch.prefills > 0,
+            (batch.prefills > 0) & ~whole,
             batch=batch.prefills,
             query_tokens=batch.chunk,
             prefix_tokens=batch.prefix,
             **shape,
         )
-        decoding, verified = batch.decodes > 0, batch.decodes * batch.queries
+        decoding, verified = (batch.decodes > 0) & ~whole, batch.decodes * batch.queries
         for kind in ("pre", "post"):
             absorbed = {"dtype": bf16, "kind": code("kind", kind), "tokens": verified, "heads": heads}
             step.work.ask(ABSORB, count, decoding, **absorbed)
@@ -146,9 +210,33 @@ class LatentKind(AttentionKind[LatentAttention]):
             values = heads * layer.v_head_dim
             ask_product(step, dtype, tokens, values, hidden, count)
             step.work.touch(tokens * values * (3.0 * ACTIVATION_BYTES), 1, count)
-        ask_product(step, precision.attention_output, tokens, hidden, heads * layer.v_head_dim, count)
-        step.work.touch(tokens * (heads * qk + latent) * (2.0 * 2 * ACTIVATION_BYTES), 3, count)
+        ask_product(step, precision.attention_output, apart, hidden, heads * layer.v_head_dim, count)
+        step.work.touch(apart * (heads * qk + latent) * (2.0 * 2 * ACTIVATION_BYTES), 3, count)
+        if whole.any():
+            self._ask_module(step, whole, heads, count)
         step.reduce(count)
+
+    def _as_a_module(self, step: LayerStep, layer: LatentAttention) -> NDArray[np.bool_]:
+        """For which layouts the rows of whole modules answer, [n]: those whose experts are reached as in the runs that
+        they were measured for, in DeepSeek-V3's widths and 8 bits."""
+        precision, kinds = step.split.precision, priced_as(step.split.layouts.exchange)
+        sizes = (layer.q_lora_rank, step.split.hidden, layer.output_gate, layer.window_tokens)
+        measured = sizes == (QUERY_RANK, MODEL_WIDTH, False, 0)
+        measured &= precision.attention_qkv == precision.attention_output == MODULE
+        return np.asarray(measured & ((kinds == HIGH_THROUGHPUT) | (kinds == LOW_LATENCY)))
+
+    def _ask_module(self, step: LayerStep, whole: NDArray[np.bool_], heads: Ints, count: int) -> None:
+        """All but the first projection, timed with a cache of 8 bits: the bytes of a wider one are added. Drafted
+        tokens count like so many more sequences."""
+        batch, element = step.batch, step.split.kv_bytes
+        shape = {"dtype": code("dtype", MODULE), "kv_dtype": code("kv_dtype", "fp8"), "heads": heads}
+        prompts = {"batch": batch.prefills, "query_tokens": batch.chunk, "prefix_tokens": batch.prefix}
+        step.work.ask(MODULE_PREFILL, count, whole & (batch.prefills > 0), **prompts, **shape)
+        sequences = {"batch": batch.decodes * batch.queries, "context_tokens": batch.context}
+        step.work.ask(MODULE_DECODE, count, whole & (batch.decodes > 0), **sequences, **shape)
+        cached = batch.decodes * batch.context + batch.prefills * batch.prefix
+        more = cached * ((LATENT_WIDTH + ROPE_WIDTH) * max(element - 1.0, 0.0))
+        step.work.touch(np.where(whole, more, 0.0), 0, count)
 
     def weights_bytes(self, split: Split, layer: LatentAttention) -> Iterator[Floats | float]:
         hidden, heads = split.hidden, layer.heads / split.layouts.tp
@@ -180,4 +268,4 @@ class LatentKind(AttentionKind[LatentAttention]):
         yield from output_groups(layer.heads * layer.v_head_dim, precision)
 
 
-FAMILY = OperationFamily("latent", (PREFILL, DECODE, ABSORB), (LatentKind(),))
+FAMILY = OperationFamily("latent", (PREFILL, DECODE, ABSORB, MODULE_PREFILL, MODULE_DECODE), (LatentKind(),))

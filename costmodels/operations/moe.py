@@ -9,11 +9,12 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import DenseFeedForward, MixtureOfExperts
 from costmodels.models.precision import Precision
+from costmodels.operations.exchanges import priced_as
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_feed_forward, ask_product, feed_forward_width, width_rules
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import Activations, FeedForwardKind, Rule, whole_groups
-from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
+from costmodels.operations.questions import ACTIVATION_BYTES, ExpertExchange, LayerStep, Split
 from costmodels.operations.roofline import (
     ROUTING_SKEW,
     Columns,
@@ -25,12 +26,7 @@ from costmodels.operations.roofline import (
     weight_bytes,
 )
 from costmodels.operations.shape_features import Features, logs, waves
-
-
-def expected_active(experts: Floats, top_k: Floats, tokens: Floats) -> Floats:
-    """Experts of ``experts`` that at least one of ``tokens`` uniformly routed tokens reaches, in
-    expectation."""
-    return experts * -np.expm1(tokens * np.log1p(-np.minimum(top_k / experts, 1 - 1e-12)))
+from costmodels.operations.wide_moe import WIDE_MOE, ask_wide_experts, busiest_share, expected_active
 
 
 def _work(q: Columns) -> Work:
@@ -97,7 +93,7 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
         step.work.ask(
             MOE,
             count,
-            tokens > 0,
+            (tokens > 0) & ~layouts.wide,
             dtype=code("dtype", precision.experts),
             tokens=everyone,
             hidden=width,
@@ -117,31 +113,70 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
         # With one attention replica the tokens are already on all GPUs of the group, and partial sums are
         # reduced as in a dense layer. With several, all tokens are gathered before and their sums scattered
         # after the experts.
-        alone = layouts.dp == 1
-        step.work.exchange("all_reduce", np.where(alone, step.hidden_bytes(tokens), 0.0), layouts.tp, count)
-        gathered = np.where(alone, 0.0, everyone * float(width * ACTIVATION_BYTES))
+        alone, near = layouts.dp == 1, ~layouts.wide
+        summed = np.where(alone & near, step.hidden_bytes(tokens), 0.0)
+        step.work.exchange("all_reduce", summed, layouts.tp, count)
+        gathered = np.where(alone | layouts.wide, 0.0, everyone * float(width * ACTIVATION_BYTES))
         for kind in ("all_gather", "reduce_scatter"):
             step.work.exchange(kind, gathered, layouts.stage_gpus, count)
+        if layouts.wide.any():
+            self._ask_wide(step, layer, count)
+
+    def _ask_wide(self, step: LayerStep, layer: MixtureOfExperts, count: int) -> None:
+        """Where every token goes to the GPUs of its experts and comes back; those of a tensor-parallel group share out
+        its tokens."""
+        layouts, batch = step.split.layouts, step.batch
+        when = layouts.wide & (batch.tokens > 0)
+        tokens = batch.expert_tokens / layouts.tp
+        shape = {
+            "dtype": code("dtype", step.split.precision.experts),
+            "hidden": layer.latent or step.split.hidden,
+            "intermediate": layer.intermediate,
+            "top_k": layer.working_top_k,
+        }
+        ask_wide_experts(step, count, when, tokens, (layer.experts + layouts.redundant) / layouts.ep, **shape)
+        chosen = np.flatnonzero(when & (layouts.ep > 1))
+        if len(chosen):
+            step.work.expert_exchanges.append(
+                ExpertExchange(
+                    priced_as(layouts.exchange[chosen]),
+                    tokens[chosen],
+                    busiest_share(layouts, step.routing)[chosen],
+                    layer.latent or step.split.hidden,
+                    layer.working_top_k,
+                    layer.experts,
+                    layer.groups,
+                    layer.top_groups,
+                    layouts.ep[chosen],
+                    chosen.astype(np.int64),
+                    count,
+                )
+            )
 
     def weights_bytes(self, split: Split, layer: MixtureOfExperts) -> Iterator[Floats | float]:
         hidden, layouts = split.hidden, split.layouts
         routed = layer.experts * layer.expert_parameters(hidden)
         padded = split.padded_width(layer.latent or hidden, "experts")
-        yield routed * padded * split.weight_bytes("experts") / (layouts.ep * layouts.moe_tp)
+        held = 1 + layouts.redundant / layer.experts
+        yield routed * held * padded * split.weight_bytes("experts") / (layouts.ep * layouts.moe_tp)
         yield layer.router_parameters(hidden) * 2.0
         yield layer.shared_parameters(hidden) * split.weight_bytes("shared_experts") / layouts.tp
 
     def activations(self, split: Split, layer: MixtureOfExperts) -> Activations:
         """Grouped products work in two buffers, of every (token, expert) pair of this GPU: one for inputs or gate and
         up, one for their product or outputs (vLLM, fused_moe: TritonExperts.workspace_shapes)."""
-        pairs = split.layouts.dp * layer.top_k / split.layouts.ep
+        layouts = split.layouts
+        pairs = np.where(layouts.wide, layer.top_k / layouts.tp, layouts.dp * layer.top_k / layouts.ep)
         width, inner = layer.latent or split.hidden, layer.intermediate / split.layouts.moe_tp
         grouped = pairs * (np.maximum(width, inner) + np.maximum(width, (2 if layer.gated else 1) * inner))
         return Activations(feed_forward_width(DenseFeedForward(layer.shared_intermediate, layer.gated)), grouped)
 
     def rules(self, layer: MixtureOfExperts, precision: Precision) -> Iterator[Rule]:
         experts, width = layer.experts, layer.intermediate
-        yield Rule(f"{experts} experts do not divide by ep", lambda x: experts % x.ep != 0)
+        yield Rule(f"{experts} experts do not divide by ep", lambda x: (experts % x.ep != 0) & (x.redundant == 0))
+        yield Rule(
+            f"{experts} experts and their copies do not divide by ep", lambda x: (experts + x.redundant) % x.ep != 0
+        )
         yield Rule(
             f"expert width {width} does not divide by the tensor split of experts", lambda x: width % x.moe_tp != 0
         )
@@ -150,4 +185,4 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
             yield from width_rules("shared expert", layer.shared_intermediate, precision, "shared_experts")
 
 
-FAMILY = OperationFamily("moe", (MOE,), (ExpertsKind(),))
+FAMILY = OperationFamily("moe", (MOE, WIDE_MOE), (ExpertsKind(),))

@@ -49,6 +49,20 @@ class Batch:
     def tokens(self) -> Ints:
         return self.prefills * self.chunk + self.decodes * self.queries
 
+    def halved(self, which: NDArray[np.bool_]) -> Batch:
+        """One of the two halves of the steps ``which``: half of the prompts, of a single one half of its chunk."""
+        prompts = -(-self.prefills // 2)
+        chunk = -(-self.prefills * self.chunk // np.maximum(2 * prompts, 1))
+        prefix = self.prefix + np.where(self.prefills == 1, (self.chunk - chunk) // 2, 0)
+        return replace(
+            self,
+            prefills=np.where(which, prompts, self.prefills),
+            chunk=np.where(which, chunk, self.chunk),
+            prefix=np.where(which, prefix, self.prefix),
+            decodes=np.where(which, -(-self.decodes // 2), self.decodes),
+            expert_tokens=np.where(which, self.expert_tokens / 2, self.expert_tokens),
+        )
+
     def verifying(self, queries: int) -> Batch:
         """The same step of sequences that generate one token each, with ``queries`` tokens of each: speculative
         decoding."""
@@ -77,6 +91,31 @@ class Exchange:
     count: Floats
 
 
+@dataclass(frozen=True)
+class ExpertExchange:
+    """Tokens of each GPU on their way to their experts and back, of ``count`` layers; shape [e] each.
+
+    Attributes:
+        kind: of :mod:`costmodels.operations.exchanges`.
+        tokens: of each GPU, on average, where each has as many: a busier one has ``busiest`` times as much to do.
+        hidden, top_k, experts: of the layer.
+        groups, top_groups: of experts, in which a token's may lie.
+        ranks: GPUs that share out the experts.
+    """
+
+    kind: Ints
+    tokens: Floats
+    busiest: Floats
+    hidden: int
+    top_k: int
+    experts: int
+    groups: int
+    top_groups: int
+    ranks: Ints
+    candidate: Ints
+    count: float
+
+
 @dataclass
 class StepWork:
     """Everything one step asks for. ``moved_bytes`` and ``small_kernels`` are the elementwise rest, shape
@@ -85,6 +124,7 @@ class StepWork:
     candidates: int
     asked: dict[str, list[Asked]] = field(default_factory=dict)
     exchanges: list[Exchange] = field(default_factory=list)
+    expert_exchanges: list[ExpertExchange] = field(default_factory=list)
     moved_bytes: Floats = field(default_factory=lambda: np.zeros(0))
     small_kernels: Floats = field(default_factory=lambda: np.zeros(0))
 

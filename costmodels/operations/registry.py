@@ -21,6 +21,7 @@ from costmodels.operations import (
     collective,
     compressed,
     encoder,
+    expert_exchange,
     gemm,
     hyper,
     kimi_delta,
@@ -143,7 +144,7 @@ SHIPPED = Families(
     module.FAMILY
     for module in (
         *(gemm, attention, latent, linear, sparse, compressed, block_sparse, kimi_delta, short_conv, state_space),
-        *(hyper, encoder, moe, absent, collective),
+        *(hyper, encoder, moe, absent, collective, expert_exchange),
     )
 )
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from costmodels.estimates import Floats, Ints
 from profiles.hardware import Gpu
 from profiles.measurements import DTYPES
+from profiles.operation_tables import EXCHANGE_KINDS
 
 Columns = Mapping[str, NDArray[np.generic]]
 """Shape columns of ``n`` questions, as :data:`profiles.measurements.OPERATIONS` names them. Text columns
@@ -24,10 +25,18 @@ hold codes (see :data:`CODES`)."""
 CODES: dict[str, tuple[str, ...]] = {
     "dtype": DTYPES,
     "kv_dtype": DTYPES,
-    "kind": ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "pre", "post", "send_recv"),
-    "routing": ("balanced", "power_law_1.01", "power_law_1.2"),
+    "kind": (
+        *("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "pre", "post", "send_recv"),
+        *("contiguous", "masked", "grouped"),
+        *EXCHANGE_KINDS,
+    ),
+    "routing": (
+        *("balanced", "power_law_1.01", "power_law_1.2"),
+        *("power_law_0.6", "power_law_0.8", "power_law_1.01_eplb", "power_law_1.2_eplb"),
+    ),
 }
-ROUTING_SKEW = np.array([0.0, 1.01, 1.2])
+ROUTING_SKEW = np.array([0.0, 1.01, 1.2, 0.6, 0.8, 0.5, 0.55])
+"""Exponents; with hot experts copied, those that leave a like spread over GPUs."""
 
 # Bytes of one weight, scales included: fp8_block has one fp32 scale per 128×128 (negligible), nvfp4 one fp8
 # scale per 16 values, mxfp4 one 8-bit exponent per 32, int4 (AWQ/GPTQ) one fp16 scale per 128.

@@ -15,8 +15,9 @@ from typing import Literal
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
-from costmodels.models.architecture import Architecture
+from costmodels.models.architecture import Architecture, MixtureOfExperts
 from costmodels.models.precision import Precision
+from costmodels.operations.exchanges import HIGH_THROUGHPUT, LOW_LATENCY, OVERLAPS, priced_as
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Split
 from costmodels.operations.registry import families
@@ -100,7 +101,7 @@ def engine_memory(loaded: Loaded, layouts: Layouts, limits: StepLimits, stage: S
     activation = _activations(loaded, layouts, limits, stage)
     has_experts = facts.graphs.experts_gib * model.is_moe
     graphs = (facts.graphs.start_gib + has_experts + facts.graphs.gib_per_layer * model.layers / layouts.pp) * GIB
-    other = _by_neighbours(facts.outside_torch_gib, layouts)
+    other = _by_neighbours(facts.outside_torch_gib, layouts) + exchange_buffer_bytes(model, layouts)
     held = _by_neighbours(facts.context_gib, layouts)
     visible = gpu.visible_memory_bytes
     if facts.share_of == "gpu":
@@ -115,6 +116,30 @@ def engine_memory(loaded: Loaded, layouts: Layouts, limits: StepLimits, stage: S
     return Memory(weights, activation, graphs, other, gpu.memory_bytes - visible + held, kv, rest - kv)
 
 
+HIGH_THROUGHPUT_BYTES = 1.0e9
+"""Of NVLink and RDMA buffers of the high-throughput kernels: DeepEP asks for 0.3 to 1 GB (Buffer.get_dispatch_config
+and get_combine_config, size hints at hidden 7,168)."""
+
+COPY_BYTES, SLOTS_OF_TOKEN = 14.6e3 / 7168, 4.0
+"""Of each element of a token in low-latency buffers, and how often a slot keeps one: sent and received, twice (DeepEP,
+Buffer.get_low_latency_rdma_size_hint: 1.9 GB with 256 slots and 128 tokens at hidden 7,168)."""
+
+
+def exchange_buffer_bytes(model: Architecture, layouts: Layouts) -> Floats:
+    """What an exchange of experts keeps buffers for on each GPU, [n]; 0: none."""
+    experts = next((g.feed_forward for g in model.layer_groups if isinstance(g.feed_forward, MixtureOfExperts)), None)
+    if experts is None or not layouts.wide.any():
+        return np.zeros(len(layouts))
+    width, like = experts.latent or model.hidden, priced_as(layouts.exchange)
+    copies = SLOTS_OF_TOKEN * (experts.experts + layouts.redundant) * layouts.dispatch_tokens
+    low_latency = copies * width * COPY_BYTES
+    domain = layouts.ep * np.maximum(layouts.dispatch_tokens, 256) * (3.0 * width)
+    buffers = np.where(
+        like == LOW_LATENCY, low_latency, np.where(like == HIGH_THROUGHPUT, HIGH_THROUGHPUT_BYTES, domain)
+    )
+    return np.where(layouts.wide, buffers, 0.0)
+
+
 def _by_neighbours(gib: ByNeighbours, layouts: Layouts) -> Floats:
     """Bytes on a GPU of each layout, [n]."""
     splits = (layouts.tp > 1) | (layouts.dp > 1)
@@ -123,7 +148,10 @@ def _by_neighbours(gib: ByNeighbours, layouts: Layouts) -> Floats:
 
 def _activations(loaded: Loaded, layouts: Layouts, limits: StepLimits, stage: Stage) -> Floats:
     """The peak over the weights: of a forward pass, of the sampler, or of the image encoder, [n]."""
-    model, precision, facts, token_budget = loaded.model, loaded.precision, loaded.framework.memory, limits.token_budget
+    model, precision, facts = loaded.model, loaded.precision, loaded.framework.memory
+    # Of two half-batches one at a time is in the layers.
+    halves = np.where(layouts.overlap == OVERLAPS.index("two_batch"), 2, 1)
+    token_budget = -(-limits.token_budget // halves)
     each = float(precision.element_bytes)
     split = Split(model.hidden, precision, layouts)
     needed = [
@@ -137,7 +165,7 @@ def _activations(loaded: Loaded, layouts: Layouts, limits: StepLimits, stage: St
     hidden = token_budget * float(model.hidden) * each
     torch = facts.torch_gib * GIB
     # Tokens of all ranks before the experts, and their sums after them.
-    gathered = np.where(layouts.dp > 1, 2 * layouts.dp, 0) * hidden
+    gathered = np.where((layouts.dp > 1) & ~layouts.wide, 2 * layouts.dp, 0) * hidden
     widest = max(layer.widest for layer in needed) / layouts.tp * token_budget * each
     forward = facts.hidden_copies * hidden + widest + gathered + workspaces + torch
     # The first stage also sends a hidden state and a residual.

@@ -15,6 +15,7 @@ from costmodels.models.architecture import Architecture
 from costmodels.models.images import EncodedImage
 from costmodels.models.precision import Precision
 from costmodels.operations.encoder import ask_images
+from costmodels.operations.exchanges import OVERLAPS
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.questions import Batch, LayerStep, Split
 from costmodels.serving.frameworks.calibration import Calibration
@@ -98,6 +99,9 @@ class ServedModel:
                 same = {part: entry.measured_as for part in parts if precision.of(part) == entry.precision}
                 precision = replace(precision, **same)  # type: ignore[arg-type]
                 row_sources[operation] = self.cost.under(entry.measured_under)
+        overlapping = layouts.overlap == OVERLAPS.index("two_batch")
+        if overlapping.any():
+            batch = batch.halved(overlapping)
         work = step_work(self.model, precision, layouts, batch, routing)
         if self.images is not None and self.model.vision is not None:
             encoding = LayerStep(Split(self.model.hidden, precision, layouts), batch, routing, work)

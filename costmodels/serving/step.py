@@ -12,12 +12,14 @@ from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.features import LAUNCH_US
 from costmodels.models.architecture import Architecture
+from costmodels.operations.exchanges import HIGH_THROUGHPUT, OVERLAPS, priced_as, spread_of
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import ACTIVATION_BYTES, Batch, StepWork
 from costmodels.operations.registry import families
 from costmodels.origins import MEASURED
 from costmodels.serving.frameworks.calibration import Calibration, Spread
 from costmodels.step.communication import Network, across_nodes, exchange_times, point_to_point_us
+from costmodels.step.expert_exchange import SentExperts, exchange_facts, expert_exchange_times
 
 ELEMENTWISE_SPREAD = 0.4
 """Half-width (log) of the interval of the elementwise rest, which the pack does not time: between perfect
@@ -35,6 +37,7 @@ class StepTimes:
             each.
         compute_us, memory_us: roofline times of all kernels together, shape [n]: how busy tensor cores and
             memory are.
+        kernels_us: all kernels and exchanges as measured alone, shape [n].
     """
 
     latency: Estimates
@@ -42,6 +45,7 @@ class StepTimes:
     parts: dict[str, Floats]
     compute_us: Floats
     memory_us: Floats
+    kernels_us: Floats
 
     def take(self, index: Ints) -> StepTimes:
         return take_rows(self, index)
@@ -64,20 +68,30 @@ def step_times(
     """
     n = len(layouts)
     work.require_summed([operation for operations in families().parts.values() for operation in operations])
-    busy = np.zeros((2, n))
+    busy, kernels = np.zeros((2, n)), np.zeros(n)
+
+    def alone(part: Estimates) -> Estimates:
+        np.add(kernels, part.value, out=kernels)
+        return part
+
     by_part: dict[str, list[Estimates]] = {
         part: [
-            _kernels(row_sources.get(operation, cost), work, operation, busy).scaled(
+            alone(_kernels(row_sources.get(operation, cost), work, operation, busy)).scaled(
                 calibration.factor(operation, batch.prefills)
             )
             for operation in operations
         ]
         for part, operations in families().parts.items()
     }
-    exchanges = exchange_times(cost, network, work.exchanges, n)
+    exchanges = alone(exchange_times(cost, network, work.exchanges, n))
     by_part["communication"] = [exchanges.scaled(calibration.factor("communication", batch.prefills))]
-    by_part["elementwise"] = [_elementwise(cost, work).scaled(calibration.factor("elementwise", batch.prefills))]
+    by_part["elementwise"] = [alone(_elementwise(cost, work)).scaled(calibration.factor("elementwise", batch.prefills))]
     layers = combine([estimate for estimates in by_part.values() for estimate in estimates])
+    for part in EXCHANGE_PARTS:
+        by_part[part] = [Estimates.exact(np.zeros(n))]
+    if work.expert_exchanges:
+        sent = expert_exchange_times(cost, network, work.expert_exchanges, n)
+        layers, by_part = _with_experts_sent(layers, by_part, sent, layouts)
     hops = np.maximum(layouts.pp - 1, 0).astype(np.float64)
     message = batch.tokens.astype(np.float64) * model.hidden * ACTIVATION_BYTES
     crossing = layouts.gpus > network.gpus_per_node
@@ -88,7 +102,9 @@ def step_times(
     )
     hop = across_nodes(np.where(hops > 0, link, 0.0), network.fabric)
     by_part["communication"].append(hop.scaled(hops))
-    host = Estimates.exact(calibration.host_us(model.layers, batch.decodes, batch.prefills))
+    # Without CUDA graphs the host launches every kernel, as in steps with prompts.
+    eager = np.where(priced_as(layouts.exchange) == HIGH_THROUGHPUT, np.maximum(batch.prefills, 1), batch.prefills)
+    host = Estimates.exact(calibration.host_us(model.layers, batch.decodes, eager))
     by_part["host"] = [host]
     # The slowest stage has ⌈layers ÷ pp⌉ of the layers; the head, in one stage only, is counted as spread
     # over all.
@@ -97,7 +113,42 @@ def step_times(
     stage = _calibrated(combine([layers.scaled(share), hop, host]), calibration)
     parts = {part: np.sum([e.value for e in estimates], axis=0) for part, estimates in by_part.items()}
     memory_us = busy[1] + work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6
-    return StepTimes(latency, stage, parts, busy[0], memory_us)
+    return StepTimes(latency, stage, parts, busy[0], memory_us, kernels)
+
+
+EXCHANGE_PARTS = ("dispatch", "combine", "overlap")
+"""Parts of a step that layouts with an exchange of experts have: the last is what is hidden, negative."""
+
+OVERLAP_SPREAD = 0.1
+"""Half-width (log) that hiding adds to the interval of a step: not every engine reaches what the law says."""
+
+
+def _with_experts_sent(
+    layers: Estimates, by_part: dict[str, list[Estimates]], sent: SentExperts, layouts: Layouts
+) -> tuple[Estimates, dict[str, list[Estimates]]]:
+    """(all layers of a step, its parts) with exchanges of experts among them, and what hides them.
+
+    Of two half-batches each computes while the other is sent: twice the longer of both, where products are slower, or
+    wait, for what exchanges take of the multiprocessors. One batch hides the way back behind the last of the experts'
+    three products.
+    """
+    two = layouts.overlap == OVERLAPS.index("two_batch")
+    one = layouts.overlap == OVERLAPS.index("single_batch")
+    computed, moved = layers.value, sent.dispatch.value + sent.combine.value
+    together = combine([layers, sent.dispatch, sent.combine])
+    computing = computed * np.where(moved > 0, sent.slower, 1.0) + sent.beside
+    reach = exchange_facts()["reach"]
+    busy = np.maximum(computing, moved) + (1 - reach) * np.minimum(computing, moved)
+    experts = np.sum([estimate.value for estimate in by_part["moe"]], axis=0)
+    hidden = np.where(one, np.minimum(sent.combine.value, experts / 3), 0.0)
+    total = np.where(two, 2 * busy, computed + moved - hidden)
+    halves = np.where(two, 2.0, 1.0)
+    parts = {name: [each.scaled(halves) for each in estimates] for name, estimates in by_part.items()}
+    parts["dispatch"], parts["combine"] = [sent.dispatch.scaled(halves)], [sent.combine.scaled(halves)]
+    parts["overlap"] = [Estimates.exact(total - halves * together.value)]
+    scale = np.divide(total, together.value, out=np.ones(len(total)), where=together.value > 0)
+    spread = np.hypot(np.where(two | one, OVERLAP_SPREAD, 0.0), spread_of(layouts.exchange))
+    return together.scaled(scale).widened(spread), parts
 
 
 def _kernels(cost: CostModel, work: StepWork, operation: str, busy: Floats) -> Estimates:

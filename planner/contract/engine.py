@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, GetJsonSchemaHandler
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer
 from pydantic_core import CoreSchema
 
 from costmodels.serving.frameworks.names import framework_names
@@ -43,16 +43,34 @@ KvPrecisionName = Literal["bf16", "fp8"]
 Role = Literal["aggregated", "prefill", "decode"]
 
 
+NOTHING = "none"
+_BESIDE = {"exchange": NOTHING, "redundant": 0, "overlap": "none", "eplb": "off", "dispatch_tokens": 0}
+"""What a layout says of its experts beside its degrees, where that is nothing special."""
+
+
 class Layout(Document):
     """Parallel degrees of one engine: pp stages of dp attention replicas of tp GPUs; in MoE layers the tp·dp GPUs
     of a stage
-    share out the experts ep ways and split each moe_tp ways."""
+    share out the experts ep ways and split each moe_tp ways. What is said of the experts beside is left out where it is
+    nothing special."""
 
     tp: int
     pp: int
     dp: int
     ep: int
     moe_tp: int
+    exchange: str = Field(default=NOTHING, description="how tokens reach their experts; none: all ranks gather all")
+    redundant: int = Field(default=0, ge=0, description="copies of hot experts, over all GPUs of a stage")
+    overlap: Literal["none", "two_batch", "single_batch"] = Field(default="none", description="what hides the exchange")
+    eplb: Literal["off", "static", "dynamic", "perfect"] = Field(default="off", description="how experts are balanced")
+    dispatch_tokens: int = Field(
+        default=0, ge=0, description="most tokens of a GPU that a low-latency exchange has buffers for; 0: it has none"
+    )
+
+    @model_serializer(mode="wrap")
+    def _what_is_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        said: dict[str, Any] = handler(self)
+        return {name: value for name, value in said.items() if name not in _BESIDE or value != _BESIDE[name]}
 
     @property
     def gpus(self) -> int:
@@ -64,6 +82,9 @@ class Layout(Document):
         parts += [
             f"{name}{degree}" for name, degree in (("PP", self.pp), ("DP", self.dp), ("EP", self.ep)) if degree > 1
         ]
+        if self.redundant:
+            parts[-1] += f"+{self.redundant}"
+        parts += [word.replace("_", "-") for word in (self.exchange, self.overlap) if word != "none"]
         return " ".join(parts)
 
 

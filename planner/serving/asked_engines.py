@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Floats, Ints
-from costmodels.operations.layouts import Layouts
+from costmodels.operations.layouts import COLUMNS, DEGREES, Layouts
 from costmodels.serving.closed_loop.load import Load
 from costmodels.serving.closed_loop.protocol import GENERATIONS, Gate
+from costmodels.serving.memory import exchange_buffer_bytes
 from costmodels.serving.recipe import Started
 from costmodels.serving.served_model import ServedModel
 from planner.serving.asked_rows import AskedRow
@@ -45,7 +47,14 @@ class AskedEngine:
                 f"{started.max_num_batched_tokens:,}",
                 "raise max_num_batched_tokens, or leave chunked_prefill out",
             )
-        return cls(row, started)
+        if row.wide.role != "aggregated" and row.workload.concurrency is None:
+            raise InputError(
+                "rate: what a prefill or decode engine alone does is asked at a batch",
+                "give concurrency, the requests in it at once, or leave role out",
+            )
+        if row.wide.role == "decode":
+            started = _decoding(row, started)
+        return cls(with_buffers(row, started, served), started)
 
     def told(self, served: ServedModel, raised: bool, running: int) -> Iterator[str]:
         """What its reader should know of the recipe, empty texts among it.
@@ -75,6 +84,50 @@ class AskedEngine:
             yield f"sampling={row.sampling}: both ways of sampling are predicted alike"
         if users is None and started.polling_interval > 1:
             yield "polling_interval: not counted where requests arrive at a rate"
+
+
+def _decoding(row: AskedRow, started: Started) -> Started:
+    """A decode engine's batch is what decodes, and no step holds prompts."""
+    batch = started.max_num_seqs
+    if "max_num_seqs" in started.assumed and row.workload.concurrency is not None:
+        batch = max(-(-row.workload.concurrency // row.layout[DEGREES.index("dp")]), 1)
+    tokens = started.max_num_batched_tokens
+    if "max_num_batched_tokens" in started.assumed:
+        tokens = batch * row.workload.shape.queries
+    return replace(started, max_num_seqs=batch, max_num_batched_tokens=tokens)
+
+
+def with_buffers(row: AskedRow, started: Started, served: ServedModel) -> AskedRow:
+    """``row`` with the tokens that a low-latency exchange has buffers for, where there is one: what was said, or as few
+    as hold the batch.
+
+    Raises:
+        InputError: they do not hold it.
+    """
+    layouts = Layouts.of([row.layout])
+    if not layouts.low_latency[0]:
+        return row
+    usual, most = served.framework.parallelism.dispatch_tokens
+    place, tp = COLUMNS.index("dispatch_tokens"), int(layouts.tp[0])
+    users, dp = row.workload.concurrency, int(layouts.dp[0])
+    sequences = started.max_num_seqs if users is None else min(-(-users // dp), started.max_num_seqs)
+    needed = -(-sequences * row.workload.shape.queries // tp)
+    limit = row.layout[place]
+    if needed > (limit or most) and row.wide.role == "decode":
+        fits = 2 ** math.ceil(math.log2(needed))
+        asked = Layouts.of([(*row.layout[:place], fits)])
+        gib = float(exchange_buffer_bytes(served.model, asked)[0]) / 2**30
+        raise InputError(
+            f"dispatch_tokens: {needed} tokens of a GPU ({sequences} sequences × {row.workload.shape.queries}) are "
+            f"more than the {limit or most} that the exchange has buffers for",
+            f"lower the concurrency to {(limit or most) * tp // row.workload.shape.queries * dp}"
+            + (f", or give dispatch_tokens={fits} ({gib:.1f} GiB of each GPU)" if fits <= most else ""),
+        )
+    if limit:
+        return row
+    tokens = min(max(2 ** math.ceil(math.log2(max(needed, 1))), usual), most)
+    told = (*row.notes, f"not given, so: dispatch_tokens={tokens}")
+    return replace(row, layout=(*row.layout[:place], tokens), notes=told)
 
 
 def load_of(engines: Sequence[AskedEngine], running: Ints, draft_tokens: int) -> Load:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from costmodels.models.architecture import Architecture
 from costmodels.operations.layouts import DEGREES
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.recipe import Recipe
 from costmodels.serving.served_model import PromptImages
+from planner.contract.engine import Layout
 from planner.contract.words import attention_is_data_parallel, folded
 from planner.contract.workload.images import parse_images
 from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
 from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of
+from planner.serving.wide_experts import EngineMachines, WideAsked, wide_asked, with_experts
 from profiles.errors import InputError, Unsupported
-from profiles.hardware import Catalogue
+from profiles.hardware import Catalogue, find_fabric
 from profiles.values import number, shown
 
 LOAD = ("isl", "osl", "spread", "concurrency", "rate")
@@ -69,6 +71,7 @@ class AskedRow:
     burst: bool = False
     drafts: bool = False
     notes: tuple[str, ...] = ()
+    wide: WideAsked = field(default_factory=WideAsked)
 
     @property
     def group(self) -> Group:
@@ -94,7 +97,10 @@ def asked_row(
     record = framework.in_our_words({name: value for name, value in record.items() if value})
     model = find_model(record["model"])
     gpu = catalogue.find_gpu(record["gpu"]).name
-    layout = _layout(record, model)
+    wide, node = wide_asked(record), catalogue.default_node(catalogue.find_gpu(gpu))
+    on = EngineMachines(framework, catalogue.find_gpu(gpu), node.gpus, find_fabric(node.default_fabric))
+    layout, taken = with_experts(_layout(record, model), wide, model, on)
+    notes += [f"not given, so: {', '.join(taken)}"] if taken else []
     work = _workload(record, find_workload, notes)
     if record.get("images") or record.get("image"):
         asked = parse_images(record.get("images", ""), record.get("image", ""), "images")
@@ -112,7 +118,7 @@ def asked_row(
         framework.spec,
         record.get("precision") or None,
         record.get("kv_precision") or None,
-        layout,
+        degrees_of(layout),
         work,
         prompt_images(work, model),
         _recipe(record),
@@ -121,6 +127,7 @@ def asked_row(
         record.get("mode", "").casefold().startswith(_BURST),
         work.speculation is None and _drafts(record.get("spec", "")),
         tuple(notes),
+        wide,
     )
 
 
@@ -250,7 +257,7 @@ def _positive(name: str, text: str) -> float:
     return value
 
 
-def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, ...]:
+def _layout(record: Mapping[str, str], model: Architecture) -> Layout:
     given = {name: _count(name, record[name]) if record.get(name) else None for name in (*DEGREES, "num_gpus")}
     if attention_is_data_parallel(record) and given["dp"] is None:
         given |= {"tp": 1, "dp": given["tp"]}
@@ -261,4 +268,4 @@ def _layout(record: Mapping[str, str], model: Architecture) -> tuple[int, ...]:
             f"num_gpus: {gpus} is not tp × pp × dp = {tp} × {pp} × {dp} = {tp * pp * dp}",
             "correct the degrees or leave num_gpus blank",
         )
-    return degrees_of(completed(model, given))
+    return completed(model, given)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document
 from planner.contract.engine import FrameworkName
 from planner.contract.models import ModelInput
 from planner.contract.options import RELEASE_HELP, Option
+from planner.contract.words import folded
 
 ENGINE = "One configuration"
 RECIPE = "How the engine is started"
 PROMPTS = "How prompts are processed"
+EXPERTS = "How experts are shared out"
 
 RECIPE_FIELDS = (
     "max_num_seqs",
@@ -23,6 +25,11 @@ RECIPE_FIELDS = (
     "chunked_prefill",
     "polling_interval",
 )
+
+
+def _folded(value: Any) -> Any:
+    return folded(value) if isinstance(value, str) else value
+
 
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 Count = Annotated[int, Field(gt=0, le=10**8), PLAIN_NUMBER]
@@ -91,6 +98,51 @@ class EngineAsked(Document):
         Count | None,
         Field(description="tensor parallel within experts"),
         Option("Tensor parallel within experts.", ENGINE, metavar="N"),
+    ] = None
+    role: Annotated[
+        Literal["aggregated", "prefill", "decode"] | None,
+        BeforeValidator(_folded, json_schema_input_type=str | None),
+        Field(description="what of requests the engine does; default: aggregated, all of it"),
+        Option("What of requests it does: aggregated (all, the default), prefill or decode alone.", EXPERTS),
+    ] = None
+    exchange: Annotated[
+        Name | None,
+        Field(
+            description="how tokens reach their experts: none (all ranks gather all), high_throughput, low_latency, "
+            "nvlink_one_sided, nvlink_two_sided, or the framework's word; default: the role's usual one"
+        ),
+        Option(
+            "How tokens reach their experts: none (all ranks gather all), high_throughput, low_latency, "
+            "nvlink_one_sided, nvlink_two_sided, or the framework's word. Default: the role's usual one.",
+            EXPERTS,
+            metavar="NAME",
+        ),
+    ] = None
+    redundant: Annotated[
+        Annotated[int, Field(ge=0, le=10**6), PLAIN_NUMBER] | None,
+        Field(description="copies of hot experts; experts + redundant must divide by ep. Default: as few as divide"),
+        Option("Copies of hot experts; experts + N must divide by ep. Default: as few as do.", EXPERTS, metavar="N"),
+    ] = None
+    overlap: Annotated[
+        Literal["none", "two_batch", "single_batch"] | None,
+        BeforeValidator(_folded, json_schema_input_type=str | None),
+        Field(description="what hides the exchange; default: none"),
+        Option("What hides the exchange: none (default), two_batch or single_batch.", EXPERTS),
+    ] = None
+    eplb: Annotated[
+        Literal["off", "static", "dynamic", "perfect"] | None,
+        BeforeValidator(_folded, json_schema_input_type=str | None),
+        Field(description="how experts are balanced; default: static where there is an exchange, else off"),
+        Option("How experts are balanced: off, static, dynamic or perfect. Default: static with an exchange.", EXPERTS),
+    ] = None
+    dispatch_tokens: Annotated[
+        Count | None,
+        Field(description="most tokens of a GPU that low-latency buffers are made for; default: what the load needs"),
+        Option(
+            "Most tokens of a GPU that low-latency buffers are made for. Default: what the load needs.",
+            EXPERTS,
+            metavar="N",
+        ),
     ] = None
     num_gpus: Annotated[
         Count | None,

@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
 from costmodels.estimates import Ints
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
+from costmodels.operations.exchanges import BALANCES, OVERLAPS, exchange_names
 from costmodels.operations.layers import Mask
-from costmodels.operations.layouts import DEGREES, Layouts
+from costmodels.operations.layouts import COLUMNS, Layouts
 from costmodels.operations.registry import families
 from costmodels.serving.frameworks.framework import Framework
 from planner.contract.clusters import Pool
@@ -63,12 +65,22 @@ def restrictions(request: PlanRequest, pool: Pool) -> Restrictions:
 
 def layout_at(layouts: Layouts, i: int) -> Layout:
     """One of many layouts, as the plan document writes it."""
-    return Layout(**dict(zip(DEGREES, layouts.row(i), strict=True)))
+    found: dict[str, Any] = dict(zip(COLUMNS, layouts.row(i), strict=True))
+    words = {name: words[found[name]] for name, words in _wide_words().items()}
+    return Layout(**found | words)
 
 
 def degrees_of(layout: Layout) -> tuple[int, ...]:
     """As a row of :class:`Layouts`."""
-    return tuple(getattr(layout, degree) for degree in DEGREES)
+    words = _wide_words()
+    return tuple(
+        words[name].index(getattr(layout, name)) if name in words else getattr(layout, name) for name in COLUMNS
+    )
+
+
+def _wide_words() -> dict[str, tuple[str, ...]]:
+    """Columns of a layout that documents write as words → the words, in the order of their codes."""
+    return {"exchange": exchange_names(), "overlap": OVERLAPS, "eplb": BALANCES}
 
 
 def legal_layouts(

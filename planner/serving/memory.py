@@ -26,8 +26,9 @@ from planner.contract.words import precision_of
 from planner.serving.configuration import MemoryRequest
 from planner.serving.layouts import completed, degrees_of, refused_on_nodes
 from planner.serving.memory_document import GpuMemory, Largest, MemoryDocument
+from planner.serving.wide_experts import WIDE_FIELDS, EngineMachines, wide_asked, with_experts
 from profiles.errors import InputError
-from profiles.hardware import SHIPPED, Catalogue, Gpu
+from profiles.hardware import SHIPPED, Catalogue, Gpu, find_fabric
 
 
 def memory(request: MemoryRequest, catalogue: Catalogue = SHIPPED) -> MemoryDocument:
@@ -82,12 +83,14 @@ def _provenance() -> Provenance:
 
 @dataclass(frozen=True)
 class _Engine:
-    """What was asked, understood; ``refused``: why no engine is laid out so, empty where one is."""
+    """What was asked, understood; ``refused``: why no engine is laid out so, empty where one is; ``taken``: what nobody
+    said of its experts."""
 
     loaded: Loaded
     layouts: Layouts
     started: Started
     refused: str
+    taken: str = ""
 
     @classmethod
     def of(cls, request: MemoryRequest, catalogue: Catalogue) -> _Engine:
@@ -100,12 +103,20 @@ class _Engine:
                 f"num_gpus: {request.num_gpus} is not tp × pp × dp = {layout.gpus}",
                 "correct the degrees or leave num_gpus blank",
             )
+        place = catalogue.default_node(gpu)
+        node, on = place.gpus, EngineMachines(framework, gpu, place.gpus, find_fabric(place.default_fabric))
+        said = {name: str(value) for name in WIDE_FIELDS if (value := getattr(request, name)) is not None}
+        layout, taken = with_experts(layout, wide_asked(said), model, on)
         layouts = Layouts.of([degrees_of(layout)])
-        node = catalogue.default_node(gpu).gpus
         cannot = framework.missing_hardware(precision, gpu)
         why = cannot or refused_on_nodes(model, precision, framework, layouts, node)[0]
         started = Recipe(**request.recipe).started(framework, gpu, model)
-        return cls(Loaded(model, precision, framework, gpu, request.draft), layouts, started, why or "")
+        if layouts.low_latency[0] and not layout.dispatch_tokens:
+            usual = framework.parallelism.dispatch_tokens[0]
+            layouts = replace(layouts, dispatch_tokens=np.array([usual]))
+            taken.append(f"dispatch_tokens={usual}")
+        told = f"not given, so: {', '.join(taken)}" if taken else ""
+        return cls(Loaded(model, precision, framework, gpu, request.draft), layouts, started, why or "", told)
 
     @property
     def model(self) -> Architecture:
@@ -205,6 +216,7 @@ class _Engine:
         yield self.framework.told(("memory", "defaults"))
         yield self.started.told(self.framework, self.gpu)
         yield self.framework.told_of_weights(self.loaded.precision, self.gpu)
+        yield self.taken
         if int(self.layouts.pp[0]) > 1:
             last = float(self.parts("first").kv_bytes[0]) - self.cache
             yield f"bytes are of the first stage; tokens are of the last, which samples and has {_gib(last)} less cache"
@@ -239,7 +251,7 @@ class _Engine:
         if precision.kv != "fp8":
             yield "an fp8 KV cache", replace(self, loaded=replace(self.loaded, precision=replace(precision, kv="fp8")))
         for tp in (2 * int(self.layouts.tp[0]) * 2**i for i in range(4)):
-            row = dict(zip(DEGREES, self.layouts.row(0), strict=True)) | {"tp": tp, "ep": 1}
+            row = dict(zip(DEGREES, self.layouts.row(0), strict=False)) | {"tp": tp, "ep": 1}
             row["moe_tp"] = tp * row["dp"] if self.model.is_moe else 1
             layouts = Layouts.of([tuple(row.values())])
             node = catalogue.default_node(self.gpu).gpus

@@ -75,7 +75,7 @@ def plan(
         from planner.serving.expert_placement import check_expert_loads  # deferred: few plans place experts
 
         check_expert_loads(expert_loads, model)
-    cost_of = _cost_models(request, catalogue, store, measured, progress)
+    cost_of = cost_models(request, catalogue, store, measured, progress)
 
     def planned(closed: PlanRequest) -> Plan:
         return _plan(closed, model, cost_of, progress, expert_loads)
@@ -120,7 +120,7 @@ def _found(
     """The best of all ways to serve, simulated."""
     options = [
         option
-        for precision in _precisions(request, model)
+        for precision in precisions_of(request, model)
         for option in _options(request, model, precision, cost_of, progress)
     ]
     return confirmed(request, options)
@@ -134,7 +134,7 @@ def _check_framework(request: PlanRequest, cost_of: CostOf) -> None:
         raise Unsupported(f"framework: {missing[0]}", "choose another --framework or another GPU type")
 
 
-def _precisions(request: PlanRequest, model: Architecture) -> list[Precision]:
+def precisions_of(request: PlanRequest, model: Architecture) -> list[Precision]:
     """The precisions to choose from: those asked for, or for ``any`` all that the checkpoint is published in or can be
     made into and the framework runs."""
     runs = find_framework(request.framework).capabilities.precisions
@@ -161,7 +161,7 @@ def _options(
     progress: Callable[[str], None] | None,
 ) -> list[ServingOption]:
     """The ways to serve in one precision."""
-    jobs, refused = _jobs(request, model, precision, cost_of)
+    jobs, refused = jobs_of(request, model, precision, cost_of)
     if not jobs:
         return [ServingOption("aggregated", precision, [], refused, reason=refused[0].reason)]
     if progress is not None and len(request.precision or ()) + len(request.kv_precision or ()) > 1:
@@ -217,7 +217,7 @@ def _check_length(request: PlanRequest, model: Architecture) -> None:
     )
 
 
-def _cost_models(
+def cost_models(
     request: PlanRequest,
     catalogue: Catalogue,
     store: ProfileStore | None,
@@ -249,7 +249,7 @@ def _started_as_asked(request: PlanRequest) -> Framework:
     return framework.model_copy(update={"limits": framework.limits.model_copy(update=said)}) if said else framework
 
 
-def _jobs(
+def jobs_of(
     request: PlanRequest, model: Architecture, precision: Precision, cost_of: CostOf
 ) -> tuple[list[Job], list[Rejected]]:
     """One job per pool that can run the precision; the other pools as rejections."""

@@ -19,12 +19,15 @@ from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
 from costmodels.step.communication import Network
+from planner.contract.engine import NOTHING
 from planner.contract.words import cell, columns_meant, precision_of
 from planner.contract.workload.workload import Speculation, Workload, parse_workload
 from planner.serving.asked_engines import AskedEngine, Room, load_of
 from planner.serving.asked_rows import LOAD, RUN, AskedRow, FindModel, FindWorkload, Group, asked_row
 from planner.serving.configuration import RECIPE_FIELDS
 from planner.serving.layouts import refused_on_nodes
+from planner.serving.role_answers import RoleAnswer, answered
+from planner.serving.wide_experts import WIDE_FIELDS
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
 from profiles.hardware import Catalogue, find_fabric
@@ -35,15 +38,20 @@ REQUIRED = ("model", "gpu", "framework")
 OPTIONAL = (
     *("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus"),
     *("workload", *LOAD, *RUN, "images", "image", *RECIPE_FIELDS, "sampling"),
+    *WIDE_FIELDS,
 )
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
+ENERGY = ("watts_per_gpu", "joules_per_input_token", "joules_per_output_token")
 ENDS = ("low", "high")
 ADDED = (
     *(f"{name}_{part}" for name in LATENCIES for part in ("mean", "p50", "p99", *ENDS, "p50_low", "p50_high")),
     *(f"{name}{end}" for name in ("itl_ms_p50", "itl_ms_p90") for end in ("", "_low", "_high")),
     *(f"output_tokens_per_s_per_gpu{end}" for end in ("", "_low", "_high")),
+    *(f"input_tokens_per_s_per_gpu{end}" for end in ("", "_low", "_high")),
+    *(f"{name}{end}" for name in ENERGY for end in ("", "_low", "_high")),
     "memory_bytes_per_gpu",
     "kv_tokens",
+    "step_ms_by_part",
     "how",
     "release",
     "note",
@@ -92,7 +100,7 @@ def predict(
     said = "; ".join([*own, *([f"columns written: {', '.join(aside)}"] if aside else [])])
     for index, record in enumerate(records):
         try:
-            text = {str(name): cell(str(value)) for name, value in record.items()}
+            text = {str(name): _said(str(name), str(value)) for name, value in record.items()}
             row = asked_row(index, text, find_model, find_workload, catalogue)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
@@ -107,6 +115,11 @@ def predict(
                     out["error"][row.index] = _told(error)
     out["note"] = np.array(["; ".join(filter(None, (said, note))) for note in out["note"]], dtype=object)
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(out).rename(columns=columns)], axis=1)
+
+
+def _said(name: str, text: str) -> str:
+    """A cell; ``none`` is a way to exchange tokens, and to overlap nothing."""
+    return NOTHING if name in ("exchange", "overlap") and text.strip() == NOTHING else cell(text)
 
 
 def added_columns(columns: Iterable[str], *, beside_measured: bool = False) -> dict[str, str]:
@@ -192,7 +205,7 @@ def _predict_group(
     refused = refused_on_nodes(model, precision, framework, layouts, node.gpus)
     for row, why in zip(rows, refused, strict=True):
         if why is not None:
-            degrees = ", ".join(f"{name} {n}" for name, n in zip(DEGREES, row.layout, strict=True) if n > 1)
+            degrees = ", ".join(f"{name} {n}" for name, n in zip(DEGREES, row.layout, strict=False) if n > 1)
             out["error"][row.index] = f"layout: {why} ({degrees}); choose other degrees (plan lists the legal ones)"
     rows = [row for row, why in zip(rows, refused, strict=True) if why is None]
     if not rows:
@@ -240,7 +253,7 @@ def _answer(served: ServedModel, engines: list[AskedEngine], out: dict[str, np.n
     loops: dict[tuple[str, Speculation | None], list[int]] = {}
     for i, engine in enumerate(kept):
         work = engine.row.workload
-        if work.concurrency is not None:
+        if work.concurrency is not None and engine.row.wide.role == "aggregated":
             loops.setdefault((work.routing, work.speculation), []).append(i)
     for (routing, _), indices in loops.items():
         chosen = np.array(indices)
@@ -251,14 +264,25 @@ def _answer(served: ServedModel, engines: list[AskedEngine], out: dict[str, np.n
         _write(out, [engine.row for engine in picked], layouts.take(chosen), answer, used[chosen], kv_tokens[chosen])
     for i, engine in enumerate(kept):
         row = engine.row
-        if row.workload.concurrency is not None:
+        if row.workload.concurrency is not None and row.wide.role == "aggregated":
             continue
         try:
             layout = layouts.take(np.array([i]))
+            if row.wide.role != "aggregated":
+                _write_role(out, row, answered(engine, served, layout, int(running[i])), used[i], kv_tokens[i])
+                continue
             one = open_loop(served, layout, _open_load(row.workload), int(kv_tokens[i]), engine.started)
             _write(out, [row], layout, one, used[i : i + 1], kv_tokens[i : i + 1])
         except ShardwrightError as error:
             out["error"][row.index] = _told(error)
+
+
+def _write_role(out: dict[str, np.ndarray], row: AskedRow, answer: RoleAnswer, used: float, kv_tokens: int) -> None:
+    for column, text in answer.cells.items():
+        out[column][row.index] = text
+    out["memory_bytes_per_gpu"][row.index] = f"{used:.0f}"
+    out["kv_tokens"][row.index] = f"{kv_tokens}"
+    out["step_ms_by_part"][row.index] = "; ".join(f"{name} {ms:.4g}" for name, ms in answer.parts_ms.items())
 
 
 def _open_load(work: Workload) -> OpenLoad:
@@ -287,6 +311,13 @@ def _write(
     write("itl_ms_p50", answer.itl_p50, 1e3)
     write("itl_ms_p90", answer.itl_p90, 1e3)
     write("output_tokens_per_s_per_gpu", answer.output_tokens_per_s, layouts.gpus.astype(np.float64))
+    watts, tokens = answer.watts, answer.output_tokens_per_s.scaled(1 / layouts.gpus)
+    write("watts_per_gpu", watts, 1.0)
+    joules = Estimates(
+        watts.value / tokens.value, watts.low / tokens.high, watts.high / tokens.low, watts.how, watts.inside
+    )
+    write("joules_per_output_token", joules, 1.0)
+    write("joules_per_input_token", joules.scaled(1 / answer.input_share), 1.0)
     for k, row in enumerate(rows):
         out["memory_bytes_per_gpu"][row.index] = f"{used[k]:.0f}"
         out["kv_tokens"][row.index] = f"{kv_tokens[k]}"

@@ -173,9 +173,10 @@ class Predictions(Published):
     rows: tuple[dict[str, Cell], ...] = Field(
         description="what was given, as it was given, and: ttft_ms, tpot_ms and e2e_ms, each _mean with its 80 % "
         "interval _low to _high, _p50 of requests with _p50_low to _p50_high, and _p99; itl_ms_p50 and itl_ms_p90, of "
-        "the time between tokens; output_tokens_per_s_per_gpu; memory_bytes_per_gpu; kv_tokens of an attention rank; "
-        "how (known from); release (of the framework); note; error: why there is no prediction, empty where there is "
-        "one"
+        "the time between tokens; output_tokens_per_s_per_gpu; watts_per_gpu, the mean over time, idle included; all "
+        "energy ÷ prompt tokens (joules_per_input_token) and ÷ output tokens (joules_per_output_token); "
+        "memory_bytes_per_gpu; kv_tokens of an attention rank; how (known from); release (of the framework); note; "
+        "error: why there is no prediction, empty where there is one"
     )
     scores: Scores | None = Field(default=None, description="against what was measured (`--measured`)")
     provenance: Provenance
@@ -272,6 +273,7 @@ def _own(name: str, prefix: str, suffix: str) -> str:
 TEXTS = {
     *("model", "gpu", "framework", "version", "date", "precision", "kv_precision", "workload", "image"),
     *("mode", "spec", "spread"),
+    *("role", "exchange", "overlap", "eplb", "step_ms_by_part"),
     *("how", "release", "note", "error"),
 }
 """Columns that hold no numbers."""

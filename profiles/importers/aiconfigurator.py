@@ -22,6 +22,7 @@ from profiles.errors import DataError, InputError, UnknownName
 from profiles.files import GIB, Source
 from profiles.importers import Importer, check_options
 from profiles.importers.aiconfigurator_tables import BLOCKS, TABLES, Table, column
+from profiles.importers.aiconfigurator_wide import WIDE_TABLES
 from profiles.markup import Malformed
 from profiles.measured_rows import merge_rows, validate
 from profiles.measurements import OPERATIONS
@@ -104,7 +105,7 @@ def read(source: Path | None, options: dict[str, str]) -> Iterator[tuple[str, pd
         for operation in (name for name in OPERATIONS if name in operations):
             parts = [
                 _rows(table, path, origin)
-                for table in TABLES
+                for table in (*TABLES, *WIDE_TABLES)
                 if table.operation == operation
                 for path in _versions(data / system / table.family, table)
                 if path.parts[-3] in frameworks and path.parts[-2] in versions

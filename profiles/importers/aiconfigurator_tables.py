@@ -69,7 +69,7 @@ class Table:
     prepare: Translate = pd.DataFrame.copy  # what is done to the whole table first
 
 
-def _dtype(column: pd.Series) -> pd.Series:
+def dtype_of(column: pd.Series) -> pd.Series:
     names = column.astype("str")
     for name in names.unique():
         if name not in _DTYPES and name not in _LEFT_OUT:
@@ -83,46 +83,46 @@ def column(raw: pd.DataFrame, name: str, default: object) -> pd.Series:
 
 
 def _gemm(raw: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame({"dtype": _dtype(raw["gemm_dtype"]), "m": raw["m"], "n": raw["n"], "k": raw["k"]})
+    return pd.DataFrame({"dtype": dtype_of(raw["gemm_dtype"]), "m": raw["m"], "n": raw["n"], "k": raw["k"]})
 
 
 def _attention(raw: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "dtype": _dtype(raw["attn_dtype"]),
+            "dtype": dtype_of(raw["attn_dtype"]),
             "batch": raw["batch_size"],
             "heads": raw["num_heads"],
             "kv_heads": raw["num_key_value_heads"],
             "head_dim": column(raw, "head_dim", 128),
             "window_tokens": column(raw, "window_size", 0),
-            "kv_dtype": _dtype(raw["kv_cache_dtype"]),
+            "kv_dtype": dtype_of(raw["kv_cache_dtype"]),
         }
     )
 
 
-def _mla(raw: pd.DataFrame) -> pd.DataFrame:
+def mla_columns(raw: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "dtype": _dtype(raw["mla_dtype"]),
+            "dtype": dtype_of(raw["mla_dtype"]),
             "batch": raw["batch_size"],
             "heads": raw["num_heads"],
-            "kv_dtype": _dtype(raw["kv_cache_dtype"]),
+            "kv_dtype": dtype_of(raw["kv_cache_dtype"]),
         }
     )
 
 
-def _prefill(common: Translate) -> Translate:
+def prefill_rows(common: Translate) -> Translate:
     return lambda raw: common(raw).assign(query_tokens=raw["isl"], prefix_tokens=raw["step"])
 
 
-def _decode(common: Translate) -> Translate:
+def decode_rows(common: Translate) -> Translate:
     return lambda raw: common(raw).assign(context_tokens=raw["isl"] + raw["step"])
 
 
 def _mla_bmm(raw: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "dtype": _dtype(raw["bmm_dtype"]),
+            "dtype": dtype_of(raw["bmm_dtype"]),
             "kind": raw["op_name"].astype("str").str.removeprefix("mla_gen_"),
             "tokens": raw["num_tokens"],
             "heads": raw["num_heads"],
@@ -177,10 +177,10 @@ def _dsa(raw: pd.DataFrame) -> pd.DataFrame:
     widths = raw["architecture"].astype("str").map(_DSA_WIDTHS)
     return pd.DataFrame(
         {
-            "dtype": _dtype(raw["gemm_type"]),
+            "dtype": dtype_of(raw["gemm_type"]),
             "batch": raw["batch_size"],
             "heads": raw["num_heads"],
-            "kv_dtype": _dtype(raw["kv_cache_dtype"]),
+            "kv_dtype": dtype_of(raw["kv_cache_dtype"]),
             **{name: widths.str[i] for i, name in enumerate(names)},
         }
     )
@@ -199,7 +199,7 @@ def _compressed(raw: pd.DataFrame) -> pd.DataFrame:
     flash = raw["model"].astype("str").str.contains("Flash")
     return pd.DataFrame(
         {
-            "dtype": _dtype(raw["gemm_type"]),
+            "dtype": dtype_of(raw["gemm_type"]),
             "batch": raw["batch_size"],
             "heads": raw["num_heads"],
             "hidden": np.where(flash, 4096, 7168),
@@ -213,10 +213,10 @@ def _compressed(raw: pd.DataFrame) -> pd.DataFrame:
 def _block_sparse(raw: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "dtype": _dtype(raw["gemm_type"]),
+            "dtype": dtype_of(raw["gemm_type"]),
             "batch": raw["batch_size"],
             "heads": raw["num_heads"],
-            "kv_dtype": _dtype(raw["kv_cache_dtype"]),
+            "kv_dtype": dtype_of(raw["kv_cache_dtype"]),
             "hidden": 6144,
         }
     )
@@ -276,7 +276,7 @@ def _hyper_connection(raw: pd.DataFrame) -> pd.DataFrame:
 def _encoder(raw: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "dtype": _dtype(raw["attn_dtype"]),
+            "dtype": dtype_of(raw["attn_dtype"]),
             "batch": raw["batch_size"],
             "patches": raw["isl"],
             "heads": raw["num_heads"],
@@ -297,7 +297,7 @@ def _as_it_is(common: Translate) -> Translate:
 def _moe(raw: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "dtype": _dtype(raw["moe_dtype"]),
+            "dtype": dtype_of(raw["moe_dtype"]),
             "tokens": raw["num_tokens"],
             "hidden": raw["hidden_size"],
             "intermediate": raw["inter_size"],
@@ -323,21 +323,21 @@ def _collective(raw: pd.DataFrame, dtype: pd.Series) -> pd.DataFrame:
 
 
 def _nccl(raw: pd.DataFrame) -> pd.DataFrame:
-    return _collective(raw, _dtype(raw["nccl_dtype"]))
+    return _collective(raw, dtype_of(raw["nccl_dtype"]))
 
 
 def _custom_all_reduce(raw: pd.DataFrame) -> pd.DataFrame:
-    rows = _collective(raw, _dtype(raw["allreduce_dtype"]))
+    rows = _collective(raw, dtype_of(raw["allreduce_dtype"]))
     # Engines decode inside CUDA graphs; the eager rows of the same table are mostly Python's launch time.
     return rows[~column(raw, "backend", "").astype("str").str.endswith("eager")]
 
 
 TABLES = (
     Table("gemm", "gemm_perf", "gemm", _gemm),
-    Table("attention", "context_attention_perf", "attention_prefill", _prefill(_attention)),
-    Table("attention", "generation_attention_perf", "attention_decode", _decode(_attention)),
-    Table("mla", "context_mla_perf", "mla_prefill", _prefill(_mla)),
-    Table("mla", "generation_mla_perf", "mla_decode", _decode(_mla)),
+    Table("attention", "context_attention_perf", "attention_prefill", prefill_rows(_attention)),
+    Table("attention", "generation_attention_perf", "attention_decode", decode_rows(_attention)),
+    Table("mla", "context_mla_perf", "mla_prefill", prefill_rows(mla_columns)),
+    Table("mla", "generation_mla_perf", "mla_decode", decode_rows(mla_columns)),
     Table("mla_bmm", "mla_bmm_perf", "mla_bmm", _mla_bmm),
     Table(
         "linear_attention",
@@ -347,8 +347,8 @@ TABLES = (
         prepare=_gdn_pairs("context"),
     ),
     Table("linear_attention", "gdn_perf", "gdn_decode", _gdn, prepare=_gdn_pairs("generation")),
-    Table("sparse_attention", "dsa_context_module_perf", "dsa_prefill", _prefill(_dsa), prepare=_with_indexer),
-    Table("sparse_attention", "dsa_generation_module_perf", "dsa_decode", _decode(_dsa), prepare=_with_indexer),
+    Table("sparse_attention", "dsa_context_module_perf", "dsa_prefill", prefill_rows(_dsa), prepare=_with_indexer),
+    Table("sparse_attention", "dsa_generation_module_perf", "dsa_decode", decode_rows(_dsa), prepare=_with_indexer),
     *(
         Table(
             "sparse_attention",
@@ -357,15 +357,15 @@ TABLES = (
             way(_dsa_shared),
             prepare=_on_a_shared_index,
         )
-        for phase, step, way in (("context", "prefill", _prefill), ("generation", "decode", _decode))
+        for phase, step, way in (("context", "prefill", prefill_rows), ("generation", "decode", decode_rows))
     ),
     *(
         Table("sparse_attention", f"dsv4_{kind}_{phase}_module_perf", f"compressed_{step}", way(_compressed))
         for kind in ("csa", "hca")
-        for phase, step, way in (("context", "prefill", _prefill), ("generation", "decode", _decode))
+        for phase, step, way in (("context", "prefill", prefill_rows), ("generation", "decode", decode_rows))
     ),
-    Table("msa", "msa_context_module_perf", "block_sparse_prefill", _prefill(_block_sparse)),
-    Table("msa", "msa_generation_module_perf", "block_sparse_decode", _decode(_block_sparse)),
+    Table("msa", "msa_context_module_perf", "block_sparse_prefill", prefill_rows(_block_sparse)),
+    Table("msa", "msa_generation_module_perf", "block_sparse_decode", decode_rows(_block_sparse)),
     Table("kda", "kda_perf", "kda_prefill", _chunked(_kda), prepare=_delta_rule("chunk_kda", "flashkda_fwd")),
     Table(
         "kda",
@@ -397,6 +397,8 @@ BLOCKS: dict[str, tuple[str, ...]] = {
     "mla_prefill": ("kv_dtype",),
     "mla_decode": ("kv_dtype",),
     "mla_bmm": ("kind",),
+    "mla_module_prefill": ("kv_dtype",),
+    "mla_module_decode": ("kv_dtype",),
     "gdn_prefill": (),
     "gdn_decode": (),
     "dsa_prefill": ("kv_dtype", "hidden"),
@@ -416,5 +418,7 @@ BLOCKS: dict[str, tuple[str, ...]] = {
     "hyper_connection": ("kind", "hidden"),
     "encoder_attention": ("head_dim",),
     "moe": ("hidden", "intermediate", "top_k", "experts", "gated"),
+    "wide_moe": ("kind", "hidden", "intermediate", "top_k"),
     "collective": ("kind", "num_gpus"),
+    "expert_exchange": ("kind", "hidden", "top_k", "experts"),
 }

@@ -20,9 +20,10 @@ HEADER = "model,gpu,framework,tp,isl,osl,concurrency"
 def answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of the model: every number is 1500; a row whose model is ``bad`` fails."""
 
-    def fake(table: pd.DataFrame, **_: Any) -> pd.DataFrame:
+    def fake(table: pd.DataFrame, *, beside_measured: bool = False, **_: Any) -> pd.DataFrame:
         failed = table["model"] == "bad"
-        out = {name: ["" if bad else "1500" for bad in failed] for name in predicting.ADDED}
+        columns = predicting.added_columns(table.columns, beside_measured=beside_measured).values()
+        out = {name: ["" if bad else "1500" for bad in failed] for name in columns}
         out["how"] = ["forest"] * len(table)
         out["error"] = ["model: 'bad' is not known; try another" if bad else "" for bad in failed]
         return pd.concat([table, pd.DataFrame(out)], axis=1)
@@ -71,6 +72,20 @@ def test_what_is_missing_or_without_effect_is_refused(run: Runner, tmp_path: Pat
     assert complaint(run("predict", str(csv(tmp_path, "good")), "--tp", "2"))[0].startswith("--tp: has no effect")
 
 
+def test_measured_columns_are_scored(run: Runner, tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text(f"{HEADER},ttft_ms_p99\ngood,H200,vllm,2,1000,100,8,1000\nbad,H200,vllm,2,1000,100,8,2\n")
+    shown = run("predict", str(path), "--measured", "--by", "gpu", "--quiet")
+    assert shown.code == 0
+    assert "2 rows: 1 predicted, 1 not." in shown.out
+    document = json.loads(run("predict", str(path), "--measured", "--json", "--quiet").out)
+    score = document["scores"]["scores"][0]
+    assert (score["quantity"], score["rows"], score["bias_pct"]) == ("ttft_ms_p99", 1, 50.0)
+    assert complaint(run("predict", str(path), "--by", "gpu"))[0] == "--by: has no effect without --measured"
+    assert complaint(run("predict", "--measured"))[0] == "--measured: has no effect without a CSV"
+    assert "no column nothing" in complaint(run("predict", str(path), "--measured", "--by", "nothing"))[0]
+
+
 def test_files_that_cannot_be_read_are_named(run: Runner, tmp_path: Path) -> None:
     empty = tmp_path / "empty.csv"
     empty.touch()
@@ -82,6 +97,16 @@ def test_files_that_cannot_be_read_are_named(run: Runner, tmp_path: Path) -> Non
 def test_intervals_are_written_as_in_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
     latency = {"mean": "115", "low": "52.6", "high": "225", "p50": "114", "p99": "130"}
     row = {f"{name}_ms_{part}": value for name in ("ttft", "tpot", "e2e") for part, value in latency.items()}
-    rest = {"output_tokens_per_s_per_gpu": "10", "memory_bytes_per_gpu": "1e9", "kv_tokens": "7", "how": "", "note": ""}
+    energy = dict.fromkeys(("watts_per_gpu", "watts_per_gpu_low", "watts_per_gpu_high"), "10")
+    energy["joules_per_output_token"] = "2"
+    rest = {
+        **energy,
+        "input_tokens_per_s_per_gpu": "10",
+        "output_tokens_per_s_per_gpu": "10",
+        "memory_bytes_per_gpu": "1e9",
+        "kv_tokens": "7",
+        "how": "",
+        "note": "",
+    }
     _show(pd.Series({**row, **rest}))
     assert "52.6–225 ms" in capsys.readouterr().out

@@ -56,6 +56,7 @@ from tests.costmodels.synthetic import GRIDS, questions
 
 KERNELS = SHIPPED.kernels
 LAYOUTS = Layouts.of([(1, 1, 1, 1, 1), (4, 1, 1, 4, 1), (2, 2, 1, 2, 1)])
+WIDE_LAYOUTS = Layouts.of([(1, 1, 8, 8, 1, exchange, 0, 0, 1, 0) for exchange in (1, 2, 3)])
 ONE = np.ones(len(LAYOUTS), np.int64)
 MIXED = Batch(ONE, 512 * ONE, 0 * ONE, 16 * ONE, 1000 * ONE, expert_tokens=528.0 * ONE)
 TOY_MODEL = dataclasses.replace(
@@ -95,7 +96,7 @@ class TestEachOperation:
         assert times == (0 if KERNELS[name].part == "communication" else 1)
 
     def test_has_a_factor_in_every_calibration(self, name: str) -> None:
-        assert KERNELS[name].factor in get_args(Part)
+        assert KERNELS[name].factor in (*get_args(Part), "")
         for calibration in (NEUTRAL, *(find_framework(each).calibration for each in framework_names())):
             assert np.all(calibration.factor(name, np.array([0, 1])) > 0)
 
@@ -122,6 +123,8 @@ def _asked_by_bundled_models() -> set[str]:
     out: set[str] = set()
     for model in MODELS:
         work = step_work(model, choose_precision(model), LAYOUTS, MIXED, "balanced")
+        if model.is_moe:
+            out |= set(step_work(model, choose_precision(model), WIDE_LAYOUTS, MIXED, "balanced").asked)
         if model.vision is not None:
             step = LayerStep(Split(model.hidden, choose_precision(model), LAYOUTS), MIXED, "balanced", work)
             ask_images(step, model.vision, EncodedImage(1, 1024, 256), np.ones(len(LAYOUTS)))

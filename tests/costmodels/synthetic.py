@@ -89,6 +89,21 @@ GRIDS: dict[str, dict[str, list[object]]] = {
         "tokens": [1, 8, 64, 512, 4096],
         "heads": [4, 8, 16, 32, 64, 128],
     },
+    "mla_module_prefill": {
+        "dtype": ["fp8_block"],
+        "kv_dtype": ["fp8"],
+        "batch": [1, 2, 4, 8],
+        "query_tokens": [16, 128, 1024, 8192],
+        "prefix_tokens": [0],
+        "heads": [16, 64, 128],
+    },
+    "mla_module_decode": {
+        "dtype": ["fp8_block"],
+        "kv_dtype": ["fp8"],
+        "batch": [1, 4, 16, 64],
+        "context_tokens": [16, 512, 4096, 65536],
+        "heads": [16, 64, 128],
+    },
     "gdn_prefill": {
         "dtype": ["bf16"],
         "batch": [1, 2, 4, 8],
@@ -162,11 +177,30 @@ GRIDS: dict[str, dict[str, list[object]]] = {
         "gated": [1],
         "routing": ["balanced", "power_law_1.2"],
     },
+    "wide_moe": {
+        "dtype": ["fp8_block"],
+        "kind": ["contiguous", "masked"],
+        "tokens": [1, 8, 64, 512, 4096],
+        "hidden": [7168],
+        "intermediate": [2048],
+        "top_k": [8],
+        "slots": [1, 4, 16],
+        "routing": ["balanced", "power_law_0.6", "power_law_1.01"],
+    },
     "collective": {
         "dtype": ["bf16"],
         "kind": ["all_reduce", "all_gather", "reduce_scatter", "all_to_all"],
         "message_bytes": [2**power for power in range(10, 30, 2)],
         "num_gpus": [2, 4, 8],
+    },
+    "expert_exchange": {
+        "dtype": ["fp8", "bf16"],
+        "kind": ["ll_dispatch", "ll_combine", "ht_dispatch", "ht_combine"],
+        "tokens": [1, 8, 64, 512, 4096],
+        "hidden": [4096, 7168],
+        "top_k": [8],
+        "experts": [256],
+        "num_gpus": [4, 8],
     },
 }
 

@@ -14,7 +14,7 @@ from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.power import board as power_module
-from costmodels.power.board import board_power, power_facts
+from costmodels.power.board import Activity, idle_loaded_watts, mean_watts, power_facts, step_watts
 from costmodels.step.memory import kv_bytes_per_sequence, weights_bytes
 from profiles.errors import DataError
 from profiles.hardware import find_gpu, gpus
@@ -194,23 +194,55 @@ def test_heads_divide_the_cache_until_there_is_one_a_gpu_and_the_latent_is_every
 # --- power ------------------------------------------------------------------------------------------------
 
 
-@given(st.sampled_from(sorted(gpus())), st.floats(0, 1), st.floats(0, 1))
-def test_power_is_between_idle_and_the_limit(gpu: str, compute: float, memory_share: float) -> None:
+SHARE = st.floats(0, 1)
+
+
+def activity(compute: float, memory: float, kernels: float = 1.0) -> Activity:
+    return Activity(*(np.array([share]) for share in (compute, memory, kernels)))
+
+
+@given(st.sampled_from(sorted(gpus())), SHARE, SHARE, SHARE, SHARE)
+def test_power_is_between_loaded_idle_and_what_was_measured(
+    gpu: str, compute: float, memory: float, kernels: float, running: float
+) -> None:
     fact = find_gpu(gpu)
-    got = board_power(fact, np.array([compute]), np.array([memory_share]))
-    assert fact.idle_watts - 1e-6 <= got.low[0] <= got.value[0] <= got.high[0] <= fact.tdp_watts + 1e-6
+    got = mean_watts(fact, activity(compute, memory, kernels), np.array([running]))
+    idle = idle_loaded_watts(fact)
+    assert fact.idle_watts < idle
+    assert fact.idle_watts - 1e-6 <= got.low[0] <= got.value[0] <= got.high[0] <= 1.05 * fact.tdp_watts + 1e-6
 
 
-def test_busier_is_never_less_power() -> None:
-    gpu, share = find_gpu("B200"), np.linspace(0, 1, 20)
-    for got in (board_power(gpu, share, share * 0), board_power(gpu, share * 0, share)):
-        assert np.all(np.diff(got.value) >= 0)
-        assert got.inside.all()
-    assert board_power(gpu, np.ones(1), np.ones(1)).value[0] == pytest.approx(gpu.tdp_watts)
+@given(SHARE, SHARE, SHARE)
+def test_busier_is_never_less_power(share: float, other: float, more: float) -> None:
+    gpu, most = find_gpu("H200"), max(share, more)
+    for less, greater in (
+        (activity(share, other), activity(most, other)),
+        (activity(other, share), activity(other, most)),
+    ):
+        assert step_watts(gpu, less).value[0] <= step_watts(gpu, greater).value[0] + 1e-9
+    pairs = [mean_watts(gpu, activity(share, other), np.array([at])).value[0] for at in (0.0, more, 1.0)]
+    assert pairs == sorted(pairs)
+    assert pairs[0] == pytest.approx(idle_loaded_watts(gpu))
 
 
-def test_power_of_a_gpu_that_was_not_metered_is_marked() -> None:
-    assert not board_power(find_gpu("H100-SXM"), np.ones(1), np.ones(1)).inside[0]
+def test_power_of_steps_that_were_metered() -> None:
+    """An H200's own decode steps of Llama-3.1-8B and its loaded idle (evidence: this project, 2026-11-26)."""
+    gpu = find_gpu("H200")
+    assert idle_loaded_watts(gpu) == pytest.approx(127, abs=15)
+    for measured, shares in ((453, (0.003, 0.624, 0.973)), (691, (0.173, 0.470, 0.656)), (690, (0.582, 0.156, 0.827))):
+        assert step_watts(gpu, activity(*shares)).value[0] == pytest.approx(measured, rel=0.15)
+
+
+def test_power_of_a_generation_that_was_not_metered_is_marked_and_less_sure() -> None:
+    known, other = (step_watts(find_gpu(gpu), activity(0.1, 0.5)) for gpu in ("H100-SXM", "MI300X"))
+    assert known.inside[0]
+    assert not other.inside[0]
+    assert other.high[0] / other.low[0] > known.high[0] / known.low[0]
+
+
+def test_activities_mix_by_time() -> None:
+    mixed = Activity.mixed([(activity(1.0, 0.0), np.array([3.0])), (activity(0.0, 1.0), np.array([1.0]))])
+    assert (mixed.compute[0], mixed.memory[0], mixed.kernels[0]) == (0.75, 0.25, 1.0)
 
 
 # --- data files -------------------------------------------------------------------------------------------

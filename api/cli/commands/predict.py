@@ -72,6 +72,15 @@ def predict(
             rich_help_panel=SHOWN,
         ),
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Show what a step of a prefill or decode engine consists of (--role): attention, dense products, "
+            "experts, dispatch, combine, what overlap hides, what imbalance costs.",
+            rich_help_panel=SHOWN,
+        ),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Predicts configurations that you name: time to first token, time per output token, whole request (each the mean,
@@ -130,7 +139,7 @@ def predict(
         _requested(asked, request, measured, catalogue, output, as_json, quiet)
     else:
         usual = {name: value for name, value in asked.usual.items() if name != "workload" or "isl" not in asked}
-        _one({**usual, **asked}, measured, output, as_json, quiet, skip_failed)
+        _one({**usual, **asked}, measured, output, as_json, quiet, skip_failed, explain)
 
 
 def _document(
@@ -233,7 +242,10 @@ def _one(
     as_json: bool,
     quiet: bool,
     skip_failed: bool,
+    explain: bool,
 ) -> None:
+    if explain and asked.get("role", "aggregated") == "aggregated":
+        raise InputError("--explain: shows the step of an engine with one role", "give --role prefill or decode")
     needed = ("model", "gpu") if "workload" in asked else ("model", "gpu", "isl", "osl")
     missing = [name for name in needed if name not in asked]
     if missing:
@@ -248,6 +260,8 @@ def _one(
         message, _, hint = error.partition("; ")
         raise InputError(message, hint)
     _hand_over(answer, measured, output, as_json, show=output is None)
+    if explain and not as_json:
+        _explain(answer.iloc[0])
 
 
 def _requested(
@@ -340,6 +354,19 @@ def _hand_over(
         write_text(answer.to_csv(index=False))
 
 
+def _explain(row: pd.Series) -> None:
+    """What a step of an engine consists of; what is hidden counts against it."""
+    from api.cli.console import heading, indented, table
+
+    with page() as out:
+        heading(out, "One step")
+        rows = table("part", "ms")
+        for part in row["step_ms_by_part"].split("; "):
+            name, _, ms = part.rpartition(" ")
+            rows.add_row(name, ms)
+        indented(out, rows)
+
+
 def _show(row: pd.Series) -> None:
     from api.cli.console import facts, heading, indented, table
     from api.cli.views.quantities import gib, milliseconds, milliseconds_range, number
@@ -353,6 +380,8 @@ def _show(row: pd.Series) -> None:
             ("tpot_ms", "time per output token (TPOT)"),
             ("e2e_ms", "whole request (E2E)"),
         ):
+            if not row[f"{name}_mean"]:
+                continue  # not of such an engine
             mean, low, high, p50, p99 = (float(row[f"{name}_{part}"]) for part in ("mean", "low", "high", "p50", "p99"))
             interval = milliseconds_range(Interval(value=mean, low=low, high=high))
             rows.add_row(title, milliseconds(mean), interval, milliseconds(p50), milliseconds(p99))
@@ -360,10 +389,27 @@ def _show(row: pd.Series) -> None:
         facts(
             out,
             [
-                ("output", f"{number(float(row['output_tokens_per_s_per_gpu']))} tokens/s per GPU"),
+                *(
+                    (name, f"{number(float(row[f'{name}_tokens_per_s_per_gpu']))} tokens/s per GPU")
+                    for name in ("input", "output")
+                    if row[f"{name}_tokens_per_s_per_gpu"]
+                ),
+                *([("power", _power(row))] if row["watts_per_gpu"] else []),
                 ("memory", f"{gib(float(row['memory_bytes_per_gpu']))} GiB per GPU"),
                 ("KV cache", f"{int(row['kv_tokens']):,} tokens per attention rank"),
                 ("known from", row["how"]),
                 *([("note", row["note"])] if row["note"] else []),
             ],
         )
+
+
+def _power(row: pd.Series) -> str:
+    """``524 W per GPU (456–597 W), 0.524 J per output token``."""
+    from api.cli.views.quantities import number, watts, watts_range
+    from planner.contract.quantities import Interval
+
+    mean, low, high = (float(row[f"watts_per_gpu{end}"]) for end in ("", "_low", "_high"))
+    joules = number(float(row["joules_per_output_token"]))
+    return (
+        f"{watts(mean)} per GPU ({watts_range(Interval(value=mean, low=low, high=high))}), {joules} J per output token"
+    )

@@ -90,11 +90,12 @@ def show(
     operation: Annotated[
         str,
         typer.Argument(
-            help="gemm, attention_prefill, attention_decode, mla_prefill, mla_decode, mla_bmm, gdn_prefill, "
-            "gdn_decode, dsa_prefill, dsa_decode, dsa_shared_prefill, dsa_shared_decode, compressed_prefill, "
-            "compressed_decode, block_sparse_prefill, block_sparse_decode, kda_prefill, kda_decode, "
-            "short_conv_prefill, short_conv_decode, state_space_prefill, state_space_decode, hyper_connection, "
-            "encoder_attention, moe, collective, memcpy or launch."
+            help="gemm, attention_prefill, attention_decode, mla_prefill, mla_decode, mla_bmm, mla_module_prefill, "
+            "mla_module_decode, gdn_prefill, gdn_decode, dsa_prefill, dsa_decode, dsa_shared_prefill, "
+            "dsa_shared_decode, compressed_prefill, compressed_decode, block_sparse_prefill, block_sparse_decode, "
+            "kda_prefill, kda_decode, short_conv_prefill, short_conv_decode, state_space_prefill, "
+            "state_space_decode, hyper_connection, encoder_attention, moe, wide_moe, collective, expert_exchange, "
+            "memcpy or launch."
         ),
     ],
     gpu: Annotated[str | None, typer.Option(help="Only this GPU type: H200, A100, ...")] = None,

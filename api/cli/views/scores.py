@@ -50,8 +50,8 @@ def _table(out: Console, of: list[Score], cut: str) -> None:
             f"{score.rows:,}",
             *(f"{value:.1f} %" for value in (score.mape_pct, score.median_pct, score.p90_pct)),
             f"{score.bias_pct:+.1f} %".replace("-", "−"),
-            f"{score.coverage_pct:.0f} %",
-            f"{score.against_one_width:.2f}",
+            "–" if score.coverage_pct is None else f"{score.coverage_pct:.0f} %",
+            "–" if score.against_one_width is None else f"{score.against_one_width:.2f}",
         )
     indented(out, rows)
     if few:

@@ -8,13 +8,14 @@ import numpy as np
 
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
+from costmodels.power.board import Activity, mean_watts
 from costmodels.serving.closed_loop.load import Load
-from costmodels.serving.closed_loop.loop_grid import grid_questions
+from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS, grid_questions
 from costmodels.serving.closed_loop.protocol import ClosedLoop, StepGrid, closed_loop, line_through
 from costmodels.serving.frameworks.calibration import Calibration, Spread
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
-from costmodels.serving.step import interval
+from costmodels.serving.step import StepTimes, interval
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Answers:
     Attributes:
         itl_p50, itl_p90: time between two tokens, over all tokens, µs.
         output_tokens_per_s: of the whole engine.
+        watts: of one GPU, mean over time.
+        input_share: tokens of prompts for each of outputs.
     """
 
     ttft: Latency
@@ -42,6 +45,8 @@ class Answers:
     itl_p50: Estimates
     itl_p90: Estimates
     output_tokens_per_s: Estimates
+    watts: Estimates
+    input_share: Floats
 
 
 def itl_us(load: Load, running: Ints, ranks: Ints, grid: StepGrid) -> Floats:
@@ -98,7 +103,15 @@ def closed_loop_answers(
         answer.estimates(itl[0], calibration.tpot),
         answer.estimates(itl[1], calibration.tpot),
         answer.rates(tokens_per_s, calibration.e2e),
+        mean_watts(served.gpu, _activity(times, loop, len(layouts)), np.ones(len(layouts))),
+        load.mean_isl / load.mean_osl,
     )
+
+
+def _activity(times: StepTimes, loop: ClosedLoop, n: int) -> Activity:
+    """What the GPUs do over time, from the fullest step without prompts and the step with one."""
+    plain, first = (Activity.of(times.take(np.arange(n) + level * n)) for level in (DECODE_LEVELS - 1, DECODE_LEVELS))
+    return Activity.mixed([(plain, 1 - loop.tpot_prefill), (first, loop.tpot_prefill)])
 
 
 def fronted(calibration: Calibration, load: Load, loop: ClosedLoop) -> tuple[Floats, Floats, Floats]:

@@ -13,6 +13,8 @@ from costmodels.serving.closed_loop.load import Load
 from costmodels.serving.closed_loop.protocol import StepGrid
 
 _DECODE_SHARES = (0.0, 0.25, 0.5, 1.0)
+DECODE_LEVELS = len(_DECODE_SHARES)
+"""The first levels of a grid, from one sequence to all that run; the others hold prompts, from one on."""
 
 
 @dataclass(frozen=True)

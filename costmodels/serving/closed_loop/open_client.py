@@ -11,6 +11,7 @@ import numpy as np
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
+from costmodels.power.board import Activity, mean_watts
 from costmodels.serving.closed_loop.client import Answers, Latency
 from costmodels.serving.frameworks.calibration import Spread
 from costmodels.serving.recipe import Started
@@ -20,7 +21,7 @@ from costmodels.serving.simulator.arrivals import open_loop as requests_at
 from costmodels.serving.simulator.engine import Engine
 from costmodels.serving.simulator.events import simulate
 from costmodels.serving.simulator.step_table import step_tables
-from costmodels.serving.step import interval
+from costmodels.serving.step import StepTimes, interval
 from profiles.errors import InputError
 
 REQUESTS, MOST_REQUESTS = 1000, 20_000
@@ -102,10 +103,7 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
     calibration = framework.calibration
     in_flight = rate_rps * warm.mean_us("e2e") / 1e6
     front = calibration.front_us(np.array([float(shape.isl)]), np.array([in_flight]), np.array([tpot]))[0]
-    decoding = np.array([max(round(in_flight / float(layout.dp[0])), 1)])
-    nobody = np.zeros(1, np.int64)
-    batch = Batch(nobody, nobody, nobody, decoding, np.array([shape.context]), decoding.astype(np.float64))
-    step = served.step(layout, batch.verifying(shape.queries), shape.routing)
+    step, watts = _running(served, layout, load, in_flight, outcome.busy_us / max(outcome.end_us, 1.0))
 
     def latency(values: Floats, spread: Spread) -> Latency:
         several = values[~np.isnan(values)]  # an answer of one token has no TPOT
@@ -124,4 +122,33 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
         step.latency,
         step.latency,
         Estimates.exact(np.array([rate_rps * shape.osl])),
+        watts,
+        np.array([shape.isl / shape.osl]),
     )
+
+
+def _running(
+    served: ServedModel, layout: Layouts, load: OpenLoad, in_flight: float, busy: float
+) -> tuple[StepTimes, Estimates]:
+    """(The step without prompts with ``in_flight`` requests, watts of one GPU over time).
+
+    Args:
+        busy: share of the time in steps.
+    """
+    shape, ranks = load.shape, float(layout.dp[0])
+    decodes = max(round(in_flight / ranks), 1)
+    nobody, decoding = np.zeros(2, np.int64), np.array([decodes, decodes])
+    prompts = np.array([0, 1])
+    batch = Batch(
+        prompts,
+        prompts * shape.new_tokens,
+        nobody,
+        decoding,
+        np.full(2, shape.context),
+        (decoding + prompts * shape.new_tokens).astype(np.float64),
+    )
+    both = served.step(layout.take(np.zeros(2, np.int64)), batch.verifying(shape.queries), shape.routing)
+    plain, first = both.take(np.zeros(1, np.int64)), both.take(np.ones(1, np.int64))
+    share = np.minimum(load.rate_rps / ranks * first.latency.value / 1e6, max(busy, 1e-9))
+    activity = Activity.mixed([(Activity.of(plain), max(busy, 1e-9) - share), (Activity.of(first), share)])
+    return plain, mean_watts(served.gpu, activity, np.array([min(busy, 1.0)]))

@@ -86,6 +86,8 @@ class Calibration(BaseModel):
         """By how much the kernels of ``operation`` (or ``communication``, ``elementwise``) are multiplied in steps
         with so many ``prompts``, shape [n]. Experts have a factor of their own in steps with prompts."""
         part = operation if operation in _NO_KERNELS else families().kernel(operation).factor
+        if not part:
+            return np.ones(len(prompts))
         plain = np.full(len(prompts), self.factors[part], np.float64)  # type: ignore[index]
         if part != "moe":
             return plain

@@ -23,6 +23,37 @@ class Limits(Facts):
     max_model_len: int | None = None  # longest sequence that engines admit; None: as long as the workload's
 
 
+EngineRole = Literal["aggregated", "prefill", "decode"]
+
+
+class ExchangeWay(Facts):
+    """A way in which tokens reach their experts, as the framework has it.
+
+    Attributes:
+        backend: its own word; ``mode``: the one beside it, where there is one.
+        roles: of engines that run it; ``usual``: that run it when nothing is said, from ``usual_from`` GPUs on.
+        vendors, from_capability: of GPUs on which it runs.
+        across: kinds of fabric over which it works beyond one node (or NVLink domain); none: within one alone.
+        attention_dp: whether it needs attention data parallelism.
+        above_top_k: whether fewer GPUs than experts per token gather instead.
+    """
+
+    backend: str
+    mode: str = ""
+    roles: tuple[EngineRole, ...]
+    usual: tuple[EngineRole, ...] = ()
+    usual_from: int = 8
+    vendors: tuple[str, ...] = ("nvidia",)
+    from_capability: float = 9.0
+    across: tuple[str, ...] = ("infiniband", "roce", "efa")
+    attention_dp: bool = False
+    above_top_k: bool = False
+
+    def runs_on(self, gpu: Gpu) -> bool:
+        fast = gpu.compute_capability is None or gpu.compute_capability >= self.from_capability
+        return gpu.vendor in self.vendors and (fast or gpu.vendor != "nvidia")
+
+
 class Parallelism(Facts):
     """Which layouts the framework has words for, and where it puts their ranks.
 
@@ -31,11 +62,28 @@ class Parallelism(Facts):
         tensor_and_data_parallel_attention: whether attention replicas may have several GPUs each.
         scatters_attention_replicas: whether the attention replicas of a stage lie pipeline stages apart, so that they
             are on more nodes than they fill.
+        exchanges: by our name (``costmodels/operations/exchanges.yaml``), how tokens may reach their experts other than
+            that all ranks gather them all; each needs the experts shared out over the whole group, as all of them do.
+        overlaps: what may hide an exchange.
+        copies_need_balancer: whether copies of experts are refused without a balancer.
+        dispatch_tokens: most tokens of a GPU that low-latency buffers are made for: when nothing is said, and at most.
     """
 
     expert_splits: Literal["all_or_nothing", "any"]
     tensor_and_data_parallel_attention: bool
     scatters_attention_replicas: bool
+    exchanges: dict[str, ExchangeWay] = {}
+    overlaps: tuple[str, ...] = ()
+    copies_need_balancer: bool = False
+    dispatch_tokens: tuple[int, int] = (128, 1024)
+
+    def usual_exchange(self, role: EngineRole, gpu: Gpu, gpus: int) -> str | None:
+        """What engines of ``role`` that share experts out over ``gpus`` of a type take when nothing is said; None: they
+        gather."""
+        for name, each in self.exchanges.items():
+            if role in each.usual and gpus >= each.usual_from and each.runs_on(gpu):
+                return name
+        return None
 
 
 class Capabilities(Facts):

@@ -166,7 +166,7 @@ class _Simulations:
         turn, narrowed = 0, False
         while (best := best_of(request, options)) is not None:
             fleet = LoadedFleet.of(request, best)
-            trials = [_Trial(request, group, fleet.pairs) for group in fleet.groups]
+            trials = [Trial(request, group, fleet.pairs) for group in fleet.groups]
             found = [self.check(best, trial) for trial in trials]
             checks = {trial.group.id: check for trial, check in zip(trials, found, strict=True) if check is not None}
             if len(checks) == len(trials):
@@ -185,7 +185,7 @@ class _Simulations:
             options = [option if option.choice is None else next(anew) for option in options]
         return Confirmed(options, None, {}, self.carried)
 
-    def check(self, best: ServingOption, trial: _Trial) -> Check | None:
+    def check(self, best: ServingOption, trial: Trial) -> Check | None:
         """The trial at its load, simulated once however often it is asked for; None where a bound does not hold."""
         kinds = _kinds(best, trial.group)
         asked = (frozenset(kinds), trial.group.load_rps, trial.front_us, tuple(trial.limits))
@@ -195,7 +195,7 @@ class _Simulations:
         found = self._checks[asked]
         return None if found is None else replace(found, formula_rps=max(formula, default=None))
 
-    def learn(self, best: ServingOption, trial: _Trial, *, holds: bool) -> None:
+    def learn(self, best: ServingOption, trial: Trial, *, holds: bool) -> None:
         """What the engines of a group carry, where a bound does not hold."""
         group, kinds = trial.group, _kinds(best, trial.group)
         self._seen |= kinds
@@ -256,7 +256,7 @@ def _kinds(best: ServingOption, group: Group) -> set[Kind]:
 # ------------------------------------------------------------------ one engine
 
 
-class _Trial:
+class Trial:
     """One engine of a group, to be simulated alone: promises at steps as slow as the confidence asks for."""
 
     def __init__(self, request: PlanRequest, group: Group, pairs: list[Pair]) -> None:
@@ -358,6 +358,13 @@ class _Trial:
         return capacity_rps(
             self._sure, *lengths, self.limits, seed=SEED, tolerance=TOLERANCE, near_rps=near, near_fails=fails
         )
+
+    def highest_rps(self) -> float:
+        """The highest rate at which every bound holds, whether that is above the group's load or below; 0: none."""
+        near = min(self.group.load_rps, self._ceiling_rps)
+        n, _ = self._run(near)
+        found = capacity_rps(self._sure, *self._lengths(n), self.limits, seed=SEED, tolerance=TOLERANCE, near_rps=near)
+        return min(found, self._ceiling_rps)
 
     def idle_ms(self) -> dict[str, float]:
         """Every bounded percentile of its requests at hardly any load, by the bound's label."""

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
-from planner.contract.provenance import NOT_USED, PACKAGE, Provenance
+from costmodels.estimates import Floats
+from costmodels.models.architecture import Architecture
+from costmodels.operations.registry import families
+from planner.contract.clusters import SuppliedCluster
+from planner.contract.provenance import NOT_USED, PACKAGE, Provenance, provenance_fields
 from planner.contract.published import validated
+from planner.contract.workload.classes import LengthClass
+from planner.contract.workload.workload import Workload
 from planner.serving.document.plan import Plan, parse_plan
-from planner.serving.fleets.comparisons import compare
-from planner.serving.fleets.decision import fleet_of, solved
+from planner.serving.fleets.capacities import Capacities, service_request
+from planner.serving.fleets.comparisons import Comparisons, compare
+from planner.serving.fleets.confirming import Confirming, Loaded, Settled, busiest
+from planner.serving.fleets.decision import Answered, Fleet, fleet_of, solved
 from planner.serving.fleets.described import TableDescribed
+from planner.serving.fleets.modelled import ModelDescribed
 from planner.serving.fleets.report import document
-from planner.serving.fleets.request import FleetRequest, parse_fleet_request
+from planner.serving.fleets.request import FleetRequest, ServiceAsked, parse_fleet_request
+from planner.serving.planning import CostOf, cost_models
+from profiles.descriptions import catalogue_with
 from profiles.errors import Unsupported
 from profiles.store import ProfileStore
 
@@ -32,26 +45,128 @@ def plan_fleet(
         Infeasible: nothing serves it; names what binds and the nearest thing that works.
         LimitReached: the time limit passed without any fleet.
     """
+    catalogue = catalogue_with(each.path for each in measured)
     if not isinstance(request, FleetRequest):
-        request = parse_fleet_request(request)
+        request = parse_fleet_request(request, catalogue)
     tell = progress or (lambda _: None)
-    if all(service.model is None for service in request.services):
+    modelled = [service.model is not None for service in request.services]
+    if not any(modelled):
         fleet = fleet_of(request, _no_engines)
         tell("choosing engines")
         found = solved(fleet, progress=progress)
         tell("comparing with other fleets")
         comparisons = compare(found, request.time_limit_s / 2, progress)
-        return validated(document(found, TableDescribed(), comparisons, _provenance()), parse_plan)
-    raise Unsupported("services: fleets of models are not planned yet", "give measured tables")
+        return validated(document(found, TableDescribed(), comparisons, _of_tables()), parse_plan)
+    if not all(modelled):
+        raise Unsupported(
+            "services: some have a model and others measured tables, which are not planned together",
+            "plan them apart, or give all of them tables",
+        )
+    return _Modelled(request, measured, tell).plan()
+
+
+class _Modelled:
+    """A fleet of modelled engines."""
+
+    def __init__(self, request: FleetRequest, measured: Sequence[ProfileStore], tell: Progress) -> None:
+        self._request, self._measured, self._tell = request, measured, tell
+        self._capacities: dict[str, Capacities] = {}
+        self._costs: dict[str, CostOf] = {}
+
+    def plan(self) -> Plan:
+        fleet = fleet_of(self._request, self._engines)
+        names = [service.name for service in self._request.services]
+        models = {s: self._capacities[name].model for s, name in enumerate(names)}
+        costs = {s: self._costs[name] for s, name in enumerate(names)}
+        confirming = Confirming(costs, models, self._tell)
+        self._tell("choosing engines")
+        if self._request.simulation:
+            settled = confirming.settled(fleet, self._request.time_limit_s / 3)
+            engines = confirming.with_checks(settled.engines)
+        else:
+            found = solved(fleet)
+            settled = Settled(found, _unchecked(confirming, found), {}, ())
+            engines = dict(settled.engines)
+        found = _without_idle(settled.found, engines)
+        self._tell("comparing with other fleets")
+        comparisons = compare(found, self._request.time_limit_s / 3, self._tell)
+        described = ModelDescribed(replace(settled, found=found), engines, models)
+        return validated(
+            document(found, described, self._counted(comparisons), self._provenance(fleet, settled, models)), parse_plan
+        )
+
+    def _engines(
+        self, asked: ServiceAsked, classes: tuple[LengthClass, ...], cluster: SuppliedCluster
+    ) -> tuple[Any, Floats]:
+        some = Workload(isl=max(round(classes[0].isl), 1), osl=max(round(classes[0].osl), 1), rate_rps=1.0)
+        catalogue = catalogue_with(each.path for each in self._measured)
+        cost = cost_models(
+            service_request(self._request, asked, cluster, some), catalogue, None, self._measured, self._tell
+        )
+        self._tell(f"{asked.name}: what engines carry of {len(classes)} classes")
+        capacities = Capacities(self._request, asked, cluster, cost, self._tell)
+        families().require_measured_widths(capacities.model)
+        self._capacities[asked.name], self._costs[asked.name] = capacities, cost
+        return capacities.of(classes)
+
+    def _counted(self, comparisons: Comparisons) -> Comparisons:
+        searched = [sum(each) for each in zip(*(c.searched for c in self._capacities.values()), strict=True)]
+        return replace(
+            comparisons, considered=searched[0], legal=searched[1], points=searched[2], points_within=searched[3]
+        )
+
+    def _provenance(self, fleet: Fleet, settled: Settled, models: Mapping[int, Architecture]) -> Provenance:
+        served = [each.group.job.served for each in settled.engines.values()]
+        cost = served[0].cost
+        gpus = {each.gpu.name for each in served}
+        notes = [note for each in served for note in (*each.notes, *each.cost.notes)]
+        prices = [
+            f"price of {pool.name}: {pool.usd_per_gpu_hour:g} USD per GPU-hour, {pool.price_source}"
+            for pool in fleet.cluster.pools
+            if pool.usd_per_gpu_hour is not None and pool.price_source
+        ]
+        prices += [
+            f"price of {pool.name} (spot): {pool.spot_usd_per_gpu_hour:g} USD per GPU-hour, {pool.spot_price_source}"
+            for pool in fleet.cluster.pools
+            if pool.spot_usd_per_gpu_hour is not None and pool.spot_price_source
+        ]
+        return Provenance(
+            **provenance_fields(
+                cost.store, self._measured, gpus, cost.version, list(dict.fromkeys((*settled.notes, *notes, *prices)))
+            )
+        )
+
+
+def _unchecked(confirming: Confirming, found: Answered) -> dict[int, Loaded]:
+    """The kinds that run under their mixtures, not simulated."""
+    engines, out = found.answer.engines, {}
+    assert engines is not None
+    for variant in range(engines.shape[1]):
+        if engines[:, variant].any():
+            t, used = busiest(found, variant)
+            each = confirming.loaded(found, variant, t, used) if used > 0 else None
+            if each is not None:
+                out[variant] = each
+    return out
+
+
+def _without_idle(found: Answered, engines: Mapping[int, Loaded]) -> Answered:
+    """Kinds that run and get no request in any step (what a loss may need) stay only where they were described."""
+    counts = found.answer.engines
+    assert counts is not None
+    idle = [v for v in range(counts.shape[1]) if counts[:, v].any() and v not in engines]
+    if not idle:
+        return found
+    kept = counts.copy()
+    kept[:, idle] = 0
+    return replace(found, answer=replace(found.answer, engines=kept))
 
 
 def _no_engines(*_: Any) -> Any:
     raise Unsupported("services: a model beside tables", "give all services models, or all tables")
 
 
-def _provenance() -> Provenance:
-    from importlib.metadata import version
-
+def _of_tables() -> Provenance:
     return Provenance(
         package=PACKAGE,
         package_version=version(PACKAGE),

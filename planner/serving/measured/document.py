@@ -20,11 +20,11 @@ class Score(Document):
     median_pct: float = Field(description="its median")
     p90_pct: float = Field(description="its 90th percentile")
     bias_pct: float = Field(description="median of predicted ÷ measured − 1")
-    coverage_pct: float = Field(description="rows within their 80 % interval")
-    interval_score: float = Field(
+    coverage_pct: float | None = Field(description="rows within their 80 % interval; null: it has none")
+    interval_score: float | None = Field(
         description="mean over rows of the interval's width and ten times what it misses by, in logarithms"
     )
-    against_one_width: float = Field(
+    against_one_width: float | None = Field(
         description="the same ÷ that of the best single width for all rows of the quantity; below 1 where intervals "
         "know which predictions are sure"
     )

@@ -95,6 +95,7 @@ def _score(quantity: str, by: str, group: str, logs: Floats, single: float) -> S
     truth, predicted, low, high = logs
     ratio = np.expm1(predicted - truth)
     size = np.abs(ratio)
+    told = bool(np.isfinite(logs).all())
     score = float(interval_score(logs).mean())
 
     def pct(value: float) -> float:
@@ -109,7 +110,7 @@ def _score(quantity: str, by: str, group: str, logs: Floats, single: float) -> S
         median_pct=pct(np.median(size)),
         p90_pct=pct(np.quantile(size, 0.9)),
         bias_pct=pct(np.median(ratio)),
-        coverage_pct=pct(((low <= truth) & (truth <= high)).mean()),
-        interval_score=round(score, 4),
-        against_one_width=round(score / single, 4),
+        coverage_pct=pct(((low <= truth) & (truth <= high)).mean()) if told else None,
+        interval_score=round(score, 4) if told else None,
+        against_one_width=round(score / single, 4) if told else None,
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from costmodels.estimates import COVERAGE, Estimates
 from costmodels.origins import HOW
-from costmodels.power.board import board_power
+from costmodels.power.board import Activity, mean_watts
 from costmodels.serving.simulator.step_table import End
 from costmodels.serving.steady.kv_transfer import (
     cache_bytes,
@@ -87,7 +87,7 @@ def _served_latency(pair: Pair, checks: Checks, metric: Metric) -> Latency:
 # ------------------------------------------------------------------ one group
 
 
-def _group_prediction(group: Group, checks: Checks) -> GroupPrediction:
+def group_prediction(group: Group, checks: Checks) -> GroupPrediction:
     engine, check = group.engine, checks.get(group.id)
 
     def latency(metric: Metric, mean: Estimates) -> Latency:
@@ -111,7 +111,13 @@ def _group_prediction(group: Group, checks: Checks) -> GroupPrediction:
         prefill_busy=engine.prefill_busy,
         memory=_memory(group),
         largest=largest_of(group),
-        power_watts=_interval(gpu_watts(group.job.served.gpu, engine.steps)),
+        power_watts=_interval(
+            gpu_watts(
+                group.job.served.gpu,
+                engine.steps,
+                None if group.role == "prefill" else concurrency * float(group.layouts.dp[0]),
+            )
+        ),
         how=HOW[int(origin.how[0])],
         inside_measured_range=bool(origin.inside[0]),
         simulation=None
@@ -134,14 +140,17 @@ def _standard_errors_ms(group: Group, check: Check) -> dict[str, float]:
     return {label: error for label, error in errors.items() if math.isfinite(error)}
 
 
-def gpu_watts(gpu: Gpu, steps: list[tuple[StepTimes, float]]) -> Estimates:
-    """Of one GPU that spends these shares of its steps on these steps."""
-    whole = sum(share * step.latency.value[0] for step, share in steps) / min(sum(share for _, share in steps), 1.0)
-    shares = [
-        np.array([sum(share * getattr(step, kind)[0] for step, share in steps) / whole])
-        for kind in ("compute_us", "memory_us")
-    ]
-    return board_power(gpu, *shares)
+def gpu_watts(gpu: Gpu, steps: list[tuple[StepTimes, float]], present: float | None = None) -> Estimates:
+    """Of one GPU over time that spends these shares of its steps on these steps.
+
+    Args:
+        present: requests that the engine holds on average; it rests while none of them is there (they come at random).
+            None: the shares say how long it rests.
+    """
+    time = [(Activity.of(step), np.array([share * step.latency.value[0]])) for step, share in steps]
+    alone = 0.0 if present is None else math.exp(-present)
+    running = min(sum(share for _, share in steps), 1.0) * (1 - alone)
+    return mean_watts(gpu, Activity.mixed(time), np.array([running]))
 
 
 def _memory(group: Group) -> MemoryParts:
@@ -169,7 +178,7 @@ def predicted_by(request: PlanRequest, fleet: LoadedFleet, decision: Deployment,
     """What the plan does at the load it serves; latencies are those of its slowest pair. ``checks``: simulations of the
     groups."""
     groups, pairs, served_rps = fleet.groups, fleet.pairs, fleet.served_rps
-    each = tuple(_group_prediction(group, checks) for group in groups)
+    each = tuple(group_prediction(group, checks) for group in groups)
     # The fleet carries what its engines do, of the weaker role; their errors come from the same forests, so
     # intervals add up.
     value, low, high = (

@@ -91,7 +91,10 @@ def _decision(request: PlanRequest, fleet: LoadedFleet, experts: Mapping[str, Ex
     if all(price is not None for price in prices):
         cost = sum(group.gpus * price for group, price in zip(groups, prices, strict=True) if price is not None)
     return Deployment(
-        engines=tuple(_engine_group(request, fleet, group, experts.get(group.id)) for group in groups),
+        engines=tuple(
+            engine_group(request, group, _replicas(fleet, group), fleet.attention_backend, experts.get(group.id))
+            for group in groups
+        ),
         gpus_used=used,
         gpus_idle=offered - used,
         usd_per_hour=cost,
@@ -112,15 +115,11 @@ def _started(spec: EngineSpec, asked: str | ModelConfig) -> Launch:
     return start.model_copy(update={"notes": (*start.notes, note)})
 
 
-def _engine_group(
-    request: PlanRequest, fleet: LoadedFleet, group: Group, experts: ExpertPlacement | None
-) -> EngineGroup:
+def _replicas(fleet: LoadedFleet, group: Group) -> tuple[Replica, ...]:
     choice = fleet.option.choice
-    served, workload, drafting = group.job.served, request.workload, group.job.shape.drafting
-    model, precision = served.model, served.precision
     assert choice is not None
     placed = [engine for engine in choice.placement if engine.candidate in group.candidates]
-    replicas = tuple(
+    return tuple(
         Replica(
             id=f"{group.id}-{number}",
             weight=group.share / group.engines,
@@ -133,6 +132,18 @@ def _engine_group(
         )
         for number, engine in enumerate(placed)
     )
+
+
+def engine_group(
+    request: PlanRequest,
+    group: Group,
+    replicas: tuple[Replica, ...],
+    attention_backend: str = "",
+    experts: ExpertPlacement | None = None,
+) -> EngineGroup:
+    """Engines that are alike, as a document says them."""
+    served, workload, drafting = group.job.served, request.workload, group.job.shape.drafting
+    model, precision = served.model, served.precision
     spec = EngineSpec(
         framework=served.framework.spec,
         model=_loadable(request.model, model.name),
@@ -148,7 +159,7 @@ def _engine_group(
         role=group.role,
         draft_tokens=drafting.draft_tokens if drafting else 0,
         prefix_hit=workload.prefix_hit,
-        attention_backend=fleet.attention_backend,
+        attention_backend=attention_backend,
     )
     return EngineGroup(
         id=group.id,

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from synthetic import GRIDS, questions
 
 from costmodels.kernels.features import matrix
-from costmodels.operations.moe import expected_active
 from costmodels.operations.registry import families
 from costmodels.operations.roofline import (
     CODES,
@@ -18,6 +17,7 @@ from costmodels.operations.roofline import (
     code,
     visible_pairs,
 )
+from costmodels.operations.wide_moe import expected_active
 from profiles.hardware import find_gpu, gpus
 from profiles.measurements import DTYPES, OPERATIONS
 

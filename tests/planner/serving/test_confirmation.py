@@ -95,9 +95,9 @@ def test_what_the_formulas_promise_too_much_is_taken_back(
         found = original(self)
         return found if self.group.load_rps <= carries else None
 
-    original = confirmation._Trial.check
-    monkeypatch.setattr(confirmation._Trial, "check", check)
-    monkeypatch.setattr(confirmation._Trial, "capacity_rps", lambda self: carries)
+    original = confirmation.Trial.check
+    monkeypatch.setattr(confirmation.Trial, "check", check)
+    monkeypatch.setattr(confirmation.Trial, "capacity_rps", lambda self: carries)
     request = {"model": DENSE, "cluster": "1xH100", "workload": WORKLOAD, "slo": SLO, "disaggregation": "never"}
     p = plan(request, store=bare)
     assert throughput(p) == pytest.approx(carries)
@@ -123,9 +123,9 @@ def test_after_some_rounds_only_simulated_engines_are_left(bare: ProfileStore, m
         loads.append(self.group.load_rps)
         return original(self) if len(loads) > 1 else None
 
-    original = confirmation._Trial.check
-    monkeypatch.setattr(confirmation._Trial, "check", check)
-    monkeypatch.setattr(confirmation._Trial, "capacity_rps", lambda self: self.group.load_rps / 2)
+    original = confirmation.Trial.check
+    monkeypatch.setattr(confirmation.Trial, "check", check)
+    monkeypatch.setattr(confirmation.Trial, "capacity_rps", lambda self: self.group.load_rps / 2)
     monkeypatch.setattr(confirmation, "ROUNDS", 1)
     p = plan(request, store=bare)
     assert len(loads) == 2
@@ -141,8 +141,8 @@ def test_after_some_rounds_only_simulated_engines_are_left(bare: ProfileStore, m
 def test_an_slo_that_no_simulated_engine_holds_is_refused_with_the_nearest(
     bare: ProfileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(confirmation._Trial, "check", lambda self: None)
-    monkeypatch.setattr(confirmation._Trial, "capacity_rps", lambda self: 0.0)
+    monkeypatch.setattr(confirmation.Trial, "check", lambda self: None)
+    monkeypatch.setattr(confirmation.Trial, "capacity_rps", lambda self: 0.0)
     request = {"model": DENSE, "cluster": "1xH100", "workload": WORKLOAD, "slo": SLO, "disaggregation": "never"}
     with pytest.raises(Infeasible, match="none when it is simulated") as told:
         plan(request, store=bare)

@@ -209,7 +209,7 @@ def test_degrees_of_experts_that_do_not_make_up_the_group_are_refused() -> None:
         ("Qwen/Qwen3-32B", "vllm", {"tp": "6", "pp": "2"}),
         ("Qwen/Qwen3-8B", "sglang", {"pp": "48"}),
         ("Qwen/Qwen3-235B-A22B-FP8", "sglang", {"tp": "8"}),
-        ("Qwen/Qwen3-235B-A22B-FP8", "sglang", {"tp": "1", "dp": "12", "ep": "12"}),
+        ("Qwen/Qwen3-235B-A22B-FP8", "sglang", {"tp": "1", "dp": "12", "ep": "12", "redundant": "4"}),
         ("Qwen/Qwen3-235B-A22B-FP8", "trtllm", {"tp": "4", "dp": "2"}),
         ("Qwen/Qwen3-30B-A3B", "vllm", {"tp": "1", "dp": "4", "ep": "2"}),
         ("Qwen/Qwen3-30B-A3B", "vllm", {"tp": "1", "pp": "3", "dp": "8"}),

@@ -1,0 +1,153 @@
+"""Routed experts behind an all-to-all: every GPU works on what was sent to it, and on nothing else.
+
+What decides is local, slots and tokens of a GPU: 288 slots on 72 GPUs are read as 256 on 64, four each. Rows are
+measured at powers of two of both, and what lies between is taken between them (:func:`ask_wide_experts`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodels.estimates import Floats, Ints
+from costmodels.operations.exchanges import BALANCES, LOW_LATENCY, ONE_SIDED, TWO_SIDED, priced_as
+from costmodels.operations.kernel import Kernel
+from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import LayerStep
+from costmodels.operations.roofline import (
+    ROUTING_SKEW,
+    Columns,
+    Hardware,
+    Work,
+    code,
+    element_bytes,
+    floats,
+)
+from costmodels.operations.shape_features import Features, logs, waves
+from profiles.shipped import shipped
+
+
+def expected_active(experts: Floats, top_k: Floats, tokens: Floats) -> Floats:
+    """Experts of ``experts`` that at least one of ``tokens`` uniformly routed tokens reaches, in
+    expectation."""
+    return experts * -np.expm1(tokens * np.log1p(-np.minimum(top_k / experts, 1 - 1e-12)))
+
+
+def reached(places: Floats, top_k: Floats) -> Floats:
+    """Of ``places`` of equal size, those in which a token's ``top_k`` experts lie, in expectation."""
+    return places * -np.expm1(top_k * np.log1p(-1 / np.maximum(places, 1 + 1e-9)))
+
+
+def _work(q: Columns) -> Work:
+    tokens, hidden, top_k, slots, width = floats(q, "tokens", "hidden", "top_k", "slots", "intermediate")
+    pairs = tokens * top_k
+    active = slots * -np.expm1(-pairs / slots)
+    weights = active * 3 * hidden * width * element_bytes(q)
+    moved = weights + pairs * (2 * hidden + 3 * width) * 2
+    return Work.local(2 * pairs * 3 * hidden * width, moved)
+
+
+def _features(q: Columns, hw: Hardware, gpu: Ints) -> Features:
+    tokens, top_k, slots, width = floats(q, "tokens", "top_k", "slots", "intermediate")
+    rows = tokens * top_k / slots
+    count, used = waves(slots * np.ceil(rows / 64) * np.ceil(width / 64), hw, gpu)
+    return {
+        **logs(q, "tokens", "hidden", "intermediate", "top_k", "slots"),
+        "rows_per_slot": np.log2(rows),
+        "kind": q["kind"].astype(np.float64),
+        "skew": ROUTING_SKEW[q["routing"].astype(np.int64)],
+        "waves": count,
+        "used": used,
+    }
+
+
+WIDE_MOE = Kernel(
+    name="wide_moe",
+    part="moe",
+    factor="",
+    work=_work,
+    features=_features,
+    group=("hidden", "intermediate", "top_k", "slots"),
+    range=("tokens", "hidden", "intermediate", "slots"),
+    near={"tokens": 2.0, "slots": 2.0, "routing": 4.0},
+    alike=("hidden", "intermediate", "top_k"),
+    figures_of="moe",
+)
+
+
+MOST_MASKED = 128
+"""Tokens of a GPU up to which masked products are measured: beyond, their last straight line goes on."""
+
+
+@dataclass(frozen=True)
+class BalanceFacts:
+    """See ``expert_balance.yaml``, which has the sources. By how experts are balanced: the skew of the rows that answer
+    for each kind of grouped products, and the busiest GPU's share of the exchange ÷ the mean."""
+
+    routing: Ints  # [BALANCES, kinds]
+    busiest: Floats
+
+
+_KINDS = ("contiguous", "masked", "grouped")
+
+
+@cache
+def balance_facts() -> BalanceFacts:
+    def parse(document: dict[str, Any]) -> BalanceFacts:
+        entries = [document[name] for name in BALANCES]
+        return BalanceFacts(
+            np.array([[code("routing", entry["routing"][kind]) for kind in _KINDS] for entry in entries]),
+            np.array([float(entry["busiest"]) for entry in entries]),
+        )
+
+    return shipped(Path(__file__).parent / "expert_balance.yaml", parse)
+
+
+def _kinds(layouts: Layouts) -> Ints:
+    like = priced_as(layouts.exchange)
+    first = np.where(like == LOW_LATENCY, _KINDS.index("masked"), _KINDS.index("contiguous"))
+    return np.where((like == ONE_SIDED) | (like == TWO_SIDED), _KINDS.index("grouped"), first)
+
+
+def busiest_share(layouts: Layouts, routing: str) -> Floats:
+    """The busiest GPU's part of an exchange ÷ the mean, [n]."""
+    if routing == "balanced":
+        return np.ones(len(layouts))
+    return np.asarray(balance_facts().busiest[layouts.eplb])
+
+
+def ask_wide_experts(
+    step: LayerStep, count: float, when: NDArray[np.bool_], tokens: Floats, slots: Floats, **shape: object
+) -> None:
+    """Asks for the experts of ``tokens`` of each GPU on ``slots`` of it, [n]: between the powers of two that are
+    measured, as if times were straight lines. The skew is that of rows which fit how experts are balanced; tokens that
+    spread evenly leave none."""
+    layouts = step.split.layouts
+    kinds = _kinds(layouts)
+    routing = balance_facts().routing[layouts.eplb, kinds]
+    if step.routing == "balanced":
+        routing = np.full(len(layouts), code("routing", "balanced"))
+    coded = np.array([code("kind", name) for name in _KINDS])[kinds]
+    most = np.where(layouts.low_latency, MOST_MASKED, 2.0**40)
+    for many, many_share in between_powers(tokens, most):
+        for held, held_share in between_powers(slots):
+            share = many_share * held_share
+            shape |= {"tokens": many, "slots": held, "kind": coded, "routing": routing}
+            step.work.ask(WIDE_MOE, count * share, when & (share != 0), **shape)
+
+
+Corner = tuple[Ints, Floats]
+
+
+def between_powers(values: Floats, most: Floats | float = 2.0**40) -> tuple[Corner, Corner]:
+    """((power of two below, its weight), (the one above, its weight)) of straight lines between them, [n] each; above
+    ``most``, a power of two itself, the line before it goes on."""
+    below = np.exp2(np.floor(np.log2(np.clip(values, 1.0, most))))
+    below = np.where(np.asarray(values) > most, np.minimum(below, most / 2), below)
+    above = np.maximum(values, 1.0) / below - 1
+    return (below.astype(np.int64), 1 - above), (2 * below.astype(np.int64), above)

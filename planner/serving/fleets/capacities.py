@@ -1,0 +1,352 @@
+"""What modelled engines carry of each class: every layout and token budget of every pool, at a grid of lengths, and
+between the points of the grid by interpolation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from costmodels.estimates import Floats, Ints
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision
+from planner.contract.clusters import SuppliedCluster, SuppliedPool
+from planner.contract.models import architecture_of
+from planner.contract.workload.classes import LengthClass
+from planner.contract.workload.slo import Slo
+from planner.contract.workload.workload import Workload
+from planner.serving.fleets.request import FleetRequest, ServiceAsked
+from planner.serving.layouts import Restrictions, layout_at
+from planner.serving.operating_points import Job, LayoutSearch, rate_at_confidence, search
+from planner.serving.planning import CostOf, jobs_of, precisions_of
+from planner.serving.request import PlanRequest
+from profiles.errors import Infeasible, InputError, Unsupported
+from profiles.values import shown
+
+Progress = Callable[[str], None]
+
+DIRECT = 48
+"""Classes up to which each is worked out by itself."""
+
+GRID = (9, 7)
+"""Points of the grid over prompts and outputs, of more classes."""
+
+KEPT = 10
+"""Kinds of engine of a pool and a precision that are chosen from: those that carry most of some class for their GPUs,
+and the smallest."""
+
+CLOSE = 0.02
+"""Share of a capacity by which another kind of the same size counts as no better."""
+
+MOST_NODES = 4
+"""Of one engine where as many GPUs can be had as are needed."""
+
+
+@dataclass(frozen=True)
+class ModelEngine:
+    """A layout with a token budget in a precision on a pool. ``why``: reasons why classes are not served."""
+
+    pool_index: int
+    gpus: int
+    layout: tuple[int, ...]
+    budget: int
+    precision: Precision
+    label: str
+    usd_per_hour: float | None = None
+    why: dict[tuple[float, float], tuple[str, str]] = field(default_factory=dict, compare=False, repr=False)
+
+    def reason(self, each: LengthClass) -> tuple[str, str] | None:
+        return self.why.get((each.isl, each.osl))
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (self.pool_index, self.layout, self.budget, self.precision)
+
+
+def service_request(
+    request: FleetRequest, asked: ServiceAsked, cluster: SuppliedCluster, workload: Workload, slo: Slo | None = None
+) -> PlanRequest:
+    """The request of one service for one workload, as ``plan`` takes it."""
+    assert asked.model is not None
+    fields = {"precision": asked.precision, "kv_precision": asked.kv_precision}
+    return PlanRequest(
+        model=asked.model,
+        cluster=cluster.model_copy(update={"choose": False, "pools": tuple(_closed(pool) for pool in cluster.pools)}),
+        slo=asked.slo if slo is None else slo,
+        workload=workload,
+        objective="cost" if request.objective == "cost" and workload.has_load else None,
+        framework=asked.framework or request.framework,
+        disaggregation="never",
+        confidence=request.confidence,
+        **{name: value for name, value in fields.items() if value is not None},  # type: ignore[arg-type]
+    )
+
+
+def _closed(pool: SuppliedPool) -> SuppliedPool:
+    """A pool with the GPUs that one engine may take of it."""
+    if pool.as_needed:
+        return pool.model_copy(update={"as_needed": False, "gpus": MOST_NODES * pool.gpus_per_node})
+    most = max(pool.gpus, pool.spot_gpus or 0, pool.reserved_gpus or 0)
+    return pool.model_copy(update={"gpus": most})
+
+
+def _allowed(job: Job, *, several: bool) -> Restrictions:
+    node = job.pool.gpus_per_node
+    most = job.pool.gpus if several else min(job.pool.gpus, node)
+    return Restrictions(most, node, max_engine_gpus=most)
+
+
+class Capacities:
+    """Of one service on the pools of a cluster."""
+
+    def __init__(
+        self, request: FleetRequest, asked: ServiceAsked, cluster: SuppliedCluster, cost_of: CostOf, progress: Progress
+    ) -> None:
+        assert asked.model is not None
+        self._request, self._asked, self._cluster, self._cost_of = request, asked, cluster, cost_of
+        self.model: Architecture = architecture_of(asked.model)
+        self._tell = progress
+        self.searched = [0, 0, 0, 0]
+        """Layouts considered, legal, operating points, of them within the SLO."""
+
+    def of(self, classes: Sequence[LengthClass]) -> tuple[tuple[ModelEngine, ...], Floats]:
+        """(kinds of engine, requests per second of each class on each, (classes, kinds); 0: none).
+
+        Raises:
+            InputError, Unsupported: a class beyond the model's context, hardware that runs no precision.
+        """
+        self._check(classes)
+        isl, osl = (np.array([getattr(each, name) for each in classes]) for name in ("isl", "osl"))
+        if len({*zip(isl.tolist(), osl.tolist(), strict=True)}) <= DIRECT:
+            points, inverse = np.unique(np.stack([isl, osl], axis=1), axis=0, return_inverse=True)
+            keys, cells = self._worked_out(points)
+            cells = cells[inverse.ravel()]
+        else:
+            keys, cells = self._interpolated(isl, osl)
+        if not keys:
+            raise Infeasible(
+                f"services {shown(self._asked.name)}: no layout of {self.model.name} on these pools "
+                f"carries any class within "
+                "the SLO",
+                "relax the SLO, or offer GPUs with more memory or bandwidth",
+                binding="slo",
+            )
+        kept = _worth(keys, cells)
+        why = self._why(classes, cells)
+        engines = tuple(
+            ModelEngine(k.pool_index, k.gpus, k.layout, k.budget, k.precision, k.label, why=why)
+            for k in (keys[i] for i in kept)
+        )
+        return engines, cells[:, kept]
+
+    def _check(self, classes: Sequence[LengthClass]) -> None:
+        context = self.model.max_context_tokens
+        for each in classes:
+            if each.isl < 1 or each.osl < 1:
+                raise InputError(
+                    f"services {shown(self._asked.name)}: a class has isl {each.isl:g} and osl {each.osl:g}",
+                    "a request has one token or more of each",
+                )
+            if each.isl + each.osl > context:
+                raise InputError(
+                    f"services {shown(self._asked.name)}: a class of isl {each.isl:g} and osl "
+                    f"{each.osl:g} is longer than "
+                    f"the context of {self.model.name}, {context} tokens",
+                    "leave it out, or name a model with a longer context",
+                )
+
+    # -------------------------------------------------------------- cells
+
+    def _searches(self, isl: float, osl: float, slo: Slo | None) -> list[LayoutSearch]:
+        asked = self._asked
+        work = Workload(
+            isl=max(round(isl), 1),
+            osl=max(round(osl), 1),
+            rate_rps=1.0,
+            speculation=asked.speculation,
+            prefix_hit=asked.prefix_hit,
+        )
+        request = service_request(self._request, asked, self._cluster, work, slo)
+        found = []
+        for precision in precisions_of(request, self.model):
+            jobs, _ = jobs_of(request, self.model, precision, self._cost_of)
+            for job in jobs:
+                one = search(job, _allowed(job, several=False))
+                if one.fine is None and job.pool.gpus > job.pool.gpus_per_node:
+                    one = search(job, _allowed(job, several=True))
+                found.append(one)
+        return found
+
+    def _worked_out(self, points: Floats) -> tuple[list[ModelEngine], Floats]:
+        """(kinds, capacity (points, kinds)) at ``points`` (n, 2) of isl and osl."""
+        index: dict[tuple[object, ...], int] = {}
+        keys: list[ModelEngine] = []
+        rows: list[dict[int, float]] = []
+        for number, (isl, osl) in enumerate(points.tolist()):
+            if number % 20 == 0 and number:
+                self._tell(f"{self._asked.name}: {number} of {len(points)} lengths")
+            row: dict[int, float] = {}
+            for one in self._searches(isl, osl, None):
+                self.searched[0] = max(self.searched[0], one.considered)
+                self.searched[1] = max(self.searched[1], one.legal)
+                self.searched[2] += 0 if one.coarse is None else len(one.coarse)
+                self._add(one, index, keys, row)
+            rows.append(row)
+        cells = np.zeros((len(points), len(keys)))
+        for number, row in enumerate(rows):
+            for column, rate in row.items():
+                cells[number, column] = rate
+        return keys, cells
+
+    def _add(
+        self, one: LayoutSearch, index: dict[tuple[object, ...], int], keys: list[ModelEngine], row: dict[int, float]
+    ) -> None:
+        if one.fine is None:
+            return
+        job, fine = one.job, one.fine
+        rate = rate_at_confidence(fine.steady.rate_rps, job.confidence)
+        self.searched[3] += len(fine)
+        for i in np.argsort(rate, kind="stable").tolist():
+            degrees, budget = fine.layouts.row(i), int(fine.budget[i])
+            key = (job.pool_index, degrees, budget, job.served.precision)
+            if key not in index:
+                index[key] = len(keys)
+                label = f"{layout_at(fine.layouts, i).label} on {job.pool.gpu}"
+                gpus = int(fine.layouts.gpus[i])
+                keys.append(ModelEngine(job.pool_index, gpus, degrees, budget, job.served.precision, label))
+            row[index[key]] = float(rate[i])  # in ascending order: the highest stays
+
+    def _interpolated(self, isl: Floats, osl: Floats) -> tuple[list[ModelEngine], Floats]:
+        """Cells between the points of a grid, by the logarithm of time in those of lengths; where a corner carries
+        nothing, worked out."""
+        axes = [_axis(lengths, count) for lengths, count in zip((isl, osl), GRID, strict=True)]
+        grid = np.stack([each.ravel() for each in np.meshgrid(*axes, indexing="ij")], axis=1)
+        keys, corners = self._worked_out(grid)
+        corners = corners.reshape(len(axes[0]), len(axes[1]), len(keys))
+        with np.errstate(divide="ignore"):
+            log = np.log(corners)
+        low, part = zip(*(_between(axis, lengths) for axis, lengths in zip(axes, (isl, osl), strict=True)), strict=True)
+        cells = np.zeros((len(isl), len(keys)))
+        for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            weight = (part[0] if a else 1 - part[0]) * (part[1] if b else 1 - part[1])
+            i, j = np.minimum(low[0] + a, len(axes[0]) - 1), np.minimum(low[1] + b, len(axes[1]) - 1)
+            with np.errstate(invalid="ignore"):
+                cells += np.where(weight[:, None] > 0, weight[:, None] * log[i, j], 0.0)
+        cells = np.exp(cells)  # minus infinity at any corner with weight: 0
+        self._mend(isl, osl, keys, cells, corners, low)
+        return keys, cells
+
+    def _mend(
+        self, isl: Floats, osl: Floats, keys: list[ModelEngine], cells: Floats, corners: Floats, low: Sequence[Ints]
+    ) -> None:
+        """Works out the classes that no kind carries by interpolation though some corner is carried, the grid's step
+        being too coarse for them."""
+        some = [
+            i for i in np.flatnonzero(~(cells > 0).any(axis=1)).tolist()
+            if (corners[low[0][i], low[1][i]] > 0).any()
+        ]  # fmt: skip
+        some = some[:: max(len(some) // DIRECT, 1)] if len(some) > 4 * DIRECT else some
+        index = {key.key: i for i, key in enumerate(keys)}
+        for i in some:
+            found, row = self._worked_out(np.array([[isl[i], osl[i]]]))
+            for k, each in enumerate(found):
+                if each.key in index:
+                    cells[i, index[each.key]] = row[0, k]
+
+    # -------------------------------------------------------------- classes that are not served
+
+    def _why(self, classes: Sequence[LengthClass], cells: Floats) -> dict[tuple[float, float], tuple[str, str]]:
+        """Of a few classes that nothing carries: memory or the SLO, and what would serve them."""
+        found: dict[tuple[float, float], tuple[str, str]] = {}
+        for i in np.flatnonzero(~(cells > 0).any(axis=1)).tolist()[:3]:
+            each = classes[i]
+            free = self._searches(each.isl, each.osl, Slo())
+            points = [one.fine for one in free if one.fine is not None]
+            if not points:
+                found[each.isl, each.osl] = (
+                    "memory: no layout holds such a request",
+                    "offer GPUs with more memory, more of them in an engine, or a smaller precision",
+                )
+                continue
+            from planner.serving.operating_points import percentile_ms
+
+            nearest = min(
+                (
+                    float(
+                        np.max([percentile_ms(p.steady, b)[k] / b.limit_ms for b in self._asked.slo.bounds], initial=0)
+                    )
+                    for p in points
+                    for k in [int(np.argmin(p.steady.e2e_us.value))]
+                ),
+                default=1.0,
+            )
+            found[each.isl, each.osl] = (
+                f"slo: the nearest layout takes {max(nearest, 1.0):.2g} times as long as promised",
+                f"relax the SLO {max(nearest, 1.0) * 1.02:.2g} times, or offer faster GPUs",
+            )
+        return found
+
+
+def _axis(lengths: Floats, points: int) -> Floats:
+    low, high = float(lengths.min()), float(lengths.max())
+    if high <= low * 1.02:
+        return np.array([round((low * high) ** 0.5)], np.float64)
+    return np.unique(np.rint(np.geomspace(max(low, 1.0), high, min(points, max(int(high - low), 2)))))
+
+
+def _between(axis: Floats, lengths: Floats) -> tuple[Ints, Floats]:
+    """(index of the point below, how far each length is to the next, 0 to 1)."""
+    if len(axis) == 1:
+        return np.zeros(len(lengths), np.int64), np.zeros(len(lengths))
+    inside = np.clip(lengths, axis[0], axis[-1])
+    low = np.clip(np.searchsorted(axis, inside, side="right") - 1, 0, len(axis) - 2)
+    part = np.log(inside / axis[low]) / np.log(axis[low + 1] / axis[low])
+    return low, np.clip(part, 0.0, 1.0)
+
+
+def _worth(keys: Sequence[ModelEngine], cells: Floats) -> list[int]:
+    """The kinds that are worth choosing from: none that another of the same GPUs, or of fewer of them, betters in every
+    class; of each pool and precision a few that together are best in most classes."""
+    kept: list[int] = []
+    groups: dict[tuple[int, Precision], list[int]] = {}
+    for i, key in enumerate(keys):
+        if cells[:, i].any():
+            groups.setdefault((key.pool_index, key.precision), []).append(i)
+    for mine in groups.values():
+        left = [
+            i for n, i in enumerate(mine)
+            if not any(_betters(keys, cells, j, i, earlier=m < n) for m, j in enumerate(mine) if j != i)
+        ]  # fmt: skip
+        per_gpu = np.stack([cells[:, i] / keys[i].gpus for i in left], axis=1)
+        best = np.maximum(per_gpu.max(axis=1), 1e-300)
+        chosen: list[int] = []
+        covered = np.zeros(len(cells))
+        while len(chosen) < min(KEPT, len(left)):
+            gain = np.maximum(per_gpu / best[:, None] - covered[:, None], 0).sum(axis=0)
+            gain += 1e-6 / np.array([keys[i].gpus for i in left])  # of equals the smaller
+            gain[[left.index(i) for i in chosen]] = -1
+            nxt = int(np.argmax(gain))
+            if gain[nxt] <= CLOSE * len(cells) * 0.05 and chosen:
+                break
+            chosen.append(left[nxt])
+            covered = np.maximum(covered, per_gpu[:, nxt] / best)
+        sizes = {keys[i].gpus for i in chosen}
+        for size in sorted({keys[i].gpus for i in left} - sizes):  # engines of each size, for what is left over
+            alike = [i for i in left if keys[i].gpus == size]
+            chosen.append(max(alike, key=lambda i: float(cells[:, i].sum())))
+        kept += chosen
+    return sorted(kept)
+
+
+def _betters(keys: Sequence[ModelEngine], cells: Floats, j: int, i: int, *, earlier: bool) -> bool:
+    if keys[j].gpus > keys[i].gpus:
+        return False
+    same = keys[j].gpus == keys[i].gpus
+    within = 1 + (CLOSE if same and earlier else 0.0)
+    better = bool((cells[:, j] * within >= cells[:, i]).all())
+    equal = same and bool((cells[:, j] == cells[:, i]).all())
+    return better and (not equal or earlier)
+
+
+__all__ = ["Capacities", "ModelEngine", "Unsupported", "service_request"]

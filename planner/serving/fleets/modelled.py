@@ -1,0 +1,261 @@
+"""What documents say of fleets of modelled engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from costmodels.models.architecture import Architecture
+from costmodels.serving.simulator.outcome import Metric
+from costmodels.serving.simulator.step_table import End
+from planner.contract.engine import EngineGroup
+from planner.contract.fleet import ClassAttained
+from planner.contract.quantities import Interval, Latency
+from planner.serving.confirmation.simulated_engine import ENDS
+from planner.serving.document.prediction import GroupPrediction, SloCheck
+from planner.serving.engines.groups import pairs_of
+from planner.serving.engines.latency import Checks
+from planner.serving.fleets.capacities import ModelEngine
+from planner.serving.fleets.confirming import Loaded, Settled, class_of, metric_of, rates_on
+from planner.serving.fleets.decision import Answered, ServiceLoad
+from planner.serving.fleets.described import replicas
+from planner.serving.fleets.request import FleetRequest
+from planner.serving.fleets.supplies import Offer
+from planner.serving.fleets.variants import Variant
+from planner.serving.report.prediction import confidence, group_prediction
+from planner.serving.report.report import engine_group
+from planner.serving.request import PlanRequest
+
+SHOWN = 24
+"""Classes of a service whose percentiles are told: those with most requests."""
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+
+
+class ModelDescribed:
+    """Engines of the cost model. ``engines``: the kinds that run, by variant, under their mixtures."""
+
+    def __init__(self, settled: Settled, engines: Mapping[int, Loaded], models: Mapping[int, Architecture]) -> None:
+        self._settled, self._engines, self._models = settled, engines, models
+        self.simulated = any(each.check is not None for each in engines.values())
+
+    # -------------------------------------------------------------- the request
+
+    def facts(self, request: FleetRequest, services: Sequence[ServiceLoad]) -> Mapping[str, Any]:
+        models = list({model.name: model for model in self._models.values()}.values())
+        used = [self._precision(each) for each in self._engines.values()]
+        weights, caches = (list(dict.fromkeys(getattr(each, name) for each in used)) for name in ("weights", "kv"))
+        return {
+            "model": " + ".join(model.name for model in models),
+            "parameters": sum(model.parameters for model in models),
+            "active_parameters": sum(model.active_parameters for model in models),
+            "not_modelled": tuple(part for model in models for part in model.excluded),
+            "weights_precision": " + ".join(weights),
+            "kv_precision": " + ".join(caches),
+            "precision_converted": any(each.converted for each in used),
+            "config": self._config(services[0]) if len(services) == 1 else None,
+        }
+
+    def _precision(self, each: Loaded) -> Any:
+        return each.group.job.served.precision
+
+    def _config(self, service: ServiceLoad) -> dict[str, Any] | None:
+        model = service.asked.model
+        return None if model is None or isinstance(model, str) else model.config
+
+    def service(self, service: ServiceLoad) -> Mapping[str, Any]:
+        mine = [
+            each for each in self._engines.values()
+            if self._settled.found.fleet.services[self._variant(each).service] is service
+        ]  # fmt: skip
+        served = mine[0].group.job.served if mine else None
+        return {
+            "model": None if served is None else served.model.name,
+            "framework": None if served is None else served.framework.spec,
+            "weights_precision": " + ".join(dict.fromkeys(self._precision(each).weights for each in mine)),
+            "kv_precision": " + ".join(dict.fromkeys(self._precision(each).kv for each in mine)),
+            "headroom": self._headroom(mine),
+            "config": self._config(service),
+        }
+
+    def _variant(self, each: Loaded) -> Variant:
+        return self._settled.found.fleet.chosen.variants[each.variant]
+
+    def _headroom(self, mine: Sequence[Loaded]) -> float:
+        return float(self._settled.found.fleet.request.headroom or 0.0)
+
+    # -------------------------------------------------------------- engines
+
+    def group(
+        self, name: str, service: ServiceLoad, variant: Variant, offer: Offer, said: Mapping[str, Any]
+    ) -> EngineGroup:
+        each = next(each for each in self._engines.values() if self._variant(each) == variant)
+        group = replace(each.group, id=name)
+        made = engine_group(self._for_all(each, service), group, replicas(name, said))
+        return made.model_copy(
+            update={
+                "service": service.asked.name,
+                "supply": offer.supply,
+                "usd_per_hour": said["usd_per_hour"],
+                "pool": offer.pool.name,
+                "limits": made.limits.model_copy(update={"max_model_len": self._longest(each, service)}),
+                "launch": made.launch,
+            }
+        )
+
+    def _for_all(self, each: Loaded, service: ServiceLoad) -> PlanRequest:
+        return each.request
+
+    def _longest(self, each: Loaded, service: ServiceLoad) -> int:
+        return each.group.limits.max_model_len
+
+    # -------------------------------------------------------------- the prediction
+
+    def predicted(self, found: Answered, used: Sequence[int]) -> Mapping[str, Any]:
+        groups: list[GroupPrediction] = []
+        checks: list[SloCheck] = []
+        engines = found.answer.engines
+        assert engines is not None
+        t = int(np.argmax([sum(step.rate_rps for step in shared.steps) for shared in found.fleet.steps]))
+        watts = [0.0, 0.0, 0.0]
+        for number, variant in enumerate(used):
+            each = self._engines.get(variant)
+            if each is None:
+                continue
+            group = replace(each.group, id=f"engine-{number}")
+            simulated: Checks = {} if each.check is None else {group.id: each.check}
+            one = group_prediction(group, simulated)
+            groups.append(one)
+            gpus = float(engines[t][variant]) * found.fleet.chosen.variants[variant].gpus
+            power = one.power_watts
+            watts = [w + gpus * p for w, p in zip(watts, (power.value, power.low, power.high), strict=True)]
+            pairs = pairs_of([group])
+            from planner.serving.report.prediction import _check
+
+            checks += [_check(bound, pairs, simulated) for bound in each.request.slo.bounds]
+        worst = {metric: _slowest(groups, f"{metric}_ms") for metric in ("ttft", "tpot", "e2e")}
+        output = sum(c.rate_rps * c.osl for step in found.fleet.steps[t].steps for c in step.classes)
+        power_all = Interval(value=watts[0], low=watts[1], high=watts[2])
+        tpot = worst["tpot"]
+        slowest: dict[tuple[str, float], SloCheck] = {}
+        for check in checks:
+            key = (check.metric, check.percentile)
+            if key not in slowest or check.margin < slowest[key].margin:
+                slowest[key] = check
+        return {
+            "ttft_ms": worst["ttft"],
+            "tpot_ms": tpot,
+            "e2e_ms": worst["e2e"],
+            "output_tokens_per_s_per_user": None if tpot is None else _inverse(tpot.mean),
+            "power_watts": power_all,
+            "joules_per_output_token": Interval(
+                value=power_all.value / output, low=power_all.low / output, high=power_all.high / output
+            ),
+            "ttft_ms_by_part": self._front(),
+            "slo": tuple(slowest.values()),
+            "engines": tuple(groups),
+        }
+
+    def _front(self) -> dict[str, float]:
+        each = next(iter(self._engines.values()))
+        (pair,) = pairs_of([each.group])
+        return {part: float(us[0]) / 1e3 for part, us in pair.served.ttft_parts_us.items()}
+
+    def attained(self, found: Answered, service: int) -> Mapping[str, Any]:
+        """What the classes see at the kinds' busiest steps, weighed by how many of them go where."""
+        mine = [
+            each for each in self._engines.values()
+            if each.check is not None and self._variant(each).service == service
+        ]  # fmt: skip
+        if not mine:
+            return {}
+        asked = found.fleet.services[service]
+        pooled = _Pooled(found, mine)
+        rates = pooled.rates
+        order = np.argsort(-rates, kind="stable")[: int((rates > 0).sum())]
+        classes = tuple(
+            ClassAttained(
+                isl=asked.classes[i].isl,
+                osl=asked.classes[i].osl,
+                rate_rps=float(rates[i]),
+                holds=pooled.holds(asked, i),
+                **{f"{metric}_ms": pooled.latency(metric, i) for metric in ("ttft", "tpot", "e2e")},
+            )
+            for i in sorted(order[:SHOWN].tolist(), key=lambda i: (asked.classes[i].isl, asked.classes[i].osl))
+        )
+        return {"holds": pooled.holds(asked, None), "classes": classes}
+
+
+class _Pooled:
+    """The simulated requests of a service's kinds of engine, each standing for as many as its kind gets."""
+
+    def __init__(self, found: Answered, kinds: Sequence[Loaded]) -> None:
+        service = found.fleet.chosen.variants[kinds[0].variant].service
+        classes = found.fleet.services[service].classes
+        self.rates = np.zeros(len(classes))
+        self._of: dict[End, list[dict[Metric, np.ndarray]]] = {end: [] for end in ENDS}
+        weights, where = [], []
+        for each in kinds:
+            assert each.check is not None
+            rates = rates_on(found, each.variant, each.step)
+            self.rates += rates
+            outcome = each.check.outcomes["value"]
+            weights.append(np.full(len(outcome), float(rates.sum()) / len(outcome)))
+            where.append(class_of(outcome, classes, rates))
+            for end in ENDS:
+                of = each.check.outcomes.get(end, outcome)
+                self._of[end].append({metric: metric_of(of, metric) for metric in ("ttft", "tpot", "e2e")})
+        self._weights, self._where = np.concatenate(weights), np.concatenate(where)
+
+    def _values(self, metric: Metric, end: End) -> np.ndarray:
+        return np.concatenate([each[metric] for each in self._of[end]])
+
+    def holds(self, service: ServiceLoad, which: int | None) -> bool | None:
+        mine = np.ones(len(self._where), np.bool_) if which is None else self._where == which
+        if int(mine.sum()) < 30:
+            return None
+        weight = self._weights[mine]
+        return all(
+            float(weight[~(self._values(bound.metric, "value")[mine] > bound.limit_ms * 1e3)].sum())
+            >= bound.percentile / 100 * float(weight.sum())
+            for bound in service.asked.slo.bounds
+        )
+
+    def latency(self, metric: Metric, which: int) -> Latency | None:
+        mine = self._where == which
+        found: dict[str, Interval] = {}
+        for name, p in (("mean", None), *QUANTILES.items()):
+            ends = []
+            for end in ENDS:
+                values = self._values(metric, end)
+                if len(values) != len(self._weights):
+                    values = self._values(metric, "value")
+                kept = mine & ~np.isnan(values)
+                if not kept.any():
+                    return None
+                ends.append(_weighed(values[kept], self._weights[kept], p) / 1e3)
+            found[name] = Interval(value=ends[ENDS.index("value")], low=min(ends), high=max(ends))
+        return Latency(**found)
+
+
+def _weighed(values: np.ndarray, weights: np.ndarray, p: float | None) -> float:
+    if p is None:
+        return float(np.average(values, weights=weights))
+    order = np.argsort(values)
+    part = np.cumsum(weights[order])
+    return float(values[order][min(int(np.searchsorted(part, p * part[-1])), len(values) - 1)])
+
+
+def _slowest(groups: Sequence[GroupPrediction], field: str) -> Latency | None:
+    found = [getattr(each, field) for each in groups if getattr(each, field) is not None]
+    return max(found, key=lambda latency: float(latency.p90.value), default=None)
+
+
+def _inverse(interval: Interval) -> Interval:
+    return Interval(value=1e3 / interval.value, low=1e3 / interval.high, high=1e3 / interval.low)
+
+
+__all__ = ["ModelDescribed", "ModelEngine", "confidence"]

@@ -1,0 +1,249 @@
+"""What a layout says of its experts beside its degrees: words understood, what nobody says taken as the framework has
+it, and what does not go together refused with the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from costmodels.models.architecture import Architecture, MixtureOfExperts
+from costmodels.operations.exchanges import BALANCES, OVERLAPS, exchange_kinds
+from costmodels.serving.frameworks.facts import ExchangeWay
+from costmodels.serving.frameworks.framework import Framework
+from costmodels.step.expert_exchange import fabric_kind
+from planner.contract.engine import NOTHING, Layout, Role
+from planner.contract.words import folded
+from profiles.errors import InputError
+from profiles.hardware import Fabric, Gpu
+from profiles.values import shown
+
+WIDE_FIELDS = ("role", "exchange", "redundant", "overlap", "eplb", "dispatch_tokens")
+ROLES: dict[str, Role] = {
+    "aggregated": "aggregated",
+    "agg": "aggregated",
+    "prefill": "prefill",
+    "decode": "decode",
+}
+_OVERLAP_WORDS = {"dual_batch": "two_batch", "dbo": "two_batch", "tbo": "two_batch", "sbo": "single_batch"}
+_BALANCE_WORDS = {"on": "static", "true": "static", "false": "off", "no": "off", "balanced": "perfect"}
+TRIED_COPIES = 4
+"""Copies per GPU up to which the nearest redundancy that works is looked for."""
+
+
+@dataclass(frozen=True)
+class WideAsked:
+    """What was said; None: nothing."""
+
+    role: Role = "aggregated"
+    exchange: str | None = None
+    redundant: int | None = None
+    overlap: str | None = None
+    eplb: str | None = None
+    dispatch_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class EngineMachines:
+    """What engines run on."""
+
+    framework: Framework
+    gpu: Gpu
+    gpus_per_node: int
+    fabric: Fabric
+
+
+def wide_asked(record: Mapping[str, str]) -> WideAsked:
+    """From the cells :data:`WIDE_FIELDS` of a row, those that are filled in.
+
+    Raises:
+        InputError: a word or number that is not known, naming the field and those that are.
+    """
+    given = {name: record[name] for name in WIDE_FIELDS if record.get(name)}
+
+    def word(name: str, known: tuple[str, ...], others: Mapping[str, str]) -> str | None:
+        if name not in given:
+            return None
+        asked = folded(given[name])
+        found = others.get(asked, asked)
+        if found not in known:
+            raise InputError(f"{name}: {shown(given[name])} is not known", f"give one of {', '.join(known)}")
+        return found
+
+    role = word("role", tuple(dict.fromkeys(ROLES.values())), ROLES)
+    return WideAsked(
+        ROLES[role or "aggregated"],
+        folded(given["exchange"]) if "exchange" in given else None,
+        _number("redundant", given["redundant"], 0) if "redundant" in given else None,
+        word("overlap", OVERLAPS, _OVERLAP_WORDS),
+        word("eplb", BALANCES, _BALANCE_WORDS),
+        _number("dispatch_tokens", given["dispatch_tokens"], 1) if "dispatch_tokens" in given else None,
+    )
+
+
+def _number(name: str, text: str, least: int) -> int:
+    if not text.strip().isdecimal() or not least <= int(text) <= 10**6:
+        raise InputError(f"{name}: {shown(text)} is no whole number", f"give {least} or more, or leave it out")
+    return int(text)
+
+
+def experts_of(model: Architecture) -> MixtureOfExperts | None:
+    """The model's experts; None where it has none."""
+    for group in model.layer_groups:
+        if isinstance(group.feed_forward, MixtureOfExperts):
+            return group.feed_forward
+    return None
+
+
+def with_experts(layout: Layout, asked: WideAsked, model: Architecture, on: EngineMachines) -> tuple[Layout, list[str]]:
+    """(``layout`` with what was asked of its experts and, where nothing was, what ``on`` runs; what was taken so).
+
+    Raises:
+        InputError: what does not go together, with the way out.
+    """
+    experts = experts_of(model)
+    if experts is None or layout.ep == 1:
+        for name in ("exchange", "redundant", "overlap", "eplb", "dispatch_tokens"):
+            if getattr(asked, name) in (None, 0, NOTHING, "off"):
+                continue
+            why = f"{model.name} has no experts" if experts is None else "no GPUs share out the experts (ep is 1)"
+            way = f"leave {name} out" + ("" if experts is None else ", or give ep")
+            raise InputError(f"{name}: {shown(getattr(asked, name))}, but {why}", way)
+        return layout, []
+    told: list[str] = []
+    exchange = _exchange(layout, asked, experts, on, told)
+    like = _priced(exchange)
+    eplb = asked.eplb
+    if eplb is None:
+        eplb = "static" if exchange != NOTHING else "off"
+        if exchange != NOTHING:
+            told.append(f"eplb={eplb}")
+    redundant = asked.redundant
+    if redundant is None:
+        redundant = -experts.experts % layout.ep if exchange != NOTHING and eplb != "off" else 0
+        if redundant:
+            told.append(f"redundant={redundant}")
+    _check_slots(layout, experts, redundant, eplb, on.framework)
+    overlap = asked.overlap or "none"
+    if exchange != NOTHING and asked.overlap is None and on.framework.parallelism.overlaps:
+        told.append("overlap=none")
+    if overlap != "none":
+        if exchange == NOTHING:
+            raise InputError(
+                f"overlap: {overlap} hides an exchange, and there is none to hide",
+                "give exchange, or leave overlap out",
+            )
+        if overlap not in on.framework.parallelism.overlaps:
+            can = ", ".join(("none", *on.framework.parallelism.overlaps))
+            raise InputError(f"overlap: {on.framework.full_name} has no {overlap}", f"give one of {can}")
+    dispatch = asked.dispatch_tokens or 0
+    if dispatch and like != "low_latency":
+        raise InputError(
+            f"dispatch_tokens: {dispatch}, but exchange {exchange} has no buffers of a fixed size",
+            "leave dispatch_tokens out, or give exchange=low_latency",
+        )
+    most = on.framework.parallelism.dispatch_tokens[1]
+    if dispatch > most:
+        raise InputError(
+            f"dispatch_tokens: {dispatch} is more than the {most} that buffers are made for", f"give at most {most}"
+        )
+    wide = {"exchange": exchange, "redundant": redundant, "overlap": overlap, "eplb": eplb, "dispatch_tokens": dispatch}
+    return layout.model_copy(update=wide), told
+
+
+def _priced(exchange: str) -> str:
+    kind = next(kind for kind in exchange_kinds() if kind.name == exchange)
+    return kind.like or kind.name
+
+
+def _exchange(layout: Layout, asked: WideAsked, experts: MixtureOfExperts, on: EngineMachines, told: list[str]) -> str:
+    """Our name of the exchange that was asked for, or that is usual."""
+    can, whole = on.framework.parallelism, layout.moe_tp == 1
+    if asked.exchange is None:
+        usual = can.usual_exchange(asked.role, on.gpu, layout.ep) if whole and layout.dp > 1 else None
+        if usual is not None and _refused(usual, layout, asked.role, experts, on) is None:
+            told.append(f"exchange={usual}")
+            return usual
+        return NOTHING
+    word = asked.exchange
+    if word in (NOTHING, "allgather_reducescatter", "naive"):
+        return NOTHING
+    named = [name for name, each in can.exchanges.items() if folded(each.backend) == word or name == word]
+    if word not in can.exchanges and len(named) > 1:  # a backend with modes of its own for each role
+        named = [name for name in named if asked.role in can.exchanges[name].roles] or named
+    if not named:
+        known = {kind.name for kind in exchange_kinds()}
+        names = ", ".join((NOTHING, *can.exchanges))
+        what = "has no words for it" if word in known else "knows no such exchange"
+        raise InputError(f"exchange: {shown(word)}: {on.framework.title} {what}", f"give one of {names}")
+    why = _refused(named[0], layout, asked.role, experts, on)
+    if why is not None:
+        raise InputError(f"exchange: {named[0]}: {why[0]}", why[1])
+    return named[0]
+
+
+def _refused(
+    name: str, layout: Layout, role: Role, experts: MixtureOfExperts, on: EngineMachines
+) -> tuple[str, str] | None:
+    """(why engines of ``role`` do not run the exchange ``name`` so, the way out); None: they do."""
+    each: ExchangeWay = on.framework.parallelism.exchanges[name]
+    framework, gpu = on.framework.full_name, on.gpu
+    others = [n for n, o in on.framework.parallelism.exchanges.items() if role in o.roles and o.runs_on(gpu)]
+    if not each.runs_on(gpu):
+        return f"{framework} does not run it on {gpu.name}", f"give one of {', '.join((NOTHING, *others))}"
+    if role not in each.roles:
+        hint = f"give role={each.roles[-1]}, or one of {', '.join((NOTHING, *others))}"
+        if role == "aggregated":
+            return (
+                f"{framework} does not mix it with prompts in one engine (prefill and decode engines apart run each "
+                "their own)",
+                hint,
+            )
+        return f"{framework} runs it in {' and '.join(each.roles)} engines alone", hint
+    if layout.moe_tp > 1:
+        return (
+            f"{framework} shares the experts out over the whole group of tp × dp = {layout.ep * layout.moe_tp} GPUs",
+            f"give ep={layout.ep * layout.moe_tp}, or exchange=none",
+        )
+    if each.attention_dp and layout.dp == 1:
+        return f"{framework} needs attention data parallelism for it", "give dp, or exchange=none"
+    if each.above_top_k and layout.ep <= experts.top_k:
+        return (
+            f"{framework} gathers where no more GPUs share experts ({layout.ep}) than a token has ({experts.top_k})",
+            "give a larger ep, or exchange=none",
+        )
+    if layout.tp * layout.dp > on.gpus_per_node:
+        fabric, kind = on.fabric.name, fabric_kind(on.fabric)
+        if not each.across:
+            return (
+                f"reaches no further than one NVLink domain of {on.gpus_per_node} GPUs",
+                f"share the experts out over at most {on.gpus_per_node} GPUs, or give another exchange",
+            )
+        if kind not in each.across:
+            return (
+                f"does not work over {fabric}, whose cards do not reach GPU memory",
+                f"stay within {on.gpus_per_node} GPUs, give exchange=none, or a fabric of {', '.join(each.across)}",
+            )
+    return None
+
+
+def nearest_copies(experts: int, ep: int, redundant: int = 0) -> Iterator[int]:
+    """Copies that make slots divide by ``ep``, the nearest to ``redundant`` first."""
+    fitting = [copies for copies in range(ep * TRIED_COPIES + 1) if (experts + copies) % ep == 0]
+    return iter(sorted(fitting, key=lambda copies: abs(copies - redundant)))
+
+
+def _check_slots(layout: Layout, experts: MixtureOfExperts, redundant: int, eplb: str, framework: Framework) -> None:
+    slots = experts.experts + redundant
+    if slots % layout.ep:
+        copies = next(nearest_copies(experts.experts, layout.ep, redundant))
+        raise InputError(
+            f"redundant: {experts.experts} experts and {redundant} copies do not divide by ep {layout.ep}"
+            if redundant
+            else f"ep: {experts.experts} experts do not divide by ep {layout.ep}",
+            f"EP{layout.ep} needs {experts.experts + copies} slots: redundant={copies}",
+        )
+    if redundant and eplb == "off" and framework.parallelism.copies_need_balancer:
+        raise InputError(
+            f"redundant: {framework.full_name} keeps no copies of experts without a balancer, and eplb is off",
+            "give eplb=static or dynamic, or redundant=0",
+        )

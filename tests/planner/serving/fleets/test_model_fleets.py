@@ -1,0 +1,63 @@
+"""Fleets of modelled engines: a small one, end to end."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from planner.serving.document.plan import Plan, parse_plan
+from planner.serving.fleets.planning import plan_fleet
+from planner.serving.fleets.request import parse_fleet_request
+from profiles.errors import InputError
+
+FLEET = {
+    "cluster": {"name": "ours", "pools": [{"gpu": "H100", "gpus": 8}, {"gpu": "L40S", "gpus": 8}]},
+    "services": [
+        {
+            "name": "chat",
+            "model": "Qwen/Qwen3-8B",
+            "slo": "ttft=1s,tpot=50ms",
+            "load": {
+                "classes": [
+                    {"isl_from": 100, "isl_to": 1000, "osl": 150, "rate_rps": 10},
+                    {"isl_from": 1000, "isl_to": 4000, "osl_from": 50, "osl_to": 300, "rate_rps": 2},
+                ]
+            },
+        }
+    ],
+}
+
+
+@cache
+def planned() -> Plan:
+    return plan_fleet(parse_fleet_request(FLEET))
+
+
+def test_the_document_says_engines_schedule_and_what_classes_see() -> None:
+    plan = planned()
+    assert parse_plan(plan.to_json()) == plan
+    (step,) = plan.decision.schedule
+    groups = {group.id: group for group in plan.decision.engines}
+    assert set(step.engines) == set(groups)
+    assert all(group.launch.command and group.service == "chat" for group in groups.values())
+    assert plan.decision.usd_per_hour == pytest.approx(
+        sum(step.engines[name] * (group.usd_per_hour or 0) for name, group in groups.items())
+    )
+    (service,) = plan.prediction.services
+    assert service.holds
+    assert [each.isl for each in service.classes] == pytest.approx([549.5, 2499.5])
+    assert plan.prediction.ttft_ms is not None
+    assert [bound.margin > 0 for bound in plan.prediction.slo] == [True, True]
+    assert plan.proof.gap == 0
+
+
+def test_the_same_request_is_the_same_fleet() -> None:
+    assert plan_fleet(parse_fleet_request(FLEET)).to_json() == planned().to_json()
+
+
+def test_a_class_beyond_the_context_is_refused() -> None:
+    (service,) = FLEET["services"]  # type: ignore[misc]
+    load = {"classes": [{"isl": 500_000, "osl": 10, "rate_rps": 1}]}
+    with pytest.raises(InputError, match="context"):
+        plan_fleet(parse_fleet_request({**FLEET, "services": [{**service, "load": load}]}))  # type: ignore[dict-item]

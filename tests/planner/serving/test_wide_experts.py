@@ -1,0 +1,118 @@
+"""Experts spread over many GPUs: prices against published engines, what is taken unsaid, what is refused."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+
+from planner.contract.engine import Layout
+from planner.serving.prediction_table import predict
+
+ENGINE = {
+    "model": "deepseek-ai/DeepSeek-R1",
+    "gpu": "H100",
+    "framework": "sglang",
+    "tp": "1",
+    "dp": "72",
+    "ep": "72",
+    "redundant": "32",
+    "role": "decode",
+    "isl": "2000",
+    "osl": "100",
+    "concurrency": str(256 * 72),
+    "gpu_memory_utilization": "0.835",
+}
+
+
+def asked(*changes: dict[str, str]) -> pd.DataFrame:
+    return predict(pd.DataFrame([ENGINE | change for change in changes]).fillna(""))
+
+
+PREFILL = {
+    "role": "prefill",
+    "dp": "32",
+    "ep": "32",
+    "redundant": "32",
+    "overlap": "two_batch",
+    "max_num_batched_tokens": "16384",
+    "osl": "1",
+}
+
+
+class TestPublishedEngines:
+    """Of SGLang on 96 H100 (lmsys.org, 2025-05-05), each within 15 %."""
+
+    def test_decode_on_nine_nodes(self) -> None:
+        with_overlap, without = (
+            float(value) for value in asked({"overlap": "two_batch"}, {})["output_tokens_per_s_per_gpu"]
+        )
+        assert with_overlap == pytest.approx(2785, rel=0.15)
+        assert without == pytest.approx(2222, rel=0.15)
+
+    def test_prefill_on_four_nodes(self) -> None:
+        changes = [
+            PREFILL | {"isl": str(isl), "concurrency": str(16384 // isl * 32), "osl": "1"} for isl in (1000, 2000, 4000)
+        ]
+        rates = [float(value) for value in asked(*changes)["input_tokens_per_s_per_gpu"]]
+        assert rates == pytest.approx([7209, 6818, 6288], rel=0.15)
+
+    def test_cache_of_nine_nodes(self) -> None:
+        assert int(asked({"overlap": "two_batch"})["kv_tokens"][0]) == pytest.approx(525e3, rel=0.05)
+
+    def test_overlap_pays_for_large_batches_alone(self) -> None:
+        gains = []
+        for batch in (32, 128, 256):
+            users = {"concurrency": str(batch * 72)}
+            first, second = (float(v) for v in asked(users, users | {"overlap": "two_batch"})["tpot_ms_mean"])
+            gains.append(first / second - 1)
+        assert gains[0] == pytest.approx(-0.27, abs=0.1)
+        assert gains[1] > 0
+        assert gains[2] == pytest.approx(0.255, abs=0.12)
+
+
+def test_what_nobody_says_is_taken_and_told() -> None:
+    answer = asked({"redundant": ""}).iloc[0]
+    assert "exchange=low_latency, eplb=static, redundant=32, overlap=none" in answer["note"]
+    assert "dispatch_tokens=256" in answer["note"]
+
+
+def test_parts_of_a_step_add_up() -> None:
+    answer = asked({"overlap": "two_batch"}).iloc[0]
+    parts = dict(part.rsplit(" ", 1) for part in answer["step_ms_by_part"].split("; "))
+    cost = float(parts.pop("of which imbalance"))
+    total = sum(map(float, parts.values()))
+    assert total == pytest.approx(float(answer["tpot_ms_mean"]), rel=0.01)
+    assert float(parts["hidden"]) < 0 < cost
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"redundant": "0"}, "256 experts do not divide by ep 72; EP72 needs 288 slots: redundant=32"),
+        ({"redundant": "20"}, "256 experts and 20 copies do not divide by ep 72; EP72 needs 288 slots: redundant=32"),
+        ({"dispatch_tokens": "128"}, "256 tokens of a GPU .* more than the 128 .* dispatch_tokens=256 .* GiB"),
+        ({"exchange": "nvlink_one_sided"}, "SGLang does not run it on H100"),
+        ({"framework": "vllm", "eplb": "off"}, "keeps no copies of experts without a balancer"),
+        ({"role": "aggregated", "exchange": "low_latency"}, "does not mix it with prompts"),
+        ({"role": "prefill", "exchange": "low_latency"}, "in decode engines alone"),
+        ({"concurrency": "72", "overlap": "two_batch"}, "overlap: two_batch needs two sequences"),
+        ({"exchange": "none", "overlap": "two_batch"}, "there is none to hide"),
+        ({"exchange": "carrier pigeon"}, "knows no such exchange; give one of none, high_throughput"),
+        ({"dp": "36", "ep": "36"}, "straddles nodes"),
+        ({"concurrency": "", "rate": "5"}, "rate: what a prefill or decode engine alone does"),
+        ({"gpu": "H100", "model": "Qwen/Qwen3-32B", "dp": "1", "ep": "1", "tp": "8"}, "redundant: .* has no experts"),
+    ],
+)
+def test_what_does_not_go_together_names_the_way_out(change: dict[str, str], says: str) -> None:
+    error = asked(change)["error"][0]
+    assert re.search(says, error), error
+
+
+def test_layouts_say_nothing_of_experts_that_are_nothing_special() -> None:
+    plain = Layout(tp=8, pp=1, dp=1, ep=1, moe_tp=8)
+    assert plain.model_dump() == {"tp": 8, "pp": 1, "dp": 1, "ep": 1, "moe_tp": 8}
+    wide = Layout(tp=1, pp=1, dp=72, ep=72, moe_tp=1, exchange="low_latency", redundant=32, eplb="static")
+    assert Layout(**wide.model_dump()) == wide
+    assert wide.label == "TP1 DP72 EP72+32 low-latency"
