@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from planner.compare import check_document as checks
+from planner.compare import document as comparisons
+from planner.compare.check_request import CheckRequest
+from planner.compare.request import ComparisonRequest
 from planner.contract import deployment as deployments
 from planner.contract.documents import Document
 from planner.contract.published import Published, Upgrade, json_schema, version_of
@@ -114,6 +118,8 @@ def _example(name: str) -> dict[str, Any]:
     example: dict[str, Any] = json.loads((EXAMPLES / f"{name}.json").read_text("utf-8"))
     if name == "simulation-request":
         example = {"plan": _example("serving"), **example}
+    if name == "comparison-request":
+        example = {"documents": [_example("deployment"), _example("serving")], **example}
     return example
 
 
@@ -163,6 +169,22 @@ def _import(
     from profiles.descriptions import catalogue_with
 
     return deployment_of(request, catalogue_with(store.path for store in measured))
+
+
+def _compare(
+    request: ComparisonRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+) -> comparisons.Comparison:
+    from planner.compare.comparing import compare
+
+    return compare(request, measured=measured, progress=progress)
+
+
+def _check(
+    request: CheckRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+) -> checks.CheckDocument:
+    from planner.compare.checking import check
+
+    return check(request, measured=measured, progress=progress)
 
 
 def _train(
@@ -248,6 +270,30 @@ _ALL: tuple[Kind, ...] = (
         route="/v1/imports",
         command="import",
         quick=_always,
+    ),
+    Kind(
+        name="comparison",
+        title="plans and deployments side by side under one load",
+        request=ComparisonRequest,
+        request_version="1.0",
+        document=comparisons.Comparison,
+        parse=comparisons.parse_comparison,
+        older=comparisons.OLDER,
+        make=_compare,
+        route="/v1/comparisons",
+        command="compare",
+    ),
+    Kind(
+        name="check",
+        title="whether what runs starts and keeps its promises, and what would be better",
+        request=CheckRequest,
+        request_version="1.0",
+        document=checks.CheckDocument,
+        parse=checks.parse_check,
+        older=checks.OLDER,
+        make=_check,
+        route="/v1/checks",
+        command="check",
     ),
     Kind(
         name="training",

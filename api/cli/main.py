@@ -10,7 +10,9 @@ import typer
 from api.cli import running
 from api.cli.commands import (
     catalogue,
+    check,
     collect,
+    compare,
     experts,
     export,
     few_shot,
@@ -39,6 +41,8 @@ app.command("predict")(predict.predict)
 app.command("memory")(memory.memory)
 app.command("simulate")(simulate.simulate)
 app.command("fleet")(fleet.fleet)
+app.command("check")(check.check)
+app.command("compare")(compare.compare)
 app.command("import")(importing.import_)
 app.command("export")(export.export)
 app.command("experts")(experts.experts)

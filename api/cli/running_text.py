@@ -13,6 +13,8 @@ from profiles.files import MIB, Source, is_file, is_folder
 from profiles.values import shown
 
 if TYPE_CHECKING:
+    from planner.contract.deployment import DeploymentDocument
+    from planner.serving.document.plan import Plan
     from profiles.hardware import Catalogue
 
 EXAMPLE = 'plan import "vllm serve Qwen/Qwen3-32B --tensor-parallel-size 2" --gpu H100'
@@ -97,3 +99,21 @@ def _folder(folder: Path) -> dict[str, str]:
     if not found:
         raise InputError(f"{folder}: has no script and no YAML", "name the folder that `plan export` wrote, or a file")
     return found
+
+
+def document_at(path: Path, gpu: str | None, catalogue: Catalogue) -> Plan | DeploymentDocument:
+    """The plan or the deployment in a file; one that starts engines (YAML, a script) is imported.
+
+    Raises:
+        InputError: what the readers raise.
+    """
+    if path.suffix.casefold() == ".json":
+        from planner.serving.document.opening import read_running
+
+        return read_running(path)
+    from planner.imports.importing import deployment_of
+    from planner.imports.request import parse_import_request
+
+    asked = {} if gpu is None else {"gpu": gpu}
+    fields = fields_of(str(path), asked, None, catalogue)
+    return deployment_of(parse_import_request(fields, catalogue), catalogue)

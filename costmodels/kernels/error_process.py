@@ -36,7 +36,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import stdtrit
 
 from costmodels.arrays import concatenate_rows, take_rows
@@ -226,6 +225,11 @@ class ErrorProcess:
         self._priors = priors
         self._rows, residual = rows.take(chosen), residual[chosen]
         self._few = self._rows.take(np.arange(min(len(chosen), SPREAD_ROWS)))
+        from scipy.linalg import (  # deferred, as everywhere here: most plans have no rows of their own
+            cho_solve,
+            cholesky,
+        )
+
         degrees = priors.degrees(self._rows)
         covariance, noise = priors.covariance(self._rows, self._rows), priors.noise(self._rows)
         trust = np.ones(len(residual))
@@ -244,6 +248,8 @@ class ErrorProcess:
 
     def at(self, p: Points) -> tuple[Floats, Floats]:
         """(mean, half-width of the :data:`COVERAGE` interval) of the error at ``p``, log, shape [n] each."""
+        from scipy.linalg import solve_triangular
+
         mean, spread = np.zeros(len(p)), np.zeros(len(p))
         for start in range(0, len(p), _BLOCK):
             index = np.arange(start, min(start + _BLOCK, len(p)))
@@ -257,6 +263,8 @@ class ErrorProcess:
 
     def told(self, p: Points) -> Floats:
         """L⁻¹K(rows, p), shape [rows, n]: what is subtracted from prior covariances is the product of two of these."""
+        from scipy.linalg import solve_triangular
+
         out: Floats = solve_triangular(self._few_factor, self._priors.covariance(self._few, p), lower=True)
         return out
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from costmodels.arrays import take_rows
 from costmodels.estimates import COVERAGE, Floats, Ints
@@ -181,6 +180,8 @@ def correction(
     Args:
         exclude: shape [n], groups whose rows must not speak (out-of-bag use).
     """
+    from scipy.spatial import cKDTree  # deferred: half a second of a command that asks for no forest
+
     out = np.zeros(len(place))
     for part in np.unique(partition):
         rows = np.flatnonzero(neighbours.partition == part)

@@ -88,9 +88,7 @@ class Values(Document):
         default=None,
         description="what engines load, in place of the model's name: a path where they run, or another name",
     )
-    draft_model: Argument | None = Field(
-        default=None, description="the EAGLE head or draft model, where the plan drafts"
-    )
+    draft_model: Argument | None = Field(default=None, description="EAGLE head or draft model, where the plan drafts")
     draft_method: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=40)] | None = Field(
         default=None, description="how it drafts, in the framework's word; mtp: the model's own module, no draft_model"
     )

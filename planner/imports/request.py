@@ -65,7 +65,7 @@ class RunningText(Document):
 
     @model_validator(mode="after")
     def _says_something(self) -> RunningText:
-        if not self.text.strip() and not self.files:
+        if not self.text.strip() and not self.files and getattr(self, "plan", None) is None:
             raise ValueError("text: is empty; give a command, a script, YAML, or the files of a folder")
         return self
 

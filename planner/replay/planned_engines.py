@@ -45,24 +45,27 @@ def planned_engines(
     store: ProfileStore | None = None,
     measured: Sequence[ProfileStore] = (),
     progress: Callable[[str], None] | None = None,
+    costs: dict[tuple[str, str], CostModel] | None = None,
 ) -> list[PlannedEngine]:
     """The engines of the document's groups.
 
     Args:
         model: the document's model, where it is neither a bundled one nor in it (plans of a schema before 1.3).
+        costs: cost models by GPU type and framework that were made before; grows.
 
     Raises:
         InputError: the document contradicts itself or what is known of its model and GPUs.
     """
     architecture = _architecture(running, model)
     catalogue = catalogue_with(each.path for each in (*([store] if store else ()), *measured))
-    costs: dict[str, CostModel] = {}
+    costs = {} if costs is None else costs
     framework = find_framework(running.framework).name
     engines = []
     for group in running.deployment.engines:
-        if group.gpu not in costs:
-            costs[group.gpu] = CostModel(catalogue.find_gpu(group.gpu), framework, store, progress, measured)
-        engines.append(_planned(running, group, architecture, costs[group.gpu]))
+        key = (group.gpu, framework)
+        if key not in costs:
+            costs[key] = CostModel(catalogue.find_gpu(group.gpu), framework, store, progress, measured)
+        engines.append(_planned(running, group, architecture, costs[key]))
     return engines
 
 

@@ -18,6 +18,7 @@ from costmodels.serving.closed_loop.client import Answers, Latency, closed_loop_
 from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
 from costmodels.serving.served_model import ServedModel
+from costmodels.serving.simulator.capacity import LONG
 from costmodels.step.communication import Network
 from planner.contract.engine import NOTHING
 from planner.contract.words import cell, columns_meant, precision_of
@@ -56,6 +57,11 @@ ADDED = (
     "release",
     "note",
     "error",
+)
+
+FALLS_BEHIND = (
+    "falls behind with steps at the slow end of the prediction: the high ends of TTFT and E2E are what "
+    f"{LONG:,} requests would see, and grow with more"
 )
 
 PREDICTED_PREFIX, PREDICTED_SUFFIX = "predicted_", "_predicted"
@@ -319,6 +325,11 @@ def _write(
     write("joules_per_output_token", joules, 1.0)
     write("joules_per_input_token", joules.scaled(1 / answer.input_share), 1.0)
     for k, row in enumerate(rows):
+        if row.workload.osl == 1:  # no token follows the first
+            for name in (each for each in out if each.startswith(("tpot_ms", "itl_ms"))):
+                out[name][row.index] = ""
+        if answer.falls_behind is not None and answer.falls_behind[k]:
+            out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], FALLS_BEHIND)))
         out["memory_bytes_per_gpu"][row.index] = f"{used[k]:.0f}"
         out["kv_tokens"][row.index] = f"{kv_tokens[k]}"
         origin = HOW[int(answer.tpot.mean.how[k])]

@@ -30,7 +30,9 @@ from planner.experts.placement import Placement, Topology
 from planner.experts.routes import read_routes
 from planner.imports.importing import deployment_of
 from planner.imports.request import parse_import_request
+from planner.kinds import EXAMPLES
 from planner.serving import prediction_table
+from planner.serving.document.opening import read_running
 from planner.serving.document.plan import read_plan
 from planner.serving.fleets.decision import loads_of
 from planner.serving.fleets.files import read_fleet
@@ -311,6 +313,9 @@ def _imported(path: Path) -> Any:
 
 
 READERS = {
+    "deployment": Reader(
+        "deployment.json", lambda: (EXAMPLES / "deployment.json").read_bytes(), read_running, mutations.spoilt_json
+    ),
     "script": Reader("serve.sh", lambda: SCRIPT, _imported),
     "cluster": Reader("c.yaml", lambda: CLUSTER, read_cluster, spoilt_yaml),
     "config": Reader("config.json", _json(CONFIG), _config, mutations.spoilt_json),

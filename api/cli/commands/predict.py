@@ -381,7 +381,7 @@ def _show(row: pd.Series) -> None:
             ("e2e_ms", "whole request (E2E)"),
         ):
             if not row[f"{name}_mean"]:
-                continue  # not of such an engine
+                continue  # not of such an engine, or of an answer of one token
             mean, low, high, p50, p99 = (float(row[f"{name}_{part}"]) for part in ("mean", "low", "high", "p50", "p99"))
             interval = milliseconds_range(Interval(value=mean, low=low, high=high))
             rows.add_row(title, milliseconds(mean), interval, milliseconds(p50), milliseconds(p99))

@@ -60,6 +60,8 @@ def _against(plan: Plan, chosen: Compared, other: Compared) -> str:
         return f"{chosen.serving}; {other.serving}: {other.reason}"
     its, own = number(other.objective_value, 4), number(chosen.objective_value or 0.0, 4)
     if other.loses_by < 0:
+        if plan.proof.simplest_within is not None and -other.loses_by <= plan.proof.simplest_within:
+            return f"{chosen.serving}, the simpler: {own} {unit}; {other.serving} would reach {its}"
         return f"{chosen.serving} as asked: {own} {unit}; {other.serving} would reach {its}"
     if other.loses_by < 5e-5:
         return f"{chosen.serving}: {own} {unit}; {other.serving} reaches the same"

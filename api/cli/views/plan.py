@@ -144,6 +144,11 @@ def _reason(plan: Plan, console: Console) -> None:
     bound = f"{number(proof.bound, 4)} {proof.objective_unit}"
     if proof.status == "optimal":
         said = f"{value}; no choice among the candidates is better than {bound} (gap {percent(proof.gap)})"
+    elif proof.simplest_within is not None:
+        said = (
+            f"{value}; the simplest of the plans within {percent(proof.simplest_within)} of the best, which reaches "
+            f"{bound} at most"
+        )
     else:
         reason = "the time limit ended the search" if proof.status == "time_limit" else "not proved optimal"
         said = f"{value}; {reason}: at best {bound} (gap {percent(proof.gap)})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
@@ -37,6 +38,8 @@ class Answers:
         output_tokens_per_s: of the whole engine.
         watts: of one GPU, mean over time.
         input_share: tokens of prompts for each of outputs.
+        falls_behind: [n], where requests come at a rate: whether the engine does not keep up with steps at the slow end
+            of their interval; None: in a closed loop, which waits for it.
     """
 
     ttft: Latency
@@ -47,6 +50,7 @@ class Answers:
     output_tokens_per_s: Estimates
     watts: Estimates
     input_share: Floats
+    falls_behind: NDArray[np.bool_] | None = None
 
 
 def itl_us(load: Load, running: Ints, ranks: Ints, grid: StepGrid) -> Floats:

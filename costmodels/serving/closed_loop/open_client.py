@@ -5,24 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
-from costmodels.estimates import Estimates, Floats, Ints
+from costmodels.estimates import Estimates, Ints
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
 from costmodels.power.board import Activity, mean_watts
 from costmodels.serving.closed_loop.client import Answers, Latency
-from costmodels.serving.frameworks.calibration import Spread
 from costmodels.serving.recipe import Started
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.arrivals import open_loop as requests_at
+from costmodels.serving.simulator.capacity import LONG, keeps_up, over_us
 from costmodels.serving.simulator.engine import Engine
 from costmodels.serving.simulator.events import simulate
-from costmodels.serving.simulator.step_table import step_tables
-from costmodels.serving.step import StepTimes, interval
+from costmodels.serving.simulator.outcome import Metric
+from costmodels.serving.simulator.step_table import End, step_tables_at
+from costmodels.serving.step import StepTimes
 from profiles.errors import InputError
+
+ENDS: tuple[End, End] = ("low", "high")
 
 REQUESTS, MOST_REQUESTS = 1000, 20_000
 LIFETIMES = 6
@@ -64,7 +68,8 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
     """
     framework, shape, rate_rps = served.framework, load.shape, load.rate_rps
     sequences, budget = started.max_num_seqs, started.max_num_batched_tokens
-    (table,) = step_tables(
+    (tables,) = step_tables_at(
+        get_args(End),
         served,
         layout,
         shape.routing,
@@ -73,19 +78,22 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
         longest_tokens=load.longest_tokens,
         queries=shape.queries,
     )
-    engine = Engine(
-        table,
-        framework.scheduler.model_copy(update={"chunked": started.chunked_prefill}),
-        kv_tokens=kv_tokens,
-        token_budget=budget,
-        max_sequences=sequences,
-        cached_share=shape.cached_tokens / shape.isl,
-        tokens_per_step=shape.tokens_per_step,
-        draft_share=shape.share_of_step(served.model.layers),
-    )
+    engines = {
+        end: Engine(
+            table,
+            framework.scheduler.model_copy(update={"chunked": started.chunked_prefill}),
+            kv_tokens=kv_tokens,
+            token_budget=budget,
+            max_sequences=sequences,
+            cached_share=shape.cached_tokens / shape.isl,
+            tokens_per_step=shape.tokens_per_step,
+            draft_share=shape.share_of_step(served.model.layers),
+        )
+        for end, table in tables.items()
+    }
     count = load.requests or REQUESTS
     while True:
-        outcome = simulate(engine, requests_at(*load.drawn(count), rate_rps, seed=0))
+        outcome = simulate(engines["value"], requests_at(*load.drawn(count), rate_rps, seed=0))
         needed = math.ceil(LIFETIMES * rate_rps * outcome.mean_us("e2e") / 1e6)
         if needed <= count or count == MOST_REQUESTS or load.requests is not None:
             break
@@ -99,31 +107,35 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
             "lower the rate, or use more or larger engines",
         )
     warm = outcome.trimmed(SETTLED, 0.0)
-    tpot = warm.mean_us("tpot")
     calibration = framework.calibration
     in_flight = rate_rps * warm.mean_us("e2e") / 1e6
+    tpot = 0.0 if load.shape.osl == 1 else warm.mean_us("tpot")  # an answer of one token has none
     front = calibration.front_us(np.array([float(shape.isl)]), np.array([in_flight]), np.array([tpot]))[0]
+    requests = requests_at(*load.drawn(count), rate_rps, seed=0)
+    seen = {"value": warm} | {end: simulate(engines[end], requests).trimmed(SETTLED, 0.0) for end in ENDS}
     step, watts = _running(served, layout, load, in_flight, outcome.busy_us / max(outcome.end_us, 1.0))
 
-    def latency(values: Floats, spread: Spread) -> Latency:
-        several = values[~np.isnan(values)]  # an answer of one token has no TPOT
-        values = several if len(several) else values
-        mean = np.array([np.mean(values)])
-        low, high = interval(mean, spread)
-        p50, p99 = np.quantile(values, [[0.5], [0.99]], axis=0)
-        ends = interval(p50, spread)
-        how, inside = step.latency.how, step.latency.inside
-        return Latency(Estimates(mean, low, high, how, inside), Estimates(p50, *ends, how, inside), p99)
+    how, inside = step.latency.how, step.latency.inside
+
+    def latency(metric: Metric, before: float) -> Latency:
+        """With steps at the ends of their interval, the engine played again."""
+
+        def estimates(p: float | None) -> Estimates:
+            value, low, high = (np.array([over_us(seen[end], metric, p, LONG) + before]) for end in ("value", *ENDS))
+            return Estimates(value, np.minimum(low, value), np.maximum(high, value), how, inside)
+
+        return Latency(estimates(None), estimates(0.5), estimates(0.99).value)
 
     return Answers(
-        latency(warm.ttft_us + front, calibration.ttft),
-        latency(warm.tpot_us, calibration.tpot),
-        latency(warm.e2e_us + front, calibration.e2e),
+        latency("ttft", front),
+        latency("tpot", 0.0),
+        latency("e2e", front),
         step.latency,
         step.latency,
         Estimates.exact(np.array([rate_rps * shape.osl])),
         watts,
         np.array([shape.isl / shape.osl]),
+        falls_behind=np.array([not keeps_up(seen["high"])]),
     )
 
 

@@ -45,6 +45,9 @@ FEWEST = 250
 BATCHES = 10
 """Parts of a run by whose differences it is told how sure its percentiles are."""
 
+LONG = 20_000
+"""Requests over which a latency is told that grows all the time: where slower steps keep an engine from keeping up."""
+
 LOOKS = 32
 """How often a run is looked at to see whether it can still meet the limits."""
 
@@ -90,6 +93,14 @@ def growth_us(outcome: Outcome) -> float:
         return 0.0
     waits = outcome.of("ttft")
     return max(float(np.polyfit(np.arange(len(waits)), waits, 1)[0]), 0.0)
+
+
+def over_us(outcome: Outcome, metric: Metric, p: float | None, requests: float) -> float:
+    """What a share ``p`` of so many ``requests`` stays below, the mean with None: as it was seen, where the engine
+    keeps up; else each waits longer than the one before it, and more of them wait longer still."""
+    found = outcome.mean_us(metric) if p is None else outcome.percentile_us(metric, p)
+    growth = 0.0 if metric == "tpot" else growth_us(outcome)
+    return found + growth * (0.5 if p is None else p) * (requests - len(outcome)) if growth else found
 
 
 def saturated_rps(engine: Engine, isl: Ints, osl: Ints, rate_rps: float, *, seed: int = 0) -> float:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,10 +15,12 @@ from planner.contract.documents import checked
 from planner.contract.files import mapping_of, read_text
 from planner.contract.workload.grammar import NUMBER, items, tokens
 from planner.contract.workload.lengths import Recorded, standing_for
-from planner.contract.workload.traces import Recording, recorded
 from planner.contract.workload.workload import WORDS, WORKLOAD_HELP, Workload, workload_of
 from profiles.errors import InputError
 from profiles.values import shown
+
+if TYPE_CHECKING:
+    from planner.contract.workload.traces import Recording
 
 MINUTE_S = 60.0
 
@@ -73,6 +75,8 @@ def _of_trace(path: Path, pairs: Mapping[str, str], skip_failed: bool) -> Worklo
             f"workload: {taken[0]} has no effect beside the trace {path.name}, which says how long requests are",
             "leave it out, or the trace",
         )
+    from planner.contract.workload.traces import recorded  # deferred: most workloads are no trace, and pandas is slow
+
     trace, rest = recorded(path, skip_failed=skip_failed), dict(pairs)
     rate = rest.pop("rate", None) or rest.pop("rps", None) or "peak"
     most = tokens(rest["max_len"]) if "max_len" in rest else None

@@ -112,6 +112,11 @@ class ServingProof(Proof):
     objective: Objective
     bound: float = Field(description="no choice among the candidates can be better than this")
     gap: float = Field(description="|bound − objective| ÷ the larger of the two")
+    simplest_within: float | None = Field(
+        default=None,
+        description="the plan is the simplest of those that are better by no more than this share, which predictions "
+        "cannot tell apart (fewer kinds of engine, fewer GPUs an engine, aggregated engines); null: it is the best",
+    )
     layouts_considered: int
     layouts_legal: int
     operating_points: int = Field(

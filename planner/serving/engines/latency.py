@@ -8,18 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 from costmodels.estimates import Floats
-from costmodels.serving.simulator.capacity import growth_us, standard_error_us
+from costmodels.serving.simulator.capacity import LONG, keeps_up, over_us, standard_error_us
 from costmodels.serving.simulator.outcome import Metric, Outcome
 from costmodels.serving.simulator.step_table import End
 from planner.serving.engines.groups import Group, Pair
 from planner.serving.operating_points import Served
-
-LONG = 20_000
-"""Requests to all engines over which a latency is told that grows all the time: where slower steps keep an engine from
-keeping up."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +36,11 @@ class Check:
 
     def us(self, metric: Metric, p: float | None, end: End = "value") -> float:
         """What a share ``p`` of requests stays below; the mean with None."""
-        outcome = self.outcomes[end]
-        found = outcome.mean_us(metric) if p is None else outcome.percentile_us(metric, p)
-        if metric == "tpot" or end == "value" or not self._growth_us[end]:
-            return found
-        return found + self._growth_us[end] * (0.5 if p is None else p) * (LONG * self.share - len(outcome))
+        return over_us(self.outcomes[end], metric, p, LONG * self.share)
 
     def keeps_up(self, end: End) -> bool:
         """Whether the engine answers as fast as requests come."""
-        return not self._growth_us[end]
-
-    @cached_property
-    def _growth_us(self) -> dict[End, float]:
-        return {end: growth_us(outcome) for end, outcome in self.outcomes.items()}
+        return keeps_up(self.outcomes[end])
 
     def standard_error_us(self, metric: Metric, p: float) -> float:
         return standard_error_us(self.outcomes["value"], metric, p)

@@ -41,6 +41,11 @@ from profiles.errors import Infeasible, LimitReached
 
 Serving = Literal["aggregated", "disaggregated"]
 
+TIE = 0.02
+"""Plans whose throughput or latency differs by no more than this share are equals: predictions are not so sure. The
+simplest is taken: fewer kinds of engine, fewer GPUs an engine, aggregated engines, the precision that is asked for
+first. GPUs and their price are certain, and no ties."""
+
 
 @dataclass(frozen=True)
 class ServingOption:
@@ -58,6 +63,13 @@ class ServingOption:
     error: Infeasible | LimitReached | None = None
 
     @property
+    def objective(self) -> float:
+        """Of its choice."""
+        assert self.choice is not None
+        assert self.choice.solution.objective is not None
+        return self.choice.solution.objective
+
+    @property
     def carries(self) -> float:
         """The highest rate that is known to be carried where the rate asked for is not, requests/s."""
         highest = getattr(self.error, "details", {}).get("highest_rate_rps")
@@ -71,14 +83,20 @@ class ServingOption:
         """Whether its objective is better by more than rounding; any plan is better than none."""
         if self.choice is None or other.choice is None:
             return self.choice is not None
-        mine, its = self.choice.solution.objective, other.choice.solution.objective
-        assert mine is not None
-        assert its is not None
+        mine, its = self.objective, other.objective
         return mine > its * (1 + 1e-9) if goal == "throughput" else mine < its * (1 - 1e-9)
+
+    def ties_with(self, better: ServingOption, goal: str) -> bool:
+        """Whether it has a plan so near to a ``better`` one that nobody could tell."""
+        if self.choice is None or goal in ("cost", "gpus"):
+            return False
+        mine, its = self.objective, better.objective
+        return mine >= its * (1 - TIE) if goal == "throughput" else mine <= its * (1 + TIE)
 
 
 def best_of(request: PlanRequest, options: list[ServingOption]) -> ServingOption | None:
-    """The best option that is allowed; of equals the first: aggregated engines, and the precision asked for first."""
+    """The best option that is allowed; of equals (:data:`TIE`) the first: aggregated engines, and the precision asked
+    for first."""
     best: ServingOption | None = None
     for option in options:
         if (
@@ -87,7 +105,9 @@ def best_of(request: PlanRequest, options: list[ServingOption]) -> ServingOption
             and (best is None or option.better_than(best, request.goal))
         ):
             best = option
-    return best
+    if best is None:
+        return None
+    return next((each for each in options if each.allowed(request) and each.ties_with(best, request.goal)), best)
 
 
 def served_rps(request: PlanRequest, option: ServingOption) -> float:
@@ -148,7 +168,43 @@ def _solved(
         choice = _choose(request, offered)
     except (Infeasible, LimitReached) as error:
         return _without(replace(bare, candidates=offered, origin=origin), error.message, error)
+    choice = _simplest(request, offered, origin, choice)
     return replace(bare, candidates=offered, origin=origin, choice=choice)
+
+
+def _simplest(
+    request: PlanRequest, offered: Candidates, origin: tuple[EngineCandidate, ...], best: FleetChoice
+) -> FleetChoice:
+    """Of aggregated engines one layout in each pool, the smallest, where the fleet ties with the ``best``; it keeps the
+    bound of all candidates."""
+    layouts = np.array([int(each.layouts.gpus[0]) for each in origin])
+    keys = [each.key for each in origin]
+    used = {keys[v] for v in np.flatnonzero(best.engines).tolist()}
+    if request.goal != "throughput" or any(each.role != "aggregated" for each in origin):
+        return best
+    kept: set[tuple[int, ...]] = set()
+    for pool in sorted({key[0] for key in used}):
+        gpus = request.cluster.pools[pool].gpus
+        reach: dict[tuple[int, ...], float] = {}
+        for v in np.flatnonzero(offered.pool == pool).tolist():
+            reach[keys[v]] = max(reach.get(keys[v], 0.0), gpus // layouts[v] * float(offered.capacity_rps[v]))
+        most = max(reach.values())
+        near = [key for key, rps in reach.items() if rps >= most * (1 - TIE)]
+        size = {key: int(layouts[v]) for v, key in enumerate(keys)}
+        kept.add(min(near, key=lambda key: (size[key], -reach[key])))
+    if used <= kept or kept == used:
+        return best
+    some = np.array([v for v, key in enumerate(keys) if key in kept], np.int64)
+    try:
+        simple = _choose(request, offered.take(some))
+    except (Infeasible, LimitReached):
+        return best
+    goal, mine = best.solution.objective, simple.solution.objective
+    assert goal is not None
+    assert mine is not None
+    if mine < goal * (1 - TIE) or best.solution.status != "optimal":
+        return best
+    return replace(simple.among(some, len(keys), best.solution), simplest=True)
 
 
 def solved_again(request: PlanRequest, option: ServingOption, capacity_rps: Floats) -> ServingOption:

@@ -36,7 +36,7 @@ class FleetChoice:
     candidate's part of the traffic over all its engines, sums to 1 in every role, and at the asked rate loads no
     engine above its capacity. ``placement``: every engine, by candidate. ``solution``: objective and bound in the
     objective's unit (requests/s, USD/h, GPUs, ms); its values are the engines. ``binding``: what keeps the
-    objective from being better.
+    objective from being better. ``simplest``: it was preferred to a better one for being simpler.
     """
 
     engines: Ints
@@ -44,6 +44,25 @@ class FleetChoice:
     placement: tuple[Engine, ...]
     solution: Solution
     binding: str
+    simplest: bool = False
+
+    def among(self, index: Ints, candidates: int, best: Solution) -> FleetChoice:
+        """The same fleet among more candidates, of which its own were those at ``index``; ``best``: of all of them,
+        whose bound is its bound."""
+        engines, shares = np.zeros(candidates, np.int64), np.zeros(candidates)
+        engines[index], shares[index] = self.engines, self.shares
+        found, values = self.solution, engines.astype(np.float64)
+        objective, bound = found.objective, best.bound
+        if objective is not None and bound is not None and abs(objective - bound) > TOLERANCE * abs(bound):
+            gap = abs(objective - bound) / max(abs(objective), abs(bound))
+            found = replace(found, status="feasible", bound=bound, gap=gap)
+        return replace(
+            self,
+            engines=engines,
+            shares=shares,
+            placement=tuple(replace(engine, candidate=int(index[engine.candidate])) for engine in self.placement),
+            solution=replace(found, values=values),
+        )
 
 
 def choose_fleet(
@@ -108,15 +127,7 @@ def _fastest_pair(ask: Question, time_limit_s: float) -> FleetChoice:
     used = {role: float(c.latency_ms[(pair.shares > 0) & (c.roles == role)].max()) for role in c.needed}
     kept = np.flatnonzero(c.latency_ms >= np.array([used[role] for role in c.roles.tolist()]))
     most = _chosen(replace(ask, candidates=c.take(kept)), time_limit_s)
-    engines, shares = np.zeros(len(c.pool), np.int64), np.zeros(len(c.pool))
-    engines[kept], shares[kept] = most.engines, most.shares
-    return replace(
-        most,
-        engines=engines,
-        shares=shares,
-        placement=tuple(replace(engine, candidate=int(kept[engine.candidate])) for engine in most.placement),
-        solution=replace(most.solution, values=engines.astype(np.float64)),
-    )
+    return most.among(kept, len(c.pool), most.solution)
 
 
 def _check(pools: Sequence[NodePool], candidates: Candidates, objective: str, rate_rps: float | None) -> None:

@@ -6,10 +6,11 @@ import math
 
 from costmodels.origins import HOW
 from costmodels.serving.frameworks.framework import PREDICTED
+from costmodels.serving.simulator.capacity import LONG
 from planner.contract.quantities import SLOW_END
 from planner.contract.workload.workload import Workload
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
-from planner.serving.engines.latency import LONG, Checks
+from planner.serving.engines.latency import Checks
 from planner.serving.engines.pairing import pairing_notes
 from planner.serving.operating_points import FEW_PLACES
 from planner.serving.request import PlanRequest

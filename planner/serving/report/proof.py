@@ -12,7 +12,7 @@ from planner.contract.provenance import Provenance, provenance_fields
 from planner.serving.document import plan as plans
 from planner.serving.engines.groups import LoadedFleet
 from planner.serving.engines.latency import Checks
-from planner.serving.engines.options import ServingOption
+from planner.serving.engines.options import TIE, ServingOption
 from planner.serving.layouts import Rejected
 from planner.serving.report.accuracy import published_accuracy
 from planner.serving.report.notes import notes_of
@@ -51,6 +51,7 @@ def proof_of(request: PlanRequest, options: list[ServingOption], best: ServingOp
     return plans.ServingProof(
         engine=solution.engine,
         status="optimal" if proved else "feasible",
+        simplest_within=TIE if _is_simplest(request, allowed, best) else None,
         objective=request.goal,
         objective_value=solution.objective,
         objective_unit=UNITS[request.goal],
@@ -68,6 +69,12 @@ def proof_of(request: PlanRequest, options: list[ServingOption], best: ServingOp
         binding_constraint=_binding(best),
         compared=_compared(request, options, best),
     )
+
+
+def _is_simplest(request: PlanRequest, allowed: list[ServingOption], best: ServingOption) -> bool:
+    """Whether it was preferred to plans that are known and better, for being simpler."""
+    assert best.choice is not None
+    return best.choice.simplest or any(other.better_than(best, request.goal) for other in allowed)
 
 
 def _binding(best: ServingOption) -> str:

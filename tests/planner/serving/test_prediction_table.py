@@ -267,3 +267,12 @@ def test_cells_as_spreadsheets_and_result_files_have_them() -> None:
     assert "framework is blank: vllm is taken" in answer["note"].iloc[3]
     assert answer["error"].iloc[4].startswith("disagg: 'true': prefill and decode engines apart")
     assert answer["error"].iloc[5] == ""
+
+
+@pytest.mark.parametrize("load", [{"concurrency": "4"}, {"concurrency": "", "rate": "4"}])
+def test_answers_of_one_token_have_no_time_per_token(load: dict[str, str]) -> None:
+    answer = predict(rows({"osl": "1", **load}))
+    assert answer["error"].iloc[0] == ""
+    assert value(answer, "ttft_ms_mean") > 0
+    assert value(answer, "ttft_ms_low") <= value(answer, "ttft_ms_mean") <= value(answer, "ttft_ms_high")
+    assert set(answer.filter(regex="^(tpot|itl)_ms").iloc[0]) == {""}

@@ -1,0 +1,80 @@
+"""The view of ``plan compare``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.console import Console
+
+from api.cli.console import bullet, facts, heading, indented, table
+from api.cli.views.quantities import milliseconds, milliseconds_range
+from planner.compare.document import Comparison, Ordered, PromiseSeen, Side
+from planner.contract.quantities import Interval
+
+
+def show(made: Comparison, out: Console) -> None:
+    """Prints the sides in columns, and the order."""
+    heading(out, f"{made.model}: {made.workload.told()}, at {made.load}")
+    rows = table("", *(side.name for side in made.sides))
+    sides = made.sides
+    rows.add_row("engines", *("\n".join(side.engines) for side in sides))
+    rows.add_row("framework", *(side.framework for side in sides))
+    rows.add_row("starts", *("yes" if side.starts else "NO" for side in sides))
+    for label, said in _lines():
+        rows.add_row(label, *(said(side) for side in sides))
+    for place, bound in enumerate(made.slo.bounds):
+        label = f"{bound.metric.upper()} p{bound.percentile:g} ≤ {milliseconds(bound.limit_ms)}"
+        rows.add_row(label, *(_promise(side.promises[place] if side.promises else None) for side in sides))
+    indented(out, rows)
+    lines = [("order", order_told(each)) for each in made.order]
+    lines += [(side.name, side.problem) for side in sides if side.problem]
+    if lines:
+        facts(out, lines)
+    for note in made.provenance.notes:
+        bullet(out, note)
+
+
+def _lines() -> list[tuple[str, Callable[[Side], str]]]:
+    return [
+        ("carries, requests/s", lambda side: amount(side.carries_rps)),
+        ("output tokens/s/GPU", lambda side: amount(side.output_tokens_per_s_per_gpu)),
+        ("USD/M output tokens", lambda side: amount(side.usd_per_million_output_tokens)),
+        ("joules/output token", lambda side: amount(side.joules_per_output_token)),
+        ("TTFT mean", lambda side: _ms(side.ttft_ms, side.keeps_up)),
+        ("TPOT mean", lambda side: _ms(side.tpot_ms, True)),
+        ("E2E mean", lambda side: _ms(side.e2e_ms, side.keeps_up)),
+    ]
+
+
+def amount(interval: Interval | None) -> str:
+    """A quantity and its interval, three digits."""
+    if interval is None:
+        return "–"
+    if interval.value == 0 and interval.high == 0:
+        return "none"
+    return f"{interval.value:,.3g} ({interval.low:,.3g}–{interval.high:,.3g})"
+
+
+def _ms(interval: Interval | None, keeps_up: bool) -> str:
+    if interval is None:
+        return "–"
+    if not keeps_up:
+        return "falls behind"
+    return f"{milliseconds(interval.value)} ({milliseconds_range(interval)})"
+
+
+def _promise(seen: PromiseSeen | None) -> str:
+    if seen is None or seen.seen_ms is None:
+        return "–"
+    sure = "" if seen.confidence is None else f", {seen.confidence:.0%} sure"
+    return f"{milliseconds(seen.seen_ms.value)}: {'holds' if seen.holds else 'BREAKS'}{sure}"
+
+
+def order_told(each: Ordered) -> str:
+    """One pair in words."""
+    if each.by == 0.0:
+        return f"{each.better} and {each.worse} carry the same: a tie"
+    if each.by is None:
+        return f"{each.better} keeps the promises at some load, {each.worse} at none ({each.confidence:.0%} sure)"
+    unit = " per GPU" if each.quantity.endswith("GPU") else ""
+    return f"{each.better} carries {each.by:.0%} more{unit} than {each.worse} ({each.confidence:.0%} sure)"

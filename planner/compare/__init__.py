@@ -1,0 +1,1 @@
+"""Plans and deployments side by side under one load, and whether what is asked about keeps its promises."""

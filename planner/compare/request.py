@@ -1,0 +1,106 @@
+"""What is asked of ``plan compare``: plans or deployments, a load and promises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from planner.contract.deployment import DeploymentDocument
+from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
+from planner.contract.options import Option
+from planner.contract.published import EDITED
+from planner.contract.workload.slo import Slo, parse_slo
+from planner.contract.workload.workload import Workload, workload_input
+from planner.serving.document.opening import opened
+from planner.serving.document.plan import Plan
+from profiles.hardware import SHIPPED, Catalogue
+from profiles.values import shown
+
+MOST_SIDES = 8
+
+_LOAD = "The load"
+
+
+def _opened_all(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(
+        opened(each, f"request: documents.{place}") if isinstance(each, Mapping) else each
+        for place, each in enumerate(value)
+    )
+
+
+def slo_input(value: Any) -> Any:
+    """Promises in their short form, or as they are."""
+    return parse_slo(value) if isinstance(value, str) else value
+
+
+WorkloadAsked = Annotated[
+    Workload | None,
+    BeforeValidator(workload_input, json_schema_input_type=str | Workload | None),
+    Field(description="short form (isl=4000,osl=500,rate=20) or object; null: that of the first plan"),
+    Option(
+        "The load of all: isl=4000,osl=500,rate=18, or concurrency=64; without either, what the weakest carries. "
+        "Default: the first plan's.",
+        _LOAD,
+    ),
+]
+SloAsked = Annotated[
+    Slo | None,
+    BeforeValidator(slo_input, json_schema_input_type=str | Slo | None),
+    Field(description="short form (ttft=1s,tpot=30ms) or object; null: that of the first plan"),
+    Option("Promises to all: ttft=1s,tpot=30ms. Default: the first plan's.", _LOAD),
+]
+Seed = Annotated[
+    int,
+    Field(ge=0, le=2**63, description="of the arrivals and of the gateway's choices"),
+    PLAIN_NUMBER,
+    Option("Of the arrivals and of the gateway's choices.", _LOAD),
+]
+
+
+class ComparisonRequest(Document):
+    """Everything a comparison depends on, beside the measurements and the program's version."""
+
+    documents: Annotated[
+        tuple[Plan | DeploymentDocument, ...],
+        BeforeValidator(_opened_all, json_schema_input_type=list[Plan | DeploymentDocument]),
+        Field(
+            min_length=1,
+            max_length=MOST_SIDES,
+            description="plans and deployments; one alone is compared with a new plan on the same GPUs",
+        ),
+    ]
+    names: tuple[Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)], ...] = Field(
+        default=(), description="what the answer calls them; default: A, B, …"
+    )
+    workload: WorkloadAsked = None
+    slo: SloAsked = None
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _says_enough(self) -> ComparisonRequest:
+        for name, document in zip(self.called, self.documents, strict=False):
+            if document.was_edited:
+                raise ValueError(f"documents: {shown(name)} was {EDITED}; compare it as it was written")
+        if self.names and len(self.names) != len(self.documents):
+            raise ValueError("names: are not as many as documents; give one for each, or none")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("names: two are alike; give each its own")
+        if self.workload is None and not any(isinstance(each, Plan) for each in self.documents):
+            raise ValueError(
+                "workload: a deployment does not say what requests are like; write isl=4000,osl=500,rate=18"
+            )
+        return self
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """What each is called."""
+        return self.names or tuple(chr(ord("A") + place) for place in range(len(self.documents)))
+
+
+def parse_comparison_request(value: Mapping[str, Any], catalogue: Catalogue = SHIPPED) -> ComparisonRequest:
+    """A request from a mapping. Raises InputError with the first field that is wrong."""
+    return checked(ComparisonRequest, value, "request", catalogue)
