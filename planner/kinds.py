@@ -142,7 +142,9 @@ def _place(
 def _predict(
     request: PredictionRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
 ) -> predicted.Predictions:
-    return predicted.predictions(request, measured=measured, progress=progress)
+    from planner.replay.predicted import predictions
+
+    return predictions(request, measured=measured, progress=progress)
 
 
 def _memory(

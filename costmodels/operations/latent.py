@@ -18,6 +18,7 @@ from costmodels.operations.layers import AttentionKind, Rule, Widths, heads_divi
 from costmodels.operations.questions import ACTIVATION_BYTES, LayerStep, Split
 from costmodels.operations.roofline import Columns, Hardware, Work, code, element_bytes, floats, visible_pairs
 from costmodels.operations.shape_features import Features, logs, waves
+from costmodels.operations.wide_moe import between_powers
 
 # Latent attention is measured for DeepSeek's widths only: q·k over 128+64 and values of 128 when rebuilt
 # (prefill), both on the 512+64 latent when absorbed (decode). arXiv:2405.04434, §2.1.
@@ -162,6 +163,13 @@ MODULE_DECODE = Kernel(
 MODULE = "fp8_block"
 """The precision of projections in which whole modules are measured."""
 
+MODULE_CACHE = 2.0**18
+"""Tokens of cache up to which decoding modules are measured."""
+
+SHOWN_BYTES = 0.5
+"""Of what a 16-bit cache has more bytes than an 8-bit one, the share that shows in the time: in rows of attention alone
+none does on H100, which multiplies both in 16 bits, and all on B200."""
+
 
 class LatentKind(AttentionKind[LatentAttention]):
     """Heads are split, the latent and its cache are whole on every GPU."""
@@ -232,10 +240,15 @@ class LatentKind(AttentionKind[LatentAttention]):
         shape = {"dtype": code("dtype", MODULE), "kv_dtype": code("kv_dtype", "fp8"), "heads": heads}
         prompts = {"batch": batch.prefills, "query_tokens": batch.chunk, "prefix_tokens": batch.prefix}
         step.work.ask(MODULE_PREFILL, count, whole & (batch.prefills > 0), **prompts, **shape)
-        sequences = {"batch": batch.decodes * batch.queries, "context_tokens": batch.context}
-        step.work.ask(MODULE_DECODE, count, whole & (batch.decodes > 0), **sequences, **shape)
+        decoding = whole & (batch.decodes > 0)
+        # Measured at powers of two of sequences and context, as far as a cache held both.
+        for sequences, many in between_powers(np.maximum(batch.decodes * batch.queries, 1).astype(np.float64)):
+            longest = np.exp2(np.floor(np.log2(MODULE_CACHE / sequences)))
+            for context, long in between_powers(np.maximum(batch.context, 1).astype(np.float64), longest):
+                asked = {"batch": sequences, "context_tokens": context}
+                step.work.ask(MODULE_DECODE, count * many * long, decoding & (many * long != 0), **asked, **shape)
         cached = batch.decodes * batch.context + batch.prefills * batch.prefix
-        more = cached * ((LATENT_WIDTH + ROPE_WIDTH) * max(element - 1.0, 0.0))
+        more = cached * ((LATENT_WIDTH + ROPE_WIDTH) * max(element - 1.0, 0.0) * SHOWN_BYTES)
         step.work.touch(np.where(whole, more, 0.0), 0, count)
 
     def weights_bytes(self, split: Split, layer: LatentAttention) -> Iterator[Floats | float]:

@@ -137,7 +137,8 @@ def _with_experts_sent(
     computed, moved = layers.value, sent.dispatch.value + sent.combine.value
     together = combine([layers, sent.dispatch, sent.combine])
     computing = computed * np.where(moved > 0, sent.slower, 1.0) + sent.beside
-    reach = exchange_facts()["reach"]
+    plain = priced_as(layouts.exchange) == HIGH_THROUGHPUT
+    reach = np.where(plain, *(exchange_facts()["reach"][kind] for kind in ("high_throughput", "low_latency")))
     busy = np.maximum(computing, moved) + (1 - reach) * np.minimum(computing, moved)
     experts = np.sum([estimate.value for estimate in by_part["moe"]], axis=0)
     hidden = np.where(one, np.minimum(sent.combine.value, experts / 3), 0.0)

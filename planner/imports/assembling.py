@@ -40,7 +40,7 @@ def assembled(
         raise Unsupported(
             f"engines: some draft {max(drafts)} tokens a step and others {min(drafts)}", "import them one by one"
         )
-    return _document(asked, model, framework, _merged(engines), max(drafts), read_as, beside, notes)
+    return document_of(asked, model, framework, _merged(engines), max(drafts), read_as, beside, notes)
 
 
 def _whole_engines(found: Sequence[StartedEngine]) -> list[StartedEngine]:
@@ -68,7 +68,7 @@ def _merged(engines: Sequence[EngineRead]) -> list[EngineRead]:
     return sorted(out.values(), key=lambda each: order[each.role])
 
 
-def _document(
+def document_of(
     asked: str | ModelConfig,
     model: Architecture,
     framework: Framework,

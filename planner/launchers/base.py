@@ -10,9 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
-from costmodels.serving.frameworks.facts import CommandLine
+from costmodels.serving.frameworks.facts import CommandLine, ExchangeWay
 from costmodels.serving.frameworks.framework import Framework
-from planner.contract.engine import Launch, Layout, Limits, Role
+from planner.contract.engine import NOTHING, Launch, Layout, Limits, Role
 from planner.launchers.places import Place, Ports
 from planner.launchers.releases import ReleaseOptions
 from planner.launchers.words import plain
@@ -233,6 +233,8 @@ class Launcher(ABC):
         model, quantize = self._weights(spec, notes)
         command = [*self.words.program, *self._flag("model"), model]
         command += self._parallel(spec, notes)
+        if spec.layout.exchange != NOTHING or spec.layout.redundant or spec.layout.eplb != "off":
+            command += self._experts(spec, notes)
         if (spec.nodes if place is None else place.nodes) > 1:
             command += self._nodes(spec, place, notes)
         command += quantize
@@ -294,6 +296,14 @@ class Launcher(ABC):
     def _placed(self, spec: EngineSpec, place: Place) -> list[str]:
         """Flags of what a node has: ports, addresses."""
         return []
+
+    def _experts(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        """Flags of how tokens reach their experts, of copies of them, and of what hides the exchange."""
+        return []
+
+    def _exchange(self, spec: EngineSpec) -> ExchangeWay | None:
+        """The framework's words for the engine's exchange; None: it gathers."""
+        return self.framework.parallelism.exchanges.get(spec.layout.exchange)
 
     def _nodes(self, spec: EngineSpec, place: Place | None, notes: list[str]) -> list[str]:
         """Flags of an engine of several nodes; without ``place`` as they are shown, with variables."""

@@ -57,6 +57,47 @@ MaxModelLen = Annotated[
 ]
 
 
+ExchangeAsked = Annotated[
+    Name | None,
+    Field(
+        description="how tokens reach their experts: none (all ranks gather all), high_throughput, low_latency, "
+        "nvlink_one_sided, nvlink_two_sided, or the framework's word; default: the role's usual one"
+    ),
+    Option(
+        "How tokens reach their experts: none (all ranks gather all), high_throughput, low_latency, "
+        "nvlink_one_sided, nvlink_two_sided, or the framework's word. Default: the role's usual one.",
+        EXPERTS,
+        metavar="NAME",
+    ),
+]
+RedundantAsked = Annotated[
+    Annotated[int, Field(ge=0, le=10**6), PLAIN_NUMBER] | None,
+    Field(description="copies of hot experts; experts + redundant must divide by ep. Default: as few as divide"),
+    Option("Copies of hot experts; experts + N must divide by ep. Default: as few as do.", EXPERTS, metavar="N"),
+]
+OverlapAsked = Annotated[
+    Literal["none", "two_batch", "single_batch"] | None,
+    BeforeValidator(_folded, json_schema_input_type=str | None),
+    Field(description="what hides the exchange; default: none"),
+    Option("What hides the exchange: none (default), two_batch or single_batch.", EXPERTS),
+]
+EplbAsked = Annotated[
+    Literal["off", "static", "dynamic", "perfect"] | None,
+    BeforeValidator(_folded, json_schema_input_type=str | None),
+    Field(description="how experts are balanced; default: static where there is an exchange, else off"),
+    Option("How experts are balanced: off, static, dynamic or perfect. Default: static with an exchange.", EXPERTS),
+]
+DispatchTokensAsked = Annotated[
+    Count | None,
+    Field(description="most tokens of a GPU that low-latency buffers are made for; default: what the load needs"),
+    Option(
+        "Most tokens of a GPU that low-latency buffers are made for. Default: what the load needs.",
+        EXPERTS,
+        metavar="N",
+    ),
+]
+
+
 class EngineAsked(Document):
     """One engine: model, GPUs, precision and layout, and how it is started. What nobody says of that is the release's
     default."""
@@ -105,45 +146,11 @@ class EngineAsked(Document):
         Field(description="what of requests the engine does; default: aggregated, all of it"),
         Option("What of requests it does: aggregated (all, the default), prefill or decode alone.", EXPERTS),
     ] = None
-    exchange: Annotated[
-        Name | None,
-        Field(
-            description="how tokens reach their experts: none (all ranks gather all), high_throughput, low_latency, "
-            "nvlink_one_sided, nvlink_two_sided, or the framework's word; default: the role's usual one"
-        ),
-        Option(
-            "How tokens reach their experts: none (all ranks gather all), high_throughput, low_latency, "
-            "nvlink_one_sided, nvlink_two_sided, or the framework's word. Default: the role's usual one.",
-            EXPERTS,
-            metavar="NAME",
-        ),
-    ] = None
-    redundant: Annotated[
-        Annotated[int, Field(ge=0, le=10**6), PLAIN_NUMBER] | None,
-        Field(description="copies of hot experts; experts + redundant must divide by ep. Default: as few as divide"),
-        Option("Copies of hot experts; experts + N must divide by ep. Default: as few as do.", EXPERTS, metavar="N"),
-    ] = None
-    overlap: Annotated[
-        Literal["none", "two_batch", "single_batch"] | None,
-        BeforeValidator(_folded, json_schema_input_type=str | None),
-        Field(description="what hides the exchange; default: none"),
-        Option("What hides the exchange: none (default), two_batch or single_batch.", EXPERTS),
-    ] = None
-    eplb: Annotated[
-        Literal["off", "static", "dynamic", "perfect"] | None,
-        BeforeValidator(_folded, json_schema_input_type=str | None),
-        Field(description="how experts are balanced; default: static where there is an exchange, else off"),
-        Option("How experts are balanced: off, static, dynamic or perfect. Default: static with an exchange.", EXPERTS),
-    ] = None
-    dispatch_tokens: Annotated[
-        Count | None,
-        Field(description="most tokens of a GPU that low-latency buffers are made for; default: what the load needs"),
-        Option(
-            "Most tokens of a GPU that low-latency buffers are made for. Default: what the load needs.",
-            EXPERTS,
-            metavar="N",
-        ),
-    ] = None
+    exchange: ExchangeAsked = None
+    redundant: RedundantAsked = None
+    overlap: OverlapAsked = None
+    eplb: EplbAsked = None
+    dispatch_tokens: DispatchTokensAsked = None
     num_gpus: Annotated[
         Count | None,
         Field(description="of the engine; must be tp × pp × dp"),

@@ -7,7 +7,7 @@ reason. The rules are those of the frameworks (what divides what) and of the mac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from operator import attrgetter
 from typing import Any
@@ -26,6 +26,7 @@ from planner.contract.clusters import Pool
 from planner.contract.engine import Layout
 from planner.launchers import cannot_express
 from planner.serving.request import PlanRequest
+from planner.serving.wide_experts import CHOSEN_FIELDS, WideAsked
 from profiles.errors import InputError
 
 
@@ -49,6 +50,7 @@ class Restrictions:
     max_pp: int | None = None
     max_engine_gpus: int | None = None
     tp_across_nodes: bool = False
+    experts: WideAsked = field(default_factory=WideAsked)
 
 
 def restrictions(request: PlanRequest, pool: Pool) -> Restrictions:
@@ -60,6 +62,7 @@ def restrictions(request: PlanRequest, pool: Pool) -> Restrictions:
         request.max_pp,
         request.max_engine_gpus,
         request.tp_across_nodes,
+        WideAsked(**{name: getattr(request, name) for name in CHOSEN_FIELDS}),
     )
 
 

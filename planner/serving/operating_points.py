@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import NormalDist
 from typing import Protocol, TypeVar
@@ -28,6 +28,7 @@ from planner.contract.workload.slo import Bound, Slo
 from planner.contract.workload.workload import Workload
 from planner.serving.images import prompt_images
 from planner.serving.layouts import Rejected, Restrictions, layout_at, legal_layouts
+from planner.serving.wide_layouts import WideLayouts, no_wide_layouts, wide_layouts
 from profiles.hardware import find_fabric
 
 IDLE = 2.0**-20
@@ -221,12 +222,16 @@ def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Floats, most:
     return OperatingPoints(job, layouts, budget, concurrency, most, steady, within)
 
 
-def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, *, prompts: bool = False) -> Ints:
+def sequences_that_fit(
+    job: Job, layouts: Layouts, budget: Ints, *, prompts: bool = False, mean_tokens: float | None = None
+) -> Ints:
     """Sequences of mean length (``prompts``: of which only the prompt is kept) whose KV cache fits, per attention rank:
     the largest batch that an engine can be started for and still have the cache of (a larger one leaves less). None
-    where the cache does not hold the workload's longest sequence."""
+    where the cache does not hold the workload's longest sequence. ``mean_tokens``: of a sequence in the cache, where
+    that is not a whole one of mean length."""
     served, work = job.served, job.workload
-    mean, longest = (work.mean_isl, work.longest_isl) if prompts else (job.shape.tokens, work.longest_tokens)
+    whole: tuple[float, int] = (work.mean_isl, work.longest_isl) if prompts else (job.shape.tokens, work.longest_tokens)
+    mean, longest = whole[0] if mean_tokens is None else mean_tokens, whole[1]
     admitted = served.framework.limits.max_model_len
     if admitted is not None and served.framework.memory.holds_longest:
         longest = max(longest, admitted)
@@ -245,7 +250,7 @@ def sequences_that_fit(job: Job, layouts: Layouts, budget: Ints, *, prompts: boo
 class LayoutSearch:
     """All that was tried on one pool. ``coarse`` is the grid (None: nothing fits), ``fine`` what of it is within the
     SLO with a finer search around the highest rate of each layout and batch limit (None: nothing is). ``layouts``:
-    those that the rules allow, memory aside."""
+    those that the rules allow, memory aside; ``wide``: those of one role alone."""
 
     job: Job
     layouts: Layouts
@@ -254,6 +259,7 @@ class LayoutSearch:
     rejected: list[Rejected]
     coarse: OperatingPoints | None
     fine: OperatingPoints | None
+    wide: WideLayouts = field(default_factory=no_wide_layouts)
 
 
 @dataclass(frozen=True)
@@ -286,6 +292,8 @@ def search(job: Job, allowed: Restrictions, *, fastest: bool = False) -> LayoutS
     faster.
     """
     layouts, rejected, considered = legal_layouts(job.served.model, job.served.precision, job.served.framework, allowed)
+    wide = wide_layouts(job.served, job.served.precision, allowed)
+    considered += len(wide.prefill) + len(wide.decode)
     budgets = job.served.framework.limits.token_budgets
     pair = np.arange(len(layouts) * len(budgets))
     which, budget = pair // len(budgets), np.array(budgets)[pair % len(budgets)]
@@ -300,9 +308,9 @@ def search(job: Job, allowed: Restrictions, *, fastest: bool = False) -> LayoutS
     engines = _Engines(job, layouts.take(which[enough]), budget[enough], most[enough])
     legal = len(np.unique(which[enough]))
     if not legal:
-        return LayoutSearch(job, layouts, considered, legal, rejected, None, None)
+        return LayoutSearch(job, layouts, considered, legal, rejected, None, None, wide)
     coarse, rows = _coarse(engines, fastest=fastest)
-    return LayoutSearch(job, layouts, considered, legal, rejected, coarse, _refine(engines, coarse, rows))
+    return LayoutSearch(job, layouts, considered, legal, rejected, coarse, _refine(engines, coarse, rows), wide)
 
 
 def _coarse(engines: _Engines, *, fastest: bool) -> tuple[OperatingPoints, Ints]:

@@ -121,7 +121,7 @@ class PredictionRequest(Document):
 
     @property
     def asked(self) -> tuple[Configuration, ...]:
-        """The configurations; of a plan, one for each group of engines."""
+        """The configurations; of a plan, one for each group of engines. Raises as :func:`engines_asked`."""
         return self.configurations if self.plan is None else engines_asked(self.plan, self.workload)
 
 
@@ -150,7 +150,7 @@ def engines_asked(document: Plan | DeploymentDocument, workload: Workload | None
             raise InputError(
                 f"plan: {group.id} only {'prefills' if group.role == 'prefill' else 'decodes'}: formulas of one engine "
                 "do not say what its requests see",
-                "replay a load against all engines: plan simulate DOCUMENT --workload isl=…,osl=…,rate=…",
+                "predict the whole document, which replays a load against all engines",
             )
         share = sum(replica.weight for replica in group.replicas) / len(group.replicas)
         load: dict[str, float | int] = {}

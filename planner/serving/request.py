@@ -26,7 +26,17 @@ from planner.contract.options import RELEASE_HELP, Option
 from planner.contract.words import kv_precision, weights_word
 from planner.contract.workload.slo import Slo, parse_slo
 from planner.contract.workload.workload import Workload, workload_input
-from planner.serving.configuration import GpuMemoryUtilization, MaxModelLen, MaxNumBatchedTokens, MaxNumSeqs
+from planner.serving.configuration import (
+    DispatchTokensAsked,
+    EplbAsked,
+    ExchangeAsked,
+    GpuMemoryUtilization,
+    MaxModelLen,
+    MaxNumBatchedTokens,
+    MaxNumSeqs,
+    OverlapAsked,
+    RedundantAsked,
+)
 from profiles.errors import UnknownName
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.values import number, shown
@@ -192,6 +202,11 @@ class PlanRequest(Document):
         Field(strict=True, description="allow a tensor-parallel group to span nodes"),
         Option("Tensor parallel may span nodes.", _RESTRICTED),
     ] = False
+    exchange: ExchangeAsked = None
+    redundant: RedundantAsked = None
+    overlap: OverlapAsked = None
+    eplb: EplbAsked = None
+    dispatch_tokens: DispatchTokensAsked = None
     time_limit_s: Annotated[
         float,
         Field(gt=0, le=3600, description="of the solver"),

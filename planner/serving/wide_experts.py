@@ -18,6 +18,9 @@ from profiles.hardware import Fabric, Gpu
 from profiles.values import shown
 
 WIDE_FIELDS = ("role", "exchange", "redundant", "overlap", "eplb", "dispatch_tokens")
+CHOSEN_FIELDS = WIDE_FIELDS[1:]
+"""What a planner chooses where nobody says it; the role, too."""
+
 ROLES: dict[str, Role] = {
     "aggregated": "aggregated",
     "agg": "aggregated",
@@ -119,7 +122,7 @@ def with_experts(layout: Layout, asked: WideAsked, model: Architecture, on: Engi
             told.append(f"eplb={eplb}")
     redundant = asked.redundant
     if redundant is None:
-        redundant = -experts.experts % layout.ep if exchange != NOTHING and eplb != "off" else 0
+        redundant = fewest_copies(experts.experts, layout.ep) if exchange != NOTHING and eplb != "off" else 0
         if redundant:
             told.append(f"redundant={redundant}")
     _check_slots(layout, experts, redundant, eplb, on.framework)
@@ -160,7 +163,7 @@ def _exchange(layout: Layout, asked: WideAsked, experts: MixtureOfExperts, on: E
     can, whole = on.framework.parallelism, layout.moe_tp == 1
     if asked.exchange is None:
         usual = can.usual_exchange(asked.role, on.gpu, layout.ep) if whole and layout.dp > 1 else None
-        if usual is not None and _refused(usual, layout, asked.role, experts, on) is None:
+        if usual is not None and refused_exchange(usual, layout, asked.role, experts, on) is None:
             told.append(f"exchange={usual}")
             return usual
         return NOTHING
@@ -175,13 +178,13 @@ def _exchange(layout: Layout, asked: WideAsked, experts: MixtureOfExperts, on: E
         names = ", ".join((NOTHING, *can.exchanges))
         what = "has no words for it" if word in known else "knows no such exchange"
         raise InputError(f"exchange: {shown(word)}: {on.framework.title} {what}", f"give one of {names}")
-    why = _refused(named[0], layout, asked.role, experts, on)
+    why = refused_exchange(named[0], layout, asked.role, experts, on)
     if why is not None:
         raise InputError(f"exchange: {named[0]}: {why[0]}", why[1])
     return named[0]
 
 
-def _refused(
+def refused_exchange(
     name: str, layout: Layout, role: Role, experts: MixtureOfExperts, on: EngineMachines
 ) -> tuple[str, str] | None:
     """(why engines of ``role`` do not run the exchange ``name`` so, the way out); None: they do."""
@@ -224,6 +227,11 @@ def _refused(
                 f"stay within {on.gpus_per_node} GPUs, give exchange=none, or a fabric of {', '.join(each.across)}",
             )
     return None
+
+
+def fewest_copies(experts: int, ep: int) -> int:
+    """With which the experts divide by ``ep``."""
+    return -experts % ep
 
 
 def nearest_copies(experts: int, ep: int, redundant: int = 0) -> Iterator[int]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from api.cli.console import flowing, page
+from api.cli.engines import Engines, document_of_shapes
 from api.cli.options import AsJson, Output, Request, takes
 from api.cli.output import check_target, hand_over
 from api.cli.requests import gathered
 from planner.serving.configuration import MemoryRequest
 from profiles.errors import InputError, UnknownName
+
+if TYPE_CHECKING:
+    from planner.contract.deployment import DeploymentDocument
+    from planner.serving.document.plan import Plan
 
 EXAMPLE = "plan memory --model Qwen/Qwen3-32B --gpu H100 --tp 2"
 
@@ -29,6 +34,7 @@ def memory(
         str | None,
         typer.Option(metavar="ID", help="Of a document with several groups of engines: the one to answer for."),
     ] = None,
+    engines: Engines = None,
     profiles: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="Know the GPU types that this store describes. May be given again."),
@@ -48,6 +54,8 @@ def memory(
       plan memory --model openai/gpt-oss-120b --gpu H100 --framework vllm@0.11 --max-model-len 16000
 
       plan memory running.json
+
+      plan memory --model Qwen/Qwen3-32B --gpu H100 --engines prefill=4xTP1,decode=1xTP4
     """
     from api.cli.views.memory import show
     from planner.serving.memory import memory as memory_of
@@ -56,17 +64,26 @@ def memory(
 
     check_target(output)
     catalogue = catalogue_with(profiles or ())
-    if document is None:
+    if engines is not None:
+        if document is not None or request is not None:
+            raise InputError("--engines: has no effect beside a document or a request", "give one of them")
+        understood = _engines(document_of_shapes(engines, asked, profiles), engine, {})
+    elif document is None:
         if engine is not None:
             raise InputError("--engine: has no effect without a document", "name one: plan memory plan.json")
         fields, _ = gathered(asked, request, "memory-request", catalogue, needed=("model", "gpu"), example=EXAMPLE)
         understood = {"": parse_memory_request(fields)}
     else:
-        understood = _engines(document, engine, asked, request)
+        if request is not None:
+            raise InputError("--request: has no effect beside a document", "give one of them")
+        from planner.serving.document.opening import read_running
+
+        understood = _engines(read_running(document), engine, asked)
     made = {name: memory_of(each, catalogue) for name, each in understood.items()}
     if len(made) > 1 and (as_json or output is not None):
         raise InputError(
-            f"{document}: has several groups of engines: {', '.join(made)}", "choose one with --engine for a document"
+            f"{document or '--engines'}: has several groups of engines: {', '.join(made)}",
+            "choose one with --engine for a document",
         )
     first = next(iter(made.values()))
     if hand_over(first.to_json(), output, as_json=as_json):
@@ -75,14 +92,13 @@ def memory(
                 show(each, out, f"{name}, " if len(made) > 1 else "")
 
 
-def _engines(path: Path, engine: str | None, asked: dict[str, Any], request: str | None) -> dict[str, MemoryRequest]:
+def _engines(
+    document: Plan | DeploymentDocument, engine: str | None, asked: dict[str, Any]
+) -> dict[str, MemoryRequest]:
     """What is asked of each group of engines of a document, by its id; options replace what the document says."""
-    from planner.serving.document.opening import drafts, engine_fields, read_running, running_of
+    from planner.serving.document.opening import drafts, engine_fields, running_of
     from planner.serving.memory_document import parse_memory_request
 
-    if request is not None:
-        raise InputError("--request: has no effect beside a document", "give one of them")
-    document = read_running(path)
     groups = {group.id: group for group in running_of(document).engines}
     if engine is not None and engine not in groups:
         raise UnknownName("engine", engine, groups)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from api.cli.console import flowing, page, write_text
+from api.cli.engines import Engines, document_of_shapes
 from api.cli.options import SHOWN, Asked, Quiet, Request, SkipFailed, option_name, takes
 from api.cli.output import check_target, write_atomically
 from api.cli.requests import measured_stores, read_request
@@ -17,7 +18,9 @@ from profiles.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from planner.contract.deployment import DeploymentDocument
     from planner.contract.workload.workload import Workload
+    from planner.serving.document.plan import Plan
     from profiles.hardware import Catalogue
     from profiles.store import ProfileStore
 
@@ -36,6 +39,7 @@ def predict(
             "groups of engines under its share of --workload.",
         ),
     ] = None,
+    engines: Engines = None,
     profiles: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="Lay this profile store over the shipped pack. May be given again."),
@@ -101,12 +105,23 @@ def predict(
 
       plan predict running.json --workload isl=4000,osl=500,rate=5
 
+      plan predict --model Qwen/Qwen3-32B --gpu H200 --engines prefill=2xTP2,decode=1xTP4 --isl 4000 --osl 500 --rate 5
+
       plan predict runs.csv --measured --by gpu,framework -o predictions.csv
     """
+    if engines is not None:
+        if configs is not None or request is not None:
+            raise InputError("--engines: has no effect beside a file or a request", "give one of them")
+        running = document_of_shapes(engines, {**asked.usual, **asked}, profiles)
+        load = Asked({name: value for name, value in asked.items() if name in LOAD}, {})
+        _document(running, "--engines", load, request, profiles, output, as_json, quiet)
+        return
     if configs is not None and configs.suffix.casefold() == ".json":
         if scored or by is not None:
             raise InputError("--measured: has no effect beside a document", "name a CSV with a measured column")
-        _document(configs, asked, request, profiles, output, as_json, quiet)
+        from planner.serving.document.opening import read_running
+
+        _document(read_running(configs), str(configs), asked, request, profiles, output, as_json, quiet)
         return
     if configs is not None and (extra := set(asked) | ({"request"} if request else set())):
         name = min(extra)
@@ -142,8 +157,12 @@ def predict(
         _one({**usual, **asked}, measured, output, as_json, quiet, skip_failed, explain)
 
 
+LOAD = ("workload", "isl", "osl", "concurrency", "rate")
+
+
 def _document(
-    path: Path,
+    running: Plan | DeploymentDocument,
+    where: str,
     asked: Asked,
     request: str | None,
     profiles: list[Path] | None,
@@ -152,15 +171,15 @@ def _document(
     quiet: bool,
 ) -> None:
     """Predicts the engines of a plan or a deployment."""
-    extra = {name for name in asked if name not in ("workload", "isl", "osl", "concurrency", "rate")}
+    extra = {name for name in asked if name not in LOAD}
     if extra or request is not None:
         option = "--request" if request is not None else option_name(Configuration, min(extra))
-        raise InputError(f"{option}: has no effect beside {path}", "the document says it")
+        raise InputError(f"{option}: has no effect beside {where}", "the document says it")
     from api.cli.progress import Reporter
     from api.cli.requests import with_workload
     from planner.contract.workload.workload import workload_of
-    from planner.serving.document.opening import read_running
-    from planner.serving.predictions import parse_prediction_request, predictions
+    from planner.replay.predicted import predictions, serve_together
+    from planner.serving.predictions import parse_prediction_request
 
     check_target(output)
     measured, _ = measured_stores(profiles)
@@ -168,8 +187,9 @@ def _document(
     pairs = [(name, str(asked[name])) for name in ("isl", "osl", "concurrency", "rate") if name in asked]
     if pairs:
         fields["workload"] = workload_of(pairs, _fields_of(fields.get("workload"), pairs))
-    understood = parse_prediction_request({"plan": read_running(path), **fields})
-    with Reporter(_doing(len(understood.asked)), quiet=quiet) as report:
+    understood = parse_prediction_request({"plan": running, **fields})
+    rows = 1 if serve_together(running) else len(understood.asked)
+    with Reporter(_doing(rows), quiet=quiet) as report:
         made = predictions(understood, measured=measured, progress=report)
     failed = [row for row in made.rows if row.get("error")]
     if len(failed) == len(made.rows):
@@ -395,8 +415,14 @@ def _show(row: pd.Series) -> None:
                     if row[f"{name}_tokens_per_s_per_gpu"]
                 ),
                 *([("power", _power(row))] if row["watts_per_gpu"] else []),
-                ("memory", f"{gib(float(row['memory_bytes_per_gpu']))} GiB per GPU"),
-                ("KV cache", f"{int(row['kv_tokens']):,} tokens per attention rank"),
+                *(
+                    [
+                        ("memory", f"{gib(float(row['memory_bytes_per_gpu']))} GiB per GPU"),
+                        ("KV cache", f"{int(row['kv_tokens']):,} tokens per attention rank"),
+                    ]
+                    if row["kv_tokens"]
+                    else []
+                ),
                 ("known from", row["how"]),
                 *([("note", row["note"])] if row["note"] else []),
             ],

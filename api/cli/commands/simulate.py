@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from api.cli.console import flowing, page
+from api.cli.engines import Engines, document_of_shapes
 from api.cli.options import SHOWN, Quiet, Request, SkipFailed, takes
 from api.cli.output import check_target, hand_over, write_atomically
 from api.cli.requests import measured_stores, read_request, with_workload
-from planner.replay.request import SimulationRequest
+from planner.replay.request import LIMITS, SimulationRequest
 from profiles.errors import InputError
 
-_LOAD = "The load"
+if TYPE_CHECKING:
+    from planner.contract.deployment import DeploymentDocument
+
+_LOAD, _SHAPE = "The load", "Engines by their shape"
 
 
 @takes(SimulationRequest)
@@ -29,6 +33,21 @@ def simulate(
             show_default=False,
         ),
     ] = None,
+    engines: Engines = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="GPU type (`plan gpus`), of --engines.", rich_help_panel=_SHAPE)
+    ] = None,
+    framework: Annotated[
+        str | None,
+        typer.Option(help="vllm, sglang or trtllm, vllm@0.33 for a release; of --engines.", rich_help_panel=_SHAPE),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of weights, of --engines. Default: as published.", rich_help_panel=_SHAPE)
+    ] = None,
+    kv_precision: Annotated[
+        str | None,
+        typer.Option(help="Of the KV cache, of --engines: bf16 (default) or fp8.", rich_help_panel=_SHAPE),
+    ] = None,
     trace: Annotated[
         Path | None,
         typer.Option(
@@ -41,7 +60,8 @@ def simulate(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Path of the config.json, where a plan of schema 1.2 or older was made from one.",
+            help="Of --engines: a name (`plan models`) or the path of a config.json. Of a plan of schema 1.2 or older "
+            "that was made from a config.json: its path.",
             rich_help_panel=_LOAD,
         ),
     ] = None,
@@ -75,6 +95,8 @@ def simulate(
 
       plan simulate plan.json --trace requests.csv --speed 2 --plot timeline.html
 
+      plan simulate --model Qwen/Qwen3-32B --gpu H200 --engines 2xTP4 --workload isl=4000,osl=500,rate=9 --slo ttft=1s
+
       plan simulate plan.json --rate 18 --arrivals gamma:3 --json
     """
     check_target(output)
@@ -84,7 +106,19 @@ def simulate(
         check_target(plot, "--plot")
         check_kind(plot, "timeline.html")
     measured, _ = measured_stores(profiles)
-    understood = _understood(asked, plan_file, trace, request, skip_failed)
+    running: DeploymentDocument | None = None
+    shaped = {"gpu": gpu, "framework": framework, "precision": precision, "kv_precision": kv_precision}
+    shaped = {name: value for name, value in shaped.items() if value is not None}
+    if engines is not None:
+        if plan_file is not None or request is not None:
+            raise InputError("--engines: has no effect beside a plan or a request", "give one of them")
+        started = {name: asked.pop(name) for name in LIMITS if name in asked}
+        named = {} if model is None else {"model": model}
+        running, model = document_of_shapes(engines, {**shaped, **named, **started}, profiles), None
+    elif shaped:
+        option = "--" + min(shaped).replace("_", "-")
+        raise InputError(f"{option}: has no effect without --engines", "the document says it")
+    understood = _understood(asked, running or plan_file, trace, request, skip_failed)
     from api.cli.progress import Reporter
     from planner.contract.models import read_model
 
@@ -110,7 +144,11 @@ def _model(understood: SimulationRequest) -> str:
 
 
 def _understood(
-    asked: dict[str, Any], plan_file: Path | None, trace: Path | None, request: str | None, skip_failed: bool
+    asked: dict[str, Any],
+    plan_file: Path | DeploymentDocument | None,
+    trace: Path | None,
+    request: str | None,
+    skip_failed: bool,
 ) -> SimulationRequest:
     """The request, with the plan and the trace that it names read and put in.
 
@@ -130,7 +168,7 @@ def _understood(
     if trace is None and isinstance(fields.get("trace"), str):
         trace = folder / fields["trace"]
     if plan_file is not None:
-        fields["plan"] = read_running(plan_file)
+        fields["plan"] = read_running(plan_file) if isinstance(plan_file, Path) else plan_file
     if "plan" not in fields:
         raise InputError("PLAN.json is missing", "for example: plan simulate plan.json --rate 18")
     if trace is None:

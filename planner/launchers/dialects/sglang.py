@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from planner.contract.engine import NOTHING
 from planner.launchers.base import (
     DRAFT_MODEL,
     MTP,
@@ -18,6 +19,12 @@ from planner.launchers.base import (
     measured_columns,
 )
 from planner.launchers.places import HEAD_ADDRESS, NODE_RANK, Place
+
+DISPATCH_TOKENS = "SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK"
+"""Variable that sizes low-latency buffers."""
+
+EXPERT_LOCATION = "expert-location.json"
+"""Which GPU holds which expert, as `plan experts` writes it for SGLang."""
 
 INIT_PORT = 20000
 """Port of the process group, as in SGLang's documentation; any free one will do."""
@@ -42,6 +49,34 @@ class SglangLauncher(Launcher):
         if layout.ep > 1:
             command += self._flag("ep", layout.ep)
         return command
+
+    def _experts(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        layout, exchange, command = spec.layout, self._exchange(spec), []
+        if exchange is not None:
+            command += self._flag("exchange", exchange.backend)
+            if exchange.mode:
+                command += self._flag("exchange_mode", exchange.mode)
+            if layout.dp > 1:
+                command += [*self._flag("dense_tp", 1), *self._flag("dp_head")]
+        if layout.redundant:
+            command += self._flag("copies", layout.redundant)
+        if layout.eplb == "dynamic":
+            command += self._flag("balancer")
+        elif layout.eplb != "off":
+            command += self._flag("placement", EXPERT_LOCATION)
+            notes.append(
+                f"{EXPERT_LOCATION}: where experts and their copies lie, made by `plan experts` from recorded loads "
+                f"(or give {self._flag('balancer')[0]} in its place: the engine then moves experts as it runs)."
+            )
+        if layout.overlap != NOTHING:
+            command += self._flag(layout.overlap)
+        if layout.dispatch_tokens:
+            notes.append(f"Set {DISPATCH_TOKENS}={layout.dispatch_tokens} on each node: buffers hold so many tokens.")
+        return command
+
+    def _environment(self, spec: EngineSpec, place: Place) -> dict[str, str]:
+        tokens = spec.layout.dispatch_tokens
+        return {DISPATCH_TOKENS: str(tokens)} if tokens else {}
 
     def _nodes(self, spec: EngineSpec, place: Place | None, notes: list[str]) -> list[str]:
         if place is None:

@@ -22,6 +22,10 @@ from planner.launchers.base import (
 from planner.launchers.places import Place
 
 OPTIONS_FILE = "trtllm-options.yaml"
+BALANCER_FILE = "moe-load-balancer.yaml"
+COMMUNICATION = "TRTLLM_FORCE_COMM_METHOD"
+"""Variable that names how tokens reach their experts."""
+
 SERVER_FILE = "disaggregated.yaml"
 
 
@@ -38,6 +42,23 @@ class TrtllmLauncher(Launcher):
         if spec.is_moe:
             command += self._flag("ep", layout.ep)  # the experts' tensor split follows: tp_size ÷ ep_size
         return command
+
+    def _experts(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        """In the options file, but for the exchange's own way, which is a variable."""
+        exchange = self._exchange(spec)
+        if exchange is not None:
+            notes.append(f"Set {COMMUNICATION}={exchange.backend} on each node: how tokens reach their experts.")
+            if spec.layout.eplb != "off":
+                notes.append(
+                    f"{BALANCER_FILE}: num_slots is the model's experts and {spec.layout.redundant} copies, "
+                    f"layer_updates_per_iter {2 if spec.layout.eplb == 'dynamic' else 0}, and "
+                    "initial_global_assignments by layer as `plan experts` writes them for TensorRT-LLM."
+                )
+        return []
+
+    def _environment(self, spec: EngineSpec, place: Place) -> dict[str, str]:
+        exchange = self._exchange(spec)
+        return {} if exchange is None else {COMMUNICATION: exchange.backend}
 
     def _nodes(self, spec: EngineSpec, place: Place | None, notes: list[str]) -> list[str]:
         gpus = spec.gpus_per_node if place is None else place.gpus_by_node[0]
@@ -80,6 +101,10 @@ class TrtllmLauncher(Launcher):
         options: dict[str, Any] = {}
         if spec.layout.dp > 1:
             options["enable_attention_dp"] = True
+        if self._exchange(spec) is not None:
+            options["moe_config"] = {"backend": "WIDEEP"}
+            if spec.layout.eplb != "off":
+                options["moe_config"]["load_balancer"] = BALANCER_FILE
         if spec.kv_precision != "bf16":
             # The file replaces what the flags say, so the fraction is repeated.
             options["kv_cache_config"] = {

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import ClassVar
 
+from planner.contract.engine import NOTHING
 from planner.launchers.base import (
     DRAFT_MODEL,
     MTP,
@@ -20,6 +21,9 @@ from planner.launchers.base import (
 )
 from planner.launchers.places import HEAD_ADDRESS, NODE_RANK, Place
 from planner.launchers.words import plain
+
+DISPATCH_TOKENS = "VLLM_MOE_DP_CHUNK_SIZE"
+"""Variable that sizes low-latency buffers."""
 
 RPC_PORT = 13345
 """Port of the data-parallel coordinator, as in vLLM's documentation; any free one will do."""
@@ -43,6 +47,22 @@ class VllmLauncher(Launcher):
             command += self._flag("dp", layout.dp)
         if layout.ep > 1:
             command += self._flag("ep")
+        return command
+
+    def _experts(self, spec: EngineSpec, notes: list[str]) -> list[str]:
+        layout, exchange, command = spec.layout, self._exchange(spec), []
+        if exchange is not None:
+            command += self._flag("exchange", exchange.backend)
+        if layout.eplb != "off":
+            command += self._flag("balancer")
+        if layout.redundant:
+            command += self._flag("balancer_config", json.dumps({"num_redundant_experts": layout.redundant}))
+        if layout.overlap != NOTHING:
+            command += self._flag("two_batch")
+            kind = "prefill" if spec.role == "prefill" else "decode"
+            command += self._flag(f"two_batch_{kind}", 2)
+        if layout.dispatch_tokens:
+            notes.append(f"Set {DISPATCH_TOKENS}={layout.dispatch_tokens} on each node: buffers hold so many tokens.")
         return command
 
     def _nodes(self, spec: EngineSpec, place: Place | None, notes: list[str]) -> list[str]:
@@ -103,9 +123,11 @@ class VllmLauncher(Launcher):
         return self._flag("port", place.ports.http) if place.leads else []
 
     def _environment(self, spec: EngineSpec, place: Place) -> dict[str, str]:
+        tokens = spec.layout.dispatch_tokens
+        buffers = {DISPATCH_TOKENS: str(tokens)} if tokens else {}
         if spec.role == "aggregated":
-            return {}
-        return {
+            return buffers
+        return buffers | {
             "VLLM_NIXL_SIDE_CHANNEL_HOST": place.own,
             "VLLM_NIXL_SIDE_CHANNEL_PORT": str(place.ports.side_channel),
         }

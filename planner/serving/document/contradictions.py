@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from costmodels.operations.layouts import DEGREES
 from planner.contract.clusters import Cluster, Pool
 from planner.contract.deployment import Deployment
 from planner.contract.engine import EngineGroup
@@ -116,7 +117,8 @@ def _check_pairs(what: str, deployment: Deployment) -> None:
 
 
 def _check_sizes(what: str, group: EngineGroup, pool: Pool) -> None:
-    counts = {**group.layout.model_dump(), **group.limits.model_dump(exclude={"memory_fraction"})}
+    degrees = {name: getattr(group.layout, name) for name in DEGREES}
+    counts = {**degrees, **group.limits.model_dump(exclude={"memory_fraction"})}
     for name, count in counts.items():
         if count < 1:
             raise InputError(f"{what}: {name} {count} of {group.id} is not at least 1", WAY_OUT)

@@ -52,6 +52,8 @@ class DecodeCandidate:
     def batch_limits(self) -> tuple[int, int]:
         job = self.job
         limit = most_sequences(float(self.engines.concurrency[self.index]), int(self.pool.most[self.row]))
+        if self.layouts.wide[0]:  # whose buffers are made for its sequences
+            return limit * job.shape.queries, limit
         return max(min(job.served.framework.limits.token_budgets), limit * job.shape.queries), limit
 
     @property

@@ -16,6 +16,7 @@ import numpy as np
 
 from costmodels.arrays import concatenate_rows
 from costmodels.estimates import Estimates, Floats, Ints
+from costmodels.operations.exchanges import OVERLAPS
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.frameworks.connector import KvConnector
 from costmodels.serving.steady.disaggregated import (
@@ -35,15 +36,18 @@ from costmodels.serving.steady.kv_transfer import (
     with_queue,
 )
 from planner.serving.operating_points import (
+    GRID,
     IDLE,
     REFINEMENTS,
     Job,
     LayoutSearch,
     at_confidence,
+    has_room,
     peak_sequences,
     percentile_ms,
     sequences_that_fit,
 )
+from planner.serving.wide_layouts import PREFILL_BUDGETS
 
 _BUSY = np.concatenate([np.linspace(0.02, 0.9, 45), [0.92, 0.94, 0.96, 0.98]])
 
@@ -123,12 +127,17 @@ def find_disaggregated_engines(search: LayoutSearch, *, within: bool = True) -> 
     budgets = np.array(job.served.framework.limits.token_budgets)
     alone = np.flatnonzero((search.layouts.pp == 1) | ("prefill" in kv_connector.pipeline))
     which = np.repeat(alone, len(budgets))
-    layouts, budget = search.layouts.take(which), np.tile(budgets, len(alone))
+    wide = search.wide.prefill
+    some = np.repeat(np.arange(len(wide)), len(PREFILL_BUDGETS))
+    layouts = concatenate_rows([search.layouts.take(which), wide.take(some)])
+    budget = np.concatenate([np.tile(budgets, len(alone)), np.tile(PREFILL_BUDGETS, len(wide))]).astype(np.int64)
     room = sequences_that_fit(job, layouts, budget, prompts=True)
     fits = np.flatnonzero(room >= 2 * layouts.pp)  # one is computed while another leaves
-    decode = _decode(search, kv_connector, within)
-    if not len(fits) or decode is None:
+    kinds = (_decode(search, kv_connector, within), _wide_decode(search, kv_connector, within))
+    decodes = [each for each in kinds if each is not None]
+    if not len(fits) or not decodes:
         return None
+    decode = concatenate_rows([each for each, _ in decodes]), np.concatenate([most for _, most in decodes])
     layouts, budget, room = layouts.take(fits), budget[fits], room[fits]
     steps = prefill_steps(job.served, job.shape, layouts, budget, room // 2)
     return DisaggregatedEngines(job, fabric_link(job), kv_connector, layouts, budget, room, steps, *decode)
@@ -146,16 +155,42 @@ def _decode(search: LayoutSearch, kv_connector: KvConnector, within_slo: bool) -
         return None
     served, shape, steps = search.job.served, search.job.shape, points.steady.decode.take(rows)
     found = decoding(served, shape, points.layouts.take(rows), points.concurrency[rows], kv_connector, steps)
-    most = points.most[rows]
-    if not within_slo:
-        return found, most
-    within = _tpot_within(search.job, found)
+    return _within_slo(search.job, found, points.most[rows], kv_connector) if within_slo else (found, points.most[rows])
+
+
+def _wide_decode(search: LayoutSearch, kv_connector: KvConnector, within_slo: bool) -> tuple[Decoding, Ints] | None:
+    """The same of engines whose experts are reached by an all-to-all; each concurrency with the smallest buffers that
+    hold its sequences."""
+    job, layouts, queries = search.job, search.wide.decode, search.job.shape.queries
+    if not len(layouts) or job.workload.osl < 2:
+        return None
+    limit = job.served.framework.limits.max_sequences
+    held = np.where(layouts.dispatch_tokens > 0, layouts.dispatch_tokens * layouts.tp // queries, limit)
+    # Many sequences at every age are in the cache, none of which outgrows it: as the engine admits them.
+    tokens = float(job.served.framework.scheduler.held_tokens(job.workload.mean_isl, job.workload.mean_osl))
+    most = np.minimum(sequences_that_fit(job, layouts, held * queries, mean_tokens=tokens), held)
+    fullest = np.floor((np.sqrt(np.maximum(most, 1)) - 1) ** 2)  # of which the peak is what cache and buffers hold
+    smaller = np.where(layouts.dispatch_tokens > layouts.dispatch_tokens.min(), held // 2, 0)
+    tried = np.unique(np.concatenate([GRID, fullest[fullest >= 1]]))
+    fits = has_room(tried[None, :], most[:, None]) & (peak_sequences(tried)[None, :] > smaller[:, None])
+    halves = layouts.overlap == OVERLAPS.index("two_batch")
+    fits &= ~halves[:, None] | (tried[None, :] >= 2)
+    rows, columns = np.nonzero(fits)
+    if not len(rows):
+        return None
+    found = decoding(job.served, job.shape, layouts.take(rows), tried[columns].astype(np.float64), kv_connector)
+    return _within_slo(job, found, most[rows], kv_connector) if within_slo else (found, most[rows])
+
+
+def _within_slo(job: Job, found: Decoding, most: Ints, kv_connector: KvConnector) -> tuple[Decoding, Ints] | None:
+    """Engines of ``found`` that keep the bounds on TPOT, and others between the best of each layout and the next."""
+    within = _tpot_within(job, found)
     extra_rows, extra = _between(found, most, within)
     if len(extra):
         layouts = found.layouts.take(extra_rows)
-        finer = decoding(served, shape, layouts, extra, kv_connector)
+        finer = decoding(job.served, job.shape, layouts, extra, kv_connector)
         found, most = concatenate_rows([found, finer]), np.concatenate([most, most[extra_rows]])
-        within = np.concatenate([within, _tpot_within(search.job, finer)])
+        within = np.concatenate([within, _tpot_within(job, finer)])
     keep = np.flatnonzero(within)
     return (found.take(keep), most[keep]) if len(keep) else None
 

@@ -15,7 +15,7 @@ import numpy as np
 from costmodels.arrays import concatenate_rows
 from costmodels.estimates import Floats
 from costmodels.models.precision import Precision
-from costmodels.operations.layouts import Layouts
+from costmodels.operations.layouts import DEGREES, Layouts
 from planner.contract.clusters import Cluster
 from planner.serving.engines.aggregated import AggregatedCandidate
 from planner.serving.engines.decode import DecodeCandidate
@@ -315,10 +315,10 @@ def _offer(
 
 
 def _fastest(layouts: Layouts, rate: Floats) -> list[int]:
-    """Of every layout the engine of the highest rate."""
+    """Of every layout the engine of the highest rate; what is said of experts beside the degrees is chosen so, too."""
     best: dict[tuple[int, ...], int] = {}
     for i in np.argsort(rate, kind="stable").tolist():
-        best[layouts.row(i)] = i
+        best[(*layouts.row(i)[: len(DEGREES)], int(layouts.wide[i]))] = i
     return sorted(best.values())
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from costmodels.models.architecture import Architecture
 from costmodels.serving.frameworks.connector import KvConnector, traits
+from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.served_model import ServedModel
 from planner.serving.engines.disaggregated import DisaggregatedEngines
 
@@ -39,9 +40,14 @@ def partners(found: Sequence[DisaggregatedEngines]) -> Iterator[list[Disaggregat
 
 def cannot_pair(served: ServedModel) -> str | None:
     """Why no engines of ``served`` serve requests together, or None where some may."""
-    connector = served.framework.kv_connector
-    for trait in sorted(connector.refuses & traits(served.model)):
-        return f"{connector.name} does not hand over {_WORDS[trait]} in {served.framework.title}"
+    return not_handed_over(served.framework, served.model)
+
+
+def not_handed_over(framework: Framework, model: Architecture) -> str | None:
+    """Why the framework's connector hands over no caches of ``model``, or None where it does."""
+    connector = framework.kv_connector
+    for trait in sorted(connector.refuses & traits(model)):
+        return f"{connector.name} does not hand over {_WORDS[trait]} in {framework.title}"
     return None
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pandas as pd
 import pytest
 
 from planner.contract.engine import Layout
+from planner.serving.document.plan import Plan
+from planner.serving.planning import plan
 from planner.serving.prediction_table import predict
 
 ENGINE = {
@@ -116,3 +119,58 @@ def test_layouts_say_nothing_of_experts_that_are_nothing_special() -> None:
     wide = Layout(tp=1, pp=1, dp=72, ep=72, moe_tp=1, exchange="low_latency", redundant=32, eplb="static")
     assert Layout(**wide.model_dump()) == wide
     assert wide.label == "TP1 DP72 EP72+32 low-latency"
+
+
+@pytest.fixture(scope="module", name="made")
+def _made() -> Plan:
+    asked_for = {
+        "model": "deepseek-ai/DeepSeek-R1",
+        "cluster": "96xH100",
+        "framework": "sglang",
+        "slo": "ttft=5s,tpot=100ms",
+        "workload": "isl=2000,osl=1000",
+        "simulation": False,
+    }
+    return plan(asked_for)
+
+
+class TestPlans:
+    """Of DeepSeek-R1 on the cluster of the published run."""
+
+    def test_carries_what_both_published_halves_make(self, made: Plan) -> None:
+        assert made.prediction.request_rate_rps.value == pytest.approx(144, rel=0.15)
+
+    def test_each_role_has_its_exchange(self, made: Plan) -> None:
+        layouts = {group.role: group.layout for group in made.decision.engines}
+        assert layouts["decode"].ep >= 32
+        assert layouts["decode"].exchange == "low_latency"
+        assert layouts["prefill"].exchange == "high_throughput"
+        assert (256 + layouts["decode"].redundant) % layouts["decode"].ep == 0
+
+    def test_commands_carry_it(self, made: Plan) -> None:
+        for group in made.decision.engines:
+            said = dict(pairwise(group.launch.command))
+            assert said["--moe-a2a-backend"] == "deepep"
+            assert said["--deepep-mode"] == {"prefill": "normal", "decode": "low_latency"}[group.role]
+            if group.layout.redundant:
+                assert said["--ep-num-redundant-experts"] == str(group.layout.redundant)
+            if group.layout.dispatch_tokens:
+                assert f"RANK={group.layout.dispatch_tokens}" in " ".join(group.launch.notes)
+
+
+@pytest.mark.slow
+def test_what_is_asked_of_experts_is_kept() -> None:
+    asked_for = {
+        "model": "deepseek-ai/DeepSeek-R1",
+        "cluster": "32xH200",
+        "framework": "vllm",
+        "workload": "isl=2000,osl=1000",
+        "disaggregation": "always",
+        "simulation": False,
+    }
+    narrow = plan(asked_for | {"exchange": "none"})
+    assert {group.layout.exchange for group in narrow.decision.engines} == {"none"}
+    asked_decode = plan(asked_for | {"overlap": "none", "dispatch_tokens": 128})
+    for group in asked_decode.decision.engines:
+        assert group.layout.overlap == "none"
+        assert group.layout.dispatch_tokens in (0, 128)

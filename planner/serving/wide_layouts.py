@@ -1,0 +1,104 @@
+"""Layouts whose experts are reached by an all-to-all, one role at a time: which degrees, copies, overlap and buffers
+are tried. An engine that does both, prompts and answers, gathers its tokens (:mod:`planner.serving.layouts`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodels.models.architecture import Architecture
+from costmodels.models.precision import Precision
+from costmodels.operations.layouts import Layouts
+from costmodels.serving.served_model import ServedModel
+from planner.contract.engine import NOTHING, Layout, Role
+from planner.serving.layouts import Restrictions, degrees_of, refusals
+from planner.serving.wide_experts import EngineMachines, WideAsked, experts_of, fewest_copies, refused_exchange
+
+WITHIN_A_DOMAIN = (8, 12, 16, 18, 24, 32, 36, 48, 64, 72)
+"""GPUs that share experts out within a node or NVLink domain; beyond, whole nodes do."""
+
+LARGEST = 144
+"""GPUs over which experts were ever spread in public (DeepSeek's decode engines)."""
+
+PREFILL_BUDGETS = (8192, 16384)
+"""Tokens of an attention rank in a step of a wide prefill engine: what the published ones run."""
+
+
+@dataclass(frozen=True)
+class WideLayouts:
+    """Of engines that only prefill and that only decode; low-latency ones with each size of buffers."""
+
+    prefill: Layouts
+    decode: Layouts
+
+
+def no_wide_layouts() -> WideLayouts:
+    none = Layouts.of([])
+    return WideLayouts(none, none)
+
+
+def wide_layouts(served: ServedModel, precision: Precision, allowed: Restrictions) -> WideLayouts:
+    """All that the framework, the machines and the request let engines be."""
+    return WideLayouts(*(_of_role(served, precision, allowed, role) for role in ("prefill", "decode")))
+
+
+def _of_role(served: ServedModel, precision: Precision, allowed: Restrictions, role: Role) -> Layouts:
+    model, experts, asked = served.model, experts_of(served.model), allowed.experts
+    if experts is None or asked.exchange == NOTHING:
+        return Layouts.of([])
+    on = EngineMachines(served.framework, served.gpu, served.network.gpus_per_node, served.network.fabric)
+    rows: list[tuple[int, ...]] = []
+    for gpus in _group_sizes(allowed, served.network.gpus_per_node, experts.experts):
+        layout = Layout(tp=1, pp=1, dp=gpus, ep=gpus, moe_tp=1)
+        exchange = _exchange(asked, on, role, layout, model)
+        copies = fewest_copies(experts.experts, gpus) if asked.redundant is None else asked.redundant
+        if exchange is None or (experts.experts + copies) % gpus:
+            continue
+        eplb = asked.eplb or "static"
+        if copies and eplb == "off" and served.framework.parallelism.copies_need_balancer:
+            continue
+        wide = layout.model_copy(update={"exchange": exchange, "redundant": copies, "eplb": eplb})
+        for overlap in _overlaps(asked, on):
+            one = wide.model_copy(update={"overlap": overlap})
+            rows += [degrees_of(one.model_copy(update={"dispatch_tokens": size})) for size in _buffers(one, asked, on)]
+    layouts = Layouts.of(rows)
+    if not len(layouts):
+        return layouts
+    bad = [indices for _, indices in refusals(model, precision, served.framework, layouts, allowed)]
+    return layouts.take(np.setdiff1d(np.arange(len(layouts)), np.concatenate(bad) if bad else []))
+
+
+def _group_sizes(allowed: Restrictions, domain: int, experts: int) -> list[int]:
+    most = min(allowed.gpus, allowed.max_engine_gpus or allowed.gpus, LARGEST, experts)
+    inside = [size for size in WITHIN_A_DOMAIN if size <= domain]
+    return [size for size in (*inside, *range(2 * domain, most + 1, domain)) if size <= most]
+
+
+def _exchange(asked: WideAsked, on: EngineMachines, role: Role, layout: Layout, model: Architecture) -> str | None:
+    """What engines of ``role`` take; None: nothing that they could."""
+    can, experts = on.framework.parallelism, experts_of(model)
+    assert experts is not None
+    names = [name for name, each in can.exchanges.items() if asked.exchange in (name, each.backend.casefold())]
+    if asked.exchange is None:
+        usual = can.usual_exchange(role, on.gpu, layout.ep)
+        names = [usual] if usual is not None else []
+    fitting = (name for name in names if refused_exchange(name, layout, role, experts, on) is None)
+    return next(fitting, None)
+
+
+def _overlaps(asked: WideAsked, on: EngineMachines) -> tuple[str, ...]:
+    can = ("none", *on.framework.parallelism.overlaps)
+    if asked.overlap is not None:
+        return tuple(word for word in can if word == asked.overlap)
+    return tuple(word for word in ("none", "two_batch") if word in can)
+
+
+def _buffers(layout: Layout, asked: WideAsked, on: EngineMachines) -> tuple[int, ...]:
+    """Sizes of low-latency buffers to try; 0 where there are none."""
+    if not Layouts.of([degrees_of(layout)]).low_latency[0]:
+        return (0,)
+    if asked.dispatch_tokens is not None:
+        return (asked.dispatch_tokens,)
+    least, most = 128, on.framework.parallelism.dispatch_tokens[1]
+    return tuple(2**power for power in range(least.bit_length() - 1, most.bit_length()))

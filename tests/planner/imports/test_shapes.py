@@ -1,0 +1,92 @@
+"""Engines by their shape: what is understood, what is refused, and that the three commands answer for them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from api.cli.main import app
+from planner.contract.deployment import parse_deployment
+from planner.imports.shapes import deployment_of_shapes, parse_shapes
+from planner.serving.configuration import EngineAsked
+from profiles.errors import InputError
+
+ASKED = EngineAsked(model="Qwen/Qwen3-32B", gpu="H200")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("2xTP4", [("aggregated", 2, {"tp": 4})]),
+        ("tp4", [("aggregated", 1, {"tp": 4})]),
+        ("2 x TP2 PP2", [("aggregated", 2, {"tp": 2, "pp": 2})]),
+        ("4×TP2·PP2", [("aggregated", 4, {"tp": 2, "pp": 2})]),
+        ("prefill=4xTP1,decode=1xTP4", [("prefill", 4, {"tp": 1}), ("decode", 1, {"tp": 4})]),
+        ("Prefill = 1xTP1DP8EP8, decode=2xtp1-dp8-ep8", [
+            ("prefill", 1, {"tp": 1, "dp": 8, "ep": 8}), ("decode", 2, {"tp": 1, "dp": 8, "ep": 8})]),
+    ],
+)  # fmt: skip
+def test_shapes_are_understood(text: str, meant: list[Any]) -> None:
+    assert [(shape.role, shape.count, shape.degrees) for shape in parse_shapes(text)] == meant
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "2x", "4", "2xTP", "2xXX4", "0xTP4", "2xTP0", "foo=2xTP4", "prefill=2xTP4", "2xTP4,decode=1xTP4", "TP4TP2"],
+)
+def test_what_is_not_understood_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(InputError, match=r"^engines: ") as caught:
+        parse_shapes(text)
+    assert caught.value.hint
+
+
+def test_the_deployment_is_a_document_like_any_other() -> None:
+    document = deployment_of_shapes("prefill=4xTP1,decode=1xTP4", ASKED)
+    assert parse_deployment(document.to_json()) == document
+    assert [(group.role, len(group.replicas), group.layout.label) for group in document.engines] == [
+        ("prefill", 4, "TP1"),
+        ("decode", 1, "TP4"),
+    ]
+    assert document.gpus_used == 8
+    assert document.pairs == (("engine-0", "engine-1"),)
+    assert {each.field for each in document.assumed} >= {"limits.max_sequences", "kv_precision"}
+
+
+def test_a_layout_that_the_model_refuses_is_refused_in_the_rules_words() -> None:
+    with pytest.raises(InputError, match="engines: 64 attention heads do not divide by tp"):
+        deployment_of_shapes("3xTP5", ASKED)
+    hybrid = EngineAsked(model="Qwen/Qwen3-Next-80B-A3B-Instruct", gpu="H200")
+    with pytest.raises(InputError, match="equal tp alone, and these have tp 2 and 4"):
+        deployment_of_shapes("prefill=1xTP2,decode=1xTP4", hybrid)
+
+
+def run(*arguments: str) -> Any:
+    done = CliRunner().invoke(app, [*arguments, "--model", "Qwen/Qwen3-32B", "--gpu", "H200"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+LOAD = ("--workload", "isl=500,osl=50,rate=2")
+
+
+def test_memory_answers_for_each_engine_of_a_shape() -> None:
+    apart = ("--engines", "prefill=2xTP2,decode=1xTP4")
+    memory = run("memory", *apart, "--engine", "engine-1", "--max-num-seqs", "64", "--json")
+    assert memory["starts"]
+
+
+@pytest.mark.slow  # learns forests
+def test_predict_and_simulate_answer_for_shapes() -> None:
+    apart = ("--engines", "prefill=2xTP2,decode=1xTP4")
+    (row,) = run("predict", *apart, *LOAD, "--json", "-q")["rows"]
+    assert row["engines"] == "prefill=2xTP2,decode=1xTP4"
+    assert row["ttft_ms_low"] <= row["ttft_ms_mean"] <= row["ttft_ms_high"]
+    report = run("simulate", *apart, *LOAD, "--requests", "300", "--json", "-q")
+    assert report["load"]["requests"] == 300
+    assert [group["replicas"] for group in report["groups"]] == [2, 1]
+    rows = run("predict", "--engines", "2xTP4", *LOAD, "--json", "-q")["rows"]
+    assert len(rows) == 1
+    assert rows[0]["tp"] == 4
