@@ -372,5 +372,24 @@ OPERATIONS: dict[str, Operation] = {
             ),
             predicted=False,
         ),
+        Operation(
+            "sustained",
+            "the products and the attention of one layer, back to back: right after a rest, and under lasting load",
+            (
+                Column(
+                    "state",
+                    "str",
+                    "rested (bursts of 10 ms, each after a rest) or sustained (once clocks have settled)",
+                    levels=("rested", "sustained"),
+                ),
+                _count("tokens", "tokens that go through the layer"),
+                _count("hidden", "width of the model"),
+                _count("intermediate", "width of the feed-forward layer"),
+                _count("heads", "query heads"),
+                _count("kv_heads", "key/value heads"),
+                _count("head_dim", "width of a head"),
+            ),
+            predicted=False,
+        ),
     )
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 SHOWN = 80
@@ -38,6 +38,12 @@ def named(name: object) -> str:
     text = str(name)
     text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= _LONGEST_NAME else f"{text[:40]}…{text[-60:]}"
+
+
+def one_of(names: Iterable[str]) -> str:
+    """``a, b or c``."""
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def shortened(text: str) -> str:

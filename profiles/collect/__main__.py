@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     order = parser.add_mutually_exclusive_group()
     order.add_argument("--grid", action="store_true", help="the plain grid (also the default here)")
     order.add_argument("--points", type=Path, metavar="FILE", help="measure these, of `plan profile propose`, in order")
+    parser.add_argument("--sustained", metavar="TIME", help="also a layer kept up for so long against a rest: 30s")
     parser.add_argument("--power", action="store_true", help="power too, on some of the points (seconds each)")
     parser.add_argument("--target-error", default="1%", help="of each median; default 1%%")
     parser.add_argument("--seed", type=int, default=0, help="of the random operands; default 0")
@@ -56,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
 def collect(arguments: argparse.Namespace) -> int:
     """Runs what ``arguments`` ask for; returns the exit code."""
     ends = time.monotonic()
-    asked = Asked.parse(arguments.ops, arguments.precision, arguments.budget, arguments.target_error)
+    asked = Asked.parse(
+        arguments.ops, arguments.precision, arguments.budget, arguments.target_error, arguments.sustained
+    )
     ends += asked.budget_s
     listed = None if arguments.points is None else read_points(arguments.points)
     device = find_device(arguments.device, index=arguments.gpu_index, gpus=arguments.gpus)

@@ -81,6 +81,7 @@ class Prepared:
         rotate: operands are rotated over copies, or the L2 is flushed, between runs by the timer unless False.
         timed: set where the operation times itself (ranks of a collective): called in place of
             :func:`profiles.collect.timing.measure`.
+        takes_s: seconds that it takes whatever the settings: it is not begun when less is left.
         close: frees what ``run`` holds beyond its operands.
     """
 
@@ -93,6 +94,7 @@ class Prepared:
     capturable: bool = True
     rotate: bool = True
     timed: Callable[[Settings], Timing] | None = None
+    takes_s: float = 0.0
     close: Callable[[], None] | None = None
 
 

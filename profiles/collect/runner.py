@@ -239,11 +239,15 @@ class Runner:
             if why:
                 return Outcome(point, "skipped", why)
             prepared = benchmark.prepare(self.device, point)
+            if prepared.takes_s > self.ends - time.monotonic():
+                raise BudgetOver
             try:
                 return self._measured(point, prepared)
             finally:
                 if prepared.close is not None:
                     prepared.close()
+        except BudgetOver:
+            raise
         except TooLong as error:
             if FEWEST * error.run_s <= self.settings.cap_s:
                 raise BudgetOver from error

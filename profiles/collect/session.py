@@ -27,14 +27,19 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_budget(text: str) -> float:
+    """Seconds of ``--budget``; errors as :func:`parse_seconds`."""
+    return parse_seconds("--budget", text)
+
+
+def parse_seconds(option: str, text: str) -> float:
     """Seconds of ``10m``, ``90s``, ``1.5h``.
 
     Raises:
-        InputError: no number with a unit, or not positive.
+        InputError: no number with a unit, or not positive; names the ``option``.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
     if not found or float(found.group(1)) == 0:
-        raise InputError(f"--budget: {shown(text)} is no time", "write it as 90s, 10m or 1h")
+        raise InputError(f"{option}: {shown(text)} is no time", "write it as 90s, 10m or 1h")
     return float(found.group(1)) * _SECONDS[found.group(2)]
 
 
@@ -74,27 +79,42 @@ class Asked:
     Attributes:
         operations: as the benchmarks call them.
         precisions: of products and attention; copies and launches have none.
+        sustained_s: how long a load is kept up before it counts; None: the harness's default, where it is measured.
     """
 
     operations: tuple[str, ...]
     precisions: tuple[str, ...]
     budget_s: float
     settings: Settings
+    sustained_s: float | None = None
 
     @classmethod
-    def parse(cls, ops: str, precision: str, budget: str, target_error: str) -> Asked:
-        """From the texts of the command line; errors as the parsers above raise them."""
+    def parse(cls, ops: str, precision: str, budget: str, target_error: str, sustained: str | None = None) -> Asked:
+        """From the texts of the command line; errors as the parsers above raise them.
+
+        Raises:
+            InputError: also where the budget is too short for the ``sustained`` load.
+        """
         groups = parse_names("--ops", ops, GROUPS)
+        sustained_s = None if sustained is None else parse_seconds("--sustained", sustained)
+        if sustained_s is not None:
+            groups = tuple(dict.fromkeys(("sustained", *groups)))
+            if sustained_s >= parse_budget(budget) / 2:
+                raise InputError(
+                    f"--sustained: {sustained} a precision, and as much again to rest, do not fit --budget {budget}",
+                    "give a budget of several times as long",
+                )
         precisions = parse_names("--precision", precision, ELEMENT_BYTES)
         return cls(
             tuple(operation for group in groups for operation in GROUPS[group]),
             precisions,
             parse_budget(budget),
             Settings(target_error=parse_error(target_error)),
+            sustained_s,
         )
 
     def benchmarks(self) -> dict[str, Benchmark]:
-        made = benchmarks()
+        made = benchmarks(self.sustained_s)
         return {name: made[name] for name in self.operations}
 
     def header(self, device: Device, gpu: str = "", source: str | None = None, **settings: object) -> Header:

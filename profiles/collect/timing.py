@@ -227,7 +227,7 @@ class _Events:
         self._device, self._run, self._flush, self._watch = device, run, flush, watch
 
     def block(self, count: int) -> list[float]:
-        pairs = [(_event(), _event()) for _ in range(count)]
+        pairs = [(cuda_event(), cuda_event()) for _ in range(count)]
         for start, end in pairs:
             if self._flush is not None:
                 self._flush()
@@ -255,7 +255,7 @@ class _Graphs:
         self._idle = None if flush is None else captured(runs, flush, None)
 
     def block(self, count: int) -> list[float]:
-        triples = [(_event(), _event(), _event()) for _ in range(count)]
+        triples = [(cuda_event(), cuda_event(), cuda_event()) for _ in range(count)]
         for start, middle, end in triples:
             start.record()
             self._work.replay()
@@ -291,5 +291,5 @@ def captured(runs: int, flush: Callable[[], object] | None, run: Callable[[], ob
     return graph
 
 
-def _event() -> Any:
+def cuda_event() -> Any:
     return import_torch().cuda.Event(enable_timing=True)

@@ -16,8 +16,7 @@ import pytest
 import toy_family
 from toy_family import SCAN, SCAN_TABLE, TOY, ToyKind, ToyMixer
 
-from api.cli.commands.collect import collect, propose
-from api.cli.commands.profile import show
+from api.cli.commands.profile import import_
 from costmodels.kernels import features
 from costmodels.kernels.cost_model import CostModel, unseen_spreads
 from costmodels.kernels.error_process import coordinates, priors
@@ -49,9 +48,11 @@ from profiles.collect.operations import GROUPS
 from profiles.collect.operations.grids import table
 from profiles.errors import DataError, UnknownName, Unsupported
 from profiles.hardware import find_fabric, find_gpu
+from profiles.importers import importers
 from profiles.measurements import OPERATIONS
 from profiles.packs import build
 from profiles.store import ProfileStore
+from profiles.values import one_of
 from tests.costmodels.synthetic import GRIDS, questions
 
 KERNELS = SHIPPED.kernels
@@ -157,18 +158,9 @@ class TestTables:
                 assert set(columns) <= set(OPERATIONS[operation].shape_names)
         assert {out.operation for out in build.LEFT_OUT} <= set(OPERATIONS)
 
-    def test_help_texts_list_what_there_is(self) -> None:
-        names = list(OPERATIONS)
-        said = f"{', '.join(names[:-1])} or {names[-1]}."
-        assert _help(show, "operation") == said, "help of `plan profile show` in api/cli/commands/profile.py"
-        assert _help(collect, "ops") == f"Comma-separated: {', '.join(GROUPS)}."
-        predicted = [group for group, operations in GROUPS.items() if set(operations) <= set(KERNELS)]
-        assert _help(propose, "ops") == f"Comma-separated: {', '.join(predicted)}."
-
-
-def _help(command: Any, parameter: str) -> str:
-    found = inspect.signature(inspect.unwrap(command), eval_str=True).parameters[parameter]
-    return str(found.annotation.__metadata__[0].help)
+    def test_the_help_of_imports_lists_the_formats(self) -> None:
+        listed = inspect.signature(inspect.unwrap(import_), eval_str=True).parameters["format_name"]
+        assert listed.annotation.__metadata__[0].help == f"{one_of(importers())}."
 
 
 class TestLayers:

@@ -16,7 +16,9 @@ import typer
 from api.cli.console import flowing, write_text
 from api.cli.options import JsonOutput
 from api.cli.output import check_target, hand_over_json, write_atomically
+from profiles.collect.operations import GROUPS
 from profiles.errors import DataError, InputError
+from profiles.operation_tables import OPERATIONS
 
 if TYPE_CHECKING:
     from profiles.collect.devices import Device
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 OPS = "gemm,attention,moe,collective,memcpy,launch"
+MODELLED = [group for group, names in GROUPS.items() if all(OPERATIONS[name].predicted for name in names)]
 EVERY_S = 10.0  # between two lines of progress where no terminal shows a bar
 
 Precision = Annotated[
@@ -41,7 +44,7 @@ def collect(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The profile store; made when missing, resumed when there.")],
     ops: Annotated[
         str,
-        typer.Option(metavar="NAMES", help="Comma-separated: gemm, attention, mla, moe, collective, memcpy, launch."),
+        typer.Option(metavar="NAMES", help=f"Comma-separated: {', '.join(GROUPS)}."),
     ] = OPS,
     budget: Annotated[str, typer.Option(help="90s, 10m, 1h: everything included.")] = "10m",
     precision: Precision = "bf16",
@@ -55,6 +58,12 @@ def collect(
         Path | None, typer.Option(metavar="FILE", help="Measure these, of `plan profile propose`, in order.")
     ] = None,
     power: Annotated[bool, typer.Option("--power", help="Power too, on some of the points; see below.")] = False,
+    sustained: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Also what lasting load costs: a layer kept up for so long (30s); see below."
+        ),
+    ] = None,
     target_error: Annotated[
         str, typer.Option(help="Half-width of each median's 95 % interval at which repeating ends.")
     ] = "1%",
@@ -90,6 +99,10 @@ def collect(
     A100 and H100, arXiv:2312.02741), so a figure holds for a steady load, not for one kernel.
     CPUs answer where RAPL is readable, else not at all.
 
+    --sustained runs the products and the attention of a layer back to back for the time given,
+    until clocks have settled, and in bursts of 10 ms after rests. The ratio is what a GPU loses
+    at its power limit, which rows of single kernels do not know: training lives there.
+
     A type (or CPU) that the catalogue does not know is measured first, for a few seconds: its
     peak by a product, its memory by a copy, its launch by an empty call; the rest is what the
     system and the driver report. The facts stay with the store, each with its source. To state
@@ -113,7 +126,7 @@ def collect(
 
     if grid and points is not None:
         raise InputError("--grid and --points are both given", "give one of them")
-    asked = Asked.parse(ops, precision, budget, target_error)
+    asked = Asked.parse(ops, precision, budget, target_error, sustained)
     listed = None if points is None else read_points(points)
     _check_out(out)
     check_target(output)
@@ -308,7 +321,7 @@ def _line(outcome: Outcome) -> str:
 def propose(
     gpu: Annotated[str, typer.Option(help="GPU type to measure: H200, B200, ...")],
     ops: Annotated[
-        str, typer.Option(metavar="NAMES", help="Comma-separated: gemm, attention, mla, moe, collective.")
+        str, typer.Option(metavar="NAMES", help=f"Comma-separated: {', '.join(MODELLED)}.")
     ] = "gemm,attention,moe",
     count: Annotated[int, typer.Option(min=1, help="Points.")] = 400,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: print them.")] = None,

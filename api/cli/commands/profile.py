@@ -15,7 +15,8 @@ from api.cli.console import console, facts, flowing, heading, indented, table
 from api.cli.options import JsonOutput
 from api.cli.output import check_target, hand_over_json
 from profiles.errors import InputError, UnknownName
-from profiles.values import named, shown
+from profiles.operation_tables import OPERATIONS
+from profiles.values import named, one_of, shown
 
 if TYPE_CHECKING:  # pandas and pyarrow take a third of a second: the commands below import what they need
     import pandas as pd
@@ -89,14 +90,7 @@ def list_(
 def show(
     operation: Annotated[
         str,
-        typer.Argument(
-            help="gemm, attention_prefill, attention_decode, mla_prefill, mla_decode, mla_bmm, mla_module_prefill, "
-            "mla_module_decode, gdn_prefill, gdn_decode, dsa_prefill, dsa_decode, dsa_shared_prefill, "
-            "dsa_shared_decode, compressed_prefill, compressed_decode, block_sparse_prefill, block_sparse_decode, "
-            "kda_prefill, kda_decode, short_conv_prefill, short_conv_decode, state_space_prefill, "
-            "state_space_decode, hyper_connection, encoder_attention, moe, wide_moe, collective, expert_exchange, "
-            "memcpy or launch."
-        ),
+        typer.Argument(help=f"{one_of(OPERATIONS)}."),
     ],
     gpu: Annotated[str | None, typer.Option(help="Only this GPU type: H200, A100, ...")] = None,
     framework: Annotated[str | None, typer.Option(help="Only this framework: vllm, sglang, ...")] = None,

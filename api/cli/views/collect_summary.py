@@ -51,6 +51,7 @@ def document(
         ],
         "conditions": _conditions(measured),
         "power": None if meter is None else _power(report, measured, meter),
+        "sustained": _sustained(measured),
         "expected_error": {
             name: {"before": before, "after": report.error_after[name]}
             for name, before in sorted(report.error_before.items())
@@ -74,6 +75,20 @@ def _group(operation: str, dtype: str, group: Sequence[Outcome], target: float) 
         "repeats": median(t.repeats for t in timings),
         "outliers": sum(t.outliers for t in timings),
         "samples": sum(t.repeats for t in timings),
+    }
+
+
+def _sustained(measured: Sequence[Outcome]) -> dict[str, float]:
+    """By precision, time under lasting load ÷ that right after a rest, where both were measured."""
+    times = {
+        (outcome.point.dtype, outcome.point.shape["state"]): outcome.timing.median_us
+        for outcome in measured
+        if outcome.point.operation == "sustained" and outcome.timing is not None
+    }
+    return {
+        dtype: round(us / times[dtype, "rested"], 4)
+        for (dtype, state), us in sorted(times.items())
+        if state == "sustained" and (dtype, "rested") in times
     }
 
 
@@ -118,6 +133,7 @@ def show(summary: dict[str, Any]) -> None:
                 ("versions", ", ".join(f"{name} {v}" for name, v in summary["versions"].items() if v) or "unknown"),
                 *_condition_lines(summary["conditions"]),
                 *_power_lines(summary["power"]),
+                *_sustained_line(summary["sustained"]),
                 *_rows_line(summary["store_rows"]),
             ],
         )
@@ -171,6 +187,11 @@ def _power_lines(power: dict[str, Any] | None) -> list[tuple[str, str]]:
     return [
         ("power", f"{power['points']:,} points, {busy}, idle {idle}, by {how}, {milliseconds(power['seconds'] * 1e3)}")
     ]
+
+
+def _sustained_line(ratios: dict[str, float]) -> list[tuple[str, str]]:
+    said = ", ".join(f"{dtype} {ratio:.2f}" for dtype, ratio in ratios.items())
+    return [("lasting load", f"{said} times as long as right after a rest")] if ratios else []
 
 
 def _rows_line(rows: dict[str, int]) -> list[tuple[str, str]]:

@@ -15,12 +15,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "collective": ("collective",),
     "memcpy": ("memcpy",),
     "launch": ("launch",),
+    "sustained": ("sustained",),
 }
 """Names for ``--ops`` and the operations that they stand for."""
 
 
-def benchmarks() -> dict[str, Benchmark]:
+def benchmarks(sustained_s: float | None = None) -> dict[str, Benchmark]:
     """A new benchmark for each operation that the harness measures, by name. Imports torch.
+
+    ``sustained_s``: how long a load is kept up before it counts; None: the default.
 
     Each is to be closed at the end (:meth:`~profiles.collect.points.Benchmark.close`).
     """
@@ -29,6 +32,7 @@ def benchmarks() -> dict[str, Benchmark]:
     from profiles.collect.operations.gemm import Gemm
     from profiles.collect.operations.mla import Mla, MlaBmm
     from profiles.collect.operations.moe import Moe
+    from profiles.collect.operations.sustained import DEFAULT_S, Sustained
     from profiles.collect.operations.transfer import Launch, Memcpy
 
     made: list[Benchmark] = [
@@ -42,5 +46,6 @@ def benchmarks() -> dict[str, Benchmark]:
         Collective(),
         Memcpy(),
         Launch(),
+        Sustained(DEFAULT_S if sustained_s is None else sustained_s),
     ]
     return {benchmark.operation: benchmark for benchmark in made}

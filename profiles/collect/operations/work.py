@@ -110,6 +110,15 @@ def _launch(shape: Mapping[str, int | str], point: Point) -> Work:
     return 0.0, 0.0
 
 
+def _sustained(shape: Mapping[str, int | str], point: Point) -> Work:
+    tokens, hidden, wide, heads, kv_heads, dim = _count(
+        shape, "tokens", "hidden", "intermediate", "heads", "kv_heads", "head_dim"
+    )
+    weights = hidden * ((2 * heads + 2 * kv_heads) * dim + 3 * wide)
+    flops = 2.0 * tokens * weights + 2.0 * tokens * tokens * heads * dim  # half of the pairs: causal
+    return flops, float(weights * ELEMENT_BYTES[point.dtype])
+
+
 _WORK: dict[str, Callable[[Mapping[str, int | str], Point], Work]] = {
     "gemm": _gemm,
     "attention_prefill": _attention_prefill,
@@ -121,4 +130,5 @@ _WORK: dict[str, Callable[[Mapping[str, int | str], Point], Work]] = {
     "collective": _collective,
     "memcpy": _memcpy,
     "launch": _launch,
+    "sustained": _sustained,
 }

@@ -31,9 +31,9 @@ def grids(hopper: Device) -> dict[str, list[Point]]:
     return _grids(hopper, ("bf16", "fp8"))
 
 
-_MODULES = ("block_sparse", "compressed", "dsa", "dsa_shared", "gdn", "kda", "short_conv", "state_space")
+_MODULES = ("block_sparse", "compressed", "dsa", "dsa_shared", "gdn", "kda", "mla_module", "short_conv", "state_space")
 IMPORTED_ONLY = {f"{module}_{phase}" for module in _MODULES for phase in ("prefill", "decode")}
-IMPORTED_ONLY |= {"encoder_attention", "hyper_connection"}
+IMPORTED_ONLY |= {"encoder_attention", "expert_exchange", "hyper_connection", "wide_moe"}
 """Their kernels are the frameworks' own."""
 
 
