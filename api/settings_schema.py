@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, create_model
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from api.service_settings import ServiceSettings
 from planner.contract.documents import LONGEST_TEXT, validation_error
 
 
@@ -21,7 +22,7 @@ def _paths(value: Any) -> Any:
 Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 
 
-class Settings(BaseSettings):
+class _OfRequests(BaseSettings):
     """Settings of one source: a file's values, or else the environment's. Options of the same names say what each is;
     commands take those that they have."""
 
@@ -44,7 +45,19 @@ class Settings(BaseSettings):
     quiet: bool | None = None
 
 
-class _OfAFile(Settings):
+Settings: type[_OfRequests] = create_model(
+    "Settings",
+    __base__=_OfRequests,
+    **{  # type: ignore[call-overload]
+        name: (Annotated[kind | None, Field()], None)
+        for name, kind in get_type_hints(ServiceSettings, include_extras=True).items()
+        if name in ServiceSettings.model_fields
+    },
+)
+"""Those, and what the service can be told (:mod:`api.service_settings`)."""
+
+
+class _OfAFile(Settings):  # type: ignore[valid-type, misc]
     """The same without the environment."""
 
     @classmethod
@@ -78,7 +91,7 @@ def of_file(values: Mapping[str, Any], folder: Path, where: str) -> dict[str, An
     """The settings among ``values`` of a file in ``folder``, which messages call ``where``. Raises as
     :func:`of_environment`."""
     try:
-        found = _OfAFile(**values).model_dump(exclude_none=True)
+        found: dict[str, Any] = _OfAFile(**values).model_dump(exclude_none=True)
     except ValidationError as error:
         raise validation_error(error, where) from error
     if "profiles" in found:

@@ -9,6 +9,7 @@ and the tables of docs/rest.md anew. ``--run`` runs the commands too, but for th
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -23,7 +24,9 @@ import typer.main
 
 from api.cli.main import app
 from api.rest.app import create_app
-from planner.exports.target import targets
+from api.service_settings import ServiceSettings
+from planner.contract.options import Option
+from planner.exports.registry import targets
 from planner.kinds import KINDS
 
 ROOT = Path(__file__).parents[1]
@@ -126,13 +129,24 @@ def _plain(text: str | None) -> str:
 
 def rest_tables() -> str:
     """The endpoints and the kinds, from the application and the registry."""
+    lists = {("get", kind.route) for kind in KINDS.values()}
     rows = ["| endpoint | what |", "|---|---|"]
     for route, methods in create_app().openapi()["paths"].items():
-        if not route.startswith("/v1/schemas/"):
+        if not route.startswith("/v1/schemas/") and not _of_one_kind(route):
+            methods = {method: what for method, what in methods.items() if (method, route) not in lists}
             rows += [f"| `{method.upper()} {route}` | {_plain(what['summary'])} |" for method, what in methods.items()]
+    rows += [
+        "| `GET /v1/KIND`, `/v1/KIND/{id}`, `/v1/KIND/{id}/explanation` | The same as for documents, of one kind |"
+    ]
     rows += ["| `GET /v1/schemas/NAME` | JSON Schema of a kind or of its request |", ""]
     rows += ["| kind | document | request | schema version |", "|---|---|---|---|"]
     rows += [f"| `{k.name}` | {k.title} | `{k.request_name}` | {k.version} |" for k in KINDS.values()]
+    rows += ["", "| option | variable | default | what |", "|---|---|---|---|"]
+    for name, field in ServiceSettings.model_fields.items():
+        said = next((each.help for each in field.metadata if isinstance(each, Option)), field.description)
+        default = "" if field.default is None else json.dumps(field.default).strip('"')
+        option = f"`--{name.replace('_', '-')}`" if any(isinstance(each, Option) for each in field.metadata) else ""
+        rows.append(f"| {option} | `SHARDWRIGHT_{name.upper()}` | {default} | {_plain(said)} |")
     return "\n".join(rows)
 
 
@@ -142,6 +156,11 @@ def targets_table() -> str:
     for (name, kind), target in sorted(targets().items(), key=lambda each: (each[0][1], each[0][0])):
         rows.append(f"| `{name}` | {kind} | {target.writes} | {target.release} | {target.rung} |")
     return "\n".join(rows)
+
+
+def _of_one_kind(route: str) -> bool:
+    """Whether it is the route of a document, which is the same for every kind."""
+    return any(route.startswith(f"{kind.route}/") for kind in KINDS.values())
 
 
 def generated() -> dict[Path, str]:
@@ -170,7 +189,7 @@ def unsaid() -> list[str]:
     missing += [
         f"endpoint: {route}"
         for route in sorted(create_app().openapi()["paths"])
-        if route not in text and not route.startswith("/v1/schemas/")
+        if route not in text and not route.startswith("/v1/schemas/") and not _of_one_kind(route)
     ]
     missing += [f"kind: {name}" for name in KINDS if f"`{name}`" not in text]
     return missing

@@ -2,47 +2,68 @@
 
 from __future__ import annotations
 
+import asyncio
 from email.message import Message
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
 from api.rest.problems import RefusedError
+from api.service_settings import ServiceSettings
 from profiles.markup import strict_json
 
 MOST_BYTES = 16 * 1024 * 1024
-"""Of a body. A plan request takes 30 kB at most; counts of 58 layers with 256 experts, 150 kB a recorded workload; the
-simulation of a day's trace, 30 bytes a request."""
+"""Of a body, unless settings say otherwise. A plan request takes 30 kB at most; counts of 58 layers with 256 experts,
+150 kB a recorded workload; the simulation of a day's trace, 30 bytes a request."""
 
 
-async def read_json_body(request: Request) -> bytes:
-    """The body's bytes, once its headers say that they are JSON and it is not too long.
+async def read_json_body(request: Request, settings: ServiceSettings) -> bytes:
+    """The body's bytes, once its headers say that they are JSON. Raises as :func:`read_body`, and
+    RefusedError 415 for another media type, charset or coding."""
+    _check_media_type(request)
+    return await read_body(request, int(settings.body_limit_mib * 2**20), settings.body_timeout)
+
+
+async def read_body(request: Request, most: int, seconds: float) -> bytes:
+    """The body's bytes.
 
     Raises:
-        RefusedError: 415 for another media type, charset or coding; 413 past :data:`MOST_BYTES`; 400 where it
-            breaks off.
+        RefusedError: 413 past ``most`` bytes; 400 where it breaks off; 408 where it is not there in time.
     """
-    _check_media_type(request)
+    try:
+        return await asyncio.wait_for(_read(request, most), seconds)
+    except TimeoutError as error:
+        raise RefusedError(
+            408,
+            "body-timeout",
+            "Body not in time",
+            f"body: was not there after {seconds:g} s",
+            "send it at once; the connection is closed",
+            headers={"Connection": "close"},
+        ) from error
+
+
+async def _read(request: Request, most: int) -> bytes:
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced[:20]) > MOST_BYTES:
-        raise _too_long()
+    if announced.isdecimal() and int(announced[:20]) > most:
+        raise _too_long(most)
     body = bytearray()
     try:
         async for chunk in request.stream():
             body += chunk
-            if len(body) > MOST_BYTES:
-                raise _too_long()
+            if len(body) > most:
+                raise _too_long(most)
     except ClientDisconnect as error:
         raise RefusedError(400, "incomplete-body", "Incomplete body", "body: it broke off", "send it again") from error
     return bytes(body)
 
 
-def _too_long() -> RefusedError:
+def _too_long(most: int) -> RefusedError:
     return RefusedError(
         413,
         "content-too-large",
         "Content too large",
-        f"body: longer than {MOST_BYTES} bytes",
+        f"body: longer than {most} bytes",
         "send one request at a time, and fewer recorded tokens or requests in it",
     )
 

@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from api.rest.problems import MEDIA_TYPE, Problem
+from api.problems import MEDIA_TYPE, Problem
 from planner.kinds import Kind
 
 REF = "#/components/schemas/{model}"
@@ -44,19 +44,47 @@ def problems(**described: str) -> dict[int | str, dict[str, Any]]:
     return {int(status[1:]): {"description": text, "content": content} for status, text in described.items()}
 
 
+def usual_problems(**described: str) -> dict[int | str, dict[str, Any]]:
+    """:func:`problems`, and those that every route has."""
+    usual = {
+        "s401": "A key is needed, or the one sent is not known",
+        "s403": "The key may not do this",
+        "s422": "A parameter cannot be understood",
+        "s429": "Too many requests: see Retry-After",
+        "s500": "The server failed, or its data is broken",
+        "s503": "The database is away: see Retry-After",
+    }
+    return problems(**{**usual, **described})
+
+
 def kind_responses() -> dict[int | str, dict[str, Any]]:
     """What a ``POST`` of a kind may answer."""
+    located = {"Location": {"description": "the job", "schema": {"type": "string"}}}
     return {
         200: {"description": "The document: the same bytes as the command line's --json"},
-        **problems(
-            s400="The body is not valid JSON",
+        202: {"description": "It takes longer: a job", "headers": located, "model": None},
+        **usual_problems(
+            s400="The body is not valid JSON, or broke off",
+            s404="The answer was forgotten while it was waited for",
+            s408="The body did not come in time",
             s409="No plan can satisfy the request: what binds, and the nearest thing that works",
             s413="The body is too large",
             s415="The body is not JSON by its headers",
             s422="The request cannot be understood, or is outside what is modelled",
             s500="The measurements cannot be read, or the server failed",
+            s503="So many jobs wait that no more are taken, or the database is away: see Retry-After",
             s504="A limit was reached before any plan was found",
         ),
+    }
+
+
+def document_responses(kind: Kind | None) -> dict[int | str, dict[str, Any]]:
+    """What ``GET`` of a document may answer."""
+    etag = {"ETag": {"description": "SHA-256 of the content", "schema": {"type": "string"}}}
+    content: dict[str, Any] = {kind.media_type if kind else "application/json": {}}
+    return {
+        200: {"description": "The document", "headers": etag, "content": content},
+        304: {"description": "The client has it: If-None-Match named its ETag"},
     }
 
 

@@ -1,94 +1,71 @@
-"""One error shape everywhere: RFC 9457 problem documents (``application/problem+json``).
-
-``type`` is a URN made of the error's class name, ``detail`` and ``hint`` are the same two lines that the
-command line prints, and ``details`` holds what a program may want of them (field, nearest names, ...).
-"""
+"""Every error of the service is a problem document (:mod:`api.problems`)."""
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from collections.abc import Mapping
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.problems import MEDIA_TYPE, URN, Problem, internal, problem_of
+from api.work.crew import QueueFull
 from profiles.errors import ShardwrightError
-
-MEDIA_TYPE = "application/problem+json"
-URN = "urn:shardwright:problem:"
 
 logger = logging.getLogger(__name__)
 
-
-class Problem(BaseModel):
-    """What is wrong, and what to do about it (RFC 9457)."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    type: str = Field(description=f"{URN}<kind>", examples=[f"{URN}unknown-name"])
-    title: str = Field(description="the kind of problem, in words", examples=["Unknown name"])
-    status: int = Field(description="the HTTP status", ge=400, le=599, examples=[422])
-    detail: str = Field(
-        description="what is wrong, naming the field and the value",
-        examples=["model: 'Qwen/Qwen3-33B' is not known"],
-    )
-    hint: str = Field(description="what to do about it", examples=["nearest: Qwen/Qwen3-32B"])
-    details: dict[str, object] = Field(
-        default_factory=dict,
-        description="the same for programs; which keys there are depends on type",
-        examples=[{"field": "model", "value": "Qwen/Qwen3-33B", "nearest": ["Qwen/Qwen3-32B"]}],
-    )
+RETRY_S = 5
+"""When to try again what is not available now."""
 
 
 class RefusedError(Exception):
     """A request that is refused before its content is looked at: status, kind, title, detail and hint."""
 
-    def __init__(self, status: int, kind: str, title: str, detail: str, hint: str) -> None:
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        title: str,
+        detail: str,
+        hint: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        pointer: str | None = None,
+    ) -> None:
         super().__init__(detail)
-        self.problem = Problem(type=URN + kind, title=title, status=status, detail=detail, hint=hint)
+        self.problem = Problem(type=URN + kind, title=title, status=status, detail=detail, hint=hint, pointer=pointer)
+        self.headers = dict(headers or {})
 
 
 def respond(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """``problem`` as a response. ASCII only: a lone surrogate in a message cannot break its encoding."""
-    text = json.dumps(problem.model_dump(), allow_nan=False) + "\n"
-    return Response(text, problem.status, dict(headers or {}), MEDIA_TYPE)
-
-
-def problem_of(error: ShardwrightError, status: int | None = None) -> Problem:
-    """The problem document of one of our own errors; ``status`` where it is not the error's usual one."""
-    return Problem(
-        type=URN + kind_of(type(error)),
-        title=error.title,
-        status=error.http_status if status is None else status,
-        detail=error.message,
-        hint=error.hint,
-        details={key: value for key, value in error.details.items() if _is_json(value)},
-    )
-
-
-def kind_of(error: type[ShardwrightError]) -> str:
-    """``UnknownName`` → ``unknown-name``."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", error.__name__).lower()
-
-
-def _is_json(value: object) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
+    """``problem`` as a response; what is not available now says when to try again."""
+    retry = {"Retry-After": str(RETRY_S)} if problem.status == 503 else {}
+    return Response(problem.to_json(), problem.status, {**retry, **(headers or {})}, MEDIA_TYPE)
 
 
 _HTTP = {
     404: ("not-found", "Not found", "GET /openapi.json lists what there is"),
     405: ("method-not-allowed", "Method not allowed", "the Allow header lists what is"),
 }
+
+
+def not_found(what: str, id_: str) -> RefusedError:
+    """An id that is not there, or is someone else's: the two are not told apart."""
+    return RefusedError(
+        404,
+        "not-found",
+        "Not found",
+        f"{what} {id_[:80]!r}: not found",
+        "what was made with a key is seen only with it",
+    )
+
+
+def bad_parameter(name: str, detail: str, hint: str) -> RefusedError:
+    """A query parameter or header that is wrong."""
+    return RefusedError(422, "input-error", "Bad input", f"{name}: {detail}", hint)
 
 
 async def _shardwright_error(request: Request, error: Exception) -> Response:
@@ -100,7 +77,19 @@ async def _shardwright_error(request: Request, error: Exception) -> Response:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)
-    return respond(error.problem)
+    return respond(error.problem, error.headers)
+
+
+async def _full(request: Request, error: Exception) -> Response:
+    return respond(
+        Problem(
+            type=URN + "queue-full",
+            title="Queue full",
+            status=503,
+            detail=f"{request.method} {request.url.path}: so many jobs wait that no more are taken",
+            hint="try again after the seconds of Retry-After",
+        )
+    )
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -135,21 +124,14 @@ async def _bad_parameter(request: Request, error: Exception) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     # The traceback goes to the server's log (uvicorn writes it), never to the client.
-    return respond(
-        Problem(
-            type=URN + "internal-error",
-            title="Internal error",
-            status=500,
-            detail=f"{request.method} {request.url.path}: the server failed",
-            hint="this is a defect: please report it, with the request; the server's log has the traceback",
-        )
-    )
+    return respond(internal(f"{request.method} {request.url.path}"))
 
 
 def install(app: FastAPI) -> None:
     """Makes every error of ``app`` a problem document."""
     app.add_exception_handler(ShardwrightError, _shardwright_error)
     app.add_exception_handler(RefusedError, _refused)
+    app.add_exception_handler(QueueFull, _full)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _bad_parameter)
     app.add_exception_handler(Exception, _unexpected)

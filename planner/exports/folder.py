@@ -17,7 +17,8 @@ from typing import Any
 
 from planner.contract.documents import checked
 from planner.contract.published import version_of
-from planner.exports.target import Asked, exported
+from planner.exports.registry import exported
+from planner.exports.target import Asked
 from planner.exports.values import Values
 from profiles.errors import InputError
 from profiles.files import Source, reason

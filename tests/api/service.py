@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import uvicorn
 from fastapi import FastAPI
 
 from planner.kinds import KINDS, Kind
@@ -71,12 +77,30 @@ class Client:
         return self.request("POST", "/v1/plans", **options)
 
 
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """``app`` on a port of this process; its address."""
+    config = uvicorn.Config(app, log_level="warning", port=0)
+    server = uvicorn.Server(config)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(100)
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        while httpx.get(f"{address}/livez", timeout=30, trust_env=False).status_code != 200:
+            time.sleep(0.01)
+        yield address
+        server.should_exit = True
+        thread.join(30)
+
+
 def problem(response: httpx.Response, status: int, kind: str) -> dict[str, Any]:
     """The problem document of ``response``, once its shape is checked."""
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
     document: dict[str, Any] = response.json()
-    assert list(document) == ["type", "title", "status", "detail", "hint", "details"]
+    assert list(document) == ["type", "title", "status", "detail", "hint", "pointer", "details"]
     assert document["type"] == f"urn:shardwright:problem:{kind}"
     assert document["status"] == status
     assert document["title"]

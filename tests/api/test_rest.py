@@ -16,7 +16,7 @@ import httpx
 import pytest
 from service import ASKED, PLAN, Client, StubPlanner, problem
 
-from api.rest import app as rest
+from api.rest import health
 from api.rest.app import create_app
 from api.rest.body import MOST_BYTES
 from api.rest.openapi import request_examples
@@ -68,14 +68,14 @@ def test_the_body_is_read_by_the_one_parser(client: Client, planner: StubPlanner
         assert planner.requests[-1] == parse_request(example["value"])
 
 
-def test_a_models_path_is_an_unknown_name(tmp_path: Path) -> None:
+def test_a_models_path_is_an_unknown_name(client: Client, planner: StubPlanner, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("secret")
-    client = Client(create_app())
     for path in (tmp_path, tmp_path / "config.json"):
         document = problem(client.plan(json={**ASKED, "model": str(path)}), 422, "unknown-name")
         assert document["details"]["field"] == "model"
         assert "path" not in document["hint"]
         assert "secret" not in json.dumps(document)
+    assert not planner.requests, "it need not become a job to be refused"
 
 
 def test_a_clusters_path_is_not_understood(client: Client, planner: StubPlanner, tmp_path: Path) -> None:
@@ -101,11 +101,14 @@ def test_plans_are_made_a_few_at_a_time_while_other_requests_are_answered(at_onc
             running -= 1
         return PLAN
 
+    def asked(number: int) -> dict[str, str]:
+        return {**ASKED, "workload": f"isl={4000 + number},osl=500"}
+
     async def scenario() -> list[httpx.Response]:
         async with Client(
             create_app({"serving": replace(KINDS["serving"], make=slow)}, at_once=at_once)
         ).open() as client:
-            plans = [asyncio.create_task(client.post("/v1/plans", json=ASKED)) for _ in range(4)]
+            plans = [asyncio.create_task(client.post("/v1/plans", json=asked(n))) for n in range(4)]
             while running < at_once:
                 await asyncio.sleep(0.005)
             assert (await client.get("/v1/schemas/plan")).status_code == 200
@@ -169,7 +172,7 @@ def test_an_unknown_path_is_a_problem(client: Client, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("GET", "/v1/plans", "POST"), ("DELETE", "/v1/plans", "POST"), ("POST", "/healthz", "GET")],
+    [("PUT", "/v1/jobs", "GET"), ("DELETE", "/v1/models", "GET"), ("POST", "/healthz", "GET")],
 )
 def test_another_method_is_a_problem_that_says_which_is_allowed(
     client: Client, method: str, path: str, allowed: str
@@ -282,7 +285,7 @@ def test_health_is_a_problem_when_the_measurements_cannot_be_read(
     broken = tmp_path / "pack"
     shutil.copytree(shipped_pack().path, broken)
     (broken / "collective.parquet").write_bytes(b"not parquet")
-    monkeypatch.setattr(rest, "shipped_pack", lambda: ProfileStore(broken))
+    monkeypatch.setattr(health, "shipped_pack", lambda: ProfileStore(broken))
     assert "collective.parquet" in problem(client.get("/healthz"), 503, "data-error")["detail"]
     (broken / "manifest.json").write_text("{")
     assert "manifest.json" in problem(client.get("/healthz"), 503, "data-error")["detail"]
@@ -325,12 +328,14 @@ def test_openapi_examples_are_valid_and_belong_together(client: Client) -> None:
 def test_openapi_documents_every_error_as_a_problem(client: Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     responses = paths["/v1/plans"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "409", "413", "415", "422", "500", "504"}
+    assert {"200", "202", "400", "409", "413", "415", "422", "500", "503", "504"} <= set(responses)
     for path, operations in paths.items():
         for operation in operations.values():
             assert "500" in operation["responses"], path
+            if path not in ("/livez", "/readyz"):
+                assert {"401", "403", "429", "503"} <= set(operation["responses"]), path
             for status, response in operation["responses"].items():
-                if status != "200":
+                if status >= "400":
                     content = response["content"]["application/problem+json"]
                     assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
 

@@ -96,5 +96,8 @@ def test_the_environment_has_one_prefix() -> None:
 
 
 def test_every_setting_is_in_the_docs() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text("utf-8")
-    assert all(f"`{name}`" in text for name in NAMES)
+    docs = Path(__file__).parents[2] / "docs"
+    text = (docs / "serving.md").read_text("utf-8")
+    of_the_service = (docs / "rest.md").read_text("utf-8")
+    for name in NAMES:
+        assert f"`{name}`" in text or f"`SHARDWRIGHT_{name.upper()}`" in of_the_service, name

@@ -93,7 +93,7 @@ def export(
     if to is None:
         raise InputError("--to is missing", "for example: plan export plan.json --to shell -o out --set nodes=10.0.0.1")
     from planner.exports.folder import MANIFEST, manifest, write_folder
-    from planner.exports.target import exported, find_target
+    from planner.exports.registry import exported, find_target
 
     if output is None:
         find_target(to, asked.kind)

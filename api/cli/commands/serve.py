@@ -1,63 +1,99 @@
-"""``plan serve``: the REST service on this machine."""
+"""``plan serve``: the REST service."""
 
 from __future__ import annotations
 
-import ipaddress
+import json
 import socket
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from api.cli.console import flowing, page, table, write_text
+from api.cli.options import takes
+from api.rest.configuration import from_settings
+from api.service_settings import SECRET, ServiceSettings
 from profiles.errors import InputError
-from profiles.values import shown
 
 
+@takes(ServiceSettings)
+@flowing
 def serve(
-    host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    asked: dict[str, Any],
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print every setting and where it is from, and end.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --print-config: as JSON.")] = False,
 ) -> None:
-    """Starts the REST service: POST /v1/plans takes the same request as JSON.
+    """Starts the REST service: one POST a kind takes the same request as JSON. Stop it with Ctrl-C.
 
-    It has no keys and no limits yet, so it listens to this machine only. Stop it with Ctrl-C.
+    Every option has its variable (--queue-limit: SHARDWRIGHT_QUEUE_LIMIT) and its key in shardwright.toml. On loopback
+    it answers without a key; anywhere else it asks for one (`plan keys create`).
 
     Examples:
 
       plan serve
 
-      plan serve --port 9000
+      plan serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
     """
-    check_loopback(host)
-    check_port(host, port)
-    import uvicorn
+    settings = from_settings(asked)
+    if print_config:
+        _print_config(settings, asked, as_json)
+        return
+    if as_json:
+        raise InputError("--json: has no effect without --print-config", "leave it out")
+    listening = bound(settings.host, settings.port)
+    from api.cli.serving import run
 
-    from api.rest.app import create_app
+    with listening:
+        run(settings, listening)
 
-    uvicorn.run(create_app(), host=host, port=port, log_level="info")
 
+def _print_config(settings: ServiceSettings, asked: dict[str, Any], as_json: bool) -> None:
+    from api.settings import settings as found
+    from api.storage.database import Database
 
-def check_loopback(host: str) -> None:
-    """Raises :class:`InputError` unless ``host`` is this machine and nothing else."""
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise InputError(
-            f"--host: {shown(host)} is not a loopback address: the service has no keys and no limits yet",
-            "use 127.0.0.1, ::1 or localhost, and a tunnel (ssh -L) from elsewhere",
+    sources = {name: each.source for name, each in found().items()}
+    rows = []
+    for name, value in settings.model_dump(mode="json").items():
+        source = f"--{name.replace('_', '-')}" if name in asked else sources.get(name, "default")
+        if name in SECRET and value is not None:
+            value = Database(value).shown
+        rows.append({"name": name, "value": value, "source": source})
+    if as_json:
+        write_text(json.dumps({"settings": rows}, indent=2) + "\n")
+        return
+    shown = table("setting", "value", "from", left=3)
+    for row in rows:
+        value = (
+            "" if row["value"] is None else row["value"] if isinstance(row["value"], str) else json.dumps(row["value"])
         )
+        shown.add_row(str(row["name"]), str(value), str(row["source"]))
+    with page() as out:
+        out.print(shown)
 
 
-def check_port(host: str, port: int) -> None:
-    """Raises :class:`InputError` unless ``port`` can be listened on now."""
-    if not 0 < port < 65536:
-        raise InputError(f"--port: {port} is not between 1 and 65535", "8000 is the default")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise InputError(
-                f"--port: {port} on {host} cannot be had ({error.strerror})", "choose another --port"
-            ) from error
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        InputError: the address is none of this machine, or the port is in use.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"--host: {host!r} is no address of this machine", "127.0.0.1 is this machine, 0.0.0.0 all of its networks"
+        ) from error
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind(address)
+        made.listen(2048)
+    except OSError as error:
+        made.close()
+        raise InputError(
+            f"--port: {port} on {host} cannot be had ({error.strerror})", "choose another --port"
+        ) from error
+    return made

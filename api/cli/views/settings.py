@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import indented, table
+from api.service_settings import SECRET
 from api.settings import PREFIX, Setting, files
 
 
@@ -20,5 +21,17 @@ def show(settings: Mapping[str, Setting], console: Console) -> None:
     rows = table("setting", "value", "from", left=3)
     for name, each in settings.items():
         value = os.pathsep.join(each.value) if isinstance(each.value, tuple) else str(each.value)
+        if name in SECRET:
+            value = _without_password(value)
         rows.add_row(Text(name), Text(value), Text(each.source))
     indented(console, rows)
+
+
+def _without_password(address: str) -> str:
+    from api.storage.database import Database
+    from profiles.errors import InputError
+
+    try:
+        return Database(address).shown
+    except InputError:
+        return "(is no address of a database)"

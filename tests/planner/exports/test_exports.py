@@ -14,7 +14,8 @@ import yaml
 
 from planner.contract.workload.slo import parse_slo
 from planner.exports.folder import MANIFEST, manifest, verify, write_folder
-from planner.exports.target import Asked, exported, find_target, names_for
+from planner.exports.registry import exported, find_target, names_for
+from planner.exports.target import Asked
 from planner.exports.values import Values, read_values
 from planner.launchers import launchers
 from planner.launchers.checks import wrong

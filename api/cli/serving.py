@@ -1,0 +1,57 @@
+"""The service as a process: opened before it listens, and closed in good order."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+
+from api.rest.app import create_app
+from api.rest.service import Service
+from api.service_settings import ServiceSettings
+
+KEEP_ALIVE_S = 75
+_CLOSE_S = 10
+"""What connections get to end, once those that wait have been told."""
+
+
+class Serving(uvicorn.Server):
+    """uvicorn, which says at the first signal that the service ends: whoever waits for a job then gets its address."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.service.planner.closing.set()
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True  # and exit code 0: uvicorn's own would raise the signal again at the end
+
+
+def run(settings: ServiceSettings, listening: socket.socket) -> None:
+    """Serves until a signal.
+
+    Raises:
+        InputError, DatabaseAway: the database cannot be used.
+    """
+    app = create_app(settings=settings)
+    service = app.state.service
+    service.planner.start()
+    config = uvicorn.Config(
+        app,
+        log_level=settings.log_level,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_CLOSE_S,
+        server_header=False,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
+    scheme = "https" if settings.tls_cert else "http"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    print(
+        f"serving {scheme}://{host}:{settings.port} from {service.planner.database.shown}", file=sys.stderr, flush=True
+    )
+    Serving(config, service).run(sockets=[listening])

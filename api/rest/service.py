@@ -1,0 +1,88 @@
+"""What the routes share: the planner, who asks, and the answers that several of them give."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.rest.problems import not_found
+from api.service_settings import ServiceSettings
+from api.storage.documents import Stored
+from api.storage.jobs import Job
+from api.work.planner import Asker, Planner
+from planner.contract.published import Published
+from planner.kinds import Kind
+
+_ID = re.compile(r"[0-9a-f]{32}")
+
+Explain = Callable[[Published], str]
+"""A document for people, with its reasons."""
+
+
+@dataclass
+class Service:
+    """One service: ``planner`` opens when it is first needed."""
+
+    kinds: Mapping[str, Kind]
+    settings: ServiceSettings
+    planner: Planner
+    explain: Explain | None = None
+
+    async def asker(self, request: Request, scope: str) -> Asker:
+        """Who asks, and may: ``scope`` is what the route needs."""
+        if not self.planner.started:
+            await run_in_threadpool(self.planner.start)
+        return Asker()
+
+    def path_of(self, kind: str, id_: str) -> str:
+        return f"{self.kinds[kind].route}/{id_}" if kind in self.kinds else f"/v1/documents/{id_}"
+
+
+def checked_id(what: str, id_: str) -> str:
+    """``id_``, where it can be one. Raises RefusedError 404."""
+    if not _ID.fullmatch(id_):
+        raise not_found(what, id_)
+    return id_
+
+
+def when(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def respond_document(request: Request, stored: Stored, headers: Mapping[str, str] | None = None) -> Response:
+    """A stored document, or 304 where the client has it."""
+    etag = f'"{stored.etag}"'
+    about = {"ETag": etag, "Cache-Control": "private, immutable, max-age=31536000", **(headers or {})}
+    if request.method in ("GET", "HEAD") and _has(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=about)
+    return Response(stored.content, 200, about, stored.media_type)
+
+
+def _has(given: str | None, etag: str) -> bool:
+    if given is None:
+        return False
+    return given.strip() == "*" or etag in (each.strip().removeprefix("W/") for each in given.split(","))
+
+
+def job_fields(service: Service, job: Job) -> dict[str, Any]:
+    """A job as programs see it."""
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "state": job.state,
+        "doing": job.doing,
+        "percent": job.percent,
+        "position": None if job.ahead is None else job.ahead + 1,
+        "result": service.path_of(job.kind, job.document) if job.state == "done" else None,
+        "problem": job.problem,
+        "created_at": when(job.created),
+        "started_at": when(job.started),
+        "ended_at": when(job.ended),
+    }

@@ -1,0 +1,1 @@
+"""How databases of every released schema become today's."""

@@ -1,0 +1,76 @@
+"""Inside a worker: ``python -m api.work.inside PIPE SERVICE MEMORY [warm]``, as :mod:`api.work.process` starts it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+_PATIENCE_S = 1.0  # between looks at whether the service still runs
+
+
+def main(arguments: list[str]) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)  # the service says when it ends
+    pipe, service, memory_bytes = Connection(int(arguments[0])), int(arguments[1]), int(arguments[2])
+    end_with(service)
+    if memory_bytes:
+        _limit(resource.RLIMIT_DATA, memory_bytes)
+    _limit(resource.RLIMIT_CORE, 0)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")  # rather this than the service
+    with contextlib.suppress(EOFError, OSError):  # the service has gone
+        serve(pipe, warm="warm" in arguments)
+
+
+def serve(pipe: Connection, *, warm: bool) -> None:
+    """Answers what comes through ``pipe`` until that closes."""
+    from api.work.answers import answer
+    from planner.kinds import KINDS
+
+    def send(what: str, content: Any) -> None:
+        with lock:
+            pipe.send((what, content))
+
+    lock = threading.Lock()
+    if warm:  # learns what plans need, on a fresh machine for a minute, and loads it
+        kind = KINDS["serving"]
+        answer(kind, json.dumps(kind.request_example()).encode(), (), lambda *_: None)
+    send("warm", None)
+    while True:
+        name, request, folders = pipe.recv()
+        send("answer", answer(KINDS[name], request, folders, lambda text, _: send("doing", text)))
+
+
+def _limit(what: int, most: int) -> None:
+    _, hard = resource.getrlimit(what)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def end_with(service: int) -> None:
+    """Ends this process when its service has: by the kernel where it can, and by looking."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+
+    def look() -> None:
+        while os.getppid() == service:
+            time.sleep(_PATIENCE_S)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True, name="service-watch").start()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

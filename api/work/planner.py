@@ -1,0 +1,159 @@
+"""The planner behind the service: a question gets the answer that is stored, or a job that makes it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from api.service_settings import ServiceSettings
+from api.storage.database import Database
+from api.storage.documents import Documents, Stored
+from api.storage.jobs import Claimed, Job, Jobs, Question
+from api.storage.schema import prepare
+from api.work.answers import identity, understood
+from api.work.crew import Heard, LocalCrew
+from api.work.slot import InProcess, OwnProcess, Runner
+from planner.kinds import KINDS, Kind
+
+POLL_S = 0.5
+"""Between looks at a job that another instance may run."""
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who asks: the id of their key (empty without one), and which turn that gives them."""
+
+    owner: str = ""
+    rank: int = 1
+    urgency: int = 3
+
+
+class Planner:
+    """Storage and workers of one service. Nothing is opened before :meth:`start`.
+
+    Args:
+        kinds: what is decided. The registry's are made by processes; those of another mapping in this one.
+    """
+
+    def __init__(self, kinds: Mapping[str, Kind], settings: ServiceSettings, heard: Heard = lambda *_: None) -> None:
+        self.kinds, self.settings = kinds, settings
+        self._alone = kinds is not KINDS
+        self._heard = heard
+        self._bells: dict[str, set[Callable[[], None]]] = defaultdict(set)
+        self._ringing, self._starting = threading.Lock(), threading.Lock()
+        self._started = False
+        self.closing = threading.Event()
+        self.folders_of: Callable[[Claimed], list[Path]] = lambda _: []
+
+    def start(self) -> None:
+        """Opens the database and starts the workers, once.
+
+        Raises:
+            InputError, DatabaseAway: as :func:`api.storage.schema.prepare`.
+        """
+        with self._starting:
+            if self._started:
+                return
+            self.closing.clear()
+            self.database = Database(self.settings.database_address)
+            prepare(self.database)
+            self.documents, self.jobs = Documents(self.database), Jobs(self.database)
+            self.crew = LocalCrew(
+                self.jobs,
+                [self._runner() for _ in range(self.settings.processes)],
+                [self._runner() for _ in range(self.settings.quick_workers)],
+                job_seconds=self.settings.job_time_limit,
+                queue_limit=self.settings.queue_limit,
+                heard=self._rung,
+                folders_of=lambda job: self.folders_of(job),
+            )
+            self.crew.start()
+            self._started = True
+
+    @property
+    def started(self) -> bool:
+        return self._started
+
+    def _runner(self) -> Runner:
+        if self._alone:
+            return InProcess(self.kinds)
+        memory = int(self.settings.job_memory_gib * 2**30)
+        return OwnProcess(memory_bytes=memory, recycle=self.settings.recycle, warm=self.settings.warm)
+
+    def close(self) -> None:
+        """Lets what runs end for a while, hands back the rest, and closes the database."""
+        self.closing.set()
+        with self._starting:
+            if self._started:
+                self.crew.close(self.settings.grace)
+                self.database.close()
+                self._started = False
+
+    # ---------------------------------------------------------------- questions
+
+    def ask(self, kind: Kind, fields: Any, asker: Asker, profiles: Sequence[tuple[str, Path]] = ()) -> Stored | Job:
+        """The stored answer, or the job that is on its way to it.
+
+        Args:
+            profiles: (id, folder) of stores laid over the pack.
+
+        Raises:
+            InputError: the request is wrong.
+            QueueFull: too many jobs wait.
+        """
+        request = understood(kind, fields, [folder for _, folder in profiles])
+        ids = tuple(id_ for id_, _ in profiles)
+        id_ = identity(kind, request, ids)
+        stored = self.documents.asked(id_, asker.owner)
+        if stored is not None:
+            return stored
+        open_ = self.jobs.open_for(asker.owner, id_)
+        if open_ is not None:
+            return open_
+        content = json.dumps(fields).encode()
+        quick = kind.quick(request)
+        question = Question(asker.owner, kind.name, id_, content, ids, quick, asker.rank, asker.urgency)
+        return self.crew.admit(question)
+
+    def cancel(self, id_: str, owner: str) -> Job | None:
+        """Ends a job; as it then stands. None where the owner has none of this id."""
+        if self.jobs.cancel(id_, owner):
+            self.crew.drop(id_)
+        job = self.jobs.find(id_, owner)
+        if job is not None:
+            self._rung(id_, job.kind, job.state)
+        return job
+
+    # ---------------------------------------------------------------- waiting
+
+    def _rung(self, id_: str, kind: str, outcome: str) -> None:
+        self._heard(id_, kind, outcome)
+        with self._ringing:
+            bells = list(self._bells.get(id_, ()))
+        for bell in bells:
+            bell()
+
+    @asynccontextmanager
+    async def watched(self, id_: str) -> AsyncIterator[asyncio.Event]:
+        """An event that is set whenever something becomes of a job here."""
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def bell() -> None:
+            loop.call_soon_threadsafe(changed.set)
+
+        with self._ringing:
+            self._bells[id_].add(bell)
+        try:
+            yield changed
+        finally:
+            with self._ringing:
+                self._bells[id_].discard(bell)
+                if not self._bells[id_]:
+                    del self._bells[id_]
