@@ -157,6 +157,7 @@ class Launcher(ABC):
 
     name: ClassVar[str]  # of its framework
     limits_span_replicas: ClassVar[bool] = False  # whether batch limits are said of all attention replicas together
+    one_world: ClassVar[str] = ""  # what runs a command as one MPI world where an engine has several nodes; "": no need
     ready: ClassVar[str] = "/health"  # answers 200 once an engine serves
     kinds: ClassVar[dict[str, type[Launcher]]] = {}  # every launcher, by its framework
 

@@ -20,7 +20,7 @@ class Kubernetes(ServingTarget):
         return ("image",)
 
     def cannot_span(self, nodes: int) -> str | None:
-        if self.fleet.framework.name == "trtllm":
+        if self.fleet.launcher.one_world:
             return f"{self.fleet.framework.full_name} runs over {nodes} nodes as one MPI world, which pods do not start"
         return None
 

@@ -31,7 +31,7 @@ class Shell(ServingTarget):
         return ("nodes",)
 
     def cannot_span(self, nodes: int) -> str | None:
-        if self.fleet.framework.name == "trtllm":
+        if self.fleet.launcher.one_world:
             return (
                 f"{self.fleet.framework.full_name} runs over {nodes} nodes as one MPI world, which scripts do not start"
             )

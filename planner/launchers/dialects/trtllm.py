@@ -33,6 +33,7 @@ class TrtllmLauncher(Launcher):
     """``--tp_size`` counts the whole group (tp·dp); attention data parallel is over all of it or none."""
 
     name: ClassVar[str] = "trtllm"
+    one_world: ClassVar[str] = "trtllm-llmapi-launch"
 
     def _parallel(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         layout = spec.layout
