@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -120,12 +120,13 @@ class Price(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     gpu: str
-    usd_per_gpu_hour: float = Field(default=math.inf, gt=0)  # no on-demand price: never the cheapest
+    usd_per_gpu_hour: float = Field(default_factory=lambda: math.inf, gt=0)  # no on-demand price: never the cheapest
     spot_usd_per_gpu_hour: float | None = Field(default=None, gt=0)
     provider: str
     instance: str
     date: dt.date
     source: str
+    region: str | None = None
 
 
 F = TypeVar("F", bound=Fact)
@@ -180,9 +181,11 @@ class Catalogue:
 
     Attributes:
         described: by name, types that do not ship, each with the node it comes in.
+        offers: prices of a user's own, which go before those that ship.
     """
 
     described: Mapping[str, tuple[Gpu, Node]] = field(default_factory=dict)
+    offers: tuple[Price, ...] = ()
 
     def gpus(self) -> dict[str, Gpu]:
         """All GPU types by canonical name: those that ship, in catalogue order, then those that were described."""
@@ -202,7 +205,7 @@ class Catalogue:
             return self
         for what, fact, known in (("GPU", gpu, {**self.gpus()}), ("node", node, {**self.nodes()})):
             self._check_new(what, fact, known, where)
-        return Catalogue({**self.described, gpu.name: (gpu, node)})
+        return Catalogue({**self.described, gpu.name: (gpu, node)}, self.offers)
 
     @staticmethod
     def _check_new(what: str, fact: Fact, known: Mapping[str, Fact], where: str) -> None:
@@ -264,6 +267,25 @@ class Catalogue:
         on_fabric = [node for node in holding if node.default_fabric == fabric]
         joined_by = next((node.joined_by for node in on_fabric or holding), None)
         return None if joined_by is None else _find(f"node of {gpu.name}: joined_by", joined_by, topologies())
+
+    def offering(self, offers: Iterable[Price]) -> Catalogue:
+        """This catalogue with prices that go before its own."""
+        return replace(self, offers=(*offers, *self.offers))
+
+    def on_demand_price(self, gpu: Gpu, node: Node | None = None) -> Price | None:
+        """The cheapest on-demand price of a user's own, else the cheapest on record; None where none is. Of ``node`` as
+        an instance, where it is one."""
+        offers = [price for price in self.offers if price.gpu == gpu.name and math.isfinite(price.usd_per_gpu_hour)]
+        if not offers:
+            return on_demand_price(gpu, node)
+        if node is not None:
+            offers = [price for price in offers if _called(price.instance, [node])] or offers
+        return min(offers, key=lambda price: price.usd_per_gpu_hour)
+
+    def spot_price(self, gpu: str) -> Price | None:
+        """The cheapest spot price of a user's own, else the cheapest on record; None where none is."""
+        offers = [price for price in self.offers if price.gpu == gpu and price.spot_usd_per_gpu_hour is not None]
+        return min(offers, key=lambda price: price.spot_usd_per_gpu_hour or 0.0) if offers else spot_price(gpu)
 
 
 SHIPPED = Catalogue()

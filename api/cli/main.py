@@ -21,6 +21,7 @@ from api.cli.commands import (
     memory,
     plan,
     predict,
+    prices,
     profile,
     schema,
     serve,
@@ -54,6 +55,7 @@ profile.app.command("fit")(few_shot.fit)
 profile.app.command("validate")(few_shot.validate)
 app.add_typer(profile.app, name="profile")
 app.add_typer(train.app, name="train")
+app.add_typer(prices.app, name="prices")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -51,6 +51,15 @@ Request = Annotated[
     ),
 ]
 
+Prices = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--prices",
+        metavar="FILE",
+        help="Offers of your own (`plan prices import`), before the prices that ship. May be given again.",
+    ),
+]
+
 Command = Callable[..., None]
 
 

@@ -118,6 +118,17 @@ def taken_paths(document: dict[str, Any], name: str, folder: Path) -> list[Path]
     return [folder / each for each in named]
 
 
+def with_prices(catalogue: Catalogue, prices: Sequence[Path] | None) -> Catalogue:
+    """``catalogue`` with a user's own offers. Raises what :func:`profiles.offers.read_offers` raises."""
+    if not prices:
+        return catalogue
+    from profiles.offers import read_offers, with_offers
+
+    for path in prices:
+        catalogue = with_offers(catalogue, read_offers(path), f"--prices {path}")
+    return catalogue
+
+
 def measured_stores(profiles: Sequence[Path] | None) -> tuple[list[ProfileStore], Catalogue]:
     """The profile stores in folders, and the catalogue with the GPU types that they describe."""
     from profiles.descriptions import catalogue_with

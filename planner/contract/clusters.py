@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, model_validator
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, catalogue_of, checked
 from planner.contract.files import mapping_of, read_text
 from profiles.errors import InputError, UnknownName
-from profiles.hardware import SHIPPED, Catalogue, Node, on_demand_price, spot_price
+from profiles.hardware import SHIPPED, Catalogue, Node, Price
 from profiles.values import shown
 
 MOST_GPUS = 100_000
@@ -199,7 +199,7 @@ def _of_parts(text: str, parts: Sequence[str], catalogue: Catalogue) -> Cluster:
         match = _COUNT.fullmatch(part)
         pools.append(_open_pool(part, catalogue) if match is None else _short_pool(match, catalogue))
     asked = {"name": text, "pools": pools, "choose": "," in text}
-    return _cluster_from(asked, "cluster", catalogue)
+    return cluster_from(asked, "cluster", catalogue)
 
 
 def _known(name: str, catalogue: Catalogue) -> bool:
@@ -265,7 +265,25 @@ def read_cluster(path: Path, catalogue: Catalogue = SHIPPED) -> Cluster:
     where = f"cluster file {path}"
     hint = "it needs name, and pools that each have gpu and gpus"
     document = mapping_of(read_text(path, "cluster file"), where, hint)
-    return _cluster_from({"name": path.stem, **document}, where, catalogue)
+    catalogue = offered_in(document, path.parent, catalogue)
+    return cluster_from({"name": path.stem, **document}, where, catalogue)
+
+
+def offered_in(document: dict[str, Any], folder: Path, catalogue: Catalogue) -> Catalogue:
+    """``catalogue`` with the prices of the files that a document names under ``offers``, which is taken out of it; the
+    later goes before the earlier.
+
+    Raises:
+        InputError: no path, or what :func:`profiles.offers.read_offers` raises.
+    """
+    named = document.pop("offers", None)
+    for each in [] if named is None else named if isinstance(named, list) else [named]:
+        if not isinstance(each, str):
+            raise InputError(f"offers: {shown(each)} is not a path", "name what `plan prices import` wrote")
+        from profiles.offers import read_offers, with_offers
+
+        catalogue = with_offers(catalogue, read_offers(folder / each), f"offers {each}")
+    return catalogue
 
 
 # ------------------------------------------------------------------ as an object
@@ -277,7 +295,7 @@ def cluster_input(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, str):
         return parse_cluster(value, allow_paths=False, catalogue=catalogue_of(info))
     if isinstance(value, Mapping):
-        return _cluster_from(value, "cluster", catalogue_of(info))
+        return cluster_from(value, "cluster", catalogue_of(info))
     return value
 
 
@@ -290,7 +308,7 @@ def counted(cluster: Cluster) -> Cluster:
     return cluster
 
 
-def _cluster_from(value: Mapping[Any, Any], where: str, catalogue: Catalogue) -> Cluster:
+def cluster_from(value: Mapping[Any, Any], where: str, catalogue: Catalogue) -> Cluster:
     asked = checked(ClusterInput, value, where)
     pools = [_filled(pool, where, catalogue) for pool in asked.pools]
     return checked(SuppliedCluster, {"name": asked.name, "pools": pools, "choose": asked.choose}, where)
@@ -314,12 +332,12 @@ def _filled(asked: PoolInput, where: str, catalogue: Catalogue) -> dict[str, Any
         raise InputError(
             f"{where}: price_source {shown(source)} comes without usd_per_gpu_hour", "give both, or neither"
         )
-    offer = on_demand_price(gpu, None if named is None else node)
+    offer = catalogue.on_demand_price(gpu, None if named is None else node)
     if "usd_per_gpu_hour" not in asked.model_fields_set and offer is not None and not asked.owned:
         price = offer.usd_per_gpu_hour
-        source = f"{offer.provider}, {offer.date.isoformat()} (on demand)"
+        source = _offered(offer, "on demand")
     return {
-        **_supply(asked, node, f"{where}: pool {asked.name or gpu.name}"),
+        **_supply(asked, node, f"{where}: pool {asked.name or gpu.name}", catalogue),
         "name": asked.name or gpu.name,
         "gpu": gpu.name,
         "gpus": _gpus(asked, per_node, where),
@@ -331,7 +349,13 @@ def _filled(asked: PoolInput, where: str, catalogue: Catalogue) -> dict[str, Any
     }
 
 
-def _supply(asked: PoolInput, node: Node, where: str) -> dict[str, Any]:
+def _offered(offer: Price, how: str) -> str:
+    """Who offers it, where and when."""
+    place = "" if offer.region is None else f" {offer.instance} in {offer.region},"
+    return f"{offer.provider},{place} {offer.date.isoformat()} ({how})"
+
+
+def _supply(asked: PoolInput, node: Node, where: str, catalogue: Catalogue) -> dict[str, Any]:
     """The fields of a pool that say what of it can be had, and when."""
     spot, source = asked.spot_usd_per_gpu_hour, asked.spot_price_source
     if asked.spot_gpus is None and spot is not None:
@@ -345,13 +369,13 @@ def _supply(asked: PoolInput, node: Node, where: str) -> dict[str, Any]:
     if asked.owned and asked.as_needed:
         raise InputError(f"{where}: is owned, and as many GPUs as are needed", "say how many there are")
     if asked.spot_gpus is not None and spot is None:
-        offer = spot_price(asked_gpu := node.gpu)
+        offer = catalogue.spot_price(asked_gpu := node.gpu)
         if offer is None or offer.spot_usd_per_gpu_hour is None:
             raise InputError(
                 f"{where}: spot_gpus {asked.spot_gpus}, and no spot price of {asked_gpu} is known",
                 "give spot_usd_per_gpu_hour",
             )
-        spot, source = offer.spot_usd_per_gpu_hour, f"{offer.provider}, {offer.date.isoformat()} (spot)"
+        spot, source = offer.spot_usd_per_gpu_hour, _offered(offer, "spot")
     per_node = asked.gpus_per_node or node.gpus
     if asked.instance is not None and per_node != node.gpus:
         raise InputError(

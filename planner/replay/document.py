@@ -13,7 +13,7 @@ from planner.contract.published import Published, Upgrade, as_it_is, parse_publi
 from planner.contract.quantities import Interval
 from planner.contract.workload.slo import Metric
 
-SCHEMA_VERSION: Literal["1.2"] = "1.2"
+SCHEMA_VERSION: Literal["1.3"] = "1.3"
 
 
 class PlannedLatency(Document):
@@ -41,6 +41,7 @@ class Percentiles(Document):
 class Attained(Document):
     """One promise of the plan's SLO."""
 
+    service: str | None = Field(default=None, description="of a fleet: whose promise; null: there is one service")
     metric: Metric
     percentile: float
     limit_ms: float
@@ -114,7 +115,7 @@ class SimulationReport(Published):
     """The whole report."""
 
     kind: Literal["simulation"] = "simulation"
-    schema_version: Literal["1.2"] = SCHEMA_VERSION
+    schema_version: Literal["1.3"] = SCHEMA_VERSION
     model: str
     engines: tuple[str, ...] = Field(description="the plan's engine groups in words")
     edited: bool = Field(default=False, description="whether the plan was edited since it was made")
@@ -157,5 +158,5 @@ def parse_report(text: str, where: str = "report") -> SimulationReport:
     return parse_published(text, SimulationReport, where, OLDER)
 
 
-OLDER: dict[str, Upgrade] = {"1.1": as_it_is}
+OLDER: dict[str, Upgrade] = {"1.1": as_it_is, "1.2": as_it_is}
 """Versions that still open. Reports of version 1.0 had no kind, and nothing read them."""

@@ -7,25 +7,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from costmodels.estimates import Floats
-from costmodels.serving.simulator.arrivals import Requests, open_loop
+from costmodels.estimates import Floats, Ints
+from costmodels.serving.simulator.arrivals import Requests
 from costmodels.serving.simulator.capacity import keeps_up
 from costmodels.serving.simulator.outcome import REFUSALS, Metric, Outcome
 from costmodels.serving.simulator.step_table import End
-from planner.contract.deployment import DeploymentDocument
 from planner.contract.engine import EngineGroup
 from planner.contract.models import ModelConfig
 from planner.contract.provenance import Provenance, provenance_fields
 from planner.contract.quantities import SLOW_END, Interval, Latency
-from planner.contract.workload.slo import Bound
-from planner.contract.workload.traces import sent
-from planner.contract.workload.workload import Workload
+from planner.contract.workload.slo import Bound, Slo
 from planner.replay import document as simulated
 from planner.replay.cache_transfer import exposed_transfer_ms
 from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay, warm_up
+from planner.replay.loads import drawn_load, requested_load
 from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines, provenance_warnings
-from planner.replay.request import LIMITS, REQUESTS, SimulationRequest
+from planner.replay.request import LIMITS, SimulationRequest
 from planner.replay.running import Running
+from planner.replay.scheduled import scheduled
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.document.plan import Plan
 from planner.serving.document.prediction import Prediction
@@ -33,32 +32,12 @@ from planner.serving.report.prediction import confidence
 from profiles.errors import InputError
 from profiles.store import ProfileStore
 
+Keep = Callable[[Outcome], None]
+
 MOMENTS = 60
 """Stretches of the timeline."""
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
-
-
-def drawn_load(
-    plan: Plan | DeploymentDocument,
-    rate_rps: float,
-    requests: int,
-    *,
-    cv: float = 1.0,
-    seed: int = 0,
-    workload: Workload | None = None,
-) -> Requests:
-    """Requests of the plan's own lengths, those that it refuses left out, at random arrivals.
-
-    Args:
-        cv: coefficient of variation of the gaps: 1 is Poisson.
-        workload: of other lengths.
-    """
-    if requests < 1:
-        raise InputError(f"requests: {requests} is not at least 1", "give the number of requests to send")
-    if workload is None:
-        workload = Running.of(plan).workload
-    return open_loop(*workload.drawn(requests, seed), rate_rps, cv=cv, seed=seed)
 
 
 def simulate(
@@ -67,9 +46,27 @@ def simulate(
     model: str | ModelConfig | None = None,
     measured: Sequence[ProfileStore] = (),
     progress: Callable[[str], None] | None = None,
+    keep: Keep | None = None,
 ) -> simulated.SimulationReport:
-    """The report that ``request`` asks for. Arguments and errors as of :func:`simulate_plan`."""
-    load, source = _requested(request)
+    """The report that ``request`` asks for. Arguments and errors as of :func:`simulate_plan`; ``keep`` is given every
+    request's times, steps as predicted."""
+    if isinstance(request.plan, Plan) and request.plan.decision.schedule:
+        found = scheduled(request, request.plan, measured, progress)
+        one = len(request.plan.decision.schedule) == 1 and request.trace is None and not request.fail
+        replayed = _Replayed(
+            found.running,
+            found.engines,
+            found.load.requests,
+            found.source,
+            found.fleets,
+            Sending(request.seed, warm=one, keep=keep),
+            tuple(
+                (service.name, request.slo or service.slo, np.flatnonzero(found.load.service == s))
+                for s, service in enumerate(request.plan.request.services)
+            ),
+        )
+        return _reported(replayed)
+    load, source = requested_load(request)
     if said := [f"{name}={value:g}" for name in LIMITS if (value := getattr(request, name)) is not None]:
         source += f"; engines with {', '.join(said)}"
     running = Running.of(request.plan, request.workload_of(load), request.slo)
@@ -77,39 +74,21 @@ def simulate(
         running.with_limits(request.limits) if request.limits else running,
         load,
         source,
-        sending=Sending(request.seed, warm=request.trace is None),
+        sending=Sending(request.seed, warm=request.trace is None, keep=keep),
         model=model,
         measured=measured,
         progress=progress,
     )
 
 
-def _requested(request: SimulationRequest) -> tuple[Requests, str]:
-    """(the requests, in words where they come from)."""
-    trace = request.trace
-    if trace is None:
-        assert request.rate_rps is not None
-        cv, work = request.cv, request.workload
-        kind = "Poisson arrivals" if cv == 1 else f"gamma arrivals (coefficient of variation {cv:g})"
-        if work is not None:
-            kind += f" of {work.told()}"
-        asked = request.requests or (None if work is None else work.requests) or REQUESTS
-        load = drawn_load(request.plan, request.rate_rps, asked, cv=cv, seed=request.seed, workload=work)
-        return load, kind
-    first = slice(request.requests)
-    factor = 1.0 if request.speed is None else request.speed
-    load = sent(np.array(trace.arrival_s[first]), np.array(trace.isl[first]), np.array(trace.osl[first]), factor)
-    source = trace.name if factor == 1 else f"{trace.name} at {factor:g} times its speed"
-    return load, source + (f", {trace.skipped:,} requests without output left out" if trace.skipped else "")
-
-
 @dataclass(frozen=True)
 class Sending:
     """How a load is sent: ``seed`` of the gateway's draws; ``warm``: requests that come while the engines fill are left
-    out of what is reported (those of a recorded trace all count)."""
+    out of what is reported (those of a recorded trace all count); ``keep`` is given what every request saw."""
 
     seed: int = 0
     warm: bool = False
+    keep: Keep | None = None
 
 
 def simulate_plan(
@@ -136,7 +115,30 @@ def simulate_plan(
     running = plan if isinstance(plan, Running) else Running.of(plan)
     engines = planned_engines(running, model=model, store=store, measured=measured, progress=progress)
     fleets = replay(engines, load, sending.seed, transfer_us(running, engines, load), progress)
+    everything = ((None, running.slo, np.arange(len(load))),)
+    return _reported(_Replayed(running, engines, load, source, fleets, sending, everything))
+
+
+@dataclass(frozen=True, eq=False)
+class _Replayed:
+    """A load and what became of it. ``services``: name (None: there is one), promises, and which requests are its."""
+
+    running: Running
+    engines: Sequence[PlannedEngine]
+    load: Requests
+    source: str
+    fleets: dict[End, FleetOutcome]
+    sending: Sending
+    services: Sequence[tuple[str | None, Slo, Ints]]
+
+
+def _reported(replayed: _Replayed) -> simulated.SimulationReport:
+    """The report of a replay. Raises InputError where every request was refused."""
+    running, engines, load, source = replayed.running, replayed.engines, replayed.load, replayed.source
+    fleets, sending = replayed.fleets, replayed.sending
     value = fleets["value"]
+    if sending.keep is not None:
+        sending.keep(value.requests)
     served = int(value.requests.served.sum())
     if not served:
         raise InputError(
@@ -144,11 +146,21 @@ def simulate_plan(
             "plan for longer requests (--workload isl=…,osl=…), or send shorter ones",
         )
     described = _load(load, source)
-    capacity = capacity_seen_rps(value, described.rate_rps)
+    schedule = running.deployment.schedule
+    # A day's rates rise and fall: a queue that grows in its second half says nothing.
+    capacity = None if len(schedule) > 1 else capacity_seen_rps(value, described.rate_rps)
     counted = warm_up(value.requests) if sending.warm else np.arange(len(load))
+    parts = [
+        (name, slo, {end: replace(f, requests=f.requests.take(mine)) for end, f in fleets.items()})
+        for name, slo, rows in replayed.services
+        for mine in [np.intersect1d(rows, counted)]
+        if len(mine)
+    ]
+    checks = tuple(
+        _attained(bound, part, running.prediction, name) for name, slo, part in parts for bound in slo.bounds
+    )
+    kept = {end: sum(int(part[end].requests.within(_limits(slo)).sum()) for _, slo, part in parts) for end in fleets}
     fleets = {end: replace(fleet, requests=fleet.requests.take(counted)) for end, fleet in fleets.items()}
-    checks = tuple(_attained(bound, fleets, running.prediction) for bound in running.slo.bounds)
-    limits = limits_us([(bound.metric, bound.limit_ms) for bound in running.slo.bounds])
     cost = engines[0].cost
     report = simulated.SimulationReport(
         model=running.model,
@@ -164,8 +176,8 @@ def simulate_plan(
         served=served,
         refused=_refused(value.requests),
         slo=checks,
-        attainment=_interval({end: fleet.requests.attainment(limits) for end, fleet in fleets.items()}),
-        goodput_rps=_interval({end: fleet.requests.goodput_rps(limits) for end, fleet in fleets.items()}),
+        attainment=_interval({end: kept[end] / len(counted) for end in fleets}),
+        goodput_rps=_interval({end: kept[end] / fleet.requests.span_s for end, fleet in fleets.items()}),
         ttft_ms=_percentiles("ttft", fleets, running.prediction),
         tpot_ms=_percentiles("tpot", fleets, running.prediction),
         e2e_ms=_percentiles("e2e", fleets, running.prediction),
@@ -190,6 +202,10 @@ def simulate_plan(
         ),
     )
     return report.sealed()
+
+
+def _limits(slo: Slo) -> dict[Metric, float]:
+    return limits_us([(bound.metric, bound.limit_ms) for bound in slo.bounds])
 
 
 def notes_of(engines: Sequence[PlannedEngine]) -> list[str]:
@@ -293,17 +309,20 @@ def _planned(said: Latency | None) -> simulated.PlannedLatency | None:
     )
 
 
-def _attained(bound: Bound, fleets: dict[End, FleetOutcome], predicted: Prediction | None) -> simulated.Attained:
+def _attained(
+    bound: Bound, fleets: dict[End, FleetOutcome], prediction: Prediction | None, service: str | None = None
+) -> simulated.Attained:
     limit = {bound.metric: bound.limit_ms * 1e3}
     share = _interval({end: each.requests.attainment(limit) for end, each in fleets.items()})
     at = _at(fleets, bound.metric, bound.percentile / 100) if len(fleets["value"].requests.of(bound.metric)) else None
     asked = (bound.metric, bound.percentile, bound.limit_ms)
     said = [
         each
-        for each in (() if predicted is None else predicted.slo)
+        for each in (() if prediction is None else prediction.slo)
         if (each.metric, each.percentile, each.limit_ms) == asked
     ]
     return simulated.Attained(
+        service=service,
         metric=bound.metric,
         percentile=bound.percentile,
         limit_ms=bound.limit_ms,

@@ -59,6 +59,10 @@ class Trace(Document):
 
     name: str = Field(min_length=1, max_length=LONGEST_TEXT, description="what reports call it")
     arrival_s: tuple[Seconds, ...] = Field(min_length=1, description="after the first, which comes at 0")
+    begins_s: Seconds = Field(
+        default=0.0,
+        description="when the first comes, after the start of a plan's schedule; without one it counts nothing",
+    )
     skipped: Annotated[int, Field(ge=0), PLAIN_NUMBER] = Field(
         default=0, description="requests without output, left out"
     )
@@ -75,6 +79,7 @@ class Trace(Document):
         return cls(
             name=found.name,
             arrival_s=found.seconds.tolist(),
+            begins_s=max(found.begins_s, 0.0),
             isl=found.isl.tolist(),
             osl=found.osl.tolist(),
             skipped=found.skipped,
@@ -140,6 +145,24 @@ class SimulationRequest(Document):
         Field(description="promises to judge by, short form or object; null: the plan's own, none of a deployment"),
         Option("Promises to judge by: ttft=1s,tpot=30ms. Default: the plan's; none of a deployment.", _LOAD),
     ] = None
+    service: Annotated[
+        str | None,
+        Field(
+            max_length=LONGEST_TEXT, description="of a fleet: whose requests the trace holds; the others come at random"
+        ),
+        Option("Of a fleet: whose requests the trace holds; the others' come at random.", _LOAD, metavar="NAME"),
+    ] = None
+    fail: Annotated[
+        str | None,
+        Field(max_length=LONGEST_TEXT, description="of a fleet: what is lost when, in the words of --fail"),
+        Option(
+            "Of a fleet: what is lost when: engine-0@3600 (all of a group, at second 3600), "
+            "2*engine-0@3600+600 (two, for "
+            "600 s), spot:H100-SXM@7200 (a pool's spot GPUs); several with commas.",
+            _LOAD,
+            metavar="WHAT@SECOND",
+        ),
+    ] = None
     max_num_seqs: MaxNumSeqs = None
     max_num_batched_tokens: MaxNumBatchedTokens = None
     gpu_memory_utilization: GpuMemoryUtilization = None
@@ -202,7 +225,15 @@ class SimulationRequest(Document):
         if self.trace is not None and (self.rate is not None or self.workload is not None):
             beside = "rate" if self.rate is not None else "workload"
             raise ValueError(f"trace and {beside}: both are given; for example: --rate 18, or --trace requests.csv")
-        if self.trace is None and self.rate_rps is None:
+        scheduled = isinstance(self.plan, Plan) and bool(self.plan.decision.schedule)
+        for name in ("service", "fail"):
+            if getattr(self, name) is not None and not scheduled:
+                raise ValueError(f"{name}: has no effect on a plan without a schedule; leave it out, or give a fleet")
+        if scheduled and self.workload is not None:
+            raise ValueError(
+                "workload: a fleet has its own load; give --trace, --rate, or nothing for the load it is for"
+            )
+        if self.trace is None and self.rate_rps is None and not scheduled:
             if self.workload is not None and self.workload.concurrency is not None:
                 raise ValueError(
                     "workload: concurrency: users at once are not replayed behind a gateway; give a rate, or see "

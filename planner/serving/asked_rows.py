@@ -93,7 +93,7 @@ def asked_row(
         record = {**record, "framework": FRAMEWORK}
         notes.append(f"framework is blank: {FRAMEWORK} is taken")
     _check_one_engine(record)
-    framework = find_framework(_release_asked(record))
+    framework = find_framework(release_asked(record))
     record = framework.in_our_words({name: value for name, value in record.items() if value})
     model = find_model(record["model"])
     gpu = catalogue.find_gpu(record["gpu"]).name
@@ -133,7 +133,7 @@ def asked_row(
 
 def _workload(record: Mapping[str, str], find_workload: FindWorkload, notes: list[str]) -> Workload:
     """What the row says of its load: the columns :data:`LOAD` go before ``workload``. Adds to ``notes``."""
-    given = {name: _plain(name, text) for name in LOAD if (text := record.get(name, ""))}
+    given = {name: plain_number(name, text) for name in LOAD if (text := record.get(name, ""))}
     if "concurrency" in given:
         given["concurrency"] = _users(given["concurrency"], notes)
     if {"concurrency", "rate"} <= set(given):
@@ -170,7 +170,7 @@ def _check_one_engine(record: Mapping[str, str]) -> None:
             )
 
 
-def _plain(name: str, text: str) -> str:
+def plain_number(name: str, text: str) -> str:
     """A whole number as spreadsheets write it (``1,000``, ``1e3``) in plain digits; other texts as they are."""
     if name not in ("isl", "osl", "concurrency"):
         return text
@@ -234,7 +234,7 @@ def _sampling(text: str) -> str:
     return text.casefold()
 
 
-def _release_asked(record: Mapping[str, str]) -> str:
+def release_asked(record: Mapping[str, str]) -> str:
     """The framework with the release that the row asks for: after an @, else by its version, else by its date."""
     version = re.sub(_REMARK, "", record.get("version", "")).strip()  # 0.11 (vLLM V1)
     name, asked = record["framework"], version or record.get("date")

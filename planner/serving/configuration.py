@@ -11,6 +11,7 @@ from planner.contract.engine import FrameworkName
 from planner.contract.models import ModelInput
 from planner.contract.options import RELEASE_HELP, Option
 from planner.contract.words import folded
+from planner.contract.workload.workload import Workload, workload_input
 
 ENGINE = "One configuration"
 RECIPE = "How the engine is started"
@@ -190,3 +191,13 @@ class MemoryRequest(EngineAsked):
         Field(strict=True, description="load the model's draft module too (MTP, EAGLE)"),
         Option("Load the model's draft module too (MTP, EAGLE).", RECIPE),
     ] = False
+    workload: Annotated[
+        Workload | None,
+        BeforeValidator(workload_input, json_schema_input_type=str | Workload | None),
+        Field(description="requests that it is to hold, short form (isl=4000,osl=500) or object; null: the longest"),
+        Option(
+            "Requests that it is to hold: isl=4000,osl=500, or a trace; their rate plays no part. With draft=…, its "
+            "module is loaded.",
+            RECIPE,
+        ),
+    ] = None

@@ -23,7 +23,9 @@ from costmodels.step.memory import kv_bytes_per_sequence
 from planner.contract.models import architecture_of
 from planner.contract.provenance import NOT_USED, PACKAGE, Provenance
 from planner.contract.words import precision_of
+from planner.contract.workload.workload import Workload
 from planner.serving.configuration import MemoryRequest
+from planner.serving.images import counted
 from planner.serving.layouts import completed, degrees_of, refused_on_nodes
 from planner.serving.memory_document import GpuMemory, Largest, MemoryDocument
 from planner.serving.wide_experts import WIDE_FIELDS, EngineMachines, wide_asked, with_experts
@@ -59,7 +61,11 @@ def memory(request: MemoryRequest, catalogue: Catalogue = SHIPPED) -> MemoryDocu
                 kv_cache_tokens=int(max(cache, 0.0) // per_token),
                 logged_kv_tokens=engine.logged_tokens,
             ),
-            largest=Largest(context_tokens=engine.longest(), concurrency=round(engine.requests(length), 2)),
+            largest=Largest(
+                context_tokens=engine.longest(),
+                concurrency=round(engine.requests(length), 2),
+                workload_requests=None if engine.work is None else round(engine.requests(engine.held_tokens), 2),
+            ),
             notes=tuple(filter(None, engine.notes(catalogue, bool(reasons)))),
             provenance=_provenance(),
         )
@@ -91,6 +97,13 @@ class _Engine:
     started: Started
     refused: str
     taken: str = ""
+    work: Workload | None = None
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens of one of the workload's requests in the cache when it is answered, on average."""
+        assert self.work is not None
+        return round(self.work.mean_isl + self.work.mean_osl)
 
     @classmethod
     def of(cls, request: MemoryRequest, catalogue: Catalogue) -> _Engine:
@@ -116,7 +129,9 @@ class _Engine:
             layouts = replace(layouts, dispatch_tokens=np.array([usual]))
             taken.append(f"dispatch_tokens={usual}")
         told = f"not given, so: {', '.join(taken)}" if taken else ""
-        return cls(Loaded(model, precision, framework, gpu, request.draft), layouts, started, why or "", told)
+        work = None if request.workload is None else counted(request.workload, model)
+        drafts = request.draft or (work is not None and work.speculation is not None and model.draft is not None)
+        return cls(Loaded(model, precision, framework, gpu, drafts), layouts, started, why or "", told, work)
 
     @property
     def model(self) -> Architecture:
@@ -184,10 +199,15 @@ class _Engine:
         return low
 
     def refusals(self) -> Iterator[str]:
-        """Why the engine does not start."""
+        """Why the engine does not start, or does not admit what it is asked to hold."""
         if self.refused:
             yield self.refused
             return
+        if self.work is not None and self.work.longest_tokens > self.started.max_model_len:
+            yield (
+                f"max_model_len={self.started.max_model_len:,} is less than the {self.work.longest_tokens:,} tokens of "
+                "the workload's longest request"
+            )
         parts, facts = self.parts("tightest"), self.framework.memory
         share, visible = self.started.gpu_memory_utilization, self.gpu.visible_memory_bytes
         free = self.gpu.memory_bytes - float(parts.context_bytes[0])

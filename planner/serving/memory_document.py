@@ -33,6 +33,9 @@ class Largest(Document):
 
     context_tokens: int = Field(description="of one request alone; 0: none fits")
     concurrency: float = Field(description="requests of max_model_len tokens at once, as the engine's log counts them")
+    workload_requests: float | None = Field(
+        default=None, description="requests of the workload's mean length that really fit at once; null: none was given"
+    )
 
 
 class MemoryDocument(Published):

@@ -213,6 +213,11 @@ class PlanRequest(Document):
         PLAIN_NUMBER,
         Option("Seconds for the solver. Default: 30.", _RESTRICTED, name="time_limit", show_default=False),
     ] = 30.0
+    solver: Annotated[
+        Literal["highs", "cp-sat"],
+        Field(description="of the integer programme: HiGHS, or OR-Tools' CP-SAT where all of it is whole numbers"),
+        Option("What solves the integer programme: highs, or cp-sat to have it checked by another.", _RESTRICTED),
+    ] = "highs"
     simulation: Annotated[
         bool,
         Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import io
 import json
@@ -47,6 +48,7 @@ from profiles.files import Source
 from profiles.hardware import gpus
 from profiles.importers import vidur
 from profiles.measurements import OPERATIONS, columns_of
+from profiles.offers import read_catalogue, read_offers
 from profiles.store import ProfileStore
 
 MODEL = MoeModel("made/up", layers=5, moe_layers=(1, 2, 4), experts=4, top_k=2)
@@ -138,6 +140,7 @@ AZURE = b"""TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44
 2023-11-16 18:15:50.9951690,396,109
 """
+ENGINES = b"model,gpu,framework,tp,isl,osl\nQwen/Qwen3-32B,H100,vllm,2,1000,100\n"
 CONFIGS = b"""model,gpu,framework,tp,isl,osl,concurrency,name
 Qwen/Qwen3-32B,H200,vllm,2,4000,500,32,a
 Qwen/Qwen3-32B,H200,vllm,4,4000,500,8,b
@@ -162,8 +165,37 @@ AIBRIX = {"gpu": "A", "cost": 1.0, "tputs": [[9.0, 4.0], [3.0, 0.0]], "indexes":
 LOAD = b"hour,isl_from,isl_to,osl,rate_rps\n0,1,100,10,2.5\n1,1,100,10,3\n"
 
 
+OFFERS = b"""offers:
+- gpu: H100
+  usd_per_gpu_hour: 2.95
+  spot_usd_per_gpu_hour: 1.25
+  provider: P
+  instance: i
+  date: 2026-11-26
+  source: s
+"""
+PRICES = (
+    b"InstanceType,AcceleratorName,AcceleratorCount,Price,Region,SpotPrice\na,H100,8,23.6,eu,10\nb,H200,1,3.5,eu,\n"
+)
+
+
+def _prices(path: Path) -> Any:
+    return read_catalogue(path, provider="p", date=dt.date(2026, 11, 26), source="s")
+
+
 def _fleet(path: Path) -> Any:
     return loads_of(parse_fleet_request(read_fleet(path)))
+
+
+def _memories(path: Path) -> Any:
+    """The table as `plan memory` reads it."""
+    from planner.serving.memory_table import memory_table
+
+    answer = memory_table(predict_command._read(path))
+    for error in answer["error"]:
+        if error:
+            raise ShardwrightError(error, "correct the row")
+    return answer
 
 
 def _predicted(path: Path) -> Any:
@@ -328,6 +360,9 @@ READERS = {
     "melange": Reader("m.json", _json(MELANGE), _fleet, mutations.spoilt_json),
     "aibrix": Reader("a.json", _json(AIBRIX), read_tables, mutations.spoilt_json),
     "load table": Reader("l.csv", lambda: LOAD, lambda p: read_load_table(p, {}, "load"), mutations.spoilt_csv),
+    "offers": Reader("o.yaml", lambda: OFFERS, read_offers, spoilt_yaml),
+    "price catalogue": Reader("vms.csv", lambda: PRICES, _prices, mutations.spoilt_csv),
+    "engines": Reader("e.csv", lambda: ENGINES, _memories, mutations.spoilt_csv),
     "configurations": Reader("c.csv", lambda: CONFIGS, _predicted, mutations.spoilt_csv),
     "loads.json": Reader(
         "l.json", _json({"logical_count": COUNTS}), lambda p: read_loads([p], MODEL), mutations.spoilt_json

@@ -163,6 +163,7 @@ WITHOUT_A_ROUTE = {
     "schema": "GET /v1/schemas/NAME",
     "serve": "is the service",
     "fleet": "reads files of loads and tables; its answer is of the kind serving",
+    "prices": "reads catalogues of prices into a file",
     "train predict": "reads options and tables only",
     "train memory": "reads options and tables only",
     "profile": "measures and keeps stores on the machine that it runs on",

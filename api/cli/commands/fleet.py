@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from api.cli.console import flowing, page
-from api.cli.options import SHOWN, AsJson, Output, Quiet, takes
+from api.cli.options import SHOWN, AsJson, Output, Prices, Quiet, takes
 from api.cli.output import check_target, hand_over
-from api.cli.requests import measured_stores
+from api.cli.requests import measured_stores, with_prices
 from planner.serving.fleets.request import FleetRequest
 from profiles.errors import InputError
 
@@ -37,6 +37,7 @@ def fleet(
             rich_help_panel="What to plan",
         ),
     ] = None,
+    prices: Prices = None,
     as_json: AsJson = False,
     output: Output = None,
     explain: Annotated[
@@ -64,6 +65,7 @@ def fleet(
     from planner.serving.fleets.request import parse_fleet_request
 
     measured, catalogue = measured_stores(profiles)
+    catalogue = with_prices(catalogue, prices)
     understood = parse_fleet_request({**read_fleet(fleet_file, catalogue), **asked}, catalogue)
     with Reporter(f"planning {understood.name}", quiet=quiet) as report:
         from planner.serving.fleets.planning import plan_fleet

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from api.cli.console import flowing, page
+from api.cli.console import flowing, page, write_text
 from api.cli.engines import Engines, document_of_shapes
 from api.cli.options import AsJson, Output, Request, takes
-from api.cli.output import check_target, hand_over
+from api.cli.output import check_target, hand_over, write_atomically
 from api.cli.requests import gathered
 from planner.serving.configuration import MemoryRequest
 from profiles.errors import InputError, UnknownName
@@ -18,6 +18,7 @@ from profiles.errors import InputError, UnknownName
 if TYPE_CHECKING:
     from planner.contract.deployment import DeploymentDocument
     from planner.serving.document.plan import Plan
+    from profiles.hardware import Catalogue
 
 EXAMPLE = "plan memory --model Qwen/Qwen3-32B --gpu H100 --tp 2"
 
@@ -28,7 +29,11 @@ def memory(
     asked: dict[str, Any],
     document: Annotated[
         Path | None,
-        typer.Argument(metavar="[DOCUMENT.json]", help="A plan or a deployment: the memory of its engines."),
+        typer.Argument(
+            metavar="[CONFIGS.csv | DOCUMENT.json]",
+            help="One engine a row; columns as the options are called. Or a plan or a deployment: the memory of its "
+            "engines.",
+        ),
     ] = None,
     engine: Annotated[
         str | None,
@@ -55,6 +60,8 @@ def memory(
 
       plan memory running.json
 
+      plan memory configs.csv -o memory.csv
+
       plan memory --model Qwen/Qwen3-32B --gpu H100 --engines prefill=4xTP1,decode=1xTP4
     """
     from api.cli.views.memory import show
@@ -64,6 +71,11 @@ def memory(
 
     check_target(output)
     catalogue = catalogue_with(profiles or ())
+    if document is not None and document.suffix.casefold() == ".csv":
+        if asked or engine is not None or engines is not None or request is not None or as_json:
+            raise InputError(f"{document}: options have no effect beside a CSV", "give them as columns of the file")
+        _table(document, catalogue, output)
+        return
     if engines is not None:
         if document is not None or request is not None:
             raise InputError("--engines: has no effect beside a document or a request", "give one of them")
@@ -90,6 +102,26 @@ def memory(
         with page() as out:
             for name, each in made.items():
                 show(each, out, f"{name}, " if len(made) > 1 else "")
+
+
+def _table(path: Path, catalogue: Catalogue, output: Path | None) -> None:
+    """The CSV with its columns added, on stdout or to a file."""
+    from planner.serving.memory_table import memory_table
+    from profiles.files import Source
+    from profiles.tables import read_table
+
+    source = Source(path, "", "give a CSV with a header: model,gpu,framework,tp,max_model_len,...")
+    answer = memory_table(read_table(source, skipinitialspace=True), catalogue)
+    text = answer.to_csv(index=False)
+    if output is None:
+        write_text(text)
+    else:
+        write_atomically(output, text)
+    if (answer["error"] != "").all():
+        raise InputError(
+            f"{path}: no row could be answered; the first: {answer['error'].iloc[0]}",
+            "correct the rows: each one's column error says why",
+        )
 
 
 def _engines(

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from api.cli.console import page
-from api.cli.options import SHOWN, AsJson, Output, Quiet, Request, SkipFailed, refuse_before_command, takes
+from api.cli.options import SHOWN, AsJson, Output, Prices, Quiet, Request, SkipFailed, refuse_before_command, takes
 from api.cli.output import check_target, hand_over
-from api.cli.requests import gathered, measured_stores
+from api.cli.requests import gathered, measured_stores, with_prices
 from planner.serving.request import PlanRequest
 from profiles.errors import InputError
 
@@ -60,6 +60,7 @@ def plan(
         ),
     ] = None,
     skip_failed: SkipFailed = False,
+    prices: Prices = None,
     request: Request = None,
     as_json: AsJson = False,
     output: Output = None,
@@ -100,6 +101,7 @@ def plan(
     from planner.serving.request import parse_request
 
     measured, catalogue = measured_stores(profiles)
+    catalogue = with_prices(catalogue, prices)
     needed = ("model", "cluster", "workload")
     fields, _ = gathered(asked, request, "request", catalogue, needed=needed, example=EXAMPLE, skip_failed=skip_failed)
     understood = parse_request(fields, catalogue)

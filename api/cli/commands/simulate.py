@@ -16,6 +16,7 @@ from planner.replay.request import LIMITS, SimulationRequest
 from profiles.errors import InputError
 
 if TYPE_CHECKING:
+    from costmodels.serving.simulator.outcome import Outcome
     from planner.contract.deployment import DeploymentDocument
 
 _LOAD, _SHAPE = "The load", "Engines by their shape"
@@ -74,6 +75,14 @@ def simulate(
         ),
     ] = None,
     skip_failed: SkipFailed = False,
+    per_request: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a CSV with a line a request: arrival_s, isl, osl, ttft_ms, tpot_ms; empty where refused.",
+            rich_help_panel=SHOWN,
+        ),
+    ] = None,
     request: Request = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the report.", rich_help_panel=SHOWN)] = False,
     output: Annotated[
@@ -98,8 +107,11 @@ def simulate(
       plan simulate --model Qwen/Qwen3-32B --gpu H200 --engines 2xTP4 --workload isl=4000,osl=500,rate=9 --slo ttft=1s
 
       plan simulate plan.json --rate 18 --arrivals gamma:3 --json
+
+      plan simulate fleet.json --trace day.csv --per-request requests.csv --fail engine-0@3600
     """
     check_target(output)
+    check_target(per_request, "--per-request")
     if plot is not None:
         from planner.pictures import check_kind
 
@@ -126,7 +138,12 @@ def simulate(
     with Reporter(f"simulating {_model(understood)}", quiet=quiet) as report:
         from planner.replay.report import simulate as simulated
 
-        made = simulated(understood, model=given, measured=measured, progress=report)
+        seen: list[Outcome] = []
+        made = simulated(understood, model=given, measured=measured, progress=report, keep=seen.append)
+    if per_request is not None:
+        from planner.replay.per_request import rows_of
+
+        write_atomically(per_request, rows_of(seen[0], _begins_s(understood)), "--per-request")
     if plot is not None:
         from api.cli.views.timeline import draw
 
@@ -136,6 +153,13 @@ def simulate(
 
         with page() as out:
             show(made, out)
+
+
+def _begins_s(understood: SimulationRequest) -> float:
+    """What a trace's times were shifted by, where its plan has no schedule to count from."""
+    document, trace = understood.plan, understood.trace
+    scheduled = document.kind == "serving" and bool(document.decision.schedule)
+    return 0.0 if trace is None or scheduled else trace.begins_s
 
 
 def _model(understood: SimulationRequest) -> str:

@@ -33,5 +33,7 @@ def show(document: MemoryDocument, out: Console, engine: str = "") -> None:
     out.print(f"  per token     {memory.kv_bytes_per_token / 1024:,.1f} KiB on each GPU")
     out.print(f"  requests      {largest.concurrency:,.2f} of the longest length at once")
     out.print(f"  longest       {largest.context_tokens:,} tokens of one request alone")
+    if largest.workload_requests is not None:
+        out.print(f"  workload      {largest.workload_requests:,.1f} of its requests at once")
     for note in document.notes:
         out.print(f"  note: {note}")

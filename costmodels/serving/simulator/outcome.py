@@ -19,8 +19,12 @@ REFUSALS = (
     "longer than max_model_len",
     "longer than the KV cache",
     "prompt longer than the token budget, and prompts are not cut",
+    "no engine is there",
 )
 """Why a request may be refused; index 0: it was served."""
+
+NOBODY = 4
+"""Of them, where no engine runs that a request could go to."""
 
 TIMELINE = ("time_us", "busy_us", "running", "waiting", "kv_share")
 

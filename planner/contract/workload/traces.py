@@ -58,6 +58,7 @@ class Recording:
         seen_before: prompt tokens that earlier requests had begun with; None: the trace does not tell.
         hashed: whether that was worked out from hashes of the prompts' blocks.
         skipped: requests without an output, left out.
+        begins_s: when the first came, where times count from a start of their own; 0 for times of day.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Recording:
     seen_before: Ints | None
     hashed: bool
     skipped: int
+    begins_s: float = 0.0
 
 
 def sent(seconds: Floats, isl: Ints, osl: Ints, speed: float) -> Requests:
@@ -117,7 +119,8 @@ def recorded(path: Path, *, first: int | None = None, skip_failed: bool = False)
     told = None if any(each is None for each in seen) else np.concatenate([each for each in seen if each is not None])
     if hashed:
         told = _found_again([each for each in blocks if each is not None], isl)
-    return Recording(path.name, seconds - seconds[0], isl, osl, told, hashed, skipped)
+    begins = 0.0 if columns[0] == "TIMESTAMP" else float(seconds[0])
+    return Recording(path.name, seconds - seconds[0], isl, osl, told, hashed, skipped, begins)
 
 
 def _found_again(blocks: Sequence[Sequence[int]], isl: Ints) -> Ints:

@@ -37,6 +37,7 @@ from planner.serving.layouts import Rejected
 from planner.serving.operating_points import Job, LayoutSearch, OperatingPoints, rate_at_confidence
 from planner.serving.request import PlanRequest
 from planner.solving.packing import AGGREGATED, DECODE, PREFILL
+from planner.solving.solvers import SOLVERS
 from profiles.errors import Infeasible, LimitReached
 
 Serving = Literal["aggregated", "disaggregated"]
@@ -130,7 +131,12 @@ def fleet_pools(cluster: Cluster) -> list[fleet.NodePool]:
 def _choose(request: PlanRequest, offered: Candidates) -> FleetChoice:
     rate = request.workload.rate_rps if request.goal != "throughput" else None
     return fleet.choose_fleet(
-        fleet_pools(request.cluster), offered, request.goal, rate, time_limit_s=request.time_limit_s
+        fleet_pools(request.cluster),
+        offered,
+        request.goal,
+        rate,
+        time_limit_s=request.time_limit_s,
+        solver=SOLVERS[request.solver](),
     )
 
 

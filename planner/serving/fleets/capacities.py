@@ -4,7 +4,7 @@ between the points of the grid by interpolation."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -117,6 +117,28 @@ class Capacities:
             InputError, Unsupported: a class beyond the model's context, hardware that runs no precision.
         """
         self._check(classes)
+        context = self.model.max_context_tokens
+        fits = [i for i, each in enumerate(classes) if each.isl + each.osl <= context]
+        if len(fits) < len(classes):
+            some = [classes[i] for i in fits]
+            if not some:
+                raise Infeasible(
+                    f"services {shown(self._asked.name)}: every class is longer than the context of {self.model.name}, "
+                    f"{context} tokens",
+                    "name a model with a longer context",
+                    binding="class",
+                )
+            engines, part = self.of(some)
+            cells = np.zeros((len(classes), len(engines)))
+            cells[fits] = part
+            why = dict(engines[0].why)
+            for each in classes:
+                if each.isl + each.osl > context:
+                    why[each.isl, each.osl] = (
+                        f"it is longer than the context of {self.model.name}, {context} tokens",
+                        "name a model with a longer context",
+                    )
+            return tuple(replace(engine, why=why) for engine in engines), cells
         isl, osl = (np.array([getattr(each, name) for each in classes]) for name in ("isl", "osl"))
         if len({*zip(isl.tolist(), osl.tolist(), strict=True)}) <= DIRECT:
             points, inverse = np.unique(np.stack([isl, osl], axis=1), axis=0, return_inverse=True)
@@ -148,12 +170,12 @@ class Capacities:
                     f"services {shown(self._asked.name)}: a class has isl {each.isl:g} and osl {each.osl:g}",
                     "a request has one token or more of each",
                 )
-            if each.isl + each.osl > context:
+            if each.isl + each.osl > context and not self._request.serve_rest:
                 raise InputError(
                     f"services {shown(self._asked.name)}: a class of isl {each.isl:g} and osl "
                     f"{each.osl:g} is longer than "
                     f"the context of {self.model.name}, {context} tokens",
-                    "leave it out, or name a model with a longer context",
+                    "leave it out (--serve-rest does), or name a model with a longer context",
                 )
 
     # -------------------------------------------------------------- cells

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from costmodels.estimates import Floats
+from costmodels.models.architecture import Architecture
 from costmodels.serving.simulator.outcome import Metric, Outcome
 from planner.contract.workload.classes import LengthClass
 from planner.contract.workload.slo import Slo
@@ -23,7 +24,7 @@ from planner.serving.engines.groups import Group, pairs_of
 from planner.serving.engines.latency import Check
 from planner.serving.fleets.capacities import ModelEngine, service_request
 from planner.serving.fleets.decision import Answered, Fleet, solved, with_capacity
-from planner.serving.fleets.mixtures import workload_of
+from planner.serving.fleets.mixtures import longest_of, workload_of
 from planner.serving.layouts import Restrictions
 from planner.serving.operating_points import Job, OperatingPoints, search
 from planner.serving.planning import CostOf, jobs_of
@@ -112,7 +113,7 @@ def rates_on(found: Answered, variant: int, t: int) -> Floats:
 class Confirming:
     """Simulates and chooses anew."""
 
-    def __init__(self, cost_of: Mapping[int, CostOf], models: Mapping[int, object], progress: Progress) -> None:
+    def __init__(self, cost_of: Mapping[int, CostOf], models: Mapping[int, Architecture], progress: Progress) -> None:
         self._cost_of, self._models, self._tell = cost_of, models, progress
         self._carried: dict[tuple[Key, tuple[float, ...]], float] = {}
 
@@ -226,12 +227,7 @@ class Confirming:
         assert isinstance(engine, ModelEngine)
         rates = rates_on(found, variant, t)
         count = int(engines[t][variant])
-        work = workload_of(service.classes, rates, speculation=service.asked.speculation, name="mixture")
-        if not any(each.prefix_hit for each in service.classes) and service.asked.prefix_hit:
-            work = work.model_copy(update={"prefix_hit": service.asked.prefix_hit})
-        request = service_request(fleet.request, service.asked, fleet.cluster, work)
-        job = self._job(request, engine, v.service)
-        points = points_of(job, engine)
+        request, points = self._under(fleet, v.service, engine, rates)
         if points is None:
             return None
         load = float(rates.sum()) / count
@@ -242,8 +238,26 @@ class Confirming:
         )
         return Loaded(variant, t, request, group, used)
 
+    def _under(
+        self, fleet: Fleet, number: int, engine: ModelEngine, rates: Floats
+    ) -> tuple[PlanRequest, OperatingPoints | None]:
+        """An engine under a mixture, admitting all that its classes may hold; where its memory does not hold that, all
+        that the mixture's own requests are."""
+        service = fleet.services[number]
+        present = [each for each, rate in zip(service.classes, rates, strict=True) if rate > 0]
+        context = self._models[number].max_context_tokens
+        for longest in (longest_of(present, context), None):
+            work = workload_of(
+                service.classes, rates, speculation=service.asked.speculation, name="mixture", max_len=longest
+            )
+            request = service_request(fleet.request, service.asked, fleet.cluster, work)
+            points = points_of(self._job(request, engine, number), engine)
+            if points is not None:
+                break
+        return request, points
+
     def _job(self, request: PlanRequest, engine: ModelEngine, service: int) -> Job:
-        jobs, _ = jobs_of(request, self._models[service], engine.precision, self._cost_of[service])  # type: ignore[arg-type]
+        jobs, _ = jobs_of(request, self._models[service], engine.precision, self._cost_of[service])
         return next(job for job in jobs if job.pool_index == engine.pool_index)
 
     def with_checks(self, engines: Mapping[int, Loaded]) -> dict[int, Loaded]:

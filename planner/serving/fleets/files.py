@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from planner.contract.clusters import parse_cluster
+from planner.contract.clusters import cluster_from, offered_in, parse_cluster
 from planner.contract.files import mapping_of, read_text
 from planner.contract.models import read_model
 from planner.contract.workload.classes import SteppedLoad
@@ -28,6 +28,7 @@ def read_fleet(path: Path, catalogue: Catalogue = SHIPPED) -> dict[str, Any]:
     if path.suffix.casefold() == ".json" and is_tables(path):
         return _of_tables(path)
     document = mapping_of(read_text(path, "fleet file"), f"fleet file {path}", _HINT)
+    catalogue = offered_in(document, path.parent, catalogue)
     return with_fleet_files(document, path.parent, catalogue)
 
 
@@ -49,6 +50,10 @@ def with_fleet_files(fields: Mapping[str, Any], folder: Path, catalogue: Catalog
     out = dict(fields)
     if isinstance(cluster := out.get("cluster"), str):
         out["cluster"] = parse_cluster(_at(folder, cluster), catalogue=catalogue)
+    elif isinstance(cluster, dict):
+        inner = {"name": "cluster", **cluster}
+        prices = offered_in(inner, folder, catalogue)
+        out["cluster"] = cluster_from(inner, "cluster", prices)
     if "tables" in out:
         out["tables"] = _tables(out["tables"], folder)
     services = out.get("services")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,10 +38,22 @@ def drawn_from(classes: Sequence[LengthClass], weight: Floats, n: int, seed: int
     return tuple(np.maximum(np.rint(lengths), 1).astype(np.int64) for lengths in (isl, osl))  # type: ignore[return-value]
 
 
+def longest_of(classes: Sequence[LengthClass], context: int) -> int:
+    """Tokens of the longest request that the ranges of ``classes`` hold, in whole 256s; no more than ``context``."""
+    longest = max(max(each.isl_to - 1, each.isl) + max(each.osl_to - 1, each.osl) for each in classes)
+    return min(-(-math.ceil(longest) // 256) * 256, context)
+
+
 def workload_of(
-    classes: Sequence[LengthClass], rate_rps: Floats, *, speculation: Speculation | None, name: str
+    classes: Sequence[LengthClass],
+    rate_rps: Floats,
+    *,
+    speculation: Speculation | None,
+    name: str,
+    max_len: int | None = None,
 ) -> Workload:
-    """A mixture of ``classes`` at ``rate_rps`` (classes,), of which a thousand requests stand for all."""
+    """A mixture of ``classes`` at ``rate_rps`` (classes,), of which a thousand requests stand for all; engines admit
+    ``max_len`` tokens."""
     kept = np.flatnonzero(rate_rps > 0)
     chosen, rate = [classes[i] for i in kept.tolist()], rate_rps[kept]
     isl, osl = drawn_from(chosen, rate, MOST_LENGTHS, SEED)
@@ -62,4 +75,5 @@ def workload_of(
         prefix_hit=min(max(hit, 0.0), 1.0),
         speculation=speculation,
         recorded=recorded,
+        max_len=max_len,
     )

@@ -112,6 +112,23 @@ def test_another_pool_never_worsens_the_plan(planned: Planned) -> None:
         assert both <= alone * CLOSE
 
 
+def test_another_solver_finds_the_same_optimum_and_is_named(planned: Planned) -> None:
+    work = f"{WORKLOAD},rate=20"
+    for goal in ("cost", "gpus"):
+        ours, other = (
+            planned(DENSE, "4xH100 + 3xA100", work, SLO, objective=goal, disaggregation="never", solver=solver)
+            for solver in ("highs", "cp-sat")
+        )
+        assert ours.proof.objective_value == pytest.approx(other.proof.objective_value)
+        assert "CP-SAT" in other.proof.engine
+        assert "CP-SAT" not in ours.proof.engine
+
+
+def test_a_solver_of_whole_numbers_refuses_shares(planned: Planned) -> None:
+    with pytest.raises(Unsupported, match="cp-sat takes whole-number variables only"):
+        planned(DENSE, "4xH100", WORKLOAD, SLO, disaggregation="always", solver="cp-sat")
+
+
 def test_two_pools_reach_what_they_reach_one_by_one(planned: Planned) -> None:
     def alone(cluster: str) -> float:
         return throughput(planned(DENSE, cluster, WORKLOAD, SLO, disaggregation="never"))

@@ -1,0 +1,163 @@
+"""Prices of a user's own: catalogues of cloud offers, read into dated, sourced offers that come before what ships."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from profiles.errors import InputError
+from profiles.files import Source
+from profiles.hardware import SHIPPED, Catalogue, Price
+from profiles.markup import Malformed
+from profiles.tables import numbers, read_table
+from profiles.values import shown
+from profiles.yaml_markup import strict_yaml
+
+COLUMNS = ("InstanceType", "AcceleratorName", "AcceleratorCount", "Price", "Region", "SpotPrice")
+"""Of SkyPilot's public catalogues (skypilot-org/skypilot-catalog, catalogs/v8/CLOUD/vms.csv); vCPUs, MemoryGiB and
+GpuInfo are ignored."""
+
+CATALOGUE_HINT = f"give a CSV with the columns of SkyPilot's catalogues: {', '.join(COLUMNS)}"
+OFFERS_HINT = (
+    "give what `plan prices import` wrote: a list of offers, each with gpu, provider, instance, date and source"
+)
+
+
+class Offers(BaseModel):
+    """A file of offers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    offers: tuple[Price, ...] = Field(min_length=1, max_length=100_000)
+
+
+class Imported(BaseModel):
+    """What a catalogue gave: ``skipped``: names of accelerators that are not known, or may mean several."""
+
+    offers: tuple[Price, ...]
+    skipped: tuple[str, ...]
+
+
+def read_catalogue(
+    path: Path, *, provider: str, date: dt.date, source: str, region: str | None = None, catalogue: Catalogue = SHIPPED
+) -> Imported:
+    """The offers in a catalogue's CSV: of every GPU type, instance and region the cheapest.
+
+    Raises:
+        InputError: unreadable, without the columns, with values that are none, or no row of a known GPU.
+    """
+    file = Source(path, "price catalogue", CATALOGUE_HINT)
+    table = read_table(file)
+    table.columns = [name.strip() for name in table.columns]
+    missing = [name for name in COLUMNS if name not in table.columns]
+    if missing:
+        raise file.wrong(f"column {', '.join(missing)} is missing")
+    columns = {name: numbers(table[name]) for name in ("AcceleratorCount", "Price", "SpotPrice")}
+    best: dict[tuple[str, str, str], Price] = {}
+    skipped: dict[str, None] = {}
+    for row, (name, instance, where) in enumerate(
+        zip(table["AcceleratorName"], table["InstanceType"], table["Region"], strict=True)
+    ):
+        name, where = name.strip(), where.strip()
+        if not name or (region is not None and where != region):
+            continue
+        values = {}
+        for column, found in columns.items():
+            text = table[column].iloc[row].strip()
+            value = found[row]
+            if text and (value is None or not math.isfinite(value) or value < 0):
+                raise file.wrong(
+                    f"row {row + 1}: {column} {shown(text)} is not a number of at least 0", "correct the row"
+                )
+            values[column] = value if text else None
+        count = values["AcceleratorCount"]
+        if not count:
+            raise file.wrong(f"row {row + 1}: AcceleratorCount is missing", "correct the row")
+        gpus = catalogue.candidates(name)
+        if len(gpus) != 1:
+            skipped[name] = None
+            continue
+        price, spot = (None if not values[c] else (values[c] or 0.0) / count for c in ("Price", "SpotPrice"))
+        if price is None and spot is None:
+            continue
+        offer = Price(
+            gpu=gpus[0].name,
+            usd_per_gpu_hour=math.inf if price is None else price,
+            spot_usd_per_gpu_hour=spot,
+            provider=provider,
+            instance=instance.strip() or name,
+            region=where or None,
+            date=date,
+            source=source,
+        )
+        key = (offer.gpu, offer.instance, where)
+        known = best.get(key)
+        if known is None or _cheaper(offer, known):
+            best[key] = offer
+    if not best:
+        raise file.wrong(
+            "has no price of a GPU that is known" + (f" in {region}" if region else ""),
+            f"it has {', '.join(skipped)}" if skipped else CATALOGUE_HINT,
+        )
+    return Imported(offers=tuple(sorted(best.values(), key=_order)), skipped=tuple(skipped))
+
+
+def _cheaper(first: Price, second: Price) -> bool:
+    return first.usd_per_gpu_hour < second.usd_per_gpu_hour
+
+
+def _order(offer: Price) -> tuple[str, float, str, str]:
+    return offer.gpu, offer.usd_per_gpu_hour, offer.instance, offer.region or ""
+
+
+def written_offers(offers: Sequence[Price]) -> str:
+    """The YAML of a file of offers."""
+    import yaml
+
+    rows = []
+    for offer in offers:
+        fields = offer.model_dump(mode="json", exclude_none=True)
+        if not math.isfinite(offer.usd_per_gpu_hour):
+            del fields["usd_per_gpu_hour"]
+        rows.append(fields)
+    return yaml.safe_dump({"offers": rows}, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def read_offers(path: Path) -> tuple[Price, ...]:
+    """The offers in a file that :func:`written_offers` wrote, or that somebody did.
+
+    Raises:
+        InputError: unreadable, not YAML, or refused by the schema.
+    """
+    file = Source(path, "offers", OFFERS_HINT)
+    try:
+        document = strict_yaml(file.text())
+    except Malformed as error:
+        raise file.wrong(f"is not valid YAML ({error})") from error
+    try:
+        return Offers.model_validate(document).offers
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "it"
+        raise file.wrong(
+            f"{where}: {shown(problem.get('input'))}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+        ) from error
+
+
+def with_offers(catalogue: Catalogue, offers: Sequence[Price], where: str = "offers") -> Catalogue:
+    """``catalogue`` with prices that come before those that ship; of several the later.
+
+    Raises:
+        InputError: an offer of a GPU that is not known.
+    """
+    named = []
+    for offer in offers:
+        found = catalogue.candidates(offer.gpu)
+        if len(found) != 1:
+            raise InputError(f"{where}: gpu {shown(offer.gpu)} is not a GPU type", "name one that `plan gpus` lists")
+        named.append(offer.model_copy(update={"gpu": found[0].name}))
+    return catalogue.offering(named)

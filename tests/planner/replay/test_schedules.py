@@ -1,0 +1,121 @@
+"""Schedules replayed: routes, steps, losses, and what each request saw."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from costmodels.serving.simulator.outcome import Outcome
+from planner.contract.fleet import Route, ScheduledStep
+from planner.replay.document import SimulationReport
+from planner.replay.per_request import rows_of
+from planner.replay.report import simulate
+from planner.replay.request import Trace, parse_simulation_request
+from planner.replay.schedule import Routing
+from planner.serving.document.plan import Plan
+from planner.serving.fleets.planning import plan_fleet
+from planner.serving.fleets.request import parse_fleet_request
+from profiles.errors import InputError
+
+SERVICE = {
+    "name": "chat",
+    "model": "Qwen/Qwen3-8B",
+    "slo": "ttft=1s,tpot=50ms",
+    "load": {
+        "steps": [
+            {"hour": 0, "classes": [{"isl_from": 100, "isl_to": 1000, "osl": 50, "rate_rps": 6}]},
+            {"hour": 1, "classes": [{"isl_from": 100, "isl_to": 1000, "osl": 50, "rate_rps": 90}]},
+        ]
+    },
+}
+FLEET = {"cluster": "16xH100", "services": [SERVICE], "simulation": False}
+
+
+@cache
+def fleet() -> Plan:
+    return plan_fleet(parse_fleet_request(FLEET))
+
+
+def replayed(**fields: Any) -> tuple[SimulationReport, Outcome]:
+    seen: list[Outcome] = []
+    report = simulate(parse_simulation_request({"plan": fleet(), **fields}), keep=seen.append)
+    return report, seen[0]
+
+
+def trace(arrival_s: list[float], isl: list[int], osl: list[int], begins_s: float = 0.0) -> Trace:
+    return Trace(name="t", arrival_s=tuple(arrival_s), begins_s=begins_s, isl=tuple(isl), osl=tuple(osl))
+
+
+def test_engines_serve_in_their_step() -> None:
+    counts = [sum(step.engines.values()) for step in fleet().decision.schedule]
+    assert counts[0] < counts[1]
+    report, _ = replayed(requests=2000)
+    assert report.served == 2000
+    late, _ = replayed(trace=trace(np.linspace(0, 20, 400).tolist(), [500] * 400, [50] * 400, begins_s=4000))
+    busy = [group for group in late.groups if group.requests]
+    assert sum(group.requests for group in busy) == 400
+    assert late.load.seconds == pytest.approx(20)
+
+
+def test_arrivals_count_from_the_schedules_start_and_refused_requests_have_no_times() -> None:
+    _, seen = replayed(trace=trace([0.0, 1.5, 3.0], [500, 10**6, 300], [20, 5, 1], begins_s=7.25))
+    lines = rows_of(seen).splitlines()
+    assert lines[0] == "arrival_s,isl,osl,ttft_ms,tpot_ms"
+    assert lines[1].startswith("7.250000,500,20,")
+    assert lines[2] == "8.750000,1000000,5,,"
+    assert lines[3].startswith("10.250000,300,1,")
+    assert lines[3].endswith(",")  # one token has no time per token after it
+
+
+def test_requests_of_a_lost_engine_are_sent_again_to_the_others() -> None:
+    times = np.linspace(0, 40, 2000).tolist()
+    load = trace(times, [500] * 2000, [50] * 2000, begins_s=3700)
+    whole, first = replayed(trace=load)
+    (name,) = {group.engine for group in whole.groups if group.requests}
+    lost, second = replayed(trace=load, fail=f"1*{name}@3710")
+    assert lost.served == whole.served == 2000
+    assert np.nanmean(second.ttft_us) > np.nanmean(first.ttft_us)
+    gone, third = replayed(trace=load, fail=f"{name}@3720")
+    assert {each.reason for each in gone.refused} == {"no engine is there"}
+    assert gone.served < 1100
+    assert np.isnan(third.first_us[third.arrival_us > 3721e6]).all()
+
+
+@pytest.mark.parametrize("fail", ["engine-9@10", "engine-0", "spot:H100-SXM@10", "engine-0@x"])
+def test_failures_that_are_none_are_refused(fail: str) -> None:
+    with pytest.raises(InputError, match="fail") as caught:
+        replayed(requests=10, fail=fail)
+    assert caught.value.hint
+
+
+def test_lengths_outside_of_every_range_go_by_the_nearest() -> None:
+    routes = tuple(
+        Route(service="s", isl_from=low, isl_to=high, osl_from=None, osl_to=None, weights={name: 1.0})
+        for low, high, name in ((10, 100, "a"), (100, 1000, "b"))
+    )
+    step = ScheduledStep(start_s=0, end_s=60, engines={"a": 1, "b": 2}, routing=routes, rate_rps=1, carries=1)
+    routing = Routing([step], ["s"], ["a", "b"])
+    isl = np.array([1, 10, 99, 100, 999, 1000, 5000])
+    found = routing.weights(0, 0, isl, np.ones(7, np.int64))
+    assert found.argmax(axis=1).tolist() == [0, 0, 0, 1, 1, 1, 1]
+
+
+def test_a_schedule_that_contradicts_itself_is_refused() -> None:
+    plan = fleet()
+    first, *others = plan.decision.schedule
+    broken = first.model_copy(update={"engines": {"engine-7": 1}})
+    decision = plan.decision.model_copy(update={"schedule": (broken, *others)})
+    with pytest.raises(InputError, match="engine-7"):
+        simulate(parse_simulation_request({"plan": plan.model_copy(update={"decision": decision}), "edited": True}))
+
+
+def test_a_fleet_of_tables_is_not_simulated(tmp_path: Path) -> None:
+    table = {"gpu": "a", "usd_per_hour": 1, "isl": [100], "osl": [10], "rps": [[4]]}
+    load = {"classes": [{"isl": 100, "osl": 10, "rate_rps": 3}]}
+    plan = plan_fleet(parse_fleet_request({"services": [{"name": "s", "load": load, "tables": [table]}]}))
+    with pytest.raises(InputError, match="tables"):
+        simulate(parse_simulation_request({"plan": plan}))

@@ -1,0 +1,57 @@
+"""Tables of engines: each row is the document of its engine, and one that cannot be answered says why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from planner.serving.memory import memory
+from planner.serving.memory_document import parse_memory_request
+from planner.serving.memory_table import ADDED, memory_table
+from profiles.errors import InputError
+
+GOOD = {"model": "Qwen/Qwen3-32B", "gpu": "H100", "framework": "vllm", "tp": "2"}
+
+
+def rows(*changes: dict[str, str]) -> pd.DataFrame:
+    return pd.DataFrame([{**GOOD, **change} for change in changes]).fillna("")
+
+
+def test_a_row_is_the_document_of_its_engine() -> None:
+    answer = memory_table(rows({"isl": "4,000", "osl": "500", "max_num_seqs": "64", "chunked_prefill": "true"}))
+    fields: dict[str, Any] = {"model": GOOD["model"], "gpu": "H100", "tp": 2, "max_num_seqs": 64}
+    found = memory(parse_memory_request({**fields, "workload": "isl=4000,osl=500"}))
+    row = answer.iloc[0]
+    assert row["starts"] == "true"
+    for name, value in {**found.memory.model_dump(), **found.largest.model_dump()}.items():
+        assert float(row[name]) == pytest.approx(value)
+    assert row["release"] == found.version
+    assert row["error"] == ""
+
+
+def test_what_cannot_be_answered_says_why_and_the_rest_is() -> None:
+    answer = memory_table(rows({"framework": ""}, {"tp": "5"}, {"model": "Qwen/Nope"}, {"isl": "60000", "osl": "1"}))
+    assert list(answer["starts"]) == ["true", "false", "", "false"]
+    assert answer["reasons"].iloc[1] == "64 attention heads do not divide by tp"
+    assert answer["error"].iloc[2].startswith("model: 'Qwen/Nope' is not known")
+    assert "less than the 60,001 tokens" in answer["reasons"].iloc[3]
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        (pd.DataFrame({"model": ["x"]}), "columns: gpu missing"),
+        (rows({"starts": "yes"}), "columns: starts is written by plan memory"),
+        (rows({}).iloc[:0], "rows: there are none"),
+    ],
+)
+def test_tables_that_are_none_are_refused(table: pd.DataFrame, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        memory_table(table)
+
+
+def test_only_columns_are_added() -> None:
+    table = rows({"remark": "mine"})
+    assert list(memory_table(table).columns) == [*table.columns, *ADDED]
