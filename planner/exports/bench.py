@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 
-from planner.exports.fleet import Fleet
+from planner.exports.fleet import StartedFleet
 from planner.exports.text import comments
 from planner.launchers.base import Sweep
 from planner.launchers.words import for_shell, shell_lines, variable
@@ -36,7 +36,7 @@ with open(target, "a", newline="") as file:
 """
 
 
-def bench_script(fleet: Fleet, url: str) -> str:
+def bench_script(fleet: StartedFleet, url: str) -> str:
     """The script. What it cannot do with the framework's client stands in it as a comment."""
     plan, work = fleet.plan, fleet.plan.request.workload
     rate = work.rate_rps or plan.prediction.request_rate_rps.value

@@ -36,7 +36,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Engine:
+class PlacedEngine:
     """One replica. ``slot``: its place among the engines of its nodes, which no other engine of them has."""
 
     id: str
@@ -64,7 +64,7 @@ class Machine:
     gpu: str
 
 
-class Fleet:
+class StartedFleet:
     """Everything a target needs to know of a plan.
 
     Attributes:
@@ -132,7 +132,7 @@ class Fleet:
         )
 
     @cached_property
-    def engines(self) -> tuple[Engine, ...]:
+    def engines(self) -> tuple[PlacedEngine, ...]:
         """Every engine of the plan, in its order."""
         at = {(machine.pool, machine.number): place for place, machine in enumerate(self.machines)}
         taken: dict[int, set[int]] = {}
@@ -154,7 +154,7 @@ class Fleet:
                 slot = next(slot for slot in range(len(busy) + 1) if slot not in busy)
                 for share in shares:
                     taken.setdefault(share.node, set()).add(slot)
-                out.append(Engine(replica.id, group, spec, replica.weight, shares, slot))
+                out.append(PlacedEngine(replica.id, group, spec, replica.weight, shares, slot))
         return tuple(out)
 
     def _spec(self, group: EngineGroup) -> EngineSpec:
@@ -196,7 +196,7 @@ class Fleet:
 
     # ------------------------------------------------------------------ as it is started
 
-    def ports(self, engine: Engine, *, alone: bool = False) -> Ports:
+    def ports(self, engine: PlacedEngine, *, alone: bool = False) -> Ports:
         """Of an engine among those of its nodes; ``alone``: in a network of its own."""
         replicas = max(each.group.layout.dp for each in self.engines)
         first = self.first_port + (1 if self.has_front and not alone else 0)
@@ -212,7 +212,7 @@ class Fleet:
     def has_front(self) -> bool:
         return len(self.engines) > 1
 
-    def start(self, engine: Engine, place: Place) -> NodeStart:
+    def start(self, engine: PlacedEngine, place: Place) -> NodeStart:
         """What starts an engine's part in ``place``, as the release takes it.
 
         Raises:
@@ -226,7 +226,7 @@ class Fleet:
         except Unsupported as error:
             raise Unsupported(f"{engine.id}: {error.message}", error.hint) from error
 
-    def placed(self, engine: Engine, rank: int, addresses: Sequence[str], files: str) -> Place:
+    def placed(self, engine: PlacedEngine, rank: int, addresses: Sequence[str], files: str) -> Place:
         """The place of an engine's ``rank``-th node. ``addresses``: of all nodes of the plan, or variables."""
         return Place(
             node_rank=str(rank),
@@ -238,7 +238,7 @@ class Fleet:
             files=files,
         )
 
-    def in_pods(self, engine: Engine, *, leads: bool, files: str, rank: str = "", head: str = "") -> Place:
+    def in_pods(self, engine: PlacedEngine, *, leads: bool, files: str, rank: str = "", head: str = "") -> Place:
         """The place of an engine whose nodes are pods, each with a network of its own. Those that do not lead are told
         the same; ``rank`` and ``head`` are the variables that tell them apart."""
         return Place(

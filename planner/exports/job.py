@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.exports.fleet import Engine, Fleet
+from planner.exports.fleet import PlacedEngine, StartedFleet
 from planner.exports.scripts import Process
 from planner.launchers.base import Front
 from planner.launchers.words import variable
@@ -10,12 +10,12 @@ from planner.launchers.words import variable
 HERE = f"{variable('HERE')}/"
 
 
-def node_variables(fleet: Fleet) -> list[str]:
+def node_variables(fleet: StartedFleet) -> list[str]:
     """Variables that hold the nodes' addresses, in the plan's order."""
     return [variable(f"NODE_{number}") for number in range(len(fleet.machines))]
 
 
-def processes(fleet: Fleet, files: dict[str, str]) -> list[tuple[Engine, int, Process]]:
+def processes(fleet: StartedFleet, files: dict[str, str]) -> list[tuple[PlacedEngine, int, Process]]:
     """(engine, which of its nodes, what runs there) of every engine; their files are put into ``files``."""
     out = []
     for engine in fleet.engines:
@@ -28,7 +28,7 @@ def processes(fleet: Fleet, files: dict[str, str]) -> list[tuple[Engine, int, Pr
     return out
 
 
-def front(fleet: Fleet, files: dict[str, str]) -> tuple[Front, Process] | None:
+def front(fleet: StartedFleet, files: dict[str, str]) -> tuple[Front, Process] | None:
     """What stands before the engines, on the first node; None: there is one engine."""
     if not fleet.has_front:
         return None

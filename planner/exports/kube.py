@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from planner.exports.fleet import Engine, Fleet
+from planner.exports.fleet import PlacedEngine, StartedFleet
 from planner.exports.text import name_of
 from planner.exports.values import Values
 from planner.launchers.base import NodeStart
@@ -22,13 +22,13 @@ Object = dict[str, Any]
 class Kube:
     """Builds objects for one fleet."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: StartedFleet) -> None:
         self.fleet, self.values = fleet, fleet.values
 
     def name(self, *parts: str) -> str:
         return name_of(self.fleet.name, *parts)
 
-    def engine_name(self, engine: Engine) -> str:
+    def engine_name(self, engine: PlacedEngine) -> str:
         return self.name(engine.id)
 
     def labels(self, part: str, role: str = "") -> dict[str, str]:
@@ -112,11 +112,11 @@ class Kube:
 
     # ------------------------------------------------------------------ engines
 
-    def ports(self, engine: Engine) -> dict[str, int]:
+    def ports(self, engine: PlacedEngine) -> dict[str, int]:
         ports = self.fleet.ports(engine, alone=True)
         return {"http": ports.http} | ({"bootstrap": ports.bootstrap} if engine.role == "prefill" else {})
 
-    def started(self, engine: Engine) -> list[NodeStart]:
+    def started(self, engine: PlacedEngine) -> list[NodeStart]:
         """What starts the leader of an engine, and its workers where it has more nodes."""
         fleet = self.fleet
         if len(engine.shares) == 1:
@@ -132,7 +132,7 @@ class Kube:
             return []
         return [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": self.metadata(name), "data": dict(start.files)}]
 
-    def engine_pods(self, engine: Engine, name: str) -> list[Object]:
+    def engine_pods(self, engine: PlacedEngine, name: str) -> list[Object]:
         """The pod of an engine, or of its leader and of its workers. ``name``: of its ConfigMap."""
         pods = []
         program = len(self.fleet.framework.command.program)
@@ -150,7 +150,7 @@ class Kube:
             pods.append(self.pod(container, claims=claims))
         return pods
 
-    def workload(self, engine: Engine, name: str, labels: Mapping[str, str], replicas: int = 1) -> Object:
+    def workload(self, engine: PlacedEngine, name: str, labels: Mapping[str, str], replicas: int = 1) -> Object:
         """A Deployment, or a LeaderWorkerSet where the engine has several nodes."""
         pods = self.engine_pods(engine, name)
         if len(pods) == 1:
@@ -162,7 +162,9 @@ class Kube:
             "spec": self.leader_worker(engine, pods, labels, replicas),
         }
 
-    def leader_worker(self, engine: Engine, pods: Sequence[Object], labels: Mapping[str, str], replicas: int) -> Object:
+    def leader_worker(
+        self, engine: PlacedEngine, pods: Sequence[Object], labels: Mapping[str, str], replicas: int
+    ) -> Object:
         """The spec of a LeaderWorkerSet. Only its leaders are labelled as what serves."""
         template: Object = {"size": len(engine.shares), "restartPolicy": "RecreateGroupOnPodRestart"}
         if len(pods) > 1:

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from planner.exports.bench import bench_script
-from planner.exports.fleet import Fleet, released
+from planner.exports.fleet import StartedFleet, released
 from planner.exports.target import Asked, Target
 from planner.serving.document.plan import Plan
 from profiles.errors import Unsupported
@@ -24,8 +24,8 @@ class ServingTarget(Target):
         self.plan = asked.document
 
     @cached_property
-    def fleet(self) -> Fleet:
-        return Fleet(
+    def fleet(self) -> StartedFleet:
+        return StartedFleet(
             self.plan, self.values, released(self.plan, self.asked.framework, assume=self.asked.assume_version)
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from planner.exports.fleet import Engine
+from planner.exports.fleet import PlacedEngine
 from planner.exports.kube import FILES, Kube, Object, kustomization
 from planner.exports.serving import ServingTarget
 from planner.exports.text import yaml_text
@@ -82,7 +82,7 @@ class Dynamo(ServingTarget):
             files["configmaps.yaml"] = yaml_text(*maps, header=fleet.told)
         return {**files, "kustomization.yaml": yaml_text(kustomization(sorted(files), self.values.namespace))}
 
-    def _worker(self, engine: Engine) -> NodeStart:
+    def _worker(self, engine: PlacedEngine) -> NodeStart:
         """The command of a worker: the operator adds what several nodes need."""
         fleet, facts = self.fleet, _WORKERS[self.fleet.framework.name]
         whole = Place(
@@ -113,7 +113,7 @@ class Dynamo(ServingTarget):
             out += ["--disaggregation-transfer-backend", "nixl"]
         return NodeStart(tuple(out), made.environment, files)
 
-    def _component(self, kube: Kube, engine: Engine, start: NodeStart, name: str, replicas: int) -> Object:
+    def _component(self, kube: Kube, engine: PlacedEngine, start: NodeStart, name: str, replicas: int) -> Object:
         claims = name if start.files else ""
         container = kube.container(
             "main", self.values.image, start, {}, gpus=len(engine.shares[0].gpus), program=3, claims=claims

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from planner.contract.engine import EngineGroup
-from planner.exports.fleet import Engine
+from planner.exports.fleet import PlacedEngine
 from planner.exports.kube import Kube, Object, kustomization
 from planner.exports.serving import ServingTarget
 from planner.exports.text import yaml_text
@@ -86,7 +86,7 @@ class KServe(ServingTarget):
         return made
 
 
-def _size(engine: Engine) -> Object:
+def _size(engine: PlacedEngine) -> Object:
     """How many nodes: that is all KServe takes from it, since the containers say their degrees themselves."""
     layout, nodes = engine.group.layout, len(engine.shares)
     if layout.dp > 1 and layout.pp == 1:

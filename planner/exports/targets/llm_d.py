@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from planner.contract.engine import EngineGroup
-from planner.exports.fleet import Engine
+from planner.exports.fleet import PlacedEngine
 from planner.exports.kube import Kube, Object, deployment, kustomization
 from planner.exports.serving import ServingTarget
 from planner.exports.text import yaml_text
@@ -142,7 +142,7 @@ class LlmD(ServingTarget):
             },
         ]
 
-    def _first(self, group: EngineGroup) -> Engine:
+    def _first(self, group: EngineGroup) -> PlacedEngine:
         return next(engine for engine in self.fleet.engines if engine.group.id == group.id)
 
     def _disaggregated_set(self, kube: Kube, pool_labels: dict[str, str]) -> Object:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from planner.exports.fleet import Engine
+from planner.exports.fleet import PlacedEngine
 from planner.exports.gpu_names import gpu_name
 from planner.exports.serving import ServingTarget
 from planner.exports.text import yaml_text
@@ -62,7 +62,7 @@ class RayServe(ServingTarget):
             "engine_kwargs": self.engine_arguments(engine),
         }
 
-    def engine_arguments(self, engine: Engine) -> dict[str, Any]:
+    def engine_arguments(self, engine: PlacedEngine) -> dict[str, Any]:
         """The engine's options as vLLM's engine arguments have them."""
         fleet = self.fleet
         whole = Place("0", True, (engine.group.layout.gpus,), "", "", fleet.ports(engine, alone=True), "")
