@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-silicon bench-training pack clean
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-silicon bench-training bench-wide-ep pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -41,6 +41,9 @@ bench: $(STAMP)
 # Memory of engines against what they log when they start, each model left out in turn.
 bench-memory: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.memory
+
+bench-wide-ep: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.wide_ep
 
 bench-experts: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.experts_balance

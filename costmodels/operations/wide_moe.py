@@ -81,7 +81,8 @@ WIDE_MOE = Kernel(
 
 
 MOST_MASKED = 128
-"""Tokens of a GPU up to which masked products are measured: beyond, their last straight line goes on."""
+"""Tokens of a GPU up to which masked products are measured. Beyond, the last straight line of the balanced ones goes
+on: what skew costs there is of the busiest expert, and grows no further with tokens."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,16 @@ def ask_wide_experts(
     if step.routing == "balanced":
         routing = np.full(len(layouts), code("routing", "balanced"))
     coded = np.array([code("kind", name) for name in _KINDS])[kinds]
-    most = np.where(layouts.low_latency, MOST_MASKED, 2.0**40)
-    for many, many_share in between_powers(tokens, most):
+    inside = np.where(layouts.low_latency, np.minimum(tokens, MOST_MASKED), tokens)
+    corners = [(many, share, routing) for many, share in between_powers(inside)]
+    if (tokens > inside).any():
+        beyond, even = (tokens - inside) / (MOST_MASKED / 2), np.full(len(layouts), code("routing", "balanced"))
+        corners += [(np.full(len(layouts), MOST_MASKED), beyond, even)]
+        corners += [(np.full(len(layouts), MOST_MASKED // 2), -beyond, even)]
+    for many, many_share, skew in corners:
         for held, held_share in between_powers(slots):
             share = many_share * held_share
-            shape |= {"tokens": many, "slots": held, "kind": coded, "routing": routing}
+            shape |= {"tokens": many, "slots": held, "kind": coded, "routing": skew}
             step.work.ask(WIDE_MOE, count * share, when & (share != 0), **shape)
 
 

@@ -31,6 +31,10 @@ DISPATCH_BYTES, COMBINE_BYTES = 7408 / 7168, 2.0
 LARGEST_NODE = 8
 """GPUs of a server. Larger domains are racks, of which single trays alone were measured."""
 
+WIDE_LINK = 450e9
+"""Bytes per second of a scale-up link (H100's) above which an exchange within a node takes what packing takes; of a
+narrower one most is waiting, which between nodes takes nothing from products."""
+
 RDMA = ("infiniband", "roce", "efa")
 """Kinds of fabric over which GPUs reach each other's memory."""
 
@@ -73,11 +77,14 @@ def expert_exchange_times(
         high = exchange.kind == HIGH_THROUGHPUT
         sms = model.gpu.sm_count
         slower[exchange.candidate[high]] = sms / (sms - exchange_facts()["multiprocessors"])
+        packing = np.where(
+            exchange.ranks > network.gpus_per_node, min(model.gpu.scale_up_bytes_per_s / WIDE_LINK, 1.0), 1.0
+        )
         for phase in PHASES:
             time, near = _one(model, network, exchange, phase)
             busy = exchange.count * exchange.busiest
             parts[phase].append(time.summed(exchange.candidate, busy, candidates))
-            part = np.where(high, 0.0, np.minimum(near, time.value) * busy)
+            part = np.where(high, 0.0, np.minimum(near * packing, time.value) * busy)
             beside += np.bincount(exchange.candidate, weights=part, minlength=candidates)
     none = Estimates.exact(np.zeros(candidates))
     dispatch, back = (combine(parts[phase]) if parts[phase] else none for phase in PHASES)
@@ -90,9 +97,10 @@ def _one(model: CostModel, network: Network, e: ExpertExchange, phase: str) -> t
     inside = np.minimum(e.ranks, domain)
     near = _measured(model, e, phase, np.minimum(inside, LARGEST_NODE))
     if domain > LARGEST_NODE:  # a rack
-        law = _in_rack(e, phase, inside)
-        by_rack = inside > LARGEST_NODE
-        near = _chosen(by_rack, law, near)
+        by_rack, over_nvlink = inside > LARGEST_NODE, (e.kind == ONE_SIDED) | (e.kind == TWO_SIDED)
+        law = exchange_facts()["nvlink_domain"]
+        farther = 1 + law[phase]["per_mb_doubling"] / law[phase]["per_mb"] * np.log2(np.maximum(inside / 8, 1.0))
+        near = _chosen(by_rack & over_nvlink, _in_rack(e, phase, inside), near.scaled(np.where(by_rack, farther, 1.0)))
     nodes = -(-e.ranks // domain)
     if not (nodes > 1).any():
         return near, near.value
@@ -129,7 +137,7 @@ def _measured(model: CostModel, e: ExpertExchange, phase: str, ranks: Ints) -> E
 
 
 def _in_rack(e: ExpertExchange, phase: str, ranks: Ints) -> Estimates:
-    """Within an NVLink domain of many trays. The law is of 16-bit tokens; low latency sends them in 8."""
+    """Within an NVLink domain of many trays, by TensorRT-LLM's kernels, whose law is of 16-bit tokens there."""
     facts = exchange_facts()["nvlink_domain"]
     each = DISPATCH_BYTES if phase == "dispatch" else COMBINE_BYTES
     sent = e.tokens * e.top_k * e.hidden * each / 1e6

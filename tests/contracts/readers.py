@@ -339,16 +339,58 @@ CUDA_VISIBLE_DEVICES=2 python -m vllm.entrypoints.openai.api_server --model $MOD
 """
 
 
-def _imported(path: Path) -> Any:
-    text = Source(path, "", "give a shell script").text()
-    return deployment_of(parse_import_request({"text": text, "gpu": "H200", "form": "script"}))
+MANIFEST = b"""apiVersion: apps/v1
+kind: Deployment
+metadata: {name: qwen, labels: {app: qwen}}
+spec:
+  replicas: 2
+  template:
+    metadata: {labels: {llm-d.ai/role: decode}}
+    spec:
+      nodeSelector: {nvidia.com/gpu.product: NVIDIA-H200}
+      containers:
+        - name: main
+          image: vllm/vllm-openai:v0.20.0
+          command: [/bin/sh, -c]
+          args: ["vllm serve Qwen/Qwen3-32B --tensor-parallel-size $TP --max-num-seqs 64"]
+          env: [{name: TP, value: "2"}]
+          resources: {limits: {nvidia.com/gpu: 2}}
+---
+apiVersion: nvidia.com/v1beta1
+kind: DynamoGraphDeployment
+spec:
+  components:
+    - name: prefill
+      type: prefill
+      replicas: 1
+      podTemplate:
+        spec:
+          containers:
+            - {name: main, command: [python3, -m, dynamo.vllm], args: [--model, Qwen/Qwen3-32B, -tp, "2"]}
+---
+services: {llm: {image: "vllm/vllm-openai:v0.20.0", command: "--model Qwen/Qwen3-32B -tp 2", environment: {A: 1}}}
+"""
+
+
+def spoilt_manifests(content: bytes, draw: random.Random) -> bytes:
+    parts = [mutations.spoilt_document(part, draw) for part in yaml.safe_load_all(content)]
+    return yaml.safe_dump_all(parts, allow_unicode=True).encode("utf-8", "replace")
+
+
+def _imported(form: str) -> Callable[[Path], Any]:
+    def read(path: Path) -> Any:
+        text = Source(path, "", "give a shell script, or YAML").text()
+        return deployment_of(parse_import_request({"text": text, "gpu": "H200", "framework": "vllm", "form": form}))
+
+    return read
 
 
 READERS = {
     "deployment": Reader(
         "deployment.json", lambda: (EXAMPLES / "deployment.json").read_bytes(), read_running, mutations.spoilt_json
     ),
-    "script": Reader("serve.sh", lambda: SCRIPT, _imported),
+    "script": Reader("serve.sh", lambda: SCRIPT, _imported("script")),
+    "manifests": Reader("m.yaml", lambda: MANIFEST, _imported("manifest"), spoilt_manifests),
     "cluster": Reader("c.yaml", lambda: CLUSTER, read_cluster, spoilt_yaml),
     "config": Reader("config.json", _json(CONFIG), _config, mutations.spoilt_json),
     "plan": Reader("plan.json", _plan, read_plan, mutations.spoilt_json),

@@ -1,0 +1,350 @@
+"""How near wide expert parallelism is to what was measured: ``make bench-wide-ep``, or ``python -m
+tests.benchmarks.wide_ep [--from FOLDER]``.
+
+Everything is predicted by what ``plan predict --role`` does, with nothing that a user could not say. Four parts:
+
+* published engines (``data/wide_ep_points.csv``: SGLang on 96 H100, DeepSeek's profile, DeepSeek-R1 on H20, runs of
+  InferenceX with decode engines apart and without drafting), tokens/s a GPU;
+* what two-batch overlap does by batch, against SGLang's ablations;
+* the exchange law against published figures (``data/deepep_published.csv``); where a fabric has two GPUs, each by
+  constants fitted to the other one;
+* the 1,602 disaggregated rows of aiconfigurator-core's ``silicon_sample.csv`` (needs the wheel), by framework and EP,
+  and of them the 60 in 8 bits whose attention is data parallel over all GPUs that share experts. What these rows do not
+  say (drafting, above all) is taken as absent; a decode engine's batch is what Little's law makes of measured times.
+
+Constants fitted to the first source are in-sample: the skew of rows with EPLB, what two-batch overlap reaches, the
+share of a 16-bit cache's bytes that shows. The summary goes to ``costmodels/evidence/wide_ep.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from costmodels.operations.exchanges import HIGH_THROUGHPUT
+from costmodels.operations.questions import ExpertExchange
+from costmodels.step.expert_exchange import COMBINE_BYTES, DISPATCH_BYTES, exchange_facts, nodes_reached
+from planner.serving.prediction_table import predict
+from profiles.importers.aiconfigurator import SYSTEMS, find_data
+from tests.benchmarks.cards import card, line, write
+from tests.benchmarks.silicon.rows import CHECKPOINTS, FILE
+
+DATA = Path(__file__).parent / "data"
+COMMAND = "python -m tests.benchmarks.wide_ep"
+ACCEPTED = {"sglang-h100-2025-05": 0.6, "ant-h20-2025-09": 0.85}
+"""Of each drafted token, as the sources say of their runs."""
+
+BALANCES = {"on": "static", "off": "off", "perf": "perfect"}
+
+
+def published() -> pd.DataFrame:
+    """Engines of one role, with what was measured of each: ``measured``, of the column ``of``."""
+    table = pd.read_csv(DATA / "wide_ep_points.csv")
+    rows = []
+    for point in table.to_dict("records"):
+        row = _prefill(point) if str(point["role"]).endswith("prefill") else _decode(point)
+        if row is not None:
+            rows.append(_engine(point) | row)
+    return pd.DataFrame(rows).fillna("")
+
+
+def _engine(point: dict[str, Any]) -> dict[str, str]:
+    ep = int(point["ep"]) if pd.notna(point["ep"]) else 0
+    copies = point["redundant_experts"]
+    return {
+        "source": point["source"],
+        "model": "nvidia/DeepSeek-V3.1-NVFP4" if point["weights"] == "nvfp4" else "deepseek-ai/DeepSeek-R1",
+        "gpu": point["gpu"],
+        "framework": "sglang",
+        "kv_precision": point["kv"] if point["kv"] in ("bf16", "fp8") else "fp8",
+        "dp": str(ep),
+        "ep": str(ep),
+        "redundant": str(int(copies)) if pd.notna(copies) else "",
+        "eplb": BALANCES.get(str(point["eplb"])[:4].strip(), ""),
+        "overlap": str(point["overlap"]) if point["overlap"] in ("two-batch", "single-batch") else "none",
+    }
+
+
+def _prefill(point: dict[str, Any]) -> dict[str, Any] | None:
+    if pd.isna(point["tokens_per_gpu"]) or pd.isna(point["isl"]) or pd.isna(point["input_tokens_s_per_gpu"]):
+        return None
+    tokens, isl = int(point["tokens_per_gpu"]), int(point["isl"])
+    return {
+        "role": "prefill",
+        "isl": isl,
+        "osl": 1,
+        "concurrency": max(tokens // isl, 1) * int(point["ep"]),
+        "max_num_batched_tokens": tokens,
+        "of": "input_tokens_per_s_per_gpu",
+        "measured": point["input_tokens_s_per_gpu"],
+    }
+
+
+def _decode(point: dict[str, Any]) -> dict[str, Any] | None:
+    drafted = pd.to_numeric(point["draft_tokens"], errors="coerce")
+    known = pd.notna(point["ep"]) and point["ep"] >= 8 and pd.notna(point["batch_per_gpu"])
+    if (
+        not known
+        or pd.isna(point["tokens_s_per_gpu"])
+        or (isinstance(point["draft_tokens"], str) and drafted != drafted)
+    ):
+        return None
+    osl = float(point["osl"]) if pd.notna(point["osl"]) else 2.0
+    context = float(point["kv_tokens"]) if pd.notna(point["kv_tokens"]) else float(point["isl"])
+    row = {
+        "role": "decode",
+        "isl": round(context - osl // 2),
+        "osl": round(osl),
+        "concurrency": max(round(float(point["batch_per_gpu"]) * float(point["ep"])), 1),
+        "max_num_batched_tokens": "",
+        "of": "output_tokens_per_s_per_gpu",
+        "measured": point["tokens_s_per_gpu"],
+    }
+    if drafted > 0:
+        accepted = ACCEPTED.get(point["source"], 0.8)
+        row |= {"workload": f"isl=1,osl=1,concurrency=1,draft={int(drafted)},acceptance={accepted}"}
+    return row
+
+
+def of_engines() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    asked = published()
+    inputs = asked.drop(columns=["source", "of", "measured"]).astype(str)
+    answer = predict(inputs)
+    points = []
+    for row, said, error in zip(asked.to_dict("records"), answer.to_dict("records"), answer["error"], strict=True):
+        value = "" if error else said[row["of"]]
+        points.append(
+            {key: row[key] for key in ("source", "gpu", "role", "ep", "isl", "concurrency", "overlap", "measured")}
+            | {"predicted": float(value) if value else None, "error": str(error)}
+            | {"low": float(said[f"{row['of']}_low"] or "nan"), "high": float(said[f"{row['of']}_high"] or "nan")}
+        )
+    known = pd.DataFrame([point for point in points if point["predicted"] is not None])
+    cards = {
+        str(source): card(*(part[name].to_numpy(float) for name in ("measured", "predicted", "low", "high")))
+        for source, part in known.groupby("source")
+    }
+    for name, part in (("across nodes", known[known["ep"].astype(int) > 8]), ("all", known)):
+        cards[name] = card(*(part[key].to_numpy(float) for key in ("measured", "predicted", "low", "high")))
+    return cards, points
+
+
+def of_overlap() -> dict[str, Any]:
+    """Throughput with two-batch overlap ÷ without, %."""
+    base = {
+        "model": "deepseek-ai/DeepSeek-R1", "gpu": "H100", "framework": "sglang", "dp": "72", "ep": "72",
+        "redundant": "32", "role": "decode", "isl": "2000", "osl": "100", "kv_precision": "bf16",
+    }  # fmt: skip
+    prompts = base | {
+        "role": "prefill", "dp": "32", "ep": "32", "concurrency": "128", "max_num_batched_tokens": "8192", "osl": "1",
+    }  # fmt: skip
+    asked = [base | {"concurrency": str(72 * batch)} for batch in (32, 128, 256)] + [prompts]
+    rows = [row | {"overlap": overlap} for row in asked for overlap in ("none", "two_batch")]
+    answer = predict(pd.DataFrame(rows).fillna(""))
+    times = np.where(answer["tpot_ms_mean"] == "", answer["ttft_ms_mean"], answer["tpot_ms_mean"]).astype(float)
+    gains = 100 * (times[0::2] / times[1::2] - 1)
+    names = ("decode, 32 a GPU", "decode, 128 a GPU", "decode, 256 a GPU", "prefill, 8192 tokens a GPU")
+    measured = (-27.0, "above 0", 25.5, "27 to 35")
+    return {
+        name: {"measured_pct": truth, "predicted_pct": round(float(gain), 1)}
+        for name, truth, gain in zip(names, measured, gains, strict=True)
+    }
+
+
+def of_cache() -> dict[str, Any]:
+    """KV tokens of the run on 9 nodes: 256 sequences of about 2,050 tokens at a memory fraction of 0.835."""
+    row = {
+        "model": "deepseek-ai/DeepSeek-R1", "gpu": "H100", "framework": "sglang", "dp": "72", "ep": "72",
+        "redundant": "32", "role": "decode", "overlap": "two_batch", "isl": "2000", "osl": "100",
+        "concurrency": str(72 * 256), "gpu_memory_utilization": "0.835",
+    }  # fmt: skip
+    return {"held": 525_000, "predicted": int(predict(pd.DataFrame([row]))["kv_tokens"].iloc[0])}
+
+
+# ------------------------------------------------------------------ the exchange
+
+
+def of_exchange() -> dict[str, Any]:
+    table = pd.read_csv(DATA / "deepep_published.csv")
+    table["mode"] = table["mode"].astype(str)
+    law = table[table["mode"].isin(("low latency", "high throughput", "one-sided")) & (table["ep"] > 8)]
+    law = law[~law["version"].isin(("V1 2025-02-24", "PR 173, before", "V1 2025-04-21 (PR 130)"))].reset_index(
+        drop=True
+    )
+    law = pd.concat([law, table[(table["mode"] == "one-sided") & (table["ep"] == 8)]], ignore_index=True)
+    rows = [(*_law_us(row), row) for row in law.to_dict("records")]
+    out: dict[str, Any] = {}
+    frame = pd.DataFrame(
+        {
+            "group": [f"{r['library']}, {r['gpu']}, {r['nic']}, {r['mode']}, {r['operation']}" for _, _, r in rows],
+            "measured": [measured for measured, _, _ in rows],
+            "law": [predicted for _, predicted, _ in rows],
+        }
+    )
+    for group, part in frame.groupby("group"):
+        out[str(group)] = card(part["measured"].to_numpy(float), part["law"].to_numpy(float))
+    out["left out"] = _left_out(law)
+    return out
+
+
+def _law_us(row: dict[str, Any]) -> tuple[float, float]:
+    """(measured, by the shipped law), µs; where a bandwidth was published, of the bytes that it counts."""
+    facts, phase = exchange_facts(), str(row["operation"])
+    tokens, nodes = float(row["tokens_per_rank"]), max(int(row["nodes"]), 1)
+    each = DISPATCH_BYTES if phase == "dispatch" else COMBINE_BYTES
+    bits = row["hidden"] * each
+    if row["mode"] == "one-sided":
+        law = facts["nvlink_domain"][phase]
+        sent = tokens * row["top_k"] * row["hidden"] * 2 / 1e6
+        rate = law["per_mb"] + law["per_mb_doubling"] * np.log2(row["ep"] / 8)
+        return float(row["latency_us"]), float(law["start_us"] + sent * rate)
+    place = _place(row)
+    if row["mode"] == "low latency":
+        law = facts["low_latency"][place][phase]
+        sent = tokens * row["top_k"] * bits * (1 - 1 / nodes) / 1e6
+        return float(row["latency_us"]), float(
+            law["start_us"] + sent * (law["per_mb"] + law["per_mb_doubling"] * np.log2(nodes))
+        )
+    exchange = ExpertExchange(
+        np.array([HIGH_THROUGHPUT]), np.array([tokens]), np.ones(1), int(row["hidden"]), int(row["top_k"]), 256, 8, 4,
+        np.array([row["ep"]]), np.zeros(1, np.int64), 1.0,
+    )  # fmt: skip
+    moved = tokens * float(nodes_reached(np.array([nodes]), exchange)[0]) * bits
+    fast = facts["high_throughput"][place][phase]
+    sizes = sorted(fast)
+    bandwidth = float(np.interp(np.log2(nodes), np.log2(sizes), [fast[size] for size in sizes]))
+    return moved / float(row["bandwidth_gb_s"]) / 1e3, moved / bandwidth / 1e3
+
+
+def _place(row: dict[str, Any]) -> str:
+    if "MI300" in str(row["gpu"]):
+        return "amd"
+    return "efa" if "EFA" in str(row["nic"]) else "infiniband"
+
+
+def _left_out(law: pd.DataFrame) -> dict[str, Any]:
+    """Of low latency between nodes: figures of each GPU by a line through those of the others on the same fabric."""
+    out: dict[str, Any] = {}
+    low = law[law["mode"] == "low latency"].assign(
+        place=[_place(row) for row in law[law["mode"] == "low latency"].to_dict("records")]
+    )
+    for (place, phase), part in low.groupby(["place", "operation"]):
+        for gpu in part["gpu"].unique():
+            others, own = part[part["gpu"] != gpu], part[part["gpu"] == gpu]
+            if not len(others):
+                continue
+
+            def features(rows: pd.DataFrame, doubling: bool = place == "efa") -> np.ndarray:
+                sent = rows["tokens_per_rank"] * rows["top_k"] * rows["hidden"] * (1 - 1 / rows["nodes"])
+                first = sent * np.log2(rows["nodes"]) if doubling else np.ones(len(rows))
+                return np.column_stack([first, sent]).astype(float)
+
+            weight = 1 / others["latency_us"].to_numpy(float)
+            fitted, *_ = np.linalg.lstsq(features(others) * weight[:, None], np.ones(len(others)), rcond=None)
+            out[f"{place}, {gpu}, {phase}"] = card(own["latency_us"].to_numpy(float), features(own) @ fitted)
+    return out
+
+
+# ------------------------------------------------------------------ rows of silicon_sample.csv
+
+
+def sample(source: Path | None) -> pd.DataFrame:
+    raw = pd.read_csv(find_data(source).parent / FILE, low_memory=False)
+    rows = raw[raw["mode"] == "disagg"].reset_index(drop=True)
+    degree = {
+        name: rows[f"decode_{column}"].fillna(1).clip(lower=1).astype(int).to_numpy()
+        for name, column in (
+            ("tp", "tp_size"), ("pp", "pp_size"), ("dp", "attention_dp_size"), ("ep", "moe_ep_size"),
+            ("moe_tp", "moe_tp_size"),
+        )
+    }  # fmt: skip
+    squared = (degree["ep"] * degree["moe_tp"] > degree["tp"] * degree["dp"]) & (degree["dp"] == 1)
+    degree["dp"] = np.where(squared, np.maximum(degree["ep"] * degree["moe_tp"] // degree["tp"], 1), degree["dp"])
+    weights = rows["gemm_quant_mode"].fillna("bf16").replace({"bfloat16": "bf16", "int4_wo": "int4"})
+    served = [CHECKPOINTS.get(key, (key[0], None)) for key in zip(rows["model_path"], weights, strict=True)]
+    # Dense models of the file say their tensor split in the experts' columns.
+    dense = rows["model_path"].str.contains("Qwen3-32B").to_numpy()
+    generated = rows["silicon_tpot_ms"] * (0.9 * rows["osl"] - 1)
+    here = generated / (rows["silicon_ttft_ms"].fillna(0) + generated)
+    batch = np.maximum(rows["decode_batch_size"] * here, 1)
+    wide = (degree["dp"] == degree["ep"]) & (degree["ep"] >= 8)
+    return pd.DataFrame(
+        {
+            "model": [name for name, _ in served],
+            "gpu": rows["system"].map(SYSTEMS),
+            "framework": rows["backend"],
+            "precision": [precision or "" for _, precision in served],
+            "kv_precision": np.where(
+                (rows["backend"] == "sglang") & rows["system"].isin(("h100_sxm", "h200_sxm")), "", "fp8"
+            ),
+            "tp": degree["tp"],
+            "pp": degree["pp"],
+            "dp": np.where(dense, 1, degree["dp"]),
+            "ep": np.where(dense, "", degree["ep"].astype(str)),
+            "role": "decode",
+            "isl": (0.9 * rows["isl"]).round().astype(int),
+            "osl": (0.9 * rows["osl"]).round().astype(int),
+            "concurrency": np.maximum(np.rint(batch * degree["dp"]), 1).astype("Int64"),
+            "gpu_memory_utilization": "0.95",
+            "tpot": rows["silicon_tpot_ms"],
+            "listed_ep": degree["ep"],
+            "sixty": wide & (weights == "fp8"),
+        }
+    )
+
+
+def of_sample(source: Path | None) -> dict[str, Any]:
+    rows = sample(source)
+    known = rows[rows["concurrency"].notna() & rows["gpu"].notna()].reset_index(drop=True)
+    answer = predict(known.drop(columns=["tpot", "listed_ep", "sixty"]).astype(str).replace({"<NA>": "", "nan": ""}))
+    for name in ("mean", "low", "high"):
+        known[name] = pd.to_numeric(answer[f"tpot_ms_{name}"], errors="coerce")
+    failed = known["mean"].isna()
+    print(
+        f"not predicted: {int(failed.sum())} rows; {answer['error'][failed].str[:90].value_counts().head(5).to_dict()}"
+    )
+    known = known[~failed]
+
+    def figures(part: pd.DataFrame) -> dict[str, Any]:
+        return card(*(part[name].to_numpy(float) for name in ("tpot", "mean", "low", "high")))
+
+    out = {f"{framework} EP{ep}": figures(part) for (framework, ep), part in known.groupby(["framework", "listed_ep"])}
+    for framework, part in known[known["sixty"]].groupby("framework"):
+        out[f"{framework}, 8 bits, data parallel over all"] = figures(part)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--from", dest="source", type=Path, help="folder of the unpacked aiconfigurator-core wheel")
+    parser.add_argument("--no-sample", action="store_true", help="leave silicon_sample.csv out")
+    options = parser.parse_args()
+    cards, points = of_engines()
+    document: dict[str, Any] = {
+        "command": COMMAND,
+        "engines": cards,
+        "points": points,
+        "overlap": of_overlap(),
+        "cache_tokens": of_cache(),
+        "exchange": of_exchange(),
+    }
+    if not options.no_sample:
+        document["silicon_sample"] = of_sample(options.source)
+    for name, figures in document["engines"].items():
+        print(line(f"engines {name}", figures))
+    for point in points:
+        print({key: value for key, value in point.items() if value not in ("", None)})
+    print(document["overlap"], document["cache_tokens"])
+    for name, figures in (document["exchange"] | document["exchange"]["left out"]).items():
+        if name != "left out":
+            print(line(name[:46], figures))
+    for name, figures in document.get("silicon_sample", {}).items():
+        print(line(name, figures))
+    print(write("wide_ep", document))
+
+
+if __name__ == "__main__":
+    main()
