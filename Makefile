@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-silicon bench-training bench-wide-ep pack clean
+.PHONY: plan test test-slow test-launchers test-launchers-real lint docs-check diff-plans bench bench-experts bench-memory bench-silicon bench-training bench-wide-ep pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -44,6 +44,15 @@ bench-memory: $(STAMP)
 
 bench-wide-ep: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.wide_ep
+
+# Every cell of frameworks and platforms that a plan is exported to, counted.
+test-launchers: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.launchers.matrix
+
+# Command lines of 500 random plans through the real parsers and configurations, each in an environment of its own.
+test-launchers-real: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.launchers.real vllm 0.33.0
+	$(BIN)/python -m tests.benchmarks.launchers.real sglang 0.5.23
 
 bench-experts: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.experts_balance
