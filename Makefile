@@ -56,6 +56,9 @@ test-launchers: $(STAMP)
 test-launchers-real: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.launchers.real vllm 0.33.0
 	$(BIN)/python -m tests.benchmarks.launchers.real sglang 0.5.23
+	test -x .routers/bin/python || $(PYTHON) -m venv .routers
+	.routers/bin/pip install --quiet vllm-router==0.1.17 sglang-router==0.3.2
+	$(BIN)/python -m tests.benchmarks.launchers.fronts --routers .routers/bin/python
 
 bench-experts: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.experts_balance
