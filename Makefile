@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test test-slow test-launchers test-launchers-real lint docs-check diff-plans bench bench-experts bench-memory bench-power bench-silicon bench-training bench-wide-ep pack clean
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-promises bench-power bench-silicon bench-training pack clean
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-promises bench-silicon bench-training bench-wide-ep pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -38,6 +39,10 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.steps
 	$(BIN)/python -m tests.benchmarks.readme
 
+# Whether plans keep their word: 200 random requests, replayed, and the ends of 60 plans' intervals. Hours.
+bench-promises: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.promises
+
 # Memory of engines against what they log when they start, each model left out in turn.
 bench-memory: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.memory
@@ -47,6 +52,8 @@ bench-power: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.power
 bench-wide-ep: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.wide_ep
+
+.PHONY: test-launchers test-launchers-real
 
 # Every cell of frameworks and platforms that a plan is exported to, counted.
 test-launchers: $(STAMP)
