@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-service bench-silicon bench-training bench-wide-ep pack clean
 .PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-promises bench-power bench-silicon bench-training pack clean
 .PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-promises bench-silicon bench-training bench-wide-ep pack clean
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-fleet bench-memory bench-power bench-silicon bench-training bench-wide-ep pack clean bench-promises
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -76,11 +78,19 @@ bench-training: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.training
 	$(BIN)/python -m tests.benchmarks.readme
 
+# Fleets: gaps and times of questions of several sizes, Mélange's formulation beside ours, random services replayed.
+bench-fleet: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.fleets
+
 # Public end-to-end runs, ours and the peer's predictions; `calibrate` after the module's name refits the constants.
 bench-silicon: $(STAMP)
 	$(BIN)/pip install --quiet '.[silicon]'
 	$(BIN)/python -m tests.benchmarks.silicon
 	$(BIN)/python -m tests.benchmarks.readme
+
+# The service on loopback: rates, latencies, cancels, fairness, memory, two instances; and with everything killed.
+bench-service: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.service
 
 # Rebuilds the shipped measurements and shows what thinning their grids costs. Needs the extra `silicon`.
 pack: $(STAMP)

@@ -25,7 +25,7 @@ from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_
 from planner.replay.power import watts_over
 from planner.replay.request import LIMITS, SimulationRequest
 from planner.replay.running import Running
-from planner.replay.scheduled import scheduled
+from planner.replay.scheduled import is_scheduled, scheduled
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.document.plan import Plan
 from planner.serving.document.prediction import Prediction
@@ -51,7 +51,7 @@ def simulate(
 ) -> simulated.SimulationReport:
     """The report that ``request`` asks for. Arguments and errors as of :func:`simulate_plan`; ``keep`` is given every
     request's times, steps as predicted."""
-    if isinstance(request.plan, Plan) and request.plan.decision.schedule:
+    if isinstance(request.plan, Plan) and is_scheduled(request.plan):
         found = scheduled(request, request.plan, measured, progress)
         one = len(request.plan.decision.schedule) == 1 and request.trace is None and not request.fail
         replayed = _Replayed(
