@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-silicon bench-training bench-wide-ep pack clean
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-order bench-silicon bench-training bench-wide-ep pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -59,6 +59,11 @@ bench-silicon: $(STAMP)
 	$(BIN)/pip install --quiet '.[silicon]'
 	$(BIN)/python -m tests.benchmarks.silicon
 	$(BIN)/python -m tests.benchmarks.readme
+
+# How much of the error of two predictions is the same, from which `plan compare` tells how sure an order is.
+bench-order: $(STAMP)
+	$(BIN)/pip install --quiet '.[silicon]'
+	$(BIN)/python -m tests.benchmarks.order
 
 # Rebuilds the shipped measurements and shows what thinning their grids costs. Needs the extra `silicon`.
 pack: $(STAMP)
