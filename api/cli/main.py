@@ -14,6 +14,7 @@ from api.cli.commands import (
     collect,
     compare,
     experts,
+    export,
     few_shot,
     fleet,
     importing,
@@ -44,6 +45,7 @@ app.command("fleet")(fleet.fleet)
 app.command("check")(check.check)
 app.command("compare")(compare.compare)
 app.command("import")(importing.import_)
+app.command("export")(export.export)
 app.command("experts")(experts.experts)
 app.command("schema")(schema.schema)
 app.command("serve")(serve.serve)
