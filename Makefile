@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-order bench-silicon bench-training bench-wide-ep pack clean
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-order bench-power bench-silicon
+.PHONY: bench-training bench-wide-ep pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -42,6 +43,9 @@ bench: $(STAMP)
 bench-memory: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.memory
 
+# A row of servers: every policy of caps on POLCA's row, and vLLM under power caps. Ten minutes.
+bench-power: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.power
 bench-wide-ep: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.wide_ep
 

@@ -20,6 +20,7 @@ from api.cli.commands import (
     importing,
     memory,
     plan,
+    power,
     predict,
     prices,
     profile,
@@ -46,6 +47,7 @@ app.command("check")(check.check)
 app.command("compare")(compare.compare)
 app.command("import")(importing.import_)
 app.command("export")(export.export)
+app.command("power")(power.power)
 app.command("experts")(experts.experts)
 app.command("schema")(schema.schema)
 app.command("serve")(serve.serve)

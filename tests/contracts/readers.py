@@ -32,6 +32,7 @@ from planner.experts.routes import read_routes
 from planner.imports.importing import deployment_of
 from planner.imports.request import parse_import_request
 from planner.kinds import EXAMPLES
+from planner.power.series import read_drive
 from planner.serving import prediction_table
 from planner.serving.document.opening import read_running
 from planner.serving.document.plan import read_plan
@@ -402,6 +403,7 @@ READERS = {
     "melange": Reader("m.json", _json(MELANGE), _fleet, mutations.spoilt_json),
     "aibrix": Reader("a.json", _json(AIBRIX), read_tables, mutations.spoilt_json),
     "load table": Reader("l.csv", lambda: LOAD, lambda p: read_load_table(p, {}, "load"), mutations.spoilt_csv),
+    "drive": Reader("d.csv", lambda: b"t_s,row_watts\n0,1000\n2,1200.5\n4,900\n", read_drive, mutations.spoilt_csv),
     "offers": Reader("o.yaml", lambda: OFFERS, read_offers, spoilt_yaml),
     "price catalogue": Reader("vms.csv", lambda: PRICES, _prices, mutations.spoilt_csv),
     "engines": Reader("e.csv", lambda: ENGINES, _memories, mutations.spoilt_csv),
