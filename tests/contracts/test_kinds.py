@@ -164,6 +164,7 @@ WITHOUT_A_ROUTE = {
     "serve": "is the service",
     "fleet": "reads files of loads and tables; its answer is of the kind serving",
     "prices": "reads catalogues of prices into a file",
+    "export": "writes a folder of files on the machine that it runs on",
     "train predict": "reads options and tables only",
     "train memory": "reads options and tables only",
     "profile": "measures and keeps stores on the machine that it runs on",
