@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-order bench-power bench-silicon
-.PHONY: bench-training bench-wide-ep pack clean
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-order bench-power bench-promises
+.PHONY: bench-silicon bench-training bench-wide-ep pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -38,6 +38,10 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.plans
 	$(BIN)/python -m tests.benchmarks.steps
 	$(BIN)/python -m tests.benchmarks.readme
+
+# Whether plans keep their word: 200 random requests, replayed, and the ends of 60 plans' intervals. Hours.
+bench-promises: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.promises
 
 # Memory of engines against what they log when they start, each model left out in turn.
 bench-memory: $(STAMP)
