@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-order bench-power bench-promises
-.PHONY: bench-silicon bench-training bench-wide-ep pack clean
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-fleet bench-memory bench-order bench-power
+.PHONY: bench-promises bench-silicon bench-training bench-wide-ep pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -61,6 +61,10 @@ bench-experts: $(STAMP)
 bench-training: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.training
 	$(BIN)/python -m tests.benchmarks.readme
+
+# Fleets: gaps and times of questions of several sizes, Mélange's formulation beside ours, random services replayed.
+bench-fleet: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.fleets
 
 # Public end-to-end runs, ours and the peer's predictions; `calibrate` after the module's name refits the constants.
 bench-silicon: $(STAMP)
