@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-fleet bench-memory bench-order bench-power
-.PHONY: bench-promises bench-silicon bench-training bench-wide-ep pack clean
+.PHONY: bench-promises bench-service bench-silicon bench-training bench-wide-ep pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -76,6 +76,10 @@ bench-silicon: $(STAMP)
 bench-order: $(STAMP)
 	$(BIN)/pip install --quiet '.[silicon]'
 	$(BIN)/python -m tests.benchmarks.order
+
+# The service on loopback: rates, latencies, cancels, fairness, memory, two instances; and with everything killed.
+bench-service: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.service
 
 # Rebuilds the shipped measurements and shows what thinning their grids costs. Needs the extra `silicon`.
 pack: $(STAMP)
