@@ -12,17 +12,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from pydantic import ValidationError
 
 from profiles.errors import DataError, InputError
 from profiles.files import Source, is_file
-from profiles.hardware import SHIPPED, Catalogue, Fact, Gpu, Node, fabrics, find_fabric, gpus
+from profiles.hardware import SHIPPED, Catalogue, Fact, Gpu, LastingLoad, Node, fabrics, find_fabric, gpus
 from profiles.pcie import pcie_fact
 from profiles.values import named
 from profiles.yaml_markup import read_yaml
 
 FILE = "gpus.yaml"
+LASTING = "sustained"
 
 _ASKED: dict[str, str] = {
     # field -> what to write there, for those that no driver reports
@@ -50,7 +52,28 @@ def catalogue_with(folders: Iterable[Path | str], catalogue: Catalogue = SHIPPED
         file = Path(folder) / FILE
         if is_file(file):
             catalogue = catalogue_with_file(file, catalogue)
+        if is_file(Path(folder) / f"{LASTING}.parquet"):
+            catalogue = catalogue.under_load(_lasting(Path(folder)))
     return catalogue
+
+
+def _lasting(folder: Path) -> dict[str, LastingLoad]:
+    """By GPU type, how much longer a layer took under lasting load than right after a rest, by the rows of a store: in
+    16 bits where they have it. The ends are the 10th and 90th percentiles of both."""
+    from profiles.store import ProfileStore  # pandas: only where there are such rows
+
+    rows = ProfileStore(folder).query(LASTING)
+    found: dict[str, LastingLoad] = {}
+    for (gpu, dtype), group in rows.groupby(["gpu", "dtype"], sort=True):
+        by_state = group.drop_duplicates("state", keep="last").set_index("state")
+        if not {"rested", "sustained"} <= set(by_state.index) or (dtype != "bf16" and str(gpu) in found):
+            continue
+        names = ["latency_us", "latency_p10_us", "latency_p90_us"]
+        rested, lasting = (by_state.loc[state, names].astype(float).to_numpy() for state in ("rested", "sustained"))
+        factor = lasting[0] / rested[0]
+        low, high = np.nan_to_num([lasting[1] / rested[2], lasting[2] / rested[1]], nan=factor)
+        found[str(gpu)] = LastingLoad(factor=factor, low=min(low, factor), high=max(high, factor))
+    return found
 
 
 def catalogue_with_file(file: Path, catalogue: Catalogue = SHIPPED) -> Catalogue:

@@ -37,6 +37,23 @@ class Fact(BaseModel):
     sources: dict[str, str] = Field(min_length=1)  # field (or "*") -> where the figure is from
 
 
+class LastingLoad(BaseModel):
+    """Time under lasting load ÷ that of the short bursts that measured rows are, with its 80 % interval: what a part
+    loses where its power limit lowers the clock."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    factor: float = Field(gt=0)
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LastingLoad:
+        if not self.low <= self.factor <= self.high:
+            raise ValueError("lasting_load must be low ≤ factor ≤ high")
+        return self
+
+
 class Gpu(Fact):
     """One GPU type (or half of a dual-die board where the driver shows two)."""
 
@@ -58,6 +75,7 @@ class Gpu(Fact):
     pcie_bytes_per_s: float = Field(gt=0)  # one direction
     bridge_bytes_per_s: float | None = Field(default=None, gt=0)  # NVLink bridges that can join pairs, one direction
     launch_us: float | None = Field(default=None, gt=0)  # of a call that does nothing, where it was measured
+    lasting_load: LastingLoad | None = None  # where it was measured, or read off training runs
 
     @property
     def visible_memory_bytes(self) -> float:
@@ -181,15 +199,19 @@ class Catalogue:
 
     Attributes:
         described: by name, types that do not ship, each with the node it comes in.
+        lasting: by name, what the user's own rows say of lasting load, in the place of what ships.
         offers: prices of a user's own, which go before those that ship.
     """
 
     described: Mapping[str, tuple[Gpu, Node]] = field(default_factory=dict)
+    lasting: Mapping[str, LastingLoad] = field(default_factory=dict)
     offers: tuple[Price, ...] = ()
 
     def gpus(self) -> dict[str, Gpu]:
         """All GPU types by canonical name: those that ship, in catalogue order, then those that were described."""
-        return {**gpus(), **{name: gpu for name, (gpu, _) in self.described.items()}}
+        known = {**gpus(), **{name: gpu for name, (gpu, _) in self.described.items()}}
+        own = {name: load for name, load in self.lasting.items() if name in known}
+        return known | {name: known[name].model_copy(update={"lasting_load": load}) for name, load in own.items()}
 
     def nodes(self) -> dict[str, Node]:
         return {**nodes(), **{node.name: node for _, node in self.described.values()}}
@@ -205,7 +227,11 @@ class Catalogue:
             return self
         for what, fact, known in (("GPU", gpu, {**self.gpus()}), ("node", node, {**self.nodes()})):
             self._check_new(what, fact, known, where)
-        return Catalogue({**self.described, gpu.name: (gpu, node)}, self.offers)
+        return replace(self, described={**self.described, gpu.name: (gpu, node)})
+
+    def under_load(self, lasting: Mapping[str, LastingLoad]) -> Catalogue:
+        """This catalogue with what was measured of types under lasting load."""
+        return replace(self, lasting={**self.lasting, **lasting}) if lasting else self
 
     @staticmethod
     def _check_new(what: str, fact: Fact, known: Mapping[str, Fact], where: str) -> None:

@@ -1,4 +1,4 @@
-"""The constants of training and the sustained factor of each GPU type: see ``calibration.yaml``, which has sources."""
+"""The constants of training, and what lasting load costs a GPU: see ``calibration.yaml``, which has sources."""
 
 from __future__ import annotations
 
@@ -7,18 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from profiles.hardware import Gpu
+from profiles.hardware import Gpu, LastingLoad
 from profiles.shipped import shipped
-
-
-@dataclass(frozen=True)
-class Sustained:
-    """Time under sustained load ÷ that of short bursts, with its 80 % interval."""
-
-    factor: float
-    low: float
-    high: float
-    known: bool
 
 
 @dataclass(frozen=True)
@@ -44,16 +34,14 @@ def training_calibration() -> TrainingCalibration:
 
 
 @cache
-def sustained(gpu: str) -> Sustained:
-    """Of a GPU type; where no training rows of it exist, what the others say."""
-
-    def parse(document: dict[str, Any]) -> Sustained:
-        known = gpu in document["sustained"]
-        entry = document["sustained"][gpu] if known else document["sustained_elsewhere"]
-        return Sustained(float(entry["factor"]), float(entry["low"]), float(entry["high"]), known)
+def lasting_load_elsewhere() -> LastingLoad:
+    def parse(document: dict[str, Any]) -> LastingLoad:
+        entry = document["lasting_load_elsewhere"]
+        return LastingLoad(factor=entry["factor"], low=entry["low"], high=entry["high"])
 
     return shipped(Path(__file__).parent / "calibration.yaml", parse)
 
 
-def sustained_factor(gpu: Gpu) -> Sustained:
-    return sustained(gpu.name)
+def lasting_load(gpu: Gpu) -> LastingLoad:
+    """Of ``gpu``; where nothing tells, what the types say of which something is known."""
+    return gpu.lasting_load or lasting_load_elsewhere()

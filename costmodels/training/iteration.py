@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Estimates, Floats
-from costmodels.training.calibration import sustained_factor, training_calibration
+from costmodels.training.calibration import lasting_load, training_calibration
 from costmodels.training.exchanges import Links
 from costmodels.training.layer_time import (
     ATTENTION,
@@ -350,14 +350,14 @@ class _Stages:
 
 
 def _interval(setting: Setting, links: Links, layers: LayerTimes, total: Floats, parts: dict[str, Floats]) -> Estimates:
-    """The kernels' interval on their share of the time, the sustained factor's, and what is left on sources left
+    """The kernels' interval on their share of the time, that of lasting load, and what is left on sources left
     out of the fit (``spread`` in calibration.yaml); independent of each other."""
-    calibration, factor = training_calibration(), sustained_factor(links.cost.gpu)
+    calibration, factor = training_calibration(), lasting_load(links.cost.gpu)
     busy = 1 - np.asarray(sum(parts[name] for name in EXCHANGES)) / total
     spread = calibration.spread_fp8 if setting.precision not in ("bf16", "fp16") else calibration.spread_dense
     if setting.model.experts is not None:
         spread = float(np.hypot(spread, calibration.spread_experts))
-    if not factor.known:
+    if links.cost.gpu.lasting_load is None:
         spread = float(np.hypot(spread, calibration.spread_unmeasured_gpu))
     # Errors of many kernels average out; a third of what they would be together is what composed layers show.
     down = np.hypot(busy * np.log(1 / np.maximum(layers.low, 1e-3)) / 3, spread)

@@ -24,7 +24,7 @@ from costmodels.models.architecture import (
 )
 from costmodels.operations.registry import families
 from costmodels.operations.roofline import code
-from costmodels.training.calibration import sustained_factor, training_calibration
+from costmodels.training.calibration import lasting_load, training_calibration
 from costmodels.training.exchanges import Links
 from costmodels.training.layouts import FLASH2, UNFUSED, TrainingLayouts
 from costmodels.training.models import TrainedAttention, TrainedKind
@@ -178,7 +178,7 @@ class _Layer:
         self._ends()
         value, low, high, how, inside = self.questions.answer(self.links.cost)
         calibration = training_calibration()
-        factor = sustained_factor(self.links.cost.gpu).factor
+        factor = lasting_load(self.links.cost.gpu).factor
         value *= factor
         traffic = (
             self.bytes / (self.links.cost.gpu.memory_bandwidth_bytes_per_s * calibration.elementwise_bandwidth) * 1e6

@@ -91,9 +91,9 @@ def front_end_us(running: Running) -> float | None:
 
 def _planned(running: Running, group: EngineGroup, model: Architecture, cost: CostModel) -> PlannedEngine:
     pool, work = pool_of(running.what, running.cluster, group), running.workload
-    precision, framework = choose_precision(model, group.weights_precision, group.kv_precision), running.framework
+    precision = choose_precision(model, group.weights_precision, group.kv_precision)
     _check_layout(running, group, model, precision, pool)
-    served = served_on(pool, model, precision, find_framework(framework), cost, work)
+    served = served_on(pool, model, precision, running.started(group), cost, work)
     job = Job(running.cluster.pools.index(pool), pool, served, work, running.slo, running.confidence)
     layouts = Layouts.of([degrees_of(group.layout)])
     _check_memory(running, group, job, layouts)

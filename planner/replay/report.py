@@ -69,9 +69,12 @@ def simulate(
     load, source = requested_load(request)
     if said := [f"{name}={value:g}" for name in LIMITS if (value := getattr(request, name)) is not None]:
         source += f"; engines with {', '.join(said)}"
+    for name, value in (("chunked_prefill", request.chunked_prefill), ("polling_interval", request.polling_interval)):
+        source += "" if value is None else f"; {name}={str(value).lower()}"
     running = Running.of(request.plan, request.workload_of(load), request.slo)
+    running = running.with_limits(request.limits) if request.limits else running
     return simulate_plan(
-        running.with_limits(request.limits) if request.limits else running,
+        running.with_prompts(request.chunked_prefill, request.polling_interval),
         load,
         source,
         sending=Sending(request.seed, warm=request.trace is None, keep=keep),

@@ -15,7 +15,15 @@ from planner.contract.options import Option
 from planner.contract.published import EDITED, EDITED_HINT
 from planner.contract.workload.slo import Slo, parse_slo
 from planner.contract.workload.workload import Workload, workload_input
-from planner.serving.configuration import GpuMemoryUtilization, MaxModelLen, MaxNumBatchedTokens, MaxNumSeqs
+from planner.serving.configuration import (
+    ChunkedPrefill,
+    GpuMemoryUtilization,
+    MaxModelLen,
+    MaxNumBatchedTokens,
+    MaxNumSeqs,
+    PollingInterval,
+    Sampling,
+)
 from planner.serving.document.opening import LENGTHS_HINT, opened
 from planner.serving.document.plan import Plan
 from profiles.values import shown
@@ -167,6 +175,9 @@ class SimulationRequest(Document):
     max_num_batched_tokens: MaxNumBatchedTokens = None
     gpu_memory_utilization: GpuMemoryUtilization = None
     max_model_len: MaxModelLen = None
+    chunked_prefill: ChunkedPrefill = None
+    polling_interval: PollingInterval = None
+    sampling: Sampling = None
     seed: Annotated[
         int,
         Field(ge=0, le=2**63, description="of the arrivals and of the gateway's choices"),

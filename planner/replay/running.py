@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.clusters import Cluster
 from planner.contract.deployment import Deployment, DeploymentDocument
 from planner.contract.engine import EngineGroup
@@ -27,6 +28,8 @@ class Running:
     Attributes:
         what: the document, as messages call it.
         prediction: what the document says of itself; None of a deployment.
+        whole_prompts: ids of the groups whose engines do not cut prompts; None: as the framework does.
+        polling: steps between two looks at the queue; None: as the framework does.
         tp_across_nodes: whether a tensor-parallel group may span nodes.
     """
 
@@ -43,6 +46,21 @@ class Running:
     prediction: Prediction | None
     provenance: Provenance
     edited: bool
+    whole_prompts: frozenset[str] | None = None
+    polling: int | None = None
+
+    def started(self, group: EngineGroup) -> Framework:
+        """The framework as the engines of a group are started."""
+        framework = find_framework(self.framework)
+        chunked = None if self.whole_prompts is None else group.id not in self.whole_prompts
+        said = {name: value for name, value in (("chunked", chunked), ("polling", self.polling)) if value is not None}
+        return framework.model_copy(update={"scheduler": framework.scheduler.model_copy(update=said)})
+
+    def with_prompts(self, chunked: bool | None, polling: int | None) -> Running:
+        """Prompts of all engines cut or not, and that many steps between two looks; None: as before."""
+        every = frozenset(group.id for group in self.deployment.engines)
+        whole = self.whole_prompts if chunked is None else frozenset() if chunked else every
+        return replace(self, whole_prompts=whole, polling=self.polling if polling is None else polling)
 
     def rate_of(self, group: EngineGroup) -> float | None:
         """Requests per second that the workload sends to an engine of the group, on average; None where it says no
@@ -89,7 +107,7 @@ class Running:
                 document.prediction,
                 document.provenance,
                 document.was_edited,
-            )
+            ).with_prompts(asked.chunked_prefill, asked.polling_interval)
         if workload is None:
             raise InputError("workload: a deployment does not say what requests are like", LENGTHS_HINT)
         check_drafting(document, workload)
@@ -108,4 +126,5 @@ class Running:
             None,
             document.provenance,
             document.was_edited,
+            frozenset(document.whole_prompts),
         )

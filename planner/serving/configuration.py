@@ -100,6 +100,23 @@ DispatchTokensAsked = Annotated[
 ]
 
 
+ChunkedPrefill = Annotated[
+    bool | None,
+    Field(strict=True, description="whether prompts are cut to what a step has room for"),
+    Option("Whether prompts are cut to what a step has room for.", PROMPTS),
+]
+PollingInterval = Annotated[
+    Count | None,
+    Field(description="decode steps between two looks at the queue; default: 1"),
+    Option("Decode steps between two looks at the queue. Default: 1.", PROMPTS, metavar="STEPS"),
+]
+Sampling = Annotated[
+    Literal["greedy", "random"] | None,
+    Field(description="how tokens are chosen; engines reserve memory for random sampling either way"),
+    Option("How tokens are chosen: greedy or random.", PROMPTS, metavar="HOW"),
+]
+
+
 class EngineAsked(Document):
     """One engine: model, GPUs, precision and layout, and how it is started. What nobody says of that is the release's
     default."""
@@ -162,21 +179,9 @@ class EngineAsked(Document):
     max_num_batched_tokens: MaxNumBatchedTokens = None
     gpu_memory_utilization: GpuMemoryUtilization = None
     max_model_len: MaxModelLen = None
-    chunked_prefill: Annotated[
-        bool | None,
-        Field(strict=True, description="whether prompts are cut to what a step has room for"),
-        Option("Whether prompts are cut to what a step has room for.", PROMPTS),
-    ] = None
-    polling_interval: Annotated[
-        Count | None,
-        Field(description="decode steps between two looks at the queue; default: 1"),
-        Option("Decode steps between two looks at the queue. Default: 1.", PROMPTS, metavar="STEPS"),
-    ] = None
-    sampling: Annotated[
-        Literal["greedy", "random"] | None,
-        Field(description="how tokens are chosen; engines reserve memory for random sampling either way"),
-        Option("How tokens are chosen: greedy or random.", PROMPTS, metavar="HOW"),
-    ] = None
+    chunked_prefill: ChunkedPrefill = None
+    polling_interval: PollingInterval = None
+    sampling: Sampling = None
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -255,16 +255,33 @@ def cost_models(
 
 
 def _started_as_asked(request: PlanRequest) -> Framework:
-    """The framework with what the request says of how engines are started in place of what plans start them with."""
+    """The framework with what the request says of how engines are started in place of what plans start them with.
+
+    Raises:
+        InputError: prompts that are not cut and do not fit into a step.
+        Unsupported: what the framework has no option for.
+    """
     framework = find_framework(request.framework)
+    budget = request.max_num_batched_tokens
     asked: dict[str, Any] = {
         "max_sequences": request.max_num_seqs,
-        "token_budgets": request.max_num_batched_tokens and (request.max_num_batched_tokens,),
+        "token_budgets": budget and (budget,),
         "memory_fraction": request.gpu_memory_utilization,
         "max_model_len": request.max_model_len,
     }
+    if request.chunked_prefill is False:
+        longest = request.workload.longest_isl
+        if budget is not None and budget < longest:
+            raise InputError(
+                f"chunked_prefill: without it a prompt of {longest:,} tokens does not fit into a step of {budget:,}",
+                "raise max_num_batched_tokens, or leave chunked_prefill out",
+            )
+        fitting = [tokens for tokens in framework.limits.token_budgets if tokens >= longest]
+        asked["token_budgets"] = asked["token_budgets"] or tuple(fitting) or (-(-longest // 256) * 256,)
     said = {name: value for name, value in asked.items() if value is not None}
-    return framework.model_copy(update={"limits": framework.limits.model_copy(update=said)}) if said else framework
+    if said:
+        framework = framework.model_copy(update={"limits": framework.limits.model_copy(update=said)})
+    return framework.with_prompts(request.chunked_prefill, request.polling_interval)
 
 
 def jobs_of(

@@ -27,6 +27,7 @@ from planner.contract.words import kv_precision, weights_word
 from planner.contract.workload.slo import Slo, parse_slo
 from planner.contract.workload.workload import Workload, workload_input
 from planner.serving.configuration import (
+    ChunkedPrefill,
     DispatchTokensAsked,
     EplbAsked,
     ExchangeAsked,
@@ -35,7 +36,9 @@ from planner.serving.configuration import (
     MaxNumBatchedTokens,
     MaxNumSeqs,
     OverlapAsked,
+    PollingInterval,
     RedundantAsked,
+    Sampling,
 )
 from profiles.errors import UnknownName
 from profiles.hardware import SHIPPED, Catalogue
@@ -156,6 +159,9 @@ class PlanRequest(Document):
     max_num_batched_tokens: MaxNumBatchedTokens = None
     gpu_memory_utilization: GpuMemoryUtilization = None
     max_model_len: MaxModelLen = None
+    chunked_prefill: ChunkedPrefill = None
+    polling_interval: PollingInterval = None
+    sampling: Sampling = None
     disaggregation: Annotated[
         Disaggregation,
         Field(

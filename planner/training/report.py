@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from costmodels.origins import HOW
-from costmodels.training.calibration import sustained_factor
+from costmodels.training.calibration import lasting_load
 from costmodels.training.exchanges import Links
 from costmodels.training.flops import model_flops
 from costmodels.training.iteration import iteration_times
@@ -270,11 +270,11 @@ def _provenance(setting: Setting, pool: Pool, gpu: Gpu, links: Links) -> Provena
 
 
 def _notes(setting: Setting, pool: Pool, gpu: Gpu, links: Links) -> tuple[str, ...]:
-    factor = sustained_factor(gpu)
-    known = "" if factor.known else "; no training rows of this type"
+    factor = lasting_load(gpu)
+    known = "" if gpu.lasting_load else "; nothing is known of this type"
     notes = [
         f"kernels take {factor.factor:.2f} ({factor.low:.2f}–{factor.high:.2f}) times the pack's short bursts under "
-        f"sustained load on {gpu.name}{known}",
+        f"lasting load on {gpu.name}{known}",
         "backward products are the forward products of the permuted shapes; the pack has no backward kernels",
         f"between nodes 90 % of the rate of {pool.fabric} are taken as reached, the groups of a node sharing its cards",
     ]

@@ -21,7 +21,7 @@ import pandas as pd
 
 from costmodels.kernels.cost_model import CostModel
 from costmodels.operations.roofline import code
-from costmodels.training.calibration import sustained
+from costmodels.training.calibration import lasting_load, lasting_load_elsewhere
 from costmodels.training.memory import training_memory
 from planner.training.configuration import read_configuration
 from planner.training.machines import KERNELS, Machines
@@ -128,7 +128,7 @@ def left_out_scale(rows: pd.DataFrame) -> np.ndarray:
         if chosen.any():
             out[index] = np.median(ratio[chosen])
         else:
-            out[index] = sustained("no such type").factor / sustained(row["gpu"]).factor
+            out[index] = lasting_load_elsewhere().factor / lasting_load(find_gpu(row["gpu"])).factor
     return out
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,6 +120,36 @@ class Framework(Facts):
             for release, names in parts.items()
         ]
         return "; ".join(filter(None, [self.note, f"{self.title}: {'; '.join(older)}" if older else ""]))
+
+    def with_prompts(self, chunked: bool | None, polling: int | None) -> Framework:
+        """Started with prompts cut or whole, and that many steps between two looks at the queue; None: as it is.
+
+        Raises:
+            Unsupported: it has no option for that.
+        """
+        said: dict[str, bool | int] = {}
+        if chunked is not None and chunked != self.scheduler.chunked:
+            said["chunked"] = chunked
+            if not chunked and not {"whole_prompts", "chunked_prefill"} & set(self.command.flags):
+                raise Unsupported(
+                    f"chunked_prefill: plans have no word that keeps {self.full_name} from cutting prompts",
+                    "leave it out, or predict one engine: plan predict --no-chunked-prefill",
+                )
+        if polling is not None and polling != self.scheduler.polling:
+            said["polling"] = polling
+            if "polling" not in self.command.flags:
+                raise Unsupported(
+                    f"polling_interval: {self.full_name} has no option for it", "leave it out, or choose sglang"
+                )
+        return self.model_copy(update={"scheduler": self.scheduler.model_copy(update=said)}) if said else self
+
+    def with_prompt_flags(self, command: Sequence[str]) -> tuple[str, ...]:
+        """``command`` with the flags that start it as :meth:`with_prompts` says."""
+        flags = self.command.flags
+        kept = [word for word in command if self.scheduler.chunked or word != flags.get("chunked_prefill")]
+        whole = [] if self.scheduler.chunked else [flags.get("whole_prompts")]
+        polled = [flags.get("polling"), str(self.scheduler.polling)] if self.scheduler.polling > 1 else []
+        return tuple(word for word in (*kept, *whole, *polled) if word is not None)
 
     def in_our_words(self, given: Mapping[str, T]) -> dict[str, T]:
         """``given`` with the framework's own words replaced by ours.

@@ -26,6 +26,7 @@ class Policy(BaseModel):
         graph_step, graph_most: batches of decodes are padded to the sizes of captured CUDA graphs: 1, 2, 4,
             then multiples of ``graph_step``; larger than ``graph_most`` they run as they are.
         dispatch: how requests are spread over attention-data-parallel ranks.
+        polling: steps between two looks at the queue, while sequences run.
         variants: what it becomes under options that plans do not use, by a name of ours.
     """
 
@@ -39,6 +40,7 @@ class Policy(BaseModel):
     graph_step: int = Field(gt=0)
     graph_most: int = Field(ge=0)
     dispatch: Literal["round_robin", "shortest_queue"]
+    polling: int = Field(default=1, gt=0)
     variants: dict[str, Policy] = {}
 
     @model_validator(mode="before")

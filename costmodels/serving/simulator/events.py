@@ -91,6 +91,15 @@ class _Run:
         self._samples: list[tuple[float, float, int, int, float]] = []
         self._sample_us = sample_us
         self._give_up = give_up
+        self._unseen = 0  # steps since it last looked at the queue
+
+    def _looks(self) -> bool:
+        """Whether it is time to look at the queue: one that is idle looks at once."""
+        polling = self._engine.policy.polling
+        if polling == 1 or self._unseen >= polling or not any(rank.running for rank in self._ranks):
+            self._unseen = 0
+            return True
+        return False
 
     def _receive(self, now: float) -> None:
         """Takes in the requests that have reached the engine."""
@@ -120,7 +129,8 @@ class _Run:
                 landed = self._in_flight.popleft()
                 self._free.append(landed.number)
                 self._land(landed.done, landed.taken)
-            self._receive(now)
+            if self._looks():
+                self._receive(now)
             if now >= next_sample:
                 self._sample(now)
                 next_sample = now + self._sample_us
@@ -141,6 +151,7 @@ class _Run:
                 continue
             steps, latency, stage = self._time(work, tokens, now)
             self._steps += steps
+            self._unseen += steps
             self._busy_us += stage
             taken = []
             for rank, slot, decodes, chunks in work:
@@ -243,6 +254,8 @@ class _Run:
         for rank, slot, _, _ in work:
             steps = min(steps, slot.steps_to_next_end(), max(rank.steps_that_fit(slot.count), 1))
         until = self._clients.next_us() - now
+        if (polling := self._engine.policy.polling) > 1:
+            steps, until = min(steps, max(polling - self._unseen, 1)), math.inf
         total = steps * first + rise * (steps * (steps - 1) / 2)
         if total > until and steps > 1:
             steps = _steps_within(first, rise, until, steps)

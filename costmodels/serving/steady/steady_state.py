@@ -208,7 +208,7 @@ def steady_state(
     prompt = np.full(len(layouts), float(shape.isl))
     times = {
         "service": met.service + mixed.latency.value - mixed.stage.value,
-        "next_step": x.decode * x.occupied * several * (1 - met.busy) / 2,
+        "next_step": x.decode * x.occupied * several * (1 - met.busy) * served.framework.scheduler.polling / 2,
         "front": served.framework.calibration.front_us(prompt, x.concurrency * dp, tpot),
         "tokens": np.full(len(layouts), float(max(shape.osl - 1, 1))),
     }

@@ -55,6 +55,13 @@ class RequestUnderstood(Document):
         description="users at once that were asked for: the workload's rate is that at which as many are in flight",
     )
     headroom: float = Field(default=0.0, description="share of the rate asked for that the workload's rate has more")
+    chunked_prefill: bool | None = Field(
+        default=None, description="whether prompts are cut to what a step has room for; null: as the framework does"
+    )
+    polling_interval: int | None = Field(
+        default=None, description="decode steps between two looks at the queue; null: as the framework does"
+    )
+    sampling: Literal["greedy", "random"] | None = Field(default=None, description="how tokens are chosen")
     max_tp: int | None
     max_pp: int | None
     max_engine_gpus: int | None

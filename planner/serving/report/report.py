@@ -69,6 +69,9 @@ def _understood(request: PlanRequest, options: list[ServingOption], best: Servin
         precision_converted=precision.converted,
         confidence=request.confidence,
         headroom=request.headroom,
+        chunked_prefill=request.chunked_prefill,
+        polling_interval=request.polling_interval,
+        sampling=request.sampling,
         max_tp=request.max_tp,
         max_pp=request.max_pp,
         max_engine_gpus=request.max_engine_gpus,
@@ -161,6 +164,8 @@ def engine_group(
         prefix_hit=workload.prefix_hit,
         attention_backend=attention_backend,
     )
+    start = _started(spec, request.model)
+    start = start.model_copy(update={"command": served.framework.with_prompt_flags(start.command)})
     return EngineGroup(
         id=group.id,
         role=group.role,
@@ -172,6 +177,6 @@ def engine_group(
         kv_precision=precision.kv,
         limits=group.limits,
         replicas=replicas,
-        launch=_started(spec, request.model),
+        launch=start,
         expert_placement=experts,
     )

@@ -16,11 +16,12 @@ from costmodels.serving.recipe import Recipe
 from planner.replay import planned_engines
 from planner.replay.report import simulate
 from planner.replay.request import SimulationRequest
+from planner.replay.running import Running
 from planner.serving import prediction_table as predicting
 from planner.serving.configuration import RECIPE_FIELDS, MemoryRequest
 from planner.serving.document.plan import Plan
 from planner.serving.prediction_table import predict
-from profiles.errors import Infeasible, InputError
+from profiles.errors import Infeasible, InputError, Unsupported
 from profiles.hardware import find_gpu
 from profiles.store import ProfileStore
 
@@ -190,3 +191,40 @@ def test_a_simulation_starts_the_plan_s_engines_as_asked(planned: Planned, tmp_p
     assert few.ttft_ms.p99.value > 5 * plain.ttft_ms.p99.value
     assert "max_num_seqs=2" in few.load.source
     assert not few.edited
+
+
+def test_whole_prompts_are_planned_said_and_replayed(planned: Any) -> None:
+    plan = planned("Qwen/Qwen3-8B", "1xH100", "isl=3000,osl=50", "ttft=1s,tpot=50ms", chunked_prefill=False)
+    (group,) = plan.decision.engines
+    assert group.limits.max_tokens_per_step >= 3000
+    assert group.launch.command[-1] == "--no-enable-chunked-prefill"
+    assert plan.request.chunked_prefill is False
+    running = Running.of(plan)
+    assert not running.started(group).scheduler.chunked
+    assert running.with_prompts(True, None).started(group).scheduler.chunked
+    with pytest.raises(InputError, match="chunked_prefill: without it a prompt of 3,000 tokens does not fit"):
+        planned(
+            "Qwen/Qwen3-8B",
+            "1xH100",
+            "isl=3000,osl=50",
+            "ttft=1s,tpot=50ms",
+            chunked_prefill=False,
+            max_num_batched_tokens=2048,
+        )
+    with pytest.raises(Unsupported, match="no word that keeps SGLang from cutting prompts"):
+        planned(
+            "Qwen/Qwen3-8B", "1xH100", "isl=3000,osl=50", "ttft=1s,tpot=50ms", chunked_prefill=False, framework="sglang"
+        )
+
+
+def test_a_queue_that_is_looked_at_seldom_makes_requests_wait(planned: Any) -> None:
+    asked = {"framework": "sglang", "simulation": True}
+    often = planned("Qwen/Qwen3-8B", "1xH100", "isl=500,osl=100,rate=2", "", **asked)
+    seldom = planned("Qwen/Qwen3-8B", "1xH100", "isl=500,osl=100,rate=2", "", polling_interval=20, **asked)
+    (group,) = seldom.decision.engines
+    assert group.launch.command[-2:] == ("--scheduler-recv-interval", "20")
+    wait = seldom.prediction.ttft_ms.mean.value - often.prediction.ttft_ms.mean.value
+    step = often.prediction.tpot_ms.mean.value
+    assert 1.5 * step < wait < 12 * step, "half of twenty steps, while anything runs"
+    with pytest.raises(Unsupported, match="polling_interval: vLLM has no option"):
+        planned("Qwen/Qwen3-8B", "1xH100", "isl=500,osl=100,rate=2", "", polling_interval=20)
