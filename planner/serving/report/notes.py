@@ -111,12 +111,11 @@ def _expert_notes(request: PlanRequest, groups: list[Group]) -> list[str]:
     if not wide:
         if request.exchange in (None, NOTHING):
             return []
-        return [
-            f"exchange={request.exchange} was asked for, and no engine that was chosen runs it: theirs gather tokens"
-        ]
+        return [f"exchange={request.exchange} was asked for; no engine that was chosen runs it, theirs gather tokens"]
     notes = [
-        f"{group.id} sends each token to the GPUs of its experts ({group.layout.exchange}, {group.layout.redundant} copies, "
-        f"overlap {group.layout.overlap}, eplb {group.layout.eplb}); the exchange is a law of its library and fabric"
+        f"{group.id} sends each token to the GPUs of its experts ({group.layout.exchange}, "
+        f"{group.layout.redundant} copies, overlap {group.layout.overlap}, eplb {group.layout.eplb}); "
+        "what that takes is a law of its library and fabric"
         for group in wide
     ]
     for name in sorted({group.layout.exchange for group in wide}):
@@ -125,8 +124,8 @@ def _expert_notes(request: PlanRequest, groups: list[Group]) -> list[str]:
             notes.append(f"exchange {name} is priced as {kind.like}, less surely: {kind.source}")
     if any(group.role != "aggregated" for group in wide):
         notes.append(
-            "prefill and decode engines apart run each the exchange of its work; one engine that did both would run one "
-            "of them for all its steps"
+            "prefill and decode engines apart run each the exchange of its work; one that did both would run one of "
+            "them for all its steps"
         )
     return notes
 
