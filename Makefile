@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-power bench-silicon bench-training pack clean
 .PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-silicon bench-training bench-wide-ep pack clean
 
 plan: $(STAMP)
@@ -42,6 +43,9 @@ bench: $(STAMP)
 bench-memory: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.memory
 
+# A row of servers: every policy of caps on POLCA's row, and vLLM under power caps. Ten minutes.
+bench-power: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.power
 bench-wide-ep: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.wide_ep
 

@@ -21,6 +21,8 @@ from planner.contract.published import Published, Upgrade, json_schema, version_
 from planner.experts import document as experts
 from planner.experts.request import PlacementRequest
 from planner.imports.request import ImportRequest
+from planner.power import document as power
+from planner.power.request import PowerRequest
 from planner.replay import document as replay
 from planner.replay.request import SimulationRequest
 from planner.serving import memory_document as memories
@@ -197,6 +199,14 @@ def _train(
     return plan_training(request, measured=measured, progress=progress)
 
 
+def _power(
+    request: PowerRequest, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+) -> power.PowerPlan:
+    from planner.power.assembly import power_plan
+
+    return power_plan(request, measured=measured, progress=progress)
+
+
 _ALL: tuple[Kind, ...] = (
     Kind(
         name="serving",
@@ -308,6 +318,18 @@ _ALL: tuple[Kind, ...] = (
         make=_train,
         route="/v1/training-plans",
         command="train",
+    ),
+    Kind(
+        name="power",
+        title="a power plan: how many servers a row holds, and under which caps",
+        request=PowerRequest,
+        request_version="1.0",
+        document=power.PowerPlan,
+        parse=power.parse_power_plan,
+        older=power.OLDER,
+        make=_power,
+        route="/v1/power-plans",
+        command="power",
     ),
 )
 

@@ -19,6 +19,7 @@ from api.cli.commands import (
     importing,
     memory,
     plan,
+    power,
     predict,
     prices,
     profile,
@@ -44,6 +45,7 @@ app.command("fleet")(fleet.fleet)
 app.command("check")(check.check)
 app.command("compare")(compare.compare)
 app.command("import")(importing.import_)
+app.command("power")(power.power)
 app.command("experts")(experts.experts)
 app.command("schema")(schema.schema)
 app.command("serve")(serve.serve)

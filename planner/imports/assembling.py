@@ -11,27 +11,32 @@ from costmodels.serving.frameworks.framework import Framework
 from planner.contract.clusters import Pool
 from planner.contract.deployment import Assumed, DeploymentDocument, Kept, parse_deployment
 from planner.contract.engine import EngineGroup, Launch, Rank, Replica
+from planner.contract.exported import ExportedDeployment
 from planner.contract.models import ModelConfig
 from planner.contract.provenance import NOT_USED, PACKAGE, Provenance
 from planner.contract.published import validated
 from planner.imports.engine_read import Beside, EngineRead, StartedEngine, engine_read, model_served
+from planner.imports.exported import as_exported, gpu_of
 from profiles.errors import Unsupported
 from profiles.hardware import on_demand_price
 
 
 def assembled(
-    found: Sequence[StartedEngine], beside: Beside, read_as: str, notes: Sequence[str] = ()
+    found: Sequence[StartedEngine], beside: Beside, read_as: str, exported: ExportedDeployment | None = None
 ) -> DeploymentDocument:
     """The deployment of all commands ``found``.
 
     Args:
         read_as: what they were read from, in words.
+        exported: what the manifest of an exported folder says beside them.
 
     Raises:
         InputError, UnknownName, Unsupported: what they do not say and nobody else does, what contradicts itself, and
             what is not modelled.
     """
     found = _whole_engines(found)
+    if exported is not None:
+        found = [each if each.gpu else _on_its_gpu(each, exported, beside) for each in found]
     framework = found[0].said.framework
     asked, model = model_served(found, beside)
     engines = [engine_read(each, model, beside) for each in found]
@@ -40,7 +45,7 @@ def assembled(
         raise Unsupported(
             f"engines: some draft {max(drafts)} tokens a step and others {min(drafts)}", "import them one by one"
         )
-    return document_of(asked, model, framework, _merged(engines), max(drafts), read_as, beside, notes)
+    return document_of(asked, model, framework, _merged(engines), max(drafts), read_as, beside, exported)
 
 
 def _whole_engines(found: Sequence[StartedEngine]) -> list[StartedEngine]:
@@ -76,9 +81,18 @@ def document_of(
     draft_tokens: int,
     read_as: str,
     beside: Beside,
-    notes: Sequence[str],
+    exported: ExportedDeployment | None = None,
 ) -> DeploymentDocument:
     groups, pools, usd = _placed(engines, beside)
+    notes: list[str] = []
+    if exported is not None:
+        known = as_exported(engines, exported, groups)
+        if known is None:
+            notes.append("the files start other engines than were exported: they are placed anew")
+        else:
+            engines = [engines[_place_of(group, groups)] for group in known]
+            groups, pools = known, list(exported.cluster.pools)
+            usd = _cost(groups, pools)
     ids = [(group.id, each) for group, each in zip(groups, engines, strict=True)]
     used = sum(group.gpus_per_engine * len(group.replicas) for group in groups)
     told = [note for each in engines for note in each.said.notes]
@@ -93,7 +107,10 @@ def document_of(
         model=model.name,
         config=None if isinstance(asked, str) else asked.config,
         framework=framework.spec,
-        cluster={"name": "+".join(f"{pool.gpus}x{pool.gpu}" for pool in pools), "pools": pools},  # type: ignore[arg-type]
+        cluster={
+            "name": "+".join(f"{pool.gpus}x{pool.gpu}" for pool in pools),
+            "pools": [Pool(**dict(p)) for p in pools],
+        },  # type: ignore[arg-type]
         draft_tokens=draft_tokens,
         whole_prompts=tuple(id_ for id_, each in ids if not each.started.chunked_prefill),
         read_as=read_as,
@@ -111,6 +128,28 @@ def document_of(
         ),
     )
     return validated(document, parse_deployment)
+
+
+def _on_its_gpu(found: StartedEngine, exported: ExportedDeployment, beside: Beside) -> StartedEngine:
+    name = gpu_of(exported, found.name)
+    return found if name is None or beside.gpu is not None else replace(found, gpu=beside.catalogue.find_gpu(name))
+
+
+def _place_of(group: EngineGroup, groups: Sequence[EngineGroup]) -> int:
+    """Which of ``groups`` a renamed one was."""
+    return next(i for i, each in enumerate(groups) if each.launch == group.launch and each.layout == group.layout)
+
+
+def _cost(groups: Sequence[EngineGroup], pools: Sequence[Pool]) -> float | None:
+    """Of the GPUs used, an hour; None where a price is not known."""
+    prices = {pool.name: pool.usd_per_gpu_hour for pool in pools}
+    total = 0.0
+    for group in groups:
+        price = prices.get(group.pool)
+        if price is None:
+            return None
+        total += group.gpus_per_engine * len(group.replicas) * price
+    return total
 
 
 def _assumed(id_: str, engine: EngineRead, model: Architecture) -> list[Assumed]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from planner.contract.files import mapping_of
+from planner.imports.named_files import text_named
 from planner.imports.shell import Word
 from profiles.errors import InputError
 from profiles.values import shown
@@ -27,7 +28,7 @@ def with_config(words: Sequence[Word], files: Mapping[str, str]) -> list[Word]:
     attached = words[at].text.partition("=")[2]
     end = at + 1 if attached else at + 2
     name = attached or (words[at + 1].text if at + 1 < len(words) else "")
-    text = files.get(name) or files.get(name.rpartition("/")[2])
+    text = text_named(files, name)
     if text is None:
         unknown = next((word.unknown for word in words[at:end] if word.unknown), "") or name
         variable = re.fullmatch(r"\$([A-Za-z_]\w*)", unknown)

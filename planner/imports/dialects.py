@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from costmodels.serving.frameworks.framework import Framework
 from planner.contract.engine import Role
 from planner.contract.files import mapping_of
 from planner.imports.command_line import Arguments, Given, human_number
+from planner.imports.named_files import text_named
 from planner.imports.options import meanings
 from profiles.errors import InputError, Unsupported
 from profiles.values import shown
@@ -18,6 +19,18 @@ OFFLOADING = ("LMCache", "Offload", "CPUOffload", "HF3FS", "MooncakeStore", "Mul
 """Words of the names of vLLM's connectors that keep caches elsewhere, and hand none to another engine."""
 
 _READS_NO_FILE = "write its options as flags, or give the file beside the command"
+
+
+@dataclass(frozen=True)
+class ExpertsSaid:
+    """What a command says of how experts are reached and balanced, in its framework's words."""
+
+    backend: str = ""
+    mode: str = ""
+    redundant: int = 0
+    overlap: Literal["none", "two_batch", "single_batch"] = "none"
+    eplb: Literal["off", "static", "dynamic"] = "off"
+    dispatch_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,7 @@ class EngineSaid:
     kv: str | None = None
     role: Role | None = "aggregated"
     draft_tokens: int = 0
+    experts: ExpertsSaid = field(default_factory=lambda: ExpertsSaid())
     notes: tuple[str, ...] = ()
     kept: tuple[tuple[str, str | None], ...] = ()
 
@@ -81,6 +95,20 @@ def said_by(framework: Framework, line: Arguments, files: Mapping[str, str]) -> 
                 break
     kept = tuple((each.written, each.value) for name, each in line.given.items() if name not in line.used)
     return replace(found, notes=(*line.notes, *found.notes, *effects), kept=kept)
+
+
+DISPATCH_TOKENS = {"vllm": "VLLM_MOE_DP_CHUNK_SIZE", "sglang": "SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK"}
+"""Variables that say how many tokens the buffers of an exchange hold."""
+COMMUNICATION = "TRTLLM_FORCE_COMM_METHOD"
+
+
+def with_variables(said: EngineSaid, environment: Mapping[str, str]) -> EngineSaid:
+    """``said`` with what variables say of it."""
+    tokens = environment.get(DISPATCH_TOKENS.get(said.framework.name, ""), "")
+    experts = replace(said.experts, dispatch_tokens=int(tokens) if tokens.isascii() and tokens.isdigit() else 0)
+    if said.framework.name == "trtllm" and environment.get(COMMUNICATION):
+        experts = replace(experts, backend=environment[COMMUNICATION])
+    return replace(said, experts=experts)
 
 
 def _refuse(line: Arguments) -> None:
@@ -163,6 +191,7 @@ def _vllm(framework: Framework, line: Arguments, files: Mapping[str, str]) -> En
         kv=line.text("kv"),
         role=role,
         draft_tokens=_vllm_drafts(line),
+        experts=_vllm_experts(line),
         notes=tuple(notes),
     )
 
@@ -177,6 +206,34 @@ def _vllm_role(line: Arguments) -> tuple[Role | None, list[str]]:
         return "aggregated", [f"{connector}: the cache that it keeps elsewhere is not counted"]
     roles: dict[object, Role] = {"kv_producer": "prefill", "kv_consumer": "decode"}
     return roles.get(role), []
+
+
+def _vllm_experts(line: Arguments) -> ExpertsSaid:
+    balanced = line.switch("balancer") or False
+    copies = line.document("balancer_config").get("num_redundant_experts", 0)
+    line.of("two_batch_prefill"), line.of("two_batch_decode")
+    return ExpertsSaid(
+        backend=line.text("exchange") or "",
+        redundant=copies if balanced and isinstance(copies, int) and not isinstance(copies, bool) else 0,
+        overlap="two_batch" if line.switch("two_batch") else "none",
+        eplb="dynamic" if balanced else "off",
+    )
+
+
+def _sglang_experts(line: Arguments) -> ExpertsSaid:
+    mode = line.text("exchange_mode")
+    line.of("dense_tp"), line.of("dp_head")
+    overlap: Literal["none", "two_batch", "single_batch"] = "two_batch" if line.switch("two_batch") else "none"
+    if line.switch("single_batch"):
+        overlap = "single_batch"
+    placed = line.of("placement") is not None
+    return ExpertsSaid(
+        backend=line.text("exchange") or "",
+        mode="" if mode in (None, "auto") else str(mode),
+        redundant=line.count("copies") or 0,
+        overlap=overlap,
+        eplb="dynamic" if line.switch("balancer") else "static" if placed else "off",
+    )
 
 
 def _vllm_drafts(line: Arguments) -> int:
@@ -225,10 +282,10 @@ def _sglang(framework: Framework, line: Arguments, files: Mapping[str, str]) -> 
     length, fits = _length(line.of("max_model_len"))
     node, ep = line.of("node_rank"), line.count("ep")
     notes = []
-    backend = line.given.get("--moe-a2a-backend")
-    if ep is None and backend is not None and backend.value not in (None, "none"):
+    backend = line.text("exchange")
+    if ep is None and backend not in (None, "none"):
         ep = tp
-        notes.append(f"{backend.written} {backend.value} shares the experts out over all {tp} GPUs (ep {tp})")
+        notes.append(f"--moe-a2a-backend {backend} shares the experts out over all {tp} GPUs (ep {tp})")
     role = {"prefill": "prefill", "decode": "decode"}.get(line.text("role") or "", "aggregated")
     return EngineSaid(
         framework,
@@ -253,6 +310,7 @@ def _sglang(framework: Framework, line: Arguments, files: Mapping[str, str]) -> 
         kv=line.text("kv"),
         role=role,  # type: ignore[arg-type]
         draft_tokens=_sglang_drafts(line, notes),
+        experts=_sglang_experts(line),
         notes=tuple(notes),
     )
 
@@ -351,7 +409,7 @@ def _options_file(line: Arguments, files: Mapping[str, str]) -> tuple[dict[str, 
     if given is None or given.value is None:
         return {}, []
     name = given.value
-    text = files.get(name) or files.get(name.rpartition("/")[2])
+    text = text_named(files, name)
     if text is None:
         raise InputError(f"{given.written} {shown(name)}: what the file says is not known", _READS_NO_FILE)
     table = meanings("trtllm").file

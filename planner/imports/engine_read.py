@@ -34,7 +34,7 @@ class StartedEngine:
         replicas: how often it is started.
         gpu: the type that what stands around it says; None: nothing does.
         gpus: that each start is given; None: nothing says it.
-        where: what messages call it.
+        name: that it has there. ``where``: what messages call it.
     """
 
     said: EngineSaid
@@ -42,6 +42,7 @@ class StartedEngine:
     replicas: int = 1
     gpu: Gpu | None = None
     gpus: int | None = None
+    name: str = ""
     where: str = "command"
 
 
@@ -195,7 +196,29 @@ def layout_of(said: EngineSaid, model: Architecture) -> tuple[Layout, int]:
         raise InputError(
             f"experts: ep {ep} × moe_tp {moe_tp} is not the {group} GPUs of a stage", "correct one of them"
         )
-    return Layout(tp=tp, pp=said.pp, dp=dp, ep=ep, moe_tp=moe_tp), copies
+    return Layout(tp=tp, pp=said.pp, dp=dp, ep=ep, moe_tp=moe_tp, **_exchanging(said, ep)), copies
+
+
+def _exchanging(said: EngineSaid, ep: int) -> dict[str, Any]:
+    """How tokens reach experts, and what balances them, as layouts say it; nothing where all ranks gather all."""
+    experts = said.experts
+    if ep == 1:
+        return {}
+    ways = said.framework.parallelism.exchanges
+    fitting = [name for name, way in ways.items() if way.backend == experts.backend]
+    if len(fitting) > 1:
+        fitting = [name for name in fitting if ways[name].mode == experts.mode] or [
+            name for name in fitting if said.role in ways[name].usual
+        ]
+    if not fitting:
+        return {}
+    return {
+        "exchange": fitting[0],
+        "redundant": experts.redundant,
+        "overlap": experts.overlap,
+        "eplb": experts.eplb,
+        "dispatch_tokens": experts.dispatch_tokens,
+    }
 
 
 def _check_gpus(found: StartedEngine, layout: Layout, copies: int, node: int) -> None:

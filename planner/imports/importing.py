@@ -2,55 +2,137 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.deployment import DeploymentDocument
+from planner.contract.exported import MANIFEST, ExportedDeployment
+from planner.contract.models import ModelConfig
 from planner.imports.assembling import assembled
 from planner.imports.command_line import read_arguments
 from planner.imports.config_file import with_config
-from planner.imports.dialects import said_by
+from planner.imports.containers import PlacedStart
+from planner.imports.dialects import said_by, with_variables
 from planner.imports.engine_read import Beside, StartedEngine
+from planner.imports.exported import exported_in
+from planner.imports.manifests import config_maps, documents, kind_of, placed_in
 from planner.imports.options import Options
 from planner.imports.programs import Start, no_start, starts_of
 from planner.imports.request import RunningText
 from profiles.errors import InputError
 from profiles.hardware import SHIPPED, Catalogue
 
-_MANIFEST = re.compile(r"^\s*(?:---\s*$|apiVersion:|kind:|services:|version:|[\[{])", re.MULTILINE)
+_YAML = re.compile(r"---|[\[{]|[\w./-]+:(?:\s|$)")
+
+SCRIPTS = (".sh", ".sbatch", ".bash", "")
+"""Ends of the names of scripts in a folder."""
 
 
 def deployment_of(request: RunningText, catalogue: Catalogue = SHIPPED) -> DeploymentDocument:
-    """The deployment that the text starts.
+    """The deployment that the text, or the files of a folder, start.
 
     Raises:
         InputError, UnknownName, Unsupported: what cannot be read, is not said, contradicts itself or is not modelled.
     """
+    exported = exported_in(request.files)
     beside = Beside(
-        request.model,
+        request.model or _model_of(exported),
         None if request.gpu is None else catalogue.find_gpu(request.gpu),
         request.gpus_per_node,
         catalogue,
     )
-    form = request.form
+    if request.text.strip():
+        found, read_as = _read(request.text, request.form, request, catalogue, request.files)
+        if not found:
+            raise no_start("text")
+    else:
+        found, read_as = _folder(request, exported, catalogue)
+    return assembled(found, beside, read_as, exported)
+
+
+def _model_of(exported: ExportedDeployment | None) -> str | ModelConfig | None:
+    if exported is None:
+        return None
+    return exported.model if exported.config is None else ModelConfig(name=exported.model, config=exported.config)
+
+
+def _read(
+    text: str, form: str, request: RunningText, catalogue: Catalogue, files: Mapping[str, str], name: str = ""
+) -> tuple[list[StartedEngine], str]:
+    """(the engines that a text starts, what it is in words)."""
     if form == "auto":
-        form = "manifest" if _is_manifest(request.text) else "script"
-    starts, files = starts_of(request.text, request.variables)
-    if not starts:
-        raise no_start("text")
-    found = [found_of(start, {**request.files, **files}, request) for start in starts]
-    lines = len(request.text.strip().splitlines())
-    program = " ".join(starts[0].program) or f"an image of {starts[0].framework}"
-    read_as = f"the command {program}" if len(starts) == 1 and lines <= 1 else "a shell script"
-    return assembled(found, beside, read_as)
+        form = "manifest" if _is_manifest(text) else "script"
+    if form == "manifest":
+        placed, kinds, maps = placed_in(text, name or "manifest", catalogue)
+        return [_placed(each, {**files, **maps}, request) for each in placed], " and ".join(kinds)
+    starts, written = starts_of(text, request.variables)
+    found = [found_of(start, {**files, **written}, request, name=start.log) for start in starts]
+    one_line = len(starts) == 1 and len(text.strip().splitlines()) <= 1
+    program = " ".join(starts[0].program) if starts else ""
+    return found, f"the command {program or 'of an image'}" if one_line else "a shell script"
+
+
+def _folder(
+    request: RunningText, exported: ExportedDeployment | None, catalogue: Catalogue
+) -> tuple[list[StartedEngine], str]:
+    """The engines that the scripts and manifests of a folder start.
+
+    Raises:
+        InputError: none does.
+    """
+    found: list[StartedEngine] = []
+    maps = _config_maps(request.files)
+    for name, text in sorted(request.files.items()):
+        suffix = PurePosixPath(name).suffix.casefold()
+        if PurePosixPath(name).name == MANIFEST or suffix == ".json":
+            continue
+        files = {**_seen_from(request.files, str(PurePosixPath(name).parent)), **maps}
+        if suffix in (".yaml", ".yml"):
+            if _is_manifest(text):
+                placed, _, _ = placed_in(text, name, catalogue) if _has_kind(text) else ([], [], {})
+                found += [_placed(each, files, request) for each in placed]
+        elif suffix in SCRIPTS:
+            found += _read(text, "script", request, catalogue, files)[0]
+    if not found:
+        raise no_start("folder")
+    return found, "a folder that `plan export` wrote" if exported is not None else "a folder"
+
+
+def _has_kind(text: str) -> bool:
+    """Whether any document of a text is of a kind that starts engines: others lie beside them."""
+    return any(kind_of(document) is not None for document in documents(text, "manifest"))
+
+
+def _config_maps(files: Mapping[str, str]) -> dict[str, str]:
+    """The files that the ConfigMaps of a folder hold."""
+    found: dict[str, str] = {}
+    for name, text in files.items():
+        if name.endswith((".yaml", ".yml")) and "ConfigMap" in text:
+            found |= config_maps(text, name)
+    return found
+
+
+def _seen_from(files: Mapping[str, str], folder: str) -> dict[str, str]:
+    """``files`` by their paths from ``folder``."""
+    return {posixpath.relpath(name, folder): text for name, text in files.items()}
+
+
+def _placed(each: PlacedStart, files: Mapping[str, str], request: RunningText) -> StartedEngine:
+    gpus = None if each.gpus is None else each.gpus * each.pods
+    start = replace(each.start, role=each.start.role or each.role)
+    return found_of(
+        start, files, request, replicas=each.replicas, gpu=each.gpu, gpus=gpus, name=each.name, where=each.name
+    )
 
 
 def _is_manifest(text: str) -> bool:
     first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
-    return bool(_MANIFEST.match(first))
+    return bool(_YAML.match(first.strip()))
 
 
 def found_of(start: Start, files: Mapping[str, str], request: RunningText, **around: Any) -> StartedEngine:
@@ -63,9 +145,9 @@ def found_of(start: Start, files: Mapping[str, str], request: RunningText, **aro
     options = Options.of(framework)
     words = start.arguments if framework.name == "trtllm" else with_config(start.arguments, files)
     line = read_arguments(words, options)
-    said = said_by(framework, line, files)
+    said = with_variables(said_by(framework, line, files), start.environment)
     if start.role is not None or said.role is None:
-        said = replace(said, role=start.role or request.role)
+        said = replace(said, role=start.role or request.role or said.role)
     elif request.role is not None and request.role != said.role:
         raise InputError(f"role: {request.role} is given, and the command says {said.role}", "leave --role out")
     said = replace(said, notes=(*filter(None, [options.note]), *said.notes), kept=(*said.kept, *_variables(start)))

@@ -46,7 +46,7 @@ class Start:
         framework: its name; ``release``: where an image's tag says it.
         program: argument vector up to the arguments.
         gpus: how many the container or ``CUDA_VISIBLE_DEVICES`` gives it; None: nothing says it.
-        role: where the program around the framework says it.
+        role: where the program around the framework says it. ``log``: name of the file that it writes to.
     """
 
     framework: str
@@ -57,7 +57,7 @@ class Start:
     release: str | None = None
     gpus: int | None = None
     role: Role | None = None
-    by_dynamo: bool = False
+    log: str = ""
 
 
 def starts_of(text: str, variables: Mapping[str, str], depth: int = 0) -> tuple[list[Start], dict[str, str]]:
@@ -94,7 +94,8 @@ def _within(command: Command, variables: Mapping[str, str], depth: int) -> tuple
             around = _around(words[:at])
             return [_merged(replace(each, line=command.line), around) for each in inner], files
     start = start_of(words, command.environment, command.line)
-    return ([] if start is None else [start]), {}
+    log = (command.writes or "").rpartition("/")[2].removesuffix(".log")
+    return ([] if start is None else [replace(start, log=log)]), {}
 
 
 def _merged(start: Start, around: Around) -> Start:
@@ -135,7 +136,6 @@ def start_of(words: Sequence[Word], environment: Mapping[str, str], line: int) -
         release=around.release,
         gpus=gpus,
         role=role,
-        by_dynamo=dynamo,
     )
 
 

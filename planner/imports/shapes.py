@@ -149,7 +149,7 @@ def deployment_of_shapes(text: str, asked: EngineAsked, catalogue: Catalogue = S
             )
         )
     beside = Beside(asked.model, gpu, None, catalogue)
-    return document_of(asked.model, model, framework, engines, 0, f"the shape {text}", beside, ())
+    return document_of(asked.model, model, framework, engines, 0, f"the shape {text}", beside)
 
 
 def _check_pairs(framework: Framework, model: Architecture, shapes: tuple[Shape, ...]) -> None:

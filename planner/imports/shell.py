@@ -18,6 +18,8 @@ _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _ASSIGNMENT = re.compile(rf"({_NAME})=(.*)", re.DOTALL)
 _ARRAY = re.compile(rf"({_NAME})(\+?)=\(")
 _ELEMENTS = re.compile(rf"\{{({_NAME})\[[@*]\]\}}")
+_OWN_FOLDER = re.compile(r"dirname\b.*(?:\$0|BASH_SOURCE)", re.DOTALL)
+"""How scripts ask for the folder that they lie in."""
 _SPLIT = "\0"
 """Between words that an expansion without quotes falls into."""
 _PARAMETER = re.compile(rf"\{{({_NAME})(?:(:?[-=+?])([^}}]*))?\}}|({_NAME})|([0-9@*#?$!-])")
@@ -74,6 +76,8 @@ class _Script:
         the user says of a variable stands."""
         if name in self.pinned:
             return
+        if _OWN_FOLDER.search(word.unknown):
+            word, value = Word("."), "."
         if word.unknown or (not sure and self.variables.get(name) != value):
             self.variables.pop(name, None)
             self.exported.pop(name, None)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
-from costmodels.serving.simulator.arrivals import Requests
+from costmodels.serving.simulator.arrivals import Requests, closed_loop
 from costmodels.serving.simulator.capacity import keeps_up
 from costmodels.serving.simulator.events import simulate
 from costmodels.serving.simulator.outcome import Metric, Outcome
 from costmodels.serving.simulator.step_table import End
-from planner.contract.engine import EngineGroup
+from planner.contract.engine import EngineGroup, Replica
 from planner.replay.planned_engines import PlannedEngine
 from planner.serving.confirmation.simulated_engine import ENDS
 
@@ -124,7 +124,10 @@ def _handed_on(prefill: Outcome, load: Requests, passed: Ints, decode: Outcome) 
 def _stage(engines: list[PlannedEngine], load: Requests, seed: int, end: End) -> list[Replay]:
     """The engines of one stage, each with its share of ``load``."""
     replicas = [(planned, replica) for planned in engines for replica in planned.group.replicas]
-    target = route(np.array([replica.weight for _, replica in replicas]), len(load), seed)
+    weights = np.array([replica.weight for _, replica in replicas])
+    if load.concurrency is not None:
+        return _users(replicas, weights, load, end)
+    target = route(weights, len(load), seed)
     sample_us = max(float(load.arrival_us[-1]) / SAMPLES, 1e4)
     replays = []
     for number, (planned, _) in enumerate(replicas):
@@ -132,6 +135,24 @@ def _stage(engines: list[PlannedEngine], load: Requests, seed: int, end: End) ->
         if len(mine):
             outcome = simulate(planned.engines[end], load.take(mine), sample_us=sample_us)
             replays.append(Replay(planned.group, mine, outcome))
+    return replays
+
+
+def _users(
+    replicas: Sequence[tuple[PlannedEngine, Replica]], weights: Floats, load: Requests, end: End
+) -> list[Replay]:
+    """Users at once, each at one engine, as many at each as its weight says."""
+    assert load.concurrency is not None
+    exact = np.cumsum(weights) / weights.sum()
+    users = np.diff(np.rint(exact * load.concurrency).astype(np.int64), prepend=0)
+    # The requests of an engine are as many as its users ask in the same time.
+    edges = np.rint(np.cumsum(users) / load.concurrency * len(load)).astype(np.int64)
+    replays = []
+    for (planned, _), many, first, last in zip(replicas, users, [0, *edges[:-1]], edges, strict=True):
+        if many and last > first:
+            mine = np.arange(first, last)
+            own = closed_loop(load.isl[mine], load.osl[mine], int(many))
+            replays.append(Replay(planned.group, mine, simulate(planned.engines[end], own, sample_us=1e5)))
     return replays
 
 
@@ -145,7 +166,7 @@ def _merged(load: Requests, replays: list[Replay]) -> Outcome:
     return Outcome(
         isl=load.isl,
         osl=load.osl,
-        arrival_us=load.arrival_us,
+        arrival_us=load.arrival_us if load.concurrency is None else joined("arrival_us"),
         first_us=joined("first_us"),
         finish_us=joined("finish_us"),
         preemptions=joined("preemptions"),

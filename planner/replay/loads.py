@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from costmodels.serving.simulator.arrivals import Requests, open_loop
+from costmodels.serving.simulator.arrivals import Requests, closed_loop, open_loop
 from planner.contract.deployment import DeploymentDocument
 from planner.contract.workload.traces import sent
 from planner.contract.workload.workload import Workload
@@ -12,6 +12,9 @@ from planner.replay.request import REQUESTS, SimulationRequest
 from planner.replay.running import Running
 from planner.serving.document.plan import Plan
 from profiles.errors import InputError
+
+A_USER = 10
+"""Requests of each of the users at once, as the public harnesses send them."""
 
 
 def drawn_load(
@@ -39,6 +42,14 @@ def drawn_load(
 def requested_load(request: SimulationRequest) -> tuple[Requests, str]:
     """(the requests, in words where they come from)."""
     trace = request.trace
+    if trace is None and request.users is not None:
+        assert request.workload is not None
+        users, asking = request.users, request.workload
+        asked = request.requests or asking.requests or max(REQUESTS, A_USER * users)
+        if asked < users:
+            raise InputError(f"requests: {asked} are fewer than the {users} users at once", "send ten a user or more")
+        kind = f"{users:,} users at once, each of whom asks again when it is answered, {asking.told()}"
+        return closed_loop(*asking.drawn(asked, request.seed), users), kind
     if trace is None:
         assert request.rate_rps is not None
         cv, work = request.cv, request.workload

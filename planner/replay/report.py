@@ -148,10 +148,11 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
             f"load: every request is refused: {REFUSALS[int(value.requests.refused[0])]}",
             "plan for longer requests (--workload isl=…,osl=…), or send shorter ones",
         )
-    described = _load(load, source)
+    described = _load(load, value.requests.arrival_us, source)
     schedule = running.deployment.schedule
     # A day's rates rise and fall: a queue that grows in its second half says nothing.
-    capacity = None if len(schedule) > 1 else capacity_seen_rps(value, described.rate_rps)
+    steady = len(schedule) <= 1 and load.concurrency is None
+    capacity = None if not steady else capacity_seen_rps(value, described.rate_rps)
     counted = warm_up(value.requests) if sending.warm else np.arange(len(load))
     parts = [
         (name, slo, {end: replace(f, requests=f.requests.take(mine)) for end, f in fleets.items()})
@@ -230,8 +231,8 @@ def transfer_us(running: Running, engines: Sequence[PlannedEngine], load: Reques
     return {end: share * exposed[end] * 1e3 for end in ENDS}
 
 
-def _load(load: Requests, source: str) -> simulated.Load:
-    seconds = float(load.arrival_us[-1] - load.arrival_us[0]) / 1e6
+def _load(load: Requests, sent_us: Floats, source: str) -> simulated.Load:
+    seconds = float(sent_us.max() - sent_us.min()) / 1e6
     n = len(load)
     return simulated.Load(
         source=source,

@@ -24,7 +24,7 @@ from planner.serving.configuration import (
     PollingInterval,
     Sampling,
 )
-from planner.serving.document.opening import LENGTHS_HINT, opened
+from planner.serving.document.opening import LENGTHS_HINT, opened, running_of
 from planner.serving.document.plan import Plan
 from profiles.values import shown
 
@@ -244,12 +244,14 @@ class SimulationRequest(Document):
             raise ValueError(
                 "workload: a fleet has its own load; give --trace, --rate, or nothing for the load it is for"
             )
-        if self.trace is None and self.rate_rps is None and not scheduled:
-            if self.workload is not None and self.workload.concurrency is not None:
-                raise ValueError(
-                    "workload: concurrency: users at once are not replayed behind a gateway; give a rate, or see "
-                    "`plan predict --concurrency` for one engine"
-                )
+        if self.users is not None and any(group.role != "aggregated" for group in running_of(self.plan).engines):
+            raise ValueError(
+                "workload: concurrency: users at once are replayed on engines that both prefill and decode, each user "
+                "at one of them; give a rate"
+            )
+        if self.users is not None and self.arrivals is not None:
+            raise ValueError("arrivals: has no effect with users at once, who ask when they are answered; leave it out")
+        if self.trace is None and self.rate_rps is None and self.users is None and not scheduled:
             raise ValueError("trace and rate: one of them is needed; for example: --rate 18, or --trace requests.csv")
         if self.trace is not None and self.arrivals is not None:
             raise ValueError("arrivals: has no effect with a trace, which says when requests come; leave it out")
@@ -273,6 +275,11 @@ class SimulationRequest(Document):
     def rate_rps(self) -> float | None:
         """Of requests that come at random; null: the trace says when they come."""
         return self.rate or (None if self.workload is None else self.workload.rate_rps)
+
+    @property
+    def users(self) -> int | None:
+        """Users at once, each of whom asks again when it is answered; None: requests come when they come."""
+        return None if self.workload is None or self.rate is not None else self.workload.concurrency
 
     @property
     def cv(self) -> float:

@@ -32,6 +32,7 @@ from planner.experts.routes import read_routes
 from planner.imports.importing import deployment_of
 from planner.imports.request import parse_import_request
 from planner.kinds import EXAMPLES
+from planner.power.series import read_drive
 from planner.serving import prediction_table
 from planner.serving.document.opening import read_running
 from planner.serving.document.plan import read_plan
@@ -339,16 +340,58 @@ CUDA_VISIBLE_DEVICES=2 python -m vllm.entrypoints.openai.api_server --model $MOD
 """
 
 
-def _imported(path: Path) -> Any:
-    text = Source(path, "", "give a shell script").text()
-    return deployment_of(parse_import_request({"text": text, "gpu": "H200", "form": "script"}))
+MANIFEST = b"""apiVersion: apps/v1
+kind: Deployment
+metadata: {name: qwen, labels: {app: qwen}}
+spec:
+  replicas: 2
+  template:
+    metadata: {labels: {llm-d.ai/role: decode}}
+    spec:
+      nodeSelector: {nvidia.com/gpu.product: NVIDIA-H200}
+      containers:
+        - name: main
+          image: vllm/vllm-openai:v0.20.0
+          command: [/bin/sh, -c]
+          args: ["vllm serve Qwen/Qwen3-32B --tensor-parallel-size $TP --max-num-seqs 64"]
+          env: [{name: TP, value: "2"}]
+          resources: {limits: {nvidia.com/gpu: 2}}
+---
+apiVersion: nvidia.com/v1beta1
+kind: DynamoGraphDeployment
+spec:
+  components:
+    - name: prefill
+      type: prefill
+      replicas: 1
+      podTemplate:
+        spec:
+          containers:
+            - {name: main, command: [python3, -m, dynamo.vllm], args: [--model, Qwen/Qwen3-32B, -tp, "2"]}
+---
+services: {llm: {image: "vllm/vllm-openai:v0.20.0", command: "--model Qwen/Qwen3-32B -tp 2", environment: {A: 1}}}
+"""
+
+
+def spoilt_manifests(content: bytes, draw: random.Random) -> bytes:
+    parts = [mutations.spoilt_document(part, draw) for part in yaml.safe_load_all(content)]
+    return yaml.safe_dump_all(parts, allow_unicode=True).encode("utf-8", "replace")
+
+
+def _imported(form: str) -> Callable[[Path], Any]:
+    def read(path: Path) -> Any:
+        text = Source(path, "", "give a shell script, or YAML").text()
+        return deployment_of(parse_import_request({"text": text, "gpu": "H200", "framework": "vllm", "form": form}))
+
+    return read
 
 
 READERS = {
     "deployment": Reader(
         "deployment.json", lambda: (EXAMPLES / "deployment.json").read_bytes(), read_running, mutations.spoilt_json
     ),
-    "script": Reader("serve.sh", lambda: SCRIPT, _imported),
+    "script": Reader("serve.sh", lambda: SCRIPT, _imported("script")),
+    "manifests": Reader("m.yaml", lambda: MANIFEST, _imported("manifest"), spoilt_manifests),
     "cluster": Reader("c.yaml", lambda: CLUSTER, read_cluster, spoilt_yaml),
     "config": Reader("config.json", _json(CONFIG), _config, mutations.spoilt_json),
     "plan": Reader("plan.json", _plan, read_plan, mutations.spoilt_json),
@@ -360,6 +403,7 @@ READERS = {
     "melange": Reader("m.json", _json(MELANGE), _fleet, mutations.spoilt_json),
     "aibrix": Reader("a.json", _json(AIBRIX), read_tables, mutations.spoilt_json),
     "load table": Reader("l.csv", lambda: LOAD, lambda p: read_load_table(p, {}, "load"), mutations.spoilt_csv),
+    "drive": Reader("d.csv", lambda: b"t_s,row_watts\n0,1000\n2,1200.5\n4,900\n", read_drive, mutations.spoilt_csv),
     "offers": Reader("o.yaml", lambda: OFFERS, read_offers, spoilt_yaml),
     "price catalogue": Reader("vms.csv", lambda: PRICES, _prices, mutations.spoilt_csv),
     "engines": Reader("e.csv", lambda: ENGINES, _memories, mutations.spoilt_csv),

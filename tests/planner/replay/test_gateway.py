@@ -12,9 +12,14 @@ from cases import DENSE, SLO, WORKLOAD
 
 from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
 from planner.contract.quantities import SLOW_END
+from planner.imports.shapes import deployment_of_shapes
 from planner.replay.document import SimulationReport
 from planner.replay.gateway import route
+from planner.replay.loads import requested_load
 from planner.replay.report import Sending, drawn_load, simulate_plan
+from planner.replay.request import SimulationRequest
+from planner.replay.running import Running
+from planner.serving.configuration import EngineAsked
 from planner.serving.document.plan import Plan, parse_plan
 from profiles.errors import InputError, UnknownName
 from profiles.store import ProfileStore
@@ -291,3 +296,23 @@ def test_two_stages_need_each_other_and_the_way_between(made: Plan, bare: Profil
 
     with pytest.raises(InputError, match="aggregated engines beside"):
         replayed(changed(both, beside), bare, 5.0, 10)
+
+
+def test_users_at_once_are_shared_out_by_weight_and_never_more(bare: Any) -> None:
+    document = deployment_of_shapes("3xTP1", EngineAsked(model="Qwen/Qwen3-8B", gpu="H100"))
+    asked = SimulationRequest(plan=document, workload="isl=500,osl=50,spread=0.8-1,concurrency=10")
+    load, source = requested_load(asked)
+    assert len(load) == 5000
+    assert "10 users at once" in source
+    seen: list[Any] = []
+    running, sending = Running.of(document, asked.workload), Sending(keep=seen.append)
+    report = simulate_plan(running, load, source, sending=sending, store=bare)
+    assert [group.replicas for group in report.groups] == [3]
+    assert not report.falls_behind
+    outcome = seen[0]
+    moments = np.linspace(0.1, 0.8, 20) * outcome.end_us
+    flying = [int(((outcome.arrival_us <= t) & (outcome.finish_us > t)).sum()) for t in moments]
+    assert max(flying) <= 10
+    assert np.mean(flying) > 9
+    # Little's law: what is in flight is the rate times the time of a request.
+    assert report.load.rate_rps * report.e2e_ms.mean.value / 1e3 == pytest.approx(10, rel=0.05)

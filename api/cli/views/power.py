@@ -1,0 +1,132 @@
+"""A power plan as people read it, in at most 100 columns."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from api.cli.console import bullet, facts, heading, indented, table
+from api.cli.views.quantities import number, percent
+from planner.power.document import BrakeRate, ClassImpact, PowerPlan
+
+_POLICY = {
+    "nameplate": "by nameplate",
+    "none": "no control",
+    "static": "the same caps always",
+    "threshold": "one threshold",
+    "polca": "POLCA's preset",
+    "ours": "ours",
+    "oracle": "oracle (no delay)",
+}
+
+
+def show(plan: PowerPlan, out: Console) -> None:
+    _decided(plan, out)
+    _policies(plan, out)
+    _levels(plan, out)
+    _stress(plan, out)
+    heading(out, "What to know of these numbers")
+    for note in (*plan.request.traffic.assumes, *plan.provenance.notes):
+        bullet(out, note)
+
+
+def _decided(plan: PowerPlan, out: Console) -> None:
+    d, request = plan.decision, plan.request
+    out.print(Text(f"{request.supply.name}: {d.servers} servers, {d.extra:+.1%} on today's {d.today}", style="bold"))
+    kinds = ", ".join(f"{each.servers} {each.kind}" for each in d.by_kind)
+    way = "in band" if d.control == "in_band" else "out of band"
+    traffic = request.traffic
+    met = "" if traffic.peak is None else f", today's peak {traffic.peak:.1%} of the budget, rise {traffic.rise:.1%}"
+    rows = [
+        ("servers", kinds),
+        (
+            "budget",
+            f"{request.supply.budget_watts / 1e3:,.4g} kW; highest reading {plan.prediction.row_peak:.1%} of it",
+        ),
+        ("mean power", f"{plan.prediction.row_watts_mean.value / 1e3:,.4g} kW"),
+        ("load", f"{traffic.source}, {number(traffic.requests_per_s)} requests/s on today's servers{met}"),
+        ("control", f"{way}, up to {d.delay_s:g} s; a reading every {request.telemetry.period_s:g} s"),
+        ("binds", f"{d.binding.node} ({_promise(d.binding.promise)})"),
+    ]
+    if plan.prediction.way_to_oracle is not None:
+        rows.append(("way to the oracle", f"{plan.prediction.way_to_oracle:.0%} from no control"))
+    facts(out, rows)
+
+
+def _promise(said: str) -> str:
+    words = {
+        "brakes": "one server more brakes too often",
+        "load": "one server more does not keep up with its load",
+        "places": "there are no more places",
+        "tried": "no more servers were tried",
+        "chosen": "no levels were found for one server more",
+        "nameplate": "nameplates fill the budget",
+    }
+    return words.get(said, f"one server more breaks the limit of {said}")
+
+
+def _policies(plan: PowerPlan, out: Console) -> None:
+    heading(out, "Policies, each with the most servers it holds")
+    names = [each.name for each in plan.request.priorities]
+    grid = table("policy", "servers", "range", "extra", "brakes/year", *(f"{name} p50/p99" for name in names))
+    for each in plan.policies:
+        chosen = each.name == plan.decision.policy
+        grid.add_row(
+            Text(_POLICY[each.name] + (" *" if chosen else ""), style="bold" if chosen else ""),
+            str(each.servers),
+            f"{each.servers_low}–{each.servers_high}",
+            f"{each.extra:+.1%}",
+            _brakes(each.brakes_per_year),
+            *(_impact(each.impact[name]) for name in names),
+        )
+    indented(out, grid)
+    out.print(
+        Text("  range: with bursts of a heavy and of a bounded tail; brakes: value, ≤ upper 95 % bound", style="dim")
+    )
+
+
+def _brakes(rate: BrakeRate) -> str:
+    return f"{rate.value:.2g} ≤ {rate.high:.2g}"
+
+
+def _impact(impact: ClassImpact) -> str:
+    return f"{impact.p50:.1%} / {impact.p99:.1%}"
+
+
+def _levels(plan: PowerPlan, out: Console) -> None:
+    if not plan.decision.levels:
+        return
+    heading(out, "Levels of caps")
+    names = [each.name for each in plan.request.priorities]
+    grid = table("level", "above", "below", *(f"{name} MHz" for name in names), "time")
+    for level in plan.decision.levels:
+        above = level.above if level.above is not None else level.step_above
+        clocks = {each.priority: each.clock_mhz for each in level.clocks}
+        grid.add_row(
+            str(level.level),
+            "–" if above is None else percent(above),
+            percent(level.below),
+            *("–" if clocks[name] is None else f"{clocks[name]:,}" for name in names),
+            f"{level.time_share:.2%}",
+        )
+    indented(out, grid)
+    out.print(
+        Text(
+            f"  a reading above “above” calls for the level, one below “below” leaves it; brake above "
+            f"{plan.decision.brake_above:.0%}",
+            style="dim",
+        )
+    )
+
+
+def _stress(plan: PowerPlan, out: Console) -> None:
+    if not plan.stress:
+        return
+    heading(out, "When something is otherwise")
+    grid = table("case", "brakes/year", "breaks first", left=1)
+    for each in plan.stress:
+        grid.add_row(each.case, f"{each.brakes_per_year.value:.2g}", each.breaks or "–")
+    indented(out, grid)
+    for advice in dict.fromkeys(each.advice for each in plan.stress if each.breaks):
+        cases = [each.case for each in plan.stress if each.advice == advice and each.breaks]
+        bullet(out, f"{'; '.join(cases)}: {advice}")

@@ -1,0 +1,97 @@
+"""How the time and the watts of prefill and decode answer to the SM clock (``response.yaml``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from costmodels.estimates import Floats
+from profiles.shipped import shipped
+
+
+@dataclass(frozen=True)
+class PhaseResponse:
+    """Of one phase: (value, low, high) of the share of time that scales with the clock, and of the exponent of the
+    watts above idle."""
+
+    clocked: tuple[float, float, float]
+    exponent: tuple[float, float, float]
+
+    def slowdown(self, share: Floats | float, end: int = 0) -> Floats:
+        """Time ÷ time at the highest clock, at ``share`` of it; ``end``: 0 value, 1 low, 2 high."""
+        clocked = self.clocked[end]
+        return np.asarray(clocked / np.asarray(share, np.float64) + (1.0 - clocked))
+
+    def watts(self, share: Floats | float, end: int = 0) -> Floats:
+        """Watts above idle ÷ those at the highest clock; ``end`` as of the watts: 1 is the lower end."""
+        exponent = (self.exponent[0], self.exponent[2], self.exponent[1])[end]
+        return np.asarray(np.asarray(share, np.float64) ** exponent)
+
+
+@dataclass(frozen=True)
+class ClockResponse:
+    """Of a GPU type; ``measured``: whether its figures are from that type."""
+
+    prefill: PhaseResponse
+    decode: PhaseResponse
+    measured: bool
+
+
+@cache
+def clock_response(gpu: str) -> ClockResponse:
+    """Of ``gpu``; of a type that nobody measured, the same with wider ends."""
+    facts: dict[str, Any] = shipped(Path(__file__).parent / "response.yaml", dict)
+    measured = gpu in facts["measured_on"]
+    widening = 1.0 if measured else float(facts["widening"])
+
+    def phase(name: str) -> PhaseResponse:
+        fields = facts[name]
+
+        def three(key: str, most: float) -> tuple[float, float, float]:
+            value, low, high = (float(each) for each in fields[key])
+            return value, max(value - (value - low) * widening, 0.0), min(value + (high - value) * widening, most)
+
+        return PhaseResponse(three("clocked", 1.0), three("exponent", 3.0))
+
+    return ClockResponse(phase("prefill"), phase("decode"), measured)
+
+
+def share_under_cap(watts: Floats, idle: Floats | float, cap: Floats | float, exponent: float) -> Floats:
+    """Clock ÷ highest at which a board that would draw ``watts`` draws ``cap``; 1 where the cap is not reached: decode
+    that never comes near it is left alone."""
+    above = np.maximum(np.asarray(cap, np.float64) - idle, 1e-9) / np.maximum(np.asarray(watts) - idle, 1e-9)
+    return np.asarray(np.minimum(above, 1.0) ** (1.0 / exponent))
+
+
+@dataclass(frozen=True)
+class MeasuredResponse:
+    """Of one engine, from two of its points: tokens per second and watts, uncapped and at one lower clock.
+
+    ``slowdown``: t = clocked ÷ x + (1 − clocked); watts above ``idle`` go with x to the power of ``exponent``."""
+
+    idle: float
+    watts: float
+    rate: float
+    clock_mhz: float
+    clocked: float
+    exponent: float
+
+    @classmethod
+    def of(cls, idle: float, free: tuple[float, float, float], capped: tuple[float, float, float]) -> MeasuredResponse:
+        """Args:
+        free, capped: (tokens per second, watts, SM clock in MHz).
+        """
+        share = capped[2] / free[2]
+        clocked = (free[0] / capped[0] - 1.0) / (1.0 / share - 1.0)
+        exponent = float(np.log((capped[1] - idle) / (free[1] - idle)) / np.log(share))
+        return cls(idle, free[1], free[0], free[2], float(np.clip(clocked, 0.0, 1.0)), max(exponent, 0.2))
+
+    def at_cap(self, cap: Floats) -> tuple[Floats, Floats]:
+        """(tokens per second, watts) under board power limits, [n]."""
+        share = share_under_cap(np.full(len(cap), self.watts), self.idle, cap, self.exponent)
+        rate = self.rate / (self.clocked / share + 1.0 - self.clocked)
+        return rate, np.asarray(self.idle + (self.watts - self.idle) * share**self.exponent)

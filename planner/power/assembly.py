@@ -1,0 +1,302 @@
+"""A solved row as the document."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+import numpy as np
+
+from planner.contract.proof import Proof
+from planner.contract.provenance import NOT_USED, PACKAGE
+from planner.contract.published import validated
+from planner.contract.quantities import Interval
+from planner.power import document as told
+from planner.power.judge import SMALL_ROW, Days, Judge, Verdict
+from planner.power.policy import BRAKE_AT, BRAKE_RELEASE, NAMES
+from planner.power.report import SIMPLEST, Judged, Solved, solved
+from planner.power.request import PowerRequest
+from planner.power.row import main_kind
+from planner.power.server import LOADED_IDLE
+from planner.power.simulator import RowModel
+from planner.power.stress import stressed
+from planner.power.tails import Rate
+from planner.power.traffic import RecordedLoad, Tail
+from profiles.hardware import find_gpu
+from profiles.store import ProfileStore
+
+_TAIL_DAYS = Days(screened=250, whole=1)
+
+
+def power_plan(
+    request: PowerRequest,
+    *,
+    measured: Sequence[ProfileStore] = (),
+    progress: Callable[[str], None] | None = None,
+) -> told.PowerPlan:
+    """The plan that ``request`` asks for.
+
+    Raises:
+        InputError, Unsupported: the row contradicts itself, or its GPUs are not known.
+        Infeasible: no number of servers keeps the promises.
+    """
+    return assembled(solved(request, measured=measured, progress=progress))
+
+
+def assembled(made: Solved) -> told.PowerPlan:
+    request, row, judge, results = made.request, made.row, made.judge, made.results
+    name = max((each for each in SIMPLEST if each in results), key=lambda each: results[each].verdict.servers)
+    decided = results[name]
+    servers = decided.verdict.servers
+    low, high = _with_tail(made, "heavy"), _with_tail(made, "bounded")
+    policies = tuple(_result(made, each, low[each], high[each]) for each in NAMES if each in results)
+    free, oracle = (results[each].verdict.servers if each in results else 0 for each in ("none", "oracle"))
+    spread = _watts_spread(row)
+    mean = decided.verdict.mean_watts
+    plan = told.PowerPlan(
+        request=_understood(made),
+        decision=_decision(made, name, decided),
+        policies=policies,
+        prediction=told.PowerPrediction(
+            row_watts_mean=Interval(value=mean, low=mean * (1 - spread), high=mean * (1 + spread)),
+            row_peak=float(decided.verdict.peaks[0]),
+            way_to_oracle=None if oracle <= free else (servers - free) / (oracle - free),
+        ),
+        proof=Proof(
+            engine="simulation of replicate-days; levels by CP-SAT, servers by bisection",
+            status="feasible",
+            objective="servers",
+            objective_value=float(servers),
+            objective_unit="servers",
+            bound=float(max(oracle, servers)) if oracle else None,
+            gap=max(oracle - servers, 0) / servers if oracle else None,
+        ),
+        frontier=tuple(
+            told.FrontierPoint(
+                policy=each.name,  # type: ignore[arg-type]
+                servers=n,
+                brakes_per_year=_rate(verdict.brakes),
+                impact=_impact(verdict),
+                holds=judge.misses(verdict) is None,
+            )
+            for (each, n), verdict in sorted(judge.verdicts().items(), key=lambda item: (item[0][0].name, item[0][1]))
+        ),
+        stress=tuple(
+            told.StressResult(
+                case=each.case,
+                brakes_per_year=_rate(each.verdict.brakes),
+                impact=_impact(each.verdict),
+                breaks=each.breaks,
+                advice=each.advice,
+            )
+            for each in stressed(row, request, decided.policy, servers)
+        ),
+        provenance=_provenance(made),
+    )
+    return validated(plan, told.parse_power_plan)
+
+
+def _with_tail(made: Solved, tail: Tail) -> dict[str, int]:
+    """Servers of each policy when bursts have another tail, by the value of its brakes on fewer days."""
+    judge = Judge(made.row, made.request, _TAIL_DAYS, tail=tail, by_value=True)
+    out = {}
+    for name, each in made.results.items():
+        servers = each.verdict.servers
+        out[name] = servers if name == "nameplate" else judge.largest(each.policy, servers)
+    return out
+
+
+def _result(made: Solved, name: str, low: int, high: int) -> told.PolicyResult:
+    judged = made.results[name]
+    verdict, price = judged.verdict, made.request.usd_per_kwh
+    return told.PolicyResult(
+        name=name,  # type: ignore[arg-type]
+        servers=verdict.servers,
+        servers_low=min(low, verdict.servers),
+        servers_high=max(high, verdict.servers),
+        extra=verdict.servers / made.request.today - 1,
+        brakes_per_year=_rate(verdict.brakes),
+        impact=_impact(verdict),
+        limited_by=judged.limited_by,
+        mean_watts=verdict.mean_watts,
+        most_watts=verdict.most_watts,
+        usd_per_year=None if price is None else verdict.mean_watts / 1e3 * 8760 * price,
+    )
+
+
+def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
+    request, row, verdict = made.request, made.row, decided.verdict
+    kinds = row.servers(verdict.servers).kind
+    in_band = decided.policy.in_band and row.timing.in_band_s is not None
+    delay = row.timing.in_band_s if in_band and row.timing.in_band_s is not None else row.timing.delay_s
+    node = int(np.argmax(verdict.peaks))
+    shape = None if made.chosen is None else made.chosen.shape
+    clocks = [
+        [
+            told.ClassClock(priority=p, clock_mhz=mhz, gpu_watts=_gpu_watts(row, mhz))
+            for p, mhz in zip(row.groups, level.clocks, strict=True)
+        ]
+        for level in decided.policy.levels
+    ]
+    return told.PowerDecision(
+        servers=verdict.servers,
+        today=request.today,
+        extra=verdict.servers / request.today - 1,
+        by_kind=tuple(
+            told.KindCount(kind=kind.name, servers=int((kinds == index).sum())) for index, kind in enumerate(row.kinds)
+        ),
+        policy=name,  # type: ignore[arg-type]
+        levels=tuple(
+            told.CapLevel(
+                level=index + 1,
+                above=level.up,
+                step_above=level.step,
+                below=level.down,
+                back_to=level.back,
+                clocks=tuple(clocks[index]),
+                time_share=float(verdict.levels[index + 1]),
+            )
+            for index, level in enumerate(decided.policy.levels)
+        ),
+        brake_above=BRAKE_AT,
+        brake_release=BRAKE_RELEASE,
+        control="in_band" if in_band else "out_of_band",
+        delay_s=delay,
+        rise=0.0 if shape is None else shape.rise * verdict.servers,
+        settable=tuple(
+            told.SettableClocks(
+                gpu=gpu,
+                least_mhz=can.clock_mhz[0],
+                most_mhz=can.clock_mhz[1],
+                step_mhz=can.clock_mhz[2],
+                least_watts=can.power_watts[0],
+                most_watts=can.power_watts[1],
+            )
+            for gpu, can in {kind.gpu: kind.settable for kind in row.kinds}.items()
+            if can is not None
+        ),
+        binding=told.BindingBudget(
+            node=row.tree.names[node], peak=float(verdict.peaks[node]), promise=decided.limited_by
+        ),
+    )
+
+
+def _gpu_watts(row: RowModel, mhz: int | None) -> float | None:
+    """Board power of a prefill at a clock, within what can be set."""
+    kind = main_kind(row)
+    if mhz is None or kind.settable is None:
+        return None
+    idle = find_gpu(kind.gpu).idle_watts * LOADED_IDLE
+    at = idle + kind.prefill_watts / kind.gpus * float(kind.response.prefill.watts(mhz / kind.highest_mhz))
+    low, high = kind.settable.power_watts
+    return float(round(min(max(at, low), high)))
+
+
+def _rate(rate: Rate) -> told.BrakeRate:
+    return told.BrakeRate(value=rate.value, low=rate.low, high=rate.high)
+
+
+def _impact(verdict: Verdict) -> dict[str, told.ClassImpact]:
+    return {
+        name: told.ClassImpact(
+            p50=each[50.0], p99=each[99.0], other={f"p{p:g}": v for p, v in each.items() if p not in (50.0, 99.0)}
+        )
+        for name, each in verdict.impact.items()
+    }
+
+
+def _watts_spread(row: RowModel) -> float:
+    """Half-width of the interval of the row's mean watts, relative: of the shipped phases (their own spread over model
+    and TP degree is 8 %), and more on a GPU that they are carried over to."""
+    return max(0.08 if kind.response.measured else 0.15 for kind in row.kinds)
+
+
+def _understood(made: Solved) -> told.RowUnderstood:
+    request, row, load = made.request, made.row, made.row.load
+    assert load is not None
+    if isinstance(load, RecordedLoad):
+        trace = request.trace
+        name = "trace" if isinstance(trace, str) else trace.name
+        rate = len(load.isl) / max(load.span_s, 1.0)
+        assumes: tuple[str, ...] = (
+            f"the trace spans {load.span_s / 3600:.3g} h; days are put together from its blocks of ten minutes and "
+            + ("keep its times of day" if load.span_s >= 86_400 else "have none of its times of day"),
+            "servers beyond today's get copies of it, shifted by 1 to 30 minutes",
+            f"beyond the trace, all servers together have {load.bursts.per_day:g} bursts a day of "
+            f"{load.bursts.extra:.1%} more on average, with an exponential tail",
+        )
+    else:
+        name, rate = "reference", load.rate_rps * request.today * 0.75
+        assumes = (
+            "lengths of POLCA's workloads, a daily curve and bursts of our own, scaled to its published peak and rise",
+            f"{load.bursts.per_day:g} bursts a day, {load.bursts.extra:.1%} more on average, exponential tail",
+        )
+        if made.met is not None and made.met.peak < 0.77:
+            assumes += (f"this row's servers draw {made.met.peak:.1%} of its budget at most, not POLCA's 79 %",)
+    return told.RowUnderstood(
+        supply=request.supply,
+        servers=tuple(
+            told.ServersUnderstood(
+                kind=kind.name,
+                gpu=kind.gpu,
+                gpus=kind.gpus,
+                nameplate_watts=kind.nameplate_watts,
+                other_watts=asked.other_watts,
+                today=asked.today,
+                idle_watts=kind.idle_watts,
+                decode_watts=kind.idle_watts + kind.decode_watts,
+                prefill_watts=kind.idle_watts + kind.prefill_watts,
+                source=kind.source,
+            )
+            for kind, asked in zip(row.kinds, request.servers, strict=True)
+        ),
+        priorities=request.priorities,
+        telemetry=request.telemetry,
+        control=request.control,
+        caps=request.caps,
+        training=request.training,
+        traffic=told.TrafficUnderstood(
+            source=name,
+            requests_per_s=rate,
+            peak=None if made.met is None else made.met.peak,
+            rise=None if made.met is None else made.met.rise,
+            assumes=assumes,
+        ),
+        slo_impact=request.slo_impact,
+        max_brakes_per_year=request.max_brakes_per_year,
+        probability=request.probability,
+        usd_per_kwh=request.usd_per_kwh,
+        days=request.days,
+        seed=request.seed,
+    )
+
+
+def _provenance(made: Solved) -> told.PowerProvenance:
+    evidence = hashlib.sha256(made.request.model_dump_json().encode()).hexdigest()
+    plans = [each.plan for each in made.request.servers if each.plan is not None]
+    notes = [f"{kind.name}: {kind.source}" for kind in made.row.kinds]
+    notes += [
+        f"{kind.gpu}: times and watts against the clock were not measured on it; they are carried over with wider ends"
+        for kind in made.row.kinds
+        if not kind.response.measured
+    ]
+    if made.row.tree.budgets.size > 1:
+        notes.append("a reading is that of the node nearest to its own budget, as a share of it")
+    if made.request.today < SMALL_ROW:
+        notes.append(
+            "a small row: servers that happen to prefill together count for more than bursts, and such brakes outside "
+            "of the busiest stretches are not counted"
+        )
+    given = plans[0].provenance if plans else None
+    fields = ("cost_model_version", "pack", "pack_version", "pack_hash")
+    return told.PowerProvenance(
+        package=PACKAGE,
+        package_version=version(PACKAGE),
+        **{field: NOT_USED if given is None else str(getattr(given, field)) for field in fields},  # type: ignore[arg-type]
+        attribution="Mutinifni/splitwise-sim (MIT) and POLCA (arXiv 2308.12908)"
+        if given is None
+        else given.attribution,
+        notes=tuple(dict.fromkeys(notes)),
+        evidence_hash=evidence,
+    )

@@ -1,0 +1,248 @@
+"""Policies judged on replicate-days: brakes a year with their bound, and what caps cost each class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from costmodels.estimates import Floats
+from planner.power.kernel import MOST_WATTS, TOKENS_IN, TOKENS_LEFT
+from planner.power.policy import BRAKE_AT, Policy
+from planner.power.reference import UNCAPPED
+from planner.power.request import PowerRequest
+from planner.power.simulator import Outcome, RowModel, chance_of, simulate
+from planner.power.tails import Rate, counted
+from planner.power.traffic import (
+    SLOT_S,
+    WARM_S,
+    DayOfRequests,
+    Load,
+    Tail,
+    busiest,
+    stretch,
+    whole_day,
+)
+
+SMALL_ROW = 40
+"""Servers from which on bursts decide: of the slots that come nearest to the budget in a day, the first are then among
+the busiest."""
+
+MOST_EXTRA = 0.7
+"""Servers beyond today's that are tried, as a share of them."""
+
+_KEPT_BYTES = 500e6
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of a policy with ``servers``: brakes a year, growth of percentiles by class (``impact[class][percentile]``),
+    highest reading of each node of the supply tree (share of its budget), share of time at each level, mean watts,
+    most watts within a second, and tokens that were not answered, as a share of those asked."""
+
+    servers: int
+    brakes: Rate
+    impact: dict[str, dict[float, float]]
+    peaks: Floats
+    levels: Floats
+    mean_watts: float
+    most_watts: float
+    unanswered: float
+
+
+@dataclass(frozen=True)
+class Days:
+    """Which replicate-days a judge looks at: ``screened`` for brakes, of which the busiest slots are simulated (as many
+    as days), and of these ``whole`` from beginning to end, for latency. ``first``: number of the first."""
+
+    screened: int
+    whole: int
+    first: int = 0
+
+
+@dataclass
+class Judge:
+    """Runs policies on the same days for every policy and number of servers.
+
+    Attributes:
+        by_value: brakes are held against the limit by their number, not by its upper bound.
+        at_most: servers that are tried at most; default: today's and :data:`MOST_EXTRA` more.
+    """
+
+    row: RowModel
+    request: PowerRequest
+    days: Days
+    tail: Tail = "exponential"
+    by_value: bool = False
+    at_most: int | None = None
+    progress: Callable[[str], None] | None = None
+    _whole: dict[int, DayOfRequests] = field(default_factory=dict)
+    _slots: list[tuple[int, int]] = field(default_factory=list)
+    _stretches: dict[tuple[int, int], DayOfRequests] = field(default_factory=dict)
+    _kept: int = 0
+    _free: list[Outcome] = field(default_factory=list)
+    _known: dict[tuple[Policy, int], Verdict] = field(default_factory=dict)
+    _failed: set[tuple[Policy, int]] = field(default_factory=set)
+
+    @property
+    def most(self) -> int:
+        """Servers that are tried at most."""
+        if self.at_most is not None:
+            return self.at_most
+        by_extra = max(int(np.floor(self.request.today * (1 + MOST_EXTRA))), self.request.today + 1)
+        places = self.row.tree.most
+        return by_extra if places is None else min(by_extra, places)
+
+    @property
+    def load(self) -> Load:
+        assert self.row.load is not None
+        return self.row.load
+
+    def whole_days(self, policy: Policy, n: int) -> Iterator[Outcome]:
+        """Every day from beginning to end."""
+        for index in range(self.days.whole):
+            day = self.days.first + index
+            if index not in self._whole:
+                self._whole[index] = whole_day(self.load, self.most, self.request.seed, day, self.tail)
+            yield simulate(self.row, policy, n, self._whole[index], chance_of(self.request.seed, day))
+
+    def slots(self) -> list[tuple[int, int]]:
+        """(day, second) of the busiest slots, as many as days are screened; more of a small row, where servers that
+        happen to prefill together count for more than bursts do."""
+        if not self._slots:
+            days = range(self.days.first, self.days.first + self.days.screened)
+            count = round(self.days.screened * min(max(SMALL_ROW / self.request.today, 1.0), 8.0))
+            self._slots = busiest(self.load, self.request.seed, days, count, self.tail)
+        return self._slots
+
+    def busy_slots(self, policy: Policy, n: int) -> Iterator[Outcome]:
+        """The busiest slots, each with what comes before."""
+        for slot in self.slots():
+            requests = self._stretches.get(slot)
+            if requests is None:
+                requests = stretch(self.load, self.most, self.request.seed, *slot, self.tail)
+                self._kept += 20 * len(requests.second)
+                if self._kept < _KEPT_BYTES:
+                    self._stretches[slot] = requests
+            yield simulate(self.row, policy, n, requests, chance_of(self.request.seed, sum(slot)), WARM_S + SLOT_S)
+
+    def uncapped(self) -> list[Outcome]:
+        """Whole days of as many servers as are tried, without caps and without a brake."""
+        if not self._free:
+            self._free = list(self.whole_days(UNCAPPED, self.most))
+        return self._free
+
+    def verdict(self, policy: Policy, n: int) -> Verdict:
+        if (policy, n) not in self._known:
+            self._say(policy, n)
+            whole = list(self.whole_days(policy, n))
+            braked, peaks = 0, np.max([outcome.peak for outcome in whole], axis=(0, 1))
+            for outcome in self.busy_slots(policy, n):
+                # A reading above the budget of any node is one brake of the slot.
+                braked += bool(outcome.peak[1:].max() > BRAKE_AT)
+                peaks = np.maximum(peaks, outcome.peak[1:].max(axis=0))
+            self._known[policy, n] = self._judged(n, whole, braked, peaks)
+        return self._known[policy, n]
+
+    def _say(self, policy: Policy, n: int) -> None:
+        if self.progress is not None:
+            self.progress(f"{policy.name} with {n} servers")
+
+    def _judged(self, n: int, whole: list[Outcome], braked: int, peaks: Floats) -> Verdict:
+        totals = np.sum([outcome.totals for outcome in whole], axis=0)
+        steps = np.sum([outcome.level_steps for outcome in whole], axis=0)
+        return Verdict(
+            servers=n,
+            brakes=counted(braked, self.days.screened),
+            impact=self._impact(n, whole),
+            peaks=peaks,
+            levels=np.asarray(steps / steps.sum()),
+            mean_watts=float(np.mean([outcome.watts.mean() for outcome in whole])),
+            most_watts=float(max(outcome.totals[MOST_WATTS] for outcome in whole)),
+            unanswered=float(totals[TOKENS_LEFT] / max(totals[TOKENS_IN], 1.0)),
+        )
+
+    @cached_property
+    def most_brakes(self) -> int:
+        """On the screened days, of which the bound is still within the limit; −1: not even none."""
+        found = -1
+        while self._too_often(counted(found + 1, self.days.screened)) is False:
+            found += 1
+        return found
+
+    def _too_often(self, brakes: Rate) -> bool:
+        return (brakes.value if self.by_value else brakes.high) > self.request.max_brakes_per_year
+
+    def known(self, policy: Policy, n: int) -> Verdict | None:
+        return self._known.get((policy, n))
+
+    def verdicts(self) -> dict[tuple[Policy, int], Verdict]:
+        """All that were made."""
+        return dict(self._known)
+
+    def holds(self, policy: Policy, n: int) -> bool:
+        """Whether every promise does; a policy that brakes too often is left as soon as that is sure."""
+        if (policy, n) in self._known:
+            return self.misses(self._known[policy, n]) is None
+        if (policy, n) in self._failed:
+            return False
+        self._say(policy, n)
+        braked = 0
+        for outcome in self.busy_slots(policy, n):
+            braked += bool(outcome.peak[1:].max() > BRAKE_AT)
+            if braked > self.most_brakes:
+                self._failed.add((policy, n))
+                return False
+        return self.misses(self.verdict(policy, n)) is None
+
+    def percentiles(self) -> dict[str, list[float]]:
+        asked = {name: {50.0, 99.0} for name in self.row.groups}
+        for limit in self.request.slo_impact:
+            asked[limit.priority].add(limit.percentile)
+        return {name: sorted(each) for name, each in asked.items()}
+
+    def _impact(self, n: int, outcomes: list[Outcome]) -> dict[str, dict[float, float]]:
+        group = self.row.servers(self.most).group
+        free = self.uncapped()
+        out: dict[str, dict[float, float]] = {}
+        for index, (name, percentiles) in enumerate(self.percentiles().items()):
+            mine = [each.latency_s[(group[each.latency_server] == index)] for each in outcomes]
+            theirs = [
+                each.latency_s[(group[each.latency_server] == index) & (each.latency_server < n)] for each in free
+            ]
+            capped, usual = np.concatenate(mine), np.concatenate(theirs)
+            if not len(capped) or not len(usual):
+                out[name] = dict.fromkeys(percentiles, 0.0)
+                continue
+            growth = np.percentile(capped, percentiles) / np.maximum(np.percentile(usual, percentiles), 1e-9) - 1.0
+            out[name] = {p: float(max(g, 0.0)) for p, g in zip(percentiles, growth, strict=True)}
+        return out
+
+    def misses(self, verdict: Verdict) -> str | None:
+        """The first promise that a verdict breaks, in words; None: all hold."""
+        for limit in self.request.slo_impact:
+            if verdict.impact[limit.priority][limit.percentile] > limit.limit + 1e-9:
+                return f"{limit.priority}_p{limit.percentile:g}"
+        if verdict.unanswered > MOST_UNANSWERED:
+            return "load"
+        return "brakes" if self._too_often(verdict.brakes) else None
+
+    def largest(self, policy: Policy, guess: int) -> int:
+        """The most servers with which every promise holds, by bisection outwards from ``guess``; 0: with none."""
+        low, high, step = 0, self.most + 1, 1
+        n = min(max(guess, 1), self.most)
+        while high - low > 1:
+            if self.holds(policy, n):
+                low, n = n, min(n + step, high - 1)
+            else:
+                high, n = n, max(n - step, low + 1)
+            step *= 2
+            if low and high <= self.most:
+                n = (low + high) // 2
+        return low
+
+
+MOST_UNANSWERED = 0.005
+"""Share of a day's tokens that may be left at its end: more, and the row does not keep up with its load."""

@@ -1,0 +1,158 @@
+"""A kind of server from the plan that runs on it: times of its steps, and the board power of its phases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from costmodels.kernels.cost_model import CostModel
+from costmodels.models.precision import choose_precision
+from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
+from costmodels.power.response import clock_response
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.step import StepTimes
+from planner.contract.engine import EngineGroup
+from planner.contract.models import ModelConfig, architecture_of
+from planner.power.request import RowServers
+from planner.power.server import LOADED_IDLE, ServerKind, settable_or_none
+from planner.serving.document.contradictions import check_plan, pool_of
+from planner.serving.document.plan import Plan
+from planner.serving.layouts import degrees_of
+from planner.serving.operating_points import served_on
+from planner.serving.report.prediction import gpu_watts
+from profiles.errors import InputError
+from profiles.hardware import Gpu
+from profiles.store import ProfileStore
+
+_PROMPTS = (128, 512, 1024, 2048, 4096, 8192, 16384)
+
+
+def planned_kind(asked: RowServers, gpu: Gpu, measured: Sequence[ProfileStore] = ()) -> ServerKind:
+    """The server of ``asked``, its plan scaled to its GPUs.
+
+    Raises:
+        InputError: the plan contradicts itself, or is for other GPUs than the server's.
+    """
+    plan = asked.plan
+    assert plan is not None
+    check_plan(plan)
+    others = {group.gpu for group in plan.decision.engines} - {gpu.name}
+    if others:
+        raise InputError(
+            f"servers: {asked.kind}: plan: is for {', '.join(sorted(others))}, and the server has {gpu.name}",
+            "give the plan that runs on this kind of server",
+        )
+    share = asked.gpus / plan.decision.gpus_used  # a plan of several servers, or of a part of one
+    cost = CostModel(gpu, find_framework(plan.request.framework).name, None, None, measured)
+    groups = [_Phases(plan, group, cost) for group in plan.decision.engines]
+    apart = any(each.group.role != "aggregated" for each in groups)
+    prefills = [each for each in groups if each.group.role != "decode"]
+    decodes = [each for each in groups if each.group.role != "prefill"]
+    idle = gpu.idle_watts * LOADED_IDLE
+    engines = share * sum(each.engines for each in decodes)
+    # Prefill is counted in seconds of as many engines as decode has.
+    rate = sum(each.engines for each in prefills) / sum(each.engines for each in decodes)
+    weights = np.array([each.engines for each in prefills], np.float64)
+    prompt = np.average([each.prompt_s() for each in prefills], axis=0, weights=weights) / rate
+    weights = np.array([each.engines for each in decodes], np.float64)
+    token = np.average([each.token_s() for each in decodes], axis=0, weights=weights)
+
+    def watts(phase: str, of: list[_Phases]) -> float:
+        return share * float(sum(each.gpus * max(getattr(each, phase)(gpu) - idle, 0.0) for each in of))
+
+    one, many = watts("decode_watts", decodes), watts("busy_decode_watts", decodes)
+    return ServerKind(
+        name=asked.kind,
+        gpu=gpu.name,
+        gpus=asked.gpus,
+        nameplate_watts=asked.nameplate_watts,
+        idle_watts=asked.other_watts + asked.gpus * idle,
+        prefill_watts=watts("prefill_watts", prefills),
+        decode_watts=one,
+        decode_slope_watts=max(many - one, 0.0) / (_BUSY - 1),
+        prompt_s=tuple(float(each) for each in prompt),  # type: ignore[arg-type]
+        token_s=float(token[0]),
+        token_slope_s=float(token[1]),
+        engines=engines,
+        most_sequences=share * sum(each.engines * each.group.limits.max_sequences for each in decodes),
+        response=clock_response(gpu.name),
+        settable=settable_or_none(gpu.name),
+        source=f"plan of {plan.request.model} ({', '.join(each.group.layout.label for each in groups)})",
+        apart=apart,
+    )
+
+
+_BUSY = 16
+"""Sequences of an engine at which a full decode step is looked at."""
+
+
+class _Phases:
+    """One engine group: its steps and their watts."""
+
+    def __init__(self, plan: Plan, group: EngineGroup, cost: CostModel) -> None:
+        asked = plan.request
+        model = architecture_of(
+            asked.model if asked.config is None else ModelConfig(name=asked.model, config=asked.config)
+        )
+        precision = choose_precision(model, group.weights_precision, group.kv_precision)
+        pool = pool_of("plan", asked.cluster, group)
+        self.group = group
+        self.workload = asked.workload
+        self.served = served_on(pool, model, precision, find_framework(asked.framework), cost, asked.workload)
+        self.layouts = Layouts.of([degrees_of(group.layout)])
+
+    @property
+    def engines(self) -> float:
+        return float(len(self.group.replicas) * self.group.layout.dp)
+
+    @property
+    def gpus(self) -> int:
+        return len(self.group.replicas) * self.group.gpus_per_engine
+
+    def _steps(self, rows: Sequence[tuple[int, int, int, int, int]]) -> list[StepTimes]:
+        out = []
+        for row in rows:
+            prefills, chunk, prefix, decodes, context = (np.array([value], np.int64) for value in row)
+            tokens = (prefills * chunk + decodes).astype(np.float64)
+            batch = Batch(prefills, chunk, prefix, decodes, context, tokens)
+            out.append(self.served.step(self.layouts, batch, self.workload.routing))
+        return out
+
+    def prompt_s(self) -> np.ndarray:
+        """(constant, per token, per token squared): seconds of a prompt's prefill, chunk by chunk."""
+        budget = self.group.limits.max_tokens_per_step
+        chunks = [[(start, min(budget, n - start)) for start in range(0, n, budget)] for n in _PROMPTS]
+        rows = [(1, chunk, prefix, 0, 0) for each in chunks for prefix, chunk in each]
+        times = iter(float(step.latency.value[0]) / 1e6 for step in self._steps(rows))
+        seconds = np.array([sum(next(times) for _ in each) for each in chunks])
+        n = np.array(_PROMPTS, np.float64)
+        columns = np.stack([np.ones_like(n), n, n**2], axis=1) / seconds[:, None]  # relative errors count alike
+        from scipy.optimize import nnls
+
+        found, _ = nnls(columns, np.ones_like(n))
+        return np.asarray(found)
+
+    def token_s(self) -> np.ndarray:
+        """(alone, each further sequence)."""
+        context = self._context
+        one, many = (float(s.latency.value[0]) / 1e6 for s in self._steps([(0, 0, 0, b, context) for b in (1, _BUSY)]))
+        return np.array([one, max(many - one, 0.0) / (_BUSY - 1)])
+
+    @property
+    def _context(self) -> int:
+        return max(int(self.workload.isl + self.workload.osl / 2), 1)
+
+    def prefill_watts(self, gpu: Gpu) -> float:
+        chunk = min(self.group.limits.max_tokens_per_step, max(int(self.workload.isl), 1))
+        return self._watts(gpu, (1, chunk, 0, 0, 0))
+
+    def decode_watts(self, gpu: Gpu) -> float:
+        return self._watts(gpu, (0, 0, 0, 1, self._context))
+
+    def busy_decode_watts(self, gpu: Gpu) -> float:
+        return self._watts(gpu, (0, 0, 0, _BUSY, self._context))
+
+    def _watts(self, gpu: Gpu, row: tuple[int, int, int, int, int]) -> float:
+        return float(gpu_watts(gpu, [(self._steps([row])[0], 1.0)]).value[0])

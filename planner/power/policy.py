@@ -1,0 +1,161 @@
+"""Policies: levels of caps with the readings that lead up and down; POLCA's as published, and others to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from planner.power.kernel import Ladder, next_level
+
+NAMES = ("nameplate", "none", "static", "threshold", "polca", "ours", "oracle")
+
+BRAKE_AT = 1.0
+BRAKE_RELEASE = 0.84
+"""Share of budget below which the brake is let go: POLCA's for its last caps; none is published for the brake."""
+
+Clocks = tuple[int | None, ...]
+"""MHz of each priority, None where it is not capped."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """``up``: a reading above it leads here from any level below; ``step``: from the level before, once that is in
+    effect (None: not); a reading below ``down`` leads to level ``back`` (0: no caps)."""
+
+    clocks: Clocks
+    up: float | None
+    step: float | None
+    down: float
+    back: int
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Levels, deeper and deeper; before them ``always`` (level 0), after them the brake.
+
+    Attributes:
+        lead: share of a rise that is expected to go on.
+        brakes: whether there is a brake.
+        in_band: whether caps go in band where the row has that way.
+        immediate: whether readings are exact and caps act at once (an oracle).
+    """
+
+    name: str
+    levels: tuple[Level, ...] = ()
+    always: Clocks = ()
+    lead: float = 0.0
+    brakes: bool = True
+    in_band: bool = False
+    immediate: bool = False
+
+    @cached_property
+    def clocks_mhz(self) -> list[int | None]:
+        """Every clock that it sets, uncapped first."""
+        said = {mhz for clocks in (self.always, *(each.clocks for each in self.levels)) for mhz in clocks if mhz}
+        return [None, *sorted(said)]
+
+    def clocks_of(self, level: int, groups: int) -> Clocks | None:
+        """Of a level; None is the brake's."""
+        if level > len(self.levels):
+            return None
+        return self.levels[level - 1].clocks if level else self.always or (None,) * groups
+
+    def ladder(self, groups: int) -> Ladder:
+        """For the kernel, whose last clock is the brake's."""
+        index = {mhz: i for i, mhz in enumerate(self.clocks_mhz)}
+        brake = len(self.clocks_mhz)
+        usual = self.always or (None,) * groups
+        clocks = [[index[mhz] for mhz in each] for each in (usual, *(level.clocks for level in self.levels))]
+        held = [i for i, level in enumerate(self.levels) if level.down >= BRAKE_RELEASE]
+        after_brake = self.levels[held[0]].back if held else 0
+
+        def thresholds(name: str, first: float, last: float) -> np.ndarray:
+            values = [getattr(level, name) for level in self.levels]
+            return np.array([first, *(np.inf if each is None else each for each in values), last])
+
+        return Ladder(
+            up=thresholds("up", -np.inf, BRAKE_AT if self.brakes else np.inf),
+            step=thresholds("step", -np.inf, np.inf),
+            down=thresholds("down", -np.inf, BRAKE_RELEASE),
+            back=np.array([0, *(level.back for level in self.levels), after_brake], np.int64),
+            clocks=np.array([*clocks, [brake] * groups], np.int64),
+            lead=self.lead,
+        )
+
+
+def none() -> Policy:
+    """Nothing but the brake."""
+    return Policy("none")
+
+
+def polca(groups: int, lp: tuple[int, int], hp: int) -> Policy:
+    """POLCA's (arXiv 2308.12908): thresholds 80 % and 89 % of budget, hysteresis of 5 points; the highest priority is
+    ``hp``, all others are ``lp``; of a row with one priority that is ``hp``."""
+
+    def clocks(high: int | None, low: int) -> Clocks:
+        return (high, *(low,) * (groups - 1))
+
+    return Policy(
+        "polca",
+        levels=(
+            Level(clocks(None, lp[0]), up=0.80, step=None, down=0.75, back=0),
+            Level(clocks(None, lp[1]), up=0.89, step=None, down=0.84, back=1),
+            Level(clocks(hp, lp[1]), up=None, step=0.89, down=0.84, back=1),
+        ),
+    )
+
+
+POLCA_LP, POLCA_HP, POLCA_HIGHEST = (1275, 1110), 1305, 1410
+"""MHz on A100, and its highest clock."""
+
+
+def threshold(groups: int, clock: int) -> Policy:
+    """One threshold, at POLCA's lower one: above 80 % of budget all but the highest priority are capped."""
+    return Policy("threshold", levels=(Level((None, *(clock,) * (groups - 1)), up=0.80, step=None, down=0.75, back=0),))
+
+
+def static(clocks: Clocks) -> Policy:
+    """The same caps always."""
+    return Policy("static", always=clocks)
+
+
+@dataclass(frozen=True)
+class CapCommand:
+    """One line of ``--commands``: ``clock_mhz`` None where the priority is uncapped."""
+
+    t_s: float
+    priority: str
+    clock_mhz: int | None
+
+
+def driven(
+    policy: Policy,
+    series: Iterable[tuple[float, float]],
+    priorities: tuple[str, ...],
+    *,
+    budget_watts: float,
+    period_s: float,
+    delay_s: float,
+    brake_mhz: int,
+) -> Iterator[CapCommand]:
+    """What ``policy`` commands when the row draws ``series`` (seconds, watts), whatever it commands. A reading is taken
+    of the first row, and of the first that is ``period_s`` or more after the last reading."""
+    ladder, groups = policy.ladder(len(priorities)), len(priorities)
+    level, since, due = 0, -np.inf, -np.inf
+    held = policy.clocks_of(0, groups)
+    for t, watts in series:
+        if t < due - 1e-9:
+            continue
+        due = t + period_s
+        new = int(next_level(level, watts / budget_watts, t - since >= delay_s - 1e-9, ladder))
+        if new == level:
+            continue
+        wanted = policy.clocks_of(new, groups)
+        for i, priority in enumerate(priorities):
+            before, after = (brake_mhz if each is None else each[i] for each in (held, wanted))
+            if before != after:
+                yield CapCommand(t, priority, after)
+        level, since, held = new, t, wanted

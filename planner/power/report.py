@@ -1,0 +1,189 @@
+"""From a request to the power plan: every policy with the most servers it holds, and the best one as the decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from planner.power.judge import Days, Judge, Verdict
+from planner.power.ours import ChosenLevels, best, effects, tuned
+from planner.power.policy import NAMES, Policy, none, static
+from planner.power.reference import Met
+from planner.power.request import PowerRequest, check
+from planner.power.row import clock_at, main_kind, polca_for, row_of, threshold_for, today_caps
+from planner.power.simulator import RowModel, chance_of, simulate
+from planner.power.traffic import RecordedLoad, whole_day
+from profiles.descriptions import catalogue_with
+from profiles.errors import Infeasible, InputError
+from profiles.store import ProfileStore
+
+TRAINED = Days(screened=400, whole=3, first=1_000_000)
+"""Days that thresholds are chosen on: others than those that policies are judged on."""
+
+JUDGED_WHOLE = 4
+SIMPLEST = ("none", "static", "threshold", "polca", "ours")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A policy at the most servers that it holds; ``limited_by``: what one more would break."""
+
+    policy: Policy
+    verdict: Verdict
+    limited_by: str
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A row with its policies judged."""
+
+    request: PowerRequest
+    row: RowModel
+    met: Met | None
+    judge: Judge
+    results: dict[str, Judged]
+    chosen: ChosenLevels | None
+
+    def policy(self, name: str) -> Policy:
+        """The policy of a name.
+
+        Raises:
+            InputError: it holds no number of servers.
+        """
+        if name not in self.results:
+            raise InputError(f"--policy: {name} holds no number of servers here", "choose another")
+        return self.results[name].policy
+
+
+def solved(
+    request: PowerRequest,
+    *,
+    measured: Sequence[ProfileStore] = (),
+    progress: Callable[[str], None] | None = None,
+    only: str | None = None,
+) -> Solved:
+    """The row, and its policies judged (``only`` one of them)."""
+    check(request)
+    row, met = row_of(request, catalogue_with(each.path for each in measured), measured)
+    _check_today(request, row)
+    judge = Judge(row, request, Days(request.days, JUDGED_WHOLE), progress=progress)
+    results: dict[str, Judged] = {}
+    chosen: ChosenLevels | None = None
+    trainer = Judge(row, request, TRAINED, progress=progress)
+    guess = int(request.today * 1.25)
+    for name in NAMES:
+        if only not in (None, name):
+            continue
+        if name == "nameplate":
+            policy, servers = none(), _by_nameplate(row)
+        elif name == "ours":
+            chosen = best(trainer, guess + 2)
+            policy, servers = (none(), 0) if chosen is None else (chosen.policy, chosen.servers)
+            while servers and not judge.holds(policy, servers):
+                servers -= 1
+            simple = max(results.values(), key=lambda each: each.verdict.servers, default=None)
+            if simple is not None and simple.verdict.servers > servers:  # levels of our own add nothing
+                policy, servers = replace(simple.policy, name="ours"), simple.verdict.servers
+        elif name == "oracle":
+            policy, servers = _oracle(judge, trainer, chosen, results)
+        else:
+            policy = _preset(name, row, request)
+            servers = judge.largest(policy, guess)
+            guess = servers or guess
+        if servers:
+            results[name] = Judged(policy, judge.verdict(policy, servers), _limit(judge, policy, servers, name))
+    if not any(name in results for name in SIMPLEST) and only is None:
+        raise Infeasible(
+            f"supply: {request.supply.name}: no number of servers keeps the limits of slo_impact and "
+            f"{request.max_brakes_per_year:g} brakes a year",
+            f"by nameplate it holds {_by_nameplate(row)} servers; allow more impact, or more brakes",
+        )
+    return Solved(request, row, met, judge, results, chosen)
+
+
+def _oracle(
+    judge: Judge, trainer: Judge, chosen: ChosenLevels | None, results: dict[str, Judged]
+) -> tuple[Policy, int]:
+    """Levels for exact readings and caps that act at once; what ours holds, it holds at least."""
+    held = results.get("ours")
+    policy = replace(none() if held is None else held.policy, name="oracle")
+    servers, form = 0 if held is None else held.verdict.servers, Policy("oracle", immediate=True)
+    if chosen is None:
+        return policy, servers
+    shape = replace(chosen.shape, rise=chosen.shape.rise / 3)
+    while servers < judge.most:
+        better = tuned(trainer, shape, servers + 1, form)
+        if better is None or not judge.holds(better, servers + 1):
+            break
+        policy, servers = better, servers + 1
+    return policy, servers
+
+
+def _preset(name: str, row: RowModel, request: PowerRequest) -> Policy:
+    if name == "none":
+        return none()
+    if name == "threshold":
+        return threshold_for(row)
+    return polca_for(row) if name == "polca" else _static(row, request)
+
+
+def _static(row: RowModel, request: PowerRequest) -> Policy:
+    """The deepest clock of each class that stays within all its limits when it is set always."""
+    from planner.power.ours import CLOCK_SHARES, RowShape
+
+    mhz = [clock_at(row, share) for share in CLOCK_SHARES]
+    shape = RowShape(np.zeros(1), 0.5, 0.5, 0.0)
+    slow, _ = effects(row, shape, np.array(mhz, np.float64) / main_kind(row).highest_mhz)
+    clocks: list[int | None] = []
+    for name in row.groups:
+        limits = [limit.limit for limit in request.slo_impact if limit.priority == name]
+        within = [i for i, each in enumerate(slow) if each <= 0.9 * min(limits, default=0.0)]
+        clocks.append(mhz[within[-1]] if within and within[-1] else None)
+    return static(tuple(clocks))
+
+
+def _by_nameplate(row: RowModel) -> int:
+    """Servers whose nameplates the budgets hold, at every node."""
+    watts = np.array([kind.nameplate_watts for kind in row.kinds])
+    fits, most = 0, int(row.budget_watts / watts.min()) + 1
+    for n in range(1, most + 1):
+        servers = row.servers(n)
+        of_leaf = np.bincount(servers.leaf, watts[servers.kind], len(row.tree.places))
+        load = row.tree.below @ of_leaf
+        load[0] += row.other_watts
+        if (load > row.tree.budgets * (1 + 1e-9)).any():
+            break
+        fits = n
+    return fits if row.tree.most is None else min(fits, row.tree.most)
+
+
+def _limit(judge: Judge, policy: Policy, servers: int, name: str) -> str:
+    if name == "nameplate":
+        return "nameplate"
+    if servers >= judge.most:
+        return "places" if judge.row.tree.most == servers else "tried"
+    if judge.holds(policy, servers + 1):
+        return "chosen"
+    known = judge.known(policy, servers + 1)
+    return "brakes" if known is None else judge.misses(known) or "brakes"
+
+
+def _check_today(request: PowerRequest, row: RowModel) -> None:
+    """Refuses a row that is above its budget as it is."""
+    load = row.load
+    assert load is not None
+    policy = replace(today_caps(request, row), brakes=False)
+    if isinstance(load, RecordedLoad):
+        day, seconds = load.as_recorded(request.seed), int(np.ceil(load.span_s)) + 1
+    else:
+        day, seconds = whole_day(load, request.today, request.seed, 0), 86_400
+    watts = simulate(row, policy, request.today, day, chance_of(request.seed, 0), seconds).watts
+    above = float(np.mean(watts > row.budget_watts))
+    if above > 0.001:
+        raise InputError(
+            f"servers: today's {request.today} draw more than the {row.budget_watts:,.0f} W of {request.supply.name} "
+            f"in {above:.1%} of the time, {watts.max():,.0f} W at most",
+            "correct today, the trace or budget_watts; a row above its budget holds fewer servers, not more",
+        )

@@ -1,0 +1,137 @@
+"""A row's power over time: written, read as a drive, and what a policy commands on it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from costmodels.estimates import Floats
+from planner.power.policy import NAMES, CapCommand, Policy, driven, none
+from planner.power.reference import REFERENCE_SEED, reference_load
+from planner.power.report import Solved
+from planner.power.request import PowerRequest, check
+from planner.power.row import main_kind, polca_for, row_without_load, threshold_for, today_caps
+from planner.power.server import BRAKE_SHARE
+from planner.power.simulator import RowModel, chance_of, simulate
+from planner.power.traffic import DAY_S, WARM_S, DayOfRequests, RecordedLoad, ReferenceLoad, whole_day
+from profiles.errors import UnknownName
+from profiles.files import Source
+from profiles.hardware import SHIPPED, Catalogue
+from profiles.tables import numbers, read_table
+
+_HINT = "a drive is a CSV with the columns t_s,row_watts, seconds rising"
+PRESETS = ("nameplate", "none", "static", "threshold", "polca")
+"""Policies that are known without a trace."""
+
+
+def read_drive(path: Path) -> tuple[Floats, Floats]:
+    """(seconds, watts) of a series.
+
+    Raises:
+        InputError: the file cannot be read, lacks a column, is empty, or has a value that is not a number, or a time
+            that is not after the one above.
+    """
+    source = Source(path, "drive", _HINT)
+    table = read_table(source, skip_blank_lines=False)
+    columns = []
+    for name in ("t_s", "row_watts"):
+        if name not in table.columns:
+            raise source.wrong(f"column {name} is missing")
+        values = numbers(table[name])
+        bad = next((i for i, value in enumerate(values) if value is None or (name == "row_watts" and value < 0)), None)
+        if bad is not None:
+            what = "a number" if name == "t_s" else "a number of watts"
+            raise source.wrong(f"line {bad + 2}: {name} {table[name].iloc[bad]!r} is not {what}")
+        columns.append(np.array(values, np.float64))
+    seconds, watts = columns
+    if not len(seconds):
+        raise source.wrong("has no rows")
+    back = np.flatnonzero(np.diff(seconds) <= 0)
+    if len(back):
+        raise source.wrong(f"line {back[0] + 3}: t_s {table['t_s'].iloc[back[0] + 1]} is not after the line above")
+    return seconds, watts
+
+
+def preset(name: str, request: PowerRequest, catalogue: Catalogue = SHIPPED) -> Policy:
+    """A policy that needs no trace.
+
+    Raises:
+        InputError, UnknownName: it is not known, or needs one.
+    """
+    if name not in NAMES:
+        raise UnknownName("--policy", name, NAMES)
+    check(request)
+    row = row_without_load(request, catalogue)
+    if name in ("nameplate", "none"):
+        return replace(none(), name=name)
+    if name == "static":
+        return replace(today_caps(request, row), name=name)
+    return polca_for(row) if name == "polca" else threshold_for(row)
+
+
+def commands_on(
+    policy: Policy, request: PowerRequest, drive: tuple[Floats, Floats], catalogue: Catalogue = SHIPPED
+) -> list[CapCommand]:
+    """What ``policy`` commands on a series, from the budget of the row."""
+    control, kind = request.control, main_kind(row_without_load(request, catalogue))
+    in_band = policy.in_band and control.in_band_s is not None
+    brake = kind.settable.brake_mhz if kind.settable is not None else None
+    return list(
+        driven(
+            policy,
+            zip(*(each.tolist() for each in drive), strict=True),
+            request.names,
+            budget_watts=request.supply.budget_watts,
+            period_s=request.telemetry.period_s,
+            delay_s=control.in_band_s if in_band and control.in_band_s is not None else control.out_of_band_s,
+            brake_mhz=round(kind.highest_mhz * BRAKE_SHARE) if brake is None else brake,
+        )
+    )
+
+
+def commands_csv(commands: Iterable[CapCommand]) -> str:
+    """``t_s,priority,clock_mhz``; empty where a priority is uncapped."""
+    out = io.StringIO()
+    out.write("t_s,priority,clock_mhz\n")
+    for each in commands:
+        out.write(f"{each.t_s:g},{each.priority},{'' if each.clock_mhz is None else each.clock_mhz}\n")
+    return out.getvalue()
+
+
+def timeline_csv(watts: Floats) -> str:
+    """``t_s,row_watts``, a row a second."""
+    return "t_s,row_watts\n" + "".join(f"{t},{value:.1f}\n" for t, value in enumerate(watts))
+
+
+def timeline(
+    made: Solved | tuple[PowerRequest, RowModel], policy: Policy | None = None, servers: int | None = None
+) -> Floats:
+    """[seconds] watts of the row: today's servers with today's caps under the trace as it came, or the reference's day
+    with the highest peak; with ``policy`` and ``servers`` a row of theirs under the same load."""
+    request, row = (made.request, made.row) if isinstance(made, Solved) else made
+    load = row.load
+    assert load is not None
+    n = request.today if servers is None else servers
+    policy = replace(today_caps(request, row), brakes=False) if policy is None else policy
+    if isinstance(load, RecordedLoad):
+        seconds = int(np.ceil(load.span_s)) + 1
+        if n <= request.today:
+            day = load.as_recorded(request.seed).before(n)
+        else:
+            seconds = min(max(seconds, 3600), DAY_S)
+            day = whole_day(load, n, request.seed, 0)
+        return simulate(row, policy, n, day, chance_of(request.seed, 0), seconds).watts[:seconds]
+    assert isinstance(load, ReferenceLoad)
+    _, met = reference_load(row, request.today)
+    day = whole_day(load, n, REFERENCE_SEED, met.day)
+    # The day before ends as this one begins: engines are as full as they would be.
+    first = day.second < WARM_S
+    warm = DayOfRequests(
+        np.concatenate([day.second[first], day.second + WARM_S]),
+        *(np.concatenate([each[first], each]) for each in (day.server, day.isl, day.osl, day.count)),
+    )
+    return simulate(row, policy, n, warm, chance_of(REFERENCE_SEED, met.day), DAY_S + WARM_S).watts[WARM_S:]

@@ -1,0 +1,193 @@
+"""Many replicates of a row, each by :mod:`planner.power.kernel`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from costmodels.estimates import Floats, Ints
+from planner.power import kernel
+from planner.power.kernel import BLOCK_STEPS, Control, Log, Requests, Servers, Supply, Tables
+from planner.power.policy import Policy
+from planner.power.server import ServerKind, clock_shares, tables_of
+from planner.power.traffic import DAY_S, DayOfRequests, Load
+
+FOLLOWED = 29
+"""One request in so many is followed until it is answered."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A supply tree: ``names`` and ``budgets`` [nodes], from the root; ``below`` [nodes, leaves]; ``places`` [leaves],
+    servers of today (or places) of each leaf."""
+
+    names: tuple[str, ...]
+    budgets: Floats
+    below: np.ndarray
+    places: Ints
+    most: int | None = None  # servers, where the places are counted
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds: between readings, until a cap acts out of band and in band (None: there is no such way), until the brake
+    acts; ``error``: standard deviation of a reading, relative; ``failure_rate``: of commands."""
+
+    period_s: float
+    delay_s: float
+    in_band_s: float | None
+    brake_s: float
+    error: float
+    failure_rate: float
+    dead: int | None = None  # the group whose commands are all lost
+
+
+@dataclass(frozen=True)
+class RowModel:
+    """A row as it is simulated. ``groups``: names of the classes that are capped alike (priorities), and the share of
+    servers in each; ``mix``: share of servers of each kind."""
+
+    kinds: list[ServerKind]
+    mix: Floats
+    groups: tuple[str, ...]
+    group_shares: Floats
+    tree: Tree
+    timing: Timing
+    load: Load | None = None
+    other_watts: float = 0.0
+    other_dip: float = 0.0
+    other_dip_s: float = 0.0
+
+    def servers(self, n: int) -> Servers:
+        """The first ``n`` servers: the same ones whatever ``n``, kinds and groups spread evenly, also over leaves."""
+        kind, group = _spread(self.mix, n), _spread(self.group_shares, n)
+        leaf = _spread(self.tree.places / self.tree.places.sum(), n)
+        return Servers(
+            kind=kind,
+            group=group,
+            leaf=leaf,
+            base_watts=np.array([each.idle_watts for each in self.kinds])[kind],
+            engines=np.array([each.engines for each in self.kinds], np.float64)[kind],
+            most_sequences=np.array([each.most_sequences for each in self.kinds], np.float64)[kind],
+        )
+
+    def requests(self, day: DayOfRequests, kind: Ints) -> Requests:
+        """A day's requests as the kernel takes them, for servers whose kinds are ``kind``."""
+        work = np.empty(len(day.isl))
+        of = kind[day.server]
+        for index, each in enumerate(self.kinds):
+            mine = of == index
+            work[mine] = each.prompt_seconds(day.isl[mine].astype(np.float64)) * day.count[mine]
+        return Requests(
+            step=day.second,
+            server=day.server,
+            work_s=work,
+            tokens=np.maximum(day.osl - 1.0, 1.0),
+            merged=day.count,
+            followed=(day.second.astype(np.int64) * 7919 + day.server * 104_729) % FOLLOWED
+            == 0,  # the same whoever else is there
+        )
+
+    def under(self, load: Load) -> RowModel:
+        return replace(self, load=load)
+
+    @property
+    def budget_watts(self) -> float:
+        return float(self.tree.budgets[0])
+
+
+def _spread(shares: Floats, n: int) -> Ints:
+    """[n] which of the shares each gets, so that every beginning of the list is as near to them as can be."""
+    shares = np.asarray(shares, np.float64) / np.sum(shares)
+    given, out = np.zeros(len(shares)), np.empty(n, np.int64)
+    for i in range(n):
+        out[i] = int(np.argmax(shares * (i + 1) - given))
+        given[out[i]] += 1
+    return out
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one replicate-day under one policy with ``n`` servers."""
+
+    watts: Floats
+    peak: Floats
+    totals: Floats
+    level_steps: Ints
+    latency_s: Floats
+    latency_of: Ints
+    latency_server: Ints
+
+    @property
+    def brakes(self) -> int:
+        return int(self.totals[kernel.BRAKES])
+
+
+def simulate(
+    row: RowModel, policy: Policy, n: int, day: DayOfRequests, chance: np.random.SeedSequence, seconds: int = DAY_S
+) -> Outcome:
+    """One replicate of ``n`` servers under ``policy``; of ``day`` those requests count whose server is there.
+
+    Args:
+        chance: of sensor errors, delays and failures.
+    """
+    servers = row.servers(n)
+    requests = row.requests(day.before(n), servers.kind)
+    timing, groups = row.timing, len(row.groups)
+    period = max(round(timing.period_s), 1)
+    readings = seconds // period
+    draw = np.random.default_rng(chance)
+    delay = (
+        0.0
+        if policy.immediate
+        else timing.in_band_s
+        if policy.in_band and timing.in_band_s is not None
+        else timing.delay_s
+    )
+    control = Control(
+        period=period,
+        delay=int(np.ceil(delay)),
+        brake=int(np.ceil(timing.brake_s)),
+        error=1.0 + (0.0 if policy.immediate else timing.error) * draw.standard_normal(readings),
+        late=draw.uniform(0.5, 1.0, (readings, groups)),
+        fails=draw.uniform(size=(readings, groups)) < (0.0 if policy.immediate else timing.failure_rate),
+    )
+    if timing.dead is not None and not policy.immediate:
+        control.fails[:, timing.dead] = True
+    log = Log(
+        watts=np.zeros(seconds),
+        peak=np.zeros((-(-seconds // BLOCK_STEPS), len(row.tree.budgets))),
+        level_steps=np.zeros(len(policy.levels) + 2, np.int64),
+        totals=np.zeros(11),
+        latency_s=np.zeros(int(requests.followed.sum()), np.float32),
+        latency_of=np.zeros(int(requests.followed.sum()), np.int64),
+        followed=np.zeros(1, np.int64),
+    )
+    tables: Tables = tables_of(row.kinds, clock_shares(row.kinds, policy.clocks_mhz))
+    supply = Supply(row.tree.budgets, row.tree.below, _other(row, seconds))
+    kernel.run(servers, tables, requests, policy.ladder(groups), control, supply, log)
+    followed = int(log.followed[0])
+    order = np.argsort(log.latency_of[:followed], kind="stable")
+    of = log.latency_of[:followed][order]
+    return Outcome(
+        log.watts,
+        log.peak,
+        log.totals,
+        log.level_steps,
+        log.latency_s[:followed][order],
+        of,
+        requests.server[of],
+    )
+
+
+def _other(row: RowModel, seconds: int) -> Floats:
+    """[seconds] watts of training: high, with a dip in every iteration."""
+    out = np.full(seconds, row.other_watts)
+    if row.other_dip_s > 0:
+        out[np.arange(seconds) % max(round(row.other_dip_s), 2) == 0] *= 1 - row.other_dip
+    return out
+
+
+def chance_of(seed: int, day: int) -> np.random.SeedSequence:
+    return np.random.SeedSequence((seed, day, 99))

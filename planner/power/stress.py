@@ -1,0 +1,75 @@
+"""What a decision does when the world is otherwise than assumed: which promise breaks first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from planner.power.judge import Days, Judge, Verdict
+from planner.power.policy import Policy
+from planner.power.request import PowerRequest
+from planner.power.simulator import RowModel
+
+_DAYS = Days(screened=120, whole=1, first=2_000_000)
+
+
+@dataclass(frozen=True)
+class Stressed:
+    case: str
+    verdict: Verdict
+    breaks: str | None
+    advice: str
+
+
+def stressed(row: RowModel, request: PowerRequest, policy: Policy, servers: int) -> Iterator[Stressed]:
+    """Each case, the policy and its thresholds as they are. Brakes are judged by their value: of so few days the bound
+    says little."""
+    for case, changed, advice in cases(row):
+        judge = Judge(changed, request, _DAYS, by_value=True, at_most=servers)
+        verdict = judge.verdict(policy, servers)
+        breaks = judge.misses(verdict)
+        yield Stressed(case, verdict, breaks, advice if breaks else "nothing to do")
+
+
+def cases(row: RowModel) -> Iterator[tuple[str, RowModel, str]]:
+    """(what is otherwise, the row so, what to do where a promise breaks)."""
+
+    def drifted(share: float) -> RowModel:
+        return replace(row, kinds=[kind.drifted(share) for kind in row.kinds])
+
+    yield (
+        "power 5 % above prediction",
+        drifted(0.05),
+        "measure the servers and plan again; until then lower budget_watts",
+    )
+    yield (
+        "power 10 % above prediction",
+        drifted(0.10),
+        "measure the servers and plan again; until then lower budget_watts",
+    )
+    longer = [replace(kind, prompt_s=tuple(1.5 * each for each in kind.prompt_s)) for kind in row.kinds]  # type: ignore[arg-type]
+    yield "prompts that take half as long again", replace(row, kinds=longer), "record the new traffic and plan again"
+    slow = replace(row.timing, delay_s=60.0, in_band_s=None)
+    yield "a control delay of 60 s", replace(row, timing=slow), "mend the in-band way, or plan with in_band_s left out"
+    dead = replace(row.timing, dead=len(row.groups) - 1)
+    yield (
+        f"no command reaches {row.groups[-1]}",
+        replace(row, timing=dead),
+        "alert on caps that are not taken, and drain servers until it is mended",
+    )
+    blind = replace(row.timing, period_s=60.0)
+    yield "a reading in a minute", replace(row, timing=blind), "treat missing readings as the highest level of caps"
+    if len(row.groups) > 1:
+        shares = np.full(len(row.groups), 0.1 / (len(row.groups) - 1))
+        shares[0] = 0.9
+        yield "nine in ten of high priority", replace(row, group_shares=shares), "plan again with today's shares"
+    training = replace(row, other_watts=row.other_watts + 0.1 * row.budget_watts, other_dip=0.375, other_dip_s=10.0)
+    yield "training that draws a tenth of the budget", training, "name the training jobs in the row, and plan again"
+    tree = replace(row.tree, budgets=row.tree.budgets * 0.75)
+    yield (
+        "a feed lost: three quarters of every budget",
+        replace(row, tree=tree),
+        "hold the deepest caps and drain servers",
+    )

@@ -1,0 +1,184 @@
+"""What operators apply, through the real tools: shellcheck, bash with a stand-in for nvidia-smi, promtool, YAML."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from planner.kinds import example
+from planner.power.document import CapLevel, ClassClock, PowerPlan, parse_power_plan
+from planner.power.exports import ANNOTATION, files
+from profiles.errors import Unsupported
+
+STAND_IN = """#!/usr/bin/env bash
+echo "$*" >> "$CALLS"
+case "$*" in
+*clocks.current.sm*) printf '0, %s\\n1, %s\\n' "${MHZ:-1110}" "${MHZ:-1110}" ;;
+*power.default_limit*) printf '0, 400.00\\n1, 400.00\\n' ;;
+esac
+"""
+
+
+@pytest.fixture
+def plan() -> PowerPlan:
+    made = parse_power_plan(json.dumps(example("power")))
+    levels = tuple(
+        CapLevel(
+            level=i + 1,
+            above=0.9 + 0.02 * i,
+            step_above=None,
+            below=0.85,
+            back_to=i,
+            clocks=(
+                ClassClock(priority="hp", clock_mhz=1305 if i else None, gpu_watts=380.0 if i else None),
+                ClassClock(priority="lp", clock_mhz=1110 - 300 * i, gpu_watts=320.0 - 60 * i),
+            ),
+            time_share=0.1,
+        )
+        for i in range(2)
+    )
+    return made.model_copy(update={"decision": made.decision.model_copy(update={"levels": levels})})
+
+
+@pytest.fixture
+def folder(plan: PowerPlan, tmp_path: Path) -> Path:
+    for name, text in files(plan, "nvidia-smi").items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvidia-smi").write_text(STAND_IN)
+    (tmp_path / "bin" / "id").write_text("#!/usr/bin/env bash\necho ${AS:-0}\n")
+    for name in ("nvidia-smi", "id"):
+        (tmp_path / "bin" / name).chmod(0o755)
+    return tmp_path
+
+
+def run(folder: Path, *words: str, **env: str) -> tuple[int, str, list[str]]:
+    """(exit code, what was said, what nvidia-smi was asked)."""
+    calls = folder / "calls"
+    calls.write_text("")
+    environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "CALLS": str(calls), **env}
+    done = subprocess.run(
+        ["bash", str(folder / words[0]), *words[1:]], capture_output=True, text=True, env=environment, check=False
+    )
+    return done.returncode, done.stdout + done.stderr, calls.read_text().splitlines()
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_scripts_are_clean(folder: Path) -> None:
+    done = subprocess.run(
+        ["shellcheck", *map(str, sorted(folder.glob("*.sh")))], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_nothing_is_set_unless_asked(folder: Path) -> None:
+    for words in (("apply.sh", "2", "lp"), ("apply.sh", "0", "hp"), ("rollback.sh",)):
+        code, said, calls = run(folder, *words)
+        assert code == 0
+        assert "nothing was set" in said
+        assert not [call for call in calls if "query" not in call]
+
+
+def test_a_level_is_applied_and_rolled_back(folder: Path) -> None:
+    assert run(folder, "apply.sh", "2", "lp", "--apply")[2] == ["--lock-gpu-clocks=210,810"]
+    assert run(folder, "apply.sh", "1", "hp", "--apply")[2] == ["--reset-gpu-clocks"]
+    assert run(folder, "apply.sh", "2", "lp", "--power-limit", "300", "--apply")[2] == [
+        "--lock-gpu-clocks=210,810",
+        "--power-limit=300",
+    ]
+    calls = run(folder, "rollback.sh", "--apply")[2]
+    assert [call for call in calls if "query" not in call] == [
+        "--reset-gpu-clocks",
+        "--id=0 --power-limit=400",
+        "--id=1 --power-limit=400",
+    ]
+
+
+@pytest.mark.parametrize(
+    "words", [("3", "lp"), ("1", "mp"), ("1", "lp", "--power-limit", "50"), ("1", "lp", "--power-limit", "x"), ("1",)]
+)
+def test_what_is_not_in_the_plan_is_refused(folder: Path, words: tuple[str, ...]) -> None:
+    code, said, calls = run(folder, "apply.sh", *words, "--apply")
+    assert code == 2
+    assert said
+    assert not calls
+
+
+def test_setting_needs_root(folder: Path) -> None:
+    code, said, calls = run(folder, "apply.sh", "1", "lp", "--apply", AS="1000")
+    assert (code, calls) == (1, [])
+    assert "needs root" in said
+
+
+def test_a_forgotten_cap_is_found(folder: Path) -> None:
+    assert run(folder, "check.sh", "1", "lp")[0] == 0
+    code, said, _ = run(folder, "check.sh", "1", "lp", MHZ="1410")
+    assert code == 1
+    assert "apply the level again" in said
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_takes_the_rules_and_alerts_fire(plan: PowerPlan, tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text(files(plan, "prometheus")["rules.yaml"])
+    checked = subprocess.run(
+        ["promtool", "check", "rules", str(tmp_path / "rules.yaml")], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    row = plan.request.supply.name
+    servers = plan.decision.servers
+    watts = (0.91 * plan.request.supply.budget_watts - servers * plan.request.servers[0].other_watts) / (servers * 8)
+    series = [
+        {"series": f'DCGM_FI_DEV_POWER_USAGE{{row="{row}",priority="lp",gpu="{i}"}}', "values": f"{watts}x60"}
+        for i in range(servers * 8)
+    ]
+    test = {
+        "rule_files": ["rules.yaml"],
+        "evaluation_interval": "2s",
+        "tests": [
+            {
+                "interval": "2s",
+                "input_series": series,
+                "alert_rule_test": [
+                    {"eval_time": "1m", "alertname": "RowPowerAboveBudget", "exp_alerts": []},
+                    {"eval_time": "1m", "alertname": "RowPowerLevel2", "exp_alerts": []},
+                ],
+                "promql_expr_test": [
+                    {
+                        "expr": 'count(ALERTS{alertname="RowPowerLevel1",alertstate="firing"})',
+                        "eval_time": "1m",
+                        "exp_samples": [{"value": 1}],
+                    }
+                ],
+            }
+        ],
+    }
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(test))
+    done = subprocess.run(
+        ["promtool", "test", "rules", "test.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_annotations_are_watts_that_can_be_set(plan: PowerPlan) -> None:
+    can = plan.decision.settable[0]
+    written = files(plan, "dynamo-power")
+    assert set(written) == {f"level-{level}-{name}.yaml" for level in range(3) for name in ("hp", "lp")}
+    for text in written.values():
+        watts = yaml.safe_load(text)["spec"]["template"]["metadata"]["annotations"][ANNOTATION]
+        assert isinstance(watts, str)
+        assert can.least_watts <= int(watts) <= can.most_watts
+
+
+def test_a_plan_without_levels_is_not_exported() -> None:
+    made = parse_power_plan(json.dumps(example("power")))
+    bare = made.model_copy(update={"decision": made.decision.model_copy(update={"levels": ()})})
+    for target in ("nvidia-smi", "dynamo-power"):
+        with pytest.raises(Unsupported, match="no levels of caps"):
+            files(bare, target)

@@ -1,0 +1,139 @@
+"""What is wrong with a row is said in two lines that name the field and the value; nothing is clamped."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from planner.power.request import parse_power_request
+from planner.power.row import row_of, row_without_load
+from planner.replay.request import Trace
+from profiles.errors import InputError, UnknownName
+
+Change = Callable[[dict[str, Any]], None]
+
+
+def rack(name: str, watts: float, servers: int | None = 4) -> dict[str, Any]:
+    return {"name": name, "budget_watts": watts, **({} if servers is None else {"servers": servers})}
+
+
+def trace(seconds: float, count: int) -> Trace:
+    return Trace(
+        name="t.csv",
+        arrival_s=tuple(seconds * i / (count - 1) for i in range(count)),
+        isl=(100,) * count,
+        osl=(10,) * count,
+    )
+
+
+WRONG: dict[str, tuple[Change, str]] = {
+    "a child above its parent": (
+        lambda f: f["supply"].update(children=[rack("a", 50_000), rack("b", 30_000)]),
+        "a: budget_watts 50000 is above its parent's",
+    ),
+    "children that do not reach their parent": (
+        lambda f: f["supply"].update(children=[rack("a", 15_000), rack("b", 15_000)]),
+        "children's budgets sum to 30000 W",
+    ),
+    "a name twice": (
+        lambda f: f["supply"].update(children=[rack("a", 20_000), rack("a", 20_000)]),
+        "'a' is there twice",
+    ),
+    "fewer places than servers": (
+        lambda f: f["supply"].update(children=[rack("a", 20_000, 3), rack("b", 20_000, 3)]),
+        "hold 6 servers, and today there are 8",
+    ),
+    "places of some alone": (
+        lambda f: f["supply"].update(children=[rack("a", 20_000, 8), rack("b", 20_000, None)]),
+        "b: servers is missing",
+    ),
+    "no servers": (lambda f: f["servers"][0].update(today=0), "today is 0"),
+    "no idle power": (lambda f: f["servers"][0].pop("other_watts"), "other_watts is missing"),
+    "nameplate below idle": (lambda f: f["servers"][0].update(nameplate_watts=1000), "nameplate_watts 1000"),
+    "today above the budget": (lambda f: f["supply"].update(budget_watts=15_000), "draw 18,912 W without any work"),
+    "a clock above the range": (
+        lambda f: f.update(caps=[{"priority": "lp", "clock_mhz": 1500}]),
+        "1500 MHz is outside",
+    ),
+    "a clock between steps": (lambda f: f.update(caps=[{"priority": "lp", "clock_mhz": 1280}]), "1280 MHz is between"),
+    "a cap of an unknown class": (lambda f: f.update(caps=[{"priority": "mp", "clock_mhz": 1275}]), "'mp'"),
+    "a limit of an unknown class": (lambda f: f.update(slo_impact="mp_p50=1%"), "'mp'"),
+    "a limit that is no share": (lambda f: f.update(slo_impact="hp_p50=x"), "'x' is not a share"),
+    "a limit of no percentile": (lambda f: f.update(slo_impact="hp=1%"), "'hp' is not a class and a percentile"),
+    "a limit twice": (lambda f: f.update(slo_impact="hp_p50=1%,hp_p50=2%"), "hp_p50 is given twice"),
+    "priorities that overlap": (
+        lambda f: f.update(priorities=[{"name": "hp", "share": 0.7}, {"name": "lp", "share": 0.5}]),
+        "shares sum to 1.2 and overlap",
+    ),
+    "a priority twice": (
+        lambda f: f.update(priorities=[{"name": "hp", "share": 0.5}, {"name": "hp", "share": 0.5}]),
+        "'hp' is given twice",
+    ),
+    "too few days for the bound": (lambda f: f.update(days=300), "300 are too few for a bound of 1 brakes a year"),
+    "an unknown GPU": (lambda f: f["servers"][0].update(gpu="Z9"), "'Z9'"),
+    "a trace of a minute": (lambda f: f.update(trace=trace(60, 5000)), "60 s are too short"),
+    "a trace of few requests": (lambda f: f.update(trace=trace(3600, 900)), "too few for p99"),
+    "an unknown field": (lambda f: f.update(racks=3), "racks is not known"),
+    "a number in words": (lambda f: f["supply"].update(budget_watts="40 kW"), "'40 kW' is not a number"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_row_is_refused_by_name(fields: dict[str, Any], name: str) -> None:
+    change, said = WRONG[name]
+    change(fields)
+    with pytest.raises(InputError) as refused:
+        row_of(parse_power_request(fields))
+    assert said in refused.value.message
+    assert refused.value.hint
+
+
+def test_children_may_have_more_than_their_parent_together(fields: dict[str, Any]) -> None:
+    fields["supply"]["children"] = [rack("a", 30_000), rack("b", 30_000)]
+    row = row_without_load(parse_power_request(fields))
+    assert row.tree.names == ("row", "a", "b")
+    assert row.tree.below.tolist() == [[True, True], [True, False], [False, True]]
+    assert row.tree.most is None
+
+
+def test_more_places_than_servers_are_all_there_are(fields: dict[str, Any]) -> None:
+    fields["supply"]["children"] = [rack("a", 20_000, 5), rack("b", 20_000, 5)]
+    assert row_without_load(parse_power_request(fields)).tree.most == 10
+
+
+def test_the_short_form_of_limits_is_the_long_one(fields: dict[str, Any]) -> None:
+    short = parse_power_request({**fields, "slo_impact": "hp_p50=1%,lp_p99.9=0.5"})
+    long = copy.deepcopy(fields)
+    long["slo_impact"] = [
+        {"priority": "hp", "percentile": 50, "limit": 0.01},
+        {"priority": "lp", "percentile": 99.9, "limit": 0.5},
+    ]
+    assert short.slo_impact == parse_power_request(long).slo_impact
+
+
+def test_a_gpu_without_known_clocks_has_no_caps_to_choose(fields: dict[str, Any]) -> None:
+    from planner.power.row import polca_for
+
+    fields["servers"][0]["gpu"] = "L4"
+    row = row_without_load(parse_power_request(fields))
+    with pytest.raises(InputError, match="L4 has no known settable clocks"):
+        polca_for(row)
+
+
+def test_polca_on_another_gpu_has_settable_clocks(fields: dict[str, Any]) -> None:
+    from planner.power.row import polca_for
+
+    fields["servers"][0].update(gpu="H100", nameplate_watts=9000)
+    row = row_without_load(parse_power_request(fields))
+    can = row.kinds[0].settable
+    assert can is not None
+    assert all(mhz in can.clocks for mhz in polca_for(row).clocks_mhz if mhz is not None)
+    assert not row.kinds[0].response.measured
+
+
+def test_names_are_of_the_row(fields: dict[str, Any]) -> None:
+    with pytest.raises(UnknownName):
+        parse_power_request({**fields, "slo_impact": "low_p50=1%"})

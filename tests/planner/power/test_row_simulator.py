@@ -1,0 +1,122 @@
+"""The row simulator: the same in any batch, work conserved, power between idle and full, caps act when they should."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from planner.power import kernel
+from planner.power.policy import Policy, none, polca, static
+from planner.power.simulator import Outcome, RowModel, chance_of, simulate
+from planner.power.traffic import Bursts, DayOfRequests, RecordedLoad, ReferenceLoad, busiest, stretch, whole_day
+
+HOURS = 7200
+FREE = Policy("free", brakes=False)
+
+
+def one(row: RowModel, policy: Policy, n: int = 8, seed: int = 3, seconds: int = HOURS) -> Outcome:
+    assert row.load is not None
+    day = whole_day(row.load, 12, seed, 0)
+    keep = day.second < seconds
+    day = type(day)(*(getattr(day, name)[keep] for name in ("second", "server", "isl", "osl", "count")))
+    return simulate(row, policy, n, day, chance_of(seed, 0), seconds)
+
+
+def test_a_replicate_is_the_same_alone_and_among_others(row: RowModel) -> None:
+    alone = one(row, polca(2, (1275, 1110), 1305))
+    for n in (7, 9, 8):
+        again = one(row, polca(2, (1275, 1110), 1305), n)
+    assert again.watts.tobytes() == alone.watts.tobytes()
+    assert again.latency_s.tobytes() == alone.latency_s.tobytes()
+
+
+def test_servers_do_not_change_when_others_come(row: RowModel) -> None:
+    assert row.load is not None
+    few, many = (whole_day(row.load, n, 5, 1) for n in (8, 11))
+    assert np.array_equal(few.second, many.before(8).second)
+    assert np.array_equal(few.isl, many.before(8).isl)
+    assert np.array_equal(row.servers(11).group[:8], row.servers(8).group)
+
+
+def test_a_stretch_is_that_part_of_its_day(row: RowModel) -> None:
+    assert row.load is not None
+    day, part = whole_day(row.load, 8, 5, 1), stretch(row.load, 8, 5, 1, 36_000, "exponential")
+    inside = (day.second >= 36_000 - 300) & (day.second < 36_900)
+    assert np.array_equal(day.second[inside] - 36_000 + 300, part.second)
+    assert np.array_equal(day.osl[inside], part.osl)
+
+
+@pytest.mark.parametrize("policy", [FREE, none(), static((1305, 600)), polca(2, (1275, 1110), 1305)])
+def test_work_is_conserved_under_every_policy(row: RowModel, policy: Policy) -> None:
+    totals = one(row.under(ReferenceLoad(0.3, row.load.bursts)), policy).totals  # type: ignore[union-attr]
+    assert totals[kernel.WORK_DONE] + totals[kernel.WORK_LEFT] == pytest.approx(totals[kernel.WORK_IN], rel=1e-9)
+    assert totals[kernel.TOKENS_DONE] + totals[kernel.TOKENS_LEFT] == pytest.approx(totals[kernel.TOKENS_IN], rel=1e-9)
+
+
+def test_power_lies_between_idle_and_all_at_work(row: RowModel) -> None:
+    watts = one(row, FREE).watts
+    kind = row.kinds[0]
+    assert watts.min() >= 8 * kind.idle_watts - 1e-6
+    assert watts.max() <= 8 * kind.most_watts + 1e-6
+    nothing = DayOfRequests(np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.zeros(0), np.zeros(0))
+    idle = simulate(row, FREE, 8, nothing, chance_of(0, 0), 600)
+    assert np.allclose(idle.watts, 8 * kind.idle_watts)
+
+
+def test_a_lower_clock_draws_less_and_takes_longer(row: RowModel) -> None:
+    fast, slow = one(row, FREE), one(row, static((705, 705)))
+    assert slow.watts.max() < fast.watts.max()
+    assert np.median(slow.latency_s) > 1.1 * np.median(fast.latency_s)
+
+
+def test_a_cap_acts_after_its_delay_and_the_brake_after_its_own(row: RowModel) -> None:
+    calm = replace(row.timing, error=0.0, failure_rate=0.0)
+    row = replace(row, timing=calm, tree=replace(row.tree, budgets=row.tree.budgets * 0.6))
+    braked = one(row.under(ReferenceLoad(0.3, row.load.bursts)), none())  # type: ignore[union-attr]
+    assert braked.brakes > 0
+    free = one(row.under(ReferenceLoad(0.3, row.load.bursts)), FREE)  # type: ignore[union-attr]
+    over = int(np.flatnonzero(free.watts > row.budget_watts)[0])
+    assert np.array_equal(braked.watts[: over + 5], free.watts[: over + 5])
+    assert braked.watts[over + 12 : over + 40].max() < free.watts[over + 12 : over + 40].max()
+
+
+def test_a_class_that_no_command_reaches_is_as_fast_as_ever(row: RowModel) -> None:
+    row = replace(row, tree=replace(row.tree, budgets=row.tree.budgets * 0.75))
+    dead = replace(row, timing=replace(row.timing, dead=1))
+    policy = replace(polca(2, (600, 405), 705), brakes=False)
+    group = row.servers(8).group
+
+    def low(outcome: Outcome) -> np.ndarray:
+        return outcome.latency_s[group[outcome.latency_server] == 1]
+
+    assert np.array_equal(low(one(dead, policy)), low(one(row, FREE)))
+    assert np.median(low(one(row, policy))) > np.median(low(one(row, FREE)))
+
+
+def test_latency_is_that_of_an_engine_alone(row: RowModel) -> None:
+    kind = row.kinds[0]
+    load = RecordedLoad(np.arange(0, 7000, 350.0), np.full(20, 2000), np.full(20, 500), 1)
+    outcome = simulate(row.under(load), FREE, 1, load.as_recorded(0), chance_of(0, 0), HOURS)
+    expected = float(kind.prompt_seconds(np.array(2000.0))) + 499 * kind.token_s
+    assert np.allclose(outcome.latency_s, expected, rtol=0.03)
+    energy = 20 * (
+        kind.prefill_watts * float(kind.prompt_seconds(np.array(2000.0))) + kind.decode_watts * 499 * kind.token_s
+    )
+    assert outcome.watts.sum() - HOURS * kind.idle_watts == pytest.approx(energy, rel=0.03)
+
+
+def test_the_busiest_slots_come_nearest_to_the_budget(row: RowModel) -> None:
+    load = ReferenceLoad(0.05, Bursts(24, 0.6, 120, 20))
+    slots = busiest(load, 4, range(3), 3 * 96, "exponential")
+    assert len(set(slots)) == 3 * 96
+    highest = {
+        (day, 900 * int(slot)): watts
+        for day in range(3)
+        for slot, watts in enumerate(
+            simulate(row, FREE, 40, whole_day(load, 40, 4, day), chance_of(4, day)).watts.reshape(96, -1).max(axis=1)
+        )
+    }
+    top = sorted(highest, key=lambda slot: -highest[slot])[:5]
+    assert all(slots.index(slot) < 20 for slot in top)
