@@ -21,6 +21,7 @@ from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.questions import Batch, LayerStep, Split
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.frameworks.framework import Framework
+from costmodels.serving.frameworks.own_calibration import calibration_in
 from costmodels.serving.memory import Loaded, Memory, StepLimits, engine_memory
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import Network
@@ -50,6 +51,7 @@ class ServedModel:
         network: what the GPUs of an engine communicate over.
         images: that its prompts hold.
         drafting: whether its own draft module is loaded, too.
+        greedy: whether tokens are chosen without sampling.
         busier: of layouts whose experts an all-to-all reaches, [n]: the busiest GPU's load ÷ that which the rows that
             answer for their balance have; None: as those.
     """
@@ -61,7 +63,30 @@ class ServedModel:
     network: Network
     images: PromptImages | None = None
     drafting: bool = False
+    greedy: bool = False
     busier: Callable[[Layouts], Floats] | None = None
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """What engines of it take beyond their kernels."""
+        day = self.framework.nearest.date
+        own = calibration_in([store.path for store in self.cost.measured], self.framework.name)
+        resolved = (own or self.framework.fitted).resolved(
+            self.gpu, day, self.model.name, greedy=self.greedy, block_experts=self.slow_blocks
+        )
+        return self.framework.less_sure(resolved)
+
+    @property
+    def slow_blocks(self) -> bool:
+        """Whether its experts are scaled blocks of fp8, on a GPU and under a release that are slow with them."""
+        slow = self.framework.capabilities.slow_fp8_block_experts
+        return (
+            slow is not None
+            and self.model.is_moe
+            and self.precision.of("experts") == "fp8_block"
+            and self.gpu.generation == slow.generation
+            and self.framework.release.older_than(slow.before)
+        )
 
     @property
     def gpu(self) -> Gpu:
@@ -113,7 +138,7 @@ class ServedModel:
             encoding = LayerStep(Split(self.model.hidden, precision, layouts), batch, routing, work)
             count = (batch.prefills * batch.chunk).astype(np.float64) * self.images.per_token
             ask_images(encoding, self.model.vision, self.images.image, count)
-        calibration = calibration or self.framework.calibration
+        calibration = calibration or self.calibration
         return step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
 
     def memory(

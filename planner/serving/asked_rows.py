@@ -28,7 +28,7 @@ LOAD = ("isl", "osl", "spread", "concurrency", "rate")
 FindModel = Callable[[str], Architecture]
 FindWorkload = Callable[[str], Workload]
 
-Group = tuple[str, str, str, str | None, str | None, PromptImages | None]
+Group = tuple[str, str, str, str | None, str | None, PromptImages | None, bool]
 """What rows that are predicted together share."""
 
 FEWEST_REQUESTS = 100
@@ -75,7 +75,13 @@ class AskedRow:
 
     @property
     def group(self) -> Group:
-        return self.model, self.gpu, self.framework, self.precision, self.kv_precision, self.images
+        return self.model, self.gpu, self.framework, self.precision, self.kv_precision, self.images, self.greedy
+
+    @property
+    def greedy(self) -> bool:
+        """Whether tokens are chosen without sampling: as said, else where lengths are spread as the public harnesses
+        send them, which decode greedily."""
+        return self.sampling == "greedy" or (not self.sampling and self.workload.spread is not None)
 
 
 def asked_row(

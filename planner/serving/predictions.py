@@ -273,7 +273,7 @@ def _own(name: str, prefix: str, suffix: str) -> str:
 TEXTS = {
     *("model", "gpu", "framework", "version", "date", "precision", "kv_precision", "workload", "image"),
     *("mode", "spec", "spread"),
-    *("role", "exchange", "overlap", "eplb", "step_ms_by_part"),
+    *("role", "exchange", "overlap", "eplb", "step_ms_by_part", "tpot_ms_by_part", "ttft_ms_by_part"),
     *("how", "release", "note", "error"),
 }
 """Columns that hold no numbers."""
