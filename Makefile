@@ -4,10 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-service bench-silicon bench-training bench-wide-ep pack clean
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-promises bench-power bench-silicon bench-training pack clean
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-promises bench-silicon bench-training bench-wide-ep pack clean
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-fleet bench-memory bench-power bench-silicon bench-training bench-wide-ep pack clean bench-promises
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-fleet bench-memory bench-order bench-power
+.PHONY: bench-promises bench-service bench-silicon bench-training bench-wide-ep pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -87,6 +85,11 @@ bench-silicon: $(STAMP)
 	$(BIN)/pip install --quiet '.[silicon]'
 	$(BIN)/python -m tests.benchmarks.silicon
 	$(BIN)/python -m tests.benchmarks.readme
+
+# How much of the error of two predictions is the same, from which `plan compare` tells how sure an order is.
+bench-order: $(STAMP)
+	$(BIN)/pip install --quiet '.[silicon]'
+	$(BIN)/python -m tests.benchmarks.order
 
 # The service on loopback: rates, latencies, cancels, fairness, memory, two instances; and with everything killed.
 bench-service: $(STAMP)

@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from planner.contract.documents import checked
-from planner.contract.published import version_of
+from planner.contract.exported import DEPLOYMENT, MANIFEST, ExportedDeployment
+from planner.contract.published import Published, version_of
 from planner.exports.registry import exported
 from planner.exports.target import Asked
 from planner.exports.values import Values
+from planner.serving.document.plan import Plan
 from profiles.errors import InputError
 from profiles.files import Source, reason
 from profiles.markup import read_json
 from profiles.values import named, shown
 
-MANIFEST = "plan-export.json"
 _FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9._-]*")
 _MOST_TOLD = 3
 
@@ -42,9 +43,19 @@ def manifest(target: str, asked: Asked, framework: str, files: Mapping[str, str]
         "framework": framework,
         "assume_version": asked.assume_version,
         "values": asked.values.model_dump(mode="json", exclude_defaults=True),
+        **_running(document),
         "files": {name: hashlib.sha256(text.encode("utf-8")).hexdigest() for name, text in sorted(files.items())},
     }
     return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
+
+
+def _running(document: Published) -> dict[str, Any]:
+    """What `plan import` needs beside the files of a serving plan: ids, places, weights, what no command says."""
+    if not isinstance(document, Plan):
+        return {}
+    asked, engines = document.request, document.decision.engines
+    said = ExportedDeployment.of(asked.model, asked.config, asked.cluster, engines)
+    return {DEPLOYMENT: said.model_dump(mode="json")}
 
 
 def write_folder(folder: Path, files: Mapping[str, str], *, force: bool) -> None:

@@ -92,7 +92,8 @@ def export(
         return
     if to is None:
         raise InputError("--to is missing", "for example: plan export plan.json --to shell -o out --set nodes=10.0.0.1")
-    from planner.exports.folder import MANIFEST, manifest, write_folder
+    from planner.contract.exported import MANIFEST
+    from planner.exports.folder import manifest, write_folder
     from planner.exports.registry import exported, find_target
 
     if output is None:
