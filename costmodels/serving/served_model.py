@@ -18,6 +18,8 @@ from costmodels.operations.encoder import ask_images
 from costmodels.operations.exchanges import OVERLAPS
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.questions import Batch, LayerStep, Split
+from costmodels.power.state import OperatingState
+from costmodels.serving.clocked import at_state
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.memory import Loaded, Memory, StepLimits, engine_memory
@@ -49,6 +51,7 @@ class ServedModel:
         network: what the GPUs of an engine communicate over.
         images: that its prompts hold.
         drafting: whether its own draft module is loaded, too.
+        state: clock and power limit of its GPUs; None: as the driver has them.
     """
 
     model: Architecture
@@ -58,6 +61,7 @@ class ServedModel:
     network: Network
     images: PromptImages | None = None
     drafting: bool = False
+    state: OperatingState | None = None
 
     @property
     def gpu(self) -> Gpu:
@@ -108,7 +112,8 @@ class ServedModel:
             count = (batch.prefills * batch.chunk).astype(np.float64) * self.images.per_token
             ask_images(encoding, self.model.vision, self.images.image, count)
         calibration = calibration or self.framework.calibration
-        return step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
+        times = step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
+        return times if self.state is None else at_state(times, self.gpu, self.state)
 
     def memory(
         self,

@@ -38,6 +38,7 @@ class StepTimes:
         compute_us, memory_us: roofline times of all kernels together, shape [n]: how busy tensor cores and
             memory are.
         kernels_us: all kernels and exchanges as measured alone, shape [n].
+        hot, most_watts: watts above idle ÷ those at the highest clock, and the board's limit, shape [n].
     """
 
     latency: Estimates
@@ -46,6 +47,8 @@ class StepTimes:
     compute_us: Floats
     memory_us: Floats
     kernels_us: Floats
+    hot: Floats
+    most_watts: Floats
 
     def take(self, index: Ints) -> StepTimes:
         return take_rows(self, index)
@@ -113,7 +116,7 @@ def step_times(
     stage = _calibrated(combine([layers.scaled(share), hop, host]), calibration)
     parts = {part: np.sum([e.value for e in estimates], axis=0) for part, estimates in by_part.items()}
     memory_us = busy[1] + work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6
-    return StepTimes(latency, stage, parts, busy[0], memory_us, kernels)
+    return StepTimes(latency, stage, parts, busy[0], memory_us, kernels, np.ones(n), np.full(n, np.inf))
 
 
 EXCHANGE_PARTS = ("dispatch", "combine", "overlap")

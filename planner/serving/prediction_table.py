@@ -37,7 +37,7 @@ from profiles.values import shown
 
 REQUIRED = ("model", "gpu", "framework")
 OPTIONAL = (
-    *("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus"),
+    *("version", "date", "precision", "kv_precision", "clock", "power_cap", *DEGREES, "num_gpus"),
     *("workload", *LOAD, *RUN, "images", "image", *RECIPE_FIELDS, "sampling"),
     *WIDE_FIELDS,
 )
@@ -197,7 +197,7 @@ def _predict_group(
     progress: Progress | None,
     out: dict[str, np.ndarray],
 ) -> None:
-    _, gpu_name, framework_at, weights, kv, images = group
+    _, gpu_name, framework_at, weights, kv, images, state = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     families().require_measured_widths(model)
     precision = precision_of(model, weights, kv)
@@ -219,7 +219,7 @@ def _predict_group(
     if (gpu_name, framework.name) not in costs:
         costs[gpu_name, framework.name] = CostModel(gpu, framework.name, progress=progress, measured=measured)
     network = Network(node.gpus, find_fabric(node.default_fabric))
-    served = ServedModel(model, precision, framework, costs[gpu_name, framework.name], network, images)
+    served = ServedModel(model, precision, framework, costs[gpu_name, framework.name], network, images, state=state)
     engines = []
     for row in rows:
         out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], *served.notes)))
