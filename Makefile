@@ -4,8 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-power bench-silicon bench-training pack clean
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-silicon bench-training bench-wide-ep pack clean
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-fleet bench-memory bench-power bench-silicon bench-training bench-wide-ep pack clean bench-promises
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -39,6 +38,10 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.steps
 	$(BIN)/python -m tests.benchmarks.readme
 
+# Whether plans keep their word: 200 random requests, replayed, and the ends of 60 plans' intervals. Hours.
+bench-promises: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.promises
+
 # Memory of engines against what they log when they start, each model left out in turn.
 bench-memory: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.memory
@@ -57,6 +60,10 @@ bench-experts: $(STAMP)
 bench-training: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.training
 	$(BIN)/python -m tests.benchmarks.readme
+
+# Fleets: gaps and times of questions of several sizes, Mélange's formulation beside ours, random services replayed.
+bench-fleet: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.fleets
 
 # Public end-to-end runs, ours and the peer's predictions; `calibrate` after the module's name refits the constants.
 bench-silicon: $(STAMP)

@@ -10,7 +10,6 @@ passed in; nothing described is kept in the module. The functions of this module
 from __future__ import annotations
 
 import datetime as dt
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -138,7 +137,7 @@ class Price(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     gpu: str
-    usd_per_gpu_hour: float = Field(default_factory=lambda: math.inf, gt=0)  # no on-demand price: never the cheapest
+    usd_per_gpu_hour: float | None = Field(default=None, gt=0)  # None: of spot GPUs alone
     spot_usd_per_gpu_hour: float | None = Field(default=None, gt=0)
     provider: str
     instance: str
@@ -301,12 +300,12 @@ class Catalogue:
     def on_demand_price(self, gpu: Gpu, node: Node | None = None) -> Price | None:
         """The cheapest on-demand price of a user's own, else the cheapest on record; None where none is. Of ``node`` as
         an instance, where it is one."""
-        offers = [price for price in self.offers if price.gpu == gpu.name and math.isfinite(price.usd_per_gpu_hour)]
+        offers = [price for price in self.offers if price.gpu == gpu.name and price.usd_per_gpu_hour is not None]
         if not offers:
             return on_demand_price(gpu, node)
         if node is not None:
             offers = [price for price in offers if _called(price.instance, [node])] or offers
-        return min(offers, key=lambda price: price.usd_per_gpu_hour)
+        return min(offers, key=lambda price: price.usd_per_gpu_hour or 0.0)
 
     def spot_price(self, gpu: str) -> Price | None:
         """The cheapest spot price of a user's own, else the cheapest on record; None where none is."""
@@ -325,10 +324,10 @@ default_node = SHIPPED.default_node
 
 def on_demand_price(gpu: Gpu, node: Node | None = None) -> Price | None:
     """The cheapest on-demand price on record, or None where none is; of ``node`` as an instance, where it is one."""
-    offers = [price for price in prices() if price.gpu == gpu.name and math.isfinite(price.usd_per_gpu_hour)]
+    offers = [price for price in prices() if price.gpu == gpu.name and price.usd_per_gpu_hour is not None]
     if node is not None:
         offers = [price for price in offers if _called(price.instance, [node])] or offers
-    return min(offers, key=lambda price: price.usd_per_gpu_hour, default=None)
+    return min(offers, key=lambda price: price.usd_per_gpu_hour or 0.0, default=None)
 
 
 def spot_price(gpu: str) -> Price | None:

@@ -86,7 +86,7 @@ def read_catalogue(
             continue
         offer = Price(
             gpu=gpus[0].name,
-            usd_per_gpu_hour=math.inf if price is None else price,
+            usd_per_gpu_hour=price,
             spot_usd_per_gpu_hour=spot,
             provider=provider,
             instance=instance.strip() or name,
@@ -107,23 +107,22 @@ def read_catalogue(
 
 
 def _cheaper(first: Price, second: Price) -> bool:
-    return first.usd_per_gpu_hour < second.usd_per_gpu_hour
+    return _on_demand(first) < _on_demand(second)
+
+
+def _on_demand(offer: Price) -> float:
+    return math.inf if offer.usd_per_gpu_hour is None else offer.usd_per_gpu_hour
 
 
 def _order(offer: Price) -> tuple[str, float, str, str]:
-    return offer.gpu, offer.usd_per_gpu_hour, offer.instance, offer.region or ""
+    return offer.gpu, _on_demand(offer), offer.instance, offer.region or ""
 
 
 def written_offers(offers: Sequence[Price]) -> str:
     """The YAML of a file of offers."""
     import yaml
 
-    rows = []
-    for offer in offers:
-        fields = offer.model_dump(mode="json", exclude_none=True)
-        if not math.isfinite(offer.usd_per_gpu_hour):
-            del fields["usd_per_gpu_hour"]
-        rows.append(fields)
+    rows = [offer.model_dump(mode="json", exclude_none=True) for offer in offers]
     return yaml.safe_dump({"offers": rows}, sort_keys=False, allow_unicode=True, width=1000)
 
 

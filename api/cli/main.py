@@ -9,6 +9,7 @@ import typer
 
 from api.cli import running
 from api.cli.commands import (
+    calibrate,
     catalogue,
     check,
     collect,
@@ -39,6 +40,7 @@ app.callback(invoke_without_command=True)(plan.plan)
 app.command("models")(catalogue.models)
 app.command("gpus")(catalogue.gpus)
 app.command("predict")(predict.predict)
+app.command("calibrate")(calibrate.calibrate)
 app.command("memory")(memory.memory)
 app.command("simulate")(simulate.simulate)
 app.command("fleet")(fleet.fleet)

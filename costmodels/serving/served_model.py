@@ -22,6 +22,7 @@ from costmodels.power.state import OperatingState
 from costmodels.serving.clocked import at_state
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.frameworks.framework import Framework
+from costmodels.serving.frameworks.own_calibration import calibration_in
 from costmodels.serving.memory import Loaded, Memory, StepLimits, engine_memory
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import Network
@@ -51,7 +52,11 @@ class ServedModel:
         network: what the GPUs of an engine communicate over.
         images: that its prompts hold.
         drafting: whether its own draft module is loaded, too.
+<<<<<<< HEAD
         state: clock and power limit of its GPUs; None: as the driver has them.
+=======
+        greedy: whether tokens are chosen without sampling.
+>>>>>>> main
     """
 
     model: Architecture
@@ -61,7 +66,33 @@ class ServedModel:
     network: Network
     images: PromptImages | None = None
     drafting: bool = False
+<<<<<<< HEAD
     state: OperatingState | None = None
+=======
+    greedy: bool = False
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """What engines of it take beyond their kernels."""
+        day = self.framework.nearest.date
+        own = calibration_in([store.path for store in self.cost.measured], self.framework.name)
+        resolved = (own or self.framework.fitted).resolved(
+            self.gpu, day, self.model.name, greedy=self.greedy, block_experts=self.slow_blocks
+        )
+        return self.framework.less_sure(resolved)
+
+    @property
+    def slow_blocks(self) -> bool:
+        """Whether its experts are scaled blocks of fp8, on a GPU and under a release that are slow with them."""
+        slow = self.framework.capabilities.slow_fp8_block_experts
+        return (
+            slow is not None
+            and self.model.is_moe
+            and self.precision.of("experts") == "fp8_block"
+            and self.gpu.generation == slow.generation
+            and self.framework.release.older_than(slow.before)
+        )
+>>>>>>> main
 
     @property
     def gpu(self) -> Gpu:
@@ -111,9 +142,14 @@ class ServedModel:
             encoding = LayerStep(Split(self.model.hidden, precision, layouts), batch, routing, work)
             count = (batch.prefills * batch.chunk).astype(np.float64) * self.images.per_token
             ask_images(encoding, self.model.vision, self.images.image, count)
+<<<<<<< HEAD
         calibration = calibration or self.framework.calibration
         times = step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
         return times if self.state is None else at_state(times, self.gpu, self.state)
+=======
+        calibration = calibration or self.calibration
+        return step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
+>>>>>>> main
 
     def memory(
         self,

@@ -112,8 +112,9 @@ def step_times(
     # The slowest stage has ⌈layers ÷ pp⌉ of the layers; the head, in one stage only, is counted as spread
     # over all.
     share = np.ceil(model.layers / layouts.pp) / model.layers
+    own = Estimates.exact(calibration.host_us(model.layers * share, batch.decodes, batch.prefills))
     latency = _calibrated(combine([layers, hop.scaled(hops), host]), calibration)
-    stage = _calibrated(combine([layers.scaled(share), hop, host]), calibration)
+    stage = _calibrated(combine([layers.scaled(share), hop, own]), calibration)
     parts = {part: np.sum([e.value for e in estimates], axis=0) for part, estimates in by_part.items()}
     memory_us = busy[1] + work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6
     return StepTimes(latency, stage, parts, busy[0], memory_us, kernels, np.ones(n), np.full(n, np.inf))
@@ -177,8 +178,11 @@ def _elementwise(cost: CostModel, work: StepWork) -> Estimates:
 
 
 def _calibrated(estimates: Estimates, calibration: Calibration) -> Estimates:
-    """With the interval that held-out runs ask for, or the kernels' own where that is wider."""
+    """With the interval that runs ask for, or the kernels' own where that is wider and no runs are of the model and the
+    GPU type."""
     low, high = interval(estimates.value, calibration.tpot)
+    if calibration.met:
+        return Estimates(estimates.value, low, high, estimates.how, estimates.inside)
     return Estimates(
         estimates.value,
         np.minimum(estimates.low, low),

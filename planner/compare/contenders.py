@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from costmodels.kernels.cost_model import CostModel
 from planner.compare.carrying import ReplayedFleet
 from planner.compare.document import EngineStarts
+from planner.compare.schedules import replayed_schedule
 from planner.contract.clusters import Cluster
 from planner.contract.deployment import DeploymentDocument
 from planner.contract.workload.slo import Slo
 from planner.contract.workload.workload import Workload
 from planner.replay.planned_engines import planned_engines
 from planner.replay.running import Running
+from planner.replay.scheduled import is_scheduled
 from planner.serving.document.opening import drafts, engine_fields, framework_of, model_of, running_of
 from planner.serving.document.plan import Plan
 from planner.serving.memory import memory
@@ -88,12 +90,17 @@ def contender(
     costs: dict[tuple[str, str], CostModel],
 ) -> Contender:
     """A document, its engines' memory, and its engines ready to be replayed, where they start; ``costs`` grows."""
-    running = Running.of(document, work, slo)
+    scheduled = isinstance(document, Plan) and is_scheduled(document)
+    running = None if scheduled else Running.of(document, work, slo)
     starts = memory_of(document, catalogue)
     lacking = next((each for each in starts if not each.starts), None)
     if lacking is not None:
         return Contender(name, document, starts, None, f"{lacking.engine} does not start: {lacking.reasons[0]}")
     try:
+        if running is None:
+            assert isinstance(document, Plan)
+            fleet = replayed_schedule(document, work, slo, seed, measured, costs)
+            return Contender(name, document, starts, fleet, None)
         engines = planned_engines(running, measured=measured, costs=costs)
     except ShardwrightError as error:
         return Contender(name, document, starts, None, error.message)

@@ -72,6 +72,15 @@ class Layout(Document):
         said: dict[str, Any] = handler(self)
         return {name: value for name, value in said.items() if name not in _BESIDE or value != _BESIDE[name]}
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """What is written has the fields of what is read, of which those beside the degrees may be left out."""
+        plain = {name: value for name, value in core.items() if name != "serialization"}
+        found = handler.resolve_ref_schema(handler(plain))
+        if "required" in found:
+            found["required"] = [name for name in found["required"] if name not in _BESIDE]
+        return found
+
     @property
     def gpus(self) -> int:
         return self.tp * self.pp * self.dp

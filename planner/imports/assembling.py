@@ -230,7 +230,8 @@ def _placed(engines: Sequence[EngineRead], beside: Beside) -> tuple[list[EngineG
                 price_source=None if offer is None else f"{offer.provider}, {offer.date.isoformat()} (on demand)",
             )
         )
-        usd += used[name] * (offer.usd_per_gpu_hour if offer else float("nan"))
+        price = None if offer is None else offer.usd_per_gpu_hour
+        usd += used[name] * (float("nan") if price is None else price)
     return groups, pools, None if usd != usd else usd
 
 

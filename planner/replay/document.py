@@ -109,6 +109,9 @@ class Moment(Document):
     busy: float = Field(description="share of engine time in which a step ran")
     kv_share: float = Field(description="of the fullest engine's cache, at the end")
     ttft_p90_ms: float | None = Field(description="of the requests that arrived in it; null without any")
+    power_watts: float | None = Field(
+        default=None, description="of all GPUs of the plan; null in reports before schema 1.3"
+    )
 
 
 class SimulationReport(Published):
@@ -141,6 +144,15 @@ class SimulationReport(Published):
     falls_behind: bool = Field(description="whether the queue of some engine grows all the time")
     capacity_rps: float | None = Field(description="about what the plan carries; only where it falls behind")
     groups: tuple[GroupLoad, ...]
+    power_watts: float | None = Field(
+        default=None, description="of all GPUs, mean over the timeline; null in reports before schema 1.3"
+    )
+    joules_per_input_token: float | None = Field(
+        default=None, description="the same ÷ prompt tokens; null in reports before schema 1.3"
+    )
+    joules_per_output_token: float | None = Field(
+        default=None, description="all energy over the timeline ÷ output tokens; null in reports before schema 1.3"
+    )
     timeline: tuple[Moment, ...]
     warnings: tuple[str, ...]
     cost_model_version: str

@@ -22,9 +22,10 @@ from planner.replay.cache_transfer import exposed_transfer_ms
 from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay, warm_up
 from planner.replay.loads import drawn_load, requested_load
 from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines, provenance_warnings
+from planner.replay.power import watts_over
 from planner.replay.request import LIMITS, SimulationRequest
 from planner.replay.running import Running
-from planner.replay.scheduled import scheduled
+from planner.replay.scheduled import is_scheduled, scheduled
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.document.plan import Plan
 from planner.serving.document.prediction import Prediction
@@ -50,7 +51,7 @@ def simulate(
 ) -> simulated.SimulationReport:
     """The report that ``request`` asks for. Arguments and errors as of :func:`simulate_plan`; ``keep`` is given every
     request's times, steps as predicted."""
-    if isinstance(request.plan, Plan) and request.plan.decision.schedule:
+    if isinstance(request.plan, Plan) and is_scheduled(request.plan):
         found = scheduled(request, request.plan, measured, progress)
         one = len(request.plan.decision.schedule) == 1 and request.trace is None and not request.fail
         replayed = _Replayed(
@@ -153,6 +154,8 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
     # A day's rates rise and fall: a queue that grows in its second half says nothing.
     steady = len(schedule) <= 1 and load.concurrency is None
     capacity = None if not steady else capacity_seen_rps(value, described.rate_rps)
+    watts = watts_over(engines, value.replays, np.linspace(0.0, value.requests.end_us, MOMENTS + 1))
+    joules = float(watts.mean()) / value.requests.output_tokens_per_s
     counted = warm_up(value.requests) if sending.warm else np.arange(len(load))
     parts = [
         (name, slo, {end: replace(f, requests=f.requests.take(mine)) for end, f in fleets.items()})
@@ -190,7 +193,10 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
         falls_behind=capacity is not None,
         capacity_rps=capacity,
         groups=tuple(_group(group, value) for group in running.deployment.engines),
-        timeline=_timeline(value),
+        power_watts=float(watts.mean()),
+        joules_per_input_token=joules * described.osl_mean / described.isl_mean,
+        joules_per_output_token=joules,
+        timeline=_timeline(value, watts),
         warnings=(
             *provenance_warnings(running, cost),
             *_load_warnings(running, described, len(counted)),
@@ -377,7 +383,7 @@ def _time_mean(timeline: Floats, column: int) -> float:
     return float(np.average((level[:-1] + level[1:]) / 2, weights=np.diff(time)))
 
 
-def _timeline(fleet: FleetOutcome) -> tuple[simulated.Moment, ...]:
+def _timeline(fleet: FleetOutcome, watts: Floats) -> tuple[simulated.Moment, ...]:
     requests = fleet.requests
     end = requests.end_us
     edges = np.linspace(0.0, end, MOMENTS + 1)
@@ -404,6 +410,7 @@ def _timeline(fleet: FleetOutcome) -> tuple[simulated.Moment, ...]:
                 busy=float(busy[i]),
                 kv_share=float(kv[i]),
                 ttft_p90_ms=float(np.quantile(here, 0.9)) if len(here) else None,
+                power_watts=float(watts[i]),
             )
         )
     return tuple(moments)

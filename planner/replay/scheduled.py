@@ -65,6 +65,12 @@ def failures_of(text: str, plan: Plan) -> list[Failure]:
     return out
 
 
+def is_scheduled(plan: Plan) -> bool:
+    """Whether a plan is replayed by its schedule. Engines that prefill and decode apart have one step and their
+    weights, which hold for all of them."""
+    return bool(plan.decision.schedule) and all(group.role == "aggregated" for group in plan.decision.engines)
+
+
 @dataclass(frozen=True)
 class Scheduled:
     """What a schedule did under a load."""

@@ -19,6 +19,11 @@ from costmodels.serving.served_model import ServedModel
 from planner.serving.asked_rows import AskedRow
 from profiles.errors import InputError
 
+_SAMPLING = {
+    "greedy": "no time for choosing tokens beside the step's own",
+    "random": "top-k and top-p take their time for every running sequence",
+}
+
 FULL_MEMORY_FRACTION = 0.95
 """Taken where nobody says a share and the release's own leaves no room: as far as the public recipes go
 (``--mem-fraction-static 0.95``, ``--gpu-memory-utilization 0.95``)."""
@@ -81,7 +86,7 @@ class AskedEngine:
             name = served.framework.full_name
             yield f"spec: {tokens} drafted tokens a step, accepted as in the runs that {name} is calibrated on"
         if row.sampling:
-            yield f"sampling={row.sampling}: both ways of sampling are predicted alike"
+            yield f"sampling={row.sampling}: {_SAMPLING[row.sampling]}"
         if users is None and started.polling_interval > 1:
             yield "polling_interval: not counted where requests arrive at a rate"
 

@@ -30,7 +30,11 @@ LOAD = ("isl", "osl", "spread", "concurrency", "rate")
 FindModel = Callable[[str], Architecture]
 FindWorkload = Callable[[str], Workload]
 
+<<<<<<< HEAD
 Group = tuple[str, str, str, str | None, str | None, PromptImages | None, OperatingState | None]
+=======
+Group = tuple[str, str, str, str | None, str | None, PromptImages | None, bool]
+>>>>>>> main
 """What rows that are predicted together share."""
 
 FEWEST_REQUESTS = 100
@@ -78,8 +82,18 @@ class AskedRow:
 
     @property
     def group(self) -> Group:
+<<<<<<< HEAD
         engine = self.model, self.gpu, self.framework, self.precision, self.kv_precision
         return (*engine, self.images, self.state)
+=======
+        return self.model, self.gpu, self.framework, self.precision, self.kv_precision, self.images, self.greedy
+
+    @property
+    def greedy(self) -> bool:
+        """Whether tokens are chosen without sampling: as said, else where lengths are spread as the public harnesses
+        send them, which decode greedily."""
+        return self.sampling == "greedy" or (not self.sampling and self.workload.spread is not None)
+>>>>>>> main
 
 
 def asked_row(

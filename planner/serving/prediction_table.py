@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.registry import families
 from costmodels.origins import HOW
+from costmodels.serving.calibration_fit.asked import AskedLoops
 from costmodels.serving.closed_loop.client import Answers, Latency, closed_loop_answers
 from costmodels.serving.closed_loop.open_client import OpenLoad, open_loop
 from costmodels.serving.frameworks.framework import PREDICTED, find_framework
@@ -31,7 +33,7 @@ from planner.serving.role_answers import RoleAnswer, answered
 from planner.serving.wide_experts import WIDE_FIELDS
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
-from profiles.hardware import Catalogue, find_fabric
+from profiles.hardware import Catalogue, Gpu, find_fabric
 from profiles.store import ProfileStore
 from profiles.values import shown
 
@@ -53,6 +55,8 @@ ADDED = (
     "memory_bytes_per_gpu",
     "kv_tokens",
     "step_ms_by_part",
+    "tpot_ms_by_part",
+    "ttft_ms_by_part",
     "how",
     "release",
     "note",
@@ -79,6 +83,7 @@ def predict(
     find_model: FindModel = find_architecture,
     find_workload: FindWorkload = parse_workload,
     beside_measured: bool = False,
+    loops: list[AskedLoops] | None = None,
 ) -> pd.DataFrame:
     """``table`` (text columns) with the columns :data:`ADDED`, called as :func:`added_columns` says.
 
@@ -88,6 +93,7 @@ def predict(
         measured: profile stores laid over the shipped pack.
         find_model: the architecture of what the column ``model`` holds.
         find_workload: the workload of what the column ``workload`` holds.
+        loops: takes up the closed loops that the table asks for, in place of their answers.
         beside_measured: whether ``table`` holds what was measured under the names of predictions.
 
     Raises:
@@ -111,11 +117,11 @@ def predict(
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
             out["error"][index] = _told(error)
-    costs: dict[tuple[str, str], CostModel] = {}
+    desk = _Desk(catalogue, measured, progress, out, loops)
     for group, rows in groups.items():
         for part in (rows[i : i + TOGETHER] for i in range(0, len(rows), TOGETHER)):
             try:
-                _predict_group(find_model(group[0]), group, part, costs, catalogue, measured, progress, out)
+                _predict_group(desk, find_model(group[0]), group, part)
             except ShardwrightError as error:
                 for row in part:
                     out["error"][row.index] = _told(error)
@@ -187,6 +193,7 @@ def _lengths_told(work: Workload) -> str | None:
     return f"{work.told()}{refused}"
 
 
+<<<<<<< HEAD
 def _predict_group(
     model: Architecture,
     group: Group,
@@ -198,6 +205,29 @@ def _predict_group(
     out: dict[str, np.ndarray],
 ) -> None:
     _, gpu_name, framework_at, weights, kv, images, state = group
+=======
+@dataclass
+class _Desk:
+    """What rows are answered with, and where: ``out`` by column, or for closed loops ``loops``."""
+
+    catalogue: Catalogue
+    measured: Sequence[ProfileStore]
+    progress: Progress | None
+    out: dict[str, np.ndarray]
+    loops: list[AskedLoops] | None
+    costs: dict[tuple[str, str], CostModel] = field(default_factory=dict)
+
+    def cost(self, gpu: Gpu, framework: str) -> CostModel:
+        if (gpu.name, framework) not in self.costs:
+            made = CostModel(gpu, framework, progress=self.progress, measured=self.measured)
+            self.costs[gpu.name, framework] = made
+        return self.costs[gpu.name, framework]
+
+
+def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[AskedRow]) -> None:
+    out, catalogue = desk.out, desk.catalogue
+    _, gpu_name, framework_at, weights, kv, images, greedy = group
+>>>>>>> main
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     families().require_measured_widths(model)
     precision = precision_of(model, weights, kv)
@@ -216,10 +246,13 @@ def _predict_group(
     rows = [row for row, why in zip(rows, refused, strict=True) if why is None]
     if not rows:
         return
-    if (gpu_name, framework.name) not in costs:
-        costs[gpu_name, framework.name] = CostModel(gpu, framework.name, progress=progress, measured=measured)
+    cost = desk.cost(gpu, framework.name)
     network = Network(node.gpus, find_fabric(node.default_fabric))
+<<<<<<< HEAD
     served = ServedModel(model, precision, framework, costs[gpu_name, framework.name], network, images, state=state)
+=======
+    served = ServedModel(model, precision, framework, cost, network, images, greedy=greedy)
+>>>>>>> main
     engines = []
     for row in rows:
         out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], *served.notes)))
@@ -228,11 +261,12 @@ def _predict_group(
         except ShardwrightError as error:
             out["error"][row.index] = _told(error)
     if engines:
-        _answer(served, engines, out)
+        _answer(desk, served, engines)
 
 
-def _answer(served: ServedModel, engines: list[AskedEngine], out: dict[str, np.ndarray]) -> None:
+def _answer(desk: _Desk, served: ServedModel, engines: list[AskedEngine]) -> None:
     """Engines of one served model, each in a layout that it runs in."""
+    out = desk.out
     gpu, what = served.gpu, f"{served.model.name} in {served.precision.weights}"
     room = Room.of(served, engines)
     for i, engine in enumerate(engines):
@@ -266,11 +300,18 @@ def _answer(served: ServedModel, engines: list[AskedEngine], out: dict[str, np.n
         picked = [kept[i] for i in indices]
         load = load_of(picked, running[chosen], served.framework.defaults.draft_tokens)
         drafting = picked[0].row.workload.shape.drafting
+        if desk.loops is not None:
+            index = np.array([engine.row.index for engine in picked])
+            desk.loops.append(AskedLoops(served, layouts.take(chosen), load, routing, index))
+            continue
         answer = closed_loop_answers(served, layouts.take(chosen), load, routing, drafting)
         _write(out, [engine.row for engine in picked], layouts.take(chosen), answer, used[chosen], kv_tokens[chosen])
     for i, engine in enumerate(kept):
         row = engine.row
         if row.workload.concurrency is not None and row.wide.role == "aggregated":
+            continue
+        if desk.loops is not None:
+            out["error"][row.index] = "only closed loops (a concurrency) of whole engines calibrate"
             continue
         try:
             layout = layouts.take(np.array([i]))
@@ -324,6 +365,10 @@ def _write(
     )
     write("joules_per_output_token", joules, 1.0)
     write("joules_per_input_token", joules.scaled(1 / answer.input_share), 1.0)
+    for column, parts in (("tpot_ms_by_part", answer.tpot_parts), ("ttft_ms_by_part", answer.ttft_parts)):
+        for k, row in enumerate(rows):
+            told = {name: values[k] / 1e3 for name, values in parts.items() if values[k] > 0}
+            out[column][row.index] = "; ".join(f"{name} {ms:.4g}" for name, ms in told.items())
     for k, row in enumerate(rows):
         if row.workload.osl == 1:  # no token follows the first
             for name in (each for each in out if each.startswith(("tpot_ms", "itl_ms"))):

@@ -295,7 +295,7 @@ TEXTS = {
         "image",
     ),
     *("mode", "spec", "spread"),
-    *("role", "exchange", "overlap", "eplb", "step_ms_by_part"),
+    *("role", "exchange", "overlap", "eplb", "step_ms_by_part", "tpot_ms_by_part", "ttft_ms_by_part"),
     *("how", "release", "note", "error"),
 }
 """Columns that hold no numbers."""

@@ -39,7 +39,7 @@ def shape_of(engine: AskedEngine, served: ServedModel) -> RequestShape:
     drafting = shape.drafting
     if drafting is None and row.drafts:
         tokens = served.framework.defaults.draft_tokens
-        drafting = SpeculativeDecoding(tokens, served.framework.calibration.acceptance)
+        drafting = SpeculativeDecoding(tokens, served.calibration.acceptance)
     return replace(shape, isl=round(work.mean_isl), osl=max(round(work.mean_osl), 1), drafting=drafting)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from command import Runner, complaint
 
-from api.cli.commands.predict import _show
+from api.cli.views.prediction_row import show_row
 from planner.serving import prediction_table as predicting
 
 HEADER = "model,gpu,framework,tp,isl,osl,concurrency"
@@ -108,5 +108,5 @@ def test_intervals_are_written_as_in_a_plan(capsys: pytest.CaptureFixture[str]) 
         "how": "",
         "note": "",
     }
-    _show(pd.Series({**row, **rest}))
+    show_row(pd.Series({**row, **rest}))
     assert "52.6–225 ms" in capsys.readouterr().out

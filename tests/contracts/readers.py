@@ -21,6 +21,8 @@ import yaml
 
 from api.cli.commands import predict as predict_command
 from costmodels.models.registry import find_architecture
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.own_calibration import read_calibrations, text_of
 from planner.contract.clusters import read_cluster
 from planner.contract.workload.files import workload_at
 from planner.contract.workload.traces import recorded
@@ -192,7 +194,7 @@ def _memories(path: Path) -> Any:
     """The table as `plan memory` reads it."""
     from planner.serving.memory_table import memory_table
 
-    answer = memory_table(predict_command._read(path))
+    answer = memory_table(predict_command.read_configurations(path))
     for error in answer["error"]:
         if error:
             raise ShardwrightError(error, "correct the row")
@@ -204,7 +206,7 @@ def _predicted(path: Path) -> Any:
     before = prediction_table._predict_group
     prediction_table._predict_group = lambda *_: None  # type: ignore[assignment]
     try:
-        answer = prediction_table.predict(predict_command._read(path))
+        answer = prediction_table.predict(predict_command.read_configurations(path))
     finally:
         prediction_table._predict_group = before
     for error in answer["error"]:
@@ -408,6 +410,12 @@ READERS = {
     "price catalogue": Reader("vms.csv", lambda: PRICES, _prices, mutations.spoilt_csv),
     "engines": Reader("e.csv", lambda: ENGINES, _memories, mutations.spoilt_csv),
     "configurations": Reader("c.csv", lambda: CONFIGS, _predicted, mutations.spoilt_csv),
+    "own calibration": Reader(
+        "calibration.json",
+        lambda: text_of({"vllm": find_framework("vllm").fitted}).encode(),
+        lambda path: read_calibrations(path)["vllm"],
+        mutations.spoilt_json,
+    ),
     "loads.json": Reader(
         "l.json", _json({"logical_count": COUNTS}), lambda p: read_loads([p], MODEL), mutations.spoilt_json
     ),

@@ -166,6 +166,7 @@ WITHOUT_A_ROUTE = {
     "prices": "reads catalogues of prices into a file",
     "train predict": "reads options and tables only",
     "train memory": "reads options and tables only",
+    "calibrate": "keeps a store on the machine that it runs on",
     "profile": "measures and keeps stores on the machine that it runs on",
 }
 """Commands that are no question to the service, and why. `profile` stands for all below it."""

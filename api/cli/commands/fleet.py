@@ -37,6 +37,14 @@ def fleet(
             rich_help_panel="What to plan",
         ),
     ] = None,
+    current: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FLEET.json",
+            help="The fleet that runs now: what it has need not start, and changes count from it.",
+            rich_help_panel="What to plan",
+        ),
+    ] = None,
     prices: Prices = None,
     as_json: AsJson = False,
     output: Output = None,
@@ -61,12 +69,18 @@ def fleet(
         raise InputError("FLEET.yaml is missing", f"for example: {EXAMPLE}")
     check_target(output)
     from api.cli.progress import Reporter
+    from planner.serving.document.plan import read_plan
     from planner.serving.fleets.files import read_fleet
     from planner.serving.fleets.request import parse_fleet_request
 
     measured, catalogue = measured_stores(profiles)
     catalogue = with_prices(catalogue, prices)
-    understood = parse_fleet_request({**read_fleet(fleet_file, catalogue), **asked}, catalogue)
+    fields = {**read_fleet(fleet_file, catalogue), **asked}
+    if isinstance(fields.get("current"), str):
+        fields["current"] = read_plan(fleet_file.parent / fields["current"])
+    if current is not None:
+        fields["current"] = read_plan(current)
+    understood = parse_fleet_request(fields, catalogue)
     with Reporter(f"planning {understood.name}", quiet=quiet) as report:
         from planner.serving.fleets.planning import plan_fleet
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from api.cli.console import flowing, page, write_text
+from api.cli.console import flowing, write_text
 from api.cli.engines import Engines, document_of_shapes
 from api.cli.options import SHOWN, Asked, Quiet, Request, SkipFailed, option_name, takes
 from api.cli.output import check_target, write_atomically
@@ -80,8 +80,8 @@ def predict(
         bool,
         typer.Option(
             "--explain",
-            help="Show what a step of a prefill or decode engine consists of (--role): attention, dense products, "
-            "experts, dispatch, combine, what overlap hides, what imbalance costs.",
+            help="Show what times consist of and rest on; of an engine with one role (--role) a step: attention, dense "
+            "products, experts, dispatch, combine, what overlap hides, what imbalance costs.",
             rich_help_panel=SHOWN,
         ),
     ] = False,
@@ -138,7 +138,7 @@ def predict(
     elif configs is not None:
         from planner.serving.prediction_table import added_columns
 
-        table = _read(configs)
+        table = read_configurations(configs)
         answer = _predicted(table, measured, quiet, folder=configs.parent, skip_failed=skip_failed)
         errors = answer[added_columns(table.columns)["error"]]
         failed = int((errors != "").sum())
@@ -203,7 +203,9 @@ def _document(
         import pandas as pd
 
         for row in made.rows:
-            _show(pd.Series({name: "" if value is None else value for name, value in row.items()}))
+            from api.cli.views.prediction_row import show_row
+
+            show_row(pd.Series({name: "" if value is None else value for name, value in row.items()}))
 
 
 def _fields_of(workload: object, pairs: list[tuple[str, str]]) -> dict[str, Any]:
@@ -234,7 +236,7 @@ def _score(
     from planner.serving.measured.scores import scores_of
     from planner.serving.predictions import document_of
 
-    table = _read(configs)
+    table = read_configurations(configs)
     truth = measured_columns(table)
     columns = [name.strip() for name in by.split(",") if name.strip()]
     if missing := [name for name in columns if name not in table.columns]:
@@ -264,8 +266,6 @@ def _one(
     skip_failed: bool,
     explain: bool,
 ) -> None:
-    if explain and asked.get("role", "aggregated") == "aggregated":
-        raise InputError("--explain: shows the step of an engine with one role", "give --role prefill or decode")
     needed = ("model", "gpu") if "workload" in asked else ("model", "gpu", "isl", "osl")
     missing = [name for name in needed if name not in asked]
     if missing:
@@ -281,7 +281,9 @@ def _one(
         raise InputError(message, hint)
     _hand_over(answer, measured, output, as_json, show=output is None)
     if explain and not as_json:
-        _explain(answer.iloc[0])
+        from api.cli.views.prediction_row import explained
+
+        explained(answer.iloc[0])
 
 
 def _requested(
@@ -312,7 +314,8 @@ def _requested(
         write_text(made)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def read_configurations(path: Path) -> pd.DataFrame:
+    """A CSV as text, column by column."""
     from profiles.files import Source
     from profiles.tables import read_table
 
@@ -369,73 +372,8 @@ def _hand_over(
     if as_json:
         write_text(document())
     elif show:
-        _show(answer.iloc[0])
+        from api.cli.views.prediction_row import show_row
+
+        show_row(answer.iloc[0])
     elif output is None:
         write_text(answer.to_csv(index=False))
-
-
-def _explain(row: pd.Series) -> None:
-    """What a step of an engine consists of; what is hidden counts against it."""
-    from api.cli.console import heading, indented, table
-
-    with page() as out:
-        heading(out, "One step")
-        rows = table("part", "ms")
-        for part in row["step_ms_by_part"].split("; "):
-            name, _, ms = part.rpartition(" ")
-            rows.add_row(name, ms)
-        indented(out, rows)
-
-
-def _show(row: pd.Series) -> None:
-    from api.cli.console import facts, heading, indented, table
-    from api.cli.views.quantities import gib, milliseconds, milliseconds_range, number
-    from planner.contract.quantities import Interval
-
-    with page() as out:
-        heading(out, "Prediction")
-        rows = table("latency", "mean", "80 % interval", "p50", "p99")
-        for name, title in (
-            ("ttft_ms", "time to first token (TTFT)"),
-            ("tpot_ms", "time per output token (TPOT)"),
-            ("e2e_ms", "whole request (E2E)"),
-        ):
-            if not row[f"{name}_mean"]:
-                continue  # not of such an engine, or of an answer of one token
-            mean, low, high, p50, p99 = (float(row[f"{name}_{part}"]) for part in ("mean", "low", "high", "p50", "p99"))
-            interval = milliseconds_range(Interval(value=mean, low=low, high=high))
-            rows.add_row(title, milliseconds(mean), interval, milliseconds(p50), milliseconds(p99))
-        indented(out, rows)
-        facts(
-            out,
-            [
-                *(
-                    (name, f"{number(float(row[f'{name}_tokens_per_s_per_gpu']))} tokens/s per GPU")
-                    for name in ("input", "output")
-                    if row[f"{name}_tokens_per_s_per_gpu"]
-                ),
-                *([("power", _power(row))] if row["watts_per_gpu"] else []),
-                *(
-                    [
-                        ("memory", f"{gib(float(row['memory_bytes_per_gpu']))} GiB per GPU"),
-                        ("KV cache", f"{int(row['kv_tokens']):,} tokens per attention rank"),
-                    ]
-                    if row["kv_tokens"]
-                    else []
-                ),
-                ("known from", row["how"]),
-                *([("note", row["note"])] if row["note"] else []),
-            ],
-        )
-
-
-def _power(row: pd.Series) -> str:
-    """``524 W per GPU (456–597 W), 0.524 J per output token``."""
-    from api.cli.views.quantities import number, watts, watts_range
-    from planner.contract.quantities import Interval
-
-    mean, low, high = (float(row[f"watts_per_gpu{end}"]) for end in ("", "_low", "_high"))
-    joules = number(float(row["joules_per_output_token"]))
-    return (
-        f"{watts(mean)} per GPU ({watts_range(Interval(value=mean, low=low, high=high))}), {joules} J per output token"
-    )

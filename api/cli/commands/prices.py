@@ -70,12 +70,12 @@ def import_(
     rows = table("GPU", "offers", "on demand from", "spot from")
     for gpu in dict.fromkeys(offer.gpu for offer in found.offers):
         mine = [offer for offer in found.offers if offer.gpu == gpu]
-        demand = min(offer.usd_per_gpu_hour for offer in mine)
+        demand = min((o.usd_per_gpu_hour for o in mine if o.usd_per_gpu_hour is not None), default=None)
         spot = min((o.spot_usd_per_gpu_hour for o in mine if o.spot_usd_per_gpu_hour is not None), default=None)
         rows.add_row(
             gpu,
             str(len(mine)),
-            f"${demand:,.2f}" if demand < float("inf") else "",
+            "" if demand is None else f"${demand:,.2f}",
             "" if spot is None else f"${spot:,.2f}",
         )
     with page() as out:

@@ -187,10 +187,14 @@ def _why(plan: Plan, console: Console) -> None:
         return
     if fleet.compared:
         rows = table("compared with", "$ / h", "dearer by", "engines", left=1)
+        for column in rows.columns[:3]:
+            column.no_wrap = True
         for each in fleet.compared:
             cost = "none" if each.usd_per_hour is None else f"{each.usd_per_hour:,.2f}"
             more = "" if each.loses_by is None else percent(each.loses_by)
-            counts = ", ".join(f"{count} × {name}" for name, count in each.engines.items()) or (each.reason or "")
+            most = sorted(each.engines.items(), key=lambda item: -item[1])
+            counts = ", ".join(f"{count} × {name}" for name, count in most[:2]) or (each.reason or "")
+            counts += f" and {len(most) - 2} more" if len(most) > 2 else ""
             rows.add_row(each.name, cost, more, counts)
         console.print(rows)
         alone = [row for row in fleet.compared if row.name.endswith(" alone") and row.name != "each step alone"]

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import bullet, facts, heading, indented, table
-from api.cli.views.quantities import growing_range, milliseconds, number, percent, probability, promise
+from api.cli.views.quantities import growing_range, milliseconds, number, percent, probability, promise, watts
 from planner.contract.quantities import Interval
 from planner.replay.document import Percentiles, SimulationReport
 
@@ -130,7 +130,13 @@ def _timeline(report: SimulationReport, console: Console) -> None:
         rows.add_row(name, _bars(values), number(max(values)))
     ttft = [moment.ttft_p90_ms or 0.0 for moment in moments]
     rows.add_row("TTFT p90", _bars(ttft), milliseconds(max(ttft)))
+    power = [moment.power_watts for moment in moments if moment.power_watts is not None]
+    if power and report.power_watts is not None and report.joules_per_output_token is not None:
+        rows.add_row("power", _bars(power), watts(max(power)))
     indented(console, rows)
+    if power and report.power_watts is not None and report.joules_per_output_token is not None:
+        mean, joules = watts(report.power_watts), number(report.joules_per_output_token)
+        indented(console, Text(f"All GPUs draw {mean} on average, {joules} J per output token."))
 
 
 def _bars(values: list[float]) -> str:

@@ -1,18 +1,27 @@
-"""Intervals from residuals of groups held out: every group counts alike, however many rows it has."""
+"""Intervals from residuals of runs held out: the runs of one model on one GPU type share a vote by the root of their
+number."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 
 from costmodels.estimates import COVERAGE, Floats
-from costmodels.serving.frameworks.calibration import Spread
+from costmodels.serving.frameworks.calibration import HalfWidths, Spread, Spreads
+
+_PSEUDO = 25.0
+"""Runs of all GPU types that an interval of one is drawn to."""
+
+_LATENCIES = ("ttft", "tpot", "e2e")
 
 
 def quantile(errors: Floats, groups: np.ndarray, q: float) -> float:
-    """The quantile of ``errors`` [n] with the weight of each of ``groups`` [n] shared by its rows."""
+    """The quantile of ``errors`` [n] with the weight of each of ``groups`` [n] that of the root of its rows."""
     _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.argsort(errors)
-    weights = (1 / counts[index])[order]
+    weights = (1 / np.sqrt(counts[index]))[order]
     places = (np.cumsum(weights) - weights / 2) / weights.sum()
     return float(np.interp(q, places, errors[order]))
 
@@ -23,14 +32,54 @@ def spread(errors: Floats, groups: np.ndarray) -> Spread:
     return Spread(low=round(low, 4), high=round(high, 4))
 
 
-def coverage(errors: Floats, groups: np.ndarray) -> tuple[float, float]:
-    """Share of rows, and mean share of groups' rows, within the interval that the *other* groups give."""
-    inside = np.zeros(len(errors), bool)
-    names = np.unique(groups)
-    for group in names:
-        out = groups == group
-        if out.all():
-            continue
-        around = spread(errors[~out], groups[~out])
-        inside[out] = (errors[out] >= around.low) & (errors[out] <= around.high)
-    return float(inside.mean()), float(np.mean([inside[groups == group].mean() for group in names]))
+@dataclass(frozen=True)
+class Residuals:
+    """log(measured ÷ predicted) of runs, [n] by latency (NaN where not measured), and their groups."""
+
+    errors: dict[str, Floats]
+    groups: np.ndarray
+
+    def take(self, index: NDArray[np.bool_]) -> Residuals:
+        return Residuals({name: values[index] for name, values in self.errors.items()}, self.groups[index])
+
+    def joined(self, other: Residuals) -> Residuals:
+        return Residuals(
+            {name: np.concatenate([values, other.errors[name]]) for name, values in self.errors.items()},
+            np.concatenate([self.groups, other.groups]),
+        )
+
+    def count(self, name: str) -> int:
+        return int(np.isfinite(self.errors[name]).sum())
+
+    def spread(self, name: str) -> Spread | None:
+        known = np.isfinite(self.errors[name])
+        return spread(self.errors[name][known], self.groups[known]) if known.sum() >= 2 else None
+
+
+def pooled(own: Residuals, of_all: Spreads) -> Spreads:
+    """The intervals of a GPU type, drawn to those ``of_all`` types the less runs it has."""
+    out = {}
+    for name in _LATENCIES:
+        whole, mine = getattr(of_all, name), own.spread(name)
+        share = own.count(name) / (own.count(name) + _PSEUDO) if mine is not None else 0.0
+        low, high = (
+            share * (getattr(mine, end) if mine is not None else 0.0) + (1 - share) * getattr(whole, end)
+            for end in ("low", "high")
+        )
+        out[name] = Spread(low=round(low, 4), high=round(high, 4))
+    return Spreads(**out)
+
+
+def spreads_of(residuals: Residuals, otherwise: Spreads) -> Spreads:
+    """Of all; where a latency was never measured, ``otherwise``."""
+    return Spreads(**{name: residuals.spread(name) or getattr(otherwise, name) for name in _LATENCIES})
+
+
+def added(held: Residuals, known: Spreads) -> HalfWidths:
+    """What the error of runs ``held`` out has beyond that of ``known`` ones, as an independent error."""
+    out = {}
+    for name in _LATENCIES:
+        mine, base = held.spread(name), getattr(known, name)
+        more = 0.0 if mine is None else ((mine.high - mine.low) / 2) ** 2 - ((base.high - base.low) / 2) ** 2
+        out[name] = round(float(np.sqrt(max(more, 0.0))), 4)
+    return HalfWidths(**out)

@@ -1,23 +1,38 @@
-"""What an engine takes beyond its kernels, per framework, fitted to public end-to-end runs (``calibration.yaml``).
+"""What an engine takes beyond its kernels, per framework, fitted to measured runs (``calibration.yaml``).
 
 A step of a framework is modelled as
 
-    T = Σ factor(operation) · kernels(operation) + host
-    host = step + layers · layer + sequences · sequence            (a step without prompts)
-    host = prompt_step + layers · prompt_layer                     (a step with prompts)
+    T = effect(step) · (Σ factor(operation) · kernels(operation) + step + layers · layer) + sequences · sequence
+    (with prompts: + prompt_step + layers · prompt_layer inside the bracket, and an effect of its own)
 
 and the time to the first token as what the steps give, plus the request's own way through the front end:
 
-    front = request + tokens · token + concurrency · waiting + steps · TPOT
+    front = effect(front) · (request + tokens · token + others · queue) + busy · steps · TPOT
 
-The factors say how far kernels overlap, fuse or fall short of what they take alone; the last term is that a request is
-looked for, and its first token handed out, between steps. Public runs come from campaigns that differ in releases and
-flags; these are the constants of the first of them, partially pooled with the others. Written by
-``python -m tests.benchmarks.silicon calibrate``, which also holds out whole models and whole GPU types.
+=========================== ==================================================================================
+factor                      how far kernels overlap, fuse or fall short of what they take alone (0.6 to 1.7)
+step, layer                 scheduler, launch and the gap between two steps (50 µs to 3 ms; up to 30 µs a layer)
+sequence                    bookkeeping, detokenisation and output of a running sequence (0 to 100 µs)
+sampled                     beside it where tokens are sampled: sorting for top-k and top-p (0 to 50 µs; 15 to 18 µs
+                            measured on an H200 with a vocabulary of 128k)
+block_experts               a layer of experts with scaled blocks of fp8 on Hopper, before the release named (to 500 µs)
+prompt_step, prompt_layer   a step that no CUDA graph holds: launches (up to 4 ms; up to 120 µs a layer)
+request, token, queue       what a lone request pays: HTTP, tokenisation; and what each other request adds (one process)
+steps                       steps that a request waits for beside others: the one in progress, the one that is prepared,
+                            the one that hands its token out (0 to 4)
+rank_steps                  with attention data parallelism: until every rank has a prompt (0 to 60)
+=========================== ==================================================================================
+
+Effects are logarithms, partially pooled: vendor, generation and GPU type over all frameworks, GPU type and campaign
+within one, and over time a process that remembers half a year: a release has its own offset, drawn to its neighbours'.
+A run of another laboratory is predicted without the campaigns' effects. Written by ``plan calibrate`` and
+``python -m tests.benchmarks.silicon calibrate`` (the same code), which hold out models, GPU types, laboratories and
+dates.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from pathlib import Path
 from typing import Literal, get_args
@@ -28,10 +43,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from costmodels.estimates import Floats, Ints
 from costmodels.operations.registry import families
 from costmodels.serving.frameworks.facts import Drift
+from profiles.hardware import Gpu
 from profiles.shipped import shipped
 
 Part = Literal["gemm", "attention_prefill", "attention_decode", "moe", "moe_prompts", "communication", "elementwise"]
 
+
+_LATENCIES = ("ttft", "tpot", "e2e")
+
+MEMORY_DAYS = 180.0
+"""In which the offset of a release is forgotten by 1 − 1/e."""
 
 _NO_KERNELS = ("communication", "elementwise")  # have factors, too
 
@@ -49,6 +70,89 @@ class Spread(BaseModel):
         return Spread(low=-math.hypot(min(self.low, 0.0), half_width), high=math.hypot(max(self.high, 0.0), half_width))
 
 
+class HalfWidths(BaseModel):
+    """Half-widths (log, 80 %) of independent errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ttft: float = Field(default=0.0, ge=0)
+    tpot: float = Field(default=0.0, ge=0)
+    e2e: float = Field(default=0.0, ge=0)
+
+
+class Spreads(BaseModel):
+    """The 80 % intervals of each latency."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ttft: Spread
+    tpot: Spread
+    e2e: Spread
+
+
+class Effect(BaseModel):
+    """On the logarithm of a step without prompts, of one with, and of the front end."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: float = 0.0
+    prompts: float = 0.0
+    front: float = 0.0
+
+    def __add__(self, other: Effect) -> Effect:
+        return Effect(step=self.step + other.step, prompts=self.prompts + other.prompts, front=self.front + other.front)
+
+    def scaled(self, share: float) -> Effect:
+        return Effect(step=share * self.step, prompts=share * self.prompts, front=share * self.front)
+
+
+class Dated(BaseModel):
+    """What runs of a GPU type at one time say of their release, beside the effect of the type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    day: dt.date
+    effect: Effect
+
+
+class Effects(BaseModel):
+    """What GPU types add to a framework's constants; ``releases``: by GPU type, ascending."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    vendors: dict[str, Effect] = {}
+    generations: dict[str, Effect] = {}
+    gpus: dict[str, Effect] = {}
+    releases: dict[str, tuple[Dated, ...]] = {}
+
+    def on(self, gpu: Gpu, day: dt.date | None) -> Effect:
+        """Of a GPU type at a release's day: its own, or its generation's and vendor's; the releases' is that of the
+        neighbours, fading with the time between."""
+        step, prompts, front = self.at(gpu.name, gpu.generation, gpu.vendor, day)
+        return Effect(step=step, prompts=prompts, front=front)
+
+    def at(self, gpu: str, generation: str, vendor: str, day: dt.date | None) -> tuple[float, float, float]:
+        """The same by names."""
+        found = self._at(gpu, generation, vendor, day)
+        return found.step, found.prompts, found.front
+
+    def _at(self, gpu: str, generation: str, vendor: str, day: dt.date | None) -> Effect:
+        kind = self.gpus.get(gpu)
+        if kind is None:
+            kind = self.generations.get(generation, Effect()) + self.vendors.get(vendor, Effect())
+        dated = self.releases.get(gpu, ())
+        if day is None or not dated:
+            return kind
+        away = [(day - each.day).days for each in dated]
+        before = max((i for i, days in enumerate(away) if days >= 0), default=0)
+        after = min(before + (away[before] > 0), len(dated) - 1)
+        span = (dated[after].day - dated[before].day).days
+        if span > 0:
+            share = min(max(away[before] / span, 0.0), 1.0)
+            return kind + dated[before].effect.scaled(1 - share) + dated[after].effect.scaled(share)
+        return kind + dated[before].effect.scaled(math.exp(-abs(away[before]) / MEMORY_DAYS))
+
+
 class Calibration(BaseModel):
     """Constants of one framework; the module's docstring has the formulas. Times in µs."""
 
@@ -64,10 +168,20 @@ class Calibration(BaseModel):
     request_us_per_token: float = Field(ge=0)
     request_us_per_concurrent: float = Field(ge=0)
     request_steps: float = Field(ge=0)
+    rank_steps: float = Field(default=0.0, ge=0)
+    sampled_us_per_sequence: float = Field(default=0.0, ge=0)
+    block_experts_us_per_layer: float = Field(default=0.0, ge=0)
+    effect: Effect = Effect()  # that holds, of those below
+    effects: Effects = Effects()
     acceptance: float = Field(ge=0, lt=1)  # of each drafted token, given that those before it were accepted
     ttft: Spread
     tpot: Spread
     e2e: Spread
+    on_gpus: dict[str, Spreads] = {}  # those of GPU types with runs of their own
+    unknown_gpu: HalfWidths = HalfWidths()  # half-widths (log) that a GPU type without runs adds, independently
+    unknown_model: HalfWidths = HalfWidths()
+    models: tuple[str, ...] = ()  # architectures with runs
+    met: bool = False  # resolved: the GPU type and the model both have runs, so that these say what there is to say
     rows: int  # distinct measurements behind the constants
     fitted_on: str
     date: str
@@ -76,11 +190,45 @@ class Calibration(BaseModel):
         """The same constants, less sure by ``drift``, so many times over (independent errors)."""
         if times == 0:
             return self
-        spreads = {
-            name: getattr(self, name).drifted(math.sqrt(times) * getattr(drift, name))
-            for name in ("ttft", "tpot", "e2e")
-        }
+        spreads = {name: getattr(self, name).drifted(math.sqrt(times) * getattr(drift, name)) for name in _LATENCIES}
         return self.model_copy(update=spreads)
+
+    def widened(self, widths: HalfWidths) -> Calibration:
+        """The same constants, less sure by ``widths``."""
+        return self.model_copy(update={name: getattr(self, name).drifted(getattr(widths, name)) for name in _LATENCIES})
+
+    def resolved(self, gpu: Gpu, day: dt.date | None, model: str, *, greedy: bool, block_experts: bool) -> Calibration:
+        """As it holds for a model on a GPU type under a release.
+
+        Args:
+            day: of the release.
+            greedy: whether tokens are chosen without sampling.
+            block_experts: whether the model has experts in scaled blocks of fp8 on a GPU and under a release that are
+                slow with them.
+        """
+        own = self.on_gpus.get(gpu.name)
+        out = self if own is None else self.model_copy(update={name: getattr(own, name) for name in _LATENCIES})
+        if self.rows and gpu.name not in self.on_gpus:
+            out = out.widened(self.unknown_gpu)
+        if self.rows and model not in self.models:
+            out = out.widened(self.unknown_model)
+        effect = self.effects.on(gpu, day)
+        if gpu.name not in self.effects.gpus and gpu.lasting_load is not None:  # of others, runs say it
+            effect = effect + Effect(prompts=math.log(gpu.lasting_load.factor))
+        sampled = 0.0 if greedy else self.sampled_us_per_sequence
+        blocks = self.block_experts_us_per_layer if block_experts else 0.0
+        return out.model_copy(
+            update={
+                "effect": effect,
+                "met": gpu.name in self.on_gpus and model in self.models,
+                "step_us_per_sequence": self.step_us_per_sequence + sampled,
+                "step_us_per_layer": self.step_us_per_layer + blocks,
+            }
+        )
+
+    def scale(self, prompts: Ints) -> Floats:
+        """What the effect multiplies steps with so many ``prompts`` by, shape [n]."""
+        return np.exp(np.where(np.asarray(prompts) > 0, self.effect.prompts, self.effect.step))
 
     def factor(self, operation: str, prompts: Ints) -> Floats:
         """By how much the kernels of ``operation`` (or ``communication``, ``elementwise``) are multiplied in steps
@@ -89,27 +237,28 @@ class Calibration(BaseModel):
         if not part:
             return np.ones(len(prompts))
         plain = np.full(len(prompts), self.factors[part], np.float64)  # type: ignore[index]
-        if part != "moe":
-            return plain
-        mixed: Floats = np.where(prompts > 0, self.factors["moe_prompts"], plain)
-        return mixed
+        if part == "moe":
+            plain = np.where(prompts > 0, self.factors["moe_prompts"], plain)
+        return np.asarray(plain * self.scale(prompts))
 
-    def host_us(self, layers: int, sequences: Ints, prompts: Ints) -> Floats:
+    def host_us(self, layers: Floats | int, sequences: Ints, prompts: Ints) -> Floats:
         """The host's share of each step, shape [n]; at least zero."""
-        plain = self.step_us + layers * self.step_us_per_layer + sequences * self.step_us_per_sequence
-        prompt = self.prompt_step_us + layers * self.prompt_step_us_per_layer
-        host: Floats = np.asarray(np.maximum(np.where(prompts > 0, prompt, plain), 0.0), dtype=np.float64)
-        return host
+        plain = self.step_us + layers * self.step_us_per_layer
+        first = self.prompt_step_us + layers * self.prompt_step_us_per_layer
+        own = self.scale(prompts) * (plain + np.where(np.asarray(prompts) > 0, first, 0.0))
+        return np.asarray(np.maximum(own + sequences * self.step_us_per_sequence, 0.0), dtype=np.float64)
 
-    def front_us(self, prompt_tokens: Floats, concurrency: Floats, tpot_us: Floats) -> Floats:
-        """What a request waits outside the engine's steps, shape [n]."""
-        front: Floats = (
-            self.request_us
-            + self.request_us_per_token * prompt_tokens
-            + self.request_us_per_concurrent * concurrency
-            + self.request_steps * tpot_us
-        )
-        return front
+    def front_us(self, prompt_tokens: Floats, concurrency: Floats, tpot_us: Floats, ranks: Ints | int = 1) -> Floats:
+        """What a request waits outside the engine's steps, shape [n].
+
+        Args:
+            ranks: attention ranks.
+        """
+        others = np.maximum(concurrency - 1, 0.0)
+        busy = others / np.maximum(concurrency, 1.0)
+        own = self.request_us + self.request_us_per_token * prompt_tokens + self.request_us_per_concurrent * others
+        steps = self.request_steps * busy + np.where(np.asarray(ranks) > 1, self.rank_steps, 0.0)
+        return np.asarray(math.exp(self.effect.front) * own + steps * tpot_us)
 
     def tokens_per_step(self, drafted: Ints) -> Floats:
         """Tokens that a decode step yields when ``drafted`` are drafted: 1 + a + a² + …"""

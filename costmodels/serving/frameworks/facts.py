@@ -86,6 +86,13 @@ class Parallelism(Facts):
         return None
 
 
+class SlowExperts(Facts):
+    """Experts whose layers take a constant more (``block_experts_us_per_layer`` of the calibration)."""
+
+    generation: str  # of GPUs
+    before: str  # the first release that does without
+
+
 class Capabilities(Facts):
     """What the framework runs, and on which GPUs.
 
@@ -101,6 +108,7 @@ class Capabilities(Facts):
     least_cuda_capability: float
     precisions: frozenset[str]
     weight_only: dict[str, float] = {}
+    slow_fp8_block_experts: SlowExperts | None = None
 
     def weight_only_on(self, gpu: Gpu) -> frozenset[str]:
         """Precisions whose weights the framework can multiply in 16 bits on ``gpu``."""

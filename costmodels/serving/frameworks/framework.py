@@ -47,8 +47,8 @@ class Framework(Facts):
     """One serving framework at one release.
 
     Attributes:
-        release: for which it answers; ``listed``: whether its file lists it; ``note``: how it came to be this one,
-            where that is not plain.
+        release: for which it answers; ``nearest``: the listed one that it is taken for; ``listed``: whether its file
+            lists it; ``note``: how it came to be this one, where that is not plain.
         fitted: what its engine takes beyond its kernels, as fitted to runs of the releases that ``overheads`` covers.
         bases: where the facts of each of :data:`PARTS` come from.
         words: its own words for what users say of an engine → ours; those ``of_all_replicas`` count what ours count of
@@ -58,6 +58,7 @@ class Framework(Facts):
     name: str
     full_name: str
     release: Release
+    nearest: Release
     listed: bool
     note: str
     limits: Limits
@@ -89,8 +90,12 @@ class Framework(Facts):
     def calibration(self) -> Calibration:
         """What its engine takes beyond its kernels. A release without runs is less sure, one that nobody lists still
         less."""
+        return self.less_sure(self.fitted)
+
+    def less_sure(self, calibration: Calibration) -> Calibration:
+        """``calibration`` as sure as the release allows."""
         away = (not self.basis("overheads").own) + (not self.listed)
-        return self.fitted.drifted(self.overheads, away)
+        return calibration.drifted(self.overheads, away)
 
     def at(self, release: str) -> Framework:
         """The framework at another release: a version, a series (its newest) or a month.
@@ -248,6 +253,7 @@ class FrameworkFile(Facts):
             name=name,
             full_name=self.full_name,
             release=chosen.release,
+            nearest=chosen.nearest,
             listed=chosen.listed,
             note=chosen.note,
             stand_ins=self.stand_ins,

@@ -40,6 +40,9 @@ class Release(BaseModel):
         Version(text)  # raises InvalidVersion, a ValueError
         return text
 
+    def older_than(self, version: str) -> bool:
+        return Version(self.version) < Version(version)
+
     def __str__(self) -> str:
         return self.version if self.date is None else f"{self.version} of {self.date}"
 

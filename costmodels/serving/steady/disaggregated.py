@@ -327,7 +327,7 @@ def joint(
     concurrent = prefill.rate_rps.value / 1e6 * prefill.done_us.value
     prompt = np.full(len(decode), float(isl))
     front, low, high = (
-        served.framework.calibration.front_us(prompt, concurrent, getattr(decode.tpot_us, end))
+        served.calibration.front_us(prompt, concurrent, getattr(decode.tpot_us, end))
         for end in ("value", "low", "high")
     )
 

@@ -12,12 +12,13 @@ from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from planner.contract.clusters import SuppliedCluster, SuppliedPool
+from planner.contract.engine import EngineGroup
 from planner.contract.models import architecture_of
 from planner.contract.workload.classes import LengthClass
 from planner.contract.workload.slo import Slo
 from planner.contract.workload.workload import Workload
 from planner.serving.fleets.request import FleetRequest, ServiceAsked
-from planner.serving.layouts import Restrictions, layout_at
+from planner.serving.layouts import Restrictions, degrees_of, layout_at
 from planner.serving.operating_points import Job, LayoutSearch, rate_at_confidence, search
 from planner.serving.planning import CostOf, jobs_of, precisions_of
 from planner.serving.request import PlanRequest
@@ -55,6 +56,11 @@ class ModelEngine:
     label: str
     usd_per_hour: float | None = None
     why: dict[tuple[float, float], tuple[str, str]] = field(default_factory=dict, compare=False, repr=False)
+
+    def is_like(self, group: EngineGroup) -> bool:
+        limits = (group.weights_precision, group.kv_precision, group.limits.max_tokens_per_step)
+        mine = (self.precision.weights, self.precision.kv, self.budget)
+        return self.layout == tuple(degrees_of(group.layout)) and limits == mine
 
     def reason(self, each: LengthClass) -> tuple[str, str] | None:
         return self.why.get((each.isl, each.osl))

@@ -88,6 +88,17 @@ def _compared(found: Answered, seconds: float) -> list[FleetCompared]:
             kinds = [i for i, v in enumerate(fleet.chosen.variants) if fleet.offers[v.offer].pool.gpu == gpu]
             alone.append(_tried(f"{gpu} alone", fleet, ours, seconds / len(gpus), kinds))
         rows += sorted(alone, key=lambda row: row.usd_per_hour if row.usd_per_hour is not None else np.inf)
+    today = fleet.request.current
+    if today is not None:
+        cost = today.decision.usd_per_hour
+        rows.append(
+            FleetCompared(
+                name="today's fleet",
+                usd_per_hour=cost,
+                loses_by=None if cost is None or not ours else (cost - ours) / ours,
+                reason="as its own document says",
+            )
+        )
     if len(fleet.steps) > 1:
         rows.append(_constant(found, seconds))
         rows.append(_hour_by_hour(found, seconds))
@@ -141,7 +152,11 @@ def _demands(found: Answered, seconds: float) -> list[DemandPriced]:
     asked = request.survive
     for name in ("engines", "nodes", "spot_pools", "zones"):
         if count := getattr(asked, name):
-            without(f"surviving {count} {name.replace('_', ' ')}", survive=asked.model_copy(update={name: 0}))
+            what = name.replace("_", " ") if count > 1 else name.replace("_", " ").removesuffix("s")
+            without(
+                f"surviving the loss of any {f'{count} ' if count > 1 else ''}{what}",
+                survive=asked.model_copy(update={name: 0}),
+            )
     if sum(bool(getattr(asked, name)) for name in ("engines", "nodes", "spot_pools", "zones")) > 1:
         without("surviving anything", survive=SurviveAsked())
     return rows

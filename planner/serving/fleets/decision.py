@@ -16,6 +16,7 @@ from costmodels.estimates import Floats
 from planner.contract.clusters import SuppliedCluster, SuppliedPool
 from planner.contract.fleet import NotServed, RouteBy, SurviveAsked
 from planner.contract.workload.classes import LengthClass, SteppedLoad, understood
+from planner.serving.document.plan import Plan
 from planner.serving.fleets.engines import EngineKind, TableEngine
 from planner.serving.fleets.groups import RoutedGroup, SharedStep, routed_groups, shared_steps, work_of
 from planner.serving.fleets.request import FleetRequest, ServiceAsked
@@ -220,6 +221,12 @@ def question_of(
     offer = np.array([variant.offer for variant in chosen.variants], np.int64)
     gpus = np.array([variant.gpus for variant in chosen.variants], np.int64)
     seconds = np.array([step.end_s - step.start_s for step in fleet.steps])
+    for pool in fleet.cluster.pools:
+        if len(fleet.steps) > 1 and pool.min_up_s > float(seconds.sum()):
+            raise InputError(
+                f"pool {pool.name}: min_up_s {pool.min_up_s:g} is longer than the {seconds.sum():g} s of the schedule",
+                "give a shorter one, or a longer load",
+            )
     fixed = reserved_usd_per_hour(fleet.offers) if request.objective == "cost" else 0.0
     cyclic = len(fleet.steps) > 1 and fleet.before is None and abs(float(seconds.sum()) % 86_400.0) < 1e-6
     question = MixQuestion(
@@ -365,4 +372,39 @@ def fleet_of(
             way_out,
             binding="class",
         )
-    return Fleet(request, cluster, tuple(offers), tuple(services), tuple(steps), chosen)
+    fleet = Fleet(request, cluster, tuple(offers), tuple(services), tuple(steps), chosen)
+    return replace(fleet, before=None if request.current is None else running_now(fleet, request.current))
+
+
+def running_now(fleet: Fleet, current: Plan) -> tuple[int, ...]:
+    """How many of each variant a running fleet has in its last step. Engines of it that are no candidates any more are
+    left out: they leave.
+
+    Raises:
+        InputError: it names pools or services that are not asked for.
+    """
+    pools = {pool.name for pool in fleet.cluster.pools}
+    names = [service.asked.name for service in fleet.services]
+    last = current.decision.schedule[-1].engines if current.decision.schedule else {}
+    counts = [0] * len(fleet.chosen.variants)
+    for group in current.decision.engines:
+        if group.pool not in pools:
+            raise InputError(
+                f"current: {group.id} is on pool {shown(group.pool)}, which is none of the cluster "
+                f"({', '.join(pools)})",
+                "name the pools as the running fleet does",
+            )
+        name = group.service or names[0]
+        if name not in names:
+            raise InputError(
+                f"current: {group.id} serves {shown(name)}, which is none of the services ({', '.join(names)})",
+                "name the services as the running fleet does",
+            )
+        count = last.get(group.id, 0) if current.decision.schedule else len(group.replicas)
+        for v, variant in enumerate(fleet.chosen.variants):
+            offer = fleet.offers[variant.offer]
+            same = (offer.pool.name, offer.supply, names[variant.service]) == (group.pool, group.supply, name)
+            if same and fleet.services[variant.service].engines[variant.engine].is_like(group):
+                counts[v] += count
+                break
+    return tuple(counts)

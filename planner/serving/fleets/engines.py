@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from planner.contract.engine import EngineGroup
 from planner.contract.workload.classes import LengthClass
 
 
@@ -21,6 +22,9 @@ class EngineKind(Protocol):
 
     @property
     def label(self) -> str: ...
+    def is_like(self, group: EngineGroup) -> bool:
+        """Whether an engine group of a document is of this kind, pool and supply aside."""
+
     def reason(self, each: LengthClass) -> tuple[str, str] | None:
         """(why a class is not served, what would serve it), where it can tell."""
 
@@ -38,6 +42,9 @@ class TableEngine:
     @property
     def label(self) -> str:
         return f"{self.gpu} as measured"
+
+    def is_like(self, group: EngineGroup) -> bool:
+        return group.table is not None and group.gpu == self.gpu
 
     def reason(self, each: LengthClass) -> tuple[str, str] | None:
         return None

@@ -24,7 +24,8 @@ from planner.serving.fleets.described import TableDescribed
 from planner.serving.fleets.modelled import ModelDescribed
 from planner.serving.fleets.report import document
 from planner.serving.fleets.request import FleetRequest, ServiceAsked, parse_fleet_request
-from planner.serving.planning import CostOf, cost_models
+from planner.serving.fleets.single import as_fleet, one_load
+from planner.serving.planning import CostOf, cost_models, plan
 from profiles.descriptions import catalogue_with
 from profiles.errors import Unsupported
 from profiles.store import ProfileStore
@@ -57,6 +58,10 @@ def plan_fleet(
         tell("comparing with other fleets")
         comparisons = compare(found, request.time_limit_s / 2, progress)
         return validated(document(found, TableDescribed(), comparisons, _of_tables()), parse_plan)
+    alone = one_load(request)
+    if alone is not None:
+        tell("one service, one class, one step: as plan does")
+        return as_fleet(plan(alone, measured=measured, progress=progress), request)
     if not all(modelled):
         raise Unsupported(
             "services: some have a model and others measured tables, which are not planned together",

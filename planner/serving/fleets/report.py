@@ -25,6 +25,7 @@ from planner.serving.document.prediction import Prediction
 from planner.serving.fleets.comparisons import Comparisons
 from planner.serving.fleets.decision import Answered, ServiceLoad
 from planner.serving.fleets.described import Described
+from planner.serving.fleets.mixtures import workload_of
 
 TOKENS = 1e6
 SMALL = 1e-6
@@ -110,6 +111,9 @@ def _together(found: Answered) -> Workload:
     rate = np.array([each.rate_rps for each in classes])
     isl, osl = (float(np.average([getattr(each, name) for each in classes], weights=rate)) for name in ("isl", "osl"))
     hit = float(np.average([each.prefix_hit for each in classes], weights=rate))
+    if min(isl, osl) >= 1 and len(found.fleet.services) == 1 and found.fleet.services[0].asked.model is not None:
+        speculation = found.fleet.services[0].asked.speculation
+        return workload_of(classes, rate, speculation=speculation, name="the fleet's busiest step")
     return Workload(
         isl=max(round(isl), 1), osl=max(round(osl), 1), rate_rps=float(rate.sum()), prefix_hit=min(hit, 1.0)
     )
@@ -280,7 +284,8 @@ def _prediction(found: Answered, decision: Deployment, described: Described) -> 
     weights = found.question.seconds
     mean_output = float(np.average([tokens_per_s(found, i)[1] for i in range(len(fleet.steps))], weights=weights))
     usd = decision.usd_per_hour
-    per_token = None if usd is None or not mean_output else usd / (mean_output * 3600) * TOKENS
+    sizes = any(each.isl < 1 for each in fleet.services[0].classes)  # Mélange's rows and columns, which are no tokens
+    per_token = None if usd is None or not mean_output or sizes else usd / (mean_output * 3600) * TOKENS
     said = described.predicted(found, [each.variant for each in used_in(found)])
     return Prediction(
         request_rate_rps=_exact(rate),
@@ -296,7 +301,8 @@ def _prediction(found: Answered, decision: Deployment, described: Described) -> 
 def _service_prediction(found: Answered, s: int, usd: float | None, described: Described) -> ServicePrediction:
     fleet, weights = found.fleet, found.question.seconds
     mean = np.average([tokens_per_s(found, t, s) for t in range(len(fleet.steps))], axis=0, weights=weights)
-    mine = None if usd is None else _service_usd(found, s, usd)
+    sizes = any(each.isl < 1 for each in fleet.services[s].classes)
+    mine = None if usd is None or sizes else _service_usd(found, s, usd)
     held: Mapping[str, object] = described.attained(found, s)
     return ServicePrediction(
         name=fleet.services[s].asked.name,

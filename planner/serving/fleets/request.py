@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from planner.contract.options import RELEASE_HELP, Option
 from planner.contract.workload.classes import LoadInput, Portion, load_input
 from planner.contract.workload.slo import Slo, parse_slo
 from planner.contract.workload.workload import Speculation
+from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.fleets.tables import MeasuredTable
 from planner.serving.request import Choices, KvChoices, as_share
 from profiles.hardware import SHIPPED, Catalogue
@@ -30,6 +32,10 @@ _ASKED = "What to plan"
 def _cluster(value: Any, info: ValidationInfo) -> Any:
     found = cluster_input(value, info)
     return supplied(found) if isinstance(found, Cluster) else found
+
+
+def _opened(value: Any) -> Any:
+    return parse_plan(json.dumps(value), "current") if isinstance(value, Mapping) else value
 
 
 def _slo(value: Any) -> Any:
@@ -86,9 +92,16 @@ class FleetRequest(Document):
     budget_usd_per_hour: Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None = Field(
         default=None, description="of any step, at most"
     )
-    max_changes: Annotated[int, Field(ge=0, le=1_000_000), PLAIN_NUMBER] | None = Field(
-        default=None, description="engines that start or leave from one step to the next, at most"
-    )
+    max_changes: Annotated[
+        Annotated[int, Field(ge=0, le=1_000_000), PLAIN_NUMBER] | None,
+        Field(description="engines that start or leave from one step to the next, at most"),
+        Option("Engines that start or leave from one step to the next, at most.", _ASKED, metavar="N"),
+    ] = None
+    current: Annotated[
+        Plan | None,
+        BeforeValidator(_opened, json_schema_input_type=Plan | None),
+        Field(description="the fleet that runs now: what it has need not start, and max_changes counts from it"),
+    ] = None
     serve_rest: Annotated[
         bool,
         Field(strict=True, description="leave out classes that nothing serves, and name them"),

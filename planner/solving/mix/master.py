@@ -262,6 +262,14 @@ class Master:
                 values[self._m(t, k)] = np.ceil(float(block.each @ y[block.kinds]) / block.unit - 1e-9)
         return values
 
+    def serving(self, engines: Floats) -> float:
+        """Cost of an hour of ``engines`` (n,) while they serve, whole instances with it."""
+        units = sum(
+            float(np.ceil(float(block.each @ engines[block.kinds]) / block.unit - 1e-9)) * block.unit_cost
+            for block in self._units
+        )
+        return float(self._q.kinds.cost @ engines) + units
+
     def cost(self, engines: Floats) -> float:
         """Of the columns that go with ``engines`` (steps, n)."""
         return float(self._cost @ self._all(engines))

@@ -104,8 +104,13 @@ def _changes(q: MixQuestion, engines: Floats, t: int) -> bool:
     before = engines[t - 1] if t or q.cyclic else q.before
     if before is None or (q.cyclic and q.steps == 1):
         return True
-    starts = np.maximum(engines[t] - before, 0)
-    if q.most_changes is not None and starts.sum() + np.maximum(before - engines[t], 0).sum() > q.most_changes:
+    return change_is_possible(q, before.astype(np.float64), engines[t])
+
+
+def change_is_possible(q: MixQuestion, before: Floats, after: Floats) -> bool:
+    """Whether engines ``before`` (n,) can become those ``after``: supplies while replacements start, most changes."""
+    starts = np.maximum(after - before, 0)
+    if q.most_changes is not None and starts.sum() + np.maximum(before - after, 0).sum() > q.most_changes:
         return False
     both = before + starts
     return all(

@@ -10,12 +10,13 @@ that there is an answer whenever time ends.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from planner.solving.mix.carrying import ENOUGH, Carrying, cut_of
+from planner.solving.mix.days import best_path, candidates
 from planner.solving.mix.master import Master, left
 from planner.solving.mix.mending import mend
 from planner.solving.mix.question import MOST_ENGINES, Loss, MixQuestion, losses, remaining, required
@@ -29,6 +30,16 @@ SMALL = 200
 
 ALMOST = 0.02
 """Of an engine, that need not be there."""
+
+FEW_ENGINES = 120
+"""In a step, below which whole engines are what makes a fleet dear: the steps are then solved one by one first. Above,
+the programme in parts of engines is as good a bound, and sooner there."""
+
+ALONE = 0.5
+"""Of the time, for the steps one by one."""
+
+MOST_KNOWN = 400
+"""Prices that are handed from one step to the next."""
 
 BINDING = 2
 """Prices at which losses are foreseen, of each step."""
@@ -47,7 +58,7 @@ SCREENED = 1e-9
 class MixAnswer:
     """``engines`` (steps, n) int64, ``shares``: of each step (groups, n), each group's sum to 1; ``slack``: of each
     step the θ of the whole fleet. None of them where nothing was found: ``status`` infeasible (proved) or time_limit.
-    ``prices``: the cuts' prices, (cuts, n)."""
+    ``prices``: of the cuts, each (n,)."""
 
     status: Status
     engines: Ints | None
@@ -59,6 +70,9 @@ class MixAnswer:
     seconds: float
     rounds: int
     cuts: int
+    least: float = 0.0
+    """No fleet costs less, also where none was found."""
+    prices: tuple[Floats, ...] = ()
 
 
 class _Rounds:
@@ -142,14 +156,6 @@ class _Rounds:
 
     # -------------------------------------------------------------- answers
 
-    def carries(self, engines: Floats) -> bool:
-        """Whether whole ``engines`` carry everything, proved by the linear programmes."""
-        for t in range(self.q.steps):
-            for loss in losses(self.q, engines[t].astype(np.int64)):
-                if self.wanting(t, engines[t], loss) or self.theta(t, engines[t], loss)[1] is not None:
-                    return False
-        return True
-
     def keep(self, engines: Floats) -> None:
         cost = self.master.cost(engines)
         if cost < self.best_cost - 1e-12:
@@ -164,6 +170,41 @@ class _Rounds:
         found = mend(self, engines)
         if found is not None:
             self.keep(found)
+
+    def each_step(self, seconds: float) -> float:
+        """Every step alone: a bound on all of them together; what of it can be put together is kept."""
+        q, total, alone, known = self.q, 0.0, [], list(self.pool)
+        done: dict[int, MixAnswer] = {}
+        until = time.perf_counter() + seconds
+        for t in range(q.steps):
+            same = self.first[t]
+            if same not in done:
+                one = replace(
+                    q, work=[q.work[t]], seconds=q.seconds[t : t + 1], cyclic=False, before=None, most_changes=None,
+                    fixed_cost=0.0, budget=None if q.budget is None else q.budget - q.fixed_cost,
+                )  # fmt: skip
+                each = max((until - time.perf_counter()) / (q.steps - t), 0.1)
+                done[same] = solve_mix(one, seconds=each, gap=self.gap / 2, prices=known)
+                known = [*known, *done[same].prices[len(known) :]][-MOST_KNOWN:]
+            answer = done[same]
+            total += answer.least * float(q.share_of_time[t])
+            alone.append(None if answer.engines is None else answer.engines[0].astype(np.float64))
+        for price in known:
+            self.learn(price)
+        if all(each is not None for each in alone) and not (q.kinds.min_up_s > 0).any():
+            rows = candidates(alone)
+            serves = np.array([self.master.serving(row) for row in rows])
+            found = best_path(q, rows, serves, self.carries_step)
+            if found is not None:
+                self.keep(found)
+        return total
+
+    def carries_step(self, t: int, engines: Floats) -> bool:
+        """Whether whole ``engines`` (n,) carry step ``t``, also after every loss."""
+        return not any(
+            self.wanting(t, engines, loss, worst=1) or self.theta(t, engines, loss)[1] is not None
+            for loss in losses(self.q, engines.astype(np.int64))
+        )
 
     def foresee(self, relaxed: Floats) -> None:
         """Cuts of the losses that whole counts near ``relaxed`` (steps, n) will have to survive, at the prices that
@@ -206,11 +247,14 @@ def solve_mix(
     seconds: float = 60.0,
     gap: float = 1e-9,
     progress: Callable[[str], None] | None = None,
+    prices: Sequence[Floats] = (),
 ) -> MixAnswer:
-    """The cheapest fleet. ``gap``: relative, at which it is good enough."""
+    """The cheapest fleet. ``gap``: relative, at which it is good enough; ``prices``: known from questions like it."""
     begun = time.perf_counter()
     search = _Rounds(question, begun + seconds, gap)
     bound, rounds, rounds_whole = 0.0, 0, 0
+    for price in prices:
+        search.learn(price)
     infeasible = False
     first = search.learn(question.kinds.cost if question.kinds.cost.any() else question.kinds.gpus.astype(np.float64))
     if first is not None:
@@ -220,12 +264,16 @@ def solve_mix(
     for _ in range(RELAXED_ROUNDS):  # counts that need not be whole
         found = search.master.solve(whole=False, seconds=left(search.deadline), gap=gap)
         if found.engines is None:
-            infeasible = found.proved
+            infeasible = found.proved and search.best is None
             break
         bound, relaxed = max(bound, found.bound), found.engines
         if left(search.deadline) < 0.6 * seconds or not search.separate(found.engines, whole=False):
             break
         rounds += 1
+    if relaxed is not None and not infeasible and question.steps > 1 and relaxed.sum(axis=1).mean() < FEW_ENGINES:
+        bound = max(bound, search.each_step(ALONE * max(left(search.deadline), 0.0)))
+        if search.within(bound):
+            return _answer(search, bound, False, True, rounds, begun)
     if relaxed is not None and not infeasible and question.steps * len(question.kinds) > SMALL:
         search.foresee(relaxed)
         search.try_mended(np.ceil(relaxed - ALMOST))
@@ -240,7 +288,7 @@ def solve_mix(
             start=search.best,
         )
         if found.engines is None:
-            infeasible = found.proved
+            infeasible = found.proved and search.best is None
             break
         rounds, rounds_whole = rounds + 1, rounds_whole + 1
         bound = max(bound, found.bound)
@@ -262,7 +310,11 @@ def _answer(search: _Rounds, bound: float, infeasible: bool, proved: bool, round
     seconds = time.perf_counter() - begun
     if best is None:
         status: Status = "infeasible" if infeasible else "time_limit"
-        return MixAnswer(status, None, [], np.zeros(0), None, None, None, seconds, rounds, len(search.cuts))
+        least = np.inf if infeasible else bound
+        known = tuple(search.pool)
+        return MixAnswer(
+            status, None, [], np.zeros(0), None, None, None, seconds, rounds, len(search.cuts), least, known
+        )
     shares, slack = [], []
     for t in range(q.steps):
         theta, share, _ = search.lps[search.first[t]].solve(best[t])
@@ -284,4 +336,6 @@ def _answer(search: _Rounds, bound: float, infeasible: bool, proved: bool, round
         seconds,
         rounds,
         len(search.cuts),
+        (cost if optimal else bound) + fixed,
+        tuple(search.pool),
     )

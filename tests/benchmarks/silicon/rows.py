@@ -180,3 +180,33 @@ def _decoded(raw: pd.DataFrame) -> pd.DataFrame:
             "source": raw["silicon_data_source"],
         }
     )
+
+
+def as_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of :func:`load` in the columns of ``plan predict --measured``: the recipe as far as it can be said there.
+    What cannot: TensorRT-LLM's waiting for full batches and for all attention ranks."""
+    polled = (table["framework"] == "sglang") & (table["gate_steps"] > 0)
+    cache = np.where(table["weights"] == "bf16", "bf16", table["kv"].fillna("fp8"))
+    same = ("framework", "version", "gpu", "tp", "pp", "dp", "ep", "moe_tp", "isl", "osl", "concurrency", "campaign")
+    runs = pd.DataFrame(
+        {
+            **{name: table[name] for name in same},
+            "source": "silicon",
+            "row": table["row"],
+            "date": table["date"].fillna(""),
+            "model": table["checkpoint"],
+            "precision": table["precision"].fillna(""),
+            "kv_precision": cache,
+            "spec": np.where(table["drafted"] > 0, "mtp", "none"),
+            "spread": np.where(table["shortest"] < 1, "0.8-1", ""),
+            "sampling": "greedy",
+            "max_num_batched_tokens": table["token_budget"],
+            "polling_interval": np.where(polled, table["gate_steps"].astype(np.int64).astype(str), ""),
+            "gpu_memory_utilization": table["memory_fraction"].map(
+                lambda value: "" if np.isnan(value) else f"{value:g}"
+            ),
+            "ttft_ms_mean": table["ttft_ms"],
+            "tpot_ms_mean": table["tpot_ms"],
+        }
+    )
+    return runs.astype(str)

@@ -1,121 +1,175 @@
-"""How the constants of the engines are fitted, and how intervals are read off, on made-up rows."""
+"""How the constants of the engines are fitted, and how intervals are read off, on made-up runs."""
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from costmodels.arrays import concatenate_rows
-from costmodels.serving.calibration_fit import fit as calibrate
 from costmodels.serving.calibration_fit import intervals
-from costmodels.serving.calibration_fit.fit import NAMES, Constants, fit, held_out, linear_ms, nowhere, play, predict_ms
-from costmodels.serving.calibration_fit.runs import DECODE_LEVELS, LEVELS, PARTS, MeasuredRuns
+from costmodels.serving.calibration_fit.constants import NAMES, START, OfRuns, constants_of, predicted_ms
+from costmodels.serving.calibration_fit.effects import at_knots, groups_of
+from costmodels.serving.calibration_fit.fit import adjusted, beside, fit, linear_at, linear_ms, nothing_known
+from costmodels.serving.calibration_fit.learned import folds_of, learn
+from costmodels.serving.calibration_fit.runs import PARTS, MeasuredRuns
+from costmodels.serving.closed_loop.load import Load
+from costmodels.serving.frameworks.calibration import MEMORY_DAYS, Dated, Effect, Effects, Spread, Spreads
+from costmodels.serving.frameworks.framework import find_framework
 
-CAMPAIGNS = ("one laboratory", "another", "a third")
+LEVELS = 7
 
 
-def rows(n: int, truth: dict[str, float], campaigns: tuple[str, ...] = CAMPAIGNS[:1], seed: int = 0) -> MeasuredRuns:
-    """Runs whose engine has the constants ``truth`` (the others neutral)."""
+def made(n: int, truth: dict[str, float], slower: dict[str, float] | None = None, seed: int = 0) -> MeasuredRuns:
+    """Runs whose engine has the constants ``truth`` (the others as a fit starts), on GPU types that are ``slower``."""
     rng = np.random.default_rng(seed)
-    concurrency = 2 ** rng.integers(0, 6, n)
-    share = np.array([0.25, 0.5, 0.75, 1.0])
-    decode_batch = np.maximum(np.rint(concurrency[:, None] * share), 1)
-    parts = rng.uniform(0.2, 2.0, (n, LEVELS, len(PARTS)))
-    parts[:, DECODE_LEVELS:] *= 20
-    table = pd.DataFrame(
-        {
-            "campaign": rng.choice(campaigns, n),
-            "family": rng.choice(["one", "two"], n),
-            "gpu": "some",
-            "pp": 1,
-            "concurrency": concurrency,
-            "dp": 1,
-            "isl": 1024,
-            "osl": rng.choice([256, 1024], n),
-            "shortest": 0.8,
-            "drafted": 0,
-            "gate_steps": 0.0,
-            "gate_enough": np.inf,
-            "gate_free_running": False,
-        }
+    concurrency = 2 ** rng.integers(0, 5, n)
+    decode_batch = np.maximum(np.rint(concurrency[:, None] * np.array([0.25, 0.5, 0.75, 1.0])), 1)
+    parts = np.sort(rng.uniform(0.2, 2.0, (n, LEVELS, len(PARTS))), axis=1)
+    parts[:, 4:] *= 20
+
+    def chosen(*names: str) -> np.ndarray:
+        return rng.choice(np.array(names, dtype=object), n)
+
+    gpu = chosen("H100-SXM", "H200", "B200")
+    runs = MeasuredRuns(
+        parts_ms=parts,
+        decode_batch=decode_batch,
+        prompts=np.tile([1.0, 2.0, 4.0], (n, 1)),
+        chunks=np.ones(n),
+        stages=np.ones(n, np.int64),
+        mixed=np.ones(n, bool),
+        layers=rng.integers(30, 90, n),
+        slow_blocks=np.zeros(n, bool),
+        greedy=np.ones(n, bool),
+        ranks=np.ones(n, np.int64),
+        load=Load.of(concurrency, np.full(n, 1024), rng.choice([64, 128], n), np.full(n, 8192), np.full(n, 10**6), 0.8),
+        days=rng.choice([100.0, 200.0, 300.0], n),
+        row=np.arange(n),
+        framework=np.full(n, "vllm", dtype=object),
+        gpu=gpu,
+        generation=np.where(gpu == "B200", "blackwell", "hopper").astype(object),
+        vendor=np.full(n, "nvidia", dtype=object),
+        model=chosen("one", "two"),
+        campaign=chosen("lab", "other lab"),
+        offset=np.zeros((n, 3)),
+        measured=np.full((4, n), np.nan),
     )
-    asked = MeasuredRuns(
-        table,
-        np.sort(parts, axis=1),
-        decode_batch,
-        np.tile([1.0, 2.0, 4.0], (n, 1)),
-        np.ones(n),
-        np.ones(n, bool),
-        rng.integers(30, 90, n),
-        np.full(n, 10**6),
-        np.zeros(n),
-        CAMPAIGNS,
-    )
-    x = nowhere(asked)
+    values = np.tile(START, (n, 1))
     for name, value in truth.items():
-        x[:, NAMES.index(name)] = value
-    ttft, tpot = predict_ms(x, asked)
-    return replace(asked, table=table.assign(ttft_ms=ttft, tpot_ms=tpot))
+        values[:, NAMES.index(name)] = value
+    step = np.array([(slower or {}).get(name, 0.0) for name in gpu])
+    told = predicted_ms(OfRuns(values, step, 0 * step, 0 * step), runs)
+    told[1] = np.nan  # medians of TTFT and means of TPOT are not published
+    told[2] = np.nan
+    return replace(runs, measured=told)
 
 
-def test_a_fit_finds_the_engine_that_made_the_rows() -> None:
-    made = rows(150, {"gemm": 0.3, "step": 1.0, "request": 40.0})
-    x, _ = fit(made)
-    ttft, tpot = predict_ms(x, made)
-    assert np.median(np.abs(tpot / made.table["tpot_ms"] - 1)) < 0.03  # priors pull a little
-    assert np.median(np.abs(ttft / made.table["ttft_ms"] - 1)) < 0.05
+def errors(runs: MeasuredRuns, c: OfRuns) -> np.ndarray:
+    ratio = np.abs(predicted_ms(c, runs) / runs.measured - 1)
+    return np.array([np.median(values[np.isfinite(values)]) for values in (ratio[0], ratio[3])])
+
+
+def test_a_fit_finds_the_engine_that_made_the_runs() -> None:
+    runs = made(120, {"gemm": 0.2, "step": 1.0, "request": 40.0}, {"B200": 0.3})
+    fitted, _ = fit(runs, nothing_known(runs))
+    assert np.all(errors(runs, fitted.of(runs, fitted.groups)) < [0.08, 0.05])
+    step = fitted.groups.matrix @ fitted.coefficients[0]
+    blackwell = runs.gpu == "B200"
+    assert step[blackwell].mean() - step[~blackwell].mean() == pytest.approx(0.3, abs=0.15)
 
 
 def test_the_linearised_loop_is_the_loop_where_it_was_played() -> None:
-    made = rows(20, {"request": 10.0})
-    c = Constants.of(nowhere(made), made)
-    played = play(c, made)
-    ttft, tpot = linear_ms(c, made, played)
-    expected = predict_ms(nowhere(made), made)
-    np.testing.assert_allclose(ttft, expected[0])
-    np.testing.assert_allclose(tpot, expected[1])
+    runs = made(16, {"request": 10.0})
+    c = OfRuns(np.tile(START, (len(runs), 1)), *np.zeros((3, len(runs))))
+    logs = linear_ms(c, runs, linear_at(c, runs))
+    np.testing.assert_allclose(np.exp(logs), predicted_ms(c, runs))
 
 
-def test_campaigns_differ_where_rows_say_so_and_one_without_rows_is_the_frameworks() -> None:
-    slow, fast = rows(60, {"step": 3.0}, CAMPAIGNS[:1]), rows(60, {"step": 0.0}, CAMPAIGNS[1:2], seed=1)
-    both = concatenate_rows([slow, fast])
-    both = replace(both, table=pd.concat([slow.table, fast.table], ignore_index=True))
-    x, _ = fit(both)
-    step = x[:, NAMES.index("step")]
-    assert step[1] > step[0] > step[2]
-    assert x[3].tolist() == x[0].tolist()
+def test_what_is_held_out_teaches_nothing() -> None:
+    runs = made(40, {"step": 1.0})
+    prior = nothing_known(runs)
+    c = OfRuns(np.tile(START, (len(runs), 1)), *np.zeros((3, len(runs))))
+    known = runs.gpu != "B200"
+    spoiled = replace(runs, measured=np.where(known, runs.measured, 5 * runs.measured))
+    linear = linear_at(c, runs)
+    first, second = (adjusted(each, linear, prior, known) for each in (runs, spoiled))
+    np.testing.assert_array_equal(first.constants, second.constants)
+    assert "B200" not in first.groups.key
 
 
-def test_held_out_groups_never_see_their_own_rows() -> None:
-    made = rows(60, {"step": 0.5})
-    groups = np.array(["a"] * 30 + ["b"] * 30)
-    x, played = fit(made)
-    before = held_out(made, x, played, groups)
-    wrong = made.table.assign(tpot_ms=np.where(groups == "a", 100.0, 1.0) * made.table["tpot_ms"])
-    other = replace(made, table=wrong)
-    after = held_out(other, x, played, groups)
-    np.testing.assert_array_equal(before[1][groups == "a"], after[1][groups == "a"])
-    assert not np.allclose(before[1][groups == "b"], after[1][groups == "b"])
+def test_own_runs_move_effects_more_than_constants() -> None:
+    runs = made(30, {})
+    known = {"vllm": find_framework("vllm").fitted}
+    near, prior = beside(runs, known)
+    slow = replace(near, measured=1.4 * near.measured)
+    learned = learn(slow, prior, known, ("mine", "2026-11-26"), lambda _: None)
+    calibration = learned.calibrations["vllm"]
+    assert calibration.fitted_on == "mine"
+    assert set(learned.residuals) == {"nothing", "rows", "model", "gpu", "campaign", "date"}
+    assert calibration.factors["gemm"] == pytest.approx(known["vllm"].factors["gemm"], rel=0.1)
+    assert set(calibration.on_gpus) == {"H100-SXM", "H200", "B200"}
 
 
-def test_every_group_has_the_same_say_in_a_quantile() -> None:
-    errors = np.array([0.0] * 1000 + [1.0, 1.0])
-    groups = np.array(["many"] * 1000 + ["few"] * 2)
-    assert intervals.quantile(errors, groups, 0.25) == 0.0
-    assert intervals.quantile(errors, groups, 0.75) == 1.0
+def test_folds_hold_out_each_thing_once() -> None:
+    folds = folds_of(made(40, {}))
+    for name in ("model", "gpu", "campaign", "rows"):
+        assert np.sum(list(folds[name].values()), axis=0).tolist() == [1] * 40
 
 
-def test_coverage_is_that_of_the_other_groups_interval() -> None:
-    errors = np.concatenate([np.linspace(-1, 1, 101), np.full(50, 5.0)])
-    by_row, by_group = intervals.coverage(errors, np.array(["a"] * 101 + ["b"] * 50))
-    assert by_row == pytest.approx(0.0, abs=0.01)
-    assert by_group == pytest.approx(0.0, abs=0.01)
+def test_constants_go_to_a_calibration_and_back() -> None:
+    calibration = find_framework("vllm").fitted
+    values = constants_of(calibration)
+    assert values[NAMES.index("step")] == pytest.approx(calibration.step_us / 1e3)
+    assert np.exp(values[NAMES.index("gemm")]) == pytest.approx(calibration.factors["gemm"])
 
 
-def test_every_constant_has_a_prior_within_its_bounds() -> None:
-    assert (calibrate.START >= calibrate.LEAST).all()
-    assert (calibrate.START <= calibrate.MOST).all()
-    assert (calibrate.WIDTH > 0).all()
+def test_releases_are_drawn_to_their_neighbours() -> None:
+    runs = made(60, {})
+    groups = groups_of(runs, np.ones(60, bool))
+    at = [i for i, name in enumerate(groups.group) if groups.key[i] == "vllm H200" and name == "release"]
+    knots, values = groups.day[at], np.array([0.1, 0.2, -0.1])
+    coefficients = np.linalg.solve(np.linalg.cholesky(np.exp(-np.abs(knots[:, None] - knots) / MEMORY_DAYS)), values)
+    assert at_knots(coefficients, knots) == pytest.approx(values, abs=1e-4)
+    here = (runs.gpu == "H200") & (runs.days == knots[1])
+    assert groups.matrix[here][:, at] @ coefficients == pytest.approx(np.full(here.sum(), 0.2), abs=1e-3)
+
+
+def test_effects_fade_from_release_to_release_and_fall_back_to_the_generation() -> None:
+    day = dt.date(2026, 1, 1)
+    effects = Effects(
+        vendors={"amd": Effect(step=0.3)},
+        generations={"cdna3": Effect(step=0.1)},
+        gpus={"MI300X": Effect(step=0.5)},
+        releases={"MI300X": (Dated(day=day, effect=Effect(step=0.2)), Dated(day=dt.date(2026, 3, 2), effect=Effect()))},
+    )
+    assert effects.at("MI325X", "cdna3", "amd", day)[0] == pytest.approx(0.4)
+    assert effects.at("MI300X", "cdna3", "amd", None)[0] == 0.5
+    assert effects.at("MI300X", "cdna3", "amd", day)[0] == pytest.approx(0.7)
+    assert effects.at("MI300X", "cdna3", "amd", dt.date(2026, 1, 31))[0] == pytest.approx(0.6)
+    before = effects.at("MI300X", "cdna3", "amd", dt.date(2025, 7, 5))[0]
+    assert 0.5 < before < 0.7
+    assert effects.at("H200", "hopper", "nvidia", day) == (0, 0, 0)
+
+
+def test_intervals_hold_what_they_claim_and_are_drawn_together() -> None:
+    rng = np.random.default_rng(0)
+    logs = rng.normal(0, 0.1, 2000)
+    groups = rng.choice(np.array(["a", "b", "c"]), 2000)
+    found = intervals.spread(logs, groups)
+    assert found.high - found.low == pytest.approx(2 * 1.28 * 0.1, rel=0.1)
+    few = intervals.Residuals(dict.fromkeys(("ttft", "tpot", "e2e"), 10 * logs[:5]), groups[:5])
+    whole = Spreads(ttft=found, tpot=found, e2e=found)
+    pooled = intervals.pooled(few, whole)
+    own = few.spread("tpot")
+    assert own is not None
+    assert found.high < pooled.tpot.high < own.high
+    assert intervals.added(few, whole).tpot > 0
+    assert (
+        intervals.added(
+            intervals.Residuals(few.errors, groups[:5]),
+            Spreads(**dict.fromkeys(("ttft", "tpot", "e2e"), Spread(low=-9, high=9))),
+        ).tpot
+        == 0
+    )

@@ -90,7 +90,7 @@ def test_a_steps_interval_is_at_least_that_of_models_held_out(roofline_cost: Cos
 
 
 def test_a_single_gpu_decodes_at_the_speed_of_its_memory(roofline_cost: CostModel) -> None:
-    got = step(roofline_cost, "Qwen3-32B", [(1, 1, 1, 1, 1)], decodes=1, context=1)
+    got = step(roofline_cost, "Qwen3-32B", [(1, 1, 1, 1, 1)], decodes=1, context=1, calibration=VLLM.calibration)
     model, gpu = find_architecture("Qwen3-32B"), roofline_cost.gpu
     weights = 2 * (model.parameters - model.embedding_parameters)
     assert got.memory_us[0] == pytest.approx(weights / gpu.memory_bandwidth_bytes_per_s * 1e6, rel=0.01)
@@ -123,14 +123,22 @@ def test_more_work_is_never_faster(roofline_cost: CostModel, axis: str, values: 
 
 
 def test_a_pipeline_passes_through_all_stages_and_beats_at_the_slowest(roofline_cost: CostModel) -> None:
-    one, four = (step(roofline_cost, "Qwen3-32B", [(1, pp, 1, 1, 1)]) for pp in (1, 4))
+    def piped(pp: int) -> StepTimes:
+        return step(roofline_cost, "Qwen3-32B", [(1, pp, 1, 1, 1)], calibration=VLLM.calibration)
+
+    def host_of(layers: float) -> float:
+        decodes = np.array([32])
+        return float(VLLM.calibration.host_us(layers, decodes, 0 * decodes)[0])
+
+    one, four = piped(1), piped(4)
     assert one.stage.value[0] == pytest.approx(one.latency.value[0])
     host = one.parts["host"][0]
+    assert host == pytest.approx(host_of(64))
     hop = four.parts["communication"][0] / 3
     assert four.latency.value[0] == pytest.approx(one.latency.value[0] + 3 * hop)
-    assert four.stage.value[0] == pytest.approx((one.latency.value[0] - host) / 4 + hop + host)
-    uneven = step(roofline_cost, "Qwen3-32B", [(1, 6, 1, 1, 1)])  # 64 layers: the fullest stage has 11
-    assert uneven.stage.value[0] > (one.latency.value[0] - host) * 11 / 64 + host
+    assert four.stage.value[0] == pytest.approx((one.latency.value[0] - host) / 4 + hop + host_of(16))
+    uneven = piped(6)  # 64 layers: the fullest stage has 11
+    assert uneven.stage.value[0] > (one.latency.value[0] - host) * 11 / 64 + host_of(11)
 
 
 def test_a_pipeline_over_nodes_sends_over_the_fabric(roofline_cost: CostModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import pytest
 
@@ -61,3 +62,34 @@ def test_a_class_beyond_the_context_is_refused() -> None:
     load = {"classes": [{"isl": 500_000, "osl": 10, "rate_rps": 1}]}
     with pytest.raises(InputError, match="context"):
         plan_fleet(parse_fleet_request({**FLEET, "services": [{**service, "load": load}]}))  # type: ignore[dict-item]
+
+
+def test_one_class_and_one_step_are_what_plan_decides() -> None:
+    from planner.serving.planning import plan
+
+    asked = {"model": "Qwen/Qwen3-8B", "cluster": "4xH100", "slo": "ttft=1s,tpot=50ms"}
+    alone = plan({**asked, "workload": "isl=1000,osl=100,rate=10", "time_limit_s": 60})
+    service = {"name": "s", "model": asked["model"], "slo": asked["slo"], "load": "isl=1000,osl=100,rate=10"}
+    fleet = plan_fleet(parse_fleet_request({"cluster": asked["cluster"], "services": [service]}))
+    (step,) = fleet.decision.schedule
+    assert step.engines == {group.id: len(group.replicas) for group in alone.decision.engines}
+    assert fleet.prediction == alone.prediction
+    assert fleet.proof == alone.proof
+    for ours, theirs in zip(fleet.decision.engines, alone.decision.engines, strict=True):
+        assert (ours.layout, ours.limits, ours.replicas, ours.launch) == (
+            theirs.layout, theirs.limits, theirs.replicas, theirs.launch,
+        )  # fmt: skip
+
+
+def test_what_runs_now_need_not_start_and_changes_are_limited() -> None:
+    hours = [
+        {"hour": hour, "classes": [{"isl": 500, "osl": 50, "rate_rps": rate}]} for hour, rate in enumerate((20, 60, 20))
+    ]
+    (service,) = FLEET["services"]  # type: ignore[misc]
+    asked = {**FLEET, "simulation": False, "time_limit_s": 6, "services": [{**service, "load": {"steps": hours}}]}  # type: ignore[dict-item]
+    first = plan_fleet(parse_fleet_request(asked))
+    again = plan_fleet(parse_fleet_request({**asked, "current": first.model_dump(mode="json"), "max_changes": 2}))
+    counts = [list(step.engines.values()) for step in again.decision.schedule]
+    assert all(sum(abs(a - b) for a, b in zip(x, y, strict=True)) <= 2 for x, y in pairwise(counts))
+    with pytest.raises(InputError, match="none of the cluster"):
+        plan_fleet(parse_fleet_request({**asked, "cluster": "8xH200", "current": first.model_dump(mode="json")}))

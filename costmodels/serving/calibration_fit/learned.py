@@ -1,0 +1,220 @@
+"""What a fit learned, as frameworks have it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodels.estimates import Floats
+from costmodels.serving.calibration_fit.constants import FACTORS, LEAST, MOST, NAMES, OfRuns, predicted_ms
+from costmodels.serving.calibration_fit.effects import at_knots
+from costmodels.serving.calibration_fit.fit import FittedEngines, PriorConstants, Progress, fit, held_out
+from costmodels.serving.calibration_fit.intervals import Residuals, added, pooled, spreads_of
+from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of
+from costmodels.serving.frameworks.calibration import Calibration, Dated, Effect, Effects, Spreads
+
+_KINDS = ("step", "prompts", "front")
+NEWEST_SHARE = 0.25
+"""Of the runs of a framework, that are held out as later ones."""
+
+USUAL_SHARE = np.array([0.0, 0.5, 0.5])
+"""Of the effects of the campaign with most runs, what a stranger is predicted with: how requests reach an engine is
+half way between it and all others, steps are as all have them."""
+
+FEW = 500
+"""Runs up to which every fifth is held out in turn, too."""
+
+UNSAMPLED_US = 2.0
+"""Sampling of a sequence where no run of the framework samples: 1.6 to 1.9 µs of a kernel that draws by exponential
+noise (H200, vocabulary of 128k to 152k, own measurement 2026-11-26)."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """``calibrations`` by framework; ``residuals`` log(measured ÷ predicted) [4, n] of ``runs`` by what was held out
+    (``nothing``: in sample, as strangers are told)."""
+
+    calibrations: dict[str, Calibration]
+    runs: MeasuredRuns
+    residuals: dict[str, Floats]
+
+
+def learn(
+    runs: MeasuredRuns,
+    prior: PriorConstants,
+    known: Mapping[str, Calibration],
+    said: tuple[str, str],
+    progress: Progress,
+) -> Learned:
+    """Fits, and holds out models, GPU types, campaigns and the newest runs of each framework.
+
+    Args:
+        known: the calibrations that stand so far, by framework.
+        said: what the constants were fitted on, and the day.
+    """
+    fitted, linear = fit(runs, prior, progress)
+    residuals = {"nothing": np.log(runs.measured / predicted_ms(as_told(fitted, runs), runs))}
+    for name, folds in folds_of(runs).items():
+        progress(f"holding out {name}: {len(folds)} folds")
+        logs = np.full(runs.measured.shape, np.nan)
+        for each in held_out(runs, prior, linear, folds, fitted).values():
+            logs = np.where(np.isfinite(each), each, logs)
+        residuals[name] = logs
+    calibrations = {
+        name: _calibration(fitted, runs, residuals, name, known[name]).model_copy(
+            update={"fitted_on": said[0], "date": said[1]}
+        )
+        for name in fitted.frameworks
+    }
+    return Learned(calibrations, runs, residuals)
+
+
+def usual_campaign(runs: MeasuredRuns, framework: str) -> tuple[str, Floats]:
+    """(Key of the campaign with most runs of a framework, the share of its effects that strangers are told)."""
+    campaigns = Counter(map(str, runs.campaign[runs.framework == framework]))
+    share = np.ones(3) if len(campaigns) == 1 else USUAL_SHARE
+    return f"{framework} {campaigns.most_common(1)[0][0]}", share
+
+
+def as_told(fitted: FittedEngines, runs: MeasuredRuns) -> OfRuns:
+    """What strangers are told of the ``runs``: without the effects of the campaigns that they are of."""
+    groups = fitted.groups
+    campaign = np.array([name == "campaign" for name in groups.group])
+    matrix = np.where(campaign, 0.0, groups.matrix)
+    c = fitted.of(runs, replace(groups, matrix=matrix))
+    effects = np.zeros((3, len(runs)))
+    for framework in fitted.frameworks:
+        key, share = usual_campaign(runs, framework)
+        at = [i for i in np.flatnonzero(campaign) if groups.key[i] == key]
+        effects[:, runs.framework == framework] = (share * fitted.coefficients[:, at].sum(axis=1))[:, None]
+    return OfRuns(c.values, c.step + effects[0], c.prompts + effects[1], c.front + effects[2])
+
+
+def folds_of(runs: MeasuredRuns) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """By what is held out, then by its name."""
+    out: dict[str, dict[str, NDArray[np.bool_]]] = {}
+    for name, label in (("model", runs.model), ("gpu", runs.gpu), ("campaign", runs.campaign)):
+        keys = sorted(set(label))
+        out[name] = {str(key): label == key for key in keys} if len(keys) > 1 else {}
+    newest = np.zeros(len(runs), np.bool_)
+    for framework in set(runs.framework):
+        mine = (runs.framework == framework) & np.isfinite(runs.days)
+        days = runs.days[mine]
+        if len(starts := np.unique(days)[1:]):
+            shares = [abs(float((days >= start).mean()) - NEWEST_SHARE) for start in starts]
+            newest |= mine & (runs.days >= starts[int(np.argmin(shares))])
+    out["date"] = {"newest": newest} if newest.any() else {}
+    if len(runs) <= FEW:
+        out["rows"] = {str(turn): np.arange(len(runs)) % 5 == turn for turn in range(5)}
+    return {name: folds for name, folds in out.items() if folds}
+
+
+def residuals_of(logs: Floats, runs: MeasuredRuns, index: NDArray[np.bool_]) -> Residuals:
+    """Of the runs ``index``; means go before medians."""
+    ttft, tpot = (np.where(np.isfinite(logs[at]), logs[at], logs[at + 1]) for at in (0, 2))
+    measured = [np.where(np.isfinite(runs.measured[at]), runs.measured[at], runs.measured[at + 1]) for at in (0, 2)]
+    tokens = np.maximum(runs.load.mean_osl - 1, 0)
+    whole = np.log(measured[0] + measured[1] * tokens) - np.log(
+        measured[0] * np.exp(-ttft) + measured[1] * np.exp(-tpot) * tokens
+    )
+    groups = np.array([f"{m} {g}" for m, g in zip(runs.model, runs.gpu, strict=True)])
+    errors = {"ttft": ttft, "tpot": tpot, "e2e": np.where(np.isfinite(whole), whole, np.nan)}
+    return Residuals({name: values[index] for name, values in errors.items()}, groups[index])
+
+
+def _calibration(
+    fitted: FittedEngines, runs: MeasuredRuns, residuals: Mapping[str, Floats], name: str, known: Calibration
+) -> Calibration:
+    mine = runs.framework == name
+    found: dict[str, float] = dict(
+        zip(NAMES, np.clip(fitted.constants[fitted.frameworks.index(name)], LEAST, MOST).tolist(), strict=True)
+    )
+
+    def us(constant: str) -> float:
+        return round(found[constant] * 1e3, 3)
+
+    otherwise = Spreads(ttft=known.ttft, tpot=known.tpot, e2e=known.e2e)
+    usual = residuals_of(residuals["nothing"], runs, mine)
+    if "date" in residuals:
+        usual = usual.joined(residuals_of(residuals["date"], runs, mine & np.isfinite(residuals["date"]).any(axis=0)))
+    of_all = spreads_of(usual, otherwise)
+    on = {}
+    for gpu in sorted(set(runs.gpu[mine])):
+        own = residuals_of(residuals["nothing"], runs, mine & (runs.gpu == gpu))
+        if "date" in residuals:
+            late = mine & (runs.gpu == gpu) & np.isfinite(residuals["date"]).any(axis=0)
+            own = own.joined(residuals_of(residuals["date"], runs, late))
+        on[str(gpu)] = pooled(own, of_all)
+    sampled = bool((mine & ~runs.greedy).any())
+    return known.model_copy(
+        update={
+            "factors": {factor: round(float(np.exp(found[factor])), 4) for factor in FACTORS},
+            "step_us": us("step"),
+            "step_us_per_layer": us("step_per_layer"),
+            "step_us_per_sequence": us("step_per_sequence"),
+            "sampled_us_per_sequence": us("sampled") if sampled else UNSAMPLED_US,
+            "block_experts_us_per_layer": us("block_experts") if (mine & runs.slow_blocks).any() else 0.0,
+            "prompt_step_us": us("prompt_step"),
+            "prompt_step_us_per_layer": us("prompt_step_per_layer"),
+            "request_us": us("request"),
+            "request_us_per_token": us("request_per_token"),
+            "request_us_per_concurrent": us("request_per_concurrent"),
+            "request_steps": round(found["request_steps"], 4),
+            "rank_steps": round(found["rank_steps"], 4) if (mine & (runs.ranks > 1)).any() else 0.0,
+            "acceptance": round(found["acceptance"], 4),
+            "effects": _effects(fitted, runs, name, known.effects),
+            **{latency: getattr(of_all, latency) for latency in ("ttft", "tpot", "e2e")},
+            "on_gpus": on,
+            **{
+                f"unknown_{what}": added(residuals_of(residuals[what], runs, mine), of_all)
+                for what in ("model", "gpu")
+                if what in residuals
+            },
+            "models": tuple(sorted(set(map(str, runs.model[mine])))),
+            "rows": int(mine.sum()),
+        }
+    )
+
+
+def _effects(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: Effects) -> Effects:
+    """Of one framework: what its GPU types share with the others' and their own, one sum each, beside what is known.
+    Where there is one campaign, its effect counts: whoever calibrates on own runs measures as before."""
+    groups = fitted.groups
+    usual, share = usual_campaign(runs, framework)
+
+    def of(group: str, key: str) -> Floats:
+        at = [i for i in range(len(groups)) if (groups.group[i], groups.key[i]) == (group, key)]
+        return np.asarray(fitted.coefficients[:, at].sum(axis=1))
+
+    def effect(values: Floats) -> Effect:
+        return Effect(**{kind: round(float(value), 4) for kind, value in zip(_KINDS, values, strict=True)})
+
+    vendors, generations, gpus = dict(known.vendors), dict(known.generations), dict(known.gpus)
+    releases = dict(known.releases)
+    if "amd" in groups.key:
+        vendors["amd"] = vendors.get("amd", Effect()) + effect(of("vendor", "amd"))
+    for generation in sorted(set(map(str, runs.generation))):
+        learned = of("generation", generation) + of("framework generation", f"{framework} {generation}")
+        generations[generation] = generations.get(generation, Effect()) + effect(
+            learned + share * of("campaign", usual)
+        )
+    for gpu in sorted(set(map(str, runs.gpu))):
+        first = int(np.flatnonzero(runs.gpu == gpu)[0])
+        generation, vendor, on = str(runs.generation[first]), str(runs.vendor[first]), f"{framework} {gpu}"
+        shared = of("vendor", vendor) + of("generation", generation) + of("gpu", gpu)
+        own = of("framework generation", f"{framework} {generation}") + of("framework gpu", on)
+        before = np.array(known.at(gpu, generation, vendor, None))
+        gpus[gpu] = effect(before + shared + own + share * of("campaign", usual))
+        at = np.array([i for i in range(len(groups)) if (groups.group[i], groups.key[i]) == ("release", on)], np.int64)
+        if len(at):
+            values = np.stack([at_knots(fitted.coefficients[kind, at], groups.day[at]) for kind in range(3)])
+            days = [day_of(day) for day in groups.day[at]]
+            releases[gpu] = tuple(
+                Dated(day=day, effect=effect(np.array(known.at(gpu, generation, vendor, day)) - before + values[:, i]))
+                for i, day in enumerate(days)
+            )
+    return Effects(vendors=vendors, generations=generations, gpus=gpus, releases=releases)

@@ -1,0 +1,165 @@
+"""Measured serving runs → the constants of the engines that they ran on."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from costmodels.estimates import Floats
+from costmodels.serving.calibration_fit.asked import AskedLoops
+from costmodels.serving.calibration_fit.fit import as_known, beside, nothing_known
+from costmodels.serving.calibration_fit.learned import Learned, learn
+from costmodels.serving.calibration_fit.runs import runs_of
+from costmodels.serving.frameworks.calibration import Effects
+from costmodels.serving.frameworks.framework import find_framework
+from planner.serving.measured.columns import measured_columns
+from planner.serving.prediction_table import added_columns, predict
+from profiles.errors import InputError
+from profiles.store import ProfileStore
+
+FEWEST = 8
+"""Runs of a framework from which constants are learned."""
+
+CAMPAIGNS = ("campaign", "source")
+"""Columns that say who measured a run, the first that is there."""
+
+_STATISTICS = (("ttft_ms_mean",), ("ttft_ms_p50",), ("tpot_ms_mean",), ("tpot_ms_p50", "itl_ms_p50"))
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What was learned; ``left_out``: rows that were not used, by reason; ``used``: those that were; ``before``:
+    log(measured ÷ predicted) [4, n] with the constants that stood before."""
+
+    learned: Learned
+    left_out: tuple[tuple[str, int], ...]
+    used: int
+    before: Floats
+
+    def said(self) -> dict[str, Any]:
+        """By framework: ``runs``, ``errors`` in per cent by what was held out (``before``: the constants that stood),
+        and what ``moved``."""
+        out: dict[str, Any] = {}
+        runs = self.learned.runs
+        for name, calibration in self.learned.calibrations.items():
+            mine = runs.framework == name
+            logs = {"before": self.before, **self.learned.residuals}
+            errors = {held: _errors(values[:, mine]) for held, values in logs.items()}
+            moved = []
+            for gpu in sorted(set(map(str, runs.gpu[mine]))):
+                effect = calibration.effects.gpus[gpu]
+                moved.append(
+                    f"{gpu}: steps {_factor(effect.step)}, steps with prompts {_factor(effect.prompts)}, "
+                    f"front end {_factor(effect.front)} of what the kernels and the framework's constants say"
+                )
+            out[name] = {"runs": int(mine.sum()), "errors": errors, "moved": moved}
+        return out
+
+    def needs(self) -> list[str]:
+        """What more runs would tell."""
+        runs, out = self.learned.runs, []
+        for label, few, what in (
+            (runs.model, "one model", "a second model says what is the engine's and what the model's"),
+            (runs.load.concurrency, "one concurrency", "runs at 1 and at many users part the front end from the steps"),
+            (runs.campaign, "one campaign", "another machine or day says how far repeats are apart"),
+        ):
+            if len(set(label.tolist())) == 1:
+                out.append(f"{few}: {what}")
+        if not np.isfinite(runs.measured[:2]).any():
+            out.append("no TTFT: the front end stays as shipped")
+        return out
+
+
+def _factor(effect: float) -> str:
+    return f"{np.exp(effect):.2f} x"
+
+
+def _errors(logs: Floats) -> dict[str, dict[str, float] | None]:
+    """|predicted ÷ measured − 1| in per cent, means before medians."""
+    out: dict[str, dict[str, float] | None] = {}
+    for name, at in (("ttft", 0), ("tpot", 2)):
+        values = np.where(np.isfinite(logs[at]), logs[at], logs[at + 1])
+        ratio = 100 * np.expm1(-values[np.isfinite(values)])
+        out[name] = (
+            {
+                "mape": round(float(np.abs(ratio).mean()), 1),
+                "median": round(float(np.median(np.abs(ratio))), 1),
+                "bias": round(float(np.median(ratio)), 1),
+            }
+            if len(ratio)
+            else None
+        )
+    return out
+
+
+def calibrate(
+    table: pd.DataFrame,
+    *,
+    measured: Sequence[ProfileStore] = (),
+    fresh: bool = False,
+    said: str = "",
+    progress: Callable[[str], None] = lambda _: None,
+) -> Lesson:
+    """The constants of the engines in ``table``, columns as `plan predict --measured` reads them.
+
+    Args:
+        measured: profile stores laid over the shipped pack.
+        fresh: whether to begin with nothing known, in place of the shipped constants.
+        said: what the runs are called.
+
+    Raises:
+        InputError: nothing was measured, or of no framework :data:`FEWEST` runs can be used.
+    """
+    truth = measured_columns(table)
+    loops: list[AskedLoops] = []
+    answer = predict(table, measured=measured, beside_measured=True, loops=loops, progress=progress)
+    errors = answer[added_columns(table.columns, beside_measured=True)["error"]]
+    reasons = Counter(text.partition("; ")[0] for text in errors if text)
+    nothing = np.full(len(table), np.nan)
+    statistics: list[Floats] = []
+    for names in _STATISTICS:
+        values = nothing
+        for name in names:
+            values = np.where(np.isfinite(values), values, truth.values.get(name, nothing))
+        statistics.append(values)
+    column = next((name for name in CAMPAIGNS if name in table.columns), None)
+    campaign = np.full(len(table), "own", dtype=object) if column is None else table[column].to_numpy(dtype=object)
+    if not loops:
+        raise InputError("runs: none can be used", _first(reasons))
+    runs = runs_of(loops, campaign, np.stack(statistics))
+    told = np.isfinite(runs.measured).any(axis=0)
+    single = runs.stages == 1
+    reasons["neither TTFT nor TPOT is measured"] += int((~told).sum())
+    reasons["pipeline stages: their constants are not fitted"] += int((told & ~single).sum())
+    counts = Counter(runs.framework[told & single])
+    enough = np.array([counts[name] >= FEWEST for name in runs.framework], dtype=bool)
+    for name, count in counts.items():
+        if count < FEWEST:
+            reasons[f"{name}: {count} runs are too few ({FEWEST})"] += count
+    use = told & single & enough
+    left = tuple((reason, count) for reason, count in reasons.most_common() if count)
+    if not use.any():
+        raise InputError(
+            f"runs: of no framework {FEWEST} can be used", _first(reasons) if reasons else "give more runs"
+        )
+    runs = runs.take(np.flatnonzero(use))
+    known = {str(name): find_framework(str(name)).fitted for name in set(runs.framework)}
+    if fresh:
+        prior = nothing_known(runs)
+        known = {name: each.model_copy(update={"effects": Effects()}) for name, each in known.items()}
+    else:
+        runs, prior = beside(runs, known)
+    before = as_known(runs, known) if not fresh else np.full(runs.measured.shape, np.nan)
+    learned = learn(runs, prior, known, (said, dt.datetime.now(dt.UTC).date().isoformat()), progress)
+    return Lesson(learned, left, len(runs), before)
+
+
+def _first(reasons: Counter[str]) -> str:
+    reason, count = reasons.most_common(1)[0] if reasons else ("the table is empty", 0)
+    return f"{count} of them: {reason}"

@@ -1,0 +1,64 @@
+"""``plan calibrate``: own runs in, a store out that predictions follow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from command import Runner, complaint
+
+from planner.serving.prediction_table import predict
+
+CONFIGURATION = {"model": "Qwen/Qwen3-8B", "gpu": "H200", "framework": "vllm", "version": "0.19.0", "osl": "64"}
+SLOWER = 1.5
+
+
+def runs(folder: Path) -> Path:
+    """Ten runs of an engine that is slower than predicted."""
+    asked = pd.DataFrame(
+        [
+            {**CONFIGURATION, "isl": str(isl), "concurrency": str(users)}
+            for isl in (500, 2000)
+            for users in (1, 2, 4, 8, 16)
+        ]
+    )
+    answer = predict(asked)
+    for name in ("ttft_ms_mean", "tpot_ms_mean"):
+        asked[name] = (SLOWER * answer[name].astype(float)).map("{:.4g}".format)
+    path = folder / "runs.csv"
+    asked.to_csv(path, index=False)
+    return path
+
+
+def test_a_store_of_own_runs_is_followed(run: Runner, tmp_path: Path) -> None:
+    path, store = runs(tmp_path), tmp_path / "mine"
+    ran = run("calibrate", str(path), "-o", str(store), "--quiet")
+    assert ran.code == 0, ran.err
+    assert "vllm: 10 runs" in ran.out
+    assert "before: the shipped constants" in ran.out
+    assert "one model: a second model says" in ran.out
+    scores = {}
+    for name, extra in (("before", ()), ("after", ("--profiles", str(store)))):
+        document = json.loads(run("predict", str(path), "--measured", "--json", "--quiet", *extra).out)
+        scores[name] = {each["quantity"]: abs(each["bias_pct"]) for each in document["scores"]["scores"]}
+    assert scores["before"]["tpot_ms_mean"] > 25
+    assert scores["after"]["tpot_ms_mean"] < 0.6 * scores["before"]["tpot_ms_mean"]
+    assert scores["after"]["ttft_ms_mean"] < scores["before"]["ttft_ms_mean"]
+    assert "not empty" in complaint(run("calibrate", str(path), "-o", str(store)))[0]
+
+
+def test_what_cannot_calibrate_is_refused(run: Runner, tmp_path: Path) -> None:
+    few = tmp_path / "few.csv"
+    header = ",".join([*CONFIGURATION, "isl", "concurrency", "tpot_ms_mean"])
+    few.write_text(f"{header}\n{','.join(CONFIGURATION.values())},500,4,10\n")
+    message, hint = complaint(run("calibrate", str(few), "-o", str(tmp_path / "a")))
+    assert message == "runs: of no framework 8 can be used"
+    assert "vllm: 1 runs are too few" in hint
+    training = tmp_path / "training.csv"
+    training.write_text("model,gpu,framework,global_batch,iteration_s\nx,H100,megatron,8,2\n")
+    assert (
+        "training runs do not calibrate yet" in complaint(run("calibrate", str(training), "-o", str(tmp_path / "b")))[0]
+    )
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()

@@ -1,0 +1,259 @@
+"""Fleets: how near to the best, how fast, and whether they hold (``make bench-fleet``; ``quick`` for the first part
+alone).
+
+* questions of the sizes that issue 16 names, made at random (seeded), each with its gap, CPU seconds and memory;
+* Mélange's shape (10 × 10 sizes, 4 and 10 GPU types) beside its published formulation (arXiv:2404.14527, §5.3: every
+slice of
+  every size is sent whole to one type), written from the paper;
+* AIBrix's way (the best fractions, rounded up for each type) beside the optimum;
+* random services, replayed with seeds that no plan saw: whether promises hold at the planned load, and what more they
+carry.
+
+Writes ``docs/fleets.md``'s table.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from planner.solving.mix.question import Block, Kinds, MixQuestion, Survive
+from planner.solving.mix.solve import MixAnswer, solve_mix
+from planner.solving.solvers import Floats, Highs, Problem, Row
+
+PAGE = Path(__file__).parents[2] / "docs" / "fleets.md"
+START, END = "<!-- generated: tests/benchmarks/fleets.py -->", "<!-- end of what is generated -->"
+
+HOUR_S = 3600.0
+
+
+def question(
+    classes: int, kinds: int, rps: float, *, steps: int = 1, tight: bool = False, engines: int = 0, seed: int = 0
+) -> MixQuestion:
+    """Classes of lengths from 50 to 60,000 and 20 to 3,000 tokens on engines of one to eight GPUs; ``tight``: each pool
+    has half of what the cheapest engines would take; of several steps, half of the kinds are on spot and engines start
+    in ten minutes."""
+    rng = np.random.default_rng(seed)
+    types = kinds // 2 if steps > 1 else kinds
+    gpus = 2 ** rng.integers(0, 4, types)
+    price = rng.uniform(1, 8, max(types // 3, 1))
+    pool = np.arange(types) % len(price)
+    cost = price[pool] * gpus
+    isl, osl = np.exp(rng.uniform(4, 11, classes)), np.exp(rng.uniform(3, 8, classes))
+    reads, writes = rng.uniform(0.5, 2, types), rng.uniform(0.5, 2, types)
+    capacity = 1 / (isl[:, None] / (20_000 * cost * reads) + osl[:, None] / (1_500 * cost * writes))
+    capacity[(isl > 40_000)[:, None] & (gpus < 2)[None, :]] = 0
+    spot = np.zeros(types, np.int64)
+    if steps > 1:
+        capacity, gpus, pool = np.hstack([capacity, capacity]), np.tile(gpus, 2), np.tile(pool, 2)
+        cost, spot = np.concatenate([cost, 0.45 * cost]), np.repeat([0, 1], types)
+    works, base = [], rng.dirichlet(np.ones(classes))
+    for t in range(steps):
+        wave = np.sin(2 * np.pi * t / 24)
+        mix = base * np.exp(0.5 * np.sin(2 * np.pi * t / 24 + np.linspace(0, 3, classes))) if steps > 1 else base
+        rate = rps * (1 + 0.5 * wave if steps > 1 else 1) * mix / mix.sum()
+        works.append(np.where(capacity > 0, rate[:, None] / np.maximum(capacity, 1e-9), np.inf))
+    n = len(cost)
+    made = Kinds(
+        cost, gpus, np.full(n, 8), pool, np.full(n, -1), spot, np.full(n, 600.0 if steps > 1 else 0.0), np.zeros(n)
+    )
+    blocks = list(_halved(works, made, len(price))) if tight else []
+    return MixQuestion(made, works, np.full(steps, HOUR_S), blocks, Survive(engines=engines), cyclic=steps > 1)
+
+
+def _halved(works: list[Floats], kinds: Kinds, pools: int) -> Iterator[Block]:
+    work = max(works, key=lambda each: float(np.where(np.isfinite(each), each, 1e9).sum()))
+    best = np.where(np.isfinite(work), work * kinds.cost, np.inf).argmin(axis=1)
+    used = np.zeros(len(kinds))
+    np.add.at(used, best, work[np.arange(len(work)), best])
+    for pool in range(pools):
+        for spot in (0, 1):
+            mine = np.flatnonzero((kinds.pool == pool) & (kinds.spot == spot))
+            taken = float((used * kinds.gpus)[mine].sum())
+            if taken > 0:
+                yield Block(f"{pool} {spot}", mine, kinds.gpus[mine].astype(float), float(np.ceil(max(taken / 2, 8))))
+
+
+SIZES = (
+    ("400 classes × 30 kinds, 10,000 rps", {"classes": 400, "kinds": 30, "rps": 1e4}, 20, 1e-6),
+    ("…, quotas, any engine lost", {"classes": 400, "kinds": 30, "rps": 1e4, "tight": True, "engines": 1}, 30, 1e-4),
+    ("…, 1,000 rps", {"classes": 400, "kinds": 30, "rps": 1e3, "tight": True, "engines": 1}, 30, 1e-4),
+    ("…, 100 rps", {"classes": 400, "kinds": 30, "rps": 1e2, "tight": True, "engines": 1}, 60, 1e-4),
+    (
+        "24 h, 400 × 60, half spot, 10,000 rps",
+        {"classes": 400, "kinds": 60, "rps": 1e4, "steps": 24, "tight": True, "engines": 1},
+        90,
+        5e-3,
+    ),
+    (
+        "24 h, 64 × 20, 1,000 rps",
+        {"classes": 64, "kinds": 20, "rps": 1e3, "steps": 24, "tight": True, "engines": 1},
+        60,
+        2e-3,
+    ),
+    (
+        "24 h, 64 × 20, 200 rps",
+        {"classes": 64, "kinds": 20, "rps": 2e2, "steps": 24, "tight": True, "engines": 1},
+        90,
+        1e-2,
+    ),
+)
+
+
+def sizes() -> list[str]:
+    """Rows of the table of sizes."""
+    rows = ["| question | gap | CPU s | peak MB |", "|---|---|---|---|"]
+    for name, asked, limit, gap in SIZES:
+        cpu = time.process_time()
+        found = solve_mix(question(**asked), seconds=limit, gap=gap)  # type: ignore[arg-type]
+        cpu = time.process_time() - cpu
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        rows.append(f"| {name} | {_gap(found)} | {cpu:.1f} | {peak:.0f} |")
+        print(rows[-1], flush=True)
+    return rows
+
+
+def _gap(found: MixAnswer) -> str:
+    if found.gap is None:
+        return "none found"
+    return "0 (optimal)" if found.status == "optimal" else f"{found.gap:.3%}"
+
+
+# ------------------------------------------------------------------ Mélange and AIBrix
+
+
+def published(work: Floats, cost: Floats, slices: int, seconds: float) -> tuple[float, float]:
+    """(cost, CPU seconds) of Mélange's formulation: every size in ``slices`` parts, each sent whole to one type."""
+    _groups, n = work.shape
+    parts = np.repeat(work / slices, slices, axis=0)
+    m = len(parts) * n
+    columns = np.arange(m).reshape(len(parts), n)
+    fits = np.isfinite(parts)
+    rows = [Row(f"slice {i}", columns[i][fits[i]], np.ones(int(fits[i].sum())), "==", 1.0) for i in range(len(parts))]
+    for v in range(n):
+        mine = np.flatnonzero(fits[:, v])
+        rows.append(Row(f"type {v}", np.append(columns[mine, v], m + v), np.append(parts[mine, v], -1.0), "<=", 0.0))
+    upper = np.append(np.where(fits, 1.0, 0.0).ravel(), np.ceil(np.where(fits, parts, 0).sum(axis=0)) + 1)
+    goal = np.append(np.zeros(m), cost)
+    problem = Problem(goal, np.ones(m + n, np.bool_), np.zeros(m + n), upper, tuple(rows))
+    cpu = time.process_time()
+    found = Highs().solve(problem, seconds)
+    assert found.objective is not None
+    return found.objective, time.process_time() - cpu
+
+
+def rounded_up(work: Floats, cost: Floats) -> float:
+    """AIBrix's way: every size to the type that is cheapest for it, each type's engines rounded up."""
+    worth = np.where(np.isfinite(work), work * cost, np.inf)
+    best = worth.argmin(axis=1)
+    used = np.zeros(len(cost))
+    np.add.at(used, best, work[np.arange(len(work)), best])
+    return float(np.ceil(used - 1e-9) @ cost)
+
+
+def melange_shapes() -> list[str]:
+    rows = [
+        "| GPU types, rps, slices | cost ÷ Mélange's | CPU s, ours / its | AIBrix's ÷ ours |", "|---|---|---|---|",
+    ]  # fmt: skip
+    for types in (4, 10):
+        for rps in (1.0, 8.0, 32.0):
+            for slices in (1, 4):
+                rng = np.random.default_rng(int(types * 100 + rps))
+                cost = np.sort(rng.uniform(0.7, 8, types))
+                isl, osl = (
+                    each.ravel() for each in np.meshgrid(np.geomspace(25, 32_000, 10), np.geomspace(25, 2_000, 10))
+                )
+                speed = cost * rng.uniform(0.7, 1.4, types)
+                capacity = 1 / (
+                    isl[:, None] / (9_000 * speed) + osl[:, None] / (700 * speed * rng.uniform(0.7, 1.4, types))
+                )
+                capacity[(isl[:, None] > 8_000) & (np.arange(types)[None, :] < types // 3)] = 0
+                rate = rps * rng.dirichlet(np.ones(100))
+                work = np.where(capacity > 0, rate[:, None] / np.maximum(capacity, 1e-12), np.inf)
+                n = np.zeros(types, np.int64)
+                kinds = Kinds(cost, n + 1, n + 8, np.arange(types), n - 1, n, n * 0.0, n * 0.0)
+                cpu = time.process_time()
+                ours = solve_mix(MixQuestion(kinds, [work], np.array([HOUR_S])), seconds=30)
+                cpu = time.process_time() - cpu
+                assert ours.objective is not None
+                theirs, their_cpu = published(work, cost, slices, 60.0)
+                assert ours.objective <= theirs * (1 + 1e-9)
+                rows.append(
+                    f"| {types}, {rps:g}, {slices} | {ours.objective / theirs:.3f} ({_gap(ours)}) | {cpu:.2f} / "
+                    f"{their_cpu:.2f} | {rounded_up(work, cost) / ours.objective:.2f} |"
+                )
+                print(rows[-1], flush=True)
+    return rows
+
+
+# ------------------------------------------------------------------ whether they hold
+
+
+def holding(services: int = 6, seeds: int = 5) -> list[str]:
+    """Random services on two or three GPU types, replayed with seeds that no plan saw."""
+    from planner.replay.report import simulate
+    from planner.replay.request import parse_simulation_request
+    from planner.serving.fleets.planning import plan_fleet
+    from planner.serving.fleets.request import parse_fleet_request
+
+    held, replays, breaks = 0, 0, []
+    for number in range(services):
+        rng = np.random.default_rng(500 + number)
+        percentile = int(rng.choice([90, 99]))
+        edges = np.unique(np.rint(np.geomspace(50, 8_000, int(rng.integers(4, 9)))).astype(int))
+        rates = rng.dirichlet(np.ones(len(edges) - 1)) * float(rng.choice([8, 30, 120]))
+        classes = [
+            {
+                "isl_from": int(a),
+                "isl_to": int(b),
+                "osl_from": 50,
+                "osl_to": int(rng.integers(150, 500)),
+                "rate_rps": float(r),
+            }
+            for a, b, r in zip(edges, edges[1:], rates, strict=False)
+        ]  # fmt: skip
+        slo = f"ttft_p{percentile}=1.5s,tpot_p{percentile}=60ms"
+        types = ("H100", "L40S", "H200")[: 2 + number % 2]
+        fleet = {
+            "cluster": {"name": "c", "pools": [{"gpu": gpu, "as_needed": True} for gpu in types]},
+            "services": [{"name": "s", "model": "Qwen/Qwen3-8B", "slo": slo, "load": {"classes": classes}}],
+        }  # fmt: skip
+        plan = plan_fleet(parse_fleet_request(fleet))
+        requests = int(min(20_000, max(4_000, 600 * rates.sum())))
+        for seed in range(1, seeds + 1):
+            report = simulate(parse_simulation_request({"plan": plan, "requests": requests, "seed": seed}))
+            replays += 1
+            held += all(each.holds for each in report.slo)
+        rate = float(rates.sum())
+        for more in (1.04, 1.08, 1.12, 1.16, 1.2, 1.3, 1.5):
+            asked = {"plan": plan, "requests": requests, "seed": 1, "rate": rate * more}
+            if not all(each.holds for each in simulate(parse_simulation_request(asked)).slo):
+                break
+        engines = sum(plan.decision.schedule[0].engines.values())
+        breaks.append(f"{engines} engines at p{percentile}: {more:.2f}")
+        print(number, percentile, engines, held, replays, more, flush=True)
+    return [
+        f"{held} of {replays} replays of {services} random services hold at the planned load (seeds "
+        f"that no plan saw); they "
+        f"break at {'; '.join(breaks)} times it."
+    ]
+
+
+def main(arguments: list[str]) -> None:
+    parts = [sizes(), melange_shapes()]
+    if "quick" not in arguments:
+        parts.append(holding())
+    text = "\n\n".join("\n".join(part) for part in parts)
+    page = PAGE.read_text("utf-8")
+    made = f"{START}\n{text}\n{END}"
+    PAGE.write_text(re.sub(f"{re.escape(START)}.*?{re.escape(END)}", lambda _: made, page, flags=re.DOTALL), "utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
