@@ -52,11 +52,8 @@ class ServedModel:
         network: what the GPUs of an engine communicate over.
         images: that its prompts hold.
         drafting: whether its own draft module is loaded, too.
-<<<<<<< HEAD
-        state: clock and power limit of its GPUs; None: as the driver has them.
-=======
         greedy: whether tokens are chosen without sampling.
->>>>>>> main
+        state: clock and power limit of its GPUs; None: as the driver has them.
     """
 
     model: Architecture
@@ -66,10 +63,8 @@ class ServedModel:
     network: Network
     images: PromptImages | None = None
     drafting: bool = False
-<<<<<<< HEAD
-    state: OperatingState | None = None
-=======
     greedy: bool = False
+    state: OperatingState | None = None
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -92,7 +87,6 @@ class ServedModel:
             and self.gpu.generation == slow.generation
             and self.framework.release.older_than(slow.before)
         )
->>>>>>> main
 
     @property
     def gpu(self) -> Gpu:
@@ -142,14 +136,9 @@ class ServedModel:
             encoding = LayerStep(Split(self.model.hidden, precision, layouts), batch, routing, work)
             count = (batch.prefills * batch.chunk).astype(np.float64) * self.images.per_token
             ask_images(encoding, self.model.vision, self.images.image, count)
-<<<<<<< HEAD
-        calibration = calibration or self.framework.calibration
+        calibration = calibration or self.calibration
         times = step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
         return times if self.state is None else at_state(times, self.gpu, self.state)
-=======
-        calibration = calibration or self.calibration
-        return step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
->>>>>>> main
 
     def memory(
         self,

@@ -30,11 +30,7 @@ LOAD = ("isl", "osl", "spread", "concurrency", "rate")
 FindModel = Callable[[str], Architecture]
 FindWorkload = Callable[[str], Workload]
 
-<<<<<<< HEAD
-Group = tuple[str, str, str, str | None, str | None, PromptImages | None, OperatingState | None]
-=======
-Group = tuple[str, str, str, str | None, str | None, PromptImages | None, bool]
->>>>>>> main
+Group = tuple[str, str, str, str | None, str | None, PromptImages | None, bool, OperatingState | None]
 """What rows that are predicted together share."""
 
 FEWEST_REQUESTS = 100
@@ -82,18 +78,14 @@ class AskedRow:
 
     @property
     def group(self) -> Group:
-<<<<<<< HEAD
         engine = self.model, self.gpu, self.framework, self.precision, self.kv_precision
-        return (*engine, self.images, self.state)
-=======
-        return self.model, self.gpu, self.framework, self.precision, self.kv_precision, self.images, self.greedy
+        return (*engine, self.images, self.greedy, self.state)
 
     @property
     def greedy(self) -> bool:
         """Whether tokens are chosen without sampling: as said, else where lengths are spread as the public harnesses
         send them, which decode greedily."""
         return self.sampling == "greedy" or (not self.sampling and self.workload.spread is not None)
->>>>>>> main
 
 
 def asked_row(

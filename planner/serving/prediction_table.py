@@ -193,19 +193,6 @@ def _lengths_told(work: Workload) -> str | None:
     return f"{work.told()}{refused}"
 
 
-<<<<<<< HEAD
-def _predict_group(
-    model: Architecture,
-    group: Group,
-    rows: list[AskedRow],
-    costs: dict[tuple[str, str], CostModel],
-    catalogue: Catalogue,
-    measured: Sequence[ProfileStore],
-    progress: Progress | None,
-    out: dict[str, np.ndarray],
-) -> None:
-    _, gpu_name, framework_at, weights, kv, images, state = group
-=======
 @dataclass
 class _Desk:
     """What rows are answered with, and where: ``out`` by column, or for closed loops ``loops``."""
@@ -226,8 +213,7 @@ class _Desk:
 
 def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[AskedRow]) -> None:
     out, catalogue = desk.out, desk.catalogue
-    _, gpu_name, framework_at, weights, kv, images, greedy = group
->>>>>>> main
+    _, gpu_name, framework_at, weights, kv, images, greedy, state = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     families().require_measured_widths(model)
     precision = precision_of(model, weights, kv)
@@ -248,11 +234,7 @@ def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[As
         return
     cost = desk.cost(gpu, framework.name)
     network = Network(node.gpus, find_fabric(node.default_fabric))
-<<<<<<< HEAD
-    served = ServedModel(model, precision, framework, costs[gpu_name, framework.name], network, images, state=state)
-=======
-    served = ServedModel(model, precision, framework, cost, network, images, greedy=greedy)
->>>>>>> main
+    served = ServedModel(model, precision, framework, cost, network, images, greedy=greedy, state=state)
     engines = []
     for row in rows:
         out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], *served.notes)))
