@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-service bench-silicon bench-training bench-wide-ep pack clean
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-promises bench-power bench-silicon bench-training pack clean
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-promises bench-silicon bench-training bench-wide-ep pack clean
 .PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-fleet bench-memory bench-power bench-silicon bench-training bench-wide-ep pack clean bench-promises
 
 plan: $(STAMP)
@@ -70,6 +73,10 @@ bench-silicon: $(STAMP)
 	$(BIN)/pip install --quiet '.[silicon]'
 	$(BIN)/python -m tests.benchmarks.silicon
 	$(BIN)/python -m tests.benchmarks.readme
+
+# The service on loopback: rates, latencies, cancels, fairness, memory, two instances; and with everything killed.
+bench-service: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.service
 
 # Rebuilds the shipped measurements and shows what thinning their grids costs. Needs the extra `silicon`.
 pack: $(STAMP)

@@ -22,8 +22,8 @@ from profiles.values import named
 
 FILE = "shardwright.toml"
 PREFIX = "SHARDWRIGHT_"
-OTHERS = ("SHARDWRIGHT_CACHE",)
-"""Variables that are no settings."""
+OTHERS = ("SHARDWRIGHT_CACHE", "SHARDWRIGHT_KEY", "SHARDWRIGHT_URL")
+"""Variables that are no settings: of the cache, and of clients of the service."""
 
 _HINT = 'write for example cluster = "16xH200", one setting a line'
 _LARGEST = MIB  # bytes

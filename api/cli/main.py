@@ -14,10 +14,12 @@ from api.cli.commands import (
     check,
     collect,
     compare,
+    db,
     experts,
     few_shot,
     fleet,
     importing,
+    keys,
     memory,
     plan,
     power,
@@ -57,6 +59,8 @@ profile.app.command("fit")(few_shot.fit)
 profile.app.command("validate")(few_shot.validate)
 app.add_typer(profile.app, name="profile")
 app.add_typer(train.app, name="train")
+app.add_typer(keys.app, name="keys", help="Who may ask the service.")
+app.add_typer(db.app, name="db", help="The service's database.")
 app.add_typer(prices.app, name="prices")
 
 

@@ -9,6 +9,8 @@ from types import FrameType
 
 import uvicorn
 
+from api.cli.explanations import explained
+from api.rest import logs
 from api.rest.app import create_app
 from api.rest.service import Service
 from api.service_settings import ServiceSettings
@@ -37,12 +39,14 @@ def run(settings: ServiceSettings, listening: socket.socket) -> None:
     Raises:
         InputError, DatabaseAway: the database cannot be used.
     """
-    app = create_app(settings=settings)
+    logs.configure(settings)
+    app = create_app(settings=settings, explain=explained)
     service = app.state.service
     service.planner.start()
     config = uvicorn.Config(
         app,
-        log_level=settings.log_level,
+        log_config=None,
+        access_log=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=_CLOSE_S,
         server_header=False,

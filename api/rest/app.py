@@ -12,9 +12,14 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
 
-from api.rest import catalogue, documents, health, jobs, openapi, problems, questions
+from api.rest import catalogue, documents, health, jobs, openapi, problems, questions, uploads
+from api.rest import metrics as measures
 from api.rest.configuration import from_settings
+from api.rest.edge import Edge
+from api.rest.logs import Audit
+from api.rest.metrics import Metrics
 from api.rest.service import Explain, Service
 from api.service_settings import ServiceSettings
 from api.work.answers import PACKAGE
@@ -43,11 +48,13 @@ def create_app(
         settings = from_settings({}) if kinds is KINDS else in_memory
     if at_once is not None:
         settings = settings.model_copy(update={"workers": at_once})
-    planner = Planner(kinds, settings)
+    metrics = Metrics()
+    planner = Planner(kinds, settings, metrics.heard)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(planner.start)
+        planner.crew.start()
         try:
             yield
         finally:
@@ -66,13 +73,26 @@ def create_app(
     service = Service(kinds, settings, planner, explain)
     app.state.service = service
     problems.install(app)
+    documents.add(app, service)  # what is asked most often stands first: routes are tried in order
     for part in (health, catalogue):
         part.add(app, service)
     for kind in kinds.values():
         questions.add(app, kind, service)
-    documents.add(app, service)
+    uploads.add(app, service)
     jobs.add(app, service)
+    measures.add(app, service, metrics)
     openapi.install(app, kinds)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[each.strip() for each in settings.cors_origins.split(",")],
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Prefer", "Priority", "Idempotency-Key", "If-None-Match"],
+            expose_headers=["Location", "Content-Location", "ETag", "Retry-After", "X-Request-ID"],
+        )
+    # Around everything, the answer to a failure of ours too.
+    audit = Audit(settings.audit_log)
+    app.middleware_stack = Edge(app.build_middleware_stack(), metrics, audit, tls=settings.tls_cert is not None)
     return app
 
 

@@ -68,6 +68,19 @@ def _too_long(most: int) -> RefusedError:
     )
 
 
+def check_identity(request: Request) -> None:
+    """Raises RefusedError 415 for a body that is coded."""
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":
+        raise RefusedError(
+            415,
+            "unsupported-media-type",
+            "Unsupported media type",
+            f"Content-Encoding: {coding[:80]!r} is not identity",
+            "send the file as it is",
+        )
+
+
 def _check_media_type(request: Request) -> None:
     header = Message()
     header["Content-Type"] = request.headers.get("content-type", "")

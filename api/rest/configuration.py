@@ -7,6 +7,8 @@ from typing import Any
 
 from api.service_settings import ServiceSettings
 from api.settings import settings
+from api.storage.database import Database
+from api.storage.schema import prepare
 from planner.contract.documents import checked
 from profiles.errors import InputError
 
@@ -30,3 +32,15 @@ def from_settings(given: Mapping[str, Any]) -> ServiceSettings:
 def _partner(name: str) -> dict[str, str]:
     """What stands beside a setting that is nothing alone."""
     return {"tls_cert": {"tls_key": "-"}, "tls_key": {"tls_cert": "-"}}.get(name, {})
+
+
+def database_of(url: str | None) -> Database:
+    """The database that the settings name, or ``url``. Raises as :func:`from_settings`."""
+    return Database(from_settings({} if url is None else {"database_url": url}).database_address)
+
+
+def opened_database(url: str | None) -> Database:
+    """The same, with today's tables; an empty one gets them. Raises as :func:`api.storage.schema.prepare` too."""
+    database = database_of(url)
+    prepare(database)
+    return database

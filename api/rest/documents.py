@@ -46,6 +46,9 @@ class DocumentList(BaseModel):
 
 def add(app: FastAPI, service: Service) -> None:
     """The routes below ``/v1/documents``, and the same by kind."""
+    _add_one(app, service, "/v1/documents", None)
+    for kind in service.kinds.values():
+        _add_one(app, service, kind.route, kind)
 
     @app.get(
         "/v1/documents",
@@ -69,10 +72,8 @@ def add(app: FastAPI, service: Service) -> None:
         wanted = Filter(kind, model, _at("since", since), _at("until", until))
         return await _page(service, request, wanted, limit, cursor)
 
-    _add_one(app, service, "/v1/documents", None)
     for kind in service.kinds.values():
         _add_of_kind(app, service, kind)
-        _add_one(app, service, kind.route, kind)
 
 
 def _add_of_kind(app: FastAPI, service: Service, kind: Kind) -> None:
@@ -140,7 +141,7 @@ def _add_one(app: FastAPI, service: Service, route: str, kind: Kind | None) -> N
 
     async def found(request: Request, id: str) -> Stored:
         asker = await service.asker(request, "read")
-        stored = await run_in_threadpool(service.planner.documents.find, checked_id("document", id), asker.owner)
+        stored = await service.recent.find(service.planner.documents, checked_id("document", id), asker.owner)
         if stored is None or (kind is not None and stored.kind != kind.name):
             raise not_found("document", id)
         return stored

@@ -104,6 +104,7 @@ def _missing(service: Service) -> Problem | None:
         return _not_ready("the service ends")
     try:
         planner.start()
+        planner.crew.start()
         if (found := state(planner.database)) != "current":
             return _not_ready(f"the database's schema is {found}")
     except ShardwrightError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from dataclasses import replace
 
@@ -15,8 +16,9 @@ from api.problems import Problem
 from api.rest import openapi
 from api.rest.body import parse_json_body, read_json_body
 from api.rest.jobs import respond_job
-from api.rest.problems import bad_parameter, not_found, respond
+from api.rest.problems import RefusedError, bad_parameter, not_found, respond
 from api.rest.service import Service, respond_document
+from api.storage.answers import FirstAnswer
 from api.storage.documents import Stored
 from api.storage.jobs import Job
 from api.work.planner import POLL_S, Asker
@@ -34,8 +36,9 @@ def add(app: FastAPI, kind: Kind, service: Service) -> None:
         asker = await service.asker(request, "plan")
         asker = replace(asker, urgency=_urgency(request))
         patience, applied = _patience(request, service.settings.wait)
+        again = _idempotency_key(request)
         body = await read_json_body(request, service.settings)
-        found = await run_in_threadpool(_asked, service, kind, body, asker)
+        found = await run_in_threadpool(_asked, service, kind, body, asker, again)
         if isinstance(found, Job):
             found = await _waited(service, found, asker, patience)
         return await _answered(request, service, found, asker, applied)
@@ -54,8 +57,41 @@ def add(app: FastAPI, kind: Kind, service: Service) -> None:
     )
 
 
-def _asked(service: Service, kind: Kind, body: bytes, asker: Asker) -> Stored | Job:
-    return service.planner.ask(kind, parse_json_body(body, kind.request_name), asker)
+def _asked(service: Service, kind: Kind, body: bytes, asker: Asker, again: str | None) -> Stored | Job:
+    planner = service.planner
+    asked = hashlib.sha256(kind.route.encode() + b"\n" + body).hexdigest()
+    first = None if again is None else planner.answers.find(asker.owner, again)
+    if first is not None:
+        if first.asked != asked:
+            raise RefusedError(
+                422,
+                "idempotency-key-reused",
+                "Idempotency key reused",
+                f"Idempotency-Key: {again!r} was sent with another request",
+                "use a new key for a new request",
+            )
+        found: Stored | Job | None = None
+        if first.document is not None:
+            found = planner.documents.find(first.document, asker.owner)
+        elif first.job is not None:
+            found = planner.jobs.find(first.job, asker.owner)
+        if found is not None:
+            return found
+    found = planner.ask(kind, parse_json_body(body, kind.request_name), asker)
+    if again is not None:
+        is_job = isinstance(found, Job)
+        answer = FirstAnswer(asked, found.id if is_job else None, None if is_job else found.id)
+        planner.answers.keep(asker.owner, again, answer)
+    return found
+
+
+def _idempotency_key(request: Request) -> str | None:
+    given = request.headers.getlist("idempotency-key")
+    if not given:
+        return None
+    if len(given) > 1 or not re.fullmatch(r"[\x21-\x7e]{1,255}", given[0]):
+        raise bad_parameter("Idempotency-Key", "is no key", "send 1 to 255 visible ASCII characters, once")
+    return given[0]
 
 
 async def _waited(service: Service, job: Job, asker: Asker, seconds: float) -> Job:

@@ -12,7 +12,9 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.rest.access import Access
 from api.rest.problems import not_found
+from api.rest.recent import Recent
 from api.service_settings import ServiceSettings
 from api.storage.documents import Stored
 from api.storage.jobs import Job
@@ -35,11 +37,15 @@ class Service:
     planner: Planner
     explain: Explain | None = None
 
+    def __post_init__(self) -> None:
+        self.access = Access(self.planner, self.settings)
+        self.recent = Recent()
+
     async def asker(self, request: Request, scope: str) -> Asker:
-        """Who asks, and may: ``scope`` is what the route needs."""
+        """Who asks, and may: ``scope`` is what the route needs. Raises as :meth:`api.rest.access.Access.asker`."""
         if not self.planner.started:
             await run_in_threadpool(self.planner.start)
-        return Asker()
+        return await self.access.asker(request, scope)
 
     def path_of(self, kind: str, id_: str) -> str:
         return f"{self.kinds[kind].route}/{id_}" if kind in self.kinds else f"/v1/documents/{id_}"

@@ -103,6 +103,22 @@ class Jobs:
         with self._database.reading() as connection:
             return int(connection.execute(select(func.count()).where(jobs.c.state == "queued")).scalar_one())
 
+    def queue_now(self) -> tuple[int, float, int]:
+        """(jobs that wait, seconds that the oldest has waited, jobs that run), of all instances."""
+        with self._database.reading() as connection:
+            waiting, oldest = connection.execute(
+                select(func.count(), func.min(jobs.c.created)).where(jobs.c.state == "queued")
+            ).one()
+            running = connection.execute(select(func.count()).where(jobs.c.state == "running")).scalar_one()
+        return int(waiting), 0.0 if oldest is None else max(time.time() - oldest, 0.0), int(running)
+
+    def asked_since(self, owner: str, since: float) -> tuple[int, float]:
+        """(jobs of an owner since a time, when the first of them was made)."""
+        query = select(func.count(), func.min(jobs.c.created)).where(jobs.c.owner == owner, jobs.c.created >= since)
+        with self._database.reading() as connection:
+            count, first = connection.execute(query).one()
+        return int(count), since if first is None else float(first)
+
     def add(self, asked: Question) -> Job:
         """A new job, queued."""
         with self._database.writing() as connection:

@@ -47,9 +47,11 @@ class LocalCrew:
         *,
         job_seconds: float,
         queue_limit: int,
+        look_s: float = LOOK_S,
         heard: Heard = lambda *_: None,
         folders_of: Callable[[Claimed], list[Path]] = lambda _: [],
     ) -> None:
+        self._look_s, self._starting, self._started = look_s, threading.Lock(), False
         self._jobs, self._heard, self._folders_of = jobs, heard, folders_of
         self.job_seconds, self._queue_limit = job_seconds, queue_limit
         self.closing, self._resting = threading.Event(), threading.Event()
@@ -61,8 +63,12 @@ class LocalCrew:
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
 
     def start(self) -> None:
-        for thread in (self._keeper, *(slot.thread for slot in self.slots)):
-            thread.start()
+        """Starts the workers, once."""
+        with self._starting:
+            if not self._started:
+                self._started = True
+                for thread in (self._keeper, *(slot.thread for slot in self.slots)):
+                    thread.start()
 
     @property
     def ready(self) -> bool:
@@ -105,7 +111,7 @@ class LocalCrew:
                 job = self._jobs.claim(self._name, quick_only=slot.quick_only)
             slot.job = job
             if job is None:
-                self._taking.wait(LOOK_S)
+                self._taking.wait(self._look_s)
                 return None
         self._heard(job.id, job.kind, "running")
         return job
@@ -138,7 +144,7 @@ class LocalCrew:
 
     def _keep(self) -> None:
         renewed = 0.0
-        while not self.closing.wait(LOOK_S):
+        while not self.closing.wait(self._look_s):
             try:
                 leases = [job.lease for slot in self.slots if (job := slot.job) is not None]
                 late = time.monotonic() - renewed >= _RENEW_S

@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import re
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from api.service_settings import ServiceSettings
+from api.storage.answers import Answers
 from api.storage.database import Database
 from api.storage.documents import Documents, Stored
-from api.storage.jobs import Claimed, Job, Jobs, Question
+from api.storage.jobs import Job, Jobs, Question
 from api.storage.schema import prepare
+from api.storage.upkeep import prune
+from api.storage.uploads import Uploads
 from api.work.answers import identity, understood
-from api.work.crew import Heard, LocalCrew
+from api.work.crew import LOOK_S, Heard, LocalCrew
+from api.work.shelf import Shelf
 from api.work.slot import InProcess, OwnProcess, Runner
 from planner.kinds import KINDS, Kind
+from profiles.errors import InputError, ShardwrightError
+
+logger = logging.getLogger(__name__)
+
+TIDY_S = 3600.0
+
+ALONE_S = 5.0
+"""Between looks at a queue that nobody else can see."""
+
+DOCUMENTS = {"plan", "document", "deployment", "current"}
+"""Fields of requests that hold a document: its id will do."""
 
 POLL_S = 0.5
 """Between looks at a job that another instance may run."""
@@ -50,10 +66,9 @@ class Planner:
         self._ringing, self._starting = threading.Lock(), threading.Lock()
         self._started = False
         self.closing = threading.Event()
-        self.folders_of: Callable[[Claimed], list[Path]] = lambda _: []
 
     def start(self) -> None:
-        """Opens the database and starts the workers, once.
+        """Opens the database, once. Workers start with the first job, or when the crew is told to.
 
         Raises:
             InputError, DatabaseAway: as :func:`api.storage.schema.prepare`.
@@ -65,6 +80,8 @@ class Planner:
             self.database = Database(self.settings.database_address)
             prepare(self.database)
             self.documents, self.jobs = Documents(self.database), Jobs(self.database)
+            self.uploads, self.answers = Uploads(self.database), Answers(self.database)
+            self.shelf = Shelf(self.uploads)
             self.crew = LocalCrew(
                 self.jobs,
                 [self._runner() for _ in range(self.settings.processes)],
@@ -72,10 +89,19 @@ class Planner:
                 job_seconds=self.settings.job_time_limit,
                 queue_limit=self.settings.queue_limit,
                 heard=self._rung,
-                folders_of=lambda job: self.folders_of(job),
+                look_s=ALONE_S if self._alone else LOOK_S,
+                folders_of=lambda job: [self.shelf.folder(id_) for id_ in job.profiles],
             )
-            self.crew.start()
             self._started = True
+            threading.Thread(target=self._tidy, name="tidy", daemon=True).start()
+
+    def _tidy(self) -> None:
+        """Forgets what is older than the settings keep, and old Idempotency-Keys."""
+        while not self.closing.wait(TIDY_S):
+            try:
+                prune(self.database, self.settings.keep_days, self.settings.keep_documents)
+            except ShardwrightError as error:
+                logger.warning("tidying: %s", error.message)
 
     @property
     def started(self) -> bool:
@@ -98,18 +124,16 @@ class Planner:
 
     # ---------------------------------------------------------------- questions
 
-    def ask(self, kind: Kind, fields: Any, asker: Asker, profiles: Sequence[tuple[str, Path]] = ()) -> Stored | Job:
-        """The stored answer, or the job that is on its way to it.
-
-        Args:
-            profiles: (id, folder) of stores laid over the pack.
+    def ask(self, kind: Kind, fields: Any, asker: Asker) -> Stored | Job:
+        """The stored answer, or the job that is on its way to it. Beside its own fields a request has ``profiles``, the
+        names of uploaded stores, and may name an uploaded trace and stored documents where it would hold them.
 
         Raises:
             InputError: the request is wrong.
             QueueFull: too many jobs wait.
         """
-        request = understood(kind, fields, [folder for _, folder in profiles])
-        ids = tuple(id_ for id_, _ in profiles)
+        fields, ids = self._put_in(kind, fields, asker)
+        request = understood(kind, fields, [self.shelf.folder(id_) for id_ in ids])
         id_ = identity(kind, request, ids)
         stored = self.documents.asked(id_, asker.owner)
         if stored is not None:
@@ -120,7 +144,30 @@ class Planner:
         content = json.dumps(fields).encode()
         quick = kind.quick(request)
         question = Question(asker.owner, kind.name, id_, content, ids, quick, asker.rank, asker.urgency)
+        self.crew.start()
         return self.crew.admit(question)
+
+    def _put_in(self, kind: Kind, fields: Any, asker: Asker) -> tuple[Any, tuple[str, ...]]:
+        """``fields`` with what they name put in, and the ids of the stores."""
+        if not isinstance(fields, Mapping):
+            return fields, ()
+        out = dict(fields)
+        given = out.pop("profiles", ()) if "profiles" not in kind.request.model_fields else ()
+        names = [given] if isinstance(given, str) else given
+        if not isinstance(names, list | tuple) or not all(isinstance(each, str) for each in names) or len(names) > 16:
+            raise InputError("profiles: are not names", 'write "lab", or a list of up to 16', field="profiles")
+        ids = tuple(self.shelf.named(asker.owner, "profiles", each, "profiles").id for each in names)
+        if isinstance(out.get("trace"), str) and kind.name == "simulation":
+            out["trace"] = self.shelf.trace(self.shelf.named(asker.owner, "traces", out["trace"], "trace"))
+        for name in DOCUMENTS & set(kind.request.model_fields):
+            if isinstance(out.get(name), str) and re.fullmatch("[0-9a-f]{32}", out[name]):
+                stored = self.documents.find(out[name], asker.owner)
+                if stored is None:
+                    raise InputError(
+                        f"{name}: {out[name]!r} is no document of yours", "GET /v1/documents lists them", field=name
+                    )
+                out[name] = json.loads(stored.content)
+        return out, ids
 
     def cancel(self, id_: str, owner: str) -> Job | None:
         """Ends a job; as it then stands. None where the owner has none of this id."""

@@ -88,10 +88,12 @@ on: what skew costs there is of the busiest expert, and grows no further with to
 @dataclass(frozen=True)
 class BalanceFacts:
     """See ``expert_balance.yaml``, which has the sources. By how experts are balanced: the skew of the rows that answer
-    for each kind of grouped products, and the busiest GPU's share of the exchange ÷ the mean."""
+    for each kind of grouped products, the busiest GPU's share of the exchange ÷ the mean, and the busiest GPU's load ÷
+    the mean that both stand for."""
 
     routing: Ints  # [BALANCES, kinds]
     busiest: Floats
+    leaves: Floats
 
 
 _KINDS = ("contiguous", "masked", "grouped")
@@ -104,6 +106,7 @@ def balance_facts() -> BalanceFacts:
         return BalanceFacts(
             np.array([[code("routing", entry["routing"][kind]) for kind in _KINDS] for entry in entries]),
             np.array([float(entry["busiest"]) for entry in entries]),
+            np.array([float(entry["leaves"]) for entry in entries]),
         )
 
     return shipped(Path(__file__).parent / "expert_balance.yaml", parse)

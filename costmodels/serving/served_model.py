@@ -3,6 +3,7 @@ framework. Where engines of it are laid out, and what they are asked to serve, c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -53,7 +54,12 @@ class ServedModel:
         images: that its prompts hold.
         drafting: whether its own draft module is loaded, too.
         greedy: whether tokens are chosen without sampling.
+<<<<<<< HEAD
         state: clock and power limit of its GPUs; None: as the driver has them.
+=======
+        busier: of layouts whose experts an all-to-all reaches, [n]: the busiest GPU's load ÷ that which the rows that
+            answer for their balance have; None: as those.
+>>>>>>> main
     """
 
     model: Architecture
@@ -64,7 +70,11 @@ class ServedModel:
     images: PromptImages | None = None
     drafting: bool = False
     greedy: bool = False
+<<<<<<< HEAD
     state: OperatingState | None = None
+=======
+    busier: Callable[[Layouts], Floats] | None = None
+>>>>>>> main
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -128,6 +138,8 @@ class ServedModel:
                 same = {part: entry.measured_as for part in parts if precision.of(part) == entry.precision}
                 precision = replace(precision, **same)  # type: ignore[arg-type]
                 row_sources[operation] = self.cost.under(entry.measured_under)
+        if self.busier is not None and layouts.wide.any():
+            batch = replace(batch, expert_tokens=batch.expert_tokens * self.busier(layouts))
         overlapping = layouts.overlap == OVERLAPS.index("two_batch")
         if overlapping.any():
             batch = batch.halved(overlapping)

@@ -112,12 +112,17 @@ def step_times(
     # The slowest stage has ⌈layers ÷ pp⌉ of the layers; the head, in one stage only, is counted as spread
     # over all.
     share = np.ceil(model.layers / layouts.pp) / model.layers
-    own = Estimates.exact(calibration.host_us(model.layers * share, batch.decodes, batch.prefills))
+    own = Estimates.exact(calibration.host_us(model.layers * share, batch.decodes, eager))
     latency = _calibrated(combine([layers, hop.scaled(hops), host]), calibration)
     stage = _calibrated(combine([layers.scaled(share), hop, own]), calibration)
     parts = {part: np.sum([e.value for e in estimates], axis=0) for part, estimates in by_part.items()}
     memory_us = busy[1] + work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6
+<<<<<<< HEAD
     return StepTimes(latency, stage, parts, busy[0], memory_us, kernels, np.ones(n), np.full(n, np.inf))
+=======
+    halves = np.where(layouts.overlap == OVERLAPS.index("two_batch"), 2.0, 1.0)  # the work is of one of them
+    return StepTimes(latency, stage, parts, busy[0] * halves, memory_us * halves, kernels * halves)
+>>>>>>> main
 
 
 EXCHANGE_PARTS = ("dispatch", "combine", "overlap")

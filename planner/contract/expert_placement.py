@@ -21,7 +21,7 @@ class ExpertPlacement(Document):
     expert-parallel rank s ÷ slots_per_rank, rounded down; where moe_tp > 1, such a rank is moe_tp GPUs that split each
     of its experts. Engines of the group are placed alike, and each pipeline stage holds its own layers' rows."""
 
-    slots_per_rank: int = Field(description="experts of a layer on each of the ep ranks; every expert has one copy")
+    slots_per_rank: int = Field(description="experts of a layer on each of the ep ranks, copies included")
     layer_index: tuple[int, ...] = Field(description="index in the model of each row of the map")
     physical_to_logical_map: tuple[tuple[int, ...], ...] = Field(description="[MoE layers][slots], the expert there")
     balancedness: tuple[ExpertBalance, ...] = Field(description="of each window of the statistics; they weigh alike")

@@ -60,6 +60,7 @@ MaxModelLen = Annotated[
 
 ExchangeAsked = Annotated[
     Name | None,
+    BeforeValidator(_folded, json_schema_input_type=str | None),
     Field(
         description="how tokens reach their experts: none (all ranks gather all), high_throughput, low_latency, "
         "nvlink_one_sided, nvlink_two_sided, or the framework's word; default: the role's usual one"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from costmodels.estimates import Floats
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import (
@@ -12,6 +14,7 @@ from costmodels.models.precision import (
     KV_CHOICES,
     Precision,
 )
+from costmodels.operations.layouts import Layouts
 from costmodels.operations.registry import families
 from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.clusters import Pool
@@ -30,6 +33,7 @@ from planner.serving.report.report import assemble
 from planner.serving.request import PlanRequest, parse_request
 from planner.serving.users import planned_for_users
 from planner.serving.ways_out import with_tried_hint
+from planner.serving.wide_layouts import check_asked
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, LimitReached, ShardwrightError, Unsupported
 from profiles.hardware import Catalogue
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from planner.experts.placement import Loads
 
 CostOf = Callable[[Pool], CostModel]
+Busier = Callable[[Layouts], Floats]
 
 
 def plan(
@@ -100,12 +105,17 @@ def _plan(
 ) -> Plan:
     """The plan on a cluster of which the request says all. Raises as :func:`plan`."""
     _check_framework(request, cost_of)
-    found = _found(request, model, cost_of, progress)
+    busier = None
+    if expert_loads is not None:
+        from planner.serving.expert_placement import busier_with  # deferred: few plans place experts
+
+        busier = busier_with(model, expert_loads)
+    found = _found(request, model, cost_of, progress, busier)
     if found.best is None:
 
         def fails(changed: PlanRequest) -> ShardwrightError | None:
             try:
-                tried = _found(changed, model, cost_of, progress)
+                tried = _found(changed, model, cost_of, progress, busier)
             except ShardwrightError as error:
                 return error
             return None if tried.best is not None else _none(changed, model, tried.options)
@@ -115,13 +125,17 @@ def _plan(
 
 
 def _found(
-    request: PlanRequest, model: Architecture, cost_of: CostOf, progress: Callable[[str], None] | None
+    request: PlanRequest,
+    model: Architecture,
+    cost_of: CostOf,
+    progress: Callable[[str], None] | None,
+    busier: Busier | None,
 ) -> Confirmed:
     """The best of all ways to serve, simulated."""
     options = [
         option
         for precision in precisions_of(request, model)
-        for option in _options(request, model, precision, cost_of, progress)
+        for option in _options(request, model, precision, cost_of, progress, busier)
     ]
     return confirmed(request, options)
 
@@ -159,15 +173,19 @@ def _options(
     precision: Precision,
     cost_of: CostOf,
     progress: Callable[[str], None] | None,
+    busier: Busier | None,
 ) -> list[ServingOption]:
     """The ways to serve in one precision."""
     jobs, refused = jobs_of(request, model, precision, cost_of)
+    if busier is not None:
+        jobs = [replace(job, served=replace(job.served, busier=busier)) for job in jobs]
     if not jobs:
         return [ServingOption("aggregated", precision, [], refused, reason=refused[0].reason)]
     if progress is not None and len(request.precision or ()) + len(request.kv_precision or ()) > 1:
         progress(f"searching layouts in {precision.weights} with {precision.kv} KV cache")
     fastest = request.goal == "latency"
     searches = [search(job, restrictions(request, job.pool), fastest=fastest) for job in jobs]
+    check_asked(request, jobs[0].served, max((found.wide for found in searches), key=lambda wide: len(wide.decode)))
     options = [aggregated(request, precision, searches, refused)]
     if request.disaggregation != "never" and request.workload.osl > 1:
         options.append(disaggregated(request, precision, searches, refused))

@@ -13,7 +13,16 @@ from costmodels.operations.layouts import Layouts
 from costmodels.serving.served_model import ServedModel
 from planner.contract.engine import NOTHING, Layout, Role
 from planner.serving.layouts import Restrictions, degrees_of, refusals
-from planner.serving.wide_experts import EngineMachines, WideAsked, experts_of, fewest_copies, refused_exchange
+from planner.serving.request import PlanRequest
+from planner.serving.wide_experts import (
+    CHOSEN_FIELDS,
+    EngineMachines,
+    WideAsked,
+    experts_of,
+    fewest_copies,
+    refused_exchange,
+)
+from profiles.errors import InputError
 
 WITHIN_A_DOMAIN = (8, 12, 16, 18, 24, 32, 36, 48, 64, 72)
 """GPUs that share experts out within a node or NVLink domain; beyond, whole nodes do."""
@@ -31,6 +40,7 @@ class WideLayouts:
 
     prefill: Layouts
     decode: Layouts
+    asked: bool = False  # an exchange was named: engines of a role that has any here are of these
 
 
 def no_wide_layouts() -> WideLayouts:
@@ -40,7 +50,49 @@ def no_wide_layouts() -> WideLayouts:
 
 def wide_layouts(served: ServedModel, precision: Precision, allowed: Restrictions) -> WideLayouts:
     """All that the framework, the machines and the request let engines be."""
-    return WideLayouts(*(_of_role(served, precision, allowed, role) for role in ("prefill", "decode")))
+    prefill, decode = (_of_role(served, precision, allowed, role) for role in ("prefill", "decode"))
+    return WideLayouts(prefill, decode, allowed.experts.exchange not in (None, NOTHING))
+
+
+def check_asked(request: PlanRequest, served: ServedModel, found: WideLayouts) -> None:
+    """Raises InputError where something was asked of experts that no layout has, with the reason where it is plain."""
+    asked = WideAsked(**{name: getattr(request, name) for name in CHOSEN_FIELDS})
+    most = served.framework.parallelism.dispatch_tokens[1]
+    if asked.dispatch_tokens is not None and asked.dispatch_tokens > most:
+        raise InputError(
+            f"dispatch_tokens: {asked.dispatch_tokens} is more than the {most} that buffers are made for",
+            f"give at most {most}, or leave it out",
+        )
+    fields = [name for name in CHOSEN_FIELDS if getattr(asked, name) not in (None, 0, NOTHING, "off")]
+    if not fields or len(found.prefill) or len(found.decode):
+        return
+    field, experts = fields[0], experts_of(served.model)
+    said = f"{field}: {getattr(asked, field)}"
+    if experts is None:
+        raise InputError(f"{said}, but {served.model.name} has no experts", f"leave {field} out")
+    on = EngineMachines(served.framework, served.gpu, served.network.gpus_per_node, served.network.fabric)
+    can = on.framework.parallelism.exchanges
+    if asked.exchange is not None:
+        names = [name for name, each in can.items() if asked.exchange in (name, each.backend.casefold())]
+        if not names:
+            raise InputError(
+                f"{said}: {on.framework.title} knows no such exchange", f"give one of {', '.join((NOTHING, *can))}"
+            )
+        gpus = 2 * on.gpus_per_node
+        layout = Layout(tp=1, pp=1, dp=gpus, ep=gpus, moe_tp=1)
+        why = refused_exchange(names[0], layout, can[names[0]].roles[-1], experts, on)
+        if why is not None:
+            raise InputError(f"exchange: {names[0]}: {why[0]}", why[1])
+    if asked.redundant is not None:
+        copies = ", ".join(f"{-experts.experts % size} with {size} GPUs" for size in (16, 24, 32, 48, 72))
+        raise InputError(
+            f"redundant: {experts.experts} experts and {asked.redundant} copies divide by no group of GPUs here",
+            f"leave redundant out, or give as many as divide: {copies}",
+        )
+    raise InputError(
+        f"{said}: no engines of {served.model.name} on {on.gpu.name} under {on.framework.title} exchange tokens so",
+        f"leave {field} out: all ranks gather all tokens",
+    )
 
 
 def _of_role(served: ServedModel, precision: Precision, allowed: Restrictions, role: Role) -> Layouts:
@@ -80,7 +132,10 @@ def _exchange(asked: WideAsked, on: EngineMachines, role: Role, layout: Layout, 
     can, experts = on.framework.parallelism, experts_of(model)
     assert experts is not None
     names = [name for name, each in can.exchanges.items() if asked.exchange in (name, each.backend.casefold())]
-    if asked.exchange is None:
+    if asked.exchange is not None and not names:
+        return None
+    names = [name for name in names if role in can.exchanges[name].roles]
+    if not names:
         usual = can.usual_exchange(role, on.gpu, layout.ep)
         names = [usual] if usual is not None else []
     fitting = (name for name in names if refused_exchange(name, layout, role, experts, on) is None)

@@ -162,6 +162,8 @@ WITHOUT_A_ROUTE = {
     "gpus": "GET /v1/gpus",
     "schema": "GET /v1/schemas/NAME",
     "serve": "is the service",
+    "keys": "who may ask it",
+    "db": "its database",
     "fleet": "reads files of loads and tables; its answer is of the kind serving",
     "prices": "reads catalogues of prices into a file",
     "train predict": "reads options and tables only",

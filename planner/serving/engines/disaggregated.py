@@ -126,6 +126,8 @@ def find_disaggregated_engines(search: LayoutSearch, *, within: bool = True) -> 
     kv_connector = job.served.framework.kv_connector
     budgets = np.array(job.served.framework.limits.token_budgets)
     alone = np.flatnonzero((search.layouts.pp == 1) | ("prefill" in kv_connector.pipeline))
+    if search.wide.asked and len(search.wide.prefill):
+        alone = alone[:0]
     which = np.repeat(alone, len(budgets))
     wide = search.wide.prefill
     some = np.repeat(np.arange(len(wide)), len(PREFILL_BUDGETS))
@@ -133,7 +135,9 @@ def find_disaggregated_engines(search: LayoutSearch, *, within: bool = True) -> 
     budget = np.concatenate([np.tile(budgets, len(alone)), np.tile(PREFILL_BUDGETS, len(wide))]).astype(np.int64)
     room = sequences_that_fit(job, layouts, budget, prompts=True)
     fits = np.flatnonzero(room >= 2 * layouts.pp)  # one is computed while another leaves
-    kinds = (_decode(search, kv_connector, within), _wide_decode(search, kv_connector, within))
+    only_wide = search.wide.asked and len(search.wide.decode) > 0
+    gathering = None if only_wide else _decode(search, kv_connector, within)
+    kinds = (gathering, _wide_decode(search, kv_connector, within))
     decodes = [each for each in kinds if each is not None]
     if not len(fits) or not decodes:
         return None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+from costmodels.operations.exchanges import exchange_kinds
 from costmodels.origins import HOW
 from costmodels.serving.frameworks.framework import PREDICTED
 from costmodels.serving.simulator.capacity import LONG
+from planner.contract.engine import NOTHING
 from planner.contract.quantities import SLOW_END
 from planner.contract.workload.workload import Workload
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
@@ -38,6 +40,7 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
         f"{math.exp(calibration.tpot.high):.2f} × the predicted TPOT, and intervals are at least that wide; "
         "TTFT includes HTTP and tokenisation as in those runs, not the network to the user"
     )
+    notes += _expert_notes(request, groups)
     notes += _simulation_notes(groups, checks)
     notes += _unbounded_notes(request, groups)
     if any(not bool(group.engine.origin.inside[0]) for group in groups):
@@ -65,7 +68,8 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
     for group in groups:
         step = group.engine.steps[0][0]
         if HOW[int(group.engine.origin.how[0])] == "roofline" and not group.job.served.unmeasured:
-            share = float(step.parts["communication"][0] / step.latency.value[0])
+            sent = step.parts["communication"] + step.parts["dispatch"] + step.parts["combine"] + step.parts["overlap"]
+            share = float(max(sent[0], 0.0) / step.latency.value[0])
             topology = group.job.served.network.topology
             over_pcie = group.layout.pp == 1 and topology is not None and topology.bus_share is not None
             which = "over PCIe" if over_pcie else "between pipeline stages and nodes"
@@ -99,6 +103,31 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
         if pool.price_source is not None:
             notes.append(f"price of {pool.gpu}: {pool.usd_per_gpu_hour} USD per GPU-hour, {pool.price_source}")
     return list(dict.fromkeys(notes))
+
+
+def _expert_notes(request: PlanRequest, groups: list[Group]) -> list[str]:
+    """How experts are reached where an all-to-all does it, and what nobody measured of that."""
+    wide = [group for group in groups if group.layout.exchange != NOTHING]
+    if not wide:
+        if request.exchange in (None, NOTHING):
+            return []
+        return [f"exchange={request.exchange} was asked for; no engine that was chosen runs it, theirs gather tokens"]
+    notes = [
+        f"{group.id} sends each token to the GPUs of its experts ({group.layout.exchange}, "
+        f"{group.layout.redundant} copies, overlap {group.layout.overlap}, eplb {group.layout.eplb}); "
+        "what that takes is a law of its library and fabric"
+        for group in wide
+    ]
+    for name in sorted({group.layout.exchange for group in wide}):
+        kind = next(kind for kind in exchange_kinds() if kind.name == name)
+        if kind.like:
+            notes.append(f"exchange {name} is priced as {kind.like}, less surely: {kind.source}")
+    if any(group.role != "aggregated" for group in wide):
+        notes.append(
+            "prefill and decode engines apart run each the exchange of its work; one that did both would run one of "
+            "them for all its steps"
+        )
+    return notes
 
 
 def _unbounded_notes(request: PlanRequest, groups: list[Group]) -> list[str]:

@@ -16,7 +16,7 @@ from costmodels.serving.simulator.step_table import End
 from costmodels.serving.steady.kv_transfer import (
     cache_bytes,
 )
-from costmodels.serving.step import StepTimes
+from costmodels.serving.step import EXCHANGE_PARTS, StepTimes
 from planner.contract.deployment import Deployment
 from planner.contract.quantities import Interval, Latency
 from planner.contract.workload.slo import Bound, Metric
@@ -107,7 +107,11 @@ def group_prediction(group: Group, checks: Checks) -> GroupPrediction:
         load_rps=group.load_rps,
         concurrency=int(concurrency) if concurrency.is_integer() else concurrency,
         **latencies,
-        step_ms_by_part={part: float(values[0]) / 1e3 for part, values in engine.steps[0][0].parts.items()},
+        step_ms_by_part={
+            part: float(values[0]) / 1e3
+            for part, values in engine.steps[0][0].parts.items()
+            if part not in EXCHANGE_PARTS or values[0] != 0
+        },
         prefill_busy=engine.prefill_busy,
         memory=_memory(group),
         largest=largest_of(group),

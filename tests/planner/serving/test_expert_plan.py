@@ -96,8 +96,9 @@ def test_the_placement_is_the_one_that_plan_experts_writes(bare: ProfileStore) -
 
 
 def test_statistics_change_nothing_else_and_the_plan_opens_again(bare: ProfileStore) -> None:
-    without = planned_with(bare, CASES[0], None)
-    made = planned_with(bare, CASES[0], loads_for(EXPERTS))
+    """Where all ranks gather: an exchange takes as long as the busiest GPU under the loads."""
+    without = planned_with(bare, CASES[0], None, exchange="none")
+    made = planned_with(bare, CASES[0], loads_for(EXPERTS), exchange="none")
     assert parse_plan(made.to_json()) == made
     assert all(group.expert_placement is None for group in without.decision.engines)
     stripped = [group.model_copy(update={"expert_placement": None}) for group in made.decision.engines]

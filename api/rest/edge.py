@@ -1,0 +1,69 @@
+"""The outermost layer: what every response carries, and what is written down of every request."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.rest.logs import Audit, request_id
+from api.rest.metrics import Metrics
+
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+ALWAYS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+SECURELY = {"Strict-Transport-Security": "max-age=31536000"}
+
+
+class Edge:
+    """Wraps the application: request ids, headers, metrics, and the audit log."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, audit: Audit, *, tls: bool) -> None:
+        self._app, self._metrics, self._audit = app, metrics, audit
+        self._headers = _raw(ALWAYS | (SECURELY if tls else {}))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        state: dict[str, Any] = scope.setdefault("state", {})
+        given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
+        id_ = given if _ID.fullmatch(given) else secrets.token_hex(8)
+        token = request_id.set(id_)
+        status, headers = 500, []
+
+        async def answer(message: Message) -> None:
+            nonlocal status, headers
+            if message["type"] == "http.response.start":
+                status, headers = message["status"], message["headers"]
+                headers += self._headers
+                headers.append((b"x-request-id", id_.encode()))
+                if all(name != b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
+                if (allowance := state.get("allowance")) is not None:
+                    headers += _raw(allowance.headers())
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answer)
+        finally:
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "none")
+            self._metrics.asked(scope["method"], route, status, seconds)
+            self._audit.write(scope, id_, status, seconds, headers)
+            request_id.reset(token)
+
+
+def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]

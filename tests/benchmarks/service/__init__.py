@@ -1,0 +1,1 @@
+"""What the service holds to: ``python -m tests.benchmarks.service [PART…] [--out FILE]``."""
