@@ -54,12 +54,9 @@ class ServedModel:
         images: that its prompts hold.
         drafting: whether its own draft module is loaded, too.
         greedy: whether tokens are chosen without sampling.
-<<<<<<< HEAD
         state: clock and power limit of its GPUs; None: as the driver has them.
-=======
         busier: of layouts whose experts an all-to-all reaches, [n]: the busiest GPU's load ÷ that which the rows that
             answer for their balance have; None: as those.
->>>>>>> main
     """
 
     model: Architecture
@@ -70,11 +67,8 @@ class ServedModel:
     images: PromptImages | None = None
     drafting: bool = False
     greedy: bool = False
-<<<<<<< HEAD
     state: OperatingState | None = None
-=======
     busier: Callable[[Layouts], Floats] | None = None
->>>>>>> main
 
     @cached_property
     def calibration(self) -> Calibration:

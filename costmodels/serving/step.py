@@ -117,12 +117,9 @@ def step_times(
     stage = _calibrated(combine([layers.scaled(share), hop, own]), calibration)
     parts = {part: np.sum([e.value for e in estimates], axis=0) for part, estimates in by_part.items()}
     memory_us = busy[1] + work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6
-<<<<<<< HEAD
-    return StepTimes(latency, stage, parts, busy[0], memory_us, kernels, np.ones(n), np.full(n, np.inf))
-=======
     halves = np.where(layouts.overlap == OVERLAPS.index("two_batch"), 2.0, 1.0)  # the work is of one of them
-    return StepTimes(latency, stage, parts, busy[0] * halves, memory_us * halves, kernels * halves)
->>>>>>> main
+    busy_us, hot, most = (busy[0] * halves, memory_us * halves, kernels * halves), np.ones(n), np.full(n, np.inf)
+    return StepTimes(latency, stage, parts, *busy_us, hot, most)
 
 
 EXCHANGE_PARTS = ("dispatch", "combine", "overlap")
