@@ -4,10 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-service bench-silicon bench-training bench-wide-ep pack clean
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-promises bench-power bench-silicon bench-training pack clean
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-memory bench-promises bench-silicon bench-training bench-wide-ep pack clean
-.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-fleet bench-memory bench-power bench-silicon bench-training bench-wide-ep pack clean bench-promises
+.PHONY: plan test test-slow lint docs-check diff-plans bench bench-experts bench-fleet bench-memory bench-order bench-power
+.PHONY: bench-promises bench-service bench-silicon bench-training bench-wide-ep pack clean
 
 plan: $(STAMP)
 	$(BIN)/plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500
@@ -55,6 +53,20 @@ bench-power: $(STAMP)
 bench-wide-ep: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.wide_ep
 
+.PHONY: test-launchers test-launchers-real
+
+# Every cell of frameworks and platforms that a plan is exported to, counted.
+test-launchers: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.launchers.matrix
+
+# Command lines of 500 random plans through the real parsers and configurations, each in an environment of its own.
+test-launchers-real: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.launchers.real vllm 0.33.0
+	$(BIN)/python -m tests.benchmarks.launchers.real sglang 0.5.23
+	test -x .routers/bin/python || $(PYTHON) -m venv .routers
+	.routers/bin/pip install --quiet vllm-router==0.1.17 sglang-router==0.3.2
+	$(BIN)/python -m tests.benchmarks.launchers.fronts --routers .routers/bin/python
+
 bench-experts: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.experts_balance
 	$(BIN)/python -m tests.benchmarks.experts_affinity
@@ -73,6 +85,11 @@ bench-silicon: $(STAMP)
 	$(BIN)/pip install --quiet '.[silicon]'
 	$(BIN)/python -m tests.benchmarks.silicon
 	$(BIN)/python -m tests.benchmarks.readme
+
+# How much of the error of two predictions is the same, from which `plan compare` tells how sure an order is.
+bench-order: $(STAMP)
+	$(BIN)/pip install --quiet '.[silicon]'
+	$(BIN)/python -m tests.benchmarks.order
 
 # The service on loopback: rates, latencies, cancels, fairness, memory, two instances; and with everything killed.
 bench-service: $(STAMP)

@@ -26,6 +26,7 @@ from api.cli.main import app
 from api.rest.app import create_app
 from api.service_settings import ServiceSettings
 from planner.contract.options import Option
+from planner.exports.registry import targets
 from planner.kinds import KINDS
 
 ROOT = Path(__file__).parents[1]
@@ -149,6 +150,14 @@ def rest_tables() -> str:
     return "\n".join(rows)
 
 
+def targets_table() -> str:
+    """What `plan export --to` takes, from the registry."""
+    rows = ["| target | of kind | writes | speaks | rung |", "|---|---|---|---|---|"]
+    for (name, kind), target in sorted(targets().items(), key=lambda each: (each[0][1], each[0][0])):
+        rows.append(f"| `{name}` | {kind} | {target.writes} | {target.release} | {target.rung} |")
+    return "\n".join(rows)
+
+
 def _of_one_kind(route: str) -> bool:
     """Whether it is the route of a document, which is the same for every kind."""
     return any(route.startswith(f"{kind.route}/") for kind in KINDS.values())
@@ -156,12 +165,13 @@ def _of_one_kind(route: str) -> bool:
 
 def generated() -> dict[Path, str]:
     """Pages as they should be."""
-    rest = ROOT / "docs" / "rest.md"
-    before, _, after = rest.read_text("utf-8").partition(START)
-    return {
-        ROOT / "docs" / "commands.md": commands_page(),
-        rest: f"{before}{START}\n\n{rest_tables()}\n\n{END}{after.partition(END)[2]}",
-    }
+    tables = {"rest.md": rest_tables(), "launchers.md": targets_table()}
+    pages = {ROOT / "docs" / "commands.md": commands_page()}
+    for name, table in tables.items():
+        page = ROOT / "docs" / name
+        before, _, after = page.read_text("utf-8").partition(START)
+        pages[page] = f"{before}{START}\n\n{table}\n\n{END}{after.partition(END)[2]}"
+    return pages
 
 
 def unsaid() -> list[str]:

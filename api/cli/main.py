@@ -16,6 +16,7 @@ from api.cli.commands import (
     compare,
     db,
     experts,
+    export,
     few_shot,
     fleet,
     importing,
@@ -49,6 +50,7 @@ app.command("fleet")(fleet.fleet)
 app.command("check")(check.check)
 app.command("compare")(compare.compare)
 app.command("import")(importing.import_)
+app.command("export")(export.export)
 app.command("power")(power.power)
 app.command("experts")(experts.experts)
 app.command("schema")(schema.schema)

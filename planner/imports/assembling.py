@@ -16,7 +16,7 @@ from planner.contract.models import ModelConfig
 from planner.contract.provenance import NOT_USED, PACKAGE, Provenance
 from planner.contract.published import validated
 from planner.imports.engine_read import Beside, EngineRead, StartedEngine, engine_read, model_served
-from planner.imports.exported import as_exported, gpu_of
+from planner.imports.exported import as_exported, gpu_of, role_of
 from profiles.errors import Unsupported
 from profiles.hardware import on_demand_price
 
@@ -36,7 +36,7 @@ def assembled(
     """
     found = _whole_engines(found)
     if exported is not None:
-        found = [each if each.gpu else _on_its_gpu(each, exported, beside) for each in found]
+        found = [_as_said(each, exported, beside) for each in found]
     framework = found[0].said.framework
     asked, model = model_served(found, beside)
     engines = [engine_read(each, model, beside) for each in found]
@@ -130,9 +130,14 @@ def document_of(
     return validated(document, parse_deployment)
 
 
-def _on_its_gpu(found: StartedEngine, exported: ExportedDeployment, beside: Beside) -> StartedEngine:
+def _as_said(found: StartedEngine, exported: ExportedDeployment, beside: Beside) -> StartedEngine:
+    """With the GPU and the role that the manifest says, where the command does not."""
     name = gpu_of(exported, found.name)
-    return found if name is None or beside.gpu is not None else replace(found, gpu=beside.catalogue.find_gpu(name))
+    if found.gpu is None and beside.gpu is None and name is not None:
+        found = replace(found, gpu=beside.catalogue.find_gpu(name))
+    if found.said.role is None:
+        found = replace(found, said=replace(found.said, role=role_of(exported, found.name)))
+    return found
 
 
 def _place_of(group: EngineGroup, groups: Sequence[EngineGroup]) -> int:

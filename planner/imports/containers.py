@@ -50,6 +50,7 @@ class PlacedStart:
         name: of the workload.
         pods: that one engine has. ``replicas``: of the whole.
         gpus: of each pod. ``gpu``: their type.
+        maps: ConfigMaps whose files it sees.
     """
 
     start: Start
@@ -59,6 +60,7 @@ class PlacedStart:
     gpus: int | None = None
     gpu: Gpu | None = None
     role: Role | None = None
+    maps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,13 @@ def count_of(value: Any, where: str, default: int = 1) -> int:
 def in_pod(spec: Mapping[str, Any], around: PodAround, catalogue: Catalogue) -> Iterator[PlacedStart]:
     """What the containers of a pod start."""
     gpu = _gpu_of(spec, around, catalogue)
+    volumes = [mapping(each.get("configMap")).get("name") for each in items(spec.get("volumes"))]
+    maps = tuple(str(name) for name in volumes if name)
     for container in items(spec.get("containers")):
         for start in starts_in(container, around):
             gpus = _gpus_of(container)
             role = start.role or around.role or _role_of(around.labels)
-            yield PlacedStart(start, around.name, around.replicas, around.pods, gpus, gpu, role)
+            yield PlacedStart(start, around.name, around.replicas, around.pods, gpus, gpu, role, maps)
 
 
 def starts_in(container: Mapping[str, Any], around: PodAround) -> list[Start]:

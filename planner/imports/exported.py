@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from planner.contract.documents import checked
-from planner.contract.engine import EngineGroup
+from planner.contract.engine import EngineGroup, Role
 from planner.contract.exported import DEPLOYMENT, MANIFEST, ExportedDeployment, ExportedEngines
 from planner.imports.engine_read import EngineRead
 from profiles.errors import InputError
@@ -31,13 +31,27 @@ def exported_in(files: Mapping[str, str]) -> ExportedDeployment | None:
     return None if found is None else checked(ExportedDeployment, found, f"{MANIFEST}: {DEPLOYMENT}")
 
 
+def role_of(exported: ExportedDeployment, name: str) -> Role | None:
+    """The role of an engine called ``name``, or of all; None: nobody can tell."""
+    group = _called(exported, name)
+    roles = {each.role for each in exported.engines}
+    return group.role if group is not None else roles.pop() if len(roles) == 1 else None
+
+
 def gpu_of(exported: ExportedDeployment, name: str) -> str | None:
     """The GPU type of an engine called ``name``, or of all; None: nobody can tell."""
+    group = _called(exported, name)
+    types = {each.gpu for each in exported.engines}
+    return group.gpu if group is not None else types.pop() if len(types) == 1 else None
+
+
+def _called(exported: ExportedDeployment, name: str) -> ExportedEngines | None:
+    """The group that has an engine of that name, or one whose parts are called after it (``engine-0-1-node-0``)."""
     for group in exported.engines:
-        if name == group.id or any(replica.id == name for replica in group.replicas):
-            return group.gpu
-    types = {group.gpu for group in exported.engines}
-    return types.pop() if len(types) == 1 else None
+        for each in (group.id, *(replica.id for replica in group.replicas)):
+            if name == each or name.startswith(f"{each}-"):
+                return group
+    return None
 
 
 def as_exported(

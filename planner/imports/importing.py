@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -72,9 +72,32 @@ def _read(
         return [_placed(each, {**files, **maps}, request) for each in placed], " and ".join(kinds)
     starts, written = starts_of(text, request.variables)
     found = [found_of(start, {**files, **written}, request, name=start.log) for start in starts]
+    _check_branches(found)
     one_line = len(starts) == 1 and len(text.strip().splitlines()) <= 1
     program = " ".join(starts[0].program) if starts else ""
     return found, f"the command {program or 'of an image'}" if one_line else "a shell script"
+
+
+_BY_NODE = re.compile(r"rank|node_?id|procid|index", re.IGNORECASE)
+
+
+def _check_branches(found: Sequence[StartedEngine]) -> None:
+    """Raises InputError where a script starts one engine or another, and nobody knows which; of branches by the node
+    that runs them, each does."""
+    either = [
+        each
+        for each in found
+        if each.start.inside.startswith(("if", "case"))
+        and not _BY_NODE.search(each.start.inside)
+        and not each.said.secondary
+    ]
+    if len(either) > 1:
+        lines = " and ".join(str(each.start.line) for each in either[:2])
+        raise InputError(
+            f"script lines {lines}: several engines are started inside {either[0].start.inside.split()[0]!r}, and "
+            "which branch is taken is not known",
+            "import the command of the branch that runs",
+        )
 
 
 def _folder(
@@ -125,8 +148,16 @@ def _seen_from(files: Mapping[str, str], folder: str) -> dict[str, str]:
 def _placed(each: PlacedStart, files: Mapping[str, str], request: RunningText) -> StartedEngine:
     gpus = None if each.gpus is None else each.gpus * each.pods
     start = replace(each.start, role=each.start.role or each.role)
+    own = {name.partition("/")[2]: text for name, text in files.items() if name.partition("/")[0] in each.maps}
     return found_of(
-        start, files, request, replicas=each.replicas, gpu=each.gpu, gpus=gpus, name=each.name, where=each.name
+        start,
+        {**files, **own},
+        request,
+        replicas=each.replicas,
+        gpu=each.gpu,
+        gpus=gpus,
+        name=start.log or each.name,
+        where=each.name,
     )
 
 

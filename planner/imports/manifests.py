@@ -37,6 +37,7 @@ def placed_in(text: str, where: str, catalogue: Catalogue) -> tuple[list[PlacedS
     found: list[PlacedStart] = []
     kinds: list[str] = []
     unknown: list[str] = []
+    known = 0
     for document in documents(text, where):
         kind = kind_of(document)
         if document.get("kind") == "ConfigMap":
@@ -44,10 +45,11 @@ def placed_in(text: str, where: str, catalogue: Catalogue) -> tuple[list[PlacedS
         if kind is None:
             unknown.append(shown(str(document.get("kind") or next(iter(document), ""))))
         else:
+            known += 1
             started = list(READERS[kind](document, catalogue))
             found += started
             kinds += [kind] if started else []
-    if not found and unknown and not kinds:
+    if unknown and not known:
         raise InputError(
             f"{where}: {', '.join(dict.fromkeys(unknown))} is no manifest that is known",
             f"known are {', '.join(READERS)}",
@@ -56,9 +58,10 @@ def placed_in(text: str, where: str, catalogue: Catalogue) -> tuple[list[PlacedS
 
 
 def config_maps(text: str, where: str) -> dict[str, str]:
-    """The files that the ConfigMaps of a YAML text hold. Raises as :func:`documents`."""
+    """The files that the ConfigMaps of a YAML text hold, as MAP/FILE. Raises as :func:`documents`."""
     maps = [each for each in documents(text, where) if each.get("kind") == "ConfigMap"]
-    return {str(n): v for each in maps for n, v in mapping(each.get("data")).items() if isinstance(v, str)}
+    named = [(mapping(each.get("metadata")).get("name"), mapping(each.get("data"))) for each in maps]
+    return {f"{name}/{file}": text for name, data in named for file, text in data.items() if isinstance(text, str)}
 
 
 def documents(text: str, where: str) -> Iterator[dict[str, Any]]:
@@ -224,7 +227,9 @@ def _with_degrees(start: Start, degrees: Mapping[str, Any], name: str) -> Start:
     Raises:
         InputError: the command says one of them, too, and another.
     """
-    said = {word.text.partition("=")[0].replace("_", "-") for word in start.arguments}
+    words = [word.text for word in start.arguments]
+    said = {word.replace("_", "-"): value for word, value in zip(words, [*words[1:], ""], strict=True)}
+    said |= {word.partition("=")[0].replace("_", "-"): word.partition("=")[2] for word in words if "=" in word}
     flags = {
         "tensor": "--tensor-parallel-size",
         "pipeline": "--pipeline-parallel-size",
@@ -234,6 +239,8 @@ def _with_degrees(start: Start, degrees: Mapping[str, Any], name: str) -> Start:
     for key, flag in flags.items():
         value = count_of(degrees.get(key), f"{name}: parallelism.{key}")
         if degrees.get(key) is not None and value > 1:
+            if said.get(flag) == str(value):
+                continue
             if flag in said:
                 raise InputError(
                     f"{name}: parallelism.{key} is given, and the arguments say {flag}",
@@ -319,7 +326,7 @@ def _skypilot(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Pla
 
 def _ray_serve(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[PlacedStart]:
     for application in items(document.get("applications")):
-        for config in items(mapping(application.get("args")).get("llm_configs")):
+        for role, config in _llm_configs(mapping(application.get("args"))):
             loading = mapping(config.get("model_loading_config"))
             model = str(loading.get("model_source") or loading.get("model_id") or "")
             words = [Word(model)] if model else []
@@ -335,7 +342,15 @@ def _ray_serve(document: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Pl
             gpu = gpu_called(str(config.get("accelerator_type") or ""), catalogue)
             name = str(loading.get("model_id") or application.get("name") or "llm")
             start = Start("vllm", ("vllm", "serve"), tuple(words), {}, 0)
-            yield PlacedStart(start, name, max(replicas, 1), gpu=gpu)
+            yield PlacedStart(start, name, max(replicas, 1), gpu=gpu, role=role)
+
+
+def _llm_configs(arguments: Mapping[str, Any]) -> Iterator[tuple[Role | None, dict[str, Any]]]:
+    """(role, configuration) of each model of an application."""
+    for config in (*items(arguments.get("llm_configs")), *items([arguments.get("llm_config")])):
+        yield None, config
+    for role in _ROLES:
+        yield from ((_ROLES[role], config) for config in items([arguments.get(f"{role}_config")]))
 
 
 READERS: dict[str, Read] = {

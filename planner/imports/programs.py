@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from planner.contract.engine import Role
@@ -46,7 +46,8 @@ class Start:
         framework: its name; ``release``: where an image's tag says it.
         program: argument vector up to the arguments.
         gpus: how many the container or ``CUDA_VISIBLE_DEVICES`` gives it; None: nothing says it.
-        role: where the program around the framework says it. ``log``: name of the file that it writes to.
+        role: where the program around the framework says it. ``log``: name of the file that it writes to;
+            ``inside``: the block that it is in.
     """
 
     framework: str
@@ -58,6 +59,7 @@ class Start:
     gpus: int | None = None
     role: Role | None = None
     log: str = ""
+    inside: str = ""
 
 
 def starts_of(text: str, variables: Mapping[str, str], depth: int = 0) -> tuple[list[Start], dict[str, str]]:
@@ -75,7 +77,7 @@ def starts_of(text: str, variables: Mapping[str, str], depth: int = 0) -> tuple[
             files[command.writes] = files[command.writes.rpartition("/")[2]] = before + command.here
         below, nested = _within(command, variables, depth)
         files |= nested
-        if below and command.inside in ("for", "while", "until", "select", "case"):
+        if below and command.inside in ("for", "while", "until", "select"):
             raise InputError(
                 f"script line {command.line}: an engine is started inside {command.inside!r}, nobody knows how often",
                 "write one command for each engine, or import the command alone",
@@ -92,10 +94,13 @@ def _within(command: Command, variables: Mapping[str, str], depth: int) -> tuple
         if text in _SHELLS and inline is not None and inline <= at + 2 and depth < DEEPEST:
             inner, files = starts_of(texts[inline + 1], {**variables, **command.environment}, depth + 1)
             around = _around(words[:at])
-            return [_merged(replace(each, line=command.line), around) for each in inner], files
+            return [
+                _merged(replace(each, line=command.line, inside=each.inside or command.inside), around)
+                for each in inner
+            ], files
     start = start_of(words, command.environment, command.line)
     log = (command.writes or "").rpartition("/")[2].removesuffix(".log")
-    return ([] if start is None else [replace(start, log=log)]), {}
+    return ([] if start is None else [replace(start, log=log, inside=command.inside)]), {}
 
 
 def _merged(start: Start, around: Around) -> Start:
@@ -121,6 +126,8 @@ def start_of(words: Sequence[Word], environment: Mapping[str, str], line: int) -
     dynamo = any(text.startswith("dynamo.") for text in program)
     if dynamo:
         arguments, role = _of_dynamo(arguments)
+        if framework == "trtllm":
+            arguments = [*_model_first(arguments)]
     elif framework == "trtllm" and arguments and arguments[0].text == "serve":
         arguments = arguments[1:]
     gpus = around.gpus
@@ -221,6 +228,35 @@ def _of_dynamo(words: list[Word]) -> tuple[list[Word], Role | None]:
             if name == "--disaggregation-mode":
                 role = _ROLES.get(value, "aggregated")
     return rest, role
+
+
+_DYNAMO_TRTLLM = {
+    "--extra-engine-args": "--config",
+    "--expert-parallel-size": "--ep_size",
+    "--free-gpu-memory-fraction": "--kv_cache_free_gpu_memory_fraction",
+}
+"""Options of dynamo.trtllm that trtllm-serve calls otherwise (docs.nvidia.com/dynamo, TensorRT-LLM configuration)."""
+
+
+def _model_first(words: Sequence[Word]) -> Iterator[Word]:
+    """Arguments of dynamo.trtllm as trtllm-serve takes them."""
+    names = [word.text for word in words]
+    for name in ("--model", "--model-path"):
+        if name in names[:-1]:
+            yield words[names.index(name) + 1]
+    at = 0
+    while at < len(words):
+        word = words[at]
+        name, equals, value = word.text.partition("=")
+        at += 1
+        if name in ("--model", "--model-path"):
+            if equals:
+                yield Word(value, word.unknown)
+            else:
+                at += 1
+            continue
+        own = _DYNAMO_TRTLLM.get(name, name)
+        yield Word(f"{own}{equals}{value}", word.unknown)
 
 
 def no_start(what: str) -> InputError:

@@ -47,7 +47,7 @@ class Command:
         words: program and arguments.
         environment: variables that it is given, exported ones among them.
         line: on which it begins, from 1.
-        inside: the keyword of the block that it is in (``for``), empty outside of any.
+        inside: the keyword of the block that it is in (``for``), empty outside of any; of ``case`` with what it asks.
         here: the text of its here-document; ``writes``: the file that its output goes to, ``appends``: at its end.
     """
 
@@ -97,7 +97,7 @@ def commands(text: str, given: Mapping[str, str] | None = None) -> list[Command]
         InputError: a quote, a parameter or a here-document that does not end; naming the line.
     """
     known = dict(given or {})
-    script = _Script(text.replace("\r\n", "\n"), known, exported=dict(known), pinned=frozenset(known))
+    script = _Script(text.replace("\r\n", "\n"), {"PWD": ".", **known}, exported=dict(known), pinned=frozenset(known))
     found: list[Command] = []
     blocks: list[tuple[str, str]] = []
     pending: list[Word] = []
@@ -127,7 +127,8 @@ def _command(script: _Script, words: list[Word], line: int, blocks: list[tuple[s
     while words and not words[0].unknown:
         first = words[0].text
         if first in _OPENS:
-            blocks.append((first, _OPENS[first]))
+            asks = f" {words[1].unknown or words[1].text}" if first == "case" and len(words) > 1 else ""
+            blocks.append((first + asks, _OPENS[first]))
             words = words[1:] if first in ("if", "while", "until", "{") else []
         elif blocks and first == blocks[-1][1]:
             blocks.pop()

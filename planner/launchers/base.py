@@ -157,6 +157,7 @@ class Launcher(ABC):
 
     name: ClassVar[str]  # of its framework
     limits_span_replicas: ClassVar[bool] = False  # whether batch limits are said of all attention replicas together
+    one_world: ClassVar[str] = ""  # what runs a command as one MPI world where an engine has several nodes; "": no need
     ready: ClassVar[str] = "/health"  # answers 200 once an engine serves
     kinds: ClassVar[dict[str, type[Launcher]]] = {}  # every launcher, by its framework
 
@@ -265,9 +266,10 @@ class Launcher(ABC):
             ready=self.ready if place.leads else "",
         )
 
-    def front(self, engines: Sequence[Behind], port: int, files: str) -> Front:
-        """What takes requests in for ``engines``, listening on ``port``; ``files``: the folder of its files."""
-        raise Unsupported(f"{self.framework.full_name} has no front for several engines", "export engines one by one")
+    def front(self, engines: Sequence[Behind], port: int, files: str) -> Front | None:
+        """What takes requests in for ``engines``, listening on ``port``; None: the framework has nothing for their
+        roles. ``files``: the folder of its files."""
+        return None
 
     def cannot_place(self, spec: EngineSpec, gpus_by_node: Sequence[int]) -> str | None:
         """Why the framework cannot start the engine on nodes that have so many of its GPUs, or None where it can."""

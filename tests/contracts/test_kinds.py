@@ -166,6 +166,7 @@ WITHOUT_A_ROUTE = {
     "db": "its database",
     "fleet": "reads files of loads and tables; its answer is of the kind serving",
     "prices": "reads catalogues of prices into a file",
+    "export": "writes a folder of files on the machine that it runs on",
     "train predict": "reads options and tables only",
     "train memory": "reads options and tables only",
     "calibrate": "keeps a store on the machine that it runs on",

@@ -70,18 +70,19 @@ def _asked(plan: Plan, console: Console) -> None:
         what = service.model or f"measured tables of {', '.join(service.tables)}"
         steps = len(service.load.steps)
         rows.append((service.name, what))
-        rows.append(("", f"{service.load.source}; {len(peak.classes)} classes, {peak.rate_rps:.4g} requests/s"
-                     + (f" at most, {steps} steps" if steps > 1 else "")))  # fmt: skip
+        classes = f"{len(peak.classes)} class{'' if len(peak.classes) == 1 else 'es'}"
+        most = f" at most, {steps} steps" if steps > 1 else ""
+        rows.append(("", f"{service.load.source}; {classes}, {peak.rate_rps:.4g} requests/s{most}"))
         rows.append(
             ("", "; ".join(promises) or ("what the tables were measured for" if service.tables else "no promise"))
         )
     rows.append(("routed by", {"isl": "prompt length", "isl,osl": "prompt and output length"}[request.route_by]))
     asked = request.survive
-    said = [
-        f"any {getattr(asked, n)} {n.replace('_', ' ')}"
-        for n in ("engines", "nodes", "spot_pools", "zones")
-        if getattr(asked, n)
-    ]
+    said = []
+    for name in ("engines", "nodes", "spot_pools", "zones"):
+        if count := getattr(asked, name):
+            what = name.replace("_", " ")
+            said.append(f"the loss of any {f'{count} {what}' if count > 1 else what.removesuffix('s')}")
     if said:
         share = "" if asked.share == 1 else f", with {percent(asked.share)} of the load"
         rows.append(("survives", " or ".join(said) + share))

@@ -30,7 +30,10 @@ def _header(report: SimulationReport, console: Console) -> None:
     console.print(Text(report.model, style="bold"))
     served = f"{report.served:,} of {load.requests:,} requests; {number(report.output_tokens_per_s)} output tokens/s"
     rows = [
-        ("plan", "; ".join(report.engines) + ("; edited since it was made" if report.edited else "")),
+        (
+            "plan" if _planned(report) else "engines",
+            "; ".join(report.engines) + ("; edited since it was made" if report.edited else ""),
+        ),
         ("load", f"{load.source}: {number(load.rate_rps)} requests/s for {milliseconds(load.seconds * 1e3)}"),
         ("", f"isl {load.isl_mean:,.0f} (≤ {load.isl_longest:,}), osl {load.osl_mean:,.0f} (≤ {load.osl_longest:,})"),
         ("served", served),
@@ -53,13 +56,14 @@ def _slo(report: SimulationReport, console: Console) -> None:
     if not report.slo:
         return
     heading(console, "SLO")
-    rows = table("promise", "simulated", "80 % interval", "the plan said", "within", "holds", "how sure")
+    said = ("the plan said",) if _planned(report) else ()
+    rows = table("promise", "simulated", "80 % interval", *said, "within", "holds", "how sure")
     for each in report.slo:
         rows.add_row(
             promise(each.metric, each.percentile, each.limit_ms),
             "–" if each.simulated is None else milliseconds(each.simulated.value),
             "" if each.simulated is None else growing_range(each.simulated, report.warnings),
-            _said(each.planned_ms),
+            *([_said(each.planned_ms)] if said else []),
             percent(each.share.value),
             Text("yes", style="green") if each.holds else Text("no", style="red"),
             "" if each.confidence is None else probability(each.confidence),
@@ -80,12 +84,18 @@ def _shares(interval: Interval) -> str:
 def _latency(report: SimulationReport, console: Console) -> None:
     at = "" if report.planned_rps is None else f" (the plan counts on {number(report.planned_rps)} requests/s)"
     heading(console, f"Latency{at}")
-    rows = table("", "simulated", "80 % interval", "the plan said", left=1)
+    planned = _planned(report)
+    rows = table("", "simulated", "80 % interval", *(["the plan said"] if planned else []), left=1)
     for name, metric in (("TTFT", report.ttft_ms), ("TPOT", report.tpot_ms), ("E2E", report.e2e_ms)):
         if metric is not None:
             for row in _latency_rows(name, metric, report.warnings):
-                rows.add_row(*row)
+                rows.add_row(*(row if planned else row[:-1]))
     indented(console, rows)
+
+
+def _planned(report: SimulationReport) -> bool:
+    """Whether a plan said what would come."""
+    return report.planned_rps is not None
 
 
 def _latency_rows(name: str, metric: Percentiles, warnings: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

@@ -33,6 +33,7 @@ class TrtllmLauncher(Launcher):
     """``--tp_size`` counts the whole group (tp·dp); attention data parallel is over all of it or none."""
 
     name: ClassVar[str] = "trtllm"
+    one_world: ClassVar[str] = "trtllm-llmapi-launch"
 
     def _parallel(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         layout = spec.layout
@@ -139,10 +140,10 @@ class TrtllmLauncher(Launcher):
     def _placed(self, spec: EngineSpec, place: Place) -> list[str]:
         return ["--host", "0.0.0.0", *self._flag("port", place.ports.http)]
 
-    def front(self, engines: Sequence[Behind], port: int, files: str) -> Front:
+    def front(self, engines: Sequence[Behind], port: int, files: str) -> Front | None:
         """``trtllm-serve disaggregated`` for engines of one role; it knows no weights."""
         if all(engine.role == "aggregated" for engine in engines):
-            return super().front(engines, port, files)
+            return None
         document: dict[str, Any] = {"hostname": "0.0.0.0", "port": port, "backend": "pytorch"}
         for key, role in (("context_servers", "prefill"), ("generation_servers", "decode")):
             urls = [engine.host for engine in engines if engine.role == role]

@@ -1,0 +1,19 @@
+"""What an export wrote, as people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from planner.exports.target import Target
+
+
+def show(target: Target, files: Mapping[str, str], folder: Path, console: Console) -> None:
+    """The folder, its files, and what to do next."""
+    console.print(f"{folder}: {len(files)} files, {target.writes}", markup=False, highlight=False, soft_wrap=True)
+    for line in target.told:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    for step in target.steps(folder):
+        console.print(f"  {step}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,38 @@
+"""What a job's script does on nodes that it only knows when it runs: addresses in variables, engines in steps."""
+
+from __future__ import annotations
+
+from planner.exports.fleet import PlacedEngine, StartedFleet
+from planner.exports.scripts import Process
+from planner.launchers.base import Front
+from planner.launchers.words import variable
+
+HERE = f"{variable('HERE')}/"
+
+
+def node_variables(fleet: StartedFleet) -> list[str]:
+    """Variables that hold the nodes' addresses, in the plan's order."""
+    return [variable(f"NODE_{number}") for number in range(len(fleet.machines))]
+
+
+def processes(fleet: StartedFleet, files: dict[str, str]) -> list[tuple[PlacedEngine, int, Process]]:
+    """(engine, which of its nodes, what runs there) of every engine; their files are put into ``files``."""
+    out = []
+    for engine in fleet.engines:
+        for rank, share in enumerate(engine.shares):
+            place = fleet.placed(engine, rank, node_variables(fleet), f"{HERE}{engine.id}/")
+            start = fleet.start(engine, place)
+            files |= {f"{engine.id}/{name}": text for name, text in start.files.items()}
+            name = engine.id if len(engine.shares) == 1 else f"{engine.id}-node-{rank}"
+            out.append((engine, share.node, Process(name, start, share.gpus, place.ports.http)))
+    return out
+
+
+def front(fleet: StartedFleet, files: dict[str, str]) -> tuple[Front, Process] | None:
+    """What stands before the engines, on the first node; None: there is one engine."""
+    if not fleet.has_front:
+        return None
+    nodes = node_variables(fleet)
+    made = fleet.front({engine.id: nodes[engine.shares[0].node] for engine in fleet.engines}, f"{HERE}front/")
+    files |= {f"front/{name}": text for name, text in made.start.files.items()}
+    return made, Process("front", made.start, None, fleet.first_port)

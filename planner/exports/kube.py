@@ -1,0 +1,207 @@
+"""Kubernetes objects of engines and of what stands before them; what every platform on Kubernetes builds with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from planner.exports.fleet import PlacedEngine, StartedFleet
+from planner.exports.text import name_of
+from planner.exports.values import Values
+from planner.launchers.base import NodeStart
+from planner.launchers.words import for_kubernetes, variables
+
+FILES = "/etc/plan/"
+MODELS = "/models"
+LWS_RANK, LWS_HEAD = "LWS_WORKER_INDEX", "LWS_LEADER_ADDRESS"
+"""What LeaderWorkerSet puts into every pod (docs of kubernetes-sigs/lws: environment variables)."""
+
+Object = dict[str, Any]
+
+
+class Kube:
+    """Builds objects for one fleet."""
+
+    def __init__(self, fleet: StartedFleet) -> None:
+        self.fleet, self.values = fleet, fleet.values
+
+    def name(self, *parts: str) -> str:
+        return name_of(self.fleet.name, *parts)
+
+    def engine_name(self, engine: PlacedEngine) -> str:
+        return self.name(engine.id)
+
+    def labels(self, part: str, role: str = "") -> dict[str, str]:
+        labels = {"app.kubernetes.io/name": self.fleet.name, "app.kubernetes.io/component": name_of(part, length=60)}
+        return {**labels, "shardwright/role": role} if role else labels
+
+    def metadata(self, name: str, labels: Mapping[str, str] | None = None) -> Object:
+        meta: Object = {"name": name}
+        if self.values.namespace:
+            meta["namespace"] = self.values.namespace
+        if labels:
+            meta["labels"] = dict(labels)
+        return {**meta, "annotations": {"shardwright/plan": (self.fleet.plan.digest or "edited")[:16]}}
+
+    # ------------------------------------------------------------------ pods
+
+    def container(
+        self,
+        name: str,
+        image: str | None,
+        start: NodeStart,
+        ports: Mapping[str, int],
+        *,
+        gpus: int = 0,
+        program: int = 1,
+        claims: str = "",
+    ) -> Object:
+        """A container that runs ``start``; ``program``: words of its command. ``claims``: name of its ConfigMap."""
+        words = [for_kubernetes(word) for word in start.command]
+        needs = {name for word in (*start.command, *start.environment.values()) for name in variables([word])}
+        env: list[Object] = []
+        if "POD_IP" in needs:
+            env.append({"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
+        env += [{"name": key, "value": for_kubernetes(value)} for key, value in start.environment.items()]
+        if self.values.hf_secret:
+            key = {"name": self.values.hf_secret, "key": "HF_TOKEN"}
+            env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": key}})
+        made: Object = {"name": name, "image": image, "command": words[:program], "args": words[program:]}
+        if env:
+            made["env"] = env
+        if ports:
+            made["ports"] = [{"name": key, "containerPort": port} for key, port in ports.items()]
+        if gpus:
+            made["resources"] = {"limits": {self.values.gpu_resource: str(gpus)}}
+        if start.ready and "http" in ports:
+            probe = {"httpGet": {"path": start.ready, "port": "http"}}
+            made["startupProbe"] = {**probe, "periodSeconds": 10, "failureThreshold": 360}
+            made["readinessProbe"] = {**probe, "periodSeconds": 10}
+        mounts = [{"name": "shm", "mountPath": "/dev/shm"}] if gpus else []
+        if self.values.storage_claim and gpus:
+            mounts.append({"name": "models", "mountPath": MODELS})
+        if claims:
+            mounts.append({"name": "plan-files", "mountPath": FILES.rstrip("/")})
+        if mounts:
+            made["volumeMounts"] = mounts
+        return made
+
+    def pod(self, container: Object, *, claims: str = "", more: Sequence[Object] = ()) -> Object:
+        """The spec of a pod with a container, and what the values say of all pods."""
+        values: Values = self.values
+        mounted = {mount["name"] for mount in container.get("volumeMounts", ())}
+        spec: Object = {"containers": [container, *more]}
+        volumes: list[Object] = []
+        if "shm" in mounted:
+            volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
+        if "models" in mounted:
+            volumes.append({"name": "models", "persistentVolumeClaim": {"claimName": values.storage_claim}})
+        if claims:
+            volumes.append({"name": "plan-files", "configMap": {"name": claims}})
+        if volumes:
+            spec["volumes"] = volumes
+        if values.service_account:
+            spec["serviceAccountName"] = values.service_account
+        if values.image_pull_secret:
+            spec["imagePullSecrets"] = [{"name": values.image_pull_secret}]
+        if values.node_selector:
+            spec["nodeSelector"] = dict(values.node_selector)
+        if values.tolerations:
+            spec["tolerations"] = [dict(each) for each in values.tolerations]
+        return spec
+
+    # ------------------------------------------------------------------ engines
+
+    def ports(self, engine: PlacedEngine) -> dict[str, int]:
+        ports = self.fleet.ports(engine, alone=True)
+        return {"http": ports.http} | ({"bootstrap": ports.bootstrap} if engine.role == "prefill" else {})
+
+    def started(self, engine: PlacedEngine) -> list[NodeStart]:
+        """What starts the leader of an engine, and its workers where it has more nodes."""
+        fleet = self.fleet
+        if len(engine.shares) == 1:
+            return [fleet.start(engine, fleet.in_pods(engine, leads=True, files=FILES))]
+        return [
+            fleet.start(engine, fleet.in_pods(engine, leads=leads, files=FILES, rank=LWS_RANK, head=LWS_HEAD))
+            for leads in (True, False)
+        ]
+
+    def config_map(self, name: str, start: NodeStart) -> list[Object]:
+        """The files that a container's command names."""
+        if not start.files:
+            return []
+        return [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": self.metadata(name), "data": dict(start.files)}]
+
+    def engine_pods(self, engine: PlacedEngine, name: str) -> list[Object]:
+        """The pod of an engine, or of its leader and of its workers. ``name``: of its ConfigMap."""
+        pods = []
+        program = len(self.fleet.framework.command.program)
+        for start, share in zip(self.started(engine), engine.shares, strict=False):
+            claims = name if start.files else ""
+            container = self.container(
+                "engine",
+                self.values.image,
+                start,
+                self.ports(engine) if start.ready else {},
+                gpus=len(share.gpus),
+                program=program,
+                claims=claims,
+            )
+            pods.append(self.pod(container, claims=claims))
+        return pods
+
+    def workload(self, engine: PlacedEngine, name: str, labels: Mapping[str, str], replicas: int = 1) -> Object:
+        """A Deployment, or a LeaderWorkerSet where the engine has several nodes."""
+        pods = self.engine_pods(engine, name)
+        if len(pods) == 1:
+            return deployment(self.metadata(name, labels), labels, pods[0], replicas)
+        return {
+            "apiVersion": "leaderworkerset.x-k8s.io/v1",
+            "kind": "LeaderWorkerSet",
+            "metadata": self.metadata(name, labels),
+            "spec": self.leader_worker(engine, pods, labels, replicas),
+        }
+
+    def leader_worker(
+        self, engine: PlacedEngine, pods: Sequence[Object], labels: Mapping[str, str], replicas: int
+    ) -> Object:
+        """The spec of a LeaderWorkerSet. Only its leaders are labelled as what serves."""
+        template: Object = {"size": len(engine.shares), "restartPolicy": "RecreateGroupOnPodRestart"}
+        if len(pods) > 1:
+            template["leaderTemplate"] = {"metadata": {"labels": dict(labels)}, "spec": pods[0]}
+            template["workerTemplate"] = {"spec": pods[1]}
+        else:
+            template["workerTemplate"] = {"metadata": {"labels": dict(labels)}, "spec": pods[0]}
+        return {"replicas": replicas, "leaderWorkerTemplate": template}
+
+    def service(self, name: str, labels: Mapping[str, str], ports: Mapping[str, int]) -> Object:
+        return {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": self.metadata(name, labels),
+            "spec": {
+                "selector": dict(labels),
+                "ports": [{"name": key, "port": port, "targetPort": port} for key, port in ports.items()],
+            },
+        }
+
+
+def deployment(metadata: Object, labels: Mapping[str, str], pod: Object, replicas: int = 1) -> Object:
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata,
+        "spec": {
+            "replicas": replicas,
+            "strategy": {"type": "Recreate"},  # a new engine needs the GPUs of the old one
+            "selector": {"matchLabels": dict(labels)},
+            "template": {"metadata": {"labels": dict(labels)}, "spec": pod},
+        },
+    }
+
+
+def kustomization(files: Sequence[str], namespace: str | None) -> Object:
+    made: Object = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+    if namespace:
+        made["namespace"] = namespace
+    return {**made, "resources": list(files)}

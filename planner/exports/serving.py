@@ -1,0 +1,76 @@
+"""What the targets of serving plans share."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import ClassVar
+
+from planner.exports.bench import bench_script
+from planner.exports.fleet import StartedFleet, released
+from planner.exports.target import Asked, Target
+from planner.serving.document.plan import Plan
+from profiles.errors import Unsupported
+
+
+class ServingTarget(Target):
+    """A platform that runs the engines of a serving plan. ``dialects``: frameworks that it can carry; none: any."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"serving"})
+    dialects: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
+        assert isinstance(asked.document, Plan)
+        self.plan = asked.document
+
+    @cached_property
+    def fleet(self) -> StartedFleet:
+        return StartedFleet(
+            self.plan, self.values, released(self.plan, self.asked.framework, assume=self.asked.assume_version)
+        )
+
+    @property
+    def framework(self) -> str:
+        return self.fleet.framework.spec
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        return self.fleet.told
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (*self.own_needs(), *self.fleet.needs())
+
+    def own_needs(self) -> tuple[str, ...]:
+        """Keys of the values that the platform needs, beside those of the engines."""
+        return ()
+
+    def cannot(self) -> str | None:
+        fleet = self.fleet
+        if self.dialects and fleet.framework.name not in self.dialects:
+            return f"it does not run {fleet.framework.full_name} engines"
+        for engine in fleet.engines:
+            reason = fleet.launcher.cannot_place(engine.spec, engine.gpus_by_node)
+            if reason is None and len(engine.shares) > 1:
+                reason = self.cannot_span(len(engine.shares))
+            if reason is not None:
+                return f"{engine.id} ({engine.group.layout.label}): {reason}"
+        return None
+
+    def cannot_span(self, nodes: int) -> str | None:
+        """Why the platform cannot run an engine over several nodes, or None where it can."""
+        return None
+
+    def files(self) -> dict[str, str]:
+        try:
+            written = self.platform_files()
+        except Unsupported as error:
+            raise Unsupported(f"--to {self.name}: {error.message}", error.hint) from error
+        return {**written, "bench.sh": bench_script(self.fleet, self.url())}
+
+    def url(self) -> str:
+        """Where clients reach the deployment, as far as it is known."""
+        return f"http://127.0.0.1:{self.fleet.first_port}"
+
+    def platform_files(self) -> dict[str, str]:
+        raise NotImplementedError

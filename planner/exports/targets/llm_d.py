@@ -1,0 +1,177 @@
+"""llm-d: engines behind an InferencePool; prefill and decode as the roles of a DisaggregatedSet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from planner.contract.engine import EngineGroup
+from planner.exports.fleet import PlacedEngine
+from planner.exports.kube import Kube, Object, deployment, kustomization
+from planner.exports.serving import ServingTarget
+from planner.exports.text import yaml_text
+from planner.launchers.base import NodeStart
+from planner.launchers.checks import check_start
+from planner.launchers.releases import release
+
+ROLE = "llm-d.ai/role"
+GROUP = "inference.networking.k8s.io"
+PICKER_PORT = 9002
+"""Of the endpoint picker, as the Gateway API inference extension's chart has it."""
+
+SIDECAR_BEHIND = 8200
+"""Where a decode engine listens behind llm-d's routing sidecar, which has the port that the pool knows."""
+
+
+class LlmD(ServingTarget):
+    name: ClassVar[str] = "llm-d"
+    writes: ClassVar[str] = "Deployments, LeaderWorkerSets or a DisaggregatedSet, an InferencePool, an HTTPRoute"
+    release: ClassVar[str] = "llm-d 0.5, DisaggregatedSet v1, InferencePool v1, Gateway API v1"
+    rung: ClassVar[int] = 1
+    dialects: ClassVar[frozenset[str]] = frozenset({"vllm", "sglang"})
+
+    def own_needs(self) -> tuple[str, ...]:
+        return ("image",)
+
+    def cannot(self) -> str | None:
+        roles = [group.role for group in self.plan.decision.engines]
+        if self._disaggregated:
+            if self.fleet.framework.name != "vllm":
+                return f"its routing sidecar pairs vLLM engines, not {self.fleet.framework.full_name}'s"
+            for role in ("prefill", "decode"):
+                if roles.count(role) > 1:
+                    return f"a DisaggregatedSet has one kind of {role} engine, and the plan has {roles.count(role)}"
+        return super().cannot()
+
+    @property
+    def _disaggregated(self) -> bool:
+        return any(group.role != "aggregated" for group in self.plan.decision.engines)
+
+    def steps(self, folder: Path) -> tuple[str, ...]:
+        picker = f"the endpoint picker is to run as Service {self._picker} (llm-d's chart; another: --set picker=…)"
+        return (
+            *(() if self._by_router else (picker,)),
+            *(() if self.values.gateway else ("httproute.yaml has no parentRefs: --set gateway=…",)),
+            f"start: kubectl apply -k {folder}",
+        )
+
+    @property
+    def _picker(self) -> str:
+        return self.values.picker or f"{self.fleet.name}-epp"
+
+    @property
+    def _by_router(self) -> bool:
+        """Whether vllm-router pairs prefill with decode engines: where no image of llm-d's sidecar is given."""
+        return self._disaggregated and self.values.sidecar_image is None
+
+    def platform_files(self) -> dict[str, str]:
+        fleet, kube = self.fleet, Kube(self.fleet)
+        pool_labels = {"app.kubernetes.io/name": fleet.name, "shardwright/serves": "true"}
+        workloads: list[Object] = []
+        if self._disaggregated:
+            workloads.append(self._disaggregated_set(kube, pool_labels))
+        else:
+            for group in self.plan.decision.engines:
+                labels = {**pool_labels, "app.kubernetes.io/component": group.id}
+                workloads.append(kube.workload(self._first(group), kube.name(group.id), labels, len(group.replicas)))
+        told = (*fleet.told, "requests are shared out by load and prefixes, not by the plan's shares")
+        backend: Object = {"group": GROUP, "kind": "InferencePool", "name": fleet.name}
+        files = {"engines.yaml": yaml_text(*workloads, header=told)}
+        if self._by_router:
+            files["front.yaml"] = yaml_text(*self._router(kube), header=told)
+            backend = {"name": fleet.name, "port": fleet.first_port}
+        else:
+            files["pool.yaml"] = yaml_text(self._pool(kube, pool_labels), header=told)
+        files["httproute.yaml"] = yaml_text(self._route(kube, backend), header=told)
+        return {**files, "kustomization.yaml": yaml_text(kustomization(sorted(files), self.values.namespace))}
+
+    def _pool(self, kube: Kube, labels: dict[str, str]) -> Object:
+        port = self.fleet.ports(self.fleet.engines[0], alone=True).http
+        return {
+            "apiVersion": f"{GROUP}/v1",
+            "kind": "InferencePool",
+            "metadata": kube.metadata(self.fleet.name),
+            "spec": {
+                "selector": {"matchLabels": labels},
+                "targetPorts": [{"number": port}],
+                "endpointPickerRef": {"name": self._picker, "port": {"number": PICKER_PORT}},
+            },
+        }
+
+    def _route(self, kube: Kube, backend: Object) -> Object:
+        spec: dict[str, Any] = {}
+        if self.values.gateway:
+            namespace = {"namespace": self.values.gateway_namespace} if self.values.gateway_namespace else {}
+            spec["parentRefs"] = [{"name": self.values.gateway, **namespace}]
+        return {
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "metadata": kube.metadata(self.fleet.name),
+            "spec": {**spec, "rules": [{"backendRefs": [backend]}]},
+        }
+
+    def _router(self, kube: Kube) -> list[Object]:
+        """vllm-router that finds the engines of each role by their labels, and what lets it look."""
+        fleet, values, name = self.fleet, self.values, kube.name("front")
+        namespace = values.namespace or "default"
+        where = f"app.kubernetes.io/name={fleet.name}"
+        port = fleet.ports(fleet.engines[0], alone=True).http
+        words = (
+            *("vllm-router", "--host", "0.0.0.0", "--port", str(fleet.first_port), "--policy", "round_robin"),
+            *("--vllm-pd-disaggregation", "--kv-connector", "nixl", "--service-discovery"),
+            *("--service-discovery-namespace", namespace, "--service-discovery-port", str(port)),
+            *("--prefill-selector", where, f"{ROLE}=prefill", "--decode-selector", where, f"{ROLE}=decode"),
+        )
+        start = NodeStart(words, ready="/health")
+        check_start(release("vllm-router"), start, 1)
+        labels = kube.labels("front")
+        container = kube.container("front", values.front_image or values.image, start, {"http": fleet.first_port})
+        account = values.service_account or "default"
+        rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
+        rbac = "rbac.authorization.k8s.io"
+        return [
+            deployment(kube.metadata(name, labels), labels, kube.pod(container)),
+            kube.service(fleet.name, labels, {"http": fleet.first_port}),
+            {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": kube.metadata(name), "rules": rules},
+            {
+                "apiVersion": f"{rbac}/v1",
+                "kind": "RoleBinding",
+                "metadata": kube.metadata(name),
+                "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
+                "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
+            },
+        ]
+
+    def _first(self, group: EngineGroup) -> PlacedEngine:
+        return next(engine for engine in self.fleet.engines if engine.group.id == group.id)
+
+    def _disaggregated_set(self, kube: Kube, pool_labels: dict[str, str]) -> Object:
+        roles = []
+        for group in self.plan.decision.engines:
+            engine = self._first(group)
+            labels = {**pool_labels, ROLE: group.role}
+            pods = kube.engine_pods(engine, kube.name(group.id))
+            if group.role == "decode" and not self._by_router:
+                self._with_sidecar(pods[0], self.fleet.ports(engine, alone=True).http)
+            spec = kube.leader_worker(engine, pods, labels, len(group.replicas))
+            roles.append({"name": group.role, "spec": spec})
+        return {
+            "apiVersion": "disaggregatedset.x-k8s.io/v1",
+            "kind": "DisaggregatedSet",
+            "metadata": kube.metadata(self.fleet.name),
+            "spec": {"roles": roles},
+        }
+
+    def _with_sidecar(self, pod: Object, port: int) -> None:
+        """Puts llm-d's routing sidecar before a decode engine: it has the prompt prefilled elsewhere first."""
+        engine = pod["containers"][0]
+        engine["args"][engine["args"].index("--port") + 1] = str(SIDECAR_BEHIND)
+        engine["ports"] = [{"name": "http", "containerPort": SIDECAR_BEHIND}]
+        sidecar: Object = {
+            "name": "routing-proxy",
+            "image": self.values.sidecar_image,
+            "args": [f"--port={port}", f"--vllm-port={SIDECAR_BEHIND}", "--connector=nixlv2"],
+            "ports": [{"name": "proxy", "containerPort": port}],
+            "restartPolicy": "Always",
+        }
+        pod["initContainers"] = [sidecar]

@@ -1,0 +1,93 @@
+"""A Serve config of an LLM application: vLLM's engine arguments as keywords."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from planner.exports.fleet import PlacedEngine
+from planner.exports.gpu_names import gpu_name
+from planner.exports.serving import ServingTarget
+from planner.exports.text import yaml_text
+from planner.launchers.checks import said
+from planner.launchers.places import Place
+from planner.launchers.releases import CommandOption
+
+OWN = ("--port", "--host")
+"""What Serve does itself."""
+
+
+class RayServe(ServingTarget):
+    name: ClassVar[str] = "ray-serve"
+    writes: ClassVar[str] = "serve.yaml"
+    release: ClassVar[str] = "Ray 2.60"
+    rung: ClassVar[int] = 1
+    dialects: ClassVar[frozenset[str]] = frozenset({"vllm"})
+
+    def cannot(self) -> str | None:
+        groups = self.plan.decision.engines
+        for role in ("aggregated", "prefill", "decode"):
+            alike = [group for group in groups if group.role == role]
+            if len(alike) > 1:
+                return f"{alike[1].id}: an application has one kind of {role} engine, and the plan has several"
+        for group in groups:
+            if group.layout.dp > 1:
+                return f"{group.id} ({group.layout.label}): attention replicas are deployments of their own there"
+        return super().cannot()
+
+    def steps(self, folder: Path) -> tuple[str, ...]:
+        return (f"start: serve deploy {folder}/serve.yaml",)
+
+    def platform_files(self) -> dict[str, str]:
+        fleet = self.fleet
+        configs = {group.role: self._config(group.id) for group in self.plan.decision.engines}
+        if "aggregated" in configs:
+            path, args = "ray.serve.llm:build_openai_app", {"llm_configs": [configs["aggregated"]]}
+        else:
+            path = "ray.serve.llm:build_pd_openai_app"
+            args = {"prefill_config": configs["prefill"], "decode_config": configs["decode"]}  # type: ignore[dict-item]
+        application = {"name": fleet.name, "route_prefix": "/", "import_path": path, "args": args}
+        document = {"http_options": {"host": "0.0.0.0", "port": fleet.first_port}, "applications": [application]}
+        return {"serve.yaml": yaml_text(document, header=(*fleet.told, *fleet.equal_shares))}
+
+    def _config(self, group: str) -> dict[str, Any]:
+        engines = [engine for engine in self.fleet.engines if engine.group.id == group]
+        engine = engines[0]
+        return {
+            "model_loading_config": {"model_id": self.plan.request.model, "model_source": engine.spec.model},
+            "accelerator_type": gpu_name(engine.group.gpu, "ray"),
+            "deployment_config": {"autoscaling_config": {"min_replicas": len(engines), "max_replicas": len(engines)}},
+            "engine_kwargs": self.engine_arguments(engine),
+        }
+
+    def engine_arguments(self, engine: PlacedEngine) -> dict[str, Any]:
+        """The engine's options as vLLM's engine arguments have them."""
+        fleet = self.fleet
+        whole = Place("0", True, (engine.group.layout.gpus,), "", "", fleet.ports(engine, alone=True), "")
+        words = fleet.start(engine, whole).command[len(fleet.framework.command.program) :]
+        out: dict[str, Any] = {}
+        assert fleet.options is not None
+        for flag, option, values in said(fleet.options, words):
+            if flag in OWN:
+                continue
+            name, _, key = option.flag[2:].replace("-", "_"), *flag.partition(".")[1:]
+            value = _value(option, values, key)
+            if key:
+                out.setdefault(name, {})[key] = value
+            else:
+                out[name] = value
+        if len(engine.shares) > 1:
+            out["distributed_executor_backend"] = "ray"
+        return out
+
+
+def _value(option: CommandOption, values: list[str], key: str) -> Any:
+    if option.takes == "none":
+        return True
+    text = values[0]
+    if key:
+        return int(text) if text.isdigit() else text
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "json": json.loads}
+    return kinds.get(option.type, str)(text)

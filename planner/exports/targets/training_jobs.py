@@ -1,0 +1,101 @@
+"""A training plan as a job: torchrun on every node, under Slurm or as a LeaderWorkerSet."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from planner.exports.text import comments, name_of, yaml_text
+from planner.exports.torchrun import TrainingTarget
+from planner.launchers.words import for_kubernetes, for_shell, shell_lines, variable
+
+
+class SlurmTraining(TrainingTarget):
+    name: ClassVar[str] = "slurm"
+    writes: ClassVar[str] = "job.sbatch: torchrun on every node, and the framework's file"
+    release: ClassVar[str] = "Slurm 20.11 and later"
+    rung: ClassVar[int] = 1
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("script",)
+
+    def files(self) -> dict[str, str]:
+        values = self.values
+        options = {
+            "job-name": name_of(self.plan.request.model),
+            "nodes": str(self.nodes),
+            "ntasks-per-node": "1",
+            "gpus-per-node": str(self.gpus_per_node),
+            "partition": values.partition,
+            "account": values.account,
+            "time": values.time_limit,
+        }
+        lines = "".join(f"#SBATCH --{key}={value}\n" for key, value in options.items() if value)
+        inner = shell_lines(self.torchrun("SLURM_NODEID", "HEAD_ADDRESS", f"{variable('HERE')}/"), "  ")
+        body = (
+            "set -eu\n"
+            'HEAD_ADDRESS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)\nexport HEAD_ADDRESS\n'
+            "HERE=${SLURM_SUBMIT_DIR:-.}\nexport HERE\n"
+            "# shellcheck disable=SC2016  # filled in on each node\n"
+            f"srun --kill-on-bad-exit=1 sh -c {for_shell('exec ' + inner)}\n"
+        )
+        return {"job.sbatch": f"#!/bin/sh\n{lines}{comments(self.told)}{body}", **self.arguments()}
+
+
+class KubernetesTraining(TrainingTarget):
+    name: ClassVar[str] = "kubernetes"
+    writes: ClassVar[str] = "a LeaderWorkerSet of torchrun, and the framework's file in a ConfigMap"
+    release: ClassVar[str] = "Kubernetes 1.28 and later, LeaderWorkerSet v1"
+    rung: ClassVar[int] = 1
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("image", "script")
+
+    def files(self) -> dict[str, str]:
+        values, name = self.values, name_of(self.plan.request.model, "training")
+        meta = {"name": name, **({"namespace": values.namespace} if values.namespace else {})}
+        files = self.arguments()
+        words = [for_kubernetes(each) for each in self.torchrun("LWS_WORKER_INDEX", "LWS_LEADER_ADDRESS", "/etc/plan/")]
+        container = {
+            "name": "train",
+            "image": values.image,
+            "command": words[:1],
+            "args": words[1:],
+            "resources": {"limits": {values.gpu_resource: str(self.gpus_per_node)}},
+            "volumeMounts": [
+                {"name": "shm", "mountPath": "/dev/shm"},
+                {"name": "plan-files", "mountPath": "/etc/plan"},
+                *([{"name": "models", "mountPath": "/models"}] if values.storage_claim else []),
+            ],
+        }
+        pod = {
+            "containers": [container],
+            "volumes": [
+                {"name": "shm", "emptyDir": {"medium": "Memory"}},
+                {"name": "plan-files", "configMap": {"name": name}},
+                *(
+                    [{"name": "models", "persistentVolumeClaim": {"claimName": values.storage_claim}}]
+                    if values.storage_claim
+                    else []
+                ),
+            ],
+            **({"serviceAccountName": values.service_account} if values.service_account else {}),
+            **({"nodeSelector": dict(values.node_selector)} if values.node_selector else {}),
+            **({"tolerations": [dict(each) for each in values.tolerations]} if values.tolerations else {}),
+        }
+        job = {
+            "apiVersion": "leaderworkerset.x-k8s.io/v1",
+            "kind": "LeaderWorkerSet",
+            "metadata": meta,
+            "spec": {
+                "replicas": 1,
+                "leaderWorkerTemplate": {
+                    "size": self.nodes,
+                    "restartPolicy": "RecreateGroupOnPodRestart",
+                    "workerTemplate": {"spec": pod},
+                },
+            },
+        }
+        config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": files}
+        return {"training.yaml": yaml_text(config, job, header=self.told), **files}
