@@ -53,6 +53,20 @@ bench-power: $(STAMP)
 bench-wide-ep: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.wide_ep
 
+.PHONY: test-launchers test-launchers-real
+
+# Every cell of frameworks and platforms that a plan is exported to, counted.
+test-launchers: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.launchers.matrix
+
+# Command lines of 500 random plans through the real parsers and configurations, each in an environment of its own.
+test-launchers-real: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.launchers.real vllm 0.33.0
+	$(BIN)/python -m tests.benchmarks.launchers.real sglang 0.5.23
+	test -x .routers/bin/python || $(PYTHON) -m venv .routers
+	.routers/bin/pip install --quiet vllm-router==0.1.17 sglang-router==0.3.2
+	$(BIN)/python -m tests.benchmarks.launchers.fronts --routers .routers/bin/python
+
 bench-experts: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.experts_balance
 	$(BIN)/python -m tests.benchmarks.experts_affinity

@@ -185,8 +185,8 @@ def layout_of(said: EngineSaid, model: Architecture) -> tuple[Layout, int]:
     tp = said.tp if said.framework.name == "vllm" or not said.attention_dp else said.tp // dp
     if not model.is_moe:
         if said.framework.name == "vllm":
-            return Layout(tp=tp, pp=said.pp, dp=1, ep=1, moe_tp=1), copies * dp
-        return Layout(tp=tp, pp=said.pp, dp=dp, ep=1, moe_tp=1), copies
+            return Layout(tp=tp, pp=said.pp, dp=1, ep=1, moe_tp=tp), copies * dp  # as plans have it
+        return Layout(tp=tp, pp=said.pp, dp=dp, ep=1, moe_tp=tp * dp), copies
     group = tp * dp
     ep = group if said.ep_all else said.ep or (group // said.moe_tp if said.moe_tp else 1)
     if group % ep:

@@ -159,6 +159,8 @@ def vllm() -> dict[str, Any]:
 class _Absent(types.ModuleType):
     """Stands for a module that is imported and not used: whatever is asked of it is another."""
 
+    __version__ = "0"
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from planner.contract.engine import EngineGroup
-from planner.exports.fleet import PlacedEngine
 from planner.exports.kube import Kube, Object, kustomization
 from planner.exports.serving import ServingTarget
 from planner.exports.text import yaml_text
@@ -34,13 +33,7 @@ class KServe(ServingTarget):
         return super().cannot()
 
     def cannot_span(self, nodes: int) -> str | None:
-        """KServe sizes a group by data ÷ dataLocal or by pipeline alone."""
-        for engine in self.fleet.engines:
-            layout, count = engine.group.layout, len(engine.shares)
-            by_data = layout.dp > 1 and layout.dp % count == 0 and layout.pp == 1
-            if count > 1 and not by_data and layout.pp != count:
-                return f"it spreads engines over {count} nodes by data parallel ranks or one pipeline stage each"
-        return None
+        return f"it counts the {nodes} nodes of an engine by degrees that its containers say already (kserve#6044)"
 
     def steps(self, folder: Path) -> tuple[str, ...]:
         return (f"start: kubectl apply -k {folder}",)
@@ -79,19 +72,7 @@ class KServe(ServingTarget):
             pod["containers"][0]["name"] = "main"
             if group.role == "decode":
                 _listens(pod["containers"][0], self.fleet.ports(engine, alone=True).http, DECODE_PORT)
-        made: Object = {"replicas": len(group.replicas), "template": pods[0]}
-        if len(pods) > 1:
-            made["worker"] = pods[1]
-            made["parallelism"] = _size(engine)
-        return made
-
-
-def _size(engine: PlacedEngine) -> Object:
-    """How many nodes: that is all KServe takes from it, since the containers say their degrees themselves."""
-    layout, nodes = engine.group.layout, len(engine.shares)
-    if layout.dp > 1 and layout.pp == 1:
-        return {"data": layout.dp, "dataLocal": layout.dp // nodes}
-    return {"pipeline": layout.pp}
+        return {"replicas": len(group.replicas), "template": pods[0]}
 
 
 def _listens(container: Object, was: int, now: int) -> None:

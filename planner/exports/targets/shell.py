@@ -25,7 +25,7 @@ class Shell(ServingTarget):
     name: ClassVar[str] = "shell"
     writes: ClassVar[str] = "one folder a node (start.sh, stop.sh, ready.sh, environment), start-all.sh over ssh"
     release: ClassVar[str] = "POSIX sh, OpenSSH"
-    rung: ClassVar[int] = 2
+    rung: ClassVar[int] = 3
 
     def own_needs(self) -> tuple[str, ...]:
         return ("nodes",)

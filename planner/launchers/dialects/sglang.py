@@ -89,6 +89,8 @@ class SglangLauncher(Launcher):
         return [*self._flag("nodes", nodes), *self._flag("node_rank", rank), *self._flag("address", address)]
 
     def cannot_place(self, spec: EngineSpec, gpus_by_node: Sequence[int]) -> str | None:
+        if spec.draft_tokens and spec.layout.pp > 1 and spec.role != "prefill":
+            return f"{self.framework.full_name} drafts in one pipeline stage only (or on prefill engines)"
         if len(set(gpus_by_node)) == 1:
             return None
         counts = ", ".join(map(str, gpus_by_node))

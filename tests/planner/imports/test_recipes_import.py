@@ -53,9 +53,13 @@ def test_a_recipe_is_imported_right(recipe: dict[str, Any]) -> None:
     document = read(recipe)
     assert len(document.engines) == len(recipe["engines"])
     for group, said in zip(document.engines, recipe["engines"], strict=True):
-        want = {"tp": 1, "pp": 1, "dp": 1, "ep": 1, "moe_tp": 1} | {
-            name: value for name, value in said.items() if name in group.layout.model_dump()
-        }
+        want = {
+            "tp": 1,
+            "pp": 1,
+            "dp": 1,
+            "ep": 1,
+            "moe_tp": said.get("tp", 1) * said.get("dp", 1) // said.get("ep", 1),
+        } | {name: value for name, value in said.items() if name in group.layout.model_dump()}
         assert group.layout.model_dump(include=set(want)) == want
         assert len(group.replicas) == said.get("replicas", 1)
         assert group.role == said.get("role", "aggregated")
