@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -60,6 +60,10 @@ class Timed(Protocol):
     def memory_us(self) -> Floats: ...
     @property
     def kernels_us(self) -> Floats: ...
+    @property
+    def hot(self) -> Floats: ...
+    @property
+    def most_watts(self) -> Floats: ...
 
 
 @dataclass(frozen=True)
@@ -69,27 +73,42 @@ class Activity:
     Attributes:
         compute, memory: that tensor cores and memory take at their peak.
         kernels: that all kernels and exchanges take as measured alone.
+        hot: watts above idle ÷ those at the highest clock. ``most_watts``: the board's limit.
     """
 
     compute: Floats
     memory: Floats
     kernels: Floats
+    hot: Floats = field(default_factory=lambda: np.ones(1))
+    most_watts: Floats = field(default_factory=lambda: np.full(1, np.inf))
 
     @classmethod
     def of(cls, step: Timed) -> Activity:
         time = np.maximum(step.latency.value, 1e-9)
-        return cls(*(np.minimum(part / time, 1.0) for part in (step.compute_us, step.memory_us, step.kernels_us)))
+        compute, memory, kernels = (
+            np.minimum(part / time, 1.0) for part in (step.compute_us, step.memory_us, step.kernels_us)
+        )
+        return cls(compute, memory, kernels, step.hot, step.most_watts)
 
     @classmethod
     def mixed(cls, parts: Sequence[tuple[Activity, Floats]]) -> Activity:
         """Of kinds of step that each take a share [n] of the time."""
         whole = np.maximum(np.sum([share for _, share in parts], axis=0), 1e-12)
-        return cls(
-            *(
-                np.asarray(np.sum([getattr(each, name) * share for each, share in parts], axis=0) / whole)
-                for name in ("compute", "memory", "kernels")
-            )
+        compute, memory, kernels = (
+            np.asarray(np.sum([getattr(each, name) * share for each, share in parts], axis=0) / whole)
+            for name in ("compute", "memory", "kernels")
         )
+        # By the watts above idle that each would draw: a cool kind of step that is short cools little.
+        drawn = [each.level * share for each, share in parts]
+        hot = np.sum([each.hot * watts for (each, _), watts in zip(parts, drawn, strict=True)], axis=0)
+        most = np.max([each.most_watts + 0.0 * share for each, share in parts], axis=0)
+        return cls(compute, memory, kernels, np.asarray(hot / np.maximum(np.sum(drawn, axis=0), 1e-12)), most)
+
+    @property
+    def level(self) -> Floats:
+        """Watts above idle, as a share of what is left to the limit, before they bend to it."""
+        facts = power_facts()
+        return np.asarray(facts.base + facts.memory * self.memory + facts.compute * np.sqrt(self.compute))
 
 
 def idle_loaded_watts(gpu: Gpu) -> float:
@@ -111,17 +130,12 @@ def mean_watts(gpu: Gpu, activity: Activity, running: Floats) -> Estimates:
     """
     facts, idle = power_facts(), idle_loaded_watts(gpu)
     rest = facts.rest_ampere if gpu.generation == "ampere" else facts.rest
-    level = (
-        facts.base
-        + facts.memory * activity.memory
-        + facts.compute * np.sqrt(activity.compute)
-        + rest * (1 - activity.kernels)
-    )
+    level = activity.level + rest * (1 - activity.kernels)
     bent = (np.maximum(level, 1e-9) ** -_BEND + 1) ** (-1 / _BEND)
-    above = np.asarray((facts.limit * gpu.tdp_watts - idle) * bent)
+    above = np.asarray((facts.limit * gpu.tdp_watts - idle) * bent * activity.hot)
     metered = gpu.generation in METERED
     low, high = (facts.residual_low, facts.residual_high) if metered else (facts.elsewhere_low, facts.elsewhere_high)
-    most = facts.peak_1s * gpu.tdp_watts
+    most = np.minimum(facts.peak_1s * gpu.tdp_watts, activity.most_watts)
 
     def over_time(idle: float, error: float) -> Floats:
         watts = np.clip(loaded * np.exp(error), idle, most)

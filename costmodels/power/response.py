@@ -60,11 +60,11 @@ def clock_response(gpu: str) -> ClockResponse:
     return ClockResponse(phase("prefill"), phase("decode"), measured)
 
 
-def share_under_cap(watts: Floats, idle: Floats | float, cap: Floats | float, exponent: float) -> Floats:
+def share_under_cap(watts: Floats, idle: Floats | float, cap: Floats | float, exponent: Floats | float) -> Floats:
     """Clock ÷ highest at which a board that would draw ``watts`` draws ``cap``; 1 where the cap is not reached: decode
     that never comes near it is left alone."""
     above = np.maximum(np.asarray(cap, np.float64) - idle, 1e-9) / np.maximum(np.asarray(watts) - idle, 1e-9)
-    return np.asarray(np.minimum(above, 1.0) ** (1.0 / exponent))
+    return np.asarray(np.minimum(above, 1.0) ** (1.0 / np.asarray(exponent)))
 
 
 @dataclass(frozen=True)

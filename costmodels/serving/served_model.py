@@ -19,6 +19,8 @@ from costmodels.operations.encoder import ask_images
 from costmodels.operations.exchanges import OVERLAPS
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.questions import Batch, LayerStep, Split
+from costmodels.power.state import OperatingState
+from costmodels.serving.clocked import at_state
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.frameworks.own_calibration import calibration_in
@@ -52,6 +54,7 @@ class ServedModel:
         images: that its prompts hold.
         drafting: whether its own draft module is loaded, too.
         greedy: whether tokens are chosen without sampling.
+        state: clock and power limit of its GPUs; None: as the driver has them.
         busier: of layouts whose experts an all-to-all reaches, [n]: the busiest GPU's load ÷ that which the rows that
             answer for their balance have; None: as those.
     """
@@ -64,6 +67,7 @@ class ServedModel:
     images: PromptImages | None = None
     drafting: bool = False
     greedy: bool = False
+    state: OperatingState | None = None
     busier: Callable[[Layouts], Floats] | None = None
 
     @cached_property
@@ -139,7 +143,8 @@ class ServedModel:
             count = (batch.prefills * batch.chunk).astype(np.float64) * self.images.per_token
             ask_images(encoding, self.model.vision, self.images.image, count)
         calibration = calibration or self.calibration
-        return step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
+        times = step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
+        return times if self.state is None else at_state(times, self.gpu, self.state)
 
     def memory(
         self,

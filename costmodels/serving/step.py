@@ -38,6 +38,7 @@ class StepTimes:
         compute_us, memory_us: roofline times of all kernels together, shape [n]: how busy tensor cores and
             memory are.
         kernels_us: all kernels and exchanges as measured alone, shape [n].
+        hot, most_watts: watts above idle ÷ those at the highest clock, and the board's limit, shape [n].
     """
 
     latency: Estimates
@@ -46,6 +47,8 @@ class StepTimes:
     compute_us: Floats
     memory_us: Floats
     kernels_us: Floats
+    hot: Floats
+    most_watts: Floats
 
     def take(self, index: Ints) -> StepTimes:
         return take_rows(self, index)
@@ -115,7 +118,8 @@ def step_times(
     parts = {part: np.sum([e.value for e in estimates], axis=0) for part, estimates in by_part.items()}
     memory_us = busy[1] + work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6
     halves = np.where(layouts.overlap == OVERLAPS.index("two_batch"), 2.0, 1.0)  # the work is of one of them
-    return StepTimes(latency, stage, parts, busy[0] * halves, memory_us * halves, kernels * halves)
+    busy_us, hot, most = (busy[0] * halves, memory_us * halves, kernels * halves), np.ones(n), np.full(n, np.inf)
+    return StepTimes(latency, stage, parts, *busy_us, hot, most)
 
 
 EXCHANGE_PARTS = ("dispatch", "combine", "overlap")

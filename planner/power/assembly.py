@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import numpy as np
 
+from costmodels.power.board import idle_loaded_watts
 from planner.contract.proof import Proof
 from planner.contract.provenance import NOT_USED, PACKAGE
 from planner.contract.published import validated
@@ -18,7 +19,6 @@ from planner.power.policy import BRAKE_AT, BRAKE_RELEASE, NAMES
 from planner.power.report import SIMPLEST, Judged, Solved, solved
 from planner.power.request import PowerRequest
 from planner.power.row import main_kind
-from planner.power.server import LOADED_IDLE
 from planner.power.simulator import RowModel
 from planner.power.stress import stressed
 from planner.power.tails import Rate
@@ -187,7 +187,7 @@ def _gpu_watts(row: RowModel, mhz: int | None) -> float | None:
     kind = main_kind(row)
     if mhz is None or kind.settable is None:
         return None
-    idle = find_gpu(kind.gpu).idle_watts * LOADED_IDLE
+    idle = idle_loaded_watts(find_gpu(kind.gpu))
     at = idle + kind.prefill_watts / kind.gpus * float(kind.response.prefill.watts(mhz / kind.highest_mhz))
     low, high = kind.settable.power_watts
     return float(round(min(max(at, low), high)))

@@ -10,18 +10,18 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
+from costmodels.power.board import Activity, idle_loaded_watts, step_watts
 from costmodels.power.response import clock_response
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.step import StepTimes
 from planner.contract.engine import EngineGroup
 from planner.contract.models import ModelConfig, architecture_of
 from planner.power.request import RowServers
-from planner.power.server import LOADED_IDLE, ServerKind, settable_or_none
+from planner.power.server import ServerKind, settable_or_none
 from planner.serving.document.contradictions import check_plan, pool_of
 from planner.serving.document.plan import Plan
 from planner.serving.layouts import degrees_of
 from planner.serving.operating_points import served_on
-from planner.serving.report.prediction import gpu_watts
 from profiles.errors import InputError
 from profiles.hardware import Gpu
 from profiles.store import ProfileStore
@@ -50,7 +50,7 @@ def planned_kind(asked: RowServers, gpu: Gpu, measured: Sequence[ProfileStore] =
     apart = any(each.group.role != "aggregated" for each in groups)
     prefills = [each for each in groups if each.group.role != "decode"]
     decodes = [each for each in groups if each.group.role != "prefill"]
-    idle = gpu.idle_watts * LOADED_IDLE
+    idle = idle_loaded_watts(gpu)
     engines = share * sum(each.engines for each in decodes)
     # Prefill is counted in seconds of as many engines as decode has.
     rate = sum(each.engines for each in prefills) / sum(each.engines for each in decodes)
@@ -155,4 +155,4 @@ class _Phases:
         return self._watts(gpu, (0, 0, 0, _BUSY, self._context))
 
     def _watts(self, gpu: Gpu, row: tuple[int, int, int, int, int]) -> float:
-        return float(gpu_watts(gpu, [(self._steps([row])[0], 1.0)]).value[0])
+        return float(step_watts(gpu, Activity.of(self._steps([row])[0])).value[0])

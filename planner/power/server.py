@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from costmodels.estimates import Floats
+from costmodels.power.board import idle_loaded_watts
 from costmodels.power.response import ClockResponse, clock_response
 from planner.power.kernel import Tables
 from profiles.errors import Unsupported
@@ -122,10 +123,6 @@ def _phases() -> dict[str, Any]:
     return shipped(Path(__file__).parent / "phases.yaml", dict)
 
 
-LOADED_IDLE = 83 / 60
-"""Idle watts of a GPU with a loaded model ÷ without one: 83 and 60 W on A100."""
-
-
 def settable_or_none(gpu: str) -> Settable | None:
     try:
         return settable(gpu)
@@ -136,7 +133,7 @@ def settable_or_none(gpu: str) -> Settable | None:
 def measured_kind(name: str, gpu: Gpu, gpus: int, nameplate_watts: float, other_watts: float) -> ServerKind:
     """A server without a plan: the phases that ship, their watts by the GPU's own TDP and idle."""
     facts = _phases()
-    idle = gpu.idle_watts * LOADED_IDLE
+    idle = idle_loaded_watts(gpu)
     tdp = gpu.tdp_watts
     said = f"phases of {facts['model']} on {facts['gpu']}"
     if gpu.name != facts["gpu"]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from costmodels.models.architecture import Architecture
 from costmodels.operations.layouts import DEGREES
+from costmodels.power.response import clock_response
+from costmodels.power.state import OperatingState
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.recipe import Recipe
 from costmodels.serving.served_model import PromptImages
@@ -28,7 +30,7 @@ LOAD = ("isl", "osl", "spread", "concurrency", "rate")
 FindModel = Callable[[str], Architecture]
 FindWorkload = Callable[[str], Workload]
 
-Group = tuple[str, str, str, str | None, str | None, PromptImages | None, bool]
+Group = tuple[str, str, str, str | None, str | None, PromptImages | None, bool, OperatingState | None]
 """What rows that are predicted together share."""
 
 FEWEST_REQUESTS = 100
@@ -72,10 +74,12 @@ class AskedRow:
     drafts: bool = False
     notes: tuple[str, ...] = ()
     wide: WideAsked = field(default_factory=WideAsked)
+    state: OperatingState | None = None
 
     @property
     def group(self) -> Group:
-        return self.model, self.gpu, self.framework, self.precision, self.kv_precision, self.images, self.greedy
+        engine = self.model, self.gpu, self.framework, self.precision, self.kv_precision
+        return (*engine, self.images, self.greedy, self.state)
 
     @property
     def greedy(self) -> bool:
@@ -105,6 +109,9 @@ def asked_row(
     gpu = catalogue.find_gpu(record["gpu"]).name
     wide, node = wide_asked(record), catalogue.default_node(catalogue.find_gpu(gpu))
     on = EngineMachines(framework, catalogue.find_gpu(gpu), node.gpus, find_fabric(node.default_fabric))
+    state = OperatingState.asked(record.get("clock", ""), record.get("power_cap", ""), catalogue.find_gpu(gpu))
+    if state is not None and not clock_response(gpu).measured:
+        notes.append(f"times and watts against the clock were not measured on {gpu}: carried over with wider ends")
     layout, taken = with_experts(_layout(record, model), wide, model, on)
     notes += [f"not given, so: {', '.join(taken)}"] if taken else []
     work = _workload(record, find_workload, notes)
@@ -134,6 +141,7 @@ def asked_row(
         work.speculation is None and _drafts(record.get("spec", "")),
         tuple(notes),
         wide,
+        state,
     )
 
 

@@ -293,7 +293,6 @@ def search(job: Job, allowed: Restrictions, *, fastest: bool = False) -> LayoutS
     """
     layouts, rejected, considered = legal_layouts(job.served.model, job.served.precision, job.served.framework, allowed)
     wide = wide_layouts(job.served, job.served.precision, allowed)
-    considered += len(wide.prefill) + len(wide.decode)
     budgets = job.served.framework.limits.token_budgets
     pair = np.arange(len(layouts) * len(budgets))
     which, budget = pair // len(budgets), np.array(budgets)[pair % len(budgets)]

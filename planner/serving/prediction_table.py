@@ -39,7 +39,7 @@ from profiles.values import shown
 
 REQUIRED = ("model", "gpu", "framework")
 OPTIONAL = (
-    *("version", "date", "precision", "kv_precision", *DEGREES, "num_gpus"),
+    *("version", "date", "precision", "kv_precision", "clock", "power_cap", *DEGREES, "num_gpus"),
     *("workload", *LOAD, *RUN, "images", "image", *RECIPE_FIELDS, "sampling"),
     *WIDE_FIELDS,
 )
@@ -213,7 +213,7 @@ class _Desk:
 
 def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[AskedRow]) -> None:
     out, catalogue = desk.out, desk.catalogue
-    _, gpu_name, framework_at, weights, kv, images, greedy = group
+    _, gpu_name, framework_at, weights, kv, images, greedy, state = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     families().require_measured_widths(model)
     precision = precision_of(model, weights, kv)
@@ -234,7 +234,7 @@ def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[As
         return
     cost = desk.cost(gpu, framework.name)
     network = Network(node.gpus, find_fabric(node.default_fabric))
-    served = ServedModel(model, precision, framework, cost, network, images, greedy=greedy)
+    served = ServedModel(model, precision, framework, cost, network, images, greedy=greedy, state=state)
     engines = []
     for row in rows:
         out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], *served.notes)))

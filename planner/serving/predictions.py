@@ -20,7 +20,7 @@ from planner.contract.published import Published, Upgrade, as_it_is, parse_publi
 from planner.contract.workload.images import SIZE_PATTERN
 from planner.contract.workload.lengths import Tokens
 from planner.contract.workload.workload import Workload, parse_workload, tokens_input, workload_input
-from planner.serving.configuration import ENGINE, Count, EngineAsked
+from planner.serving.configuration import ENGINE, Count, EngineAsked, Name
 from planner.serving.document.plan import Plan
 from planner.serving.measured.document import Scores
 from profiles.errors import InputError
@@ -40,6 +40,16 @@ MOST_CONFIGURATIONS = 10_000
 class Configuration(EngineAsked):
     """One engine and its load."""
 
+    clock: Annotated[
+        Name | None,
+        Field(description="highest SM clock of each GPU, as `nvidia-smi -lgc` locks it: 1400MHz"),
+        Option("Highest SM clock of each GPU: 1400MHz. Every step follows it.", ENGINE, metavar="MHZ"),
+    ] = None
+    power_cap: Annotated[
+        Name | None,
+        Field(description="board power limit of each GPU, as `nvidia-smi -pl` sets it: 500W"),
+        Option("Board power limit of each GPU: 500W. Steps that draw less are left alone.", ENGINE, metavar="WATTS"),
+    ] = None
     workload: Annotated[
         Workload | None,
         BeforeValidator(workload_input, json_schema_input_type=str | Workload | None),
@@ -271,7 +281,19 @@ def _own(name: str, prefix: str, suffix: str) -> str:
 
 
 TEXTS = {
-    *("model", "gpu", "framework", "version", "date", "precision", "kv_precision", "workload", "image"),
+    *(
+        "model",
+        "gpu",
+        "framework",
+        "version",
+        "date",
+        "precision",
+        "kv_precision",
+        "clock",
+        "power_cap",
+        "workload",
+        "image",
+    ),
     *("mode", "spec", "spread"),
     *("role", "exchange", "overlap", "eplb", "step_ms_by_part", "tpot_ms_by_part", "ttft_ms_by_part"),
     *("how", "release", "note", "error"),

@@ -53,7 +53,10 @@ WRONG: dict[str, tuple[Change, str]] = {
     "no servers": (lambda f: f["servers"][0].update(today=0), "today is 0"),
     "no idle power": (lambda f: f["servers"][0].pop("other_watts"), "other_watts is missing"),
     "nameplate below idle": (lambda f: f["servers"][0].update(nameplate_watts=1000), "nameplate_watts 1000"),
-    "today above the budget": (lambda f: f["supply"].update(budget_watts=15_000), "draw 18,912 W without any work"),
+    "today above the budget": (
+        lambda f: f["supply"].update(budget_watts=15_000),
+        "W without any work, more than the 15,000 W",
+    ),
     "a clock above the range": (
         lambda f: f.update(caps=[{"priority": "lp", "clock_mhz": 1500}]),
         "1500 MHz is outside",

@@ -1,0 +1,62 @@
+"""What operators of a row apply: caps by level and priority, of a power plan (:mod:`planner.power.exports`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from planner.exports.target import Target
+from planner.power.document import PowerPlan
+from planner.power.exports import cannot, dynamo_power, nvidia_smi, prometheus
+
+
+class _OfPower(Target):
+    kinds = frozenset({"power"})
+
+    @property
+    def plan(self) -> PowerPlan:
+        assert isinstance(self.asked.document, PowerPlan)
+        return self.asked.document
+
+    def cannot(self) -> str | None:
+        return cannot(self.plan)
+
+
+class NvidiaSmi(_OfPower):
+    name = "nvidia-smi"
+    writes = "scripts that cap clocks and power, roll back, and check"
+    release = "580"
+    rung = 2
+
+    def files(self) -> dict[str, str]:
+        return nvidia_smi(self.plan)
+
+    def steps(self, folder: Path) -> tuple[str, ...]:
+        name = self.plan.request.priorities[-1].name
+        return (f"{folder / 'apply.sh'} 1 {name}", f"{folder / 'rollback.sh'}")
+
+
+class PrometheusRules(_OfPower):
+    name = "prometheus"
+    writes = "recording and alert rules on the metrics of dcgm-exporter"
+    release = "2"
+    rung = 2
+
+    def files(self) -> dict[str, str]:
+        return prometheus(self.plan)
+
+    def steps(self, folder: Path) -> tuple[str, ...]:
+        return (f"promtool check rules {folder / 'rules.yaml'}",)
+
+
+class DynamoPower(_OfPower):
+    name = "dynamo-power"
+    writes = "patches with the annotation that Dynamo's power agent reads"
+    release = "1.0"
+    rung = 1
+
+    def files(self) -> dict[str, str]:
+        return dynamo_power(self.plan)
+
+    def steps(self, folder: Path) -> tuple[str, ...]:
+        name = self.plan.request.priorities[-1].name
+        return (f"kubectl patch deployment NAME --patch-file {folder / f'level-1-{name}.yaml'}",)
