@@ -260,14 +260,7 @@ def test_a_folder_gives_back_what_a_plan_decided() -> None:
     assert got.engines[0].replicas[0] == replica
     assert got.cluster.pools[0].gpus == plan.request.cluster.pools[0].gpus
     assert got.usd_per_hour == pytest.approx(plan.decision.usd_per_hour)
-<<<<<<< HEAD
-    edited = {
-        **files,
-        "node-0/start.sh": script.replace(f"--max-num-seqs {group.limits.max_sequences}", "--max-num-seqs 32"),
-    }
-=======
     edited = {**files, "node-0/start.sh": re.sub(r"--max-num-seqs \d+", "--max-num-seqs 32", script)}
->>>>>>> main
     assert deployment_of(parse_import_request({"files": edited})).engines[0].limits.max_sequences == 32
 
 
