@@ -114,10 +114,10 @@ class TestHelp:
 
 
 class TestServe:
-    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com", "", "127.0.0.1.evil"])
-    def test_refuses_everybody_else(self, run: Runner, host: str) -> None:
+    @pytest.mark.parametrize("host", ["example.com", "127.0.0.1.evil"])
+    def test_refuses_addresses_of_others(self, run: Runner, host: str) -> None:
         error, hint = complaint(run("serve", "--host", host))
-        assert "loopback" in error
+        assert f"--host: {host!r} is no address of this machine" in error
         assert "127.0.0.1" in hint
 
     @pytest.mark.parametrize("port", ["0", "65536", "-1"])
