@@ -117,13 +117,13 @@ class ReplayedFleet:
         free = replace(self, running=replace(self.running, slo=Slo()))
         fast = [each for each in self.engines if each.group.role == "prefill"]
         most = min(free._alone(each, end) / max(r.weight for r in each.group.replicas) for each in fast)
+        if self._kept(most, end):
+            return most
         low, high = 0.0, most
         for _ in range(ROUNDS):
-            middle = high if low == 0.0 and high == most else (low + high) / 2
+            middle = (low + high) / 2
             if self._kept(middle, end):
                 low = middle
-                if middle == most:
-                    break
             else:
                 high = middle
             if low and high / low <= 1 + TOLERANCE:

@@ -205,7 +205,7 @@ class PowerRequest(Document):
     seed: Annotated[int, Field(ge=0, le=2**63), PLAIN_NUMBER, Option("Of traffic, sensors and failures.", _LOAD)] = 0
     edited: Annotated[
         bool,
-        Field(description="go on with plans that were edited since they were made"),
+        Field(strict=True, description="go on with plans that were edited since they were made"),
         Option("Go on with plans that were edited since they were made.", _LOAD),
     ] = False
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scipy import stats
-
 YEAR_DAYS = 365.0
 
 
@@ -21,5 +19,7 @@ class Rate:
 def counted(count: int, days: float) -> Rate:
     """Of ``count`` events in so many days (Poisson, exact): none in 300 days only says fewer than 3.6 a year."""
     scale = YEAR_DAYS / days
+    from scipy import stats  # heavy: documents are read without it
+
     low = float(stats.chi2.ppf(0.05, 2 * count)) / 2 if count else 0.0
     return Rate(count * scale, low * scale, float(stats.chi2.ppf(0.95, 2 * count + 2)) / 2 * scale)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from costmodels.models.architecture import Architecture
 from costmodels.models.images import EncodedImage, encoded_image
-from costmodels.serving.served_model import PromptImages
 from planner.contract.documents import checked
 from planner.contract.workload.images import Images
 from planner.contract.workload.workload import Workload
+
+if TYPE_CHECKING:
+    from costmodels.serving.served_model import PromptImages
 
 
 def counted(workload: Workload, model: Architecture) -> Workload:
@@ -27,6 +31,8 @@ def prompt_images(workload: Workload, model: Architecture) -> PromptImages | Non
     """The images that engines encode; ``workload``: as :func:`counted` gives it. Raises Unsupported as it does."""
     if workload.images is None:
         return None
+    from costmodels.serving.served_model import PromptImages  # memory is told without the cost model
+
     return PromptImages(_encoded(workload.images, model), workload.images.count / workload.mean_isl)
 
 

@@ -10,7 +10,6 @@ from costmodels.models.architecture import Architecture, MixtureOfExperts
 from costmodels.operations.exchanges import BALANCES, OVERLAPS, exchange_kinds
 from costmodels.serving.frameworks.facts import ExchangeWay
 from costmodels.serving.frameworks.framework import Framework
-from costmodels.step.expert_exchange import fabric_kind
 from planner.contract.engine import NOTHING, Layout, Role
 from planner.contract.words import folded
 from profiles.errors import InputError
@@ -215,6 +214,8 @@ def refused_exchange(
             "give a larger ep, or exchange=none",
         )
     if layout.tp * layout.dp > on.gpus_per_node:
+        from costmodels.step.expert_exchange import fabric_kind  # memory is told without the cost model
+
         fabric, kind = on.fabric.name, fabric_kind(on.fabric)
         if not each.across:
             return (

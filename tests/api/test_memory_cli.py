@@ -39,7 +39,7 @@ def test_json_is_the_document_alone(run: Runner, tmp_path: Path) -> None:
         *("weights_bytes", "activation_bytes", "graph_bytes", "other_bytes", "kv_cache_bytes"),
         *("kv_bytes_per_token", "kv_cache_tokens", "logged_kv_tokens"),
     }
-    assert set(document["largest"]) == {"context_tokens", "concurrency"}
+    assert set(document["largest"]) == {"context_tokens", "concurrency", "workload_requests"}
 
 
 def test_a_framework_s_own_words_are_understood(run: Runner) -> None:

@@ -320,7 +320,8 @@ def test_openapi_examples_are_valid_and_belong_together(client: Client) -> None:
     requests = {name: parse_request(example["value"]) for name, example in examples.items()}
     answer = operation["responses"]["200"]["content"]["application/json"]["examples"]["short"]["value"]
     made = parse_plan(json.dumps(answer)).request
-    for field in ("model", "cluster", "slo", "workload", "framework", "time_limit_s"):
+    assert made.framework.partition("@")[0] == requests["short"].framework
+    for field in ("model", "cluster", "slo", "workload", "time_limit_s"):
         assert getattr(made, field) == getattr(requests["short"], field)
     assert made.objective == requests["short"].goal
 

@@ -29,7 +29,7 @@ _VALUES: dict[str, object] = {
 
 def _make(operation: str, count: int = 1, **columns: object) -> pd.DataFrame:
     columns_required = [c for c in columns_of(OPERATIONS[operation]) if c.required]
-    kinds = {c.name: c.levels[0] for c in columns_required if c.name == "kind"}
+    kinds = {c.name: c.levels[0] for c in columns_required if c.levels and c.name in ("kind", "state")}
     filled = {c.name: {**_VALUES, **kinds}.get(c.name, 8) for c in columns_required}
     return pd.DataFrame({**filled, **columns}, index=range(count))
 

@@ -14,6 +14,7 @@ from planner.contract.models import ModelConfig
 from planner.contract.workload.workload import Workload
 from planner.serving.document.plan import Plan, parse_plan
 from profiles.errors import InputError
+from profiles.values import shown
 
 LENGTHS_HINT = "say what requests look like: --workload isl=4000,osl=500,rate=18"
 
@@ -24,6 +25,10 @@ def opened(value: Mapping[str, Any] | str, where: str) -> Plan | DeploymentDocum
     Raises:
         InputError: neither, or refused by the schema.
     """
+    if isinstance(value, Mapping) and not isinstance(value.get("kind", ""), str):
+        raise InputError(
+            f"{where}: kind: {shown(value['kind'])} is no text", "write serving or deployment, or leave it out"
+        )
     text = value if isinstance(value, str) else json.dumps(value)
     return parse_deployment(text, where) if _is_deployment(text) else parse_plan(text, where)
 

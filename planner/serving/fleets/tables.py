@@ -9,18 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from pydantic import Field, model_validator
 
-from costmodels.estimates import Floats
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.workload.classes import ROUNDING, LengthClass, SteppedLoad
 from profiles.errors import InputError
 from profiles.files import Source
 from profiles.markup import read_json
 from profiles.values import shown
+
+if TYPE_CHECKING:
+    from costmodels.estimates import Floats
 
 HINT = (
     "give Mélange's JSON (gpu_info, workload_distribution, total_request_rate) or an AIBrix profile (gpu, cost, tputs, "
@@ -57,6 +58,8 @@ class MeasuredTable(Document):
 
     def capacity_rps(self, isl: Floats, osl: Floats) -> Floats:
         """(n,) of requests that are as long as these, at the smallest size that is no smaller; 0 beyond the largest."""
+        import numpy as np  # requests are read, and shown, without it
+
         cells = np.array(self.rps)
         row, column = (
             np.searchsorted(np.array(sizes), np.asarray(lengths) - 1e-9) for sizes, lengths in
@@ -120,6 +123,8 @@ def _melange(source: Source, document: Mapping[str, Any]) -> tuple[list[Measured
             raise source.wrong(f"{name} is missing")
     if not isinstance(infos, Mapping) or not infos:
         raise source.wrong("gpu_info is empty", "give each GPU cost and tputs")
+    import numpy as np
+
     distribution = np.array(_grid(source, document["workload_distribution"], "workload_distribution"))
     total = float(distribution.sum())
     if abs(total - 1) > ROUNDING:

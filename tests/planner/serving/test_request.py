@@ -397,7 +397,10 @@ def test_precisions_to_choose_from(value: Any, meant: Any) -> None:
 @settings(max_examples=60, deadline=None)
 @given(REQUESTS)
 def test_request_survives_json_with_units_and_prices(request: PlanRequest) -> None:
-    assert parse_request(json.loads(request.model_dump_json())) == request
+    back = parse_request(
+        json.loads(request.model_dump_json())
+    )  # its cluster may say supplies: more fields, at their defaults
+    assert back.model_dump(exclude_defaults=True) == request.model_dump(exclude_defaults=True)
 
 
 @settings(max_examples=200, deadline=None)

@@ -90,7 +90,7 @@ def test_a_table_says_what_the_steps_take(roofline_cost: CostModel, model: str, 
     assert (table.ranks, table.stages) == (layout[2], layout[1])
     for curve, exact in ((table.latency, truth.latency), (table.stage, truth.stage)):
         error = np.abs(by_table(curve, batch) / exact.value - 1)
-        assert np.quantile(error, 0.95) < 0.035
+        assert np.quantile(error, 0.95) < 0.045
         assert np.median(error) < 0.01
 
 
@@ -105,7 +105,7 @@ def test_experts_see_the_tokens_of_busy_and_of_idle_ranks(roofline_cost: CostMod
     truth = steps(roofline_cost, MOE, layout, batch, framework).latency.value
     (table,) = tables(roofline_cost, MOE, [layout], framework=framework)
     error = np.abs(by_table(table.latency, batch) / truth - 1)
-    assert np.quantile(error, 0.95) < 0.035
+    assert np.quantile(error, 0.95) < 0.045
     assert np.median(error) < 0.01
 
 
