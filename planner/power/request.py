@@ -26,6 +26,7 @@ Watts = Annotated[float, Field(gt=0, le=1e10), PLAIN_NUMBER]
 Seconds = Annotated[float, Field(ge=0, le=86_400), PLAIN_NUMBER]
 Share = Annotated[float, Field(ge=0, le=1), PLAIN_NUMBER]
 Count = Annotated[int, Field(ge=0, le=100_000), PLAIN_NUMBER]
+Plain = Annotated[float, PLAIN_NUMBER]
 
 REFERENCE = "reference"
 
@@ -36,7 +37,7 @@ class SupplyNode(Document):
     name: Name
     budget_watts: Watts
     breaker: Annotated[
-        str | tuple[tuple[float, float], ...] | dict[str, float] | None,
+        str | tuple[tuple[Plain, Plain], ...] | dict[str, Plain] | None,
         Field(
             description="its curve: pairs of load (share of the budget) and the seconds that it holds it, or a name "
             "that is only repeated; null: a reading above the budget is already too much"

@@ -134,7 +134,9 @@ def test_two_pools_reach_what_they_reach_one_by_one(planned: Planned) -> None:
         return throughput(planned(DENSE, cluster, WORKLOAD, SLO, disaggregation="never"))
 
     together = alone("4xH100 + 3xA100")
-    assert together == pytest.approx(alone("4xH100") + alone("3xA100"))
+    assert together == pytest.approx(
+        alone("4xH100") + alone("3xA100"), rel=0.02
+    )  # a simpler plan may be taken within 2 %
     # One pool that prefills for the other does more than either by itself.
     assert throughput(planned(DENSE, "4xH100 + 3xA100", WORKLOAD, SLO)) >= together
 
