@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 
 from planner.compare.check_document import Better, CheckDocument, Verdict, parse_check
 from planner.compare.check_request import CheckRequest
@@ -12,7 +11,7 @@ from planner.compare.contenders import memory_of, plan_instead
 from planner.compare.document import Comparison, EngineStarts, Side
 from planner.compare.order import TIE
 from planner.contract.deployment import DeploymentDocument
-from planner.contract.provenance import NOT_USED, PACKAGE, Provenance
+from planner.contract.provenance import unmeasured
 from planner.contract.published import validated
 from planner.contract.workload.slo import Slo
 from planner.contract.workload.workload import Workload
@@ -89,7 +88,7 @@ def _answered(
         comparison=made,
         better=found,
         no_better=no_better,
-        provenance=_unmeasured() if made is None else made.provenance,
+        provenance=unmeasured() if made is None else made.provenance,
     )
     return validated(answer, parse_check)
 
@@ -142,16 +141,3 @@ def _is_better(found: Better, asked: Side | None) -> bool:
     if found.by is None or found.by > TIE:
         return True
     return asked is not None and found.keeps_promises and not asked.keeps_promises
-
-
-def _unmeasured() -> Provenance:
-    return Provenance(
-        package=PACKAGE,
-        package_version=version(PACKAGE),
-        cost_model_version=NOT_USED,
-        pack=NOT_USED,
-        pack_version=NOT_USED,
-        pack_hash=NOT_USED,
-        attribution="",
-        notes=(),
-    )

@@ -4,7 +4,6 @@ is."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from costmodels.kernels.cost_model import CostModel
 from costmodels.serving.simulator.outcome import Outcome
@@ -15,7 +14,7 @@ from planner.compare.document import Comparison, PromiseSeen, Side, parse_compar
 from planner.compare.order import ordered
 from planner.compare.request import ComparisonRequest
 from planner.contract.deployment import DeploymentDocument
-from planner.contract.provenance import NOT_USED, PACKAGE, Provenance, provenance_fields
+from planner.contract.provenance import Provenance, provenance_fields, unmeasured
 from planner.contract.published import validated
 from planner.contract.quantities import Interval
 from planner.contract.workload.slo import Bound, Metric, Slo
@@ -218,16 +217,7 @@ def _provenance(sides: Sequence[Contender]) -> Provenance:
     """Of the measurements that the sides were replayed with."""
     engines = [each for side in sides if side.fleet is not None for each in side.fleet.engines]
     if not engines:
-        return Provenance(
-            package=PACKAGE,
-            package_version=version(PACKAGE),
-            cost_model_version=NOT_USED,
-            pack=NOT_USED,
-            pack_version=NOT_USED,
-            pack_hash=NOT_USED,
-            attribution="",
-            notes=(),
-        )
+        return unmeasured()
     cost = engines[0].cost
     gpus = {each.cost.gpu.name for each in engines}
     return Provenance(**provenance_fields(cost.store, cost.measured, gpus, cost.version, notes_of(engines)))

@@ -45,6 +45,20 @@ class Provenance(Document):
     notes: tuple[str, ...] = Field(description="what the reader should know of the measurements and assumptions")
 
 
+def unmeasured(notes: Sequence[str] = ()) -> Provenance:
+    """Of a document that no measurement and no cost model has part in."""
+    return Provenance(
+        package=PACKAGE,
+        package_version=version(PACKAGE),
+        cost_model_version=NOT_USED,
+        pack=NOT_USED,
+        pack_version=NOT_USED,
+        pack_hash=NOT_USED,
+        attribution="",
+        notes=tuple(notes),
+    )
+
+
 def provenance_fields(
     store: ProfileStore,
     measured: Sequence[ProfileStore],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 
 from costmodels.models.architecture import Architecture
 from costmodels.serving.frameworks.framework import Framework
@@ -13,7 +12,7 @@ from planner.contract.deployment import Assumed, DeploymentDocument, Kept, parse
 from planner.contract.engine import EngineGroup, Launch, Rank, Replica
 from planner.contract.exported import ExportedDeployment
 from planner.contract.models import ModelConfig
-from planner.contract.provenance import NOT_USED, PACKAGE, Provenance
+from planner.contract.provenance import unmeasured
 from planner.contract.published import validated
 from planner.imports.engine_read import Beside, EngineRead, StartedEngine, engine_read, model_served
 from planner.imports.exported import as_exported, gpu_of, role_of
@@ -116,16 +115,7 @@ def document_of(
         read_as=read_as,
         assumed=tuple(assumed for id_, each in ids for assumed in _assumed(id_, each, model)),
         kept=tuple(Kept(engine=id_, flag=flag, value=value) for id_, each in ids for flag, value in each.said.kept),
-        provenance=Provenance(
-            package=PACKAGE,
-            package_version=version(PACKAGE),
-            cost_model_version=NOT_USED,
-            pack=NOT_USED,
-            pack_version=NOT_USED,
-            pack_hash=NOT_USED,
-            attribution="",
-            notes=tuple(dict.fromkeys(filter(None, told))),
-        ),
+        provenance=unmeasured(tuple(dict.fromkeys(filter(None, told)))),
     )
     return validated(document, parse_deployment)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +20,7 @@ from costmodels.serving.memory import GIB, Loaded, Memory, StepLimits, engine_me
 from costmodels.serving.recipe import Recipe, Started
 from costmodels.step.memory import kv_bytes_per_sequence
 from planner.contract.models import architecture_of
-from planner.contract.provenance import NOT_USED, PACKAGE, Provenance
+from planner.contract.provenance import unmeasured
 from planner.contract.words import precision_of
 from planner.contract.workload.workload import Workload
 from planner.serving.configuration import MemoryRequest
@@ -45,46 +44,29 @@ def memory(request: MemoryRequest, catalogue: Catalogue = SHIPPED) -> MemoryDocu
     parts, framework = engine.parts("first"), engine.framework
     length, cache = engine.started.max_model_len, float(engine.parts("tightest").kv_bytes[0])
     per_token = engine.sequence_bytes(length) / length
-    return (
-        MemoryDocument(
-            starts=not reasons,
-            reasons=reasons,
-            framework=framework.name,
-            version=framework.release.version,
-            memory=GpuMemory(
-                weights_bytes=round(float(parts.weights_bytes[0])),
-                activation_bytes=round(float(parts.activation_bytes[0])),
-                graph_bytes=round(float(parts.graph_bytes[0])),
-                other_bytes=round(float(parts.other_bytes[0])),
-                kv_cache_bytes=round(float(parts.kv_bytes[0])),
-                kv_bytes_per_token=per_token,
-                kv_cache_tokens=int(max(cache, 0.0) // per_token),
-                logged_kv_tokens=engine.logged_tokens,
-            ),
-            largest=Largest(
-                context_tokens=engine.longest(),
-                concurrency=round(engine.requests(length), 2),
-                workload_requests=None if engine.work is None else round(engine.requests(engine.held_tokens), 2),
-            ),
-            notes=tuple(filter(None, engine.notes(catalogue, bool(reasons)))),
-            provenance=_provenance(),
-        )
-        .sealed()
-        .sealed()
-    )
-
-
-def _provenance() -> Provenance:
-    return Provenance(
-        package=PACKAGE,
-        package_version=version(PACKAGE),
-        cost_model_version=NOT_USED,
-        pack=NOT_USED,
-        pack_version=NOT_USED,
-        pack_hash=NOT_USED,
-        attribution="",
-        notes=(),
-    )
+    return MemoryDocument(
+        starts=not reasons,
+        reasons=reasons,
+        framework=framework.name,
+        version=framework.release.version,
+        memory=GpuMemory(
+            weights_bytes=round(float(parts.weights_bytes[0])),
+            activation_bytes=round(float(parts.activation_bytes[0])),
+            graph_bytes=round(float(parts.graph_bytes[0])),
+            other_bytes=round(float(parts.other_bytes[0])),
+            kv_cache_bytes=round(float(parts.kv_bytes[0])),
+            kv_bytes_per_token=per_token,
+            kv_cache_tokens=int(max(cache, 0.0) // per_token),
+            logged_kv_tokens=engine.logged_tokens,
+        ),
+        largest=Largest(
+            context_tokens=engine.longest(),
+            concurrency=round(engine.requests(length), 2),
+            workload_requests=None if engine.work is None else round(engine.requests(engine.held_tokens), 2),
+        ),
+        notes=tuple(filter(None, engine.notes(catalogue, bool(reasons)))),
+        provenance=unmeasured(),
+    ).sealed()
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ better: ``--describe FILE`` writes these facts to be corrected, and ``--gpu-fact
 from __future__ import annotations
 
 import platform
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from profiles.collect.devices import Device, import_torch, is_out_of_memory
+from profiles.collect.devices import Device, cpu_info, import_torch, is_out_of_memory
 from profiles.collect.points import Point, Prepared, Settings
 from profiles.collect.timing import TooLong, measure
 from profiles.errors import InputError, Unsupported
@@ -86,24 +85,15 @@ def _reported(device: Device) -> Facts:
     return facts
 
 
-def _cpuinfo(field: str) -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return ""
-    found = re.search(rf"^{field}\s*:\s*(.+)$", text, re.MULTILINE)
-    return found.group(1).strip() if found else ""
-
-
 def _cpuinfo_mhz() -> float | None:
     try:
-        return float(_cpuinfo("cpu MHz")) or None
+        return float(cpu_info("cpu MHz")) or None
     except ValueError:
         return None
 
 
 def _cpu_generation() -> str:
-    family, model = _cpuinfo("cpu family"), _cpuinfo("model")
+    family, model = cpu_info("cpu family"), cpu_info("model")
     return f"{platform.machine()}-family-{family}-model-{model}" if family and model else platform.machine() or "cpu"
 
 

@@ -226,7 +226,7 @@ def _cpu(torch: Any, gpus: int | None) -> Device:
     return Device(
         kind="cpu",
         indices=ranks,
-        name=_cpu_info("model name") or platform.processor() or platform.machine(),
+        name=cpu_info("model name") or platform.processor() or platform.machine(),
         capability=None,
         sm_count=cores,
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -235,13 +235,14 @@ def _cpu(torch: Any, gpus: int | None) -> Device:
         facts={
             **sensors.facts(),
             "threads": torch.get_num_threads(),
-            "vendor": {"GenuineIntel": "intel", "AuthenticAMD": "amd"}.get(_cpu_info("vendor_id"), "other"),
+            "vendor": {"GenuineIntel": "intel", "AuthenticAMD": "amd"}.get(cpu_info("vendor_id"), "other"),
         },
         sensors=sensors,
     )
 
 
-def _cpu_info(field: str) -> str:
+def cpu_info(field: str) -> str:
+    """What Linux says of the first processor under ``field`` (``/proc/cpuinfo``); empty where it says nothing."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any
 
 from costmodels.estimates import Floats
 from costmodels.models.architecture import Architecture
 from costmodels.operations.registry import families
 from planner.contract.clusters import SuppliedCluster
-from planner.contract.provenance import NOT_USED, PACKAGE, Provenance, provenance_fields
+from planner.contract.provenance import Provenance, provenance_fields, unmeasured
 from planner.contract.published import validated
 from planner.contract.workload.classes import LengthClass
 from planner.contract.workload.workload import Workload
@@ -172,13 +171,4 @@ def _no_engines(*_: Any) -> Any:
 
 
 def _of_tables() -> Provenance:
-    return Provenance(
-        package=PACKAGE,
-        package_version=version(PACKAGE),
-        cost_model_version=NOT_USED,
-        pack=NOT_USED,
-        pack_version=NOT_USED,
-        pack_hash=NOT_USED,
-        attribution="",
-        notes=("engines are those of measured tables, which hold the promise that they were measured for",),
-    )
+    return unmeasured(("engines are those of measured tables, which hold the promise that they were measured for",))
