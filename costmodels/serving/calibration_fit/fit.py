@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from costmodels.estimates import Floats, Ints
 from costmodels.serving.calibration_fit.constants import (
@@ -31,6 +30,7 @@ from costmodels.serving.calibration_fit.constants import (
     steps_ms,
 )
 from costmodels.serving.calibration_fit.effects import Groups, groups_of
+from costmodels.serving.calibration_fit.least import Drawn, least_soft_l1
 from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of
 from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS
 from costmodels.serving.frameworks.calibration import Calibration
@@ -149,11 +149,8 @@ def adjusted(
     def errors(c: OfRuns) -> Floats:
         return np.asarray(((linear_ms(c, runs, linear) - truth) * weight)[present])
 
-    def residuals(x: Floats) -> Floats:
-        return np.concatenate([errors(constants(x)), np.sqrt(PRIOR * prior.weight) * (x - center) / half])
-
-    def jacobian(x: Floats) -> Floats:
-        here, out = errors(constants(x)), np.zeros((int(present.sum()), len(x)))
+    def slopes(x: Floats, here: Floats) -> Floats:
+        out = np.zeros((len(here), len(x)))
         c = constants(x)
         for at in range(len(NAMES)):
             moved = c.values.copy()
@@ -164,15 +161,15 @@ def adjusted(
         for kind in range(3):
             slope = (errors(constants(x, 1e-5 * np.eye(3)[kind])) - here) / 1e-5
             out[:, size + kind * k : size + (kind + 1) * k] = slope[:, None] * groups.matrix[which]
-        return np.vstack([out, np.diag(np.sqrt(PRIOR * prior.weight) / half)])
+        return out
 
     bounds = (
         np.concatenate([np.tile(LEAST, frameworks), np.full(3 * k, -2.0)]) - 1e-9,
         np.concatenate([np.tile(MOST, frameworks), np.full(3 * k, 2.0)]) + 1e-9,
     )
     first = center.copy() if start is None else np.concatenate([start.constants.ravel(), np.zeros(3 * k)])
-    first = np.clip(first, bounds[0] + 1e-9, bounds[1] - 1e-9)
-    found = least_squares(residuals, first, jacobian, bounds=bounds, loss="soft_l1", x_scale=half, max_nfev=STEPS).x
+    drawn = Drawn(center, half / np.sqrt(PRIOR * prior.weight), *bounds)
+    found = least_soft_l1(lambda x: errors(constants(x)), slopes, first, drawn, STEPS)
     return FittedEngines(prior.frameworks, found[:size].reshape(frameworks, -1), found[size:].reshape(3, k), groups)
 
 
