@@ -9,7 +9,7 @@ import typer
 
 from api.cli.commands.importing import Set
 from api.cli.console import flowing, page
-from api.cli.options import AsJson, Output, Quiet, Request, SkipFailed, takes
+from api.cli.options import AsJson, Output, Profiles, Quiet, Request, SkipFailed, takes
 from api.cli.output import check_target, hand_over
 from api.cli.requests import measured_stores, read_request, with_workload
 from api.cli.running_text import fields_of
@@ -35,10 +35,7 @@ def check(
         ),
     ] = None,
     set_: Set = None,
-    profiles: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Lay this profile store over the shipped pack. May be given again."),
-    ] = None,
+    profiles: Profiles = None,
     skip_failed: SkipFailed = False,
     request: Request = None,
     output: Output = None,

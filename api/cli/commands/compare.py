@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from api.cli.console import flowing, page
-from api.cli.options import AsJson, Output, Quiet, Request, SkipFailed, takes
+from api.cli.options import AsJson, Output, Profiles, Quiet, Request, SkipFailed, takes
 from api.cli.output import check_target, hand_over
 from api.cli.requests import measured_stores, read_request, with_workload
 from planner.compare.request import ComparisonRequest
@@ -32,10 +32,7 @@ def compare(
     gpu: Annotated[
         str | None, typer.Option(help="GPU type of what is no document yet (YAML, a script), where it does not say it.")
     ] = None,
-    profiles: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Lay this profile store over the shipped pack. May be given again."),
-    ] = None,
+    profiles: Profiles = None,
     skip_failed: SkipFailed = False,
     request: Request = None,
     output: Output = None,

@@ -11,6 +11,7 @@ from api.cli.console import flowing, page
 from api.cli.options import SHOWN, AsJson, Output, Prices, Quiet, takes
 from api.cli.output import check_target, hand_over
 from api.cli.requests import measured_stores, with_prices
+from planner.contract.options import ASKED
 from planner.serving.fleets.request import FleetRequest
 from profiles.errors import InputError
 
@@ -34,7 +35,7 @@ def fleet(
         typer.Option(
             metavar="DIR",
             help="Lay this profile store over the shipped pack. May be given again, the last on top.",
-            rich_help_panel="What to plan",
+            rich_help_panel=ASKED,
         ),
     ] = None,
     current: Annotated[
@@ -42,7 +43,7 @@ def fleet(
         typer.Option(
             metavar="FLEET.json",
             help="The fleet that runs now: what it has need not start, and changes count from it.",
-            rich_help_panel="What to plan",
+            rich_help_panel=ASKED,
         ),
     ] = None,
     prices: Prices = None,
