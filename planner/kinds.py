@@ -36,6 +36,7 @@ from planner.training.request import TrainingRequest
 from profiles.errors import UnknownName
 
 if TYPE_CHECKING:
+    from profiles.hardware import Catalogue
     from profiles.store import ProfileStore
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -77,7 +78,7 @@ class Kind:
         title: what the document is, in words.
         request: what is asked, as one document without file paths; ``request_version``: of its schema.
         document: the answer; ``parse`` reads one, of today's version or of an ``older`` one.
-        make: the answer to a request; imports what is slow only when it is called.
+        maker: imports, only when it is called, what answers a request.
         route: where REST takes requests.
         command: the words after ``plan`` that ask the same; empty for ``plan`` alone.
         quick: whether a request is answered in about a second: it then never waits behind those that are not.
@@ -92,7 +93,7 @@ class Kind:
     document: type[Published]
     parse: Callable[[str], Published]
     older: Mapping[str, Upgrade]
-    make: Make
+    maker: Callable[[], Make]
     route: str
     command: str
     quick: Callable[[Any], bool] = _never
@@ -106,6 +107,12 @@ class Kind:
     @property
     def request_name(self) -> str:
         return f"{self.name}-request"
+
+    def make(
+        self, request: Any, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+    ) -> Published:
+        """The answer to a request. Arguments as of :class:`Make`."""
+        return self.maker()(request, measured=measured, progress=progress)
 
     def example(self) -> dict[str, Any]:
         """A small valid document."""
@@ -125,86 +132,75 @@ def _example(name: str) -> dict[str, Any]:
     return example
 
 
-def _plan(
-    request: PlanRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> serving.Plan:
+def _from_catalogue(answer: Callable[[Any, Catalogue], Published]) -> Make:
+    """Of an answer that needs of the measured stores only the GPU types that they describe."""
+
+    def make(request: Any, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None) -> Published:
+        from profiles.descriptions import catalogue_with
+
+        return answer(request, catalogue_with(store.path for store in measured))
+
+    return make
+
+
+def _plan() -> Make:
     from planner.serving.planning import plan
 
-    return plan(request, measured=measured, progress=progress)
+    return plan
 
 
-def _place(
-    request: PlacementRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> experts.PlacementDocument:
+def _place() -> Make:
     from planner.experts.decision import place_experts
 
-    return place_experts(request, measured=measured, progress=progress)[1]
+    return lambda request, /, **beside: place_experts(request, **beside)[1]
 
 
-def _predict(
-    request: PredictionRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> predicted.Predictions:
+def _predict() -> Make:
     from planner.replay.predicted import predictions
 
-    return predictions(request, measured=measured, progress=progress)
+    return predictions
 
 
-def _memory(
-    request: MemoryRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> memories.MemoryDocument:
+def _memory() -> Make:
     from planner.serving.memory import memory
-    from profiles.descriptions import catalogue_with
 
-    return memory(request, catalogue_with(store.path for store in measured))
+    return _from_catalogue(memory)
 
 
-def _simulate(
-    request: SimulationRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> replay.SimulationReport:
+def _simulate() -> Make:
     from planner.replay.report import simulate
 
-    return simulate(request, measured=measured, progress=progress)
+    return simulate
 
 
-def _import(
-    request: ImportRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> deployments.DeploymentDocument:
+def _import() -> Make:
     from planner.imports.importing import deployment_of
-    from profiles.descriptions import catalogue_with
 
-    return deployment_of(request, catalogue_with(store.path for store in measured))
+    return _from_catalogue(deployment_of)
 
 
-def _compare(
-    request: ComparisonRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> comparisons.Comparison:
+def _compare() -> Make:
     from planner.compare.comparing import compare
 
-    return compare(request, measured=measured, progress=progress)
+    return compare
 
 
-def _check(
-    request: CheckRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> checks.CheckDocument:
+def _check() -> Make:
     from planner.compare.checking import check
 
-    return check(request, measured=measured, progress=progress)
+    return check
 
 
-def _train(
-    request: TrainingRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> training.TrainingPlan:
+def _train() -> Make:
     from planner.training.planning import plan_training
 
-    return plan_training(request, measured=measured, progress=progress)
+    return plan_training
 
 
-def _power(
-    request: PowerRequest, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> power.PowerPlan:
+def _power() -> Make:
     from planner.power.assembly import power_plan
 
-    return power_plan(request, measured=measured, progress=progress)
+    return power_plan
 
 
 _ALL: tuple[Kind, ...] = (
@@ -216,7 +212,7 @@ _ALL: tuple[Kind, ...] = (
         document=serving.Plan,
         parse=serving.parse_plan,
         older=serving.OLDER,
-        make=_plan,
+        maker=_plan,
         route="/v1/plans",
         command="",
     ),
@@ -228,7 +224,7 @@ _ALL: tuple[Kind, ...] = (
         document=experts.PlacementDocument,
         parse=experts.parse_placement,
         older=experts.OLDER,
-        make=_place,
+        maker=_place,
         route="/v1/expert-placements",
         command="experts",
     ),
@@ -240,7 +236,7 @@ _ALL: tuple[Kind, ...] = (
         document=predicted.Predictions,
         parse=predicted.parse_predictions,
         older=predicted.OLDER,
-        make=_predict,
+        maker=_predict,
         route="/v1/predictions",
         command="predict",
         quick=lambda request: request.plan is None and len(request.configurations) <= FEW,
@@ -253,7 +249,7 @@ _ALL: tuple[Kind, ...] = (
         document=memories.MemoryDocument,
         parse=memories.parse_memory,
         older=memories.OLDER,
-        make=_memory,
+        maker=_memory,
         route="/v1/memory",
         command="memory",
         quick=_always,
@@ -266,7 +262,7 @@ _ALL: tuple[Kind, ...] = (
         document=replay.SimulationReport,
         parse=replay.parse_report,
         older=replay.OLDER,
-        make=_simulate,
+        maker=_simulate,
         route="/v1/simulations",
         command="simulate",
     ),
@@ -278,7 +274,7 @@ _ALL: tuple[Kind, ...] = (
         document=deployments.DeploymentDocument,
         parse=deployments.parse_deployment,
         older=deployments.OLDER,
-        make=_import,
+        maker=_import,
         route="/v1/imports",
         command="import",
         quick=_always,
@@ -291,7 +287,7 @@ _ALL: tuple[Kind, ...] = (
         document=comparisons.Comparison,
         parse=comparisons.parse_comparison,
         older=comparisons.OLDER,
-        make=_compare,
+        maker=_compare,
         route="/v1/comparisons",
         command="compare",
     ),
@@ -303,7 +299,7 @@ _ALL: tuple[Kind, ...] = (
         document=checks.CheckDocument,
         parse=checks.parse_check,
         older=checks.OLDER,
-        make=_check,
+        maker=_check,
         route="/v1/checks",
         command="check",
     ),
@@ -315,7 +311,7 @@ _ALL: tuple[Kind, ...] = (
         document=training.TrainingPlan,
         parse=training.parse_training_plan,
         older=training.OLDER,
-        make=_train,
+        maker=_train,
         route="/v1/training-plans",
         command="train",
     ),
@@ -327,7 +323,7 @@ _ALL: tuple[Kind, ...] = (
         document=power.PowerPlan,
         parse=power.parse_power_plan,
         older=power.OLDER,
-        make=_power,
+        maker=_power,
         route="/v1/power-plans",
         command="power",
     ),
