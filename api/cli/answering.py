@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from profiles.store import ProfileStore
 
 
-def answered(kind: str, request: Any, *, doing: str, measured: Sequence[ProfileStore], quiet: bool) -> Any:
+def answered(kind: str, request: Any, doing: str, measured: Sequence[ProfileStore], *, quiet: bool) -> Any:
     """The document of ``kind`` that answers ``request``, with what is being done told on the way."""
     from api.cli.progress import Reporter
     from planner.kinds import KINDS
