@@ -78,7 +78,7 @@ class Kind:
         title: what the document is, in words.
         request: what is asked, as one document without file paths; ``request_version``: of its schema.
         document: the answer; ``parse`` reads one, of today's version or of an ``older`` one.
-        maker: imports, only when it is called, what answers a request.
+        make: the answer to a request; imports what is slow only when it is called.
         route: where REST takes requests.
         command: the words after ``plan`` that ask the same; empty for ``plan`` alone.
         quick: whether a request is answered in about a second: it then never waits behind those that are not.
@@ -93,7 +93,7 @@ class Kind:
     document: type[Published]
     parse: Callable[[str], Published]
     older: Mapping[str, Upgrade]
-    maker: Callable[[], Make]
+    make: Make
     route: str
     command: str
     quick: Callable[[Any], bool] = _never
@@ -107,12 +107,6 @@ class Kind:
     @property
     def request_name(self) -> str:
         return f"{self.name}-request"
-
-    def make(
-        self, request: Any, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-    ) -> Published:
-        """The answer to a request. Arguments as of :class:`Make`."""
-        return self.maker()(request, measured=measured, progress=progress)
 
     def example(self) -> dict[str, Any]:
         """A small valid document."""
@@ -130,6 +124,15 @@ def _example(name: str) -> dict[str, Any]:
     if name == "comparison-request":
         example = {"documents": [_example("deployment"), _example("serving")], **example}
     return example
+
+
+def _late(load: Callable[[], Make]) -> Make:
+    """What ``load`` imports, which may be slow, imported only when it is asked."""
+
+    def make(request: Any, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None) -> Published:
+        return load()(request, measured=measured, progress=progress)
+
+    return make
 
 
 def _from_catalogue(answer: Callable[[Any, Catalogue], Published]) -> Make:
@@ -212,7 +215,7 @@ _ALL: tuple[Kind, ...] = (
         document=serving.Plan,
         parse=serving.parse_plan,
         older=serving.OLDER,
-        maker=_plan,
+        make=_late(_plan),
         route="/v1/plans",
         command="",
     ),
@@ -224,7 +227,7 @@ _ALL: tuple[Kind, ...] = (
         document=experts.PlacementDocument,
         parse=experts.parse_placement,
         older=experts.OLDER,
-        maker=_place,
+        make=_late(_place),
         route="/v1/expert-placements",
         command="experts",
     ),
@@ -236,7 +239,7 @@ _ALL: tuple[Kind, ...] = (
         document=predicted.Predictions,
         parse=predicted.parse_predictions,
         older=predicted.OLDER,
-        maker=_predict,
+        make=_late(_predict),
         route="/v1/predictions",
         command="predict",
         quick=lambda request: request.plan is None and len(request.configurations) <= FEW,
@@ -249,7 +252,7 @@ _ALL: tuple[Kind, ...] = (
         document=memories.MemoryDocument,
         parse=memories.parse_memory,
         older=memories.OLDER,
-        maker=_memory,
+        make=_late(_memory),
         route="/v1/memory",
         command="memory",
         quick=_always,
@@ -262,7 +265,7 @@ _ALL: tuple[Kind, ...] = (
         document=replay.SimulationReport,
         parse=replay.parse_report,
         older=replay.OLDER,
-        maker=_simulate,
+        make=_late(_simulate),
         route="/v1/simulations",
         command="simulate",
     ),
@@ -274,7 +277,7 @@ _ALL: tuple[Kind, ...] = (
         document=deployments.DeploymentDocument,
         parse=deployments.parse_deployment,
         older=deployments.OLDER,
-        maker=_import,
+        make=_late(_import),
         route="/v1/imports",
         command="import",
         quick=_always,
@@ -287,7 +290,7 @@ _ALL: tuple[Kind, ...] = (
         document=comparisons.Comparison,
         parse=comparisons.parse_comparison,
         older=comparisons.OLDER,
-        maker=_compare,
+        make=_late(_compare),
         route="/v1/comparisons",
         command="compare",
     ),
@@ -299,7 +302,7 @@ _ALL: tuple[Kind, ...] = (
         document=checks.CheckDocument,
         parse=checks.parse_check,
         older=checks.OLDER,
-        maker=_check,
+        make=_late(_check),
         route="/v1/checks",
         command="check",
     ),
@@ -311,7 +314,7 @@ _ALL: tuple[Kind, ...] = (
         document=training.TrainingPlan,
         parse=training.parse_training_plan,
         older=training.OLDER,
-        maker=_train,
+        make=_late(_train),
         route="/v1/training-plans",
         command="train",
     ),
@@ -323,7 +326,7 @@ _ALL: tuple[Kind, ...] = (
         document=power.PowerPlan,
         parse=power.parse_power_plan,
         older=power.OLDER,
-        maker=_power,
+        make=_late(_power),
         route="/v1/power-plans",
         command="power",
     ),
