@@ -55,6 +55,10 @@ Profiles = Annotated[
     list[Path] | None,
     typer.Option(metavar="DIR", help="Lay this profile store over the shipped pack. May be given again."),
 ]
+Described = Annotated[
+    list[Path] | None,
+    typer.Option("--profiles", metavar="DIR", help="Know the GPU types that this store describes. May be given again."),
+]
 Prices = Annotated[
     list[Path] | None,
     typer.Option(

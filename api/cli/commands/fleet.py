@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.console import flowing, page
+from api.cli.answering import told
+from api.cli.console import flowing
 from api.cli.options import SHOWN, AsJson, Output, Prices, Quiet, takes
-from api.cli.output import check_target, hand_over
+from api.cli.output import check_target
 from api.cli.requests import measured_stores, with_prices
 from planner.contract.options import ASKED
 from planner.serving.fleets.request import FleetRequest
@@ -86,8 +87,6 @@ def fleet(
         from planner.serving.fleets.planning import plan_fleet
 
         made = plan_fleet(understood, measured=measured, progress=report)
-    if hand_over(made.to_json(), output, as_json=as_json):
-        from api.cli.views.fleet import show
+    from api.cli.views.fleet import show
 
-        with page() as out:
-            show(made, out, explain=explain)
+    told(made, output, as_json=as_json, show=show, explain=explain)

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from api.cli.answering import told
 from api.cli.console import page
 from api.cli.options import SHOWN, AsJson, Output, Prices, Quiet, Request, SkipFailed, refuse_before_command, takes
-from api.cli.output import check_target, hand_over
+from api.cli.output import check_target
 from api.cli.requests import gathered, measured_stores, with_prices
 from planner.contract.options import ASKED, RESTRICTED
 from planner.serving.request import PlanRequest
@@ -120,8 +121,6 @@ def plan(
     for store in made.provenance.measured:
         if not store.rows and not quiet:
             print(f"note: store {store.name} has no rows of the planned GPU types", file=sys.stderr)
-    if hand_over(made.to_json(), output, as_json=as_json):
-        from api.cli.views.plan import show
+    from api.cli.views.plan import show
 
-        with page() as out:
-            show(made, out, explain=explain)
+    told(made, output, as_json=as_json, show=show, explain=explain)
