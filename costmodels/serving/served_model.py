@@ -21,7 +21,7 @@ from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.questions import Batch, LayerStep, Split
 from costmodels.power.state import OperatingState
 from costmodels.serving.clocked import at_state
-from costmodels.serving.frameworks.calibration import Calibration
+from costmodels.serving.frameworks.calibration import Calibration, model_kind
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.frameworks.own_calibration import calibration_in
 from costmodels.serving.memory import Loaded, Memory, StepLimits, engine_memory
@@ -76,9 +76,14 @@ class ServedModel:
         day = self.framework.nearest.date
         own = calibration_in([store.path for store in self.cost.measured], self.framework.name)
         resolved = (own or self.framework.fitted).resolved(
-            self.gpu, day, self.model.name, greedy=self.greedy, block_experts=self.slow_blocks
+            self.gpu, day, self.model.name, self.kind, greedy=self.greedy, block_experts=self.slow_blocks
         )
         return self.framework.less_sure(resolved)
+
+    @property
+    def kind(self) -> str:
+        """Of the model, as effects of models are known by."""
+        return model_kind(self.model.layers, self.model.hidden, self.precision.weights)
 
     @property
     def slow_blocks(self) -> bool:

@@ -24,6 +24,7 @@ from costmodels.serving.calibration_fit.constants import (
     WIDTH,
     OfRuns,
     constants_of,
+    first_ms,
     front_ms,
     play_ms,
     predicted_ms,
@@ -94,7 +95,9 @@ def linear_ms(c: OfRuns, runs: MeasuredRuns, linear: Linear) -> Floats:
     step, prompts = _levels(c, runs)
     logs = linear.played + linear.by_step * (step - linear.step) + linear.by_prompts * (prompts - linear.prompts)
     front = front_ms(c, runs, np.exp(logs[2]))
-    return np.stack([np.log(np.exp(logs[0]) + front), np.log(np.exp(logs[1]) + front), logs[2], logs[3]])
+    return np.stack(
+        [np.log(np.exp(logs[0]) + front + first_ms(c, runs)), np.log(np.exp(logs[1]) + front), logs[2], logs[3]]
+    )
 
 
 def weights_of(runs: MeasuredRuns, known: NDArray[np.bool_]) -> Floats:
@@ -219,9 +222,11 @@ def beside(runs: MeasuredRuns, known: Mapping[str, Calibration]) -> tuple[Measur
     frameworks = tuple(sorted(set(map(str, runs.framework))))
     offset = np.array(
         [
-            list(known[str(name)].effects.at(gpu, generation, vendor, day_of(day) if np.isfinite(day) else None))
-            for name, gpu, generation, vendor, day in zip(
-                runs.framework, runs.gpu, runs.generation, runs.vendor, runs.days, strict=True
+            list(
+                known[str(name)].effects.at((gpu, generation, vendor), day_of(day) if np.isfinite(day) else None, kind)
+            )
+            for name, gpu, generation, vendor, day, kind in zip(
+                runs.framework, runs.gpu, runs.generation, runs.vendor, runs.days, runs.kind, strict=True
             )
         ]
     )

@@ -209,7 +209,7 @@ def steady_state(
     times = {
         "service": met.service + mixed.latency.value - mixed.stage.value,
         "next_step": x.decode * x.occupied * several * (1 - met.busy) * served.framework.scheduler.polling / 2,
-        "front": served.calibration.front_us(prompt, x.concurrency * dp, tpot, dp),
+        "front": served.calibration.front_us(prompt, x.concurrency * dp, tpot, dp, float(shape.osl)),
         "tokens": np.full(len(layouts), float(max(shape.osl - 1, 1))),
     }
     in_engine = met.wait + times["service"] + times["next_step"]

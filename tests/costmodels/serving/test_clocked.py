@@ -35,6 +35,7 @@ def steps() -> StepTimes:
         0.9 * latency.value,
         one,
         np.inf * one,
+        0 * one,
     )
 
 
