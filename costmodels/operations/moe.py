@@ -14,6 +14,7 @@ from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_feed_forward, ask_product, feed_forward_width, width_rules
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import Activations, FeedForwardKind, Rule, whole_groups
+from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import ACTIVATION_BYTES, ExpertExchange, LayerStep, Split
 from costmodels.operations.roofline import (
     ROUTING_SKEW,
@@ -189,8 +190,8 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
 def _uneven(layer: MixtureOfExperts, tokens: Ints, layouts: Layouts) -> Floats:
     """log(experts that tokens choose on the GPU with most of them ÷ on average), tokens choosing at random; [n].
 
-    Of E ÷ ep experts on a GPU each is chosen by some of T tokens with p = 1 − (1 − k ÷ E)^T; the largest of ep such counts
-    lies about √(2 ln ep) deviations above their mean, and at most all are chosen.
+    Of E ÷ ep experts on a GPU each is chosen by some of T tokens with p = 1 − (1 − k ÷ E)^T; the largest of ep such
+    counts lies about √(2 ln ep) deviations above their mean, and at most all are chosen.
     """
     own = layer.experts / layouts.ep
     chosen = 1 - (1 - min(layer.working_top_k / layer.experts, 1.0)) ** np.maximum(tokens, 1).astype(np.float64)

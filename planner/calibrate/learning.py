@@ -15,7 +15,7 @@ from costmodels.estimates import Floats
 from costmodels.serving.calibration_fit.asked import AskedLoops
 from costmodels.serving.calibration_fit.fit import as_known, beside, nothing_known
 from costmodels.serving.calibration_fit.learned import Learned, learn
-from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_number, runs_of
+from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of, runs_of
 from costmodels.serving.frameworks.calibration import Effects
 from costmodels.serving.frameworks.framework import find_framework
 from planner.serving.measured.columns import measured_columns
@@ -162,12 +162,15 @@ def calibrate(
 
 
 def _days(runs: MeasuredRuns, table: pd.DataFrame) -> Floats:
-    """Of the releases: none is newer than the day of its run."""
+    """Of the releases: none is newer than the day of its run; of a build that has no number, nothing is known where the
+    day is not."""
     if "date" not in table.columns:
         return runs.days
     said = pd.to_datetime(table["date"].iloc[runs.row], errors="coerce", format="%Y-%m-%d")
-    days = np.array([day_number(day.date()) if day is not pd.NaT else np.nan for day in said])
-    return np.fmin(runs.days, days)
+    days = ((said - pd.Timestamp(day_of(0))) / pd.Timedelta(days=1)).to_numpy(np.float64)
+    versions = table["version"] if "version" in table.columns else pd.Series("", index=table.index)
+    numbered = versions.iloc[runs.row].astype(str).str.contains(r"\d|^\s*$").to_numpy(np.bool_)
+    return np.where(numbered, np.fmin(runs.days, days), days)
 
 
 def _first(reasons: Counter[str]) -> str:

@@ -220,14 +220,11 @@ def beside(runs: MeasuredRuns, known: Mapping[str, Calibration]) -> tuple[Measur
     """Runs that come beside the ``known`` calibrations, and their prior: those constants, with little freedom. What is
     particular of the runs is for the effects of their GPU types, releases and campaigns to say, beside those known."""
     frameworks = tuple(sorted(set(map(str, runs.framework))))
+    each = zip(runs.framework, runs.gpu, runs.generation, runs.vendor, runs.days, runs.kind, strict=True)
     offset = np.array(
         [
-            list(
-                known[str(name)].effects.at((gpu, generation, vendor), day_of(day) if np.isfinite(day) else None, kind)
-            )
-            for name, gpu, generation, vendor, day, kind in zip(
-                runs.framework, runs.gpu, runs.generation, runs.vendor, runs.days, runs.kind, strict=True
-            )
+            known[str(name)].effects.at((gpu, generation, vendor), day_of(day) if np.isfinite(day) else None, kind)
+            for name, gpu, generation, vendor, day, kind in each
         ]
     )
     prior = PriorConstants(

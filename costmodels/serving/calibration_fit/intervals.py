@@ -76,8 +76,8 @@ def pooled(own: Residuals, of_all: Spreads) -> Spreads:
 
 
 def at_load(errors: Floats, spreads: list[Spread], groups: np.ndarray, users: Floats) -> tuple[float, ...]:
-    """By which the intervals of ``errors`` [n] are wider or narrower at each of :data:`LOADS` ``users`` [n] than over all,
-    each of ``spreads`` [n] the row's own; drawn to 1 where there are few rows."""
+    """By which the intervals of ``errors`` [n] are wider or narrower at each of :data:`LOADS` than over all;
+    ``spreads`` and ``users`` [n] are those of the rows. Drawn to 1 where there are few rows."""
     known = np.isfinite(errors)
     low, high = (np.array([getattr(each, end) for each in spreads]) for end in ("low", "high"))
     reach = np.where(errors > 0, np.maximum(high, _NARROWEST), np.minimum(low, -_NARROWEST))

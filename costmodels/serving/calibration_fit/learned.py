@@ -238,16 +238,16 @@ def _effects(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: E
     models = dict(known.models)
     for kind in sorted(set(map(str, runs.kind[runs.framework == framework]))):
         shape = kind.partition(" ")[0]
-        base, shared = known.models.get(shape, Effect()), effect(of("model", shape))
-        models[kind] = known.models.get(kind, base) + shared + effect(of("framework model", f"{framework} {kind}"))
+        base = known.models.get(kind, known.models.get(shape, Effect()))
+        models[kind] = base + effect(of("model", shape) + of("framework model", f"{framework} {kind}"))
     for shape in sorted({kind.partition(" ")[0] for kind in map(str, runs.kind)}):
         models[shape] = known.models.get(shape, Effect()) + effect(of("model", shape))
     trends, until = dict(known.trends), known.trend_until
     dated = (runs.framework == framework) & np.isfinite(runs.days)
     if "trend" in groups.group and dated.any():
         for vendor in sorted(set(map(str, runs.vendor))):
-            own = of("trend", "") + of("vendor trend", vendor)
-            trends[vendor] = trends.get(vendor, Effect()) + effect(own)
+            own_trend = effect(of("trend", "") + of("vendor trend", vendor))
+            trends[vendor] = trends.get(vendor, Effect()) + own_trend
         until = day_of(float(runs.days[dated].max()) + TREND_GOES_ON_DAYS)
     return Effects(
         vendors=vendors,

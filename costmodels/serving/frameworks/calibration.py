@@ -21,19 +21,20 @@ uneven_experts              power of the share by which the GPU with most expert
 prompt_step, prompt_layer   a step that no CUDA graph holds: launches (up to 4 ms; up to 120 µs a layer)
 request, token, queue       what a lone request pays: HTTP, tokenisation; and what each other request adds (one process)
 steps                       steps that a request waits for beside others: the one in progress, the one that is prepared,
-                            the one that hands its token out, those until waiting requests are looked for (0 to 20; where
-                            the interval of looking is told it is played, and these are not counted)
-rank_steps                  with attention data parallelism: until every rank has a prompt (0 to 60), or half of the time
-                            in which that many requests end: ranks · (1 + 1/2 + … + 1/ranks) · outputs ÷ users
+                            the one that hands its token out, those until waiting requests are looked for (0 to 20;
+                            where the interval of looking is told it is played, and these are not counted)
+rank_steps                  with attention data parallelism: until every rank has a prompt (0 to 60), or half of the
+                            time in which as many requests end: ranks · (1 + 1/2 + … + 1/ranks) · outputs ÷ users
 =========================== ==================================================================================
 
 The first request of each client waits longer: first + users · first_per_concurrent (0 to 6 s; up to 60 ms a user).
 Kernels are compiled and tuned then. It is in the means of runs that begin with an engine just started, as those of
 the public campaigns do, and in no median.
 
-Effects are logarithms, partially pooled: vendor, generation, GPU type and model (by shape) over all frameworks, GPU
-type, model in a precision and campaign within one; a trend of all releases; and over time a process that remembers half a year: a release has its own offset, drawn to its neighbours'.
-A run of another laboratory is predicted without the campaigns' effects. Written by ``plan calibrate`` and
+Effects are logarithms, partially pooled: vendor, generation, GPU type and model (by shape) over all frameworks; GPU
+type, model in a precision and campaign within one; a trend of all releases (they get faster); and over time a process
+that remembers half a year: a release has its own offset, drawn to its neighbours'. A stranger's run is predicted with
+half of the effects of the campaign with most runs. Written by ``plan calibrate`` and
 ``python -m tests.benchmarks.silicon calibrate`` (the same code), which hold out models, GPU types, laboratories and
 dates.
 """
@@ -332,7 +333,7 @@ class Calibration(BaseModel):
 
 
 def steps_to_gather(ranks: Ints | int, concurrency: Floats, outputs: Floats | float) -> Floats:
-    """Steps that a request waits on average until requests have come for all attention ranks, one for each that ends."""
+    """Steps that a request waits on average until others have ended, and new ones come, for all attention ranks."""
     each = np.maximum(np.asarray(ranks, np.float64), 1.0)
     harmonic = np.log(each) + 0.5772 + 1 / (2 * each)
     return np.asarray(0.5 * each * harmonic * outputs / np.maximum(concurrency, 1.0))
