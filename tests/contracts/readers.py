@@ -23,6 +23,7 @@ from api.cli.commands import predict as predict_command
 from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.own_calibration import read_calibrations, text_of
+from costmodels.training.calibration import read_training_calibration, training_calibration
 from planner.contract.clusters import read_cluster
 from planner.contract.workload.files import workload_at
 from planner.contract.workload.traces import recorded
@@ -414,6 +415,12 @@ READERS = {
         "calibration.json",
         lambda: text_of({"vllm": find_framework("vllm").fitted}).encode(),
         lambda path: read_calibrations(path)["vllm"],
+        mutations.spoilt_json,
+    ),
+    "own training calibration": Reader(
+        "training_calibration.json",
+        lambda: training_calibration().model_dump_json().encode(),
+        read_training_calibration,
         mutations.spoilt_json,
     ),
     "loads.json": Reader(
