@@ -36,6 +36,7 @@ from planner.training.request import TrainingRequest
 from profiles.errors import UnknownName
 
 if TYPE_CHECKING:
+    from profiles.hardware import Catalogue
     from profiles.store import ProfileStore
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -125,86 +126,84 @@ def _example(name: str) -> dict[str, Any]:
     return example
 
 
-def _plan(
-    request: PlanRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> serving.Plan:
+def _late(load: Callable[[], Make]) -> Make:
+    """What ``load`` imports, which may be slow, imported only when it is asked."""
+
+    def make(request: Any, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None) -> Published:
+        return load()(request, measured=measured, progress=progress)
+
+    return make
+
+
+def _from_catalogue(answer: Callable[[Any, Catalogue], Published]) -> Make:
+    """Of an answer that needs of the measured stores only the GPU types that they describe."""
+
+    def make(request: Any, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None) -> Published:
+        from profiles.descriptions import catalogue_with
+
+        return answer(request, catalogue_with(store.path for store in measured))
+
+    return make
+
+
+def _plan() -> Make:
     from planner.serving.planning import plan
 
-    return plan(request, measured=measured, progress=progress)
+    return plan
 
 
-def _place(
-    request: PlacementRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> experts.PlacementDocument:
+def _place() -> Make:
     from planner.experts.decision import place_experts
 
-    return place_experts(request, measured=measured, progress=progress)[1]
+    return lambda request, /, **beside: place_experts(request, **beside)[1]
 
 
-def _predict(
-    request: PredictionRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> predicted.Predictions:
+def _predict() -> Make:
     from planner.replay.predicted import predictions
 
-    return predictions(request, measured=measured, progress=progress)
+    return predictions
 
 
-def _memory(
-    request: MemoryRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> memories.MemoryDocument:
+def _memory() -> Make:
     from planner.serving.memory import memory
-    from profiles.descriptions import catalogue_with
 
-    return memory(request, catalogue_with(store.path for store in measured))
+    return _from_catalogue(memory)
 
 
-def _simulate(
-    request: SimulationRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> replay.SimulationReport:
+def _simulate() -> Make:
     from planner.replay.report import simulate
 
-    return simulate(request, measured=measured, progress=progress)
+    return simulate
 
 
-def _import(
-    request: ImportRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> deployments.DeploymentDocument:
+def _import() -> Make:
     from planner.imports.importing import deployment_of
-    from profiles.descriptions import catalogue_with
 
-    return deployment_of(request, catalogue_with(store.path for store in measured))
+    return _from_catalogue(deployment_of)
 
 
-def _compare(
-    request: ComparisonRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> comparisons.Comparison:
+def _compare() -> Make:
     from planner.compare.comparing import compare
 
-    return compare(request, measured=measured, progress=progress)
+    return compare
 
 
-def _check(
-    request: CheckRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> checks.CheckDocument:
+def _check() -> Make:
     from planner.compare.checking import check
 
-    return check(request, measured=measured, progress=progress)
+    return check
 
 
-def _train(
-    request: TrainingRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> training.TrainingPlan:
+def _train() -> Make:
     from planner.training.planning import plan_training
 
-    return plan_training(request, measured=measured, progress=progress)
+    return plan_training
 
 
-def _power(
-    request: PowerRequest, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> power.PowerPlan:
+def _power() -> Make:
     from planner.power.assembly import power_plan
 
-    return power_plan(request, measured=measured, progress=progress)
+    return power_plan
 
 
 _ALL: tuple[Kind, ...] = (
@@ -216,7 +215,7 @@ _ALL: tuple[Kind, ...] = (
         document=serving.Plan,
         parse=serving.parse_plan,
         older=serving.OLDER,
-        make=_plan,
+        make=_late(_plan),
         route="/v1/plans",
         command="",
     ),
@@ -228,7 +227,7 @@ _ALL: tuple[Kind, ...] = (
         document=experts.PlacementDocument,
         parse=experts.parse_placement,
         older=experts.OLDER,
-        make=_place,
+        make=_late(_place),
         route="/v1/expert-placements",
         command="experts",
     ),
@@ -240,7 +239,7 @@ _ALL: tuple[Kind, ...] = (
         document=predicted.Predictions,
         parse=predicted.parse_predictions,
         older=predicted.OLDER,
-        make=_predict,
+        make=_late(_predict),
         route="/v1/predictions",
         command="predict",
         quick=lambda request: request.plan is None and len(request.configurations) <= FEW,
@@ -253,7 +252,7 @@ _ALL: tuple[Kind, ...] = (
         document=memories.MemoryDocument,
         parse=memories.parse_memory,
         older=memories.OLDER,
-        make=_memory,
+        make=_late(_memory),
         route="/v1/memory",
         command="memory",
         quick=_always,
@@ -266,7 +265,7 @@ _ALL: tuple[Kind, ...] = (
         document=replay.SimulationReport,
         parse=replay.parse_report,
         older=replay.OLDER,
-        make=_simulate,
+        make=_late(_simulate),
         route="/v1/simulations",
         command="simulate",
     ),
@@ -278,7 +277,7 @@ _ALL: tuple[Kind, ...] = (
         document=deployments.DeploymentDocument,
         parse=deployments.parse_deployment,
         older=deployments.OLDER,
-        make=_import,
+        make=_late(_import),
         route="/v1/imports",
         command="import",
         quick=_always,
@@ -291,7 +290,7 @@ _ALL: tuple[Kind, ...] = (
         document=comparisons.Comparison,
         parse=comparisons.parse_comparison,
         older=comparisons.OLDER,
-        make=_compare,
+        make=_late(_compare),
         route="/v1/comparisons",
         command="compare",
     ),
@@ -303,7 +302,7 @@ _ALL: tuple[Kind, ...] = (
         document=checks.CheckDocument,
         parse=checks.parse_check,
         older=checks.OLDER,
-        make=_check,
+        make=_late(_check),
         route="/v1/checks",
         command="check",
     ),
@@ -315,7 +314,7 @@ _ALL: tuple[Kind, ...] = (
         document=training.TrainingPlan,
         parse=training.parse_training_plan,
         older=training.OLDER,
-        make=_train,
+        make=_late(_train),
         route="/v1/training-plans",
         command="train",
     ),
@@ -327,7 +326,7 @@ _ALL: tuple[Kind, ...] = (
         document=power.PowerPlan,
         parse=power.parse_power_plan,
         older=power.OLDER,
-        make=_power,
+        make=_late(_power),
         route="/v1/power-plans",
         command="power",
     ),
