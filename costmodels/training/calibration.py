@@ -31,7 +31,7 @@ class _Facts(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Constants(_Facts):
+class TrainingConstants(_Facts):
     """What is neither counted nor measured nor a framework's fact."""
 
     elementwise_bandwidth: Share
@@ -41,7 +41,7 @@ class Constants(_Facts):
     expert_overhead: Positive
 
 
-class Spread(_Facts):
+class TrainingSpread(_Facts):
     """Half-width (log) of the 80 % interval beside the kernels' own."""
 
     dense: Positive
@@ -51,10 +51,10 @@ class Spread(_Facts):
 
 
 class TrainingCalibration(_Facts):
-    """Constants, the spread that they leave, and what lasting load costs the GPU types that own runs were on."""
+    """TrainingConstants, the spread that they leave, and what lasting load costs the GPU types that own runs were on."""
 
-    constants: Constants
-    spread: Spread
+    constants: TrainingConstants
+    spread: TrainingSpread
     lasting_load: Mapping[str, LastingLoad] = Field(default_factory=dict)
     learned_from: str = ""  # own runs, and their date
 
@@ -79,9 +79,9 @@ def training_calibration() -> TrainingCalibration:
 
 
 @cache
-def doubt() -> Constants:
+def doubt() -> TrainingConstants:
     """How far a constant may be off where somebody's runs say so: standard deviation of its logarithm."""
-    return Constants.model_validate(_parts()["doubt"])
+    return TrainingConstants.model_validate(_parts()["doubt"])
 
 
 @cache

@@ -20,7 +20,7 @@ from costmodels.kernels.features import LAUNCH_US
 from costmodels.operations.questions import Exchange
 from costmodels.operations.roofline import code
 from costmodels.step.communication import Network, across_nodes, exchange_times, point_to_point_us
-from costmodels.training.calibration import Constants, TrainingCalibration, training_calibration
+from costmodels.training.calibration import TrainingCalibration, TrainingConstants, training_calibration
 from profiles.hardware import LastingLoad
 
 _GRID = 2.0 ** np.arange(8, 44, 0.25)
@@ -41,7 +41,7 @@ class Links:
     _curves: dict[tuple[int, int, int], _Curve] = field(default_factory=dict, compare=False, repr=False)
 
     @property
-    def constants(self) -> Constants:
+    def constants(self) -> TrainingConstants:
         return self.calibration.constants
 
     @property

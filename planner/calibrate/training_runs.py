@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.optimize import least_squares
 
 from costmodels.estimates import Floats
-from costmodels.training.calibration import Constants, Spread, TrainingCalibration, doubt
+from costmodels.training.calibration import TrainingCalibration, TrainingConstants, TrainingSpread, doubt
 from planner.training.configuration import TrainingConfiguration
 from planner.training.machines import Machines
 from planner.training.named import measured_columns, read_layouts, told
@@ -189,7 +189,7 @@ def _usable(
 
 
 def _classes(runs: _Runs) -> Classes:
-    """Of each run, which of :class:`Spread` its error is of."""
+    """Of each run, which of :class:`TrainingSpread` its error is of."""
     return tuple(
         "experts" if each.model.experts is not None else "fp8" if each.precision not in ("bf16", "fp16") else "dense"
         for each in runs.flat
@@ -222,7 +222,9 @@ def _needs(runs: _Runs) -> tuple[str, ...]:
 def _unknowns(start: TrainingCalibration, runs: _Runs) -> tuple[tuple[str, ...], Floats, Floats]:
     """(names, where they stand, how far they may be off), logarithms: the constants that any of the runs depends on,
     and the lasting load of each GPU type."""
-    constants = [name for name in Constants.model_fields if name != "expert_overhead" or "experts" in _classes(runs)]
+    constants = [
+        name for name in TrainingConstants.model_fields if name != "expert_overhead" or "experts" in _classes(runs)
+    ]
     loads = {name: start.load(gpu) for name, gpu in runs.gpus.items()}
     names = (*constants, *loads)
     at = [getattr(start.constants, name) for name in constants] + [load.factor for load in loads.values()]
@@ -232,7 +234,7 @@ def _unknowns(start: TrainingCalibration, runs: _Runs) -> tuple[tuple[str, ...],
 
 
 def _shown(name: str) -> str:
-    return name if name in Constants.model_fields else f"lasting_load of {name}"
+    return name if name in TrainingConstants.model_fields else f"lasting_load of {name}"
 
 
 def _is_share(name: str) -> bool:
@@ -246,7 +248,7 @@ def _under(
     width = np.zeros(len(names)) if sure is None else WIDTH * sure
     constants, loads = {}, dict(start.lasting_load)
     for name, value, half in zip(names, point.tolist(), width.tolist(), strict=True):
-        if name in Constants.model_fields:
+        if name in TrainingConstants.model_fields:
             constants[name] = float(np.exp(value))
         else:
             ends = (float(np.exp(value + end)) for end in (0.0, -half, half))
@@ -278,7 +280,7 @@ def _held_out(
     return out
 
 
-def _spread(shipped: Spread, classes: Classes, held_out: Floats) -> Spread:
+def _spread(shipped: TrainingSpread, classes: Classes, held_out: Floats) -> TrainingSpread:
     """Of each class, what four in five runs left out lie within, beside the shipped figure, as if of a few runs."""
     update = {}
     for name in set(classes):
