@@ -51,7 +51,7 @@ class TrainingSpread(_Facts):
 
 
 class TrainingCalibration(_Facts):
-    """TrainingConstants, the spread that they leave, and what lasting load costs the GPU types that own runs were on."""
+    """Constants, the spread that they leave, and what lasting load costs the GPU types that own runs were on."""
 
     constants: TrainingConstants
     spread: TrainingSpread
