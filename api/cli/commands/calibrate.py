@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from api.cli.console import flowing
-from api.cli.options import SHOWN, Quiet
+from api.cli.options import SHOWN, Profiles, Quiet
 from api.cli.requests import measured_stores
 from profiles.errors import InputError, Unsupported
 
@@ -26,10 +26,7 @@ def calibrate(
         Path,
         typer.Option("--output", "-o", metavar="STORE", help="Folder of the new store.", rich_help_panel=SHOWN),
     ],
-    profiles: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Lay this profile store over the shipped pack. May be given again."),
-    ] = None,
+    profiles: Profiles = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what was learned as JSON.", rich_help_panel=SHOWN)
     ] = False,
