@@ -6,8 +6,8 @@ Schemas, REST routes and the command line's ``plan schema`` are made from it; a 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +29,7 @@ from planner.serving import memory_document as memories
 from planner.serving import predictions as predicted
 from planner.serving.configuration import MemoryRequest
 from planner.serving.document import plan as serving
+from planner.serving.fleets.request import FleetRequest
 from planner.serving.predictions import PredictionRequest
 from planner.serving.request import PlanRequest
 from planner.training import document as training
@@ -81,6 +82,8 @@ class Kind:
         make: the answer to a request; imports what is slow only when it is called.
         route: where REST takes requests.
         command: the words after ``plan`` that ask the same; empty for ``plan`` alone.
+        forms: other requests that the same route answers with the same kind of document. Each is called ``form``, which
+            its schema is named for, and told by a field ``told_by`` that only it has.
         quick: whether a request is answered in about a second: it then never waits behind those that are not.
         media_type: what REST answers with, and ``written`` the bytes of it: the document as JSON, but for kinds that
             hand out files (``application/zip``).
@@ -99,6 +102,14 @@ class Kind:
     quick: Callable[[Any], bool] = _never
     media_type: str = "application/json"
     written: Callable[[Any], bytes] = _text
+    forms: tuple[Kind, ...] = ()
+    form: str = ""
+    told_by: str = ""
+
+    def asked_by(self, fields: object) -> Kind:
+        """This kind, or the one of its forms that ``fields`` are a request of."""
+        given = fields if isinstance(fields, Mapping) else {}
+        return next((form for form in self.forms if form.told_by in given), self)
 
     @property
     def version(self) -> str:
@@ -106,7 +117,7 @@ class Kind:
 
     @property
     def request_name(self) -> str:
-        return f"{self.name}-request"
+        return f"{self.form or self.name}-request"
 
     def example(self) -> dict[str, Any]:
         """A small valid document."""
@@ -150,6 +161,12 @@ def _plan() -> Make:
     from planner.serving.planning import plan
 
     return plan
+
+
+def _fleet() -> Make:
+    from planner.serving.fleets.planning import plan_fleet
+
+    return plan_fleet
 
 
 def _place() -> Make:
@@ -206,19 +223,30 @@ def _power() -> Make:
     return power_plan
 
 
+_SERVING = Kind(
+    name="serving",
+    title="a plan: how one model is served",
+    request=PlanRequest,
+    request_version="1.0",
+    document=serving.Plan,
+    parse=serving.parse_plan,
+    older=serving.OLDER,
+    make=_late(_plan),
+    route="/v1/plans",
+    command="",
+)
+_FLEET = replace(
+    _SERVING,
+    title="a fleet: which GPUs serve which requests of several services, and when",
+    request=FleetRequest,
+    make=_late(_fleet),
+    command="fleet",
+    form="fleet",
+    told_by="services",
+)
+
 _ALL: tuple[Kind, ...] = (
-    Kind(
-        name="serving",
-        title="a plan: how one model is served",
-        request=PlanRequest,
-        request_version="1.0",
-        document=serving.Plan,
-        parse=serving.parse_plan,
-        older=serving.OLDER,
-        make=_late(_plan),
-        route="/v1/plans",
-        command="",
-    ),
+    replace(_SERVING, forms=(_FLEET,)),
     Kind(
         name="experts",
         title="a placement: which GPU holds which expert, and which copies of it",
@@ -338,16 +366,22 @@ ALIASES = {"plan": "serving", "request": "serving-request"}
 """Names from before there were kinds; they stay."""
 
 
+def questions() -> Iterator[Kind]:
+    """Every kind, and every other form of its request."""
+    for kind in KINDS.values():
+        yield kind
+        yield from kind.forms
+
+
 def schema_names() -> tuple[str, ...]:
     """Everything that has a schema: documents, their requests, and the names from before."""
-    documents = tuple(KINDS)
-    return (*documents, *(kind.request_name for kind in KINDS.values()), *ALIASES)
+    return (*KINDS, *(asked.request_name for asked in questions()), *ALIASES)
 
 
 def _found(name: str) -> tuple[Kind, bool]:
     """The kind, and whether its request is meant."""
     known = ALIASES.get(name, name)
-    for kind in KINDS.values():
+    for kind in questions():
         if known in (kind.name, kind.request_name):
             return kind, known == kind.request_name
     raise UnknownName("schema", name, schema_names())
