@@ -116,7 +116,8 @@ class TestKind:
             return answer
 
         response = call({kind.name: replace(kind, make=make)}, kind.route, example(kind.request_name))
-        assert (response.status_code, response.content) == (200, answer.to_json().encode())
+        assert (response.status_code, response.content) == (200, kind.written(answer))
+        assert response.headers["content-type"].startswith(kind.media_type)
         assert seen == [checked(kind.request, example(kind.request_name), "request")]
 
     def test_route_refuses_what_the_schema_does_not_know(self, kind: Kind) -> None:
