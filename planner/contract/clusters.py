@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, catalogue_of, checked
 from planner.contract.files import mapping_of, read_text
@@ -299,6 +299,10 @@ def cluster_input(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
+ClusterGiven = Annotated[Cluster, BeforeValidator(cluster_input, json_schema_input_type=str | ClusterInput)]
+"""Of a request: short form or object."""
+
+
 def counted(cluster: Cluster) -> Cluster:
     """``cluster``, of which all GPUs are known: where there is nothing to choose. Raises ValueError."""
     if cluster.is_open:
@@ -306,6 +310,9 @@ def counted(cluster: Cluster) -> Cluster:
             f"{shown(cluster.name)} does not say which GPUs there are; say how many: 8x{cluster.pools[0].gpu}"
         )
     return cluster
+
+
+CountedCluster = Annotated[ClusterGiven, AfterValidator(counted)]
 
 
 def cluster_from(value: Mapping[Any, Any], where: str, catalogue: Catalogue) -> Cluster:
