@@ -197,7 +197,6 @@ WITHOUT_A_ROUTE = {
     "keys": "who may ask it",
     "db": "its database",
     "prices": "reads catalogues of prices into a file",
-    "export": "writes a folder of files on the machine that it runs on",
     "train predict": "reads options and tables only",
     "train memory": "reads options and tables only",
     "calibrate": "keeps a store on the machine that it runs on",
