@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from planner.contract.clusters import (
     MOST_GPUS,
     Cluster,
     ClusterInput,
     cluster_input,
+    require_on_demand,
 )
 from planner.contract.documents import PLAIN_NUMBER, Document, checked
 from planner.contract.engine import FrameworkName, KvPrecisionName, PrecisionName
@@ -113,6 +114,7 @@ class PlanRequest(Document):
     cluster: Annotated[
         Cluster,
         BeforeValidator(cluster_input, json_schema_input_type=str | ClusterInput),
+        AfterValidator(require_on_demand),
         Field(description="short form (16xH200, 2x8xH100, joined by +, a bundled name) or object"),
         Option(
             "16xH200, 2x8xH100 (nodes x GPUs), several joined by +, a YAML file, or a name (`plan gpus --clusters`).",
