@@ -226,12 +226,15 @@ class LatentKind(AttentionKind[LatentAttention]):
 
     def _as_a_module(self, step: LayerStep, layer: LatentAttention) -> NDArray[np.bool_]:
         """For which layouts the rows of whole modules answer, [n]: those whose experts are reached as in the runs that
-        they were measured for, in DeepSeek-V3's widths and 8 bits."""
+        they were measured for, in DeepSeek-V3's widths and 8 bits. The host launched what was timed: up to 64 sequences
+        a module takes 90 to 130 µs, whatever they hold. So does an engine with prompts or without CUDA graphs; steps
+        that a graph replays are the sum of their kernels."""
         precision, kinds = step.split.precision, priced_as(step.split.layouts.exchange)
         sizes = (layer.q_lora_rank, step.split.hidden, layer.output_gate, layer.window_tokens)
         measured = sizes == (QUERY_RANK, MODEL_WIDTH, False, 0)
         measured &= precision.attention_qkv == precision.attention_output == MODULE
-        return np.asarray(measured & ((kinds == HIGH_THROUGHPUT) | (kinds == LOW_LATENCY)))
+        launched = (kinds == HIGH_THROUGHPUT) | ((kinds == LOW_LATENCY) & (step.batch.prefills > 0))
+        return np.asarray(measured & launched)
 
     def _ask_module(self, step: LayerStep, whole: NDArray[np.bool_], heads: Ints, count: int) -> None:
         """All but the first projection, timed with a cache of 8 bits: the bytes of a wider one are added. Drafted

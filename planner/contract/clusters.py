@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, catalogue_of, checked
 from planner.contract.files import mapping_of, read_text
@@ -304,9 +304,22 @@ def cluster_input(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
+def on_demand(cluster: Cluster) -> Cluster:
+    """``cluster``, none of whose pools has only spot or reserved GPUs. Raises ValueError."""
+    none = next((pool.name for pool in cluster.pools if not pool.gpus), None)
+    if none is not None:
+        raise ValueError(f"gpus of pool {shown(none)} is missing; only a fleet (`plan fleet`) runs on spot GPUs alone")
+    return cluster
+
+
+ClusterGiven = Annotated[
+    Cluster, BeforeValidator(cluster_input, json_schema_input_type=str | ClusterInput), AfterValidator(on_demand)
+]
+"""Of a request: short form or object."""
+
+
 def counted(cluster: Cluster) -> Cluster:
     """``cluster``, of which all GPUs are known: where there is nothing to choose. Raises ValueError."""
-    require_on_demand(cluster)
     if cluster.is_open:
         raise ValueError(
             f"{shown(cluster.name)} does not say which GPUs there are; say how many: 8x{cluster.pools[0].gpu}"
@@ -314,12 +327,7 @@ def counted(cluster: Cluster) -> Cluster:
     return cluster
 
 
-def require_on_demand(cluster: Cluster) -> Cluster:
-    """``cluster``, none of whose pools has only spot or reserved GPUs. Raises ValueError."""
-    none = next((pool.name for pool in cluster.pools if not pool.gpus), None)
-    if none is not None:
-        raise ValueError(f"gpus of pool {shown(none)} is missing; only a fleet (`plan fleet`) runs on spot GPUs alone")
-    return cluster
+CountedCluster = Annotated[ClusterGiven, AfterValidator(counted)]
 
 
 def cluster_from(value: Mapping[Any, Any], where: str, catalogue: Catalogue) -> Cluster:

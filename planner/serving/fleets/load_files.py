@@ -26,8 +26,8 @@ TABLE_HINT = (
 )
 
 CLASSES = 256
-"""To which the requests of a trace are laid together, about, unless the load says another number: more where the fleet's
-tolerance asks."""
+"""To which the requests of a trace are laid together, about, unless the load says another number: more where the
+fleet's tolerance asks."""
 
 FINEST = 16
 """Times as many, in which a trace is read: four for one, twice."""
@@ -134,7 +134,8 @@ def read_load_trace(path: Path, rest: Mapping[str, Any], where: str) -> dict[str
     if quantile is not None and not 0 < quantile < 1:
         raise InputError(f"{where}.quantile: {quantile:g} is not between 0 and 1", "give for example 0.9")
     more = 1 + _margin(rest, where)
-    found = replace(found, seconds=found.seconds + found.begins_s, begins_s=0.0)  # they count from the schedule's start
+    # Times count from the schedule's start.
+    found = replace(found, seconds=found.seconds + found.begins_s, begins_s=0.0)
     last = float(found.seconds[-1])
     length = seconds or max(last, 1.0)
     if last > length:
