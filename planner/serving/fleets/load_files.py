@@ -117,8 +117,8 @@ def read_load_trace(path: Path, rest: Mapping[str, Any], where: str) -> dict[str
     longer, days laid over each other.
 
     Args:
-        rest: ``classes`` (about how many, at first), ``step_s``, ``margin``, ``quantile`` (over days, of each step's rate), and
-            ``seconds`` (how long the trace was recorded, where that is not to its last request).
+        rest: ``classes`` (about how many, at first), ``step_s``, ``margin``, ``quantile`` (over days, of each step's
+            rate), and ``seconds`` (how long the trace was recorded, where that is not to its last request).
 
     Raises:
         InputError: what :func:`planner.contract.workload.traces.recorded` raises, and words that are not known.

@@ -96,11 +96,9 @@ class FleetRequest(Document):
     ] = False
     tolerance: Annotated[
         Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER],
-        Field(
-            description="share of capacity by which classes of a trace may be too coarse: they are split until they are not"
-        ),
+        Field(description="share of capacity by which classes of a trace may be too coarse; they are split until then"),
         Option(
-            "Split the classes of a trace until that changes capacity by less than this share.", _ASKED, metavar="SHARE"
+            "Split the classes of a trace until that changes capacity by less than this share.", ASKED, metavar="SHARE"
         ),
     ] = 0.02
     confidence: Annotated[float, Field(gt=0, lt=1), PLAIN_NUMBER] = 0.5
