@@ -233,7 +233,8 @@ class Confirming:
         if points is None:
             return None
         candidate = AggregatedCandidate(points, int(np.argmax(points.steady.rate_rps.value)))
-        load = min(float(rates.sum()) / count, candidate.rate_rps) if used <= 0 else float(rates.sum()) / count
+        load = float(rates.sum()) / count
+        load = load if used > 0 else min(load, float(candidate.rate_rps.value[0]))
         share = float(rates.sum()) / max(float(service.rates[t].sum()), 1e-300) if used > 0 else 0.0
         group = Group(
             f"engine-{variant}", candidate, (variant,), count, share, load, candidate.at(load), candidate.rate_rps
