@@ -42,7 +42,7 @@ class DecodeCandidate:
 
     @property
     def key(self) -> tuple[int, ...]:
-        return DECODE, self.job.pool_index, *self.engines.layouts.row(self.index)
+        return DECODE, self.job.pool_index, *self.engines.layouts.row(self.index), *self.job.state_key
 
     @property
     def kind(self) -> tuple[int, ...]:
