@@ -31,7 +31,8 @@ class ExchangeWay(Facts):
 
     Attributes:
         backend: its own word; ``mode``: the one beside it, where there is one.
-        roles: of engines that run it; ``usual``: that run it when nothing is said, from ``usual_from`` GPUs on.
+        roles: of engines that run it; ``usual``: that run it when nothing is said, from ``usual_from`` GPUs on, on
+            GPUs of ``usual_capability`` or more.
         vendors, from_capability: of GPUs on which it runs.
         across: kinds of fabric over which it works beyond one node (or NVLink domain); none: within one alone.
         attention_dp: whether it needs attention data parallelism.
@@ -43,6 +44,7 @@ class ExchangeWay(Facts):
     roles: tuple[EngineRole, ...]
     usual: tuple[EngineRole, ...] = ()
     usual_from: int = 8
+    usual_capability: float = 0.0
     vendors: tuple[str, ...] = ("nvidia",)
     from_capability: float = 9.0
     across: tuple[str, ...] = ("infiniband", "roce", "efa")
@@ -67,6 +69,9 @@ class Parallelism(Facts):
         overlaps: what may hide an exchange.
         copies_need_balancer: whether copies of experts are refused without a balancer.
         dispatch_tokens: most tokens of a GPU that low-latency buffers are made for: when nothing is said, and at most.
+        whole_experts: types of models whose experts are shared out over all GPUs of a stage or none, though those of
+            others need not be.
+        drafts_in_stages: whether engines that answer draft where they have several pipeline stages.
     """
 
     expert_splits: Literal["all_or_nothing", "any"]
@@ -76,12 +81,15 @@ class Parallelism(Facts):
     overlaps: tuple[str, ...] = ()
     copies_need_balancer: bool = False
     dispatch_tokens: tuple[int, int] = (128, 1024)
+    whole_experts: tuple[str, ...] = ()
+    drafts_in_stages: bool = True
 
     def usual_exchange(self, role: EngineRole, gpu: Gpu, gpus: int) -> str | None:
         """What engines of ``role`` that share experts out over ``gpus`` of a type take when nothing is said; None: they
         gather."""
         for name, each in self.exchanges.items():
-            if role in each.usual and gpus >= each.usual_from and each.runs_on(gpu):
+            new = (gpu.compute_capability or each.usual_capability) >= each.usual_capability
+            if role in each.usual and gpus >= each.usual_from and new and each.runs_on(gpu):
                 return name
         return None
 
@@ -109,6 +117,7 @@ class Capabilities(Facts):
     precisions: frozenset[str]
     weight_only: dict[str, float] = {}
     slow_fp8_block_experts: SlowExperts | None = None
+    caches: dict[str, tuple[str, ...]] = {}
 
     def weight_only_on(self, gpu: Gpu) -> frozenset[str]:
         """Precisions whose weights the framework can multiply in 16 bits on ``gpu``."""
