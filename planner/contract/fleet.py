@@ -80,6 +80,15 @@ class ScheduledStep(Document):
     carries: float = Field(description="how many times its load the whole fleet carries")
 
 
+class AttainedAfterLoss(Document):
+    """What a class sees after the worst loss that is to be survived."""
+
+    ttft_ms: Latency | None = None
+    tpot_ms: Latency | None = None
+    e2e_ms: Latency | None = None
+    holds: bool | None = Field(default=None, description="whether it keeps each promise then; null: not simulated")
+
+
 class ClassAttained(Document):
     """One class of a service at its busiest step."""
 
@@ -90,6 +99,7 @@ class ClassAttained(Document):
     tpot_ms: Latency | None = None
     e2e_ms: Latency | None = None
     holds: bool | None = Field(default=None, description="whether it keeps each promise by itself; null: not simulated")
+    after_loss: AttainedAfterLoss | None = Field(default=None, description="null: nothing is to be survived")
 
 
 class ServicePrediction(Document):
@@ -100,6 +110,10 @@ class ServicePrediction(Document):
     usd_per_million_input_tokens: float | None = None
     usd_per_million_output_tokens: float | None = None
     holds: bool | None = Field(default=None, description="whether its promise holds; null: not simulated")
+    worst_loss: str | None = Field(
+        default=None, description="of those to be survived, at the busiest step; null: nothing is to be survived"
+    )
+    holds_after_loss: bool | None = Field(default=None, description="whether its promise holds then")
     classes: tuple[ClassAttained, ...] = ()
 
 
