@@ -155,6 +155,14 @@ class SupplyBound(Document):
     usd_per_hour_of_one_more: float | None = Field(description="what one more GPU of it would save")
 
 
+class CostAtRate(Document):
+    """The same requests at another rate."""
+
+    rate_rps: float
+    usd_per_hour: float | None = Field(description="of the best fleet; null: none carries it")
+    alone: dict[str, float | None] = Field(description="GPU type → the best fleet of it alone")
+
+
 class FleetProof(Document):
     """What the search for the fleet did, and what the fleet is compared with."""
 
@@ -171,4 +179,7 @@ class FleetProof(Document):
     compared: tuple[FleetCompared, ...] = ()
     demands: tuple[DemandPriced, ...] = ()
     supplies: tuple[SupplyBound, ...] = ()
+    cost_by_rate: tuple[CostAtRate, ...] = Field(
+        default=(), description="of one step and several GPU types: what other rates of the same requests cost"
+    )
     not_served: tuple[NotServed, ...] = ()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import numpy as np
 
-from planner.contract.fleet import DemandPriced, FleetCompared, SupplyBound, SurviveAsked
+from planner.contract.fleet import CostAtRate, DemandPriced, FleetCompared, SupplyBound, SurviveAsked
 from planner.serving.fleets.decision import Answered, Fleet, solved
 from planner.solving.mix.question import Block, MixQuestion
 from planner.solving.mix.solve import solve_mix
 from profiles.errors import Infeasible, LimitReached
 
 ONE = "one kind of engine for all"
+
+RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Times the load, whose cost is told."""
 
 MOST_TRIED = 3
 """Kinds of engine that are tried for all requests: those that would do with least in parts of engines."""
@@ -30,6 +34,7 @@ class Comparisons:
     compared: tuple[FleetCompared, ...] = ()
     demands: tuple[DemandPriced, ...] = ()
     supplies: tuple[SupplyBound, ...] = ()
+    cost_by_rate: tuple[CostAtRate, ...] = ()
     binding: str = "offered rate"
     engine: str = ""
     considered: int = 0
@@ -45,7 +50,7 @@ def engine_words() -> str:
 def compare(found: Answered, seconds: float, tail: MixQuestion | None = None) -> Comparisons:
     """All comparisons, each within a part of ``seconds``; in a fleet of several steps the rest is told by its mean.
     ``tail``: the question without what percentiles ask to be left free, None where nothing is."""
-    each = max(seconds / 12, 1.0)
+    each = max(seconds / 12, 2.0)
     supplies = _supplies(found, each)
     bound = [supply.pool for supply in supplies]
     binding = "offered rate" + (f"; GPUs of pool {' and pool '.join(bound)}" if bound else "")
@@ -53,6 +58,7 @@ def compare(found: Answered, seconds: float, tail: MixQuestion | None = None) ->
         compared=tuple(_compared(found, each)),
         demands=tuple(_demands(found, each, tail)),
         supplies=tuple(supplies),
+        cost_by_rate=tuple(_by_rate(found, each)),
         binding=binding,
         engine=engine_words(),
     )
@@ -187,6 +193,33 @@ def _hour_by_hour(found: Answered, seconds: float) -> FleetCompared:
         name="each step alone", usd_per_hour=total, loses_by=(total - ours) / ours if ours else None,
         reason="engines start at once and for nothing there",
     )  # fmt: skip
+
+
+def _by_rate(found: Answered, seconds: float) -> list[CostAtRate]:
+    """The cost of the same requests at other rates, of the best fleet and of each GPU type alone."""
+    fleet, question, rows = found.fleet, found.question, []
+    gpus = [fleet.offers[v.offer].pool.gpu for v in fleet.chosen.variants]
+    types = list(dict.fromkeys(gpus))
+    if len(fleet.steps) > 1 or len(types) < 2 or fleet.request.objective != "cost":
+        return []
+    rate = sum(step.rate_rps for step in fleet.steps[0].steps)
+    until = time.perf_counter() + 2 * seconds
+
+    def cost(factor: float, only: str | None) -> float | None:
+        work = question.work[0] * factor
+        if only is not None:
+            work = np.where(np.array([gpu == only for gpu in gpus])[None, :], work, np.inf)
+        if not np.isfinite(work).any(axis=1).all():
+            return None
+        return solve_mix(replace(question, work=[work]), seconds=max(seconds / 4, 0.2), gap=1e-3).objective
+
+    for factor in RATES:
+        if time.perf_counter() > until:
+            return []
+        mine = _cost(found) if factor == 1 else cost(factor, None)
+        alone = {gpu: cost(factor, gpu) for gpu in types}
+        rows.append(CostAtRate(rate_rps=rate * factor, usd_per_hour=mine, alone=alone))
+    return rows
 
 
 def _demands(found: Answered, seconds: float, tail: MixQuestion | None) -> list[DemandPriced]:

@@ -33,7 +33,7 @@ SHORT = 1e-9
 """Relative shortfall at a known price that counts as none."""
 
 
-class Days:
+class DaySearch:
     """The search for a schedule. ``serving``: cost of an hour of (n,) engines; ``carries``: whether whole engines carry
     a step, also after every loss, by the linear programmes."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from planner.solving.mix.carrying import ENOUGH, Carrying, cut_of
-from planner.solving.mix.days import Days
+from planner.solving.mix.days import DaySearch
 from planner.solving.mix.master import Master, left
 from planner.solving.mix.mending import mend
 from planner.solving.mix.question import MOST_ENGINES, Loss, MixQuestion, losses, remaining, required
@@ -201,7 +201,7 @@ class _Rounds:
             self.learn(price)
         there = [each for each in alone if each is not None]
         if len(there) == q.steps and not (q.kinds.min_up_s > 0).any():
-            found = Days(self, self.master.serving, self.carries_step).schedule(
+            found = DaySearch(self, self.master.serving, self.carries_step).schedule(
                 there, time.perf_counter() + PUT_TOGETHER * max(left(self.deadline), 0.0)
             )
             if found is not None:
