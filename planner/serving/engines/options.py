@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal
 
 import numpy as np
 
 from costmodels.arrays import concatenate_rows
-from costmodels.estimates import Floats
+from costmodels.estimates import Floats, Ints
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import DEGREES, Layouts
 from planner.contract.clusters import Cluster
@@ -181,24 +182,18 @@ def _solved(
 def _simplest(
     request: PlanRequest, offered: Candidates, origin: tuple[EngineCandidate, ...], best: FleetChoice
 ) -> FleetChoice:
-    """Of aggregated engines one layout in each pool, the smallest, where the fleet ties with the ``best``; it keeps the
-    bound of all candidates."""
-    layouts = np.array([int(each.layouts.gpus[0]) for each in origin])
+    """Of every role one layout in each pool, the smallest, where the fleet ties with the ``best``; it keeps the bound
+    of all candidates."""
     keys = [each.key for each in origin]
     used = {keys[v] for v in np.flatnonzero(best.engines).tolist()}
-    if request.goal != "throughput" or any(each.role != "aggregated" for each in origin):
+    if request.goal != "throughput" or best.solution.status != "optimal":
         return best
-    kept: set[tuple[int, ...]] = set()
-    for pool in sorted({key[0] for key in used}):
-        gpus = request.cluster.pools[pool].gpus
-        reach: dict[tuple[int, ...], float] = {}
-        for v in np.flatnonzero(offered.pool == pool).tolist():
-            reach[keys[v]] = max(reach.get(keys[v], 0.0), gpus // layouts[v] * float(offered.capacity_rps[v]))
-        most = max(reach.values())
-        near = [key for key, rps in reach.items() if rps >= most * (1 - TIE)]
-        size = {key: int(layouts[v]) for v, key in enumerate(keys)}
-        kept.add(min(near, key=lambda key: (size[key], -reach[key])))
-    if used <= kept or kept == used:
+    kept = (
+        _one_layout_a_role(request, offered, keys, best)
+        if len(offered.needed) > 1
+        else _one_layout_a_pool(request, offered, keys, used)
+    )
+    if not kept or used <= kept:
         return best
     some = np.array([v for v, key in enumerate(keys) if key in kept], np.int64)
     try:
@@ -208,9 +203,55 @@ def _simplest(
     goal, mine = best.solution.objective, simple.solution.objective
     assert goal is not None
     assert mine is not None
-    if mine < goal * (1 - TIE) or best.solution.status != "optimal":
+    if mine < goal * (1 - TIE):
         return best
     return replace(simple.among(some, len(keys), best.solution), simplest=True)
+
+
+def _most_of(offered: Candidates, keys: list[tuple[int, ...]], among: Ints) -> dict[tuple[int, ...], tuple[int, float]]:
+    """(GPUs, highest capacity) of each layout."""
+    found: dict[tuple[int, ...], tuple[int, float]] = {}
+    for v in among.tolist():
+        before = found.get(keys[v], (0, 0.0))[1]
+        found[keys[v]] = int(offered.gpus[v]), max(before, float(offered.capacity_rps[v]))
+    return found
+
+
+def _one_layout_a_pool(
+    request: PlanRequest, offered: Candidates, keys: list[tuple[int, ...]], used: set[tuple[int, ...]]
+) -> set[tuple[int, ...]]:
+    kept: set[tuple[int, ...]] = set()
+    for pool in sorted({key[0] for key in used}):
+        gpus = request.cluster.pools[pool].gpus
+        of = _most_of(offered, keys, np.flatnonzero(offered.pool == pool))
+        reach = {key: gpus // size * rps for key, (size, rps) in of.items()}
+        near = [key for key, rps in reach.items() if rps >= max(reach.values()) * (1 - TIE)]
+        kept.add(min(near, key=lambda key: (of[key][0], -reach[key])))
+    return kept
+
+
+def _one_layout_a_role(
+    request: PlanRequest, offered: Candidates, keys: list[tuple[int, ...]], best: FleetChoice
+) -> set[tuple[int, ...]]:
+    """The smallest prefill and decode layouts of one pool whose fleet, were its nodes one, would tie with the ``best``;
+    empty: there are none, or it has engines in several pools."""
+    pools = set(offered.pool[np.flatnonzero(best.engines)].tolist())
+    assert best.solution.objective is not None
+    if len(pools) > 1:
+        return set()
+    (pool,) = pools
+    gpus = request.cluster.pools[pool].gpus
+    first, second = (
+        _most_of(offered, keys, np.flatnonzero((offered.pool == pool) & (offered.roles == role)))
+        for role in (PREFILL, DECODE)
+    )
+    near = []
+    for (prefill, (size, rps)), (decode, (other, its)) in product(first.items(), second.items()):
+        engines = np.arange(1, gpus // size + 1)
+        reach = float(np.minimum(engines * rps, (gpus - engines * size) // other * its).max(initial=0.0))
+        if reach >= best.solution.objective * (1 - TIE):
+            near.append((size + other, -reach, prefill, decode))
+    return set(min(near)[2:]) if near else set()
 
 
 def solved_again(request: PlanRequest, option: ServingOption, capacity_rps: Floats) -> ServingOption:
