@@ -11,7 +11,7 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.serving.simulator.arrivals import Requests, closed_loop, open_loop
 from costmodels.serving.simulator.engine import Engine, refusals
-from costmodels.serving.simulator.events import GivenUp, simulate
+from costmodels.serving.simulator.events import GivenUp, Limit, Missed, simulate
 from costmodels.serving.simulator.outcome import Metric, Outcome
 from profiles.errors import InputError
 
@@ -68,14 +68,6 @@ PATIENCE = 2
 
 ROUNDING = 1 + 1e-9
 """Of a bracket's width: two logarithms differ by as much."""
-
-
-class Limit(NamedTuple):
-    """``metric`` at ``percentile`` (0–1) is at most ``limit_us``."""
-
-    metric: Metric
-    percentile: float
-    limit_us: float
 
 
 def unanswered(outcome: Outcome, at_us: Floats) -> Ints:
@@ -346,41 +338,9 @@ def settled(engine: Engine, load: Requests, limits: Sequence[Limit], warm_up: fl
     """The requests of an open loop after the warm-up. The run ends as soon as some limit is missed by far for certain:
     by less, it says by how much."""
     far = [limit._replace(limit_us=limit.limit_us * FAR) for limit in limits]
-    missed = Missed(load, far, warm_up)
     try:
-        outcome = simulate(engine, load, sample_us=float(load.arrival_us[-1]) / LOOKS, give_up=missed.too_often)
+        outcome = simulate(engine, load, sample_us=float(load.arrival_us[-1]) / LOOKS, give_up=Missed(far, warm_up))
     except GivenUp:
         return Settled(None, math.inf)
     counted = outcome.trimmed(warm_up)
     return Settled(counted, strain_of(counted, limits))
-
-
-class Missed:
-    """Counts the requests of an open loop that have missed a limit for certain, while they are served."""
-
-    def __init__(self, load: Requests, limits: Sequence[Limit], warm_up: float) -> None:
-        self._limits = limits
-        self._from = int(len(load) * warm_up)
-        self._sent_us, self._tokens = load.arrival_us[self._from :], (load.osl - 1)[self._from :]
-
-    def too_often(self, now: float, first_us: Floats, finish_us: Floats) -> bool:
-        """Whether some percentile cannot hold any more, whatever comes.
-
-        Args:
-            first_us, finish_us: of every request, NaN where it has not happened by ``now``.
-        """
-        sent = self._sent_us
-        first, finish = (np.where(np.isnan(seen), now, seen)[self._from :] for seen in (first_us, finish_us))
-        for metric, percentile, limit_us in self._limits:
-            has = self._tokens > 0 if metric == "tpot" else np.ones(len(sent), np.bool_)
-            if metric == "ttft":
-                missed = first - sent > limit_us
-            elif metric == "e2e":
-                missed = finish - sent > limit_us
-            else:
-                missed = finish - first > limit_us * self._tokens
-            count = int(has.sum())
-            # Beyond the order statistic that the percentile lies above, or at.
-            if count and int((missed & has).sum()) >= count - int((count - 1) * percentile):
-                return True
-        return False

@@ -21,14 +21,13 @@ from costmodels.models.precision import Precision
 from costmodels.serving.simulator.arrivals import open_loop
 from costmodels.serving.simulator.capacity import (
     WARM_UP,
-    Limit,
     capacity_rps,
     most_share,
     requests_needed,
     requests_to_settle,
     settled,
 )
-from costmodels.serving.simulator.events import simulate
+from costmodels.serving.simulator.events import Limit, simulate
 from planner.contract.engine import Limits
 from planner.contract.workload.slo import Bound
 from planner.serving.confirmation.simulated_engine import ENDS
