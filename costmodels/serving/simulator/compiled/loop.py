@@ -202,7 +202,7 @@ def _start(spec: Spec, asked: Asked, seen: Seen, s: State) -> None:
             pass_on(spec, seen, s, request, asked.sent_us[request])
 
 
-@compiled
+@njit(error_model="numpy")
 def _run(
     spec: Spec, through: Curve, slowest: Curve, asked: Asked, seen: Seen, s: State
 ) -> tuple[int, float, float, int, Array]:

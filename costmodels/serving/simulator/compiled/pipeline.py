@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 
 from costmodels.serving.simulator.compiled.clients import next_us
 from costmodels.serving.simulator.compiled.rank import decoded, grow
@@ -88,7 +89,7 @@ def settled(spec: Spec, s: State) -> bool:
     return waiting == 0
 
 
-@compiled
+@njit(error_model="numpy")
 def rotate(
     spec: Spec, curves: tuple[Curve, Curve], asked: Asked, seen: Seen, s: State, clock: Array, now: float
 ) -> tuple[float, int]:
