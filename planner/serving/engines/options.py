@@ -38,7 +38,7 @@ from planner.serving.layouts import Rejected
 from planner.serving.operating_points import Job, LayoutSearch, OperatingPoints, rate_at_confidence
 from planner.serving.request import PlanRequest
 from planner.solving.packing import AGGREGATED, DECODE, PREFILL
-from planner.solving.solvers import SOLVERS
+from planner.solving.solvers import SOLVERS, TOLERANCE
 from profiles.errors import Infeasible, LimitReached
 
 Serving = Literal["aggregated", "disaggregated"]
@@ -205,7 +205,7 @@ def _simplest(
     assert mine is not None
     if mine < goal * (1 - TIE):
         return best
-    return replace(simple.among(some, len(keys), best.solution), simplest=True)
+    return replace(simple.among(some, len(keys), best.solution), simplest=mine < goal * (1 - TOLERANCE))
 
 
 def _most_of(offered: Candidates, keys: list[tuple[int, ...]], among: Ints) -> dict[tuple[int, ...], tuple[int, float]]:

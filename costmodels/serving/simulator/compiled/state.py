@@ -19,16 +19,19 @@ Array = NDArray[Any]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
+_PART: dict[str, Any] = {
+    "error_model": "numpy",
+    "forceinline": True,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "_nrt": False,
+}
+"""Parts are copied into the loop: passing the state to them would count and copy its arrays, at fifty times the cost."""
+
+
 def compiled(function: _Function) -> _Function:
-    """A part of the loop: nothing but the loop calls it, so nothing is made that Python could."""
-    options: dict[str, Any] = {
-        "error_model": "numpy",
-        "no_cpython_wrapper": True,
-        "no_cfunc_wrapper": True,
-        "_nrt": False,
-        "forceinline": True,
-    }
-    part: _Function = njit(**options)(function)
+    """A part of the loop, which alone calls it. It allocates nothing."""
+    part: _Function = njit(**_PART)(function)
     return part
 
 
