@@ -62,12 +62,14 @@ def problem_of(error: ShardwrightError, status: int | None = None) -> Problem:
 def pointer_of(error: ShardwrightError) -> str | None:
     """Where in the request it is: the error's field, or the one that its message begins with."""
     field = error.details.get("field")
+    if field == "" and error.http_status == 422:
+        return ""  # all of it
     if not isinstance(field, str) or not field:
         named = re.match(r"(?:request: )?([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*)(?: GPU)?: ", error.message)
         if named is None or error.http_status != 422:
             return None
         field = named[1]
-    steps = field.split(".")
+    steps = field.partition(" ")[0].split(".")  # "workload name" is about workload
     return "".join(f"/{step.replace('~', '~0').replace('/', '~1')}" for step in steps)
 
 

@@ -68,8 +68,9 @@ class ServiceSettings(Document):
         Option("Of an upload, and of what it unpacks to ten times this.", _LIMITS),
     ] = 64.0
     body_timeout: Annotated[
-        Annotated[float, Field(gt=0, le=3600)], Option("Seconds in which a body must be there.", _LIMITS)
-    ] = 30.0
+        Annotated[float, Field(gt=0, le=3600)],
+        Option("Seconds in which a request's headers must be there, and then its body.", _LIMITS),
+    ] = 60.0
     require_keys: Annotated[bool, Option("Keys are needed on loopback too.", _WHO)] = False
     rate: Annotated[
         Text | None, Option("Requests of a key without a rate of its own: 10/second.", _WHO, metavar="N/TIME")

@@ -6,8 +6,8 @@ Schemas, REST routes and the command line's ``plan schema`` are made from it; a 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +29,7 @@ from planner.serving import memory_document as memories
 from planner.serving import predictions as predicted
 from planner.serving.configuration import MemoryRequest
 from planner.serving.document import plan as serving
+from planner.serving.fleets.request import FleetRequest
 from planner.serving.predictions import PredictionRequest
 from planner.serving.request import PlanRequest
 from planner.training import document as training
@@ -36,6 +37,7 @@ from planner.training.request import TrainingRequest
 from profiles.errors import UnknownName
 
 if TYPE_CHECKING:
+    from profiles.hardware import Catalogue
     from profiles.store import ProfileStore
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -80,6 +82,8 @@ class Kind:
         make: the answer to a request; imports what is slow only when it is called.
         route: where REST takes requests.
         command: the words after ``plan`` that ask the same; empty for ``plan`` alone.
+        forms: other requests that the same route answers with the same kind of document. Each is called ``form``, which
+            its schema is named for, and told by a field ``told_by`` that only it has.
         quick: whether a request is answered in about a second: it then never waits behind those that are not.
         media_type: what REST answers with, and ``written`` the bytes of it: the document as JSON, but for kinds that
             hand out files (``application/zip``).
@@ -98,6 +102,14 @@ class Kind:
     quick: Callable[[Any], bool] = _never
     media_type: str = "application/json"
     written: Callable[[Any], bytes] = _text
+    forms: tuple[Kind, ...] = ()
+    form: str = ""
+    told_by: str = ""
+
+    def asked_by(self, fields: object) -> Kind:
+        """This kind, or the one of its forms that ``fields`` are a request of."""
+        given = fields if isinstance(fields, Mapping) else {}
+        return next((form for form in self.forms if form.told_by in given), self)
 
     @property
     def version(self) -> str:
@@ -105,7 +117,7 @@ class Kind:
 
     @property
     def request_name(self) -> str:
-        return f"{self.name}-request"
+        return f"{self.form or self.name}-request"
 
     def example(self) -> dict[str, Any]:
         """A small valid document."""
@@ -125,101 +137,116 @@ def _example(name: str) -> dict[str, Any]:
     return example
 
 
-def _plan(
-    request: PlanRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> serving.Plan:
+def _late(load: Callable[[], Make]) -> Make:
+    """What ``load`` imports, which may be slow, imported only when it is asked."""
+
+    def make(request: Any, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None) -> Published:
+        return load()(request, measured=measured, progress=progress)
+
+    return make
+
+
+def _from_catalogue(answer: Callable[[Any, Catalogue], Published]) -> Make:
+    """Of an answer that needs of the measured stores only the GPU types that they describe."""
+
+    def make(request: Any, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None) -> Published:
+        from profiles.descriptions import catalogue_with
+
+        return answer(request, catalogue_with(store.path for store in measured))
+
+    return make
+
+
+def _plan() -> Make:
     from planner.serving.planning import plan
 
-    return plan(request, measured=measured, progress=progress)
+    return plan
 
 
-def _place(
-    request: PlacementRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> experts.PlacementDocument:
+def _fleet() -> Make:
+    from planner.serving.fleets.planning import plan_fleet
+
+    return plan_fleet
+
+
+def _place() -> Make:
     from planner.experts.decision import place_experts
 
-    return place_experts(request, measured=measured, progress=progress)[1]
+    return lambda request, /, **beside: place_experts(request, **beside)[1]
 
 
-def _predict(
-    request: PredictionRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> predicted.Predictions:
+def _predict() -> Make:
     from planner.replay.predicted import predictions
 
-    return predictions(request, measured=measured, progress=progress)
+    return predictions
 
 
-def _memory(
-    request: MemoryRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> memories.MemoryDocument:
+def _memory() -> Make:
     from planner.serving.memory import memory
-    from profiles.descriptions import catalogue_with
 
-    return memory(request, catalogue_with(store.path for store in measured))
+    return _from_catalogue(memory)
 
 
-def _simulate(
-    request: SimulationRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> replay.SimulationReport:
+def _simulate() -> Make:
     from planner.replay.report import simulate
 
-    return simulate(request, measured=measured, progress=progress)
+    return simulate
 
 
-def _import(
-    request: ImportRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> deployments.DeploymentDocument:
+def _import() -> Make:
     from planner.imports.importing import deployment_of
-    from profiles.descriptions import catalogue_with
 
-    return deployment_of(request, catalogue_with(store.path for store in measured))
+    return _from_catalogue(deployment_of)
 
 
-def _compare(
-    request: ComparisonRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> comparisons.Comparison:
+def _compare() -> Make:
     from planner.compare.comparing import compare
 
-    return compare(request, measured=measured, progress=progress)
+    return compare
 
 
-def _check(
-    request: CheckRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> checks.CheckDocument:
+def _check() -> Make:
     from planner.compare.checking import check
 
-    return check(request, measured=measured, progress=progress)
+    return check
 
 
-def _train(
-    request: TrainingRequest, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> training.TrainingPlan:
+def _train() -> Make:
     from planner.training.planning import plan_training
 
-    return plan_training(request, measured=measured, progress=progress)
+    return plan_training
 
 
-def _power(
-    request: PowerRequest, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-) -> power.PowerPlan:
+def _power() -> Make:
     from planner.power.assembly import power_plan
 
-    return power_plan(request, measured=measured, progress=progress)
+    return power_plan
 
+
+_SERVING = Kind(
+    name="serving",
+    title="a plan: how one model is served",
+    request=PlanRequest,
+    request_version="1.0",
+    document=serving.Plan,
+    parse=serving.parse_plan,
+    older=serving.OLDER,
+    make=_late(_plan),
+    route="/v1/plans",
+    command="",
+)
+_FLEET = replace(
+    _SERVING,
+    title="a fleet: which GPUs serve which requests of several services, and when",
+    request=FleetRequest,
+    make=_late(_fleet),
+    command="fleet",
+    form="fleet",
+    told_by="services",
+)
 
 _ALL: tuple[Kind, ...] = (
-    Kind(
-        name="serving",
-        title="a plan: how one model is served",
-        request=PlanRequest,
-        request_version="1.0",
-        document=serving.Plan,
-        parse=serving.parse_plan,
-        older=serving.OLDER,
-        make=_plan,
-        route="/v1/plans",
-        command="",
-    ),
+    replace(_SERVING, forms=(_FLEET,)),
     Kind(
         name="experts",
         title="a placement: which GPU holds which expert, and which copies of it",
@@ -228,7 +255,7 @@ _ALL: tuple[Kind, ...] = (
         document=experts.PlacementDocument,
         parse=experts.parse_placement,
         older=experts.OLDER,
-        make=_place,
+        make=_late(_place),
         route="/v1/expert-placements",
         command="experts",
     ),
@@ -240,7 +267,7 @@ _ALL: tuple[Kind, ...] = (
         document=predicted.Predictions,
         parse=predicted.parse_predictions,
         older=predicted.OLDER,
-        make=_predict,
+        make=_late(_predict),
         route="/v1/predictions",
         command="predict",
         quick=lambda request: request.plan is None and len(request.configurations) <= FEW,
@@ -253,7 +280,7 @@ _ALL: tuple[Kind, ...] = (
         document=memories.MemoryDocument,
         parse=memories.parse_memory,
         older=memories.OLDER,
-        make=_memory,
+        make=_late(_memory),
         route="/v1/memory",
         command="memory",
         quick=_always,
@@ -266,7 +293,7 @@ _ALL: tuple[Kind, ...] = (
         document=replay.SimulationReport,
         parse=replay.parse_report,
         older=replay.OLDER,
-        make=_simulate,
+        make=_late(_simulate),
         route="/v1/simulations",
         command="simulate",
     ),
@@ -278,7 +305,7 @@ _ALL: tuple[Kind, ...] = (
         document=deployments.DeploymentDocument,
         parse=deployments.parse_deployment,
         older=deployments.OLDER,
-        make=_import,
+        make=_late(_import),
         route="/v1/imports",
         command="import",
         quick=_always,
@@ -291,7 +318,7 @@ _ALL: tuple[Kind, ...] = (
         document=comparisons.Comparison,
         parse=comparisons.parse_comparison,
         older=comparisons.OLDER,
-        make=_compare,
+        make=_late(_compare),
         route="/v1/comparisons",
         command="compare",
     ),
@@ -303,7 +330,7 @@ _ALL: tuple[Kind, ...] = (
         document=checks.CheckDocument,
         parse=checks.parse_check,
         older=checks.OLDER,
-        make=_check,
+        make=_late(_check),
         route="/v1/checks",
         command="check",
     ),
@@ -315,7 +342,7 @@ _ALL: tuple[Kind, ...] = (
         document=training.TrainingPlan,
         parse=training.parse_training_plan,
         older=training.OLDER,
-        make=_train,
+        make=_late(_train),
         route="/v1/training-plans",
         command="train",
     ),
@@ -327,7 +354,7 @@ _ALL: tuple[Kind, ...] = (
         document=power.PowerPlan,
         parse=power.parse_power_plan,
         older=power.OLDER,
-        make=_power,
+        make=_late(_power),
         route="/v1/power-plans",
         command="power",
     ),
@@ -339,16 +366,22 @@ ALIASES = {"plan": "serving", "request": "serving-request"}
 """Names from before there were kinds; they stay."""
 
 
+def questions() -> Iterator[Kind]:
+    """Every kind, and every other form of its request."""
+    for kind in KINDS.values():
+        yield kind
+        yield from kind.forms
+
+
 def schema_names() -> tuple[str, ...]:
     """Everything that has a schema: documents, their requests, and the names from before."""
-    documents = tuple(KINDS)
-    return (*documents, *(kind.request_name for kind in KINDS.values()), *ALIASES)
+    return (*KINDS, *(asked.request_name for asked in questions()), *ALIASES)
 
 
 def _found(name: str) -> tuple[Kind, bool]:
     """The kind, and whether its request is meant."""
     known = ALIASES.get(name, name)
-    for kind in KINDS.values():
+    for kind in questions():
         if known in (kind.name, kind.request_name):
             return kind, known == kind.request_name
     raise UnknownName("schema", name, schema_names())

@@ -55,9 +55,10 @@ class UnknownName(InputError):
         close = difflib.get_close_matches(value[:LONGEST_NAME].casefold(), list(folded), n=4, cutoff=0.4)
         nearest = [folded[name] for name in close]
         listing = ", ".join(nearest) if nearest else ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+        there = f"{'nearest' if nearest else 'known'}: {listing}" if names else "there are none"
         super().__init__(
             f"{field}: {shown(value)} is not known",
-            f"{'nearest' if nearest else 'known'}: {listing}" + (f"; {more}" if more else ""),
+            there + (f"; {more}" if more else ""),
             field=field,
             value=value,
             nearest=nearest,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from profiles.columns import Columns, Texts
 from profiles.measurements import columns_of, find_operation
@@ -60,14 +60,13 @@ class Excluded(_Fact):
     source: str
     rows: tuple[Rows, ...] = Field(min_length=1)
 
-    @field_validator("rows")
-    @classmethod
-    def _have_columns(cls, rows: tuple[Rows, ...]) -> tuple[Rows, ...]:
-        known = {column.name for column in columns_of(find_operation("moe"))}
-        for name in {name for each in rows for name in each.where}:
+    @model_validator(mode="after")
+    def _have_columns(self) -> Excluded:
+        known = {column.name for column in columns_of(find_operation(self.operation))}
+        for name in {name for each in self.rows for name in each.where}:
             if name not in known:
-                raise ValueError(f"where: {name!r} is no column of measured rows")
-        return rows
+                raise ValueError(f"where: {name!r} is no column of rows of {self.operation}")
+        return self
 
 
 @cache

@@ -27,7 +27,7 @@ from api.rest.app import create_app
 from api.service_settings import ServiceSettings
 from planner.contract.options import Option
 from planner.exports.registry import targets
-from planner.kinds import KINDS
+from planner.kinds import KINDS, questions
 
 ROOT = Path(__file__).parents[1]
 START, END = "<!-- generated: tests/docs_check.py -->", "<!-- end of what is generated -->"
@@ -140,7 +140,7 @@ def rest_tables() -> str:
     ]
     rows += ["| `GET /v1/schemas/NAME` | JSON Schema of a kind or of its request |", ""]
     rows += ["| kind | document | request | schema version |", "|---|---|---|---|"]
-    rows += [f"| `{k.name}` | {k.title} | `{k.request_name}` | {k.version} |" for k in KINDS.values()]
+    rows += [f"| `{k.name}` | {k.title} | `{k.request_name}` | {k.version} |" for k in questions()]
     rows += ["", "| option | variable | default | what |", "|---|---|---|---|"]
     for name, field in ServiceSettings.model_fields.items():
         said = next((each.help for each in field.metadata if isinstance(each, Option)), field.description)

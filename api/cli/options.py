@@ -15,7 +15,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from planner.contract.documents import Document
-from planner.contract.options import Option
+from planner.contract.options import LOAD, Option
 from profiles.errors import InputError
 
 ASKED = "asked"
@@ -37,7 +37,7 @@ SkipFailed = Annotated[
     typer.Option(
         "--skip-failed",
         help="Leave out requests of a trace without output, and count them.",
-        rich_help_panel="The load",
+        rich_help_panel=LOAD,
     ),
 ]
 Edited = Annotated[bool, typer.Option("--edited", help="Go on with a document that was edited since it was made.")]
@@ -51,6 +51,14 @@ Request = Annotated[
     ),
 ]
 
+Profiles = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="DIR", help="Lay this profile store over the shipped pack. May be given again."),
+]
+Described = Annotated[
+    list[Path] | None,
+    typer.Option("--profiles", metavar="DIR", help="Know the GPU types that this store describes. May be given again."),
+]
 Prices = Annotated[
     list[Path] | None,
     typer.Option(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
 from dataclasses import dataclass
 
 from fastapi.concurrency import run_in_threadpool
@@ -14,6 +13,7 @@ from limits.strategies import MovingWindowRateLimiter
 from starlette.requests import Request
 
 from api.rest.problems import RefusedError
+from api.rest.recent import Recent
 from api.service_settings import ServiceSettings, parsed_rate
 from api.storage.keys import RANKS, SEEN_S, Key, Keys
 from api.storage.tables import NOBODY
@@ -44,12 +44,14 @@ class Allowance:
 class Access:
     """The door: every request but those for ``/livez`` and ``/readyz`` comes through it.
 
-    Keys are looked up again after :data:`SEEN_S`. Rates are counted in memory, so they hold for each instance.
+    Keys are looked up again within :data:`SEEN_S`. Rates are counted in memory, so they hold for each instance.
     """
 
     def __init__(self, planner: Planner, settings: ServiceSettings) -> None:
         self._planner, self._settings = planner, settings
-        self._seen: OrderedDict[str, tuple[float, Key | None]] = OrderedDict()
+        self._seen: Recent[str, Key | None] = Recent(
+            lambda text: Keys(planner.database).check(text), SEEN_S, _MOST_REMEMBERED
+        )
         self._rates = MovingWindowRateLimiter(MemoryStorage())
 
     async def asker(self, request: Request, scope: str) -> Asker:
@@ -83,15 +85,7 @@ class Access:
         scheme, _, text = given[0].partition(" ")
         if len(given) > 1 or scheme.lower() != "bearer" or not text.strip():
             raise _unauthorized("Authorization: is not a Bearer key", "send Authorization: Bearer KEY, once")
-        text = text.strip()[:200]
-        at, key = self._seen.get(text, (-math.inf, None))
-        if time.monotonic() - at > SEEN_S:
-            asked_at = time.monotonic()
-            key = await run_in_threadpool(Keys(self._planner.database).check, text)
-            self._seen[text] = (asked_at, key)
-            self._seen.move_to_end(text)
-            while len(self._seen) > _MOST_REMEMBERED:
-                self._seen.popitem(last=False)
+        key = await self._seen.find(text.strip()[:200])
         if key is None or not key.holds:
             raise _unauthorized(
                 "Authorization: the key is not known, or holds no more", "ask for one: `plan keys create NAME`"

@@ -16,22 +16,24 @@ MOST_BYTES = 16 * 1024 * 1024
 """Of a body, unless settings say otherwise. A plan request takes 30 kB at most; counts of 58 layers with 256 experts,
 150 kB a recorded workload; the simulation of a day's trace, 30 bytes a request."""
 
+_ONE = "send one request at a time, and fewer recorded tokens or requests in it"
+
 
 async def read_json_body(request: Request, settings: ServiceSettings) -> bytes:
     """The body's bytes, once its headers say that they are JSON. Raises as :func:`read_body`, and
     RefusedError 415 for another media type, charset or coding."""
     _check_media_type(request)
-    return await read_body(request, int(settings.body_limit_mib * 2**20), settings.body_timeout)
+    return await read_body(request, int(settings.body_limit_mib * 2**20), settings.body_timeout, _ONE)
 
 
-async def read_body(request: Request, most: int, seconds: float) -> bytes:
-    """The body's bytes.
+async def read_body(request: Request, most: int, seconds: float, less: str) -> bytes:
+    """The body's bytes; ``less``: what to do where they are too many.
 
     Raises:
         RefusedError: 413 past ``most`` bytes; 400 where it breaks off; 408 where it is not there in time.
     """
     try:
-        return await asyncio.wait_for(_read(request, most), seconds)
+        return await asyncio.wait_for(_read(request, most, less), seconds)
     except TimeoutError as error:
         raise RefusedError(
             408,
@@ -43,28 +45,28 @@ async def read_body(request: Request, most: int, seconds: float) -> bytes:
         ) from error
 
 
-async def _read(request: Request, most: int) -> bytes:
+async def _read(request: Request, most: int, less: str) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > most:
-        raise _too_long(most)
+        raise _too_long(most, less)
     body = bytearray()
     try:
         async for chunk in request.stream():
             body += chunk
             if len(body) > most:
-                raise _too_long(most)
+                raise _too_long(most, less)
     except ClientDisconnect as error:
         raise RefusedError(400, "incomplete-body", "Incomplete body", "body: it broke off", "send it again") from error
     return bytes(body)
 
 
-def _too_long(most: int) -> RefusedError:
+def _too_long(most: int, less: str) -> RefusedError:
     return RefusedError(
         413,
         "content-too-large",
         "Content too large",
         f"body: longer than {most} bytes",
-        "send one request at a time, and fewer recorded tokens or requests in it",
+        less,
     )
 
 

@@ -141,7 +141,7 @@ def _add_one(app: FastAPI, service: Service, route: str, kind: Kind | None) -> N
 
     async def found(request: Request, id: str) -> Stored:
         asker = await service.asker(request, "read")
-        stored = await service.recent.find(service.planner.documents, checked_id("document", id), asker.owner)
+        stored = await service.document(checked_id("document", id), asker.owner)
         if stored is None or (kind is not None and stored.kind != kind.name):
             raise not_found("document", id)
         return stored

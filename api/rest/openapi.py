@@ -35,7 +35,8 @@ MORE_EXAMPLES: dict[str, dict[str, Any]] = {
 def request_examples(kind: Kind) -> dict[str, Any]:
     """Requests of a kind as OpenAPI shows them; the answer to ``short`` is the kind's example."""
     short = {"summary": "Short forms, as on the command line", "value": kind.request_example()}
-    return {"short": short, **MORE_EXAMPLES.get(kind.name, {})}
+    forms = {form.form: {"summary": form.title, "value": form.request_example()} for form in kind.forms}
+    return {"short": short, **MORE_EXAMPLES.get(kind.name, {}), **forms}
 
 
 def problems(**described: str) -> dict[int | str, dict[str, Any]]:
@@ -90,7 +91,8 @@ def document_responses(kind: Kind | None) -> dict[int | str, dict[str, Any]]:
 
 def _describe(operation: dict[str, Any], kind: Kind, names: Mapping[Any, Any]) -> None:
     # Only now: FastAPI drops every null from what it is told of a route, and a document without its nulls is none.
-    request = {"schema": names[kind.request, "validation"], "examples": request_examples(kind)}
+    schemas = [names[each.request, "validation"] for each in (kind, *kind.forms)]
+    request = {"schema": {"anyOf": schemas} if kind.forms else schemas[0], "examples": request_examples(kind)}
     answer = {
         "schema": names[kind.document, "serialization"],
         "examples": {"short": {"summary": "Like the answer to the short example", "value": kind.example()}},
@@ -107,7 +109,8 @@ def install(app: FastAPI, kinds: Mapping[str, Kind]) -> None:
             document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             types: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [(Problem, "serialization")]
             for kind in kinds.values():
-                types += [(kind.request, "validation"), (kind.document, "serialization")]
+                types += [(kind.document, "serialization")]
+                types += [(each.request, "validation") for each in (kind, *kind.forms)]
             names, definitions = models_json_schema(types, ref_template=REF)
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             schemas |= definitions["$defs"]

@@ -72,7 +72,10 @@ async def _shardwright_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ShardwrightError)
     if error.http_status >= 500:
         logger.error("%s %s: %s", request.method, request.url.path, error.message, exc_info=error)
-    return respond(problem_of(error))
+    problem = problem_of(error)
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        problem.pointer = None  # into no request: a parameter, or rows
+    return respond(problem)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -1,42 +1,71 @@
-"""Documents that were read a moment ago: they never change, so they are handed out again without the database."""
+"""What was looked up a moment ago, so that the database is not asked for every request."""
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from fastapi.concurrency import run_in_threadpool
 
-from api.storage.documents import Documents, Stored
-
-RECENT_S = 2.0
-"""After this the database is asked again: a document may have been forgotten."""
-
-MOST_BYTES = 64 * 2**20
+K = TypeVar("K")
+V = TypeVar("V")
 
 
-class Recent:
-    """The documents that were read last, by who may see them."""
+class Recent(Generic[K, V]):
+    """Values that are looked up in threads, at most once at a time for each key.
 
-    def __init__(self) -> None:
-        self._held: OrderedDict[tuple[str, str], tuple[float, Stored]] = OrderedDict()
-        self._bytes = 0
+    Args:
+        look: a value, from a thread.
+        seconds: how old one may be that is handed out. After half of this it is looked up again meanwhile, so that
+            nobody waits for what is asked often.
+        most: how much is remembered, each value weighing as ``weight`` says; one of a fourth of this is not.
+    """
 
-    async def find(self, documents: Documents, id_: str, owner: str) -> Stored | None:
-        """As :meth:`api.storage.documents.Documents.find`."""
-        held = self._held.get((owner, id_))
-        if held is not None and time.monotonic() - held[0] < RECENT_S:
+    def __init__(
+        self, look: Callable[[K], V], seconds: float, most: int, weight: Callable[[V], int] = lambda _: 1
+    ) -> None:
+        self._look, self._seconds, self._most, self._weight = look, seconds, most, weight
+        self._held: OrderedDict[K, tuple[float, V]] = OrderedDict()
+        self._asked: dict[K, asyncio.Task[V]] = {}
+        self._weighs = 0
+
+    async def find(self, key: K) -> V:
+        """The value of ``key``. Raises what looking it up does."""
+        held = self._held.get(key)
+        age = math.inf if held is None else time.monotonic() - held[0]
+        if held is not None and age < self._seconds / 2:
             return held[1]
-        stored = await run_in_threadpool(documents.find, id_, owner)
-        self._drop((owner, id_))
-        if stored is not None and len(stored.content) < MOST_BYTES // 4:
-            self._held[owner, id_] = (time.monotonic(), stored)
-            self._bytes += len(stored.content)
-            while self._bytes > MOST_BYTES:
-                self._drop(next(iter(self._held)))
-        return stored
+        asked = self._asked.get(key)
+        if asked is None or asked.get_loop() is not asyncio.get_running_loop():
+            asked = self._asked[key] = asyncio.create_task(self._looked_up(key))
+            asked.add_done_callback(lambda task: self._over(key, task))
+        if held is not None and age < self._seconds:
+            return held[1]
+        return await asyncio.shield(asked)
 
-    def _drop(self, key: tuple[str, str]) -> None:
+    async def _looked_up(self, key: K) -> V:
+        at = time.monotonic()
+        found = await run_in_threadpool(self._look, key)
+        self._drop(key)
+        weight = self._weight(found)
+        if weight < self._most // 4:
+            self._held[key] = at, found
+            self._weighs += weight
+            while self._weighs > self._most:
+                self._drop(next(iter(self._held)))
+        return found
+
+    def _over(self, key: K, task: asyncio.Task[V]) -> None:
+        if self._asked.get(key) is task:
+            del self._asked[key]
+        if not task.cancelled():
+            task.exception()  # whoever waits for it is told
+
+    def _drop(self, key: K) -> None:
         gone = self._held.pop(key, None)
         if gone is not None:
-            self._bytes -= len(gone[1].content)
+            self._weighs -= self._weight(gone[1])

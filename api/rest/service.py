@@ -24,6 +24,11 @@ from planner.kinds import Kind
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
+_RECENT_S = 2.0
+"""A document that was read is asked for again after this: it never changes, but may have been forgotten."""
+
+_MOST_RECENT = 64 * 2**20  # bytes
+
 Explain = Callable[[Published], str]
 """A document for people, with its reasons."""
 
@@ -39,13 +44,22 @@ class Service:
 
     def __post_init__(self) -> None:
         self.access = Access(self.planner, self.settings)
-        self.recent = Recent()
+        self._recent: Recent[tuple[str, str], Stored | None] = Recent(
+            lambda asked: self.planner.documents.find(*asked),
+            _RECENT_S,
+            _MOST_RECENT,
+            lambda found: _MOST_RECENT if found is None else len(found.content),  # what is not there may come
+        )
 
     async def asker(self, request: Request, scope: str) -> Asker:
         """Who asks, and may: ``scope`` is what the route needs. Raises as :meth:`api.rest.access.Access.asker`."""
         if not self.planner.started:
             await run_in_threadpool(self.planner.start)
         return await self.access.asker(request, scope)
+
+    async def document(self, id_: str, owner: str) -> Stored | None:
+        """As :meth:`api.storage.documents.Documents.find`."""
+        return await self._recent.find((id_, owner))
 
     def path_of(self, kind: str, id_: str) -> str:
         return f"{self.kinds[kind].route}/{id_}" if kind in self.kinds else f"/v1/documents/{id_}"

@@ -34,6 +34,7 @@ class UploadList(BaseModel):
     uploads: list[Uploaded]
 
 
+_FEWER = "send fewer rows at a time, or raise --upload-limit-mib"
 _BODY = {
     "requestBody": {
         "required": True,
@@ -59,7 +60,7 @@ def add(app: FastAPI, service: Service) -> None:
         asker = await service.asker(request, "upload")
         check_name(name)
         check_identity(request)
-        body = await read_body(request, most, max(settings.body_timeout, 120))
+        body = await read_body(request, most, settings.body_timeout, _FEWER)
 
         def keep() -> Upload:
             found = check(body)

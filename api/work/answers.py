@@ -29,7 +29,7 @@ def understood(kind: Kind, fields: object, folders: Sequence[Path] = ()) -> Docu
     Raises:
         InputError: the first field that is wrong.
     """
-    request = checked(kind.request, fields, "request", _catalogue(tuple(folders)))
+    request = checked(kind.asked_by(fields).request, fields, "request", _catalogue(tuple(folders)))
     model = getattr(request, "model", None)
     if isinstance(model, str) and not is_written_out(model):
         architecture_of(model)  # a name that nobody knows need not wait for a worker to say so
@@ -86,7 +86,9 @@ def answer(
     """The answer to a request in JSON, and the traceback of a defect (empty where there was none). ``alone``: the
     kind's function takes nothing beside the request."""
     try:
-        asked = understood(kind, json.loads(request), folders)
+        fields = json.loads(request)
+        kind = kind.asked_by(fields)
+        asked = understood(kind, fields, folders)
         if alone:
             made = kind.make(asked)
         else:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+_POLITE = 5  # steps of niceness: the service answers while workers compute
 _PATIENCE_S = 1.0  # between looks at whether the service still runs
 
 
@@ -27,6 +28,8 @@ def main(arguments: list[str]) -> None:
     if memory_bytes:
         _limit(resource.RLIMIT_DATA, memory_bytes)
     _limit(resource.RLIMIT_CORE, 0)
+    with contextlib.suppress(OSError):
+        os.nice(_POLITE)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")  # rather this than the service
     with contextlib.suppress(EOFError, OSError):  # the service has gone

@@ -132,6 +132,7 @@ class Planner:
             InputError: the request is wrong.
             QueueFull: too many jobs wait.
         """
+        kind = kind.asked_by(fields)
         fields, ids = self._put_in(kind, fields, asker)
         request = understood(kind, fields, [self.shelf.folder(id_) for id_ in ids])
         id_ = identity(kind, request, ids)

@@ -75,6 +75,7 @@ class OwnProcess:
                 self._worker = worker
             try:
                 worker.wait_until_warm()
+                self._warm = False  # what was learnt is on disk: one that is begun anew loads it with its first job
             except Died:
                 self.close()
                 raise

@@ -22,6 +22,7 @@ from costmodels.kernels.corrected_model import SIGMAS, CorrectedModel, ErrorSpac
 from costmodels.kernels.error_process import Priors, priors
 from costmodels.kernels.forest import SETTINGS, Forest, Neighbours
 from costmodels.kernels.kernel_models import (
+    POORER,
     ROOFLINE_SPREAD,
     ROOFLINE_TOLD,
     STAND_IN_SPREAD,
@@ -239,13 +240,25 @@ class CostModel:
                 row_sources.setdefault(int(dtype), set()).update(order[origin] for origin in origins)
         fitted = self._fitted(operation, hardware) if hardware.names else None
         spread = unseen_spreads()[operation] + (FOREIGN_VENDOR_SPREAD if self._is_foreign(operation) else 0.0)
-        shipped = KernelModel(operation, fitted, rows, self.gpu, spread)
+        relative = None if fitted is None or len(rows.gpu) else self._relative(operation, hardware)
+        shipped = KernelModel(operation, fitted, rows, self.gpu, spread, relative)
         space = ErrorSpace(shipped, rows, self.framework)
         corrected = None
         if len(overlay):
             corrected = CorrectedModel(shipped, space, overlay, self._priors(operation, shipped.has_forest))
         ranks = frozenset(np.unique(rows.columns["num_gpus"]).tolist())
         return _Loaded(shipped, corrected, space, overlay, row_sources, ranks)
+
+    def _relative(self, operation: str, measured: Hardware) -> KernelModel | None:
+        """Of a measured GPU of the same generation with far more arithmetic for its bandwidth; None: there is none, or
+        one with as little."""
+        if families().kernel(operation).spans_gpus:
+            return None
+        kin = [gpu for gpu in map(self.catalogue.find_gpu, measured.names) if gpu.generation == self.gpu.generation]
+        near = min(kin, key=_ridge, default=self.gpu)
+        if _ridge(self.gpu) >= POORER * _ridge(near):
+            return None
+        return CostModel(near, self.framework, self.store, self._progress)._loaded(operation).shipped
 
     def _left_out(self, operation: str) -> tuple[Box, ...]:
         """Where rows were measured that do not answer here: boxes unlike the usual ones."""
@@ -287,6 +300,11 @@ class CostModel:
         question."""
         for operation in families().kernels if operations is None else operations:
             self.kernel(operation)
+
+
+def _ridge(gpu: Gpu) -> float:
+    """FLOPs in 16 bits for a byte of memory."""
+    return gpu.peak_flops.get("bf16", gpu.peak_flops.get("fp16", 0.0)) / gpu.memory_bandwidth_bytes_per_s
 
 
 def described_shift(shift: float) -> str:

@@ -5,30 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from planner.compare.request import Seed, SloAsked, WorkloadAsked
-from planner.contract.deployment import DeploymentDocument
+from planner.compare.request import SloAsked, WorkloadAsked
 from planner.contract.documents import checked
 from planner.contract.published import EDITED
 from planner.imports.request import RunningText
-from planner.serving.document.opening import opened
+from planner.replay.request import Seed
+from planner.serving.document.opening import RunningOrNone
 from planner.serving.document.plan import Plan
 from profiles.hardware import SHIPPED, Catalogue
-
-
-def _opened(value: Any) -> Any:
-    return opened(value, "request: plan") if isinstance(value, Mapping) else value
 
 
 class CheckRequest(RunningText):
     """What runs, the load and the promises."""
 
-    plan: Annotated[
-        Plan | DeploymentDocument | None,
-        BeforeValidator(_opened, json_schema_input_type=Plan | DeploymentDocument | None),
-        Field(description="instead of a text: a plan or a deployment"),
-    ] = None
+    plan: Annotated[RunningOrNone, Field(description="instead of a text: a plan or a deployment")] = None
     workload: WorkloadAsked = None
     slo: SloAsked = None
     seed: Seed = 0

@@ -8,19 +8,18 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from planner.contract.deployment import DeploymentDocument
-from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
-from planner.contract.options import Option
+from planner.contract.documents import Document, Name, checked
+from planner.contract.options import LOAD, Option
 from planner.contract.published import EDITED
-from planner.contract.workload.slo import Slo, parse_slo
-from planner.contract.workload.workload import Workload, workload_input
+from planner.contract.workload.slo import SloOrNone
+from planner.contract.workload.workload import WorkloadOrNone
+from planner.replay.request import Seed
 from planner.serving.document.opening import opened
 from planner.serving.document.plan import Plan
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.values import shown
 
 MOST_SIDES = 8
-
-_LOAD = "The load"
 
 
 def _opened_all(value: Any) -> Any:
@@ -32,32 +31,19 @@ def _opened_all(value: Any) -> Any:
     )
 
 
-def slo_input(value: Any) -> Any:
-    """Promises in their short form, or as they are."""
-    return parse_slo(value) if isinstance(value, str) else value
-
-
 WorkloadAsked = Annotated[
-    Workload | None,
-    BeforeValidator(workload_input, json_schema_input_type=str | Workload | None),
+    WorkloadOrNone,
     Field(description="short form (isl=4000,osl=500,rate=20) or object; null: that of the first plan"),
     Option(
         "The load of all: isl=4000,osl=500,rate=18, or concurrency=64; without either, what the weakest carries. "
         "Default: the first plan's.",
-        _LOAD,
+        LOAD,
     ),
 ]
 SloAsked = Annotated[
-    Slo | None,
-    BeforeValidator(slo_input, json_schema_input_type=str | Slo | None),
+    SloOrNone,
     Field(description="short form (ttft=1s,tpot=30ms) or object; null: that of the first plan"),
-    Option("Promises to all: ttft=1s,tpot=30ms. Default: the first plan's.", _LOAD),
-]
-Seed = Annotated[
-    int,
-    Field(ge=0, le=2**63, description="of the arrivals and of the gateway's choices"),
-    PLAIN_NUMBER,
-    Option("Of the arrivals and of the gateway's choices.", _LOAD),
+    Option("Promises to all: ttft=1s,tpot=30ms. Default: the first plan's.", LOAD),
 ]
 
 
@@ -73,9 +59,7 @@ class ComparisonRequest(Document):
             description="plans and deployments; one alone is compared with a new plan on the same GPUs",
         ),
     ]
-    names: tuple[Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)], ...] = Field(
-        default=(), description="what the answer calls them; default: A, B, …"
-    )
+    names: tuple[Name, ...] = Field(default=(), description="what the answer calls them; default: A, B, …")
     workload: WorkloadAsked = None
     slo: SloAsked = None
     seed: Seed = 0

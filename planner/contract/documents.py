@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
 from profiles.errors import InputError, UnknownName
 from profiles.hardware import SHIPPED, Catalogue
@@ -14,6 +14,8 @@ from profiles.values import named, shown, whole
 
 LONGEST_TEXT = 4096
 """Characters of a short form, a name or a path: more is a mistake or an attack."""
+
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 
 _NUMBERS = re.compile(r"\[\n\s+([-+.0-9eE,\s]+?)\n\s+\]")  # no string in JSON holds a line break
 

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PlainValidator
 
-from planner.contract.documents import LONGEST_TEXT, Document, checked
+from planner.contract.documents import LONGEST_TEXT, Document, Name, checked
 from profiles.values import shown
 
 if TYPE_CHECKING:
     from costmodels.models.architecture import Architecture
-
-Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 
 
 class ModelConfig(Document):
@@ -50,6 +48,8 @@ def _model(value: Any) -> str | ModelConfig:
 
 ModelInput = Annotated[str | ModelConfig, PlainValidator(_model, json_schema_input_type=Name | ModelConfig)]
 """The type of a request's field ``model``. (A plain union would name its branches in what it says of a mistake.)"""
+
+ModelAsked = Annotated[ModelInput, Field(description="bundled name (`plan models`), or a config.json as an object")]
 
 
 def architecture_of(model: str | ModelConfig) -> Architecture:

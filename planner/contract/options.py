@@ -29,5 +29,8 @@ class Option:
     text: bool = False
 
 
+ASKED, RESTRICTED, LOAD = "What to plan", "Restrictions", "The load"
+"""Headings that several commands have."""
+
 FRAMEWORK_HELP = f"{framework_choices()}."
 RELEASE_HELP = f"{framework_choices()}; @RELEASE or @MONTH: vllm@0.19."

@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import Field
 
-from planner.contract.clusters import Cluster, ClusterInput, cluster_input, counted
-from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, WHOLE_NUMBERS, Document, checked
+from planner.contract.clusters import CountedCluster
+from planner.contract.documents import PLAIN_NUMBER, WHOLE_NUMBERS, Document, Name, checked
 from planner.contract.engine import FrameworkName
-from planner.contract.models import ModelInput
+from planner.contract.models import ModelAsked
 from planner.contract.options import FRAMEWORK_HELP, Option
 from planner.experts.document import Objective
 from profiles.hardware import SHIPPED, Catalogue
 
 _ASKED, _STATISTICS, _RULES = "What to place", "Statistics", "Rules"
 
-Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 Count = Annotated[float, Field(ge=0), PLAIN_NUMBER]
 Index = Annotated[int, Field(ge=0, le=10**9), PLAIN_NUMBER]
 Expert = Annotated[int, Field(ge=-1, le=10**9), PLAIN_NUMBER]
@@ -61,15 +60,9 @@ class ExpertMap(Document):
 class PlacementRequest(Document):
     """Everything a placement depends on, beside the measurements and the program's version."""
 
-    model: Annotated[
-        ModelInput,
-        Field(description="bundled name (`plan models`), or a config.json as an object"),
-        Option("Name (`plan models`), or path of a config.json.", _ASKED),
-    ]
+    model: Annotated[ModelAsked, Option("Name (`plan models`), or path of a config.json.", _ASKED)]
     cluster: Annotated[
-        Cluster,
-        BeforeValidator(cluster_input, json_schema_input_type=str | ClusterInput),
-        AfterValidator(counted),
+        CountedCluster,
         Field(description="the GPUs of one expert-parallel group: short form (4x8xH200) or object"),
         Option("The GPUs of one expert-parallel group: 4x8xH200, a YAML file, ...", _ASKED),
     ]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from planner.contract.clusters import GpusPerNode
-from planner.contract.documents import LONGEST_TEXT, Document, checked
+from planner.contract.documents import Document, Name, checked
 from planner.contract.engine import FrameworkName, Role
 from planner.contract.models import ModelInput
 from planner.contract.options import RELEASE_HELP, Option
@@ -18,7 +18,6 @@ LONGEST_FILE = 4_000_000
 MOST_FILES = 2000
 
 Text = Annotated[str, Field(max_length=LONGEST_FILE)]
-Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 
 _TOLD = "What it cannot say"
 FORMS = ("auto", "command", "script", "manifest")

@@ -159,6 +159,7 @@ class Launcher(ABC):
     limits_span_replicas: ClassVar[bool] = False  # whether batch limits are said of all attention replicas together
     one_world: ClassVar[str] = ""  # what runs a command as one MPI world where an engine has several nodes; "": no need
     ready: ClassVar[str] = "/health"  # answers 200 once an engine serves
+    dispatch_tokens: ClassVar[str] = ""  # variable that sizes low-latency buffers; "": it has none
     kinds: ClassVar[dict[str, type[Launcher]]] = {}  # every launcher, by its framework
 
     def __init_subclass__(cls) -> None:
@@ -236,6 +237,8 @@ class Launcher(ABC):
         command += self._parallel(spec, notes)
         if spec.layout.exchange != NOTHING or spec.layout.redundant or spec.layout.eplb != "off":
             command += self._experts(spec, notes)
+            if self.dispatch_tokens and (tokens := spec.layout.dispatch_tokens):
+                notes.append(f"Set {self.dispatch_tokens}={tokens} on each node: buffers hold so many tokens.")
         if (spec.nodes if place is None else place.nodes) > 1:
             command += self._nodes(spec, place, notes)
         command += quantize
@@ -275,6 +278,13 @@ class Launcher(ABC):
         """Why the framework cannot start the engine on nodes that have so many of its GPUs, or None where it can."""
         return None
 
+    def _uneven(self, gpus_by_node: Sequence[int]) -> str | None:
+        """Why nodes that have not as many of its GPUs each cannot start an engine; None where they have."""
+        if len(set(gpus_by_node)) == 1:
+            return None
+        counts = ", ".join(map(str, gpus_by_node))
+        return f"{self.framework.full_name} wants as many GPUs on each node, and it has {counts}"
+
     def needs(self, spec: EngineSpec) -> tuple[str, ...]:
         """Keys of an export's values without which the engine cannot be started: what a plan cannot know."""
         keys = ["checkpoint"] if self._weights(spec, [])[0] == CHECKPOINT else []
@@ -288,7 +298,8 @@ class Launcher(ABC):
 
     def _environment(self, spec: EngineSpec, place: Place) -> dict[str, str]:
         """Variables that the engine reads."""
-        return {}
+        tokens = spec.layout.dispatch_tokens
+        return {self.dispatch_tokens: str(tokens)} if self.dispatch_tokens and tokens else {}
 
     def _files(self, spec: EngineSpec) -> dict[str, str]:
         """Files that its command names."""
@@ -326,6 +337,10 @@ class Launcher(ABC):
             "max_model_len": str(limits.max_model_len),
             "memory_fraction": f"{limits.memory_fraction:g}",
         }
+
+    def _kv_flags(self, spec: EngineSpec) -> list[str]:
+        """Of the KV cache's precision, where the checkpoint's own would be another."""
+        return self._flag("kv", self.words.kv[spec.kv_precision]) if spec.must_name_kv else []
 
     def _limit_flags(self, spec: EngineSpec) -> list[str]:
         values = self._limit_values(spec.limits, spec.layout)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,18 +9,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
-from planner.contract.options import Option
+from planner.contract.documents import PLAIN_NUMBER, Document, Name, checked
+from planner.contract.options import LOAD, Option
 from planner.power.tails import YEAR_DAYS, counted
 from planner.replay.request import Trace
-from planner.serving.document.plan import Plan, parse_plan
+from planner.serving.document.plan import Plan, plan_or_none
 from profiles.errors import InputError, UnknownName
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.values import number, shown
 
-_LOAD, _RULES = "The load", "What is promised"
+_RULES = "What is promised"
 
-Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 Watts = Annotated[float, Field(gt=0, le=1e10), PLAIN_NUMBER]
 Seconds = Annotated[float, Field(ge=0, le=86_400), PLAIN_NUMBER]
 Share = Annotated[float, Field(ge=0, le=1), PLAIN_NUMBER]
@@ -63,10 +61,7 @@ class RowServers(Document):
     today: Count = Field(description="how many there are now")
     plan: Annotated[
         Plan | None,
-        BeforeValidator(
-            lambda value: parse_plan(json.dumps(value), "request: plan") if isinstance(value, Mapping) else value,
-            json_schema_input_type=Plan | None,
-        ),
+        plan_or_none("request: plan"),
         Field(description="what runs on one server, as `plan` made it; null: the measured phases that ship"),
     ] = None
 
@@ -201,13 +196,13 @@ class PowerRequest(Document):
             "days, are simulated",
         ),
         PLAIN_NUMBER,
-        Option("Replicate-days that brakes are counted on; other days choose the thresholds.", _LOAD),
+        Option("Replicate-days that brakes are counted on; other days choose the thresholds.", LOAD),
     ] = 1100
-    seed: Annotated[int, Field(ge=0, le=2**63), PLAIN_NUMBER, Option("Of traffic, sensors and failures.", _LOAD)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**63), PLAIN_NUMBER, Option("Of traffic, sensors and failures.", LOAD)] = 0
     edited: Annotated[
         bool,
         Field(strict=True, description="go on with plans that were edited since they were made"),
-        Option("Go on with plans that were edited since they were made.", _LOAD),
+        Option("Go on with plans that were edited since they were made.", LOAD),
     ] = False
 
     @property

@@ -7,31 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from planner.contract.deployment import DeploymentDocument
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
-from planner.contract.options import Option
+from planner.contract.options import LOAD, Option
 from planner.contract.published import EDITED, EDITED_HINT
-from planner.contract.workload.slo import Slo, parse_slo
-from planner.contract.workload.workload import Workload, workload_input
-from planner.serving.configuration import (
-    ChunkedPrefill,
-    GpuMemoryUtilization,
-    MaxModelLen,
-    MaxNumBatchedTokens,
-    MaxNumSeqs,
-    PollingInterval,
-    Sampling,
-)
-from planner.serving.document.opening import LENGTHS_HINT, opened, running_of
+from planner.contract.workload.slo import SloOrNone
+from planner.contract.workload.workload import Workload, WorkloadOrNone
+from planner.serving.configuration import RecipeAsked
+from planner.serving.document.opening import LENGTHS_HINT, RunningGiven, running_of
 from planner.serving.document.plan import Plan
 from profiles.values import shown
 
 if TYPE_CHECKING:
     from costmodels.serving.simulator.arrivals import Requests
-
-_LOAD = "The load"
 
 REQUESTS = 5000
 """Requests drawn for a rate: enough for a p99."""
@@ -53,13 +43,12 @@ Tokens = Annotated[int, Field(gt=0, le=10**9), PLAIN_NUMBER]
 Seconds = Annotated[float, Field(ge=0), PLAIN_NUMBER]
 
 
-def _opened(value: Any) -> Any:
-    """A plan of an older schema opens here as it does everywhere."""
-    return opened(value, "request: plan") if isinstance(value, Mapping) else value
-
-
-def _from_slo(value: Any) -> Any:
-    return parse_slo(value) if isinstance(value, str) else value
+Seed = Annotated[
+    int,
+    Field(ge=0, le=2**63, description="of the arrivals and of the gateway's choices"),
+    PLAIN_NUMBER,
+    Option("Of the arrivals and of the gateway's choices.", LOAD),
+]
 
 
 class Trace(Document):
@@ -101,34 +90,29 @@ class Trace(Document):
         return self
 
 
-class SimulationRequest(Document):
-    """Everything a report depends on, beside the measurements and the program's version."""
+class LoadAsked(Document):
+    """What is replayed, and the requests that come."""
 
-    plan: Annotated[
-        Plan | DeploymentDocument,
-        BeforeValidator(_opened, json_schema_input_type=Plan | DeploymentDocument),
-        Field(description="as `plan` or `plan import` made it"),
-    ]
+    plan: Annotated[RunningGiven, Field(description="as `plan` or `plan import` made it")]
     trace: Trace | None = Field(default=None, description="recorded requests; or give a rate")
     workload: Annotated[
-        Workload | None,
-        BeforeValidator(workload_input, json_schema_input_type=str | Workload | None),
+        WorkloadOrNone,
         Field(description="requests of other lengths than the plan's, at a rate: short form or object"),
         Option(
             "Requests that come at random: isl=4000,osl=500,rate=18[,spread=0.8-1,requests=5000], or a trace's. "
             "--rate and --requests go before it.",
-            _LOAD,
+            LOAD,
         ),
     ] = None
     rate: Annotated[
         Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None,
         Field(description="requests per second of the plan's lengths, that come at random"),
-        Option("Instead: requests per second of the plan's lengths.", _LOAD, metavar="RPS"),
+        Option("Instead: requests per second of the plan's lengths.", LOAD, metavar="RPS"),
     ] = None
     requests: Annotated[
         Annotated[int, Field(le=MOST_REQUESTS), PLAIN_NUMBER] | None,
         Field(description=f"how many; default: {REQUESTS} of a rate, all of a trace"),
-        Option(f"How many. Default: {REQUESTS:,}; all of a trace.", _LOAD, metavar="N"),
+        Option(f"How many. Default: {REQUESTS:,}; all of a trace.", LOAD, metavar="N"),
     ] = None
     arrivals: Annotated[
         str | None,
@@ -138,27 +122,26 @@ class SimulationRequest(Document):
         ),
         Option(
             "Of --rate: poisson (default), or gamma:CV with the coefficient of variation of the gaps.",
-            _LOAD,
+            LOAD,
             metavar="KIND",
         ),
     ] = None
     speed: Annotated[
         Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None,
         Field(description="of a trace: requests come so many times as fast"),
-        Option("Of --trace: requests come so many times as fast.", _LOAD, metavar="FACTOR"),
+        Option("Of --trace: requests come so many times as fast.", LOAD, metavar="FACTOR"),
     ] = None
     slo: Annotated[
-        Slo | None,
-        BeforeValidator(_from_slo, json_schema_input_type=str | Slo | None),
+        SloOrNone,
         Field(description="promises to judge by, short form or object; null: the plan's own, none of a deployment"),
-        Option("Promises to judge by: ttft=1s,tpot=30ms. Default: the plan's; none of a deployment.", _LOAD),
+        Option("Promises to judge by: ttft=1s,tpot=30ms. Default: the plan's; none of a deployment.", LOAD),
     ] = None
     service: Annotated[
         str | None,
         Field(
             max_length=LONGEST_TEXT, description="of a fleet: whose requests the trace holds; the others come at random"
         ),
-        Option("Of a fleet: whose requests the trace holds; the others' come at random.", _LOAD, metavar="NAME"),
+        Option("Of a fleet: whose requests the trace holds; the others' come at random.", LOAD, metavar="NAME"),
     ] = None
     fail: Annotated[
         str | None,
@@ -167,28 +150,20 @@ class SimulationRequest(Document):
             "Of a fleet: what is lost when: engine-0@3600 (all of a group, at second 3600), "
             "2*engine-0@3600+600 (two, for "
             "600 s), spot:H100-SXM@7200 (a pool's spot GPUs); several with commas.",
-            _LOAD,
+            LOAD,
             metavar="WHAT@SECOND",
         ),
     ] = None
-    max_num_seqs: MaxNumSeqs = None
-    max_num_batched_tokens: MaxNumBatchedTokens = None
-    gpu_memory_utilization: GpuMemoryUtilization = None
-    max_model_len: MaxModelLen = None
-    chunked_prefill: ChunkedPrefill = None
-    polling_interval: PollingInterval = None
-    sampling: Sampling = None
-    seed: Annotated[
-        int,
-        Field(ge=0, le=2**63, description="of the arrivals and of the gateway's choices"),
-        PLAIN_NUMBER,
-        Option("Of the arrivals and of the gateway's choices.", _LOAD),
-    ] = 0
 
+
+class SimulationRequest(RecipeAsked, LoadAsked):
+    """Everything a report depends on, beside the measurements and the program's version."""
+
+    seed: Seed = 0
     edited: Annotated[
         bool,
         Field(description="go on with a plan that was edited since it was made"),
-        Option("Go on with a plan that was edited since it was made; the report says so.", _LOAD),
+        Option("Go on with a plan that was edited since it was made; the report says so.", LOAD),
     ] = False
 
     @property

@@ -6,61 +6,79 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document
+from planner.contract.documents import PLAIN_NUMBER, Document, Name
 from planner.contract.engine import FrameworkName
-from planner.contract.models import ModelInput
+from planner.contract.models import ModelAsked
 from planner.contract.options import RELEASE_HELP, Option
 from planner.contract.words import folded
-from planner.contract.workload.workload import Workload, workload_input
+from planner.contract.workload.workload import WorkloadOrNone
 
 ENGINE = "One configuration"
 RECIPE = "How the engine is started"
 PROMPTS = "How prompts are processed"
 EXPERTS = "How experts are shared out"
 
-RECIPE_FIELDS = (
-    "max_num_seqs",
-    "max_num_batched_tokens",
-    "gpu_memory_utilization",
-    "max_model_len",
-    "chunked_prefill",
-    "polling_interval",
-)
-
 
 def _folded(value: Any) -> Any:
     return folded(value) if isinstance(value, str) else value
 
 
-Name = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
+_FOLDED = BeforeValidator(_folded, json_schema_input_type=str | None)
+
 Count = Annotated[int, Field(gt=0, le=10**8), PLAIN_NUMBER]
 
 
-MaxNumSeqs = Annotated[
-    Count | None,
-    Field(description="most sequences in one step, of each attention replica"),
-    Option("Most sequences in one step, of each attention replica.", RECIPE, metavar="N"),
-]
-MaxNumBatchedTokens = Annotated[
-    Count | None,
-    Field(description="most tokens in one step, of each attention replica"),
-    Option("Most tokens in one step, of each attention replica.", RECIPE, metavar="N"),
-]
-GpuMemoryUtilization = Annotated[
-    Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER] | None,
-    Field(description="share of GPU memory, as the framework means it"),
-    Option("Share of GPU memory, as the framework means it.", RECIPE, metavar="SHARE"),
-]
-MaxModelLen = Annotated[
-    Count | None,
-    Field(description="longest sequence that is admitted, tokens"),
-    Option("Longest sequence that is admitted.", RECIPE, metavar="TOKENS"),
-]
+class RecipeAsked(Document):
+    """How an engine is started. What nobody says of that is the release's default."""
+
+    max_num_seqs: Annotated[
+        Count | None,
+        Field(description="most sequences in one step, of each attention replica"),
+        Option("Most sequences in one step, of each attention replica.", RECIPE, metavar="N"),
+    ] = None
+    max_num_batched_tokens: Annotated[
+        Count | None,
+        Field(description="most tokens in one step, of each attention replica"),
+        Option("Most tokens in one step, of each attention replica.", RECIPE, metavar="N"),
+    ] = None
+    gpu_memory_utilization: Annotated[
+        Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER] | None,
+        Field(description="share of GPU memory, as the framework means it"),
+        Option("Share of GPU memory, as the framework means it.", RECIPE, metavar="SHARE"),
+    ] = None
+    max_model_len: Annotated[
+        Count | None,
+        Field(description="longest sequence that is admitted, tokens"),
+        Option("Longest sequence that is admitted.", RECIPE, metavar="TOKENS"),
+    ] = None
+    chunked_prefill: Annotated[
+        bool | None,
+        Field(strict=True, description="whether prompts are cut to what a step has room for"),
+        Option("Whether prompts are cut to what a step has room for.", PROMPTS),
+    ] = None
+    polling_interval: Annotated[
+        Count | None,
+        Field(description="decode steps between two looks at the queue; default: 1"),
+        Option("Decode steps between two looks at the queue. Default: 1.", PROMPTS, metavar="STEPS"),
+    ] = None
+    sampling: Annotated[
+        Literal["greedy", "random"] | None,
+        Field(description="how tokens are chosen; engines reserve memory for random sampling either way"),
+        Option("How tokens are chosen: greedy or random.", PROMPTS, metavar="HOW"),
+    ] = None
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What was said of it, but for the sampling, which changes nothing that is reserved."""
+        return {name: getattr(self, name) for name in RECIPE_FIELDS}
+
+
+RECIPE_FIELDS = tuple(name for name in RecipeAsked.model_fields if name != "sampling")
 
 
 ExchangeAsked = Annotated[
     Name | None,
-    BeforeValidator(_folded, json_schema_input_type=str | None),
+    _FOLDED,
     Field(
         description="how tokens reach their experts: none (all ranks gather all), high_throughput, low_latency, "
         "nvlink_one_sided, nvlink_two_sided, or the framework's word; default: the role's usual one"
@@ -79,13 +97,13 @@ RedundantAsked = Annotated[
 ]
 OverlapAsked = Annotated[
     Literal["none", "two_batch", "single_batch"] | None,
-    BeforeValidator(_folded, json_schema_input_type=str | None),
+    _FOLDED,
     Field(description="what hides the exchange; default: none"),
     Option("What hides the exchange: none (default), two_batch or single_batch.", EXPERTS),
 ]
 EplbAsked = Annotated[
     Literal["off", "static", "dynamic", "perfect"] | None,
-    BeforeValidator(_folded, json_schema_input_type=str | None),
+    _FOLDED,
     Field(description="how experts are balanced; default: static where there is an exchange, else off"),
     Option("How experts are balanced: off, static, dynamic or perfect. Default: static with an exchange.", EXPERTS),
 ]
@@ -100,32 +118,10 @@ DispatchTokensAsked = Annotated[
 ]
 
 
-ChunkedPrefill = Annotated[
-    bool | None,
-    Field(strict=True, description="whether prompts are cut to what a step has room for"),
-    Option("Whether prompts are cut to what a step has room for.", PROMPTS),
-]
-PollingInterval = Annotated[
-    Count | None,
-    Field(description="decode steps between two looks at the queue; default: 1"),
-    Option("Decode steps between two looks at the queue. Default: 1.", PROMPTS, metavar="STEPS"),
-]
-Sampling = Annotated[
-    Literal["greedy", "random"] | None,
-    Field(description="how tokens are chosen; engines reserve memory for random sampling either way"),
-    Option("How tokens are chosen: greedy or random.", PROMPTS, metavar="HOW"),
-]
+class EngineNamed(Document):
+    """One engine: model, GPUs, precision and layout."""
 
-
-class EngineAsked(Document):
-    """One engine: model, GPUs, precision and layout, and how it is started. What nobody says of that is the release's
-    default."""
-
-    model: Annotated[
-        ModelInput,
-        Field(description="bundled name (`plan models`), or a config.json as an object"),
-        Option("Name (`plan models`).", ENGINE),
-    ]
+    model: Annotated[ModelAsked, Option("Name (`plan models`).", ENGINE)]
     gpu: Annotated[Name, Field(description="GPU type (`plan gpus`)"), Option("GPU type (`plan gpus`).", ENGINE)]
     framework: Annotated[FrameworkName, Option(RELEASE_HELP, ENGINE)] = "vllm"
     precision: Annotated[
@@ -161,7 +157,7 @@ class EngineAsked(Document):
     ] = None
     role: Annotated[
         Literal["aggregated", "prefill", "decode"] | None,
-        BeforeValidator(_folded, json_schema_input_type=str | None),
+        _FOLDED,
         Field(description="what of requests the engine does; default: aggregated, all of it"),
         Option("What of requests it does: aggregated (all, the default), prefill or decode alone.", EXPERTS),
     ] = None
@@ -175,18 +171,11 @@ class EngineAsked(Document):
         Field(description="of the engine; must be tp × pp × dp"),
         Option("Of the engine; must be tp x pp x dp.", ENGINE, metavar="N"),
     ] = None
-    max_num_seqs: MaxNumSeqs = None
-    max_num_batched_tokens: MaxNumBatchedTokens = None
-    gpu_memory_utilization: GpuMemoryUtilization = None
-    max_model_len: MaxModelLen = None
-    chunked_prefill: ChunkedPrefill = None
-    polling_interval: PollingInterval = None
-    sampling: Sampling = None
 
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """What was said of how the engine is started."""
-        return {name: getattr(self, name) for name in RECIPE_FIELDS}
+
+class EngineAsked(RecipeAsked, EngineNamed):
+    """One engine: model, GPUs, precision and layout, and how it is started. What nobody says of that is the release's
+    default."""
 
 
 class MemoryRequest(EngineAsked):
@@ -198,8 +187,7 @@ class MemoryRequest(EngineAsked):
         Option("Load the model's draft module too (MTP, EAGLE).", RECIPE),
     ] = False
     workload: Annotated[
-        Workload | None,
-        BeforeValidator(workload_input, json_schema_input_type=str | Workload | None),
+        WorkloadOrNone,
         Field(description="requests that it is to hold, short form (isl=4000,osl=500) or object; null: the longest"),
         Option(
             "Requests that it is to hold: isl=4000,osl=500, or a trace; their rate plays no part. With draft=…, its "

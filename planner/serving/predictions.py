@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from planner.contract.deployment import DeploymentDocument
-from planner.contract.documents import PLAIN_NUMBER, Document, checked
+from planner.contract.documents import PLAIN_NUMBER, Document, Name, checked
 from planner.contract.models import ModelConfig, architecture_of
 from planner.contract.options import Option
 from planner.contract.provenance import Provenance, provenance_fields
 from planner.contract.published import Published, Upgrade, as_it_is, parse_published
 from planner.contract.workload.images import SIZE_PATTERN
 from planner.contract.workload.lengths import Tokens
-from planner.contract.workload.workload import Workload, parse_workload, tokens_input, workload_input
-from planner.serving.configuration import ENGINE, Count, EngineAsked, Name
+from planner.contract.workload.workload import Workload, WorkloadOrNone, parse_workload, tokens_input
+from planner.serving.configuration import ENGINE, Count, EngineAsked
+from planner.serving.document.opening import RunningOrNone
 from planner.serving.document.plan import Plan
 from planner.serving.measured.document import Scores
 from profiles.errors import InputError
@@ -51,8 +52,7 @@ class Configuration(EngineAsked):
         Option("Board power limit of each GPU: 500W. Steps that draw less are left alone.", ENGINE, metavar="WATTS"),
     ] = None
     workload: Annotated[
-        Workload | None,
-        BeforeValidator(workload_input, json_schema_input_type=str | Workload | None),
+        WorkloadOrNone,
         Field(description="short form (isl=4000,osl=500,concurrency=32) or object; the fields below go before it"),
         Option(
             "The load, as `plan` reads it: isl=4000,osl=500,concurrency=32; spread=0.8-1 for lengths as the public "
@@ -98,24 +98,16 @@ class Configuration(EngineAsked):
     ] = None
 
 
-def _opened(value: Any) -> Any:
-    from planner.serving.document.opening import opened
-
-    return opened(value, "request: plan") if isinstance(value, Mapping) else value
-
-
 class PredictionRequest(Document):
     """Configurations to predict, or the engines of a plan or a deployment."""
 
     configurations: tuple[Configuration, ...] = Field(default=(), max_length=MOST_CONFIGURATIONS)
     plan: Annotated[
-        Plan | DeploymentDocument | None,
-        BeforeValidator(_opened, json_schema_input_type=Plan | DeploymentDocument | None),
+        RunningOrNone,
         Field(description="instead: a plan or a deployment, of which each group of engines is predicted"),
     ] = None
     workload: Annotated[
-        Workload | None,
-        BeforeValidator(workload_input, json_schema_input_type=str | Workload | None),
+        WorkloadOrNone,
         Field(description="of the whole plan or deployment, which its engines share; null: a plan's own"),
     ] = None
 

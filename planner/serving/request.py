@@ -13,32 +13,21 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from planner.contract.clusters import (
-    MOST_GPUS,
-    Cluster,
-    ClusterInput,
-    cluster_input,
-)
+from planner.contract.clusters import MOST_GPUS, ClusterGiven
 from planner.contract.documents import PLAIN_NUMBER, Document, checked
 from planner.contract.engine import FrameworkName, KvPrecisionName, PrecisionName
-from planner.contract.models import ModelInput
-from planner.contract.options import RELEASE_HELP, Option
+from planner.contract.models import ModelAsked
+from planner.contract.options import ASKED, RELEASE_HELP, RESTRICTED, Option
 from planner.contract.words import kv_precision, weights_word
-from planner.contract.workload.slo import Slo, parse_slo
-from planner.contract.workload.workload import Workload, workload_input
+from planner.contract.workload.slo import Slo, SloGiven
+from planner.contract.workload.workload import WorkloadGiven
 from planner.serving.configuration import (
-    ChunkedPrefill,
     DispatchTokensAsked,
     EplbAsked,
     ExchangeAsked,
-    GpuMemoryUtilization,
-    MaxModelLen,
-    MaxNumBatchedTokens,
-    MaxNumSeqs,
     OverlapAsked,
-    PollingInterval,
+    RecipeAsked,
     RedundantAsked,
-    Sampling,
 )
 from profiles.errors import UnknownName
 from profiles.hardware import SHIPPED, Catalogue
@@ -66,10 +55,6 @@ def _choices(field: str, known: tuple[str, ...], ours: Callable[[str], str], val
     return tuple(dict.fromkeys(names))
 
 
-def _from_slo(value: Any) -> Any:
-    return parse_slo(value) if isinstance(value, str) else value
-
-
 # ------------------------------------------------------------------ the request
 
 _weights = partial(_choices, "precision", get_args(PrecisionName), weights_word)
@@ -88,9 +73,6 @@ KvChoices = Annotated[
 ]
 
 
-_ASKED, _RESTRICTED = "What to plan", "Restrictions"
-
-
 def as_share(value: Any) -> Any:
     """``"20%"`` as 0.2."""
     if not isinstance(value, str):
@@ -102,66 +84,57 @@ def as_share(value: Any) -> Any:
     return found / 100 if text.endswith("%") else found
 
 
-class PlanRequest(Document):
-    """Everything a plan depends on, beside the measurements and the program's version."""
+class PlanAsked(Document):
+    """What is to be planned."""
 
-    model: Annotated[
-        ModelInput,
-        Field(description="bundled name (`plan models`), or a config.json as an object"),
-        Option("Name (`plan models`), or path of a config.json.", _ASKED),
-    ]
+    model: Annotated[ModelAsked, Option("Name (`plan models`), or path of a config.json.", ASKED)]
     cluster: Annotated[
-        Cluster,
-        BeforeValidator(cluster_input, json_schema_input_type=str | ClusterInput),
+        ClusterGiven,
         Field(description="short form (16xH200, 2x8xH100, joined by +, a bundled name) or object"),
         Option(
             "16xH200, 2x8xH100 (nodes x GPUs), several joined by +, a YAML file, or a name (`plan gpus --clusters`).",
-            _ASKED,
+            ASKED,
         ),
     ]
     slo: Annotated[
-        Slo,
-        BeforeValidator(_from_slo, json_schema_input_type=str | Slo),
+        SloGiven,
         Field(description="short form (ttft=1s,tpot=30ms,e2e_p99=20s) or object"),
-        Option("ttft=1s,tpot=30ms,e2e_p99=20s: upper bounds, p90 unless said. Default: none.", _ASKED),
+        Option("ttft=1s,tpot=30ms,e2e_p99=20s: upper bounds, p90 unless said. Default: none.", ASKED),
     ] = Slo()
     workload: Annotated[
-        Workload,
-        BeforeValidator(workload_input, json_schema_input_type=str | Workload),
+        WorkloadGiven,
         Field(description="short form (isl=4000,osl=500,rate=20) or object"),
         Option(
             "isl=4000,osl=500[,rate=20]: tokens in, tokens out (128k, 1K), requests/s (default: as many as fit); or a "
             "trace: requests.csv[,rate=p95]. Also max_len=16k (longest request served); spread=0.8-1 (lengths even "
             "between these shares); prefix_hit=0.5 (share of a prompt in the prefix cache); "
             "draft=4,acceptance=0.7[,draft_cost=0.05] (speculative decoding).",
-            _ASKED,
+            ASKED,
         ),
     ]
     objective: Annotated[
         Objective | None,
         Field(description="default: throughput without a rate, cost with one (gpus where no price is known)"),
-        Option("throughput, cost, gpus or latency. Default: throughput without a rate, cost with one.", _ASKED),
+        Option("throughput, cost, gpus or latency. Default: throughput without a rate, cost with one.", ASKED),
     ] = None
-    framework: Annotated[FrameworkName, Option(RELEASE_HELP, _ASKED)] = "vllm"
+    framework: Annotated[FrameworkName, Option(RELEASE_HELP, ASKED)] = "vllm"
     precision: Annotated[
         Choices,
         Option(
             "Weights: bf16, fp8, fp8_block, nvfp4, ...; several joined by commas, or any, to choose from. "
             "Default: as published.",
-            _ASKED,
+            ASKED,
         ),
     ] = None
     kv_precision: Annotated[
         KvChoices,
-        Option("KV cache: bf16 (default) or fp8; bf16,fp8 or any to choose from.", _ASKED),
+        Option("KV cache: bf16 (default) or fp8; bf16,fp8 or any to choose from.", ASKED),
     ] = None
-    max_num_seqs: MaxNumSeqs = None
-    max_num_batched_tokens: MaxNumBatchedTokens = None
-    gpu_memory_utilization: GpuMemoryUtilization = None
-    max_model_len: MaxModelLen = None
-    chunked_prefill: ChunkedPrefill = None
-    polling_interval: PollingInterval = None
-    sampling: Sampling = None
+
+
+class PlanRequest(RecipeAsked, PlanAsked):
+    """Everything a plan depends on, beside the measurements and the program's version."""
+
     disaggregation: Annotated[
         Disaggregation,
         Field(
@@ -170,7 +143,7 @@ class PlanRequest(Document):
         Option(
             "Engines that prefill apart from engines that decode: auto (where it is better), never or always. "
             "Default: auto.",
-            _ASKED,
+            ASKED,
             show_default=False,
         ),
     ] = "auto"
@@ -182,31 +155,31 @@ class PlanRequest(Document):
             description="probability with which each bound of the SLO must hold; the prediction is uncertain",
         ),
         PLAIN_NUMBER,
-        Option("Probability with which each bound of the SLO must hold, given the prediction's uncertainty.", _ASKED),
+        Option("Probability with which each bound of the SLO must hold, given the prediction's uncertainty.", ASKED),
     ] = 0.5
     headroom: Annotated[
         Annotated[float, Field(ge=0, le=10), PLAIN_NUMBER],
         BeforeValidator(as_share, json_schema_input_type=float | str),
         Field(description="the plan is for the rate and this share of it more: 0.2 or 20%"),
-        Option("Plan for this much more than the rate: 20%.", _ASKED, metavar="SHARE", show_default=False, text=True),
+        Option("Plan for this much more than the rate: 20%.", ASKED, metavar="SHARE", show_default=False, text=True),
     ] = 0.0
     max_tp: Annotated[
         Degree | None,
         Field(description="largest tensor-parallel degree"),
-        Option("Largest tensor-parallel degree.", _RESTRICTED),
+        Option("Largest tensor-parallel degree.", RESTRICTED),
     ] = None
     max_pp: Annotated[
-        Degree | None, Field(description="most pipeline stages"), Option("Most pipeline stages.", _RESTRICTED)
+        Degree | None, Field(description="most pipeline stages"), Option("Most pipeline stages.", RESTRICTED)
     ] = None
     max_engine_gpus: Annotated[
         Degree | None,
         Field(description="most GPUs of one engine"),
-        Option("Most GPUs of one engine.", _RESTRICTED),
+        Option("Most GPUs of one engine.", RESTRICTED),
     ] = None
     tp_across_nodes: Annotated[
         bool,
         Field(strict=True, description="allow a tensor-parallel group to span nodes"),
-        Option("Tensor parallel may span nodes.", _RESTRICTED),
+        Option("Tensor parallel may span nodes.", RESTRICTED),
     ] = False
     exchange: ExchangeAsked = None
     redundant: RedundantAsked = None
@@ -217,12 +190,12 @@ class PlanRequest(Document):
         float,
         Field(gt=0, le=3600, description="of the solver"),
         PLAIN_NUMBER,
-        Option("Seconds for the solver. Default: 30.", _RESTRICTED, name="time_limit", show_default=False),
+        Option("Seconds for the solver. Default: 30.", RESTRICTED, name="time_limit", show_default=False),
     ] = 30.0
     solver: Annotated[
         Literal["highs", "cp-sat"],
         Field(description="of the integer programme: HiGHS, or OR-Tools' CP-SAT where all of it is whole numbers"),
-        Option("What solves the integer programme: highs, or cp-sat to have it checked by another.", _RESTRICTED),
+        Option("What solves the integer programme: highs, or cp-sat to have it checked by another.", RESTRICTED),
     ] = "highs"
     simulation: Annotated[
         bool,
@@ -232,7 +205,7 @@ class PlanRequest(Document):
         ),
         Option(
             "Simulate the chosen engines, and count on no more than they carry there; without, by formulas alone.",
-            _RESTRICTED,
+            RESTRICTED,
         ),
     ] = True
 

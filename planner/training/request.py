@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import Field
 
-from planner.contract.clusters import MOST_GPUS, Cluster, ClusterInput, cluster_input, counted
+from planner.contract.clusters import MOST_GPUS, CountedCluster
 from planner.contract.documents import PLAIN_NUMBER, WHOLE_NUMBERS, Document, checked
 from planner.contract.models import ModelConfig, ModelInput, architecture_of
-from planner.contract.options import Option
+from planner.contract.options import ASKED, RESTRICTED, Option
 from planner.training.meanings import MEANINGS
 from profiles.hardware import SHIPPED, Catalogue
 
@@ -26,11 +26,9 @@ Tokens = Annotated[int, Field(gt=0, le=10**8), PLAIN_NUMBER]
 Degree = Annotated[int, Field(gt=0, le=MOST_GPUS), PLAIN_NUMBER]
 Stage = Annotated[int, Field(ge=0, le=3), PLAIN_NUMBER]
 
-_ASKED, _RESTRICTED = "What to plan", "Restrictions"
-
 
 def _choices(meaning: str) -> Any:
-    return Option(f"{meaning.split('.')[0]}, to choose from. Default: any.", _RESTRICTED, metavar="N,M")
+    return Option(f"{meaning.split('.')[0]}, to choose from. Default: any.", RESTRICTED, metavar="N,M")
 
 
 Degrees = Annotated[
@@ -49,46 +47,44 @@ class TrainingRequest(Document):
             description="bundled name (`plan models`), a config.json as an object, or written out: "
             "gpt:hidden=…,layers=…,heads=…,vocab=… or llama:hidden=…,layers=…,heads=…,kv_heads=…,ffn=…,vocab=…"
         ),
-        Option(MEANINGS["model"], _ASKED),
+        Option(MEANINGS["model"], ASKED),
     ]
     cluster: Annotated[
-        Cluster,
-        BeforeValidator(cluster_input, json_schema_input_type=str | ClusterInput),
-        AfterValidator(counted),
+        CountedCluster,
         Field(description="short form (128xH100, 16x8xH100, joined by +, a bundled name) or object"),
-        Option("128xH100, 16x8xH100 (nodes x GPUs), a YAML file, or a name (`plan gpus --clusters`).", _ASKED),
+        Option("128xH100, 16x8xH100 (nodes x GPUs), a YAML file, or a name (`plan gpus --clusters`).", ASKED),
     ]
     global_batch: Annotated[
         Sequences,
         Field(description="sequences of an iteration"),
-        Option("Sequences of an iteration.", _ASKED, metavar="N"),
+        Option("Sequences of an iteration.", ASKED, metavar="N"),
     ]
     seq_len: Annotated[
-        Tokens, Field(description="tokens of a sequence"), Option(MEANINGS["seq_len"], _ASKED, metavar="N")
+        Tokens, Field(description="tokens of a sequence"), Option(MEANINGS["seq_len"], ASKED, metavar="N")
     ]
     framework: Annotated[
         str,
         Field(min_length=1, max_length=100, description="name, or name@release"),
-        Option("megatron, megatron-deepspeed, torchtitan or deepspeed; @RELEASE.", _ASKED),
+        Option("megatron, megatron-deepspeed, torchtitan or deepspeed; @RELEASE.", ASKED),
     ] = "megatron"
-    precision: Annotated[TrainingPrecision, Option("Of products: bf16, fp16, fp8, mxfp8 or nvfp4.", _ASKED)] = "bf16"
-    mode: Annotated[TrainingMode, Option("pretrain, sft or lora.", _ASKED)] = "pretrain"
+    precision: Annotated[TrainingPrecision, Option("Of products: bf16, fp16, fp8, mxfp8 or nvfp4.", ASKED)] = "bf16"
+    mode: Annotated[TrainingMode, Option("pretrain, sft or lora.", ASKED)] = "pretrain"
     optimizer: Annotated[
-        str, Field(min_length=1, max_length=100), Option("adam, adamw, sgd, muon or adafactor.", _ASKED)
+        str, Field(min_length=1, max_length=100), Option("adam, adamw, sgd, muon or adafactor.", ASKED)
     ] = "adam"
     mtp: Annotated[
         int,
         Field(ge=0, le=100, description="multi-token-prediction layers that are trained too"),
         PLAIN_NUMBER,
-        Option("Multi-token-prediction layers that are trained too.", _ASKED, metavar="N"),
+        Option("Multi-token-prediction layers that are trained too.", ASKED, metavar="N"),
     ] = 0
-    objective: Annotated[TrainingObjective, Option("time, memory (of the fullest GPU) or gpus (fewest).", _ASKED)] = (
+    objective: Annotated[TrainingObjective, Option("time, memory (of the fullest GPU) or gpus (fewest).", ASKED)] = (
         "time"
     )
     attention: Annotated[
         str | None,
         Field(min_length=1, max_length=100, description="kernel; null: the framework's default"),
-        Option(f"{MEANINGS['attention']} Default: the framework's.", _ASKED),
+        Option(f"{MEANINGS['attention']} Default: the framework's.", ASKED),
     ] = None
     tp: Annotated[Degrees, _choices(MEANINGS["tp"])] = None
     pp: Annotated[Degrees, _choices(MEANINGS["pp"])] = None
@@ -102,28 +98,28 @@ class TrainingRequest(Document):
         Annotated[tuple[Stage, ...], Field(min_length=1)] | None,
         WHOLE_NUMBERS,
         Field(description="0 none, 1 optimizer states, 2 and gradients, 3 and weights, to choose from; null: any"),
-        Option("0 none, 1 optimizer states, 2 and gradients, 3 and weights. Default: any.", _RESTRICTED, metavar="N,M"),
+        Option("0 none, 1 optimizer states, 2 and gradients, 3 and weights. Default: any.", RESTRICTED, metavar="N,M"),
     ] = None
     recompute: Annotated[
         bool,
         Field(strict=True, description="whether activations may be recomputed"),
-        Option("Activations may be recomputed.", _RESTRICTED),
+        Option("Activations may be recomputed.", RESTRICTED),
     ] = True
     uneven: Annotated[
         bool,
         Field(strict=True, description="whether stages may hold different numbers of layers"),
-        Option("Stages may hold different numbers of layers.", _RESTRICTED),
+        Option("Stages may hold different numbers of layers.", RESTRICTED),
     ] = True
     tp_across_nodes: Annotated[
         bool,
         Field(strict=True, description="tensor parallelism may span nodes"),
-        Option("Tensor parallel may span nodes.", _RESTRICTED),
+        Option("Tensor parallel may span nodes.", RESTRICTED),
     ] = False
     time_limit_s: Annotated[
         float,
         Field(gt=0, le=86_400, description="of the search"),
         PLAIN_NUMBER,
-        Option("Seconds for the search. Default: 60.", _RESTRICTED, name="time_limit", show_default=False),
+        Option("Seconds for the search. Default: 60.", RESTRICTED, name="time_limit", show_default=False),
     ] = 60.0
 
 

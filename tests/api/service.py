@@ -17,6 +17,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from api.rest.wire import wire
 from planner.kinds import KINDS, Kind
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.request import PlanRequest
@@ -44,7 +45,8 @@ class StubPlanner:
             name: replace(kind, make=lambda _, kind=kind: kind.parse(json.dumps(kind.example())))
             for name, kind in KINDS.items()
         }
-        return {**others, "serving": replace(KINDS["serving"], make=self)}
+        forms = tuple(replace(form, make=lambda _: PLAN) for form in KINDS["serving"].forms)
+        return {**others, "serving": replace(KINDS["serving"], make=self, forms=forms)}
 
     def __call__(self, request: PlanRequest) -> Plan:
         self.requests.append(request)
@@ -78,9 +80,9 @@ class Client:
 
 
 @contextmanager
-def served(app: FastAPI) -> Iterator[str]:
+def served(app: FastAPI, headers_s: float = 60) -> Iterator[str]:
     """``app`` on a port of this process; its address."""
-    config = uvicorn.Config(app, log_level="warning", port=0)
+    config = uvicorn.Config(app, log_level="error", port=0, http=wire(headers_s))
     server = uvicorn.Server(config)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))

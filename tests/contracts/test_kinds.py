@@ -19,7 +19,7 @@ from api.rest.app import create_app
 from planner.contract.documents import checked
 from planner.contract.provenance import Provenance
 from planner.contract.published import digest_of, kind_of, version_of
-from planner.kinds import ALIASES, KINDS, Kind, example, schema, schema_names
+from planner.kinds import ALIASES, KINDS, Kind, example, questions, schema, schema_names
 from profiles.errors import InputError, UnknownName
 
 TESTS = Path(__file__).parents[1] / "planner"
@@ -130,6 +130,37 @@ class TestKind:
         assert kind.parse(made.to_json()) == made
 
 
+FORMS = [form for form in questions() if form.form]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=[form.form for form in FORMS])
+class TestForm:
+    def test_its_request_has_a_schema_and_an_example(self, form: Kind) -> None:
+        asked = form.request_example()
+        jsonschema.Draft202012Validator(schema(form.request_name)).validate(asked)
+        checked(form.request, asked, "request")
+        kind = KINDS[form.name]
+        assert kind.asked_by(asked) is form
+        for other in (kind, *(each for each in kind.forms if each is not form)):
+            assert form.told_by not in other.request.model_fields
+            assert kind.asked_by(other.request_example()) is other
+
+    def test_the_kinds_route_takes_it_too(self, form: Kind) -> None:
+        seen: list[Any] = []
+        answer = form.parse(json.dumps(form.example()))
+
+        def make(request: Any) -> Any:
+            seen.append(request)
+            return answer
+
+        kind = replace(KINDS[form.name], forms=(replace(form, make=make),))
+        response = call({kind.name: kind}, kind.route, form.request_example())
+        assert (response.status_code, response.content) == (200, answer.to_json().encode())
+        assert seen == [checked(form.request, form.request_example(), "request")]
+        response = call({kind.name: kind}, kind.route, {**form.request_example(), "surprise": 1})
+        assert response.json()["detail"] == "request: surprise is not known"
+
+
 @pytest.mark.parametrize("name", OLD)
 def test_documents_of_every_version_still_open(name: str) -> None:
     kind = KINDS[name]
@@ -164,7 +195,6 @@ WITHOUT_A_ROUTE = {
     "serve": "is the service",
     "keys": "who may ask it",
     "db": "its database",
-    "fleet": "reads files of loads and tables; its answer is of the kind serving",
     "prices": "reads catalogues of prices into a file",
     "export": "writes a folder of files on the machine that it runs on",
     "train predict": "reads options and tables only",
@@ -182,7 +212,7 @@ def test_every_question_of_the_command_line_has_its_route() -> None:
             yield from words(command, (*path, name))
 
     asked = {name for name in words(typer.main.get_command(app)) if name.split(" ")[0] not in WITHOUT_A_ROUTE}
-    commands = [kind.command for kind in KINDS.values()]
+    commands = [kind.command for kind in questions()]
     assert asked - {*commands, *WITHOUT_A_ROUTE} == set(), "give the kind its `command`, or say here why it has none"
     assert set(commands) <= asked
     assert len({kind.route for kind in KINDS.values()}) == len(KINDS)

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from api.cli.answering import answered, told
 from api.cli.commands.importing import Set
-from api.cli.console import flowing, page
-from api.cli.options import AsJson, Output, Quiet, Request, SkipFailed, takes
-from api.cli.output import check_target, hand_over
+from api.cli.console import flowing
+from api.cli.options import AsJson, Output, Profiles, Quiet, Request, SkipFailed, takes
+from api.cli.output import check_target
 from api.cli.requests import measured_stores, read_request, with_workload
 from api.cli.running_text import fields_of
 from planner.compare.check_request import CheckRequest
@@ -35,10 +36,7 @@ def check(
         ),
     ] = None,
     set_: Set = None,
-    profiles: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Lay this profile store over the shipped pack. May be given again."),
-    ] = None,
+    profiles: Profiles = None,
     skip_failed: SkipFailed = False,
     request: Request = None,
     output: Output = None,
@@ -56,6 +54,7 @@ def check(
       plan check "vllm serve Qwen/Qwen3-32B --tensor-parallel-size 4 --max-num-batched-tokens 2048" --gpu H100
       --workload isl=4000,osl=500,rate=2 --slo ttft=1s,tpot=30ms
     """
+    from api.cli.views.check import show
     from planner.compare.check_request import parse_check_request
 
     check_target(output)
@@ -71,17 +70,7 @@ def check(
     else:
         fields = given if source is None else fields_of(source, given, set_, catalogue)
     whole = {**with_workload(document, folder, skip_failed=skip_failed), **fields}
-    understood = parse_check_request(whole, catalogue)
-    from api.cli.progress import Reporter
-
-    with Reporter("checking", quiet=quiet) as report:
-        from planner.compare.checking import check as checked
-
-        made = checked(understood, measured=measured, progress=report)
-    if hand_over(made.to_json(), output, as_json=as_json):
-        from api.cli.views.check import show
-
-        with page() as out:
-            show(made, out)
+    made = answered("check", parse_check_request(whole, catalogue), "checking", measured, quiet=quiet)
+    told(made, output, as_json=as_json, show=show)
     if not made.is_well:
         raise typer.Exit(NOT_WELL)

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.console import flowing, page
-from api.cli.options import AsJson, Output, Quiet, Request, SkipFailed, takes
-from api.cli.output import check_target, hand_over
+from api.cli.answering import answered, told
+from api.cli.console import flowing
+from api.cli.options import AsJson, Output, Profiles, Quiet, Request, SkipFailed, takes
+from api.cli.output import check_target
 from api.cli.requests import measured_stores, read_request, with_workload
 from planner.compare.request import ComparisonRequest
 from profiles.errors import InputError
@@ -32,10 +33,7 @@ def compare(
     gpu: Annotated[
         str | None, typer.Option(help="GPU type of what is no document yet (YAML, a script), where it does not say it.")
     ] = None,
-    profiles: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Lay this profile store over the shipped pack. May be given again."),
-    ] = None,
+    profiles: Profiles = None,
     skip_failed: SkipFailed = False,
     request: Request = None,
     output: Output = None,
@@ -52,6 +50,7 @@ def compare(
 
       plan compare deployment.yaml --gpu H100 --workload isl=4000,osl=500 --slo tpot=30ms
     """
+    from api.cli.views.compare import show
     from planner.compare.request import parse_comparison_request
 
     check_target(output)
@@ -68,18 +67,8 @@ def compare(
         fields["names"] = _names(documents)
     elif "documents" not in fields:
         raise InputError("DOCUMENT is missing", f"for example: {EXAMPLE}")
-    understood = parse_comparison_request(fields, catalogue)
-    from api.cli.progress import Reporter
-
-    with Reporter("comparing", quiet=quiet) as report:
-        from planner.compare.comparing import compare as compared
-
-        made = compared(understood, measured=measured, progress=report)
-    if hand_over(made.to_json(), output, as_json=as_json):
-        from api.cli.views.compare import show
-
-        with page() as out:
-            show(made, out)
+    made = answered("comparison", parse_comparison_request(fields, catalogue), "comparing", measured, quiet=quiet)
+    told(made, output, as_json=as_json, show=show)
 
 
 def _names(paths: list[Path]) -> list[str]:

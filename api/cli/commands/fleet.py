@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.console import flowing, page
+from api.cli.answering import told
+from api.cli.console import flowing
 from api.cli.options import SHOWN, AsJson, Output, Prices, Quiet, takes
-from api.cli.output import check_target, hand_over
+from api.cli.output import check_target
 from api.cli.requests import measured_stores, with_prices
+from planner.contract.options import ASKED
 from planner.serving.fleets.request import FleetRequest
 from profiles.errors import InputError
 
@@ -34,7 +36,7 @@ def fleet(
         typer.Option(
             metavar="DIR",
             help="Lay this profile store over the shipped pack. May be given again, the last on top.",
-            rich_help_panel="What to plan",
+            rich_help_panel=ASKED,
         ),
     ] = None,
     current: Annotated[
@@ -42,7 +44,7 @@ def fleet(
         typer.Option(
             metavar="FLEET.json",
             help="The fleet that runs now: what it has need not start, and changes count from it.",
-            rich_help_panel="What to plan",
+            rich_help_panel=ASKED,
         ),
     ] = None,
     prices: Prices = None,
@@ -85,8 +87,6 @@ def fleet(
         from planner.serving.fleets.planning import plan_fleet
 
         made = plan_fleet(understood, measured=measured, progress=report)
-    if hand_over(made.to_json(), output, as_json=as_json):
-        from api.cli.views.fleet import show
+    from api.cli.views.fleet import show
 
-        with page() as out:
-            show(made, out, explain=explain)
+    told(made, output, as_json=as_json, show=show, explain=explain)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from api.cli.console import flowing, page
-from api.cli.options import AsJson, Output, Request, takes
-from api.cli.output import check_target, hand_over
+from api.cli.answering import told
+from api.cli.console import flowing
+from api.cli.options import AsJson, Described, Output, Request, takes
+from api.cli.output import check_target
 from api.cli.requests import measured_stores, read_request
 from api.cli.running_text import EXAMPLE, fields_of
 from planner.imports.request import ImportRequest
@@ -37,10 +37,7 @@ def import_(
         ),
     ] = None,
     set_: Set = None,
-    profiles: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Know the GPU types that this store describes. May be given again."),
-    ] = None,
+    profiles: Described = None,
     request: Request = None,
     output: Output = None,
     as_json: AsJson = False,
@@ -57,6 +54,7 @@ def import_(
 
       plan import deployment.yaml --json
     """
+    from api.cli.views.deployment import show
     from planner.imports.importing import deployment_of
     from planner.imports.request import parse_import_request
 
@@ -67,8 +65,4 @@ def import_(
         raise InputError("COMMAND is missing", f"for example: {EXAMPLE}")
     fields = fields_of(source, asked, set_, catalogue) if source is not None else dict(asked)
     made = deployment_of(parse_import_request({**document, **fields}, catalogue), catalogue)
-    if hand_over(made.to_json(), output, as_json=as_json):
-        from api.cli.views.deployment import show
-
-        with page() as out:
-            show(made, out)
+    told(made, output, as_json=as_json, show=show)

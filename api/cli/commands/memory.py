@@ -9,7 +9,7 @@ import typer
 
 from api.cli.console import flowing, page, write_text
 from api.cli.engines import Engines, document_of_shapes
-from api.cli.options import AsJson, Output, Request, takes
+from api.cli.options import AsJson, Described, Output, Request, takes
 from api.cli.output import check_target, hand_over, write_atomically
 from api.cli.requests import gathered
 from planner.serving.configuration import MemoryRequest
@@ -40,10 +40,7 @@ def memory(
         typer.Option(metavar="ID", help="Of a document with several groups of engines: the one to answer for."),
     ] = None,
     engines: Engines = None,
-    profiles: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Know the GPU types that this store describes. May be given again."),
-    ] = None,
+    profiles: Described = None,
     request: Request = None,
     output: Output = None,
     as_json: AsJson = False,

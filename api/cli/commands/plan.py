@@ -9,16 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
+from api.cli.answering import told
 from api.cli.console import page
 from api.cli.options import SHOWN, AsJson, Output, Prices, Quiet, Request, SkipFailed, refuse_before_command, takes
-from api.cli.output import check_target, hand_over
+from api.cli.output import check_target
 from api.cli.requests import gathered, measured_stores, with_prices
+from planner.contract.options import ASKED, RESTRICTED
 from planner.serving.request import PlanRequest
 from profiles.errors import InputError
 
 EXAMPLE = "plan --model Qwen/Qwen3-32B --cluster 16xH200 --slo ttft=1s,tpot=30ms --workload isl=4000,osl=500"
-
-_ASKED, _RESTRICTED = "What to plan", "Restrictions"
 
 
 def _print_version(asked: bool) -> None:
@@ -47,7 +47,7 @@ def plan(
             metavar="DIR",
             help="Lay this profile store over the shipped pack: its rows answer exactly and correct the others. "
             "May be given again, the last on top.",
-            rich_help_panel=_RESTRICTED,
+            rich_help_panel=RESTRICTED,
         ),
     ] = None,
     expert_loads: Annotated[
@@ -56,7 +56,7 @@ def plan(
             metavar="FILE",
             help="Tokens that each expert received, as `plan experts --loads` reads them: also place the experts of "
             "engines with expert parallelism. May be given again: each is a workload.",
-            rich_help_panel=_ASKED,
+            rich_help_panel=ASKED,
         ),
     ] = None,
     skip_failed: SkipFailed = False,
@@ -121,8 +121,6 @@ def plan(
     for store in made.provenance.measured:
         if not store.rows and not quiet:
             print(f"note: store {store.name} has no rows of the planned GPU types", file=sys.stderr)
-    if hand_over(made.to_json(), output, as_json=as_json):
-        from api.cli.views.plan import show
+    from api.cli.views.plan import show
 
-        with page() as out:
-            show(made, out, explain=explain)
+    told(made, output, as_json=as_json, show=show, explain=explain)

@@ -11,6 +11,7 @@ from api.cli.console import flowing, page
 from api.cli.options import SHOWN, AsJson, Output, Quiet, takes
 from api.cli.output import check_target, hand_over, write_atomically
 from api.cli.requests import measured_stores, read_request
+from planner.contract.options import LOAD
 from planner.power.request import REFERENCE, PowerRequest
 from profiles.errors import InputError, UnknownName
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from planner.power.report import Solved
     from profiles.hardware import Catalogue
 
-_LOAD, _ONE = "The load", "One policy alone"
+_ONE = "One policy alone"
 
 EXAMPLE = "plan power row.yaml --trace reference --slo-impact hp_p50=1%,hp_p99=5%,lp_p50=5%,lp_p99=50%"
 
@@ -36,12 +37,12 @@ def power(
             metavar="FILE",
             help="Recorded requests of today's servers together, or `reference`: traffic that ships and meets POLCA's "
             "published facts.",
-            rich_help_panel=_LOAD,
+            rich_help_panel=LOAD,
         ),
     ] = None,
     profiles: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="Lay this profile store over the shipped pack.", rich_help_panel=_LOAD),
+        typer.Option(metavar="DIR", help="Lay this profile store over the shipped pack.", rich_help_panel=LOAD),
     ] = None,
     policy: Annotated[
         str | None,

@@ -9,7 +9,7 @@ import typer
 
 from api.cli.console import flowing, write_text
 from api.cli.engines import Engines, document_of_shapes
-from api.cli.options import SHOWN, Asked, Quiet, Request, SkipFailed, option_name, takes
+from api.cli.options import SHOWN, Asked, Profiles, Quiet, Request, SkipFailed, option_name, takes
 from api.cli.output import check_target, write_atomically
 from api.cli.requests import measured_stores, read_request
 from planner.serving.predictions import Configuration
@@ -40,10 +40,7 @@ def predict(
         ),
     ] = None,
     engines: Engines = None,
-    profiles: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Lay this profile store over the shipped pack. May be given again."),
-    ] = None,
+    profiles: Profiles = None,
     skip_failed: SkipFailed = False,
     request: Request = None,
     output: Annotated[

@@ -12,6 +12,7 @@ from api.cli.engines import Engines, document_of_shapes
 from api.cli.options import SHOWN, Quiet, Request, SkipFailed, takes
 from api.cli.output import check_target, hand_over, write_atomically
 from api.cli.requests import measured_stores, read_request, with_workload
+from planner.contract.options import LOAD
 from planner.replay.request import LIMITS, SimulationRequest
 from profiles.errors import InputError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from costmodels.serving.simulator.outcome import Outcome
     from planner.contract.deployment import DeploymentDocument
 
-_LOAD, _SHAPE = "The load", "Engines by their shape"
+_SHAPE = "Engines by their shape"
 
 
 @takes(SimulationRequest)
@@ -55,7 +56,7 @@ def simulate(
             metavar="FILE",
             help="Recorded requests: CSV with TIMESTAMP, ContextTokens, GeneratedTokens, or arrival_s, isl, osl; "
             "Mooncake's JSON lines.",
-            rich_help_panel=_LOAD,
+            rich_help_panel=LOAD,
         ),
     ] = None,
     model: Annotated[
@@ -63,7 +64,7 @@ def simulate(
         typer.Option(
             help="Of --engines: a name (`plan models`) or the path of a config.json. Of a plan of schema 1.2 or older "
             "that was made from a config.json: its path.",
-            rich_help_panel=_LOAD,
+            rich_help_panel=LOAD,
         ),
     ] = None,
     profiles: Annotated[
@@ -71,7 +72,7 @@ def simulate(
         typer.Option(
             metavar="DIR",
             help="Measured rows laid over the shipped pack, as the plan was made; may be given again.",
-            rich_help_panel=_LOAD,
+            rich_help_panel=LOAD,
         ),
     ] = None,
     skip_failed: SkipFailed = False,

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from api.cli.commands import train_layouts
 from api.cli.console import flowing
-from api.cli.options import SHOWN, AsJson, Output, Quiet, Request, refuse_before_command, takes
+from api.cli.options import SHOWN, AsJson, Output, Profiles, Quiet, Request, refuse_before_command, takes
 from api.cli.output import check_target, hand_over
 from api.cli.requests import gathered, measured_stores
 from planner.training.request import TrainingRequest
@@ -28,10 +27,7 @@ app.command("memory")(train_layouts.memory)
 def train(
     context: typer.Context,
     asked: dict[str, Any],
-    profiles: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Lay this profile store over the shipped pack. May be given again."),
-    ] = None,
+    profiles: Profiles = None,
     request: Request = None,
     as_json: AsJson = False,
     output: Output = None,

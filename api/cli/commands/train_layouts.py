@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from api.cli.console import as_json_text, flowing, write_text
-from api.cli.options import SHOWN, Quiet
+from api.cli.options import SHOWN, Profiles, Quiet
 from api.cli.output import check_target, write_atomically
 from api.cli.requests import measured_stores
 from planner.training.meanings import MEANINGS
@@ -61,10 +61,6 @@ _Output = Annotated[
     typer.Option("--output", "-o", metavar="FILE", help="Write the CSV there.", rich_help_panel=SHOWN),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON: one object a layout.", rich_help_panel=SHOWN)]
-_Profiles = Annotated[
-    list[Path] | None,
-    typer.Option(metavar="DIR", help="Lay this profile store over the shipped pack. May be given again."),
-]
 _Measured = Annotated[
     bool,
     typer.Option(
@@ -82,7 +78,7 @@ def predict(
     configs: _Configs = None,
     *,
     layout: dict[str, str],
-    profiles: _Profiles = None,
+    profiles: Profiles = None,
     measured: _Measured = False,
     explain: _Explain = False,
     output: _Output = None,
@@ -118,7 +114,7 @@ def memory(
     configs: _Configs = None,
     *,
     layout: dict[str, str],
-    profiles: _Profiles = None,
+    profiles: Profiles = None,
     explain: _Explain = False,
     output: _Output = None,
     as_json: _Json = False,

@@ -31,7 +31,8 @@ class ExchangeWay(Facts):
 
     Attributes:
         backend: its own word; ``mode``: the one beside it, where there is one.
-        roles: of engines that run it; ``usual``: that run it when nothing is said, from ``usual_from`` GPUs on.
+        roles: of engines that run it; ``usual``: that run it when nothing is said, from ``usual_from`` GPUs on, on
+            GPUs of ``usual_capability`` or more.
         vendors, from_capability: of GPUs on which it runs.
         across: kinds of fabric over which it works beyond one node (or NVLink domain); none: within one alone.
         attention_dp: whether it needs attention data parallelism.
@@ -43,6 +44,7 @@ class ExchangeWay(Facts):
     roles: tuple[EngineRole, ...]
     usual: tuple[EngineRole, ...] = ()
     usual_from: int = 8
+    usual_capability: float = 0.0
     vendors: tuple[str, ...] = ("nvidia",)
     from_capability: float = 9.0
     across: tuple[str, ...] = ("infiniband", "roce", "efa")
@@ -81,7 +83,8 @@ class Parallelism(Facts):
         """What engines of ``role`` that share experts out over ``gpus`` of a type take when nothing is said; None: they
         gather."""
         for name, each in self.exchanges.items():
-            if role in each.usual and gpus >= each.usual_from and each.runs_on(gpu):
+            new = (gpu.compute_capability or each.usual_capability) >= each.usual_capability
+            if role in each.usual and gpus >= each.usual_from and new and each.runs_on(gpu):
                 return name
         return None
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from planner.contract.documents import PLAIN_NUMBER, Document, checked
 from planner.contract.words import folded, words
@@ -122,3 +122,14 @@ def _milliseconds(name: str, value: str) -> float:
         unit = "has no unit" if re.fullmatch(r"[0-9.]+", value) else "is not a time"
         raise InputError(f"slo: {name}={shown(value)} {unit}", f"{_UNITS}; {_SLO_HELP}")
     return float(Decimal(time["number"]) * Decimal(_MILLISECONDS[time["unit"].lower()]))
+
+
+def slo_input(value: Any) -> Any:
+    """Promises in their short form, or as they are."""
+    return parse_slo(value) if isinstance(value, str) else value
+
+
+SloGiven = Annotated[Slo, BeforeValidator(slo_input, json_schema_input_type=str | Slo)]
+"""Of a request: short form or object."""
+
+SloOrNone = Annotated[Slo | None, BeforeValidator(slo_input, json_schema_input_type=str | Slo | None)]

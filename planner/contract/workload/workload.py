@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
@@ -256,6 +256,14 @@ def tokens_input(value: Any) -> Any:
 def workload_input(value: Any) -> Any:
     """A workload in its short form, or as it is."""
     return parse_workload(value) if isinstance(value, str) else value
+
+
+WorkloadGiven = Annotated[Workload, BeforeValidator(workload_input, json_schema_input_type=str | Workload)]
+"""Of a request: short form or object."""
+
+WorkloadOrNone = Annotated[
+    Workload | None, BeforeValidator(workload_input, json_schema_input_type=str | Workload | None)
+]
 
 
 _RATE = re.compile(rf"(-?{NUMBER})\s*(?:rps|/s)?", re.IGNORECASE | re.ASCII)

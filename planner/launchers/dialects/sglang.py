@@ -20,9 +20,6 @@ from planner.launchers.base import (
 )
 from planner.launchers.places import HEAD_ADDRESS, NODE_RANK, Place
 
-DISPATCH_TOKENS = "SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK"
-"""Variable that sizes low-latency buffers."""
-
 EXPERT_LOCATION = "expert-location.json"
 """Which GPU holds which expert, as `plan experts` writes it for SGLang."""
 
@@ -37,6 +34,7 @@ class SglangLauncher(Launcher):
 
     name: ClassVar[str] = "sglang"
     limits_span_replicas: ClassVar[bool] = True
+    dispatch_tokens: ClassVar[str] = "SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK"
 
     def _parallel(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         layout = spec.layout
@@ -70,13 +68,7 @@ class SglangLauncher(Launcher):
             )
         if layout.overlap != NOTHING:
             command += self._flag(layout.overlap)
-        if layout.dispatch_tokens:
-            notes.append(f"Set {DISPATCH_TOKENS}={layout.dispatch_tokens} on each node: buffers hold so many tokens.")
         return command
-
-    def _environment(self, spec: EngineSpec, place: Place) -> dict[str, str]:
-        tokens = spec.layout.dispatch_tokens
-        return {DISPATCH_TOKENS: str(tokens)} if tokens else {}
 
     def _nodes(self, spec: EngineSpec, place: Place | None, notes: list[str]) -> list[str]:
         if place is None:
@@ -91,10 +83,7 @@ class SglangLauncher(Launcher):
     def cannot_place(self, spec: EngineSpec, gpus_by_node: Sequence[int]) -> str | None:
         if spec.draft_tokens and spec.layout.pp > 1 and spec.role != "prefill":
             return f"{self.framework.full_name} drafts in one pipeline stage only (or on prefill engines)"
-        if len(set(gpus_by_node)) == 1:
-            return None
-        counts = ", ".join(map(str, gpus_by_node))
-        return f"{self.framework.full_name} wants as many GPUs on each node, and it has {counts}"
+        return self._uneven(gpus_by_node)
 
     def _placed(self, spec: EngineSpec, place: Place) -> list[str]:
         command = ["--host", "0.0.0.0", *self._flag("port", place.ports.http)]
@@ -147,9 +136,7 @@ class SglangLauncher(Launcher):
                 f"{names['max_tokens_per_step']} and {names['max_sequences']} are for all {dp} attention "
                 f"replicas: {limits.max_tokens_per_step} tokens and {limits.max_sequences} sequences each."
             )
-        if spec.must_name_kv:
-            command += self._flag("kv", self.words.kv[spec.kv_precision])
-        return command
+        return [*command, *self._kv_flags(spec)]
 
     def _drafting(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         notes.append(

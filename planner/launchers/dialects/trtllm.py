@@ -71,10 +71,7 @@ class TrtllmLauncher(Launcher):
         return self._flag("gpus_per_node", gpus)
 
     def cannot_place(self, spec: EngineSpec, gpus_by_node: Sequence[int]) -> str | None:
-        if len(set(gpus_by_node)) == 1:
-            return None
-        counts = ", ".join(map(str, gpus_by_node))
-        return f"{self.framework.full_name} wants as many GPUs on each node, and it has {counts}"
+        return self._uneven(gpus_by_node)
 
     def _limits(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         limits = spec.limits

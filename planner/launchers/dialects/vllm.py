@@ -22,21 +22,15 @@ from planner.launchers.base import (
 from planner.launchers.places import HEAD_ADDRESS, NODE_RANK, Place
 from planner.launchers.words import plain
 
-DISPATCH_TOKENS = "VLLM_MOE_DP_CHUNK_SIZE"
-"""Variable that sizes low-latency buffers."""
-
 RPC_PORT = 13345
 """Port of the data-parallel coordinator, as in vLLM's documentation; any free one will do."""
-
-
-def _counts(gpus_by_node: Sequence[int]) -> str:
-    return ", ".join(map(str, gpus_by_node))
 
 
 class VllmLauncher(Launcher):
     """Limits are per data-parallel rank, as in the plan. Experts go over all GPUs of a stage or none."""
 
     name: ClassVar[str] = "vllm"
+    dispatch_tokens: ClassVar[str] = "VLLM_MOE_DP_CHUNK_SIZE"
 
     def _parallel(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         layout = spec.layout
@@ -61,8 +55,6 @@ class VllmLauncher(Launcher):
             command += self._flag("two_batch")
             kind = "prefill" if spec.role == "prefill" else "decode"
             command += self._flag(f"two_batch_{kind}", 2)
-        if layout.dispatch_tokens:
-            notes.append(f"Set {DISPATCH_TOKENS}={layout.dispatch_tokens} on each node: buffers hold so many tokens.")
         return command
 
     def _nodes(self, spec: EngineSpec, place: Place | None, notes: list[str]) -> list[str]:
@@ -115,16 +107,15 @@ class VllmLauncher(Launcher):
 
     def cannot_place(self, spec: EngineSpec, gpus_by_node: Sequence[int]) -> str | None:
         rank = spec.layout.tp * spec.layout.pp
-        if len(set(gpus_by_node)) == 1 or (spec.layout.dp > 1 and all(gpus % rank == 0 for gpus in gpus_by_node)):
+        if spec.layout.dp > 1 and all(gpus % rank == 0 for gpus in gpus_by_node):
             return None
-        return f"{self.framework.full_name} wants as many GPUs on each node, and it has {_counts(gpus_by_node)}"
+        return self._uneven(gpus_by_node)
 
     def _placed(self, spec: EngineSpec, place: Place) -> list[str]:
         return self._flag("port", place.ports.http) if place.leads else []
 
     def _environment(self, spec: EngineSpec, place: Place) -> dict[str, str]:
-        tokens = spec.layout.dispatch_tokens
-        buffers = {DISPATCH_TOKENS: str(tokens)} if tokens else {}
+        buffers = super()._environment(spec, place)
         if spec.role == "aggregated":
             return buffers
         return buffers | {
@@ -165,9 +156,7 @@ class VllmLauncher(Launcher):
 
     def _limits(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         command = self._limit_flags(spec)
-        if spec.must_name_kv:
-            command += self._flag("kv", self.words.kv[spec.kv_precision])
-        return command
+        return [*command, *self._kv_flags(spec)]
 
     def _drafting(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         notes.append(

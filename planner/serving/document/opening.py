@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from planner.contract.deployment import Deployment, DeploymentDocument, parse_deployment
 from planner.contract.engine import EngineGroup
@@ -31,6 +33,21 @@ def opened(value: Mapping[str, Any] | str, where: str) -> Plan | DeploymentDocum
         )
     text = value if isinstance(value, str) else json.dumps(value)
     return parse_deployment(text, where) if _is_deployment(text) else parse_plan(text, where)
+
+
+def _opened(value: Any) -> Any:
+    return opened(value, "request: plan") if isinstance(value, Mapping) else value
+
+
+RunningGiven = Annotated[
+    Plan | DeploymentDocument, BeforeValidator(_opened, json_schema_input_type=Plan | DeploymentDocument)
+]
+"""Of a request: a plan or a deployment, as they are written or of an older schema."""
+
+RunningOrNone = Annotated[
+    Plan | DeploymentDocument | None,
+    BeforeValidator(_opened, json_schema_input_type=Plan | DeploymentDocument | None),
+]
 
 
 def _is_deployment(text: str) -> bool:

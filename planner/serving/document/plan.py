@@ -6,10 +6,12 @@ no clock readings: same request, same versions, same bytes.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from planner.contract.clusters import SuppliedCluster
 from planner.contract.deployment import Deployment
@@ -228,6 +230,15 @@ def parse_plan(text: str, where: str = "plan") -> Plan:
         InputError: not JSON, not a plan, of another schema version, or refused by the schema.
     """
     return parse_published(text, Plan, where, OLDER, called=(None,))
+
+
+def plan_or_none(where: str) -> BeforeValidator:
+    """Opens the plan in a request's field, which ``where`` names, as :func:`parse_plan` does."""
+
+    def opened(value: Any) -> Any:
+        return parse_plan(json.dumps(value), where) if isinstance(value, Mapping) else value
+
+    return BeforeValidator(opened, json_schema_input_type=Plan | None)
 
 
 def read_plan(path: Path) -> Plan:

@@ -12,29 +12,20 @@ from costmodels.estimates import Estimates, Floats
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.simulator.outcome import Metric
 from costmodels.serving.steady.disaggregated import Decoding, decoding
-from costmodels.serving.steady.kv_transfer import Link
 from costmodels.serving.step import StepTimes
 from planner.contract.engine import Role
 from planner.contract.workload.workload import Workload
-from planner.serving.engines.disaggregated import DisaggregatedEngines
+from planner.serving.engines.one_role import OneRoleCandidate, OneRoleEngine
 from planner.serving.engines.protocol import most_sequences
-from planner.serving.operating_points import Job, least_concurrency
+from planner.serving.operating_points import least_concurrency
 from planner.solving.packing import DECODE
 
 
 @dataclass(frozen=True)
-class DecodeCandidate:
+class DecodeCandidate(OneRoleCandidate[Decoding]):
     """Engine ``index`` of ``engines``, which is ``row`` of the decode engines of ``pool``."""
 
     role: ClassVar[Role] = "decode"
-    pool: DisaggregatedEngines
-    engines: Decoding
-    index: int
-    row: int
-
-    @property
-    def job(self) -> Job:
-        return self.pool.job
 
     @property
     def layouts(self) -> Layouts:
@@ -56,18 +47,8 @@ class DecodeCandidate:
             return limit * job.shape.queries, limit
         return max(min(job.served.framework.limits.token_budgets), limit * job.shape.queries), limit
 
-    @property
-    def rate_rps(self) -> Estimates:
-        return self.engines.rate_rps.take(np.array([self.index]))
-
-    @property
-    def link(self) -> Link:
-        return self.pool.link
-
-    @property
-    def link_busy(self) -> float:
-        time = self.pool.receive_us(self.layouts)
-        return float(self.engines.rate_rps.value[self.index]) / float(self.layouts.dp[0]) * float(time[0]) / 1e6
+    def _on_link_us(self) -> float:
+        return float(self.pool.receive_us(self.layouts)[0])
 
     def at(self, load_rps: float) -> DecodeEngine:
         """At the least concurrency, the candidate's at most, that carries ``load_rps``."""
@@ -83,28 +64,16 @@ class DecodeCandidate:
 
 
 @dataclass(frozen=True)
-class DecodeEngine:
+class DecodeEngine(OneRoleEngine[DecodeCandidate, Decoding]):
     """The engine of a ``candidate`` under a load."""
 
     role: ClassVar[Role] = "decode"
-    candidate: DecodeCandidate
-    load_rps: float
-    loaded: Decoding
-
-    @property
-    def rate_per_us(self) -> float:
-        """Requests of one attention rank."""
-        return self.load_rps / float(self.candidate.layouts.dp[0]) / 1e6
 
     @property
     def cycles_before_first_token(self) -> float:
         """Decode cycles between the transfer and the first token, on average."""
         cycles = self.candidate.pool.decode_cycles(self.candidate.layouts)
         return float((cycles - self.loaded.tokens * self.loaded.steps_per_token)[0])
-
-    @property
-    def alone(self) -> None:
-        return None
 
     @property
     def means_us(self) -> dict[Metric, Estimates]:

@@ -11,29 +11,19 @@ from costmodels.estimates import Estimates
 from costmodels.operations.layouts import Layouts
 from costmodels.serving.simulator.outcome import Metric
 from costmodels.serving.steady.disaggregated import Prefilling, prefill_steps, prefilling, work_us
-from costmodels.serving.steady.kv_transfer import Link
 from costmodels.serving.step import StepTimes
 from planner.contract.engine import Role
 from planner.contract.workload.workload import Workload
-from planner.serving.engines.disaggregated import DisaggregatedEngines
+from planner.serving.engines.one_role import OneRoleCandidate, OneRoleEngine
 from planner.serving.engines.protocol import most_sequences
-from planner.serving.operating_points import Job
 from planner.solving.packing import PREFILL
 
 
 @dataclass(frozen=True)
-class PrefillCandidate:
+class PrefillCandidate(OneRoleCandidate[Prefilling]):
     """Engine ``index`` of ``engines``, which is ``row`` of the prefill engines of ``pool``."""
 
     role: ClassVar[Role] = "prefill"
-    pool: DisaggregatedEngines
-    engines: Prefilling
-    index: int
-    row: int
-
-    @property
-    def job(self) -> Job:
-        return self.pool.job
 
     @property
     def layouts(self) -> Layouts:
@@ -56,18 +46,8 @@ class PrefillCandidate:
         together, room = int(self.engines.steps.together[i]), int(pool.room[self.row])
         return int(pool.budget[self.row]), min(room, max(together, most_sequences(per_us * stays, room)))
 
-    @property
-    def rate_rps(self) -> Estimates:
-        return self.engines.rate_rps.take(np.array([self.index]))
-
-    @property
-    def link(self) -> Link:
-        return self.pool.link
-
-    @property
-    def link_busy(self) -> float:
-        time = self.pool.send_us(self.layouts, 1.0)
-        return float(self.engines.rate_rps.value[self.index]) / float(self.layouts.dp[0]) * float(time[0]) / 1e6
+    def _on_link_us(self) -> float:
+        return float(self.pool.send_us(self.layouts, 1.0)[0])
 
     def at(self, load_rps: float) -> PrefillEngine:
         steps = self.engines.steps.take(np.array([self.index]))
@@ -76,22 +56,10 @@ class PrefillCandidate:
 
 
 @dataclass(frozen=True)
-class PrefillEngine:
+class PrefillEngine(OneRoleEngine[PrefillCandidate, Prefilling]):
     """The engine of a ``candidate`` under a load."""
 
     role: ClassVar[Role] = "prefill"
-    candidate: PrefillCandidate
-    load_rps: float
-    loaded: Prefilling
-
-    @property
-    def rate_per_us(self) -> float:
-        """Requests of one attention rank."""
-        return self.load_rps / float(self.candidate.layouts.dp[0]) / 1e6
-
-    @property
-    def alone(self) -> None:
-        return None
 
     @property
     def means_us(self) -> dict[Metric, Estimates]:

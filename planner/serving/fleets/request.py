@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -14,11 +13,11 @@ from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, che
 from planner.contract.engine import FrameworkName
 from planner.contract.fleet import RouteBy, SurviveAsked
 from planner.contract.models import ModelInput
-from planner.contract.options import RELEASE_HELP, Option
+from planner.contract.options import ASKED, RELEASE_HELP, Option
 from planner.contract.workload.classes import LoadInput, Portion, load_input
-from planner.contract.workload.slo import Slo, parse_slo
+from planner.contract.workload.slo import Slo, SloGiven
 from planner.contract.workload.workload import Speculation
-from planner.serving.document.plan import Plan, parse_plan
+from planner.serving.document.plan import Plan, plan_or_none
 from planner.serving.fleets.tables import MeasuredTable
 from planner.serving.request import Choices, KvChoices, as_share
 from profiles.hardware import SHIPPED, Catalogue
@@ -26,20 +25,10 @@ from profiles.values import shown
 
 MOST_SERVICES = 64
 
-_ASKED = "What to plan"
-
 
 def _cluster(value: Any, info: ValidationInfo) -> Any:
     found = cluster_input(value, info)
     return supplied(found) if isinstance(found, Cluster) else found
-
-
-def _opened(value: Any) -> Any:
-    return parse_plan(json.dumps(value), "current") if isinstance(value, Mapping) else value
-
-
-def _slo(value: Any) -> Any:
-    return parse_slo(value) if isinstance(value, str) else value
 
 
 class ServiceAsked(Document):
@@ -47,7 +36,7 @@ class ServiceAsked(Document):
 
     name: str = Field(min_length=1, max_length=200)
     model: ModelInput | None = Field(default=None, description="bundled name or config.json; left out with tables")
-    slo: Annotated[Slo, BeforeValidator(_slo, json_schema_input_type=str | Slo)] = Slo()
+    slo: SloGiven = Slo()
     load: Annotated[LoadInput, BeforeValidator(load_input, json_schema_input_type=str | LoadInput)]
     tables: tuple[MeasuredTable, ...] = Field(default=(), description="in place of the model")
     framework: FrameworkName | None = Field(default=None, description="default: the fleet's")
@@ -71,22 +60,20 @@ class FleetRequest(Document):
     ] = None
     services: tuple[ServiceAsked, ...] = Field(min_length=1, max_length=MOST_SERVICES)
     tables: tuple[MeasuredTable, ...] = Field(default=(), description="of services without a model and tables")
-    objective: Annotated[Literal["cost", "gpus"], Option("cost (default) or gpus.", _ASKED)] = "cost"
+    objective: Annotated[Literal["cost", "gpus"], Option("cost (default) or gpus.", ASKED)] = "cost"
     route_by: Annotated[
         RouteBy,
         Field(description="what the gateway tells requests apart by"),
-        Option(
-            "What the gateway knows of a request: isl (default), or isl,osl (as a perfect predictor would).", _ASKED
-        ),
+        Option("What the gateway knows of a request: isl (default), or isl,osl (as a perfect predictor would).", ASKED),
     ] = "isl"
     survive: SurviveAsked = SurviveAsked()
-    framework: Annotated[FrameworkName, Option(RELEASE_HELP, _ASKED)] = "vllm"
+    framework: Annotated[FrameworkName, Option(RELEASE_HELP, ASKED)] = "vllm"
     headroom: Annotated[
         Annotated[float, Field(ge=0, le=10), PLAIN_NUMBER] | None,
         BeforeValidator(as_share, json_schema_input_type=float | str | None),
         Field(description="share of the load that is carried beside; null: what the tails need (tables: none)"),
         Option(
-            "Carry this much more than the load: 20%. Default: what the tails need.", _ASKED, metavar="SHARE", text=True
+            "Carry this much more than the load: 20%. Default: what the tails need.", ASKED, metavar="SHARE", text=True
         ),
     ] = None
     budget_usd_per_hour: Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None = Field(
@@ -95,32 +82,36 @@ class FleetRequest(Document):
     max_changes: Annotated[
         Annotated[int, Field(ge=0, le=1_000_000), PLAIN_NUMBER] | None,
         Field(description="engines that start or leave from one step to the next, at most"),
-        Option("Engines that start or leave from one step to the next, at most.", _ASKED, metavar="N"),
+        Option("Engines that start or leave from one step to the next, at most.", ASKED, metavar="N"),
     ] = None
     current: Annotated[
         Plan | None,
-        BeforeValidator(_opened, json_schema_input_type=Plan | None),
+        plan_or_none("current"),
         Field(description="the fleet that runs now: what it has need not start, and max_changes counts from it"),
     ] = None
     serve_rest: Annotated[
         bool,
         Field(strict=True, description="leave out classes that nothing serves, and name them"),
-        Option("Leave out classes that nothing serves, and name them, rather than refuse.", _ASKED),
+        Option("Leave out classes that nothing serves, and name them, rather than refuse.", ASKED),
     ] = False
-    tolerance: Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER] = Field(
-        default=0.02, description="of capacity, by which classes that are made of a trace may be too coarse"
-    )
+    tolerance: Annotated[
+        Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER],
+        Field(description="share of capacity by which classes of a trace may be too coarse; they are split until then"),
+        Option(
+            "Split the classes of a trace until that changes capacity by less than this share.", ASKED, metavar="SHARE"
+        ),
+    ] = 0.02
     confidence: Annotated[float, Field(gt=0, lt=1), PLAIN_NUMBER] = 0.5
     time_limit_s: Annotated[
         float,
         Field(gt=0, le=3600),
         PLAIN_NUMBER,
-        Option("Seconds for the solver. Default: 60.", _ASKED, name="time_limit", show_default=False),
+        Option("Seconds for the solver. Default: 60.", ASKED, name="time_limit", show_default=False),
     ] = 60.0
     simulation: Annotated[
         bool,
         Field(strict=True, description="simulate the engines under their own mixture, and count on what they carry"),
-        Option("Simulate the engines under their own mixture, and count on no more than they carry.", _ASKED),
+        Option("Simulate the engines under their own mixture, and count on no more than they carry.", ASKED),
     ] = True
     seed: Annotated[int, Field(ge=0, le=2**63), PLAIN_NUMBER] = 0
 
@@ -144,6 +135,8 @@ class FleetRequest(Document):
                 raise ValueError(f"services: {shown(service.name)} has a model and tables; leave one of them out")
             if service.model is not None and self.cluster is None:
                 raise ValueError(f"cluster: is missing, on which {shown(service.name)} runs; write for example 64xH100")
+        if self.survive.zones and not any(pool.zone for pool in (self.cluster.pools if self.cluster else ())):
+            raise ValueError(f"survive.zones: {self.survive.zones}, and no pool says its zone; give pools a zone")
         return self
 
     def tables_of(self, service: ServiceAsked) -> tuple[MeasuredTable, ...]:

@@ -14,6 +14,7 @@ from costmodels.estimates import Estimates
 from costmodels.kernels.cost_model import CostModel, unseen_spreads
 from costmodels.kernels.kernel_models import (
     MEASURED_NOISE,
+    SATURATED,
     KernelModel,
     coded,
     deduplicated,
@@ -166,6 +167,19 @@ def test_a_gpu_without_rows_gets_wider_intervals(
     assert np.all(width >= unseen_spreads()[operation] - 1e-9)
     assert np.median(width) > np.median(np.log(seen.high / seen.value))
     assert not unseen.inside.any()
+
+
+@pytest.mark.parametrize("operation", ["gemm", "mla_decode"])
+def test_less_arithmetic_than_a_measured_relative_costs_what_is_missing(
+    synthetic_store: ProfileStore, operation: str
+) -> None:
+    """H20 is H200 with a seventh of the arithmetic: what launches or memory take stays, what is computed grows."""
+    poor, relative = (synthetic.cost_model(name, synthetic_store) for name in ("H20", "H200"))
+    q = questions(operation, 80, seed=4)
+    got, near = poor.estimate(operation, q), relative.estimate(operation, q)
+    bound, bound_near = (bound_us(each.kernel(operation), q) for each in (poor, relative))  # type: ignore[arg-type]
+    np.testing.assert_allclose(got.value, near.value + SATURATED * np.maximum(bound - bound_near, 0.0))
+    assert not got.inside.any()
 
 
 def test_an_unseen_precision_is_an_unseen_gpu(synthetic_cost: CostModel) -> None:

@@ -81,6 +81,43 @@ def test_what_nobody_says_is_taken_and_told() -> None:
     assert "dispatch_tokens=256" in answer["note"]
 
 
+def test_tensorrt_llm_sends_tokens_where_more_gpus_share_experts_than_a_token_has() -> None:
+    base = {"framework": "trtllm", "gpu": "GB200", "redundant": "", "concurrency": "512"}
+    wide, narrow, hopper = asked(
+        base | {"dp": "32", "ep": "32"},
+        base | {"dp": "8", "ep": "8"},
+        base | {"dp": "8", "ep": "8", "gpu": "H200", "model": "openai/gpt-oss-120b", "gpu_memory_utilization": ""},
+    ).to_dict("records")
+    assert "exchange=nvlink_one_sided" in wide["note"]
+    assert "dispatch" in wide["step_ms_by_part"]
+    assert all("exchange" not in each["note"] and not each["error"] for each in (narrow, hopper))
+
+
+class TestMeasuredRuns:
+    """TPOT, ms, of engines that no constant of wide expert parallelism was fitted to."""
+
+    def test_within_one_nvlink_domain(self) -> None:
+        """InferenceX, DeepSeek-R1 on GB200 and GB300 with EP32 (aiconfigurator-core 0.12.0, silicon_sample.csv)."""
+        base = {"dp": "32", "ep": "32", "redundant": "", "osl": "922", "kv_precision": "fp8"}
+        runs = (
+            ({"framework": "sglang", "gpu": "GB200", "isl": "922", "concurrency": "1891"}, 20.9),
+            ({"framework": "sglang", "gpu": "GB300", "isl": "7373", "concurrency": "436"}, 16.76),
+            ({"framework": "trtllm", "gpu": "GB300", "isl": "7373", "concurrency": "456"}, 17.43),
+        )
+        times = [float(value) for value in asked(*(base | run for run, _ in runs))["tpot_ms_mean"]]
+        assert times == pytest.approx([measured for _, measured in runs], rel=0.15)
+
+    def test_on_a_gpu_with_little_arithmetic(self) -> None:
+        """Ant Group, DeepSeek-R1 on 16 H20, one drafted token (lmsys.org, 2025-09-26): tokens/s a GPU."""
+        base = {
+            "gpu": "H20", "dp": "16", "ep": "16", "redundant": "", "isl": "4096", "osl": "1536", "kv_precision": "fp8",
+            "overlap": "single_batch", "workload": "isl=1,osl=1,concurrency=1,draft=1,acceptance=0.85",
+        }  # fmt: skip
+        answer = asked(*(base | {"concurrency": str(16 * batch)} for batch in (32, 48)))
+        rates = [float(value) for value in answer["output_tokens_per_s_per_gpu"]]
+        assert rates == pytest.approx([675, 714], rel=0.2)
+
+
 def test_parts_of_a_step_add_up() -> None:
     answer = asked({"overlap": "two_batch"}).iloc[0]
     parts = dict(part.rsplit(" ", 1) for part in answer["step_ms_by_part"].split("; "))
