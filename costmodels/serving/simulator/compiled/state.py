@@ -26,7 +26,7 @@ _PART: dict[str, Any] = {
     "no_cfunc_wrapper": True,
     "_nrt": False,
 }
-"""Parts are copied into the loop: passing the state to them would count and copy its arrays, at fifty times the cost."""
+"""Parts are copied into the loop: passing the state to them would count and copy arrays, at fifty times the cost."""
 
 
 def compiled(function: _Function) -> _Function:
