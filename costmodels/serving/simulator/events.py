@@ -76,7 +76,7 @@ def simulate(
     osl = np.ones(n, np.int64) if engine.role == "prefill" else _whole(requests.osl)
     refused = refusals(engine, requests)
     limits = [] if give_up is None else give_up.limits
-    asked = state.Asked(
+    asked = state.Sent(
         _whole(requests.isl),
         osl,
         np.array(requests.arrival_us, np.float64),

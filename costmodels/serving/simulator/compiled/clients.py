@@ -12,8 +12,8 @@ from costmodels.serving.simulator.compiled.state import (
     SENDS,
     TAKEN,
     TURN,
-    Asked,
     Seen,
+    Sent,
     Spec,
     State,
     compiled,
@@ -40,7 +40,7 @@ def next_us(s: State) -> float:
 
 
 @compiled
-def answered(asked: Asked, s: State, now: float) -> None:
+def answered(asked: Sent, s: State, now: float) -> None:
     """A request was answered: in a closed loop its client sends the next."""
     s.n[LEFT] -= 1
     if asked.closed and s.n[NEXT] < len(asked.isl):
@@ -52,7 +52,7 @@ def answered(asked: Asked, s: State, now: float) -> None:
 
 
 @compiled
-def receive(spec: Spec, asked: Asked, seen: Seen, s: State, now: float) -> None:
+def receive(spec: Spec, asked: Sent, seen: Seen, s: State, now: float) -> None:
     """Takes in the requests that have reached the engine."""
     while True:
         while s.n[SENDS] and s.send_us[0] <= now:

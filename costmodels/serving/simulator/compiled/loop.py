@@ -33,9 +33,9 @@ from costmodels.serving.simulator.compiled.state import (
     TTFT,
     UNSEEN,
     Array,
-    Asked,
     Curve,
     Seen,
+    Sent,
     Spec,
     State,
     compiled,
@@ -63,7 +63,7 @@ def _looks(spec: Spec, s: State) -> bool:
 
 
 @compiled
-def too_often(asked: Asked, seen: Seen, now: float) -> bool:
+def too_often(asked: Sent, seen: Seen, now: float) -> bool:
     """Whether some limit's percentile cannot hold any more, whatever comes."""
     for k in range(len(asked.limit_us)):
         metric, limit = asked.limit_metric[k], asked.limit_us[k]
@@ -88,7 +88,7 @@ def too_often(asked: Asked, seen: Seen, now: float) -> bool:
 
 
 @compiled
-def _begin(spec: Spec, asked: Asked, seen: Seen, s: State, now: float) -> tuple[int, int]:
+def _begin(spec: Spec, asked: Sent, seen: Seen, s: State, now: float) -> tuple[int, int]:
     """The next micro-batch: the slot that has waited longest and has work, −1 without any; tokens of all ranks."""
     for at in range(s.n[FREE]):
         number, total, changed, busy = s.stages[at].free, 0, False, False
@@ -191,7 +191,7 @@ def _sample(spec: Spec, s: State, now: float, busy_us: float, into: Array) -> No
 
 
 @compiled
-def _start(spec: Spec, asked: Asked, seen: Seen, s: State) -> None:
+def _start(spec: Spec, asked: Sent, seen: Seen, s: State) -> None:
     """Everything is free; the clients of an open loop have sent all, those of a closed one are to send their first."""
     s.n[LEFT], s.n[NEXT], s.n[FREE] = len(asked.isl), len(asked.sent_us), spec.stages
     for request in range(len(asked.sent_us)):
@@ -204,7 +204,7 @@ def _start(spec: Spec, asked: Asked, seen: Seen, s: State) -> None:
 
 @njit(error_model="numpy")
 def _run(
-    spec: Spec, through: Curve, slowest: Curve, asked: Asked, seen: Seen, s: State
+    spec: Spec, through: Curve, slowest: Curve, asked: Sent, seen: Seen, s: State
 ) -> tuple[int, float, float, int, Array]:
     """(how it ended, when, µs in steps, steps, samples) and ``seen``."""
     _start(spec, asked, seen, s)
@@ -259,12 +259,12 @@ def _run(
     return DONE, now, busy_us, steps_taken, samples[: sampled + 1]
 
 
-def _cached(source: str) -> Callable[[Spec, Curve, Curve, Asked, Seen, State], tuple[int, float, float, int, Array]]:
+def _cached(source: str) -> Callable[[Spec, Curve, Curve, Sent, Seen, State], tuple[int, float, float, int, Array]]:
     """The loop, compiled and kept on disk. Numba looks at one file to tell whether that is still true: ``source``, a
     closure's cell that it looks at too, stands for all."""
 
     @njit(cache=True, error_model="numpy")
-    def run(spec: Spec, through: Curve, slowest: Curve, asked: Asked, seen: Seen, s: State) -> Any:
+    def run(spec: Spec, through: Curve, slowest: Curve, asked: Sent, seen: Seen, s: State) -> Any:
         assert len(source)
         return _run(spec, through, slowest, asked, seen, s)
 

@@ -14,9 +14,9 @@ from costmodels.serving.simulator.compiled.state import (
     FLYING,
     FREE,
     Array,
-    Asked,
     Curve,
     Seen,
+    Sent,
     Spec,
     State,
     compiled,
@@ -91,7 +91,7 @@ def settled(spec: Spec, s: State) -> bool:
 
 @njit(error_model="numpy")
 def rotate(
-    spec: Spec, curves: tuple[Curve, Curve], asked: Asked, seen: Seen, s: State, clock: Array, now: float
+    spec: Spec, curves: tuple[Curve, Curve], asked: Sent, seen: Seen, s: State, clock: Array, now: float
 ) -> tuple[float, int]:
     """Lets the micro-batches follow each other as long as they hold the same decodes and nothing else: until a request
     comes, a sequence ends or a prompt in flight is through (the time of which is returned), or until the cache may not
@@ -177,7 +177,7 @@ def _straightened(spec: Spec, curves: tuple[Curve, Curve], s: State, number: int
 
 
 @compiled
-def _settle(spec: Spec, asked: Asked, seen: Seen, s: State, t: Turns, moved: int, taken: int) -> None:
+def _settle(spec: Spec, asked: Sent, seen: Seen, s: State, t: Turns, moved: int, taken: int) -> None:
     """Every step that was taken of the first ``moved``, one after the other, is landed but each one's last, which is in
     flight."""
     for i in range(moved):

@@ -7,11 +7,11 @@ import math
 import numpy as np
 
 from costmodels.serving.simulator.compiled.clients import answered
-from costmodels.serving.simulator.compiled.state import Asked, Seen, Spec, State, compiled, drop, push, remove, sift
+from costmodels.serving.simulator.compiled.state import Seen, Sent, Spec, State, compiled, drop, push, remove, sift
 
 
 @compiled
-def leave(spec: Spec, asked: Asked, s: State, slot: int, request: int) -> float:
+def leave(spec: Spec, asked: Sent, s: State, slot: int, request: int) -> float:
     """A sequence's tokens in this slot; it and its cache are gone."""
     rank = slot // spec.stages
     gained = (s.slots[slot].step - s.requests[request].first_step) * spec.gain
@@ -25,7 +25,7 @@ def leave(spec: Spec, asked: Asked, s: State, slot: int, request: int) -> float:
 
 
 @compiled
-def _preempt_latest(spec: Spec, asked: Asked, seen: Seen, s: State, slot: int) -> None:
+def _preempt_latest(spec: Spec, asked: Sent, seen: Seen, s: State, slot: int) -> None:
     """The sequence that came last loses its cache and waits at the head of the queue to be computed again."""
     rank = slot // spec.stages
     prefills = 2 * rank + 1
@@ -49,7 +49,7 @@ def _preempt_latest(spec: Spec, asked: Asked, seen: Seen, s: State, slot: int) -
 
 
 @compiled
-def join(spec: Spec, asked: Asked, s: State, slot: int, request: int) -> bool:
+def join(spec: Spec, asked: Sent, s: State, slot: int, request: int) -> bool:
     """A prompt is done: its token is made, and the sequence decodes on in ``slot``. False: it was the last token, and
     the sequence is gone."""
     rank, before = slot // spec.stages, s.requests[request].made
@@ -90,7 +90,7 @@ def _next_chunk(s: State, rank: int, budget: int) -> int:
 
 
 @compiled
-def _fits(spec: Spec, asked: Asked, s: State, slot: int, budget: int) -> bool:
+def _fits(spec: Spec, asked: Sent, s: State, slot: int, budget: int) -> bool:
     """Whether the first that waits can be admitted."""
     rank = slot // spec.stages
     if s.ranks[rank].running >= spec.most:
@@ -106,7 +106,7 @@ def _fits(spec: Spec, asked: Asked, s: State, slot: int, budget: int) -> bool:
 
 
 @compiled
-def schedule(spec: Spec, asked: Asked, seen: Seen, s: State, slot: int, now: float) -> None:
+def schedule(spec: Spec, asked: Sent, seen: Seen, s: State, slot: int, now: float) -> None:
     """The chunks of the next step in ``slot``; makes room for its decodes first. A request that comes to a decode
     engine with its first token takes part at once."""
     rank, preempted, budget = slot // spec.stages, False, spec.budget
@@ -151,7 +151,7 @@ def grow(spec: Spec, s: State, slot: int, steps: int) -> None:
 
 
 @compiled
-def decoded(spec: Spec, asked: Asked, seen: Seen, s: State, slot: int, steps: int, now: float) -> bool:
+def decoded(spec: Spec, asked: Sent, seen: Seen, s: State, slot: int, steps: int, now: float) -> bool:
     """``steps`` decode steps are done by ``now``; whether requests ended with them."""
     s.slots[slot].step += steps
     s.slots[slot].context += s.slots[slot].count * spec.gain * steps
@@ -167,7 +167,7 @@ def decoded(spec: Spec, asked: Asked, seen: Seen, s: State, slot: int, steps: in
 
 
 @compiled
-def land(spec: Spec, asked: Asked, seen: Seen, s: State, number: int, now: float) -> None:
+def land(spec: Spec, asked: Sent, seen: Seen, s: State, number: int, now: float) -> None:
     """The end of a step of one micro-batch: tokens, first tokens, finished sequences."""
     for rank in range(spec.ranks):
         slot = rank * spec.stages + number

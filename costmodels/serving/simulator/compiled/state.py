@@ -91,7 +91,7 @@ class Spec(NamedTuple):
     graph_sizes: Array
 
 
-class Asked(NamedTuple):
+class Sent(NamedTuple):
     """The requests, [n], in the order of sending; in a closed loop ``sent_us`` are the first ones'. ``refused``: not 0.
     ``limit_*``: see :class:`costmodels.serving.simulator.capacity.Missed`."""
 
@@ -193,7 +193,7 @@ class State(NamedTuple):
 LEFT, NEXT, PASSED, TAKEN, SENDS, TURN, FREE, FLYING, UNSEEN = range(9)
 
 
-def fresh(spec: Spec, asked: Asked) -> State:
+def fresh(spec: Spec, asked: Sent) -> State:
     """An idle engine."""
     n, ranks, slots = len(asked.isl), spec.ranks, spec.ranks * spec.stages
     held, cut = max(min(spec.most, n), 1), max(min(spec.most, spec.budget, n), 1) + 1
