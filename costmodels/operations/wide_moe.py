@@ -150,7 +150,8 @@ def ask_wide_experts(
         routing = np.full(len(layouts), code("routing", "balanced"))
     coded = np.array([code("kind", name) for name in _KINDS])[kinds]
     inside = np.where(layouts.low_latency, np.minimum(tokens, MOST_MASKED), tokens)
-    corners = [(many, share, slots, routing) for many, share in between_powers(inside)]
+    uneven = (kinds == _KINDS.index("contiguous")) & (routing != code("routing", "balanced"))
+    corners = [(many, share, slots, routing) for many, share in _drawn(between_powers(inside), uneven)]
     free = np.maximum(FREE_ROWS * slots / np.asarray(shape["top_k"], np.float64), MOST_MASKED)
     beyond = np.where(layouts.low_latency, np.maximum(tokens - free, 0.0), 0.0) / (MOST_MASKED / 2)
     if beyond.any():  # what one expert more or less has to do is all arithmetic there
@@ -168,6 +169,21 @@ def ask_wide_experts(
 
 
 Corner = tuple[Ints, Floats]
+
+DRAWS = (1024, 16384)
+"""Tokens of a GPU from which contiguous products take as long as there are tokens, and up to which they are measured."""
+
+
+def _drawn(corners: tuple[Corner, Corner], uneven: NDArray[np.bool_]) -> list[Corner]:
+    """``corners``, with the rows of twice and half as many tokens where rows are ``uneven``, [n]: each of those is one draw
+    of skewed experts (ratios to balanced ones jump by a tenth from one size to the next), and times are proportional."""
+    out: list[Corner] = []
+    for many, share in corners:
+        mean = uneven & (many >= DRAWS[0])
+        beside = mean & (many < DRAWS[1])
+        each = np.where(mean, share / np.where(beside, 3.0, 2.0), share)
+        out += [(many, each), (many // 2, np.where(mean, 2 * each, 0.0)), (2 * many, np.where(beside, each / 2, 0.0))]
+    return out
 
 
 def between_powers(values: Floats, most: Floats | float = 2.0**40) -> tuple[Corner, Corner]:
