@@ -87,14 +87,14 @@ MOST_MASKED = 128
 until there are :data:`FREE_ROWS`, and grow from there with what is computed."""
 
 FREE_ROWS = 256
-"""Rows of an expert from which its products take longer than reading its weights: the ratio of arithmetic to bandwidth in
-8 bits of all GPUs since Hopper is near 300 rows; one expert of DeepSeek's takes a fifth more at 256 than at 16 (H100, GB200)."""
+"""Rows of an expert from which its products take longer than reading its weights: arithmetic ÷ bandwidth in 8 bits is
+near 300 rows on all GPUs since Hopper; one of DeepSeek's experts takes a fifth more at 256 than at 16 (H100, GB200)."""
 
 
 MASKED_IN = "fp8_block"
-"""The precision of masked rows. Others take as much of their time as of their bytes: what they read, and the rate of their
-tensor cores, go alike (DeepSeek-R1 in nvfp4 on 32 GB200 and GB300, 10 runs: 16 % too slow by a forest that has seen other
-kernels in 4 bits)."""
+"""The precision of masked rows. Others take as much of their time as of their bytes: what they read, and the rate of
+their tensor cores, go alike (DeepSeek-R1 in nvfp4 on 32 GB200 and GB300, 10 runs: 16 % too slow by a forest that has
+seen other kernels in 4 bits)."""
 
 
 @dataclass(frozen=True)
@@ -171,12 +171,12 @@ def ask_wide_experts(
 Corner = tuple[Ints, Floats]
 
 DRAWS = (1024, 16384)
-"""Tokens of a GPU from which contiguous products take as long as there are tokens, and up to which they are measured."""
+"""Tokens of a GPU from which contiguous products take as long as there are tokens, and up to which rows go."""
 
 
 def _drawn(corners: tuple[Corner, Corner], uneven: NDArray[np.bool_]) -> list[Corner]:
-    """``corners``, with the rows of twice and half as many tokens where rows are ``uneven``, [n]: each of those is one draw
-    of skewed experts (ratios to balanced ones jump by a tenth from one size to the next), and times are proportional."""
+    """``corners``, with rows of twice and half as many tokens where rows are ``uneven``, [n]: each of those is one
+    draw of skewed experts (ratios to balanced ones jump by a tenth between sizes), and times are proportional."""
     out: list[Corner] = []
     for many, share in corners:
         mean = uneven & (many >= DRAWS[0])
