@@ -84,7 +84,8 @@ def of_environment() -> dict[str, Any]:
     try:
         return Settings().model_dump(exclude_none=True)
     except ValidationError as error:
-        raise validation_error(error, "environment") from error
+        name = str(error.errors(include_url=False)[0]["loc"][0])
+        raise validation_error(error, f"${Settings.model_config['env_prefix']}{name.upper()}") from error
 
 
 def of_file(values: Mapping[str, Any], folder: Path, where: str) -> dict[str, Any]:

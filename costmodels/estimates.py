@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 COVERAGE = 0.80
 """Share of true values that lie between ``low`` and ``high``."""

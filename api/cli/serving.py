@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import signal
 import socket
+import ssl
 import sys
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -16,7 +18,11 @@ from api.rest.app import create_app
 from api.rest.service import Service
 from api.rest.wire import IDLE_S, wire
 from api.service_settings import ServiceSettings
+from profiles.errors import InputError
+from profiles.files import MIB, Source
+from profiles.values import named
 
+_PEM = "name a certificate chain and its private key, both PEM and without a password"
 _CLOSE_S = 10
 """What connections get to end, once those that wait have been told."""
 
@@ -41,13 +47,29 @@ class Serving(uvicorn.Server):
         self.should_exit = True  # and exit code 0: uvicorn's own would raise the signal again at the end
 
 
+def check_tls(settings: ServiceSettings) -> None:
+    """Raises InputError where certificate and key cannot be read, or do not belong together."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return
+    for name, file in (("tls_cert", settings.tls_cert), ("tls_key", settings.tls_key)):
+        Source(Path(file), name, _PEM, MIB).text()
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key, "")
+    except (OSError, ssl.SSLError) as error:
+        reason = str(getattr(error, "reason", None) or "one is not PEM, or has a password").replace("_", " ")
+        raise InputError(
+            f"tls_cert: {named(settings.tls_cert)} with its key cannot be used ({reason})", _PEM
+        ) from error
+
+
 def run(settings: ServiceSettings, listening: socket.socket) -> None:
     """Serves until a signal.
 
     Raises:
-        InputError, DatabaseAway: the database cannot be used.
+        InputError, DatabaseAway: the database or the certificate cannot be used.
     """
     logs.configure(settings)
+    check_tls(settings)
     app = create_app(settings=settings, explain=explained)
     service = app.state.service
     service.planner.start()

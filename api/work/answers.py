@@ -15,6 +15,7 @@ from api.storage.documents import Stored
 from costmodels.training.models import is_written_out
 from planner.contract.documents import Document, checked
 from planner.contract.models import architecture_of
+from planner.contract.progress import percent_of
 from planner.contract.published import Published, digest_of
 from planner.kinds import Kind
 from profiles.errors import ShardwrightError
@@ -89,11 +90,8 @@ def answer(
         fields = json.loads(request)
         kind = kind.asked_by(fields)
         asked = understood(kind, fields, folders)
-        if alone:
-            made = kind.make(asked)
-        else:
-            made = kind.make(asked, measured=_stores(folders), progress=lambda text: tell(text, None))
-        return _written(kind, made, asked), ""
+        beside: dict[str, Any] = {} if alone else {"measured": _stores(folders), "progress": _with_percent(tell)}
+        return _written(kind, kind.make(asked, **beside), asked), ""
     except ShardwrightError as error:
         return Answer(problem=problem_of(error).model_dump()), ""
     except MemoryError:
@@ -102,6 +100,19 @@ def answer(
         import traceback
 
         return Answer(problem=internal(f"kind {kind.name}").model_dump()), traceback.format_exc()
+
+
+def _with_percent(tell: Tell) -> Callable[[str], None]:
+    """``tell`` with the percentage that was known last."""
+    known: float | None = None
+
+    def progress(text: str) -> None:
+        nonlocal known
+        said = percent_of(text)
+        known = known if said is None else max(said, known or 0.0)
+        tell(str(text), known)
+
+    return progress
 
 
 def _stores(folders: Sequence[Path]) -> list[Any]:

@@ -52,7 +52,7 @@ def serve(pipe: Connection, *, warm: bool) -> None:
     send("warm", None)
     while True:
         name, request, folders = pipe.recv()
-        send("answer", answer(KINDS[name], request, folders, lambda text, _: send("doing", text)))
+        send("answer", answer(KINDS[name], request, folders, lambda *said: send("doing", said)))
 
 
 def _limit(what: int, most: int) -> None:

@@ -86,7 +86,7 @@ class Worker:
             except (EOFError, OSError) as error:
                 raise Died(self._how()) from error
             if what == "doing":
-                tell(content, None)
+                tell(*content)
             else:
                 return content
 

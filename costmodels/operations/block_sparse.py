@@ -13,10 +13,9 @@ from costmodels.operations.attention import GROUPED_QUERY
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.layers import Rule, Widths
 from costmodels.operations.mixers import MixerKind
-from costmodels.operations.phases import best_of_cache, over_cache
+from costmodels.operations.phases import best_of_cache, best_of_cache_features, over_cache
 from costmodels.operations.questions import LayerStep
 from costmodels.operations.roofline import Columns, Work, code, element_bytes, floats
-from costmodels.operations.shape_features import Features, log, logs
 
 # Measured as a module, for MiniMax-M3's widths only: heads of 128, 16 of them a KV head, the best 16 blocks of 128
 # tokens by 4 index heads of 128 against one 16-bit key per token.
@@ -36,21 +35,10 @@ def _work(q: Columns, tokens: Floats, keys: Floats, pairs: Floats, seen: Floats)
     return Work.local(flops, moved)
 
 
-def _features(q: Columns, tokens: Floats, keys: Floats) -> Features:
-    return {
-        **logs(q, "batch", "heads", "hidden"),
-        "kv_dtype": q["kv_dtype"].astype(np.float64),
-        "tokens": np.log2(tokens),
-        "keys": np.log2(keys),
-        "beyond": log(np.maximum(keys / _SEEN, 1.0)),
-        "scored": np.log2(tokens * keys),
-    }
-
-
 PREFILL, DECODE = over_cache(
     "block_sparse",
     best_of_cache(_work, _SEEN),
-    _features,
+    best_of_cache_features(_SEEN),
     group=("heads", "batch"),
     alike=("hidden",),
     figures_of="dsa",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,28 +139,15 @@ ABSORB = Kernel(
 )
 
 
-MODULE_PREFILL = Kernel(
+MODULE_PREFILL = replace(
+    PREFILL,
     name="mla_module_prefill",
-    part="attention",
     factor="",
     work=_module_prefill_work,
     features=_module_prefill_features,
-    group=("heads", "batch"),
-    range=("batch", "query_tokens", "prefix_tokens", "heads"),
-    near={"batch": 2.0, "query_tokens": 2.0, "heads": 1.0},
     figures_of="mla_prefill",
 )
-MODULE_DECODE = Kernel(
-    name="mla_module_decode",
-    part="attention",
-    factor="",
-    work=_module_decode_work,
-    features=_decode_features,
-    group=("heads", "batch"),
-    range=("batch", "context_tokens", "heads"),
-    near={"batch": 2.0, "context_tokens": 2.0, "heads": 1.0},
-    figures_of="mla_decode",
-)
+MODULE_DECODE = replace(DECODE, name="mla_module_decode", factor="", work=_module_decode_work, figures_of="mla_decode")
 MODULE = "fp8_block"
 """The precision of projections in which whole modules are measured."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.roofline import Columns, Hardware, Work, floats, visible_pairs
-from costmodels.operations.shape_features import Features, logs, waves
+from costmodels.operations.shape_features import Features, log, logs, waves
 
 Works = tuple[Callable[[Columns], Work], Callable[[Columns], Work]]
 Kernels = tuple[Kernel, Kernel]
@@ -36,6 +36,22 @@ def best_of_cache(work: Callable[[Columns, Floats, Floats, Floats, Floats], Work
         return work(q, batch, batch * context, batch * context, batch * np.minimum(context, most))
 
     return of_prompts, of_sequences
+
+
+def best_of_cache_features(most: int) -> Callable[[Columns, Floats, Floats], Features]:
+    """Of the same, for :func:`over_cache`."""
+
+    def features(q: Columns, tokens: Floats, keys: Floats) -> Features:
+        return {
+            **logs(q, "batch", "heads", "hidden", *(["index_heads"] if "index_heads" in q else [])),
+            "kv_dtype": q["kv_dtype"].astype(np.float64),
+            "tokens": np.log2(tokens),
+            "keys": np.log2(keys),
+            "beyond": log(np.maximum(keys / most, 1.0)),
+            "scored": np.log2(tokens * keys),
+        }
+
+    return features
 
 
 def over_cache(

@@ -12,10 +12,9 @@ from costmodels.models.architecture import Indexer, LatentAttention
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.latent import LATENT_WIDTH, ROPE_WIDTH, LatentKind
 from costmodels.operations.layers import Widths
-from costmodels.operations.phases import best_of_cache, over_cache
+from costmodels.operations.phases import best_of_cache, best_of_cache_features, over_cache
 from costmodels.operations.questions import LayerStep, Split
 from costmodels.operations.roofline import Columns, Work, code, element_bytes, floats
-from costmodels.operations.shape_features import Features, log, logs
 
 # Sparse attention is measured as a module, for DeepSeek's latent, index heads of 128 and the best 2048 tokens.
 _INDEX_DIM, _INDEX_TOP = 128, 2048
@@ -42,21 +41,10 @@ def _work(q: Columns, tokens: Floats, keys: Floats, pairs: Floats, seen: Floats)
     return Work.local(flops, moved)
 
 
-def _features(q: Columns, tokens: Floats, keys: Floats) -> Features:
-    return {
-        **logs(q, "batch", "heads", "hidden", *(["index_heads"] if "index_heads" in q else [])),
-        "kv_dtype": q["kv_dtype"].astype(np.float64),
-        "tokens": np.log2(tokens),
-        "keys": np.log2(keys),
-        "beyond": log(np.maximum(keys / _INDEX_TOP, 1.0)),
-        "scored": np.log2(tokens * keys),
-    }
-
-
 PREFILL, DECODE = over_cache(
     "dsa",
     best_of_cache(_work, _INDEX_TOP),
-    _features,
+    best_of_cache_features(_INDEX_TOP),
     group=("heads", "hidden", "batch"),
     alike=("hidden", "index_heads"),
 )

@@ -55,6 +55,14 @@ PREFILL, DECODE = over_state(
 )
 
 
+def _ask_output(step: LayerStep, inner: Ints, count: int) -> None:
+    tokens = step.batch.tokens
+    ask_product(step, step.split.precision.attention_output, tokens, step.split.hidden, inner, count)
+    # The gated norm reads outputs and gate, and writes.
+    step.work.touch((tokens * inner).astype(np.float64) * 3 * ACTIVATION_BYTES, 1, count)
+    step.reduce(count)
+
+
 class Mamba2Kind(MixerKind[Mamba2]):
     """Heads are split, and their states with them; groups are copied where the tensor-parallel degree exceeds them."""
 
@@ -71,10 +79,7 @@ class Mamba2Kind(MixerKind[Mamba2]):
         ask_convolution(step, convolved, count)
         shape = {"head_dim": layer.head_dim, "state_dim": layer.state, "state_bytes": layer.state_bytes}
         step.recur(PREFILL, DECODE, count, dtype=code("dtype", "bf16"), state_heads=heads, groups=groups, **shape)
-        ask_product(step, precision.attention_output, tokens, hidden, inner, count)
-        # The gated norm reads outputs and gate, and writes.
-        step.work.touch((tokens * inner).astype(np.float64) * 3 * ACTIVATION_BYTES, 1, count)
-        step.reduce(count)
+        _ask_output(step, inner, count)
 
     def widths(self, layer: Mamba2) -> Widths:
         return _convolution(layer.conv_kernel)
@@ -101,9 +106,7 @@ class MambaKind(MixerKind[Mamba]):
         ask_product(step, "bf16", tokens, inner, layer.step_rank, count)
         shape = {"head_dim": 1, "state_dim": layer.state, "groups": 1, "state_bytes": layer.state_bytes}
         step.recur(PREFILL, DECODE, count, dtype=code("dtype", "bf16"), state_heads=inner, **shape)
-        ask_product(step, precision.attention_output, tokens, hidden, inner, count)
-        step.work.touch((tokens * inner).astype(np.float64) * 3 * ACTIVATION_BYTES, 1, count)
-        step.reduce(count)
+        _ask_output(step, inner, count)
 
     def widths(self, layer: Mamba) -> Widths:
         return _convolution(layer.conv_kernel)

@@ -20,6 +20,8 @@ from costmodels.kernels.features import LAUNCH_US
 from costmodels.operations.questions import Exchange
 from costmodels.operations.roofline import code
 from costmodels.step.communication import Network, across_nodes, exchange_times, point_to_point_us
+from costmodels.training.calibration import TrainingCalibration, TrainingConstants, training_calibration
+from profiles.hardware import LastingLoad
 
 _GRID = 2.0 ** np.arange(8, 44, 0.25)
 """Message sizes, bytes, at which an exchange is asked about; in between, times are interpolated on logarithms."""
@@ -35,7 +37,21 @@ class Links:
 
     cost: CostModel
     network: Network
+    calibration: TrainingCalibration = field(default_factory=training_calibration)
     _curves: dict[tuple[int, int, int], _Curve] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def constants(self) -> TrainingConstants:
+        return self.calibration.constants
+
+    @property
+    def lasting_load(self) -> LastingLoad:
+        return self.calibration.load(self.cost.gpu)
+
+    @property
+    def memory_rate(self) -> float:
+        """Bytes/s that norms, activations, masks and the optimizer reach."""
+        return self.cost.gpu.memory_bandwidth_bytes_per_s * self.constants.elementwise_bandwidth
 
     def exchange(self, kind: str, message_bytes: Floats, ranks: Ints, stride: Ints) -> Estimates:
         """Time of one exchange among ``ranks`` ranks that lie ``stride`` apart, µs, shape [n] each; zero where there

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Estimates, Floats
-from costmodels.training.calibration import lasting_load, training_calibration
 from costmodels.training.exchanges import Links
 from costmodels.training.layer_time import (
     ATTENTION,
@@ -273,23 +272,23 @@ class _Stages:
         dense, experts = self.held.stages(layouts)
         reduce_us, gather_us = self._exchange_us(dense, experts)
         m = self.m[:, None]
+        lost = self.links.constants.hidden_cost
         layers = np.maximum(layouts.layers.sum(axis=2), 1.0)
         # ZeRO-3 gathers weights and reduces gradients in each micro-batch, behind the layers before and after, with
         # copies into and out of flat buffers: 16 bits read and written, gradients widened to 32.
         gathers = np.where(layouts.recomputed > 0, facts.gathers_with_recompute, 2)
-        copies = (dense + experts) * (4.0 * gathers + 10.0) / self._memory_rate() * 1e6
-        often = copies + exposed(gather_us, forward, layers)
-        often = m * (often + exposed((gathers - 1) * gather_us + reduce_us, backward, layers))
+        copies = (dense + experts) * (4.0 * gathers + 10.0) / self.links.memory_rate * 1e6
+        often = copies + exposed(gather_us, forward, layers, lost)
+        often = m * (often + exposed((gathers - 1) * gather_us + reduce_us, backward, layers, lost))
         # Else once an iteration: behind the backward pass of the last micro-batch, the forward of the first.
-        once_r = exposed(reduce_us, backward, layers) if "gradients" in facts.hidden else reduce_us
-        once_g = exposed(gather_us, forward, layers) if "parameters" in facts.hidden else gather_us
+        once_r = exposed(reduce_us, backward, layers, lost) if "gradients" in facts.hidden else reduce_us
+        once_g = exposed(gather_us, forward, layers, lost) if "parameters" in facts.hidden else gather_us
         # Sharded gradients are reduced in each micro-batch, unless they add up whole.
         each = (every == 2) & ~adds_up_whole(self.setting, layouts)[:, None]
-        once_r = np.where(each, m * exposed(reduce_us, backward, layers), once_r)
+        once_r = np.where(each, m * exposed(reduce_us, backward, layers, lost), once_r)
         there = layouts.stages
         reduction = np.where(there, np.where(every == 3, often, once_r), 0.0)
         gathering = np.where(there & ((every == 1) | (every == 2)), once_g, 0.0)
-        lost = training_calibration().hidden_cost
         least_r = reduce_us * (lost if "gradients" in facts.hidden else 1.0)
         least_r = np.where(each, m * lost * reduce_us, least_r)
         least_g = gather_us * (lost if "parameters" in facts.hidden else 1.0)
@@ -342,23 +341,20 @@ class _Stages:
         own = dense / np.where(sharded, layouts.shard_ranks[:, None], 1)
         own = own + experts / np.where(sharded, expert_shards(layouts)[:, None], 1.0)
         traffic = 2 * facts.gradients + 2 * facts.master + 2 * self.setting.moments + facts.weights
-        busy = own * self.setting.trained_share * traffic / self._memory_rate() * 1e6
+        busy = own * self.setting.trained_share * traffic / self.links.memory_rate * 1e6
         return np.where(layouts.stages, busy, 0.0)
-
-    def _memory_rate(self) -> float:
-        return self.links.cost.gpu.memory_bandwidth_bytes_per_s * training_calibration().elementwise_bandwidth
 
 
 def _interval(setting: Setting, links: Links, layers: LayerTimes, total: Floats, parts: dict[str, Floats]) -> Estimates:
     """The kernels' interval on their share of the time, that of lasting load, and what is left on sources left
     out of the fit (``spread`` in calibration.yaml); independent of each other."""
-    calibration, factor = training_calibration(), lasting_load(links.cost.gpu)
+    known, factor = links.calibration.spread, links.lasting_load
     busy = 1 - np.asarray(sum(parts[name] for name in EXCHANGES)) / total
-    spread = calibration.spread_fp8 if setting.precision not in ("bf16", "fp16") else calibration.spread_dense
+    spread = known.fp8 if setting.precision not in ("bf16", "fp16") else known.dense
     if setting.model.experts is not None:
-        spread = float(np.hypot(spread, calibration.spread_experts))
-    if links.cost.gpu.lasting_load is None:
-        spread = float(np.hypot(spread, calibration.spread_unmeasured_gpu))
+        spread = float(np.hypot(spread, known.experts))
+    if not links.calibration.knows(links.cost.gpu):
+        spread = float(np.hypot(spread, known.unmeasured_gpu))
     # Errors of many kernels average out; a third of what they would be together is what composed layers show.
     down = np.hypot(busy * np.log(1 / np.maximum(layers.low, 1e-3)) / 3, spread)
     up = np.hypot(busy * np.log(layers.high) / 3, spread)

@@ -24,7 +24,6 @@ from costmodels.models.architecture import (
 )
 from costmodels.operations.registry import families
 from costmodels.operations.roofline import code
-from costmodels.training.calibration import lasting_load, training_calibration
 from costmodels.training.exchanges import Links
 from costmodels.training.layouts import FLASH2, UNFUSED, TrainingLayouts
 from costmodels.training.models import TrainedAttention, TrainedKind
@@ -107,14 +106,11 @@ def distinct_layers(layouts: TrainingLayouts) -> tuple[NDArray[np.int64], NDArra
     return first.astype(np.int64), back.reshape(-1).astype(np.int64)
 
 
-def exposed(exchange_us: Floats, behind_us: Floats, pieces: Floats) -> Floats:
+def exposed(exchange_us: Floats, behind_us: Floats, pieces: Floats, hidden_cost: float) -> Floats:
     """What an exchange that runs behind computation in ``pieces`` still costs, µs, shape [n]: what exceeds the
     computation, one piece, and what computation loses to the exchange beside it (``hidden_cost``)."""
     behind = np.minimum(exchange_us, behind_us)
-    return np.asarray(
-        np.maximum(exchange_us - behind_us, 0.0)
-        + np.maximum(behind / pieces, behind * training_calibration().hidden_cost)
-    )
+    return np.asarray(np.maximum(exchange_us - behind_us, 0.0) + np.maximum(behind / pieces, behind * hidden_cost))
 
 
 class _Layer:
@@ -177,13 +173,9 @@ class _Layer:
             self._tensor_exchanges(k, 2 if isinstance(kind.feed_forward, DenseFeedForward) else 1)
         self._ends()
         value, low, high, how, inside = self.questions.answer(self.links.cost)
-        calibration = training_calibration()
-        factor = lasting_load(self.links.cost.gpu).factor
+        factor = self.links.lasting_load.factor
         value *= factor
-        traffic = (
-            self.bytes / (self.links.cost.gpu.memory_bandwidth_bytes_per_s * calibration.elementwise_bandwidth) * 1e6
-        )
-        value[ELEMENTWISE] += traffic
+        value[ELEMENTWISE] += self.bytes / self.links.memory_rate * 1e6
         for slot, estimates, count in self.exchanged:
             value[slot] += estimates.value * count
         kernels = np.maximum(value[:ELEMENTWISE].sum(axis=(0, 1, 2)), 1e-9) / factor
@@ -269,9 +261,8 @@ class _Layer:
         share = count * kernel / self.layouts.cp
         shape = {"dtype": code("dtype", "bf16"), "kv_dtype": code("kv_dtype", "bf16"), **columns}
         self.questions.ask(operation, (ATTENTION, FORWARD, k), share, **shape)
-        self.questions.ask(
-            operation, (ATTENTION, BACKWARD, k), share * training_calibration().attention_backward, **shape
-        )
+        backward = share * self.links.constants.attention_backward
+        self.questions.ask(operation, (ATTENTION, BACKWARD, k), backward, **shape)
 
     def _scores(self, k: int, attention: GroupedQueryAttention, heads: Floats, unfused: NDArray[np.bool_]) -> None:
         """Unfused attention works on the whole square: products of queries and keys and of scores and values, and
@@ -297,7 +288,7 @@ class _Layer:
             "query_tokens": self.setting.sequence,
         }
         self.questions.ask("gdn_prefill", (ATTENTION, FORWARD, k), 1 / self.layouts.cp, **shape, **heads)
-        backward = training_calibration().attention_backward / self.layouts.cp
+        backward = self.links.constants.attention_backward / self.layouts.cp
         self.questions.ask("gdn_prefill", (ATTENTION, BACKWARD, k), backward, **shape, **heads)
 
     def _context_exchange(self, k: int, keys_and_values: Floats) -> None:
@@ -338,7 +329,7 @@ class _Layer:
         rows, width = pairs / local, ffn.intermediate / etp
         matrices = 2 if ffn.gated else 1
         self.linear(k, own, np.full(self.n, float(ffn.experts)), hidden, dtype="bf16")
-        count = local * training_calibration().expert_overhead
+        count = local * self.links.constants.expert_overhead
         self.linear(k, rows, matrices * width, hidden, EXPERTS, count)
         self.linear(k, rows, hidden, width, EXPERTS, count)
         self.bytes[FORWARD, k] += 2.0 * pairs * width * (matrices + 1) + 16.0 * own * ffn.experts
@@ -386,7 +377,9 @@ class _Layer:
             for which in (FORWARD, BACKWARD):
                 compute = value[list(behind), which].sum(axis=0)
                 time = value[exchange, which]
-                value[exchange, which] = exposed(time, compute, pieces.astype(np.float64))
+                value[exchange, which] = exposed(
+                    time, compute, pieces.astype(np.float64), self.links.constants.hidden_cost
+                )
 
     def _ends(self) -> None:
         first, last = self.kinds, self.kinds + 1

@@ -96,13 +96,17 @@ class TrainingLayouts:
         return replace(self, layers=layers, recomputed=recomputed)
 
 
+ENDS = 2
+"""The embedding and the loss, each of which may stand alone in a stage."""
+
+
 def default_split(layers: int, stages: int) -> tuple[int, ...]:
     """Layers of each of ``stages`` (virtual stages count), when nobody says: equal where that is possible, else as
     equal as possible with the embedding and the loss counted as a layer each (Megatron-LM's
     ``--account-for-embedding-in-pipeline-split`` and ``--account-for-loss-in-pipeline-split``, torchtitan's rule)."""
     if layers % stages == 0 or stages == 1:
         return (layers // stages,) * stages
-    whole, more = divmod(layers + 2, stages)
+    whole, more = divmod(layers + ENDS, stages)
     # Stages that take one more stand in the middle: the ends have the embedding and the loss.
     counts = [whole] * stages
     middle = sorted(range(stages), key=lambda stage: abs(stage - (stages - 1) / 2))

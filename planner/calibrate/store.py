@@ -1,4 +1,5 @@
-"""A profile store that holds what runs taught: ``calibration.json``, and the runs themselves."""
+"""A profile store that holds what runs taught, and the runs themselves: ``calibration.json`` and ``runs.csv`` of
+serving, ``training_calibration.json`` and ``training_runs.csv`` of training."""
 
 from __future__ import annotations
 
@@ -6,14 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from costmodels.serving.frameworks.own_calibration import FILE, text_of
-from planner.calibrate.learning import Lesson
+from costmodels.training.calibration import FILE as TRAINING_FILE
 from profiles.errors import InputError
 from profiles.store import ProfileStore
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RUNS = "runs.csv"
+    from planner.calibrate.learning import Lesson
+    from planner.calibrate.training_runs import TrainingLesson
+
+RUNS, TRAINING_RUNS = "runs.csv", "training_runs.csv"
 
 
 def check_new(folder: Path) -> None:
@@ -22,15 +26,30 @@ def check_new(folder: Path) -> None:
         raise InputError(f"--output: {folder} is there already, and not empty", "name a new folder")
 
 
-def write(folder: Path, lesson: Lesson, table: pd.DataFrame) -> None:
-    """Makes the store; the constants last, so that a store that is cut short teaches nothing.
+def write(
+    folder: Path,
+    serving: tuple[Lesson, pd.DataFrame] | None = None,
+    training: tuple[TrainingLesson, pd.DataFrame] | None = None,
+) -> None:
+    """Makes the store of lessons and the tables that taught them; the constants last, so that a store that is cut short
+    teaches nothing.
 
     Raises:
         InputError: no folder can be made there.
     """
-    dates = {each.date for each in lesson.learned.calibrations.values()}
-    ProfileStore.create(folder, name="calibration", version=max(dates), attribution="own runs: runs.csv")
-    (folder / RUNS).write_text(table.to_csv(index=False), encoding="utf-8")
-    whole = folder / f"{FILE}.part"
-    whole.write_text(text_of(lesson.learned.calibrations), encoding="utf-8")
-    whole.replace(folder / FILE)
+    texts, tables, date = {}, {}, ""
+    if serving is not None:
+        calibrations = serving[0].learned.calibrations
+        date = max(each.date for each in calibrations.values())
+        texts[FILE], tables[RUNS] = text_of(calibrations), serving[1]
+    if training is not None:
+        lesson, tables[TRAINING_RUNS] = training
+        date = max(date, lesson.date)
+        texts[TRAINING_FILE] = lesson.calibration.model_dump_json(indent=1) + "\n"
+    ProfileStore.create(folder, name="calibration", version=date, attribution=f"own runs: {', '.join(tables)}")
+    for name, table in tables.items():
+        (folder / name).write_text(table.to_csv(index=False), encoding="utf-8")
+    for name, text in texts.items():
+        whole = folder / f"{name}.part"
+        whole.write_text(text, encoding="utf-8")
+        whole.replace(folder / name)

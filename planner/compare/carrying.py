@@ -21,8 +21,8 @@ from planner.replay.report import transfer_us
 from planner.replay.running import Running
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.engines.aggregated import AggregatedCandidate
+from planner.serving.engines.energy import gpu_watts
 from planner.serving.operating_points import IDLE, predict
-from planner.serving.report.prediction import gpu_watts
 
 REQUESTS, MOST_REQUESTS = 2000, 10_000
 """Simulated at the load, by one engine and by all: more where there are more engines."""
@@ -152,7 +152,7 @@ class ReplayedFleet:
             count = len(planned.group.replicas)
             share = sum(replica.weight for replica in planned.group.replicas) / count
             engine = AggregatedCandidate(points, 0).at(rate_rps * share)
-            each: Estimates = gpu_watts(job.served.gpu, engine.steps)
+            each: Estimates = gpu_watts(job.served.gpu, [(step, np.array([share])) for step, share in engine.steps])
             gpus = count * planned.group.gpus_per_engine
             total += gpus * np.array([each.value[0], each.low[0], each.high[0]])
         return Interval(value=float(total[0]), low=float(total[1]), high=float(total[2]))

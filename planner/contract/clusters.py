@@ -80,6 +80,9 @@ class Cluster(Document):
 class SuppliedPool(Pool):
     """A pool with what else of it can be had, at which price, and how soon."""
 
+    gpus: Annotated[int, Field(ge=0, le=MOST_GPUS), PLAIN_NUMBER] = Field(
+        description="GPUs available on demand; 0: only on spot or reserved"
+    )
     spot_gpus: Gpus | None = Field(default=None, description="more of them, which may disappear at once; null: none")
     spot_usd_per_gpu_hour: UsdPerHour | None = None
     spot_price_source: str | None = None
@@ -111,7 +114,9 @@ class PoolInput(Document):
     """A pool as it may be written: what the hardware catalogue knows can be left out."""
 
     gpu: str = Field(min_length=1, max_length=200, description=_GPU)
-    gpus: Gpus | None = Field(default=None, description="GPUs available; this, or nodes, is needed")
+    gpus: Gpus | None = Field(
+        default=None, description="GPUs available; this, nodes, as_needed, spot_gpus or reserved_gpus is needed"
+    )
     nodes: Gpus | None = Field(default=None, description="full nodes, instead of gpus")
     node: str | None = Field(default=None, max_length=200, description="node type; default: the usual one of this GPU")
     gpus_per_node: GpusPerNode | None = Field(default=None, description="default: as in that node type")
@@ -299,7 +304,17 @@ def cluster_input(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
-ClusterGiven = Annotated[Cluster, BeforeValidator(cluster_input, json_schema_input_type=str | ClusterInput)]
+def on_demand(cluster: Cluster) -> Cluster:
+    """``cluster``, none of whose pools has only spot or reserved GPUs. Raises ValueError."""
+    none = next((pool.name for pool in cluster.pools if not pool.gpus), None)
+    if none is not None:
+        raise ValueError(f"gpus of pool {shown(none)} is missing; only a fleet (`plan fleet`) runs on spot GPUs alone")
+    return cluster
+
+
+ClusterGiven = Annotated[
+    Cluster, BeforeValidator(cluster_input, json_schema_input_type=str | ClusterInput), AfterValidator(on_demand)
+]
 """Of a request: short form or object."""
 
 
@@ -406,10 +421,12 @@ def _gpus(asked: PoolInput, per_node: int, where: str) -> int:
             )
         return per_node  # where the search for the fewest begins
     if asked.nodes is None:
+        if asked.gpus is None and (asked.spot_gpus is not None or asked.reserved_gpus is not None):
+            return 0
         if asked.gpus is None:
             raise InputError(
                 f"{where}: gpus of pool {asked.name or asked.gpu!r} is missing",
-                "give gpus, nodes or as_needed",
+                "give gpus, nodes, as_needed, or spot_gpus or reserved_gpus alone",
             )
         return asked.gpus
     total = asked.nodes * per_node

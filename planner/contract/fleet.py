@@ -150,7 +150,9 @@ class FleetProof(Document):
     classes: int
     groups: int = Field(description="of requests that the gateway can tell apart, in a step")
     coarsening: float | None = Field(
-        default=None, description="share by which twice as many classes change the cost; null: not coarsened"
+        default=None,
+        description="of traces: share by which splitting every class in four changes what engines carry of the load; "
+        "null: no classes were laid together",
     )
     compared: tuple[FleetCompared, ...] = ()
     demands: tuple[DemandPriced, ...] = ()

@@ -11,7 +11,6 @@ from pydantic import AfterValidator, Field
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.files import mapping_of, read_text
 from planner.contract.published import DRAFT
-from planner.launchers.words import has_marks
 from profiles.errors import InputError, UnknownName
 from profiles.markup import Malformed
 from profiles.values import shown, whole
@@ -23,6 +22,8 @@ HINT = "give a mapping of values; `plan schema values` says which there are"
 
 
 def _text(value: str) -> str:
+    from planner.launchers.words import has_marks  # deferred: schemas need no launchers
+
     if has_marks(value) or "\0" in value:
         raise ValueError(f"{shown(value)} holds characters that no file here can hold")
     return value

@@ -43,6 +43,19 @@ def _said(plan: PowerPlan) -> str:
 # ------------------------------------------------------------------ nvidia-smi
 
 
+_RUN = """if [ "$really" = yes ] && [ "$(id -u)" -ne 0 ]; then
+  echo "$0: setting clocks needs root" >&2
+  exit 1
+fi
+
+run() {
+  echo "+ $*"
+  if [ "$really" = yes ]; then "$@"; fi
+}
+"""
+"""What the scripts that set something begin with, after their arguments."""
+
+
 def nvidia_smi(plan: PowerPlan) -> dict[str, str]:
     """apply.sh, rollback.sh and check.sh: dry unless told otherwise."""
     if (reason := cannot(plan)) is not None:
@@ -101,16 +114,7 @@ if [ -n "$watts" ]; then
     exit 2
   fi
 fi
-if [ "$really" = yes ] && [ "$(id -u)" -ne 0 ]; then
-  echo "$0: setting clocks needs root" >&2
-  exit 1
-fi
-
-run() {{
-  echo "+ $*"
-  if [ "$really" = yes ]; then "$@"; fi
-}}
-
+{_RUN}
 if [ -n "$clock" ]; then
   run nvidia-smi --lock-gpu-clocks={can.least_mhz},"$clock"
 else
@@ -131,16 +135,7 @@ case "${{1:-}}" in
 --apply) really=yes ;;
 *) echo "usage: $0 [--apply]" >&2; exit 2 ;;
 esac
-if [ "$really" = yes ] && [ "$(id -u)" -ne 0 ]; then
-  echo "$0: setting clocks needs root" >&2
-  exit 1
-fi
-
-run() {{
-  echo "+ $*"
-  if [ "$really" = yes ]; then "$@"; fi
-}}
-
+{_RUN}
 run nvidia-smi --reset-gpu-clocks
 nvidia-smi --query-gpu=index,power.default_limit --format=csv,noheader,nounits | while IFS=', ' read -r index watts; do
   run nvidia-smi --id="$index" --power-limit="${{watts%.*}}"

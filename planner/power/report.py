@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from planner.contract.progress import Step
 from planner.power.judge import Days, Judge, Verdict
 from planner.power.ours import ChosenLevels, best, effects, tuned
 from planner.power.policy import NAMES, Policy, none, static
@@ -73,9 +74,10 @@ def solved(
     chosen: ChosenLevels | None = None
     trainer = Judge(row, request, TRAINED, progress=progress)
     guess = int(request.today * 1.25)
-    for name in NAMES:
-        if only not in (None, name):
-            continue
+    names = [name for name in NAMES if only in (None, name)]
+    for done, name in enumerate(names):
+        if progress is not None:
+            progress(Step(f"policy {name}", done, len(names)))
         if name == "nameplate":
             policy, servers = none(), _by_nameplate(row)
         elif name == "ours":

@@ -14,6 +14,7 @@ from costmodels.serving.simulator.events import simulate
 from costmodels.serving.simulator.outcome import Metric, Outcome
 from costmodels.serving.simulator.step_table import End
 from planner.contract.engine import EngineGroup, Replica
+from planner.contract.progress import Step
 from planner.replay.planned_engines import PlannedEngine
 from planner.serving.confirmation.simulated_engine import ENDS
 
@@ -53,6 +54,12 @@ def route(weights: Floats, requests: int, seed: int) -> Ints:
     return np.minimum(np.searchsorted(edges, drawn, side="right"), len(weights) - 1)
 
 
+def simulating(requests: int, end: End, done: int, ends: int) -> Step:
+    """What is said before ``requests`` are simulated at one of so many ``ends``."""
+    steps = {"value": "as predicted", "low": "at the low end", "high": "at the high end"}[end]
+    return Step(f"simulating {requests:,} requests, steps {steps}", done, ends)
+
+
 def replay(
     engines: list[PlannedEngine],
     load: Requests,
@@ -70,10 +77,9 @@ def replay(
             prefill; only where the plan has both.
     """
     out = {}
-    for end in ends:
+    for done, end in enumerate(ends):
         if progress is not None:
-            steps = {"value": "as predicted", "low": "at the low end", "high": "at the high end"}[end]
-            progress(f"simulating {len(load):,} requests, steps {steps}")
+            progress(simulating(len(load), end, done, len(ends)))
         out[end] = _fleet(engines, load, seed, end, None if transfer_us is None else transfer_us[end])
     return out
 

@@ -15,7 +15,7 @@ from planner.contract.deployment import Deployment
 from planner.contract.fleet import ServiceUnderstood
 from planner.contract.workload.classes import LengthClass
 from planner.contract.workload.workload import Workload
-from planner.replay.gateway import FleetOutcome
+from planner.replay.gateway import FleetOutcome, simulating
 from planner.replay.planned_engines import PlannedEngine, planned_engines
 from planner.replay.request import SimulationRequest
 from planner.replay.running import Running
@@ -147,10 +147,9 @@ def scheduled(
     replayed = ScheduleReplay(engines, plan.decision.schedule, names, failures)
     fleets: dict[End, FleetOutcome] = {}
     ends: tuple[End, ...] = ENDS if len(load.requests) <= LONG else ("value",)
-    for end in ends:
+    for done, end in enumerate(ends):
         if progress is not None:
-            steps = {"value": "as predicted", "low": "at the low end", "high": "at the high end"}[end]
-            progress(f"simulating {len(load.requests):,} requests, steps {steps}")
+            progress(simulating(len(load.requests), end, done, len(ends)))
         fleets[end] = replayed.run(load, request.seed, end)
     for end in ENDS:
         fleets.setdefault(end, fleets["value"])

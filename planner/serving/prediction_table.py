@@ -23,6 +23,7 @@ from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.capacity import LONG
 from costmodels.step.communication import Network
 from planner.contract.engine import NOTHING
+from planner.contract.progress import Step
 from planner.contract.words import cell, columns_meant, precision_of
 from planner.contract.workload.workload import Speculation, Workload, parse_workload
 from planner.serving.asked_engines import AskedEngine, Room, load_of
@@ -118,8 +119,12 @@ def predict(
         except ShardwrightError as error:
             out["error"][index] = _told(error)
     desk = _Desk(catalogue, measured, progress, out, loops)
+    done = 0
     for group, rows in groups.items():
         for part in (rows[i : i + TOGETHER] for i in range(0, len(rows), TOGETHER)):
+            if progress is not None and done:
+                progress(Step(f"predicted {done:,} of {len(table):,} configurations", done, len(table)))
+            done += len(part)
             try:
                 _predict_group(desk, find_model(group[0]), group, part)
             except ShardwrightError as error:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 
 from costmodels.training.frameworks import TrainingFramework, find_training_framework
 from costmodels.training.layouts import (
@@ -87,6 +88,15 @@ class TrainingConfiguration:
             id(self.model), self.gpu.name, self.gpus_per_node, self.fabric.name, self.framework.label, self.precision,
             self.sequence, self.mode, self.optimizer, self.mtp,
         )  # fmt: skip
+
+
+_STAGES = r"[0-9]{1,5}(\*[0-9]{1,4})?"  # layers of a stage, or of some in a row
+
+
+def stages_text(split: Sequence[int]) -> str:
+    """Layers of each stage, those in a row that are alike as ``12*3``: as ``stage_layers`` reads it."""
+    runs = [(layers, len(list(same))) for layers, same in groupby(split)]
+    return "|".join(f"{layers}*{times}" if times > 1 else str(layers) for layers, times in runs)
 
 
 def column_names(names: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -385,16 +395,19 @@ class _Reader:
         if not text:
             split = default_split(model.layers, stages)
             if len(set(split)) > 1:
-                self.default("stage_layers", "|".join(map(str, split)))
+                self.default("stage_layers", stages_text(split))
             return split
-        if not re.fullmatch(r"[0-9]{1,5}([|/ ][0-9]{1,5})*", text):
+        if not re.fullmatch(rf"{_STAGES}([|/ ]{_STAGES})*", text):
             raise InputError(
-                f"stage_layers: {shown(text)} is not understood", "write layers of each stage: 11|12|12|11"
+                f"stage_layers: {shown(text)} is not understood",
+                "write layers of each stage: 11|12|12|11, or 11|12*2|11",
             )
-        split = tuple(int(part) for part in re.split(r"[|/ ]", text))
-        if len(split) != stages or sum(split) != model.layers:
+        parts = [part.partition("*") for part in re.split(r"[|/ ]", text)]
+        runs = [(int(layers), int(times or 1)) for layers, _, times in parts]
+        count, held = sum(times for _, times in runs), sum(layers * times for layers, times in runs)
+        if (count, held) != (stages, model.layers):
             raise InputError(
-                f"stage_layers: {len(split)} stages of {sum(split)} layers, not {stages} of {model.layers}",
+                f"stage_layers: {count} stages of {held} layers, not {stages} of {model.layers}",
                 "give the layers of every (virtual) stage, in the order of the model",
             )
-        return split
+        return tuple(layers for layers, times in runs for _ in range(times))

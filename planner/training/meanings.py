@@ -34,7 +34,7 @@ MEANINGS = {
     "mode": "pretrain (default), sft or lora.",
     "optimizer": "adam (default), adamw, sgd, muon or adafactor.",
     "mtp": "Multi-token-prediction layers that are trained too. Default: 0.",
-    "stage_layers": "Layers of each (virtual) stage: 11|12|12|11. Default: as even as possible.",
+    "stage_layers": "Layers of each (virtual) stage: 11|12|12|11, or 11|12*2|11. Default: as even as possible.",
 }
 """Columns that are understood, named as the options are, and what they mean."""
 

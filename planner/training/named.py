@@ -38,26 +38,19 @@ def predict(
     """
     if not len(table):
         raise InputError("rows: there are none", "give one layout a row, below a header")
-    understood, _ = column_names([str(name) for name in table.columns])
     clash = next((name for name in table.columns if name in ADDED), None)
     if clash is not None:
         raise InputError(
             f"{clash}: the column is added by the prediction", "rename it, or give --measured to score against it"
         )
-    hardware = HardwareNames(catalogue_with(store.path for store in measured))
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
-    groups: dict[tuple[object, ...], list[tuple[int, TrainingConfiguration]]] = {}
-    names = list(understood.items())
-    for index, record in enumerate(table[list(understood)].to_dict("records") if understood else [{}] * len(table)):
-        try:
-            configuration = read_configuration({meant: str(record[name]) for name, meant in names}, hardware)
-            check(configuration)
-            groups.setdefault(configuration.group, []).append((index, configuration))
-            out["defaults"][index] = " ".join(configuration.defaults)
-        except ShardwrightError as error:
-            out["error"][index] = told(error)
+    groups, wrong = read_layouts(table, measured)
+    for index, error in wrong.items():
+        out["error"][index] = told(error)
     machines = Machines(measured, progress) if times else None
-    for rows in groups.values():
+    for rows in groups:
+        for index, configuration in rows:
+            out["defaults"][index] = " ".join(configuration.defaults)
         for part in (rows[i : i + TOGETHER] for i in range(0, len(rows), TOGETHER)):
             try:
                 _fill(out, [index for index, _ in part], [each for _, each in part], machines)
@@ -65,6 +58,30 @@ def predict(
                 for index, _ in part:
                     out["error"][index] = told(error)
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(out)], axis=1)
+
+
+def read_layouts(
+    table: pd.DataFrame, measured: Sequence[ProfileStore] = ()
+) -> tuple[list[list[tuple[int, TrainingConfiguration]]], dict[int, ShardwrightError]]:
+    """(the rows of ``table`` that are layouts, with their numbers, those together that are predicted together; what is
+    wrong with the others, by number).
+
+    Raises:
+        InputError: the table has a column twice or nearly right.
+    """
+    understood, _ = column_names([str(name) for name in table.columns])
+    hardware = HardwareNames(catalogue_with(store.path for store in measured))
+    groups: dict[tuple[object, ...], list[tuple[int, TrainingConfiguration]]] = {}
+    wrong: dict[int, ShardwrightError] = {}
+    names = list(understood.items())
+    for index, record in enumerate(table[list(understood)].to_dict("records") if understood else [{}] * len(table)):
+        try:
+            configuration = read_configuration({meant: str(record[name]) for name, meant in names}, hardware)
+            check(configuration)
+            groups.setdefault(configuration.group, []).append((index, configuration))
+        except ShardwrightError as error:
+            wrong[index] = error
+    return list(groups.values()), wrong
 
 
 def told(error: ShardwrightError) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from costmodels.origins import HOW
-from costmodels.training.calibration import lasting_load
 from costmodels.training.exchanges import Links
 from costmodels.training.flops import model_flops
 from costmodels.training.iteration import iteration_times
@@ -270,14 +269,17 @@ def _provenance(setting: Setting, pool: Pool, gpu: Gpu, links: Links) -> Provena
 
 
 def _notes(setting: Setting, pool: Pool, gpu: Gpu, links: Links) -> tuple[str, ...]:
-    factor = lasting_load(gpu)
-    known = "" if gpu.lasting_load else "; nothing is known of this type"
+    factor = links.lasting_load
+    known = "" if links.calibration.knows(gpu) else "; nothing is known of this type"
     notes = [
         f"kernels take {factor.factor:.2f} ({factor.low:.2f}–{factor.high:.2f}) times the pack's short bursts under "
         f"lasting load on {gpu.name}{known}",
         "backward products are the forward products of the permuted shapes; the pack has no backward kernels",
-        f"between nodes 90 % of the rate of {pool.fabric} are taken as reached, the groups of a node sharing its cards",
+        f"between nodes {100 * links.constants.fabric:.0f} % of the rate of {pool.fabric} are taken as reached, "
+        "the groups of a node sharing its cards",
     ]
+    if links.calibration.learned_from:
+        notes.append(f"constants of training were learned from {links.calibration.learned_from}")
     if setting.model.experts is not None:
         notes.append("experts are taken as balanced but for a factor, and no token as dropped")
     if setting.mode == "lora":

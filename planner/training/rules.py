@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from costmodels.models.architecture import GatedDeltaNet, GroupedQueryAttention
-from costmodels.training.layouts import SCHEDULES, UNFUSED
+from costmodels.training.layouts import ENDS, SCHEDULES, UNFUSED
 from planner.training.configuration import TrainingConfiguration
 from profiles.errors import InputError
 
@@ -57,9 +57,9 @@ def _tensor(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
 def _pipeline(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
     if c.vpp > 1 and c.pp == 1:
         yield f"vpp: {c.vpp} virtual stages without pipeline parallelism", "leave vpp blank, or give pp"
-    if c.pp * c.vpp > c.model.layers:
+    if c.pp * c.vpp > c.model.layers + ENDS:
         yield (
-            f"pp: {c.pp} × vpp {c.vpp} is more than the {c.model.layers} layers",
+            f"pp: {c.pp} × vpp {c.vpp} is more than the {c.model.layers} layers, the embedding and the loss",
             "choose fewer stages",
         )
     if c.pp > 1 and c.sharding not in c.framework.sharding_with_pp:

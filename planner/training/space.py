@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from costmodels.estimates import Ints
 from costmodels.models.architecture import GatedDeltaNet, GroupedQueryAttention, MixtureOfExperts
-from costmodels.training.layouts import ATTENTION, INTERLEAVED, ONE_F_ONE_B, SCHEDULES, UNFUSED, ZERO_BUBBLE
+from costmodels.training.layouts import ATTENTION, ENDS, INTERLEAVED, ONE_F_ONE_B, SCHEDULES, UNFUSED, ZERO_BUBBLE
 from costmodels.training.models import TrainedFeedForward
 from costmodels.training.setting import Setting
 from planner.training.request import TrainingRequest
@@ -127,7 +127,7 @@ def _rules(setting: Setting, request: TrainingRequest) -> Iterable[tuple[str, Ru
             "the global batch is not a multiple of dp × micro-batch",
             lambda f: batch % (f.dp * f.micro_batch) != 0,
         ),
-        ("more (virtual) stages than layers", lambda f: f.pp * f.vpp > model.layers),
+        ("more (virtual) stages than layers and ends", lambda f: f.pp * f.vpp > model.layers + ENDS),
         (
             "the sequence does not split into 2 × cp pieces and over tp",
             lambda f: ((f.cp > 1) & (sequence % (2 * f.cp) != 0)) | (sequence % (f.tp * f.cp) != 0),

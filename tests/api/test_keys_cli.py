@@ -118,7 +118,7 @@ def test_settings_say_where_they_are_from_and_no_secret(run: Runner, monkeypatch
 
 def test_a_bad_setting_is_named_with_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHARDWRIGHT_QUEUE_LIMIT", "many")
-    with pytest.raises(InputError, match=r"environment: queue_limit: 'many'"):
+    with pytest.raises(InputError, match=r"\$SHARDWRIGHT_QUEUE_LIMIT: queue_limit: 'many'"):
         from_settings({})
 
 

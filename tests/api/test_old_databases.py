@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic.script import ScriptDirectory
+from databases import Postgres
 
 from api.storage import schema
 from api.storage.answers import Answers
@@ -23,14 +25,28 @@ KEY = "sw_58479e3301da_uP6liXrohC_LFGGYuPb1m9dbrx6imUOhBQV5-OgmGBc"  # of the fi
 
 def test_there_is_one_of_every_schema() -> None:
     known = {each.revision for each in ScriptDirectory(str(schema.MIGRATIONS)).walk_revisions()}
-    assert {file.stem.removeprefix("service-") for file in FIXTURES.glob("service-*.db")} == known
+    for suffix in ("db", "sql"):
+        assert {file.stem.removeprefix("service-") for file in FIXTURES.glob(f"service-*.{suffix}")} == known
 
 
 @pytest.mark.parametrize("file", sorted(FIXTURES.glob("service-*.db")), ids=lambda file: file.stem)
 def test_it_opens_with_all_that_is_in_it(file: Path, tmp_path: Path) -> None:
     shutil.copy(file, tmp_path / "service.db")
-    database = Database(f"sqlite:///{tmp_path / 'service.db'}")
+    check(Database(f"sqlite:///{tmp_path / 'service.db'}"))
+
+
+@pytest.mark.parametrize("file", sorted(FIXTURES.glob("service-*.sql")), ids=lambda file: file.stem)
+def test_and_so_does_postgresql(file: Path, postgres_server: Postgres) -> None:
+    """``file``: of ``pg_dump --inserts --no-owner --no-privileges``, without the lines that are psql's."""
+    url = postgres_server.fresh(file.stem)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(file.read_bytes())
+    check(Database(url))
+
+
+def check(database: Database) -> None:
     schema.upgrade(database)
+    assert schema.state(database) == "current"
     key = Keys(database).check(KEY)
     assert key is not None
     [(_, entry)] = Documents(database).listed(key.id, Filter(), 9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from service import ASKED, PLAN, Client, StubPlanner, problem
 from api.rest.app import create_app
 from api.service_settings import ServiceSettings
 from api.storage.keys import SEEN_S, Keys
+from api.work.answers import answer
+from planner.contract.progress import Step
 from planner.kinds import KINDS, example
 from planner.serving.document.plan import Plan
 from planner.serving.request import PlanRequest
@@ -319,3 +322,17 @@ def test_measurements_are_chosen_by_name(client: Client, tmp_path: Path) -> None
         client.request("POST", "/v1/profiles?name=lab&operation=gemm", content=parquet.read_bytes()).json()["version"]
         == 1
     ), "the same rows"
+
+
+def test_progress_says_the_percentage_that_was_known_last() -> None:
+    def make(_: Any, /, *, measured: Any = (), progress: Any = None) -> Any:
+        for text in ("loading", Step("a third", 1, 3), "on the way", Step("half", 1, 2)):
+            progress(text)
+        return KINDS["memory"].parse(json.dumps(KINDS["memory"].example()))
+
+    told: list[tuple[str, float | None]] = []
+    kind = replace(KINDS["memory"], make=make)
+    made, _ = answer(kind, json.dumps(kind.request_example()).encode(), (), lambda *said: told.append(said))
+    assert made.problem is None
+    third = pytest.approx(100 / 3)
+    assert told == [("loading", None), ("a third", third), ("on the way", third), ("half", 50.0)]

@@ -8,16 +8,19 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from service import StubPlanner, served
 
+from api.cli.serving import check_tls
 from api.rest.app import create_app
 from api.rest.recent import Recent
 from api.rest.wire import MOST_HEADERS
 from api.service_settings import ServiceSettings
+from profiles.errors import InputError
 
 POST = b"POST /v1/plans HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 SECONDS = 0.4
@@ -137,3 +140,13 @@ def test_what_is_not_there_or_heavy_is_looked_up_again_and_errors_reach_who_asks
     asyncio.run(ask())
     assert looks[:7] == ["none", "none", "longer than all", "longer than all", "a", "broken", "broken"]
     assert len(looks) > 17, "only so much is remembered"
+
+
+def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").write_text("no certificate")
+    settings = ServiceSettings(tls_cert=str(tmp_path / "cert.pem"), tls_key=str(tmp_path / "cert.pem"))
+    with pytest.raises(InputError, match=r"tls_cert: .*cert.pem with its key cannot be used"):
+        check_tls(settings)
+    with pytest.raises(InputError, match=r"tls_cert .*none.pem: cannot be read"):
+        check_tls(settings.model_copy(update={"tls_cert": str(tmp_path / "none.pem")}))
+    check_tls(ServiceSettings())

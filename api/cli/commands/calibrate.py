@@ -10,7 +10,7 @@ import typer
 from api.cli.console import flowing
 from api.cli.options import SHOWN, Profiles, Quiet
 from api.cli.requests import measured_stores
-from profiles.errors import InputError, Unsupported
+from profiles.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,9 @@ TRAINING = ("global_batch", "gbs")
 
 @flowing
 def calibrate(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUNS.csv...", help="Measured serving runs, one a row.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUNS.csv...", help="Measured serving or training runs, one a row.")
+    ],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", metavar="STORE", help="Folder of the new store.", rich_help_panel=SHOWN),
@@ -33,12 +35,16 @@ def calibrate(
     quiet: Quiet = False,
 ) -> None:
     """Learns from measured runs what the engines that they ran on take beyond their kernels, and writes a store that
-    `--profiles STORE` lays over what ships: `plan`, `plan predict` and `plan simulate` then answer as your engines do.
+    `--profiles STORE` lays over what ships: `plan`, `plan predict` and `plan simulate` then answer as your engines do,
+    and `plan train` as your training runs.
 
     Columns are those of `plan predict RUNS.csv --measured`: configuration, load, and TTFT or TPOT (mean or median) as
     measured, of users at once (`concurrency`). Constants move little from the shipped ones; GPU types, releases and
     your own way of measuring have effects of their own. Says how far predictions were and are, on rows left out, and
     what more runs would tell.
+
+    A row with a global batch (`global_batch` or `gbs`) is a training run, with the columns of `plan train predict
+    RUNS.csv --measured`.
 
     Examples:
 
@@ -46,34 +52,55 @@ def calibrate(
 
       plan predict configs.csv --profiles mine
     """
-    import pandas as pd
-
-    from api.cli.commands.predict import read_configurations
     from api.cli.progress import Reporter
     from api.cli.views.calibration import as_document, show
-    from planner.calibrate.learning import CAMPAIGNS
-    from planner.calibrate.learning import calibrate as learned_from
     from planner.calibrate.store import check_new, write
 
     check_new(output)
-    tables = []
-    for path in runs:
-        table = read_configurations(path)
-        if found := set(TRAINING) & set(table.columns):
-            raise Unsupported(
-                f"{path}: column {min(found)}: training runs do not calibrate yet",
-                "score them with plan train predict --measured, and give serving runs here",
-            )
-        if not set(CAMPAIGNS) & set(table.columns):
-            table = table.assign(campaign=path.stem if len(runs) > 1 else "own")
-        tables.append(table)
-    whole: pd.DataFrame = pd.concat(tables, ignore_index=True).fillna("")
+    serving, training = _tables(runs)
     measured, _ = measured_stores(profiles)
-    with Reporter(f"calibrating on {len(whole):,} runs", quiet=quiet) as report:
-        names = ", ".join(path.name for path in runs)
-        lesson = learned_from(whole, measured=measured, said=f"{len(whole):,} runs of {names}", progress=report)
+    names = ", ".join(path.name for path in runs)
+    lesson = trained = None
+    with Reporter(f"calibrating on {len(serving) + len(training):,} runs", quiet=quiet) as report:
+        if len(serving):
+            from planner.calibrate.learning import calibrate as learned_from
+
+            lesson = learned_from(serving, measured=measured, said=f"{len(serving):,} runs of {names}", progress=report)
+        if len(training):
+            from planner.calibrate.training_runs import calibrate_training
+
+            said = f"{len(training):,} runs of {names}"
+            trained = calibrate_training(training, measured=measured, said=said, progress=report)
     try:
-        write(output, lesson, whole)
+        write(
+            output,
+            None if lesson is None else (lesson, serving),
+            None if trained is None else (trained, training),
+        )
     except OSError as error:
         raise InputError(f"--output: {output} cannot be written ({error})", "name another folder") from error
-    show(lesson, output) if not as_json else as_document(lesson)
+    show(lesson, trained, output) if not as_json else as_document(lesson, trained)
+
+
+def _tables(paths: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(serving runs, training runs) of all files: a row with a global batch is a training run."""
+    import pandas as pd
+
+    from api.cli.commands.predict import read_configurations
+    from planner.calibrate.learning import CAMPAIGNS
+
+    serving, training = [], []
+    for path in paths:
+        table = read_configurations(path)
+        trains = (table[[name for name in TRAINING if name in table.columns]] != "").any(axis=1)
+        training.append(_without_blanks(table[trains]))
+        served = _without_blanks(table[~trains]) if trains.any() else table
+        if len(served) and not set(CAMPAIGNS) & set(served.columns):
+            served = served.assign(campaign=path.stem if len(paths) > 1 else "own")
+        serving.append(served)
+    return tuple(pd.concat(each, ignore_index=True).fillna("") for each in (serving, training))  # type: ignore[return-value]
+
+
+def _without_blanks(table: pd.DataFrame) -> pd.DataFrame:
+    """``table`` without the columns in which none of its rows has anything."""
+    return table.loc[:, (table != "").any(axis=0)]

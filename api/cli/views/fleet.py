@@ -208,6 +208,10 @@ def _why(plan: Plan, console: Console) -> None:
         saves = supply.usd_per_hour_of_one_more
         more = "" if saves is None else f"; one more would save ${saves:,.2f} an hour"
         bullet(console, f"{supply.pool}: {supply.used_gpus:g} of {supply.limit_gpus:g} GPUs used{more}")
+    if fleet.coarsening is not None:
+        words = f"{fleet.classes} classes stand for the traces: four times as many change capacity by"
+        words += f" {percent(fleet.coarsening)}"
+        bullet(console, words)
     for lost in fleet.not_served:
         what = f"{lost.service}, isl {lost.isl:g}, osl {lost.osl:g}, {lost.rate_rps:g} requests/s"
         bullet(console, f"not served: {what}: {lost.reason}; {lost.remedy}")

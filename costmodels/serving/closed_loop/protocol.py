@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from costmodels.arrays import take_rows
-from costmodels.estimates import Floats, Ints
+from costmodels.estimates import Bools, Floats, Ints
 
 SLOTS = 32
 GENERATIONS = 10
@@ -159,7 +159,9 @@ def closed_loop(
     sizes = 2 ** np.ceil(np.log2(np.maximum(slots, 1))).astype(np.int64)
     for size in np.unique(sizes):
         rows = np.flatnonzero(sizes == size)
-        part = _play(grid.take(rows), sent.take(rows), most_running[rows], ranks[rows], gate.take(rows), int(size))
+        part = _Play(
+            grid.take(rows), sent.take(rows), most_running[rows], ranks[rows], gate.take(rows), int(size)
+        ).run()
         for name in out.__dataclass_fields__:
             whole, piece = getattr(out, name), getattr(part, name)
             if piece.ndim == 2:
@@ -169,146 +171,172 @@ def closed_loop(
     return out
 
 
-def _play(grid: StepGrid, sent: _Sent, most_running: Ints, ranks: Ints, gate: Gate, width: int) -> ClosedLoop:
-    concurrency, osl, ratio = sent.concurrency, sent.osl, sent.shortest
-    n = len(concurrency)
-    slots = np.minimum(concurrency, SLOTS)
-    weight = concurrency / slots  # requests that one slot stands for
-    total = slots * sent.generations
-    room = np.maximum(np.floor(most_running / weight), 1)
-    draw = np.random.default_rng(_SEED).random((2, GENERATIONS * 2, width))
-    spread, least_share = (1 - ratio)[:, None], ratio[:, None]
-    present = np.arange(width) < slots[:, None]
+class _Play:
+    """Configurations of which none has more than ``width`` slots, in lock step; [n] or [n, width] each."""
 
-    now, prefilling = np.zeros(n), np.zeros(n)  # clocks: all time, and the part of it in steps with prompts
-    arrival = np.where(present, 0.0, _NEVER)
-    arrival_prefill = np.zeros((n, width))
-    first, first_wait = np.zeros((n, width)), np.zeros((n, width))
-    first_prefill = np.zeros((n, width))
-    remaining = np.full((n, width), _NEVER)
-    target = np.zeros((n, width))
-    generation = np.zeros((n, width), np.int64)
-    started = slots.astype(np.int64).copy()
-    finished = np.zeros(n, np.int64)
-    ttft, tpot, e2e = (np.full((n, width * GENERATIONS), np.nan) for _ in range(3))
-    ttft_sum, ttft_prefill, tpot_sum, tpot_prefill, tokens = (np.zeros(n) for _ in range(5))
-    admitted = np.zeros(n, np.int64)
-    osl_steps = np.maximum(osl - 1, 1).astype(np.float64)
-    mean = (1 + ratio) / 2
+    def __init__(self, grid: StepGrid, sent: _Sent, most_running: Ints, ranks: Ints, gate: Gate, width: int) -> None:
+        n, ratio = len(sent.concurrency), sent.shortest
+        self.grid, self.gate, self.ranks = grid, gate, ranks
+        self.slots = np.minimum(sent.concurrency, SLOTS)
+        self.weight = sent.concurrency / self.slots  # requests that one slot stands for
+        self.total = self.slots * sent.generations
+        self.room = np.maximum(np.floor(most_running / self.weight), 1)
+        self.draw = np.random.default_rng(_SEED).random((2, GENERATIONS * 2, width))
+        self.spread, self.least_share = (1 - ratio)[:, None], ratio[:, None]
+        self.osl_steps = np.maximum(sent.osl - 1, 1).astype(np.float64)
+        self.mean_share = (1 + ratio) / 2
+        self.most = grid.prompts[:, -1]  # prompts over all ranks that one step takes
+        self.at_once = np.maximum(np.floor(self.most / self.weight), 1)  # slots served together
+        self.soon = (1 - ratio) / 2 * self.osl_steps  # steps: half of what lengths differ by
+        # Decode steps in which requests come that are served together.
+        self.together = np.maximum(np.where(grid.mixed, grid.chunks / grid.stages, 1.0), gate.steps)
+        self.piped = grid.stages > 1
 
-    most = grid.prompts[:, -1]  # prompts over all ranks that one step takes
-    at_once = np.maximum(np.floor(most / weight), 1)  # slots served together
-    since = np.zeros(n)  # steps that count towards the gate's
-    filling = np.zeros(n, np.bool_)  # whether the last step had prompts
-    soon = (1 - ratio) / 2 * osl_steps  # steps: half of what lengths differ by
-    # Decode steps in which requests come that are served together.
-    together = np.maximum(np.where(grid.mixed, grid.chunks / grid.stages, 1.0), gate.steps)
-    piped = grid.stages > 1
-    while True:
-        live = finished < total
-        if not live.any():
-            break
-        decoding = remaining < _NEVER
-        running = decoding.sum(1)
-        waiting = arrival < _NEVER
-        queue = waiting.sum(1)
-        shut = (running > 0) & (since < gate.steps) & (queue * weight < gate.enough)
-        take = np.minimum(np.minimum(queue, at_once), np.maximum(room - running, 0)).astype(np.int64)
-        take = np.where(shut, 0, take)
-        serve = live & (take > 0)
-        since = np.where(serve, gate.steps, since)
-        ends = np.zeros_like(decoding)
-        # --- a batch of prompts, first come first served
-        if serve.any():
-            chosen = _earliest(arrival, np.where(serve, take, 0))
-            prompts = take * weight
-            turn = np.minimum(generation, 2 * GENERATIONS - 1)
-            share_in = least_share + spread * draw[0, turn, np.arange(width)]
-            scale_in = np.where(chosen, share_in, 0.0).sum(1) / np.maximum(take, 1) / mean
-            each = prompts / np.maximum(np.ceil(prompts / most), 1)
-            burst = (chosen & (generation == 0)).any(1) | (weight == 1) | (soon < 1)
-            fills = np.where(piped & ~filling, 1.0, 0.0)
-            if not burst.all():
-                # Requests come at random: those that are served together are so many on average, at least one.
-                rate = weight * (remaining <= soon[:, None]).sum(1) / np.maximum(soon, 1.0)
-                rate = np.maximum(rate * together * take, 1e-9)
-                each = np.where(burst, each, np.clip(rate / -np.expm1(-rate), 1.0, np.minimum(prompts, most)))
-                empty = np.where(piped, prompts / np.maximum(each, 1.0) * np.exp(-rate), 0.0)
-                fills = np.where(burst, fills, empty)
-            batches = prompts / np.maximum(each, 1.0)
-            own = line_through(grid.prompts, grid.prefill_us, each) * scale_in
-            time = batches * own
-            steps = batches * grid.chunks / grid.stages
-            if piped.any():
-                fill = fills * line_through(grid.prompts, grid.fill_us, each) * scale_in
-                time, own = time + fill, own + fill / np.maximum(batches, 1.0)
-                steps = steps + fills * (1 - 1 / grid.stages)
-            time = np.where(serve, time, 0.0)
-            moving = decoding & (serve & grid.mixed)[:, None]
-            remaining = np.where(moving, remaining - steps[:, None], remaining)
-            ends = moving & (remaining <= 0)
-            now, prefilling = now + time, prefilling + time
-            # Of a burst, members of a cluster are done half way through its steps on average. Later ones would have
-            # come one by one, and waited for none of their own cluster.
-            alone = np.where(burst, grid.prefill_us[:, 0] * scale_in, own)
-            halfway = time * np.maximum(batches - 1, 0.0) / (2 * np.maximum(batches, 1.0))
-            early = np.where(burst, halfway, np.maximum(time - own, 0.0))[:, None]
-            wait = np.maximum(now[:, None] - early - arrival, alone[:, None])
-            where_first = np.cumsum(chosen, axis=1) - 1 + admitted[:, None]
-            r, c = np.nonzero(chosen)
-            ttft[r, where_first[r, c]] = wait[r, c]
-            in_prompts = prefilling[:, None] - early - arrival_prefill
-            ttft_sum += np.where(chosen, wait, 0.0).sum(1)
-            ttft_prefill += np.where(chosen, in_prompts, 0.0).sum(1)
-            admitted += chosen.sum(1)
-            first = np.where(chosen, now[:, None], first)
-            first_prefill = np.where(chosen, prefilling[:, None], first_prefill)
-            share_out = least_share + spread * draw[1, turn, np.arange(width)]
-            drawn = np.maximum(np.rint(share_out * osl_steps[:, None]), 1)
-            target = np.where(chosen, drawn, target)
-            remaining = np.where(chosen, drawn, remaining)
-            first_wait = np.where(chosen, wait, first_wait)
-            arrival = np.where(chosen, _NEVER, arrival)
-        filling = serve
-        # --- or decode until the next sequence ends or the gate opens
-        go = live & ~serve & (running > 0)
-        if go.any():
-            least = np.where(decoding, remaining, _NEVER).min(1)
-            least = np.where(shut & (queue > 0), np.minimum(least, gate.steps - since), least)
-            least = np.where(go, np.maximum(least, 1.0), 0.0)
-            idle = np.where(gate.free_running, (since + least) % np.maximum(gate.steps, 1.0), 0.0)
-            since = np.where(go, np.where(queue > 0, since + least, idle), since)
-            per_rank = np.maximum(running * weight / ranks, 1.0)
-            time = np.where(go, least * line_through(grid.decode_batch, grid.decode_us, per_rank), 0.0)
-            now = now + time
-            remaining = np.where(decoding & go[:, None], remaining - least[:, None], remaining)
-            ends = ends | (decoding & go[:, None] & (remaining <= 0))
-        if ends.any():
-            r, c = np.nonzero(ends)
-            span = now[r] - first[r, c]
-            index = (np.cumsum(ends, axis=1) - 1 + finished[:, None])[r, c]
-            tpot[r, index] = span / target[r, c]
-            e2e[r, index] = span + first_wait[r, c]
-            np.add.at(tpot_sum, r, span / target[r, c])
-            np.add.at(tpot_prefill, r, (prefilling[r] - first_prefill[r, c]) / target[r, c])
-            np.add.at(tokens, r, (target[r, c] + 1) * weight[r])
-            count = ends.sum(1)
-            finished += count
-            remaining[r, c] = _NEVER
-            rank = (np.cumsum(ends, axis=1) - 1)[r, c]
-            again = started[r] + rank < total[r]
-            started = np.minimum(started + count, total)
-            arrival[r[again], c[again]] = now[r[again]]
-            arrival_prefill[r[again], c[again]] = prefilling[r[again]]
-            generation[r, c] += 1
-    return ClosedLoop(
-        ttft,
-        tpot,
-        e2e,
-        ttft_prefill / np.maximum(ttft_sum, 1e-9),
-        tpot_prefill / np.maximum(tpot_sum, 1e-9),
-        tokens / np.maximum(now, 1e-9) * 1e6,
-    )
+        self.now, self.prefilling = np.zeros(n), np.zeros(n)  # clocks: all time, and the part of it with prompts
+        self.arrival = np.where(np.arange(width) < self.slots[:, None], 0.0, _NEVER)
+        self.arrival_prefill = np.zeros((n, width))
+        self.first, self.first_wait, self.first_prefill = (np.zeros((n, width)) for _ in range(3))
+        self.remaining = np.full((n, width), _NEVER)
+        self.target = np.zeros((n, width))
+        self.generation = np.zeros((n, width), np.int64)
+        self.started = self.slots.astype(np.int64).copy()
+        self.admitted, self.finished = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self.since = np.zeros(n)  # steps that count towards the gate's
+        self.filling = np.zeros(n, np.bool_)  # whether the last step had prompts
+
+        self.ttft, self.tpot, self.e2e = (np.full((n, width * GENERATIONS), np.nan) for _ in range(3))
+        self.ttft_sum, self.ttft_prefill, self.tpot_sum, self.tpot_prefill = (np.zeros(n) for _ in range(4))
+        self.tokens = np.zeros(n)
+
+    def run(self) -> ClosedLoop:
+        while True:
+            live = self.finished < self.total
+            if not live.any():
+                break
+            decoding = self.remaining < _NEVER
+            running, queue = decoding.sum(1), (self.arrival < _NEVER).sum(1)
+            shut = (running > 0) & (self.since < self.gate.steps) & (queue * self.weight < self.gate.enough)
+            take = np.minimum(np.minimum(queue, self.at_once), np.maximum(self.room - running, 0)).astype(np.int64)
+            take = np.where(shut, 0, take)
+            serve = live & (take > 0)
+            self.since = np.where(serve, self.gate.steps, self.since)
+            ends = np.zeros_like(decoding)
+            if serve.any():
+                ends = self._prefill(serve, take, decoding)
+            self.filling = serve
+            go = live & ~serve & (running > 0)
+            if go.any():
+                ends = ends | self._decode(go, shut, decoding, running, queue)
+            if ends.any():
+                self._finish(ends)
+        return ClosedLoop(
+            self.ttft,
+            self.tpot,
+            self.e2e,
+            self.ttft_prefill / np.maximum(self.ttft_sum, 1e-9),
+            self.tpot_prefill / np.maximum(self.tpot_sum, 1e-9),
+            self.tokens / np.maximum(self.now, 1e-9) * 1e6,
+        )
+
+    def _prefill(self, serve: Bools, take: Ints, decoding: Bools) -> Bools:
+        """A batch of prompts, first come first served; which sequences end in its steps, [n, width]."""
+        grid = self.grid
+        chosen = _earliest(self.arrival, np.where(serve, take, 0))
+        prompts = take * self.weight
+        turn = np.minimum(self.generation, 2 * GENERATIONS - 1)
+        share_in = self.least_share + self.spread * self.draw[0, turn, np.arange(chosen.shape[1])]
+        scale_in = np.where(chosen, share_in, 0.0).sum(1) / np.maximum(take, 1) / self.mean_share
+        burst, each, fills = self._step_sizes(chosen, prompts, take)
+        batches = prompts / np.maximum(each, 1.0)
+        own = line_through(grid.prompts, grid.prefill_us, each) * scale_in
+        time = batches * own
+        steps = batches * grid.chunks / grid.stages
+        if self.piped.any():
+            fill = fills * line_through(grid.prompts, grid.fill_us, each) * scale_in
+            time, own = time + fill, own + fill / np.maximum(batches, 1.0)
+            steps = steps + fills * (1 - 1 / grid.stages)
+        time = np.where(serve, time, 0.0)
+        moving = decoding & (serve & grid.mixed)[:, None]
+        self.remaining = np.where(moving, self.remaining - steps[:, None], self.remaining)
+        ends: Bools = moving & (self.remaining <= 0)
+        self.now, self.prefilling = self.now + time, self.prefilling + time
+        # Of a burst, members of a cluster are done half way through its steps on average. Later ones would have
+        # come one by one, and waited for none of their own cluster.
+        alone = np.where(burst, grid.prefill_us[:, 0] * scale_in, own)
+        halfway = time * np.maximum(batches - 1, 0.0) / (2 * np.maximum(batches, 1.0))
+        early = np.where(burst, halfway, np.maximum(time - own, 0.0))[:, None]
+        self._admit(chosen, turn, alone, early)
+        return ends
+
+    def _step_sizes(self, chosen: Bools, prompts: Floats, take: Ints) -> tuple[Bools, Floats, Floats]:
+        """(whether the prompts are of a burst and come together, prompts of a step, times that a pipeline is filled),
+        [n] each."""
+        each = prompts / np.maximum(np.ceil(prompts / self.most), 1)
+        burst: Bools = (chosen & (self.generation == 0)).any(1) | (self.weight == 1) | (self.soon < 1)
+        fills = np.where(self.piped & ~self.filling, 1.0, 0.0)
+        if not burst.all():
+            # Requests come at random: those that are served together are so many on average, at least one.
+            rate = self.weight * (self.remaining <= self.soon[:, None]).sum(1) / np.maximum(self.soon, 1.0)
+            rate = np.maximum(rate * self.together * take, 1e-9)
+            each = np.where(burst, each, np.clip(rate / -np.expm1(-rate), 1.0, np.minimum(prompts, self.most)))
+            empty = np.where(self.piped, prompts / np.maximum(each, 1.0) * np.exp(-rate), 0.0)
+            fills = np.where(burst, fills, empty)
+        return burst, each, fills
+
+    def _admit(self, chosen: Bools, turn: Ints, alone: Floats, early: Floats) -> None:
+        """The ``chosen`` have their first token, ``early`` before now, after no less than ``alone``, and decode."""
+        wait = np.maximum(self.now[:, None] - early - self.arrival, alone[:, None])
+        where_first = np.cumsum(chosen, axis=1) - 1 + self.admitted[:, None]
+        r, c = np.nonzero(chosen)
+        self.ttft[r, where_first[r, c]] = wait[r, c]
+        in_prompts = self.prefilling[:, None] - early - self.arrival_prefill
+        self.ttft_sum += np.where(chosen, wait, 0.0).sum(1)
+        self.ttft_prefill += np.where(chosen, in_prompts, 0.0).sum(1)
+        self.admitted += chosen.sum(1)
+        self.first = np.where(chosen, self.now[:, None], self.first)
+        self.first_prefill = np.where(chosen, self.prefilling[:, None], self.first_prefill)
+        share_out = self.least_share + self.spread * self.draw[1, turn, np.arange(chosen.shape[1])]
+        drawn = np.maximum(np.rint(share_out * self.osl_steps[:, None]), 1)
+        self.target = np.where(chosen, drawn, self.target)
+        self.remaining = np.where(chosen, drawn, self.remaining)
+        self.first_wait = np.where(chosen, wait, self.first_wait)
+        self.arrival = np.where(chosen, _NEVER, self.arrival)
+
+    def _decode(self, go: Bools, shut: Bools, decoding: Bools, running: Ints, queue: Ints) -> Bools:
+        """Steps without prompts until the next sequence ends or the gate opens; which end, [n, width]."""
+        gate, grid = self.gate, self.grid
+        least = np.where(decoding, self.remaining, _NEVER).min(1)
+        least = np.where(shut & (queue > 0), np.minimum(least, gate.steps - self.since), least)
+        least = np.where(go, np.maximum(least, 1.0), 0.0)
+        idle = np.where(gate.free_running, (self.since + least) % np.maximum(gate.steps, 1.0), 0.0)
+        self.since = np.where(go, np.where(queue > 0, self.since + least, idle), self.since)
+        per_rank = np.maximum(running * self.weight / self.ranks, 1.0)
+        time = np.where(go, least * line_through(grid.decode_batch, grid.decode_us, per_rank), 0.0)
+        self.now = self.now + time
+        moving = decoding & go[:, None]
+        self.remaining = np.where(moving, self.remaining - least[:, None], self.remaining)
+        ends: Bools = moving & (self.remaining <= 0)
+        return ends
+
+    def _finish(self, ends: Bools) -> None:
+        """Sequences end, and their clients ask again as long as requests are left."""
+        r, c = np.nonzero(ends)
+        place = (np.cumsum(ends, axis=1) - 1)[r, c]
+        index = place + self.finished[r]
+        span = self.now[r] - self.first[r, c]
+        self.tpot[r, index] = span / self.target[r, c]
+        self.e2e[r, index] = span + self.first_wait[r, c]
+        np.add.at(self.tpot_sum, r, span / self.target[r, c])
+        np.add.at(self.tpot_prefill, r, (self.prefilling[r] - self.first_prefill[r, c]) / self.target[r, c])
+        np.add.at(self.tokens, r, (self.target[r, c] + 1) * self.weight[r])
+        count = ends.sum(1)
+        self.finished += count
+        self.remaining[r, c] = _NEVER
+        again = self.started[r] + place < self.total[r]
+        self.started = np.minimum(self.started + count, self.total)
+        self.arrival[r[again], c[again]] = self.now[r[again]]
+        self.arrival_prefill[r[again], c[again]] = self.prefilling[r[again]]
+        self.generation[r, c] += 1
 
 
 def _earliest(arrival: Floats, take: Ints) -> np.ndarray:

@@ -264,23 +264,6 @@ class Sizes(TypedDict):
     queries: NotRequired[int]
 
 
-def step_tables(
-    served: ServedModel,
-    layouts: Layouts,
-    routing: str,
-    *,
-    end: End = "value",
-    **sizes: Unpack[Sizes],
-) -> list[StepTable]:
-    """Tables of every layout.
-
-    Args:
-        end: of the prediction's interval: the value, or its lower or upper end.
-    """
-    tables = step_tables_at((end,), served, layouts, routing, **sizes)
-    return [at[end] for at in tables]
-
-
 def step_tables_at(
     ends: Sequence[End],
     served: ServedModel,

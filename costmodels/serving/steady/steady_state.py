@@ -157,67 +157,113 @@ def steady_state(
         layouts, token_budget, concurrency: shape [n]; concurrency counts decoding sequences per attention
             rank, on average: it may be below 1.
     """
-    queries, steps, several = shape.queries, shape.decode_steps, shape.osl > 1
-    pp, dp = layouts.pp, layouts.dp
-    present = np.asarray(concurrency / pp, np.float64)  # a rank's sequences spread over its pipeline stages
-    decodes = fullest_batch(np.asarray(concurrency, np.float64), layouts) * several
-    room = np.maximum(token_budget - decodes * queries, 1)
-    new = shape.new_tokens
-    chunk = np.minimum(room, new)
-    # Short prompts share a step when they arrive faster than steps pass.
-    arriving = np.ceil(present / max(steps, 1.0)).astype(np.int64)
-    together = np.clip(arriving, 1, np.maximum(room // new, 1))
-    chunks, fitting = np.maximum(new / room, 1.0), np.maximum(room / new, 1.0)
-    load = np.minimum(present * chunks / (fitting * max(steps, 1.0)), 1.0)
-    ranks_with_chunk = np.maximum(load / np.maximum(1 - (1 - load) ** dp, 1e-12), 1 / dp)  # share, in a mixed step
-
-    context = np.full(len(layouts), shape.context)
-    decoding = decode_batch(served, shape, layouts, np.asarray(concurrency, np.float64))
-    mixing = Batch(
-        together,
-        chunk,
-        shape.cached_tokens + np.where(new > chunk, (new - chunk) // 2, 0),
-        decodes,
-        context,
-        decodes * queries + together * chunk * ranks_with_chunk,
-        queries=queries,
-    )
+    others = np.asarray(concurrency, np.float64)
+    chunking = _Chunking.of(shape, layouts, token_budget, others)
+    decoding, mixing = decode_batch(served, shape, layouts, others), chunking.batch(shape, layouts)
     both = served.step(_twice(layouts), _stack(decoding, mixing), shape.routing)
     decode, mixed = _halves(both, len(layouts))
+    x = _engine_load(served, shape, layouts, others, chunking, decode, mixed)
+    it = equilibrium(x)
+    met = it.mixture
+    tokens = max(shape.osl - 1, 1)
+    tpot = it.time / tokens
+    prompt = np.full(len(layouts), float(shape.isl))
+    polling = served.framework.scheduler.polling
+    times = {
+        "service": met.service + mixed.latency.value - mixed.stage.value,
+        "next_step": x.decode * x.occupied * (shape.osl > 1) * (1 - met.busy) * polling / 2,
+        "front": served.calibration.front_us(prompt, x.concurrency * layouts.dp, tpot, layouts.dp),
+        "tokens": np.full(len(layouts), float(tokens)),
+    }
+    return _with_intervals(x, it, tpot, times, decode, mixed)
 
+
+@dataclass(frozen=True)
+class _Chunking:
+    """How prompts ride along in steps, [n] each.
+
+    Attributes:
+        decodes: sequences that decode in a step beside them.
+        together, chunk: prompts in a step, and tokens of each.
+        chunks, fitting: steps that a prompt takes, and prompts that a step has room for, both at least 1.
+        ranks: share of attention ranks that have a chunk, in a step that has one.
+    """
+
+    decodes: Ints
+    together: Ints
+    chunk: Ints
+    chunks: Floats
+    fitting: Floats
+    ranks: Floats
+
+    @classmethod
+    def of(cls, shape: RequestShape, layouts: Layouts, token_budget: Ints, concurrency: Floats) -> _Chunking:
+        steps, new, dp = shape.decode_steps, shape.new_tokens, layouts.dp
+        present = np.asarray(concurrency / layouts.pp, np.float64)  # a rank's sequences spread over its stages
+        decodes = fullest_batch(concurrency, layouts) * (shape.osl > 1)
+        room = np.maximum(token_budget - decodes * shape.queries, 1)
+        # Short prompts share a step when they arrive faster than steps pass.
+        arriving = np.ceil(present / max(steps, 1.0)).astype(np.int64)
+        together = np.clip(arriving, 1, np.maximum(room // new, 1))
+        chunks, fitting = np.maximum(new / room, 1.0), np.maximum(room / new, 1.0)
+        load = np.minimum(present * chunks / (fitting * max(steps, 1.0)), 1.0)
+        ranks = np.maximum(load / np.maximum(1 - (1 - load) ** dp, 1e-12), 1 / dp)
+        return cls(decodes, together, np.minimum(room, new), chunks, fitting, ranks)
+
+    def batch(self, shape: RequestShape, layouts: Layouts) -> Batch:
+        """What each attention rank has in a step with chunks."""
+        new, chunk = shape.new_tokens, self.chunk
+        return Batch(
+            self.together,
+            chunk,
+            shape.cached_tokens + np.where(new > chunk, (new - chunk) // 2, 0),
+            self.decodes,
+            np.full(len(layouts), shape.context),
+            self.decodes * shape.queries + self.together * chunk * self.ranks,
+            queries=shape.queries,
+        )
+
+
+def _engine_load(
+    served: ServedModel,
+    shape: RequestShape,
+    layouts: Layouts,
+    concurrency: Floats,
+    chunking: _Chunking,
+    decode: StepTimes,
+    mixed: StepTimes,
+) -> EngineLoad:
+    """What the two kinds of step say of the engine. A step of several attention ranks waits for the chunks of all in
+    its experts, and for its own in the rest."""
+    pp, dp, together = layouts.pp, layouts.dp, chunking.together
     drafted = 1 + shape.share_of_step(served.model.layers)
     without, added = decode.stage.value, np.maximum(mixed.stage.value - decode.stage.value, 1e-3)
     cycle = np.maximum(decode.latency.value, pp * without) * drafted
     experts = (mixed.parts["moe"] - decode.parts["moe"]) / np.maximum(mixed.latency.value - decode.latency.value, 1e-3)
     experts = np.where(dp > 1, np.clip(experts, 0, 1), 1.0)
-    x = EngineLoad(
+    return EngineLoad(
         ranks=dp,
         stages=pp,
-        concurrency=np.asarray(concurrency, np.float64),
-        steps=steps,
+        concurrency=concurrency,
+        steps=shape.decode_steps,
         decode=cycle / pp,
         own=added * (1 - experts) / together,
-        shared=added * experts / (together * dp * ranks_with_chunk),
-        chunks=chunks,
-        room=fitting,
-        sequence=decode.parts["attention"] / (pp * np.maximum(decodes, 1)),
+        shared=added * experts / (together * dp * chunking.ranks),
+        chunks=chunking.chunks,
+        room=chunking.fitting,
+        sequence=decode.parts["attention"] / (pp * np.maximum(chunking.decodes, 1)),
     )
-    it = equilibrium(x)
+
+
+def _with_intervals(
+    x: EngineLoad, it: Equilibrium, tpot: Floats, times: dict[str, Floats], decode: StepTimes, mixed: StepTimes
+) -> Steady:
+    """The answer, with the intervals that the steps' times give it: times that are all longer by a factor are in
+    balance at a rate lower by it."""
     met = it.mixture
-    tpot = it.time / max(shape.osl - 1, 1)
-    prompt = np.full(len(layouts), float(shape.isl))
-    times = {
-        "service": met.service + mixed.latency.value - mixed.stage.value,
-        "next_step": x.decode * x.occupied * several * (1 - met.busy) * served.framework.scheduler.polling / 2,
-        "front": served.calibration.front_us(prompt, x.concurrency * dp, tpot, dp),
-        "tokens": np.full(len(layouts), float(max(shape.osl - 1, 1))),
-    }
-    in_engine = met.wait + times["service"] + times["next_step"]
+    share = np.minimum(met.mixed_share, 1.0)
     how = np.maximum(decode.latency.how, mixed.latency.how)
     inside = decode.latency.inside & mixed.latency.inside
-
-    # Times that are all longer by a factor are in balance at a rate lower by it.
-    share = np.minimum(met.mixed_share, 1.0)
 
     def mean(kind: str) -> Floats:
         plain, chunked = getattr(decode.stage, kind), getattr(mixed.stage, kind)
@@ -228,13 +274,15 @@ def steady_state(
     def estimates(value: Floats, down: Floats, up: Floats) -> Estimates:
         return Estimates(value, np.minimum(down, value), np.maximum(up, value), how, inside)
 
+    in_engine = met.wait + times["service"] + times["next_step"]
+
     def fronted(factor: Floats) -> Floats:
         return np.asarray(in_engine * factor + times["front"])
 
     def whole(factor: Floats) -> Floats:
         return fronted(factor) + it.time * factor
 
-    ones = np.ones(len(layouts))
+    ones = np.ones(len(tpot))
     rate = it.rate * 1e6
     return Steady(
         x.load <= 1.0,

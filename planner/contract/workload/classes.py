@@ -143,6 +143,10 @@ class LoadInput(Document):
     requests: Annotated[int, Field(gt=0), PLAIN_NUMBER] | None = Field(
         default=None, description="of the trace that it was made from"
     )
+    coarsen_to: Annotated[int, Field(gt=0, le=MOST_CLASSES), PLAIN_NUMBER] | None = Field(
+        default=None,
+        description="the classes may be laid together to about so many, and more as far as the fleet's tolerance asks",
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> LoadInput:

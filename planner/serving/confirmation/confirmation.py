@@ -122,9 +122,12 @@ class Confirmed:
         they were simulated, [n]."""
         rate = points.steady.rate_rps.value.copy()
         index = points.job.pool_index
-        mine = np.column_stack([points.layouts.rows, points.budget])
+        rows, state = points.layouts.rows, points.job.state_key
+        mine = np.column_stack([rows, np.tile(np.array(state, np.int64), (len(rows), 1)), points.budget])
         for (serving, precision, (pool, *engine)), most in self.carried.items():
             if (serving, precision, pool) == ("aggregated", option.precision, index):
+                if len(engine) != mine.shape[1]:
+                    continue  # of GPUs in another state
                 same = (mine == np.array(engine)).all(axis=1)
                 rate[same] = np.minimum(rate[same], most)
         return rate

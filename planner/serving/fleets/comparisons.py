@@ -29,7 +29,6 @@ class Comparisons:
     legal: int = 0
     points: int = 0
     points_within: int = 0
-    coarsening: float | None = None
 
 
 def engine_words() -> str:

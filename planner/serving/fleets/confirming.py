@@ -226,13 +226,16 @@ class Confirming:
         engine = service.engines[v.engine]
         assert isinstance(engine, ModelEngine)
         rates = rates_on(found, variant, t)
+        if not rates.any():  # it stands by for a loss, and may then be sent whatever it carries
+            rates = np.where(service.capacity[:, v.engine] > 0, service.rates[t], 0.0)
         count = int(engines[t][variant])
         request, points = self._under(fleet, v.service, engine, rates)
         if points is None:
             return None
-        load = float(rates.sum()) / count
         candidate = AggregatedCandidate(points, int(np.argmax(points.steady.rate_rps.value)))
-        share = float(rates.sum()) / max(float(service.rates[t].sum()), 1e-300)
+        load = float(rates.sum()) / count
+        load = load if used > 0 else min(load, float(candidate.rate_rps.value[0]))
+        share = float(rates.sum()) / max(float(service.rates[t].sum()), 1e-300) if used > 0 else 0.0
         group = Group(
             f"engine-{variant}", candidate, (variant,), count, share, load, candidate.at(load), candidate.rate_rps
         )
@@ -259,6 +262,23 @@ class Confirming:
     def _job(self, request: PlanRequest, engine: ModelEngine, service: int) -> Job:
         jobs, _ = jobs_of(request, self._models[service], engine.precision, self._cost_of[service])
         return next(job for job in jobs if job.pool_index == engine.pool_index)
+
+    def standing_by(self, found: Answered, engines: Mapping[int, Loaded]) -> dict[int, Loaded]:
+        """The kinds that run and get no request in any step: what a loss needs. As if they carried what they can."""
+        counts, out = found.answer.engines, {}
+        assert counts is not None
+        for variant in np.flatnonzero(counts.any(axis=0)).tolist():
+            if variant in engines:
+                continue
+            each = self.loaded(found, variant, int(np.argmax(counts[:, variant])), 0.0)
+            if each is None:
+                raise Infeasible(
+                    "survive: an engine that stands by for a loss does not keep up with the requests that it would get",
+                    "relax the SLO, give --headroom, or see what the formulas say with --no-simulation",
+                    binding="slo",
+                )
+            out[variant] = each
+        return out
 
     def with_checks(self, engines: Mapping[int, Loaded]) -> dict[int, Loaded]:
         """The kinds with simulations at their loads, steps at the ends of their interval too."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from planner.contract.clusters import SuppliedCluster, SuppliedPool
 from planner.contract.fleet import NotServed, RouteBy, SurviveAsked
 from planner.contract.workload.classes import LengthClass, SteppedLoad, understood
 from planner.serving.document.plan import Plan
+from planner.serving.fleets.coarsening import coarsened
 from planner.serving.fleets.engines import EngineKind, TableEngine
 from planner.serving.fleets.groups import RoutedGroup, SharedStep, routed_groups, shared_steps, work_of
 from planner.serving.fleets.request import FleetRequest, ServiceAsked
@@ -64,6 +66,7 @@ class Fleet:
     steps: tuple[SharedStep, ...]
     chosen: Chosen
     before: tuple[int, ...] | None = None
+    coarsening: float | None = None
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,7 @@ def question_of(
     gpus = np.array([variant.gpus for variant in chosen.variants], np.int64)
     seconds = np.array([step.end_s - step.start_s for step in fleet.steps])
     for pool in fleet.cluster.pools:
-        if len(fleet.steps) > 1 and pool.min_up_s > float(seconds.sum()):
+        if pool.min_up_s > float(seconds.sum()):
             raise InputError(
                 f"pool {pool.name}: min_up_s {pool.min_up_s:g} is longer than the {seconds.sum():g} s of the schedule",
                 "give a shorter one, or a longer load",
@@ -343,24 +346,40 @@ def with_capacity(fleet: Fleet, capacity: Mapping[int, Floats]) -> Fleet:
     return replace(fleet, services=services)
 
 
-def fleet_of(
-    request: FleetRequest, engines: Callable[[ServiceAsked, tuple[LengthClass, ...], SuppliedCluster], Any]
-) -> Fleet:
-    """What may run for a request. ``engines``: of a service with a model, (kinds of engine, capacity (classes,
-    kinds))."""
-    cluster, loads = cluster_of(request), loads_of(request)
+Engines = Callable[[ServiceAsked, tuple[LengthClass, ...], SuppliedCluster], Any]
+"""Of a service with a model: (kinds of engine, capacity (classes, kinds))."""
+
+
+def _carried(
+    request: FleetRequest,
+    asked: ServiceAsked,
+    cluster: SuppliedCluster,
+    engines: Engines,
+    classes: tuple[LengthClass, ...],
+) -> tuple[Sequence[EngineKind], Floats]:
+    """(kinds of engine that may serve ``classes``, what they carry of each, (classes, kinds))."""
+    if asked.model is not None:
+        found: tuple[Sequence[EngineKind], Floats] = engines(asked, classes, cluster)
+        return found
+    kinds, tables = table_engines(request, asked, cluster)
+    isl, osl = (np.array([getattr(each, name) for each in classes]) for name in ("isl", "osl"))
+    return kinds, np.stack([table.capacity_rps(isl, osl) for table in tables], axis=1)
+
+
+def fleet_of(request: FleetRequest, engines: Engines) -> Fleet:
+    """What may run for a request, its loads as coarse as its tolerance allows."""
+    cluster, coarse = cluster_of(request), []
+    for asked, load in zip(request.services, loads_of(request), strict=True):
+        carried = partial(_carried, request, asked, cluster, engines)
+        coarse.append(coarsened(load, asked.load.coarsen_to, request.tolerance, carried))
+    loads = [each.load for each in coarse]
     names = [service.name for service in request.services]
     steps = shared_steps(names, loads)
     services = []
     for s, (asked, load) in enumerate(zip(request.services, loads, strict=True)):
         classes, rates = distinct(load, steps, s)
-        if asked.model is None:
-            kinds, tables = table_engines(request, asked, cluster)
-            isl, osl = (np.array([getattr(each, name) for each in classes]) for name in ("isl", "osl"))
-            capacity = np.stack([table.capacity_rps(isl, osl) for table in tables], axis=1)
-        else:
-            kinds, capacity = engines(asked, classes, cluster)
-        services.append(ServiceLoad(asked, load, classes, tuple(rates), tuple(kinds), capacity))
+        kinds, capacity = tuple(coarse[s].kinds), coarse[s].capacity(classes)
+        services.append(ServiceLoad(asked, load, classes, tuple(rates), kinds, capacity))
     offers = offers_of(cluster)
     chosen = variants_of(offers, services, request.objective, given_cluster=request.cluster is not None)
     if not chosen.variants:
@@ -372,7 +391,8 @@ def fleet_of(
             way_out,
             binding="class",
         )
-    fleet = Fleet(request, cluster, tuple(offers), tuple(services), tuple(steps), chosen)
+    change = max([each.change for each in coarse if each.change is not None], default=None)
+    fleet = Fleet(request, cluster, tuple(offers), tuple(services), tuple(steps), chosen, coarsening=change)
     return replace(fleet, before=None if request.current is None else running_now(fleet, request.current))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
-from planner.contract.workload.classes import DAY_S, HOUR_S
+from planner.contract.workload.classes import DAY_S, HOUR_S, MOST_CLASSES
 from planner.contract.workload.traces import Recording, recorded
 from profiles.errors import InputError
 from profiles.files import Source
@@ -25,7 +26,11 @@ TABLE_HINT = (
 )
 
 CLASSES = 256
-"""Into which the requests of a trace fall, about, unless the load says another number."""
+"""To which the requests of a trace are laid together, about, unless the load says another number: more where the
+fleet's tolerance asks."""
+
+FINEST = 16
+"""Times as many, in which a trace is read: four for one, twice."""
 
 ONE_STEP_S = 1.5 * HOUR_S
 """A trace no longer than this is one step."""
@@ -112,8 +117,8 @@ def read_load_trace(path: Path, rest: Mapping[str, Any], where: str) -> dict[str
     longer, days laid over each other.
 
     Args:
-        rest: ``classes`` (about how many), ``step_s``, ``margin``, ``quantile`` (over days, of each step's rate), and
-            ``seconds`` (how long the trace was recorded, where that is not to its last request).
+        rest: ``classes`` (about how many, at first), ``step_s``, ``margin``, ``quantile`` (over days, of each step's
+            rate), and ``seconds`` (how long the trace was recorded, where that is not to its last request).
 
     Raises:
         InputError: what :func:`planner.contract.workload.traces.recorded` raises, and words that are not known.
@@ -129,12 +134,15 @@ def read_load_trace(path: Path, rest: Mapping[str, Any], where: str) -> dict[str
     if quantile is not None and not 0 < quantile < 1:
         raise InputError(f"{where}.quantile: {quantile:g} is not between 0 and 1", "give for example 0.9")
     more = 1 + _margin(rest, where)
+    # Times count from the schedule's start.
+    found = replace(found, seconds=found.seconds + found.begins_s, begins_s=0.0)
     last = float(found.seconds[-1])
     length = seconds or max(last, 1.0)
     if last > length:
         raise InputError(f"{where}.seconds: {length:g} is before the last request, at {last:g} s", "leave it out")
     steps = _steps(length, step_s)
-    edges = _edges(found.isl, count), _edges(found.osl, count)
+    finest = min(count * FINEST, MOST_CLASSES)
+    edges = _edges(found.isl, finest), _edges(found.osl, finest)
     made = [
         {
             "start_s": start,
@@ -153,6 +161,7 @@ def read_load_trace(path: Path, rest: Mapping[str, Any], where: str) -> dict[str
         "source": f"{path.name}: {len(found.isl):,} requests",
         "steps": made,
         "requests": len(found.isl),
+        "coarsen_to": count,
     }
     if found.seen_before is not None:
         out["prefix_hit"] = float(found.seen_before.sum() / found.isl.sum())

@@ -91,10 +91,11 @@ class _Modelled:
             found = solved(fleet)
             settled = Settled(found, _unchecked(confirming, found), {}, ())
             engines = dict(settled.engines)
-        found = _without_idle(settled.found, engines)
+        found = settled.found
+        engines = {**engines, **confirming.standing_by(found, engines)}
         self._tell("comparing with other fleets")
         comparisons = compare(found, self._request.time_limit_s / 3, self._tell)
-        described = ModelDescribed(replace(settled, found=found), engines, models)
+        described = ModelDescribed(settled, engines, models)
         return validated(
             document(found, described, self._counted(comparisons), self._provenance(fleet, settled, models)), parse_plan
         )
@@ -152,18 +153,6 @@ def _unchecked(confirming: Confirming, found: Answered) -> dict[int, Loaded]:
             if each is not None:
                 out[variant] = each
     return out
-
-
-def _without_idle(found: Answered, engines: Mapping[int, Loaded]) -> Answered:
-    """Kinds that run and get no request in any step (what a loss may need) stay only where they were described."""
-    counts = found.answer.engines
-    assert counts is not None
-    idle = [v for v in range(counts.shape[1]) if counts[:, v].any() and v not in engines]
-    if not idle:
-        return found
-    kept = counts.copy()
-    kept[:, idle] = 0
-    return replace(found, answer=replace(found.answer, engines=kept))
 
 
 def _no_engines(*_: Any) -> Any:

@@ -355,7 +355,7 @@ def _proof(found: Answered, comparisons: Comparisons) -> plans.ServingProof:
             variants=len(fleet.chosen.variants),
             classes=sum(len(service.classes) for service in fleet.services),
             groups=max(len(groups) for groups in found.groups),
-            coarsening=comparisons.coarsening,
+            coarsening=fleet.coarsening,
             compared=comparisons.compared,
             demands=comparisons.demands,
             supplies=comparisons.supplies,

@@ -94,9 +94,13 @@ class FleetRequest(Document):
         Field(strict=True, description="leave out classes that nothing serves, and name them"),
         Option("Leave out classes that nothing serves, and name them, rather than refuse.", ASKED),
     ] = False
-    tolerance: Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER] = Field(
-        default=0.02, description="of capacity, by which classes that are made of a trace may be too coarse"
-    )
+    tolerance: Annotated[
+        Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER],
+        Field(description="share of capacity by which classes of a trace may be too coarse; they are split until then"),
+        Option(
+            "Split the classes of a trace until that changes capacity by less than this share.", ASKED, metavar="SHARE"
+        ),
+    ] = 0.02
     confidence: Annotated[float, Field(gt=0, lt=1), PLAIN_NUMBER] = 0.5
     time_limit_s: Annotated[
         float,
@@ -131,6 +135,8 @@ class FleetRequest(Document):
                 raise ValueError(f"services: {shown(service.name)} has a model and tables; leave one of them out")
             if service.model is not None and self.cluster is None:
                 raise ValueError(f"cluster: is missing, on which {shown(service.name)} runs; write for example 64xH100")
+        if self.survive.zones and not any(pool.zone for pool in (self.cluster.pools if self.cluster else ())):
+            raise ValueError(f"survive.zones: {self.survive.zones}, and no pool says its zone; give pools a zone")
         return self
 
     def tables_of(self, service: ServiceAsked) -> tuple[MeasuredTable, ...]:

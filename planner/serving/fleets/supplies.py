@@ -37,7 +37,7 @@ def offers_of(cluster: SuppliedCluster) -> list[Offer]:
         limit = None if pool.as_needed else pool.gpus
         if pool.owned:
             found.append(Offer(pool, index, "owned", 0.0, limit))
-        else:
+        elif pool.gpus:
             found.append(Offer(pool, index, "on_demand", pool.usd_per_gpu_hour, limit))
         if pool.reserved_gpus is not None:
             found.append(Offer(pool, index, "reserved", pool.reserved_usd_per_gpu_hour, pool.reserved_gpus))

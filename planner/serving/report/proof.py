@@ -20,7 +20,7 @@ from planner.serving.request import PlanRequest
 from planner.solving.solvers import PROVEN
 from profiles.errors import LimitReached
 
-UNITS = {"throughput": "requests/s", "cost": "USD/h", "gpus": "GPUs", "latency": "ms"}
+UNITS = {"throughput": "requests/s", "cost": "USD/h", "gpus": "GPUs", "latency": "ms", "energy": "J/output token"}
 
 LINK_BINDS = 0.75
 """A link this busy keeps engines from more load (they are planned for 80 % at most)."""

@@ -40,6 +40,7 @@ PARTS: dict[str, Callable[[Path], Any]] = {
 
 
 def main(arguments: list[str]) -> int:
+    broken = []
     found = json.loads(EVIDENCE.read_text("utf-8")) if EVIDENCE.is_file() else {}
     for name in arguments or PARTS:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -48,7 +49,11 @@ def main(arguments: list[str]) -> int:
         found[name] = {"machine": f"{platform.machine()}, Python {platform.python_version()}", **result}
         print(json.dumps({name: found[name]}), flush=True)
         EVIDENCE.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
-    return 0
+        if result.get("held") is False:
+            broken.append(name)
+    for name in broken:
+        print(f"{name}: does not hold", file=sys.stderr)
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -18,17 +19,23 @@ from sqlalchemy import func, select
 from api.storage.database import Database
 from api.storage.tables import jobs
 from tests.api.databases import Postgres
-from tests.benchmarks.service.running import Server, memory_request, plan_request, predictions_request
+from tests.benchmarks.service.running import Server, cpu_s, memory_request, plan_request, predictions_request
 
 CALLERS = 20
 ENDED = ("done", "failed", "cancelled")
 
+KILLS, ENOUGH_HITS = 80, 30
+"""Workers that are killed, one after each 80th of the answers; and how many of them must have been running a job."""
+
+_BEGUN_CPU_S = 1.0
+"""What a worker computes before its first job is under way: imports, and loading its cost models."""
+
 
 def question(number: int) -> tuple[str, dict[str, Any]]:
-    """A mix: one in ten a plan, three in ten predictions, the rest memory."""
-    if number % 10 == 0:
+    """A mix: one in 50 a plan (2 CPU-s), three in ten predictions (0.3), the rest memory (0.01)."""
+    if number % 50 == 0:
         return "/v1/plans", plan_request(number)
-    if number % 10 < 4:
+    if number % 10 < 3:
         return "/v1/predictions", predictions_request(number)
     return "/v1/memory", memory_request(number)
 
@@ -89,15 +96,17 @@ def chaos(folder: Path, postgres: Postgres | None, requests: int, seconds: float
             caller.start()
         began, disasters = time.monotonic(), _disasters(server, postgres, disk)
         rng = random.Random(0)
-        done_until = 0.0
+        last, killed = 0, 0
         while any(caller.is_alive() for caller in callers) and time.monotonic() < deadline:
-            share = sum(sum(caller.ends.values()) for caller in callers) / requests
-            if disasters and share > done_until + 0.15:
+            answered = sum(sum(caller.ends.values()) for caller in callers)
+            if disasters and answered > last + 0.15 * requests:
                 disasters.pop(0)()
-                done_until = share
-            for pid in rng.sample(found := server.workers(), min(1, len(found))):
-                os.kill(pid, signal.SIGKILL)
-            time.sleep(rng.uniform(3, 8))  # a worker takes two seconds to begin
+                last = answered
+            if answered >= killed * requests / KILLS and (pid := _busy(server, rng)) is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed += 1
+            time.sleep(0.05)
         for caller in callers:
             caller.join(60)
         server.stop()
@@ -105,15 +114,28 @@ def chaos(folder: Path, postgres: Postgres | None, requests: int, seconds: float
         found_jobs = _in_database(url)
     if disk is not None:
         subprocess.run(["umount", "-l", str(disk)], check=False)
+    lost = told["lost"] + requests - sum(told.values())
+    hits = found_jobs["kills_of_running_jobs"]
+    held = not (lost or disasters or found_jobs["finished_twice"] or found_jobs["left_open"]) and hits >= ENOUGH_HITS
     return {
+        "held": held,
         "database": "postgresql" if postgres else "sqlite" + (" (disk full once)" if disk else ""),
         "requests": requests,
         "seconds": round(time.monotonic() - began, 1),
         "ends": dict(told),
-        "lost": told["lost"] + requests - sum(told.values()),
+        "lost": lost,
         "disasters_left": len(disasters),
+        "kills": killed,
         **found_jobs,
     }
+
+
+def _busy(server: Server, rng: random.Random) -> int | None:
+    """A worker that has begun and computes just now."""
+    before = {pid: cpu_s(pid) for pid in server.workers()}
+    time.sleep(0.1)
+    busy = [pid for pid, began in before.items() if began > _BEGUN_CPU_S and cpu_s(pid) > began]
+    return rng.choice(busy) if busy else None
 
 
 def _disasters(server: Server, postgres: Postgres | None, disk: Path | None) -> list[Any]:

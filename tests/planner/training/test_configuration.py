@@ -120,6 +120,7 @@ def test_torchtitans_local_batch_is_what_the_pipeline_splits() -> None:
 
 def test_uneven_stages_are_read_and_said() -> None:
     assert read(pp=2, dp=4, stage_layers="15|17").split == (15, 17)
+    assert read(pp=4, dp=2, stage_layers="7|8*2|9").split == (7, 8, 8, 9)
     deep = read(model="deepseek-ai/DeepSeek-V3", seq_len=4096, pp=4, dp=16, ep=16, moe_tp=1)
     assert sum(deep.split) == 61
     assert any(each.startswith("stage_layers=") for each in deep.defaults)
@@ -165,6 +166,7 @@ def test_uneven_stages_are_read_and_said() -> None:
         ({"model": "gpt:hidden=4096,layers=2,heads=32,vocab=51200,positions=1024"}, "seq_len: 8192", "1024 positions"),
         ({"hidden": 4096}, "hidden: ", "no effect"),
         ({"stage_layers": "16|17", "pp": 2, "dp": 4}, "stage_layers: ", "33 layers"),
+        ({"stage_layers": "8*9999", "pp": 2, "dp": 4}, "stage_layers: 9999 stages", "not 2"),
     ],
 )
 def test_a_refusal_names_the_column_and_the_value(changes: dict[str, Any], starts: str, says: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from naive_simulator import constant_table, rising_table
 
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.serving.simulator.arrivals import constant_lengths, open_loop
+from costmodels.serving.simulator.arrivals import open_loop
 from costmodels.serving.simulator.capacity import (
     Limit,
     Missed,
@@ -22,6 +22,7 @@ from costmodels.serving.simulator.capacity import (
 from costmodels.serving.simulator.events import Engine, GivenUp, simulate
 from costmodels.serving.simulator.outcome import Metric
 from profiles.errors import InputError
+from tests.costmodels.lengths import constant_lengths
 
 SERVICE_US = 1000.0
 SERVER = Engine(

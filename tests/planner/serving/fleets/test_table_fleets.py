@@ -170,3 +170,57 @@ def test_classes_that_nothing_serves_are_named_and_the_rest_is_served(tmp_path: 
     assert plan.proof.fleet is not None
     (lost,) = plan.proof.fleet.not_served
     assert (lost.isl, lost.rate_rps) == (4096, 2)
+
+
+TRACE = "arrival_s,isl,osl\n" + "".join(
+    f"{1800 + i * 0.5},{20 + (i * 37) % 230},{1 + (i * 13) % 16}\n" for i in range(2000)
+)
+
+
+def test_classes_of_a_trace_are_split_until_capacity_stays(tmp_path: Path) -> None:
+    written(tmp_path, "small.json", SMALL)
+    written(tmp_path, "t.csv", TRACE)
+    load = "{trace: t.csv, classes: 4}"
+    path = written(tmp_path, "fleet.yaml", f"services: [{{name: s, load: {load}, tables: [small.json]}}]")
+    coarse, fine = planned(path, tolerance=1.0), planned(path, tolerance=0.01)
+    counted = []
+    for plan in (coarse, fine):
+        assert plan.proof.fleet is not None
+        counted.append(plan.proof.fleet)
+        (step,) = plan.request.services[0].load.steps
+        rate = sum(each.rate_rps for each in step.classes)
+        tokens = [sum(each.rate_rps * getattr(each, name) for each in step.classes) for name in ("isl", "osl")]
+        rows = [[int(x) for x in line.split(",")[1:]] for line in TRACE.splitlines()[1:]]
+        assert tokens == pytest.approx([rate * sum(r[i] for r in rows) / len(rows) for i in (0, 1)])
+    assert counted[0].classes < counted[1].classes
+    assert counted[0].coarsening is not None
+    assert counted[1].coarsening is not None
+    assert counted[0].coarsening > 0.01
+
+
+def test_times_of_a_trace_count_from_the_schedules_start(tmp_path: Path) -> None:
+    written(tmp_path, "small.json", SMALL)
+    rows = "".join(f"{3600 * hour + 7 + i},128,4\n" for hour in (1, 2) for i in range(100 * hour))
+    written(tmp_path, "t.csv", "arrival_s,isl,osl\n" + "0.5,128,4\n" + rows)
+    path = written(
+        tmp_path,
+        "fleet.yaml",
+        "services: [{name: s, load: {trace: t.csv, step_s: 3600, seconds: 10800}, tables: [small.json]}]",
+    )
+    steps = planned(path).request.services[0].load.steps
+    assert [round(step.rate_rps * 3600) for step in steps] == [1, 100, 200]
+    written(tmp_path, "t.csv", "arrival_s,isl,osl\n" + rows)
+    with pytest.raises(InputError, match="no requests from 0 to 3600"):
+        planned(path)
+
+
+def test_a_pool_of_spot_gpus_alone(tmp_path: Path) -> None:
+    written(tmp_path, "small.json", SMALL)
+    load = "{classes: [{isl: 128, osl: 4, rate_rps: 12}]}"
+    pool = "{gpu: L4, name: small, spot_gpus: 8, spot_usd_per_gpu_hour: 0.2}"
+    text = f"cluster: {{name: c, pools: [{pool}]}}\nservices: [{{name: s, load: {load}, tables: [small.json]}}]"
+    plan = planned(written(tmp_path, "fleet.yaml", text))
+    assert {group.supply for group in plan.decision.engines} == {"spot"}
+    assert plan.decision.usd_per_hour == pytest.approx(0.4)
+    with pytest.raises(InputError, match="zone"):
+        planned(written(tmp_path, "zones.yaml", text + "\nsurvive: {zones: 1}"))
