@@ -266,8 +266,8 @@ def sample(source: Path | None) -> pd.DataFrame:
     # Filed as tensor parallel over more GPUs than a node has: 930 sequences take a tenth longer a step than 248.
     ranks = (rows["backend"] == "vllm").to_numpy() & (degree["tp"] > 8) & (degree["ep"] == degree["tp"])
     degree["dp"], degree["tp"] = np.where(ranks, degree["tp"], degree["dp"]), np.where(ranks, 1, degree["tp"])
-    # Filed as experts that are split, not shared out, over 8 data-parallel GPUs or more: DeepSeek's in 8 bits do not split
-    # so far, and SGLang's all-to-all shares experts out over the whole group.
+    # Filed as experts that are split, not shared out, over 8 data-parallel GPUs or more: DeepSeek's in 8 bits do not
+    # split so far, and SGLang's all-to-all shares experts out over the whole group.
     split = (rows["backend"] == "sglang").to_numpy() & (degree["dp"] >= 8) & (degree["moe_tp"] == degree["dp"])
     degree["ep"], degree["moe_tp"] = np.where(split, degree["dp"], degree["ep"]), np.where(split, 1, degree["moe_tp"])
     weights = rows["gemm_quant_mode"].fillna("bf16").replace({"bfloat16": "bf16", "int4_wo": "int4"})
