@@ -11,7 +11,8 @@ import numpy as np
 
 from costmodels.estimates import Estimates
 from costmodels.serving.simulator.arrivals import open_loop
-from costmodels.serving.simulator.capacity import Limit, capacity_rps, keeps_up, meets, requests_needed
+from costmodels.serving.simulator.capacity import capacity_rps, keeps_up, meets, requests_needed
+from costmodels.serving.simulator.events import Limit
 from costmodels.serving.simulator.step_table import End
 from planner.contract.quantities import Interval
 from planner.contract.workload.slo import Slo
