@@ -29,8 +29,6 @@ CONSTANTS: tuple[tuple[str, float, float, float, float], ...] = (
     ("request_per_token", 0.003, 0.004, 0.0, 0.03),
     ("request_per_concurrent", 0.2, 0.4, 0.0, 4.0),
     ("request_steps", 2.0, 3.0, 0.0, 20.0),
-    ("first", 500.0, 1000.0, 0.0, 6000.0),
-    ("first_per_concurrent", 5.0, 15.0, 0.0, 60.0),
     ("rank_steps", 5.0, 20.0, 0.0, 60.0),
     ("acceptance", 0.5, 0.2, 0.0, 0.95),
 )
@@ -95,13 +93,6 @@ def front_ms(c: OfRuns, runs: MeasuredRuns, tpot_ms: Floats) -> Floats:
     return np.asarray(own + (steps + np.where(runs.ranks > 1, gathered, 0.0)) * tpot_ms)
 
 
-def first_ms(c: OfRuns, runs: MeasuredRuns) -> Floats:
-    """What the longer wait of first requests adds to the mean, [n]."""
-    users, turns = runs.load.concurrency.astype(np.float64), runs.load.generations
-    wait = c["first"][:, 0] + c["first_per_concurrent"][:, 0] * users
-    return np.where(turns > 1, wait / np.maximum(turns, 1), 0.0)
-
-
 def play_ms(c: OfRuns, runs: MeasuredRuns, slower: tuple[float, float] = (1.0, 1.0)) -> Floats:
     """Plays the closed loop of each run: [statistics, n] in ms, without the front end.
 
@@ -138,7 +129,7 @@ def predicted_ms(c: OfRuns, runs: MeasuredRuns) -> Floats:
     """[statistics, n], front end included."""
     played = play_ms(c, runs)
     front = front_ms(c, runs, played[2])
-    return np.stack([played[0] + front + first_ms(c, runs), played[1] + front, played[2], played[3]])
+    return np.stack([played[0] + front, played[1] + front, played[2], played[3]])
 
 
 IN_CALIBRATION = {
@@ -154,8 +145,6 @@ IN_CALIBRATION = {
     "request_per_token": "request_us_per_token",
     "request_per_concurrent": "request_us_per_concurrent",
     "request_steps": "request_steps",
-    "first": "first_us",
-    "first_per_concurrent": "first_us_per_concurrent",
     "rank_steps": "rank_steps",
     "acceptance": "acceptance",
 }

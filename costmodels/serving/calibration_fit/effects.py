@@ -26,9 +26,9 @@ WIDTHS = {
     "model": (0.05, 0.03),
     "framework model": (0.05, 0.03),
     "campaign": (0.10, 0.30),
-    "release": (0.12, 0.02),
-    "trend": (0.20, 0.02),
-    "vendor trend": (0.15, 0.02),
+    "release": (0.08, 0.02),
+    "trend": (0.40, 0.02),
+    "vendor trend": (0.20, 0.02),
 }
 
 

@@ -174,8 +174,6 @@ def _calibration(
             "request_us": us("request"),
             "request_us_per_token": us("request_per_token"),
             "request_us_per_concurrent": us("request_per_concurrent"),
-            "first_us": us("first"),
-            "first_us_per_concurrent": us("first_per_concurrent"),
             "request_steps": round(found["request_steps"], 4),
             "rank_steps": round(found["rank_steps"], 4) if (mine & (runs.ranks > 1)).any() else 0.0,
             "acceptance": round(found["acceptance"], 4),

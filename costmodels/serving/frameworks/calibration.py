@@ -27,10 +27,6 @@ rank_steps                  with attention data parallelism: until every rank ha
                             time in which as many requests end: ranks · (1 + 1/2 + … + 1/ranks) · outputs ÷ users
 =========================== ==================================================================================
 
-The first request of each client waits longer: first + users · first_per_concurrent (0 to 6 s; up to 60 ms a user).
-Kernels are compiled and tuned then. It is in the means of runs that begin with an engine just started, as those of
-the public campaigns do, and in no median.
-
 Effects are logarithms, partially pooled: vendor, generation, GPU type and model (by shape) over all frameworks; GPU
 type, model in a precision and campaign within one; a trend of all releases (they get faster); and over time a process
 that remembers half a year: a release has its own offset, drawn to its neighbours'. A stranger's run is predicted with
@@ -208,8 +204,6 @@ class Calibration(BaseModel):
     sampled_us_per_sequence: float = Field(default=0.0, ge=0)
     block_experts_us_per_layer: float = Field(default=0.0, ge=0)
     uneven_experts: float = Field(default=0.0, ge=0)
-    first_us: float = Field(default=0.0, ge=0)
-    first_us_per_concurrent: float = Field(default=0.0, ge=0)
     effect: Effect = Effect()  # that holds, of those below
     effects: Effects = Effects()
     acceptance: float = Field(ge=0, lt=1)  # of each drafted token, given that those before it were accepted
@@ -320,10 +314,6 @@ class Calibration(BaseModel):
         own = self.request_us + self.request_us_per_token * prompt_tokens + self.request_us_per_concurrent * others
         steps = np.where(polled, 0.0, self.request_steps * busy) + np.where(np.asarray(ranks) > 1, gathered, 0.0)
         return np.asarray(math.exp(self.effect.front) * own + steps * tpot_us)
-
-    def first_wave_us(self, concurrency: Floats) -> Floats:
-        """What the first request of each client waits longer, shape [n]."""
-        return np.asarray(self.first_us + self.first_us_per_concurrent * concurrency)
 
     def tokens_per_step(self, drafted: Ints) -> Floats:
         """Tokens that a decode step yields when ``drafted`` are drafted: 1 + a + a² + …"""

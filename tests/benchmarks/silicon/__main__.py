@@ -40,7 +40,7 @@ OPTIMISTIC = (
     "every fold refits all constants and effects, but how the loops follow slower steps is played once, with those of "
     "all rows",
     "the model's form was chosen while looking at all rows: which constants there are, their bounds and priors (prior "
-    "weights of 1 and 8 tried), how long releases are remembered, that experts in blocks of fp8 are slow in vLLM "
+    "weights of 1 to 100 tried), how long releases are remembered, that experts in blocks of fp8 are slow in vLLM "
     "before 0.14",
     "a held-out model keeps its kernels: some were timed for it by name",
     "rows of aiconfigurator-core whose campaign published no recipe weigh 0.3 (NVIDIA) and 0.1 (NVIDIA Dynamo); "
