@@ -1,5 +1,5 @@
-"""``bench.sh`` run against a small server that speaks the protocol, with clients that write what the frameworks' own write:
-a row for every load, with the columns that ``plan predict --measured`` reads."""
+"""``bench.sh`` run against a small server that speaks the protocol, with clients that write what the frameworks' own
+write: a row for every load, with the columns that ``plan predict --measured`` reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -53,7 +53,7 @@ with open(output, "a") as file:
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    asked: list[dict[str, Any]] = []
+    asked: ClassVar[list[dict[str, Any]]] = []
 
     def log_message(self, *_: object) -> None:
         pass

@@ -20,7 +20,7 @@ from tests.planner.exports.made import MODELS, asked, layout, planned
 
 HOSTILE = (
     "a b",
-    "it's \"both\"",
+    'it\'s "both"',
     "$(touch pwned)`touch pwned`",
     "x; touch pwned #",
     "line\ntouch pwned\nEOF",
@@ -47,9 +47,7 @@ def hostile_plan(text: str, framework: str, shape: str) -> Plan:
     known["request"]["cluster"]["pools"][0]["name"] = text
     for group in known["decision"]["engines"]:
         group["pool"] = text
-        group["launch"]["command"] = [
-            text if word == MODELS["dense"] else word for word in group["launch"]["command"]
-        ]
+        group["launch"]["command"] = [text if word == MODELS["dense"] else word for word in group["launch"]["command"]]
     return Plan.model_validate(known, strict=False).sealed()
 
 
@@ -73,9 +71,7 @@ def test_yaml_and_scripts_hold_it_as_data(target: str, text: str, tmp_path: Path
         plan = hostile_plan(text, framework, shape)
         argument = f"/models/{text}"
         try:
-            files = exported(
-                target, asked(plan, checkpoint=argument, draft_model=argument, image=text, name=None)
-            )[1]
+            files = exported(target, asked(plan, checkpoint=argument, draft_model=argument, image=text, name=None))[1]
         except Unsupported:
             continue
         written += 1
