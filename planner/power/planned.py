@@ -12,6 +12,7 @@ from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
 from costmodels.power.board import Activity, idle_loaded_watts, step_watts
 from costmodels.power.response import clock_response
+from costmodels.power.state import OperatingState
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.step import StepTimes
 from planner.contract.engine import EngineGroup
@@ -100,7 +101,8 @@ class _Phases:
         pool = pool_of("plan", asked.cluster, group)
         self.group = group
         self.workload = asked.workload
-        self.served = served_on(pool, model, precision, find_framework(asked.framework), cost, asked.workload)
+        state = OperatingState.of(group.clock_mhz, group.power_cap_watts)
+        self.served = served_on(pool, model, precision, find_framework(asked.framework), cost, asked.workload, state)
         self.layouts = Layouts.of([degrees_of(group.layout)])
 
     @property

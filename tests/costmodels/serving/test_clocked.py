@@ -9,12 +9,13 @@ import pytest
 
 from costmodels.estimates import Estimates
 from costmodels.power.board import Activity, step_watts
-from costmodels.power.response import MeasuredResponse, clock_response
+from costmodels.power.response import clock_response
 from costmodels.power.state import OperatingState
 from costmodels.serving.clocked import at_state
 from costmodels.serving.step import StepTimes
 from profiles.errors import InputError, Unsupported
 from profiles.hardware import find_gpu
+from tests.costmodels.measured_response import MeasuredResponse
 
 GPU = find_gpu("H200")
 
