@@ -297,3 +297,14 @@ def priors(operation: str) -> Priors:
         return Priors(*(as_prior(operation, figures[kind]) for kind in ("unseen", "repeat")))
 
     return shipped(Path(__file__).parent / "few_shot.yaml", parse)
+
+
+@cache
+def fitted_on() -> dict[str, str]:
+    """What the figures of ``few_shot.yaml`` were fitted on: ``model_version`` of the forests, ``pack_hash`` of their
+    rows. Raises as :func:`priors`."""
+
+    def parse(document: Any) -> dict[str, str]:
+        return {name: str(document["fitted_on"][name]) for name in ("model_version", "pack_hash")}
+
+    return shipped(Path(__file__).parent / "few_shot.yaml", parse)
