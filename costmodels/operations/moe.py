@@ -106,7 +106,7 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
             gated=int(layer.gated),
             routing=code("routing", step.routing),
         )
-        np.maximum(step.work.uneven, _uneven(layer, everyone, layouts), out=step.work.uneven)
+        np.maximum(step.work.uneven, uneven_experts(layer, everyone, layouts), out=step.work.uneven)
         if layer.shared_intermediate:
             shared = DenseFeedForward(layer.shared_intermediate, layer.gated)
             ask_feed_forward(step, shared, precision.shared_experts, count)
@@ -188,7 +188,7 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
             yield from width_rules("shared expert", layer.shared_intermediate, precision, "shared_experts")
 
 
-def _uneven(layer: MixtureOfExperts, tokens: Ints, layouts: Layouts) -> Floats:
+def uneven_experts(layer: MixtureOfExperts, tokens: Ints, layouts: Layouts) -> Floats:
     """log(experts that tokens choose on the GPU with most of them ÷ on average), tokens choosing at random; [n].
 
     Of E ÷ ep experts on a GPU each is chosen by some of T tokens with p = 1 − (1 − k ÷ E)^T; the largest of ep such

@@ -209,7 +209,7 @@ def held_out(
 SHIPPED_FREEDOM = 0.2
 """How far a user's runs may move what many others said, in units of a prior's usual half-width."""
 
-OWN_WEIGHT = 0.15
+OWN_WEIGHT = 0.025
 """Of priors beside a user's runs: these are few, and what is particular of them is what is asked for."""
 
 
