@@ -11,7 +11,8 @@ import numpy as np
 
 from costmodels.estimates import Estimates
 from costmodels.serving.simulator.arrivals import open_loop
-from costmodels.serving.simulator.capacity import Limit, capacity_rps, keeps_up, meets, requests_needed
+from costmodels.serving.simulator.capacity import capacity_rps, keeps_up, meets, requests_needed
+from costmodels.serving.simulator.events import Limit
 from costmodels.serving.simulator.step_table import End
 from planner.contract.quantities import Interval
 from planner.contract.workload.slo import Slo
@@ -22,8 +23,8 @@ from planner.replay.report import transfer_us
 from planner.replay.running import Running
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.engines.aggregated import AggregatedCandidate
+from planner.serving.engines.energy import gpu_watts
 from planner.serving.operating_points import IDLE, predict
-from planner.serving.report.prediction import gpu_watts
 
 REQUESTS, MOST_REQUESTS = 2000, 10_000
 """Simulated at the load, by one engine and by all: more where there are more engines."""
@@ -165,7 +166,7 @@ class ReplayedFleet:
             count = len(planned.group.replicas)
             share = sum(replica.weight for replica in planned.group.replicas) / count
             engine = AggregatedCandidate(points, 0).at(rate_rps * share)
-            each: Estimates = gpu_watts(job.served.gpu, engine.steps)
+            each: Estimates = gpu_watts(job.served.gpu, [(step, np.array([share])) for step, share in engine.steps])
             gpus = count * planned.group.gpus_per_engine
             total += gpus * np.array([each.value[0], each.low[0], each.high[0]])
         return Interval(value=float(total[0]), low=float(total[1]), high=float(total[2]))

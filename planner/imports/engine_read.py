@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from costmodels.models.architecture import Architecture
-from costmodels.models.registry import bundled_config
 from costmodels.serving.recipe import Recipe, Started
 from planner.contract.engine import Layout, Limits, Role
 from planner.contract.models import ModelConfig, architecture_of
@@ -100,14 +99,6 @@ def model_served(found: Sequence[StartedEngine], beside: Beside) -> tuple[str | 
     elif isinstance(asked, ModelConfig) and asked.checkpoint is None and named:
         asked = asked.model_copy(update={"checkpoint": named})
     return asked, architecture_of(asked)
-
-
-def overridden(asked: str | ModelConfig, overrides: Mapping[str, Any]) -> ModelConfig:
-    """The model with fields of its config.json replaced, as ``--hf-overrides`` does."""
-    if isinstance(asked, ModelConfig):
-        return asked.model_copy(update={"config": {**asked.config, **overrides}})
-    name = architecture_of(asked).name
-    return ModelConfig(name=name, config={**bundled_config(asked), **overrides}, checkpoint=name)
 
 
 # ------------------------------------------------------------------ one engine

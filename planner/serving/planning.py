@@ -16,6 +16,7 @@ from costmodels.models.precision import (
 )
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.registry import families
+from costmodels.power.state import OperatingState
 from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.clusters import Pool
 from planner.contract.models import architecture_of
@@ -308,7 +309,7 @@ def _started_as_asked(request: PlanRequest) -> Framework:
 def jobs_of(
     request: PlanRequest, model: Architecture, precision: Precision, cost_of: CostOf
 ) -> tuple[list[Job], list[Rejected]]:
-    """One job per pool that can run the precision; the other pools as rejections."""
+    """One job per pool that can run the precision and state of its GPUs; the other pools as rejections."""
     framework = _started_as_asked(request)
     jobs, refused = [], []
     for index, pool in enumerate(request.cluster.pools):
@@ -317,5 +318,8 @@ def jobs_of(
             refused.append(Rejected(why, 1, f"pool {pool.name}"))
             continue
         served = served_on(pool, model, precision, framework, cost_of(pool), request.workload)
-        jobs.append(Job(index, pool, served, request.workload, request.slo, request.confidence))
+        jobs += [
+            Job(index, pool, replace(served, state=state), request.workload, request.slo, request.confidence)
+            for state in OperatingState.choices(request.clock or (), request.power_cap or (), served.gpu)
+        ]
     return jobs, refused

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _WHAT = "What the plan does not know"
 _HINT = "give a plan, as `plan --output` wrote it"
-_VERIFY = "Say whether the files there still are what the plan gave."
 
 
 @flowing
