@@ -20,6 +20,8 @@ from planner.contract.documents import Document
 from planner.contract.published import Published, Upgrade, json_schema, version_of
 from planner.experts import document as experts
 from planner.experts.request import PlacementRequest
+from planner.exports import document as exports
+from planner.exports.request import ExportRequest
 from planner.imports.request import ImportRequest
 from planner.power import document as power
 from planner.power.request import PowerRequest
@@ -132,6 +134,8 @@ def _example(name: str) -> dict[str, Any]:
     example: dict[str, Any] = json.loads((EXAMPLES / f"{name}.json").read_text("utf-8"))
     if name == "simulation-request":
         example = {"plan": _example("serving"), **example}
+    if name == "export-request":
+        example = {"plan": _example("serving"), **example}
     if name == "comparison-request":
         example = {"documents": [_example("deployment"), _example("serving")], **example}
     return example
@@ -209,6 +213,12 @@ def _check() -> Make:
     from planner.compare.checking import check
 
     return check
+
+
+def _export() -> Make:
+    from planner.exports.exporting import export
+
+    return lambda request, /, **_: export(request)
 
 
 def _train() -> Make:
@@ -333,6 +343,21 @@ _ALL: tuple[Kind, ...] = (
         make=_late(_check),
         route="/v1/checks",
         command="check",
+    ),
+    Kind(
+        name="export",
+        title="what a launcher reads, made from a plan: scripts, manifests, a front",
+        request=ExportRequest,
+        request_version="1.0",
+        document=exports.ExportDocument,
+        parse=exports.parse_export,
+        older=exports.OLDER,
+        make=_late(_export),
+        route="/v1/exports",
+        command="export",
+        quick=_always,
+        media_type="application/zip",
+        written=exports.archive,
     ),
     Kind(
         name="training",

@@ -6,7 +6,6 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 from pydantic import Field, TypeAdapter
 
 from profiles.errors import InputError, Unsupported
@@ -24,14 +23,14 @@ class Settable(Fact):
     brake_mhz: int | None = None
 
     @property
-    def clocks(self) -> np.ndarray:
+    def clocks(self) -> range:
         """Every SM clock that can be set, MHz, rising."""
         low, high, step = self.clock_mhz
-        return np.arange(low, high + 1, step)
+        return range(low, high + 1, step)
 
     def nearest_clock(self, mhz: float) -> int:
         """The settable clock nearest to ``mhz`` (for presets that are written for another GPU)."""
-        return int(self.clocks[np.abs(self.clocks - mhz).argmin()])
+        return min(self.clocks, key=lambda each: abs(each - mhz))
 
 
 @cache
@@ -72,7 +71,7 @@ def check_clock(gpu: Gpu | str, mhz: float, field: str) -> int:
             f"{field}: {mhz:g} MHz is outside what {name} can be set to", f"{low} to {high} MHz in steps of {step}"
         )
     if mhz not in can.clocks:
-        near = can.clocks[np.argsort(np.abs(can.clocks - mhz))[:2]]
+        near = sorted(can.clocks, key=lambda each: abs(each - mhz))[:2]
         raise InputError(
             f"{field}: {mhz:g} MHz is between two steps of {name}",
             f"nearest: {' or '.join(f'{each} MHz' for each in sorted(near))}",

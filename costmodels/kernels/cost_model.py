@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from costmodels.estimates import COVERAGE, Estimates
 from costmodels.kernels.corrected_model import SIGMAS, CorrectedModel, ErrorSpace
-from costmodels.kernels.error_process import Priors, priors
+from costmodels.kernels.error_process import Priors, fitted_on, priors
 from costmodels.kernels.forest import SETTINGS, Forest, Neighbours
 from costmodels.kernels.kernel_models import (
     POORER,
@@ -305,6 +305,19 @@ class CostModel:
 def _ridge(gpu: Gpu) -> float:
     """FLOPs in 16 bits for a byte of memory."""
     return gpu.peak_flops.get("bf16", gpu.peak_flops.get("fp16", 0.0)) / gpu.memory_bandwidth_bytes_per_s
+
+
+def stale_priors() -> str | None:
+    """What is to be said where the figures of :func:`costmodels.kernels.error_process.priors` describe the errors of
+    other forests than these; None where they do not."""
+    fitted = fitted_on()
+    if fitted["model_version"] == MODEL_VERSION and fitted["pack_hash"] == shipped_pack().manifest.content_hash:
+        return None
+    return (
+        f"how errors of near shapes go together was fitted with cost model {fitted['model_version']} on pack "
+        f"{fitted['pack_hash'][:12]}, and this is {cost_model_version(shipped_pack())}: whether intervals between "
+        "measured rows still hold is what `plan profile validate` shows"
+    )
 
 
 def described_shift(shift: float) -> str:

@@ -28,7 +28,6 @@ GPUs look like when each is held out, and writes ``few_shot.yaml``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -54,7 +53,7 @@ wider."""
 _TAIL_DEGREES = 4.0  # of the noise; the value that Lange et al. recommend where it is not estimated
 _REWEIGHTINGS = 4
 _BLOCK = 1024  # questions at a time: a block of covariances (8 MB) stays near the caches
-_SIZES = ("offset", "partition", "shared", "local", "noise", "growth", "claim")
+SIZES = ("offset", "partition", "shared", "local", "noise", "growth", "claim")
 
 
 def coordinates(operation: str) -> tuple[str, ...]:
@@ -279,18 +278,10 @@ def as_prior(operation: str, figures: Any) -> Prior:
     if families().kernel(operation).figures_of:
         known = dict.fromkeys(coordinates(operation), min(known.values())) | known
     lengths = np.array([known[name] for name in coordinates(operation)])
-    sizes = [float(figures[name]) for name in _SIZES]
+    sizes = [float(figures[name]) for name in SIZES]
     if min(sizes) < 0 or min(*lengths, float(figures["degrees"]), float(figures["noise"])) <= 0:
         raise ValueError("standard deviations are not negative; noise, lengths and degrees are positive")
-    return Prior(**dict(zip(_SIZES, sizes, strict=True)), lengths=lengths, degrees=float(figures["degrees"]))
-
-
-def as_figures(operation: str, prior: Prior) -> dict[str, Any]:
-    """The inverse of :func:`as_prior`, rounded."""
-    out: dict[str, Any] = {name: float(f"{getattr(prior, name):.3g}") for name in _SIZES}
-    out["degrees"] = float(f"{prior.degrees:.3g}")
-    pairs: Sequence[tuple[str, float]] = list(zip(coordinates(operation), prior.lengths, strict=True))
-    return {**out, "lengths": {name: float(f"{length:.3g}") for name, length in pairs}}
+    return Prior(**dict(zip(SIZES, sizes, strict=True)), lengths=lengths, degrees=float(figures["degrees"]))
 
 
 @cache
@@ -304,5 +295,16 @@ def priors(operation: str) -> Priors:
     def parse(document: Any) -> Priors:
         figures = document[families().kernel(operation).figures_in(document)]
         return Priors(*(as_prior(operation, figures[kind]) for kind in ("unseen", "repeat")))
+
+    return shipped(Path(__file__).parent / "few_shot.yaml", parse)
+
+
+@cache
+def fitted_on() -> dict[str, str]:
+    """What the figures of ``few_shot.yaml`` were fitted on: ``model_version`` of the forests, ``pack_hash`` of their
+    rows. Raises as :func:`priors`."""
+
+    def parse(document: Any) -> dict[str, str]:
+        return {name: str(document["fitted_on"][name]) for name in ("model_version", "pack_hash")}
 
     return shipped(Path(__file__).parent / "few_shot.yaml", parse)

@@ -414,11 +414,6 @@ class Architecture:
         return total + (residual.head_parameters(self.hidden) if residual else 0)
 
     @property
-    def unquantized(self) -> tuple[str, ...]:
-        """Parts that a quantized checkpoint leaves in 16 bits."""
-        return tuple(part for part, precision in self.exceptions if precision == "bf16")
-
-    @property
     def is_moe(self) -> bool:
         return any(isinstance(group.feed_forward, MixtureOfExperts) for group in self.layer_groups)
 

@@ -165,20 +165,6 @@ def _bundled(name: str, path: Path) -> Architecture:
         raise DataError(f"bundled architecture: {error.message}", BROKEN) from error
 
 
-def bundled_config(model: str) -> dict[str, Any]:
-    """The fields of the ``config.json`` of a bundled model that are shipped.
-
-    Raises:
-        InputError: no bundled model is called so.
-    """
-    found = _index().get(model.casefold())
-    if found is None:
-        raise InputError(
-            f"model: the config.json of {shown(model)} is not shipped", "name the model by the path of its config.json"
-        )
-    return dict(_entry(found[1])["config"])
-
-
 def _from_path(path: Path) -> Architecture:
     name, config, _ = _config_at(path)
     return parse_config(config, name)

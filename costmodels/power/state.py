@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from profiles.errors import InputError
@@ -12,6 +13,16 @@ from profiles.values import number, shown
 
 _CLOCK = re.compile(r"(?P<value>[0-9.]+)\s*(?P<unit>mhz|ghz)?", re.IGNORECASE)
 _WATTS = re.compile(r"(?P<value>[0-9.]+)\s*(?P<unit>w|kw)?", re.IGNORECASE)
+
+
+ANY = "any"
+"""To have it chosen."""
+
+_CLOCK_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+"""Of the highest SM clock, levels that ``any`` chooses from beside the driver's own: below 0.4 steps grow longer faster
+than they cool (``response.yaml``)."""
+_CAP_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+"""Of the highest board power limit."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +49,70 @@ class OperatingState:
             None if watts is None else check_power(gpu, watts, "power_cap"),
         )
 
+    @classmethod
+    def choices(cls, clocks: Sequence[str], power_caps: Sequence[str], gpu: Gpu) -> list[OperatingState | None]:
+        """The states to choose from, the driver's own first where that is one of them: every clock with every limit,
+        and where both are ``any``, levels of either alone.
+
+        Raises: as :meth:`asked`.
+        """
+        either = ANY in clocks and ANY in power_caps
+        ways = [(clocks, ("",)), (("",), power_caps)] if either else [(clocks or ("",), power_caps or ("",))]
+        found = []
+        for some, others in ways:
+            for clock in _levels(some, gpu, _clock_levels):
+                found += [cls.asked(clock, cap, gpu) for cap in _levels(others, gpu, _cap_levels)]
+        return list(dict.fromkeys(found))
+
+    @classmethod
+    def of(cls, clock_mhz: int | None, cap_watts: float | None) -> OperatingState | None:
+        """None where neither is said."""
+        return None if clock_mhz is None and cap_watts is None else cls(clock_mhz, cap_watts)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """(MHz, W), 0 where not said."""
+        return self.clock_mhz or 0, round(self.cap_watts or 0)
+
+    def told(self) -> str:
+        """In words."""
+        clock = None if self.clock_mhz is None else f"at most {self.clock_mhz:,} MHz"
+        cap = None if self.cap_watts is None else f"at most {self.cap_watts:g} W a GPU"
+        return ", ".join(filter(None, (clock, cap)))
+
     def clock_share(self, gpu: Gpu) -> float:
         """Clock ÷ the highest."""
         return 1.0 if self.clock_mhz is None else self.clock_mhz / settable(gpu).clock_mhz[1]
+
+
+def check_words(value: str, field: str) -> str:
+    """``value`` as a clock or a power limit is written, or ``any``.
+
+    Raises:
+        InputError: it is neither.
+    """
+    text = value.strip()
+    if text.casefold() == ANY:
+        return ANY
+    if field == "clock":
+        _read(text, _CLOCK, field, "1400MHz", {})
+    else:
+        _read(text, _WATTS, field, "500W", {})
+    return text
+
+
+def _clock_levels(gpu: Gpu) -> list[str]:
+    can = settable(gpu)
+    return [f"{can.nearest_clock(share * can.clock_mhz[1])}MHz" for share in _CLOCK_SHARES]
+
+
+def _cap_levels(gpu: Gpu) -> list[str]:
+    low, high = settable(gpu).power_watts
+    return [f"{watts}W" for watts in (round(share * high / 10) * 10 for share in _CAP_SHARES) if watts >= low]
+
+
+def _levels(asked: Sequence[str], gpu: Gpu, of: Callable[[Gpu], list[str]]) -> list[str]:
+    return ["", *of(gpu)] if ANY in asked else list(asked)
 
 
 def _read(text: str, form: re.Pattern[str], field: str, example: str, units: dict[str, float]) -> float:

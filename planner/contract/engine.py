@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 from costmodels.serving.frameworks.names import framework_names
 from planner.contract.documents import Document
 from planner.contract.expert_placement import ExpertPlacement
+from planner.contract.sparse import Sparse
 
 _RELEASE = (
     r"[0-9]+(\.[0-9]+)*((a|b|rc)[0-9]+)?(\.post[0-9]+)?(\.dev[0-9]+)?(\+[a-z0-9]+(\.[a-z0-9]+)*)?"
@@ -44,15 +45,15 @@ Role = Literal["aggregated", "prefill", "decode"]
 
 
 NOTHING = "none"
-_BESIDE = {"exchange": NOTHING, "redundant": 0, "overlap": "none", "eplb": "off", "dispatch_tokens": 0}
-"""What a layout says of its experts beside its degrees, where that is nothing special."""
 
 
-class Layout(Document):
+class Layout(Sparse):
     """Parallel degrees of one engine: pp stages of dp attention replicas of tp GPUs; in MoE layers the tp·dp GPUs
     of a stage
     share out the experts ep ways and split each moe_tp ways. What is said of the experts beside is left out where it is
     nothing special."""
+
+    SELDOM: ClassVar = ("exchange", "redundant", "overlap", "eplb", "dispatch_tokens")
 
     tp: int
     pp: int
@@ -66,20 +67,6 @@ class Layout(Document):
     dispatch_tokens: int = Field(
         default=0, ge=0, description="most tokens of a GPU that a low-latency exchange has buffers for; 0: it has none"
     )
-
-    @model_serializer(mode="wrap")
-    def _what_is_said(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        said: dict[str, Any] = handler(self)
-        return {name: value for name, value in said.items() if name not in _BESIDE or value != _BESIDE[name]}
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """What is written has the fields of what is read, of which those beside the degrees may be left out."""
-        plain = {name: value for name, value in core.items() if name != "serialization"}
-        found = handler.resolve_ref_schema(handler(plain))
-        if "required" in found:
-            found["required"] = [name for name in found["required"] if name not in _BESIDE]
-        return found
 
     @property
     def gpus(self) -> int:
@@ -134,8 +121,10 @@ class Launch(Document):
     notes: tuple[str, ...] = Field(description="what the command line cannot say")
 
 
-class EngineGroup(Document):
+class EngineGroup(Sparse):
     """Engines that are alike."""
+
+    SELDOM: ClassVar = ("clock_mhz", "power_cap_watts")
 
     id: str
     role: Role
@@ -160,4 +149,10 @@ class EngineGroup(Document):
         default=None,
         description="the measured table that stands for it: layout and limits are then not known, and are 1 and 0; "
         "null: it was predicted",
+    )
+    clock_mhz: int | None = Field(
+        default=None, description="SM clock that its GPUs are locked to at most; left out: as the driver chooses"
+    )
+    power_cap_watts: float | None = Field(
+        default=None, description="board power limit of each GPU; left out: as the driver has it"
     )

@@ -14,6 +14,7 @@ from costmodels.models.huggingface import parse_config
 from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.engine import EngineGroup
+from planner.experts.model import moe_model
 from planner.exports.nginx import nginx_front
 from planner.exports.text import name_of
 from planner.exports.values import Values
@@ -188,6 +189,9 @@ class StartedFleet:
             converted_checkpoint=values.checkpoint or CHECKPOINT,
             draft_model=values.draft_model or DRAFT_MODEL,
             draft_method=values.draft_method or "",
+            placement=group.expert_placement,
+            layers=self.model.layers,
+            experts=moe_model(self.model).experts if group.layout.ep > 1 else 0,
         )
 
     def needs(self) -> tuple[str, ...]:

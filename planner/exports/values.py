@@ -11,7 +11,6 @@ from pydantic import AfterValidator, Field
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.files import mapping_of, read_text
 from planner.contract.published import DRAFT
-from planner.launchers.words import has_marks
 from profiles.errors import InputError, UnknownName
 from profiles.markup import Malformed
 from profiles.values import shown, whole
@@ -23,6 +22,8 @@ HINT = "give a mapping of values; `plan schema values` says which there are"
 
 
 def _text(value: str) -> str:
+    from planner.launchers.words import has_marks  # deferred: schemas need no launchers
+
     if has_marks(value) or "\0" in value:
         raise ValueError(f"{shown(value)} holds characters that no file here can hold")
     return value
@@ -91,6 +92,10 @@ class Values(Document):
     draft_model: Argument | None = Field(default=None, description="EAGLE head or draft model, where the plan drafts")
     draft_method: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=40)] | None = Field(
         default=None, description="how it drafts, in the framework's word; mtp: the model's own module, no draft_model"
+    )
+    module: Argument | None = Field(default=None, description="torchtitan's module of the model: llama3, deepseek_v3")
+    config: Argument | None = Field(
+        default=None, description="torchtitan's configuration in its registry (before 0.3: the model's flavor)"
     )
     script: Argument | None = Field(default=None, description="the training script that torchrun starts")
 

@@ -15,6 +15,10 @@ from planner.imports.options import meanings
 from profiles.errors import InputError, Unsupported
 from profiles.values import shown
 
+WITHOUT_EXPERT_PARALLEL = ("ascend_tp",)
+"""Choices of SGLang's --moe-a2a-backend that leave --ep-size as it is (arg_groups/overrides.py of 0.5.23,
+_A2A_EP_SPANNING_BACKENDS)."""
+
 OFFLOADING = ("LMCache", "Offload", "CPUOffload", "HF3FS", "MooncakeStore", "MultiConnector", "ExampleConnector")
 """Words of the names of vLLM's connectors that keep caches elsewhere, and hand none to another engine."""
 
@@ -93,6 +97,10 @@ def said_by(framework: Framework, line: Arguments, files: Mapping[str, str]) -> 
             if flag in table.effects:
                 effects.append(f"{given.written}: {table.effects[flag]}")
                 break
+    exchange = found.experts.backend
+    known = {way.backend for way in framework.parallelism.exchanges.values()}
+    if exchange and exchange not in known and exchange not in table.gathers:
+        effects.append(f"{exchange}: this exchange of tokens is not modelled; predicted as if all ranks gathered all")
     kept = tuple((each.written, each.value) for name, each in line.given.items() if name not in line.used)
     return replace(found, notes=(*line.notes, *found.notes, *effects), kept=kept)
 
@@ -283,7 +291,7 @@ def _sglang(framework: Framework, line: Arguments, files: Mapping[str, str]) -> 
     node, ep = line.of("node_rank"), line.count("ep")
     notes = []
     backend = line.text("exchange")
-    if ep is None and backend not in (None, "none"):
+    if backend not in (None, "none", *WITHOUT_EXPERT_PARALLEL) and ep != tp:
         ep = tp
         notes.append(f"--moe-a2a-backend {backend} shares the experts out over all {tp} GPUs (ep {tp})")
     role = {"prefill": "prefill", "decode": "decode"}.get(line.text("role") or "", "aggregated")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from costmodels.models.architecture import Architecture
-from costmodels.models.registry import bundled_config
 from costmodels.serving.recipe import Recipe, Started
 from planner.contract.engine import Layout, Limits, Role
 from planner.contract.models import ModelConfig, architecture_of
@@ -102,14 +101,6 @@ def model_served(found: Sequence[StartedEngine], beside: Beside) -> tuple[str | 
     return asked, architecture_of(asked)
 
 
-def overridden(asked: str | ModelConfig, overrides: Mapping[str, Any]) -> ModelConfig:
-    """The model with fields of its config.json replaced, as ``--hf-overrides`` does."""
-    if isinstance(asked, ModelConfig):
-        return asked.model_copy(update={"config": {**asked.config, **overrides}})
-    name = architecture_of(asked).name
-    return ModelConfig(name=name, config={**bundled_config(asked), **overrides}, checkpoint=name)
-
-
 # ------------------------------------------------------------------ one engine
 
 
@@ -139,7 +130,7 @@ def engine_read(found: StartedEngine, model: Architecture, beside: Beside) -> En
         chunked_prefill=said.chunked_prefill,
     )
     started = recipe.started(said.framework, gpu, model)
-    weights, kv = weights_of(said, model), kv_of(said)
+    weights, kv = weights_of(said, model), kv_of(said, model, gpu)
     if said.longest_that_fits:
         started = replace(started, max_model_len=_longest(said, model, gpu, layout, started, (weights, kv), beside))
     limits = Limits(
@@ -207,9 +198,11 @@ def _exchanging(said: EngineSaid, ep: int) -> dict[str, Any]:
     ways = said.framework.parallelism.exchanges
     fitting = [name for name, way in ways.items() if way.backend == experts.backend]
     if len(fitting) > 1:
-        fitting = [name for name in fitting if ways[name].mode == experts.mode] or [
-            name for name in fitting if said.role in ways[name].usual
-        ]
+        fitting = (
+            [name for name in fitting if ways[name].mode == experts.mode]
+            or [name for name in fitting if said.role in ways[name].usual]
+            or [name for name in fitting if said.role in ways[name].roles]
+        )
     if not fitting:
         return {}
     return {
@@ -268,13 +261,23 @@ def weights_of(said: EngineSaid, model: Architecture) -> str:
     return published
 
 
-def kv_of(said: EngineSaid) -> str:
+def kv_of(said: EngineSaid, model: Architecture, gpu: Gpu) -> str:
     """Our name of the precision of the cache. Raises Unsupported where it is not modelled."""
+    table = meanings(said.framework.name)
     if said.kv in (None, "auto"):
-        return "bf16"
-    known = meanings(said.framework.name).kv
+        least = table.sparse_kv_in_8_bits_from
+        if least is not None and model.is_sparse and (gpu.compute_capability or 0.0) >= least:
+            return "fp8"
+        return said.framework.capabilities.caches.get(model.model_type, ("bf16",))[0]
+    known, kept = table.kv, said.framework.capabilities.caches.get(model.model_type)
     if said.kv not in known:
         raise Unsupported(
             f"--kv-cache-dtype {shown(str(said.kv))}: is not modelled", f"modelled are {', '.join(known)} and auto"
+        )
+    if kept is not None and known[said.kv] not in kept:
+        raise InputError(
+            f"--kv-cache-dtype {shown(str(said.kv))}: {said.framework.title} keeps the cache of {model.name} in "
+            f"{', '.join(kept)} alone: it does not start",
+            "leave --kv-cache-dtype out",
         )
     return known[said.kv]

@@ -31,8 +31,6 @@ _MODULES = {
     "dynamo.sglang": "sglang",
     "dynamo.trtllm": "trtllm",
 }
-_OTHERS = ("disaggregated", "disaggregated_mpi_worker", "mm_embedding_serve")
-"""What trtllm-serve starts beside engines."""
 _OF_DYNAMO = ("--disaggregation-mode", "--is-prefill-worker", "--is-decode-worker", "--connector")
 _ROLES: dict[str, Role] = {"prefill": "prefill", "decode": "decode"}
 _SHELLS = ("bash", "sh", "zsh", "dash", "/bin/bash", "/bin/sh", "/usr/bin/bash")

@@ -20,7 +20,6 @@ MOST_FILES = 2000
 Text = Annotated[str, Field(max_length=LONGEST_FILE)]
 
 _TOLD = "What it cannot say"
-FORMS = ("auto", "command", "script", "manifest")
 
 
 class RunningText(Document):

@@ -13,6 +13,7 @@ from typing import ClassVar
 from costmodels.serving.frameworks.facts import CommandLine, ExchangeWay
 from costmodels.serving.frameworks.framework import Framework
 from planner.contract.engine import NOTHING, Launch, Layout, Limits, Role
+from planner.contract.expert_placement import ExpertPlacement
 from planner.launchers.places import Place, Ports
 from planner.launchers.releases import ReleaseOptions
 from planner.launchers.words import plain
@@ -131,6 +132,12 @@ class EngineSpec:
     draft_model: str = DRAFT_MODEL
     draft_method: str = ""
     """How it drafts, in the framework's word; "": as usual with a head."""
+    placement: ExpertPlacement | None = None
+    """Where its experts lie, as the plan has it."""
+    layers: int = 0
+    """Of the model, those without experts among them; 0: not told, as what is shown needs no files."""
+    experts: int = 0
+    """Of a layer, without copies; 0: not told."""
 
     @property
     def must_name_kv(self) -> bool:

@@ -16,10 +16,13 @@ import subprocess
 import sys
 import venv
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import platformdirs
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from planner.launchers.probe import PROBES
@@ -31,8 +34,10 @@ PROBE = Path(__file__).parent / "probe.py"
 _LONGEST_S = 600
 
 
-def environment(framework: str, version: str, folder: Path) -> Path:
-    """The interpreter of an environment with ``framework`` at ``version``, made in ``folder`` where it is not there.
+def environment(framework: str, version: str, folder: Path, *, configuration: bool = False) -> Path:
+    """The interpreter of an environment with ``framework`` at ``version``, made in ``folder`` where it is not there;
+    ``configuration``: with what its configuration imports, too. Packages are of the versions that the framework asks
+    for.
 
     Raises:
         DataError: pip could not install it.
@@ -42,14 +47,31 @@ def environment(framework: str, version: str, folder: Path) -> Path:
         venv.create(folder, with_pip=True)
         ours = next(path for path in sys.path if path.endswith("site-packages"))
         (next(folder.glob("lib/python*/site-packages")) / "zz_of_the_maker.pth").write_text(f"{ours}\n")
-    environments = shipped(RELEASES / "environments.yaml", dict)
-    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps"]
-    for packages in ([f"{framework}=={version}"], environments[framework]["packages"]):
-        done = subprocess.run([*install, *packages], capture_output=True, text=True)
-        if done.returncode:
-            said = done.stderr.strip().splitlines()[-1:] or ["pip failed"]
-            raise DataError(f"{framework} {version}: cannot be installed ({said[0]})", "check the version and pip")
+    packages = shipped(RELEASES / "environments.yaml", dict)[framework]
+    _install(python, [f"{framework}=={version}"])
+    wanted = [*packages["packages"], *(packages["configuration"] if configuration else ())]
+    _install(python, _as_asked_for(wanted, folder, framework))
     return python
+
+
+def _install(python: Path, packages: Sequence[str]) -> None:
+    command = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", *packages]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        said = [line for line in done.stderr.strip().splitlines() if line.startswith("ERROR")] or ["pip failed"]
+        raise DataError(f"{packages[0]}: cannot be installed ({said[-1]})", "check the version and pip")
+
+
+def _as_asked_for(names: Sequence[str], folder: Path, framework: str) -> list[str]:
+    """``names``, each with the versions that the framework's own metadata asks for."""
+    site = next(folder.glob("lib/python*/site-packages"))
+    found = distributions(name=framework, path=[str(site)])
+    wants = {}
+    for text in next(iter(found)).requires or ():
+        asked = Requirement(text)
+        if asked.marker is None or asked.marker.evaluate({"extra": ""}):
+            wants[canonicalize_name(asked.name)] = f"{asked.name}{asked.specifier}"
+    return [wants.get(canonicalize_name(name), name) for name in names]
 
 
 def probed(framework: str, python: Path) -> dict[str, Any]:

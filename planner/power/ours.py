@@ -22,8 +22,6 @@ CLOCK_SHARES = (1.0, 0.96, 0.925, 0.88, 0.83, 0.787, 0.72, 0.65, 0.57, 0.5, 0.43
 
 ROUNDS = 5
 
-_FULL_BY = 0.6
-"""Share of the way from the first threshold to the budget at which the deepest level is called at once."""
 
 _SCALE = 10_000
 

@@ -24,7 +24,6 @@ LONGEST_SHIFT_S = 1_800
 _OCTET = 8  # servers that draw together
 
 Tail = Literal["bounded", "exponential", "heavy"]
-TAILS: tuple[Tail, ...] = ("bounded", "exponential", "heavy")
 
 
 @dataclass(frozen=True)

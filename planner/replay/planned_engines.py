@@ -9,6 +9,7 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision, choose_precision
 from costmodels.operations.layouts import Layouts
+from costmodels.power.state import OperatingState
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.simulator.events import Engine
 from costmodels.serving.simulator.step_table import End
@@ -93,7 +94,8 @@ def _planned(running: Running, group: EngineGroup, model: Architecture, cost: Co
     pool, work = pool_of(running.what, running.cluster, group), running.workload
     precision = choose_precision(model, group.weights_precision, group.kv_precision)
     _check_layout(running, group, model, precision, pool)
-    served = served_on(pool, model, precision, running.started(group), cost, work)
+    state = OperatingState.of(group.clock_mhz, group.power_cap_watts)
+    served = served_on(pool, model, precision, running.started(group), cost, work, state)
     job = Job(running.cluster.pools.index(pool), pool, served, work, running.slo, running.confidence)
     layouts = Layouts.of([degrees_of(group.layout)])
     _check_memory(running, group, job, layouts)

@@ -51,6 +51,7 @@ class Restrictions:
     max_engine_gpus: int | None = None
     tp_across_nodes: bool = False
     experts: WideAsked = field(default_factory=WideAsked)
+    drafting: bool = False
 
 
 def restrictions(request: PlanRequest, pool: Pool) -> Restrictions:
@@ -63,6 +64,7 @@ def restrictions(request: PlanRequest, pool: Pool) -> Restrictions:
         request.max_engine_gpus,
         request.tp_across_nodes,
         WideAsked(**{name: getattr(request, name) for name in CHOSEN_FIELDS}),
+        request.workload.speculation is not None,
     )
 
 
@@ -221,6 +223,13 @@ def _rules(
         f"engine of several nodes does not fill them evenly ({node} GPUs a node); no framework starts it so",
         lambda x: (x.gpus > node) & (x.gpus % node != 0),
     )
+    if model.model_type in framework.parallelism.whole_experts:
+        yield (
+            f"{framework.full_name} shares experts of {model.model_type} out over all GPUs of a stage or over none",
+            lambda x: (x.ep > 1) & (x.ep != x.tp * x.dp),
+        )
+    if allowed.drafting and not framework.parallelism.drafts_in_stages:
+        yield f"{framework.full_name} drafts in one pipeline stage only", lambda x: x.pp > 1
     yield f"more pipeline stages than the {model.layers} layers", lambda x: x.pp > model.layers
     yield from families().rules(model, precision)
 

@@ -91,7 +91,8 @@ class _Engine:
     def of(cls, request: MemoryRequest, catalogue: Catalogue) -> _Engine:
         model, gpu = architecture_of(request.model), catalogue.find_gpu(request.gpu)
         framework = find_framework(request.framework)
-        precision = precision_of(model, request.precision, request.kv_precision)
+        kept = framework.capabilities.caches.get(model.model_type, (None,))
+        precision = precision_of(model, request.precision, request.kv_precision or kept[0])
         layout = completed(model, {name: getattr(request, name) for name in DEGREES})
         if request.num_gpus not in (None, layout.gpus):
             raise InputError(

@@ -17,6 +17,7 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
+from costmodels.power.state import OperatingState
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
@@ -75,7 +76,7 @@ def has_room(concurrency: Floats | float, most: Ints) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Job:
-    """What is common to all candidates of one pool."""
+    """What is common to all candidates of one pool in one state of its GPUs."""
 
     pool_index: int
     pool: Pool
@@ -83,6 +84,11 @@ class Job:
     workload: Workload
     slo: Slo
     confidence: float
+
+    @property
+    def state_key(self) -> tuple[int, ...]:
+        """What makes its engines others than those of the same pool: nothing, or the state of their GPUs."""
+        return () if self.served.state is None else self.served.state.key
 
     @cached_property
     def shape(self) -> RequestShape:
@@ -97,14 +103,15 @@ def served_on(
     framework: Framework,
     cost: CostModel,
     workload: Workload | None = None,
+    state: OperatingState | None = None,
 ) -> ServedModel:
     """A model on the GPUs of a pool; ``cost``: of their type; ``workload``: whose images are encoded, and for whose
-    drafts the model's own module is loaded."""
+    drafts the model's own module is loaded; ``state``: of the GPUs."""
     topology = cost.catalogue.topology(cost.gpu, pool.fabric)
     network = Network(min(pool.gpus_per_node, pool.gpus), find_fabric(pool.fabric), topology)
     drafting = workload is not None and workload.speculation is not None and model.draft is not None
     images = None if workload is None else prompt_images(workload, model)
-    return ServedModel(model, precision, framework, cost, network, images, drafting)
+    return ServedModel(model, precision, framework, cost, network, images, drafting, state=state)
 
 
 @dataclass(frozen=True)
@@ -145,8 +152,8 @@ class OperatingPoints:
         return layout_at(self.layouts, i)
 
     def key(self, i: int) -> tuple[int, ...]:
-        """Pool and degrees: what makes two points ones of the same layout."""
-        return self.job.pool_index, *self.layouts.row(i)
+        """Pool, degrees and state of the GPUs: what makes two points ones of the same layout."""
+        return self.job.pool_index, *self.layouts.row(i), *self.job.state_key
 
     @property
     def output_tokens_per_gpu_s(self) -> Floats:

@@ -16,11 +16,12 @@ from costmodels.models.precision import (
 )
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.registry import families
+from costmodels.power.state import OperatingState
 from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.clusters import Pool
 from planner.contract.models import architecture_of
 from planner.contract.published import validated
-from planner.contract.words import precision_of
+from planner.contract.words import kv_precision, precision_of
 from planner.serving.cluster_choice import planned_on_open_cluster
 from planner.serving.confirmation.confirmation import Confirmed, confirmed
 from planner.serving.document.plan import Plan, parse_plan
@@ -38,6 +39,7 @@ from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, LimitReached, ShardwrightError, Unsupported
 from profiles.hardware import Catalogue
 from profiles.store import ProfileStore
+from profiles.values import shown
 
 if TYPE_CHECKING:
     from planner.experts.placement import Loads
@@ -156,7 +158,7 @@ def precisions_of(request: PlanRequest, model: Architecture) -> list[Precision]:
     if "any" in asked:
         published = precision_of(model).weights
         asked = [name for name in dict.fromkeys((published, *CHOICES)) if name in runs]
-    kv = KV_CHOICES if "any" in (request.kv_precision or ()) else (request.kv_precision or ("bf16",))
+    kv = caches_of(request, model)
     found = []
     for name in asked:
         try:
@@ -165,6 +167,26 @@ def precisions_of(request: PlanRequest, model: Architecture) -> list[Precision]:
             if "any" not in (request.precision or ()):
                 raise
     return list(dict.fromkeys(found))
+
+
+def caches_of(request: PlanRequest, model: Architecture) -> Sequence[str]:
+    """The precisions of the KV cache to choose from: those asked for, or what the framework keeps of such a model.
+
+    Raises:
+        InputError: one that it does not keep.
+    """
+    framework = find_framework(request.framework)
+    kept = framework.capabilities.caches.get(model.model_type, KV_CHOICES)
+    asked = request.kv_precision or ("bf16" if "bf16" in kept else kept[0],)
+    if "any" in asked:
+        return kept
+    for word in asked:
+        if kv_precision(word) not in kept:
+            raise InputError(
+                f"kv_precision: {framework.full_name} keeps no {shown(word)} cache of {model.name}",
+                f"it keeps {', '.join(kept)}: leave --kv-precision out, or choose another framework",
+            )
+    return asked
 
 
 def _options(
@@ -287,7 +309,7 @@ def _started_as_asked(request: PlanRequest) -> Framework:
 def jobs_of(
     request: PlanRequest, model: Architecture, precision: Precision, cost_of: CostOf
 ) -> tuple[list[Job], list[Rejected]]:
-    """One job per pool that can run the precision; the other pools as rejections."""
+    """One job per pool that can run the precision and state of its GPUs; the other pools as rejections."""
     framework = _started_as_asked(request)
     jobs, refused = [], []
     for index, pool in enumerate(request.cluster.pools):
@@ -296,5 +318,8 @@ def jobs_of(
             refused.append(Rejected(why, 1, f"pool {pool.name}"))
             continue
         served = served_on(pool, model, precision, framework, cost_of(pool), request.workload)
-        jobs.append(Job(index, pool, served, request.workload, request.slo, request.confidence))
+        jobs += [
+            Job(index, pool, replace(served, state=state), request.workload, request.slo, request.confidence)
+            for state in OperatingState.choices(request.clock or (), request.power_cap or (), served.gpu)
+        ]
     return jobs, refused

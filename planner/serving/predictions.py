@@ -160,7 +160,12 @@ def engines_asked(document: Plan | DeploymentDocument, workload: Workload | None
             load["rate_rps"] = work.rate_rps * share
         elif work.concurrency is not None:
             load["concurrency"] = max(round(work.concurrency * share), 1)
-        asked.append(Configuration(**engine_fields(document, group), workload=work.model_copy(update=load)))
+        state = {
+            "clock": None if group.clock_mhz is None else f"{group.clock_mhz}MHz",
+            "power_cap": None if group.power_cap_watts is None else f"{group.power_cap_watts:g}W",
+        }
+        fields = {**engine_fields(document, group), **state, "workload": work.model_copy(update=load)}
+        asked.append(Configuration(**fields))
     return tuple(asked)
 
 

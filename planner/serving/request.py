@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from costmodels.power.state import check_words
 from planner.contract.clusters import MOST_GPUS, ClusterGiven
-from planner.contract.documents import PLAIN_NUMBER, Document, checked
+from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.engine import FrameworkName, KvPrecisionName, PrecisionName
 from planner.contract.models import ModelAsked
 from planner.contract.options import ASKED, RELEASE_HELP, RESTRICTED, Option
@@ -29,11 +30,11 @@ from planner.serving.configuration import (
     RecipeAsked,
     RedundantAsked,
 )
-from profiles.errors import UnknownName
+from profiles.errors import InputError, UnknownName
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.values import number, shown
 
-Objective = Literal["throughput", "cost", "gpus", "latency"]
+Objective = Literal["throughput", "cost", "gpus", "latency", "energy"]
 Disaggregation = Literal["auto", "never", "always"]
 
 
@@ -55,6 +56,17 @@ def _choices(field: str, known: tuple[str, ...], ours: Callable[[str], str], val
     return tuple(dict.fromkeys(names))
 
 
+def _states(field: str, value: Any) -> Any:
+    """``"1400MHz"``, ``"1400MHz,1100MHz"``, ``"any"`` or a list of them, as a list."""
+    texts = [each.strip() for each in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(each, str) for each in texts):
+        return value  # the schema says what is wrong with it
+    try:
+        return tuple(dict.fromkeys(check_words(each, field) for each in texts))
+    except InputError as error:
+        raise ValueError(f"{error.message.removeprefix(f'{field}: ')}; {error.hint}") from error
+
+
 # ------------------------------------------------------------------ the request
 
 _weights = partial(_choices, "precision", get_args(PrecisionName), weights_word)
@@ -71,6 +83,10 @@ KvChoices = Annotated[
     BeforeValidator(_caches, json_schema_input_type=_Names),
     Field(description="of the KV cache: one, several to choose from, or any; default: bf16"),
 ]
+
+
+_State = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
+States = Annotated[tuple[_State, ...], Field(min_length=1, max_length=64)]
 
 
 def as_share(value: Any) -> Any:
@@ -114,8 +130,15 @@ class PlanAsked(Document):
     ]
     objective: Annotated[
         Objective | None,
-        Field(description="default: throughput without a rate, cost with one (gpus where no price is known)"),
-        Option("throughput, cost, gpus or latency. Default: throughput without a rate, cost with one.", ASKED),
+        Field(
+            description="default: throughput without a rate, cost with one (gpus where no price is known); energy: "
+            "joules per output token"
+        ),
+        Option(
+            "throughput, cost, gpus, latency or energy (joules per token). Default: throughput without a rate, cost "
+            "with one.",
+            ASKED,
+        ),
     ] = None
     framework: Annotated[FrameworkName, Option(RELEASE_HELP, ASKED)] = "vllm"
     precision: Annotated[
@@ -135,6 +158,18 @@ class PlanAsked(Document):
 class PlanRequest(RecipeAsked, PlanAsked):
     """Everything a plan depends on, beside the measurements and the program's version."""
 
+    clock: Annotated[
+        States | None,
+        BeforeValidator(partial(_states, "clock"), json_schema_input_type=_Names),
+        Field(description="highest SM clock of each GPU: 1400MHz, several to choose from by role and pool, or any"),
+        Option("Highest SM clock of each GPU: 1400MHz; several, or any, to choose from by role.", ASKED, None, "MHZ"),
+    ] = None
+    power_cap: Annotated[
+        States | None,
+        BeforeValidator(partial(_states, "power_cap"), json_schema_input_type=_Names),
+        Field(description="board power limit of each GPU: 500W, several to choose from by role and pool, or any"),
+        Option("Board power limit of each GPU: 500W; several, or any, to choose from by role.", ASKED, None, "WATTS"),
+    ] = None
     disaggregation: Annotated[
         Disaggregation,
         Field(
@@ -232,7 +267,7 @@ class PlanRequest(RecipeAsked, PlanAsked):
                     f"cluster: as many {open_ended} as are needed says nothing without a rate; add rate=… to the "
                     f"workload, or say how many: 8x{self.cluster.pools[0].gpu}"
                 )
-            if self.objective in ("throughput", "latency"):
+            if self.objective in ("throughput", "latency", "energy"):
                 raise ValueError(
                     f"objective: {self.objective} has no end where there are as many {open_ended} as are needed; "
                     f"leave it out, or say how many: 8x{self.cluster.pools[0].gpu}"

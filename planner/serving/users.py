@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from math import log
 
 from planner.serving.document.plan import Plan
+from planner.serving.fleet.programme import BY_REQUEST
 from planner.serving.request import PlanRequest
 from profiles.errors import Infeasible, LimitReached
 
@@ -91,7 +92,7 @@ class _At:
     @property
     def value(self) -> float:
         """What fleets are told apart by: what they cost; all are one where that is not what is asked."""
-        return 0.0 if self.plan.request.objective == "latency" else self.plan.proof.objective_value
+        return 0.0 if self.plan.request.objective in BY_REQUEST else self.plan.proof.objective_value
 
     @property
     def most_rps(self) -> float:

@@ -13,7 +13,7 @@ Gomory, Operations Research 9, 1961), whose number explodes for nodes of 72 GPUs
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -72,9 +72,11 @@ class Candidates:
 
     pool: index into the pools. gpus: GPUs of one engine. block: GPUs that must sit inside one node together
     (divides gpus). capacity_rps: the highest rate one engine carries within the SLO, > 0. latency_ms: what
-    ``latency`` minimises, ≥ 0; of a role, its part of a request. role: :data:`AGGREGATED`, or
-    :data:`PREFILL` and :data:`DECODE` (never one of these beside the first: a plan serves all its requests in
-    one way); None: all aggregated. Raises InputError naming the first candidate and field that is wrong.
+    ``latency`` minimises, ≥ 0; of a role, its part of a request. For ``energy`` joules per output token, beside those
+    that an engine takes in a second whatever it is sent (``standing``, ÷ the tokens of a request; None: none).
+    role: :data:`AGGREGATED`, or :data:`PREFILL` and :data:`DECODE` (never one of these beside the first: a plan
+    serves all its requests in one way); None: all aggregated. Raises InputError naming the first candidate and
+    field that is wrong.
     """
 
     pool: Ints
@@ -83,6 +85,12 @@ class Candidates:
     capacity_rps: Floats
     latency_ms: Floats
     role: Ints | None = None
+    standing: Floats | None = None
+
+    @property
+    def stands(self) -> Floats:
+        """(n,) standing of each candidate."""
+        return np.zeros(len(self.pool)) if self.standing is None else self.standing
 
     @property
     def roles(self) -> Ints:
@@ -97,7 +105,7 @@ class Candidates:
     def take(self, index: Ints) -> Candidates:
         """The candidates ``index`` (k,)."""
         columns: Any = {name: getattr(self, name)[index] for name in self.COLUMNS}
-        return Candidates(**columns, role=self.roles[index])
+        return Candidates(**columns, role=self.roles[index], standing=self.stands[index])
 
     COLUMNS: ClassVar = ("pool", "gpus", "block", "capacity_rps", "latency_ms")
 
@@ -141,7 +149,7 @@ class Candidates:
 
 def with_gpus(pool: NodePool, gpus: int) -> NodePool:
     """The same kind of pool with ``gpus`` (≥ 1) GPUs in as few nodes as hold them."""
-    return NodePool(pool.name, -(-gpus // pool.gpus_per_node), pool.gpus_per_node, pool.usd_per_gpu_hour, gpus)
+    return replace(pool, nodes=-(-gpus // pool.gpus_per_node), gpus=gpus)
 
 
 def pieces(gpus: int, block: int, gpus_per_node: int) -> tuple[int, ...] | None:
@@ -185,6 +193,8 @@ def undominated(pools: Sequence[NodePool], candidates: Candidates, among: Ints, 
     Unless ``by_latency``, more capacity alone is enough; of equals the faster, then the first stays. Exact:
     the replacement changes no pool's packing and no price.
     """
+    if candidates.standing is not None and by_latency:
+        return _unmatched(pools, candidates, among)
     capacity, latency = candidates.capacity_rps[among], candidates.latency_ms[among]
     fastest: dict[tuple[int, int, tuple[int, ...] | None], float] = {}
     kept = []
@@ -194,6 +204,24 @@ def undominated(pools: Sequence[NodePool], candidates: Candidates, among: Ints, 
         if key not in fastest or (by_latency and own < fastest[key]):
             fastest[key] = own
             kept.append(v)
+    return np.sort(np.array(kept, np.int64))
+
+
+def _unmatched(pools: Sequence[NodePool], c: Candidates, among: Ints) -> Ints:
+    """The same where an engine takes ``standing`` and ``latency_ms`` for each request: another replaces it that takes
+    no more at rest and none more at its full load, as both are straight in between."""
+    kinds: dict[tuple[Any, ...], list[int]] = {}
+    for v in among.tolist():
+        kinds.setdefault((int(c.pool[v]), int(c.roles[v]), c.cut(pools, v)), []).append(v)
+    kept: list[int] = []
+    for same in (np.array(each) for each in kinds.values()):
+        capacity, standing, each = c.capacity_rps[same], c.stands[same], c.latency_ms[same]
+        full = standing[:, None] + each[:, None] * capacity[None, :]  # of the first under the load of the second
+        better = (
+            (capacity[:, None] >= capacity) & (standing[:, None] <= standing) & (full <= standing + each * capacity)
+        )
+        better &= ~better.T | (np.arange(len(same))[:, None] < np.arange(len(same)))  # of equals the first stays
+        kept += same[~better.any(axis=0)].tolist()
     return np.sort(np.array(kept, np.int64))
 
 

@@ -219,6 +219,9 @@ class Highs(Solver):
             "gapRel": 0.0,
             "gapAbs": TOLERANCE,
             "timeLimit": time_limit_s,
+            # HiGHS 1.14 calls an answer optimal that is 17 % off, unless probing is left out of its presolve
+            # (tests/planner/solving/test_solvers.py has the programme).
+            "presolve_rule_off": 1 << 15,
         }
         for kind in ("mip", "primal", "dual"):
             settings[f"{kind}_feasibility_tolerance"] = TOLERANCE

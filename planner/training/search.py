@@ -258,9 +258,10 @@ class _Searching:
 
     def _is_fixed(self, layouts: TrainingLayouts) -> NDArray[np.bool_]:
         """Whether a layout's stages are as even as possible and not chosen: where nobody wants others, with one stage,
-        with virtual stages of layers of several kinds, and with multi-token prediction."""
+        with virtual stages of layers of several kinds or of the ends alone, and with multi-token prediction."""
         mixed = (layouts.vpp > 1) & (len(self.setting.model.kinds) > 1)
-        return np.asarray((layouts.pp == 1) | mixed | (not self.request.uneven) | (self.setting.mtp > 0))
+        alone = layouts.pp * layouts.vpp > self.setting.model.layers  # the ends are stages of their own
+        return np.asarray((layouts.pp == 1) | mixed | alone | (not self.request.uneven) | (self.setting.mtp > 0))
 
     def _even_bounds(self, layouts: TrainingLayouts, times: LayerTimes) -> Floats:
         """Time of each with stages as even as possible and nothing recomputed, shape [n]: recomputing only adds."""

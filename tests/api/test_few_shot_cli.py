@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from command import Runner
 
+from costmodels.kernels import cost_model
 from profiles.store import ProfileStore, shipped_pack
 
 
@@ -75,3 +76,15 @@ def test_what_is_not_there_is_refused_with_a_way_out(run: Runner, measured: Path
         assert done.code == 2
         assert message in done.err
         assert "hint: " in done.err
+
+
+def test_fit_says_where_its_figures_are_of_other_forests(
+    run: Runner, measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = {"model_version": cost_model.MODEL_VERSION, "pack_hash": shipped_pack().manifest.content_hash}
+    asked = ("profile", "fit", "--profiles", str(measured), "--gpu", "H100-SXM")
+    monkeypatch.setattr(cost_model, "fitted_on", lambda: at)
+    assert "was fitted with" not in run(*asked).err
+    monkeypatch.setattr(cost_model, "fitted_on", lambda: {**at, "model_version": "0"})
+    assert "was fitted with cost model 0" in run(*asked).err
+    assert "was fitted with" not in run(*asked, "--quiet").err

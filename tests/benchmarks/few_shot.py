@@ -28,7 +28,7 @@ from scipy.special import digamma, gammaln
 
 from costmodels.kernels.corrected_model import SIGMAS
 from costmodels.kernels.cost_model import MODEL_VERSION
-from costmodels.kernels.error_process import Points, Prior, as_figures, coordinates, distance, matern, points
+from costmodels.kernels.error_process import SIZES, Points, Prior, coordinates, distance, matern, points
 from costmodels.kernels.features import base_us
 from costmodels.kernels.forest import Forest
 from costmodels.kernels.kernel_models import coded, error_partitions, hardware_of
@@ -184,6 +184,14 @@ def borrowed(repeat: Prior, unseen: Prior) -> Prior:
     sizes = ("offset", "partition", "shared", "local", "noise")
     least = {name: min(getattr(repeat, name), getattr(unseen, name)) for name in sizes}
     return replace(repeat, **least, lengths=unseen.lengths)
+
+
+def as_figures(operation: str, prior: Prior) -> dict[str, Any]:
+    """The inverse of :func:`costmodels.kernels.error_process.as_prior`, rounded."""
+    out: dict[str, Any] = {name: float(f"{getattr(prior, name):.3g}") for name in SIZES}
+    out["degrees"] = float(f"{prior.degrees:.3g}")
+    pairs: Sequence[tuple[str, float]] = list(zip(coordinates(operation), prior.lengths, strict=True))
+    return {**out, "lengths": {name: float(f"{length:.3g}") for name, length in pairs}}
 
 
 def main() -> None:

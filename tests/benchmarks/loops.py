@@ -27,12 +27,13 @@ from costmodels.serving.closed_loop.load import Load, closed_loop_answers
 from costmodels.serving.closed_loop.protocol import GENERATIONS, SHORTEST
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.served_model import ServedModel
-from costmodels.serving.simulator.arrivals import closed_loop, uniform_lengths
+from costmodels.serving.simulator.arrivals import closed_loop
 from costmodels.serving.simulator.events import Engine, simulate
 from costmodels.serving.simulator.step_table import step_tables
 from costmodels.step.communication import Network
 from profiles.hardware import default_node, find_fabric, find_gpu
 from tests.benchmarks.cards import write
+from tests.costmodels.lengths import uniform_lengths
 
 GPU, ROUTING = "H200", "power_law_1.01"
 FRAMEWORKS = ("vllm", "sglang", "trtllm")

@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from costmodels.power.response import MeasuredResponse
 from planner.power.judge import Days, Judge
 from planner.power.policy import none
 from planner.power.reference import UNCAPPED
@@ -28,6 +27,7 @@ from planner.power.row import polca_for
 from planner.power.simulator import chance_of, simulate
 from planner.power.traffic import whole_day
 from tests.benchmarks.cards import card, write
+from tests.costmodels.measured_response import MeasuredResponse
 
 ROOT = Path(__file__).parents[2]
 CAPPED = ROOT.parent / "shared" / "data" / "power" / "vllm_power_cap_rtx_pro_6000.csv"

@@ -199,12 +199,15 @@ def training() -> str:
         f"{order['right_pct']:.0f} % are put in the right order; taking the predicted best costs "
         f"{order['regret_pct']:.1f} %.",
         "",
-        "| published layout | measured | predicted | our best of the same GPUs |",
-        "|---|---|---|---|",
+        "| published layout | measured | predicted | our best of the same GPUs | where they differ |",
+        "|---|---|---|---|---|",
     ]
     for name, case in document["headlines"].items():
         cells = [f"{case[each]:.1f} s" if case[each] else "–" for each in ("measured_s", "predicted_s", "best_s")]
-        rows.append(f"| {name}{': ' + case['published'] if case['published'] else ''} | {' | '.join(cells)} |")
+        if case["predicted_one_layer_s"]:
+            cells[1] += f"; {case['predicted_one_layer_s']:.1f} s"
+        layout = f": {case['published']}" if case["published"] else ""
+        rows.append(f"| {name}{layout} | {' | '.join([*cells, case['why'] or ''])} |")
     return "\n".join(rows)
 
 

@@ -30,7 +30,7 @@ from scipy.spatial import cKDTree
 
 from costmodels.kernels import cost_model as library
 from costmodels.kernels.cost_model import MODEL_VERSION, CostModel
-from costmodels.kernels.error_process import ErrorProcess, Points, Priors, as_figures
+from costmodels.kernels.error_process import ErrorProcess, Points, Priors
 from costmodels.kernels.kernel_models import coded
 from costmodels.kernels.row_sources import sources_of
 from costmodels.sampling.sampler import Sampler
@@ -40,6 +40,7 @@ from profiles.measurements import DTYPES
 from profiles.store import ProfileStore, shipped_pack
 from tests.benchmarks import few_shot
 from tests.benchmarks.cards import EVIDENCE, card, write
+from tests.benchmarks.few_shot import as_figures
 from tests.benchmarks.kernels import Data
 
 Floats = NDArray[np.float64]

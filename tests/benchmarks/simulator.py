@@ -33,15 +33,17 @@ from costmodels.operations.questions import Batch
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
-from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
-from costmodels.serving.simulator.capacity import Limit, capacity_rps, keeps_up
-from costmodels.serving.simulator.events import Engine, simulate
+from costmodels.serving.simulator.arrivals import Requests, open_loop
+from costmodels.serving.simulator.capacity import capacity_rps, keeps_up
+from costmodels.serving.simulator.events import Engine, Limit, simulate
 from costmodels.serving.simulator.outcome import Outcome
-from costmodels.serving.simulator.step_table import StepTable, step_tables
+from costmodels.serving.simulator.step_table import StepTable
 from costmodels.serving.steady.steady_state import Steady, steady_state
 from costmodels.step.communication import Network
 from profiles.hardware import default_node, find_fabric, find_gpu
 from tests.benchmarks.cards import EVIDENCE, write
+from tests.costmodels.lengths import constant_lengths
+from tests.costmodels.tables_of_steps import step_tables
 
 ROUTING = "power_law_1.01"
 FRAMEWORK = "vllm"

@@ -116,7 +116,8 @@ class TestKind:
             return answer
 
         response = call({kind.name: replace(kind, make=make)}, kind.route, example(kind.request_name))
-        assert (response.status_code, response.content) == (200, answer.to_json().encode())
+        assert (response.status_code, response.content) == (200, kind.written(answer))
+        assert response.headers["content-type"].startswith(kind.media_type)
         assert seen == [checked(kind.request, example(kind.request_name), "request")]
 
     def test_route_refuses_what_the_schema_does_not_know(self, kind: Kind) -> None:
@@ -196,7 +197,6 @@ WITHOUT_A_ROUTE = {
     "keys": "who may ask it",
     "db": "its database",
     "prices": "reads catalogues of prices into a file",
-    "export": "writes a folder of files on the machine that it runs on",
     "train predict": "reads options and tables only",
     "train memory": "reads options and tables only",
     "calibrate": "keeps a store on the machine that it runs on",

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from api.cli.console import flowing, page
+from api.cli.options import AsJson
+from api.cli.output import hand_over
 from profiles.errors import InputError, ShardwrightError
 
 if TYPE_CHECKING:
     from planner.contract.published import Published
+    from planner.exports.target import Asked
 
 _WHAT = "What the plan does not know"
 _HINT = "give a plan, as `plan --output` wrote it"
-_VERIFY = "Say whether the files there still are what the plan gave."
 
 
 @flowing
@@ -29,7 +31,8 @@ def export(
             "--to",
             metavar="TARGET",
             help="shell, slurm, kubernetes, llm-d, dynamo, kserve, ray-serve, skypilot, gateway; of a training plan "
-            "megatron, torchtitan, deepspeed, slurm, kubernetes.",
+            "megatron, megatron-bridge, torchtitan, deepspeed, slurm, kubernetes, jobset; of a power plan nvidia-smi, "
+            "prometheus, dynamo-power.",
             show_default=False,
         ),
     ] = None,
@@ -59,6 +62,7 @@ def export(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what an older export wrote there.")] = False,
     edited: Annotated[bool, typer.Option("--edited", help="Take a plan that was changed by hand.")] = False,
+    as_json: AsJson = False,
     verify: Annotated[
         Path | None,
         typer.Option(
@@ -96,6 +100,9 @@ def export(
     from planner.exports.folder import manifest, write_folder
     from planner.exports.registry import exported, find_target
 
+    if as_json:
+        _as_json(to, asked, output)
+        return
     if output is None:
         find_target(to, asked.kind)
         raise InputError("--output is missing", f"for example: plan export {document} --to {to} -o out")
@@ -105,6 +112,15 @@ def export(
         from api.cli.views.export import show
 
         show(target, files, output, out)
+
+
+def _as_json(to: str, asked: Asked, output: Path | None) -> None:
+    """The files as one document, on stdout."""
+    from planner.exports.exporting import exported_document
+
+    if output is not None:
+        raise InputError("--json: a folder is written, too (--output)", "give one of them")
+    hand_over(exported_document(to, asked).to_json(), None, as_json=True)
 
 
 def _read(path: Path) -> Published:

@@ -56,6 +56,7 @@ def fit(
         from costmodels.kernels.validation import taught
 
         found = {cost.gpu.name: taught(cost) for cost in _costs(profiles, framework, gpu, report)}
+    _note_stale(quiet)
     learnt = {name: [dataclasses.asdict(each) for each in entries] for name, entries in found.items()}
     if not hand_over_json({"framework": framework, "gpus": learnt}, output, as_json=as_json):
         return
@@ -142,6 +143,13 @@ def validate(
             few = [each for each in entries if each.before is None]
             if few:
                 bullet(out, f"– : fewer than {validation.FEWEST_ROWS} rows, or a single shape: too few to judge by")
+
+
+def _note_stale(quiet: bool) -> None:
+    from costmodels.kernels.cost_model import stale_priors
+
+    if not quiet and (said := stale_priors()) is not None:
+        typer.echo(f"note: {said}", err=True)
 
 
 def _cells(each: Validated) -> list[str]:

@@ -9,7 +9,7 @@ from api.cli.console import facts, heading, indented, table
 from api.cli.views import predictions
 from api.cli.views.predictions import BAR, sequences
 from api.cli.views.quantities import milliseconds, number, percent
-from api.cli.views.words import percentile_of
+from api.cli.views.words import percentile_of, state_words
 from planner.contract.engine import EngineGroup, Replica
 from planner.serving.document.plan import Plan
 
@@ -21,6 +21,8 @@ def show(plan: Plan, console: Console) -> None:
     _step(plan, console)
     _limits(plan, console)
     _pareto(plan, console)
+    if plan.alternatives.energy:
+        _energy(plan, console)
     _placement(plan, console)
 
 
@@ -95,13 +97,31 @@ def _pareto(plan: Plan, console: Console) -> None:
     several = len(plan.request.cluster.pools) > 1
     for point in plan.alternatives.pareto:
         rows.add_row(
-            point.layout.label + (f" ({point.pool})" if several else ""),
+            point.layout.label + (f" ({point.pool})" if several else "") + state_words(point),
             f"{point.max_tokens_per_step:,}",
             sequences(point.concurrency),
             "–" if point.output_tokens_per_s_per_user is None else number(point.output_tokens_per_s_per_user),
             number(point.output_tokens_per_s_per_gpu),
             milliseconds(point.ttft_ms),
             "–" if point.tpot_ms is None else milliseconds(point.tpot_ms),
+            "met" if point.meets_slo else "missed",
+        )
+    indented(console, rows)
+
+
+def _energy(plan: Plan, console: Console) -> None:
+    heading(console, "Speed of a user against energy (nothing is better in both)")
+    ttft = f"TTFT p{percentile_of(plan, 'TTFT'):g}"
+    rows = table("layout", "decoding", "tok/s/user", "J/token", "tok/s/GPU", ttft, "SLO")
+    several = len(plan.request.cluster.pools) > 1
+    for point in plan.alternatives.energy:
+        rows.add_row(
+            point.layout.label + (f" ({point.pool})" if several else "") + state_words(point),
+            sequences(point.concurrency),
+            "–" if point.output_tokens_per_s_per_user is None else number(point.output_tokens_per_s_per_user),
+            number(point.joules_per_output_token or 0.0),
+            number(point.output_tokens_per_s_per_gpu),
+            milliseconds(point.ttft_ms),
             "met" if point.meets_slo else "missed",
         )
     indented(console, rows)

@@ -10,7 +10,7 @@ from rich.text import Text
 from api.cli.console import bullet, facts, heading, indented, table
 from api.cli.views import comparison, predictions
 from api.cli.views.quantities import milliseconds, number, parameters, percent, promise
-from api.cli.views.words import experts_words, group_words, percentile_of, pool_words
+from api.cli.views.words import experts_words, group_words, percentile_of, pool_words, state_words
 from costmodels.serving.frameworks.framework import find_framework
 from planner.serving.document.plan import Alternative, Plan, RequestUnderstood
 
@@ -21,6 +21,7 @@ OBJECTIVES = {
     "cost": "least cost for the rate",
     "gpus": "fewest GPUs for the rate",
     "latency": "shortest mean time of a request",
+    "energy": "fewest joules per output token",
 }
 
 
@@ -101,6 +102,9 @@ def _restrictions(request: RequestUnderstood) -> str:
     words = [f"{name} ≤ {value}" for name, value in names if value is not None]
     if request.confidence != 0.5:
         words.append(f"each promise holds with probability {request.confidence:g}")
+    for what, chosen in (("SM clock", request.clock), ("power limit", request.power_cap)):
+        if chosen is not None:
+            words.append(f"{what} {' or '.join(chosen)}")
     if request.tp_across_nodes:
         words.append("tensor parallel may span nodes")
     if request.disaggregation != "auto" and request.weights_precisions:
@@ -231,7 +235,7 @@ def _clusters(plan: Plan, console: Console) -> None:
 def _alternative(plan: Plan, other: Alternative) -> tuple[str, ...]:
     where = f" ({other.pool})" if len(plan.request.cluster.pools) > 1 else ""
     return (
-        f"{other.engines} × {other.layout.label}{where}",
+        f"{other.engines} × {other.layout.label}{where}{state_words(other)}",
         str(other.gpus),
         number(other.engines * other.engine_rate_rps),
         number(other.output_tokens_per_s_per_gpu),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from planner.contract.clusters import Pool
 from planner.contract.engine import EngineGroup
 from planner.contract.expert_placement import ExpertPlacement
@@ -29,7 +31,21 @@ def group_words(group: EngineGroup, pool: Pool) -> str:
         f"{engines} {role}engine{'s' if engines > 1 else ''} × {group.layout.label} on "
         f"{engines * group.gpus_per_engine} of {pool.gpus} {where}, "
         f"≤ {limits.max_tokens_per_step:,} tokens a step, ≤ {limits.max_sequences:,} sequences{each}"
+        f"{state_words(group)}"
     )
+
+
+class _Stated(Protocol):
+    @property
+    def clock_mhz(self) -> int | None: ...
+    @property
+    def power_cap_watts(self) -> float | None: ...
+
+
+def state_words(of: _Stated) -> str:
+    """``, ≤ 1,500 MHz, ≤ 500 W a GPU``; nothing where the driver chooses."""
+    clock = "" if of.clock_mhz is None else f", ≤ {of.clock_mhz:,} MHz"
+    return clock + ("" if of.power_cap_watts is None else f", ≤ {of.power_cap_watts:g} W a GPU")
 
 
 def experts_words(placed: ExpertPlacement) -> str:

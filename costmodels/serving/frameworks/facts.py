@@ -69,6 +69,9 @@ class Parallelism(Facts):
         overlaps: what may hide an exchange.
         copies_need_balancer: whether copies of experts are refused without a balancer.
         dispatch_tokens: most tokens of a GPU that low-latency buffers are made for: when nothing is said, and at most.
+        whole_experts: types of models whose experts are shared out over all GPUs of a stage or none, though those of
+            others need not be.
+        drafts_in_stages: whether engines that answer draft where they have several pipeline stages.
     """
 
     expert_splits: Literal["all_or_nothing", "any"]
@@ -78,6 +81,8 @@ class Parallelism(Facts):
     overlaps: tuple[str, ...] = ()
     copies_need_balancer: bool = False
     dispatch_tokens: tuple[int, int] = (128, 1024)
+    whole_experts: tuple[str, ...] = ()
+    drafts_in_stages: bool = True
 
     def usual_exchange(self, role: EngineRole, gpu: Gpu, gpus: int) -> str | None:
         """What engines of ``role`` that share experts out over ``gpus`` of a type take when nothing is said; None: they
@@ -112,6 +117,7 @@ class Capabilities(Facts):
     precisions: frozenset[str]
     weight_only: dict[str, float] = {}
     slow_fp8_block_experts: SlowExperts | None = None
+    caches: dict[str, tuple[str, ...]] = {}
 
     def weight_only_on(self, gpu: Gpu) -> frozenset[str]:
         """Precisions whose weights the framework can multiply in 16 bits on ``gpu``."""

@@ -73,21 +73,3 @@ def closed_loop(isl: Ints, osl: Ints, concurrency: int, *, ramp_us: float = 0.0)
         raise InputError(f"concurrency: {concurrency} is not at least 1", "give the number of clients")
     first = min(concurrency, len(isl))
     return Requests(isl, osl, np.arange(first, dtype=np.float64) * (ramp_us / first), concurrency)
-
-
-def constant_lengths(n: int, isl: int, osl: int) -> tuple[Ints, Ints]:
-    """``n`` equal requests."""
-    return np.full(n, isl, np.int64), np.full(n, osl, np.int64)
-
-
-def uniform_lengths(
-    n: int, isl: int, osl: int, *, below: float, above: float = 0.0, seed: int = 0
-) -> tuple[Ints, Ints]:
-    """Lengths spread evenly over [(1 − below)·length, (1 + above)·length], each at least one token."""
-    rng = np.random.default_rng(seed)
-
-    def drawn(length: int) -> Ints:
-        low, high = max(round(length * (1 - below)), 1), max(round(length * (1 + above)), 1)
-        return rng.integers(low, high + 1, n)
-
-    return drawn(isl), drawn(osl)

@@ -77,6 +77,8 @@ class LlmD(ServingTarget):
         told = (*fleet.told, "requests are shared out by load and prefixes, not by the plan's shares")
         backend: Object = {"group": GROUP, "kind": "InferencePool", "name": fleet.name}
         files = {"engines.yaml": yaml_text(*workloads, header=told)}
+        if not self._disaggregated and (maps := self._maps(kube)):
+            files["configmaps.yaml"] = yaml_text(*maps, header=fleet.told)
         if self._by_router:
             files["front.yaml"] = yaml_text(*self._router(kube), header=told)
             backend = {"name": fleet.name, "port": fleet.first_port}
@@ -84,6 +86,15 @@ class LlmD(ServingTarget):
             files["pool.yaml"] = yaml_text(self._pool(kube, pool_labels), header=told)
         files["httproute.yaml"] = yaml_text(self._route(kube, backend), header=told)
         return {**files, "kustomization.yaml": yaml_text(kustomization(sorted(files), self.values.namespace))}
+
+    def _maps(self, kube: Kube) -> list[Object]:
+        """The files that commands name, of each group."""
+        groups = self.plan.decision.engines
+        return [
+            made
+            for group in groups
+            for made in kube.config_map(kube.name(group.id), kube.started(self._first(group))[0])
+        ]
 
     def _pool(self, kube: Kube, labels: dict[str, str]) -> Object:
         port = self.fleet.ports(self.fleet.engines[0], alone=True).http

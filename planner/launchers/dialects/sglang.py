@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -19,6 +20,7 @@ from planner.launchers.base import (
     measured_columns,
 )
 from planner.launchers.places import HEAD_ADDRESS, NODE_RANK, Place
+from profiles.errors import Unsupported
 
 EXPERT_LOCATION = "expert-location.json"
 """Which GPU holds which expert, as `plan experts` writes it for SGLang."""
@@ -63,12 +65,44 @@ class SglangLauncher(Launcher):
         elif layout.eplb != "off":
             command += self._flag("placement", EXPERT_LOCATION)
             notes.append(
-                f"{EXPERT_LOCATION}: where experts and their copies lie, made by `plan experts` from recorded loads "
+                f"{EXPERT_LOCATION}: where experts and their copies lie; `plan export` writes it beside the command "
+                "where the plan has a placement (--expert-loads), else `plan experts` makes it from recorded loads "
                 f"(or give {self._flag('balancer')[0]} in its place: the engine then moves experts as it runs)."
             )
         if layout.overlap != NOTHING:
             command += self._flag(layout.overlap)
         return command
+
+    def _files(self, spec: EngineSpec) -> dict[str, str]:
+        """The placement, a row for every layer of the model; those without experts have them in order."""
+        if not self._is_placed(spec):
+            return {}
+        placed = spec.placement
+        if placed is None:
+            raise Unsupported(
+                f"layout {spec.layout.label}: its experts are placed by loads, and the plan has none",
+                "plan with --expert-loads, or with --eplb dynamic",
+            )
+        slots = len(placed.physical_to_logical_map[0])
+        rows = [[slot % spec.experts for slot in range(slots)] for _ in range(spec.layers)]
+        for layer, row in zip(placed.layer_index, placed.physical_to_logical_map, strict=True):
+            rows[layer] = list(row)
+        return {EXPERT_LOCATION: json.dumps({"physical_to_logical_map": rows}) + "\n"}
+
+    def _is_placed(self, spec: EngineSpec) -> bool:
+        """Whether the command names the placement: what balances as it runs needs none."""
+        layout = spec.layout
+        return layout.eplb not in ("off", "dynamic") or (
+            spec.placement is not None and layout.exchange == NOTHING and layout.ep > 1
+        )
+
+    def _command(self, spec: EngineSpec, place: Place | None, notes: list[str]) -> list[str]:
+        command = super()._command(spec, place, notes)
+        if place is None:
+            return command
+        if self._is_placed(spec) and EXPERT_LOCATION not in command:
+            command += self._flag("placement", EXPERT_LOCATION)
+        return [f"{place.files}{word}" if word == EXPERT_LOCATION else word for word in command]
 
     def _nodes(self, spec: EngineSpec, place: Place | None, notes: list[str]) -> list[str]:
         if place is None:

@@ -20,6 +20,7 @@ from planner.launchers.base import (
     measured_columns,
 )
 from planner.launchers.places import Place
+from profiles.errors import Unsupported
 
 OPTIONS_FILE = "trtllm-options.yaml"
 BALANCER_FILE = "moe-load-balancer.yaml"
@@ -53,7 +54,8 @@ class TrtllmLauncher(Launcher):
                 notes.append(
                     f"{BALANCER_FILE}: num_slots is the model's experts and {spec.layout.redundant} copies, "
                     f"layer_updates_per_iter {2 if spec.layout.eplb == 'dynamic' else 0}, and "
-                    "initial_global_assignments by layer as `plan experts` writes them for TensorRT-LLM."
+                    "initial_global_assignments by layer as `plan experts` writes them for TensorRT-LLM (`plan export` "
+                    "writes all of it into the options file)."
                 )
         return []
 
@@ -102,7 +104,7 @@ class TrtllmLauncher(Launcher):
         if self._exchange(spec) is not None:
             options["moe_config"] = {"backend": "WIDEEP"}
             if spec.layout.eplb != "off":
-                options["moe_config"]["load_balancer"] = BALANCER_FILE
+                options["moe_config"]["load_balancer"] = self._balancer(spec)
         if spec.kv_precision != "bf16":
             # The file replaces what the flags say, so the fraction is repeated.
             options["kv_cache_config"] = {
@@ -133,6 +135,25 @@ class TrtllmLauncher(Launcher):
         made = super().start(spec, place)
         command = [f"{place.files}{word}" if word == OPTIONS_FILE else word for word in made.command]
         return NodeStart(tuple(command), made.environment, made.files, made.ready)
+
+    def _balancer(self, spec: EngineSpec) -> str | dict[str, Any]:
+        """What balances experts: where they lie at first, and whether they move; as it is shown, the name of a file."""
+        placed, moves = spec.placement, spec.layout.eplb == "dynamic"
+        if not spec.experts:
+            return BALANCER_FILE
+        if placed is None and not moves:
+            raise Unsupported(
+                f"layout {spec.layout.label}: its experts are placed by loads, and the plan has none",
+                "plan with --expert-loads, or with --eplb dynamic",
+            )
+        said: dict[str, Any] = {
+            "num_slots": spec.experts + spec.layout.redundant,
+            "layer_updates_per_iter": 2 if moves else 0,
+        }
+        if placed is not None:
+            rows = zip(placed.layer_index, placed.physical_to_logical_map, strict=True)
+            said["initial_global_assignments"] = {layer: list(row) for layer, row in rows}
+        return said
 
     def _placed(self, spec: EngineSpec, place: Place) -> list[str]:
         return ["--host", "0.0.0.0", *self._flag("port", place.ports.http)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -22,6 +22,7 @@ from planner.contract.fleet import FleetProof, RouteBy, ServiceUnderstood, Survi
 from planner.contract.proof import Proof
 from planner.contract.provenance import Provenance
 from planner.contract.published import Published, as_it_is, parse_published
+from planner.contract.sparse import Sparse
 from planner.contract.workload.slo import Slo
 from planner.contract.workload.workload import Workload
 from planner.serving.document.prediction import Prediction
@@ -36,8 +37,10 @@ OLDER = dict.fromkeys(("1.0", "1.1", "1.2", "1.3", "1.4"), as_it_is)
 # ------------------------------------------------------------------ request
 
 
-class RequestUnderstood(Document):
+class RequestUnderstood(Sparse):
     """The request as it was understood, all defaults filled in."""
+
+    SELDOM: ClassVar = ("clock", "power_cap")
 
     model: str
     parameters: int = Field(description="weights of the language model")
@@ -85,6 +88,12 @@ class RequestUnderstood(Document):
     survive: SurviveAsked = Field(default=SurviveAsked(), description="what may be lost")
     budget_usd_per_hour: float | None = None
     max_changes: int | None = Field(default=None, description="engines that start or leave between two steps, at most")
+    clock: tuple[str, ...] | None = Field(
+        default=None, description="SM clocks to choose from, or any; left out: the driver's own"
+    )
+    power_cap: tuple[str, ...] | None = Field(
+        default=None, description="board power limits to choose from, or any; left out: the driver's own"
+    )
 
 
 # ------------------------------------------------------------------ proof
@@ -141,8 +150,10 @@ class ServingProof(Proof):
     fleet: FleetProof | None = Field(default=None, description="null: one service, class and step")
 
 
-class OperatingPoint(Document):
+class OperatingPoint(Sparse):
     """One layout under one load."""
+
+    SELDOM: ClassVar = ("joules_per_output_token", "clock_mhz", "power_cap_watts")
 
     pool: str
     layout: Layout
@@ -155,6 +166,11 @@ class OperatingPoint(Document):
     ttft_ms: float = Field(description="at the SLO's percentile, else p90")
     tpot_ms: float | None = Field(description="at the SLO's percentile, else p90; null: requests of one output token")
     meets_slo: bool
+    joules_per_output_token: float | None = Field(
+        default=None, description="left out where neither clocks, limits nor energy were asked about"
+    )
+    clock_mhz: int | None = Field(default=None, description="of its GPUs; left out: as the driver chooses")
+    power_cap_watts: float | None = Field(default=None, description="of each GPU; left out: as the driver has it")
 
 
 class Alternative(OperatingPoint):
@@ -196,7 +212,9 @@ class TokenBudget(Document):
     missed: str | None = Field(default=None, description="what is not met; null: all is")
 
 
-class Alternatives(Document):
+class Alternatives(Sparse):
+    SELDOM: ClassVar = ("energy",)
+
     token_budgets: tuple[TokenBudget, ...] = Field(
         default=(), description="the chosen layouts of aggregated engines with each token budget of the framework's"
     )
@@ -207,6 +225,11 @@ class Alternatives(Document):
     pareto: tuple[OperatingPoint, ...] = Field(
         description="no other point is better in both speed per user and throughput per GPU, whether or not "
         "it meets the SLO; fastest per user first"
+    )
+    energy: tuple[OperatingPoint, ...] = Field(
+        default=(),
+        description="no other point takes both less time and fewer joules for an output token, whether or not it meets "
+        "the SLO; fastest per user first; left out where neither clocks, limits nor energy were asked about",
     )
 
 

@@ -33,7 +33,7 @@ class DecodeCandidate(OneRoleCandidate[Decoding]):
 
     @property
     def key(self) -> tuple[int, ...]:
-        return DECODE, self.job.pool_index, *self.engines.layouts.row(self.index)
+        return DECODE, self.job.pool_index, *self.engines.layouts.row(self.index), *self.job.state_key
 
     @property
     def kind(self) -> tuple[int, ...]:

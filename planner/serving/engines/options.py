@@ -28,11 +28,14 @@ from planner.serving.engines.disaggregated import (
     scale_up_link,
     slowest_decode,
 )
+from planner.serving.engines.energy import decode_watts, lines, points_watts, prefill_watts
 from planner.serving.engines.pairing import cannot_pair, partners
 from planner.serving.engines.prefill import PrefillCandidate
 from planner.serving.engines.protocol import EngineCandidate
+from planner.serving.engines.ties import TIE, coolest, simplest
 from planner.serving.fleet import fleet
 from planner.serving.fleet.fleet import Candidates, FleetChoice
+from planner.serving.fleet.programme import BY_REQUEST
 from planner.serving.layouts import Rejected
 from planner.serving.operating_points import Job, LayoutSearch, OperatingPoints, rate_at_confidence
 from planner.serving.request import PlanRequest
@@ -41,11 +44,6 @@ from planner.solving.solvers import SOLVERS
 from profiles.errors import Infeasible, LimitReached
 
 Serving = Literal["aggregated", "disaggregated"]
-
-TIE = 0.02
-"""Plans whose throughput or latency differs by no more than this share are equals: predictions are not so sure. The
-simplest is taken: fewer kinds of engine, fewer GPUs an engine, aggregated engines, the precision that is asked for
-first. GPUs and their price are certain, and no ties."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +149,13 @@ def aggregated(
     tables: list[Candidates] = []
     origin: list[EngineCandidate] = []
     for points in (s.fine for s in searches if s.fine is not None):
-        chosen, steady = _finalists(points, every=request.goal == "latency"), points.steady
-        rate, latency = rate_at_confidence(steady.rate_rps, request.confidence), steady.e2e_us.value
-        tables.append(_table(points.job, points.layouts, rate, latency, AGGREGATED, chosen))
+        rate, e2e_ms = rate_at_confidence(points.steady.rate_rps, request.confidence), points.steady.e2e_us.value / 1e3
+        energy = None
+        if request.goal == "energy":
+            chains = [(*points.key(i), int(points.budget[i])) for i in range(len(points))]
+            energy = lines(points.job, points.layouts, points_watts(points), rate, chains)
+        chosen = _finalists(points, every=request.goal in BY_REQUEST)
+        tables.append(_table(points.job, points.layouts, rate, e2e_ms, AGGREGATED, chosen, energy))
         origin += [AggregatedCandidate(points, i) for i in chosen]
     if not origin:
         return _without(bare, "no layout meets the SLO" if request.slo.bounds else "no layout can be run")
@@ -174,43 +176,10 @@ def _solved(
         choice = _choose(request, offered)
     except (Infeasible, LimitReached) as error:
         return _without(replace(bare, candidates=offered, origin=origin), error.message, error)
-    choice = _simplest(request, offered, origin, choice)
+    choice = simplest(request, offered, origin, choice, lambda some: _choose(request, some))
+    if request.goal in ("cost", "gpus") and any(each.job.state_key for each in origin):
+        choice = coolest(request, offered, origin, choice)
     return replace(bare, candidates=offered, origin=origin, choice=choice)
-
-
-def _simplest(
-    request: PlanRequest, offered: Candidates, origin: tuple[EngineCandidate, ...], best: FleetChoice
-) -> FleetChoice:
-    """Of aggregated engines one layout in each pool, the smallest, where the fleet ties with the ``best``; it keeps the
-    bound of all candidates."""
-    layouts = np.array([int(each.layouts.gpus[0]) for each in origin])
-    keys = [each.key for each in origin]
-    used = {keys[v] for v in np.flatnonzero(best.engines).tolist()}
-    if request.goal != "throughput" or any(each.role != "aggregated" for each in origin):
-        return best
-    kept: set[tuple[int, ...]] = set()
-    for pool in sorted({key[0] for key in used}):
-        gpus = request.cluster.pools[pool].gpus
-        reach: dict[tuple[int, ...], float] = {}
-        for v in np.flatnonzero(offered.pool == pool).tolist():
-            reach[keys[v]] = max(reach.get(keys[v], 0.0), gpus // layouts[v] * float(offered.capacity_rps[v]))
-        most = max(reach.values())
-        near = [key for key, rps in reach.items() if rps >= most * (1 - TIE)]
-        size = {key: int(layouts[v]) for v, key in enumerate(keys)}
-        kept.add(min(near, key=lambda key: (size[key], -reach[key])))
-    if used <= kept or kept == used:
-        return best
-    some = np.array([v for v, key in enumerate(keys) if key in kept], np.int64)
-    try:
-        simple = _choose(request, offered.take(some))
-    except (Infeasible, LimitReached):
-        return best
-    goal, mine = best.solution.objective, simple.solution.objective
-    assert goal is not None
-    assert mine is not None
-    if mine < goal * (1 - TIE) or best.solution.status != "optimal":
-        return best
-    return replace(simple.among(some, len(keys), best.solution), simplest=True)
 
 
 def solved_again(request: PlanRequest, option: ServingOption, capacity_rps: Floats) -> ServingOption:
@@ -224,10 +193,21 @@ def solved_again(request: PlanRequest, option: ServingOption, capacity_rps: Floa
     return _solved(request, bare, offered, tuple(option.origin[v] for v in kept.tolist()))
 
 
+Energy = tuple[Floats, Floats]
+"""(standing, joules) of :func:`planner.serving.engines.energy.lines`."""
+
+
 def _table(
-    job: Job, layouts: Layouts, rate_rps: Floats, latency_us: Floats, role: int, chosen: Sequence[int]
+    job: Job,
+    layouts: Layouts,
+    rate_rps: Floats,
+    latency_ms: Floats,
+    role: int,
+    chosen: Sequence[int],
+    energy: Energy | None,
 ) -> Candidates:
-    """The ``chosen`` engines of one pool."""
+    """The ``chosen`` engines of one pool; ``energy``: what they take, where that is the objective."""
+    standing, weight = (np.zeros(len(rate_rps)), latency_ms) if energy is None else energy
     index = np.array(chosen, np.int64)
     return Candidates(
         np.full(len(index), job.pool_index, np.int64),
@@ -235,8 +215,9 @@ def _table(
         # A tensor-parallel group stays inside a node, or (--tp-across-nodes) fills whole ones.
         np.minimum(layouts.tp[index], job.pool.gpus_per_node),
         rate_rps[index],
-        latency_us[index] / 1e3,
+        weight[index],
         np.full(len(index), role, np.int64),
+        None if energy is None else standing[index],
     )
 
 
@@ -272,7 +253,7 @@ def disaggregated(
             offered, origin = _offer(request, pools, on)
             if offered is None:
                 continue
-            strength = _strength(offered, request.goal == "latency")
+            strength = _strength(offered, request.goal in BY_REQUEST)
             if any(_covers(before, strength) for before in tried):
                 continue
             tried.append(strength)
@@ -286,11 +267,12 @@ def disaggregated(
 
 def _arrangements(found: list[DisaggregatedEngines]) -> Iterator[list[DisaggregatedEngines]]:
     """What may be joined by which link: all pools by their fabrics, a pool that is one node by its scale-up link."""
-    if len(found) > 1 or any(roles.job.pool.nodes > 1 for roles in found):
+    pools = {roles.job.pool_index: roles.job.pool for roles in found}
+    if len(pools) > 1 or any(pool.nodes > 1 for pool in pools.values()):
         yield found
-    for roles in found:
-        if roles.job.pool.nodes == 1:
-            yield [roles.over(scale_up_link(roles.job))]
+    for index, pool in pools.items():
+        if pool.nodes == 1:
+            yield [roles.over(scale_up_link(roles.job)) for roles in found if roles.job.pool_index == index]
 
 
 def _offer(
@@ -300,7 +282,7 @@ def _offer(
     slowest = slowest_decode(pools, on)
     if slowest is None:
         return None, ()
-    every = request.goal == "latency"
+    every, energy = request.goal == "latency", request.goal == "energy"
     tables: list[Candidates] = []
     origin: list[EngineCandidate] = []
     for pool in pools:
@@ -308,12 +290,20 @@ def _offer(
         first, second = kept.prefill, kept.decode
         layouts, rate = first.steps.layouts, rate_at_confidence(first.rate_rps, request.confidence)
         chosen = range(len(rate)) if every else _fastest(layouts, rate)
-        tables.append(_table(pool.job, layouts, rate, first.done_us.value + kept.exposed_us, PREFILL, chosen))
+        first_ms = (first.done_us.value + kept.exposed_us) / 1e3
+        joules = None
+        if energy:
+            joules = lines(pool.job, layouts, prefill_watts(pool.job, first), rate, list(range(len(rate))))
+        tables.append(_table(pool.job, layouts, rate, first_ms, PREFILL, chosen, joules))
         origin += [PrefillCandidate(pool, first, i, int(kept.prefill_rows[i])) for i in chosen]
         layouts, rate = second.layouts, rate_at_confidence(second.rate_rps, request.confidence)
-        chosen = range(len(rate)) if every else _fastest(layouts, rate)
-        decode_us = second.cycle_us.value * pool.decode_cycles(layouts)
-        tables.append(_table(pool.job, layouts, rate, decode_us, DECODE, chosen))
+        chosen = range(len(rate)) if every or energy else _fastest(layouts, rate)
+        decode_ms = second.cycle_us.value * pool.decode_cycles(layouts) / 1e3
+        joules = None
+        if energy:
+            chains = [layouts.row(i) for i in range(len(rate))]
+            joules = lines(pool.job, layouts, decode_watts(pool.job, second), rate, chains)
+        tables.append(_table(pool.job, layouts, rate, decode_ms, DECODE, chosen, joules))
         origin += [DecodeCandidate(pool, second, i, int(kept.decode_rows[i])) for i in chosen]
     if {each.role for each in origin} != {"prefill", "decode"}:
         return None, ()
@@ -321,7 +311,7 @@ def _offer(
 
 
 def _fastest(layouts: Layouts, rate: Floats) -> list[int]:
-    """Of every layout the engine of the highest rate; what is said of experts beside the degrees is chosen so, too."""
+    """Of every layout the engine of the highest ``rate``; what is said of experts is chosen so, too."""
     best: dict[tuple[int, ...], int] = {}
     for i in np.argsort(rate, kind="stable").tolist():
         best[(*layouts.row(i)[: len(DEGREES)], int(layouts.wide[i]))] = i
@@ -331,12 +321,12 @@ def _fastest(layouts: Layouts, rate: Floats) -> list[int]:
 Strength = dict[tuple[int, ...], float]
 
 
-def _strength(offered: Candidates, latency: bool) -> Strength:
-    """The highest capacity of each kind of engine; where ``latency`` counts, of each latency."""
+def _strength(offered: Candidates, weighed: bool) -> Strength:
+    """The highest capacity of each kind of engine; where what it does to a request is ``weighed``, of each weight."""
     best: Strength = {}
     for v in range(len(offered.pool)):
         kind = (int(offered.pool[v]), int(offered.gpus[v]), int(offered.block[v]), int(offered.roles[v]))
-        key = (*kind, round(float(offered.latency_ms[v]) * 1e3) if latency else 0)
+        key = (*kind, round(float(offered.latency_ms[v]) * 1e6) if weighed else 0)
         best[key] = max(best.get(key, 0.0), float(offered.capacity_rps[v]))
     return best
 
@@ -353,6 +343,9 @@ def _may_beat(request: PlanRequest, offered: Candidates, best: ServingOption) ->
     assert value is not None
     if request.goal == "latency":
         return True
+    if request.goal == "energy":
+        least_joules = offered.latency_ms + offered.stands / offered.capacity_rps
+        return sum(float(least_joules[offered.roles == role].min()) for role in (PREFILL, DECODE)) < value * (1 - 1e-9)
     pools = request.cluster.pools
     price = np.array([(pool.usd_per_gpu_hour or 0.0) if request.goal == "cost" else 1.0 for pool in pools])
     each = offered.gpus / offered.capacity_rps * price[offered.pool]

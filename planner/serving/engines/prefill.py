@@ -31,7 +31,7 @@ class PrefillCandidate(OneRoleCandidate[Prefilling]):
 
     @property
     def key(self) -> tuple[int, ...]:
-        return PREFILL, self.job.pool_index, *self.engines.steps.layouts.row(self.index)
+        return PREFILL, self.job.pool_index, *self.engines.steps.layouts.row(self.index), *self.job.state_key
 
     @property
     def kind(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import get_args
 import numpy as np
 
 from planner.serving.fleet.infeasible import gpus_of, infeasible
-from planner.serving.fleet.programme import Objective, Programme, Question, programme
+from planner.serving.fleet.programme import BY_REQUEST, Objective, Programme, Question, programme
 from planner.solving.packing import Candidates, NodePool, Piece, hosted, walk
 from planner.solving.solvers import TOLERANCE, Floats, Highs, Ints, Solution, Solver
 from profiles.errors import InputError, LimitReached
@@ -84,9 +84,41 @@ def choose_fleet(
     if not time_limit_s > 0:
         raise InputError(f"time_limit_s: {time_limit_s} is not positive", "give a number of seconds above 0")
     ask = Question(tuple(pools), candidates, objective, rate_rps, solver or Highs(), time.perf_counter() + time_limit_s)
+    if objective == "energy" and rate_rps is None:
+        return _most_frugal(ask, time_limit_s)
     if objective == "latency" and rate_rps is None and len(candidates.needed) > 1:
         return _fastest_pair(ask, time_limit_s)
     return _chosen(ask, time_limit_s)
+
+
+def _most_frugal(ask: Question, time_limit_s: float) -> FleetChoice:
+    """Without a rate, the fleet that takes fewest joules for a token, what its engines take at rest included, and of
+    those the one that carries most."""
+    c = ask.candidates
+    found = _chosen(ask, time_limit_s)
+    joules = _joules(c, found)
+    while True:
+        tried = _chosen(replace(ask, joules=joules), time_limit_s)
+        fewer = _joules(c, tried)
+        if fewer >= joules * (1 - TOLERANCE):
+            break
+        found, joules = tried, fewer
+    most = _chosen(replace(ask, joules=joules * (1 + 10 * TOLERANCE), filling=True), time_limit_s)
+    shares = _shares(c, most.engines, _carried(c, most))
+    done = most.solution.status == "optimal"
+    solution = replace(most.solution, objective=_joules(c, most), bound=joules if done else 0.0, gap=0.0)
+    return replace(most, shares=shares, solution=solution)
+
+
+def _carried(c: Candidates, found: FleetChoice) -> float:
+    capacity = c.capacity_rps * found.engines
+    return min(float(capacity[c.roles == role].sum()) for role in c.needed)
+
+
+def _joules(c: Candidates, found: FleetChoice) -> float:
+    """Per output token of all that the fleet carries."""
+    carried = _carried(c, found)
+    return float(found.engines @ c.stands) / carried + float(_shares(c, found.engines, carried) @ c.latency_ms)
 
 
 def _chosen(ask: Question, time_limit_s: float) -> FleetChoice:
@@ -103,7 +135,7 @@ def _chosen(ask: Question, time_limit_s: float) -> FleetChoice:
     counts = np.rint(solution.values).astype(np.int64)
     engines = np.zeros(len(candidates.pool), np.int64)
     engines[model.kept] = counts[: len(model.kept)]
-    shares = _shares(candidates, engines, rate_rps if objective == "latency" else None)
+    shares = _shares(candidates, engines, rate_rps if objective in BY_REQUEST else None)
     if objective == "latency" and rate_rps is None:
         # The latency itself is certain; with time up, only the number of engines is not proved the largest.
         run = engines > 0
@@ -190,6 +222,8 @@ def _binding(ask: Question, solution: Solution, engines: Ints, shares: Floats) -
     hostable = hosted(ask.pools, c, frozenset(range(len(ask.pools))))
     if ask.objective == "throughput":
         return gpus_of(ask, c.pool[hostable].tolist(), engines)
+    if ask.objective == "energy":
+        return "energy of the candidates: any other takes more joules for a token"
     if ask.objective == "latency":
         # Traffic moves to any faster candidate as soon as its pool has room: those pools bind, no others.
         slowest = np.array([c.latency_ms[(shares > 0) & (c.roles == role)].max() for role in c.roles])

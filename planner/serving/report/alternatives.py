@@ -3,6 +3,7 @@ throughput per GPU."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from planner.contract.clusters import Pool
 from planner.contract.workload.slo import Bound
 from planner.serving.confirmation.confirmation import Confirmed
 from planner.serving.document import plan as plans
+from planner.serving.engines.energy import joules_per_token
 from planner.serving.engines.options import ServingOption
 from planner.serving.operating_points import LayoutSearch, OperatingPoints, percentile_ms
 from planner.serving.request import PlanRequest
@@ -62,6 +64,7 @@ def alternatives(
     return plans.Alternatives(
         ranked=tuple(_alternative(request, *other) for other in ranked[:RANKED]),
         pareto=tuple(_pareto(request, searches)),
+        energy=tuple(_energy(request, searches)) if asks_energy(request) else (),
     )
 
 
@@ -83,6 +86,7 @@ def _scores(request: PlanRequest, points: OperatingPoints, rate: Floats) -> tupl
         "cost": engines * gpus * price,
         "gpus": (engines * gpus).astype(np.float64),
         "latency": points.steady.e2e_us.value / 1e3,
+        "energy": joules_per_token(points) if request.goal == "energy" else engines,
     }[request.goal]
     return engines, np.where((engines >= 1) & (engines <= room), score, np.nan)
 
@@ -132,7 +136,28 @@ def _point(request: PlanRequest, points: OperatingPoints, i: int) -> dict[str, A
         "ttft_ms": float(percentile_ms(points.steady, _bound(request, "ttft"))[i]),
         "tpot_ms": float(percentile_ms(points.steady, _bound(request, "tpot"))[i]) if several else None,
         "meets_slo": bool(points.within[i]),
+        **(_energy_fields(points, i) if asks_energy(request) else {}),
     }
+
+
+def asks_energy(request: PlanRequest) -> bool:
+    """Whether clocks, limits or energy are asked about."""
+    return request.goal == "energy" or request.clock is not None or request.power_cap is not None
+
+
+def _energy_fields(points: OperatingPoints, i: int) -> dict[str, Any]:
+    state = points.job.served.state
+    return {
+        "joules_per_output_token": float(joules_per_token(points.take(np.array([i])))[0]),
+        "clock_mhz": None if state is None else state.clock_mhz,
+        "power_cap_watts": None if state is None else state.cap_watts,
+    }
+
+
+def _energy(request: PlanRequest, searches: list[LayoutSearch]) -> list[plans.OperatingPoint]:
+    """Operating points that no other beats in both speed per user and joules per output token, over all pools and
+    states."""
+    return _frontier(request, searches, lambda points: -joules_per_token(points))
 
 
 def _bound(request: PlanRequest, metric: str) -> Bound:
@@ -144,16 +169,23 @@ def _bound(request: PlanRequest, metric: str) -> Bound:
 
 def _pareto(request: PlanRequest, searches: list[LayoutSearch]) -> list[plans.OperatingPoint]:
     """Operating points that no other beats in both speed per user and throughput per GPU, over all pools."""
+    return _frontier(request, searches, lambda points: points.output_tokens_per_gpu_s)
+
+
+def _frontier(
+    request: PlanRequest, searches: list[LayoutSearch], merit: Callable[[OperatingPoints], Floats]
+) -> list[plans.OperatingPoint]:
+    """Of speed per user against ``merit`` (the higher the better)."""
     every: list[tuple[float, float, OperatingPoints, int]] = []
     for points in (s.coarse for s in searches):
         if points is not None:
             # Where one token is all there is, its speed is what a user sees.
             time = points.steady.tpot_us if request.workload.osl > 1 else points.steady.ttft_us
-            speed, throughput = 1e6 / time.value, points.output_tokens_per_gpu_s
+            speed, other = 1e6 / time.value, merit(points)
             # Engines below one sequence are as fast as one that is hardly busier: the frontier is those that work.
             shown = points.steady.stable & (points.concurrency >= 1)
             shown = shown if shown.any() else points.steady.stable
-            every += [(float(speed[i]), float(throughput[i]), points, i) for i in np.flatnonzero(shown).tolist()]
+            every += [(float(speed[i]), float(other[i]), points, i) for i in np.flatnonzero(shown).tolist()]
     frontier: list[tuple[float, float, OperatingPoints, int]] = []
     for point in sorted(every, key=lambda p: (-p[0], -p[1])):
         if not frontier or point[1] > frontier[-1][1]:

@@ -8,7 +8,7 @@ import numpy as np
 from planner.serving.document import plan as plans
 from planner.serving.document.prediction import LargestServed
 from planner.serving.engines.groups import Group, LoadedFleet
-from planner.serving.operating_points import LayoutSearch, OperatingPoints, percentile_ms, sequences_that_fit
+from planner.serving.operating_points import Job, LayoutSearch, OperatingPoints, percentile_ms, sequences_that_fit
 
 
 def largest_of(group: Group) -> LargestServed:
@@ -31,10 +31,14 @@ def token_budgets(fleet: LoadedFleet) -> tuple[plans.TokenBudget, ...]:
     for group in fleet.groups:
         if group.role != "aggregated":
             continue
-        (search,) = [s for s in fleet.option.searches if s.job.pool_index == group.job.pool_index]
+        (search,) = [s for s in fleet.option.searches if _alike(s.job, group.job)]
         for budget in group.job.served.framework.limits.token_budgets:
             found.append(_budget(group, search, budget))
     return tuple(found)
+
+
+def _alike(one: Job, other: Job) -> bool:
+    return (one.pool_index, one.state_key) == (other.pool_index, other.state_key)
 
 
 def _budget(group: Group, search: LayoutSearch, budget: int) -> plans.TokenBudget:

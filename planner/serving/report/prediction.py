@@ -11,12 +11,11 @@ import numpy as np
 
 from costmodels.estimates import COVERAGE, Estimates
 from costmodels.origins import HOW
-from costmodels.power.board import Activity, mean_watts
 from costmodels.serving.simulator.step_table import End
 from costmodels.serving.steady.kv_transfer import (
     cache_bytes,
 )
-from costmodels.serving.step import EXCHANGE_PARTS, StepTimes
+from costmodels.serving.step import EXCHANGE_PARTS
 from planner.contract.deployment import Deployment
 from planner.contract.quantities import Interval, Latency
 from planner.contract.workload.slo import Bound, Metric
@@ -29,12 +28,12 @@ from planner.serving.document.prediction import (
     Prediction,
     SloCheck,
 )
+from planner.serving.engines.energy import engine_watts
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
 from planner.serving.engines.latency import Check, Checks, formula_us, group_us, pair_us
 from planner.serving.report.effects import effects_of
 from planner.serving.report.limits import largest_of
 from planner.serving.request import PlanRequest
-from profiles.hardware import Gpu
 
 PERCENTILES = (50, 90, 95, 99)
 
@@ -115,13 +114,7 @@ def group_prediction(group: Group, checks: Checks) -> GroupPrediction:
         prefill_busy=engine.prefill_busy,
         memory=_memory(group),
         largest=largest_of(group),
-        power_watts=_interval(
-            gpu_watts(
-                group.job.served.gpu,
-                engine.steps,
-                None if group.role == "prefill" else concurrency * float(group.layouts.dp[0]),
-            )
-        ),
+        power_watts=_interval(engine_watts(group.job.served.gpu, engine, group.layouts)),
         how=HOW[int(origin.how[0])],
         inside_measured_range=bool(origin.inside[0]),
         simulation=None
@@ -142,19 +135,6 @@ def _standard_errors_ms(group: Group, check: Check) -> dict[str, float]:
         if group.engine.own_us(bound.metric, bound.percentile / 100) is not None
     }
     return {label: error for label, error in errors.items() if math.isfinite(error)}
-
-
-def gpu_watts(gpu: Gpu, steps: list[tuple[StepTimes, float]], present: float | None = None) -> Estimates:
-    """Of one GPU over time that spends these shares of its steps on these steps.
-
-    Args:
-        present: requests that the engine holds on average; it rests while none of them is there (they come at random).
-            None: the shares say how long it rests.
-    """
-    time = [(Activity.of(step), np.array([share * step.latency.value[0]])) for step, share in steps]
-    alone = 0.0 if present is None else math.exp(-present)
-    running = min(sum(share for _, share in steps), 1.0) * (1 - alone)
-    return mean_watts(gpu, Activity.mixed(time), np.array([running]))
 
 
 def _memory(group: Group) -> MemoryParts:

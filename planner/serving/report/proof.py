@@ -12,7 +12,8 @@ from planner.contract.provenance import Provenance, provenance_fields
 from planner.serving.document import plan as plans
 from planner.serving.engines.groups import LoadedFleet
 from planner.serving.engines.latency import Checks
-from planner.serving.engines.options import TIE, ServingOption
+from planner.serving.engines.options import ServingOption
+from planner.serving.engines.ties import TIE
 from planner.serving.layouts import Rejected
 from planner.serving.report.accuracy import published_accuracy
 from planner.serving.report.notes import notes_of
@@ -20,7 +21,7 @@ from planner.serving.request import PlanRequest
 from planner.solving.solvers import PROVEN
 from profiles.errors import LimitReached
 
-UNITS = {"throughput": "requests/s", "cost": "USD/h", "gpus": "GPUs", "latency": "ms"}
+UNITS = {"throughput": "requests/s", "cost": "USD/h", "gpus": "GPUs", "latency": "ms", "energy": "J/output token"}
 
 LINK_BINDS = 0.75
 """A link this busy keeps engines from more load (they are planned for 80 % at most)."""

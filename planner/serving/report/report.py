@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from costmodels.power.state import OperatingState
 from planner.contract.clusters import supplied
 from planner.contract.deployment import Deployment
 from planner.contract.engine import EngineGroup, Launch, Rank, Replica
@@ -20,6 +21,8 @@ from planner.serving.report.limits import token_budgets
 from planner.serving.report.prediction import predicted_by
 from planner.serving.report.proof import proof_of, provenance_of
 from planner.serving.request import PlanRequest
+from profiles.hardware import Gpu
+from profiles.settable import settable
 
 if TYPE_CHECKING:
     from planner.experts.placement import Loads
@@ -82,6 +85,8 @@ def _understood(request: PlanRequest, options: list[ServingOption], best: Servin
         weights_precisions=tuple(dict.fromkeys(option.precision.weights for option in options)),
         kv_precisions=tuple(dict.fromkeys(option.precision.kv for option in options)),
         config=None if isinstance(request.model, str) else request.model.config,
+        clock=request.clock,
+        power_cap=request.power_cap,
     )
 
 
@@ -137,6 +142,18 @@ def _replicas(fleet: LoadedFleet, group: Group) -> tuple[Replica, ...]:
     )
 
 
+def set_first(state: OperatingState, gpu: Gpu) -> str:
+    """What sets the GPUs of an engine into its state."""
+    lock = (
+        None if state.clock_mhz is None else f"nvidia-smi -i GPUS -lgc {settable(gpu).clock_mhz[0]},{state.clock_mhz}"
+    )
+    limit = None if state.cap_watts is None else f"nvidia-smi -i GPUS -pl {state.cap_watts:g}"
+    return (
+        f"Planned with GPUs at {state.told()}: before it starts, {' and '.join(filter(None, (lock, limit)))} as root "
+        "(-rgc and the default limit undo it; a driver that is loaded anew forgets it)."
+    )
+
+
 def engine_group(
     request: PlanRequest,
     group: Group,
@@ -166,6 +183,8 @@ def engine_group(
     )
     start = _started(spec, request.model)
     start = start.model_copy(update={"command": served.framework.with_prompt_flags(start.command)})
+    if served.state is not None:
+        start = start.model_copy(update={"notes": (*start.notes, set_first(served.state, served.gpu))})
     return EngineGroup(
         id=group.id,
         role=group.role,
@@ -179,4 +198,6 @@ def engine_group(
         replicas=replicas,
         launch=start,
         expert_placement=experts,
+        clock_mhz=None if served.state is None else served.state.clock_mhz,
+        power_cap_watts=None if served.state is None else served.state.cap_watts,
     )

@@ -19,10 +19,11 @@ PRECISIONS = ("bf16", "bf16", "bf16", "fp8")
 
 
 @cache
-def _layouts(framework: str, name: str) -> list[Layout]:
+def _layouts(framework: str, name: str, drafting: bool) -> list[Layout]:
     """Layouts that the planner's rules allow, up to two nodes."""
     model = find_architecture(name)
-    legal, _, _ = legal_layouts(model, choose_precision(model), find_framework(framework), Restrictions(16, 8))
+    allowed = Restrictions(16, 8, drafting=drafting)
+    legal, _, _ = legal_layouts(model, choose_precision(model), find_framework(framework), allowed)
     found = [layout_at(legal, row) for row in range(len(legal))]
     return [each for each in found if each.gpus <= 16]
 
@@ -33,7 +34,8 @@ def random_plans(framework: str, models: list[str], count: int, seed: int = 0) -
     while made < count:
         name = models[(made * 7 + draw.randrange(len(models))) % len(models)]
         model = find_architecture(name)
-        layouts = _layouts(framework, name)
+        drafting = draw.random() < 0.2
+        layouts = _layouts(framework, name, drafting)
         if not layouts:
             continue
         first, second = draw.choice(layouts), draw.choice(layouts)
@@ -48,14 +50,15 @@ def random_plans(framework: str, models: list[str], count: int, seed: int = 0) -
             memory_fraction=draw.choice((0.85, 0.9)),
         )
         published_in_16 = model.weight_precision in ("bf16", "fp16", "fp32")
+        kept = find_framework(framework).capabilities.caches.get(model.model_type, ("bf16", "bf16", "fp8"))
         try:
             plan = planned(
                 framework.partition("@")[0],
                 name,
                 roles,
-                drafting=draw.random() < 0.2,
+                drafting=drafting,
                 precision=draw.choice(PRECISIONS) if published_in_16 else "bf16",
-                kv=draw.choice(("bf16", "bf16", "fp8")),
+                kv=draw.choice(kept),
                 release=find_framework(framework).release.version,
                 limits=limits,
             )

@@ -43,9 +43,10 @@ def main() -> int:
     parser.add_argument("version")
     parser.add_argument("--plans", type=int, default=500)
     parser.add_argument("--python", type=Path)
+    parser.add_argument("--answers", type=Path, help="where to write what was said of each command")
     asked = parser.parse_args()
     cache = Path(platformdirs.user_cache_dir("shardwright")) / "launchers" / f"{asked.framework}-{asked.version}"
-    python = asked.python or environment(asked.framework, asked.version, cache)
+    python = asked.python or environment(asked.framework, asked.version, cache, configuration=True)
     known = yaml.safe_load((HERE / "refusals.yaml").read_text("utf-8"))[asked.framework]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -59,6 +60,8 @@ def main() -> int:
             print(ran.stderr[-2000:])
             return 1
         answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text("utf-8").splitlines()]
+        if asked.answers is not None:
+            asked.answers.write_bytes((folder / "answers.jsonl").read_bytes())
     counts: Counter[str] = Counter()
     other: Counter[str] = Counter()
     for answer in answers:

@@ -51,6 +51,7 @@ def name_architectures(folder):
 
 
 def vllm():
+    sys.meta_path.append(_Absence())
     import vllm.platforms
     from vllm.platforms.cpu import CpuPlatform
 
@@ -69,10 +70,24 @@ def vllm():
     return cli.make_arg_parser(FlexibleArgumentParser()), configure
 
 
+CAPABILITY = 9, 0
+"""Of the GPU that SGLang is told of: an H100, which the plans are for."""
+
+
+def _as_on_a_gpu():
+    """SGLang's own override of what it knows of the machine."""
+    import torch
+    from sglang.srt.runtime_context import override_platform
+
+    torch.cuda.get_device_capability = lambda *_: CAPABILITY
+    override_platform(is_cuda=True, is_sm90=True, device_sm=90, device_capability=CAPABILITY).install()
+
+
 def sglang():
     sys.meta_path.append(_Absence())
     from sglang.srt.server_args import ServerArgs
 
+    _as_on_a_gpu()
     parser = argparse.ArgumentParser()
     ServerArgs.add_cli_args(parser)
 

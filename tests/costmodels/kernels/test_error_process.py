@@ -16,13 +16,13 @@ from costmodels.kernels.error_process import (
     Points,
     Prior,
     Priors,
-    as_figures,
     as_prior,
     coordinates,
     priors,
 )
 from costmodels.operations.registry import families
 from profiles.errors import DataError
+from tests.benchmarks.few_shot import as_figures
 
 PRIOR = Prior(0.1, 0.05, 0.1, 0.05, 0.02, 2.0, 0.5, np.array([2.0, 4.0]), 5.0)
 BOTH = Priors(PRIOR, Prior(0.02, 0.01, 0.03, 0.01, 0.02, 0.0, 1.0, np.array([2.0, 4.0]), 5.0))

@@ -23,7 +23,7 @@ def test_a_model_runs_as_it_was_published(model: str, published: str) -> None:
         chosen = choose_precision(architecture, asked)
         assert (chosen.weights, chosen.kv, chosen.converted) == (published, "bf16", False)
         for part in PARTS:
-            assert chosen.of(part) == ("bf16" if part in architecture.unquantized else published)
+            assert chosen.of(part) == ("bf16" if (part, "bf16") in architecture.exceptions else published)
 
 
 def test_what_a_checkpoint_leaves_in_16_bits_stays_there() -> None:

@@ -139,7 +139,7 @@ class TestEveryLauncher:
             launch(spec(framework, weights_precision="int2", published_precision="int2"))
 
 
-@pytest.mark.parametrize(("framework", "word"), [("vllm", "bfloat16"), ("sglang", "bf16")])
+@pytest.mark.parametrize(("framework", "word"), [("vllm", "bfloat16"), ("sglang", "bfloat16")])
 def test_the_cache_is_named_where_the_default_may_be_another(framework: str, word: str) -> None:
     assert "--kv-cache-dtype" not in launch(spec(framework)).command
     assert value(launch(spec(framework, is_sparse=True)).command, "--kv-cache-dtype") == word

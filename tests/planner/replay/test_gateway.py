@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cases import DENSE, SLO, WORKLOAD
 
-from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
+from costmodels.serving.simulator.arrivals import Requests, open_loop
 from planner.contract.quantities import SLOW_END
 from planner.imports.shapes import deployment_of_shapes
 from planner.replay.document import SimulationReport
@@ -23,6 +23,7 @@ from planner.serving.configuration import EngineAsked
 from planner.serving.document.plan import Plan, parse_plan
 from profiles.errors import InputError, UnknownName
 from profiles.store import ProfileStore
+from tests.costmodels.lengths import constant_lengths
 
 Document = dict[str, Any]
 Planned = Callable[..., Plan]

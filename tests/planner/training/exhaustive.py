@@ -66,7 +66,7 @@ def _stages(setting: Setting, request: TrainingRequest, one: object) -> Iterator
     model = setting.model
     pp, vpp = int(one.pp[0]), int(one.vpp[0])  # type: ignore[attr-defined]
     mixed = vpp > 1 and len(model.kinds) > 1
-    if pp == 1 or mixed or not request.uneven or setting.mtp:
+    if pp == 1 or mixed or pp * vpp > model.layers or not request.uneven or setting.mtp:
         splits = [default_split(model.layers, pp * vpp)]
     else:
         splits = list(_compositions(model.layers, pp, vpp))

@@ -14,10 +14,11 @@ from naive_simulator import constant_table, naive, rising_table
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.names import framework_names
 from costmodels.serving.frameworks.policies import Policy
-from costmodels.serving.simulator.arrivals import Requests, closed_loop, constant_lengths, open_loop, uniform_lengths
+from costmodels.serving.simulator.arrivals import Requests, closed_loop, open_loop
 from costmodels.serving.simulator.events import Engine, Overheads, simulate
 from costmodels.serving.simulator.outcome import Outcome
 from profiles.errors import InputError
+from tests.costmodels.lengths import constant_lengths, uniform_lengths
 
 SCHEDULERS = {name: find_framework(name).scheduler for name in framework_names()}
 POLICIES: dict[str, Policy] = {

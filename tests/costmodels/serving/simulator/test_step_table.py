@@ -15,10 +15,11 @@ from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.served_model import ServedModel
-from costmodels.serving.simulator.step_table import StepCurve, StepTable, step_tables, step_tables_at
+from costmodels.serving.simulator.step_table import StepCurve, StepTable, step_tables_at
 from costmodels.serving.step import StepTimes
 from costmodels.step.communication import Network
 from profiles.hardware import find_fabric
+from tests.costmodels.tables_of_steps import step_tables
 
 Layout = tuple[int, int, int, int, int]
 DENSE, WINDOWS, MOE, LATENT = "Qwen3-32B", "google/gemma-3-12b-it", "Qwen3-235B-A22B", "DeepSeek-V3"

@@ -13,7 +13,7 @@ from naive_simulator import GRID, curve
 from costmodels.arrays import concatenate_rows, take_rows
 from costmodels.estimates import Floats
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.serving.simulator.arrivals import Requests, constant_lengths, open_loop
+from costmodels.serving.simulator.arrivals import Requests, open_loop
 from costmodels.serving.simulator.events import Engine, simulate
 from costmodels.serving.simulator.step_table import StepTable
 from costmodels.serving.steady.chunked_prefill import (
@@ -24,6 +24,7 @@ from costmodels.serving.steady.chunked_prefill import (
     step_mix,
     wait_percentile_us,
 )
+from tests.costmodels.lengths import constant_lengths
 
 D = 10_000.0
 

@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def candidates(*rows: tuple[float, ...]) -> Candidates:
 
 
 def take(c: Candidates, order: list[int]) -> Candidates:
-    return Candidates(c.pool[order], c.gpus[order], c.block[order], c.capacity_rps[order], c.latency_ms[order])
+    return c.take(np.array(order, np.int64))
 
 
 # --- the exhaustive twin: shares no code with the planner ---
@@ -109,6 +110,10 @@ def twin(pools: list[NodePool], c: Candidates, objective: str, rate: float | Non
             "cost": (float((prices * c.gpus) @ y), gpus),
             "gpus": (gpus, -capacity),
             "latency": (mean_latency(c, y, rate), gpus) if rate is not None else (least, -capacity),
+            "energy": (
+                float(c.stands @ y) / (rate or capacity) + mean_latency(c, y, rate or capacity),
+                gpus if rate is not None else -capacity,
+            ),
         }[objective]
         if best is None or key[0] < best[0] - 1e-9 or (key[0] <= best[0] + 1e-9 and key[1] < best[1]):
             best = key
@@ -137,7 +142,8 @@ def instance(seed: int) -> tuple[list[NodePool], Candidates]:
                 rng.integers(1, 9) * 10,
             )
         )
-    return pools, candidates(*rows)
+    c = candidates(*rows)
+    return pools, replace(c, standing=rng.integers(0, 60, len(rows)).astype(np.float64))
 
 
 def require_sound(pools: list[NodePool], c: Candidates, choice: FleetChoice, rate: float | None) -> None:
@@ -178,4 +184,6 @@ MODES: list[tuple[Objective, bool]] = [
     ("gpus", True),
     ("latency", True),
     ("latency", False),
+    ("energy", True),
+    ("energy", False),
 ]

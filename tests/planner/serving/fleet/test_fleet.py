@@ -51,6 +51,7 @@ def test_the_choice_is_what_trying_every_fleet_finds(objective: Objective, with_
             ),
             "gpus": float(c.gpus @ y),
             "latency": float(choice.shares @ c.latency_ms),
+            "energy": float(choice.shares @ c.latency_ms) + float(c.stands @ y) / (rate or float(c.capacity_rps @ y)),
         }[objective]
         assert reached == pytest.approx(choice.solution.objective, rel=CLOSE), seed
 

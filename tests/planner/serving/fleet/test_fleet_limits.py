@@ -22,7 +22,10 @@ from planner.solving.solvers import Answer, CpSat, Highs, Problem
 from profiles.errors import Infeasible, InputError, LimitReached
 
 
-@pytest.mark.parametrize(("objective", "with_rate"), [mode for mode in MODES if mode != ("latency", True)])
+@pytest.mark.parametrize(
+    ("objective", "with_rate"),
+    [mode for mode in MODES if mode not in (("latency", True), ("energy", True), ("energy", False))],
+)
 def test_cp_sat_agrees_with_highs(objective: Objective, with_rate: bool) -> None:
     for seed in range(20):
         pools, c = instance(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from fleet_twin import (
@@ -107,7 +108,7 @@ def test_the_order_of_candidates_and_pools_does_not_matter(
     order = list(range(len(c.pool)))
     random.shuffle(order)  # type: ignore[attr-defined]
     moved = take(c, order)
-    turned = Candidates(len(pools) - 1 - moved.pool, moved.gpus, moved.block, moved.capacity_rps, moved.latency_ms)
+    turned = replace(moved, pool=len(pools) - 1 - moved.pool)
     asked = rate if mode[1] else None
     before, after = optimum(pools, c, mode[0], asked), optimum(pools[::-1], turned, mode[0], asked)
     assert after == pytest.approx(before, rel=CLOSE)
@@ -119,7 +120,7 @@ def test_the_unit_of_the_rate_does_not_matter(
     question: tuple[list[NodePool], Candidates, float], mode: tuple[Objective, bool], unit: float
 ) -> None:
     pools, c, rate = question
-    scaled = Candidates(c.pool, c.gpus, c.block, c.capacity_rps * unit, c.latency_ms)
+    scaled = replace(c, capacity_rps=c.capacity_rps * unit, standing=c.stands * unit)
     asked = rate if mode[1] else None
     before = optimum(pools, c, mode[0], asked)
     after = optimum(pools, scaled, mode[0], asked * unit if asked else None)

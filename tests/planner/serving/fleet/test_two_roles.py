@@ -19,7 +19,7 @@ def two_roles(seed: int) -> tuple[list[NodePool], Candidates]:
     rng = np.random.default_rng(seed + 10_000)
     role = rng.choice([PREFILL, DECODE], len(c.pool)).astype(np.int64)
     role[0], role[-1] = PREFILL, DECODE
-    return pools, Candidates(c.pool, c.gpus, c.block, c.capacity_rps, c.latency_ms, role)
+    return pools, Candidates(c.pool, c.gpus, c.block, c.capacity_rps, c.latency_ms, role, c.stands)
 
 
 def of(c: Candidates, role: int) -> np.ndarray:
@@ -56,12 +56,13 @@ def twin(pools: list[NodePool], c: Candidates, objective: str, rate: float | Non
             "cost": float((prices * c.gpus) @ y),
             "gpus": float(c.gpus @ y),
             "latency": latency(c, y, rate) if rate else 0.0,
+            "energy": latency(c, y, rate or most) + float(c.stands @ y) / (rate or most),
         }[objective]
         best = value if best is None else min(best, value)
     return best
 
 
-@pytest.mark.parametrize("objective", ["throughput", "cost", "gpus", "latency"])
+@pytest.mark.parametrize("objective", ["throughput", "cost", "gpus", "latency", "energy"])
 @pytest.mark.parametrize("part", range(3))
 def test_the_choice_is_what_trying_every_fleet_finds(objective: Objective, part: int) -> None:
     solved = 0
