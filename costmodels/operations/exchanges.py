@@ -24,11 +24,12 @@ NONE, HIGH_THROUGHPUT, LOW_LATENCY, ONE_SIDED, TWO_SIDED = range(5)
 
 @dataclass(frozen=True)
 class ExchangeKind:
-    """An entry of ``exchanges.yaml``."""
+    """An entry of ``exchanges.yaml``; ``more_us``: of each way beside the time of the kind ``like``."""
 
     name: str
     meaning: str
     like: str = ""
+    more_us: float = 0.0
     spread: float = 0.0
     source: str = ""
 
@@ -57,6 +58,11 @@ def _likes() -> tuple[Ints, Floats]:
 def priced_as(exchange: Ints) -> Ints:
     """The code of the kind whose times stand for each, [n]."""
     return np.asarray(_likes()[0][exchange])
+
+
+def more_us_of(exchange: Ints) -> Floats:
+    """What each way takes beside the time of the kind that stands for it, µs, [n]."""
+    return np.array([kind.more_us for kind in exchange_kinds()])[exchange]
 
 
 def spread_of(exchange: Ints) -> Floats:

@@ -9,7 +9,7 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import DenseFeedForward, MixtureOfExperts
 from costmodels.models.precision import Precision
-from costmodels.operations.exchanges import priced_as
+from costmodels.operations.exchanges import more_us_of, priced_as
 from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_feed_forward, ask_product, feed_forward_width, width_rules
 from costmodels.operations.kernel import Kernel
@@ -150,6 +150,7 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
                     layouts.ep[chosen],
                     chosen.astype(np.int64),
                     count,
+                    more_us_of(layouts.exchange[chosen]),
                 )
             )
 

@@ -101,6 +101,7 @@ class ExpertExchange:
         hidden, top_k, experts: of the layer.
         groups, top_groups: of experts, in which a token's may lie.
         ranks: GPUs that share out the experts.
+        more_us: of each way, beside the time of its kind.
     """
 
     kind: Ints
@@ -114,6 +115,7 @@ class ExpertExchange:
     ranks: Ints
     candidate: Ints
     count: float
+    more_us: Floats | float = 0.0
 
 
 @dataclass

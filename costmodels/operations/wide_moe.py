@@ -21,6 +21,7 @@ from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import LayerStep
 from costmodels.operations.roofline import (
     ROUTING_SKEW,
+    WEIGHT_BYTES,
     Columns,
     Hardware,
     Work,
@@ -29,6 +30,7 @@ from costmodels.operations.roofline import (
     floats,
 )
 from costmodels.operations.shape_features import Features, logs, waves
+from profiles.measurements import DTYPES
 from profiles.shipped import shipped
 
 
@@ -81,8 +83,18 @@ WIDE_MOE = Kernel(
 
 
 MOST_MASKED = 128
-"""Tokens of a GPU up to which masked products are measured. Beyond, the last straight line of the balanced ones goes
-on: what skew costs there is of the busiest expert, and grows no further with tokens."""
+"""Tokens of a GPU up to which masked products are measured. Beyond, times stay (reading the weights is what they take)
+until there are :data:`FREE_ROWS`, and grow from there with what is computed."""
+
+FREE_ROWS = 256
+"""Rows of an expert from which its products take longer than reading its weights: arithmetic ÷ bandwidth in 8 bits is
+near 300 rows on all GPUs since Hopper; one of DeepSeek's experts takes a fifth more at 256 than at 16 (H100, GB200)."""
+
+
+MASKED_IN = "fp8_block"
+"""The precision of masked rows. Others take as much of their time as of their bytes: what they read, and the rate of
+their tensor cores, go alike (DeepSeek-R1 in nvfp4 on 32 GB200 and GB300, 10 runs: 16 % too slow by a forest that has
+seen other kernels in 4 bits)."""
 
 
 @dataclass(frozen=True)
@@ -138,19 +150,40 @@ def ask_wide_experts(
         routing = np.full(len(layouts), code("routing", "balanced"))
     coded = np.array([code("kind", name) for name in _KINDS])[kinds]
     inside = np.where(layouts.low_latency, np.minimum(tokens, MOST_MASKED), tokens)
-    corners = [(many, share, routing) for many, share in between_powers(inside)]
-    if (tokens > inside).any():
-        beyond, even = (tokens - inside) / (MOST_MASKED / 2), np.full(len(layouts), code("routing", "balanced"))
-        corners += [(np.full(len(layouts), MOST_MASKED), beyond, even)]
-        corners += [(np.full(len(layouts), MOST_MASKED // 2), -beyond, even)]
-    for many, many_share, skew in corners:
-        for held, held_share in between_powers(slots):
-            share = many_share * held_share
+    uneven = (kinds == _KINDS.index("contiguous")) & (routing != code("routing", "balanced"))
+    corners = [(many, share, slots, routing) for many, share in _drawn(between_powers(inside), uneven)]
+    free = np.maximum(FREE_ROWS * slots / np.asarray(shape["top_k"], np.float64), MOST_MASKED)
+    beyond = np.where(layouts.low_latency, np.maximum(tokens - free, 0.0), 0.0) / (MOST_MASKED / 2)
+    if beyond.any():  # what one expert more or less has to do is all arithmetic there
+        one, even = np.ones(len(layouts)), np.full(len(layouts), code("routing", "balanced"))
+        corners += [(np.full(len(layouts), MOST_MASKED), beyond, one, even)]
+        corners += [(np.full(len(layouts), MOST_MASKED // 2), -beyond, one, even)]
+    own = DTYPES[int(str(shape["dtype"]))]
+    shape["dtype"] = np.where(layouts.low_latency, code("dtype", MASKED_IN), code("dtype", own))
+    each = np.where(layouts.low_latency, WEIGHT_BYTES[own] / WEIGHT_BYTES[MASKED_IN], 1.0)
+    for many, many_share, places, skew in corners:
+        for held, held_share in between_powers(places):
+            share = many_share * held_share * each
             shape |= {"tokens": many, "slots": held, "kind": coded, "routing": skew}
             step.work.ask(WIDE_MOE, count * share, when & (share != 0), **shape)
 
 
 Corner = tuple[Ints, Floats]
+
+DRAWS = (1024, 16384)
+"""Tokens of a GPU from which contiguous products take as long as there are tokens, and up to which rows go."""
+
+
+def _drawn(corners: tuple[Corner, Corner], uneven: NDArray[np.bool_]) -> list[Corner]:
+    """``corners``, with rows of twice and half as many tokens where rows are ``uneven``, [n]: each of those is one
+    draw of skewed experts (ratios to balanced ones jump by a tenth between sizes), and times are proportional."""
+    out: list[Corner] = []
+    for many, share in corners:
+        mean = uneven & (many >= DRAWS[0])
+        beside = mean & (many < DRAWS[1])
+        each = np.where(mean, share / np.where(beside, 3.0, 2.0), share)
+        out += [(many, each), (many // 2, np.where(mean, 2 * each, 0.0)), (2 * many, np.where(beside, each / 2, 0.0))]
+    return out
 
 
 def between_powers(values: Floats, most: Floats | float = 2.0**40) -> tuple[Corner, Corner]:

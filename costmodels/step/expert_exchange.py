@@ -83,7 +83,9 @@ def expert_exchange_times(
         for phase in PHASES:
             time, near = _one(model, network, exchange, phase)
             busy = exchange.count * exchange.busiest
+            more = np.broadcast_to(exchange.more_us * exchange.count, busy.shape)
             parts[phase].append(time.summed(exchange.candidate, busy, candidates))
+            parts[phase].append(Estimates.exact(np.bincount(exchange.candidate, more, candidates).astype(np.float64)))
             part = np.where(high, 0.0, np.minimum(near * packing, time.value) * busy)
             beside += np.bincount(exchange.candidate, weights=part, minlength=candidates)
     none = Estimates.exact(np.zeros(candidates))

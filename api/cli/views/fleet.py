@@ -17,6 +17,8 @@ NO_MIX = (
     "and where classes want different GPUs."
 )
 
+HOLDS = {None: "", True: "yes", False: "no"}
+
 FEW = 12
 """Rows of a long table that are shown without --explain."""
 
@@ -161,14 +163,22 @@ def _promises(plan: Plan, console: Console, *, explain: bool) -> None:
     if not attained:
         return
     heading(console, "What requests see")
-    rows = table("service", "isl", "osl", "requests/s", "TTFT p90", "TPOT p90", "holds", left=1)
+    lost = any(service.worst_loss is not None for service in attained)
+    after = ("after a loss",) if lost else ()
+    rows = table("service", "isl", "osl", "requests/s", "TTFT p90", "TPOT p90", "holds", *after, left=1)
     for service in attained:
         for each in service.classes if explain else service.classes[:FEW]:
             ttft = "" if each.ttft_ms is None else f"{each.ttft_ms.p90.value:,.0f} ms"
             tpot = "" if each.tpot_ms is None else f"{each.tpot_ms.p90.value:,.1f} ms"
-            holds = {None: "", True: "yes", False: "no"}[each.holds]
-            rows.add_row(service.name, f"{each.isl:,.0f}", f"{each.osl:,.0f}", number(each.rate_rps), ttft, tpot, holds)
+            told = [HOLDS[each.holds]]
+            if lost:
+                told.append(HOLDS[None if each.after_loss is None else each.after_loss.holds])
+            rows.add_row(service.name, f"{each.isl:,.0f}", f"{each.osl:,.0f}", number(each.rate_rps), ttft, tpot, *told)
     console.print(rows)
+    for service in attained:
+        if service.worst_loss is not None:
+            held = {None: "was not simulated", True: "holds", False: "does not hold"}[service.holds_after_loss]
+            bullet(console, f"{service.name}: its promise {held} after the worst loss ({service.worst_loss})")
 
 
 def _why(plan: Plan, console: Console) -> None:

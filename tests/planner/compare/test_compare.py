@@ -114,7 +114,7 @@ def test_prefill_and_decode_engines_are_compared_too() -> None:
     split, whole = got.sides
     assert split.carries_rps is not None
     assert split.carries_rps.value > 0
-    assert split.joules_per_output_token is None
+    assert split.joules_per_output_token is not None
     assert whole.joules_per_output_token is not None
     assert split.ttft_ms is not None
     assert whole.ttft_ms is not None
@@ -141,6 +141,20 @@ def test_models_that_differ_and_edited_documents_are_refused() -> None:
     document["engines"][0]["limits"]["max_sequences"] = 1
     with pytest.raises(InputError, match="edited since it was made"):
         compared(document, imported(COMMAND), workload=WORK)
+    got = compared(document, imported(COMMAND), workload=WORK, edited=True)
+    assert "A was edited since it was made" in got.provenance.notes
+
+
+def test_without_a_rate_the_weakest_keeps_its_promises_in_other_draws(planned: Plan) -> None:
+    held = [
+        compared(planned, planned, workload="isl=1000,osl=100", slo="ttft=500ms,tpot=20ms", seed=seed).sides[0]
+        for seed in range(3)
+    ]
+    for side in held:
+        assert side.keeps_promises
+        assert side.carries_rps is not None
+        assert side.rate_rps is not None
+        assert 0.6 * side.carries_rps.value < side.rate_rps < side.carries_rps.value
 
 
 def test_the_order_is_surer_the_more_the_two_share() -> None:
