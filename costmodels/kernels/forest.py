@@ -15,6 +15,7 @@ GEMM, all m of one (n, k)), and the question is usually a shape that nobody meas
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,7 @@ from costmodels.estimates import COVERAGE, Floats, Ints
 from costmodels.kernels.trees import Trees
 
 if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
     from sklearn.tree import DecisionTreeRegressor
 
 TREES = 20
@@ -60,6 +62,21 @@ class Neighbours:
 
     def take(self, index: Ints) -> Neighbours:
         return take_rows(self, index)
+
+    @cached_property
+    def _near(self) -> dict[int, tuple[Ints, cKDTree]]:
+        return {}
+
+    def near(self, part: int) -> tuple[Ints, cKDTree] | None:
+        """The rows of a partition, and where they lie; None: it has none. Kept: a plan asks some hundred times."""
+        from scipy.spatial import cKDTree  # deferred: half a second of a command that asks for no forest
+
+        if part not in self._near:
+            rows = np.flatnonzero(self.partition == part)
+            if not len(rows):
+                return None
+            self._near[part] = rows, cKDTree(self.place[rows])
+        return self._near[part]
 
     @classmethod
     def empty(cls, dimensions: int) -> Neighbours:
@@ -180,17 +197,15 @@ def correction(
     Args:
         exclude: shape [n], groups whose rows must not speak (out-of-bag use).
     """
-    from scipy.spatial import cKDTree  # deferred: half a second of a command that asks for no forest
-
     out = np.zeros(len(place))
     for part in np.unique(partition):
-        rows = np.flatnonzero(neighbours.partition == part)
         asked = np.flatnonzero(partition == part)
-        if not len(rows):
+        if (near_it := neighbours.near(int(part))) is None:
             continue
+        rows, tree = near_it
         wanted = NEIGHBOURS if exclude is None else 4 * NEIGHBOURS
         count = min(wanted, len(rows))
-        found = cKDTree(neighbours.place[rows]).query(place[asked], k=count)
+        found = tree.query(place[asked], k=count)
         distance, near = (np.reshape(part, (len(asked), count)) for part in found)
         weight = 1.0 / (distance + 0.3) ** 2
         if exclude is not None:

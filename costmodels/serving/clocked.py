@@ -8,16 +8,15 @@ import numpy as np
 
 from costmodels.estimates import Estimates, Floats
 from costmodels.power.board import Activity, idle_loaded_watts, step_watts
-from costmodels.power.response import ClockResponse, clock_response, share_under_cap
+from costmodels.power.response import ClockResponse, share_under_cap
 from costmodels.power.state import OperatingState
 from costmodels.serving.step import StepTimes
 from profiles.hardware import Gpu
 
 
-def at_state(times: StepTimes, gpu: Gpu, state: OperatingState) -> StepTimes:
+def at_state(times: StepTimes, gpu: Gpu, state: OperatingState, response: ClockResponse) -> StepTimes:
     """``times`` of steps at the highest clock as they are in ``state``. A limit is met step by step: one that never
     draws as much is left alone, while a lower clock slows every one."""
-    response = clock_response(gpu.name)
     prefill = _prefill_like(times)
     exponent = _blend(response, prefill, "exponent", 0)
     share, idle = np.full(len(prefill), state.clock_share(gpu)), idle_loaded_watts(gpu)

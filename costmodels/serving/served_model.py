@@ -19,6 +19,8 @@ from costmodels.operations.encoder import ask_images
 from costmodels.operations.exchanges import OVERLAPS
 from costmodels.operations.layouts import DEGREES, Layouts
 from costmodels.operations.questions import Batch, LayerStep, Split
+from costmodels.power.own_response import response_of
+from costmodels.power.response import ClockResponse
 from costmodels.power.state import OperatingState
 from costmodels.serving.clocked import at_state
 from costmodels.serving.frameworks.calibration import Calibration
@@ -79,6 +81,11 @@ class ServedModel:
             self.gpu, day, self.model.name, greedy=self.greedy, block_experts=self.slow_blocks
         )
         return self.framework.less_sure(resolved)
+
+    @cached_property
+    def response(self) -> ClockResponse:
+        """How its steps answer to the clock."""
+        return response_of(self.gpu.name, [store.path for store in self.cost.measured])
 
     @property
     def slow_blocks(self) -> bool:
@@ -144,7 +151,7 @@ class ServedModel:
             ask_images(encoding, self.model.vision, self.images.image, count)
         calibration = calibration or self.calibration
         times = step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
-        return times if self.state is None else at_state(times, self.gpu, self.state)
+        return times if self.state is None else at_state(times, self.gpu, self.state, self.response)
 
     def memory(
         self,

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
+from statistics import NormalDist, fmean, stdev
 
 import numpy as np
 
 from costmodels.estimates import Estimates
 from costmodels.serving.simulator.arrivals import open_loop
-from costmodels.serving.simulator.capacity import Limit, capacity_rps, keeps_up, meets, requests_needed
+from costmodels.serving.simulator.capacity import capacity_rps, keeps_up, meets, requests_needed
+from costmodels.serving.simulator.events import Limit
 from costmodels.serving.simulator.step_table import End
 from planner.contract.quantities import Interval
 from planner.contract.workload.slo import Slo
 from planner.replay.gateway import FleetOutcome, replay, warm_up
 from planner.replay.planned_engines import PlannedEngine
+from planner.replay.power import fleet_watts
 from planner.replay.report import transfer_us
 from planner.replay.running import Running
 from planner.serving.confirmation.simulated_engine import ENDS
@@ -34,6 +36,9 @@ TOLERANCE = 0.02
 FEWEST = 1000
 ROUNDS = 12
 """Rates that are tried where an engine alone does not tell what all carry."""
+
+DRAWS, ERRORS = 4, 2.0
+"""Draws from which the error of one is judged, and how many such errors are left to the edge."""
 
 CLOSE = 1.01
 USERS_ROUNDS = 8
@@ -136,12 +141,21 @@ class ReplayedFleet:
         limits = [Limit(b.metric, b.percentile / 100, b.limit_ms * 1e3) for b in self.slo.bounds]
         return _keeps_up(fleet) and meets(outcome, limits)
 
+    def within(self, most_rps: float) -> float:
+        """A rate at which what carries ``most_rps`` keeps its promises in another draw, too: below it by the error of
+        one, as far as draws of other seeds differ, and by what the search leaves open."""
+        others = [replace(self, seed=self.seed + draw)._carries("value") for draw in range(1, DRAWS)]
+        logs = [math.log(rate) for rate in (most_rps, *others) if rate > 0]
+        error = stdev(logs) if len(logs) > 1 else 0.0
+        middle = math.exp(fmean(logs)) if logs else most_rps
+        return min(most_rps, middle) * math.exp(-ERRORS * error - TOLERANCE)
+
     # -------------------------------------------------------------- power
 
-    def watts(self, rate_rps: float) -> Interval | None:
-        """Of all GPUs at a rate; None where engines prefill and decode apart, whose power is not told yet."""
+    def watts(self, rate_rps: float, seen: Mapping[End, FleetOutcome]) -> Interval:
+        """Of all GPUs at a rate; of engines that prefill and decode apart over what was ``seen`` of them there."""
         if self.disaggregated:
-            return None
+            return fleet_watts(self.engines, seen)
         total = np.zeros(3)
         for planned in self.engines:
             job = replace(planned.job, slo=Slo())

@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 
 from planner.compare.request import SloAsked, WorkloadAsked
 from planner.contract.documents import checked
-from planner.contract.published import EDITED
+from planner.contract.published import EDITED, EDITED_HINT
 from planner.imports.request import RunningText
-from planner.replay.request import Seed
+from planner.replay.request import Edited, Seed
 from planner.serving.document.opening import RunningOrNone
 from planner.serving.document.plan import Plan
 from profiles.hardware import SHIPPED, Catalogue
@@ -24,14 +24,15 @@ class CheckRequest(RunningText):
     workload: WorkloadAsked = None
     slo: SloAsked = None
     seed: Seed = 0
+    edited: Edited = False
 
     @model_validator(mode="after")
     def _one_thing(self) -> CheckRequest:
         if self.plan is not None:
             if self.text.strip() or self.files:
                 raise ValueError("text: a plan is given too; give one of them")
-            if self.plan.was_edited:
-                raise ValueError(f"plan: {EDITED}; check it as it was written, or make it again")
+            if self.plan.was_edited and not self.edited:
+                raise ValueError(f"plan: {EDITED}; {EDITED_HINT}")
         if self.slo is not None and self.workload is None and not isinstance(self.plan, Plan):
             raise ValueError("slo: needs a workload; write isl=4000,osl=500,rate=8")
         return self

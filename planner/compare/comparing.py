@@ -22,15 +22,13 @@ from planner.contract.workload.workload import Workload
 from planner.replay.gateway import FleetOutcome, warm_up
 from planner.replay.report import notes_of
 from planner.serving.confirmation.simulated_engine import ENDS
+from planner.serving.document.contradictions import check_plan
 from planner.serving.document.opening import framework_of, model_of, running_of
 from planner.serving.document.plan import Plan
 from planner.serving.report.prediction import confidence
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError
 from profiles.store import ProfileStore
-
-CLEAR = 0.95
-"""Of what the weakest carries: where all are looked at without a rate, clear of the edge."""
 
 
 def compare(
@@ -70,6 +68,8 @@ def compared(
     costs: dict[tuple[str, str], CostModel] = {}
     for document, name in zip(documents, names, strict=True):
         told(f"replaying {name}")
+        if document.was_edited and isinstance(document, Plan):
+            check_plan(document)
         sides.append(contender(name, document, work, slo, seed, catalogue, measured, costs))
     carried = [None if side.fleet is None else side.fleet.carries() for side in sides]
     rates, load = _rates(work, sides, carried)
@@ -108,12 +108,17 @@ def _rates(
     if work.concurrency is not None:
         rates = [None if side.fleet is None else side.fleet.for_users(work.concurrency) for side in sides]
         return rates, f"{work.concurrency} users at once: each at the rate that has as many in flight"
-    some = [each.value for each in carried if each is not None and each.value > 0]
+    some = [
+        (most.value, side.fleet)
+        for side, most in zip(sides, carried, strict=True)
+        if side.fleet is not None and most is not None and most.value > 0
+    ]
     if not some:
         return [None if side.fleet is None else 1e-3 for side in sides], "hardly any load: none keeps the promises"
-    level = CLEAR * min(some)
+    most, weakest = min(some, key=lambda each: each[0])
+    level = weakest.within(most)
     return [None if side.fleet is None else level for side in sides], (
-        f"{level:.3g} requests/s, {CLEAR:.0%} of what the weakest carries"
+        f"{level:.3g} requests/s, {level / most:.0%} of what the weakest carries"
     )
 
 
@@ -150,7 +155,7 @@ def _side(side: Contender, most: Interval | None, rate_rps: float | None) -> Sid
     promises = tuple(_promise(bound, counted) for bound in side.fleet.slo.bounds)
     work = side.fleet.running.workload
     output = _scaled(most, float(work.mean_osl)) if most.value > 0 else None
-    watts = side.fleet.watts(rate_rps)
+    watts = side.fleet.watts(rate_rps, fleets)
     usd = running.usd_per_hour
     return Side(
         **common,  # type: ignore[arg-type]
@@ -165,7 +170,7 @@ def _side(side: Contender, most: Interval | None, rate_rps: float | None) -> Sid
         output_tokens_per_s=output,
         output_tokens_per_s_per_gpu=None if output is None else _scaled(output, 1 / running.gpus_used),
         usd_per_million_output_tokens=None if output is None or usd is None else _over(usd / 3600 * 1e6, output),
-        joules_per_output_token=None if watts is None else _scaled(watts, 1 / (rate_rps * work.mean_osl)),
+        joules_per_output_token=_scaled(watts, 1 / (rate_rps * work.mean_osl)),
     )
 
 
@@ -215,9 +220,11 @@ def _over(numerator: float, interval: Interval) -> Interval | None:
 
 def _provenance(sides: Sequence[Contender]) -> Provenance:
     """Of the measurements that the sides were replayed with."""
+    edited = [f"{side.name} was edited since it was made" for side in sides if side.document.was_edited]
     engines = [each for side in sides if side.fleet is not None for each in side.fleet.engines]
     if not engines:
-        return unmeasured()
+        return unmeasured(edited)
     cost = engines[0].cost
     gpus = {each.cost.gpu.name for each in engines}
-    return Provenance(**provenance_fields(cost.store, cost.measured, gpus, cost.version, notes_of(engines)))
+    notes = [*edited, *notes_of(engines)]
+    return Provenance(**provenance_fields(cost.store, cost.measured, gpus, cost.version, notes))

@@ -10,10 +10,10 @@ from pydantic import BeforeValidator, Field, model_validator
 from planner.contract.deployment import DeploymentDocument
 from planner.contract.documents import Document, Name, checked
 from planner.contract.options import LOAD, Option
-from planner.contract.published import EDITED
+from planner.contract.published import EDITED, EDITED_HINT
 from planner.contract.workload.slo import SloOrNone
 from planner.contract.workload.workload import WorkloadOrNone
-from planner.replay.request import Seed
+from planner.replay.request import Edited, Seed
 from planner.serving.document.opening import opened
 from planner.serving.document.plan import Plan
 from profiles.hardware import SHIPPED, Catalogue
@@ -63,12 +63,13 @@ class ComparisonRequest(Document):
     workload: WorkloadAsked = None
     slo: SloAsked = None
     seed: Seed = 0
+    edited: Edited = False
 
     @model_validator(mode="after")
     def _says_enough(self) -> ComparisonRequest:
         for name, document in zip(self.called, self.documents, strict=False):
-            if document.was_edited:
-                raise ValueError(f"documents: {shown(name)} was {EDITED}; compare it as it was written")
+            if document.was_edited and not self.edited:
+                raise ValueError(f"documents: {shown(name)} was {EDITED}; {EDITED_HINT}")
         if self.names and len(self.names) != len(self.documents):
             raise ValueError("names: are not as many as documents; give one for each, or none")
         if len(set(self.names)) != len(self.names):

@@ -80,6 +80,15 @@ class ScheduledStep(Document):
     carries: float = Field(description="how many times its load the whole fleet carries")
 
 
+class AttainedAfterLoss(Document):
+    """What a class sees after the worst loss that is to be survived."""
+
+    ttft_ms: Latency | None = None
+    tpot_ms: Latency | None = None
+    e2e_ms: Latency | None = None
+    holds: bool | None = Field(default=None, description="whether it keeps each promise then; null: not simulated")
+
+
 class ClassAttained(Document):
     """One class of a service at its busiest step."""
 
@@ -90,6 +99,7 @@ class ClassAttained(Document):
     tpot_ms: Latency | None = None
     e2e_ms: Latency | None = None
     holds: bool | None = Field(default=None, description="whether it keeps each promise by itself; null: not simulated")
+    after_loss: AttainedAfterLoss | None = Field(default=None, description="null: nothing is to be survived")
 
 
 class ServicePrediction(Document):
@@ -100,6 +110,10 @@ class ServicePrediction(Document):
     usd_per_million_input_tokens: float | None = None
     usd_per_million_output_tokens: float | None = None
     holds: bool | None = Field(default=None, description="whether its promise holds; null: not simulated")
+    worst_loss: str | None = Field(
+        default=None, description="of those to be survived, at the busiest step; null: nothing is to be survived"
+    )
+    holds_after_loss: bool | None = Field(default=None, description="whether its promise holds then")
     classes: tuple[ClassAttained, ...] = ()
 
 
@@ -141,6 +155,14 @@ class SupplyBound(Document):
     usd_per_hour_of_one_more: float | None = Field(description="what one more GPU of it would save")
 
 
+class CostAtRate(Document):
+    """The same requests at another rate."""
+
+    rate_rps: float
+    usd_per_hour: float | None = Field(description="of the best fleet; null: none carries it")
+    alone: dict[str, float | None] = Field(description="GPU type → the best fleet of it alone")
+
+
 class FleetProof(Document):
     """What the search for the fleet did, and what the fleet is compared with."""
 
@@ -157,4 +179,7 @@ class FleetProof(Document):
     compared: tuple[FleetCompared, ...] = ()
     demands: tuple[DemandPriced, ...] = ()
     supplies: tuple[SupplyBound, ...] = ()
+    cost_by_rate: tuple[CostAtRate, ...] = Field(
+        default=(), description="of one step and several GPU types: what other rates of the same requests cost"
+    )
     not_served: tuple[NotServed, ...] = ()

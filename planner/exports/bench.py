@@ -19,11 +19,12 @@ SECONDS = 120
 
 _COLLECT = """\
 import csv, json, sys
-source, target, fixed, columns, rate = sys.argv[1:6]
+source, target, fixed, columns, shared, rate, engines = sys.argv[1:8]
 with open(source) as file:
     found = json.loads([line for line in file.read().replace("}\\n{", "}\\x00{").split("\\x00") if line.strip()][-1])
-row = dict(json.loads(fixed), request_rate=rate)
+row = dict(json.loads(fixed), request_rate=float("%.6g" % (float(rate) / int(engines))))
 row.update({ours: found.get(theirs, "") for ours, theirs in json.loads(columns).items()})
+row.update({ours: found[theirs] / int(engines) for ours, theirs in json.loads(shared).items() if theirs in found})
 try:
     new = not open(target).read(1)
 except FileNotFoundError:
@@ -34,6 +35,35 @@ with open(target, "a", newline="") as file:
         writer.writeheader()
     writer.writerow(row)
 """
+
+
+_SHARED = {"requests_per_s": "request_throughput", "output_tokens_per_s": "output_throughput"}
+"""Columns of which each of several engines has its part."""
+
+
+def _is_alike(fleet: StartedFleet) -> bool:
+    """Whether the deployment is so many of one engine, each with as much of the load."""
+    weights = {round(engine.weight, 6) for engine in fleet.engines}
+    return len(fleet.plan.decision.engines) == 1 and fleet.engines[0].role == "aggregated" and len(weights) == 1
+
+
+def _engine_columns(fleet: StartedFleet) -> dict[str, object]:
+    """What a row says of the engine that it is of; of engines that differ only how many GPUs they are on."""
+    group = fleet.engines[0].group
+    if not _is_alike(fleet):
+        return {"gpu": group.gpu, "num_gpus": fleet.plan.decision.gpus_used}
+    layout, limits = group.layout, group.limits
+    return {
+        "gpu": group.gpu,
+        "num_gpus": layout.gpus,
+        **{name: getattr(layout, name) for name in ("tp", "pp", "dp", "ep")},
+        "precision": group.weights_precision,
+        "kv_precision": group.kv_precision,
+        "max_num_seqs": limits.max_sequences,
+        "max_num_batched_tokens": limits.max_tokens_per_step,
+        "gpu_memory_utilization": limits.memory_fraction,
+        "max_model_len": limits.max_model_len,
+    }
 
 
 def bench_script(fleet: StartedFleet, url: str) -> str:
@@ -59,17 +89,19 @@ def bench_script(fleet: StartedFleet, url: str) -> str:
         benchmark = fleet.launcher.benchmark(variable("URL"), sweep)
     except Unsupported as error:
         return "".join([*head, *comments([error.message]), "exit 1\n"])
-    layout = engine.group.layout
     fixed = {
         "model": plan.request.model,
-        "gpu": engine.group.gpu,
-        "num_gpus": plan.decision.gpus_used,
         "framework": fleet.framework.spec,
-        **{name: getattr(layout, name) for name in ("tp", "pp", "dp", "ep")},
         "isl": sweep.isl,
         "osl": sweep.osl,
+        **_engine_columns(fleet),
     }
-    columns = {**benchmark.columns, "requests_per_s": "request_throughput", "output_tokens_per_s": "output_throughput"}
+    alike = len(fleet.engines) if _is_alike(fleet) else 1
+    done = (
+        "measured into $CSV, a row an engine; compare: plan predict $CSV --measured"
+        if _is_alike(fleet)
+        else "measured into $CSV; its engines differ: compare with plan simulate PLAN.json --rate"
+    )
     command = shell_lines(benchmark.command, "      ")
     return "".join(
         [
@@ -84,8 +116,8 @@ def bench_script(fleet: StartedFleet, url: str) -> str:
             "  OUTPUT=$work/$RATE.json\n",
             f"  {command}\n",
             f'  python3 -c "$collect" "$OUTPUT" "$CSV" {for_shell(json.dumps(fixed))} \\\n'
-            f'    {for_shell(json.dumps(columns))} "$RATE"\n',
+            f'    {for_shell(json.dumps(benchmark.columns))} {for_shell(json.dumps(_SHARED))} "$RATE" {alike}\n',
             "done\n",
-            'echo "measured into $CSV; compare: plan predict $CSV --measured"\n',
+            f'echo "{done}"\n',
         ]
     )

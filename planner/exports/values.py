@@ -93,6 +93,10 @@ class Values(Document):
     draft_method: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=40)] | None = Field(
         default=None, description="how it drafts, in the framework's word; mtp: the model's own module, no draft_model"
     )
+    module: Argument | None = Field(default=None, description="torchtitan's module of the model: llama3, deepseek_v3")
+    config: Argument | None = Field(
+        default=None, description="torchtitan's configuration in its registry (before 0.3: the model's flavor)"
+    )
     script: Argument | None = Field(default=None, description="the training script that torchrun starts")
 
 

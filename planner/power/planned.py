@@ -11,7 +11,6 @@ from costmodels.models.precision import choose_precision
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
 from costmodels.power.board import Activity, idle_loaded_watts, step_watts
-from costmodels.power.response import clock_response
 from costmodels.power.state import OperatingState
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.step import StepTimes
@@ -78,7 +77,7 @@ def planned_kind(asked: RowServers, gpu: Gpu, measured: Sequence[ProfileStore] =
         token_slope_s=float(token[1]),
         engines=engines,
         most_sequences=share * sum(each.engines * each.group.limits.max_sequences for each in decodes),
-        response=clock_response(gpu.name),
+        response=groups[0].served.response,
         settable=settable_or_none(gpu.name),
         source=f"plan of {plan.request.model} ({', '.join(each.group.layout.label for each in groups)})",
         apart=apart,

@@ -11,7 +11,7 @@ from planner.power.reference import Met, reference_load
 from planner.power.request import PowerRequest, SupplyNode, leaves
 from planner.power.server import ServerKind, measured_kind
 from planner.power.simulator import RowModel, Timing, Tree
-from planner.power.traffic import BLOCK_S, RecordedLoad
+from planner.power.traffic import BLOCK_S, RecordedLoad, reference_facts
 from profiles.errors import InputError, Unsupported
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.settable import check_clock
@@ -36,6 +36,13 @@ def row_of(
         )
     today_caps(request, row)
     if isinstance(request.trace, str):
+        peak = reference_facts()["facts"]["peak"]
+        if idle >= peak * row.budget_watts:
+            raise InputError(
+                f"servers: today's {today} draw {idle:,.0f} W without any work, and reference traffic peaks at "
+                f"{peak:.0%} of the {row.budget_watts:,.0f} W of {request.supply.name}",
+                "correct today, other_watts or budget_watts, or give the row's own --trace",
+            )
         load, met = reference_load(row, today)
         return row.under(load), met
     return row.under(_recorded(request)), None

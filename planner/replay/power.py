@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from costmodels.estimates import Floats
+from costmodels.estimates import Estimates, Floats
 from costmodels.operations.questions import Batch
 from costmodels.power.board import Activity, idle_loaded_watts, mean_watts
-from planner.replay.gateway import Replay
+from costmodels.serving.simulator.step_table import End
+from planner.contract.quantities import Interval
+from planner.replay.gateway import FleetOutcome, Replay
 from planner.replay.planned_engines import PlannedEngine
+
+STRETCHES = 200
+"""Of a replay, in each of which engines draw what their mean number of sequences does."""
 
 _SEQUENCES = np.array([1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
 
@@ -37,9 +42,31 @@ def watts_over(engines: Sequence[PlannedEngine], replays: Sequence[Replay], edge
     return total
 
 
+def fleet_watts(engines: Sequence[PlannedEngine], fleets: Mapping[End, FleetOutcome]) -> Interval:
+    """Of all GPUs on average over a replay whose arrivals go on to its end: as steps are predicted and at the ends of
+    their interval, and as sure as a board's power is known."""
+    drawn = {}
+    for end, fleet in fleets.items():
+        last = float(fleet.requests.arrival_us[-1])
+        drawn[end] = float(watts_over(engines, fleet.replays, np.linspace(0.0, last, STRETCHES + 1)).mean())
+    low, high = 1.0, 1.0
+    for planned in engines:
+        each = _drawn(planned)[1]
+        low = min(low, float((each.low / each.value).min()))
+        high = max(high, float((each.high / each.value).max()))
+    value = drawn["value"]
+    return Interval(value=value, low=min(min(drawn.values()), value * low), high=max(max(drawn.values()), value * high))
+
+
 def _watts_by_sequences(planned: PlannedEngine) -> tuple[float, Floats]:
-    """(Of a GPU with the model loaded, while steps run by :data:`_SEQUENCES` in them); a prefill engine's steps hold a
-    prompt each, others' their share of one for each token."""
+    """(Of a GPU with the model loaded, while steps run by :data:`_SEQUENCES` in them)."""
+    idle, drawn = _drawn(planned)
+    return idle, drawn.value
+
+
+def _drawn(planned: PlannedEngine) -> tuple[float, Estimates]:
+    """The same with its interval; a prefill engine's steps hold a prompt each, others' their share of one for each
+    token."""
     job, shape, n = planned.job, planned.job.shape, len(_SEQUENCES)
     nobody, ones = np.zeros(2 * n, np.int64), np.ones(n, np.int64)
     prefill = planned.group.role == "prefill"
@@ -55,4 +82,4 @@ def _watts_by_sequences(planned: PlannedEngine) -> tuple[float, Floats]:
     time = steps.latency.value
     mixed = first if prefill else Activity.mixed([(plain, (1 - share) * time[:n]), (first, share * time[n:])])
     gpu = job.served.gpu
-    return idle_loaded_watts(gpu), mean_watts(gpu, mixed, np.ones(n)).value
+    return idle_loaded_watts(gpu), mean_watts(gpu, mixed, np.ones(n))

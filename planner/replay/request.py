@@ -156,15 +156,18 @@ class LoadAsked(Document):
     ] = None
 
 
+Edited = Annotated[
+    bool,
+    Field(description="go on with a plan that was edited since it was made"),
+    Option("Go on with a plan that was edited since it was made; the answer says so.", LOAD),
+]
+
+
 class SimulationRequest(RecipeAsked, LoadAsked):
     """Everything a report depends on, beside the measurements and the program's version."""
 
     seed: Seed = 0
-    edited: Annotated[
-        bool,
-        Field(description="go on with a plan that was edited since it was made"),
-        Option("Go on with a plan that was edited since it was made; the report says so.", LOAD),
-    ] = False
+    edited: Edited = False
 
     @property
     def limits(self) -> dict[str, float]:

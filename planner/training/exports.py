@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from planner.training.document import TrainingPlan
@@ -40,15 +41,19 @@ def files(plan: TrainingPlan, target: Target) -> dict[str, str]:
     launch = plan.decision.launch
     if target == "deepspeed":
         return {"ds_config.json": json.dumps(json.loads(launch.arguments[0]), indent=2) + "\n"}
-    lines = [f"# {note}" for note in launch.notes]
-    return {f"{target}.args": "\n".join([*lines, *_lines(launch.arguments)]) + "\n"}
+    return {f"{target}.args": lines_of(launch.arguments, launch.notes)}
 
 
-def _lines(arguments: tuple[str, ...]) -> list[str]:
+def lines_of(words: Sequence[str], notes: Sequence[str]) -> str:
+    """A flag a line, below what flags cannot say."""
+    return "\n".join([*(f"# {note}" for note in notes), *_lines(words)]) + "\n"
+
+
+def _lines(arguments: Sequence[str]) -> list[str]:
     """Each flag with its values on one line."""
     lines: list[list[str]] = []
     for word in arguments:
-        if word.startswith("--") or not lines:
+        if word.startswith(("--", "activation-checkpoint:")) or not lines:
             lines.append([])
         lines[-1].append(word)
     return [shlex.join(line) for line in lines]

@@ -280,14 +280,14 @@ class CpuSensors:
 
 def gpu_sensors(uuid: str | None, index: int) -> Sensors:
     """The best way to ask the GPU that CUDA numbers ``index``."""
-    driver_index = _driver_index(index)
-    if uuid is None and driver_index is None:
+    number = driver_index(index)
+    if uuid is None and number is None:
         return Silent()  # which of the driver's GPUs it is cannot be told
-    where = (uuid, index if driver_index is None else driver_index)
+    where = (uuid, index if number is None else number)
     return Nvml.of(*where) or NvidiaSmi.of(*where) or Silent()
 
 
-def _driver_index(index: int) -> int | None:
+def driver_index(index: int) -> int | None:
     """The driver's number of CUDA's ``index``-th GPU, or None where CUDA_VISIBLE_DEVICES hides it."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:

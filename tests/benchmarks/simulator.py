@@ -34,8 +34,8 @@ from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.arrivals import Requests, open_loop
-from costmodels.serving.simulator.capacity import Limit, capacity_rps, keeps_up
-from costmodels.serving.simulator.events import Engine, simulate
+from costmodels.serving.simulator.capacity import capacity_rps, keeps_up
+from costmodels.serving.simulator.events import Engine, Limit, simulate
 from costmodels.serving.simulator.outcome import Outcome
 from costmodels.serving.simulator.step_table import StepTable
 from costmodels.serving.steady.steady_state import Steady, steady_state

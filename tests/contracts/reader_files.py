@@ -55,3 +55,10 @@ OFFERS = b"""offers:
 PRICES = (
     b"InstanceType,AcceleratorName,AcceleratorCount,Price,Region,SpotPrice\na,H100,8,23.6,eu,10\nb,H200,1,3.5,eu,\n"
 )
+
+RESPONSE = {
+    **{name: {"clocked": [0.5, 0.4, 0.6], "exponent": [1.0, 0.8, 1.2]} for name in ("prefill", "decode")},
+    "source": "a test",
+    "date": "2026-11-26",
+}
+"""Of one GPU in a store's clock_response.json."""

@@ -32,11 +32,13 @@ from reader_files import (
     MLP,
     OFFERS,
     PRICES,
+    RESPONSE,
     TRACE,
 )
 
 from api.cli.commands import predict as predict_command
 from costmodels.models.registry import find_architecture
+from costmodels.power.own_response import read_responses
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.own_calibration import read_calibrations, text_of
 from costmodels.training.calibration import read_training_calibration, training_calibration
@@ -372,6 +374,12 @@ READERS = {
         "calibration.json",
         lambda: text_of({"vllm": find_framework("vllm").fitted}).encode(),
         lambda path: read_calibrations(path)["vllm"],
+        mutations.spoilt_json,
+    ),
+    "own clock response": Reader(
+        "clock_response.json",
+        lambda: json.dumps({"H200": RESPONSE}).encode(),
+        lambda path: read_responses(path)["H200"],
         mutations.spoilt_json,
     ),
     "own training calibration": Reader(

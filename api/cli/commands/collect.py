@@ -64,6 +64,10 @@ def collect(
             metavar="TIME", help="Also what lasting load costs: a layer kept up for so long (30s); see below."
         ),
     ] = None,
+    clocks: Annotated[
+        str | None,
+        typer.Option(metavar="MHZ", help="Also how it answers to its SM clock: 1980,1500,1100. Sets them; see below."),
+    ] = None,
     target_error: Annotated[
         str, typer.Option(help="Half-width of each median's 95 % interval at which repeating ends.")
     ] = "1%",
@@ -103,6 +107,12 @@ def collect(
     until clocks have settled, and in bursts of 10 ms after rests. The ratio is what a GPU loses
     at its power limit, which rows of single kernels do not know: training lives there.
 
+    --clocks locks the SM clock at each of these in turn (nvidia-smi, as root, on a machine of your
+    own; nothing else ever changes a clock), measures products that tensor cores and memory bound,
+    and unlocks it, also when the run is killed. DIR/clock_response.json then says how time and
+    watts follow the clock, and `--profiles DIR` lays it under --clock and --power-cap. A GPU whose
+    clocks are set already is left alone.
+
     A type (or CPU) that the catalogue does not know is measured first, for a few seconds: its
     peak by a product, its memory by a copy, its launch by an empty call; the rest is what the
     system and the driver report. The facts stay with the store, each with its source. To state
@@ -120,6 +130,7 @@ def collect(
       plan profile collect --device cpu --gpus 2 --gpu-facts cpu.yaml --budget 60s --out ./cpu
     """
     began = time.monotonic()
+    from profiles.collect.clocks import parse_clocks
     from profiles.collect.devices import find_device, import_torch
     from profiles.collect.journal import read_points
     from profiles.collect.session import Asked
@@ -127,6 +138,7 @@ def collect(
     if grid and points is not None:
         raise InputError("--grid and --points are both given", "give one of them")
     asked = Asked.parse(ops, precision, budget, target_error, sustained)
+    wanted = None if clocks is None else parse_clocks(clocks, device)
     listed = None if points is None else read_points(points)
     _check_out(out)
     check_target(output)
@@ -138,7 +150,23 @@ def collect(
     order = "points" if listed is not None else "grid" if grid else "active"
     header = asked.header(found, gpu.name, source, order=order, seed=seed)
     import_torch().manual_seed(seed)
+    if wanted is not None:
+        _clocked(asked, found, gpu, out, wanted, header)
     _run(asked, found, gpu, catalogue, out, listed, began, header, power=power, as_json=as_json, output=output)
+
+
+def _clocked(asked: Asked, device: Device, gpu: Gpu, out: Path, clocks: tuple[int, ...], header: Header) -> None:
+    """Measures how the device answers to its clock, before all else."""
+    from profiles.collect.clocked import check, measure_response
+    from profiles.collect.rows import open_store
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    check(device, gpu, clocks, asked.budget_s)
+    open_store(out)
+    path = measure_response(device, gpu, clocks, asked.settings, out, header.source, header.date, say)
+    say(f"{path}: how {gpu.name} answers to its clock")
 
 
 def _check_out(out: Path) -> None:

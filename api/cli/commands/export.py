@@ -31,7 +31,8 @@ def export(
             "--to",
             metavar="TARGET",
             help="shell, slurm, kubernetes, llm-d, dynamo, kserve, ray-serve, skypilot, gateway; of a training plan "
-            "megatron, torchtitan, deepspeed, slurm, kubernetes.",
+            "megatron, megatron-bridge, torchtitan, deepspeed, slurm, kubernetes, jobset; of a power plan nvidia-smi, "
+            "prometheus, dynamo-power.",
             show_default=False,
         ),
     ] = None,

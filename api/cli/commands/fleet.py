@@ -10,7 +10,7 @@ import typer
 from api.cli.answering import told
 from api.cli.console import flowing
 from api.cli.options import SHOWN, AsJson, Output, Prices, Quiet, takes
-from api.cli.output import check_target
+from api.cli.output import check_target, write_atomically
 from api.cli.requests import measured_stores, with_prices
 from planner.contract.options import ASKED
 from planner.serving.fleets.request import FleetRequest
@@ -54,6 +54,14 @@ def fleet(
         bool,
         typer.Option("--explain", help="Also show every step, every route and every class.", rich_help_panel=SHOWN),
     ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw the day, or of one step the cost against the rate: .png, .svg or .html.",
+            rich_help_panel=SHOWN,
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Decides which GPUs, and how many of which, serve which requests in which hour.
@@ -65,11 +73,16 @@ def fleet(
 
       plan fleet fleet.yaml -o fleet.json
 
-      plan fleet melange.json --route-by isl,osl
+      plan fleet melange.json --route-by isl,osl --plot cost.svg
     """
     if fleet_file is None:
         raise InputError("FLEET.yaml is missing", f"for example: {EXAMPLE}")
     check_target(output)
+    if plot is not None:
+        from planner.pictures import check_kind
+
+        check_target(plot, "--plot")
+        check_kind(plot, "fleet.svg")
     from api.cli.progress import Reporter
     from planner.serving.document.plan import read_plan
     from planner.serving.fleets.files import read_fleet
@@ -87,6 +100,10 @@ def fleet(
         from planner.serving.fleets.planning import plan_fleet
 
         made = plan_fleet(understood, measured=measured, progress=report)
+    if plot is not None:
+        from api.cli.views.fleet_picture import draw
+
+        write_atomically(plot, draw(made, plot.suffix.casefold()), "--plot")
     from api.cli.views.fleet import show
 
     told(made, output, as_json=as_json, show=show, explain=explain)

@@ -10,7 +10,6 @@ import typer
 
 from api.cli.console import flowing, page, table, write_text
 from api.cli.options import takes
-from api.rest.configuration import from_settings
 from api.service_settings import SECRET, ServiceSettings
 from profiles.errors import InputError
 
@@ -35,6 +34,8 @@ def serve(
 
       plan serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
     """
+    from api.rest.configuration import from_settings  # deferred: it brings the database's packages
+
     settings = from_settings(asked)
     if print_config:
         _print_config(settings, asked, as_json)

@@ -11,7 +11,7 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.serving.simulator.arrivals import Requests, closed_loop, open_loop
 from costmodels.serving.simulator.engine import Engine, refusals
-from costmodels.serving.simulator.events import GivenUp, simulate
+from costmodels.serving.simulator.events import GivenUp, Limit, Missed, simulate
 from costmodels.serving.simulator.outcome import Metric, Outcome
 from profiles.errors import InputError
 
@@ -51,13 +51,23 @@ LONG = 20_000
 LOOKS = 32
 """How often a run is looked at to see whether it can still meet the limits."""
 
+FAR = 1.2
+"""A limit missed by this factor is missed by far: by how much does not matter, and the run ends."""
 
-class Limit(NamedTuple):
-    """``metric`` at ``percentile`` (0–1) is at most ``limit_us``."""
+NEAR_LIMIT = math.log(FAR)
+"""Logarithm of the strain within which it is taken as a power of the rate."""
 
-    metric: Metric
-    percentile: float
-    limit_us: float
+STEEPNESS = 1.25
+"""dlog(strain)/dlog(rate) before two runs have told it: 0.4 to 1.6 in the first example's engines."""
+
+MOST_BACK = 0.2
+"""Logarithm of the rate, at most so far below one that fails."""
+
+PATIENCE = 2
+"""Looks at the crossing before the bracket is halved."""
+
+ROUNDING = 1 + 1e-9
+"""Of a bracket's width: two logarithms differ by as much."""
 
 
 def unanswered(outcome: Outcome, at_us: Floats) -> Ints:
@@ -141,12 +151,20 @@ def standard_error_us(outcome: Outcome, metric: Metric, p: float) -> float:
     return float(np.std(batches, ddof=1) / math.sqrt(BATCHES)) if batches else float("nan")
 
 
-def meets(outcome: Outcome, limits: Sequence[Limit]) -> bool:
-    """Whether every percentile holds, nothing was refused, and the engine keeps up (without which any
-    percentile is a matter of how long one looks)."""
+def strain_of(outcome: Outcome, limits: Sequence[Limit]) -> float:
+    """See :class:`Settled`."""
     if not outcome.served.all() or not keeps_up(outcome):
-        return False
-    return not any(outcome.percentile_us(limit.metric, limit.percentile) > limit.limit_us for limit in limits)
+        return math.inf
+    shares = [
+        outcome.percentile_us(limit.metric, limit.percentile) / limit.limit_us if limit.limit_us > 0 else math.inf
+        for limit in limits
+    ]
+    return max([share for share in shares if not math.isnan(share)], default=0.0)
+
+
+def meets(outcome: Outcome, limits: Sequence[Limit]) -> bool:
+    """Whether every percentile holds, nothing was refused, and the engine keeps up."""
+    return strain_of(outcome, limits) <= 1
 
 
 def requests_needed(percentile: float, in_flight: float, beyond: int = BEYOND) -> int:
@@ -174,15 +192,16 @@ def capacity_rps(
     seed: int = 0,
     tolerance: float = 0.02,
     near_rps: float | None = None,
-    near_fails: bool = False,
+    near_strain: float | None = None,
 ) -> float:
     """The highest rate of Poisson arrivals at which every limit holds, requests per second; 0 where not even a
     nearly idle engine meets them.
 
-    From a guess in steps that grow until the answer lies between two rates, then bisection; the guess is refined on a
-    quarter of the requests first. All rates see the same requests at the same random gaps (common random numbers),
-    scaled so that their mean is the rate's to the digit: the answer is one of the rate and not of luck. A run ends as
-    soon as more requests have missed a limit than its percentile allows.
+    Percentiles grow smoothly with the rate, so that two runs near the limits tell where the worst of them is reached
+    (regula falsi in the logarithms of rate and strain); where a run says no more than that it fails, steps that grow,
+    then bisection. The guess is refined on a quarter of the requests first. All rates see the same requests at the same
+    random gaps (common random numbers), scaled so that their mean is the rate's to the digit: the answer is one of the
+    rate and not of luck, and one at which a run has held.
 
     Args:
         isl, osl: lengths of the requests of one run, shape [n]; :func:`requests_needed` says how many.
@@ -190,7 +209,7 @@ def capacity_rps(
         near_rps: where to begin, such as the closed form's estimate (None: at what the engine serves when all
             requests are there from the start). It changes how long the search takes, and the answer by no more than
             ``tolerance``.
-        near_fails: whether the limits are known not to hold at ``near_rps``: the search begins right below it.
+        near_strain: that of a run at ``near_rps`` in which a limit did not hold: the search begins below it.
 
     Raises:
         InputError: a tolerance or a guess that is not positive.
@@ -205,69 +224,123 @@ def capacity_rps(
 
     near = near_rps or simulate(engine, everyone).rate_rps
     step = FIRST_STEP
-    if len(isl) >= 4 * FEWEST and not near_fails:
+    if len(isl) >= 4 * FEWEST and near_strain is None:
         some, coarse = len(isl) // 4, 4 * tolerance
         rough = capacity_rps(engine, isl[:some], osl[:some], limits, seed=seed, tolerance=coarse, near_rps=near)
         near, step = rough or near, 1 + tolerance
 
-    def holds(rate: float) -> bool:
-        return settled(engine, open_loop(isl, osl, rate, seed=seed), limits) is not None
-
-    low = high = near
-    if not near_fails and holds(near):
-        while holds(high := low * step):
-            low, step = high, step**2
-            if step > 2 and low > BEYOND_FLOOD * simulate(engine, everyone).rate_rps:
-                return low  # so few requests that no rate is too much
-    else:
-        while not holds(low := high / step):
-            if low < near * IDLE:
-                return 0.0
-            high, step = low, step**2
-    while high / low > 1 + tolerance:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
+    bracket = _Bracket(tolerance, step)
+    rate = near
+    if near_strain is not None:
+        bracket.add(near, near_strain)
+        rate = bracket.next_rps()
+    while True:
+        bracket.add(rate, settled(engine, open_loop(isl, osl, rate, seed=seed), limits).strain)
+        if bracket.closed:
+            return bracket.holds
+        if bracket.holds == 0 and bracket.fails < near * IDLE:
+            return 0.0
+        if bracket.fails == math.inf and bracket.flat and rate > BEYOND_FLOOD * simulate(engine, everyone).rate_rps:
+            return bracket.holds  # so few requests that no rate is too much
+        rate = bracket.next_rps()
 
 
-def settled(engine: Engine, load: Requests, limits: Sequence[Limit], warm_up: float = WARM_UP) -> Outcome | None:
-    """The requests of an open loop after the warm-up, where every limit holds; None where one does not, as soon as that
-    is certain."""
-    missed = Missed(load, limits, warm_up)
+class _Bracket:
+    """Between which rates the strain becomes 1."""
+
+    def __init__(self, tolerance: float, step: float) -> None:
+        self._tolerance, self._step = math.log1p(tolerance), math.log(step)
+        self._low, self._high = (-math.inf, -math.inf), (math.inf, math.inf)  # log rate, log strain
+        self._back = False  # whether it has looked below one that fails
+        self._wide = 0  # looks since the bracket was last halved
+        self._width = math.inf
+
+    @property
+    def holds(self) -> float:
+        """The highest rate known to hold; 0: none."""
+        return math.exp(self._low[0])
+
+    @property
+    def fails(self) -> float:
+        """The lowest rate known to fail."""
+        return math.exp(self._high[0]) if self._high[0] < math.inf else math.inf
+
+    @property
+    def flat(self) -> bool:
+        """Whether steps have grown beyond a doubling."""
+        return self._step > math.log(2)
+
+    def add(self, rate: float, strain: float) -> None:
+        point = (math.log(rate), math.log(strain) if strain > 0 else -math.inf)
+        if strain <= 1:
+            self._low = max(self._low, point)
+        else:
+            self._high = min(self._high, point)
+        width = self._high[0] - self._low[0]
+        self._wide = self._wide + 1 if width > self._width / 2 else 0
+        if not self._wide:
+            self._width = width
+
+    @property
+    def _near(self) -> bool:
+        """Whether both ends lie where strain is as good as a power of the rate."""
+        return self._low[1] > -NEAR_LIMIT and self._high[1] < NEAR_LIMIT
+
+    @property
+    def _crossing(self) -> float:
+        """Log rate at which the chord reaches the limit."""
+        (x, y), (x_high, y_high) = self._low, self._high
+        return x - y * (x_high - x) / (y_high - y) if y_high > y else x
+
+    @property
+    def closed(self) -> bool:
+        """Whether the highest rate is as near as asked for."""
+        if not self._high[0] - self._low[0] < math.inf:
+            return False
+        return (self._crossing if self._near else self._high[0]) - self._low[0] <= self._tolerance * ROUNDING
+
+    def next_rps(self) -> float:
+        """Where to look next: so far below the crossing that it should hold, and close the bracket."""
+        (x, y), (x_high, y_high) = self._low, self._high
+        if x == -math.inf:  # below what fails
+            back = (y_high + self._tolerance / 2) / STEEPNESS
+            if self._back or y_high == math.inf:
+                back, self._step = max(self._step, back if y_high < math.inf else 0.0), 2 * self._step
+            x_next, self._back = x_high - max(min(back, max(MOST_BACK, self._step)), self._tolerance), True
+        elif x_high == math.inf:  # above what holds
+            x_next, self._step = x + self._step, 2 * self._step
+        else:
+            x_next = (x + x_high) / 2
+            if math.isfinite(y) and math.isfinite(y_high) and self._wide < PATIENCE:
+                inset = min(self._tolerance / 2, (x_high - x) / 4)
+                x_next = min(max(self._crossing - self._tolerance / 2, x + inset), x_high - inset)
+        return math.exp(x_next)
+
+
+class Settled(NamedTuple):
+    """What a run showed after its warm-up.
+
+    Attributes:
+        outcome: None where it ended early, for certain that a limit would not hold.
+        strain: the worst of the percentiles ÷ its limit; infinite where the run ended early, requests were refused, or
+            the engine did not keep up (without which any percentile is a matter of how long one looks).
+    """
+
+    outcome: Outcome | None
+    strain: float
+
+    @property
+    def holds(self) -> bool:
+        return self.strain <= 1
+
+
+def settled(engine: Engine, load: Requests, limits: Sequence[Limit], warm_up: float = WARM_UP) -> Settled:
+    """The requests of an open loop after the warm-up. The run ends as soon as some limit is missed by far for certain:
+    by less, it says by how much."""
+    far = [limit._replace(limit_us=limit.limit_us * FAR) for limit in limits]
     try:
-        outcome = simulate(engine, load, sample_us=float(load.arrival_us[-1]) / LOOKS, give_up=missed.too_often)
+        outcome = simulate(engine, load, sample_us=float(load.arrival_us[-1]) / LOOKS, give_up=Missed(far, warm_up))
     except GivenUp:
-        return None
+        return Settled(None, math.inf)
     counted = outcome.trimmed(warm_up)
-    return counted if meets(counted, limits) else None
-
-
-class Missed:
-    """Counts the requests of an open loop that have missed a limit for certain, while they are served."""
-
-    def __init__(self, load: Requests, limits: Sequence[Limit], warm_up: float) -> None:
-        self._limits = limits
-        self._from = int(len(load) * warm_up)
-        self._sent_us, self._tokens = load.arrival_us[self._from :], (load.osl - 1)[self._from :]
-
-    def too_often(self, now: float, first_us: Floats, finish_us: Floats) -> bool:
-        """Whether some percentile cannot hold any more, whatever comes.
-
-        Args:
-            first_us, finish_us: of every request, NaN where it has not happened by ``now``.
-        """
-        sent = self._sent_us
-        first, finish = (np.where(np.isnan(seen), now, seen)[self._from :] for seen in (first_us, finish_us))
-        for metric, percentile, limit_us in self._limits:
-            has = self._tokens > 0 if metric == "tpot" else np.ones(len(sent), np.bool_)
-            if metric == "ttft":
-                missed = first - sent > limit_us
-            elif metric == "e2e":
-                missed = finish - sent > limit_us
-            else:
-                missed = finish - first > limit_us * self._tokens
-            count = int(has.sum())
-            # Beyond the order statistic that the percentile lies above, or at.
-            if count and int((missed & has).sum()) >= count - int((count - 1) * percentile):
-                return True
-        return False
+    return Settled(counted, strain_of(counted, limits))

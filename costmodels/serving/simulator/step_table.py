@@ -55,22 +55,22 @@ class StepCurve:
     """
 
     __slots__ = (
-        "_alone",
-        "_alone_knots",
-        "_chunk",
-        "_chunks",
-        "_decode",
-        "_decodes",
-        "_expert",
         "_expert_memo",
-        "_linear",
         "_linear_memo",
         "_lines",
-        "_mixed",
-        "_prefixes",
-        "_tokens",
+        "alone",
+        "alone_knots",
+        "chunk",
+        "chunks",
         "contexts",
+        "decode",
+        "decodes",
+        "expert",
+        "linear",
+        "mixed",
+        "prefixes",
         "queries",
+        "tokens",
     )
 
     def __init__(
@@ -84,16 +84,16 @@ class StepCurve:
         mixed: Floats,
     ) -> None:
         self.contexts = list(grid.contexts)
-        self._mixed: list[float] = mixed.tolist()
+        self.mixed: list[float] = mixed.tolist()
         self.queries = grid.queries
-        self._tokens, self._decodes = list(grid.tokens), list(grid.decodes)
-        self._chunks, self._prefixes = list(grid.chunks), list(grid.prefixes)
-        self._linear: list[float] = linear.tolist()
-        self._alone_knots = list(grid.alone)
-        self._alone: list[float] = alone.tolist()
-        self._decode: list[list[float]] = decode.tolist()
-        self._chunk: list[list[float]] = chunk.tolist()
-        self._expert: list[list[float]] | None = (
+        self.tokens, self.decodes = list(grid.tokens), list(grid.decodes)
+        self.chunks, self.prefixes = list(grid.chunks), list(grid.prefixes)
+        self.linear: list[float] = linear.tolist()
+        self.alone_knots = list(grid.alone)
+        self.alone: list[float] = alone.tolist()
+        self.decode: list[list[float]] = decode.tolist()
+        self.chunk: list[list[float]] = chunk.tolist()
+        self.expert: list[list[float]] | None = (
             None if expert is None else expert.tolist()
         )  # decodes alone, with chunks
         self._expert_memo: tuple[dict[float, float], dict[float, float]] = ({}, {})
@@ -103,30 +103,30 @@ class StepCurve:
     @property
     def has_experts(self) -> bool:
         """Whether the experts see the tokens of other ranks too."""
-        return self._expert is not None
+        return self.expert is not None
 
     @property
     def chunk_floor_us(self) -> float:
         """What the chunks of one step share: their kernels' launches."""
-        return self._chunk[0][0]
+        return self.chunk[0][0]
 
     def linear_us(self, tokens: float) -> float:
         """What depends on the tokens alone of a step with chunks."""
         known = self._linear_memo.get(tokens)
         if known is None:
-            known = self._linear_memo[tokens] = _along(self._tokens, self._linear, tokens)
+            known = self._linear_memo[tokens] = _along(self.tokens, self.linear, tokens)
         return known
 
     def experts_beside_us(self, everyone: float, tokens: float, *, chunks: bool) -> float:
         """What experts and their exchanges take more when each rank brings ``everyone`` tokens on average than when
         all bring as many as this one, ``tokens``, in steps with or without ``chunks``; zero with one attention rank,
         which is alone with its tokens."""
-        if self._expert is None:
+        if self.expert is None:
             return 0.0
         memo = self._expert_memo[chunks]
         for asked in (everyone, tokens):
             if asked not in memo:
-                memo[asked] = _along(self._tokens, self._expert[chunks], asked)
+                memo[asked] = _along(self.tokens, self.expert[chunks], asked)
         return memo[everyone] - memo[tokens]
 
     def decode_line(self, decodes: int) -> tuple[list[float], list[float]]:
@@ -134,11 +134,11 @@ class StepCurve:
         nothing else, as a function of their mean context."""
         line = self._lines.get(decodes)
         if line is None:
-            x = self._decodes
+            x = self.decodes
             i = min(max(bisect_right(x, decodes) - 1, 0), len(x) - 2)
             w = (decodes - x[i]) / (x[i + 1] - x[i])
             base = self.alone_us(decodes)
-            here, there = self._decode[i], self._decode[i + 1]
+            here, there = self.decode[i], self.decode[i + 1]
             values = [base + a + w * (b - a) for a, b in zip(here, there, strict=True)]
             c = self.contexts
             slopes = [(values[k + 1] - values[k]) / (c[k + 1] - c[k]) for k in range(len(c) - 1)]
@@ -153,21 +153,21 @@ class StepCurve:
 
     def alone_us(self, decodes: int) -> float:
         """A step of ``decodes`` sequences of the shortest context and nothing else."""
-        return _along(self._alone_knots, self._alone, decodes)
+        return _along(self.alone_knots, self.alone, decodes)
 
     def mixed_us(self, decodes: int) -> float:
         """What ``decodes`` sequences add to a step with chunks beside their tokens and their attention."""
-        return _along(self._decodes, self._mixed, decodes)
+        return _along(self.decodes, self.mixed, decodes)
 
     def chunk_us(self, chunk: int, prefix: float) -> float:
         """What one chunk of ``chunk`` tokens behind ``prefix`` cached ones adds."""
-        p = self._prefixes
+        p = self.prefixes
         i = min(max(bisect_right(p, prefix) - 1, 0), len(p) - 2)
         w = (prefix - p[i]) / (p[i + 1] - p[i])
-        x = self._chunks
+        x = self.chunks
         j = min(max(bisect_right(x, chunk) - 1, 0), len(x) - 2)
         v = (chunk - x[j]) / (x[j + 1] - x[j])
-        here, there = self._chunk[j], self._chunk[j + 1]
+        here, there = self.chunk[j], self.chunk[j + 1]
         low = here[i] + w * (here[i + 1] - here[i])
         high = there[i] + w * (there[i + 1] - there[i])
         return low + v * (high - low)

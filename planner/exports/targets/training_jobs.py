@@ -1,12 +1,15 @@
-"""A training plan as a job: torchrun on every node, under Slurm or as a LeaderWorkerSet."""
+"""A training plan as a job: torchrun on every node, under Slurm, as a LeaderWorkerSet or as a JobSet."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from planner.exports.text import comments, name_of, yaml_text
 from planner.exports.torchrun import TrainingTarget
 from planner.launchers.words import for_kubernetes, for_shell, shell_lines, variable
+
+REPLICATED = "nodes"
+"""The name of the one Job of a JobSet."""
 
 
 class SlurmTraining(TrainingTarget):
@@ -17,7 +20,7 @@ class SlurmTraining(TrainingTarget):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("script",)
+        return (*self.script_needs, *self.module_needs)
 
     def files(self) -> dict[str, str]:
         values = self.values
@@ -31,7 +34,7 @@ class SlurmTraining(TrainingTarget):
             "time": values.time_limit,
         }
         lines = "".join(f"#SBATCH --{key}={value}\n" for key, value in options.items() if value)
-        inner = shell_lines(self.torchrun("SLURM_NODEID", "HEAD_ADDRESS", f"{variable('HERE')}/"), "  ")
+        inner = shell_lines(self.torchrun("SLURM_NODEID", variable("HEAD_ADDRESS"), f"{variable('HERE')}/"), "  ")
         body = (
             "set -eu\n"
             'HEAD_ADDRESS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)\nexport HEAD_ADDRESS\n'
@@ -48,15 +51,22 @@ class KubernetesTraining(TrainingTarget):
     release: ClassVar[str] = "Kubernetes 1.28 and later, LeaderWorkerSet v1"
     rung: ClassVar[int] = 1
 
+    rank: ClassVar[str] = "LWS_WORKER_INDEX"
+    """Variable that holds a pod's number."""
+
+    def head(self, name: str) -> str:
+        """The address of the first pod; ``name``: of the set."""
+        return variable("LWS_LEADER_ADDRESS")
+
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("image", "script")
+        return ("image", *self.script_needs, *self.module_needs)
 
     def files(self) -> dict[str, str]:
         values, name = self.values, name_of(self.plan.request.model, "training")
         meta = {"name": name, **({"namespace": values.namespace} if values.namespace else {})}
         files = self.arguments()
-        words = [for_kubernetes(each) for each in self.torchrun("LWS_WORKER_INDEX", "LWS_LEADER_ADDRESS", "/etc/plan/")]
+        words = [for_kubernetes(each) for each in self.torchrun(self.rank, self.head(name), "/etc/plan/")]
         container = {
             "name": "train",
             "image": values.image,
@@ -84,7 +94,12 @@ class KubernetesTraining(TrainingTarget):
             **({"nodeSelector": dict(values.node_selector)} if values.node_selector else {}),
             **({"tolerations": [dict(each) for each in values.tolerations]} if values.tolerations else {}),
         }
-        job = {
+        config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": files}
+        return {"training.yaml": yaml_text(config, self.job(meta, pod), header=self.told), **files}
+
+    def job(self, meta: dict[str, str], pod: dict[str, Any]) -> dict[str, Any]:
+        """What runs ``pod`` on every node."""
+        return {
             "apiVersion": "leaderworkerset.x-k8s.io/v1",
             "kind": "LeaderWorkerSet",
             "metadata": meta,
@@ -97,5 +112,43 @@ class KubernetesTraining(TrainingTarget):
                 },
             },
         }
-        config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": files}
-        return {"training.yaml": yaml_text(config, job, header=self.told), **files}
+
+
+class JobSetTraining(KubernetesTraining):
+    """A Job of as many pods as nodes: it ends when training does, where a LeaderWorkerSet starts it anew."""
+
+    name: ClassVar[str] = "jobset"
+    writes: ClassVar[str] = "a JobSet of torchrun, and the framework's file in a ConfigMap"
+    release: ClassVar[str] = "Kubernetes 1.28 and later, JobSet v1alpha2"
+    rung: ClassVar[int] = 1
+    rank: ClassVar[str] = "JOB_COMPLETION_INDEX"
+
+    def head(self, name: str) -> str:
+        """The first pod's name in the JobSet's own network: SET-JOB-0-0.SET."""
+        return f"{name}-{REPLICATED}-0-0.{name}"
+
+    def job(self, meta: dict[str, str], pod: dict[str, Any]) -> dict[str, Any]:
+        once = {**pod, "restartPolicy": "Never"}
+        return {
+            "apiVersion": "jobset.x-k8s.io/v1alpha2",
+            "kind": "JobSet",
+            "metadata": meta,
+            "spec": {
+                "network": {"enableDNSHostnames": True},
+                "replicatedJobs": [
+                    {
+                        "name": REPLICATED,
+                        "replicas": 1,
+                        "template": {
+                            "spec": {
+                                "parallelism": self.nodes,
+                                "completions": self.nodes,
+                                "completionMode": "Indexed",
+                                "backoffLimit": 0,
+                                "template": {"spec": once},
+                            }
+                        },
+                    }
+                ],
+            },
+        }

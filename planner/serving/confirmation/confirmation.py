@@ -13,27 +13,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import NormalDist
 
 import numpy as np
 
-from costmodels.estimates import COVERAGE, Floats, Ints
+from costmodels.estimates import Floats, Ints
 from costmodels.models.precision import Precision
 from costmodels.serving.simulator.arrivals import open_loop
 from costmodels.serving.simulator.capacity import (
     WARM_UP,
-    Limit,
     capacity_rps,
     most_share,
     requests_needed,
     requests_to_settle,
-    saturated_rps,
     settled,
 )
-from costmodels.serving.simulator.events import Engine, simulate
-from costmodels.serving.simulator.step_table import End
+from costmodels.serving.simulator.events import Limit, simulate
+from planner.contract.engine import Limits
 from planner.contract.workload.slo import Bound
-from planner.serving.confirmation.simulated_engine import ENDS, simulated_engines
+from planner.serving.confirmation.simulated_engine import ENDS
+from planner.serving.confirmation.tested_engine import TestedEngine
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
 from planner.serving.engines.latency import Check
 from planner.serving.engines.options import Serving, ServingOption, best_of, solved_again
@@ -66,16 +64,10 @@ MOST_ELASTIC = 0.9
 MOST_WARM_UP = 0.5
 """Share of a run that warms up, at most."""
 
-BEYOND_EDGE = 1.6
-"""Of what an engine is said to carry: what it is sent to see how much it can do at most."""
-
 FEW_AT_EDGE = 600
 """Requests of that run, at least."""
 
-NO_QUEUE = 0.97
-"""An engine that answers this share of such a load is not at its edge there."""
-
-TOLERANCE = 0.025
+TOLERANCE = 0.0125
 """An engine that misses a bound is planned with at most this share less than it carries."""
 
 STEP = 0.995
@@ -162,6 +154,7 @@ class _Simulations:
         self._formula: dict[Kind, float] = {}
         self._idle: dict[Kind, dict[str, float]] = {}
         self._checks: dict[tuple[frozenset[Kind], float, float, tuple[Limit, ...]], Check | None] = {}
+        self._engines: dict[tuple[frozenset[Kind], float, Limits], TestedEngine] = {}
         self.carried: dict[Kind, float] = {}
 
     def settled(self, request: PlanRequest, options: list[ServingOption]) -> Confirmed:
@@ -169,7 +162,7 @@ class _Simulations:
         turn, narrowed = 0, False
         while (best := best_of(request, options)) is not None:
             fleet = LoadedFleet.of(request, best)
-            trials = [Trial(request, group, fleet.pairs) for group in fleet.groups]
+            trials = [self._trial(request, best, group, fleet.pairs) for group in fleet.groups]
             found = [self.check(best, trial) for trial in trials]
             checks = {trial.group.id: check for trial, check in zip(trials, found, strict=True) if check is not None}
             if len(checks) == len(trials):
@@ -187,6 +180,13 @@ class _Simulations:
             anew = iter(known)
             options = [option if option.choice is None else next(anew) for option in options]
         return Confirmed(options, None, {}, self.carried)
+
+    def _trial(self, request: PlanRequest, best: ServingOption, group: Group, pairs: list[Pair]) -> Trial:
+        """The group's, with what is known of its engine at other loads."""
+        trial = Trial(request, group, pairs)
+        key = (frozenset(_kinds(best, group)), trial.front_us, group.limits)
+        trial.tested = self._engines.setdefault(key, trial.tested)
+        return trial
 
     def check(self, best: ServingOption, trial: Trial) -> Check | None:
         """The trial at its load, simulated once however often it is asked for; None where a bound does not hold."""
@@ -271,31 +271,15 @@ class Trial:
         highest = max([90.0, *(bound.percentile for bound in request.slo.bounds)]) / 100
         self._fewest = max(requests_needed(highest, self._in_flight, BEYOND), FEWEST)
         self._all = request.workload.drawn(MOST_OF_SLOW, SEED)
-
-    @cached_property
-    def _engines(self) -> dict[End, Engine]:
-        group = self.group
-        return simulated_engines(group.job, group.layouts, group.limits, group.role, self.front_us)
-
-    @cached_property
-    def _sure(self) -> Engine:
-        """The engine whose steps are no slower with the confidence that was asked for."""
-        confidence, origin = self.group.job.confidence, self.group.engine.origin
-        if confidence == 0.5:
-            return self._engines["value"]
-        end: End = "high" if confidence > 0.5 else "low"
-        beyond = abs(NormalDist().inv_cdf(confidence)) / NormalDist().inv_cdf(0.5 + COVERAGE / 2) - 1
-        engine, factor = self._engines[end], float(getattr(origin, end)[0] / origin.value[0]) ** beyond
-        return replace(engine, overheads=replace(engine.overheads, step_factor=factor))
+        self._strain = math.inf
+        self.tested = TestedEngine(group, self.front_us)
 
     @cached_property
     def _edge_rps(self) -> float:
         """What the engine can do at most; infinite where it is far from that."""
         held = self.group.limits.max_sequences * int(self.group.layouts.dp[0])
         isl, osl = self._lengths(min(max(FEW_AT_EDGE, 5 * held), MOST))
-        asked = BEYOND_EDGE * max(self.group.load_rps, float(self.group.capacity_rps.value[0]))
-        found = saturated_rps(self._sure, isl, osl, asked, seed=SEED)
-        return math.inf if found > asked * NO_QUEUE else found
+        return self.tested.edge_rps(isl, osl, max(self.group.load_rps, float(self.group.capacity_rps.value[0])))
 
     @property
     def _ceiling_rps(self) -> float:
@@ -330,11 +314,11 @@ class Trial:
             return None
         n, warm_up = self._run(load_rps)
         load = open_loop(*self._lengths(n), load_rps, seed=SEED)
-        outcome = settled(self._sure, load, self.limits, warm_up)
-        if outcome is None:
+        outcome, self._strain = settled(self.tested.sure, load, self.limits, warm_up)
+        if outcome is None or self._strain > 1:
             return None
-        if self._sure is not self._engines["value"]:
-            outcome = simulate(self._engines["value"], load).trimmed(warm_up)
+        if self.tested.sure is not self.tested.at("value"):
+            outcome = simulate(self.tested.at("value"), load).trimmed(warm_up)
         return Check({"value": outcome}, n, self.group.share / self.group.engines)
 
     def with_ends(self, check: Check) -> Check:
@@ -344,35 +328,41 @@ class Trial:
         outcomes = dict(check.outcomes)
         for end in ENDS:
             if end not in outcomes:
-                outcomes[end] = simulate(self._engines[end], load).trimmed(warm_up)
+                outcomes[end] = simulate(self.tested.at(end), load).trimmed(warm_up)
         return replace(check, outcomes=outcomes)
 
     def capacity_rps(self) -> float:
         """The highest rate at which every bound holds, where the group's load is too much; 0 where none does."""
-        near, fails = self.group.load_rps, True
+        near = self.group.load_rps
         if near > self._ceiling_rps:
             near = self._ceiling_rps
             n, warm_up = self._run(near)
             load = open_loop(*self._lengths(n), near, seed=SEED)
-            if settled(self._sure, load, self.limits, warm_up) is not None:
+            self._strain = settled(self.tested.sure, load, self.limits, warm_up).strain
+            if self._strain <= 1:
                 return near
-        n, _ = self._run(near)
-        lengths = self._lengths(n)
+        return self._search(near, self._strain)
+
+    def _search(self, near_rps: float, near_strain: float | None) -> float:
+        n, _ = self._run(near_rps)
         return capacity_rps(
-            self._sure, *lengths, self.limits, seed=SEED, tolerance=TOLERANCE, near_rps=near, near_fails=fails
+            self.tested.sure,
+            *self._lengths(n),
+            self.limits,
+            seed=SEED,
+            tolerance=TOLERANCE,
+            near_rps=near_rps,
+            near_strain=near_strain,
         )
 
     def highest_rps(self) -> float:
         """The highest rate at which every bound holds, whether that is above the group's load or below; 0: none."""
-        near = min(self.group.load_rps, self._ceiling_rps)
-        n, _ = self._run(near)
-        found = capacity_rps(self._sure, *self._lengths(n), self.limits, seed=SEED, tolerance=TOLERANCE, near_rps=near)
-        return min(found, self._ceiling_rps)
+        return min(self._search(min(self.group.load_rps, self._ceiling_rps), None), self._ceiling_rps)
 
     def idle_ms(self) -> dict[str, float]:
         """Every bounded percentile of its requests at hardly any load, by the bound's label."""
         isl, osl = self._lengths(FEWEST)
-        outcome = simulate(self._sure, open_loop(isl, osl, self.group.load_rps / 100, seed=SEED))
+        outcome = simulate(self.tested.sure, open_loop(isl, osl, self.group.load_rps / 100, seed=SEED))
         check, confidence = Check({"value": outcome}, FEWEST), self.group.job.confidence
         found = {}
         for bound in self.group.job.slo.bounds:

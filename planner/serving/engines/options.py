@@ -28,10 +28,11 @@ from planner.serving.engines.disaggregated import (
     scale_up_link,
     slowest_decode,
 )
-from planner.serving.engines.energy import decode_watts, engine_watts, lines, points_watts, prefill_watts
+from planner.serving.engines.energy import decode_watts, lines, points_watts, prefill_watts
 from planner.serving.engines.pairing import cannot_pair, partners
 from planner.serving.engines.prefill import PrefillCandidate
 from planner.serving.engines.protocol import EngineCandidate
+from planner.serving.engines.ties import TIE, coolest, simplest
 from planner.serving.fleet import fleet
 from planner.serving.fleet.fleet import Candidates, FleetChoice
 from planner.serving.fleet.programme import BY_REQUEST
@@ -43,11 +44,6 @@ from planner.solving.solvers import SOLVERS
 from profiles.errors import Infeasible, LimitReached
 
 Serving = Literal["aggregated", "disaggregated"]
-
-TIE = 0.02
-"""Plans whose throughput or latency differs by no more than this share are equals: predictions are not so sure. The
-simplest is taken: fewer kinds of engine, fewer GPUs an engine, aggregated engines, the precision that is asked for
-first. GPUs and their price are certain, and no ties."""
 
 
 @dataclass(frozen=True)
@@ -180,94 +176,10 @@ def _solved(
         choice = _choose(request, offered)
     except (Infeasible, LimitReached) as error:
         return _without(replace(bare, candidates=offered, origin=origin), error.message, error)
-    choice = _simplest(request, offered, origin, choice)
+    choice = simplest(request, offered, origin, choice, lambda some: _choose(request, some))
     if request.goal in ("cost", "gpus") and any(each.job.state_key for each in origin):
-        choice = _coolest(request, offered, origin, choice)
+        choice = coolest(request, offered, origin, choice)
     return replace(bare, candidates=offered, origin=origin, choice=choice)
-
-
-def _simplest(
-    request: PlanRequest, offered: Candidates, origin: tuple[EngineCandidate, ...], best: FleetChoice
-) -> FleetChoice:
-    """Of aggregated engines one layout in each pool, the smallest, where the fleet ties with the ``best``; it keeps the
-    bound of all candidates."""
-    layouts = np.array([int(each.layouts.gpus[0]) for each in origin])
-    keys = [each.key for each in origin]
-    used = {keys[v] for v in np.flatnonzero(best.engines).tolist()}
-    if request.goal != "throughput" or any(each.role != "aggregated" for each in origin):
-        return best
-    states = [each.job.state_key for each in origin]
-    kept: set[tuple[int, ...]] = set()
-    for pool in sorted({key[0] for key in used}):
-        gpus = request.cluster.pools[pool].gpus
-        reach: dict[tuple[int, ...], float] = {}
-        for v in np.flatnonzero(offered.pool == pool).tolist():
-            reach[keys[v]] = max(reach.get(keys[v], 0.0), gpus // layouts[v] * float(offered.capacity_rps[v]))
-        most = max(reach.values())
-        near = [key for key, rps in reach.items() if rps >= most * (1 - TIE)]
-        size = {key: int(layouts[v]) for v, key in enumerate(keys)}
-        fewest = min(size[key] for key in near)
-        near = [key for key in near if size[key] == fewest]
-        # Alike but for their clocks: the one that takes the fewest joules for a request.
-        coolest = {key: _joules_at_most(origin, offered, keys, key) for key in near} if any(states) else {}
-        kept.add(min(near, key=lambda key: (coolest.get(key, 0.0), -reach[key])))
-    if used <= kept or kept == used:
-        return best
-    some = np.array([v for v, key in enumerate(keys) if key in kept], np.int64)
-    try:
-        simple = _choose(request, offered.take(some))
-    except (Infeasible, LimitReached):
-        return best
-    goal, mine = best.solution.objective, simple.solution.objective
-    assert goal is not None
-    assert mine is not None
-    if mine < goal * (1 - TIE) or best.solution.status != "optimal":
-        return best
-    return replace(simple.among(some, len(keys), best.solution), simplest=True)
-
-
-def _joules_at_most(
-    origin: tuple[EngineCandidate, ...], offered: Candidates, keys: list[tuple[int, ...]], key: tuple[int, ...]
-) -> float:
-    """Of a request, by the engine of a ``key`` that carries most, at that load."""
-    v = max((v for v, other in enumerate(keys) if other == key), key=lambda v: float(offered.capacity_rps[v]))
-    return _watts(origin[v], float(offered.capacity_rps[v])) / float(offered.capacity_rps[v])
-
-
-def _watts(candidate: EngineCandidate, load_rps: float) -> float:
-    """Of all GPUs of an engine."""
-    layouts = candidate.layouts
-    watts = engine_watts(candidate.job.served.gpu, candidate.at(load_rps), layouts)
-    return float(watts.value[0]) * int(layouts.gpus[0])
-
-
-def _coolest(
-    request: PlanRequest, offered: Candidates, origin: tuple[EngineCandidate, ...], choice: FleetChoice
-) -> FleetChoice:
-    """The same engines on the same GPUs, each kind in the state in which it carries its load with the fewest watts: it
-    costs as much."""
-    assert request.workload.rate_rps is not None
-    rows = [tuple(each.layouts.row(0)) for each in origin]
-    same = [(int(offered.pool[v]), int(offered.roles[v]), rows[v]) for v in range(len(rows))]
-    moved: dict[int, int] = {}
-    for v in np.flatnonzero(choice.engines).tolist():
-        load = request.workload.rate_rps * float(choice.shares[v]) / int(choice.engines[v])
-        able = [w for w, key in enumerate(same) if key == same[v] and offered.capacity_rps[w] >= load * (1 - 1e-9)]
-        best: dict[tuple[int, ...], int] = {}
-        for w in sorted(able, key=lambda w: float(offered.capacity_rps[w])):
-            best[origin[w].job.state_key] = w
-        moved[v] = min(best.values(), key=lambda w: _watts(origin[w], load))
-    engines, shares = np.zeros_like(choice.engines), np.zeros_like(choice.shares)
-    for v, w in moved.items():
-        engines[w] += choice.engines[v]
-        shares[w] += choice.shares[v]
-    return replace(
-        choice,
-        engines=engines,
-        shares=shares,
-        placement=tuple(replace(each, candidate=moved[each.candidate]) for each in choice.placement),
-        solution=replace(choice.solution, values=engines.astype(np.float64)),
-    )
 
 
 def solved_again(request: PlanRequest, option: ServingOption, capacity_rps: Floats) -> ServingOption:

@@ -32,7 +32,7 @@ from typing import Literal
 import numpy as np
 
 from planner.solving.packing import AGGREGATED, Candidates, Flow, NodePool, flow, flow_rows, hosted, undominated
-from planner.solving.solvers import Floats, Ints, Problem, Row, Solution, Solver, lexicographic
+from planner.solving.solvers import Bools, Floats, Ints, Problem, Row, Solution, Solver, lexicographic
 
 Objective = Literal["throughput", "cost", "gpus", "latency", "energy"]
 
@@ -73,109 +73,170 @@ class Programme:
 
 
 def programme(ask: Question) -> Programme | None:
-    """The programme over the kept candidates (m,): columns y (m), x (m) where shares have a price or R (1) where
-    two roles carry what both do, then every pool's flow.
-
-    None where a role has no candidate that fits.
-    """
+    """The programme over the kept candidates. None where a role has no candidate that fits."""
     c, rate = ask.candidates, ask.rate_rps
     weighed = c if ask.objective == "energy" else replace(c, standing=None)
     fitting = hosted(ask.pools, c, ask.unlimited)
     kept = undominated(ask.pools, weighed, fitting, by_latency=ask.objective in BY_REQUEST)
     if not set(c.needed) <= set(c.roles[kept].tolist()):
         return None
-    frugal = ask.objective == "energy" and rate is None
-    mixed = frugal or (ask.objective in BY_REQUEST and rate is not None)
-    if ask.objective == "latency" and rate is None:
-        # Only engines of the least latency may serve; the question left is how many fit.
-        least = {r: c.latency_ms[kept][c.roles[kept] == r].min() for r in c.needed}
-        kept = kept[c.latency_ms[kept] == np.array([least[r] for r in c.roles[kept].tolist()])]
-    m = len(kept)
-    pool, gpus, capacity, latency = c.pool[kept], c.gpus[kept], c.capacity_rps[kept], c.latency_ms[kept]
-    unit = float(capacity.max()) if frugal else 1.0  # of rates, so that tolerances mean as much whatever it is
-    capacity = capacity / unit
-    roles = [np.flatnonzero(c.roles[kept] == r) for r in c.needed]
-    two = c.needed != (AGGREGATED,)
-    y, x = np.arange(m), np.arange(m, 2 * m)
-    upper = np.full(m, np.inf)
+    if ask.objective not in BY_REQUEST:
+        return _by_engines(_Parts(ask, kept))
     if rate is not None:
-        upper = np.ceil(rate / capacity)  # more engines than carry the whole rate help nobody
-    for p in set(pool.tolist()) - ask.unlimited:
-        upper[pool == p] = np.minimum(upper[pool == p], ask.pools[p].gpus // gpus[pool == p])
-    shares = capacity * upper if frugal else np.ones(m if mixed else 0)
-    uppers, width = [upper, shares], 2 * m if mixed else m
-    rows: list[Row] = []
-    if rate is not None:
-        useful = np.minimum(capacity, rate)  # one engine that carries more carries all: exact, and tighter
-        for mine in roles:
-            if mixed:
-                rows.append(Row("all traffic served", x[mine], np.ones(len(mine)), "==", 1.0))
-            else:
-                rows.append(Row("offered rate", y[mine], useful[mine], ">=", rate))
-        if mixed:
-            rows += [
-                Row(f"capacity of candidate {v}", np.array([i + m, i]), np.array([rate, -useful[i]]), "<=", 0.0)
-                for i, v in enumerate(kept.tolist())
-            ]
-    both = width  # the column of R
-    carried = frugal or (two and not mixed)
-    if frugal:
-        width += 1
-        uppers.append(np.array([min(float(capacity[mine] @ upper[mine]) for mine in roles)]))
-        for mine in roles:
-            rows.append(Row("all is carried", np.append(x[mine], both), np.append(np.ones(len(mine)), -1.0), "==", 0.0))
-        rows += [
-            Row(f"capacity of candidate {v}", np.array([i + m, i]), np.array([1.0, -capacity[i]]), "<=", 0.0)
-            for i, v in enumerate(kept.tolist())
-        ]
-    elif carried:
-        width += 1
-        uppers.append(np.array([min(float(capacity[mine] @ upper[mine]) for mine in roles)]))
-        rows += [
-            Row("both roles carry the rate", np.append(y[mine], both), np.append(capacity[mine], -1.0), ">=", 0.0)
-            for mine in roles
-        ]
-    flows: dict[int, tuple[Flow, slice]] = {}
-    started: list[int] = []
-    for p in sorted(set(pool.tolist()) - ask.unlimited):
-        here = np.flatnonzero(pool == p)
-        cuts = [c.cut(ask.pools, v) or () for v in kept[here].tolist()]
-        graph = flow(ask.pools[p], {size for cut in cuts for size in cut})
-        flows[p] = (graph, slice(width, width + len(graph.arcs)))
-        rows += flow_rows(ask.pools[p], graph, width, dict(zip(here.tolist(), cuts, strict=True)))
-        uppers.append(np.full(len(graph.arcs), float(ask.pools[p].nodes)))
-        started += [width + k for k, (first, _) in enumerate(graph.arcs) if first == 0]
-        width += len(graph.arcs)
+        return _by_shares(_Parts(ask, kept), rate)
+    if ask.objective == "energy":
+        return _by_joules(_Parts(ask, kept, unit=float(c.capacity_rps[kept].max())))
+    # Only engines of the least latency may serve; the question left is how many fit.
+    least = {r: c.latency_ms[kept][c.roles[kept] == r].min() for r in c.needed}
+    return _by_engines(_Parts(ask, kept[c.latency_ms[kept] == np.array([least[r] for r in c.roles[kept].tolist()])]))
 
-    def vector(columns: Ints | list[int], values: Floats | Ints | float) -> Floats:
-        out = np.zeros(width)
-        out[columns] = values
+
+def _by_engines(parts: _Parts) -> Programme:
+    """Columns y (m), and R (1) where two roles carry what both do; then the flows."""
+    engines, rate = parts.engines, parts.ask.rate_rps
+    if rate is not None:
+        useful = np.minimum(parts.capacity, rate)  # one engine that carries more carries all: exact, and tighter
+        for mine in parts.roles:
+            parts.rows.append(Row("offered rate", engines[mine], useful[mine], ">=", rate))
+    most: Stage = (engines, parts.capacity, True)
+    if parts.ask.candidates.needed != (AGGREGATED,):
+        both = parts.carried_column()
+        for mine in parts.roles:
+            columns, values = np.append(engines[mine], both), np.append(parts.capacity[mine], -1.0)
+            parts.rows.append(Row("both roles carry the rate", columns, values, ">=", 0.0))
+        most = (both, np.ones(1), True)
+    nodes = parts.flow_columns()
+    fewest: Stage = (engines, parts.gpus, False)
+    fastest: Stage = (engines, parts.capacity * parts.latency, False)
+    stages: dict[Objective, list[Stage]] = {
+        "throughput": [most, fewest, fastest],
+        "cost": [(engines, parts.prices * parts.gpus, False), fewest, most],
+        "gpus": [fewest, most],
+        "latency": [most, fewest],
+    }
+    return parts.programme([*stages[parts.ask.objective], nodes])
+
+
+def _by_shares(parts: _Parts, rate: float) -> Programme:
+    """Columns y (m) and the shares x (m), which latency or joules price; then the flows."""
+    engines, useful = parts.engines, np.minimum(parts.capacity, rate)
+    shares = parts.columns(np.ones(len(engines)), integer=False)
+    for mine in parts.roles:
+        parts.rows.append(Row("all traffic served", shares[mine], np.ones(len(mine)), "==", 1.0))
+    parts.hold_capacities(shares, rate, useful)
+    nodes = parts.flow_columns()
+    return parts.programme([parts.priced(shares, rate), (engines, parts.gpus, False), nodes])
+
+
+def _by_joules(parts: _Parts) -> Programme:
+    """The most energy-thrifty without a rate: columns y (m), x (m) in rates, and R (1); then the flows. At the λ that
+    the question names, or the most that is carried: at any, or at λ."""
+    ask, engines = parts.ask, parts.engines
+    rates = parts.columns(parts.capacity * parts.most_engines, integer=False)
+    both = parts.carried_column()
+    for mine in parts.roles:
+        columns, values = np.append(rates[mine], both), np.append(np.ones(len(mine)), -1.0)
+        parts.rows.append(Row("all is carried", columns, values, "==", 0.0))
+    parts.hold_capacities(rates, 1.0, parts.capacity)
+    nodes = parts.flow_columns()
+    columns, weights, _ = parts.priced(rates, parts.unit)
+    joules: Stage = (np.append(columns, both), np.append(weights, -(ask.joules or 0.0)), False)
+    if ask.joules is not None and not ask.filling:
+        return parts.programme([joules, nodes])
+    if ask.filling:
+        weight = parts.vector(joules)
+        used = np.flatnonzero(weight)
+        parts.rows.append(Row("joules per token", used, weight[used], "<=", 0.0))
+    return parts.programme([(both, np.ones(1), True), (engines, parts.gpus, False), nodes])
+
+
+Stage = tuple[Ints, Floats | Ints, bool]
+"""What is wanted: columns, the weight of each, and whether the most of their sum (else the least)."""
+
+
+class _Parts:
+    """A programme that is being written: its columns, block by block, and its rows.
+
+    The first block is the engines y of the ``kept`` candidates (m,); ``pool`` to ``prices`` (m,) are what they are of,
+    ``roles`` the rows of each role in them, and capacities are in ``unit``, so that tolerances mean as much whatever it
+    is.
+    """
+
+    def __init__(self, ask: Question, kept: Ints, unit: float = 1.0) -> None:
+        c = ask.candidates
+        self.ask, self.kept, self.unit = ask, kept, unit
+        self.pool, self.gpus = c.pool[kept], c.gpus[kept]
+        self.capacity, self.latency = c.capacity_rps[kept] / unit, c.latency_ms[kept]
+        self.prices = np.array([ask.pools[p].usd_per_gpu_hour or 0.0 for p in self.pool.tolist()])
+        self.roles = [np.flatnonzero(c.roles[kept] == r) for r in c.needed]
+        self.rows: list[Row] = []
+        self._flows: dict[int, tuple[Flow, slice]] = {}
+        self._width = 0
+        self._blocks: list[tuple[Floats, Floats, Bools]] = []  # lower and upper bounds, and whether whole numbers
+        self.most_engines = self._most_engines()
+        self.engines = self.columns(self.most_engines)
+
+    def _limited(self) -> list[int]:
+        return sorted(set(self.pool.tolist()) - self.ask.unlimited)
+
+    def _most_engines(self) -> Floats:
+        """That fit, and are of any use."""
+        most = np.full(len(self.kept), np.inf)
+        if self.ask.rate_rps is not None:
+            most = np.ceil(self.ask.rate_rps / self.capacity)  # more than carry the whole rate help nobody
+        for p in self._limited():
+            here = self.pool == p
+            most[here] = np.minimum(most[here], self.ask.pools[p].gpus // self.gpus[here])
+        return most
+
+    def columns(self, upper: Floats, *, integer: bool = True, lower: float = 0.0) -> Ints:
+        """The numbers of new columns."""
+        n = len(upper)
+        self._blocks.append((np.full(n, lower), upper, np.full(n, integer)))
+        self._width += n
+        return np.arange(self._width - n, self._width)
+
+    def carried_column(self) -> Ints:
+        """The column of R, which the least capacity bounds: one engine of each role carries that, and without one there
+        is no fleet."""
+        most = min(float(self.capacity[mine] @ self.most_engines[mine]) for mine in self.roles)
+        return self.columns(np.array([most]), integer=False, lower=float(self.capacity.min()))
+
+    def hold_capacities(self, served: Ints, rate: float, capacity: Floats) -> None:
+        """``rate`` × each of the columns ``served`` is at most what its engines carry."""
+        self.rows += [
+            Row(f"capacity of candidate {v}", np.array([served[i], i]), np.array([rate, -capacity[i]]), "<=", 0.0)
+            for i, v in enumerate(self.kept.tolist())
+        ]
+
+    def priced(self, served: Ints, rate: float) -> Stage:
+        """What requests cost where they are served, and for joules what stands, spread over ``rate``."""
+        if self.ask.objective != "energy":
+            return served, self.latency, False
+        standing = self.ask.candidates.stands[self.kept] / rate
+        return np.append(served, self.engines), np.append(self.latency, standing), False
+
+    def flow_columns(self) -> Stage:
+        """The columns and rows of every pool's packing, after all others; the stage of fewest nodes."""
+        started: list[int] = []
+        for p in self._limited():
+            pool, here = self.ask.pools[p], np.flatnonzero(self.pool == p)
+            cuts = [self.ask.candidates.cut(self.ask.pools, v) or () for v in self.kept[here].tolist()]
+            graph, begin = flow(pool, {size for cut in cuts for size in cut}), self._width
+            self.columns(np.full(len(graph.arcs), float(pool.nodes)))
+            self._flows[p] = (graph, slice(begin, self._width))
+            self.rows += flow_rows(pool, graph, begin, dict(zip(here.tolist(), cuts, strict=True)))
+            started += [begin + k for k, (first, _) in enumerate(graph.arcs) if first == 0]
+        return np.array(started, np.int64), np.ones(len(started)), False
+
+    def vector(self, stage: Stage) -> Floats:
+        columns, weights, _ = stage
+        out = np.zeros(self._width)
+        out[columns] = weights
         return out
 
-    prices = np.array([ask.pools[p].usd_per_gpu_hour or 0.0 for p in pool.tolist()])
-    fewest = (vector(y, gpus), False)
-    standing = c.stands[kept] / (rate or unit)
-    most = (vector([both], 1.0) if carried else vector(y, capacity), True)
-    fastest = (vector(y, capacity * latency), False)
-    stages = {
-        "throughput": [most, fewest, fastest],
-        "cost": [(vector(y, prices * gpus), False), fewest, most],
-        "gpus": [fewest, most],
-        "latency": [(vector(x, latency), False), fewest] if mixed else [most, fewest],
-        "energy": [(vector(x, latency) + vector(y, standing), False), fewest] if mixed else [most, fewest],
-    }[ask.objective]
-    if frugal:
-        joules = stages[0][0] - vector([both], ask.joules or 0.0)
-        stages = [most, fewest] if ask.filling or ask.joules is None else [(joules, False)]
-        if ask.filling:
-            used = np.flatnonzero(joules)
-            rows.append(Row("joules per token", used, joules[used], "<=", 0.0))
-    integer = np.ones(width, np.bool_)
-    integer[m : 2 * m] = not mixed
-    integer[both : both + 1] = not carried
-    (goal, maximise), *ties = [*stages, (vector(started, 1.0), False)]
-    lower = np.zeros(width)
-    if carried:
-        lower[both] = capacity.min()  # one engine of each role carries that: without one there is no fleet
-    problem = Problem(goal, integer, lower, np.concatenate(uppers), tuple(rows), maximise)
-    return Programme(problem, ties, kept, flows)
+    def programme(self, stages: list[Stage]) -> Programme:
+        """The first of ``stages`` is the goal; the others break its ties, in their order."""
+        (goal, maximise), *ties = [(self.vector(stage), stage[2]) for stage in stages]
+        lower, upper, integer = (np.concatenate(each) for each in zip(*self._blocks, strict=True))
+        return Programme(Problem(goal, integer, lower, upper, tuple(self.rows), maximise), ties, self.kept, self._flows)

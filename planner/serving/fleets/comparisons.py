@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import numpy as np
 
-from planner.contract.fleet import DemandPriced, FleetCompared, SupplyBound, SurviveAsked
+from planner.contract.fleet import CostAtRate, DemandPriced, FleetCompared, SupplyBound, SurviveAsked
 from planner.serving.fleets.decision import Answered, Fleet, solved
+from planner.solving.mix.question import Block, MixQuestion
 from planner.solving.mix.solve import solve_mix
 from profiles.errors import Infeasible, LimitReached
 
-SAME = 1e-6
+ONE = "one kind of engine for all"
+
+RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Times the load, whose cost is told."""
+
+MOST_TRIED = 3
+"""Kinds of engine that are tried for all requests: those that would do with least in parts of engines."""
+
+MOST_WITHOUT = 3
+"""Kinds of engine that fleets are planned without."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,7 @@ class Comparisons:
     compared: tuple[FleetCompared, ...] = ()
     demands: tuple[DemandPriced, ...] = ()
     supplies: tuple[SupplyBound, ...] = ()
+    cost_by_rate: tuple[CostAtRate, ...] = ()
     binding: str = "offered rate"
     engine: str = ""
     considered: int = 0
@@ -35,16 +47,18 @@ def engine_words() -> str:
     return f"HiGHS {version('highspy')}, counts and prices in turn"
 
 
-def compare(found: Answered, seconds: float, progress: object = None) -> Comparisons:
-    """All comparisons, each within a part of ``seconds``; in a fleet of several steps the rest is told by its mean."""
-    each = max(seconds / 12, 1.0)
+def compare(found: Answered, seconds: float, tail: MixQuestion | None = None) -> Comparisons:
+    """All comparisons, each within a part of ``seconds``; in a fleet of several steps the rest is told by its mean.
+    ``tail``: the question without what percentiles ask to be left free, None where nothing is."""
+    each = max(seconds / 12, 2.0)
     supplies = _supplies(found, each)
     bound = [supply.pool for supply in supplies]
     binding = "offered rate" + (f"; GPUs of pool {' and pool '.join(bound)}" if bound else "")
     return Comparisons(
         compared=tuple(_compared(found, each)),
-        demands=tuple(_demands(found, each)),
+        demands=tuple(_demands(found, each, tail)),
         supplies=tuple(supplies),
+        cost_by_rate=tuple(_by_rate(found, each)),
         binding=binding,
         engine=engine_words(),
     )
@@ -87,6 +101,8 @@ def _compared(found: Answered, seconds: float) -> list[FleetCompared]:
             kinds = [i for i, v in enumerate(fleet.chosen.variants) if fleet.offers[v.offer].pool.gpu == gpu]
             alone.append(_tried(f"{gpu} alone", fleet, ours, seconds / len(gpus), kinds))
         rows += sorted(alone, key=lambda row: row.usd_per_hour if row.usd_per_hour is not None else np.inf)
+    rows += _one_for_all(found, seconds)
+    rows += _without_each(found, seconds, rows)
     today = fleet.request.current
     if today is not None:
         cost = today.decision.usd_per_hour
@@ -102,6 +118,52 @@ def _compared(found: Answered, seconds: float) -> list[FleetCompared]:
         rows.append(_constant(found, seconds))
         rows.append(_hour_by_hour(found, seconds))
     return rows
+
+
+def _one_for_all(found: Answered, seconds: float) -> list[FleetCompared]:
+    """The best fleet in which every service has one kind of engine for all of its requests: that which would do with
+    least if engines could be had in parts."""
+    fleet = found.fleet
+    best: dict[int, list[tuple[float, int]]] = {s: [] for s in range(len(fleet.services))}
+    t = int(np.argmax([sum(step.rate_rps for step in shared.steps) for shared in fleet.steps]))
+    for v, variant in enumerate(fleet.chosen.variants):
+        mine = [g for g, group in enumerate(found.groups[t]) if group.service == variant.service]
+        needed = float(found.question.work[t][mine, v].sum()) * float(fleet.chosen.usd_per_hour[v])
+        if np.isfinite(needed):
+            best[variant.service].append((needed, variant.engine))
+    if not all(best.values()):
+        return [
+            FleetCompared(name=ONE, usd_per_hour=None, loses_by=None, reason="no kind of engine serves every class")
+        ]
+    if len({(v.service, v.engine) for v in fleet.chosen.variants}) == len(fleet.services):
+        return []
+    ranked = [list(dict.fromkeys(engine for _, engine in sorted(each))) for each in best.values()]
+    rows = []
+    for number in range(MOST_TRIED if len(ranked) == 1 else 1):
+        which = [each[min(number, len(each) - 1)] for each in ranked]
+        kinds = [v for v, each in enumerate(fleet.chosen.variants) if which[each.service] == each.engine]
+        rows.append(_tried(ONE, fleet, _cost(found), seconds / MOST_TRIED, kinds))
+    return [min(rows, key=lambda row: np.inf if row.usd_per_hour is None else row.usd_per_hour)]
+
+
+def _without_each(found: Answered, seconds: float, others: Sequence[FleetCompared]) -> list[FleetCompared]:
+    """The next best fleets: without one of the kinds of engine that run, the best first, but for those that are
+    among the ``others``."""
+    fleet, engines = found.fleet, found.answer.engines
+    assert engines is not None
+    used = sorted(
+        {(fleet.chosen.variants[v].service, fleet.chosen.variants[v].engine): -float(engines[:, v].sum())
+         for v in np.flatnonzero(engines.any(axis=0)).tolist()}.items(), key=lambda item: item[1],
+    )[:MOST_WITHOUT]  # fmt: skip
+    rows = []
+    for (service, engine), _ in used:
+        kinds = [v for v, e in enumerate(fleet.chosen.variants) if (e.service, e.engine) != (service, engine)]
+        label = fleet.services[service].engines[engine].label
+        if kinds:
+            rows.append(_tried(f"without {label}", fleet, _cost(found), seconds / len(used), kinds))
+    known = [row.engines for row in others]
+    kept = [row for row in rows if row.usd_per_hour is not None and row.engines not in known]
+    return sorted(kept, key=lambda row: row.usd_per_hour or 0.0)
 
 
 def _constant(found: Answered, seconds: float) -> FleetCompared:
@@ -133,7 +195,34 @@ def _hour_by_hour(found: Answered, seconds: float) -> FleetCompared:
     )  # fmt: skip
 
 
-def _demands(found: Answered, seconds: float) -> list[DemandPriced]:
+def _by_rate(found: Answered, seconds: float) -> list[CostAtRate]:
+    """The cost of the same requests at other rates, of the best fleet and of each GPU type alone."""
+    fleet, question, rows = found.fleet, found.question, []
+    gpus = [fleet.offers[v.offer].pool.gpu for v in fleet.chosen.variants]
+    types = list(dict.fromkeys(gpus))
+    if len(fleet.steps) > 1 or len(types) < 2 or fleet.request.objective != "cost":
+        return []
+    rate = sum(step.rate_rps for step in fleet.steps[0].steps)
+    until = time.perf_counter() + 2 * seconds
+
+    def cost(factor: float, only: str | None) -> float | None:
+        work = question.work[0] * factor
+        if only is not None:
+            work = np.where(np.array([gpu == only for gpu in gpus])[None, :], work, np.inf)
+        if not np.isfinite(work).any(axis=1).all():
+            return None
+        return solve_mix(replace(question, work=[work]), seconds=max(seconds / 4, 0.2), gap=1e-3).objective
+
+    for factor in RATES:
+        if time.perf_counter() > until:
+            return []
+        mine = _cost(found) if factor == 1 else cost(factor, None)
+        alone = {gpu: cost(factor, gpu) for gpu in types}
+        rows.append(CostAtRate(rate_rps=rate * factor, usd_per_hour=mine, alone=alone))
+    return rows
+
+
+def _demands(found: Answered, seconds: float, tail: MixQuestion | None) -> list[DemandPriced]:
     """The programme without each of its demands."""
     fleet, request, rows = found.fleet, found.fleet.request, []
     ours = _cost(found)
@@ -145,6 +234,12 @@ def _demands(found: Answered, seconds: float) -> list[DemandPriced]:
             return
         cost = min(_cost(other), ours)
         rows.append(DemandPriced(demand=name, usd_per_hour=cost, costs_usd_per_hour=ours - cost))
+
+    def changed(name: str, question: MixQuestion) -> None:
+        answer = solve_mix(question, seconds=seconds, gap=1e-4)
+        if answer.objective is not None:
+            cost = min(answer.objective, ours)
+            rows.append(DemandPriced(demand=name, usd_per_hour=cost, costs_usd_per_hour=ours - cost))
 
     if request.route_by == "isl":
         without("routing by prompt length alone", route_by="isl,osl")
@@ -158,7 +253,17 @@ def _demands(found: Answered, seconds: float) -> list[DemandPriced]:
             )
     if sum(bool(getattr(asked, name)) for name in ("engines", "nodes", "spot_pools", "zones")) > 1:
         without("surviving anything", survive=SurviveAsked())
+    spot = [block for block in found.question.blocks if _is_spot(fleet, block) and np.isfinite(block.most)]
+    if spot and len(spot) < len(found.question.blocks) + 1:
+        blocks = [each for each in found.question.blocks if each not in spot]
+        changed("a limit on spot GPUs", replace(found.question, blocks=blocks))
+    if tail is not None:
+        changed("room for the tail: percentiles, not the mean", tail)
     return rows
+
+
+def _is_spot(fleet: Fleet, block: Block) -> bool:
+    return any(offer.supply == "spot" and offer.name == block.name for offer in fleet.offers)
 
 
 def _supplies(found: Answered, seconds: float) -> list[SupplyBound]:

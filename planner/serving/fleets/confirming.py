@@ -29,6 +29,7 @@ from planner.serving.layouts import Restrictions
 from planner.serving.operating_points import Job, OperatingPoints, search
 from planner.serving.planning import CostOf, jobs_of
 from planner.serving.request import PlanRequest
+from planner.solving.mix.question import MixQuestion
 from profiles.errors import Infeasible
 
 ROUNDS = 4
@@ -64,6 +65,18 @@ def headroom_of(slo: Slo, engines: int) -> float:
     percentile = max([bound.percentile for bound in slo.bounds], default=90.0)
     free = float(np.interp(percentile, list(TAIL), list(TAIL.values())))
     return 1.0 - free / float(max(engines, 1) ** SHARED)
+
+
+def without_tails(found: Answered) -> MixQuestion | None:
+    """The question of a fleet whose engines were counted on for what they carry at their own draw of arrivals, nothing
+    left free for others; None where nothing was."""
+    fleet, engines = found.fleet, found.answer.engines
+    if fleet.request.headroom is not None or not fleet.request.simulation or engines is None:
+        return None
+    kept = np.ones(engines.shape[1])
+    for v, variant in enumerate(fleet.chosen.variants):
+        kept[v] = headroom_of(fleet.services[variant.service].asked.slo, int(engines[:, v].max()))
+    return replace(found.question, work=[work * kept for work in found.question.work])
 
 
 @dataclass(frozen=True)

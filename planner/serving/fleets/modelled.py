@@ -12,7 +12,7 @@ from costmodels.models.architecture import Architecture
 from costmodels.serving.simulator.outcome import Metric
 from costmodels.serving.simulator.step_table import End
 from planner.contract.engine import EngineGroup
-from planner.contract.fleet import ClassAttained
+from planner.contract.fleet import AttainedAfterLoss, ClassAttained
 from planner.contract.quantities import Interval, Latency
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.document.prediction import GroupPrediction, SloCheck
@@ -22,6 +22,7 @@ from planner.serving.fleets.capacities import ModelEngine
 from planner.serving.fleets.confirming import Loaded, Settled, class_of, metric_of, rates_on
 from planner.serving.fleets.decision import Answered, ServiceLoad
 from planner.serving.fleets.described import replicas
+from planner.serving.fleets.losing import AfterLoss
 from planner.serving.fleets.request import FleetRequest
 from planner.serving.fleets.supplies import Offer
 from planner.serving.fleets.variants import Variant
@@ -32,14 +33,22 @@ from planner.serving.request import PlanRequest
 SHOWN = 24
 """Classes of a service whose percentiles are told: those with most requests."""
 
+METRICS: tuple[Metric, ...] = ("ttft", "tpot", "e2e")
+
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
 class ModelDescribed:
     """Engines of the cost model. ``engines``: the kinds that run, by variant, under their mixtures."""
 
-    def __init__(self, settled: Settled, engines: Mapping[int, Loaded], models: Mapping[int, Architecture]) -> None:
-        self._settled, self._engines, self._models = settled, engines, models
+    def __init__(
+        self,
+        settled: Settled,
+        engines: Mapping[int, Loaded],
+        models: Mapping[int, Architecture],
+        after: AfterLoss | None = None,
+    ) -> None:
+        self._settled, self._engines, self._models, self._after = settled, engines, models, after
         self.simulated = any(each.check is not None for each in engines.values())
 
     # -------------------------------------------------------------- the request
@@ -174,7 +183,7 @@ class ModelDescribed:
             return {}
         asked = found.fleet.services[service]
         pooled = _Pooled(found, mine)
-        rates = pooled.rates
+        rates, lost = pooled.rates, self._lost(service)
         order = np.argsort(-rates, kind="stable")[: int((rates > 0).sum())]
         classes = tuple(
             ClassAttained(
@@ -182,11 +191,25 @@ class ModelDescribed:
                 osl=asked.classes[i].osl,
                 rate_rps=float(rates[i]),
                 holds=pooled.holds(asked, i),
-                **{f"{metric}_ms": pooled.latency(metric, i) for metric in ("ttft", "tpot", "e2e")},
+                after_loss=None if lost is None else AttainedAfterLoss(holds=lost.holds(asked, i), **lost.latencies(i)),
+                **pooled.latencies(i),
             )
             for i in sorted(order[:SHOWN].tolist(), key=lambda i: (asked.classes[i].isl, asked.classes[i].osl))
         )
-        return {"holds": pooled.holds(asked, None), "classes": classes}
+        said: dict[str, Any] = {"holds": pooled.holds(asked, None), "classes": classes}
+        if lost is not None and self._after is not None:
+            said |= {"worst_loss": self._after.words, "holds_after_loss": lost.holds(asked, None)}
+        return said
+
+    def _lost(self, service: int) -> _Pooled | None:
+        """What a service's requests see after the worst loss."""
+        if self._after is None:
+            return None
+        mine = [
+            each for each in self._after.engines.values()
+            if each.check is not None and self._variant(each).service == service
+        ]  # fmt: skip
+        return _Pooled(self._after.found, mine) if mine else None
 
 
 class _Pooled:
@@ -207,7 +230,7 @@ class _Pooled:
             where.append(class_of(outcome, classes, rates))
             for end in ENDS:
                 of = each.check.outcomes.get(end, outcome)
-                self._of[end].append({metric: metric_of(of, metric) for metric in ("ttft", "tpot", "e2e")})
+                self._of[end].append({metric: metric_of(of, metric) for metric in METRICS})
         self._weights, self._where = np.concatenate(weights), np.concatenate(where)
 
     def _values(self, metric: Metric, end: End) -> np.ndarray:
@@ -223,6 +246,9 @@ class _Pooled:
             >= bound.percentile / 100 * float(weight.sum())
             for bound in service.asked.slo.bounds
         )
+
+    def latencies(self, which: int) -> dict[str, Latency | None]:
+        return {f"{metric}_ms": self.latency(metric, which) for metric in METRICS}
 
     def latency(self, metric: Metric, which: int) -> Latency | None:
         mine = self._where == which

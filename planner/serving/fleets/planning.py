@@ -17,9 +17,10 @@ from planner.contract.workload.workload import Workload
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.fleets.capacities import Capacities, service_request
 from planner.serving.fleets.comparisons import Comparisons, compare
-from planner.serving.fleets.confirming import Confirming, Loaded, Settled, busiest
+from planner.serving.fleets.confirming import Confirming, Loaded, Settled, busiest, without_tails
 from planner.serving.fleets.decision import Answered, Fleet, fleet_of, solved
 from planner.serving.fleets.described import TableDescribed
+from planner.serving.fleets.losing import after_worst_loss
 from planner.serving.fleets.modelled import ModelDescribed
 from planner.serving.fleets.report import document
 from planner.serving.fleets.request import FleetRequest, ServiceAsked, parse_fleet_request
@@ -55,7 +56,7 @@ def plan_fleet(
         tell("choosing engines")
         found = solved(fleet, progress=progress)
         tell("comparing with other fleets")
-        comparisons = compare(found, request.time_limit_s / 2, progress)
+        comparisons = compare(found, request.time_limit_s / 2)
         return validated(document(found, TableDescribed(), comparisons, _of_tables()), parse_plan)
     alone = one_load(request)
     if alone is not None:
@@ -94,8 +95,9 @@ class _Modelled:
         found = settled.found
         engines = {**engines, **confirming.standing_by(found, engines)}
         self._tell("comparing with other fleets")
-        comparisons = compare(found, self._request.time_limit_s / 3, self._tell)
-        described = ModelDescribed(settled, engines, models)
+        comparisons = compare(found, self._request.time_limit_s / 3, without_tails(found))
+        after = after_worst_loss(found, confirming) if self._request.simulation else None
+        described = ModelDescribed(settled, engines, models, after)
         return validated(
             document(found, described, self._counted(comparisons), self._provenance(fleet, settled, models)), parse_plan
         )

@@ -359,6 +359,7 @@ def _proof(found: Answered, comparisons: Comparisons) -> plans.ServingProof:
             compared=comparisons.compared,
             demands=comparisons.demands,
             supplies=comparisons.supplies,
+            cost_by_rate=comparisons.cost_by_rate,
             not_served=found.not_served,
         ),
     )

@@ -40,6 +40,7 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
         f"{math.exp(calibration.tpot.high):.2f} × the predicted TPOT, and intervals are at least that wide; "
         "TTFT includes HTTP and tokenisation as in those runs, not the network to the user"
     )
+    notes += _clock_notes(groups)
     notes += _expert_notes(request, groups)
     notes += _simulation_notes(groups, checks)
     notes += _unbounded_notes(request, groups)
@@ -103,6 +104,16 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
         if pool.price_source is not None:
             notes.append(f"price of {pool.gpu}: {pool.usd_per_gpu_hour} USD per GPU-hour, {pool.price_source}")
     return list(dict.fromkeys(notes))
+
+
+def _clock_notes(groups: list[Group]) -> list[str]:
+    """Where times and watts at the clock of a group are not that GPU's own."""
+    return [
+        f"times and watts against the clock were not measured on {group.job.served.gpu.name}: carried over from other "
+        "GPUs with wider ends (plan profile collect --clocks measures them)"
+        for group in groups
+        if group.job.served.state is not None and not group.job.served.response.measured
+    ]
 
 
 def _expert_notes(request: PlanRequest, groups: list[Group]) -> list[str]:

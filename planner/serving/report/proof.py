@@ -12,7 +12,8 @@ from planner.contract.provenance import Provenance, provenance_fields
 from planner.serving.document import plan as plans
 from planner.serving.engines.groups import LoadedFleet
 from planner.serving.engines.latency import Checks
-from planner.serving.engines.options import TIE, ServingOption
+from planner.serving.engines.options import ServingOption
+from planner.serving.engines.ties import TIE
 from planner.serving.layouts import Rejected
 from planner.serving.report.accuracy import published_accuracy
 from planner.serving.report.notes import notes_of

@@ -1,8 +1,9 @@
-"""Several steps from each of them alone: a bound that no schedule beats, and schedules of what each step would have.
+"""Schedules put together of what single steps would have.
 
-The cheapest fleet of every step alone costs no more than that step of any schedule, so their mean is a bound. And a
-schedule may be put together of them: of fleets that carry a step (its own, another step's, two neighbours' together),
-the cheapest path through the day with what changes cost, where supplies have room for them.
+Fleets that carry a step (its own best, other steps' made to fit it) are candidates; of them the cheapest path through
+the day with what changes cost, where supplies have room for them. What carries is first judged by known prices, of all
+candidates and steps at once; only the path's own fleets are asked of the linear programmes, and what they teach is
+judged by from then on.
 """
 
 from __future__ import annotations
@@ -11,68 +12,218 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from planner.solving.mix.mending import change_is_possible
-from planner.solving.mix.question import MixQuestion
-from planner.solving.solvers import Bools, Floats
+from planner.solving.mix.master import fits, left
+from planner.solving.mix.mending import Searched
+from planner.solving.mix.question import ALL, MixQuestion, losses, remaining
+from planner.solving.solvers import Bools, Floats, Ints
 
-MOST_CANDIDATES = 160
+MOST_CANDIDATES = 400
+"""Between which a path is looked for."""
 
-Carries = Callable[[int, Floats], bool]
-"""Whether whole engines (n,) carry a step, also after every loss."""
+NEAR = (1, -1, 2, -2, 3, -3)
+"""Steps whose fleets are made to fit a step."""
+
+MOST_PATHS = 40
+"""Paths that are asked of the linear programmes, at most, for one set of candidates."""
+
+ROUNDS = 12
+"""Times that new candidates are made of the path found."""
+
+SHORT = 1e-9
+"""Relative shortfall at a known price that counts as none."""
 
 
-def candidates(alone: Sequence[Floats | None]) -> Floats:
-    """(k, n) fleets to put schedules together of: each step's own, two neighbours' together, and all of the day's."""
-    found = [each for each in alone if each is not None]
-    both = [np.maximum(first, second) for first, second in zip(found, [*found[1:], found[0]], strict=True)]
-    three = [np.maximum(first, second) for first, second in zip(both, [*both[1:], both[0]], strict=True)]
-    rows = np.array([*found, *both, *three, np.max(found, axis=0)])
-    return np.unique(rows, axis=0)[:MOST_CANDIDATES]
+class DaySearch:
+    """The search for a schedule. ``serving``: cost of an hour of (n,) engines; ``carries``: whether whole engines carry
+    a step, also after every loss, by the linear programmes."""
+
+    def __init__(
+        self, search: Searched, serving: Callable[[Floats], float], carries: Callable[[int, Floats], bool]
+    ) -> None:
+        self._search, self._q = search, search.q
+        self._serving, self._carries = serving, carries
+        self._rows = np.zeros((0, len(self._q.kinds)))
+
+    # -------------------------------------------------------------- what is known
+
+    def _worth(self, rows: Floats) -> tuple[Floats, Floats]:
+        """(worth of ``rows`` (k, n) at all known prices, the least of what losses leave of it ÷ the share of the load
+        that is carried then), (k, prices)."""
+        prices = np.array(self._search.pool).T
+        whole, least = rows @ prices, np.full((len(rows), prices.shape[1]), np.inf)
+        if self._q.survive.any:
+            for i, row in enumerate(rows):
+                after = [remaining(row, loss) for loss in losses(self._q, row.astype(np.int64)) if loss]
+                if after:
+                    least[i] = (np.array(after) @ prices).min(axis=0) / self._search.share
+        return whole, np.minimum(whole, least)
+
+    def _carried(self, rows: Floats) -> Bools:
+        """(k, steps): whether they carry each step, as far as known prices say."""
+        known = np.array(self._search.known) * (1 - SHORT)
+        _, worth = self._worth(rows)
+        return np.stack([(worth >= known[:, t]).all(axis=1) for t in range(self._q.steps)], axis=1)
+
+    def _lacking(self, t: int, row: Floats) -> tuple[int, float, Floats] | None:
+        """(price, what is lacking at it, what one more of each kind adds) of the worst loss of a row; None: nothing."""
+        prices, known = np.array(self._search.pool), np.array([each[t] for each in self._search.known])
+        worst, found = SHORT * 10, None
+        for loss in losses(self._q, row.astype(np.int64)):
+            share = self._search.share if loss else 1.0
+            worth = prices @ remaining(row, loss)
+            short = (share * known - worth) / np.maximum(share * known, 1e-300)
+            k = int(np.argmax(short))
+            if short[k] > worst:
+                gain = prices[k].copy()
+                for v, count in loss:
+                    if count >= ALL:
+                        gain[v] = 0.0
+                worst, found = float(short[k]), (k, float(share * known[k] - worth[k]), gain)
+        return found
+
+    # -------------------------------------------------------------- candidates
+
+    def fitted(self, row: Floats, t: int, cost: Floats) -> Floats | None:
+        """``row`` (n,) made to carry step ``t`` and no more, as far as known prices say, at ``cost`` of each kind;
+        None: there is no room for what it lacks."""
+        row = row.copy()
+        upper = self._search.master.upper[t]
+        for _ in range(200):
+            lack = self._lacking(t, row)
+            if lack is None:
+                return self._trimmed(row, t, cost)
+            _, short, gain = lack
+            order = np.argsort(cost * np.ceil(short / np.maximum(gain, 1e-300) - 1e-9))
+            for v in order.tolist():
+                if gain[v] > 0 and row[v] < upper[v]:
+                    row[v] += 1
+                    if fits(self._q, row).all():
+                        break
+                    row[v] -= 1
+            else:
+                return None
+        return None
+
+    def _trimmed(self, row: Floats, t: int, cost: Floats) -> Floats:
+        for v in np.argsort(-cost).tolist():
+            while row[v] > 0:
+                row[v] -= 1
+                if self._lacking(t, row) is not None:
+                    row[v] += 1
+                    break
+        return row
+
+    def _more(self, rows: Sequence[Floats]) -> None:
+        self._rows = np.unique(np.array([*self._rows, *rows]), axis=0)
+
+    # -------------------------------------------------------------- paths
+
+    def schedule(self, alone: Sequence[Floats], until: float) -> Floats | None:
+        """(steps, n) of the cheapest schedule found; ``alone``: of each step a fleet that carries it. None: none."""
+        q, steps = self._q, self._q.steps
+        cost = np.maximum(q.kinds.cost, 1e-9)
+        two = [np.maximum(alone[t], alone[(t + 1) % steps]) for t in range(steps)]
+        three = [np.maximum(two[t], two[(t + 1) % steps]) for t in range(steps)]
+        self._more([*alone, *two, *three, np.max(alone, axis=0)])
+        for away in NEAR:
+            for t in range(steps):
+                if left(until) > 0 and (q.cyclic or 0 <= t + away < steps):
+                    made = self.fitted(alone[(t + away) % steps], t, cost)
+                    self._more([] if made is None else [made])
+        best: Floats | None = None
+        best_cost, rng = np.inf, np.random.default_rng(0)
+        for turn in range(ROUNDS):
+            found = self._confirmed(until)
+            if found is None or (best is not None and found[0] >= best_cost * (1 - 1e-6)):
+                break
+            best_cost, best = found
+            if left(until) < 0 or turn == ROUNDS - 1:
+                break
+            for t in range(steps):
+                near = [best[(t + away) % steps] for away in (-1, 1) if q.cyclic or 0 <= t + away < steps]
+                swaps = [np.where(np.arange(len(cost)) == v, best[t] - 1, best[t]) for v in np.flatnonzero(best[t])]
+                for row in [*near, *swaps]:
+                    if left(until) < 0:
+                        break
+                    made = self.fitted(row, t, cost * rng.uniform(0.9, 1.1, len(cost)))
+                    self._more([] if made is None else [made])
+        return best
+
+    def _confirmed(self, until: float) -> tuple[float, Floats] | None:
+        """The cheapest path whose fleets carry by the linear programmes too."""
+        for _ in range(MOST_PATHS):
+            self._fewer()
+            found = self._path(self._carried(self._rows))
+            if found is None or left(until) < 0:
+                return None
+            cost, chain = found
+            bad = [t for t, i in enumerate(chain) if not self._carries(t, self._rows[i])]
+            if not bad:
+                return cost, self._rows[chain]
+            made = [self.fitted(self._rows[chain[t]], t, np.maximum(self._q.kinds.cost, 1e-9)) for t in bad]
+            self._more([row for row in made if row is not None])
+        return None
+
+    def _fewer(self) -> None:
+        """Leaves out candidates that are dear for all that they carry."""
+        if len(self._rows) <= MOST_CANDIDATES:
+            return
+        there, serves = self._carried(self._rows), self._costs()
+        cheapest = np.where(there, serves[:, None], np.inf).min(axis=0)
+        with np.errstate(invalid="ignore"):
+            worst = np.where(there, serves[:, None] / cheapest[None, :], np.inf).min(axis=1)
+        self._rows = self._rows[np.sort(np.argsort(worst, kind="stable")[:MOST_CANDIDATES])]
+
+    def _costs(self) -> Floats:
+        return np.array([self._serving(row) for row in self._rows])
+
+    def _path(self, there: Bools) -> tuple[float, Ints] | None:
+        """(cost of an hour, rows (steps,)) of the cheapest path over the candidates."""
+        q, rows = self._q, self._rows
+        hours = float(q.seconds.sum()) / 3600
+        start_cost = q.kinds.cost * q.kinds.startup_s / 3600 / hours
+        here = np.where(there, self._costs()[:, None] * q.share_of_time[None, :], np.inf).T
+        moves = _moves(q, rows, rows, start_cost)
+
+        def walk(first: int | None, times: int) -> tuple[float, Ints]:
+            """Through the day ``times``, from ``first`` and back to it."""
+            total = here[0].copy()
+            if q.before is not None:
+                total += _moves(q, q.before[None, :].astype(np.float64), rows, start_cost)[0]
+            if first is not None:
+                total[np.arange(len(rows)) != first] = np.inf
+            back = []
+            for t in [*range(1, q.steps), *[t for _ in range(times - 1) for t in range(q.steps)]]:
+                through = total[:, None] + moves
+                came = np.argmin(through, axis=0)
+                back.append(came)
+                total = through[came, np.arange(len(rows))] + here[t]
+            if first is not None:
+                total = total + moves[:, first]
+            last = int(np.argmin(total))
+            chain = [last]
+            for came in reversed(back):
+                chain.append(int(came[chain[-1]]))
+            return float(total[last]), np.array(chain[::-1])
+
+        if not q.cyclic:
+            cost, chain = walk(None, 1)
+        else:
+            _, twice = walk(None, 3)
+            cost, chain = walk(int(twice[q.steps]), 1)
+        return (cost, chain) if np.isfinite(cost) else None
 
 
-def best_path(question: MixQuestion, rows: Floats, serves: Floats, carries: Carries) -> Floats | None:
-    """(steps, n): the cheapest path over ``rows`` (k, n), each carrying its step; None: there is none.
-
-    Args:
-        serves: cost of an hour of each of the rows, (k,).
-    """
-    steps, k = question.steps, len(rows)
-    share, hours = question.share_of_time, float(question.seconds.sum()) / 3600
-    start_cost = question.kinds.cost * question.kinds.startup_s / 3600 / hours
-    inf = np.inf
-    moves = np.full((k, k), inf)
-    for i in range(k):
-        starts = np.maximum(rows - rows[i], 0)
-        possible = np.array([change_is_possible(question, rows[i], rows[j]) for j in range(k)], np.bool_)
-        moves[i, possible] = (starts @ start_cost)[possible]
-    there: Bools = np.array([[carries(t, row) for row in rows] for t in range(steps)], np.bool_)
-    here = np.where(there, serves[None, :] * share[:, None], inf)
-
-    def path(first: int | None) -> tuple[float, list[int]]:
-        total = here[0].copy()
-        if question.before is not None:
-            before = question.before.astype(np.float64)
-            ok = np.array([change_is_possible(question, before, row) for row in rows], np.bool_)
-            total += np.where(ok, np.maximum(rows - before, 0) @ start_cost, inf)
-        if first is not None:
-            total[np.arange(k) != first] = inf
-        back = []
-        for t in range(1, steps):
-            through = total[:, None] + moves
-            back.append(np.argmin(through, axis=0))
-            total = through.min(axis=0) + here[t]
-        if first is not None:
-            total = total + moves[:, first]
-        last = int(np.argmin(total))
-        chain = [last]
-        for came in reversed(back):
-            chain.append(int(came[chain[-1]]))
-        return float(total[last]), chain[::-1]
-
-    if not question.cyclic:
-        cost, chain = path(None)
-    else:
-        some = np.flatnonzero(np.isfinite(here[0]))
-        tried = [path(int(i)) for i in some[np.argsort(here[0][some])][:40]]
-        cost, chain = min(tried, default=(inf, []))
-    return rows[chain] if np.isfinite(cost) else None
+def _moves(q: MixQuestion, before: Floats, after: Floats, start_cost: Floats) -> Floats:
+    """(k, m): what the change from each row of ``before`` (k, n) to each of ``after`` (m, n) costs; infinite where it
+    is not possible."""
+    started = np.maximum(after[None, :, :] - before[:, None, :], 0)
+    cost: Floats = started @ start_cost
+    if q.most_changes is not None:
+        left_ = np.maximum(before[:, None, :] - after[None, :, :], 0)
+        cost = np.where(started.sum(axis=2) + left_.sum(axis=2) > q.most_changes, np.inf, cost)
+    for block in q.blocks:
+        if np.isfinite(block.most) and block.of_changes:
+            both = (before[:, None, block.kinds] + started[:, :, block.kinds]) @ block.each
+            cost = np.where(both > block.most // block.unit * block.unit + 1e-9, np.inf, cost)
+    return cost

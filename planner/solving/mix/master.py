@@ -74,9 +74,12 @@ class Master:
         self._highs = _quiet(highspy)
         for kind in ("mip", "primal", "dual"):
             self._highs.setOptionValue(f"{kind}_feasibility_tolerance", 1e-9)
+        if steps == 1:  # small programmes again and again: what presolving saves is less than it takes
+            self._highs.setOptionValue("presolve", "off")
         self._highs.passModel(lp)
         self._columns = np.arange(total, dtype=np.int32)
         self._whole = False
+        self._rows, self._joining = 0, list[tuple[int, Ints, Floats, float, float]]()
         self._supply()
         if self._levels:
             self._present()
@@ -112,10 +115,16 @@ class Master:
 
     # -------------------------------------------------------------- rows
 
-    def _row(self, columns: Ints, values: Floats, low: float = -np.inf, high: float = np.inf) -> None:
+    def _row(
+        self, columns: Ints, values: Floats, low: float = -np.inf, high: float = np.inf, *, joins: bool = False
+    ) -> None:
+        """``joins``: it is of several steps."""
         kept = np.flatnonzero(values)
         scale = float(np.abs(values[kept]).max(initial=0.0)) or 1.0
         inf = self._highspy.kHighsInf
+        if joins:
+            self._joining.append((self._rows, columns[kept], values[kept] / scale, low / scale, high / scale))
+        self._rows += 1
         self._highs.addRow(
             low / scale if np.isfinite(low) else -inf,
             high / scale if np.isfinite(high) else inf,
@@ -159,19 +168,19 @@ class Master:
             gone = np.zeros(n) if known is None else known.astype(np.float64)
             for v in range(n):
                 if was is not None and was[v] != y[v]:
-                    self._row(np.array([u[v], y[v], was[v]]), np.array([1.0, -1.0, 1.0]), low=0.0)
+                    self._row(np.array([u[v], y[v], was[v]]), np.array([1.0, -1.0, 1.0]), low=0.0, joins=True)
                 elif was is None:
-                    self._row(np.array([u[v], y[v]]), np.array([1.0, -1.0]), low=-gone[v])
+                    self._row(np.array([u[v], y[v]]), np.array([1.0, -1.0]), low=-gone[v], joins=True)
             for block in q.blocks:
                 if np.isfinite(block.most) and block.of_changes and was is not None and was[0] != y[0]:
                     columns = np.concatenate([was[block.kinds], u[block.kinds]])
                     most = block.most // block.unit * block.unit
-                    self._row(columns, np.concatenate([block.each, block.each]), high=most)
+                    self._row(columns, np.concatenate([block.each, block.each]), high=most, joins=True)
             if q.most_changes is not None and (was is None or was[0] != y[0]):
                 # Engines that start, and as many leave as were there and start more than are there now.
                 columns = np.concatenate([u, y] if was is None else [u, y, was])
                 values = np.concatenate([np.full(n, 2.0), -np.ones(n), *([] if was is None else [np.ones(n)])])
-                self._row(columns, values, high=q.most_changes - float(gone.sum()))
+                self._row(columns, values, high=q.most_changes - float(gone.sum()), joins=True)
         self._stays()
 
     def _stays(self) -> None:
@@ -187,7 +196,7 @@ class Master:
                 recent = [s for s in recent if self._is_followed(s)]
                 if recent != [t] and recent:
                     columns = np.array([*(self.u(s).start + v for s in recent), self.y(t).start + v])
-                    self._row(columns, np.append(np.ones(len(recent)), -1.0), high=0.0)
+                    self._row(columns, np.append(np.ones(len(recent)), -1.0), high=0.0, joins=True)
 
     def cut(self, t: int, price: Floats, least: float, loss: Loss) -> None:
         """Σ price·(what is left after ``loss``) ≥ ``least``, in step ``t``."""
@@ -236,6 +245,25 @@ class Master:
         if whole:
             engines = np.rint(engines)
         return Counts(engines, float(info.objective_function_value), max(bound, 0.0), proved=False)
+
+    def apart(self) -> tuple[Floats, float]:
+        """(steps, n) what engines cost an hour of their step when steps are told apart, and what they cost at least
+        beside, at the prices that the last programme in parts of engines gave the rows that join steps. Steps that are
+        cheapest alone at these costs are together a bound on every schedule (Lagrange's)."""
+        q, n = self._q, len(self._q.kinds)
+        duals = np.array(self._highs.getSolution().row_dual)
+        cost, beside = self._cost.copy(), 0.0
+        for row, columns, values, low, high in self._joining:
+            dual, end = float(duals[row]), low if duals[row] > 0 else high
+            if dual and np.isfinite(end):
+                cost[columns] -= dual * values
+                beside += dual * end
+        engines = np.array([cost[self.y(t)] for t in range(q.steps)]) / q.share_of_time[:, None]
+        if self._moves:
+            for t in range(q.steps):
+                most = self.upper[t] if self._is_followed(t) else np.zeros(n)
+                beside += float(np.minimum(cost[self.u(t)] * most, 0.0).sum())
+        return engines, beside
 
     def at_least(self, engines: Floats, seconds: float, gap: float) -> Floats | None:
         """The cheapest whole counts that are nowhere below ``engines`` (steps, n) and change in time as they may."""

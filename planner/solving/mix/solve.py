@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from planner.solving.mix.carrying import ENOUGH, Carrying, cut_of
-from planner.solving.mix.days import best_path, candidates
+from planner.solving.mix.days import DaySearch
 from planner.solving.mix.master import Master, left
 from planner.solving.mix.mending import mend
 from planner.solving.mix.question import MOST_ENGINES, Loss, MixQuestion, losses, remaining, required
@@ -37,6 +37,9 @@ the programme in parts of engines is as good a bound, and sooner there."""
 
 ALONE = 0.5
 """Of the time, for the steps one by one."""
+
+PUT_TOGETHER = 0.6
+"""Of what is then left of it, at most, for schedules that are put together of them."""
 
 MOST_KNOWN = 400
 """Prices that are handed from one step to the next."""
@@ -172,32 +175,38 @@ class _Rounds:
             self.keep(found)
 
     def each_step(self, seconds: float) -> float:
-        """Every step alone: a bound on all of them together; what of it can be put together is kept."""
+        """Every step alone, at what engines cost there once steps are told apart: a bound on all of them together; what
+        can be put together of it is kept. After a programme in parts of engines."""
         q, total, alone, known = self.q, 0.0, [], list(self.pool)
-        done: dict[int, MixAnswer] = {}
+        costs, beside = self.master.apart()
+        if q.budget is not None or (costs <= 0).any():
+            costs, beside = np.tile(q.kinds.cost, (q.steps, 1)), 0.0
+        done: dict[tuple[int, bytes], MixAnswer] = {}
         until = time.perf_counter() + seconds
         for t in range(q.steps):
-            same = self.first[t]
+            same = (self.first[t], costs[t].tobytes())
             if same not in done:
                 one = replace(
-                    q, work=[q.work[t]], seconds=q.seconds[t : t + 1], cyclic=False, before=None, most_changes=None,
-                    fixed_cost=0.0, budget=None if q.budget is None else q.budget - q.fixed_cost,
+                    q, kinds=replace(q.kinds, cost=costs[t]), work=[q.work[t]], seconds=q.seconds[t : t + 1],
+                    cyclic=False, before=None, most_changes=None, fixed_cost=0.0,
+                    budget=None if q.budget is None else q.budget - q.fixed_cost,
                 )  # fmt: skip
                 each = max((until - time.perf_counter()) / (q.steps - t), 0.1)
-                done[same] = solve_mix(one, seconds=each, gap=self.gap / 2, prices=known)
+                done[same] = solve_mix(one, seconds=each, gap=self.gap / 4, prices=known)
                 known = [*known, *done[same].prices[len(known) :]][-MOST_KNOWN:]
             answer = done[same]
             total += answer.least * float(q.share_of_time[t])
             alone.append(None if answer.engines is None else answer.engines[0].astype(np.float64))
         for price in known:
             self.learn(price)
-        if all(each is not None for each in alone) and not (q.kinds.min_up_s > 0).any():
-            rows = candidates(alone)
-            serves = np.array([self.master.serving(row) for row in rows])
-            found = best_path(q, rows, serves, self.carries_step)
+        there = [each for each in alone if each is not None]
+        if len(there) == q.steps and not (q.kinds.min_up_s > 0).any():
+            found = DaySearch(self, self.master.serving, self.carries_step).schedule(
+                there, time.perf_counter() + PUT_TOGETHER * max(left(self.deadline), 0.0)
+            )
             if found is not None:
                 self.keep(found)
-        return total
+        return total + beside
 
     def carries_step(self, t: int, engines: Floats) -> bool:
         """Whether whole ``engines`` (n,) carry step ``t``, also after every loss."""

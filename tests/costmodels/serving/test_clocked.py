@@ -40,7 +40,7 @@ def steps() -> StepTimes:
 
 
 def test_a_clock_slows_every_step_prefill_more(steps: StepTimes) -> None:
-    slow = at_state(steps, GPU, OperatingState(clock_mhz=990))
+    slow = at_state(steps, GPU, OperatingState(clock_mhz=990), clock_response(GPU.name))
     factor = slow.latency.value / steps.latency.value
     assert 1 < factor[1] < factor[0] < 2
     watts, free = (step_watts(GPU, Activity.of(each)).value for each in (slow, steps))
@@ -50,14 +50,14 @@ def test_a_clock_slows_every_step_prefill_more(steps: StepTimes) -> None:
 def test_a_limit_leaves_alone_what_does_not_reach_it(steps: StepTimes) -> None:
     free = step_watts(GPU, Activity.of(steps)).value
     assert free[1] < 600 < free[0]
-    capped = at_state(steps, GPU, OperatingState(cap_watts=600))
+    capped = at_state(steps, GPU, OperatingState(cap_watts=600), clock_response(GPU.name))
     assert capped.latency.value[1] == steps.latency.value[1]
     assert capped.latency.value[0] > steps.latency.value[0]
     assert step_watts(GPU, Activity.of(capped)).value == pytest.approx([600, free[1]], rel=1e-6)
 
 
 def test_the_highest_clock_changes_nothing(steps: StepTimes) -> None:
-    same = at_state(steps, GPU, OperatingState(clock_mhz=1980, cap_watts=700))
+    same = at_state(steps, GPU, OperatingState(clock_mhz=1980, cap_watts=700), clock_response(GPU.name))
     assert np.allclose(same.latency.value, steps.latency.value)
     assert np.allclose(same.hot, 1)
 
@@ -66,14 +66,14 @@ def test_ends_are_wider_on_a_gpu_that_was_not_measured(steps: StepTimes) -> None
     state = OperatingState(clock_mhz=990)
     ratios = []
     for gpu in (GPU, find_gpu("H100")):
-        slow = at_state(steps, gpu, state)
+        slow = at_state(steps, gpu, state, clock_response(gpu.name))
         ratios.append(slow.latency.high / slow.latency.low)
     assert (ratios[1] > ratios[0]).all()
     assert not clock_response("H100-SXM").measured
 
 
 def test_a_mixture_of_capped_steps_stays_under_the_limit(steps: StepTimes) -> None:
-    capped = at_state(steps, GPU, OperatingState(cap_watts=450))
+    capped = at_state(steps, GPU, OperatingState(cap_watts=450), clock_response(GPU.name))
     parts = [(Activity.of(replace(capped).take(np.array([i]))), np.array([share])) for i, share in ((0, 0.3), (1, 0.7))]
     assert step_watts(GPU, Activity.mixed(parts)).value[0] <= 450
 

@@ -9,7 +9,7 @@ import pytest
 from cases import DENSE, SLO, WORKLOAD
 
 from planner.serving.document.plan import Plan
-from planner.serving.engines.options import TIE
+from planner.serving.engines.ties import TIE
 
 Planned = Callable[..., Plan]
 

@@ -11,15 +11,13 @@ from naive_simulator import constant_table, rising_table
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.simulator.arrivals import open_loop
 from costmodels.serving.simulator.capacity import (
-    Limit,
-    Missed,
     capacity_rps,
     keeps_up,
     meets,
     queue_growth,
     requests_needed,
 )
-from costmodels.serving.simulator.events import Engine, GivenUp, simulate
+from costmodels.serving.simulator.events import Engine, GivenUp, Limit, Missed, simulate
 from costmodels.serving.simulator.outcome import Metric
 from profiles.errors import InputError
 from tests.costmodels.lengths import constant_lengths
@@ -100,7 +98,7 @@ def test_a_run_is_given_up_only_where_it_fails(metric: Metric, percentile: float
         for share in (0.5, 0.999, 1.0, 1.001, 2.0):
             limits = [Limit(metric, percentile, exact * share)]
             try:
-                simulate(BATCHING, load, sample_us=1e4, give_up=Missed(load, limits, 0.1).too_often)
+                simulate(BATCHING, load, sample_us=1e4, give_up=Missed(limits, 0.1))
             except GivenUp:
                 assert share < 1
                 assert not meets(whole.trimmed(0.1), limits)

@@ -70,7 +70,8 @@ def test_the_gateway_that_knows_less_pays_more_and_is_told_so(tmp_path: Path) ->
     assert plan.proof.fleet is not None
     (demand,) = plan.proof.fleet.demands
     assert demand.costs_usd_per_hour == pytest.approx(1.01)
-    assert [row.usd_per_hour for row in plan.proof.fleet.compared] == pytest.approx([7.34, 12.12])
+    compared = {row.name: row.usd_per_hour for row in plan.proof.fleet.compared}
+    assert compared == pytest.approx({"A100-80GB alone": 7.34, "A10G alone": 12.12, "one kind of engine for all": 7.34})
 
 
 FLEET = """

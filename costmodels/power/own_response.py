@@ -1,0 +1,87 @@
+"""How a user's own GPU answers to its clock (``plan profile collect --clocks``), in the folder of a profile store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from costmodels.power.response import ClockResponse, PhaseResponse, clock_response
+from profiles.collect.response import FILE
+from profiles.errors import DataError
+from profiles.files import Source, is_file
+from profiles.markup import read_json
+from profiles.values import named
+
+_HINT = "measure again with plan profile collect --clocks, or leave the file out"
+_Three = tuple[float, float, float]
+
+
+class _Phase(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    clocked: Annotated[_Three, Field(description="value, low, high")]
+    exponent: _Three
+
+    @model_validator(mode="after")
+    def _in_order(self) -> _Phase:
+        for name, most in (("clocked", 1.0), ("exponent", 10.0)):
+            value, low, high = getattr(self, name)
+            if not 0 <= low <= value <= high <= most:
+                raise ValueError(f"{name}: {low:g}, {value:g}, {high:g} do not rise within 0 and {most:g}")
+        return self
+
+
+class _Response(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    prefill: _Phase
+    decode: _Phase
+    source: str
+    date: str
+    points: tuple[dict[str, float | str | None], ...] = ()
+
+
+_FILE = TypeAdapter(dict[str, _Response])
+
+
+def response_of(gpu: str, folders: Iterable[Path]) -> ClockResponse:
+    """Of ``gpu``: as the last of these stores' folders measured it, else what ships.
+
+    Raises:
+        DataError: a file is broken.
+    """
+    found = clock_response(gpu)
+    for folder in folders:
+        if is_file(folder / FILE):
+            found = read_responses(folder / FILE).get(gpu, found)
+    return found
+
+
+def read_responses(path: Path) -> Mapping[str, ClockResponse]:
+    """By GPU.
+
+    Raises:
+        DataError: the file is broken.
+    """
+    source = Source(path, "clock response", _HINT, error=DataError)
+    return _read(source, source.text())
+
+
+@lru_cache(maxsize=32)
+def _read(source: Source, _text: str) -> Mapping[str, ClockResponse]:
+    try:
+        entries = _FILE.validate_python(read_json(source))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{named(source.path)}: {where}: {first['msg']}", _HINT) from error
+    return {
+        name: ClockResponse(_phase(entry.prefill), _phase(entry.decode), measured=True)
+        for name, entry in entries.items()
+    }
+
+
+def _phase(said: _Phase) -> PhaseResponse:
+    return PhaseResponse(said.clocked, said.exponent)
