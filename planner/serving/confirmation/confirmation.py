@@ -24,14 +24,11 @@ from costmodels.serving.simulator.capacity import (
     WARM_UP,
     capacity_rps,
     most_share,
-    queue_growth,
     requests_needed,
     requests_to_settle,
     settled,
 )
 from costmodels.serving.simulator.events import Limit, simulate
-from costmodels.serving.simulator.outcome import Outcome
-from costmodels.serving.simulator.step_table import End
 from planner.contract.engine import Limits
 from planner.contract.workload.slo import Bound
 from planner.serving.confirmation.simulated_engine import ENDS
@@ -329,20 +326,16 @@ class Trial:
         return Check({"value": outcome}, n, self.group.share / self.group.engines)
 
     def with_ends(self, check: Check) -> Check:
-        """The same requests at the ends of the steps' interval; where a queue grows, as many as are told of
-        (:data:`~costmodels.serving.simulator.capacity.LONG`)."""
+        """The ends of the steps' interval, seen by as many requests as are told of where an engine falls behind
+        (:data:`~costmodels.serving.simulator.capacity.LONG`): by fewer one that nearly does looks as if it kept up."""
         n, warm_up = self._run(self.group.load_rps)
-        long = min(round(LONG * check.share), MOST_OF_SLOW)
+        long = max(n, min(round(LONG * check.share), MOST_OF_SLOW))
+        load = open_loop(*self._lengths(long), self.group.load_rps, seed=SEED)
         outcomes = dict(check.outcomes)
         for end in ENDS:
             if end not in outcomes:
-                outcomes[end] = self._seen(end, n).trimmed(warm_up)
-                if long > n and queue_growth(outcomes[end]) > 0:
-                    outcomes[end] = self._seen(end, long).trimmed(warm_up * n / long)
+                outcomes[end] = simulate(self.tested.at(end), load).trimmed(warm_up * n / long)
         return replace(check, outcomes=outcomes)
-
-    def _seen(self, end: End, n: int) -> Outcome:
-        return simulate(self.tested.at(end), open_loop(*self._lengths(n), self.group.load_rps, seed=SEED))
 
     def capacity_rps(self) -> float:
         """The highest rate at which every bound holds, where the group's load is too much; 0 where none does."""
