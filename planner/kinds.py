@@ -34,7 +34,10 @@ from planner.serving.document import plan as serving
 from planner.serving.fleets.request import FleetRequest
 from planner.serving.predictions import PredictionRequest
 from planner.serving.request import PlanRequest
+from planner.training import asked_layouts
 from planner.training import document as training
+from planner.training import layouts as named
+from planner.training.layouts import LayoutsRequest
 from planner.training.request import TrainingRequest
 from profiles.errors import UnknownName
 
@@ -94,13 +97,13 @@ class Kind:
     name: str
     title: str
     request: type[Document]
-    request_version: str
     document: type[Published]
     parse: Callable[[str], Published]
     older: Mapping[str, Upgrade]
     make: Make
     route: str
     command: str
+    request_version: str = "1.0"
     quick: Callable[[Any], bool] = _never
     media_type: str = "application/json"
     written: Callable[[Any], bytes] = _text
@@ -237,7 +240,6 @@ _SERVING = Kind(
     name="serving",
     title="a plan: how one model is served",
     request=PlanRequest,
-    request_version="1.0",
     document=serving.Plan,
     parse=serving.parse_plan,
     older=serving.OLDER,
@@ -261,7 +263,6 @@ _ALL: tuple[Kind, ...] = (
         name="experts",
         title="a placement: which GPU holds which expert, and which copies of it",
         request=PlacementRequest,
-        request_version="1.0",
         document=experts.PlacementDocument,
         parse=experts.parse_placement,
         older=experts.OLDER,
@@ -273,7 +274,6 @@ _ALL: tuple[Kind, ...] = (
         name="predictions",
         title="latency, throughput and memory of configurations",
         request=PredictionRequest,
-        request_version="1.0",
         document=predicted.Predictions,
         parse=predicted.parse_predictions,
         older=predicted.OLDER,
@@ -286,7 +286,6 @@ _ALL: tuple[Kind, ...] = (
         name="memory",
         title="whether an engine starts, and where the memory of its GPUs goes",
         request=MemoryRequest,
-        request_version="1.0",
         document=memories.MemoryDocument,
         parse=memories.parse_memory,
         older=memories.OLDER,
@@ -299,7 +298,6 @@ _ALL: tuple[Kind, ...] = (
         name="simulation",
         title="what a plan does under a load, request by request",
         request=SimulationRequest,
-        request_version="1.0",
         document=replay.SimulationReport,
         parse=replay.parse_report,
         older=replay.OLDER,
@@ -311,7 +309,6 @@ _ALL: tuple[Kind, ...] = (
         name="deployment",
         title="what runs: engines read from the commands or files that start them",
         request=ImportRequest,
-        request_version="1.0",
         document=deployments.DeploymentDocument,
         parse=deployments.parse_deployment,
         older=deployments.OLDER,
@@ -324,7 +321,6 @@ _ALL: tuple[Kind, ...] = (
         name="comparison",
         title="plans and deployments side by side under one load",
         request=ComparisonRequest,
-        request_version="1.0",
         document=comparisons.Comparison,
         parse=comparisons.parse_comparison,
         older=comparisons.OLDER,
@@ -336,7 +332,6 @@ _ALL: tuple[Kind, ...] = (
         name="check",
         title="whether what runs starts and keeps its promises, and what would be better",
         request=CheckRequest,
-        request_version="1.0",
         document=checks.CheckDocument,
         parse=checks.parse_check,
         older=checks.OLDER,
@@ -348,7 +343,6 @@ _ALL: tuple[Kind, ...] = (
         name="export",
         title="what a launcher reads, made from a plan: scripts, manifests, a front",
         request=ExportRequest,
-        request_version="1.0",
         document=exports.ExportDocument,
         parse=exports.parse_export,
         older=exports.OLDER,
@@ -363,7 +357,6 @@ _ALL: tuple[Kind, ...] = (
         name="training",
         title="a training plan: how a model is laid out to be trained",
         request=TrainingRequest,
-        request_version="1.0",
         document=training.TrainingPlan,
         parse=training.parse_training_plan,
         older=training.OLDER,
@@ -372,10 +365,33 @@ _ALL: tuple[Kind, ...] = (
         command="train",
     ),
     Kind(
+        name="training-predictions",
+        title="time and memory of training layouts",
+        request=LayoutsRequest,
+        document=named.TrainingPredictions,
+        parse=named.parse_training_predictions,
+        older=named.OLDER,
+        make=asked_layouts.training_predictions,
+        route="/v1/training-predictions",
+        command="train predict",
+        quick=lambda request: len(request.layouts) <= FEW,
+    ),
+    Kind(
+        name="training-memory",
+        title="whether training layouts fit, and where the memory of every stage goes",
+        request=LayoutsRequest,
+        document=named.TrainingMemories,
+        parse=named.parse_training_memories,
+        older=named.OLDER,
+        make=_from_catalogue(asked_layouts.training_memories),
+        route="/v1/training-memory",
+        command="train memory",
+        quick=lambda request: len(request.layouts) <= FEW,
+    ),
+    Kind(
         name="power",
         title="a power plan: how many servers a row holds, and under which caps",
         request=PowerRequest,
-        request_version="1.0",
         document=power.PowerPlan,
         parse=power.parse_power_plan,
         older=power.OLDER,

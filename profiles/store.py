@@ -51,6 +51,7 @@ class ProfileStore:
 
     def __init__(self, path: Path | str, *, trusted: bool = False) -> None:
         self.path = Path(path)
+        self._distinct: dict[tuple[str, str, str], list[str]] = {}
         self.manifest = self._read_manifest()
         if not trusted:
             self.verify()
@@ -241,11 +242,15 @@ class ProfileStore:
         return rows
 
     def values(self, operation: str, column: str) -> list[str]:
-        """The distinct values of a text column of ``operation``, sorted; read without loading the rows."""
+        """The distinct values of a text column of ``operation``, sorted; read without loading the rows, and once for
+        each file."""
         find_operation(operation)
         if operation not in self.manifest.hashes:
             return []
-        return sorted(texts(self.columns(operation, [column]), column).levels)
+        key = (operation, column, self.manifest.hashes[operation])
+        if key not in self._distinct:
+            self._distinct[key] = sorted(texts(self.columns(operation, [column]), column).levels)
+        return list(self._distinct[key])
 
     def verify(self) -> None:
         """Checks every file against the hash in the manifest, as both now lie on the disk, and the rows against what

@@ -68,6 +68,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=openapi.operation_id,
         lifespan=life,
     )
     service = Service(kinds, settings, planner, explain)

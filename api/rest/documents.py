@@ -28,6 +28,13 @@ _TIME = Query(
 )
 
 
+_LINKS = {
+    "document": openapi.link("get_document", id="$response.body#/documents/0/id"),
+    "explanation": openapi.link("explain_document", id="$response.body#/documents/0/id"),
+    "next": openapi.link("list_documents", cursor="$response.body#/next_cursor"),
+}
+
+
 class DocumentEntry(BaseModel):
     """A document without its content."""
 
@@ -52,10 +59,11 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.get(
         "/v1/documents",
+        name="list documents",
         summary="Your documents, of every kind",
         description=_LIST,
         response_model=DocumentList,
-        responses=openapi.usual_problems(),
+        responses={**openapi.usual_problems(), 200: {"description": "A page of them", "links": _LINKS}},
         tags=["documents"],
     )
     async def listed(

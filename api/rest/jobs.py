@@ -57,7 +57,19 @@ def add(app: FastAPI, service: Service) -> None:
     planner = service.planner
     usual = openapi.usual_problems(s404="There is no such job, or it is someone else's")
 
-    @app.get("/v1/jobs", summary="Your jobs", response_model=JobList, responses=openapi.usual_problems(), tags=["jobs"])
+    of_one = {**usual, 200: {"description": "How it stands", "links": openapi.OF_A_JOB}}
+    first = {
+        name: each | {"parameters": {"id": "$response.body#/jobs/0/id"}} for name, each in openapi.OF_A_JOB.items()
+    }
+
+    @app.get(
+        "/v1/jobs",
+        name="list jobs",
+        summary="Your jobs",
+        response_model=JobList,
+        responses={**openapi.usual_problems(), 200: {"description": "A page of them", "links": first}},
+        tags=["jobs"],
+    )
     async def listed(
         request: Request,
         state: Annotated[Literal["queued", "running", "done", "failed", "cancelled"] | None, Query()] = None,
@@ -72,7 +84,14 @@ def add(app: FastAPI, service: Service) -> None:
         more = cursors.write(found[limit - 1].number, under) if len(found) > limit else None
         return {"jobs": [job_fields(service, job) for job in found[:limit]], "next_cursor": more}
 
-    @app.get("/v1/jobs/{id}", summary="How a job stands", response_model=JobStatus, responses=usual, tags=["jobs"])
+    @app.get(
+        "/v1/jobs/{id}",
+        name="get job",
+        summary="How a job stands",
+        response_model=JobStatus,
+        responses=of_one,
+        tags=["jobs"],
+    )
     async def status(request: Request, id: str) -> Any:
         asker = await service.asker(request, "read")
         job = await run_in_threadpool(planner.jobs.find, checked_id("job", id), asker.owner)
@@ -80,7 +99,14 @@ def add(app: FastAPI, service: Service) -> None:
             raise not_found("job", id)
         return respond_job(service, job)
 
-    @app.delete("/v1/jobs/{id}", summary="Stop a job", response_model=JobStatus, responses=usual, tags=["jobs"])
+    @app.delete(
+        "/v1/jobs/{id}",
+        name="cancel job",
+        summary="Stop a job",
+        response_model=JobStatus,
+        responses=of_one,
+        tags=["jobs"],
+    )
     async def cancel(request: Request, id: str) -> Any:
         """Stops it within a second, solver and all. One that has ended stays as it is."""
         asker = await service.asker(request, "plan")
@@ -91,6 +117,7 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.get(
         "/v1/jobs/{id}/events",
+        name="follow job",
         summary="The same as it changes",
         response_class=Response,
         responses={

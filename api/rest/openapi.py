@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -58,12 +59,56 @@ def usual_problems(**described: str) -> dict[int | str, dict[str, Any]]:
     return problems(**{**usual, **described})
 
 
+def operation_id(route: APIRoute) -> str:
+    """``get job`` → ``get_job``: what generated clients call it, and links name."""
+    return route.name.replace(" ", "_").replace("-", "_")
+
+
+def link(to: str, **parameters: str) -> dict[str, Any]:
+    """What can be asked next with what was answered: an operation, and where its parameters are in the answer."""
+    return {"operationId": to, "parameters": parameters}
+
+
+OF_A_JOB = {
+    "job": link("get_job", id="$response.body#/id"),
+    "events": link("follow_job", id="$response.body#/id"),
+    "cancel": link("cancel_job", id="$response.body#/id"),
+}
+
+ASKING: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": text,
+            "schema": {"type": "string"},
+            "example": example,
+        }
+        for name, text, example in (
+            ("Prefer", "`wait=N`: seconds to wait for the document; `respond-async`: a job at once", "wait=60"),
+            ("Priority", "`u=0` to `u=7`: the most urgent of your own jobs first", "u=3"),
+            ("Idempotency-Key", "the same key gets the first answer again for a day", "5f0c2a"),
+        )
+    ]
+}
+"""Headers that a ``POST`` of a kind heeds."""
+
+SECURITY = {
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A key of `plan keys create`; needed unless the service listens on loopback.",
+    }
+}
+
+
 def kind_responses() -> dict[int | str, dict[str, Any]]:
     """What a ``POST`` of a kind may answer."""
     located = {"Location": {"description": "the job", "schema": {"type": "string"}}}
     return {
         200: {"description": "The document: the same bytes as the command line's --json"},
-        202: {"description": "It takes longer: a job", "headers": located, "model": None},
+        202: {"description": "It takes longer: a job", "headers": located, "model": None, "links": OF_A_JOB},
         **usual_problems(
             s400="The body is not valid JSON, or broke off",
             s404="The answer was forgotten while it was waited for",
@@ -114,6 +159,8 @@ def install(app: FastAPI, kinds: Mapping[str, Kind]) -> None:
             names, definitions = models_json_schema(types, ref_template=REF)
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             schemas |= definitions["$defs"]
+            document["components"]["securitySchemes"] = SECURITY
+            document["security"] = [{"key": []}, {}]
             for kind in kinds.values():
                 _describe(document["paths"][kind.route]["post"], kind, names)
             app.openapi_schema = document

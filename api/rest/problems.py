@@ -71,7 +71,8 @@ def bad_parameter(name: str, detail: str, hint: str) -> RefusedError:
 async def _shardwright_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ShardwrightError)
     if error.http_status >= 500:
-        logger.error("%s %s: %s", request.method, request.url.path, error.message, exc_info=error)
+        told = error if error.http_status == 500 else None  # a database that is away is no defect of ours
+        logger.error("%s %s: %s", request.method, request.url.path, error.message, exc_info=told)
     problem = problem_of(error)
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         problem.pointer = None  # into no request: a parameter, or rows

@@ -53,6 +53,7 @@ def add(app: FastAPI, kind: Kind, service: Service) -> None:
         "long as package and measurements are the same.",
         response_class=Response,
         responses=openapi.kind_responses(),
+        openapi_extra=openapi.ASKING,
         tags=["documents"],
     )
 

@@ -54,7 +54,10 @@ def add(app: FastAPI, service: Service) -> None:
         s415="The body is coded",
         s422="What is wrong with the name or with the rows",
     )
-    made = {201: {"description": "Stored", "model": Uploaded}, **usual}
+
+    def made(family: Family) -> dict[int | str, dict[str, Any]]:
+        links = {"upload": openapi.link(f"get_{family}", name="$response.body#/name")}
+        return {201: {"description": "Stored", "model": Uploaded, "links": links}, **usual}
 
     async def stored(request: Request, family: Family, name: str, check: Callable[[bytes], Checked]) -> Response:
         asker = await service.asker(request, "upload")
@@ -72,10 +75,11 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.post(
         "/v1/profiles",
+        name="upload profiles",
         summary="Upload measurement rows",
         response_class=Response,
         status_code=201,
-        responses=made,
+        responses=made("profiles"),
         tags=["uploads"],
         openapi_extra=_BODY,
     )
@@ -92,10 +96,11 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.post(
         "/v1/traces",
+        name="upload traces",
         summary="Upload recorded requests",
         response_class=Response,
         status_code=201,
-        responses=made,
+        responses=made("traces"),
         tags=["uploads"],
         openapi_extra=_BODY,
     )

@@ -20,10 +20,11 @@ from scipy.optimize import least_squares
 
 from costmodels.estimates import Floats
 from costmodels.training.calibration import TrainingCalibration, TrainingConstants, TrainingSpread, doubt
-from planner.training.configuration import TrainingConfiguration
+from planner.training.configuration import HardwareNames, TrainingConfiguration
 from planner.training.machines import Machines
 from planner.training.named import measured_columns, read_layouts, told
 from planner.training.prediction import predicted
+from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
 from profiles.hardware import Gpu, LastingLoad
 from profiles.store import ProfileStore
@@ -163,7 +164,7 @@ def _usable(
     if "iteration_s" not in truth:
         raise InputError("iteration_s: no column has it", "give the measured seconds of an iteration (or s_iter)")
     seconds = truth["iteration_s"]
-    groups, wrong = read_layouts(table, measured)
+    groups, wrong = read_layouts(table, HardwareNames(catalogue_with(store.path for store in measured)))
     reasons = Counter(told(error).partition("; ")[0] for error in wrong.values())
     kept: list[list[TrainingConfiguration]] = []
     values: list[float] = []

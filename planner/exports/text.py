@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from planner.exports.resources import check_resource
+
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*")
 _WORDS = frozenset(("true", "false", "yes", "no", "on", "off", "null", "y", "n", "nan", "inf"))
 _LITERAL = re.compile(r"[^\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufeff\u2028\u2029\x85]*")
@@ -39,7 +41,13 @@ _Dumper.add_representer(str, _text)
 
 
 def yaml_text(*documents: Any, header: Iterable[str] = ()) -> str:
-    """Documents of one file, below comments."""
+    """Documents of one file, below comments.
+
+    Raises:
+        Unsupported: a custom resource with what its schema does not take.
+    """
+    for each in documents:
+        check_resource(each)
     parts = [yaml.dump(each, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6) for each in documents]
     return comments(header) + "---\n".join(parts)
 

@@ -119,20 +119,7 @@ def deployment_of_shapes(text: str, asked: EngineAsked, catalogue: Catalogue = S
     )
     engines = []
     for shape, layout in zip(shapes, layouts, strict=True):
-        spec = EngineSpec(
-            framework=framework.spec,
-            model=model.name,
-            layout=layout,
-            limits=limits,
-            weights_precision=precision.weights,
-            kv_precision=precision.kv,
-            precision_converted=precision.converted,
-            published_precision=model.weight_precision,
-            gpus_per_node=node.gpus,
-            is_moe=model.is_moe,
-            is_sparse=model.is_sparse,
-            role=shape.role,
-        )
+        spec = EngineSpec.of(framework, model, precision, layout, limits, node.gpus, shape.role)
         command = launch(spec).command
         engines.append(
             EngineRead(

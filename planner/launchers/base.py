@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from costmodels.serving.frameworks.facts import CommandLine, ExchangeWay
 from costmodels.serving.frameworks.framework import Framework
@@ -18,6 +18,10 @@ from planner.launchers.places import Place, Ports
 from planner.launchers.releases import ReleaseOptions
 from planner.launchers.words import plain
 from profiles.errors import Unsupported
+
+if TYPE_CHECKING:
+    from costmodels.models.architecture import Architecture
+    from costmodels.models.precision import Precision
 
 CHECKPOINT = "$CHECKPOINT"
 DRAFT_MODEL = "$DRAFT_MODEL"
@@ -138,6 +142,33 @@ class EngineSpec:
     """Of the model, those without experts among them; 0: not told, as what is shown needs no files."""
     experts: int = 0
     """Of a layer, without copies; 0: not told."""
+
+    @classmethod
+    def of(
+        cls,
+        framework: Framework,
+        model: Architecture,
+        precision: Precision,
+        layout: Layout,
+        limits: Limits,
+        gpus_per_node: int,
+        role: Role,
+    ) -> EngineSpec:
+        """Of a model that is known, in ``precision``."""
+        return cls(
+            framework=framework.spec,
+            model=model.name,
+            layout=layout,
+            limits=limits,
+            weights_precision=precision.weights,
+            kv_precision=precision.kv,
+            precision_converted=precision.converted,
+            published_precision=model.weight_precision,
+            is_sparse=model.is_sparse,
+            gpus_per_node=gpus_per_node,
+            is_moe=model.is_moe,
+            role=role,
+        )
 
     @property
     def must_name_kv(self) -> bool:

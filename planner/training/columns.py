@@ -37,7 +37,7 @@ def memory_columns(answer: Predicted, configurations: Sequence[TrainingConfigura
     }
 
 
-def stage_rows(answer: Predicted, row: int = 0) -> list[dict[str, object]]:
+def stage_rows(answer: Predicted, row: int = 0) -> list[dict[str, int]]:
     """Memory of each stage of one layout by part, bytes of a GPU, and whether it fits."""
     memory, stages = answer.memory, int(answer.layouts.pp[row])
     names = (*PARTS, "allocated", "reserved", "communication", "context")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -149,21 +149,27 @@ _SHIPPED = HardwareNames()
 
 
 def read_configuration(
-    values: Mapping[str, str], names: HardwareNames = _SHIPPED, *, allow_paths: bool = True
+    values: Mapping[str, str],
+    names: HardwareNames = _SHIPPED,
+    *,
+    find_model: Callable[[str], TrainedModel] = trained_model,
 ) -> TrainingConfiguration:
     """The layout that ``values`` (understood names of columns → text, blank where nothing is said) describe.
+    ``find_model``: what ``model`` names.
 
     Raises:
         InputError: beginning with the column's name.
     """
-    return _Reader(values, names, allow_paths).read()
+    return _Reader(values, names, find_model).read()
 
 
 class _Reader:
-    def __init__(self, values: Mapping[str, str], names: HardwareNames, allow_paths: bool) -> None:
+    def __init__(
+        self, values: Mapping[str, str], names: HardwareNames, find_model: Callable[[str], TrainedModel]
+    ) -> None:
         self.names = names
         self.values = {name: text.strip() for name, text in values.items()}
-        self.allow_paths = allow_paths
+        self.find_model = find_model
         self.defaults: list[str] = []
 
     # -------------------------------------------------------------- cells
@@ -246,7 +252,7 @@ class _Reader:
         name = self.text("model")
         shape = {part: self.whole(part, None) for part in SHAPE if self.text(part)}
         if name:
-            model = trained_model(name, allow_paths=self.allow_paths)
+            model = self.find_model(name)
             if shape:
                 part = next(iter(shape))
                 raise InputError(f"{part}: has no effect beside model {shown(name)}", "give the model or its shape")

@@ -3,21 +3,23 @@ others are predicted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from costmodels.estimates import Floats
-from planner.training.columns import MEMORY, TIMES, memory_columns, time_columns
+from costmodels.training.models import TrainedModel, trained_model
+from planner.training.columns import MEMORY, TIMES, memory_columns, stage_rows, time_columns
 from planner.training.configuration import HardwareNames, TrainingConfiguration, column_names, read_configuration
+from planner.training.layouts import TrainingScore
 from planner.training.machines import Machines, Progress
 from planner.training.meanings import MEASURED
 from planner.training.prediction import predicted
 from planner.training.rules import check
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
+from profiles.hardware import SHIPPED, Catalogue
 from profiles.store import ProfileStore
 from profiles.tables import numbers
 from profiles.values import shown
@@ -28,14 +30,41 @@ TOGETHER = 512  # configurations predicted in one call: enough to spread its cos
 GIB = 2.0**30
 
 
+FindModel = Callable[[str], TrainedModel]
+Groups = list[list[tuple[int, TrainingConfiguration]]]
+
+
 def predict(
-    table: pd.DataFrame, *, measured: Sequence[ProfileStore] = (), times: bool = True, progress: Progress | None = None
+    table: pd.DataFrame,
+    *,
+    measured: Sequence[ProfileStore] = (),
+    progress: Progress | None = None,
+    find_model: FindModel = trained_model,
 ) -> pd.DataFrame:
-    """``table`` (text columns) with the columns :data:`ADDED`; without ``times``, those of memory alone.
+    """``table`` (text columns) with the columns :data:`ADDED`.
+
+    Args:
+        find_model: what the column ``model`` names.
 
     Raises:
         InputError: the table is empty, or has a column twice, nearly right, or of a name that is added here.
     """
+    hardware = HardwareNames(catalogue_with(store.path for store in measured))
+    return _answered(table, hardware, Machines(measured, progress), find_model)[0]
+
+
+def memories(
+    table: pd.DataFrame, catalogue: Catalogue = SHIPPED, *, find_model: FindModel = trained_model
+) -> tuple[pd.DataFrame, list[list[dict[str, int]]]]:
+    """(``table`` with those of the columns :data:`ADDED` that no time is needed for, the others blank; of each row the
+    memory of its stages as :func:`planner.training.columns.stage_rows`, none where the row has an error). Errors and
+    arguments as :func:`predict`."""
+    return _answered(table, HardwareNames(catalogue), None, find_model)
+
+
+def _answered(
+    table: pd.DataFrame, hardware: HardwareNames, machines: Machines | None, find_model: FindModel
+) -> tuple[pd.DataFrame, list[list[dict[str, int]]]]:
     if not len(table):
         raise InputError("rows: there are none", "give one layout a row, below a header")
     clash = next((name for name in table.columns if name in ADDED), None)
@@ -44,25 +73,32 @@ def predict(
             f"{clash}: the column is added by the prediction", "rename it, or give --measured to score against it"
         )
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
-    groups, wrong = read_layouts(table, measured)
+    stages: list[list[dict[str, int]]] = [[] for _ in range(len(table))]
+    groups, wrong = read_layouts(table, hardware, find_model)
     for index, error in wrong.items():
         out["error"][index] = told(error)
-    machines = Machines(measured, progress) if times else None
     for rows in groups:
         for index, configuration in rows:
             out["defaults"][index] = " ".join(configuration.defaults)
         for part in (rows[i : i + TOGETHER] for i in range(0, len(rows), TOGETHER)):
+            indices, configurations = [index for index, _ in part], [each for _, each in part]
             try:
-                _fill(out, [index for index, _ in part], [each for _, each in part], machines)
+                answer = predicted(configurations, machines)
             except ShardwrightError as error:
-                for index, _ in part:
-                    out["error"][index] = told(error)
-    return pd.concat([table.reset_index(drop=True), pd.DataFrame(out)], axis=1)
+                out["error"][indices] = told(error)
+                continue
+            columns = {**memory_columns(answer, configurations), **time_columns(answer, configurations)}
+            for name, values in columns.items():
+                out[name][indices] = values
+            if machines is None:
+                for place, index in enumerate(indices):
+                    stages[index] = stage_rows(answer, place)
+    return pd.concat([table.reset_index(drop=True), pd.DataFrame(out)], axis=1), stages
 
 
 def read_layouts(
-    table: pd.DataFrame, measured: Sequence[ProfileStore] = ()
-) -> tuple[list[list[tuple[int, TrainingConfiguration]]], dict[int, ShardwrightError]]:
+    table: pd.DataFrame, hardware: HardwareNames, find_model: FindModel = trained_model
+) -> tuple[Groups, dict[int, ShardwrightError]]:
     """(the rows of ``table`` that are layouts, with their numbers, those together that are predicted together; what is
     wrong with the others, by number).
 
@@ -70,13 +106,13 @@ def read_layouts(
         InputError: the table has a column twice or nearly right.
     """
     understood, _ = column_names([str(name) for name in table.columns])
-    hardware = HardwareNames(catalogue_with(store.path for store in measured))
     groups: dict[tuple[object, ...], list[tuple[int, TrainingConfiguration]]] = {}
     wrong: dict[int, ShardwrightError] = {}
     names = list(understood.items())
     for index, record in enumerate(table[list(understood)].to_dict("records") if understood else [{}] * len(table)):
         try:
-            configuration = read_configuration({meant: str(record[name]) for name, meant in names}, hardware)
+            values = {meant: str(record[name]) for name, meant in names}
+            configuration = read_configuration(values, hardware, find_model=find_model)
             check(configuration)
             groups.setdefault(configuration.group, []).append((index, configuration))
         except ShardwrightError as error:
@@ -88,29 +124,7 @@ def told(error: ShardwrightError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
-def _fill(
-    out: dict[str, np.ndarray], rows: list[int], configurations: list[TrainingConfiguration], machines: Machines | None
-) -> None:
-    answer = predicted(configurations, machines)
-    columns = {**memory_columns(answer, configurations), **time_columns(answer, configurations)}
-    for name, values in columns.items():
-        out[name][rows] = values
-
-
 # ------------------------------------------------------------------ against what was measured
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Predicted ÷ measured − 1 of one quantity over ``rows`` rows."""
-
-    quantity: str
-    rows: int
-    mape: float
-    median: float
-    p90: float
-    bias: float
-    coverage: float  # share of measured values within the 80 % interval
 
 
 def measured_columns(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Floats]]:
@@ -146,7 +160,7 @@ def measured_columns(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Float
     return table.rename(columns=renamed), found
 
 
-def errors(answer: pd.DataFrame, measured: dict[str, Floats]) -> list[Errors]:
+def scores(answer: pd.DataFrame, measured: dict[str, Floats]) -> tuple[TrainingScore, ...]:
     """Of each measured quantity, over the rows that were measured and predicted."""
     out = []
     for quantity, truth in measured.items():
@@ -157,18 +171,16 @@ def errors(answer: pd.DataFrame, measured: dict[str, Floats]) -> list[Errors]:
         both = np.isfinite(truth) & np.isfinite(value)
         if not both.any():
             continue
-        ratio = value[both] / truth[both] - 1
+        ratio = 100 * (value[both] / truth[both] - 1)
         size = np.abs(ratio)
         inside = (low[both] <= truth[both]) & (truth[both] <= high[both])
-        out.append(
-            Errors(
-                quantity,
-                int(both.sum()),
-                float(size.mean()),
-                float(np.median(size)),
-                float(np.quantile(size, 0.9)),
-                float(ratio.mean()),
-                float(inside.mean()),
-            )
-        )
-    return out
+        figures = {
+            "mape_pct": size.mean(),
+            "median_pct": np.median(size),
+            "p90_pct": np.quantile(size, 0.9),
+            "bias_pct": ratio.mean(),
+            "coverage_pct": 100 * inside.mean(),
+        }
+        rounded = {name: round(float(figure), 3) for name, figure in figures.items()}
+        out.append(TrainingScore(quantity=quantity, rows=int(both.sum()), **rounded))
+    return tuple(out)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,8 @@ def test_manifests_set_what_is_a_setting() -> None:
     ids=lambda command: command[0],
 )
 def test_their_own_tools_find_nothing(command: list[str]) -> None:
-    program = shutil.which(command[0])
+    beside = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    program = shutil.which(command[0], path=beside)
     if program is None:
         pytest.skip(f"{command[0]} is not installed (.ci/run installs it)")
     subprocess.run([program, *command[1:]], cwd=FOLDER, check=True, capture_output=True)

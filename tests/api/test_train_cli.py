@@ -35,6 +35,13 @@ def _rooflines(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+CONFIG = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 256, "num_hidden_layers": 4,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 512, "vocab_size": 1024,
+    "max_position_embeddings": 4096, "torch_dtype": "bfloat16",
+}  # fmt: skip
+
+
 def test_a_plan_is_shown_and_written(run: Runner, tmp_path: Path) -> None:
     file = tmp_path / "train.json"
     ran = run(*PLAN, "--explain", "-o", str(file))
@@ -105,8 +112,10 @@ def test_one_layout_is_predicted(run: Runner) -> None:
     assert ran.code == 0, ran.err
     for words in ("iteration", "MFU", "bubble", "Where the time goes", "by default", "Memory of a GPU"):
         assert words in ran.out
-    rows = json.loads(run("train", "predict", *ONE, "--json").out)
-    assert rows[0]["error"] == ""
+    (row,) = json.loads(run("train", "predict", *ONE, "--json").out)["rows"]
+    assert row["error"] == ""
+    assert row["dp"] == 8
+    assert row["fits"] is False
 
 
 def test_memory_says_what_would_make_a_layout_fit(run: Runner) -> None:
@@ -118,11 +127,48 @@ def test_memory_says_what_would_make_a_layout_fit(run: Runner) -> None:
 
 
 def test_memory_of_every_stage_is_there_as_json(run: Runner) -> None:
-    (told,) = json.loads(
-        run("train", "memory", *ONE[:-4], "--dp", "2", "--pp", "4", "--global-batch", "64", "--json").out
-    )
-    assert [stage["stage"] for stage in told["stages"]] == [0, 1, 2, 3]
-    assert max(stage["allocated_bytes"] for stage in told["stages"]) == told["memory_bytes_per_gpu"]
+    told = json.loads(run("train", "memory", *ONE[:-4], "--dp", "2", "--pp", "4", "--global-batch", "64", "--json").out)
+    (row,), (stages,) = told["rows"], told["stages"]
+    assert [stage["stage"] for stage in stages] == [0, 1, 2, 3]
+    assert max(stage["allocated_bytes"] for stage in stages) == row["memory_bytes_per_gpu"]
+
+
+def test_scores_are_in_the_document(run: Runner, tmp_path: Path) -> None:
+    given, out = tmp_path / "configs.csv", tmp_path / "out.json"
+    given.write_text(CSV)
+    document = json.loads(run("train", "predict", str(given), "--measured", "--json", "-o", str(out)).out)
+    assert json.loads(out.read_text()) == document
+    (score,) = document["scores"]
+    assert (score["quantity"], score["rows"]) == ("iteration_s", 1)
+    assert [row["source"] for row in document["rows"]] == ["a", "b"]
+    assert document["rows"][1]["iteration_s"] is None
+
+
+def test_a_request_is_answered_as_options_are(run: Runner, tmp_path: Path) -> None:
+    layout = {"model": "meta-llama/Llama-3.1-8B", "gpu": "H100", "seq_len": 4096, "tp": 2, "dp": 4, "global_batch": 64}
+    flags = [word for name, value in layout.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps({"layouts": [layout]}))
+    for verb in ("predict", "memory"):
+        by_options = run("train", verb, *flags, "--json", "--quiet")
+        assert by_options.code == 0, by_options.err
+        by_request = run("train", verb, "--request", str(file), "--quiet")
+        assert by_request.out == by_options.out
+    beside = json.loads(run("train", "memory", "--request", str(file), "--micro-batch", "2").out)
+    assert beside["rows"][0]["micro_batch"] == 2
+    file.write_text(json.dumps({"layouts": [{**layout, "colour": 3}]}))
+    assert "colour" in complaint(run("train", "predict", "--request", str(file)))[0]
+
+
+def test_a_model_travels_in_the_request(run: Runner, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    file = tmp_path / "request.yaml"
+    file.write_text("layouts:\n- {model: config.json, gpu: H100, seq_len: 2048, dp: 8, global_batch: 8}\n")
+    ran = run("train", "memory", "--request", str(file))
+    assert ran.code == 0, ran.err
+    (row,) = json.loads(ran.out)["rows"]
+    assert row["error"] == ""
+    assert row["memory_bytes_per_gpu"] > 0
 
 
 def test_a_table_is_predicted_and_scored(run: Runner, tmp_path: Path) -> None:

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from api.cli.console import as_json_text, flowing, write_text
-from api.cli.options import SHOWN, Profiles, Quiet
-from api.cli.output import check_target, write_atomically
-from api.cli.requests import measured_stores
+from api.cli.answering import answered
+from api.cli.console import flowing, write_text
+from api.cli.options import SHOWN, AsJson, Profiles, Quiet, Request
+from api.cli.output import check_target, hand_over, write_atomically
+from api.cli.requests import measured_stores, read_request, with_files
 from planner.training.meanings import MEANINGS
 from profiles.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from planner.contract.published import Published
     from planner.training.configuration import TrainingConfiguration
     from profiles.hardware import Catalogue
     from profiles.store import ProfileStore
@@ -60,7 +62,6 @@ _Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="FILE", help="Write the CSV there.", rich_help_panel=SHOWN),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON: one object a layout.", rich_help_panel=SHOWN)]
 _Measured = Annotated[
     bool,
     typer.Option(
@@ -79,10 +80,11 @@ def predict(
     *,
     layout: dict[str, str],
     profiles: Profiles = None,
+    request: Request = None,
     measured: _Measured = False,
     explain: _Explain = False,
     output: _Output = None,
-    as_json: _Json = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Predicts training layouts that you name: time of an iteration with its 80 % interval, tokens/s, MFU, bubble,
@@ -97,13 +99,19 @@ def predict(
 
       plan train predict configs.csv -o out.csv --measured
     """
-    _check(configs, layout, measured)
+    _check(configs, layout, request, measured)
     check_target(output)
     stores, catalogue = measured_stores(profiles)
-    if configs is not None:
-        _many(configs, stores, output, measured=measured, as_json=as_json, quiet=quiet, times=True)
+    if request is not None:
+        _requested("training-predictions", layout, request, stores, catalogue, output, as_json, quiet)
+    elif configs is not None:
+        _predict_table(configs, stores, output, measured=measured, as_json=as_json, quiet=quiet)
     elif as_json or output is not None:
-        _hand_over(_row(layout, stores, quiet, times=True), output, as_json)
+        from planner.training.layouts import predictions_of
+
+        answer = _predicted(_one_row(layout), stores, quiet)
+        _raise_first(answer)
+        _hand_over(answer, predictions_of(answer, stores) if as_json else None, output)
     else:
         _show(_configuration(layout, catalogue), stores, explain, quiet)
 
@@ -115,9 +123,10 @@ def memory(
     *,
     layout: dict[str, str],
     profiles: Profiles = None,
+    request: Request = None,
     explain: _Explain = False,
     output: _Output = None,
-    as_json: _Json = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Says where the memory of every stage of a training layout goes, whether it fits, and the cheapest change that
@@ -127,39 +136,61 @@ def memory(
 
       plan train memory --model meta-llama/Llama-3.1-8B --gpu H100 --framework torchtitan --dp 8 --seq-len 8192
     """
-    _check(configs, layout, measured=False)
+    _check(configs, layout, request, measured=False)
     check_target(output)
     stores, catalogue = measured_stores(profiles)
-    if configs is not None:
-        _many(configs, stores, output, measured=False, as_json=as_json, quiet=quiet, times=False)
-        return
-    from planner.training.prediction import predicted
+    if request is not None:
+        _requested("training-memory", layout, request, stores, catalogue, output, as_json, quiet)
+    elif configs is not None or as_json or output is not None:
+        from planner.training.layouts import memories_of
+        from planner.training.named import memories
 
-    configuration = _configuration(layout, catalogue)
-    told = predicted([configuration], None)
-    if as_json or output is not None:
-        from planner.training.columns import stage_rows
+        table = _one_row(layout) if configs is None else _read(configs)
+        answer, stages = memories(table, catalogue)
+        if configs is None:
+            _raise_first(answer)
+        _hand_over(answer, memories_of(answer, stages) if as_json else None, output)
+        if configs is not None:
+            _tell(configs, table, answer, quiet)
+    else:
+        from api.cli.views import train as view
+        from planner.training.prediction import predicted
 
-        row = _row(layout, stores, quiet, times=False)
-        if output is not None:
-            write_atomically(output, row.to_csv(index=False))
-        if as_json:
-            write_text(as_json_text([{**_as_json(row.to_dict("records")[0]), "stages": stage_rows(told)}]))
-        return
-    from api.cli.views import train as view
-
-    view.show_memory(configuration, told, explain=explain)
+        configuration = _configuration(layout, catalogue)
+        view.show_memory(configuration, predicted([configuration], None), explain=explain)
 
 
-def _check(configs: Path | None, layout: dict[str, str], measured: bool) -> None:
-    if configs is not None and layout:
-        raise InputError(
-            f"--{min(layout).replace('_', '-')}: has no effect beside {configs}", "give it as a column of the file"
-        )
+def _check(configs: Path | None, layout: dict[str, str], request: str | None, measured: bool) -> None:
+    if configs is not None and (layout or request is not None):
+        option = f"--{min(layout).replace('_', '-')}" if layout else "--request"
+        raise InputError(f"{option}: has no effect beside {configs}", "give it as a column of the file")
     if configs is None and measured:
         raise InputError("--measured: has no effect without a CSV", "name a CSV with a measured column")
-    if configs is None and not layout:
+    if configs is None and request is None and not layout:
         raise InputError("--model is missing", f"name a CSV, or for example: {EXAMPLE}")
+
+
+def _requested(
+    kind: str,
+    layout: dict[str, str],
+    request: str,
+    stores: list[ProfileStore],
+    catalogue: Catalogue,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Answers a request document, whose files are put in; options go into every layout."""
+    from planner.training.layouts import fields_of, parse_layouts_request
+
+    document, folder = read_request(request, f"{kind}-request")
+    rows = document.get("layouts")
+    if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
+        beside = with_files(fields_of(layout), Path(), catalogue)
+        document["layouts"] = [{**with_files(row, folder, catalogue), **beside} for row in rows]
+    understood = parse_layouts_request(document)
+    made = answered(kind, understood, _doing(len(understood.layouts)), stores, quiet=quiet).to_json()
+    hand_over(made, output, as_json=as_json or output is None)
 
 
 # ------------------------------------------------------------------ one layout
@@ -186,39 +217,48 @@ def _show(configuration: TrainingConfiguration, stores: list[ProfileStore], expl
     view.show_prediction(configuration, answer, explain=explain)
 
 
-def _row(layout: dict[str, str], stores: list[ProfileStore], quiet: bool, *, times: bool) -> pd.DataFrame:
-    """The layout as a table of one row; what is wrong with it is raised."""
+def _one_row(layout: dict[str, str]) -> pd.DataFrame:
+    """The layout as a table of one row."""
     import pandas as pd
 
-    answer = _predicted(pd.DataFrame([layout]), stores, quiet, times=times)
+    return pd.DataFrame([layout])
+
+
+def _raise_first(answer: pd.DataFrame) -> None:
     if error := answer["error"].iloc[0]:
         message, _, hint = error.partition("; ")
         raise InputError(message, hint)
-    return answer
 
 
 # ------------------------------------------------------------------ a table of them
 
 
-def _many(
-    configs: Path,
-    stores: list[ProfileStore],
-    output: Path | None,
-    *,
-    measured: bool,
-    as_json: bool,
-    quiet: bool,
-    times: bool,
+def _predict_table(
+    configs: Path, stores: list[ProfileStore], output: Path | None, *, measured: bool, as_json: bool, quiet: bool
 ) -> None:
-    table = _read(configs)
-    truth = None
+    from planner.training.layouts import predictions_of
+
+    table, told = _read(configs), None
     if measured:
-        from planner.training.named import measured_columns
+        from planner.training.named import measured_columns, scores
 
         table, truth = measured_columns(table)
-    answer = _predicted(table, stores, quiet, times=times)
+    answer = _predicted(table, stores, quiet)
+    if measured:
+        told = scores(answer, truth)
+    _hand_over(answer, predictions_of(answer, stores, told) if as_json else None, output)
+    _tell(configs, table, answer, quiet)
+    for each in told or ():
+        typer.echo(
+            f"{each.quantity}: {each.rows:,} rows, MAPE {each.mape_pct:.1f}%, median {each.median_pct:.1f}%, "
+            f"p90 {each.p90_pct:.1f}%, bias {each.bias_pct:+.1f}%, within the 80 % interval {each.coverage_pct:.0f}%",
+            err=as_json or output is None,  # standard output is the table's, unless that goes to a file
+        )
+
+
+def _tell(configs: Path, table: pd.DataFrame, answer: pd.DataFrame, quiet: bool) -> None:
+    """How many rows were predicted, and which columns were not read."""
     failed = int((answer["error"] != "").sum())
-    _hand_over(answer, output, as_json)
     if failed == len(answer):
         raise InputError(
             f"{configs}: no row could be predicted; the first: {answer['error'].iloc[0]}",
@@ -227,15 +267,6 @@ def _many(
     if not quiet:
         _say_unknown(table)
         typer.echo(f"{len(answer) - failed:,} predicted, {failed:,} not", err=True)
-    if truth is not None:
-        from planner.training.named import errors
-
-        for each in errors(answer, truth):
-            typer.echo(
-                f"{each.quantity}: {each.rows:,} rows, MAPE {each.mape:.1%}, median {each.median:.1%}, "
-                f"p90 {each.p90:.1%}, bias {each.bias:+.1%}, within the 80 % interval {each.coverage:.0%}",
-                err=output is None,  # standard output is the table's, unless that goes to a file
-            )
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -255,26 +286,26 @@ def _say_unknown(table: pd.DataFrame) -> None:
         typer.echo(f"note: kept and not read: {', '.join(strangers)}", err=True)
 
 
-def _predicted(table: pd.DataFrame, stores: list[ProfileStore], quiet: bool, *, times: bool) -> pd.DataFrame:
+def _doing(count: int) -> str:
+    return f"predicting {count:,} training layout{'s' if count != 1 else ''}"
+
+
+def _predicted(table: pd.DataFrame, stores: list[ProfileStore], quiet: bool) -> pd.DataFrame:
     from api.cli.progress import Reporter
 
-    doing = f"predicting {len(table):,} training layout{'s' if len(table) != 1 else ''}"
-    with Reporter(doing, quiet=quiet) as report:
+    with Reporter(_doing(len(table)), quiet=quiet) as report:
         from planner.training.named import predict as predict_table
 
-        return predict_table(table, measured=stores, times=times, progress=report)
+        return predict_table(table, measured=stores, progress=report)
 
 
-def _hand_over(answer: pd.DataFrame, output: Path | None, as_json: bool) -> None:
+def _hand_over(answer: pd.DataFrame, document: Published | None, output: Path | None) -> None:
+    """To the file ``output`` the table (the document, where its name ends in .json), and to standard output the
+    document where there is one, or else the table where it goes to no file."""
+    in_json = document is not None and output is not None and output.suffix.casefold() == ".json"
     if output is not None:
-        write_atomically(output, answer.to_csv(index=False))
-    if as_json:
-        write_text(as_json_text([_as_json(row) for row in answer.to_dict("records")]))
+        write_atomically(output, document.to_json() if document is not None and in_json else answer.to_csv(index=False))
+    if document is not None:
+        write_text(document.to_json())
     elif output is None:
         write_text(answer.to_csv(index=False))
-
-
-def _as_json(row: dict[Any, Any]) -> dict[str, Any]:
-    """Blank cells as null (an ``error`` that is none stays empty), and ``fits`` as what it is."""
-    out = {str(name): None if value == "" and name != "error" else value for name, value in row.items()}
-    return {**out, "fits": {"true": True, "false": False}.get(str(out["fits"]))}

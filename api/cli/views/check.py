@@ -59,7 +59,8 @@ def _lines(made: CheckDocument) -> Iterator[str]:
     elif made.no_better is not None:
         yield _said("better", made.no_better)
     if document is not None and document.assumed:
-        each = ", ".join(f"{a.field.rpartition('.')[2]}={a.value}" for a in document.assumed)
+        told = [f"{a.field.rpartition('.')[2]}={a.value}" for a in document.assumed]
+        each = ", ".join(dict.fromkeys(told))
         yield _said("default", each)
     if document is not None:
         yield from (_said("note", note) for note in document.provenance.notes[:1])

@@ -16,6 +16,9 @@ def show(made: Comparison, out: Console) -> None:
     """Prints the sides in columns, and the order."""
     heading(out, f"{made.model}: {made.workload.told()}, at {made.load}")
     rows = table("", *(side.name for side in made.sides))
+    for column in rows.columns[1:]:
+        column.no_wrap, column.overflow = False, "fold"  # layouts may be long; what a row is called stays
+    rows.columns[0].no_wrap = True
     sides = made.sides
     rows.add_row("engines", *("\n".join(side.engines) for side in sides))
     rows.add_row("framework", *(side.framework for side in sides))

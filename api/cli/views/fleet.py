@@ -31,7 +31,7 @@ def show(plan: Plan, console: Console, *, explain: bool = False) -> None:
     _schedule(plan, console, explain=explain)
     _routing(plan, console, explain=explain)
     _promises(plan, console, explain=explain)
-    _why(plan, console)
+    _why(plan, console, explain=explain)
     for note in plan.provenance.notes:
         bullet(console, note)
 
@@ -181,7 +181,7 @@ def _promises(plan: Plan, console: Console, *, explain: bool) -> None:
             bullet(console, f"{service.name}: its promise {held} after the worst loss ({service.worst_loss})")
 
 
-def _why(plan: Plan, console: Console) -> None:
+def _why(plan: Plan, console: Console, *, explain: bool) -> None:
     proof = plan.proof
     heading(console, "Why this fleet")
     value, bound = number(proof.objective_value, 5), number(proof.bound, 5)
@@ -200,6 +200,7 @@ def _why(plan: Plan, console: Console) -> None:
         rows = table("compared with", "$ / h", "dearer by", "engines", left=1)
         for column in rows.columns[:3]:
             column.no_wrap = True
+        rows.columns[0].min_width = max(len(each.name) for each in fleet.compared)
         for each in fleet.compared:
             cost = "none" if each.usd_per_hour is None else f"{each.usd_per_hour:,.2f}"
             more = "" if each.loses_by is None else percent(each.loses_by)
@@ -222,6 +223,10 @@ def _why(plan: Plan, console: Console) -> None:
         words = f"{fleet.classes} classes stand for the traces: four times as many change capacity by"
         words += f" {percent(fleet.coarsening)}"
         bullet(console, words)
-    for lost in fleet.not_served:
+    for lost in fleet.not_served if explain else fleet.not_served[:FEW]:
         what = f"{lost.service}, isl {lost.isl:g}, osl {lost.osl:g}, {lost.rate_rps:g} requests/s"
         bullet(console, f"not served: {what}: {lost.reason}; {lost.remedy}")
+    if not explain and len(fleet.not_served) > FEW:
+        bullet(
+            console, f"and {len(fleet.not_served) - FEW} more classes that are not served (--explain, or the document)"
+        )

@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from profiles.errors import InputError
 
-_MONTH_OR_DAY = re.compile(r"(\d{4})-(\d{2})(?:-(\d{2}))?")
-_BUILT_ON = re.compile(r"(?<!\d)(20\d{2})-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])(?!\d)")
-_VERSION = re.compile(r"(?<![a-z0-9.])v?(\d+(?:\.\d+)+(?:(?:a|b|rc)\d+)?(?:\.post\d+)?(?:\.dev\d+)?)(?!\d)")
+_MONTH_OR_DAY = re.compile(r"(\d{4})-(\d{2})(?:-(\d{2}))?", re.ASCII)
+_BUILT_ON = re.compile(r"(?<!\d)(20\d{2})-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])(?!\d)", re.ASCII)
+_VERSION = re.compile(r"(?<![a-z0-9.])v?(\d+(?:\.\d+)+(?:(?:a|b|rc)\d+)?(?:\.post\d+)?(?:\.dev\d+)?)(?!\d)", re.ASCII)
 _NO_WORD = re.compile(r"[^a-z0-9]+")
 _LONGEST_LOCAL = 40  # characters of a build's name that are repeated
 

@@ -196,8 +196,11 @@ def _gated(x: EngineLoad, rate: Floats) -> StepMix:
         mixed = x.decode + added
         quiet = np.exp(-np.minimum(rate * mixed, 30))
         factor, closed = _held_up(x, rate, added, whole, quiet)
-        runs = np.where(whole > 1, (quiet**-whole - 1) / np.maximum(1 - quiet, 1e-12), 1 / quiet)
-        share = calm * runs / (1 + calm * runs)
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # endless runs of mixed steps, where there is next to no pause
+            runs = np.where(whole > 1, (quiet**-whole - 1) / np.maximum(1 - quiet, 1e-12), 1 / quiet)
+            share = np.where(np.isfinite(runs), calm * runs / (1 + calm * runs), 1.0)
         # No fewer than full steps take.
         full = rate * x.decode * x.per_place / np.maximum(1 - rate * x.per_place * added * factor, 1e-6)
         share = np.maximum(share, np.minimum(full, 1))

@@ -77,8 +77,14 @@ def _check_weights(what: str, deployment: Deployment) -> None:
          for replica in group.replicas]
         for decode in (False, True)
     )  # fmt: skip
-    if not entry:
+    if not entry and not behind:
         raise InputError(f"{what}: decision.engines has no engine that takes requests", WAY_OUT)
+    if not entry:
+        raise InputError(
+            f"{what}: has decode engines alone; nothing hands them prompts",
+            "import the prefill engines with them (one script, one folder); an engine alone is predicted from its "
+            "command's own options (plan predict --role decode)",
+        )
     for replicas in (entry, behind):
         for _, replica in replicas:
             if not (math.isfinite(replica.weight) and replica.weight >= 0):

@@ -111,6 +111,7 @@ def engine_fields(document: Plan | DeploymentDocument, group: EngineGroup) -> di
         "precision": group.weights_precision,
         "kv_precision": group.kv_precision,
         **group.layout.model_dump(),
+        **({} if group.role == "aggregated" else _as_decided(group)),
         "max_num_seqs": limits.max_sequences,
         "max_num_batched_tokens": limits.max_tokens_per_step,
         "gpu_memory_utilization": limits.memory_fraction,
@@ -119,6 +120,14 @@ def engine_fields(document: Plan | DeploymentDocument, group: EngineGroup) -> di
     if isinstance(document, DeploymentDocument):
         fields["chunked_prefill"] = group.id not in document.whole_prompts
     return fields
+
+
+def _as_decided(group: EngineGroup) -> dict[str, Any]:
+    """The role, and what is said of its experts where that is nothing: left out it would be what the role usually
+    takes."""
+    layout = group.layout
+    said = {"exchange": layout.exchange, "overlap": layout.overlap, "eplb": layout.eplb} if layout.ep > 1 else {}
+    return {"role": group.role, **said}
 
 
 def drafts(document: Plan | DeploymentDocument) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from costmodels.power.state import OperatingState
@@ -163,20 +164,10 @@ def engine_group(
 ) -> EngineGroup:
     """Engines that are alike, as a document says them."""
     served, workload, drafting = group.job.served, request.workload, group.job.shape.drafting
-    model, precision = served.model, served.precision
-    spec = EngineSpec(
-        framework=served.framework.spec,
+    model, precision, nodes = served.model, served.precision, served.network.gpus_per_node
+    spec = replace(
+        EngineSpec.of(served.framework, model, precision, group.layout, group.limits, nodes, group.role),
         model=_loadable(request.model, model.name),
-        layout=group.layout,
-        limits=group.limits,
-        weights_precision=precision.weights,
-        kv_precision=precision.kv,
-        precision_converted=precision.converted,
-        published_precision=model.weight_precision,
-        is_sparse=model.is_sparse,
-        gpus_per_node=served.network.gpus_per_node,
-        is_moe=model.is_moe,
-        role=group.role,
         draft_tokens=drafting.draft_tokens if drafting else 0,
         prefix_hit=workload.prefix_hit,
         attention_backend=attention_backend,

@@ -10,6 +10,7 @@ import pytest
 from planner.compare.check_request import parse_check_request
 from planner.compare.checking import check
 from planner.compare.comparing import compare
+from planner.compare.contenders import memory_of
 from planner.compare.document import Comparison, Side
 from planner.compare.order import ordered
 from planner.compare.request import parse_comparison_request
@@ -23,6 +24,7 @@ from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.memory import memory
 from planner.serving.memory_document import parse_memory_request
 from profiles.errors import InputError
+from profiles.hardware import SHIPPED
 
 COMMAND = "vllm serve Qwen/Qwen3-8B --tensor-parallel-size 1 --max-model-len 8192 --max-num-seqs 64"
 WORK = "isl=1000,osl=100,rate=4"
@@ -231,3 +233,14 @@ def test_promises_that_nothing_keeps_say_what_binds() -> None:
     assert got.verdict == "breaks"
     assert got.better is None
     assert "tpot_p90" in got.no_better
+
+
+def test_wide_engines_of_a_role_are_compared_in_it() -> None:
+    server = "python -m sglang.launch_server --model-path deepseek-ai/DeepSeek-R1 --tp 8 --attn-dp-size 8"
+    text = "\n".join(
+        f"{server} --moe-a2a-backend deepep --deepep-mode {mode} --disaggregation-mode {role} &"
+        for mode, role in (("normal", "prefill"), ("low_latency", "decode"))
+    )
+    running = imported(text)
+    assert [each.starts for each in memory_of(running, SHIPPED)] == [True, True]
+    assert [each.layout.exchange for each in running.engines] == ["high_throughput", "low_latency"]

@@ -183,7 +183,7 @@ def first_gpu(**place: int) -> Callable[[Document], None]:
         (group(replicas=[]), "has no replicas"),
         (group(gpu="H100-SXM"), "has H100-SXM, and its pool has H200"),
         (group(pool="elsewhere"), "the pool 'elsewhere'"),
-        (group(role="decode"), "no engine that takes requests"),
+        (group(role="decode"), "decode engines alone"),
         (group(role="prefill"), "prefill engines and no decode engine"),
         (part("layout", tp=0), "tp 0 of"),
         (part("layout", tp=64), "takes 64 GPUs"),

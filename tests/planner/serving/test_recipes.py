@@ -197,7 +197,7 @@ def test_whole_prompts_are_planned_said_and_replayed(planned: Any) -> None:
     plan = planned("Qwen/Qwen3-8B", "1xH100", "isl=3000,osl=50", "ttft=1s,tpot=50ms", chunked_prefill=False)
     (group,) = plan.decision.engines
     assert group.limits.max_tokens_per_step >= 3000
-    assert group.launch.command[-1] == "--no-enable-chunked-prefill"
+    assert group.launch.command[-1] == "--disable-chunked-prefill"
     assert plan.request.chunked_prefill is False
     running = Running.of(plan)
     assert not running.started(group).scheduler.chunked

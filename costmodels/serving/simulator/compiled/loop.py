@@ -259,16 +259,17 @@ def _run(
     return DONE, now, busy_us, steps_taken, samples[: sampled + 1]
 
 
-def _cached(source: str) -> Callable[[Spec, Curve, Curve, Sent, Seen, State], tuple[int, float, float, int, Array]]:
-    """The loop, compiled and kept on disk. Numba looks at one file to tell whether that is still true: ``source``, a
-    closure's cell that it looks at too, stands for all."""
+def _kept() -> Callable[[Spec, Curve, Curve, Sent, Seen, State], tuple[int, float, float, int, Array]]:
+    """The loop, compiled and kept on disk. Numba looks at one file to tell whether what it kept is still true, so the
+    name under which it is kept stands for all of them."""
 
-    @njit(cache=True, error_model="numpy")
     def run(spec: Spec, through: Curve, slowest: Curve, asked: Sent, seen: Seen, s: State) -> Any:
-        assert len(source)
         return _run(spec, through, slowest, asked, seen, s)
 
-    return run
+    sources = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
+    run.__qualname__ = f"run_{sha256(sources).hexdigest()[:16]}"
+    found: Callable[..., Any] = njit(cache=True, error_model="numpy")(run)
+    return found
 
 
-run = _cached(sha256(b"".join(f.read_bytes() for f in sorted(Path(__file__).parent.glob("*.py")))).hexdigest())
+run = _kept()

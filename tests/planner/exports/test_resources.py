@@ -1,0 +1,72 @@
+"""Custom resources: what is exported passes their schemas, and what they do not know is found."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import yaml
+
+from planner.exports.registry import exported
+from planner.exports.resources import check_resource, known, wrong
+from profiles.errors import Unsupported
+from tests.planner.exports.made import asked, matrix
+
+TARGETS = ("kubernetes", "llm-d", "dynamo", "kserve", "gateway")
+
+
+def objects() -> dict[str, Any]:
+    """One custom resource of each kind that exports write."""
+    found: dict[str, Any] = {}
+    for _, plan in matrix("vllm")[::3]:
+        for target in TARGETS:
+            try:
+                files = exported(target, asked(plan, gateway="front"))[1]
+            except Unsupported:
+                continue
+            for name, text in files.items():
+                for document in yaml.safe_load_all(text) if name.endswith(".yaml") else ():
+                    found.setdefault(document["kind"], document)
+    return found
+
+
+def test_every_resource_that_is_known_is_written_and_what_is_wrong_in_it_is_found() -> None:
+    """Every file of every target passes :func:`check_resource`, or it is not written."""
+    found = objects()
+    assert {kind for _, kind in known()} <= set(found)
+    for _, kind in known():
+        for spoil, said in (
+            (lambda spec: spec.update(surprise=1), "spec.surprise is not known"),
+            (lambda spec: spec.clear(), "is missing"),
+        ):
+            document = copy.deepcopy(found[kind])
+            spoil(document["spec"])
+            if said == "is missing" and not known()[document["apiVersion"], kind].get("required"):
+                continue
+            assert any(said in line for line in wrong(document)), kind
+    assert list(wrong({"apiVersion": "v1", "kind": "Pod", "spec": 1})) == []
+
+
+def test_depths_types_and_choices_are_held() -> None:
+    base: dict[str, Any] = {
+        "apiVersion": "leaderworkerset.x-k8s.io/v1",
+        "kind": "LeaderWorkerSet",
+        "spec": {"replicas": 1, "leaderWorkerTemplate": {"size": 2, "workerTemplate": {"spec": {"containers": []}}}},
+    }
+    assert list(wrong(base)) == []
+    for path, value, said in (
+        (("replicas",), "1", "spec.replicas is not of type integer"),
+        (("replicas",), True, "spec.replicas is not of type integer"),
+        (("leaderWorkerTemplate", "restartPolicy"), "Sometimes", "'Sometimes' is not one of"),
+        (("leaderWorkerTemplate", "sizes"), 2, "spec.leaderWorkerTemplate.sizes is not known"),
+    ):
+        document = copy.deepcopy(base)
+        at = document["spec"]
+        for key in path[:-1]:
+            at = at[key]
+        at[path[-1]] = value
+        assert any(said in line for line in wrong(document)), said
+    del base["spec"]["leaderWorkerTemplate"]["workerTemplate"]
+    with pytest.raises(Unsupported, match="workerTemplate is missing"):
+        check_resource(base)
