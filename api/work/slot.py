@@ -128,14 +128,17 @@ class Slot:
         self.ready = False
         self.job: Claimed | None = None
         self._dropped: str | None = None  # lease of a job that is not ours any more
+        self._answered, self._ending = False, threading.Lock()  # of the job: nothing of it is left to be ended
         self.thread = threading.Thread(target=self._live, name=name, daemon=True)
 
     def drop(self, lease: str) -> None:
-        """Ends the job with this lease if it still runs here: nobody waits for its answer."""
-        job = self.job
-        if job is not None and job.lease == lease and self._dropped != lease:
-            self._dropped = lease
-            self._runner.stop()
+        """Ends the job with this lease if it still runs here: nobody waits for its answer. One that has just been
+        answered holds no lease either, and its worker is another job's by then."""
+        with self._ending:
+            job = self.job
+            if job is not None and job.lease == lease and self._dropped != lease and not self._answered:
+                self._dropped = lease
+                self._runner.stop()
 
     def stop(self) -> None:
         """Ends whatever runs here: the service ends."""
@@ -166,7 +169,9 @@ class Slot:
         try:
             self._run(job)
         finally:
-            self.job = self._dropped = None
+            with self._ending:
+                self.job = self._dropped = None
+                self._answered = False
 
     def _run(self, job: Claimed) -> None:
         try:
@@ -174,6 +179,13 @@ class Slot:
             made, traceback = self._runner.run(
                 job, self._crew.folders(job), seconds, lambda text, percent: self._crew.doing(job, text, percent)
             )
+            with self._ending:
+                self._answered = True
+            if self._dropped == job.lease:  # ended just as it answered, and its worker with it
+                self.ready = False
+                self._runner.close()
+                self._crew.over(job, "dropped")
+                return
         except TookTooLong:
             self.ready = False
             made, traceback = Answer(problem=out_of_time(seconds).model_dump()), ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from costmodels.estimates import Floats, Ints
 from costmodels.operations.layouts import COLUMNS, DEGREES, Layouts
+from costmodels.operations.wide_moe import balance_facts
 from costmodels.serving.closed_loop.load import Load
 from costmodels.serving.closed_loop.protocol import GENERATIONS, Gate
 from costmodels.serving.memory import exchange_buffer_bytes
@@ -81,6 +82,8 @@ class AskedEngine:
         if users is not None and users > running:
             yield f"{running:,} of the {users:,} requests are in flight at once, the others wait"
         yield from row.notes
+        if served.busier is not None:
+            yield _of_loads(served.busier, Layouts.of([row.layout]))
         if row.drafts:
             tokens = served.framework.defaults.draft_tokens
             name = served.framework.full_name
@@ -89,6 +92,14 @@ class AskedEngine:
             yield f"sampling={row.sampling}: {_SAMPLING[row.sampling]}"
         if users is None and started.polling_interval > 1:
             yield "polling_interval: not counted where requests arrive at a rate"
+
+
+def _of_loads(busier: Callable[[Layouts], Floats], layouts: Layouts) -> str:
+    """What recorded loads of experts do to an engine."""
+    if not layouts.wide[0]:
+        return "expert-loads: not counted, as all ranks gather all tokens; routing says how uneven experts are"
+    mean = float(busier(layouts)[0] * balance_facts().leaves[layouts.eplb[0]])
+    return f"expert-loads: leave {mean:.2f} times the mean to the busiest GPU"
 
 
 def _decoding(row: AskedRow, started: Started) -> Started:
@@ -182,6 +193,25 @@ class Room:
     def running(self) -> Ints:
         """Sequences that each whole engine holds at once, [n]."""
         return self.sequences * self.layouts.dp
+
+    def refusal(self, i: int, engine: AskedEngine, served: ServedModel) -> str:
+        """Why the memory of the ``i``-th holds no request, and the way out."""
+        gpu, what = served.gpu, f"{served.model.name} in {served.precision.weights}"
+        share, layout = engine.started.gpu_memory_utilization, self.layouts.take(np.array([i]))
+        for less in np.arange(np.floor(share * 20) / 20, 0.5, -0.05):
+            smaller = replace(engine, started=replace(engine.started, gpu_memory_utilization=float(less), assumed=()))
+            if less < share and Room.of(served, [smaller]).sequences[0] >= 1:
+                buffers = float(exchange_buffer_bytes(served.model, layout)[0]) / 1e9
+                beside = f", {buffers:,.1f} GB of them its exchange's buffers" if buffers else ""
+                return (
+                    f"memory: with gpu_memory_utilization={share:g} the cache of {what} is promised what the engine "
+                    f"needs beside it on each {gpu.name}{beside}; give gpu_memory_utilization={less:.2g}"
+                )
+        return (
+            f"memory: {what} and a sequence of {engine.row.workload.longest_tokens:,} tokens need "
+            f"{self.used_bytes[i] / 1e9:,.0f} GB of each {gpu.name}, which has {gpu.memory_bytes / 1e9:,.0f}; "
+            "use more GPUs or a smaller precision"
+        )
 
     @classmethod
     def of(cls, served: ServedModel, engines: Sequence[AskedEngine]) -> Room:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from costmodels.models.architecture import Architecture
 from costmodels.operations.layouts import DEGREES
@@ -24,11 +25,15 @@ from profiles.errors import InputError, Unsupported
 from profiles.hardware import Catalogue, find_fabric
 from profiles.values import number, shown
 
+if TYPE_CHECKING:
+    from planner.experts.placement import Loads
+
 LOAD = ("isl", "osl", "spread", "concurrency", "rate")
 """Short forms of what ``workload`` says; a column that is filled in goes before it."""
 
 FindModel = Callable[[str], Architecture]
 FindWorkload = Callable[[str], Workload]
+FindLoads = Callable[[Architecture], "Loads"]
 
 Group = tuple[str, str, str, str | None, str | None, PromptImages | None, bool, OperatingState | None]
 """What rows that are predicted together share."""

@@ -298,8 +298,12 @@ def search(job: Job, allowed: Restrictions, *, fastest: bool = False) -> LayoutS
     that is idle but for the request that is asked about. ``fastest``: fewer in any case, as long as it makes requests
     faster.
     """
-    layouts, rejected, considered = legal_layouts(job.served.model, job.served.precision, job.served.framework, allowed)
+    gathering, rejected, considered = legal_layouts(
+        job.served.model, job.served.precision, job.served.framework, allowed
+    )
     wide = wide_layouts(job.served, job.served.precision, allowed)
+    layouts = concatenate_rows([gathering, wide.aggregated]) if len(wide.aggregated) else gathering
+    considered += len(wide.aggregated)
     budgets = job.served.framework.limits.token_budgets
     pair = np.arange(len(layouts) * len(budgets))
     which, budget = pair // len(budgets), np.array(budgets)[pair % len(budgets)]
@@ -314,9 +318,9 @@ def search(job: Job, allowed: Restrictions, *, fastest: bool = False) -> LayoutS
     engines = _Engines(job, layouts.take(which[enough]), budget[enough], most[enough])
     legal = len(np.unique(which[enough]))
     if not legal:
-        return LayoutSearch(job, layouts, considered, legal, rejected, None, None, wide)
+        return LayoutSearch(job, gathering, considered, legal, rejected, None, None, wide)
     coarse, rows = _coarse(engines, fastest=fastest)
-    return LayoutSearch(job, layouts, considered, legal, rejected, coarse, _refine(engines, coarse, rows), wide)
+    return LayoutSearch(job, gathering, considered, legal, rejected, coarse, _refine(engines, coarse, rows), wide)
 
 
 def _coarse(engines: _Engines, *, fastest: bool) -> tuple[OperatingPoints, Ints]:

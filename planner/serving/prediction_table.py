@@ -27,7 +27,7 @@ from planner.contract.progress import Step
 from planner.contract.words import cell, columns_meant, precision_of
 from planner.contract.workload.workload import Speculation, Workload, parse_workload
 from planner.serving.asked_engines import AskedEngine, Room, load_of
-from planner.serving.asked_rows import LOAD, RUN, AskedRow, FindModel, FindWorkload, Group, asked_row
+from planner.serving.asked_rows import LOAD, RUN, AskedRow, FindLoads, FindModel, FindWorkload, Group, asked_row
 from planner.serving.configuration import RECIPE_FIELDS
 from planner.serving.layouts import refused_on_nodes
 from planner.serving.role_answers import RoleAnswer, answered
@@ -85,6 +85,7 @@ def predict(
     find_workload: FindWorkload = parse_workload,
     beside_measured: bool = False,
     loops: list[AskedLoops] | None = None,
+    expert_loads: FindLoads | None = None,
 ) -> pd.DataFrame:
     """``table`` (text columns) with the columns :data:`ADDED`, called as :func:`added_columns` says.
 
@@ -96,6 +97,7 @@ def predict(
         find_workload: the workload of what the column ``workload`` holds.
         loops: takes up the closed loops that the table asks for, in place of their answers.
         beside_measured: whether ``table`` holds what was measured under the names of predictions.
+        expert_loads: what each expert of a model received, by which engines that share experts out are as uneven.
 
     Raises:
         InputError: the table is empty, lacks a column, or has one twice.
@@ -118,7 +120,7 @@ def predict(
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
             out["error"][index] = _told(error)
-    desk = _Desk(catalogue, measured, progress, out, loops)
+    desk = _Desk(catalogue, measured, progress, out, loops, expert_loads)
     done = 0
     for group, rows in groups.items():
         for part in (rows[i : i + TOGETHER] for i in range(0, len(rows), TOGETHER)):
@@ -207,6 +209,7 @@ class _Desk:
     progress: Progress | None
     out: dict[str, np.ndarray]
     loops: list[AskedLoops] | None
+    expert_loads: FindLoads | None
     costs: dict[tuple[str, str], CostModel] = field(default_factory=dict)
 
     def cost(self, gpu: Gpu, framework: str) -> CostModel:
@@ -233,13 +236,23 @@ def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[As
     for row, why in zip(rows, refused, strict=True):
         if why is not None:
             degrees = ", ".join(f"{name} {n}" for name, n in zip(DEGREES, row.layout, strict=False) if n > 1)
-            out["error"][row.index] = f"layout: {why} ({degrees}); choose other degrees (plan lists the legal ones)"
+            way = "choose other degrees (plan lists the legal ones)"
+            stage, node_gpus = row.layout[0] * row.layout[2], node.gpus
+            if "straddles" in why and stage > node_gpus:
+                whole = stage // node_gpus * node_gpus
+                way = f"give tp × dp = {whole} or {whole + node_gpus}, whole nodes"
+            out["error"][row.index] = f"layout: {why} ({degrees}); {way}"
     rows = [row for row, why in zip(rows, refused, strict=True) if why is None]
     if not rows:
         return
     cost = desk.cost(gpu, framework.name)
     network = Network(node.gpus, find_fabric(node.default_fabric))
-    served = ServedModel(model, precision, framework, cost, network, images, greedy=greedy, state=state)
+    busier = None
+    if desk.expert_loads is not None:
+        from planner.serving.expert_placement import busier_with  # deferred: few predictions place experts
+
+        busier = busier_with(model, desk.expert_loads(model))
+    served = ServedModel(model, precision, framework, cost, network, images, greedy=greedy, state=state, busier=busier)
     engines = []
     for row in rows:
         out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], *served.notes)))
@@ -254,16 +267,11 @@ def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[As
 def _answer(desk: _Desk, served: ServedModel, engines: list[AskedEngine]) -> None:
     """Engines of one served model, each in a layout that it runs in."""
     out = desk.out
-    gpu, what = served.gpu, f"{served.model.name} in {served.precision.weights}"
     room = Room.of(served, engines)
     for i, engine in enumerate(engines):
         row = engine.row
         if room.sequences[i] < 1:
-            out["error"][row.index] = (
-                f"memory: {what} and a sequence of {row.workload.longest_tokens:,} tokens need "
-                f"{room.used_bytes[i] / 1e9:,.0f} GB of each {gpu.name}, which has {gpu.memory_bytes / 1e9:,.0f}; "
-                "use more GPUs or a smaller precision"
-            )
+            out["error"][row.index] = room.refusal(i, engine, served)
             continue
         told = (out["note"][row.index], *engine.told(served, bool(room.raised[i]), int(room.running[i])))
         out["note"][row.index] = "; ".join(filter(None, told))

@@ -190,6 +190,12 @@ def refused_exchange(
     each: ExchangeWay = on.framework.parallelism.exchanges[name]
     framework, gpu = on.framework.full_name, on.gpu
     others = [n for n, o in on.framework.parallelism.exchanges.items() if role in o.roles and o.runs_on(gpu)]
+    if each.since and on.framework.release.older_than(each.since):
+        newer = f"{on.framework.name}@{each.since}"
+        return (
+            f"{framework} {on.framework.release.version} does not have it",
+            f"give framework={newer}, or exchange=none",
+        )
     if not each.runs_on(gpu):
         return f"{framework} does not run it on {gpu.name}", f"give one of {', '.join((NOTHING, *others))}"
     if role not in each.roles:

@@ -1,5 +1,6 @@
 """Layouts whose experts are reached by an all-to-all, one role at a time: which degrees, copies, overlap and buffers
-are tried. An engine that does both, prompts and answers, gathers its tokens (:mod:`planner.serving.layouts`)."""
+are tried. An engine that does both, prompts and answers, gathers its tokens (:mod:`planner.serving.layouts`) unless its
+framework exchanges them so when nothing is said, or an exchange is asked for that it runs for all its steps."""
 
 from __future__ import annotations
 
@@ -27,6 +28,8 @@ from profiles.errors import InputError
 WITHIN_A_DOMAIN = (8, 12, 16, 18, 24, 32, 36, 48, 64, 72)
 """GPUs that share experts out within a node or NVLink domain; beyond, whole nodes do."""
 
+ROLES: tuple[Role, ...] = ("prefill", "decode", "aggregated")
+
 LARGEST = 144
 """GPUs over which experts were ever spread in public (DeepSeek's decode engines)."""
 
@@ -36,22 +39,26 @@ PREFILL_BUDGETS = (8192, 16384)
 
 @dataclass(frozen=True)
 class WideLayouts:
-    """Of engines that only prefill and that only decode; low-latency ones with each size of buffers."""
+    """Of engines that only prefill, that only decode (low-latency ones with each size of buffers), and that do both."""
 
     prefill: Layouts
     decode: Layouts
+    aggregated: Layouts
     asked: bool = False  # an exchange was named: engines of a role that has any here are of these
 
 
 def no_wide_layouts() -> WideLayouts:
     none = Layouts.of([])
-    return WideLayouts(none, none)
+    return WideLayouts(none, none, none)
 
 
 def wide_layouts(served: ServedModel, precision: Precision, allowed: Restrictions) -> WideLayouts:
     """All that the framework, the machines and the request let engines be."""
-    prefill, decode = (_of_role(served, precision, allowed, role) for role in ("prefill", "decode"))
-    return WideLayouts(prefill, decode, allowed.experts.exchange not in (None, NOTHING))
+    prefill, decode, both = (_of_role(served, precision, allowed, role) for role in ROLES)
+    # Prompts would have to come in as many pieces as low-latency buffers are small: decode engines alone run it.
+    return WideLayouts(
+        prefill, decode, both.take(np.flatnonzero(~both.low_latency)), allowed.experts.exchange not in (None, NOTHING)
+    )
 
 
 def check_asked(request: PlanRequest, served: ServedModel, found: WideLayouts) -> None:
@@ -64,7 +71,7 @@ def check_asked(request: PlanRequest, served: ServedModel, found: WideLayouts) -
             f"give at most {most}, or leave it out",
         )
     fields = [name for name in CHOSEN_FIELDS if getattr(asked, name) not in (None, 0, NOTHING, "off")]
-    if not fields or len(found.prefill) or len(found.decode):
+    if not fields or len(found.prefill) or len(found.decode) or len(found.aggregated):
         return
     field, experts = fields[0], experts_of(served.model)
     said = f"{field}: {getattr(asked, field)}"

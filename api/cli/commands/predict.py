@@ -12,6 +12,7 @@ from api.cli.engines import Engines, document_of_shapes
 from api.cli.options import SHOWN, Asked, Profiles, Quiet, Request, SkipFailed, option_name, takes
 from api.cli.output import check_target, write_atomically
 from api.cli.requests import measured_stores, read_request
+from planner.serving.configuration import ENGINE
 from planner.serving.predictions import Configuration
 from profiles.errors import InputError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from planner.contract.deployment import DeploymentDocument
     from planner.contract.workload.workload import Workload
+    from planner.serving.asked_rows import FindLoads
     from planner.serving.document.plan import Plan
     from profiles.hardware import Catalogue
     from profiles.store import ProfileStore
@@ -73,6 +75,15 @@ def predict(
             rich_help_panel=SHOWN,
         ),
     ] = None,
+    expert_loads: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Tokens that each expert received, as `plan experts --loads` reads them: engines with an exchange are "
+            "as uneven as these leave them (with eplb, as EPLB places them). May be given again.",
+            rich_help_panel=ENGINE,
+        ),
+    ] = None,
     explain: Annotated[
         bool,
         typer.Option(
@@ -106,6 +117,10 @@ def predict(
 
       plan predict runs.csv --measured --by gpu,framework -o predictions.csv
     """
+    if expert_loads and (engines is not None or request is not None or _is_document(configs)):
+        what = "--request" if request is not None else "--engines" if engines is not None else str(configs)
+        raise InputError(f"--expert-loads: has no effect beside {what}", "describe the engine by options or in a CSV")
+    loads_of = _loads_in(expert_loads)
     if engines is not None:
         if configs is not None or request is not None:
             raise InputError("--engines: has no effect beside a file or a request", "give one of them")
@@ -113,7 +128,7 @@ def predict(
         load = Asked({name: value for name, value in asked.items() if name in LOAD}, {})
         _document(running, "--engines", load, request, profiles, output, as_json, quiet)
         return
-    if configs is not None and configs.suffix.casefold() == ".json":
+    if configs is not None and _is_document(configs):
         if scored or by is not None:
             raise InputError("--measured: has no effect beside a document", "name a CSV with a measured column")
         from planner.serving.document.opening import read_running
@@ -131,12 +146,13 @@ def predict(
     check_target(output)
     measured, catalogue = measured_stores(profiles)
     if configs is not None and scored:
-        _score(configs, measured, output, by or "", skip_failed, as_json=as_json, quiet=quiet)
+        _score(configs, measured, output, by or "", skip_failed, loads_of, as_json=as_json, quiet=quiet)
     elif configs is not None:
         from planner.serving.prediction_table import added_columns
 
         table = read_configurations(configs)
-        answer = _predicted(table, measured, quiet, folder=configs.parent, skip_failed=skip_failed)
+        more: dict[str, Any] = {"skip_failed": skip_failed, "loads_of": loads_of}
+        answer = _predicted(table, measured, quiet, folder=configs.parent, **more)
         errors = answer[added_columns(table.columns)["error"]]
         failed = int((errors != "").sum())
         _hand_over(answer, measured, output, as_json, show=False)
@@ -151,7 +167,22 @@ def predict(
         _requested(asked, request, measured, catalogue, output, as_json, quiet)
     else:
         usual = {name: value for name, value in asked.usual.items() if name != "workload" or "isl" not in asked}
-        _one({**usual, **asked}, measured, output, as_json, quiet, skip_failed, explain)
+        _one({**usual, **asked}, measured, output, as_json, quiet, skip_failed, explain, loads_of)
+
+
+def _is_document(configs: Path | None) -> bool:
+    return configs is not None and configs.suffix.casefold() == ".json"
+
+
+def _loads_in(files: list[Path] | None) -> FindLoads | None:
+    """What each expert of a model received, of :func:`planner.serving.prediction_table.predict`; read once a model."""
+    if not files:
+        return None
+    from functools import cache
+
+    from planner.serving.expert_placement import read_expert_loads
+
+    return cache(lambda architecture: read_expert_loads(files, architecture))
 
 
 LOAD = ("workload", "isl", "osl", "concurrency", "rate")
@@ -223,6 +254,7 @@ def _score(
     output: Path | None,
     by: str,
     skip_failed: bool,
+    loads_of: FindLoads | None,
     *,
     as_json: bool,
     quiet: bool,
@@ -238,7 +270,8 @@ def _score(
     columns = [name.strip() for name in by.split(",") if name.strip()]
     if missing := [name for name in columns if name not in table.columns]:
         raise InputError(f"--by: there is no column {missing[0]}", f"name columns of {configs}, with commas between")
-    answer = _predicted(table, measured, quiet, folder=configs.parent, skip_failed=skip_failed, beside_measured=True)
+    beside: dict[str, Any] = {"skip_failed": skip_failed, "beside_measured": True, "loads_of": loads_of}
+    answer = _predicted(table, measured, quiet, folder=configs.parent, **beside)
     scores = scores_of(answer, truth, columns)
     if output is not None:
         in_json = output.suffix.casefold() == ".json"
@@ -262,6 +295,7 @@ def _one(
     quiet: bool,
     skip_failed: bool,
     explain: bool,
+    loads_of: FindLoads | None,
 ) -> None:
     needed = ("model", "gpu") if "workload" in asked else ("model", "gpu", "isl", "osl")
     missing = [name for name in needed if name not in asked]
@@ -271,7 +305,8 @@ def _one(
 
     given = {"framework": Configuration.model_fields["framework"].default, **asked}
     ordered = {name: str(given[name]) for name in Configuration.model_fields if name in given}
-    answer = _predicted(pd.DataFrame([{"concurrency": "", **ordered}]), measured, quiet, skip_failed=skip_failed)
+    row = pd.DataFrame([{"concurrency": "", **ordered}])
+    answer = _predicted(row, measured, quiet, skip_failed=skip_failed, loads_of=loads_of)
     error = answer["error"].iloc[0]
     if error:
         message, _, hint = error.partition("; ")
@@ -333,6 +368,7 @@ def _predicted(
     folder: Path = Path(),
     skip_failed: bool = False,
     beside_measured: bool = False,
+    loads_of: FindLoads | None = None,
 ) -> pd.DataFrame:
     """``folder``: what files that the column ``workload`` names are relative to."""
     from api.cli.progress import Reporter
@@ -352,6 +388,7 @@ def _predicted(
             progress=report,
             find_workload=find_workload,
             beside_measured=beside_measured,
+            expert_loads=loads_of,
         )
 
 

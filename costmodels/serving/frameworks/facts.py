@@ -31,6 +31,7 @@ class ExchangeWay(Facts):
 
     Attributes:
         backend: its own word; ``mode``: the one beside it, where there is one.
+        since: the first release that has it, or may (the one after the last that is known not to); "": all have.
         roles: of engines that run it; ``usual``: that run it when nothing is said, from ``usual_from`` GPUs on, on
             GPUs of ``usual_capability`` or more.
         vendors, from_capability: of GPUs on which it runs.
@@ -41,6 +42,7 @@ class ExchangeWay(Facts):
 
     backend: str
     mode: str = ""
+    since: str = ""
     roles: tuple[EngineRole, ...]
     usual: tuple[EngineRole, ...] = ()
     usual_from: int = 8

@@ -133,6 +133,11 @@ def _expert_notes(request: PlanRequest, groups: list[Group]) -> list[str]:
         kind = next(kind for kind in exchange_kinds() if kind.name == name)
         if kind.like:
             notes.append(f"exchange {name} is priced as {kind.like}, less surely: {kind.source}")
+    if any(group.role == "aggregated" for group in wide):
+        notes.append(
+            "engines that do prompts and answers run one exchange for all their steps, without what low latency saves "
+            "of the answers' and overlap of the prompts'; apart each runs its own (--disaggregation)"
+        )
     if any(group.role != "aggregated" for group in wide):
         notes.append(
             "prefill and decode engines apart run each the exchange of its work; one that did both would run one of "

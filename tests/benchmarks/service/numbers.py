@@ -89,7 +89,7 @@ def stored(folder: Path) -> dict[str, Any]:
     return {"stored": ours, "bare": theirs, "ratio": round(ours["per_second"] / theirs["per_second"], 3)}
 
 
-def cancels(folder: Path, count: int = 100) -> dict[str, Any]:
+def cancels(folder: Path, count: int = 20) -> dict[str, Any]:
     """Seconds from DELETE until the solver's process is gone."""
     took = []
     with Server(folder, _url(folder), workers=1, quick_workers=0, **QUIET) as server:

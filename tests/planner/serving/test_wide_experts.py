@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from costmodels.models.architecture import Architecture
 from planner.contract.engine import Layout
+from planner.experts.model import moe_model
+from planner.experts.placement import Loads
 from planner.serving.document.plan import Plan
 from planner.serving.planning import plan
 from planner.serving.prediction_table import predict
@@ -136,6 +140,25 @@ class TestMeasuredRuns:
         assert rates == pytest.approx([675, 714], rel=0.2)
 
 
+def test_recorded_loads_decide_how_uneven_experts_are() -> None:
+    """Loads of which one expert has a third leave the GPU that holds it busier, and EPLB mends it."""
+    experts = {"exchange": "low_latency", "dp": "32", "ep": "32", "redundant": "32", "concurrency": "4096"}
+
+    def skewed(architecture: Architecture) -> Loads:
+        layers = moe_model(architecture).layer_index
+        counts = np.ones((1, len(layers), 256))
+        counts[:, :, 7] = 128
+        return Loads(counts, layers, ("made",), np.ones(1))
+
+    rows = pd.DataFrame([ENGINE | experts | {"eplb": eplb} for eplb in ("off", "static", "perfect")])
+    answer = predict(rows, expert_loads=skewed)
+    off, static, perfect = answer["tpot_ms_mean"].astype(float)
+    assert off > 1.5 * static > 1.5 * 0.99 * perfect
+    assert re.search(r"expert-loads: leave 5\.\d\d times the mean", answer["note"][0])
+    gathering = predict(pd.DataFrame([ENGINE | experts | {"exchange": "none"}]), expert_loads=skewed)
+    assert "expert-loads: not counted" in gathering["note"][0]
+
+
 def test_parts_of_a_step_add_up() -> None:
     answer = asked({"overlap": "two_batch"}).iloc[0]
     parts = dict(part.rsplit(" ", 1) for part in answer["step_ms_by_part"].split("; "))
@@ -160,6 +183,16 @@ def test_parts_of_a_step_add_up() -> None:
         ({"exchange": "carrier pigeon"}, "knows no such exchange; give one of none, high_throughput"),
         ({"dp": "36", "ep": "36"}, "straddles nodes"),
         ({"concurrency": "", "rate": "5"}, "rate: what a prefill or decode engine alone does"),
+        (
+            {"framework": "sglang@0.4.1", "exchange": "low_latency"},
+            "0.4.1 does not have it; give framework=sglang@0.4.6",
+        ),
+        (
+            {"framework": "sglang@0.5.11", "exchange": "deepep_v2"},
+            "0.5.11 does not have it; give framework=sglang@0.5.14",
+        ),
+        ({"dp": "36", "ep": "36"}, "give tp × dp = 32 or 40, whole nodes"),
+        ({"gpu_memory_utilization": "0.97"}, "4.3 GB of them its exchange's buffers; give gpu_memory_utilization=0.9"),
         ({"gpu": "H100", "model": "Qwen/Qwen3-32B", "dp": "1", "ep": "1", "tp": "8"}, "redundant: .* has no experts"),
     ],
 )
@@ -229,3 +262,16 @@ def test_what_is_asked_of_experts_is_kept() -> None:
     for group in asked_decode.decision.engines:
         assert group.layout.overlap == "none"
         assert group.layout.dispatch_tokens in (0, 128)
+
+
+@pytest.mark.parametrize(
+    ("framework", "cluster", "exchange"),
+    [("trtllm", "16xGB200", None), ("sglang", "16xH200", "high_throughput")],
+)
+def test_engines_that_do_both_run_one_exchange(framework: str, cluster: str, exchange: str | None) -> None:
+    made = plan(
+        {"model": "deepseek-ai/DeepSeek-R1", "cluster": cluster, "framework": framework, "exchange": exchange}
+        | {"workload": "isl=2000,osl=500", "disaggregation": "never", "simulation": False}
+    )
+    assert {group.layout.exchange for group in made.decision.engines} == {exchange or "nvlink_one_sided"}
+    assert any("run one exchange for all their steps" in note for note in made.provenance.notes)

@@ -73,6 +73,7 @@ def test_a_month_without_a_release_says_which_one_it_was_instead(asked: str) -> 
         ("rocm/7.0:rocm7.0_vllm_0.12.0_rc1", "0.12.0+rocm7.0.vllm.rc1", "0.12.0"),  # not ROCm's version
         ("20260210", "0.15.1+20260210", "0.15.1"),
         ("nightly-2026-02-10", "0.15.1+nightly.2026.2.10", "0.15.1"),
+        ("１０.0", f"{NEWEST.version}+0", NEWEST.version),  # digits of another script are none
         ("x" * 500, f"{NEWEST.version}+{'x' * 40}", NEWEST.version),
     ],
 )
