@@ -66,6 +66,10 @@ test-launchers-real: $(STAMP)
 	test -x .routers/bin/python || $(PYTHON) -m venv .routers
 	.routers/bin/pip install --quiet vllm-router==0.1.17 sglang-router==0.3.2
 	$(BIN)/python -m tests.benchmarks.launchers.fronts --routers .routers/bin/python
+	test -x .sky/bin/python || ($(PYTHON) -m venv .sky && .sky/bin/pip install --quiet skypilot==0.14.1)
+	test -x .ray/bin/python || ($(PYTHON) -m venv .ray && .ray/bin/pip install --quiet "ray[serve]==2.60.0")
+	$(BIN)/python -m tests.benchmarks.launchers.platforms --sky .sky/bin/python --ray .ray/bin/python \
+	  --vllm "$$($(BIN)/python -c 'import platformdirs; print(platformdirs.user_cache_dir("shardwright"))')/launchers/vllm-0.33.0/bin/python"
 
 bench-experts: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.experts_balance

@@ -108,6 +108,16 @@ class StartedFleet:
             for number in sorted(node for name, node in used if name == pool.name)
         )
 
+    def gpus_of(self, pool: str) -> int:
+        """GPUs that a node of a pool must have for the plan: engines are told their numbers there."""
+        return max(
+            rank.gpu + 1
+            for group in self.plan.decision.engines
+            if group.pool == pool
+            for replica in group.replicas
+            for rank in replica.ranks
+        )
+
     @cached_property
     def addresses(self) -> tuple[str, ...]:
         """Of :attr:`machines`, as the values give them: of the nodes used, or of all nodes of the cluster.

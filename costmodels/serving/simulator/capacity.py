@@ -155,10 +155,12 @@ def strain_of(outcome: Outcome, limits: Sequence[Limit]) -> float:
     """See :class:`Settled`."""
     if not outcome.served.all() or not keeps_up(outcome):
         return math.inf
-    shares = [
-        outcome.percentile_us(limit.metric, limit.percentile) / limit.limit_us if limit.limit_us > 0 else math.inf
-        for limit in limits
-    ]
+    shares = []
+    for metric, p, limit_us, errors in limits:
+        seen = outcome.percentile_us(metric, p)
+        if errors:
+            seen += errors * np.nan_to_num(standard_error_us(outcome, metric, p))
+        shares.append(seen / limit_us if limit_us > 0 else math.inf)
     return max([share for share in shares if not math.isnan(share)], default=0.0)
 
 

@@ -31,11 +31,12 @@ _METRICS: tuple[Metric, ...] = ("ttft", "tpot", "e2e")
 
 
 class Limit(NamedTuple):
-    """``metric`` at ``percentile`` (0–1) is at most ``limit_us``."""
+    """``metric`` at ``percentile`` (0–1) is at most ``limit_us``, by so many standard ``errors`` of what was seen."""
 
     metric: Metric
     percentile: float
     limit_us: float
+    errors: float = 0.0
 
 
 class Missed(NamedTuple):

@@ -17,7 +17,7 @@ D and A are bilinear between the knots, as attention's bytes are, and nearly its
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal, NotRequired, TypedDict, Unpack
@@ -222,11 +222,13 @@ class Grid:
     queries: int
 
     @classmethod
-    def up_to(cls, tokens: int, sequences: int, context: int, queries: int) -> Grid:
-        """Knots for steps of that many tokens and sequences, and sequences of that many tokens."""
+    def up_to(cls, tokens: int, sequences: int, context: int, queries: int, bends: Iterable[int] = ()) -> Grid:
+        """Knots for steps of that many tokens and sequences, and sequences of that many tokens; and at the ``bends``,
+        contexts at which attention stops to grow."""
         decodes, chunks = _until(_DECODES, sequences), _until(_CHUNKS, max(tokens, _MIXED))
         all_tokens = _until(_TOKENS, max(decodes[-1] * queries + _MIXED, chunks[-1]))
-        return cls(all_tokens, decodes, _until(_CONTEXTS, context), chunks, _until(_PREFIXES, context), queries)
+        contexts, prefixes = (tuple(sorted({*knots, *bends})) for knots in (_CONTEXTS, _PREFIXES))
+        return cls(all_tokens, decodes, _until(contexts, context), chunks, _until(prefixes, context), queries)
 
     @property
     def alone(self) -> tuple[int, ...]:
@@ -272,7 +274,9 @@ def step_tables_at(
     **sizes: Unpack[Sizes],
 ) -> list[dict[End, StepTable]]:
     """Tables of every layout at several ends of the prediction's interval; the steps are asked for once."""
-    grid = Grid.up_to(sizes["most_tokens"], sizes["most_sequences"], sizes["longest_tokens"], sizes.get("queries", 1))
+    windows = {group.attention.window_tokens for group in served.model.layer_groups} - {0}
+    most_tokens, most_sequences, longest = sizes["most_tokens"], sizes["most_sequences"], sizes["longest_tokens"]
+    grid = Grid.up_to(most_tokens, most_sequences, longest, sizes.get("queries", 1), windows)
     tables: list[dict[End, StepTable]] = []
     for together in (np.flatnonzero(layouts.dp == 1), np.flatnonzero(layouts.dp > 1)):
         batches = grid.batches(experts=bool(len(together)) and int(layouts.dp[together[0]]) > 1)

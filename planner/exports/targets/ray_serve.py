@@ -23,7 +23,7 @@ class RayServe(ServingTarget):
     name: ClassVar[str] = "ray-serve"
     writes: ClassVar[str] = "serve.yaml"
     release: ClassVar[str] = "Ray 2.60"
-    rung: ClassVar[int] = 1
+    rung: ClassVar[int] = 2
     dialects: ClassVar[frozenset[str]] = frozenset({"vllm"})
 
     def cannot(self) -> str | None:

@@ -16,7 +16,7 @@ class Skypilot(ServingTarget):
     name: ClassVar[str] = "skypilot"
     writes: ClassVar[str] = "task.yaml"
     release: ClassVar[str] = "SkyPilot 0.14"
-    rung: ClassVar[int] = 1
+    rung: ClassVar[int] = 2
 
     def cannot(self) -> str | None:
         pools = {machine.pool for machine in self.fleet.machines}
@@ -49,7 +49,7 @@ class Skypilot(ServingTarget):
         lines += [f"{node})\n{''.join(each)};;\n" for node, each in sorted(by_node.items())]
         lines.append("esac\nwait\n")
         pool = next(p for p in self.plan.request.cluster.pools if p.name == fleet.machines[0].pool)
-        resources: dict[str, Any] = {"accelerators": {gpu_name(pool.gpu, "skypilot"): pool.gpus_per_node}}
+        resources: dict[str, Any] = {"accelerators": {gpu_name(pool.gpu, "skypilot"): fleet.gpus_of(pool.name)}}
         if self.values.image:
             resources["image_id"] = f"docker:{self.values.image}"
         resources["ports"] = [fleet.first_port]

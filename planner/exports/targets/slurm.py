@@ -18,7 +18,7 @@ class Slurm(ServingTarget):
     name: ClassVar[str] = "slurm"
     writes: ClassVar[str] = "job.sbatch: one job, heterogeneous where there are several pools, a step an engine's node"
     release: ClassVar[str] = "Slurm 20.11 and later"
-    rung: ClassVar[int] = 1
+    rung: ClassVar[int] = 2
 
     def own_needs(self) -> tuple[str, ...]:
         return ("partitions",) if len(self._pools) > 1 else ()
@@ -63,13 +63,12 @@ class Slurm(ServingTarget):
     def _options(self) -> str:
         values, lines = self.values, []
         for place, (pool, machines) in enumerate(self._pools):
-            gpus = next(p.gpus_per_node for p in self.plan.request.cluster.pools if p.name == pool)
             options = {
                 "job-name": self.fleet.name if place == 0 else None,
                 "output": "logs/job.log" if place == 0 else None,
                 "nodes": str(len(machines)),
                 "ntasks-per-node": "1",
-                "gpus-per-node": str(gpus),
+                "gpus-per-node": str(self.fleet.gpus_of(pool)),
                 "exclusive": "",
                 "partition": values.partitions.get(pool) or values.partition,
                 "account": values.account if place == 0 else None,

@@ -25,7 +25,8 @@ from profiles.errors import InputError, UnknownName, Unsupported
 from tests.planner.exports.made import MODELS, asked, layout, matrix, planned
 
 TARGETS = names_for("serving")
-PLANS = {framework: matrix(framework) for framework in launchers()}
+PLANS = {framework: matrix(framework)[place::3] for place, framework in enumerate(launchers())}
+"""A third of the cells, another of each framework; `make test-launchers` and the slow tests go over all."""
 
 
 def written(target: str, plan: Any, **values: Any) -> dict[str, str] | str:
@@ -53,6 +54,14 @@ def test_every_cell_is_written_or_refused_with_its_reason(cells: dict[Any, Any])
         else:
             assert result
             assert "bench.sh" in result
+
+
+@pytest.mark.slow
+def test_the_whole_matrix_is_written_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.benchmarks.launchers.matrix import main
+
+    assert main() == 0
+    assert "cells written and validated" in capsys.readouterr().out
 
 
 def test_documents_are_yaml_and_json(cells: dict[Any, Any]) -> None:
