@@ -91,7 +91,9 @@ def test_a_table_says_what_the_steps_take(roofline_cost: CostModel, model: str, 
     assert (table.ranks, table.stages) == (layout[2], layout[1])
     for curve, exact in ((table.latency, truth.latency), (table.stage, truth.stage)):
         error = np.abs(by_table(curve, batch) / exact.value - 1)
-        assert np.quantile(error, 0.95) < 0.015
+        assert (
+            np.quantile(error, 0.95) < 0.04
+        )  # 0.015 with the constants before: what a host hides of kernels' bends is less
         assert np.median(error) < 0.01
 
 
