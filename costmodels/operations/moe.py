@@ -14,6 +14,7 @@ from costmodels.operations.family import OperationFamily
 from costmodels.operations.gemm import ask_feed_forward, ask_product, feed_forward_width, width_rules
 from costmodels.operations.kernel import Kernel
 from costmodels.operations.layers import Activations, FeedForwardKind, Rule, whole_groups
+from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import ACTIVATION_BYTES, ExpertExchange, LayerStep, Split
 from costmodels.operations.roofline import (
     ROUTING_SKEW,
@@ -105,6 +106,7 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
             gated=int(layer.gated),
             routing=code("routing", step.routing),
         )
+        np.maximum(step.work.uneven, uneven_experts(layer, everyone, layouts), out=step.work.uneven)
         if layer.shared_intermediate:
             shared = DenseFeedForward(layer.shared_intermediate, layer.gated)
             ask_feed_forward(step, shared, precision.shared_experts, count)
@@ -184,6 +186,20 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
         yield from whole_groups("expert width", width, precision, "experts", over="tensor split")
         if layer.shared_intermediate:
             yield from width_rules("shared expert", layer.shared_intermediate, precision, "shared_experts")
+
+
+def uneven_experts(layer: MixtureOfExperts, tokens: Ints, layouts: Layouts) -> Floats:
+    """log(experts that tokens choose on the GPU with most of them ÷ on average), tokens choosing at random; [n].
+
+    Of E ÷ ep experts on a GPU each is chosen by some of T tokens with p = 1 − (1 − k ÷ E)^T; the largest of ep such
+    counts lies about √(2 ln ep) deviations above their mean, and at most all are chosen.
+    """
+    own = layer.experts / layouts.ep
+    chosen = 1 - (1 - min(layer.working_top_k / layer.experts, 1.0)) ** np.maximum(tokens, 1).astype(np.float64)
+    deviation = np.sqrt((1 - chosen) / (chosen * own))
+    most = 1 + np.sqrt(2 * np.log(layouts.ep)) * deviation
+    uneven = np.log(np.minimum(most, 1 / chosen))
+    return np.asarray(np.where((layouts.ep > 1) & ~layouts.wide, uneven, 0.0))
 
 
 FAMILY = OperationFamily("moe", (MOE, WIDE_MOE), (ExpertsKind(),))

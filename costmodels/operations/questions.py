@@ -120,8 +120,8 @@ class ExpertExchange:
 
 @dataclass
 class StepWork:
-    """Everything one step asks for. ``moved_bytes`` and ``small_kernels`` are the elementwise rest, shape
-    [n]."""
+    """Everything one step asks for. ``moved_bytes`` and ``small_kernels`` are the elementwise rest, ``uneven`` by how
+    much more (log) the GPU with most experts that are asked for has than all have on average; shape [n]."""
 
     candidates: int
     asked: dict[str, list[Asked]] = field(default_factory=dict)
@@ -129,10 +129,12 @@ class StepWork:
     expert_exchanges: list[ExpertExchange] = field(default_factory=list)
     moved_bytes: Floats = field(default_factory=lambda: np.zeros(0))
     small_kernels: Floats = field(default_factory=lambda: np.zeros(0))
+    uneven: Floats = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         self.moved_bytes = np.zeros(self.candidates)
         self.small_kernels = np.zeros(self.candidates)
+        self.uneven = np.zeros(self.candidates)
 
     def ask(
         self, kernel: Kernel, count: Floats | float, when: NDArray[np.bool_] | None = None, **columns: object

@@ -32,7 +32,8 @@ class PowerFacts:
     memory: float
     compute: float
     rest: float
-    rest_ampere: float
+    memory_ampere: float
+    compute_ampere: float
     context: float
     idle_error: float
     limit: float
@@ -106,7 +107,8 @@ class Activity:
 
     @property
     def level(self) -> Floats:
-        """Watts above idle, as a share of what is left to the limit, before they bend to it."""
+        """Watts above idle, as a share of what is left to the limit, before they bend to it and without those of rest
+        between kernels."""
         facts = power_facts()
         return np.asarray(facts.base + facts.memory * self.memory + facts.compute * np.sqrt(self.compute))
 
@@ -121,6 +123,16 @@ def step_watts(gpu: Gpu, activity: Activity) -> Estimates:
     return mean_watts(gpu, activity, np.ones(len(activity.compute)))
 
 
+def ampere_level(memory: Floats, compute: Floats, of_memory: float, of_compute: float) -> Floats:
+    """:attr:`Activity.level` on Ampere."""
+    return np.asarray(of_memory * memory**0.75 + of_compute * compute**0.8)
+
+
+def bent_to_limit(level: Floats) -> Floats:
+    """A level as a share of what is left to the limit."""
+    return np.asarray((np.maximum(level, 1e-9) ** -_BEND + 1) ** (-1 / _BEND))
+
+
 def mean_watts(gpu: Gpu, activity: Activity, running: Floats) -> Estimates:
     """Of one GPU over time, [n].
 
@@ -129,9 +141,12 @@ def mean_watts(gpu: Gpu, activity: Activity, running: Floats) -> Estimates:
         running: share of the time in which they do.
     """
     facts, idle = power_facts(), idle_loaded_watts(gpu)
-    rest = facts.rest_ampere if gpu.generation == "ampere" else facts.rest
-    level = activity.level + rest * (1 - activity.kernels)
-    bent = (np.maximum(level, 1e-9) ** -_BEND + 1) ** (-1 / _BEND)
+    level = (
+        ampere_level(activity.memory, activity.compute, facts.memory_ampere, facts.compute_ampere)
+        if gpu.generation == "ampere"
+        else activity.level + facts.rest * (1 - activity.kernels)
+    )
+    bent = bent_to_limit(level)
     above = np.asarray((facts.limit * gpu.tdp_watts - idle) * bent * activity.hot)
     metered = gpu.generation in METERED
     low, high = (facts.residual_low, facts.residual_high) if metered else (facts.elsewhere_low, facts.elsewhere_high)

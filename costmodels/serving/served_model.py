@@ -23,7 +23,7 @@ from costmodels.power.own_response import response_of
 from costmodels.power.response import ClockResponse
 from costmodels.power.state import OperatingState
 from costmodels.serving.clocked import at_state
-from costmodels.serving.frameworks.calibration import Calibration
+from costmodels.serving.frameworks.calibration import Calibration, model_kind
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.frameworks.own_calibration import calibration_in
 from costmodels.serving.memory import Loaded, Memory, StepLimits, engine_memory
@@ -78,7 +78,7 @@ class ServedModel:
         day = self.framework.nearest.date
         own = calibration_in([store.path for store in self.cost.measured], self.framework.name)
         resolved = (own or self.framework.fitted).resolved(
-            self.gpu, day, self.model.name, greedy=self.greedy, block_experts=self.slow_blocks
+            self.gpu, day, self.model.name, self.kind, greedy=self.greedy, block_experts=self.slow_blocks
         )
         return self.framework.less_sure(resolved)
 
@@ -86,6 +86,11 @@ class ServedModel:
     def response(self) -> ClockResponse:
         """How its steps answer to the clock."""
         return response_of(self.gpu.name, [store.path for store in self.cost.measured])
+
+    @property
+    def kind(self) -> str:
+        """Of the model, as effects of models are known by."""
+        return model_kind(self.model.layers, self.model.hidden, self.precision.weights)
 
     @property
     def slow_blocks(self) -> bool:

@@ -17,7 +17,7 @@ from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import ACTIVATION_BYTES, Batch, StepWork
 from costmodels.operations.registry import families
 from costmodels.origins import MEASURED
-from costmodels.serving.frameworks.calibration import Calibration, Spread
+from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.step.communication import Network, across_nodes, exchange_times, point_to_point_us
 from costmodels.step.expert_exchange import SentExperts, exchange_facts, expert_exchange_times
 
@@ -39,6 +39,7 @@ class StepTimes:
             memory are.
         kernels_us: all kernels and exchanges as measured alone, shape [n].
         hot, most_watts: watts above idle ÷ those at the highest clock, and the board's limit, shape [n].
+        uneven: by how much more experts (log) the GPU with most has to read than all on average, shape [n].
     """
 
     latency: Estimates
@@ -49,6 +50,7 @@ class StepTimes:
     kernels_us: Floats
     hot: Floats
     most_watts: Floats
+    uneven: Floats
 
     def take(self, index: Ints) -> StepTimes:
         return take_rows(self, index)
@@ -77,10 +79,11 @@ def step_times(
         np.add(kernels, part.value, out=kernels)
         return part
 
+    uneven = np.exp(calibration.uneven_experts * work.uneven)
     by_part: dict[str, list[Estimates]] = {
         part: [
             alone(_kernels(row_sources.get(operation, cost), work, operation, busy)).scaled(
-                calibration.factor(operation, batch.prefills)
+                calibration.factor(operation, batch.prefills) * (uneven if part == "moe" else 1.0)
             )
             for operation in operations
         ]
@@ -119,7 +122,7 @@ def step_times(
     memory_us = busy[1] + work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6
     halves = np.where(layouts.overlap == OVERLAPS.index("two_batch"), 2.0, 1.0)  # the work is of one of them
     busy_us, hot, most = (busy[0] * halves, memory_us * halves, kernels * halves), np.ones(n), np.full(n, np.inf)
-    return StepTimes(latency, stage, parts, *busy_us, hot, most)
+    return StepTimes(latency, stage, parts, *busy_us, hot, most, work.uneven)
 
 
 EXCHANGE_PARTS = ("dispatch", "combine", "overlap")
@@ -182,7 +185,7 @@ def _elementwise(cost: CostModel, work: StepWork) -> Estimates:
 def _calibrated(estimates: Estimates, calibration: Calibration) -> Estimates:
     """With the interval that runs ask for, or the kernels' own where that is wider and no runs are of the model and the
     GPU type."""
-    low, high = interval(estimates.value, calibration.tpot)
+    low, high = interval(estimates.value, calibration.tpot.low, calibration.tpot.high)
     if calibration.met:
         return Estimates(estimates.value, low, high, estimates.how, estimates.inside)
     return Estimates(
@@ -194,9 +197,9 @@ def _calibrated(estimates: Estimates, calibration: Calibration) -> Estimates:
     )
 
 
-def interval(value: Floats, spread: Spread) -> tuple[Floats, Floats]:
-    """(low, high) of a prediction, from the residuals of models and GPU types held out; ``value`` lies within."""
-    return value * np.exp(min(spread.low, 0.0)), value * np.exp(max(spread.high, 0.0))
+def interval(value: Floats, low: Floats | float, high: Floats | float) -> tuple[Floats, Floats]:
+    """(low, high) of a prediction, from those of log(measured ÷ predicted); ``value`` lies within."""
+    return value * np.exp(np.minimum(low, 0.0)), value * np.exp(np.maximum(high, 0.0))
 
 
 def _spread(time_us: Floats, half_width: float) -> Estimates:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from costmodels.estimates import Floats
 from costmodels.serving.calibration_fit.asked import AskedLoops
 from costmodels.serving.calibration_fit.fit import as_known, beside, nothing_known
 from costmodels.serving.calibration_fit.learned import Learned, learn
-from costmodels.serving.calibration_fit.runs import runs_of
+from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of, runs_of
 from costmodels.serving.frameworks.calibration import Effects
 from costmodels.serving.frameworks.framework import find_framework
 from planner.serving.measured.columns import measured_columns
@@ -133,6 +133,7 @@ def calibrate(
     if not loops:
         raise InputError("runs: none can be used", _first(reasons))
     runs = runs_of(loops, campaign, np.stack(statistics))
+    runs = replace(runs, days=_days(runs, table))
     told = np.isfinite(runs.measured).any(axis=0)
     single = runs.stages == 1
     reasons["neither TTFT nor TPOT is measured"] += int((~told).sum())
@@ -158,6 +159,18 @@ def calibrate(
     before = as_known(runs, known) if not fresh else np.full(runs.measured.shape, np.nan)
     learned = learn(runs, prior, known, (said, dt.datetime.now(dt.UTC).date().isoformat()), progress)
     return Lesson(learned, left, len(runs), before)
+
+
+def _days(runs: MeasuredRuns, table: pd.DataFrame) -> Floats:
+    """Of the releases: none is newer than the day of its run; of a build that has no number, nothing is known where the
+    day is not."""
+    if "date" not in table.columns:
+        return runs.days
+    said = pd.to_datetime(table["date"].iloc[runs.row], errors="coerce", format="%Y-%m-%d")
+    days = ((said - pd.Timestamp(day_of(0))) / pd.Timedelta(days=1)).to_numpy(np.float64)
+    versions = table["version"] if "version" in table.columns else pd.Series("", index=table.index)
+    numbered = versions.iloc[runs.row].astype(str).str.contains(r"\d|^\s*$").to_numpy(np.bool_)
+    return np.where(numbered, np.fmin(runs.days, days), days)
 
 
 def _first(reasons: Counter[str]) -> str:

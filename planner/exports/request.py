@@ -48,7 +48,7 @@ class ExportRequest(Document):
     assume_version: bool = Field(
         default=False, description="where a release's options are not known, take those of the nearest"
     )
-    edited: bool = Field(default=False, description="take a plan that was changed by hand")
+    edited: bool = Field(default=False, strict=True, description="take a plan that was changed by hand")
 
     @model_validator(mode="after")
     def _as_it_was_made(self) -> ExportRequest:

@@ -142,7 +142,9 @@ def _share(value: Any) -> float | None:
     if isinstance(value, str):
         read = number(value.rstrip().removesuffix("%"))
         return None if read is None or read < 0 else read / 100 if value.rstrip().endswith("%") else read
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e300:
+        return None
+    return float(value)
 
 
 class PowerRequest(Document):

@@ -30,10 +30,14 @@ def watts_over(engines: Sequence[PlannedEngine], replays: Sequence[Replay], edge
     gpus = {planned.group.id: float(planned.layouts.gpus[0]) for planned in engines}
     for each in replays:
         time, busy_us, running = each.outcome.timeline.T[:3]
-        busy = np.clip(np.diff(np.interp(edges_us, time, busy_us)) / width, 0.0, 1.0)
+        busy_for = np.diff(np.interp(edges_us, time, busy_us))
+        busy = np.clip(busy_for / width, 0.0, 1.0)
+        # Sequences over the time in which steps run: the mean, not what an edge happens to find.
+        held = np.concatenate([[0.0], np.cumsum(running[:-1] * np.diff(time))])
+        mean = np.diff(np.interp(edges_us, time, held)) / np.maximum(busy_for, 1e-9)
         idle, loaded = kinds[each.group.id]
         ranks = float(each.group.layout.dp)
-        in_step = np.maximum(np.interp(edges_us[1:], time, running) / ranks, 1.0)
+        in_step = np.maximum(mean / ranks, 1.0)
         watts = np.interp(np.log(in_step), np.log(_SEQUENCES), loaded)
         total += gpus[each.group.id] * (idle + busy * (watts - idle))
         rest[each.group.id] -= 1

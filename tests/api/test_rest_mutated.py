@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from service import Client, StubPlanner
 
 from api.rest.app import create_app
-from planner.kinds import Kind, questions
+from planner.kinds import KINDS, Kind, questions
 from tests.contracts.mutations import spoilt_bytes, spoilt_document
 
 JSON = {"Content-Type": "application/json"}
@@ -68,6 +68,14 @@ def test_spoilt_requests_are_answered_or_refused() -> None:
     statuses = asyncio.run(told(many(300, 0)))
     assert set(statuses) <= {200, 400, 413, 422}
     assert min(statuses[400], statuses[422]) > 20
+
+
+@pytest.mark.parametrize("limit", [10**400, -(10**400), 1e308, True, None, [], {}])
+def test_a_share_that_no_float_holds_is_refused(limit: Any) -> None:
+    """As one of the ten thousand was."""
+    power = KINDS["power"]
+    body = json.dumps({**power.request_example(), "slo_impact": {"hp_p50": limit}}).encode()
+    assert set(asyncio.run(told([(power.route, body)]))) == {422}
 
 
 @pytest.mark.slow

@@ -1,5 +1,5 @@
-"""Fleets: how near to the best, how fast, and whether they hold (``make bench-fleet``; ``quick`` for the first part
-alone).
+"""Fleets: how near to the best, how fast, and whether they hold (``make bench-fleet``; ``sizes``, ``published`` and
+``holding`` are the parts, which are also run alone: ``python -m tests.benchmarks.fleets sizes``).
 
 * questions of the sizes that issue 16 names, made at random (seeded), each with its gap, CPU seconds and memory;
 * Mélange's shape (10 × 10 sizes, 4 and 10 GPU types) beside its published formulation (arXiv:2404.14527, §5.3: every
@@ -14,7 +14,6 @@ Writes ``docs/fleets.md``'s table.
 
 from __future__ import annotations
 
-import re
 import resource
 import sys
 import time
@@ -108,13 +107,13 @@ SIZES = (
 
 def sizes() -> list[str]:
     """Rows of the table of sizes."""
-    rows = ["| question | gap | CPU s | peak MB |", "|---|---|---|---|"]
+    rows = ["| question | gap | CPU s | of wall s | peak MB |", "|---|---|---|---|---|"]
     for name, asked, limit, gap in SIZES:
-        cpu = time.process_time()
+        cpu, wall = time.process_time(), time.perf_counter()
         found = solve_mix(question(**asked), seconds=limit, gap=gap)  # type: ignore[arg-type]
-        cpu = time.process_time() - cpu
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        rows.append(f"| {name} | {_gap(found)} | {cpu:.1f} | {peak:.0f} |")
+        rows.append(f"| {name} | {_gap(found)} | {cpu:.1f} | {wall:.0f} | {peak:.0f} |")
         print(rows[-1], flush=True)
     return rows
 
@@ -245,14 +244,19 @@ def holding(services: int = 6, seeds: int = 5) -> list[str]:
     ]
 
 
+PARTS = {"sizes": sizes, "published": melange_shapes, "holding": holding}
+
+
 def main(arguments: list[str]) -> None:
-    parts = [sizes(), melange_shapes()]
-    if "quick" not in arguments:
-        parts.append(holding())
-    text = "\n\n".join("\n".join(part) for part in parts)
     page = PAGE.read_text("utf-8")
-    made = f"{START}\n{text}\n{END}"
-    PAGE.write_text(re.sub(f"{re.escape(START)}.*?{re.escape(END)}", lambda _: made, page, flags=re.DOTALL), "utf-8")
+    before, rest = page.split(START)
+    old, after = rest.split(END)
+    texts = old.strip("\n").split("\n\n")
+    for number, (name, made) in enumerate(PARTS.items()):
+        if not arguments or name in arguments:
+            texts[number] = "\n".join(made())
+    told = "\n\n".join(texts)
+    PAGE.write_text(f"{before}{START}\n{told}\n{END}{after}", "utf-8")
 
 
 if __name__ == "__main__":

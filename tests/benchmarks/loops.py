@@ -84,7 +84,8 @@ def points(framework_name: str, engine_name: str) -> Iterator[dict[str, Any]]:
         many = layouts.take(np.zeros(n, np.int64))
         got = closed_loop_answers(served, many, load, ROUTING)
         prompt = load.isl * (1 + SHORTEST) / 2
-        front = served.calibration.front_us(prompt, load.concurrency.astype(float), got.tpot.mean.value, many.dp)
+        users = load.concurrency.astype(float)
+        front = served.calibration.front_us(prompt, users, got.tpot.mean.value, many.dp, load.mean_osl)
         e2e = got.e2e.mean.value
         for i, concurrency in enumerate(CONCURRENCIES):
             lengths = uniform_lengths(GENERATIONS * concurrency, isl, osl, below=1 - SHORTEST, seed=0)

@@ -261,13 +261,14 @@ def sample(source: Path | None) -> pd.DataFrame:
             ("moe_tp", "moe_tp_size"),
         )
     }  # fmt: skip
+    wide = (degree["dp"] == degree["ep"]) & (degree["ep"] >= 8)
     squared = (degree["ep"] * degree["moe_tp"] > degree["tp"] * degree["dp"]) & (degree["dp"] == 1)
     degree["dp"] = np.where(squared, np.maximum(degree["ep"] * degree["moe_tp"] // degree["tp"], 1), degree["dp"])
     # Filed as tensor parallel over more GPUs than a node has: 930 sequences take a tenth longer a step than 248.
     ranks = (rows["backend"] == "vllm").to_numpy() & (degree["tp"] > 8) & (degree["ep"] == degree["tp"])
     degree["dp"], degree["tp"] = np.where(ranks, degree["tp"], degree["dp"]), np.where(ranks, 1, degree["tp"])
     # Filed as experts that are split, not shared out, over 8 data-parallel GPUs or more: DeepSeek's in 8 bits do not
-    # split so far, and SGLang's all-to-all shares experts out over the whole group.
+    # split so far. They take a fifth longer than those with an exchange at the same batches: all ranks gather.
     split = (rows["backend"] == "sglang").to_numpy() & (degree["dp"] >= 8) & (degree["moe_tp"] == degree["dp"])
     degree["ep"], degree["moe_tp"] = np.where(split, degree["dp"], degree["ep"]), np.where(split, 1, degree["moe_tp"])
     weights = rows["gemm_quant_mode"].fillna("bf16").replace({"bfloat16": "bf16", "int4_wo": "int4"})
@@ -277,7 +278,6 @@ def sample(source: Path | None) -> pd.DataFrame:
     generated = rows["silicon_tpot_ms"] * (0.9 * rows["osl"] - 1)
     here = generated / (rows["silicon_ttft_ms"].fillna(0) + generated)
     batch = np.maximum(rows["decode_batch_size"] * here / np.where(ranks, degree["dp"], 1), 1)
-    wide = (degree["dp"] == degree["ep"]) & (degree["ep"] >= 8)
     return pd.DataFrame(
         {
             "model": [name for name, _ in served],
@@ -292,6 +292,7 @@ def sample(source: Path | None) -> pd.DataFrame:
             "dp": np.where(dense, 1, degree["dp"]),
             "ep": np.where(dense, "", degree["ep"].astype(str)),
             "role": "decode",
+            "exchange": np.where(split, "none", ""),
             "isl": (0.9 * rows["isl"]).round().astype(int),
             "osl": (0.9 * rows["osl"]).round().astype(int),
             "concurrency": np.maximum(np.rint(batch * degree["dp"]), 1).astype("Int64"),

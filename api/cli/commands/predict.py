@@ -89,7 +89,8 @@ def predict(
         typer.Option(
             "--explain",
             help="Show what times consist of and rest on; of an engine with one role (--role) a step: attention, dense "
-            "products, experts, dispatch, combine, what overlap hides, what imbalance costs.",
+            "products, experts, dispatch, combine, what overlap hides, what imbalance costs. With --measured: which "
+            "part is likely off.",
             rich_help_panel=SHOWN,
         ),
     ] = False,
@@ -146,7 +147,9 @@ def predict(
     check_target(output)
     measured, catalogue = measured_stores(profiles)
     if configs is not None and scored:
-        _score(configs, measured, output, by or "", skip_failed, loads_of, as_json=as_json, quiet=quiet)
+        _score(
+            configs, measured, output, by or "", skip_failed, loads_of, as_json=as_json, quiet=quiet, explain=explain
+        )
     elif configs is not None:
         from planner.serving.prediction_table import added_columns
 
@@ -258,9 +261,10 @@ def _score(
     *,
     as_json: bool,
     quiet: bool,
+    explain: bool = False,
 ) -> None:
     """Predicts the rows of a CSV beside what was measured of them, and shows how far that is."""
-    from api.cli.views.scores import show
+    from api.cli.views.scores import show, show_suspects
     from planner.serving.measured.columns import measured_columns
     from planner.serving.measured.scores import scores_of
     from planner.serving.predictions import document_of
@@ -281,6 +285,10 @@ def _score(
         write_text(document_of(answer, measured, scores).to_json())
     else:
         show(scores)
+        if explain and scores.scores:
+            from planner.serving.measured.suspects import suspects
+
+            show_suspects(suspects(answer, truth))
     if not scores.scores:
         raise InputError(
             f"{configs}: nothing that was measured could be predicted", "its rows say why: -o FILE, column error"

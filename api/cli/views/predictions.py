@@ -149,6 +149,8 @@ def _rates(plan: Plan) -> Iterator[tuple[str, str, str]]:
     power = prediction.power_watts
     if power is not None:
         yield f"power of {plan.decision.gpus_used} GPUs", watts(power.value), watts_range(power)
+    if prediction.joules_per_input_token is not None:
+        yield plain("J per input token", prediction.joules_per_input_token)
     if prediction.joules_per_output_token is not None:
         yield plain("J per output token", prediction.joules_per_output_token)
     if prediction.usd_per_million_output_tokens is not None:

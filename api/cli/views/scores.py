@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import bullet, heading, indented, page, table
 from planner.serving.measured.document import ALL, Score, Scores
+from planner.serving.measured.suspects import Suspect
 
 FEWEST = 8
 """Rows of a group from which its figures say something."""
@@ -34,6 +37,26 @@ def show(scores: Scores) -> None:
                     "what they do not know)."
                 )
             )
+
+
+def show_suspects(found: list[Suspect]) -> None:
+    with page() as out:
+        heading(out, "What is likely off")
+        for each in found:
+            bullet(
+                out,
+                f"{each.quantity}: {each.outside:,} of {each.rows:,} rows lie outside their interval; {each.part} at "
+                f"{each.factor:.2f} × what is predicted explains most (median error {_pct(each.error)} → "
+                f"{_pct(each.left)})",
+            )
+        if not found:
+            bullet(out, "nothing: most rows are within their intervals")
+        else:
+            bullet(out, "plan calibrate learns it from these rows: --profiles STORE")
+
+
+def _pct(log_error: float) -> str:
+    return f"{100 * math.expm1(log_error):.0f} %"
 
 
 def _table(out: Console, of: list[Score], cut: str) -> None:

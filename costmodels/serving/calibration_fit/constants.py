@@ -11,7 +11,7 @@ from costmodels.estimates import Floats
 from costmodels.serving.calibration_fit.runs import PARTS, MeasuredRuns
 from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS
 from costmodels.serving.closed_loop.protocol import StepGrid, closed_loop
-from costmodels.serving.frameworks.calibration import Calibration
+from costmodels.serving.frameworks.calibration import Calibration, steps_to_gather
 
 # name, start, prior's half-width, least, most; times in ms, factors and acceptance as they are
 CONSTANTS: tuple[tuple[str, float, float, float, float], ...] = (
@@ -22,18 +22,20 @@ CONSTANTS: tuple[tuple[str, float, float, float, float], ...] = (
     ("step_per_sequence", 0.004, 0.005, 0.0, 0.1),
     ("sampled", 0.010, 0.008, 0.0, 0.05),
     ("block_experts", 0.0, 0.05, 0.0, 0.5),
+    ("uneven_experts", 0.0, 0.4, 0.0, 1.5),
     ("prompt_step", 0.5, 0.7, 0.0, 4.0),
     ("prompt_step_per_layer", 0.03, 0.03, 0.0, 0.12),
     ("request", 15.0, 15.0, 0.0, 120.0),
     ("request_per_token", 0.003, 0.004, 0.0, 0.03),
     ("request_per_concurrent", 0.2, 0.4, 0.0, 4.0),
-    ("request_steps", 1.0, 1.0, 0.0, 4.0),
+    ("request_steps", 2.0, 3.0, 0.0, 20.0),
     ("rank_steps", 5.0, 20.0, 0.0, 60.0),
     ("acceptance", 0.5, 0.2, 0.0, 0.95),
 )
 NAMES = tuple(entry[0] for entry in CONSTANTS)
 START, WIDTH, LEAST, MOST = (np.array([entry[i] for entry in CONSTANTS]) for i in (1, 2, 3, 4))
 FACTORS = (*PARTS, "moe_prompts")
+MOE = PARTS.index("moe")
 
 
 @dataclass(frozen=True)
@@ -59,17 +61,23 @@ def steps_ms(c: OfRuns, runs: MeasuredRuns) -> tuple[Floats, Floats]:
     """(decode steps per token [n, decode levels], prompts [n, prompt levels]) in ms."""
     layers = runs.layers[:, None].astype(np.float64)
 
-    def kernels(parts: Floats, moe: str) -> Floats:
+    def kernels(parts: Floats, uneven: Floats, moe: str) -> Floats:
         names = [moe if part == "moe" else part for part in PARTS]
-        return np.asarray((parts @ np.exp(c.values[:, [NAMES.index(name) for name in names]])[:, :, None])[:, :, 0])
+        factors = np.exp(c.values[:, [NAMES.index(name) for name in names]])
+        more = np.expm1(c["uneven_experts"] * uneven) * factors[:, MOE : MOE + 1] * parts[:, :, MOE]
+        return np.asarray((parts @ factors[:, :, None])[:, :, 0] + more)
 
     blocks = np.where(runs.slow_blocks[:, None], c["block_experts"], 0.0)
     host = c["step"] + (c["step_per_layer"] + blocks) * layers
     sequence = c["step_per_sequence"] + np.where(runs.greedy[:, None], 0.0, c["sampled"])
-    decode = np.exp(c.step)[:, None] * (kernels(runs.parts_ms[:, :DECODE_LEVELS], "moe") + host)
+    decode = np.exp(c.step)[:, None] * (
+        kernels(runs.parts_ms[:, :DECODE_LEVELS], runs.uneven[:, :DECODE_LEVELS], "moe") + host
+    )
     decode = decode + sequence * runs.decode_batch
     first = host + c["prompt_step"] + c["prompt_step_per_layer"] * layers
-    prompt = np.exp(c.prompts)[:, None] * (kernels(runs.parts_ms[:, DECODE_LEVELS:], "moe_prompts") + first)
+    prompt = np.exp(c.prompts)[:, None] * (
+        kernels(runs.parts_ms[:, DECODE_LEVELS:], runs.uneven[:, DECODE_LEVELS:], "moe_prompts") + first
+    )
     prompt = prompt + sequence * np.where(runs.mixed[:, None], runs.decode_batch[:, -1:], 0.0)
     return decode / c.tokens_per_step(runs)[:, None], prompt * runs.chunks[:, None]
 
@@ -80,8 +88,9 @@ def front_ms(c: OfRuns, runs: MeasuredRuns, tpot_ms: Floats) -> Floats:
     others = np.maximum(users - 1, 0.0)
     own = c["request"][:, 0] + c["request_per_token"][:, 0] * runs.load.mean_isl
     own = np.exp(c.front) * (own + c["request_per_concurrent"][:, 0] * others)
-    steps = c["request_steps"][:, 0] * others / np.maximum(users, 1.0)
-    return np.asarray(own + (steps + np.where(runs.ranks > 1, c["rank_steps"][:, 0], 0.0)) * tpot_ms)
+    steps = np.where(runs.load.gate.steps > 0, 0.0, c["request_steps"][:, 0] * others / np.maximum(users, 1.0))
+    gathered = np.minimum(c["rank_steps"][:, 0], steps_to_gather(runs.ranks, users, runs.load.mean_osl))
+    return np.asarray(own + (steps + np.where(runs.ranks > 1, gathered, 0.0)) * tpot_ms)
 
 
 def play_ms(c: OfRuns, runs: MeasuredRuns, slower: tuple[float, float] = (1.0, 1.0)) -> Floats:
@@ -129,6 +138,7 @@ IN_CALIBRATION = {
     "step_per_sequence": "step_us_per_sequence",
     "sampled": "sampled_us_per_sequence",
     "block_experts": "block_experts_us_per_layer",
+    "uneven_experts": "uneven_experts",
     "prompt_step": "prompt_step_us",
     "prompt_step_per_layer": "prompt_step_us_per_layer",
     "request": "request_us",

@@ -1,7 +1,9 @@
 """The groups that runs share effects in, as columns of a matrix whose coefficients are independent with unit variance.
 
-Vendor, generation and GPU type over all frameworks; generation, GPU type and campaign within one; and within a
-framework on a GPU type a Gaussian process over the days of releases, exp(−|Δ| ÷ :data:`MEMORY_DAYS`)."""
+Vendor, generation, GPU type and model over all frameworks; generation, GPU type, model in a precision and campaign
+within one; and within a
+framework on a GPU type a Gaussian process over the days of releases, exp(−|Δ| ÷ :data:`MEMORY_DAYS`).
+Where they span as much, a trend of all releases, and AMD's beside it."""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Floats
-from costmodels.serving.calibration_fit.runs import MeasuredRuns, Texts
-from costmodels.serving.frameworks.calibration import MEMORY_DAYS
+from costmodels.serving.calibration_fit.runs import MeasuredRuns, Texts, day_number
+from costmodels.serving.frameworks.calibration import MEMORY_DAYS, TREND_GOES_ON_DAYS, TREND_ORIGIN
 
 # group → prior's half-width (log) of a step's and of the front end's effect
 WIDTHS = {
@@ -21,8 +23,12 @@ WIDTHS = {
     "gpu": (0.10, 0.20),
     "framework generation": (0.10, 0.02),
     "framework gpu": (0.10, 0.20),
+    "model": (0.05, 0.03),
+    "framework model": (0.05, 0.03),
     "campaign": (0.10, 0.30),
-    "release": (0.12, 0.02),
+    "release": (0.08, 0.02),
+    "trend": (0.40, 0.02),
+    "vendor trend": (0.20, 0.02),
 }
 
 
@@ -56,6 +62,8 @@ def groups_of(runs: MeasuredRuns, known: NDArray[np.bool_]) -> Groups:
         "gpu": runs.gpu,
         "framework generation": pair(runs.framework, runs.generation),
         "framework gpu": on,
+        "model": np.array([kind.partition(" ")[0] for kind in runs.kind], dtype=object),
+        "framework model": pair(runs.framework, runs.kind),
         "campaign": pair(runs.framework, runs.campaign),
     }
     columns, group, keys, days = [], [], [], []
@@ -77,7 +85,27 @@ def groups_of(runs: MeasuredRuns, known: NDArray[np.bool_]) -> Groups:
         group += ["release"] * len(knots)
         keys += [key] * len(knots)
         days += knots.tolist()
+    if dated.any() and np.ptp(runs.days[dated]) > MEMORY_DAYS:
+        come = _trend(runs, dated)
+        for name, key, of in (("trend", "", np.ones(len(runs), np.bool_)), ("vendor trend", "amd", amd == "amd")):
+            if (known & of).any():
+                columns.append((come * of)[:, None])
+                group.append(name)
+                keys.append(key)
+                days.append(np.nan)
     return Groups(np.hstack(columns), tuple(group), tuple(keys), np.array(days))
+
+
+def _trend(runs: MeasuredRuns, dated: NDArray[np.bool_]) -> Floats:
+    """How far the trend has come at each run's release, in :data:`MEMORY_DAYS`; it goes on for a while after the last
+    release of its framework with ``dated`` runs."""
+    days = runs.days.copy()
+    for name in set(runs.framework):
+        mine = runs.framework == name
+        last = runs.days[mine & dated].max(initial=-np.inf) + TREND_GOES_ON_DAYS
+        days[mine] = np.where(np.isfinite(days[mine]), np.minimum(days[mine], last), last)
+    come = (days - day_number(TREND_ORIGIN)) / MEMORY_DAYS
+    return np.where(np.isfinite(come), come, 0.0)
 
 
 def _root(knots: Floats) -> Floats:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from costmodels.estimates import Floats, Ints
 from costmodels.serving.calibration_fit.constants import (
@@ -31,13 +30,14 @@ from costmodels.serving.calibration_fit.constants import (
     steps_ms,
 )
 from costmodels.serving.calibration_fit.effects import Groups, groups_of
+from costmodels.serving.calibration_fit.least import Drawn, least_soft_l1
 from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of
 from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS
 from costmodels.serving.frameworks.calibration import Calibration
 
 NOISE = 0.12  # log error from which a run counts linearly, not squared
 WEIGHTS = np.array([0.6, 0.6, 1.0, 1.0])  # of TTFT against TPOT: repeats of one configuration differ more in it
-PRIOR = 8.0  # squared errors that a prior's half-width is worth: runs of a group share their errors
+PRIOR = 50.0  # squared errors that a prior's half-width is worth: runs of a group share their errors
 BALANCE = 0.5  # power of the runs of one model on one GPU type by which each weighs less
 SLOWER = 1.06  # of the steps in the plays that say how statistics follow
 TOLD = {"NVIDIA": 0.3, "NVIDIA Dynamo": 0.1}
@@ -149,11 +149,8 @@ def adjusted(
     def errors(c: OfRuns) -> Floats:
         return np.asarray(((linear_ms(c, runs, linear) - truth) * weight)[present])
 
-    def residuals(x: Floats) -> Floats:
-        return np.concatenate([errors(constants(x)), np.sqrt(PRIOR * prior.weight) * (x - center) / half])
-
-    def jacobian(x: Floats) -> Floats:
-        here, out = errors(constants(x)), np.zeros((int(present.sum()), len(x)))
+    def slopes(x: Floats, here: Floats) -> Floats:
+        out = np.zeros((len(here), len(x)))
         c = constants(x)
         for at in range(len(NAMES)):
             moved = c.values.copy()
@@ -164,15 +161,15 @@ def adjusted(
         for kind in range(3):
             slope = (errors(constants(x, 1e-5 * np.eye(3)[kind])) - here) / 1e-5
             out[:, size + kind * k : size + (kind + 1) * k] = slope[:, None] * groups.matrix[which]
-        return np.vstack([out, np.diag(np.sqrt(PRIOR * prior.weight) / half)])
+        return out
 
     bounds = (
         np.concatenate([np.tile(LEAST, frameworks), np.full(3 * k, -2.0)]) - 1e-9,
         np.concatenate([np.tile(MOST, frameworks), np.full(3 * k, 2.0)]) + 1e-9,
     )
     first = center.copy() if start is None else np.concatenate([start.constants.ravel(), np.zeros(3 * k)])
-    first = np.clip(first, bounds[0] + 1e-9, bounds[1] - 1e-9)
-    found = least_squares(residuals, first, jacobian, bounds=bounds, loss="soft_l1", x_scale=half, max_nfev=STEPS).x
+    drawn = Drawn(center, half / np.sqrt(PRIOR * prior.weight), *bounds)
+    found = least_soft_l1(lambda x: errors(constants(x)), slopes, first, drawn, STEPS)
     return FittedEngines(prior.frameworks, found[:size].reshape(frameworks, -1), found[size:].reshape(3, k), groups)
 
 
@@ -212,7 +209,7 @@ def held_out(
 SHIPPED_FREEDOM = 0.2
 """How far a user's runs may move what many others said, in units of a prior's usual half-width."""
 
-OWN_WEIGHT = 0.15
+OWN_WEIGHT = 0.025
 """Of priors beside a user's runs: these are few, and what is particular of them is what is asked for."""
 
 
@@ -220,12 +217,11 @@ def beside(runs: MeasuredRuns, known: Mapping[str, Calibration]) -> tuple[Measur
     """Runs that come beside the ``known`` calibrations, and their prior: those constants, with little freedom. What is
     particular of the runs is for the effects of their GPU types, releases and campaigns to say, beside those known."""
     frameworks = tuple(sorted(set(map(str, runs.framework))))
+    each = zip(runs.framework, runs.gpu, runs.generation, runs.vendor, runs.days, runs.kind, strict=True)
     offset = np.array(
         [
-            list(known[str(name)].effects.at(gpu, generation, vendor, day_of(day) if np.isfinite(day) else None))
-            for name, gpu, generation, vendor, day in zip(
-                runs.framework, runs.gpu, runs.generation, runs.vendor, runs.days, strict=True
-            )
+            known[str(name)].effects.at((gpu, generation, vendor), day_of(day) if np.isfinite(day) else None, kind)
+            for name, gpu, generation, vendor, day, kind in each
         ]
     )
     prior = PriorConstants(

@@ -9,10 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import COVERAGE, Floats
-from costmodels.serving.frameworks.calibration import HalfWidths, Spread, Spreads
+from costmodels.serving.frameworks.calibration import LOADS, HalfWidths, Spread, Spreads
 
 _PSEUDO = 25.0
 """Runs of all GPU types that an interval of one is drawn to."""
+
+_PSEUDO_LOAD = 60.0
+"""Runs at a load that the factor of its interval is drawn to 1 by."""
+
+_NARROWEST = 0.03
 
 _LATENCIES = ("ttft", "tpot", "e2e")
 
@@ -68,6 +73,24 @@ def pooled(own: Residuals, of_all: Spreads) -> Spreads:
         )
         out[name] = Spread(low=round(low, 4), high=round(high, 4))
     return Spreads(**out)
+
+
+def at_load(errors: Floats, spreads: list[Spread], groups: np.ndarray, users: Floats) -> tuple[float, ...]:
+    """By which the intervals of ``errors`` [n] are wider or narrower at each of :data:`LOADS` than over all;
+    ``spreads`` and ``users`` [n] are those of the rows. Drawn to 1 where there are few rows."""
+    known = np.isfinite(errors)
+    low, high = (np.array([getattr(each, end) for each in spreads]) for end in ("low", "high"))
+    reach = np.where(errors > 0, np.maximum(high, _NARROWEST), np.minimum(low, -_NARROWEST))
+    sized = np.where(known, np.abs(errors / reach), 0.0)
+    nearest = np.abs(np.log(np.maximum(users, 1))[:, None] - np.log(LOADS)).argmin(axis=1)
+    out = []
+    for band in range(len(LOADS)):
+        index = known & (nearest == band)
+        count = int(index.sum())
+        own = quantile(sized[index], groups[index], COVERAGE) if count else 1.0
+        share = count / (count + _PSEUDO_LOAD)
+        out.append(round(float(np.exp(share * np.log(max(own, 0.2)))), 3))
+    return tuple(out)
 
 
 def spreads_of(residuals: Residuals, otherwise: Spreads) -> Spreads:

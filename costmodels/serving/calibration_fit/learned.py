@@ -13,17 +13,17 @@ from costmodels.estimates import Floats
 from costmodels.serving.calibration_fit.constants import FACTORS, LEAST, MOST, NAMES, OfRuns, predicted_ms
 from costmodels.serving.calibration_fit.effects import at_knots
 from costmodels.serving.calibration_fit.fit import FittedEngines, PriorConstants, Progress, fit, held_out
-from costmodels.serving.calibration_fit.intervals import Residuals, added, pooled, spreads_of
+from costmodels.serving.calibration_fit.intervals import Residuals, added, at_load, pooled, spreads_of
 from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of
-from costmodels.serving.frameworks.calibration import Calibration, Dated, Effect, Effects, Spreads
+from costmodels.serving.frameworks.calibration import TREND_GOES_ON_DAYS, Calibration, Dated, Effect, Effects, Spreads
 
 _KINDS = ("step", "prompts", "front")
 NEWEST_SHARE = 0.25
 """Of the runs of a framework, that are held out as later ones."""
 
-USUAL_SHARE = np.array([0.0, 0.5, 0.5])
-"""Of the effects of the campaign with most runs, what a stranger is predicted with: how requests reach an engine is
-half way between it and all others, steps are as all have them."""
+USUAL_SHARE = np.array([0.5, 0.5, 0.5])
+"""Of the effects of the campaign with most runs, what a stranger is predicted with: half way between it and all
+others."""
 
 FEW = 500
 """Runs up to which every fifth is held out in turn, too."""
@@ -149,6 +149,16 @@ def _calibration(
             late = mine & (runs.gpu == gpu) & np.isfinite(residuals["date"]).any(axis=0)
             own = own.joined(residuals_of(residuals["date"], runs, late))
         on[str(gpu)] = pooled(own, of_all)
+    rows = np.flatnonzero(mine)
+    users = runs.load.concurrency[rows].astype(np.float64)
+    told = residuals_of(residuals["nothing"], runs, mine)
+    loads = {
+        latency: at_load(
+            told.errors[latency], [getattr(on[str(runs.gpu[i])], latency) for i in rows], told.groups, users
+        )
+        for latency in ("ttft", "tpot", "e2e")
+        if told.count(latency)
+    }
     sampled = bool((mine & ~runs.greedy).any())
     return known.model_copy(
         update={
@@ -158,6 +168,7 @@ def _calibration(
             "step_us_per_sequence": us("step_per_sequence"),
             "sampled_us_per_sequence": us("sampled") if sampled else UNSAMPLED_US,
             "block_experts_us_per_layer": us("block_experts") if (mine & runs.slow_blocks).any() else 0.0,
+            "uneven_experts": round(found["uneven_experts"], 4),
             "prompt_step_us": us("prompt_step"),
             "prompt_step_us_per_layer": us("prompt_step_per_layer"),
             "request_us": us("request"),
@@ -169,6 +180,7 @@ def _calibration(
             "effects": _effects(fitted, runs, name, known.effects),
             **{latency: getattr(of_all, latency) for latency in ("ttft", "tpot", "e2e")},
             "on_gpus": on,
+            "at_load": loads,
             **{
                 f"unknown_{what}": added(residuals_of(residuals[what], runs, mine), of_all)
                 for what in ("model", "gpu")
@@ -195,6 +207,7 @@ def _effects(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: E
 
     vendors, generations, gpus = dict(known.vendors), dict(known.generations), dict(known.gpus)
     releases = dict(known.releases)
+    still = known.model_copy(update={"trends": {}})
     if "amd" in groups.key:
         vendors["amd"] = vendors.get("amd", Effect()) + effect(of("vendor", "amd"))
     for generation in sorted(set(map(str, runs.generation))):
@@ -207,14 +220,39 @@ def _effects(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: E
         generation, vendor, on = str(runs.generation[first]), str(runs.vendor[first]), f"{framework} {gpu}"
         shared = of("vendor", vendor) + of("generation", generation) + of("gpu", gpu)
         own = of("framework generation", f"{framework} {generation}") + of("framework gpu", on)
-        before = np.array(known.at(gpu, generation, vendor, None))
+        before = np.array(still.at((gpu, generation, vendor), None, ""))
         gpus[gpu] = effect(before + shared + own + share * of("campaign", usual))
         at = np.array([i for i in range(len(groups)) if (groups.group[i], groups.key[i]) == ("release", on)], np.int64)
         if len(at):
             values = np.stack([at_knots(fitted.coefficients[kind, at], groups.day[at]) for kind in range(3)])
             days = [day_of(day) for day in groups.day[at]]
             releases[gpu] = tuple(
-                Dated(day=day, effect=effect(np.array(known.at(gpu, generation, vendor, day)) - before + values[:, i]))
+                Dated(
+                    day=day,
+                    effect=effect(np.array(still.at((gpu, generation, vendor), day, "")) - before + values[:, i]),
+                )
                 for i, day in enumerate(days)
             )
-    return Effects(vendors=vendors, generations=generations, gpus=gpus, releases=releases)
+    models = dict(known.models)
+    for kind in sorted(set(map(str, runs.kind[runs.framework == framework]))):
+        shape = kind.partition(" ")[0]
+        base = known.models.get(kind, known.models.get(shape, Effect()))
+        models[kind] = base + effect(of("model", shape) + of("framework model", f"{framework} {kind}"))
+    for shape in sorted({kind.partition(" ")[0] for kind in map(str, runs.kind)}):
+        models[shape] = known.models.get(shape, Effect()) + effect(of("model", shape))
+    trends, until = dict(known.trends), known.trend_until
+    dated = (runs.framework == framework) & np.isfinite(runs.days)
+    if "trend" in groups.group and dated.any():
+        for vendor in sorted(set(map(str, runs.vendor))):
+            own_trend = effect(of("trend", "") + of("vendor trend", vendor))
+            trends[vendor] = trends.get(vendor, Effect()) + own_trend
+        until = day_of(float(runs.days[dated].max()) + TREND_GOES_ON_DAYS)
+    return Effects(
+        vendors=vendors,
+        generations=generations,
+        gpus=gpus,
+        releases=releases,
+        models=models,
+        trends=trends,
+        trend_until=until,
+    )

@@ -30,17 +30,19 @@ class MeasuredRuns:
 
     Attributes:
         parts_ms: [n, levels, parts] of one step, by :data:`PARTS`, as measured alone.
+        uneven: [n, levels], of experts (:class:`~costmodels.serving.step.StepTimes`).
         decode_batch, prompts, chunks, stages, mixed: of the grid that the steps belong to.
         layers: of the model; ``slow_blocks``: whether its experts are blocks of fp8 that the release is slow with.
         ranks: attention ranks; ``load``: what clients sent.
         days: of the release, since 2025.
         row: of the table that they came in.
-        framework, gpu, generation, vendor, model, campaign: labels.
+        framework, gpu, generation, vendor, model, kind, campaign: labels.
         offset: effects [n, 3] that are known before anything is fitted.
         measured: [statistics, n] by :data:`STATISTICS`, ms, NaN where there is none.
     """
 
     parts_ms: Floats
+    uneven: Floats
     decode_batch: Floats
     prompts: Floats
     chunks: Floats
@@ -58,6 +60,7 @@ class MeasuredRuns:
     generation: Texts
     vendor: Texts
     model: Texts
+    kind: Texts
     campaign: Texts
     offset: Floats
     measured: Floats
@@ -114,10 +117,12 @@ def _asked(loops: AskedLoops) -> dict[str, np.ndarray]:
     served, n = loops.served, len(loops.layouts)
     running = np.minimum(loops.load.concurrency, loops.load.most_running)
     questions = grid_questions(loops.layouts, running, loops.load, mixed=served.framework.scheduler.mixed)
+    uneven = np.zeros((n, len(questions.layouts) // n))
     without = NEUTRAL.model_copy(update={"factors": {**NEUTRAL.factors, "attention_prefill": 0.0}})
 
     def parts(calibration: Calibration) -> dict[str, Floats]:
         times = served.step(questions.layouts, questions.batch, loops.routing, calibration=calibration)
+        uneven[:] = times.uneven.reshape(-1, n).T
         return {name: values.reshape(-1, n).T / 1e3 for name, values in times.parts.items()}
 
     every, decoding = parts(NEUTRAL), parts(without)["attention"]
@@ -129,6 +134,7 @@ def _asked(loops: AskedLoops) -> dict[str, np.ndarray]:
 
     return {
         "parts_ms": np.stack([every[name] for name in PARTS], axis=2),
+        "uneven": uneven,
         "decode_batch": questions.decode_batch,
         "prompts": questions.prompts,
         "chunks": questions.chunks,
@@ -144,4 +150,5 @@ def _asked(loops: AskedLoops) -> dict[str, np.ndarray]:
         "generation": label(served.gpu.generation),
         "vendor": label(served.gpu.vendor),
         "model": label(served.model.name),
+        "kind": label(served.kind),
     }

@@ -13,7 +13,7 @@ from costmodels.power.board import Activity, mean_watts
 from costmodels.serving.closed_loop.load import Load
 from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS, grid_questions
 from costmodels.serving.closed_loop.protocol import ClosedLoop, StepGrid, closed_loop, line_through
-from costmodels.serving.frameworks.calibration import Calibration, Spread
+from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
 from costmodels.serving.step import StepTimes, interval
@@ -107,14 +107,16 @@ def closed_loop_answers(
     )
     answer = _Intervals(calibration, times.latency, len(layouts))
     ttft, e2e, tokens_per_s = fronted(calibration, load, loop, layouts.dp)
+    users = load.concurrency.astype(np.float64)
+    of_ttft, of_tpot, of_e2e = (calibration.spread_at(name, users) for name in ("ttft", "tpot", "e2e"))
     itl = itl_us(load, running, layouts.dp, grid)
     return Answers(
-        answer.latency(ttft, calibration.ttft),
-        answer.latency(loop.tpot, calibration.tpot),
-        answer.latency(e2e, calibration.e2e),
-        answer.estimates(itl[0], calibration.tpot),
-        answer.estimates(itl[1], calibration.tpot),
-        answer.rates(tokens_per_s, calibration.e2e),
+        answer.latency(ttft, of_ttft),
+        answer.latency(loop.tpot, of_tpot),
+        answer.latency(e2e, of_e2e),
+        answer.estimates(itl[0], of_tpot),
+        answer.estimates(itl[1], of_tpot),
+        answer.rates(tokens_per_s, of_e2e),
         mean_watts(served.gpu, _activity(times, loop, len(layouts)), np.ones(len(layouts))),
         load.mean_isl / load.mean_osl,
         tpot_parts=_tpot_parts(times, loop, len(layouts)),
@@ -148,10 +150,15 @@ def fronted(calibration: Calibration, load: Load, loop: ClosedLoop, ranks: Ints)
     """(TTFT and whole requests [n, requests], output tokens per second [n]) with what requests wait outside the steps:
     they are slower by that in every loop, and throughput falls with the longer loop."""
     tpot = np.nanmean(loop.tpot, axis=1)
-    front = calibration.front_us(load.mean_isl, load.concurrency.astype(np.float64), tpot, ranks)[:, None]
+    users, polled = load.concurrency.astype(np.float64), load.gate.steps > 0
+    front = calibration.front_us(load.mean_isl, users, tpot, ranks, load.mean_osl, polled)[:, None]
     e2e = loop.e2e + front
     slower = np.nanmean(loop.e2e, axis=1) / np.nanmean(e2e, axis=1)
     return loop.ttft + front, e2e, loop.output_tokens_per_s * slower
+
+
+Ends = tuple[Floats, Floats]
+"""(low, high) of log(measured ÷ predicted), [n] each."""
 
 
 class _Intervals:
@@ -166,16 +173,16 @@ class _Intervals:
         self._down = (steps.low / steps.value).reshape(levels, -1).min(axis=0)
         self._up = (steps.high / steps.value).reshape(levels, -1).max(axis=0)
 
-    def estimates(self, value: Floats, spread: Spread) -> Estimates:
-        low, high = interval(value, spread)
+    def estimates(self, value: Floats, spread: Ends) -> Estimates:
+        low, high = interval(value, *spread)
         low = np.where(self._sure, low, np.minimum(low, value * self._down))
         high = np.where(self._sure, high, np.maximum(high, value * self._up))
         return Estimates(value, low, high, self._how, self._inside)
 
-    def rates(self, value: Floats, spread: Spread) -> Estimates:
+    def rates(self, value: Floats, spread: Ends) -> Estimates:
         """Of what falls as a time with ``spread`` rises."""
-        return self.estimates(value, Spread(low=-spread.high, high=-spread.low))
+        return self.estimates(value, (-spread[1], -spread[0]))
 
-    def latency(self, values: Floats, spread: Spread) -> Latency:
+    def latency(self, values: Floats, spread: Ends) -> Latency:
         p50, p99 = np.nanquantile(values, [0.5, 0.99], axis=1)
         return Latency(self.estimates(np.nanmean(values, axis=1), spread), self.estimates(p50, spread), p99)

@@ -110,7 +110,8 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
     calibration = served.calibration
     in_flight = rate_rps * warm.mean_us("e2e") / 1e6
     tpot = 0.0 if load.shape.osl == 1 else warm.mean_us("tpot")  # an answer of one token has none
-    front = calibration.front_us(np.array([float(shape.isl)]), np.array([in_flight]), np.array([tpot]), layout.dp)[0]
+    prompt, users = np.array([float(shape.isl)]), np.array([in_flight])
+    front = calibration.front_us(prompt, users, np.array([tpot]), layout.dp, float(shape.osl))[0]
     requests = requests_at(*load.drawn(count), rate_rps, seed=0)
     seen = {"value": warm} | {end: simulate(engines[end], requests).trimmed(SETTLED, 0.0) for end in ENDS}
     step, watts = _running(served, layout, load, in_flight, outcome.busy_us / max(outcome.end_us, 1.0))

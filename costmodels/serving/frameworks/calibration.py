@@ -16,16 +16,21 @@ sequence                    bookkeeping, detokenisation and output of a running 
 sampled                     beside it where tokens are sampled: sorting for top-k and top-p (0 to 50 µs; 15 to 18 µs
                             measured on an H200 with a vocabulary of 128k)
 block_experts               a layer of experts with scaled blocks of fp8 on Hopper, before the release named (to 500 µs)
+uneven_experts              power of the share by which the GPU with most experts to read exceeds the average, where
+                            experts are spread whole (0 to 1.5; 0: kernels timed with even routing say it all)
 prompt_step, prompt_layer   a step that no CUDA graph holds: launches (up to 4 ms; up to 120 µs a layer)
 request, token, queue       what a lone request pays: HTTP, tokenisation; and what each other request adds (one process)
 steps                       steps that a request waits for beside others: the one in progress, the one that is prepared,
-                            the one that hands its token out (0 to 4)
-rank_steps                  with attention data parallelism: until every rank has a prompt (0 to 60)
+                            the one that hands its token out, those until waiting requests are looked for (0 to 20;
+                            where the interval of looking is told it is played, and these are not counted)
+rank_steps                  with attention data parallelism: until every rank has a prompt (0 to 60), or half of the
+                            time in which as many requests end: ranks · (1 + 1/2 + … + 1/ranks) · outputs ÷ users
 =========================== ==================================================================================
 
-Effects are logarithms, partially pooled: vendor, generation and GPU type over all frameworks, GPU type and campaign
-within one, and over time a process that remembers half a year: a release has its own offset, drawn to its neighbours'.
-A run of another laboratory is predicted without the campaigns' effects. Written by ``plan calibrate`` and
+Effects are logarithms, partially pooled: vendor, generation, GPU type and model (by shape) over all frameworks; GPU
+type, model in a precision and campaign within one; a trend of all releases (they get faster); and over time a process
+that remembers half a year: a release has its own offset, drawn to its neighbours'. A stranger's run is predicted with
+half of the effects of the campaign with most runs. Written by ``plan calibrate`` and
 ``python -m tests.benchmarks.silicon calibrate`` (the same code), which hold out models, GPU types, laboratories and
 dates.
 """
@@ -38,6 +43,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from costmodels.estimates import Floats, Ints
@@ -53,6 +59,15 @@ _LATENCIES = ("ttft", "tpot", "e2e")
 
 MEMORY_DAYS = 180.0
 """In which the offset of a release is forgotten by 1 − 1/e."""
+
+TREND_ORIGIN = dt.date(2025, 12, 17)
+"""From which the trend of releases is counted."""
+
+TREND_GOES_ON_DAYS = 90
+"""After the last release with runs, that the trend is taken to go on for."""
+
+LOADS = (4.0, 32.0, 256.0)
+"""Users at which the widths of intervals are known; between them by the logarithm, beyond as at the ends."""
 
 _NO_KERNELS = ("communication", "elementwise")  # have factors, too
 
@@ -124,16 +139,21 @@ class Effects(BaseModel):
     generations: dict[str, Effect] = {}
     gpus: dict[str, Effect] = {}
     releases: dict[str, tuple[Dated, ...]] = {}
+    models: dict[str, Effect] = {}
+    trends: dict[str, Effect] = {}  # of MEMORY_DAYS, by vendor
+    trend_until: dt.date | None = None
 
-    def on(self, gpu: Gpu, day: dt.date | None) -> Effect:
+    def on(self, gpu: Gpu, day: dt.date | None, kind: str) -> Effect:
         """Of a GPU type at a release's day: its own, or its generation's and vendor's; the releases' is that of the
-        neighbours, fading with the time between."""
-        step, prompts, front = self.at(gpu.name, gpu.generation, gpu.vendor, day)
+        neighbours, fading with the time between; and of a kind of model (:func:`model_kind`): its own, or that of its
+        architecture in other precisions."""
+        step, prompts, front = self.at((gpu.name, gpu.generation, gpu.vendor), day, kind)
         return Effect(step=step, prompts=prompts, front=front)
 
-    def at(self, gpu: str, generation: str, vendor: str, day: dt.date | None) -> tuple[float, float, float]:
-        """The same by names."""
-        found = self._at(gpu, generation, vendor, day)
+    def at(self, gpu: tuple[str, str, str], day: dt.date | None, kind: str) -> tuple[float, float, float]:
+        """The same by names (GPU type, generation, vendor)."""
+        shape = kind.partition(" ")[0]
+        found = self._at(*gpu, day) + self.models.get(kind, self.models.get(shape, Effect())) + self._drift(gpu[2], day)
         return found.step, found.prompts, found.front
 
     def _at(self, gpu: str, generation: str, vendor: str, day: dt.date | None) -> Effect:
@@ -151,6 +171,18 @@ class Effects(BaseModel):
             share = min(max(away[before] / span, 0.0), 1.0)
             return kind + dated[before].effect.scaled(1 - share) + dated[after].effect.scaled(share)
         return kind + dated[before].effect.scaled(math.exp(-abs(away[before]) / MEMORY_DAYS))
+
+    def _drift(self, vendor: str, day: dt.date | None) -> Effect:
+        """How far the trend has come at a release of ``day`` (None: of the last day that it holds for)."""
+        if self.trend_until is None:
+            return Effect()
+        until = self.trend_until if day is None else min(day, self.trend_until)
+        return self.trends.get(vendor, Effect()).scaled((until - TREND_ORIGIN).days / MEMORY_DAYS)
+
+
+def model_kind(layers: int, hidden: int, precision: str) -> str:
+    """What models have in common whose kernels are off together: shape and precision (of weights)."""
+    return f"{layers}x{hidden} {precision}"
 
 
 class Calibration(BaseModel):
@@ -171,12 +203,14 @@ class Calibration(BaseModel):
     rank_steps: float = Field(default=0.0, ge=0)
     sampled_us_per_sequence: float = Field(default=0.0, ge=0)
     block_experts_us_per_layer: float = Field(default=0.0, ge=0)
+    uneven_experts: float = Field(default=0.0, ge=0)
     effect: Effect = Effect()  # that holds, of those below
     effects: Effects = Effects()
     acceptance: float = Field(ge=0, lt=1)  # of each drafted token, given that those before it were accepted
     ttft: Spread
     tpot: Spread
     e2e: Spread
+    at_load: dict[str, tuple[float, ...]] = {}  # by latency: factors of its interval at LOADS users
     on_gpus: dict[str, Spreads] = {}  # those of GPU types with runs of their own
     unknown_gpu: HalfWidths = HalfWidths()  # half-widths (log) that a GPU type without runs adds, independently
     unknown_model: HalfWidths = HalfWidths()
@@ -185,6 +219,13 @@ class Calibration(BaseModel):
     rows: int  # distinct measurements behind the constants
     fitted_on: str
     date: str
+
+    def spread_at(self, latency: str, users: Floats) -> tuple[Floats, Floats]:
+        """(low, high) of log(measured ÷ predicted) of a latency at so many ``users`` of the engine, shape [n] each."""
+        spread: Spread = getattr(self, latency)
+        factors = self.at_load.get(latency, (1.0,) * len(LOADS))
+        factor = np.interp(np.log(np.maximum(users, 1.0)), np.log(LOADS), factors)
+        return factor * spread.low, factor * spread.high
 
     def drifted(self, drift: Drift, times: int) -> Calibration:
         """The same constants, less sure by ``drift``, so many times over (independent errors)."""
@@ -197,11 +238,14 @@ class Calibration(BaseModel):
         """The same constants, less sure by ``widths``."""
         return self.model_copy(update={name: getattr(self, name).drifted(getattr(widths, name)) for name in _LATENCIES})
 
-    def resolved(self, gpu: Gpu, day: dt.date | None, model: str, *, greedy: bool, block_experts: bool) -> Calibration:
+    def resolved(
+        self, gpu: Gpu, day: dt.date | None, model: str, kind: str, *, greedy: bool, block_experts: bool
+    ) -> Calibration:
         """As it holds for a model on a GPU type under a release.
 
         Args:
             day: of the release.
+            kind: of the model (:func:`model_kind`).
             greedy: whether tokens are chosen without sampling.
             block_experts: whether the model has experts in scaled blocks of fp8 on a GPU and under a release that are
                 slow with them.
@@ -212,7 +256,7 @@ class Calibration(BaseModel):
             out = out.widened(self.unknown_gpu)
         if self.rows and model not in self.models:
             out = out.widened(self.unknown_model)
-        effect = self.effects.on(gpu, day)
+        effect = self.effects.on(gpu, day, kind)
         if gpu.name not in self.effects.gpus and gpu.lasting_load is not None:  # of others, runs say it
             effect = effect + Effect(prompts=math.log(gpu.lasting_load.factor))
         sampled = 0.0 if greedy else self.sampled_us_per_sequence
@@ -248,16 +292,27 @@ class Calibration(BaseModel):
         own = self.scale(prompts) * (plain + np.where(np.asarray(prompts) > 0, first, 0.0))
         return np.asarray(np.maximum(own + sequences * self.step_us_per_sequence, 0.0), dtype=np.float64)
 
-    def front_us(self, prompt_tokens: Floats, concurrency: Floats, tpot_us: Floats, ranks: Ints | int = 1) -> Floats:
+    def front_us(
+        self,
+        prompt_tokens: Floats,
+        concurrency: Floats,
+        tpot_us: Floats,
+        ranks: Ints | int = 1,
+        outputs: Floats | float = math.inf,
+        polled: NDArray[np.bool_] | bool = False,
+    ) -> Floats:
         """What a request waits outside the engine's steps, shape [n].
 
         Args:
             ranks: attention ranks.
+            outputs: mean tokens of an output.
+            polled: whether the wait for the engine to look for requests is counted elsewhere.
         """
         others = np.maximum(concurrency - 1, 0.0)
         busy = others / np.maximum(concurrency, 1.0)
+        gathered = np.minimum(self.rank_steps, steps_to_gather(ranks, concurrency, outputs))
         own = self.request_us + self.request_us_per_token * prompt_tokens + self.request_us_per_concurrent * others
-        steps = self.request_steps * busy + np.where(np.asarray(ranks) > 1, self.rank_steps, 0.0)
+        steps = np.where(polled, 0.0, self.request_steps * busy) + np.where(np.asarray(ranks) > 1, gathered, 0.0)
         return np.asarray(math.exp(self.effect.front) * own + steps * tpot_us)
 
     def tokens_per_step(self, drafted: Ints) -> Floats:
@@ -265,6 +320,13 @@ class Calibration(BaseModel):
         a = self.acceptance
         tokens: Floats = np.asarray((1 - a ** (np.asarray(drafted) + 1.0)) / (1 - a), dtype=np.float64)
         return tokens
+
+
+def steps_to_gather(ranks: Ints | int, concurrency: Floats, outputs: Floats | float) -> Floats:
+    """Steps that a request waits on average until others have ended, and new ones come, for all attention ranks."""
+    each = np.maximum(np.asarray(ranks, np.float64), 1.0)
+    harmonic = np.log(each) + 0.5772 + 1 / (2 * each)
+    return np.asarray(0.5 * each * harmonic * outputs / np.maximum(concurrency, 1.0))
 
 
 NOTHING = Spread(low=0.0, high=0.0)

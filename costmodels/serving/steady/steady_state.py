@@ -169,10 +169,12 @@ def steady_state(
     tpot = it.time / tokens
     prompt = np.full(len(layouts), float(shape.isl))
     polling = served.framework.scheduler.polling
+    outputs = float(shape.osl)
+    users = x.concurrency * layouts.dp
     times = {
         "service": met.service + mixed.latency.value - mixed.stage.value,
         "next_step": x.decode * x.occupied * (shape.osl > 1) * (1 - met.busy) * polling / 2,
-        "front": served.calibration.front_us(prompt, x.concurrency * layouts.dp, tpot, layouts.dp),
+        "front": served.calibration.front_us(prompt, users, tpot, layouts.dp, outputs, polling > 1),
         "tokens": np.full(len(layouts), float(tokens)),
     }
     return _with_intervals(x, it, tpot, times, decode, mixed)

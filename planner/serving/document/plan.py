@@ -28,9 +28,9 @@ from planner.contract.workload.workload import Workload
 from planner.serving.document.prediction import Prediction
 from planner.serving.request import Disaggregation, Objective
 
-SCHEMA_VERSION: Literal["1.5"] = "1.5"
+SCHEMA_VERSION: Literal["1.6"] = "1.6"
 
-OLDER = dict.fromkeys(("1.0", "1.1", "1.2", "1.3", "1.4"), as_it_is)
+OLDER = dict.fromkeys(("1.0", "1.1", "1.2", "1.3", "1.4", "1.5"), as_it_is)
 """Versions that still open, for ever: whatever a later one added has a default that says what was so."""
 
 
@@ -237,7 +237,7 @@ class Plan(Published):
     """The whole document."""
 
     kind: Literal["serving"] = "serving"
-    schema_version: Literal["1.5"] = SCHEMA_VERSION
+    schema_version: Literal["1.6"] = SCHEMA_VERSION
     request: RequestUnderstood
     decision: Deployment
     prediction: Prediction

@@ -125,7 +125,10 @@ class Prediction(Document):
     output_tokens_per_s_per_user: Interval | None = Field(description="null: requests of one output token")
     utilisation: float = Field(description="load ÷ capacity")
     power_watts: Interval | None = Field(description="of all GPUs used; null: engines of measured tables")
-    joules_per_output_token: Interval | None
+    joules_per_input_token: Interval | None = Field(
+        default=None, description="all energy ÷ tokens of prompts; null: engines of measured tables, older plans"
+    )
+    joules_per_output_token: Interval | None = Field(description="all energy ÷ tokens of outputs")
     usd_per_million_output_tokens: Interval | None
     slo: tuple[SloCheck, ...]
     engines: tuple[GroupPrediction, ...]

@@ -91,6 +91,7 @@ class TableDescribed:
             "e2e_ms": None,
             "output_tokens_per_s_per_user": None,
             "power_watts": None,
+            "joules_per_input_token": None,
             "joules_per_output_token": None,
             "slo": (),
             "engines": (),

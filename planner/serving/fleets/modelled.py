@@ -147,6 +147,7 @@ class ModelDescribed:
             checks += [_check(bound, pairs, simulated) for bound in each.request.slo.bounds]
         worst = {metric: _slowest(groups, f"{metric}_ms") for metric in ("ttft", "tpot", "e2e")}
         output = sum(c.rate_rps * c.osl for step in found.fleet.steps[t].steps for c in step.classes)
+        prompts = sum(c.rate_rps * c.isl for step in found.fleet.steps[t].steps for c in step.classes)
         power_all = Interval(value=watts[0], low=watts[1], high=watts[2])
         tpot = worst["tpot"]
         slowest: dict[tuple[str, float], SloCheck] = {}
@@ -160,9 +161,8 @@ class ModelDescribed:
             "e2e_ms": worst["e2e"],
             "output_tokens_per_s_per_user": None if tpot is None else _inverse(tpot.mean),
             "power_watts": power_all,
-            "joules_per_output_token": Interval(
-                value=power_all.value / output, low=power_all.low / output, high=power_all.high / output
-            ),
+            "joules_per_input_token": _each(power_all, prompts),
+            "joules_per_output_token": _each(power_all, output),
             "ttft_ms_by_part": self._front(),
             "slo": tuple(slowest.values()),
             "engines": tuple(groups),
@@ -285,3 +285,8 @@ def _inverse(interval: Interval) -> Interval:
 
 
 __all__ = ["ModelDescribed", "ModelEngine", "confidence"]
+
+
+def _each(watts: Interval, tokens_per_s: float) -> Interval:
+    """Joules of each token."""
+    return Interval(value=watts.value / tokens_per_s, low=watts.low / tokens_per_s, high=watts.high / tokens_per_s)

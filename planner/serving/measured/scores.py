@@ -28,7 +28,7 @@ def scores_of(answer: pd.DataFrame, measured: Measured, by: Sequence[str] = ()) 
     Raises:
         InputError: there is no such column.
     """
-    columns = {name: column if column in answer else name for name, column in _written(answer).items()}
+    columns = {name: column if column in answer else name for name, column in written(answer).items()}
     for name in by:
         if name not in answer.columns:
             raise InputError(
@@ -67,7 +67,7 @@ def scores_of(answer: pd.DataFrame, measured: Measured, by: Sequence[str] = ()) 
     )
 
 
-def _written(answer: pd.DataFrame) -> dict[str, str]:
+def written(answer: pd.DataFrame) -> dict[str, str]:
     """The column that each prediction was written to: the one with the longest suffix that is there."""
     given = [name for name in answer.columns if not str(name).endswith("_predicted")]
     own = [str(name) for name in given if f"{name}_predicted" in answer.columns]

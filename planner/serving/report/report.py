@@ -150,7 +150,7 @@ def set_first(state: OperatingState, gpu: Gpu) -> str:
     )
     limit = None if state.cap_watts is None else f"nvidia-smi -i GPUS -pl {state.cap_watts:g}"
     return (
-        f"Planned with GPUs at {state.told()}: before it starts, {' and '.join(filter(None, (lock, limit)))} as root "
+        f"Planned for GPUs of {state.told()}: before it starts, {' and '.join(filter(None, (lock, limit)))} as root "
         "(-rgc and the default limit undo it; a driver that is loaded anew forgets it)."
     )
 

@@ -199,8 +199,10 @@ class _Rounds:
             alone.append(None if answer.engines is None else answer.engines[0].astype(np.float64))
         for price in known:
             self.learn(price)
-        there = [each for each in alone if each is not None]
-        if len(there) == q.steps and not (q.kinds.min_up_s > 0).any():
+        found_ones = [each for each in alone if each is not None]
+        if found_ones and not (q.kinds.min_up_s > 0).any():
+            most = np.max(found_ones, axis=0)  # for steps whose time ended before they had one
+            there = [most if each is None else each for each in alone]
             found = DaySearch(self, self.master.serving, self.carries_step).schedule(
                 there, time.perf_counter() + PUT_TOGETHER * max(left(self.deadline), 0.0)
             )

@@ -84,7 +84,11 @@ def through(command: str, folder: Path, path: str, ports: list[int], requests: i
                 urllib.request.urlopen(request, timeout=10).read()
         finally:
             front.terminate()
-            front.wait(timeout=10)
+            try:
+                front.wait(timeout=20)
+            except subprocess.TimeoutExpired:  # SGLang's router waits for what is open
+                front.kill()
+                front.wait()
             engines.close()
     return engines.seen
 

@@ -35,6 +35,7 @@ def made(n: int, truth: dict[str, float], slower: dict[str, float] | None = None
     gpu = chosen("H100-SXM", "H200", "B200")
     runs = MeasuredRuns(
         parts_ms=parts,
+        uneven=np.zeros((n, LEVELS)),
         decode_batch=decode_batch,
         prompts=np.tile([1.0, 2.0, 4.0], (n, 1)),
         chunks=np.ones(n),
@@ -52,6 +53,7 @@ def made(n: int, truth: dict[str, float], slower: dict[str, float] | None = None
         generation=np.where(gpu == "B200", "blackwell", "hopper").astype(object),
         vendor=np.full(n, "nvidia", dtype=object),
         model=chosen("one", "two"),
+        kind=np.full(n, "60x4096 fp8", dtype=object),
         campaign=chosen("lab", "other lab"),
         offset=np.zeros((n, 3)),
         measured=np.full((4, n), np.nan),
@@ -144,13 +146,13 @@ def test_effects_fade_from_release_to_release_and_fall_back_to_the_generation() 
         gpus={"MI300X": Effect(step=0.5)},
         releases={"MI300X": (Dated(day=day, effect=Effect(step=0.2)), Dated(day=dt.date(2026, 3, 2), effect=Effect()))},
     )
-    assert effects.at("MI325X", "cdna3", "amd", day)[0] == pytest.approx(0.4)
-    assert effects.at("MI300X", "cdna3", "amd", None)[0] == 0.5
-    assert effects.at("MI300X", "cdna3", "amd", day)[0] == pytest.approx(0.7)
-    assert effects.at("MI300X", "cdna3", "amd", dt.date(2026, 1, 31))[0] == pytest.approx(0.6)
-    before = effects.at("MI300X", "cdna3", "amd", dt.date(2025, 7, 5))[0]
+    assert effects.at(("MI325X", "cdna3", "amd"), day, "60x4096 fp8")[0] == pytest.approx(0.4)
+    assert effects.at(("MI300X", "cdna3", "amd"), None, "60x4096 fp8")[0] == 0.5
+    assert effects.at(("MI300X", "cdna3", "amd"), day, "60x4096 fp8")[0] == pytest.approx(0.7)
+    assert effects.at(("MI300X", "cdna3", "amd"), dt.date(2026, 1, 31), "60x4096 fp8")[0] == pytest.approx(0.6)
+    before = effects.at(("MI300X", "cdna3", "amd"), dt.date(2025, 7, 5), "60x4096 fp8")[0]
     assert 0.5 < before < 0.7
-    assert effects.at("H200", "hopper", "nvidia", day) == (0, 0, 0)
+    assert effects.at(("H200", "hopper", "nvidia"), day, "60x4096 fp8") == (0, 0, 0)
 
 
 def test_intervals_hold_what_they_claim_and_are_drawn_together() -> None:

@@ -36,6 +36,7 @@ def steps() -> StepTimes:
         0.9 * latency.value,
         one,
         np.inf * one,
+        0 * one,
     )
 
 

@@ -29,7 +29,7 @@ NEWEST = FIXTURES / f"plan-{SCHEMA_VERSION}.json"
 
 TEXT = NEWEST.read_text("utf-8")
 
-MAPS = {"standard_errors_ms", "step_ms_by_part", "ttft_ms_by_part", "weights"}
+MAPS = {"alone", "standard_errors_ms", "step_ms_by_part", "ttft_ms_by_part", "weights"}
 COUNTS = {"engines", "instances", "starting"}
 PERHAPS = {"alone"}  # maps whose numbers may be missing
 OPEN = {"config"}  # somebody else's document

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from planner.serving.document.plan import Plan
+from planner.serving.fleets.decision import loads_of
+from planner.serving.fleets.files import read_fleet
+from planner.serving.fleets.groups import shared_steps
 from planner.serving.fleets.planning import plan_fleet
 from planner.serving.fleets.request import parse_fleet_request
 
@@ -107,4 +111,26 @@ def test_what_other_rates_cost_rises_with_them_and_no_type_alone_is_cheaper() ->
     assert len(mix) == 5
     assert mix == sorted(mix)
     for row in proof.cost_by_rate:
-        assert all(usd is None or usd >= (row.usd_per_hour or 0) * (1 - 1e-3) for usd in row.alone.values())
+        assert all(usd >= (row.usd_per_hour or 0) * (1 - 1e-3) for usd in row.alone.values())
+
+
+EXAMPLES = Path(__file__).parents[4] / "examples" / "fleets"
+
+
+@pytest.mark.parametrize("name", ["day.yaml", "melange.json"])
+def test_the_examples_are_understood(name: str) -> None:
+    request = parse_fleet_request(read_fleet(EXAMPLES / name))
+    steps = shared_steps([each.name for each in request.services], loads_of(request))
+    assert (steps[0].start_s, steps[-1].end_s) in ((0, 86_400), (0, 3600))
+    assert request.cluster is not None or request.tables_of(request.services[0])
+
+
+@pytest.mark.slow
+def test_the_example_of_a_day_has_its_schedule() -> None:
+    fields = {**read_fleet(EXAMPLES / "day.yaml"), "simulation": False, "time_limit_s": 30}
+    plan = plan_fleet(parse_fleet_request(fields))
+    assert len(plan.decision.schedule) == 24
+    assert all(step.carries >= 1 - NEAR for step in plan.decision.schedule)
+    assert plan.proof.gap is not None
+    assert plan.proof.fleet is not None
+    assert {"constant fleet", "each step alone"} <= {row.name for row in plan.proof.fleet.compared}

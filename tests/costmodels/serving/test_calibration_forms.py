@@ -1,0 +1,112 @@
+"""Forms of the engines' constants: robust least squares, uneven experts, gathered ranks, trends and loads."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import numpy as np
+import pytest
+from scipy.optimize import least_squares
+
+from costmodels.estimates import Floats
+from costmodels.models.architecture import MixtureOfExperts
+from costmodels.operations.layouts import DEGREES, Layouts
+from costmodels.operations.moe import uneven_experts
+from costmodels.serving.calibration_fit import intervals
+from costmodels.serving.calibration_fit.least import Drawn, least_soft_l1
+from costmodels.serving.frameworks.calibration import (
+    LOADS,
+    NEUTRAL,
+    TREND_ORIGIN,
+    Effect,
+    Effects,
+    Spread,
+    model_kind,
+    steps_to_gather,
+)
+
+
+@pytest.mark.parametrize("bound", [0.3, 10.0])
+def test_least_squares_finds_what_scipy_finds(bound: float) -> None:
+    rng = np.random.default_rng(0)
+    matrix, truth = rng.normal(size=(200, 3)), np.array([1.0, -0.5, 0.2])
+    target = np.exp(0.3 * matrix @ truth) + rng.standard_t(2, 200)
+    drawn = Drawn(np.zeros(3), np.full(3, 5.0), np.full(3, -bound), np.full(3, bound))
+
+    def errors(x: Floats) -> Floats:
+        return np.asarray(np.exp(0.3 * matrix @ x) - target)
+
+    def slopes(x: Floats, _: Floats) -> Floats:
+        return np.asarray(0.3 * matrix * np.exp(0.3 * matrix @ x)[:, None])
+
+    found = least_soft_l1(errors, slopes, np.zeros(3), drawn, 40)
+    twin = least_squares(
+        lambda x: np.concatenate([errors(x), x / 5.0]), np.zeros(3), bounds=(-bound, bound), loss="soft_l1"
+    )
+    np.testing.assert_allclose(found, twin.x, atol=0.02)
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 32, 256])
+def test_experts_spread_whole_are_as_uneven_as_tokens_at_random_make_them(tokens: int) -> None:
+    layer = MixtureOfExperts(experts=128, top_k=8, intermediate=1024)
+    ep = 8
+    rng = np.random.default_rng(0)
+    busiest = []
+    for _ in range(300):
+        chosen = np.unique(np.concatenate([rng.choice(128, 8, replace=False) for _ in range(tokens)]))
+        counts = np.bincount(chosen // (128 // ep), minlength=ep)
+        busiest.append(counts.max() / counts.mean())
+    degrees = [1] * len(DEGREES)
+    degrees[DEGREES.index("tp")] = degrees[DEGREES.index("ep")] = ep
+    one = Layouts.of([tuple(degrees)])
+    told = float(np.exp(uneven_experts(layer, np.array([tokens]), one)[0]))
+    assert told == pytest.approx(float(np.mean(busiest)), rel=0.45 if tokens == 1 else 0.25)
+    assert uneven_experts(layer, np.array([tokens]), Layouts.of([(1,) * len(DEGREES)]))[0] == 0
+
+
+def test_ranks_gather_in_half_of_the_time_that_a_collector_takes() -> None:
+    ranks = np.array([1, 2, 8])
+    collected = np.array([1.0, 2 * 1.5, 8 * sum(1 / k for k in range(1, 9))])
+    told = steps_to_gather(ranks, np.full(3, 256.0), 1024.0)
+    np.testing.assert_allclose(told[1:], (0.5 * collected * 1024 / 256)[1:], rtol=0.02)
+    with_cap = NEUTRAL.model_copy(update={"rank_steps": 5.0})
+    front = with_cap.front_us(np.zeros(3), np.full(3, 256.0), np.ones(3), ranks, 1024.0)
+    np.testing.assert_allclose(front, [0.0, 5.0, 5.0])
+
+
+def test_who_says_how_often_the_engine_looks_does_not_wait_twice() -> None:
+    waits = NEUTRAL.model_copy(update={"request_steps": 4.0})
+    users = np.array([64.0, 64.0])
+    front = waits.front_us(np.zeros(2), users, np.ones(2), polled=np.array([False, True]))
+    np.testing.assert_allclose(front, [4 * 63 / 64, 0.0])
+
+
+def test_releases_follow_a_trend_that_ends() -> None:
+    until = dt.date(2026, 7, 1)
+    effects = Effects(trends={"nvidia": Effect(step=-0.1)}, trend_until=until)
+    gpu = ("H200", "hopper", "nvidia")
+    at = [effects.at(gpu, day, "")[0] for day in (TREND_ORIGIN, TREND_ORIGIN + dt.timedelta(180), until, None)]
+    assert at[:2] == pytest.approx([0.0, -0.1])
+    assert at[2] == at[3] == effects.at(gpu, dt.date(2027, 1, 1), "")[0] < -0.1
+    assert effects.at(("MI300X", "cdna3", "amd"), until, "")[0] == 0
+
+
+def test_a_model_has_its_own_effect_or_that_of_its_shape() -> None:
+    fp8, fp4 = (model_kind(61, 7168, precision) for precision in ("fp8_block", "nvfp4"))
+    effects = Effects(models={"61x7168": Effect(step=0.1), fp8: Effect(step=0.3)})
+    gpu = ("H200", "hopper", "nvidia")
+    assert [effects.at(gpu, None, kind)[0] for kind in (fp8, fp4, "80x8192 bf16")] == [0.3, 0.1, 0.0]
+
+
+def test_intervals_know_at_which_loads_errors_are_larger() -> None:
+    rng = np.random.default_rng(0)
+    users = rng.choice(np.array(LOADS), 3000)
+    errors = rng.normal(0, np.where(users == LOADS[-1], 0.3, 0.1))
+    groups = rng.choice(np.array(list("abcdef")), 3000)
+    whole = intervals.spread(errors, groups)
+    factors = intervals.at_load(errors, [whole] * 3000, groups, users)
+    assert factors[0] < 0.9 < 1.3 < factors[2]
+    told = NEUTRAL.model_copy(update={"tpot": Spread(low=-0.1, high=0.2), "at_load": {"tpot": (0.5, 1.0, 2.0)}})
+    low, high = told.spread_at("tpot", np.array([1.0, 32.0, 1000.0]))
+    np.testing.assert_allclose(low, [-0.05, -0.1, -0.2])
+    np.testing.assert_allclose(high, [0.1, 0.2, 0.4])
