@@ -123,7 +123,7 @@ def add(app: FastAPI, service: Service) -> None:
         responses={
             200: {
                 "description": "Server-sent events named `job`, each with what GET /v1/jobs/{id} says, until it ended",
-                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                "content": {"text/event-stream": {}},
             },
             **usual,
         },

@@ -143,7 +143,9 @@ def _describe(operation: dict[str, Any], kind: Kind, names: Mapping[Any, Any]) -
         "examples": {"short": {"summary": "Like the answer to the short example", "value": kind.example()}},
     }
     operation["requestBody"] = {"required": True, "content": {"application/json": request}}
-    operation["responses"]["200"]["content"] = {"application/json": answer}
+    operation["responses"]["200"]["content"] = {
+        kind.media_type: answer if kind.media_type == "application/json" else {}
+    }
 
 
 def install(app: FastAPI, kinds: Mapping[str, Kind]) -> None:

@@ -160,7 +160,7 @@ class CostAtRate(Document):
 
     rate_rps: float
     usd_per_hour: float | None = Field(description="of the best fleet; null: none carries it")
-    alone: dict[str, float | None] = Field(description="GPU type → the best fleet of it alone")
+    alone: dict[str, float] = Field(description="GPU type → cost of the best fleet of it alone, where it carries it")
 
 
 class FleetProof(Document):

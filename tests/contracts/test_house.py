@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -121,3 +121,9 @@ def test_files_are_small() -> None:
             if lines > LONGEST_FILE:
                 long[str(path.relative_to(ROOT))] = lines
     assert long == {}
+
+
+def test_no_two_files_of_tests_are_called_alike() -> None:
+    """Test folders are no packages: of two files of one name, pytest collects one and stops at the other."""
+    counts = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert {name for name, count in counts.items() if count > 1} == set()

@@ -60,10 +60,9 @@ def _cost_by_rate(plan: Plan, kind: str) -> bytes:
     rows = plan.proof.fleet.cost_by_rate
     figure = new_figure(figsize=(8, 5))
     axis = figure.subplots()
-    lines = {gpu: [(row.rate_rps, row.alone[gpu]) for row in rows] for gpu in rows[0].alone}
-    for gpu, points in lines.items():
-        there = [(rate, cost) for rate, cost in points if cost is not None]
-        axis.plot(*zip(*there, strict=True) if there else ([], []), marker="o", label=f"{gpu} alone")
+    for gpu in dict.fromkeys(gpu for row in rows for gpu in row.alone):
+        there = [(row.rate_rps, row.alone[gpu]) for row in rows if gpu in row.alone]
+        axis.plot(*zip(*there, strict=True), marker="o", label=f"{gpu} alone")
     mix = [(row.rate_rps, row.usd_per_hour) for row in rows if row.usd_per_hour is not None]
     axis.plot(*zip(*mix, strict=True), color="black", linewidth=2, marker="s", label="the best fleet")
     axis.set_xlabel("requests / s")

@@ -217,7 +217,7 @@ def _by_rate(found: Answered, seconds: float) -> list[CostAtRate]:
         if time.perf_counter() > until:
             return []
         mine = _cost(found) if factor == 1 else cost(factor, None)
-        alone = {gpu: cost(factor, gpu) for gpu in types}
+        alone = {gpu: usd for gpu in types if (usd := cost(factor, gpu)) is not None}
         rows.append(CostAtRate(rate_rps=rate * factor, usd_per_hour=mine, alone=alone))
     return rows
 

@@ -268,7 +268,11 @@ def _kept() -> Callable[[Spec, Curve, Curve, Sent, Seen, State], tuple[int, floa
 
     sources = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
     run.__qualname__ = f"run_{sha256(sources).hexdigest()[:16]}"
-    found: Callable[..., Any] = njit(cache=True, error_model="numpy")(run)
+    found: Callable[..., Any]
+    try:
+        found = njit(cache=True, error_model="numpy")(run)
+    except RuntimeError:  # no folder to keep it in, neither beside the code nor in the user's cache
+        found = njit(error_model="numpy")(run)
     return found
 
 
