@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from planner.contract.documents import PLAIN_NUMBER, Document, Name
 from planner.contract.engine import FrameworkName
-from planner.contract.models import ModelAsked
+from planner.contract.models import DraftAsked, ModelAsked
 from planner.contract.options import RELEASE_HELP, Option
 from planner.contract.words import folded
 from planner.contract.workload.workload import WorkloadOrNone
@@ -118,6 +118,12 @@ DispatchTokensAsked = Annotated[
 ]
 
 
+DraftModelAsked = Annotated[
+    DraftAsked,
+    Option("EAGLE or EAGLE-3 head that it drafts with: its config.json, or its folder.", RECIPE, metavar="FILE"),
+]
+
+
 class EngineNamed(Document):
     """One engine: model, GPUs, precision and layout."""
 
@@ -186,6 +192,7 @@ class MemoryRequest(EngineAsked):
         Field(strict=True, description="load the model's draft module too (MTP, EAGLE)"),
         Option("Load the model's draft module too (MTP, EAGLE).", RECIPE),
     ] = False
+    draft_model: DraftModelAsked = None
     workload: Annotated[
         WorkloadOrNone,
         Field(description="requests that it is to hold, short form (isl=4000,osl=500) or object; null: the longest"),

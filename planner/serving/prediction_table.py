@@ -23,11 +23,23 @@ from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.capacity import LONG
 from costmodels.step.communication import Network
 from planner.contract.engine import NOTHING
+from planner.contract.models import drafting_with, read_draft
 from planner.contract.progress import Step
 from planner.contract.words import cell, columns_meant, precision_of
 from planner.contract.workload.workload import Speculation, Workload, parse_workload
 from planner.serving.asked_engines import AskedEngine, Room, load_of
-from planner.serving.asked_rows import LOAD, RUN, AskedRow, FindLoads, FindModel, FindWorkload, Group, asked_row
+from planner.serving.asked_rows import (
+    BESIDE,
+    LOAD,
+    RUN,
+    AskedRow,
+    FindDrafting,
+    FindLoads,
+    FindModel,
+    FindWorkload,
+    Group,
+    asked_row,
+)
 from planner.serving.configuration import RECIPE_FIELDS
 from planner.serving.layouts import refused_on_nodes
 from planner.serving.role_answers import RoleAnswer, answered
@@ -41,7 +53,7 @@ from profiles.values import shown
 REQUIRED = ("model", "gpu", "framework")
 OPTIONAL = (
     *("version", "date", "precision", "kv_precision", "clock", "power_cap", *DEGREES, "num_gpus"),
-    *("workload", *LOAD, *RUN, "images", "image", *RECIPE_FIELDS, "sampling"),
+    *("draft_model", "workload", *LOAD, *RUN, "images", "image", *RECIPE_FIELDS, "sampling"),
     *WIDE_FIELDS,
 )
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
@@ -82,6 +94,7 @@ def predict(
     measured: Sequence[ProfileStore] = (),
     progress: Progress | None = None,
     find_model: FindModel = find_architecture,
+    find_drafting: FindDrafting | None = None,
     find_workload: FindWorkload = parse_workload,
     beside_measured: bool = False,
     loops: list[AskedLoops] | None = None,
@@ -94,6 +107,7 @@ def predict(
             :data:`OPTIONAL`, and others, which are kept as they are.
         measured: profile stores laid over the shipped pack.
         find_model: the architecture of what the column ``model`` holds.
+        find_drafting: the same with the head of what the column ``draft_model`` holds; default: a file.
         find_workload: the workload of what the column ``workload`` holds.
         loops: takes up the closed loops that the table asks for, in place of their answers.
         beside_measured: whether ``table`` holds what was measured under the names of predictions.
@@ -102,6 +116,13 @@ def predict(
     Raises:
         InputError: the table is empty, lacks a column, or has one twice.
     """
+
+    def served(named: str) -> Architecture:
+        name, _, head = named.partition(BESIDE)
+        if not head:
+            return find_model(name)
+        return find_drafting(name, head) if find_drafting else drafting_with(find_model(name), read_draft(head))
+
     meant = _meant(table)
     given = table.rename(columns=meant)
     _check_columns(given)
@@ -116,7 +137,7 @@ def predict(
     for index, record in enumerate(records):
         try:
             text = {str(name): _said(str(name), str(value)) for name, value in record.items()}
-            row = asked_row(index, text, find_model, find_workload, catalogue)
+            row = asked_row(index, text, served, find_workload, catalogue)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
             out["error"][index] = _told(error)
@@ -128,7 +149,7 @@ def predict(
                 progress(Step(f"predicted {done:,} of {len(table):,} configurations", done, len(table)))
             done += len(part)
             try:
-                _predict_group(desk, find_model(group[0]), group, part)
+                _predict_group(desk, served(group[0]), group, part)
             except ShardwrightError as error:
                 for row in part:
                     out["error"][row.index] = _told(error)
@@ -221,7 +242,7 @@ class _Desk:
 
 def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[AskedRow]) -> None:
     out, catalogue = desk.out, desk.catalogue
-    _, gpu_name, framework_at, weights, kv, images, greedy, state = group
+    _, gpu_name, framework_at, weights, kv, images, greedy, speculative, state = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     families().require_measured_widths(model)
     precision = precision_of(model, weights, kv)
@@ -252,7 +273,10 @@ def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[As
         from planner.serving.expert_placement import busier_with  # deferred: few predictions place experts
 
         busier = busier_with(model, desk.expert_loads(model))
-    served = ServedModel(model, precision, framework, cost, network, images, greedy=greedy, state=state, busier=busier)
+    drafting = speculative and model.draft is not None  # whose weights and cache are there, too
+    served = ServedModel(
+        model, precision, framework, cost, network, images, drafting, greedy=greedy, state=state, busier=busier
+    )
     engines = []
     for row in rows:
         out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], *served.notes)))

@@ -82,3 +82,9 @@ def test_nothing_slow_is_imported() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_draft_head_is_a_file(run: Runner, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert "is not a draft head" in complaint(run(*ASKED, "--draft-model", str(tmp_path)))[0]
+    assert "is no file" in complaint(run(*ASKED, "--draft-model", "yuhuili/EAGLE"))[0]
