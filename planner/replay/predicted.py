@@ -95,8 +95,8 @@ def _row(document: Plan | DeploymentDocument, work: Workload, report: Simulation
 
 
 def _output_tokens_per_s(work: Workload, report: SimulationReport) -> float:
-    """Engines that keep up give what is asked for, for as long as it is; the replay's own figure has its end in it, when
-    the last requests are alone."""
+    """Engines that keep up give what is asked for, for as long as it is; the replay's own figure has its end in it,
+    when the last requests are alone."""
     if report.falls_behind or work.rate_rps is None:
         return report.output_tokens_per_s
     return (

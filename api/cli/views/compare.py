@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from api.cli.console import bullet, facts, heading, indented, table
-from api.cli.views.quantities import milliseconds, milliseconds_range, probability
+from api.cli.views.quantities import milliseconds, milliseconds_range, number, probability
 from planner.compare.document import Comparison, Ordered, PromiseSeen, Side
 from planner.contract.quantities import Interval
 
@@ -55,7 +55,7 @@ def amount(interval: Interval | None) -> str:
         return "–"
     if interval.value == 0 and interval.high == 0:
         return "none"
-    return f"{interval.value:,.3g} ({interval.low:,.3g}–{interval.high:,.3g})"
+    return f"{number(interval.value)} ({number(interval.low)}–{number(interval.high)})"
 
 
 def _ms(interval: Interval | None, keeps_up: bool) -> str:
