@@ -277,6 +277,11 @@ def test_answers_of_one_token_have_no_time_per_token(load: dict[str, str]) -> No
     assert value(answer, "ttft_ms_mean") > 0
     assert value(answer, "ttft_ms_low") <= value(answer, "ttft_ms_mean") <= value(answer, "ttft_ms_high")
     assert set(answer.filter(regex="^(tpot|itl)_ms").iloc[0]) == {""}
+    if load["concurrency"]:  # the first token is the answer, and users in flight are rate × time
+        assert value(answer, "e2e_ms_mean") == value(answer, "ttft_ms_mean")
+        assert value(answer, "output_tokens_per_s_per_gpu") * 2 * value(answer, "ttft_ms_mean") / 1e3 == pytest.approx(
+            4, rel=1e-3
+        )
 
 
 def test_a_build_without_a_version_is_of_its_date() -> None:
