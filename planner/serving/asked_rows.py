@@ -35,8 +35,9 @@ LOAD = ("isl", "osl", "spread", "concurrency", "rate")
 BESIDE = "\0"
 """Between a model's name and that of the head that it drafts with."""
 
-FindModel = Callable[[str], Architecture]
-FindDrafting = Callable[[str, str], Architecture]
+FindModel = Callable[[str, str], Architecture]
+"""What the columns ``model`` and ``draft_model`` name; "" for no head of its own."""
+
 FindWorkload = Callable[[str], Workload]
 FindLoads = Callable[[Architecture], "Loads"]
 
@@ -117,7 +118,7 @@ def asked_row(
     record = framework.in_our_words({name: value for name, value in record.items() if value})
     head = record.get("draft_model", "")
     named = f"{record['model']}{BESIDE}{head}" if head else record["model"]
-    model = find_model(named)
+    model = find_model(record["model"], head)
     gpu = catalogue.find_gpu(record["gpu"]).name
     wide, node = wide_asked(record), catalogue.default_node(catalogue.find_gpu(gpu))
     on = EngineMachines(framework, catalogue.find_gpu(gpu), node.gpus, find_fabric(node.default_fabric))

@@ -33,7 +33,6 @@ from planner.serving.asked_rows import (
     LOAD,
     RUN,
     AskedRow,
-    FindDrafting,
     FindLoads,
     FindModel,
     FindWorkload,
@@ -88,13 +87,18 @@ TOGETHER = 512  # configurations predicted in one call: enough to spread its cos
 Progress = Callable[[str], None]
 
 
+def model_at(name: str, head: str) -> Architecture:
+    """A bundled model, or the file of one, and the file of the head that it drafts with, if any."""
+    model = find_architecture(name)
+    return drafting_with(model, read_draft(head)) if head else model
+
+
 def predict(
     table: pd.DataFrame,
     *,
     measured: Sequence[ProfileStore] = (),
     progress: Progress | None = None,
-    find_model: FindModel = find_architecture,
-    find_drafting: FindDrafting | None = None,
+    find_model: FindModel = model_at,
     find_workload: FindWorkload = parse_workload,
     beside_measured: bool = False,
     loops: list[AskedLoops] | None = None,
@@ -106,8 +110,7 @@ def predict(
         table: columns :data:`REQUIRED`; isl, osl and one or both of concurrency and rate, or workload; any of
             :data:`OPTIONAL`, and others, which are kept as they are.
         measured: profile stores laid over the shipped pack.
-        find_model: the architecture of what the column ``model`` holds.
-        find_drafting: the same with the head of what the column ``draft_model`` holds; default: a file.
+        find_model: the architecture of what the columns ``model`` and ``draft_model`` hold.
         find_workload: the workload of what the column ``workload`` holds.
         loops: takes up the closed loops that the table asks for, in place of their answers.
         beside_measured: whether ``table`` holds what was measured under the names of predictions.
@@ -116,13 +119,6 @@ def predict(
     Raises:
         InputError: the table is empty, lacks a column, or has one twice.
     """
-
-    def served(named: str) -> Architecture:
-        name, _, head = named.partition(BESIDE)
-        if not head:
-            return find_model(name)
-        return find_drafting(name, head) if find_drafting else drafting_with(find_model(name), read_draft(head))
-
     meant = _meant(table)
     given = table.rename(columns=meant)
     _check_columns(given)
@@ -137,7 +133,7 @@ def predict(
     for index, record in enumerate(records):
         try:
             text = {str(name): _said(str(name), str(value)) for name, value in record.items()}
-            row = asked_row(index, text, served, find_workload, catalogue)
+            row = asked_row(index, text, find_model, find_workload, catalogue)
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
             out["error"][index] = _told(error)
@@ -149,7 +145,8 @@ def predict(
                 progress(Step(f"predicted {done:,} of {len(table):,} configurations", done, len(table)))
             done += len(part)
             try:
-                _predict_group(desk, served(group[0]), group, part)
+                name, _, head = group[0].partition(BESIDE)
+                _predict_group(desk, find_model(name, head), group, part)
             except ShardwrightError as error:
                 for row in part:
                     out["error"][row.index] = _told(error)

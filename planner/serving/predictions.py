@@ -242,11 +242,8 @@ def predictions(
             loads[record["workload"]] = configuration.workload
         records.append({"concurrency": "", "isl": "", "osl": "", **record})
 
-    def find_model(name: str) -> Architecture:
-        return architecture_of(given.get(name, name))
-
-    def find_drafting(name: str, head: str) -> Architecture:
-        return drafting_with(find_model(name), heads.get(head, head))
+    def find_model(name: str, head: str) -> Architecture:
+        return drafting_with(architecture_of(given.get(name, name)), heads.get(head, head or None))
 
     def find_workload(text: str) -> Workload:
         return loads.get(text) or parse_workload(text)
@@ -256,7 +253,6 @@ def predictions(
         measured=measured,
         progress=progress,
         find_model=find_model,
-        find_drafting=find_drafting,
         find_workload=find_workload,
     )
     return document_of(table, measured)
