@@ -265,7 +265,9 @@ def weights_of(said: EngineSaid, model: Architecture) -> str:
 
 def cache_taken(said: EngineSaid, model: Architecture, gpu: Gpu) -> CacheDefault:
     """What the framework takes where nobody says it."""
-    return default_cache(said.framework, model, gpu, choose_precision(model, weights_of(said, model)))
+    weights = weights_of(said, model)
+    precision = choose_precision(model, None if weights == model.weight_precision else weights)
+    return default_cache(said.framework, model, gpu, precision)
 
 
 def kv_of(said: EngineSaid, model: Architecture, gpu: Gpu) -> str:
