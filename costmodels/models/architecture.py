@@ -24,6 +24,7 @@ from costmodels.models.mixers import (
     Mamba2,
     Mixer,
     NoMixer,
+    PerLayerInputs,
     Weights,
 )
 from costmodels.models.vision_tower import VisionTower
@@ -45,6 +46,7 @@ class GroupedQueryAttention:
     value_dim: int = 0  # of one head's values (MiMo-V2); 0: as wide as its keys
     head_gate: bool = False  # one gate per head on the output (Step-3.5)
     keys_are_values: bool = False  # one projection in the checkpoint; engines load it twice (Gemma 4)
+    shared_cache: bool = False  # it sees the keys and values of a layer before: no cache, its weights idle (Gemma 4)
 
     @property
     def value_head_dim(self) -> int:
@@ -393,6 +395,8 @@ class Architecture:
     moe_layers: tuple[int, ...] = ()  # which layers of the model, in order, have experts
     vision: VisionTower | None = None
     draft: DraftModule | None = None
+    per_layer: PerLayerInputs | None = None
+    audio_parameters: int = 0  # of the audio encoder, whole on every GPU of the first stage
     small_parameters: int = 0  # beside the layers: biases of the head, norms of the embedding
     position_table_elements: int = 0  # cosines and sines of rotary positions that engines keep beside the weights
     notes: tuple[str, ...] = ()  # what the reader of its config wants known
@@ -419,6 +423,7 @@ class Architecture:
         total = self.embedding_parameters * (1 if self.tied_embeddings else 2) + self.hidden + self.small_parameters
         for group in self.layer_groups:
             total += group.count * group.parameters(self.hidden, active=active)
+        total += self.per_layer.parameters(self.hidden) if self.per_layer else 0
         residual = self.layer_groups[0].residual
         return total + (residual.head_parameters(self.hidden) if residual else 0)
 

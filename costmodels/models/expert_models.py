@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -13,6 +14,7 @@ from costmodels.models.architecture import (
     MixtureOfExperts,
 )
 from costmodels.models.config_fields import MOST_LAYERS, Fields
+from costmodels.models.mixers import PerLayerInputs
 from costmodels.models.reading import (
     Decoder,
     Layers,
@@ -240,7 +242,8 @@ def _longcat(fields: Fields) -> Decoder:
 @reads("gemma4_text")
 def _gemma4(fields: Fields) -> Decoder:
     """Five sliding layers to a full one, whose heads are wider and fewer and whose keys are its values; experts stand
-    beside a dense half, each with norms of its own. Per-layer embeddings and shared caches (E2B, E4B) are not read."""
+    beside a dense half, each with norms of its own. The last layers of E2B and E4B see keys and values of the
+    last layer of their kind before them (E2B's with a feed-forward twice as wide), and each has an input of its own."""
     count, bias = fields.layers(), fields.flag("attention_bias")
     heads, kv_heads = fields.size("num_attention_heads"), fields.size("num_key_value_heads")
     same = fields.flag("attention_k_eq_v")
@@ -254,10 +257,20 @@ def _gemma4(fields: Fields) -> Decoder:
         heads, global_kv, fields.size("global_head_dim"), 0, bias, bias, "head", keys_are_values=same
     )
     windows = layer_windows(fields, lambda layer: size if (layer + 1) % 6 else 0)
-    attentions: list[Attention] = [sliding if window else full for window in windows]
+    first_shared = _first_shared(fields, windows)
+    attentions: list[Attention] = [
+        replace(sliding if window else full, shared_cache=layer >= first_shared) for layer, window in enumerate(windows)
+    ]
     wide = DenseFeedForward(fields.size("intermediate_size"))
+    width = fields.number("hidden_size_per_layer_input")
+    own = PerLayerInputs(width, fields.size("vocab_size_per_layer_input", fields.size("vocab_size")), count)
+    inputs = own if width else None
     if not fields.flag("enable_moe_block"):
-        return Decoder([(attention, wide) for attention in attentions], norms=4, small_parameters=count)
+        wider = replace(wide, intermediate=(2 if fields.flag("use_double_wide_mlp") else 1) * wide.intermediate)
+        layers: Layers = [
+            (attention, wider if layer >= first_shared else wide) for layer, attention in enumerate(attentions)
+        ]
+        return Decoder(layers, norms=5 if width else 4, per_layer=inputs, small_parameters=count)
     experts = expert_layer(
         fields,
         "num_experts",
@@ -266,4 +279,19 @@ def _gemma4(fields: Fields) -> Decoder:
         shared=wide.intermediate,
         router_scale=True,
     )
-    return Decoder([(attention, experts) for attention in attentions], norms=7, small_parameters=count)
+    halves: Layers = [(attention, experts) for attention in attentions]
+    return Decoder(halves, norms=8 if width else 7, per_layer=inputs, small_parameters=count)
+
+
+def _first_shared(fields: Fields, windows: Sequence[int]) -> int:
+    """The first of the last ``num_kv_shared_layers`` layers, each of which needs a layer of its kind before them."""
+    first = len(windows) - fields.number("num_kv_shared_layers")
+    kinds = {window > 0 for window in windows[: max(first, 0)]}
+    if any((window > 0) not in kinds for window in windows[max(first, 0) :]):
+        raise InputError(
+            f"{fields.model}: config key 'num_kv_shared_layers' = {len(windows) - first} leaves no layer of each kind "
+            "whose keys and values the last layers could share",
+            "correct num_kv_shared_layers or layer_types in the config.json",
+            field="num_kv_shared_layers",
+        )
+    return first

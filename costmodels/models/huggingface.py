@@ -25,6 +25,7 @@ from costmodels.models.architecture import (
     MixtureOfExperts,
     ParallelMixers,
 )
+from costmodels.models.audio import audio_parameters
 from costmodels.models.config_fields import Fields
 from costmodels.models.mixers import CompressedAttention
 from costmodels.models.module_names import parts_of
@@ -78,6 +79,8 @@ def parse_config(config: Mapping[str, Any], name: str) -> Architecture:
         moe_layers=tuple(i for i, (_, ffn) in enumerate(decoder.layers) if isinstance(ffn, MixtureOfExperts)),
         vision=vision,
         draft=_draft(decoder, fields.size("hidden_size")),
+        per_layer=decoder.per_layer,
+        audio_parameters=audio_parameters(config, wrapper, name) if wrapper else 0,
         small_parameters=decoder.small_parameters,
         position_table_elements=_position_tables(fields, decoder.layers),
         notes=decoder.notes + stored.notes + _unknown_keys(fields),

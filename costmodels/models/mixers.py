@@ -244,6 +244,31 @@ class CompressedAttention(Mixer):
 
 
 @dataclass(frozen=True)
+class PerLayerInputs:
+    """An embedding of each token for every layer, ``width`` wide, that a gate lets through behind the layer and a
+    projection adds to its residual (Gemma 4 E2B and E4B; Gemma 3n before them)."""
+
+    width: int
+    vocabulary: int
+    layers: int
+
+    @property
+    def table_parameters(self) -> int:
+        return self.vocabulary * self.width * self.layers
+
+    def layer_parameters(self, hidden: int) -> int:
+        """Gate and projection of one layer; their norm is counted with the layer's own."""
+        return 2 * self.width * hidden
+
+    def joint_parameters(self, hidden: int) -> int:
+        """The projection of the token's embedding to all layers, and its norm."""
+        return hidden * self.width * self.layers + self.width
+
+    def parameters(self, hidden: int) -> int:
+        return self.table_parameters + self.layers * self.layer_parameters(hidden) + self.joint_parameters(hidden)
+
+
+@dataclass(frozen=True)
 class HyperConnections:
     """``streams`` residuals side by side, mixed before and after each half of a layer (mHC, arXiv:2512.24880)."""
 

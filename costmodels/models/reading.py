@@ -16,7 +16,7 @@ from costmodels.models.architecture import (
     MixtureOfExperts,
 )
 from costmodels.models.config_fields import Fields
-from costmodels.models.mixers import HyperConnections
+from costmodels.models.mixers import HyperConnections, PerLayerInputs
 from profiles.errors import InputError, Unsupported
 from profiles.values import shown
 
@@ -31,6 +31,7 @@ class Decoder:
     norms: int | Sequence[int] = 2  # of every layer, or one number a layer
     draft: Layers = field(default_factory=list)  # layers that guess the tokens after the next (MTP)
     residual: HyperConnections | None = None
+    per_layer: PerLayerInputs | None = None
     small_parameters: int = 0  # beside the layers
     notes: tuple[str, ...] = ()
 

@@ -146,6 +146,8 @@ class GroupedQueryKind(AttentionKind[GroupedQueryAttention]):
         yield split.hidden * (query + kv_heads * cached) * qkv + heads * layer.value_head_dim * split.hidden * out
 
     def cache_bytes(self, split: Split, layer: GroupedQueryAttention, count: int, tokens: Floats) -> Floats:
+        if layer.shared_cache:
+            return np.zeros(len(split.layouts))
         kept = np.minimum(tokens, layer.window_tokens) if layer.window_tokens else tokens
         kv_heads = np.maximum(layer.kv_heads / split.layouts.tp, 1.0)
         per_token = kv_heads * (layer.head_dim + layer.value_head_dim) * split.kv_bytes

@@ -7,14 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from costmodels.power.response import ClockResponse, PhaseResponse, clock_response
 from profiles.collect.response import FILE
 from profiles.errors import DataError
 from profiles.files import Source, is_file
-from profiles.markup import read_json
-from profiles.values import named
+from profiles.typed_json import read_typed
 
 _HINT = "measure again with plan profile collect --clocks, or leave the file out"
 _Three = tuple[float, float, float]
@@ -71,15 +70,9 @@ def read_responses(path: Path) -> Mapping[str, ClockResponse]:
 
 @lru_cache(maxsize=32)
 def _read(source: Source, _text: str) -> Mapping[str, ClockResponse]:
-    try:
-        entries = _FILE.validate_python(read_json(source))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{named(source.path)}: {where}: {first['msg']}", _HINT) from error
     return {
         name: ClockResponse(_phase(entry.prefill), _phase(entry.decode), measured=True)
-        for name, entry in entries.items()
+        for name, entry in read_typed(source, _FILE).items()
     }
 
 

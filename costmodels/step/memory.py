@@ -42,7 +42,11 @@ def weights_bytes(
     whole = (model.small_parameters + model.position_table_elements) * each
     # The image encoder is on the first stage, split over its GPUs.
     vision = model.vision.parameters * each / layouts.tp if model.vision else 0.0
-    total = layers * _fullest_stage(model, layouts) + tables + whole + vision
+    total = layers * _fullest_stage(model, layouts) + tables + whole + vision + model.audio_parameters * each
+    if model.per_layer is not None:  # the table and the joint projection are split, gates and projections are whole
+        shared = model.per_layer.table_parameters + model.per_layer.joint_parameters(model.hidden)
+        own = model.layers * model.per_layer.layer_parameters(model.hidden) * _fullest_stage(model, layouts)
+        total = total + (shared / layouts.tp + own) * each
     if not drafting:
         return np.asarray(total)
     draft = draft_module(model)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from costmodels.estimates import Floats
 from costmodels.models.architecture import Architecture
+from costmodels.models.mixers import PerLayerInputs
 from costmodels.models.precision import Precision
 from costmodels.operations.gemm import ask_product
 from costmodels.operations.hyper import ask_mixing
@@ -36,8 +38,26 @@ def step_work(model: Architecture, precision: Precision, layouts: Layouts, batch
             ask_mixing(step, group.residual, group.count)
         # Each norm adds the residual: it reads and writes both the residual and the activations.
         work.touch(group.norms * 4 * step.hidden_bytes(batch.tokens), group.norms, group.count)
-    _head(LayerStep(Split(model.hidden, precision, layouts), batch, routing, work), model)
+    whole = LayerStep(Split(model.hidden, precision, layouts), batch, routing, work)
+    if model.per_layer is not None:
+        _per_layer_inputs(whole, model.per_layer)
+    _head(whole, model)
     return work
+
+
+def _per_layer_inputs(step: LayerStep, inputs: PerLayerInputs) -> None:
+    """The inputs of all layers, looked up and projected at once, then each layer's gate and projection, which are whole
+    on every GPU."""
+    tokens, hidden, tp = step.batch.tokens, step.split.hidden, step.split.layouts.tp
+    every = inputs.layers * inputs.width
+    ask_product(step, "bf16", tokens, -(-every // tp), hidden, 1)
+    wide: Floats = np.asarray(tokens * float(every * ACTIVATION_BYTES))
+    step.work.exchange("all_reduce", wide, tp, 1)  # of the table's rows
+    step.work.exchange("all_gather", wide, tp, 1)  # of the projection
+    step.work.touch(np.asarray(wide * 5), 3, 1)  # the rows, their norm, and the sum
+    ask_product(step, "bf16", tokens, inputs.width, hidden, inputs.layers)
+    step.work.touch(np.asarray(tokens * (inputs.width * 3.0 * ACTIVATION_BYTES)), 1, inputs.layers)
+    ask_product(step, "bf16", tokens, hidden, inputs.width, inputs.layers)
 
 
 def _head(step: LayerStep, model: Architecture) -> None:

@@ -11,14 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from profiles.errors import DataError
 from profiles.files import Source, is_file
 from profiles.hardware import Gpu, LastingLoad
-from profiles.markup import read_json
 from profiles.shipped import shipped
-from profiles.values import named
+from profiles.typed_json import read_typed
 
 FILE = "training_calibration.json"
 _HINT = "make the store again with plan calibrate, or leave the file out"
@@ -113,10 +112,4 @@ def own_training_calibration(folders: Iterable[Path]) -> TrainingCalibration:
 
 def read_training_calibration(path: Path) -> TrainingCalibration:
     """Raises DataError where the file is broken."""
-    document = read_json(Source(path, "training calibration", _HINT, error=DataError))
-    try:
-        return TrainingCalibration.model_validate(document)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the document"
-        raise DataError(f"{named(path)}: {where}: {first['msg']}", _HINT) from error
+    return read_typed(Source(path, "training calibration", _HINT, error=DataError), TypeAdapter(TrainingCalibration))

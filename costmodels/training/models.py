@@ -136,6 +136,8 @@ def as_trained(architecture: Architecture) -> TrainedModel:
     alone = "give the language model alone: its text_config as a config.json"
     if architecture.vision is not None:
         raise _not_modelled(architecture, "an image encoder", alone)
+    if architecture.per_layer is not None:
+        raise _not_modelled(architecture, "an embedding for every layer", "train another model of its size")
     if architecture.excluded:
         raise _not_modelled(architecture, f"a {architecture.excluded[0]}", alone)
     kinds = tuple(_trained_kind(architecture, group) for group in architecture.layer_groups)
@@ -169,6 +171,7 @@ def _unknown_parts(group: LayerGroup) -> Iterator[tuple[str, bool]]:
         yield "attention whose values are not as wide as its keys", attention.value_head_dim != attention.head_dim
         yield "attention with a gate for each head", attention.head_gate
         yield "attention whose keys are its values", attention.keys_are_values
+        yield "keys and values that layers share", attention.shared_cache
     if isinstance(ffn, MixtureOfExperts):
         yield "experts in a latent space", ffn.latent > 0
         yield "experts that pass a token through", ffn.idle_experts > 0

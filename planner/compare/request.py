@@ -35,8 +35,8 @@ WorkloadAsked = Annotated[
     WorkloadOrNone,
     Field(description="short form (isl=4000,osl=500,rate=20) or object; null: that of the first plan"),
     Option(
-        "The load of all: isl=4000,osl=500,rate=18, or concurrency=64; without either, what the weakest carries. "
-        "Default: the first plan's.",
+        "The load of all: isl=4000,osl=500,rate=18, or concurrency=64; without either, a little below what the "
+        "weakest carries. Default: the first plan's.",
         LOAD,
     ),
 ]

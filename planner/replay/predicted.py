@@ -87,11 +87,21 @@ def _row(document: Plan | DeploymentDocument, work: Workload, report: Simulation
     for name in LATENCIES:
         row |= _latency(name, getattr(report, name))
     gpus = sum(group.gpus_per_engine * len(group.replicas) for group in engines)
-    row["output_tokens_per_s_per_gpu"] = report.output_tokens_per_s / gpus
+    row["output_tokens_per_s_per_gpu"] = _output_tokens_per_s(work, report) / gpus
     notes = ["replayed with every engine's own queue", *report.warnings, *report.provenance.notes]
     if report.falls_behind:
         notes.insert(0, f"falls behind: it carries about {report.capacity_rps:.3g} requests/s")
     return {**row, "how": "simulated", "release": running.framework, "note": "; ".join(notes), "error": ""}
+
+
+def _output_tokens_per_s(work: Workload, report: SimulationReport) -> float:
+    """Engines that keep up give what is asked for, for as long as it is; the replay's own figure has its end in it,
+    when the last requests are alone."""
+    if report.falls_behind or work.rate_rps is None:
+        return report.output_tokens_per_s
+    return (
+        work.rate_rps * work.mean_osl * report.served / (report.served + sum(each.requests for each in report.refused))
+    )
 
 
 def _latency(name: str, found: Percentiles | None) -> dict[str, Cell]:

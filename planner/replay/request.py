@@ -200,6 +200,12 @@ class SimulationRequest(RecipeAsked, LoadAsked):
             raise ValueError(f"plan: {EDITED}; {EDITED_HINT}")
         return self
 
+    def _own_rate(self) -> str:
+        """An option that asks for what the plan counts on."""
+        if not isinstance(self.plan, Plan):
+            return "--rate 18"
+        return f"--rate {self.plan.prediction.request_rate_rps.value:.4g}"
+
     def workload_of(self, load: Requests) -> Workload | None:
         """What the engines are asked to serve; None: what the plan was made for."""
         if isinstance(self.plan, Plan):
@@ -230,7 +236,9 @@ class SimulationRequest(RecipeAsked, LoadAsked):
         if self.users is not None and self.arrivals is not None:
             raise ValueError("arrivals: has no effect with users at once, who ask when they are answered; leave it out")
         if self.trace is None and self.rate_rps is None and self.users is None and not scheduled:
-            raise ValueError("trace and rate: one of them is needed; for example: --rate 18, or --trace requests.csv")
+            raise ValueError(
+                f"trace and rate: one of them is needed; for example: {self._own_rate()}, or --trace requests.csv"
+            )
         if self.trace is not None and self.arrivals is not None:
             raise ValueError("arrivals: has no effect with a trace, which says when requests come; leave it out")
         if self.trace is None and self.speed is not None:

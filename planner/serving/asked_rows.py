@@ -12,6 +12,7 @@ from costmodels.operations.layouts import DEGREES
 from costmodels.power.response import clock_response
 from costmodels.power.state import OperatingState
 from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.frameworks.history import tells_release
 from costmodels.serving.recipe import Recipe
 from costmodels.serving.served_model import PromptImages
 from planner.contract.engine import Layout
@@ -254,9 +255,11 @@ def _sampling(text: str) -> str:
 
 
 def release_asked(record: Mapping[str, str]) -> str:
-    """The framework with the release that the row asks for: after an @, else by its version, else by its date."""
+    """The framework with the release that the row asks for: after an @, else by its version, else by its date. A build
+    whose name tells no release (``gpt-oss-dev``) is of its date, where there is one."""
     version = re.sub(_REMARK, "", record.get("version", "")).strip()  # 0.11 (vLLM V1)
-    name, asked = record["framework"], version or record.get("date")
+    name, date = record["framework"], record.get("date")
+    asked = version if version and (tells_release(version) or not date) else date
     return f"{name}@{asked}" if asked and "@" not in name else name
 
 

@@ -197,8 +197,6 @@ WITHOUT_A_ROUTE = {
     "keys": "who may ask it",
     "db": "its database",
     "prices": "reads catalogues of prices into a file",
-    "train predict": "reads options and tables only",
-    "train memory": "reads options and tables only",
     "calibrate": "keeps a store on the machine that it runs on",
     "profile": "measures and keeps stores on the machine that it runs on",
 }

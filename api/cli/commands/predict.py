@@ -160,7 +160,8 @@ def predict(
         failed = int((errors != "").sum())
         _hand_over(answer, measured, output, as_json, show=False)
         if not quiet and failed < len(answer):
-            typer.echo(f"{len(answer) - failed:,} predicted, {failed:,} not", err=True)
+            why = " (the column error says why)" if failed else ""
+            typer.echo(f"{len(answer) - failed:,} predicted, {failed:,} not{why}", err=True)
         if failed == len(answer):
             raise InputError(
                 f"{configs}: no row could be predicted; the first: {errors.iloc[0]}",

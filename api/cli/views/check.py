@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from api.cli.views.compare import amount
-from api.cli.views.quantities import gib, milliseconds, milliseconds_range
+from api.cli.views.quantities import gib, milliseconds, milliseconds_range, probability
 from planner.compare.check_document import Better, CheckDocument
 from planner.compare.document import EngineStarts, Side
 
@@ -99,7 +99,7 @@ def _predicted(asked: Side, made: CheckDocument) -> Iterator[str]:
     for seen in asked.promises[:4]:
         if seen.seen_ms is None:
             continue
-        sure = "" if seen.confidence is None else f" ({seen.confidence:.0%} sure that it holds)"
+        sure = "" if seen.confidence is None else f" ({probability(seen.confidence)} sure that it holds)"
         yield _said(
             f"{seen.metric} p{seen.percentile:g}",
             f"{milliseconds(seen.seen_ms.value)} ({milliseconds_range(seen.seen_ms)}), promised "
@@ -117,6 +117,6 @@ def _predicted(asked: Side, made: CheckDocument) -> Iterator[str]:
 def _better(better: Better, made: CheckDocument) -> Iterator[str]:
     more = "it carries what this does not" if better.by is None else f"carries {better.by:.0%} more"
     kept = "keeps the promises" if better.keeps_promises else "breaks promises at this load, too"
-    yield _said("better", f"{', '.join(better.engines)}: {more} ({better.confidence:.0%} sure), {kept}")
+    yield _said("better", f"{', '.join(better.engines)}: {more} ({probability(better.confidence)} sure), {kept}")
     for command in better.commands[:1]:
         yield _said("  with", shlex.join(command))

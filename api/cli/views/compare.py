@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from api.cli.console import bullet, facts, heading, indented, table
-from api.cli.views.quantities import milliseconds, milliseconds_range
+from api.cli.views.quantities import milliseconds, milliseconds_range, number, probability
 from planner.compare.document import Comparison, Ordered, PromiseSeen, Side
 from planner.contract.quantities import Interval
 
@@ -55,7 +55,7 @@ def amount(interval: Interval | None) -> str:
         return "–"
     if interval.value == 0 and interval.high == 0:
         return "none"
-    return f"{interval.value:,.3g} ({interval.low:,.3g}–{interval.high:,.3g})"
+    return f"{number(interval.value)} ({number(interval.low)}–{number(interval.high)})"
 
 
 def _ms(interval: Interval | None, keeps_up: bool) -> str:
@@ -69,7 +69,7 @@ def _ms(interval: Interval | None, keeps_up: bool) -> str:
 def _promise(seen: PromiseSeen | None) -> str:
     if seen is None or seen.seen_ms is None:
         return "–"
-    sure = "" if seen.confidence is None else f", {seen.confidence:.0%} sure"
+    sure = "" if seen.confidence is None else f", {probability(seen.confidence)} sure"
     return f"{milliseconds(seen.seen_ms.value)}: {'holds' if seen.holds else 'BREAKS'}{sure}"
 
 
@@ -78,6 +78,8 @@ def order_told(each: Ordered) -> str:
     if each.by == 0.0:
         return f"{each.better} and {each.worse} carry the same: a tie"
     if each.by is None:
-        return f"{each.better} keeps the promises at some load, {each.worse} at none ({each.confidence:.0%} sure)"
+        return (
+            f"{each.better} keeps the promises at some load, {each.worse} at none ({probability(each.confidence)} sure)"
+        )
     unit = " per GPU" if each.quantity.endswith("GPU") else ""
-    return f"{each.better} carries {each.by:.0%} more{unit} than {each.worse} ({each.confidence:.0%} sure)"
+    return f"{each.better} carries {each.by:.0%} more{unit} than {each.worse} ({probability(each.confidence)} sure)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from api.cli.console import bullet, heading, indented, table
-from api.cli.views.quantities import milliseconds, number, percent
+from api.cli.views.quantities import milliseconds, number, percent, several
 from planner.serving.document.plan import Compared, Plan
 from planner.serving.document.prediction import KvTransfer
 
@@ -20,7 +20,7 @@ def roles_words(plan: Plan) -> str:
     ratio = engines["prefill"] / engines["decode"]
     more, fewer = _ROLES if ratio >= 1 else _ROLES[::-1]
     return (
-        f"Prefill and decode apart: {gpus['prefill']} GPUs prefill, {gpus['decode']} decode; "
+        f"Prefill and decode apart: {several(gpus['prefill'], 'GPU')} prefill, {gpus['decode']} decode; "
         f"{number(max(ratio, 1 / ratio), 2).rstrip('0').rstrip('.')} {more} engine{'s' if ratio != 1 else ''} "
         f"for each {fewer} engine"
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.text import Text
 
-from api.cli.console import heading, indented, table
+from api.cli.console import bullet, heading, indented, table
 from api.cli.views.quantities import gib
 from planner.serving.memory_document import MemoryDocument
 
@@ -23,7 +24,7 @@ def show(document: MemoryDocument, out: Console, engine: str = "") -> None:
         out, f"{engine}{document.framework} {document.version}: {'starts' if document.starts else 'does not start'}"
     )
     for reason in document.reasons:
-        out.print(f"  {reason}")
+        indented(out, Text(reason))
     rows = table("of each GPU", "GiB")
     for field, label in PARTS.items():
         rows.add_row(label, gib(getattr(document.memory, field)))
@@ -36,4 +37,4 @@ def show(document: MemoryDocument, out: Console, engine: str = "") -> None:
     if largest.workload_requests is not None:
         out.print(f"  workload      {largest.workload_requests:,.1f} of its requests at once")
     for note in document.notes:
-        out.print(f"  note: {note}")
+        bullet(out, note)

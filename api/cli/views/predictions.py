@@ -17,6 +17,7 @@ from api.cli.views.quantities import (
     plain_range,
     probability,
     promise,
+    several,
     watts,
     watts_range,
 )
@@ -148,7 +149,7 @@ def _rates(plan: Plan) -> Iterator[tuple[str, str, str]]:
     yield "load ÷ what the SLO lets it carry", percent(prediction.utilisation), ""
     power = prediction.power_watts
     if power is not None:
-        yield f"power of {plan.decision.gpus_used} GPUs", watts(power.value), watts_range(power)
+        yield f"power of {several(plan.decision.gpus_used, 'GPU')}", watts(power.value), watts_range(power)
     if prediction.joules_per_input_token is not None:
         yield plain("J per input token", prediction.joules_per_input_token)
     if prediction.joules_per_output_token is not None:

@@ -125,6 +125,11 @@ def percent(share: float) -> str:
     return f"{text} %".replace("-", "−")
 
 
+def several(count: int, noun: str, plural: str = "s") -> str:
+    """``1 file``, ``2 files``."""
+    return f"{count:,} {noun}{'' if count == 1 else plural}"
+
+
 def probability(share: float) -> str:
     """How sure: never a round 0 or 100 %, which no prediction deserves."""
     if share > 0.99:

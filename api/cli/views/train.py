@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import bullet, facts, heading, indented, page, table
-from api.cli.views.quantities import gib, number, percent
+from api.cli.views.quantities import gib, number, percent, several
 from costmodels.training.layouts import ATTENTION, RECOMPUTED, SCHEDULES
 from costmodels.training.memory import TrainingMemory
 from planner.training.columns import memory_columns, time_columns
@@ -54,7 +54,11 @@ def _header(c: TrainingConfiguration, console: Console) -> None:
             "framework",
             f"{c.framework.full_name} {c.framework.release}, {c.precision}, {ATTENTION[c.attention]} attention",
         ),
-        ("batch", f"{c.global_batch:,} × {c.sequence:,} tokens in {c.microbatches} micro-batches of {c.micro_batch}"),
+        (
+            "batch",
+            f"{c.global_batch:,} × {c.sequence:,} tokens in {several(c.microbatches, 'micro-batch', 'es')} "
+            f"of {c.micro_batch}",
+        ),
         ("schedule", SCHEDULES[c.schedule] if c.pp > 1 else "no pipeline"),
         ("sharding", f"{sharding}{group}"),
         ("recompute", recompute_words(c)),

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import bullet, facts, heading, indented, page, table
-from api.cli.views.quantities import gib, number, percent
+from api.cli.views.quantities import gib, number, percent, several
 from api.cli.views.words import pool_words
 from planner.training.document import TrainingAlternative, TrainingPlan
 
@@ -116,7 +116,7 @@ def _memory(plan: TrainingPlan, out: Console, *, explain: bool) -> None:
 def _words(each: TrainingAlternative) -> str:
     recompute = ", ".join(each.recompute)
     if each.recomputed_layers:
-        recompute += f"{', ' if recompute else ''}{each.recomputed_layers} layers"
+        recompute += f"{', ' if recompute else ''}{several(each.recomputed_layers, 'layer')}"
     return (
         f"{each.mesh.label}, ZeRO-{each.sharding}, micro-batch {each.micro_batch}"
         f"{f', recomputes {recompute}' if recompute else ''}"

@@ -109,6 +109,11 @@ def closed_loop_answers(
     ttft, e2e, tokens_per_s = fronted(calibration, load, loop, layouts.dp)
     users = load.concurrency.astype(np.float64)
     of_ttft, of_tpot, of_e2e = (calibration.spread_at(name, users) for name in ("ttft", "tpot", "e2e"))
+    one = load.osl == 1
+    if one.any():  # the first token is all of the answer; the loop has one step more in it
+        e2e = np.where(one[:, None], ttft, e2e)
+        tokens_per_s = np.where(one, users * 1e6 / np.nanmean(ttft, axis=1), tokens_per_s)
+        of_e2e = np.where(one, of_ttft[0], of_e2e[0]), np.where(one, of_ttft[1], of_e2e[1])
     itl = itl_us(load, running, layouts.dp, grid)
     return Answers(
         answer.latency(ttft, of_ttft),

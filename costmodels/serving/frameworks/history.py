@@ -98,6 +98,12 @@ def choose_release(name: str, releases: Sequence[Release], asked: str) -> Chosen
     return _unlisted(name, version, below[-1] if below else releases[0])
 
 
+def tells_release(asked: str) -> bool:
+    """Whether a version, or a day, stands in what a build is called: ``nightly`` tells neither."""
+    tag = asked.casefold().rpartition(":")[2]
+    return re.match(r"v?[0-9]", tag, re.ASCII) is not None or bool(_VERSION.search(tag) or _BUILT_ON.search(tag))
+
+
 def _build(name: str, releases: Sequence[Release], asked: str) -> Chosen:
     """The build ``asked``, called by the release that its name tells of and by what else stands there
     (``0.33.0+nightly``)."""

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
 from costmodels.serving.frameworks.calibration import Calibration
 from profiles.errors import DataError
 from profiles.files import Source, is_file
-from profiles.markup import read_json
-from profiles.values import named
+from profiles.typed_json import read_typed
 
 FILE = "calibration.json"
+_FILE = TypeAdapter(dict[str, Calibration])
 _HINT = "make the store again with plan calibrate, or leave the file out"
 
 
@@ -44,15 +44,7 @@ def read_calibrations(path: Path) -> Mapping[str, Calibration]:
 
 @lru_cache(maxsize=32)
 def _read(source: Source, _text: str) -> Mapping[str, Calibration]:
-    path, document = source.path, read_json(source)
-    if not isinstance(document, dict):
-        raise DataError(f"{named(path)}: holds no frameworks", _HINT)
-    try:
-        return {str(name): Calibration.model_validate(fields) for name, fields in document.items()}
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{named(path)}: {where}: {first['msg']}", _HINT) from error
+    return read_typed(source, _FILE)
 
 
 def text_of(calibrations: Mapping[str, Calibration]) -> str:

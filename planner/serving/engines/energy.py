@@ -60,6 +60,12 @@ def joules_per_token(points: OperatingPoints) -> Floats:
     return np.asarray(points_watts(points) * points.layouts.gpus / rate / points.job.workload.mean_osl)
 
 
+def points_lines(points: OperatingPoints, rate_rps: Floats) -> tuple[Floats, Floats]:
+    """The :func:`lines` of aggregated engines that carry ``rate_rps`` at ``points``, [n] each."""
+    chains = [(*points.key(i), int(points.budget[i])) for i in range(len(points))]
+    return lines(points.job, points.layouts, points_watts(points), rate_rps, chains)
+
+
 def lines(job: Job, layouts: Layouts, watts: Floats, rate_rps: Floats, chains: list[Any]) -> tuple[Floats, Floats]:
     """(standing, joules): what engines at points of their load take in a second whatever they are sent, and for each
     request, [n] each, both ÷ the output tokens of one. Watts bend with the load (a step that holds more sequences takes

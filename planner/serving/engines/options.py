@@ -28,7 +28,7 @@ from planner.serving.engines.disaggregated import (
     scale_up_link,
     slowest_decode,
 )
-from planner.serving.engines.energy import decode_watts, lines, points_watts, prefill_watts
+from planner.serving.engines.energy import decode_watts, lines, points_lines, prefill_watts
 from planner.serving.engines.pairing import cannot_pair, partners
 from planner.serving.engines.prefill import PrefillCandidate
 from planner.serving.engines.protocol import EngineCandidate
@@ -150,10 +150,7 @@ def aggregated(
     origin: list[EngineCandidate] = []
     for points in (s.fine for s in searches if s.fine is not None):
         rate, e2e_ms = rate_at_confidence(points.steady.rate_rps, request.confidence), points.steady.e2e_us.value / 1e3
-        energy = None
-        if request.goal == "energy":
-            chains = [(*points.key(i), int(points.budget[i])) for i in range(len(points))]
-            energy = lines(points.job, points.layouts, points_watts(points), rate, chains)
+        energy = points_lines(points, rate) if request.goal == "energy" else None
         chosen = _finalists(points, every=request.goal in BY_REQUEST)
         tables.append(_table(points.job, points.layouts, rate, e2e_ms, AGGREGATED, chosen, energy))
         origin += [AggregatedCandidate(points, i) for i in chosen]

@@ -13,9 +13,9 @@ from planner.contract.clusters import Pool
 from planner.contract.workload.slo import Bound
 from planner.serving.confirmation.confirmation import Confirmed
 from planner.serving.document import plan as plans
-from planner.serving.engines.energy import joules_per_token
+from planner.serving.engines.energy import joules_per_token, points_lines
 from planner.serving.engines.options import ServingOption
-from planner.serving.operating_points import LayoutSearch, OperatingPoints, percentile_ms
+from planner.serving.operating_points import LayoutSearch, OperatingPoints, percentile_ms, rate_at_confidence
 from planner.serving.request import PlanRequest
 
 RANKED = 8
@@ -70,7 +70,7 @@ def alternatives(
 
 def _scores(request: PlanRequest, points: OperatingPoints, rate: Floats) -> tuple[Ints, Floats]:
     """Engines that each operating point takes, alone on its pool, and the objective they reach when each carries
-    ``rate``; shape [n] each, NaN where they cannot carry the load or have no price."""
+    ``rate`` at most; shape [n] each, NaN where they cannot carry the load or have no price."""
     pool, gpus = points.job.pool, points.layouts.gpus
     sizes, back = np.unique(gpus, return_inverse=True)
     room = np.array([engines_that_fit(pool, size) for size in sizes.tolist()], dtype=np.int64)[back]
@@ -86,9 +86,19 @@ def _scores(request: PlanRequest, points: OperatingPoints, rate: Floats) -> tupl
         "cost": engines * gpus * price,
         "gpus": (engines * gpus).astype(np.float64),
         "latency": points.steady.e2e_us.value / 1e3,
-        "energy": joules_per_token(points) if request.goal == "energy" else engines,
+        "energy": _joules(request, points, engines) if request.goal == "energy" else engines,
     }[request.goal]
     return engines, np.where((engines >= 1) & (engines <= room), score, np.nan)
+
+
+def _joules(request: PlanRequest, points: OperatingPoints, engines: Ints) -> Floats:
+    """By output token, of so many engines that share the offered rate as the choice counts it, [n]: at the load that is
+    there, not at the most that they carry."""
+    wanted = request.workload.rate_rps
+    if wanted is None:
+        return joules_per_token(points)
+    standing, each = points_lines(points, rate_at_confidence(points.steady.rate_rps, request.confidence))
+    return np.asarray(engines * standing / wanted + each)
 
 
 def _best_by_layout(points: OperatingPoints, losses: Floats, chosen: set[tuple[int, ...]]) -> list[tuple[int, float]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from costmodels.models.architecture import (
@@ -17,7 +19,10 @@ from costmodels.models.architecture import (
 from costmodels.models.drafts import draft_head
 from costmodels.models.huggingface import parse_config
 from costmodels.models.mixers import CompressedAttention, KimiDeltaAttention, Mamba2, NoMixer
-from costmodels.models.registry import find_architecture
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import BUNDLED, find_architecture
+from costmodels.operations.layouts import Layouts
+from costmodels.step.memory import kv_bytes_per_sequence, weights_bytes
 from profiles.errors import InputError, Unsupported
 
 BASE: dict[str, Any] = {
@@ -138,10 +143,48 @@ def test_gemma_4_reads_keys_as_values_and_experts_beside_a_dense_half() -> None:
     experts = read(config, enable_moe_block=True, num_experts=4, top_k_experts=2, moe_intermediate_size=8)
     routed = 4 * 3 * 64 * 8 + 64 * 4 + 64 + 4
     assert experts.parameters == read(config).parameters + 4 * (routed + 3 * 64)
-    with pytest.raises(Unsupported, match="hidden_size_per_layer_input"):
-        read(config, hidden_size_per_layer_input=8)
-    with pytest.raises(Unsupported, match="num_kv_shared_layers"):
-        read(config, num_kv_shared_layers=2)
+
+
+def test_gemma_4_e_models_have_an_input_for_every_layer_and_share_caches() -> None:
+    config = DENSE | {
+        "model_type": "gemma4_text",
+        "sliding_window": 128,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "global_head_dim": 32,
+    }
+    alone = read(config)
+    with_inputs = read(config, hidden_size_per_layer_input=8, vocab_size_per_layer_input=50)
+    each = 2 * 8 * 64 + 64  # gate, projection and norm
+    assert with_inputs.parameters == alone.parameters + 4 * (50 * 8 + each + 64 * 8) + 8
+
+    shared = read(config, num_kv_shared_layers=2)
+    assert shared.parameters == alone.parameters, "the checkpoint has the keys and values that are not used"
+    wide = read(config, num_kv_shared_layers=2, use_double_wide_mlp=True)
+    assert wide.parameters == alone.parameters + 2 * FEED_FORWARD
+    layouts = Layouts.of([(1, 1, 1, 1, 1), (2, 1, 1, 1, 1)])
+    half = kv_bytes_per_sequence(shared, choose_precision(shared), layouts, 1000.0)
+    whole = kv_bytes_per_sequence(alone, choose_precision(alone), layouts, 1000.0)
+    np.testing.assert_allclose(half * 2, whole)
+
+    inputs = weights_bytes(with_inputs, choose_precision(with_inputs), layouts)
+    none = weights_bytes(alone, choose_precision(alone), layouts)
+    split, copied = 4 * (50 * 8 + 64 * 8) + 8, 4 * each
+    np.testing.assert_allclose(inputs - none, 2.0 * np.array([split + copied, split / 2 + copied]))
+    with pytest.raises(InputError, match="num_kv_shared_layers"):
+        read(config, num_kv_shared_layers=3)
+    experts = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 8}
+    with pytest.raises(Unsupported, match="use_double_wide_mlp"):
+        read(config, use_double_wide_mlp=True, **experts)
+
+
+def test_gemma_4_e4b_is_as_large_as_llama_cpp_counts_it_and_its_audio_encoder_is_read() -> None:
+    model = find_architecture("google/gemma-4-E4B-it")
+    assert model.parameters == pytest.approx(7.52e9, abs=0.005e9)
+    assert model.audio_parameters == pytest.approx(305e6, rel=0.02)
+    config = json.loads((BUNDLED / "google--gemma-4-E4B.json").read_text())["config"]
+    assert parse_config(config | {"audio_config": None}, "deaf").audio_parameters == 0
+    with pytest.raises(InputError, match="audio_config"):
+        parse_config(config | {"audio_config": 7}, "broken")
 
 
 # --- mixers -----------------------------------------------------------------------------------------------

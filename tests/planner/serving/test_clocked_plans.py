@@ -135,3 +135,9 @@ def test_where_the_response_was_not_measured_confidence_costs_more(planned: Any)
     assert lost(known) > 0
     width = [planned(each).prediction.engines[0].tpot_ms.mean for each in (asked, known)]
     assert width[0].high / width[0].value > width[1].high / width[1].value * 0.9
+
+
+def test_no_alternative_takes_fewer_joules_than_the_plan_that_is_proven_to_take_the_fewest(planned: Any) -> None:
+    made = planned({**BUSY, "objective": "energy", "clock": "any"})
+    assert made.alternatives.ranked
+    assert all(other.loses_by > -1e-6 for other in made.alternatives.ranked)

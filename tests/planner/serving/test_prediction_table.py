@@ -277,3 +277,22 @@ def test_answers_of_one_token_have_no_time_per_token(load: dict[str, str]) -> No
     assert value(answer, "ttft_ms_mean") > 0
     assert value(answer, "ttft_ms_low") <= value(answer, "ttft_ms_mean") <= value(answer, "ttft_ms_high")
     assert set(answer.filter(regex="^(tpot|itl)_ms").iloc[0]) == {""}
+    if load["concurrency"]:  # the first token is the answer, and users in flight are rate × time
+        assert value(answer, "e2e_ms_mean") == value(answer, "ttft_ms_mean")
+        assert value(answer, "output_tokens_per_s_per_gpu") * 2 * value(answer, "ttft_ms_mean") / 1e3 == pytest.approx(
+            4, rel=1e-3
+        )
+
+
+def test_a_build_without_a_version_is_of_its_date() -> None:
+    answer = predict(
+        rows(
+            {"version": "gpt-oss-dev", "date": "2026-01-20"},
+            {"date": "2026-01-20"},
+            {"version": "gpt-oss-dev"},
+            {"version": "v0.11.0-dev", "date": "2026-01-20"},
+        )
+    )
+    releases = answer["release"].tolist()
+    assert releases[0] == releases[1] != releases[2]
+    assert releases[3].startswith("0.11.0")
