@@ -88,7 +88,12 @@ def _understood(model: str) -> Architecture | None:
         note += f", every linear layer in {reading.precision} as its name says; which layers it leaves in 16 bits "
         note += "only its own config.json tells"
         return dataclasses.replace(
-            relative, name=model, weight_precision=reading.precision, exceptions=(), notes=(*relative.notes, note)
+            relative,
+            name=model,
+            weight_precision=reading.precision,
+            exceptions=(),
+            cache_scheme=None,
+            notes=(*relative.notes, note),
         )
     return None
 

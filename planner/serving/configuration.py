@@ -137,8 +137,8 @@ class EngineNamed(Document):
     ] = None
     kv_precision: Annotated[
         Name | None,
-        Field(description="of the KV cache: bf16 (default) or fp8"),
-        Option("KV cache: bf16 (default) or fp8.", ENGINE),
+        Field(description="of the KV cache: bf16 or fp8 (default: what the framework takes for the checkpoint)"),
+        Option("KV cache: bf16 or fp8 (default: what the framework takes for the checkpoint).", ENGINE),
     ] = None
     tp: Annotated[
         Count | None, Field(description="tensor parallel"), Option("Tensor parallel.", ENGINE, metavar="N")

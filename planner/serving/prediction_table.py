@@ -25,7 +25,7 @@ from costmodels.step.communication import Network
 from planner.contract.engine import NOTHING
 from planner.contract.models import drafting_with, read_draft
 from planner.contract.progress import Step
-from planner.contract.words import cell, columns_meant, precision_of
+from planner.contract.words import cell, columns_meant, precision_on
 from planner.contract.workload.workload import Speculation, Workload, parse_workload
 from planner.serving.asked_engines import AskedEngine, Room, load_of
 from planner.serving.asked_rows import (
@@ -242,11 +242,11 @@ def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[As
     _, gpu_name, framework_at, weights, kv, images, greedy, speculative, state = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     families().require_measured_widths(model)
-    precision = precision_of(model, weights, kv)
+    precision, kept = precision_on(framework, gpu, model, weights, kv)
     framework.check_runs(precision, gpu)
     for row in rows:
         out["release"][row.index] = framework.release.version
-        told = (framework.told(PREDICTED), framework.told_of_weights(precision, gpu), _lengths_told(row.workload))
+        told = (framework.told(PREDICTED), framework.told_of_weights(precision, gpu), kept, _lengths_told(row.workload))
         out["note"][row.index] = "; ".join(filter(None, told))
     node = catalogue.default_node(gpu)
     layouts = Layouts.of([row.layout for row in rows])

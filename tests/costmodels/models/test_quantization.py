@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from costmodels.models.architecture import CacheScheme
 from costmodels.models.huggingface import parse_config
 from costmodels.models.registry import find_architecture
-from profiles.errors import Unsupported
+from profiles.errors import InputError, Unsupported
 from tests.costmodels.models.tiny import TINY
 
 
@@ -64,6 +65,47 @@ def unquantized(model: str) -> tuple[str, ...]:
 )
 def test_weight_precision_is_read(quantization: dict[str, Any], precision: str) -> None:
     assert parse_config(TINY | {"quantization_config": quantization}, "t").weight_precision == precision
+
+
+FP8 = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False}
+GROUPS = {"g": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}}
+COMPRESSED = {"quant_method": "compressed-tensors", "config_groups": GROUPS}
+NVIDIA = {"quant_method": "modelopt", "quant_algo": "FP8"}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "scheme"),
+    [
+        (COMPRESSED | {"kv_cache_scheme": FP8}, CacheScheme("compressed-tensors", "fp8")),
+        (COMPRESSED | {"kv_cache_scheme": FP8 | {"type": "int"}}, CacheScheme("compressed-tensors", "int8")),
+        (COMPRESSED | {"kv_cache_scheme": None}, None),
+        (COMPRESSED | {"kv_cache_quant_algo": "FP8"}, None),  # ModelOpt's word
+        (COMPRESSED, None),
+        (NVIDIA | {"kv_cache_quant_algo": "FP8"}, CacheScheme("modelopt", "fp8")),
+        (NVIDIA | {"kv_cache_scheme": FP8}, CacheScheme("modelopt", "fp8")),
+        (NVIDIA | {"kv_cache_scheme": None, "kv_cache_quant_algo": "NVFP4"}, CacheScheme("modelopt", "nvfp4")),
+        (NVIDIA | {"kv_cache_quant_algo": None}, None),
+        (NVIDIA | {"kv_cache_quant_algo": "NONE"}, None),
+        (NVIDIA, None),
+        ({"quant_method": "fp8", "kv_cache_scheme": "static"}, None),  # AutoFP8's, which no engine follows unasked
+    ],
+)
+def test_the_cache_that_a_checkpoint_asks_for_is_read(quantization: dict[str, Any], scheme: CacheScheme | None) -> None:
+    assert parse_config(TINY | {"quantization_config": quantization}, "t").cache_scheme == scheme
+
+
+@pytest.mark.parametrize(
+    ("quantization", "key"),
+    [
+        (COMPRESSED | {"kv_cache_scheme": FP8 | {"num_bits": 7}}, "kv_cache_scheme"),
+        (COMPRESSED | {"kv_cache_scheme": "fp8"}, "kv_cache_scheme"),
+        (COMPRESSED | {"kv_cache_scheme": {"num_bits": [8], "type": "float"}}, "kv_cache_scheme"),
+        (NVIDIA | {"kv_cache_quant_algo": 8}, "kv_cache_quant_algo"),
+    ],
+)
+def test_a_cache_that_no_quantizer_writes_is_refused(quantization: dict[str, Any], key: str) -> None:
+    with pytest.raises(InputError, match=f"config key '{key}' = .* is not what any quantizer writes"):
+        parse_config(TINY | {"quantization_config": quantization}, "t")
 
 
 def test_a_mixed_checkpoint_is_called_by_what_most_of_it_is_stored_in() -> None:
