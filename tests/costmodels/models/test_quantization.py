@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from costmodels.models.architecture import CacheScheme
 from costmodels.models.huggingface import parse_config
-from costmodels.models.registry import find_architecture
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import BUNDLED, find_architecture
+from costmodels.operations.layouts import Layouts
+from costmodels.step.memory import weights_bytes
 from profiles.errors import InputError, Unsupported
 from tests.costmodels.models.tiny import TINY
 
@@ -153,3 +157,18 @@ def test_a_checkpoint_may_store_its_layers_differently() -> None:
     assert (model.weight_precision, model.exceptions) == ("fp8", ())
     left_alone = (("attention_qkv", "bf16"), ("attention_output", "bf16"))
     assert [(group.count, group.exceptions) for group in model.layer_groups] == [(2, ()), (1, left_alone)]
+
+
+@pytest.mark.parametrize(("kv_heads", "gib"), [(16, 57.75), (8, 56.76)])
+def test_llama_405b_in_fbgemm_fp8_is_as_large_as_its_engines_log(kv_heads: int, gib: float) -> None:
+    """Attention and the first and last feed-forward stay in 16 bits. The log (57.75 GiB of each of 8 GPUs) is of the
+    checkpoint as first released, with every KV head twice: huggingface/blog#2345 has its cache, 0.984 GiB of 1,024
+    tokens, twice what the 8 heads of today's config take."""
+    kept = [f"model.layers.{layer}.self_attn.{name}_proj" for layer in range(126) for name in "qkvo"]
+    kept += [f"model.layers.{layer}.mlp.{name}_proj" for layer in (0, 125) for name in ("gate", "up", "down")]
+    config = json.loads((BUNDLED / "meta-llama--Llama-3.1-405B.json").read_text())["config"]
+    config["num_key_value_heads"] = kv_heads
+    config["quantization_config"] = {"quant_method": "fbgemm_fp8", "modules_to_not_convert": ["lm_head", *kept]}
+    model = parse_config(config, "405b")
+    got = weights_bytes(model, choose_precision(model), Layouts.of([(8, 1, 1, 1, 8)]))
+    assert float(got[0]) / 2**30 == pytest.approx(gib, abs=0.02)
