@@ -19,6 +19,9 @@ from profiles.values import shown
 
 __all__ = ["Candidates", "Engine", "FleetChoice", "NodePool", "Objective", "choose_fleet"]
 
+_IDLE = 1e-6
+"""Share of an engine's capacity below which a programme leaves it idle: solvers are no more exact."""
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -133,6 +136,8 @@ def _chosen(ask: Question, time_limit_s: float) -> FleetChoice:
             "raise time_limit_s, or offer fewer candidates",
         )
     counts = np.rint(solution.values).astype(np.int64)
+    if objective == "energy" and rate_rps is None:
+        counts[: len(model.kept)] = _working(candidates.capacity_rps[model.kept], counts, solution.values)
     engines = np.zeros(len(candidates.pool), np.int64)
     engines[model.kept] = counts[: len(model.kept)]
     shares = _shares(candidates, engines, rate_rps if objective in BY_REQUEST else None)
@@ -149,6 +154,14 @@ def _chosen(ask: Question, time_limit_s: float) -> FleetChoice:
         replace(solution, values=engines.astype(np.float64)),
         _binding(ask, solution, engines, shares),
     )
+
+
+def _working(capacity: Floats, counts: Ints, values: Floats) -> Ints:
+    """Engines that carry something, shape [m]: others cost the programme nothing where nothing stands, and would be
+    counted as filled. ``values``: the programme's, of which the second m are rates, in the highest ``capacity``."""
+    m = len(capacity)
+    filled = values[m : 2 * m] * capacity.max() / capacity
+    return np.asarray(np.minimum(counts[:m], np.ceil(filled - _IDLE).astype(np.int64)))
 
 
 def _fastest_pair(ask: Question, time_limit_s: float) -> FleetChoice:

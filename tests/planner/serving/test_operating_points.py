@@ -182,8 +182,10 @@ def test_an_engine_at_its_capacity_is_at_its_own_point(bounded: LayoutSearch) ->
     i = best(points)
     loaded = at_load(points, i, float(points.steady.rate_rps.value[i]))
     assert len(loaded) == 1
-    assert loaded.concurrency[0] == points.concurrency[i]
-    assert loaded.steady.tpot_us.value[0] == points.steady.tpot_us.value[i]
+    # Or at one of fewer sequences that carries as much: steps need not be quicker for more of them.
+    assert loaded.concurrency[0] <= points.concurrency[i]
+    assert loaded.steady.rate_rps.value[0] >= points.steady.rate_rps.value[i]
+    assert loaded.steady.tpot_us.value[0] <= points.steady.tpot_us.value[i]
 
 
 def test_an_engine_under_less_load_runs_the_fewest_sequences_that_carry_it(bounded: LayoutSearch) -> None:
@@ -194,7 +196,7 @@ def test_an_engine_under_less_load_runs_the_fewest_sequences_that_carry_it(bound
     concurrency = [float(p.concurrency[0]) for p in loads]
     assert concurrency == sorted(concurrency)
     assert concurrency[0] == IDLE
-    assert concurrency[-1] == points.concurrency[i]
+    assert concurrency[-1] <= points.concurrency[i]
     for share, p in zip((0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0), loads, strict=True):
         assert p.within[0]
         assert p.steady.rate_rps.value[0] >= capacity * share * (1 - 1e-9)

@@ -125,3 +125,9 @@ def test_the_unit_of_the_rate_does_not_matter(
     before = optimum(pools, c, mode[0], asked)
     after = optimum(pools, scaled, mode[0], asked * unit if asked else None)
     assert after == pytest.approx(before * (unit if mode[0] == "throughput" else 1.0), rel=CLOSE)
+
+
+def test_an_engine_that_costs_more_joules_is_not_taken_because_it_is_there() -> None:
+    pools = [pool(name, 1, 3, 1.0) for name in "AB"]
+    thrifty, other = (1, 1, 1, 1.0, 1.0), (0, 1, 1, 1.0, 2.0)
+    assert optimum(pools, candidates(thrifty, other), "energy", None) == pytest.approx(1.0)
