@@ -83,6 +83,10 @@ def with_files(
         from planner.contract.models import read_model
 
         out["model"] = read_model(_at(folder, model))
+    if isinstance(draft := out.get("draft_model"), str):
+        from planner.contract.models import read_draft
+
+        out["draft_model"] = read_draft(_at(folder, draft))
     if isinstance(cluster := out.get("cluster"), str):
         from planner.contract.clusters import parse_cluster
 

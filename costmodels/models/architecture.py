@@ -367,6 +367,14 @@ class DraftModule:
 
 
 @dataclass(frozen=True)
+class CacheScheme:
+    """How a checkpoint asks for its KV cache to be kept, beside what wrote that down."""
+
+    writer: Literal["modelopt", "compressed-tensors"]
+    format: str  # fp8, nvfp4, int8, or a word that is not ours
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A language model, as served, with the image encoder and the draft module it may have beside it."""
 
@@ -382,6 +390,7 @@ class Architecture:
     # (part, precision) where most layers store a part otherwise: parts are "attention_qkv", "attention_output",
     # "dense", "experts" and "shared_experts". Embedding, head, norms and routers always are 16 bits.
     exceptions: tuple[tuple[str, str], ...] = ()
+    cache_scheme: CacheScheme | None = None
     weight_group: int = 0  # values along a row that share a scale, of the format with the fewest bits; 0: not said
     moe_layers: tuple[int, ...] = ()  # which layers of the model, in order, have experts
     vision: VisionTower | None = None

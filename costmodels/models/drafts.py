@@ -12,6 +12,9 @@ from profiles.errors import InputError, Unsupported
 
 _EAGLE = ("LlamaForCausalLMEagle", "EagleLlamaForCausalLM", "EAGLEModel")
 _EAGLE3 = ("LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM", "Eagle3Speculator")
+_SIXTEEN_BITS = tuple(
+    (part, "bf16") for part in ("attention_qkv", "attention_output", "dense")
+)  # as they are published
 _FEATURES = 3  # hidden states of the model, from a low, a middle and a high layer, that EAGLE-3 joins
 
 
@@ -40,10 +43,10 @@ def draft_head(config: Mapping[str, Any], target: Architecture, name: str) -> Dr
     attention = grouped_query(fields, kv_heads=fields.size("num_attention_heads"), head_dim=even_head_dim(fields))(0)
     count, ffn = fields.size("num_hidden_layers", 1), dense_layer(fields)
     if kind in _EAGLE:  # no norm before the layer nor before the head
-        return DraftModule((LayerGroup(count, attention, ffn, norms=1),), joining=2 * hidden * hidden + hidden)
+        return DraftModule((LayerGroup(count, attention, ffn, 1, _SIXTEEN_BITS),), joining=2 * hidden * hidden + hidden)
     # Queries, keys and values are read off hidden state and embedding side by side, each with a norm; before them
     # the features of three of the model's layers are joined, behind them is a head of its own vocabulary.
     joining = hidden * (attention.heads * attention.head_dim + attention.kv_elements_per_token())
     head = fields.size("draft_vocab_size", target.vocabulary) * hidden + hidden
     own = _FEATURES * target.hidden * hidden + head
-    return DraftModule((LayerGroup(count, attention, ffn, norms=3),), joining, own)
+    return DraftModule((LayerGroup(count, attention, ffn, 3, _SIXTEEN_BITS),), joining, own)

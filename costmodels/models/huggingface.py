@@ -74,6 +74,7 @@ def parse_config(config: Mapping[str, Any], name: str) -> Architecture:
         weight_precision=main,
         excluded=("vision tower",) if wrapper and vision is None else (),
         exceptions=tuple((part, precision) for part, precision in prevailing.items() if precision != main),
+        cache_scheme=stored.cache,
         weight_group=stored.group,
         moe_layers=tuple(i for i, (_, ffn) in enumerate(decoder.layers) if isinstance(ffn, MixtureOfExperts)),
         vision=vision,

@@ -75,7 +75,8 @@ def _served(published: str) -> str:
 
 def choose_precision(model: Architecture, weights: str | None = None, kv: str | None = None) -> Precision:
     """The precision to run ``model`` in: as published unless ``weights`` says otherwise; KV cache in bf16
-    unless ``kv`` (in fp32 beside fp32 weights, as engines have it).
+    unless ``kv`` (in fp32 beside fp32 weights, as engines have it). What an engine takes when nothing is said:
+    :func:`costmodels.serving.frameworks.caches.default_cache`.
 
     Raises:
         InputError: a precision that is unknown, or that cannot be made from the checkpoint.

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from costmodels.models.architecture import CacheScheme
 from costmodels.models.module_names import Rules, rules_of
 from costmodels.models.precision import SCALE_GROUPS
 from profiles.errors import InputError, Unsupported
@@ -44,7 +45,8 @@ _QUANTIZED_NAME = re.compile(
 @dataclass(frozen=True)
 class Storage:
     """``default`` is the precision of every linear layer that no rule names; ``group``: values along a row that share
-    a scale, of the format with the fewest bits (0: a whole row or matrix); ``notes``: what is only roughly so.
+    a scale, of the format with the fewest bits (0: a whole row or matrix); ``notes``: what is only roughly so;
+    ``cache``: how the KV cache is to be kept, where the checkpoint says so.
 
     Embedding, head, norms and routers stay in 16 bits in every format that is read here.
     """
@@ -53,6 +55,7 @@ class Storage:
     rules: Rules = field(default_factory=lambda: rules_of({}, ""))
     notes: tuple[str, ...] = ()
     group: int = 0
+    cache: CacheScheme | None = None
 
 
 def storage(config: Mapping[str, Any], model: str) -> Storage:
@@ -90,7 +93,35 @@ def storage(config: Mapping[str, Any], model: str) -> Storage:
             "compressed-tensors, bitsandbytes)",
             quant_method=method,
         )
-    return replace(found, group=_group_size(quantization, groups, model))
+    return replace(
+        found, group=_group_size(quantization, groups, model), cache=_cache_scheme(method, quantization, model)
+    )
+
+
+def _cache_scheme(method: str, quantization: Mapping[str, Any], model: str) -> CacheScheme | None:
+    """``kv_cache_scheme`` of compressed-tensors and of ModelOpt, or ModelOpt's ``kv_cache_quant_algo``; other writers'
+    words for it no engine reads."""
+    if method not in ("modelopt", "compressed-tensors"):
+        return None
+    key = "kv_cache_scheme"
+    said = quantization.get(key)
+    if not said and method == "modelopt":
+        key = "kv_cache_quant_algo"
+        said = quantization.get(key)
+    if said is None or said == {} or (isinstance(said, str) and said.casefold() in ("", "none")):
+        return None
+    if isinstance(said, Mapping):
+        bits, kind = said.get("num_bits"), said.get("type")
+        names = {(8, "float"): "fp8", (4, "float"): "nvfp4", (8, "int"): "int8", (4, "int"): "int4"}
+        if isinstance(bits, int) and isinstance(kind, str) and (bits, kind) in names:
+            return CacheScheme("modelopt" if method == "modelopt" else "compressed-tensors", names[bits, kind])
+    elif isinstance(said, str) and method == "modelopt":
+        return CacheScheme("modelopt", said.casefold())
+    raise InputError(
+        f"{model}: config key {key!r} = {shown(said)}: is not what any quantizer writes",
+        "give the model's own config.json",
+        field=key,
+    )
 
 
 def _group_size(quantization: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], model: str) -> int:

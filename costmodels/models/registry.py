@@ -88,7 +88,12 @@ def _understood(model: str) -> Architecture | None:
         note += f", every linear layer in {reading.precision} as its name says; which layers it leaves in 16 bits "
         note += "only its own config.json tells"
         return dataclasses.replace(
-            relative, name=model, weight_precision=reading.precision, exceptions=(), notes=(*relative.notes, note)
+            relative,
+            name=model,
+            weight_precision=reading.precision,
+            exceptions=(),
+            cache_scheme=None,
+            notes=(*relative.notes, note),
         )
     return None
 
@@ -187,17 +192,34 @@ def read_config(model: str) -> tuple[str, dict[str, Any], Path | None] | None:
     return _config_at(path)
 
 
+def read_head(text: str) -> tuple[str, dict[str, Any]]:
+    """(name, ``config.json``) of a draft head that is given as a path.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, or it is not a JSON object.
+    """
+    path = _existing(text)
+    if path is None:
+        raise InputError(
+            f"draft_model: {shown(text)} is no file",
+            "give the config.json of an EAGLE or EAGLE-3 head, or its folder",
+            field="draft_model",
+        )
+    name, config, _ = _config_at(path, "draft_model")
+    return name, config
+
+
 QUANTIZATION_FILE = "hf_quant_config.json"
 """Beside ``config.json``; beside ``NAME_config.json``, where many are in one folder, with ``NAME_`` before it."""
 
 
-def _config_at(path: Path) -> tuple[str, dict[str, Any], Path | None]:
+def _config_at(path: Path, field: str = "model") -> tuple[str, dict[str, Any], Path | None]:
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
         raise InputError(
-            f"model: {str(path)!r} holds no config.json",
+            f"{field}: {str(path)!r} holds no config.json",
             "name the folder of a Hugging Face model, or its config.json",
-            field="model",
+            field=field,
         )
     config = _read_json(file)
     # NVIDIA ModelOpt keeps the quantization beside the config: without it the weights would look 16 bits wide

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PlainValidator
 
 from planner.contract.documents import LONGEST_TEXT, Document, Name, checked
+from profiles.errors import InputError
 from profiles.values import shown
 
 if TYPE_CHECKING:
@@ -52,6 +54,11 @@ ModelInput = Annotated[str | ModelConfig, PlainValidator(_model, json_schema_inp
 ModelAsked = Annotated[ModelInput, Field(description="bundled name (`plan models`), or a config.json as an object")]
 
 
+DraftAsked = Annotated[
+    ModelInput | None, Field(description="config.json of an EAGLE or EAGLE-3 head, as an object; null: the model's own")
+]
+
+
 def architecture_of(model: str | ModelConfig) -> Architecture:
     """What a request's ``model`` is. No file is read: requests reach services too.
 
@@ -65,6 +72,26 @@ def architecture_of(model: str | ModelConfig) -> Architecture:
     if isinstance(model, str):
         return find_architecture(model, allow_paths=False)
     return parse_config(model.config, model.name)
+
+
+def drafting_with(model: Architecture, draft: str | ModelConfig | None) -> Architecture:
+    """``model`` with the head ``draft`` in place of its own draft module; as it is without one.
+
+    Raises:
+        InputError: ``draft`` is a name, or a head for another model.
+        Unsupported: it is no head that is modelled.
+    """
+    from costmodels.models.drafts import draft_head
+
+    if draft is None:
+        return model
+    if isinstance(draft, str):
+        raise InputError(
+            f"draft_model: {shown(draft)} is a name, and no draft heads are bundled",
+            "give the config.json of an EAGLE or EAGLE-3 head, or its folder",
+            field="draft_model",
+        )
+    return replace(model, draft=draft_head(draft.config, model, f"draft_model: {draft.name}"))
 
 
 def read_model(text: str) -> str | ModelConfig:
@@ -85,3 +112,15 @@ def read_model(text: str) -> str | ModelConfig:
         return text
     name, config, folder = found
     return ModelConfig(name=name, config=config, checkpoint=None if folder is None else str(folder))
+
+
+def read_draft(text: str) -> ModelConfig:
+    """The draft head whose ``config.json``, or folder, a user names.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, or it is not a JSON object.
+    """
+    from costmodels.models.registry import read_head
+
+    name, config = read_head(text)
+    return ModelConfig(name=name, config=config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +18,8 @@ from profiles.values import shown
 if TYPE_CHECKING:  # deferred: the words of requests are needed where no model is (--help)
     from costmodels.models.architecture import Architecture
     from costmodels.models.precision import Precision
+    from costmodels.serving.frameworks.framework import Framework
+    from profiles.hardware import Gpu
 
 
 class Words(BaseModel):
@@ -49,6 +52,25 @@ def precision_of(model: Architecture, weights: str | None = None, kv: str | None
     from costmodels.models.precision import choose_precision
 
     return choose_precision(model, weights_precision(weights, model), kv and kv_precision(kv))
+
+
+def precision_on(
+    framework: Framework, gpu: Gpu, model: Architecture, weights: str | None = None, kv: str | None = None
+) -> tuple[Precision, str]:
+    """(as :func:`precision_of`, with the cache that the framework keeps where nobody says it; what decides that, for
+    the reader, empty where there is nothing to tell).
+
+    Raises:
+        Unsupported: the checkpoint's own cache, which the framework takes, is not modelled; also as
+            :func:`precision_of`.
+    """
+    from costmodels.serving.frameworks.caches import default_cache
+
+    found = precision_of(model, weights, kv)
+    if kv is not None:
+        return found, ""
+    default = default_cache(framework, model, gpu, found)
+    return replace(found, kv=default.precision), default.told
 
 
 def weights_word(word: str) -> str:

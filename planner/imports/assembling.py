@@ -14,7 +14,7 @@ from planner.contract.exported import ExportedDeployment
 from planner.contract.models import ModelConfig
 from planner.contract.provenance import unmeasured
 from planner.contract.published import validated
-from planner.imports.engine_read import Beside, EngineRead, StartedEngine, engine_read, model_served
+from planner.imports.engine_read import Beside, EngineRead, StartedEngine, cache_taken, engine_read, model_served
 from planner.imports.exported import as_exported, gpu_of, role_of
 from profiles.errors import Unsupported
 from profiles.hardware import on_demand_price
@@ -167,7 +167,9 @@ def _assumed(id_: str, engine: EngineRead, model: Architecture) -> list[Assumed]
     if not engine.said.quantize:
         out.append(Assumed(engine=id_, field="weights_precision", value=engine.weights, source=own))
     if engine.said.kv in (None, "auto"):
-        out.append(Assumed(engine=id_, field="kv_precision", value=engine.kv, source=source))
+        why = cache_taken(engine.said, model, engine.gpu).why
+        told = f"{source}; {why}" if why else source
+        out.append(Assumed(engine=id_, field="kv_precision", value=engine.kv, source=told))
     return out
 
 

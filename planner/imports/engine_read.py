@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from costmodels.models.architecture import Architecture
+from costmodels.models.precision import choose_precision
+from costmodels.serving.frameworks.caches import CacheDefault, default_cache
 from costmodels.serving.recipe import Recipe, Started
 from planner.contract.engine import Layout, Limits, Role
 from planner.contract.models import ModelConfig, architecture_of
@@ -261,15 +263,18 @@ def weights_of(said: EngineSaid, model: Architecture) -> str:
     return published
 
 
+def cache_taken(said: EngineSaid, model: Architecture, gpu: Gpu) -> CacheDefault:
+    """What the framework takes where nobody says it."""
+    weights = weights_of(said, model)
+    precision = choose_precision(model, None if weights == model.weight_precision else weights)
+    return default_cache(said.framework, model, gpu, precision)
+
+
 def kv_of(said: EngineSaid, model: Architecture, gpu: Gpu) -> str:
     """Our name of the precision of the cache. Raises Unsupported where it is not modelled."""
-    table = meanings(said.framework.name)
     if said.kv in (None, "auto"):
-        least = table.sparse_kv_in_8_bits_from
-        if least is not None and model.is_sparse and (gpu.compute_capability or 0.0) >= least:
-            return "fp8"
-        return said.framework.capabilities.caches.get(model.model_type, ("bf16",))[0]
-    known, kept = table.kv, said.framework.capabilities.caches.get(model.model_type)
+        return cache_taken(said, model, gpu).precision
+    known, kept = meanings(said.framework.name).kv, said.framework.capabilities.caches.get(model.model_type)
     if said.kv not in known:
         raise Unsupported(
             f"--kv-cache-dtype {shown(str(said.kv))}: is not modelled", f"modelled are {', '.join(known)} and auto"

@@ -42,7 +42,6 @@ class Meanings(BaseModel):
     gone: dict[str, str]
     file: dict[str, str] = {}
     gathers: tuple[str, ...] = ()  # names of exchanges by which all ranks gather all tokens
-    sparse_kv_in_8_bits_from: float | None = None  # CUDA compute capability; of sparse attention, when nothing is said
 
 
 @cache

@@ -13,7 +13,7 @@ from costmodels.serving.recipe import Recipe
 from planner.contract.deployment import DeploymentDocument
 from planner.contract.engine import Limits, Role
 from planner.contract.models import architecture_of
-from planner.contract.words import precision_of
+from planner.contract.words import precision_on
 from planner.imports.assembling import document_of
 from planner.imports.dialects import EngineSaid
 from planner.imports.engine_read import Beside, EngineRead
@@ -92,7 +92,7 @@ def deployment_of_shapes(text: str, asked: EngineAsked, catalogue: Catalogue = S
     shapes = parse_shapes(text)
     model, gpu = architecture_of(asked.model), catalogue.find_gpu(asked.gpu)
     framework = find_framework(asked.framework)
-    precision = precision_of(model, asked.precision, asked.kv_precision)
+    precision, _ = precision_on(framework, gpu, model, asked.precision, asked.kv_precision)
     framework.check_runs(precision, gpu)
     started = Recipe(**asked.recipe).started(framework, gpu, model)
     limits = Limits(

@@ -32,11 +32,16 @@ if TYPE_CHECKING:
 LOAD = ("isl", "osl", "spread", "concurrency", "rate")
 """Short forms of what ``workload`` says; a column that is filled in goes before it."""
 
-FindModel = Callable[[str], Architecture]
+BESIDE = "\0"
+"""Between a model's name and that of the head that it drafts with."""
+
+FindModel = Callable[[str, str], Architecture]
+"""What the columns ``model`` and ``draft_model`` name; "" for no head of its own."""
+
 FindWorkload = Callable[[str], Workload]
 FindLoads = Callable[[Architecture], "Loads"]
 
-Group = tuple[str, str, str, str | None, str | None, PromptImages | None, bool, OperatingState | None]
+Group = tuple[str, str, str, str | None, str | None, PromptImages | None, bool, bool, OperatingState | None]
 """What rows that are predicted together share."""
 
 FEWEST_REQUESTS = 100
@@ -85,7 +90,7 @@ class AskedRow:
     @property
     def group(self) -> Group:
         engine = self.model, self.gpu, self.framework, self.precision, self.kv_precision
-        return (*engine, self.images, self.greedy, self.state)
+        return (*engine, self.images, self.greedy, self.workload.speculation is not None, self.state)
 
     @property
     def greedy(self) -> bool:
@@ -111,7 +116,9 @@ def asked_row(
     _check_one_engine(record)
     framework = find_framework(release_asked(record))
     record = framework.in_our_words({name: value for name, value in record.items() if value})
-    model = find_model(record["model"])
+    head = record.get("draft_model", "")
+    named = f"{record['model']}{BESIDE}{head}" if head else record["model"]
+    model = find_model(record["model"], head)
     gpu = catalogue.find_gpu(record["gpu"]).name
     wide, node = wide_asked(record), catalogue.default_node(catalogue.find_gpu(gpu))
     on = EngineMachines(framework, catalogue.find_gpu(gpu), node.gpus, find_fabric(node.default_fabric))
@@ -124,6 +131,11 @@ def asked_row(
     if record.get("images") or record.get("image"):
         asked = parse_images(record.get("images", ""), record.get("image", ""), "images")
         work = work.model_copy(update={"images": asked})
+    if head and work.speculation is None:
+        raise InputError(
+            "draft_model: has no effect where nothing is drafted",
+            "write draft=4,acceptance=0.7 in the workload, with the share that you see accepted",
+        )
     if work.images is not None and work.spread is not None and work.concurrency is not None:
         raise InputError(
             "images: are as long in every prompt, and those of the users at once differ in length",
@@ -132,7 +144,7 @@ def asked_row(
     work = counted(work, model)
     return AskedRow(
         index,
-        record["model"],
+        named,
         gpu,
         framework.spec,
         record.get("precision") or None,

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from planner.contract.documents import PLAIN_NUMBER, Document, Name
 from planner.contract.engine import FrameworkName
-from planner.contract.models import ModelAsked
+from planner.contract.models import DraftAsked, ModelAsked
 from planner.contract.options import RELEASE_HELP, Option
 from planner.contract.words import folded
 from planner.contract.workload.workload import WorkloadOrNone
@@ -118,6 +118,12 @@ DispatchTokensAsked = Annotated[
 ]
 
 
+DraftModelAsked = Annotated[
+    DraftAsked,
+    Option("EAGLE or EAGLE-3 head that it drafts with: its config.json, or its folder.", RECIPE, metavar="FILE"),
+]
+
+
 class EngineNamed(Document):
     """One engine: model, GPUs, precision and layout."""
 
@@ -131,8 +137,8 @@ class EngineNamed(Document):
     ] = None
     kv_precision: Annotated[
         Name | None,
-        Field(description="of the KV cache: bf16 (default) or fp8"),
-        Option("KV cache: bf16 (default) or fp8.", ENGINE),
+        Field(description="of the KV cache: bf16 or fp8 (default: what the framework takes for the checkpoint)"),
+        Option("KV cache: bf16 or fp8 (default: what the framework takes for the checkpoint).", ENGINE),
     ] = None
     tp: Annotated[
         Count | None, Field(description="tensor parallel"), Option("Tensor parallel.", ENGINE, metavar="N")
@@ -186,6 +192,7 @@ class MemoryRequest(EngineAsked):
         Field(strict=True, description="load the model's draft module too (MTP, EAGLE)"),
         Option("Load the model's draft module too (MTP, EAGLE).", RECIPE),
     ] = False
+    draft_model: DraftModelAsked = None
     workload: Annotated[
         WorkloadOrNone,
         Field(description="requests that it is to hold, short form (isl=4000,osl=500) or object; null: the longest"),

@@ -19,9 +19,9 @@ from costmodels.serving.frameworks.framework import Framework, find_framework
 from costmodels.serving.memory import GIB, Loaded, Memory, StepLimits, engine_memory
 from costmodels.serving.recipe import Recipe, Started
 from costmodels.step.memory import kv_bytes_per_sequence
-from planner.contract.models import architecture_of
+from planner.contract.models import architecture_of, drafting_with
 from planner.contract.provenance import unmeasured
-from planner.contract.words import precision_of
+from planner.contract.words import precision_on
 from planner.contract.workload.workload import Workload
 from planner.serving.configuration import MemoryRequest
 from planner.serving.images import counted
@@ -89,10 +89,10 @@ class _Engine:
 
     @classmethod
     def of(cls, request: MemoryRequest, catalogue: Catalogue) -> _Engine:
-        model, gpu = architecture_of(request.model), catalogue.find_gpu(request.gpu)
+        model = drafting_with(architecture_of(request.model), request.draft_model)
+        gpu = catalogue.find_gpu(request.gpu)
         framework = find_framework(request.framework)
-        kept = framework.capabilities.caches.get(model.model_type, (None,))
-        precision = precision_of(model, request.precision, request.kv_precision or kept[0])
+        precision, kept = precision_on(framework, gpu, model, request.precision, request.kv_precision)
         layout = completed(model, {name: getattr(request, name) for name in DEGREES})
         if request.num_gpus not in (None, layout.gpus):
             raise InputError(
@@ -111,9 +111,10 @@ class _Engine:
             usual = framework.parallelism.dispatch_tokens[0]
             layouts = replace(layouts, dispatch_tokens=np.array([usual]))
             taken.append(f"dispatch_tokens={usual}")
-        told = f"not given, so: {', '.join(taken)}" if taken else ""
+        told = "; ".join(filter(None, (kept, f"not given, so: {', '.join(taken)}" if taken else "")))
         work = None if request.workload is None else counted(request.workload, model)
-        drafts = request.draft or (work is not None and work.speculation is not None and model.draft is not None)
+        asked = request.draft or request.draft_model is not None
+        drafts = asked or (work is not None and work.speculation is not None and model.draft is not None)
         return cls(Loaded(model, precision, framework, gpu, drafts), layouts, started, why or "", told, work)
 
     @property

@@ -21,7 +21,7 @@ from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.clusters import Pool
 from planner.contract.models import architecture_of
 from planner.contract.published import validated
-from planner.contract.words import kv_precision, precision_of
+from planner.contract.words import kv_precision, precision_of, precision_on
 from planner.serving.cluster_choice import planned_on_open_cluster
 from planner.serving.confirmation.confirmation import Confirmed, confirmed
 from planner.serving.document.plan import Plan, parse_plan
@@ -37,7 +37,7 @@ from planner.serving.ways_out import with_tried_hint
 from planner.serving.wide_layouts import check_asked
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, LimitReached, ShardwrightError, Unsupported
-from profiles.hardware import Catalogue
+from profiles.hardware import Catalogue, Gpu
 from profiles.store import ProfileStore
 from profiles.values import shown
 
@@ -136,7 +136,7 @@ def _found(
     """The best of all ways to serve, simulated."""
     options = [
         option
-        for precision in precisions_of(request, model)
+        for precision in precisions_of(request, model, [cost_of(pool).gpu for pool in request.cluster.pools])
         for option in _options(request, model, precision, cost_of, progress, busier)
     ]
     return confirmed(request, options)
@@ -150,34 +150,36 @@ def _check_framework(request: PlanRequest, cost_of: CostOf) -> None:
         raise Unsupported(f"framework: {missing[0]}", "choose another --framework or another GPU type")
 
 
-def precisions_of(request: PlanRequest, model: Architecture) -> list[Precision]:
+def precisions_of(request: PlanRequest, model: Architecture, gpus: Sequence[Gpu]) -> list[Precision]:
     """The precisions to choose from: those asked for, or for ``any`` all that the checkpoint is published in or can be
-    made into and the framework runs."""
-    runs = find_framework(request.framework).capabilities.precisions
+    made into and the framework runs; of caches that nobody named, what the framework takes on ``gpus``."""
+    framework = find_framework(request.framework)
+    runs = framework.capabilities.precisions
     asked: list[str | None] = list(request.precision or (None,))
     if "any" in asked:
         published = precision_of(model).weights
         asked = [name for name in dict.fromkeys((published, *CHOICES)) if name in runs]
-    kv = caches_of(request, model)
     found = []
     for name in asked:
         try:
-            found += [precision_of(model, name, cache) for cache in kv]
-        except InputError:
-            if "any" not in (request.precision or ()):
+            if request.kv_precision is None:
+                found += [precision_on(framework, gpu, model, name)[0] for gpu in gpus]
+            else:
+                found += [precision_of(model, name, cache) for cache in caches_of(request, model, request.kv_precision)]
+        except InputError as error:  # a conversion that is not done; of a cache that is not modelled, it has to be told
+            if isinstance(error, Unsupported) or "any" not in (request.precision or ()):
                 raise
     return list(dict.fromkeys(found))
 
 
-def caches_of(request: PlanRequest, model: Architecture) -> Sequence[str]:
-    """The precisions of the KV cache to choose from: those asked for, or what the framework keeps of such a model.
+def caches_of(request: PlanRequest, model: Architecture, asked: Sequence[str]) -> Sequence[str]:
+    """The precisions of the KV cache to choose from, of those asked for.
 
     Raises:
-        InputError: one that it does not keep.
+        InputError: one that the framework does not keep of such a model.
     """
     framework = find_framework(request.framework)
     kept = framework.capabilities.caches.get(model.model_type, KV_CHOICES)
-    asked = request.kv_precision or ("bf16" if "bf16" in kept else kept[0],)
     if "any" in asked:
         return kept
     for word in asked:

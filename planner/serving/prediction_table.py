@@ -23,11 +23,22 @@ from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.capacity import LONG
 from costmodels.step.communication import Network
 from planner.contract.engine import NOTHING
+from planner.contract.models import drafting_with, read_draft
 from planner.contract.progress import Step
-from planner.contract.words import cell, columns_meant, precision_of
+from planner.contract.words import cell, columns_meant, precision_on
 from planner.contract.workload.workload import Speculation, Workload, parse_workload
 from planner.serving.asked_engines import AskedEngine, Room, load_of
-from planner.serving.asked_rows import LOAD, RUN, AskedRow, FindLoads, FindModel, FindWorkload, Group, asked_row
+from planner.serving.asked_rows import (
+    BESIDE,
+    LOAD,
+    RUN,
+    AskedRow,
+    FindLoads,
+    FindModel,
+    FindWorkload,
+    Group,
+    asked_row,
+)
 from planner.serving.configuration import RECIPE_FIELDS
 from planner.serving.layouts import refused_on_nodes
 from planner.serving.role_answers import RoleAnswer, answered
@@ -41,7 +52,7 @@ from profiles.values import shown
 REQUIRED = ("model", "gpu", "framework")
 OPTIONAL = (
     *("version", "date", "precision", "kv_precision", "clock", "power_cap", *DEGREES, "num_gpus"),
-    *("workload", *LOAD, *RUN, "images", "image", *RECIPE_FIELDS, "sampling"),
+    *("draft_model", "workload", *LOAD, *RUN, "images", "image", *RECIPE_FIELDS, "sampling"),
     *WIDE_FIELDS,
 )
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
@@ -76,12 +87,18 @@ TOGETHER = 512  # configurations predicted in one call: enough to spread its cos
 Progress = Callable[[str], None]
 
 
+def model_at(name: str, head: str) -> Architecture:
+    """A bundled model, or the file of one, and the file of the head that it drafts with, if any."""
+    model = find_architecture(name)
+    return drafting_with(model, read_draft(head)) if head else model
+
+
 def predict(
     table: pd.DataFrame,
     *,
     measured: Sequence[ProfileStore] = (),
     progress: Progress | None = None,
-    find_model: FindModel = find_architecture,
+    find_model: FindModel = model_at,
     find_workload: FindWorkload = parse_workload,
     beside_measured: bool = False,
     loops: list[AskedLoops] | None = None,
@@ -93,7 +110,7 @@ def predict(
         table: columns :data:`REQUIRED`; isl, osl and one or both of concurrency and rate, or workload; any of
             :data:`OPTIONAL`, and others, which are kept as they are.
         measured: profile stores laid over the shipped pack.
-        find_model: the architecture of what the column ``model`` holds.
+        find_model: the architecture of what the columns ``model`` and ``draft_model`` hold.
         find_workload: the workload of what the column ``workload`` holds.
         loops: takes up the closed loops that the table asks for, in place of their answers.
         beside_measured: whether ``table`` holds what was measured under the names of predictions.
@@ -128,7 +145,8 @@ def predict(
                 progress(Step(f"predicted {done:,} of {len(table):,} configurations", done, len(table)))
             done += len(part)
             try:
-                _predict_group(desk, find_model(group[0]), group, part)
+                name, _, head = group[0].partition(BESIDE)
+                _predict_group(desk, find_model(name, head), group, part)
             except ShardwrightError as error:
                 for row in part:
                     out["error"][row.index] = _told(error)
@@ -221,14 +239,14 @@ class _Desk:
 
 def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[AskedRow]) -> None:
     out, catalogue = desk.out, desk.catalogue
-    _, gpu_name, framework_at, weights, kv, images, greedy, state = group
+    _, gpu_name, framework_at, weights, kv, images, greedy, speculative, state = group
     gpu, framework = catalogue.find_gpu(gpu_name), find_framework(framework_at)
     families().require_measured_widths(model)
-    precision = precision_of(model, weights, kv)
+    precision, kept = precision_on(framework, gpu, model, weights, kv)
     framework.check_runs(precision, gpu)
     for row in rows:
         out["release"][row.index] = framework.release.version
-        told = (framework.told(PREDICTED), framework.told_of_weights(precision, gpu), _lengths_told(row.workload))
+        told = (framework.told(PREDICTED), framework.told_of_weights(precision, gpu), kept, _lengths_told(row.workload))
         out["note"][row.index] = "; ".join(filter(None, told))
     node = catalogue.default_node(gpu)
     layouts = Layouts.of([row.layout for row in rows])
@@ -252,7 +270,10 @@ def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[As
         from planner.serving.expert_placement import busier_with  # deferred: few predictions place experts
 
         busier = busier_with(model, desk.expert_loads(model))
-    served = ServedModel(model, precision, framework, cost, network, images, greedy=greedy, state=state, busier=busier)
+    drafting = speculative and model.draft is not None  # whose weights and cache are there, too
+    served = ServedModel(
+        model, precision, framework, cost, network, images, drafting, greedy=greedy, state=state, busier=busier
+    )
     engines = []
     for row in rows:
         out["note"][row.index] = "; ".join(filter(None, (out["note"][row.index], *served.notes)))

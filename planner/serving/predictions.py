@@ -13,14 +13,14 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from planner.contract.deployment import DeploymentDocument
 from planner.contract.documents import PLAIN_NUMBER, Document, Name, checked
-from planner.contract.models import ModelConfig, architecture_of
+from planner.contract.models import ModelConfig, architecture_of, drafting_with
 from planner.contract.options import Option
 from planner.contract.provenance import Provenance, provenance_fields
 from planner.contract.published import Published, Upgrade, as_it_is, parse_published
 from planner.contract.workload.images import SIZE_PATTERN
 from planner.contract.workload.lengths import Tokens
 from planner.contract.workload.workload import Workload, WorkloadOrNone, parse_workload, tokens_input
-from planner.serving.configuration import ENGINE, Count, EngineAsked
+from planner.serving.configuration import ENGINE, Count, DraftModelAsked, EngineAsked
 from planner.serving.document.opening import RunningOrNone
 from planner.serving.document.plan import Plan
 from planner.serving.measured.document import Scores
@@ -51,6 +51,7 @@ class Configuration(EngineAsked):
         Field(description="board power limit of each GPU, as `nvidia-smi -pl` sets it: 500W"),
         Option("Board power limit of each GPU: 500W. Steps that draw less are left alone.", ENGINE, metavar="WATTS"),
     ] = None
+    draft_model: DraftModelAsked = None
     workload: Annotated[
         WorkloadOrNone,
         Field(description="short form (isl=4000,osl=500,concurrency=32) or object; the fields below go before it"),
@@ -219,6 +220,7 @@ def predictions(
     from planner.serving.prediction_table import predict
 
     given: dict[str, ModelConfig] = {}
+    heads: dict[str, ModelConfig] = {}
     loads: dict[str, Workload] = {}
     records = []
     for configuration in request.asked:
@@ -229,13 +231,19 @@ def predictions(
                 raise InputError(
                     f"configurations: two models are called {record['model']!r}, and differ", "give each its own name"
                 )
+        if isinstance(head := configuration.draft_model, ModelConfig):
+            record["draft_model"] = head.name
+            if heads.setdefault(head.name, head) != head:
+                raise InputError(
+                    f"configurations: two draft models are called {head.name!r}, and differ", "give each its own name"
+                )
         if configuration.workload is not None:
             record["workload"] = configuration.workload.model_dump_json(exclude_defaults=True)
             loads[record["workload"]] = configuration.workload
         records.append({"concurrency": "", "isl": "", "osl": "", **record})
 
-    def find_model(name: str) -> Architecture:
-        return architecture_of(given.get(name, name))
+    def find_model(name: str, head: str) -> Architecture:
+        return drafting_with(architecture_of(given.get(name, name)), heads.get(head, head or None))
 
     def find_workload(text: str) -> Workload:
         return loads.get(text) or parse_workload(text)
@@ -280,6 +288,7 @@ def _own(name: str, prefix: str, suffix: str) -> str:
 TEXTS = {
     *(
         "model",
+        "draft_model",
         "gpu",
         "framework",
         "version",

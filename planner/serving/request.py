@@ -81,7 +81,10 @@ Choices = Annotated[
 KvChoices = Annotated[
     Annotated[tuple[KvPrecisionName | Literal["any"], ...], Field(min_length=1)] | None,
     BeforeValidator(_caches, json_schema_input_type=_Names),
-    Field(description="of the KV cache: one, several to choose from, or any; default: bf16"),
+    Field(
+        description="of the KV cache: one, several to choose from, or any; default: what the framework takes for the "
+        "checkpoint"
+    ),
 ]
 
 
@@ -151,7 +154,11 @@ class PlanAsked(Document):
     ] = None
     kv_precision: Annotated[
         KvChoices,
-        Option("KV cache: bf16 (default) or fp8; bf16,fp8 or any to choose from.", ASKED),
+        Option(
+            "KV cache: bf16 or fp8 (default: what the framework takes for the checkpoint); bf16,fp8 or any to choose "
+            "from.",
+            ASKED,
+        ),
     ] = None
 
 

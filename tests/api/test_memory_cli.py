@@ -82,3 +82,18 @@ def test_nothing_slow_is_imported() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_draft_head_is_a_file(run: Runner, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert "is not a draft head" in complaint(run(*ASKED, "--draft-model", str(tmp_path)))[0]
+    assert "is no file" in complaint(run(*ASKED, "--draft-model", "yuhuili/EAGLE"))[0]
+
+
+def test_what_is_said_beside_shapes_counts(run: Runner, tmp_path: Path) -> None:
+    shapes = ("memory", "--model", "deepseek-ai/DeepSeek-V3", "--gpu", "B200", "--engines", "2xTP8", "--json")
+    plain, drafting = (json.loads(run(*shapes, *more).out)["memory"] for more in ((), ("--draft",)))
+    assert drafting["weights_bytes"] > plain["weights_bytes"]
+    held = json.loads(run(*shapes, "--workload", "isl=4000,osl=500").out)
+    assert held["largest"]["workload_requests"] > 1
+    assert "is no file" in complaint(run(*shapes, "--draft-model", "nothing"))[0]

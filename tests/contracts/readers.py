@@ -24,6 +24,7 @@ from reader_files import (
     CLUSTER,
     CONFIG,
     CONFIGS,
+    EAGLE3,
     ENGINES,
     FLEET,
     LOAD,
@@ -43,6 +44,7 @@ from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.own_calibration import read_calibrations, text_of
 from costmodels.training.calibration import read_training_calibration, training_calibration
 from planner.contract.clusters import read_cluster
+from planner.contract.models import drafting_with, read_draft
 from planner.contract.workload.files import workload_at
 from planner.contract.workload.traces import recorded
 from planner.experts.inputs import read_loads
@@ -137,6 +139,10 @@ def _plan() -> bytes:
 
 def _config(path: Path) -> Any:
     return find_architecture(str(path))
+
+
+def _head(path: Path) -> Any:
+    return drafting_with(find_architecture("meta-llama/Llama-3.1-8B"), read_draft(str(path)))
 
 
 # ------------------------------------------------------------------ tables
@@ -360,6 +366,7 @@ READERS = {
     "trace": Reader("t.csv", lambda: TRACE, recorded, mutations.spoilt_csv),
     "azure trace": Reader("t.csv", lambda: AZURE, recorded, mutations.spoilt_csv),
     "mooncake trace": Reader("t.jsonl", _lines(*MOONCAKE), recorded, mutations.spoilt_json),
+    "draft head": Reader("config.json", _json(EAGLE3), _head, mutations.spoilt_json),
     "workload": Reader("w.yaml", lambda: b"isl: 4k\nosl: 500\nrate: 2\n", lambda p: workload_at(str(p)), spoilt_yaml),
     "fleet": Reader("f.yaml", lambda: FLEET, _fleet, spoilt_yaml),
     "melange": Reader("m.json", _json(MELANGE), _fleet, mutations.spoilt_json),

@@ -11,7 +11,7 @@ from api.cli.console import flowing, page, write_text
 from api.cli.engines import Engines, document_of_shapes
 from api.cli.options import AsJson, Described, Output, Request, takes
 from api.cli.output import check_target, hand_over, write_atomically
-from api.cli.requests import gathered
+from api.cli.requests import gathered, with_files
 from planner.serving.configuration import MemoryRequest
 from profiles.errors import InputError, UnknownName
 
@@ -76,7 +76,10 @@ def memory(
     if engines is not None:
         if document is not None or request is not None:
             raise InputError("--engines: has no effect beside a document or a request", "give one of them")
-        understood = _engines(document_of_shapes(engines, asked, profiles), engine, {})
+        beside: dict[str, Any] = {name: asked[name] for name in ("draft", "draft_model", "workload") if name in asked}
+        understood = _engines(
+            document_of_shapes(engines, asked, profiles), engine, with_files(beside, Path(), catalogue)
+        )
     elif document is None:
         if engine is not None:
             raise InputError("--engine: has no effect without a document", "name one: plan memory plan.json")
@@ -87,7 +90,7 @@ def memory(
             raise InputError("--request: has no effect beside a document", "give one of them")
         from planner.serving.document.opening import read_running
 
-        understood = _engines(read_running(document), engine, asked)
+        understood = _engines(read_running(document), engine, with_files(asked, Path(), catalogue))
     made = {name: memory_of(each, catalogue) for name, each in understood.items()}
     if len(made) > 1 and (as_json or output is not None):
         raise InputError(

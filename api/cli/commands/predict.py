@@ -125,6 +125,8 @@ def predict(
     if engines is not None:
         if configs is not None or request is not None:
             raise InputError("--engines: has no effect beside a file or a request", "give one of them")
+        if "draft_model" in asked:
+            raise InputError("--draft-model: has no effect beside --engines", "describe one engine, as with --tp 2")
         running = document_of_shapes(engines, {**asked.usual, **asked}, profiles)
         load = Asked({name: value for name, value in asked.items() if name in LOAD}, {})
         _document(running, "--engines", load, request, profiles, output, as_json, quiet)

@@ -48,7 +48,10 @@ def simulate(
     ] = None,
     kv_precision: Annotated[
         str | None,
-        typer.Option(help="Of the KV cache, of --engines: bf16 (default) or fp8.", rich_help_panel=_SHAPE),
+        typer.Option(
+            help="Of the KV cache, of --engines: bf16 or fp8 (default: what the framework takes for the checkpoint).",
+            rich_help_panel=_SHAPE,
+        ),
     ] = None,
     trace: Annotated[
         Path | None,

@@ -110,6 +110,11 @@ class Capabilities(Facts):
         vendors: whose GPUs (``other``: CPUs that a user describes).
         least_cuda_capability: CUDA compute capability from which it runs.
         precisions: of checkpoints that it loads, or makes while loading.
+        caches: by type of model, the precisions in which the KV cache of such models can be kept, the default first.
+        own_caches: by what wrote a checkpoint, the formats of the KV cache that it may ask for and gets where nothing
+            else is said (format of :class:`costmodels.models.architecture.CacheScheme`).
+        sparse_caches_in_8_bits_from: CUDA compute capability from which models with sparse attention get 8 bits where
+            nothing is said; None: nowhere.
         weight_only: of these, weights that a GPU without tensor cores for them multiplies in 16 bits, and the CUDA
             compute capability from which the framework has kernels for that.
     """
@@ -120,6 +125,8 @@ class Capabilities(Facts):
     weight_only: dict[str, float] = {}
     slow_fp8_block_experts: SlowExperts | None = None
     caches: dict[str, tuple[str, ...]] = {}
+    own_caches: dict[Literal["modelopt", "compressed-tensors"], tuple[str, ...]] = {}
+    sparse_caches_in_8_bits_from: float | None = None
 
     def weight_only_on(self, gpu: Gpu) -> frozenset[str]:
         """Precisions whose weights the framework can multiply in 16 bits on ``gpu``."""

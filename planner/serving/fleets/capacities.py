@@ -197,7 +197,7 @@ class Capacities:
         )
         request = service_request(self._request, asked, self._cluster, work, slo)
         found = []
-        for precision in precisions_of(request, self.model):
+        for precision in precisions_of(request, self.model, [self._cost_of(pool).gpu for pool in self._cluster.pools]):
             jobs, _ = jobs_of(request, self.model, precision, self._cost_of)
             for job in jobs:
                 one = search(job, _allowed(job, several=False))

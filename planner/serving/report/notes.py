@@ -6,6 +6,7 @@ import math
 
 from costmodels.operations.exchanges import exchange_kinds
 from costmodels.origins import HOW
+from costmodels.serving.frameworks.caches import default_cache
 from costmodels.serving.frameworks.framework import PREDICTED
 from costmodels.serving.simulator.capacity import LONG
 from planner.contract.engine import NOTHING
@@ -13,6 +14,7 @@ from planner.contract.quantities import SLOW_END
 from planner.contract.workload.workload import Workload
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
 from planner.serving.engines.latency import Checks
+from planner.serving.engines.options import ServingOption
 from planner.serving.engines.pairing import pairing_notes
 from planner.serving.operating_points import FEW_PLACES
 from planner.serving.request import PlanRequest
@@ -34,6 +36,7 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
     notes.append(f"engines are taken to be {framework.full_name} {framework.release}{newest}")
     notes += filter(None, [framework.told(PREDICTED)])
     notes += filter(None, [framework.told_of_weights(precision, search.job.served.gpu) for search in searches])
+    notes += _cache_notes(request, best)
     notes.append(
         f"{framework.full_name}'s overheads are fitted to {calibration.rows:,} public end-to-end runs; of models and "
         f"GPU types held out, 80 % lie within {math.exp(calibration.tpot.low):.2f}–"
@@ -104,6 +107,15 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
         if pool.price_source is not None:
             notes.append(f"price of {pool.gpu}: {pool.usd_per_gpu_hour} USD per GPU-hour, {pool.price_source}")
     return list(dict.fromkeys(notes))
+
+
+def _cache_notes(request: PlanRequest, option: ServingOption) -> list[str]:
+    """What decided the precision of the cache, where nobody said it."""
+    if request.kv_precision is not None:
+        return []
+    served = [search.job.served for search in option.searches]
+    taken = [default_cache(each.framework, each.model, each.gpu, option.precision) for each in served]
+    return [each.told for each in dict.fromkeys(taken) if each.why and each.precision == option.precision.kv]
 
 
 def _clock_notes(groups: list[Group]) -> list[str]:

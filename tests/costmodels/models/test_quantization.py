@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from costmodels.models.architecture import CacheScheme
 from costmodels.models.huggingface import parse_config
-from costmodels.models.registry import find_architecture
-from profiles.errors import Unsupported
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import BUNDLED, find_architecture
+from costmodels.operations.layouts import Layouts
+from costmodels.step.memory import weights_bytes
+from profiles.errors import InputError, Unsupported
 from tests.costmodels.models.tiny import TINY
 
 
@@ -66,6 +71,47 @@ def test_weight_precision_is_read(quantization: dict[str, Any], precision: str) 
     assert parse_config(TINY | {"quantization_config": quantization}, "t").weight_precision == precision
 
 
+FP8 = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False}
+GROUPS = {"g": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}}
+COMPRESSED = {"quant_method": "compressed-tensors", "config_groups": GROUPS}
+NVIDIA = {"quant_method": "modelopt", "quant_algo": "FP8"}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "scheme"),
+    [
+        (COMPRESSED | {"kv_cache_scheme": FP8}, CacheScheme("compressed-tensors", "fp8")),
+        (COMPRESSED | {"kv_cache_scheme": FP8 | {"type": "int"}}, CacheScheme("compressed-tensors", "int8")),
+        (COMPRESSED | {"kv_cache_scheme": None}, None),
+        (COMPRESSED | {"kv_cache_quant_algo": "FP8"}, None),  # ModelOpt's word
+        (COMPRESSED, None),
+        (NVIDIA | {"kv_cache_quant_algo": "FP8"}, CacheScheme("modelopt", "fp8")),
+        (NVIDIA | {"kv_cache_scheme": FP8}, CacheScheme("modelopt", "fp8")),
+        (NVIDIA | {"kv_cache_scheme": None, "kv_cache_quant_algo": "NVFP4"}, CacheScheme("modelopt", "nvfp4")),
+        (NVIDIA | {"kv_cache_quant_algo": None}, None),
+        (NVIDIA | {"kv_cache_quant_algo": "NONE"}, None),
+        (NVIDIA, None),
+        ({"quant_method": "fp8", "kv_cache_scheme": "static"}, None),  # AutoFP8's, which no engine follows unasked
+    ],
+)
+def test_the_cache_that_a_checkpoint_asks_for_is_read(quantization: dict[str, Any], scheme: CacheScheme | None) -> None:
+    assert parse_config(TINY | {"quantization_config": quantization}, "t").cache_scheme == scheme
+
+
+@pytest.mark.parametrize(
+    ("quantization", "key"),
+    [
+        (COMPRESSED | {"kv_cache_scheme": FP8 | {"num_bits": 7}}, "kv_cache_scheme"),
+        (COMPRESSED | {"kv_cache_scheme": "fp8"}, "kv_cache_scheme"),
+        (COMPRESSED | {"kv_cache_scheme": {"num_bits": [8], "type": "float"}}, "kv_cache_scheme"),
+        (NVIDIA | {"kv_cache_quant_algo": 8}, "kv_cache_quant_algo"),
+    ],
+)
+def test_a_cache_that_no_quantizer_writes_is_refused(quantization: dict[str, Any], key: str) -> None:
+    with pytest.raises(InputError, match=f"config key '{key}' = .* is not what any quantizer writes"):
+        parse_config(TINY | {"quantization_config": quantization}, "t")
+
+
 def test_a_mixed_checkpoint_is_called_by_what_most_of_it_is_stored_in() -> None:
     layers = {f"model.layers.{i}.mlp.{m}_proj": {"quant_algo": "NVFP4"} for i in (0, 1) for m in ("up", "down")}
     layers |= {f"model.layers.{i}.self_attn.{m}_proj": {"quant_algo": "FP8"} for i in (0, 1) for m in ("q", "k", "v")}
@@ -111,3 +157,18 @@ def test_a_checkpoint_may_store_its_layers_differently() -> None:
     assert (model.weight_precision, model.exceptions) == ("fp8", ())
     left_alone = (("attention_qkv", "bf16"), ("attention_output", "bf16"))
     assert [(group.count, group.exceptions) for group in model.layer_groups] == [(2, ()), (1, left_alone)]
+
+
+@pytest.mark.parametrize(("kv_heads", "gib"), [(16, 57.75), (8, 56.76)])
+def test_llama_405b_in_fbgemm_fp8_is_as_large_as_its_engines_log(kv_heads: int, gib: float) -> None:
+    """Attention and the first and last feed-forward stay in 16 bits. The log (57.75 GiB of each of 8 GPUs) is of the
+    checkpoint as first released, with every KV head twice: huggingface/blog#2345 has its cache, 0.984 GiB of 1,024
+    tokens, twice what the 8 heads of today's config take."""
+    kept = [f"model.layers.{layer}.self_attn.{name}_proj" for layer in range(126) for name in "qkvo"]
+    kept += [f"model.layers.{layer}.mlp.{name}_proj" for layer in (0, 125) for name in ("gate", "up", "down")]
+    config = json.loads((BUNDLED / "meta-llama--Llama-3.1-405B.json").read_text())["config"]
+    config["num_key_value_heads"] = kv_heads
+    config["quantization_config"] = {"quant_method": "fbgemm_fp8", "modules_to_not_convert": ["lm_head", *kept]}
+    model = parse_config(config, "405b")
+    got = weights_bytes(model, choose_precision(model), Layouts.of([(8, 1, 1, 1, 8)]))
+    assert float(got[0]) / 2**30 == pytest.approx(gib, abs=0.02)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from costmodels.models.architecture import CacheScheme
 from costmodels.models.registry import find_architecture
 from profiles.errors import InputError, UnknownName
 from tests.costmodels.models.tiny import TINY
@@ -44,8 +45,10 @@ def test_a_path_to_a_config_or_its_folder_is_read(tmp_path: Path) -> None:
 
 def test_quantization_that_is_said_beside_the_config_counts(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(TINY))
-    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "NVFP4"}}))
-    assert find_architecture(str(tmp_path)).weight_precision == "nvfp4"
+    beside = {"quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"}}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(beside))
+    found = find_architecture(str(tmp_path))
+    assert (found.weight_precision, found.cache_scheme) == ("nvfp4", CacheScheme("modelopt", "fp8"))
 
 
 def test_configs_in_one_folder_have_their_quantization_under_their_name(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from costmodels.serving.frameworks.framework import find_framework
 from planner.imports.importing import deployment_of
 from planner.imports.request import parse_import_request
 from planner.serving.layouts import Restrictions, layout_at, legal_layouts
-from planner.serving.planning import caches_of
+from planner.serving.planning import precisions_of
 from planner.serving.request import parse_request
 from profiles.errors import InputError
+from profiles.hardware import find_gpu
 
 NEMOTRON, V4 = "nvidia/NVIDIA-Nemotron-3-Ultra-550B-A55B-FP8", "deepseek-ai/DeepSeek-V4-Flash"
 
@@ -40,12 +41,13 @@ def test_sglang_drafts_in_one_stage() -> None:
 def asked(framework: str, **fields: object) -> list[str]:
     request = {"model": V4, "cluster": "8xH200", "workload": "isl=1000,osl=100", "slo": "tpot=50ms"}
     parsed = parse_request({**request, "framework": framework, **fields})
-    return list(caches_of(parsed, find_architecture(V4)))
+    return [each.kv for each in precisions_of(parsed, find_architecture(V4), [find_gpu("H200")])]
 
 
 def test_caches_are_those_that_the_framework_keeps_of_the_model() -> None:
     assert asked("vllm") == ["fp8"]
-    assert asked("sglang") == ["bf16"]
+    assert asked("sglang") == ["fp8"]
+    assert asked("sglang", kv_precision=["bf16"]) == ["bf16"]
     assert asked("vllm", kv_precision=["any"]) == ["fp8"]
     with pytest.raises(InputError, match=r"keeps no 'bf16' cache of deepseek-ai/DeepSeek-V4-Flash"):
         asked("vllm", kv_precision=["bf16"])

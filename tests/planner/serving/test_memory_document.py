@@ -138,9 +138,36 @@ def test_a_draft_module_is_counted_where_there_is_one() -> None:
     assert drafting.memory.kv_bytes_per_token > plain.memory.kv_bytes_per_token
 
 
+EAGLE3 = {
+    "architectures": ["LlamaForCausalLMEagle3"],
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "draft_vocab_size": 32000,
+}
+
+
+def test_a_draft_head_of_its_own_is_counted() -> None:
+    head = {"name": "eagle3", "config": EAGLE3}
+    plain, drafting = asked(), asked(draft_model=head)
+    h = 4096
+    weights = 2 * h * (h + 2 * 1024) + h * h + 3 * h * 14336 + 4 * h + 3 * h * h + 32000 * h
+    assert drafting.memory.weights_bytes - plain.memory.weights_bytes == pytest.approx(2 * weights, abs=2)
+    assert drafting.memory.kv_bytes_per_token - plain.memory.kv_bytes_per_token == 2 * 2 * 1024
+    in_fp8, drafting_in_fp8 = asked(precision="fp8"), asked(precision="fp8", draft_model=head)
+    assert drafting_in_fp8.memory.weights_bytes > in_fp8.memory.weights_bytes
+    with pytest.raises(InputError, match=r"draft_model: eagle3: .* drafts for another model"):
+        asked(model="Qwen/Qwen3-32B", draft_model=head)
+    with pytest.raises(Unsupported, match=r"draft_model: m: .* is not a draft head"):
+        asked(draft_model={"name": "m", "config": EAGLE3 | {"architectures": ["MedusaModel"]}})
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
+        ({"draft_model": "some/head"}, InputError, "no draft heads are bundled"),
         ({"model": "nobody/knows"}, UnknownName, "nobody/knows"),
         ({"gpu": "H1000"}, UnknownName, "H1000"),
         ({"framework": "vllm@2026-13"}, InputError, "2026-13"),
