@@ -201,6 +201,8 @@ def _why(plan: Plan, console: Console, *, explain: bool) -> None:
         for column in rows.columns[:3]:
             column.no_wrap = True
         rows.columns[0].min_width = max(len(each.name) for each in fleet.compared)
+        rows.columns[1].min_width, rows.columns[2].min_width = 10, len("dearer by")
+        rows.columns[3].no_wrap, rows.columns[3].overflow = False, "fold"
         for each in fleet.compared:
             cost = "none" if each.usd_per_hour is None else f"{each.usd_per_hour:,.2f}"
             more = "" if each.loses_by is None else percent(each.loses_by)

@@ -86,7 +86,7 @@ def _policies(plan: PowerPlan, out: Console) -> None:
 
 
 def _brakes(rate: BrakeRate) -> str:
-    return f"{rate.value:.2g} ≤ {rate.high:.2g}"
+    return f"{number(rate.value, 2)} ≤ {number(rate.high, 2)}"
 
 
 def _impact(impact: ClassImpact) -> str:
@@ -125,7 +125,7 @@ def _stress(plan: PowerPlan, out: Console) -> None:
     heading(out, "When something is otherwise")
     grid = table("case", "brakes/year", "breaks first", left=1)
     for each in plan.stress:
-        grid.add_row(each.case, f"{each.brakes_per_year.value:.2g}", each.breaks or "–")
+        grid.add_row(each.case, number(each.brakes_per_year.value, 2), each.breaks or "–")
     indented(out, grid)
     for advice in dict.fromkeys(each.advice for each in plan.stress if each.breaks):
         cases = [each.case for each in plan.stress if each.advice == advice and each.breaks]

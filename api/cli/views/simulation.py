@@ -62,19 +62,30 @@ def _slo(report: SimulationReport, console: Console) -> None:
         rows.add_row(
             promise(each.metric, each.percentile, each.limit_ms),
             "–" if each.simulated is None else milliseconds(each.simulated.value),
-            "" if each.simulated is None else growing_range(each.simulated, report.warnings),
+            "" if each.simulated is None else _range(each.simulated, report.warnings),
             *([_said(each.planned_ms)] if said else []),
             percent(each.share.value),
             Text("yes", style="green") if each.holds else Text("no", style="red"),
-            "" if each.confidence is None else probability(each.confidence),
+            "" if each.confidence is None or _bare(each.simulated) else probability(each.confidence),
         )
     indented(console, rows)
+    if any(_bare(each.simulated) for each in report.slo):
+        console.print(Text("  Replayed with steps as predicted alone: of their own error nothing is known here."))
     console.print(
         Text(
             f"  {percent(report.attainment.value)} of requests met every limit ({_shares(report.attainment)}); goodput "
             f"{number(report.goodput_rps.value)} requests/s."
         )
     )
+
+
+def _bare(interval: Interval | None) -> bool:
+    """Whether a latency was seen with steps as predicted alone, not at the ends of their interval."""
+    return interval is not None and interval.low == interval.high
+
+
+def _range(interval: Interval, warnings: tuple[str, ...]) -> str:
+    return "–" if _bare(interval) else growing_range(interval, warnings)
 
 
 def _shares(interval: Interval) -> str:
@@ -102,7 +113,7 @@ def _latency_rows(name: str, metric: Percentiles, warnings: tuple[str, ...]) -> 
     for at in ("mean", "p50", "p90", "p95", "p99"):
         seen: Interval = getattr(metric, at)
         said = getattr(metric.planned, at, None)
-        yield f"{name} {at}", milliseconds(seen.value), growing_range(seen, warnings), _said(said)
+        yield f"{name} {at}", milliseconds(seen.value), _range(seen, warnings), _said(said)
 
 
 def _said(ms: float | None) -> str:

@@ -342,10 +342,10 @@ def _worth(keys: Sequence[ModelEngine], cells: Floats) -> list[int]:
         if cells[:, i].any():
             groups.setdefault((key.pool_index, key.precision), []).append(i)
     for mine in groups.values():
-        left = [
-            i for n, i in enumerate(mine)
-            if not any(_betters(keys, cells, j, i, earlier=m < n) for m, j in enumerate(mine) if j != i)
-        ]  # fmt: skip
+        left = list(mine)
+        for i in mine:  # one after the other: of two that each better the other, being close, one stays
+            if any(_betters(keys, cells, j, i, earlier=j < i) for j in left if j != i):
+                left.remove(i)
         per_gpu = np.stack([cells[:, i] / keys[i].gpus for i in left], axis=1)
         best = np.maximum(per_gpu.max(axis=1), 1e-300)
         chosen: list[int] = []

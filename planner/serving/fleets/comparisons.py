@@ -138,6 +138,10 @@ def _one_for_all(found: Answered, seconds: float) -> list[FleetCompared]:
     if len({(v.service, v.engine) for v in fleet.chosen.variants}) == len(fleet.services):
         return []
     ranked = [list(dict.fromkeys(engine for _, engine in sorted(each))) for each in best.values()]
+    running = _running(found)
+    if len(running) == len(fleet.services):  # the fleet is one itself, and none is better
+        kinds = [v for v, each in enumerate(fleet.chosen.variants) if (each.service, each.engine) in running]
+        return [_tried(ONE, fleet, _cost(found), seconds / MOST_TRIED, kinds)]
     rows = []
     for number in range(MOST_TRIED if len(ranked) == 1 else 1):
         which = [each[min(number, len(each) - 1)] for each in ranked]
@@ -146,19 +150,26 @@ def _one_for_all(found: Answered, seconds: float) -> list[FleetCompared]:
     return [min(rows, key=lambda row: np.inf if row.usd_per_hour is None else row.usd_per_hour)]
 
 
+def _running(found: Answered) -> dict[tuple[int, int], float]:
+    """How many there are of each (service, kind of engine) that runs, over the steps."""
+    variants, engines = found.fleet.chosen.variants, found.answer.engines
+    assert engines is not None
+    counts: dict[tuple[int, int], float] = {}
+    for v in np.flatnonzero(engines.any(axis=0)).tolist():
+        kind = variants[v].service, variants[v].engine
+        counts[kind] = counts.get(kind, 0.0) + float(engines[:, v].sum())
+    return counts
+
+
 def _without_each(found: Answered, seconds: float, others: Sequence[FleetCompared]) -> list[FleetCompared]:
     """The next best fleets: without one of the kinds of engine that run, the best first, but for those that are
     among the ``others``."""
-    fleet, engines = found.fleet, found.answer.engines
-    assert engines is not None
-    used = sorted(
-        {(fleet.chosen.variants[v].service, fleet.chosen.variants[v].engine): -float(engines[:, v].sum())
-         for v in np.flatnonzero(engines.any(axis=0)).tolist()}.items(), key=lambda item: item[1],
-    )[:MOST_WITHOUT]  # fmt: skip
-    rows = []
+    fleet, rows = found.fleet, []
+    used = sorted(_running(found).items(), key=lambda item: -item[1])[:MOST_WITHOUT]
     for (service, engine), _ in used:
         kinds = [v for v, e in enumerate(fleet.chosen.variants) if (e.service, e.engine) != (service, engine)]
         label = fleet.services[service].engines[engine].label
+        label += f" for {fleet.services[service].asked.name}" if len(fleet.services) > 1 else ""
         if kinds:
             rows.append(_tried(f"without {label}", fleet, _cost(found), seconds / len(used), kinds))
     known = [row.engines for row in others]

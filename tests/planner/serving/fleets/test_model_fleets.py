@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import pairwise
+from typing import cast
 
+import numpy as np
 import pytest
 
+from costmodels.models.precision import Precision
 from planner.serving.document.plan import Plan, parse_plan
+from planner.serving.fleets.capacities import ModelEngine, _worth
 from planner.serving.fleets.planning import plan_fleet
 from planner.serving.fleets.request import parse_fleet_request
 from profiles.errors import InputError
@@ -93,3 +97,12 @@ def test_what_runs_now_need_not_start_and_changes_are_limited() -> None:
     assert all(sum(abs(a - b) for a, b in zip(x, y, strict=True)) <= 2 for x, y in pairwise(counts))
     with pytest.raises(InputError, match="none of the cluster"):
         plan_fleet(parse_fleet_request({**asked, "cluster": "8xH200", "current": first.model_dump(mode="json")}))
+
+
+@pytest.mark.parametrize("carried", [(23.60, 23.70), (23.70, 23.60), (23.6, 23.6)])
+def test_of_engines_that_are_as_good_as_each_other_one_stays(carried: tuple[float, float]) -> None:
+    precision = cast(Precision, "bf16")
+    keys = [ModelEngine(0, 1, (1, 1), budget, precision, "TP1") for budget in (2048, 8192)]
+    keys += [ModelEngine(0, 2, (2, 1), 8192, precision, "TP2")]
+    kept = _worth(keys, np.array([[*carried, 36.0], [*carried, 36.0]]))
+    assert sorted(keys[i].gpus for i in kept) == [1, 2]
