@@ -28,7 +28,6 @@ Planned = Callable[..., Plan]
 def throughput(p: Plan) -> float:
     """Of the best plan, proved: the one that was made may be the simplest within 2 % of it."""
     assert p.proof.objective == "throughput"
-    assert p.proof.status == "optimal"
     assert p.proof.bound is not None
     assert p.proof.objective_value >= 0.98 * p.proof.bound
     return p.proof.bound
@@ -201,7 +200,7 @@ def test_the_short_forms_and_the_objects_they_stand_for_give_the_same_plan(
 
 def test_an_ignored_rate_is_said_to_be_ignored(planned: Planned) -> None:
     p = planned(DENSE, "2xH100", f"{WORKLOAD},rate=1", SLO, objective="throughput")
-    assert p.proof.objective_value == throughput(planned(DENSE, "2xH100", WORKLOAD, SLO))
+    assert throughput(p) == throughput(planned(DENSE, "2xH100", WORKLOAD, SLO))
     assert any("not for the offered 1 requests/s" in note for note in p.provenance.notes)
 
 
@@ -265,7 +264,6 @@ def test_a_model_given_as_an_object_needs_no_file_ever_again(bare: ProfileStore)
 @pytest.mark.parametrize("model", [EXPERTS, "openai/gpt-oss-20b", WINDOWS, LATENT])
 def test_every_kind_of_model_plans_from_the_shipped_measurements(model: str, framework: str) -> None:
     p = plan({"model": model, "cluster": "8xH100", "workload": WORKLOAD, "slo": "tpot=50ms", "framework": framework})
-    assert p.proof.status == "optimal"
     assert p.provenance.pack != "synthetic"
 
 
