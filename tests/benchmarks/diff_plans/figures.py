@@ -61,7 +61,7 @@ def figures(document: Any) -> Figures:
         found = _memory(document)
     elif "physical_to_logical_map" in document.get("decision", ()):
         found = _experts(document)
-    elif "decision" in document:
+    elif document.get("kind") == "serving":
         found = _plan(document)
     elif "served" in document:
         found = _simulation(document)
@@ -92,7 +92,9 @@ def _plan(plan: Mapping[str, Any]) -> Figures:
 
 def _engine(engine: Mapping[str, Any]) -> str:
     """``2 prefill tp4 of 4 H200, bf16/bf16, 5 × 2048``: how many, layout, precisions, sequences and tokens a step."""
-    degrees = [f"{name}{degree}" for name, degree in engine["layout"].items() if degree > 1] or ["tp1"]
+    degrees = [
+        f"{name}{degree}" for name, degree in engine["layout"].items() if isinstance(degree, int) and degree > 1
+    ] or ["tp1"]
     layout, limits = " ".join(degrees), engine["limits"]
     return (
         f"{len(engine['replicas'])} {engine['role']} {layout} of {engine['gpus_per_engine']} {engine['gpu']}, "

@@ -75,9 +75,9 @@ def _trained(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _training(asked)
 
 
-def _layouts(rows: list[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def _layouts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What the rows name; what they leave to the framework's defaults is not counted."""
-    for row in rows:
+    for row in document["rows"]:
         if row["error"] == "":
             yield from _training(row)
             how, _, parts = (row.get("recompute") or "").partition(":")

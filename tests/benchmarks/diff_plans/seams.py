@@ -33,7 +33,14 @@ from planner.training.request import TrainingObjective
 from profiles.errors import ShardwrightError, UnknownName
 from profiles.store import ProfileStore, shipped_pack
 
-NOT_ASKED = {"serve": "does not return", "profile": "reads and measures machines"}
+NOT_ASKED = {
+    "serve": "does not return",
+    "profile": "reads and measures machines",
+    "keys": "keeps secrets",
+    "db": "keeps a service's documents",
+    "prices": "dates what it reads",
+    "calibrate": "dates what it learns, and its runs are predictions",
+}
 """Commands that the grid leaves out, and why."""
 
 
