@@ -167,7 +167,7 @@ class TestReach:
     def test_training_layouts_reach_what_they_name(self) -> None:
         row = {"framework": "megatron@0.14", "schedule": "1f1b", "recompute": "selective:mlp+moe", "error": ""}
         rows = [row, {**row, "schedule": "gpipe", "error": "no"}, {**row, "schedule": None, "recompute": "full"}]
-        found = reach.reached([Answer(asked("one", "train predict x.csv"), 0, rows, "", frozenset())])
+        found = reach.reached([Answer(asked("one", "train predict x.csv"), 0, {"rows": rows}, "", frozenset())])
         assert (found["training framework"], found["training schedule"]) == ({"megatron"}, {"1f1b"})
         assert found["recomputed"] == {"mlp", "moe"}
 
