@@ -120,9 +120,9 @@ def calibrate_training(
 
     def slopes_at(point: Floats) -> Floats:
         progress(f"{len(names)} constants, from {len(noise):,} runs")
-        return np.vstack((_slopes(residuals, point), np.diag(1 / sigma)))
+        return np.vstack((_slopes(residuals, point, residuals(point)), np.diag(1 / sigma)))
 
-    upper = np.array([0.0 if _is_share(name) else np.inf for name in names])
+    upper = np.array([_most(name) for name in names])
     fit = least_squares(
         equations,
         np.minimum(before, upper - 1e-6),
@@ -135,7 +135,8 @@ def calibrate_training(
         ftol=1e-4,
     )
     n = len(noise)
-    errors, slopes = residuals(fit.x), _slopes(residuals, fit.x)  # fit.jac is scaled by the loss
+    errors = residuals(fit.x)
+    slopes = _slopes(residuals, fit.x, errors)  # fit.jac is scaled by the loss
     held = {"before": runs.logs(machines), "nothing": errors * noise}
     for name, labels in _folds(runs).items():
         held[name] = _held_out(errors, slopes, fit.x, (before, sigma), labels) * noise
@@ -238,8 +239,11 @@ def _shown(name: str) -> str:
     return name if name in TrainingConstants.model_fields else f"lasting_load of {name}"
 
 
-def _is_share(name: str) -> bool:
-    return name in ("elementwise_bandwidth", "fabric", "hidden_cost")
+def _most(name: str) -> float:
+    """Logarithm of what a constant is at most, as its type says: shares end at one."""
+    field = TrainingConstants.model_fields.get(name)
+    ends = [each.le for each in field.metadata if hasattr(each, "le")] if field is not None else []
+    return float(np.log(min(ends, default=np.inf)))
 
 
 def _under(
@@ -257,9 +261,8 @@ def _under(
     return start.model_copy(update={"constants": start.constants.model_copy(update=constants), "lasting_load": loads})
 
 
-def _slopes(residuals: Callable[[Floats], Floats], point: Floats) -> Floats:
+def _slopes(residuals: Callable[[Floats], Floats], point: Floats, here: Floats) -> Floats:
     """Derivatives of the residuals, shape [n, unknowns]; towards lower values, which shares always have."""
-    here = residuals(point)
     return np.stack([(here - residuals(point - _STEP * unit)) / _STEP for unit in np.eye(len(point))], axis=1)
 
 

@@ -98,7 +98,10 @@ def _tables(paths: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
         if len(served) and not set(CAMPAIGNS) & set(served.columns):
             served = served.assign(campaign=path.stem if len(paths) > 1 else "own")
         serving.append(served)
-    return tuple(pd.concat(each, ignore_index=True).fillna("") for each in (serving, training))  # type: ignore[return-value]
+    return (
+        pd.concat(serving, ignore_index=True).fillna(""),
+        pd.concat(training, ignore_index=True).fillna(""),
+    )
 
 
 def _without_blanks(table: pd.DataFrame) -> pd.DataFrame:
