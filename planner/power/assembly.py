@@ -19,7 +19,7 @@ from planner.power.policy import BRAKE_AT, BRAKE_RELEASE, NAMES
 from planner.power.report import SIMPLEST, Judged, Solved, solved
 from planner.power.request import PowerRequest
 from planner.power.row import main_kind
-from planner.power.simulator import RowModel
+from planner.power.simulator import RowModel, held_for
 from planner.power.stress import stressed
 from planner.power.tails import Rate
 from planner.power.traffic import RecordedLoad, Tail
@@ -87,6 +87,7 @@ def assembled(made: Solved) -> told.PowerPlan:
                 case=each.case,
                 brakes_per_year=_rate(each.verdict.brakes),
                 impact=_impact(each.verdict),
+                breaker_wear=float(each.verdict.wear.max()) if row.tree.watched else None,
                 breaks=each.breaks,
                 advice=each.advice,
             )
@@ -176,9 +177,21 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
             for gpu, can in {kind.gpu: kind.settable for kind in row.kinds}.items()
             if can is not None
         ),
+        breakers=_breakers(row, verdict),
         binding=told.BindingBudget(
             node=row.tree.names[node], peak=float(verdict.peaks[node]), promise=decided.limited_by
         ),
+    )
+
+
+def _breakers(row: RowModel, verdict: Verdict) -> tuple[told.BreakerWear, ...]:
+    """How near each breaker came to tripping, and the load that it holds until the brake has acted: a reading, the
+    brake's delay and a second."""
+    until = row.timing.period_s + row.timing.brake_s + 1
+    return tuple(
+        told.BreakerWear(node=name, wear=float(wear), holds=held_for(curve, until))
+        for name, curve, wear in zip(row.tree.names, row.tree.curves, verdict.wear, strict=True)
+        if curve
     )
 
 

@@ -115,7 +115,19 @@ class BindingBudget(Document):
 
     node: str = Field(description="the node of the supply tree that is nearest to its budget")
     peak: float = Field(description="its highest reading, share of its budget")
-    promise: str = Field(description="brakes, a class and its percentile, load, places, or tried: no more were tried")
+    promise: str = Field(
+        description="brakes, breaker, a class and its percentile, load, places, or tried: no more were tried"
+    )
+
+
+class BreakerWear(Document):
+    """A breaker whose curve is known."""
+
+    node: str
+    wear: float = Field(description="how far it was on its way to trip, at most; 1: it tripped")
+    holds: float | None = Field(
+        description="load, share of its budget, that it holds until the brake has acted; null: not even its lowest"
+    )
 
 
 class PowerDecision(Document):
@@ -131,6 +143,7 @@ class PowerDecision(Document):
     delay_s: float = Field(description="until a command acts, at most")
     rise: float = Field(description="of the row within that time and a reading's, at the stated probability")
     settable: tuple[SettableClocks, ...]
+    breakers: tuple[BreakerWear, ...] = Field(default=(), description="those whose curves are given")
     binding: BindingBudget
 
 
@@ -182,6 +195,9 @@ class StressResult(Document):
     case: str
     brakes_per_year: BrakeRate
     impact: dict[str, ClassImpact]
+    breaker_wear: float | None = Field(
+        default=None, description="of the breaker nearest to tripping; 1: it tripped; null: no curve is given"
+    )
     breaks: str | None = Field(description="the first promise that breaks; null: all hold")
     advice: str
 

@@ -38,6 +38,7 @@ class Policy:
 
     Attributes:
         lead: share of a rise that is expected to go on.
+        foresight_s: seconds ahead that prompts which wait in the engines' queues are added to a reading for; 0: not.
         brakes: whether there is a brake.
         in_band: whether caps go in band where the row has that way.
         immediate: whether readings are exact and caps act at once (an oracle).
@@ -50,6 +51,7 @@ class Policy:
     brakes: bool = True
     in_band: bool = False
     immediate: bool = False
+    foresight_s: float = 0.0
 
     @cached_property
     def clocks_mhz(self) -> list[int | None]:
@@ -83,6 +85,7 @@ class Policy:
             back=np.array([0, *(level.back for level in self.levels), after_brake], np.int64),
             clocks=np.array([*clocks, [brake] * groups], np.int64),
             lead=self.lead,
+            foresight=self.foresight_s,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +28,42 @@ class Tree:
     below: np.ndarray
     places: Ints
     most: int | None = None  # servers, where the places are counted
+    curves: tuple[tuple[tuple[float, float], ...], ...] = ()  # of each node's breaker: load and the seconds it holds it
+
+    @property
+    def watched(self) -> bool:
+        """Whether the curve of any breaker is known."""
+        return any(self.curves)
+
+    def breakers(self) -> tuple[Floats, Floats, Ints]:
+        """Logarithms of loads and of seconds [nodes, points], and how many points each has (0: no curve)."""
+        curves = self.curves or ((),) * len(self.names)
+        points = np.array([len(curve) for curve in curves], np.int64)
+        out = np.zeros((2, len(curves), max(int(points.max()), 1)))
+        for node, curve in enumerate(curves):
+            if curve:
+                out[:, node, : len(curve)] = np.log(np.array(curve)).T
+        return out[0], out[1], points
+
+
+def held_for(curve: Sequence[tuple[float, float]], seconds: float) -> float | None:
+    """The highest load, to a part in a thousand, that a breaker with this curve holds for so long; None: not even the
+    lowest of its curve."""
+    loads, holds = (np.log(np.array(each)) for each in zip(*curve, strict=True))
+
+    def holds_it(load: float) -> bool:
+        return float(kernel.worn(0.0, load, loads, holds)) * seconds <= 1.0 + 1e-9
+
+    low = curve[0][0]
+    if not holds_it(low):
+        return None
+    while low < _MOST_LOAD and holds_it(low * 1.001):
+        low *= 1.001
+    return low
+
+
+_MOST_LOAD = 100.0
+"""Of its budget, that a breaker is asked about."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +149,9 @@ class Outcome:
     """Of one replicate-day under one policy with ``n`` servers."""
 
     watts: Floats
+    foreseen: Floats
     peak: Floats
+    wear: Floats
     totals: Floats
     level_steps: Ints
     latency_s: Floats
@@ -157,7 +196,9 @@ def simulate(
         control.fails[:, timing.dead] = True
     log = Log(
         watts=np.zeros(seconds),
+        foreseen=np.zeros(seconds if policy.foresight_s > 0 and not policy.levels else 0),
         peak=np.zeros((-(-seconds // BLOCK_STEPS), len(row.tree.budgets))),
+        wear=np.zeros((-(-seconds // BLOCK_STEPS), len(row.tree.budgets))),
         level_steps=np.zeros(len(policy.levels) + 2, np.int64),
         totals=np.zeros(11),
         latency_s=np.zeros(int(requests.followed.sum()), np.float32),
@@ -165,14 +206,16 @@ def simulate(
         followed=np.zeros(1, np.int64),
     )
     tables: Tables = tables_of(row.kinds, clock_shares(row.kinds, policy.clocks_mhz))
-    supply = Supply(row.tree.budgets, row.tree.below, _other(row, seconds))
+    supply = Supply(row.tree.budgets, row.tree.below, _other(row, seconds), *row.tree.breakers())
     kernel.run(servers, tables, requests, policy.ladder(groups), control, supply, log)
     followed = int(log.followed[0])
     order = np.argsort(log.latency_of[:followed], kind="stable")
     of = log.latency_of[:followed][order]
     return Outcome(
         log.watts,
+        log.foreseen,
         log.peak,
+        log.wear,
         log.totals,
         log.level_steps,
         log.latency_s[:followed][order],

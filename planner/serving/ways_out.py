@@ -23,7 +23,7 @@ GENTLER = 1.05
 
 def with_tried_hint(request: PlanRequest, error: ShardwrightError, fails: Fails) -> ShardwrightError:
     """``error`` with a hint that was tried, where its details say what to try: ``highest_rate_rps``, ``gpus_needed`` by
-    pool, ``relax_ms`` by bound."""
+    pool, ``relax_ms`` by bound, ``watts_needed``."""
     if not isinstance(error, Infeasible):
         return error
     details = dict(error.details)
@@ -32,6 +32,13 @@ def with_tried_hint(request: PlanRequest, error: ShardwrightError, fails: Fails)
     if isinstance(relax := details.get("relax_ms"), Mapping) and relax:
         told = _relaxed(request, relax, fails)
         return Infeasible(error.message, error.hint.replace(relaxed_to(relax), told), **details)
+    if isinstance(watts := details.get("watts_needed"), float):
+        ways = [_more_watts(request, watts, fails)]
+        rate = details.get("highest_rate_rps")
+        if isinstance(rate, float) and rate > 0 and request.workload.rate_rps is not None:
+            offered, details["highest_rate_rps"] = _lower_rate(request, rate, fails)
+            ways.append(offered)
+        return Infeasible(error.message, ", or ".join(ways), **details)
     if isinstance(rate := details.get("highest_rate_rps"), float) and rate > 0:
         offered, carried = _lower_rate(request, rate, fails)
         wider = [_wider(request, name, gpus, fails) for name, gpus in needed.items()]
@@ -94,6 +101,18 @@ def _lower_rate(request: PlanRequest, highest_rps: float, fails: Fails) -> tuple
         known = why.details.get("highest_rate_rps")
         rate = known if isinstance(known, float) and 0 < known < asked else asked / GENTLER
     return f"offer about {rounded_down(rate):g} requests/s", rate
+
+
+def _more_watts(request: PlanRequest, watts: float, fails: Fails) -> str:
+    """The way in words."""
+    asked = watts
+    for _ in range(TRIES):
+        why = fails(request.model_copy(update={"budget_watts": asked}))
+        if why is None:
+            return f"allow {asked:,.0f} W"
+        known = why.details.get("watts_needed")
+        asked = math.ceil(known if isinstance(known, float) and known > asked else asked * GENTLER)
+    return f"allow about {asked:,.0f} W"
 
 
 def _wider(request: PlanRequest, name: str, gpus: int, fails: Fails, of: str | None = None) -> str:

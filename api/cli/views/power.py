@@ -48,6 +48,9 @@ def _decided(plan: PowerPlan, out: Console) -> None:
         ("control", f"{way}, up to {d.delay_s:g} s; a reading every {request.telemetry.period_s:g} s"),
         ("binds", f"{d.binding.node} ({_promise(d.binding.promise)})"),
     ]
+    for each in d.breakers:
+        held = "" if each.holds is None else f"; it holds {each.holds:.0%} of its budget until the brake has acted"
+        rows.append((f"breaker of {each.node}", f"{each.wear:.0%} of the way to a trip at most{held}"))
     if plan.prediction.way_to_oracle is not None:
         rows.append(("way to the oracle", f"{plan.prediction.way_to_oracle:.0%} from no control"))
     facts(out, rows)
@@ -56,6 +59,7 @@ def _decided(plan: PowerPlan, out: Console) -> None:
 def _promise(said: str) -> str:
     words = {
         "brakes": "one server more brakes too often",
+        "breaker": "one server more trips a breaker",
         "load": "one server more does not keep up with its load",
         "places": "there are no more places",
         "tried": "no more servers were tried",
@@ -123,9 +127,13 @@ def _stress(plan: PowerPlan, out: Console) -> None:
     if not plan.stress:
         return
     heading(out, "When something is otherwise")
-    grid = table("case", "brakes/year", "breaks first", left=1)
+    watched = any(each.breaker_wear is not None for each in plan.stress)
+    grid = table("case", "brakes/year", *(["breaker"] if watched else []), "breaks first", left=1)
     for each in plan.stress:
-        grid.add_row(each.case, number(each.brakes_per_year.value, 2), each.breaks or "–")
+        worn = [] if not watched else ["trips" if each.breaker_wear == 1 else f"{each.breaker_wear or 0:.0%}"]
+        grid.add_row(each.case, number(each.brakes_per_year.value, 2), *worn, each.breaks or "–")
+    if watched:
+        out.print(Text("  breaker: how far the nearest one was on its way to a trip", style="dim"))
     indented(out, grid)
     for advice in dict.fromkeys(each.advice for each in plan.stress if each.breaks):
         cases = [each.case for each in plan.stress if each.advice == advice and each.breaks]
