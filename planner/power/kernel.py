@@ -108,9 +108,9 @@ class Supply(NamedTuple):
 class Log(NamedTuple):
     """What a replicate writes: ``watts`` [steps]; ``foreseen`` [steps or 0], watts with what waits for the policy's
     foresight; ``peak`` [blocks, nodes], highest reading of each; ``wear`` [blocks, nodes], how far the breaker was on
-    its way to trip (1: it tripped); ``level_steps`` [levels]; ``totals``: brakes, prefill seconds offered, done, left, tokens offered, done, left, not followed,
-    joules, most watts within a second, commands; ``latency_s``, ``latency_of`` (index of the request), and how many in
-    ``followed``."""
+    its way to trip (1: it tripped); ``level_steps`` [levels]; ``totals``: brakes, prefill seconds offered, done, left,
+    tokens offered, done, left, not followed, joules, most watts within a second, commands; ``latency_s``,
+    ``latency_of`` (index of the request), and how many in ``followed``."""
 
     watts: Array
     foreseen: Array
@@ -157,10 +157,8 @@ def worn(wear: float, load: float, loads: Array, holds: Array) -> float:
     at = 0
     while at < points - 2 and x > loads[at + 1]:
         at += 1
-    if points == 1:
-        slope = -2.0  # heat goes with the square of the current
-    else:
-        slope = (holds[at + 1] - holds[at]) / (loads[at + 1] - loads[at])
+    # Heat goes with the square of the current.
+    slope = -2.0 if points == 1 else (holds[at + 1] - holds[at]) / (loads[at + 1] - loads[at])
     return min(wear + np.exp(-(holds[at] + slope * (x - loads[at]))), 1.0)
 
 

@@ -111,7 +111,7 @@ def test_of_engines_that_are_as_good_as_each_other_one_stays(carried: tuple[floa
 ROWS = {
     **FLEET,
     "usd_per_kwh": 0.2,
-    "rows": [{"name": "r1", "pools": ["H100"], "budget_watts": "1kW", "other_watts_per_gpu": 100}],
+    "rows": [{"name": "r1", "pools": ["H100-SXM"], "budget_watts": "1kW", "other_watts_per_gpu": 100}],
 }
 
 
@@ -133,9 +133,9 @@ def test_rows_keep_their_budgets_and_electricity_is_paid() -> None:
     ("rows", "said"),
     [
         ([{"name": "r", "pools": ["X"], "budget_watts": 1}], "is not a pool of the cluster"),
-        ([{"name": n, "pools": ["H100"], "budget_watts": 1} for n in "ab"], "is in a and in b"),
-        ([{"name": "r", "pools": [p], "budget_watts": 1} for p in ("H100", "L40S")], "2 are called"),
-        ([{"name": "r", "pools": ["H100"], "budget_watts": "warm"}], "not understood"),
+        ([{"name": n, "pools": ["H100-SXM"], "budget_watts": 1} for n in "ab"], "is in a and in b"),
+        ([{"name": "r", "pools": [p], "budget_watts": 1} for p in ("H100-SXM", "L40S")], "2 are called"),
+        ([{"name": "r", "pools": ["H100-SXM"], "budget_watts": "warm"}], "not understood"),
     ],
 )
 def test_rows_that_contradict_themselves_are_refused(rows: object, said: str) -> None:
@@ -144,7 +144,7 @@ def test_rows_that_contradict_themselves_are_refused(rows: object, said: str) ->
 
 
 def test_a_row_without_room_names_its_watts() -> None:
-    rows = [{"name": "all", "pools": ["H100", "L40S"], "budget_watts": 300}]
+    rows = [{"name": "all", "pools": ["H100-SXM", "L40S"], "budget_watts": 300}]
     with pytest.raises(Infeasible, match=r"watts of .*row all carry") as error:
         plan_fleet(parse_fleet_request({**FLEET, "rows": rows}))
     assert "watts of row all" in error.value.hint
