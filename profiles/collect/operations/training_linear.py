@@ -144,7 +144,7 @@ def _accumulated(device: Device, kernel: str, a: torch.Tensor, b: torch.Tensor, 
         ways.append(("apex_wgrad_accumulate_fp32", lambda: apex.wgrad_gemm_accum_fp32(b, a, out)))
     if into is not None and device.kind == "cuda":
         name = blas_call(device, "addmm_fp32")
-        ways.append((name, lambda: into(out, a.t(), b, torch.float32, out=out)))  # type: ignore[misc]
+        ways.append((name, lambda: into(out, a.t(), b, torch.float32, out=out)))
     for name, run in ways:
         try:
             try_out(name, run)
