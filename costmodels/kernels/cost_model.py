@@ -21,6 +21,7 @@ from costmodels.estimates import COVERAGE, Estimates
 from costmodels.kernels.corrected_model import SIGMAS, CorrectedModel, ErrorSpace
 from costmodels.kernels.error_process import Priors, fitted_on, priors
 from costmodels.kernels.forest import SETTINGS, Forest, Neighbours
+from costmodels.kernels.kept import kept
 from costmodels.kernels.kernel_models import (
     POORER,
     ROOFLINE_SPREAD,
@@ -33,7 +34,6 @@ from costmodels.kernels.kernel_models import (
     hardware_of,
     load_rows,
 )
-from costmodels.kernels.kept import kept
 from costmodels.kernels.overlay import Overlay, lay_over
 from costmodels.kernels.row_sources import same_kernels, sources_of
 from costmodels.kernels.trees import Trees
