@@ -47,7 +47,7 @@ Seed = Annotated[
     int,
     Field(ge=0, le=2**63, description="of the arrivals and of the gateway's choices"),
     PLAIN_NUMBER,
-    Option("Of the arrivals and of the gateway's choices.", LOAD),
+    Option(panel=LOAD),
 ]
 
 
