@@ -85,7 +85,9 @@ class OwnKernels:
         """Shape [n]; 1 where nothing was measured, as the others."""
         return self._ratio(LINEAR, LINEAR_KINDS.index(kind), rows, wide_in, wide_out)
 
-    def grouped(self, kind: str, experts: Floats, rows: Floats, wide_out: Floats, wide_in: Floats) -> Floats | float:
+    def grouped(
+        self, kind: str, experts: Floats | float, rows: Floats, wide_out: Floats, wide_in: Floats
+    ) -> Floats | float:
         return self._ratio(GROUPED, LINEAR_KINDS.index(kind), experts, rows, wide_in, wide_out)
 
     def attention(self, backward: bool, attention: Ints, *sizes: object) -> Floats | float:
