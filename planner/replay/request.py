@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from planner.contract.deployment import DeploymentDocument
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
+from planner.contract.engine import LIMITS
 from planner.contract.options import LOAD, Option
 from planner.contract.published import EDITED, EDITED_HINT
 from planner.contract.workload.slo import SloOrNone
@@ -30,14 +31,6 @@ MOST_REQUESTS = 10_000_000
 """Of one simulation: more than memory has room for."""
 
 _GAMMA = re.compile(r"gamma:(?P<cv>[0-9]*\.?[0-9]+)", re.ASCII)
-
-LIMITS = {
-    "max_num_seqs": "max_sequences",
-    "max_num_batched_tokens": "max_tokens_per_step",
-    "gpu_memory_utilization": "memory_fraction",
-    "max_model_len": "max_model_len",
-}
-"""Fields that say how engines are started → what plans call it."""
 
 Tokens = Annotated[int, Field(gt=0, le=10**9), PLAIN_NUMBER]
 Seconds = Annotated[float, Field(ge=0), PLAIN_NUMBER]
