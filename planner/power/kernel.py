@@ -153,13 +153,13 @@ def worn(wear: float, load: float, loads: Array, holds: Array) -> float:
     points = len(loads)
     x = np.log(max(load, 1e-9))
     if x < loads[0]:
-        return max(wear - np.exp(-holds[0]), 0.0)
+        return max(wear - float(np.exp(-holds[0])), 0.0)
     at = 0
     while at < points - 2 and x > loads[at + 1]:
         at += 1
     # Heat goes with the square of the current.
     slope = -2.0 if points == 1 else (holds[at + 1] - holds[at]) / (loads[at + 1] - loads[at])
-    return min(wear + np.exp(-(holds[at] + slope * (x - loads[at]))), 1.0)
+    return min(wear + float(np.exp(-(holds[at] + slope * (x - loads[at])))), 1.0)
 
 
 @njit(cache=True, error_model="numpy")
