@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ from planner.contract.proof import Proof
 from planner.contract.provenance import Provenance
 from planner.contract.published import Published, Upgrade, parse_published
 from planner.contract.quantities import Interval
+from planner.contract.sparse import Sparse
 from planner.power.request import (
     ControlPaths,
     ImpactLimit,
@@ -75,11 +76,17 @@ class KindCount(Document):
     servers: int
 
 
-class ClassClock(Document):
+class ClassClock(Sparse):
+    SELDOM: ClassVar = ("role",)
+
     priority: str
+    role: Literal["decode", "prefill"] | None = Field(
+        default=None, description="of the GPUs that are capped; left out: all of the priority's"
+    )
     clock_mhz: int | None = Field(description="highest SM clock of its GPUs; null: not capped")
     gpu_watts: float | None = Field(
-        description="board power limit that holds a prefill to about the same watts; null: not capped"
+        description="board power limit that holds a prefill (of decode's GPUs: decode) to about the same watts; null: "
+        "not capped"
     )
 
 
@@ -141,7 +148,14 @@ class PowerDecision(Document):
     brake_release: float
     control: Literal["in_band", "out_of_band"] = Field(description="the way of the commands")
     delay_s: float = Field(description="until a command acts, at most")
-    rise: float = Field(description="of the row within that time and a reading's, at the stated probability")
+    foresight_s: float = Field(
+        default=0.0,
+        description="seconds ahead that prompts which wait in the engines' queues are added to a reading for, by the "
+        "watts of their prefill; 0: not",
+    )
+    rise: float = Field(
+        description="of the row within that time and a reading's, at the stated probability, beyond what is foreseen"
+    )
     settable: tuple[SettableClocks, ...]
     breakers: tuple[BreakerWear, ...] = Field(default=(), description="those whose curves are given")
     binding: BindingBudget

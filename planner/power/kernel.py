@@ -23,11 +23,12 @@ MOST_PENDING = 8192
 
 
 class Servers(NamedTuple):
-    """What stands in the row, [servers] each; ``kind`` indexes :class:`Tables`, ``group`` the columns of a ladder's
-    clocks, ``leaf`` the lowest nodes of the supply tree."""
+    """What stands in the row, [servers] each; ``kind`` indexes :class:`Tables`, ``group`` the column of a ladder's
+    clocks that decode goes by and ``prefill_group`` prefill's, ``leaf`` the lowest nodes of the supply tree."""
 
     kind: Array
     group: Array
+    prefill_group: Array
     leaf: Array
     base_watts: Array
     engines: Array
@@ -67,8 +68,9 @@ class Ladder(NamedTuple):
 
     ``up``: [levels], a reading above it (share of budget) asks for the level; ``step``: the same, from the level below
     alone and once that has taken effect; ``down``: a reading below it leaves the level for ``back``; ``clocks``:
-    [levels, groups], index of the clock. ``lead``: how much of a reading's rise above its mean of the last ten is added
-    to it (0: nothing). ``foresight``: seconds ahead that prompts which wait are added to readings for (0: not)."""
+    [levels, columns], index of the clock (a column is a priority, or a priority's decode or prefill). ``lead``: how
+    much of a reading's rise above its mean of the last ten is added to it (0: nothing). ``foresight``: seconds ahead
+    that prompts which wait are added to readings for (0: not)."""
 
     up: Array
     step: Array
@@ -174,7 +176,7 @@ def run(
 ) -> None:
     """Runs the replicate and fills ``log``."""
     n, steps = len(servers.kind), len(log.watts)
-    kinds, group_of, leaf_of = servers.kind, servers.group, servers.leaf
+    kinds, group_of, prefill_of, leaf_of = servers.kind, servers.group, servers.prefill_group, servers.leaf
     base, engines_of, most = servers.base_watts, servers.engines, servers.most_sequences
     prefill_speed, token_s, token_slope_s = tables.prefill_speed, tables.token_s, tables.token_slope_s
     prefill_watts, decode_watts, decode_slope = tables.prefill_watts, tables.decode_watts, tables.decode_slope_watts
@@ -228,11 +230,11 @@ def run(
             leaf_waits[:] = 0.0
         spread = 0.0
         for i in range(n):
-            kind, c = kinds[i], clock[group_of[i]]
-            engines, share, hot = engines_of[i], taken[kind], prefill_watts[kind, c]
+            kind, c, p = kinds[i], clock[group_of[i]], clock[prefill_of[i]]
+            engines, share, hot = engines_of[i], taken[kind], prefill_watts[kind, p]
             busy, alive = 0.0, running[i]
             if queue[i] > 0.0 and alive < most[i]:
-                can = engines * prefill_speed[kind, c]
+                can = engines * prefill_speed[kind, p]
                 if queue[i] <= can:
                     work, part = queue[i], 1.0
                     queue[i] = 0.0
@@ -272,7 +274,7 @@ def run(
                 progress[i] += left / token_s[kind, c]
             spread += busy * (1.0 - busy) * hot * hot
             if foresight > 0.0:
-                full = min(queue[i] / (engines * prefill_speed[kind, c]) / foresight, 1.0)
+                full = min(queue[i] / (engines * prefill_speed[kind, p]) / foresight, 1.0)
                 leaf_waits[leaf_of[i]] += max(full - busy, 0.0) * max(hot, 0.0)
             running[i] = alive
             leaf_watts[leaf_of[i]] += watts

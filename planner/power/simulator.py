@@ -99,10 +99,12 @@ class RowModel:
     def servers(self, n: int) -> Servers:
         """The first ``n`` servers: the same ones whatever ``n``, kinds and groups spread evenly, also over leaves."""
         kind, group = _spread(self.mix, n), _spread(self.group_shares, n)
+        apart = np.array([each.apart for each in self.kinds])[kind]
         leaf = _spread(self.tree.places / self.tree.places.sum(), n)
         return Servers(
             kind=kind,
             group=group,
+            prefill_group=group + np.where(apart, len(self.groups), 0),
             leaf=leaf,
             base_watts=np.array([each.idle_watts for each in self.kinds])[kind],
             engines=np.array([each.engines for each in self.kinds], np.float64)[kind],
@@ -128,6 +130,12 @@ class RowModel:
 
     def under(self, load: Load) -> RowModel:
         return replace(self, load=load)
+
+    @property
+    def columns(self) -> int:
+        """Classes whose clocks are set: priorities, or each one's decode and then each one's prefill where any kind of
+        server has GPUs for either."""
+        return len(self.groups) * (2 if any(kind.apart for kind in self.kinds) else 1)
 
     @property
     def budget_watts(self) -> float:
@@ -173,7 +181,7 @@ def simulate(
     """
     servers = row.servers(n)
     requests = row.requests(day.before(n), servers.kind)
-    timing, groups = row.timing, len(row.groups)
+    timing, groups, columns = row.timing, len(row.groups), row.columns
     period = max(round(timing.period_s), 1)
     readings = seconds // period
     draw = np.random.default_rng(chance)
@@ -189,11 +197,11 @@ def simulate(
         delay=int(np.ceil(delay)),
         brake=int(np.ceil(timing.brake_s)),
         error=1.0 + (0.0 if policy.immediate else timing.error) * draw.standard_normal(readings),
-        late=draw.uniform(0.5, 1.0, (readings, groups)),
-        fails=draw.uniform(size=(readings, groups)) < (0.0 if policy.immediate else timing.failure_rate),
+        late=draw.uniform(0.5, 1.0, (readings, columns)),
+        fails=draw.uniform(size=(readings, columns)) < (0.0 if policy.immediate else timing.failure_rate),
     )
     if timing.dead is not None and not policy.immediate:
-        control.fails[:, timing.dead] = True
+        control.fails[:, timing.dead :: groups] = True
     log = Log(
         watts=np.zeros(seconds),
         foreseen=np.zeros(seconds if policy.foresight_s > 0 and not policy.levels else 0),
@@ -207,7 +215,7 @@ def simulate(
     )
     tables: Tables = tables_of(row.kinds, clock_shares(row.kinds, policy.clocks_mhz))
     supply = Supply(row.tree.budgets, row.tree.below, _other(row, seconds), *row.tree.breakers())
-    kernel.run(servers, tables, requests, policy.ladder(groups), control, supply, log)
+    kernel.run(servers, tables, requests, policy.ladder(groups, columns), control, supply, log)
     followed = int(log.followed[0])
     order = np.argsort(log.latency_of[:followed], kind="stable")
     of = log.latency_of[:followed][order]
