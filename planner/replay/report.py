@@ -12,7 +12,7 @@ from costmodels.serving.simulator.arrivals import Requests
 from costmodels.serving.simulator.capacity import keeps_up, standard_error_us
 from costmodels.serving.simulator.outcome import REFUSALS, Metric, Outcome
 from costmodels.serving.simulator.step_table import End
-from planner.contract.engine import EngineGroup
+from planner.contract.engine import LIMITS, EngineGroup
 from planner.contract.models import ModelConfig
 from planner.contract.provenance import Provenance, provenance_fields
 from planner.contract.quantities import SLOW_END, Interval, Latency
@@ -23,7 +23,7 @@ from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, r
 from planner.replay.loads import drawn_load, requested_load
 from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines, provenance_warnings
 from planner.replay.power import watts_over
-from planner.replay.request import LIMITS, SimulationRequest
+from planner.replay.request import SimulationRequest
 from planner.replay.running import Running
 from planner.replay.scheduled import is_scheduled, scheduled
 from planner.serving.confirmation.simulated_engine import ENDS
