@@ -313,9 +313,11 @@ def solved(
     survive: SurviveAsked | None = None,
     kinds: Sequence[int] | None = None,
     seconds: float | None = None,
+    like: Answered | None = None,
     progress: Progress | None = None,
 ) -> Answered:
-    """The best fleet, or the best without one of its demands.
+    """The best fleet, or the best without one of its demands; ``like``: one that was found for much the same question,
+    whose prices are a beginning.
 
     Raises:
         Infeasible: there is none; with what binds and what would work.
@@ -328,7 +330,8 @@ def solved(
     size = sum(len(each) for each in groups)
     gap = GAP_OF_LARGE if len(fleet.steps) > 1 and size * len(fleet.chosen.variants) > LARGE else GAP
     limit = seconds or request.time_limit_s
-    answer = solve_mix(question, seconds=limit, gap=gap, progress=progress)
+    prices = () if like is None else like.answer.prices
+    answer = solve_mix(question, seconds=limit, gap=gap, progress=progress, prices=prices)
     if answer.status == "time_limit":
         raise LimitReached(
             f"fleet: no fleet was found in {limit:g} s", "raise --time-limit, or give fewer classes or steps"
