@@ -113,7 +113,7 @@ def _of_use(question: MixQuestion) -> list[Block]:
 def _wider(question: MixQuestion, seconds: float) -> str | None:
     """GPUs of one supply with which it would do, each by itself, in words; of all together where none does alone."""
     limits = _of_use(question)
-    ways = []
+    ways: list[str] = []
     for wide in [[block] for block in limits] + ([limits] if len(limits) > 1 else []):
         if len(wide) > 1 and ways:
             break

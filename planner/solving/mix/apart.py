@@ -12,6 +12,7 @@ free. Each step keeps what it has learnt from one pass to the next.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linprog
@@ -178,7 +179,8 @@ class Apart:
         share = q.share_of_time
         goal = np.concatenate([starting.ravel(), *[serving[rows[t]] * share[t] for t in range(q.steps)]])
         bounds = np.stack([np.zeros(len(goal)), np.concatenate([most.ravel(), np.full(len(of_step), np.inf)])], axis=1)
-        found = linprog(
+        solve: Any = linprog  # whose types know no sparse matrices
+        found = solve(
             goal, A_ub=matrix * sign[:, None], b_ub=np.where(upper, high, -low), A_eq=one_each,
             b_eq=np.ones(q.steps), bounds=bounds, method="highs",
         )  # fmt: skip
