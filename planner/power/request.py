@@ -204,7 +204,7 @@ class PowerRequest(Document):
     edited: Annotated[
         bool,
         Field(strict=True, description="go on with plans that were edited since they were made"),
-        Option("Go on with plans that were edited since they were made.", LOAD),
+        Option(panel=LOAD),
     ] = False
 
     @property

@@ -208,15 +208,13 @@ class PlanRequest(RecipeAsked, PlanAsked):
     max_tp: Annotated[
         Degree | None,
         Field(description="largest tensor-parallel degree"),
-        Option("Largest tensor-parallel degree.", RESTRICTED),
+        Option(panel=RESTRICTED),
     ] = None
-    max_pp: Annotated[
-        Degree | None, Field(description="most pipeline stages"), Option("Most pipeline stages.", RESTRICTED)
-    ] = None
+    max_pp: Annotated[Degree | None, Field(description="most pipeline stages"), Option(panel=RESTRICTED)] = None
     max_engine_gpus: Annotated[
         Degree | None,
         Field(description="most GPUs of one engine"),
-        Option("Most GPUs of one engine.", RESTRICTED),
+        Option(panel=RESTRICTED),
     ] = None
     tp_across_nodes: Annotated[
         bool,

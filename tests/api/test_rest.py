@@ -14,11 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
-from service import ASKED, PLAN, Client, StubPlanner, problem
+from service import ASKED, BODY_LIMIT, PLAN, Client, StubPlanner, problem
 
 from api.rest import health
 from api.rest.app import create_app
-from api.rest.body import MOST_BYTES
 from api.rest.openapi import request_examples
 from costmodels.models.registry import registered
 from planner.kinds import KINDS, schema, schema_names
@@ -253,13 +252,13 @@ def test_a_body_that_is_not_json_by_its_headers_is_a_problem(client: Client, hea
 
 def test_a_body_too_large_is_a_problem(client: Client) -> None:
     async def pieces() -> AsyncIterator[bytes]:
-        for _ in range(MOST_BYTES // 65536 + 1):
+        for _ in range(BODY_LIMIT // 65536 + 1):
             yield b" " * 65536
 
-    for content in (b" " * (MOST_BYTES + 1), pieces()):  # announced by Content-Length, and not
+    for content in (b" " * (BODY_LIMIT + 1), pieces()):  # announced by Content-Length, and not
         document = problem(client.plan(content=content, headers=JSON), 413, "content-too-large")
-        assert str(MOST_BYTES) in document["detail"]
-    just_fits = json.dumps(ASKED).encode().ljust(MOST_BYTES)
+        assert str(BODY_LIMIT) in document["detail"]
+    just_fits = json.dumps(ASKED).encode().ljust(BODY_LIMIT)
     assert client.plan(content=just_fits, headers=JSON).status_code == 200
 
 

@@ -82,7 +82,7 @@ class FleetRequest(Document):
     max_changes: Annotated[
         Annotated[int, Field(ge=0, le=1_000_000), PLAIN_NUMBER] | None,
         Field(description="engines that start or leave from one step to the next, at most"),
-        Option("Engines that start or leave from one step to the next, at most.", ASKED, metavar="N"),
+        Option(panel=ASKED, metavar="N"),
     ] = None
     current: Annotated[
         Plan | None,
