@@ -9,7 +9,7 @@ import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.serving.simulator.arrivals import Requests
-from costmodels.serving.simulator.capacity import keeps_up
+from costmodels.serving.simulator.capacity import keeps_up, standard_error_us
 from costmodels.serving.simulator.outcome import REFUSALS, Metric, Outcome
 from costmodels.serving.simulator.step_table import End
 from planner.contract.engine import LIMITS, EngineGroup
@@ -37,6 +37,9 @@ Keep = Callable[[Outcome], None]
 
 MOMENTS = 60
 """Stretches of the timeline."""
+
+UNSURE = 0.1
+"""Standard error of the upper end of a p90, as a share of it, from which it is told."""
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
@@ -272,8 +275,17 @@ def _load_warnings(running: Running, load: simulated.Load, counted: int) -> list
 
 def _slow_end_warnings(fleets: dict[End, FleetOutcome]) -> list[str]:
     """Where the load is carried as predicted, but not with every step at the slow end of its interval."""
-    if _behind(fleets["value"]) or not (behind := _behind(fleets["high"])):
+    if _behind(fleets["value"]):
         return []
+    if not (behind := _behind(fleets["high"])):
+        slow = fleets["high"].requests
+        error = standard_error_us(slow, "ttft", 0.9) / slow.percentile_us("ttft", 0.9)
+        if not error > UNSURE:
+            return []
+        return [
+            f"with other arrivals (--seed) the upper end of TTFT p90 may be {error:.0%} more or less: at the slow end "
+            "of the prediction the engines are nearly full"
+        ]
     engines = "an engine does" if behind == 1 else f"{behind} engines do"
     return [
         f"{SLOW_END}, {engines} not keep up with the load: the upper ends of TTFT and E2E are what these requests "
