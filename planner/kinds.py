@@ -423,12 +423,6 @@ def schema_names() -> tuple[str, ...]:
     return (*KINDS, *(asked.request_name for asked in questions()), *ALIASES)
 
 
-def schema_version(name: str) -> str:
-    """Of the schema called ``name``. Raises as :func:`schema`."""
-    kind, of_request = _found(name)
-    return kind.request_version if of_request else kind.version
-
-
 def _found(name: str) -> tuple[Kind, bool]:
     """The kind, and whether its request is meant."""
     known = ALIASES.get(name, name)

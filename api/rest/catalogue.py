@@ -12,7 +12,7 @@ from api.rest import openapi
 from api.rest.problems import RefusedError
 from api.rest.service import Service
 from costmodels.models.registry import RegisteredModel, registered
-from planner.kinds import schema, schema_names, schema_version
+from planner.kinds import ALIASES, questions, schema, schema_names
 from profiles.errors import UnknownName
 from profiles.hardware import Fabric, Gpu, Node, Price, fabrics, gpus, nodes, on_demand_price
 
@@ -67,12 +67,10 @@ def add(app: FastAPI, service: Service) -> None:
     async def schemas(request: Request) -> Schemas:
         """Of every kind's document and of what asks for it, each with its version."""
         await service.asker(request, "read")
-        return Schemas(
-            schemas=[
-                SchemaEntry(name=name, schema_version=schema_version(name), path=f"/v1/schemas/{name}")
-                for name in schema_names()
-            ]
-        )
+        known = {each.name: each.version for each in questions()}
+        known |= {each.request_name: each.request_version for each in questions()}
+        entries = [(name, known[ALIASES.get(name, name)], f"/v1/schemas/{name}") for name in schema_names()]
+        return Schemas(schemas=[SchemaEntry(name=name, schema_version=of, path=path) for name, of, path in entries])
 
     for name in schema_names():
         _add_schema(app, service, name)
