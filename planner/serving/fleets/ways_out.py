@@ -70,11 +70,12 @@ def _supplies(question: MixQuestion) -> Infeasible:
         found = solve_mix(replace(free, blocks=wider), seconds=SECONDS, gap=1e-3)
         if found.engines is not None:
             most = max(float(block.each @ row[block.kinds]) for row in found.engines)
-            ways.append(f"{math.ceil(most)} GPUs of {block.name}")
+            ways.append(f"{math.ceil(most):,} {block.counts} of {block.name}")
     binding = " and ".join(block.name for block in question.blocks) or "the classes"
+    both = " and ".join(dict.fromkeys(block.counts for block in question.blocks)) or "GPUs"
     return Infeasible(
-        f"fleet: the load is more than the GPUs of {binding} carry"
-        + (f", about {share:.0%} of it at most" if share > 0 else ""),
+        f"fleet: the load is more than the {both} of {binding} carry"
+        + (f", about {math.floor(100 * share)} % of it at most" if 0 < share < 0.995 else ""),
         f"have {' or '.join(ways)}" if ways else "offer more pools, or serve less",
         binding=binding,
         share_carried=share,
