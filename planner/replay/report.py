@@ -9,10 +9,10 @@ import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from costmodels.serving.simulator.arrivals import Requests
-from costmodels.serving.simulator.capacity import keeps_up
+from costmodels.serving.simulator.capacity import keeps_up, standard_error_us
 from costmodels.serving.simulator.outcome import REFUSALS, Metric, Outcome
 from costmodels.serving.simulator.step_table import End
-from planner.contract.engine import EngineGroup
+from planner.contract.engine import LIMITS, EngineGroup
 from planner.contract.models import ModelConfig
 from planner.contract.provenance import Provenance, provenance_fields
 from planner.contract.quantities import SLOW_END, Interval, Latency
@@ -24,7 +24,7 @@ from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, r
 from planner.replay.loads import drawn_load, requested_load
 from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines, provenance_warnings
 from planner.replay.power import watts_over
-from planner.replay.request import LIMITS, SimulationRequest
+from planner.replay.request import SimulationRequest
 from planner.replay.running import Running
 from planner.replay.scheduled import is_scheduled, scheduled
 from planner.serving.confirmation.simulated_engine import ENDS
@@ -38,6 +38,9 @@ Keep = Callable[[Outcome], None]
 
 MOMENTS = 60
 """Stretches of the timeline."""
+
+UNSURE = 0.1
+"""Standard error of the upper end of a p90, as a share of it, from which it is told."""
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
@@ -290,8 +293,17 @@ def _load_warnings(running: Running, load: simulated.Load, counted: int) -> list
 
 def _slow_end_warnings(fleets: Mapping[End, FleetOutcome]) -> list[str]:
     """Where the load is carried as predicted, but not with every step at the slow end of its interval."""
-    if _behind(fleets["value"]) or not (behind := _behind(fleets["high"])):
+    if _behind(fleets["value"]):
         return []
+    if not (behind := _behind(fleets["high"])):
+        slow = fleets["high"].requests
+        error = standard_error_us(slow, "ttft", 0.9) / slow.percentile_us("ttft", 0.9)
+        if not error > UNSURE:
+            return []
+        return [
+            f"with other arrivals (--seed) the upper end of TTFT p90 may be {error:.0%} more or less: at the slow end "
+            "of the prediction the engines are nearly full"
+        ]
     engines = "an engine does" if behind == 1 else f"{behind} engines do"
     return [
         f"{SLOW_END}, {engines} not keep up with the load: the upper ends of TTFT and E2E are what these requests "

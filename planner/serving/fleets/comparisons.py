@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from planner.contract.fleet import CostAtRate, DemandPriced, FleetCompared, SupplyBound, SurviveAsked
+from planner.contract.fleet import CostAtRate, DemandPriced, FleetCompared, RowPower, SupplyBound, SurviveAsked
 from planner.serving.fleets.decision import Answered, Fleet, solved
 from planner.solving.mix.question import Block, MixQuestion
 from planner.solving.mix.solve import MixAnswer, solve_mix
@@ -34,6 +34,7 @@ class Comparisons:
     compared: tuple[FleetCompared, ...] = ()
     demands: tuple[DemandPriced, ...] = ()
     supplies: tuple[SupplyBound, ...] = ()
+    rows: tuple[RowPower, ...] = ()
     cost_by_rate: tuple[CostAtRate, ...] = ()
     binding: str = "offered rate"
     engine: str = ""
@@ -51,13 +52,16 @@ def compare(found: Answered, seconds: float, tail: MixQuestion | None = None) ->
     """All comparisons, each within a part of ``seconds``; in a fleet of several steps the rest is told by its mean.
     ``tail``: the question without what percentiles ask to be left free, None where nothing is."""
     each = max(seconds / 12, 2.0)
-    supplies = _supplies(found, each)
+    supplies, rows = _supplies(found, each), _rows(found, each)
     bound = [supply.pool for supply in supplies]
     binding = "offered rate" + (f"; GPUs of pool {' and pool '.join(bound)}" if bound else "")
+    tight = [row.row for row in rows if row.usd_per_hour_of_one_kw_more is not None]
+    binding += f"; power budget of {' and '.join(tight)}" if tight else ""
     return Comparisons(
         compared=tuple(_compared(found, each)),
         demands=tuple(_demands(found, each, tail)),
         supplies=tuple(supplies),
+        rows=tuple(rows),
         cost_by_rate=tuple(_by_rate(found, each)),
         binding=binding,
         engine=engine_words(),
@@ -290,11 +294,29 @@ def _supplies(found: Answered, seconds: float) -> list[SupplyBound]:
     for k, block in enumerate(question.blocks):
         used = float((engines[:, block.kinds] @ block.each).max())
         smallest = float(block.each.min())
-        if not np.isfinite(block.most) or used <= block.most - smallest:
+        if block.counts != "GPUs" or not np.isfinite(block.most) or used <= block.most - smallest:
             continue
         more = float(block.unit if block.unit > 1 else smallest)
         wider = [replace(each, most=each.most + more) if i == k else each for i, each in enumerate(question.blocks)]
         answer = _near(found, replace(question, blocks=wider), seconds=seconds, gap=1e-4)
         saved = None if answer.objective is None else max(ours - answer.objective, 0.0) / more
         rows.append(SupplyBound(pool=block.name, used_gpus=used, limit_gpus=block.most, usd_per_hour_of_one_more=saved))
+    return rows
+
+
+def _rows(found: Answered, seconds: float) -> list[RowPower]:
+    """Budgets of power, what is drawn of each, and what one kW more of those that are used up saves."""
+    question, engines, ours = found.question, found.answer.engines, _cost(found)
+    assert engines is not None
+    rows = []
+    for k, block in enumerate(question.blocks):
+        if block.counts != "watts":
+            continue
+        used, saved = float((engines[:, block.kinds] @ block.each).max()), None
+        if used > block.most - float(block.each.min()):
+            wider = [replace(each, most=each.most + 1e3) if i == k else each for i, each in enumerate(question.blocks)]
+            answer = solve_mix(replace(question, blocks=wider), seconds=seconds, gap=1e-4)
+            saved = None if answer.objective is None else max(ours - answer.objective, 0.0)
+        name = block.name.removeprefix("row ")
+        rows.append(RowPower(row=name, watts=used, budget_watts=block.most, usd_per_hour_of_one_kw_more=saved))
     return rows

@@ -22,7 +22,7 @@ from planner.serving.fleets.coarsening import coarsened
 from planner.serving.fleets.engines import EngineKind, cluster_of, table_engines
 from planner.serving.fleets.groups import RoutedGroup, SharedStep, routed_groups, shared_steps, work_of
 from planner.serving.fleets.request import FleetRequest, ServiceAsked
-from planner.serving.fleets.supplies import Offer, blocks_of, offers_of, reserved_usd_per_hour
+from planner.serving.fleets.supplies import Offer, blocks_of, offers_of, reserved_usd_per_hour, rows_of
 from planner.serving.fleets.variants import Chosen, Variant, priced
 from planner.serving.fleets.ways_out import why_not
 from planner.solving.mix.question import MixQuestion, Survive
@@ -112,11 +112,17 @@ def distinct(
 
 
 def variants_of(
-    offers: Sequence[Offer], services: Sequence[ServiceLoad], objective: str, *, given_cluster: bool
+    offers: Sequence[Offer],
+    services: Sequence[ServiceLoad],
+    objective: str,
+    *,
+    given_cluster: bool,
+    usd_per_kwh: float | None = None,
 ) -> Chosen:
     """Every kind of engine on every supply of its pool."""
     variants: list[Variant] = []
     usd: list[float | None] = []
+    watts: list[float] = []
     for s, service in enumerate(services):
         for e, engine in enumerate(service.engines):
             if not service.capacity[:, e].any():
@@ -127,10 +133,11 @@ def variants_of(
                 if offer.limit is not None and engine.gpus > offer.limit:
                     continue
                 variants.append(Variant(s, e, o, engine.gpus))
+                watts.append(engine.watts or 0.0)
                 own = engine.usd_per_hour
                 plain = offer.supply == "on_demand" and (not given_cluster or offer.usd_per_gpu_hour is None)
                 usd.append(own if own is not None and plain else None)
-    return priced(offers, variants, objective, usd)
+    return priced(offers, variants, objective, usd, np.array(watts, np.float64), usd_per_kwh)
 
 
 def question_of(
@@ -178,7 +185,10 @@ def question_of(
         chosen.kinds(),
         works,
         seconds,
-        blocks_of(fleet.offers, offer, gpus, request.objective),
+        [
+            *blocks_of(fleet.offers, offer, gpus, request.objective),
+            *rows_of(request.rows, fleet.offers, offer, gpus, chosen.watts),
+        ],
         Survive(survive.engines, survive.nodes, survive.spot_pools, survive.zones, survive.share),
         cyclic=cyclic,
         before=None if fleet.before is None else np.array(fleet.before, np.int64),
@@ -326,7 +336,13 @@ def fleet_of(request: FleetRequest, engines: Engines) -> Fleet:
         kinds, capacity = tuple(coarse[s].kinds), coarse[s].capacity(classes)
         services.append(ServiceLoad(asked, load, classes, tuple(rates), kinds, capacity))
     offers = offers_of(cluster)
-    chosen = variants_of(offers, services, request.objective, given_cluster=request.cluster is not None)
+    chosen = variants_of(
+        offers,
+        services,
+        request.objective,
+        given_cluster=request.cluster is not None,
+        usd_per_kwh=request.usd_per_kwh,
+    )
     if not chosen.variants:
         service = services[0]
         why, way_out = service_reason(service, service.classes[0])

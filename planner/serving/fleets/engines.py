@@ -28,6 +28,10 @@ class EngineKind(Protocol):
         """Of one, where something else than the pool's price says so."""
 
     @property
+    def watts(self) -> float | None:
+        """Of one at what it carries, mean; None: nobody says."""
+
+    @property
     def label(self) -> str: ...
     def is_like(self, group: EngineGroup) -> bool:
         """Whether an engine group of a document is of this kind, pool and supply aside."""
@@ -45,6 +49,7 @@ class TableEngine:
     usd_per_hour: float | None
     source: str
     gpus: int = 1
+    watts: float | None = None
 
     @property
     def label(self) -> str:

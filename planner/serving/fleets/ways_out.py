@@ -24,8 +24,7 @@ def why_not(question: MixQuestion, limit_s: float) -> Infeasible:
     if question.budget is not None:
         found = solve_mix(replace(question, budget=None), seconds=seconds, gap=1e-4)
         if found.engines is not None:
-            hours = question.kinds.cost @ found.engines.T + question.fixed_cost
-            least = math.ceil(float(hours.max()) * 100) / 100
+            least = math.ceil(max(_usd_per_hour(question, row) for row in found.engines) * 100) / 100
             return Infeasible(
                 f"budget_usd_per_hour: {question.budget:g} is less than any fleet that carries the load costs",
                 f"allow {least:g} USD an hour, or serve less",
@@ -52,6 +51,16 @@ def why_not(question: MixQuestion, limit_s: float) -> Infeasible:
                 binding="changes",
             )
     return _supplies(question)
+
+
+def _usd_per_hour(question: MixQuestion, engines: Ints) -> float:
+    """Of ``engines`` (n,) while they serve, whole instances and what is reserved with them."""
+    units = sum(
+        math.ceil(float(block.each @ engines[block.kinds]) / block.unit - 1e-9) * block.unit_cost
+        for block in question.blocks
+        if block.unit > 1
+    )
+    return float(question.kinds.cost @ engines) + units + question.fixed_cost
 
 
 def _not_survived(question: MixQuestion, engines: Ints, seconds: float) -> Infeasible:
@@ -94,10 +103,12 @@ def _supplies(question: MixQuestion) -> Infeasible:
     work = max(question.work, key=lambda each: float(np.where(np.isfinite(each), each, 0).sum()))
     share = most_share(question, work)
     ways = _wider(free, SECONDS)
-    binding = " and ".join(block.name for block in _of_use(question)) or "the classes"
+    limits = _of_use(question)
+    binding = " and ".join(block.name for block in limits) or "the classes"
+    both = " and ".join(dict.fromkeys(block.counts for block in limits)) or "GPUs"
     return Infeasible(
-        f"fleet: the load is more than the GPUs of {binding} carry"
-        + (f", about {share:.0%} of it at most" if share > 0 else ""),
+        f"fleet: the load is more than the {both} of {binding} carry"
+        + (f", about {math.floor(100 * share)} % of it at most" if 0 < share < 0.995 else ""),
         f"have {ways}" if ways else "offer more pools, or serve less",
         binding=binding,
         share_carried=share,
@@ -124,6 +135,6 @@ def _wider(question: MixQuestion, seconds: float) -> str | None:
         engines = found.engines
         used = {each.name: max(float(each.each @ row[each.kinds]) for row in engines) for each in wide}
         counts = {each.name: math.ceil(used[each.name] / each.unit - 1e-9) * each.unit for each in wide}
-        more = [f"{counts[each.name]} GPUs of {each.name}" for each in wide if counts[each.name] > each.most]
+        more = [f"{counts[each.name]:,} {each.counts} of {each.name}" for each in wide if counts[each.name] > each.most]
         ways.append(" and ".join(more))
     return " or ".join(ways) or None
