@@ -27,7 +27,7 @@ def _factors(request: PlanRequest) -> Sequence[float]:
 
 def with_tried_hint(request: PlanRequest, error: ShardwrightError, fails: Fails) -> ShardwrightError:
     """``error`` with a hint that was tried, where its details say what to try: ``highest_rate_rps``, ``gpus_needed`` by
-    pool, ``relax_ms`` by bound, ``highest_concurrency``."""
+    pool, ``relax_ms`` by bound, ``highest_concurrency``, ``watts_needed``."""
     if not isinstance(error, Infeasible):
         return error
     details = dict(error.details)
@@ -40,6 +40,13 @@ def with_tried_hint(request: PlanRequest, error: ShardwrightError, fails: Fails)
         else:
             hint = error.hint.replace(relaxed_to(relax), told)
         return Infeasible(error.message, hint, **details)
+    if isinstance(watts := details.get("watts_needed"), float):
+        ways = [_more_watts(request, watts, fails)]
+        rate = details.get("highest_rate_rps")
+        if isinstance(rate, float) and rate > 0 and request.workload.rate_rps is not None:
+            offered, details["highest_rate_rps"] = _lower_rate(request, rate, fails)
+            ways.append(offered)
+        return Infeasible(error.message, ", or ".join(filter(None, ways)) or "allow more watts", **details)
     if request.workload.concurrency is not None:
         if isinstance(users := details.get("highest_concurrency"), int) and users > 0:
             return _fewer_users(request, error, users, fails)
@@ -138,6 +145,19 @@ def _fewer_users(request: PlanRequest, error: Infeasible, most: int, fails: Fail
         known = why.details.get("highest_concurrency")
         most = min(most, known) if isinstance(known, int) and known > 0 else most
     return Infeasible(error.message, "relax the SLO, or offer more GPUs", **error.details)
+
+
+def _more_watts(request: PlanRequest, watts: float, fails: Fails) -> str:
+    """The way in words; "" where none was found to do."""
+    asked = watts
+    for factor in _factors(request):
+        asked = float(math.ceil(max(asked, watts * factor)))
+        why = fails(request.model_copy(update={"budget_watts": asked}))
+        if why is None:
+            return f"allow {asked:,.0f} W"
+        known = why.details.get("watts_needed")
+        asked = known if isinstance(known, float) and known > asked else asked
+    return ""
 
 
 def _wider(request: PlanRequest, name: str, gpus: int, fails: Fails, of: str | None = None) -> str:

@@ -136,7 +136,7 @@ class Confirmed:
         for (serving, precision, (pool, *engine)), most in self.carried.items():
             if (serving, precision, pool) == ("aggregated", option.precision, index):
                 if len(engine) != mine.shape[1]:
-                    continue  # of GPUs in another state
+                    continue  # of GPUs in another state, or of limited watts
                 same = (mine == np.array(engine)).all(axis=1)
                 rate[same] = np.minimum(rate[same], most)
         return rate
@@ -234,7 +234,7 @@ class _Simulations:
         """``option`` with what its engines carry, for ``request``; ``only_simulated``: of those that were."""
         if option.candidates is None:
             return option
-        kinds = [(option.serving, option.precision, origin.kind) for origin in option.origin]
+        kinds = [_kind(option, v) for v in range(len(option.origin))]
         most = [self.carried.get(kind, math.inf if kind in self._seen or not only_simulated else 0.0) for kind in kinds]
         capacity = np.minimum(option.candidates.capacity_rps, most)
         if option.choice is not None and np.array_equal(capacity, option.candidates.capacity_rps):
@@ -270,7 +270,14 @@ class _Simulations:
 
 def _kinds(best: ServingOption, group: Group) -> set[Kind]:
     """The engines of a group, of whichever batch limit."""
-    return {(best.serving, best.precision, best.origin[v].kind) for v in group.candidates}
+    return {_kind(best, v) for v in group.candidates}
+
+
+def _kind(option: ServingOption, v: int) -> Kind:
+    """Of a candidate; where watts are limited, with the sequences that keep them."""
+    origin = option.origin[v]
+    limited = option.candidates is not None and option.candidates.watts is not None
+    return option.serving, option.precision, (*origin.kind, origin.batch_limits[1]) if limited else origin.kind
 
 
 # ------------------------------------------------------------------ one engine
