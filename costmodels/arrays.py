@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -44,3 +44,11 @@ def concatenate_rows(parts: Sequence[P], rows: Sequence[Ints] | None = None) -> 
     names = [field.name for field in fields(parts[0])]  # type: ignore[arg-type]
     changed: Any = {name: of([getattr(part, name) for part in parts]) for name in names}
     return replace(parts[0], **changed)  # type: ignore[type-var]
+
+
+class Rowwise:
+    """Base of dataclasses of arrays of ``n`` points that are taken apart by their rows."""
+
+    def take(self, index: Ints) -> Self:
+        """The points ``index`` (k,)."""
+        return take_rows(self, index)

@@ -1,17 +1,20 @@
-"""What to decide: legal layouts, fleets, plans. ``from planner import plan`` is the whole job in one call."""
+"""What to decide: legal layouts, fleets, plans. ``from planner import plan`` is the whole job in one call, and
+``from planner import answer`` that of every other kind of document: ``answer("predictions", {...})``."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from planner.kinds import answer as answer
     from planner.serving.document.plan import Plan as Plan
     from planner.serving.planning import plan as plan
     from planner.serving.request import PlanRequest as PlanRequest
 
-__all__ = ["Plan", "PlanRequest", "plan"]
+__all__ = ["Plan", "PlanRequest", "answer", "plan"]
 
 _HOMES = {
+    "answer": "planner.kinds",
     "plan": "planner.serving.planning",
     "Plan": "planner.serving.document.plan",
     "PlanRequest": "planner.serving.request",

@@ -16,7 +16,7 @@ from planner.compare import document as comparisons
 from planner.compare.check_request import CheckRequest
 from planner.compare.request import ComparisonRequest
 from planner.contract import deployment as deployments
-from planner.contract.documents import Document
+from planner.contract.documents import Document, checked
 from planner.contract.published import Published, Upgrade, json_schema, version_of
 from planner.experts import document as experts
 from planner.experts.request import PlacementRequest
@@ -50,7 +50,6 @@ EXAMPLES = Path(__file__).parent / "examples"
 FEW = 64
 """Configurations that are predicted in about a second."""
 
-
 Progress = Callable[[str], None]
 """Called with a line of text before each slow step."""
 
@@ -62,14 +61,6 @@ class Make(Protocol):
         self, request: Any, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
     ) -> Published:
         """``measured``: stores laid over the pack that ships, the last on top."""
-
-
-def _always(_: Any) -> bool:
-    return True
-
-
-def _never(_: Any) -> bool:
-    return False
 
 
 def _text(document: Published) -> bytes:
@@ -104,7 +95,7 @@ class Kind:
     route: str
     command: str
     request_version: str = "1.0"
-    quick: Callable[[Any], bool] = _never
+    quick: Callable[[Any], bool] = lambda _: False
     media_type: str = "application/json"
     written: Callable[[Any], bytes] = _text
     forms: tuple[Kind, ...] = ()
@@ -135,9 +126,7 @@ class Kind:
 
 def _example(name: str) -> dict[str, Any]:
     example: dict[str, Any] = json.loads((EXAMPLES / f"{name}.json").read_text("utf-8"))
-    if name == "simulation-request":
-        example = {"plan": _example("serving"), **example}
-    if name == "export-request":
+    if name in ("simulation-request", "export-request"):
         example = {"plan": _example("serving"), **example}
     if name == "comparison-request":
         example = {"documents": [_example("deployment"), _example("serving")], **example}
@@ -146,11 +135,7 @@ def _example(name: str) -> dict[str, Any]:
 
 def _late(load: Callable[[], Make]) -> Make:
     """What ``load`` imports, which may be slow, imported only when it is asked."""
-
-    def make(request: Any, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None) -> Published:
-        return load()(request, measured=measured, progress=progress)
-
-    return make
+    return lambda request, /, **beside: load()(request, **beside)
 
 
 def _from_catalogue(answer: Callable[[Any, Catalogue], Published]) -> Make:
@@ -292,7 +277,7 @@ _ALL: tuple[Kind, ...] = (
         make=_late(_memory),
         route="/v1/memory",
         command="memory",
-        quick=_always,
+        quick=lambda _: True,
     ),
     Kind(
         name="simulation",
@@ -315,7 +300,7 @@ _ALL: tuple[Kind, ...] = (
         make=_late(_import),
         route="/v1/imports",
         command="import",
-        quick=_always,
+        quick=lambda _: True,
     ),
     Kind(
         name="comparison",
@@ -349,7 +334,7 @@ _ALL: tuple[Kind, ...] = (
         make=_late(_export),
         route="/v1/exports",
         command="export",
-        quick=_always,
+        quick=lambda _: True,
         media_type="application/zip",
         written=exports.archive,
     ),
@@ -412,6 +397,25 @@ def questions() -> Iterator[Kind]:
     for kind in KINDS.values():
         yield kind
         yield from kind.forms
+
+
+def answer(
+    name: str, fields: Mapping[str, Any], *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+) -> Published:
+    """The document of kind ``name`` (or ``fleet``) that answers the request ``fields``, as its command and route do.
+
+    Raises:
+        UnknownName: no kind has that name.
+        ShardwrightError: what is wrong with the request, or that nothing satisfies it.
+    """
+    from profiles.descriptions import catalogue_with
+
+    known = {kind.form or kind.name: kind for kind in questions()}
+    if name not in known:
+        raise UnknownName("kind", name, tuple(known))
+    kind = known[name].asked_by(fields)
+    request = checked(kind.request, fields, "request", catalogue_with(store.path for store in measured))
+    return kind.make(request, measured=measured, progress=progress)
 
 
 def schema_names() -> tuple[str, ...]:

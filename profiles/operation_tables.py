@@ -118,6 +118,17 @@ _SSD = (
 )
 _CHANNELS = _count("channels", "channels on this GPU")
 
+LINEAR_KINDS = ("forward", "data_gradient", "weight_gradient", "weight_gradient_fp32")
+_LINEAR_KIND = Column(
+    "kind",
+    "str",
+    "forward, data_gradient, weight_gradient (in the operands' precision), or weight_gradient_fp32 (added to one in 32 "
+    "bits)",
+    levels=LINEAR_KINDS,
+)
+_IN = _count("in_features", "input features on this GPU", unit="elements")
+_OUT = _count("out_features", "output features on this GPU", unit="elements")
+
 EXCHANGE_KINDS = tuple(
     f"{mode}_{phase}" for mode in ("ll", "ht", "one_sided", "two_sided") for phase in ("dispatch", "combine")
 )
@@ -388,6 +399,33 @@ OPERATIONS: dict[str, Operation] = {
                 _count("heads", "query heads"),
                 _count("kv_heads", "key/value heads"),
                 _count("head_dim", "width of a head"),
+            ),
+            predicted=False,
+        ),
+        Operation(
+            "training_linear",
+            "a product of a linear layer in training: its own, or that of one of its two gradients",
+            (_LINEAR_KIND, _tokens("tokens", "rows of the activations"), _IN, _OUT),
+            predicted=False,
+        ),
+        Operation(
+            "training_attention",
+            "causal attention of whole sequences in training, which keeps what its backward pass needs, or that pass",
+            (
+                Column("kind", "str", "forward or backward", levels=("forward", "backward")),
+                *(_BATCH, _QUERY, *_GQA[:3]),
+                _count("value_dim", "width of one value head", unit="elements"),
+            ),
+            predicted=False,
+        ),
+        Operation(
+            "training_experts",
+            "one product of all routed experts of a GPU in training, each with as many rows",
+            (
+                _LINEAR_KIND,
+                _count("experts", "experts on this GPU"),
+                _tokens("rows", "rows of each expert"),
+                *(_IN, _OUT),
             ),
             predicted=False,
         ),

@@ -143,7 +143,9 @@ def rest_tables() -> str:
     rows += [f"| `{k.name}` | {k.title} | `{k.request_name}` | {k.version} |" for k in questions()]
     rows += ["", "| option | variable | default | what |", "|---|---|---|---|"]
     for name, field in ServiceSettings.model_fields.items():
-        said = next((each.help for each in field.metadata if isinstance(each, Option)), field.description)
+        said = next(
+            (each.said(field.description) for each in field.metadata if isinstance(each, Option)), field.description
+        )
         default = "" if field.default is None else json.dumps(field.default).strip('"')
         option = f"`--{name.replace('_', '-')}`" if any(isinstance(each, Option) for each in field.metadata) else ""
         rows.append(f"| {option} | `SHARDWRIGHT_{name.upper()}` | {default} | {_plain(said)} |")

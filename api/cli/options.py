@@ -178,7 +178,7 @@ def _option(option: Option, info: FieldInfo, name: str) -> tuple[Any, Any]:
     names = [f"--{name.replace('_', '-')}"] if default is False else []  # a flag has no --no-…
     said = typer.Option(
         *names,
-        help=option.help,
+        help=option.said(info.description),
         rich_help_panel=option.panel,
         metavar=option.metavar,
         show_default=option.show_default and default is not None,

@@ -12,10 +12,6 @@ from api.rest.problems import RefusedError
 from api.service_settings import ServiceSettings
 from profiles.markup import strict_json
 
-MOST_BYTES = 16 * 1024 * 1024
-"""Of a body, unless settings say otherwise. A plan request takes 30 kB at most; counts of 58 layers with 256 experts,
-150 kB a recorded workload; the simulation of a day's trace, 30 bytes a request."""
-
 _ONE = "send one request at a time, and fewer recorded tokens or requests in it"
 
 

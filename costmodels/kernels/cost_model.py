@@ -21,6 +21,7 @@ from costmodels.estimates import COVERAGE, Estimates
 from costmodels.kernels.corrected_model import SIGMAS, CorrectedModel, ErrorSpace
 from costmodels.kernels.error_process import Priors, fitted_on, priors
 from costmodels.kernels.forest import SETTINGS, Forest, Neighbours
+from costmodels.kernels.kept import kept
 from costmodels.kernels.kernel_models import (
     POORER,
     ROOFLINE_SPREAD,
@@ -224,8 +225,14 @@ class CostModel:
 
     def _loaded(self, operation: str) -> _Loaded:
         if operation not in self._kernels:
-            self._kernels[operation] = self._load(operation)
+            self._kernels[operation] = kept((operation, *self._made_from), lambda: self._load(operation))
         return self._kernels[operation]
+
+    @cached_property
+    def _made_from(self) -> tuple[str, ...]:
+        """All that :meth:`_load` makes an operation's models from."""
+        stores = [(str(each.path), each.manifest.content_hash) for each in (self.store, *self.measured)]
+        return self.framework, self.gpu.model_dump_json(), repr(self.catalogue), repr(stores)
 
     def _load(self, operation: str) -> _Loaded:
         hardware = hardware_of(self.store, operation, self.catalogue)

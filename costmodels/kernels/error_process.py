@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from costmodels.arrays import concatenate_rows, take_rows
+from costmodels.arrays import Rowwise, concatenate_rows
 from costmodels.estimates import COVERAGE, Floats, Ints
 from costmodels.operations.registry import families
 from costmodels.operations.roofline import CODES, ROUTING_SKEW, Columns, Hardware
@@ -65,7 +65,7 @@ def coordinates(operation: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Points:
+class Points(Rowwise):
     """Questions as the process sees them.
 
     Attributes:
@@ -82,9 +82,6 @@ class Points:
 
     def __len__(self) -> int:
         return len(self.partition)
-
-    def take(self, index: Ints) -> Points:
-        return take_rows(self, index)
 
     def joined(self, more: Points) -> Points:
         return concatenate_rows([self, more])

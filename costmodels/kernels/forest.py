@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodels.arrays import take_rows
+from costmodels.arrays import Rowwise
 from costmodels.estimates import COVERAGE, Floats, Ints
 from costmodels.kernels.trees import Trees
 
@@ -45,7 +45,7 @@ _ENOUGH_ROWS = 150
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbours(Rowwise):
     """Measured rows as the local correction sees them.
 
     Attributes:
@@ -59,9 +59,6 @@ class Neighbours:
     partition: Ints
     group: Ints
     residual: NDArray[np.float32]
-
-    def take(self, index: Ints) -> Neighbours:
-        return take_rows(self, index)
 
     @cached_property
     def _near(self) -> dict[int, tuple[Ints, cKDTree]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodels.arrays import take_rows
+from costmodels.arrays import Rowwise
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.kernels import forest as forests
 from costmodels.kernels.features import base_us, matrix
@@ -64,16 +64,13 @@ EXTRAPOLATION = 0.35
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Rowwise):
     """Measured rows in the form the model wants: coded columns, GPU index, latency."""
 
     columns: dict[str, NDArray[np.generic]]
     gpu: Ints
     latency_us: Floats
     origin: NDArray[np.int8]  # index into the framework's order of row_sources
-
-    def take(self, index: Ints) -> Rows:
-        return take_rows(self, index)
 
 
 def coded(operation: str, table: pd.DataFrame | Measured) -> dict[str, NDArray[np.generic]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from costmodels.arrays import take_rows
+from costmodels.arrays import Rowwise
 from costmodels.estimates import Floats
 from costmodels.kernels.kernel_models import Rows, coded, error_partitions, question_keys
 from costmodels.kernels.row_sources import same_kernels, sources_of
@@ -37,7 +37,7 @@ class Unused:
 
 
 @dataclass(frozen=True)
-class Overlay:
+class Overlay(Rowwise):
     """The measured rows of one operation on one GPU type that speak for a framework.
 
     Attributes:
@@ -54,9 +54,6 @@ class Overlay:
 
     def __len__(self) -> int:
         return len(self.rows.gpu)
-
-    def take(self, index: np.ndarray) -> Overlay:
-        return take_rows(self, index)
 
 
 def lay_over(stores: Sequence[ProfileStore], operation: str, framework: str, gpu: Gpu, shipped: Rows) -> Overlay:

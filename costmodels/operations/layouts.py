@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodels.arrays import take_rows
+from costmodels.arrays import Rowwise
 from costmodels.estimates import Ints
 from costmodels.operations.exchanges import LOW_LATENCY, priced_as
 
@@ -26,7 +26,7 @@ def _unsaid() -> Ints:
 
 
 @dataclass(frozen=True)
-class Layouts:
+class Layouts(Rowwise):
     """``n`` layouts, shape [n] each.
 
     An engine has ``pp`` pipeline stages of ``dp`` attention replicas of ``tp`` GPUs. In MoE layers the ``tp
@@ -77,9 +77,6 @@ class Layouts:
     def low_latency(self) -> NDArray[np.bool_]:
         """Which do so in messages of a fixed size, within CUDA graphs."""
         return np.asarray(priced_as(self.exchange) == LOW_LATENCY)
-
-    def take(self, index: Ints) -> Layouts:
-        return take_rows(self, index)
 
     @property
     def rows(self) -> Ints:

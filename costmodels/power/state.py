@@ -85,6 +85,15 @@ class OperatingState:
         return 1.0 if self.clock_mhz is None else self.clock_mhz / settable(gpu).clock_mhz[1]
 
 
+def read_watts(text: str, field: str) -> float:
+    """``500W``, ``12 kW`` or a plain number of watts.
+
+    Raises:
+        InputError: it is none.
+    """
+    return _read(text, _WATTS, field, "12kW", {"kw": 1000.0})
+
+
 def check_words(value: str, field: str) -> str:
     """``value`` as a clock or a power limit is written, or ``any``.
 

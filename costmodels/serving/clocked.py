@@ -1,4 +1,5 @@
-"""Steps at another clock or under a power limit: t = a ÷ f + b, with a the part that follows the clock."""
+"""Steps at another clock or under a power limit: t = a ÷ f + b, with a the part that follows the clock. What the host
+takes of a step is in b: its own clock is another."""
 
 from __future__ import annotations
 
@@ -16,14 +17,16 @@ from profiles.hardware import Gpu
 
 def at_state(times: StepTimes, gpu: Gpu, state: OperatingState, response: ClockResponse) -> StepTimes:
     """``times`` of steps at the highest clock as they are in ``state``. A limit is met step by step: one that never
-    draws as much is left alone, while a lower clock slows every one."""
+    draws as much is left alone, while a lower clock slows every one. Neither slows the host."""
     prefill = _prefill_like(times)
     exponent = _blend(response, prefill, "exponent", 0)
     share, idle = np.full(len(prefill), state.clock_share(gpu)), idle_loaded_watts(gpu)
     above = step_watts(gpu, Activity.of(times)).value - idle
     if state.cap_watts is not None:
         share = np.minimum(share, share_under_cap(above + idle, idle, state.cap_watts, exponent))
-    slower = [_blend(response, prefill, "clocked", end) * (1.0 / share - 1.0) + 1.0 for end in range(3)]
+    host = np.minimum(times.parts.get("host", np.zeros(len(prefill))) / np.maximum(times.latency.value, 1e-9), 1.0)
+    slower = [(1.0 - host) * _blend(response, prefill, "clocked", end) * (1.0 / share - 1.0) + 1.0 for end in range(3)]
+    kernels = _blend(response, prefill, "clocked", 0) * (1.0 / share - 1.0) + 1.0
 
     def longer(estimates: Estimates) -> Estimates:
         value, low, high = (
@@ -35,10 +38,10 @@ def at_state(times: StepTimes, gpu: Gpu, state: OperatingState, response: ClockR
         times,
         latency=longer(times.latency),
         stage=longer(times.stage),
-        parts={name: part * slower[0] for name, part in times.parts.items()},
-        # Tensor cores take as much longer as the clock is lower, memory as long as ever, kernels as the step does.
+        parts={name: part if name == "host" else part * kernels for name, part in times.parts.items()},
+        # Tensor cores take as much longer as the clock is lower, memory as long as ever, kernels as they do.
         compute_us=np.minimum(times.compute_us / share, times.latency.value * slower[0]),
-        kernels_us=times.kernels_us * slower[0],
+        kernels_us=times.kernels_us * kernels,
     )
     again = step_watts(gpu, Activity.of(slowed)).value - idle
     limit = times.most_watts if state.cap_watts is None else np.minimum(times.most_watts, state.cap_watts)

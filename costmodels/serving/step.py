@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodels.arrays import take_rows
-from costmodels.estimates import Estimates, Floats, Ints, combine
+from costmodels.arrays import Rowwise
+from costmodels.estimates import Estimates, Floats, combine
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.features import LAUNCH_US
 from costmodels.models.architecture import Architecture
@@ -27,7 +27,7 @@ fusion and none."""
 
 
 @dataclass(frozen=True)
-class StepTimes:
+class StepTimes(Rowwise):
     """Step times in µs over ``n`` candidates.
 
     Attributes:
@@ -51,9 +51,6 @@ class StepTimes:
     hot: Floats
     most_watts: Floats
     uneven: Floats
-
-    def take(self, index: Ints) -> StepTimes:
-        return take_rows(self, index)
 
 
 def step_times(

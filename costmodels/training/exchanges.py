@@ -10,6 +10,7 @@ node, which all exchange at once, share the cards evenly.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from costmodels.operations.questions import Exchange
 from costmodels.operations.roofline import code
 from costmodels.step.communication import Network, across_nodes, exchange_times, point_to_point_us
 from costmodels.training.calibration import TrainingCalibration, TrainingConstants, training_calibration
+from costmodels.training.own_kernels import OwnKernels
 from profiles.hardware import LastingLoad
 
 _GRID = 2.0 ** np.arange(8, 44, 0.25)
@@ -52,6 +54,11 @@ class Links:
     def memory_rate(self) -> float:
         """Bytes/s that norms, activations, masks and the optimizer reach."""
         return self.cost.gpu.memory_bandwidth_bytes_per_s * self.constants.elementwise_bandwidth
+
+    @cached_property
+    def own(self) -> OwnKernels:
+        """What own rows of training's kernels say."""
+        return OwnKernels(self.cost, self.constants, self.memory_rate)
 
     def exchange(self, kind: str, message_bytes: Floats, ranks: Ints, stride: Ints) -> Estimates:
         """Time of one exchange among ``ranks`` ranks that lie ``stride`` apart, µs, shape [n] each; zero where there

@@ -22,11 +22,23 @@ from costmodels.models.architecture import (
     LatentAttention,
     MixtureOfExperts,
 )
+from costmodels.operations.latent import QK_WIDTH, V_WIDTH
 from costmodels.operations.registry import families
 from costmodels.operations.roofline import code
 from costmodels.training.exchanges import Links
-from costmodels.training.layouts import FLASH2, UNFUSED, TrainingLayouts
+from costmodels.training.layouts import UNFUSED, TrainingLayouts
 from costmodels.training.models import TrainedAttention, TrainedKind
+from costmodels.training.own_kernels import (
+    ACCUMULATION_BYTES,
+    ADDED_UP,
+    DATA_GRADIENT,
+    FORWARD_PRODUCT,
+    GROUPED_SLOWER,
+    IN_16_BITS,
+    flash2_slowdown,
+    permuted,
+    weights_beyond_products,
+)
 from costmodels.training.questions import Questions, Slot
 from costmodels.training.setting import Setting, attention_widths
 
@@ -36,9 +48,6 @@ PARTS = 8
 FORWARD, BACKWARD = 0, 1
 
 _DTYPES = {"bf16": "bf16", "fp16": "fp16", "fp8": "fp8", "mxfp8": "fp8", "nvfp4": "nvfp4"}
-FLASH2_ON_HOPPER = 1.75
-"""FlashAttention 2 ÷ 3 on Hopper: 350 to 400 against 620 to 740 TFLOP/s (arXiv:2407.08608, figure 5)."""
-
 CAST_BYTES = {"bf16": 0.0, "fp16": 0.0, "fp8": 6.0, "mxfp8": 5.0, "nvfp4": 4.5}
 """Traffic of quantising one element for a product: its 16 bits read (twice where a scale of the tensor is found
 first), and written plain and transposed."""
@@ -134,27 +143,42 @@ class _Layer:
     # -------------------------------------------------------------- building blocks
 
     def linear(
-        self,
-        kind: int,
-        m: Floats,
-        n: Floats,
-        k: Floats,
-        part: int = PRODUCTS,
-        count: Floats | float = 1.0,
-        dtype: str | None = None,
+        self, kind: int, m: Floats, n: Floats, k: Floats, count: Floats | float = 1.0, dtype: str | None = None
     ) -> None:
         """A linear layer of ``k`` features in and ``n`` out on ``m`` rows: its product and both gradients."""
-        dtype = dtype or self.dtype
-        gradient = part if part == EXPERTS else WEIGHT_GRADIENTS
-        self.questions.product(dtype, (part, FORWARD, kind), m, n, k, count)
-        self.questions.product(dtype, (part, BACKWARD, kind), m, k, n, count)
-        if self.trains:
-            self.questions.product(dtype, (gradient, BACKWARD, kind), n, k, m, count)
-            # Added up in 32 bits: read and written, in place of the 16-bit result that the product writes.
-            self.bytes[BACKWARD, kind] += 6.0 * n * k * count
-        if dtype == self.dtype and self.cast:
-            self.bytes[FORWARD, kind] += self.cast * m * k * count
-            self.bytes[BACKWARD, kind] += self.cast * m * n * count
+        dtype, own = dtype or self.dtype, self.links.own
+        for name, part, which in self._asked(PRODUCTS, WEIGHT_GRADIENTS):
+            ratio = own.linear(name, m, n, k) if dtype in IN_16_BITS else 1.0
+            self.questions.product(dtype, (part, which, kind), *permuted(name, m, n, k), count * ratio)
+            if name == ADDED_UP:
+                self.bytes[which, kind] += ACCUMULATION_BYTES * n * k * count * ratio
+        if dtype == self.dtype:
+            self._quantise(kind, m * count, n, k)
+
+    def grouped(self, kind: int, experts: Floats, rows: Floats, n: Floats, k: Floats) -> None:
+        """As many linear layers on ``rows`` each, in one call for all of them."""
+        own, weights = self.links.own, experts * n * k
+        dearer = GROUPED_SLOWER * self.links.constants.expert_overhead
+        size, rate = (2.0, "bf16") if self.dtype in IN_16_BITS else (1.0, "fp8")
+        peaks = self.links.cost.gpu.peak_flops
+        peak = peaks.get(rate) or peaks.get("bf16") or peaks["fp16"]
+        beyond = weights_beyond_products(rows, weights, size, peak, self.links.memory_rate)
+        for name, part, which in self._asked(EXPERTS, EXPERTS):
+            ratio = own.grouped(name, experts, rows, n, k) if self.dtype in IN_16_BITS else 1.0
+            product = permuted(name, experts * rows, n, k)
+            self.questions.product(self.dtype, (part, which, kind), *product, dearer * ratio)
+            added_up = ACCUMULATION_BYTES * weights if name == ADDED_UP else 0.0
+            self.bytes[which, kind] += (beyond + added_up) * ratio * self.links.constants.expert_overhead
+        self._quantise(kind, experts * rows, n, k)
+
+    def _asked(self, part: int, gradient: int) -> list[tuple[str, int, int]]:
+        """(kind of product, part, pass)."""
+        each = [(FORWARD_PRODUCT, part, FORWARD), (DATA_GRADIENT, part, BACKWARD), (ADDED_UP, gradient, BACKWARD)]
+        return each if self.trains else each[:2]
+
+    def _quantise(self, kind: int, rows: Floats, n: Floats, k: Floats) -> None:
+        self.bytes[FORWARD, kind] += self.cast * rows * k
+        self.bytes[BACKWARD, kind] += self.cast * rows * n
 
     def exchange(
         self, slot: Slot, kind: str, message: Floats, ranks: Floats, stride: Floats, count: float = 1.0
@@ -256,13 +280,15 @@ class _Layer:
 
     def _fused(self, operation: str, k: int, count: Floats | float = 1.0, **columns: object) -> None:
         """Causal attention of whole sequences, of which context parallelism (balanced) leaves each rank its share."""
-        slow = (self.links.cost.gpu.compute_capability or 0.0) >= 9.0
-        kernel = np.where((self.layouts.attention == FLASH2) & slow, FLASH2_ON_HOPPER, 1.0)
-        share = count * kernel / self.layouts.cp
+        kernel, own = self.layouts.attention, self.links.own
+        share = count * flash2_slowdown(self.links.cost, kernel) / self.layouts.cp
         shape = {"dtype": code("dtype", "bf16"), "kv_dtype": code("kv_dtype", "bf16"), **columns}
-        self.questions.ask(operation, (ATTENTION, FORWARD, k), share, **shape)
-        backward = share * self.links.constants.attention_backward
-        self.questions.ask(operation, (ATTENTION, BACKWARD, k), backward, **shape)
+        names = ("batch", "query_tokens", "heads", "kv_heads", "head_dim")
+        sizes = [columns[name] for name in names if name in columns]
+        sizes += [columns["head_dim"]] if "head_dim" in columns else [columns["heads"], QK_WIDTH, V_WIDTH]
+        for which, times in ((FORWARD, 1.0), (BACKWARD, self.links.constants.attention_backward)):
+            ratio = 1.0 if columns.get("window_tokens") else own.attention(which == BACKWARD, kernel, *sizes)
+            self.questions.ask(operation, (ATTENTION, which, k), share * times * ratio, **shape)
 
     def _scores(self, k: int, attention: GroupedQueryAttention, heads: Floats, unfused: NDArray[np.bool_]) -> None:
         """Unfused attention works on the whole square: products of queries and keys and of scores and values, and
@@ -320,7 +346,7 @@ class _Layer:
         self.bytes[BACKWARD, k] += 2.0 * self.tokens * width * (2 * matrices + 1 + (1 if ffn.bias else 0))
 
     def _experts(self, k: int, ffn: MixtureOfExperts) -> None:
-        """Local experts as products of the rows that they get when balanced, dearer by ``expert_overhead``."""
+        """Local experts as grouped products of the rows that they get when balanced, dearer by ``expert_overhead``."""
         layouts, hidden = self.layouts, np.full(self.n, float(self.model.hidden))
         etp, ep = layouts.etp.astype(np.float64), layouts.ep.astype(np.float64)
         own = self.tokens / self.shared  # tokens that this rank routes
@@ -329,9 +355,8 @@ class _Layer:
         rows, width = pairs / local, ffn.intermediate / etp
         matrices = 2 if ffn.gated else 1
         self.linear(k, own, np.full(self.n, float(ffn.experts)), hidden, dtype="bf16")
-        count = local * self.links.constants.expert_overhead
-        self.linear(k, rows, matrices * width, hidden, EXPERTS, count)
-        self.linear(k, rows, hidden, width, EXPERTS, count)
+        self.grouped(k, local, rows, matrices * width, hidden)
+        self.grouped(k, local, rows, hidden, width)
         self.bytes[FORWARD, k] += 2.0 * pairs * width * (matrices + 1) + 16.0 * own * ffn.experts
         self.bytes[BACKWARD, k] += 2.0 * pairs * width * (2 * matrices + 1) + 16.0 * own * ffn.experts
         # Sorting tokens by expert before and after the exchange, each way: read and write.

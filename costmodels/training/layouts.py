@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from costmodels.arrays import Rowwise
 from costmodels.estimates import Floats, Ints
 from costmodels.training.models import TrainedModel
 
@@ -26,7 +27,7 @@ PRECISIONS = ("bf16", "fp16", "fp8", "mxfp8", "nvfp4")
 
 
 @dataclass(frozen=True)
-class TrainingLayouts:
+class TrainingLayouts(Rowwise):
     """``n`` layouts, shape [n] each.
 
     The GPUs are pp stages of dp × cp × tp. In layers with experts the GPUs of a stage are folded anew: etp splits an
@@ -84,9 +85,6 @@ class TrainingLayouts:
     def last(self) -> Bools:
         """The last stage of each, shape [n, stages]."""
         return np.asarray(np.arange(self.layers.shape[1]) == self.pp[:, None] - 1)
-
-    def take(self, index: Ints) -> TrainingLayouts:
-        return TrainingLayouts(**{each.name: getattr(self, each.name)[index] for each in fields(self)})
 
     def recomputes(self, part: str) -> Bools:
         """Whether ``part`` is recomputed, shape [n]."""

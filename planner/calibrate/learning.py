@@ -18,6 +18,7 @@ from costmodels.serving.calibration_fit.learned import Learned, learn
 from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of, runs_of
 from costmodels.serving.frameworks.calibration import Effects
 from costmodels.serving.frameworks.framework import find_framework
+from planner.calibrate.worse import worse
 from planner.serving.measured.columns import measured_columns
 from planner.serving.prediction_table import added_columns, predict
 from profiles.errors import InputError
@@ -44,7 +45,7 @@ class Lesson:
 
     def said(self) -> dict[str, Any]:
         """By framework: ``runs``, ``errors`` in per cent by what was held out (``before``: the constants that stood),
-        and what ``moved``."""
+        which of them got ``worse``, and what ``moved``."""
         out: dict[str, Any] = {}
         runs = self.learned.runs
         for name, calibration in self.learned.calibrations.items():
@@ -58,7 +59,12 @@ class Lesson:
                     f"{gpu}: steps {_factor(effect.step)}, steps with prompts {_factor(effect.prompts)}, "
                     f"front end {_factor(effect.front)} of what the kernels and the framework's constants say"
                 )
-            out[name] = {"runs": int(mine.sum()), "errors": errors, "moved": moved}
+            lost = [
+                each
+                for metric in ("ttft", "tpot")
+                for each in worse({held: figures[metric] for held, figures in errors.items()}, metric)
+            ]
+            out[name] = {"runs": int(mine.sum()), "errors": errors, "worse": lost, "moved": moved}
         return out
 
     def needs(self) -> list[str]:

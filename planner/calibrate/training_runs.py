@@ -20,9 +20,11 @@ from scipy.optimize import least_squares
 
 from costmodels.estimates import Floats
 from costmodels.training.calibration import TrainingCalibration, TrainingConstants, TrainingSpread, doubt
+from planner.calibrate.worse import worse
 from planner.training.configuration import HardwareNames, TrainingConfiguration
 from planner.training.machines import Machines
-from planner.training.named import measured_columns, read_layouts, told
+from planner.training.named import measured_columns, read_layouts
+from planner.training.named import told as error_words
 from planner.training.prediction import predicted
 from profiles.descriptions import catalogue_with
 from profiles.errors import InputError, ShardwrightError
@@ -55,11 +57,17 @@ class TrainingLesson:
     moved: tuple[tuple[str, float, float], ...]
     needs: tuple[str, ...]
 
+    @property
+    def worse(self) -> list[dict[str, Any]]:
+        """See :func:`planner.calibrate.worse.worse`."""
+        return worse(self.errors, "iteration")
+
     def said(self) -> dict[str, Any]:
         return {
             "used": self.used,
             "left_out": [{"reason": reason, "rows": count} for reason, count in self.left_out],
             "errors": self.errors,
+            "worse": self.worse,
             "moved": [{"constant": name, "before": before, "after": after} for name, before, after in self.moved],
             "needs": list(self.needs),
         }
@@ -142,17 +150,19 @@ def calibrate_training(
         held[name] = _held_out(errors, slopes, fit.x, (before, sigma), labels) * noise
     sure = np.sqrt(np.diag(np.linalg.inv(slopes.T @ slopes + np.diag(sigma**-2.0))))
     today = dt.datetime.now(dt.UTC).date().isoformat()
+    told = {name: _told(logs) for name, logs in held.items()}
+    doubtful = "; runs left out are predicted worse with them than before" if worse(told, "iteration") else ""
     calibration = _under(start, names, fit.x, sure).model_copy(
         update={
             "spread": _spread(start.spread, _classes(runs), held["rows"]),
-            "learned_from": f"{said} ({today})" if said else today,
+            "learned_from": (f"{said} ({today})" if said else today) + doubtful,
         }
     )
     moved = tuple(
         (_shown(name), round(float(np.exp(a)), 3), round(float(np.exp(b)), 3))
         for name, a, b in zip(names, before, fit.x, strict=True)
     )
-    return TrainingLesson(calibration, today, n, left, {k: _told(v) for k, v in held.items()}, moved, _needs(runs))
+    return TrainingLesson(calibration, today, n, left, told, moved, _needs(runs))
 
 
 # ------------------------------------------------------------------ the runs
@@ -166,7 +176,7 @@ def _usable(
         raise InputError("iteration_s: no column has it", "give the measured seconds of an iteration (or s_iter)")
     seconds = truth["iteration_s"]
     groups, wrong = read_layouts(table, HardwareNames(catalogue_with(store.path for store in measured)))
-    reasons = Counter(told(error).partition("; ")[0] for error in wrong.values())
+    reasons = Counter(error_words(error).partition("; ")[0] for error in wrong.values())
     kept: list[list[TrainingConfiguration]] = []
     values: list[float] = []
     for rows in groups:

@@ -84,6 +84,15 @@ class Layout(Sparse):
         return " ".join(parts)
 
 
+LIMITS = {
+    "max_num_seqs": "max_sequences",
+    "max_num_batched_tokens": "max_tokens_per_step",
+    "gpu_memory_utilization": "memory_fraction",
+    "max_model_len": "max_model_len",
+}
+"""Fields of requests that say how engines are started → what :class:`Limits` call them."""
+
+
 class Limits(Document):
     """Batch limits to start the engine with."""
 
@@ -91,6 +100,11 @@ class Limits(Document):
     max_tokens_per_step: int = Field(description="token budget of one step (chunked prefill)")
     max_model_len: int = Field(description="longest sequence that is admitted, tokens")
     memory_fraction: float = Field(description="share of GPU memory the engine may use")
+
+    @property
+    def asked(self) -> dict[str, float]:
+        """As fields of a request."""
+        return {field: getattr(self, name) for field, name in LIMITS.items()}
 
 
 class Rank(Document):

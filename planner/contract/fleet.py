@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from planner.contract.documents import PLAIN_NUMBER, Document
-from planner.contract.quantities import Latency
+from planner.contract.quantities import Latency, as_watts
+from planner.contract.sparse import Sparse
 from planner.contract.workload.classes import SteppedLoad
 from planner.contract.workload.slo import Slo
 from planner.contract.workload.workload import Speculation
@@ -30,6 +32,21 @@ class SurviveAsked(Document):
     zones: _Lost = Field(default=0, description="any so many zones")
     share: Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER] = Field(
         default=1.0, description="of the load that is carried then"
+    )
+
+
+class PowerRow(Document):
+    """Pools that hang under one breaker."""
+
+    name: str = Field(min_length=1, max_length=200)
+    pools: tuple[str, ...] = Field(min_length=1, description="names of pools of the cluster")
+    budget_watts: Annotated[
+        Annotated[float, Field(gt=0, le=1e10), PLAIN_NUMBER],
+        BeforeValidator(partial(as_watts, "budget_watts"), json_schema_input_type=float | str),
+        Field(description="what may be drawn on average, every engine at what it carries: 40kW"),
+    ]
+    other_watts_per_gpu: Annotated[float, Field(ge=0, le=1e6), PLAIN_NUMBER] = Field(
+        default=0.0, description="of everything else in the servers, for each GPU that is used"
     )
 
 
@@ -155,6 +172,15 @@ class SupplyBound(Document):
     usd_per_hour_of_one_more: float | None = Field(description="what one more GPU of it would save")
 
 
+class RowPower(Document):
+    """A budget of power and what the fleet draws of it, at most of any step, every engine at what it carries."""
+
+    row: str
+    watts: float
+    budget_watts: float
+    usd_per_hour_of_one_kw_more: float | None = Field(description="what it would save; null: the budget does not bind")
+
+
 class CostAtRate(Document):
     """The same requests at another rate."""
 
@@ -163,8 +189,10 @@ class CostAtRate(Document):
     alone: dict[str, float] = Field(description="GPU type → cost of the best fleet of it alone, where it carries it")
 
 
-class FleetProof(Document):
+class FleetProof(Sparse):
     """What the search for the fleet did, and what the fleet is compared with."""
+
+    SELDOM: ClassVar = ("rows",)
 
     rounds: int
     cuts: int
@@ -179,6 +207,7 @@ class FleetProof(Document):
     compared: tuple[FleetCompared, ...] = ()
     demands: tuple[DemandPriced, ...] = ()
     supplies: tuple[SupplyBound, ...] = ()
+    rows: tuple[RowPower, ...] = Field(default=(), description="left out where no budgets of power are given")
     cost_by_rate: tuple[CostAtRate, ...] = Field(
         default=(), description="of one step and several GPU types: what other rates of the same requests cost"
     )

@@ -14,6 +14,7 @@ class Option:
     """In a field's ``Annotated``: the field is an option, too.
 
     Attributes:
+        help: where the field's description, as a sentence, does not say it on a command line.
         panel: heading that the option stands under in ``--help``.
         name: where it is not the field's (``over`` for ``--over``).
         metavar: what stands for the value in ``--help``.
@@ -21,12 +22,19 @@ class Option:
         show_default: whether ``--help`` shows the field's default; false where the help says it.
     """
 
-    help: str
-    panel: str
+    help: str | None = None
+    panel: str | None = None
     name: str | None = None
     metavar: str | None = None
     show_default: bool = True
     text: bool = False
+
+    def said(self, description: str | None) -> str | None:
+        """The help of an option whose field has this description."""
+        if self.help is not None or description is None:
+            return self.help
+        text = description.replace("; default: ", ". Default: ").replace(" × ", " x ")
+        return f"{text[:1].upper()}{text[1:]}."
 
 
 ASKED, RESTRICTED, LOAD = "What to plan", "Restrictions", "The load"

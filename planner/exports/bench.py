@@ -52,17 +52,14 @@ def _engine_columns(fleet: StartedFleet) -> dict[str, object]:
     group = fleet.engines[0].group
     if not _is_alike(fleet):
         return {"gpu": group.gpu, "num_gpus": fleet.plan.decision.gpus_used}
-    layout, limits = group.layout, group.limits
+    layout = group.layout
     return {
         "gpu": group.gpu,
         "num_gpus": layout.gpus,
         **{name: getattr(layout, name) for name in ("tp", "pp", "dp", "ep")},
         "precision": group.weights_precision,
         "kv_precision": group.kv_precision,
-        "max_num_seqs": limits.max_sequences,
-        "max_num_batched_tokens": limits.max_tokens_per_step,
-        "gpu_memory_utilization": limits.memory_fraction,
-        "max_model_len": limits.max_model_len,
+        **group.limits.asked,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from typing import Literal
 
 import numpy as np
 
@@ -15,11 +16,11 @@ from planner.contract.published import validated
 from planner.contract.quantities import Interval
 from planner.power import document as told
 from planner.power.judge import SMALL_ROW, Days, Judge, Verdict
-from planner.power.policy import BRAKE_AT, BRAKE_RELEASE, NAMES
+from planner.power.policy import BRAKE_AT, BRAKE_RELEASE, NAMES, Clocks
 from planner.power.report import SIMPLEST, Judged, Solved, solved
 from planner.power.request import PowerRequest
 from planner.power.row import main_kind
-from planner.power.simulator import RowModel
+from planner.power.simulator import RowModel, held_for
 from planner.power.stress import stressed
 from planner.power.tails import Rate
 from planner.power.traffic import RecordedLoad, Tail
@@ -87,6 +88,7 @@ def assembled(made: Solved) -> told.PowerPlan:
                 case=each.case,
                 brakes_per_year=_rate(each.verdict.brakes),
                 impact=_impact(each.verdict),
+                breaker_wear=float(each.verdict.wear.max()) if row.tree.watched else None,
                 breaks=each.breaks,
                 advice=each.advice,
             )
@@ -134,8 +136,8 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
     shape = None if made.chosen is None else made.chosen.shape
     clocks = [
         [
-            told.ClassClock(priority=p, clock_mhz=mhz, gpu_watts=_gpu_watts(row, mhz))
-            for p, mhz in zip(row.groups, level.clocks, strict=True)
+            told.ClassClock(priority=p, role=role, clock_mhz=mhz, gpu_watts=_gpu_watts(row, mhz, role))
+            for (p, role), mhz in zip(_columns(row, level.clocks), level.clocks, strict=True)
         ]
         for level in decided.policy.levels
     ]
@@ -163,6 +165,7 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
         brake_release=BRAKE_RELEASE,
         control="in_band" if in_band else "out_of_band",
         delay_s=delay,
+        foresight_s=decided.policy.foresight_s,
         rise=0.0 if shape is None else shape.rise * verdict.servers,
         settable=tuple(
             told.SettableClocks(
@@ -176,19 +179,47 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
             for gpu, can in {kind.gpu: kind.settable for kind in row.kinds}.items()
             if can is not None
         ),
+        breakers=_breakers(row, verdict),
         binding=told.BindingBudget(
             node=row.tree.names[node], peak=float(verdict.peaks[node]), promise=decided.limited_by
         ),
     )
 
 
-def _gpu_watts(row: RowModel, mhz: int | None) -> float | None:
-    """Board power of a prefill at a clock, within what can be set."""
+def _breakers(row: RowModel, verdict: Verdict) -> tuple[told.BreakerWear, ...]:
+    """How near each breaker came to tripping, and the load that it holds until the brake has acted: a reading, the
+    brake's delay and a second."""
+    until = row.timing.period_s + row.timing.brake_s + 1
+    return tuple(
+        told.BreakerWear(node=name, wear=float(wear), holds=held_for(curve, until))
+        for name, curve, wear in zip(row.tree.names, row.tree.curves, verdict.wear, strict=True)
+        if curve
+    )
+
+
+_Role = Literal["decode", "prefill"] | None
+
+
+def _columns(row: RowModel, clocks: Clocks) -> list[tuple[str, _Role]]:
+    """Whose each clock is."""
+    if len(clocks) == len(row.groups):
+        return [(name, None) for name in row.groups]
+    roles: tuple[_Role, ...] = ("decode", "prefill")
+    return [(name, role) for role in roles for name in row.groups]
+
+
+def _gpu_watts(row: RowModel, mhz: int | None, role: _Role) -> float | None:
+    """Board power of a phase at a clock (prefill, of decode's GPUs decode at full load), within what can be set."""
     kind = main_kind(row)
     if mhz is None or kind.settable is None:
         return None
     idle = idle_loaded_watts(find_gpu(kind.gpu))
-    at = idle + kind.prefill_watts / kind.gpus * float(kind.response.prefill.watts(mhz / kind.highest_mhz))
+    phase, share = kind.response.prefill, mhz / kind.highest_mhz
+    above = kind.prefill_watts / (kind.prefill_gpus or kind.gpus)
+    if role == "decode":
+        phase = kind.response.decode
+        above = kind.full_decode_watts / max(kind.gpus - kind.prefill_gpus, 1)
+    at = idle + above * float(phase.watts(share))
     low, high = kind.settable.power_watts
     return float(round(min(max(at, low), high)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ from planner.contract.proof import Proof
 from planner.contract.provenance import Provenance
 from planner.contract.published import Published, Upgrade, parse_published
 from planner.contract.quantities import Interval
+from planner.contract.sparse import Sparse
 from planner.power.request import (
     ControlPaths,
     ImpactLimit,
@@ -75,11 +76,17 @@ class KindCount(Document):
     servers: int
 
 
-class ClassClock(Document):
+class ClassClock(Sparse):
+    SELDOM: ClassVar = ("role",)
+
     priority: str
+    role: Literal["decode", "prefill"] | None = Field(
+        default=None, description="of the GPUs that are capped; left out: all of the priority's"
+    )
     clock_mhz: int | None = Field(description="highest SM clock of its GPUs; null: not capped")
     gpu_watts: float | None = Field(
-        description="board power limit that holds a prefill to about the same watts; null: not capped"
+        description="board power limit that holds a prefill (of decode's GPUs: decode) to about the same watts; null: "
+        "not capped"
     )
 
 
@@ -115,7 +122,19 @@ class BindingBudget(Document):
 
     node: str = Field(description="the node of the supply tree that is nearest to its budget")
     peak: float = Field(description="its highest reading, share of its budget")
-    promise: str = Field(description="brakes, a class and its percentile, load, places, or tried: no more were tried")
+    promise: str = Field(
+        description="brakes, breaker, a class and its percentile, load, places, or tried: no more were tried"
+    )
+
+
+class BreakerWear(Document):
+    """A breaker whose curve is known."""
+
+    node: str
+    wear: float = Field(description="how far it was on its way to trip, at most; 1: it tripped")
+    holds: float | None = Field(
+        description="load, share of its budget, that it holds until the brake has acted; null: not even its lowest"
+    )
 
 
 class PowerDecision(Document):
@@ -129,8 +148,16 @@ class PowerDecision(Document):
     brake_release: float
     control: Literal["in_band", "out_of_band"] = Field(description="the way of the commands")
     delay_s: float = Field(description="until a command acts, at most")
-    rise: float = Field(description="of the row within that time and a reading's, at the stated probability")
+    foresight_s: float = Field(
+        default=0.0,
+        description="seconds ahead that prompts which wait in the engines' queues are added to a reading for, by the "
+        "watts of their prefill; 0: not",
+    )
+    rise: float = Field(
+        description="of the row within that time and a reading's, at the stated probability, beyond what is foreseen"
+    )
     settable: tuple[SettableClocks, ...]
+    breakers: tuple[BreakerWear, ...] = Field(default=(), description="those whose curves are given")
     binding: BindingBudget
 
 
@@ -182,6 +209,9 @@ class StressResult(Document):
     case: str
     brakes_per_year: BrakeRate
     impact: dict[str, ClassImpact]
+    breaker_wear: float | None = Field(
+        default=None, description="of the breaker nearest to tripping; 1: it tripped; null: no curve is given"
+    )
     breaks: str | None = Field(description="the first promise that breaks; null: all hold")
     advice: str
 

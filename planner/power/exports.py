@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from planner.power.document import CapLevel, PowerPlan
+from planner.power.document import CapLevel, ClassClock, PowerPlan
 from profiles.errors import Unsupported
 
 ANNOTATION = "dynamo.nvidia.com/gpu-power-limit"
@@ -56,6 +56,15 @@ run() {
 """What the scripts that set something begin with, after their arguments."""
 
 
+def _class(each: ClassClock) -> str:
+    """How a level's scripts and files name whom a clock is for: ``hp``, or ``hp-decode`` and ``hp-prefill``."""
+    return each.priority if each.role is None else f"{each.priority}-{each.role}"
+
+
+def _classes(plan: PowerPlan) -> list[str]:
+    return [_class(each) for each in plan.decision.levels[0].clocks]
+
+
 def nvidia_smi(plan: PowerPlan) -> dict[str, str]:
     """apply.sh, rollback.sh and check.sh: dry unless told otherwise."""
     if (reason := cannot(plan)) is not None:
@@ -65,13 +74,13 @@ def nvidia_smi(plan: PowerPlan) -> dict[str, str]:
     for level in plan.decision.levels:
         for each in level.clocks:
             mhz = "" if each.clock_mhz is None else str(each.clock_mhz)
-            cases.append(f"  {level.level}:{shlex.quote(each.priority)}) echo {shlex.quote(mhz)} ;;")
+            cases.append(f"  {level.level}:{shlex.quote(_class(each))}) echo {shlex.quote(mhz)} ;;")
     clock_of = "\n".join(
         [
             "# The highest SM clock of a level and a priority, MHz; empty where it is not capped.",
             "clock_of() {",
             '  case "$1:$2" in',
-            *(f"  0:{shlex.quote(each.name)}) echo '' ;;" for each in plan.request.priorities),
+            *(f"  0:{shlex.quote(name)}) echo '' ;;" for name in _classes(plan)),
             *cases,
             "  *) return 1 ;;",
             "  esac",
@@ -79,7 +88,7 @@ def nvidia_smi(plan: PowerPlan) -> dict[str, str]:
         ]
     )
     head = f"#!/usr/bin/env bash\n# {_said(plan)}\n"
-    names = " ".join(each.name for each in plan.request.priorities)
+    names = " ".join(_classes(plan))
     apply = f"""{head}# Caps the clocks of this server's GPUs for a level of the plan, or their board power.
 #
 #   ./apply.sh LEVEL PRIORITY            says what it would do
@@ -175,7 +184,7 @@ def _levels_json(plan: PowerPlan) -> str:
         "supply": plan.request.supply.model_dump(mode="json"),
         "priorities": [each.model_dump(mode="json") for each in plan.request.priorities],
         "telemetry": plan.request.telemetry.model_dump(mode="json"),
-        "control": {"way": d.control, "delay_s": d.delay_s},
+        "control": {"way": d.control, "delay_s": d.delay_s, "foresight_s": d.foresight_s},
         "levels": [each.model_dump(mode="json") for each in d.levels],
         "brake": {"above": d.brake_above, "release_below": d.brake_release},
         "settable": [each.model_dump(mode="json") for each in d.settable],
@@ -229,9 +238,10 @@ def prometheus(plan: PowerPlan) -> dict[str, str]:
     ]
     document = {"groups": [{"name": f"{row}-power", "interval": f"{seconds}s", "rules": rules}]}
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=160)
+    roles = ", and role (decode, prefill)" if any(each.role for level in d.levels for each in level.clocks) else ""
     note = (
-        f"# {_said(plan)}\n# GPUs of the row carry the labels row={row!r} and priority (relabel the scrape of DCGM);"
-        "\n# what the servers draw beside their GPUs is added as in the plan.\n"
+        f"# {_said(plan)}\n# GPUs of the row carry the labels row={row!r} and priority{roles}"
+        " (relabel the scrape of DCGM);\n# what the servers draw beside their GPUs is added as in the plan.\n"
     )
     return {"rules.yaml": note + text}
 
@@ -239,7 +249,7 @@ def prometheus(plan: PowerPlan) -> dict[str, str]:
 def _level_alert(level: CapLevel, share: str) -> dict[str, Any]:
     above = level.above if level.above is not None else level.step_above
     clocks = ", ".join(
-        f"{each.priority} {'uncapped' if each.clock_mhz is None else f'{each.clock_mhz} MHz'}" for each in level.clocks
+        f"{_class(each)} {'uncapped' if each.clock_mhz is None else f'{each.clock_mhz} MHz'}" for each in level.clocks
     )
     return {
         "alert": f"RowPowerLevel{level.level}",
@@ -260,13 +270,14 @@ def _not_taken(plan: PowerPlan, share: str, row: str) -> Iterator[dict[str, Any]
     for each in () if last is None else last.clocks:
         if each.clock_mhz is None:
             continue
-        fast = f'max({CLOCK_METRIC}{{row="{row}",priority="{each.priority}"}}) > {each.clock_mhz + step}'
+        role = "" if each.role is None else f',role="{each.role}"'
+        fast = f'max({CLOCK_METRIC}{{row="{row}",priority="{each.priority}"{role}}}) > {each.clock_mhz + step}'
         yield {
             "alert": "RowCapNotTaken",
             "expr": f"{fast} and on() {share} > {last.above if last is not None else 1:.6g}",
             "for": f"{max(int(3 * plan.decision.delay_s), 15)}s",
-            "labels": {"severity": "critical", "priority": each.priority},
-            "annotations": {"summary": f"GPUs of {each.priority} run above the clock of the deepest level."},
+            "labels": {"severity": "critical", "priority": _class(each)},
+            "annotations": {"summary": f"GPUs of {_class(each)} run above the clock of the deepest level."},
         }
 
 
@@ -288,9 +299,9 @@ def dynamo_power(plan: PowerPlan) -> dict[str, str]:
     for level in plan.decision.levels:
         for each in level.clocks:
             watts = can.most_watts if each.gpu_watts is None else each.gpu_watts
-            out[f"level-{level.level}-{_file(each.priority)}.yaml"] = _patch(plan, watts, level.level, each.priority)
-    for priority in plan.request.priorities:
-        out[f"level-0-{_file(priority.name)}.yaml"] = _patch(plan, can.most_watts, 0, priority.name)
+            out[f"level-{level.level}-{_file(_class(each))}.yaml"] = _patch(plan, watts, level.level, _class(each))
+    for name in _classes(plan):
+        out[f"level-0-{_file(name)}.yaml"] = _patch(plan, can.most_watts, 0, name)
     return dict(sorted(out.items()))
 
 

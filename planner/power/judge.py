@@ -39,13 +39,16 @@ _KEPT_BYTES = 500e6
 @dataclass(frozen=True)
 class Verdict:
     """Of a policy with ``servers``: brakes a year, growth of percentiles by class (``impact[class][percentile]``),
-    highest reading of each node of the supply tree (share of its budget), share of time at each level, mean watts,
+    highest reading of each node of the supply tree (share of its budget), how far its breaker was on its way to trip
+    (``wear``), trips a year, share of time at each level, mean watts,
     most watts within a second, and tokens that were not answered, as a share of those asked."""
 
     servers: int
     brakes: Rate
+    trips: Rate
     impact: dict[str, dict[float, float]]
     peaks: Floats
+    wear: Floats
     levels: Floats
     mean_watts: float
     most_watts: float
@@ -138,26 +141,32 @@ class Judge:
         if (policy, n) not in self._known:
             self._say(policy, n)
             whole = list(self.whole_days(policy, n))
-            braked, peaks = 0, np.max([outcome.peak for outcome in whole], axis=(0, 1))
+            braked, tripped = 0, 0
+            peaks, wear = (np.max([getattr(each, name) for each in whole], axis=(0, 1)) for name in ("peak", "wear"))
             for outcome in self.busy_slots(policy, n):
                 # A reading above the budget of any node is one brake of the slot.
                 braked += bool(outcome.peak[1:].max() > BRAKE_AT)
                 peaks = np.maximum(peaks, outcome.peak[1:].max(axis=0))
-            self._known[policy, n] = self._judged(n, whole, braked, peaks)
+                wear = np.maximum(wear, outcome.wear[1:].max(axis=0))
+                tripped += bool(outcome.wear[1:].max() >= 1)
+            rates = counted(braked, self.days.screened), counted(tripped, self.days.screened)
+            self._known[policy, n] = self._judged(n, whole, rates, peaks, wear)
         return self._known[policy, n]
 
     def _say(self, policy: Policy, n: int) -> None:
         if self.progress is not None:
             self.progress(f"{policy.name} with {n} servers")
 
-    def _judged(self, n: int, whole: list[Outcome], braked: int, peaks: Floats) -> Verdict:
+    def _judged(self, n: int, whole: list[Outcome], rates: tuple[Rate, Rate], peaks: Floats, wear: Floats) -> Verdict:
         totals = np.sum([outcome.totals for outcome in whole], axis=0)
         steps = np.sum([outcome.level_steps for outcome in whole], axis=0)
         return Verdict(
             servers=n,
-            brakes=counted(braked, self.days.screened),
+            brakes=rates[0],
+            trips=rates[1],
             impact=self._impact(n, whole),
             peaks=peaks,
+            wear=wear,
             levels=np.asarray(steps / steps.sum()),
             mean_watts=float(np.mean([outcome.watts.mean() for outcome in whole])),
             most_watts=float(max(outcome.totals[MOST_WATTS] for outcome in whole)),
@@ -227,6 +236,8 @@ class Judge:
                 return f"{limit.priority}_p{limit.percentile:g}"
         if verdict.unanswered > MOST_UNANSWERED:
             return "load"
+        if verdict.wear.max() >= 1:
+            return "breaker"
         return "brakes" if self._too_often(verdict.brakes) else None
 
     def largest(self, policy: Policy, guess: int) -> int:

@@ -23,11 +23,12 @@ MOST_PENDING = 8192
 
 
 class Servers(NamedTuple):
-    """What stands in the row, [servers] each; ``kind`` indexes :class:`Tables`, ``group`` the columns of a ladder's
-    clocks, ``leaf`` the lowest nodes of the supply tree."""
+    """What stands in the row, [servers] each; ``kind`` indexes :class:`Tables`, ``group`` the column of a ladder's
+    clocks that decode goes by and ``prefill_group`` prefill's, ``leaf`` the lowest nodes of the supply tree."""
 
     kind: Array
     group: Array
+    prefill_group: Array
     leaf: Array
     base_watts: Array
     engines: Array
@@ -67,8 +68,9 @@ class Ladder(NamedTuple):
 
     ``up``: [levels], a reading above it (share of budget) asks for the level; ``step``: the same, from the level below
     alone and once that has taken effect; ``down``: a reading below it leaves the level for ``back``; ``clocks``:
-    [levels, groups], index of the clock. ``lead``: how much of a reading's rise above its mean of the last ten is added
-    to it (0: nothing)."""
+    [levels, columns], index of the clock (a column is a priority, or a priority's decode or prefill). ``lead``: how
+    much of a reading's rise above its mean of the last ten is added to it (0: nothing). ``foresight``: seconds ahead
+    that prompts which wait are added to readings for (0: not)."""
 
     up: Array
     step: Array
@@ -76,6 +78,7 @@ class Ladder(NamedTuple):
     back: Array
     clocks: Array
     lead: float
+    foresight: float
 
 
 class Control(NamedTuple):
@@ -93,21 +96,28 @@ class Control(NamedTuple):
 
 class Supply(NamedTuple):
     """``budgets``: [nodes] watts, from the root; ``below``: [nodes, leaves], whether a leaf hangs under a node;
-    ``other_watts``: [steps], of what is not simulated (training), as the root's."""
+    ``other_watts``: [steps], of what is not simulated (training), as the root's; ``loads`` and ``holds``: [nodes,
+    points], logarithms of the breakers' curves, of which the first ``points`` [nodes] count."""
 
     budgets: Array
     below: Array
     other_watts: Array
+    loads: Array
+    holds: Array
+    points: Array
 
 
 class Log(NamedTuple):
-    """What a replicate writes: ``watts`` [steps]; ``peak`` [blocks, nodes], highest reading of each; ``level_steps``
-    [levels]; ``totals``: brakes, prefill seconds offered, done, left, tokens offered, done, left, not followed,
-    joules, most watts within a second, commands; ``latency_s``, ``latency_of`` (index of the request), and how many in
-    ``followed``."""
+    """What a replicate writes: ``watts`` [steps]; ``foreseen`` [steps or 0], watts with what waits for the policy's
+    foresight; ``peak`` [blocks, nodes], highest reading of each; ``wear`` [blocks, nodes], how far the breaker was on
+    its way to trip (1: it tripped); ``level_steps`` [levels]; ``totals``: brakes, prefill seconds offered, done, left,
+    tokens offered, done, left, not followed, joules, most watts within a second, commands; ``latency_s``,
+    ``latency_of`` (index of the request), and how many in ``followed``."""
 
     watts: Array
+    foreseen: Array
     peak: Array
+    wear: Array
     level_steps: Array
     totals: Array
     latency_s: Array
@@ -138,6 +148,23 @@ def next_level(level: int, reading: float, in_effect: bool, ladder: Ladder) -> i
 
 
 @njit(cache=True, error_model="numpy")
+def worn(wear: float, load: float, loads: Array, holds: Array) -> float:
+    """The wear of a breaker after a second at ``load`` (share of its budget): each second takes 1 ÷ the seconds that it
+    holds the load, straight between the logarithms of its curve and on beyond its end; below its first load it cools as
+    fast as it heats there."""
+    points = len(loads)
+    x = np.log(max(load, 1e-9))
+    if x < loads[0]:
+        return max(wear - float(np.exp(-holds[0])), 0.0)
+    at = 0
+    while at < points - 2 and x > loads[at + 1]:
+        at += 1
+    # Heat goes with the square of the current.
+    slope = -2.0 if points == 1 else (holds[at + 1] - holds[at]) / (loads[at + 1] - loads[at])
+    return min(wear + float(np.exp(-(holds[at] + slope * (x - loads[at])))), 1.0)
+
+
+@njit(cache=True, error_model="numpy")
 def run(
     servers: Servers,
     tables: Tables,
@@ -149,7 +176,7 @@ def run(
 ) -> None:
     """Runs the replicate and fills ``log``."""
     n, steps = len(servers.kind), len(log.watts)
-    kinds, group_of, leaf_of = servers.kind, servers.group, servers.leaf
+    kinds, group_of, prefill_of, leaf_of = servers.kind, servers.group, servers.prefill_group, servers.leaf
     base, engines_of, most = servers.base_watts, servers.engines, servers.most_sequences
     prefill_speed, token_s, token_slope_s = tables.prefill_speed, tables.token_s, tables.token_slope_s
     prefill_watts, decode_watts, decode_slope = tables.prefill_watts, tables.decode_watts, tables.decode_slope_watts
@@ -164,6 +191,8 @@ def run(
     due_step, due_clock = np.full(groups, -1), np.zeros(groups, np.int64)
     level, since = 0, -control.delay - 1
     leaf_watts, leaf_sum = np.zeros(leaves), np.zeros(leaves)
+    leaf_waits, wear, waits = np.zeros(leaves), np.zeros(nodes), 0.0
+    watched, foresight = supply.points.sum() > 0, ladder.foresight
     follow_of, follow_from = np.zeros(MOST_PENDING, np.int64), np.zeros(MOST_PENDING)
     follow_target, follow_decodes = np.zeros(MOST_PENDING), np.zeros(MOST_PENDING, np.bool_)
     pending, next_request, readings, other_sum, usual = 0, 0, 0, 0.0, -1.0
@@ -197,13 +226,15 @@ def run(
                     log.totals[LOST] += 1.0
             next_request += 1
         leaf_watts[:] = 0.0
+        if foresight > 0.0:
+            leaf_waits[:] = 0.0
         spread = 0.0
         for i in range(n):
-            kind, c = kinds[i], clock[group_of[i]]
-            engines, share, hot = engines_of[i], taken[kind], prefill_watts[kind, c]
+            kind, c, p = kinds[i], clock[group_of[i]], clock[prefill_of[i]]
+            engines, share, hot = engines_of[i], taken[kind], prefill_watts[kind, p]
             busy, alive = 0.0, running[i]
             if queue[i] > 0.0 and alive < most[i]:
-                can = engines * prefill_speed[kind, c]
+                can = engines * prefill_speed[kind, p]
                 if queue[i] <= can:
                     work, part = queue[i], 1.0
                     queue[i] = 0.0
@@ -242,6 +273,9 @@ def run(
             else:
                 progress[i] += left / token_s[kind, c]
             spread += busy * (1.0 - busy) * hot * hot
+            if foresight > 0.0:
+                full = min(queue[i] / (engines * prefill_speed[kind, p]) / foresight, 1.0)
+                leaf_waits[leaf_of[i]] += max(full - busy, 0.0) * max(hot, 0.0)
             running[i] = alive
             leaf_watts[leaf_of[i]] += watts
         total = supply.other_watts[step]
@@ -250,6 +284,23 @@ def run(
             leaf_sum[leaf] += leaf_watts[leaf]
         other_sum += supply.other_watts[step]
         log.watts[step] = total
+        if foresight > 0.0:
+            waits = leaf_waits.sum()
+            if len(log.foreseen) > 0:
+                log.foreseen[step] = total + waits
+        if watched:
+            for node in range(nodes):
+                if supply.points[node] == 0:
+                    continue
+                watts = supply.other_watts[step] if node == 0 else 0.0
+                for leaf in range(leaves):
+                    if supply.below[node, leaf]:
+                        watts += leaf_watts[leaf]
+                last = supply.points[node]
+                wear[node] = worn(
+                    wear[node], watts / supply.budgets[node], supply.loads[node, :last], supply.holds[node, :last]
+                )
+                log.wear[step // BLOCK_STEPS, node] = max(log.wear[step // BLOCK_STEPS, node], wear[node])
         joules += total
         most_watts = max(most_watts, total + np.sqrt(spread))
         log.level_steps[level] += 1
@@ -275,14 +326,17 @@ def run(
                 k += 1
         if (step + 1) % control.period:
             continue
-        worst, block = 0.0, step // BLOCK_STEPS
+        worst, coming, block = 0.0, 0.0, step // BLOCK_STEPS
         for node in range(nodes):
             watts = other_sum if node == 0 else 0.0
+            ahead = 0.0
             for leaf in range(leaves):
                 if supply.below[node, leaf]:
                     watts += leaf_sum[leaf]
+                    ahead += leaf_waits[leaf]
             share = watts / control.period / supply.budgets[node]
             worst = max(worst, share)
+            coming = max(coming, share + ahead / supply.budgets[node])
             log.peak[block, node] = max(log.peak[block, node], share)
         leaf_sum[:] = 0.0
         other_sum = 0.0
@@ -290,6 +344,8 @@ def run(
         seen = worst * control.error[at]
         readings += 1
         usual = seen if usual < 0.0 else usual + 0.1 * (seen - usual)
+        if foresight > 0.0 and seen < ladder.up[levels - 1]:  # what waits asks for caps, never for the brake
+            seen = min(seen + coming - worst, ladder.up[levels - 1])
         if lead > 0.0 and seen < ladder.up[levels - 1]:
             seen = min(seen + lead * max(seen - usual, 0.0), ladder.up[levels - 1])
         new = next_level(level, seen, step - since >= control.delay, ladder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from ortools.sat.python import cp_model
@@ -12,6 +13,7 @@ from ortools.sat.python import cp_model
 from costmodels.estimates import Floats
 from planner.power.judge import MOST_UNANSWERED, Judge, Verdict
 from planner.power.policy import Level, Policy
+from planner.power.reference import UNCAPPED
 from planner.power.row import clock_at, main_kind
 from planner.power.simulator import RowModel
 from profiles.errors import DataError
@@ -43,9 +45,9 @@ def shape_of(judge: Judge, delay_s: float) -> RowShape:
     row, n, days = judge.row, judge.most, judge.uncapped()
     base = float(row.servers(n).base_watts.sum())
     watts = np.concatenate([each.watts[600:] for each in days])
-    lag = max(int(np.ceil(delay_s + row.timing.period_s)), 1)
+    lag = lag_of(judge, delay_s)
     top = float(np.quantile(watts, 0.999))
-    rises = np.concatenate([_rises(each.watts[600:], lag) for each in days])
+    rises = np.concatenate([_rises(each.watts[600:], each.watts[600:], lag) for each in days])
     at_work = np.concatenate([(each.watts[600:] > np.median(watts))[:-lag] for each in days])
     rise = float(np.quantile(rises[at_work], judge.request.probability))
     kind = main_kind(row)
@@ -61,10 +63,24 @@ def shape_of(judge: Judge, delay_s: float) -> RowShape:
     )
 
 
-def _rises(watts: Floats, lag: int) -> Floats:
-    """[seconds − lag] how far watts rise at most within ``lag`` seconds."""
+def lag_of(judge: Judge, delay_s: float) -> int:
+    """Seconds from a change until a cap answers it: a reading, and the control's delay."""
+    return max(int(np.ceil(delay_s + judge.row.timing.period_s)), 1)
+
+
+def foreseeing(judge: Judge, shape: RowShape, lag: int) -> RowShape:
+    """``shape`` where readings are told what waits in the engines' queues: a rise is what goes beyond that."""
+    days = list(judge.whole_days(replace(UNCAPPED, foresight_s=float(lag)), judge.most))
+    rises = np.concatenate([_rises(each.watts[600:], each.foreseen[600:], lag) for each in days])
+    at_work = np.concatenate([(each.watts[600:] > np.median(each.watts[600:]))[:-lag] for each in days])
+    rise = float(np.quantile(rises[at_work], judge.request.probability))
+    return replace(shape, rise=rise / judge.row.budget_watts / judge.most)
+
+
+def _rises(watts: Floats, known: Floats, lag: int) -> Floats:
+    """[seconds − lag] how far watts rise at most, above what is ``known``, within ``lag`` seconds."""
     highest = np.max(np.lib.stride_tricks.sliding_window_view(watts[1:], lag), axis=1)
-    return np.asarray(highest - watts[:-lag])
+    return np.asarray(highest - known[:-lag])
 
 
 @dataclass(frozen=True)
@@ -102,31 +118,47 @@ def choose_clocks(
     judge: Judge, shape: RowShape, savings: Floats, weights: Floats, tight: Tightened
 ) -> tuple[list[tuple[int | None, ...]], Floats]:
     """(MHz of each level and class, share of the row's watts that each level saves): the least slowdown, weighted by
-    time and priority, of those that keep the limits and save ``savings``, or as near to it as the limits let.
+    time and priority, of those that keep the limits and save ``savings``, or as near to it as the limits let. Where
+    prefill and decode have GPUs of their own a class has two clocks, and decode is capped before prefill.
 
     Args:
         savings, weights: [levels] share of watts to save, share of time.
     """
     row = judge.row
     mhz = [clock_at(row, share) for share in CLOCK_SHARES]
-    slow, saved = effects(row, shape, np.array(mhz, np.float64) / main_kind(row).highest_mhz)
-    groups, levels, clocks = len(row.groups), len(savings), len(mhz)
+    share = np.array(mhz, np.float64) / main_kind(row).highest_mhz
+    roles = effects_by_role(row, shape, share) if row.columns > len(row.groups) else [effects(row, shape, share)]
+    groups, levels, clocks, columns = len(row.groups), len(savings), len(mhz), row.columns
     shares = row.group_shares / row.group_shares.sum()
     model = cp_model.CpModel()
-    pick = [[[model.new_bool_var("") for _ in range(clocks)] for _ in range(groups)] for _ in range(levels)]
+    pick = [[[model.new_bool_var("") for _ in range(clocks)] for _ in range(columns)] for _ in range(levels)]
     short = [model.new_int_var(0, _SCALE, "") for _ in range(levels)]
-    whole_slow = np.round(slow * _SCALE).astype(int)
+    column_slow = [np.round(roles[column // groups][0] * _SCALE).astype(int) for column in range(columns)]
+    column_saved = [shares[column % groups] * roles[column // groups][1] for column in range(columns)]
+
+    def depth(level: int, column: int) -> Any:
+        return sum(c * var for c, var in enumerate(pick[level][column]))
+
+    def slowed(level: int, group: int) -> Any:
+        """By all clocks of a class."""
+        mine = range(group, columns, groups)
+        return sum(int(column_slow[column][c]) * pick[level][column][c] for column in mine for c in range(clocks))
+
     for level in range(levels):
-        for group in range(groups):
-            model.add_exactly_one(pick[level][group])
+        for column in range(columns):
+            model.add_exactly_one(pick[level][column])
             if level:  # deeper levels are not faster
-                now, before = (sum(c * var for c, var in enumerate(pick[each][group])) for each in (level, level - 1))
-                model.add(now >= before)
-            if group:  # a lower priority is not faster
-                above, mine = (sum(c * var for c, var in enumerate(pick[level][g])) for g in (group - 1, group))
-                model.add(mine >= above)
+                model.add(depth(level, column) >= depth(level - 1, column))
+            if column % groups:  # a lower priority is not faster
+                model.add(depth(level, column) >= depth(level, column - 1))
+            if column >= groups:  # prefill is not slower than decode
+                model.add(depth(level, column) <= depth(level, column - groups))
         model.add(
-            sum(round(shares[g] * saved[c] * _SCALE) * pick[level][g][c] for g in range(groups) for c in range(clocks))
+            sum(
+                round(column_saved[column][c] * _SCALE) * pick[level][column][c]
+                for column in range(columns)
+                for c in range(clocks)
+            )
             + short[level]
             >= int(np.ceil(savings[level] * _SCALE))
         )
@@ -138,26 +170,28 @@ def choose_clocks(
         tail = 1.0 - limit.percentile / 100.0
         if limit.percentile <= 75:
             model.add(
-                sum(
-                    round(weights[level] * _SCALE) * int(whole_slow[c]) * pick[level][group][c]
-                    for level in range(levels)
-                    for c in range(clocks)
-                )
+                sum(round(weights[level] * _SCALE) * slowed(level, group) for level in range(levels))
                 <= int(allowed * _SCALE * _SCALE)
             )
             continue
         for level in range(levels):
             most = allowed * (1.0 if beyond[level] > 2 * tail else 2.0 if beyond[level] > tail / 2 else np.inf)
-            for c in range(clocks):
-                if slow[c] > most:
-                    model.add(pick[level][group][c] == 0)
+            if np.isfinite(most):
+                model.add(slowed(level, group) <= int(most * _SCALE + 1e-6))
     weight_of = [4.0 ** (groups - 1 - group) for group in range(groups)]
     model.minimize(
         sum(
-            round((weights[level] + 1e-3) * weight_of[group] * shares[group] * 1e3 * slow[c] * 100)
-            * pick[level][group][c]
+            round(
+                (weights[level] + 1e-3)
+                * weight_of[column % groups]
+                * shares[column % groups]
+                * 1e3
+                * roles[column // groups][0][c]
+                * 100
+            )
+            * pick[level][column][c]
             for level in range(levels)
-            for group in range(groups)
+            for column in range(columns)
             for c in range(clocks)
         )
         + 10_000 * sum(short)
@@ -168,10 +202,10 @@ def choose_clocks(
     if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):  # no caps at all is always a solution
         raise DataError("power: the programme of the levels has no solution", "report this as a defect")
     index = [
-        [next(c for c in range(clocks) if solver.value(pick[level][g][c])) for g in range(groups)]
+        [next(c for c in range(clocks) if solver.value(pick[level][g][c])) for g in range(columns)]
         for level in range(levels)
     ]
-    gains = np.array([sum(shares[g] * saved[index[level][g]] for g in range(groups)) for level in range(levels)])
+    gains = np.array([sum(column_saved[g][index[level][g]] for g in range(columns)) for level in range(levels)])
     return [tuple(None if c == 0 else mhz[c] for c in level) for level in index], gains
 
 
@@ -179,11 +213,21 @@ def effects(row: RowModel, shape: RowShape, shares: Floats) -> tuple[Floats, Flo
     """([clocks] how much longer a request takes, [clocks] share of a server's watts saved) at clocks that are
     ``shares`` of the highest.
     """
-    kind = main_kind(row)
-    prefill, decode = kind.response.prefill, kind.response.decode
-    slow_prefill, slow_decode = prefill.slowdown(shares), decode.slowdown(shares)
-    saved = shape.prefill * (1 - prefill.watts(shares)) + (1 - shape.prefill) * (1 - decode.watts(shares))
-    return np.asarray(0.9 * slow_decode + 0.1 * slow_prefill - 1.0), np.asarray(saved * shape.dynamic)
+    (slow_decode, saved_decode), (slow_prefill, saved_prefill) = effects_by_role(row, shape, shares)
+    return slow_decode + slow_prefill, saved_decode + saved_prefill
+
+
+def effects_by_role(row: RowModel, shape: RowShape, shares: Floats) -> list[tuple[Floats, Floats]]:
+    """The same of decode and of prefill, each at the clocks while the other is not capped."""
+    response = main_kind(row).response
+    parts = ((response.decode, 0.9, 1 - shape.prefill), (response.prefill, 0.1, shape.prefill))
+    return [
+        (
+            np.asarray(part * (phase.slowdown(shares) - 1.0)),
+            np.asarray(drawn * (1 - phase.watts(shares)) * shape.dynamic),
+        )
+        for phase, part, drawn in parts
+    ]
 
 
 def tuned(judge: Judge, shape: RowShape, n: int, form: Policy) -> Policy | None:
@@ -235,11 +279,13 @@ def _over(judge: Judge, verdict: Verdict, name: str) -> float:
 
 @dataclass(frozen=True)
 class ChosenLevels:
-    """A policy, the servers that it was chosen for, and what is known of the row."""
+    """A policy, the servers that it was chosen for, and what is known of the row. ``plainer``: the best that does not
+    look into queues, where the policy does."""
 
     policy: Policy
     servers: int
     shape: RowShape
+    plainer: ChosenLevels | None = None
 
 
 def best(judge: Judge, guess: int) -> ChosenLevels | None:
@@ -249,8 +295,8 @@ def best(judge: Judge, guess: int) -> ChosenLevels | None:
         guess: number of servers to begin with.
     """
     timing = judge.row.timing
-    shape = shape_of(judge, timing.delay_s if timing.in_band_s is None else timing.in_band_s)
-    form = Policy("ours", in_band=True)
+    delay = timing.delay_s if timing.in_band_s is None else timing.in_band_s
+    shape, form = shape_of(judge, delay), Policy("ours", in_band=True)
     low, high, found = 0, judge.most + 1, None
     n = min(max(guess, 1), judge.most)
     while high - low > 1:
@@ -260,4 +306,11 @@ def best(judge: Judge, guess: int) -> ChosenLevels | None:
         else:
             low, found = n, ChosenLevels(made, n, shape)
             n = min(n + 1, high - 1) if high > judge.most else (n + high) // 2
+    if found is None or found.servers >= judge.most:
+        return found
+    # What waits in the engines' queues is known before it is drawn: with it one server more may do.
+    lag, plain = lag_of(judge, delay), found
+    ahead, form = foreseeing(judge, shape, lag), replace(form, foresight_s=float(lag))
+    while found.servers < judge.most and (made := tuned(judge, ahead, found.servers + 1, form)) is not None:
+        found = ChosenLevels(made, found.servers + 1, ahead, plain)
     return found

@@ -81,6 +81,7 @@ def planned_kind(asked: RowServers, gpu: Gpu, measured: Sequence[ProfileStore] =
         settable=settable_or_none(gpu.name),
         source=f"plan of {plan.request.model} ({', '.join(each.group.layout.label for each in groups)})",
         apart=apart,
+        prefill_gpus=share * sum(each.gpus for each in prefills) if apart else 0.0,
     )
 
 

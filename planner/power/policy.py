@@ -17,7 +17,7 @@ BRAKE_RELEASE = 0.84
 """Share of budget below which the brake is let go: POLCA's for its last caps; none is published for the brake."""
 
 Clocks = tuple[int | None, ...]
-"""MHz of each priority, None where it is not capped."""
+"""MHz of each priority, or of each one's decode and then of each one's prefill; None where it is not capped."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Policy:
 
     Attributes:
         lead: share of a rise that is expected to go on.
+        foresight_s: seconds ahead that prompts which wait in the engines' queues are added to a reading for; 0: not.
         brakes: whether there is a brake.
         in_band: whether caps go in band where the row has that way.
         immediate: whether readings are exact and caps act at once (an oracle).
@@ -50,6 +51,7 @@ class Policy:
     brakes: bool = True
     in_band: bool = False
     immediate: bool = False
+    foresight_s: float = 0.0
 
     @cached_property
     def clocks_mhz(self) -> list[int | None]:
@@ -63,12 +65,15 @@ class Policy:
             return None
         return self.levels[level - 1].clocks if level else self.always or (None,) * groups
 
-    def ladder(self, groups: int) -> Ladder:
-        """For the kernel, whose last clock is the brake's."""
+    def ladder(self, groups: int, columns: int | None = None) -> Ladder:
+        """For the kernel, whose last clock is the brake's. ``columns``: of clocks, as many as ``groups`` or twice as
+        many; a policy that says one clock a priority means both of its columns."""
+        columns = groups if columns is None else columns
         index = {mhz: i for i, mhz in enumerate(self.clocks_mhz)}
         brake = len(self.clocks_mhz)
         usual = self.always or (None,) * groups
-        clocks = [[index[mhz] for mhz in each] for each in (usual, *(level.clocks for level in self.levels))]
+        said = (usual, *(level.clocks for level in self.levels))
+        clocks = [[index[mhz] for mhz in each * (columns // len(each))] for each in said]
         held = [i for i, level in enumerate(self.levels) if level.down >= BRAKE_RELEASE]
         after_brake = self.levels[held[0]].back if held else 0
 
@@ -81,8 +86,9 @@ class Policy:
             step=thresholds("step", -np.inf, np.inf),
             down=thresholds("down", -np.inf, BRAKE_RELEASE),
             back=np.array([0, *(level.back for level in self.levels), after_brake], np.int64),
-            clocks=np.array([*clocks, [brake] * groups], np.int64),
+            clocks=np.array([*clocks, [brake] * columns], np.int64),
             lead=self.lead,
+            foresight=self.foresight_s,
         )
 
 
@@ -124,11 +130,13 @@ def static(clocks: Clocks) -> Policy:
 
 @dataclass(frozen=True)
 class CapCommand:
-    """One line of ``--commands``: ``clock_mhz`` None where the priority is uncapped."""
+    """One line of ``--commands``: ``clock_mhz`` None where the priority is uncapped. ``role``: decode or prefill, where
+    the policy tells them apart."""
 
     t_s: float
     priority: str
     clock_mhz: int | None
+    role: str = ""
 
 
 def driven(
@@ -143,7 +151,10 @@ def driven(
 ) -> Iterator[CapCommand]:
     """What ``policy`` commands when the row draws ``series`` (seconds, watts), whatever it commands. A reading is taken
     of the first row, and of the first that is ``period_s`` or more after the last reading."""
-    ladder, groups = policy.ladder(len(priorities)), len(priorities)
+    groups = len(priorities)
+    columns = max((len(level.clocks) for level in policy.levels), default=groups)
+    ladder = policy.ladder(groups, columns)
+    names = [(name, role) for role in (("decode", "prefill") if columns > groups else ("",)) for name in priorities]
     level, since, due = 0, -np.inf, -np.inf
     held = policy.clocks_of(0, groups)
     for t, watts in series:
@@ -154,8 +165,8 @@ def driven(
         if new == level:
             continue
         wanted = policy.clocks_of(new, groups)
-        for i, priority in enumerate(priorities):
-            before, after = (brake_mhz if each is None else each[i] for each in (held, wanted))
+        for i, (priority, role) in enumerate(names):
+            before, after = (brake_mhz if each is None else each[i % len(each)] for each in (held, wanted))
             if before != after:
-                yield CapCommand(t, priority, after)
+                yield CapCommand(t, priority, after, role)
         level, since, held = new, t, wanted

@@ -81,10 +81,7 @@ def solved(
         if name == "nameplate":
             policy, servers = none(), _by_nameplate(row)
         elif name == "ours":
-            chosen = best(trainer, guess + 2)
-            policy, servers = (none(), 0) if chosen is None else (chosen.policy, chosen.servers)
-            while servers and not judge.holds(policy, servers):
-                servers -= 1
+            chosen, policy, servers = _ours(judge, best(trainer, guess + 2))
             simple = max(results.values(), key=lambda each: each.verdict.servers, default=None)
             if simple is not None and simple.verdict.servers > servers:  # levels of our own add nothing
                 policy, servers = replace(simple.policy, name="ours"), simple.verdict.servers
@@ -103,6 +100,20 @@ def solved(
             f"by nameplate it holds {_by_nameplate(row)} servers; allow more impact, or more brakes",
         )
     return Solved(request, row, met, judge, results, chosen)
+
+
+def _ours(judge: Judge, chosen: ChosenLevels | None) -> tuple[ChosenLevels | None, Policy, int]:
+    """What was chosen on other days, with as many servers as it holds on those that are judged; levels that look into
+    queues where they hold more than those that do not."""
+    most: tuple[ChosenLevels | None, Policy, int] = (chosen, none(), 0)
+    while chosen is not None:
+        servers = chosen.servers
+        while servers > most[2] and not judge.holds(chosen.policy, servers):
+            servers -= 1
+        if servers > most[2]:
+            most = chosen, chosen.policy, servers
+        chosen = chosen.plainer
+    return most
 
 
 def _oracle(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping
@@ -37,8 +38,8 @@ class SupplyNode(Document):
     breaker: Annotated[
         str | tuple[tuple[Plain, Plain], ...] | dict[str, Plain] | None,
         Field(
-            description="its curve: pairs of load (share of the budget) and the seconds that it holds it, or a name "
-            "that is only repeated; null: a reading above the budget is already too much"
+            description="its curve: pairs of load (share of the budget, 1 and more) and the seconds that it holds it "
+            "(1.25 for 60 s: [1.25, 60]); anything else is only repeated"
         ),
     ] = None
     children: tuple[SupplyNode, ...] = Field(default=(), description="what hangs below it")
@@ -204,7 +205,7 @@ class PowerRequest(Document):
     edited: Annotated[
         bool,
         Field(strict=True, description="go on with plans that were edited since they were made"),
-        Option("Go on with plans that were edited since they were made.", LOAD),
+        Option(panel=LOAD),
     ] = False
 
     @property
@@ -294,12 +295,42 @@ def _days_for(brakes_per_year: float) -> int:
     return days
 
 
+def curve_of(node: SupplyNode) -> tuple[tuple[float, float], ...]:
+    """(load, the seconds that the breaker holds it), from the lowest; empty: it has a name at most.
+
+    Raises:
+        InputError: it is no curve.
+    """
+    said, where = node.breaker, f"supply: {node.name}: breaker"
+    if isinstance(said, Mapping):
+        loads = [number(name) for name in said]
+        if any(load is None for load in loads):
+            return ()  # facts of it, not a curve
+        said = tuple(sorted((load, held) for load, held in zip(loads, said.values(), strict=True) if load is not None))
+    if not isinstance(said, tuple):
+        return ()
+    for load, held in said:
+        if not (0 < load <= 1000 and 1e-3 <= held <= 1e12):
+            raise InputError(
+                f"{where}: it is to hold {load:g} of the budget for {held:g} s",
+                "pairs are a load, a share of the budget (1.25), and the seconds that it is held, 0.001 at least",
+            )
+    for (first, longer), (second, shorter) in itertools.pairwise(said):
+        if not (first < second and longer >= shorter):
+            raise InputError(
+                f"{where}: {first:g} for {longer:g} s, then {second:g} for {shorter:g} s",
+                "let loads rise and the seconds that they are held fall",
+            )
+    return said
+
+
 def leaves(node: SupplyNode) -> list[SupplyNode]:
     """Nodes without children, in order."""
     return [leaf for child in node.children for leaf in leaves(child)] if node.children else [node]
 
 
 def _check_tree(node: SupplyNode, seen: tuple[str, ...] = ()) -> None:
+    curve_of(node)
     if node.name in seen:
         raise InputError(f"supply: {shown(node.name)} is there twice", "give each node a name of its own")
     if not node.children:

@@ -8,7 +8,7 @@ import numpy as np
 
 from planner.power.policy import POLCA_HIGHEST, POLCA_HP, POLCA_LP, Policy, polca, static, threshold
 from planner.power.reference import Met, reference_load
-from planner.power.request import PowerRequest, SupplyNode, leaves
+from planner.power.request import PowerRequest, SupplyNode, curve_of, leaves
 from planner.power.server import ServerKind, measured_kind
 from planner.power.simulator import RowModel, Timing, Tree
 from planner.power.traffic import BLOCK_S, RecordedLoad, reference_facts
@@ -99,6 +99,7 @@ def tree_of(root: SupplyNode, today: int) -> Tree:
         below=below,
         places=np.array(places, np.int64),
         most=limit if lowest[0].servers is not None and limit > today else None,
+        curves=tuple(curve_of(node) for node in nodes),
     )
 
 

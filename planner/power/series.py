@@ -94,11 +94,15 @@ def commands_on(
 
 
 def commands_csv(commands: Iterable[CapCommand]) -> str:
-    """``t_s,priority,clock_mhz``; empty where a priority is uncapped."""
+    """``t_s,priority,clock_mhz``; empty where a priority is uncapped. With ``role`` where decode and prefill have
+    clocks of their own."""
+    commands = list(commands)
+    roles = any(each.role for each in commands)
     out = io.StringIO()
-    out.write("t_s,priority,clock_mhz\n")
+    out.write(f"t_s,priority,clock_mhz{',role' if roles else ''}\n")
     for each in commands:
-        out.write(f"{each.t_s:g},{each.priority},{'' if each.clock_mhz is None else each.clock_mhz}\n")
+        clock, role = "" if each.clock_mhz is None else each.clock_mhz, f",{each.role}" if roles else ""
+        out.write(f"{each.t_s:.12g},{each.priority},{clock}{role}\n")
     return out.getvalue()
 
 

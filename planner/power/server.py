@@ -52,6 +52,7 @@ class ServerKind:
     settable: Settable | None
     source: str
     apart: bool = False
+    prefill_gpus: float = 0.0  # of those that are apart
 
     def prompt_seconds(self, tokens: Floats) -> Floats:
         """Seconds of prefill at full clock, [n]."""
@@ -70,11 +71,14 @@ class ServerKind:
         return self.settable.brake_mhz / self.highest_mhz
 
     @property
+    def full_decode_watts(self) -> float:
+        """Of as many sequences as its engines hold, above idle."""
+        return self.decode_watts + self.decode_slope_watts * (self.most_sequences / self.engines - 1)
+
+    @property
     def most_watts(self) -> float:
-        return self.idle_watts + max(
-            self.prefill_watts + (self.decode_watts if self.apart else 0.0),
-            self.decode_watts + self.decode_slope_watts * (self.most_sequences / self.engines - 1),
-        )
+        prefill = self.prefill_watts + (self.decode_watts if self.apart else 0.0)
+        return self.idle_watts + max(prefill, self.full_decode_watts)
 
     def drifted(self, share: float) -> ServerKind:
         """All of its watts higher by ``share``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +28,42 @@ class Tree:
     below: np.ndarray
     places: Ints
     most: int | None = None  # servers, where the places are counted
+    curves: tuple[tuple[tuple[float, float], ...], ...] = ()  # of each node's breaker: load and the seconds it holds it
+
+    @property
+    def watched(self) -> bool:
+        """Whether the curve of any breaker is known."""
+        return any(self.curves)
+
+    def breakers(self) -> tuple[Floats, Floats, Ints]:
+        """Logarithms of loads and of seconds [nodes, points], and how many points each has (0: no curve)."""
+        curves = self.curves or ((),) * len(self.names)
+        points = np.array([len(curve) for curve in curves], np.int64)
+        out = np.zeros((2, len(curves), max(int(points.max()), 1)))
+        for node, curve in enumerate(curves):
+            if curve:
+                out[:, node, : len(curve)] = np.log(np.array(curve)).T
+        return out[0], out[1], points
+
+
+def held_for(curve: Sequence[tuple[float, float]], seconds: float) -> float | None:
+    """The highest load, to a part in a thousand, that a breaker with this curve holds for so long; None: not even the
+    lowest of its curve."""
+    loads, holds = (np.log(np.array(each)) for each in zip(*curve, strict=True))
+
+    def holds_it(load: float) -> bool:
+        return float(kernel.worn(0.0, load, loads, holds)) * seconds <= 1.0 + 1e-9
+
+    low = curve[0][0]
+    if not holds_it(low):
+        return None
+    while low < _MOST_LOAD and holds_it(low * 1.001):
+        low *= 1.001
+    return low
+
+
+_MOST_LOAD = 100.0
+"""Of its budget, that a breaker is asked about."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +99,12 @@ class RowModel:
     def servers(self, n: int) -> Servers:
         """The first ``n`` servers: the same ones whatever ``n``, kinds and groups spread evenly, also over leaves."""
         kind, group = _spread(self.mix, n), _spread(self.group_shares, n)
+        apart = np.array([each.apart for each in self.kinds])[kind]
         leaf = _spread(self.tree.places / self.tree.places.sum(), n)
         return Servers(
             kind=kind,
             group=group,
+            prefill_group=group + np.where(apart, len(self.groups), 0),
             leaf=leaf,
             base_watts=np.array([each.idle_watts for each in self.kinds])[kind],
             engines=np.array([each.engines for each in self.kinds], np.float64)[kind],
@@ -93,6 +132,12 @@ class RowModel:
         return replace(self, load=load)
 
     @property
+    def columns(self) -> int:
+        """Classes whose clocks are set: priorities, or each one's decode and then each one's prefill where any kind of
+        server has GPUs for either."""
+        return len(self.groups) * (2 if any(kind.apart for kind in self.kinds) else 1)
+
+    @property
     def budget_watts(self) -> float:
         return float(self.tree.budgets[0])
 
@@ -112,7 +157,9 @@ class Outcome:
     """Of one replicate-day under one policy with ``n`` servers."""
 
     watts: Floats
+    foreseen: Floats
     peak: Floats
+    wear: Floats
     totals: Floats
     level_steps: Ints
     latency_s: Floats
@@ -134,7 +181,7 @@ def simulate(
     """
     servers = row.servers(n)
     requests = row.requests(day.before(n), servers.kind)
-    timing, groups = row.timing, len(row.groups)
+    timing, groups, columns = row.timing, len(row.groups), row.columns
     period = max(round(timing.period_s), 1)
     readings = seconds // period
     draw = np.random.default_rng(chance)
@@ -150,14 +197,16 @@ def simulate(
         delay=int(np.ceil(delay)),
         brake=int(np.ceil(timing.brake_s)),
         error=1.0 + (0.0 if policy.immediate else timing.error) * draw.standard_normal(readings),
-        late=draw.uniform(0.5, 1.0, (readings, groups)),
-        fails=draw.uniform(size=(readings, groups)) < (0.0 if policy.immediate else timing.failure_rate),
+        late=draw.uniform(0.5, 1.0, (readings, columns)),
+        fails=draw.uniform(size=(readings, columns)) < (0.0 if policy.immediate else timing.failure_rate),
     )
     if timing.dead is not None and not policy.immediate:
-        control.fails[:, timing.dead] = True
+        control.fails[:, timing.dead :: groups] = True
     log = Log(
         watts=np.zeros(seconds),
+        foreseen=np.zeros(seconds if policy.foresight_s > 0 and not policy.levels else 0),
         peak=np.zeros((-(-seconds // BLOCK_STEPS), len(row.tree.budgets))),
+        wear=np.zeros((-(-seconds // BLOCK_STEPS), len(row.tree.budgets))),
         level_steps=np.zeros(len(policy.levels) + 2, np.int64),
         totals=np.zeros(11),
         latency_s=np.zeros(int(requests.followed.sum()), np.float32),
@@ -165,14 +214,16 @@ def simulate(
         followed=np.zeros(1, np.int64),
     )
     tables: Tables = tables_of(row.kinds, clock_shares(row.kinds, policy.clocks_mhz))
-    supply = Supply(row.tree.budgets, row.tree.below, _other(row, seconds))
-    kernel.run(servers, tables, requests, policy.ladder(groups), control, supply, log)
+    supply = Supply(row.tree.budgets, row.tree.below, _other(row, seconds), *row.tree.breakers())
+    kernel.run(servers, tables, requests, policy.ladder(groups, columns), control, supply, log)
     followed = int(log.followed[0])
     order = np.argsort(log.latency_of[:followed], kind="stable")
     of = log.latency_of[:followed][order]
     return Outcome(
         log.watts,
+        log.foreseen,
         log.peak,
+        log.wear,
         log.totals,
         log.level_steps,
         log.latency_s[:followed][order],

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from planner.contract.deployment import DeploymentDocument
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
+from planner.contract.engine import LIMITS
 from planner.contract.options import LOAD, Option
 from planner.contract.published import EDITED, EDITED_HINT
 from planner.contract.workload.slo import SloOrNone
@@ -31,14 +32,6 @@ MOST_REQUESTS = 10_000_000
 
 _GAMMA = re.compile(r"gamma:(?P<cv>[0-9]*\.?[0-9]+)", re.ASCII)
 
-LIMITS = {
-    "max_num_seqs": "max_sequences",
-    "max_num_batched_tokens": "max_tokens_per_step",
-    "gpu_memory_utilization": "memory_fraction",
-    "max_model_len": "max_model_len",
-}
-"""Fields that say how engines are started → what plans call it."""
-
 Tokens = Annotated[int, Field(gt=0, le=10**9), PLAIN_NUMBER]
 Seconds = Annotated[float, Field(ge=0), PLAIN_NUMBER]
 
@@ -47,7 +40,7 @@ Seed = Annotated[
     int,
     Field(ge=0, le=2**63, description="of the arrivals and of the gateway's choices"),
     PLAIN_NUMBER,
-    Option("Of the arrivals and of the gateway's choices.", LOAD),
+    Option(panel=LOAD),
 ]
 
 

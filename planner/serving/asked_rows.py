@@ -119,12 +119,12 @@ def asked_row(
     head = record.get("draft_model", "")
     named = f"{record['model']}{BESIDE}{head}" if head else record["model"]
     model = find_model(record["model"], head)
-    gpu = catalogue.find_gpu(record["gpu"]).name
-    wide, node = wide_asked(record), catalogue.default_node(catalogue.find_gpu(gpu))
-    on = EngineMachines(framework, catalogue.find_gpu(gpu), node.gpus, find_fabric(node.default_fabric))
-    state = OperatingState.asked(record.get("clock", ""), record.get("power_cap", ""), catalogue.find_gpu(gpu))
-    if state is not None and not clock_response(gpu).measured:
-        notes.append(f"times and watts against the clock were not measured on {gpu}: carried over with wider ends")
+    gpu = catalogue.find_gpu(record["gpu"])
+    wide, node = wide_asked(record), catalogue.default_node(gpu)
+    on = EngineMachines(framework, gpu, node.gpus, find_fabric(node.default_fabric))
+    state = OperatingState.asked(record.get("clock", ""), record.get("power_cap", ""), gpu)
+    if state is not None and not clock_response(gpu.name).measured:
+        notes.append(f"times and watts against the clock were not measured on {gpu.name}: carried over with wider ends")
     layout, taken = with_experts(_layout(record, model), wide, model, on)
     notes += [f"not given, so: {', '.join(taken)}"] if taken else []
     work = _workload(record, find_workload, notes)
@@ -145,7 +145,7 @@ def asked_row(
     return AskedRow(
         index,
         named,
-        gpu,
+        gpu.name,
         framework.spec,
         record.get("precision") or None,
         record.get("kv_precision") or None,

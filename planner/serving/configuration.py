@@ -34,17 +34,17 @@ class RecipeAsked(Document):
     max_num_seqs: Annotated[
         Count | None,
         Field(description="most sequences in one step, of each attention replica"),
-        Option("Most sequences in one step, of each attention replica.", RECIPE, metavar="N"),
+        Option(panel=RECIPE, metavar="N"),
     ] = None
     max_num_batched_tokens: Annotated[
         Count | None,
         Field(description="most tokens in one step, of each attention replica"),
-        Option("Most tokens in one step, of each attention replica.", RECIPE, metavar="N"),
+        Option(panel=RECIPE, metavar="N"),
     ] = None
     gpu_memory_utilization: Annotated[
         Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER] | None,
         Field(description="share of GPU memory, as the framework means it"),
-        Option("Share of GPU memory, as the framework means it.", RECIPE, metavar="SHARE"),
+        Option(panel=RECIPE, metavar="SHARE"),
     ] = None
     max_model_len: Annotated[
         Count | None,
@@ -54,12 +54,12 @@ class RecipeAsked(Document):
     chunked_prefill: Annotated[
         bool | None,
         Field(strict=True, description="whether prompts are cut to what a step has room for"),
-        Option("Whether prompts are cut to what a step has room for.", PROMPTS),
+        Option(panel=PROMPTS),
     ] = None
     polling_interval: Annotated[
         Count | None,
         Field(description="decode steps between two looks at the queue; default: 1"),
-        Option("Decode steps between two looks at the queue. Default: 1.", PROMPTS, metavar="STEPS"),
+        Option(panel=PROMPTS, metavar="STEPS"),
     ] = None
     sampling: Annotated[
         Literal["greedy", "random"] | None,
@@ -83,12 +83,7 @@ ExchangeAsked = Annotated[
         description="how tokens reach their experts: none (all ranks gather all), high_throughput, low_latency, "
         "nvlink_one_sided, nvlink_two_sided, or the framework's word; default: the role's usual one"
     ),
-    Option(
-        "How tokens reach their experts: none (all ranks gather all), high_throughput, low_latency, "
-        "nvlink_one_sided, nvlink_two_sided, or the framework's word. Default: the role's usual one.",
-        EXPERTS,
-        metavar="NAME",
-    ),
+    Option(panel=EXPERTS, metavar="NAME"),
 ]
 RedundantAsked = Annotated[
     Annotated[int, Field(ge=0, le=10**6), PLAIN_NUMBER] | None,
@@ -110,11 +105,7 @@ EplbAsked = Annotated[
 DispatchTokensAsked = Annotated[
     Count | None,
     Field(description="most tokens of a GPU that low-latency buffers are made for; default: what the load needs"),
-    Option(
-        "Most tokens of a GPU that low-latency buffers are made for. Default: what the load needs.",
-        EXPERTS,
-        metavar="N",
-    ),
+    Option(panel=EXPERTS, metavar="N"),
 ]
 
 
@@ -128,7 +119,7 @@ class EngineNamed(Document):
     """One engine: model, GPUs, precision and layout."""
 
     model: Annotated[ModelAsked, Option("Name (`plan models`).", ENGINE)]
-    gpu: Annotated[Name, Field(description="GPU type (`plan gpus`)"), Option("GPU type (`plan gpus`).", ENGINE)]
+    gpu: Annotated[Name, Field(description="GPU type (`plan gpus`)"), Option(panel=ENGINE)]
     framework: Annotated[FrameworkName, Option(RELEASE_HELP, ENGINE)] = "vllm"
     precision: Annotated[
         Name | None,
@@ -140,26 +131,22 @@ class EngineNamed(Document):
         Field(description="of the KV cache: bf16 or fp8 (default: what the framework takes for the checkpoint)"),
         Option("KV cache: bf16 or fp8 (default: what the framework takes for the checkpoint).", ENGINE),
     ] = None
-    tp: Annotated[
-        Count | None, Field(description="tensor parallel"), Option("Tensor parallel.", ENGINE, metavar="N")
-    ] = None
-    pp: Annotated[
-        Count | None, Field(description="pipeline stages"), Option("Pipeline stages.", ENGINE, metavar="N")
-    ] = None
+    tp: Annotated[Count | None, Field(description="tensor parallel"), Option(panel=ENGINE, metavar="N")] = None
+    pp: Annotated[Count | None, Field(description="pipeline stages"), Option(panel=ENGINE, metavar="N")] = None
     dp: Annotated[
         Count | None,
         Field(description="attention data parallel"),
-        Option("Attention data parallel.", ENGINE, metavar="N"),
+        Option(panel=ENGINE, metavar="N"),
     ] = None
     ep: Annotated[
         Count | None,
         Field(description="expert parallel; ep × moe_tp = tp × dp. Default: 1, or all with dp"),
-        Option("Expert parallel; ep x moe_tp = tp x dp. Default: 1, or all with dp.", ENGINE, metavar="N"),
+        Option(panel=ENGINE, metavar="N"),
     ] = None
     moe_tp: Annotated[
         Count | None,
         Field(description="tensor parallel within experts"),
-        Option("Tensor parallel within experts.", ENGINE, metavar="N"),
+        Option(panel=ENGINE, metavar="N"),
     ] = None
     role: Annotated[
         Literal["aggregated", "prefill", "decode"] | None,
@@ -175,7 +162,7 @@ class EngineNamed(Document):
     num_gpus: Annotated[
         Count | None,
         Field(description="of the engine; must be tp × pp × dp"),
-        Option("Of the engine; must be tp x pp x dp.", ENGINE, metavar="N"),
+        Option(panel=ENGINE, metavar="N"),
     ] = None
 
 
@@ -190,7 +177,7 @@ class MemoryRequest(EngineAsked):
     draft: Annotated[
         bool,
         Field(strict=True, description="load the model's draft module too (MTP, EAGLE)"),
-        Option("Load the model's draft module too (MTP, EAGLE).", RECIPE),
+        Option(panel=RECIPE),
     ] = False
     draft_model: DraftModelAsked = None
     workload: Annotated[

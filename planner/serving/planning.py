@@ -23,7 +23,7 @@ from planner.contract.models import architecture_of
 from planner.contract.published import validated
 from planner.contract.words import kv_precision, precision_of, precision_on
 from planner.serving.cluster_choice import planned_on_open_cluster
-from planner.serving.confirmation.confirmation import Confirmed, confirmed
+from planner.serving.confirmation.confirmation import confirmed
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
 from planner.serving.images import counted
@@ -36,7 +36,7 @@ from planner.serving.users import planned_for_users
 from planner.serving.ways_out import with_tried_hint
 from planner.serving.wide_layouts import check_asked
 from profiles.descriptions import catalogue_with
-from profiles.errors import InputError, LimitReached, ShardwrightError, Unsupported
+from profiles.errors import Infeasible, InputError, LimitReached, ShardwrightError, Unsupported
 from profiles.hardware import Catalogue, Gpu
 from profiles.store import ProfileStore
 from profiles.values import shown
@@ -92,10 +92,24 @@ def plan(
             return planned_on_open_cluster(asked, planned, progress or (lambda _: None))
         return planned(asked)
 
-    request = request.with_headroom
-    if request.workload.concurrency is not None:
-        return planned_for_users(request, planned_anywhere)
-    return planned_anywhere(request)
+    def planned_as_asked(asked: PlanRequest) -> Plan:
+        asked = asked.with_headroom
+        if asked.workload.concurrency is not None:
+            return planned_for_users(asked, planned_anywhere)
+        return planned_anywhere(asked)
+
+    def fails(changed: PlanRequest) -> ShardwrightError | None:
+        try:
+            planned_as_asked(changed)
+        except ShardwrightError as error:
+            return error
+        return None
+
+    try:
+        return planned_as_asked(request)
+    except Infeasible as error:
+        # Only what is said in the end is tried, by what was asked: not every refusal on the way there.
+        raise with_tried_hint(request, error, fails) from None
 
 
 def _plan(
@@ -112,34 +126,15 @@ def _plan(
         from planner.serving.expert_placement import busier_with  # deferred: few plans place experts
 
         busier = busier_with(model, expert_loads)
-    found = _found(request, model, cost_of, progress, busier)
-    if found.best is None:
-
-        def fails(changed: PlanRequest) -> ShardwrightError | None:
-            try:
-                tried = _found(changed, model, cost_of, progress, busier)
-            except ShardwrightError as error:
-                return error
-            return None if tried.best is not None else _none(changed, model, tried.options)
-
-        raise with_tried_hint(request, _none(request, model, found.options), fails)
-    return validated(assemble(request, found, found.best, expert_loads), parse_plan)
-
-
-def _found(
-    request: PlanRequest,
-    model: Architecture,
-    cost_of: CostOf,
-    progress: Callable[[str], None] | None,
-    busier: Busier | None,
-) -> Confirmed:
-    """The best of all ways to serve, simulated."""
     options = [
         option
         for precision in precisions_of(request, model, [cost_of(pool).gpu for pool in request.cluster.pools])
         for option in _options(request, model, precision, cost_of, progress, busier)
     ]
-    return confirmed(request, options)
+    found = confirmed(request, options)
+    if found.best is None:
+        raise _none(request, model, found.options)
+    return validated(assemble(request, found, found.best, expert_loads), parse_plan)
 
 
 def _check_framework(request: PlanRequest, cost_of: CostOf) -> None:

@@ -85,7 +85,7 @@ class Configuration(EngineAsked):
     rate: Annotated[
         Annotated[float, Field(gt=0, le=1e8), PLAIN_NUMBER] | None,
         Field(description="instead: requests per second that arrive at random (Poisson)"),
-        Option("Instead: requests per second that arrive at random (Poisson).", ENGINE, metavar="RPS"),
+        Option(panel=ENGINE, metavar="RPS"),
     ] = None
     images: Annotated[
         Count | None,

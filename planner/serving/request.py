@@ -19,6 +19,7 @@ from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, che
 from planner.contract.engine import FrameworkName, KvPrecisionName, PrecisionName
 from planner.contract.models import ModelAsked
 from planner.contract.options import ASKED, RELEASE_HELP, RESTRICTED, Option
+from planner.contract.quantities import as_watts
 from planner.contract.words import kv_precision, weights_word
 from planner.contract.workload.slo import Slo, SloGiven
 from planner.contract.workload.workload import WorkloadGiven
@@ -85,6 +86,13 @@ KvChoices = Annotated[
         description="of the KV cache: one, several to choose from, or any; default: what the framework takes for the "
         "checkpoint"
     ),
+]
+
+
+UsdPerKwh = Annotated[
+    Annotated[float, Field(ge=0, le=1000), PLAIN_NUMBER] | None,
+    Field(description="price of electricity; null: it is not priced"),
+    Option("Price of electricity, in USD per kWh.", ASKED, metavar="USD"),
 ]
 
 
@@ -177,6 +185,18 @@ class PlanRequest(RecipeAsked, PlanAsked):
         Field(description="board power limit of each GPU: 500W, several to choose from by role and pool, or any"),
         Option("Board power limit of each GPU: 500W; several, or any, to choose from by role.", ASKED, None, "WATTS"),
     ] = None
+    budget_watts: Annotated[
+        Annotated[float, Field(gt=0, le=1e10), PLAIN_NUMBER] | None,
+        BeforeValidator(partial(as_watts, "budget_watts"), json_schema_input_type=float | str | None),
+        Field(description="of all GPUs together, mean, with every engine at the load that it can carry: 12kW"),
+        Option(
+            "What all GPUs together may draw on average, each engine at the load that it can carry: 12kW.",
+            ASKED,
+            metavar="WATTS",
+            text=True,
+        ),
+    ] = None
+    usd_per_kwh: UsdPerKwh = None
     disaggregation: Annotated[
         Disaggregation,
         Field(
@@ -208,15 +228,13 @@ class PlanRequest(RecipeAsked, PlanAsked):
     max_tp: Annotated[
         Degree | None,
         Field(description="largest tensor-parallel degree"),
-        Option("Largest tensor-parallel degree.", RESTRICTED),
+        Option(panel=RESTRICTED),
     ] = None
-    max_pp: Annotated[
-        Degree | None, Field(description="most pipeline stages"), Option("Most pipeline stages.", RESTRICTED)
-    ] = None
+    max_pp: Annotated[Degree | None, Field(description="most pipeline stages"), Option(panel=RESTRICTED)] = None
     max_engine_gpus: Annotated[
         Degree | None,
         Field(description="most GPUs of one engine"),
-        Option("Most GPUs of one engine.", RESTRICTED),
+        Option(panel=RESTRICTED),
     ] = None
     tp_across_nodes: Annotated[
         bool,

@@ -19,6 +19,7 @@ from math import log
 from planner.serving.document.plan import Plan
 from planner.serving.fleet.programme import BY_REQUEST
 from planner.serving.request import PlanRequest
+from planner.serving.ways_out import rounded_down
 from profiles.errors import Infeasible, LimitReached
 
 ROUNDS = 24
@@ -237,11 +238,20 @@ class _Search:
         held = max((each.in_flight for each in self._tried.values() if each is not None), default=0.0)
         if not held and self._refusal is not None:
             return self._refusal
-        most = int(held)
+        most, where = int(held), self._request.cluster.name
+        if not most:  # a user who asks again at once is as many requests as fit into the time of one
+            rate = max(each.rate_rps for each in self._tried.values() if each is not None)
+            return Infeasible(
+                f"workload: concurrency: {where} holds the SLO for fewer requests than one user makes who asks again "
+                f"at once: {rate:.3g} a second, {held:.2g} of them in flight",
+                f"give a rate instead of users (rate={rounded_down(rate):g} holds), relax the SLO, or offer more GPUs",
+                binding="concurrency",
+                highest_concurrency=0,
+            )
         return Infeasible(
-            f"workload: concurrency: {self._users} users at once are more than {self._request.cluster.name} holds "
-            f"within the SLO, about {most}",
-            f"plan for fewer (by formulas about concurrency={max(most, 1)}), relax the SLO, or offer more GPUs",
+            f"workload: concurrency: {self._users} users at once are more than {where} holds within the SLO, about "
+            f"{most}",
+            "plan for fewer, relax the SLO, or offer more GPUs",
             binding="concurrency",
             highest_concurrency=most,
         )

@@ -1,10 +1,10 @@
-"""Ways out of a request that has no plan: each is planned before it is told, and where its figure does not do, a
-gentler one is; one that was not found to do is told as "about"."""
+"""Ways out of a request that has no plan: each is planned before it is told, and where its figure does not do, gentler
+ones are; one that was not found to do is not told."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_UP, Decimal
 
 from planner.contract.clusters import MOST_GPUS
@@ -14,16 +14,20 @@ from profiles.errors import Infeasible, ShardwrightError
 Fails = Callable[[PlanRequest], ShardwrightError | None]
 """Why a request has no plan; None: it has one."""
 
-TRIES = 3
-"""Figures tried of each way."""
+GENTLER = (1.0, 1.05, 1.2, 1.6, 3.0)
+"""By what a figure is moved that does not do, one after the other; ..."""
 
-GENTLER = 1.05
-"""A figure that does not do, and of which nothing better is known, is moved by this factor."""
+FEW = GENTLER[::2]
+"""... by these alone where a plan takes many: of users at once, and of clusters that are open."""
+
+
+def _factors(request: PlanRequest) -> Sequence[float]:
+    return FEW if request.workload.concurrency is not None or request.cluster.is_open else GENTLER
 
 
 def with_tried_hint(request: PlanRequest, error: ShardwrightError, fails: Fails) -> ShardwrightError:
     """``error`` with a hint that was tried, where its details say what to try: ``highest_rate_rps``, ``gpus_needed`` by
-    pool, ``relax_ms`` by bound."""
+    pool, ``relax_ms`` by bound, ``highest_concurrency``, ``watts_needed``."""
     if not isinstance(error, Infeasible):
         return error
     details = dict(error.details)
@@ -31,26 +35,49 @@ def with_tried_hint(request: PlanRequest, error: ShardwrightError, fails: Fails)
     needed = {name: gpus for name, gpus in pools.items() if gpus} if isinstance(pools, Mapping) else {}
     if isinstance(relax := details.get("relax_ms"), Mapping) and relax:
         told = _relaxed(request, relax, fails)
-        return Infeasible(error.message, error.hint.replace(relaxed_to(relax), told), **details)
+        if told is None:
+            hint = error.hint.replace(f"{relaxed_to(relax)} or more", f"the SLO further than {relaxed_to(relax)}")
+        else:
+            hint = error.hint.replace(relaxed_to(relax), told)
+        return Infeasible(error.message, hint, **details)
+    if isinstance(watts := details.get("watts_needed"), float):
+        ways = [_more_watts(request, watts, fails)]
+        rate = details.get("highest_rate_rps")
+        if isinstance(rate, float) and rate > 0 and request.workload.rate_rps is not None:
+            offered, details["highest_rate_rps"] = _lower_rate(request, rate, fails)
+            ways.append(offered)
+        return Infeasible(error.message, ", or ".join(filter(None, ways)) or "allow more watts", **details)
+    if request.workload.concurrency is not None:
+        if isinstance(users := details.get("highest_concurrency"), int) and users > 0:
+            return _fewer_users(request, error, users, fails)
+        return error
     if isinstance(rate := details.get("highest_rate_rps"), float) and rate > 0:
         offered, carried = _lower_rate(request, rate, fails)
         wider = [_wider(request, name, gpus, fails) for name, gpus in needed.items()]
+        ways = [each for each in (offered, _have([each for each in wider if each])) if each]
         details["highest_rate_rps"] = carried
         message = error.message if carried == rate else error.message.replace("at most", "by the formulas at most")
-        return Infeasible(message, offered + (f", or have {' or '.join(wider)}" if wider else ""), **details)
+        return Infeasible(message, ", or ".join(ways) or OTHERWISE, **details)
     if details.get("binding") == "memory" and needed:
         ways = [
-            f"{_wider(request, pool.name, needed[pool.name], fails, pool.gpu)} would do ({pool.gpus} are offered)"
+            f"{gpus} would do ({pool.gpus} are offered)"
             for pool in request.cluster.pools
-            if pool.name in needed
+            if pool.name in needed and (gpus := _wider(request, pool.name, needed[pool.name], fails, pool.gpu))
         ]
-        return Infeasible(error.message, " or ".join(ways), **details)
+        return Infeasible(error.message, " or ".join(ways) or OTHERWISE, **details)
     return error
 
 
-def relaxed_to(limits_ms: Mapping[str, float], about: str = "") -> str:
+OTHERWISE = "relax the SLO, or choose a smaller precision, a smaller model or larger GPUs"
+
+
+def _have(wider: list[str]) -> str:
+    return f"have {' or '.join(wider)}" if wider else ""
+
+
+def relaxed_to(limits_ms: Mapping[str, float]) -> str:
     """Limits in words, each rounded up to two digits: what can be asked for."""
-    return " and ".join(f"{label} to {about}{rounded_up(ms)} ms" for label, ms in limits_ms.items())
+    return " and ".join(f"{label} to {rounded_up(ms)} ms" for label, ms in limits_ms.items())
 
 
 def rounded_up(value: float) -> str:
@@ -66,52 +93,84 @@ def rounded_down(rate: float) -> float:
     return math.floor(rate * digits) / digits
 
 
-def _relaxed(request: PlanRequest, relax_ms: Mapping[str, float], fails: Fails) -> str:
+def _relaxed(request: PlanRequest, relax_ms: Mapping[str, float], fails: Fails) -> str | None:
     limits = dict(relax_ms)
-    for _ in range(TRIES):
+    for factor in _factors(request):
+        asked = {label: float(rounded_up(ms * factor)) for label, ms in limits.items()}
         bounds = tuple(
-            bound.model_copy(update={"limit_ms": float(rounded_up(limits[bound.label]))})
-            if bound.label in limits
+            bound.model_copy(update={"limit_ms": max(asked[bound.label], bound.limit_ms)})
+            if bound.label in asked
             else bound
             for bound in request.slo.bounds
         )
-        slo = request.slo.model_copy(update={"bounds": bounds})
-        if fails(request.model_copy(update={"slo": slo})) is None:
-            return relaxed_to(limits)
-        limits = {label: ms * GENTLER for label, ms in limits.items()}
-    return relaxed_to(relax_ms, "about ")
+        why = fails(request.model_copy(update={"slo": request.slo.model_copy(update={"bounds": bounds})}))
+        if why is None:
+            return relaxed_to(asked)
+        if why.details.get("binding") == "concurrency":
+            return None  # it is not the bounds
+        also = why.details.get("relax_ms")
+        for label, ms in also.items() if isinstance(also, Mapping) else ():
+            limits[label] = max(limits.get(label, 0.0), ms)
+    return None
 
 
 def _lower_rate(request: PlanRequest, highest_rps: float, fails: Fails) -> tuple[str, float]:
-    """(the way in words, the highest rate that is known)."""
-    rate = highest_rps
-    for _ in range(TRIES):
-        asked = rounded_down(rate)
+    """(the way in words, "" where none was found, the highest rate that is known); rates are planned for with the
+    headroom, and offered without."""
+    rate, planned_for = highest_rps, 1 + request.headroom
+    for factor in GENTLER:
+        asked = rounded_down(rate / planned_for / factor)
         workload = request.workload.model_copy(update={"rate_rps": asked})
         why = fails(request.model_copy(update={"workload": workload}))
         if why is None:
-            return f"offer at most {asked:g} requests/s", rate
+            beside = f" beside {request.headroom:.0%} of headroom" if request.headroom else ""
+            return f"offer at most {asked:g} requests/s{beside}", rate if factor == 1 else asked * planned_for
         known = why.details.get("highest_rate_rps")
-        rate = known if isinstance(known, float) and 0 < known < asked else asked / GENTLER
-    return f"offer about {rounded_down(rate):g} requests/s", rate
+        if isinstance(known, float) and 0 < known < rate:
+            rate = known
+    return "", rate
+
+
+def _fewer_users(request: PlanRequest, error: Infeasible, most: int, fails: Fails) -> Infeasible:
+    """With the most users of whom a plan was found, as the request says them: without the headroom."""
+    for factor in FEW:
+        users = int(most / (1 + request.headroom) / factor)
+        if users < 1:
+            break
+        workload = request.workload.model_copy(update={"concurrency": users})
+        why = fails(request.model_copy(update={"workload": workload}))
+        if why is None:
+            hint = f"plan for fewer (concurrency={users}), relax the SLO, or offer more GPUs"
+            return Infeasible(error.message, hint, **{**error.details, "highest_concurrency": most})
+        known = why.details.get("highest_concurrency")
+        most = min(most, known) if isinstance(known, int) and known > 0 else most
+    return Infeasible(error.message, "relax the SLO, or offer more GPUs", **error.details)
+
+
+def _more_watts(request: PlanRequest, watts: float, fails: Fails) -> str:
+    """The way in words; "" where none was found to do."""
+    asked = watts
+    for factor in _factors(request):
+        asked = float(math.ceil(max(asked, watts * factor)))
+        why = fails(request.model_copy(update={"budget_watts": asked}))
+        if why is None:
+            return f"allow {asked:,.0f} W"
+        known = why.details.get("watts_needed")
+        asked = known if isinstance(known, float) and known > asked else asked
+    return ""
 
 
 def _wider(request: PlanRequest, name: str, gpus: int, fails: Fails, of: str | None = None) -> str:
-    """So many GPUs of a pool, in words."""
+    """So many GPUs of a pool, in words; "" where none was found to do."""
     what = of or f"GPUs of pool {name}"
-    for count in _counts(gpus):
+    for factor in _factors(request):
+        count = math.ceil(gpus * factor - 1e-9)
+        if count > MOST_GPUS:
+            break
         pools = tuple(
             pool.model_copy(update={"gpus": count}) if pool.name == name else pool for pool in request.cluster.pools
         )
         cluster = request.cluster.model_copy(update={"pools": pools})
         if fails(request.model_copy(update={"cluster": cluster})) is None:
             return f"{count} {what}"
-    return f"about {gpus} {what}"
-
-
-def _counts(gpus: int) -> Iterator[int]:
-    count = gpus
-    for _ in range(TRIES):
-        if count <= MOST_GPUS:
-            yield count
-        count = max(count + 1, math.ceil(count * GENTLER))
+    return ""

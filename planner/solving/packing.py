@@ -74,6 +74,7 @@ class Candidates:
     (divides gpus). capacity_rps: the highest rate one engine carries within the SLO, > 0. latency_ms: what
     ``latency`` minimises, ≥ 0; of a role, its part of a request. For ``energy`` joules per output token, beside those
     that an engine takes in a second whatever it is sent (``standing``, ÷ the tokens of a request; None: none).
+    watts: of one engine at its capacity, mean, where they are limited (None: they are not).
     role: :data:`AGGREGATED`, or :data:`PREFILL` and :data:`DECODE` (never one of these beside the first: a plan
     serves all its requests in one way); None: all aggregated. Raises InputError naming the first candidate and
     field that is wrong.
@@ -86,6 +87,7 @@ class Candidates:
     latency_ms: Floats
     role: Ints | None = None
     standing: Floats | None = None
+    watts: Floats | None = None
 
     @property
     def stands(self) -> Floats:
@@ -105,7 +107,8 @@ class Candidates:
     def take(self, index: Ints) -> Candidates:
         """The candidates ``index`` (k,)."""
         columns: Any = {name: getattr(self, name)[index] for name in self.COLUMNS}
-        return Candidates(**columns, role=self.roles[index], standing=self.stands[index])
+        watts = None if self.watts is None else self.watts[index]
+        return Candidates(**columns, role=self.roles[index], standing=self.stands[index], watts=watts)
 
     COLUMNS: ClassVar = ("pool", "gpus", "block", "capacity_rps", "latency_ms")
 
@@ -188,13 +191,13 @@ def hosted(pools: Sequence[NodePool], candidates: Candidates, unlimited: frozens
 
 def undominated(pools: Sequence[NodePool], candidates: Candidates, among: Ints, by_latency: bool) -> Ints:
     """``among`` (k,) without those that another replaces one for one: same pool, pieces and role, no less
-    capacity, no more latency.
+    capacity, no more latency, no more watts.
 
     Unless ``by_latency``, more capacity alone is enough; of equals the faster, then the first stays. Exact:
     the replacement changes no pool's packing and no price.
     """
-    if candidates.standing is not None and by_latency:
-        return _unmatched(pools, candidates, among)
+    if candidates.watts is not None or (candidates.standing is not None and by_latency):
+        return _unmatched(pools, candidates, among, by_latency)
     capacity, latency = candidates.capacity_rps[among], candidates.latency_ms[among]
     fastest: dict[tuple[int, int, tuple[int, ...] | None], float] = {}
     kept = []
@@ -207,19 +210,21 @@ def undominated(pools: Sequence[NodePool], candidates: Candidates, among: Ints, 
     return np.sort(np.array(kept, np.int64))
 
 
-def _unmatched(pools: Sequence[NodePool], c: Candidates, among: Ints) -> Ints:
-    """The same where an engine takes ``standing`` and ``latency_ms`` for each request: another replaces it that takes
-    no more at rest and none more at its full load, as both are straight in between."""
+def _unmatched(pools: Sequence[NodePool], c: Candidates, among: Ints, by_latency: bool) -> Ints:
+    """The same where watts are limited, and where an engine takes ``standing`` and ``latency_ms`` for each request:
+    another replaces it that takes no more at rest and none more at its full load, as both are straight in between."""
     kinds: dict[tuple[Any, ...], list[int]] = {}
-    for v in among.tolist():
+    for v in among[np.argsort(c.latency_ms[among], kind="stable")].tolist():
         kinds.setdefault((int(c.pool[v]), int(c.roles[v]), c.cut(pools, v)), []).append(v)
     kept: list[int] = []
     for same in (np.array(each) for each in kinds.values()):
         capacity, standing, each = c.capacity_rps[same], c.stands[same], c.latency_ms[same]
-        full = standing[:, None] + each[:, None] * capacity[None, :]  # of the first under the load of the second
-        better = (
-            (capacity[:, None] >= capacity) & (standing[:, None] <= standing) & (full <= standing + each * capacity)
-        )
+        better = capacity[:, None] >= capacity
+        if by_latency:
+            full = standing[:, None] + each[:, None] * capacity[None, :]  # of the first under the load of the second
+            better &= (standing[:, None] <= standing) & (full <= standing + each * capacity)
+        if c.watts is not None:
+            better &= c.watts[same][:, None] <= c.watts[same]
         better &= ~better.T | (np.arange(len(same))[:, None] < np.arange(len(same)))  # of equals the first stays
         kept += same[~better.any(axis=0)].tolist()
     return np.sort(np.array(kept, np.int64))

@@ -275,6 +275,7 @@ def _notes(setting: Setting, pool: Pool, gpu: Gpu, links: Links) -> tuple[str, .
         f"kernels take {factor.factor:.2f} ({factor.low:.2f}–{factor.high:.2f}) times the pack's short bursts under "
         f"lasting load on {gpu.name}{known}",
         "backward products are the forward products of the permuted shapes; the pack has no backward kernels",
+        *links.own.notes,
         f"between nodes {100 * links.constants.fabric:.0f} % of the rate of {pool.fabric} are taken as reached, "
         "the groups of a node sharing its cards",
     ]

@@ -57,11 +57,9 @@ class TrainingRequest(Document):
     global_batch: Annotated[
         Sequences,
         Field(description="sequences of an iteration"),
-        Option("Sequences of an iteration.", ASKED, metavar="N"),
+        Option(panel=ASKED, metavar="N"),
     ]
-    seq_len: Annotated[
-        Tokens, Field(description="tokens of a sequence"), Option(MEANINGS["seq_len"], ASKED, metavar="N")
-    ]
+    seq_len: Annotated[Tokens, Field(description="tokens of a sequence"), Option(panel=ASKED, metavar="N")]
     framework: Annotated[
         str,
         Field(min_length=1, max_length=100, description="name, or name@release"),
@@ -76,7 +74,7 @@ class TrainingRequest(Document):
         int,
         Field(ge=0, le=100, description="multi-token-prediction layers that are trained too"),
         PLAIN_NUMBER,
-        Option("Multi-token-prediction layers that are trained too.", ASKED, metavar="N"),
+        Option(panel=ASKED, metavar="N"),
     ] = 0
     objective: Annotated[TrainingObjective, Option("time, memory (of the fullest GPU) or gpus (fewest).", ASKED)] = (
         "time"

@@ -100,10 +100,6 @@ class RankGroup:
     def running(self) -> bool:
         return bool(self._ranks)
 
-    @property
-    def pids(self) -> list[int]:
-        return [rank.process.pid for rank in self._ranks]
-
     def start(self) -> list[Answer]:
         """Starts the ranks; returns what each says of itself (``version``). Does nothing where they run.
 

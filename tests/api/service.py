@@ -18,11 +18,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.rest.wire import wire
+from api.service_settings import ServiceSettings
 from planner.kinds import KINDS, Kind
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.request import PlanRequest
 
 PLAN: Plan = parse_plan((Path(__file__).parents[1] / "planner/serving/fixtures/plan-1.0.json").read_text("utf-8"))
+
+BODY_LIMIT = int(ServiceSettings.model_fields["body_limit_mib"].default * 2**20)
 
 ASKED: dict[str, Any] = {
     "model": "Qwen/Qwen3-8B",

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from command import Runner, complaint
 
+from planner.calibrate.training_runs import calibrate_training
 from planner.training.named import predict
 
 LAYOUT = {"model": "meta-llama/Llama-3.1-8B", "gpu": "H200", "framework": "megatron", "seq_len": "4096"}
@@ -16,7 +17,7 @@ SLOWER = 1.4
 """Far beyond what the shipped interval of lasting load on H200 says."""
 
 
-def runs(folder: Path, *, noise: float = 0.02) -> Path:
+def runs(folder: Path, *, noise: float = 0.02, slower: float = SLOWER) -> Path:
     """Nine iterations, each slower than predicted by about the same factor."""
     asked = pd.DataFrame(
         [
@@ -26,7 +27,7 @@ def runs(folder: Path, *, noise: float = 0.02) -> Path:
         ]
     )
     shaken = np.exp(noise * np.random.default_rng(0).standard_normal(len(asked)))
-    asked["s_iter"] = (predict(asked)["iteration_s"].astype(float) * SLOWER * shaken).map("{:.5g}".format)
+    asked["s_iter"] = (predict(asked)["iteration_s"].astype(float) * slower * shaken).map("{:.5g}".format)
     path = folder / "training.csv"
     asked.to_csv(path, index=False)
     return path
@@ -58,10 +59,26 @@ def test_what_is_told_of_rows_left_out_is_not_what_was_fitted(run: Runner, tmp_p
     path = runs(tmp_path, noise=0.1)
     said = json.loads(run("calibrate", str(path), "-o", str(tmp_path / "mine"), "--quiet", "--json").out)["training"]
     assert said["used"] == 9
+    assert said["worse"] == []
     assert said["errors"]["nothing"]["mape"] < said["errors"]["rows"]["mape"] < said["errors"]["before"]["mape"]
     moved = {each["constant"]: each for each in said["moved"]}
     assert moved["lasting_load of H200"]["after"] > 1.2
     assert "expert_overhead" not in moved, "no run has experts"
+
+
+def test_constants_that_help_nobody_else_are_said_to(run: Runner, tmp_path: Path) -> None:
+    """Runs that scatter about what ships teach their scatter: rows left out are predicted worse, and all are told."""
+    path, store = runs(tmp_path, noise=0.15, slower=1.0), tmp_path / "mine"
+    ran = run("calibrate", str(path), "-o", str(store), "--quiet")
+    assert ran.code == 0, ran.err
+    assert "Worse than the constants that stood, on runs left out" in ran.out
+    assert "the store is written all the same" in ran.out
+    said = calibrate_training(pd.read_csv(path, dtype=str)).said()
+    (lost,) = said["worse"]
+    assert (lost["left_out"], lost["what"]) == ("rows", "iteration")
+    assert (lost["before"], lost["after"]) == (said["errors"]["before"]["mape"], said["errors"]["rows"]["mape"])
+    assert lost["after"] > lost["before"]
+    assert "predicted worse with them than before" in (store / "training_calibration.json").read_text(encoding="utf-8")
 
 
 def test_serving_and_training_runs_stand_in_one_store(run: Runner, tmp_path: Path) -> None:

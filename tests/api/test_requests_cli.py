@@ -16,13 +16,12 @@ from example_plan import example_plan
 
 from api.cli.options import option_name
 from costmodels.models.registry import BUNDLED
+from planner.contract.documents import Document
 from planner.contract.models import ModelConfig
 from planner.contract.options import Option
-from planner.experts.request import PlacementRequest
-from planner.kinds import example, schema, schema_names
-from planner.replay.request import SimulationRequest
+from planner.kinds import example, questions, schema, schema_names
 from planner.serving.predictions import Configuration
-from planner.serving.request import PlanRequest, parse_request
+from planner.serving.request import parse_request
 from profiles.measurements import OPERATIONS
 
 FIELDS: dict[str, Any] = {
@@ -101,17 +100,19 @@ def test_a_bare_config_json_is_a_model_too(planner: Stub) -> None:
     assert (model.name, model.config) == (config["model_type"], config)
 
 
-@pytest.mark.parametrize("request_", [PlanRequest, PlacementRequest, Configuration, SimulationRequest])
-def test_every_option_is_in_the_help_with_its_words(run: Runner, request_: Any) -> None:
-    command = {PlanRequest: (), PlacementRequest: ("experts",), Configuration: ("predict",)}.get(
-        request_, ("simulate",)
-    )
-    text = " ".join(run(*command, "--help").out.replace("│", " ").split())
+@pytest.mark.parametrize(
+    ("command", "request_"), [("predict", Configuration), *((kind.command, kind.request) for kind in questions())]
+)
+def test_every_option_is_in_the_help_with_its_words(run: Runner, command: str, request_: type[Document]) -> None:
+    text = " ".join(run(*command.split(), "--help").out.replace("│", " ").split())
     for name, info in request_.model_fields.items():
         for said in info.metadata:
             if isinstance(said, Option):
                 assert option_name(request_, name) in text
-                assert " ".join(said.help.split()[:3]) in text
+                words = said.said(info.description)
+                assert words is not None
+                assert words != Option().said(info.description) or said.help is None, f"{name}: help is the description"
+                assert " ".join(words.split()[:3]) in text
 
 
 def test_help_lists_every_operation_and_every_kind(run: Runner) -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from service import ASKED, problem
+from service import ASKED, BODY_LIMIT, problem
 
-from api.rest.body import MOST_BYTES
 from planner.serving.planning import plan
 from planner.serving.request import parse_request
 
@@ -66,5 +65,5 @@ def test_a_real_server_makes_the_same_plan_as_the_command_line(server: str) -> N
             "binding"
             in problem(client.post("/v1/plans", json=impossible, headers=PATIENT), 409, "infeasible")["details"]
         )
-        big = client.post("/v1/plans", content=b" " * 2 * MOST_BYTES, headers={"Content-Type": "application/json"})
+        big = client.post("/v1/plans", content=b" " * 2 * BODY_LIMIT, headers={"Content-Type": "application/json"})
         problem(big, 413, "content-too-large")

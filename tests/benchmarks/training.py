@@ -1,10 +1,10 @@
 """Training layouts against what was published and measured: ``make bench-training``.
 
-Rows are ``training_points.csv`` (published iterations and memory), ``training_memory.csv`` (Hetu-Galvatron's memory by
-part) and ``training_kernels.csv`` (SimuMax's forward and backward kernels), facts with their sources, carried from
-the public files that their ``source`` columns name. Every table has two columns of errors: as shipped, which is
-in-sample for the constants whose source ``costmodels/training/calibration.yaml`` names, and with the source left out:
-its GPU's sustained factor (and so all of the scale) taken from the other sources of the same GPU and class alone.
+Rows are ``training_points.csv`` (published iterations and memory) and ``training_memory.csv`` (Hetu-Galvatron's memory
+by part), facts with their sources, carried from the public files that their ``source`` columns name; those of kernels
+are :mod:`tests.benchmarks.training_kernels`'. Every table has two columns of errors: as shipped, which is in-sample for
+the constants whose source ``costmodels/training/calibration.yaml`` names, and with the source left out: its GPU's
+sustained factor (and so all of the scale) taken from the other sources of the same GPU and class alone.
 
 Writes ``costmodels/evidence/training.json``.
 """
@@ -19,12 +19,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from costmodels.kernels.cost_model import CostModel
-from costmodels.operations.roofline import code
 from costmodels.training.calibration import lasting_load, lasting_load_elsewhere
 from costmodels.training.memory import training_memory
 from planner.training.configuration import read_configuration
-from planner.training.machines import KERNELS, Machines
+from planner.training.machines import Machines
 from planner.training.meanings import COLUMNS
 from planner.training.named import predict
 from planner.training.planning import setting_of
@@ -34,6 +32,7 @@ from planner.training.request import parse_training_request
 from planner.training.search import search
 from profiles.hardware import find_fabric, find_gpu
 from tests.benchmarks.cards import card, line, write
+from tests.benchmarks.training_kernels import kernels
 
 FOLDER = Path(__file__).parent
 DIFFERENT = 0.05
@@ -237,27 +236,6 @@ def _galvatron_row(row: Any) -> float:
 # ------------------------------------------------------------------ kernels
 
 
-def kernels() -> dict[str, Any]:
-    """Backward products as forward products of the permuted shapes: one common factor, and what is left after it."""
-    rows = pd.read_csv(FOLDER / "training_kernels.csv")
-    rows = rows[rows["op"] == "gemm"].reset_index(drop=True)
-    cost = CostModel(find_gpu("A100-PCIe-80GB"), KERNELS)
-    tokens, wide, narrow = (rows[name].to_numpy(dtype=np.int64) for name in ("tokens", "out_features", "in_features"))
-    shapes = {"forward": (tokens, wide, narrow), "dgrad": (tokens, narrow, wide), "wgrad": (wide, narrow, tokens)}
-    out = {}
-    for name, (m, n, k) in shapes.items():
-        at = np.flatnonzero(rows["pass"] == name)
-        columns = {"dtype": np.full(len(at), code("dtype", "bf16")), "num_gpus": np.ones(len(at), np.int64)}
-        told = cost.estimate("gemm", {**columns, "m": m[at], "n": n[at], "k": k[at]}).value
-        if name == "wgrad":
-            told = told + 6.0 * n[at] * m[at] / cost.gpu.memory_bandwidth_bytes_per_s / 0.8 * 1e6
-        truth = rows["latency_us"].to_numpy()[at]
-        factor = float(np.median(truth / told))
-        out[name] = {"factor": round(factor, 3), **card(truth, told * factor)}
-        print(line(f"A100-PCIe {name}, after a factor of {factor:.2f}", out[name]))
-    return out
-
-
 # ------------------------------------------------------------------ headlines
 
 HEADLINES = (
@@ -274,7 +252,7 @@ HEADLINES = (
 WHY = {
     "Megatron 1T": "they recomputed every layer, ours recomputes attention alone (arXiv:2205.05198)",
     "open": "its virtual stages were not published: the first figure is with one, the second with a layer in each",
-    "DeepSeek-V3": "the expert exchange over 8 nodes (EP64) is 43 % of our time; ours keeps it within two",
+    "DeepSeek-V3": "the expert exchange over 8 nodes (EP64) is two fifths of our time; ours keeps it within two",
     "Qwen3-235B": "the same layout took 20.8 s in the next release; nothing in the row tells which dispatcher ran",
 }
 """What is known of a difference between what was measured and what we say, or our best."""

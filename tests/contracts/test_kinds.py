@@ -19,7 +19,7 @@ from api.rest.app import create_app
 from planner.contract.documents import checked
 from planner.contract.provenance import Provenance
 from planner.contract.published import digest_of, kind_of, version_of
-from planner.kinds import ALIASES, KINDS, Kind, example, questions, schema, schema_names
+from planner.kinds import ALIASES, KINDS, Kind, answer, example, questions, schema, schema_names
 from profiles.errors import InputError, UnknownName
 
 TESTS = Path(__file__).parents[1] / "planner"
@@ -127,8 +127,17 @@ class TestKind:
 
     @pytest.mark.slow
     def test_the_example_request_is_answered(self, kind: Kind) -> None:
-        made = kind.make(checked(kind.request, example(kind.request_name), "request"))
+        made = answer(kind.name, example(kind.request_name))
         assert kind.parse(made.to_json()) == made
+
+
+def test_python_asks_by_name() -> None:
+    asked = example("memory-request")
+    assert answer("memory", asked) == KINDS["memory"].make(checked(KINDS["memory"].request, asked, "request"))
+    with pytest.raises(InputError, match="services is missing"):
+        answer("fleet", {})
+    with pytest.raises(UnknownName, match="'memories' is not known"):
+        answer("memories", asked)
 
 
 FORMS = [form for form in questions() if form.form]

@@ -25,6 +25,7 @@ def curve(
     alone: object = None,
     expert: object = None,
     mixed_us: float = 0.0,
+    beside: float = 1.0,
     queries: int = 1,
 ) -> StepCurve:
     """A curve of the given times (numbers or arrays that broadcast to the grid)."""
@@ -41,6 +42,7 @@ def curve(
         full(chunk, len(grid.chunks), len(grid.prefixes)),
         None if expert is None else full(expert, 2, len(grid.tokens)),
         full(mixed_us, len(grid.decodes)),
+        beside,
     )
 
 
@@ -67,12 +69,12 @@ def rising_table(seed: int, ranks: int = 1, stages: int = 1, queries: int = 1) -
         500 + rising(len(GRID.alone), scale=300.0),
         rising(2, len(GRID.tokens), scale=100.0) if ranks > 1 else None,
     )
-    mixed = float(rng.uniform(0, 50))
-    latency = curve(*parts, mixed_us=mixed, queries=queries)
+    mixed, beside = float(rng.uniform(0, 50)), float(rng.uniform(0.7, 1.5))
+    latency = curve(*parts, mixed_us=mixed, beside=beside, queries=queries)
     if stages == 1:
         return StepTable(ranks, 1, latency, latency)
     share = [None if part is None else part / stages * 1.1 for part in parts]
-    return StepTable(ranks, stages, latency, curve(*share, mixed_us=mixed / stages, queries=queries))
+    return StepTable(ranks, stages, latency, curve(*share, mixed_us=mixed / stages, beside=beside, queries=queries))
 
 
 @dataclass(eq=False)

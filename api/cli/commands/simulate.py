@@ -12,8 +12,9 @@ from api.cli.engines import Engines, document_of_shapes
 from api.cli.options import SHOWN, Quiet, Request, SkipFailed, takes
 from api.cli.output import check_target, hand_over, write_atomically
 from api.cli.requests import measured_stores, read_request, with_workload
+from planner.contract.engine import LIMITS
 from planner.contract.options import LOAD
-from planner.replay.request import LIMITS, SimulationRequest
+from planner.replay.request import SimulationRequest
 from profiles.errors import InputError
 
 if TYPE_CHECKING:

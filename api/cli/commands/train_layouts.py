@@ -213,8 +213,10 @@ def _show(configuration: TrainingConfiguration, stores: list[ProfileStore], expl
         from planner.training.machines import Machines
         from planner.training.prediction import predicted
 
-        answer = predicted([configuration], Machines(stores, report))
-    view.show_prediction(configuration, answer, explain=explain)
+        machines = Machines(stores, report)
+        answer = predicted([configuration], machines)
+        notes = machines.links(configuration.gpu, configuration.gpus_per_node, configuration.fabric).own.notes
+    view.show_prediction(configuration, answer, notes, explain=explain)
 
 
 def _one_row(layout: dict[str, str]) -> pd.DataFrame:

@@ -27,6 +27,8 @@ _HELD = {
     "date": "the newest releases",
 }
 
+_WHAT = {"ttft": "TTFT", "tpot": "TPOT", "iteration": "iteration"}
+
 _CONSTANTS = {
     "elementwise_bandwidth": "share of the memory bandwidth that elementwise work reaches",
     "attention_backward": "attention, backward ÷ forward",
@@ -57,6 +59,7 @@ def _show_serving(out: Console, lesson: Lesson) -> None:
         indented(out, rows)
         for each in said["moved"]:
             bullet(out, each)
+        _show_worse(out, said["worse"])
     out.print()
     _show_use(out, lesson.used, lesson.left_out, lesson.needs())
 
@@ -69,8 +72,19 @@ def _show_training(out: Console, lesson: TrainingLesson) -> None:
     indented(out, rows)
     for name, before, after in lesson.moved:
         bullet(out, f"{_CONSTANTS.get(name, name.replace('_', ' '))}: {before:.2f} → {after:.2f}")
+    _show_worse(out, lesson.worse)
     out.print()
     _show_use(out, lesson.used, lesson.left_out, lesson.needs)
+
+
+def _show_worse(out: Console, lost: Sequence[dict[str, Any]]) -> None:
+    if not lost:
+        return
+    heading(out, "Worse than the constants that stood, on runs left out")
+    for each in lost:
+        held = _HELD[each["left_out"]]
+        bullet(out, f"{_WHAT[each['what']]} error, {held} left out: {each['before']:.1f} → {each['after']:.1f} %")
+    bullet(out, "the store is written all the same: give more runs, or leave it out of --profiles")
 
 
 def _show_use(out: Console, used: int, left_out: Sequence[tuple[str, int]], needs: Sequence[str]) -> None:

@@ -105,6 +105,10 @@ def _restrictions(request: RequestUnderstood) -> str:
     for what, chosen in (("SM clock", request.clock), ("power limit", request.power_cap)):
         if chosen is not None:
             words.append(f"{what} {' or '.join(chosen)}")
+    if request.budget_watts is not None:
+        words.append(f"at most {request.budget_watts:,.0f} W in all")
+    if request.usd_per_kwh is not None:
+        words.append(f"electricity at {request.usd_per_kwh:g} USD/kWh")
     if request.tp_across_nodes:
         words.append("tensor parallel may span nodes")
     if request.disaggregation != "auto" and request.weights_precisions:

@@ -35,6 +35,7 @@ def _decided(plan: PowerPlan, out: Console) -> None:
     out.print(Text(f"{request.supply.name}: {d.servers} servers, {d.extra:+.1%} on today's {d.today}", style="bold"))
     kinds = ", ".join(f"{each.servers} {each.kind}" for each in d.by_kind)
     way = "in band" if d.control == "in_band" else "out of band"
+    ahead = f", with the prompts that wait for {d.foresight_s:g} s ahead" if d.foresight_s else ""
     traffic = request.traffic
     met = "" if traffic.peak is None else f", today's peak {traffic.peak:.1%} of the budget, rise {traffic.rise:.1%}"
     rows = [
@@ -45,9 +46,12 @@ def _decided(plan: PowerPlan, out: Console) -> None:
         ),
         ("mean power", f"{plan.prediction.row_watts_mean.value / 1e3:,.4g} kW"),
         ("load", f"{traffic.source}, {number(traffic.requests_per_s)} requests/s on today's servers{met}"),
-        ("control", f"{way}, up to {d.delay_s:g} s; a reading every {request.telemetry.period_s:g} s"),
+        ("control", f"{way}, up to {d.delay_s:g} s; a reading every {request.telemetry.period_s:g} s{ahead}"),
         ("binds", f"{d.binding.node} ({_promise(d.binding.promise)})"),
     ]
+    for each in d.breakers:
+        held = "" if each.holds is None else f"; it holds {each.holds:.0%} of its budget until the brake has acted"
+        rows.append((f"breaker of {each.node}", f"{each.wear:.0%} of the way to a trip at most{held}"))
     if plan.prediction.way_to_oracle is not None:
         rows.append(("way to the oracle", f"{plan.prediction.way_to_oracle:.0%} from no control"))
     facts(out, rows)
@@ -56,6 +60,7 @@ def _decided(plan: PowerPlan, out: Console) -> None:
 def _promise(said: str) -> str:
     words = {
         "brakes": "one server more brakes too often",
+        "breaker": "one server more trips a breaker",
         "load": "one server more does not keep up with its load",
         "places": "there are no more places",
         "tried": "no more servers were tried",
@@ -97,16 +102,15 @@ def _levels(plan: PowerPlan, out: Console) -> None:
     if not plan.decision.levels:
         return
     heading(out, "Levels of caps")
-    names = [each.name for each in plan.request.priorities]
+    names = [f"{each.priority}{f' {each.role}' if each.role else ''}" for each in plan.decision.levels[0].clocks]
     grid = table("level", "above", "below", *(f"{name} MHz" for name in names), "time")
     for level in plan.decision.levels:
         above = level.above if level.above is not None else level.step_above
-        clocks = {each.priority: each.clock_mhz for each in level.clocks}
         grid.add_row(
             str(level.level),
             "–" if above is None else percent(above),
             percent(level.below),
-            *("–" if clocks[name] is None else f"{clocks[name]:,}" for name in names),
+            *("–" if each.clock_mhz is None else f"{each.clock_mhz:,}" for each in level.clocks),
             f"{level.time_share:.2%}",
         )
     indented(out, grid)
@@ -123,9 +127,13 @@ def _stress(plan: PowerPlan, out: Console) -> None:
     if not plan.stress:
         return
     heading(out, "When something is otherwise")
-    grid = table("case", "brakes/year", "breaks first", left=1)
+    watched = any(each.breaker_wear is not None for each in plan.stress)
+    grid = table("case", "brakes/year", *(["breaker"] if watched else []), "breaks first", left=1)
     for each in plan.stress:
-        grid.add_row(each.case, number(each.brakes_per_year.value, 2), each.breaks or "–")
+        worn = [] if not watched else ["trips" if each.breaker_wear == 1 else f"{each.breaker_wear or 0:.0%}"]
+        grid.add_row(each.case, number(each.brakes_per_year.value, 2), *worn, each.breaks or "–")
+    if watched:
+        out.print(Text("  breaker: how far the nearest one was on its way to a trip", style="dim"))
     indented(out, grid)
     for advice in dict.fromkeys(each.advice for each in plan.stress if each.breaks):
         cases = [each.case for each in plan.stress if each.advice == advice and each.breaks]

@@ -154,8 +154,12 @@ def _rates(plan: Plan) -> Iterator[tuple[str, str, str]]:
         yield plain("J per input token", prediction.joules_per_input_token)
     if prediction.joules_per_output_token is not None:
         yield plain("J per output token", prediction.joules_per_output_token)
+    electricity = prediction.electricity_usd_per_hour
+    if electricity is not None:
+        yield plain("$ of electricity an hour", electricity)
     if prediction.usd_per_million_output_tokens is not None:
-        yield plain("$ per million output tokens", prediction.usd_per_million_output_tokens)
+        label = "" if electricity is None else ", electricity included"
+        yield plain(f"$ per million output tokens{label}", prediction.usd_per_million_output_tokens)
 
 
 def _groups(plan: Plan, console: Console) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from rich.console import Console
 from rich.text import Text
@@ -112,8 +114,8 @@ def remedy_words(remedy: Remedy) -> str:
     return f"{remedy.change}: {gib(remedy.bytes)} GiB on the fullest GPU"
 
 
-def show_prediction(c: TrainingConfiguration, answer: Predicted, *, explain: bool) -> None:
-    """Time, its parts, and memory of one layout."""
+def show_prediction(c: TrainingConfiguration, answer: Predicted, notes: Sequence[str] = (), *, explain: bool) -> None:
+    """Time, its parts, and memory of one layout; ``notes`` on what it rests on."""
     assert answer.times is not None
     times = time_columns(answer, [c])
     memory = memory_columns(answer, [c])
@@ -137,6 +139,8 @@ def show_prediction(c: TrainingConfiguration, answer: Predicted, *, explain: boo
                 ("known from", str(times["how"][0])),
             ],
         )
+        for note in notes:
+            bullet(out, note)
         heading(out, "Where the time goes")
         parts = {name: float(part[0]) for name, part in answer.times.parts.items()}
         total = sum(parts.values())

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodels.arrays import take_rows
+from costmodels.arrays import Rowwise
 from costmodels.estimates import Floats, Ints
 from costmodels.serving.closed_loop.protocol import GENERATIONS, Gate
 
 
 @dataclass(frozen=True)
-class Load:
+class Load(Rowwise):
     """What the client does, and how the engine was started; shape [n] each.
 
     Attributes:
@@ -78,6 +78,3 @@ class Load:
     def mean_osl(self) -> Floats:
         """Tokens of an output on average."""
         return np.asarray(self.osl * (1 + self.shortest) / 2)
-
-    def take(self, index: Ints) -> Load:
-        return take_rows(self, index)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from costmodels.arrays import take_rows
+from costmodels.arrays import Rowwise
 from costmodels.estimates import Bools, Floats, Ints
 
 SLOTS = 32
@@ -37,7 +37,7 @@ _NEVER = np.inf
 
 
 @dataclass(frozen=True)
-class StepGrid:
+class StepGrid(Rowwise):
     """Step times of ``n`` configurations on a small grid, µs.
 
     Attributes:
@@ -62,12 +62,9 @@ class StepGrid:
     stages: Ints
     mixed: np.ndarray
 
-    def take(self, index: Ints) -> StepGrid:
-        return take_rows(self, index)
-
 
 @dataclass(frozen=True)
-class Gate:
+class Gate(Rowwise):
     """When an engine that decodes lets waiting prompts in, shape [n] each; one that is idle lets them in at once.
 
     Attributes:
@@ -89,21 +86,15 @@ class Gate:
         """With steps counted in tokens of one sequence."""
         return replace(self, steps=self.steps * tokens_per_step)
 
-    def take(self, index: Ints) -> Gate:
-        return take_rows(self, index)
-
 
 @dataclass(frozen=True)
-class _Sent:
+class _Sent(Rowwise):
     """What the clients send, shape [n] each: as of :func:`closed_loop`."""
 
     concurrency: Ints
     osl: Ints
     shortest: Floats
     generations: Ints
-
-    def take(self, index: Ints) -> _Sent:
-        return take_rows(self, index)
 
 
 @dataclass(frozen=True)

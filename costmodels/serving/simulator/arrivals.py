@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodels.arrays import take_rows
+from costmodels.arrays import Rowwise
 from costmodels.estimates import Floats, Ints
 from profiles.errors import InputError
 
 
 @dataclass(frozen=True)
-class Requests:
+class Requests(Rowwise):
     """``n`` requests, shape [n] each.
 
     Attributes:
@@ -45,10 +45,6 @@ class Requests:
 
     def __len__(self) -> int:
         return len(self.isl)
-
-    def take(self, index: Ints) -> Requests:
-        """Some of the requests of an open loop."""
-        return take_rows(self, index)
 
 
 def open_loop(isl: Ints, osl: Ints, rate_rps: float, *, cv: float = 1.0, seed: int = 0) -> Requests:

@@ -3,12 +3,13 @@
 A step's time is, but for the rounding of kernels to waves and tiles, a sum over what each part depends on:
 
     without chunks:  T = B(decodes) + D(decodes, context) + X(expert tokens) − X(tokens)
-    with:  T = L(tokens) + D(decodes, context) + Σ A(chunk, prefix) + M(decodes) + X′(expert tokens) − X′(tokens)
+    with:  T = L(tokens) + d · D(decodes, context) + Σ A(chunk, prefix) + M(decodes) + X′(expert tokens) − X′(tokens)
 
 B is a step of that many sequences at the shortest context, D what attention over longer ones adds; L is everything that
 sees tokens alone (weights, exchanges, host), A what a prompt's chunk adds (attention, and the K and V that latent
-attention rebuilds), M what decodes add to a step with chunks beside D (logits, host), X and X′ the experts and their
-exchanges, which see the tokens of all attention ranks, in steps without chunks and with them. Each is
+attention rebuilds), d by what factor attention is slower in steps with chunks than in those without, M what decodes add
+to one beside D (logits, host), X and X′ the experts and their exchanges, which see the tokens of all attention ranks,
+in steps without chunks and with them. Each is
 tabulated from :meth:`ServedModel.step` on a grid, for many configurations in one call, and interpolated with plain
 arithmetic: a simulator asks for one step at a time.
 D and A are bilinear between the knots, as attention's bytes are, and nearly its FLOPs.
@@ -52,6 +53,7 @@ class StepCurve:
     Attributes:
         contexts: the knots of :meth:`decode_line`, ascending.
         queries: tokens of each decoding sequence in a step.
+        beside: what attention over longer contexts adds to a step with chunks ÷ what it adds to one without.
     """
 
     __slots__ = (
@@ -60,6 +62,7 @@ class StepCurve:
         "_lines",
         "alone",
         "alone_knots",
+        "beside",
         "chunk",
         "chunks",
         "contexts",
@@ -82,9 +85,11 @@ class StepCurve:
         chunk: Floats,
         expert: Floats | None,
         mixed: Floats,
+        beside: float = 1.0,
     ) -> None:
         self.contexts = list(grid.contexts)
         self.mixed: list[float] = mixed.tolist()
+        self.beside = beside
         self.queries = grid.queries
         self.tokens, self.decodes = list(grid.tokens), list(grid.decodes)
         self.chunks, self.prefixes = list(grid.chunks), list(grid.prefixes)
@@ -159,6 +164,11 @@ class StepCurve:
         """What ``decodes`` sequences add to a step with chunks beside their tokens and their attention."""
         return _along(self.decodes, self.mixed, decodes)
 
+    def _beside_us(self, decodes: int, context: float) -> float:
+        """What ``decodes`` sequences add to a step with chunks beside their tokens."""
+        own = self.decode_us(decodes, context) - self.alone_us(decodes)
+        return own * self.beside + self.mixed_us(decodes)
+
     def chunk_us(self, chunk: int, prefix: float) -> float:
         """What one chunk of ``chunk`` tokens behind ``prefix`` cached ones adds."""
         p = self.prefixes
@@ -188,10 +198,10 @@ class StepCurve:
                 this one).
         """
         tokens = decodes * self.queries + sum(chunk for chunk, _ in chunks)
-        total = self.decode_us(decodes, context) if decodes else 0.0
+        total = self.decode_us(decodes, context) if decodes and not chunks else 0.0
         if chunks:
             total += self.linear_us(tokens)
-            total += self.mixed_us(decodes) - self.alone_us(decodes) if decodes else 0.0
+            total += self._beside_us(decodes, context) if decodes else 0.0
             # Chunks of one step share their kernels' launches.
             total += sum(self.chunk_us(*chunk) for chunk in chunks) - (len(chunks) - 1) * self.chunk_floor_us
         if expert_tokens is not None:
@@ -236,7 +246,7 @@ class Grid:
         return _until(self.tokens, self.decodes[-1])
 
     def batches(self, *, experts: bool) -> Batch:
-        """Every batch whose time a table needs: L's, B's, D's, A's, the mixed ones, and X's where asked for."""
+        """Every batch whose time a table needs: L's, B's, D's, A's, the mixed ones, d's, and X's where asked for."""
         rows: list[tuple[int, int, int, int, int, float]] = []
         rows += [(1, tokens, 0, 0, 0, tokens) for tokens in self.tokens]
         shortest = self.contexts[0]
@@ -247,6 +257,7 @@ class Grid:
         ]
         rows += [(1, chunk, prefix, 0, 0, chunk) for chunk, prefix in product(self.chunks, self.prefixes)]
         rows += [(1, _MIXED, 0, b, shortest, _MIXED + b * self.queries) for b in self.decodes]
+        rows += [(1, _MIXED, 0, b, self.contexts[-1], _MIXED + b * self.queries) for b in self.decodes[-1:]]
         if experts:
             rows += [(0, 0, 0, 1, 1, tokens) for tokens in self.tokens]
             rows += [(1, 1, 0, 0, 0, tokens) for tokens in self.tokens]
@@ -311,8 +322,9 @@ def _curves(grid: Grid, times: Estimates, attention: Floats, n: int, end: End) -
         len(grid.decodes) * len(grid.contexts),
         len(grid.chunks) * len(grid.prefixes),
         len(grid.decodes),
+        1,
     )
-    linear, alone, decode, chunk, mixed, expert = np.split(total, np.cumsum(sizes), axis=1)
+    linear, alone, decode, chunk, mixed, longest, expert = np.split(total, np.cumsum(sizes), axis=1)
     linear = linear * (1 - attention.reshape(n, -1)[:, : sizes[0]])
     at_chunks, at_mixed = (
         _at(grid.tokens, linear, np.array(asked))
@@ -320,10 +332,21 @@ def _curves(grid: Grid, times: Estimates, attention: Floats, n: int, end: End) -
     )
     decode = decode.reshape(n, len(grid.decodes), -1) - _at(grid.alone, alone, np.array(grid.decodes))[:, :, None]
     chunk = chunk.reshape(n, len(grid.chunks), -1) - at_chunks[:, :, None]
-    mixed = mixed - at_mixed - decode[:, :, 0] - chunk[:, [grid.chunks.index(_MIXED)], 0]
+    grown = decode[:, -1, -1] - decode[:, -1, 0]
+    beside = np.divide(longest[:, 0] - mixed[:, -1], grown, out=np.ones(n), where=grown > 0)
+    mixed = mixed - at_mixed - beside[:, None] * decode[:, :, 0] - chunk[:, [grid.chunks.index(_MIXED)], 0]
     expert = expert.reshape(n, 2, -1)
     return [
-        StepCurve(grid, linear[i], alone[i], decode[i], chunk[i], expert[i] if expert.size else None, mixed[i])
+        StepCurve(
+            grid,
+            linear[i],
+            alone[i],
+            decode[i],
+            chunk[i],
+            expert[i] if expert.size else None,
+            mixed[i],
+            float(beside[i]),
+        )
         for i in range(n)
     ]
 

@@ -20,7 +20,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from costmodels.arrays import take_rows
+from costmodels.arrays import Rowwise
 from costmodels.estimates import Estimates, Floats, Ints, combine
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
@@ -38,7 +38,7 @@ from costmodels.step.communication import FABRIC_SPREAD
 
 
 @dataclass(frozen=True)
-class PrefillSteps:
+class PrefillSteps(Rowwise):
     """The steps of ``n`` prefill engines: with one prompt's chunk, and with ``together`` prompts, shape [n] each.
 
     ``chunks``: steps' worth of tokens in one prompt, at least 1.
@@ -49,9 +49,6 @@ class PrefillSteps:
     full: StepTimes
     together: Ints
     chunks: Floats
-
-    def take(self, index: Ints) -> PrefillSteps:
-        return take_rows(self, index)
 
 
 def prefill_steps(
@@ -86,7 +83,7 @@ def prefill_steps(
 
 
 @dataclass(frozen=True)
-class Prefilling:
+class Prefilling(Rowwise):
     """``n`` prefill engines under load, shape [n] each.
 
     Attributes:
@@ -111,9 +108,6 @@ class Prefilling:
 
     def __len__(self) -> int:
         return len(self.utilisation)
-
-    def take(self, index: Ints) -> Prefilling:
-        return take_rows(self, index)
 
     def percentile_us(self, p: float) -> Floats:
         """Time to the end of the prefill that a share ``p`` of requests stays below."""
@@ -174,7 +168,7 @@ def _between(value: Floats, low: Floats, high: Floats, origin: Estimates) -> Est
 
 
 @dataclass(frozen=True)
-class Decoding:
+class Decoding(Rowwise):
     """``n`` decode engines with a mean of ``concurrency`` sequences in each attention rank, shape [n] each.
 
     ``step``: decode steps. ``cycle_us``: between two steps of one sequence, drafting included. ``rate_rps``: requests
@@ -193,9 +187,6 @@ class Decoding:
 
     def __len__(self) -> int:
         return len(self.concurrency)
-
-    def take(self, index: Ints) -> Decoding:
-        return take_rows(self, index)
 
     def tpot_percentile_us(self, p: float) -> Floats:
         """TPOT that a share ``p`` of requests stays below, by how many others share their steps."""

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from costmodels.arrays import take_rows
+from costmodels.arrays import Rowwise
 from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
@@ -42,7 +42,7 @@ from costmodels.serving.step import StepTimes
 
 
 @dataclass(frozen=True)
-class Steady:
+class Steady(Rowwise):
     """Predictions over ``n`` operating points (a layout, a token budget and a decode concurrency each).
 
     Attributes:
@@ -70,10 +70,6 @@ class Steady:
 
     def __len__(self) -> int:
         return len(self.stable)
-
-    def take(self, index: Ints) -> Steady:
-        """The operating points ``index`` (k,)."""
-        return take_rows(self, index)
 
     @property
     def ttft_parts_us(self) -> dict[str, Floats]:

@@ -11,8 +11,10 @@ the answer is the best of all candidates as long as the formulas promise them no
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import get_args
 
 import numpy as np
 
@@ -27,8 +29,11 @@ from costmodels.serving.simulator.capacity import (
     requests_needed,
     requests_to_settle,
     settled,
+    standard_error_us,
 )
 from costmodels.serving.simulator.events import Limit, simulate
+from costmodels.serving.simulator.outcome import Metric, Outcome
+from costmodels.serving.simulator.step_table import End
 from planner.contract.engine import Limits
 from planner.contract.workload.slo import Bound
 from planner.serving.confirmation.simulated_engine import ENDS
@@ -77,6 +82,14 @@ ERRORS = 1.0
 STEP = 0.995
 """An engine that misses a bound carries no more than this share of the load at which it did."""
 
+SURE = 0.03
+"""Standard error of a p90 at an end of the steps' interval, as a share of it, from which it counts as known, ..."""
+
+MOST_RUNS = 32
+"""... or so many runs were made."""
+
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
 ROUNDS = 6
 """Fleets tried before only engines that have been simulated are candidates."""
 
@@ -123,7 +136,7 @@ class Confirmed:
         for (serving, precision, (pool, *engine)), most in self.carried.items():
             if (serving, precision, pool) == ("aggregated", option.precision, index):
                 if len(engine) != mine.shape[1]:
-                    continue  # of GPUs in another state
+                    continue  # of GPUs in another state, or of limited watts
                 same = (mine == np.array(engine)).all(axis=1)
                 rate[same] = np.minimum(rate[same], most)
         return rate
@@ -142,7 +155,7 @@ def confirmed(request: PlanRequest, options: list[ServingOption]) -> Confirmed:
     found = simulations.settled(request, options)
     if found.best is not None:
         return found
-    if request.workload.rate_rps is not None:
+    if request.workload.rate_rps is not None and not any(pool.as_needed for pool in request.cluster.pools):
         # What is said to work instead must work: the fleet that carries most is simulated, too.
         most = request.model_copy(update={"objective": "throughput"})
         simulations.settled(most, [simulations.chosen_anew(most, option) for option in options])
@@ -221,7 +234,7 @@ class _Simulations:
         """``option`` with what its engines carry, for ``request``; ``only_simulated``: of those that were."""
         if option.candidates is None:
             return option
-        kinds = [(option.serving, option.precision, origin.kind) for origin in option.origin]
+        kinds = [_kind(option, v) for v in range(len(option.origin))]
         most = [self.carried.get(kind, math.inf if kind in self._seen or not only_simulated else 0.0) for kind in kinds]
         capacity = np.minimum(option.candidates.capacity_rps, most)
         if option.choice is not None and np.array_equal(capacity, option.candidates.capacity_rps):
@@ -257,10 +270,37 @@ class _Simulations:
 
 def _kinds(best: ServingOption, group: Group) -> set[Kind]:
     """The engines of a group, of whichever batch limit."""
-    return {(best.serving, best.precision, best.origin[v].kind) for v in group.candidates}
+    return {_kind(best, v) for v in group.candidates}
+
+
+def _kind(option: ServingOption, v: int) -> Kind:
+    """Of a candidate; where watts are limited, with the sequences that keep them."""
+    origin = option.origin[v]
+    limited = option.candidates is not None and option.candidates.watts is not None
+    return option.serving, option.precision, (*origin.kind, origin.batch_limits[1]) if limited else origin.kind
 
 
 # ------------------------------------------------------------------ one engine
+
+
+def runs_until_sure(run: Callable[[int], Outcome], metrics: Sequence[Metric]) -> list[Outcome]:
+    """Runs with one seed after the other until the p90 of each of the ``metrics`` is :data:`SURE` in their middle."""
+    runs = [run(SEED)]
+    while len(runs) < MOST_RUNS:
+        spread = [_relative_error(runs, metric) for metric in metrics]
+        if max(spread, default=0.0) <= SURE * math.sqrt(len(runs)):
+            break
+        runs.append(run(SEED + len(runs)))
+    return runs
+
+
+def _relative_error(runs: Sequence[Outcome], metric: Metric) -> float:
+    """Standard deviation of a run's p90, as a share of it: by parts of one run, or from run to run."""
+    if len(runs) == 1:
+        value = runs[0].percentile_us(metric, 0.9)
+        return float(np.nan_to_num(standard_error_us(runs[0], metric, 0.9) / value)) if value else 0.0
+    values = np.array([each.percentile_us(metric, 0.9) for each in runs])
+    return float(np.nan_to_num(values.std(ddof=1) / values.mean()))
 
 
 class Trial:
@@ -327,15 +367,26 @@ class Trial:
 
     def with_ends(self, check: Check) -> Check:
         """The ends of the steps' interval, seen by as many requests as are told of where an engine falls behind
-        (:data:`~costmodels.serving.simulator.capacity.LONG`): by fewer one that nearly does looks as if it kept up."""
+        (:data:`~costmodels.serving.simulator.capacity.LONG`): by fewer one that nearly does looks as if it kept up.
+        And by so many of them, each with its own arrivals, until their middle is known."""
         n, warm_up = self._run(self.group.load_rps)
         long = max(n, min(round(LONG * check.share), MOST_OF_SLOW))
-        load = open_loop(*self._lengths(long), self.group.load_rps, seed=SEED)
-        outcomes = dict(check.outcomes)
+
+        def run(end: End, seed: int) -> Outcome:
+            load = open_loop(*self._lengths(long), self.group.load_rps, seed=seed)
+            return simulate(self.tested.at(end), load).trimmed(warm_up * n / long)
+
+        outcomes, again = dict(check.outcomes), {}
         for end in ENDS:
             if end not in outcomes:
-                outcomes[end] = simulate(self.tested.at(end), load).trimmed(warm_up * n / long)
-        return replace(check, outcomes=outcomes)
+                outcomes[end], *rest = runs_until_sure(partial(run, end), self._metrics)
+                again[end] = tuple(rest)
+        return replace(check, outcomes=outcomes, again=again)
+
+    @property
+    def _metrics(self) -> list[Metric]:
+        """What requests see of the engine."""
+        return [metric for metric in METRICS if self.group.engine.own_us(metric, 0.9) is not None]
 
     def capacity_rps(self) -> float:
         """The highest rate at which every bound holds, where the group's load is too much; 0 where none does."""

@@ -103,7 +103,6 @@ def check_drafting(document: DeploymentDocument, workload: Workload) -> None:
 
 def engine_fields(document: Plan | DeploymentDocument, group: EngineGroup) -> dict[str, Any]:
     """One engine of a group as :class:`planner.serving.configuration.EngineAsked` has it."""
-    limits = group.limits
     fields: dict[str, Any] = {
         "model": model_of(document),
         "gpu": group.gpu,
@@ -112,10 +111,7 @@ def engine_fields(document: Plan | DeploymentDocument, group: EngineGroup) -> di
         "kv_precision": group.kv_precision,
         **group.layout.model_dump(),
         **({} if group.role == "aggregated" else _as_decided(group)),
-        "max_num_seqs": limits.max_sequences,
-        "max_num_batched_tokens": limits.max_tokens_per_step,
-        "gpu_memory_utilization": limits.memory_fraction,
-        "max_model_len": limits.max_model_len,
+        **group.limits.asked,
     }
     if isinstance(document, DeploymentDocument):
         fields["chunked_prefill"] = group.id not in document.whole_prompts

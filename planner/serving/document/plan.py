@@ -18,7 +18,7 @@ from planner.contract.deployment import Deployment
 from planner.contract.documents import Document
 from planner.contract.engine import FrameworkName, Layout
 from planner.contract.files import read_text
-from planner.contract.fleet import FleetProof, RouteBy, ServiceUnderstood, SurviveAsked
+from planner.contract.fleet import FleetProof, PowerRow, RouteBy, ServiceUnderstood, SurviveAsked
 from planner.contract.proof import Proof
 from planner.contract.provenance import Provenance
 from planner.contract.published import Published, as_it_is, parse_published
@@ -40,7 +40,7 @@ OLDER = dict.fromkeys(("1.0", "1.1", "1.2", "1.3", "1.4", "1.5"), as_it_is)
 class RequestUnderstood(Sparse):
     """The request as it was understood, all defaults filled in."""
 
-    SELDOM: ClassVar = ("clock", "power_cap")
+    SELDOM: ClassVar = ("clock", "power_cap", "budget_watts", "usd_per_kwh", "rows")
 
     model: str
     parameters: int = Field(description="weights of the language model")
@@ -94,6 +94,12 @@ class RequestUnderstood(Sparse):
     power_cap: tuple[str, ...] | None = Field(
         default=None, description="board power limits to choose from, or any; left out: the driver's own"
     )
+    budget_watts: float | None = Field(
+        default=None,
+        description="of all GPUs together, mean, each engine at the load that it can carry; left out: not limited",
+    )
+    usd_per_kwh: float | None = Field(default=None, description="of electricity; left out: it is not priced")
+    rows: tuple[PowerRow, ...] = Field(default=(), description="of a fleet: budgets of power; left out: none are given")
 
 
 # ------------------------------------------------------------------ proof

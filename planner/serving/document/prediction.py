@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,7 @@ from costmodels.origins import How
 from planner.contract.documents import Document
 from planner.contract.fleet import ServicePrediction
 from planner.contract.quantities import Interval, Latency
+from planner.contract.sparse import Sparse
 
 
 class SloCheck(Document):
@@ -110,8 +111,10 @@ class Effect(Document):
     tpot_ms_without: float | None = Field(description="mean; null: the engines would not keep up")
 
 
-class Prediction(Document):
+class Prediction(Sparse):
     """Of the whole plan. Latencies are those of the slowest engine group, or of the slowest pair of them."""
+
+    SELDOM: ClassVar = ("electricity_usd_per_hour",)
 
     ttft_ms: Latency | None = Field(description="null: engines of measured tables")
     tpot_ms: Latency | None = Field(description="null: requests of one output token")
@@ -129,7 +132,12 @@ class Prediction(Document):
         default=None, description="all energy ÷ tokens of prompts; null: engines of measured tables, older plans"
     )
     joules_per_output_token: Interval | None = Field(description="all energy ÷ tokens of outputs")
-    usd_per_million_output_tokens: Interval | None
+    electricity_usd_per_hour: Interval | None = Field(
+        default=None, description="of all GPUs used, beside what they cost; left out: electricity is not priced"
+    )
+    usd_per_million_output_tokens: Interval | None = Field(
+        description="of the GPUs, and of their electricity where that is priced"
+    )
     slo: tuple[SloCheck, ...]
     engines: tuple[GroupPrediction, ...]
     services: tuple[ServicePrediction, ...] = Field(default=(), description="of a fleet")

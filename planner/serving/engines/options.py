@@ -28,7 +28,7 @@ from planner.serving.engines.disaggregated import (
     scale_up_link,
     slowest_decode,
 )
-from planner.serving.engines.energy import decode_watts, lines, points_lines, prefill_watts
+from planner.serving.engines.energy import decode_watts, lines, points_lines, points_watts, prefill_watts
 from planner.serving.engines.pairing import cannot_pair, partners
 from planner.serving.engines.prefill import PrefillCandidate
 from planner.serving.engines.protocol import EngineCandidate
@@ -135,6 +135,7 @@ def _choose(request: PlanRequest, offered: Candidates) -> FleetChoice:
         rate,
         time_limit_s=request.time_limit_s,
         solver=SOLVERS[request.solver](),
+        budget_watts=request.budget_watts,
     )
 
 
@@ -151,8 +152,10 @@ def aggregated(
     for points in (s.fine for s in searches if s.fine is not None):
         rate, e2e_ms = rate_at_confidence(points.steady.rate_rps, request.confidence), points.steady.e2e_us.value / 1e3
         energy = points_lines(points, rate) if request.goal == "energy" else None
-        chosen = _finalists(points, every=request.goal in BY_REQUEST)
-        tables.append(_table(points.job, points.layouts, rate, e2e_ms, AGGREGATED, chosen, energy))
+        limited = request.budget_watts is not None
+        chosen = _finalists(points, every=limited or request.goal in BY_REQUEST)
+        each = points_watts(points) if limited else None
+        tables.append(_table(points.job, points.layouts, rate, e2e_ms, AGGREGATED, chosen, energy, each))
         origin += [AggregatedCandidate(points, i) for i in chosen]
     if not origin:
         return _without(bare, "no layout meets the SLO" if request.slo.bounds else "no layout can be run")
@@ -202,8 +205,10 @@ def _table(
     role: int,
     chosen: Sequence[int],
     energy: Energy | None,
+    watts: Floats | None,
 ) -> Candidates:
-    """The ``chosen`` engines of one pool; ``energy``: what they take, where that is the objective."""
+    """The ``chosen`` engines of one pool; ``energy``: what they take, where that is the objective; ``watts``: of a GPU
+    of each, where they are limited."""
     standing, weight = (np.zeros(len(rate_rps)), latency_ms) if energy is None else energy
     index = np.array(chosen, np.int64)
     return Candidates(
@@ -215,6 +220,7 @@ def _table(
         weight[index],
         np.full(len(index), role, np.int64),
         None if energy is None else standing[index],
+        None if watts is None else watts[index] * layouts.gpus[index],
     )
 
 
@@ -279,7 +285,7 @@ def _offer(
     slowest = slowest_decode(pools, on)
     if slowest is None:
         return None, ()
-    every, energy = request.goal == "latency", request.goal == "energy"
+    every, energy, limited = request.goal == "latency", request.goal == "energy", request.budget_watts is not None
     tables: list[Candidates] = []
     origin: list[EngineCandidate] = []
     for pool in pools:
@@ -291,16 +297,18 @@ def _offer(
         joules = None
         if energy:
             joules = lines(pool.job, layouts, prefill_watts(pool.job, first), rate, list(range(len(rate))))
-        tables.append(_table(pool.job, layouts, rate, first_ms, PREFILL, chosen, joules))
+        each = prefill_watts(pool.job, first) if limited else None
+        tables.append(_table(pool.job, layouts, rate, first_ms, PREFILL, chosen, joules, each))
         origin += [PrefillCandidate(pool, first, i, int(kept.prefill_rows[i])) for i in chosen]
         layouts, rate = second.layouts, rate_at_confidence(second.rate_rps, request.confidence)
-        chosen = range(len(rate)) if every or energy else _fastest(layouts, rate)
+        chosen = range(len(rate)) if every or energy or limited else _fastest(layouts, rate)
         decode_ms = second.cycle_us.value * pool.decode_cycles(layouts) / 1e3
         joules = None
         if energy:
             chains = [layouts.row(i) for i in range(len(rate))]
             joules = lines(pool.job, layouts, decode_watts(pool.job, second), rate, chains)
-        tables.append(_table(pool.job, layouts, rate, decode_ms, DECODE, chosen, joules))
+        each = decode_watts(pool.job, second) if limited else None
+        tables.append(_table(pool.job, layouts, rate, decode_ms, DECODE, chosen, joules, each))
         origin += [DecodeCandidate(pool, second, i, int(kept.decode_rows[i])) for i in chosen]
     if {each.role for each in origin} != {"prefill", "decode"}:
         return None, ()
@@ -323,7 +331,8 @@ def _strength(offered: Candidates, weighed: bool) -> Strength:
     best: Strength = {}
     for v in range(len(offered.pool)):
         kind = (int(offered.pool[v]), int(offered.gpus[v]), int(offered.block[v]), int(offered.roles[v]))
-        key = (*kind, round(float(offered.latency_ms[v]) * 1e6) if weighed else 0)
+        drawn = 0 if offered.watts is None else round(float(offered.watts[v]) * 1e3)
+        key = (*kind, round(float(offered.latency_ms[v]) * 1e6) if weighed else 0, drawn)
         best[key] = max(best.get(key, 0.0), float(offered.capacity_rps[v]))
     return best
 

@@ -75,9 +75,10 @@ def choose_fleet(
     rate_rps: float | None = None,
     time_limit_s: float = 60.0,
     solver: Solver | None = None,
+    budget_watts: float | None = None,
 ) -> FleetChoice:
     """The best fleet for ``objective``; ``rate_rps`` is the load offered (needed for cost and gpus, not for
-    throughput).
+    throughput); ``budget_watts`` what all engines may draw at their capacity.
 
     Raises InputError for a request that contradicts itself or a missing price, Infeasible where no candidate
     fits or no fleet carries the rate (naming what binds and what would work), LimitReached where time ends
@@ -86,7 +87,10 @@ def choose_fleet(
     _check(pools, candidates, objective, rate_rps)
     if not time_limit_s > 0:
         raise InputError(f"time_limit_s: {time_limit_s} is not positive", "give a number of seconds above 0")
-    ask = Question(tuple(pools), candidates, objective, rate_rps, solver or Highs(), time.perf_counter() + time_limit_s)
+    deadline = time.perf_counter() + time_limit_s
+    ask = Question(
+        tuple(pools), candidates, objective, rate_rps, solver or Highs(), deadline, budget_watts=budget_watts
+    )
     if objective == "energy" and rate_rps is None:
         return _most_frugal(ask, time_limit_s)
     if objective == "latency" and rate_rps is None and len(candidates.needed) > 1:
@@ -140,6 +144,8 @@ def _chosen(ask: Question, time_limit_s: float) -> FleetChoice:
         counts[: len(model.kept)] = _working(candidates.capacity_rps[model.kept], counts, solution.values)
     engines = np.zeros(len(candidates.pool), np.int64)
     engines[model.kept] = counts[: len(model.kept)]
+    if not engines.any():  # the budget of power has room for none
+        raise infeasible(ask)
     shares = _shares(candidates, engines, rate_rps if objective in BY_REQUEST else None)
     if objective == "latency" and rate_rps is None:
         # The latency itself is certain; with time up, only the number of engines is not proved the largest.
@@ -198,6 +204,12 @@ def _check(pools: Sequence[NodePool], candidates: Candidates, objective: str, ra
             )
 
 
+def _differs(first: float | None, second: float | None) -> bool:
+    if first is None or second is None:
+        return False
+    return abs(first - second) > 10 * TOLERANCE * max(abs(first), abs(second))
+
+
 def _shares(c: Candidates, engines: Ints, rate_rps: float | None) -> Floats:
     """(n,) shares of the traffic, of every role for itself: in proportion to capacity, or with a rate, the fastest
     filled first (least mean latency)."""
@@ -230,9 +242,16 @@ def _placement(ask: Question, model: Programme, counts: Ints) -> tuple[Engine, .
 
 
 def _binding(ask: Question, solution: Solution, engines: Ints, shares: Floats) -> str:
-    """What would have to give way for the objective to improve: pools, the rate or the candidates."""
+    """What would have to give way for the objective to improve: the power budget, pools, the rate or the candidates."""
     c = ask.candidates
     hostable = hosted(ask.pools, c, frozenset(range(len(ask.pools))))
+    if ask.budget_watts is not None and c.watts is not None:
+        wider = replace(ask, budget_watts=None)
+        model = programme(wider)
+        found = wider.solve(model, ties=False) if model else None
+        if found is not None and _differs(found.objective, solution.objective):
+            drawn = float(engines @ c.watts)
+            return f"power budget ({drawn:,.0f} of {ask.budget_watts:,.0f} W)"
     if ask.objective == "throughput":
         return gpus_of(ask, c.pool[hostable].tolist(), engines)
     if ask.objective == "energy":

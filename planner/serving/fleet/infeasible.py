@@ -24,12 +24,14 @@ def gpus_of(ask: Question, which: Sequence[int], engines: Ints | None = None) ->
 
 
 def infeasible(ask: Question) -> Infeasible:
-    """Why there is no fleet, and what would work: a lower rate, or so many GPUs of one pool alone."""
+    """Why there is no fleet, and what would work: more watts, a lower rate, or so many GPUs of one pool alone."""
     c, rate = ask.candidates, ask.rate_rps
     if not len(c.pool):
         return Infeasible(
             "candidates: none was given, so there is nothing to run", "loosen the SLO, or offer more layouts"
         )
+    if ask.budget_watts is not None and (short := _short_of_watts(ask)) is not None:
+        return short
     offered = sorted(set(c.pool.tolist()))
     needed = {ask.pools[p].name: _gpus_needed(ask, p) for p in offered}
     ways = [f"{gpus} GPUs of pool {name}" for name, gpus in needed.items() if gpus is not None]
@@ -65,6 +67,28 @@ def infeasible(ask: Question) -> Infeasible:
         binding=binding,
         highest_rate_rps=highest,
         gpus_needed=needed,
+    )
+
+
+def _short_of_watts(ask: Question) -> Infeasible | None:
+    """Where a fleet would be, were its watts not limited: how many it takes, and the rate that the budget carries."""
+    asked = ask.rate_rps or float(ask.candidates.capacity_rps.min())
+    least = replace(ask, objective="watts", rate_rps=asked, budget_watts=None)
+    model = programme(least)
+    found = least.solve(model, ties=False) if model else None
+    if found is None or found.objective is None:
+        return None
+    needed = math.ceil(found.objective)
+    most = programme(replace(ask, objective="throughput", rate_rps=None))
+    carried = ask.solve(most, ties=False) if most else None
+    highest = 0.0 if carried is None or carried.objective is None else carried.objective
+    load = "" if ask.rate_rps is None else f" that carries {ask.rate_rps:g} requests/s"
+    return Infeasible(
+        f"budget_watts: {ask.budget_watts:,.0f} W is less than any fleet{load} draws, {needed:,} W",
+        f"allow {needed:,} W" + (f", or offer at most {highest:.4g} requests/s" if highest and load else ""),
+        binding="power budget",
+        watts_needed=float(needed),
+        highest_rate_rps=highest,
     )
 
 

@@ -14,7 +14,8 @@ R ≤ Σ capacity_v·y_v over either role; where no rate is asked for, R is a co
   min Σ joules_v·x_v + Σ standing_v·y_v − λ·R, which is 0 where λ is the least joules per token
   (W. Dinkelbach, Management Science 13, 1967); then max R at that λ
 
-and in each pool the pieces of the engines must pack into its nodes (:mod:`planner.solving.packing`). Where x has no
+and in each pool the pieces of the engines must pack into its nodes (:mod:`planner.solving.packing`); where watts are
+limited, Σ watts_v·y_v ≤ budget. Where x has no
 price, shares with rate·x_v ≤ capacity_v·y_v and Σ x_v = 1 exist exactly when Σ capacity_v·y_v ≥ rate, so x is
 left out and set afterwards. Engines of a candidate are counted, GPUs never named, so nothing in the model can
 be swapped for its equal.
@@ -36,6 +37,9 @@ from planner.solving.solvers import Bools, Floats, Ints, Problem, Row, Solution,
 
 Objective = Literal["throughput", "cost", "gpus", "latency", "energy"]
 
+Goal = Literal["throughput", "cost", "gpus", "latency", "energy", "watts"]
+"""``watts``: min Σ watts_v·y_v, subject to the same as ``gpus``: what a budget would have to be."""
+
 BY_REQUEST = ("latency", "energy")
 """Objectives that are a sum over requests, by which engine serves them."""
 
@@ -43,18 +47,20 @@ BY_REQUEST = ("latency", "energy")
 @dataclass(frozen=True)
 class Question:
     """What to choose. ``unlimited``: pools taken to have as many nodes as wanted, which is how bounds and ways out
-    are found. ``deadline``: of :func:`time.perf_counter`. ``joules``: λ of ``energy`` without a rate, None for the most
+    are found. ``deadline``: of :func:`time.perf_counter`. ``budget_watts``: of all engines at their capacity together,
+    None: any. ``joules``: λ of ``energy`` without a rate, None for the most
     that can be carried; ``filling``: as much as can be carried at λ."""
 
     pools: tuple[NodePool, ...]
     candidates: Candidates
-    objective: Objective
+    objective: Goal
     rate_rps: float | None
     solver: Solver
     deadline: float
     unlimited: frozenset[int] = frozenset()
     joules: float | None = None
     filling: bool = False
+    budget_watts: float | None = None
 
     def solve(self, programme: Programme, ties: bool = True) -> Solution:
         left = max(self.deadline - time.perf_counter(), 1e-3)
@@ -108,10 +114,11 @@ def _by_engines(parts: _Parts) -> Programme:
     nodes = parts.flow_columns()
     fewest: Stage = (engines, parts.gpus, False)
     fastest: Stage = (engines, parts.capacity * parts.latency, False)
-    stages: dict[Objective, list[Stage]] = {
+    stages: dict[Goal, list[Stage]] = {
         "throughput": [most, fewest, fastest],
         "cost": [(engines, parts.prices * parts.gpus, False), fewest, most],
         "gpus": [fewest, most],
+        "watts": [(engines, parts.watts, False), fewest],
         "latency": [most, fewest],
     }
     return parts.programme([*stages[parts.ask.objective], nodes])
@@ -175,6 +182,9 @@ class _Parts:
         self._blocks: list[tuple[Floats, Floats, Bools]] = []  # lower and upper bounds, and whether whole numbers
         self.most_engines = self._most_engines()
         self.engines = self.columns(self.most_engines)
+        self.watts = np.zeros(len(kept)) if c.watts is None else c.watts[kept]
+        if ask.budget_watts is not None:
+            self.rows.append(Row("power budget", self.engines, self.watts, "<=", ask.budget_watts))
 
     def _limited(self) -> list[int]:
         return sorted(set(self.pool.tolist()) - self.ask.unlimited)

@@ -17,6 +17,7 @@ from planner.contract.models import architecture_of
 from planner.contract.workload.classes import LengthClass
 from planner.contract.workload.slo import Slo
 from planner.contract.workload.workload import Workload
+from planner.serving.engines.energy import points_watts
 from planner.serving.fleets.request import FleetRequest, ServiceAsked
 from planner.serving.layouts import Restrictions, degrees_of, layout_at
 from planner.serving.operating_points import Job, LayoutSearch, rate_at_confidence, search
@@ -55,6 +56,7 @@ class ModelEngine:
     precision: Precision
     label: str
     usd_per_hour: float | None = None
+    watts: float | None = field(default=None, compare=False)
     why: dict[tuple[float, float], tuple[str, str]] = field(default_factory=dict, compare=False, repr=False)
 
     def is_like(self, group: EngineGroup) -> bool:
@@ -115,6 +117,9 @@ class Capacities:
         self._tell = progress
         self.searched = [0, 0, 0, 0]
         """Layouts considered, legal, operating points, of them within the SLO."""
+        self._metered = bool(request.rows) or request.usd_per_kwh is not None
+        self._watts: dict[tuple[object, ...], float] = {}
+        """The most of any length, of one engine."""
 
     def of(self, classes: Sequence[LengthClass]) -> tuple[tuple[ModelEngine, ...], Floats]:
         """(kinds of engine, requests per second of each class on each, (classes, kinds); 0: none).
@@ -162,10 +167,7 @@ class Capacities:
             )
         kept = _worth(keys, cells)
         why = self._why(classes, cells)
-        engines = tuple(
-            ModelEngine(k.pool_index, k.gpus, k.layout, k.budget, k.precision, k.label, why=why)
-            for k in (keys[i] for i in kept)
-        )
+        engines = tuple(replace(k, watts=self._watts.get(k.key), why=why) for k in (keys[i] for i in kept))
         return engines, cells[:, kept]
 
     def _check(self, classes: Sequence[LengthClass]) -> None:
@@ -235,6 +237,8 @@ class Capacities:
         job, fine = one.job, one.fine
         rate = rate_at_confidence(fine.steady.rate_rps, job.confidence)
         self.searched[3] += len(fine)
+        watts = points_watts(fine) * fine.layouts.gpus if self._metered else np.zeros(len(rate))
+        drawn: dict[tuple[object, ...], float] = {}
         for i in np.argsort(rate, kind="stable").tolist():
             degrees, budget = fine.layouts.row(i), int(fine.budget[i])
             key = (job.pool_index, degrees, budget, job.served.precision)
@@ -244,6 +248,9 @@ class Capacities:
                 gpus = int(fine.layouts.gpus[i])
                 keys.append(ModelEngine(job.pool_index, gpus, degrees, budget, job.served.precision, label))
             row[index[key]] = float(rate[i])  # in ascending order: the highest stays
+            drawn[keys[index[key]].key] = float(watts[i])
+        for kind, most in drawn.items():
+            self._watts[kind] = max(self._watts.get(kind, 0.0), most)
 
     def _interpolated(self, isl: Floats, osl: Floats) -> tuple[list[ModelEngine], Floats]:
         """Cells between the points of a grid, by the logarithm of time in those of lengths; where a corner carries

@@ -26,6 +26,7 @@ from planner.serving.fleets.comparisons import Comparisons
 from planner.serving.fleets.decision import Answered, ServiceLoad
 from planner.serving.fleets.described import Described
 from planner.serving.fleets.mixtures import workload_of
+from planner.serving.fleets.request import FleetRequest
 
 TOKENS = 1e6
 SMALL = 1e-6
@@ -87,6 +88,8 @@ def _understood(found: Answered, described: Described) -> plans.RequestUnderstoo
         route_by=request.route_by,
         survive=request.survive,
         budget_usd_per_hour=request.budget_usd_per_hour,
+        usd_per_kwh=request.usd_per_kwh,
+        rows=request.rows,
         max_changes=request.max_changes,
     )
 
@@ -173,6 +176,7 @@ def step_usd(found: Answered, t: int) -> float | None:
             )
     from planner.serving.fleets.supplies import reserved_usd_per_hour
 
+    total += float(engines[t] @ fleet.chosen.electricity)
     return total + reserved_usd_per_hour(fleet.offers)
 
 
@@ -293,9 +297,17 @@ def _prediction(found: Answered, decision: Deployment, described: Described) -> 
         output_tokens_per_s_per_gpu=_exact(output / max(decision.gpus_used, 1)),
         utilisation=1 / float(found.answer.slack[t]) if found.answer.slack[t] > 0 else 1.0,
         usd_per_million_output_tokens=None if per_token is None else _exact(per_token),
+        electricity_usd_per_hour=_electricity(fleet.request, said.get("power_watts")),
         services=tuple(_service_prediction(found, s, usd, described) for s in range(len(fleet.services))),
         **said,
     )
+
+
+def _electricity(request: FleetRequest, watts: Interval | None) -> Interval | None:
+    price = request.usd_per_kwh
+    if price is None or watts is None:
+        return None
+    return Interval(value=watts.value * price / 1e3, low=watts.low * price / 1e3, high=watts.high * price / 1e3)
 
 
 def _service_prediction(found: Answered, s: int, usd: float | None, described: Described) -> ServicePrediction:
@@ -359,6 +371,7 @@ def _proof(found: Answered, comparisons: Comparisons) -> plans.ServingProof:
             compared=comparisons.compared,
             demands=comparisons.demands,
             supplies=comparisons.supplies,
+            rows=comparisons.rows,
             cost_by_rate=comparisons.cost_by_rate,
             not_served=found.not_served,
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 from planner.contract.clusters import Cluster, ClusterInput, SuppliedCluster, cluster_input, supplied
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
 from planner.contract.engine import FrameworkName
-from planner.contract.fleet import RouteBy, SurviveAsked
+from planner.contract.fleet import PowerRow, RouteBy, SurviveAsked
 from planner.contract.models import ModelInput
 from planner.contract.options import ASKED, RELEASE_HELP, Option
 from planner.contract.workload.classes import LoadInput, Portion, load_input
@@ -19,7 +19,7 @@ from planner.contract.workload.slo import Slo, SloGiven
 from planner.contract.workload.workload import Speculation
 from planner.serving.document.plan import Plan, plan_or_none
 from planner.serving.fleets.tables import MeasuredTable
-from planner.serving.request import Choices, KvChoices, as_share
+from planner.serving.request import Choices, KvChoices, UsdPerKwh, as_share
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.values import shown
 
@@ -79,10 +79,12 @@ class FleetRequest(Document):
     budget_usd_per_hour: Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None = Field(
         default=None, description="of any step, at most"
     )
+    usd_per_kwh: UsdPerKwh = None
+    rows: tuple[PowerRow, ...] = Field(default=(), max_length=1000, description="budgets of power, each of some pools")
     max_changes: Annotated[
         Annotated[int, Field(ge=0, le=1_000_000), PLAIN_NUMBER] | None,
         Field(description="engines that start or leave from one step to the next, at most"),
-        Option("Engines that start or leave from one step to the next, at most.", ASKED, metavar="N"),
+        Option(panel=ASKED, metavar="N"),
     ] = None
     current: Annotated[
         Plan | None,
@@ -139,8 +141,31 @@ class FleetRequest(Document):
             raise ValueError(f"survive.zones: {self.survive.zones}, and no pool says its zone; give pools a zone")
         return self
 
+    @model_validator(mode="after")
+    def _rows_fit(self) -> FleetRequest:
+        known = [pool.name for pool in self.cluster.pools] if self.cluster else []
+        row_of: dict[str, str] = {}
+        for row in self.rows:
+            for pool in row.pools:
+                if pool not in known:
+                    raise ValueError(f"rows: {row.name}: {shown(pool)} is not a pool of the cluster; {_pools(known)}")
+                if pool in row_of:
+                    raise ValueError(f"rows: pool {shown(pool)} is in {row_of[pool]} and in {row.name}; name it once")
+                row_of[pool] = row.name
+        name, times = Counter(row.name for row in self.rows).most_common(1)[0] if self.rows else ("", 0)
+        if times > 1:
+            raise ValueError(f"rows: {times} are called {shown(name)}; give each its own name")
+        asked = "rows" if self.rows else "usd_per_kwh" if self.usd_per_kwh is not None else None
+        if asked and any(self.tables_of(service) for service in self.services):
+            raise ValueError(f"{asked}: engines of measured tables have no known watts; leave it out, or name models")
+        return self
+
     def tables_of(self, service: ServiceAsked) -> tuple[MeasuredTable, ...]:
         return service.tables or (self.tables if service.model is None else ())
+
+
+def _pools(names: Sequence[str]) -> str:
+    return f"its pools are {', '.join(names)}" if names else "name the pools in a cluster"
 
 
 def parse_fleet_request(value: Mapping[str, Any], catalogue: Catalogue = SHIPPED) -> FleetRequest:

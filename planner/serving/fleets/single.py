@@ -31,7 +31,7 @@ def one_load(request: FleetRequest) -> PlanRequest | None:
         for pool in request.cluster.pools
     ]
     beside = (request.survive.engines, request.survive.nodes, request.survive.spot_pools, request.survive.zones)
-    asked = (request.budget_usd_per_hour, request.max_changes, request.current)
+    asked = (request.budget_usd_per_hour, request.max_changes, request.current, request.usd_per_kwh, *request.rows)
     if later or more or not (points and whole and all(plain)) or any(beside) or any(a is not None for a in asked):
         return None
     choices = {"precision": service.precision, "kv_precision": service.kv_precision}

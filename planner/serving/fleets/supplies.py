@@ -10,7 +10,7 @@ import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from planner.contract.clusters import SuppliedCluster, SuppliedPool
-from planner.contract.fleet import Supply
+from planner.contract.fleet import PowerRow, Supply
 from planner.solving.mix.question import Block
 from profiles.errors import InputError
 
@@ -67,6 +67,19 @@ def usd_per_engine(offer: Offer, gpus: int, objective: str) -> float:
             "give usd_per_gpu_hour for it in the cluster file, or use the objective gpus",
         )
     return offer.usd_per_gpu_hour * gpus
+
+
+def rows_of(rows: Sequence[PowerRow], offers: Sequence[Offer], offer: Ints, gpus: Ints, watts: Floats) -> list[Block]:
+    """The budgets of power that kinds of engine share: ``offer`` (n,) that each is of, ``gpus`` and ``watts`` (n,) of
+    one. Whole watts, so that no solver's tolerance decides."""
+    pools = np.array([offers[o].pool.name for o in offer.tolist()], dtype=object)
+    blocks = []
+    for row in rows:
+        mine = np.flatnonzero(np.isin(pools, row.pools))
+        if len(mine):
+            each = np.ceil(watts[mine] + row.other_watts_per_gpu * gpus[mine])
+            blocks.append(Block(f"row {row.name}", mine, each, float(np.floor(row.budget_watts)), counts="watts"))
+    return blocks
 
 
 def blocks_of(offers: Sequence[Offer], offer: Ints, gpus: Ints, objective: str) -> list[Block]:

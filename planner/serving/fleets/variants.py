@@ -30,13 +30,15 @@ class Chosen:
     Attributes:
         offers: that the variants are on.
         variants: in the order of the kinds.
-        capacity: of each service, requests per second of each of its classes (rows: all its classes of all steps, each
-            once) on each variant, (classes, n); 0: none.
+        usd_per_hour: of one for an hour, (n,), what it counts in the objective; with cost as that, its ``electricity``
+            at full load included. ``watts``: of one at full load (zeros: nobody asked).
     """
 
     offers: Sequence[Offer]
     variants: Sequence[Variant]
     usd_per_hour: Floats
+    watts: Floats
+    electricity: Floats
 
     def kinds(self) -> Kinds:
         offers = [self.offers[v.offer] for v in self.variants]
@@ -53,10 +55,20 @@ class Chosen:
         )
 
 
-def priced(offers: Sequence[Offer], variants: Sequence[Variant], objective: str, usd: Sequence[float | None]) -> Chosen:
-    """``usd``: of one engine for an hour where a table says it, None where the supply's price does."""
+def priced(
+    offers: Sequence[Offer],
+    variants: Sequence[Variant],
+    objective: str,
+    usd: Sequence[float | None],
+    watts: Floats,
+    usd_per_kwh: float | None,
+) -> Chosen:
+    """``usd``: of one engine for an hour where a table says it, None where the supply's price does; ``watts``: of
+    one."""
     costs = [
         usd_per_engine(offers[v.offer], v.gpus, objective) if given is None or objective == "gpus" else given
         for v, given in zip(variants, usd, strict=True)
     ]
-    return Chosen(offers, variants, np.array(costs, dtype=np.float64))
+    electricity = watts / 1e3 * (usd_per_kwh or 0.0)
+    counted = np.array(costs, dtype=np.float64) + (electricity if objective == "cost" else 0.0)
+    return Chosen(offers, variants, counted, watts, electricity)

@@ -13,7 +13,7 @@ from planner.contract.clusters import Pool
 from planner.contract.workload.slo import Bound
 from planner.serving.confirmation.confirmation import Confirmed
 from planner.serving.document import plan as plans
-from planner.serving.engines.energy import joules_per_token, points_lines
+from planner.serving.engines.energy import joules_per_token, points_lines, points_watts
 from planner.serving.engines.options import ServingOption
 from planner.serving.operating_points import LayoutSearch, OperatingPoints, percentile_ms, rate_at_confidence
 from planner.serving.request import PlanRequest
@@ -74,6 +74,8 @@ def _scores(request: PlanRequest, points: OperatingPoints, rate: Floats) -> tupl
     pool, gpus = points.job.pool, points.layouts.gpus
     sizes, back = np.unique(gpus, return_inverse=True)
     room = np.array([engines_that_fit(pool, size) for size in sizes.tolist()], dtype=np.int64)[back]
+    if request.budget_watts is not None:
+        room = np.minimum(room, (request.budget_watts / (points_watts(points) * gpus)).astype(np.int64))
     wanted = request.workload.rate_rps
     engines = room
     if wanted is not None and request.goal != "throughput":

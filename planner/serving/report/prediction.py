@@ -186,7 +186,8 @@ def predicted_by(request: PlanRequest, fleet: LoadedFleet, decision: Deployment,
         low=power.low / output.high,
         high=power.high / max(output.low, 1e-12),
     )
-    cost = decision.usd_per_hour
+    cost, price = decision.usd_per_hour, request.usd_per_kwh
+    electricity = None if price is None else _scaled(power, price / 1e3)
     parts = _slowest(pairs, checks, "ttft").served.ttft_parts_us
     return Prediction(
         ttft_ms=latencies["ttft"],
@@ -203,13 +204,29 @@ def predicted_by(request: PlanRequest, fleet: LoadedFleet, decision: Deployment,
         power_watts=power,
         joules_per_input_token=_scaled(joules, request.workload.mean_osl / request.workload.mean_isl),
         joules_per_output_token=joules,
-        usd_per_million_output_tokens=None if cost is None else _inverse(output, cost / 3600 * 1e6),
+        electricity_usd_per_hour=electricity,
+        usd_per_million_output_tokens=_usd_per_million(output, cost, electricity),
         slo=tuple(_check(bound, pairs, checks) for bound in request.slo.bounds),
         engines=each,
     )
 
 
 _ENDS = ("value", "low", "high")
+
+
+def _usd_per_million(output: Interval, usd_per_hour: float | None, electricity: Interval | None) -> Interval | None:
+    """Of tokens of ``output`` a second."""
+    if usd_per_hour is None:
+        return None
+    if electricity is None:
+        return _inverse(output, usd_per_hour / 3600 * 1e6)
+    value, low, high = (usd_per_hour + getattr(electricity, end) for end in _ENDS)
+    million = 1e6 / 3600
+    return Interval(
+        value=value / output.value * million,
+        low=low / output.high * million,
+        high=high / max(output.low, 1e-12) * million,
+    )
 
 
 def _slowest(pairs: list[Pair], checks: Checks, metric: Metric, percentile: float = 90.0) -> Pair:

@@ -88,6 +88,8 @@ def _understood(request: PlanRequest, options: list[ServingOption], best: Servin
         config=None if isinstance(request.model, str) else request.model.config,
         clock=request.clock,
         power_cap=request.power_cap,
+        budget_watts=request.budget_watts,
+        usd_per_kwh=request.usd_per_kwh,
     )
 
 

@@ -25,7 +25,8 @@ class Block:
     """Kinds of engine that share a supply: Σ ``each[k]`` · y[``kinds[k]``] ≤ ``most``.
 
     ``unit`` above 1: what is bought whole (an instance of so many GPUs) at ``unit_cost``; the kinds themselves then
-    cost nothing. ``of_changes``: also while replacements start beside the engines that they replace.
+    cost nothing. ``of_changes``: also while replacements start beside the engines that they replace. ``counts``: what
+    is shared, in words.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Block:
     unit: int = 1
     unit_cost: float = 0.0
     of_changes: bool = True
+    counts: str = "GPUs"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "memcpy": ("memcpy",),
     "launch": ("launch",),
     "sustained": ("sustained",),
+    "training": ("training_linear", "training_attention", "training_experts"),
 }
 """Names for ``--ops`` and the operations that they stand for."""
 
@@ -33,6 +34,8 @@ def benchmarks(sustained_s: float | None = None) -> dict[str, Benchmark]:
     from profiles.collect.operations.mla import Mla, MlaBmm
     from profiles.collect.operations.moe import Moe
     from profiles.collect.operations.sustained import DEFAULT_S, Sustained
+    from profiles.collect.operations.training_attention import TrainingAttention
+    from profiles.collect.operations.training_linear import TrainingExperts, TrainingLinear
     from profiles.collect.operations.transfer import Launch, Memcpy
 
     made: list[Benchmark] = [
@@ -47,5 +50,8 @@ def benchmarks(sustained_s: float | None = None) -> dict[str, Benchmark]:
         Memcpy(),
         Launch(),
         Sustained(DEFAULT_S if sustained_s is None else sustained_s),
+        TrainingLinear(),
+        TrainingAttention(),
+        TrainingExperts(),
     ]
     return {benchmark.operation: benchmark for benchmark in made}

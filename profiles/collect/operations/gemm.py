@@ -72,12 +72,11 @@ class Gemm:
         elif point.dtype == "fp8":
             kernel, run = _scaled(x, weights, self.fp8_scales)
         elif point.dtype == "int8":
-            kernel, run = _library(device, "int_mm"), lambda: torch._int_mm(x, weights.t())
+            kernel, run = blas_call(device, "int_mm"), lambda: torch._int_mm(x, weights.t())
             try_out(kernel, run)
         else:
             out = torch.empty(m, n, dtype=TORCH_DTYPES[point.dtype], device=device.torch)
-            tf32 = point.dtype == "fp32" and device.kind == "cuda" and torch.backends.cuda.matmul.allow_tf32
-            kernel = _library(device, "mm_tf32" if tf32 else "mm")
+            kernel = plain_product(device, point.dtype)
             run = lambda: torch.mm(x, weights.t(), out=out)  # noqa: E731 - one of several calls
         return Prepared(run, kernel, "torch", torch.__version__, flops, moved_bytes)
 
@@ -91,7 +90,13 @@ class Gemm:
         """Nothing outlives a point."""
 
 
-def _library(device: Device, call: str) -> str:
+def plain_product(device: Device, dtype: str) -> str:
+    """What ``torch.mm`` of ``dtype`` is called."""
+    tf32 = dtype == "fp32" and device.kind == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    return blas_call(device, "mm_tf32" if tf32 else "mm")
+
+
+def blas_call(device: Device, call: str) -> str:
     if device.kind == "cpu":
         return f"cpu_{call}"
     return f"hipblas_{call}" if torch.version.hip else f"cublas_{call}"

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from profiles.collect.operations.work import work
+from profiles.collect.operations.work import MLA_QK, MLA_VALUE, work
 from profiles.collect.points import Point
+from profiles.operation_tables import LINEAR_KINDS
 
 if TYPE_CHECKING:
     from profiles.collect.devices import Device
@@ -59,8 +60,9 @@ def _unique(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return list(dict.fromkeys(rows))
 
 
-def gemm_shapes() -> Iterator[Shape]:
-    """QKV, output, gate/up and down projections of every dense family at every tensor split."""
+def _products() -> list[tuple[int, int]]:
+    """(features out, in) of the QKV, output, gate/up and down projections of every dense family at every tensor
+    split."""
 
     def weights(family: dict[str, int], tp: int) -> Iterator[tuple[int, int]]:
         hidden, dim = family["hidden"], family["head_dim"]
@@ -70,13 +72,16 @@ def gemm_shapes() -> Iterator[Shape]:
         yield (family["heads"] // tp + 2 * kv_heads) * dim, hidden
         yield hidden, family["heads"] // tp * dim
 
-    split = [
+    return _unique(
         pair
         for family, tp in diagonal(table()["dense"], table()["tensor_parallel"])
         if family["heads"] % tp == 0 and family["intermediate"] % tp == 0
         for pair in weights(family, tp)
-    ]
-    for m, (n, k) in diagonal(table()["gemm_tokens"], _unique(split)):
+    )
+
+
+def gemm_shapes() -> Iterator[Shape]:
+    for m, (n, k) in diagonal(table()["gemm_tokens"], _products()):
         yield {"m": m, "n": n, "k": k}
 
 
@@ -146,3 +151,40 @@ def collective_shapes(kinds: Sequence[str], ranks: int, element_bytes: int) -> I
 def memcpy_shapes(kinds: Sequence[str]) -> Iterator[Shape]:
     for copied, kind in diagonal(table()["copied_bytes"], kinds):
         yield {"kind": kind, "copied_bytes": copied}
+
+
+# ------------------------------------------------------------------ training: all kinds of a shape one after the other
+
+
+def training_linear_shapes() -> Iterator[Shape]:
+    for tokens, (wide_out, wide_in) in diagonal(table()["training_tokens"], _products()):
+        for kind in LINEAR_KINDS:
+            yield {"kind": kind, "tokens": tokens, "in_features": wide_in, "out_features": wide_out}
+
+
+def training_attention_shapes() -> Iterator[Shape]:
+    """Of whole sequences, at the heads of every family and at those of latent attention."""
+    heads = _unique((heads, kv, dim, dim) for heads, kv, dim, _ in _heads())
+    heads[2:2] = [(heads, heads, MLA_QK, MLA_VALUE) for heads in table()["mla_heads"]]
+    for batch, query, (count, kv_heads, dim, value) in diagonal(
+        *map(_axis, ("training_batch", "training_query")), heads
+    ):
+        if batch * query <= table()["training_most_tokens"]:
+            sizes = {"batch": batch, "query_tokens": query, "heads": count, "kv_heads": kv_heads}
+            for kind in ("forward", "backward"):
+                yield {"kind": kind, **sizes, "head_dim": dim, "value_dim": value}
+
+
+def training_experts_shapes() -> Iterator[Shape]:
+    """Both products of every family's experts, shared out over a group of GPUs on each of which so many tokens are;
+    rows in multiples of 8, which grouped products in 16 bits want."""
+    for tokens, family, ranks in diagonal(table()["training_tokens"], table()["moe"], table()["training_expert_ranks"]):
+        local = family["experts"] // ranks
+        if family["experts"] % ranks or local == 0:
+            continue
+        rows = tokens * family["top_k"] // local // 8 * 8
+        hidden, width = family["hidden"], family["intermediate"]
+        for wide_in, wide_out in ((hidden, (1 + family["gated"]) * width), (width, hidden)):
+            for kind in LINEAR_KINDS if rows else ():
+                sizes = {"experts": local, "rows": rows, "in_features": wide_in, "out_features": wide_out}
+                yield {"kind": kind, **sizes}

@@ -12,9 +12,9 @@ Kernels: ``grouped_mm`` (torch ≥ 2.8, one launch for all experts), ``scaled_gr
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -122,15 +122,20 @@ def expert_call(device: Device, dtype: str, layer: Layer) -> tuple[str, Callable
     ends = torch.tensor(layer.loads, device=device.torch).cumsum(0).to(torch.int32)
     if dtype == "fp8":
         return _tried("scaled_grouped_mm", layer, _scaled_products(layer, ends))
-    aligned = all(tensor.shape[-1] * tensor.element_size() % _ALIGNMENT == 0 for tensor in (layer.x, layer.down))
-    # fp32 and fp16 on GPUs have no grouped kernel: torch itself would loop over the experts.
-    if _grouped_mm is not None and aligned and (dtype == "bf16" or device.kind == "cpu"):
-        grouped = _grouped_mm
+    grouped = grouped_product(device, dtype, [layer.x, layer.down])
+    if grouped is not None:
         try:
             return _tried("grouped_mm", layer, lambda x, weights: grouped(x, weights.transpose(-2, -1), offs=ends))
         except Unsupported:
             pass  # of this GPU or this version; the loop below is always possible, and its name says what it is
     return _tried("expert_loop", layer, _looped(layer.loads))
+
+
+def grouped_product(device: Device, dtype: str, tensors: Sequence[torch.Tensor]) -> Callable[..., Any] | None:
+    """torch's grouped product, where it has one for ``tensors`` in ``dtype``. fp32 and fp16 on GPUs have none: torch
+    itself would loop over the experts."""
+    aligned = all(tensor.shape[-1] * tensor.element_size() % _ALIGNMENT == 0 for tensor in tensors)
+    return _grouped_mm if aligned and (dtype == "bf16" or device.kind == "cpu") else None
 
 
 def _tried(kernel: str, layer: Layer, product: Product) -> tuple[str, Callable[[], torch.Tensor]]:

@@ -1,6 +1,6 @@
 """FLOPs and bytes of one point, in plain Python.
 
-The same formulas as :func:`costmodels.operations.roofline.work`, which cannot be imported here: the harness runs where
+The same formulas as the kernels' in :mod:`costmodels.operations`, which cannot be imported here: the harness runs where
 neither NumPy nor the cost models are installed. ``tests/profiles/collect/operations`` holds the two together.
 """
 
@@ -119,6 +119,37 @@ def _sustained(shape: Mapping[str, int | str], point: Point) -> Work:
     return flops, float(weights * ELEMENT_BYTES[point.dtype])
 
 
+def _training_linear(shape: Mapping[str, int | str], point: Point) -> Work:
+    return _linear(shape, point, *_count(shape, "tokens"))
+
+
+def _training_experts(shape: Mapping[str, int | str], point: Point) -> Work:
+    experts, rows = _count(shape, "experts", "rows")
+    flops, moved_bytes = _linear(shape, point, rows)
+    return experts * flops, experts * moved_bytes
+
+
+def _linear(shape: Mapping[str, int | str], point: Point, rows: int) -> Work:
+    """All four kinds multiply as much; a gradient that is added up in 32 bits is read and written."""
+    wide_in, wide_out = _count(shape, "in_features", "out_features")
+    size = ELEMENT_BYTES[point.dtype]
+    weight_bytes = 8 if shape["kind"] == "weight_gradient_fp32" else size
+    moved = rows * (wide_in + wide_out) * size + wide_in * wide_out * weight_bytes
+    return 2.0 * rows * wide_in * wide_out, float(moved)
+
+
+def _training_attention(shape: Mapping[str, int | str], point: Point) -> Work:
+    """Forward: scores and values. Backward: both again, and the gradients of queries, keys and values (five products
+    for two: FlashAttention, arXiv:2205.14135, algorithm 4); it reads q, k, v, the output and its gradient."""
+    batch, query, heads, kv_heads = _count(shape, "batch", "query_tokens", "heads", "kv_heads")
+    qk, value = _count(shape, "head_dim", "value_dim")
+    pairs, tokens = batch * heads * visible_pairs(query, 0, 0), batch * query * ELEMENT_BYTES[point.dtype]
+    if shape["kind"] == "forward":
+        return 2.0 * pairs * (qk + value), float(tokens * (heads + kv_heads) * (qk + value))
+    moved = tokens * (heads * 2 * (qk + value) + kv_heads * 2 * (qk + value))
+    return 2.0 * pairs * (3 * qk + 2 * value), float(moved)
+
+
 _WORK: dict[str, Callable[[Mapping[str, int | str], Point], Work]] = {
     "gemm": _gemm,
     "attention_prefill": _attention_prefill,
@@ -131,4 +162,7 @@ _WORK: dict[str, Callable[[Mapping[str, int | str], Point], Work]] = {
     "memcpy": _memcpy,
     "launch": _launch,
     "sustained": _sustained,
+    "training_linear": _training_linear,
+    "training_attention": _training_attention,
+    "training_experts": _training_experts,
 }

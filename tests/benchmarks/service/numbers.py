@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import statistics
 import subprocess
@@ -21,7 +22,7 @@ from api.storage.documents import Stored, keep
 from api.storage.keys import Keys
 from api.storage.schema import prepare
 from tests.api.databases import Postgres, free_port
-from tests.benchmarks.service.running import Server, memory_mib, plan_request
+from tests.benchmarks.service.running import Server, cpu_s, long_request, memory_mib, plan_request
 
 BARE = """
 from fastapi import FastAPI
@@ -89,7 +90,7 @@ def stored(folder: Path) -> dict[str, Any]:
     return {"stored": ours, "bare": theirs, "ratio": round(ours["per_second"] / theirs["per_second"], 3)}
 
 
-def cancels(folder: Path, count: int = 20) -> dict[str, Any]:
+def cancels(folder: Path, count: int = 100) -> dict[str, Any]:
     """Seconds from DELETE until the solver's process is gone."""
     took = []
     with Server(folder, _url(folder), workers=1, quick_workers=0, **QUIET) as server:
@@ -181,8 +182,9 @@ def _seconds(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def predictions(folder: Path, rows: int = 2000) -> dict[str, Any]:
-    """Configurations a second through HTTP, and by `plan predict` on the same rows."""
+def predictions(folder: Path, rows: int = 2000, few: int = 10) -> dict[str, Any]:
+    """Configurations a CPU-second, of the service (front and worker) and of `plan predict` on the same rows; and the
+    same of requests with ``few`` configurations. CPU-seconds, so that other work on the machine says nothing."""
     base = {"model": "Qwen/Qwen3-8B", "gpu": "H200", "framework": "vllm"}
     asked = [
         {**base, "tp": 1, "isl": 500 + n % 400, "osl": 100 + n % 50, "concurrency": 1 + n % 32} for n in range(rows)
@@ -190,28 +192,47 @@ def predictions(folder: Path, rows: int = 2000) -> dict[str, Any]:
     request = folder / "request.json"
     request.write_text(json.dumps({"configurations": asked}))
     command = [sys.executable, "-m", "api.cli.main", "predict", "--request", str(request), "--quiet", "-o", "out.json"]
+    waiting = {"Prefer": "wait=300"}
     with Server(folder, _url(folder), workers=1, quick_workers=0, log_level="warning") as server:
         server.start()
         with httpx.Client(base_url=server.address, timeout=600, trust_env=False) as client:
-            client.post("/v1/predictions", json={"configurations": asked[:1]}, headers={"Prefer": "wait=300"})
-            started = time.monotonic()
-            answer = client.post("/v1/predictions", json={"configurations": asked}, headers={"Prefer": "wait=300"})
-            http = time.monotonic() - started
+            client.post("/v1/predictions", json={"configurations": asked[:1]}, headers=waiting)
+            began, started = server.cpu_s(), time.monotonic()
+            answer = client.post("/v1/predictions", json={"configurations": asked}, headers=waiting)
+            cpu, wall = server.cpu_s() - began, time.monotonic() - started
             assert answer.status_code == 200, answer.text[:300]
-        started = time.monotonic()
+            began, started = server.cpu_s(), time.monotonic()
+            for at in range(0, rows // 2, few):
+                part = [{**row, "isl": row["isl"] + 1000} for row in asked[at : at + few]]
+                client.post("/v1/predictions", json={"configurations": part}, headers=waiting).raise_for_status()
+            few_cpu, few_wall = server.cpu_s() - began, time.monotonic() - started
+        before = _children_cpu_s()
         subprocess.run(command, cwd=folder, env=server.environment, check=True, stdout=subprocess.DEVNULL)
-        cli = time.monotonic() - started
+        cli = _children_cpu_s() - before
     return {
         "rows": rows,
-        "http_per_second": round(rows / http, 1),
-        "cli_per_second": round(rows / cli, 1),
-        "ratio": round(cli / http, 2),
+        "per_cpu_s": round(rows / cpu, 1),
+        "per_second": round(rows / wall, 1),
+        "cli_per_cpu_s": round(rows / cli, 1),
+        "ratio": round(cli / cpu, 2),
+        f"in_requests_of_{few}": {
+            "per_cpu_s": round(rows // 2 / few_cpu, 1),
+            "cpu_ms_a_request": round(few_cpu / (rows // 2 / few) * 1e3, 1),
+            "ms_a_request": round(few_wall / (rows // 2 / few) * 1e3, 1),
+        },
     }
 
 
-def instances(folder: Path, postgres: Postgres, jobs: int = 12) -> dict[str, Any]:
-    """Jobs a minute of one instance and of two, one worker each, on one PostgreSQL."""
-    out: dict[str, Any] = {}
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def instances(folder: Path, postgres: Postgres, jobs: int = 16) -> dict[str, Any]:
+    """Jobs a minute of one instance and of two, one worker each, on one PostgreSQL. Beside them the CPU-seconds of a
+    job and of whatever else the instances did, and the cores that their workers got: two instances are twice as fast
+    only where the machine has two cores to give."""
+    out: dict[str, Any] = {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]}
     for count in (1, 2):
         url = postgres.fresh(f"instances{count}")
         servers = [Server(folder, url, workers=1, quick_workers=0, log_level="warning") for _ in range(count)]
@@ -219,25 +240,35 @@ def instances(folder: Path, postgres: Postgres, jobs: int = 12) -> dict[str, Any
             for server in servers:
                 server.start()
             with httpx.Client(base_url=servers[0].address, timeout=120, trust_env=False) as client:
-                started = time.monotonic()
+                workers = [pid for server in servers for pid in server.workers()]
+                fronts = [server.process.pid for server in servers if server.process is not None]
+                began, started = (sum(map(cpu_s, workers)), sum(map(cpu_s, fronts))), time.monotonic()
                 paths = [
-                    client.post("/v1/plans", json=plan_request(n), headers={"Prefer": "respond-async"}).headers[
+                    client.post("/v1/plans", json=long_request(n), headers={"Prefer": "respond-async"}).headers[
                         "location"
                     ]
                     for n in range(jobs)
                 ]
                 while any(client.get(path).json()["state"] != "done" for path in paths):
                     time.sleep(0.3)
-                out[f"jobs_per_minute_{count}"] = round(jobs / (time.monotonic() - started) * 60, 1)
+                wall = time.monotonic() - started
+                worked, front = sum(map(cpu_s, workers)) - began[0], sum(map(cpu_s, fronts)) - began[1]
+            out[f"with_{count}"] = {
+                "jobs_per_minute": round(jobs / wall * 60, 1),
+                "cpu_s_a_job": round(worked / jobs, 2),
+                "cores_of_workers": round(worked / wall, 2),
+                "cores_of_fronts": round(front / wall, 3),
+            }
         finally:
             for server in servers:
                 server.__exit__()
-    out["ratio"] = round(out["jobs_per_minute_2"] / out["jobs_per_minute_1"], 2)
+    out["ratio"] = round(out["with_2"]["jobs_per_minute"] / out["with_1"]["jobs_per_minute"], 2)
     return out
 
 
 def memory(folder: Path, count: int = 10_000) -> dict[str, Any]:
-    """Memory, open files and threads of the front over many answers (of `memory`, each another question)."""
+    """Memory, open files and threads of the front, and memory of its workers, over many answers: of `memory`, each
+    another question, read again under its own address. Workers are begun anew every 500."""
     with Server(folder, _url(folder), workers=1, quick_workers=1, recycle=500, **QUIET) as server:
         server.start()
         assert server.process is not None
@@ -254,11 +285,19 @@ def memory(folder: Path, count: int = 10_000) -> dict[str, Any]:
                         if number is not None and number in (count // 10, count // 2, count - 1):
                             files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
                             threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
-                            seen[number] = {"mib": round(memory_mib(pid), 1), "files": files, "threads": threads}
+                            seen[number] = {
+                                "mib": round(memory_mib(pid), 1),
+                                "files": files,
+                                "threads": threads,
+                                "workers_mib": [round(memory_mib(worker)) for worker in server.workers()],
+                            }
                     if number is None:
                         return
                     asked = {"model": "Qwen/Qwen3-8B", "gpu": "H200", "max_model_len": 1024 + number}
-                    client.post("/v1/memory", json=asked, headers={"Prefer": "wait=60"}).raise_for_status()
+                    made = client.post("/v1/memory", json=asked, headers={"Prefer": "wait=60"}).raise_for_status()
+                    if made.status_code == 202:  # both workers were being begun anew
+                        made = client.post("/v1/memory", json=asked, headers={"Prefer": "wait=600"}).raise_for_status()
+                    client.get(made.headers["content-location"]).raise_for_status()
                     with lock:
                         done += 1
 

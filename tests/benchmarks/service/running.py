@@ -73,6 +73,11 @@ class Server:
                 continue
         return found
 
+    def cpu_s(self) -> float:
+        """Seconds that the service and its workers have computed. A worker that ended takes its own with it."""
+        assert self.process is not None
+        return sum(map(cpu_s, (self.process.pid, *self.workers())))
+
     def __enter__(self) -> Server:
         return self
 
@@ -92,8 +97,12 @@ def cpu_s(pid: int) -> float:
 
 
 def memory_mib(pid: int) -> float:
-    """Resident memory of a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    """Resident memory of a process; 0 where it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    for line in status.splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
     return 0.0
@@ -106,6 +115,16 @@ def plan_request(number: int) -> dict[str, Any]:
         "cluster": "1xH200",
         "slo": "ttft=1s,tpot=30ms",
         "workload": f"isl={2000 + number},osl=500",
+    }
+
+
+def long_request(number: int) -> dict[str, Any]:
+    """One of many plans of 2 CPU-s or more in a worker whose cost models are loaded."""
+    return {
+        "model": "Qwen/Qwen3-30B-A3B",
+        "cluster": "128xH200",
+        "slo": "ttft=1s,tpot=30ms",
+        "workload": f"isl={4000 + number},osl=500",
     }
 
 

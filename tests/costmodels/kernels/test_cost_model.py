@@ -14,6 +14,7 @@ from synthetic import MEASURED_GPUS, UNSEEN_GPU, questions, rows
 
 from costmodels.kernels import cost_model as library
 from costmodels.kernels.cost_model import CACHE_VARIABLE, CostModel, cache_folder, unseen_spreads
+from costmodels.kernels.kept import keeping
 from costmodels.operations.registry import Families, families, reckoning_with
 from costmodels.origins import ROOFLINE
 from profiles.errors import DataError
@@ -290,3 +291,67 @@ def test_small_operations_of_the_shipped_pack_answer(operation: str) -> None:
 @pytest.mark.parametrize("operation", sorted(set(families().kernels) - {"collective", "mla_bmm"}))
 def test_large_operations_of_the_shipped_pack_answer(operation: str) -> None:
     shipped(operation, "H200")
+
+
+class TestKept:
+    """Within ``keeping``, what one question loaded answers the next, and nothing that was made from something else."""
+
+    @pytest.fixture
+    def loads(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The operations that were loaded, in order."""
+        told: list[str] = []
+        load = CostModel._load
+
+        def telling(model: CostModel, operation: str) -> object:
+            told.append(operation)
+            return load(model, operation)
+
+        monkeypatch.setattr(CostModel, "_load", telling)
+        return told
+
+    def test_loaded_once_with_the_same_answers(self, store: ProfileStore, loads: list[str]) -> None:
+        alone = [answers(store)[0] for _ in range(2)]
+        assert len(loads) == 2
+        with keeping(4):
+            assert [answers(store)[0] for _ in range(3)] == [alone[0]] * 3
+        assert len(loads) == 3
+        answers(store)
+        assert len(loads) == 4
+
+    def test_another_gpu_framework_or_store_is_another(self, store: ProfileStore, tmp_path: Path) -> None:
+        other = synthetic.empty_store(tmp_path / "other")
+        slower = rows(OPERATION, "H100-SXM")
+        other.add(OPERATION, slower.assign(latency_us=slower["latency_us"] * 3))
+        asked = [
+            (store, "H100-SXM", "vllm"),
+            (store, "H200", "vllm"),
+            (store, "H100-SXM", "sglang"),
+            (other, "H100-SXM", "vllm"),
+        ]
+        alone = [answers(*each)[0] for each in asked]
+        with keeping(8):
+            assert [answers(*each)[0] for each in asked * 2] == alone * 2
+        assert alone[3] != alone[0]
+
+    def test_rows_laid_over_it_are_another(self, store: ProfileStore, tmp_path: Path) -> None:
+        measured = synthetic.empty_store(tmp_path / "measured")
+        slower = rows(OPERATION, "H100-SXM")
+        measured.add(OPERATION, slower.assign(latency_us=slower["latency_us"] * 3))
+
+        def asked(*over: ProfileStore) -> list[float]:
+            return (
+                CostModel(find_gpu("H100-SXM"), "vllm", store, measured=over)
+                .estimate(OPERATION, QUESTIONS)
+                .value.tolist()
+            )
+
+        alone = asked(), asked(measured)
+        assert alone[0] != alone[1]
+        with keeping(8):
+            assert (asked(), asked(measured), asked()) == (*alone, alone[0])
+
+    def test_the_oldest_goes(self, store: ProfileStore, loads: list[str]) -> None:
+        with keeping(2):
+            for gpu in ("H100-SXM", "H200", "H100-SXM", UNSEEN_GPU, "H100-SXM", "H200"):
+                answers(store, gpu)
+        assert len(loads) == 4

@@ -107,3 +107,15 @@ def test_two_points_of_an_engine_give_those_between() -> None:
     rate, watts = engine.at_cap(np.array([500.0, 400.0, 350.0]))
     assert rate == pytest.approx([1336.5, 1320.5, 1201.5], rel=0.11)
     assert watts == pytest.approx([497.5, 398.5, 348.3], rel=0.02)
+
+
+def test_the_host_does_not_follow_the_clock(steps: StepTimes) -> None:
+    half = np.array([0.0, 0.5]) * steps.latency.value
+    hosted = replace(steps, parts={"gemm": steps.latency.value - half, "host": half})
+    state, response = OperatingState(clock_mhz=990), clock_response(GPU.name)
+    slow, free = at_state(hosted, GPU, state, response), at_state(steps, GPU, state, response)
+    assert slow.latency.value[0] == free.latency.value[0]
+    longer, whole = (each.latency.value[1] - steps.latency.value[1] for each in (slow, free))
+    assert longer == pytest.approx(whole / 2)
+    assert slow.parts["host"] == pytest.approx(half)
+    assert sum(slow.parts.values()) == pytest.approx(slow.latency.value)

@@ -140,3 +140,21 @@ def test_polca_on_another_gpu_has_settable_clocks(fields: dict[str, Any]) -> Non
 def test_names_are_of_the_row(fields: dict[str, Any]) -> None:
     with pytest.raises(UnknownName):
         parse_power_request({**fields, "slo_impact": "low_p50=1%"})
+
+
+@pytest.mark.parametrize("breaker", [[[1.25, 60], [1.1, 600]], [[1.1, 60], [1.25, 600]], [[1.1, 0]], [[-1, 5]]])
+def test_a_breaker_whose_curve_is_none_is_refused(fields: dict[str, Any], breaker: list[list[float]]) -> None:
+    fields["supply"]["breaker"] = breaker
+    with pytest.raises(InputError, match="supply: row: breaker"):
+        parse_power_request(fields)
+
+
+@pytest.mark.parametrize(
+    ("breaker", "points"),
+    [("type C", 0), (None, 0), ({"rated_amps": 400}, 0), ({"1.25": 60, "1.1": 600}, 2), ([[1.1, 600], [1.25, 60]], 2)],
+)
+def test_a_breaker_is_a_curve_or_only_named(fields: dict[str, Any], breaker: Any, points: int) -> None:
+    fields["supply"]["breaker"] = breaker
+    (curve,) = row_without_load(parse_power_request(fields)).tree.curves
+    assert len(curve) == points
+    assert not points or curve[0] == (1.1, 600)

@@ -9,7 +9,7 @@ import pytest
 
 from planner.power import kernel
 from planner.power.policy import Policy, none, polca, static
-from planner.power.simulator import Outcome, RowModel, chance_of, simulate
+from planner.power.simulator import Outcome, RowModel, chance_of, held_for, simulate
 from planner.power.traffic import Bursts, DayOfRequests, RecordedLoad, ReferenceLoad, busiest, stretch, whole_day
 
 HOURS = 7200
@@ -120,3 +120,58 @@ def test_the_busiest_slots_come_nearest_to_the_budget(row: RowModel) -> None:
     }
     top = sorted(highest, key=lambda slot: -highest[slot])[:5]
     assert all(slots.index(slot) < 20 for slot in top)
+
+
+CURVE = ((1.1, 600.0), (1.25, 60.0), (2.0, 5.0))
+
+
+def trips_after(load: float) -> int:
+    """Seconds at a load until the breaker trips, counted one by one."""
+    loads, holds = (np.log(np.array(each)) for each in zip(*CURVE, strict=True))
+    wear, seconds = 0.0, 0
+    while wear < 1 - 1e-9 and seconds < 5000:
+        wear, seconds = kernel.worn(wear, load, loads, holds), seconds + 1
+    return seconds
+
+
+def test_a_breaker_trips_when_its_curve_says() -> None:
+    assert [trips_after(load) for load, _ in CURVE] == [600, 60, 5]
+    assert trips_after(1.09) == 5000
+    assert 60 < trips_after(1.2) < 600
+    assert trips_after(3.0) < 5
+    assert held_for(CURVE, 60) == pytest.approx(1.25, rel=2e-3)
+    assert held_for(CURVE, 601) is None
+    assert held_for(((1.2, 100.0),), 25) == pytest.approx(2.4, rel=2e-3)  # heat goes with the square
+
+
+def test_a_breaker_cools_below_its_curve() -> None:
+    loads, holds = (np.log(np.array(each)) for each in zip(*CURVE, strict=True))
+    hot = kernel.worn(0.0, 1.25, loads, holds)
+    assert hot == pytest.approx(1 / 60)
+    assert kernel.worn(hot, 1.0, loads, holds) == pytest.approx(1 / 60 - 1 / 600)
+    assert kernel.worn(0.0, 0.5, loads, holds) == 0
+
+
+def test_breakers_are_worn_by_what_their_node_draws(row: RowModel) -> None:
+    tight = replace(row.tree, budgets=row.tree.budgets * 0.55, curves=(CURVE,))
+    free, worn = one(row, FREE), one(replace(row, tree=tight), FREE)
+    assert free.wear.max() == 0
+    assert np.array_equal(free.watts, worn.watts)
+    loads, holds = (np.log(np.array(each)) for each in zip(*CURVE, strict=True))
+    wear, most = 0.0, 0.0
+    for watts in worn.watts:
+        wear = kernel.worn(wear, watts / tight.budgets[0], loads, holds)
+        most = max(most, wear)
+    assert most > 0
+    assert worn.wear.max() == pytest.approx(most)
+
+
+def test_what_waits_is_foreseen(row: RowModel) -> None:
+    """Watts of the next seconds lie nearer to what was foreseen than to what was drawn."""
+    busy = row.under(ReferenceLoad(0.4, row.load.bursts))  # type: ignore[union-attr]
+    seen = one(busy, Policy("free", brakes=False, foresight_s=3.0))
+    assert np.array_equal(seen.watts, one(busy, FREE).watts)
+    assert (seen.foreseen >= seen.watts - 1e-6).all()
+    later = np.lib.stride_tricks.sliding_window_view(seen.watts[1:], 3).max(axis=1)
+    plain, ahead = (np.maximum(later - each[: len(later)], 0).mean() for each in (seen.watts, seen.foreseen))
+    assert ahead < plain

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.planning import plan
-from profiles.errors import InputError, Unsupported
+from profiles.errors import Infeasible, InputError, Unsupported
 from profiles.store import ProfileStore
 
 ASKED = {
@@ -141,3 +142,30 @@ def test_no_alternative_takes_fewer_joules_than_the_plan_that_is_proven_to_take_
     made = planned({**BUSY, "objective": "energy", "clock": "any"})
     assert made.alternatives.ranked
     assert all(other.loses_by > -1e-6 for other in made.alternatives.ranked)
+
+
+def test_a_budget_of_watts_is_kept_as_it_is_predicted(planned: Any) -> None:
+    free, limited = planned(ASKED), planned({**ASKED, "budget_watts": "0.6kW", "usd_per_kwh": 0.1})
+    assert free.prediction.power_watts.value > 600
+    assert limited.prediction.power_watts.value <= 600
+    assert limited.request.budget_watts == 600
+    assert "power budget" in limited.proof.binding_constraint
+    paid = limited.prediction.electricity_usd_per_hour
+    assert paid.value == pytest.approx(limited.prediction.power_watts.value / 1e4)
+    assert limited.prediction.request_rate_rps.value < free.prediction.request_rate_rps.value
+    assert parse_plan(limited.to_json()) == limited
+
+
+def test_a_budget_that_does_not_do_is_told_with_one_that_does(bare: ProfileStore) -> None:
+    asked = {**ASKED, "workload": "isl=1000,osl=200,rate=20"}
+    with pytest.raises(Infeasible, match="budget_watts: 300 W is less than any fleet") as error:
+        plan({**asked, "budget_watts": 300}, store=bare)
+    allowed = re.match(r"allow ([0-9,]+) W", error.value.hint)
+    assert allowed is not None, error.value.hint
+    assert plan({**asked, "budget_watts": float(allowed[1].replace(",", ""))}, store=bare).decision.engines
+
+
+@pytest.mark.parametrize("value", ["0", "much", -5])
+def test_a_budget_that_is_none_is_refused(value: Any) -> None:
+    with pytest.raises(InputError, match="budget_watts"):
+        plan({**ASKED, "budget_watts": value})

@@ -59,6 +59,7 @@ def curve_of(curve: StepCurve) -> Curve:
         _array(curve.prefixes),
         _array(curve.chunk),
         _array(curve.expert) if curve.expert is not None else np.zeros((2, 0)),
+        float(curve.beside),
     )
 
 

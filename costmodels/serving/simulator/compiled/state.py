@@ -56,6 +56,7 @@ class Curve(NamedTuple):
     prefixes: Array
     chunk: Array
     expert: Array
+    beside: float
 
 
 class Spec(NamedTuple):

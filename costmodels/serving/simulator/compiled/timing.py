@@ -97,7 +97,10 @@ def step_us(spec: Spec, curve: Curve, s: State, slot: int, everyone: float) -> f
         total = _at_contexts(curve, size, context / size)[0] * spec.drafted + count * spec.sequence_us
     if chunks:
         if count:
-            total += _along(curve.decodes, curve.mixed, size) - _along(curve.alone_knots, curve.alone, size)
+            alone = _along(curve.alone_knots, curve.alone, size)
+            attention = _at_contexts(curve, size, context / size)[0] - alone
+            total += (curve.beside - 1) * attention
+            total += _along(curve.decodes, curve.mixed, size) - alone
         for i in range(chunks):
             total += _chunk_us(curve, s.cut[rank, i].tokens, s.cut[rank, i].prefix)
             tokens += s.cut[rank, i].tokens

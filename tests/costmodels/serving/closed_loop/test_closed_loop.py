@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from costmodels.serving.closed_loop.client import percentiles
 from costmodels.serving.closed_loop.protocol import GENERATIONS, SLOTS, ClosedLoop, Gate, StepGrid, closed_loop
 
 
@@ -169,3 +170,13 @@ def test_a_gate_opens_early_for_enough_requests_and_never_for_an_idle_engine() -
 
 def test_gates_count_engine_steps_however_many_tokens_they_yield() -> None:
     assert gated(20.0).after(np.array([2.5])).steps[0] == 50.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 40), st.integers(0, 10**6), st.floats(0, 1))
+def test_percentiles_are_numpys_of_each_row_to_the_last_bit(n: int, most: int, seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.lognormal(size=(n, most))
+    values[rng.random(values.shape) < share] = np.nan
+    values[:, rng.integers(most)] = 1.0
+    assert (percentiles(values, [0.5, 0.99]) == np.nanquantile(values, [0.5, 0.99], axis=1)).all()

@@ -91,10 +91,8 @@ def test_a_table_says_what_the_steps_take(roofline_cost: CostModel, model: str, 
     assert (table.ranks, table.stages) == (layout[2], layout[1])
     for curve, exact in ((table.latency, truth.latency), (table.stage, truth.stage)):
         error = np.abs(by_table(curve, batch) / exact.value - 1)
-        assert (
-            np.quantile(error, 0.95) < 0.04
-        )  # 0.015 with the constants before: what a host hides of kernels' bends is less
-        assert np.median(error) < 0.01
+        assert np.quantile(error, 0.95) < 0.012
+        assert np.median(error) < 0.001
 
 
 @pytest.mark.parametrize("framework", ["vllm", "sglang", "trtllm"])
@@ -108,8 +106,8 @@ def test_experts_see_the_tokens_of_busy_and_of_idle_ranks(roofline_cost: CostMod
     truth = steps(roofline_cost, MOE, layout, batch, framework).latency.value
     (table,) = tables(roofline_cost, MOE, [layout], framework=framework)
     error = np.abs(by_table(table.latency, batch) / truth - 1)
-    assert np.quantile(error, 0.95) < 0.045
-    assert np.median(error) < 0.01
+    assert np.quantile(error, 0.95) < 0.01
+    assert np.median(error) < 0.001
 
 
 def test_verifying_steps_see_all_their_tokens(roofline_cost: CostModel) -> None:
@@ -119,7 +117,24 @@ def test_verifying_steps_see_all_their_tokens(roofline_cost: CostModel) -> None:
     )
     truth = steps(roofline_cost, DENSE, (4, 1, 1, 1, 1), batch).latency.value
     (table,) = tables(roofline_cost, DENSE, [(4, 1, 1, 1, 1)], queries=4)
-    assert np.quantile(np.abs(by_table(table.latency, batch) / truth - 1), 0.95) < 0.03
+    assert np.quantile(np.abs(by_table(table.latency, batch) / truth - 1), 0.95) < 0.012
+
+
+def test_contexts_are_as_long_beside_prompts(roofline_cost: CostModel) -> None:
+    """Where steps with prompts are slower than those without (their constants differ), so is attention over what is in
+    the cache, however long that is."""
+    batch = random_batch(300, 5)
+    mixed = np.flatnonzero((batch.prefills > 0) & (batch.decodes > 30))
+    batch = replace(
+        batch,
+        **{name: getattr(batch, name)[mixed] for name in ("prefills", "chunk", "prefix", "decodes")},
+        context=np.full(len(mixed), 30_000),
+        expert_tokens=batch.tokens[mixed].astype(float),
+    )
+    for framework in ("vllm", "sglang", "trtllm"):
+        truth = steps(roofline_cost, DENSE, (4, 1, 1, 1, 1), batch, framework).latency.value
+        (table,) = tables(roofline_cost, DENSE, [(4, 1, 1, 1, 1)], framework=framework)
+        assert np.abs(by_table(table.latency, batch) / truth - 1).max() < 0.01
 
 
 def test_knots_are_exact(roofline_cost: CostModel) -> None:

@@ -14,7 +14,7 @@ from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.fleets.capacities import ModelEngine, _worth
 from planner.serving.fleets.planning import plan_fleet
 from planner.serving.fleets.request import parse_fleet_request
-from profiles.errors import InputError
+from profiles.errors import Infeasible, InputError
 
 FLEET = {
     "cluster": {"name": "ours", "pools": [{"gpu": "H100", "gpus": 8}, {"gpu": "L40S", "gpus": 8}]},
@@ -106,3 +106,45 @@ def test_of_engines_that_are_as_good_as_each_other_one_stays(carried: tuple[floa
     keys += [ModelEngine(0, 2, (2, 1), 8192, precision, "TP2")]
     kept = _worth(keys, np.array([[*carried, 36.0], [*carried, 36.0]]))
     assert sorted(keys[i].gpus for i in kept) == [1, 2]
+
+
+ROWS = {
+    **FLEET,
+    "usd_per_kwh": 0.2,
+    "rows": [{"name": "r1", "pools": ["H100-SXM"], "budget_watts": "1kW", "other_watts_per_gpu": 100}],
+}
+
+
+def test_rows_keep_their_budgets_and_electricity_is_paid() -> None:
+    free, limited = planned(), plan_fleet(parse_fleet_request(ROWS))
+    assert limited.proof.fleet is not None
+    (row,) = limited.proof.fleet.rows
+    assert row.watts <= row.budget_watts == 1000
+    assert parse_plan(limited.to_json()) == limited
+    assert free.proof.fleet is not None
+    assert not free.proof.fleet.rows
+    gpus = sum(len(group.replicas) * (group.usd_per_hour or 0) for group in limited.decision.engines)
+    assert limited.decision.usd_per_hour is not None
+    assert gpus < limited.decision.usd_per_hour < gpus + 0.2 * 8 * 0.7 * 2
+    assert limited.prediction.electricity_usd_per_hour is not None
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"name": "r", "pools": ["X"], "budget_watts": 1}], "is not a pool of the cluster"),
+        ([{"name": n, "pools": ["H100-SXM"], "budget_watts": 1} for n in "ab"], "is in a and in b"),
+        ([{"name": "r", "pools": [p], "budget_watts": 1} for p in ("H100-SXM", "L40S")], "2 are called"),
+        ([{"name": "r", "pools": ["H100-SXM"], "budget_watts": "warm"}], "not understood"),
+    ],
+)
+def test_rows_that_contradict_themselves_are_refused(rows: object, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        parse_fleet_request({**FLEET, "rows": rows})
+
+
+def test_a_row_without_room_names_its_watts() -> None:
+    rows = [{"name": "all", "pools": ["H100-SXM", "L40S"], "budget_watts": 300}]
+    with pytest.raises(Infeasible, match=r"watts of .*row all carry") as error:
+        plan_fleet(parse_fleet_request({**FLEET, "rows": rows}))
+    assert "watts of row all" in error.value.hint

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from attention_cases import CASES, WINDOW, agrees
+from attention_cases import CASES, WINDOW, agrees, reference
 
 from profiles.collect.devices import Device, find_device
 from profiles.collect.operations.attention import choose, kernels
@@ -14,9 +14,12 @@ from profiles.collect.operations.attention_problem import Problem
 from profiles.collect.operations.collective import KINDS, Collective
 from profiles.collect.operations.gemm import Gemm
 from profiles.collect.operations.moe import Moe, expert_call, make_layer
+from profiles.collect.operations.training_attention import TrainingAttention
+from profiles.collect.operations.training_linear import TrainingExperts, _grouped, _looped, linear_call, operands
 from profiles.collect.points import Point, Settings
 from profiles.collect.timing import measure
 from profiles.errors import Unsupported
+from profiles.operation_tables import LINEAR_KINDS
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -84,6 +87,65 @@ def test_experts_are_right(gpu: Device, dtype: str) -> None:
         start += load
     error = result[:start] - torch.cat(expected)  # of single values a rounding to 8 bits may flip, of all it may not
     assert error.norm() < 0.05 * torch.cat(expected).norm()
+
+
+@pytest.mark.parametrize("kind", LINEAR_KINDS)
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_products_of_training_are_right(gpu: Device, dtype: str, kind: str) -> None:
+    linear = Point("training_linear", dtype, {"kind": kind, "tokens": 256, "in_features": 128, "out_features": 64})
+    a, b, out = operands(gpu, linear, 256, 128, 64)
+    call = linear_call(gpu, linear, a, b, out)
+    out.zero_()
+    call[1]()
+    assert_product(kind, a, b, out)
+    shape = {"kind": kind, "experts": 4, "rows": 64, "in_features": 128, "out_features": 64}
+    experts = Point("training_experts", dtype, shape)
+    a, b, out = operands(gpu, experts, 256, 128, 64, experts=4)
+    grouped = _grouped(gpu, experts, a, b, out, rows=64)
+    assert (grouped is None) == (dtype == "fp16")
+    name, run = grouped or _looped(gpu, experts, a, b, out, rows=64)
+    out.zero_()
+    result = run() if grouped else (run(), out)[1]
+    for expert in range(4):
+        rows = slice(64 * expert, 64 * expert + 64)
+        weights = b[rows] if kind.startswith("weight") else b[expert]
+        assert_product(kind, a[rows], weights, result[expert] if kind.startswith("weight") else result[rows])
+    timing = measure(gpu, TrainingExperts().prepare(gpu, experts), Settings())
+    assert timing.method == "cuda_graph", name
+
+
+def assert_product(kind: str, a: Any, b: Any, result: Any) -> None:
+    a, b = a.float(), b.float()
+    expected = a @ b.T if kind == "forward" else a @ b if kind == "data_gradient" else a.T @ b
+    assert (result.float() - expected).norm() < 0.01 * expected.norm()
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "qk", "value"), [(8, 8, 64, 64), (8, 2, 128, 128), (4, 4, 192, 128)])
+@pytest.mark.parametrize("name", ["flash_attn_3", "flash_attn_2", "sdpa_cudnn", "sdpa_flash", "sdpa_efficient"])
+def test_the_backward_pass_of_attention_is_right(
+    monkeypatch: pytest.MonkeyPatch, gpu: Device, name: str, heads: int, kv_heads: int, qk: int, value: int
+) -> None:
+    sizes = {"batch": 2, "query_tokens": 256, "heads": heads, "kv_heads": kv_heads, "head_dim": qk, "value_dim": value}
+    benchmark, point = TrainingAttention(), Point("training_attention", "bf16", {"kind": "backward", **sizes})
+    problem = benchmark.problem(point)
+    kernel = next(kernel for kernel in benchmark.kernels(gpu, point) if kernel.name == name)
+    if reason := kernel.reason(gpu, problem):
+        pytest.skip(reason)
+    drawn: list[Any] = []
+    randn_like = torch.randn_like
+    monkeypatch.setattr(torch, "randn_like", lambda like: drawn.append(randn_like(like)) or drawn[-1])
+    try:
+        _, held, run = choose(gpu, problem, (kernel,))
+    except Unsupported as error:
+        pytest.skip(error.message)
+    q, k, v = (t.detach().float().cpu().requires_grad_() for t in (held.q, held.k, held.v))
+    output = reference(problem, q, k, v)
+    gradient = drawn[-1].float().cpu()
+    (expected,) = torch.autograd.grad(output if gradient.shape == output.shape else output.transpose(1, 2), q, gradient)
+    result = run().float().cpu()
+    result = result if result.shape == expected.shape else result.transpose(1, 2)
+    assert (result - expected).norm() < 0.02 * expected.norm()
+    assert measure(gpu, benchmark.prepare(gpu, point), Settings()).method == "cuda_graph"
 
 
 def test_prepared_calls_are_captured_into_graphs(gpu: Device) -> None:
