@@ -132,7 +132,7 @@ def test_uneven_stages_are_read_and_said() -> None:
         ({"global_batch": 60}, "global_batch: 60", "56 or 64"),
         ({"model": "gpt:hidden=1024,layers=24,heads=16,vocab=50257", "tp": 3, "dp": 1}, "tp: 3", "16 attention heads"),
         ({"tp": 3, "dp": 1}, "tp: 3", "nearest that does: 2 or 4"),
-        ({"model": "Qwen/Qwen3-30B-A3B", "seq_len": 4096, "ep": 5, "dp": 5}, "ep: 5", "nearest that does: 4 or 8"),
+        ({"model": "Qwen/Qwen3-30B-A3B", "ep": 5, "dp": 5, "global_batch": 60}, "ep: 5", "nearest that does: 4 or 8"),
         ({"pp": 64, "dp": 1}, "pp: 64", "32 layers"),
         ({"seq_len": 131073}, "seq_len: 131073", "positions"),
         ({"seq_len": 8191, "tp": 2}, "seq_len: 8191", "multiple"),
