@@ -93,7 +93,7 @@ def _check(setting: Setting, request: TrainingRequest) -> None:
             f"seq_len: {request.seq_len} is beyond the {longest} positions of {model.name}", "choose a shorter sequence"
         )
     if model.experts is None and any(degree > 1 for degree in request.ep or ()):
-        raise InputError(f"ep: {one_of(map(str, request.ep))}, but {model.name} has no experts", "leave ep out")
+        raise InputError(f"ep: {one_of(map(str, request.ep or ()))}, but {model.name} has no experts", "leave ep out")
 
 
 def _search(setting: Setting, request: TrainingRequest, links: Links, gpu: Gpu, gpus: int) -> Search:

@@ -180,6 +180,16 @@ def test_requests_that_contradict_themselves_are_refused(changes: dict[str, Any]
         plan(**changes)
 
 
+def test_torchtitan_recomputes_every_nth_layer() -> None:
+    made = plan(model="meta-llama/Llama-3.1-8B", framework="torchtitan", cluster="8xH100", seq_len=8192, dp=[8], pp=[1])
+    (stage,) = made.decision.stages
+    assert 0 < stage.recomputed < stage.layers / 2, "else the case asks for another"
+    words = made.decision.launch.arguments
+    every = int(words[words.index("--activation_checkpoint.selective_ac_option") + 1])
+    assert stage.layers // every == stage.recomputed
+    assert not made.decision.recompute
+
+
 def test_megatrons_flags_name_every_degree_and_uneven_stages() -> None:
     made = plan(tp=[2], pp=[3], vpp=[1], framework="megatron")
     words = made.decision.launch.arguments
