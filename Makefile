@@ -59,6 +59,8 @@ bench-wide-ep: $(STAMP)
 test-launchers: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.launchers.matrix
 
+FRAMEWORKS = "$$($(BIN)/python -c 'import platformdirs; print(platformdirs.user_cache_dir("shardwright"))')/launchers"
+
 # Command lines of 500 random plans through the real parsers and configurations, each in an environment of its own.
 test-launchers-real: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.launchers.real vllm 0.33.0
@@ -66,10 +68,15 @@ test-launchers-real: $(STAMP)
 	test -x .routers/bin/python || $(PYTHON) -m venv .routers
 	.routers/bin/pip install --quiet vllm-router==0.1.17 sglang-router==0.3.2
 	$(BIN)/python -m tests.benchmarks.launchers.fronts --routers .routers/bin/python
+	test -x .dynamo/bin/python || $(PYTHON) -m venv .dynamo
+	.dynamo/bin/pip install --quiet --no-deps ai-dynamo==1.6.1 ai-dynamo-runtime==1.6.1
+	.dynamo/bin/pip install --quiet "pydantic<=2.13.5" uvloop "aiohttp<4" msgspec "prometheus-client<1" pyzmq zstandard transformers
+	$(BIN)/python -m tests.benchmarks.launchers.graphs --dynamo .dynamo/bin/python --vllm $(FRAMEWORKS)/vllm-0.33.0/bin/python \
+	  --sglang $(FRAMEWORKS)/sglang-0.5.23/bin/python
 	test -x .sky/bin/python || ($(PYTHON) -m venv .sky && .sky/bin/pip install --quiet skypilot==0.14.1)
 	test -x .ray/bin/python || ($(PYTHON) -m venv .ray && .ray/bin/pip install --quiet "ray[serve]==2.60.0")
 	$(BIN)/python -m tests.benchmarks.launchers.platforms --sky .sky/bin/python --ray .ray/bin/python \
-	  --vllm "$$($(BIN)/python -c 'import platformdirs; print(platformdirs.user_cache_dir("shardwright"))')/launchers/vllm-0.33.0/bin/python"
+	  --vllm $(FRAMEWORKS)/vllm-0.33.0/bin/python
 
 bench-experts: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.experts_balance

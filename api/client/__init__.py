@@ -1,5 +1,5 @@
 """The service from Python: ``from api.client import Client``."""
 
-from api.client.connection import Client, JobCancelled, JobHandle, ServiceProblem
+from api.client.connection import Client, JobCancelled, JobHandle, ServiceAway, ServiceProblem
 
-__all__ = ["Client", "JobCancelled", "JobHandle", "ServiceProblem"]
+__all__ = ["Client", "JobCancelled", "JobHandle", "ServiceAway", "ServiceProblem"]

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +30,9 @@ from profiles.errors import ShardwrightError, UnknownName
 ENDED = ("done", "failed", "cancelled")
 PATIENCE_S = 25.0
 """A request waits so long at the service before it asks again: gateways cut what is silent for longer."""
+
+AWAY_S = 60.0
+"""A service that is being restarted, or whose database is, may be away so long while a job is waited for."""
 
 
 class ServiceProblem(ShardwrightError):
@@ -46,6 +50,12 @@ class ServiceProblem(ShardwrightError):
         self.status = int(problem.get("status", 0))
 
 
+class ServiceAway(ShardwrightError):
+    """Nobody answers at the address, or not in time."""
+
+    title = "The service is away"
+
+
 class JobCancelled(ServiceProblem):
     """The job was stopped."""
 
@@ -59,6 +69,7 @@ class Client:
         url: where it listens.
         key: an API key; default: $SHARDWRIGHT_KEY, a variable of the client alone.
         timeout: seconds for an answer to a single request.
+        ca: a file of certificates (PEM) that the service's own is trusted by; default: those that httpx knows.
         transport: of httpx, for tests.
     """
 
@@ -68,11 +79,13 @@ class Client:
         key: str | None = None,
         *,
         timeout: float = 60.0,
+        ca: Path | str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         key = key or os.environ.get("SHARDWRIGHT_KEY")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
+        trusted = True if ca is None else ssl.create_default_context(cafile=str(ca))
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, verify=trusted, transport=transport)
 
     def __enter__(self) -> Client:
         return self
@@ -105,6 +118,7 @@ class Client:
 
         Raises:
             ServiceProblem: the service refused, or found that nothing satisfies the request.
+            ServiceAway: it cannot be reached, or went away and did not come back.
             TimeoutError: ``timeout`` passed.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -128,6 +142,14 @@ class Client:
             return JobHandle(self, "", answer.headers["content-location"])
         return JobHandle(self, answer.json()["id"])
 
+    def job(self, id_: str) -> JobHandle:
+        """A job that was submitted before, by its id: of another run of your program, say."""
+        return JobHandle(self, id_)
+
+    def jobs(self, state: str | None = None) -> Iterator[dict[str, Any]]:
+        """Your jobs as they stand, the newest first; ``state``: queued, running, done, failed or cancelled."""
+        return self._pages("/v1/jobs", "jobs", {"state": state})
+
     def _post(
         self,
         kind: Kind,
@@ -148,29 +170,31 @@ class Client:
 
     def documents(self, *, kind: str | None = None, model: str | None = None) -> Iterator[dict[str, Any]]:
         """Entries of your documents, the newest first."""
-        asked = {name: value for name, value in (("kind", kind), ("model", model)) if value is not None}
-        cursor: str | None = None
+        return self._pages("/v1/documents", "documents", {"kind": kind, "model": model})
+
+    def _pages(self, path: str, name: str, filters: Mapping[str, str | None]) -> Iterator[dict[str, Any]]:
+        asked = {name: value for name, value in filters.items() if value is not None}
         while True:
-            page = self._sent("GET", "/v1/documents", params={**asked, **({"cursor": cursor} if cursor else {})}).json()
-            yield from page["documents"]
-            cursor = page["next_cursor"]
-            if cursor is None:
+            page = self._sent("GET", path, params=asked).json()
+            yield from page[name]
+            if page["next_cursor"] is None:
                 return
+            asked["cursor"] = page["next_cursor"]
 
     def document(self, path: str) -> Any:
-        """A document by its path, or its id."""
-        content = self.content(path)
-        fields = json.loads(content)
-        return _read(_kind(fields["kind"]), content)
+        """A document by its path, or its id; of an export the bytes of its archive."""
+        answer = self._sent("GET", _place(path))
+        if answer.headers.get("content-type") != "application/json":
+            return answer.content
+        return _read(_kind(answer.json()["kind"]), answer.content)
 
     def content(self, path: str) -> bytes:
         """The bytes of a document: the same as the command line's --json."""
-        return self._sent("GET", path if path.startswith("/") else f"/v1/documents/{path}").content
+        return self._sent("GET", _place(path)).content
 
     def explanation(self, path: str) -> str:
         """What `--explain` prints of a document."""
-        place = path if path.startswith("/") else f"/v1/documents/{path}"
-        return self._sent("GET", f"{place}/explanation").text
+        return self._sent("GET", f"{_place(path)}/explanation").text
 
     def upload_profile(self, name: str, rows: Path | bytes, operation: str | None = None) -> dict[str, Any]:
         """Stores measurement rows (Parquet or CSV) as the next version of ``name``."""
@@ -186,10 +210,19 @@ class Client:
         return uploaded
 
     def _sent(self, method: str, path: str, **options: Any) -> httpx.Response:
-        answer = self._http.request(method, path, **options)
+        try:
+            answer = self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            raise self._away(error) from error
         if answer.is_success:
             return answer
         raise _problem(answer)
+
+    def _away(self, error: httpx.TransportError) -> ServiceAway:
+        told = str(error) or type(error).__name__
+        return ServiceAway(
+            f"{self._http.base_url}: cannot be reached ({told})", "is the service up, and this its address?"
+        )
 
 
 class JobHandle:
@@ -215,8 +248,13 @@ class JobHandle:
             self._client._sent("DELETE", f"/v1/jobs/{self.id}")
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """Its status as it changes, until it has ended; a connection that breaks is opened again."""
+        """Its status as it changes, until it has ended; a connection that breaks is opened again.
+
+        Raises:
+            ServiceProblem: there is no such job; ServiceAway: the service went away and did not come back.
+        """
         last: dict[str, Any] = {"state": "done"} if not self.id else {}
+        patience = _Patience()
         while last.get("state") not in ENDED:
             try:
                 with self._client._http.stream("GET", f"/v1/jobs/{self.id}/events") as stream:
@@ -224,30 +262,70 @@ class JobHandle:
                         stream.read()
                         raise _problem(stream)
                     for line in stream.iter_lines():
-                        if line.startswith("data: "):
-                            last = json.loads(line.removeprefix("data: "))
+                        patience = _Patience()
+                        if line.startswith("data: ") and (now := json.loads(line.removeprefix("data: "))) != last:
+                            last = now
                             yield last
-            except httpx.TransportError:
-                time.sleep(0.5)
+            except httpx.TransportError as error:
+                patience.wait(self._client._away(error))
+            except ServiceProblem as error:
+                patience.wait(error)
 
     def result(self, timeout: float | None = None) -> Any:
-        """The document, once it is there.
+        """The document, once it is there: jobs outlive their service, and it may be away for :data:`AWAY_S`.
 
         Raises:
-            ServiceProblem: it failed; JobCancelled: it was stopped; TimeoutError: ``timeout`` seconds passed.
+            ServiceProblem: it failed; JobCancelled: it was stopped; TimeoutError: ``timeout`` seconds passed;
+            ServiceAway: the service went away and did not come back.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        pause = 0.1
-        while (now := self.status())["state"] not in ENDED:
+        pause, patience = 0.1, _Patience()
+        now: dict[str, Any] = {}
+        while True:
+            try:
+                now, patience = self.status(), _Patience()
+            except (ServiceAway, ServiceProblem) as error:
+                patience.wait(error)
+            if now.get("state") in ENDED:
+                break
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"job {self.id}: {now['state']} after {timeout:g} s")
+                raise TimeoutError(f"job {self.id}: {now.get('state', 'unknown')} after {timeout:g} s")
             time.sleep(pause)
             pause = min(pause * 1.5, 2.0)
         if now["state"] == "done":
-            return self._client.document(now["result"])
+            return _patiently(lambda: self._client.document(now["result"]))
         if now["state"] == "cancelled":
             raise JobCancelled({"detail": f"job {self.id}: was stopped", "hint": "ask again", "status": 410})
         raise ServiceProblem(now["problem"])
+
+
+class _Patience:
+    """With a service that is away: from the first time until :data:`AWAY_S` later."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def wait(self, error: ShardwrightError) -> None:
+        """Waits a moment. Raises ``error`` where that has no use: it lasts too long, or it is no absence."""
+        self._since = self._since or time.monotonic()
+        may_come_back = isinstance(error, ServiceAway) or (isinstance(error, ServiceProblem) and error.status == 503)
+        if not may_come_back or time.monotonic() - self._since > AWAY_S:
+            raise error
+        time.sleep(0.5)
+
+
+def _patiently(ask: Callable[[], Any]) -> Any:
+    """What ``ask`` answers, once the service is there to."""
+    patience = _Patience()
+    while True:
+        try:
+            return ask()
+        except (ServiceAway, ServiceProblem) as error:
+            patience.wait(error)
+
+
+def _place(path: str) -> str:
+    return path if path.startswith("/") else f"/v1/documents/{path}"
 
 
 def _kind(name: str) -> Kind:

@@ -9,9 +9,11 @@ from pydantic import BaseModel
 from starlette.requests import Request
 
 from api.rest import openapi
+from api.rest.problems import RefusedError
 from api.rest.service import Service
 from costmodels.models.registry import RegisteredModel, registered
-from planner.kinds import schema, schema_names
+from planner.kinds import ALIASES, questions, schema, schema_names
+from profiles.errors import UnknownName
 from profiles.hardware import Fabric, Gpu, Node, Price, fabrics, gpus, nodes, on_demand_price
 
 
@@ -23,6 +25,16 @@ class PricedGpu(Gpu):
     """A GPU type, and the cheapest on-demand price on record."""
 
     on_demand_price: Price | None
+
+
+class SchemaEntry(BaseModel):
+    name: str
+    schema_version: str
+    path: str
+
+
+class Schemas(BaseModel):
+    schemas: list[SchemaEntry]
 
 
 class Hardware(BaseModel):
@@ -51,8 +63,23 @@ def add(app: FastAPI, service: Service) -> None:
         priced = [PricedGpu(**gpu.model_dump(), on_demand_price=on_demand_price(gpu)) for gpu in gpus().values()]
         return Hardware(gpus=priced, nodes=list(nodes().values()), fabrics=list(fabrics().values()))
 
+    @app.get("/v1/schemas", summary="JSON Schemas that there are", responses=openapi.usual_problems(), tags=["schemas"])
+    async def schemas(request: Request) -> Schemas:
+        """Of every kind's document and of what asks for it, each with its version."""
+        await service.asker(request, "read")
+        known = {each.name: each.version for each in questions()}
+        known |= {each.request_name: each.request_version for each in questions()}
+        entries = [(name, known[ALIASES.get(name, name)], f"/v1/schemas/{name}") for name in schema_names()]
+        return Schemas(schemas=[SchemaEntry(name=name, schema_version=of, path=path) for name, of, path in entries])
+
     for name in schema_names():
         _add_schema(app, service, name)
+
+    @app.get("/v1/schemas/{name}", include_in_schema=False)
+    async def unknown(request: Request, name: str) -> None:
+        await service.asker(request, "read")
+        known = UnknownName("schema", name[:80], schema_names())
+        raise RefusedError(404, "not-found", "Not found", known.message, f"{known.hint}; GET /v1/schemas lists them")
 
 
 def _add_schema(app: FastAPI, service: Service, name: str) -> None:

@@ -42,6 +42,8 @@ class Edge:
         id_ = given if _ID.fullmatch(given) else secrets.token_hex(8)
         token = request_id.set(id_)
         status, headers = 500, []
+        is_head = scope["method"] == "HEAD"  # what GET answers, without its body
+        asked = {**scope, "method": "GET"} if is_head else scope
 
         async def answer(message: Message) -> None:
             nonlocal status, headers
@@ -53,13 +55,15 @@ class Edge:
                     headers.append((b"cache-control", b"no-store"))
                 if (allowance := state.get("allowance")) is not None:
                     headers += _raw(allowance.headers())
+            elif is_head:
+                message = {**message, "body": b""}
             await send(message)
 
         try:
-            await self._app(scope, receive, answer)
+            await self._app(asked, receive, answer)
         finally:
             seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "none")
+            route = getattr(asked.get("route"), "path", "none")
             self._metrics.asked(scope["method"], route, status, seconds)
             self._audit.write(scope, id_, status, seconds, headers)
             request_id.reset(token)

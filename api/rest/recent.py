@@ -23,6 +23,7 @@ class Recent(Generic[K, V]):
         seconds: how old one may be that is handed out. After half of this it is looked up again meanwhile, so that
             nobody waits for what is asked often.
         most: how much is remembered, each value weighing as ``weight`` says; one of a fourth of this is not.
+            What is too old goes whenever something is looked up.
     """
 
     def __init__(
@@ -32,6 +33,9 @@ class Recent(Generic[K, V]):
         self._held: OrderedDict[K, tuple[float, V]] = OrderedDict()
         self._asked: dict[K, asyncio.Task[V]] = {}
         self._weighs = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
 
     async def find(self, key: K) -> V:
         """The value of ``key``. Raises what looking it up does."""
@@ -57,6 +61,8 @@ class Recent(Generic[K, V]):
             self._weighs += weight
             while self._weighs > self._most:
                 self._drop(next(iter(self._held)))
+        while self._held and at - next(iter(self._held.values()))[0] >= self._seconds:  # the oldest stands first
+            self._drop(next(iter(self._held)))
         return found
 
     def _over(self, key: K, task: asyncio.Task[V]) -> None:

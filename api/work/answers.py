@@ -30,7 +30,8 @@ def understood(kind: Kind, fields: object, folders: Sequence[Path] = ()) -> Docu
     Raises:
         InputError: the first field that is wrong.
     """
-    request = checked(kind.asked_by(fields).request, fields, "request", _catalogue(tuple(folders)))
+    asked = kind.asked_by(fields)
+    request = checked(asked.request, fields, "request", _catalogue(tuple(folders)), asked.request_name)
     model = getattr(request, "model", None)
     if isinstance(model, str) and not is_written_out(model):
         architecture_of(model)  # a name that nobody knows need not wait for a worker to say so

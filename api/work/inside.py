@@ -63,6 +63,7 @@ def _answer_all(pipe: Connection, *, warm: bool) -> None:
     send("warm", None)
     while True:
         name, request, folders = pipe.recv()
+        send("doing", (f"making {KINDS[name].title.partition(':')[0]}", None))
         send("answer", answer(KINDS[name], request, folders, lambda *said: send("doing", said)))
 
 

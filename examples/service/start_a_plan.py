@@ -6,7 +6,7 @@ plan serve &  then  python examples/service/start_a_plan.py http://127.0.0.1:800
 import shlex
 import sys
 
-from api.client import Client, ServiceProblem
+from api.client import Client, ServiceAway, ServiceProblem
 
 REQUEST = {
     "model": "Qwen/Qwen3-8B",
@@ -21,7 +21,7 @@ try:
         for now in job.events():
             print(f"{now['state']}: {now['doing']}", file=sys.stderr)
         plan = job.result()
-except ServiceProblem as error:
+except (ServiceAway, ServiceProblem) as error:
     sys.exit(f"error: {error.message}\nhint: {error.hint}")
 for group in plan.decision.engines:
     for replica in group.replicas:

@@ -66,13 +66,13 @@ WHOLE_NUMBERS = BeforeValidator(_whole_numbers, json_schema_input_type=str | lis
 D = TypeVar("D", bound=BaseModel)
 
 
-def checked(kind: type[D], fields: object, where: str, catalogue: Catalogue = SHIPPED) -> D:
+def checked(kind: type[D], fields: object, where: str, catalogue: Catalogue = SHIPPED, schema: str = "") -> D:
     """``kind(**fields)`` with pydantic's report turned into one clear :class:`InputError`; ``catalogue`` is what its
-    validators look names of hardware up in (:func:`catalogue_of`)."""
+    validators look names of hardware up in (:func:`catalogue_of`), ``schema`` what `plan schema` calls its schema."""
     try:
         return kind.model_validate(fields, context={_CATALOGUE: catalogue})
     except ValidationError as error:
-        raise validation_error(error, where) from error
+        raise validation_error(error, where, schema) from error
 
 
 def catalogue_of(info: ValidationInfo) -> Catalogue:
@@ -101,8 +101,9 @@ _WAYS_OUT = {
 }
 
 
-def validation_error(error: ValidationError, where: str) -> InputError:
-    """The first problem of a pydantic report as an :class:`InputError`."""
+def validation_error(error: ValidationError, where: str, schema: str = "") -> InputError:
+    """The first problem of a pydantic report as an :class:`InputError`; arguments as of :func:`checked`."""
+    command = f"`plan schema {schema}`" if schema else "`plan schema`"
     problem = error.errors(include_url=False)[0]
     path = [str(part) if isinstance(part, int) else named(part) for part in problem["loc"]]
     field = ".".join(path)
@@ -110,9 +111,9 @@ def validation_error(error: ValidationError, where: str) -> InputError:
     kind, value = problem["type"], problem.get("input")
     way_out = _WAYS_OUT.get(path[-1] if path else where)
     if kind == "missing":
-        return InputError(f"{label} is missing", way_out or "`plan schema` says what is needed", field=field)
+        return InputError(f"{label} is missing", way_out or f"{command} says what is needed", field=field)
     if kind in ("extra_forbidden", "invalid_key"):
-        hint = "remove it, or check its spelling; `plan schema` lists what is known"
+        hint = f"remove it, or check its spelling; {command} lists what is known"
         return InputError(f"{label} is not known", hint, field=field)
     if kind == "literal_error" and isinstance(value, str):
         known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
@@ -122,6 +123,7 @@ def validation_error(error: ValidationError, where: str) -> InputError:
         return InputError(f"{label}: {message}", said or way_out or "correct it", field=field)
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         wrong = "is not an object"
+        way_out = way_out or (f"write an object; {command} says what it may hold" if not path else None)
     elif kind in ("tuple_type", "list_type"):
         wrong = "is not a list"
     elif kind in ("too_short", "too_long") and "actual_length" in problem["ctx"]:

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from planner.exports.bench import bench_script
-from planner.exports.fleet import StartedFleet, released
+from planner.exports.fleet import PlacedEngine, StartedFleet, released
 from planner.exports.target import Asked, Target
 from planner.serving.document.plan import Plan
 from profiles.errors import Unsupported
@@ -52,13 +52,13 @@ class ServingTarget(Target):
         for engine in fleet.engines:
             reason = fleet.launcher.cannot_place(engine.spec, engine.gpus_by_node)
             if reason is None and len(engine.shares) > 1:
-                reason = self.cannot_span(len(engine.shares))
+                reason = self.cannot_span(engine)
             if reason is not None:
                 return f"{engine.id} ({engine.group.layout.label}): {reason}"
         return None
 
-    def cannot_span(self, nodes: int) -> str | None:
-        """Why the platform cannot run an engine over several nodes, or None where it can."""
+    def cannot_span(self, engine: PlacedEngine) -> str | None:
+        """Why the platform cannot run an engine of several nodes, or None where it can."""
         return None
 
     def files(self) -> dict[str, str]:

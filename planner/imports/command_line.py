@@ -20,6 +20,8 @@ from profiles.values import shown
 
 QUOTES = "'\""
 _NUMBER = re.compile(r"-[0-9.]")
+_DASHES = re.compile(r"[\u2010-\u2015\u2212][\u2010-\u2015\u2212-]*(?=[A-Za-z])")
+_LEVEL = re.compile(r"-O=?([^.=].*)?")
 _NAMES_ONLY = {"--served-model-name", "--served_model_name", "--node-rank"}
 """Options with a meaning, whose value need not be known."""
 _HUMAN = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)([kKmMgGtT]?)")
@@ -131,9 +133,15 @@ def read_arguments(words: Sequence[Word], options: Options) -> Arguments:
             tell; naming it and its place.
     """
     out, at = Arguments(options), 0
+    words = _with_levels(words, options)
     while at < len(words):
         word = words[at]
         at += 1
+        if _DASHES.match(word.text):
+            raise InputError(
+                f"argument {at}: {shown(word.text)}: begins with a dash that is no hyphen, as text programs make them",
+                f"write --{_DASHES.sub('', word.text)}",
+            )
         if word.text == "--" and not word.unknown:
             out.positional += [_known(each, "an argument", place) for place, each in enumerate(words[at:], at + 1)]
             break
@@ -175,6 +183,20 @@ def read_arguments(words: Sequence[Word], options: Options) -> Arguments:
     return out
 
 
+def _with_levels(words: Sequence[Word], options: Options) -> list[Word]:
+    """``-O3``, ``-O=3`` and ``-O 3`` as vLLM reads them (utils/argparse_utils.py)."""
+    level = options.named("--optimization-level")
+    out: list[Word] = []
+    for at, word in enumerate(words):
+        found = _LEVEL.fullmatch(word.text) if options.framework.name == "vllm" and level is not None else None
+        if found is None or (found[1] is None and not (at + 1 < len(words) and words[at + 1].text in tuple("0123"))):
+            out.append(word)
+        else:
+            name = "--optimization-level"
+            out.append(Word(name if found[1] is None else f"{name}={found[1]}", word.unknown))
+    return out
+
+
 def _is_option(word: Word) -> bool:
     return word.text.startswith("-") and len(word.text) > 1 and not _NUMBER.match(word.text) and " " not in word.text
 
@@ -193,7 +215,7 @@ def _known(word: Word, what: str, place: int) -> str:
 def _option(name: str, word: Word, place: int, options: Options) -> tuple[CommandOption, str, list[str]]:
     """(the option, its name, the field of its JSON that is meant)."""
     own, path = name, []
-    if options.framework.name == "vllm" and name.startswith("--") and "." in name:
+    if options.framework.name == "vllm" and "." in name:
         own, *path = name.split(".")
     release = options.release
     spelt = own.replace("_", "-") if release.underscores else own

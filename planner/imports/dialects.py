@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from packaging.version import Version
+
 from costmodels.serving.frameworks.framework import Framework
 from planner.contract.engine import Role
-from planner.contract.files import mapping_of
 from planner.imports.command_line import Arguments, Given, human_number
-from planner.imports.named_files import text_named
 from planner.imports.options import meanings
+from planner.imports.options_file import options_file
 from profiles.errors import InputError, Unsupported
 from profiles.values import shown
 
@@ -19,19 +20,19 @@ WITHOUT_EXPERT_PARALLEL = ("ascend_tp",)
 """Choices of SGLang's --moe-a2a-backend that leave --ep-size as it is (arg_groups/overrides.py of 0.5.23,
 _A2A_EP_SPANNING_BACKENDS)."""
 
-OFFLOADING = ("LMCache", "Offload", "CPUOffload", "HF3FS", "MooncakeStore", "MultiConnector", "ExampleConnector")
+OFFLOADING = ("LMCache", "Offload", "SharedStorage", "HF3FS", "MooncakeStore", "MultiConnector", "ExampleConnector")
 """Words of the names of vLLM's connectors that keep caches elsewhere, and hand none to another engine."""
-
-_READS_NO_FILE = "write its options as flags, or give the file beside the command"
 
 
 @dataclass(frozen=True)
 class ExpertsSaid:
-    """What a command says of how experts are reached and balanced, in its framework's words."""
+    """What a command says of how experts are reached and balanced, in its framework's words. ``slots``: experts and
+    their copies together, where that is what it says."""
 
     backend: str = ""
     mode: str = ""
     redundant: int = 0
+    slots: int | None = None
     overlap: Literal["none", "two_batch", "single_batch"] = "none"
     eplb: Literal["off", "static", "dynamic"] = "off"
     dispatch_tokens: int = 0
@@ -97,26 +98,36 @@ def said_by(framework: Framework, line: Arguments, files: Mapping[str, str]) -> 
             if flag in table.effects:
                 effects.append(f"{given.written}: {table.effects[flag]}")
                 break
-    exchange = found.experts.backend
-    known = {way.backend for way in framework.parallelism.exchanges.values()}
-    if exchange and exchange not in known and exchange not in table.gathers:
-        effects.append(f"{exchange}: this exchange of tokens is not modelled; predicted as if all ranks gathered all")
     kept = tuple((each.written, each.value) for name, each in line.given.items() if name not in line.used)
     return replace(found, notes=(*line.notes, *found.notes, *effects), kept=kept)
 
 
 DISPATCH_TOKENS = {"vllm": "VLLM_MOE_DP_CHUNK_SIZE", "sglang": "SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK"}
 """Variables that say how many tokens the buffers of an exchange hold."""
-COMMUNICATION = "TRTLLM_FORCE_COMM_METHOD"
+EXCHANGE = {"vllm": ("VLLM_ALL2ALL_BACKEND", "0.16"), "trtllm": ("TRTLLM_FORCE_COMM_METHOD", None)}
+"""Variables that name the exchange, whatever the command says, and the first release that reads them no more
+(vllm#33535)."""
 
 
 def with_variables(said: EngineSaid, environment: Mapping[str, str]) -> EngineSaid:
     """``said`` with what variables say of it."""
-    tokens = environment.get(DISPATCH_TOKENS.get(said.framework.name, ""), "")
+    framework, notes = said.framework, []
+    tokens = environment.get(DISPATCH_TOKENS.get(framework.name, ""), "")
     experts = replace(said.experts, dispatch_tokens=int(tokens) if tokens.isascii() and tokens.isdigit() else 0)
-    if said.framework.name == "trtllm" and environment.get(COMMUNICATION):
-        experts = replace(experts, backend=environment[COMMUNICATION])
-    return replace(said, experts=experts)
+    name, gone = EXCHANGE.get(framework.name, ("", None))
+    if environment.get(name):
+        if gone is None or Version(framework.release.version) < Version(gone):
+            experts = replace(experts, backend=environment[name])
+        else:
+            notes.append(f"{name}: {framework.title} does not read it (from {gone} on): write --all2all-backend")
+    known = {way.backend for way in framework.parallelism.exchanges.values()}
+    if experts.backend and experts.backend not in known and experts.backend not in meanings(framework.name).gathers:
+        notes.append(
+            f"{experts.backend}: this exchange of tokens is not modelled; predicted as if all ranks gathered all"
+        )
+    if not experts.backend and (experts.redundant or experts.slots or experts.eplb != "off"):
+        notes.append("experts are balanced, and no exchange is named: predicted without copies and moves of experts")
+    return replace(said, experts=experts, notes=(*said.notes, *notes))
 
 
 def _refuse(line: Arguments) -> None:
@@ -209,11 +220,22 @@ def _vllm_role(line: Arguments) -> tuple[Role | None, list[str]]:
     asked = line.document("kv_transfer")
     if not asked:
         return "aggregated", []
+    within = [each for each in _joined(asked) if not any(word in str(each["kv_connector"]) for word in OFFLOADING)]
+    if asked.get("kv_connector") == "MultiConnector" and within:
+        asked = within[0]
     connector, role = str(asked.get("kv_connector", "")), asked.get("kv_role")
     if any(word in connector for word in OFFLOADING):
         return "aggregated", [f"{connector}: the cache that it keeps elsewhere is not counted"]
     roles: dict[object, Role] = {"kv_producer": "prefill", "kv_consumer": "decode"}
     return roles.get(role), []
+
+
+def _joined(asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a MultiConnector joins."""
+    joined = asked.get("kv_connector_extra_config")
+    given = joined.get("connectors") if isinstance(joined, Mapping) else None
+    found = [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
+    return [each for each in found if "kv_connector" in each]
 
 
 def _vllm_experts(line: Arguments) -> ExpertsSaid:
@@ -351,7 +373,8 @@ def _trtllm(framework: Framework, line: Arguments, files: Mapping[str, str]) -> 
         raise InputError(
             f"argument {shown(line.positional[1])}: is neither an option nor the model", "name the model once"
         )
-    from_file, kept = _options_file(line, files)
+    read = options_file(line, files)
+    from_file = read.said
 
     def said(name: str) -> Any:
         # The options file replaces what flags say.
@@ -395,7 +418,10 @@ def _trtllm(framework: Framework, line: Arguments, files: Mapping[str, str]) -> 
         kv=None if kv in (None, "auto") else str(kv),
         role=role,
         draft_tokens=drafts,
-        notes=tuple(f"{name} of the options file has no meaning here" for name in kept),
+        experts=ExpertsSaid(
+            eplb="off" if read.moves is None else "dynamic" if read.moves else "static", slots=read.slots
+        ),
+        notes=tuple(f"{name} of the options file has no meaning here" for name in read.unread),
     )
 
 
@@ -408,34 +434,6 @@ def _as_share(value: Any) -> float:
         raise InputError(
             f"free_gpu_memory_fraction: {shown(str(value))} is no share", "give a number above 0, at most 1"
         )
-    return found
-
-
-def _options_file(line: Arguments, files: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """(what the options file says under our names, what of it has none)."""
-    given = line.of("options_file")
-    if given is None or given.value is None:
-        return {}, []
-    name = given.value
-    text = text_named(files, name)
-    if text is None:
-        raise InputError(f"{given.written} {shown(name)}: what the file says is not known", _READS_NO_FILE)
-    table = meanings("trtllm").file
-    out: dict[str, Any] = {}
-    unread: list[str] = []
-    for path, value in _leaves(mapping_of(text, f"options file {name}", "give trtllm-serve's options"), ""):
-        if path in table:
-            out[table[path]] = value
-        elif path.partition(".")[0] not in unread:
-            unread.append(path.partition(".")[0])
-    return out, unread
-
-
-def _leaves(node: Mapping[str, Any], above: str) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for name, value in node.items():
-        path = f"{above}{name}"
-        found += _leaves(value, f"{path}.") if isinstance(value, Mapping) else [(path, value)]
     return found
 
 

@@ -13,6 +13,7 @@ from costmodels.serving.frameworks.caches import CacheDefault, default_cache
 from costmodels.serving.recipe import Recipe, Started
 from planner.contract.engine import Layout, Limits, Role
 from planner.contract.models import ModelConfig, architecture_of
+from planner.experts.model import moe_model
 from planner.imports.dialects import EngineSaid
 from planner.imports.options import meanings
 from planner.imports.programs import Start
@@ -189,10 +190,10 @@ def layout_of(said: EngineSaid, model: Architecture) -> tuple[Layout, int]:
         raise InputError(
             f"experts: ep {ep} × moe_tp {moe_tp} is not the {group} GPUs of a stage", "correct one of them"
         )
-    return Layout(tp=tp, pp=said.pp, dp=dp, ep=ep, moe_tp=moe_tp, **_exchanging(said, ep)), copies
+    return Layout(tp=tp, pp=said.pp, dp=dp, ep=ep, moe_tp=moe_tp, **_exchanging(said, ep, model)), copies
 
 
-def _exchanging(said: EngineSaid, ep: int) -> dict[str, Any]:
+def _exchanging(said: EngineSaid, ep: int, model: Architecture) -> dict[str, Any]:
     """How tokens reach experts, and what balances them, as layouts say it; nothing where all ranks gather all."""
     experts = said.experts
     if ep == 1:
@@ -209,11 +210,22 @@ def _exchanging(said: EngineSaid, ep: int) -> dict[str, Any]:
         return {}
     return {
         "exchange": fitting[0],
-        "redundant": experts.redundant,
+        "redundant": experts.redundant if experts.slots is None else _copies(experts.slots, model),
         "overlap": experts.overlap,
         "eplb": experts.eplb,
         "dispatch_tokens": experts.dispatch_tokens,
     }
+
+
+def _copies(slots: int, model: Architecture) -> int:
+    """Slots beyond the model's experts. Raises InputError where they do not hold all of them."""
+    known = moe_model(model).experts
+    if slots < known:
+        raise InputError(
+            f"num_slots: {slots} do not hold the {known} experts of {model.name}: it does not start",
+            f"give {known} or more",
+        )
+    return slots - known
 
 
 def _check_gpus(found: StartedEngine, layout: Layout, copies: int, node: int) -> None:

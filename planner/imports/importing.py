@@ -16,8 +16,8 @@ from planner.contract.models import ModelConfig
 from planner.imports.assembling import assembled
 from planner.imports.command_line import read_arguments
 from planner.imports.config_file import with_config
-from planner.imports.containers import PlacedStart
-from planner.imports.dialects import said_by, with_variables
+from planner.imports.containers import PlacedStart, gpu_called
+from planner.imports.dialects import DISPATCH_TOKENS, EXCHANGE, EngineSaid, said_by, with_variables
 from planner.imports.engine_read import Beside, StartedEngine
 from planner.imports.exported import exported_in
 from planner.imports.manifests import config_maps, documents, kind_of, placed_in
@@ -25,7 +25,7 @@ from planner.imports.options import Options
 from planner.imports.programs import Start, no_start, starts_of
 from planner.imports.request import RunningText
 from profiles.errors import InputError
-from profiles.hardware import SHIPPED, Catalogue
+from profiles.hardware import SHIPPED, Catalogue, Gpu
 
 _YAML = re.compile(r"---|[\[{]|[\w./-]+:(?:\s|$)")
 
@@ -71,7 +71,8 @@ def _read(
         placed, kinds, maps = placed_in(text, name or "manifest", catalogue)
         return [_placed(each, {**files, **maps}, request) for each in placed], " and ".join(kinds)
     starts, written = starts_of(text, request.variables)
-    found = [found_of(start, {**files, **written}, request, name=start.log) for start in starts]
+    gpu = gpu_of_job(text, catalogue)
+    found = [found_of(start, {**files, **written}, request, name=start.log, gpu=gpu) for start in starts]
     _check_branches(found)
     one_line = len(starts) == 1 and len(text.strip().splitlines()) <= 1
     program = " ".join(starts[0].program) if starts else ""
@@ -161,6 +162,19 @@ def _placed(each: PlacedStart, files: Mapping[str, str], request: RunningText) -
     )
 
 
+_OF_JOB = re.compile(
+    r"^#SBATCH\s.*?(?:--gres[= ]gpu|--gpus[= ]|--gpus-per-(?:node|task|socket)[= ]|-G\s*):?([A-Za-z][\w.-]*):[0-9]+",
+    re.MULTILINE,
+)
+"""How a Slurm job asks for GPUs of a type (sbatch, ``--gres=gpu:h100:8``)."""
+
+
+def gpu_of_job(text: str, catalogue: Catalogue) -> Gpu | None:
+    """The GPU type that a Slurm script asks for; None: none that is known, or several."""
+    found = {each.casefold() for each in _OF_JOB.findall(text)}
+    return gpu_called(found.pop().upper(), catalogue) if len(found) == 1 else None
+
+
 def _is_manifest(text: str) -> bool:
     first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
     return bool(_YAML.match(first.strip()))
@@ -181,7 +195,9 @@ def found_of(start: Start, files: Mapping[str, str], request: RunningText, **aro
         said = replace(said, role=start.role or request.role or said.role)
     elif request.role is not None and request.role != said.role:
         raise InputError(f"role: {request.role} is given, and the command says {said.role}", "leave --role out")
-    said = replace(said, notes=(*filter(None, [options.note]), *said.notes), kept=(*said.kept, *_variables(start)))
+    said = replace(
+        said, notes=(*filter(None, [options.note]), *said.notes), kept=(*said.kept, *_variables(start, said))
+    )
     return StartedEngine(said, start, **around)
 
 
@@ -206,6 +222,12 @@ def framework_of(start: Start, request: RunningText) -> Framework:
 _OURS = ("VLLM_", "SGLANG_", "SGL_", "TRTLLM_", "TLLM_", "NCCL_", "CUDA_", "HIP_", "PYTORCH_", "RAY_", "OMP_")
 
 
-def _variables(start: Start) -> list[tuple[str, str | None]]:
+def _variables(start: Start, said: EngineSaid) -> list[tuple[str, str | None]]:
     """Variables that a framework reads, kept without a meaning."""
-    return [(name, value) for name, value in start.environment.items() if name.startswith(_OURS)]
+    used = (said.experts.backend, str(said.experts.dispatch_tokens))
+    read = (EXCHANGE.get(start.framework, ("", None))[0], DISPATCH_TOKENS.get(start.framework))
+    return [
+        (name, value)
+        for name, value in start.environment.items()
+        if name.startswith(_OURS) and not (name in read and value in used)
+    ]

@@ -23,6 +23,7 @@ MOST_DOCUMENTS = 500
 
 _SEPARATOR = re.compile(r"^---(?:[ \t].*)?$", re.MULTILINE)
 _ROLES: dict[str, Role] = {"prefill": "prefill", "decode": "decode"}
+_PLACED = "/mnt/models"
 _LWS = {"LWS_WORKER_INDEX": "0", "LWS_LEADER_ADDRESS": "leader"}
 
 Read = Callable[[Mapping[str, Any], Catalogue], Iterator[PlacedStart]]
@@ -52,9 +53,17 @@ def placed_in(text: str, where: str, catalogue: Catalogue) -> tuple[list[PlacedS
     if unknown and not known:
         raise InputError(
             f"{where}: {', '.join(dict.fromkeys(unknown))} is no manifest that is known",
-            f"known are {', '.join(READERS)}",
+            _CHART if all(map(_is_chart, documents(text, where))) else f"known are {', '.join(READERS)}",
         )
     return found, list(dict.fromkeys(kinds)), config_maps(text, where)
+
+
+_CHART = "values of a Helm chart say only with it what runs: `helm template CHART -f FILE | plan import -`"
+
+
+def _is_chart(document: Mapping[str, Any]) -> bool:
+    """Whether a mapping is rather the values of a chart than an object."""
+    return not {"kind", "apiVersion"} & {*document}
 
 
 def config_maps(text: str, where: str) -> dict[str, str]:
@@ -207,18 +216,25 @@ def _llm_inference_service(document: Mapping[str, Any], catalogue: Catalogue) ->
         local = count_of(degrees.get("dataLocal"), f"{name}: dataLocal")
         data = count_of(degrees.get("data"), f"{name}: data")
         pods = max(-(-data // max(local, 1)), 1) if degrees.get("dataLocal") else 1
+        if mapping(part.get("worker")) and not (degrees.get("data") or degrees.get("dataLocal")):
+            pods = count_of(degrees.get("pipeline"), f"{name}: pipeline")
         around = PodAround(
             name,
             count_of(part.get("replicas"), f"{name}: replicas"),
             pods,
             {**_labels(document), **{str(k): str(v) for k, v in mapping(part.get("labels")).items()}},
             role,
-            ("vllm", "serve", model or "/mnt/models"),
+            ("vllm", "serve", model or _PLACED),
+            _LWS,
         )
         if not items(pod.get("containers")):
             pod = {**pod, "containers": [{"name": "main"}]}
         for placed in in_pod(pod, around, catalogue):
-            yield replace(placed, start=_with_degrees(placed.start, degrees, name))
+            start = _with_degrees(placed.start, degrees, name)
+            if uri.startswith("hf://"):  # its weights lie there before the engine starts
+                named = [Word(model) if word.text == _PLACED else word for word in start.arguments]
+                start = replace(start, arguments=tuple(named))
+            yield replace(placed, start=start)
 
 
 def _with_degrees(start: Start, degrees: Mapping[str, Any], name: str) -> Start:

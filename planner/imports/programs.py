@@ -19,8 +19,9 @@ DEEPEST = 4
 
 _IMAGE = re.compile(
     r"(?:[\w.-]+(?::[0-9]+)?/)*(vllm-openai|sglang|tensorrt-llm/release|vllm-runtime|[\w-]*vllm[\w-]*):([\w.-]+)"
+    r"(?:@sha256:[0-9a-f]+)?"
 )
-_TAG = re.compile(r"v?([0-9]+\.[0-9]+(?:\.[0-9]+)?(?:(?:rc|a|b)[0-9]+)?(?:\.post[0-9]+)?)(?:[-+].*)?")
+_TAG = re.compile(r"v?([0-9]+(?:\.[0-9]+){1,3}(?:(?:rc|a|b)[0-9]+)?(?:\.post[0-9]+)?)(?:[-+].*)?")
 _IMAGES = {"vllm-openai": "vllm", "sglang": "sglang", "tensorrt-llm/release": "trtllm"}
 _MODULES = {
     "vllm.entrypoints.openai.api_server": "vllm",
@@ -85,7 +86,7 @@ def starts_of(text: str, variables: Mapping[str, str], depth: int = 0) -> tuple[
 
 
 def _within(command: Command, variables: Mapping[str, str], depth: int) -> tuple[list[Start], dict[str, str]]:
-    words = command.words
+    words = _with_entrypoint(command.words)
     texts = [word.text for word in words]
     for at, text in enumerate(texts[:-2]):
         inline = next((i for i in range(at + 1, len(texts) - 1) if re.fullmatch(r"-[a-z]*c", texts[i])), None)
@@ -96,9 +97,24 @@ def _within(command: Command, variables: Mapping[str, str], depth: int) -> tuple
                 _merged(replace(each, line=command.line, inside=each.inside or command.inside), around)
                 for each in inner
             ], files
+    if len(texts) > 2 and texts[0] == "ssh" and " " in texts[-1] and depth < DEEPEST:
+        return starts_of(texts[-1], variables, depth + 1)
     start = start_of(words, command.environment, command.line)
     log = (command.writes or "").rpartition("/")[2].removesuffix(".log")
     return ([] if start is None else [replace(start, log=log, inside=command.inside)]), {}
+
+
+def _with_entrypoint(words: Sequence[Word]) -> tuple[Word, ...]:
+    """A container's command with the program that ``--entrypoint`` names where it runs: behind the image."""
+    texts = [word.text for word in words]
+    at = next((i for i, text in enumerate(texts) if text.partition("=")[0] == "--entrypoint"), None)
+    image = next((i for i, text in enumerate(texts) if at is not None and i > at and _IMAGE.fullmatch(text)), None)
+    if at is None or image is None or not {"run", "create"} & {*texts[:at]}:
+        return tuple(words)
+    program = words[at].text.partition("=")[2]
+    kept = words[at + 1 : image + 1] if program else words[at + 2 : image + 1]
+    named = Word(program) if program else words[at + 1]
+    return (*words[:at], *kept, *([named] if named.text else []), *words[image + 1 :])
 
 
 def _merged(start: Start, around: Around) -> Start:

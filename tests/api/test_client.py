@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 from service import ASKED, PLAN, StubPlanner, served
 
 from api.cli.explanations import explained
-from api.client import Client, ServiceProblem
+from api.client import Client, ServiceAway, ServiceProblem
 from api.rest.app import create_app
 from planner.kinds import KINDS, example
 from profiles.errors import Infeasible
@@ -59,6 +60,64 @@ def test_a_refusal_says_what_the_service_says(client: Client) -> None:
     assert raised.value.details == {"binding": "ttft_p90"}
     with pytest.raises(ServiceProblem, match="not found"):
         client.document("0" * 32)
+
+
+def test_an_export_is_an_archive_whichever_way_it_was_asked_for(client: Client) -> None:
+    asked = client.ask("export", example("export-request"))
+    job = client.submit("export", example("export-request"))
+    assert isinstance(asked, bytes)
+    assert asked.startswith(b"PK")
+    assert job.result() == asked
+
+
+def test_a_job_is_found_again_by_its_id(client: Client) -> None:
+    request = {**example("memory-request"), "max_model_len": 4321}
+    job = client.submit("memory", request)
+    again = client.job(job.id).result(timeout=60)
+    assert again == job.result()
+    assert job.id in [each["id"] for each in client.jobs("done")]
+    assert list(client.jobs("failed")) == [] or job.id not in [each["id"] for each in client.jobs("failed")]
+
+
+class Away(httpx.BaseTransport):
+    """A service that does not answer the requests of ``gaps``, counted from 0, and else as ``real`` does."""
+
+    def __init__(self, *gaps: int, status: int | None = None) -> None:
+        self._gaps, self._status, self._asked = gaps, status, -1
+        self._real = httpx.HTTPTransport()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self._asked += 1
+        if self._asked not in self._gaps:
+            return self._real.handle_request(request)
+        if self._status is None:
+            raise httpx.ConnectError("refused", request=request)
+        return httpx.Response(self._status, json={"detail": "database: away", "hint": "wait", "status": self._status})
+
+    def close(self) -> None:
+        self._real.close()
+
+
+@pytest.mark.parametrize("status", [None, 503])
+def test_a_job_is_waited_for_while_the_service_is_away(
+    address: str, monkeypatch: pytest.MonkeyPatch, status: int | None
+) -> None:
+    monkeypatch.setattr("api.client.connection.time.sleep", lambda _: None)
+    with Client(address, transport=Away(1, 2, 4, status=status)) as client:
+        job = client.submit("memory", {**example("memory-request"), "max_model_len": 5000 + (status or 0)})
+        assert job.result(timeout=60).kind == "memory"
+        assert [now["state"] for now in client.job(job.id).events()][-1] == "done"
+
+
+def test_a_service_that_stays_away_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.client.connection.time.sleep", lambda _: None)
+    monkeypatch.setattr("api.client.connection.AWAY_S", 0.05)
+    with Client("http://127.0.0.1:9", transport=Away(*range(10**6))) as client:
+        for asked in (lambda: client.job("0" * 32).result(), lambda: list(client.job("0" * 32).events())):
+            with pytest.raises(ServiceAway, match=r"http://127.0.0.1:9.*: cannot be reached \(refused\)"):
+                asked()
+        with pytest.raises(ServiceAway):
+            client.ask("memory", example("memory-request"))
 
 
 def test_uploads_are_chosen_by_name(client: Client) -> None:

@@ -164,7 +164,7 @@ def test_an_error_of_broken_data_is_in_the_servers_log(caplog: pytest.LogCapture
     assert "pack: broken" in caplog.text
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/plans/", "/v1/plan", "/v1/schemas/x", "/docs", "/redoc"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/plans/", "/v1/plan", "/v1/schemas/plan/x", "/docs", "/redoc"])
 def test_an_unknown_path_is_a_problem(client: Client, path: str) -> None:
     document = problem(client.get(path), 404, "not-found")
     assert path in document["detail"]
@@ -309,6 +309,38 @@ def test_models_and_gpus_are_those_of_the_catalogues(client: Client) -> None:
 def test_schemas_are_those_of_the_command_line(client: Client) -> None:
     for name in schema_names():
         assert client.get(f"/v1/schemas/{name}").json() == schema(name)
+    listed = client.get("/v1/schemas").json()["schemas"]
+    assert [each["name"] for each in listed] == list(schema_names())
+    for each in listed:
+        assert client.get(each["path"]).json()["$id"].endswith(f":{each['schema_version']}")
+
+
+def test_an_unknown_schema_is_told_the_nearest(client: Client) -> None:
+    document = problem(client.get("/v1/schemas/serving-reqest"), 404, "not-found")
+    assert document["detail"] == "schema: 'serving-reqest' is not known"
+    assert document["hint"].startswith("nearest: serving-request, ")
+    assert document["hint"].endswith("; GET /v1/schemas lists them")
+
+
+@pytest.mark.parametrize("path", ["/livez", "/v1/models", "/v1/schemas/plan", "/v1/nothing"])
+def test_head_is_get_without_the_body(client: Client, path: str) -> None:
+    whole, head = client.get(path), client.request("HEAD", path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    assert head.headers["content-length"] == whole.headers["content-length"] == str(len(whole.content))
+
+
+def test_a_hint_names_the_requests_own_schema(client: Client) -> None:
+    for body, hint in (
+        ({"to": "slurm"}, "says what is needed"),
+        ([], "write an object"),
+        ({"nope": 1, "plan": {}, "to": "x"}, ""),
+    ):
+        document = problem(client.request("POST", "/v1/exports", json=body), 422, "input-error")
+        assert hint in document["hint"]
+    assert (
+        "`plan schema export-request`"
+        in problem(client.request("POST", "/v1/exports", json=[]), 422, "input-error")["hint"]
+    )
 
 
 # ------------------------------------------------------------------ OpenAPI

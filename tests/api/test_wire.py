@@ -142,6 +142,20 @@ def test_what_is_not_there_or_heavy_is_looked_up_again_and_errors_reach_who_asks
     assert len(looks) > 17, "only so much is remembered"
 
 
+def test_what_is_too_old_does_not_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("api.rest.recent.time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    async def ask() -> int:
+        recent: Recent[int, bytes] = Recent(lambda _: b"x" * 1000, 2, 2**30, len)
+        for number in range(1000):
+            clock.now = number / 10
+            await recent.find(number)
+        return len(recent)
+
+    assert asyncio.run(ask()) <= 21
+
+
 def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "cert.pem").write_text("no certificate")
     settings = ServiceSettings(tls_cert=str(tmp_path / "cert.pem"), tls_key=str(tmp_path / "cert.pem"))

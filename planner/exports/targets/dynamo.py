@@ -47,7 +47,7 @@ class Dynamo(ServingTarget):
     name: ClassVar[str] = "dynamo"
     writes: ClassVar[str] = "graph.yaml: a DynamoGraphDeployment (v1beta1; v1alpha1 with --set api_version=v1alpha1)"
     release: ClassVar[str] = "Dynamo 1.6, nvidia.com/v1beta1"
-    rung: ClassVar[int] = 1
+    rung: ClassVar[int] = 3
     dialects: ClassVar[frozenset[str]] = frozenset(_WORKERS)
 
     def own_needs(self) -> tuple[str, ...]:

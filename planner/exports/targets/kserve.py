@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import ClassVar
 
 from planner.contract.engine import EngineGroup
+from planner.exports.fleet import PlacedEngine
 from planner.exports.kube import Kube, Object, kustomization
 from planner.exports.serving import ServingTarget
 from planner.exports.text import yaml_text
 
-DECODE_PORT = 8001
-"""Of a decode engine: KServe's routing sidecar before it has 8000 (kserve config/llmisvc, decode template)."""
+PORT, DECODE_PORT = 8000, 8001
+"""Where KServe's probes and pool look for an engine, and for a decode engine, whose 8000 its routing sidecar has
+(kserve config/llmisvcconfig, templates and decode templates)."""
+
+PLACED = "/mnt/models"
+"""Where KServe puts the weights of ``spec.model.uri`` before an engine starts (there)."""
 
 
 class KServe(ServingTarget):
@@ -32,8 +37,13 @@ class KServe(ServingTarget):
                 return f"{alike[1].id}: a service has one kind of {role} engine, and the plan has several"
         return super().cannot()
 
-    def cannot_span(self, nodes: int) -> str | None:
-        return f"it counts the {nodes} nodes of an engine by degrees that its containers say already (kserve#6044)"
+    def cannot_span(self, engine: PlacedEngine) -> str | None:
+        if _counts(engine) is None:
+            return (
+                f"it counts the nodes of an engine by its data or its pipeline degree, and neither gives the "
+                f"{len(engine.shares)} that this one has"
+            )
+        return None
 
     def steps(self, folder: Path) -> tuple[str, ...]:
         return (f"start: kubectl apply -k {folder}",)
@@ -53,7 +63,8 @@ class KServe(ServingTarget):
             "metadata": kube.metadata(fleet.name),
             "spec": spec,
         }
-        told = (*fleet.told, *fleet.equal_shares)
+        plain = "engines answer by HTTP: enableLLMInferenceServiceTLS of KServe's configuration is to be off"
+        told = (*fleet.told, *fleet.equal_shares, plain)
         files = {"service.yaml": yaml_text(service, header=told)}
         return {**files, "kustomization.yaml": yaml_text(kustomization(sorted(files), self.values.namespace))}
 
@@ -69,10 +80,31 @@ class KServe(ServingTarget):
         engine = next(each for each in self.fleet.engines if each.group.id == group.id)
         pods = kube.engine_pods(engine, kube.name(group.id))
         for pod in pods:
-            pod["containers"][0]["name"] = "main"
-            if group.role == "decode":
-                _listens(pod["containers"][0], self.fleet.ports(engine, alone=True).http, DECODE_PORT)
-        return {"replicas": len(group.replicas), "template": pods[0]}
+            container = pod["containers"][0]
+            container["name"] = "main"
+            self._reads(container, engine.spec.model)
+            port = DECODE_PORT if group.role == "decode" else PORT
+            _listens(container, self.fleet.ports(engine, alone=True).http, port)
+        spec: Object = {"replicas": len(group.replicas), "template": pods[0]}
+        if len(pods) > 1:
+            spec |= {"parallelism": _counts(engine), "worker": pods[1]}
+        return spec
+
+    def _reads(self, container: Object, model: str) -> None:
+        """The weights where KServe puts them, under the name that clients use."""
+        names = dict.fromkeys((self.plan.request.model, model))
+        args = [PLACED if each == model else each for each in container["args"]]
+        container["args"] = [*args, "--served-model-name", *names]
+
+
+def _counts(engine: PlacedEngine) -> Object | None:
+    """The degrees by which KServe counts an engine's nodes (``ParallelismSpec.GetSize`` of v1alpha2: data over
+    dataLocal, else pipeline); None: they give another number. The containers carry their own commands, so that nothing
+    more is made of them."""
+    layout, nodes = engine.group.layout, len(engine.shares)
+    if layout.dp > 1 and layout.dp % nodes == 0:
+        return {"data": layout.dp, "dataLocal": layout.dp // nodes}
+    return {"pipeline": layout.pp} if layout.dp == 1 and layout.pp == nodes else None
 
 
 def _listens(container: Object, was: int, now: int) -> None:

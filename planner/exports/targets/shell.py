@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from planner.exports.fleet import PlacedEngine
 from planner.exports.scripts import (
     HERE,
     PROLOGUE,
@@ -30,11 +31,10 @@ class Shell(ServingTarget):
     def own_needs(self) -> tuple[str, ...]:
         return ("nodes",)
 
-    def cannot_span(self, nodes: int) -> str | None:
+    def cannot_span(self, engine: PlacedEngine) -> str | None:
         if self.fleet.launcher.one_world:
-            return (
-                f"{self.fleet.framework.full_name} runs over {nodes} nodes as one MPI world, which scripts do not start"
-            )
+            name, nodes = self.fleet.framework.full_name, len(engine.shares)
+            return f"{name} runs over {nodes} nodes as one MPI world, which scripts do not start"
         return None
 
     def url(self) -> str:

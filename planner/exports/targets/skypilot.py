@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from planner.exports import job
+from planner.exports.fleet import PlacedEngine
 from planner.exports.gpu_names import gpu_name
 from planner.exports.scripts import background
 from planner.exports.serving import ServingTarget
@@ -24,9 +25,10 @@ class Skypilot(ServingTarget):
             return f"all nodes of a task are alike, and the plan is on pools {', '.join(sorted(pools))}"
         return super().cannot()
 
-    def cannot_span(self, nodes: int) -> str | None:
+    def cannot_span(self, engine: PlacedEngine) -> str | None:
         if self.fleet.launcher.one_world:
-            return f"{self.fleet.framework.full_name} runs over {nodes} nodes as one MPI world, which no task starts"
+            name, nodes = self.fleet.framework.full_name, len(engine.shares)
+            return f"{name} runs over {nodes} nodes as one MPI world, which no task starts"
         return None
 
     def steps(self, folder: Path) -> tuple[str, ...]:

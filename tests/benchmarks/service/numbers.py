@@ -90,7 +90,7 @@ def stored(folder: Path) -> dict[str, Any]:
     return {"stored": ours, "bare": theirs, "ratio": round(ours["per_second"] / theirs["per_second"], 3)}
 
 
-def cancels(folder: Path, count: int = 20) -> dict[str, Any]:
+def cancels(folder: Path, count: int = 100) -> dict[str, Any]:
     """Seconds from DELETE until the solver's process is gone."""
     took = []
     with Server(folder, _url(folder), workers=1, quick_workers=0, **QUIET) as server:
@@ -228,7 +228,7 @@ def _children_cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def instances(folder: Path, postgres: Postgres, jobs: int = 12) -> dict[str, Any]:
+def instances(folder: Path, postgres: Postgres, jobs: int = 16) -> dict[str, Any]:
     """Jobs a minute of one instance and of two, one worker each, on one PostgreSQL. Beside them the CPU-seconds of a
     job and of whatever else the instances did, and the cores that their workers got: two instances are twice as fast
     only where the machine has two cores to give."""
@@ -267,7 +267,8 @@ def instances(folder: Path, postgres: Postgres, jobs: int = 12) -> dict[str, Any
 
 
 def memory(folder: Path, count: int = 10_000) -> dict[str, Any]:
-    """Memory, open files and threads of the front over many answers (of `memory`, each another question)."""
+    """Memory, open files and threads of the front, and memory of its workers, over many answers: of `memory`, each
+    another question, read again under its own address. Workers are begun anew every 500."""
     with Server(folder, _url(folder), workers=1, quick_workers=1, recycle=500, **QUIET) as server:
         server.start()
         assert server.process is not None
@@ -284,11 +285,19 @@ def memory(folder: Path, count: int = 10_000) -> dict[str, Any]:
                         if number is not None and number in (count // 10, count // 2, count - 1):
                             files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
                             threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
-                            seen[number] = {"mib": round(memory_mib(pid), 1), "files": files, "threads": threads}
+                            seen[number] = {
+                                "mib": round(memory_mib(pid), 1),
+                                "files": files,
+                                "threads": threads,
+                                "workers_mib": [round(memory_mib(worker)) for worker in server.workers()],
+                            }
                     if number is None:
                         return
                     asked = {"model": "Qwen/Qwen3-8B", "gpu": "H200", "max_model_len": 1024 + number}
-                    client.post("/v1/memory", json=asked, headers={"Prefer": "wait=60"}).raise_for_status()
+                    made = client.post("/v1/memory", json=asked, headers={"Prefer": "wait=60"}).raise_for_status()
+                    if made.status_code == 202:  # both workers were being begun anew
+                        made = client.post("/v1/memory", json=asked, headers={"Prefer": "wait=600"}).raise_for_status()
+                    client.get(made.headers["content-location"]).raise_for_status()
                     with lock:
                         done += 1
 

@@ -97,8 +97,12 @@ def cpu_s(pid: int) -> float:
 
 
 def memory_mib(pid: int) -> float:
-    """Resident memory of a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    """Resident memory of a process; 0 where it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    for line in status.splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
     return 0.0
@@ -115,7 +119,7 @@ def plan_request(number: int) -> dict[str, Any]:
 
 
 def long_request(number: int) -> dict[str, Any]:
-    """One of many plans of 2 CPU-s or more in a worker whose cost models are loaded."""
+    """One of many plans of about 2 CPU-s in a worker whose cost models are loaded."""
     return {
         "model": "Qwen/Qwen3-30B-A3B",
         "cluster": "128xH200",

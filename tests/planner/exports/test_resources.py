@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
 from planner.exports.registry import exported
 from planner.exports.resources import check_resource, known, wrong
+from planner.exports.target import Asked
+from planner.exports.values import Values
+from planner.kinds import KINDS, example
 from profiles.errors import Unsupported
 from tests.planner.exports.made import asked, matrix
 
@@ -28,7 +33,22 @@ def objects() -> dict[str, Any]:
             for name, text in files.items():
                 for document in yaml.safe_load_all(text) if name.endswith(".yaml") else ():
                     found.setdefault(document["kind"], document)
+    (found["JobSet"],) = jobs()
     return found
+
+
+def jobs() -> list[Any]:
+    """The JobSet of a training plan."""
+    plan = KINDS["training"].parse(json.dumps(example("training")))
+    text = exported("jobset", Asked(plan, Values(image="i", script="train.py"), None))[1]["training.yaml"]
+    return [document for document in yaml.safe_load_all(text) if document["kind"] == "JobSet"]
+
+
+def test_the_jobs_of_a_set_pass_the_schema_of_jobs() -> None:
+    (made,) = jobs()
+    (part,) = made["spec"]["replicatedJobs"]
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "one"}, "spec": part["template"]["spec"]}
+    kubernetes_validate.validate(job, "1.30", strict=True)
 
 
 def test_every_resource_that_is_known_is_written_and_what_is_wrong_in_it_is_found() -> None:
