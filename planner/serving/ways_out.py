@@ -109,7 +109,7 @@ def _relaxed(request: PlanRequest, relax_ms: Mapping[str, float], fails: Fails) 
         also = why.details.get("relax_ms")
         for label, ms in also.items() if isinstance(also, Mapping) else ():
             limits[label] = max(limits.get(label, 0.0), ms)
-    rate = why.details.get("highest_rate_rps")
+    rate = None if why is None else why.details.get("highest_rate_rps")
     if isinstance(rate, float) and rate > 0 and request.workload.rate_rps is not None:
         offered, _ = _lower_rate(changed, rate, fails)
         if offered:

@@ -18,7 +18,7 @@ from costmodels.serving.recipe import Started
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.arrivals import open_loop as requests_at
-from costmodels.serving.simulator.capacity import LONG, keeps_up, over_us
+from costmodels.serving.simulator.capacity import LONG, keeps_up, once_settled, over_us
 from costmodels.serving.simulator.engine import Engine
 from costmodels.serving.simulator.events import simulate
 from costmodels.serving.simulator.outcome import Metric
@@ -109,7 +109,7 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
     prompt, users = np.array([float(shape.isl)]), np.array([in_flight])
     front = calibration.front_us(prompt, users, np.array([tpot]), layout.dp, float(shape.osl))[0]
     requests = requests_at(*load.drawn(count), rate_rps, seed=0)
-    seen = {"value": warm} | {end: simulate(engines[end], requests).trimmed(SETTLED, 0.0) for end in ENDS}
+    seen = {"value": warm} | {end: once_settled(simulate(engines[end], requests), SETTLED) for end in ENDS}
     step, watts = _running(served, layout, load, in_flight, outcome.busy_us / max(outcome.end_us, 1.0))
 
     how, inside = step.latency.how, step.latency.inside
