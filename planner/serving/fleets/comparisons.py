@@ -80,7 +80,7 @@ def _near(found: Answered, question: MixQuestion, seconds: float, gap: float) ->
 
 def _tried(name: str, found: Answered, seconds: float, kinds: Sequence[int]) -> FleetCompared:
     try:
-        other = solved(found.fleet, kinds=kinds, seconds=seconds, like=found)
+        other = solved(found.fleet, kinds=kinds, seconds=seconds, like=found, brief=True)
     except Infeasible as error:
         return FleetCompared(name=name, usd_per_hour=None, loses_by=None, reason=error.message)
     except LimitReached as error:
@@ -249,7 +249,7 @@ def _demands(found: Answered, seconds: float, tail: MixQuestion | None) -> list[
 
     def without(name: str, **changes: object) -> None:
         try:
-            other = solved(fleet, seconds=seconds, like=found, **changes)  # type: ignore[arg-type]
+            other = solved(fleet, seconds=seconds, like=found, brief=True, **changes)  # type: ignore[arg-type]
         except (Infeasible, LimitReached):
             return
         cost = min(_cost(other), ours)

@@ -266,10 +266,11 @@ def solved(
     kinds: Sequence[int] | None = None,
     seconds: float | None = None,
     like: Answered | None = None,
+    brief: bool = False,
     progress: Progress | None = None,
 ) -> Answered:
     """The best fleet, or the best without one of its demands; ``like``: one that was found for much the same question,
-    whose prices are a beginning.
+    whose prices are a beginning. ``brief``: where there is none, without looking for ways out.
 
     Raises:
         Infeasible: there is none; with what binds and what would work.
@@ -289,7 +290,7 @@ def solved(
             f"fleet: no fleet was found in {limit:g} s", "raise --time-limit, or give fewer classes or steps"
         )
     if answer.engines is None:
-        raise why_not(question, limit)
+        raise why_not(question, limit, brief=brief)
     return Answered(fleet, question, groups, answer, refused)
 
 
