@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.text import Text
 
 from api.cli.console import bullet, facts, heading, indented, table
 from api.cli.views.quantities import number, percent, promise
+from planner.contract.clusters import SuppliedPool
 from planner.contract.engine import EngineGroup
 from planner.contract.fleet import NotServed, Route, ScheduledStep
 from planner.serving.document.plan import Plan
@@ -89,6 +91,8 @@ def _asked(plan: Plan, console: Console) -> None:
             ("", "; ".join(promises) or ("what the tables were measured for" if service.tables else "no promise"))
         )
     rows.append(("routed by", {"isl": "prompt length", "isl,osl": "prompt and output length"}[request.route_by]))
+    if order := _order(plan):
+        rows.append(("filled", order))
     asked = request.survive
     said = []
     for name in ("engines", "nodes", "spot_pools", "zones"):
@@ -99,6 +103,17 @@ def _asked(plan: Plan, console: Console) -> None:
         share = "" if asked.share == 1 else f", with {percent(asked.share)} of the load"
         rows.append(("survives", " or ".join(said) + share))
     facts(console, rows)
+
+
+def _order(plan: Plan) -> str:
+    """The order in which pools are filled, in words; empty: they have none."""
+    places: dict[float, list[str]] = {}
+    for pool in plan.request.cluster.pools:
+        if isinstance(pool, SuppliedPool):
+            places.setdefault(pool.preference or math.inf, []).append(pool.name)
+    if set(places) <= {math.inf}:
+        return ""
+    return ", then ".join(" and ".join(places[place]) for place in sorted(places))
 
 
 def _clock(seconds: float) -> str:
@@ -195,13 +210,12 @@ def _why(plan: Plan, console: Console, *, explain: bool) -> None:
     proof = plan.proof
     heading(console, "Why this fleet")
     value, bound = number(proof.objective_value, 5), number(proof.bound, 5)
+    which = "of these engines" + (" that keeps the order of the pools" if _order(plan) else "")
     if proof.status == "optimal":
-        indented(console, Text(f"{value} {proof.objective_unit}; no fleet of these engines is cheaper (gap 0)"))
+        indented(console, Text(f"{value} {proof.objective_unit}; no fleet {which} is cheaper (gap 0)"))
     else:
         gap = f"{proof.gap:.2%}"
-        indented(
-            console, Text(f"{value} {proof.objective_unit}; no fleet of these engines is below {bound} (gap {gap})")
-        )
+        indented(console, Text(f"{value} {proof.objective_unit}; no fleet {which} is below {bound} (gap {gap})"))
     indented(console, Text(f"bound by {proof.binding_constraint}"))
     fleet = proof.fleet
     if fleet is None:

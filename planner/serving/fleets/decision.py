@@ -23,7 +23,7 @@ from planner.serving.fleets.engines import EngineKind, cluster_of, table_engines
 from planner.serving.fleets.groups import RoutedGroup, SharedStep, routed_groups, shared_steps, work_of
 from planner.serving.fleets.request import FleetRequest, ServiceAsked
 from planner.serving.fleets.supplies import Offer, blocks_of, offers_of, reserved_usd_per_hour, rows_of
-from planner.serving.fleets.variants import Chosen, Variant, priced
+from planner.serving.fleets.variants import Chosen, Variant, priced, shunned
 from planner.serving.fleets.ways_out import why_not
 from planner.solving.mix.question import MixQuestion, Survive
 from planner.solving.mix.solve import MixAnswer, solve_mix
@@ -195,6 +195,7 @@ def question_of(
         most_changes=request.max_changes,
         budget=request.budget_usd_per_hour if request.objective == "cost" else None,
         fixed_cost=fixed,
+        shunned=shunned(fleet.offers, chosen.variants, chosen.usd_per_hour),
     )
     return question, tuple(groups), tuple(lost.values())
 
