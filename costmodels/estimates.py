@@ -24,7 +24,7 @@ class Estimates:
 
     Attributes:
         value, low, high: shape [n], float64; ``low <= value <= high`` covers :data:`COVERAGE`.
-        how: shape [n], index into :data:`HOW`; for a sum, the weakest origin of its parts.
+        how: shape [n], index into :data:`costmodels.origins.HOW`; for a sum, the weakest origin of its parts.
         inside: shape [n], whether the question lay inside the range that was measured.
     """
 

@@ -10,11 +10,14 @@ are counted as the release does (:class:`costmodels.serving.frameworks.facts.Mem
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
+from costmodels.facts import read_numbers
 from costmodels.models.architecture import Architecture, MixtureOfExperts
 from costmodels.models.precision import Precision
 from costmodels.operations.exchanges import HIGH_THROUGHPUT, LOW_LATENCY, OVERLAPS, priced_as
@@ -116,13 +119,20 @@ def engine_memory(loaded: Loaded, layouts: Layouts, limits: StepLimits, stage: S
     return Memory(weights, activation, graphs, other, gpu.memory_bytes - visible + held, kv, rest - kv)
 
 
-HIGH_THROUGHPUT_BYTES = 1.0e9
-"""Of NVLink and RDMA buffers of the high-throughput kernels: DeepEP asks for 0.3 to 1 GB (Buffer.get_dispatch_config
-and get_combine_config, size hints at hidden 7,168)."""
+@dataclass(frozen=True)
+class ExchangeBuffers:
+    """See ``exchange_buffers.yaml``, which has the sources."""
 
-COPY_BYTES, SLOTS_OF_TOKEN = 14.6e3 / 7168, 4.0
-"""Of each element of a token in low-latency buffers, and how often a slot keeps one: sent and received, twice (DeepEP,
-Buffer.get_low_latency_rdma_size_hint: 1.9 GB with 256 slots and 128 tokens at hidden 7,168)."""
+    high_throughput_bytes: float
+    low_latency_bytes: float
+    low_latency_copies: float
+    nvlink_bytes: float
+    nvlink_least_tokens: float
+
+
+@cache
+def _buffers() -> ExchangeBuffers:
+    return read_numbers(Path(__file__).parent / "exchange_buffers.yaml", ExchangeBuffers)
 
 
 def exchange_buffer_bytes(model: Architecture, layouts: Layouts) -> Floats:
@@ -131,11 +141,12 @@ def exchange_buffer_bytes(model: Architecture, layouts: Layouts) -> Floats:
     if experts is None or not layouts.wide.any():
         return np.zeros(len(layouts))
     width, like = experts.latent or model.hidden, priced_as(layouts.exchange)
-    copies = SLOTS_OF_TOKEN * (experts.experts + layouts.redundant) * layouts.dispatch_tokens
-    low_latency = copies * width * COPY_BYTES
-    domain = layouts.ep * np.maximum(layouts.dispatch_tokens, 256) * (3.0 * width)
+    facts = _buffers()
+    copies = facts.low_latency_copies * (experts.experts + layouts.redundant) * layouts.dispatch_tokens
+    low_latency = copies * width * facts.low_latency_bytes
+    domain = layouts.ep * np.maximum(layouts.dispatch_tokens, facts.nvlink_least_tokens) * (facts.nvlink_bytes * width)
     buffers = np.where(
-        like == LOW_LATENCY, low_latency, np.where(like == HIGH_THROUGHPUT, HIGH_THROUGHPUT_BYTES, domain)
+        like == LOW_LATENCY, low_latency, np.where(like == HIGH_THROUGHPUT, facts.high_throughput_bytes, domain)
     )
     return np.where(layouts.wide, buffers, 0.0)
 

@@ -33,8 +33,11 @@ from costmodels.training.own_kernels import (
     ADDED_UP,
     DATA_GRADIENT,
     FORWARD_PRODUCT,
+    GROUPED_SLOWER,
+    IN_16_BITS,
     flash2_slowdown,
     permuted,
+    weights_beyond_products,
 )
 from costmodels.training.questions import Questions, Slot
 from costmodels.training.setting import Setting, attention_widths
@@ -140,31 +143,42 @@ class _Layer:
     # -------------------------------------------------------------- building blocks
 
     def linear(
-        self,
-        kind: int,
-        m: Floats,
-        n: Floats,
-        k: Floats,
-        part: int = PRODUCTS,
-        count: Floats | float = 1.0,
-        dtype: str | None = None,
-        experts: Floats | float = 1.0,
+        self, kind: int, m: Floats, n: Floats, k: Floats, count: Floats | float = 1.0, dtype: str | None = None
     ) -> None:
         """A linear layer of ``k`` features in and ``n`` out on ``m`` rows: its product and both gradients."""
-        dtype = dtype or self.dtype
-        gradient = part if part == EXPERTS else WEIGHT_GRADIENTS
-        asked = [(FORWARD_PRODUCT, part, FORWARD), (DATA_GRADIENT, part, BACKWARD), (ADDED_UP, gradient, BACKWARD)]
-        for name, slot, which in asked if self.trains else asked[:2]:
-            ratio: Floats | float = 1.0
-            if dtype in ("bf16", "fp16"):
-                own = self.links.own
-                ratio = own.grouped(name, experts, m, n, k) if part == EXPERTS else own.linear(name, m, n, k)
-            self.questions.product(dtype, (slot, which, kind), *permuted(name, m, n, k), count * ratio)
+        dtype, own = dtype or self.dtype, self.links.own
+        for name, part, which in self._asked(PRODUCTS, WEIGHT_GRADIENTS):
+            ratio = own.linear(name, m, n, k) if dtype in IN_16_BITS else 1.0
+            self.questions.product(dtype, (part, which, kind), *permuted(name, m, n, k), count * ratio)
             if name == ADDED_UP:
                 self.bytes[which, kind] += ACCUMULATION_BYTES * n * k * count * ratio
-        if dtype == self.dtype and self.cast:
-            self.bytes[FORWARD, kind] += self.cast * m * k * count
-            self.bytes[BACKWARD, kind] += self.cast * m * n * count
+        if dtype == self.dtype:
+            self._quantise(kind, m * count, n, k)
+
+    def grouped(self, kind: int, experts: Floats, rows: Floats, n: Floats, k: Floats) -> None:
+        """As many linear layers on ``rows`` each, in one call for all of them."""
+        own, weights = self.links.own, experts * n * k
+        dearer = GROUPED_SLOWER * self.links.constants.expert_overhead
+        size, rate = (2.0, "bf16") if self.dtype in IN_16_BITS else (1.0, "fp8")
+        peaks = self.links.cost.gpu.peak_flops
+        peak = peaks.get(rate) or peaks.get("bf16") or peaks["fp16"]
+        beyond = weights_beyond_products(rows, weights, size, peak, self.links.memory_rate)
+        for name, part, which in self._asked(EXPERTS, EXPERTS):
+            ratio = own.grouped(name, experts, rows, n, k) if self.dtype in IN_16_BITS else 1.0
+            product = permuted(name, experts * rows, n, k)
+            self.questions.product(self.dtype, (part, which, kind), *product, dearer * ratio)
+            added_up = ACCUMULATION_BYTES * weights if name == ADDED_UP else 0.0
+            self.bytes[which, kind] += (beyond + added_up) * ratio * self.links.constants.expert_overhead
+        self._quantise(kind, experts * rows, n, k)
+
+    def _asked(self, part: int, gradient: int) -> list[tuple[str, int, int]]:
+        """(kind of product, part, pass)."""
+        each = [(FORWARD_PRODUCT, part, FORWARD), (DATA_GRADIENT, part, BACKWARD), (ADDED_UP, gradient, BACKWARD)]
+        return each if self.trains else each[:2]
+
+    def _quantise(self, kind: int, rows: Floats, n: Floats, k: Floats) -> None:
+        self.bytes[FORWARD, kind] += self.cast * rows * k
+        self.bytes[BACKWARD, kind] += self.cast * rows * n
 
     def exchange(
         self, slot: Slot, kind: str, message: Floats, ranks: Floats, stride: Floats, count: float = 1.0
@@ -332,7 +346,7 @@ class _Layer:
         self.bytes[BACKWARD, k] += 2.0 * self.tokens * width * (2 * matrices + 1 + (1 if ffn.bias else 0))
 
     def _experts(self, k: int, ffn: MixtureOfExperts) -> None:
-        """Local experts as products of the rows that they get when balanced, dearer by ``expert_overhead``."""
+        """Local experts as grouped products of the rows that they get when balanced, dearer by ``expert_overhead``."""
         layouts, hidden = self.layouts, np.full(self.n, float(self.model.hidden))
         etp, ep = layouts.etp.astype(np.float64), layouts.ep.astype(np.float64)
         own = self.tokens / self.shared  # tokens that this rank routes
@@ -341,9 +355,8 @@ class _Layer:
         rows, width = pairs / local, ffn.intermediate / etp
         matrices = 2 if ffn.gated else 1
         self.linear(k, own, np.full(self.n, float(ffn.experts)), hidden, dtype="bf16")
-        count = local * self.links.constants.expert_overhead
-        self.linear(k, rows, matrices * width, hidden, EXPERTS, count, experts=local)
-        self.linear(k, rows, hidden, width, EXPERTS, count, experts=local)
+        self.grouped(k, local, rows, matrices * width, hidden)
+        self.grouped(k, local, rows, hidden, width)
         self.bytes[FORWARD, k] += 2.0 * pairs * width * (matrices + 1) + 16.0 * own * ffn.experts
         self.bytes[BACKWARD, k] += 2.0 * pairs * width * (2 * matrices + 1) + 16.0 * own * ffn.experts
         # Sorting tokens by expert before and after the exchange, each way: read and write.

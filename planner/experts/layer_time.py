@@ -65,7 +65,7 @@ class LayerClock:
     Args:
         costs: one cost model per GPU kind.
         kind: shape [gpus], the kind of each GPU.
-        gpus_per_domain: GPUs that share a fast link.
+        network: what joins them.
         tokens: tokens that enter a layer in one step, of all GPUs together.
     """
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from planner.contract.quantities import SLOW_END, Interval, Latency
 from planner.contract.workload.slo import Bound, Slo
 from planner.replay import document as simulated
 from planner.replay.cache_transfer import exposed_transfer_ms
+from planner.replay.ends import Seen, Stretch, interval
 from planner.replay.gateway import FleetOutcome, capacity_seen_rps, limits_us, replay, warm_up
 from planner.replay.loads import drawn_load, requested_load
 from planner.replay.planned_engines import PlannedEngine, front_end_us, planned_engines, provenance_warnings
@@ -62,7 +63,8 @@ def simulate(
             found.engines,
             found.load.requests,
             found.source,
-            found.fleets,
+            found.outcome,
+            found.stretch,
             Sending(request.seed, warm=one, keep=keep),
             tuple(
                 (service.name, request.slo or service.slo, np.flatnonzero(found.load.service == s))
@@ -123,18 +125,21 @@ def simulate_plan(
     engines = planned_engines(running, model=model, store=store, measured=measured, progress=progress)
     fleets = replay(engines, load, sending.seed, transfer_us(running, engines, load), progress)
     everything = ((None, running.slo, np.arange(len(load))),)
-    return _reported(_Replayed(running, engines, load, source, fleets, sending, everything))
+    stretch = Stretch(0, len(load), fleets)
+    return _reported(_Replayed(running, engines, load, source, fleets["value"], stretch, sending, everything))
 
 
 @dataclass(frozen=True, eq=False)
 class _Replayed:
-    """A load and what became of it. ``services``: name (None: there is one), promises, and which requests are its."""
+    """A load and what became of it, steps as predicted; ``stretch``: and of how much of it at the ends of their
+    interval. ``services``: name (None: there is one), promises, and which requests are its."""
 
     running: Running
     engines: Sequence[PlannedEngine]
     load: Requests
     source: str
-    fleets: dict[End, FleetOutcome]
+    outcome: FleetOutcome
+    stretch: Stretch
     sending: Sending
     services: Sequence[tuple[str | None, Slo, Ints]]
 
@@ -142,8 +147,7 @@ class _Replayed:
 def _reported(replayed: _Replayed) -> simulated.SimulationReport:
     """The report of a replay. Raises InputError where every request was refused."""
     running, engines, load, source = replayed.running, replayed.engines, replayed.load, replayed.source
-    fleets, sending = replayed.fleets, replayed.sending
-    value = fleets["value"]
+    sending, value, stretch = replayed.sending, replayed.outcome, replayed.stretch
     if sending.keep is not None:
         sending.keep(value.requests)
     served = int(value.requests.served.sum())
@@ -161,7 +165,7 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
     joules = float(watts.mean()) / value.requests.output_tokens_per_s
     counted = warm_up(value.requests) if sending.warm else np.arange(len(load))
     parts = [
-        (name, slo, {end: replace(f, requests=f.requests.take(mine)) for end, f in fleets.items()})
+        (name, slo, stretch.seen(value.requests, mine))
         for name, slo, rows in replayed.services
         for mine in [np.intersect1d(rows, counted)]
         if len(mine)
@@ -169,8 +173,9 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
     checks = tuple(
         _attained(bound, part, running.prediction, name) for name, slo, part in parts for bound in slo.bounds
     )
-    kept = {end: sum(int(part[end].requests.within(_limits(slo)).sum()) for _, slo, part in parts) for end in fleets}
-    fleets = {end: replace(fleet, requests=fleet.requests.take(counted)) for end, fleet in fleets.items()}
+    every = stretch.seen(value.requests, counted)
+    kept = sum(_kept(part.value, slo) for _, slo, part in parts)
+    at = {end: sum(_kept(part.ends[end], slo) for _, slo, part in parts if part.ends) for end in every.ends}
     cost = engines[0].cost
     report = simulated.SimulationReport(
         model=running.model,
@@ -186,11 +191,11 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
         served=served,
         refused=_refused(value.requests),
         slo=checks,
-        attainment=_interval({end: kept[end] / len(counted) for end in fleets}),
-        goodput_rps=_interval({end: kept[end] / fleet.requests.span_s for end, fleet in fleets.items()}),
-        ttft_ms=_percentiles("ttft", fleets, running.prediction),
-        tpot_ms=_percentiles("tpot", fleets, running.prediction),
-        e2e_ms=_percentiles("e2e", fleets, running.prediction),
+        attainment=interval(kept / len(counted), {end: n / len(every.ends[end]) for end, n in at.items()}, 1.0),
+        goodput_rps=interval(kept / every.value.span_s, {end: n / every.ends[end].span_s for end, n in at.items()}),
+        ttft_ms=_percentiles("ttft", every, running.prediction),
+        tpot_ms=_percentiles("tpot", every, running.prediction),
+        e2e_ms=_percentiles("e2e", every, running.prediction),
         output_tokens_per_s=value.requests.output_tokens_per_s,
         preemptions=int(value.requests.preemptions.sum()),
         falls_behind=capacity is not None,
@@ -203,7 +208,8 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
         warnings=(
             *provenance_warnings(running, cost),
             *_load_warnings(running, described, len(counted)),
-            *_slow_end_warnings(fleets),
+            *_slow_end_warnings(stretch.fleets),
+            *_stretch_notes(stretch, load),
         ),
         cost_model_version=cost.version,
         pack_hash=cost.store.manifest.content_hash,
@@ -215,6 +221,18 @@ def _reported(replayed: _Replayed) -> simulated.SimulationReport:
         ),
     )
     return report.sealed()
+
+
+def _kept(requests: Outcome, slo: Slo) -> int:
+    return int(requests.within(_limits(slo)).sum())
+
+
+def _stretch_notes(stretch: Stretch, load: Requests) -> list[str]:
+    """Of a load that is too long to be replayed at the ends of steps' intervals."""
+    replayed = stretch.end - stretch.first
+    if replayed == len(load):
+        return []
+    return [f"80 % intervals are those of the busiest {replayed:,} requests, as far from what all of them see"]
 
 
 def _limits(slo: Slo) -> dict[Metric, float]:
@@ -273,7 +291,7 @@ def _load_warnings(running: Running, load: simulated.Load, counted: int) -> list
     return out
 
 
-def _slow_end_warnings(fleets: dict[End, FleetOutcome]) -> list[str]:
+def _slow_end_warnings(fleets: Mapping[End, FleetOutcome]) -> list[str]:
     """Where the load is carried as predicted, but not with every step at the slow end of its interval."""
     if _behind(fleets["value"]):
         return []
@@ -298,28 +316,17 @@ def _behind(fleet: FleetOutcome) -> int:
     return sum(not keeps_up(each.outcome) for each in fleet.replays)
 
 
-def _interval(values: dict[End, float]) -> Interval:
-    ends = [values[end] for end in ENDS]
-    return Interval(value=values["value"], low=min(ends), high=max(ends))
-
-
-def _at(fleets: dict[End, FleetOutcome], metric: Metric, p: float | None) -> Interval:
+def _at(seen: Seen, metric: Metric, p: float | None) -> Interval:
     """Mean (None) or percentile, ms."""
-    values = {
-        end: (each.requests.mean_us(metric) if p is None else each.requests.percentile_us(metric, p)) / 1e3
-        for end, each in fleets.items()
-    }
-    return _interval(values)
+    return seen.interval(lambda each: (each.mean_us(metric) if p is None else each.percentile_us(metric, p)) / 1e3)
 
 
-def _percentiles(
-    metric: Metric, fleets: dict[End, FleetOutcome], predicted: Prediction | None
-) -> simulated.Percentiles | None:
-    if not len(fleets["value"].requests.of(metric)):
+def _percentiles(metric: Metric, seen: Seen, predicted: Prediction | None) -> simulated.Percentiles | None:
+    if not len(seen.value.of(metric)):
         return None
-    at = {name: _at(fleets, metric, p) for name, p in QUANTILES.items()}
+    at = {name: _at(seen, metric, p) for name, p in QUANTILES.items()}
     said: Latency | None = None if predicted is None else getattr(predicted, f"{metric}_ms")
-    return simulated.Percentiles(mean=_at(fleets, metric, None), **at, planned=_planned(said))
+    return simulated.Percentiles(mean=_at(seen, metric, None), **at, planned=_planned(said))
 
 
 def _planned(said: Latency | None) -> simulated.PlannedLatency | None:
@@ -332,11 +339,11 @@ def _planned(said: Latency | None) -> simulated.PlannedLatency | None:
 
 
 def _attained(
-    bound: Bound, fleets: dict[End, FleetOutcome], prediction: Prediction | None, service: str | None = None
+    bound: Bound, seen: Seen, prediction: Prediction | None, service: str | None = None
 ) -> simulated.Attained:
     limit = {bound.metric: bound.limit_ms * 1e3}
-    share = _interval({end: each.requests.attainment(limit) for end, each in fleets.items()})
-    at = _at(fleets, bound.metric, bound.percentile / 100) if len(fleets["value"].requests.of(bound.metric)) else None
+    share = seen.interval(lambda each: each.attainment(limit), 1.0)
+    at = _at(seen, bound.metric, bound.percentile / 100) if len(seen.value.of(bound.metric)) else None
     asked = (bound.metric, bound.percentile, bound.limit_ms)
     said = [
         each

@@ -44,6 +44,10 @@ class ScheduledLoad:
     requests: Requests
     service: Ints
 
+    def part(self, first: int, end: int) -> ScheduledLoad:
+        each, rows = self.requests, slice(first, end)
+        return ScheduledLoad(Requests(each.isl[rows], each.osl[rows], each.arrival_us[rows]), self.service[rows])
+
 
 class Routing:
     """Where requests of each step go."""

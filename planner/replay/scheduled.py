@@ -15,6 +15,7 @@ from planner.contract.deployment import Deployment
 from planner.contract.fleet import ServiceUnderstood
 from planner.contract.workload.classes import LengthClass
 from planner.contract.workload.workload import Workload
+from planner.replay.ends import Stretch
 from planner.replay.gateway import FleetOutcome, simulating
 from planner.replay.planned_engines import PlannedEngine, planned_engines
 from planner.replay.request import SimulationRequest
@@ -79,7 +80,8 @@ class Scheduled:
     engines: list[PlannedEngine]
     load: ScheduledLoad
     source: str
-    fleets: dict[End, FleetOutcome]
+    outcome: FleetOutcome
+    stretch: Stretch
 
 
 def service_running(plan: Plan, service: ServiceUnderstood) -> Running:
@@ -145,22 +147,34 @@ def scheduled(
     failures = failures_of(request.fail, plan) if request.fail else []
     names = [service.name for service in services]
     replayed = ScheduleReplay(engines, plan.decision.schedule, names, failures)
-    fleets: dict[End, FleetOutcome] = {}
-    ends: tuple[End, ...] = ENDS if len(load.requests) <= LONG else ("value",)
-    for done, end in enumerate(ends):
+    first, last = busiest(load.requests.arrival_us)
+    part = load.part(first, last)
+    long = last - first < len(load.requests)
+    asked: list[tuple[ScheduledLoad, End]] = [(load, "value")] if long else []
+    asked += [(part, end) for end in ENDS]
+    outcomes: list[FleetOutcome] = []
+    for done, (each, end) in enumerate(asked):
         if progress is not None:
-            progress(simulating(len(load.requests), end, done, len(ends)))
-        fleets[end] = replayed.run(load, request.seed, end)
-    for end in ENDS:
-        fleets.setdefault(end, fleets["value"])
+            progress(simulating(len(each.requests), end, done, len(asked)))
+        outcomes.append(replayed.run(each, request.seed, end))
+    stretch = Stretch(first, last, dict(zip(ENDS, outcomes[-len(ENDS) :], strict=True)))
+    outcome = outcomes[0] if long else stretch.fleets["value"]
     if failures:
         source += f"; failures: {request.fail}"
     together = replace(runnings[0], deployment=plan.decision, model=plan.request.model, workload=plan.request.workload)
-    return Scheduled(together, engines, load, source, fleets)
+    return Scheduled(together, engines, load, source, outcome, stretch)
 
 
 LONG = 100_000
-"""Requests above which steps are only simulated as predicted."""
+"""Requests of which all are simulated at the ends of steps' intervals too; of longer loads so many, the busiest."""
+
+
+def busiest(arrival_us: Floats) -> tuple[int, int]:
+    """(first, end) of the requests that come closest together, as many as ``LONG``."""
+    if len(arrival_us) <= LONG:
+        return 0, len(arrival_us)
+    first = int(np.argmin(arrival_us[LONG:] - arrival_us[:-LONG]))
+    return first, first + LONG
 
 
 def requested(request: SimulationRequest, plan: Plan) -> tuple[ScheduledLoad, str]:

@@ -52,6 +52,9 @@ NEAR = 1.1
 ALONE = 5_000
 """Requests that a layout is judged by."""
 
+CLEARLY = 1.2
+"""Of the rate at which a layout must hold to count as overlooked: at the rate itself it may hold by luck."""
+
 HARDLY_ANY = 0.001
 """Requests per second at which layouts are judged where even the most that a cluster carries has no plan."""
 
@@ -157,14 +160,14 @@ def shapes(request: Row) -> list[tuple[int, str]]:
 
 
 def holds(request: Row, engines: str) -> Row | None:
-    """What a fleet of that shape does at the request's rate, where it holds every bound by a standard error's margin;
-    None where it does not, or does not run."""
+    """What a fleet of that shape does at more than the request's rate, where it holds every bound; None where it does
+    not, or does not run."""
     work, _, rate = request["workload"].partition(",rate=")
     gpu = request["cluster"].partition("x")[2]
     try:
         asked = {"model": request["model"], "gpu": gpu, "framework": request["framework"]}
         document = document_of_shapes(engines, asked)
-        load = f"{work},rate={rate or HARDLY_ANY}"
+        load = f"{work},rate={float(rate or HARDLY_ANY) * CLEARLY}"
         report = simulate(SimulationRequest(plan=document, workload=load, slo=request["slo"], requests=ALONE))  # type: ignore[arg-type]
     except ShardwrightError:
         return None

@@ -192,6 +192,16 @@ def training() -> str:
     for name, card in document["memory"].items():
         errors = [f"{card[f'{each}_pct']:.1f} %" for each in ("mape", "median", "bias")]
         rows.append(f"| {name} | {card['rows']} | {' | '.join(errors)} |")
+    rows += [
+        "",
+        "| kernel (A100: SimuMax, H100: this project) | GPU | rows | law alone, MAPE | own rows, shapes left out |",
+        "|---|---|---|---|---|",
+    ]
+    for gpu, kinds in document["kernels"].items():
+        for kind, case in kinds.items():
+            law, own = case["law"], case["own rows, shapes left out"]
+            name = kind.removeprefix("training_").replace("_", " ")
+            rows.append(f"| {name} | {gpu} | {law['rows']} | {law['mape_pct']:.1f} % | {own['mape_pct']:.1f} % |")
     order = document["ordering"]
     rows += [
         "",

@@ -252,7 +252,7 @@ HEADLINES = (
 WHY = {
     "Megatron 1T": "they recomputed every layer, ours recomputes attention alone (arXiv:2205.05198)",
     "open": "its virtual stages were not published: the first figure is with one, the second with a layer in each",
-    "DeepSeek-V3": "the expert exchange over 8 nodes (EP64) is 43 % of our time; ours keeps it within two",
+    "DeepSeek-V3": "the expert exchange over 8 nodes (EP64) is two fifths of our time; ours keeps it within two",
     "Qwen3-235B": "the same layout took 20.8 s in the next release; nothing in the row tells which dispatcher ran",
 }
 """What is known of a difference between what was measured and what we say, or our best."""

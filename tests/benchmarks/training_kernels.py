@@ -1,8 +1,9 @@
 """Kernels of training against the laws that the cost model takes them by, and against own rows of other shapes.
 
-Rows: ``training_kernels.csv`` (SimuMax's forward and backward kernels on an A100-PCIe, Apache-2.0). Each kind of kernel
-has three cards: the law alone, the law after one factor (the median of the same rows: in-sample), and the law corrected
-by rows of four fifths of the shapes, as ``--profiles`` does it, on the fifth that is left out.
+Rows: ``training_kernels.csv`` (SimuMax's forward and backward kernels on an A100-PCIe, Apache-2.0) and
+``examples/measured_h100_training`` (this project's harness, 87 s of an H100). Each kind of kernel has three cards: the
+law alone, the law after one factor (the median of the same rows: in-sample), and the law corrected by rows of four
+fifths of the shapes, as ``--profiles`` does it, on the fifth that is left out.
 
 ``python -m tests.benchmarks.training_kernels`` writes them into ``costmodels/evidence/training.json``, as
 ``make bench-training`` does with all else.
@@ -22,13 +23,15 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.training.calibration import training_calibration
 from costmodels.training.own_kernels import FUSED, GROUPED, LINEAR, SIZES, OwnKernels, error_process, points
 from planner.training.machines import KERNELS
-from profiles.collect.rows import open_store
+from profiles.collect.journal import FILE, read
+from profiles.collect.rows import open_store, rows_of
 from profiles.hardware import find_gpu
 from profiles.store import ProfileStore
 from tests.benchmarks.cards import EVIDENCE, card, line, write
 
 ROWS = Path(__file__).parent / "training_kernels.csv"
 GPU = "A100-PCIe-80GB"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "measured_h100_training"
 FOLDS = 5
 _KINDS = {"forward": "forward", "dgrad": "data_gradient", "wgrad": "weight_gradient_fp32"}
 _SOURCES = {
@@ -104,9 +107,21 @@ def left_out(rows: Any, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, width
 
 
+def h100_store(folder: Path) -> ProfileStore:
+    """The rows of the example, taken over from its journal."""
+    store = open_store(folder)
+    for operation, rows in rows_of(list(read(EXAMPLE / FILE)), str(EXAMPLE)).items():
+        store.add(operation, rows)
+    return store
+
+
 def kernels() -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        return {GPU: cards(own_kernels(GPU, a100_store(Path(folder))))}
+    out = {}
+    for gpu, made in (("A100-PCIe-80GB", a100_store), ("H100-SXM", h100_store)):
+        print(f"\n{gpu}: kernels of training")
+        with tempfile.TemporaryDirectory() as folder:
+            out[gpu] = cards(own_kernels(gpu, made(Path(folder))))
+    return out
 
 
 def main() -> None:

@@ -54,13 +54,19 @@ def _decision(plan: Plan, console: Console) -> None:
     cost = plan.decision.usd_per_hour
     words = []
     if cost is not None:
+        mean = "" if len(plan.decision.schedule) == 1 else " on average"
         paid = ", electricity included" if plan.request.usd_per_kwh is not None else ""
-        words = [f"${cost:,.2f} per hour{paid}", f"${cost * 24:,.0f} per day"]
+        words = [f"${cost:,.2f} per hour{mean}{paid}", f"${cost * 24:,.0f} per day"]
         per_token = plan.prediction.usd_per_million_output_tokens
         if per_token is not None:
             words.append(f"${per_token.value:,.2f} per million output tokens")
-    when = "" if len(plan.decision.schedule) == 1 else f", as of {_clock(step.start_s)} (the busiest step)"
-    indented(console, Text("; ".join(words) + when))
+    if len(plan.decision.schedule) > 1:
+        words.append(f"engines as of {_clock(step.start_s)}, the busiest step")
+    indented(console, Text("; ".join(words)))
+    instances = {pool.name: (pool.instance, pool.gpus_per_node) for pool in plan.request.cluster.pools if pool.instance}
+    for name, count in step.instances.items():
+        node, gpus = instances.get(name, (name, 0))
+        indented(console, Text(f"{count} × {node} bought whole ({gpus} GPUs each)"))
 
 
 def _asked(plan: Plan, console: Console) -> None:

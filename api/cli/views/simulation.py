@@ -58,9 +58,11 @@ def _slo(report: SimulationReport, console: Console) -> None:
     heading(console, "SLO")
     said = ("the plan said",) if _planned(report) else ()
     rows = table("promise", "simulated", "80 % interval", *said, "within", "holds", "how sure")
+    several = len({each.service for each in report.slo}) > 1
     for each in report.slo:
+        said_of = f"{each.service}: " if several else ""
         rows.add_row(
-            promise(each.metric, each.percentile, each.limit_ms),
+            said_of + promise(each.metric, each.percentile, each.limit_ms),
             "–" if each.simulated is None else milliseconds(each.simulated.value),
             "" if each.simulated is None else _range(each.simulated, report.warnings),
             *([_said(each.planned_ms)] if said else []),

@@ -12,7 +12,7 @@ from costmodels.operations.layouts import Layouts
 from costmodels.power.board import Activity, mean_watts
 from costmodels.serving.closed_loop.load import Load
 from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS, grid_questions
-from costmodels.serving.closed_loop.protocol import ClosedLoop, StepGrid, closed_loop, line_through
+from costmodels.serving.closed_loop.protocol import SLOTS, ClosedLoop, StepGrid, closed_loop, line_through
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
@@ -157,9 +157,11 @@ def fronted(calibration: Calibration, load: Load, loop: ClosedLoop, ranks: Ints)
     tpot = np.nanmean(loop.tpot, axis=1)
     users, polled = load.concurrency.astype(np.float64), load.gate.steps > 0
     front = calibration.front_us(load.mean_isl, users, tpot, ranks, load.mean_osl, polled)[:, None]
-    e2e = loop.e2e + front
+    first = np.where(load.generations > 1, calibration.first_us, 0.0)[:, None]
+    first = np.where(np.arange(loop.ttft.shape[1]) < np.minimum(users, SLOTS)[:, None], first, 0.0)
+    e2e = loop.e2e + front + first
     slower = np.nanmean(loop.e2e, axis=1) / np.nanmean(e2e, axis=1)
-    return loop.ttft + front, e2e, loop.output_tokens_per_s * slower
+    return loop.ttft + front + first, e2e, loop.output_tokens_per_s * slower
 
 
 Ends = tuple[Floats, Floats]

@@ -37,7 +37,9 @@ class TestedEngine:
     @cached_property
     def _engines(self) -> dict[End, Engine]:
         group = self._group
-        return simulated_engines(group.job, group.layouts, group.limits, group.role, self.front_us)
+        # Of a pair the formulas say all but what its engines do: its front end is theirs.
+        front_us = self.front_us if group.role == "aggregated" else 0.0
+        return simulated_engines(group.job, group.layouts, group.limits, group.role, front_us)
 
     def at(self, end: End) -> Engine:
         """The engine whose steps take as long as an end of their interval says."""

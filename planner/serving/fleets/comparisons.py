@@ -12,7 +12,7 @@ import numpy as np
 from planner.contract.fleet import CostAtRate, DemandPriced, FleetCompared, RowPower, SupplyBound, SurviveAsked
 from planner.serving.fleets.decision import Answered, Fleet, solved
 from planner.solving.mix.question import Block, MixQuestion
-from planner.solving.mix.solve import solve_mix
+from planner.solving.mix.solve import MixAnswer, solve_mix
 from profiles.errors import Infeasible, LimitReached
 
 ONE = "one kind of engine for all"
@@ -73,14 +73,19 @@ def _cost(found: Answered) -> float:
     return found.answer.objective
 
 
-def _tried(name: str, fleet: Fleet, ours: float, seconds: float, kinds: Sequence[int]) -> FleetCompared:
+def _near(found: Answered, question: MixQuestion, seconds: float, gap: float) -> MixAnswer:
+    """The answer to a question much like the one of ``found``, whose prices are a beginning."""
+    return solve_mix(question, seconds=seconds, gap=gap, prices=found.answer.prices)
+
+
+def _tried(name: str, found: Answered, seconds: float, kinds: Sequence[int]) -> FleetCompared:
     try:
-        other = solved(fleet, kinds=kinds, seconds=seconds)
+        other = solved(found.fleet, kinds=kinds, seconds=seconds, like=found)
     except Infeasible as error:
         return FleetCompared(name=name, usd_per_hour=None, loses_by=None, reason=error.message)
     except LimitReached as error:
         return FleetCompared(name=name, usd_per_hour=None, loses_by=None, reason=error.message)
-    return _row(name, other, ours)
+    return _row(name, other, _cost(found))
 
 
 def _row(name: str, other: Answered, ours: float) -> FleetCompared:
@@ -103,7 +108,7 @@ def _compared(found: Answered, seconds: float) -> list[FleetCompared]:
         alone = []
         for gpu in gpus:
             kinds = [i for i, v in enumerate(fleet.chosen.variants) if fleet.offers[v.offer].pool.gpu == gpu]
-            alone.append(_tried(f"{gpu} alone", fleet, ours, seconds / len(gpus), kinds))
+            alone.append(_tried(f"{gpu} alone", found, seconds / len(gpus), kinds))
         rows += sorted(alone, key=lambda row: row.usd_per_hour if row.usd_per_hour is not None else np.inf)
     rows += _one_for_all(found, seconds)
     rows += _without_each(found, seconds, rows)
@@ -145,12 +150,12 @@ def _one_for_all(found: Answered, seconds: float) -> list[FleetCompared]:
     running = _running(found)
     if len(running) == len(fleet.services):  # the fleet is one itself, and none is better
         kinds = [v for v, each in enumerate(fleet.chosen.variants) if (each.service, each.engine) in running]
-        return [_tried(ONE, fleet, _cost(found), seconds / MOST_TRIED, kinds)]
+        return [_tried(ONE, found, seconds / MOST_TRIED, kinds)]
     rows = []
     for number in range(MOST_TRIED if len(ranked) == 1 else 1):
         which = [each[min(number, len(each) - 1)] for each in ranked]
         kinds = [v for v, each in enumerate(fleet.chosen.variants) if which[each.service] == each.engine]
-        rows.append(_tried(ONE, fleet, _cost(found), seconds / MOST_TRIED, kinds))
+        rows.append(_tried(ONE, found, seconds / MOST_TRIED, kinds))
     return [min(rows, key=lambda row: np.inf if row.usd_per_hour is None else row.usd_per_hour)]
 
 
@@ -175,7 +180,7 @@ def _without_each(found: Answered, seconds: float, others: Sequence[FleetCompare
         label = fleet.services[service].engines[engine].label
         label += f" for {fleet.services[service].asked.name}" if len(fleet.services) > 1 else ""
         if kinds:
-            rows.append(_tried(f"without {label}", fleet, _cost(found), seconds / len(used), kinds))
+            rows.append(_tried(f"without {label}", found, seconds / len(used), kinds))
     known = [row.engines for row in others]
     kept = [row for row in rows if row.usd_per_hour is not None and row.engines not in known]
     return sorted(kept, key=lambda row: row.usd_per_hour or 0.0)
@@ -184,7 +189,7 @@ def _without_each(found: Answered, seconds: float, others: Sequence[FleetCompare
 def _constant(found: Answered, seconds: float) -> FleetCompared:
     """The cheapest fleet that never changes."""
     steady = replace(found.question, cyclic=False, before=None, most_changes=0)
-    answer = solve_mix(steady, seconds=seconds, gap=1e-3)
+    answer = _near(found, steady, seconds=seconds, gap=1e-3)
     name = "constant fleet"
     if answer.engines is None or answer.objective is None:
         return FleetCompared(name=name, usd_per_hour=None, loses_by=None, reason="none was found")
@@ -199,7 +204,7 @@ def _hour_by_hour(found: Answered, seconds: float) -> FleetCompared:
         one = replace(
             question, work=[work], seconds=question.seconds[t : t + 1], cyclic=False, before=None, most_changes=None
         )
-        answer = solve_mix(one, seconds=max(seconds / len(question.work), 0.5), gap=1e-3)
+        answer = _near(found, one, seconds=max(seconds / len(question.work), 0.5), gap=1e-3)
         if answer.objective is None:
             return FleetCompared(name="each step alone", usd_per_hour=None, loses_by=None, reason="no time was left")
         total += answer.objective * float(question.share_of_time[t])
@@ -226,7 +231,7 @@ def _by_rate(found: Answered, seconds: float) -> list[CostAtRate]:
             work = np.where(np.array([gpu == only for gpu in gpus])[None, :], work, np.inf)
         if not np.isfinite(work).any(axis=1).all():
             return None
-        return solve_mix(replace(question, work=[work]), seconds=max(seconds / 4, 0.2), gap=1e-3).objective
+        return _near(found, replace(question, work=[work]), seconds=max(seconds / 4, 0.2), gap=1e-3).objective
 
     for factor in RATES:
         if time.perf_counter() > until:
@@ -244,14 +249,14 @@ def _demands(found: Answered, seconds: float, tail: MixQuestion | None) -> list[
 
     def without(name: str, **changes: object) -> None:
         try:
-            other = solved(fleet, seconds=seconds, **changes)  # type: ignore[arg-type]
+            other = solved(fleet, seconds=seconds, like=found, **changes)  # type: ignore[arg-type]
         except (Infeasible, LimitReached):
             return
         cost = min(_cost(other), ours)
         rows.append(DemandPriced(demand=name, usd_per_hour=cost, costs_usd_per_hour=ours - cost))
 
     def changed(name: str, question: MixQuestion) -> None:
-        answer = solve_mix(question, seconds=seconds, gap=1e-4)
+        answer = _near(found, question, seconds=seconds, gap=1e-4)
         if answer.objective is not None:
             cost = min(answer.objective, ours)
             rows.append(DemandPriced(demand=name, usd_per_hour=cost, costs_usd_per_hour=ours - cost))
@@ -293,7 +298,7 @@ def _supplies(found: Answered, seconds: float) -> list[SupplyBound]:
             continue
         more = float(block.unit if block.unit > 1 else smallest)
         wider = [replace(each, most=each.most + more) if i == k else each for i, each in enumerate(question.blocks)]
-        answer = solve_mix(replace(question, blocks=wider), seconds=seconds, gap=1e-4)
+        answer = _near(found, replace(question, blocks=wider), seconds=seconds, gap=1e-4)
         saved = None if answer.objective is None else max(ours - answer.objective, 0.0) / more
         rows.append(SupplyBound(pool=block.name, used_gpus=used, limit_gpus=block.most, usd_per_hour_of_one_more=saved))
     return rows

@@ -138,9 +138,10 @@ class Confirming:
         simulated: set[Key] = set()
         now = fleet
         best: tuple[Answered, dict[int, Loaded]] | None = None
+        found: Answered | None = None
         for turn in range(MOST_ROUNDS):
             only = self._only(fleet, simulated) if turn >= ROUNDS else None
-            found = solved(now, kinds=only, seconds=seconds)
+            found = solved(now, kinds=only, seconds=seconds, like=found)
             self._tell(f"simulating engines under their mixtures (fleet {turn + 1})")
             loaded, news = self._judged(found, factor, simulated, last=turn >= ROUNDS)
             if not news:

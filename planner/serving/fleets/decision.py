@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 
 from costmodels.estimates import Floats
-from planner.contract.clusters import SuppliedCluster, SuppliedPool
+from planner.contract.clusters import SuppliedCluster
 from planner.contract.fleet import NotServed, RouteBy, SurviveAsked
 from planner.contract.workload.classes import LengthClass, SteppedLoad, understood
 from planner.serving.document.plan import Plan
 from planner.serving.fleets.coarsening import coarsened
-from planner.serving.fleets.engines import EngineKind, TableEngine
+from planner.serving.fleets.engines import EngineKind, cluster_of, table_engines
 from planner.serving.fleets.groups import RoutedGroup, SharedStep, routed_groups, shared_steps, work_of
 from planner.serving.fleets.request import FleetRequest, ServiceAsked
 from planner.serving.fleets.supplies import Offer, blocks_of, offers_of, reserved_usd_per_hour, rows_of
-from planner.serving.fleets.tables import MeasuredTable, check_tables
 from planner.serving.fleets.variants import Chosen, Variant, priced
 from planner.serving.fleets.ways_out import why_not
 from planner.solving.mix.question import MixQuestion, Survive
@@ -110,63 +109,6 @@ def distinct(
             rate[index[key(each)]] += each.rate_rps
         rates.append(rate)
     return tuple(found), rates
-
-
-def cluster_of(request: FleetRequest) -> SuppliedCluster:
-    """The request's cluster; without one, a pool without limit of each table's GPU."""
-    if request.cluster is not None:
-        return request.cluster
-    tables: dict[str, MeasuredTable] = {}
-    for service in request.services:
-        for table in request.tables_of(service):
-            known = tables.setdefault(table.gpu, table)
-            if known.usd_per_hour != table.usd_per_hour:
-                raise InputError(
-                    f"tables: {shown(table.gpu)} costs {known.usd_per_hour:g} in one and "
-                    f"{table.usd_per_hour:g} in another",
-                    "give it one cost, or a cluster with its price",
-                )
-    pools = tuple(
-        SuppliedPool(
-            name=gpu,
-            gpu=gpu,
-            gpus=1,
-            gpus_per_node=1,
-            fabric="none",
-            usd_per_gpu_hour=table.usd_per_hour or None,
-            price_source=table.source,
-            as_needed=True,
-            owned=not table.usd_per_hour,
-        )
-        for gpu, table in tables.items()
-    )
-    return SuppliedCluster(name=request.name, pools=pools)
-
-
-def table_engines(
-    request: FleetRequest, service: ServiceAsked, cluster: SuppliedCluster
-) -> tuple[tuple[TableEngine, ...], list[MeasuredTable]]:
-    """One engine for each table, on the pools that have its GPU.
-
-    Raises:
-        InputError: tables of other grids, or of GPUs that no pool has.
-    """
-    tables = list(request.tables_of(service))
-    check_tables(tables)
-    engines: list[TableEngine] = []
-    used: list[MeasuredTable] = []
-    for table in tables:
-        pools = [i for i, pool in enumerate(cluster.pools) if table.gpu in (pool.name, pool.gpu)]
-        for pool in pools:
-            engines.append(TableEngine(pool, table.gpu, table.usd_per_hour, table.source))
-            used.append(table)
-    if not engines:
-        known = ", ".join(pool.name for pool in cluster.pools)
-        raise InputError(
-            f"tables: none of {', '.join(table.gpu for table in tables)} is a pool of the cluster ({known})",
-            "name the pools as the tables name their GPUs, or leave the cluster out",
-        )
-    return tuple(engines), used
 
 
 def variants_of(
@@ -323,9 +265,11 @@ def solved(
     survive: SurviveAsked | None = None,
     kinds: Sequence[int] | None = None,
     seconds: float | None = None,
+    like: Answered | None = None,
     progress: Progress | None = None,
 ) -> Answered:
-    """The best fleet, or the best without one of its demands.
+    """The best fleet, or the best without one of its demands; ``like``: one that was found for much the same question,
+    whose prices are a beginning.
 
     Raises:
         Infeasible: there is none; with what binds and what would work.
@@ -338,7 +282,8 @@ def solved(
     size = sum(len(each) for each in groups)
     gap = GAP_OF_LARGE if len(fleet.steps) > 1 and size * len(fleet.chosen.variants) > LARGE else GAP
     limit = seconds or request.time_limit_s
-    answer = solve_mix(question, seconds=limit, gap=gap, progress=progress)
+    prices = () if like is None else like.answer.prices
+    answer = solve_mix(question, seconds=limit, gap=gap, progress=progress, prices=prices)
     if answer.status == "time_limit":
         raise LimitReached(
             f"fleet: no fleet was found in {limit:g} s", "raise --time-limit, or give fewer classes or steps"

@@ -150,9 +150,9 @@ class ModelDescribed:
         prompts = sum(c.rate_rps * c.isl for step in found.fleet.steps[t].steps for c in step.classes)
         power_all = Interval(value=watts[0], low=watts[1], high=watts[2])
         tpot = worst["tpot"]
-        slowest: dict[tuple[str, float], SloCheck] = {}
+        slowest: dict[tuple[str, float, float], SloCheck] = {}
         for check in checks:
-            key = (check.metric, check.percentile)
+            key = (check.metric, check.percentile, check.limit_ms)
             if key not in slowest or check.margin < slowest[key].margin:
                 slowest[key] = check
         return {

@@ -20,6 +20,7 @@ from planner.serving.fleets.comparisons import Comparisons, compare
 from planner.serving.fleets.confirming import Confirming, Loaded, Settled, busiest, without_tails
 from planner.serving.fleets.decision import Answered, Fleet, fleet_of, solved
 from planner.serving.fleets.described import TableDescribed
+from planner.serving.fleets.engines import unmatched
 from planner.serving.fleets.losing import after_worst_loss
 from planner.serving.fleets.modelled import ModelDescribed
 from planner.serving.fleets.report import document
@@ -57,7 +58,9 @@ def plan_fleet(
         found = solved(fleet, progress=progress)
         tell("comparing with other fleets")
         comparisons = compare(found, request.time_limit_s / 2)
-        return validated(document(found, TableDescribed(), comparisons, _of_tables()), parse_plan)
+        return validated(
+            document(found, TableDescribed(), comparisons, _of_tables(unmatched(request, fleet.cluster))), parse_plan
+        )
     alone = one_load(request)
     if alone is not None:
         tell("one service, one class, one step: as plan does")
@@ -161,5 +164,6 @@ def _no_engines(*_: Any) -> Any:
     raise Unsupported("services: a model beside tables", "give all services models, or all tables")
 
 
-def _of_tables() -> Provenance:
-    return unmeasured(("engines are those of measured tables, which hold the promise that they were measured for",))
+def _of_tables(notes: Sequence[str]) -> Provenance:
+    said = "engines are those of measured tables, which hold the promise that they were measured for"
+    return unmeasured((said, *notes))

@@ -10,9 +10,12 @@ import numpy as np
 from planner.solving.mix.most import most_share
 from planner.solving.mix.question import Block, MixQuestion, Survive
 from planner.solving.mix.solve import solve_mix
+from planner.solving.solvers import Ints
 from profiles.errors import Infeasible
 
 SECONDS = 5.0
+
+LOSSES = ("engines", "nodes", "spot_pools", "zones")
 
 
 def why_not(question: MixQuestion, limit_s: float) -> Infeasible:
@@ -21,8 +24,7 @@ def why_not(question: MixQuestion, limit_s: float) -> Infeasible:
     if question.budget is not None:
         found = solve_mix(replace(question, budget=None), seconds=seconds, gap=1e-4)
         if found.engines is not None:
-            hours = question.kinds.cost @ found.engines.T + question.fixed_cost
-            least = math.ceil(float(hours.max()) * 100) / 100
+            least = math.ceil(max(_usd_per_hour(question, row) for row in found.engines) * 100) / 100
             return Infeasible(
                 f"budget_usd_per_hour: {question.budget:g} is less than any fleet that carries the load costs",
                 f"allow {least:g} USD an hour, or serve less",
@@ -32,15 +34,7 @@ def why_not(question: MixQuestion, limit_s: float) -> Infeasible:
     if question.survive.any:
         found = solve_mix(replace(question, survive=Survive()), seconds=seconds, gap=1e-3)
         if found.engines is not None:
-            most = int(found.engines.sum(axis=1).min())
-            asked = {name: getattr(question.survive, name) for name in ("engines", "nodes", "spot_pools", "zones")}
-            said = ", ".join(f"{name} {count}" for name, count in asked.items() if count)
-            return Infeasible(
-                f"survive: {said}: the pools carry the load with {most} engines, and not after that loss",
-                "give the pools more GPUs or other pools, survive less, or a smaller share of the "
-                "load (survive: share)",
-                binding="survive",
-            )
+            return _not_survived(question, found.engines, seconds)
     if question.most_changes is not None or (question.kinds.min_up_s > 0).any() or question.steps > 1:
         kinds = replace(question.kinds, min_up_s=np.zeros(len(question.kinds)), startup_s=np.zeros(len(question.kinds)))
         alone = [
@@ -59,28 +53,88 @@ def why_not(question: MixQuestion, limit_s: float) -> Infeasible:
     return _supplies(question)
 
 
+def _usd_per_hour(question: MixQuestion, engines: Ints) -> float:
+    """Of ``engines`` (n,) while they serve, whole instances and what is reserved with them."""
+    units = sum(
+        math.ceil(float(block.each @ engines[block.kinds]) / block.unit - 1e-9) * block.unit_cost
+        for block in question.blocks
+        if block.unit > 1
+    )
+    return float(question.kinds.cost @ engines) + units + question.fixed_cost
+
+
+def _not_survived(question: MixQuestion, engines: Ints, seconds: float) -> Infeasible:
+    """What is to be survived is too much: the GPUs with which it would do, how much less would, and of how much of the
+    load."""
+    asked = question.survive
+    named = {name: count for name in LOSSES if (count := getattr(asked, name))}
+    ways = _wider(question, seconds)
+    fewer = {}
+    for name, count in named.items():
+        for less in range(count - 1, 0, -1):
+            survive = replace(asked, **{name: less})
+            if solve_mix(replace(question, survive=survive), seconds=seconds, gap=1e-2).engines is not None:
+                fewer[name] = less
+                break
+    low, high = 0.0, asked.share
+    while high - low > 0.02:
+        share = (low + high) / 2
+        survive = replace(asked, share=share)
+        found = solve_mix(replace(question, survive=survive), seconds=seconds, gap=1e-2)
+        low, high = (low, share) if found.engines is None else (share, high)
+    part = math.floor(low * 100) / 100
+    hints = [f"have {ways}"] if ways else ["offer other pools"]
+    hints += [f"survive {name.replace('_', ' ')} {less}" for name, less in fewer.items()]
+    hints += [f"carry {part:.0%} of the load then (survive: share: {part:g})"] if part > 0 else []
+    said = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in named.items())
+    most = int(engines.sum(axis=1).max())
+    return Infeasible(
+        f"survive: {said}: the pools carry the load with {most} engine{'' if most == 1 else 's'}, and not after that "
+        "loss",
+        ", or ".join(hints),
+        binding="survive",
+        share_survived=part,
+    )
+
+
 def _supplies(question: MixQuestion) -> Infeasible:
     """What the supplies carry, and how many GPUs of one pool would do."""
-    free = replace(question, blocks=(), budget=None, most_changes=None)
+    free = replace(question, budget=None, most_changes=None)
     work = max(question.work, key=lambda each: float(np.where(np.isfinite(each), each, 0).sum()))
     share = most_share(question, work)
-    ways = []
-    for k, block in enumerate(question.blocks):
-        wider = [replace_most(each, math.inf) if i == k else each for i, each in enumerate(question.blocks)]
-        found = solve_mix(replace(free, blocks=wider), seconds=SECONDS, gap=1e-3)
-        if found.engines is not None:
-            most = max(float(block.each @ row[block.kinds]) for row in found.engines)
-            ways.append(f"{math.ceil(most):,} {block.counts} of {block.name}")
-    binding = " and ".join(block.name for block in question.blocks) or "the classes"
-    both = " and ".join(dict.fromkeys(block.counts for block in question.blocks)) or "GPUs"
+    ways = _wider(free, SECONDS)
+    limits = _of_use(question)
+    binding = " and ".join(block.name for block in limits) or "the classes"
+    both = " and ".join(dict.fromkeys(block.counts for block in limits)) or "GPUs"
     return Infeasible(
         f"fleet: the load is more than the {both} of {binding} carry"
         + (f", about {math.floor(100 * share)} % of it at most" if 0 < share < 0.995 else ""),
-        f"have {' or '.join(ways)}" if ways else "offer more pools, or serve less",
+        f"have {ways}" if ways else "offer more pools, or serve less",
         binding=binding,
         share_carried=share,
     )
 
 
-def replace_most(block: Block, most: float) -> Block:
-    return replace(block, most=most)
+def _of_use(question: MixQuestion) -> list[Block]:
+    """Supplies of kinds that carry something."""
+    of_use = np.any([np.isfinite(work).any(axis=0) for work in question.work], axis=0)
+    return [block for block in question.blocks if of_use[block.kinds].any()]
+
+
+def _wider(question: MixQuestion, seconds: float) -> str | None:
+    """GPUs of one supply with which it would do, each by itself, in words; of all together where none does alone."""
+    limits = _of_use(question)
+    ways: list[str] = []
+    for wide in [[block] for block in limits] + ([limits] if len(limits) > 1 else []):
+        if len(wide) > 1 and ways:
+            break
+        blocks = [replace(each, most=math.inf) if each in wide else each for each in question.blocks]
+        found = solve_mix(replace(question, blocks=blocks), seconds=seconds, gap=1e-3)
+        if found.engines is None:
+            continue
+        engines = found.engines
+        used = {each.name: max(float(each.each @ row[each.kinds]) for row in engines) for each in wide}
+        counts = {each.name: math.ceil(used[each.name] / each.unit - 1e-9) * each.unit for each in wide}
+        more = [f"{counts[each.name]:,} {each.counts} of {each.name}" for each in wide if counts[each.name] > each.most]
+        ways.append(" and ".join(more))
+    return " or ".join(ways) or None

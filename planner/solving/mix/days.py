@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from planner.solving.mix.master import fits, left
+from planner.solving.mix.clock import Deadline
+from planner.solving.mix.master import fits
 from planner.solving.mix.mending import Searched
 from planner.solving.mix.question import ALL, MixQuestion, losses, remaining
 from planner.solving.solvers import Bools, Floats, Ints
@@ -42,14 +43,19 @@ class DaySearch:
     ) -> None:
         self._search, self._q = search, search.q
         self._serving, self._carries = serving, carries
-        self._rows = np.zeros((0, len(self._q.kinds)))
+        self.rows = np.zeros((0, len(self._q.kinds)))
+        """Candidates, (k, n)."""
+        self._prices = np.maximum(self._q.kinds.cost, 1e-9)
+        self._best_cost = np.inf
+        self._own: set[bytes] = set()
+        self._rng = np.random.default_rng(0)
 
     # -------------------------------------------------------------- what is known
 
     def _worth(self, rows: Floats) -> tuple[Floats, Floats]:
         """(worth of ``rows`` (k, n) at all known prices, the least of what losses leave of it ÷ the share of the load
         that is carried then), (k, prices)."""
-        prices = np.array(self._search.pool).T
+        prices = self._search.stacked()[0].T
         whole, least = rows @ prices, np.full((len(rows), prices.shape[1]), np.inf)
         if self._q.survive.any:
             for i, row in enumerate(rows):
@@ -58,15 +64,16 @@ class DaySearch:
                     least[i] = (np.array(after) @ prices).min(axis=0) / self._search.share
         return whole, np.minimum(whole, least)
 
-    def _carried(self, rows: Floats) -> Bools:
+    def carried(self, rows: Floats) -> Bools:
         """(k, steps): whether they carry each step, as far as known prices say."""
-        known = np.array(self._search.known) * (1 - SHORT)
+        known = self._search.stacked()[1] * (1 - SHORT)
         _, worth = self._worth(rows)
         return np.stack([(worth >= known[:, t]).all(axis=1) for t in range(self._q.steps)], axis=1)
 
     def _lacking(self, t: int, row: Floats) -> tuple[int, float, Floats] | None:
         """(price, what is lacking at it, what one more of each kind adds) of the worst loss of a row; None: nothing."""
-        prices, known = np.array(self._search.pool), np.array([each[t] for each in self._search.known])
+        prices, every = self._search.stacked()
+        known = every[:, t]
         worst, found = SHORT * 10, None
         for loss in losses(self._q, row.astype(np.int64)):
             share = self._search.share if loss else 1.0
@@ -114,72 +121,82 @@ class DaySearch:
         return row
 
     def _more(self, rows: Sequence[Floats]) -> None:
-        self._rows = np.unique(np.array([*self._rows, *rows]), axis=0)
+        self.rows = np.unique(np.array([*self.rows, *rows]), axis=0)
 
     # -------------------------------------------------------------- paths
 
-    def schedule(self, alone: Sequence[Floats], until: float) -> Floats | None:
+    def begin(self, alone: Sequence[Floats], until: Deadline) -> Floats | None:
         """(steps, n) of the cheapest schedule found; ``alone``: of each step a fleet that carries it. None: none."""
         q, steps = self._q, self._q.steps
-        cost = np.maximum(q.kinds.cost, 1e-9)
         two = [np.maximum(alone[t], alone[(t + 1) % steps]) for t in range(steps)]
         three = [np.maximum(two[t], two[(t + 1) % steps]) for t in range(steps)]
-        self._more([*alone, *two, *three, np.max(alone, axis=0)])
+        self._more([*two, *three, np.max(alone, axis=0)])
         for away in NEAR:
             for t in range(steps):
-                if left(until) > 0 and (q.cyclic or 0 <= t + away < steps):
-                    made = self.fitted(alone[(t + away) % steps], t, cost)
+                if until.left > 0 and (q.cyclic or 0 <= t + away < steps):
+                    made = self.fitted(alone[(t + away) % steps], t, self._prices)
                     self._more([] if made is None else [made])
+        return self.go_on(alone, until)
+
+    def go_on(self, alone: Sequence[Floats], until: Deadline) -> Floats | None:
+        """The same with other fleets of the steps beside those that are known."""
+        q, steps = self._q, self._q.steps
+        self._more(alone)
+        self._own |= {row.tobytes() for row in alone}
         best: Floats | None = None
-        best_cost, rng = np.inf, np.random.default_rng(0)
+        best_cost = np.inf
         for turn in range(ROUNDS):
             found = self._confirmed(until)
             if found is None or (best is not None and found[0] >= best_cost * (1 - 1e-6)):
                 break
             best_cost, best = found
-            if left(until) < 0 or turn == ROUNDS - 1:
+            if until.left < 0 or turn == ROUNDS - 1 or best_cost >= self._best_cost * (1 - 1e-6):
                 break
+            self._best_cost = best_cost
             for t in range(steps):
                 near = [best[(t + away) % steps] for away in (-1, 1) if q.cyclic or 0 <= t + away < steps]
-                swaps = [np.where(np.arange(len(cost)) == v, best[t] - 1, best[t]) for v in np.flatnonzero(best[t])]
+                swaps = [np.where(np.arange(best.shape[1]) == v, best[t] - 1, best[t]) for v in np.flatnonzero(best[t])]
                 for row in [*near, *swaps]:
-                    if left(until) < 0:
+                    if until.left < 0:
                         break
-                    made = self.fitted(row, t, cost * rng.uniform(0.9, 1.1, len(cost)))
+                    made = self.fitted(row, t, self._prices * self._rng.uniform(0.9, 1.1, best.shape[1]))
                     self._more([] if made is None else [made])
         return best
 
-    def _confirmed(self, until: float) -> tuple[float, Floats] | None:
+    def _confirmed(self, until: Deadline) -> tuple[float, Floats] | None:
         """The cheapest path whose fleets carry by the linear programmes too."""
         for _ in range(MOST_PATHS):
             self._fewer()
-            found = self._path(self._carried(self._rows))
-            if found is None or left(until) < 0:
+            found = self._path(self.carried(self.rows))
+            if found is None or until.left < 0:
                 return None
             cost, chain = found
-            bad = [t for t, i in enumerate(chain) if not self._carries(t, self._rows[i])]
+            bad = [t for t, i in enumerate(chain) if not self._carries(t, self.rows[i])]
             if not bad:
-                return cost, self._rows[chain]
-            made = [self.fitted(self._rows[chain[t]], t, np.maximum(self._q.kinds.cost, 1e-9)) for t in bad]
+                self._own |= {self.rows[i].tobytes() for i in chain.tolist()}
+                return cost, self.rows[chain]
+            made = [self.fitted(self.rows[chain[t]], t, self._prices) for t in bad]
             self._more([row for row in made if row is not None])
         return None
 
     def _fewer(self) -> None:
-        """Leaves out candidates that are dear for all that they carry."""
-        if len(self._rows) <= MOST_CANDIDATES:
+        """Leaves out candidates that are dear for all that they carry, but for steps' own."""
+        if len(self.rows) <= MOST_CANDIDATES:
             return
-        there, serves = self._carried(self._rows), self._costs()
+        there, serves = self.carried(self.rows), self._costs()
         cheapest = np.where(there, serves[:, None], np.inf).min(axis=0)
         with np.errstate(invalid="ignore"):
             worst = np.where(there, serves[:, None] / cheapest[None, :], np.inf).min(axis=1)
-        self._rows = self._rows[np.sort(np.argsort(worst, kind="stable")[:MOST_CANDIDATES])]
+        worst[[row.tobytes() in self._own for row in self.rows]] = 0.0
+        most = max(MOST_CANDIDATES, int((worst == 0.0).sum()))
+        self.rows = self.rows[np.sort(np.argsort(worst, kind="stable")[:most])]
 
     def _costs(self) -> Floats:
-        return np.array([self._serving(row) for row in self._rows])
+        return np.array([self._serving(row) for row in self.rows])
 
     def _path(self, there: Bools) -> tuple[float, Ints] | None:
         """(cost of an hour, rows (steps,)) of the cheapest path over the candidates."""
-        q, rows = self._q, self._rows
+        q, rows = self._q, self.rows
         hours = float(q.seconds.sum()) / 3600
         start_cost = q.kinds.cost * q.kinds.startup_s / 3600 / hours
         here = np.where(there, self._costs()[:, None] * q.share_of_time[None, :], np.inf).T

@@ -14,7 +14,7 @@ The objective is the mean cost of an hour: engines while they serve, and while t
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -50,8 +50,8 @@ class Master:
         self._moves = steps > 1 or q.before is not None
         self._levels = _levels(q)
         self._units = [block for block in q.blocks if block.unit > 1]
-        self._width = n * (1 + self._moves + self._levels) + len(self._units)
-        total = steps * self._width
+        self.width = n * (1 + self._moves + self._levels) + len(self._units)
+        total = steps * self.width
         cost, low, high = np.zeros(total), np.zeros(total), np.zeros(total)
         share = q.share_of_time
         hours = q.seconds.sum() / 3600
@@ -94,20 +94,20 @@ class Master:
     # -------------------------------------------------------------- columns
 
     def y(self, t: int) -> slice:
-        first = t * self._width
+        first = t * self.width
         return slice(first, first + len(self._q.kinds))
 
     def u(self, t: int) -> slice:
-        first, n = t * self._width, len(self._q.kinds)
+        first, n = t * self.width, len(self._q.kinds)
         return slice(first + n, first + 2 * n)
 
     def _z(self, t: int, level: int) -> slice:
         n = len(self._q.kinds)
-        first = t * self._width + n * (1 + self._moves + level)
+        first = t * self.width + n * (1 + self._moves + level)
         return slice(first, first + n)
 
     def _m(self, t: int, unit: int) -> int:
-        return (t + 1) * self._width - len(self._units) + unit
+        return (t + 1) * self.width - len(self._units) + unit
 
     def _is_followed(self, t: int) -> bool:
         """Whether engines that run before step t are known."""
@@ -246,15 +246,35 @@ class Master:
             engines = np.rint(engines)
         return Counts(engines, float(info.objective_function_value), max(bound, 0.0), proved=False)
 
-    def apart(self) -> tuple[Floats, float]:
+    def costs(self, cost: Floats) -> None:
+        """Other costs (n,) of engines while they serve, of one step."""
+        self._cost[self.y(0)] = cost
+        self._highs.changeColsCost(len(cost), self._columns[self.y(0)], cost)
+
+    @property
+    def joining(self) -> Sequence[tuple[int, Ints, Floats, float, float]]:
+        """Rows of several steps: (row, columns, values, low, high)."""
+        return self._joining
+
+    @property
+    def starts(self) -> tuple[Floats, Floats]:
+        """(what engines cost that start, their most), (steps, n) each."""
+        cost = np.array([self._cost[self.u(t)] for t in range(self._q.steps)])
+        return cost, np.array([self.upper[t] * self._is_followed(t) for t in range(self._q.steps)], dtype=np.float64)
+
+    def duals(self) -> Floats:
+        """Of each of the joining rows, as the last programme in parts of engines gave them."""
+        every = np.array(self._highs.getSolution().row_dual)
+        return every[[row for row, *_ in self._joining]] if self._joining else np.zeros(0)
+
+    def apart(self, duals: Floats) -> tuple[Floats, float]:
         """(steps, n) what engines cost an hour of their step when steps are told apart, and what they cost at least
-        beside, at the prices that the last programme in parts of engines gave the rows that join steps. Steps that are
-        cheapest alone at these costs are together a bound on every schedule (Lagrange's)."""
+        beside, at ``duals`` of the joining rows. Steps that are cheapest alone at these costs are together a bound on
+        every schedule (Lagrange's)."""
         q, n = self._q, len(self._q.kinds)
-        duals = np.array(self._highs.getSolution().row_dual)
         cost, beside = self._cost.copy(), 0.0
-        for row, columns, values, low, high in self._joining:
-            dual, end = float(duals[row]), low if duals[row] > 0 else high
+        for dual, (_, columns, values, low, high) in zip(duals.tolist(), self._joining, strict=True):
+            end = low if dual > 0 else high
             if dual and np.isfinite(end):
                 cost[columns] -= dual * values
                 beside += dual * end
@@ -317,7 +337,3 @@ def fits(question: MixQuestion, engines: Floats) -> Bools:
 
 def _used(block: Block, engines: Floats) -> float:
     return float(block.each @ engines[block.kinds])
-
-
-def left(deadline: float) -> float:
-    return deadline - time.perf_counter()

@@ -6,7 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from planner.solving.mix.master import Master, fits, left
+from planner.solving.mix.clock import Deadline
+from planner.solving.mix.master import Master, fits
 from planner.solving.mix.question import ALL, Loss, MixQuestion, losses, remaining
 from planner.solving.solvers import Floats
 
@@ -18,12 +19,13 @@ class Searched(Protocol):
     what is wanting."""
 
     q: MixQuestion
-    deadline: float
+    deadline: Deadline
     share: float
     master: Master
     pool: list[Floats]
     known: list[Floats]
 
+    def stacked(self) -> tuple[Floats, Floats]: ...
     def wanting(self, t: int, engines: Floats, loss: Loss, worst: int = 3) -> list[int]: ...
     def theta(self, t: int, engines: Floats, loss: Loss) -> tuple[float, int | None]: ...
 
@@ -36,7 +38,7 @@ def mend(search: Searched, engines: Floats) -> Floats | None:
     cost = _costs(q)
     for t in range(q.steps):
         for _ in range(MOST_TRIES):
-            if left(search.deadline) < 0:
+            if search.deadline.left < 0:
                 return None
             lack = _lack(search, t, out[t])
             if lack is None:
@@ -60,7 +62,7 @@ def mend(search: Searched, engines: Floats) -> Floats | None:
     if _timely(q, out):
         return out
     # More engines never carry less: what time asks for beside is for the programme over counts.
-    return search.master.at_least(out, max(min(0.15 * left(search.deadline), 10.0), 0.2), 1e-4)
+    return search.master.at_least(out, max(min(0.15 * search.deadline.left, 10.0), 0.2), 1e-4)
 
 
 def _costs(q: MixQuestion) -> Floats:

@@ -1,6 +1,6 @@
 """FLOPs and bytes of one point, in plain Python.
 
-The same formulas as :func:`costmodels.operations.roofline.work`, which cannot be imported here: the harness runs where
+The same formulas as the kernels' in :mod:`costmodels.operations`, which cannot be imported here: the harness runs where
 neither NumPy nor the cost models are installed. ``tests/profiles/collect/operations`` holds the two together.
 """
 

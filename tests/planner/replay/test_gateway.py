@@ -239,6 +239,20 @@ def test_a_disaggregated_plan_keeps_its_promises_below_its_capacity(planned: Pla
     assert got.ttft_ms.mean.value < apart.prediction.ttft_ms.mean.value  # which is at the plan's full load
 
 
+@pytest.mark.parametrize("workload", ["isl=8000,osl=150", "isl=500,osl=300"])
+def test_a_disaggregated_plan_says_what_its_replay_shows(planned: Planned, bare: ProfileStore, workload: str) -> None:
+    """Each part of the way to the first token once: the front end is not the prefill engine's, too."""
+    full = planned(DENSE, "4xH200", workload, "ttft=3s,tpot=50ms", disaggregation="always")
+    rate = full.prediction.request_rate_rps.value / 3
+    apart = planned(DENSE, "4xH200", f"{workload},rate={rate:.4g}", "ttft=3s,tpot=50ms", disaggregation="always")
+    got = replayed(apart, bare, rate, 3000)
+    for metric in ("ttft_ms", "tpot_ms"):
+        said, seen = getattr(apart.prediction, metric), getattr(got, metric)
+        # Decode engines see requests that the prefill engines have spaced out, not such that come at random.
+        assert said.p50.value == pytest.approx(seen.p50.value, rel=0.05 if metric == "ttft_ms" else 0.1)
+        assert said.p90.value == pytest.approx(seen.p90.value, rel=0.1)
+
+
 def split(plan: Plan, transfer_ms: float) -> Plan:
     """The plan with half of its engines prefilling for the other half."""
 

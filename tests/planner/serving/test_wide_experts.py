@@ -9,13 +9,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Architecture
+from costmodels.models.precision import choose_precision
+from costmodels.models.registry import find_architecture
+from costmodels.operations.exchanges import exchange_names
+from costmodels.operations.layouts import Layouts
+from costmodels.operations.questions import Batch
+from costmodels.serving.frameworks.framework import find_framework
+from costmodels.serving.served_model import ServedModel
+from costmodels.step.communication import Network
 from planner.contract.engine import Layout
 from planner.experts.model import moe_model
 from planner.experts.placement import Loads
 from planner.serving.document.plan import Plan
 from planner.serving.planning import plan
 from planner.serving.prediction_table import predict
+from profiles.hardware import find_fabric, find_gpu
 
 ENGINE = {
     "model": "deepseek-ai/DeepSeek-R1",
@@ -275,3 +285,21 @@ def test_engines_that_do_both_run_one_exchange(framework: str, cluster: str, exc
     )
     assert {group.layout.exchange for group in made.decision.engines} == {exchange or "nvlink_one_sided"}
     assert any("run one exchange for all their steps" in note for note in made.provenance.notes)
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-235B-A22B", "deepseek-ai/DeepSeek-V3"])
+@pytest.mark.parametrize("gpu", ["H100", "H200"])
+def test_more_sequences_never_take_experts_less_time(name: str, gpu: str) -> None:
+    """Far beyond the tokens that masked products are measured at, too, where few experts of small models are on a GPU
+    (a line between two answers of a forest fell, and steps took less than no time)."""
+    model, framework = find_architecture(name), find_framework("vllm")
+    network = Network(8, find_fabric("ib-400g"))
+    served = ServedModel(model, choose_precision(model), framework, CostModel(find_gpu(gpu), "vllm"), network)
+    sequences = np.array([16, 64, 128, 256, 400, 512, 700, 900, 1024])
+    nobody = np.zeros(len(sequences), np.int64)
+    batch = Batch(nobody, nobody, nobody, sequences, np.full(len(sequences), 600), sequences.astype(float))
+    row = (1, 1, 8, 8, 1, exchange_names().index("low_latency"), 0, 0, 1, 1024)
+    times = served.step(Layouts.of([row] * len(sequences)), batch, "balanced")
+    assert (times.parts["moe"] > 0).all()
+    assert (np.diff(times.parts["moe"]) > -0.02 * times.parts["moe"][:-1]).all()
+    assert (np.diff(times.latency.value) > 0).all()

@@ -1,0 +1,52 @@
+"""What requests see with steps as predicted and at the ends of their interval, where all of them were replayed so, and
+where of a long load only its busiest stretch was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodels.estimates import Ints
+from costmodels.serving.simulator.outcome import Outcome
+from costmodels.serving.simulator.step_table import End
+from planner.contract.quantities import Interval
+from planner.replay.gateway import FleetOutcome
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Requests ``first`` to below ``end`` of a load, replayed alone: with steps as predicted and at either end."""
+
+    first: int
+    end: int
+    fleets: Mapping[End, FleetOutcome]
+
+    def seen(self, whole: Outcome, rows: Ints) -> Seen:
+        """Those of ``rows`` (of the load), of which ``whole`` is what all of it saw."""
+        mine = rows[(rows >= self.first) & (rows < self.end)] - self.first
+        ends = {end: each.requests.take(mine) for end, each in self.fleets.items()} if len(mine) else {}
+        return Seen(whole.take(rows), ends)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """``value``: of all requests, steps as predicted; ``ends``: of those that were replayed at the ends too."""
+
+    value: Outcome
+    ends: Mapping[End, Outcome]
+
+    def interval(self, figure: Callable[[Outcome], float], most: float = np.inf) -> Interval:
+        return interval(figure(self.value), {end: figure(each) for end, each in self.ends.items()}, most)
+
+
+def interval(whole: float, ends: Mapping[End, float], most: float = np.inf) -> Interval:
+    """``whole`` with ends that are as far from it as ``ends`` are from their own value."""
+    value = ends.get("value", 0.0)
+    if ends and whole == value:  # all were replayed so
+        return Interval(value=whole, low=min(ends.values()), high=max(ends.values()))
+    if not value or not np.isfinite(value) or not all(np.isfinite(each) for each in ends.values()):
+        return Interval(value=whole, low=whole, high=whole)
+    at = [min(whole * (each / value), most) for each in ends.values()]
+    return Interval(value=whole, low=min(at), high=max(at))

@@ -1,0 +1,270 @@
+"""Rounds of the programme over counts (:mod:`planner.solving.mix.master`) and of the programmes that share the load out
+(:mod:`planner.solving.mix.carrying`).
+
+A fleet that does not carry something yields prices at which it is worth too little; they hold in every step at that
+step's own rates, and cut it off. First with counts that need not be whole, which is where most cuts are found; then
+whole. What the rounds find too small is mended into a fleet that carries, so that there is an answer whenever time
+ends. Cuts do not depend on what engines cost: a search can be asked again at other costs, and goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from planner.solving.mix.carrying import ENOUGH, Carrying, cut_of
+from planner.solving.mix.clock import Deadline
+from planner.solving.mix.master import Master
+from planner.solving.mix.mending import mend
+from planner.solving.mix.question import MOST_ENGINES, Loss, MixQuestion, losses, remaining, required
+from planner.solving.solvers import Floats, Ints
+
+RELAXED_ROUNDS = 60
+ROUNDS = 400
+
+ALMOST = 0.02
+"""Of an engine, that need not be there."""
+
+BINDING = 2
+"""Prices at which losses are foreseen, of each step."""
+
+FIRST_GAP = 0.02
+"""Relative gap of the first programme in whole counts, halved from round to round: early ones lack cuts anyway."""
+
+ROUND_SHARE = 0.2
+"""Of the time, for a round that is not the last."""
+
+MOST_TOLD = 200
+"""Prices that are handed on."""
+
+SCREENED = 1e-9
+"""Relative shortfall at known prices that counts as one."""
+
+
+class Rounds:
+    """The search for one question: its programme over counts, its prices, and the best that was found."""
+
+    def __init__(self, question: MixQuestion, deadline: Deadline, gap: float) -> None:
+        self.q, self.deadline, self.gap = question, deadline, gap
+        self.share = question.survive.share
+        same: dict[bytes, int] = {}
+        self.first = [same.setdefault(work.tobytes(), t) for t, work in enumerate(question.work)]
+        self.lps = {t: Carrying(question.work[t]) for t in sorted(set(self.first))}
+        self.master = Master(question, _upper(question))
+        self.pool: list[Floats] = []
+        self.known: list[Floats] = []  # of each price, what each step's load is worth at it, (steps,)
+        self.cuts: set[tuple[int, int, Loss]] = set()
+        self.certified: dict[tuple[int, bytes], float] = {}
+        self._stacked = np.zeros((0, len(question.kinds))), np.zeros((0, question.steps))
+        self.carrying: dict[bytes, Floats] = {}  # fleets that carry everything
+        self.best: Floats | None = None
+        self.best_cost = np.inf
+        self.bound = 0.0
+        self.relaxed: Floats | None = None
+        self.infeasible = False
+        self.rounds, self._told = 0, 0
+
+    # -------------------------------------------------------------- cuts
+
+    def learn(self, prices: Floats) -> int | None:
+        """The index of new prices; None: there are none."""
+        cut = cut_of(prices)
+        if not cut.any():
+            return None
+        self.pool.append(cut)
+        self.known.append(np.array([required(work, cut) for work in self.q.work]))
+        return len(self.pool) - 1
+
+    def stacked(self) -> tuple[Floats, Floats]:
+        """(all known prices (k, n), what each step's load is worth at them (k, steps))."""
+        if len(self._stacked[0]) < len(self.pool):
+            self._stacked = np.array(self.pool), np.array(self.known)
+        return self._stacked
+
+    def add(self, t: int, price: int, loss: Loss) -> bool:
+        """Whether the cut is a new one."""
+        key = (t, price, loss)
+        if key in self.cuts:
+            return False
+        self.cuts.add(key)
+        share = self.share if loss else 1.0
+        self.master.cut(t, self.pool[price], share * float(self.known[price][t]), loss)
+        return True
+
+    def wanting(self, t: int, engines: Floats, loss: Loss, worst: int = 3) -> list[int]:
+        """Known prices at which what is left is worth too little, the worst first."""
+        if not self.pool:
+            return []
+        after = remaining(engines, loss)
+        prices, known = self.stacked()
+        need = known[:, t] * (self.share if loss else 1.0)
+        worth = prices @ after
+        short = (need - worth) / np.maximum(need, 1e-300)
+        order = np.argsort(-short)[:worst]
+        return [int(i) for i in order if short[i] > SCREENED * 10]
+
+    def theta(self, t: int, engines: Floats, loss: Loss) -> tuple[float, int | None]:
+        """(θ of what is left, index of its prices where that is too little)."""
+        after = remaining(engines, loss)
+        key = (self.first[t], after.tobytes())
+        share = self.share if loss else 1.0
+        if key not in self.certified:
+            theta, _, prices = self.lps[self.first[t]].solve(after)
+            if theta < share - ENOUGH:
+                return theta, self.learn(prices)
+            self.certified[key] = theta
+        theta = self.certified[key]
+        return theta, None
+
+    def separate(self, engines: Floats, whole: bool) -> int:
+        """Adds cuts that ``engines`` (steps, n) violate; how many. 0: all of them hold (whole) or none was found."""
+        added = 0
+        rounded = np.rint(engines).astype(np.int64) if whole else np.floor(engines + 1e-6).astype(np.int64)
+        for t in range(self.q.steps):
+            if self.deadline.left < 0:
+                return max(added, 1)
+            here = 0
+            for loss in losses(self.q, rounded[t]) if whole else [()]:
+                found = self.wanting(t, engines[t], loss)
+                if not found:
+                    _, price = self.theta(t, engines[t], loss)
+                    if price is None:
+                        continue
+                    found = [price]
+                here += sum(self.add(t, price, loss) for price in found)
+            added += here
+        return added
+
+    # -------------------------------------------------------------- answers
+
+    def keep(self, engines: Floats) -> None:
+        cost = self.master.cost(engines)
+        self.carrying[engines.tobytes()] = engines.copy()
+        if cost < self.best_cost - 1e-12:
+            self.best, self.best_cost = engines.copy(), cost
+
+    @property
+    def enough(self) -> bool:
+        """Whether the best so far is good enough."""
+        return self.best is not None and self.best_cost - self.bound <= self.gap * self.best_cost
+
+    def try_mended(self, engines: Floats) -> None:
+        """Keeps ``engines`` with more of them until all is carried, where the supplies have them."""
+        found = mend(self, engines)
+        if found is not None:
+            self.keep(found)
+
+    def carries_step(self, t: int, engines: Floats) -> bool:
+        """Whether whole ``engines`` (n,) carry step ``t``, also after every loss."""
+        return not any(
+            self.wanting(t, engines, loss, worst=1) or self.theta(t, engines, loss)[1] is not None
+            for loss in losses(self.q, engines.astype(np.int64))
+        )
+
+    def foresee(self, relaxed: Floats) -> None:
+        """Cuts of the losses that whole counts near ``relaxed`` (steps, n) will have to survive, at the prices that
+        bind most: what would otherwise be found one round after another."""
+        if not self.q.survive.any:
+            return
+        for t in range(self.q.steps):
+            prices, known = self.stacked()
+            need = known[:, t]
+            slack = (prices @ relaxed[t] - need) / np.maximum(need, 1e-300)
+            binding = [int(i) for i in np.argsort(slack)[:BINDING]]
+            present = np.where(relaxed[t] > ALMOST, np.maximum(np.ceil(relaxed[t]), 1), 0).astype(np.int64)
+            for loss in losses(self.q, present):
+                for price in binding if loss else ():
+                    self.add(t, price, loss)
+
+    # -------------------------------------------------------------- the search
+
+    def begin(self, prices: Sequence[Floats]) -> None:
+        """``prices``: known from questions like this one."""
+        for price in prices:
+            self.learn(price)
+        self._told = len(self.pool)
+        kinds = self.q.kinds
+        first = self.learn(kinds.cost if kinds.cost.any() else kinds.gpus.astype(np.float64))
+        if first is not None:
+            for t in range(self.q.steps):
+                self.add(t, first, ())
+
+    def told(self) -> tuple[Floats, ...]:
+        """Prices to begin questions like this one with: those that were found last."""
+        return tuple(self.pool[-MOST_TOLD:])
+
+    def untold(self) -> list[Floats]:
+        """Prices that were learnt since this was asked last."""
+        new, self._told = self.pool[self._told :], len(self.pool)
+        return new
+
+    def relax(self, seconds: float) -> None:
+        """Counts that need not be whole, until they carry everything or 0.4 of ``seconds`` have passed."""
+        for _ in range(RELAXED_ROUNDS):
+            found = self.master.solve(whole=False, seconds=self.deadline.wall(self.deadline.left), gap=self.gap)
+            if found.engines is None:
+                self.infeasible = found.proved and self.best is None
+                return
+            self.bound, self.relaxed = max(self.bound, found.bound), found.engines
+            if self.deadline.left < 0.6 * seconds or not self.separate(found.engines, whole=False):
+                return
+            self.rounds += 1
+
+    def whole(self, seconds: float) -> None:
+        """Whole counts, until the best is good enough or time is up."""
+        first = self.rounds
+        while not self.infeasible and self.rounds < ROUNDS and self.deadline.left > 0:
+            last = self.gap / 2
+            rough = max(last, FIRST_GAP * 0.5 ** (self.rounds - first)) if self.q.steps > 1 else last
+            share = 1.0 if self.best is None or rough <= last else ROUND_SHARE
+            longest = min(self.deadline.left, max(share * seconds, 0.2)) * (1.0 if self.best is not None else 0.6)
+            found = self.master.solve(
+                whole=True,
+                seconds=self.deadline.wall(longest),
+                gap=rough,
+                start=self.best,
+            )
+            if found.engines is None:
+                self.infeasible = found.proved and self.best is None
+                return
+            self.rounds += 1
+            self.bound = max(self.bound, found.bound)
+            if not self.separate(found.engines, whole=True):
+                self.keep(found.engines)
+                if rough <= last:
+                    return
+            else:
+                self.try_mended(found.engines)
+            if self.enough:
+                return
+
+    def again(self, cost: Floats, deadline: Deadline) -> None:
+        """The same question at another ``cost`` (n,) of each kind: the best of the fleets that were found, and no bound
+        yet."""
+        self.q = replace(self.q, kinds=replace(self.q.kinds, cost=cost))
+        self.master.costs(cost)
+        self.deadline, self.bound, self.best_cost = deadline, 0.0, np.inf
+        for engines in list(self.carrying.values()):
+            self.keep(engines)
+
+
+def _upper(question: MixQuestion) -> Ints:
+    """(steps, n): what carries all that a kind can, and what may be lost of it; no more than its supplies have."""
+    kinds, out = question.kinds, []
+    spare = question.survive.engines + (
+        question.survive.nodes * np.maximum(kinds.node // np.minimum(kinds.gpus, kinds.node), 1)
+    )
+    most = np.full(len(kinds), np.inf)
+    for block in question.blocks:
+        most[block.kinds] = np.minimum(most[block.kinds], np.floor(block.most / block.each + 1e-9))
+    ever = np.zeros(len(kinds))
+    for work in question.work:
+        ever = np.maximum(ever, np.ceil(np.where(np.isfinite(work), work, 0.0).sum(axis=0) - 1e-9) + spare)
+    for work in question.work:
+        useful = np.ceil(np.where(np.isfinite(work), work, 0.0).sum(axis=0) - 1e-9) + spare
+        longer = question.steps > 1 or question.before is not None
+        upper = np.minimum(ever if longer else useful, most)
+        out.append(np.minimum(upper, MOST_ENGINES))
+    return np.array(out).astype(np.int64)
