@@ -266,7 +266,7 @@ def prometheus(plan: PowerPlan) -> dict[str, str]:
 def _level_alert(level: CapLevel, share: str) -> dict[str, Any]:
     above = level.above if level.above is not None else level.step_above
     clocks = ", ".join(
-        f"{_untemplated(_class(each))} {'uncapped' if each.clock_mhz is None else f'{each.clock_mhz} MHz'}"
+        f"{_untemplated(_class(each))} " + ("uncapped" if each.clock_mhz is None else f"{each.clock_mhz} MHz")
         for each in level.clocks
     )
     return {
@@ -289,16 +289,14 @@ def _not_taken(plan: PowerPlan, share: str, row: str) -> Iterator[dict[str, Any]
         if each.clock_mhz is None:
             continue
         role = "" if each.role is None else f',role="{each.role}"'
-        named = json.dumps(each.priority, ensure_ascii=False)
+        named, told = json.dumps(each.priority, ensure_ascii=False), _untemplated(_class(each))
         fast = f'max({CLOCK_METRIC}{{row="{row}",priority={named}{role}}}) > {each.clock_mhz + step}'
         yield {
             "alert": "RowCapNotTaken",
             "expr": f"{fast} and on() {share} > {last.above if last is not None else 1:.6g}",
             "for": f"{max(int(3 * plan.decision.delay_s), 15)}s",
             "labels": {"severity": "critical", "priority": _class(each)},
-            "annotations": {
-                "summary": f"GPUs of {_untemplated(_class(each))} run above the clock of the deepest level."
-            },
+            "annotations": {"summary": f"GPUs of {told} run above the clock of the deepest level."},
         }
 
 
@@ -329,7 +327,8 @@ def dynamo_power(plan: PowerPlan) -> dict[str, str]:
 def _patch(plan: PowerPlan, watts: float, level: int, priority: str) -> str:
     document = {"spec": {"template": {"metadata": {"annotations": {ANNOTATION: str(round(watts))}}}}}
     return (
-        f"# {_said(plan)}\n# Level {level} of {_line(priority)}: power limit of each GPU, about its clock's watts in prefill."
+        f"# {_said(plan)}\n# Level {level} of {_line(priority)}: "
+        "power limit of each GPU, about its clock's watts in prefill."
         "\n# kubectl patch deployment NAME --patch-file THIS; the agent sets it within 15 s, and the limit lasts until"
         "\n# the driver is loaded again. A limit leaves decode alone that does not reach it; a clock does not.\n"
         + yaml.safe_dump(document, sort_keys=False)

@@ -111,6 +111,8 @@ def test_a_power_plan_is_data(target: str, text: str, tmp_path: Path) -> None:
 def test_files_of_classes_that_look_alike_are_two() -> None:
     plan = capped("a b")
     (level,) = plan.decision.levels
-    clocks = tuple(each.model_copy(update={"priority": name}) for each, name in zip(level.clocks, ("a b", "a-b")))
+    clocks = tuple(
+        each.model_copy(update={"priority": name}) for each, name in zip(level.clocks, ("a b", "a-b"), strict=True)
+    )
     decision = plan.decision.model_copy(update={"levels": (level.model_copy(update={"clocks": clocks}),)})
     assert len(exported("dynamo-power", Asked(plan.model_copy(update={"decision": decision}), Values(), None))[1]) == 4
