@@ -16,7 +16,7 @@ from planner.contract.published import validated
 from planner.contract.quantities import Interval
 from planner.power import document as told
 from planner.power.judge import SMALL_ROW, Days, Judge, Verdict
-from planner.power.policy import BRAKE_AT, BRAKE_RELEASE, NAMES, Clocks
+from planner.power.policy import BRAKE_AT, BRAKE_RELEASE, NAMES, Clocks, Level
 from planner.power.report import SIMPLEST, Judged, Solved, solved
 from planner.power.request import PowerRequest
 from planner.power.row import main_kind
@@ -134,12 +134,15 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
     delay = row.timing.in_band_s if in_band and row.timing.in_band_s is not None else row.timing.delay_s
     node = int(np.argmax(verdict.peaks))
     shape = None if made.chosen is None else made.chosen.shape
+    steps, always = decided.policy.levels, decided.policy.always
+    if not steps and any(always):  # the same caps always: a level that every reading calls for
+        steps = (Level(always, up=0.0, step=None, down=0.0, back=1),)
     clocks = [
         [
             told.ClassClock(priority=p, role=role, clock_mhz=mhz, gpu_watts=_gpu_watts(row, mhz, role))
             for (p, role), mhz in zip(_columns(row, level.clocks), level.clocks, strict=True)
         ]
-        for level in decided.policy.levels
+        for level in steps
     ]
     return told.PowerDecision(
         servers=verdict.servers,
@@ -157,9 +160,9 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
                 below=level.down,
                 back_to=level.back,
                 clocks=tuple(clocks[index]),
-                time_share=float(verdict.levels[index + 1]),
+                time_share=float(verdict.levels[index + 1 if decided.policy.levels else 0]),
             )
-            for index, level in enumerate(decided.policy.levels)
+            for index, level in enumerate(steps)
         ),
         brake_above=BRAKE_AT,
         brake_release=BRAKE_RELEASE,
