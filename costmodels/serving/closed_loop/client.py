@@ -95,6 +95,10 @@ def closed_loop_answers(
         verified = questions.batch.verifying(drafting.queries)
         times = served.step(questions.layouts, verified, routing)
     grid = questions.grid(longer * times.latency.value, longer * times.stage.value, tokens_per_step)
+    # Only where lengths are all alike does the way decide who is let in together; elsewhere ends scatter by more, and
+    # the constants were fitted to such runs without it.
+    alike = load.shortest == 1
+    travel_us = np.where(alike, front_us(calibration, load, grid.decode_us[:, -1], layouts.dp), 0.0)
     loop = closed_loop(
         grid,
         load.concurrency,
@@ -104,9 +108,13 @@ def closed_loop_answers(
         load.shortest,
         load.gate.after(tokens_per_step),
         load.generations,
+        travel_us,
     )
     answer = _Intervals(calibration, times.latency, len(layouts))
-    ttft, e2e, tokens_per_s = fronted(calibration, load, loop, layouts.dp)
+    front = front_us(calibration, load, np.nanmean(loop.tpot, axis=1), layouts.dp)[:, None]
+    ttft, e2e = loop.ttft + front, loop.e2e + front
+    slower = np.nanmean(loop.e2e, axis=1) / np.nanmean(e2e, axis=1)  # what the loop did not play
+    tokens_per_s = loop.output_tokens_per_s * np.where(alike, 1.0, slower)
     users = load.concurrency.astype(np.float64)
     of_ttft, of_tpot, of_e2e = (calibration.spread_at(name, users) for name in ("ttft", "tpot", "e2e"))
     one = load.osl == 1
@@ -151,15 +159,10 @@ def _activity(times: StepTimes, loop: ClosedLoop, n: int) -> Activity:
     return Activity.mixed([(plain, 1 - loop.tpot_prefill), (first, loop.tpot_prefill)])
 
 
-def fronted(calibration: Calibration, load: Load, loop: ClosedLoop, ranks: Ints) -> tuple[Floats, Floats, Floats]:
-    """(TTFT and whole requests [n, requests], output tokens per second [n]) with what requests wait outside the steps:
-    they are slower by that in every loop, and throughput falls with the longer loop."""
-    tpot = np.nanmean(loop.tpot, axis=1)
+def front_us(calibration: Calibration, load: Load, tpot_us: Floats, ranks: Ints) -> Floats:
+    """What requests wait outside the steps before the engine sees them, [n]."""
     users, polled = load.concurrency.astype(np.float64), load.gate.steps > 0
-    front = calibration.front_us(load.mean_isl, users, tpot, ranks, load.mean_osl, polled)[:, None]
-    e2e = loop.e2e + front
-    slower = np.nanmean(loop.e2e, axis=1) / np.nanmean(e2e, axis=1)
-    return loop.ttft + front, e2e, loop.output_tokens_per_s * slower
+    return calibration.front_us(load.mean_isl, users, tpot_us, ranks, load.mean_osl, polled)
 
 
 Ends = tuple[Floats, Floats]

@@ -36,10 +36,13 @@ def play(
     running: int = 10**6,
     shortest: float = 1.0,
     gate: Gate | None = None,
+    travel_us: float = 0.0,
 ) -> ClosedLoop:
     n = len(steps.chunks)
     ones = np.ones(n, np.int64)
-    return closed_loop(steps, concurrency * ones, running * ones, ones, osl * ones, shortest, gate)
+    return closed_loop(
+        steps, concurrency * ones, running * ones, ones, osl * ones, shortest, gate, travel_us=travel_us
+    )
 
 
 def gated(steps: float, *, enough: float = np.inf, free_running: bool = False) -> Gate:
@@ -97,6 +100,24 @@ def test_a_machine_that_is_slower_in_everything_is_slower_by_as_much(
     other = play(grid(1, 20.0 * scale, prompt * scale), concurrency, 60, shortest=0.8)
     assert np.nanmean(other.ttft) == pytest.approx(scale * np.nanmean(one.ttft), rel=1e-6)
     assert np.nanmean(other.tpot) == pytest.approx(scale * np.nanmean(one.tpot), rel=1e-6)
+
+
+def test_what_ends_while_a_request_is_on_its_way_is_let_in_with_it() -> None:
+    """Decodes ride along with prompts, one prompt a step: of four equal sequences each ends a step after another. Where
+    the next request is there at once, it has the engine before the others end; where it is on its way meanwhile, all
+    four come together, in every wave."""
+    mixed = grid(1, 10.0, 1000.0, mixed=True)
+    at_once, on_its_way = play(mixed, 4, 101), play(mixed, 4, 101, travel_us=50.0)
+    assert np.nanmean(at_once.ttft[0, 8:]) == pytest.approx(1000.0, rel=0.02)
+    assert np.nanmean(on_its_way.ttft[0, 8:]) == pytest.approx(2500.0, rel=0.02)
+    assert np.nanmean(on_its_way.tpot) < np.nanmean(at_once.tpot)
+    assert on_its_way.output_tokens_per_s[0] == pytest.approx(at_once.output_tokens_per_s[0], rel=0.05)
+
+
+def test_a_lone_client_waits_for_its_own_way_between_requests() -> None:
+    near, far = (play(grid(1, 10.0, 1000.0), 1, 101, travel_us=way) for way in (0.0, 500.0))
+    np.testing.assert_allclose(near.ttft, far.ttft)
+    assert far.output_tokens_per_s[0] == pytest.approx(101 / 2500.0 * 1e6)
 
 
 def test_configurations_are_played_independently_of_their_neighbours() -> None:
