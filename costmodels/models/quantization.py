@@ -157,7 +157,8 @@ def _one_format(method: str, quantization: Mapping[str, Any]) -> tuple[str | Non
     if method == "awq":
         return ("int4" if quantization.get("bits") == 4 else None), ()
     if method == "gptq":
-        return {4: "int4", 8: "int8_wo"}.get(quantization.get("bits")), ()  # type: ignore[arg-type]
+        bits = quantization.get("bits")
+        return ("int4" if bits == 4 else "int8_wo" if bits == 8 else None), ()
     if method == "modelopt":
         algorithm = str(quantization.get("quant_algo")).upper()
         return _MODELOPT.get(algorithm), (_ROUGHLY[algorithm],) if algorithm in _ROUGHLY else ()

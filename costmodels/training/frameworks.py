@@ -60,6 +60,7 @@ class TrainingFramework:
     gradients_8bit: float | None = None
     reduce_8bit: float | None = None
     gradients_16bit_from: int = 99
+    recompute_every: bool = False
 
     @property
     def label(self) -> str:

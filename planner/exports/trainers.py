@@ -11,6 +11,9 @@ from planner.training.launch import layout_string
 from profiles.errors import Unsupported
 
 CONFIG_FILE = "torchtitan.toml"
+TEXTS = ("selective_ac_option",)
+"""Options whose numbers are texts: op, or the n of every n-th layer."""
+
 MODES = {"none": "none", "full": "full", "selective": "selective"}
 
 
@@ -21,7 +24,8 @@ def said(arguments: Sequence[str]) -> dict[str, dict[str, object]]:
         if word.startswith("--"):
             section, _, key = word[2:].partition(".")
             value = arguments[place + 1]
-            typed: object = int(value) if value.isascii() and value.isdigit() else value
+            number = value.isascii() and value.isdigit() and key not in TEXTS
+            typed: object = int(value) if number else value
             found.setdefault(section, {})[key] = [value] if key == "converters" else typed
     return found
 
@@ -54,6 +58,11 @@ def titan_words(fields: Fields, release: str) -> list[str]:
     """
     kept = {section: dict(values) for section, values in fields.items()}
     mode = str(kept.get("activation_checkpoint", {}).get("mode", "none"))
+    if "selective_ac_option" in kept.get("activation_checkpoint", {}):
+        raise Unsupported(
+            f"recomputing every n-th layer: torchtitan {release} recomputes all layers or parts of each",
+            "export for --framework torchtitan@0.2, or plan with --no-recompute",
+        )
     if kept.get("parallelism", {}).pop("expert_tensor_parallel_degree", 1) != 1:
         raise Unsupported(
             f"experts split over GPUs: torchtitan {release} shares them out only", "plan with --moe-tp 1, or for 0.2"

@@ -39,7 +39,14 @@ _FRAMEWORK_ALIASES = {
     "zero": "deepspeed",
 }
 _PRECISION_ALIASES = {"float8": "fp8", "bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
-_NEEDS = {"fp8": "fp8", "mxfp8": "fp8", "nvfp4": "fp4"}
+_NEEDS = {
+    "fp8": ("fp8", "8-bit float products"),
+    # Block scales came with the tensor cores that have 4-bit floats: Blackwell and CDNA 4 (Transformer Engine's MXFP8
+    # and NVFP4 recipes ask for compute capability 10.0; AMD's CDNA 4 white paper).
+    "mxfp8": ("fp4", "products of blocks with a scale each (Blackwell, CDNA 4 and newer)"),
+    "nvfp4": ("fp4", "4-bit float products"),
+}
+"""What the tensor cores must have for a precision: the peak in the catalogue that tells, and in words."""
 _TRUE, _FALSE = ("true", "yes", "1", "on", "1.0"), ("false", "no", "0", "off", "0.0")
 
 
@@ -121,6 +128,14 @@ def column_names(names: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]
         if close:
             raise InputError(f"{name}: the column is not known", f"nearest: {close[0]}; rename it, or leave it out")
     return understood, tuple(strangers)
+
+
+def check_precision(gpu: Gpu, precision: str) -> None:
+    """Raises InputError where the tensor cores of ``gpu`` cannot multiply in ``precision``."""
+    peak, what = _NEEDS.get(precision, ("", ""))
+    if peak and peak not in gpu.peak_flops:
+        plainer = "fp8 or bf16" if precision != "fp8" and "fp8" in gpu.peak_flops else "bf16"
+        raise InputError(f"precision: {precision} on {gpu.name}, which has no {what}", f"choose {plainer}")
 
 
 class HardwareNames:
@@ -218,9 +233,7 @@ class _Reader:
         fabric = self.names.fabric(fabric_name or node.default_fabric)
         framework = self._framework()
         precision = self.choice("precision", PRECISIONS, "bf16", _PRECISION_ALIASES)
-        need = _NEEDS.get(precision)
-        if need is not None and need not in gpu.peak_flops:
-            raise InputError(f"precision: {gpu.name} has no {need} tensor cores for {precision}", "choose bf16")
+        check_precision(gpu, precision)
         sequence = self.whole("seq_len", None)
         mode = self.choice("mode", MODES, "pretrain")
         optimizer = self.choice("optimizer", tuple(OPTIMIZERS), "adam")

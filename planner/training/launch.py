@@ -151,13 +151,21 @@ def _torchtitan(setting: Setting, request: TrainingRequest, d: TrainingDecision,
             "--parallelism.expert_tensor_parallel_degree",
             mesh.moe_tp,
         ]
-    whole = max(stage.recomputed for stage in d.stages)
-    if whole:
+    every = {stage.layers // stage.recomputed for stage in d.stages if stage.recomputed}
+    if 1 in every:
         flags += ["--activation_checkpoint.mode", "full"]
-        if any(stage.recomputed < stage.layers for stage in d.stages):
-            notes.append("torchtitan recomputes all layers or none; fewer would do here")
+    elif every:
+        flags += [
+            "--activation_checkpoint.mode",
+            "selective",
+            "--activation_checkpoint.selective_ac_option",
+            min(every),
+        ]
     else:
         flags += ["--activation_checkpoint.mode", "selective" if d.recompute else "none"]
+    if every and any(stage.recomputed != stage.layers // min(every) for stage in d.stages):
+        counts = ", ".join(str(stage.recomputed) for stage in d.stages)
+        notes.append(f"layers recomputed by stage: {counts}; the option takes every n-th layer of all stages, the most")
     if request.precision == "fp8":
         flags += ["--model.converters", "float8"]
     return [str(flag) for flag in flags]

@@ -14,6 +14,7 @@ from costmodels.training.setting import OPTIMIZERS, Setting
 from planner.contract.clusters import Pool
 from planner.contract.published import validated
 from planner.training.closest import closest
+from planner.training.configuration import check_precision
 from planner.training.document import TrainingPlan, parse_training_plan
 from planner.training.machines import Machines, Progress
 from planner.training.report import assemble
@@ -24,8 +25,10 @@ from profiles.descriptions import catalogue_with
 from profiles.errors import Infeasible, InputError, LimitReached, UnknownName
 from profiles.hardware import Gpu
 from profiles.store import ProfileStore
+from profiles.values import one_of
 
-_NEEDS = {"fp8": "fp8", "mxfp8": "fp8", "nvfp4": "fp4"}
+RESTRICTABLE = {name: name for name in ("tp", "pp", "vpp", "dp", "cp", "ep", "micro_batch")} | {"moe_tp": "etp"}
+"""Fields of a request that leave degrees to choose from, and what a layout calls them."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,7 @@ def plan_training(
     planned = []
     for pool in request.cluster.pools:
         gpu = catalogue.find_gpu(pool.gpu)
-        need = _NEEDS.get(request.precision)
-        if need is not None and need not in gpu.peak_flops:
-            raise InputError(f"precision: {gpu.name} has no {need} tensor cores for {request.precision}", "choose bf16")
+        check_precision(gpu, request.precision)
         links = machines.links(gpu, pool.gpus_per_node, catalogue.find_fabric(pool.fabric))
         planned.append(PlannedTraining(pool, gpu, links, _search(setting, request, links, gpu, pool.gpus)))
     fitting = [each for each in planned if each.found.best]
@@ -92,7 +93,7 @@ def _check(setting: Setting, request: TrainingRequest) -> None:
             f"seq_len: {request.seq_len} is beyond the {longest} positions of {model.name}", "choose a shorter sequence"
         )
     if model.experts is None and any(degree > 1 for degree in request.ep or ()):
-        raise InputError(f"ep: {request.ep}, but {model.name} has no experts", "leave ep out")
+        raise InputError(f"ep: {one_of(map(str, request.ep or ()))}, but {model.name} has no experts", "leave ep out")
 
 
 def _search(setting: Setting, request: TrainingRequest, links: Links, gpu: Gpu, gpus: int) -> Search:
@@ -157,10 +158,11 @@ def _nothing(setting: Setting, request: TrainingRequest, planned: list[PlannedTr
         )
     if not any(each.found.legal for each in planned):
         reasons = {reason for each in planned for reason in each.found.refused.counts}
-        nearest = _nearest_batches(request)
+        ways = _looser(setting, request, planned[0].pool)
+        if not ways or any("batch" in reason for reason in reasons):
+            ways.append(f"choose another global batch{_nearest_batches(request)}")
         return Infeasible(
-            f"no layout is legal: {'; '.join(sorted(reasons)) or 'the restrictions leave none'}",
-            f"loosen the restrictions, or choose another global batch{nearest}",
+            f"no layout is legal: {'; '.join(sorted(reasons)) or 'the restrictions leave none'}", ", or ".join(ways)
         )
     each = planned[0]
     gpus = each.pool.gpus
@@ -202,6 +204,19 @@ def _smallest(setting: Setting, request: TrainingRequest, planned: PlannedTraini
         else:
             a = middle
     return b * step
+
+
+def _looser(setting: Setting, request: TrainingRequest, pool: Pool) -> list[str]:
+    """What each restriction would have to allow for there to be a layout, the others as they are."""
+    ways = []
+    for name, of_layout in RESTRICTABLE.items():
+        if getattr(request, name) is not None:
+            free = request.model_copy(update={name: None})
+            found = getattr(candidates(setting, free, pool.gpus, pool.gpus_per_node)[0], of_layout)
+            if len(found):
+                some = [f"{value:,}" for value in np.unique(found)[:6]]
+                ways.append(f"allow {name} {one_of(some)}")
+    return ways
 
 
 def _nearest_batches(request: TrainingRequest) -> str:

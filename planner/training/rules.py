@@ -26,10 +26,17 @@ def refusals(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
     yield from _memory(c)
 
 
+def nearest(number: int, degree: int) -> str:
+    """The divisors of ``number`` next to ``degree``, which is none, as a way out."""
+    below = next(each for each in range(min(degree, number), 0, -1) if number % each == 0)
+    above = next((each for each in range(degree + 1, number + 1) if number % each == 0), None)
+    return f"nearest that does: {below}" + (f" or {above}" if above is not None else "")
+
+
 def _tensor(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
     for attention in {kind.attention for kind in c.model.kinds}:
         if attention.heads % c.tp:
-            yield f"tp: {c.tp} does not divide the {attention.heads} attention heads", "choose a tp that does"
+            yield f"tp: {c.tp} does not divide the {attention.heads} attention heads", nearest(attention.heads, c.tp)
         if isinstance(attention, GroupedQueryAttention):
             kv = attention.kv_heads
             if kv % c.tp and c.tp % kv:
@@ -37,12 +44,12 @@ def _tensor(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
     for ffn in {kind.feed_forward for kind in c.model.kinds}:
         width = getattr(ffn, "shared_intermediate", 0) or (0 if hasattr(ffn, "experts") else ffn.intermediate)
         if width % c.tp:
-            yield f"tp: {c.tp} does not divide the feed-forward width {width}", "choose a tp that does"
+            yield f"tp: {c.tp} does not divide the feed-forward width {width}", nearest(width, c.tp)
     vocabulary = c.model.architecture.vocabulary
     if c.framework.vocab_multiple == 1 and vocabulary % c.tp:
         yield (
             f"tp: {c.tp} does not divide the vocabulary {vocabulary}, and {c.framework.full_name} does not pad it",
-            "choose a tp that does",
+            nearest(vocabulary, c.tp),
         )
     if c.sequence_parallel and c.sequence % (c.tp * c.cp):
         yield (
@@ -85,7 +92,7 @@ def _context(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
     if c.sequence % (2 * c.cp):
         yield (
             f"cp: {c.cp}: the sequence {c.sequence} does not split into 2 × cp = {2 * c.cp} pieces, which balance it",
-            "choose a cp that divides",
+            nearest(c.sequence // 2, c.cp) if c.sequence % 2 == 0 else "choose an even sequence",
         )
 
 
@@ -94,9 +101,12 @@ def _experts(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
     if experts is None:
         return
     if experts.experts % c.ep:
-        yield f"ep: {c.ep} does not divide the {experts.experts} experts", "choose an ep that does"
+        yield f"ep: {c.ep} does not divide the {experts.experts} experts", nearest(experts.experts, c.ep)
     if experts.intermediate % c.etp:
-        yield f"moe_tp: {c.etp} does not divide the experts' width {experts.intermediate}", "choose one that does"
+        yield (
+            f"moe_tp: {c.etp} does not divide the experts' width {experts.intermediate}",
+            nearest(experts.intermediate, c.etp),
+        )
     if c.tp * c.cp * c.dp % (c.ep * c.etp):
         yield (
             f"ep: ep {c.ep} × moe_tp {c.etp} does not divide tp {c.tp} × cp {c.cp} × dp {c.dp}",

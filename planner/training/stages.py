@@ -59,6 +59,17 @@ def repeated(layouts: TrainingLayouts, rows: Ints) -> TrainingLayouts:
     return layouts.take(rows)
 
 
+def recomputable(setting: Setting, selective: int, layers: int) -> NDArray[np.bool_]:
+    """Whether the framework can recompute 0, 1, … ``layers`` of that many layers whole, beside the parts ``selective``
+    of the others, shape [layers + 1]."""
+    possible = np.ones(layers + 1, np.bool_)
+    if setting.framework.recompute_every:
+        possible[1:] = False
+        if not selective:
+            possible[[layers // every for every in range(1, layers + 1)]] = True
+    return possible
+
+
 def stage_table(
     setting: Setting, links: Links, layout: TrainingLayouts, layers: LayerTimes, contents: Floats, capacity: float,
     *, recompute: bool,
@@ -79,9 +90,10 @@ def stage_table(
     starts = np.concatenate([[0], np.cumsum(most + 1)[:-1]])
     for index in range(len(contents)):
         part = slice(starts[index], starts[index] + most[index] + 1)
-        first = fits[part].argmax(axis=0)
+        can = fits[part] & recomputable(setting, int(layout.selective[0]), int(most[index]))[:, None]
+        first = can.argmax(axis=0)
         column = np.arange(stages)
-        fine = fits[part][first, column]
+        fine = can[first, column]
         time[index] = np.where(fine, costs.time[part][first, column], np.inf)
         rest[index] = np.where(fine, costs.rest[part][first, column], np.inf)
         recomputed[index] = first

@@ -69,7 +69,7 @@ class Data:
         hardware = hardware_of(store, operation)
         return cls(operation, load_rows(store, operation, framework, hardware), hardware)
 
-    def fit(self, train: Ints) -> tuple[forests.Forest, forests.Memory]:
+    def fit(self, train: Ints) -> tuple[forests.Forest, forests.Neighbours]:
         return forests.fit(
             self.features[train],
             self.target[train],

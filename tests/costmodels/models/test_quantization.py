@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -172,3 +174,36 @@ def test_llama_405b_in_fbgemm_fp8_is_as_large_as_its_engines_log(kv_heads: int, 
     model = parse_config(config, "405b")
     got = weights_bytes(model, choose_precision(model), Layouts.of([(8, 1, 1, 1, 8)]))
     assert float(got[0]) / 2**30 == pytest.approx(gib, abs=0.02)
+
+
+ODD: tuple[Any, ...] = ([4], {}, "x", None, -1, 1.5, True, [], {"a": 1}, [None], {"x": [1]})
+FORMS: tuple[dict[str, Any], ...] = (
+    {"quant_method": "gptq", "bits": 4, "group_size": 128},
+    {"quant_method": "awq", "bits": 4, "group_size": 128, "modules_to_not_convert": ["lm_head"]},
+    {"quant_method": "fp8", "weight_block_size": [128, 128], "ignored_layers": ["lm_head"]},
+    {"quant_method": "bitsandbytes", "load_in_4bit": True, "llm_int8_skip_modules": ["x"]},
+    {
+        "quant_method": "compressed-tensors",
+        "ignore": ["lm_head"],
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "float"}}},
+        "kv_cache_scheme": {"num_bits": 8, "type": "float"},
+    },
+    {
+        "quant_method": "modelopt",
+        "quant_algo": "MIXED_PRECISION",
+        "kv_cache_quant_algo": "FP8",
+        "quantized_layers": {"model.layers.0.self_attn.q_proj": {"quant_algo": "FP8"}},
+    },
+)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form["quant_method"])
+def test_whatever_stands_in_a_field_is_understood_or_refused(form: dict[str, Any]) -> None:
+    def spoilt(node: Any) -> Iterator[Any]:
+        yield from ODD
+        if isinstance(node, dict):
+            yield from ({**node, name: odd} for name, value in node.items() for odd in spoilt(value))
+
+    for odd in spoilt(form):
+        with suppress(InputError):  # Unsupported is one
+            parse_config({**TINY, "quantization_config": odd}, "t")

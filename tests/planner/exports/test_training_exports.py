@@ -14,7 +14,7 @@ import yaml
 
 from planner.exports.registry import exported
 from planner.exports.target import Asked
-from planner.exports.trainers import bridge_overrides, said, titan_words
+from planner.exports.trainers import bridge_overrides, said, titan_toml, titan_words
 from planner.exports.training_options import check_fields
 from planner.exports.values import Values
 from planner.kinds import KINDS, example
@@ -69,6 +69,14 @@ def test_torchtitan_from_0_3_takes_a_module_and_overrides() -> None:
         files("torchtitan", plan, "torchtitan@0.9", **NAMES)
     assert "--assume-version" in refused.value.hint
     assert exported("torchtitan", Asked(plan, Values(**NAMES), "torchtitan@0.9", assume_version=True))[1]
+
+
+def test_every_nth_layer_is_a_text_and_not_an_option_from_0_3_on() -> None:
+    words = ("--activation_checkpoint.mode", "selective", "--activation_checkpoint.selective_ac_option", "10")
+    read = tomllib.loads(titan_toml(said(words), "0.2.2", ()))
+    assert read["activation_checkpoint"] == {"mode": "selective", "selective_ac_option": "10"}
+    with pytest.raises(Unsupported, match="recomputing every n-th layer"):
+        titan_words(said(words), "0.3.0")
 
 
 def test_what_a_release_does_not_take_is_refused() -> None:

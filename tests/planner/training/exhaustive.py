@@ -55,6 +55,7 @@ def best_of_all(
                 )
                 time = iteration_times(setting, links, layouts).total.value
                 fits = (training_memory(setting, layouts).used() <= capacity).all(axis=1)
+                fits &= np.array([_has_a_flag(setting, bits, layer, again) for layer, again in rows])
                 evaluated += n
                 if fits.any():
                     best = min(best, float(time[fits].min()))
@@ -77,6 +78,17 @@ def _stages(setting: Setting, request: TrainingRequest, one: object) -> Iterator
         choices = [range(count + 1) if may_recompute else range(1) for count in most]
         for again in itertools.product(*choices):
             yield kinds, again
+
+
+def _has_a_flag(setting: Setting, selective: int, layers: np.ndarray, again: tuple[int, ...]) -> bool:
+    """torchtitan recomputes every n-th layer whole, or parts of every one; others as many of each stage as asked."""
+    if setting.framework.name != "torchtitan":
+        return True
+    held = layers.sum(axis=1).astype(int).tolist()
+    return all(
+        r == 0 or (not selective and r in {n // each for each in range(1, n + 1)})
+        for n, r in zip(held, again, strict=True)
+    )
 
 
 def _compositions(layers: int, pp: int, vpp: int) -> Iterator[tuple[int, ...]]:

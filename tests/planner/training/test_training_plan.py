@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shlex
 from typing import Any
 
@@ -144,8 +145,18 @@ def test_a_time_limit_before_any_layout_says_so() -> None:
 
 
 def test_restrictions_that_leave_nothing_say_so() -> None:
-    with pytest.raises(Infeasible, match="no layout is legal"):
+    with pytest.raises(Infeasible, match="no layout is legal") as raised:
         plan(dp=[3], micro_batch=[1])
+    assert raised.value.hint.startswith("allow dp ")
+    assert "another global batch" in raised.value.hint
+
+
+def test_what_a_restriction_would_have_to_allow_gives_a_plan() -> None:
+    with pytest.raises(Infeasible) as raised:
+        plan(tp=[3])
+    hint = raised.value.hint
+    for tp in re.findall(r"\d+", hint.partition("allow tp ")[2].partition(", or")[0]):
+        assert plan(tp=[int(tp)]).decision.mesh.tp == int(tp)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +164,7 @@ def test_restrictions_that_leave_nothing_say_so() -> None:
     [
         ({"seq_len": 200_000, "model": "meta-llama/Llama-3.1-8B"}, "seq_len: 200000"),
         ({"precision": "fp8", "cluster": "8xA100-SXM-80GB"}, "precision"),
+        ({"precision": "mxfp8", "cluster": "8xH100"}, "precision: mxfp8 on H100-SXM, which has no products of blocks"),
         ({"ep": [2]}, "ep: "),
         ({"mtp": 1}, "mtp: 1"),
         ({"framework": "jax"}, "framework"),
@@ -166,6 +178,16 @@ def test_restrictions_that_leave_nothing_say_so() -> None:
 def test_requests_that_contradict_themselves_are_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         plan(**changes)
+
+
+def test_torchtitan_recomputes_every_nth_layer() -> None:
+    made = plan(model="meta-llama/Llama-3.1-8B", framework="torchtitan", cluster="8xH100", seq_len=8192, dp=[8], pp=[1])
+    (stage,) = made.decision.stages
+    assert 0 < stage.recomputed < stage.layers / 2, "else the case asks for another"
+    words = made.decision.launch.arguments
+    every = int(words[words.index("--activation_checkpoint.selective_ac_option") + 1])
+    assert stage.layers // every == stage.recomputed
+    assert not made.decision.recompute
 
 
 def test_megatrons_flags_name_every_degree_and_uneven_stages() -> None:
