@@ -14,9 +14,11 @@ from starlette.responses import Response
 
 from api.rest import openapi
 from api.rest.body import check_identity, read_body
+from api.rest.problems import RefusedError
 from api.rest.service import Service, when
 from api.storage.uploads import Family, Upload
 from api.work.shelf import GROWTH, Checked, check_name, checked_profile, checked_trace
+from profiles.errors import UnknownName
 
 
 class Uploaded(BaseModel):
@@ -123,7 +125,10 @@ def _add_list(app: FastAPI, service: Service, family: Family) -> None:
 
     async def one(request: Request, name: str) -> Any:
         asker = await service.asker(request, "read")
-        found = await run_in_threadpool(service.planner.shelf.named, asker.owner, family, name, "name")
+        try:
+            found = await run_in_threadpool(service.planner.shelf.named, asker.owner, family, name, "name")
+        except UnknownName as error:  # in a request it would be a wrong field; here it is the address
+            raise RefusedError(404, "not-found", "Not found", f"{family}: {error.message}", error.hint) from error
         return _entry(found)
 
     app.add_api_route(
@@ -143,7 +148,7 @@ def _add_list(app: FastAPI, service: Service, family: Family) -> None:
         name=f"get {family}",
         summary="An upload: NAME, or NAME@VERSION",
         response_model=Uploaded,
-        responses=usual,
+        responses=openapi.usual_problems(s404="There is no such upload, or it is someone else's"),
         tags=["uploads"],
     )
 

@@ -54,6 +54,11 @@ POORER = 0.75
 """Of the ratio of arithmetic to bandwidth that a measured GPU of the same generation has: below, ratios to its roofline
 do not carry over, since what is launch or memory there is arithmetic here (H20: a seventh of H100's)."""
 
+SPOILED = 1.3
+"""Times the slower of the next two sizes, that a product was disturbed from on: 0.3 % of TensorRT-LLM's rows, 0.8 % of
+vLLM's (5 % in fp8 on B200: half of those of one row) and 1.5 % of
+SGLang's, up to three times as long. Chosen on the rows themselves."""
+
 EXTRAPOLATION = 0.35
 """Interval widening (log, per doubling) beyond the measured range of a column."""
 
@@ -80,6 +85,25 @@ def coded(operation: str, table: pd.DataFrame | Measured) -> dict[str, NDArray[n
     return out
 
 
+def spoiled(table: Measured) -> NDArray[np.bool_]:
+    """Which products of a few rows took so much longer than those of the next two numbers of rows by the same matrix
+    that they were disturbed: with less to do nothing is slower, and an engine could pad; [n]."""
+    codes = texts(table, "dtype").codes
+    shape = [codes, *(np.asarray(table[name], np.int64) for name in ("n", "k"))]
+    order = np.lexsort((np.asarray(table["m"], np.int64), *shape[::-1]))
+    latency = np.asarray(table["latency_us"], np.float64)[order]
+    more = np.zeros(len(order))
+    alone = np.ones(len(order), dtype=bool)
+    alone[:-2] = False
+    for ahead in (1, 2):
+        more[:-ahead] = np.maximum(more[:-ahead], latency[ahead:])
+    for column in shape:
+        alone[:-2] |= column[order][:-2] != column[order][2:]
+    out = np.zeros(len(order), dtype=bool)
+    out[order] = ~alone & (latency > SPOILED * more)
+    return out
+
+
 def load_rows(
     store: ProfileStore,
     operation: str,
@@ -89,7 +113,8 @@ def load_rows(
     left_out: tuple[Box, ...] = (),
 ) -> Rows:
     """The rows that speak for ``framework``: its own, and where a (GPU, precision, kind) has none, a
-    stand-in's; none that were measured in the boxes ``left_out``, or that are listed as wrong."""
+    stand-in's; none that were measured in the boxes ``left_out``, or that are listed as wrong. Of one ``gpu``, whose
+    rows answer as they are, none that :func:`spoiled` finds (of thousands, a forest makes little of them)."""
     order = sources_of(framework)
     kernel = families().kernel(operation)
     excluded = exclusions(store.manifest.name, operation)
@@ -105,6 +130,9 @@ def load_rows(
             table["dtype"] = Texts(np.zeros(len(kept), np.int64), (same.dtype,))
         kept &= ~listed_in(excluded, table, row_source, gpu)
         table = {name: column[kept] for name, column in table.items()}
+        if operation == "gemm" and gpu is not None:
+            sound = ~spoiled(table)
+            table = {name: column[sound] for name, column in table.items()}
         columns = _known(store, operation, table)
         gpu_index = texts(table, "gpu").positions(hardware.names)
         blocks = _hash([gpu_index, columns["dtype"], *([columns["kind"]] if "kind" in columns else [])])

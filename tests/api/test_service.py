@@ -269,6 +269,7 @@ def test_a_trace_is_uploaded_and_chosen_by_name(client: Client) -> None:
     assert [each["version"] for each in client.get("/v1/traces").json()["uploads"]] == [1, 2]
     ask = {"plan": example("serving"), "trace": "monday@1"}
     assert client.request("POST", "/v1/simulations", json=ask).status_code == 200
+    assert "'monday@9'" in problem(client.get("/v1/traces/monday@9"), 404, "not-found")["detail"]
     document = problem(client.request("POST", "/v1/simulations", json={**ask, "trace": "sunday"}), 422, "unknown-name")
     assert document["pointer"] == "/trace"
 

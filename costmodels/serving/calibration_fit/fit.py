@@ -24,6 +24,7 @@ from costmodels.serving.calibration_fit.constants import (
     WIDTH,
     OfRuns,
     constants_of,
+    first_ms,
     front_ms,
     play_ms,
     predicted_ms,
@@ -37,7 +38,7 @@ from costmodels.serving.frameworks.calibration import Calibration
 
 NOISE = 0.12  # log error from which a run counts linearly, not squared
 WEIGHTS = np.array([0.6, 0.6, 1.0, 1.0])  # of TTFT against TPOT: repeats of one configuration differ more in it
-PRIOR = 50.0  # squared errors that a prior's half-width is worth: runs of a group share their errors
+PRIOR = 100.0  # squared errors that a prior's half-width is worth: runs of a group share their errors
 BALANCE = 0.5  # power of the runs of one model on one GPU type by which each weighs less
 SLOWER = 1.06  # of the steps in the plays that say how statistics follow
 TOLD = {"NVIDIA": 0.3, "NVIDIA Dynamo": 0.1}
@@ -94,7 +95,9 @@ def linear_ms(c: OfRuns, runs: MeasuredRuns, linear: Linear) -> Floats:
     step, prompts = _levels(c, runs)
     logs = linear.played + linear.by_step * (step - linear.step) + linear.by_prompts * (prompts - linear.prompts)
     front = front_ms(c, runs, np.exp(logs[2]))
-    return np.stack([np.log(np.exp(logs[0]) + front), np.log(np.exp(logs[1]) + front), logs[2], logs[3]])
+    return np.stack(
+        [np.log(np.exp(logs[0]) + front + first_ms(c, runs)), np.log(np.exp(logs[1]) + front), logs[2], logs[3]]
+    )
 
 
 def weights_of(runs: MeasuredRuns, known: NDArray[np.bool_]) -> Floats:

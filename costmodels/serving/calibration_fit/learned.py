@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Floats
-from costmodels.serving.calibration_fit.constants import FACTORS, LEAST, MOST, NAMES, OfRuns, predicted_ms
+from costmodels.serving.calibration_fit.constants import COMPILING, FACTORS, LEAST, MOST, NAMES, OfRuns, predicted_ms
 from costmodels.serving.calibration_fit.effects import at_knots
 from costmodels.serving.calibration_fit.fit import FittedEngines, PriorConstants, Progress, fit, held_out
 from costmodels.serving.calibration_fit.intervals import Residuals, added, at_load, pooled, spreads_of
@@ -174,6 +174,8 @@ def _calibration(
             "request_us": us("request"),
             "request_us_per_token": us("request_per_token"),
             "request_us_per_concurrent": us("request_per_concurrent"),
+            "first_us": us("first") if name in COMPILING else 0.0,
+            "first_on_amd": round(found["first_on_amd"], 4),
             "request_steps": round(found["request_steps"], 4),
             "rank_steps": round(found["rank_steps"], 4) if (mine & (runs.ranks > 1)).any() else 0.0,
             "acceptance": round(found["acceptance"], 4),

@@ -12,7 +12,7 @@ from costmodels.operations.layouts import Layouts
 from costmodels.power.board import Activity, mean_watts
 from costmodels.serving.closed_loop.load import Load
 from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS, grid_questions
-from costmodels.serving.closed_loop.protocol import ClosedLoop, StepGrid, closed_loop, line_through
+from costmodels.serving.closed_loop.protocol import SLOTS, ClosedLoop, StepGrid, closed_loop, line_through
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
@@ -112,9 +112,10 @@ def closed_loop_answers(
     )
     answer = _Intervals(calibration, times.latency, len(layouts))
     front = front_us(calibration, load, np.nanmean(loop.tpot, axis=1), layouts.dp)[:, None]
+    front = front + _opening_us(calibration, load, loop.ttft.shape[1])
     ttft, e2e = loop.ttft + front, loop.e2e + front
-    slower = np.nanmean(loop.e2e, axis=1) / np.nanmean(e2e, axis=1)  # what the loop did not play
-    tokens_per_s = loop.output_tokens_per_s * np.where(alike, 1.0, slower)
+    played = loop.e2e + travel_us[:, None]
+    tokens_per_s = loop.output_tokens_per_s * np.nanmean(played, axis=1) / np.nanmean(e2e, axis=1)
     users = load.concurrency.astype(np.float64)
     of_ttft, of_tpot, of_e2e = (calibration.spread_at(name, users) for name in ("ttft", "tpot", "e2e"))
     one = load.osl == 1
@@ -163,6 +164,13 @@ def front_us(calibration: Calibration, load: Load, tpot_us: Floats, ranks: Ints)
     """What requests wait outside the steps before the engine sees them, [n]."""
     users, polled = load.concurrency.astype(np.float64), load.gate.steps > 0
     return calibration.front_us(load.mean_isl, users, tpot_us, ranks, load.mean_osl, polled)
+
+
+def _opening_us(calibration: Calibration, load: Load, requests: int) -> Floats:
+    """What the requests of the opening burst wait longer, [n, requests]."""
+    waits = np.where(load.generations > 1, calibration.first_us, 0.0)[:, None]
+    opening = np.arange(requests) < np.minimum(load.concurrency, SLOTS)[:, None]
+    return np.asarray(np.where(opening, waits, 0.0))
 
 
 Ends = tuple[Floats, Floats]

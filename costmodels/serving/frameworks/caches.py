@@ -40,6 +40,9 @@ def default_cache(framework: Framework, model: Architecture, gpu: Gpu, precision
         return CacheDefault("fp8", f"{framework.full_name}'s choice for sparse attention on {gpu.name}")
     if (kept := can.caches.get(model.model_type)) is not None:
         return CacheDefault(kept[0], f"{framework.full_name}'s choice for {model.name}")
+    published = precision.weights == "nvfp4" and precision.converted and model.is_latent
+    if published and "fp8" in can.own_caches.get("modelopt", ()):
+        return CacheDefault("fp8", "what NVIDIA's NVFP4 checkpoints of models with latent attention ask for")
     own = model.cache_scheme
     if own is None or precision.converted:  # of converted weights it is another checkpoint
         return CacheDefault(wide)

@@ -27,6 +27,10 @@ rank_steps                  with attention data parallelism: until every rank ha
                             time in which as many requests end: ranks · (1 + 1/2 + … + 1/ranks) · outputs ÷ users
 =========================== ==================================================================================
 
+Where a framework compiles kernels when their shapes first come (SGLang), the first request of each client waits longer
+by ``first`` (0 to 6 s; on AMD ``first_on_amd`` times as long, 1 to 12). It is in the means of runs that begin with an
+engine just started, as those of the public campaigns do, and in no median of theirs.
+
 Effects are logarithms, partially pooled: vendor, generation, GPU type and model (by shape) over all frameworks; GPU
 type, model in a precision and campaign within one; a trend of all releases (they get faster); and over time a process
 that remembers half a year: a release has its own offset, drawn to its neighbours'. A stranger's run is predicted with
@@ -204,6 +208,8 @@ class Calibration(BaseModel):
     sampled_us_per_sequence: float = Field(default=0.0, ge=0)
     block_experts_us_per_layer: float = Field(default=0.0, ge=0)
     uneven_experts: float = Field(default=0.0, ge=0)
+    first_us: float = Field(default=0.0, ge=0)
+    first_on_amd: float = Field(default=1.0, ge=1)
     effect: Effect = Effect()  # that holds, of those below
     effects: Effects = Effects()
     acceptance: float = Field(ge=0, lt=1)  # of each drafted token, given that those before it were accepted
@@ -265,6 +271,7 @@ class Calibration(BaseModel):
             update={
                 "effect": effect,
                 "met": gpu.name in self.on_gpus and model in self.models,
+                "first_us": self.first_us * (self.first_on_amd if gpu.vendor == "amd" else 1.0),
                 "step_us_per_sequence": self.step_us_per_sequence + sampled,
                 "step_us_per_layer": self.step_us_per_layer + blocks,
             }

@@ -119,7 +119,7 @@ def plan_request(number: int) -> dict[str, Any]:
 
 
 def long_request(number: int) -> dict[str, Any]:
-    """One of many plans of 2 CPU-s or more in a worker whose cost models are loaded."""
+    """One of many plans of about 2 CPU-s in a worker whose cost models are loaded."""
     return {
         "model": "Qwen/Qwen3-30B-A3B",
         "cluster": "128xH200",

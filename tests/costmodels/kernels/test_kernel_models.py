@@ -249,6 +249,19 @@ def test_rows_of_one_gpu_are_read_alone(synthetic_store: ProfileStore) -> None:
     assert not loaded.gpu.any()
 
 
+def test_a_product_that_was_disturbed_does_not_answer(tmp_path: Path) -> None:
+    table = rows("gemm", MEASURED_GPU, "vllm")
+    shapes = [group.index for _, group in table.sort_values("m").groupby(["dtype", "n", "k"]) if len(group) >= 4]
+    struck = table.copy()
+    struck.loc[shapes[0][1], "latency_us"] = 3 * struck.loc[shapes[0], "latency_us"].max()
+    struck.loc[shapes[1][-1], "latency_us"] *= 9  # the largest has no larger ones to tell
+    store = synthetic.empty_store(tmp_path)
+    store.add("gemm", struck)
+    alone = load_rows(store, "gemm", "vllm", Hardware.of([find_gpu(MEASURED_GPU)]), gpu=MEASURED_GPU)
+    assert sorted(alone.latency_us) == pytest.approx(sorted(struck["latency_us"].drop(shapes[0][1])))
+    assert len(load_rows(store, "gemm", "vllm", hardware_of(store, "gemm")).gpu) == len(table)
+
+
 def test_collectives_are_the_same_for_all_16_bit_types_and_8_bit_rows_are_repeats(tmp_path: Path) -> None:
     store = synthetic.empty_store(tmp_path)
     table = rows("collective", MEASURED_GPU)

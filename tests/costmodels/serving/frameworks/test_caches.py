@@ -52,6 +52,9 @@ def test_converted_weights_are_another_checkpoint() -> None:
     assert taken("vllm", LLAMA, weights="bf16") == CacheDefault("bf16")
     assert taken("vllm", LLAMA, weights="fp32") == CacheDefault("fp32")
     assert taken("vllm", LLAMA, weights="fp8").precision == "fp8"  # as published
+    assert taken("vllm", "deepseek-ai/DeepSeek-R1", "B200", "nvfp4").precision == "fp8"  # nvidia/DeepSeek-V3.1-NVFP4's
+    assert taken("vllm@0.13.0", "deepseek-ai/DeepSeek-R1", "B200", "nvfp4") == CacheDefault("bf16")
+    assert taken("vllm", "Qwen/Qwen3-32B", "B200", "nvfp4") == CacheDefault("bf16")
 
 
 @pytest.mark.parametrize(
