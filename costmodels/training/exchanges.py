@@ -53,12 +53,12 @@ class Links:
     @property
     def memory_rate(self) -> float:
         """Bytes/s that norms, activations, masks and the optimizer reach."""
-        return self.cost.gpu.memory_bandwidth_bytes_per_s * self.constants.elementwise_bandwidth
+        return self.own.memory_rate
 
     @cached_property
     def own(self) -> OwnKernels:
         """What own rows of training's kernels say."""
-        return OwnKernels(self.cost, self.constants, self.memory_rate)
+        return OwnKernels(self.cost, self.constants)
 
     def exchange(self, kind: str, message_bytes: Floats, ranks: Ints, stride: Ints) -> Estimates:
         """Time of one exchange among ``ranks`` ranks that lie ``stride`` apart, µs, shape [n] each; zero where there

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import NormalDist
 
 import numpy as np
 
@@ -88,12 +89,15 @@ class OwnKernels:
     Attributes:
         cost: answers the laws' questions; its measured stores hold the rows.
         constants: of the laws.
-        memory_rate: bytes/s of traffic.
     """
 
     cost: CostModel
     constants: TrainingConstants
-    memory_rate: float
+
+    @property
+    def memory_rate(self) -> float:
+        """Bytes/s that norms, activations, masks and the optimizer reach."""
+        return self.cost.gpu.memory_bandwidth_bytes_per_s * self.constants.elementwise_bandwidth
 
     def linear(self, kind: str, rows: Floats, wide_out: Floats, wide_in: Floats) -> Floats | float:
         """Shape [n]; 1 where nothing was measured, as the others."""
@@ -126,13 +130,20 @@ class OwnKernels:
     def _taught(self) -> Mapping[str, _Taught]:
         found = {}
         for operation in SIZES:
-            rows = self.rows(operation)
-            if len(rows["latency_us"]):
-                partition, law = self.law(operation, rows)
-                residual = np.log(rows["latency_us"] / law)
-                process = error_process(points(partition, *(rows[name] for name in SIZES[operation])), residual)
-                found[operation] = _Taught(process, len(residual), float(np.expm1(np.median(residual))))
+            where, residual = self.residuals(operation)
+            if len(residual):
+                shift = float(np.expm1(np.median(residual)))
+                found[operation] = _Taught(error_process(where, residual), len(residual), shift)
         return found
+
+    def residuals(self, operation: str) -> tuple[Points, Floats]:
+        """(where the rows of ``operation`` are, log measured ÷ law of each)."""
+        rows = self.rows(operation)
+        if not len(rows["latency_us"]):
+            return points(0, *(np.zeros(0) for _ in SIZES[operation])), np.zeros(0)
+        partition, law = self.law(operation, rows)
+        where = points(partition, *(rows[name] for name in SIZES[operation]))
+        return where, np.log(rows["latency_us"] / law)
 
     def rows(self, operation: str) -> dict[str, np.ndarray]:
         """Of this GPU type alone, in 16 bits; of a question that two stores answer, the last one's."""
@@ -205,8 +216,33 @@ def error_process(rows: Points, residual: Floats) -> ErrorProcess:
     Laws err by some 10 % in common and of one kind, by a few of a shape: chosen on the rows of
     ``tests/benchmarks/training_kernels.csv`` (A100), which are in-sample for that.
     """
-    prior = Prior(
+    prior = _prior(rows)
+    return ErrorProcess(Priors(prior, prior), rows, residual)
+
+
+def untaught(rows: Points) -> Floats:
+    """Half-width (log) of the 80 % interval of laws alone, shape [n]."""
+    prior = _prior(rows)
+    return np.sqrt(prior.variance(rows) + prior.scatter(rows)) * NormalDist().inv_cdf(0.9)
+
+
+def _prior(rows: Points) -> Prior:
+    return Prior(
         offset=0.1, partition=0.1, shared=0.03, local=0.06, noise=0.02, growth=0.0, claim=0.0,
         lengths=np.full(rows.place.shape[1], 2.0), degrees=5.0,
     )  # fmt: skip
-    return ErrorProcess(Priors(prior, prior), rows, residual)
+
+
+def held_out(rows: Points, residual: Floats, folds: int) -> tuple[Floats, Floats] | None:
+    """(mean, half-width) of each row's error, from rows of the other folds; all kinds of a shape are in one fold. None
+    where all rows are of one shape."""
+    shape = np.unique(rows.place, axis=0, return_inverse=True)[1].reshape(-1)
+    count = int(shape.max(initial=0)) + 1
+    if count < 2:
+        return None
+    fold = (np.random.default_rng(0).permutation(count) % min(folds, count))[shape]
+    mean, width = np.zeros(len(residual)), np.zeros(len(residual))
+    for each in range(int(fold.max()) + 1):
+        out, kept = np.flatnonzero(fold == each), np.flatnonzero(fold != each)
+        mean[out], width[out] = error_process(rows.take(kept), residual[kept]).at(rows.take(out))
+    return mean, width

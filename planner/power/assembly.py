@@ -20,8 +20,8 @@ from planner.power.policy import BRAKE_AT, BRAKE_RELEASE, NAMES, Clocks
 from planner.power.report import SIMPLEST, Judged, Solved, solved
 from planner.power.request import PowerRequest
 from planner.power.row import main_kind
-from planner.power.simulator import RowModel, held_for
-from planner.power.stress import stressed
+from planner.power.simulator import RowModel, held_for, held_s
+from planner.power.stress import LOST_FEED, stressed
 from planner.power.tails import Rate
 from planner.power.traffic import RecordedLoad, Tail
 from profiles.hardware import find_gpu
@@ -187,14 +187,23 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
 
 
 def _breakers(row: RowModel, verdict: Verdict) -> tuple[told.BreakerWear, ...]:
-    """How near each breaker came to tripping, and the load that it holds until the brake has acted: a reading, the
-    brake's delay and a second."""
-    until = row.timing.period_s + row.timing.brake_s + 1
-    return tuple(
-        told.BreakerWear(node=name, wear=float(wear), holds=held_for(curve, until))
-        for name, curve, wear in zip(row.tree.names, row.tree.curves, verdict.wear, strict=True)
-        if curve
-    )
+    """How near each breaker came to tripping, and what it holds until the brake has acted."""
+    until, found = row.timing.period_s + row.timing.brake_s + 1, []
+    for name, curve, wear, peak in zip(row.tree.names, row.tree.curves, verdict.wear, verdict.peaks, strict=True):
+        if curve:
+            lost = float(peak) / LOST_FEED
+            held = held_s(curve, lost)
+            found.append(
+                told.BreakerWear(
+                    node=name,
+                    wear=float(wear),
+                    holds=held_for(curve, until),
+                    brake_acts_s=until,
+                    lost_feed_load=lost,
+                    lost_feed_s=held if np.isfinite(held) else None,
+                )
+            )
+    return tuple(found)
 
 
 _Role = Literal["decode", "prefill"] | None

@@ -135,6 +135,9 @@ class BreakerWear(Document):
     holds: float | None = Field(
         description="load, share of its budget, that it holds until the brake has acted; null: not even its lowest"
     )
+    brake_acts_s: float = Field(description="until then: a reading, the brake's delay and a second")
+    lost_feed_load: float = Field(description="when a quarter of its feed is lost at its highest reading")
+    lost_feed_s: float | None = Field(description="that it holds that load; null: for ever")
 
 
 class PowerDecision(Document):

@@ -238,10 +238,16 @@ def prometheus(plan: PowerPlan) -> dict[str, str]:
     ]
     document = {"groups": [{"name": f"{row}-power", "interval": f"{seconds}s", "rules": rules}]}
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=160)
+    ahead = (
+        "\n# The plan's caps also count what waits in the engines' queues, which these metrics lack: alerts come later."
+        if d.foresight_s
+        else ""
+    )
     roles = ", and role (decode, prefill)" if any(each.role for level in d.levels for each in level.clocks) else ""
     note = (
         f"# {_said(plan)}\n# GPUs of the row carry the labels row={row!r} and priority{roles}"
-        " (relabel the scrape of DCGM);\n# what the servers draw beside their GPUs is added as in the plan.\n"
+        " (relabel the scrape of DCGM);\n# what the servers draw beside their GPUs is added as in the plan."
+        f"{ahead}\n"
     )
     return {"rules.yaml": note + text}
 

@@ -68,6 +68,8 @@ def solved(
     """The row, and its policies judged (``only`` one of them)."""
     check(request)
     row, met = row_of(request, catalogue_with(each.path for each in measured), measured)
+    if only not in ("nameplate", "none"):
+        polca_for(row)  # a GPU without known clocks is refused before anything is simulated
     _check_today(request, row)
     judge = Judge(row, request, Days(request.days, JUDGED_WHOLE), progress=progress)
     results: dict[str, Judged] = {}

@@ -49,17 +49,18 @@ class Tree:
 def held_for(curve: Sequence[tuple[float, float]], seconds: float) -> float | None:
     """The highest load, to a part in a thousand, that a breaker with this curve holds for so long; None: not even the
     lowest of its curve."""
-    loads, holds = (np.log(np.array(each)) for each in zip(*curve, strict=True))
-
-    def holds_it(load: float) -> bool:
-        return float(kernel.worn(0.0, load, loads, holds)) * seconds <= 1.0 + 1e-9
-
     low = curve[0][0]
-    if not holds_it(low):
+    if held_s(curve, low) < seconds * (1 - 1e-9):
         return None
-    while low < _MOST_LOAD and holds_it(low * 1.001):
+    while low < _MOST_LOAD and held_s(curve, low * 1.001) >= seconds * (1 - 1e-9):
         low *= 1.001
     return low
+
+
+def held_s(curve: Sequence[tuple[float, float]], load: float) -> float:
+    """Seconds that a cold breaker holds a load; infinite below its curve."""
+    wear = float(kernel.worn(0.0, load, *(np.log(np.array(each)) for each in zip(*curve, strict=True))))
+    return 1.0 / wear if wear > 0 else np.inf
 
 
 _MOST_LOAD = 100.0

@@ -12,6 +12,9 @@ from planner.power.policy import Policy
 from planner.power.request import PowerRequest
 from planner.power.simulator import RowModel
 
+LOST_FEED = 0.75
+"""What is left of every budget when a feed is lost."""
+
 _DAYS = Days(screened=120, whole=1, first=2_000_000)
 
 
@@ -67,7 +70,7 @@ def cases(row: RowModel) -> Iterator[tuple[str, RowModel, str]]:
         yield "nine in ten of high priority", replace(row, group_shares=shares), "plan again with today's shares"
     training = replace(row, other_watts=row.other_watts + 0.1 * row.budget_watts, other_dip=0.375, other_dip_s=10.0)
     yield "training that draws a tenth of the budget", training, "name the training jobs in the row, and plan again"
-    tree = replace(row.tree, budgets=row.tree.budgets * 0.75)
+    tree = replace(row.tree, budgets=row.tree.budgets * LOST_FEED)
     yield (
         "a feed lost: three quarters of every budget",
         replace(row, tree=tree),

@@ -9,6 +9,7 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.step.communication import Network
 from costmodels.training.calibration import TrainingCalibration, own_training_calibration
 from costmodels.training.exchanges import Links
+from costmodels.training.own_kernels import OwnKernels
 from profiles.hardware import Fabric, Gpu
 from profiles.store import ProfileStore
 
@@ -52,3 +53,9 @@ class Machines:
             network = Network(gpus_per_node, fabric.model_copy(update={"bytes_per_s_per_gpu": reached}))
             self._links[key] = Links(self.cost(gpu), network, self.calibration)
         return self._links[key]
+
+
+def own_kernels_of(cost: CostModel) -> OwnKernels:
+    """What the measured stores of ``cost``, whosever kernels it predicts, say of training's."""
+    calibration = own_training_calibration(store.path for store in cost.measured)
+    return OwnKernels(cost.under(KERNELS), calibration.constants)

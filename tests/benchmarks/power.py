@@ -3,7 +3,7 @@
 Speed of the row simulator; the published facts that the reference traffic meets; every policy on POLCA's row,
 thresholds chosen on other days than judged on, by seed; brakes counted on screened stretches against whole days; and
 vLLM under power caps (``../shared/data/power``, where it is there), each series from its uncapped and its lowest point;
-A100's phases, a model or a TP degree left out; and what was published of clocks on H200.
+A100's phases, a model or a TP degree left out; what was published of clocks on H200; and a served H100 of our own.
 Writes ``costmodels/evidence/power.json``.
 """
 
@@ -29,7 +29,7 @@ from planner.power.row import polca_for
 from planner.power.simulator import chance_of, simulate
 from planner.power.traffic import whole_day
 from tests.benchmarks.cards import card, write
-from tests.benchmarks.power_watts import h200, phases
+from tests.benchmarks.power_watts import h200, phases, served
 from tests.costmodels.measured_response import MeasuredResponse
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +46,9 @@ BARS = {
     "capped: order of energy per token": 0.9,
     "A100 phases held out: average, MAPE %": 8.0,
     "A100 phases held out: peak, MAPE %": 10.0,
+    "H100 served: watts, median %": 7.0,
+    "H100 served: watts, worst %": 20.0,
+    "H100 served: joules per token, median %": 10.0,
 }
 
 
@@ -135,7 +138,7 @@ def main() -> None:
     seeds = asked.seeds
     if asked.watts:
         known = json.loads((ROOT / "costmodels" / "evidence" / "power.json").read_text("utf-8"))
-        parts = {"A100 phases": phases(), "H200 facts": h200()}
+        parts = {"A100 phases": phases(), "H200 facts": h200(), "H100 served": served()}
         print(write("power", {**known, "bars": BARS, **parts}))
         print(parts)
         return
@@ -167,9 +170,10 @@ def main() -> None:
         "capped vLLM": capped(),
         "A100 phases": phases(),
         "H200 facts": h200(),
+        "H100 served": served(),
     }
     print(write("power", document))
-    for name in ("speed", "screened against whole days", "capped vLLM", "A100 phases", "H200 facts"):
+    for name in ("speed", "screened against whole days", "capped vLLM", "A100 phases", "H200 facts", "H100 served"):
         print(name, document[name])
 
 

@@ -67,6 +67,30 @@ def _fitted(rows: pd.DataFrame, what: str, phase: str, idle: float) -> np.ndarra
     return np.asarray(least_squares(off, [0.9, 2.0], loss="soft_l1", f_scale=0.05).x)
 
 
+SERVED = Path(__file__).parent / "data" / "served_h100.csv"
+
+
+def served() -> Mapping[str, Any]:
+    """An engine that no constant has seen, as the shipped command predicts it: vLLM 0.20.2 on our H100."""
+    table = pd.read_csv(SERVED, comment="#")
+    columns = ["model", "gpu", "framework", "precision", "tp", "isl", "osl", "concurrency", "rate", "max_num_seqs"]
+    rows = [
+        {name: value for name, value in row.items() if not pd.isna(value)}
+        for row in table[[*columns, "max_num_batched_tokens"]].to_dict("records")
+    ]
+    answer = list(predictions(parse_prediction_request({"configurations": rows})).rows)
+    watts, low, high = (np.array([float(r[f"watts_per_gpu{e}"]) for r in answer]) for e in ("", "_low", "_high"))
+    measured = table["watts_per_gpu"].to_numpy(float)
+    joules = measured / table["output_tokens_per_s_per_gpu"].to_numpy(float)
+    worst = float(np.abs(watts / measured - 1).max())
+    return {
+        "watts": card(measured, watts),
+        "worst, %": round(100 * worst, 1),
+        "within the 80 % interval": f"{int(((measured >= low) & (measured <= high)).sum())} of {len(measured)}",
+        "joules per output token": card(joules, np.array([float(r["joules_per_output_token"]) for r in answer])),
+    }
+
+
 PAPER = "arXiv 2605.11999: four ~4B models on H200"
 
 

@@ -21,7 +21,7 @@ import pandas as pd
 
 from costmodels.kernels.cost_model import CostModel
 from costmodels.training.calibration import training_calibration
-from costmodels.training.own_kernels import FUSED, GROUPED, LINEAR, SIZES, OwnKernels, error_process, points
+from costmodels.training.own_kernels import FUSED, GROUPED, LINEAR, SIZES, OwnKernels, held_out, points
 from planner.training.machines import KERNELS
 from profiles.collect.journal import FILE, read
 from profiles.collect.rows import open_store, rows_of
@@ -66,8 +66,7 @@ def a100_store(folder: Path) -> ProfileStore:
 
 
 def own_kernels(gpu: str, store: ProfileStore) -> OwnKernels:
-    cost, constants = CostModel(find_gpu(gpu), KERNELS, measured=[store]), training_calibration().constants
-    return OwnKernels(cost, constants, cost.gpu.memory_bandwidth_bytes_per_s * constants.elementwise_bandwidth)
+    return OwnKernels(CostModel(find_gpu(gpu), KERNELS, measured=[store]), training_calibration().constants)
 
 
 def cards(own: OwnKernels) -> dict[str, Any]:
@@ -79,7 +78,9 @@ def cards(own: OwnKernels) -> dict[str, Any]:
             continue
         partition, law = own.law(operation, rows)
         residual = np.log(rows["latency_us"] / law)
-        mean, width = left_out(points(partition, *(rows[name] for name in SIZES[operation])), residual)
+        told = held_out(points(partition, *(rows[name] for name in SIZES[operation])), residual, FOLDS)
+        assert told is not None  # there are several shapes
+        mean, width = told
         for kind in dict.fromkeys(rows["kind"]):
             at = np.flatnonzero(rows["kind"] == kind)
             truth, factor = rows["latency_us"][at], float(np.exp(np.median(residual[at])))
@@ -94,17 +95,6 @@ def cards(own: OwnKernels) -> dict[str, Any]:
             for name, figures in each.items():
                 print(line(f"{operation[9:]} {kind}, {name}"[:46], figures))
     return out
-
-
-def left_out(rows: Any, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(mean, half-width) of each row's error, from rows of the other folds; all kinds of a shape are in one fold."""
-    shape = np.unique(rows.place, axis=0, return_inverse=True)[1].reshape(-1)
-    fold = np.random.default_rng(0).integers(0, FOLDS, shape.max() + 1)[shape]
-    mean, width = np.zeros(len(residual)), np.zeros(len(residual))
-    for each in range(FOLDS):
-        out, kept = np.flatnonzero(fold == each), np.flatnonzero(fold != each)
-        mean[out], width[out] = error_process(rows.take(kept), residual[kept]).at(rows.take(out))
-    return mean, width
 
 
 def h100_store(folder: Path) -> ProfileStore:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -127,3 +129,49 @@ def test_no_two_files_of_tests_are_called_alike() -> None:
     """Test folders are no packages: of two files of one name, pytest collects one and stops at the other."""
     counts = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
     assert {name for name, count in counts.items() if count > 1} == set()
+
+
+def test_every_data_file_is_in_the_wheel() -> None:
+    kinds = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]["*"]
+    left_out = {
+        path.suffix
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc") and not any(path.match(kind) for kind in kinds)
+    }
+    assert left_out <= {".png"}  # a plot that docs show
+
+
+REFERENCE = re.compile(rf":(?:class|func|meth|mod|data|attr|exc):`~?((?:{'|'.join(PACKAGES)})\.[\w.]+)`")
+ARGUMENT = re.compile(r"^ {4}(\w[\w, ]*?)(?: \([^)]*\))?: ", re.MULTILINE)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_docstrings_name_what_there_is(package: str) -> None:
+    wrong = []
+    for module, tree in modules(package).items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            text = ast.get_docstring(node) or ""
+            wrong += [f"{module}: {name}" for name in REFERENCE.findall(text) if not exists(name)]
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and "\nArgs:\n" in text:
+                asked = text.partition("\nArgs:\n")[2].partition("\n\n")[0]
+                every = ast.walk(node.args)
+                given = {each.arg for each in every if isinstance(each, ast.arg)}
+                said = {name.strip() for names in ARGUMENT.findall(asked) for name in names.split(",")}
+                wrong += [f"{module}.{node.name}: argument {name}" for name in sorted(said - given)]
+    assert wrong == []
+
+
+def exists(dotted: str) -> bool:
+    """Whether a module or a folder is called so, or a module holds the name."""
+    parts = dotted.split(".")
+    if ROOT.joinpath(*parts).is_dir():
+        return True
+    for length in range(len(parts), 0, -1):
+        tree = modules(parts[0]).get(".".join(parts[:length]))
+        if tree is not None:
+            names = {getattr(node, "name", getattr(node, "id", getattr(node, "attr", None))) for node in ast.walk(tree)}
+            return set(parts[length:]) <= names
+    return False

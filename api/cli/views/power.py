@@ -50,8 +50,11 @@ def _decided(plan: PowerPlan, out: Console) -> None:
         ("binds", f"{d.binding.node} ({_promise(d.binding.promise)})"),
     ]
     for each in d.breakers:
-        held = "" if each.holds is None else f"; it holds {each.holds:.0%} of its budget until the brake has acted"
-        rows.append((f"breaker of {each.node}", f"{each.wear:.0%} of the way to a trip at most{held}"))
+        rows.append((f"breaker of {each.node}", f"{each.wear:.0%} of the way to a trip at most"))
+        held = "for ever" if each.lost_feed_s is None else f"for {each.lost_feed_s:.3g} s"
+        trips = each.lost_feed_s is not None and each.lost_feed_s < each.brake_acts_s
+        said = f"a quarter of its feed lost at the peak: {each.lost_feed_load:.0%} of the rest, which it holds {held}"
+        rows.append(("", f"{said}; {'too late' if trips else 'in time'}, the brake acts in {each.brake_acts_s:g} s"))
     if plan.prediction.way_to_oracle is not None:
         rows.append(("way to the oracle", f"{plan.prediction.way_to_oracle:.0%} from no control"))
     facts(out, rows)

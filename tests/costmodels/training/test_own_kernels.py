@@ -14,6 +14,7 @@ from roofline_cost import RooflineCost
 from costmodels.step.communication import Network
 from costmodels.training.exchanges import Links
 from costmodels.training.iteration import IterationTimes, iteration_times
+from costmodels.training.kernel_validation import taught_of_training, validate_training
 from costmodels.training.own_kernels import ADDED_UP, FUSED, GROUPED, LINEAR, SIZES, OwnKernels
 from profiles.collect.rows import open_store
 from profiles.hardware import find_fabric, find_gpu
@@ -110,6 +111,20 @@ def test_the_last_store_wins(tmp_path: Path) -> None:
     first, last = (store(tmp_path / str(slower), LINEAR, slower, SHAPES) for slower in (2.0, 1.1))
     told = times(first, last).parts["forward_products"] / times().parts["forward_products"]
     assert told.item() == pytest.approx(1.1, rel=0.01)
+
+
+def test_rows_are_validated_on_shapes_left_out(tmp_path: Path) -> None:
+    own = links(store(tmp_path, LINEAR, 1.2, SHAPES)).own
+    (entry,) = taught_of_training(own)
+    assert (entry.operation, entry.learnt[0].dtype, entry.learnt[0].rows) == (LINEAR, "bf16", 16)
+    assert entry.learnt[0].shift == pytest.approx(0.2)
+    (checked,) = validate_training(own, folds=4)
+    assert checked.before is not None
+    assert checked.after is not None
+    assert checked.before.mape_pct == pytest.approx(100 * (1 - 1 / 1.2), abs=0.01)
+    assert checked.after.mape_pct < 3
+    (few,) = validate_training(links(store(tmp_path / "one", LINEAR, 1.2, SHAPES[:1])).own, folds=4)
+    assert few.before is None, "a single shape"
 
 
 @pytest.mark.slow  # fits the forests of an A100

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from planner.power.policy import CapCommand, driven, none, polca
+from planner.power.policy import CapCommand, Level, Policy, driven, none, polca
+from planner.power.series import commands_csv
 
 ROW = ("hp", "lp")
 
@@ -95,3 +96,26 @@ def test_no_control_still_brakes() -> None:
         CapCommand(2.0, "hp", None),
         CapCommand(2.0, "lp", None),
     ]
+
+
+def test_commands_of_roles_say_which() -> None:
+    wide = Policy("ours", levels=(Level((None, 900, None, 1200), up=0.8, step=None, down=0.75, back=0),))
+    found = list(
+        driven(
+            wide,
+            [(0.0, 50.0), (2.0, 85.0), (4.0, 110.0), (1_764_150_000.0, 50.0)],
+            ("hp", "lp"),
+            budget_watts=100.0,
+            period_s=2.0,
+            delay_s=1.0,
+            brake_mhz=288,
+        )
+    )
+    assert [(each.priority, each.role, each.clock_mhz) for each in found[:2]] == [
+        ("lp", "decode", 900),
+        ("lp", "prefill", 1200),
+    ]
+    assert [each.clock_mhz for each in found[2:6]] == [288] * 4
+    text = commands_csv(found)
+    assert text.startswith("t_s,priority,clock_mhz,role\n2,lp,900,decode\n2,lp,1200,prefill\n4,hp,288,decode\n")
+    assert "1764150000,hp,,decode" in text

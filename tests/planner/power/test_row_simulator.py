@@ -175,3 +175,23 @@ def test_what_waits_is_foreseen(row: RowModel) -> None:
     later = np.lib.stride_tricks.sliding_window_view(seen.watts[1:], 3).max(axis=1)
     plain, ahead = (np.maximum(later - each[: len(later)], 0).mean() for each in (seen.watts, seen.foreseen))
     assert ahead < plain
+
+
+def apart(row: RowModel) -> RowModel:
+    """The same row with GPUs for prefill and others for decode."""
+    return replace(row, kinds=[replace(kind, apart=True, prefill_gpus=4.0) for kind in row.kinds])
+
+
+def test_one_clock_a_priority_is_that_of_both_roles(row: RowModel) -> None:
+    parted = apart(row)
+    assert (row.columns, parted.columns) == (2, 4)
+    narrow, wide = one(parted, static((1305, 600))), one(parted, static((1305, 600, 1305, 600)))
+    assert narrow.watts.tobytes() == wide.watts.tobytes()
+
+
+def test_a_clock_of_decode_leaves_prefill_alone(row: RowModel) -> None:
+    busy = apart(row.under(ReferenceLoad(0.4, row.load.bursts)))  # type: ignore[union-attr]
+    free, decode, both = (one(busy, static(c)) for c in ((None,) * 4, (600, 600, None, None), (600,) * 4))
+    assert decode.totals[kernel.WORK_DONE] == pytest.approx(free.totals[kernel.WORK_DONE], rel=1e-3)
+    assert np.median(free.latency_s) < np.median(decode.latency_s) < np.median(both.latency_s)
+    assert both.watts.max() < decode.watts.max() < free.watts.max()

@@ -1,0 +1,45 @@
+"""Levels as the programme chooses them."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from planner.power.judge import Days, Judge
+from planner.power.ours import RowShape, Tightened, choose_clocks
+from planner.power.request import parse_power_request
+from planner.power.simulator import RowModel
+
+SHAPE = RowShape(np.zeros(1), dynamic=0.6, prefill=0.4, rise=0.0)
+SAVINGS, WEIGHTS = np.array([0.02, 0.05, 0.1]), np.array([0.02, 0.01, 0.001])
+
+
+def chosen(row: RowModel, fields: dict[str, Any]) -> tuple[list[tuple[int | None, ...]], np.ndarray]:
+    request = parse_power_request({**fields, "slo_impact": "hp_p50=1%,hp_p99=5%,lp_p50=5%,lp_p99=50%"})
+    return choose_clocks(Judge(row, request, Days(10, 1)), SHAPE, SAVINGS, WEIGHTS, Tightened((0.95, 0.95)))
+
+
+def depth(mhz: int | None) -> float:
+    return np.inf if mhz is None else mhz
+
+
+def test_low_priority_is_capped_first_and_levels_deepen(row: RowModel, fields: dict[str, Any]) -> None:
+    levels, saved = chosen(row, fields)
+    assert all(depth(lp) <= depth(hp) for hp, lp in levels)
+    for before, now in itertools.pairwise(levels):
+        assert all(depth(b) <= depth(a) for a, b in zip(before, now, strict=True))
+    assert (saved >= SAVINGS - 1e-3).all()
+
+
+def test_decode_is_capped_before_prefill(row: RowModel, fields: dict[str, Any]) -> None:
+    parted = replace(row, kinds=[replace(kind, apart=True, prefill_gpus=4.0) for kind in row.kinds])
+    levels, saved = chosen(parted, fields)
+    assert all(len(level) == 4 for level in levels)
+    for level in levels:
+        decode, prefill = level[:2], level[2:]
+        assert all(depth(d) <= depth(p) for d, p in zip(decode, prefill, strict=True))
+        assert all(depth(lp) <= depth(hp) for hp, lp in (decode, prefill))
+    assert (saved >= SAVINGS - 1e-3).all()
