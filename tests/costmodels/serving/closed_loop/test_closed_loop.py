@@ -40,9 +40,7 @@ def play(
 ) -> ClosedLoop:
     n = len(steps.chunks)
     ones = np.ones(n, np.int64)
-    return closed_loop(
-        steps, concurrency * ones, running * ones, ones, osl * ones, shortest, gate, travel_us=travel_us
-    )
+    return closed_loop(steps, concurrency * ones, running * ones, ones, osl * ones, shortest, gate, travel_us=travel_us)
 
 
 def gated(steps: float, *, enough: float = np.inf, free_running: bool = False) -> Gate:
