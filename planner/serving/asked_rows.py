@@ -170,8 +170,8 @@ def _workload(record: Mapping[str, str], find_workload: FindWorkload, notes: lis
         given["concurrency"] = _users(given["concurrency"], notes)
     if {"concurrency", "rate"} <= set(given):
         raise InputError("concurrency, rate: both given", "give one of them in each row")
-    few = given.get("requests", "")
-    if "rate" in given and few.isdecimal() and int(few) < FEWEST_REQUESTS:
+    sent = given.get("requests", "")
+    if "rate" in given and sent.isdecimal() and int(sent) < FEWEST_REQUESTS:
         notes.append(f"requests: {given.pop('requests')} at a rate settle nothing: what a long run sees is predicted")
     beside = dict(find_workload(record["workload"])) if record.get("workload") else {}
     if {"concurrency", "rate"} & set(given):
