@@ -189,10 +189,10 @@ def _workload(record: Mapping[str, str], find_workload: FindWorkload, notes: lis
         )
     fewest = work.concurrency or FEWEST_REQUESTS
     if work.requests is not None and work.requests < fewest:
-        beside = "the requests in flight" if work.concurrency else "what a rate shows itself in"
+        least = "the requests in flight" if work.concurrency else "what a rate shows itself in"
         raise InputError(
             f"requests: {work.requests} are too few",
-            f"give {fewest} at least, {beside}, or leave it out",
+            f"give {fewest} at least, {least}, or leave it out",
         )
     return work
 
