@@ -18,6 +18,7 @@ from api.rest.events import event_stream
 from api.rest.problems import not_found
 from api.rest.service import Service, checked_id, job_fields
 from api.storage.jobs import Job
+from api.work.planner import Asker
 
 MEDIA = "application/json"
 
@@ -62,6 +63,15 @@ def add(app: FastAPI, service: Service) -> None:
         name: each | {"parameters": {"id": "$response.body#/jobs/0/id"}} for name, each in openapi.OF_A_JOB.items()
     }
 
+    async def found(request: Request, id_: str, *, cancel: bool = False) -> tuple[Job, Asker]:
+        """A job of whoever asks, and them."""
+        asker = await service.asker(request, "plan" if cancel else "read")
+        look = planner.cancel if cancel else planner.jobs.find
+        job = await run_in_threadpool(look, checked_id("job", id_), asker.owner)
+        if job is None:
+            raise not_found("job", id_)
+        return job, asker
+
     @app.get(
         "/v1/jobs",
         name="list jobs",
@@ -93,10 +103,7 @@ def add(app: FastAPI, service: Service) -> None:
         tags=["jobs"],
     )
     async def status(request: Request, id: str) -> Any:
-        asker = await service.asker(request, "read")
-        job = await run_in_threadpool(planner.jobs.find, checked_id("job", id), asker.owner)
-        if job is None:
-            raise not_found("job", id)
+        job, _ = await found(request, id)
         return respond_job(service, job)
 
     @app.delete(
@@ -109,10 +116,7 @@ def add(app: FastAPI, service: Service) -> None:
     )
     async def cancel(request: Request, id: str) -> Any:
         """Stops it within a second, solver and all. One that has ended stays as it is."""
-        asker = await service.asker(request, "plan")
-        job = await run_in_threadpool(planner.cancel, checked_id("job", id), asker.owner)
-        if job is None:
-            raise not_found("job", id)
+        job, _ = await found(request, id, cancel=True)
         return respond_job(service, job)
 
     @app.get(
@@ -130,8 +134,5 @@ def add(app: FastAPI, service: Service) -> None:
         tags=["jobs"],
     )
     async def events(request: Request, id: str) -> Response:
-        asker = await service.asker(request, "read")
-        job = await run_in_threadpool(planner.jobs.find, checked_id("job", id), asker.owner)
-        if job is None:
-            raise not_found("job", id)
+        job, asker = await found(request, id)
         return event_stream(planner, job, asker, lambda each: JobStatus(**job_fields(service, each)).model_dump_json())

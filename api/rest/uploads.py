@@ -57,9 +57,16 @@ def add(app: FastAPI, service: Service) -> None:
         s422="What is wrong with the name or with the rows",
     )
 
-    def made(family: Family) -> dict[int | str, dict[str, Any]]:
+    def made(family: Family) -> dict[str, Any]:
+        """What the routes that take uploads are told alike."""
         links = {"upload": openapi.link(f"get_{family}", name="$response.body#/name")}
-        return {201: {"description": "Stored", "model": Uploaded, "links": links}, **usual}
+        return {
+            "response_class": Response,
+            "status_code": 201,
+            "responses": {201: {"description": "Stored", "model": Uploaded, "links": links}, **usual},
+            "tags": ["uploads"],
+            "openapi_extra": _BODY,
+        }
 
     async def stored(request: Request, family: Family, name: str, check: Callable[[bytes], Checked]) -> Response:
         asker = await service.asker(request, "upload")
@@ -79,11 +86,7 @@ def add(app: FastAPI, service: Service) -> None:
         "/v1/profiles",
         name="upload profiles",
         summary="Upload measurement rows",
-        response_class=Response,
-        status_code=201,
-        responses=made("profiles"),
-        tags=["uploads"],
-        openapi_extra=_BODY,
+        **made("profiles"),
     )
     async def profile(
         request: Request,
@@ -100,11 +103,7 @@ def add(app: FastAPI, service: Service) -> None:
         "/v1/traces",
         name="upload traces",
         summary="Upload recorded requests",
-        response_class=Response,
-        status_code=201,
-        responses=made("traces"),
-        tags=["uploads"],
-        openapi_extra=_BODY,
+        **made("traces"),
     )
     async def trace(request: Request, name: Annotated[str, Query(max_length=200)]) -> Response:
         """CSV or JSON lines, as `plan simulate --trace` reads. A simulation names it in `trace`."""

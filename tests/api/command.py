@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from example_plan import example_plan
@@ -55,3 +56,11 @@ def complaint(ran: Ran, code: int = 2) -> tuple[str, str]:
     assert lines[0].startswith("error: ")
     assert lines[1].startswith("hint: ")
     return lines[0].removeprefix("error: "), lines[1].removeprefix("hint: ")
+
+
+def calibrated(run: Runner, runs: Path, store: Path, *told: str) -> None:
+    """``plan calibrate`` of ``runs`` into ``store``, and that it says ``told``."""
+    ran = run("calibrate", str(runs), "-o", str(store), "--quiet")
+    assert ran.code == 0, ran.err
+    for text in told:
+        assert text in ran.out

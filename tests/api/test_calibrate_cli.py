@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from command import Runner, complaint
+from command import Runner, calibrated, complaint
 
 from planner.serving.prediction_table import predict
 
@@ -33,11 +33,8 @@ def runs(folder: Path) -> Path:
 
 def test_a_store_of_own_runs_is_followed(run: Runner, tmp_path: Path) -> None:
     path, store = runs(tmp_path), tmp_path / "mine"
-    ran = run("calibrate", str(path), "-o", str(store), "--quiet")
-    assert ran.code == 0, ran.err
-    assert "vllm: 10 runs" in ran.out
-    assert "before: the constants that stood" in ran.out
-    assert "one model: a second model says" in ran.out
+    lines = "vllm: 10 runs", "before: the constants that stood", "one model: a second model says"
+    calibrated(run, path, store, *lines)
     scores = {}
     for name, extra in (("before", ()), ("after", ("--profiles", str(store)))):
         document = json.loads(run("predict", str(path), "--measured", "--json", "--quiet", *extra).out)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from command import Runner, complaint
+from command import Runner, calibrated, complaint
 
 from planner.calibrate.training_runs import calibrate_training
 from planner.training.named import predict
@@ -35,11 +35,7 @@ def runs(folder: Path, *, noise: float = 0.02, slower: float = SLOWER) -> Path:
 
 def test_a_store_of_own_iterations_is_followed(run: Runner, tmp_path: Path) -> None:
     path, store = runs(tmp_path), tmp_path / "mine"
-    ran = run("calibrate", str(path), "-o", str(store), "--quiet")
-    assert ran.code == 0, ran.err
-    assert "training: 9 runs" in ran.out
-    assert "lasting load of H200: 1.05 →" in ran.out
-    assert "one model: a second model says" in ran.out
+    calibrated(run, path, store, "training: 9 runs", "lasting load of H200: 1.05 →", "one model: a second model says")
     table = pd.read_csv(path, dtype=str)
     truth = table["s_iter"].astype(float)
     for extra, least, most in (((), 0.25, 0.35), (("--profiles", str(store)), 0.0, 0.05)):
