@@ -12,7 +12,7 @@ from costmodels.operations.layouts import Layouts
 from costmodels.power.board import Activity, mean_watts
 from costmodels.serving.closed_loop.load import Load
 from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS, grid_questions
-from costmodels.serving.closed_loop.protocol import SLOTS, ClosedLoop, StepGrid, closed_loop, line_through
+from costmodels.serving.closed_loop.protocol import SLOTS, Clients, ClosedLoop, StepGrid, closed_loop, line_through
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
@@ -99,20 +99,11 @@ def closed_loop_answers(
     # the constants were fitted to such runs without it.
     alike = load.shortest == 1
     travel_us = np.where(alike, front_us(calibration, load, grid.decode_us[:, -1], layouts.dp), 0.0)
-    loop = closed_loop(
-        grid,
-        load.concurrency,
-        load.most_running,
-        layouts.dp,
-        load.osl,
-        load.shortest,
-        load.gate.after(tokens_per_step),
-        load.generations,
-        travel_us,
-    )
+    sent = Clients.of(load.concurrency, load.osl, load.shortest, load.generations, travel_us)
+    loop = closed_loop(grid, sent, load.most_running, layouts.dp, load.gate.after(tokens_per_step))
     answer = _Intervals(calibration, times.latency, len(layouts))
     front = front_us(calibration, load, np.nanmean(loop.tpot, axis=1), layouts.dp)[:, None]
-    front = front + _opening_us(calibration, load, loop.ttft.shape[1])
+    front = front + opening_us(calibration, load, loop.ttft.shape[1])
     ttft, e2e = loop.ttft + front, loop.e2e + front
     played = loop.e2e + travel_us[:, None]
     tokens_per_s = loop.output_tokens_per_s * np.nanmean(played, axis=1) / np.nanmean(e2e, axis=1)
@@ -166,7 +157,7 @@ def front_us(calibration: Calibration, load: Load, tpot_us: Floats, ranks: Ints)
     return calibration.front_us(load.mean_isl, users, tpot_us, ranks, load.mean_osl, polled)
 
 
-def _opening_us(calibration: Calibration, load: Load, requests: int) -> Floats:
+def opening_us(calibration: Calibration, load: Load, requests: int) -> Floats:
     """What the requests of the opening burst wait longer, [n, requests]."""
     waits = np.where(load.generations > 1, calibration.first_us, 0.0)[:, None]
     opening = np.arange(requests) < np.minimum(load.concurrency, SLOTS)[:, None]

@@ -88,14 +88,40 @@ class Gate(Rowwise):
 
 
 @dataclass(frozen=True)
-class _Sent(Rowwise):
-    """What the clients send, shape [n] each: as of :func:`closed_loop`."""
+class Clients(Rowwise):
+    """What the clients of ``n`` configurations send, shape [n] each.
+
+    Attributes:
+        concurrency: requests that they keep in flight.
+        osl: stated output length in tokens.
+        shortest: lengths are uniform between this share of the stated ones and all of it.
+        generations: requests of each client, one after the other, at most :data:`GENERATIONS`; 1: a burst alone.
+        travel_us: from the end of a client's request until the engine sees its next. No latency holds it.
+    """
 
     concurrency: Ints
     osl: Ints
     shortest: Floats
     generations: Ints
     travel_us: Floats
+
+    @classmethod
+    def of(
+        cls,
+        concurrency: Ints,
+        osl: Ints,
+        shortest: Floats | float = SHORTEST,
+        generations: Ints | int = GENERATIONS,
+        travel_us: Floats | float = 0.0,
+    ) -> Clients:
+        n = len(concurrency)
+        return cls(
+            concurrency,
+            osl,
+            np.broadcast_to(np.asarray(shortest, dtype=np.float64), n),
+            np.broadcast_to(np.asarray(generations, dtype=np.int64), n),
+            np.broadcast_to(np.asarray(travel_us, dtype=np.float64), n),
+        )
 
 
 @dataclass(frozen=True)
@@ -116,38 +142,16 @@ class ClosedLoop:
     output_tokens_per_s: Floats
 
 
-def closed_loop(
-    grid: StepGrid,
-    concurrency: Ints,
-    most_running: Ints,
-    ranks: Ints,
-    osl: Ints,
-    shortest: Floats | float = SHORTEST,
-    gate: Gate | None = None,
-    generations: Ints | int = GENERATIONS,
-    travel_us: Floats | float = 0.0,
-) -> ClosedLoop:
+def closed_loop(grid: StepGrid, sent: Clients, most_running: Ints, ranks: Ints, gate: Gate | None = None) -> ClosedLoop:
     """Plays the protocol on each configuration.
 
     Args:
-        concurrency: requests that the client keeps in flight, shape [n].
         most_running: sequences that the whole engine holds at once (cache and batch limits); the rest wait.
         ranks: attention ranks, over which requests are spread evenly.
-        osl: stated output length in tokens.
-        shortest: lengths are uniform between this share of the stated ones and all of it.
         gate: when prompts are let in, its steps counted in tokens of one sequence (None: at every step).
-        generations: requests of each client, one after the other, at most :data:`GENERATIONS`; 1: a burst alone.
-        travel_us: from the end of a client's request until the engine sees its next; [n]. No latency holds it.
     """
-    n = len(concurrency)
+    n, concurrency = len(sent.concurrency), sent.concurrency
     gate = gate or Gate.none(n)
-    sent = _Sent(
-        concurrency,
-        osl,
-        np.broadcast_to(np.asarray(shortest, dtype=np.float64), n),
-        np.broadcast_to(np.asarray(generations, dtype=np.int64), n),
-        np.broadcast_to(np.asarray(travel_us, dtype=np.float64), n),
-    )
     requests = SLOTS * GENERATIONS
     out = ClosedLoop(*(np.full((n, requests), np.nan) for _ in range(3)), *(np.zeros(n) for _ in range(3)))
     slots = np.minimum(concurrency, SLOTS)
@@ -169,7 +173,7 @@ def closed_loop(
 class _Play:
     """Configurations of which none has more than ``width`` slots, in lock step; [n] or [n, width] each."""
 
-    def __init__(self, grid: StepGrid, sent: _Sent, most_running: Ints, ranks: Ints, gate: Gate, width: int) -> None:
+    def __init__(self, grid: StepGrid, sent: Clients, most_running: Ints, ranks: Ints, gate: Gate, width: int) -> None:
         n, ratio = len(sent.concurrency), sent.shortest
         self.grid, self.gate, self.ranks = grid, gate, ranks
         self.slots = np.minimum(sent.concurrency, SLOTS)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costmodels.serving.closed_loop.client import percentiles
-from costmodels.serving.closed_loop.protocol import GENERATIONS, SLOTS, ClosedLoop, Gate, StepGrid, closed_loop
+from costmodels.serving.closed_loop.protocol import GENERATIONS, SLOTS, Clients, ClosedLoop, Gate, StepGrid, closed_loop
 
 
 def grid(n: int, decode_us: float, prompt_us: float, *, mixed: bool = False, most: int = 1) -> StepGrid:
@@ -40,7 +40,8 @@ def play(
 ) -> ClosedLoop:
     n = len(steps.chunks)
     ones = np.ones(n, np.int64)
-    return closed_loop(steps, concurrency * ones, running * ones, ones, osl * ones, shortest, gate, travel_us=travel_us)
+    sent = Clients.of(concurrency * ones, osl * ones, shortest, travel_us=travel_us)
+    return closed_loop(steps, sent, running * ones, ones, gate)
 
 
 def gated(steps: float, *, enough: float = np.inf, free_running: bool = False) -> Gate:
@@ -122,7 +123,7 @@ def test_configurations_are_played_independently_of_their_neighbours() -> None:
     concurrency = np.array([1, 5, 16, 40])
     steps = grid(4, 10.0, 300.0)
     ones = np.ones(4, np.int64)
-    together = closed_loop(steps, concurrency, 10**6 * ones, ones, 100 * ones)
+    together = closed_loop(steps, Clients.of(concurrency, 100 * ones), 10**6 * ones, ones)
     for i, count in enumerate(concurrency):
         alone = play(grid(1, 10.0, 300.0), int(count), 100, shortest=0.8)
         np.testing.assert_allclose(together.ttft[i], alone.ttft[0])
