@@ -61,6 +61,10 @@ test-launchers: $(STAMP)
 
 FRAMEWORKS = "$$($(BIN)/python -c 'import platformdirs; print(platformdirs.user_cache_dir("shardwright"))')/launchers"
 
+TRAINERS = torchtitan==0.3.0 spmd_types==0.2.3 torchdata torch_checkpointing "datasets<4.8" einops dill multiprocess xxhash pandas pyarrow
+TRAINERS += python-dateutil pytz tzdata six fsspec tyro docstring_parser typeguard typing_extensions
+TRAINERS += megatron-core==0.16.1 megatron-bridge==0.3.1 omegaconf hydra-core antlr4-python3-runtime==4.9.3
+
 # Command lines of 500 random plans through the real parsers and configurations, each in an environment of its own.
 test-launchers-real: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.launchers.real vllm 0.33.0
@@ -73,6 +77,9 @@ test-launchers-real: $(STAMP)
 	.dynamo/bin/pip install --quiet "pydantic<=2.13.5" uvloop "aiohttp<4" msgspec "prometheus-client<1" pyzmq zstandard transformers
 	$(BIN)/python -m tests.benchmarks.launchers.graphs --dynamo .dynamo/bin/python --vllm $(FRAMEWORKS)/vllm-0.33.0/bin/python \
 	  --sglang $(FRAMEWORKS)/sglang-0.5.23/bin/python
+	test -d .trainers/new || $(BIN)/python -m pip install --quiet --no-deps --target .trainers/new $(TRAINERS)
+	test -d .trainers/old || $(BIN)/python -m pip install --quiet --no-deps --target .trainers/old torchtitan==0.2.2
+	$(BIN)/python -m tests.benchmarks.launchers.trainers --python $(FRAMEWORKS)/vllm-0.33.0/bin/python --packages .trainers/new --older .trainers/old
 	test -x .sky/bin/python || ($(PYTHON) -m venv .sky && .sky/bin/pip install --quiet skypilot==0.14.1)
 	test -x .ray/bin/python || ($(PYTHON) -m venv .ray && .ray/bin/pip install --quiet "ray[serve]==2.60.0")
 	$(BIN)/python -m tests.benchmarks.launchers.platforms --sky .sky/bin/python --ray .ray/bin/python \

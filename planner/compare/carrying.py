@@ -135,8 +135,24 @@ class ReplayedFleet:
                 break
         return low
 
-    def _kept(self, rate_rps: float, end: End) -> bool:
-        fleet = self.at(rate_rps, (end,), FEWEST)[end]
+    def agreed(self, most: Interval, rate_rps: float, kept: bool) -> Interval:
+        """``most``, what it carries, corrected where the longer run at a rate says otherwise: that promises are kept
+        beyond it, or break below."""
+        value = most.value
+        if kept and value < rate_rps:
+            value = rate_rps
+        elif not kept and value >= rate_rps:
+            low, high = 0.0, rate_rps
+            for _ in range(ROUNDS):
+                middle = (low + high) / 2 if low else high / (1 + 2 * TOLERANCE)
+                low, high = (middle, high) if self._kept(middle, "value", None) else (low, middle)
+                if low and high / low <= 1 + TOLERANCE:
+                    break
+            value = low
+        return Interval(value=value, low=min(most.low, value), high=max(most.high, value))
+
+    def _kept(self, rate_rps: float, end: End, requests: int | None = FEWEST) -> bool:
+        fleet = self.at(rate_rps, (end,), requests)[end]
         outcome = fleet.requests.take(warm_up(fleet.requests))
         limits = [Limit(b.metric, b.percentile / 100, b.limit_ms * 1e3) for b in self.slo.bounds]
         return _keeps_up(fleet) and meets(outcome, limits)

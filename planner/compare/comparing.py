@@ -153,6 +153,8 @@ def _side(side: Contender, most: Interval | None, rate_rps: float | None) -> Sid
     outcomes = {end: fleet.requests.take(warm_up(fleet.requests)) for end, fleet in fleets.items()}
     counted = {end: _counted(fleets[end], outcomes[end]) for end in ENDS}
     promises = tuple(_promise(bound, counted) for bound in side.fleet.slo.bounds)
+    kept = keeps_up and all(each.holds for each in promises)
+    most = side.fleet.agreed(most, rate_rps, kept)
     work = side.fleet.running.workload
     output = _scaled(most, float(work.mean_osl)) if most.value > 0 else None
     watts = side.fleet.watts(rate_rps, fleets)
@@ -162,7 +164,7 @@ def _side(side: Contender, most: Interval | None, rate_rps: float | None) -> Sid
         rate_rps=rate_rps,
         carries_rps=most,
         keeps_up=keeps_up,
-        keeps_promises=keeps_up and all(each.holds for each in promises),
+        keeps_promises=kept,
         promises=promises,
         ttft_ms=_mean(counted, "ttft"),
         tpot_ms=_mean(counted, "tpot"),

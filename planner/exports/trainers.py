@@ -72,13 +72,15 @@ def titan_words(fields: Fields, release: str) -> list[str]:
             f"8-bit products: torchtitan {release} takes them from its config registry, not from the command line",
             "plan with --precision bf16, or name a --set config=… that has them and plan so",
         )
+    if kept.get("parallelism", {}).get("pipeline_parallel_degree", 1) != 1:
+        kept.setdefault("training", {})["disable_cuda_graphs"] = True  # it refuses both together
     check_fields("torchtitan", release, kept)
     plain = {section: values for section, values in kept.items() if section != "activation_checkpoint"}
     words = [
         word
         for section, values in plain.items()
         for key, value in values.items()
-        for word in (f"--{section}.{key}", str(value))
+        for word in ([f"--{section}.{key}"] if value is True else [f"--{section}.{key}", str(value)])
     ]
     return [*words, f"activation-checkpoint:{MODES[mode]}"]
 

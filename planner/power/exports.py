@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -37,7 +38,17 @@ def cannot(plan: PowerPlan) -> str | None:
 
 def _said(plan: PowerPlan) -> str:
     digest, evidence = (plan.digest or "none")[:12], plan.provenance.evidence_hash[:12]
-    return f"power plan of {plan.request.supply.name}, digest {digest}, evidence {evidence}"
+    return f"power plan of {_line(plan.request.supply.name)}, digest {digest}, evidence {evidence}"
+
+
+def _line(text: str) -> str:
+    """Whatever it holds, on one line: a comment ends where its line does."""
+    return " ".join(text.split())
+
+
+def _untemplated(text: str) -> str:
+    """A text as an annotation of Prometheus, whose braces would else be its template language's."""
+    return text.replace("{{", '{{ "{{" }}')
 
 
 # ------------------------------------------------------------------ nvidia-smi
@@ -88,7 +99,7 @@ def nvidia_smi(plan: PowerPlan) -> dict[str, str]:
         ]
     )
     head = f"#!/usr/bin/env bash\n# {_said(plan)}\n"
-    names = " ".join(_classes(plan))
+    names = _line(" ".join(map(shlex.quote, _classes(plan))))
     apply = f"""{head}# Caps the clocks of this server's GPUs for a level of the plan, or their board power.
 #
 #   ./apply.sh LEVEL PRIORITY            says what it would do
@@ -255,7 +266,8 @@ def prometheus(plan: PowerPlan) -> dict[str, str]:
 def _level_alert(level: CapLevel, share: str) -> dict[str, Any]:
     above = level.above if level.above is not None else level.step_above
     clocks = ", ".join(
-        f"{_class(each)} {'uncapped' if each.clock_mhz is None else f'{each.clock_mhz} MHz'}" for each in level.clocks
+        f"{_untemplated(_class(each))} " + ("uncapped" if each.clock_mhz is None else f"{each.clock_mhz} MHz")
+        for each in level.clocks
     )
     return {
         "alert": f"RowPowerLevel{level.level}",
@@ -277,13 +289,14 @@ def _not_taken(plan: PowerPlan, share: str, row: str) -> Iterator[dict[str, Any]
         if each.clock_mhz is None:
             continue
         role = "" if each.role is None else f',role="{each.role}"'
-        fast = f'max({CLOCK_METRIC}{{row="{row}",priority="{each.priority}"{role}}}) > {each.clock_mhz + step}'
+        named, told = json.dumps(each.priority, ensure_ascii=False), _untemplated(_class(each))
+        fast = f'max({CLOCK_METRIC}{{row="{row}",priority={named}{role}}}) > {each.clock_mhz + step}'
         yield {
             "alert": "RowCapNotTaken",
             "expr": f"{fast} and on() {share} > {last.above if last is not None else 1:.6g}",
             "for": f"{max(int(3 * plan.decision.delay_s), 15)}s",
             "labels": {"severity": "critical", "priority": _class(each)},
-            "annotations": {"summary": f"GPUs of {_class(each)} run above the clock of the deepest level."},
+            "annotations": {"summary": f"GPUs of {told} run above the clock of the deepest level."},
         }
 
 
@@ -314,7 +327,8 @@ def dynamo_power(plan: PowerPlan) -> dict[str, str]:
 def _patch(plan: PowerPlan, watts: float, level: int, priority: str) -> str:
     document = {"spec": {"template": {"metadata": {"annotations": {ANNOTATION: str(round(watts))}}}}}
     return (
-        f"# {_said(plan)}\n# Level {level} of {priority}: power limit of each GPU, about its clock's watts in prefill."
+        f"# {_said(plan)}\n# Level {level} of {_line(priority)}: "
+        "power limit of each GPU, about its clock's watts in prefill."
         "\n# kubectl patch deployment NAME --patch-file THIS; the agent sets it within 15 s, and the limit lasts until"
         "\n# the driver is loaded again. A limit leaves decode alone that does not reach it; a clock does not.\n"
         + yaml.safe_dump(document, sort_keys=False)
@@ -322,4 +336,18 @@ def _patch(plan: PowerPlan, watts: float, level: int, priority: str) -> str:
 
 
 def _file(name: str) -> str:
-    return re.sub(r"[^a-zA-Z0-9.-]", "-", name)
+    """A part of a file's name, which no other name has."""
+    plain = re.sub(r"[^a-zA-Z0-9.-]", "-", name)[:60]
+    return (
+        plain if plain == name else f"{plain}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
+    )
+
+
+def first_patch(plan: PowerPlan) -> str:
+    """The file of the first level and the last class."""
+    return f"level-1-{_file(_classes(plan)[-1])}.yaml"
+
+
+def first_words(plan: PowerPlan) -> str:
+    """What ``apply.sh`` is told for them."""
+    return f"1 {shlex.quote(_classes(plan)[-1])}"

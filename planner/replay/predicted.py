@@ -19,8 +19,9 @@ from profiles.store import ProfileStore
 
 
 def serve_together(document: Plan | DeploymentDocument) -> bool:
-    """Whether it takes several engines to serve one of its requests."""
-    return any(group.role != "aggregated" for group in running_of(document).engines)
+    """Whether it takes several engines to serve one of its requests, and they are there."""
+    roles = {group.role for group in running_of(document).engines}
+    return len(roles) > 1
 
 
 def predictions(

@@ -132,7 +132,8 @@ def engines_asked(document: Plan | DeploymentDocument, workload: Workload | None
     """One engine of each group of a document, under its share of the load.
 
     Raises:
-        InputError: engines that prefill or decode alone; a deployment without a load.
+        InputError: engines that prefill for others, and those; a deployment without a load; engines of one role alone
+            at a rate, as they are asked at a batch.
     """
     from planner.serving.document.opening import LENGTHS_HINT, check_drafting, engine_fields, running_of
 
@@ -148,8 +149,9 @@ def engines_asked(document: Plan | DeploymentDocument, workload: Workload | None
     if not work.has_load:
         raise InputError("workload: says no load", "add rate=… (requests/s) or concurrency=… (users at once)")
     asked = []
+    together = len({group.role for group in running_of(document).engines}) > 1
     for group in running_of(document).engines:
-        if group.role != "aggregated":
+        if group.role != "aggregated" and together:
             raise InputError(
                 f"plan: {group.id} only {'prefills' if group.role == 'prefill' else 'decodes'}: formulas of one engine "
                 "do not say what its requests see",

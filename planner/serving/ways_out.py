@@ -35,11 +35,7 @@ def with_tried_hint(request: PlanRequest, error: ShardwrightError, fails: Fails)
     needed = {name: gpus for name, gpus in pools.items() if gpus} if isinstance(pools, Mapping) else {}
     if isinstance(relax := details.get("relax_ms"), Mapping) and relax:
         told = _relaxed(request, relax, fails)
-        if told is None:
-            hint = error.hint.replace(f"{relaxed_to(relax)} or more", f"the SLO further than {relaxed_to(relax)}")
-        else:
-            hint = error.hint.replace(relaxed_to(relax), told)
-        return Infeasible(error.message, hint, **details)
+        return Infeasible(error.message, error.hint.replace(f"{relaxed_to(relax)} or more", told), **details)
     if isinstance(watts := details.get("watts_needed"), float):
         ways = [_more_watts(request, watts, fails)]
         rate = details.get("highest_rate_rps")
@@ -93,7 +89,8 @@ def rounded_down(rate: float) -> float:
     return math.floor(rate * digits) / digits
 
 
-def _relaxed(request: PlanRequest, relax_ms: Mapping[str, float], fails: Fails) -> str | None:
+def _relaxed(request: PlanRequest, relax_ms: Mapping[str, float], fails: Fails) -> str:
+    """Limits that hold, in words; where the load is too much at any, with one that is carried."""
     limits = dict(relax_ms)
     for factor in _factors(request):
         asked = {label: float(rounded_up(ms * factor)) for label, ms in limits.items()}
@@ -103,15 +100,21 @@ def _relaxed(request: PlanRequest, relax_ms: Mapping[str, float], fails: Fails) 
             else bound
             for bound in request.slo.bounds
         )
-        why = fails(request.model_copy(update={"slo": request.slo.model_copy(update={"bounds": bounds})}))
+        changed = request.model_copy(update={"slo": request.slo.model_copy(update={"bounds": bounds})})
+        why = fails(changed)
         if why is None:
-            return relaxed_to(asked)
+            return f"{relaxed_to(asked)} or more"
         if why.details.get("binding") == "concurrency":
-            return None  # it is not the bounds
+            break  # it is not the bounds
         also = why.details.get("relax_ms")
         for label, ms in also.items() if isinstance(also, Mapping) else ():
             limits[label] = max(limits.get(label, 0.0), ms)
-    return None
+    rate = None if why is None else why.details.get("highest_rate_rps")
+    if isinstance(rate, float) and rate > 0 and request.workload.rate_rps is not None:
+        offered, _ = _lower_rate(changed, rate, fails)
+        if offered:
+            return f"{relaxed_to(asked)} and {offered}"
+    return f"the SLO further than {relaxed_to(asked)}"
 
 
 def _lower_rate(request: PlanRequest, highest_rps: float, fails: Fails) -> tuple[str, float]:

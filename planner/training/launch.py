@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from costmodels.models.architecture import GroupedQueryAttention, LatentAttention
+from costmodels.models.architecture import DenseFeedForward, GroupedQueryAttention, LatentAttention
 from costmodels.training.setting import Setting
 from planner.training.request import TrainingRequest
 
@@ -71,18 +72,45 @@ def _megatron(setting: Setting, request: TrainingRequest, d: TrainingDecision, n
 
 
 def _megatron_model(setting: Setting, request: TrainingRequest) -> list[object]:
-    """Sizes, as far as flags have them."""
-    model = setting.model.architecture
-    kind = setting.model.kinds[-1]
+    """Sizes and forms of the layers, where they are not what Megatron-LM takes unasked."""
+    trained, model = setting.model, setting.model.architecture
+    attention, experts = trained.kinds[-1].attention, trained.experts
     flags: list[object] = ["--num-layers", model.layers, "--hidden-size", model.hidden]
-    flags += ["--num-attention-heads", kind.attention.heads, "--max-position-embeddings", request.seq_len]
-    if isinstance(kind.attention, GroupedQueryAttention) and kind.attention.kv_heads != kind.attention.heads:
-        flags += ["--group-query-attention", "--num-query-groups", kind.attention.kv_heads]
-    if isinstance(kind.attention, LatentAttention):
-        flags.append("--multi-latent-attention")
-    experts = setting.model.experts
+    flags += ["--num-attention-heads", attention.heads, "--max-position-embeddings", request.seq_len]
+    if isinstance(attention, GroupedQueryAttention):
+        if attention.kv_heads != attention.heads:
+            flags += ["--group-query-attention", "--num-query-groups", attention.kv_heads]
+        if attention.head_dim * attention.heads != model.hidden:
+            flags += ["--kv-channels", attention.head_dim]
+        if attention.qk_norm != "none":
+            flags.append("--qk-layernorm")
+    if isinstance(attention, LatentAttention):
+        flags += ["--multi-latent-attention", "--kv-lora-rank", attention.kv_lora_rank]
+        flags += ["--q-lora-rank", attention.q_lora_rank] if attention.q_lora_rank else []
+        flags += ["--qk-head-dim", attention.qk_nope_head_dim, "--qk-pos-emb-head-dim", attention.qk_rope_head_dim]
+        flags += ["--v-head-dim", attention.v_head_dim]
+    dense = [kind.feed_forward for kind in trained.kinds if isinstance(kind.feed_forward, DenseFeedForward)]
+    if dense and (dense[0].gated or dense[0].intermediate != 4 * model.hidden):
+        flags += ["--ffn-hidden-size", dense[0].intermediate]
     if experts is not None:
         flags += ["--num-experts", experts.experts, "--moe-router-topk", experts.top_k]
+        flags += ["--moe-ffn-hidden-size", experts.intermediate]
+        if experts.shared_intermediate:
+            flags += ["--moe-shared-expert-intermediate-size", experts.shared_intermediate]
+        if dense:
+            whole = [
+                int(not isinstance(trained.kinds[place].feed_forward, DenseFeedForward)) for place in trained.order
+            ]
+            runs = "+".join(f"[{bit}]*{len(list(run))}" for bit, run in groupby(whole))
+            flags += ["--moe-layer-freq", f"({runs})"]
+    gated = experts.gated if experts is not None else dense[0].gated
+    if not trained.layer_norm:
+        flags += ["--normalization", "RMSNorm", "--disable-bias-linear"]
+    if getattr(attention, "bias", False) and not trained.layer_norm:
+        flags.append("--add-qkv-bias")
+    flags += ["--swiglu"] if gated else []
+    flags += [] if trained.learned_positions else ["--position-embedding-type", "rope"]
+    flags += [] if model.tied_embeddings else ["--untie-embeddings-and-output-weights"]
     return flags
 
 

@@ -18,7 +18,7 @@ from costmodels.serving.recipe import Started
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.simulator.arrivals import open_loop as requests_at
-from costmodels.serving.simulator.capacity import LONG, keeps_up, over_us
+from costmodels.serving.simulator.capacity import LONG, keeps_up, once_settled, over_us
 from costmodels.serving.simulator.engine import Engine
 from costmodels.serving.simulator.events import simulate
 from costmodels.serving.simulator.outcome import Metric
@@ -28,14 +28,12 @@ from profiles.errors import InputError
 
 ENDS: tuple[End, End] = ("low", "high")
 
-REQUESTS, MOST_REQUESTS = 1000, 20_000
+REQUESTS, MOST_REQUESTS = 5000, 20_000
+"""Sent where nobody says how many: enough for a p99, as many as ``plan simulate`` sends; and at most."""
 LIFETIMES = 6
 """The run must last so many times as long as a request, or it ends before the engine has filled up."""
 
 SETTLED = 0.4  # share of the requests after which the engine counts as filled up; those before are left out
-GROWTH = 1.5
-"""TTFT of the last fifth ÷ that of the fifth after settling, from which the queue counts as growing without bound: 1.9
-where it grows in proportion to time, 1 where it does not grow."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +96,8 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
         if needed <= count or count == MOST_REQUESTS or load.requests is not None:
             break
         count = min(max(needed, 2 * count), MOST_REQUESTS)
-    after, last = (outcome.trimmed(*ends).mean_us("ttft") for ends in ((SETTLED, 0.8 - SETTLED), (0.8, 0.0)))
-    tpot = outcome.mean_us("tpot")
     # A run that is cut short at MOST_REQUESTS is one whose requests stay ever longer.
-    if (needed > count and load.requests is None) or (last > GROWTH * after and last - after > 10 * tpot):
+    if (needed > count and load.requests is None) or not keeps_up(outcome):
         raise InputError(
             f"rate: {rate_rps:g} requests/s is more than this engine serves (about {outcome.rate_rps:.3g})",
             "lower the rate, or use more or larger engines",
@@ -113,7 +109,7 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
     prompt, users = np.array([float(shape.isl)]), np.array([in_flight])
     front = calibration.front_us(prompt, users, np.array([tpot]), layout.dp, float(shape.osl))[0]
     requests = requests_at(*load.drawn(count), rate_rps, seed=0)
-    seen = {"value": warm} | {end: simulate(engines[end], requests).trimmed(SETTLED, 0.0) for end in ENDS}
+    seen = {"value": warm} | {end: once_settled(simulate(engines[end], requests), SETTLED) for end in ENDS}
     step, watts = _running(served, layout, load, in_flight, outcome.busy_us / max(outcome.end_us, 1.0))
 
     how, inside = step.latency.how, step.latency.inside

@@ -113,6 +113,13 @@ def over_us(outcome: Outcome, metric: Metric, p: float | None, requests: float) 
     return found + growth * (0.5 if p is None else p) * (requests - len(outcome)) if growth else found
 
 
+def once_settled(outcome: Outcome, warm_up: float) -> Outcome:
+    """The requests after the first share of them, while the engine fills; all of one that does not keep up, which never
+    settles: how long its last ones wait is a matter of how many came before."""
+    settled_part = outcome.trimmed(warm_up)
+    return settled_part if keeps_up(settled_part) else outcome
+
+
 def saturated_rps(engine: Engine, isl: Ints, osl: Ints, rate_rps: float, *, seed: int = 0) -> float:
     """What an engine answers that is sent ``rate_rps``, requests per second, while it is full: where that is less than
     it is sent, all that it can, whichever of its limits it is at (cache, sequences, prefill).

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from planner.exports.target import Target
 from planner.power.document import PowerPlan
-from planner.power.exports import cannot, dynamo_power, nvidia_smi, prometheus
+from planner.power.exports import cannot, dynamo_power, first_patch, first_words, nvidia_smi, prometheus
 
 
 class _OfPower(Target):
@@ -31,8 +31,7 @@ class NvidiaSmi(_OfPower):
         return nvidia_smi(self.plan)
 
     def steps(self, folder: Path) -> tuple[str, ...]:
-        name = self.plan.request.priorities[-1].name
-        return (f"{folder / 'apply.sh'} 1 {name}", f"{folder / 'rollback.sh'}")
+        return (f"{folder / 'apply.sh'} {first_words(self.plan)}", f"{folder / 'rollback.sh'}")
 
 
 class PrometheusRules(_OfPower):
@@ -58,5 +57,4 @@ class DynamoPower(_OfPower):
         return dynamo_power(self.plan)
 
     def steps(self, folder: Path) -> tuple[str, ...]:
-        name = self.plan.request.priorities[-1].name
-        return (f"kubectl patch deployment NAME --patch-file {folder / f'level-1-{name}.yaml'}",)
+        return (f"kubectl patch deployment NAME --patch-file {folder / first_patch(self.plan)}",)

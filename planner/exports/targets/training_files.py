@@ -59,7 +59,7 @@ class MegatronBridge(_Format):
     name: ClassVar[str] = "megatron-bridge"
     writes: ClassVar[str] = "megatron-bridge.overrides: a key=value a line, for the command line of a recipe"
     release: ClassVar[str] = "Megatron Bridge 0.3"
-    rung: ClassVar[int] = 1
+    rung: ClassVar[int] = 2
 
     def cannot(self) -> str | None:
         if self.plan.request.framework.partition("@")[0] != "megatron":

@@ -11,7 +11,7 @@ the answer is the best of all candidates as long as the formulas promise them no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import get_args
@@ -26,16 +26,17 @@ from costmodels.serving.simulator.capacity import (
     WARM_UP,
     capacity_rps,
     most_share,
+    once_settled,
     requests_needed,
     requests_to_settle,
     settled,
-    standard_error_us,
 )
 from costmodels.serving.simulator.events import Limit, simulate
 from costmodels.serving.simulator.outcome import Metric, Outcome
 from costmodels.serving.simulator.step_table import End
 from planner.contract.engine import Limits
 from planner.contract.workload.slo import Bound
+from planner.serving.confirmation.ends import runs_until_sure
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.confirmation.tested_engine import TestedEngine
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
@@ -81,12 +82,6 @@ ERRORS = 1.0
 
 STEP = 0.995
 """An engine that misses a bound carries no more than this share of the load at which it did."""
-
-SURE = 0.03
-"""Standard error of a p90 at an end of the steps' interval, as a share of it, from which it counts as known, ..."""
-
-MOST_RUNS = 32
-"""... or so many runs were made."""
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
@@ -183,8 +178,7 @@ class _Simulations:
             found = [self.check(best, trial) for trial in trials]
             checks = {trial.group.id: check for trial, check in zip(trials, found, strict=True) if check is not None}
             if len(checks) == len(trials):
-                checks = {trial.group.id: trial.with_ends(checks[trial.group.id]) for trial in trials}
-                return Confirmed(options, fleet, checks, self.carried, narrowed)
+                return Confirmed(options, fleet, with_ends(trials, checks), self.carried, narrowed)
             for trial in trials:
                 self.learn(best, trial, holds=trial.group.id in checks)
             turn += 1
@@ -283,24 +277,18 @@ def _kind(option: ServingOption, v: int) -> Kind:
 # ------------------------------------------------------------------ one engine
 
 
-def runs_until_sure(run: Callable[[int], Outcome], metrics: Sequence[Metric]) -> list[Outcome]:
-    """Runs with one seed after the other until the p90 of each of the ``metrics`` is :data:`SURE` in their middle."""
-    runs = [run(SEED)]
-    while len(runs) < MOST_RUNS:
-        spread = [_relative_error(runs, metric) for metric in metrics]
-        if max(spread, default=0.0) <= SURE * math.sqrt(len(runs)):
-            break
-        runs.append(run(SEED + len(runs)))
-    return runs
-
-
-def _relative_error(runs: Sequence[Outcome], metric: Metric) -> float:
-    """Standard deviation of a run's p90, as a share of it: by parts of one run, or from run to run."""
-    if len(runs) == 1:
-        value = runs[0].percentile_us(metric, 0.9)
-        return float(np.nan_to_num(standard_error_us(runs[0], metric, 0.9) / value)) if value else 0.0
-    values = np.array([each.percentile_us(metric, 0.9) for each in runs])
-    return float(np.nan_to_num(values.std(ddof=1) / values.mean()))
+def with_ends(trials: Sequence[Trial], checks: Mapping[str, Check]) -> dict[str, Check]:
+    """``checks`` by group with the ends: to decode engines comes what prefill engines hand on, less where their queue
+    grows."""
+    found: dict[str, Check] = {}
+    arriving: dict[End, float] = dict.fromkeys(ENDS, 1.0)
+    for trial in sorted(trials, key=lambda trial: trial.group.role == "decode"):
+        check = trial.with_ends(checks[trial.group.id], arriving if trial.group.role == "decode" else None)
+        found[trial.group.id] = check
+        if trial.group.role == "prefill":
+            for end in ENDS:
+                arriving[end] -= trial.group.share * (1 - check.passed_on(end))
+    return {id: found[id] for id in checks}
 
 
 class Trial:
@@ -365,16 +353,17 @@ class Trial:
             outcome = simulate(self.tested.at("value"), load).trimmed(warm_up)
         return Check({"value": outcome}, n, self.group.share / self.group.engines)
 
-    def with_ends(self, check: Check) -> Check:
+    def with_ends(self, check: Check, arriving: Mapping[End, float] | None = None) -> Check:
         """The ends of the steps' interval, seen by as many requests as are told of where an engine falls behind
         (:data:`~costmodels.serving.simulator.capacity.LONG`): by fewer one that nearly does looks as if it kept up.
-        And by so many of them, each with its own arrivals, until their middle is known."""
+        And by so many of them, each with its own arrivals, until their middle is known. ``arriving``: share of the load
+        that comes at an end; None: all of it."""
         n, warm_up = self._run(self.group.load_rps)
         long = max(n, min(round(LONG * check.share), MOST_OF_SLOW))
 
         def run(end: End, seed: int) -> Outcome:
-            load = open_loop(*self._lengths(long), self.group.load_rps, seed=seed)
-            return simulate(self.tested.at(end), load).trimmed(warm_up * n / long)
+            load = open_loop(*self._lengths(long), self.group.load_rps * (arriving or {}).get(end, 1.0), seed=seed)
+            return once_settled(simulate(self.tested.at(end), load), warm_up * n / long)
 
         outcomes, again = dict(check.outcomes), {}
         for end in ENDS:

@@ -82,8 +82,8 @@ def _check_weights(what: str, deployment: Deployment) -> None:
     if not entry:
         raise InputError(
             f"{what}: has decode engines alone; nothing hands them prompts",
-            "import the prefill engines with them (one script, one folder); an engine alone is predicted from its "
-            "command's own options (plan predict --role decode)",
+            "import the prefill engines with them (one script, one folder); `plan predict` tells what they do alone, "
+            "at a batch: --workload …,concurrency=N",
         )
     for replicas in (entry, behind):
         for _, replica in replicas:
@@ -96,7 +96,11 @@ def _check_weights(what: str, deployment: Deployment) -> None:
     if behind and not any(group.role == "prefill" for group, _ in entry):
         raise InputError(f"{what}: has decode engines and no prefill engine before them", WAY_OUT)
     if not behind and any(group.role == "prefill" for group, _ in entry):
-        raise InputError(f"{what}: has prefill engines and no decode engine behind them", WAY_OUT)
+        raise InputError(
+            f"{what}: has prefill engines and no decode engine behind them",
+            "import the decode engines with them (one script, one folder); `plan predict` tells what they do alone, "
+            "at a batch: --workload …,concurrency=N",
+        )
     _check_pairs(what, deployment)
     if behind and any(group.role == "aggregated" for group, _ in entry):
         raise InputError(f"{what}: has aggregated engines beside prefill and decode engines", WAY_OUT)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from costmodels.estimates import Floats
-from costmodels.serving.simulator.capacity import LONG, keeps_up, over_us, standard_error_us
+from costmodels.serving.simulator.capacity import LONG, keeps_up, over_us, queue_growth, standard_error_us
 from costmodels.serving.simulator.outcome import Metric, Outcome
 from costmodels.serving.simulator.step_table import End
 from planner.serving.engines.groups import Group, Pair
@@ -49,6 +49,10 @@ class Check:
         """Whether the engine answers as fast as requests come, in half of the runs or more."""
         runs = self.runs(end)
         return 2 * sum(keeps_up(run) for run in runs) >= len(runs)
+
+    def passed_on(self, end: End) -> float:
+        """Share of the requests that it has answered by the time that the next ones come."""
+        return 1 - median(queue_growth(run) for run in self.runs(end))
 
     def standard_error_us(self, metric: Metric, p: float) -> float:
         return standard_error_us(self.outcomes["value"], metric, p)

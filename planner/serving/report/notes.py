@@ -175,7 +175,10 @@ def _simulation_notes(groups: list[Group], checks: Checks) -> list[str]:
     assumed = f"arrivals are taken as Poisson and lengths as {'the workload says' if varies else 'equal'}"
     if not checks:
         mean = " of requests of mean length" if varies else ""
-        return [f"{assumed}; percentiles come from queueing formulas{mean}, not a simulation"]
+        return [
+            f"{assumed}; percentiles come from queueing formulas{mean}, not a simulation, and the ends of their "
+            "intervals are the steps' own: that slower steps fill an engine, and make its queue grow, is not in them"
+        ]
     requests = " and ".join(f"{n:,}" for n in sorted({check.requests for check in checks.values()}))
     of = " of requests of mean length" if varies else ""
     notes = [

@@ -37,6 +37,9 @@ from planner.serving.request import PlanRequest
 
 PERCENTILES = (50, 90, 95, 99)
 
+EVEN = 0.5
+"""Confidence of the prediction itself; plans that ask for less hold with steps that are quicker."""
+
 
 def _interval(estimate: Estimates, factor: float = 1.0) -> Interval:
     return Interval(
@@ -255,7 +258,9 @@ def _check(bound: Bound, pairs: list[Pair], checks: Checks) -> SloCheck:
     mean, simulated = getattr(slowest.served, f"{bound.metric}_us"), slowest.prefill.id in checks
     predicted = _uncertain(mean, partial(pair_us, slowest, checks, bound.metric), p, simulated=simulated)
     # What was simulated with steps as slow as the confidence asks for is at least so sure.
-    asked = slowest.prefill.job.confidence if simulated and predicted.value <= bound.limit_ms else 0.0
+    asked = slowest.prefill.job.confidence
+    if not simulated or (predicted.value > bound.limit_ms and asked >= EVEN):
+        asked = 0.0
     return SloCheck(
         metric=bound.metric,
         percentile=bound.percentile,

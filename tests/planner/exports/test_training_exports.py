@@ -65,6 +65,7 @@ def test_torchtitan_from_0_3_takes_a_module_and_overrides() -> None:
     assert lines[:2] == ["--module llama3", "--config llama3_8b"]
     assert lines[-1] == "activation-checkpoint:selective"
     assert not any("expert_tensor" in line or "activation_checkpoint.mode" in line for line in lines)
+    assert "--training.disable_cuda_graphs" in lines  # 0.3 refuses pipelines with them
     with pytest.raises(InputError, match=r"options of torchtitan 0\.9 are not known") as refused:
         files("torchtitan", plan, "torchtitan@0.9", **NAMES)
     assert "--assume-version" in refused.value.hint

@@ -10,6 +10,8 @@ from planner.contract.deployment import DeploymentDocument
 from planner.contract.engine import EngineGroup
 from planner.imports.importing import deployment_of
 from planner.imports.request import parse_import_request
+from planner.replay.predicted import predictions
+from planner.serving.predictions import parse_prediction_request
 from profiles.errors import InputError
 
 MODEL = "Qwen/Qwen3-32B"
@@ -147,3 +149,17 @@ def test_the_balancer_of_tensorrt_llm_is_read(updates: int, eplb: str, apart: bo
 def test_a_balancer_that_does_not_fit_is_refused(balancer: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         imported(TRTLLM, files={"options.yaml": OPTIONS % balancer}, gpu="B200")
+
+
+HANDED = f'{SERVE} --kv-transfer-config \'{{"kv_connector": "NixlConnector", "kv_role": "kv_both"}}\''
+
+
+@pytest.mark.parametrize(("role", "known", "unknown"), [("decode", "tpot", "ttft"), ("prefill", "ttft", "tpot")])
+def test_engines_of_one_role_are_predicted_at_a_batch(role: str, known: str, unknown: str) -> None:
+    document = imported(HANDED, role=role)
+    load = {"isl": 2000, "osl": 200}
+    (row,) = predictions(parse_prediction_request({"plan": document, "workload": {**load, "concurrency": 8}})).rows
+    assert float(row[f"{known}_ms_mean"] or 0) > 0
+    assert not row[f"{unknown}_ms_mean"]
+    (row,) = predictions(parse_prediction_request({"plan": document, "workload": {**load, "rate_rps": 1}})).rows
+    assert "asked at a batch" in str(row["error"])

@@ -239,12 +239,27 @@ def test_a_disaggregated_plan_keeps_its_promises_below_its_capacity(planned: Pla
     assert got.ttft_ms.mean.value < apart.prediction.ttft_ms.mean.value  # which is at the plan's full load
 
 
+@pytest.mark.parametrize("disaggregation", ["always", "never"])
+def test_ends_of_a_full_plan_are_those_of_its_replay(planned: Planned, bare: ProfileStore, disaggregation: str) -> None:
+    """At the slow end queues grow: how long is a matter of the requests, the first ones too; and decode engines get
+    what prefill engines hand on."""
+    full = planned(
+        DENSE, "4xH200", "isl=4000,osl=150", "ttft=3s,tpot=50ms", disaggregation=disaggregation, simulation=True
+    )
+    got = replayed(full, bare, full.prediction.request_rate_rps.value, 20_000)
+    for metric in ("ttft_ms", "tpot_ms"):
+        said, seen = getattr(full.prediction, metric), getattr(got, metric)
+        for end in ("low", "high"):  # in between, at the edge, one run is told with its standard error
+            assert getattr(said.p90, end) == pytest.approx(getattr(seen.p90, end), rel=0.15), (metric, end)
+
+
 @pytest.mark.parametrize("workload", ["isl=8000,osl=150", "isl=500,osl=300"])
 def test_a_disaggregated_plan_says_what_its_replay_shows(planned: Planned, bare: ProfileStore, workload: str) -> None:
     """Each part of the way to the first token once: the front end is not the prefill engine's, too."""
-    full = planned(DENSE, "4xH200", workload, "ttft=3s,tpot=50ms", disaggregation="always")
+    full = planned(DENSE, "4xH200", workload, "ttft=3s,tpot=50ms", disaggregation="always", simulation=True)
     rate = full.prediction.request_rate_rps.value / 3
-    apart = planned(DENSE, "4xH200", f"{workload},rate={rate:.4g}", "ttft=3s,tpot=50ms", disaggregation="always")
+    asked = {"disaggregation": "always", "simulation": True}
+    apart = planned(DENSE, "4xH200", f"{workload},rate={rate:.4g}", "ttft=3s,tpot=50ms", **asked)
     got = replayed(apart, bare, rate, 3000)
     for metric in ("ttft_ms", "tpot_ms"):
         said, seen = getattr(apart.prediction, metric), getattr(got, metric)

@@ -17,11 +17,14 @@ DENSE, EXPERTS = "Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"
 
 
 def followed(request: dict[str, Any], hint: str) -> list[dict[str, Any]]:
-    """The requests that a hint says have a plan; "about" says that it may take more."""
+    """The requests that a hint says have a plan."""
     ways = []
-    for rate in re.findall(r"offer at most ([0-9.e+-]+) requests/s", hint):
+    rates = re.findall(r"offer at most ([0-9.e+-]+) requests/s", hint)
+    if " and offer at most" in hint:  # both, or neither helps
+        request, rates = {**request, "workload": re.sub(r"rate=[^,]+", f"rate={rates[0]}", request["workload"])}, []
+    for rate in rates:
         ways.append({**request, "workload": re.sub(r"rate=[^,]+", f"rate={rate}", request["workload"])})
-    for gpus in re.findall(r"(?<!about )\b([0-9]+) GPUs of pool", hint):
+    for gpus in re.findall(r"\b([0-9]+) GPUs of pool", hint):
         ways.append({**request, "cluster": re.sub(r"^[0-9]+", gpus, request["cluster"])})
     limits = dict(item.split("=") for item in request["slo"].split(","))
     relaxed = re.findall(r"(\w+_p[0-9.]+) to ([0-9.]+) ms", hint)
@@ -74,3 +77,29 @@ def test_a_rate_that_the_simulation_does_not_carry_is_not_offered(bare: ProfileS
     assert ways
     for way in ways:
         assert plan(way, store=bare)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"workload": "isl=3000,osl=300,rate=400", "headroom": 0.25}, "offer at most"),
+        ({"workload": "isl=3000,osl=300,rate=400", "slo": "ttft_p99=1ms,tpot_p99=12ms"}, " and offer at most"),
+        ({"workload": "isl=3000,osl=300,concurrency=400"}, "concurrency="),
+        ({"cluster": "L40S", "workload": "isl=3000,osl=300,rate=1", "slo": "tpot_p99=1ms"}, "relax tpot_p99 to"),
+    ],
+)
+def test_hints_are_planned_as_they_were_asked_for(bare: ProfileStore, changes: dict[str, Any], said: str) -> None:
+    """With the headroom on top, for users at once, on as many GPUs as are needed; a bound that no rate of that load
+    holds with a rate that does."""
+    request = {"model": DENSE, "cluster": "1xH100", "slo": "ttft_p99=800ms,tpot_p99=12ms", **changes}
+    with pytest.raises(Infeasible) as caught:
+        plan(request, store=bare)
+    hint = caught.value.hint
+    assert said in hint
+    assert "about" not in hint
+    ways = followed(request, hint)
+    for users in re.findall(r"concurrency=([0-9]+)", hint):
+        ways.append({**request, "workload": re.sub(r"concurrency=[0-9]+", f"concurrency={users}", request["workload"])})
+    assert ways
+    for way in ways:
+        assert plan(way, store=bare), (hint, way)

@@ -18,8 +18,8 @@ from planner.training import machines
 from planner.training.configuration import read_configuration
 from planner.training.document import TrainingPlan, parse_training_plan
 from planner.training.exports import files
-from planner.training.launch import layout_string
-from planner.training.planning import plan_training
+from planner.training.launch import _megatron_model, layout_string
+from planner.training.planning import plan_training, setting_of
 from planner.training.prediction import predicted
 from planner.training.request import parse_training_request
 from profiles.errors import Infeasible, InputError, LimitReached
@@ -178,6 +178,28 @@ def test_what_a_restriction_would_have_to_allow_gives_a_plan() -> None:
 def test_requests_that_contradict_themselves_are_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         plan(**changes)
+
+
+def test_megatrons_flags_say_what_the_model_is() -> None:
+    """As published commands of these models have them (Megatron-LM's examples)."""
+    llama = shlex.join(plan(model="meta-llama/Llama-3.1-8B").decision.launch.arguments)
+    for words in ("--ffn-hidden-size 14336", "--normalization RMSNorm", "--disable-bias-linear", "--swiglu"):
+        assert words in llama
+    assert "--position-embedding-type rope --untie-embeddings-and-output-weights" in llama
+    assert "--kv-channels" not in llama
+    qwen = shlex.join(plan(model="Qwen/Qwen3-30B-A3B").decision.launch.arguments)
+    for words in ("--moe-ffn-hidden-size 768", "--kv-channels 128", "--qk-layernorm", "--num-experts 128"):
+        assert words in qwen
+    assert "--moe-layer-freq" not in qwen
+    gpt = plan(model="gpt:hidden=2048,layers=24,heads=16,vocab=51200")
+    for word in ("--swiglu", "--normalization", "--ffn-hidden-size", "--position-embedding-type"):
+        assert word not in gpt.decision.launch.arguments
+    setting = setting_of(parse_training_request({**SMALL, "model": "deepseek-ai/DeepSeek-V3", "cluster": "8xH100"}))
+    deepseek = " ".join(map(str, _megatron_model(setting, parse_training_request(SMALL))))
+    for words in ("--moe-layer-freq ([0]*3+[1]*58)", "--qk-head-dim 128 --qk-pos-emb-head-dim 64 --v-head-dim 128"):
+        assert words in deepseek
+    assert "--kv-lora-rank 512 --q-lora-rank 1536" in deepseek
+    assert "--moe-shared-expert-intermediate-size 2048" in deepseek
 
 
 def test_torchtitan_recomputes_every_nth_layer() -> None:

@@ -61,7 +61,7 @@ def test_a_wrong_result_is_refused(two: Device, collective: Collective, monkeypa
 
 def test_a_dead_rank_is_an_error_and_the_next_point_is_measured(two: Device, collective: Collective) -> None:
     prepared = collective.prepare(two, _point())
-    os.kill(collective._groups[2].pids[0], signal.SIGKILL)
+    os.kill(collective._groups[2]._ranks[0].process.pid, signal.SIGKILL)
     with pytest.raises(RankDied, match="rank 0 of 2"):
         measure(two, prepared, Settings(cap_s=0.1))
     assert prepared.close is not None
