@@ -31,6 +31,9 @@ Gpus = Annotated[int, Field(gt=0, le=MOST_GPUS), PLAIN_NUMBER]
 GpusPerNode = Annotated[int, Field(gt=0, le=MOST_GPUS_PER_NODE), PLAIN_NUMBER]
 UsdPerHour = Annotated[float, Field(gt=0, le=1e6), PLAIN_NUMBER]
 Seconds = Annotated[float, Field(ge=0, le=1e8), PLAIN_NUMBER]
+Preference = Annotated[int, Field(ge=1, le=5), PLAIN_NUMBER]
+
+PREFERENCE_HELP = "of fleets: pools of 1 are filled first, then those of 2 …; left out: after all that have one"
 
 
 class Pool(Document):
@@ -91,6 +94,7 @@ class SuppliedPool(Pool):
     owned: bool = Field(default=False, description="the GPUs are there already and cost nothing")
     quota_gpus: Gpus | None = Field(default=None, description="at most so many, on demand and spot together")
     instance: str | None = Field(default=None, description="node type that is bought whole; null: GPU by GPU")
+    preference: Preference | None = Field(default=None, description=PREFERENCE_HELP)
     zone: str | None = Field(default=None, description="which may be lost as a whole; null: none")
     startup_s: Seconds = Field(default=0.0, description="from the order of an engine to its first request")
     min_up_s: Seconds = Field(default=0.0, description="least time that an engine stays")
@@ -138,6 +142,7 @@ class PoolInput(Document):
     owned: bool = Field(default=False, strict=True, description="the GPUs are there already and cost nothing")
     quota_gpus: Gpus | None = Field(default=None, description="at most so many, on demand and spot together")
     instance: str | None = Field(default=None, max_length=200, description="node type that is bought whole")
+    preference: Preference | None = Field(default=None, description=PREFERENCE_HELP)
     zone: str | None = Field(default=None, min_length=1, max_length=200, description="which may be lost as a whole")
     startup_s: Seconds = Field(default=0.0, description="from the order of an engine to its first request")
     min_up_s: Seconds = Field(default=0.0, description="least time that an engine stays")
@@ -403,7 +408,7 @@ def _supply(asked: PoolInput, node: Node, where: str, catalogue: Catalogue) -> d
         raise InputError(
             f"{where}: gpus_per_node {per_node}, and instance {asked.instance!r} has {node.gpus}", "leave one out"
         )
-    names = ("spot_gpus", "reserved_gpus", "reserved_usd_per_gpu_hour", "owned", "quota_gpus", "zone")
+    names = ("spot_gpus", "reserved_gpus", "reserved_usd_per_gpu_hour", "owned", "quota_gpus", "preference", "zone")
     return {
         **{name: getattr(asked, name) for name in (*names, "startup_s", "min_up_s")},
         "spot_usd_per_gpu_hour": spot,

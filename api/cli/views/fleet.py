@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import bullet, facts, heading, indented, table
 from api.cli.views.quantities import number, percent, promise
+from planner.contract.clusters import SuppliedPool
 from planner.contract.engine import EngineGroup
-from planner.contract.fleet import Route, ScheduledStep
+from planner.contract.fleet import NotServed, Route, ScheduledStep
 from planner.serving.document.plan import Plan
 
 NO_MIX = (
@@ -66,7 +70,8 @@ def _decision(plan: Plan, console: Console) -> None:
     instances = {pool.name: (pool.instance, pool.gpus_per_node) for pool in plan.request.cluster.pools if pool.instance}
     for name, count in step.instances.items():
         node, gpus = instances.get(name, (name, 0))
-        indented(console, Text(f"{count} × {node} bought whole ({gpus} GPUs each)"))
+        if count:
+            indented(console, Text(f"{count} × {node} bought whole ({gpus} GPUs each)"))
 
 
 def _asked(plan: Plan, console: Console) -> None:
@@ -86,6 +91,8 @@ def _asked(plan: Plan, console: Console) -> None:
             ("", "; ".join(promises) or ("what the tables were measured for" if service.tables else "no promise"))
         )
     rows.append(("routed by", {"isl": "prompt length", "isl,osl": "prompt and output length"}[request.route_by]))
+    if order := _order(plan):
+        rows.append(("filled", order))
     asked = request.survive
     said = []
     for name in ("engines", "nodes", "spot_pools", "zones"):
@@ -96,6 +103,17 @@ def _asked(plan: Plan, console: Console) -> None:
         share = "" if asked.share == 1 else f", with {percent(asked.share)} of the load"
         rows.append(("survives", " or ".join(said) + share))
     facts(console, rows)
+
+
+def _order(plan: Plan) -> str:
+    """The order in which pools are filled, in words; empty: they have none."""
+    places: dict[float, list[str]] = {}
+    for pool in plan.request.cluster.pools:
+        if isinstance(pool, SuppliedPool):
+            places.setdefault(pool.preference or math.inf, []).append(pool.name)
+    if set(places) <= {math.inf}:
+        return ""
+    return ", then ".join(" and ".join(places[place]) for place in sorted(places))
 
 
 def _clock(seconds: float) -> str:
@@ -192,13 +210,12 @@ def _why(plan: Plan, console: Console, *, explain: bool) -> None:
     proof = plan.proof
     heading(console, "Why this fleet")
     value, bound = number(proof.objective_value, 5), number(proof.bound, 5)
+    which = "of these engines" + (" that keeps the order of the pools" if _order(plan) else "")
     if proof.status == "optimal":
-        indented(console, Text(f"{value} {proof.objective_unit}; no fleet of these engines is cheaper (gap 0)"))
+        indented(console, Text(f"{value} {proof.objective_unit}; no fleet {which} is cheaper (gap 0)"))
     else:
         gap = f"{proof.gap:.2%}"
-        indented(
-            console, Text(f"{value} {proof.objective_unit}; no fleet of these engines is below {bound} (gap {gap})")
-        )
+        indented(console, Text(f"{value} {proof.objective_unit}; no fleet {which} is below {bound} (gap {gap})"))
     indented(console, Text(f"bound by {proof.binding_constraint}"))
     fleet = proof.fleet
     if fleet is None:
@@ -236,10 +253,26 @@ def _why(plan: Plan, console: Console, *, explain: bool) -> None:
         words = f"{fleet.classes} classes stand for the traces: four times as many change capacity by"
         words += f" {percent(fleet.coarsening)}"
         bullet(console, words)
-    for lost in fleet.not_served if explain else fleet.not_served[:FEW]:
-        what = f"{lost.service}, isl {lost.isl:g}, osl {lost.osl:g}, {lost.rate_rps:g} requests/s"
-        bullet(console, f"not served: {what}: {lost.reason}; {lost.remedy}")
-    if not explain and len(fleet.not_served) > FEW:
-        bullet(
-            console, f"and {len(fleet.not_served) - FEW} more classes that are not served (--explain, or the document)"
+    for words in _not_served(plan, fleet.not_served):
+        bullet(console, words)
+
+
+def _not_served(plan: Plan, lost: Sequence[NotServed]) -> list[str]:
+    """Classes that nothing serves, those of one reason together."""
+    one = len(plan.decision.schedule) == 1
+    asked = {service.name: service.load.steps[0].rate_rps for service in plan.request.services if one}
+    out = []
+    for key in dict.fromkeys((each.service, each.reason, each.remedy) for each in lost):
+        mine = [each for each in lost if (each.service, each.reason, each.remedy) == key]
+        rate = sum(each.rate_rps for each in mine)
+        spans = []
+        for name in ("isl", "osl"):
+            lengths = [getattr(each, name) for each in mine]
+            low, high = number(min(lengths)), number(max(lengths))
+            spans.append(f"{name} {low}" + ("" if low == high else f" to {high}"))
+        classes = "1 class" if len(mine) == 1 else f"{len(mine):,} classes"
+        share = f" ({percent(rate / most)})" if (most := asked.get(key[0], 0.0)) else ""
+        out.append(
+            f"not served: {key[0]}, {classes}, {', '.join(spans)}, {number(rate)} requests/s{share}: {key[1]}; {key[2]}"
         )
+    return out

@@ -49,6 +49,9 @@ def _decided(plan: PowerPlan, out: Console) -> None:
         ("control", f"{way}, up to {d.delay_s:g} s; a reading every {request.telemetry.period_s:g} s{ahead}"),
         ("binds", f"{d.binding.node} ({_promise(d.binding.promise)})"),
     ]
+    paid = next(each.usd_per_year for each in plan.policies if each.name == d.policy)
+    if paid is not None:
+        rows.append(("electricity", f"${paid:,.0f} a year at {request.usd_per_kwh:g} USD/kWh"))
     for each in d.breakers:
         rows.append((f"breaker of {each.node}", f"{each.wear:.0%} of the way to a trip at most"))
         held = "for ever" if each.lost_feed_s is None else f"for {each.lost_feed_s:.3g} s"

@@ -125,7 +125,7 @@ def closed_loop_answers(
         mean_watts(served.gpu, _activity(times, loop, len(layouts)), np.ones(len(layouts))),
         load.mean_isl / load.mean_osl,
         tpot_parts=_tpot_parts(times, loop, len(layouts)),
-        ttft_parts=_ttft_parts(grid, loop, ttft),
+        ttft_parts=_ttft_parts(grid, loop, ttft, calibration.first_us / load.generations * (load.generations > 1)),
     )
 
 
@@ -138,11 +138,13 @@ def _tpot_parts(times: StepTimes, loop: ClosedLoop, n: int) -> dict[str, Floats]
     return {**parts, "steps with prompts": tpot * loop.tpot_prefill}
 
 
-def _ttft_parts(grid: StepGrid, loop: ClosedLoop, ttft: Floats) -> dict[str, Floats]:
-    """The time to the first token: its own prompt's steps, the wait for others' and for steps, and the front end."""
+def _ttft_parts(grid: StepGrid, loop: ClosedLoop, ttft: Floats, compiled: Floats) -> dict[str, Floats]:
+    """The time to the first token: its own prompt's steps, the wait for others' and for steps, that of first requests
+    for kernels to be ``compiled`` (on average, [n]), and the front end."""
     engine, whole = np.nanmean(loop.ttft, axis=1), np.nanmean(ttft, axis=1)
     own = np.minimum(grid.prefill_us[:, 0], engine)
-    return {"own prompt": own, "queue and steps in progress": engine - own, "front end": whole - engine}
+    parts = {"own prompt": own, "queue and steps in progress": engine - own, "front end": whole - engine - compiled}
+    return parts | ({"kernels compiled at first": compiled} if compiled.any() else {})
 
 
 def _activity(times: StepTimes, loop: ClosedLoop, n: int) -> Activity:

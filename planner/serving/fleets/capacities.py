@@ -78,10 +78,13 @@ def service_request(
     """The request of one service for one workload, as ``plan`` takes it."""
     assert asked.model is not None
     fields = {"precision": asked.precision, "kv_precision": asked.kv_precision}
+    promised = asked.slo if slo is None else slo
+    if workload.mean_osl <= 1:  # no token follows the first: what is promised of those that do says nothing
+        promised = Slo(bounds=tuple(bound for bound in promised.bounds if bound.metric != "tpot"))
     return PlanRequest(
         model=asked.model,
         cluster=cluster.model_copy(update={"choose": False, "pools": tuple(_closed(pool) for pool in cluster.pools)}),
-        slo=asked.slo if slo is None else slo,
+        slo=promised,
         workload=workload,
         objective="cost" if request.objective == "cost" and workload.has_load else None,
         framework=asked.framework or request.framework,

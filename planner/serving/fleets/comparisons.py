@@ -11,6 +11,7 @@ import numpy as np
 
 from planner.contract.fleet import CostAtRate, DemandPriced, FleetCompared, RowPower, SupplyBound, SurviveAsked
 from planner.serving.fleets.decision import Answered, Fleet, solved
+from planner.solving.mix.carrying import Carrying
 from planner.solving.mix.question import Block, MixQuestion
 from planner.solving.mix.solve import MixAnswer, solve_mix
 from profiles.errors import Infeasible, LimitReached
@@ -80,7 +81,7 @@ def _near(found: Answered, question: MixQuestion, seconds: float, gap: float) ->
 
 def _tried(name: str, found: Answered, seconds: float, kinds: Sequence[int]) -> FleetCompared:
     try:
-        other = solved(found.fleet, kinds=kinds, seconds=seconds, like=found)
+        other = solved(found.fleet, kinds=kinds, seconds=seconds, like=found, brief=True)
     except Infeasible as error:
         return FleetCompared(name=name, usd_per_hour=None, loses_by=None, reason=error.message)
     except LimitReached as error:
@@ -114,19 +115,29 @@ def _compared(found: Answered, seconds: float) -> list[FleetCompared]:
     rows += _without_each(found, seconds, rows)
     today = fleet.request.current
     if today is not None:
-        cost = today.decision.usd_per_hour
+        cost, carries = today.decision.usd_per_hour, _carries(found)
+        said = "as its own document says"
         rows.append(
             FleetCompared(
                 name="today's fleet",
                 usd_per_hour=cost,
                 loses_by=None if cost is None or not ours else (cost - ours) / ours,
-                reason="as its own document says",
+                reason=said if carries >= 1 else f"it carries {carries:.0%} of this load at most",
             )
         )
     if len(fleet.steps) > 1:
         rows.append(_constant(found, seconds))
         rows.append(_hour_by_hour(found, seconds))
     return rows
+
+
+def _carries(found: Answered) -> float:
+    """The share of the load that the fleet which runs now carries in the step that is hardest for it, losses aside."""
+    before = found.fleet.before
+    if before is None:
+        return 0.0
+    engines = np.array(before, np.float64)
+    return min(float(Carrying(work).solve(engines)[0]) for work in found.question.work)
 
 
 def _one_for_all(found: Answered, seconds: float) -> list[FleetCompared]:
@@ -249,7 +260,7 @@ def _demands(found: Answered, seconds: float, tail: MixQuestion | None) -> list[
 
     def without(name: str, **changes: object) -> None:
         try:
-            other = solved(fleet, seconds=seconds, like=found, **changes)  # type: ignore[arg-type]
+            other = solved(fleet, seconds=seconds, like=found, brief=True, **changes)  # type: ignore[arg-type]
         except (Infeasible, LimitReached):
             return
         cost = min(_cost(other), ours)
@@ -277,6 +288,8 @@ def _demands(found: Answered, seconds: float, tail: MixQuestion | None) -> list[
     if spot and len(spot) < len(found.question.blocks) + 1:
         blocks = [each for each in found.question.blocks if each not in spot]
         changed("a limit on spot GPUs", replace(found.question, blocks=blocks))
+    if found.question.shunned is not None:
+        changed("the order in which pools are filled", replace(found.question, shunned=None))
     if tail is not None:
         changed("room for the tail: percentiles, not the mean", tail)
     return rows

@@ -23,7 +23,7 @@ from planner.serving.fleets.engines import EngineKind, cluster_of, table_engines
 from planner.serving.fleets.groups import RoutedGroup, SharedStep, routed_groups, shared_steps, work_of
 from planner.serving.fleets.request import FleetRequest, ServiceAsked
 from planner.serving.fleets.supplies import Offer, blocks_of, offers_of, reserved_usd_per_hour, rows_of
-from planner.serving.fleets.variants import Chosen, Variant, priced
+from planner.serving.fleets.variants import Chosen, Variant, priced, shunned
 from planner.serving.fleets.ways_out import why_not
 from planner.solving.mix.question import MixQuestion, Survive
 from planner.solving.mix.solve import MixAnswer, solve_mix
@@ -195,6 +195,7 @@ def question_of(
         most_changes=request.max_changes,
         budget=request.budget_usd_per_hour if request.objective == "cost" else None,
         fixed_cost=fixed,
+        shunned=shunned(fleet.offers, chosen.variants, chosen.usd_per_hour),
     )
     return question, tuple(groups), tuple(lost.values())
 
@@ -266,10 +267,11 @@ def solved(
     kinds: Sequence[int] | None = None,
     seconds: float | None = None,
     like: Answered | None = None,
+    brief: bool = False,
     progress: Progress | None = None,
 ) -> Answered:
     """The best fleet, or the best without one of its demands; ``like``: one that was found for much the same question,
-    whose prices are a beginning.
+    whose prices are a beginning. ``brief``: where there is none, without looking for ways out.
 
     Raises:
         Infeasible: there is none; with what binds and what would work.
@@ -289,7 +291,7 @@ def solved(
             f"fleet: no fleet was found in {limit:g} s", "raise --time-limit, or give fewer classes or steps"
         )
     if answer.engines is None:
-        raise why_not(question, limit)
+        raise why_not(question, limit, brief=brief)
     return Answered(fleet, question, groups, answer, refused)
 
 

@@ -27,7 +27,7 @@ def one_load(request: FleetRequest) -> PlanRequest | None:
     points = each.isl_to - each.isl_from <= 1 and each.osl_to - each.osl_from <= 1
     whole = all(float(length).is_integer() and length >= 1 for length in lengths)
     plain = [
-        not (pool.spot_gpus or pool.reserved_gpus or pool.owned or pool.quota_gpus or pool.instance)
+        not (pool.spot_gpus or pool.reserved_gpus or pool.owned or pool.quota_gpus or pool.instance or pool.preference)
         for pool in request.cluster.pools
     ]
     beside = (request.survive.engines, request.survive.nodes, request.survive.spot_pools, request.survive.zones)

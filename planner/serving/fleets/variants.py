@@ -55,6 +55,25 @@ class Chosen:
         )
 
 
+SPILLED = 10.0
+"""GPUs of the pools before it that one of a later pool counts for, where pools have an order."""
+
+
+def shunned(offers: Sequence[Offer], variants: Sequence[Variant], usd_per_hour: Floats) -> Floats | None:
+    """(n,) what an engine of each kind counts beside its cost for the order in which pools are to be filled; None: they
+    have none. A GPU of the second pool counts for ten of the first, one of the third for a hundred."""
+    order = [variant.offer for variant in variants]
+    given = [offers[o].pool.preference for o in order]
+    asked = sorted({each for each in given if each is not None})
+    if not asked or len({*given}) == 1:
+        return None
+    place = np.array([len(asked) if each is None else asked.index(each) for each in given])
+    gpus = np.array([variant.gpus for variant in variants], dtype=np.float64)
+    dearest = max(float((usd_per_hour / gpus).max()), *(offers[o].usd_per_gpu_hour or 0.0 for o in order), 1.0)
+    counted: Floats = gpus * dearest * np.where(place > 0, SPILLED**place, 0.0)
+    return counted
+
+
 def priced(
     offers: Sequence[Offer],
     variants: Sequence[Variant],

@@ -18,8 +18,9 @@ SECONDS = 5.0
 LOSSES = ("engines", "nodes", "spot_pools", "zones")
 
 
-def why_not(question: MixQuestion, limit_s: float) -> Infeasible:
-    """The error that names what binds: the budget, what is to be survived, the changes, or the supplies."""
+def why_not(question: MixQuestion, limit_s: float, *, brief: bool = False) -> Infeasible:
+    """The error that names what binds: the budget, what is to be survived, the changes, or the supplies; ``brief``:
+    without looking for ways out."""
     seconds = min(SECONDS, limit_s)
     if question.budget is not None:
         found = solve_mix(replace(question, budget=None), seconds=seconds, gap=1e-4)
@@ -34,7 +35,7 @@ def why_not(question: MixQuestion, limit_s: float) -> Infeasible:
     if question.survive.any:
         found = solve_mix(replace(question, survive=Survive()), seconds=seconds, gap=1e-3)
         if found.engines is not None:
-            return _not_survived(question, found.engines, seconds)
+            return _not_survived(question, found.engines, seconds, brief=brief)
     if question.most_changes is not None or (question.kinds.min_up_s > 0).any() or question.steps > 1:
         kinds = replace(question.kinds, min_up_s=np.zeros(len(question.kinds)), startup_s=np.zeros(len(question.kinds)))
         alone = [
@@ -50,7 +51,7 @@ def why_not(question: MixQuestion, limit_s: float) -> Infeasible:
                 "allow more changes (max_changes), a shorter min_up_s, or pools with room for replacements",
                 binding="changes",
             )
-    return _supplies(question)
+    return _supplies(question, brief=brief)
 
 
 def _usd_per_hour(question: MixQuestion, engines: Ints) -> float:
@@ -63,11 +64,17 @@ def _usd_per_hour(question: MixQuestion, engines: Ints) -> float:
     return float(question.kinds.cost @ engines) + units + question.fixed_cost
 
 
-def _not_survived(question: MixQuestion, engines: Ints, seconds: float) -> Infeasible:
+def _not_survived(question: MixQuestion, engines: Ints, seconds: float, *, brief: bool) -> Infeasible:
     """What is to be survived is too much: the GPUs with which it would do, how much less would, and of how much of the
     load."""
     asked = question.survive
     named = {name: count for name in LOSSES if (count := getattr(asked, name))}
+    said = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in named.items())
+    most = int(engines.sum(axis=1).max())
+    some = f"{most} engine{'' if most == 1 else 's'}"
+    message = f"survive: {said}: the pools carry the load with {some}, and not after that loss"
+    if brief:
+        return Infeasible(message, "survive less", binding="survive")
     ways = _wider(question, seconds)
     fewer = {}
     for name, count in named.items():
@@ -86,23 +93,15 @@ def _not_survived(question: MixQuestion, engines: Ints, seconds: float) -> Infea
     hints = [f"have {ways}"] if ways else ["offer other pools"]
     hints += [f"survive {name.replace('_', ' ')} {less}" for name, less in fewer.items()]
     hints += [f"carry {part:.0%} of the load then (survive: share: {part:g})"] if part > 0 else []
-    said = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in named.items())
-    most = int(engines.sum(axis=1).max())
-    return Infeasible(
-        f"survive: {said}: the pools carry the load with {most} engine{'' if most == 1 else 's'}, and not after that "
-        "loss",
-        ", or ".join(hints),
-        binding="survive",
-        share_survived=part,
-    )
+    return Infeasible(message, ", or ".join(hints), binding="survive", share_survived=part)
 
 
-def _supplies(question: MixQuestion) -> Infeasible:
+def _supplies(question: MixQuestion, *, brief: bool) -> Infeasible:
     """What the supplies carry, and how many GPUs of one pool would do."""
     free = replace(question, budget=None, most_changes=None)
     work = max(question.work, key=lambda each: float(np.where(np.isfinite(each), each, 0).sum()))
     share = most_share(question, work)
-    ways = _wider(free, SECONDS)
+    ways = None if brief else _wider(free, SECONDS)
     limits = _of_use(question)
     binding = " and ".join(block.name for block in limits) or "the classes"
     both = " and ".join(dict.fromkeys(block.counts for block in limits)) or "GPUs"

@@ -124,7 +124,7 @@ class Apart:
             one.whole(seconds)
         else:
             alone = replace(
-                q, kinds=replace(q.kinds, cost=cost), work=[q.work[t]], seconds=q.seconds[t : t + 1],
+                q, kinds=replace(q.kinds, cost=cost), paid=q.of_budget, work=[q.work[t]], seconds=q.seconds[t : t + 1],
                 cyclic=False, before=None, most_changes=None, fixed_cost=0.0,
                 budget=None if q.budget is None else q.budget - q.fixed_cost,
             )  # fmt: skip

@@ -88,7 +88,7 @@ class Master:
         if q.budget is not None:
             for t in range(steps):
                 columns = [np.arange(total)[self.y(t)], *[np.array([self._m(t, k)]) for k in range(len(self._units))]]
-                prices = [q.kinds.cost, *[np.array([block.unit_cost]) for block in self._units]]
+                prices = [q.of_budget, *[np.array([block.unit_cost]) for block in self._units]]
                 self._row(np.concatenate(columns), np.concatenate(prices), high=q.budget - q.fixed_cost)
 
     # -------------------------------------------------------------- columns

@@ -85,7 +85,9 @@ class MixQuestion:
         cyclic: whether the last step is followed by the first again.
         before: engines that run before the first step, (n,); None: whatever the first step needs is there.
         most_changes: engines that may start or leave between two steps; None: any number.
-        budget: cost of an hour at most.
+        budget: cost of an hour at most; of ``paid``, where that is not what kinds cost here.
+        shunned: (n,) what an engine of each kind counts beside its cost while one chooses, and does not cost; None:
+            nothing.
         fixed_cost: of an hour, whatever is chosen (what is reserved).
     """
 
@@ -99,11 +101,18 @@ class MixQuestion:
     most_changes: int | None = None
     budget: float | None = None
     fixed_cost: float = 0.0
+    paid: Floats | None = None
+    shunned: Floats | None = None
     names: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
         return len(self.work)
+
+    @property
+    def of_budget(self) -> Floats:
+        """(n,) what an engine of each kind takes of the budget in an hour."""
+        return self.kinds.cost if self.paid is None else self.paid
 
     @property
     def share_of_time(self) -> Floats:

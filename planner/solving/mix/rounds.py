@@ -64,7 +64,7 @@ class Rounds:
         self.bound = 0.0
         self.relaxed: Floats | None = None
         self.infeasible = False
-        self.rounds, self._told = 0, 0
+        self.rounds, self._told, self._warm = 0, 0, False
 
     # -------------------------------------------------------------- cuts
 
@@ -217,7 +217,7 @@ class Rounds:
         first = self.rounds
         while not self.infeasible and self.rounds < ROUNDS and self.deadline.left > 0:
             last = self.gap / 2
-            rough = max(last, FIRST_GAP * 0.5 ** (self.rounds - first)) if self.q.steps > 1 else last
+            rough = last if self._warm else max(last, FIRST_GAP * 0.5 ** (self.rounds - first))
             share = 1.0 if self.best is None or rough <= last else ROUND_SHARE
             longest = min(self.deadline.left, max(share * seconds, 0.2)) * (1.0 if self.best is not None else 0.6)
             found = self.master.solve(
@@ -243,7 +243,7 @@ class Rounds:
     def again(self, cost: Floats, deadline: Deadline) -> None:
         """The same question at another ``cost`` (n,) of each kind: the best of the fleets that were found, and no bound
         yet."""
-        self.q = replace(self.q, kinds=replace(self.q.kinds, cost=cost))
+        self.q, self._warm = replace(self.q, kinds=replace(self.q.kinds, cost=cost)), True
         self.master.costs(cost)
         self.deadline, self.bound, self.best_cost = deadline, 0.0, np.inf
         for engines in list(self.carrying.values()):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -62,6 +62,8 @@ def solve_mix(
     prices: Sequence[Floats] = (),
 ) -> MixAnswer:
     """The cheapest fleet. ``gap``: relative, at which it is good enough; ``prices``: known from questions like it."""
+    if question.shunned is not None:
+        return _unshunned(question, seconds, gap, prices)
     begun = time.perf_counter()
     search = Rounds(question, Deadline(seconds), gap)
     search.begin(prices)
@@ -78,6 +80,35 @@ def solve_mix(
             search.try_mended(np.ceil(relaxed - ALMOST))
         search.whole(seconds)
     return _answer(search, begun)
+
+
+def _unshunned(question: MixQuestion, seconds: float, gap: float, prices: Sequence[Floats]) -> MixAnswer:
+    """Chosen with what is shunned counted as cost, and answered without: the bound is that of fleets which have no more
+    of it."""
+    shunned = question.shunned
+    assert shunned is not None
+    dearer = replace(question.kinds, cost=question.kinds.cost + shunned)
+    counted = replace(question, kinds=dearer, paid=question.of_budget, shunned=None)
+    found = solve_mix(counted, seconds=seconds, gap=gap, prices=prices)
+    if found.engines is None or found.objective is None or found.bound is None:
+        return found
+    beside = _mean_cost(question, shunned, found.engines)
+    cost, bound = found.objective - beside, min(found.bound, found.objective) - beside
+    bound = cost if found.status == "optimal" else max(bound, 0.0)
+    relative = 0.0 if found.status == "optimal" or cost <= 0 else (cost - bound) / cost
+    return replace(found, objective=cost, bound=bound, gap=relative, least=min(found.least, bound))
+
+
+def _mean_cost(question: MixQuestion, cost: Floats, engines: Ints) -> float:
+    """Of an hour of ``engines`` (steps, n) at ``cost`` (n,) of each kind, while they serve and while they start."""
+    before: Ints | None = engines[-1] if question.cyclic else question.before
+    hours, total = float(question.seconds.sum()) / 3600, 0.0
+    for share, now in zip(question.share_of_time.tolist(), engines, strict=True):
+        total += share * float(cost @ now)
+        if before is not None:
+            total += float((cost * question.kinds.startup_s / 3600 / hours) @ np.maximum(now - before, 0))
+        before = now
+    return total
 
 
 def _answer(search: Rounds, begun: float) -> MixAnswer:

@@ -119,3 +119,17 @@ def test_a_fleet_of_tables_is_not_simulated(tmp_path: Path) -> None:
     plan = plan_fleet(parse_fleet_request({"services": [{"name": "s", "load": load, "tables": [table]}]}))
     with pytest.raises(InputError, match="tables"):
         simulate(parse_simulation_request({"plan": plan}))
+
+
+def test_a_long_load_has_its_intervals_from_its_busiest_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = replayed(requests=3000, rate=90)
+    monkeypatch.setattr("planner.replay.scheduled.LONG", 1000)
+    long, _ = replayed(requests=3000, rate=90)
+    assert long.ttft_ms is not None
+    assert whole.ttft_ms is not None
+    assert long.ttft_ms.p90.value == whole.ttft_ms.p90.value
+    assert long.ttft_ms.p90.low < long.ttft_ms.p90.value < long.ttft_ms.p90.high
+    assert long.ttft_ms.p90.high == pytest.approx(whole.ttft_ms.p90.high, rel=0.3)
+    assert long.attainment.high <= 1
+    assert any("the busiest 1,000 requests" in said for said in long.warnings)
+    assert not any("busiest" in said for said in whole.warnings)

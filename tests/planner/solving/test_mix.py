@@ -125,3 +125,30 @@ def test_changes_and_the_least_time_up_are_kept() -> None:
     stays = solve_mix(replace(asked, kinds=replace(kinds, min_up_s=np.array([7200.0])))).engines
     assert stays is not None
     assert stays[:, 0].tolist() == [5, 6, 1, 1]  # cheaper than to start five for two hours at the second
+
+
+def test_a_budget_of_a_day_counts_what_engines_cost() -> None:
+    rng = np.random.default_rng(4)
+    capacity = rng.uniform(2, 6, (3, 3))
+    works = [rng.uniform(3, 20, (3, 1)) * (1 + t % 3) / capacity for t in range(6)]
+    asked = MixQuestion(kinds_of(np.array([1.0, 1.7, 2.9])), works, np.full(6, 3600.0), cyclic=True)
+    free = solve_mix(asked)
+    assert free.engines is not None
+    most = float((free.engines @ asked.kinds.cost).max())
+    within = solve_mix(replace(asked, budget=most))
+    assert within.objective == pytest.approx(free.objective)
+    tight = solve_mix(replace(asked, budget=0.9 * most), seconds=5)
+    assert tight.engines is None or (tight.engines @ asked.kinds.cost <= 0.9 * most + 1e-9).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_shunned_is_used_less_and_costs_what_it_costs(seed: int) -> None:
+    asked = replace(random_question(np.random.default_rng(seed)), survive=Survive())
+    free, shunned = solve_mix(asked), np.where(np.arange(len(asked.kinds)) == 0, 100.0, 0.0)
+    kept = solve_mix(replace(asked, shunned=shunned))
+    assert free.status == kept.status
+    if free.engines is None or kept.engines is None or kept.objective is None or free.objective is None:
+        return
+    assert kept.engines[:, 0].sum() <= free.engines[:, 0].sum()
+    assert kept.objective >= free.objective - 1e-9
+    assert (kept.engines @ asked.kinds.cost).mean() <= kept.objective + 1e-9

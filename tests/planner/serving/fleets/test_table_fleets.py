@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,57 @@ def test_a_pool_of_spot_gpus_alone(tmp_path: Path) -> None:
     assert plan.decision.usd_per_hour == pytest.approx(0.4)
     with pytest.raises(InputError, match="zone"):
         planned(written(tmp_path, "zones.yaml", text + "\nsurvive: {zones: 1}"))
+
+
+SUPPLIED = "cluster: {name: c, pools: [{gpu: H100, gpus: %d%s}, {gpu: L4, gpus: %d%s}]}\n"
+SERVED = "services: [{name: s, load: {classes: [{isl: 100, osl: 4, rate_rps: %s}]}, tables: [h100.json, l4.json]}]"
+
+
+def supplied(folder: Path, pools: tuple[Any, ...], rate: float, rest: str = "") -> Path:
+    """Tables that call their GPUs H100 and L4, of which the pools have so many."""
+    written(folder, "h100.json", {**LARGE, "gpu": "H100"})
+    written(folder, "l4.json", {**SMALL, "gpu": "l4"})
+    return written(folder, "fleet.yaml", SUPPLIED % pools + SERVED % rate + "\n" + rest)
+
+
+def test_a_table_finds_its_pool_by_any_name_of_its_gpu(tmp_path: Path) -> None:
+    plan = planned(supplied(tmp_path, (2, "", 8, ""), 100))
+    assert {group.pool for group in plan.decision.engines} == {"H100-SXM", "L4"}
+    written(tmp_path, "alone.yaml", SUPPLIED % (2, "", 8, "") + (SERVED % 9).replace("h100.json, ", ""))
+    alone = planned(tmp_path / "alone.yaml")
+    assert any("no table is of pool H100-SXM" in note for note in alone.provenance.notes)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (", preference: 1", "", {"H100-SXM": 1}),
+        (", preference: 2", ", preference: 1", {"L4": 5}),
+        ("", ", preference: 1", {"L4": 5}),
+    ],
+)
+def test_pools_are_filled_in_their_order(tmp_path: Path, first: str, second: str, expected: dict[str, int]) -> None:
+    plan = planned(supplied(tmp_path, (4, first, 8, second), 40))
+    pools = {group.id: group.pool for group in plan.decision.engines}
+    assert {pools[name]: count for name, count in plan.decision.schedule[0].engines.items()} == expected
+    assert plan.decision.usd_per_hour == pytest.approx(plan.proof.objective_value)
+    assert plan.proof.gap == 0
+    spilled = planned(supplied(tmp_path, (4, first, 8, second), 100))
+    assert spilled.decision.usd_per_hour is not None
+    assert spilled.proof.bound <= spilled.decision.usd_per_hour + 1e-9
+
+
+def test_what_would_survive_is_named_and_does(tmp_path: Path) -> None:
+    with pytest.raises(Infeasible) as caught:
+        planned(supplied(tmp_path, (1, "", 1, ""), 42, "survive: {engines: 1}"))
+    found = re.fullmatch(
+        r"have (\d+) GPUs of H100-SXM or (\d+) GPUs of L4, or carry .* \(survive: share: (.*)\)", caught.value.hint
+    )
+    assert found is not None, caught.value.hint
+    h100, l4, share = found.groups()
+    for pools, rest in (
+        ((int(h100), "", 1, ""), ""),
+        ((1, "", int(l4), ""), ""),
+        ((1, "", 1, ""), f", share: {share}"),
+    ):
+        planned(supplied(tmp_path, pools, 42, f"survive: {{engines: 1{rest}}}"))
