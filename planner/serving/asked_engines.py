@@ -173,8 +173,18 @@ def load_of(engines: Sequence[AskedEngine], running: Ints, draft_tokens: int) ->
         gate=Gate(steps, np.full(len(engines), np.inf), polled > 1),
         drafted=np.array([draft_tokens if row.drafts else 0 for row in rows]),
         outputs=np.array([row.outputs or np.nan for row in rows]),
-        generations=np.array([1 if row.burst else GENERATIONS for row in rows]),
+        generations=np.array([_generations(row) for row in rows]),
     )
+
+
+def _generations(row: AskedRow) -> int:
+    """Requests that each client sends, one after the other."""
+    work = row.workload
+    if row.burst:
+        return 1
+    if work.requests is None or not work.concurrency:
+        return GENERATIONS
+    return min(max(round(work.requests / work.concurrency), 1), GENERATIONS)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from profiles.values import number, shown
 if TYPE_CHECKING:
     from planner.experts.placement import Loads
 
-LOAD = ("isl", "osl", "spread", "concurrency", "rate")
+LOAD = ("isl", "osl", "spread", "concurrency", "rate", "requests")
 """Short forms of what ``workload`` says; a column that is filled in goes before it."""
 
 BESIDE = "\0"
@@ -170,6 +170,9 @@ def _workload(record: Mapping[str, str], find_workload: FindWorkload, notes: lis
         given["concurrency"] = _users(given["concurrency"], notes)
     if {"concurrency", "rate"} <= set(given):
         raise InputError("concurrency, rate: both given", "give one of them in each row")
+    sent = given.get("requests", "")
+    if "rate" in given and sent.isdecimal() and int(sent) < FEWEST_REQUESTS:
+        notes.append(f"requests: {given.pop('requests')} at a rate settle nothing: what a long run sees is predicted")
     beside = dict(find_workload(record["workload"])) if record.get("workload") else {}
     if {"concurrency", "rate"} & set(given):
         beside |= {"concurrency": None, "rate_rps": None}
@@ -184,10 +187,12 @@ def _workload(record: Mapping[str, str], find_workload: FindWorkload, notes: lis
             "as they came",
             "predict it at a rate, or give isl, osl and a spread with the concurrency",
         )
-    if work.requests is not None and (work.concurrency is not None or work.requests < FEWEST_REQUESTS):
-        told = "has no effect with concurrency: a run is ten requests a user" if work.concurrency else "are too few"
+    fewest = work.concurrency or FEWEST_REQUESTS
+    if work.requests is not None and work.requests < fewest:
+        least = "the requests in flight" if work.concurrency else "what a rate shows itself in"
         raise InputError(
-            f"workload: requests: {work.requests} {told}", f"leave it out, or {FEWEST_REQUESTS} with a rate"
+            f"requests: {work.requests} are too few",
+            f"give {fewest} at least, {least}, or leave it out",
         )
     return work
 
@@ -204,7 +209,7 @@ def _check_one_engine(record: Mapping[str, str]) -> None:
 
 def plain_number(name: str, text: str) -> str:
     """A whole number as spreadsheets write it (``1,000``, ``1e3``) in plain digits; other texts as they are."""
-    if name not in ("isl", "osl", "concurrency"):
+    if name not in ("isl", "osl", "concurrency", "requests"):
         return text
     bare = text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
     value = number(bare) if bare != text or "e" in bare.casefold() else None

@@ -12,7 +12,7 @@ from costmodels.operations.layouts import Layouts
 from costmodels.power.board import Activity, mean_watts
 from costmodels.serving.closed_loop.load import Load
 from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS, grid_questions
-from costmodels.serving.closed_loop.protocol import SLOTS, ClosedLoop, StepGrid, closed_loop, line_through
+from costmodels.serving.closed_loop.protocol import SLOTS, Clients, ClosedLoop, StepGrid, closed_loop, line_through
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
@@ -95,18 +95,18 @@ def closed_loop_answers(
         verified = questions.batch.verifying(drafting.queries)
         times = served.step(questions.layouts, verified, routing)
     grid = questions.grid(longer * times.latency.value, longer * times.stage.value, tokens_per_step)
-    loop = closed_loop(
-        grid,
-        load.concurrency,
-        load.most_running,
-        layouts.dp,
-        load.osl,
-        load.shortest,
-        load.gate.after(tokens_per_step),
-        load.generations,
-    )
+    # Only where lengths are all alike does the way decide who is let in together; elsewhere ends scatter by more, and
+    # the constants were fitted to such runs without it.
+    alike = load.shortest == 1
+    travel_us = np.where(alike, front_us(calibration, load, grid.decode_us[:, -1], layouts.dp), 0.0)
+    sent = Clients.of(load.concurrency, load.osl, load.shortest, load.generations, travel_us)
+    loop = closed_loop(grid, sent, load.most_running, layouts.dp, load.gate.after(tokens_per_step))
     answer = _Intervals(calibration, times.latency, len(layouts))
-    ttft, e2e, tokens_per_s = fronted(calibration, load, loop, layouts.dp)
+    front = front_us(calibration, load, np.nanmean(loop.tpot, axis=1), layouts.dp)[:, None]
+    front = front + opening_us(calibration, load, loop.ttft.shape[1])
+    ttft, e2e = loop.ttft + front, loop.e2e + front
+    played = loop.e2e + travel_us[:, None]
+    tokens_per_s = loop.output_tokens_per_s * np.nanmean(played, axis=1) / np.nanmean(e2e, axis=1)
     users = load.concurrency.astype(np.float64)
     of_ttft, of_tpot, of_e2e = (calibration.spread_at(name, users) for name in ("ttft", "tpot", "e2e"))
     one = load.osl == 1
@@ -125,7 +125,7 @@ def closed_loop_answers(
         mean_watts(served.gpu, _activity(times, loop, len(layouts)), np.ones(len(layouts))),
         load.mean_isl / load.mean_osl,
         tpot_parts=_tpot_parts(times, loop, len(layouts)),
-        ttft_parts=_ttft_parts(grid, loop, ttft),
+        ttft_parts=_ttft_parts(grid, loop, ttft, calibration.first_us / load.generations * (load.generations > 1)),
     )
 
 
@@ -138,11 +138,13 @@ def _tpot_parts(times: StepTimes, loop: ClosedLoop, n: int) -> dict[str, Floats]
     return {**parts, "steps with prompts": tpot * loop.tpot_prefill}
 
 
-def _ttft_parts(grid: StepGrid, loop: ClosedLoop, ttft: Floats) -> dict[str, Floats]:
-    """The time to the first token: its own prompt's steps, the wait for others' and for steps, and the front end."""
+def _ttft_parts(grid: StepGrid, loop: ClosedLoop, ttft: Floats, compiled: Floats) -> dict[str, Floats]:
+    """The time to the first token: its own prompt's steps, the wait for others' and for steps, that of first requests
+    for kernels to be ``compiled`` (on average, [n]), and the front end."""
     engine, whole = np.nanmean(loop.ttft, axis=1), np.nanmean(ttft, axis=1)
     own = np.minimum(grid.prefill_us[:, 0], engine)
-    return {"own prompt": own, "queue and steps in progress": engine - own, "front end": whole - engine}
+    parts = {"own prompt": own, "queue and steps in progress": engine - own, "front end": whole - engine - compiled}
+    return parts | ({"kernels compiled at first": compiled} if compiled.any() else {})
 
 
 def _activity(times: StepTimes, loop: ClosedLoop, n: int) -> Activity:
@@ -151,17 +153,17 @@ def _activity(times: StepTimes, loop: ClosedLoop, n: int) -> Activity:
     return Activity.mixed([(plain, 1 - loop.tpot_prefill), (first, loop.tpot_prefill)])
 
 
-def fronted(calibration: Calibration, load: Load, loop: ClosedLoop, ranks: Ints) -> tuple[Floats, Floats, Floats]:
-    """(TTFT and whole requests [n, requests], output tokens per second [n]) with what requests wait outside the steps:
-    they are slower by that in every loop, and throughput falls with the longer loop."""
-    tpot = np.nanmean(loop.tpot, axis=1)
+def front_us(calibration: Calibration, load: Load, tpot_us: Floats, ranks: Ints) -> Floats:
+    """What requests wait outside the steps before the engine sees them, [n]."""
     users, polled = load.concurrency.astype(np.float64), load.gate.steps > 0
-    front = calibration.front_us(load.mean_isl, users, tpot, ranks, load.mean_osl, polled)[:, None]
-    first = np.where(load.generations > 1, calibration.first_us, 0.0)[:, None]
-    first = np.where(np.arange(loop.ttft.shape[1]) < np.minimum(users, SLOTS)[:, None], first, 0.0)
-    e2e = loop.e2e + front + first
-    slower = np.nanmean(loop.e2e, axis=1) / np.nanmean(e2e, axis=1)
-    return loop.ttft + front + first, e2e, loop.output_tokens_per_s * slower
+    return calibration.front_us(load.mean_isl, users, tpot_us, ranks, load.mean_osl, polled)
+
+
+def opening_us(calibration: Calibration, load: Load, requests: int) -> Floats:
+    """What the requests of the opening burst wait longer, [n, requests]."""
+    waits = np.where(load.generations > 1, calibration.first_us, 0.0)[:, None]
+    opening = np.arange(requests) < np.minimum(load.concurrency, SLOTS)[:, None]
+    return np.asarray(np.where(opening, waits, 0.0))
 
 
 Ends = tuple[Floats, Floats]

@@ -88,13 +88,40 @@ class Gate(Rowwise):
 
 
 @dataclass(frozen=True)
-class _Sent(Rowwise):
-    """What the clients send, shape [n] each: as of :func:`closed_loop`."""
+class Clients(Rowwise):
+    """What the clients of ``n`` configurations send, shape [n] each.
+
+    Attributes:
+        concurrency: requests that they keep in flight.
+        osl: stated output length in tokens.
+        shortest: lengths are uniform between this share of the stated ones and all of it.
+        generations: requests of each client, one after the other, at most :data:`GENERATIONS`; 1: a burst alone.
+        travel_us: from the end of a client's request until the engine sees its next. No latency holds it.
+    """
 
     concurrency: Ints
     osl: Ints
     shortest: Floats
     generations: Ints
+    travel_us: Floats
+
+    @classmethod
+    def of(
+        cls,
+        concurrency: Ints,
+        osl: Ints,
+        shortest: Floats | float = SHORTEST,
+        generations: Ints | int = GENERATIONS,
+        travel_us: Floats | float = 0.0,
+    ) -> Clients:
+        n = len(concurrency)
+        return cls(
+            concurrency,
+            osl,
+            np.broadcast_to(np.asarray(shortest, dtype=np.float64), n),
+            np.broadcast_to(np.asarray(generations, dtype=np.int64), n),
+            np.broadcast_to(np.asarray(travel_us, dtype=np.float64), n),
+        )
 
 
 @dataclass(frozen=True)
@@ -115,35 +142,16 @@ class ClosedLoop:
     output_tokens_per_s: Floats
 
 
-def closed_loop(
-    grid: StepGrid,
-    concurrency: Ints,
-    most_running: Ints,
-    ranks: Ints,
-    osl: Ints,
-    shortest: Floats | float = SHORTEST,
-    gate: Gate | None = None,
-    generations: Ints | int = GENERATIONS,
-) -> ClosedLoop:
+def closed_loop(grid: StepGrid, sent: Clients, most_running: Ints, ranks: Ints, gate: Gate | None = None) -> ClosedLoop:
     """Plays the protocol on each configuration.
 
     Args:
-        concurrency: requests that the client keeps in flight, shape [n].
         most_running: sequences that the whole engine holds at once (cache and batch limits); the rest wait.
         ranks: attention ranks, over which requests are spread evenly.
-        osl: stated output length in tokens.
-        shortest: lengths are uniform between this share of the stated ones and all of it.
         gate: when prompts are let in, its steps counted in tokens of one sequence (None: at every step).
-        generations: requests of each client, one after the other, at most :data:`GENERATIONS`; 1: a burst alone.
     """
-    n = len(concurrency)
+    n, concurrency = len(sent.concurrency), sent.concurrency
     gate = gate or Gate.none(n)
-    sent = _Sent(
-        concurrency,
-        osl,
-        np.broadcast_to(np.asarray(shortest, dtype=np.float64), n),
-        np.broadcast_to(np.asarray(generations, dtype=np.int64), n),
-    )
     requests = SLOTS * GENERATIONS
     out = ClosedLoop(*(np.full((n, requests), np.nan) for _ in range(3)), *(np.zeros(n) for _ in range(3)))
     slots = np.minimum(concurrency, SLOTS)
@@ -165,7 +173,7 @@ def closed_loop(
 class _Play:
     """Configurations of which none has more than ``width`` slots, in lock step; [n] or [n, width] each."""
 
-    def __init__(self, grid: StepGrid, sent: _Sent, most_running: Ints, ranks: Ints, gate: Gate, width: int) -> None:
+    def __init__(self, grid: StepGrid, sent: Clients, most_running: Ints, ranks: Ints, gate: Gate, width: int) -> None:
         n, ratio = len(sent.concurrency), sent.shortest
         self.grid, self.gate, self.ranks = grid, gate, ranks
         self.slots = np.minimum(sent.concurrency, SLOTS)
@@ -182,6 +190,7 @@ class _Play:
         # Decode steps in which requests come that are served together.
         self.together = np.maximum(np.where(grid.mixed, grid.chunks / grid.stages, 1.0), gate.steps)
         self.piped = grid.stages > 1
+        self.travel = sent.travel_us
 
         self.now, self.prefilling = np.zeros(n), np.zeros(n)  # clocks: all time, and the part of it with prompts
         self.arrival = np.where(np.arange(width) < self.slots[:, None], 0.0, _NEVER)
@@ -205,7 +214,7 @@ class _Play:
             if not live.any():
                 break
             decoding = self.remaining < _NEVER
-            running, queue = decoding.sum(1), (self.arrival < _NEVER).sum(1)
+            running, queue = decoding.sum(1), (self.arrival <= self.now[:, None]).sum(1)
             shut = (running > 0) & (self.since < self.gate.steps) & (queue * self.weight < self.gate.enough)
             take = np.minimum(np.minimum(queue, self.at_once), np.maximum(self.room - running, 0)).astype(np.int64)
             take = np.where(shut, 0, take)
@@ -218,6 +227,9 @@ class _Play:
             go = live & ~serve & (running > 0)
             if go.any():
                 ends = ends | self._decode(go, shut, decoding, running, queue)
+            idle = live & ~serve & (running == 0)
+            if idle.any():  # until the next request is there
+                self.now = np.where(idle, self.arrival.min(1), self.now)
             if ends.any():
                 self._finish(ends)
         return ClosedLoop(
@@ -226,7 +238,7 @@ class _Play:
             self.e2e,
             self.ttft_prefill / np.maximum(self.ttft_sum, 1e-9),
             self.tpot_prefill / np.maximum(self.tpot_sum, 1e-9),
-            self.tokens / np.maximum(self.now, 1e-9) * 1e6,
+            self.tokens / np.maximum(self.now + self.travel, 1e-9) * 1e6,
         )
 
     def _prefill(self, serve: Bools, take: Ints, decoding: Bools) -> Bools:
@@ -280,7 +292,7 @@ class _Play:
         where_first = np.cumsum(chosen, axis=1) - 1 + self.admitted[:, None]
         r, c = np.nonzero(chosen)
         self.ttft[r, where_first[r, c]] = wait[r, c]
-        in_prompts = self.prefilling[:, None] - early - self.arrival_prefill
+        in_prompts = np.minimum(self.prefilling[:, None] - early - self.arrival_prefill, wait)
         self.ttft_sum += np.where(chosen, wait, 0.0).sum(1)
         self.ttft_prefill += np.where(chosen, in_prompts, 0.0).sum(1)
         self.admitted += chosen.sum(1)
@@ -298,11 +310,14 @@ class _Play:
         gate, grid = self.gate, self.grid
         least = np.where(decoding, self.remaining, _NEVER).min(1)
         least = np.where(shut & (queue > 0), np.minimum(least, gate.steps - self.since), least)
+        per_rank = np.maximum(running * self.weight / self.ranks, 1.0)
+        step = line_through(grid.decode_batch, grid.decode_us, per_rank)
+        coming = np.where(self.arrival > self.now[:, None], self.arrival, _NEVER).min(1)
+        least = np.where(coming < _NEVER, np.minimum(least, np.ceil((coming - self.now) / step)), least)
         least = np.where(go, np.maximum(least, 1.0), 0.0)
         idle = np.where(gate.free_running, (self.since + least) % np.maximum(gate.steps, 1.0), 0.0)
         self.since = np.where(go, np.where(queue > 0, self.since + least, idle), self.since)
-        per_rank = np.maximum(running * self.weight / self.ranks, 1.0)
-        time = np.where(go, least * line_through(grid.decode_batch, grid.decode_us, per_rank), 0.0)
+        time = np.where(go, least * step, 0.0)
         self.now = self.now + time
         moving = decoding & go[:, None]
         self.remaining = np.where(moving, self.remaining - least[:, None], self.remaining)
@@ -325,7 +340,7 @@ class _Play:
         self.remaining[r, c] = _NEVER
         again = self.started[r] + place < self.total[r]
         self.started = np.minimum(self.started + count, self.total)
-        self.arrival[r[again], c[again]] = self.now[r[again]]
+        self.arrival[r[again], c[again]] = self.now[r[again]] + self.travel[r[again]]
         self.arrival_prefill[r[again], c[again]] = self.prefilling[r[again]]
         self.generation[r, c] += 1
 

@@ -111,7 +111,9 @@ LEFT_OUT: dict[str, set[str]] = {
     "OperatingPoint": {*STATE, "joules_per_output_token"},
     "EngineGroup": STATE,
     "Alternatives": {"energy"},
-    "RequestUnderstood": {"power_cap", "clock"},
+    "RequestUnderstood": {"power_cap", "clock", "rows", "budget_watts", "usd_per_kwh"},
+    "Prediction": {"electricity_usd_per_hour"},
+    "FleetProof": {"rows"},
 }
 """Where there is none."""
 

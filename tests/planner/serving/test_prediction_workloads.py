@@ -96,13 +96,30 @@ def test_a_trace_is_predicted_at_a_rate_and_not_of_users(tmp_path: Path) -> None
     assert value(answer, "ttft_ms_p99") > 1.5 * value(answer, "ttft_ms_p50")
 
 
+def test_a_short_run_is_mostly_its_opening_burst() -> None:
+    load = {"isl": "1000", "osl": "100", "concurrency": "32"}
+    answer = rows(load, {**load, "requests": "320"}, {**load, "num_prompts": "1e2"}, {**load, "requests": "32"})
+    waits = [value(answer, "ttft_ms_mean", row) for row in range(3)]
+    assert waits[0] == waits[1]
+    assert list(answer["error"]) == [""] * 4
+    burst = rows({**load, "mode": "burst"})
+    assert value(answer, "ttft_ms_mean", 3) == value(burst, "ttft_ms_mean")
+
+
+def test_few_requests_at_a_rate_settle_nothing() -> None:
+    load = {"isl": "1000", "osl": "100", "rate": "2"}
+    answer = rows(load, {**load, "requests": "20"})
+    assert value(answer, "ttft_ms_mean", 0) == value(answer, "ttft_ms_mean", 1)
+    assert "requests: 20 at a rate settle nothing" in answer["note"].iloc[1]
+
+
 @pytest.mark.parametrize(
     ("load", "named"),
     [
         ({"workload": "isl=10,osl=2"}, "concurrency, rate: both blank"),
         ({"concurrency": "2"}, "isl: is blank"),
         ({"workload": "isl=10,osl=2,rate=1,requests=5"}, "requests: 5 are too few"),
-        ({"workload": "isl=10,osl=2,concurrency=1,requests=500"}, "requests: 500 has no effect with concurrency"),
+        ({"workload": "isl=10,osl=2,concurrency=8,requests=7"}, "requests: 7 are too few"),
         ({"workload": "isl=10,osl=2,rate=1,lora=8x16"}, "what adapters take is not modelled"),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costmodels.serving.closed_loop.client import percentiles
-from costmodels.serving.closed_loop.protocol import GENERATIONS, SLOTS, ClosedLoop, Gate, StepGrid, closed_loop
+from costmodels.serving.closed_loop.protocol import GENERATIONS, SLOTS, Clients, ClosedLoop, Gate, StepGrid, closed_loop
 
 
 def grid(n: int, decode_us: float, prompt_us: float, *, mixed: bool = False, most: int = 1) -> StepGrid:
@@ -36,10 +36,12 @@ def play(
     running: int = 10**6,
     shortest: float = 1.0,
     gate: Gate | None = None,
+    travel_us: float = 0.0,
 ) -> ClosedLoop:
     n = len(steps.chunks)
     ones = np.ones(n, np.int64)
-    return closed_loop(steps, concurrency * ones, running * ones, ones, osl * ones, shortest, gate)
+    sent = Clients.of(concurrency * ones, osl * ones, shortest, travel_us=travel_us)
+    return closed_loop(steps, sent, running * ones, ones, gate)
 
 
 def gated(steps: float, *, enough: float = np.inf, free_running: bool = False) -> Gate:
@@ -99,11 +101,29 @@ def test_a_machine_that_is_slower_in_everything_is_slower_by_as_much(
     assert np.nanmean(other.tpot) == pytest.approx(scale * np.nanmean(one.tpot), rel=1e-6)
 
 
+def test_what_ends_while_a_request_is_on_its_way_is_let_in_with_it() -> None:
+    """Decodes ride along with prompts, one prompt a step: of four equal sequences each ends a step after another. Where
+    the next request is there at once, it has the engine before the others end; where it is on its way meanwhile, all
+    four come together, in every wave."""
+    mixed = grid(1, 10.0, 1000.0, mixed=True)
+    at_once, on_its_way = play(mixed, 4, 101), play(mixed, 4, 101, travel_us=50.0)
+    assert np.nanmean(at_once.ttft[0, 8:]) == pytest.approx(1000.0, rel=0.02)
+    assert np.nanmean(on_its_way.ttft[0, 8:]) == pytest.approx(2500.0, rel=0.02)
+    assert np.nanmean(on_its_way.tpot) < np.nanmean(at_once.tpot)
+    assert on_its_way.output_tokens_per_s[0] == pytest.approx(at_once.output_tokens_per_s[0], rel=0.05)
+
+
+def test_a_lone_client_waits_for_its_own_way_between_requests() -> None:
+    near, far = (play(grid(1, 10.0, 1000.0), 1, 101, travel_us=way) for way in (0.0, 500.0))
+    np.testing.assert_allclose(near.ttft, far.ttft)
+    assert far.output_tokens_per_s[0] == pytest.approx(101 / 2500.0 * 1e6)
+
+
 def test_configurations_are_played_independently_of_their_neighbours() -> None:
     concurrency = np.array([1, 5, 16, 40])
     steps = grid(4, 10.0, 300.0)
     ones = np.ones(4, np.int64)
-    together = closed_loop(steps, concurrency, 10**6 * ones, ones, 100 * ones)
+    together = closed_loop(steps, Clients.of(concurrency, 100 * ones), 10**6 * ones, ones)
     for i, count in enumerate(concurrency):
         alone = play(grid(1, 10.0, 300.0), int(count), 100, shortest=0.8)
         np.testing.assert_allclose(together.ttft[i], alone.ttft[0])
