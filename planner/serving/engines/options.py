@@ -269,7 +269,9 @@ def disaggregated(
             if option.error is not None and best.error is not None:
                 error = nearest([best.error, option.error], request.budget_watts, request.workload.rate_rps)
                 best = replace(option if option.carries > best.carries else best, error=error, reason=error.message)
-            elif option.better_than(best, request.goal) or (best.choice is None and best.error is None):
+            elif option.better_than(best, request.goal) or (
+                best.choice is None and (option.carries > best.carries or request.budget_watts is not None)
+            ):
                 best = option
     return best
 
