@@ -414,7 +414,8 @@ def answer(
     if name not in known:
         raise UnknownName("kind", name, tuple(known))
     kind = known[name].asked_by(fields)
-    request = checked(kind.request, fields, "request", catalogue_with(store.path for store in measured))
+    catalogue = catalogue_with(store.path for store in measured)
+    request = checked(kind.request, fields, "request", catalogue, kind.request_name)
     return kind.make(request, measured=measured, progress=progress)
 
 
