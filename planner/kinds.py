@@ -405,8 +405,7 @@ def answer(
     """The document of kind ``name`` (or ``fleet``) that answers the request ``fields``, as its command and route do.
 
     Raises:
-        UnknownName: no kind has that name.
-        ShardwrightError: what is wrong with the request, or that nothing satisfies it.
+        ShardwrightError: no kind has that name; what is wrong with the request; that nothing satisfies it.
     """
     from profiles.descriptions import catalogue_with
 
