@@ -405,8 +405,7 @@ def answer(
     """The document of kind ``name`` (or ``fleet``) that answers the request ``fields``, as its command and route do.
 
     Raises:
-        UnknownName: no kind has that name.
-        ShardwrightError: what is wrong with the request, or that nothing satisfies it.
+        ShardwrightError: no kind has that name; what is wrong with the request; that nothing satisfies it.
     """
     from profiles.descriptions import catalogue_with
 
@@ -414,7 +413,8 @@ def answer(
     if name not in known:
         raise UnknownName("kind", name, tuple(known))
     kind = known[name].asked_by(fields)
-    request = checked(kind.request, fields, "request", catalogue_with(store.path for store in measured))
+    catalogue = catalogue_with(store.path for store in measured)
+    request = checked(kind.request, fields, "request", catalogue, kind.request_name)
     return kind.make(request, measured=measured, progress=progress)
 
 

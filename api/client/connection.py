@@ -184,7 +184,7 @@ class Client:
     def document(self, path: str) -> Any:
         """A document by its path, or its id; of an export the bytes of its archive."""
         answer = self._sent("GET", _place(path))
-        if answer.headers.get("content-type") != "application/json":
+        if answer.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return answer.content
         return _read(_kind(answer.json()["kind"]), answer.content)
 
@@ -266,6 +266,8 @@ class JobHandle:
                         if line.startswith("data: ") and (now := json.loads(line.removeprefix("data: "))) != last:
                             last = now
                             yield last
+                if last.get("state") not in ENDED:  # cut, as gateways do, perhaps at once
+                    time.sleep(0.5)
             except httpx.TransportError as error:
                 patience.wait(self._client._away(error))
             except ServiceProblem as error:

@@ -56,8 +56,8 @@ do not carry over, since what is launch or memory there is arithmetic here (H20:
 
 SPOILED = 1.3
 """Times the slower of the next two sizes, that a product was disturbed from on: 0.3 % of TensorRT-LLM's rows, 0.8 % of
-vLLM's (5 % in fp8 on B200: half of those of one row) and 1.5 % of
-SGLang's, up to three times as long. Chosen on the rows themselves."""
+vLLM's (5 % in fp8 on B200: half of those of one row) and 1.5 % of SGLang's, up to three times as long. Chosen on the
+rows themselves."""
 
 EXTRAPOLATION = 0.35
 """Interval widening (log, per doubling) beyond the measured range of a column."""
@@ -86,8 +86,8 @@ def coded(operation: str, table: pd.DataFrame | Measured) -> dict[str, NDArray[n
 
 
 def spoiled(table: Measured) -> NDArray[np.bool_]:
-    """Which products of a few rows took so much longer than those of the next two numbers of rows by the same matrix
-    that they were disturbed: with less to do nothing is slower, and an engine could pad; [n]."""
+    """Which products took so much longer than those of the next two numbers of rows by the same matrix that they were
+    disturbed: with less to do nothing is slower, and an engine could pad; [n]. The last two of a matrix have none."""
     codes = texts(table, "dtype").codes
     shape = [codes, *(np.asarray(table[name], np.int64) for name in ("n", "k"))]
     order = np.lexsort((np.asarray(table["m"], np.int64), *shape[::-1]))

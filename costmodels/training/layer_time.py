@@ -160,9 +160,7 @@ class _Layer:
         own, weights = self.links.own, experts * n * k
         dearer = GROUPED_SLOWER * self.links.constants.expert_overhead
         size, rate = (2.0, "bf16") if self.dtype in IN_16_BITS else (1.0, "fp8")
-        peaks = self.links.cost.gpu.peak_flops
-        peak = peaks.get(rate) or peaks.get("bf16") or peaks["fp16"]
-        beyond = weights_beyond_products(rows, weights, size, peak, self.links.memory_rate)
+        beyond = weights_beyond_products(rows, weights, size, own.flops_rate(rate), self.links.memory_rate)
         for name, part, which in self._asked(EXPERTS, EXPERTS):
             ratio = own.grouped(name, experts, rows, n, k) if self.dtype in IN_16_BITS else 1.0
             product = permuted(name, experts * rows, n, k)

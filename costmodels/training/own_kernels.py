@@ -99,6 +99,11 @@ class OwnKernels:
         """Bytes/s that norms, activations, masks and the optimizer reach."""
         return self.cost.gpu.memory_bandwidth_bytes_per_s * self.constants.elementwise_bandwidth
 
+    def flops_rate(self, dtype: str) -> float:
+        """FLOP/s of products in ``dtype``, of those in 16 bits where the GPU has none in it."""
+        peaks = self.cost.gpu.peak_flops
+        return peaks.get(dtype) or peaks.get("bf16") or peaks["fp16"]
+
     def linear(self, kind: str, rows: Floats, wide_out: Floats, wide_in: Floats) -> Floats | float:
         """Shape [n]; 1 where nothing was measured, as the others."""
         return self._ratio(LINEAR, LINEAR_KINDS.index(kind), rows, wide_in, wide_out)
@@ -157,7 +162,10 @@ class OwnKernels:
         table = table[table["dtype"].isin(IN_16_BITS)]
         if operation == FUSED:
             table = table[table["kernel"].isin(_KERNELS)]
-        table = table.drop_duplicates([name for name in names if name not in ("kernel", "latency_us")], keep="last")
+        asked = table[[name for name in names if name not in ("kernel", "latency_us")]]
+        if operation == FUSED:  # another kernel is another question
+            asked = asked.assign(kernel=table["kernel"].map(_KERNELS))
+        table = table[~asked.duplicated(keep="last").to_numpy()]
         return {name: table[name].to_numpy() for name in names}
 
     def law(self, operation: str, rows: Mapping[str, np.ndarray]) -> tuple[Ints, Floats]:
@@ -181,8 +189,7 @@ class OwnKernels:
         moved = np.where(added, ACCUMULATION_BYTES, 0.0) * weights
         if operation == GROUPED:
             weights = weights * rows["experts"]
-            rate = self.cost.gpu.peak_flops["bf16"]
-            beyond = weights_beyond_products(rows["rows"], weights, 2.0, rate, self.memory_rate)
+            beyond = weights_beyond_products(rows["rows"], weights, 2.0, self.flops_rate("bf16"), self.memory_rate)
             moved, law = moved * rows["experts"] + beyond, law * GROUPED_SLOWER
         return kinds, law + moved / self.memory_rate * 1e6
 

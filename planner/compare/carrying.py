@@ -142,9 +142,10 @@ class ReplayedFleet:
         if kept and value < rate_rps:
             value = rate_rps
         elif not kept and value >= rate_rps:
-            low, high = 0.0, rate_rps
+            low, high, below = 0.0, rate_rps, 1 + 2 * TOLERANCE
             for _ in range(ROUNDS):
-                middle = (low + high) / 2 if low else high / (1 + 2 * TOLERANCE)
+                middle = (low + high) / 2 if low else high / below
+                below *= below  # it is mostly near, and may be far
                 low, high = (middle, high) if self._kept(middle, "value", None) else (low, middle)
                 if low and high / low <= 1 + TOLERANCE:
                     break

@@ -104,7 +104,8 @@ def _rates(
 ) -> tuple[list[float | None], str]:
     """(requests per second that each is sent, in words how that came to be)."""
     if work.rate_rps is not None:
-        return [None if side.fleet is None else work.rate_rps for side in sides], f"{work.rate_rps:.4g} requests/s"
+        unit = "request/s" if work.rate_rps == 1 else "requests/s"
+        return [None if side.fleet is None else work.rate_rps for side in sides], f"{work.rate_rps:.4g} {unit}"
     if work.concurrency is not None:
         rates = [None if side.fleet is None else side.fleet.for_users(work.concurrency) for side in sides]
         return rates, f"{work.concurrency} users at once: each at the rate that has as many in flight"

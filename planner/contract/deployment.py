@@ -23,7 +23,10 @@ class Deployment(Document):
     engines: tuple[EngineGroup, ...]
     gpus_used: int
     gpus_idle: int
-    usd_per_hour: float | None = Field(description="of the GPUs used; null where a price is not known")
+    usd_per_hour: float | None = Field(
+        description="of the GPUs used, in a fleet with their electricity at full load where that is priced; null where "
+        "a price is not known"
+    )
     pairs: tuple[tuple[str, str], ...] = Field(
         default=(),
         description="ids of the prefill and decode engines that serve requests together; empty: aggregated engines, "

@@ -99,6 +99,8 @@ _WAYS_OUT = {
     "requests": "give a whole number of requests from 1 to 10,000,000, e.g. 5000",
     "rate_rps": "give a positive number of requests per second, or leave it out for as many as fit",
 }
+_OF_A_LOAD = {"rate_rps": "give the requests per second that come, 0 or more"}
+"""Of a service's load, all of which is to be carried."""
 
 
 def validation_error(error: ValidationError, where: str, schema: str = "") -> InputError:
@@ -109,7 +111,7 @@ def validation_error(error: ValidationError, where: str, schema: str = "") -> In
     field = ".".join(path)
     label = f"{where}: {field}" if field else where
     kind, value = problem["type"], problem.get("input")
-    way_out = _WAYS_OUT.get(path[-1] if path else where)
+    way_out = ({**_WAYS_OUT, **_OF_A_LOAD} if "load" in path else _WAYS_OUT).get(path[-1] if path else where)
     if kind == "missing":
         return InputError(f"{label} is missing", way_out or f"{command} says what is needed", field=field)
     if kind in ("extra_forbidden", "invalid_key"):

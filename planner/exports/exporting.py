@@ -13,6 +13,7 @@ from planner.exports.registry import exported
 from planner.exports.request import ExportRequest
 from planner.exports.target import Asked
 from planner.serving.document.contradictions import check_plan
+from planner.serving.document.placing import placed
 from planner.serving.document.plan import Plan
 
 
@@ -24,7 +25,7 @@ def export(request: ExportRequest) -> ExportDocument:
         Unsupported: what the target cannot express, with targets that can.
     """
     if isinstance(request.plan, Plan):
-        check_plan(request.plan)
+        check_plan(placed(request.plan))
     return exported_document(request.to, Asked(request.plan, request.values, request.framework, request.assume_version))
 
 

@@ -70,10 +70,11 @@ class StartedFleet:
 
     Attributes:
         release_note: how the release came to be this one, where that is not plain.
+        edited: whether the document was changed by hand since it was made.
     """
 
-    def __init__(self, plan: Plan, values: Values, release_of: Released) -> None:
-        self.plan, self.values = plan, values
+    def __init__(self, plan: Plan, values: Values, release_of: Released, *, edited: bool = False) -> None:
+        self.plan, self.values, self.edited = plan, values, edited
         self.framework, self.options = release_of.framework, release_of.options
         self.release_note = release_of.note
         self.launcher: Launcher = find_launcher(self.framework.spec)
@@ -291,7 +292,7 @@ class StartedFleet:
         """The header of every file."""
         plan, prediction = self.plan, self.plan.prediction
         rate = prediction.request_rate_rps
-        edited = "; EDITED since it was made" if plan.was_edited else ""
+        edited = "; EDITED since it was made" if self.edited else ""
         figures = f"{rate.value:.3g} requests/s ({rate.low:.3g} to {rate.high:.3g})"
         for name, latency in (("TTFT", prediction.ttft_ms), ("TPOT", prediction.tpot_ms)):
             if latency is not None:
@@ -300,6 +301,11 @@ class StartedFleet:
             f"plan {(plan.digest or 'without a digest')[:16]}, schema {plan.kind} {plan.schema_version}{edited}",
             f"for {self.framework.title}" + (f" ({self.release_note})" if self.release_note else ""),
             f"predicted: {figures}",
+            *(
+                f"{group.id}: on {group.supply} GPUs of {group.pool}"
+                for group in plan.decision.engines
+                if group.supply in ("spot", "reserved")
+            ),
         ]
         return tuple(lines)
 

@@ -21,6 +21,7 @@ from planner.contract.published import Published, version_of
 from planner.exports.registry import exported
 from planner.exports.target import Asked
 from planner.exports.values import Values
+from planner.serving.document.placing import placed
 from planner.serving.document.plan import Plan
 from profiles.errors import InputError
 from profiles.files import Source, reason
@@ -53,7 +54,8 @@ def _running(document: Published) -> dict[str, Any]:
     """What `plan import` needs beside the files of a serving plan: ids, places, weights, what no command says."""
     if not isinstance(document, Plan):
         return {}
-    asked, engines = document.request, document.decision.engines
+    plan = placed(document)
+    asked, engines = plan.request, plan.decision.engines
     said = ExportedDeployment.of(asked.model, asked.config, asked.cluster, engines)
     return {DEPLOYMENT: said.model_dump(mode="json")}
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 from planner.exports.bench import bench_script
 from planner.exports.fleet import PlacedEngine, StartedFleet, released
 from planner.exports.target import Asked, Target
+from planner.serving.document.placing import placed
 from planner.serving.document.plan import Plan
 from profiles.errors import Unsupported
 
@@ -21,12 +22,15 @@ class ServingTarget(Target):
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)
         assert isinstance(asked.document, Plan)
-        self.plan = asked.document
+        self.plan = placed(asked.document)
 
     @cached_property
     def fleet(self) -> StartedFleet:
         return StartedFleet(
-            self.plan, self.values, released(self.plan, self.asked.framework, assume=self.asked.assume_version)
+            self.plan,
+            self.values,
+            released(self.plan, self.asked.framework, assume=self.asked.assume_version),
+            edited=self.asked.document.was_edited,
         )
 
     @property

@@ -202,7 +202,7 @@ class ScheduleReplay:
             preemptions=preempted,
             rank=np.zeros(n, np.int64),
             refused=refused,
-            end_us=max((each.outcome.end_us for each in kept_replays), default=float(arrival[-1])),
+            end_us=max([float(arrival[-1]), *(each.outcome.end_us for each in kept_replays)]),
             busy_us=sum(each.outcome.busy_us for each in kept_replays),
             steps=sum(each.outcome.steps for each in kept_replays),
             timeline=np.zeros((0, 5)),

@@ -67,12 +67,13 @@ def _fitted(rows: pd.DataFrame, what: str, phase: str, idle: float) -> np.ndarra
     return np.asarray(least_squares(off, [0.9, 2.0], loss="soft_l1", f_scale=0.05).x)
 
 
-SERVED = Path(__file__).parent / "data" / "served_h100.csv"
+SERVED = Path(__file__).parent / "data" / "engine_h100.csv"
 
 
 def served() -> Mapping[str, Any]:
     """An engine that no constant has seen, as the shipped command predicts it: vLLM 0.20.2 on our H100."""
     table = pd.read_csv(SERVED, comment="#")
+    table["framework"] += "@" + table["version"]
     columns = ["model", "gpu", "framework", "precision", "tp", "isl", "osl", "concurrency", "rate", "max_num_seqs"]
     rows = [
         {name: value for name, value in row.items() if not pd.isna(value)}

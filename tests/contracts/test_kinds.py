@@ -134,8 +134,9 @@ class TestKind:
 def test_python_asks_by_name() -> None:
     asked = example("memory-request")
     assert answer("memory", asked) == KINDS["memory"].make(checked(KINDS["memory"].request, asked, "request"))
-    with pytest.raises(InputError, match="services is missing"):
+    with pytest.raises(InputError, match="services is missing") as missing:
         answer("fleet", {})
+    assert missing.value.hint == "`plan schema fleet-request` says what is needed"
     with pytest.raises(UnknownName, match="'memories' is not known"):
         answer("memories", asked)
 

@@ -155,8 +155,9 @@ def _check_sense(document: Published) -> None:
 
     if isinstance(document, Plan):
         from planner.serving.document.contradictions import check_plan
+        from planner.serving.document.placing import placed
 
-        check_plan(document)
+        check_plan(placed(document))
 
 
 def _verify(folder: Path, asked: object, to: str | None) -> None:

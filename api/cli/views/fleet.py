@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.console import bullet, facts, heading, indented, table
-from api.cli.views.quantities import number, percent, promise
+from api.cli.views.quantities import number, per_second, percent, promise
 from planner.contract.clusters import SuppliedPool
 from planner.contract.engine import EngineGroup
 from planner.contract.fleet import NotServed, Route, ScheduledStep
@@ -86,7 +86,7 @@ def _asked(plan: Plan, console: Console) -> None:
         rows.append((service.name, what))
         classes = f"{len(peak.classes)} class{'' if len(peak.classes) == 1 else 'es'}"
         most = f" at most, {steps} steps" if steps > 1 else ""
-        rows.append(("", f"{service.load.source}; {classes}, {peak.rate_rps:.4g} requests/s{most}"))
+        rows.append(("", f"{service.load.source}; {classes}, {per_second(f'{peak.rate_rps:.4g}')}{most}"))
         rows.append(
             ("", "; ".join(promises) or ("what the tables were measured for" if service.tables else "no promise"))
         )
@@ -271,8 +271,7 @@ def _not_served(plan: Plan, lost: Sequence[NotServed]) -> list[str]:
             low, high = number(min(lengths)), number(max(lengths))
             spans.append(f"{name} {low}" + ("" if low == high else f" to {high}"))
         classes = "1 class" if len(mine) == 1 else f"{len(mine):,} classes"
+        at = per_second(number(rate))
         share = f" ({percent(rate / most)})" if (most := asked.get(key[0], 0.0)) else ""
-        out.append(
-            f"not served: {key[0]}, {classes}, {', '.join(spans)}, {number(rate)} requests/s{share}: {key[1]}; {key[2]}"
-        )
+        out.append(f"not served: {key[0]}, {classes}, {', '.join(spans)}, {at}{share}: {key[1]}; {key[2]}")
     return out

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from api.cli.console import bullet, facts, heading, indented, table
 from api.cli.views import comparison, predictions
-from api.cli.views.quantities import milliseconds, number, parameters, percent, promise
+from api.cli.views.quantities import milliseconds, number, parameters, per_second, percent, promise
 from api.cli.views.words import experts_words, group_words, percentile_of, pool_words, state_words
 from costmodels.serving.frameworks.framework import find_framework
 from planner.serving.document.plan import Alternative, Plan, RequestUnderstood
@@ -78,7 +78,7 @@ def _model(request: RequestUnderstood) -> str:
 
 def _workload(request: RequestUnderstood) -> str:
     work = request.workload
-    rate = "as many requests as fit" if work.rate_rps is None else f"{work.rate_rps:g} requests/s"
+    rate = "as many requests as fit" if work.rate_rps is None else per_second(f"{work.rate_rps:g}")
     if request.concurrency is not None:
         rate = f"{request.concurrency:,} users at once, about {number(work.rate_rps or 0)} requests/s"
     if request.headroom:

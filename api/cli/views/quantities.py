@@ -31,6 +31,11 @@ def number(value: float, digits: int = 3) -> str:
     return f"{rounded:,.{max(decimals, 0)}f}"
 
 
+def per_second(text: str) -> str:
+    """Of requests, a rate as it was written: 1 request/s, 4.02 requests/s."""
+    return f"{text} request{'' if text == '1' else 's'}/s"
+
+
 def _with_unit(scale: Scale, *values: float) -> tuple[list[str], str]:
     """The values in the unit that suits the first of them."""
     _, unit, factor = next(entry for entry in scale if abs(values[0]) < entry[0])

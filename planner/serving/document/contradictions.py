@@ -26,6 +26,11 @@ def check_plan(plan: Plan) -> None:
     Raises:
         InputError: naming the engine and both values.
     """
+    if plan.decision.schedule and not any(rep.ranks for group in plan.decision.engines for rep in group.replicas):
+        raise InputError(
+            "plan: is a fleet's, which says how many engines run, not on which GPUs",
+            "a fleet goes to `plan simulate`, to `plan export`, and to `plan compare` beside other fleets",
+        )
     check_deployment("plan", plan.decision, plan.request.cluster)
     if plan.prediction.kv_transfer is None and any(group.role == "decode" for group in plan.decision.engines):
         raise InputError("plan: prediction.kv_transfer is missing, with engines that prefill and decode", WAY_OUT)
@@ -175,7 +180,7 @@ def _check_sums(what: str, deployment: Deployment, cluster: Cluster) -> None:
         )
     prices = [pool_of(what, cluster, group).usd_per_gpu_hour for group in deployment.engines]
     cost = deployment.usd_per_hour
-    if cost is None or None in prices:
+    if cost is None or None in prices or deployment.schedule:  # a fleet pays by supply, instance and hour
         return
     total = math.fsum(used[group.id] * (price or 0.0) for group, price in zip(deployment.engines, prices, strict=True))
     if not math.isclose(cost, total, rel_tol=_ROUNDING, abs_tol=_ROUNDING):

@@ -113,7 +113,8 @@ class _Modelled:
         cost = cost_models(
             service_request(self._request, asked, cluster, some), catalogue, None, self._measured, self._tell
         )
-        self._tell(f"{asked.name}: what engines carry of {len(classes)} classes")
+        many = "1 class" if len(classes) == 1 else f"{len(classes):,} classes"
+        self._tell(f"{asked.name}: what engines carry of {many}")
         capacities = Capacities(self._request, asked, cluster, cost, self._tell)
         families().require_measured_widths(capacities.model)
         self._capacities[asked.name], self._costs[asked.name] = capacities, cost

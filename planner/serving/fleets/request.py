@@ -170,4 +170,4 @@ def _pools(names: Sequence[str]) -> str:
 
 def parse_fleet_request(value: Mapping[str, Any], catalogue: Catalogue = SHIPPED) -> FleetRequest:
     """A request from a mapping. Raises InputError with the first field that is wrong."""
-    return checked(FleetRequest, value, "fleet", catalogue)
+    return checked(FleetRequest, value, "fleet", catalogue, "fleet-request")

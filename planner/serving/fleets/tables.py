@@ -154,7 +154,8 @@ def _melange(source: Source, document: Mapping[str, Any]) -> tuple[list[Measured
         for (i, o), share in np.ndenumerate(distribution)
         if share > 0
     )
-    told = f"{source.path.name}: {rate:g} requests/s over {rows} input and {columns} output sizes"
+    unit = "request/s" if rate == 1 else "requests/s"
+    told = f"{source.path.name}: {rate:g} {unit} over {rows} input and {columns} output sizes"
     load = SteppedLoad(source=told, steps=(LoadStep(start_s=0.0, end_s=HOUR_S, classes=classes),))
     return tables, load, {"slice_factor": document.get("slice_factor")}
 

@@ -78,11 +78,14 @@ def _not_survived(question: MixQuestion, engines: Ints, seconds: float, *, brief
     ways = _wider(question, seconds)
     fewer = {}
     for name, count in named.items():
-        for less in range(count - 1, 0, -1):
+        held, lost = 0, count  # who survives a loss survives a smaller one
+        while lost - held > 1:
+            less = (held + lost) // 2
             survive = replace(asked, **{name: less})
-            if solve_mix(replace(question, survive=survive), seconds=seconds, gap=1e-2).engines is not None:
-                fewer[name] = less
-                break
+            found = solve_mix(replace(question, survive=survive), seconds=seconds, gap=1e-2)
+            held, lost = (held, less) if found.engines is None else (less, lost)
+        if held:
+            fewer[name] = held
     low, high = 0.0, asked.share
     while high - low > 0.02:
         share = (low + high) / 2
@@ -135,5 +138,6 @@ def _wider(question: MixQuestion, seconds: float) -> str | None:
         used = {each.name: max(float(each.each @ row[each.kinds]) for row in engines) for each in wide}
         counts = {each.name: math.ceil(used[each.name] / each.unit - 1e-9) * each.unit for each in wide}
         more = [f"{counts[each.name]:,} {each.counts} of {each.name}" for each in wide if counts[each.name] > each.most]
-        ways.append(" and ".join(more))
+        if more:
+            ways.append(" and ".join(more))
     return " or ".join(ways) or None

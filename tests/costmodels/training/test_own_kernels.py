@@ -113,6 +113,25 @@ def test_the_last_store_wins(tmp_path: Path) -> None:
     assert told.item() == pytest.approx(1.1, rel=0.01)
 
 
+def test_rows_of_two_attention_kernels_answer_beside_each_other(tmp_path: Path) -> None:
+    sizes = [(1.0, 4096.0, 32.0, 8.0, 128.0, 128.0)]
+    first = store(tmp_path / "cudnn", FUSED, 0.9, sizes)
+    last = store(tmp_path / "flash2", FUSED, 3.0, sizes, kernel="flash_attn_2")
+    assert sorted(links(first, last).own.rows(FUSED)["kernel"]) == ["flash_attn_2"] * 2 + ["sdpa_cudnn"] * 2
+    same = store(tmp_path / "flash", FUSED, 3.0, sizes, kernel="sdpa_flash")
+    assert links(last, same).own.rows(FUSED)["kernel"].tolist() == ["sdpa_flash"] * 2
+
+
+def test_a_gpu_without_bfloat16_has_a_law_of_its_experts() -> None:
+    cost = RooflineCost(find_gpu("V100-SXM"))
+    own = Links(cost, Network(8, find_fabric("ib-400g"))).own  # type: ignore[arg-type]
+    assert own.flops_rate("fp8") == own.flops_rate("bf16") == 125e12
+    sizes = dict(zip(SIZES[GROUPED], ([8], [128], [2048], [1536]), strict=True))
+    rows = {"dtype": ["fp16"], "kind": ["forward"], "latency_us": [1.0], **sizes}
+    _, law = own.law(GROUPED, {name: np.array(values) for name, values in rows.items()})
+    assert np.isfinite(law).all()
+
+
 def test_rows_are_validated_on_shapes_left_out(tmp_path: Path) -> None:
     own = links(store(tmp_path, LINEAR, 1.2, SHAPES)).own
     (entry,) = taught_of_training(own)

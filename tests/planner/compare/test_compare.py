@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from planner.compare.carrying import ReplayedFleet
 from planner.compare.check_request import parse_check_request
 from planner.compare.checking import check
 from planner.compare.comparing import compare
@@ -244,3 +245,14 @@ def test_wide_engines_of_a_role_are_compared_in_it() -> None:
     running = imported(text)
     assert [each.starts for each in memory_of(running, SHIPPED)] == [True, True]
     assert [each.layout.exchange for each in running.engines] == ["high_throughput", "low_latency"]
+
+
+@pytest.mark.parametrize("most", [9.5, 6.0, 0.4])
+def test_what_a_longer_run_does_not_carry_is_looked_for_below(monkeypatch: pytest.MonkeyPatch, most: float) -> None:
+    """However far below it is."""
+    fleet = object.__new__(ReplayedFleet)
+    monkeypatch.setattr(ReplayedFleet, "_kept", lambda _, rate, *__: rate <= most)
+    found = fleet.agreed(Interval(value=11.0, low=10.0, high=12.0), 10.0, False)
+    assert 0.9 * most < found.value <= most
+    assert found.low == found.value
+    assert fleet.agreed(found, 10.0, True).value == 10.0

@@ -83,6 +83,8 @@ def test_requests_of_a_lost_engine_are_sent_again_to_the_others() -> None:
     assert {each.reason for each in gone.refused} == {"no engine is there"}
     assert gone.served < 1100
     assert np.isnan(third.first_us[third.arrival_us > 3721e6]).all()
+    assert third.span_s == pytest.approx(40, rel=0.01)  # those that nobody served came, too
+    assert gone.goodput_rps.value == pytest.approx(gone.attainment.value * 2000 / 40, rel=0.01)
 
 
 @pytest.mark.parametrize("fail", ["engine-9@10", "engine-0", "spot:H100-SXM@10", "engine-0@x"])

@@ -148,3 +148,14 @@ def test_a_row_without_room_names_its_watts() -> None:
     with pytest.raises(Infeasible, match=r"watts of .*row all carry") as error:
         plan_fleet(parse_fleet_request({**FLEET, "rows": rows}))
     assert "watts of row all" in error.value.hint
+
+
+def test_a_class_that_is_wrong_is_told_what_a_class_may_be() -> None:
+    load = {"classes": [{"isl": 100, "osl": 100, "rate_rps": -1}]}
+    wrong = {**FLEET, "services": [{**FLEET["services"][0], "load": load}]}  # type: ignore[dict-item]
+    with pytest.raises(InputError, match="rate_rps: -1") as caught:
+        parse_fleet_request(wrong)
+    assert caught.value.hint == "give the requests per second that come, 0 or more"
+    with pytest.raises(InputError) as caught:
+        parse_fleet_request({**FLEET, "survive": {"engine": 1}})
+    assert "plan schema fleet-request" in (caught.value.hint or "")

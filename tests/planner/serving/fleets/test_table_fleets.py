@@ -16,6 +16,8 @@ from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.fleets.files import read_fleet
 from planner.serving.fleets.planning import plan_fleet
 from planner.serving.fleets.request import parse_fleet_request
+from planner.solving.mix.question import MixQuestion, Survive
+from planner.solving.mix.solve import solve_mix
 from profiles.errors import Infeasible, InputError
 
 MELANGE: dict[str, Any] = {
@@ -280,3 +282,24 @@ def test_what_would_survive_is_named_and_does(tmp_path: Path) -> None:
         ((1, "", 1, ""), f", share: {share}"),
     ):
         planned(supplied(tmp_path, pools, 42, f"survive: {{engines: 1{rest}}}"))
+
+
+def test_of_many_losses_those_that_are_survived_are_found_by_halving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Survive] = []
+
+    def counting(question: MixQuestion, **how: Any) -> Any:
+        asked.append(question.survive)
+        return solve_mix(question, **how)
+
+    monkeypatch.setattr("planner.serving.fleets.ways_out.solve_mix", counting)
+    with pytest.raises(Infeasible) as caught:
+        planned(supplied(tmp_path, (4, "", 8, ""), 100, "survive: {engines: 16}"))
+    found = re.search(r"or survive engines (\d+)", caught.value.hint)
+    assert found is not None, caught.value.hint
+    held = int(found[1])
+    assert len({each.engines for each in asked}) <= 7
+    planned(supplied(tmp_path, (4, "", 8, ""), 100, f"survive: {{engines: {held}}}"))
+    with pytest.raises(Infeasible):
+        planned(supplied(tmp_path, (4, "", 8, ""), 100, f"survive: {{engines: {held + 1}}}"))
