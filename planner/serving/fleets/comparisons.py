@@ -137,7 +137,8 @@ def _carried_today(found: Answered) -> str:
     assert today is not None
     others = sum(last_step(today).values()) - sum(before)
     if others:
-        return f"as its own document says; {others} of its engines {'is' if others == 1 else 'are'} of no kind that is chosen from here"
+        are = "is" if others == 1 else "are"
+        return f"as its own document says; {others} of its engines {are} of no kind that is chosen from here"
     engines = np.array(before, np.float64)
     carries = min(float(Carrying(work).solve(engines)[0]) for work in found.question.work)
     if carries >= 1 - ENOUGH:
