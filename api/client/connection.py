@@ -266,6 +266,8 @@ class JobHandle:
                         if line.startswith("data: ") and (now := json.loads(line.removeprefix("data: "))) != last:
                             last = now
                             yield last
+                if last.get("state") not in ENDED:  # cut, as gateways do, perhaps at once
+                    time.sleep(0.5)
             except httpx.TransportError as error:
                 patience.wait(self._client._away(error))
             except ServiceProblem as error:

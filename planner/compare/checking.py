@@ -93,6 +93,11 @@ def _answered(
     return validated(answer, parse_check)
 
 
+def _plain(ms: float) -> str:
+    """Without an exponent, which :func:`format` writes from 10,000 on."""
+    return f"{ms:,.0f}" if ms >= 1e3 else f"{ms:.4g}"
+
+
 def _keeps(asked: Side, made: Comparison | None) -> bool:
     """At the load that was asked about; where none was, at any."""
     assert made is not None
@@ -114,7 +119,7 @@ def _verdict(
     if _keeps(asked, made):
         return "keeps", ()
     broken = [
-        f"{each.metric}_p{each.percentile:g} is {each.seen_ms.value:.4g} ms, promised {each.limit_ms:g} ms"
+        f"{each.metric}_p{each.percentile:g} is {_plain(each.seen_ms.value)} ms, promised {each.limit_ms:,g} ms"
         for each in asked.promises
         if not each.holds and each.seen_ms is not None
     ]

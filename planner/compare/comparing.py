@@ -173,7 +173,8 @@ def _side(side: Contender, most: Interval | None, rate_rps: float | None) -> Sid
         output_tokens_per_s=output,
         output_tokens_per_s_per_gpu=None if output is None else _scaled(output, 1 / running.gpus_used),
         usd_per_million_output_tokens=None if output is None or usd is None else _over(usd / 3600 * 1e6, output),
-        joules_per_output_token=_scaled(watts, 1 / (rate_rps * work.mean_osl)),
+        # What falls behind does not serve the rate: its tokens are not those of the load.
+        joules_per_output_token=_scaled(watts, 1 / (rate_rps * work.mean_osl)) if keeps_up else None,
     )
 
 

@@ -63,7 +63,7 @@ class Side(Document):
     output_tokens_per_s: Interval | None = Field(description="at what it carries; null: not predicted")
     output_tokens_per_s_per_gpu: Interval | None
     usd_per_million_output_tokens: Interval | None = Field(description="at what it carries; null: not known")
-    joules_per_output_token: Interval | None = Field(description="at the load; null: not known")
+    joules_per_output_token: Interval | None = Field(description="at the load; null: not known, or it falls behind")
 
 
 class Ordered(Document):

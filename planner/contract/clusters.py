@@ -6,12 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, catalogue_of, checked
 from planner.contract.files import mapping_of, read_text
+from planner.contract.sparse import Sparse
 from profiles.errors import InputError, UnknownName
 from profiles.hardware import SHIPPED, Catalogue, Node, Price
 from profiles.values import shown
@@ -80,8 +81,10 @@ class Cluster(Document):
         return self
 
 
-class SuppliedPool(Pool):
+class SuppliedPool(Sparse, Pool):
     """A pool with what else of it can be had, at which price, and how soon."""
+
+    SELDOM: ClassVar = ("preference",)
 
     gpus: Annotated[int, Field(ge=0, le=MOST_GPUS), PLAIN_NUMBER] = Field(
         description="GPUs available on demand; 0: only on spot or reserved"

@@ -40,12 +40,11 @@ _KEPT_BYTES = 500e6
 class Verdict:
     """Of a policy with ``servers``: brakes a year, growth of percentiles by class (``impact[class][percentile]``),
     highest reading of each node of the supply tree (share of its budget), how far its breaker was on its way to trip
-    (``wear``), trips a year, share of time at each level, mean watts,
-    most watts within a second, and tokens that were not answered, as a share of those asked."""
+    (``wear``; 1: it tripped), share of time at each level, mean watts, most watts within a second, and tokens that were
+    not answered, as a share of those asked."""
 
     servers: int
     brakes: Rate
-    trips: Rate
     impact: dict[str, dict[float, float]]
     peaks: Floats
     wear: Floats
@@ -141,29 +140,26 @@ class Judge:
         if (policy, n) not in self._known:
             self._say(policy, n)
             whole = list(self.whole_days(policy, n))
-            braked, tripped = 0, 0
+            braked = 0
             peaks, wear = (np.max([getattr(each, name) for each in whole], axis=(0, 1)) for name in ("peak", "wear"))
             for outcome in self.busy_slots(policy, n):
                 # A reading above the budget of any node is one brake of the slot.
                 braked += bool(outcome.peak[1:].max() > BRAKE_AT)
                 peaks = np.maximum(peaks, outcome.peak[1:].max(axis=0))
                 wear = np.maximum(wear, outcome.wear[1:].max(axis=0))
-                tripped += bool(outcome.wear[1:].max() >= 1)
-            rates = counted(braked, self.days.screened), counted(tripped, self.days.screened)
-            self._known[policy, n] = self._judged(n, whole, rates, peaks, wear)
+            self._known[policy, n] = self._judged(n, whole, counted(braked, self.days.screened), peaks, wear)
         return self._known[policy, n]
 
     def _say(self, policy: Policy, n: int) -> None:
         if self.progress is not None:
             self.progress(f"{policy.name} with {n} servers")
 
-    def _judged(self, n: int, whole: list[Outcome], rates: tuple[Rate, Rate], peaks: Floats, wear: Floats) -> Verdict:
+    def _judged(self, n: int, whole: list[Outcome], brakes: Rate, peaks: Floats, wear: Floats) -> Verdict:
         totals = np.sum([outcome.totals for outcome in whole], axis=0)
         steps = np.sum([outcome.level_steps for outcome in whole], axis=0)
         return Verdict(
             servers=n,
-            brakes=rates[0],
-            trips=rates[1],
+            brakes=brakes,
             impact=self._impact(n, whole),
             peaks=peaks,
             wear=wear,

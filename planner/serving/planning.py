@@ -26,6 +26,7 @@ from planner.serving.cluster_choice import planned_on_open_cluster
 from planner.serving.confirmation.confirmation import confirmed
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.engines.options import ServingOption, aggregated, disaggregated
+from planner.serving.fleet.infeasible import nearest
 from planner.serving.images import counted
 from planner.serving.infeasible import no_plan
 from planner.serving.layouts import Rejected, restrictions
@@ -217,11 +218,9 @@ def _none(request: PlanRequest, model: Architecture, options: list[ServingOption
     late = [o.error for o in allowed if isinstance(o.error, LimitReached)]
     if late:
         return late[0]
-    errors = [o for o in allowed if o.error is not None]
+    errors = [o.error for o in allowed if o.error is not None]
     if errors:
-        nearest = max(errors, key=lambda o: o.carries)
-        assert nearest.error is not None
-        return nearest.error
+        return nearest(errors, request.budget_watts, request.workload.rate_rps)
     searched = {o.precision: o.searches for o in options if o.searches}
     if not searched:
         return Unsupported(

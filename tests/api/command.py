@@ -58,9 +58,10 @@ def complaint(ran: Ran, code: int = 2) -> tuple[str, str]:
     return lines[0].removeprefix("error: "), lines[1].removeprefix("hint: ")
 
 
-def calibrated(run: Runner, runs: Path, store: Path, *told: str) -> None:
-    """``plan calibrate`` of ``runs`` into ``store``, and that it says ``told``."""
+def calibrated(run: Runner, runs: Path, store: Path, *told: str) -> str:
+    """``plan calibrate`` of ``runs`` into ``store``, and that it says ``told``: all that it says."""
     ran = run("calibrate", str(runs), "-o", str(store), "--quiet")
     assert ran.code == 0, ran.err
     for text in told:
         assert text in ran.out
+    return ran.out

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from command import Runner, calibrated, complaint
 
 from planner.serving.prediction_table import predict
@@ -34,14 +36,20 @@ def runs(folder: Path) -> Path:
 def test_a_store_of_own_runs_is_followed(run: Runner, tmp_path: Path) -> None:
     path, store = runs(tmp_path), tmp_path / "mine"
     lines = "vllm: 10 runs", "before: the constants that stood", "one model: a second model says"
-    calibrated(run, path, store, *lines)
-    scores = {}
+    said = calibrated(run, path, store, *lines)
+    scores, errors = {}, {}
     for name, extra in (("before", ()), ("after", ("--profiles", str(store)))):
         document = json.loads(run("predict", str(path), "--measured", "--json", "--quiet", *extra).out)
         scores[name] = {each["quantity"]: abs(each["bias_pct"]) for each in document["scores"]["scores"]}
+        errors[name] = {each["quantity"]: each["mape_pct"] for each in document["scores"]["scores"]}
     assert scores["before"]["tpot_ms_mean"] > 25
     assert scores["after"]["tpot_ms_mean"] < 0.6 * scores["before"]["tpot_ms_mean"]
     assert scores["after"]["ttft_ms_mean"] < scores["before"]["ttft_ms_mean"]
+    # Of requests of one length, too: both play the same loop.
+    for name, row in (("before", "before: the constants that stood"), ("after", r"nothing \(in sample\)")):
+        ttft, tpot = re.findall(rf"{row} .*? ([0-9.]+) %.*? ([0-9.]+) %\s+[0-9.]+ %\s+\S+ %\n", said)[0]
+        assert float(ttft) == pytest.approx(errors[name]["ttft_ms_mean"], abs=2)
+        assert float(tpot) == pytest.approx(errors[name]["tpot_ms_mean"], abs=2)
     assert "not empty" in complaint(run("calibrate", str(path), "-o", str(store)))[0]
 
 

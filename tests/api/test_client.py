@@ -70,6 +70,16 @@ def test_an_export_is_an_archive_whichever_way_it_was_asked_for(client: Client) 
     assert job.result() == asked
 
 
+def test_a_stream_that_is_cut_at_once_is_not_asked_for_in_a_tight_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("api.client.connection.time.sleep", slept.append)
+    streams = iter(["", "", 'data: {"state": "running"}\n\n', 'data: {"state": "done"}\n\n'])
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, text=next(streams)))
+    with Client("http://gateway", transport=transport) as client:
+        assert [now["state"] for now in client.job("0" * 32).events()] == ["running", "done"]
+    assert len(slept) == 3
+
+
 def test_a_gateway_may_name_the_character_set_of_a_document() -> None:
     def answers(request: httpx.Request) -> httpx.Response:
         media = "application/json; charset=utf-8"

@@ -107,9 +107,9 @@ def _predicted(asked: Side, made: CheckDocument) -> Iterator[str]:
         )
     costs = []
     if asked.usd_per_million_output_tokens is not None:
-        costs.append(f"{amount(asked.usd_per_million_output_tokens)} USD per million output tokens")
+        costs.append(f"{amount(asked.usd_per_million_output_tokens)} USD per million output tokens at what it carries")
     if asked.joules_per_output_token is not None:
-        costs.append(f"{asked.joules_per_output_token.value:.3g} J each")
+        costs.append(f"{asked.joules_per_output_token.value:.3g} J an output token at the load asked")
     if costs:
         yield _said("costs", ", ".join(costs))
 

@@ -125,7 +125,8 @@ def play_ms(c: OfRuns, runs: MeasuredRuns, slower: tuple[float, float] = (1.0, 1
         runs.mixed,
     )
     load = runs.load
-    sent = Clients.of(load.concurrency, load.osl, load.shortest, load.generations)
+    travel = np.where(load.shortest == 1, front_ms(c, runs, decode[:, -1] * slower[0]), 0.0)  # as predictions have it
+    sent = Clients.of(load.concurrency, load.osl, load.shortest, load.generations, travel * 1e3)
     loop = closed_loop(grid, sent, load.most_running, runs.ranks, load.gate.after(c.tokens_per_step(runs)))
     return np.stack([f(v, axis=1) for v in (loop.ttft, loop.tpot) for f in (np.nanmean, np.nanmedian)]) / 1e3
 

@@ -54,8 +54,8 @@ _BUSY = np.concatenate([np.linspace(0.02, 0.9, 45), [0.92, 0.94, 0.96, 0.98]])
 UTILISATIONS = np.concatenate([[IDLE, 1e-4, 1e-3, 3e-3, 0.01], _BUSY])
 """Loads at which prefill engines are judged, as shares of what they can do at most: above, a queue has no end."""
 
-FEW_UTILISATIONS = _BUSY[::6]
-"""Loads among which the objective latency chooses: there each is a candidate of its own."""
+NONE, FEW, MANY = np.zeros(0, np.int64), np.arange(5, len(UTILISATIONS), 6), np.arange(5, len(UTILISATIONS), 2)
+"""Of these the loads that are candidates beside the highest: where latency counts few, where watts do many."""
 
 SLACK = 1.05
 """By how much waiting for the link may lengthen a transfer before terms with longer transfers are needed."""
@@ -275,13 +275,13 @@ def pairing_limits(pools: list[DisaggregatedEngines]) -> Iterator[PairingLimits]
 
 
 def candidates(
-    roles: DisaggregatedEngines, on: PairingLimits, slowest: Decoding, *, every: bool = False
+    roles: DisaggregatedEngines, on: PairingLimits, slowest: Decoding, also: Ints = NONE
 ) -> EnginesWithinLimits:
     """The engines of one pool that keep the terms ``on``.
 
     Args:
         slowest: one decode engine that is as slow as any that the terms allow.
-        every: prefill engines at several loads, not only at the highest.
+        also: of :data:`UTILISATIONS` the loads at which prefill engines are candidates, beside the highest of each.
     """
     job, decode = roles.job, roles.decode
     per_us = decode.rate_rps.value / decode.layouts.dp / 1e6
@@ -292,9 +292,8 @@ def candidates(
     fine &= (decode.cycle_us.value <= on.cycle_us * (1 + 1e-9)) & (held <= roles.most)
     kept = np.flatnonzero(fine)
 
-    loaded = FEW_UTILISATIONS if every else UTILISATIONS
-    kinds = np.repeat(np.arange(len(roles.layouts)), len(loaded))
-    loads = prefilling(roles.steps.take(kinds), np.tile(loaded, len(roles.layouts)))
+    kinds = np.repeat(np.arange(len(roles.layouts)), len(UTILISATIONS))
+    loads = prefilling(roles.steps.take(kinds), np.tile(UTILISATIONS, len(roles.layouts)))
     per_us = loads.rate_rps.value / loads.steps.layouts.dp / 1e6
     sending, _ = with_queue(roles.send_us(loads.steps.layouts, on.copies), per_us)
     held = peak_sequences(per_us * (loads.service_us + np.minimum(sending, 1e12)))
@@ -306,9 +305,10 @@ def candidates(
         if bound.metric != "tpot":
             fine &= percentile_ms(pairs, bound, job.confidence) <= bound.limit_ms
     rows = np.flatnonzero(fine)
-    if not every and len(rows):
+    if len(rows):
         # Loads rise within each kind, so the last is the highest.
-        rows = rows[np.append(np.diff(kinds[rows]) > 0, True)]
+        highest = np.append(np.diff(kinds[rows]) > 0, True)
+        rows = rows[highest | np.isin(rows % len(UTILISATIONS), also)]
     return EnginesWithinLimits(
         roles, loads.take(rows), pairs.exposed_us.value[rows], kinds[rows], decode.take(kept), kept
     )

@@ -20,6 +20,9 @@ from planner.contract.clusters import Cluster
 from planner.serving.engines.aggregated import AggregatedCandidate
 from planner.serving.engines.decode import DecodeCandidate
 from planner.serving.engines.disaggregated import (
+    FEW,
+    MANY,
+    NONE,
     DisaggregatedEngines,
     PairingLimits,
     candidates,
@@ -35,6 +38,7 @@ from planner.serving.engines.protocol import EngineCandidate
 from planner.serving.engines.ties import TIE, coolest, simplest
 from planner.serving.fleet import fleet
 from planner.serving.fleet.fleet import Candidates, FleetChoice
+from planner.serving.fleet.infeasible import highest_rps, nearest
 from planner.serving.fleet.programme import BY_REQUEST
 from planner.serving.layouts import Rejected
 from planner.serving.operating_points import Job, LayoutSearch, OperatingPoints, rate_at_confidence
@@ -71,8 +75,7 @@ class ServingOption:
     @property
     def carries(self) -> float:
         """The highest rate that is known to be carried where the rate asked for is not, requests/s."""
-        highest = getattr(self.error, "details", {}).get("highest_rate_rps")
-        return float(highest) if isinstance(highest, int | float) else 0.0
+        return highest_rps(self.error)
 
     def allowed(self, request: PlanRequest) -> bool:
         """Whether the request may be answered with it, and not only compared to it."""
@@ -263,7 +266,12 @@ def disaggregated(
             if best.choice is not None and not _may_beat(request, offered, best):
                 continue
             option = _solved(request, bare, offered, origin)
-            if option.better_than(best, request.goal) or (best.choice is None and option.carries > best.carries):
+            if option.error is not None and best.error is not None:
+                error = nearest([best.error, option.error], request.budget_watts, request.workload.rate_rps)
+                best = replace(option if option.carries > best.carries else best, error=error, reason=error.message)
+            elif option.better_than(best, request.goal) or (
+                best.choice is None and (option.carries > best.carries or request.budget_watts is not None)
+            ):
                 best = option
     return best
 
@@ -285,14 +293,16 @@ def _offer(
     slowest = slowest_decode(pools, on)
     if slowest is None:
         return None, ()
-    every, energy, limited = request.goal == "latency", request.goal == "energy", request.budget_watts is not None
+    energy, limited = request.goal == "energy", request.budget_watts is not None
+    every = request.goal == "latency"
+    also = MANY if limited else FEW if every else NONE  # at less load an engine draws less
     tables: list[Candidates] = []
     origin: list[EngineCandidate] = []
     for pool in pools:
-        kept = candidates(pool, on, slowest, every=every)
+        kept = candidates(pool, on, slowest, also)
         first, second = kept.prefill, kept.decode
         layouts, rate = first.steps.layouts, rate_at_confidence(first.rate_rps, request.confidence)
-        chosen = range(len(rate)) if every else _fastest(layouts, rate)
+        chosen = range(len(rate)) if len(also) else _fastest(layouts, rate)
         first_ms = (first.done_us.value + kept.exposed_us) / 1e3
         joules = None
         if energy:

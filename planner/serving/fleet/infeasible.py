@@ -11,7 +11,7 @@ import numpy as np
 from planner.serving.fleet.programme import Question, programme
 from planner.solving.packing import hosted, span, with_gpus
 from planner.solving.solvers import TOLERANCE, Ints, Solution
-from profiles.errors import Infeasible, LimitReached
+from profiles.errors import Infeasible, LimitReached, ShardwrightError
 
 
 def gpus_of(ask: Question, which: Sequence[int], engines: Ints | None = None) -> str:
@@ -37,8 +37,7 @@ def infeasible(ask: Question) -> Infeasible:
     ways = [f"{gpus} GPUs of pool {name}" for name, gpus in needed.items() if gpus is not None]
     hostable = hosted(ask.pools, c, frozenset(offered))
     binding = gpus_of(ask, c.pool[hostable].tolist() or offered)
-    most = programme(replace(ask, objective="throughput", rate_rps=None))
-    found = ask.solve(most, ties=False) if most else None
+    found = _most(replace(ask, budget_watts=None))
     if found is not None and found.status == "infeasible":
         return Infeasible(
             f"no prefill engine fits the {binding} beside a decode engine",
@@ -58,16 +57,27 @@ def infeasible(ask: Question) -> Infeasible:
             gpus_needed=needed,
         )
     highest = found.objective or 0.0
-    digits = 10.0 ** (5 - math.floor(math.log10(highest))) if highest else 1.0
-    shown = math.floor(highest * digits) / digits  # rounded down, so that it can be carried
+    shown = f"{_rounded_down(highest):g}"
+    carried = f"at most {shown}" if found.status == "optimal" else f"{shown} as far as was found in time"
+    if ask.budget_watts is not None:
+        within = _most(ask)
+        highest = 0.0 if within is None or within.objective is None else within.objective
+        shown = f"{_rounded_down(highest):g}"
+        carried += f" with any watts, {shown if highest else 'nothing'} within {ask.budget_watts:,.0f} W"
     return Infeasible(
-        f"rate_rps: {rate:g} requests/s is more than the {binding} carry, "
-        + (f"at most {shown:g}" if found.status == "optimal" else f"{shown:g} as far as was found in time"),
-        f"offer at most {shown:g} requests/s" + (f", or have {' or '.join(ways)}" if ways else ""),
+        f"rate_rps: {rate:g} requests/s is more than the {binding} carry, {carried}",
+        (f"offer at most {shown} requests/s" if highest else "allow more watts at a lower rate")
+        + (f", or have {' or '.join(ways)}" if ways else ""),
         binding=binding,
         highest_rate_rps=highest,
         gpus_needed=needed,
     )
+
+
+def _most(ask: Question) -> Solution | None:
+    """The highest rate that fits; None where a role has no candidate that fits."""
+    model = programme(replace(ask, objective="throughput", rate_rps=None))
+    return ask.solve(model, ties=False) if model else None
 
 
 def _short_of_watts(ask: Question) -> Infeasible | None:
@@ -79,17 +89,45 @@ def _short_of_watts(ask: Question) -> Infeasible | None:
     if found is None or found.objective is None:
         return None
     needed = math.ceil(found.objective)
-    most = programme(replace(ask, objective="throughput", rate_rps=None))
-    carried = ask.solve(most, ties=False) if most else None
+    carried = _most(ask)
     highest = 0.0 if carried is None or carried.objective is None else carried.objective
-    load = "" if ask.rate_rps is None else f" that carries {ask.rate_rps:g} requests/s"
+    assert ask.budget_watts is not None
+    return _too_few_watts(ask.budget_watts, ask.rate_rps, needed, highest)
+
+
+def _too_few_watts(budget: float, rate_rps: float | None, needed: int, highest_rps: float) -> Infeasible:
+    load = "" if rate_rps is None else f" that carries {rate_rps:g} requests/s"
+    offer = f", or offer at most {_rounded_down(highest_rps):g} requests/s" if highest_rps and load else ""
     return Infeasible(
-        f"budget_watts: {ask.budget_watts:,.0f} W is less than any fleet{load} draws, {needed:,} W",
-        f"allow {needed:,} W" + (f", or offer at most {highest:.4g} requests/s" if highest and load else ""),
+        f"budget_watts: {budget:,.0f} W is less than any fleet{load} draws, {needed:,} W",
+        f"allow {needed:,} W{offer}",
         binding="power budget",
         watts_needed=float(needed),
-        highest_rate_rps=highest,
+        highest_rate_rps=highest_rps,
     )
+
+
+def highest_rps(error: ShardwrightError | None) -> float:
+    """The highest rate that is known to be carried where the rate asked for is not, requests/s."""
+    highest = error.details.get("highest_rate_rps") if error is not None else None
+    return float(highest) if isinstance(highest, int | float) else 0.0
+
+
+def nearest(
+    errors: Sequence[Infeasible | LimitReached], budget_watts: float | None, rate_rps: float | None
+) -> Infeasible | LimitReached:
+    """Of what keeps several ways from serving, what is true of them all: the error of the one that carries most, or
+    where watts bind, the fewest that any of them draws."""
+    drawn = [watts for error in errors if isinstance(watts := error.details.get("watts_needed"), float)]
+    if drawn and budget_watts is not None:
+        return _too_few_watts(budget_watts, rate_rps, math.ceil(min(drawn)), max(map(highest_rps, errors)))
+    return max(errors, key=highest_rps)
+
+
+def _rounded_down(rate: float) -> float:
+    """Six significant digits, so that it can be carried."""
+    digits = 10.0 ** (5 - math.floor(math.log10(rate))) if rate else 1.0
+    return math.floor(rate * digits) / digits
 
 
 def _gpus_needed(ask: Question, p: int) -> int | None:

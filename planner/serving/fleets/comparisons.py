@@ -10,8 +10,8 @@ from importlib.metadata import version
 import numpy as np
 
 from planner.contract.fleet import CostAtRate, DemandPriced, FleetCompared, RowPower, SupplyBound, SurviveAsked
-from planner.serving.fleets.decision import Answered, Fleet, solved
-from planner.solving.mix.carrying import Carrying
+from planner.serving.fleets.decision import Answered, Fleet, last_step, solved
+from planner.solving.mix.carrying import ENOUGH, Carrying
 from planner.solving.mix.question import Block, MixQuestion
 from planner.solving.mix.solve import MixAnswer, solve_mix
 from profiles.errors import Infeasible, LimitReached
@@ -115,14 +115,13 @@ def _compared(found: Answered, seconds: float) -> list[FleetCompared]:
     rows += _without_each(found, seconds, rows)
     today = fleet.request.current
     if today is not None:
-        cost, carries = today.decision.usd_per_hour, _carries(found)
-        said = "as its own document says"
+        cost = today.decision.usd_per_hour
         rows.append(
             FleetCompared(
                 name="today's fleet",
                 usd_per_hour=cost,
                 loses_by=None if cost is None or not ours else (cost - ours) / ours,
-                reason=said if carries >= 1 else f"it carries {carries:.0%} of this load at most",
+                reason=_carried_today(found),
             )
         )
     if len(fleet.steps) > 1:
@@ -131,13 +130,20 @@ def _compared(found: Answered, seconds: float) -> list[FleetCompared]:
     return rows
 
 
-def _carries(found: Answered) -> float:
-    """The share of the load that the fleet which runs now carries in the step that is hardest for it, losses aside."""
-    before = found.fleet.before
-    if before is None:
-        return 0.0
+def _carried_today(found: Answered) -> str:
+    """What the fleet that runs now carries of the load in the step that is hardest for it, losses aside, in words."""
+    before, today = found.fleet.before, found.fleet.request.current
+    assert before is not None
+    assert today is not None
+    others = sum(last_step(today).values()) - sum(before)
+    if others:
+        are = "is" if others == 1 else "are"
+        return f"as its own document says; {others} of its engines {are} of no kind that is chosen from here"
     engines = np.array(before, np.float64)
-    return min(float(Carrying(work).solve(engines)[0]) for work in found.question.work)
+    carries = min(float(Carrying(work).solve(engines)[0]) for work in found.question.work)
+    if carries >= 1 - ENOUGH:
+        return "as its own document says"
+    return f"it carries {carries:.0%} of this load at most"
 
 
 def _one_for_all(found: Answered, seconds: float) -> list[FleetCompared]:

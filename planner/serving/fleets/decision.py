@@ -359,6 +359,13 @@ def fleet_of(request: FleetRequest, engines: Engines) -> Fleet:
     return replace(fleet, before=None if request.current is None else running_now(fleet, request.current))
 
 
+def last_step(plan: Plan) -> dict[str, int]:
+    """How many engines of each group run in the last step of a plan."""
+    if plan.decision.schedule:
+        return dict(plan.decision.schedule[-1].engines)
+    return {group.id: len(group.replicas) for group in plan.decision.engines}
+
+
 def running_now(fleet: Fleet, current: Plan) -> tuple[int, ...]:
     """How many of each variant a running fleet has in its last step. Engines of it that are no candidates any more are
     left out: they leave.
@@ -368,7 +375,7 @@ def running_now(fleet: Fleet, current: Plan) -> tuple[int, ...]:
     """
     pools = {pool.name for pool in fleet.cluster.pools}
     names = [service.asked.name for service in fleet.services]
-    last = current.decision.schedule[-1].engines if current.decision.schedule else {}
+    last = last_step(current)
     counts = [0] * len(fleet.chosen.variants)
     for group in current.decision.engines:
         if group.pool not in pools:
@@ -383,11 +390,10 @@ def running_now(fleet: Fleet, current: Plan) -> tuple[int, ...]:
                 f"current: {group.id} serves {shown(name)}, which is none of the services ({', '.join(names)})",
                 "name the services as the running fleet does",
             )
-        count = last.get(group.id, 0) if current.decision.schedule else len(group.replicas)
         for v, variant in enumerate(fleet.chosen.variants):
             offer = fleet.offers[variant.offer]
             same = (offer.pool.name, offer.supply, names[variant.service]) == (group.pool, group.supply, name)
             if same and fleet.services[variant.service].engines[variant.engine].is_like(group):
-                counts[v] += count
+                counts[v] += last.get(group.id, 0)
                 break
     return tuple(counts)

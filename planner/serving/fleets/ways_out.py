@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from planner.solving.mix.master import per_hour
 from planner.solving.mix.most import most_share
 from planner.solving.mix.question import Block, MixQuestion, Survive
 from planner.solving.mix.solve import solve_mix
@@ -25,7 +26,7 @@ def why_not(question: MixQuestion, limit_s: float, *, brief: bool = False) -> In
     if question.budget is not None:
         found = solve_mix(replace(question, budget=None), seconds=seconds, gap=1e-4)
         if found.engines is not None:
-            least = math.ceil(max(_usd_per_hour(question, row) for row in found.engines) * 100) / 100
+            least = math.ceil(max(per_hour(question, row) for row in found.engines) * 100) / 100
             return Infeasible(
                 f"budget_usd_per_hour: {question.budget:g} is less than any fleet that carries the load costs",
                 f"allow {least:g} USD an hour, or serve less",
@@ -52,16 +53,6 @@ def why_not(question: MixQuestion, limit_s: float, *, brief: bool = False) -> In
                 binding="changes",
             )
     return _supplies(question, brief=brief)
-
-
-def _usd_per_hour(question: MixQuestion, engines: Ints) -> float:
-    """Of ``engines`` (n,) while they serve, whole instances and what is reserved with them."""
-    units = sum(
-        math.ceil(float(block.each @ engines[block.kinds]) / block.unit - 1e-9) * block.unit_cost
-        for block in question.blocks
-        if block.unit > 1
-    )
-    return float(question.kinds.cost @ engines) + units + question.fixed_cost
 
 
 def _not_survived(question: MixQuestion, engines: Ints, seconds: float, *, brief: bool) -> Infeasible:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from planner.solving.mix.clock import Deadline
-from planner.solving.mix.master import fits
+from planner.solving.mix.master import affordable, fits
 from planner.solving.mix.mending import Searched
 from planner.solving.mix.question import ALL, MixQuestion, losses, remaining
 from planner.solving.solvers import Bools, Floats, Ints
@@ -121,7 +121,9 @@ class DaySearch:
         return row
 
     def _more(self, rows: Sequence[Floats]) -> None:
-        self.rows = np.unique(np.array([*self.rows, *rows]), axis=0)
+        within = [row for row in rows if affordable(self._q, row)]
+        if within:
+            self.rows = np.unique(np.array([*self.rows, *within]), axis=0)
 
     # -------------------------------------------------------------- paths
 

@@ -335,5 +335,20 @@ def fits(question: MixQuestion, engines: Floats) -> Bools:
     return np.array([_used(block, engines) <= block.most + 1e-9 for block in question.blocks], np.bool_)
 
 
-def _used(block: Block, engines: Floats) -> float:
+def per_hour(question: MixQuestion, engines: Floats | Ints) -> float:
+    """What ``engines`` (n,) take of the budget while they serve, whole units and what is fixed with them."""
+    units = sum(
+        np.ceil(_used(block, engines) / block.unit - 1e-9) * block.unit_cost
+        for block in question.blocks
+        if block.unit > 1
+    )
+    return float(question.of_budget @ engines + units) + question.fixed_cost
+
+
+def affordable(question: MixQuestion, engines: Floats | Ints) -> bool:
+    """Whether the budget has room for ``engines`` (n,)."""
+    return question.budget is None or per_hour(question, engines) <= question.budget + 1e-9
+
+
+def _used(block: Block, engines: Floats | Ints) -> float:
     return float(block.each @ engines[block.kinds])

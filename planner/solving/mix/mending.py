@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from planner.solving.mix.clock import Deadline
-from planner.solving.mix.master import Master, fits
+from planner.solving.mix.master import Master, affordable, fits
 from planner.solving.mix.question import ALL, Loss, MixQuestion, losses, remaining
 from planner.solving.solvers import Floats
 
@@ -135,7 +135,7 @@ def _lack(search: Searched, t: int, engines: Floats) -> tuple[int, float, Loss] 
 
 def _timely(q: MixQuestion, engines: Floats) -> bool:
     """Whether what a mended fleet changes from step to step is allowed."""
-    budget = q.budget is None or bool((engines @ q.of_budget <= q.budget - q.fixed_cost + 1e-9).all())
+    budget = all(affordable(q, each) for each in engines)
     settled = q.steps == 1 and q.before is None
     return budget and (
         settled or (not (q.kinds.min_up_s > 0).any() and all(_changes(q, engines, t) for t in range(q.steps)))

@@ -220,6 +220,16 @@ def test_a_promise_that_breaks_is_named_and_what_is_better_is_shown() -> None:
     assert got.better.commands[0][0] == "vllm"
 
 
+def test_what_falls_behind_says_no_joules_of_tokens_that_it_does_not_serve() -> None:
+    asked = {"text": COMMAND, "gpu": "H200", "workload": "isl=1000,osl=100,rate=400", "slo": "ttft=1s,tpot=20ms"}
+    got = check(parse_check_request(asked))
+    assert got.verdict == "breaks"
+    assert got.comparison is not None
+    assert not got.comparison.sides[0].keeps_up
+    assert got.comparison.sides[0].joules_per_output_token is None
+    assert any(" ms, promised 1,000 ms" in reason and "e+" not in reason for reason in got.reasons)
+
+
 def test_a_plan_is_checked_by_its_own_promises(planned: Plan) -> None:
     got = check(parse_check_request({"plan": json.loads(planned.to_json())}))
     assert got.is_well

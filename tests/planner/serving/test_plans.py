@@ -114,6 +114,7 @@ LEFT_OUT: dict[str, set[str]] = {
     "RequestUnderstood": {"power_cap", "clock", "rows", "budget_watts", "usd_per_kwh"},
     "Prediction": {"electricity_usd_per_hour"},
     "FleetProof": {"rows"},
+    "SuppliedPool": {"preference"},
 }
 """Where there is none."""
 

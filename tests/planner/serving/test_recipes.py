@@ -93,7 +93,7 @@ def test_smaller_steps_take_longer_to_the_first_token() -> None:
 
 
 def test_looking_at_the_queue_less_often_makes_requests_wait() -> None:
-    often, seldom = row(), row(polling_interval="30")
+    often, seldom = (row(spread="0.8-1", **more) for more in ({}, {"polling_interval": "30"}))
     assert float(seldom["ttft_ms_mean"]) > float(often["ttft_ms_mean"])
 
 

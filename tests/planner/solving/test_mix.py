@@ -141,6 +141,20 @@ def test_a_budget_of_a_day_counts_what_engines_cost() -> None:
     assert tight.engines is None or (tight.engines @ asked.kinds.cost <= 0.9 * most + 1e-9).all()
 
 
+def test_schedules_that_are_put_together_keep_the_budget_too() -> None:
+    """The two kinds together are cheapest in the busy half hour, and more than that hour may cost."""
+    work = np.array([[0.1, 0.054], [0.058, 0.0216], [0.2255, 0.224]])
+    kinds = replace(kinds_of(np.array([3.47, 8.51])), startup_s=np.array([1800.0, 600.0]))
+    works, seconds = [work * each for each in (1, 0.786, 9.4, 1.343, 1.988)], np.array([2.0, 2, 0.5, 2, 0.5]) * 3600
+    free = solve_mix(MixQuestion(kinds, works, seconds, cyclic=True))
+    assert free.engines is not None
+    assert max(free.engines @ kinds.cost) == pytest.approx(2 * 3.47 + 8.51)
+    tight = solve_mix(MixQuestion(kinds, works, seconds, cyclic=True, budget=15.0))
+    assert tight.engines is not None
+    assert tight.engines.tolist() == [[1, 0], [1, 0], [4, 0], [1, 0], [1, 0]]
+    assert tight.status == "optimal"
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_what_is_shunned_is_used_less_and_costs_what_it_costs(seed: int) -> None:
     asked = replace(random_question(np.random.default_rng(seed)), survive=Survive())

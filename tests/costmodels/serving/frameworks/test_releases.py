@@ -151,7 +151,7 @@ def test_facts_of_older_releases_are_named() -> None:
 
 
 def test_graphs_and_the_share_of_memory_changed_together_in_vllm() -> None:
-    before, after = find_framework("vllm@0.20"), find_framework("vllm@0.21")
+    before, after = find_framework("vllm@0.19"), find_framework("vllm@0.20")
     assert (before.defaults.gpu_memory_utilization, before.memory.graphs_within_budget) == (0.90, False)
     assert (after.defaults.gpu_memory_utilization, after.memory.graphs_within_budget) == (0.92, True)
 

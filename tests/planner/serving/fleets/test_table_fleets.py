@@ -284,6 +284,23 @@ def test_what_would_survive_is_named_and_does(tmp_path: Path) -> None:
         planned(supplied(tmp_path, pools, 42, f"survive: {{engines: 1{rest}}}"))
 
 
+def test_what_todays_fleet_carries_is_said_where_it_is_known(tmp_path: Path) -> None:
+    today = planned(supplied(tmp_path, (2, "", 8, ""), 40))
+
+    def said(path: Path) -> str | None:
+        fleet = planned(path, current=today.model_dump(mode="json")).proof.fleet
+        assert fleet is not None
+        return next(row.reason for row in fleet.compared if row.name == "today's fleet")
+
+    assert said(supplied(tmp_path, (2, "", 8, ""), 40)) == "as its own document says"
+    assert said(supplied(tmp_path, (2, "", 8, ""), 80)) == "it carries 50% of this load at most"
+    text = SUPPLIED % (2, "", 8, "") + (SERVED % 9).replace("h100.json, ", "")
+    (group,) = today.decision.engines
+    assert group.gpu == "H100"
+    others = "1 of its engines is of no kind that is chosen from here"
+    assert said(written(tmp_path, "alone.yaml", text)) == f"as its own document says; {others}"
+
+
 def test_of_many_losses_those_that_are_survived_are_found_by_halving(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
