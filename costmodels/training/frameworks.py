@@ -56,6 +56,7 @@ class TrainingFramework:
     fragmentation: float
     fragmentation_plain: float
     flat_states: bool = False
+    shardings: tuple[int, ...] = (0, 1, 2, 3)
     weights_8bit: float | None = None
     gradients_8bit: float | None = None
     reduce_8bit: float | None = None

@@ -109,7 +109,7 @@ def calibrate_training(
 
     Args:
         measured: profile stores laid over the shipped pack.
-        said: what the runs are called.
+        said: the files that they are from.
 
     Raises:
         InputError: no iteration was measured, or fewer than :data:`FEWEST` runs can be used.
@@ -126,8 +126,9 @@ def calibrate_training(
     def residuals(point: Floats) -> Floats:
         return np.asarray(runs.logs(machines.calibrated(_under(start, names, point))) / noise)
 
+    progress(f"{len(names)} constants, from {len(noise):,} runs")
+
     def slopes_at(point: Floats) -> Floats:
-        progress(f"{len(names)} constants, from {len(noise):,} runs")
         return np.vstack((_slopes(residuals, point, residuals(point)), np.diag(1 / sigma)))
 
     upper = np.array([_most(name) for name in names])
@@ -155,7 +156,7 @@ def calibrate_training(
     calibration = _under(start, names, fit.x, sure).model_copy(
         update={
             "spread": _spread(start.spread, _classes(runs), held["rows"]),
-            "learned_from": (f"{said} ({today})" if said else today) + doubtful,
+            "learned_from": (f"{n:,} {'run' if n == 1 else 'runs'} of {said} ({today})" if said else today) + doubtful,
         }
     )
     moved = tuple(
@@ -309,5 +310,5 @@ def _told(logs: Floats) -> dict[str, float]:
     return {
         "mape": round(float(np.abs(ratio).mean()), 1),
         "median": round(float(np.median(np.abs(ratio))), 1),
-        "bias": round(float(np.median(ratio)), 1),
+        "bias": round(float(ratio.mean()), 1),  # as `plan train predict --measured` has it
     }

@@ -54,7 +54,14 @@ class TrainingTarget(Target):
             f"for {plan.request.framework}, {plan.decision.mesh.label} on {plan.decision.gpus_used} GPUs",
             f"predicted: {iteration.iteration_s.value:.4g} s an iteration",
             *written,
+            *(f"fits only with {name}={value} in its environment" for name, value in self.environment.items()),
         )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables without which the plan does not fit."""
+        tight = any(stage.verdict == "expandable_segments" for stage in self.plan.prediction.stages)
+        return {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"} if tight else {}
 
     @property
     def gpus_per_node(self) -> int:

@@ -41,7 +41,7 @@ def closest(setting: Setting, request: TrainingRequest, gpus: int, gpus_per_node
 
 def _leanest(setting: Setting, request: TrainingRequest, found: LayoutCandidates) -> TrainingLayouts:
     n, model, facts = len(found), setting.model, setting.framework
-    allowed = request.sharding or (0, 1, 2, 3)
+    allowed = [each for each in facts.shardings if request.sharding is None or each in request.sharding]
     with_pp = [each for each in allowed if each in facts.sharding_with_pp] or [min(allowed)]
     layers = np.zeros((n, int(found.pp.max()), len(model.kinds)))
     for pp in np.unique(found.pp).tolist():

@@ -19,7 +19,8 @@ def launch(setting: Setting, request: TrainingRequest, decision: TrainingDecisio
     from planner.training.document import TrainingLaunch
 
     name = setting.framework.name
-    notes = [f"start one process a GPU, ranks in the order {decision.rank_order}, on {_nodes(decision)} nodes"]
+    nodes = "1 node" if _nodes(decision) == 1 else f"{_nodes(decision)} nodes"
+    notes = [f"start one process a GPU, ranks in the order {decision.rank_order}, on {nodes}"]
     if name in ("megatron", "megatron-deepspeed"):
         arguments = _megatron(setting, request, decision, notes)
     elif name == "torchtitan":

@@ -69,9 +69,8 @@ def _answered(
         raise InputError("rows: there are none", "give one layout a row, below a header")
     clash = next((name for name in table.columns if name in ADDED), None)
     if clash is not None:
-        raise InputError(
-            f"{clash}: the column is added by the prediction", "rename it, or give --measured to score against it"
-        )
+        score = "" if machines is None else ", or give --measured to score against it"
+        raise InputError(f"{clash}: the column is added by the answer", f"rename it{score}")
     out = {name: np.full(len(table), "", dtype=object) for name in ADDED}
     stages: list[list[dict[str, int]]] = [[] for _ in range(len(table))]
     groups, wrong = read_layouts(table, hardware, find_model)

@@ -177,10 +177,11 @@ def _nothing(setting: Setting, request: TrainingRequest, planned: list[PlannedTr
         if smallest
         else "allow more: recomputation, sharding 3, longer pipelines"
     )
-    if not request.recompute:
-        way += ", or allow recomputation"
-    if request.sharding is not None and 3 not in request.sharding:
-        way += ", or sharding 3"
+    looser: dict[str, dict[str, object]] = {"recomputation": {"recompute": True}, "sharding 3": {"sharding": (3,)}}
+    for said, changed in looser.items():
+        other = request.model_copy(update=changed)
+        if other != request and _fits(setting, other, each, gpus):
+            way += f", or allow {said}"
     return Infeasible(
         f"cluster: {setting.model.name} does not fit on {gpus:,} × {each.gpu.name}: {binding}",
         way,

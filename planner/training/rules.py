@@ -69,7 +69,10 @@ def _pipeline(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
             f"pp: {c.pp} × vpp {c.vpp} is more than the {c.model.layers} layers, the embedding and the loss",
             "choose fewer stages",
         )
-    if c.pp > 1 and c.sharding not in c.framework.sharding_with_pp:
+    if c.sharding not in c.framework.shardings:
+        known = ", ".join(map(str, c.framework.shardings))
+        yield f"sharding: {c.framework.full_name} has no {c.sharding}", f"choose from {known}"
+    elif c.pp > 1 and c.sharding not in c.framework.sharding_with_pp:
         known = ", ".join(map(str, c.framework.sharding_with_pp))
         yield (
             f"sharding: {c.framework.full_name} refuses {c.sharding} with pp {c.pp}",

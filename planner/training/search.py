@@ -153,7 +153,12 @@ class _Searching:
     def _expanded(self, layouts: TrainingLayouts) -> tuple[TrainingLayouts, Ints]:
         """(each layout with each sharding and selective recomputation, the row that it is from)."""
         facts = self.setting.framework
-        shardings = [each for each in (0, 1, 2, 3) if self.request.sharding is None or each in self.request.sharding]
+        shardings = [each for each in facts.shardings if self.request.sharding is None or each in self.request.sharding]
+        if not shardings:
+            raise InputError(
+                f"sharding: {facts.full_name} has no {' or '.join(map(str, self.request.sharding or ()))}",
+                f"choose from {', '.join(map(str, facts.shardings))}",
+            )
         rows, sharding, bits = (
             each.ravel() for each in np.meshgrid(np.arange(len(layouts)), shardings, self.selective, indexing="ij")
         )

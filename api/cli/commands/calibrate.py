@@ -69,8 +69,7 @@ def calibrate(
         if len(training):
             from planner.calibrate.training_runs import calibrate_training
 
-            said = f"{len(training):,} runs of {names}"
-            trained = calibrate_training(training, measured=measured, said=said, progress=report)
+            trained = calibrate_training(training, measured=measured, said=names, progress=report)
     try:
         write(
             output,

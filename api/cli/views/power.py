@@ -38,6 +38,7 @@ def _decided(plan: PowerPlan, out: Console) -> None:
     ahead = f", with the prompts that wait for {d.foresight_s:g} s ahead" if d.foresight_s else ""
     traffic = request.traffic
     met = "" if traffic.peak is None else f", today's peak {traffic.peak:.1%} of the budget, rise {traffic.rise:.1%}"
+    grows = ", ".join(f"{e.priority} p{e.percentile:g} grows by {percent(e.limit)}" for e in request.slo_impact)
     rows = [
         ("servers", kinds),
         (
@@ -47,6 +48,7 @@ def _decided(plan: PowerPlan, out: Console) -> None:
         ("mean power", f"{plan.prediction.row_watts_mean.value / 1e3:,.4g} kW"),
         ("load", f"{traffic.source}, {number(traffic.requests_per_s)} requests/s on today's servers{met}"),
         ("control", f"{way}, up to {d.delay_s:g} s; a reading every {request.telemetry.period_s:g} s{ahead}"),
+        *([("at most", grows)] if grows else []),
         ("binds", f"{d.binding.node} ({_promise(d.binding.promise)})"),
     ]
     paid = next(each.usd_per_year for each in plan.policies if each.name == d.policy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 from planner.exports.text import comments, name_of, yaml_text
@@ -22,6 +23,9 @@ class SlurmTraining(TrainingTarget):
     def needs(self) -> tuple[str, ...]:
         return (*self.script_needs, *self.module_needs)
 
+    def steps(self, folder: Path) -> tuple[str, ...]:
+        return (f"start: cd {folder} && sbatch job.sbatch",)
+
     def files(self) -> dict[str, str]:
         values = self.values
         options = {
@@ -39,7 +43,8 @@ class SlurmTraining(TrainingTarget):
             "set -eu\n"
             'HEAD_ADDRESS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)\nexport HEAD_ADDRESS\n'
             "HERE=${SLURM_SUBMIT_DIR:-.}\nexport HERE\n"
-            "# shellcheck disable=SC2016  # filled in on each node\n"
+            + "".join(f"export {name}={value}\n" for name, value in self.environment.items())
+            + "# shellcheck disable=SC2016  # filled in on each node\n"
             f"srun --kill-on-bad-exit=1 sh -c {for_shell('exec ' + inner)}\n"
         )
         return {"job.sbatch": f"#!/bin/sh\n{lines}{comments(self.told)}{body}", **self.arguments()}
@@ -62,6 +67,9 @@ class KubernetesTraining(TrainingTarget):
     def needs(self) -> tuple[str, ...]:
         return ("image", *self.script_needs, *self.module_needs)
 
+    def steps(self, folder: Path) -> tuple[str, ...]:
+        return (f"start: kubectl apply -f {folder}/training.yaml",)
+
     def files(self) -> dict[str, str]:
         values, name = self.values, name_of(self.plan.request.model, "training")
         meta = {"name": name, **({"namespace": values.namespace} if values.namespace else {})}
@@ -72,6 +80,7 @@ class KubernetesTraining(TrainingTarget):
             "image": values.image,
             "command": words[:1],
             "args": words[1:],
+            **({"env": [{"name": k, "value": v} for k, v in self.environment.items()]} if self.environment else {}),
             "resources": {"limits": {values.gpu_resource: str(self.gpus_per_node)}},
             "volumeMounts": [
                 {"name": "shm", "mountPath": "/dev/shm"},

@@ -177,3 +177,19 @@ JOBSET: dict[str, Any] = {
     },
 }
 """The part of JobSet v1alpha2 that is written (kubernetes-sigs/jobset api/jobset/v1alpha2)."""
+
+
+@pytest.mark.parametrize("to", ["slurm", "kubernetes", "jobset", "megatron"])
+def test_a_plan_that_fits_only_with_expandable_segments_is_started_with_them(to: str) -> None:
+    plan = made_for("megatron")
+    first, *others = [each.model_copy(update={"verdict": "fits"}) for each in plan.prediction.stages]
+    values = {"script": "train.py", "image": "registry.example.com/train:v1"}
+    for verdict, wanted in (("fits", False), ("expandable_segments", True)):
+        stages = (first.model_copy(update={"verdict": verdict}), *others)
+        prediction = plan.prediction.model_copy(update={"stages": stages})
+        got = files(to, plan.model_copy(update={"prediction": prediction}).sealed(), **values)
+        assert any("PYTORCH_CUDA_ALLOC_CONF" in text for text in got.values()) == wanted
+        if wanted and to == "slurm":
+            assert "export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True\n" in got["job.sbatch"]
+        if wanted and to in ("kubernetes", "jobset"):
+            assert "name: PYTORCH_CUDA_ALLOC_CONF" in got["training.yaml"]

@@ -26,7 +26,7 @@ def best_of_all(
         one = found.take(np.array([row]))
         rows = list(_stages(setting, request, one))
         ranks = int(one.dp[0] * one.cp[0])
-        shardings = [s for s in (0, 1, 2, 3) if request.sharding is None or s in request.sharding]
+        shardings = [s for s in setting.framework.shardings if request.sharding is None or s in request.sharding]
         for sharding in shardings:
             if int(one.pp[0]) > 1 and sharding not in setting.framework.sharding_with_pp:
                 continue

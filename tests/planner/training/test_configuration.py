@@ -198,3 +198,9 @@ def test_a_release_has_facts_of_its_own() -> None:
     assert read(framework="megatron@2.5").framework.defaults["attention"] == "unfused"
     assert read(framework="Megatron-LM@v3.0").framework.hidden == ()
     assert read(framework="torchtitan@2025.6").framework.loss_bytes < read(framework="torchtitan").framework.loss_bytes
+
+
+def test_torchtitan_has_no_stage_that_shards_optimizer_states_alone() -> None:
+    assert "has no 1" in refusal(framework="torchtitan", sharding=1).message
+    assert refusal(framework="torchtitan", sharding=1).hint == "choose from 0, 2, 3"
+    assert read(framework="torchtitan", sharding=2).sharding == 2

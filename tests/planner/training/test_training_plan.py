@@ -139,6 +139,18 @@ def test_what_does_not_fit_says_the_smallest_cluster_that_would() -> None:
     assert plan(**large, cluster=f"{smallest}xH100")
 
 
+def test_what_else_to_allow_is_said_only_where_that_fits() -> None:
+    large = {"model": "meta-llama/Llama-3.1-405B", "global_batch": 64, "tp": [8], "cp": [1], "micro_batch": [1]}
+    with pytest.raises(Infeasible) as raised:
+        plan(**large, cluster="8xH100", sharding=[2])
+    assert "sharding 3" not in raised.value.hint
+    small = {"model": "meta-llama/Llama-3.1-8B", "global_batch": 64, "tp": [1], "pp": [1], "cp": [1]}
+    with pytest.raises(Infeasible) as raised:
+        plan(**small, cluster="8xH100", sharding=[0])
+    assert raised.value.hint.endswith("or allow sharding 3")
+    assert plan(**small, cluster="8xH100", sharding=[3])
+
+
 def test_a_time_limit_before_any_layout_says_so() -> None:
     with pytest.raises(LimitReached, match="time_limit_s"):
         plan(time_limit_s=1e-9)
