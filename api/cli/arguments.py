@@ -59,11 +59,21 @@ def strict_numbers(command: Any, arguments: Sequence[str]) -> Any:
             option = next((part for part in get_args(annotated) if isinstance(part, ParameterInfo)), None)
             limits = (getattr(option, "min", None), getattr(option, "max", None))
             name = max(parameter.opts, key=len)
-            parameter.process_value = partial(_read, parameter.process_value, name, kind, limits)
+            process = partial(_read, parameter.process_value, name, kind, limits)
+            counts_tokens = kind is int and parameter.metavar == "TOKENS"
+            parameter.process_value = partial(_in_digits, process) if counts_tokens else process
     for name, below in getattr(command, "commands", {}).items():
         if name in arguments:
             strict_numbers(below, arguments)
     return command
+
+
+def _in_digits(process: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
+    """What ``process`` makes of a number of tokens, which may have a unit: 16k."""
+    from planner.contract.workload.grammar import tokens  # deferred: few commands count tokens
+
+    found = tokens(value) if isinstance(value, str) else None
+    return process(context, value if found is None else str(found))
 
 
 def _read(

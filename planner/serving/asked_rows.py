@@ -17,6 +17,7 @@ from costmodels.serving.recipe import Recipe
 from costmodels.serving.served_model import PromptImages
 from planner.contract.engine import Layout
 from planner.contract.words import attention_is_data_parallel, folded
+from planner.contract.workload.grammar import tokens
 from planner.contract.workload.images import parse_images
 from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
 from planner.serving.images import counted, prompt_images
@@ -281,7 +282,8 @@ def release_asked(record: Mapping[str, str]) -> str:
 
 
 def _count(name: str, text: str) -> int:
-    value = _positive(name, text)
+    found = tokens(text) if name in ("max_model_len", "max_num_batched_tokens") else None  # 16k, as vLLM reads it
+    value = _positive(name, text if found is None else str(found))
     if value != int(value):
         raise InputError(f"{name}: {shown(text)} is not a whole number", f"give a whole {name}, 1 or more")
     return int(value)

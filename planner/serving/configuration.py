@@ -11,6 +11,7 @@ from planner.contract.engine import FrameworkName
 from planner.contract.models import DraftAsked, ModelAsked
 from planner.contract.options import RELEASE_HELP, Option
 from planner.contract.words import folded
+from planner.contract.workload.grammar import tokens
 from planner.contract.workload.workload import WorkloadOrNone
 
 ENGINE = "One configuration"
@@ -28,6 +29,15 @@ _FOLDED = BeforeValidator(_folded, json_schema_input_type=str | None)
 Count = Annotated[int, Field(gt=0, le=10**8), PLAIN_NUMBER]
 
 
+def _with_unit(value: Any) -> Any:
+    """Tokens as vLLM reads them, ``16k``; others as they are."""
+    found = tokens(value) if isinstance(value, str) else None
+    return value if found is None else found
+
+
+Tokens = Annotated[Count, BeforeValidator(_with_unit)]
+
+
 class RecipeAsked(Document):
     """How an engine is started. What nobody says of that is the release's default."""
 
@@ -37,9 +47,9 @@ class RecipeAsked(Document):
         Option(panel=RECIPE, metavar="N"),
     ] = None
     max_num_batched_tokens: Annotated[
-        Count | None,
+        Tokens | None,
         Field(description="most tokens in one step, of each attention replica"),
-        Option(panel=RECIPE, metavar="N"),
+        Option(panel=RECIPE, metavar="TOKENS"),
     ] = None
     gpu_memory_utilization: Annotated[
         Annotated[float, Field(gt=0, le=1), PLAIN_NUMBER] | None,
@@ -47,9 +57,9 @@ class RecipeAsked(Document):
         Option(panel=RECIPE, metavar="SHARE"),
     ] = None
     max_model_len: Annotated[
-        Count | None,
+        Tokens | None,
         Field(description="longest sequence that is admitted, tokens"),
-        Option("Longest sequence that is admitted.", RECIPE, metavar="TOKENS"),
+        Option("Longest sequence that is admitted: 16384, 16k.", RECIPE, metavar="TOKENS"),
     ] = None
     chunked_prefill: Annotated[
         bool | None,
