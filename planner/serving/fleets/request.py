@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from planner.contract.clusters import Cluster, ClusterInput, SuppliedCluster, cluster_input, supplied
-from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, checked
+from planner.contract.clusters import Cluster, ClusterInput, Pool, SuppliedCluster, cluster_input, supplied
+from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, catalogue_of, checked
 from planner.contract.engine import FrameworkName
 from planner.contract.fleet import PowerRow, RouteBy, SurviveAsked
 from planner.contract.models import ModelInput
@@ -20,6 +20,7 @@ from planner.contract.workload.workload import Speculation
 from planner.serving.document.plan import Plan, plan_or_none
 from planner.serving.fleets.tables import MeasuredTable
 from planner.serving.request import Choices, KvChoices, UsdPerKwh, as_share
+from profiles.errors import UnknownName
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.values import shown
 
@@ -142,10 +143,15 @@ class FleetRequest(Document):
         return self
 
     @model_validator(mode="after")
-    def _rows_fit(self) -> FleetRequest:
-        known = [pool.name for pool in self.cluster.pools] if self.cluster else []
+    def _rows_fit(self, info: ValidationInfo) -> FleetRequest:
+        pools = self.cluster.pools if self.cluster else ()
+        known = [pool.name for pool in pools]
         row_of: dict[str, str] = {}
-        for row in self.rows:
+        rows = [
+            row.model_copy(update={"pools": tuple(_pool_named(name, pools, catalogue_of(info)) for name in row.pools)})
+            for row in self.rows
+        ]
+        for row in rows:
             for pool in row.pools:
                 if pool not in known:
                     raise ValueError(f"rows: {row.name}: {shown(pool)} is not a pool of the cluster; {_pools(known)}")
@@ -158,10 +164,22 @@ class FleetRequest(Document):
         asked = "rows" if self.rows else "usd_per_kwh" if self.usd_per_kwh is not None else None
         if asked and any(self.tables_of(service) for service in self.services):
             raise ValueError(f"{asked}: engines of measured tables have no known watts; leave it out, or name models")
-        return self
+        return self.model_copy(update={"rows": tuple(rows)}) if rows != list(self.rows) else self
 
     def tables_of(self, service: ServiceAsked) -> tuple[MeasuredTable, ...]:
         return service.tables or (self.tables if service.model is None else ())
+
+
+def _pool_named(name: str, pools: Sequence[Pool], catalogue: Catalogue) -> str:
+    """The pool that ``name`` means: its own, or that of its GPU, however it is written, where one pool has it."""
+    if any(pool.name == name for pool in pools):
+        return name
+    try:
+        gpu = catalogue.find_gpu(name).name
+    except UnknownName:
+        return name
+    mine = [pool.name for pool in pools if pool.gpu == gpu]
+    return mine[0] if len(mine) == 1 else name
 
 
 def _pools(names: Sequence[str]) -> str:

@@ -159,3 +159,11 @@ def test_a_class_that_is_wrong_is_told_what_a_class_may_be() -> None:
     with pytest.raises(InputError) as caught:
         parse_fleet_request({**FLEET, "survive": {"engine": 1}})
     assert "plan schema fleet-request" in (caught.value.hint or "")
+
+
+def test_a_row_names_a_pool_by_any_name_of_its_gpu() -> None:
+    row = {"name": "r1", "pools": ["H100", "L40S"], "budget_watts": "4kW"}
+    (found,) = parse_fleet_request({**FLEET, "rows": [row]}).rows
+    assert found.pools == ("H100-SXM", "L40S")
+    with pytest.raises(InputError, match="rows: r1: 'A100' is not a pool"):
+        parse_fleet_request({**FLEET, "rows": [{**row, "pools": ["A100"]}]})
