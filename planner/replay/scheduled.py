@@ -184,14 +184,14 @@ def requested(request: SimulationRequest, plan: Plan) -> tuple[ScheduledLoad, st
     parts: list[tuple[Floats, Ints, Ints, int]] = []
     said = []
     traced: int | None = None
+    if request.service is not None and request.service not in names:
+        raise InputError(f"service: {shown(request.service)} is none of the plan's", f"it has {', '.join(names)}")
     if request.trace is not None:
         if request.service is None and len(services) > 1:
             raise InputError(
                 f"service: the plan has several ({', '.join(names)}), and a trace is of one", "name it with --service"
             )
         name = request.service or names[0]
-        if name not in names:
-            raise InputError(f"service: {shown(name)} is none of the plan's", f"it has {', '.join(names)}")
         traced = names.index(name)
         trace, first = request.trace, slice(request.requests)
         speed = request.speed or 1.0

@@ -94,6 +94,11 @@ def test_failures_that_are_none_are_refused(fail: str) -> None:
     assert caught.value.hint
 
 
+def test_a_service_that_is_none_is_refused_also_without_a_trace() -> None:
+    with pytest.raises(InputError, match="service: 'nosuch'"):
+        replayed(requests=10, service="nosuch")
+
+
 def test_lengths_outside_of_every_range_go_by_the_nearest() -> None:
     routes = tuple(
         Route(service="s", isl_from=low, isl_to=high, osl_from=None, osl_to=None, weights={name: 1.0})
