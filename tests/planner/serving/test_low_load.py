@@ -28,11 +28,6 @@ DENSE, EXPERTS = "Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"
 SPARE = 1.25
 """Bounds ÷ what ``plan predict`` says: lengths are spread there, and its percentiles are of few requests."""
 
-MOST_RATE = {"p50": 0.3, "p99": 0.05}
-"""Where more than one request is in flight, the search's formulas put a 99th percentile up to half above the simulation's,
-and the plan is refused where ``plan predict`` says that it holds: 4 of 160 random requests at up to 0.3 a second (L40S and
-H100, 300 to 900 tokens out). A known fault: the search would have to offer what its formulas exclude by little."""
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
