@@ -10,7 +10,7 @@ import numpy as np
 from costmodels.estimates import Floats
 from costmodels.serving.calibration_fit.runs import PARTS, MeasuredRuns
 from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS
-from costmodels.serving.closed_loop.protocol import Clients, StepGrid, closed_loop
+from costmodels.serving.closed_loop.protocol import StepGrid, closed_loop
 from costmodels.serving.frameworks.calibration import Calibration, steps_to_gather
 
 # name, start, prior's half-width, least, most; times in ms, factors and acceptance as they are
@@ -124,10 +124,9 @@ def play_ms(c: OfRuns, runs: MeasuredRuns, slower: tuple[float, float] = (1.0, 1
         runs.stages,
         runs.mixed,
     )
-    load = runs.load
-    travel = np.where(load.shortest == 1, front_ms(c, runs, decode[:, -1] * slower[0]), 0.0)  # as predictions have it
-    sent = Clients.of(load.concurrency, load.osl, load.shortest, load.generations, travel * 1e3)
-    loop = closed_loop(grid, sent, load.most_running, runs.ranks, load.gate.after(c.tokens_per_step(runs)))
+    sent = runs.load.clients(front_ms(c, runs, decode[:, -1] * slower[0]) * 1e3)
+    gate = runs.load.gate.after(c.tokens_per_step(runs))
+    loop = closed_loop(grid, sent, runs.load.most_running, runs.ranks, gate)
     return np.stack([f(v, axis=1) for v in (loop.ttft, loop.tpot) for f in (np.nanmean, np.nanmedian)]) / 1e3
 
 

@@ -12,7 +12,7 @@ from costmodels.operations.layouts import Layouts
 from costmodels.power.board import Activity, mean_watts
 from costmodels.serving.closed_loop.load import Load
 from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS, grid_questions
-from costmodels.serving.closed_loop.protocol import SLOTS, Clients, ClosedLoop, StepGrid, closed_loop, line_through
+from costmodels.serving.closed_loop.protocol import SLOTS, ClosedLoop, StepGrid, closed_loop, line_through
 from costmodels.serving.frameworks.calibration import Calibration
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.speculative_decoding import SpeculativeDecoding
@@ -95,17 +95,13 @@ def closed_loop_answers(
         verified = questions.batch.verifying(drafting.queries)
         times = served.step(questions.layouts, verified, routing)
     grid = questions.grid(longer * times.latency.value, longer * times.stage.value, tokens_per_step)
-    # Only where lengths are all alike does the way decide who is let in together; elsewhere ends scatter by more, and
-    # the constants were fitted to such runs without it.
-    alike = load.shortest == 1
-    travel_us = np.where(alike, front_us(calibration, load, grid.decode_us[:, -1], layouts.dp), 0.0)
-    sent = Clients.of(load.concurrency, load.osl, load.shortest, load.generations, travel_us)
+    sent = load.clients(front_us(calibration, load, grid.decode_us[:, -1], layouts.dp))
     loop = closed_loop(grid, sent, load.most_running, layouts.dp, load.gate.after(tokens_per_step))
     answer = _Intervals(calibration, times.latency, len(layouts))
     front = front_us(calibration, load, np.nanmean(loop.tpot, axis=1), layouts.dp)[:, None]
     front = front + opening_us(calibration, load, loop.ttft.shape[1])
     ttft, e2e = loop.ttft + front, loop.e2e + front
-    played = loop.e2e + travel_us[:, None]
+    played = loop.e2e + sent.travel_us[:, None]
     tokens_per_s = loop.output_tokens_per_s * np.nanmean(played, axis=1) / np.nanmean(e2e, axis=1)
     users = load.concurrency.astype(np.float64)
     of_ttft, of_tpot, of_e2e = (calibration.spread_at(name, users) for name in ("ttft", "tpot", "e2e"))

@@ -8,7 +8,7 @@ import numpy as np
 
 from costmodels.arrays import Rowwise
 from costmodels.estimates import Floats, Ints
-from costmodels.serving.closed_loop.protocol import GENERATIONS, Gate
+from costmodels.serving.closed_loop.protocol import GENERATIONS, Clients, Gate
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,15 @@ class Load(Rowwise):
             np.full(n, np.nan),
             np.full(n, GENERATIONS),
         )
+
+    def clients(self, front_us: Floats) -> Clients:
+        """Who sends it, where requests wait ``front_us`` [n] before the engine sees them.
+
+        Only where lengths are all alike does that way decide who is let in together; elsewhere ends scatter by more,
+        and the constants of the frameworks were fitted to such runs without it.
+        """
+        travel_us = np.where(self.shortest == 1, front_us, 0.0)
+        return Clients.of(self.concurrency, self.osl, self.shortest, self.generations, travel_us)
 
     @property
     def mean_isl(self) -> Floats:

@@ -108,24 +108,19 @@ def memory_mib(pid: int) -> float:
     return 0.0
 
 
-def plan_request(number: int) -> dict[str, Any]:
+def plan_request(number: int, model: str = "Qwen/Qwen3-8B", cluster: str = "1xH200", isl: int = 2000) -> dict[str, Any]:
     """One of many plans, each another question."""
     return {
-        "model": "Qwen/Qwen3-8B",
-        "cluster": "1xH200",
+        "model": model,
+        "cluster": cluster,
         "slo": "ttft=1s,tpot=30ms",
-        "workload": f"isl={2000 + number},osl=500",
+        "workload": f"isl={isl + number},osl=500",
     }
 
 
 def long_request(number: int) -> dict[str, Any]:
     """One of many plans of about 2 CPU-s in a worker whose cost models are loaded."""
-    return {
-        "model": "Qwen/Qwen3-30B-A3B",
-        "cluster": "128xH200",
-        "slo": "ttft=1s,tpot=30ms",
-        "workload": f"isl={4000 + number},osl=500",
-    }
+    return plan_request(number, "Qwen/Qwen3-30B-A3B", "128xH200", 4000)
 
 
 def memory_request(number: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from costmodels.models.registry import BUNDLED, find_architecture
 from costmodels.operations.layouts import Layouts
 from costmodels.step.memory import kv_bytes_per_sequence, weights_bytes
 from profiles.errors import InputError, Unsupported
+from tests.contracts.reader_files import EAGLE3
 
 BASE: dict[str, Any] = {
     "hidden_size": 64,
@@ -304,24 +305,13 @@ def test_a_vision_models_text_keys_may_be_its_own() -> None:
 
 def test_a_draft_head_of_its_own_is_read_for_its_model() -> None:
     target = find_architecture("Llama-3.1-8B-Instruct")
-    head = {
-        "architectures": ["LlamaForCausalLMEagle3"],
-        "model_type": "llama",
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "num_hidden_layers": 1,
-        "draft_vocab_size": 32000,
-        "vocab_size": 128256,
-    }
     h = 4096
     by_hand = 2 * h * (h + 2 * 1024) + h * h + 3 * h * 14336 + 3 * h + h + 3 * h * h + 32000 * h
-    assert draft_head(head, target, "eagle").parameters(h) == by_hand
+    assert draft_head(EAGLE3, target, "eagle").parameters(h) == by_hand
     with pytest.raises(InputError, match="drafts for another model"):
-        draft_head(head, find_architecture("Llama-3.1-70B"), "eagle")
+        draft_head(EAGLE3, find_architecture("Llama-3.1-70B"), "eagle")
     with pytest.raises(Unsupported, match="Medusa"):
-        draft_head(head | {"architectures": ["MedusaModel"]}, target, "medusa")
+        draft_head(EAGLE3 | {"architectures": ["MedusaModel"]}, target, "medusa")
 
 
 def test_what_is_only_roughly_so_or_unknown_is_said() -> None:
