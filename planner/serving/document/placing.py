@@ -106,37 +106,23 @@ def _whole(pool: SuppliedPool) -> SuppliedPool:
 
 def _fitted(groups: Sequence[EngineGroup], pool: str, gpus: int, per_node: int) -> dict[str, tuple[Rank, ...]]:
     """Replica → its ranks."""
-    used: list[int] = []  # GPUs taken of each node that is in use, from the first on
-
-    def room(node: int) -> int:
-        return min(per_node, gpus - node * per_node) - (used[node] if node < len(used) else 0)
-
-    def first(count: int) -> int | None:
-        node = 0
-        while node * per_node < gpus:
-            if room(node) >= count:
-                return node
-            if node >= len(used) and room(node) < per_node:
-                return None  # the last node, and it is partial
-            node += 1
-        return None
-
+    sizes = [min(per_node, gpus - begins) for begins in range(0, gpus, per_node)]
+    free = list(sizes)
     out: dict[str, tuple[Rank, ...]] = {}
     for group in sorted(groups, key=lambda each: -each.layout.gpus):
         for replica in group.replicas:
             ranks: list[Rank] = []
             for count in _pieces(group, per_node):
-                node = first(count)
+                node = next((at for at, left in enumerate(free) if left >= count), None)
                 if node is None:
                     raise Unsupported(
                         f"fleet: {replica.id} of {group.layout.gpus} GPUs finds no room on the nodes of pool {pool} "
                         f"({gpus} GPUs, {per_node} a node)",
                         f"offer {per_node} GPUs of {pool} more, and plan again",
                     )
-                used.extend([0] * (node + 1 - len(used)))
-                start = used[node]
+                start = sizes[node] - free[node]
                 ranks += [Rank(rank=len(ranks) + i, node=node, gpu=start + i) for i in range(count)]
-                used[node] += count
+                free[node] -= count
             out[replica.id] = tuple(ranks)
     return out
 
