@@ -63,7 +63,7 @@ def _answer_all(pipe: Connection, *, warm: bool) -> None:
     lock = threading.Lock()
     if warm:  # learns what plans need, on a fresh machine for a minute, and loads it
         kind = KINDS["serving"]
-        with _one_at_a_time():
+        with one_at_a_time():
             answer(kind, json.dumps(kind.request_example()).encode(), (), lambda *_: None)
     send("warm", None)
     while True:
@@ -73,7 +73,7 @@ def _answer_all(pipe: Connection, *, warm: bool) -> None:
 
 
 @contextlib.contextmanager
-def _one_at_a_time() -> Iterator[None]:
+def one_at_a_time() -> Iterator[None]:
     """Of all workers on this machine, those of other services too: what the first learns and compiles the others find
     on disk. Where nothing can be locked, each works alone."""
     from costmodels.kernels.cost_model import cache_folder
