@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from planner.exports.fleet import PlacedEngine, StartedFleet
+from planner.exports.mpi import KEYS, SSH_PORT, pod_scripts
 from planner.exports.text import name_of
 from planner.exports.values import Values
 from planner.launchers.base import NodeStart
@@ -134,6 +135,8 @@ class Kube:
 
     def engine_pods(self, engine: PlacedEngine, name: str) -> list[Object]:
         """The pod of an engine, or of its leader and of its workers. ``name``: of its ConfigMap."""
+        if self.fleet.is_world(engine):
+            return self._world_pods(engine, name)
         pods = []
         program = len(self.fleet.framework.command.program)
         for start, share in zip(self.started(engine), engine.shares, strict=False):
@@ -149,6 +152,32 @@ class Kube:
             )
             pods.append(self.pod(container, claims=claims))
         return pods
+
+    def _world_pods(self, engine: PlacedEngine, name: str) -> list[Object]:
+        """Of an engine that is one MPI world: the leader runs ``mpirun``, the workers an ssh daemon."""
+        start, program = self.started(engine)[0], self.fleet.launcher.one_world
+        scripts = pod_scripts(program, start, engine, secret=self.values.hf_secret is not None)
+        made = []
+        for script, leads in zip(scripts, (True, False), strict=True):
+            claims = name if start.files and leads else ""
+            container = self.container(
+                "engine",
+                self.values.image,
+                NodeStart(("/bin/sh", "-c"), ready=start.ready if leads else ""),
+                self.ports(engine) if leads else {"ssh": SSH_PORT},
+                gpus=engine.gpus_by_node[0],
+                program=2,
+                claims=claims,
+            )
+            container["args"] = [script.replace("$(", "$$(")]  # the shell's own, not Kubernetes'
+            container.setdefault("volumeMounts", []).append({"name": "ssh", "mountPath": KEYS, "readOnly": True})
+            if leads:
+                address = {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+                container["env"] = [address, *container.get("env", [])]
+            pod = self.pod(container, claims=claims)
+            pod.setdefault("volumes", []).append({"name": "ssh", "secret": {"secretName": self.values.ssh_secret}})
+            made.append(pod)
+        return made
 
     def workload(self, engine: PlacedEngine, name: str, labels: Mapping[str, str], replicas: int = 1) -> Object:
         """A Deployment, or a LeaderWorkerSet where the engine has several nodes."""
