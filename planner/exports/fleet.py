@@ -210,6 +210,10 @@ class StartedFleet:
         """Keys of the values without which the engines cannot be started."""
         return tuple(dict.fromkeys(key for engine in self.engines for key in self.launcher.needs(engine.spec)))
 
+    def needs_of_worlds(self) -> tuple[str, ...]:
+        """Keys without which pods cannot be one MPI world."""
+        return ("ssh_secret",) if any(map(self.is_world, self.engines)) else ()
+
     # ------------------------------------------------------------------ as it is started
 
     def ports(self, engine: PlacedEngine, *, alone: bool = False) -> Ports:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from planner.exports.fleet import PlacedEngine, StartedFleet
@@ -17,14 +18,20 @@ MODELS = "/models"
 LWS_RANK, LWS_HEAD = "LWS_WORKER_INDEX", "LWS_LEADER_ADDRESS"
 """What LeaderWorkerSet puts into every pod (docs of kubernetes-sigs/lws: environment variables)."""
 
+ENGINE_TYPE = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
+"""By which the picker knows whose metrics an engine has where they are not vLLM's: its own key and the older one
+(llm-d/llm-d-router, docs of core-metrics-extractor, read 2026-11-26)."""
+
 Object = dict[str, Any]
 
 
 class Kube:
-    """Builds objects for one fleet."""
+    """Builds objects for one fleet. ``picked``: whether an endpoint picker reads the engines' metrics, which SGLang
+    shows only when told."""
 
-    def __init__(self, fleet: StartedFleet) -> None:
+    def __init__(self, fleet: StartedFleet, *, picked: bool = False) -> None:
         self.fleet, self.values = fleet, fleet.values
+        self.metrics = ("--enable-metrics",) if picked and fleet.framework.name == "sglang" else ()
 
     def name(self, *parts: str) -> str:
         return name_of(self.fleet.name, *parts)
@@ -121,11 +128,15 @@ class Kube:
         """What starts the leader of an engine, and its workers where it has more nodes."""
         fleet = self.fleet
         if len(engine.shares) == 1:
-            return [fleet.start(engine, fleet.in_pods(engine, leads=True, files=FILES))]
-        return [
+            return [self._shown(fleet.start(engine, fleet.in_pods(engine, leads=True, files=FILES)))]
+        leader, worker = (
             fleet.start(engine, fleet.in_pods(engine, leads=leads, files=FILES, rank=LWS_RANK, head=LWS_HEAD))
             for leads in (True, False)
-        ]
+        )
+        return [self._shown(leader), worker]
+
+    def _shown(self, start: NodeStart) -> NodeStart:
+        return replace(start, command=(*start.command, *self.metrics))
 
     def config_map(self, name: str, start: NodeStart) -> list[Object]:
         """The files that a container's command names."""
@@ -213,6 +224,14 @@ class Kube:
                 "ports": [{"name": key, "port": port, "targetPort": port} for key, port in ports.items()],
             },
         }
+
+
+def bootstrap_of(fleet: StartedFleet) -> Object:
+    """The environment by which llm-d's sidecar finds SGLang's prefill engines; nothing for others."""
+    if fleet.framework.name != "sglang":
+        return {}
+    port = fleet.ports(next(each for each in fleet.engines if each.role == "prefill"), alone=True).bootstrap
+    return {"env": [{"name": "SGLANG_BOOTSTRAP_PORT", "value": str(port)}]}
 
 
 def deployment(metadata: Object, labels: Mapping[str, str], pod: Object, replicas: int = 1) -> Object:

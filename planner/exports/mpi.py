@@ -45,7 +45,14 @@ def world(
 
 
 def _mpirun(
-    program: str, start: NodeStart, engine: PlacedEngine, hosts: str, *, gpus: bool, more: str, passed: Sequence[str] = ()
+    program: str,
+    start: NodeStart,
+    engine: PlacedEngine,
+    hosts: str,
+    *,
+    gpus: bool,
+    more: str,
+    passed: Sequence[str] = (),
 ) -> tuple[str, ...]:
     told = dict(start.environment)
     if gpus:
@@ -66,21 +73,19 @@ def pod_scripts(program: str, start: NodeStart, engine: PlacedEngine, *, secret:
     the hub's token."""
     nodes, each = len(engine.shares), engine.gpus_by_node[0]
     passed = ("HF_TOKEN",) if secret else ()
-    command = _mpirun(
-        program, start, engine, variable("HOSTS"), gpus=False, more=variable("SSH_ARGS"), passed=passed
-    )
+    command = _mpirun(program, start, engine, variable("HOSTS"), gpus=False, more=variable("SSH_ARGS"), passed=passed)
     key = f'set -eu\numask 077\nmkdir -p "$HOME/.ssh"\ncp {KEYS}/ssh-privatekey "$HOME/.ssh/plan"\n'
     leader = (
         f"{key}"
         f'SSH_ARGS="-p {SSH_PORT} -i $HOME/.ssh/plan -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null '
         '-o LogLevel=ERROR"\n'
         f"HOSTS=$POD_IP:{each}\n"
-        f"for rank in {' '.join(str(rank) for rank in range(1, nodes))}; do\n"
+        f'rank=1\nwhile [ "$rank" -lt {nodes} ]; do\n'
         '  name="${LWS_LEADER_ADDRESS%%.*}-$rank.${LWS_LEADER_ADDRESS#*.}"\n'
         "  # shellcheck disable=SC2086\n"
-        "  until address=$(getent hosts \"$name\" | awk '{ print $1; exit }') && [ -n \"$address\" ] "
+        '  until address=$(getent hosts "$name" | awk \'{ print $1; exit }\') && [ -n "$address" ] '
         '&& ssh $SSH_ARGS "$address" true; do\n    sleep 2\n  done\n'
-        f'  HOSTS="$HOSTS,$address:{each}"\n'
+        f'  HOSTS="$HOSTS,$address:{each}"\n  rank=$((rank + 1))\n'
         "done\n"
         f"exec {shell_lines(command, '  ')}\n"
     )

@@ -17,7 +17,7 @@ class Kubernetes(ServingTarget):
     rung: ClassVar[int] = 2
 
     def own_needs(self) -> tuple[str, ...]:
-        return ("image", *(("ssh_secret",) if any(map(self.fleet.is_world, self.fleet.engines)) else ()))
+        return ("image", *self.fleet.needs_of_worlds())
 
     def url(self) -> str:
         return f"http://{self.fleet.name}:{self.fleet.first_port}"
