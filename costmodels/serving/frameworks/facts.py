@@ -260,6 +260,7 @@ class StandIn(Facts):
     precision: str  # of dense layers, or of experts
     from_capability: float = 0.0  # CUDA compute capability from which it holds
     below_capability: float | None = None  # … and below which
+    one_attention_replica: bool = False  # holds for engines whose attention is not data parallel alone
     measured_as: str
     measured_under: str
     why: str
