@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from costmodels.estimates import Floats
 from costmodels.models.precision import Precision
 from costmodels.serving.simulator.events import Limit
 from planner.contract.engine import Limits
+from planner.contract.progress import Step, Tell, silent
 from planner.serving.confirmation.beyond_formulas import fleet_under_load, with_lenient
 from planner.serving.confirmation.tested_engine import TestedEngine
 from planner.serving.confirmation.trial import STEP, Trial, with_ends
@@ -84,16 +86,17 @@ class Confirmed:
         return rate
 
 
-def confirmed(request: PlanRequest, options: list[ServingOption]) -> Confirmed:
+def confirmed(request: PlanRequest, options: list[ServingOption], tell: Tell = silent) -> Confirmed:
     """Simulates the best option's engines and chooses again until they hold.
 
     Args:
         options: solved with the formulas' capacities.
+        tell: of each fleet before its engines are simulated; nobody knows how many there are.
     """
     if not request.simulation:
         best = best_of(request, options)
         return Confirmed(options, None if best is None else LoadedFleet.of(request, best), {}, {})
-    simulations = _Simulations()
+    simulations = _Simulations(tell)
     found = simulations.settled(request, options)
     if found.best is None:
         options = [simulations.chosen_anew(request, with_lenient(request, option)) for option in options]
@@ -112,7 +115,8 @@ def confirmed(request: PlanRequest, options: list[ServingOption]) -> Confirmed:
 class _Simulations:
     """What the simulations so far have shown."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Tell) -> None:
+        self._tell, self._fleets = tell, count()
         self._seen: set[Kind] = set()
         self._formula: dict[Kind, float] = {}
         self._idle: dict[Kind, dict[str, float]] = {}
@@ -124,7 +128,8 @@ class _Simulations:
         """The options when every engine of the best holds, or none is left."""
         turn, narrowed = 0, False
         while (best := best_of(request, options)) is not None:
-            fleet = fleet_under_load(request, best)
+            fleet, before = fleet_under_load(request, best), next(self._fleets)
+            self._tell(Step(f"simulating the engines of fleet {before + 1}", 100 * (1 - 0.5**before), passing=True))
             trials = [self._trial(request, best, group, fleet.pairs) for group in fleet.groups]
             found = [self.check(best, trial) for trial in trials]
             checks = {trial.group.id: check for trial, check in zip(trials, found, strict=True) if check is not None}
