@@ -140,7 +140,6 @@ class BatchDefault(Facts):
     from_memory_gib: float = 0.0
     but_not: tuple[str, ...] = ()  # words of GPU names to which it does not apply
     max_num_batched_tokens: int | None
-    max_num_batched_tokens_offline: int | None = None  # where it differs: generating without a server
     max_num_seqs: int | None
 
 
@@ -261,6 +260,7 @@ class StandIn(Facts):
     precision: str  # of dense layers, or of experts
     from_capability: float = 0.0  # CUDA compute capability from which it holds
     below_capability: float | None = None  # … and below which
+    one_attention_replica: bool = False  # holds for engines whose attention is not data parallel alone
     measured_as: str
     measured_under: str
     why: str

@@ -176,4 +176,6 @@ def test_stand_ins_name_measured_frameworks_and_speak_for_their_precision_and_gp
                 got = framework.stand_in(entry.operation, gpu, entry.precision)
                 within = entry.from_capability <= (gpu.compute_capability or 0.0) < (entry.below_capability or math.inf)
                 assert (got is not None) == within
+                if got is not None and got.one_attention_replica:
+                    assert framework.stand_in(entry.operation, gpu, entry.precision, replicas=True) is None
     assert find_framework("trtllm").stand_in("gemm", find_gpu("H100"), "bf16") is None
