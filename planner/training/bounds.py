@@ -41,9 +41,9 @@ class Bounds:
         """Time of a layer of each kind, both passes, in the quickest of the pools that a layout runs in, [kinds, n]."""
         each = [layers.passes.sum(axis=0) for layers in times.layers]
         if times.pool is None:
-            return each[0]
+            return np.asarray(each[0])
         there = [places.any(axis=1) for places in times.places(layouts)]
-        return np.min([np.where(here, one, np.inf) for here, one in zip(there, each, strict=True)], axis=0)
+        return np.asarray(np.min([np.where(here, one, np.inf) for here, one in zip(there, each, strict=True)], axis=0))
 
     @cached_property
     def counts(self) -> Floats:
