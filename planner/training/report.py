@@ -29,7 +29,7 @@ SIMPLE_ENOUGH = 0.02
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class StageSite:
     """A pool of the request, and what is known of its GPUs."""
 
     pool: Pool
@@ -41,14 +41,14 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedStages:
     """What was chosen, and where: the pool of each stage, and the pools in the order of the pipeline."""
 
     found: Found
-    stages: tuple[Site, ...]
+    stages: tuple[StageSite, ...]
 
     @property
-    def sites(self) -> tuple[Site, ...]:
+    def sites(self) -> tuple[StageSite, ...]:
         return tuple(dict.fromkeys(self.stages))
 
     @property
@@ -56,7 +56,7 @@ class Placed:
         """Of each stage."""
         return int(self.found.layout.gpus[0]) // len(self.stages)
 
-    def gpus(self, site: Site) -> int:
+    def gpus(self, site: StageSite) -> int:
         return self.stages.count(site) * self.ranks
 
     @property
@@ -69,8 +69,8 @@ class Placed:
 
 def assemble(setting: Setting, request: TrainingRequest, pools: Sequence[StagePool], found: Search) -> doc.TrainingPlan:
     """The document of the best layout that ``found`` has on ``pools``, which are those of the request."""
-    sites = [Site(pool, on) for pool, on in zip(request.cluster.pools, pools, strict=True)]
-    best = Placed(found.best[0], tuple(sites[index] for index in found.best[0].line))
+    sites = [StageSite(pool, on) for pool, on in zip(request.cluster.pools, pools, strict=True)]
+    best = PlacedStages(found.best[0], tuple(sites[index] for index in found.best[0].line))
     memory = training_memory(setting, best.found.layout)
     prediction = _prediction(setting, request, best, memory)
     return doc.TrainingPlan(
@@ -124,7 +124,7 @@ def _parts(found: Found) -> tuple[str, ...]:
 
 
 def _decision(
-    setting: Setting, request: TrainingRequest, placed: Placed, sites: Sequence[Site]
+    setting: Setting, request: TrainingRequest, placed: PlacedStages, sites: Sequence[StageSite]
 ) -> doc.TrainingDecision:
     found = placed.found
     layout, mesh = found.layout, _mesh(found)
@@ -152,7 +152,7 @@ def _decision(
     return decision.model_copy(update={"launch": launch(setting, request, decision)})
 
 
-def _stages(placed: Placed) -> tuple[doc.Stage, ...]:
+def _stages(placed: PlacedStages) -> tuple[doc.Stage, ...]:
     found, mesh = placed.found, _mesh(placed.found)
     layout, ranks = found.layout, placed.ranks
     runs = np.array(found.split).reshape(mesh.vpp, mesh.pp)
@@ -177,7 +177,7 @@ def _stages(placed: Placed) -> tuple[doc.Stage, ...]:
     return tuple(stages)
 
 
-def _blocks(placed: Placed) -> tuple[doc.StageBlock, ...]:
+def _blocks(placed: PlacedStages) -> tuple[doc.StageBlock, ...]:
     layers = placed.found.layout.layers[0].sum(axis=1)
     return tuple(
         doc.StageBlock(
@@ -198,7 +198,7 @@ def _blocks(placed: Placed) -> tuple[doc.StageBlock, ...]:
 
 
 def _prediction(
-    setting: Setting, request: TrainingRequest, placed: Placed, memory: TrainingMemory
+    setting: Setting, request: TrainingRequest, placed: PlacedStages, memory: TrainingMemory
 ) -> doc.TrainingPrediction:
     layout = placed.found.layout
     where = np.array([[placed.sites.index(site) for site in placed.stages]]) if len(placed.sites) > 1 else None
@@ -257,7 +257,7 @@ def _stage_memory(memory: TrainingMemory, stage: int, gpu: Gpu) -> doc.StageMemo
 
 
 def _proof(
-    request: TrainingRequest, placed: Placed, found: Search, memory: TrainingMemory, told: doc.TrainingPrediction
+    request: TrainingRequest, placed: PlacedStages, found: Search, memory: TrainingMemory, told: doc.TrainingPrediction
 ) -> doc.TrainingProof:
     best = placed.found
     if request.objective == "time":
@@ -288,7 +288,7 @@ def _proof(
     )
 
 
-def _binding(placed: Placed, memory: TrainingMemory, told: doc.TrainingPrediction) -> str:
+def _binding(placed: PlacedStages, memory: TrainingMemory, told: doc.TrainingPrediction) -> str:
     """What keeps the iteration from being shorter: memory that is nearly full, else the largest loss."""
     shares = memory.used()[0] / np.array([site.gpu.memory_bytes for site in placed.stages])
     stage = int(shares.argmax())
@@ -306,7 +306,7 @@ def _binding(placed: Placed, memory: TrainingMemory, told: doc.TrainingPredictio
 # ------------------------------------------------------------------ alternatives
 
 
-def _alternatives(setting: Setting, found: Search, sites: Sequence[Site]) -> doc.TrainingAlternatives:
+def _alternatives(setting: Setting, found: Search, sites: Sequence[StageSite]) -> doc.TrainingAlternatives:
     best = found.best[0]
     ranked = tuple(_alternative(setting, each, best, sites) for each in found.best[1:4])
     near = [each for each in found.best if each.total_us <= best.total_us * (1 + SIMPLE_ENOUGH)]
@@ -325,7 +325,7 @@ def _machinery(found: Found) -> int:
     return degrees + uneven + recomputes + len(found.pools) - 1 + (int(layout.sharding[0]) > 1)
 
 
-def _alternative(setting: Setting, found: Found, best: Found, sites: Sequence[Site]) -> doc.TrainingAlternative:
+def _alternative(setting: Setting, found: Found, best: Found, sites: Sequence[StageSite]) -> doc.TrainingAlternative:
     layout = found.layout
     return doc.TrainingAlternative(
         mesh=_mesh(found),
@@ -344,12 +344,12 @@ def _alternative(setting: Setting, found: Found, best: Found, sites: Sequence[Si
 # ------------------------------------------------------------------ provenance
 
 
-def _provenance(setting: Setting, placed: Placed) -> Provenance:
+def _provenance(setting: Setting, placed: PlacedStages) -> Provenance:
     cost, names = placed.sites[0].on.links.cost, {site.gpu.name for site in placed.sites}
     return Provenance(**provenance_fields(cost.store, cost.measured, names, cost.version, _notes(setting, placed)))
 
 
-def _notes(setting: Setting, placed: Placed) -> tuple[str, ...]:
+def _notes(setting: Setting, placed: PlacedStages) -> tuple[str, ...]:
     links = placed.sites[0].on.links
     notes = []
     for site in placed.sites:
