@@ -106,8 +106,8 @@ def confirmed(request: PlanRequest, options: list[ServingOption], tell: Tell = s
     if request.workload.rate_rps is not None and not any(pool.as_needed for pool in request.cluster.pools):
         # What is said to work instead must work: the fleet that carries most is simulated, too.
         most = request.model_copy(update={"objective": "throughput"})
-        best = simulations.settled(most, [simulations.chosen_anew(most, option) for option in options]).best
-        known = best is not None
+        fullest = simulations.settled(most, [simulations.chosen_anew(most, option) for option in options]).best
+        known = fullest is not None
         options = [simulations.too_little(request, option, only_simulated=known) for option in options]
     return Confirmed([simulations.refused(request, option) for option in options], None, {}, simulations.carried)
 
