@@ -143,7 +143,6 @@ class BatchDefault(Facts):
     from_memory_gib: float = 0.0
     but_not: tuple[str, ...] = ()  # words of GPU names to which it does not apply
     max_num_batched_tokens: int | None
-    max_num_batched_tokens_offline: int | None = None  # where it differs: generating without a server
     max_num_seqs: int | None
 
 
