@@ -77,7 +77,7 @@ def ask_product(
     beside: bool = False,
 ) -> None:
     """Asks for [m, k] × [k, n] in steps that have rows."""
-    step.work.ask(GEMM, count, m > 0, beside, dtype=code("dtype", dtype), m=m, n=n, k=k)
+    step.work.ask(GEMM, count, m > 0, beside=beside, dtype=code("dtype", dtype), m=m, n=n, k=k)
 
 
 def ask_feed_forward(

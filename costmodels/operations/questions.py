@@ -140,18 +140,15 @@ class StepWork:
         self.uneven = np.zeros(self.candidates)
 
     def ask(
-        self,
-        kernel: Kernel,
-        count: Floats | float,
-        when: NDArray[np.bool_] | None = None,
-        beside: bool = False,
-        **columns: object,
+        self, kernel: Kernel, count: Floats | float, when: NDArray[np.bool_] | None = None, **columns: object
     ) -> None:
-        """Adds one question per candidate for which ``when`` holds (default: all).
+        """Adds one question per candidate for which ``when`` holds (default: all); ``beside=True`` among the columns:
+        a stream beside that of routed experts may run it.
 
         Raises:
             ValueError: ``columns`` are not those of the kernel's table (``num_gpus`` is 1 where it is left out).
         """
+        beside = bool(columns.pop("beside", False))
         if {"num_gpus", *columns} != set(kernel.columns):
             strange = sorted({"num_gpus", *columns} ^ set(kernel.columns))
             raise ValueError(f"{kernel.name}: columns given without being its own, or missing: {', '.join(strange)}")

@@ -198,11 +198,12 @@ def _kernels(cost: CostModel, work: StepWork, operation: str) -> _Kernels:
     count = np.concatenate([part.count for part in asked])
     kernel, hardware = families().kernel(operation), cost.kernel(operation).hardware
     rooflines = kernel.times_us(questions, np.zeros(len(candidate), np.int64), hardware)
-    bounds = np.stack([np.bincount(candidate, time * count, n) for time in rooflines])
+    bounds = np.stack([np.bincount(candidate, time * count, n).astype(np.float64) for time in rooflines])
     times = cost.estimate(operation, questions)
     beside = np.concatenate([np.full(len(part.candidate), float(part.beside)) for part in asked])
     over = np.maximum(times.value - np.maximum(*rooflines), 0.0)
-    return _Kernels(times.summed(candidate, count, n), bounds, np.bincount(candidate, over * count * beside, n))
+    waiting = np.bincount(candidate, over * count * beside, n).astype(np.float64)
+    return _Kernels(times.summed(candidate, count, n), bounds, waiting)
 
 
 def _elementwise(cost: CostModel, work: StepWork) -> Estimates:
