@@ -8,7 +8,7 @@ from typing import Any
 from planner.exports.fleet import PlacedEngine, StartedFleet
 from planner.exports.text import name_of
 from planner.exports.values import Values
-from planner.launchers.base import NodeStart
+from planner.launchers.front import NodeStart
 from planner.launchers.words import for_kubernetes, variables
 
 FILES = "/etc/plan/"
