@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -210,6 +211,10 @@ class StartedFleet:
         """Keys of the values without which the engines cannot be started."""
         return tuple(dict.fromkeys(key for engine in self.engines for key in self.launcher.needs(engine.spec)))
 
+    def needs_of_worlds(self) -> tuple[str, ...]:
+        """Keys without which pods cannot be one MPI world."""
+        return ("ssh_secret",) if any(map(self.is_world, self.engines)) else ()
+
     # ------------------------------------------------------------------ as it is started
 
     def ports(self, engine: PlacedEngine, *, alone: bool = False) -> Ports:
@@ -223,6 +228,10 @@ class StartedFleet:
                 "give a smaller one",
             )
         return ports
+
+    def is_world(self, engine: PlacedEngine) -> bool:
+        """Whether one command runs the engine's part on all of its nodes, as an MPI world."""
+        return bool(self.launcher.one_world) and len(engine.shares) > 1
 
     @property
     def has_front(self) -> bool:
@@ -238,6 +247,8 @@ class StartedFleet:
             started = self.launcher.start(engine.spec, place)
             if self.options is not None:
                 check_start(self.options, started, len(self.framework.command.program))
+            if self.is_world(engine):
+                _check_split(self.launcher.one_world, started)
             return started
         except Unsupported as error:
             raise Unsupported(f"{engine.id}: {error.message}", error.hint) from error
@@ -331,6 +342,21 @@ class StartedFleet:
                 f"{equal:.3g} in place of {planned:.3g} requests/s ({loss:.0%} less)"
             )
         return tuple(lines)
+
+
+def _check_split(program: str, start: NodeStart) -> None:
+    """Refuses words that what starts an MPI world would take apart: trtllm-llmapi-launch runs its arguments unquoted
+    (``$task_with_command``, NVIDIA/TensorRT-LLM tensorrt_llm/llmapi/trtllm-llmapi-launch at 020c89e6).
+
+    Raises:
+        Unsupported: naming the word.
+    """
+    for word in start.command:
+        if not word or re.search(r"[\s*?\[]", word):
+            raise Unsupported(
+                f"{program} splits its arguments at spaces and expands * ? [, and {word!r} has one",
+                "give the weights under a plain path: --set checkpoint=…",
+            )
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,10 @@ class RefusedLayouts:
             self.counts[reason] = self.counts.get(reason, 0) + count
             self.examples.setdefault(reason, example)
 
+    def join(self, other: RefusedLayouts) -> None:
+        for reason, count in other.counts.items():
+            self.add(reason, count, other.examples[reason])
+
 
 @dataclass(frozen=True)
 class LayoutCandidates(Degrees):

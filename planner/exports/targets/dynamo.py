@@ -72,7 +72,6 @@ class Dynamo(ServingTarget):
     writes: ClassVar[str] = "graph.yaml: a DynamoGraphDeployment (v1beta1; v1alpha1 with --set api_version=v1alpha1)"
     release: ClassVar[str] = "Dynamo 1.6, nvidia.com/v1beta1"
     rung: ClassVar[int] = 3
-    dialects: ClassVar[frozenset[str]] = frozenset(_WORKERS)
 
     def own_needs(self) -> tuple[str, ...]:
         return ("image",)

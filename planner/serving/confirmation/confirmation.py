@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import count
 from typing import get_args
 
 import numpy as np
@@ -35,6 +36,7 @@ from costmodels.serving.simulator.events import Limit, simulate
 from costmodels.serving.simulator.outcome import Metric, Outcome
 from costmodels.serving.simulator.step_table import End
 from planner.contract.engine import Limits
+from planner.contract.progress import Step, Tell, silent
 from planner.contract.workload.slo import Bound
 from planner.serving.confirmation.ends import runs_until_sure
 from planner.serving.confirmation.simulated_engine import ENDS
@@ -137,16 +139,17 @@ class Confirmed:
         return rate
 
 
-def confirmed(request: PlanRequest, options: list[ServingOption]) -> Confirmed:
+def confirmed(request: PlanRequest, options: list[ServingOption], tell: Tell = silent) -> Confirmed:
     """Simulates the best option's engines and chooses again until they hold.
 
     Args:
         options: solved with the formulas' capacities.
+        tell: of each fleet before its engines are simulated; nobody knows how many there are.
     """
     if not request.simulation:
         best = best_of(request, options)
         return Confirmed(options, None if best is None else LoadedFleet.of(request, best), {}, {})
-    simulations = _Simulations()
+    simulations = _Simulations(tell)
     found = simulations.settled(request, options)
     if found.best is not None:
         return found
@@ -161,7 +164,8 @@ def confirmed(request: PlanRequest, options: list[ServingOption]) -> Confirmed:
 class _Simulations:
     """What the simulations so far have shown."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Tell) -> None:
+        self._tell, self._fleets = tell, count()
         self._seen: set[Kind] = set()
         self._formula: dict[Kind, float] = {}
         self._idle: dict[Kind, dict[str, float]] = {}
@@ -173,7 +177,8 @@ class _Simulations:
         """The options when every engine of the best holds, or none is left."""
         turn, narrowed = 0, False
         while (best := best_of(request, options)) is not None:
-            fleet = LoadedFleet.of(request, best)
+            fleet, before = LoadedFleet.of(request, best), next(self._fleets)
+            self._tell(Step(f"simulating the engines of fleet {before + 1}", 100 * (1 - 0.5**before), passing=True))
             trials = [self._trial(request, best, group, fleet.pairs) for group in fleet.groups]
             found = [self.check(best, trial) for trial in trials]
             checks = {trial.group.id: check for trial, check in zip(trials, found, strict=True) if check is not None}
