@@ -272,7 +272,7 @@ def sample(source: Path | None) -> pd.DataFrame:
     # split so far. They take a fifth longer than those with an exchange at the same batches: all ranks gather.
     split = (rows["backend"] == "sglang").to_numpy() & (degree["dp"] >= 8) & (degree["moe_tp"] == degree["dp"])
     degree["ep"], degree["moe_tp"] = np.where(split, degree["dp"], degree["ep"]), np.where(split, 1, degree["moe_tp"])
-    # Recipes of SGLang's decode engines on B200 (NVIDIA/srt-slurm, recipes/b200-fp8 and b200-fp4, dep8) name no all-to-all.
+    # Recipes of SGLang's decode engines on B200 (srt-slurm, recipes/b200-fp8 and b200-fp4, dep8) name no all-to-all.
     gathers = (rows["backend"] == "sglang").to_numpy() & (rows["system"] == "b200_sxm").to_numpy() & (degree["dp"] > 1)
     day = rows["silicon_data_source"].str.extract(r"measured=(\d{4}-\d\d-\d\d)")[0]
     weights = rows["gemm_quant_mode"].fillna("bf16").replace({"bfloat16": "bf16", "int4_wo": "int4"})
