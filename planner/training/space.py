@@ -99,7 +99,7 @@ def candidates(
     for name, (most, of) in {
         "tp": (gpus if request.tp_across_nodes else min(per_node, gpus), "GPUs" + " of a node" * (per_node < gpus)),
         "pp": (min(model.layers, gpus), "layers" if model.layers < gpus else "GPUs"),
-        **{name: (gpus, "GPUs") for name in ("dp", "cp", "ep")},
+        **dict.fromkeys(("dp", "cp", "ep"), (gpus, "GPUs")),
         "micro_batch": (request.global_batch, "sequences of the global batch"),
     }.items():
         if not len(columns[name]):

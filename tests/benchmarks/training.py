@@ -209,8 +209,8 @@ def peak_memory(points: pd.DataFrame) -> dict[str, Any]:
 
 
 def alike(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows whose ranks hold the same states and tokens, in the same parts: what a model of memory by layout could be off
-    at best, whatever it says of them. They differ in how the tokens of a rank come about: sequence ÷ cp."""
+    """Rows whose ranks hold the same states and tokens, in the same parts: what a model of memory by layout could be
+    off at best, whatever it says of them. They differ in how the tokens of a rank come about: sequence ÷ cp."""
     tokens = rows["micro_batch"].astype(int) * rows["seq_len"].astype(int) // rows["cp"].replace("", "1").astype(int)
     ranks = rows["dp"].astype(int) * rows["cp"].replace("", "1").astype(int)
     same = ["model", "num_gpus", "precision", "tp", "pp", "vpp", "sharding", "recompute", "framework"]

@@ -76,7 +76,7 @@ def test_a_measured_shape_takes_what_was_measured(tmp_path: Path) -> None:
 def test_far_from_the_rows_their_common_share_remains(tmp_path: Path) -> None:
     own = links(store(tmp_path, LINEAR, 1.2, SHAPES)).own
     far = own.linear("forward", *(np.array([each]) for each in (64.0, 256.0, 65536.0)))
-    assert 1.1 < float(np.asarray(far.ratio)) <= 1.21
+    assert 1.1 < np.asarray(far.ratio).item() <= 1.21
     near = own.linear("forward", *map(np.atleast_1d, SHAPES[0]))
     assert near.width < far.width < np.inf
 
