@@ -20,10 +20,11 @@ from planner.exports.nginx import nginx_front
 from planner.exports.text import name_of
 from planner.exports.values import Values
 from planner.launchers import EngineSpec, Launcher, find_launcher
-from planner.launchers.base import CHECKPOINT, DRAFT_MODEL, Behind, Front, NodeStart
 from planner.launchers.checks import check_start
+from planner.launchers.front import Behind, Front, NodeStart
 from planner.launchers.places import LAST, Place, Ports
 from planner.launchers.releases import ReleaseOptions, nearest_release, release
+from planner.launchers.spec import CHECKPOINT, DRAFT_MODEL
 from planner.launchers.words import has_marks, variable
 from planner.serving.document.plan import Plan
 from profiles.errors import InputError, UnknownName, Unsupported

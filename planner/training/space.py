@@ -4,14 +4,23 @@ counted."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Ints
 from costmodels.models.architecture import GatedDeltaNet, GroupedQueryAttention, MixtureOfExperts
-from costmodels.training.layouts import ATTENTION, ENDS, INTERLEAVED, ONE_F_ONE_B, SCHEDULES, UNFUSED, ZERO_BUBBLE
+from costmodels.training.layouts import (
+    ATTENTION,
+    ENDS,
+    INTERLEAVED,
+    ONE_F_ONE_B,
+    SCHEDULES,
+    UNFUSED,
+    ZERO_BUBBLE,
+    Degrees,
+)
 from costmodels.training.models import TrainedFeedForward
 from costmodels.training.setting import Setting
 from planner.training.request import TrainingRequest
@@ -41,28 +50,11 @@ class RefusedLayouts:
 
 
 @dataclass(frozen=True)
-class LayoutCandidates:
-    """Degrees of ``n`` layouts, shape [n] each; see :class:`costmodels.training.layouts.TrainingLayouts`."""
+class LayoutCandidates(Degrees):
+    """``n`` layouts that may be chosen; see :class:`costmodels.training.layouts.TrainingLayouts`."""
 
-    tp: Ints
-    pp: Ints
-    vpp: Ints
-    dp: Ints
-    cp: Ints
-    ep: Ints
-    etp: Ints
     micro_batch: Ints
     schedule: Ints
-
-    def __len__(self) -> int:
-        return len(self.tp)
-
-    def take(self, index: NDArray[np.generic]) -> LayoutCandidates:
-        return LayoutCandidates(**{each.name: getattr(self, each.name)[index] for each in fields(self)})
-
-    @property
-    def gpus(self) -> Ints:
-        return self.tp * self.pp * self.dp * self.cp
 
     def label(self, row: int) -> str:
         names = (

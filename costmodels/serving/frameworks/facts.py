@@ -115,6 +115,8 @@ class Capabilities(Facts):
             else is said (format of :class:`costmodels.models.architecture.CacheScheme`).
         sparse_caches_in_8_bits_from: CUDA compute capability from which models with sparse attention get 8 bits where
             nothing is said; None: nowhere.
+        shared_experts_beside: tokens of a step up to which, in CUDA graphs on NVIDIA's GPUs, shared experts run in a
+            stream beside routed ones; 0: after them.
         weight_only: of these, weights that a GPU without tensor cores for them multiplies in 16 bits, and the CUDA
             compute capability from which the framework has kernels for that.
     """
@@ -127,6 +129,7 @@ class Capabilities(Facts):
     caches: dict[str, tuple[str, ...]] = {}
     own_caches: dict[Literal["modelopt", "compressed-tensors"], tuple[str, ...]] = {}
     sparse_caches_in_8_bits_from: float | None = None
+    shared_experts_beside: int = 0
 
     def weight_only_on(self, gpu: Gpu) -> frozenset[str]:
         """Precisions whose weights the framework can multiply in 16 bits on ``gpu``."""

@@ -7,19 +7,11 @@ from typing import Any, ClassVar
 
 import yaml
 
-from planner.launchers.base import (
-    DRAFT_MODEL,
-    MTP,
-    Behind,
-    Benchmark,
-    EngineSpec,
-    Front,
-    Launcher,
-    NodeStart,
-    Sweep,
-    measured_columns,
-)
+from planner.launchers.base import Launcher
+from planner.launchers.client import Benchmark, Sweep, measured_columns
+from planner.launchers.front import Behind, Front, NodeStart
 from planner.launchers.places import Place
+from planner.launchers.spec import DRAFT_MODEL, MTP, EngineSpec
 from profiles.errors import Unsupported
 
 OPTIONS_FILE = "trtllm-options.yaml"

@@ -11,7 +11,7 @@ import pytest
 
 from planner.contract.engine import Launch, Layout, Limits
 from planner.launchers import EngineSpec, cannot_express, find_launcher, launch, launchers
-from planner.launchers.base import CHECKPOINT, DRAFT_MODEL
+from planner.launchers.spec import CHECKPOINT, DRAFT_MODEL
 from profiles.errors import UnknownName, Unsupported
 
 LIMITS = Limits(max_sequences=96, max_tokens_per_step=8192, max_model_len=4608, memory_fraction=0.9)
