@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from api.problems import MEDIA_TYPE, Problem
 from api.rest.service import Service
-from planner.kinds import Kind
+from planner.contract.kind import Kind
 
 REF = "#/components/schemas/{model}"
 

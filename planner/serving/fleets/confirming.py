@@ -19,7 +19,7 @@ from costmodels.serving.simulator.outcome import Metric, Outcome
 from planner.contract.progress import Step
 from planner.contract.workload.classes import LengthClass
 from planner.contract.workload.slo import Slo
-from planner.serving.confirmation.confirmation import Trial
+from planner.serving.confirmation.trial import Trial
 from planner.serving.engines.aggregated import AggregatedCandidate
 from planner.serving.engines.groups import Group, pairs_of
 from planner.serving.engines.latency import Check
