@@ -5,7 +5,7 @@ from __future__ import annotations
 from planner.exports import mpi
 from planner.exports.fleet import PlacedEngine, StartedFleet
 from planner.exports.scripts import Process
-from planner.launchers.base import Front
+from planner.launchers.front import Front
 from planner.launchers.words import variable
 
 HERE = f"{variable('HERE')}/"

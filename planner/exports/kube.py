@@ -10,7 +10,7 @@ from planner.exports.fleet import PlacedEngine, StartedFleet
 from planner.exports.mpi import KEYS, SSH_PORT, pod_scripts
 from planner.exports.text import name_of
 from planner.exports.values import Values
-from planner.launchers.base import NodeStart
+from planner.launchers.front import NodeStart
 from planner.launchers.words import for_kubernetes, variables
 
 FILES = "/etc/plan/"

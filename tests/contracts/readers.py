@@ -44,6 +44,7 @@ from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.own_calibration import CALIBRATIONS, text_of
 from costmodels.training.calibration import OWN_CALIBRATION, training_calibration
 from planner.contract.clusters import read_cluster
+from planner.contract.kind import EXAMPLES
 from planner.contract.models import drafting_with, read_draft
 from planner.contract.workload.files import workload_at
 from planner.contract.workload.traces import recorded
@@ -54,7 +55,6 @@ from planner.experts.placement import Placement, Topology
 from planner.experts.routes import read_routes
 from planner.imports.importing import deployment_of
 from planner.imports.request import parse_import_request
-from planner.kinds import EXAMPLES
 from planner.power.series import read_drive
 from planner.serving import prediction_table
 from planner.serving.document.opening import read_running

@@ -11,7 +11,7 @@ from planner.exports.fleet import PlacedEngine
 from planner.exports.kube import FILES, Kube, Object, kustomization
 from planner.exports.serving import ServingTarget
 from planner.exports.text import yaml_text
-from planner.launchers.base import NodeStart
+from planner.launchers.front import NodeStart
 from planner.launchers.places import Place
 from planner.launchers.words import variable
 

@@ -12,8 +12,8 @@ from planner.exports.fleet import PlacedEngine
 from planner.exports.kube import ENGINE_TYPE, Kube, Object, bootstrap_of, deployment, kustomization
 from planner.exports.serving import ServingTarget
 from planner.exports.text import yaml_text
-from planner.launchers.base import NodeStart
 from planner.launchers.checks import check_start
+from planner.launchers.front import NodeStart
 from planner.launchers.releases import release
 
 ROLE = "llm-d.ai/role"

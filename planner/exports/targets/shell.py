@@ -18,7 +18,7 @@ from planner.exports.scripts import (
 )
 from planner.exports.serving import ServingTarget
 from planner.exports.text import comments
-from planner.launchers.base import NodeStart
+from planner.launchers.front import NodeStart
 from planner.launchers.words import for_shell, variable
 from profiles.errors import InputError
 
