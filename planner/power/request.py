@@ -135,6 +135,11 @@ def _impact_input(value: Any) -> Any:
         share = _share(limit)
         if share is None:
             raise ValueError(f"{name}: {shown(limit)} is not a share; write {name}=5% or {name}=0.05")
+        if share >= 1 and not (isinstance(limit, str) and limit.rstrip().endswith("%")):
+            raise ValueError(
+                f"{name}: {shown(limit)} is a share of {share:.0%}, or meant in per cent; "
+                f"write {name}={share:g}% or {name}={100 * share:g}%"
+            )
         out.append({"priority": found["priority"], "percentile": float(found["percentile"]), "limit": share})
     return out
 
@@ -259,6 +264,10 @@ def check(request: PowerRequest) -> None:
     _check_tree(request.supply)
     if not request.today:
         raise InputError("servers: today is 0 of every kind", "say how many servers the row has today")
+    kinds = [each.kind for each in request.servers]
+    twice = next((kind for i, kind in enumerate(kinds) if kind in kinds[:i]), None)
+    if twice is not None:
+        raise InputError(f"servers: kind {shown(twice)} is given twice", "give each its own name, or add them together")
     named = leaves(request.supply)
     counts = [each.servers for each in named]
     if any(each is None for each in counts) and any(each is not None for each in counts):
@@ -281,9 +290,9 @@ def check(request: PowerRequest) -> None:
             "as many days says no more",
             f"ask for {fewest:,} days at least, or for more brakes (--max-brakes-per-year)",
         )
-    twice = [(each.priority, each.percentile) for each in request.slo_impact]
-    for i, pair in enumerate(twice):
-        if pair in twice[:i]:
+    limits = [(each.priority, each.percentile) for each in request.slo_impact]
+    for i, pair in enumerate(limits):
+        if pair in limits[:i]:
             raise InputError(f"slo_impact: {pair[0]}_p{pair[1]:g} is given twice", "give each limit once")
 
 
