@@ -10,7 +10,7 @@ import numpy as np
 
 from costmodels.estimates import Floats
 from planner.power.kernel import MOST_WATTS, TOKENS_IN, TOKENS_LEFT
-from planner.power.policy import BRAKE_AT, Policy
+from planner.power.policy import Policy
 from planner.power.reference import UNCAPPED
 from planner.power.request import PowerRequest
 from planner.power.simulator import Outcome, RowModel, chance_of, simulate
@@ -145,8 +145,7 @@ class Judge:
             braked = 0
             peaks, wear = (np.max([getattr(each, name) for each in whole], axis=(0, 1)) for name in ("peak", "wear"))
             for outcome in self.busy_slots(policy, n):
-                # A reading above the budget of any node is one brake of the slot.
-                braked += bool(outcome.peak[1:].max() > BRAKE_AT)
+                braked += bool(outcome.braked[1:].any())
                 peaks = np.maximum(peaks, outcome.peak[1:].max(axis=0))
                 wear = np.maximum(wear, outcome.wear[1:].max(axis=0))
             self._known[policy, n] = self._judged(n, whole, counted(braked, self.days.screened), peaks, wear)
@@ -200,7 +199,7 @@ class Judge:
         self._say(policy, n)
         braked = 0
         for outcome in self.busy_slots(policy, n):
-            braked += bool(outcome.peak[1:].max() > BRAKE_AT)
+            braked += bool(outcome.braked[1:].any())
             if braked > self.most_brakes:
                 self._failed.add((policy, n))
                 return False

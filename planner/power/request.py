@@ -6,12 +6,13 @@ import itertools
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from planner.contract.documents import PLAIN_NUMBER, Document, Name, checked
 from planner.contract.options import LOAD, Option
+from planner.contract.sparse import Sparse
 from planner.power.tails import YEAR_DAYS, counted
 from planner.replay.request import Trace
 from planner.serving.document.plan import Plan, plan_or_none
@@ -81,8 +82,10 @@ class Telemetry(Document):
     )
 
 
-class ControlPaths(Document):
+class ControlPaths(Sparse):
     """How caps reach the GPUs."""
+
+    SELDOM: ClassVar = ("brake_on",)
 
     in_band_s: Seconds | None = Field(
         default=None, description="until a cap set in the server's operating system acts; null: that way is not open"
@@ -90,6 +93,11 @@ class ControlPaths(Document):
     out_of_band_s: Seconds = Field(default=40.0, description="until one set by the management controller acts, at most")
     failure_rate: Share = Field(default=0.0, description="share of commands that are lost")
     brake_s: Seconds = Field(default=5.0, description="until the hardware brake acts")
+    brake_on: Literal["reading", "breaker"] = Field(
+        default="reading",
+        description="the brake is pulled at any reading above a budget; or, at nodes whose breaker is a curve, when "
+        "that would trip before a brake at the next reading acts",
+    )
 
 
 class SetCap(Document):
@@ -264,6 +272,11 @@ def check(request: PowerRequest) -> None:
     _check_tree(request.supply)
     if not request.today:
         raise InputError("servers: today is 0 of every kind", "say how many servers the row has today")
+    if request.control.brake_on == "breaker" and not any(map(curve_of, _nodes(request.supply))):
+        raise InputError(
+            "control: brake_on: breaker, and no breaker of the supply is a curve",
+            "give one ([[1.1, 600], [1.25, 60]]), or write brake_on: reading",
+        )
     kinds = [each.kind for each in request.servers]
     twice = next((kind for i, kind in enumerate(kinds) if kind in kinds[:i]), None)
     if twice is not None:
@@ -331,6 +344,10 @@ def curve_of(node: SupplyNode) -> tuple[tuple[float, float], ...]:
                 "let loads rise and the seconds that they are held fall",
             )
     return said
+
+
+def _nodes(node: SupplyNode) -> list[SupplyNode]:
+    return [node, *(each for child in node.children for each in _nodes(child))]
 
 
 def leaves(node: SupplyNode) -> list[SupplyNode]:

@@ -83,6 +83,7 @@ def timing_of(request: PowerRequest) -> Timing:
         brake_s=control.brake_s,
         error=request.telemetry.error,
         failure_rate=control.failure_rate,
+        by_breaker=control.brake_on == "breaker",
     )
 
 

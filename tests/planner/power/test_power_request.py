@@ -30,6 +30,10 @@ def trace(seconds: float, count: int) -> Trace:
 
 
 WRONG: dict[str, tuple[Change, str]] = {
+    "a brake for a breaker that nobody described": (
+        lambda f: f.update(control={"brake_on": "breaker"}),
+        "no breaker of the supply is a curve",
+    ),
     "a kind twice": (lambda f: f["servers"].append(dict(f["servers"][0])), "is given twice"),
     "a reading between seconds": (
         lambda f: f.update(telemetry={"period_s": 2.5}),
