@@ -155,6 +155,10 @@ class Confirming:
                 "slo: no fleet was found whose engines hold when they are simulated under their own mixtures",
                 "relax the SLO, give --headroom, or see what the formulas say with --no-simulation",
                 binding="slo",
+                relax_ms={
+                    each.asked.name: {bound.label: 1.05 * bound.limit_ms for bound in each.asked.slo.bounds}
+                    for each in fleet.services
+                },
             )
         return Settled(best[0], best[1], factor, notes)
 

@@ -92,14 +92,14 @@ def _unshunned(question: MixQuestion, seconds: float, gap: float, prices: Sequen
     found = solve_mix(counted, seconds=seconds, gap=gap, prices=prices)
     if found.engines is None or found.objective is None or found.bound is None:
         return found
-    beside = _mean_cost(question, shunned, found.engines)
+    beside = mean_cost(question, shunned, found.engines)
     cost, bound = found.objective - beside, min(found.bound, found.objective) - beside
     bound = cost if found.status == "optimal" else max(bound, 0.0)
     relative = 0.0 if found.status == "optimal" or cost <= 0 else (cost - bound) / cost
     return replace(found, objective=cost, bound=bound, gap=relative, least=min(found.least, bound))
 
 
-def _mean_cost(question: MixQuestion, cost: Floats, engines: Ints) -> float:
+def mean_cost(question: MixQuestion, cost: Floats, engines: Ints) -> float:
     """Of an hour of ``engines`` (steps, n) at ``cost`` (n,) of each kind, while they serve and while they start."""
     before: Ints | None = engines[-1] if question.cyclic else question.before
     hours, total = float(question.seconds.sum()) / 3600, 0.0
