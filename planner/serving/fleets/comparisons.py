@@ -19,6 +19,9 @@ from profiles.errors import Infeasible, LimitReached
 
 ONE = "one kind of engine for all"
 
+LEAST_OF_DAY_S = 6.0
+"""Seconds for one comparison of a schedule, at least."""
+
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Times the load, whose cost is told."""
 
@@ -53,7 +56,7 @@ def engine_words() -> str:
 def compare(found: Answered, seconds: float, tail: MixQuestion | None = None) -> Comparisons:
     """All comparisons, each within a part of ``seconds``; in a fleet of several steps the rest is told by its mean.
     ``tail``: the question without what percentiles ask to be left free, None where nothing is."""
-    each = max(seconds / 12, 2.0)
+    each = max(seconds / 12, 2.0 if len(found.fleet.steps) == 1 else LEAST_OF_DAY_S)
     supplies, rows = _supplies(found, each), _rows(found, each)
     bound = [supply.pool for supply in supplies]
     binding = "offered rate" + (f"; GPUs of pool {' and pool '.join(bound)}" if bound else "")
@@ -77,7 +80,12 @@ def _cost(found: Answered) -> float:
 
 def _near(found: Answered, question: MixQuestion, seconds: float, gap: float) -> MixAnswer:
     """The answer to a question much like the one of ``found``, whose prices are a beginning."""
-    return solve_mix(question, seconds=seconds, gap=gap, prices=found.answer.prices)
+    near = found.answer.engines
+    assert near is not None
+    if question.most_changes == 0:
+        near = np.tile(near.max(axis=0), (len(near), 1))
+    same = near.shape == (question.steps, len(question.kinds))
+    return solve_mix(question, seconds=seconds, gap=gap, prices=found.answer.prices, near=near if same else None)
 
 
 def _tried(name: str, found: Answered, seconds: float, kinds: Sequence[int]) -> FleetCompared:

@@ -288,8 +288,10 @@ def solved(
     size = sum(len(each) for each in groups)
     gap = GAP_OF_LARGE if len(fleet.steps) > 1 and size * len(fleet.chosen.variants) > LARGE else GAP
     limit = seconds or request.time_limit_s
-    prices = () if like is None else like.answer.prices
-    answer = solve_mix(question, seconds=limit, gap=gap, progress=progress, prices=prices)
+    prices, near = ((), None) if like is None else (like.answer.prices, like.answer.engines)
+    if near is not None and kinds is not None:
+        near = np.where(np.isin(np.arange(near.shape[1]), kinds), near, 0)
+    answer = solve_mix(question, seconds=limit, gap=gap, progress=progress, prices=prices, near=near)
     if answer.status == "time_limit":
         raise LimitReached(
             f"fleet: no fleet was found in {limit:g} s", "raise --time-limit, or give fewer classes or steps"

@@ -34,9 +34,10 @@ def mend(search: Searched, engines: Floats) -> Floats | None:
     """``engines`` (steps, n) with engines added, step by step, until every step carries its load after every loss. Each
     that is added gains most, at the prices of what is lacking, for what it costs; None: no supply has one left, or time
     is up."""
-    q, out = search.q, np.maximum(engines, 0.0)
+    q, out = search.q, np.clip(engines, 0.0, search.master.upper)
     cost = _costs(q)
     for t in range(q.steps):
+        _fit(q, out[t])
         for _ in range(MOST_TRIES):
             if search.deadline.left < 0:
                 return None
@@ -63,6 +64,17 @@ def mend(search: Searched, engines: Floats) -> Floats | None:
         return out
     # More engines never carry less: what time asks for beside is for the programme over counts.
     return search.master.at_least(out, max(min(0.15 * search.deadline.left, 10.0), 0.2), 1e-4)
+
+
+def _fit(q: MixQuestion, engines: Floats) -> None:
+    """Leaves out of ``engines`` (n,), which were rounded up, what supplies have not."""
+    for block in q.blocks:
+        while float(block.each @ engines[block.kinds]) > block.most + 1e-9:
+            over = float(block.each @ engines[block.kinds]) - block.most
+            there = engines[block.kinds] > 0
+            enough = there & (block.each >= over - 1e-9)
+            of_use = np.where(enough, block.each, np.inf) if enough.any() else np.where(there, -block.each, np.inf)
+            engines[block.kinds[int(np.argmin(of_use))]] -= 1
 
 
 def _costs(q: MixQuestion) -> Floats:

@@ -331,11 +331,6 @@ def test_money_is_money_where_gpus_are_counted() -> None:
     load = {"classes": [{"isl": 1000, "osl": 100, "rate_rps": 5}, {"isl": 4000, "osl": 200, "rate_rps": 4}]}
     services = [{"name": "s", "load": load}]
     asked = {"tables": tables, "services": services, "objective": "gpus", "survive": {"engines": 1}}
-        "tables": tables,
-        "services": [{"name": "s", "load": load}],
-        "objective": "gpus",
-        "survive": {"engines": 1},
-    }
     plan = plan_fleet(parse_fleet_request(asked))
     assert plan.proof.fleet is not None
     assert (plan.proof.objective_value, plan.decision.usd_per_hour) == (3, 9)
