@@ -17,7 +17,7 @@ import numpy as np
 from planner.solving.mix.carrying import ENOUGH, Carrying, cut_of
 from planner.solving.mix.clock import Deadline
 from planner.solving.mix.master import Master, affordable, fits
-from planner.solving.mix.mending import mend
+from planner.solving.mix.mending import mend, mend_constant
 from planner.solving.mix.question import MOST_ENGINES, Loss, MixQuestion, losses, remaining, required
 from planner.solving.solvers import Floats, Ints
 
@@ -160,6 +160,8 @@ class Rounds:
     def try_mended(self, engines: Floats) -> None:
         """Keeps ``engines`` with more of them until all is carried, where the supplies have them."""
         found = mend(self, engines)
+        if found is None and self.best is None and self.q.steps > 1:
+            found = mend_constant(self, engines)
         if found is None:
             return
         self.keep(found)
