@@ -157,7 +157,7 @@ def main() -> None:
     }
     document = {
         "command": "python -m tests.benchmarks.loops",
-        "setting": f"{GPU}; closed loop, {GENERATIONS} requests a client, lengths uniform in {SHORTEST:.0%}–100 % or alike",
+        "setting": f"{GPU}; closed loop, {GENERATIONS} requests a client, lengths in {SHORTEST:.0%}–100 % or alike",
         "what": "costmodels/serving/closed_loop/protocol.py ÷ costmodels/serving/simulator/events.py",
         "regimes": {name: card(chosen) for name, chosen in regimes.items()},
     }
