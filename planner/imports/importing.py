@@ -17,13 +17,14 @@ from planner.imports.assembling import assembled
 from planner.imports.command_line import read_arguments
 from planner.imports.config_file import with_config
 from planner.imports.containers import PlacedStart, gpu_called
-from planner.imports.dialects import DISPATCH_TOKENS, EXCHANGE, EngineSaid, said_by, with_variables
+from planner.imports.dialects import said_by, with_variables
 from planner.imports.engine_read import Beside, StartedEngine
 from planner.imports.exported import exported_in
 from planner.imports.manifests import config_maps, documents, kind_of, placed_in
-from planner.imports.options import Options
+from planner.imports.options import Options, meanings
 from planner.imports.programs import Start, no_start, starts_of
 from planner.imports.request import RunningText
+from planner.imports.said import EngineSaid
 from profiles.errors import InputError
 from profiles.hardware import SHIPPED, Catalogue, Gpu
 
@@ -188,16 +189,16 @@ def found_of(start: Start, files: Mapping[str, str], request: RunningText, **aro
     """
     framework = framework_of(start, request)
     options = Options.of(framework)
-    words = start.arguments if framework.name == "trtllm" else with_config(start.arguments, files)
+    # An options file of its own is read with what the options mean.
+    words = start.arguments if options.meanings.file else with_config(start.arguments, files)
     line = read_arguments(words, options)
     said = with_variables(said_by(framework, line, files), start.environment)
     if start.role is not None or said.role is None:
         said = replace(said, role=start.role or request.role or said.role)
     elif request.role is not None and request.role != said.role:
         raise InputError(f"role: {request.role} is given, and the command says {said.role}", "leave --role out")
-    said = replace(
-        said, notes=(*filter(None, [options.note]), *said.notes), kept=(*said.kept, *_variables(start, said))
-    )
+    notes = filter(None, [options.note, *said.notes, _newest(start, request, framework)])
+    said = replace(said, notes=tuple(notes), kept=(*said.kept, *_variables(start, said)))
     return StartedEngine(said, start, **around)
 
 
@@ -219,13 +220,23 @@ def framework_of(start: Start, request: RunningText) -> Framework:
     return find_framework(start.framework if start.release is None else f"{start.framework}@{start.release}")
 
 
+def _newest(start: Start, request: RunningText, framework: Framework) -> str:
+    """That nobody named the release whose defaults these are; "": somebody did."""
+    if "@" in (request.framework or "") or (request.framework is None and start.release is not None):
+        return ""
+    return (
+        f"no release is named: options and defaults are those of {framework.title}, the newest known "
+        f"(another: --framework {framework.name}@RELEASE)"
+    )
+
+
 _OURS = ("VLLM_", "SGLANG_", "SGL_", "TRTLLM_", "TLLM_", "NCCL_", "CUDA_", "HIP_", "PYTORCH_", "RAY_", "OMP_")
 
 
 def _variables(start: Start, said: EngineSaid) -> list[tuple[str, str | None]]:
     """Variables that a framework reads, kept without a meaning."""
     used = (said.experts.backend, str(said.experts.dispatch_tokens))
-    read = (EXCHANGE.get(start.framework, ("", None))[0], DISPATCH_TOKENS.get(start.framework))
+    read = meanings(start.framework).variables.names
     return [
         (name, value)
         for name, value in start.environment.items()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from costmodels.models.architecture import DenseFeedForward, GroupedQueryAttention, LatentAttention
 from costmodels.training.setting import Setting
+from planner.training.megatron_model import position_flags, vocabulary_flags
 from planner.training.request import TrainingRequest
 
 if TYPE_CHECKING:
@@ -19,8 +20,9 @@ def launch(setting: Setting, request: TrainingRequest, decision: TrainingDecisio
     from planner.training.document import TrainingLaunch
 
     name = setting.framework.name
-    nodes = "1 node" if _nodes(decision) == 1 else f"{_nodes(decision)} nodes"
-    notes = [f"start one process a GPU, ranks in the order {decision.rank_order}, on {nodes}"]
+    notes = [f"start one process a GPU, ranks in the order {decision.rank_order}, on {_machines(decision)}"]
+    if decision.blocks:
+        notes.append("nodes in that order: ranks go through one pool after the other, each block on nodes of its own")
     if name in ("megatron", "megatron-deepspeed"):
         arguments = _megatron(setting, request, decision, notes)
     elif name == "torchtitan":
@@ -31,8 +33,18 @@ def launch(setting: Setting, request: TrainingRequest, decision: TrainingDecisio
     return TrainingLaunch(framework=setting.framework.label, arguments=tuple(arguments), notes=tuple(notes))
 
 
-def _nodes(decision: TrainingDecision) -> int:
-    return -(-decision.gpus_used // decision.gpus_per_node)
+def _machines(decision: TrainingDecision) -> str:
+    if decision.blocks:
+        return ", then ".join(
+            f"{_nodes(block.gpus_used, block.gpus_per_node)} of {block.gpu} (from rank {block.first_rank})"
+            for block in decision.blocks
+        )
+    return _nodes(decision.gpus_used, decision.gpus_per_node)
+
+
+def _nodes(gpus: int, per_node: int) -> str:
+    nodes = -(-gpus // per_node)
+    return "1 node" if nodes == 1 else f"{nodes} nodes"
 
 
 # ------------------------------------------------------------------ Megatron-LM
@@ -45,6 +57,7 @@ def _megatron(setting: Setting, request: TrainingRequest, d: TrainingDecision, n
         *("--context-parallel-size", mesh.cp, "--micro-batch-size", d.micro_batch),
         *("--global-batch-size", request.global_batch, "--seq-length", request.seq_len),
         *_megatron_model(setting, request),
+        *_megatron_text(setting, request, d, notes),
         "--fp16" if request.precision == "fp16" else "--bf16",
     ]
     if d.sequence_parallel:
@@ -113,6 +126,25 @@ def _megatron_model(setting: Setting, request: TrainingRequest) -> list[object]:
     flags += [] if trained.learned_positions else ["--position-embedding-type", "rope"]
     flags += [] if model.tied_embeddings else ["--untie-embeddings-and-output-weights"]
     return flags
+
+
+def _megatron_text(setting: Setting, request: TrainingRequest, d: TrainingDecision, notes: list[str]) -> list[object]:
+    """Positions, norms and vocabulary: of a model written out, what Megatron-LM takes unasked."""
+    trained, model = setting.model, setting.model.architecture
+    given = request.model
+    flags = vocabulary_flags(model.name, model.vocabulary, setting.framework.vocab_multiple * d.mesh.tp)
+    if "NullTokenizer" in flags:
+        notes.append("--tokenizer-type NullTokenizer: the model has no name on the Hub; give its own with your data")
+    if trained.learned_positions or (isinstance(given, str) and given.startswith(("llama:", "gpt:"))):
+        return flags
+    told = position_flags(model.name, None if isinstance(given, str) else given.config)
+    if told is None:
+        notes.append(
+            f"rotary embeddings and epsilon of {model.name} are not known here: give --rotary-base (rope_theta), "
+            "--norm-epsilon (rms_norm_eps) and what its rope_scaling asks for, from its config.json"
+        )
+        return flags
+    return [*flags, *told]
 
 
 def _megatron_stages(d: TrainingDecision) -> list[object]:

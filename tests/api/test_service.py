@@ -122,6 +122,9 @@ def test_a_long_question_becomes_a_job(slow: tuple[Client, Slow]) -> None:
     assert response.headers["preference-applied"] == "respond-async"
     job = response.headers["location"]
     until(client, job, "running")
+    head = client.request("HEAD", f"{job}/events")
+    assert head.headers["content-type"].startswith("text/event-stream"), "ends, though the stream would go on"
+    assert (head.status_code, head.content) == (200, b"")
     assert client.plan(json=ASKED, headers=ASYNC).headers["location"] == job, "the same question is on its way"
     make.go.set()
     done = until(client, job, "done")
@@ -190,7 +193,15 @@ def bearer(key: str) -> dict[str, str]:
 
 def test_nobody_comes_in_without_a_key(locked: tuple[Client, Keys]) -> None:
     client, keys = locked
-    for path in ("/v1/models", "/v1/documents", "/healthz", "/metrics", "/v1/schemas/plan", "/v1/gpus"):
+    for path in (
+        "/v1/models",
+        "/v1/documents",
+        "/healthz",
+        "/metrics",
+        "/v1/schemas/plan",
+        "/v1/gpus",
+        "/openapi.json",
+    ):
         refused = client.get(path)
         problem(refused, 401, "unauthorized")
         assert refused.headers["www-authenticate"].startswith("Bearer")

@@ -78,6 +78,10 @@ class Load(Rowwise):
         travel_us = np.where(self.alike, front_us, 0.0)
         return Clients.of(self.concurrency, self.osl, self.shortest, self.generations, travel_us)
 
+    def of_opening(self, wait: Floats | float) -> Floats:
+        """What requests wait on average, [n], where those of the opening burst wait so long, if others follow them."""
+        return np.where(self.generations > 1, wait / np.maximum(self.generations, 1), 0.0)
+
     @property
     def alike(self) -> Bools:
         """Whether all requests are of one length, as far as is known."""
