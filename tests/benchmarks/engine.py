@@ -19,7 +19,8 @@ import pandas as pd
 from planner.serving.prediction_table import predict
 from tests.benchmarks.cards import card, write
 
-ROWS = {name: Path(__file__).parent / "data" / f"{name.replace('-', '_')}.csv" for name in ("engine-h100", "engine-h200")}
+DATA = Path(__file__).parent / "data"
+ROWS = {"engine-h100": DATA / "engine_h100.csv", "engine-h200": DATA / "engine_h200.csv"}
 MEASURED = (
     *("ttft_ms_mean", "ttft_ms_p50", "tpot_ms_mean", "tpot_ms_p50", "itl_ms_p50", "itl_ms_p90", "e2e_ms_mean"),
     *("output_tokens_per_s_per_gpu", "watts_per_gpu"),
