@@ -119,7 +119,7 @@ def _next(q: MixQuestion, out: Floats, t: int, gain: Floats, cost: Floats, short
 
 
 def _has_room(q: MixQuestion, out: Floats, t: int, v: int, *, always: bool) -> bool:
-    """Whether one more of ``v`` fits in step ``t``, also while engines change before and after it; ``always``: in all."""
+    """Whether one more of ``v`` fits in step ``t``, also as engines change before and after it; ``always``: in all."""
     more = out.copy()
     more[t][v] += 1
     if q.blocks and not fits(q, more[t]).all():
