@@ -176,6 +176,8 @@ class ServedModel:
             count = (batch.prefills * batch.chunk).astype(np.float64) * self.images.per_token
             ask_images(encoding, self.model.vision, self.images.image, count)
         calibration = calibration or self.calibration
+        if self.gpu.vendor == "nvidia":
+            work.beside_tokens = self.framework.capabilities.shared_experts_beside
         times = step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
         return times if self.state is None else at_state(times, self.gpu, self.state, self.response)
 
