@@ -82,6 +82,12 @@ def _check(setting: Setting, request: TrainingRequest) -> None:
         raise InputError(
             f"seq_len: {request.seq_len} is beyond the {longest} positions of {model.name}", "choose a shorter sequence"
         )
+    facts, wanted = setting.framework, request.sharding
+    if wanted and request.pp and min(request.pp) > 1 and not set(wanted) & set(facts.sharding_with_pp):
+        raise InputError(
+            f"sharding: {facts.full_name} refuses {one_of(map(str, wanted))} with pp {one_of(map(str, request.pp))}",
+            f"with pipeline stages it has {', '.join(map(str, facts.sharding_with_pp))}",
+        )
     if model.experts is None and any(degree > 1 for degree in request.ep or ()):
         raise InputError(f"ep: {one_of(map(str, request.ep or ()))}, but {model.name} has no experts", "leave ep out")
 
@@ -146,10 +152,11 @@ def _nothing(setting: Setting, request: TrainingRequest, pools: tuple[StagePool,
         )
     if not found.legal:
         ways = _looser(setting, request, pools[0])
-        if not ways or any("batch" in reason for reason in found.refused.counts):
+        reasons = sorted(found.refused.counts, key=lambda reason: -found.refused.counts[reason])
+        if not ways or (reasons and "batch" in reasons[0]):
             ways.append(f"choose another global batch{_nearest_batches(request)}")
         return Infeasible(
-            f"no layout is legal: {'; '.join(sorted(found.refused.counts)) or 'the restrictions leave none'}",
+            f"no layout is legal: {'; '.join(reasons[:3]) or 'the restrictions leave none'}",
             ", or ".join(ways),
         )
     each = max(pools, key=lambda pool: pool.capacity * pool.gpus)  # the pool that is nearest to holding it

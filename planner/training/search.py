@@ -150,7 +150,9 @@ class _Searching:
         per_node = min(pool.links.network.gpus_per_node for pool in pools)
         self.found, refused, looked_at = candidates(setting, request, gpus, per_node)
         if not self.alone:
-            self.found = self.found.take(np.flatnonzero(self.found.pp > 1))
+            stages = self.found.pp
+            room = sum((pool.gpus // (self.found.gpus // stages) for pool in pools), np.zeros_like(stages))
+            self.found = self.found.take(np.flatnonzero((stages > 1) & (room >= stages)))
         self.out.refused.join(refused)
         self.out.looked_at += looked_at
         self.out.legal += len(self.found)
