@@ -12,6 +12,7 @@ from itertools import groupby
 
 from costmodels.models.architecture import Architecture
 from costmodels.models.huggingface import parse_config
+from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.engine import EngineGroup
@@ -28,6 +29,7 @@ from planner.launchers.spec import CHECKPOINT, DRAFT_MODEL
 from planner.launchers.words import has_marks, variable
 from planner.serving.document.plan import Plan
 from profiles.errors import InputError, UnknownName, Unsupported
+from profiles.hardware import find_gpu
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ class StartedFleet:
         known = request.model if model == CHECKPOINT else model
         if any(has_marks(text) for text in (known, *words)) or known.startswith("-"):
             raise InputError("plan: its commands hold what no command can take", "give the model as checkpoint")
+        pool = next(pool for pool in request.cluster.pools if pool.name == group.pool)
         return EngineSpec(
             framework=self.framework.spec,
             model=values.checkpoint or known,
@@ -192,13 +195,14 @@ class StartedFleet:
             kv_precision=group.kv_precision,
             precision_converted=request.precision_converted or group.weights_precision != self.model.weight_precision,
             published_precision=self.model.weight_precision,
-            gpus_per_node=next(p.gpus_per_node for p in request.cluster.pools if p.name == group.pool),
+            gpus_per_node=pool.gpus_per_node,
             is_moe=self.model.is_moe,
             role=group.role,
             draft_tokens=drafting.draft_tokens if drafting else 0,
             prefix_hit=request.workload.prefix_hit,
             is_sparse=self.model.is_sparse,
             attention_backend=words[words.index(backend) + 1] if backend in words else "",
+            expert_backend=self._expert_backend(group, pool.gpu),
             converted_checkpoint=values.checkpoint or CHECKPOINT,
             draft_model=values.draft_model or DRAFT_MODEL,
             draft_method=values.draft_method or "",
@@ -206,6 +210,17 @@ class StartedFleet:
             layers=self.model.layers,
             experts=moe_model(self.model).experts if group.layout.ep > 1 else 0,
         )
+
+    def _expert_backend(self, group: EngineGroup, gpu: str) -> str:
+        """Of a GPU that a request described itself nothing is told."""
+        if not self.model.is_moe:
+            return ""
+        experts = choose_precision(self.model, group.weights_precision).of("experts")
+        try:
+            known = find_gpu(gpu)
+        except UnknownName:
+            return ""
+        return self.framework.capabilities.expert_backend(known, experts, replicas=group.layout.dp > 1)
 
     def needs(self) -> tuple[str, ...]:
         """Keys of the values without which the engines cannot be started."""

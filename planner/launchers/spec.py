@@ -47,6 +47,8 @@ class EngineSpec:
     prefix_hit: float = 0.0
     is_sparse: bool = False
     attention_backend: str = ""
+    expert_backend: str = ""
+    """Kernels for experts that it must be told to run; "": its own choice."""
     converted_checkpoint: str = CHECKPOINT
     draft_model: str = DRAFT_MODEL
     draft_method: str = ""

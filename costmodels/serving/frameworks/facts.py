@@ -103,6 +103,22 @@ class SlowExperts(Facts):
     before: str  # the first release that does without
 
 
+class ExpertBackend(Facts):
+    """Which of its kernels for experts an engine must be told to run: those that its rows, or a stand-in's, are of."""
+
+    precision: str  # of experts
+    from_capability: float = 0.0  # CUDA compute capability from which it holds
+    attention_replicas: Literal["one", "many", "any"] = "any"
+    backend: str
+
+    def holds(self, gpu: Gpu, precision: str, *, replicas: bool) -> bool:
+        return (
+            self.precision == precision
+            and (gpu.compute_capability or 0.0) >= self.from_capability
+            and self.attention_replicas in ("any", "many" if replicas else "one")
+        )
+
+
 class Capabilities(Facts):
     """What the framework runs, and on which GPUs.
 
@@ -117,6 +133,7 @@ class Capabilities(Facts):
             nothing is said; None: nowhere.
         shared_experts_beside: tokens of a step up to which, in CUDA graphs on NVIDIA's GPUs, shared experts run in a
             stream beside routed ones; 0: after them.
+        expert_backends: kernels for experts that its command names, the first that holds; none: its own choice.
         weight_only: of these, weights that a GPU without tensor cores for them multiplies in 16 bits, and the CUDA
             compute capability from which the framework has kernels for that.
     """
@@ -130,6 +147,12 @@ class Capabilities(Facts):
     own_caches: dict[Literal["modelopt", "compressed-tensors"], tuple[str, ...]] = {}
     sparse_caches_in_8_bits_from: float | None = None
     shared_experts_beside: int = 0
+    expert_backends: tuple[ExpertBackend, ...] = ()
+
+    def expert_backend(self, gpu: Gpu, precision: str, *, replicas: bool) -> str:
+        """What its command names for experts in ``precision``; "": nothing."""
+        found = (each.backend for each in self.expert_backends if each.holds(gpu, precision, replicas=replicas))
+        return next(found, "")
 
     def weight_only_on(self, gpu: Gpu) -> frozenset[str]:
         """Precisions whose weights the framework can multiply in 16 bits on ``gpu``."""

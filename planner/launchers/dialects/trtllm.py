@@ -97,6 +97,8 @@ class TrtllmLauncher(Launcher):
             options["moe_config"] = {"backend": "WIDEEP"}
             if spec.layout.eplb != "off":
                 options["moe_config"]["load_balancer"] = self._balancer(spec)
+        elif spec.expert_backend:
+            options["moe_config"] = {"backend": spec.expert_backend}
         if spec.kv_precision != "bf16":
             # The file replaces what the flags say, so the fraction is repeated.
             options["kv_cache_config"] = {
