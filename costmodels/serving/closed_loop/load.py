@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from costmodels.arrays import Rowwise
-from costmodels.estimates import Floats, Ints
+from costmodels.estimates import Bools, Floats, Ints
 from costmodels.serving.closed_loop.protocol import GENERATIONS, Clients, Gate
 
 
@@ -75,12 +75,17 @@ class Load(Rowwise):
         Only where lengths are all alike does that way decide who is let in together; elsewhere ends scatter by more,
         and the constants of the frameworks were fitted to such runs without it.
         """
-        travel_us = np.where(self.shortest == 1, front_us, 0.0)
+        travel_us = np.where(self.alike, front_us, 0.0)
         return Clients.of(self.concurrency, self.osl, self.shortest, self.generations, travel_us)
 
     def of_opening(self, wait: Floats | float) -> Floats:
         """What requests wait on average, [n], where those of the opening burst wait so long, if others follow them."""
         return np.where(self.generations > 1, wait / np.maximum(self.generations, 1), 0.0)
+
+    @property
+    def alike(self) -> Bools:
+        """Whether all requests are of one length, as far as is known."""
+        return np.asarray((self.shortest == 1) & np.isnan(self.outputs))
 
     @property
     def mean_isl(self) -> Floats:
