@@ -38,6 +38,10 @@ ROUNDS = 6
 """Fleets tried before only engines that have been simulated are candidates."""
 
 
+STRAINED = 0.95
+"""A fleet that is to carry as much as it can and stays below this share of every bound may have been held back by the
+formulas: engines that they exclude are tried, too."""
+
 Kind = tuple[Serving, Precision, tuple[int, ...]]
 """Way to serve, precision, role, pool, layout and batch limit: one engine under any load."""
 
@@ -52,6 +56,7 @@ class Confirmed:
         checks: the simulation of each of its groups by id; empty: not simulated.
         carried: requests/s of the engines that missed a bound.
         narrowed: whether only engines that had been simulated were candidates in the end.
+        strain: of the best, how near the nearest bound of any engine is to being missed, 1: it is met exactly.
     """
 
     options: list[ServingOption]
@@ -59,6 +64,7 @@ class Confirmed:
     checks: dict[str, Check]
     carried: dict[Kind, float]
     narrowed: bool = False
+    strain: float = 1.0
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -101,6 +107,10 @@ def confirmed(request: PlanRequest, options: list[ServingOption], tell: Tell = s
     if found.best is None:
         options = [simulations.chosen_anew(request, with_lenient(request, option)) for option in options]
         found = simulations.settled(request, options)
+    elif request.goal == "throughput" and found.strain < STRAINED:
+        more = [simulations.chosen_anew(request, with_lenient(request, option)) for option in options]
+        further = simulations.settled(request, more)
+        found = further if further.best is not None else found
     if found.best is not None:
         return found
     if request.workload.rate_rps is not None and not any(pool.as_needed for pool in request.cluster.pools):
@@ -134,7 +144,8 @@ class _Simulations:
             found = [self.check(best, trial) for trial in trials]
             checks = {trial.group.id: check for trial, check in zip(trials, found, strict=True) if check is not None}
             if len(checks) == len(trials) and True not in [self.measure(best, trial) for trial in trials]:
-                return Confirmed(options, fleet, with_ends(trials, checks), self.carried, narrowed)
+                strain = max(trial.strain(checks[trial.group.id]) for trial in trials)
+                return Confirmed(options, fleet, with_ends(trials, checks), self.carried, narrowed, strain)
             for trial in trials:
                 self.learn(best, trial, holds=trial.group.id in checks)
             turn += 1

@@ -149,6 +149,10 @@ class Trial:
             outcome = simulate(self.tested.at("value"), load).trimmed(warm_up)
         return Check({"value": outcome}, n, self.group.share / self.group.engines)
 
+    def strain(self, check: Check) -> float:
+        """How near the nearest bound is to being missed; 1: it is met exactly."""
+        return max((check.us(limit.metric, limit.percentile) / limit.limit_us for limit in self.limits), default=0.0)
+
     def with_ends(self, check: Check, arriving: Mapping[End, float] | None = None) -> Check:
         """The ends of the steps' interval, seen by as many requests as are told of where an engine falls behind
         (:data:`~costmodels.serving.simulator.capacity.LONG`): by fewer one that nearly does looks as if it kept up.
