@@ -11,6 +11,7 @@ from planner.power.reference import Met, reference_load
 from planner.power.request import PowerRequest, SupplyNode, curve_of, leaves
 from planner.power.server import ServerKind, measured_kind
 from planner.power.simulator import RowModel, Timing, Tree
+from planner.power.tails import BEYOND
 from planner.power.traffic import BLOCK_S, RecordedLoad, reference_facts
 from profiles.errors import InputError, Unsupported
 from profiles.hardware import SHIPPED, Catalogue
@@ -67,7 +68,14 @@ def row_without_load(
 
 
 def timing_of(request: PowerRequest) -> Timing:
+    """Raises InputError for readings that fall between the seconds of the simulation."""
     control = request.control
+    period = request.telemetry.period_s
+    if period % 1:
+        raise InputError(
+            f"telemetry: period_s: {period:g} is not a whole number of seconds, in which a row is simulated",
+            f"write {int(period)} or {int(period) + 1}",
+        )
     return Timing(
         period_s=request.telemetry.period_s,
         delay_s=control.out_of_band_s,
@@ -75,6 +83,7 @@ def timing_of(request: PowerRequest) -> Timing:
         brake_s=control.brake_s,
         error=request.telemetry.error,
         failure_rate=control.failure_rate,
+        by_breaker=control.brake_on == "breaker",
     )
 
 
@@ -131,7 +140,7 @@ def _recorded(request: PowerRequest) -> RecordedLoad:
         )
     for each in request.slo_impact:
         share = next(c.share for c in request.priorities if c.name == each.priority)
-        needed = 10 / (1 - each.percentile / 100)
+        needed = BEYOND / (1 - each.percentile / 100)
         if len(trace.isl) * share < needed:
             raise InputError(
                 f"trace: about {len(trace.isl) * share:,.0f} of its requests are {each.priority}'s, too few for p"
