@@ -258,7 +258,7 @@ def parse_power_request(value: Mapping[str, Any], catalogue: Catalogue = SHIPPED
     Raises:
         InputError, UnknownName: with the first field that is wrong.
     """
-    request = checked(PowerRequest, value, "request", catalogue)
+    request = checked(PowerRequest, value, "request", catalogue, schema="power-request")
     check(request)
     return request
 
