@@ -96,6 +96,7 @@ def main() -> None:
             "not fitted": dict(lesson.left_out),
         },
         "repeats": metrics.repeats(loaded.table),
+        "run_before": metrics.run_before(table),
         "shipped_in_sample": shipped.model_dump(mode="json"),
         "held_out": _held_out(lesson),
         "decisions": _decisions(lesson, table, loaded.table),
