@@ -85,6 +85,7 @@ test-launchers-real: $(STAMP)
 	test -x .ray/bin/python || ($(PYTHON) -m venv .ray && .ray/bin/pip install --quiet "ray[serve]==2.60.0")
 	$(BIN)/python -m tests.benchmarks.launchers.platforms --sky .sky/bin/python --ray .ray/bin/python \
 	  --vllm $(FRAMEWORKS)/vllm-0.33.0/bin/python
+	$(BIN)/python -m tests.benchmarks.launchers.worlds
 
 bench-experts: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.experts_balance

@@ -5,19 +5,20 @@ Schemas, REST routes and the command line's ``plan schema`` are made from it; a 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from planner.compare import check_document as checks
 from planner.compare import document as comparisons
 from planner.compare.check_request import CheckRequest
 from planner.compare.request import ComparisonRequest
 from planner.contract import deployment as deployments
-from planner.contract.documents import Document, checked
-from planner.contract.published import Published, Upgrade, json_schema, version_of
+from planner.contract.documents import checked
+from planner.contract.kind import Kind, Make, from_catalogue, late
+from planner.contract.progress import Tell
+from planner.contract.published import Published, json_schema
 from planner.experts import document as experts
 from planner.experts.request import PlacementRequest
 from planner.exports import document as exports
@@ -42,111 +43,10 @@ from planner.training.request import TrainingRequest
 from profiles.errors import UnknownName
 
 if TYPE_CHECKING:
-    from profiles.hardware import Catalogue
     from profiles.store import ProfileStore
-
-EXAMPLES = Path(__file__).parent / "examples"
 
 FEW = 64
 """Configurations that are predicted in about a second."""
-
-Progress = Callable[[str], None]
-"""Called with a line of text before each slow step."""
-
-
-class Make(Protocol):
-    """The answer to a request."""
-
-    def __call__(
-        self, request: Any, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
-    ) -> Published:
-        """``measured``: stores laid over the pack that ships, the last on top."""
-
-
-def _text(document: Published) -> bytes:
-    return document.to_json().encode()
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One decision, or one way to answer.
-
-    Attributes:
-        title: what the document is, in words.
-        request: what is asked, as one document without file paths; ``request_version``: of its schema.
-        document: the answer; ``parse`` reads one, of today's version or of an ``older`` one.
-        make: the answer to a request; imports what is slow only when it is called.
-        route: where REST takes requests.
-        command: the words after ``plan`` that ask the same; empty for ``plan`` alone.
-        forms: other requests that the same route answers with the same kind of document. Each is called ``form``, which
-            its schema is named for, and told by a field ``told_by`` that only it has.
-        quick: whether a request is answered in about a second: it then never waits behind those that are not.
-        media_type: what REST answers with, and ``written`` the bytes of it: the document as JSON, but for kinds that
-            hand out files (``application/zip``).
-    """
-
-    name: str
-    title: str
-    request: type[Document]
-    document: type[Published]
-    parse: Callable[[str], Published]
-    older: Mapping[str, Upgrade]
-    make: Make
-    route: str
-    command: str
-    request_version: str = "1.0"
-    quick: Callable[[Any], bool] = lambda _: False
-    media_type: str = "application/json"
-    written: Callable[[Any], bytes] = _text
-    forms: tuple[Kind, ...] = ()
-    form: str = ""
-    told_by: str = ""
-
-    def asked_by(self, fields: object) -> Kind:
-        """This kind, or the one of its forms that ``fields`` are a request of."""
-        given = fields if isinstance(fields, Mapping) else {}
-        return next((form for form in self.forms if form.told_by in given), self)
-
-    @property
-    def version(self) -> str:
-        return version_of(self.document)
-
-    @property
-    def request_name(self) -> str:
-        return f"{self.form or self.name}-request"
-
-    def example(self) -> dict[str, Any]:
-        """A small valid document."""
-        return _example(self.name)
-
-    def request_example(self) -> dict[str, Any]:
-        """The request that :meth:`example` is like an answer to."""
-        return _example(self.request_name)
-
-
-def _example(name: str) -> dict[str, Any]:
-    example: dict[str, Any] = json.loads((EXAMPLES / f"{name}.json").read_text("utf-8"))
-    if name in ("simulation-request", "export-request"):
-        example = {"plan": _example("serving"), **example}
-    if name == "comparison-request":
-        example = {"documents": [_example("deployment"), _example("serving")], **example}
-    return example
-
-
-def _late(load: Callable[[], Make]) -> Make:
-    """What ``load`` imports, which may be slow, imported only when it is asked."""
-    return lambda request, /, **beside: load()(request, **beside)
-
-
-def _from_catalogue(answer: Callable[[Any, Catalogue], Published]) -> Make:
-    """Of an answer that needs of the measured stores only the GPU types that they describe."""
-
-    def make(request: Any, /, *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None) -> Published:
-        from profiles.descriptions import catalogue_with
-
-        return answer(request, catalogue_with(store.path for store in measured))
-
-    return make
 
 
 def _plan() -> Make:
@@ -176,7 +76,7 @@ def _predict() -> Make:
 def _memory() -> Make:
     from planner.serving.memory import memory
 
-    return _from_catalogue(memory)
+    return from_catalogue(memory)
 
 
 def _simulate() -> Make:
@@ -188,7 +88,7 @@ def _simulate() -> Make:
 def _import() -> Make:
     from planner.imports.importing import deployment_of
 
-    return _from_catalogue(deployment_of)
+    return from_catalogue(deployment_of)
 
 
 def _compare() -> Make:
@@ -228,7 +128,7 @@ _SERVING = Kind(
     document=serving.Plan,
     parse=serving.parse_plan,
     older=serving.OLDER,
-    make=_late(_plan),
+    make=late(_plan),
     route="/v1/plans",
     command="",
 )
@@ -236,11 +136,13 @@ _FLEET = replace(
     _SERVING,
     title="a fleet: which GPUs serve which requests of several services, and when",
     request=FleetRequest,
-    make=_late(_fleet),
+    make=late(_fleet),
     command="fleet",
     form="fleet",
     told_by="services",
 )
+
+_layouts = partial(Kind, request=LayoutsRequest, older=named.OLDER, quick=lambda request: len(request.layouts) <= FEW)
 
 _ALL: tuple[Kind, ...] = (
     replace(_SERVING, forms=(_FLEET,)),
@@ -251,7 +153,7 @@ _ALL: tuple[Kind, ...] = (
         document=experts.PlacementDocument,
         parse=experts.parse_placement,
         older=experts.OLDER,
-        make=_late(_place),
+        make=late(_place),
         route="/v1/expert-placements",
         command="experts",
     ),
@@ -262,7 +164,7 @@ _ALL: tuple[Kind, ...] = (
         document=predicted.Predictions,
         parse=predicted.parse_predictions,
         older=predicted.OLDER,
-        make=_late(_predict),
+        make=late(_predict),
         route="/v1/predictions",
         command="predict",
         quick=lambda request: request.plan is None and len(request.configurations) <= FEW,
@@ -274,7 +176,7 @@ _ALL: tuple[Kind, ...] = (
         document=memories.MemoryDocument,
         parse=memories.parse_memory,
         older=memories.OLDER,
-        make=_late(_memory),
+        make=late(_memory),
         route="/v1/memory",
         command="memory",
         quick=lambda _: True,
@@ -286,7 +188,7 @@ _ALL: tuple[Kind, ...] = (
         document=replay.SimulationReport,
         parse=replay.parse_report,
         older=replay.OLDER,
-        make=_late(_simulate),
+        make=late(_simulate),
         route="/v1/simulations",
         command="simulate",
     ),
@@ -297,7 +199,7 @@ _ALL: tuple[Kind, ...] = (
         document=deployments.DeploymentDocument,
         parse=deployments.parse_deployment,
         older=deployments.OLDER,
-        make=_late(_import),
+        make=late(_import),
         route="/v1/imports",
         command="import",
         quick=lambda _: True,
@@ -309,7 +211,7 @@ _ALL: tuple[Kind, ...] = (
         document=comparisons.Comparison,
         parse=comparisons.parse_comparison,
         older=comparisons.OLDER,
-        make=_late(_compare),
+        make=late(_compare),
         route="/v1/comparisons",
         command="compare",
     ),
@@ -320,7 +222,7 @@ _ALL: tuple[Kind, ...] = (
         document=checks.CheckDocument,
         parse=checks.parse_check,
         older=checks.OLDER,
-        make=_late(_check),
+        make=late(_check),
         route="/v1/checks",
         command="check",
     ),
@@ -331,7 +233,7 @@ _ALL: tuple[Kind, ...] = (
         document=exports.ExportDocument,
         parse=exports.parse_export,
         older=exports.OLDER,
-        make=_late(_export),
+        make=late(_export),
         route="/v1/exports",
         command="export",
         quick=lambda _: True,
@@ -345,33 +247,27 @@ _ALL: tuple[Kind, ...] = (
         document=training.TrainingPlan,
         parse=training.parse_training_plan,
         older=training.OLDER,
-        make=_late(_train),
+        make=late(_train),
         route="/v1/training-plans",
         command="train",
     ),
-    Kind(
+    _layouts(
         name="training-predictions",
         title="time and memory of training layouts",
-        request=LayoutsRequest,
         document=named.TrainingPredictions,
         parse=named.parse_training_predictions,
-        older=named.OLDER,
         make=asked_layouts.training_predictions,
         route="/v1/training-predictions",
         command="train predict",
-        quick=lambda request: len(request.layouts) <= FEW,
     ),
-    Kind(
+    _layouts(
         name="training-memory",
         title="whether training layouts fit, and where the memory of every stage goes",
-        request=LayoutsRequest,
         document=named.TrainingMemories,
         parse=named.parse_training_memories,
-        older=named.OLDER,
-        make=_from_catalogue(asked_layouts.training_memories),
+        make=from_catalogue(asked_layouts.training_memories),
         route="/v1/training-memory",
         command="train memory",
-        quick=lambda request: len(request.layouts) <= FEW,
     ),
     Kind(
         name="power",
@@ -380,7 +276,7 @@ _ALL: tuple[Kind, ...] = (
         document=power.PowerPlan,
         parse=power.parse_power_plan,
         older=power.OLDER,
-        make=_late(_power),
+        make=late(_power),
         route="/v1/power-plans",
         command="power",
     ),
@@ -400,7 +296,7 @@ def questions() -> Iterator[Kind]:
 
 
 def answer(
-    name: str, fields: Mapping[str, Any], *, measured: Sequence[ProfileStore] = (), progress: Progress | None = None
+    name: str, fields: Mapping[str, Any], *, measured: Sequence[ProfileStore] = (), progress: Tell | None = None
 ) -> Published:
     """The document of kind ``name`` (or ``fleet``) that answers the request ``fields``, as its command and route do.
 

@@ -7,6 +7,8 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from planner.contract.progress import is_passing
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -15,8 +17,9 @@ PATIENCE_S = 2.0
 
 
 class Reporter:
-    """Calling it reports an event. On a terminal the line also appears by itself after :data:`PATIENCE_S`
-    seconds, and leaves no trace; elsewhere nothing but events is written. A ``quiet`` one writes nothing at all."""
+    """Calling it reports an event. On a terminal the line also appears by itself after :data:`PATIENCE_S` seconds, and
+    leaves no trace; elsewhere nothing but events is written. Those that pass within seconds change a line that is
+    there, and are none of their own. A ``quiet`` one writes nothing at all."""
 
     def __init__(self, doing: str, *, quiet: bool = False) -> None:
         self._doing = doing
@@ -25,7 +28,7 @@ class Reporter:
         self._lock = threading.Lock()
         self._closed = False
         self._progress: Progress | None = None
-        self._timer = threading.Timer(PATIENCE_S, self._show, [doing])
+        self._timer = threading.Timer(PATIENCE_S, self._show)
         self._timer.daemon = True
 
     def __enter__(self) -> Reporter:
@@ -34,9 +37,12 @@ class Reporter:
         return self
 
     def __call__(self, event: str) -> None:
+        passing = is_passing(event)
         if self._live:
-            self._show(event)
-        elif not self._quiet:
+            self._doing = event
+            if self._progress is not None or not passing:
+                self._show()
+        elif not (self._quiet or passing):
             print(event, file=sys.stderr, flush=True)
 
     def __exit__(
@@ -48,7 +54,7 @@ class Reporter:
             if self._progress is not None:
                 self._progress.stop()
 
-    def _show(self, text: str) -> None:
+    def _show(self) -> None:
         with self._lock:
             if self._closed:
                 return
@@ -63,7 +69,7 @@ class Reporter:
                     console=Console(stderr=True, markup=False, emoji=False, highlight=False),
                     transient=True,
                 )
-                self._progress.add_task(text)
+                self._progress.add_task(self._doing)
                 self._progress.start()
-            elif text != self._doing:  # the timer does not overwrite an event
-                self._progress.update(self._progress.task_ids[0], description=text)
+            else:
+                self._progress.update(self._progress.task_ids[0], description=self._doing)

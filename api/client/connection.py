@@ -23,8 +23,9 @@ from typing import Any
 import httpx
 
 from planner.contract.documents import Document
+from planner.contract.kind import Kind
 from planner.contract.published import Published
-from planner.kinds import KINDS, Kind
+from planner.kinds import KINDS
 from profiles.errors import ShardwrightError, UnknownName
 
 ENDED = ("done", "failed", "cancelled")

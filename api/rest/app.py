@@ -24,7 +24,8 @@ from api.rest.service import Explain, Service
 from api.service_settings import ServiceSettings
 from api.work.answers import PACKAGE
 from api.work.planner import Planner
-from planner.kinds import KINDS, Kind
+from planner.contract.kind import Kind
+from planner.kinds import KINDS
 
 
 def create_app(

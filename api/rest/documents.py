@@ -15,7 +15,8 @@ from api.rest import cursors, openapi
 from api.rest.problems import RefusedError, bad_parameter, not_found
 from api.rest.service import Service, checked_id, respond_document, when
 from api.storage.documents import Filter, Stored
-from planner.kinds import KINDS, Kind
+from planner.contract.kind import Kind
+from planner.kinds import KINDS
 from profiles.errors import UnknownName
 
 _LIST = "The newest first. A page has `limit` documents; `next_cursor` is the cursor of the next."

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -44,6 +45,7 @@ class Edge:
         status, headers = 500, []
         is_head = scope["method"] == "HEAD"  # what GET answers, without its body
         asked = {**scope, "method": "GET"} if is_head else scope
+        streams = asyncio.Event()  # a body whose end nobody waits for
 
         async def answer(message: Message) -> None:
             nonlocal status, headers
@@ -56,17 +58,37 @@ class Edge:
                 if (allowance := state.get("allowance")) is not None:
                     headers += _raw(allowance.headers())
             elif is_head:
-                message = {**message, "body": b""}
+                if streams.is_set():
+                    return
+                if message.get("more_body"):
+                    streams.set()
+                message = {**message, "body": b"", "more_body": False}
             await send(message)
 
         try:
-            await self._app(asked, receive, answer)
+            if is_head:
+                await _until(streams, self._app(asked, receive, answer))
+            else:
+                await self._app(asked, receive, answer)
         finally:
             seconds = time.perf_counter() - started
             route = getattr(asked.get("route"), "path", "none")
             self._metrics.asked(scope["method"], route, status, seconds)
             self._audit.write(scope, id_, status, seconds, headers)
             request_id.reset(token)
+
+
+async def _until(over: asyncio.Event, work: Awaitable[None]) -> None:
+    """``work``, ended when ``over`` is set."""
+    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(over.wait())
+    try:
+        await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+    finally:
+        for task in (working, waiting):
+            task.cancel()
+        await asyncio.gather(working, waiting, return_exceptions=True)
 
 
 def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

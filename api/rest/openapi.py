@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from api.problems import MEDIA_TYPE, Problem
-from planner.kinds import Kind
+from planner.contract.kind import Kind
 
 REF = "#/components/schemas/{model}"
 

@@ -22,7 +22,7 @@ from api.storage.answers import FirstAnswer
 from api.storage.documents import Stored
 from api.storage.jobs import Job
 from api.work.planner import POLL_S, Asker
-from planner.kinds import Kind
+from planner.contract.kind import Kind
 
 LONGEST_WAIT_S = 600.0
 

@@ -19,8 +19,8 @@ from api.service_settings import ServiceSettings
 from api.storage.documents import Stored
 from api.storage.jobs import Job
 from api.work.planner import Asker, Planner
+from planner.contract.kind import Kind
 from planner.contract.published import Published
-from planner.kinds import Kind
 
 _ID = re.compile(r"[0-9a-f]{32}")
 

@@ -14,10 +14,10 @@ from api.problems import Problem, internal, problem_of
 from api.storage.documents import Stored
 from costmodels.training.models import is_written_out
 from planner.contract.documents import Document, checked
+from planner.contract.kind import Kind
 from planner.contract.models import architecture_of
 from planner.contract.progress import percent_of
 from planner.contract.published import Published, digest_of
-from planner.kinds import Kind
 from profiles.errors import ShardwrightError
 from profiles.hardware import Catalogue
 

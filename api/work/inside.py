@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import resource
@@ -11,13 +12,16 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 _POLITE = 5  # steps of niceness: the service answers while workers compute
 _PATIENCE_S = 1.0  # between looks at whether the service still runs
+_LOOK_S = 0.1  # between looks at whether another worker has learnt what there is to learn
+_LONGEST_TURN_S = 600.0  # that is waited for: one that was stopped must not stop the others
 
 MOST_KEPT = 40
 """Operations whose loaded cost models a worker keeps: five or six make up one GPU type under one framework. 14 MB
@@ -59,12 +63,37 @@ def _answer_all(pipe: Connection, *, warm: bool) -> None:
     lock = threading.Lock()
     if warm:  # learns what plans need, on a fresh machine for a minute, and loads it
         kind = KINDS["serving"]
-        answer(kind, json.dumps(kind.request_example()).encode(), (), lambda *_: None)
+        with one_at_a_time():
+            answer(kind, json.dumps(kind.request_example()).encode(), (), lambda *_: None)
     send("warm", None)
     while True:
         name, request, folders = pipe.recv()
         send("doing", (f"making {KINDS[name].title.partition(':')[0]}", None))
         send("answer", answer(KINDS[name], request, folders, lambda *said: send("doing", said)))
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Of all workers on this machine, those of other services too: what the first learns and compiles the others find
+    on disk. Where nothing can be locked, each works alone."""
+    from costmodels.kernels.cost_model import cache_folder
+
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            cache_folder().mkdir(parents=True, exist_ok=True)
+            file = held.enter_context((cache_folder() / "warming").open("ab"))
+            until = time.monotonic() + _LONGEST_TURN_S
+            while not _locked(file) and time.monotonic() < until:
+                time.sleep(_LOOK_S)
+        yield
+
+
+def _locked(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _limit(what: int, most: int) -> None:

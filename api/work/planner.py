@@ -25,7 +25,8 @@ from api.work.answers import identity, understood
 from api.work.crew import LOOK_S, Heard, LocalCrew
 from api.work.shelf import Shelf
 from api.work.slot import InProcess, OwnProcess, Runner
-from planner.kinds import KINDS, Kind
+from planner.contract.kind import Kind
+from planner.kinds import KINDS
 from profiles.errors import InputError, ShardwrightError
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from api.storage.database import DatabaseAway
 from api.storage.jobs import MOST_TRIES, Claimed
 from api.work.answers import Answer, Tell, answer, out_of_time, worker_died
 from api.work.process import Died, TookTooLong, Worker
-from planner.kinds import Kind
+from planner.contract.kind import Kind
 
 logger = logging.getLogger(__name__)
 

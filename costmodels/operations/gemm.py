@@ -66,18 +66,33 @@ GEMM = Kernel(
 )
 
 
-def ask_product(step: LayerStep, dtype: str, m: Ints, n: Ints | int, k: Ints | int, count: Floats | float) -> None:
+def ask_product(
+    step: LayerStep,
+    dtype: str,
+    m: Ints,
+    n: Ints | int,
+    k: Ints | int,
+    count: Floats | float,
+    *,
+    beside: bool = False,
+) -> None:
     """Asks for [m, k] × [k, n] in steps that have rows."""
-    step.work.ask(GEMM, count, m > 0, dtype=code("dtype", dtype), m=m, n=n, k=k)
+    step.work.ask(GEMM, count, m > 0, beside=beside, dtype=code("dtype", dtype), m=m, n=n, k=k)
 
 
-def ask_feed_forward(step: LayerStep, layer: DenseFeedForward, dtype: str, count: float) -> None:
-    """Asks for both products and the activation between them, before their sum over the tensor-parallel group."""
+def ask_feed_forward(
+    step: LayerStep, layer: DenseFeedForward, dtype: str, count: float, *, beside: bool = False
+) -> None:
+    """Asks for both products and the activation between them, before their sum over the tensor-parallel group.
+
+    Args:
+        beside: they are a shared expert's, which another stream may run beside routed ones.
+    """
     tokens, hidden = step.batch.tokens, step.split.hidden
     width = -(-layer.intermediate // step.split.layouts.tp)
     matrices = 2 if layer.gated else 1
-    ask_product(step, dtype, tokens, matrices * width, hidden, count)
-    ask_product(step, dtype, tokens, hidden, width, count)
+    ask_product(step, dtype, tokens, matrices * width, hidden, count, beside=beside)
+    ask_product(step, dtype, tokens, hidden, width, count, beside=beside)
     elements = (tokens * width * (matrices + 1)).astype(np.float64)
     step.work.touch(elements * ACTIVATION_BYTES, 1, count)
 

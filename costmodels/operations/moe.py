@@ -109,7 +109,7 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
         np.maximum(step.work.uneven, uneven_experts(layer, everyone, layouts), out=step.work.uneven)
         if layer.shared_intermediate:
             shared = DenseFeedForward(layer.shared_intermediate, layer.gated)
-            ask_feed_forward(step, shared, precision.shared_experts, count)
+            ask_feed_forward(step, shared, precision.shared_experts, count, beside=True)
         scores = (tokens * layer.experts).astype(np.float64)
         step.work.touch(scores * 4, 2, count)  # softmax and top-k of the router, fp32
         # With one attention replica the tokens are already on all GPUs of the group, and partial sums are

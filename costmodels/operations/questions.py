@@ -73,11 +73,12 @@ class Batch:
 @dataclass(frozen=True)
 class Asked:
     """Questions to one operation: ``columns`` of shape [q], the candidate each belongs to, how often it
-    occurs per step."""
+    occurs per step; ``beside``: whether another stream runs them, beside routed experts."""
 
     columns: Mapping[str, NDArray[np.generic]]
     candidate: Ints
     count: Floats
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,14 @@ class ExpertExchange:
 @dataclass
 class StepWork:
     """Everything one step asks for. ``moved_bytes`` and ``small_kernels`` are the elementwise rest, ``uneven`` by how
-    much more (log) the GPU with most experts that are asked for has than all have on average; shape [n]."""
+    much more (log) the GPU with most experts that are asked for has than all have on average; shape [n].
+    ``beside_tokens``: of a step, up to which what is asked ``beside`` routed experts runs so."""
 
     candidates: int
     asked: dict[str, list[Asked]] = field(default_factory=dict)
     exchanges: list[Exchange] = field(default_factory=list)
     expert_exchanges: list[ExpertExchange] = field(default_factory=list)
+    beside_tokens: int = 0
     moved_bytes: Floats = field(default_factory=lambda: np.zeros(0))
     small_kernels: Floats = field(default_factory=lambda: np.zeros(0))
     uneven: Floats = field(default_factory=lambda: np.zeros(0))
@@ -139,11 +142,13 @@ class StepWork:
     def ask(
         self, kernel: Kernel, count: Floats | float, when: NDArray[np.bool_] | None = None, **columns: object
     ) -> None:
-        """Adds one question per candidate for which ``when`` holds (default: all).
+        """Adds one question per candidate for which ``when`` holds (default: all); ``beside=True`` among the columns:
+        a stream beside that of routed experts may run it.
 
         Raises:
             ValueError: ``columns`` are not those of the kernel's table (``num_gpus`` is 1 where it is left out).
         """
+        beside = bool(columns.pop("beside", False))
         if {"num_gpus", *columns} != set(kernel.columns):
             strange = sorted({"num_gpus", *columns} ^ set(kernel.columns))
             raise ValueError(f"{kernel.name}: columns given without being its own, or missing: {', '.join(strange)}")
@@ -153,7 +158,7 @@ class StepWork:
         full = {name: np.broadcast_to(np.asarray(values), self.candidates)[chosen] for name, values in columns.items()}
         full.setdefault("num_gpus", np.ones(len(chosen), np.int64))
         counts = np.broadcast_to(np.asarray(count, dtype=np.float64), self.candidates)[chosen]
-        self.asked.setdefault(kernel.name, []).append(Asked(full, chosen.astype(np.int64), counts))
+        self.asked.setdefault(kernel.name, []).append(Asked(full, chosen.astype(np.int64), counts, beside))
 
     def exchange(self, kind: str, message_bytes: Floats, ranks: Ints, count: Floats | float) -> None:
         """Adds one collective per candidate with more than one rank."""

@@ -41,7 +41,6 @@ class PowerFacts:
     residual_high: float
     elsewhere_low: float
     elsewhere_high: float
-    peak_250ms: float
     peak_1s: float
 
 

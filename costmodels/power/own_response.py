@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from costmodels.power.response import ClockResponse, PhaseResponse, clock_response
 from profiles.collect.response import FILE
-from profiles.errors import DataError
-from profiles.files import Source, is_file
-from profiles.typed_json import read_typed
+from profiles.typed_json import StoreFile
 
-_HINT = "measure again with plan profile collect --clocks, or leave the file out"
 _Three = tuple[float, float, float]
 
 
@@ -42,7 +38,12 @@ class _Response(BaseModel):
     points: tuple[dict[str, float | str | None], ...] = ()
 
 
-_FILE = TypeAdapter(dict[str, _Response])
+CLOCK_RESPONSES = StoreFile(
+    FILE,
+    "clock response",
+    "measure again with plan profile collect --clocks, or leave the file out",
+    TypeAdapter(dict[str, _Response]),
+)
 
 
 def response_of(gpu: str, folders: Iterable[Path]) -> ClockResponse:
@@ -51,29 +52,10 @@ def response_of(gpu: str, folders: Iterable[Path]) -> ClockResponse:
     Raises:
         DataError: a file is broken.
     """
-    found = clock_response(gpu)
-    for folder in folders:
-        if is_file(folder / FILE):
-            found = read_responses(folder / FILE).get(gpu, found)
-    return found
-
-
-def read_responses(path: Path) -> Mapping[str, ClockResponse]:
-    """By GPU.
-
-    Raises:
-        DataError: the file is broken.
-    """
-    source = Source(path, "clock response", _HINT, error=DataError)
-    return _read(source, source.text())
-
-
-@lru_cache(maxsize=32)
-def _read(source: Source, _text: str) -> Mapping[str, ClockResponse]:
-    return {
-        name: ClockResponse(_phase(entry.prefill), _phase(entry.decode), measured=True)
-        for name, entry in read_typed(source, _FILE).items()
-    }
+    own = CLOCK_RESPONSES.last_in(folders, lambda entries: entries.get(gpu))
+    if own is None:
+        return clock_response(gpu)
+    return ClockResponse(_phase(own.prefill), _phase(own.decode), measured=True)
 
 
 def _phase(said: _Phase) -> PhaseResponse:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from costmodels.arrays import concatenate_rows, take_rows
 from costmodels.estimates import Floats, Ints
 from costmodels.kernels.cost_model import CostModel
 from costmodels.kernels.kernel_models import ROOFLINE_TOLD
@@ -35,6 +36,9 @@ from profiles.hardware import Gpu
 
 GEMM_PARTS = ("dense", "attention_qkv", "attention_output", "shared_experts")
 """Parts of a model whose products are plain ones."""
+
+_STOOD_IN: dict[str, tuple[str, ...]] = {"moe": ("experts",), "gemm": GEMM_PARTS}
+"""Operations that other rows may speak for, and the parts of a model whose precision decides."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,16 @@ class ServedModel:
         asked = step_work(self.model, self.precision, layout, batch, "balanced").asked
         return tuple(operation for operation in asked if not self.cost.is_measured(operation))
 
+    @cached_property
+    def _told_apart(self) -> bool:
+        """Whether engines with several attention replicas run other kernels than those with one."""
+        of = self.precision.of
+        return any(
+            self.framework.stand_in(name, self.gpu, of(parts[0]), replicas=False)
+            is not self.framework.stand_in(name, self.gpu, of(parts[0]), replicas=True)
+            for name, parts in _STOOD_IN.items()
+        )
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What its users should know: what the reader of its config says, and kernels that nobody measured."""
@@ -137,9 +151,16 @@ class ServedModel:
             routing: how tokens spread over experts.
             calibration: in place of the framework's own (to fit one).
         """
+        many = layouts.dp > 1
+        if many.any() and not many.all() and self._told_apart:
+            rows = [np.flatnonzero(~many), np.flatnonzero(many)]
+            apart = [
+                self.step(layouts.take(each), take_rows(batch, each), routing, calibration=calibration) for each in rows
+            ]
+            return concatenate_rows(apart, rows)
         precision, row_sources = self.precision, {}
-        for operation, parts in (("moe", ("experts",)), ("gemm", GEMM_PARTS)):
-            entry = self.framework.stand_in(operation, self.gpu, precision.of(parts[0]))
+        for operation, parts in _STOOD_IN.items():
+            entry = self.framework.stand_in(operation, self.gpu, precision.of(parts[0]), replicas=bool(many.any()))
             if entry is not None:
                 same = {part: entry.measured_as for part in parts if precision.of(part) == entry.precision}
                 precision = replace(precision, **same)  # type: ignore[arg-type]
@@ -155,6 +176,8 @@ class ServedModel:
             count = (batch.prefills * batch.chunk).astype(np.float64) * self.images.per_token
             ask_images(encoding, self.model.vision, self.images.image, count)
         calibration = calibration or self.calibration
+        if self.gpu.vendor == "nvidia":
+            work.beside_tokens = self.framework.capabilities.shared_experts_beside
         times = step_times(self.model, work, layouts, batch, self.cost, row_sources, self.network, calibration)
         return times if self.state is None else at_state(times, self.gpu, self.state, self.response)
 

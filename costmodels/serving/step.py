@@ -39,7 +39,7 @@ class StepTimes(Rowwise):
             memory are.
         kernels_us: all kernels and exchanges as measured alone, shape [n].
         hot, most_watts: watts above idle ÷ those at the highest clock, and the board's limit, shape [n].
-        uneven: by how much more experts (log) the GPU with most has to read than all on average, shape [n].
+        uneven: by how much longer (log) the GPU with most experts to read takes than all on average, shape [n].
     """
 
     latency: Estimates
@@ -70,21 +70,31 @@ def step_times(
     """
     n = len(layouts)
     work.require_summed([operation for operations in families().parts.values() for operation in operations])
-    busy, kernels = np.zeros((2, n)), np.zeros(n)
+    kernels = np.zeros(n)
 
     def alone(part: Estimates) -> Estimates:
         np.add(kernels, part.value, out=kernels)
         return part
 
-    uneven = np.exp(calibration.uneven_experts * work.uneven)
+    asked = {
+        name: _kernels(row_sources.get(name, cost), work, name) for names in families().parts.values() for name in names
+    }
+    busy = np.sum([each.bounds for each in asked.values()], axis=0)
+    routed = asked["moe"]
+    # The GPU with most experts reads more; launches and tails of kernels are as long on all.
+    reading = np.divide(routed.bounds[1], routed.alone, out=np.zeros(n), where=routed.alone > 0)
+    uneven = np.log1p(np.minimum(reading, 1.0) * np.expm1(work.uneven))
+    graphs = (batch.prefills == 0) & ~layouts.wide & (batch.tokens <= work.beside_tokens)
+    shared = asked["gemm"]
+    hidden = np.where(graphs, np.minimum(shared.waiting, routed.alone), 0.0)
+    after = 1 - np.divide(hidden, shared.alone, out=np.zeros(n), where=shared.alone > 0)
+    seen = {"moe": np.exp(calibration.uneven_experts * uneven), "gemm": after}
     by_part: dict[str, list[Estimates]] = {
         part: [
-            alone(_kernels(row_sources.get(operation, cost), work, operation, busy)).scaled(
-                calibration.factor(operation, batch.prefills) * (uneven if part == "moe" else 1.0)
-            )
-            for operation in operations
+            alone(asked[name].time).scaled(calibration.factor(name, batch.prefills) * seen.get(name, 1.0))
+            for name in names
         ]
-        for part, operations in families().parts.items()
+        for part, names in families().parts.items()
     }
     exchanges = alone(exchange_times(cost, network, work.exchanges, n))
     by_part["communication"] = [exchanges.scaled(calibration.factor("communication", batch.prefills))]
@@ -119,7 +129,7 @@ def step_times(
     memory_us = busy[1] + work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6
     halves = np.where(layouts.overlap == OVERLAPS.index("two_batch"), 2.0, 1.0)  # the work is of one of them
     busy_us, hot, most = (busy[0] * halves, memory_us * halves, kernels * halves), np.ones(n), np.full(n, np.inf)
-    return StepTimes(latency, stage, parts, *busy_us, hot, most, work.uneven)
+    return StepTimes(latency, stage, parts, *busy_us, hot, most, uneven)
 
 
 EXCHANGE_PARTS = ("dispatch", "combine", "overlap")
@@ -158,20 +168,42 @@ def _with_experts_sent(
     return together.scaled(scale).widened(spread), parts
 
 
-def _kernels(cost: CostModel, work: StepWork, operation: str, busy: Floats) -> Estimates:
-    """Time in one operation, shape [n]; adds its roofline (compute, memory) times to ``busy``, shape [2,
-    n]."""
+@dataclass(frozen=True)
+class _Kernels:
+    """What the kernels of one operation take, µs.
+
+    Attributes:
+        time: shape [n].
+        bounds: compute and memory time of their rooflines, shape [2, n].
+        waiting: of what may run beside other kernels, the time beyond its roofline, shape [n].
+    """
+
+    time: Estimates
+    bounds: Floats
+    waiting: Floats
+
+    @property
+    def alone(self) -> Floats:
+        return self.time.value
+
+
+def _kernels(cost: CostModel, work: StepWork, operation: str) -> _Kernels:
     asked = work.asked.get(operation)
+    n = work.candidates
     if not asked:
-        return Estimates.exact(np.zeros(work.candidates))
+        return _Kernels(Estimates.exact(np.zeros(n)), np.zeros((2, n)), np.zeros(n))
     names = asked[0].columns
     questions = {name: np.concatenate([np.asarray(part.columns[name]) for part in asked]) for name in names}
     candidate = np.concatenate([part.candidate for part in asked])
     count = np.concatenate([part.count for part in asked])
     kernel, hardware = families().kernel(operation), cost.kernel(operation).hardware
-    for row, time in enumerate(kernel.times_us(questions, np.zeros(len(candidate), np.int64), hardware)):
-        busy[row] += np.bincount(candidate, weights=time * count, minlength=work.candidates)
-    return cost.estimate(operation, questions).summed(candidate, count, work.candidates)
+    rooflines = kernel.times_us(questions, np.zeros(len(candidate), np.int64), hardware)
+    bounds = np.stack([np.bincount(candidate, time * count, n).astype(np.float64) for time in rooflines])
+    times = cost.estimate(operation, questions)
+    beside = np.concatenate([np.full(len(part.candidate), float(part.beside)) for part in asked])
+    over = np.maximum(times.value - np.maximum(*rooflines), 0.0)
+    waiting = np.bincount(candidate, over * count * beside, n).astype(np.float64)
+    return _Kernels(times.summed(candidate, count, n), bounds, waiting)
 
 
 def _elementwise(cost: CostModel, work: StepWork) -> Estimates:

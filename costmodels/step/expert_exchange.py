@@ -28,13 +28,6 @@ PHASES = ("dispatch", "combine")
 DISPATCH_BYTES, COMBINE_BYTES = 7408 / 7168, 2.0
 """Of each element that is sent: 8 bits with a scale of 4 bytes for 128 (and 16 bytes of a token's own); 16 back."""
 
-LARGEST_NODE = 8
-"""GPUs of a server. Larger domains are racks, of which single trays alone were measured."""
-
-WIDE_LINK = 450e9
-"""Bytes per second of a scale-up link (H100's) above which an exchange within a node takes what packing takes; of a
-narrower one most is waiting, which between nodes takes nothing from products."""
-
 RDMA = ("infiniband", "roce", "efa")
 """Kinds of fabric over which GPUs reach each other's memory."""
 
@@ -73,13 +66,13 @@ def expert_exchange_times(
     """Times of all ``exchanges`` of each candidate."""
     parts: dict[str, list[Estimates]] = {phase: [] for phase in PHASES}
     beside, slower = np.zeros(candidates), np.ones(candidates)
+    facts = exchange_facts()
     for exchange in exchanges:
         high = exchange.kind == HIGH_THROUGHPUT
         sms = model.gpu.sm_count
-        slower[exchange.candidate[high]] = sms / (sms - exchange_facts()["multiprocessors"])
-        packing = np.where(
-            exchange.ranks > network.gpus_per_node, min(model.gpu.scale_up_bytes_per_s / WIDE_LINK, 1.0), 1.0
-        )
+        slower[exchange.candidate[high]] = sms / (sms - facts["multiprocessors"])
+        wide = min(model.gpu.scale_up_bytes_per_s / facts["within_node"]["wide_link_bytes_per_s"], 1.0)
+        packing = np.where(exchange.ranks > network.gpus_per_node, wide, 1.0)
         for phase in PHASES:
             time, near = _one(model, network, exchange, phase)
             busy = exchange.count * exchange.busiest
@@ -97,9 +90,10 @@ def _one(model: CostModel, network: Network, e: ExpertExchange, phase: str) -> t
     """(time of one exchange of each, what of it would be within a node), [e]."""
     domain = network.gpus_per_node
     inside = np.minimum(e.ranks, domain)
-    near = _measured(model, e, phase, np.minimum(inside, LARGEST_NODE))
-    if domain > LARGEST_NODE:  # a rack
-        by_rack, over_nvlink = inside > LARGEST_NODE, (e.kind == ONE_SIDED) | (e.kind == TWO_SIDED)
+    largest_node = exchange_facts()["within_node"]["gpus"]
+    near = _measured(model, e, phase, np.minimum(inside, largest_node))
+    if domain > largest_node:  # a rack
+        by_rack, over_nvlink = inside > largest_node, (e.kind == ONE_SIDED) | (e.kind == TWO_SIDED)
         law = exchange_facts()["nvlink_domain"]
         farther = 1 + law[phase]["per_mb_doubling"] / law[phase]["per_mb"] * np.log2(np.maximum(inside / 8, 1.0))
         near = _chosen(by_rack & over_nvlink, _in_rack(e, phase, inside), near.scaled(np.where(by_rack, farther, 1.0)))

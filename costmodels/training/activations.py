@@ -57,7 +57,7 @@ def layer_activations(setting: Setting, layouts: TrainingLayouts, kind: int) -> 
     unfused = (setting.framework.unfused_hidden + split) * hidden / shared
     whole = norm_in + norm_out + unfused + masks + sum(attention.values()) + wide + act
     block = ELEMENT * hidden / shared
-    if setting.framework.name == "torchtitan":
+    if "op" in setting.framework.recompute:
         kept = np.where(layouts.recomputes("op"), _chosen_operators(setting, layouts, kind, block, tp), whole)
     else:
         kept = whole.copy()

@@ -13,14 +13,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from profiles.errors import DataError
-from profiles.files import Source, is_file
 from profiles.hardware import Gpu, LastingLoad
 from profiles.shipped import shipped
-from profiles.typed_json import read_typed
-
-FILE = "training_calibration.json"
-_HINT = "make the store again with plan calibrate, or leave the file out"
+from profiles.typed_json import StoreFile
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -97,19 +92,18 @@ def lasting_load(gpu: Gpu) -> LastingLoad:
 # ------------------------------------------------------------------ own runs
 
 
+OWN_CALIBRATION = StoreFile(
+    "training_calibration.json",
+    "training calibration",
+    "make the store again with plan calibrate, or leave the file out",
+    TypeAdapter(TrainingCalibration),
+)
+
+
 def own_training_calibration(folders: Iterable[Path]) -> TrainingCalibration:
     """What the last of these stores' folders that has learned of training says; else what ships.
 
     Raises:
         DataError: a file is broken.
     """
-    found = training_calibration()
-    for folder in folders:
-        if is_file(folder / FILE):
-            found = read_training_calibration(folder / FILE)
-    return found
-
-
-def read_training_calibration(path: Path) -> TrainingCalibration:
-    """Raises DataError where the file is broken."""
-    return read_typed(Source(path, "training calibration", _HINT, error=DataError), TypeAdapter(TrainingCalibration))
+    return OWN_CALIBRATION.last_in(folders, lambda found: found) or training_calibration()

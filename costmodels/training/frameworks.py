@@ -62,6 +62,8 @@ class TrainingFramework:
     reduce_8bit: float | None = None
     gradients_16bit_from: int = 99
     recompute_every: bool = False
+    pipeline_splits_batch: bool = False
+    experts_need_sequence_parallel: bool = False
 
     @property
     def label(self) -> str:
@@ -79,13 +81,14 @@ def framework_names() -> tuple[str, ...]:
 
 @cache
 def find_training_framework(text: str) -> TrainingFramework:
-    """``NAME`` or ``NAME@RELEASE``.
+    """``NAME`` or ``NAME@RELEASE``; or one of the other names that it has.
 
     Raises:
         UnknownName: no such framework.
     """
     name, _, release = text.strip().partition("@")
     facts = _facts()
+    name = _aliases().get(name, name)
     if name not in facts:
         raise UnknownName("framework", name, facts)
     entry = dict(facts[name])
@@ -94,7 +97,7 @@ def find_training_framework(text: str) -> TrainingFramework:
         if any(said == lead or said.startswith(f"{lead}.") for lead in other["names"]):
             entry.update({key: value for key, value in other.items() if key not in ("names", "sources")})
     newest = str(entry.pop("version"))
-    for key in ("date", "sources"):
+    for key in ("aliases", "date", "sources"):
         entry.pop(key, None)
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
     return TrainingFramework(name=name, release=said or newest, **fields)
@@ -108,6 +111,11 @@ def _facts() -> dict[str, dict[str, Any]]:
         return document
 
     return shipped(Path(__file__).parent / "frameworks.yaml", parse)
+
+
+@cache
+def _aliases() -> dict[str, str]:
+    return {other: name for name, entry in _facts().items() for other in entry.get("aliases", ())}
 
 
 def _check(entry: dict[str, Any]) -> None:

@@ -13,45 +13,12 @@ from numpy.typing import NDArray
 
 from costmodels.estimates import Estimates, Floats
 from costmodels.training.exchanges import Links
-from costmodels.training.layer_time import (
-    ATTENTION,
-    BACKWARD,
-    CONTEXT,
-    DISPATCH,
-    ELEMENTWISE,
-    EXPERTS,
-    FORWARD,
-    PRODUCTS,
-    TENSOR,
-    WEIGHT_GRADIENTS,
-    LayerTimes,
-    exposed,
-    layer_times,
-)
-from costmodels.training.layouts import ZERO_BUBBLE, TrainingLayouts
-from costmodels.training.memory import adds_up_whole, effective_sharding, expert_shards, recomputed_share
-from costmodels.training.setting import Parameters, Setting, parameters
+from costmodels.training.layer_time import LayerTimes
+from costmodels.training.layouts import TrainingLayouts
+from costmodels.training.pools import PooledTimes, pooled_costs, pooled_times
+from costmodels.training.setting import Setting
+from costmodels.training.stage_costs import PARTS, StageCosts
 
-PARTS = (
-    "forward_products",
-    "data_gradient_products",
-    "weight_gradient_products",
-    "attention_forward",
-    "attention_backward",
-    "expert_products",
-    "elementwise",
-    "recomputation",
-    "logits_and_loss",
-    "tensor_exchange",
-    "context_exchange",
-    "expert_exchange",
-    "pipeline_transfers",
-    "bubble",
-    "gradient_reduction",
-    "parameter_gathering",
-    "optimizer",
-    "host",
-)
 EXCHANGES = (
     "tensor_exchange",
     "context_exchange",
@@ -91,258 +58,44 @@ class IterationTimes:
         return np.asarray(sum(self.parts[name] for name in EXCHANGES) / self.total.value)
 
 
-@dataclass(frozen=True)
-class StageCosts:
-    """What the stages of ``n`` layouts cost, µs. The time of an iteration is
-
-        (m − z)·max time + z·Σ time + fill + max rest
-
-    over its stages, with m micro-batches and z the part of the way through all stages that the schedule leaves idle.
-
-    Attributes:
-        time: one micro-batch, forward, backward, recomputation and the transfers that it waits for, [n, stages].
-        parts: of which, by part, shape [n, stages] each.
-        reduction, gathering, optimizer: once an iteration, what is exposed, shape [n, stages] each.
-        least: of these together, however much computation there is to hide behind.
-        hop: one transfer between neighbouring stages, shape [n].
-        idle: z, shape [n].
-    """
-
-    time: Floats
-    parts: dict[str, Floats]
-    reduction: Floats
-    gathering: Floats
-    optimizer: Floats
-    least: Floats
-    hop: Floats
-    idle: Floats
-
-    @property
-    def rest(self) -> Floats:
-        return self.reduction + self.gathering + self.optimizer
-
-
-def stage_costs(setting: Setting, links: Links, layouts: TrainingLayouts, layers: LayerTimes) -> StageCosts:
-    """What the stages of each layout cost; ``layers``: of :func:`~costmodels.training.layer_time.layer_times`."""
-    return _Stages(setting, links, layouts, layers).costs()
-
-
 def iteration_times(setting: Setting, links: Links, layouts: TrainingLayouts) -> IterationTimes:
-    """Time of one iteration of each layout."""
-    layers = layer_times(setting, links, layouts)
-    costs = stage_costs(setting, links, layouts, layers)
+    """Time of one iteration of each layout, on GPUs of one type."""
+    return pooled_iterations(setting, layouts, pooled_times(setting, (links,), layouts))
+
+
+def pooled_iterations(setting: Setting, layouts: TrainingLayouts, times: PooledTimes) -> IterationTimes:
+    """Time of one iteration of each layout, its stages where ``times`` has them."""
+    costs = pooled_costs(setting, layouts, times)
     rows = np.arange(len(layouts))
     slowest, worst = costs.time.argmax(axis=1), costs.rest.argmax(axis=1)
     m, most = layouts.microbatches.astype(np.float64), costs.time.max(axis=1)
     parts = {name: m * part[rows, slowest] for name, part in costs.parts.items()}
-    fill = 2.0 * (layouts.pp - 1) * costs.hop
-    parts["pipeline_transfers"] += fill
+    parts["pipeline_transfers"] += costs.fill
     parts["bubble"] = costs.idle * (costs.time.sum(axis=1) - most)
     parts["gradient_reduction"] = costs.reduction[rows, worst]
     parts["parameter_gathering"] = costs.gathering[rows, worst]
     parts["optimizer"] = costs.optimizer[rows, worst]
     parts = {name: parts[name] for name in PARTS}
     total = total_us(layouts, costs)
-    return IterationTimes(_interval(setting, links, layers, total, parts), parts, costs.time, slowest)
+    each = [
+        _interval(setting, links, layers, total, parts) for links, layers in zip(times.links, times.layers, strict=True)
+    ]
+    there = np.stack([places.any(axis=1) for places in times.places(layouts)])
+    widest = Estimates(  # of the types that a layout runs on: nothing says that their errors cancel
+        total,
+        np.where(there, [one.low for one in each], np.inf).min(axis=0),
+        np.where(there, [one.high for one in each], 0.0).max(axis=0),
+        np.where(there, [one.how for one in each], 0).max(axis=0).astype(np.int8),
+        np.asarray((~there | [one.inside for one in each]).all(axis=0)),
+    )
+    return IterationTimes(widest, parts, costs.time, slowest)
 
 
 def total_us(layouts: TrainingLayouts, costs: StageCosts) -> Floats:
     """Time of one iteration, shape [n]."""
     m, most = layouts.microbatches.astype(np.float64), costs.time.max(axis=1)
-    fill = 2.0 * (layouts.pp - 1) * costs.hop
     through = costs.idle * costs.time.sum(axis=1)
-    return np.asarray((m - costs.idle) * most + through + fill + costs.rest.max(axis=1))
-
-
-def selective_us(layers: LayerTimes, layouts: TrainingLayouts) -> Floats:
-    """Time of selective recomputation in one layer, shape [kinds, n]."""
-    value = layers.parts
-    out = np.zeros(value.shape[2:])
-    products, experts = value[PRODUCTS, FORWARD], value[EXPERTS, FORWARD]
-    attention, elementwise = value[ATTENTION, FORWARD], value[ELEMENTWISE, FORWARD]
-    for part, time in (
-        ("core_attn", attention),
-        ("layernorm", 0.4 * elementwise),
-        ("moe_act", 0.2 * elementwise),
-        ("mla_up_proj", 0.25 * products),
-        ("mlp", 0.6 * products + 0.3 * elementwise),
-        ("moe", experts + 0.4 * elementwise + value[DISPATCH, FORWARD]),
-        ("shared_experts", 0.2 * products),
-        ("op", 0.4 * products + 0.5 * experts + elementwise),
-    ):
-        out += np.where(layouts.recomputes(part), time, 0.0)
-    return out
-
-
-def idle_part(setting: Setting, layers: LayerTimes, layouts: TrainingLayouts) -> Floats:
-    """Part of the way through all stages that is idle: one, or with virtual stages the v-th part; zero-bubble
-    schedules fill it with weight gradients, of which there are as many as the layers have."""
-    counts = np.array([kind.count for kind in setting.model.kinds], dtype=np.float64)[:, None]
-    weight = (layers.parts[WEIGHT_GRADIENTS, BACKWARD] * counts).sum(axis=0)
-    share = weight / (layers.passes.sum(axis=0) * counts).sum(axis=0)
-    filled = np.where(layouts.schedule == ZERO_BUBBLE, np.maximum(1 - 2 * share, 0.0), 1.0)
-    return np.asarray(filled / layouts.vpp)
-
-
-class _Stages:
-    def __init__(self, setting: Setting, links: Links, layouts: TrainingLayouts, layers: LayerTimes) -> None:
-        self.setting, self.links, self.layouts, self.layers = setting, links, layouts, layers
-        self.n = len(layouts)
-        self.held: Parameters = parameters(setting, layouts)
-        self.m = layouts.microbatches.astype(np.float64)
-
-    def costs(self) -> StageCosts:
-        layouts = self.layouts
-        parts = self._stage_parts()
-        hop = self._hop_us()
-        waits = (hop * self._steady_hops())[:, None]
-        parts["pipeline_transfers"] = np.where(layouts.stages & (layouts.pp > 1)[:, None], waits, 0.0)
-        time = np.asarray(sum(parts.values()))
-        reduction, gathering, least = self._replicas(parts)
-        optimizer = self._optimizer_us()
-        return StageCosts(
-            time,
-            parts,
-            reduction,
-            gathering,
-            optimizer,
-            least + optimizer,
-            hop,
-            idle_part(self.setting, self.layers, layouts),
-        )
-
-    # -------------------------------------------------------------- one micro-batch of each stage
-
-    def _stage_parts(self) -> dict[str, Floats]:
-        """By part, shape [n, stages]: forward, backward and recomputation of one micro-batch."""
-        value, layouts = self.layers.parts, self.layouts
-        stages = layouts.layers.shape[1]
-
-        def spread(per_kind: Floats) -> Floats:
-            return np.asarray(np.einsum("nsk,kn->ns", layouts.layers, per_kind))
-
-        named: dict[str, Floats] = {
-            "forward_products": spread(value[PRODUCTS, FORWARD]),
-            "data_gradient_products": spread(value[PRODUCTS, BACKWARD]),
-            "weight_gradient_products": spread(value[WEIGHT_GRADIENTS, BACKWARD]),
-            "attention_forward": spread(value[ATTENTION, FORWARD]),
-            "attention_backward": spread(value[ATTENTION, BACKWARD]),
-            "expert_products": spread(value[EXPERTS].sum(axis=0)),
-            "elementwise": spread(value[ELEMENTWISE].sum(axis=0)),
-            "tensor_exchange": spread(value[TENSOR].sum(axis=0)),
-            "context_exchange": spread(value[CONTEXT].sum(axis=0)),
-            "expert_exchange": spread(value[DISPATCH].sum(axis=0)),
-        }
-        share = recomputed_share(layouts)
-        again = selective_us(self.layers, layouts)  # [kinds, n]
-        forward = self.layers.passes[FORWARD]
-        named["recomputation"] = spread(forward) * share + spread(again) * (1 - share)
-        # What the host needs beyond what the GPU is busy, each pass.
-        idle = self.layers.passes - self.layers.parts.sum(axis=0)
-        named["host"] = spread(idle.sum(axis=0))
-        ends = np.zeros((self.n, stages))
-        first, last = self.layers.ends.sum(axis=1)
-        ends[:, 0] = first
-        named["logits_and_loss"] = ends + np.where(layouts.last, last[:, None], 0.0)
-        return {name: np.where(layouts.stages, part, 0.0) for name, part in named.items()}
-
-    # -------------------------------------------------------------- the pipeline
-
-    def _hop_us(self) -> Floats:
-        """One transfer between neighbouring stages, shape [n]; each tensor-parallel rank sends its share."""
-        layouts = self.layouts
-        message = self.setting.tokens(layouts) * 2.0 * self.setting.model.architecture.hidden / layouts.tp
-        stride = layouts.tp * layouts.cp * layouts.dp
-        return np.where(layouts.pp > 1, self.links.hop(message, stride).value, 0.0)
-
-    def _steady_hops(self) -> Floats:
-        """Transfers of one micro-batch that a stage waits for, beside those of filling and draining."""
-        each = 2.0 * self.layouts.vpp
-        hidden = "pipeline" in self.setting.framework.hidden
-        return np.where((self.layouts.vpp > 1) & hidden, 0.0, each)
-
-    # -------------------------------------------------------------- replicas
-
-    def _replicas(self, parts: dict[str, Floats]) -> tuple[Floats, Floats, Floats]:
-        """(gradient reduction, parameter gathering) that computation does not hide, and the least of both that any
-        computation leaves; µs, shape [n, stages] each."""
-        layouts, facts = self.layouts, self.setting.framework
-        forward, backward = self._passes(parts)
-        every = effective_sharding(self.setting, layouts)[:, None]
-        dense, experts = self.held.stages(layouts)
-        reduce_us, gather_us = self._exchange_us(dense, experts)
-        m = self.m[:, None]
-        lost = self.links.constants.hidden_cost
-        layers = np.maximum(layouts.layers.sum(axis=2), 1.0)
-        # ZeRO-3 gathers weights and reduces gradients in each micro-batch, behind the layers before and after, with
-        # copies into and out of flat buffers: 16 bits read and written, gradients widened to 32.
-        gathers = np.where(layouts.recomputed > 0, facts.gathers_with_recompute, 2)
-        copies = (dense + experts) * (4.0 * gathers + 10.0) / self.links.memory_rate * 1e6
-        often = copies + exposed(gather_us, forward, layers, lost)
-        often = m * (often + exposed((gathers - 1) * gather_us + reduce_us, backward, layers, lost))
-        # Else once an iteration: behind the backward pass of the last micro-batch, the forward of the first.
-        once_r = exposed(reduce_us, backward, layers, lost) if "gradients" in facts.hidden else reduce_us
-        once_g = exposed(gather_us, forward, layers, lost) if "parameters" in facts.hidden else gather_us
-        # Sharded gradients are reduced in each micro-batch, unless they add up whole.
-        each = (every == 2) & ~adds_up_whole(self.setting, layouts)[:, None]
-        once_r = np.where(each, m * exposed(reduce_us, backward, layers, lost), once_r)
-        there = layouts.stages
-        reduction = np.where(there, np.where(every == 3, often, once_r), 0.0)
-        gathering = np.where(there & ((every == 1) | (every == 2)), once_g, 0.0)
-        least_r = reduce_us * (lost if "gradients" in facts.hidden else 1.0)
-        least_r = np.where(each, m * lost * reduce_us, least_r)
-        least_g = gather_us * (lost if "parameters" in facts.hidden else 1.0)
-        least = np.where(every == 3, m * (copies + lost * (gathers * gather_us + reduce_us)), least_r)
-        least = least + np.where((every == 1) | (every == 2), least_g, 0.0)
-        return reduction, gathering, np.where(there, least, 0.0)
-
-    def _passes(self, parts: dict[str, Floats]) -> tuple[Floats, Floats]:
-        """(forward, backward) time of one micro-batch by stage."""
-        spread = np.einsum("nsk,wkn->wns", self.layouts.layers, self.layers.passes)
-        return spread[FORWARD], spread[BACKWARD] + parts["recomputation"]
-
-    def _exchange_us(self, dense: Floats, experts: Floats) -> tuple[Floats, Floats]:
-        """(reducing all gradients, gathering all weights) of each stage, µs, shape [n, stages]."""
-        layouts, facts, trained = self.layouts, self.setting.framework, self.setting.trained_share
-        reduce_us, gather_us = np.zeros_like(dense), np.zeros_like(dense)
-        sharded = (layouts.sharding >= 1)[:, None]
-        meshes = (
-            (dense, layouts.dp * layouts.cp, layouts.shard_ranks, layouts.tp),
-            (experts, layouts.edp, np.rint(expert_shards(layouts)).astype(np.int64), layouts.etp * layouts.ep),
-        )
-        for count, ranks, shards, stride in meshes:
-            gradients, weights = count * trained * facts.reduce, count * facts.gather
-            reduce_us += self._group("all_reduce", np.where(sharded, 0.0, gradients), ranks, stride)
-            reduce_us += self._group("reduce_scatter", np.where(sharded, gradients, 0.0), shards, stride)
-            gather_us += self._group("all_gather", np.where(sharded, weights, 0.0), shards, stride)
-            copies = ranks // np.maximum(shards, 1)  # hybrid: the shards are reduced over the copies
-            pieces = np.where(sharded, gradients / shards[:, None], 0.0)
-            reduce_us += self._group("all_reduce", pieces, copies, stride * shards)
-        return reduce_us, gather_us
-
-    def _group(self, kind: str, message: Floats, ranks: NDArray[np.int64], stride: NDArray[np.int64]) -> Floats:
-        """Time of an exchange of each stage, shape [n, stages]."""
-        if self.setting.framework.one_ring:  # through one card of a node: as if each of its GPUs stood alone
-            stride = np.where(ranks * stride > self.links.network.gpus_per_node, 1 << 20, stride)
-        rows = np.flatnonzero((ranks > 1) & (message.max(axis=1) > 0))
-        out = np.zeros_like(message)
-        if len(rows):
-            stages = message.shape[1]
-            ranks, stride = np.repeat(ranks[rows], stages), np.repeat(stride[rows], stages)
-            out[rows] = self.links.exchange(kind, message[rows].ravel(), ranks, stride).value.reshape(-1, stages)
-        return out
-
-    def _optimizer_us(self) -> Floats:
-        """Memory traffic, shape [n, stages]: gradients read twice (their norm), master weights and moments read and
-        written, weights written."""
-        facts, layouts = self.setting.framework, self.layouts
-        dense, experts = self.held.stages(layouts)
-        sharded = (layouts.sharding >= 1)[:, None]
-        own = dense / np.where(sharded, layouts.shard_ranks[:, None], 1)
-        own = own + experts / np.where(sharded, expert_shards(layouts)[:, None], 1.0)
-        traffic = 2 * facts.gradients + 2 * facts.master + 2 * self.setting.moments + facts.weights
-        busy = own * self.setting.trained_share * traffic / self.links.memory_rate * 1e6
-        return np.where(layouts.stages, busy, 0.0)
+    return np.asarray((m - costs.idle) * most + through + costs.fill + costs.rest.max(axis=1))
 
 
 def _interval(setting: Setting, links: Links, layers: LayerTimes, total: Floats, parts: dict[str, Floats]) -> Estimates:

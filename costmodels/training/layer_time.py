@@ -39,7 +39,7 @@ from costmodels.training.own_kernels import (
     permuted,
     weights_beyond_products,
 )
-from costmodels.training.questions import Questions, Slot
+from costmodels.training.questions import Corrected, Questions, Slot
 from costmodels.training.setting import Setting, attention_widths
 
 PRODUCTS, WEIGHT_GRADIENTS, ATTENTION, EXPERTS, ELEMENTWISE = range(5)
@@ -148,10 +148,10 @@ class _Layer:
         """A linear layer of ``k`` features in and ``n`` out on ``m`` rows: its product and both gradients."""
         dtype, own = dtype or self.dtype, self.links.own
         for name, part, which in self._asked(PRODUCTS, WEIGHT_GRADIENTS):
-            ratio = own.linear(name, m, n, k) if dtype in IN_16_BITS else 1.0
-            self.questions.product(dtype, (part, which, kind), *permuted(name, m, n, k), count * ratio)
+            known = own.linear(name, m, n, k) if dtype in IN_16_BITS else Corrected()
+            self.questions.product(dtype, (part, which, kind), *permuted(name, m, n, k), known.times(count))
             if name == ADDED_UP:
-                self.bytes[which, kind] += ACCUMULATION_BYTES * n * k * count * ratio
+                self.bytes[which, kind] += ACCUMULATION_BYTES * n * k * count * known.ratio
         if dtype == self.dtype:
             self._quantise(kind, m * count, n, k)
 
@@ -162,11 +162,11 @@ class _Layer:
         size, rate = (2.0, "bf16") if self.dtype in IN_16_BITS else (1.0, "fp8")
         beyond = weights_beyond_products(rows, weights, size, own.flops_rate(rate), self.links.memory_rate)
         for name, part, which in self._asked(EXPERTS, EXPERTS):
-            ratio = own.grouped(name, experts, rows, n, k) if self.dtype in IN_16_BITS else 1.0
+            known = own.grouped(name, experts, rows, n, k) if self.dtype in IN_16_BITS else Corrected()
             product = permuted(name, experts * rows, n, k)
-            self.questions.product(self.dtype, (part, which, kind), *product, dearer * ratio)
+            self.questions.product(self.dtype, (part, which, kind), *product, known.times(dearer))
             added_up = ACCUMULATION_BYTES * weights if name == ADDED_UP else 0.0
-            self.bytes[which, kind] += (beyond + added_up) * ratio * self.links.constants.expert_overhead
+            self.bytes[which, kind] += (beyond + added_up) * known.ratio * self.links.constants.expert_overhead
         self._quantise(kind, experts * rows, n, k)
 
     def _asked(self, part: int, gradient: int) -> list[tuple[str, int, int]]:
@@ -285,8 +285,8 @@ class _Layer:
         sizes = [columns[name] for name in names if name in columns]
         sizes += [columns["head_dim"]] if "head_dim" in columns else [columns["heads"], QK_WIDTH, V_WIDTH]
         for which, times in ((FORWARD, 1.0), (BACKWARD, self.links.constants.attention_backward)):
-            ratio = 1.0 if columns.get("window_tokens") else own.attention(which == BACKWARD, kernel, *sizes)
-            self.questions.ask(operation, (ATTENTION, which, k), share * times * ratio, **shape)
+            known = Corrected() if columns.get("window_tokens") else own.attention(which == BACKWARD, kernel, *sizes)
+            self.questions.ask(operation, (ATTENTION, which, k), known.times(share * times), **shape)
 
     def _scores(self, k: int, attention: GroupedQueryAttention, heads: Floats, unfused: NDArray[np.bool_]) -> None:
         """Unfused attention works on the whole square: products of queries and keys and of scores and values, and

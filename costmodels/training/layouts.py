@@ -27,14 +27,33 @@ PRECISIONS = ("bf16", "fp16", "fp8", "mxfp8", "nvfp4")
 
 
 @dataclass(frozen=True)
-class TrainingLayouts(Rowwise):
+class Degrees(Rowwise):
+    """Of ``n`` layouts, shape [n] each; ``vpp``: runs of layers that a stage holds (virtual stages)."""
+
+    tp: Ints
+    pp: Ints
+    vpp: Ints
+    dp: Ints
+    cp: Ints
+    ep: Ints
+    etp: Ints
+
+    def __len__(self) -> int:
+        return len(self.tp)
+
+    @property
+    def gpus(self) -> Ints:
+        return self.tp * self.pp * self.dp * self.cp
+
+
+@dataclass(frozen=True)
+class TrainingLayouts(Degrees):
     """``n`` layouts, shape [n] each.
 
     The GPUs are pp stages of dp × cp × tp. In layers with experts the GPUs of a stage are folded anew: etp splits an
     expert, ep shares the experts out, and what is left, edp = tp·cp·dp ÷ (etp·ep), holds copies.
 
     Attributes:
-        vpp: runs of layers that a stage holds (virtual stages).
         sharding: 0 none, 1 optimizer states, 2 and gradients, 3 and weights.
         shard_ranks: how many of the dp·cp ranks share the states of the attention's mesh (all, unless hybrid).
         micro_batch, microbatches: sequences of a micro-batch, and how many of them a rank sees in an iteration.
@@ -46,13 +65,6 @@ class TrainingLayouts(Rowwise):
         layers: layers of each kind in each stage, shape [n, stages, kinds].
     """
 
-    tp: Ints
-    pp: Ints
-    vpp: Ints
-    dp: Ints
-    cp: Ints
-    ep: Ints
-    etp: Ints
     sharding: Ints
     shard_ranks: Ints
     micro_batch: Ints
@@ -63,13 +75,6 @@ class TrainingLayouts(Rowwise):
     recomputed: Floats
     attention: Ints
     layers: Floats
-
-    def __len__(self) -> int:
-        return len(self.tp)
-
-    @property
-    def gpus(self) -> Ints:
-        return self.tp * self.pp * self.dp * self.cp
 
     @property
     def edp(self) -> Ints:

@@ -23,6 +23,7 @@ from costmodels.kernels.error_process import ErrorProcess, Points, Prior, Priors
 from costmodels.operations.roofline import code
 from costmodels.training.calibration import TrainingConstants
 from costmodels.training.layouts import ATTENTION
+from costmodels.training.questions import Corrected
 from profiles.operation_tables import LINEAR_KINDS
 
 LINEAR, FUSED, GROUPED = "training_linear", "training_attention", "training_experts"
@@ -104,16 +105,14 @@ class OwnKernels:
         peaks = self.cost.gpu.peak_flops
         return peaks.get(dtype) or peaks.get("bf16") or peaks["fp16"]
 
-    def linear(self, kind: str, rows: Floats, wide_out: Floats, wide_in: Floats) -> Floats | float:
+    def linear(self, kind: str, rows: Floats, wide_out: Floats, wide_in: Floats) -> Corrected:
         """Shape [n]; 1 where nothing was measured, as the others."""
         return self._ratio(LINEAR, LINEAR_KINDS.index(kind), rows, wide_in, wide_out)
 
-    def grouped(
-        self, kind: str, experts: Floats | float, rows: Floats, wide_out: Floats, wide_in: Floats
-    ) -> Floats | float:
+    def grouped(self, kind: str, experts: Floats | float, rows: Floats, wide_out: Floats, wide_in: Floats) -> Corrected:
         return self._ratio(GROUPED, LINEAR_KINDS.index(kind), experts, rows, wide_in, wide_out)
 
-    def attention(self, backward: bool, attention: Ints, *sizes: object) -> Floats | float:
+    def attention(self, backward: bool, attention: Ints, *sizes: object) -> Corrected:
         """``sizes`` as the rows have them; ``attention`` by index, as layouts have it."""
         return self._ratio(FUSED, 2 * attention + backward, *sizes)
 
@@ -127,9 +126,12 @@ class OwnKernels:
             if (taught := self._taught.get(operation)) is not None
         )
 
-    def _ratio(self, operation: str, partition: Ints | int, *sizes: object) -> Floats | float:
+    def _ratio(self, operation: str, partition: Ints | int, *sizes: object) -> Corrected:
         taught = self._taught.get(operation)
-        return 1.0 if taught is None else np.asarray(np.exp(taught.process.at(points(partition, *sizes))[0]))
+        if taught is None:
+            return Corrected()
+        mean, width = taught.process.at(points(partition, *sizes))
+        return Corrected(np.exp(mean), width)
 
     @cached_property
     def _taught(self) -> Mapping[str, _Taught]:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from costmodels.serving.frameworks.own_calibration import FILE, text_of
-from costmodels.training.calibration import FILE as TRAINING_FILE
+from costmodels.serving.frameworks.own_calibration import CALIBRATIONS, text_of
+from costmodels.training.calibration import OWN_CALIBRATION
 from profiles.errors import InputError
 from profiles.store import ProfileStore
 
@@ -41,11 +41,11 @@ def write(
     if serving is not None:
         calibrations = serving[0].learned.calibrations
         date = max(each.date for each in calibrations.values())
-        texts[FILE], tables[RUNS] = text_of(calibrations), serving[1]
+        texts[CALIBRATIONS.name], tables[RUNS] = text_of(calibrations), serving[1]
     if training is not None:
         lesson, tables[TRAINING_RUNS] = training
         date = max(date, lesson.date)
-        texts[TRAINING_FILE] = lesson.calibration.model_dump_json(indent=1) + "\n"
+        texts[OWN_CALIBRATION.name] = lesson.calibration.model_dump_json(indent=1) + "\n"
     ProfileStore.create(folder, name="calibration", version=date, attribution=f"own runs: {', '.join(tables)}")
     for name, table in tables.items():
         (folder / name).write_text(table.to_csv(index=False), encoding="utf-8")

@@ -7,7 +7,7 @@ import json
 
 from planner.exports.fleet import StartedFleet
 from planner.exports.text import comments
-from planner.launchers.base import Sweep
+from planner.launchers.client import Sweep
 from planner.launchers.words import for_shell, shell_lines, variable
 from profiles.errors import Unsupported
 

@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from itertools import groupby
 
 from costmodels.models.architecture import Architecture
 from costmodels.models.huggingface import parse_config
+from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.engine import EngineGroup
@@ -19,13 +21,15 @@ from planner.exports.nginx import nginx_front
 from planner.exports.text import name_of
 from planner.exports.values import Values
 from planner.launchers import EngineSpec, Launcher, find_launcher
-from planner.launchers.base import CHECKPOINT, DRAFT_MODEL, Behind, Front, NodeStart
 from planner.launchers.checks import check_start
+from planner.launchers.front import Behind, Front, NodeStart
 from planner.launchers.places import LAST, Place, Ports
 from planner.launchers.releases import ReleaseOptions, nearest_release, release
+from planner.launchers.spec import CHECKPOINT, DRAFT_MODEL
 from planner.launchers.words import has_marks, variable
 from planner.serving.document.plan import Plan
 from profiles.errors import InputError, UnknownName, Unsupported
+from profiles.hardware import find_gpu
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,7 @@ class StartedFleet:
         known = request.model if model == CHECKPOINT else model
         if any(has_marks(text) for text in (known, *words)) or known.startswith("-"):
             raise InputError("plan: its commands hold what no command can take", "give the model as checkpoint")
+        pool = next(pool for pool in request.cluster.pools if pool.name == group.pool)
         return EngineSpec(
             framework=self.framework.spec,
             model=values.checkpoint or known,
@@ -190,13 +195,14 @@ class StartedFleet:
             kv_precision=group.kv_precision,
             precision_converted=request.precision_converted or group.weights_precision != self.model.weight_precision,
             published_precision=self.model.weight_precision,
-            gpus_per_node=next(p.gpus_per_node for p in request.cluster.pools if p.name == group.pool),
+            gpus_per_node=pool.gpus_per_node,
             is_moe=self.model.is_moe,
             role=group.role,
             draft_tokens=drafting.draft_tokens if drafting else 0,
             prefix_hit=request.workload.prefix_hit,
             is_sparse=self.model.is_sparse,
             attention_backend=words[words.index(backend) + 1] if backend in words else "",
+            expert_backend=self._expert_backend(group, pool.gpu),
             converted_checkpoint=values.checkpoint or CHECKPOINT,
             draft_model=values.draft_model or DRAFT_MODEL,
             draft_method=values.draft_method or "",
@@ -205,9 +211,24 @@ class StartedFleet:
             experts=moe_model(self.model).experts if group.layout.ep > 1 else 0,
         )
 
+    def _expert_backend(self, group: EngineGroup, gpu: str) -> str:
+        """Of a GPU that a request described itself nothing is told."""
+        if not self.model.is_moe:
+            return ""
+        experts = choose_precision(self.model, group.weights_precision).of("experts")
+        try:
+            known = find_gpu(gpu)
+        except UnknownName:
+            return ""
+        return self.framework.capabilities.expert_backend(known, experts, replicas=group.layout.dp > 1)
+
     def needs(self) -> tuple[str, ...]:
         """Keys of the values without which the engines cannot be started."""
         return tuple(dict.fromkeys(key for engine in self.engines for key in self.launcher.needs(engine.spec)))
+
+    def needs_of_worlds(self) -> tuple[str, ...]:
+        """Keys without which pods cannot be one MPI world."""
+        return ("ssh_secret",) if any(map(self.is_world, self.engines)) else ()
 
     # ------------------------------------------------------------------ as it is started
 
@@ -223,6 +244,10 @@ class StartedFleet:
             )
         return ports
 
+    def is_world(self, engine: PlacedEngine) -> bool:
+        """Whether one command runs the engine's part on all of its nodes, as an MPI world."""
+        return bool(self.launcher.one_world) and len(engine.shares) > 1
+
     @property
     def has_front(self) -> bool:
         return len(self.engines) > 1
@@ -237,6 +262,8 @@ class StartedFleet:
             started = self.launcher.start(engine.spec, place)
             if self.options is not None:
                 check_start(self.options, started, len(self.framework.command.program))
+            if self.is_world(engine):
+                _check_split(self.launcher.one_world, started)
             return started
         except Unsupported as error:
             raise Unsupported(f"{engine.id}: {error.message}", error.hint) from error
@@ -330,6 +357,21 @@ class StartedFleet:
                 f"{equal:.3g} in place of {planned:.3g} requests/s ({loss:.0%} less)"
             )
         return tuple(lines)
+
+
+def _check_split(program: str, start: NodeStart) -> None:
+    """Refuses words that what starts an MPI world would take apart: trtllm-llmapi-launch runs its arguments unquoted
+    (``$task_with_command``, NVIDIA/TensorRT-LLM tensorrt_llm/llmapi/trtllm-llmapi-launch at 020c89e6).
+
+    Raises:
+        Unsupported: naming the word.
+    """
+    for word in start.command:
+        if not word or re.search(r"[\s*?\[]", word):
+            raise Unsupported(
+                f"{program} splits its arguments at spaces and expands * ? [, and {word!r} has one",
+                "give the weights under a plain path: --set checkpoint=…",
+            )
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from planner.exports.fleet import PlacedEngine, StartedFleet
+from planner.exports.mpi import KEYS, SSH_PORT, pod_scripts
 from planner.exports.text import name_of
 from planner.exports.values import Values
-from planner.launchers.base import NodeStart
+from planner.launchers.front import NodeStart
 from planner.launchers.words import for_kubernetes, variables
 
 FILES = "/etc/plan/"
@@ -16,14 +18,20 @@ MODELS = "/models"
 LWS_RANK, LWS_HEAD = "LWS_WORKER_INDEX", "LWS_LEADER_ADDRESS"
 """What LeaderWorkerSet puts into every pod (docs of kubernetes-sigs/lws: environment variables)."""
 
+ENGINE_TYPE = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
+"""By which the picker knows whose metrics an engine has where they are not vLLM's: its own key and the older one
+(llm-d/llm-d-router, docs of core-metrics-extractor, read 2026-11-26)."""
+
 Object = dict[str, Any]
 
 
 class Kube:
-    """Builds objects for one fleet."""
+    """Builds objects for one fleet. ``picked``: whether an endpoint picker reads the engines' metrics, which SGLang
+    shows only when told."""
 
-    def __init__(self, fleet: StartedFleet) -> None:
+    def __init__(self, fleet: StartedFleet, *, picked: bool = False) -> None:
         self.fleet, self.values = fleet, fleet.values
+        self.metrics = ("--enable-metrics",) if picked and fleet.framework.name == "sglang" else ()
 
     def name(self, *parts: str) -> str:
         return name_of(self.fleet.name, *parts)
@@ -120,11 +128,15 @@ class Kube:
         """What starts the leader of an engine, and its workers where it has more nodes."""
         fleet = self.fleet
         if len(engine.shares) == 1:
-            return [fleet.start(engine, fleet.in_pods(engine, leads=True, files=FILES))]
-        return [
+            return [self._shown(fleet.start(engine, fleet.in_pods(engine, leads=True, files=FILES)))]
+        leader, worker = (
             fleet.start(engine, fleet.in_pods(engine, leads=leads, files=FILES, rank=LWS_RANK, head=LWS_HEAD))
             for leads in (True, False)
-        ]
+        )
+        return [self._shown(leader), worker]
+
+    def _shown(self, start: NodeStart) -> NodeStart:
+        return replace(start, command=(*start.command, *self.metrics))
 
     def config_map(self, name: str, start: NodeStart) -> list[Object]:
         """The files that a container's command names."""
@@ -134,6 +146,8 @@ class Kube:
 
     def engine_pods(self, engine: PlacedEngine, name: str) -> list[Object]:
         """The pod of an engine, or of its leader and of its workers. ``name``: of its ConfigMap."""
+        if self.fleet.is_world(engine):
+            return self._world_pods(engine, name)
         pods = []
         program = len(self.fleet.framework.command.program)
         for start, share in zip(self.started(engine), engine.shares, strict=False):
@@ -149,6 +163,32 @@ class Kube:
             )
             pods.append(self.pod(container, claims=claims))
         return pods
+
+    def _world_pods(self, engine: PlacedEngine, name: str) -> list[Object]:
+        """Of an engine that is one MPI world: the leader runs ``mpirun``, the workers an ssh daemon."""
+        start, program = self.started(engine)[0], self.fleet.launcher.one_world
+        scripts = pod_scripts(program, start, engine, secret=self.values.hf_secret is not None)
+        made = []
+        for script, leads in zip(scripts, (True, False), strict=True):
+            claims = name if start.files and leads else ""
+            container = self.container(
+                "engine",
+                self.values.image,
+                NodeStart(("/bin/sh", "-c"), ready=start.ready if leads else ""),
+                self.ports(engine) if leads else {"ssh": SSH_PORT},
+                gpus=engine.gpus_by_node[0],
+                program=2,
+                claims=claims,
+            )
+            container["args"] = [script.replace("$(", "$$(")]  # the shell's own, not Kubernetes'
+            container.setdefault("volumeMounts", []).append({"name": "ssh", "mountPath": KEYS, "readOnly": True})
+            if leads:
+                address = {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+                container["env"] = [address, *container.get("env", [])]
+            pod = self.pod(container, claims=claims)
+            pod.setdefault("volumes", []).append({"name": "ssh", "secret": {"secretName": self.values.ssh_secret}})
+            made.append(pod)
+        return made
 
     def workload(self, engine: PlacedEngine, name: str, labels: Mapping[str, str], replicas: int = 1) -> Object:
         """A Deployment, or a LeaderWorkerSet where the engine has several nodes."""
@@ -184,6 +224,14 @@ class Kube:
                 "ports": [{"name": key, "port": port, "targetPort": port} for key, port in ports.items()],
             },
         }
+
+
+def bootstrap_of(fleet: StartedFleet) -> Object:
+    """The environment by which llm-d's sidecar finds SGLang's prefill engines; nothing for others."""
+    if fleet.framework.name != "sglang":
+        return {}
+    port = fleet.ports(next(each for each in fleet.engines if each.role == "prefill"), alone=True).bootstrap
+    return {"env": [{"name": "SGLANG_BOOTSTRAP_PORT", "value": str(port)}]}
 
 
 def deployment(metadata: Object, labels: Mapping[str, str], pod: Object, replicas: int = 1) -> Object:

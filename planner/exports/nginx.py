@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from planner.exports.text import comments
-from planner.launchers.base import Behind, Front, NodeStart
+from planner.launchers.front import Behind, Front, NodeStart
 
 CONFIG = "nginx.conf"
 _MOST = 10_000

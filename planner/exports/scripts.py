@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.exports.text import comments
-from planner.launchers.base import NodeStart
+from planner.launchers.front import NodeStart
 from planner.launchers.words import for_shell, shell_lines
 
 HERE = "HERE"
@@ -23,7 +23,6 @@ class Process:
     start: NodeStart
     gpus: Sequence[int] | None
     port: int
-    wrapped: str = ""  # what runs the command: an MPI launcher
 
     def environment(self) -> dict[str, str]:
         seen = {} if self.gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.gpus))}
@@ -37,9 +36,8 @@ def exports(environment: Mapping[str, str], indent: str = "") -> str:
 def background(process: Process, logs: str = '"$HERE"/logs') -> str:
     """Starts a process in the background, its output in a log, its number in a file beside that."""
     name = for_shell(process.name)
-    wrapped = f"{process.wrapped} " if process.wrapped else ""
     before = "".join(f"{key}={for_shell(value)} \\\n  " for key, value in process.environment().items())
-    command = f"{before}{wrapped}{shell_lines(process.start.command, '  ')}"
+    command = f"{before}{shell_lines(process.start.command, '  ')}"
     return f"# {process.name}\n{command} \\\n  >{logs}/{name}.log 2>&1 &\necho $! >{logs}/{name}.pid\n"
 
 

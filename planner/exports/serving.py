@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import ClassVar
 
@@ -14,10 +15,11 @@ from profiles.errors import Unsupported
 
 
 class ServingTarget(Target):
-    """A platform that runs the engines of a serving plan. ``dialects``: frameworks that it can carry; none: any."""
+    """A platform that runs the engines of a serving plan. ``refuses``: frameworks that it cannot carry, with the
+    reason."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({"serving"})
-    dialects: ClassVar[frozenset[str]] = frozenset()
+    refuses: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)
@@ -51,8 +53,8 @@ class ServingTarget(Target):
 
     def cannot(self) -> str | None:
         fleet = self.fleet
-        if self.dialects and fleet.framework.name not in self.dialects:
-            return f"it does not run {fleet.framework.full_name} engines"
+        if fleet.framework.name in self.refuses:
+            return self.refuses[fleet.framework.name]
         for engine in fleet.engines:
             reason = fleet.launcher.cannot_place(engine.spec, engine.gpus_by_node)
             if reason is None and len(engine.shares) > 1:

@@ -41,6 +41,10 @@ class TrainingTarget(Target):
     def cannot(self) -> str | None:
         if self.writes_for is None:
             return f"nothing is written for {self.plan.request.framework}"
+        if self.plan.decision.blocks:
+            return (
+                f"its jobs are of nodes of one kind, and stages run on {self.plan.decision.gpu.replace('+', ' and ')}"
+            )
         return None
 
     @property

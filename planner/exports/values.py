@@ -73,6 +73,10 @@ class Values(Document):
     ssh_user: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$", max_length=64)] | None = Field(
         default=None, description="who logs in on the nodes; default: who runs the script"
     )
+    ssh_secret: DnsName | None = Field(
+        default=None,
+        description="secret of type kubernetes.io/ssh-auth: the key by which pods of one MPI world reach each other",
+    )
     partition: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,-]+$", max_length=200)] | None = Field(
         default=None, description="Slurm partition"
     )

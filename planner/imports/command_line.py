@@ -28,10 +28,6 @@ _HUMAN = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)([kKmMgGtT]?)")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-LAST_COUNTS = ("vllm",)
-"""Frameworks whose parser lets an option be given again, and takes the last."""
-
-
 @dataclass(frozen=True)
 class Given:
     """An option as it was given: ``written`` so, at a ``place`` of the arguments counted from 1; None: a switch."""
@@ -184,15 +180,16 @@ def read_arguments(words: Sequence[Word], options: Options) -> Arguments:
 
 
 def _with_levels(words: Sequence[Word], options: Options) -> list[Word]:
-    """``-O3``, ``-O=3`` and ``-O 3`` as vLLM reads them (utils/argparse_utils.py)."""
-    level = options.named("--optimization-level")
+    """Without what is short for a level: ``-O3``, ``-O=3`` and ``-O 3``."""
+    name = options.meanings.parser.level
+    if not name or options.named(name) is None:
+        return list(words)
     out: list[Word] = []
     for at, word in enumerate(words):
-        found = _LEVEL.fullmatch(word.text) if options.framework.name == "vllm" and level is not None else None
+        found = _LEVEL.fullmatch(word.text)
         if found is None or (found[1] is None and not (at + 1 < len(words) and words[at + 1].text in tuple("0123"))):
             out.append(word)
         else:
-            name = "--optimization-level"
             out.append(Word(name if found[1] is None else f"{name}={found[1]}", word.unknown))
     return out
 
@@ -215,7 +212,7 @@ def _known(word: Word, what: str, place: int) -> str:
 def _option(name: str, word: Word, place: int, options: Options) -> tuple[CommandOption, str, list[str]]:
     """(the option, its name, the field of its JSON that is meant)."""
     own, path = name, []
-    if options.framework.name == "vllm" and "." in name:
+    if options.meanings.parser.fields and "." in name:
         own, *path = name.split(".")
     release = options.release
     spelt = own.replace("_", "-") if release.underscores else own
@@ -269,7 +266,7 @@ def _add(out: Arguments, given: Given) -> None:
     if before is not None and (before.value, before.written) != (given.value, given.written):
         said = f"{given.written} is given twice: {shown(before.value or before.written)}, then "
         said += shown(given.value or given.written)
-        if out.options.framework.name not in LAST_COUNTS:
+        if not out.options.meanings.parser.last_counts:
             raise InputError(f"{said} (argument {given.place})", "keep one of them")
         out.notes.append(f"{said}; {out.options.framework.full_name} takes the last")
     out.given[given.option.flag] = given

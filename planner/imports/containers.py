@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from planner.contract.engine import Role
-from planner.imports.programs import Start, release_of, start_of, starts_of
+from planner.imports.programs import Start, known_images, release_of, start_of, starts_of
 from planner.imports.shell import Word
 from profiles.errors import InputError, UnknownName
 from profiles.hardware import Catalogue, Gpu
@@ -120,8 +120,9 @@ def starts_in(container: Mapping[str, Any], around: PodAround) -> list[Start]:
         parts = [_referenced(word, environment) for word in words]
         if not container.get("command"):
             parts = [*(Word(word) for word in around.program), *parts]
-            if not around.program and image and "vllm-openai" in image:
-                parts = [Word("vllm"), Word("serve"), *parts]
+            if not around.program and image:
+                runs = next((command for name, command in known_images().runs.items() if name in image), ())
+                parts = [*map(Word, runs), *parts]
         more = environment.get(_MORE)
         start = start_of(parts, environment, 0)
         if start is not None and more:

@@ -14,9 +14,9 @@ from costmodels.serving.recipe import Recipe, Started
 from planner.contract.engine import Layout, Limits, Role
 from planner.contract.models import ModelConfig, architecture_of
 from planner.experts.model import moe_model
-from planner.imports.dialects import EngineSaid
 from planner.imports.options import meanings
 from planner.imports.programs import Start
+from planner.imports.said import EngineSaid
 from planner.serving.configuration import MemoryRequest
 from planner.serving.memory import memory
 from profiles.errors import InputError, Unsupported
@@ -175,10 +175,9 @@ def layout_of(said: EngineSaid, model: Architecture) -> tuple[Layout, int]:
     """(the layout of one engine, how many engines the command starts).
 
     Attention replicas of a dense model share nothing: each is an engine of its own."""
-    dp, copies = said.dp, said.copies
-    tp = said.tp if said.framework.name == "vllm" or not said.attention_dp else said.tp // dp
+    tp, dp, copies = said.tp, said.dp, said.copies
     if not model.is_moe:
-        if said.framework.name == "vllm":
+        if said.replicas_apart:
             return Layout(tp=tp, pp=said.pp, dp=1, ep=1, moe_tp=tp), copies * dp  # as plans have it
         return Layout(tp=tp, pp=said.pp, dp=dp, ep=1, moe_tp=tp * dp), copies
     group = tp * dp

@@ -17,13 +17,14 @@ from planner.imports.assembling import assembled
 from planner.imports.command_line import read_arguments
 from planner.imports.config_file import with_config
 from planner.imports.containers import PlacedStart, gpu_called
-from planner.imports.dialects import DISPATCH_TOKENS, EXCHANGE, EngineSaid, said_by, with_variables
+from planner.imports.dialects import said_by, with_variables
 from planner.imports.engine_read import Beside, StartedEngine
 from planner.imports.exported import exported_in
 from planner.imports.manifests import config_maps, documents, kind_of, placed_in
-from planner.imports.options import Options
+from planner.imports.options import Options, meanings
 from planner.imports.programs import Start, no_start, starts_of
 from planner.imports.request import RunningText
+from planner.imports.said import EngineSaid
 from profiles.errors import InputError
 from profiles.hardware import SHIPPED, Catalogue, Gpu
 
@@ -188,7 +189,8 @@ def found_of(start: Start, files: Mapping[str, str], request: RunningText, **aro
     """
     framework = framework_of(start, request)
     options = Options.of(framework)
-    words = start.arguments if framework.name == "trtllm" else with_config(start.arguments, files)
+    # An options file of its own is read with what the options mean.
+    words = start.arguments if options.meanings.file else with_config(start.arguments, files)
     line = read_arguments(words, options)
     said = with_variables(said_by(framework, line, files), start.environment)
     if start.role is not None or said.role is None:
@@ -225,7 +227,7 @@ _OURS = ("VLLM_", "SGLANG_", "SGL_", "TRTLLM_", "TLLM_", "NCCL_", "CUDA_", "HIP_
 def _variables(start: Start, said: EngineSaid) -> list[tuple[str, str | None]]:
     """Variables that a framework reads, kept without a meaning."""
     used = (said.experts.backend, str(said.experts.dispatch_tokens))
-    read = (EXCHANGE.get(start.framework, ("", None))[0], DISPATCH_TOKENS.get(start.framework))
+    read = meanings(start.framework).variables.names
     return [
         (name, value)
         for name, value in start.environment.items()

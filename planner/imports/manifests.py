@@ -238,11 +238,13 @@ def _llm_inference_service(document: Mapping[str, Any], catalogue: Catalogue) ->
 
 
 def _with_degrees(start: Start, degrees: Mapping[str, Any], name: str) -> Start:
-    """The degrees of ``parallelism``, which KServe writes into the command.
+    """The degrees of ``parallelism``, which KServe writes into the command of its own templates: vLLM's.
 
     Raises:
         InputError: the command says one of them, too, and another.
     """
+    if start.framework != "vllm":
+        return start
     words = [word.text for word in start.arguments]
     said = {word.replace("_", "-"): value for word, value in zip(words, [*words[1:], ""], strict=True)}
     said |= {word.partition("=")[0].replace("_", "-"): word.partition("=")[2] for word in words if "=" in word}

@@ -27,12 +27,83 @@ class NotModelled(BaseModel):
     unless: str | None = None
 
 
+class Parser(BaseModel):
+    """How a framework reads arguments, beyond what the file of a release says.
+
+    Attributes:
+        last_counts: an option may be given again, and the last counts.
+        fields: fields of a JSON option stand after dots of its name.
+        level: the option that ``-O3``, ``-O=3`` and ``-O 3`` are short for; "": none.
+        either_spelling: names take ``-`` or ``_`` alike.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    last_counts: bool = False
+    fields: bool = False
+    level: str = ""
+    either_spelling: bool = False
+
+
+class Starts(BaseModel):
+    """What starts engines of a framework.
+
+    Attributes:
+        called: the usual ways, for people.
+        commands: programs with the words that make them start one; ``not_before``: words behind which they do
+            something else; ``optional``: a word that may stand behind.
+        modules: what ``python -m`` starts.
+        images: repository of its images → the command that they run by themselves, if any. ``images_like``: names of
+            others that have it (a regular expression), of which the tag says no release.
+        dynamo: options of Dynamo's worker → those of the framework's own command.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    called: str
+    commands: tuple[tuple[str, ...], ...]
+    not_before: tuple[str, ...] = ()
+    optional: str | None = None
+    modules: tuple[str, ...] = ()
+    images: dict[str, tuple[str, ...]] = {}
+    images_like: str = ""
+    dynamo: dict[str, str] = {}
+
+
+class NamesExchange(BaseModel):
+    """A variable that names the exchange of tokens, whatever the command says.
+
+    ``gone_in``: the first release that does not read it; ``option``: what it takes instead."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    gone_in: str | None = None
+    option: str = ""
+
+
+class Variables(BaseModel):
+    """Variables that an engine reads, and that have a meaning here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    exchange: NamesExchange | None = None
+    dispatch_tokens: str = ""  # how many tokens the buffers of an exchange hold
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*([] if self.exchange is None else [self.exchange.name]), self.dispatch_tokens)
+
+
 class Meanings(BaseModel):
-    """What a framework's flags mean here; the file of :mod:`planner.imports.flags` says what each part is."""
+    """What a framework's commands mean here; the file of :mod:`planner.imports.flags` says what each part is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str
+    starts: Starts
+    parser: Parser = Parser()
+    variables: Variables = Variables()
     meanings: dict[str, tuple[str, ...]]
     kv: dict[str, str]
     quantize: dict[str, str]
@@ -48,6 +119,12 @@ class Meanings(BaseModel):
 def meanings(framework: str) -> Meanings:
     """Of a framework's flags."""
     return shipped(FOLDER / f"{framework}.yaml", Meanings.model_validate)
+
+
+@cache
+def all_meanings() -> dict[str, Meanings]:
+    """Of every framework whose commands are read, by its name."""
+    return {each.stem: meanings(each.stem) for each in sorted(FOLDER.glob("*.yaml"))}
 
 
 @dataclass(frozen=True)
@@ -91,7 +168,7 @@ class Options:
         """The option of that name, or of the same name with hyphens and underscores exchanged where the framework takes
         both."""
         found = self.release.names.get(name)
-        if found is None and self.framework.name == "trtllm" and name.startswith("--"):
+        if found is None and self.meanings.parser.either_spelling and name.startswith("--"):
             found = self.release.names.get(f"--{name[2:].replace('-', '_')}")
         return found
 

@@ -9,7 +9,6 @@ from typing import Any
 from planner.contract.files import mapping_of
 from planner.imports.command_line import Arguments
 from planner.imports.named_files import text_named
-from planner.imports.options import meanings
 from profiles.errors import InputError
 from profiles.values import shown
 
@@ -45,7 +44,7 @@ def options_file(line: Arguments, files: Mapping[str, str]) -> OptionsRead:
         raise InputError(f"{given.written} {shown(name)}: what the file says is not known", _READS_NO_FILE)
     whole = mapping_of(text, f"options file {name}", "give trtllm-serve's options")
     slots, moves = _balancer(whole, files)
-    table = meanings("trtllm").file
+    table = line.options.meanings.file
     said: dict[str, Any] = {}
     unread: dict[str, None] = {}
     for path, value in _leaves(whole, ""):

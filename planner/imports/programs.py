@@ -5,36 +5,51 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from planner.contract.engine import Role
+from planner.imports.options import all_meanings, meanings
 from planner.imports.shell import Command, Word, commands
 from profiles.errors import InputError
 
-STARTERS = (
-    "vllm serve, python -m vllm.entrypoints.openai.api_server, python -m sglang.launch_server, sglang serve, "
-    "trtllm-serve"
-)
 DEEPEST = 4
 """Levels of ``bash -c`` in ``bash -c``."""
 
-_IMAGE = re.compile(
-    r"(?:[\w.-]+(?::[0-9]+)?/)*(vllm-openai|sglang|tensorrt-llm/release|vllm-runtime|[\w-]*vllm[\w-]*):([\w.-]+)"
-    r"(?:@sha256:[0-9a-f]+)?"
-)
 _TAG = re.compile(r"v?([0-9]+(?:\.[0-9]+){1,3}(?:(?:rc|a|b)[0-9]+)?(?:\.post[0-9]+)?)(?:[-+].*)?")
-_IMAGES = {"vllm-openai": "vllm", "sglang": "sglang", "tensorrt-llm/release": "trtllm"}
-_MODULES = {
-    "vllm.entrypoints.openai.api_server": "vllm",
-    "vllm.entrypoints.api_server": "vllm",
-    "vllm.entrypoints.cli.main": "vllm",
-    "sglang.launch_server": "sglang",
-    "dynamo.vllm": "vllm",
-    "dynamo.sglang": "sglang",
-    "dynamo.trtllm": "trtllm",
-}
 _OF_DYNAMO = ("--disaggregation-mode", "--is-prefill-worker", "--is-decode-worker", "--connector")
 _ROLES: dict[str, Role] = {"prefill": "prefill", "decode": "decode"}
 _SHELLS = ("bash", "sh", "zsh", "dash", "/bin/bash", "/bin/sh", "/usr/bin/bash")
+
+
+@dataclass(frozen=True)
+class KnownImages:
+    """Images that have a framework.
+
+    Attributes:
+        pattern: of their names: (repository, tag).
+        framework: of those whose tag is a release, by repository; ``runs``: what they start by themselves.
+    """
+
+    pattern: re.Pattern[str]
+    framework: Mapping[str, str]
+    runs: Mapping[str, tuple[str, ...]]
+
+
+@cache
+def known_images() -> KnownImages:
+    starts = {name: each.starts for name, each in all_meanings().items()}
+    framework = {image: name for name, each in starts.items() for image in each.images}
+    names = [*map(re.escape, framework), *(each.images_like for each in starts.values() if each.images_like)]
+    return KnownImages(
+        re.compile(rf"(?:[\w.-]+(?::[0-9]+)?/)*({'|'.join(names)}):([\w.-]+)(?:@sha256:[0-9a-f]+)?"),
+        framework,
+        {image: command for each in starts.values() for image, command in each.images.items() if command},
+    )
+
+
+@cache
+def _modules() -> Mapping[str, str]:
+    return {module: name for name, each in all_meanings().items() for module in each.starts.modules}
 
 
 @dataclass(frozen=True)
@@ -108,7 +123,10 @@ def _with_entrypoint(words: Sequence[Word]) -> tuple[Word, ...]:
     """A container's command with the program that ``--entrypoint`` names where it runs: behind the image."""
     texts = [word.text for word in words]
     at = next((i for i, text in enumerate(texts) if text.partition("=")[0] == "--entrypoint"), None)
-    image = next((i for i, text in enumerate(texts) if at is not None and i > at and _IMAGE.fullmatch(text)), None)
+    image = next(
+        (i for i, text in enumerate(texts) if at is not None and i > at and known_images().pattern.fullmatch(text)),
+        None,
+    )
     if at is None or image is None or not {"run", "create"} & {*texts[:at]}:
         return tuple(words)
     program = words[at].text.partition("=")[2]
@@ -128,6 +146,7 @@ def start_of(words: Sequence[Word], environment: Mapping[str, str], line: int) -
     if found is None:
         return None
     framework, begins, end = found
+    table = meanings(framework)
     around = _around(words[:begins])
     env = dict(environment)
     for word in words[:begins]:
@@ -140,9 +159,9 @@ def start_of(words: Sequence[Word], environment: Mapping[str, str], line: int) -
     dynamo = any(text.startswith("dynamo.") for text in program)
     if dynamo:
         arguments, role = _of_dynamo(arguments)
-        if framework == "trtllm":
-            arguments = [*_model_first(arguments)]
-    elif framework == "trtllm" and arguments and arguments[0].text == "serve":
+        if "model" not in table.meanings:  # its own command takes it without an option
+            arguments = [*_model_first(arguments, table.starts.dynamo)]
+    elif arguments and arguments[0].text == table.starts.optional:
         arguments = arguments[1:]
     gpus = around.gpus
     visible = env.get("CUDA_VISIBLE_DEVICES") or env.get("HIP_VISIBLE_DEVICES")
@@ -166,30 +185,31 @@ def _program(words: Sequence[Word]) -> tuple[str, int, int] | None:
     for at, text in enumerate(texts):
         name = text.rpartition("/")[2]
         following = texts[at + 1] if at + 1 < len(texts) else ""
-        if name in ("vllm", "sglang") and following == "serve":
-            return name, at, at + 2
-        if name == "trtllm-serve" and following not in (
-            "disaggregated",
-            "disaggregated_mpi_worker",
-            "mm_embedding_serve",
-        ):
-            return "trtllm", at, at + 1
-        if following == "-m" and name.startswith("python") and at + 2 < len(texts) and texts[at + 2] in _MODULES:
-            return _MODULES[texts[at + 2]], at, at + 3
+        for framework, table in all_meanings().items():
+            for program, *more in table.starts.commands:
+                end = at + 1 + len(more)
+                if (
+                    name == program
+                    and texts[at + 1 : end] == more
+                    and texts[end : end + 1] not in [[word] for word in table.starts.not_before]
+                ):
+                    return framework, at, end
+        if following == "-m" and name.startswith("python") and at + 2 < len(texts) and texts[at + 2] in _modules():
+            return _modules()[texts[at + 2]], at, at + 3
     for at, text in enumerate(texts):
-        image = _IMAGE.fullmatch(text)
-        if image is not None and image[1] == "vllm-openai" and "run" in texts[:at]:
-            return "vllm", at + 1, at + 1  # its entrypoint is vllm serve
+        image = known_images().pattern.fullmatch(text)
+        if image is not None and image[1] in known_images().runs and "run" in texts[:at]:
+            return known_images().framework[image[1]], at + 1, at + 1
     return None
 
 
 def release_of(image: str) -> tuple[str, str] | None:
     """(framework, release) that an image's name says; None: none."""
-    found = _IMAGE.fullmatch(image.strip())
-    if found is None or found[1] not in _IMAGES:
+    found = known_images().pattern.fullmatch(image.strip())
+    if found is None or found[1] not in known_images().framework:
         return None
     tag = _TAG.fullmatch(found[2])
-    return None if tag is None else (_IMAGES[found[1]], tag[1])
+    return None if tag is None else (known_images().framework[found[1]], tag[1])
 
 
 @dataclass(frozen=True)
@@ -244,16 +264,8 @@ def _of_dynamo(words: list[Word]) -> tuple[list[Word], Role | None]:
     return rest, role
 
 
-_DYNAMO_TRTLLM = {
-    "--extra-engine-args": "--config",
-    "--expert-parallel-size": "--ep_size",
-    "--free-gpu-memory-fraction": "--kv_cache_free_gpu_memory_fraction",
-}
-"""Options of dynamo.trtllm that trtllm-serve calls otherwise (docs.nvidia.com/dynamo, TensorRT-LLM configuration)."""
-
-
-def _model_first(words: Sequence[Word]) -> Iterator[Word]:
-    """Arguments of dynamo.trtllm as trtllm-serve takes them."""
+def _model_first(words: Sequence[Word], own_names: Mapping[str, str]) -> Iterator[Word]:
+    """Arguments of Dynamo's worker as a command takes them that has the model in front."""
     names = [word.text for word in words]
     for name in ("--model", "--model-path"):
         if name in names[:-1]:
@@ -269,9 +281,10 @@ def _model_first(words: Sequence[Word]) -> Iterator[Word]:
             else:
                 at += 1
             continue
-        own = _DYNAMO_TRTLLM.get(name, name)
+        own = own_names.get(name, name)
         yield Word(f"{own}{equals}{value}", word.unknown)
 
 
 def no_start(what: str) -> InputError:
-    return InputError(f"{what}: nothing in it starts an engine that is known", f"known are {STARTERS}")
+    known = ", ".join(each.starts.called for each in all_meanings().values())
+    return InputError(f"{what}: nothing in it starts an engine that is known", f"known are {known}")

@@ -15,8 +15,8 @@ from planner.contract.engine import Limits, Role
 from planner.contract.models import architecture_of
 from planner.contract.words import precision_on
 from planner.imports.assembling import document_of
-from planner.imports.dialects import EngineSaid
 from planner.imports.engine_read import Beside, EngineRead
+from planner.imports.said import EngineSaid
 from planner.launchers import EngineSpec, launch
 from planner.serving.configuration import EngineAsked
 from planner.serving.engines.pairing import must_have_equal_tp, not_handed_over

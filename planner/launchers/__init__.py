@@ -9,7 +9,8 @@ from pkgutil import iter_modules
 from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.engine import Launch, Layout
 from planner.launchers import dialects
-from planner.launchers.base import EngineSpec, Launcher
+from planner.launchers.base import Launcher
+from planner.launchers.spec import EngineSpec
 from profiles.errors import Unsupported
 
 __all__ = ["EngineSpec", "Launcher", "cannot_express", "find_launcher", "launch", "launchers"]

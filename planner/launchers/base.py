@@ -1,193 +1,25 @@
-"""What every launcher (the dialect of one framework) shares: the engine, what the framework can express, the names of
-its flags, and what stands before several engines."""
+"""What every launcher (the dialect of one framework) shares: what it can express, and the names of its flags."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from costmodels.serving.frameworks.facts import CommandLine, ExchangeWay
 from costmodels.serving.frameworks.framework import Framework
-from planner.contract.engine import NOTHING, Launch, Layout, Limits, Role
-from planner.contract.expert_placement import ExpertPlacement
-from planner.launchers.places import Place, Ports
+from planner.contract.engine import NOTHING, Launch, Layout, Limits
+from planner.launchers.client import Benchmark, Sweep
+from planner.launchers.front import Behind, Front, NodeStart
+from planner.launchers.places import Place
 from planner.launchers.releases import ReleaseOptions
+from planner.launchers.spec import CHECKPOINT, MTP, EngineSpec
 from planner.launchers.words import plain
 from profiles.errors import Unsupported
 
 if TYPE_CHECKING:
-    from costmodels.models.architecture import Architecture
-    from costmodels.models.precision import Precision
-
-CHECKPOINT = "$CHECKPOINT"
-DRAFT_MODEL = "$DRAFT_MODEL"
-"""Arguments that only the reader can fill in: the notes say with what, and an export takes them from its values."""
-
-MTP = "mtp"
-"""Drafting by the model's own module for that, which needs no draft model."""
-
-
-@dataclass(frozen=True)
-class NodeStart:
-    """What starts an engine's part on one node, or what stands before engines.
-
-    Attributes:
-        command: words, in which there may be variables.
-        environment: likewise. ``files``: name → text, in the folder that the place names.
-        ready: path that answers with 200 once it serves; "": no server listens there.
-    """
-
-    command: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
-    ready: str = ""
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a benchmark sends. ``rate``, ``requests`` and ``output`` are variables of the script that runs it."""
-
-    model: str
-    isl: int
-    osl: int
-    rate: str
-    requests: str
-    output: str
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A client's command, and which keys of the JSON that it writes are our columns."""
-
-    command: tuple[str, ...]
-    columns: Mapping[str, str]
-    appends: bool = False  # writes a line of JSON at the end of the file
-
-
-def measured_columns(e2e: str) -> dict[str, str]:
-    """Columns of ``plan predict --measured`` → keys of the clients' JSON; ``e2e``: their word for whole requests."""
-    statistics = (("mean", "mean"), ("p50", "median"), ("p99", "p99"))
-    return {
-        f"{ours}_ms_{statistic}": f"{said}_{theirs}_ms"
-        for ours, theirs in (("ttft", "ttft"), ("tpot", "tpot"), ("e2e", e2e))
-        for statistic, said in statistics
-    }
-
-
-@dataclass(frozen=True)
-class Behind:
-    """An engine as its front knows it."""
-
-    role: Role
-    address: str
-    ports: Ports
-    weight: float
-
-    @property
-    def host(self) -> str:
-        return f"{self.address}:{self.ports.http}"
-
-
-@dataclass(frozen=True)
-class Front:
-    """What takes requests in for several engines.
-
-    Attributes:
-        program: what runs, for people; ``image_key``: which value names its image where it is not the engines'.
-        weighted: whether it keeps the plan's weights; if not, it gives every engine the same.
-    """
-
-    program: str
-    start: NodeStart
-    weighted: bool
-    image_key: str = ""
-
-
-@dataclass(frozen=True)
-class EngineSpec:
-    """One engine as it was decided.
-
-    ``model``: name on the Hugging Face Hub, or the path of a model's folder or of its ``config.json``.
-    ``precision_converted``: ``weights_precision`` is not ``published_precision``, that of the checkpoint.
-    ``gpus_per_node``: of the pool in which the engine runs. ``draft_tokens``: 0 without speculative decoding.
-    ``attention_backend``: that it must take to match its partners; "": its own choice.
-    """
-
-    framework: str
-    model: str
-    layout: Layout
-    limits: Limits
-    weights_precision: str
-    kv_precision: str
-    precision_converted: bool
-    published_precision: str
-    gpus_per_node: int
-    is_moe: bool
-    role: Role = "aggregated"
-    draft_tokens: int = 0
-    prefix_hit: float = 0.0
-    is_sparse: bool = False
-    attention_backend: str = ""
-    converted_checkpoint: str = CHECKPOINT
-    draft_model: str = DRAFT_MODEL
-    draft_method: str = ""
-    """How it drafts, in the framework's word; "": as usual with a head."""
-    placement: ExpertPlacement | None = None
-    """Where its experts lie, as the plan has it."""
-    layers: int = 0
-    """Of the model, those without experts among them; 0: not told, as what is shown needs no files."""
-    experts: int = 0
-    """Of a layer, without copies; 0: not told."""
-
-    @classmethod
-    def of(
-        cls,
-        framework: Framework,
-        model: Architecture,
-        precision: Precision,
-        layout: Layout,
-        limits: Limits,
-        gpus_per_node: int,
-        role: Role,
-    ) -> EngineSpec:
-        """Of a model that is known, in ``precision``."""
-        return cls(
-            framework=framework.spec,
-            model=model.name,
-            layout=layout,
-            limits=limits,
-            weights_precision=precision.weights,
-            kv_precision=precision.kv,
-            precision_converted=precision.converted,
-            published_precision=model.weight_precision,
-            is_sparse=model.is_sparse,
-            gpus_per_node=gpus_per_node,
-            is_moe=model.is_moe,
-            role=role,
-        )
-
-    @property
-    def must_name_kv(self) -> bool:
-        """Whether the framework's default may be another cache than planned: it follows a quantised checkpoint that
-        carries its own scheme, and SGLang on Blackwell takes 8 bits for sparse attention (overrides of its server
-        arguments for DeepSeek DSA, read 2026-11-21)."""
-        published_in_16_bits = self.published_precision in ("bf16", "fp16", "fp32")
-        return self.kv_precision != "bf16" or not published_in_16_bits or self.is_sparse
-
-    @property
-    def nodes(self) -> int:
-        """Nodes that the engine needs; the plan's placement may spread it over more."""
-        return -(-self.layout.gpus // self.gpus_per_node)
-
-    @property
-    def checkpoint(self) -> str:
-        """What the framework loads: frameworks want the folder of a ``config.json``."""
-        path = Path(self.model)
-        return str(path.parent) if path.name == "config.json" else self.model
+    pass
 
 
 class Launcher(ABC):
@@ -422,6 +254,6 @@ class Launcher(ABC):
     def _role(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         """Flags of an engine that only prefills or only decodes."""
 
-    @abstractmethod
     def _limits(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         """Flags of the batch limits, memory and KV cache."""
+        return [*self._limit_flags(spec), *self._kv_flags(spec)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from planner.launchers.base import NodeStart
+from planner.launchers.front import NodeStart
 from planner.launchers.releases import CommandOption, ReleaseOptions
 from planner.launchers.words import plain, variables
 from profiles.errors import InputError, Unsupported

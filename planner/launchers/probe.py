@@ -133,10 +133,14 @@ def _options(parser: argparse.ArgumentParser, more: Mapping[str, list[str]]) -> 
 def vllm() -> dict[str, Any]:
     platforms: Any = importlib.import_module("vllm.platforms")
     platforms._current_platform = importlib.import_module("vllm.platforms.cpu").CpuPlatform()
-    try:
-        cli: Any = importlib.import_module("vllm.entrypoints.common.cli_args")
-    except ModuleNotFoundError:  # where it was until 2026
-        cli = importlib.import_module("vllm.entrypoints.openai.cli_args")
+    cli: Any = None
+    for place in ("common", "launchers", "openai"):  # by release: 0.33, 0.29, 0.20
+        try:
+            cli = importlib.import_module(f"vllm.entrypoints.{place}.cli_args")
+            break
+        except ModuleNotFoundError:
+            if place == "openai":
+                raise
     parser = cli.make_arg_parser(importlib.import_module("vllm.utils.argparse_utils").FlexibleArgumentParser())
     connectors = importlib.import_module("vllm.distributed.kv_transfer.kv_connector.factory").KVConnectorFactory
     quantization = importlib.import_module("vllm.model_executor.layers.quantization").QUANTIZATION_METHODS

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from planner.contract.clusters import Cluster, Pool
+from planner.contract.progress import Step, Tell
 from planner.serving.document.plan import ClusterTried, Plan
 from planner.serving.request import PlanRequest
 from profiles.errors import Infeasible, InputError, LimitReached, ShardwrightError, Unsupported
@@ -27,7 +28,7 @@ SAME = 0.02
 Planned = Callable[[PlanRequest], Plan]
 
 
-def planned_on_open_cluster(request: PlanRequest, planned: Planned, progress: Callable[[str], None]) -> Plan:
+def planned_on_open_cluster(request: PlanRequest, planned: Planned, progress: Tell) -> Plan:
     """The plan on the fewest GPUs of the request's open pools, or on the best of the pools to choose from.
 
     Args:
@@ -41,12 +42,13 @@ def planned_on_open_cluster(request: PlanRequest, planned: Planned, progress: Ca
     if not request.cluster.choose:
         return _fewest(request, request.cluster.pools, planned)
     alone = []
-    for pool in request.cluster.pools:
-        progress(f"planning on {pool.name} alone")
+    ways = len(request.cluster.pools) + 1
+    for done, pool in enumerate(request.cluster.pools):
+        progress(Step(f"planning on {pool.name} alone", done, ways))
         alone.append(_tried(request, (pool,), planned))
     together = None
     if request.workload.rate_rps is not None and len(alone) > 1 and any(each.plan for each in alone):
-        progress("planning on all of them together")
+        progress(Step("planning on all of them together", ways - 1, ways))
         together = _together(request, alone, planned)
     return _chosen(request, alone, together)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import NormalDist
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,11 +43,16 @@ GRID = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 38
 
 CONCURRENCIES = np.concatenate([BELOW_ONE, GRID])
 
-CLOSE = 0.01
-"""Share of a mean concurrency below one to which it is found."""
-
 FAST = 1.01
 """Latency ÷ that of an idle engine below which less load makes nothing faster that anyone would notice."""
+
+LENIENT = {"ttft": 4.0, "tpot": 2.0, "e2e": 2.0}
+"""Factors by which a bound may be exceeded, by the formulas, and an engine still be simulated. Of 180 engines at 2 to
+90 % of what they carry, drawn like the requests of ``tests.benchmarks.promises``, the formulas put a p99 of TTFT up to
+4.2, a p90 of TTFT up to 2.6 and a percentile of TPOT up to 1.9 times above the simulation's."""
+
+MORE = 1.2
+"""What such an engine is said to carry ÷ what the formulas say: they may put saturation too low, too."""
 
 REFINEMENTS = 7
 """Concurrencies tried between the best of the grid and the next."""
@@ -76,7 +80,12 @@ def has_room(concurrency: Floats | float, most: Ints) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Job:
-    """What is common to all candidates of one pool in one state of its GPUs."""
+    """What is common to all candidates of one pool in one state of its GPUs.
+
+    Attributes:
+        lenient: candidates may miss the SLO by the formulas (:data:`LENIENT`), and fill the cache to the last place: a
+            simulation is to judge them.
+    """
 
     pool_index: int
     pool: Pool
@@ -84,6 +93,7 @@ class Job:
     workload: Workload
     slo: Slo
     confidence: float
+    lenient: bool = False
 
     @property
     def state_key(self) -> tuple[int, ...]:
@@ -225,7 +235,10 @@ def predict(job: Job, layouts: Layouts, budget: Ints, concurrency: Floats, most:
     steady = steady_state(job.served, job.shape, layouts, budget, concurrency)
     within = steady.stable.copy()
     for bound in job.slo.bounds:
-        within &= percentile_ms(steady, bound, job.confidence) <= bound.limit_ms
+        most_ms = bound.limit_ms * (LENIENT[bound.metric] if job.lenient else 1.0)
+        within &= percentile_ms(steady, bound, job.confidence) <= most_ms
+    if job.lenient:  # where requests hardly meet, a formula's tail is of meetings that are rarer than the percentile
+        within |= steady.stable & (concurrency > IDLE) & (concurrency < 1)
     return OperatingPoints(job, layouts, budget, concurrency, most, steady, within)
 
 
@@ -282,9 +295,13 @@ class _Engines:
         """The engines ``rows`` (n,) at ``concurrency`` (n,)."""
         return predict(self.job, self.layouts.take(rows), self.budget[rows], concurrency, self.most[rows])
 
+    def room(self, concurrency: Floats | float, most: Ints) -> NDArray[np.bool_]:
+        """See :func:`has_room`."""
+        return np.asarray(concurrency <= most) if self.job.lenient else has_room(concurrency, most)
+
     def usable(self, concurrency: Floats) -> tuple[Ints, Ints]:
         """(row, index of the concurrency) of all that fit."""
-        fits = has_room(concurrency[None, :], self.most[:, None])
+        fits = self.room(concurrency[None, :], self.most[:, None])
         # A budget that cannot hold the decodes of a step leaves nothing for prompts.
         decodes = np.ceil(concurrency[None, :] / self.layouts.pp[:, None]) * self.job.shape.queries
         rows, columns = np.nonzero(fits & (decodes < self.budget[:, None]))
@@ -337,7 +354,7 @@ def _coarse(engines: _Engines, *, fastest: bool) -> tuple[OperatingPoints, Ints]
     low = asked[idle.within]
     between = BELOW_ONE[BELOW_ONE > IDLE]
     low_rows, low_columns = np.repeat(low, len(between)), np.tile(np.arange(len(between)), len(low))
-    fits = has_room(between[low_columns], engines.most[low_rows])
+    fits = engines.room(between[low_columns], engines.most[low_rows])
     low_rows, low_columns = low_rows[fits], low_columns[fits]
     tried.append(idle)
     rows = np.concatenate([rows, asked])
@@ -393,51 +410,10 @@ def _refine(engines: _Engines, coarse: OperatingPoints, rows: Ints) -> Operating
             continue
         finer = np.linspace(low, high, REFINEMENTS + 2)
         for value in np.unique(finer if high <= 1 else np.floor(finer)).tolist():
-            if low < value < high and has_room(value, engines.most[row]):
+            if low < value < high and engines.room(value, engines.most[row]):
                 extra_rows.append(row)
                 extra_concurrency.append(value)
     kept = coarse.take(inside)
     if not extra_rows:
         return kept
     return concatenate_points([kept, engines.at(np.array(extra_rows, np.int64), np.array(extra_concurrency))])
-
-
-def at_load(points: OperatingPoints, i: int, load_rps: float) -> OperatingPoints:
-    """The single operating point of engine ``i`` of ``points`` when it is offered ``load_rps``: the least concurrency
-    within the SLO that carries it."""
-
-    def tried(concurrency: Floats) -> tuple[OperatingPoints, NDArray[np.bool_]]:
-        index = np.full(len(concurrency), i)
-        every = predict(points.job, points.layouts.take(index), points.budget[index], concurrency, points.most[index])
-        return every, every.within & (every.steady.rate_rps.value >= load_rps * (1 - 1e-9))
-
-    return least_concurrency(float(points.concurrency[i]), tried)
-
-
-P = TypeVar("P", bound="Taken")
-
-
-class Taken(Protocol):
-    """Arrays of points, of which some can be taken."""
-
-    def take(self: P, index: Ints) -> P: ...
-
-
-def least_concurrency(most: float, tried: Callable[[Floats], tuple[P, NDArray[np.bool_]]]) -> P:
-    """The single point of least concurrency, ``most`` at most, that is good enough, or that of ``most``.
-
-    Args:
-        tried: the points of several concurrencies, and which of them are good enough; whatever has more is, too.
-    """
-    asked = np.append(CONCURRENCIES[most > CONCURRENCIES], most)
-    while True:
-        points, good = tried(asked)
-        best = int(np.argmax(good)) if good.any() else len(asked) - 1
-        below, here = asked[max(best - 1, 0)], asked[best]
-        between = np.linspace(below, here, 18)
-        if here > 1:  # sequences are whole, but for engines in which most of the time there is none
-            between = np.unique(np.floor(between))
-        between = between[(between > below) & (between < here)]
-        if not good.any() or not len(between) or here - below <= CLOSE * here:
-            return points.take(np.array([best]))
-        asked = np.concatenate([[below], between, [here]])

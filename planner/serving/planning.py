@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from costmodels.estimates import Floats
@@ -20,6 +21,7 @@ from costmodels.power.state import OperatingState
 from costmodels.serving.frameworks.framework import Framework, find_framework
 from planner.contract.clusters import Pool
 from planner.contract.models import architecture_of
+from planner.contract.progress import Step, Tell, in_words, part, silent
 from planner.contract.published import validated
 from planner.contract.words import kv_precision, precision_of, precision_on
 from planner.serving.cluster_choice import planned_on_open_cluster
@@ -47,6 +49,13 @@ if TYPE_CHECKING:
 
 CostOf = Callable[[Pool], CostModel]
 Busier = Callable[[Layouts], Floats]
+
+SEARCHED, CONFIRMED = 55.0, 90.0
+"""Percent of a plan's work that is done when its layouts are searched, and when its engines are simulated: shares of
+CPU time of five plans in a warm process, 0.4 to 2.4 s each."""
+
+EACH_ROUND = 0.1
+"""Share of what is left that one of the rates tried for users at once is, of which nobody knows how many there are."""
 
 
 def plan(
@@ -83,31 +92,40 @@ def plan(
         from planner.serving.expert_placement import check_expert_loads  # deferred: few plans place experts
 
         check_expert_loads(expert_loads, model)
-    cost_of = cost_models(request, catalogue, store, measured, progress)
+    tell = progress or silent
+    cost_of = cost_models(request, catalogue, store, measured, tell)
 
-    def planned(closed: PlanRequest) -> Plan:
-        return _plan(closed, model, cost_of, progress, expert_loads)
-
-    def planned_anywhere(asked: PlanRequest) -> Plan:
+    def planned_anywhere(asked: PlanRequest, tell: Tell) -> Plan:
         if asked.cluster.is_open:
-            return planned_on_open_cluster(asked, planned, progress or (lambda _: None))
-        return planned(asked)
+            inside = in_words(tell)
+            return planned_on_open_cluster(
+                asked, lambda closed: _plan(closed, model, cost_of, inside, expert_loads), tell
+            )
+        return _plan(asked, model, cost_of, tell, expert_loads)
 
-    def planned_as_asked(asked: PlanRequest) -> Plan:
+    def planned_as_asked(asked: PlanRequest, tell: Tell) -> Plan:
         asked = asked.with_headroom
-        if asked.workload.concurrency is not None:
-            return planned_for_users(asked, planned_anywhere)
-        return planned_anywhere(asked)
+        if asked.workload.concurrency is None:
+            return planned_anywhere(asked, tell)
+        turns = count()
+
+        def planned(for_rate: PlanRequest) -> Plan:
+            done = 100 * (1 - (1 - EACH_ROUND) ** next(turns))
+            tell(Step(f"trying {for_rate.workload.rate_rps:.4g} requests/s", done, passing=True))
+            return planned_anywhere(for_rate, in_words(tell))
+
+        return planned_for_users(asked, planned)
 
     def fails(changed: PlanRequest) -> ShardwrightError | None:
+        tell(Step("trying what would work instead", None, passing=True))
         try:
-            planned_as_asked(changed)
+            planned_as_asked(changed, silent)
         except ShardwrightError as error:
             return error
         return None
 
     try:
-        return planned_as_asked(request)
+        return planned_as_asked(request, tell)
     except Infeasible as error:
         # Only what is said in the end is tried, by what was asked: not every refusal on the way there.
         raise with_tried_hint(request, error, fails) from None
@@ -117,7 +135,7 @@ def _plan(
     request: PlanRequest,
     model: Architecture,
     cost_of: CostOf,
-    progress: Callable[[str], None] | None,
+    tell: Tell,
     expert_loads: Loads | None,
 ) -> Plan:
     """The plan on a cluster of which the request says all. Raises as :func:`plan`."""
@@ -127,14 +145,15 @@ def _plan(
         from planner.serving.expert_placement import busier_with  # deferred: few plans place experts
 
         busier = busier_with(model, expert_loads)
-    options = [
-        option
-        for precision in precisions_of(request, model, [cost_of(pool).gpu for pool in request.cluster.pools])
-        for option in _options(request, model, precision, cost_of, progress, busier)
-    ]
-    found = confirmed(request, options)
+    precisions = precisions_of(request, model, [cost_of(pool).gpu for pool in request.cluster.pools])
+    options = []
+    for done, precision in enumerate(precisions):
+        of_all = part(tell, SEARCHED * done / len(precisions), SEARCHED * (done + 1) / len(precisions))
+        options += _options(request, model, precision, cost_of, of_all, busier)
+    found = confirmed(request, options, part(tell, SEARCHED, CONFIRMED))
     if found.best is None:
         raise _none(request, model, found.options)
+    tell(Step("writing the plan", CONFIRMED, passing=True))
     return validated(assemble(request, found, found.best, expert_loads), parse_plan)
 
 
@@ -192,7 +211,7 @@ def _options(
     model: Architecture,
     precision: Precision,
     cost_of: CostOf,
-    progress: Callable[[str], None] | None,
+    tell: Tell,
     busier: Busier | None,
 ) -> list[ServingOption]:
     """The ways to serve in one precision."""
@@ -201,10 +220,14 @@ def _options(
         jobs = [replace(job, served=replace(job.served, busier=busier)) for job in jobs]
     if not jobs:
         return [ServingOption("aggregated", precision, [], refused, reason=refused[0].reason)]
-    if progress is not None and len(request.precision or ()) + len(request.kv_precision or ()) > 1:
-        progress(f"searching layouts in {precision.weights} with {precision.kv} KV cache")
+    several = len(request.precision or ()) + len(request.kv_precision or ()) > 1
+    searching = f"searching layouts in {precision.weights} with {precision.kv} KV cache"
+    tell(Step(searching, 0, passing=not several))
     fastest = request.goal == "latency"
-    searches = [search(job, restrictions(request, job.pool), fastest=fastest) for job in jobs]
+    searches = []
+    for done, job in enumerate(jobs, 1):
+        searches.append(search(job, restrictions(request, job.pool), fastest=fastest))
+        tell(Step(f"{job.pool.name}: layouts searched", done, len(jobs) + 1, passing=True))
     check_asked(request, jobs[0].served, max((found.wide for found in searches), key=lambda wide: len(wide.decode)))
     options = [aggregated(request, precision, searches, refused)]
     if request.disaggregation != "never" and request.workload.osl > 1:
@@ -258,7 +281,7 @@ def cost_models(
     catalogue: Catalogue,
     store: ProfileStore | None,
     measured: Sequence[ProfileStore],
-    progress: Callable[[str], None] | None,
+    progress: Tell,
 ) -> CostOf:
     """The cost model of each GPU type, loaded once for all precisions."""
     made: dict[str, CostModel] = {}

@@ -1,7 +1,7 @@
 """Mixed-integer programmes behind one question and one answer.
 
 A decision writes a :class:`Problem` in plain arrays; any :class:`Solver` turns it into a :class:`Solution`.
-Solvers declare what they can do (``continuous``, ``returns_bound``, :meth:`Solver.available`), so that nobody
+Solvers declare what they can do (``continuous``, :meth:`Solver.available`), so that nobody
 probes them by trial. Whatever a solver returns is checked here against the problem, row by row, before anyone
 sees it.
 
@@ -144,8 +144,6 @@ class Solver(ABC):
     """Modules it needs."""
     continuous: ClassVar[bool]
     """Takes variables that need not be whole."""
-    returns_bound: ClassVar[bool]
-    """Its answers carry a bound; without, nothing it finds is ever called optimal."""
 
     @classmethod
     def available(cls) -> bool:
@@ -186,7 +184,6 @@ class Highs(Solver):
     name = "highs"
     requires = ("pulp", "highspy")
     continuous = True
-    returns_bound = True
 
     def engine(self) -> str:
         return f"HiGHS {_version('highspy')} via PuLP {_version('pulp')}"
@@ -254,7 +251,6 @@ class CpSat(Solver):
     name = "cp-sat"
     requires = ("ortools",)
     continuous = False
-    returns_bound = True
 
     def engine(self) -> str:
         return f"CP-SAT (OR-Tools {_version('ortools')})"

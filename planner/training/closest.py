@@ -27,7 +27,9 @@ def closest(setting: Setting, request: TrainingRequest, gpus: int, gpus_per_node
     """Among the legal layouts on at most ``gpus`` GPUs, sharded and recomputed as far as is allowed, their stages as
     even as possible; None where no layout is legal."""
     found, _, _ = candidates(setting, request, gpus, gpus_per_node)
-    found = found.take(np.flatnonzero(found.vpp == 1))  # virtual stages only hold more
+    shardings = set(setting.framework.sharding_with_pp) & set(request.sharding or setting.framework.shardings)
+    staged = (found.pp == 1) | bool(shardings)
+    found = found.take(np.flatnonzero((found.vpp == 1) & staged))  # virtual stages only hold more
     if not len(found):
         return None
     layouts = _leanest(setting, request, found)

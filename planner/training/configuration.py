@@ -30,14 +30,6 @@ from profiles.values import shown
 LARGEST = 10**7  # of any degree or count: beyond it nobody means it
 SHAPE = ("hidden", "layers", "heads", "kv_heads", "ffn", "vocab")
 
-_FRAMEWORK_ALIASES = {
-    "megatron-core": "megatron",
-    "megatron-lm": "megatron",
-    "megatron-bridge": "megatron",
-    "nemo": "megatron",
-    "fsdp2": "torchtitan",
-    "zero": "deepspeed",
-}
 _PRECISION_ALIASES = {"float8": "fp8", "bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
 _NEEDS = {
     "fp8": ("fp8", "8-bit float products"),
@@ -282,8 +274,7 @@ class _Reader:
         text = self.text("framework").casefold()
         if not text:
             self.default("framework", "megatron")
-        name, at, release = (text or "megatron").partition("@")
-        return find_training_framework(_FRAMEWORK_ALIASES.get(name, name) + at + release)
+        return find_training_framework(text or "megatron")
 
     def _degrees(self) -> tuple[int, int, int, int, int]:
         tp, pp, vpp, cp = (self.whole(name, 1) for name in ("tp", "pp", "vpp", "cp"))
@@ -346,8 +337,7 @@ class _Reader:
                 f"nearest that is: {nearest}",
             )
         count = total // each
-        if framework.name == "torchtitan" and pp > 1 and count == 1 and micro % pp == 0:
-            # torchtitan's local batch is what the pipeline splits, by default into as many as there are stages.
+        if framework.pipeline_splits_batch and pp > 1 and count == 1 and micro % pp == 0:
             self.default("micro_batch", f"{micro // pp} in each of {pp} pipeline micro-batches")
             return micro // pp, pp, total
         return micro, count, total

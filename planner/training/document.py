@@ -6,7 +6,7 @@ clock readings: same request, same versions, same bytes.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,14 +16,17 @@ from planner.contract.proof import Proof
 from planner.contract.provenance import Provenance
 from planner.contract.published import Published, Upgrade, parse_published
 from planner.contract.quantities import Interval
+from planner.contract.sparse import Sparse
 from planner.training.request import TrainingMode, TrainingObjective, TrainingPrecision
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 KIND: Literal["training"] = "training"
 
 
-class TrainingUnderstood(Document):
+class TrainingUnderstood(Sparse):
     """The request as it was understood, all defaults filled in."""
+
+    SELDOM: ClassVar = ("pp_across_pools",)
 
     model: str
     parameters: int
@@ -43,6 +46,7 @@ class TrainingUnderstood(Document):
     uneven: bool
     tp_across_nodes: bool
     time_limit_s: float
+    pp_across_pools: bool = Field(default=True, description="whether a pipeline might span pools")
 
 
 class Mesh(Document):
@@ -63,8 +67,10 @@ class Mesh(Document):
         return " ".join(f"{name}{degree}" for name, degree in names if degree > 1) or "one GPU"
 
 
-class Stage(Document):
+class Stage(Sparse):
     """One pipeline stage: a class of ranks that all hold the same."""
+
+    SELDOM: ClassVar = ("pool", "gpu")
 
     stage: int
     layers: int
@@ -74,6 +80,8 @@ class Stage(Document):
     ranks: int
     first_node: int = Field(description="node within the pool on which its first rank runs")
     last_node: int
+    pool: str | None = Field(default=None, description="where stages run in several pools: that of this one")
+    gpu: str | None = Field(default=None, description="its GPUs")
 
 
 class TrainingLaunch(Document):
@@ -84,10 +92,25 @@ class TrainingLaunch(Document):
     notes: tuple[str, ...] = Field(description="what the flags cannot say")
 
 
-class TrainingDecision(Document):
+class StageBlock(Document):
+    """Neighbouring stages in one of several pools."""
+
     pool: str
     gpu: str
     gpus_per_node: int
+    stages: int
+    layers: int
+    first_rank: int
+    gpus_used: int
+    gpus_idle: int
+
+
+class TrainingDecision(Sparse):
+    SELDOM: ClassVar = ("blocks",)
+
+    pool: str = Field(description="joined by + where stages run in several")
+    gpu: str = Field(description="joined by + where stages run in several pools")
+    gpus_per_node: int = Field(description="of the pool of the first stage")
     mesh: Mesh
     sharding: int = Field(description="0 none, 1 optimizer states, 2 and gradients, 3 and weights")
     micro_batch: int = Field(description="sequences")
@@ -98,9 +121,13 @@ class TrainingDecision(Document):
     attention: str
     rank_order: Literal["tp-cp-dp-pp"] = Field(
         default="tp-cp-dp-pp",
-        description="fastest first; rank r runs on GPU r mod gpus_per_node of node r div gpus_per_node of the pool",
+        description="fastest first; rank r runs on GPU r mod gpus_per_node of node r div gpus_per_node of the pool, "
+        "in several pools r less the first rank of its block",
     )
     stages: tuple[Stage, ...]
+    blocks: tuple[StageBlock, ...] = Field(
+        default=(), description="where stages run in several pools: in each, in the order of the pipeline"
+    )
     gpus_used: int
     gpus_idle: int
     usd_per_hour: float | None = Field(description="of the GPUs used; null where a price is not known")
@@ -143,8 +170,10 @@ class TrainingPrediction(Document):
     inside_measured_range: bool
 
 
-class TrainingAlternative(Document):
-    """Another mesh, at its best."""
+class TrainingAlternative(Sparse):
+    """Another mesh, or the same in other pools, at its best."""
+
+    SELDOM: ClassVar = ("pools",)
 
     mesh: Mesh
     sharding: int
@@ -155,6 +184,7 @@ class TrainingAlternative(Document):
     iteration_s: float
     memory_bytes_per_gpu: float
     loses_by: float = Field(description="how much slower than the plan, relative")
+    pools: tuple[str, ...] = Field(default=(), description="that its stages run in, where the cluster has several")
 
 
 class TrainingAlternatives(Document):

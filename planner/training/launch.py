@@ -19,8 +19,9 @@ def launch(setting: Setting, request: TrainingRequest, decision: TrainingDecisio
     from planner.training.document import TrainingLaunch
 
     name = setting.framework.name
-    nodes = "1 node" if _nodes(decision) == 1 else f"{_nodes(decision)} nodes"
-    notes = [f"start one process a GPU, ranks in the order {decision.rank_order}, on {nodes}"]
+    notes = [f"start one process a GPU, ranks in the order {decision.rank_order}, on {_machines(decision)}"]
+    if decision.blocks:
+        notes.append("nodes in that order: ranks go through one pool after the other, each block on nodes of its own")
     if name in ("megatron", "megatron-deepspeed"):
         arguments = _megatron(setting, request, decision, notes)
     elif name == "torchtitan":
@@ -31,8 +32,18 @@ def launch(setting: Setting, request: TrainingRequest, decision: TrainingDecisio
     return TrainingLaunch(framework=setting.framework.label, arguments=tuple(arguments), notes=tuple(notes))
 
 
-def _nodes(decision: TrainingDecision) -> int:
-    return -(-decision.gpus_used // decision.gpus_per_node)
+def _machines(decision: TrainingDecision) -> str:
+    if decision.blocks:
+        return ", then ".join(
+            f"{_nodes(block.gpus_used, block.gpus_per_node)} of {block.gpu} (from rank {block.first_rank})"
+            for block in decision.blocks
+        )
+    return _nodes(decision.gpus_used, decision.gpus_per_node)
+
+
+def _nodes(gpus: int, per_node: int) -> str:
+    nodes = -(-gpus // per_node)
+    return "1 node" if nodes == 1 else f"{nodes} nodes"
 
 
 # ------------------------------------------------------------------ Megatron-LM

@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
-from costmodels.training.exchanges import Links
 from costmodels.training.frameworks import find_training_framework
 from costmodels.training.memory import training_memory
 from costmodels.training.setting import OPTIMIZERS, Setting
-from planner.contract.clusters import Pool
 from planner.contract.published import validated
 from planner.training.closest import closest
 from planner.training.configuration import check_precision
 from planner.training.document import TrainingPlan, parse_training_plan
+from planner.training.lines import StagePool
 from planner.training.machines import Machines, Progress
 from planner.training.report import assemble
 from planner.training.request import TrainingRequest, model_of
-from planner.training.search import Found, Search, search
+from planner.training.search import Found, Search, search, search_pools
 from planner.training.space import candidates
 from profiles.descriptions import catalogue_with
 from profiles.errors import Infeasible, InputError, LimitReached, UnknownName
-from profiles.hardware import Gpu
 from profiles.store import ProfileStore
 from profiles.values import one_of
 
 RESTRICTABLE = {name: name for name in ("tp", "pp", "vpp", "dp", "cp", "ep", "micro_batch")} | {"moe_tp": "etp"}
 """Fields of a request that leave degrees to choose from, and what a layout calls them."""
-
-
-@dataclass(frozen=True)
-class PlannedTraining:
-    """A search on one pool."""
-
-    pool: Pool
-    gpu: Gpu
-    links: Links
-    found: Search
 
 
 def plan_training(
@@ -47,7 +35,7 @@ def plan_training(
     measured: Sequence[ProfileStore] = (),
     progress: Progress | None = None,
 ) -> TrainingPlan:
-    """The best layout for ``request``. With several pools each is planned alone, and the best of them is taken.
+    """The best layout for ``request``, in one of its pools or in a pipeline across several of them.
 
     Raises:
         InputError, UnknownName, Unsupported: the request contradicts itself, or cannot be modelled.
@@ -58,18 +46,20 @@ def plan_training(
     setting = setting_of(request)
     _check(setting, request)
     machines = Machines(measured, progress)
-    planned = []
+    pools = []
     for pool in request.cluster.pools:
         gpu = catalogue.find_gpu(pool.gpu)
-        check_precision(gpu, request.precision)
+        try:
+            check_precision(gpu, request.precision)
+        except InputError as error:
+            others = f", or plan without {gpu.name}" if len(request.cluster.pools) > 1 else ""
+            raise InputError(error.message, f"{error.hint}{others}") from error
         links = machines.links(gpu, pool.gpus_per_node, catalogue.find_fabric(pool.fabric))
-        planned.append(PlannedTraining(pool, gpu, links, _search(setting, request, links, gpu, pool.gpus)))
-    fitting = [each for each in planned if each.found.best]
-    if not fitting:
-        raise _nothing(setting, request, planned)
-    best = min(fitting, key=lambda each: _worth(request, each.found.best[0], each.gpu))
-    made = assemble(setting, request, best.pool, best.gpu, best.links, best.found)
-    return validated(made, parse_training_plan)
+        pools.append(StagePool(links, gpu, pool.gpus, float(gpu.memory_bytes)))
+    found = _search(setting, request, tuple(pools))
+    if not found.best:
+        raise _nothing(setting, request, tuple(pools), found)
+    return validated(assemble(setting, request, pools, found), parse_training_plan)
 
 
 def setting_of(request: TrainingRequest) -> Setting:
@@ -92,25 +82,33 @@ def _check(setting: Setting, request: TrainingRequest) -> None:
         raise InputError(
             f"seq_len: {request.seq_len} is beyond the {longest} positions of {model.name}", "choose a shorter sequence"
         )
+    facts, wanted = setting.framework, request.sharding
+    if wanted and request.pp and min(request.pp) > 1 and not set(wanted) & set(facts.sharding_with_pp):
+        raise InputError(
+            f"sharding: {facts.full_name} refuses {one_of(map(str, wanted))} with pp {one_of(map(str, request.pp))}",
+            f"with pipeline stages it has {', '.join(map(str, facts.sharding_with_pp))}",
+        )
     if model.experts is None and any(degree > 1 for degree in request.ep or ()):
         raise InputError(f"ep: {one_of(map(str, request.ep or ()))}, but {model.name} has no experts", "leave ep out")
 
 
-def _search(setting: Setting, request: TrainingRequest, links: Links, gpu: Gpu, gpus: int) -> Search:
+def _search(setting: Setting, request: TrainingRequest, pools: tuple[StagePool, ...]) -> Search:
     """By time on all GPUs; on the fewest GPUs on which anything fits; or in the least memory."""
+    gpus = sum(pool.gpus for pool in pools)
     if request.objective == "time":
-        return search(setting, request, links, gpu, gpus)
+        return search_pools(setting, request, pools, gpus)
     if request.objective == "gpus":
-        return _fewest(setting, request, links, gpu, gpus)
+        return _fewest(setting, request, pools)
     # The least memory is what the most splitting and recomputing leaves: the capacity is lowered to where nothing fits.
-    low, high = 0.0, float(gpu.memory_bytes)
-    best = search(setting, request, links, gpu, gpus)
+    low, high = 0.0, max(pool.capacity for pool in pools)
+    best = search_pools(setting, request, pools, gpus)
     for _ in range(12):
         if not best.best:
             break
         high = min(high, _used(setting, best.best[0]))
         middle = (low + high) / 2
-        tried = search(setting, request, links, gpu, gpus, capacity=middle)
+        less = tuple(replace(pool, capacity=min(pool.capacity, middle)) for pool in pools)
+        tried = search_pools(setting, request, less, gpus)
         if tried.best:
             best = tried
         else:
@@ -125,15 +123,18 @@ def _used(setting: Setting, found: Found) -> float:
     return float(training_memory(setting, found.layout).used().max())
 
 
-def _fewest(setting: Setting, request: TrainingRequest, links: Links, gpu: Gpu, gpus: int) -> Search:
+def _fewest(setting: Setting, request: TrainingRequest, pools: tuple[StagePool, ...]) -> Search:
     """The fastest layout on the fewest GPUs on which any fits."""
-    found, _, _ = candidates(setting, request, gpus, links.network.gpus_per_node)
-    sizes = np.unique(found.gpus).tolist()
+    per_node = [pool.links.network.gpus_per_node for pool in pools]
+    clusters = [*((pool.gpus, each) for pool, each in zip(pools, per_node, strict=True))]
+    clusters += [(sum(pool.gpus for pool in pools), min(per_node))] if len(pools) > 1 else []
+    found = [candidates(setting, request, *each)[0].gpus for each in clusters]
+    sizes = np.unique(np.concatenate(found)).tolist()
     low, high = 0, len(sizes)  # a layout on fewer GPUs is a layout on more: those that fit are the later ones
     best = Search()
     while low < high:
         middle = (low + high) // 2
-        tried = search(setting, request, links, gpu, int(sizes[middle]))
+        tried = search_pools(setting, request, pools, int(sizes[middle]))
         if tried.best:
             best, high = tried, middle
         else:
@@ -143,77 +144,83 @@ def _fewest(setting: Setting, request: TrainingRequest, links: Links, gpu: Gpu, 
     return best
 
 
-def _worth(request: TrainingRequest, found: Found, gpu: Gpu) -> float:
-    """Less is better."""
-    if request.objective == "gpus":
-        return float(found.layout.gpus[0])
-    return found.total_us
-
-
-def _nothing(setting: Setting, request: TrainingRequest, planned: list[PlannedTraining]) -> Exception:
+def _nothing(setting: Setting, request: TrainingRequest, pools: tuple[StagePool, ...], found: Search) -> Exception:
     """Why there is no plan, and what would do."""
-    if any(each.found.out_of_time for each in planned):
+    if found.out_of_time:
         return LimitReached(
             f"time_limit_s: {request.time_limit_s:g} s ran out before any layout was found", "give more time"
         )
-    if not any(each.found.legal for each in planned):
-        reasons = {reason for each in planned for reason in each.found.refused.counts}
-        ways = _looser(setting, request, planned[0].pool)
-        if not ways or any("batch" in reason for reason in reasons):
+    if not found.legal:
+        ways = _looser(setting, request, pools[0])
+        reasons = sorted(found.refused.counts, key=lambda reason: -found.refused.counts[reason])
+        if not ways or (reasons and "batch" in reasons[0]):
             ways.append(f"choose another global batch{_nearest_batches(request)}")
         return Infeasible(
-            f"no layout is legal: {'; '.join(sorted(reasons)) or 'the restrictions leave none'}", ", or ".join(ways)
+            f"no layout is legal: {'; '.join(reasons[:3]) or 'the restrictions leave none'}",
+            ", or ".join(ways),
         )
-    each = planned[0]
-    gpus = each.pool.gpus
+    each = max(pools, key=lambda pool: pool.capacity * pool.gpus)  # the pool that is nearest to holding it
+    gpus = each.gpus
     more = next((gpus * 2**power for power in range(1, 11) if _fits(setting, request, each, gpus * 2**power)), None)
     smallest = _smallest(setting, request, each, gpus, more) if more else None
-    near = closest(setting, request, gpus, each.pool.gpus_per_node)
-    assert near is not None  # some layout is legal
-    binding = f"stage {near.stage} of the leanest layout ({near.label}) takes {near.bytes / 2**30:.0f} GiB of "
-    binding += f"{each.gpu.memory_bytes / 2**30:.0f}, most of it {near.part}"
+    near = closest(setting, request, gpus, each.links.network.gpus_per_node)
+    of = f"the leanest layout on {gpus:,} × {each.gpu.name}" if len(pools) > 1 else "the leanest layout"
+    binding = "no layout is legal there"
+    if near is not None:
+        binding = f"stage {near.stage} of {of} ({near.label}) takes {near.bytes / 2**30:.0f} GiB of "
+        binding += f"{each.gpu.memory_bytes / 2**30:.0f}, most of it {near.part}"
     way = (
         f"have {smallest:,} × {each.gpu.name}"
         if smallest
         else "allow more: recomputation, sharding 3, longer pipelines"
     )
-    looser: dict[str, dict[str, object]] = {"recomputation": {"recompute": True}, "sharding 3": {"sharding": (3,)}}
+    looser: dict[str, dict[str, object]] = {
+        "recomputation": {"recompute": True},
+        "sharding 3": {"sharding": (3,)},
+        "pipelines across pools": {"pp_across_pools": True},
+    }
     for said, changed in looser.items():
         other = request.model_copy(update=changed)
-        if other != request and _fits(setting, other, each, gpus):
+        if (
+            other != request
+            and (len(pools) > 1 or "pp_across_pools" not in changed)
+            and search_pools(setting, other, pools, sum(pool.gpus for pool in pools)).best
+        ):
             way += f", or allow {said}"
+    have = " + ".join(f"{pool.gpus:,} × {pool.gpu.name}" for pool in pools)
     return Infeasible(
-        f"cluster: {setting.model.name} does not fit on {gpus:,} × {each.gpu.name}: {binding}",
+        f"cluster: {setting.model.name} does not fit on {have}: {binding}",
         way,
         binding=binding,
         smallest_gpus=smallest,
     )
 
 
-def _fits(setting: Setting, request: TrainingRequest, planned: PlannedTraining, gpus: int) -> bool:
-    return bool(search(setting, request, planned.links, planned.gpu, gpus).best)
+def _fits(setting: Setting, request: TrainingRequest, pool: StagePool, gpus: int) -> bool:
+    return bool(search(setting, request, pool.links, pool.gpu, gpus).best)
 
 
-def _smallest(setting: Setting, request: TrainingRequest, planned: PlannedTraining, low: int, high: int) -> int:
+def _smallest(setting: Setting, request: TrainingRequest, pool: StagePool, low: int, high: int) -> int:
     """Fewest GPUs between ``low``, on which nothing fits, and ``high``, in whole nodes above one."""
-    step = planned.pool.gpus_per_node if high > planned.pool.gpus_per_node else 1
+    per_node = pool.links.network.gpus_per_node
+    step = per_node if high > per_node else 1
     a, b = low // step, -(-high // step)
     while b - a > 1:
         middle = (a + b) // 2
-        if _fits(setting, request, planned, middle * step):
+        if _fits(setting, request, pool, middle * step):
             b = middle
         else:
             a = middle
     return b * step
 
 
-def _looser(setting: Setting, request: TrainingRequest, pool: Pool) -> list[str]:
+def _looser(setting: Setting, request: TrainingRequest, pool: StagePool) -> list[str]:
     """What each restriction would have to allow for there to be a layout, the others as they are."""
     ways = []
     for name, of_layout in RESTRICTABLE.items():
         if getattr(request, name) is not None:
             free = request.model_copy(update={name: None})
-            found = getattr(candidates(setting, free, pool.gpus, pool.gpus_per_node)[0], of_layout)
+            found = getattr(candidates(setting, free, pool.gpus, pool.links.network.gpus_per_node)[0], of_layout)
             if len(found):
                 some = [f"{value:,}" for value in np.unique(found)[:6]]
                 ways.append(f"allow {name} {one_of(some)}")

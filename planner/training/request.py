@@ -113,6 +113,11 @@ class TrainingRequest(Document):
         Field(strict=True, description="tensor parallelism may span nodes"),
         Option("Tensor parallel may span nodes.", RESTRICTED),
     ] = False
+    pp_across_pools: Annotated[
+        bool,
+        Field(strict=True, description="a pipeline may span pools of several GPU types"),
+        Option("Pipelines may span pools of several GPU types.", RESTRICTED),
+    ] = True
     time_limit_s: Annotated[
         float,
         Field(gt=0, le=86_400, description="of the search"),

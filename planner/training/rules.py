@@ -115,8 +115,8 @@ def _experts(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
             f"ep: ep {c.ep} × moe_tp {c.etp} does not divide tp {c.tp} × cp {c.cp} × dp {c.dp}",
             "the GPUs of a stage are folded anew for experts: choose degrees that divide them",
         )
-    if c.tp > 1 and not c.sequence_parallel and c.framework.name == "megatron":
-        yield "sequence_parallel: false with experts and tp, which Megatron-Core refuses", "set it to true"
+    if c.tp > 1 and not c.sequence_parallel and c.framework.experts_need_sequence_parallel:
+        yield "sequence_parallel: false with experts and tp, which {c.framework.full_name} refuses", "set it to true"
 
 
 def _memory(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ until none is left that could be among the best, which proves that nothing consi
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 
 from costmodels.estimates import Floats, Ints
 from costmodels.training.exchanges import Links
-from costmodels.training.iteration import idle_part, selective_us, stage_costs, total_us
-from costmodels.training.layer_time import LayerTimes, distinct_layers, layer_times
+from costmodels.training.iteration import total_us
+from costmodels.training.layer_time import distinct_layers, layer_times
 from costmodels.training.layouts import (
     ATTENTION,
     RECOMPUTED,
@@ -25,8 +26,11 @@ from costmodels.training.layouts import (
     default_split,
     stage_kinds,
 )
-from costmodels.training.memory import expert_shards, training_memory
-from costmodels.training.setting import Setting, parameters
+from costmodels.training.pools import PooledTimes, idle_of, pooled_costs, pooled_times
+from costmodels.training.setting import Setting
+from costmodels.training.stage_costs import StageCosts
+from planner.training.bounds import Bounds
+from planner.training.lines import StagePool, spread
 from planner.training.request import TrainingRequest
 from planner.training.space import LayoutCandidates, RefusedLayouts, candidates
 from planner.training.stages import Split, best_split, stage_table
@@ -37,7 +41,11 @@ KEPT = 4
 """Distinct meshes that are kept, the best and its alternatives: each is exact."""
 
 BLOCK = 64
-"""Combinations that are bounded together."""
+"""Combinations that are bounded together; four times as many of pipelines across pools, of which there are more."""
+
+
+CHUNK = 512
+"""Combinations whose lines of pools are written out together."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +55,21 @@ class Found:
     total_us: float
     layout: TrainingLayouts  # n = 1
     split: tuple[int, ...]  # layers of each virtual stage, in the order of the model
+    line: tuple[int, ...]  # the pool of each stage
 
     @property
-    def mesh(self) -> tuple[int, ...]:
-        return tuple(int(getattr(self.layout, name)[0]) for name in ("tp", "pp", "dp", "cp", "ep", "etp"))
+    def pools(self) -> tuple[int, ...]:
+        return tuple(sorted(set(self.line)))
+
+    @property
+    def kind(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of several of a kind the best is kept: the mesh, and the pools that it runs on."""
+        return mesh_of(self.layout), self.pools
+
+
+def mesh_of(layout: TrainingLayouts) -> tuple[int, ...]:
+    """Degrees of one layout."""
+    return tuple(int(getattr(layout, name)[0]) for name in ("tp", "pp", "dp", "cp", "ep", "etp"))
 
 
 @dataclass
@@ -58,7 +77,7 @@ class Search:
     """What a search found.
 
     Attributes:
-        best: of each mesh, best first; empty where nothing fits.
+        best: of each mesh and the pools that it runs on, best first; empty where nothing fits.
         bound_us: no combination that was not looked into can be faster than this.
         looked_at, legal, bounded, solved: combinations of degrees; within the rules; bounded with their memory; solved
             exactly.
@@ -72,13 +91,15 @@ class Search:
     bounded: int = 0
     solved: int = 0
     out_of_time: bool = False
+    seconds: float = 0.0
 
-    def cutoff_us(self) -> float:
-        """Slower than this is not kept."""
-        return self.best[KEPT - 1].total_us if len(self.best) >= KEPT else np.inf
+    def cutoff_us(self, kind: tuple[tuple[int, ...], tuple[int, ...]] | None = None) -> float:
+        """Slower than this is not kept, and of a ``kind`` not what is slower than the one that is kept."""
+        slowest = self.best[KEPT - 1].total_us if len(self.best) >= KEPT else np.inf
+        return min([slowest, *(each.total_us for each in self.best if each.kind == kind)])
 
     def keep(self, found: Found) -> None:
-        same = next((each for each in self.best if each.mesh == found.mesh), None)
+        same = next((each for each in self.best if each.kind == found.kind), None)
         if same is not None:
             if found.total_us >= same.total_us:
                 return
@@ -91,42 +112,115 @@ class Search:
 def search(
     setting: Setting, request: TrainingRequest, links: Links, gpu: Gpu, gpus: int, *, capacity: float | None = None
 ) -> Search:
-    """The fastest layouts on at most ``gpus`` GPUs that fit into ``capacity`` bytes of each (default: its memory)."""
-    return _Searching(setting, request, links, gpus, capacity or float(gpu.memory_bytes)).run()
+    """The fastest layouts on at most ``gpus`` GPUs of one type that fit into ``capacity`` bytes of each (default: its
+    memory)."""
+    return search_pools(setting, request, (StagePool(links, gpu, gpus, capacity or float(gpu.memory_bytes)),), gpus)
+
+
+def search_pools(
+    setting: Setting, request: TrainingRequest, pools: tuple[StagePool, ...], most: int, known: Search | None = None
+) -> Search:
+    """The fastest layouts on at most ``most`` GPUs of ``pools``: each alone, and pipelines across several of them where
+    the request allows it. What is slower than the best of ``known`` is not looked for; it is added to."""
+    out = known or Search()
+    for index, pool in enumerate(pools):
+        _Searching(setting, request, (pool,), min(most, pool.gpus), out, (index,)).run()
+    if len(pools) > 1 and request.pp_across_pools:
+        _Searching(setting, request, pools, min(most, sum(pool.gpus for pool in pools)), out, range(len(pools))).run()
+    if out.best and not out.out_of_time:
+        out.bound_us = out.best[0].total_us
+    return out
 
 
 class _Searching:
-    def __init__(self, setting: Setting, request: TrainingRequest, links: Links, gpus: int, capacity: float) -> None:
-        self.setting, self.request, self.links, self.capacity = setting, request, links, capacity
-        self.out = Search()
-        per_node = links.network.gpus_per_node
-        self.found, self.out.refused, self.out.looked_at = candidates(setting, request, gpus, per_node)
-        self.out.legal = len(self.found)
+    """One search: in a pool alone, or of pipelines that span several. ``names``: of the pools, in what is found."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        request: TrainingRequest,
+        pools: tuple[StagePool, ...],
+        gpus: int,
+        out: Search,
+        names: Sequence[int],
+    ) -> None:
+        self.setting, self.request, self.pools, self.out, self.names = setting, request, pools, out, names
+        self.alone = len(pools) == 1
+        self.bounds = Bounds(setting, request, pools)
+        per_node = min(pool.links.network.gpus_per_node for pool in pools)
+        self.found, refused, looked_at = candidates(setting, request, gpus, per_node)
+        if not self.alone:
+            stages = self.found.pp
+            room = sum((pool.gpus // (self.found.gpus // stages) for pool in pools), np.zeros_like(stages))
+            self.found = self.found.take(np.flatnonzero((stages > 1) & (room >= stages)))
+        self.out.refused.join(refused)
+        self.out.looked_at += looked_at
+        self.out.legal += len(self.found)
         self.attention = self._attention()
         self.selective = self._selective() if request.recompute else [0]
         self.even: dict[tuple[int, int], tuple[tuple[int, ...], Floats]] = {}
 
-    def run(self) -> Search:
+    def run(self) -> None:
         if not len(self.found):
-            return self.out
-        layer_times(self.setting, self.links, self._plain(self.found.take(np.array([0]))))
+            return
+        for pool in self.pools:
+            layer_times(self.setting, pool.links, self._plain(self.found.take(np.array([0]))))
         # Only now the clock runs: what was asked first may have had to fit forests, once for this machine.
-        ends_at = time.monotonic() + self.request.time_limit_s
-        bounds = self._bounds()
-        order = np.argsort(bounds, kind="stable")
-        for start in range(0, len(order), BLOCK):
-            rows = order[start : start + BLOCK]
-            rows = rows[bounds[rows] < self.out.cutoff_us()]
+        started = time.monotonic()
+        ends_at = started + self.request.time_limit_s - self.out.seconds
+        layouts = self._plain(self.found)
+        first, self.kind_of_layer = distinct_layers(layouts)
+        self.times = pooled_times(self.setting, [pool.links for pool in self.pools], layouts.take(first))
+        ranks = self.found.gpus // self.found.pp
+        bounds = self.bounds
+        placed = self._placed(np.arange(len(layouts)))
+        least = bounds.of_all(layouts, placed, bounds.held_at_best(layouts, placed, ranks))
+        order = np.argsort(least, kind="stable")
+        step = len(order) if self.alone else CHUNK
+        for start in range(0, len(order), step):
+            chosen = order[start : start + step]
+            if not least[chosen[0]] < self.out.cutoff_us():
+                break
+            later = float(least[order[start + step]]) if start + step < len(order) else np.inf
+            if not self._look_through(chosen, least[chosen], ends_at, later):
+                break
+        self.out.seconds += time.monotonic() - started
+
+    def _look_through(self, chosen: Ints, least: Floats, ends_at: float, later: float) -> bool:
+        """Looks into the combinations ``chosen``, each in all its lines of pools, in the order of their bounds; whether
+        there was time. No other can be faster than ``later``."""
+        rows, pool = chosen, None
+        if not self.alone:
+            chosen = chosen[least < self.out.cutoff_us()]
+            kept, pool = spread(self.found.pp[chosen], (self.found.gpus // self.found.pp)[chosen], self.pools)
+            rows = chosen[kept]
             if not len(rows):
+                return True
+            layouts = self._plain(self.found.take(rows))
+            held = np.stack([places.sum(axis=1) for places in self._placed(rows, pool).places(layouts)])
+            least = self.bounds.of_all(layouts, self._placed(rows), held)
+        order = np.argsort(least, kind="stable")
+        block = BLOCK if self.alone else 4 * BLOCK
+        for start in range(0, len(order), block):
+            part = order[start : start + block]
+            part = part[least[part] < self.out.cutoff_us()]
+            if not len(part):
                 break
             if time.monotonic() > ends_at:
                 self.out.out_of_time = True
-                self.out.bound_us = float(bounds[rows].min())
-                break
-            self._look_into(rows, bounds[rows])
-        if self.out.best and not self.out.out_of_time:
-            self.out.bound_us = self.out.best[0].total_us
-        return self.out
+                self.out.bound_us = min(self.out.bound_us, float(least[part].min()), later)
+                return False
+            self._look_into(rows[part], None if pool is None else pool[part], least[part])
+        return True
+
+    # -------------------------------------------------------------- where stages run
+
+    def _placed(self, rows: Ints, pool: Ints | None = None) -> PooledTimes:
+        """Layer times of the combinations ``rows``, and where their stages run."""
+        return replace(self.times.take(self.kind_of_layer[rows]), pool=pool)
+
+    def _costs(self, layouts: TrainingLayouts, times: PooledTimes) -> StageCosts:
+        return pooled_costs(self.setting, layouts, times)
 
     # -------------------------------------------------------------- what there is to choose
 
@@ -187,65 +281,19 @@ class _Searching:
             sets.append(("layernorm", "moe_act", "mla_up_proj"))
         return [sum(1 << RECOMPUTED.index(part) for part in parts) for parts in sets]
 
-    # -------------------------------------------------------------- bounds
-
-    def _bounds(self) -> Floats:
-        """Least time of an iteration of each combination, whatever its stages: all layers' work spread evenly, and
-        once through all stages; a stage has at least ⌈L ÷ pp⌉ layers of the shortest kind."""
-        layouts = self._plain(self.found)
-        first, self.kind_of_layer = distinct_layers(layouts)
-        self.layer_times = layer_times(self.setting, self.links, layouts.take(first))
-        each = self.layer_times.passes.sum(axis=0)
-        counts, back = self._counts(), self.kind_of_layer
-        work = ((counts[:, None] * each).sum(axis=0) + self.layer_times.ends.sum(axis=(0, 1)))[back]
-        fullest = -(-int(counts.sum()) // layouts.pp) * each.min(axis=0)[back]
-        idle = np.where(layouts.schedule == ZERO_BUBBLE, 0.0, 1.0 / layouts.vpp)
-        return np.asarray((layouts.microbatches - idle) * np.maximum(work / layouts.pp, fullest) + idle * work)
-
-    def _counts(self) -> Floats:
-        counts = np.array([kind.count for kind in self.setting.model.kinds], dtype=np.float64)
-        counts[self.setting.model.order[-1]] += self.setting.mtp
-        return counts
-
-    def _again(self, layers: LayerTimes, layouts: TrainingLayouts) -> Floats:
-        """Selective recomputation of one layer, shape [kinds, n]."""
-        return selective_us(layers, layouts)
-
-    def _idle(self, layouts: TrainingLayouts, layers: LayerTimes) -> Floats:
-        return idle_part(self.setting, layers, layouts)
-
-    def _may_fit(self, layouts: TrainingLayouts) -> NDArray[np.bool_]:
-        """Whether the states of an average stage fit beside nothing but the block inputs of recomputed layers."""
-        held = parameters(self.setting, layouts)
-        counts = self._counts()
-        facts, trained = self.setting.framework, self.setting.trained_share
-        total = np.zeros(len(layouts))
-        for per_layer, ends, shards in (
-            (held.dense, held.embedding + held.head, layouts.shard_ranks.astype(np.float64)),
-            (held.experts, 0.0, expert_shards(layouts)),
-        ):
-            count = (per_layer * counts).sum(axis=1) + ends
-            split = [np.where(layouts.sharding >= stage, shards, 1.0) for stage in (1, 2, 3)]
-            if facts.flat_states:
-                states = (facts.master + trained * (self.setting.moments + facts.gradients)) / split[0]
-            else:
-                states = facts.weights / split[2] + trained * (2.0 / split[1])
-                states = states + trained * (facts.master + self.setting.moments) / split[0]
-            total += count * states
-        return np.asarray(total / layouts.pp <= self.capacity)
-
     # -------------------------------------------------------------- one block
 
-    def _look_into(self, rows: Ints, least: Floats) -> None:
+    def _look_into(self, rows: Ints, pool: Ints | None, least: Floats) -> None:
         layouts, origin = self._expanded(self._plain(self.found.take(rows)))
         self.out.bounded += len(layouts)
-        fits = self._may_fit(layouts)
+        times = self._placed(rows[origin], None if pool is None else pool[origin])
+        fits = self.bounds.may_fit(layouts, times)
         self._refuse(layouts, np.flatnonzero(~fits), "weights and optimizer states alone do not fit")
-        layouts, origin = layouts.take(np.flatnonzero(fits)), origin[fits]
+        there = np.flatnonzero(fits)
+        layouts, times, origin = layouts.take(there), times.take(there), origin[there]
         if not len(layouts):
             return
-        times = self.layer_times.take(self.kind_of_layer[rows][origin])
-        bounds = np.maximum(self._stage_bounds(layouts, times), least[origin])
+        bounds = np.maximum(self.bounds.of_stages(layouts, times), least[origin])
         self._refuse(layouts, np.flatnonzero(~np.isfinite(bounds)), "does not fit, whatever is recomputed")
         near = np.flatnonzero(bounds < self.out.cutoff_us())
         layouts, times, bounds = layouts.take(near), times.take(near), bounds[near]
@@ -256,8 +304,13 @@ class _Searching:
             if not bounds[place] < self.out.cutoff_us():
                 break
             one = np.array([place])
+            layout, its = layouts.take(one), times.take(one)
+            line = self._line_of(its, int(layout.pp[0]))
+            cutoff = self.out.cutoff_us((mesh_of(layout), tuple(sorted(set(line)))))
+            if not bounds[place] < cutoff:
+                continue
             self.out.solved += 1
-            found = self._solved(layouts.take(one), times.take(one))
+            found = self._solved(layout, its, cutoff)
             if found is not None:
                 self.out.keep(found)
 
@@ -268,14 +321,14 @@ class _Searching:
         alone = layouts.pp * layouts.vpp > self.setting.model.layers  # the ends are stages of their own
         return np.asarray((layouts.pp == 1) | mixed | alone | (not self.request.uneven) | (self.setting.mtp > 0))
 
-    def _even_bounds(self, layouts: TrainingLayouts, times: LayerTimes) -> Floats:
+    def _even_bounds(self, layouts: TrainingLayouts, times: PooledTimes) -> Floats:
         """Time of each with stages as even as possible and nothing recomputed, shape [n]: recomputing only adds."""
         most = int(layouts.pp.max())
         layers = np.zeros((len(layouts), most, len(self.setting.model.kinds)))
         for row, (pp, vpp) in enumerate(zip(layouts.pp.tolist(), layouts.vpp.tolist(), strict=True)):
             layers[row, :pp] = self._even_kinds(pp, vpp)[1]
         rows = layouts.with_stages(layers, np.zeros(layers.shape[:2]))
-        return total_us(rows, stage_costs(self.setting, self.links, rows, times))
+        return total_us(rows, pooled_costs(self.setting, rows, times))
 
     def _even_kinds(self, pp: int, vpp: int) -> tuple[tuple[int, ...], Floats]:
         """(layers of each virtual stage, layers of each kind in each stage), as even as possible; kept."""
@@ -288,90 +341,13 @@ class _Searching:
         if len(rows):
             self.out.refused.add(reason, len(rows), _label(layouts, int(rows[0])))
 
-    def _stage_bounds(self, layouts: TrainingLayouts, times: LayerTimes) -> Floats:
-        """Least time of each, shape [n]: the least τ at which the stages, each holding no more layers than τ and its
-        memory allow, hold the whole model. Of several kinds, of the most frequent alone. Infinite where none does."""
-        counts = self._counts()
-        kind = int(counts.argmax())
-        most = int(layouts.pp.max())
-        n = len(layouts)
-
-        there = np.arange(most) < layouts.pp[:, None]
-
-        def holding(held: int | Ints, again: int = 0) -> TrainingLayouts:
-            layers = np.zeros((n, most, len(counts)))
-            layers[:, :, kind] = np.where(there, np.reshape(held, (-1, 1)), 0)
-            return layouts.with_stages(layers, np.full((n, most), float(again)))
-
-        def measured(held: int, again: int) -> tuple[Floats, Floats]:
-            row = holding(held, again)
-            costs = stage_costs(self.setting, self.links, row, times)
-            return costs.time, training_memory(self.setting, row).used()
-
-        (t1, m1), (t2, m2), (t3, m3), (t4, m4) = (measured(*each) for each in ((1, 0), (2, 0), (3, 0), (3, 1)))
-        each_t, each_m = t2 - t1, m2 - m1
-        end_t, end_m = t1 - each_t, m1 - each_m
-        again_t, again_m = t4 - t3, np.maximum(m3 - m4, 0.0)  # what recomputing one more costs, and frees
-        if not self.request.recompute:
-            again_m = np.zeros_like(again_m)
-        again_m = np.where((layouts.schedule == ZERO_BUBBLE)[:, None], 0.0, again_m)
-        need = counts[kind]
-        room = self.capacity - end_m
-        with np.errstate(divide="ignore", invalid="ignore"):
-            held = np.floor(np.maximum(room, 0.0) / np.maximum(each_m - again_m, 1.0) + 1e-9)
-        held = np.where(there & (room > 0), held, 0.0)
-        possible = held.sum(axis=1) >= need
-        low = np.zeros(n)
-        high = np.where(there, end_t + need * (each_t + again_t), 0.0).max(axis=1)
-
-        each_t, each_m = np.maximum(each_t, 1e-9), np.maximum(each_m, 1e-9)  # of stages that are not there
-
-        def enough(tau: Floats) -> NDArray[np.bool_]:
-            spare = tau[:, None] - end_t
-            without = spare / each_t
-            # With recomputation: n·t + r·(n·m − room) ÷ freed ≤ τ.
-            rate = np.where(again_m > 0, again_t / np.maximum(again_m, 1.0), np.inf)
-            with np.errstate(invalid="ignore"):
-                several = (spare + rate * room) / (each_t + rate * each_m)
-            several = np.where(np.isfinite(rate), several, room / each_m)
-            count = np.floor(np.minimum(np.minimum(without, np.where(room > 0, several, -1.0)), held) + 1e-9)
-            return np.asarray(np.where(there, np.maximum(count, 0.0), 0.0).sum(axis=1) >= need)
-
-        for _ in range(30):
-            middle = (low + high) / 2
-            fine = enough(middle)
-            low, high = np.where(fine, low, middle), np.where(fine, middle, high)
-        work = (counts[:, None] * (times.passes.sum(axis=0) + self._again(times, layouts))).sum(axis=0)
-        work = work + times.ends.sum(axis=(0, 1))
-        tau = np.maximum(low, work / layouts.pp)
-        idle = self._idle(layouts, times)
-        bound = (layouts.microbatches - idle) * tau + idle * work + self._once(layouts, times)
-        return np.where(possible, bound, np.inf)
-
-    def _once(self, layouts: TrainingLayouts, times: LayerTimes) -> Floats:
-        """Least time of what is done once an iteration, and of filling the pipeline, shape [n]. Some stage has at least
-        ⌈L ÷ pp⌉ layers of the most frequent kind, and what they exchange once grows with them but for latencies, for
-        which a thousandth is let go; an end of the model beside them only adds to it. Layers of several kinds may hide
-        each other's exchanges, but for what any computation leaves of them."""
-        counts = self._counts()
-        kind = int(counts.argmax())
-        layers = np.zeros((len(layouts), 3, len(counts)))
-        layers[:, :, kind] = -(-int(counts[kind]) // layouts.pp)[:, None]
-        inner = replace(layouts, pp=np.where(layouts.pp > 1, 3, 1)).with_stages(layers, np.zeros(layers.shape[:2]))
-        costs = stage_costs(self.setting, self.links, inner, times)
-        rest = costs.rest if len(counts) == 1 else costs.least
-        least = np.where(layouts.pp > 1, rest[:, 1], rest[:, 0]) * 0.999
-        hop = stage_costs(self.setting, self.links, layouts, times).hop
-        return np.asarray(least + 2.0 * (layouts.pp - 1) * hop)
-
     # -------------------------------------------------------------- one combination, exactly
 
-    def _solved(self, layout: TrainingLayouts, times: LayerTimes) -> Found | None:
+    def _solved(self, layout: TrainingLayouts, times: PooledTimes, cutoff: float) -> Found | None:
         pp, vpp = int(layout.pp[0]), int(layout.vpp[0])
         recompute = self.request.recompute and int(layout.schedule[0]) != ZERO_BUBBLE
         layout = layout.with_stages(np.zeros((1, pp, len(self.setting.model.kinds))), np.zeros((1, pp)))
         fixed = bool(self._is_fixed(layout)[0])
-        cutoff = self.out.cutoff_us()
         even = self._even(layout, times, recompute=recompute) if fixed or not np.isfinite(cutoff) else None
         if fixed:
             return even
@@ -384,31 +360,35 @@ class _Searching:
         chosen = layout.with_stages(
             stage_kinds(self.setting.model, runs, pp)[None], np.array([split.recomputed], dtype=np.float64)
         )
-        return Found(split.total_us, chosen, runs)
+        return Found(split.total_us, chosen, runs, self._line_of(times, pp))
 
-    def _even(self, layout: TrainingLayouts, times: LayerTimes, *, recompute: bool) -> Found | None:
+    def _even(self, layout: TrainingLayouts, times: PooledTimes, *, recompute: bool) -> Found | None:
         """The split that is as even as possible, with the least recomputation that fits in each stage."""
         pp, vpp = int(layout.pp[0]), int(layout.vpp[0])
         runs, contents = self._even_kinds(pp, vpp)
         distinct, which = np.unique(contents, axis=0, return_inverse=True)
-        table = stage_table(self.setting, self.links, layout, times, distinct, self.capacity, recompute=recompute)
+        capacity = self.bounds.capacity(layout, times)
+        table = stage_table(self.setting, layout, times, distinct, capacity, recompute=recompute)
         column = np.arange(pp)
         which = which.reshape(-1)
         if not np.isfinite(table.time[which, column]).all():
             return None
         chosen = layout.with_stages(contents[None], table.recomputed[which, column][None])
-        total = total_us(chosen, stage_costs(self.setting, self.links, chosen, times))
-        return Found(float(total[0]), chosen, runs)
+        total = total_us(chosen, pooled_costs(self.setting, chosen, times))
+        return Found(float(total[0]), chosen, runs, self._line_of(times, pp))
 
-    def _uneven(self, layout: TrainingLayouts, times: LayerTimes, cutoff: float, *, recompute: bool) -> Split | None:
+    def _line_of(self, times: PooledTimes, pp: int) -> tuple[int, ...]:
+        return tuple(self.names[pool] for pool in ([0] * pp if times.pool is None else times.pool[0, :pp].tolist()))
+
+    def _uneven(self, layout: TrainingLayouts, times: PooledTimes, cutoff: float, *, recompute: bool) -> Split | None:
         """The best of all splits that beat ``cutoff``, or None."""
         model = self.setting.model
         pp, vpp, m = int(layout.pp[0]), int(layout.vpp[0]), int(layout.microbatches[0])
         layers = model.layers
         # No stage may take longer than the whole may.
-        each = times.passes.sum(axis=0)[:, 0]
-        idle = float(self._idle(layout, times)[0])
-        work = float((self._counts() * each).sum())
+        each = self.bounds.quickest(layout, times)[:, 0]
+        idle = float(idle_of(self.setting, layout, times)[0])
+        work = float((self.bounds.counts * each).sum())
         longest = (cutoff - idle * work) / max(m - idle, 1e-9) if np.isfinite(cutoff) else np.inf
         most = min(layers - (pp - 1) * vpp, int(longest / float(each.min()) + 1e-9) if np.isfinite(longest) else layers)
         fewest = max(vpp, layers - (pp - 1) * most)
@@ -424,10 +404,8 @@ class _Searching:
             for end in range(start + fewest, min(start + most, layers) + 1):
                 key = tuple((before[end] - before[start]).tolist())
                 index[start, end] = contents.setdefault(key, len(contents))
-        table = stage_table(
-            self.setting, self.links, layout, times, np.array(list(contents), dtype=np.float64), self.capacity,
-            recompute=recompute,
-        )  # fmt: skip
+        distinct, capacity = np.array(list(contents), dtype=np.float64), self.bounds.capacity(layout, times)
+        table = stage_table(self.setting, layout, times, distinct, capacity, recompute=recompute)
         return best_split(table, index, layers, m, cutoff)
 
 

@@ -4,14 +4,23 @@ counted."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Ints
 from costmodels.models.architecture import GatedDeltaNet, GroupedQueryAttention, MixtureOfExperts
-from costmodels.training.layouts import ATTENTION, ENDS, INTERLEAVED, ONE_F_ONE_B, SCHEDULES, UNFUSED, ZERO_BUBBLE
+from costmodels.training.layouts import (
+    ATTENTION,
+    ENDS,
+    INTERLEAVED,
+    ONE_F_ONE_B,
+    SCHEDULES,
+    UNFUSED,
+    ZERO_BUBBLE,
+    Degrees,
+)
 from costmodels.training.models import TrainedFeedForward
 from costmodels.training.setting import Setting
 from planner.training.request import TrainingRequest
@@ -35,30 +44,17 @@ class RefusedLayouts:
             self.counts[reason] = self.counts.get(reason, 0) + count
             self.examples.setdefault(reason, example)
 
+    def join(self, other: RefusedLayouts) -> None:
+        for reason, count in other.counts.items():
+            self.add(reason, count, other.examples[reason])
+
 
 @dataclass(frozen=True)
-class LayoutCandidates:
-    """Degrees of ``n`` layouts, shape [n] each; see :class:`costmodels.training.layouts.TrainingLayouts`."""
+class LayoutCandidates(Degrees):
+    """``n`` layouts that may be chosen; see :class:`costmodels.training.layouts.TrainingLayouts`."""
 
-    tp: Ints
-    pp: Ints
-    vpp: Ints
-    dp: Ints
-    cp: Ints
-    ep: Ints
-    etp: Ints
     micro_batch: Ints
     schedule: Ints
-
-    def __len__(self) -> int:
-        return len(self.tp)
-
-    def take(self, index: NDArray[np.generic]) -> LayoutCandidates:
-        return LayoutCandidates(**{each.name: getattr(self, each.name)[index] for each in fields(self)})
-
-    @property
-    def gpus(self) -> Ints:
-        return self.tp * self.pp * self.dp * self.cp
 
     def label(self, row: int) -> str:
         names = (
@@ -91,6 +87,16 @@ def candidates(
         "ep": _allowed(request.ep, _divisors(routed.experts) if routed else (1,), gpus),
         "split": np.array([0, 1] if routed else [0]),  # experts whole, or split as attention is
     }
+    refused = RefusedLayouts()
+    for name, (most, of) in {
+        "tp": (gpus if request.tp_across_nodes else min(per_node, gpus), "GPUs" + " of a node" * (per_node < gpus)),
+        "pp": (min(model.layers, gpus), "layers" if model.layers < gpus else "GPUs"),
+        **dict.fromkeys(("dp", "cp", "ep"), (gpus, "GPUs")),
+        "micro_batch": (request.global_batch, "sequences of the global batch"),
+    }.items():
+        if not len(columns[name]):
+            least = min(getattr(request, name))
+            refused.add(f"{name} {least} is more than the {most} {of}", 1, f"{name} {least}")
     grid = [each.ravel() for each in np.meshgrid(*columns.values(), indexing="ij")]
     at = dict(zip(columns, grid, strict=True))
     looked_at = len(grid[0])
@@ -99,12 +105,14 @@ def candidates(
     found = LayoutCandidates(
         at["tp"], at["pp"], ways[at["way"], 0], at["dp"], at["cp"], at["ep"], etp, at["micro_batch"], ways[at["way"], 1]
     )
+    if len(found) and not (found.gpus <= gpus).any():
+        least = int(found.gpus.argmin())
+        refused.add(f"the degrees need {int(found.gpus[least]):,} GPUs or more, of {gpus:,}", 1, found.label(least))
     keep = np.ones(looked_at, np.bool_)
     keep &= found.gpus <= gpus  # the bulk of the grid: no refusal, there are no such GPUs
     keep &= (at["split"] == 0) | (found.tp > 1)  # splitting by one is the same as not splitting
     keep &= (found.pp > 1) | (at["way"] == 0)  # schedules differ where there is a pipeline
     found = found.take(np.flatnonzero(keep))
-    refused = RefusedLayouts()
     for reason, rule in _rules(setting, request):
         broken = np.flatnonzero(rule(found))
         if len(broken):
@@ -122,7 +130,9 @@ def _rules(setting: Setting, request: TrainingRequest) -> Iterable[tuple[str, Ru
     a layout that somebody names."""
     model, batch, sequence = setting.model, request.global_batch, request.seq_len
     attentions = [kind.attention for kind in model.kinds]
+    heads = np.array([attention.heads for attention in attentions], dtype=np.int64)[:, None]
     rules: list[tuple[str, Rule]] = [
+        ("tp does not divide the attention heads", lambda f: (heads % f.tp != 0).any(axis=0)),
         (
             "the global batch is not a multiple of dp × micro-batch",
             lambda f: batch % (f.dp * f.micro_batch) != 0,
@@ -157,7 +167,9 @@ def _rules(setting: Setting, request: TrainingRequest) -> Iterable[tuple[str, Ru
         rules.append(("context parallelism with unfused attention", lambda f: f.cp > 1))
     if model.experts is not None:
         width = model.experts.intermediate
+        routed = model.experts.experts
         rules += [
+            ("ep does not divide the experts", lambda f: routed % f.ep != 0),
             (
                 "ep × moe_tp does not divide the GPUs of a stage",
                 lambda f: f.tp * f.cp * f.dp % (f.ep * f.etp) != 0,

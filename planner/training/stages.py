@@ -13,12 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodels.estimates import Floats, Ints
-from costmodels.training.exchanges import Links
-from costmodels.training.iteration import stage_costs
-from costmodels.training.layer_time import LayerTimes
+from costmodels.estimates import Floats
 from costmodels.training.layouts import TrainingLayouts
 from costmodels.training.memory import training_memory
+from costmodels.training.pools import PooledTimes, pooled_costs
 from costmodels.training.setting import Setting
 
 Label = tuple[float, float, float]
@@ -54,11 +52,6 @@ class Split:
     recomputed: tuple[int, ...]
 
 
-def repeated(layouts: TrainingLayouts, rows: Ints) -> TrainingLayouts:
-    """``layouts`` with its rows repeated as ``rows`` says."""
-    return layouts.take(rows)
-
-
 def recomputable(setting: Setting, selective: int, layers: int) -> NDArray[np.bool_]:
     """Whether the framework can recompute 0, 1, … ``layers`` of that many layers whole, beside the parts ``selective``
     of the others, shape [layers + 1]."""
@@ -71,10 +64,16 @@ def recomputable(setting: Setting, selective: int, layers: int) -> NDArray[np.bo
 
 
 def stage_table(
-    setting: Setting, links: Links, layout: TrainingLayouts, layers: LayerTimes, contents: Floats, capacity: float,
-    *, recompute: bool,
-) -> StageTable:  # fmt: skip
-    """Costs of every stage of one ``layout`` (n = 1) with each of ``contents``; ``capacity``: bytes of a GPU."""
+    setting: Setting,
+    layout: TrainingLayouts,
+    times: PooledTimes,
+    contents: Floats,
+    capacity: Floats,
+    *,
+    recompute: bool,
+) -> StageTable:
+    """Costs of every stage of one ``layout`` (n = 1) with each of ``contents``; ``capacity``: bytes of a GPU of each
+    stage, shape [1, stages or 1]."""
     stages = layout.layers.shape[1]
     most = contents.sum(axis=1).astype(np.int64) if recompute else np.zeros(len(contents), np.int64)
     which = np.repeat(np.arange(len(contents)), most + 1)
@@ -83,7 +82,7 @@ def stage_table(
         np.broadcast_to(contents[which][:, None, :], (len(which), stages, contents.shape[1])),
         np.broadcast_to(again[:, None], (len(which), stages)).astype(np.float64),
     )
-    costs = stage_costs(setting, links, rows, layers.take(np.zeros(len(which), np.int64)))
+    costs = pooled_costs(setting, rows, times.take(np.zeros(len(which), np.int64)))
     fits = training_memory(setting, rows).used() <= capacity
     # Time grows with recomputation: of each content the first row that fits is its best.
     time, rest, recomputed = (np.full((len(contents), stages), np.inf) for _ in range(3))
@@ -97,8 +96,7 @@ def stage_table(
         time[index] = np.where(fine, costs.time[part][first, column], np.inf)
         rest[index] = np.where(fine, costs.rest[part][first, column], np.inf)
         recomputed[index] = first
-    fill = float(2.0 * (layout.pp[0] - 1) * costs.hop[0])
-    return StageTable(contents, time, rest, recomputed, fill, float(costs.idle[0]))
+    return StageTable(contents, time, rest, recomputed, float(costs.fill[0]), float(costs.idle[0]))
 
 
 def best_split(

@@ -21,6 +21,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from profiles.collect.devices import Device, import_torch, is_out_of_memory
@@ -214,45 +215,40 @@ class _HostClock:
         return (time.perf_counter_ns() - began) / 1e3 / len(runs)
 
 
-class _Events:
-    method = "cuda_events"
+@dataclass
+class _OnGpu:
+    """What runs there; ``flush``: before each run."""
 
-    def __init__(
-        self,
-        device: Device,
-        run: Callable[[], object],
-        flush: Callable[[], object] | None,
-        watch: Callable[[], object],
-    ) -> None:
-        self._device, self._run, self._flush, self._watch = device, run, flush, watch
+    device: Device
+    run: Callable[[], object]
+    flush: Callable[[], object] | None
+    watch: Callable[[], object]
+
+
+class _Events(_OnGpu):
+    method = "cuda_events"
 
     def block(self, count: int) -> list[float]:
         pairs = [(cuda_event(), cuda_event()) for _ in range(count)]
         for start, end in pairs:
-            if self._flush is not None:
-                self._flush()
+            if self.flush is not None:
+                self.flush()
             start.record()
-            self._run()
+            self.run()
             end.record()
-        self._watch()
-        self._device.synchronize()
+        self.watch()
+        self.device.synchronize()
         return [start.elapsed_time(end) * 1e3 for start, end in pairs]
 
 
-class _Graphs:
+@dataclass
+class _Graphs(_OnGpu):
+    runs: int
     method = "cuda_graph"
 
-    def __init__(
-        self,
-        device: Device,
-        run: Callable[[], object],
-        flush: Callable[[], object] | None,
-        watch: Callable[[], object],
-        runs: int,
-    ) -> None:
-        self._device, self._watch, self._runs = device, watch, runs
-        self._work = captured(runs, flush, run)
-        self._idle = None if flush is None else captured(runs, flush, None)
+    def __post_init__(self) -> None:
+        self._work = captured(self.runs, self.flush, self.run)
+        self._idle = None if self.flush is None else captured(self.runs, self.flush, None)
 
     def block(self, count: int) -> list[float]:
         triples = [(cuda_event(), cuda_event(), cuda_event()) for _ in range(count)]
@@ -263,15 +259,15 @@ class _Graphs:
             if self._idle is not None:
                 self._idle.replay()
                 end.record()
-        self._watch()
-        self._device.synchronize()
+        self.watch()
+        self.device.synchronize()
         flush_ms = 0.0
         if self._idle is not None:
             flush_ms = _quantile(sorted(middle.elapsed_time(end) for _, middle, end in triples), 0.5)
-        return [(start.elapsed_time(middle) - flush_ms) * 1e3 / self._runs for start, middle, _ in triples]
+        return [(start.elapsed_time(middle) - flush_ms) * 1e3 / self.runs for start, middle, _ in triples]
 
     def close(self) -> None:
-        self._device.synchronize()
+        self.device.synchronize()
         self._work.reset()
         if self._idle is not None:
             self._idle.reset()

@@ -3,6 +3,10 @@ all-to-all, and the all-to-all itself."""
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -15,6 +19,12 @@ from profiles.importers.aiconfigurator_tables import (
     mla_columns,
     prefill_rows,
 )
+from profiles.shipped import shipped
+
+
+@cache
+def _exchange_facts() -> dict[str, Any]:
+    return shipped(Path(__file__).parent / "aiconfigurator.yaml", lambda document: dict(document["expert_exchange"]))
 
 
 def _wide_experts(kind: str) -> Translate:
@@ -54,22 +64,23 @@ def _deepep_low_latency(raw: pd.DataFrame) -> pd.DataFrame:
 
 def _deepep_normal(raw: pd.DataFrame) -> pd.DataFrame:
     """With as many multiprocessors as the library takes when nothing is said."""
-    raw = raw[(raw["dispatch_sms"] == DEEPEP_SMS) & (raw["combine_sms"] == DEEPEP_SMS)]
+    usual = _exchange_facts()["multiprocessors"]
+    raw = raw[(raw["dispatch_sms"] == usual) & (raw["combine_sms"] == usual)]
     return _phases(raw, {"dispatch": raw["dispatch_transmit_us"], "combine": raw["combine_transmit_us"]})
 
 
-DEEPEP_SMS = 20  # deepseek-ai/DeepEP V1, deep_ep/buffer.py: Buffer.num_sms
-
-
 def _deepep(mode: str) -> Translate:
-    """Rows of one node, whose GPUs they do not count: four of GB200 and GB300, eight of others."""
+    """Rows that count nodes, not GPUs."""
 
     def translate(raw: pd.DataFrame) -> pd.DataFrame:
-        small = raw["device"].astype("str").str.contains("GB200|GB300")
+        device, node_gpus = raw["device"].astype("str"), dict(_exchange_facts()["node_gpus"])
+        gpus = pd.Series(node_gpus.pop(""), device.index)
+        for name, count in node_gpus.items():
+            gpus = gpus.mask(device.str.contains(name, regex=False), count)
         return pd.DataFrame(
             {
                 "dtype": raw["phase"].map({"dispatch": "fp8", "combine": "bf16"}),
-                "num_gpus": np.where(small, 4, 8) * raw["node_num"],
+                "num_gpus": gpus * raw["node_num"],
                 "kind": f"{mode}_" + raw["phase"],
                 "tokens": raw["num_token"],
                 "hidden": raw["hidden_size"],
@@ -81,19 +92,9 @@ def _deepep(mode: str) -> Translate:
     return translate
 
 
-_LIBRARIES = {
-    "deepep_ll": "ll",
-    "deepep_ht": "ht",
-    "trtllm_deepep_ll": "ll",
-    "trtllm_deepep_ht": "ht",
-    "deepep_v2_context": "",  # 0.2 to 0.6 ms without order in the tokens: not the GPU's time
-    "deepep_v2_generation": "",
-}
-
-
 def _engine_exchange(raw: pd.DataFrame) -> pd.DataFrame:
     """Exchanges as vLLM and TensorRT-LLM call them."""
-    mode = raw["comm_backend"].astype("str").map(_LIBRARIES)
+    mode = raw["comm_backend"].astype("str").map(_exchange_facts()["modes"])
     dtype = raw["comm_dtype"].astype("str").replace({"fp4": "nvfp4"})
     usual = raw["phase"].map({"dispatch": "fp8", "combine": "bf16"})
     dtype = dtype.where(dtype != "default", usual).replace({"bfloat16": "bf16"})

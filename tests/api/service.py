@@ -19,7 +19,8 @@ from fastapi import FastAPI
 
 from api.rest.wire import wire
 from api.service_settings import ServiceSettings
-from planner.kinds import KINDS, Kind
+from planner.contract.kind import Kind
+from planner.kinds import KINDS
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.request import PlanRequest
 

@@ -21,6 +21,7 @@ from example_plan import example_plan
 from api.cli import progress, running
 from costmodels.models.registry import registered
 from planner.contract.clusters import bundled_clusters
+from planner.contract.progress import Step
 from planner.kinds import schema
 from planner.serving.request import PlanRequest
 from profiles import hardware
@@ -207,6 +208,12 @@ class TestProgressOnATerminal:
     def test_says_nothing_of_quick_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
         screen = Terminal()
         monkeypatch.setattr(sys, "stderr", screen)
-        with progress.Reporter("planning x"):
-            pass
+        with progress.Reporter("planning x") as report:
+            report(Step("searching", 0, passing=True))
         assert screen.getvalue() == ""
+
+    def test_what_passes_in_seconds_is_no_line_elsewhere(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with progress.Reporter("planning x") as report:
+            report(Step("searching", 0, passing=True))
+            report(Step("planning on H200 alone", 1, 2))
+        assert capsys.readouterr().err == "planning on H200 alone\n"

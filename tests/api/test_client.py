@@ -17,6 +17,7 @@ from api.client import Client, ServiceAway, ServiceProblem
 from api.rest.app import create_app
 from planner.kinds import KINDS, example
 from profiles.errors import Infeasible
+from profiles.store import shipped_pack
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,8 @@ def test_a_service_that_stays_away_is_said_to_be(monkeypatch: pytest.MonkeyPatch
 def test_uploads_are_chosen_by_name(client: Client) -> None:
     assert client.upload_trace("t", b"arrival_s,isl,osl\n0,1,1\n")["version"] == 1
     assert client.ask("simulation", {"plan": example("serving"), "trace": "t"}).kind == "simulation"
+    rows = shipped_pack().query("gemm", framework="vllm").head(2).to_csv(index=False).encode()
+    assert client.upload_profile("lab", rows, "gemm")["about"]["rows"] == {"gemm": 2}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from service import Client, StubPlanner
 
 from api.rest.app import create_app
-from planner.kinds import KINDS, Kind, questions
+from planner.contract.kind import Kind
+from planner.kinds import KINDS, questions
 from tests.contracts.mutations import spoilt_bytes, spoilt_document
 
 JSON = {"Content-Type": "application/json"}

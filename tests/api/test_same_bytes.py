@@ -9,7 +9,8 @@ import pytest
 from command import Runner
 
 from api.work.answers import answer
-from planner.kinds import Kind, questions
+from planner.contract.kind import Kind
+from planner.kinds import questions
 
 ARGUMENT = {"fleet", "power"}
 """Commands whose request is their argument."""

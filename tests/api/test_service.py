@@ -122,6 +122,9 @@ def test_a_long_question_becomes_a_job(slow: tuple[Client, Slow]) -> None:
     assert response.headers["preference-applied"] == "respond-async"
     job = response.headers["location"]
     until(client, job, "running")
+    head = client.request("HEAD", f"{job}/events")
+    assert head.headers["content-type"].startswith("text/event-stream"), "ends, though the stream would go on"
+    assert (head.status_code, head.content) == (200, b"")
     assert client.plan(json=ASKED, headers=ASYNC).headers["location"] == job, "the same question is on its way"
     make.go.set()
     done = until(client, job, "done")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from api.storage.jobs import Claimed
+from api.work import inside
 from api.work.answers import Answer
+from api.work.inside import one_at_a_time
 from api.work.process import Died
 from api.work.slot import Slot
 
@@ -89,3 +92,19 @@ def test_a_dropped_job_takes_its_worker_along(dies: bool) -> None:
 def test_another_jobs_lease_ends_nothing() -> None:
     stage = played(lambda slot: slot.drop("other"), nothing)
     assert (stage.said, stage.stopped) == (["answered"], 0)
+
+
+def test_workers_learn_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARDWRIGHT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(inside, "_LONGEST_TURN_S", 0.0)
+    with one_at_a_time(), (tmp_path / "cache" / "warming").open("ab") as other:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with one_at_a_time():  # whoever has waited long enough goes on
+            pass
+    with (tmp_path / "cache" / "warming").open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("SHARDWRIGHT_CACHE", str(tmp_path / "file"))
+    with one_at_a_time():
+        pass

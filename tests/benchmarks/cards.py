@@ -34,6 +34,17 @@ def card(measured: Floats, predicted: Floats, low: Floats | None = None, high: F
     return out
 
 
+def ratio_card(ratio: Floats, tolerance: float | None = None) -> dict[str, float]:
+    """|ratio − 1|: median, 90th percentile, the median with its sign, and the share within ``tolerance``, %."""
+    gap = np.abs(ratio - 1)
+    out = {
+        "median_pct": round(100 * float(np.median(gap)), 1),
+        "p90_pct": round(100 * float(np.quantile(gap, 0.9)), 1),
+        "bias_pct": round(100 * float(np.median(ratio - 1)), 1),
+    }
+    return out if tolerance is None else out | {"within_pct": round(100 * float((gap <= tolerance).mean()), 1)}
+
+
 def write(name: str, document: dict[str, Any], points: Sequence[Any] = ()) -> Path:
     """Writes ``document``, a summary, to the evidence folder; figures in README and notes are read from there.
 

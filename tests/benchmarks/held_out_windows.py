@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.experts.balance import Objective, Unused, balance, checked_counts
+from planner.experts.balance import balance, checked_counts
 from planner.experts.baseline import greedy
 from planner.experts.placement import Floats, Ints, Loads, Topology
 from profiles.errors import InputError
@@ -40,32 +40,29 @@ def select(loads: Loads, windows: Ints) -> Loads:
     )
 
 
-def hold_out(
-    loads: Loads,
-    topology: Topology,
-    *,
-    groups: int | None = None,
-    objective: Objective = "mean",
-    unused: Unused = "refuse",
-    seed: int = 0,
-    time_limit_s: float = 60.0,
-) -> HeldOut:
-    """Each window in turn held out. Arguments and errors are those of :func:`planner.experts.balance.balance`;
-    InputError too for fewer than two windows."""
+TIME_LIMIT_S = 60.0
+
+
+def hold_out(loads: Loads, topology: Topology) -> HeldOut:
+    """Each window in turn held out.
+
+    Raises:
+        InputError: as :func:`planner.experts.balance.balance`, and for fewer than two windows.
+    """
     if loads.windows < 2:
         raise InputError(
             f"holdout: {loads.windows} recorded window leaves none to fit to", "give two or more windows of loads"
         )
-    counts = checked_counts(loads, unused)
-    settings = {"groups": groups, "seed": seed, "time_limit_s": time_limit_s / (2 * loads.windows)}
+    counts = checked_counts(loads, "refuse")
+    time_limit_s = TIME_LIMIT_S / (2 * loads.windows)
     scores = []
     for window in range(loads.windows):
         rest = select(loads, np.delete(np.arange(loads.windows), window))
         rest = Loads(np.delete(counts, window, axis=0), rest.layer_index, rest.names, rest.weights)
-        jointly = balance(rest, topology, objective=objective, **settings)  # type: ignore[arg-type]
+        jointly = balance(rest, topology, time_limit_s=time_limit_s)
         mean = rest.averaged()
-        on_average = balance(mean, topology, **settings).placement  # type: ignore[arg-type]
-        usual = greedy(mean.counts[0], topology, groups)
+        on_average = balance(mean, topology, time_limit_s=time_limit_s).placement
+        usual = greedy(mean.counts[0], topology, None)
         held = [p.balancedness(counts[window]).mean() for p in (jointly.placement, on_average, usual)]
         scores.append([*held, jointly.certificate.balancedness.mean()])
     ours, on_mean, baseline, fitted = np.array(scores).T

@@ -32,7 +32,7 @@ from costmodels.serving.simulator.events import Engine, simulate
 from costmodels.serving.simulator.step_table import step_tables
 from costmodels.step.communication import Network
 from profiles.hardware import default_node, find_fabric, find_gpu
-from tests.benchmarks.cards import write
+from tests.benchmarks.cards import ratio_card, write
 from tests.costmodels.lengths import uniform_lengths
 
 GPU, ROUTING = "H200", "power_law_1.01"
@@ -118,13 +118,7 @@ def card(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """|ratio − 1|: median, 90th percentile, and the median of the ratio − 1, %."""
     out: dict[str, Any] = {"points": len(rows)}
     for name in MEASURES:
-        ratio = np.array([row[name] for row in rows])
-        gap = np.abs(ratio - 1)
-        out[name] = {
-            "median_pct": round(100 * float(np.median(gap)), 1),
-            "p90_pct": round(100 * float(np.quantile(gap, 0.9)), 1),
-            "bias_pct": round(100 * float(np.median(ratio - 1)), 1),
-        }
+        out[name] = ratio_card(np.array([row[name] for row in rows]))
     return out
 
 

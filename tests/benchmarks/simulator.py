@@ -17,7 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -29,7 +29,6 @@ from costmodels.kernels.cost_model import CostModel
 from costmodels.models.precision import choose_precision
 from costmodels.models.registry import find_architecture
 from costmodels.operations.layouts import Layouts
-from costmodels.operations.questions import Batch
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
@@ -41,9 +40,9 @@ from costmodels.serving.simulator.step_table import StepTable
 from costmodels.serving.steady.steady_state import Steady, steady_state
 from costmodels.step.communication import Network
 from profiles.hardware import default_node, find_fabric, find_gpu
-from tests.benchmarks.cards import EVIDENCE, write
+from tests.benchmarks.cards import EVIDENCE, ratio_card, write
 from tests.costmodels.lengths import constant_lengths
-from tests.costmodels.tables_of_steps import step_tables
+from tests.costmodels.tables_of_steps import random_steps, step_tables
 
 ROUTING = "power_law_1.01"
 FRAMEWORK = "vllm"
@@ -147,24 +146,12 @@ def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 # --- tables -----------------------------------------------------------------------------------------------
 
 
-def random_batch(n: int, ranks: int) -> tuple[np.ndarray, Batch]:
-    """(kind: 0 decodes, 1 chunks, 2 both; the batches). The only chunk of a step may go on a prompt."""
-    rng = np.random.default_rng(0)
-    kind = rng.integers(0, 3, n)
-    decodes = np.where(kind == 1, 0, np.exp(rng.uniform(0, np.log(500), n)).astype(int))
-    prefills = np.where(kind == 0, 0, rng.integers(1, 4, n))
-    chunk = np.where(prefills > 0, np.exp(rng.uniform(np.log(16), np.log(2500), n)).astype(int), 0)
-    prefix = np.where(prefills == 1, rng.integers(0, 16_000, n) * rng.integers(0, 2, n), 0)
-    context = np.exp(rng.uniform(np.log(100), np.log(20_000), n)).astype(int)
-    own = (prefills * chunk + decodes).astype(float)
-    expert_tokens = own * rng.uniform(0.5, 1.5, n) if ranks > 1 else own
-    return kind, Batch(prefills, chunk, prefix, decodes, context, expert_tokens)
-
-
 def table_errors(name: str, n: int = 2000) -> dict[str, Any]:
     """Error of the table on random batches, %, by what is in them."""
     it = case(name)
-    kind, batch = random_batch(n, int(it.layouts.dp[0]))
+    kind, batch = random_steps(n, 0)
+    if it.layouts.dp[0] == 1:
+        batch = replace(batch, expert_tokens=(batch.prefills * batch.chunk + batch.decodes).astype(float))
     layouts = it.layouts.take(np.zeros(n, np.int64))
     truth = it.served.step(layouts, batch, ROUTING).latency.value
     curve = it.table().latency
@@ -336,14 +323,7 @@ def errors(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """|ratio − 1| of every metric: median, 90th percentile, median with its sign, and the share within tolerance."""
     out: dict[str, Any] = {"points": len(rows)}
     for name, tolerance in TOLERANCES.items():
-        ratio = np.array([row[name] for row in rows])
-        gap = np.abs(ratio - 1)
-        out[name] = {
-            "median_pct": round(100 * float(np.median(gap)), 1),
-            "p90_pct": round(100 * float(np.quantile(gap, 0.9)), 1),
-            "bias_pct": round(100 * float(np.median(ratio - 1)), 1),
-            "within_pct": round(100 * float((gap <= tolerance).mean()), 1),
-        }
+        out[name] = ratio_card(np.array([row[name] for row in rows]), tolerance)
     return out
 
 

@@ -55,6 +55,7 @@ def main() -> None:
         "iteration": iteration_tables(points),
         "memory": {**peak_memory(points), **galvatron()},
         "ordering": ordering(points),
+        "one layout, several releases": several_releases(points),
         "kernels": kernels(),
         "headlines": headlines(points),
         "speed": {**named_speed(), **search_speed()},
@@ -131,6 +132,31 @@ def left_out_scale(rows: pd.DataFrame) -> np.ndarray:
     return out
 
 
+def several_releases(points: pd.DataFrame) -> dict[str, Any]:
+    """Rows of one model on the same GPUs in the same layout, batch and precision, measured in several releases: how far
+    one figure for all of them is off at best, by class. A release says in no column what it changed."""
+    rows = points[points["s_iter"].notna()]
+    same = ["model", "gpu", "num_gpus", "precision", "seq_len", "global_batch", *_LAYOUT]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for key, part in rows.groupby(same):
+        if part["source"].nunique() > 1:
+            least, most = part["s_iter"].min(), part["s_iter"].max()
+            off = round(100 * float((most - least) / (most + least)), 1)
+            one = {"model": key[0], "num_gpus": int(key[2]), "precision": key[3], "one_figure_off_at_best_pct": off}
+            found.setdefault(part["class"].iloc[0], []).append(
+                {**one, "measured_s": dict(zip(part["source"], part["s_iter"], strict=True))}
+            )
+    print("\none layout in several releases: one figure is off at best, %")
+    for name, groups in found.items():
+        print(f"  {name}: {[each['one_figure_off_at_best_pct'] for each in groups]}")
+    return {name: {"groups": groups} for name, groups in found.items()}
+
+
+_LAYOUT = (
+    "tp", "pp", "vpp", "dp", "cp", "ep", "micro_batch", "sharding", "recompute", "sequence_parallel", "schedule",
+)  # fmt: skip
+
+
 # ------------------------------------------------------------------ order and regret
 
 
@@ -142,23 +168,10 @@ def ordering(points: pd.DataFrame) -> dict[str, Any]:
         rows[name] = pd.to_numeric(rows[name])
     rows["measured"] = rows["global_batch"] * rows["seq_len"] / rows["s_iter"]
     rows["told"] = rows["global_batch"] * rows["seq_len"] / rows["iteration_s"]
-    layout = [
-        "tp",
-        "pp",
-        "vpp",
-        "dp",
-        "cp",
-        "ep",
-        "micro_batch",
-        "sharding",
-        "recompute",
-        "sequence_parallel",
-        "schedule",
-    ]
     right = wrong = 0
     regrets = []
     for _, group in rows.groupby(["source", "model", "gpu", "num_gpus", "seq_len", "precision"]):
-        group = group.drop_duplicates(layout)
+        group = group.drop_duplicates(list(_LAYOUT))
         if len(group) < 2:
             continue
         best = group.loc[group["told"].idxmax(), "measured"]
@@ -191,7 +204,33 @@ def peak_memory(points: pd.DataFrame) -> dict[str, Any]:
     figures = card(truth, value, low, high)
     figures["worst_under_pct"] = round(100 * float((value / truth - 1).min()), 1)
     print("\n" + line("peak memory, torchtitan", figures) + f"  worst under {figures['worst_under_pct']:+.1f} %")
+    figures["alike"] = alike(rows)
     return {"torchtitan": figures}
+
+
+def alike(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows whose ranks hold the same states and tokens, in the same parts: what a model of memory by layout could be
+    off at best, whatever it says of them. They differ in how the tokens of a rank come about: sequence ÷ cp."""
+    tokens = rows["micro_batch"].astype(int) * rows["seq_len"].astype(int) // rows["cp"].replace("", "1").astype(int)
+    ranks = rows["dp"].astype(int) * rows["cp"].replace("", "1").astype(int)
+    same = ["model", "num_gpus", "precision", "tp", "pp", "vpp", "sharding", "recompute", "framework"]
+    out = []
+    for key, part in rows.assign(tokens=tokens, ranks=ranks).groupby([*same, "tokens", "ranks"]):
+        if len(part) > 1 and part["seq_len"].nunique() > 1:
+            least, most = part["peak_mem_gib"].min(), part["peak_mem_gib"].max()
+            found = {
+                "model": key[0],
+                "tokens": int(key[-2]),
+                "rows": len(part),
+                "seq_len": part["seq_len"].astype(int).tolist(),
+                "measured_gib": part["peak_mem_gib"].tolist(),
+                "predicted_gib": (pd.to_numeric(part["memory_bytes_per_gpu"]) / 2**30).round(1).tolist(),
+                "one_figure_off_at_best_pct": round(100 * float((most - least) / (most + least)), 1),
+                "median_to_most_pct": round(100 * float(part["peak_mem_gib"].median() / most - 1), 1),
+            }
+            out.append(found)
+            print(f"  alike: {found}")
+    return out
 
 
 def galvatron() -> dict[str, Any]:
@@ -200,6 +239,8 @@ def galvatron() -> dict[str, Any]:
     rows = pd.read_csv(FOLDER / "training_memory.csv")
     out = {}
     told = np.array([_galvatron_row(row) for row in rows.itertuples()])
+    out["Galvatron, all rows"] = card(rows["mib"].to_numpy(), told)
+    print(line("Galvatron, all rows", out["Galvatron, all rows"]))
     for what, part in rows.groupby("what"):
         at = part.index.to_numpy()
         out[f"Galvatron, {what}"] = card(part["mib"].to_numpy(), told[at])

@@ -9,7 +9,8 @@ Everything is predicted by what ``plan predict --role`` does, with nothing that 
 * the exchange law against published figures (``data/deepep_published.csv``); where a fabric has two GPUs, each by
   constants fitted to the other one;
 * the 1,602 disaggregated rows of aiconfigurator-core's ``silicon_sample.csv`` (needs the wheel), by framework and EP,
-  and of them the 60 in 8 bits whose attention is data parallel over all GPUs that share experts. What these rows do not
+  and of them the 60 in 8 bits whose attention is data parallel over all GPUs that share experts. The release is the
+  newest that there was on the day of the run. What these rows do not
   say (drafting, above all) is taken as absent; a decode engine's batch is what Little's law makes of measured times.
 
 Constants fitted to the first source are in-sample: the skew of rows with EPLB, what two-batch overlap reaches, the
@@ -271,6 +272,9 @@ def sample(source: Path | None) -> pd.DataFrame:
     # split so far. They take a fifth longer than those with an exchange at the same batches: all ranks gather.
     split = (rows["backend"] == "sglang").to_numpy() & (degree["dp"] >= 8) & (degree["moe_tp"] == degree["dp"])
     degree["ep"], degree["moe_tp"] = np.where(split, degree["dp"], degree["ep"]), np.where(split, 1, degree["moe_tp"])
+    # Recipes of SGLang's decode engines on B200 (srt-slurm, recipes/b200-fp8 and b200-fp4, dep8) name no all-to-all.
+    gathers = (rows["backend"] == "sglang").to_numpy() & (rows["system"] == "b200_sxm").to_numpy() & (degree["dp"] > 1)
+    day = rows["silicon_data_source"].str.extract(r"measured=(\d{4}-\d\d-\d\d)")[0]
     weights = rows["gemm_quant_mode"].fillna("bf16").replace({"bfloat16": "bf16", "int4_wo": "int4"})
     served = [CHECKPOINTS.get(key, (key[0], None)) for key in zip(rows["model_path"], weights, strict=True)]
     # Dense models of the file say their tensor split in the experts' columns.
@@ -282,7 +286,7 @@ def sample(source: Path | None) -> pd.DataFrame:
         {
             "model": [name for name, _ in served],
             "gpu": rows["system"].map(SYSTEMS),
-            "framework": rows["backend"],
+            "framework": rows["backend"] + "@" + day,
             "precision": [precision or "" for _, precision in served],
             "kv_precision": np.where(
                 (rows["backend"] == "sglang") & rows["system"].isin(("h100_sxm", "h200_sxm")), "", "fp8"
@@ -292,7 +296,7 @@ def sample(source: Path | None) -> pd.DataFrame:
             "dp": np.where(dense, 1, degree["dp"]),
             "ep": np.where(dense, "", degree["ep"].astype(str)),
             "role": "decode",
-            "exchange": np.where(split, "none", ""),
+            "exchange": np.where(split | gathers, "none", ""),
             "isl": (0.9 * rows["isl"]).round().astype(int),
             "osl": (0.9 * rows["osl"]).round().astype(int),
             "concurrency": np.maximum(np.rint(batch * degree["dp"]), 1).astype("Int64"),
@@ -319,6 +323,7 @@ def of_sample(source: Path | None) -> dict[str, Any]:
     def figures(part: pd.DataFrame) -> dict[str, Any]:
         return card(*(part[name].to_numpy(float) for name in ("tpot", "mean", "low", "high")))
 
+    known["framework"] = known["framework"].str.partition("@")[0]
     out = {f"{framework} EP{ep}": figures(part) for (framework, ep), part in known.groupby(["framework", "listed_ep"])}
     for framework, part in known[known["sixty"]].groupby("framework"):
         out[f"{framework}, 8 bits, data parallel over all"] = figures(part)

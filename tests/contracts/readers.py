@@ -39,11 +39,12 @@ from reader_files import (
 
 from api.cli.commands import predict as predict_command
 from costmodels.models.registry import find_architecture
-from costmodels.power.own_response import read_responses
+from costmodels.power.own_response import CLOCK_RESPONSES
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.serving.frameworks.own_calibration import read_calibrations, text_of
-from costmodels.training.calibration import read_training_calibration, training_calibration
+from costmodels.serving.frameworks.own_calibration import CALIBRATIONS, text_of
+from costmodels.training.calibration import OWN_CALIBRATION, training_calibration
 from planner.contract.clusters import read_cluster
+from planner.contract.kind import EXAMPLES
 from planner.contract.models import drafting_with, read_draft
 from planner.contract.workload.files import workload_at
 from planner.contract.workload.traces import recorded
@@ -54,7 +55,6 @@ from planner.experts.placement import Placement, Topology
 from planner.experts.routes import read_routes
 from planner.imports.importing import deployment_of
 from planner.imports.request import parse_import_request
-from planner.kinds import EXAMPLES
 from planner.power.series import read_drive
 from planner.serving import prediction_table
 from planner.serving.document.opening import read_running
@@ -380,19 +380,19 @@ READERS = {
     "own calibration": Reader(
         "calibration.json",
         lambda: text_of({"vllm": find_framework("vllm").fitted}).encode(),
-        lambda path: read_calibrations(path)["vllm"],
+        lambda path: CALIBRATIONS.read(path)["vllm"],
         mutations.spoilt_json,
     ),
     "own clock response": Reader(
         "clock_response.json",
         lambda: json.dumps({"H200": RESPONSE}).encode(),
-        lambda path: read_responses(path)["H200"],
+        lambda path: CLOCK_RESPONSES.read(path)["H200"],
         mutations.spoilt_json,
     ),
     "own training calibration": Reader(
         "training_calibration.json",
         lambda: training_calibration().model_dump_json().encode(),
-        read_training_calibration,
+        OWN_CALIBRATION.read,
         mutations.spoilt_json,
     ),
     "loads.json": Reader(

@@ -17,9 +17,10 @@ import typer.main
 from api.cli.main import app
 from api.rest.app import create_app
 from planner.contract.documents import checked
+from planner.contract.kind import Kind
 from planner.contract.provenance import Provenance
 from planner.contract.published import digest_of, kind_of, version_of
-from planner.kinds import ALIASES, KINDS, Kind, answer, example, questions, schema, schema_names
+from planner.kinds import ALIASES, KINDS, answer, example, questions, schema, schema_names
 from profiles.errors import InputError, UnknownName
 
 TESTS = Path(__file__).parents[1] / "planner"

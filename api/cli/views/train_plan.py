@@ -49,6 +49,14 @@ def _decided(plan: TrainingPlan, out: Console) -> None:
     idle = f", {d.gpus_idle:,} idle" if d.gpus_idle else ""
     layers = [stage.layers for stage in d.stages]
     words = f"{layers[0]} each" if len(set(layers)) == 1 else ", ".join(map(str, layers))
+    where = [
+        (
+            f"on {block.gpu}",
+            f"{several(block.stages, 'stage')}, {several(block.layers, 'layer')}, "
+            f"{block.gpus_used:,} GPUs" + (f", {block.gpus_idle:,} idle" if block.gpus_idle else ""),
+        )
+        for block in d.blocks
+    ]
     whole = [stage.recomputed for stage in d.stages]
     recompute = [*d.recompute]
     if any(whole):
@@ -56,7 +64,8 @@ def _decided(plan: TrainingPlan, out: Console) -> None:
     facts(
         out,
         [
-            ("mesh", f"{d.mesh.label}{moe} on {d.gpus_used:,} × {d.gpu}{idle}"),
+            ("mesh", f"{d.mesh.label}{moe} on {d.gpus_used:,} {'GPUs' if d.blocks else f'× {d.gpu}'}{idle}"),
+            *where,
             ("micro-batch", f"{d.micro_batch}, {d.microbatches} of them an iteration"),
             ("schedule", d.schedule),
             ("layers", words),
@@ -119,7 +128,7 @@ def _words(each: TrainingAlternative) -> str:
         recompute += f"{', ' if recompute else ''}{several(each.recomputed_layers, 'layer')}"
     return (
         f"{each.mesh.label}, ZeRO-{each.sharding}, micro-batch {each.micro_batch}"
-        f"{f', recomputes {recompute}' if recompute else ''}"
+        f"{f', recomputes {recompute}' if recompute else ''}" + (f", on {' + '.join(each.pools)}" if each.pools else "")
     )
 
 

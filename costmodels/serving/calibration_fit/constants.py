@@ -102,8 +102,7 @@ def front_ms(c: OfRuns, runs: MeasuredRuns, tpot_ms: Floats) -> Floats:
 def first_ms(c: OfRuns, runs: MeasuredRuns) -> Floats:
     """What the longer wait of first requests adds to the mean, [n]."""
     wait = c["first"][:, 0] * np.where(runs.vendor == "amd", c["first_on_amd"][:, 0], 1.0)
-    waits = np.isin(runs.framework, COMPILING) & (runs.load.generations > 1)
-    return np.where(waits, wait / np.maximum(runs.load.generations, 1), 0.0)
+    return np.where(np.isin(runs.framework, COMPILING), runs.load.of_opening(wait), 0.0)
 
 
 def play_ms(c: OfRuns, runs: MeasuredRuns, slower: tuple[float, float] = (1.0, 1.0)) -> Floats:

@@ -121,7 +121,7 @@ def closed_loop_answers(
         mean_watts(served.gpu, _activity(times, loop, len(layouts)), np.ones(len(layouts))),
         load.mean_isl / load.mean_osl,
         tpot_parts=_tpot_parts(times, loop, len(layouts)),
-        ttft_parts=_ttft_parts(grid, loop, ttft, calibration.first_us / load.generations * (load.generations > 1)),
+        ttft_parts=_ttft_parts(grid, loop, ttft, load.of_opening(calibration.first_us)),
     )
 
 

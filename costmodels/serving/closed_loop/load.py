@@ -87,6 +87,10 @@ class Load(Rowwise):
         shortest = np.where(scattered, ALIKE, self.shortest)
         return Clients.of(self.concurrency, longest, shortest, self.generations, np.where(alike, front_us, 0.0))
 
+    def of_opening(self, wait: Floats | float) -> Floats:
+        """What requests wait on average, [n], where those of the opening burst wait so long, if others follow them."""
+        return np.where(self.generations > 1, wait / np.maximum(self.generations, 1), 0.0)
+
     @property
     def mean_isl(self) -> Floats:
         """Tokens of a prompt on average."""

@@ -103,6 +103,22 @@ class SlowExperts(Facts):
     before: str  # the first release that does without
 
 
+class ExpertBackend(Facts):
+    """Which of its kernels for experts an engine must be told to run: those that its rows, or a stand-in's, are of."""
+
+    precision: str  # of experts
+    from_capability: float = 0.0  # CUDA compute capability from which it holds
+    attention_replicas: Literal["one", "many", "any"] = "any"
+    backend: str
+
+    def holds(self, gpu: Gpu, precision: str, *, replicas: bool) -> bool:
+        return (
+            self.precision == precision
+            and (gpu.compute_capability or 0.0) >= self.from_capability
+            and self.attention_replicas in ("any", "many" if replicas else "one")
+        )
+
+
 class Capabilities(Facts):
     """What the framework runs, and on which GPUs.
 
@@ -115,6 +131,9 @@ class Capabilities(Facts):
             else is said (format of :class:`costmodels.models.architecture.CacheScheme`).
         sparse_caches_in_8_bits_from: CUDA compute capability from which models with sparse attention get 8 bits where
             nothing is said; None: nowhere.
+        shared_experts_beside: tokens of a step up to which, in CUDA graphs on NVIDIA's GPUs, shared experts run in a
+            stream beside routed ones; 0: after them.
+        expert_backends: kernels for experts that its command names, the first that holds; none: its own choice.
         weight_only: of these, weights that a GPU without tensor cores for them multiplies in 16 bits, and the CUDA
             compute capability from which the framework has kernels for that.
     """
@@ -127,6 +146,13 @@ class Capabilities(Facts):
     caches: dict[str, tuple[str, ...]] = {}
     own_caches: dict[Literal["modelopt", "compressed-tensors"], tuple[str, ...]] = {}
     sparse_caches_in_8_bits_from: float | None = None
+    shared_experts_beside: int = 0
+    expert_backends: tuple[ExpertBackend, ...] = ()
+
+    def expert_backend(self, gpu: Gpu, precision: str, *, replicas: bool) -> str:
+        """What its command names for experts in ``precision``; "": nothing."""
+        found = (each.backend for each in self.expert_backends if each.holds(gpu, precision, replicas=replicas))
+        return next(found, "")
 
     def weight_only_on(self, gpu: Gpu) -> frozenset[str]:
         """Precisions whose weights the framework can multiply in 16 bits on ``gpu``."""
@@ -140,7 +166,6 @@ class BatchDefault(Facts):
     from_memory_gib: float = 0.0
     but_not: tuple[str, ...] = ()  # words of GPU names to which it does not apply
     max_num_batched_tokens: int | None
-    max_num_batched_tokens_offline: int | None = None  # where it differs: generating without a server
     max_num_seqs: int | None
 
 
@@ -261,6 +286,7 @@ class StandIn(Facts):
     precision: str  # of dense layers, or of experts
     from_capability: float = 0.0  # CUDA compute capability from which it holds
     below_capability: float | None = None  # … and below which
+    one_attention_replica: bool = False  # holds for engines whose attention is not data parallel alone
     measured_as: str
     measured_under: str
     why: str

@@ -213,11 +213,15 @@ class Framework(Facts):
             "16 bits (they take less memory, not less arithmetic)"
         )
 
-    def stand_in(self, operation: str, gpu: Gpu, precision: str) -> StandIn | None:
-        """What speaks for ``operation`` in ``precision`` on ``gpu``, or None: its own rows of that precision."""
+    def stand_in(self, operation: str, gpu: Gpu, precision: str, *, replicas: bool = False) -> StandIn | None:
+        """What speaks for ``operation`` in ``precision`` on ``gpu``, or None: its own rows of that precision.
+
+        Args:
+            replicas: of engines with several attention replicas.
+        """
         for entry in self.stand_ins:
             if (entry.operation, entry.precision) == (operation, precision) and entry.holds_on(gpu):
-                return entry
+                return None if replicas and entry.one_attention_replica else entry
         return None
 
 

@@ -158,15 +158,29 @@ def standard_error_us(outcome: Outcome, metric: Metric, p: float) -> float:
     return float(np.std(batches, ddof=1) / math.sqrt(BATCHES)) if batches else float("nan")
 
 
+def _surely_us(outcome: Outcome, metric: Metric, p: float, errors: float) -> float:
+    """A percentile and so many standard errors: of its own, or of the share of requests below it, whichever is less.
+
+    Next to a step of the distribution (requests that met a prompt, and those that met none) a batch's percentile lies
+    on either side of it, while how many are below is known as well as elsewhere.
+    """
+    seen = outcome.percentile_us(metric, p)
+    values = outcome.of(metric)
+    if len(values) < BATCHES:
+        return seen
+    shares = [batch.mean() for batch in np.array_split(values <= seen, BATCHES)]
+    surely = min(p + errors * float(np.std(shares, ddof=1)) / math.sqrt(BATCHES), 1.0)
+    own = errors * float(np.nan_to_num(standard_error_us(outcome, metric, p)))
+    return min(seen + own, outcome.percentile_us(metric, surely))
+
+
 def strain_of(outcome: Outcome, limits: Sequence[Limit]) -> float:
     """See :class:`Settled`."""
     if not outcome.served.all() or not keeps_up(outcome):
         return math.inf
     shares = []
     for metric, p, limit_us, errors in limits:
-        seen = outcome.percentile_us(metric, p)
-        if errors:
-            seen += errors * np.nan_to_num(standard_error_us(outcome, metric, p))
+        seen = _surely_us(outcome, metric, p, errors) if errors else outcome.percentile_us(metric, p)
         shares.append(seen / limit_us if limit_us > 0 else math.inf)
     return max([share for share in shares if not math.isnan(share)], default=0.0)
 

@@ -18,7 +18,7 @@ the two are apart is measured by ``python -m tests.benchmarks.simulator``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,15 @@ class Steady(Rowwise):
             "next step": self._times["next_step"],
             "front end": self._times["front"],
         }
+
+    def with_front(self, front_us: Floats) -> Steady:
+        """The same with another wait before the engine, [n]."""
+        more = front_us - self._times["front"]
+        ttft, e2e = (
+            Estimates(each.value + more, each.low + more, each.high + more, each.how, each.inside)
+            for each in (self.ttft_us, self.e2e_us)
+        )
+        return replace(self, ttft_us=ttft, e2e_us=e2e, _times={**self._times, "front": front_us})
 
     def ttft_percentile_us(self, p: float) -> Floats:
         """TTFT that a share ``p`` of requests stays below."""

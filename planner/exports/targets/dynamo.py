@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from planner.exports.fleet import PlacedEngine
 from planner.exports.kube import FILES, Kube, Object, kustomization
 from planner.exports.serving import ServingTarget
 from planner.exports.text import yaml_text
-from planner.launchers.base import NodeStart
+from planner.launchers.front import NodeStart
 from planner.launchers.places import Place
 from planner.launchers.words import variable
 
@@ -19,15 +21,37 @@ MOST_COMPONENTS = 25
 PORT = 8000
 """The frontend's."""
 
-# How Dynamo's workers are told what a framework's own command says: the module, what it leaves to Dynamo, and other
-# words for the same (dynamo/vllm/args.py, sglang/args.py, trtllm/backend_args.py of PyPI's ai-dynamo 1.6.1).
-_WORKERS: dict[str, dict[str, Any]] = {
-    "vllm": {"model": "--model", "drops": ("--port",), "words": {}},
-    "sglang": {"model": "--model-path", "drops": ("--port", "--dist-init-addr"), "words": {}},
-    "trtllm": {
-        "model": "--model",
-        "drops": ("--port", "--host"),
-        "words": {
+
+@dataclass(frozen=True)
+class Worker:
+    """How Dynamo's worker is told what a framework's own command says.
+
+    Attributes:
+        model: the option that names it. ``drops``: options that are Dynamo's matter; ``words``: other words for others.
+        options_file: the option that names a file of options, where it has one.
+        handing_over: what an engine of one role says besides.
+    """
+
+    model: str
+    drops: tuple[str, ...]
+    words: Mapping[str, str] = field(default_factory=dict)
+    options_file: str = ""
+    handing_over: tuple[str, ...] = ()
+
+
+# dynamo/vllm/args.py, sglang/args.py, trtllm/backend_args.py of PyPI's ai-dynamo 1.6.1.
+_WORKERS = {
+    "vllm": Worker("--model", drops=("--port",)),
+    "sglang": Worker(
+        "--model-path",
+        drops=("--port", "--dist-init-addr"),
+        handing_over=("--disaggregation-transfer-backend", "nixl"),
+    ),
+    "trtllm": Worker(
+        "--model",
+        drops=("--port", "--host"),
+        options_file="--extra-engine-args",
+        words={
             "--tp_size": "--tensor-parallel-size",
             "--pp_size": "--pipeline-parallel-size",
             "--ep_size": "--expert-parallel-size",
@@ -38,7 +62,7 @@ _WORKERS: dict[str, dict[str, Any]] = {
             "--kv_cache_free_gpu_memory_fraction": "--free-gpu-memory-fraction",
             "--config": "--extra-engine-args",
         },
-    },
+    ),
 }
 _ROLES = {"aggregated": "worker", "prefill": "prefill", "decode": "decode"}
 
@@ -48,7 +72,6 @@ class Dynamo(ServingTarget):
     writes: ClassVar[str] = "graph.yaml: a DynamoGraphDeployment (v1beta1; v1alpha1 with --set api_version=v1alpha1)"
     release: ClassVar[str] = "Dynamo 1.6, nvidia.com/v1beta1"
     rung: ClassVar[int] = 3
-    dialects: ClassVar[frozenset[str]] = frozenset(_WORKERS)
 
     def own_needs(self) -> tuple[str, ...]:
         return ("image",)
@@ -84,7 +107,7 @@ class Dynamo(ServingTarget):
 
     def _worker(self, engine: PlacedEngine) -> NodeStart:
         """The command of a worker: the operator adds what several nodes need."""
-        fleet, facts = self.fleet, _WORKERS[self.fleet.framework.name]
+        fleet, worker = self.fleet, _WORKERS[self.fleet.framework.name]
         whole = Place(
             "0", True, (engine.group.layout.gpus,), variable("POD_IP"), variable("POD_IP"),
             fleet.ports(engine, alone=True), FILES,
@@ -92,25 +115,25 @@ class Dynamo(ServingTarget):
         made = fleet.start(engine, whole)
         words = list(made.command[len(fleet.framework.command.program) :])
         if fleet.framework.command.flags["model"] is None:
-            words.insert(0, facts["model"])
+            words.insert(0, worker.model)
         out: list[str] = ["python3", "-m", f"dynamo.{fleet.framework.name}"]
         files = dict(made.files)
         place = 0
         while place < len(words):
             word = words[place]
             place += 1
-            if word in facts["drops"]:
+            if word in worker.drops:
                 place += 1
             elif word == "--enable_chunked_prefill":  # a key of the options file there
                 files = _chunked(files)
             else:
-                out.append(facts["words"].get(word, word))
-        if files and "--extra-engine-args" not in out and fleet.framework.name == "trtllm":
-            out += ["--extra-engine-args", f"{FILES}{next(iter(files))}"]
+                out.append(worker.words.get(word, word))
+        if files and worker.options_file and worker.options_file not in out:
+            out += [worker.options_file, f"{FILES}{next(iter(files))}"]
         if engine.role != "aggregated" and "--disaggregation-mode" not in out:
             out += ["--disaggregation-mode", engine.role]
-        if engine.role != "aggregated" and fleet.framework.name == "sglang":
-            out += ["--disaggregation-transfer-backend", "nixl"]
+        if engine.role != "aggregated":
+            out += worker.handing_over
         return NodeStart(tuple(out), made.environment, files)
 
     def _component(self, kube: Kube, engine: PlacedEngine, start: NodeStart, name: str, replicas: int) -> Object:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from planner.exports.fleet import PlacedEngine
 from planner.exports.kube import FILES, Kube, Object, deployment, kustomization
 from planner.exports.serving import ServingTarget
 from planner.exports.text import yaml_text
@@ -18,13 +17,7 @@ class Kubernetes(ServingTarget):
     rung: ClassVar[int] = 2
 
     def own_needs(self) -> tuple[str, ...]:
-        return ("image",)
-
-    def cannot_span(self, engine: PlacedEngine) -> str | None:
-        if self.fleet.launcher.one_world:
-            name, nodes = self.fleet.framework.full_name, len(engine.shares)
-            return f"{name} runs over {nodes} nodes as one MPI world, which pods do not start"
-        return None
+        return ("image", *self.fleet.needs_of_worlds())
 
     def url(self) -> str:
         return f"http://{self.fleet.name}:{self.fleet.first_port}"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from planner.contract.engine import EngineGroup
 from planner.exports.fleet import PlacedEngine
-from planner.exports.kube import Kube, Object, deployment, kustomization
+from planner.exports.kube import ENGINE_TYPE, Kube, Object, bootstrap_of, deployment, kustomization
 from planner.exports.serving import ServingTarget
 from planner.exports.text import yaml_text
-from planner.launchers.base import NodeStart
 from planner.launchers.checks import check_start
+from planner.launchers.front import NodeStart
 from planner.launchers.releases import release
 
 ROLE = "llm-d.ai/role"
@@ -19,8 +21,21 @@ GROUP = "inference.networking.k8s.io"
 PICKER_PORT = 9002
 """Of the endpoint picker, as the Gateway API inference extension's chart has it."""
 
+CONNECTORS = {"vllm": "--connector=nixlv2", "sglang": "--kv-connector=sglang"}
+"""Of the sidecar, by whose engines it pairs (llm-d/llm-d guides/pd-disaggregation/modelserver/gpu at 02be547b)."""
+
 SIDECAR_BEHIND = 8200
 """Where a decode engine listens behind llm-d's routing sidecar, which has the port that the pool knows."""
+
+
+BOOTSTRAP = "sglang.ai/bootstrap-port"
+"""Annotation in which SGLang's router finds a prefill engine's port (sglang_router 0.3.2, router_args.py)."""
+
+_ROUTERS = {
+    "vllm": (("vllm-router",), "vllm-router", ("--vllm-pd-disaggregation", "--kv-connector", "nixl")),
+    "sglang": (("python", "-m", "sglang_router.launch_router"), "sglang-router", ("--pd-disaggregation",)),
+}
+"""By framework: program, its options' data, and what tells it that there are roles."""
 
 
 class LlmD(ServingTarget):
@@ -28,7 +43,10 @@ class LlmD(ServingTarget):
     writes: ClassVar[str] = "Deployments, LeaderWorkerSets or a DisaggregatedSet, an InferencePool, an HTTPRoute"
     release: ClassVar[str] = "llm-d 0.5, DisaggregatedSet v1, InferencePool v1, Gateway API v1"
     rung: ClassVar[int] = 1
-    dialects: ClassVar[frozenset[str]] = frozenset({"vllm", "sglang"})
+    refuses: ClassVar[Mapping[str, str]] = {
+        # llm-d/llm-d-router, core-metrics-extractor: metrics of vLLM and SGLang; connectors of its sidecar: none of it
+        "trtllm": "its endpoint picker and its routing sidecar know vLLM and SGLang engines, not TensorRT-LLM's"
+    }
 
     def own_needs(self) -> tuple[str, ...]:
         return ("image",)
@@ -36,8 +54,6 @@ class LlmD(ServingTarget):
     def cannot(self) -> str | None:
         roles = [group.role for group in self.plan.decision.engines]
         if self._disaggregated:
-            if self.fleet.framework.name != "vllm":
-                return f"its routing sidecar pairs vLLM engines, not {self.fleet.framework.full_name}'s"
             for role in ("prefill", "decode"):
                 if roles.count(role) > 1:
                     return f"a DisaggregatedSet has one kind of {role} engine, and the plan has {roles.count(role)}"
@@ -65,8 +81,10 @@ class LlmD(ServingTarget):
         return self._disaggregated and self.values.sidecar_image is None
 
     def platform_files(self) -> dict[str, str]:
-        fleet, kube = self.fleet, Kube(self.fleet)
+        fleet, kube = self.fleet, Kube(self.fleet, picked=True)
         pool_labels = {"app.kubernetes.io/name": fleet.name, "shardwright/serves": "true"}
+        if fleet.framework.name != "vllm":
+            pool_labels |= dict.fromkeys(ENGINE_TYPE, fleet.framework.name)
         workloads: list[Object] = []
         if self._disaggregated:
             workloads.append(self._disaggregated_set(kube, pool_labels))
@@ -122,21 +140,24 @@ class LlmD(ServingTarget):
         }
 
     def _router(self, kube: Kube) -> list[Object]:
-        """vllm-router that finds the engines of each role by their labels, and what lets it look."""
+        """The framework's router, which finds the engines of each role by their labels, and what lets it look."""
         fleet, values, name = self.fleet, self.values, kube.name("front")
+        program, options, own = _ROUTERS[fleet.framework.name]
         namespace = values.namespace or "default"
         where = f"app.kubernetes.io/name={fleet.name}"
         port = fleet.ports(fleet.engines[0], alone=True).http
         words = (
-            *("vllm-router", "--host", "0.0.0.0", "--port", str(fleet.first_port), "--policy", "round_robin"),
-            *("--vllm-pd-disaggregation", "--kv-connector", "nixl", "--service-discovery"),
+            *(*program, "--host", "0.0.0.0", "--port", str(fleet.first_port), "--policy", "round_robin"),
+            *(*own, "--service-discovery"),
             *("--service-discovery-namespace", namespace, "--service-discovery-port", str(port)),
             *("--prefill-selector", where, f"{ROLE}=prefill", "--decode-selector", where, f"{ROLE}=decode"),
         )
         start = NodeStart(words, ready="/health")
-        check_start(release("vllm-router"), start, 1)
+        check_start(release(options), replace(start, command=words[len(program) - 1 :]), 1)
         labels = kube.labels("front")
-        container = kube.container("front", values.front_image or values.image, start, {"http": fleet.first_port})
+        container = kube.container(
+            "front", values.front_image or values.image, start, {"http": fleet.first_port}, program=len(program)
+        )
         account = values.service_account or "default"
         rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
         rbac = "rbac.authorization.k8s.io"
@@ -165,6 +186,11 @@ class LlmD(ServingTarget):
             if group.role == "decode" and not self._by_router:
                 self._with_sidecar(pods[0], self.fleet.ports(engine, alone=True).http)
             spec = kube.leader_worker(engine, pods, labels, len(group.replicas))
+            if group.role == "prefill" and self.fleet.framework.name == "sglang":
+                template = spec["leaderWorkerTemplate"]
+                leader = template.get("leaderTemplate") or template["workerTemplate"]
+                bootstrap = str(self.fleet.ports(engine, alone=True).bootstrap)
+                leader["metadata"]["annotations"] = {BOOTSTRAP: bootstrap}
             roles.append({"name": group.role, "spec": spec})
         return {
             "apiVersion": "disaggregatedset.x-k8s.io/v1",
@@ -181,8 +207,9 @@ class LlmD(ServingTarget):
         sidecar: Object = {
             "name": "routing-proxy",
             "image": self.values.sidecar_image,
-            "args": [f"--port={port}", f"--vllm-port={SIDECAR_BEHIND}", "--connector=nixlv2"],
+            "args": [f"--port={port}", f"--vllm-port={SIDECAR_BEHIND}", CONNECTORS[self.fleet.framework.name]],
             "ports": [{"name": "proxy", "containerPort": port}],
+            **bootstrap_of(self.fleet),
             "restartPolicy": "Always",
         }
         pod["initContainers"] = [sidecar]

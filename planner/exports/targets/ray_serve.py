@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,12 +19,27 @@ OWN = ("--port", "--host")
 """What Serve does itself."""
 
 
+OF_REPLICAS = ("--data-parallel-size-local", "--data-parallel-address", "--data-parallel-rpc-port")
+"""What Serve tells each attention replica itself: it places them by gangs, and a replica of its deployment is a group
+of ``data_parallel_size`` of them (ray 2.60.0, ray/llm/_internal/serve/serving_patterns/data_parallel)."""
+
+
+VLLM = "0.29"
+"""The series of vLLM that ray[llm] 2.60.0 requires (its METADATA). It imports vllm.entrypoints.launchers.cli_args,
+which vLLM 0.33 has no more and 0.20 has not yet."""
+
+
 class RayServe(ServingTarget):
     name: ClassVar[str] = "ray-serve"
     writes: ClassVar[str] = "serve.yaml"
     release: ClassVar[str] = "Ray 2.60"
     rung: ClassVar[int] = 2
-    dialects: ClassVar[frozenset[str]] = frozenset({"vllm"})
+    refuses: ClassVar[Mapping[str, str]] = {
+        # ray 2.60.0, ray/llm/_internal/serve/engines: vllm, and sglang by a class of its internals ("in early
+        # development", ray-project/ray#61114), which ray.serve.llm does not offer and no builder pairs
+        "sglang": "ray.serve.llm of this release offers vLLM; its class for SGLang is internal and in development",
+        "trtllm": "ray.serve.llm has no TensorRT-LLM engine",
+    }
 
     def cannot(self) -> str | None:
         groups = self.plan.decision.engines
@@ -32,25 +47,36 @@ class RayServe(ServingTarget):
             alike = [group for group in groups if group.role == role]
             if len(alike) > 1:
                 return f"{alike[1].id}: an application has one kind of {role} engine, and the plan has several"
-        for group in groups:
-            if group.layout.dp > 1:
-                return f"{group.id} ({group.layout.label}): attention replicas are deployments of their own there"
         return super().cannot()
 
     def steps(self, folder: Path) -> tuple[str, ...]:
-        return (f"start: serve deploy {folder}/serve.yaml",)
+        return (*self._other, f"start: serve deploy {folder}/serve.yaml")
+
+    @property
+    def _other(self) -> tuple[str, ...]:
+        """What to mind where the plan's vLLM is not that of the release of Ray."""
+        version = self.fleet.framework.release.version
+        if version.startswith(f"{VLLM}."):
+            return ()
+        return (
+            f"Ray 2.60 starts vLLM {VLLM} only (ray[llm] requires it), and this is for {version}: export with "
+            f"--framework vllm@{VLLM}, or run a Ray that requires vLLM {version}",
+        )
 
     def platform_files(self) -> dict[str, str]:
         fleet = self.fleet
         configs = {group.role: self._config(group.id) for group in self.plan.decision.engines}
-        if "aggregated" in configs:
-            path, args = "ray.serve.llm:build_openai_app", {"llm_configs": [configs["aggregated"]]}
+        args: dict[str, Any]
+        if "aggregated" not in configs:
+            path = "build_pd_openai_app"
+            args = {"prefill_config": configs["prefill"], "decode_config": configs["decode"]}
+        elif self.plan.decision.engines[0].layout.dp > 1:
+            path, args = "build_dp_openai_app", {"llm_config": configs["aggregated"]}
         else:
-            path = "ray.serve.llm:build_pd_openai_app"
-            args = {"prefill_config": configs["prefill"], "decode_config": configs["decode"]}  # type: ignore[dict-item]
-        application = {"name": fleet.name, "route_prefix": "/", "import_path": path, "args": args}
+            path, args = "build_openai_app", {"llm_configs": [configs["aggregated"]]}
+        application = {"name": fleet.name, "route_prefix": "/", "import_path": f"ray.serve.llm:{path}", "args": args}
         document = {"http_options": {"host": "0.0.0.0", "port": fleet.first_port}, "applications": [application]}
-        return {"serve.yaml": yaml_text(document, header=(*fleet.told, *fleet.equal_shares))}
+        return {"serve.yaml": yaml_text(document, header=(*fleet.told, *self._other, *fleet.equal_shares))}
 
     def _config(self, group: str) -> dict[str, Any]:
         engines = [engine for engine in self.fleet.engines if engine.group.id == group]
@@ -70,7 +96,7 @@ class RayServe(ServingTarget):
         out: dict[str, Any] = {}
         assert fleet.options is not None
         for flag, option, values in said(fleet.options, words):
-            if flag in OWN:
+            if flag in OWN or (flag in OF_REPLICAS and engine.group.layout.dp > 1):
                 continue
             name, _, key = option.flag[2:].replace("-", "_"), *flag.partition(".")[1:]
             value = _value(option, values, key)
@@ -78,7 +104,7 @@ class RayServe(ServingTarget):
                 out.setdefault(name, {})[key] = value
             else:
                 out[name] = value
-        if len(engine.shares) > 1:
+        if len(engine.shares) > 1 or engine.group.layout.dp > 1:
             out["distributed_executor_backend"] = "ray"
         return out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from planner.exports import mpi
 from planner.exports.fleet import PlacedEngine
 from planner.exports.scripts import (
     HERE,
@@ -17,7 +18,9 @@ from planner.exports.scripts import (
 )
 from planner.exports.serving import ServingTarget
 from planner.exports.text import comments
+from planner.launchers.front import NodeStart
 from planner.launchers.words import for_shell, variable
+from profiles.errors import InputError
 
 FILES = f"{variable(HERE)}/"
 
@@ -32,10 +35,7 @@ class Shell(ServingTarget):
         return ("nodes",)
 
     def cannot_span(self, engine: PlacedEngine) -> str | None:
-        if self.fleet.launcher.one_world:
-            name, nodes = self.fleet.framework.full_name, len(engine.shares)
-            return f"{name} runs over {nodes} nodes as one MPI world, which scripts do not start"
-        return None
+        return mpi.unlike(engine) if self.fleet.is_world(engine) else None
 
     def url(self) -> str:
         return f"http://{self.fleet.addresses[self._entry]}:{self.fleet.first_port}"
@@ -52,12 +52,13 @@ class Shell(ServingTarget):
         fleet = self.fleet
         files: dict[str, str] = {}
         folders = []
+        told = (*fleet.told, mpi.NOTE) if any(map(fleet.is_world, fleet.engines)) else fleet.told
         for node, machine in enumerate(fleet.machines):
             folder = f"node-{node}"
             folders.append((folder, fleet.addresses[node]))
             title = f"node {machine.number} of pool {machine.pool} ({machine.gpu}), {fleet.addresses[node]}"
             processes = self._processes(node, files, folder)
-            files |= self._node(folder, title, processes, fleet.told)
+            files |= self._node(folder, title, processes, told)
         if fleet.has_front:
             leaders = {engine.id: fleet.addresses[engine.shares[0].node] for engine in fleet.engines}
             front = fleet.front(leaders, FILES)
@@ -78,9 +79,21 @@ class Shell(ServingTarget):
                 prefix = f"{FILES}{engine.id}/"
                 place = fleet.placed(engine, rank, fleet.addresses, prefix)
                 start = fleet.start(engine, place)
+                if not fleet.is_world(engine):
+                    out.append(Process(engine.id, start, share.gpus, place.ports.http))
+                elif rank == 0:
+                    out.append(Process(engine.id, self._world(engine, start), None, place.ports.http))
+                else:
+                    continue
                 files |= {f"{folder}/{engine.id}/{name}": text for name, text in start.files.items()}
-                out.append(Process(engine.id, start, share.gpus, place.ports.http))
         return out
+
+    def _world(self, engine: PlacedEngine, start: NodeStart) -> NodeStart:
+        hosts = [self.fleet.addresses[share.node] for share in engine.shares]
+        if colon := next((host for host in hosts if ":" in host), None):
+            raise InputError(f"values: nodes: mpirun takes no address with colons, and {colon} has some", "give names")
+        user = f"-l {self.values.ssh_user}" if self.values.ssh_user else ""
+        return mpi.world(self.fleet.launcher.one_world, start, engine, hosts, more=user)
 
     def _node(self, folder: str, title: str, processes: list[Process], told: tuple[str, ...]) -> dict[str, str]:
         return {

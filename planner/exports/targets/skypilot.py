@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from planner.exports import job
+from planner.exports import job, mpi
 from planner.exports.fleet import PlacedEngine
 from planner.exports.gpu_names import gpu_name
 from planner.exports.scripts import background
@@ -26,10 +26,7 @@ class Skypilot(ServingTarget):
         return super().cannot()
 
     def cannot_span(self, engine: PlacedEngine) -> str | None:
-        if self.fleet.launcher.one_world:
-            name, nodes = self.fleet.framework.full_name, len(engine.shares)
-            return f"{name} runs over {nodes} nodes as one MPI world, which no task starts"
-        return None
+        return mpi.unlike(engine) if self.fleet.is_world(engine) else None
 
     def steps(self, folder: Path) -> tuple[str, ...]:
         return (f"start: cd {folder} && sky launch task.yaml",)
@@ -38,12 +35,14 @@ class Skypilot(ServingTarget):
         fleet = self.fleet
         files: dict[str, str] = {}
         by_node: dict[int, list[str]] = {}
-        for _, node, process in job.processes(fleet, files):
+        for _, node, process in job.processes(fleet, files, by_ssh=True):
             by_node.setdefault(node, []).append(background(process))
         told = fleet.told
         if (before := job.front(fleet, files)) is not None:
             by_node.setdefault(0, []).append(background(before[1]))
             told = fleet.told_of(before[0])
+        if any(map(fleet.is_world, fleet.engines)):
+            told = (*told, mpi.NOTE)
         lines = ["set -eu\n", "HERE=$PWD\nexport HERE\nmkdir -p logs\n"]
         for node in range(len(fleet.machines)):
             lines.append(f'NODE_{node}=$(echo "$SKYPILOT_NODE_IPS" | sed -n {node + 1}p)\nexport NODE_{node}\n')

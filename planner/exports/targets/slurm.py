@@ -6,8 +6,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import ClassVar
 
-from planner.exports import job
-from planner.exports.fleet import Machine
+from planner.exports import job, mpi
+from planner.exports.fleet import Machine, PlacedEngine
 from planner.exports.scripts import Process
 from planner.exports.serving import ServingTarget
 from planner.exports.text import comments
@@ -23,6 +23,9 @@ class Slurm(ServingTarget):
     def own_needs(self) -> tuple[str, ...]:
         return ("partitions",) if len(self._pools) > 1 else ()
 
+    def cannot_span(self, engine: PlacedEngine) -> str | None:
+        return mpi.unlike(engine) if self.fleet.is_world(engine) else None
+
     def steps(self, folder: Path) -> tuple[str, ...]:
         return (f"start: cd {folder} && sbatch job.sbatch", f"measure: {folder}/bench.sh http://NODE:PORT")
 
@@ -36,7 +39,7 @@ class Slurm(ServingTarget):
         steps: list[str] = []
         worlds: dict[str, list[int]] = {}
         for engine, node, process in job.processes(fleet, files):
-            if len(engine.shares) > 1 and fleet.launcher.one_world:
+            if fleet.is_world(engine):
                 worlds.setdefault(engine.id, []).append(node)
                 if len(worlds[engine.id]) == 1:
                     steps.append(self._world(process, [share.node for share in engine.shares]))

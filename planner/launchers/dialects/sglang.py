@@ -7,19 +7,11 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from planner.contract.engine import NOTHING
-from planner.launchers.base import (
-    DRAFT_MODEL,
-    MTP,
-    Behind,
-    Benchmark,
-    EngineSpec,
-    Front,
-    Launcher,
-    NodeStart,
-    Sweep,
-    measured_columns,
-)
+from planner.launchers.base import Launcher
+from planner.launchers.client import Benchmark, Sweep, measured_columns
+from planner.launchers.front import Behind, Front, NodeStart
 from planner.launchers.places import HEAD_ADDRESS, NODE_RANK, Place
+from planner.launchers.spec import DRAFT_MODEL, MTP, EngineSpec
 from profiles.errors import Unsupported
 
 EXPERT_LOCATION = "expert-location.json"

@@ -7,19 +7,11 @@ from typing import Any, ClassVar
 
 import yaml
 
-from planner.launchers.base import (
-    DRAFT_MODEL,
-    MTP,
-    Behind,
-    Benchmark,
-    EngineSpec,
-    Front,
-    Launcher,
-    NodeStart,
-    Sweep,
-    measured_columns,
-)
+from planner.launchers.base import Launcher
+from planner.launchers.client import Benchmark, Sweep, measured_columns
+from planner.launchers.front import Behind, Front, NodeStart
 from planner.launchers.places import Place
+from planner.launchers.spec import DRAFT_MODEL, MTP, EngineSpec
 from profiles.errors import Unsupported
 
 OPTIONS_FILE = "trtllm-options.yaml"
@@ -105,6 +97,8 @@ class TrtllmLauncher(Launcher):
             options["moe_config"] = {"backend": "WIDEEP"}
             if spec.layout.eplb != "off":
                 options["moe_config"]["load_balancer"] = self._balancer(spec)
+        elif spec.expert_backend:
+            options["moe_config"] = {"backend": spec.expert_backend}
         if spec.kv_precision != "bf16":
             # The file replaces what the flags say, so the fraction is repeated.
             options["kv_cache_config"] = {

@@ -7,19 +7,11 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from planner.contract.engine import NOTHING
-from planner.launchers.base import (
-    DRAFT_MODEL,
-    MTP,
-    Behind,
-    Benchmark,
-    EngineSpec,
-    Front,
-    Launcher,
-    NodeStart,
-    Sweep,
-    measured_columns,
-)
+from planner.launchers.base import Launcher
+from planner.launchers.client import Benchmark, Sweep, measured_columns
+from planner.launchers.front import Behind, Front, NodeStart
 from planner.launchers.places import HEAD_ADDRESS, NODE_RANK, Place
+from planner.launchers.spec import DRAFT_MODEL, MTP, EngineSpec
 from planner.launchers.words import plain
 
 RPC_PORT = 13345
@@ -153,10 +145,6 @@ class VllmLauncher(Launcher):
         command += ("--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,90,99")
         command += ("--save-result", "--result-filename", sweep.output)
         return Benchmark(command, measured_columns("e2el"))
-
-    def _limits(self, spec: EngineSpec, notes: list[str]) -> list[str]:
-        command = self._limit_flags(spec)
-        return [*command, *self._kv_flags(spec)]
 
     def _drafting(self, spec: EngineSpec, notes: list[str]) -> list[str]:
         notes.append(

@@ -5,85 +5,34 @@ at most is simulated first, which says how long its queues take to forget how th
 the number of sequences is what fills), and no engine is loaded so near to that edge that a run cannot outlast it. One
 that misses a bound of the SLO there is known by what it carries in the simulation from then on, and the fleet is chosen
 anew; a fleet is the answer when all its engines hold. Engines that were not chosen keep what the formulas promise, so
-the answer is the best of all candidates as long as the formulas promise them no less than the simulation would.
+the answer is the best of all candidates as long as the formulas promise them no less than the simulation would. Where
+that finds nothing, those that the formulas exclude by little are candidates, too: what they carry is what the
+simulation says.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import get_args
+from itertools import count
 
 import numpy as np
 
-from costmodels.estimates import Floats, Ints
+from costmodels.estimates import Floats
 from costmodels.models.precision import Precision
-from costmodels.serving.simulator.arrivals import open_loop
-from costmodels.serving.simulator.capacity import (
-    LONG,
-    WARM_UP,
-    capacity_rps,
-    most_share,
-    once_settled,
-    requests_needed,
-    requests_to_settle,
-    settled,
-)
-from costmodels.serving.simulator.events import Limit, simulate
-from costmodels.serving.simulator.outcome import Metric, Outcome
-from costmodels.serving.simulator.step_table import End
+from costmodels.serving.simulator.events import Limit
 from planner.contract.engine import Limits
-from planner.contract.workload.slo import Bound
-from planner.serving.confirmation.ends import runs_until_sure
-from planner.serving.confirmation.simulated_engine import ENDS
+from planner.contract.progress import Step, Tell, silent
+from planner.serving.confirmation.beyond_formulas import fleet_under_load, with_lenient
 from planner.serving.confirmation.tested_engine import TestedEngine
+from planner.serving.confirmation.trial import STEP, Trial, with_ends
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
 from planner.serving.engines.latency import Check
 from planner.serving.engines.options import Serving, ServingOption, best_of, solved_again
-from planner.serving.operating_points import OperatingPoints, percentile_ms
+from planner.serving.operating_points import OperatingPoints
 from planner.serving.request import PlanRequest
 from planner.serving.ways_out import relaxed_to
 from profiles.errors import Infeasible
-
-SEED = 0
-
-BEYOND = 200
-"""Simulated requests beyond the highest percentile that was promised, ..."""
-
-FEWEST, MOST = 2000, 10_000
-"""... with no fewer and no more requests than these, ..."""
-
-MOST_OF_SLOW = 20_000
-"""... or no more than these where an engine holds so many sequences that fewer are but some lifetimes."""
-
-SETTLES = 10
-"""A run is so many times as long as the engine takes to forget its state, or the engine is given less load: its
-percentiles would be a matter of when one looks."""
-
-LIFETIMES = 3
-"""Times that an engine takes to forget its state that a run warms up for."""
-
-MOST_ELASTIC = 0.9
-"""Share of a decode step that grows with its sequences, at most."""
-
-MOST_WARM_UP = 0.5
-"""Share of a run that warms up, at most."""
-
-FEW_AT_EDGE = 600
-"""Requests of that run, at least."""
-
-TOLERANCE = 0.0125
-"""An engine that misses a bound is planned with at most this share less than it carries."""
-
-ERRORS = 1.0
-"""Standard errors of a percentile by which it must stay below its bound: next to its edge an engine holds by luck."""
-
-STEP = 0.995
-"""An engine that misses a bound carries no more than this share of the load at which it did."""
-
-METRICS: tuple[Metric, ...] = get_args(Metric)
 
 ROUNDS = 6
 """Fleets tried before only engines that have been simulated are candidates."""
@@ -137,31 +86,37 @@ class Confirmed:
         return rate
 
 
-def confirmed(request: PlanRequest, options: list[ServingOption]) -> Confirmed:
+def confirmed(request: PlanRequest, options: list[ServingOption], tell: Tell = silent) -> Confirmed:
     """Simulates the best option's engines and chooses again until they hold.
 
     Args:
         options: solved with the formulas' capacities.
+        tell: of each fleet before its engines are simulated; nobody knows how many there are.
     """
     if not request.simulation:
         best = best_of(request, options)
         return Confirmed(options, None if best is None else LoadedFleet.of(request, best), {}, {})
-    simulations = _Simulations()
+    simulations = _Simulations(tell)
     found = simulations.settled(request, options)
+    if found.best is None:
+        options = [simulations.chosen_anew(request, with_lenient(request, option)) for option in options]
+        found = simulations.settled(request, options)
     if found.best is not None:
         return found
     if request.workload.rate_rps is not None and not any(pool.as_needed for pool in request.cluster.pools):
         # What is said to work instead must work: the fleet that carries most is simulated, too.
         most = request.model_copy(update={"objective": "throughput"})
-        simulations.settled(most, [simulations.chosen_anew(most, option) for option in options])
-        options = [simulations.chosen_anew(request, option) for option in options]
+        fullest = simulations.settled(most, [simulations.chosen_anew(most, option) for option in options]).best
+        known = fullest is not None
+        options = [simulations.too_little(request, option, only_simulated=known) for option in options]
     return Confirmed([simulations.refused(request, option) for option in options], None, {}, simulations.carried)
 
 
 class _Simulations:
     """What the simulations so far have shown."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Tell) -> None:
+        self._tell, self._fleets = tell, count()
         self._seen: set[Kind] = set()
         self._formula: dict[Kind, float] = {}
         self._idle: dict[Kind, dict[str, float]] = {}
@@ -173,11 +128,12 @@ class _Simulations:
         """The options when every engine of the best holds, or none is left."""
         turn, narrowed = 0, False
         while (best := best_of(request, options)) is not None:
-            fleet = LoadedFleet.of(request, best)
+            fleet, before = fleet_under_load(request, best), next(self._fleets)
+            self._tell(Step(f"simulating the engines of fleet {before + 1}", 100 * (1 - 0.5**before), passing=True))
             trials = [self._trial(request, best, group, fleet.pairs) for group in fleet.groups]
             found = [self.check(best, trial) for trial in trials]
             checks = {trial.group.id: check for trial, check in zip(trials, found, strict=True) if check is not None}
-            if len(checks) == len(trials):
+            if len(checks) == len(trials) and True not in [self.measure(best, trial) for trial in trials]:
                 return Confirmed(options, fleet, with_ends(trials, checks), self.carried, narrowed)
             for trial in trials:
                 self.learn(best, trial, holds=trial.group.id in checks)
@@ -217,10 +173,19 @@ class _Simulations:
             return
         most = min(trial.capacity_rps(), group.load_rps * STEP)
         for kind in kinds:
-            self._formula.setdefault(kind, float(group.capacity_rps.value[0]))
+            if not group.job.lenient:
+                self._formula.setdefault(kind, float(group.capacity_rps.value[0]))
             self.carried[kind] = min(self.carried.get(kind, math.inf), most)
         if most == 0:
             self._idle |= dict.fromkeys(kinds, trial.idle_ms())
+
+    def measure(self, best: ServingOption, trial: Trial) -> bool:
+        """Learns what an engine that holds its load carries, where no formula says so: whether that is news."""
+        kinds = _kinds(best, trial.group)
+        if not trial.group.job.lenient or kinds <= self.carried.keys():
+            return False
+        self.carried |= dict.fromkeys(kinds, max(trial.highest_rps(), trial.group.load_rps))
+        return True
 
     def chosen_anew(
         self, request: PlanRequest, option: ServingOption, *, only_simulated: bool = False
@@ -234,6 +199,19 @@ class _Simulations:
         if option.choice is not None and np.array_equal(capacity, option.candidates.capacity_rps):
             return option  # it would be the same choice
         return solved_again(request, option, capacity)
+
+    def too_little(self, request: PlanRequest, option: ServingOption, *, only_simulated: bool) -> ServingOption:
+        """An ``option`` that does not carry the load, with what it does carry: of all engines, or of those that were
+        simulated; and with the GPUs that would do, of whichever engines."""
+        every = self.chosen_anew(request, option)
+        if not only_simulated or every.error is None:
+            return every
+        some = self.chosen_anew(request, option, only_simulated=True)
+        needed = every.error.details.get("gpus_needed")
+        if not isinstance(some.error, Infeasible) or needed is None:
+            return some
+        error = Infeasible(some.error.message, some.error.hint, **{**some.error.details, "gpus_needed": needed})
+        return replace(some, error=error)
 
     def refused(self, request: PlanRequest, option: ServingOption) -> ServingOption:
         """``option`` with the reason why none of its engines is left."""
@@ -268,170 +246,8 @@ def _kinds(best: ServingOption, group: Group) -> set[Kind]:
 
 
 def _kind(option: ServingOption, v: int) -> Kind:
-    """Of a candidate; where watts are limited, with the sequences that keep them."""
+    """Of a candidate; where watts are limited, or no formula says what it carries, with its most sequences."""
     origin = option.origin[v]
     limited = option.candidates is not None and option.candidates.watts is not None
-    return option.serving, option.precision, (*origin.kind, origin.batch_limits[1]) if limited else origin.kind
-
-
-# ------------------------------------------------------------------ one engine
-
-
-def with_ends(trials: Sequence[Trial], checks: Mapping[str, Check]) -> dict[str, Check]:
-    """``checks`` by group with the ends: to decode engines comes what prefill engines hand on, less where their queue
-    grows."""
-    found: dict[str, Check] = {}
-    arriving: dict[End, float] = dict.fromkeys(ENDS, 1.0)
-    for trial in sorted(trials, key=lambda trial: trial.group.role == "decode"):
-        check = trial.with_ends(checks[trial.group.id], arriving if trial.group.role == "decode" else None)
-        found[trial.group.id] = check
-        if trial.group.role == "prefill":
-            for end in ENDS:
-                arriving[end] -= trial.group.share * (1 - check.passed_on(end))
-    return {id: found[id] for id in checks}
-
-
-class Trial:
-    """One engine of a group, to be simulated alone: promises at steps as slow as the confidence asks for."""
-
-    def __init__(self, request: PlanRequest, group: Group, pairs: list[Pair]) -> None:
-        self.group = group
-        self._pairs = [pair for pair in pairs if group.id in (pair.prefill.id, pair.decode.id)]
-        self.front_us = float(self._pairs[0].served.ttft_parts_us["front end"][0])
-        self.limits = self._leftover()
-        self._in_flight = group.load_rps * group.engine.stay_us / 1e6
-        highest = max([90.0, *(bound.percentile for bound in request.slo.bounds)]) / 100
-        self._fewest = max(requests_needed(highest, self._in_flight, BEYOND), FEWEST)
-        self._all = request.workload.drawn(MOST_OF_SLOW, SEED)
-        self._strain = math.inf
-        self.tested = TestedEngine(group, self.front_us)
-
-    @cached_property
-    def _edge_rps(self) -> float:
-        """What the engine can do at most; infinite where it is far from that."""
-        held = self.group.limits.max_sequences * int(self.group.layouts.dp[0])
-        isl, osl = self._lengths(min(max(FEW_AT_EDGE, 5 * held), MOST))
-        return self.tested.edge_rps(isl, osl, max(self.group.load_rps, float(self.group.capacity_rps.value[0])))
-
-    @property
-    def _ceiling_rps(self) -> float:
-        """The highest load under which the engine settles within a run."""
-        return self._edge_rps * most_share(MOST / SETTLES / self._slower)
-
-    @cached_property
-    def _slower(self) -> float:
-        """By what factor more sequences keep each other longer: with e = dlog(step)/dlog(sequences), here the share of
-        attention in a decode step, deviations of their number fade in 1/(1 − e) lifetimes
-        (:mod:`costmodels.serving.steady.chunked_prefill`)."""
-        if self.group.role == "prefill":
-            return 1.0
-        step = self.group.engine.steps[0][0]
-        return 1 / (1 - min(float(step.parts["attention"][0] / step.latency.value[0]), MOST_ELASTIC))
-
-    def _run(self, load_rps: float) -> tuple[int, float]:
-        """(requests of a run at a load, share of them that warm up)."""
-        settles = max(requests_to_settle(load_rps / self._edge_rps), self._in_flight) * self._slower
-        warm_up = LIFETIMES * settles
-        n = int(np.clip(max(self._fewest, SETTLES * settles), FEWEST, MOST_OF_SLOW))
-        return n, min(max(WARM_UP, warm_up / n), MOST_WARM_UP)
-
-    def _lengths(self, n: int) -> tuple[Ints, Ints]:
-        isl, osl = self._all
-        return isl[:n], osl[:n]
-
-    def check(self) -> Check | None:
-        """At the group's load; None where a bound does not hold, or not for long."""
-        load_rps = self.group.load_rps
-        if load_rps > self._ceiling_rps * (1 + 1e-9):
-            return None
-        n, warm_up = self._run(load_rps)
-        load = open_loop(*self._lengths(n), load_rps, seed=SEED)
-        outcome, self._strain = settled(self.tested.sure, load, self.limits, warm_up)
-        if outcome is None or self._strain > 1:
-            return None
-        if self.tested.sure is not self.tested.at("value"):
-            outcome = simulate(self.tested.at("value"), load).trimmed(warm_up)
-        return Check({"value": outcome}, n, self.group.share / self.group.engines)
-
-    def with_ends(self, check: Check, arriving: Mapping[End, float] | None = None) -> Check:
-        """The ends of the steps' interval, seen by as many requests as are told of where an engine falls behind
-        (:data:`~costmodels.serving.simulator.capacity.LONG`): by fewer one that nearly does looks as if it kept up.
-        And by so many of them, each with its own arrivals, until their middle is known. ``arriving``: share of the load
-        that comes at an end; None: all of it."""
-        n, warm_up = self._run(self.group.load_rps)
-        long = max(n, min(round(LONG * check.share), MOST_OF_SLOW))
-
-        def run(end: End, seed: int) -> Outcome:
-            load = open_loop(*self._lengths(long), self.group.load_rps * (arriving or {}).get(end, 1.0), seed=seed)
-            return once_settled(simulate(self.tested.at(end), load), warm_up * n / long)
-
-        outcomes, again = dict(check.outcomes), {}
-        for end in ENDS:
-            if end not in outcomes:
-                outcomes[end], *rest = runs_until_sure(partial(run, end), self._metrics)
-                again[end] = tuple(rest)
-        return replace(check, outcomes=outcomes, again=again)
-
-    @property
-    def _metrics(self) -> list[Metric]:
-        """What requests see of the engine."""
-        return [metric for metric in METRICS if self.group.engine.own_us(metric, 0.9) is not None]
-
-    def capacity_rps(self) -> float:
-        """The highest rate at which every bound holds, where the group's load is too much; 0 where none does."""
-        near = self.group.load_rps
-        if near > self._ceiling_rps:
-            near = self._ceiling_rps
-            n, warm_up = self._run(near)
-            load = open_loop(*self._lengths(n), near, seed=SEED)
-            self._strain = settled(self.tested.sure, load, self.limits, warm_up).strain
-            if self._strain <= 1:
-                return near
-        return self._search(near, self._strain)
-
-    def _search(self, near_rps: float, near_strain: float | None) -> float:
-        n, _ = self._run(near_rps)
-        return capacity_rps(
-            self.tested.sure,
-            *self._lengths(n),
-            self.limits,
-            seed=SEED,
-            tolerance=TOLERANCE,
-            near_rps=near_rps,
-            near_strain=near_strain,
-        )
-
-    def highest_rps(self) -> float:
-        """The highest rate at which every bound holds, whether that is above the group's load or below; 0: none."""
-        return min(self._search(min(self.group.load_rps, self._ceiling_rps), None), self._ceiling_rps)
-
-    def idle_ms(self) -> dict[str, float]:
-        """Every bounded percentile of its requests at hardly any load, by the bound's label."""
-        isl, osl = self._lengths(FEWEST)
-        outcome = simulate(self.tested.sure, open_loop(isl, osl, self.group.load_rps / 100, seed=SEED))
-        check, confidence = Check({"value": outcome}, FEWEST), self.group.job.confidence
-        found = {}
-        for bound in self.group.job.slo.bounds:
-            p = bound.percentile / 100
-            if self.group.engine.own_us(bound.metric, p) is not None:
-                rest = max(self._rest_us(bound, pair, confidence) for pair in self._pairs)
-                found[bound.label] = (rest + check.us(bound.metric, p)) / 1e3
-        return found
-
-    def _rest_us(self, bound: Bound, pair: Pair, confidence: float) -> float:
-        """What the formulas say of the rest of a request's way, with that confidence."""
-        own = self.group.engine.own_us(bound.metric, bound.percentile / 100)
-        assert own is not None
-        even, asked = (float(percentile_ms(pair.served, bound, c)[0]) for c in (0.5, confidence))
-        return (even * 1e3 - own) * asked / even
-
-    def _leftover(self) -> list[Limit]:
-        """What the SLO leaves to the engine."""
-        job = self.group.job
-        return [
-            Limit(bound.metric, p, bound.limit_ms * 1e3 - self._rest_us(bound, pair, job.confidence), ERRORS)
-            for bound in job.slo.bounds
-            for p in [bound.percentile / 100]
-            if self.group.engine.own_us(bound.metric, p) is not None
-            for pair in self._pairs
-        ]
+    own = limited or origin.job.lenient
+    return option.serving, option.precision, (*origin.kind, origin.batch_limits[1]) if own else origin.kind

@@ -16,7 +16,8 @@ from costmodels.serving.step import StepTimes
 from planner.contract.engine import Role
 from planner.contract.workload.workload import Workload
 from planner.serving.engines.protocol import most_sequences
-from planner.serving.operating_points import Job, OperatingPoints, Served, at_load, predict
+from planner.serving.engines.under_load import at_load
+from planner.serving.operating_points import Job, OperatingPoints, Served, predict
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from planner.contract.engine import Role
 from planner.contract.workload.workload import Workload
 from planner.serving.engines.one_role import OneRoleCandidate, OneRoleEngine
 from planner.serving.engines.protocol import most_sequences
-from planner.serving.operating_points import least_concurrency
+from planner.serving.engines.under_load import least_concurrency
 from planner.solving.packing import DECODE
 
 

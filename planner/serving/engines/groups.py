@@ -131,13 +131,14 @@ def groups_of(option: ServingOption, served_rps: float) -> list[Group]:
 
     Engines of one layout make one group, at their highest batch limit: alike, they share their load evenly, which is
     never slower in the mean than an uneven load (latency is convex in it). Where watts are limited every candidate is a
-    group of its own: its batch limit is what keeps them."""
+    group of its own: its batch limit is what keeps them; and those that the formulas exclude are known by theirs."""
     choice, offered = option.choice, option.candidates
     assert choice is not None
     assert offered is not None
     alike: dict[tuple[int, ...], list[int]] = {}
     for v in np.flatnonzero(choice.engines).tolist():
-        alike.setdefault((*option.origin[v].key, 0 if offered.watts is None else v), []).append(v)
+        own = 0 if offered.watts is None else v
+        alike.setdefault((*option.origin[v].key, own, option.origin[v].job.lenient), []).append(v)
     groups: list[Group] = []
     for candidates in sorted(alike.values(), key=lambda each: (int(offered.roles[each[0]]), each[0])):
         best = max(candidates, key=lambda v: float(offered.capacity_rps[v]))

@@ -41,7 +41,7 @@ from planner.serving.fleet.fleet import Candidates, FleetChoice
 from planner.serving.fleet.infeasible import highest_rps, nearest
 from planner.serving.fleet.programme import BY_REQUEST
 from planner.serving.layouts import Rejected
-from planner.serving.operating_points import Job, LayoutSearch, OperatingPoints, rate_at_confidence
+from planner.serving.operating_points import MORE, Job, LayoutSearch, OperatingPoints, rate_at_confidence
 from planner.serving.request import PlanRequest
 from planner.solving.packing import AGGREGATED, DECODE, PREFILL
 from planner.solving.solvers import SOLVERS
@@ -146,14 +146,19 @@ def _choose(request: PlanRequest, offered: Candidates) -> FleetChoice:
 
 
 def aggregated(
-    request: PlanRequest, precision: Precision, searches: list[LayoutSearch], refused: list[Rejected]
+    request: PlanRequest,
+    precision: Precision,
+    searches: list[LayoutSearch],
+    refused: list[Rejected],
+    also: Sequence[LayoutSearch] = (),
 ) -> ServingOption:
-    """The best fleet of aggregated engines."""
+    """The best fleet of aggregated engines; ``also``: what of the same layouts is to be simulated beside."""
     bare = ServingOption("aggregated", precision, searches, refused)
     tables: list[Candidates] = []
     origin: list[EngineCandidate] = []
-    for points in (s.fine for s in searches if s.fine is not None):
+    for points in (s.fine for s in (*searches, *also) if s.fine is not None):
         rate, e2e_ms = rate_at_confidence(points.steady.rate_rps, request.confidence), points.steady.e2e_us.value / 1e3
+        rate *= MORE if points.job.lenient else 1.0
         energy = points_lines(points, rate) if request.goal == "energy" else None
         limited = request.budget_watts is not None
         chosen = _finalists(points, every=limited or request.goal in BY_REQUEST)

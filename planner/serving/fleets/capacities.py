@@ -14,6 +14,7 @@ from costmodels.models.precision import Precision
 from planner.contract.clusters import SuppliedCluster, SuppliedPool
 from planner.contract.engine import EngineGroup
 from planner.contract.models import architecture_of
+from planner.contract.progress import Step
 from planner.contract.workload.classes import LengthClass
 from planner.contract.workload.slo import Slo
 from planner.contract.workload.workload import Workload
@@ -218,7 +219,7 @@ class Capacities:
         rows: list[dict[int, float]] = []
         for number, (isl, osl) in enumerate(points.tolist()):
             if number % 20 == 0 and number:
-                self._tell(f"{self._asked.name}: {number} of {len(points)} lengths")
+                self._tell(Step(f"{self._asked.name}: {number} of {len(points)} lengths", number, len(points)))
             row: dict[int, float] = {}
             for one in self._searches(isl, osl, None):
                 self.searched[0] = max(self.searched[0], one.considered)

@@ -16,9 +16,10 @@ import numpy as np
 from costmodels.estimates import Floats
 from costmodels.models.architecture import Architecture
 from costmodels.serving.simulator.outcome import Metric, Outcome
+from planner.contract.progress import Step
 from planner.contract.workload.classes import LengthClass
 from planner.contract.workload.slo import Slo
-from planner.serving.confirmation.confirmation import Trial
+from planner.serving.confirmation.trial import Trial
 from planner.serving.engines.aggregated import AggregatedCandidate
 from planner.serving.engines.groups import Group, pairs_of
 from planner.serving.engines.latency import Check
@@ -142,7 +143,9 @@ class Confirming:
         for turn in range(MOST_ROUNDS):
             only = self._only(fleet, simulated) if turn >= ROUNDS else None
             found = solved(now, kinds=only, seconds=seconds, like=found)
-            self._tell(f"simulating engines under their mixtures (fleet {turn + 1})")
+            self._tell(
+                Step(f"simulating engines under their mixtures (fleet {turn + 1})", 100 * (1 - 0.5 ** (turn + 1)))
+            )
             loaded, news = self._judged(found, factor, simulated, last=turn >= ROUNDS)
             if not news:
                 best = (found, loaded)

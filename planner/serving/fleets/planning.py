@@ -10,6 +10,7 @@ from costmodels.estimates import Floats
 from costmodels.models.architecture import Architecture
 from costmodels.operations.registry import families
 from planner.contract.clusters import SuppliedCluster
+from planner.contract.progress import Step, part, silent
 from planner.contract.provenance import Provenance, provenance_fields, unmeasured
 from planner.contract.published import validated
 from planner.contract.workload.classes import LengthClass
@@ -33,6 +34,9 @@ from profiles.store import ProfileStore
 
 Progress = Callable[[str], None]
 
+CARRIED, CONFIRMED = 60.0, 90.0
+"""Percent of a fleet's work that is done when it is known what engines carry, and when they are simulated."""
+
 
 def plan_fleet(
     request: FleetRequest | Mapping[str, Any],
@@ -50,7 +54,7 @@ def plan_fleet(
     catalogue = catalogue_with(each.path for each in measured)
     if not isinstance(request, FleetRequest):
         request = parse_fleet_request(request, catalogue)
-    tell = progress or (lambda _: None)
+    tell = progress or silent
     modelled = [service.model is not None for service in request.services]
     if not any(modelled):
         fleet = fleet_of(request, _no_engines)
@@ -86,8 +90,8 @@ class _Modelled:
         names = [service.name for service in self._request.services]
         models = {s: self._capacities[name].model for s, name in enumerate(names)}
         costs = {s: self._costs[name] for s, name in enumerate(names)}
-        confirming = Confirming(costs, models, self._tell)
-        self._tell("choosing engines")
+        confirming = Confirming(costs, models, part(self._tell, CARRIED, CONFIRMED))
+        self._tell(Step("choosing engines", CARRIED))
         if self._request.simulation:
             settled = confirming.settled(fleet, self._request.time_limit_s / 3)
             engines = confirming.with_checks(settled.engines)
@@ -97,7 +101,7 @@ class _Modelled:
             engines = dict(settled.engines)
         found = settled.found
         engines = {**engines, **confirming.standing_by(found, engines)}
-        self._tell("comparing with other fleets")
+        self._tell(Step("comparing with other fleets", CONFIRMED))
         comparisons = compare(found, self._request.time_limit_s / 3, without_tails(found))
         after = after_worst_loss(found, confirming) if self._request.simulation else None
         described = ModelDescribed(settled, engines, models, after)
@@ -114,8 +118,10 @@ class _Modelled:
             service_request(self._request, asked, cluster, some), catalogue, None, self._measured, self._tell
         )
         many = "1 class" if len(classes) == 1 else f"{len(classes):,} classes"
-        self._tell(f"{asked.name}: what engines carry of {many}")
-        capacities = Capacities(self._request, asked, cluster, cost, self._tell)
+        done, each = len(self._capacities), CARRIED / len(self._request.services)
+        tell = part(self._tell, done * each, (done + 1) * each)
+        tell(Step(f"{asked.name}: what engines carry of {many}", 0))
+        capacities = Capacities(self._request, asked, cluster, cost, tell)
         families().require_measured_widths(capacities.model)
         self._capacities[asked.name], self._costs[asked.name] = capacities, cost
         return capacities.of(classes)

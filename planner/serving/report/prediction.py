@@ -19,7 +19,7 @@ from costmodels.serving.step import EXCHANGE_PARTS
 from planner.contract.deployment import Deployment
 from planner.contract.quantities import Interval, Latency
 from planner.contract.workload.slo import Bound, Metric
-from planner.serving.confirmation.confirmation import SEED
+from planner.serving.confirmation.trial import SEED
 from planner.serving.document.prediction import (
     EngineSimulation,
     GroupPrediction,

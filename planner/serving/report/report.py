@@ -173,6 +173,11 @@ def engine_group(
         draft_tokens=drafting.draft_tokens if drafting else 0,
         prefix_hit=workload.prefix_hit,
         attention_backend=attention_backend,
+        expert_backend=served.framework.capabilities.expert_backend(
+            served.gpu, precision.of("experts"), replicas=group.layout.dp > 1
+        )
+        if model.is_moe
+        else "",
     )
     start = _started(spec, request.model)
     start = start.model_copy(update={"command": served.framework.with_prompt_flags(start.command)})

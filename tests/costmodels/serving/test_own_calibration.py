@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.serving.frameworks.own_calibration import FILE, calibration_in, text_of
+from costmodels.serving.frameworks.own_calibration import CALIBRATIONS, calibration_in, text_of
 from profiles.errors import DataError
 from profiles.hardware import find_gpu
 
@@ -17,7 +17,7 @@ def test_the_last_store_that_has_learned_of_a_framework_speaks(tmp_path: Path) -
     for name, us in (("one", 111.0), ("two", 222.0)):
         (tmp_path / name).mkdir()
         text = text_of({"vllm": shipped.model_copy(update={"step_us": us})})
-        (tmp_path / name / FILE).write_text(text)
+        (tmp_path / name / CALIBRATIONS.name).write_text(text)
     (tmp_path / "three").mkdir()
     folders = [tmp_path / name for name in ("one", "two", "three")]
     found = calibration_in(folders, "vllm")
@@ -29,7 +29,7 @@ def test_the_last_store_that_has_learned_of_a_framework_speaks(tmp_path: Path) -
 
 @pytest.mark.parametrize("text", ["[1]", "{", '{"vllm": {"step_us": 1}}'])
 def test_a_broken_file_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / FILE).write_text(text)
+    (tmp_path / CALIBRATIONS.name).write_text(text)
     with pytest.raises(DataError):
         calibration_in([tmp_path], "vllm")
 

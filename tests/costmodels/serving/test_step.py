@@ -17,8 +17,9 @@ from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration, Spre
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.names import framework_names
 from costmodels.serving.served_model import ServedModel
-from costmodels.serving.step import StepTimes
+from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import Network, point_to_point_us
+from costmodels.step.operators import step_work
 from profiles.hardware import find_fabric, find_gpu
 
 IB = find_fabric("ib-400g")
@@ -168,6 +169,27 @@ def test_steps_are_taken_row_by_row(roofline_cost: CostModel) -> None:
     )
 
 
+@pytest.mark.parametrize(("decodes", "chunk", "hides"), [(8, 0, True), (300, 0, False), (8, 512, False)])
+def test_shared_experts_hide_behind_routed_ones_in_graphs(
+    roofline_cost: CostModel, decodes: int, chunk: int, hides: bool
+) -> None:
+    """What they take beyond their roofline, up to the framework's tokens."""
+    model, layouts = find_architecture("DeepSeek-V3"), Layouts.of([(8, 1, 1, 8, 1)])
+    columns = [np.full(1, value, np.int64) for value in (min(chunk, 1), chunk, 0, decodes, 2000)]
+    batch = Batch(*columns, expert_tokens=np.full(1, float(decodes + chunk)))
+    most = VLLM.capabilities.shared_experts_beside
+    assert most == 256
+    got = []
+    for tokens in (0, most):
+        work = step_work(model, choose_precision(model), layouts, batch, "balanced")
+        assert sum(part.beside for part in work.asked["gemm"]) == 2
+        work.beside_tokens = tokens
+        got.append(step_times(model, work, layouts, batch, roofline_cost, {}, Network(8, IB), NEUTRAL))
+    apart, beside = got
+    assert (beside.parts["gemm"] < apart.parts["gemm"])[0] == hides
+    assert beside.latency.value <= apart.latency.value
+
+
 def test_stand_ins_name_measured_frameworks_and_speak_for_their_precision_and_gpus_alone() -> None:
     for framework in map(find_framework, framework_names()):
         for entry in framework.stand_ins:
@@ -176,4 +198,6 @@ def test_stand_ins_name_measured_frameworks_and_speak_for_their_precision_and_gp
                 got = framework.stand_in(entry.operation, gpu, entry.precision)
                 within = entry.from_capability <= (gpu.compute_capability or 0.0) < (entry.below_capability or math.inf)
                 assert (got is not None) == within
+                if got is not None and got.one_attention_replica:
+                    assert framework.stand_in(entry.operation, gpu, entry.precision, replicas=True) is None
     assert find_framework("trtllm").stand_in("gemm", find_gpu("H100"), "bf16") is None

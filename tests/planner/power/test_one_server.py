@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planner.kinds import EXAMPLES
+from planner.contract.kind import EXAMPLES
 from planner.power.request import parse_power_request
 from planner.power.row import row_of
 from planner.power.series import timeline

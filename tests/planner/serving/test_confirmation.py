@@ -13,6 +13,7 @@ from cases import DENSE, EXPERTS, SLO, WORKLOAD
 
 from planner.replay.report import Sending, drawn_load, simulate_plan
 from planner.serving.confirmation import confirmation
+from planner.serving.confirmation.trial import FEWEST, Trial
 from planner.serving.document.plan import Plan
 from planner.serving.planning import plan
 from profiles.errors import Infeasible
@@ -69,7 +70,7 @@ def test_the_document_tells_simulated_from_computed(planned: Planned, simulated:
     assert checked.request.simulation
     (group,) = checked.prediction.engines
     assert group.simulation is not None
-    assert group.simulation.requests >= confirmation.FEWEST
+    assert group.simulation.requests >= FEWEST
     for check, latency in zip(
         checked.prediction.slo, (checked.prediction.ttft_ms, checked.prediction.tpot_ms), strict=True
     ):
@@ -95,9 +96,9 @@ def test_what_the_formulas_promise_too_much_is_taken_back(
         found = original(self)
         return found if self.group.load_rps <= carries else None
 
-    original = confirmation.Trial.check
-    monkeypatch.setattr(confirmation.Trial, "check", check)
-    monkeypatch.setattr(confirmation.Trial, "capacity_rps", lambda self: carries)
+    original = Trial.check
+    monkeypatch.setattr(Trial, "check", check)
+    monkeypatch.setattr(Trial, "capacity_rps", lambda self: carries)
     request = {"model": DENSE, "cluster": "1xH100", "workload": WORKLOAD, "slo": SLO, "disaggregation": "never"}
     p = plan(request, store=bare)
     assert throughput(p) == pytest.approx(carries)
@@ -123,9 +124,9 @@ def test_after_some_rounds_only_simulated_engines_are_left(bare: ProfileStore, m
         loads.append(self.group.load_rps)
         return original(self) if len(loads) > 1 else None
 
-    original = confirmation.Trial.check
-    monkeypatch.setattr(confirmation.Trial, "check", check)
-    monkeypatch.setattr(confirmation.Trial, "capacity_rps", lambda self: self.group.load_rps / 2)
+    original = Trial.check
+    monkeypatch.setattr(Trial, "check", check)
+    monkeypatch.setattr(Trial, "capacity_rps", lambda self: self.group.load_rps / 2)
     monkeypatch.setattr(confirmation, "ROUNDS", 1)
     p = plan(request, store=bare)
     assert len(loads) == 2
@@ -141,8 +142,8 @@ def test_after_some_rounds_only_simulated_engines_are_left(bare: ProfileStore, m
 def test_an_slo_that_no_simulated_engine_holds_is_refused_with_the_nearest(
     bare: ProfileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(confirmation.Trial, "check", lambda self: None)
-    monkeypatch.setattr(confirmation.Trial, "capacity_rps", lambda self: 0.0)
+    monkeypatch.setattr(Trial, "check", lambda self: None)
+    monkeypatch.setattr(Trial, "capacity_rps", lambda self: 0.0)
     request = {"model": DENSE, "cluster": "1xH100", "workload": WORKLOAD, "slo": SLO, "disaggregation": "never"}
     with pytest.raises(Infeasible, match="none when it is simulated") as told:
         plan(request, store=bare)

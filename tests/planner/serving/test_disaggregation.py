@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from cases import CLOSE, DENSE, EXPERTS, LATENT, SLO, WINDOWS, WORKLOAD
+from cases import CLOSE, DENSE, ONE_EACH, SLO, WORKLOAD
 
 from planner.serving.document.plan import Compared, Plan
 from planner.serving.engines.ties import TIE
@@ -15,23 +15,11 @@ from profiles.errors import Infeasible, InputError, Unsupported
 Planned = Callable[..., Plan]
 
 APART: dict[str, dict[str, Any]] = {
-    "dense": {"model": DENSE, "cluster": "8xH100", "workload": WORKLOAD, "slo": SLO},
-    "several nodes": {"model": "Qwen/Qwen3-32B", "cluster": "2x8xH200", "workload": "isl=4000,osl=500", "slo": SLO},
-    "experts": {"model": EXPERTS, "cluster": "8xH100", "workload": WORKLOAD, "slo": SLO},
-    "windows": {"model": WINDOWS, "cluster": "8xH100", "workload": WORKLOAD, "slo": SLO},
-    "latent": {"model": LATENT, "cluster": "8xH100", "workload": WORKLOAD, "slo": SLO},
+    **ONE_EACH,
     "sglang": {"model": DENSE, "cluster": "4xH100", "workload": WORKLOAD, "slo": SLO, "framework": "sglang"},
     "trtllm": {"model": DENSE, "cluster": "4xH100", "workload": WORKLOAD, "slo": SLO, "framework": "trtllm"},
     "two pools": {"model": DENSE, "cluster": "4xH100 + 4xL40S", "workload": WORKLOAD, "slo": "ttft=2s,tpot=50ms"},
     "at least cost": {"model": DENSE, "cluster": "8xH100", "workload": f"{WORKLOAD},rate=30", "slo": SLO},
-    "fastest": {"model": DENSE, "cluster": "8xH100", "workload": WORKLOAD, "objective": "latency"},
-    "fastest at a rate": {
-        "model": DENSE,
-        "cluster": "8xH100",
-        "workload": f"{WORKLOAD},rate=7",
-        "slo": SLO,
-        "objective": "latency",
-    },
     "e2e": {"model": DENSE, "cluster": "8xH100", "workload": WORKLOAD, "slo": "ttft=1s,e2e=4s"},
     "cached and drafted": {
         "model": DENSE,

@@ -14,6 +14,7 @@ from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.clusters import parse_cluster
 from planner.contract.workload.slo import Bound, parse_slo
 from planner.contract.workload.workload import parse_workload
+from planner.serving.engines.under_load import at_load
 from planner.serving.layouts import Restrictions
 from planner.serving.operating_points import (
     FEW_PLACES,
@@ -22,7 +23,6 @@ from planner.serving.operating_points import (
     Job,
     LayoutSearch,
     OperatingPoints,
-    at_load,
     has_room,
     peak_sequences,
     percentile_ms,

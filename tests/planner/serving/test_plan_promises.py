@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from cases import CLOSE, DENSE, EXPERTS, LATENT, SLO, WINDOWS, WORKLOAD
+from cases import CLOSE, DENSE, EXPERTS, ONE_EACH, SLO, WORKLOAD
 
 from planner.contract.quantities import Interval, Latency
 from planner.serving.document.plan import Plan
@@ -17,13 +17,9 @@ Planned = Callable[..., Plan]
 
 
 EVERY: dict[str, dict[str, Any]] = {
-    "dense": {"model": DENSE, "cluster": "8xH100", "workload": WORKLOAD, "slo": SLO},
-    "several nodes": {"model": "Qwen/Qwen3-32B", "cluster": "2x8xH200", "workload": "isl=4000,osl=500", "slo": SLO},
+    **ONE_EACH,
     "a rest of a node": {"model": DENSE, "cluster": "11xH100", "workload": WORKLOAD, "slo": SLO},
-    "experts": {"model": EXPERTS, "cluster": "8xH100", "workload": WORKLOAD, "slo": SLO},
-    "windows": {"model": WINDOWS, "cluster": "8xH100", "workload": WORKLOAD, "slo": SLO},
     "windows and experts": {"model": "openai/gpt-oss-20b", "cluster": "8xH100", "workload": WORKLOAD, "slo": SLO},
-    "latent": {"model": LATENT, "cluster": "8xH100", "workload": WORKLOAD, "slo": SLO},
     "too large for a node": {"model": "deepseek-ai/DeepSeek-V3", "cluster": "16xH100", "workload": "isl=500,osl=100"},
     "sglang": {"model": EXPERTS, "cluster": "8xH100", "workload": WORKLOAD, "slo": SLO, "framework": "sglang"},
     "trtllm": {"model": EXPERTS, "cluster": "8xH100", "workload": WORKLOAD, "slo": SLO, "framework": "trtllm"},
@@ -41,14 +37,6 @@ EVERY: dict[str, dict[str, Any]] = {
         "workload": f"{WORKLOAD},rate=33",
         "slo": SLO,
         "objective": "gpus",
-    },
-    "fastest": {"model": DENSE, "cluster": "8xH100", "workload": WORKLOAD, "objective": "latency"},
-    "fastest at a rate": {
-        "model": DENSE,
-        "cluster": "8xH100",
-        "workload": f"{WORKLOAD},rate=7",
-        "slo": SLO,
-        "objective": "latency",
     },
     "without a promise": {"model": DENSE, "cluster": "3xH100", "workload": WORKLOAD},
     "sure": {"model": DENSE, "cluster": "4xH100", "workload": WORKLOAD, "slo": SLO, "confidence": 0.9},

@@ -89,7 +89,6 @@ class TestEverySolver:
         assert solver.name == name
         assert solver.available()
         assert isinstance(solver.continuous, bool)
-        assert isinstance(solver.returns_bound, bool)
         assert any(digit.isdigit() for digit in solver.engine())
 
     def test_finds_what_trying_every_value_finds(self, solver: Solver) -> None:
@@ -212,7 +211,6 @@ class Told(Solver):
     name = "told"
     requires = ()
     continuous = True
-    returns_bound = False
 
     def __init__(self, *answers: Answer) -> None:
         self.answers = list(answers)

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from costmodels.training.exchanges import Links
-from costmodels.training.iteration import iteration_times
+from costmodels.training.iteration import iteration_times, pooled_iterations
 from costmodels.training.layouts import RECOMPUTED, ZERO_BUBBLE, TrainingLayouts, default_split, stage_kinds
 from costmodels.training.memory import training_memory
+from costmodels.training.pools import pooled_times
 from costmodels.training.setting import Setting
+from planner.training.lines import StagePool
 from planner.training.request import TrainingRequest
-from planner.training.space import candidates
+from planner.training.space import LayoutCandidates, candidates
 
 
 def best_of_all(
@@ -22,6 +24,51 @@ def best_of_all(
     """(least time of an iteration in µs, infinite where nothing fits; layouts evaluated)."""
     found, _, _ = candidates(setting, request, gpus, links.network.gpus_per_node)
     best, evaluated = np.inf, 0
+    for layouts, possible in _all(setting, request, found, selective):
+        time = iteration_times(setting, links, layouts).total.value
+        fits = possible & (training_memory(setting, layouts).used() <= capacity).all(axis=1)
+        evaluated += len(layouts)
+        if fits.any():
+            best = min(best, float(time[fits].min()))
+    return best, evaluated
+
+
+def best_across(
+    setting: Setting, request: TrainingRequest, pools: tuple[StagePool, ...], selective: list[int]
+) -> float:
+    """The least time of an iteration, µs, of pipelines whose stages are in two of ``pools`` or more, in one block of
+    neighbours each."""
+    per_node = min(pool.links.network.gpus_per_node for pool in pools)
+    found, _, _ = candidates(setting, request, sum(pool.gpus for pool in pools), per_node)
+    best = np.inf
+    for row in range(len(found)):
+        one = found.take(np.array([row]))
+        pp = int(one.pp[0])
+        ranks = int(one.gpus[0]) // pp
+        lines = []
+        for line in itertools.product(range(len(pools)), repeat=pp):
+            blocks = [pool for pool, _ in itertools.groupby(line)]
+            room = all(line.count(index) * ranks <= pool.gpus for index, pool in enumerate(pools))
+            if room and len(blocks) > 1 and len(set(blocks)) == len(blocks):
+                lines.append(line)
+        if not lines:
+            continue
+        for layouts, possible in _all(setting, request, one, selective):
+            used = training_memory(setting, layouts).used()
+            for line in lines:
+                where = np.tile(np.array(line), (len(layouts), 1))
+                times = pooled_times(setting, [pool.links for pool in pools], layouts, where)
+                time = pooled_iterations(setting, layouts, times).total.value
+                fits = possible & (used <= np.array([pools[index].capacity for index in line])).all(axis=1)
+                if fits.any():
+                    best = min(best, float(time[fits].min()))
+    return best
+
+
+def _all(
+    setting: Setting, request: TrainingRequest, found: LayoutCandidates, selective: list[int]
+) -> Iterator[tuple[TrainingLayouts, np.ndarray]]:
+    """All choices of stages and recomputation of each combination; whether the framework has a flag for them."""
     for row in range(len(found)):
         one = found.take(np.array([row]))
         rows = list(_stages(setting, request, one))
@@ -53,13 +100,7 @@ def best_of_all(
                     attention=full(4 if setting.framework.name == "megatron" else 1),
                     layers=layers,
                 )
-                time = iteration_times(setting, links, layouts).total.value
-                fits = (training_memory(setting, layouts).used() <= capacity).all(axis=1)
-                fits &= np.array([_has_a_flag(setting, bits, layer, again) for layer, again in rows])
-                evaluated += n
-                if fits.any():
-                    best = min(best, float(time[fits].min()))
-    return best, evaluated
+                yield layouts, np.array([_has_a_flag(setting, bits, layer, again) for layer, again in rows])
 
 
 def _stages(setting: Setting, request: TrainingRequest, one: object) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:

@@ -6,9 +6,9 @@ import numpy as np
 from roofline_cost import roofline_links
 
 from costmodels.training.frameworks import find_training_framework
-from costmodels.training.layer_time import layer_times
 from costmodels.training.layouts import ONE_F_ONE_B, TrainingLayouts
 from costmodels.training.models import trained_model
+from costmodels.training.pools import pooled_times
 from costmodels.training.setting import Setting
 from planner.training.stages import StageTable, stage_table
 
@@ -29,7 +29,8 @@ def stage_case(layers: int = 13, pp: int = 4, microbatches: int = 8) -> tuple[St
     )  # fmt: skip
     links = roofline_links()
     contents = np.arange(1, layers - pp + 2, dtype=np.float64)[:, None]
-    table = stage_table(setting, links, layout, layer_times(setting, links, layout), contents, 20e9, recompute=True)
+    times = pooled_times(setting, (links,), layout)
+    table = stage_table(setting, layout, times, contents, np.array([[20e9]]), recompute=True)
     index = np.full((layers + 1, layers + 1), -1, dtype=np.int64)
     for start in range(layers):
         for end in range(start + 1, min(start + len(contents), layers) + 1):

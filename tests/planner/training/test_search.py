@@ -15,7 +15,7 @@ from costmodels.training.memory import training_memory
 from costmodels.training.models import trained_model
 from costmodels.training.setting import Setting
 from planner.training.request import TrainingRequest, parse_training_request
-from planner.training.search import search
+from planner.training.search import mesh_of, search
 from planner.training.space import candidates
 from planner.training.stages import best_split
 from profiles.hardware import find_gpu
@@ -137,7 +137,9 @@ def test_every_combination_is_legal_or_refused_with_a_reason_and_an_example() ->
 
 def test_meshes_that_are_kept_differ() -> None:
     setting, request = question(16)
-    meshes = [each.mesh for each in search(setting, request, roofline_links(), find_gpu("H100-SXM"), 16).best]
+    meshes = [
+        mesh_of(each.layout) for each in search(setting, request, roofline_links(), find_gpu("H100-SXM"), 16).best
+    ]
     assert len(meshes) == len(set(meshes)) > 1
 
 

@@ -19,7 +19,7 @@ from costmodels.serving.simulator.step_table import StepCurve, StepTable, step_t
 from costmodels.serving.step import StepTimes
 from costmodels.step.communication import Network
 from profiles.hardware import find_fabric
-from tests.costmodels.tables_of_steps import step_tables
+from tests.costmodels.tables_of_steps import random_steps, step_tables
 
 Layout = tuple[int, int, int, int, int]
 DENSE, WINDOWS, MOE, LATENT = "Qwen3-32B", "google/gemma-3-12b-it", "Qwen3-235B-A22B", "DeepSeek-V3"
@@ -53,16 +53,7 @@ def steps(cost: CostModel, model: str, layout: Layout, batch: Batch, framework: 
 
 
 def random_batch(n: int, seed: int, queries: int = 1) -> Batch:
-    """Steps as engines put them together: decodes, chunks, or both; the first chunk may go on a prompt."""
-    rng = np.random.default_rng(seed)
-    kind = rng.integers(0, 3, n)
-    decodes = np.where(kind == 1, 0, np.exp(rng.uniform(0, np.log(500), n)).astype(int))
-    prefills = np.where(kind == 0, 0, rng.integers(1, 4, n))
-    chunk = np.where(prefills > 0, np.exp(rng.uniform(np.log(16), np.log(2500), n)).astype(int), 0)
-    prefix = np.where(prefills == 1, rng.integers(0, 16_000, n) * rng.integers(0, 2, n), 0)
-    context = np.exp(rng.uniform(np.log(100), np.log(20_000), n)).astype(int)
-    own = prefills * chunk + decodes * queries
-    return Batch(prefills, chunk, prefix, decodes, context, own * rng.uniform(0.5, 1.5, n), queries=queries)
+    return random_steps(n, seed, queries)[1]
 
 
 def by_table(curve: StepCurve, batch: Batch) -> Floats:
