@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,31 +47,51 @@ class Problem(BaseModel):
         return json.dumps(self.model_dump(), allow_nan=False) + "\n"
 
 
-def problem_of(error: ShardwrightError, status: int | None = None) -> Problem:
-    """The problem document of one of our own errors; ``status`` where it is not the error's usual one."""
+def problem_of(error: ShardwrightError, status: int | None = None, *, asked: object = None) -> Problem:
+    """The problem document of one of our own errors; ``status`` where it is not the error's usual one, ``asked`` the
+    request that it is about."""
     return Problem(
         type=URN + kind_of(type(error)),
         title=error.title,
         status=error.http_status if status is None else status,
         detail=error.message,
         hint=error.hint,
-        pointer=pointer_of(error),
+        pointer=None if asked is None else pointer_of(error, asked),
         details={key: value for key, value in error.details.items() if _is_json(value)},
     )
 
 
-def pointer_of(error: ShardwrightError) -> str | None:
-    """Where in the request it is: the error's field, or the one that its message begins with."""
+def pointer_of(error: ShardwrightError, asked: object) -> str | None:
+    """Where in the request it is: the error's field, or the one that its message begins with; as far as the request
+    has it (short forms are text), or where that which is missing would stand."""
     field = error.details.get("field")
+    message = error.message.removeprefix("request: ")
     if field == "" and error.http_status == 422:
         return ""  # all of it
     if not isinstance(field, str) or not field:
-        named = re.match(r"(?:request: )?([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*)(?: GPU)?: ", error.message)
+        named = re.match(r"([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*)(?: GPU)?: ", message)
         if named is None or error.http_status != 422:
             return None
         field = named[1]
-    steps = field.partition(" ")[0].split(".")  # "workload name" is about workload
-    return "".join(f"/{step.replace('~', '~0').replace('/', '~1')}" for step in steps)
+    elif message.partition(":")[2].startswith(f" {field}"):  # "cluster: pools.0.gpus …": of a part by itself
+        field = f"{message.partition(':')[0]}.{field}"
+    steps = [
+        part.partition(" ")[0] for part in field.replace(": ", ".").split(".")
+    ]  # "workload name" is about workload
+    found = _steps_into(asked, steps, missing=message.endswith(" is missing"))
+    return "".join(f"/{step.replace('~', '~0').replace('/', '~1')}" for step in found) or None
+
+
+def _steps_into(asked: object, steps: list[str], *, missing: bool) -> list[str]:
+    """Those of ``steps`` that ``asked`` has, and the next where that is what is ``missing``."""
+    for number, step in enumerate(steps):
+        if isinstance(asked, Mapping) and step in asked:
+            asked = asked[step]
+        elif isinstance(asked, list | tuple) and step.isdecimal() and int(step) < len(asked):
+            asked = asked[int(step)]
+        else:
+            return steps[: number + (missing and isinstance(asked, Mapping))]
+    return steps
 
 
 def kind_of(error: type[ShardwrightError]) -> str:

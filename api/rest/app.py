@@ -27,6 +27,12 @@ from api.work.planner import Planner
 from planner.contract.kind import Kind
 from planner.kinds import KINDS
 
+_EXPOSED = [
+    *("Location", "Content-Location", "ETag", "Retry-After", "X-Request-ID", "Preference-Applied"),
+    *("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", "RateLimit-Policy"),
+]
+"""Headers that pages of other origins may read."""
+
 
 def create_app(
     kinds: Mapping[str, Kind] = KINDS,
@@ -66,6 +72,7 @@ def create_app(
         title="Shardwright",
         version=version(PACKAGE),
         description="Decides how a language model is laid out on GPUs, with proof.",
+        openapi_url=None,  # one that asks for a key stands in openapi.install
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -83,14 +90,14 @@ def create_app(
     uploads.add(app, service)
     jobs.add(app, service)
     measures.add(app, service, metrics)
-    openapi.install(app, kinds)
+    openapi.install(app, service)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=[each.strip() for each in settings.cors_origins.split(",")],
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Prefer", "Priority", "Idempotency-Key", "If-None-Match"],
-            expose_headers=["Location", "Content-Location", "ETag", "Retry-After", "X-Request-ID"],
+            expose_headers=_EXPOSED,
         )
     # Around everything, the answer to a failure of ours too.
     audit = Audit(settings.audit_log)

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from api.problems import MEDIA_TYPE, Problem
+from api.rest.service import Service
 from planner.contract.kind import Kind
 
 REF = "#/components/schemas/{model}"
@@ -148,8 +152,9 @@ def _describe(operation: dict[str, Any], kind: Kind, names: Mapping[Any, Any]) -
     }
 
 
-def install(app: FastAPI, kinds: Mapping[str, Kind]) -> None:
-    """Makes ``app`` describe requests and documents of all ``kinds``, whose bytes it reads and writes itself."""
+def install(app: FastAPI, service: Service) -> None:
+    """Makes ``app`` describe requests and documents of all kinds, whose bytes it reads and writes itself."""
+    kinds = service.kinds
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -169,3 +174,8 @@ def install(app: FastAPI, kinds: Mapping[str, Kind]) -> None:
         return app.openapi_schema
 
     app.openapi = describe  # type: ignore[method-assign]
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def description(request: Request) -> Response:
+        await service.asker(request, "read")
+        return JSONResponse(await run_in_threadpool(app.openapi))

@@ -73,10 +73,7 @@ async def _shardwright_error(request: Request, error: Exception) -> Response:
     if error.http_status >= 500:
         told = error if error.http_status == 500 else None  # a database that is away is no defect of ours
         logger.error("%s %s: %s", request.method, request.url.path, error.message, exc_info=told)
-    problem = problem_of(error)
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        problem.pointer = None  # into no request: a parameter, or rows
-    return respond(problem)
+    return respond(problem_of(error, asked=getattr(request.state, "asked", None)))
 
 
 async def _refused(request: Request, error: Exception) -> Response:

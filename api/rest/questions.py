@@ -38,7 +38,7 @@ def add(app: FastAPI, kind: Kind, service: Service) -> None:
         patience, applied = _patience(request, service.settings.wait)
         again = _idempotency_key(request)
         body = await read_json_body(request, service.settings)
-        found = await run_in_threadpool(_asked, service, kind, body, asker, again)
+        found = await run_in_threadpool(_asked, request, service, kind, body, asker, again)
         if isinstance(found, Job):
             found = await _waited(service, found, asker, patience)
         return await _answered(request, service, found, asker, applied)
@@ -58,7 +58,9 @@ def add(app: FastAPI, kind: Kind, service: Service) -> None:
     )
 
 
-def _asked(service: Service, kind: Kind, body: bytes, asker: Asker, again: str | None) -> Stored | Job:
+def _asked(
+    request: Request, service: Service, kind: Kind, body: bytes, asker: Asker, again: str | None
+) -> Stored | Job:
     planner = service.planner
     asked = hashlib.sha256(kind.route.encode() + b"\n" + body).hexdigest()
     first = None if again is None else planner.answers.find(asker.owner, again)
@@ -78,7 +80,8 @@ def _asked(service: Service, kind: Kind, body: bytes, asker: Asker, again: str |
             found = planner.jobs.find(first.job, asker.owner)
         if found is not None:
             return found
-    found = planner.ask(kind, parse_json_body(body, kind.request_name), asker)
+    request.state.asked = fields = parse_json_body(body, kind.request_name)
+    found = planner.ask(kind, fields, asker)
     if again is not None:
         is_job = isinstance(found, Job)
         answer = FirstAnswer(asked, found.id if is_job else None, None if is_job else found.id)

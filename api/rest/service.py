@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fastapi.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.rest.access import Access
-from api.rest.problems import not_found
+from api.rest.problems import bad_parameter, not_found
 from api.rest.recent import Recent
 from api.service_settings import ServiceSettings
 from api.storage.documents import Stored
@@ -52,10 +53,17 @@ class Service:
         )
 
     async def asker(self, request: Request, scope: str) -> Asker:
-        """Who asks, and may: ``scope`` is what the route needs. Raises as :meth:`api.rest.access.Access.asker`."""
+        """Who asks, and may: ``scope`` is what the route needs.
+
+        Raises:
+            RefusedError: as :meth:`api.rest.access.Access.asker`; 422 for a parameter that the route does not have.
+        """
         if not self.planner.started:
             await run_in_threadpool(self.planner.start)
-        return await self.access.asker(request, scope)
+        asker = await self.access.asker(request, scope)
+        if request.scope["query_string"]:
+            _check_known(request)
+        return asker
 
     async def document(self, id_: str, owner: str) -> Stored | None:
         """As :meth:`api.storage.documents.Documents.find`."""
@@ -63,6 +71,16 @@ class Service:
 
     def path_of(self, kind: str, id_: str) -> str:
         return f"{self.kinds[kind].route}/{id_}" if kind in self.kinds else f"/v1/documents/{id_}"
+
+
+def _check_known(request: Request) -> None:
+    """A filter that is misspelt must not be one that is left out."""
+    route = request.scope.get("route")
+    known = [each.alias for each in route.dependant.query_params] if isinstance(route, APIRoute) else []
+    for name in request.query_params:
+        if name not in known:
+            takes = f"this takes {', '.join(known)}" if known else "this takes none in its address"
+            raise bad_parameter(name[:80], "is no parameter of this", takes)
 
 
 def checked_id(what: str, id_: str) -> str:

@@ -94,7 +94,7 @@ def answer(
         beside: dict[str, Any] = {} if alone else {"measured": _stores(folders), "progress": _with_percent(tell)}
         return _written(kind, kind.make(asked, **beside), asked), ""
     except ShardwrightError as error:
-        return Answer(problem=problem_of(error).model_dump()), ""
+        return Answer(problem=problem_of(error, asked=fields).model_dump()), ""
     except MemoryError:
         return Answer(problem=out_of_memory().model_dump()), ""
     except Exception:

@@ -54,6 +54,7 @@ _SHAPING = frozenset(
 _GEMMA = {"head_dim": 256, "vocab_size": 256_000, "max_position_embeddings": 8192, "tie_word_embeddings": True}
 _CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "cohere": {"tie_word_embeddings": True},
+    "opt": {"tie_word_embeddings": True},
     "cohere2": {"tie_word_embeddings": True, "sliding_window_pattern": 4},
     "gemma": _GEMMA,
     "gemma2": _GEMMA | {"sliding_window": 4096},

@@ -116,6 +116,26 @@ def _windows(fields: Fields, family: DenseFamily) -> list[int]:
     return layer_windows(fields, lambda layer: size if (layer + 1) % every else 0)
 
 
+@reads("opt")
+def _opt(fields: Fields) -> Decoder:
+    """OPT (arXiv:2205.01068): biases everywhere, LayerNorms, learned positions with an offset of 2."""
+    hidden = fields.size("hidden_size")
+    if fields.size("word_embed_proj_dim", hidden) != hidden or not fields.flag("do_layer_norm_before", True):
+        raise Unsupported(
+            f"{fields.model}: config keys 'word_embed_proj_dim' and 'do_layer_norm_before': projected embeddings and "
+            "norms behind the layers are not modelled for opt",
+            "known: what all sizes but 350m have",
+            field="word_embed_proj_dim",
+        )
+    fields.inert("enable_bias|layer_norm_elementwise_affine|activation_function|layerdrop|init_std")
+    heads = fields.size("num_attention_heads")
+    attention = grouped_query(fields, kv_heads=heads, head_dim=even_head_dim(fields), bias=True, output_bias=True)
+    ffn = DenseFeedForward(fields.size("ffn_dim"), gated=False, bias=True)
+    layers: Layers = [(attention(0), ffn)] * fields.layers()
+    positions = (fields.size("max_position_embeddings") + 2) * hidden
+    return Decoder(layers, norms=4, small_parameters=hidden + positions)
+
+
 @reads("mimo")
 def _mimo(fields: Fields) -> Decoder:
     """Qwen 2 with a draft layer; its sliding windows are switched off."""

@@ -24,8 +24,8 @@ class Deployment(Document):
     gpus_used: int
     gpus_idle: int
     usd_per_hour: float | None = Field(
-        description="of the GPUs used, in a fleet with their electricity at full load where that is priced; null where "
-        "a price is not known"
+        description="what the GPUs cost, of a schedule in the mean and with what is reserved; electricity is beside it "
+        "(prediction.electricity_usd_per_hour); null where a price is not known"
     )
     pairs: tuple[tuple[str, str], ...] = Field(
         default=(),

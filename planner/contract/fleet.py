@@ -93,7 +93,9 @@ class ScheduledStep(Document):
         default_factory=dict, description="engine group → engines of it that were started for this step"
     )
     rate_rps: float = Field(description="requests per second of all services")
-    usd_per_hour: float | None = Field(default=None, description="of what serves; null where a price is not known")
+    usd_per_hour: float | None = Field(
+        default=None, description="what the GPUs cost that serve, without electricity; null where a price is not known"
+    )
     carries: float = Field(description="how many times its load the whole fleet carries")
 
 
@@ -149,8 +151,10 @@ class FleetCompared(Document):
     """Another way to serve the same load."""
 
     name: str = Field(description="best single GPU type, one layout for all, constant fleet, each hour alone …")
-    usd_per_hour: float | None = Field(description="null: there is none")
-    loses_by: float | None = Field(description="how much dearer than the plan, relative")
+    usd_per_hour: float | None = Field(description="what its GPUs cost; null: there is none, or no price is known")
+    loses_by: float | None = Field(
+        description="how much dearer than the plan by the objective, priced electricity included, relative"
+    )
     engines: dict[str, int] = Field(default_factory=dict, description="engines at the busiest step")
     reason: str | None = Field(default=None, description="why there is none, or what it leaves out")
 
@@ -159,8 +163,10 @@ class DemandPriced(Document):
     """What one demand costs: the same fleet planned without it."""
 
     demand: str
-    usd_per_hour: float | None = Field(description="of the fleet without it")
-    costs_usd_per_hour: float | None = Field(description="how much more the plan costs for it")
+    usd_per_hour: float | None = Field(description="what the GPUs of the fleet without it cost")
+    costs_usd_per_hour: float | None = Field(
+        description="how much more the plan costs for it, priced electricity included; null: the objective is gpus"
+    )
 
 
 class SupplyBound(Document):
@@ -169,7 +175,9 @@ class SupplyBound(Document):
     pool: str
     used_gpus: float
     limit_gpus: float
-    usd_per_hour_of_one_more: float | None = Field(description="what one more GPU of it would save")
+    usd_per_hour_of_one_more: float | None = Field(
+        description="what one more GPU of it would save; null: the objective is gpus"
+    )
 
 
 class RowPower(Document):
@@ -185,7 +193,7 @@ class CostAtRate(Document):
     """The same requests at another rate."""
 
     rate_rps: float
-    usd_per_hour: float | None = Field(description="of the best fleet; null: none carries it")
+    usd_per_hour: float | None = Field(description="what the GPUs of the best fleet cost; null: none carries it")
     alone: dict[str, float] = Field(description="GPU type → cost of the best fleet of it alone, where it carries it")
 
 

@@ -197,9 +197,8 @@ def found_of(start: Start, files: Mapping[str, str], request: RunningText, **aro
         said = replace(said, role=start.role or request.role or said.role)
     elif request.role is not None and request.role != said.role:
         raise InputError(f"role: {request.role} is given, and the command says {said.role}", "leave --role out")
-    said = replace(
-        said, notes=(*filter(None, [options.note]), *said.notes), kept=(*said.kept, *_variables(start, said))
-    )
+    notes = filter(None, [options.note, *said.notes, _newest(start, request, framework)])
+    said = replace(said, notes=tuple(notes), kept=(*said.kept, *_variables(start, said)))
     return StartedEngine(said, start, **around)
 
 
@@ -219,6 +218,16 @@ def framework_of(start: Start, request: RunningText) -> Framework:
             )
         return asked
     return find_framework(start.framework if start.release is None else f"{start.framework}@{start.release}")
+
+
+def _newest(start: Start, request: RunningText, framework: Framework) -> str:
+    """That nobody named the release whose defaults these are; "": somebody did."""
+    if "@" in (request.framework or "") or (request.framework is None and start.release is not None):
+        return ""
+    return (
+        f"no release is named: options and defaults are those of {framework.title}, the newest known "
+        f"(another: --framework {framework.name}@RELEASE)"
+    )
 
 
 _OURS = ("VLLM_", "SGLANG_", "SGL_", "TRTLLM_", "TLLM_", "NCCL_", "CUDA_", "HIP_", "PYTORCH_", "RAY_", "OMP_")

@@ -1,5 +1,5 @@
 """Manifests → the commands that they run: Kubernetes, LeaderWorkerSet, DisaggregatedSet, Dynamo, KServe, compose,
-SkyPilot and Ray Serve, each known by what it says it is."""
+SkyPilot, Ray Serve and values of charts, each known by what it says it is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from planner.contract.engine import Role
+from planner.imports import charts
 from planner.imports.containers import PlacedStart, PodAround, count_of, gpu_called, in_pod, items, mapping, starts_in
 from planner.imports.programs import Start, starts_of
 from planner.imports.shell import Word
@@ -58,7 +59,9 @@ def placed_in(text: str, where: str, catalogue: Catalogue) -> tuple[list[PlacedS
     return found, list(dict.fromkeys(kinds)), config_maps(text, where)
 
 
-_CHART = "values of a Helm chart say only with it what runs: `helm template CHART -f FILE | plan import -`"
+_STACK, _MODELSERVICE = "values of vLLM's production stack", "values of llm-d's modelservice"
+_CHARTS = {_STACK: charts.is_stack, _MODELSERVICE: charts.is_modelservice}
+_CHART = "values of another Helm chart say only with it what runs: `helm template CHART -f FILE | plan import -`"
 
 
 def _is_chart(document: Mapping[str, Any]) -> bool:
@@ -109,7 +112,7 @@ def kind_of(document: Mapping[str, Any]) -> str | None:
         return "SkyPilot"
     if isinstance(document.get("applications"), list):
         return "Ray Serve"
-    return None
+    return next((name for name, known in _CHARTS.items() if known(document)), None)
 
 
 def _labels(template: Mapping[str, Any]) -> dict[str, str]:
@@ -385,4 +388,6 @@ READERS: dict[str, Read] = {
     "compose": _compose,
     "SkyPilot": _skypilot,
     "Ray Serve": _ray_serve,
+    _STACK: charts.stack,
+    _MODELSERVICE: charts.modelservice,
 }

@@ -143,9 +143,10 @@ class Options:
 
     @classmethod
     def of(cls, framework: Framework) -> Options:
-        if not known_releases(framework.name):
+        if framework.name not in all_meanings():
             raise Unsupported(
-                f"framework: the options of {framework.full_name} are not known", "import engines of another framework"
+                f"framework: what commands of {framework.full_name} mean is not known",
+                f"choose from {', '.join(all_meanings())}",
             )
         release = nearest_release(framework.name, framework.release.version)
         known = [each for each in reversed(known_releases(framework.name)) if each != release.version]

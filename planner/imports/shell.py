@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from planner.imports.arithmetic import computed
 from profiles.errors import InputError
 from profiles.values import shown
 
@@ -373,7 +374,12 @@ def _parameter(script: _Script) -> tuple[str, str]:
         return "", text[at : script.at]
     if text.startswith("$(", at):
         script.at = _closing(text, at + 1, script.line) + 1
-        return "", text[at : script.at]
+        whole = text[at : script.at]
+        if whole.startswith("$((") and whole.endswith("))"):
+            inside = _expanded(script, whole[3:-2])
+            result = None if inside.unknown else computed(inside.text, script.variables)
+            return ("", whole) if result is None else (str(result), "")
+        return "", whole
     match = _PARAMETER.match(text, at + 1)
     if match is None:
         if text.startswith("${", at):

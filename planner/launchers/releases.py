@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.names import framework_names
-from profiles.errors import InputError, UnknownName
+from profiles.errors import InputError, UnknownName, Unsupported
 from profiles.shipped import shipped
 
 RELEASES = Path(__file__).parent / "releases"
@@ -153,9 +153,9 @@ def release(framework: str, version: str | None = None) -> ReleaseOptions:
 
     Raises:
         UnknownName: the framework, or a release whose options are not known (naming the nearest that is).
+        Unsupported: a framework of which no release's options are.
     """
-    name = framework if framework in _known() else find_framework(framework).name
-    known = known_releases(name)
+    name, known = _with_options(framework)
     if version is None:
         return _read(RELEASES / f"{name}-{known[-1]}.json")
     asked = Version(version).release
@@ -171,11 +171,28 @@ def release(framework: str, version: str | None = None) -> ReleaseOptions:
 
 
 def nearest_release(framework: str, version: str) -> ReleaseOptions:
-    """The options of the known release that is nearest to ``version``: the newest not after it, else the oldest."""
-    name = framework if framework in _known() else find_framework(framework).name
-    known = known_releases(name)
+    """The options of the known release that is nearest to ``version``: the newest not after it, else the oldest.
+
+    Raises:
+        UnknownName: the framework.
+        Unsupported: a framework of which no release's options are known.
+    """
+    name, known = _with_options(framework)
     before = [each for each in known if Version(each) <= Version(version)]
     return _read(RELEASES / f"{name}-{before[-1] if before else known[0]}.json")
+
+
+def _with_options(framework: str) -> tuple[str, tuple[str, ...]]:
+    """(its name, the releases of which options are known, oldest first)."""
+    if framework in _known():
+        return framework, _known()[framework]
+    found = find_framework(framework)
+    if found.name not in _known():
+        raise Unsupported(
+            f"framework: which options {found.full_name} takes is not known",
+            f"choose from {', '.join(name for name in framework_names() if name in _known())}",
+        )
+    return found.name, _known()[found.name]
 
 
 def _distance(one: str, other: str) -> tuple[int, ...]:

@@ -36,6 +36,8 @@ class AskedEngine:
 
     row: AskedRow
     started: Started
+    waits_for_ranks: bool = False
+    """Whether its looks at the queue wait until there is a prompt for each attention replica."""
 
     @classmethod
     def of(cls, row: AskedRow, served: ServedModel) -> AskedEngine:
@@ -60,7 +62,7 @@ class AskedEngine:
             )
         if row.wide.role == "decode":
             started = _decoding(row, started)
-        return cls(with_buffers(row, started, served), started)
+        return cls(with_buffers(row, started, served), started, served.framework.scheduler.polls_for_ranks)
 
     def told(self, served: ServedModel, raised: bool, running: int) -> Iterator[str]:
         """What its reader should know of the recipe, empty texts among it.
@@ -92,6 +94,8 @@ class AskedEngine:
             yield f"sampling={row.sampling}: {_SAMPLING[row.sampling]}"
         if users is None and started.polling_interval > 1:
             yield "polling_interval: not counted where requests arrive at a rate"
+        elif self.waits_for_ranks and started.polling_interval > 1 and row.layout[DEGREES.index("dp")] == 1:
+            yield f"polling_interval: {served.framework.full_name} waits for attention replicas, and there is one"
 
 
 def _of_loads(busier: Callable[[Layouts], Floats], layouts: Layouts) -> str:
@@ -154,6 +158,11 @@ def load_of(engines: Sequence[AskedEngine], running: Ints, draft_tokens: int) ->
         draft_tokens: drafted a step where a row says no more than that the model drafts.
     """
     polled = np.array([engine.started.polling_interval for engine in engines], dtype=np.float64)
+    ranks = np.array([engine.row.layout[DEGREES.index("dp")] for engine in engines])
+    waiting = np.array([engine.waits_for_ranks for engine in engines])
+    # Requests that come one by one to ranks at random are one for each after ranks · (1 + 1/2 + … + 1/ranks).
+    collected = np.array([count * np.sum(1 / np.arange(1, count + 1)) for count in ranks.tolist()])
+    polled = np.where(waiting & (ranks == 1), 1.0, polled)
     works = [engine.row.workload for engine in engines]
     spreads = np.array([work.spread or (1.0, 1.0) for work in works])
     isl, osl = (np.array([getattr(work, name) for work in works]) for name in ("isl", "osl"))
@@ -170,7 +179,7 @@ def load_of(engines: Sequence[AskedEngine], running: Ints, draft_tokens: int) ->
     rows = [engine.row for engine in engines]
     return replace(
         plain,
-        gate=Gate(steps, np.full(len(engines), np.inf), polled > 1),
+        gate=Gate(steps, np.where(waiting, collected, np.inf), polled > 1),
         drafted=np.array([draft_tokens if row.drafts else 0 for row in rows]),
         outputs=np.array([row.outputs or np.nan for row in rows]),
         generations=np.array([_generations(row) for row in rows]),

@@ -68,7 +68,10 @@ class RecipeAsked(Document):
     ] = None
     polling_interval: Annotated[
         Count | None,
-        Field(description="decode steps between two looks at the queue; default: 1"),
+        Field(
+            description="decode steps between two looks at the queue (TensorRT-LLM: timeout_iters of its attention-DP "
+            "balance); default: 1"
+        ),
         Option(panel=PROMPTS, metavar="STEPS"),
     ] = None
     sampling: Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from costmodels.models.architecture import DenseFeedForward, GroupedQueryAttention, LatentAttention
 from costmodels.training.setting import Setting
+from planner.training.megatron_model import position_flags, vocabulary_flags
 from planner.training.request import TrainingRequest
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def _megatron(setting: Setting, request: TrainingRequest, d: TrainingDecision, n
         *("--context-parallel-size", mesh.cp, "--micro-batch-size", d.micro_batch),
         *("--global-batch-size", request.global_batch, "--seq-length", request.seq_len),
         *_megatron_model(setting, request),
+        *_megatron_text(setting, request, d, notes),
         "--fp16" if request.precision == "fp16" else "--bf16",
     ]
     if d.sequence_parallel:
@@ -124,6 +126,25 @@ def _megatron_model(setting: Setting, request: TrainingRequest) -> list[object]:
     flags += [] if trained.learned_positions else ["--position-embedding-type", "rope"]
     flags += [] if model.tied_embeddings else ["--untie-embeddings-and-output-weights"]
     return flags
+
+
+def _megatron_text(setting: Setting, request: TrainingRequest, d: TrainingDecision, notes: list[str]) -> list[object]:
+    """Positions, norms and vocabulary: of a model written out, what Megatron-LM takes unasked."""
+    trained, model = setting.model, setting.model.architecture
+    given = request.model
+    flags = vocabulary_flags(model.name, model.vocabulary, setting.framework.vocab_multiple * d.mesh.tp)
+    if "NullTokenizer" in flags:
+        notes.append("--tokenizer-type NullTokenizer: the model has no name on the Hub; give its own with your data")
+    if trained.learned_positions or (isinstance(given, str) and given.startswith(("llama:", "gpt:"))):
+        return flags
+    told = position_flags(model.name, None if isinstance(given, str) else given.config)
+    if told is None:
+        notes.append(
+            f"rotary embeddings and epsilon of {model.name} are not known here: give --rotary-base (rope_theta), "
+            "--norm-epsilon (rms_norm_eps) and what its rope_scaling asks for, from its config.json"
+        )
+        return flags
+    return [*flags, *told]
 
 
 def _megatron_stages(d: TrainingDecision) -> list[object]:

@@ -343,6 +343,37 @@ def test_a_hint_names_the_requests_own_schema(client: Client) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/v1/documents?kin=memory", "this takes kind, model, since, until, limit, cursor"),
+        ("/v1/gpus?x=1", "this takes none in its address"),
+    ],
+)
+def test_a_misspelt_filter_is_not_one_that_is_left_out(client: Client, path: str, said: str) -> None:
+    document = problem(client.get(path), 422, "input-error")
+    assert document["detail"].endswith(": is no parameter of this")
+    assert document["hint"] == said
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"slo": "tpot=soon"}, "/slo"),
+        ({"slo": {"bounds": [{"metric": "ttft", "percentile": 50, "limit_ms": -1}]}}, "/slo/bounds/0/limit_ms"),
+        ({"workload": "isl=0,osl=1"}, "/workload"),
+        ({"model": {"config": {}}}, "/model/name"),
+        ({"cluster": {"name": "ours", "pools": [{"gpu": "H200", "gpus": -1}]}}, "/cluster/pools/0/gpus"),
+        ({"cluster": {"name": "ours", "pools": [{"gpu": "H9000", "gpus": 1}]}}, "/cluster"),
+        ({"cluster": None}, "/cluster"),
+        ({"surprise": 1}, "/surprise"),
+    ],
+)
+def test_a_pointer_leads_to_what_is_wrong(client: Client, fields: dict[str, Any], pointer: str) -> None:
+    response = client.plan(json={**ASKED, **fields})
+    assert (response.status_code, response.json()["pointer"]) == (422, pointer)
+
+
 # ------------------------------------------------------------------ OpenAPI
 
 

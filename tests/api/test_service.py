@@ -193,7 +193,15 @@ def bearer(key: str) -> dict[str, str]:
 
 def test_nobody_comes_in_without_a_key(locked: tuple[Client, Keys]) -> None:
     client, keys = locked
-    for path in ("/v1/models", "/v1/documents", "/healthz", "/metrics", "/v1/schemas/plan", "/v1/gpus"):
+    for path in (
+        "/v1/models",
+        "/v1/documents",
+        "/healthz",
+        "/metrics",
+        "/v1/schemas/plan",
+        "/v1/gpus",
+        "/openapi.json",
+    ):
         refused = client.get(path)
         problem(refused, 401, "unauthorized")
         assert refused.headers["www-authenticate"].startswith("Bearer")

@@ -1,10 +1,13 @@
-"""A real engine against what ``plan predict`` says of it: ``python -m tests.benchmarks.engine``.
+"""Real engines against what ``plan predict`` says of them: ``python -m tests.benchmarks.engine``.
 
-``data/engine_h100.csv`` holds what vLLM's own client measured of vLLM servers that this project started on one H100
-(the file's head says how). It is a laboratory that no constant has seen, and stays one: nothing is fitted to it, and
-nothing may be. One thing was learnt from it, the way of the next request in closed loops of equal lengths
-(:mod:`costmodels.serving.closed_loop.protocol`); without it TTFT was 31 % off. Writes
-``costmodels/evidence/engine-h100.json``.
+``data/engine_h100.csv`` and ``data/engine_h200.csv`` hold what vLLM's own client measured of vLLM servers that this
+project started on one H100 and one H200 (the files' heads say how). They are a laboratory that no constant has seen,
+and stay one: nothing is fitted to them, and nothing may be. Two things were learnt from them, neither of them a
+constant: the way of the next request in closed loops of equal lengths
+(:mod:`costmodels.serving.closed_loop.protocol`), without which TTFT was 31 % off on the H100; and how often a token
+waits for others' prompts (:func:`costmodels.serving.closed_loop.client.itl_percentiles`), which was not said of
+requests at a rate, and said of equal ones in a closed loop as if they came one by one. Writes
+``costmodels/evidence/engine-h100.json`` and ``engine-h200.json``.
 """
 
 from __future__ import annotations
@@ -16,32 +19,39 @@ import pandas as pd
 from planner.serving.prediction_table import predict
 from tests.benchmarks.cards import card, write
 
-ROWS = Path(__file__).parent / "data" / "engine_h100.csv"
+DATA = Path(__file__).parent / "data"
+ROWS = {"engine-h100": DATA / "engine_h100.csv", "engine-h200": DATA / "engine_h200.csv"}
 MEASURED = (
-    *("ttft_ms_mean", "ttft_ms_p50", "tpot_ms_mean", "tpot_ms_p50", "e2e_ms_mean"),
+    *("ttft_ms_mean", "ttft_ms_p50", "tpot_ms_mean", "tpot_ms_p50", "itl_ms_p50", "itl_ms_p90", "e2e_ms_mean"),
     *("output_tokens_per_s_per_gpu", "watts_per_gpu"),
 )
+SHOWN = ("model", "precision", "isl", "osl", "concurrency", "rate")
 ENDS = {"ttft_ms_mean": "ttft_ms", "tpot_ms_mean": "tpot_ms", "e2e_ms_mean": "e2e_ms"}
 """Means, whose intervals are called after the latency alone."""
 
 
-def main() -> None:
-    rows = pd.read_csv(ROWS, comment="#", dtype=str, keep_default_na=False)
+def compare(name: str) -> None:
+    rows = pd.read_csv(ROWS[name], comment="#", dtype=str, keep_default_na=False)
     answer = predict(rows.drop(columns=[name for name in rows.columns if "_ms_" in name or name.endswith("_gpu")]))
     if told := [text for text in answer["error"] if text]:
         raise SystemExit(told[0])
+    measured = [column for column in MEASURED if column in rows]
     cards = {}
-    for name in MEASURED:
-        values = [answer[column].astype(float).to_numpy() for column in (name, *_ends(name))]
-        cards[name] = card(rows[name].astype(float).to_numpy(), *values)
-        print(f"{name:30}", cards[name])
-    shown = ["model", "isl", "osl", "concurrency", "rate"]
+    for column in measured:
+        values = [answer[each].astype(float).to_numpy() for each in (column, *_ends(column))]
+        cards[column] = card(rows[column].astype(float).to_numpy(), *values)
+        print(f"{name:12} {column:30}", cards[column])
     points = [
-        {**{name: row[name] for name in shown}}
-        | {name: [float(rows[name][i]), round(float(answer[name].iloc[i]), 3)] for name in MEASURED}
+        {each: row[each] for each in SHOWN}
+        | {each: [float(rows[each][i]), round(float(answer[each].iloc[i]), 3)] for each in measured}
         for i, row in rows.iterrows()
     ]
-    print(write("engine-h100", {"measured against predicted": cards, "rows": points}))
+    print(write(name, {"measured against predicted": cards, "rows": points}))
+
+
+def main() -> None:
+    for name in ROWS:
+        compare(name)
 
 
 def _ends(name: str) -> tuple[str, str]:

@@ -16,7 +16,9 @@ from costmodels.serving.frameworks import framework as module
 from costmodels.serving.frameworks.framework import PARTS, Framework, Registry, find_framework, registry
 from costmodels.serving.frameworks.names import CALIBRATION, FOLDER, framework_choices, framework_names
 from planner.contract.engine import Layout, Limits
+from planner.imports.options import Options
 from planner.launchers import EngineSpec, Launcher, find_launcher, launch, launchers
+from planner.launchers.releases import nearest_release
 from planner.serving.layouts import Restrictions, legal_layouts
 from planner.serving.request import PlanRequest, parse_request
 from profiles.errors import DataError, UnknownName, Unsupported
@@ -142,6 +144,13 @@ def test_a_framework_without_a_launcher_says_so(toy: Framework, monkeypatch: pyt
     Launcher.kinds.pop("toy", None)
     with pytest.raises(Unsupported, match="nothing starts engines of Toy Engine"):
         find_launcher("toy")
+
+
+def test_one_of_which_no_release_is_read_yet_is_not_exported_nor_imported(toy: Framework) -> None:
+    with pytest.raises(Unsupported, match="which options Toy Engine takes is not known"):
+        nearest_release("toy", toy.release.version)
+    with pytest.raises(Unsupported, match="what commands of Toy Engine mean is not known"):
+        Options.of(toy)
 
 
 def copied(tmp_path: Path) -> Path:

@@ -72,6 +72,12 @@ def compare(
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """The file names, where these differ; else the paths."""
+    """The file names, where these differ; else the paths, those of one file numbered."""
     names = [path.name for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    names = [str(path) for path in paths]
+    return [
+        name if names.index(name) == place else f"{name} ({names[: place + 1].count(name)})"
+        for place, name in enumerate(names)
+    ]

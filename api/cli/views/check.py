@@ -10,6 +10,8 @@ from rich.console import Console
 
 from api.cli.views.compare import amount
 from api.cli.views.quantities import gib, milliseconds, milliseconds_range, probability
+from api.cli.views.words import default_words
+from costmodels.serving.frameworks.framework import find_framework
 from planner.compare.check_document import Better, CheckDocument
 from planner.compare.document import EngineStarts, Side
 
@@ -59,7 +61,8 @@ def _lines(made: CheckDocument) -> Iterator[str]:
     elif made.no_better is not None:
         yield _said("better", made.no_better)
     if document is not None and document.assumed:
-        told = [f"{a.field.rpartition('.')[2]}={a.value}" for a in document.assumed]
+        framework = find_framework(document.framework)
+        told = [default_words(each, framework) for each in document.assumed]
         each = ", ".join(dict.fromkeys(told))
         yield _said("default", each)
     if document is not None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from rich.console import Console
 
 from api.cli.console import bullet, facts, heading, indented, table
+from api.cli.views.words import default_words
+from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.deployment import DeploymentDocument
 from planner.contract.engine import EngineGroup
 
@@ -60,10 +62,13 @@ def layout_label(group: EngineGroup) -> str:
 
 
 def _assumed(document: DeploymentDocument) -> Iterable[str]:
-    several = len(document.engines) > 1
+    """What is the same of all engines is said once."""
+    framework = find_framework(document.framework)
+    of: dict[str, list[str]] = {}
     for each in document.assumed:
-        name = each.field.rpartition(".")[2]
-        yield f"{each.engine}: {name}={each.value}" if several else f"{name}={each.value}"
+        of.setdefault(default_words(each, framework), []).append(each.engine)
+    for said, engines in of.items():
+        yield said if len(engines) == len(document.engines) else f"{', '.join(engines)}: {said}"
 
 
 def _kept(document: DeploymentDocument) -> str:

@@ -55,17 +55,19 @@ def _decision(plan: Plan, console: Console) -> None:
         count = step.engines[group.id]
         serves = f" for {group.service}" if len(plan.request.services) > 1 else ""
         indented(console, Text(f"{count} × {engine_words(group)}{serves}  ({group.id})", style="bold green"))
-    cost = plan.decision.usd_per_hour
+    cost, electricity = plan.decision.usd_per_hour, plan.prediction.electricity_usd_per_hour
     words = []
     if cost is not None:
         mean = "" if len(plan.decision.schedule) == 1 else " on average"
-        paid = ", electricity included" if plan.request.usd_per_kwh is not None else ""
-        words = [f"${cost:,.2f} per hour{mean}{paid}", f"${cost * 24:,.0f} per day"]
+        words = [f"${cost:,.2f} per hour{mean}", f"${cost * 24:,.0f} per day"]
         per_token = plan.prediction.usd_per_million_output_tokens
         if per_token is not None:
-            words.append(f"${per_token.value:,.2f} per million output tokens")
+            paid = "" if electricity is None else ", electricity included"
+            words.append(f"${per_token.value:,.2f} per million output tokens{paid}")
     if len(plan.decision.schedule) > 1:
         words.append(f"engines as of {_clock(step.start_s)}, the busiest step")
+    if electricity is not None:
+        words.append(f"${electricity.value:,.2f} of electricity an hour beside")
     indented(console, Text("; ".join(words)))
     instances = {pool.name: (pool.instance, pool.gpus_per_node) for pool in plan.request.cluster.pools if pool.instance}
     for name, count in step.instances.items():
@@ -210,12 +212,13 @@ def _why(plan: Plan, console: Console, *, explain: bool) -> None:
     proof = plan.proof
     heading(console, "Why this fleet")
     value, bound = number(proof.objective_value, 5), number(proof.bound, 5)
+    unit = proof.objective_unit + (", electricity included" if plan.request.usd_per_kwh is not None else "")
     which = "of these engines" + (" that keeps the order of the pools" if _order(plan) else "")
     if proof.status == "optimal":
-        indented(console, Text(f"{value} {proof.objective_unit}; no fleet {which} is cheaper (gap 0)"))
+        indented(console, Text(f"{value} {unit}; no fleet {which} is cheaper (gap 0)"))
     else:
         gap = f"{proof.gap:.2%}"
-        indented(console, Text(f"{value} {proof.objective_unit}; no fleet {which} is below {bound} (gap {gap})"))
+        indented(console, Text(f"{value} {unit}; no fleet {which} is below {bound} (gap {gap})"))
     indented(console, Text(f"bound by {proof.binding_constraint}"))
     fleet = proof.fleet
     if fleet is None:

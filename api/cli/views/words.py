@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from costmodels.serving.frameworks.framework import Framework
 from planner.contract.clusters import Pool
+from planner.contract.deployment import Assumed
 from planner.contract.engine import EngineGroup
 from planner.contract.expert_placement import ExpertPlacement
 from planner.serving.document.plan import Plan
@@ -33,6 +35,27 @@ def group_words(group: EngineGroup, pool: Pool) -> str:
         f"≤ {limits.max_tokens_per_step:,} tokens a step, ≤ {limits.max_sequences:,} sequences{each}"
         f"{state_words(group)}"
     )
+
+
+_DEFAULTS = {
+    "limits.max_sequences": ("sequences", "max_sequences"),
+    "limits.max_tokens_per_step": ("tokens a step", "max_tokens_per_step"),
+    "limits.max_model_len": ("longest", "max_model_len"),
+    "limits.memory_fraction": ("memory", "memory_fraction"),
+    "chunked_prefill": ("chunked prefill", ""),
+    "weights_precision": ("weights", "quantize"),
+    "kv_precision": ("KV", "kv"),
+}
+"""Fields that are left to defaults: in words, and the decision whose option a framework has for it."""
+
+
+def default_words(assumed: Assumed, framework: Framework) -> str:
+    """``sequences 1,024 (--max-num-seqs)``: what a framework takes by default, and what says otherwise."""
+    words, decision = _DEFAULTS.get(assumed.field, (assumed.field, ""))
+    value = assumed.value
+    text = {"true": "on", "false": "off"}.get(str(value), f"{value:,}" if isinstance(value, int) else str(value))
+    option = framework.command.flags.get(decision)
+    return f"{words} {text}" + (f" ({option})" if option else "")
 
 
 class _Stated(Protocol):

@@ -116,7 +116,7 @@ def _joined(values: list[Any]) -> Any:
 def _asked(loops: AskedLoops) -> dict[str, np.ndarray]:
     served, n = loops.served, len(loops.layouts)
     running = np.minimum(loops.load.concurrency, loops.load.most_running)
-    questions = grid_questions(loops.layouts, running, loops.load, mixed=served.framework.scheduler.mixed)
+    questions = grid_questions(loops.layouts, running, loops.load, served.framework.scheduler)
     uneven = np.zeros((n, len(questions.layouts) // n))
     without = NEUTRAL.model_copy(update={"factors": {**NEUTRAL.factors, "attention_prefill": 0.0}})
 

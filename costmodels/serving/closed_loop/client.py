@@ -60,17 +60,29 @@ JITTER = 1.06
 """p90 ÷ p50 of the time between tokens while no step holds prompts (median of 125 runs, ML.ENERGY 0cd52da)."""
 
 
-def itl_us(load: Load, running: Ints, ranks: Ints, grid: StepGrid) -> Floats:
-    """Time between two tokens that half and nine tenths of all tokens stay below, µs, [2, n]: a step without prompts,
-    or, where so many of a sequence's steps have prompts, one with."""
-    each = np.maximum(running / ranks, 1.0)
-    plain = line_through(grid.decode_batch, grid.decode_us, each)
-    # Steps with prompts in the life of a request: those of the others that run, and its own is not counted.
-    prompts = np.maximum(running - 1, 0) * np.where(grid.mixed, grid.chunks, 1.0)
-    share = np.minimum(prompts / np.maximum(load.mean_osl - 1, 1), 1.0)
-    longer = np.where(grid.mixed, np.maximum(grid.prefill_us[:, 0] / grid.chunks, plain), plain + grid.prefill_us[:, 0])
+def itl_percentiles(plain: Floats, longer: Floats, prompts: Floats) -> Floats:
+    """Time between two tokens that half and nine tenths of all tokens stay below, µs, [2, n].
+
+    Args:
+        plain, longer: a step without prompts, and one with.
+        prompts: steps' worth of prompts that come in one step on average, at random: of the steps, 1 − exp(−that) hold
+            some.
+    """
+    share = -np.expm1(-prompts)
     p50, p90 = (np.where(share > 1 - p, longer, plain) for p in (0.5, 0.9))
     return np.stack([p50, np.maximum(p90, JITTER * p50)])
+
+
+def itl_us(load: Load, running: Ints, ranks: Ints, grid: StepGrid) -> Floats:
+    """Time between two tokens (see :func:`itl_percentiles`)."""
+    each = np.maximum(running / ranks, 1.0)
+    plain = line_through(grid.decode_batch, grid.decode_us, each)
+    # Steps with prompts in the life of a request: those of the others that run, and its own is not counted. Where
+    # lengths are alike, requests that began in one step end in one, and their successors come together.
+    together = np.where(load.alike, grid.prompts[:, -1], 1.0)
+    prompts = np.maximum(running - 1, 0) / together * np.where(grid.mixed, grid.chunks, 1.0)
+    longer = np.where(grid.mixed, np.maximum(grid.prefill_us[:, 0] / grid.chunks, plain), plain + grid.prefill_us[:, 0])
+    return itl_percentiles(plain, longer, prompts / np.maximum(load.mean_osl - 1, 1))
 
 
 def closed_loop_answers(
@@ -85,7 +97,7 @@ def closed_loop_answers(
     running = np.minimum(load.concurrency, load.most_running)
     drafted = 0 if drafting is None else drafting.draft_tokens * np.ceil(running / (layouts.dp * layouts.pp))
     asked = replace(load, token_budget=load.token_budget - drafted)
-    questions = grid_questions(layouts, running, asked, mixed=framework.scheduler.mixed)
+    questions = grid_questions(layouts, running, asked, framework.scheduler)
     if drafting is None:
         longer, tokens_per_step = 1.0, calibration.tokens_per_step(load.drafted)
         times = served.step(questions.layouts, questions.batch, routing)

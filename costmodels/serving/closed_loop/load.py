@@ -7,14 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from costmodels.arrays import Rowwise
-from costmodels.estimates import Floats, Ints
+from costmodels.estimates import Bools, Floats, Ints
 from costmodels.serving.closed_loop.protocol import GENERATIONS, Clients, Gate
-
-ALIKE = 0.98
-"""Shortest ÷ longest of lengths that are said to be all alike: prompts are tokenised again, steps and clients differ, so
-that ends of requests scatter by as much as by such lengths. A loop of exact ones keeps its waves for ever, as engines
-do not: TTFT is 12.4 % off with them and 11.4 with these on a vLLM that this project ran
-(``tests/benchmarks/engine.py``), 69 and 38 on AccelMark's runs."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +72,20 @@ class Load(Rowwise):
     def clients(self, front_us: Floats) -> Clients:
         """Who sends it, where requests wait ``front_us`` [n] before the engine sees them.
 
-        Only where lengths are all alike (:data:`ALIKE`) does that way decide who is let in together; elsewhere ends
-        scatter by more, and the constants of the frameworks were fitted to such runs without it.
+        Only where lengths are all alike does that way decide who is let in together; elsewhere ends scatter by more,
+        and the constants of the frameworks were fitted to such runs without it.
         """
-        alike = self.shortest == 1
-        scattered = alike & (self.concurrency > 1)
-        longest = np.where(scattered, np.rint(self.osl * 2 / (1 + ALIKE)), self.osl).astype(np.int64)
-        shortest = np.where(scattered, ALIKE, self.shortest)
-        return Clients.of(self.concurrency, longest, shortest, self.generations, np.where(alike, front_us, 0.0))
+        travel_us = np.where(self.alike, front_us, 0.0)
+        return Clients.of(self.concurrency, self.osl, self.shortest, self.generations, travel_us)
 
     def of_opening(self, wait: Floats | float) -> Floats:
         """What requests wait on average, [n], where those of the opening burst wait so long, if others follow them."""
         return np.where(self.generations > 1, wait / np.maximum(self.generations, 1), 0.0)
+
+    @property
+    def alike(self) -> Bools:
+        """Whether all requests are of one length, as far as is known."""
+        return np.asarray((self.shortest == 1) & np.isnan(self.outputs))
 
     @property
     def mean_isl(self) -> Floats:

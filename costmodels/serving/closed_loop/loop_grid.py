@@ -11,6 +11,7 @@ from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
 from costmodels.serving.closed_loop.load import Load
 from costmodels.serving.closed_loop.protocol import StepGrid
+from costmodels.serving.frameworks.policies import Policy
 
 _DECODE_SHARES = (0.0, 0.25, 0.5, 1.0)
 DECODE_LEVELS = len(_DECODE_SHARES)
@@ -69,16 +70,15 @@ def grid_questions(
     layouts: Layouts,
     concurrency: Ints,
     load: Load,
-    *,
-    mixed: bool,
+    policy: Policy,
 ) -> GridQuestions:
     """What to ask about each configuration.
 
     Args:
         concurrency: sequences that run at once in the whole engine, shape [n].
-        mixed: whether decodes ride along with prompts.
+        policy: whether decodes ride along with prompts, and whether a prompt may be cut to fill a step.
     """
-    n = len(layouts)
+    n, mixed = len(layouts), policy.mixed
     dp = layouts.dp
     stages = layouts.pp  # a rank's sequences spread over as many micro-batches
     each = np.maximum(concurrency / dp, 1.0)
@@ -90,7 +90,8 @@ def grid_questions(
     new = np.maximum(np.rint(prompt * (1 - load.cached_share)), 1)  # the last token is always computed
     chunks = np.ceil(new / room)
     chunk = np.maximum(np.rint(new / chunks), 1)
-    per_rank = np.maximum(np.minimum(np.floor(room / new), np.ceil(each)), 1)
+    fit = room / new if policy.chunked else np.floor(room / new)
+    per_rank = np.clip(fit, 1, np.ceil(each))
     most = np.minimum(per_rank * dp, np.maximum(concurrency, 1))
     middle = np.where(dp > 1, np.minimum(dp, most), np.maximum(np.floor(np.sqrt(most)), 1))
     prompts = np.column_stack([np.ones(n), middle, most])
@@ -102,11 +103,14 @@ def grid_questions(
     ]
     for k in range(prompts.shape[1]):
         count = prompts[:, k]
-        decodes = np.maximum(riding - np.ceil(count / dp), 0)
+        of_rank = np.ceil(count / dp)
+        decodes = np.maximum(riding - of_rank, 0)
         parts.append(
             (
-                np.ceil(count / dp),
-                chunk,
+                of_rank,
+                np.rint(
+                    chunk * np.where(of_rank > 1, count / dp / of_rank, 1.0)
+                ),  # the last is cut where the step ends
                 prompt - new + np.where(chunks > 1, np.rint((new - chunk) / 2), 0),
                 decodes,
                 context,

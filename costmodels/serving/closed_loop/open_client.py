@@ -9,11 +9,11 @@ from typing import get_args
 
 import numpy as np
 
-from costmodels.estimates import Estimates, Ints
+from costmodels.estimates import Estimates, Floats, Ints
 from costmodels.operations.layouts import Layouts
 from costmodels.operations.questions import Batch
 from costmodels.power.board import Activity, mean_watts
-from costmodels.serving.closed_loop.client import Answers, Latency
+from costmodels.serving.closed_loop.client import Answers, Latency, itl_percentiles
 from costmodels.serving.recipe import Started
 from costmodels.serving.request_shape import RequestShape
 from costmodels.serving.served_model import ServedModel
@@ -110,9 +110,18 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
     front = calibration.front_us(prompt, users, np.array([tpot]), layout.dp, float(shape.osl))[0]
     requests = requests_at(*load.drawn(count), rate_rps, seed=0)
     seen = {"value": warm} | {end: once_settled(simulate(engines[end], requests), SETTLED) for end in ENDS}
-    step, watts = _running(served, layout, load, in_flight, outcome.busy_us / max(outcome.end_us, 1.0))
+    steps, watts = _running(served, layout, load, in_flight, outcome.busy_us / max(outcome.end_us, 1.0))
+    plain = steps.take(np.zeros(1, np.int64)).latency
+    how, inside = plain.how, plain.inside
+    chunks = math.ceil(shape.new_tokens / max(budget - in_flight / float(layout.dp[0]), 1.0))
+    coming = rate_rps / layout.dp * chunks * tpot * shape.tokens_per_step / 1e6
 
-    how, inside = step.latency.how, step.latency.inside
+    def between_tokens(time_us: Floats) -> Floats:
+        """[2, 1], from the times of both steps, [2]."""
+        return itl_percentiles(time_us[:1], np.maximum(time_us[1:] / chunks, time_us[:1]), coming)
+
+    value, low, high = (between_tokens(each) for each in (steps.latency.value, steps.latency.low, steps.latency.high))
+    itl_p50, itl_p90 = (Estimates(value[k], low[k], high[k], how, inside) for k in range(2))
 
     def latency(metric: Metric, before: float) -> Latency:
         """With steps at the ends of their interval, the engine played again."""
@@ -127,8 +136,8 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
         latency("ttft", front),
         latency("tpot", 0.0),
         latency("e2e", front),
-        step.latency,
-        step.latency,
+        itl_p50,
+        itl_p90,
         Estimates.exact(np.array([rate_rps * shape.osl])),
         watts,
         np.array([shape.isl / shape.osl]),
@@ -139,7 +148,7 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
 def _running(
     served: ServedModel, layout: Layouts, load: OpenLoad, in_flight: float, busy: float
 ) -> tuple[StepTimes, Estimates]:
-    """(The step without prompts with ``in_flight`` requests, watts of one GPU over time).
+    """(Steps with ``in_flight`` requests, without prompts and with one; watts of one GPU over time).
 
     Args:
         busy: share of the time in steps.
@@ -160,4 +169,4 @@ def _running(
     plain, first = both.take(np.zeros(1, np.int64)), both.take(np.ones(1, np.int64))
     share = np.minimum(load.rate_rps / ranks * first.latency.value / 1e6, max(busy, 1e-9))
     activity = Activity.mixed([(Activity.of(plain), max(busy, 1e-9) - share), (Activity.of(first), share)])
-    return plain, mean_watts(served.gpu, activity, np.array([min(busy, 1.0)]))
+    return both, mean_watts(served.gpu, activity, np.array([min(busy, 1.0)]))

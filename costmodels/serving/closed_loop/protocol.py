@@ -11,9 +11,10 @@ flight move as clusters of equal size, whose prompts come one by one once the op
 takes is asked beforehand on a small grid (:mod:`~costmodels.serving.closed_loop.loop_grid`).
 
 The event simulator (``simulator.py``) plays single requests with the engines' schedulers. On the same steps the two
-differ by 2 % (TTFT) and 1 % (TPOT, throughput) in the median of 216 points and by 10 and 3 % in nine of ten; most where
-more than a hundred requests are in flight, and where the cache is so full that sequences are preempted, which is not
-played here (``costmodels/evidence/closed_loop.json``, by ``python -m tests.benchmarks.loops``).
+differ by 3 % (TTFT) and 1 % (TPOT, throughput) in the median of 648 points and by 16 and 3 % in nine of ten; most where
+all lengths are alike, where more than a hundred requests are in flight, and where the cache is so full that sequences
+are preempted, which is not played here (``costmodels/evidence/closed_loop.json``, by ``python -m
+tests.benchmarks.loops``).
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class StepGrid(Rowwise):
     Attributes:
         decode_batch, decode_us: decoding sequences of one attention rank, ascending, and the time until each has its
             next token; [n, b].
-        prompts, prefill_us: prompts taken into one step over all ranks, from 1 ascending, and the time that they take
-            (all chunks of a prompt longer than the token budget); [n, p]. Where ``mixed``, the decodes that ride along
-            are in it.
+        prompts, prefill_us: prompts taken into one step over all ranks, from 1 ascending (most: with a fraction where a
+            prompt is cut to fill the step), and the time that they take (all chunks of a prompt longer than the token
+            budget); [n, p]. Where ``mixed``, all decodes ride along in it.
         fill_us: by how much longer they take when they follow decodes: a pipeline passes on prompts that follow each
             other stage by stage, and the first waits for all its stages; [n, p].
         chunks: steps that this takes; [n].
@@ -185,7 +186,7 @@ class _Play:
         self.osl_steps = np.maximum(sent.osl - 1, 1).astype(np.float64)
         self.mean_share = (1 + ratio) / 2
         self.most = grid.prompts[:, -1]  # prompts over all ranks that one step takes
-        self.at_once = np.maximum(np.floor(self.most / self.weight), 1)  # slots served together
+        self.at_once = np.maximum(np.rint(self.most / self.weight), 1)  # slots served together
         self.soon = (1 - ratio) / 2 * self.osl_steps  # steps: half of what lengths differ by
         # Decode steps in which requests come that are served together.
         self.together = np.maximum(np.where(grid.mixed, grid.chunks / grid.stages, 1.0), gate.steps)
@@ -251,7 +252,8 @@ class _Play:
         scale_in = np.where(chosen, share_in, 0.0).sum(1) / np.maximum(take, 1) / self.mean_share
         burst, each, fills = self._step_sizes(chosen, prompts, take)
         batches = prompts / np.maximum(each, 1.0)
-        own = line_through(grid.prompts, grid.prefill_us, each) * scale_in
+        sooner = self._not_riding(decoding, take)
+        own = line_through(grid.prompts, grid.prefill_us, each) * scale_in - sooner
         time = batches * own
         steps = batches * grid.chunks / grid.stages
         if self.piped.any():
@@ -265,16 +267,23 @@ class _Play:
         self.now, self.prefilling = self.now + time, self.prefilling + time
         # Of a burst, members of a cluster are done half way through its steps on average. Later ones would have
         # come one by one, and waited for none of their own cluster.
-        alone = np.where(burst, grid.prefill_us[:, 0] * scale_in, own)
+        alone = np.where(burst, grid.prefill_us[:, 0] * scale_in - sooner, own)
         halfway = time * np.maximum(batches - 1, 0.0) / (2 * np.maximum(batches, 1.0))
         early = np.where(burst, halfway, np.maximum(time - own, 0.0))[:, None]
         self._admit(chosen, turn, alone, early)
         return ends
 
+    def _not_riding(self, decoding: Bools, take: Ints) -> Floats:
+        """How much sooner a step with prompts is over than one that all decodes ride along with, µs [n]."""
+        grid = self.grid
+        running = np.maximum((decoding.sum(1) + (take - 1) / 2) * self.weight / self.ranks, 1.0)
+        sooner = grid.decode_us[:, -1] - line_through(grid.decode_batch, grid.decode_us, running)
+        return np.asarray(np.where(grid.mixed & ~self.piped, np.maximum(sooner, 0.0), 0.0) * grid.chunks)
+
     def _step_sizes(self, chosen: Bools, prompts: Floats, take: Ints) -> tuple[Bools, Floats, Floats]:
         """(whether the prompts are of a burst and come together, prompts of a step, times that a pipeline is filled),
         [n] each."""
-        each = prompts / np.maximum(np.ceil(prompts / self.most), 1)
+        each = np.minimum(prompts, self.most)
         burst: Bools = (chosen & (self.generation == 0)).any(1) | (self.weight == 1) | (self.soon < 1)
         fills = np.where(self.piped & ~self.filling, 1.0, 0.0)
         if not burst.all():

@@ -27,6 +27,8 @@ class Policy(BaseModel):
             then multiples of ``graph_step``; larger than ``graph_most`` they run as they are.
         dispatch: how requests are spread over attention-data-parallel ranks.
         polling: steps between two looks at the queue, while sequences run.
+        polls_for_ranks: such an engine looks earlier where requests wait for all its attention replicas, and at every
+            step where it has one replica.
         variants: what it becomes under options that plans do not use, by a name of ours.
     """
 
@@ -41,6 +43,7 @@ class Policy(BaseModel):
     graph_most: int = Field(ge=0)
     dispatch: Literal["round_robin", "shortest_queue"]
     polling: int = Field(default=1, gt=0)
+    polls_for_ranks: bool = False
     variants: dict[str, Policy] = {}
 
     @model_validator(mode="before")

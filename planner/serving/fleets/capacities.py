@@ -19,6 +19,7 @@ from planner.contract.workload.classes import LengthClass
 from planner.contract.workload.slo import Slo
 from planner.contract.workload.workload import Workload
 from planner.serving.engines.energy import points_watts
+from planner.serving.fleets.nearest import Unserved, most_of, unserved
 from planner.serving.fleets.request import FleetRequest, ServiceAsked
 from planner.serving.layouts import Restrictions, degrees_of, layout_at
 from planner.serving.operating_points import Job, LayoutSearch, rate_at_confidence, search
@@ -42,6 +43,9 @@ and the smallest."""
 CLOSE = 0.02
 """Share of a capacity by which another kind of the same size counts as no better."""
 
+EXPLAINED = 8
+"""Classes that nothing carries, of which it is looked for why."""
+
 MOST_NODES = 4
 """Of one engine where as many GPUs can be had as are needed."""
 
@@ -58,14 +62,14 @@ class ModelEngine:
     label: str
     usd_per_hour: float | None = None
     watts: float | None = field(default=None, compare=False)
-    why: dict[tuple[float, float], tuple[str, str]] = field(default_factory=dict, compare=False, repr=False)
+    why: dict[tuple[float, float], Unserved] = field(default_factory=dict, compare=False, repr=False)
 
     def is_like(self, group: EngineGroup) -> bool:
         limits = (group.weights_precision, group.kv_precision, group.limits.max_tokens_per_step)
         mine = (self.precision.weights, self.precision.kv, self.budget)
         return self.layout == tuple(degrees_of(group.layout)) and limits == mine
 
-    def reason(self, each: LengthClass) -> tuple[str, str] | None:
+    def reason(self, each: LengthClass) -> Unserved | None:
         return self.why.get((each.isl, each.osl))
 
     @property
@@ -149,7 +153,7 @@ class Capacities:
             why = dict(engines[0].why)
             for each in classes:
                 if each.isl + each.osl > context:
-                    why[each.isl, each.osl] = (
+                    why[each.isl, each.osl] = Unserved(
                         f"it is longer than the context of {self.model.name}, {context} tokens",
                         "name a model with a longer context",
                     )
@@ -162,12 +166,13 @@ class Capacities:
         else:
             keys, cells = self._interpolated(isl, osl)
         if not keys:
+            reasons = [self._unserved(each) for each in _some(classes)]
             raise Infeasible(
-                f"services {shown(self._asked.name)}: no layout of {self.model.name} on these pools "
-                f"carries any class within "
-                "the SLO",
-                "relax the SLO, or offer GPUs with more memory or bandwidth",
+                f"services {shown(self._asked.name)}: no layout of {self.model.name} on these pools carries any class; "
+                f"isl {classes[0].isl:.6g}, osl {classes[0].osl:.6g}: {reasons[0].why}",
+                reasons[0].remedy,
                 binding="slo",
+                relax_ms={self._asked.name: most_of(reasons)},
             )
         kept = _worth(keys, cells)
         why = self._why(classes, cells)
@@ -295,36 +300,24 @@ class Capacities:
 
     # -------------------------------------------------------------- classes that are not served
 
-    def _why(self, classes: Sequence[LengthClass], cells: Floats) -> dict[tuple[float, float], tuple[str, str]]:
-        """Of a few classes that nothing carries: memory or the SLO, and what would serve them."""
-        found: dict[tuple[float, float], tuple[str, str]] = {}
-        for i in np.flatnonzero(~(cells > 0).any(axis=1)).tolist()[:3]:
-            each = classes[i]
-            free = self._searches(each.isl, each.osl, Slo())
-            points = [one.fine for one in free if one.fine is not None]
-            if not points:
-                found[each.isl, each.osl] = (
-                    "memory: no layout holds such a request",
-                    "offer GPUs with more memory, more of them in an engine, or a smaller precision",
-                )
-                continue
-            from planner.serving.operating_points import percentile_ms
+    def _why(self, classes: Sequence[LengthClass], cells: Floats) -> dict[tuple[float, float], Unserved]:
+        """Of a few classes that nothing carries, the longest among them: memory or the SLO, and what would serve
+        them."""
+        lost = [classes[i] for i in np.flatnonzero(~(cells > 0).any(axis=1)).tolist()]
+        return {(each.isl, each.osl): self._unserved(each) for each in _some(lost)}
 
-            nearest = min(
-                (
-                    float(
-                        np.max([percentile_ms(p.steady, b)[k] / b.limit_ms for b in self._asked.slo.bounds], initial=0)
-                    )
-                    for p in points
-                    for k in [int(np.argmin(p.steady.e2e_us.value))]
-                ),
-                default=1.0,
-            )
-            found[each.isl, each.osl] = (
-                f"slo: the nearest layout takes {max(nearest, 1.0):.2g} times as long as promised",
-                f"relax the SLO {max(nearest, 1.0) * 1.02:.2g} times, or offer faster GPUs",
-            )
-        return found
+    def _unserved(self, each: LengthClass) -> Unserved:
+        searches = self._searches(each.isl, each.osl, None)
+        slo = searches[0].job.slo if searches else Slo()
+        return unserved(searches, slo, self._request.confidence)
+
+
+def _some(classes: Sequence[LengthClass]) -> list[LengthClass]:
+    """The first of ``classes``, the longest prompts and outputs, and a few between."""
+    if len(classes) <= EXPLAINED:
+        return list(classes)
+    kept = [classes[0], max(classes, key=lambda each: (each.isl, each.osl)), max(classes, key=lambda each: each.osl)]
+    return list({id(each): each for each in (*kept, *classes[:: len(classes) // (EXPLAINED - 3)])}.values())
 
 
 def _axis(lengths: Floats, points: int) -> Floats:

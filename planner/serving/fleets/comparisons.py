@@ -11,12 +11,16 @@ import numpy as np
 
 from planner.contract.fleet import CostAtRate, DemandPriced, FleetCompared, RowPower, SupplyBound, SurviveAsked
 from planner.serving.fleets.decision import Answered, Fleet, last_step, solved
+from planner.serving.fleets.money import usd_per_hour
 from planner.solving.mix.carrying import ENOUGH, Carrying
 from planner.solving.mix.question import Block, MixQuestion
 from planner.solving.mix.solve import MixAnswer, solve_mix
 from profiles.errors import Infeasible, LimitReached
 
 ONE = "one kind of engine for all"
+
+LEAST_OF_DAY_S = 6.0
+"""Seconds for one comparison of a schedule, at least."""
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Times the load, whose cost is told."""
@@ -52,7 +56,7 @@ def engine_words() -> str:
 def compare(found: Answered, seconds: float, tail: MixQuestion | None = None) -> Comparisons:
     """All comparisons, each within a part of ``seconds``; in a fleet of several steps the rest is told by its mean.
     ``tail``: the question without what percentiles ask to be left free, None where nothing is."""
-    each = max(seconds / 12, 2.0)
+    each = max(seconds / 12, 2.0 if len(found.fleet.steps) == 1 else LEAST_OF_DAY_S)
     supplies, rows = _supplies(found, each), _rows(found, each)
     bound = [supply.pool for supply in supplies]
     binding = "offered rate" + (f"; GPUs of pool {' and pool '.join(bound)}" if bound else "")
@@ -76,7 +80,12 @@ def _cost(found: Answered) -> float:
 
 def _near(found: Answered, question: MixQuestion, seconds: float, gap: float) -> MixAnswer:
     """The answer to a question much like the one of ``found``, whose prices are a beginning."""
-    return solve_mix(question, seconds=seconds, gap=gap, prices=found.answer.prices)
+    near = found.answer.engines
+    assert near is not None
+    if question.most_changes == 0:
+        near = np.tile(near.max(axis=0), (len(near), 1))
+    same = near.shape == (question.steps, len(question.kinds))
+    return solve_mix(question, seconds=seconds, gap=gap, prices=found.answer.prices, near=near if same else None)
 
 
 def _tried(name: str, found: Answered, seconds: float, kinds: Sequence[int]) -> FleetCompared:
@@ -89,6 +98,10 @@ def _tried(name: str, found: Answered, seconds: float, kinds: Sequence[int]) -> 
     return _row(name, other, _cost(found))
 
 
+def _loss(row: FleetCompared) -> float:
+    return np.inf if row.loses_by is None else row.loses_by
+
+
 def _row(name: str, other: Answered, ours: float) -> FleetCompared:
     cost, engines = _cost(other), other.answer.engines
     assert engines is not None
@@ -98,11 +111,12 @@ def _row(name: str, other: Answered, ours: float) -> FleetCompared:
         if engines[t][v]:
             label = other.fleet.services[variant.service].engines[variant.engine].label
             counts[label] = counts.get(label, 0) + int(engines[t][v])
-    return FleetCompared(name=name, usd_per_hour=cost, loses_by=(cost - ours) / ours if ours else None, engines=counts)
+    more = (cost - ours) / ours if ours else None
+    return FleetCompared(name=name, usd_per_hour=usd_per_hour(other), loses_by=more, engines=counts)
 
 
 def _compared(found: Answered, seconds: float) -> list[FleetCompared]:
-    fleet, ours = found.fleet, _cost(found)
+    fleet = found.fleet
     rows: list[FleetCompared] = []
     gpus = list(dict.fromkeys(fleet.offers[v.offer].pool.gpu for v in fleet.chosen.variants))
     if len(gpus) > 1:
@@ -110,17 +124,17 @@ def _compared(found: Answered, seconds: float) -> list[FleetCompared]:
         for gpu in gpus:
             kinds = [i for i, v in enumerate(fleet.chosen.variants) if fleet.offers[v.offer].pool.gpu == gpu]
             alone.append(_tried(f"{gpu} alone", found, seconds / len(gpus), kinds))
-        rows += sorted(alone, key=lambda row: row.usd_per_hour if row.usd_per_hour is not None else np.inf)
+        rows += sorted(alone, key=_loss)
     rows += _one_for_all(found, seconds)
     rows += _without_each(found, seconds, rows)
     today = fleet.request.current
     if today is not None:
-        cost = today.decision.usd_per_hour
+        cost, now = today.decision.usd_per_hour, usd_per_hour(found)
         rows.append(
             FleetCompared(
                 name="today's fleet",
                 usd_per_hour=cost,
-                loses_by=None if cost is None or not ours else (cost - ours) / ours,
+                loses_by=None if cost is None or not now else (cost - now) / now,
                 reason=_carried_today(found),
             )
         )
@@ -173,7 +187,7 @@ def _one_for_all(found: Answered, seconds: float) -> list[FleetCompared]:
         which = [each[min(number, len(each) - 1)] for each in ranked]
         kinds = [v for v, each in enumerate(fleet.chosen.variants) if which[each.service] == each.engine]
         rows.append(_tried(ONE, found, seconds / MOST_TRIED, kinds))
-    return [min(rows, key=lambda row: np.inf if row.usd_per_hour is None else row.usd_per_hour)]
+    return [min(rows, key=_loss)]
 
 
 def _running(found: Answered) -> dict[tuple[int, int], float]:
@@ -199,8 +213,7 @@ def _without_each(found: Answered, seconds: float, others: Sequence[FleetCompare
         if kinds:
             rows.append(_tried(f"without {label}", found, seconds / len(used), kinds))
     known = [row.engines for row in others]
-    kept = [row for row in rows if row.usd_per_hour is not None and row.engines not in known]
-    return sorted(kept, key=lambda row: row.usd_per_hour or 0.0)
+    return sorted((row for row in rows if row.engines and row.engines not in known), key=_loss)
 
 
 def _constant(found: Answered, seconds: float) -> FleetCompared:
@@ -216,7 +229,7 @@ def _constant(found: Answered, seconds: float) -> FleetCompared:
 
 def _hour_by_hour(found: Answered, seconds: float) -> FleetCompared:
     """Each step alone, as if engines started at once: what no schedule beats."""
-    question, total = found.question, 0.0
+    question, total, usd = found.question, 0.0, 0.0
     for t, work in enumerate(question.work):
         one = replace(
             question, work=[work], seconds=question.seconds[t : t + 1], cyclic=False, before=None, most_changes=None
@@ -224,10 +237,13 @@ def _hour_by_hour(found: Answered, seconds: float) -> FleetCompared:
         answer = _near(found, one, seconds=max(seconds / len(question.work), 0.5), gap=1e-3)
         if answer.objective is None:
             return FleetCompared(name="each step alone", usd_per_hour=None, loses_by=None, reason="no time was left")
-        total += answer.objective * float(question.share_of_time[t])
+        share, fleet = float(question.share_of_time[t]), replace(found.fleet, steps=(found.fleet.steps[t],))
+        total += answer.objective * share
+        usd += (usd_per_hour(replace(found, fleet=fleet, question=one, answer=answer)) or 0.0) * share
     ours = _cost(found)
     return FleetCompared(
-        name="each step alone", usd_per_hour=total, loses_by=(total - ours) / ours if ours else None,
+        name="each step alone", usd_per_hour=None if usd_per_hour(found) is None else usd,
+        loses_by=(total - ours) / ours if ours else None,
         reason="engines start at once and for nothing there",
     )  # fmt: skip
 
@@ -242,19 +258,21 @@ def _by_rate(found: Answered, seconds: float) -> list[CostAtRate]:
     rate = sum(step.rate_rps for step in fleet.steps[0].steps)
     until = time.perf_counter() + 2 * seconds
 
-    def cost(factor: float, only: str | None) -> float | None:
+    def usd(factor: float, only: str | None) -> float | None:
         work = question.work[0] * factor
         if only is not None:
             work = np.where(np.array([gpu == only for gpu in gpus])[None, :], work, np.inf)
         if not np.isfinite(work).any(axis=1).all():
             return None
-        return _near(found, replace(question, work=[work]), seconds=max(seconds / 4, 0.2), gap=1e-3).objective
+        asked = replace(question, work=[work])
+        answer = _near(found, asked, seconds=max(seconds / 4, 0.2), gap=1e-3)
+        return None if answer.engines is None else usd_per_hour(replace(found, question=asked, answer=answer))
 
     for factor in RATES:
         if time.perf_counter() > until:
             return []
-        mine = _cost(found) if factor == 1 else cost(factor, None)
-        alone = {gpu: usd for gpu in types if (usd := cost(factor, gpu)) is not None}
+        mine = usd_per_hour(found) if factor == 1 else usd(factor, None)
+        alone = {gpu: cost for gpu in types if (cost := usd(factor, gpu)) is not None}
         rows.append(CostAtRate(rate_rps=rate * factor, usd_per_hour=mine, alone=alone))
     return rows
 
@@ -262,21 +280,24 @@ def _by_rate(found: Answered, seconds: float) -> list[CostAtRate]:
 def _demands(found: Answered, seconds: float, tail: MixQuestion | None) -> list[DemandPriced]:
     """The programme without each of its demands."""
     fleet, request, rows = found.fleet, found.fleet.request, []
-    ours = _cost(found)
+    ours, gpus = _cost(found), found.fleet.request.objective == "gpus"
+
+    def priced(name: str, other: Answered) -> None:
+        more = max(ours - _cost(other), 0.0)
+        usd = usd_per_hour(other if more or gpus else found)
+        rows.append(DemandPriced(demand=name, usd_per_hour=usd, costs_usd_per_hour=None if gpus else more))
 
     def without(name: str, **changes: object) -> None:
         try:
             other = solved(fleet, seconds=seconds, like=found, brief=True, **changes)  # type: ignore[arg-type]
         except (Infeasible, LimitReached):
             return
-        cost = min(_cost(other), ours)
-        rows.append(DemandPriced(demand=name, usd_per_hour=cost, costs_usd_per_hour=ours - cost))
+        priced(name, other)
 
     def changed(name: str, question: MixQuestion) -> None:
         answer = _near(found, question, seconds=seconds, gap=1e-4)
         if answer.objective is not None:
-            cost = min(answer.objective, ours)
-            rows.append(DemandPriced(demand=name, usd_per_hour=cost, costs_usd_per_hour=ours - cost))
+            priced(name, replace(found, question=question, answer=answer))
 
     if request.route_by == "isl":
         without("routing by prompt length alone", route_by="isl,osl")
@@ -309,7 +330,7 @@ def _supplies(found: Answered, seconds: float) -> list[SupplyBound]:
     """Blocks that are used up, and what one GPU more of each saves."""
     question, engines, ours = found.question, found.answer.engines, _cost(found)
     assert engines is not None
-    rows = []
+    rows, gpus = [], found.fleet.request.objective == "gpus"
     for k, block in enumerate(question.blocks):
         used = float((engines[:, block.kinds] @ block.each).max())
         smallest = float(block.each.min())
@@ -318,7 +339,7 @@ def _supplies(found: Answered, seconds: float) -> list[SupplyBound]:
         more = float(block.unit if block.unit > 1 else smallest)
         wider = [replace(each, most=each.most + more) if i == k else each for i, each in enumerate(question.blocks)]
         answer = _near(found, replace(question, blocks=wider), seconds=seconds, gap=1e-4)
-        saved = None if answer.objective is None else max(ours - answer.objective, 0.0) / more
+        saved = None if gpus or answer.objective is None else max(ours - answer.objective, 0.0) / more
         rows.append(SupplyBound(pool=block.name, used_gpus=used, limit_gpus=block.most, usd_per_hour_of_one_more=saved))
     return rows
 
@@ -327,7 +348,7 @@ def _rows(found: Answered, seconds: float) -> list[RowPower]:
     """Budgets of power, what is drawn of each, and what one kW more of those that are used up saves."""
     question, engines, ours = found.question, found.answer.engines, _cost(found)
     assert engines is not None
-    rows = []
+    rows, gpus = [], found.fleet.request.objective == "gpus"
     for k, block in enumerate(question.blocks):
         if block.counts != "watts":
             continue
@@ -335,7 +356,7 @@ def _rows(found: Answered, seconds: float) -> list[RowPower]:
         if used > block.most - float(block.each.min()):
             wider = [replace(each, most=each.most + 1e3) if i == k else each for i, each in enumerate(question.blocks)]
             answer = solve_mix(replace(question, blocks=wider), seconds=seconds, gap=1e-4)
-            saved = None if answer.objective is None else max(ours - answer.objective, 0.0)
+            saved = None if gpus or answer.objective is None else max(ours - answer.objective, 0.0)
         name = block.name.removeprefix("row ")
         rows.append(RowPower(row=name, watts=used, budget_watts=block.most, usd_per_hour_of_one_kw_more=saved))
     return rows

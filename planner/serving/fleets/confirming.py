@@ -31,7 +31,7 @@ from planner.serving.operating_points import Job, OperatingPoints, search
 from planner.serving.planning import CostOf, jobs_of
 from planner.serving.request import PlanRequest
 from planner.solving.mix.question import MixQuestion
-from profiles.errors import Infeasible
+from profiles.errors import Infeasible, LimitReached
 
 ROUNDS = 4
 """Fleets tried before only engines that have been simulated are chosen from."""
@@ -52,6 +52,11 @@ CLOSE = 0.015
 
 MOST_FACTOR = 1.3
 """Above the sum of the classes' capacities that a mixture is ever counted on to carry."""
+
+NEAR_ENOUGH = 0.01
+"""Gap above which a fleet that holds is looked for once more, in twice the time."""
+
+NARROWED = "only engines that had been simulated were candidates in the end: others may be better"
 
 FEW_OF_CLASS = 60
 """Simulated requests below which nothing is said of a class's percentiles."""
@@ -78,6 +83,10 @@ def without_tails(found: Answered) -> MixQuestion | None:
     for v, variant in enumerate(fleet.chosen.variants):
         kept[v] = headroom_of(fleet.services[variant.service].asked.slo, int(engines[:, v].max()))
     return replace(found.question, work=[work * kept for work in found.question.work])
+
+
+def _cost(found: Answered) -> float:
+    return np.inf if found.answer.objective is None else found.answer.objective
 
 
 @dataclass(frozen=True)
@@ -140,24 +149,36 @@ class Confirming:
         now = fleet
         best: tuple[Answered, dict[int, Loaded]] | None = None
         found: Answered | None = None
+        longer = False
         for turn in range(MOST_ROUNDS):
             only = self._only(fleet, simulated) if turn >= ROUNDS else None
-            found = solved(now, kinds=only, seconds=seconds, like=found)
+            try:
+                found = solved(now, kinds=only, seconds=2 * seconds if longer else seconds, like=found)
+            except (Infeasible, LimitReached):
+                if best is None:
+                    raise
+                break
             self._tell(
                 Step(f"simulating engines under their mixtures (fleet {turn + 1})", 100 * (1 - 0.5 ** (turn + 1)))
             )
             loaded, news = self._judged(found, factor, simulated, last=turn >= ROUNDS)
             if not news:
-                best = (found, loaded)
-                if only is not None:
-                    notes = ("only engines that had been simulated were candidates in the end: others may be better",)
-                break
+                if best is None or _cost(found) < _cost(best[0]):
+                    best = (found, loaded)
+                    notes = (NARROWED,) if only is not None else ()
+                if longer or (found.answer.gap or 0.0) <= NEAR_ENOUGH:
+                    break
+                longer = True
             now = with_capacity(fleet, {s: self._scaled(plain[s], s, factor) for s in plain})
         if best is None:
             raise Infeasible(
                 "slo: no fleet was found whose engines hold when they are simulated under their own mixtures",
                 "relax the SLO, give --headroom, or see what the formulas say with --no-simulation",
                 binding="slo",
+                relax_ms={
+                    each.asked.name: {bound.label: 1.05 * bound.limit_ms for bound in each.asked.slo.bounds}
+                    for each in fleet.services
+                },
             )
         return Settled(best[0], best[1], factor, notes)
 

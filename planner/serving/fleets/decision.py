@@ -21,6 +21,7 @@ from planner.serving.document.plan import Plan
 from planner.serving.fleets.coarsening import coarsened
 from planner.serving.fleets.engines import EngineKind, cluster_of, table_engines
 from planner.serving.fleets.groups import RoutedGroup, SharedStep, routed_groups, shared_steps, work_of
+from planner.serving.fleets.nearest import Unserved, most_of
 from planner.serving.fleets.request import FleetRequest, ServiceAsked
 from planner.serving.fleets.supplies import Offer, blocks_of, offers_of, reserved_usd_per_hour, rows_of
 from planner.serving.fleets.variants import Chosen, Variant, priced, shunned
@@ -210,6 +211,7 @@ def _servable(
     """
     served: list[RoutedGroup] = []
     refused: dict[tuple[int, int], NotServed] = {}
+    reasons: dict[str, list[Unserved]] = {}
     for group in groups:
         service = fleet.services[group.service]
         cells = capacity[group.service]
@@ -217,10 +219,11 @@ def _servable(
         rest = [i for i in group.classes if (cells[i] > 0).any()]
         for i in alone:
             each = service.classes[i]
-            why, way_out = service_reason(service, each)
+            said = service_reason(service, each)
+            reasons.setdefault(service.asked.name, []).append(said)
             refused[group.service, i] = NotServed(
-                service=service.asked.name, isl=each.isl, osl=each.osl, rate_rps=float(service.rates[t][i]), reason=why,
-                remedy=way_out,
+                service=service.asked.name, isl=each.isl, osl=each.osl, rate_rps=float(service.rates[t][i]),
+                reason=said.why, remedy=said.remedy,
             )  # fmt: skip
         if rest and not (cells[rest] > 0).all(axis=0).any():
             raise Infeasible(
@@ -240,6 +243,7 @@ def _servable(
             f"{first.reason}",
             f"{first.remedy}; --serve-rest leaves them out and serves the others",
             binding="class",
+            relax_ms={name: most_of(mine) for name, mine in reasons.items()},
         )
     if not served:
         raise Infeasible(
@@ -248,15 +252,15 @@ def _servable(
     return served, refused
 
 
-def service_reason(service: ServiceLoad, each: LengthClass) -> tuple[str, str]:
-    """(why nothing serves a class, what would)."""
+def service_reason(service: ServiceLoad, each: LengthClass) -> Unserved:
+    """Why nothing serves a class, and what would."""
     if service.asked.model is None:
-        return "every table has 0 there", "offer a GPU whose table carries it"
+        return Unserved("every table has 0 there", "offer a GPU whose table carries it")
     for engine in service.engines:
         said = engine.reason(each)
         if said is not None:
             return said
-    return "no layout keeps the SLO with it", "relax the SLO, or offer GPUs with more memory or bandwidth"
+    return Unserved("no layout keeps the SLO with it", "relax the SLO, or offer GPUs with more memory or bandwidth")
 
 
 def solved(
@@ -284,8 +288,10 @@ def solved(
     size = sum(len(each) for each in groups)
     gap = GAP_OF_LARGE if len(fleet.steps) > 1 and size * len(fleet.chosen.variants) > LARGE else GAP
     limit = seconds or request.time_limit_s
-    prices = () if like is None else like.answer.prices
-    answer = solve_mix(question, seconds=limit, gap=gap, progress=progress, prices=prices)
+    prices, near = ((), None) if like is None else (like.answer.prices, like.answer.engines)
+    if near is not None and kinds is not None:
+        near = np.where(np.isin(np.arange(near.shape[1]), kinds), near, 0)
+    answer = solve_mix(question, seconds=limit, gap=gap, progress=progress, prices=prices, near=near)
     if answer.status == "time_limit":
         raise LimitReached(
             f"fleet: no fleet was found in {limit:g} s", "raise --time-limit, or give fewer classes or steps"
@@ -347,11 +353,11 @@ def fleet_of(request: FleetRequest, engines: Engines) -> Fleet:
     )
     if not chosen.variants:
         service = services[0]
-        why, way_out = service_reason(service, service.classes[0])
+        said = service_reason(service, service.classes[0])
         raise Infeasible(
             f"fleet: no engine of any service fits the pools and carries anything; of {shown(service.asked.name)}, isl "
-            f"{service.classes[0].isl:.6g}, osl {service.classes[0].osl:.6g}: {why}",
-            way_out,
+            f"{service.classes[0].isl:.6g}, osl {service.classes[0].osl:.6g}: {said.why}",
+            said.remedy,
             binding="class",
         )
     change = max([each.change for each in coarse if each.change is not None], default=None)

@@ -9,6 +9,7 @@ from typing import Protocol
 from planner.contract.clusters import SuppliedCluster, SuppliedPool
 from planner.contract.engine import EngineGroup
 from planner.contract.workload.classes import LengthClass
+from planner.serving.fleets.nearest import Unserved
 from planner.serving.fleets.request import FleetRequest, ServiceAsked
 from planner.serving.fleets.tables import MeasuredTable, check_tables
 from profiles.errors import InputError, UnknownName
@@ -36,8 +37,8 @@ class EngineKind(Protocol):
     def is_like(self, group: EngineGroup) -> bool:
         """Whether an engine group of a document is of this kind, pool and supply aside."""
 
-    def reason(self, each: LengthClass) -> tuple[str, str] | None:
-        """(why a class is not served, what would serve it), where it can tell."""
+    def reason(self, each: LengthClass) -> Unserved | None:
+        """Why a class is not served, where it can tell."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class TableEngine:
     def is_like(self, group: EngineGroup) -> bool:
         return group.table is not None and group.gpu == self.gpu
 
-    def reason(self, each: LengthClass) -> tuple[str, str] | None:
+    def reason(self, each: LengthClass) -> Unserved | None:
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from costmodels.estimates import Floats
@@ -24,12 +25,13 @@ from planner.serving.fleets.described import TableDescribed
 from planner.serving.fleets.engines import unmatched
 from planner.serving.fleets.losing import after_worst_loss
 from planner.serving.fleets.modelled import ModelDescribed
+from planner.serving.fleets.nearest import with_tried_limits
 from planner.serving.fleets.report import document
 from planner.serving.fleets.request import FleetRequest, ServiceAsked, parse_fleet_request
 from planner.serving.fleets.single import as_fleet, one_load
 from planner.serving.planning import CostOf, cost_models, plan
 from profiles.descriptions import catalogue_with
-from profiles.errors import Unsupported
+from profiles.errors import Infeasible, ShardwrightError, Unsupported
 from profiles.store import ProfileStore
 
 Progress = Callable[[str], None]
@@ -74,7 +76,20 @@ def plan_fleet(
             "services: some have a model and others measured tables, which are not planned together",
             "plan them apart, or give all of them tables",
         )
-    return _Modelled(request, measured, tell).plan()
+    try:
+        return _Modelled(request, measured, tell).plan()
+    except Infeasible as error:
+        raise with_tried_limits(request, error, partial(_fails, measured, tell)) from None
+
+
+def _fails(measured: Sequence[ProfileStore], tell: Progress, request: FleetRequest) -> ShardwrightError | None:
+    """Why a request has no fleet; None: it has one."""
+    tell("trying what the promise could be")
+    try:
+        _Modelled(request, measured, lambda _: None).decided()
+    except ShardwrightError as error:
+        return error
+    return None
 
 
 class _Modelled:
@@ -85,7 +100,8 @@ class _Modelled:
         self._capacities: dict[str, Capacities] = {}
         self._costs: dict[str, CostOf] = {}
 
-    def plan(self) -> Plan:
+    def decided(self) -> tuple[Fleet, Settled, Confirming, dict[int, Architecture]]:
+        """The fleet that holds, before anything else is said of it."""
         fleet = fleet_of(self._request, self._engines)
         names = [service.name for service in self._request.services]
         models = {s: self._capacities[name].model for s, name in enumerate(names)}
@@ -93,13 +109,15 @@ class _Modelled:
         confirming = Confirming(costs, models, part(self._tell, CARRIED, CONFIRMED))
         self._tell(Step("choosing engines", CARRIED))
         if self._request.simulation:
-            settled = confirming.settled(fleet, self._request.time_limit_s / 3)
-            engines = confirming.with_checks(settled.engines)
-        else:
-            found = solved(fleet)
-            settled = Settled(found, _unchecked(confirming, found), {}, ())
-            engines = dict(settled.engines)
+            return fleet, confirming.settled(fleet, self._request.time_limit_s / 3), confirming, models
+        found = solved(fleet)
+        return fleet, Settled(found, _unchecked(confirming, found), {}, ()), confirming, models
+
+    def plan(self) -> Plan:
+        fleet, settled, confirming, models = self.decided()
         found = settled.found
+        checked = self._request.simulation
+        engines = confirming.with_checks(settled.engines) if checked else dict(settled.engines)
         engines = {**engines, **confirming.standing_by(found, engines)}
         self._tell(Step("comparing with other fleets", CONFIRMED))
         comparisons = compare(found, self._request.time_limit_s / 3, without_tails(found))

@@ -26,6 +26,7 @@ from planner.serving.fleets.comparisons import Comparisons
 from planner.serving.fleets.decision import Answered, ServiceLoad
 from planner.serving.fleets.described import Described
 from planner.serving.fleets.mixtures import workload_of
+from planner.serving.fleets.money import electricity, step_usd, units, usd_of, usd_per_hour
 from planner.serving.fleets.request import FleetRequest
 
 TOKENS = 1e6
@@ -132,66 +133,13 @@ def _decision(found: Answered, used: Sequence[Used], described: Described) -> De
     open_ended = any(offer.limit is None for offer in fleet.offers)
     gpus = engines @ np.array([v.gpus for v in fleet.chosen.variants])
     peak = int(gpus.max())
-    prices = [usd_of(found, each.variant) for each in used]
-    usd = None if any(price is None for price in prices) else _usd_per_hour(found)
     return Deployment(
         engines=tuple(_group(found, each, described) for each in used),
         gpus_used=peak,
         gpus_idle=0 if open_ended else offered - peak,
-        usd_per_hour=usd,
+        usd_per_hour=usd_per_hour(found),
         schedule=tuple(_step(found, used, t) for t in range(len(fleet.steps))),
     )
-
-
-def usd_of(found: Answered, variant: int) -> float | None:
-    """What one engine of a kind costs for an hour, as it is paid; None: nobody says."""
-    fleet = found.fleet
-    v = fleet.chosen.variants[variant]
-    offer = fleet.offers[v.offer]
-    own = fleet.services[v.service].engines[v.engine].usd_per_hour
-    if own is not None and (fleet.request.cluster is None or offer.usd_per_gpu_hour is None):
-        return own
-    return None if offer.usd_per_gpu_hour is None else offer.usd_per_gpu_hour * v.gpus
-
-
-def step_usd(found: Answered, t: int) -> float | None:
-    """What serves in step ``t``, by the hour: engines, whole instances, and what is reserved."""
-    engines = found.answer.engines
-    assert engines is not None
-    fleet, total = found.fleet, 0.0
-    whole = {k for block in found.question.blocks if block.unit > 1 for k in block.kinds.tolist()}
-    for v, variant in enumerate(fleet.chosen.variants):
-        offer = fleet.offers[variant.offer]
-        if offer.supply in ("reserved", "owned") or v in whole or not engines[t][v]:
-            continue
-        price = usd_of(found, v)
-        if price is None:
-            return None
-        total += price * float(engines[t][v])
-    for block in found.question.blocks:
-        if block.unit > 1:
-            offer = next(each for each in fleet.offers if each.name == block.name)
-            total += (
-                _units(block.each, engines[t][block.kinds], block.unit) * block.unit * (offer.usd_per_gpu_hour or 0.0)
-            )
-    from planner.serving.fleets.supplies import reserved_usd_per_hour
-
-    total += float(engines[t] @ fleet.chosen.electricity)
-    return total + reserved_usd_per_hour(fleet.offers)
-
-
-def _units(each: np.ndarray, engines: np.ndarray, unit: int) -> int:
-    return int(np.ceil(float(each @ engines) / unit - 1e-9))
-
-
-def _usd_per_hour(found: Answered) -> float | None:
-    """The mean over the schedule, with what starts before it serves."""
-    if found.fleet.request.objective == "cost":
-        return found.answer.objective
-    each = [step_usd(found, t) for t in range(len(found.fleet.steps))]
-    if any(value is None for value in each):
-        return None
-    return float(np.average([value or 0.0 for value in each], weights=found.question.seconds))
 
 
 def _group(found: Answered, used: Used, described: Described) -> EngineGroup:
@@ -253,7 +201,7 @@ def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
         engines={each.id: int(engines[t][each.variant]) for each in used},
         routing=tuple(routing),
         instances={
-            block.name: _units(block.each, engines[t][block.kinds], block.unit)
+            block.name: units(block.each, engines[t][block.kinds], block.unit)
             for block in found.question.blocks if block.unit > 1
         },
         starting=starting,
@@ -287,7 +235,7 @@ def _prediction(found: Answered, decision: Deployment, described: Described) -> 
     output = tokens_per_s(found, t)[1]
     weights = found.question.seconds
     mean_output = float(np.average([tokens_per_s(found, i)[1] for i in range(len(fleet.steps))], weights=weights))
-    usd = decision.usd_per_hour
+    usd = None if decision.usd_per_hour is None else decision.usd_per_hour + electricity(found)
     sizes = any(each.isl < 1 for each in fleet.services[0].classes)  # Mélange's rows and columns, which are no tokens
     per_token = None if usd is None or not mean_output or sizes else usd / (mean_output * 3600) * TOKENS
     said = described.predicted(found, [each.variant for each in used_in(found)])

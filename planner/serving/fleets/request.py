@@ -78,7 +78,7 @@ class FleetRequest(Document):
         ),
     ] = None
     budget_usd_per_hour: Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None = Field(
-        default=None, description="of any step, at most"
+        default=None, description="of any step, at most, electricity included where it is priced"
     )
     usd_per_kwh: UsdPerKwh = None
     rows: tuple[PowerRow, ...] = Field(default=(), max_length=1000, description="budgets of power, each of some pools")

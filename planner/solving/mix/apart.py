@@ -31,11 +31,15 @@ MOST_KNOWN = 400
 PART_OF_THE_WAY = 0.6
 """From the best prices towards those of the programme over fleets."""
 
+UNTOLD = 0.25
+"""Of what a schedule is dearer than the bound, that may be because steps are not solved to the end: above, they are
+solved further before their prices are moved."""
+
 FREE = 1e-6
 """Share of its cost below which an engine counts as free."""
 
-OF_A_PASS = 0.5
-"""Of the time that is left, for the steps of one pass."""
+OF_A_PASS, OF_THE_FIRST = 0.5, 0.8
+"""Of the time that is left, for the steps of one pass: the first learns most of what there is to know."""
 
 MOST_JOINED = 120
 """Fleets of a step in the programme over them."""
@@ -50,6 +54,8 @@ class Apart:
         self._known = list(day.pool)
         self._search = DaySearch(day, day.master.serving, day.carries_step)
         self._least = 0.0
+        self._open = np.inf
+        """By how much the steps' own fleets are dearer than their bounds, at the prices of the last pass."""
 
     def search(self, deadline: Deadline) -> None:
         """Raises the day's bound and keeps the schedules that are found, until they meet or the time is up."""
@@ -60,6 +66,11 @@ class Apart:
         if alone is None:
             return
         self._put_together(alone, deadline, first=True)
+        while self._open > UNTOLD * (day.best_cost - day.bound) and not day.enough and deadline.left > 0:
+            alone = self._pass(duals, deadline)  # prices say nothing before the steps are nearly solved
+            if alone is None:
+                return
+            self._put_together(alone, deadline, first=False)
         part, joined = PART_OF_THE_WAY, day.bound
         for _ in range(MOST_PASSES):
             found = None if day.enough or deadline.left < 0 else self._over_fleets()
@@ -94,8 +105,9 @@ class Apart:
         q, day = self._q, self._day
         costs, total = day.master.apart(duals)
         done: dict[tuple[int, bytes], Rounds] = {}
-        until = deadline.part(OF_A_PASS)
+        until = deadline.part(OF_A_PASS if self._steps else OF_THE_FIRST)
         found: list[Floats | None] = []
+        self._open = 0.0
         for t in range(q.steps):
             same = (day.first[t], costs[t].tobytes())
             if same not in done:
@@ -106,6 +118,7 @@ class Apart:
                 day.infeasible = True
                 return None
             total += min(one.bound, one.best_cost) * float(q.share_of_time[t])
+            self._open += (one.best_cost - min(one.bound, one.best_cost)) * float(q.share_of_time[t])
             found.append(None if one.best is None else one.best[0])
         self._least = max(self._least, total)
         day.bound = max(day.bound, total)

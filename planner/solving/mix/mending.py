@@ -34,35 +34,64 @@ def mend(search: Searched, engines: Floats) -> Floats | None:
     """``engines`` (steps, n) with engines added, step by step, until every step carries its load after every loss. Each
     that is added gains most, at the prices of what is lacking, for what it costs; None: no supply has one left, or time
     is up."""
-    q, out = search.q, np.maximum(engines, 0.0)
+    q, out = search.q, np.clip(engines, 0.0, search.master.upper)
     cost = _costs(q)
     for t in range(q.steps):
-        for _ in range(MOST_TRIES):
-            if search.deadline.left < 0:
-                return None
-            lack = _lack(search, t, out[t])
-            if lack is None:
-                break
-            price, short, loss = lack
-            gain = search.pool[price].copy()
-            for v, count in loss:
-                if count >= ALL:
-                    gain[v] = 0.0
-            gain[out[t] >= search.master.upper[t]] = 0.0
-            found = _next(q, out, t, gain, cost, short)
-            if found is None:
-                return None
-            v = found
-            out[t][v] += 1
-            more = int(min(short / gain[v] - 1, search.master.upper[t][v] - out[t][v]))
-            if more >= 1 and not q.blocks:
-                out[t][v] += more
-        else:
+        _fit(q, out[t])
+        if not _carry(search, out, t, cost):
             return None
     if _timely(q, out):
         return out
     # More engines never carry less: what time asks for beside is for the programme over counts.
     return search.master.at_least(out, max(min(0.15 * search.deadline.left, 10.0), 0.2), 1e-4)
+
+
+def mend_constant(search: Searched, engines: Floats) -> Floats | None:
+    """One fleet for all steps, made of the most of each kind in any step of ``engines`` (steps, n); None: as of
+    :func:`mend`."""
+    q, row = search.q, np.clip(engines, 0.0, search.master.upper).max(axis=0)
+    _fit(q, row)
+    out, cost = np.tile(row, (q.steps, 1)), _costs(q)
+    if not all(_carry(search, out, t, cost, always=True) for t in range(q.steps)):
+        return None
+    return out if _timely(q, out) else None
+
+
+def _carry(search: Searched, out: Floats, t: int, cost: Floats, *, always: bool = False) -> bool:
+    """Adds engines to step ``t`` of ``out`` (steps, n), or to all steps, until it carries its load after every loss."""
+    q = search.q
+    for _ in range(MOST_TRIES):
+        if search.deadline.left < 0:
+            return False
+        lack = _lack(search, t, out[t])
+        if lack is None:
+            return True
+        price, short, loss = lack
+        gain = search.pool[price].copy()
+        for v, count in loss:
+            if count >= ALL:
+                gain[v] = 0.0
+        gain[out[t] >= search.master.upper[t]] = 0.0
+        found = _next(q, out, t, gain, cost, short, always=always)
+        if found is None:
+            return False
+        mine = slice(None) if always else t
+        out[mine, found] += 1
+        more = int(min(short / gain[found] - 1, search.master.upper[t][found] - out[t][found]))
+        if more >= 1 and not q.blocks:
+            out[mine, found] += more
+    return False
+
+
+def _fit(q: MixQuestion, engines: Floats) -> None:
+    """Leaves out of ``engines`` (n,), which were rounded up, what supplies have not."""
+    for block in q.blocks:
+        while float(block.each @ engines[block.kinds]) > block.most + 1e-9:
+            over = float(block.each @ engines[block.kinds]) - block.most
+            there = engines[block.kinds] > 0
+            enough = there & (block.each >= over - 1e-9)
+            of_use = np.where(enough, block.each, np.inf) if enough.any() else np.where(there, -block.each, np.inf)
+            engines[block.kinds[int(np.argmin(of_use))]] -= 1
 
 
 def _costs(q: MixQuestion) -> Floats:
@@ -75,11 +104,11 @@ def _costs(q: MixQuestion) -> Floats:
     return cost
 
 
-def _next(q: MixQuestion, out: Floats, t: int, gain: Floats, cost: Floats, short: float) -> int | None:
+def _next(q: MixQuestion, out: Floats, t: int, gain: Floats, cost: Floats, short: float, *, always: bool) -> int | None:
     """The kind to add one of: the cheapest of those that close what is lacking, unless one that gains more for its cost
     is not much dearer; first those that there is room for."""
     order: list[int] = np.argsort(cost / np.maximum(gain, 1e-300)).tolist()
-    room = [v for v in order if gain[v] > 0 and _has_room(q, out, t, v)]
+    room = [v for v in order if gain[v] > 0 and _has_room(q, out, t, v, always=always)]
     if not room:
         return None
     closing = [v for v in room if gain[v] >= short - 1e-12]
@@ -89,12 +118,14 @@ def _next(q: MixQuestion, out: Floats, t: int, gain: Floats, cost: Floats, short
     return cheapest if cost[cheapest] <= rest else best
 
 
-def _has_room(q: MixQuestion, out: Floats, t: int, v: int) -> bool:
-    """Whether one more of ``v`` fits in step ``t``, also while engines change before and after it."""
+def _has_room(q: MixQuestion, out: Floats, t: int, v: int, *, always: bool) -> bool:
+    """Whether one more of ``v`` fits in step ``t``, also as engines change before and after it; ``always``: in all."""
     more = out.copy()
     more[t][v] += 1
     if q.blocks and not fits(q, more[t]).all():
         return False
+    if always:
+        return True
     steps = [s for s in (t, t + 1) if s < q.steps or q.cyclic]
     return all(_changes(q, more, s % q.steps) for s in steps)
 

@@ -9,15 +9,15 @@ ends. Cuts do not depend on what engines cost: a search can be asked again at ot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from planner.solving.mix.carrying import ENOUGH, Carrying, cut_of
 from planner.solving.mix.clock import Deadline
-from planner.solving.mix.master import Master
-from planner.solving.mix.mending import mend
+from planner.solving.mix.master import Master, affordable, fits
+from planner.solving.mix.mending import mend, mend_constant
 from planner.solving.mix.question import MOST_ENGINES, Loss, MixQuestion, losses, remaining, required
 from planner.solving.solvers import Floats, Ints
 
@@ -32,6 +32,9 @@ BINDING = 2
 
 FIRST_GAP = 0.02
 """Relative gap of the first programme in whole counts, halved from round to round: early ones lack cuts anyway."""
+
+WORST = 8
+"""Known prices of which cuts are made at a time: the programmes over counts take longer than looking for them."""
 
 ROUND_SHARE = 0.2
 """Of the time, for a round that is not the last."""
@@ -58,6 +61,7 @@ class Rounds:
         self.cuts: set[tuple[int, int, Loss]] = set()
         self.certified: dict[tuple[int, bytes], float] = {}
         self._stacked = np.zeros((0, len(question.kinds))), np.zeros((0, question.steps))
+        self._sharpened: set[bytes] = set()
         self.carrying: dict[bytes, Floats] = {}  # fleets that carry everything
         self.best: Floats | None = None
         self.best_cost = np.inf
@@ -93,7 +97,7 @@ class Rounds:
         self.master.cut(t, self.pool[price], share * float(self.known[price][t]), loss)
         return True
 
-    def wanting(self, t: int, engines: Floats, loss: Loss, worst: int = 3) -> list[int]:
+    def wanting(self, t: int, engines: Floats, loss: Loss, worst: int = WORST) -> list[int]:
         """Known prices at which what is left is worth too little, the worst first."""
         if not self.pool:
             return []
@@ -121,12 +125,13 @@ class Rounds:
     def separate(self, engines: Floats, whole: bool) -> int:
         """Adds cuts that ``engines`` (steps, n) violate; how many. 0: all of them hold (whole) or none was found."""
         added = 0
-        rounded = np.rint(engines).astype(np.int64) if whole else np.floor(engines + 1e-6).astype(np.int64)
+        one = self.q.steps == 1
+        rounded = np.rint(engines if whole else np.ceil(engines - ALMOST)).astype(np.int64)
         for t in range(self.q.steps):
             if self.deadline.left < 0:
                 return max(added, 1)
             here = 0
-            for loss in losses(self.q, rounded[t]) if whole else [()]:
+            for loss in losses(self.q, rounded[t]) if whole or one else [()]:
                 found = self.wanting(t, engines[t], loss)
                 if not found:
                     _, price = self.theta(t, engines[t], loss)
@@ -140,6 +145,8 @@ class Rounds:
     # -------------------------------------------------------------- answers
 
     def keep(self, engines: Floats) -> None:
+        if not all(fits(self.q, each).all() and affordable(self.q, each) for each in engines):
+            return
         cost = self.master.cost(engines)
         self.carrying[engines.tobytes()] = engines.copy()
         if cost < self.best_cost - 1e-12:
@@ -153,8 +160,42 @@ class Rounds:
     def try_mended(self, engines: Floats) -> None:
         """Keeps ``engines`` with more of them until all is carried, where the supplies have them."""
         found = mend(self, engines)
-        if found is not None:
-            self.keep(found)
+        if found is None and self.best is None and self.q.steps > 1:
+            found = mend_constant(self, engines)
+        if found is None:
+            return
+        self.keep(found)
+        if self.q.steps == 1 and found.tobytes() not in self._sharpened:
+            self._sharpen(found)
+
+    def _sharpen(self, engines: Floats) -> None:
+        """Keeps what is left of ``engines`` (1, n) when engines are left out, and replaced by cheaper ones, as long as
+        all is carried. What is not carried, by so little, yields the cuts that tell most."""
+        now, cost, better = engines.copy(), self.q.kinds.cost, True
+        while better and self.deadline.left > 0:
+            better = False
+            self._sharpened.add(now.tobytes())
+            for row in _cheaper(now[0], cost, self.master.upper[0]):
+                if fits(self.q, row).all() and self._carried(row):
+                    now, better = row[None, :], True
+                    self.keep(now)
+                    break
+
+    def _carried(self, engines: Floats) -> bool:
+        """Whether whole ``engines`` (n,) carry the only step, also after every loss; cuts where they do not."""
+        every = list(losses(self.q, engines.astype(np.int64)))
+        for loss in every:
+            known = self.wanting(0, engines, loss)
+            for price in known:
+                self.add(0, price, loss)
+            if known:
+                return False
+        for loss in every:
+            lacking = self.theta(0, engines, loss)[1]
+            if lacking is not None:
+                self.add(0, lacking, loss)
+                return False
+        return True
 
     def carries_step(self, t: int, engines: Floats) -> bool:
         """Whether whole ``engines`` (n,) carry step ``t``, also after every loss."""
@@ -243,11 +284,28 @@ class Rounds:
     def again(self, cost: Floats, deadline: Deadline) -> None:
         """The same question at another ``cost`` (n,) of each kind: the best of the fleets that were found, and no bound
         yet."""
-        self.q, self._warm = replace(self.q, kinds=replace(self.q.kinds, cost=cost)), True
+        self.deadline, self._warm = deadline, True
+        if (cost == self.q.kinds.cost).all():
+            return
+        self.q = replace(self.q, kinds=replace(self.q.kinds, cost=cost))
         self.master.costs(cost)
-        self.deadline, self.bound, self.best_cost = deadline, 0.0, np.inf
+        self.bound, self.best_cost = 0.0, np.inf
+        self._sharpened = set()
         for engines in list(self.carrying.values()):
             self.keep(engines)
+
+
+def _cheaper(engines: Floats, cost: Floats, upper: Ints) -> Iterator[Floats]:
+    """``engines`` (n,) without one of them, and with a cheaper one in its place, what saves most first."""
+    room = np.flatnonzero(engines < upper).tolist()
+    moves = [(float(cost[v]), v, -1) for v in np.flatnonzero(engines > 0).tolist()]
+    moves += [(float(cost[v] - cost[w]), v, w) for _, v, _ in moves for w in room if cost[w] < cost[v] - 1e-9]
+    for _, v, w in sorted(moves, key=lambda move: -move[0]):
+        row = engines.copy()
+        row[v] -= 1
+        if w >= 0:
+            row[w] += 1
+        yield row
 
 
 def _upper(question: MixQuestion) -> Ints:

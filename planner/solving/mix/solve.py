@@ -60,15 +60,19 @@ def solve_mix(
     gap: float = 1e-9,
     progress: Callable[[str], None] | None = None,
     prices: Sequence[Floats] = (),
+    near: Ints | None = None,
 ) -> MixAnswer:
-    """The cheapest fleet. ``gap``: relative, at which it is good enough; ``prices``: known from questions like it."""
+    """The cheapest fleet. ``gap``: relative, at which it is good enough; ``prices``: known from questions like it, and
+    ``near`` (steps, n): what was found for one."""
     if question.shunned is not None:
-        return _unshunned(question, seconds, gap, prices)
+        return _unshunned(question, seconds, gap, prices, near)
     begun = time.perf_counter()
     search = Rounds(question, Deadline(seconds), gap)
     search.begin(prices)
     search.relax(seconds)
     relaxed, large = search.relaxed, question.steps * len(question.kinds) > SMALL
+    if near is not None and not search.infeasible:
+        search.try_mended(near.astype(np.float64))
     several = question.steps > 1 and question.most_changes != 0
     if relaxed is not None and not search.infeasible and (question.steps > 1 or large):
         search.try_mended(np.ceil(relaxed - ALMOST))  # something, whatever the time
@@ -82,24 +86,26 @@ def solve_mix(
     return _answer(search, begun)
 
 
-def _unshunned(question: MixQuestion, seconds: float, gap: float, prices: Sequence[Floats]) -> MixAnswer:
+def _unshunned(
+    question: MixQuestion, seconds: float, gap: float, prices: Sequence[Floats], near: Ints | None
+) -> MixAnswer:
     """Chosen with what is shunned counted as cost, and answered without: the bound is that of fleets which have no more
     of it."""
     shunned = question.shunned
     assert shunned is not None
     dearer = replace(question.kinds, cost=question.kinds.cost + shunned)
     counted = replace(question, kinds=dearer, paid=question.of_budget, shunned=None)
-    found = solve_mix(counted, seconds=seconds, gap=gap, prices=prices)
+    found = solve_mix(counted, seconds=seconds, gap=gap, prices=prices, near=near)
     if found.engines is None or found.objective is None or found.bound is None:
         return found
-    beside = _mean_cost(question, shunned, found.engines)
+    beside = mean_cost(question, shunned, found.engines)
     cost, bound = found.objective - beside, min(found.bound, found.objective) - beside
     bound = cost if found.status == "optimal" else max(bound, 0.0)
     relative = 0.0 if found.status == "optimal" or cost <= 0 else (cost - bound) / cost
     return replace(found, objective=cost, bound=bound, gap=relative, least=min(found.least, bound))
 
 
-def _mean_cost(question: MixQuestion, cost: Floats, engines: Ints) -> float:
+def mean_cost(question: MixQuestion, cost: Floats, engines: Ints) -> float:
     """Of an hour of ``engines`` (steps, n) at ``cost`` (n,) of each kind, while they serve and while they start."""
     before: Ints | None = engines[-1] if question.cyclic else question.before
     hours, total = float(question.seconds.sum()) / 3600, 0.0

@@ -110,9 +110,9 @@ def test_a_slurm_job_that_does_not_say_its_gpus_is_asked(asks: str) -> None:
         imported(f"#SBATCH {asks}\n{SERVE}\n", gpu=None)
 
 
-def test_values_of_a_chart_are_no_manifest() -> None:
-    with pytest.raises(InputError, match="servingEngineSpec") as refused:
-        imported("servingEngineSpec:\n  modelSpec: []\n")
+def test_values_of_an_unknown_chart_are_no_manifest() -> None:
+    with pytest.raises(InputError, match="replicaCount") as refused:
+        imported("replicaCount: 2\nimage:\n  tag: latest\n")
     assert "helm template" in refused.value.hint
 
 

@@ -239,6 +239,21 @@ def test_an_engine_that_cannot_keep_up_with_a_rate_is_refused() -> None:
     assert "rate: 5000 requests/s is more than this engine serves" in answer["error"].iloc[1]
 
 
+def test_tokens_wait_for_prompts_in_a_step_of_ten_where_requests_come_that_often() -> None:
+    """At a rate, 1 − exp(−prompts a step) of all steps hold one, and nine tenths of tokens are sooner if few do."""
+    answer = predict(rows({"concurrency": "", "rate": "0.2"}, {"concurrency": "", "rate": "14"}))
+    seldom, often = ((value(answer.iloc[[k]], "itl_ms_p50"), value(answer.iloc[[k]], "itl_ms_p90")) for k in (0, 1))
+    assert seldom[1] < 1.1 * seldom[0]
+    assert often[1] > 1.5 * often[0]
+
+
+def test_tokens_of_equal_requests_wait_for_prompts_seldom() -> None:
+    """Those that began together end together, and their successors' prompts share a step."""
+    alike = predict(rows({"concurrency": "32", "isl": "512"}))
+    apart = predict(rows({"concurrency": "32", "isl": "512", "spread": "0.5-1"}))
+    assert value(alike, "itl_ms_p90") < value(apart, "itl_ms_p90")
+
+
 @pytest.mark.parametrize(
     ("table", "says"),
     [

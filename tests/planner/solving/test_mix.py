@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from mix_twin import MOST, cheapest, kinds_of, random_question
 
+from planner.solving.mix.clock import Deadline
+from planner.solving.mix.master import fits
 from planner.solving.mix.question import Block, MixQuestion, Survive, losses
+from planner.solving.mix.rounds import Rounds
 from planner.solving.mix.solve import solve_mix
 
 HOUR = np.array([3600.0])
@@ -48,6 +51,23 @@ def agree(seeds: range) -> None:
 
 def test_the_optimum_of_small_questions_is_that_of_all_fleets() -> None:
     agree(range(30))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_mended_takes_no_more_than_supplies_have(seed: int) -> None:
+    asked = random_question(np.random.default_rng(seed))
+    kinds, gpus = np.arange(len(asked.kinds)), asked.kinds.gpus.astype(float)
+    one = replace(asked, work=asked.work[:1], seconds=asked.seconds[:1], cyclic=False)
+    tight = replace(one, survive=Survive(), blocks=[Block("all", kinds, gpus, float(2 * gpus.max()))])
+    search = Rounds(tight, Deadline(5.0), 1e-6)
+    search.try_mended(np.full((1, len(kinds)), 3.0))
+    assert all(fits(tight, engines[0]).all() for engines in search.carrying.values())
+
+
+def test_so_it_is_where_fleets_are_rounded_up_and_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in questions of many kinds: what is rounded up may be more than supplies have."""
+    monkeypatch.setattr("planner.solving.mix.solve.SMALL", 0)
+    agree(range(30, 60))
 
 
 @pytest.mark.slow

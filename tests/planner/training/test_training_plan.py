@@ -19,6 +19,7 @@ from planner.training.configuration import read_configuration
 from planner.training.document import TrainingPlan, parse_training_plan
 from planner.training.exports import files
 from planner.training.launch import _megatron_model, layout_string
+from planner.training.megatron_model import position_flags
 from planner.training.planning import plan_training, setting_of
 from planner.training.prediction import predicted
 from planner.training.request import parse_training_request
@@ -256,3 +257,35 @@ def test_a_plan_is_written_for_its_framework_and_for_no_other() -> None:
     with pytest.raises(InputError, match="to: torchtitan does not train this plan"):
         files(made, "torchtitan")
     assert json.loads(files(plan(framework="deepspeed"), "deepspeed")["ds_config.json"])["zero_optimization"]
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("meta-llama/Llama-3.1-8B", "--rotary-base 500000 --use-rope-scaling --rope-scaling-factor 8.0"),
+        ("Qwen/Qwen3-8B", "--rotary-base 1000000 --norm-epsilon 1e-06"),
+        ("mistralai/Mixtral-8x7B-v0.1", "--rotary-base 1000000"),
+    ],
+)
+def test_megatrons_flags_say_positions_epsilon_and_vocabulary(model: str, said: str) -> None:
+    made = plan(model=model, tp=[2], cluster="16xH100", framework="megatron")
+    words = shlex.join(made.decision.launch.arguments)
+    assert said in words
+    assert f"--tokenizer-type HuggingFaceTokenizer --tokenizer-model {model}" in words
+    pairs = dict(itertools.pairwise(made.decision.launch.arguments))
+    assert int(pairs["--padded-vocab-size"]) % 256 == 0
+    assert 0 <= int(pairs["--padded-vocab-size"]) - int(pairs["--vocab-size"]) < 256
+
+
+def test_a_config_says_its_own_positions_and_what_nobody_knows_is_said() -> None:
+    base = {"rope_theta": 5e6, "rms_norm_eps": 1e-6}
+    assert position_flags("mine", base) == ["--rotary-base", 5_000_000, "--norm-epsilon", "1e-06"]
+    llama = {**base, "rope_scaling": {"rope_type": "llama3", "factor": 32.0}}
+    assert position_flags("mine", llama)[-3:] == ["--use-rope-scaling", "--rope-scaling-factor", "32.0"]  # type: ignore[index]
+    assert position_flags("mine", {**base, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}) is None
+    assert position_flags("Qwen/Qwen3-235B-A22B-Instruct-2507", None) is None
+    made = plan(model="Qwen/Qwen2.5-7B-Instruct", cluster="8xH100", framework="megatron")
+    assert any("--rotary-base" in note for note in made.decision.launch.notes)
+    assert "--rotary-base" not in made.decision.launch.arguments
+    written_out = plan(framework="megatron")
+    assert not any("--rotary-base" in note for note in written_out.decision.launch.notes)

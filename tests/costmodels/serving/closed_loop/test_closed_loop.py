@@ -76,6 +76,15 @@ def test_decodes_go_on_beside_prompts_where_the_engine_mixes_them() -> None:
     assert np.nanmean(mixed.tpot) < np.nanmean(stalled.tpot)
 
 
+def test_the_first_prompts_of_a_burst_have_fewer_decodes_beside_them() -> None:
+    """A step with prompts is asked with all decodes riding along; at the start nobody decodes."""
+    steps = grid(1, 10.0, 1000.0, mixed=True)
+    steps = replace(steps, decode_batch=np.array([[1.0, 8.0]]), decode_us=np.array([[10.0, 80.0]]))
+    burst = play(steps, 8, 1000).ttft[0, :8]
+    assert burst[0] == pytest.approx(1000.0 - 70.0)
+    assert burst[7] == pytest.approx(8 * 1000.0 - sum(70.0 - max(10.0 * k - 10.0, 0.0) for k in range(8)))
+
+
 def test_a_full_cache_makes_requests_wait_and_those_that_run_faster_through() -> None:
     free, full = (play(grid(1, 10.0, 100.0), 16, 200, running=running) for running in (16, 4))
     assert np.nanmean(full.ttft) > 3 * np.nanmean(free.ttft)

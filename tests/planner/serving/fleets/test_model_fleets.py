@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from itertools import pairwise
 from typing import cast
@@ -124,9 +125,11 @@ def test_rows_keep_their_budgets_and_electricity_is_paid() -> None:
     assert free.proof.fleet is not None
     assert not free.proof.fleet.rows
     gpus = sum(len(group.replicas) * (group.usd_per_hour or 0) for group in limited.decision.engines)
-    assert limited.decision.usd_per_hour is not None
-    assert gpus < limited.decision.usd_per_hour < gpus + 0.2 * 8 * 0.7 * 2
+    assert limited.decision.usd_per_hour == pytest.approx(gpus)  # as `plan` says it: electricity is beside
+    assert limited.decision.schedule[0].usd_per_hour == pytest.approx(gpus)
     assert limited.prediction.electricity_usd_per_hour is not None
+    counted = limited.proof.objective_value - gpus
+    assert limited.prediction.electricity_usd_per_hour.value * 0.9 < counted < 0.2 * 8 * 0.7 * 2
 
 
 @pytest.mark.parametrize(
@@ -167,3 +170,15 @@ def test_a_row_names_a_pool_by_any_name_of_its_gpu() -> None:
     assert found.pools == ("H100-SXM", "L40S")
     with pytest.raises(InputError, match="rows: r1: 'A100' is not a pool"):
         parse_fleet_request({**FLEET, "rows": [{**row, "pools": ["A100"]}]})
+
+
+def test_a_promise_that_nothing_keeps_is_told_with_one_that_a_fleet_keeps() -> None:
+    def asked(slo: str) -> dict[str, object]:
+        load = {"classes": [{"isl": 500, "osl": 50, "rate_rps": 0.5}, {"isl": 2000, "osl": 100, "rate_rps": 0.1}]}
+        return {**FLEET, "services": [{"name": "chat", "model": "Qwen/Qwen3-8B", "slo": slo, "load": load}]}
+
+    with pytest.raises(Infeasible, match="tpot_p90 ≤ 1 ms binds; the best is") as error:
+        plan_fleet(parse_fleet_request(asked("ttft_p90=1s,tpot_p90=1ms")))
+    said = re.search(r"relax tpot_p90 to ([\d.]+) ms or more", error.value.hint)
+    assert said is not None
+    assert plan_fleet(parse_fleet_request(asked(f"ttft_p90=1s,tpot_p90={said[1]}ms"))).prediction.services[0].holds

@@ -320,3 +320,22 @@ def test_of_many_losses_those_that_are_survived_are_found_by_halving(
     planned(supplied(tmp_path, (4, "", 8, ""), 100, f"survive: {{engines: {held}}}"))
     with pytest.raises(Infeasible):
         planned(supplied(tmp_path, (4, "", 8, ""), 100, f"survive: {{engines: {held + 1}}}"))
+
+
+def test_money_is_money_where_gpus_are_counted() -> None:
+    """With the objective gpus, what else there is costs dollars too, and is worse by its GPUs."""
+    tables = [
+        {"gpu": "H100", "usd_per_hour": 3.0, "isl": [1000, 8000], "osl": [200], "rps": [[10.0], [3.0]]},
+        {"gpu": "L40S", "usd_per_hour": 1.0, "isl": [1000, 8000], "osl": [200], "rps": [[3.0], [0.6]]},
+    ]
+    load = {"classes": [{"isl": 1000, "osl": 100, "rate_rps": 5}, {"isl": 4000, "osl": 200, "rate_rps": 4}]}
+    services = [{"name": "s", "load": load}]
+    asked = {"tables": tables, "services": services, "objective": "gpus", "survive": {"engines": 1}}
+    plan = plan_fleet(parse_fleet_request(asked))
+    assert plan.proof.fleet is not None
+    assert (plan.proof.objective_value, plan.decision.usd_per_hour) == (3, 9)
+    compared = {row.name: row for row in plan.proof.fleet.compared}
+    small = compared["L40S alone"]
+    assert small.usd_per_hour == sum(small.engines.values())
+    assert small.loses_by == pytest.approx(sum(small.engines.values()) / 3 - 1)
+    assert all(demand.costs_usd_per_hour is None for demand in plan.proof.fleet.demands)

@@ -1,0 +1,130 @@
+"""Of a promise that no engine keeps with some requests: the bound that binds, the best that any layout reaches, and
+limits that do, planned before they are told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from planner.contract.workload.slo import Slo
+from planner.serving.fleets.request import FleetRequest
+from planner.serving.operating_points import LayoutSearch, percentile_ms
+from planner.serving.ways_out import GENTLER, relaxed_to, rounded_up
+from profiles.errors import Infeasible, ShardwrightError
+
+Relaxed = Mapping[str, float]
+"""Limits in ms by the labels of bounds."""
+
+Fails = Callable[[FleetRequest], ShardwrightError | None]
+"""Why a request has no fleet; None: it has one."""
+
+
+@dataclass(frozen=True)
+class Unserved:
+    """Why nothing serves a class, what would, and the limits with which the nearest layout does."""
+
+    why: str
+    remedy: str
+    relax_ms: Relaxed = field(default_factory=dict)
+
+
+MEMORY = Unserved(
+    "memory: no layout holds such a request",
+    "offer GPUs with more memory, more of them in an engine, or a smaller precision",
+)
+
+
+def unserved(searches: Sequence[LayoutSearch], slo: Slo, confidence: float) -> Unserved:
+    """Why no layout serves one pair of lengths: ``searches`` found none within ``slo``."""
+    found = [one.coarse for one in searches if one.coarse is not None and one.coarse.steady.stable.any()]
+    if not found or not slo.bounds:
+        return MEMORY
+    limits = np.array([[bound.limit_ms] for bound in slo.bounds])
+    # Of every bound at every operating point of all pools, [bounds, n].
+    ms = np.concatenate(
+        [
+            np.where(each.steady.stable, [percentile_ms(each.steady, b, confidence) for b in slo.bounds], np.inf)
+            for each in found
+        ],
+        axis=1,
+    )
+    nearest = int(np.argmin((ms / limits).max(axis=0)))
+    exceeded = {b.label: float(ms[k, nearest]) for k, b in enumerate(slo.bounds) if ms[k, nearest] > b.limit_ms}
+    reachable = ms.min(axis=1)  # by each bound alone
+    worst = int(np.argmax(reachable / limits[:, 0]))
+    bound = slo.bounds[worst]
+    remedy = f"relax {relaxed_to(exceeded)} or more, or offer faster GPUs"
+    if reachable[worst] <= bound.limit_ms:
+        both = " and ".join(each.label for each in slo.bounds)
+        return Unserved(f"slo: no layout keeps {both} together", remedy, exceeded)
+    point, at = _which(found, int(np.argmin(ms[worst])))
+    best = f"{found[point].layout(at).label} on {found[point].job.pool.gpu}"
+    why = f"slo: {bound.label} ≤ {bound.limit_ms:g} ms binds; the best is {reachable[worst]:.4g} ms ({best})"
+    return Unserved(why, remedy, exceeded)
+
+
+def _which(parts: Sequence[object], at: int) -> tuple[int, int]:
+    """(part, index in it) of the element ``at`` of all parts one after the other."""
+    for number, part in enumerate(parts):
+        if at < len(part):  # type: ignore[arg-type]
+            return number, at
+        at -= len(part)  # type: ignore[arg-type]
+    raise IndexError(at)
+
+
+def most_of(reasons: Sequence[Unserved]) -> Relaxed:
+    """Limits that do for all of them."""
+    out: dict[str, float] = {}
+    for each in reasons:
+        for label, ms in each.relax_ms.items():
+            out[label] = max(out.get(label, 0.0), ms)
+    return out
+
+
+def with_tried_limits(request: FleetRequest, error: Infeasible, fails: Fails) -> Infeasible:
+    """``error`` with limits in its hint with which a fleet was found, where its ``relax_ms`` says what to try: by
+    service, by bound."""
+    relax = error.details.get("relax_ms")
+    if not isinstance(relax, Mapping) or not any(relax.values()):
+        return error
+    wanted = {name: dict(limits) for name, limits in relax.items()}
+    first, begun = None, time.process_time()
+    for factor in GENTLER:
+        asked = {
+            name: {label: float(rounded_up(ms * factor)) for label, ms in limits.items()}
+            for name, limits in wanted.items()
+        }
+        why = fails(_with_limits(request, asked))
+        told = _in_words(request, asked)
+        if why is None:
+            return Infeasible(error.message, f"relax {told} or more, or offer faster GPUs", **error.details)
+        if time.process_time() - begun > request.time_limit_s:
+            break
+        also = why.details.get("relax_ms")
+        for name, limits in also.items() if isinstance(also, Mapping) else ():
+            mine = wanted.setdefault(name, {})
+            for label, ms in limits.items():
+                mine[label] = max(mine.get(label, 0.0), ms / factor)
+        if first is None and not (isinstance(also, Mapping) and any(also.values())):
+            first = f"relax {told} or more, and {why.hint} ({why.message})"  # it is not the bounds alone
+    return Infeasible(error.message, first or f"relax the SLO further than {told}", **error.details)
+
+
+def _with_limits(request: FleetRequest, limits: Mapping[str, Relaxed]) -> FleetRequest:
+    services = []
+    for service in request.services:
+        mine = limits.get(service.name, {})
+        bounds = tuple(
+            bound.model_copy(update={"limit_ms": max(mine.get(bound.label, 0.0), bound.limit_ms)})
+            for bound in service.slo.bounds
+        )
+        services.append(service.model_copy(update={"slo": service.slo.model_copy(update={"bounds": bounds})}))
+    return request.model_copy(update={"services": tuple(services)})
+
+
+def _in_words(request: FleetRequest, limits: Mapping[str, Relaxed]) -> str:
+    several = len(request.services) > 1
+    return ", and ".join(relaxed_to(mine) + (f" of {name}" if several else "") for name, mine in limits.items() if mine)
