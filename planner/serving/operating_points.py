@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import NormalDist
 from typing import Protocol
@@ -270,9 +270,11 @@ def sequences_that_fit(
 class LayoutSearch:
     """All that was tried on one pool. ``coarse`` is the grid (None: nothing fits), ``fine`` what of it is within the
     SLO with a finer search around the highest rate of each layout and batch limit (None: nothing is). ``layouts``:
-    those that the rules allow, memory aside; ``wide``: those of one role alone."""
+    those that the rules allow, memory aside; ``wide``: those of one role alone. ``allowed``, ``fastest``: as it was
+    asked for."""
 
     job: Job
+    allowed: Restrictions
     layouts: Layouts
     considered: int
     legal: int
@@ -280,6 +282,12 @@ class LayoutSearch:
     coarse: OperatingPoints | None
     fine: OperatingPoints | None
     wide: WideLayouts = field(default_factory=no_wide_layouts)
+    fastest: bool = False
+
+    @cached_property
+    def lenient(self) -> LayoutSearch:
+        """The same search of what the formulas exclude by little, too."""
+        return search(replace(self.job, lenient=True), self.allowed, fastest=self.fastest)
 
 
 @dataclass(frozen=True)
@@ -335,9 +343,10 @@ def search(job: Job, allowed: Restrictions, *, fastest: bool = False) -> LayoutS
     engines = _Engines(job, layouts.take(which[enough]), budget[enough], most[enough])
     legal = len(np.unique(which[enough]))
     if not legal:
-        return LayoutSearch(job, gathering, considered, legal, rejected, None, None, wide)
+        return LayoutSearch(job, allowed, gathering, considered, legal, rejected, None, None, wide, fastest)
     coarse, rows = _coarse(engines, fastest=fastest)
-    return LayoutSearch(job, gathering, considered, legal, rejected, coarse, _refine(engines, coarse, rows), wide)
+    fine = _refine(engines, coarse, rows)
+    return LayoutSearch(job, allowed, gathering, considered, legal, rejected, coarse, fine, wide, fastest)
 
 
 def _coarse(engines: _Engines, *, fastest: bool) -> tuple[OperatingPoints, Ints]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ from planner.serving.layouts import Rejected, restrictions
 from planner.serving.operating_points import Job, search, served_on
 from planner.serving.report.report import assemble
 from planner.serving.request import PlanRequest, parse_request
+from planner.serving.searched import KnownSearches, SearchedLayouts
 from planner.serving.users import planned_for_users
 from planner.serving.ways_out import with_tried_hint
 from planner.serving.wide_layouts import check_asked
@@ -93,15 +95,15 @@ def plan(
 
         check_expert_loads(expert_loads, model)
     tell = progress or silent
-    cost_of = cost_models(request, catalogue, store, measured, tell)
+    cost_of, searched = cost_models(request, catalogue, store, measured, tell), KnownSearches()
 
     def planned_anywhere(asked: PlanRequest, tell: Tell) -> Plan:
         if asked.cluster.is_open:
             inside = in_words(tell)
             return planned_on_open_cluster(
-                asked, lambda closed: _plan(closed, model, cost_of, inside, expert_loads), tell
+                asked, lambda closed: _plan(closed, model, cost_of, inside, expert_loads, searched), tell
             )
-        return _plan(asked, model, cost_of, tell, expert_loads)
+        return _plan(asked, model, cost_of, tell, expert_loads, searched)
 
     def planned_as_asked(asked: PlanRequest, tell: Tell) -> Plan:
         asked = asked.with_headroom
@@ -137,6 +139,7 @@ def _plan(
     cost_of: CostOf,
     tell: Tell,
     expert_loads: Loads | None,
+    searched: KnownSearches,
 ) -> Plan:
     """The plan on a cluster of which the request says all. Raises as :func:`plan`."""
     _check_framework(request, cost_of)
@@ -149,7 +152,8 @@ def _plan(
     options = []
     for done, precision in enumerate(precisions):
         of_all = part(tell, SEARCHED * done / len(precisions), SEARCHED * (done + 1) / len(precisions))
-        options += _options(request, model, precision, cost_of, of_all, busier)
+        make = partial(_searched, request, model, precision, cost_of, of_all, busier)
+        options += _options(request, precision, searched.of(request, precision, make))
     found = confirmed(request, options, part(tell, SEARCHED, CONFIRMED))
     if found.best is None:
         raise _none(request, model, found.options)
@@ -206,20 +210,18 @@ def caches_of(request: PlanRequest, model: Architecture, asked: Sequence[str]) -
     return asked
 
 
-def _options(
+def _searched(
     request: PlanRequest,
     model: Architecture,
     precision: Precision,
     cost_of: CostOf,
     tell: Tell,
     busier: Busier | None,
-) -> list[ServingOption]:
-    """The ways to serve in one precision."""
+) -> SearchedLayouts:
+    """The layouts of each pool in one precision."""
     jobs, refused = jobs_of(request, model, precision, cost_of)
     if busier is not None:
         jobs = [replace(job, served=replace(job.served, busier=busier)) for job in jobs]
-    if not jobs:
-        return [ServingOption("aggregated", precision, [], refused, reason=refused[0].reason)]
     several = len(request.precision or ()) + len(request.kv_precision or ()) > 1
     searching = f"searching layouts in {precision.weights} with {precision.kv} KV cache"
     tell(Step(searching, 0, passing=not several))
@@ -228,10 +230,18 @@ def _options(
     for done, job in enumerate(jobs, 1):
         searches.append(search(job, restrictions(request, job.pool), fastest=fastest))
         tell(Step(f"{job.pool.name}: layouts searched", done, len(jobs) + 1, passing=True))
-    check_asked(request, jobs[0].served, max((found.wide for found in searches), key=lambda wide: len(wide.decode)))
+    return SearchedLayouts(searches, refused)
+
+
+def _options(request: PlanRequest, precision: Precision, found: SearchedLayouts) -> list[ServingOption]:
+    """The ways to serve in one precision."""
+    searches, refused = found.searches, found.refused
+    if not searches:
+        return [ServingOption("aggregated", precision, [], refused, reason=refused[0].reason)]
+    check_asked(request, searches[0].job.served, max((one.wide for one in searches), key=lambda wide: len(wide.decode)))
     options = [aggregated(request, precision, searches, refused)]
     if request.disaggregation != "never" and request.workload.osl > 1:
-        options.append(disaggregated(request, precision, searches, refused))
+        options.append(disaggregated(request, precision, searches, found.roles, refused))
     return options
 
 

@@ -34,6 +34,9 @@ CLOSE = 1.03
 FURTHEST = 1.5
 """By what factor one rate that is tried exceeds the last, at most."""
 
+BEYOND = 1.05
+"""What is asked of the simulations ÷ what formulas say is carried, where that is not enough."""
+
 NEAR = 1.002
 """Rates this close to each other are one."""
 
@@ -68,9 +71,16 @@ def planned_for_users(request: PlanRequest, planned: Planned) -> Plan:
     users = request.workload.concurrency
     assert users is not None
     formulas = request.model_copy(update={"simulation": False})
-    found = _Search(formulas, users, planned, ROUNDS).lowest(_first_rate(request, users))
+    by_formulas = _Search(formulas, users, planned, ROUNDS)
+    try:
+        found = by_formulas.lowest(_first_rate(request, users))
+        rate_rps = found.rate_rps
+    except Infeasible:
+        if not request.simulation:
+            raise
+        rate_rps = by_formulas.highest_rps * BEYOND  # the simulation has the last word
     if request.simulation:
-        found = _Search(request, users, planned, CONFIRMED_ROUNDS).upwards(found.rate_rps)
+        found = _Search(request, users, planned, CONFIRMED_ROUNDS).upwards(rate_rps)
     understood = found.plan.request.model_copy(update={"concurrency": users})
     return found.plan.model_copy(update={"request": understood}).sealed()
 
@@ -123,6 +133,11 @@ class _Search:
                 self._tried[rate_rps] = None
         return self._tried[rate_rps]
 
+    @property
+    def highest_rps(self) -> float:
+        """Of the rates that were tried: the highest that has a plan, or else the lowest."""
+        return max((each.rate_rps for each in self._tried.values() if each is not None), default=min(self._tried))
+
     def lowest(self, rate_rps: float) -> _At:
         """Beginning at a rate, which may be any."""
         begins, most, below = self._holding(rate_rps)
@@ -130,21 +145,26 @@ class _Search:
         return self._within(begins, most)
 
     def upwards(self, rate_rps: float) -> _At:
-        """From a rate that is about right or too low, and whose fleet has none cheaper that would do."""
+        """From a rate that is about right or too low, and whose fleet has none cheaper that would do; or from any,
+        where no formula says one."""
         few: _At | None = None
+        most_rps = float("inf")  # what is carried, once a refusal has told it
         while True:
             here = self.at(rate_rps)
-            if few is not None and (here is None or here.value > few.value):
+            if few is not None and here is not None and here.value > few.value:
                 few, here = self._top_of(few, rate_rps)
             if here is None:
                 carried = self._refused_above(rate_rps)
-                if few is not None or carried is None:
+                if carried is None or (few is not None and carried <= few.rate_rps * NEAR):
                     raise self._too_many()
-                rate_rps = carried
+                rate_rps = most_rps = min(carried, most_rps)
             elif here.in_flight >= self._users:
                 return here if few is None or few.value < here.value else self._within(few, here, CLOSE**2)
+            elif rate_rps >= most_rps:
+                raise self._too_many()
             else:
-                few, rate_rps = here, rate_rps * min(self._users * (1 + CLOSE) / 2 / here.in_flight, FURTHEST)
+                aimed = rate_rps * min(self._users * (1 + CLOSE) / 2 / here.in_flight, FURTHEST)
+                few, rate_rps = here, min(aimed, most_rps)
 
     def _top_of(self, few: _At, beyond_rps: float) -> tuple[_At, _At | None]:
         """(the most of a fleet that is known, the least of the next one or of this one where it holds the users)."""
@@ -172,6 +192,8 @@ class _Search:
             if here is None:
                 high = min(high, rate_rps)
                 carried = self._refused_above(rate_rps)
+                if carried is not None:
+                    high = min(high, carried * NEAR)  # of formulas it is the most that there is
                 if carried is not None and carried > low:
                     rate_rps = carried
                 else:
@@ -203,21 +225,23 @@ class _Search:
             below = top.rate_rps
         # Most often one engine less: what that carries is known.
         engines = sum(len(group.replicas) for group in begins.plan.decision.engines)
-        aimed = begins.most_rps * (engines - 1) / engines * INSIDE
-        while begins.rate_rps > below * NEAR:
-            rate = aimed if below * NEAR < aimed < begins.rate_rps else (below * begins.rate_rps) ** 0.5
+        rate = begins.most_rps * (engines - 1) / engines * INSIDE
+        while begins.rate_rps > below * NEAR**2:
+            least = below * NEAR**2
+            if not least < rate < begins.rate_rps:
+                rate = least
             here = self.at(rate)
             if here is None:
                 break
             if here.value >= begins.value:
-                begins, aimed = here, 0.0
+                begins, rate = here, least  # are there any between? If not, this is the last
                 continue
             top = here if here.in_flight >= self._users else self._at_most(here)
             if top.in_flight >= self._users:
-                begins, most, aimed = here, top, 0.0
+                begins, most = here, top
             else:
                 below = top.rate_rps
-                aimed = below * NEAR**2
+            rate = (below * begins.rate_rps) ** 0.5 if rate == least else 0.0
         return begins, most
 
     def _within(self, begins: _At, most: _At, close: float = CLOSE) -> _At:

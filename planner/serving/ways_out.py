@@ -20,6 +20,9 @@ GENTLER = (1.0, 1.05, 1.2, 1.6, 3.0)
 FEW = GENTLER[::2]
 """... by these alone where a plan takes many: of users at once, and of clusters that are open."""
 
+FEWER_USERS = (1.03, 1.1, 1.4, 3.0)
+"""By what users at once are fewer than are in flight where a fleet carries the most, which is known to 1.25 %."""
+
 
 def _factors(request: PlanRequest) -> Sequence[float]:
     return FEW if request.workload.concurrency is not None or request.cluster.is_open else GENTLER
@@ -136,15 +139,17 @@ def _lower_rate(request: PlanRequest, highest_rps: float, fails: Fails) -> tuple
 
 def _fewer_users(request: PlanRequest, error: Infeasible, most: int, fails: Fails) -> Infeasible:
     """With the most users of whom a plan was found, as the request says them: without the headroom."""
-    for factor in FEW:
+    told = f"about {most}"
+    for factor in FEWER_USERS:
         users = int(most / (1 + request.headroom) / factor)
         if users < 1:
             break
         workload = request.workload.model_copy(update={"concurrency": users})
         why = fails(request.model_copy(update={"workload": workload}))
         if why is None:
+            message = error.message.replace(told, f"about {users}")
             hint = f"plan for fewer (concurrency={users}), relax the SLO, or offer more GPUs"
-            return Infeasible(error.message, hint, **{**error.details, "highest_concurrency": most})
+            return Infeasible(message, hint, **{**error.details, "highest_concurrency": users})
         known = why.details.get("highest_concurrency")
         most = min(most, known) if isinstance(known, int) and known > 0 else most
     return Infeasible(error.message, "relax the SLO, or offer more GPUs", **error.details)

@@ -13,8 +13,6 @@ from planner.serving.confirmation.simulated_engine import simulated_engines
 from planner.serving.engines.aggregated import AggregatedEngine
 from planner.serving.engines.groups import Group, LoadedFleet, pairs_of
 from planner.serving.engines.options import ServingOption, aggregated
-from planner.serving.layouts import restrictions
-from planner.serving.operating_points import search
 from planner.serving.request import PlanRequest
 
 
@@ -24,11 +22,7 @@ def with_lenient(request: PlanRequest, option: ServingOption) -> ServingOption:
     promise."""
     if option.serving != "aggregated" or not option.searches:
         return option
-    fastest = request.goal == "latency"
-    also = [
-        search(replace(each.job, lenient=True), restrictions(request, each.job.pool), fastest=fastest)
-        for each in option.searches
-    ]
+    also = [each.lenient for each in option.searches]
     return aggregated(request, option.precision, option.searches, option.refused, also)
 
 

@@ -176,7 +176,7 @@ class _Simulations:
             if not group.job.lenient:
                 self._formula.setdefault(kind, float(group.capacity_rps.value[0]))
             self.carried[kind] = min(self.carried.get(kind, math.inf), most)
-        if most == 0:
+        if most == 0 and not group.job.lenient:
             self._idle |= dict.fromkeys(kinds, trial.idle_ms())
 
     def measure(self, best: ServingOption, trial: Trial) -> bool:

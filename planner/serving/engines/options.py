@@ -247,15 +247,25 @@ def _finalists(points: OperatingPoints, *, every: bool) -> list[int]:
 # ------------------------------------------------------------------ disaggregated engines
 
 
+def in_either_role(searches: list[LayoutSearch]) -> list[DisaggregatedEngines]:
+    """The engines that prefill or decode, of each pool that has both."""
+    if cannot_pair(searches[0].job.served) is not None:
+        return []
+    return [roles for roles in (find_disaggregated_engines(search) for search in searches) if roles is not None]
+
+
 def disaggregated(
-    request: PlanRequest, precision: Precision, searches: list[LayoutSearch], refused: list[Rejected]
+    request: PlanRequest,
+    precision: Precision,
+    searches: list[LayoutSearch],
+    found: list[DisaggregatedEngines],
+    refused: list[Rejected],
 ) -> ServingOption:
-    """The best fleet of prefill and decode engines, over all terms that they may keep."""
+    """The best fleet of prefill and decode engines that were ``found``, over all terms that they may keep."""
     bare = ServingOption("disaggregated", precision, searches, refused)
     refused_by_connector = cannot_pair(searches[0].job.served)
     if refused_by_connector is not None:
         return _without(bare, refused_by_connector)
-    found = [roles for roles in (find_disaggregated_engines(search) for search in searches) if roles is not None]
     best = _without(bare, "no two layouts can share the roles" if not found else "no pair of layouts meets the SLO")
     together = (pools for arrangement in _arrangements(found) for pools in partners(arrangement))
     for pools in filter(None, together):

@@ -9,7 +9,7 @@ import pytest
 from cases import DENSE, SLO
 
 from costmodels.kernels.cost_model import CostModel
-from planner.serving import prediction_table
+from planner.serving import planning, prediction_table
 from planner.serving.request import parse_request
 from planner.serving.users import CLOSE, in_flight
 from profiles.errors import Infeasible, InputError
@@ -47,6 +47,31 @@ def test_more_users_than_the_gpus_hold_are_refused_with_how_many_do(planned: Any
     assert isinstance(most, int)
     assert f"(concurrency={most})" in caught.value.hint
     planned(DENSE, "1xH100", f"isl=2000,osl=200,concurrency={round(0.9 * most)}", SLO)
+
+
+def test_a_refusal_takes_few_plans_and_says_what_was_checked(
+    bare: ProfileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[float] = []
+
+    def counted(request: Any, *rest: Any) -> Any:
+        made.append(request.workload.rate_rps)
+        return original(request, *rest)
+
+    original = planning._plan
+    monkeypatch.setattr(planning, "_plan", counted)
+    asked = {"model": DENSE, "cluster": "2xH100", "slo": SLO, "disaggregation": "never"}
+    with pytest.raises(Infeasible) as caught:
+        planning.plan({**asked, "workload": "isl=2000,osl=200,concurrency=5000"}, store=bare)
+    assert len(made) <= 20
+    most = caught.value.details["highest_concurrency"]
+    assert f"about {most}" in caught.value.message
+    assert f"(concurrency={most})" in caught.value.hint
+    plan = planning.plan({**asked, "workload": f"isl=2000,osl=200,concurrency={most}"}, store=bare)
+    assert in_flight(plan) >= most
+    for beyond in (1.1, 1.3):
+        with pytest.raises(Infeasible):
+            planning.plan({**asked, "workload": f"isl=2000,osl=200,concurrency={int(most * beyond)}"}, store=bare)
 
 
 def test_an_slo_that_nothing_meets_is_the_reason(planned: Any) -> None:
