@@ -78,6 +78,25 @@ def decisions(table: pd.DataFrame, ttft_ms: Floats, tpot_ms: Floats, margin: Flo
     }
 
 
+LOADS = 3
+"""Concurrencies of a configuration from which its best throughput is known."""
+
+
+def offline(table: pd.DataFrame, ttft_ms: Floats, tpot_ms: Floats) -> dict[str, Any]:
+    """The most throughput of each configuration over the concurrencies that it was measured at (:data:`LOADS` and
+    more), predicted against measured."""
+    best = throughput(table, table["ttft_ms"].to_numpy(), table["tpot_ms"].to_numpy())
+    hoped = throughput(table, ttft_ms, tpot_ms)
+    keys = ["framework", "version", "family", "gpu", "weights", "isl", "osl", "tp", "pp", "dp", "ep", "drafted"]
+    concurrency = table["concurrency"].to_numpy()
+    groups = [
+        index
+        for index in table.reset_index(drop=True).groupby(keys, dropna=False).indices.values()
+        if len(set(concurrency[index])) >= LOADS
+    ]
+    return card(*(np.array([values[index].max() for index in groups]) for values in (best, hoped)))
+
+
 SAME = ["framework", "family", "gpu", "weights", "isl", "osl", "concurrency", "tp", "dp", "ep", "drafted"]
 """What repeats of one configuration have in common."""
 
