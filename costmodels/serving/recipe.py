@@ -52,7 +52,20 @@ class Recipe:
                 f"give at most {model.max_context_tokens}, or leave it out",
             )
         assumed = tuple(name for name, value in said.items() if value is None)
-        return Started(**{name: unsaid[name] if name in assumed else said[name] for name in said}, assumed=assumed)
+        whole = {name: unsaid[name] if name in assumed else said[name] for name in said}
+        if framework.scheduler.checks_step:
+            _fit_step(whole, assumed)
+        return Started(**whole, assumed=assumed)
+
+
+def _fit_step(recipe: dict[str, Any], assumed: tuple[str, ...]) -> None:
+    """Makes what nobody said of a step fit the rest, as vLLM does (vllm/engine/arg_utils.py)."""
+    longest, sequences = recipe["max_model_len"], recipe["max_num_seqs"]
+    if "max_num_batched_tokens" in assumed:
+        least = 0 if recipe["chunked_prefill"] else longest
+        recipe["max_num_batched_tokens"] = min(max(recipe["max_num_batched_tokens"], least), sequences * longest)
+    if "max_num_seqs" in assumed:
+        recipe["max_num_seqs"] = min(sequences, recipe["max_num_batched_tokens"])
 
 
 @dataclass(frozen=True)

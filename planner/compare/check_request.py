@@ -40,4 +40,4 @@ class CheckRequest(RunningText):
 
 def parse_check_request(value: Mapping[str, Any], catalogue: Catalogue = SHIPPED) -> CheckRequest:
     """A request from a mapping. Raises InputError with the first field that is wrong."""
-    return checked(CheckRequest, value, "request", catalogue)
+    return checked(CheckRequest, value, "request", catalogue, schema="check-request")

@@ -88,4 +88,4 @@ class ComparisonRequest(Document):
 
 def parse_comparison_request(value: Mapping[str, Any], catalogue: Catalogue = SHIPPED) -> ComparisonRequest:
     """A request from a mapping. Raises InputError with the first field that is wrong."""
-    return checked(ComparisonRequest, value, "request", catalogue)
+    return checked(ComparisonRequest, value, "request", catalogue, schema="comparison-request")

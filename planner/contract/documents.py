@@ -107,7 +107,10 @@ def validation_error(error: ValidationError, where: str, schema: str = "") -> In
     """The first problem of a pydantic report as an :class:`InputError`; arguments as of :func:`checked`."""
     command = f"`plan schema {schema}`" if schema else "`plan schema`"
     problem = error.errors(include_url=False)[0]
-    path = [str(part) if isinstance(part, int) else named(part) for part in problem["loc"]]
+    steps = list(problem["loc"])
+    if steps and steps[-1] == problem.get("ctx", {}).get("class_name"):
+        del steps[-1]  # of a union: which of its types was tried, which is no field
+    path = [str(part) if isinstance(part, int) else named(part) for part in steps]
     field = ".".join(path)
     label = f"{where}: {field}" if field else where
     kind, value = problem["type"], problem.get("input")

@@ -158,4 +158,4 @@ def parse_placement_request(value: Mapping[str, Any], catalogue: Catalogue = SHI
     Raises:
         InputError: with the first field that is wrong, its value and what to do.
     """
-    return checked(PlacementRequest, value, "request", catalogue)
+    return checked(PlacementRequest, value, "request", catalogue, schema="experts-request")

@@ -129,8 +129,9 @@ class TrainingTarget(Target):
 
     @property
     def module_needs(self) -> tuple[str, ...]:
-        """Keys of the values that say which model is trained, where no flag of the plan does."""
-        return ("module", "config") if self.writes_for == "torchtitan" and self.release_of[0] != "0.2.2" else ()
+        """Keys of the values that say which model is trained, where no flag of the plan does: torchtitan would train
+        another unasked."""
+        return ("module", "config") if self.writes_for == "torchtitan" else ()
 
     @property
     def script_needs(self) -> tuple[str, ...]:

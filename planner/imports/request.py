@@ -74,4 +74,4 @@ class ImportRequest(RunningText):
 
 def parse_import_request(value: Mapping[str, Any], catalogue: Catalogue = SHIPPED) -> ImportRequest:
     """A request from a mapping. Raises InputError with the first field that is wrong."""
-    return checked(ImportRequest, value, "request", catalogue)
+    return checked(ImportRequest, value, "request", catalogue, schema="deployment-request")

@@ -324,6 +324,11 @@ def _provenance(made: Solved) -> told.PowerProvenance:
         for kind in made.row.kinds
         if not kind.response.measured
     ]
+    if made.request.control.brake_on == "breaker":
+        notes.append(
+            "the brake waits until a breaker's curve asks for it, where there is one: a controller that brakes at any "
+            "reading above the budget brakes more often"
+        )
     if made.row.tree.budgets.size > 1:
         notes.append("a reading is that of the node nearest to its own budget, as a share of it")
     if made.request.today < SMALL_ROW:

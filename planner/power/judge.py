@@ -10,11 +10,11 @@ import numpy as np
 
 from costmodels.estimates import Floats
 from planner.power.kernel import MOST_WATTS, TOKENS_IN, TOKENS_LEFT
-from planner.power.policy import BRAKE_AT, Policy
+from planner.power.policy import Policy
 from planner.power.reference import UNCAPPED
 from planner.power.request import PowerRequest
 from planner.power.simulator import Outcome, RowModel, chance_of, simulate
-from planner.power.tails import Rate, counted
+from planner.power.tails import BEYOND, Rate, counted
 from planner.power.traffic import (
     SLOT_S,
     WARM_S,
@@ -25,6 +25,7 @@ from planner.power.traffic import (
     stretch,
     whole_day,
 )
+from profiles.errors import InputError
 
 SMALL_ROW = 40
 """Servers from which on bursts decide: of the slots that come nearest to the budget in a day, the first are then among
@@ -87,6 +88,7 @@ class Judge:
     _free: list[Outcome] = field(default_factory=list)
     _known: dict[tuple[Policy, int], Verdict] = field(default_factory=dict)
     _failed: set[tuple[Policy, int]] = field(default_factory=set)
+    _said: list[str] = field(default_factory=list)
 
     @property
     def most(self) -> int:
@@ -143,16 +145,17 @@ class Judge:
             braked = 0
             peaks, wear = (np.max([getattr(each, name) for each in whole], axis=(0, 1)) for name in ("peak", "wear"))
             for outcome in self.busy_slots(policy, n):
-                # A reading above the budget of any node is one brake of the slot.
-                braked += bool(outcome.peak[1:].max() > BRAKE_AT)
+                braked += bool(outcome.braked[1:].any())
                 peaks = np.maximum(peaks, outcome.peak[1:].max(axis=0))
                 wear = np.maximum(wear, outcome.wear[1:].max(axis=0))
             self._known[policy, n] = self._judged(n, whole, counted(braked, self.days.screened), peaks, wear)
         return self._known[policy, n]
 
     def _say(self, policy: Policy, n: int) -> None:
-        if self.progress is not None:
-            self.progress(f"{policy.name} with {n} servers")
+        words = f"{policy.name} with {n} servers"
+        if self.progress is not None and self._said[-1:] != [words]:  # levels that are tried have one name
+            self._said[:] = [words]
+            self.progress(words)
 
     def _judged(self, n: int, whole: list[Outcome], brakes: Rate, peaks: Floats, wear: Floats) -> Verdict:
         totals = np.sum([outcome.totals for outcome in whole], axis=0)
@@ -196,7 +199,7 @@ class Judge:
         self._say(policy, n)
         braked = 0
         for outcome in self.busy_slots(policy, n):
-            braked += bool(outcome.peak[1:].max() > BRAKE_AT)
+            braked += bool(outcome.braked[1:].any())
             if braked > self.most_brakes:
                 self._failed.add((policy, n))
                 return False
@@ -218,12 +221,24 @@ class Judge:
                 each.latency_s[(group[each.latency_server] == index) & (each.latency_server < n)] for each in free
             ]
             capped, usual = np.concatenate(mine), np.concatenate(theirs)
+            self._enough(name, min(len(capped), len(usual)))
             if not len(capped) or not len(usual):
                 out[name] = dict.fromkeys(percentiles, 0.0)
                 continue
             growth = np.percentile(capped, percentiles) / np.maximum(np.percentile(usual, percentiles), 1e-9) - 1.0
             out[name] = {p: float(max(g, 0.0)) for p, g in zip(percentiles, growth, strict=True)}
         return out
+
+    def _enough(self, name: str, requests: int) -> None:
+        """Raises InputError where a limit is on a percentile that so many requests of a class do not show."""
+        for limit in self.request.slo_impact:
+            needed = BEYOND / (1 - limit.percentile / 100)
+            if limit.priority == name and requests < needed:
+                raise InputError(
+                    f"slo_impact: {name}_p{limit.percentile:g}: {requests:,} requests of {name} are followed in the "
+                    "days that are simulated, too few for that",
+                    f"{needed:,.0f} are needed; limit a lower percentile",
+                )
 
     def misses(self, verdict: Verdict) -> str | None:
         """The first promise that a verdict breaks, in words; None: all hold."""

@@ -84,6 +84,7 @@ class Ladder(NamedTuple):
 class Control(NamedTuple):
     """Steps between readings; steps until a cap and a brake act; and what happens by chance: factor of each reading,
     [readings]; ``late``: share of the delay that each command takes, ``fails``: whether it is lost, [readings, groups].
+    ``by_breaker``: the brake waits until a breaker whose curve is known would trip before the next reading's acts.
     """
 
     period: int
@@ -92,6 +93,7 @@ class Control(NamedTuple):
     error: Array
     late: Array
     fails: Array
+    by_breaker: bool
 
 
 class Supply(NamedTuple):
@@ -110,9 +112,9 @@ class Supply(NamedTuple):
 class Log(NamedTuple):
     """What a replicate writes: ``watts`` [steps]; ``foreseen`` [steps or 0], watts with what waits for the policy's
     foresight; ``peak`` [blocks, nodes], highest reading of each; ``wear`` [blocks, nodes], how far the breaker was on
-    its way to trip (1: it tripped); ``level_steps`` [levels]; ``totals``: brakes, prefill seconds offered, done, left,
-    tokens offered, done, left, not followed, joules, most watts within a second, commands; ``latency_s``,
-    ``latency_of`` (index of the request), and how many in ``followed``."""
+    its way to trip (1: it tripped); ``braked`` [blocks], brakes of each; ``level_steps`` [levels]; ``totals``: brakes,
+    prefill seconds offered, done, left, tokens offered, done, left, not followed, joules, most watts within a second,
+    commands; ``latency_s``, ``latency_of`` (index of the request), and how many in ``followed``."""
 
     watts: Array
     foreseen: Array
@@ -123,6 +125,7 @@ class Log(NamedTuple):
     latency_s: Array
     latency_of: Array
     followed: Array
+    braked: Array
 
 
 BRAKES, WORK_IN, WORK_DONE, WORK_LEFT, TOKENS_IN, TOKENS_DONE, TOKENS_LEFT, LOST, JOULES, MOST_WATTS, COMMANDS = range(
@@ -327,6 +330,7 @@ def run(
         if (step + 1) % control.period:
             continue
         worst, coming, block = 0.0, 0.0, step // BLOCK_STEPS
+        at, asked = min(readings, len(control.error) - 1), not control.by_breaker
         for node in range(nodes):
             watts = other_sum if node == 0 else 0.0
             ahead = 0.0
@@ -338,9 +342,16 @@ def run(
             worst = max(worst, share)
             coming = max(coming, share + ahead / supply.budgets[node])
             log.peak[block, node] = max(log.peak[block, node], share)
+            if not asked:
+                read = share * control.error[at]
+                last = supply.points[node]
+                if last == 0:
+                    asked = read > ladder.up[levels - 1]
+                else:
+                    each = worn(0.0, read, supply.loads[node, :last], supply.holds[node, :last])
+                    asked = wear[node] + (control.period + control.brake + 1) * each >= 1.0
         leaf_sum[:] = 0.0
         other_sum = 0.0
-        at = min(readings, len(control.error) - 1)
         seen = worst * control.error[at]
         readings += 1
         usual = seen if usual < 0.0 else usual + 0.1 * (seen - usual)
@@ -348,12 +359,15 @@ def run(
             seen = min(seen + coming - worst, ladder.up[levels - 1])
         if lead > 0.0 and seen < ladder.up[levels - 1]:
             seen = min(seen + lead * max(seen - usual, 0.0), ladder.up[levels - 1])
+        if not asked:
+            seen = min(seen, ladder.up[levels - 1])
         new = next_level(level, seen, step - since >= control.delay, ladder)
         if new == level:
             continue
         braked = new == levels - 1
         if braked:
             log.totals[BRAKES] += 1.0
+            log.braked[block] += 1.0
         for group in range(groups):
             wanted = ladder.clocks[new, group]
             holds = due_clock[group] if due_step[group] >= 0 else clock[group]

@@ -6,12 +6,13 @@ import itertools
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from planner.contract.documents import PLAIN_NUMBER, Document, Name, checked
 from planner.contract.options import LOAD, Option
+from planner.contract.sparse import Sparse
 from planner.power.tails import YEAR_DAYS, counted
 from planner.replay.request import Trace
 from planner.serving.document.plan import Plan, plan_or_none
@@ -81,8 +82,10 @@ class Telemetry(Document):
     )
 
 
-class ControlPaths(Document):
+class ControlPaths(Sparse):
     """How caps reach the GPUs."""
+
+    SELDOM: ClassVar = ("brake_on",)
 
     in_band_s: Seconds | None = Field(
         default=None, description="until a cap set in the server's operating system acts; null: that way is not open"
@@ -90,6 +93,11 @@ class ControlPaths(Document):
     out_of_band_s: Seconds = Field(default=40.0, description="until one set by the management controller acts, at most")
     failure_rate: Share = Field(default=0.0, description="share of commands that are lost")
     brake_s: Seconds = Field(default=5.0, description="until the hardware brake acts")
+    brake_on: Literal["reading", "breaker"] = Field(
+        default="reading",
+        description="the brake is pulled at any reading above a budget; or, at nodes whose breaker is a curve, when "
+        "that would trip before a brake at the next reading acts",
+    )
 
 
 class SetCap(Document):
@@ -135,6 +143,11 @@ def _impact_input(value: Any) -> Any:
         share = _share(limit)
         if share is None:
             raise ValueError(f"{name}: {shown(limit)} is not a share; write {name}=5% or {name}=0.05")
+        if share >= 1 and not (isinstance(limit, str) and limit.rstrip().endswith("%")):
+            raise ValueError(
+                f"{name}: {shown(limit)} is a share of {share:.0%}, or meant in per cent; "
+                f"write {name}={share:g}% or {name}={100 * share:g}%"
+            )
         out.append({"priority": found["priority"], "percentile": float(found["percentile"]), "limit": share})
     return out
 
@@ -245,7 +258,7 @@ def parse_power_request(value: Mapping[str, Any], catalogue: Catalogue = SHIPPED
     Raises:
         InputError, UnknownName: with the first field that is wrong.
     """
-    request = checked(PowerRequest, value, "request", catalogue)
+    request = checked(PowerRequest, value, "request", catalogue, schema="power-request")
     check(request)
     return request
 
@@ -259,6 +272,15 @@ def check(request: PowerRequest) -> None:
     _check_tree(request.supply)
     if not request.today:
         raise InputError("servers: today is 0 of every kind", "say how many servers the row has today")
+    if request.control.brake_on == "breaker" and not any(map(curve_of, _nodes(request.supply))):
+        raise InputError(
+            "control: brake_on: breaker, and no breaker of the supply is a curve",
+            "give one ([[1.1, 600], [1.25, 60]]), or write brake_on: reading",
+        )
+    kinds = [each.kind for each in request.servers]
+    twice = next((kind for i, kind in enumerate(kinds) if kind in kinds[:i]), None)
+    if twice is not None:
+        raise InputError(f"servers: kind {shown(twice)} is given twice", "give each its own name, or add them together")
     named = leaves(request.supply)
     counts = [each.servers for each in named]
     if any(each is None for each in counts) and any(each is not None for each in counts):
@@ -281,9 +303,9 @@ def check(request: PowerRequest) -> None:
             "as many days says no more",
             f"ask for {fewest:,} days at least, or for more brakes (--max-brakes-per-year)",
         )
-    twice = [(each.priority, each.percentile) for each in request.slo_impact]
-    for i, pair in enumerate(twice):
-        if pair in twice[:i]:
+    limits = [(each.priority, each.percentile) for each in request.slo_impact]
+    for i, pair in enumerate(limits):
+        if pair in limits[:i]:
             raise InputError(f"slo_impact: {pair[0]}_p{pair[1]:g} is given twice", "give each limit once")
 
 
@@ -322,6 +344,10 @@ def curve_of(node: SupplyNode) -> tuple[tuple[float, float], ...]:
                 "let loads rise and the seconds that they are held fall",
             )
     return said
+
+
+def _nodes(node: SupplyNode) -> list[SupplyNode]:
+    return [node, *(each for child in node.children for each in _nodes(child))]
 
 
 def leaves(node: SupplyNode) -> list[SupplyNode]:

@@ -10,7 +10,7 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from planner.power import kernel
 from planner.power.kernel import BLOCK_STEPS, Control, Log, Requests, Servers, Supply, Tables
-from planner.power.policy import Policy
+from planner.power.policy import BRAKE_AT, Policy
 from planner.power.server import ServerKind, clock_shares, tables_of
 from planner.power.traffic import DAY_S, DayOfRequests, Load
 
@@ -78,6 +78,7 @@ class Timing:
     brake_s: float
     error: float
     failure_rate: float
+    by_breaker: bool = False  # the brake waits for the breaker's curve
     dead: int | None = None  # the group whose commands are all lost
 
 
@@ -155,7 +156,8 @@ def _spread(shares: Floats, n: int) -> Ints:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one replicate-day under one policy with ``n`` servers."""
+    """Of one replicate-day under one policy with ``n`` servers. ``braked`` [blocks]: whether it was braked; where
+    the brake goes by readings, whether one of any node was above its budget."""
 
     watts: Floats
     foreseen: Floats
@@ -166,6 +168,7 @@ class Outcome:
     latency_s: Floats
     latency_of: Ints
     latency_server: Ints
+    braked: Floats
 
     @property
     def brakes(self) -> int:
@@ -200,6 +203,7 @@ def simulate(
         error=1.0 + (0.0 if policy.immediate else timing.error) * draw.standard_normal(readings),
         late=draw.uniform(0.5, 1.0, (readings, columns)),
         fails=draw.uniform(size=(readings, columns)) < (0.0 if policy.immediate else timing.failure_rate),
+        by_breaker=timing.by_breaker,
     )
     if timing.dead is not None and not policy.immediate:
         control.fails[:, timing.dead :: groups] = True
@@ -213,6 +217,7 @@ def simulate(
         latency_s=np.zeros(int(requests.followed.sum()), np.float32),
         latency_of=np.zeros(int(requests.followed.sum()), np.int64),
         followed=np.zeros(1, np.int64),
+        braked=np.zeros(-(-seconds // BLOCK_STEPS)),
     )
     tables: Tables = tables_of(row.kinds, clock_shares(row.kinds, policy.clocks_mhz))
     supply = Supply(row.tree.budgets, row.tree.below, _other(row, seconds), *row.tree.breakers())
@@ -230,6 +235,7 @@ def simulate(
         log.latency_s[:followed][order],
         of,
         requests.server[of],
+        log.braked if timing.by_breaker else (log.peak.max(axis=1) > BRAKE_AT).astype(np.float64),
     )
 
 

@@ -23,3 +23,7 @@ def counted(count: int, days: float) -> Rate:
 
     low = float(stats.chi2.ppf(0.05, 2 * count)) / 2 if count else 0.0
     return Rate(count * scale, low * scale, float(stats.chi2.ppf(0.95, 2 * count + 2)) / 2 * scale)
+
+
+BEYOND = 10
+"""Requests beyond a percentile, of which fewer say nothing of it."""

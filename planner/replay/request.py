@@ -269,4 +269,4 @@ class SimulationRequest(RecipeAsked, LoadAsked):
 
 def parse_simulation_request(value: Mapping[str, Any]) -> SimulationRequest:
     """A request from a mapping. Raises InputError with the first field that is wrong."""
-    return checked(SimulationRequest, value, "request")
+    return checked(SimulationRequest, value, "request", schema="simulation-request")

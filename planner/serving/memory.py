@@ -192,6 +192,7 @@ class _Engine:
                 f"max_model_len={self.started.max_model_len:,} is less than the {self.work.longest_tokens:,} tokens of "
                 "the workload's longest request"
             )
+        yield from self._step_refusals()
         parts, facts = self.parts("tightest"), self.framework.memory
         share, visible = self.started.gpu_memory_utilization, self.gpu.visible_memory_bytes
         free = self.gpu.memory_bytes - float(parts.context_bytes[0])
@@ -215,6 +216,20 @@ class _Engine:
                 f"{_gib(self.sequence_bytes(length))}; the longest that fits has {self.longest():,} tokens"
             )
 
+    def _step_refusals(self) -> Iterator[str]:
+        """Why the framework does not take limits that do not fit each other."""
+        started = self.started
+        budget = started.max_num_batched_tokens
+        if not self.framework.scheduler.checks_step:
+            return
+        if not started.chunked_prefill and budget < started.max_model_len:
+            yield (
+                f"max_num_batched_tokens={budget:,} is less than max_model_len={started.max_model_len:,}, and prompts "
+                "are not cut (chunked prefill is off)"
+            )
+        if budget < started.max_num_seqs:
+            yield f"max_num_batched_tokens={budget:,} is less than max_num_seqs={started.max_num_seqs:,}"
+
     def notes(self, catalogue: Catalogue, fails: bool) -> Iterator[str]:
         """What a reader should know, empty texts among it."""
         yield self.framework.told(("memory", "defaults"))
@@ -224,7 +239,10 @@ class _Engine:
         if int(self.layouts.pp[0]) > 1:
             last = float(self.parts("first").kv_bytes[0]) - self.cache
             yield f"bytes are of the first stage; tokens are of the last, which samples and has {_gib(last)} less cache"
-        if not fails and self.requests(self.started.max_model_len) < 1:
+        admitted = self.started.max_model_len
+        if not fails and admitted < self.longest():
+            yield f"the engine admits requests of {admitted:,} tokens at most (max_model_len); longer ones would fit"
+        if not fails and self.requests(admitted) < 1:
             yield f"requests of more than {self.longest():,} tokens do not fit into the cache, and are refused"
         if fails and not self.refused:
             found = [words for words, variant in self._ways_out(catalogue) if not any(variant.refusals())]
@@ -237,6 +255,12 @@ class _Engine:
         def recipe(**changes: Any) -> _Engine:
             return replace(self, started=replace(started, **changes))
 
+        budget = started.max_num_batched_tokens
+        if any(self._step_refusals()):
+            least = max(started.max_num_seqs, 0 if started.chunked_prefill else started.max_model_len)
+            yield f"{flags['max_tokens_per_step']} {least}", recipe(max_num_batched_tokens=least)
+            if not started.chunked_prefill and budget >= started.max_num_seqs:
+                yield f"{flags['max_model_len']} {budget}", recipe(max_model_len=budget)
         if (longest := self.longest()) and longest < started.max_model_len:
             yield f"{flags['max_model_len']} {longest}", recipe(max_model_len=longest)
         share, most = started.gpu_memory_utilization, 0.98

@@ -64,4 +64,4 @@ def parse_memory(text: str, where: str = "memory") -> MemoryDocument:
 
 def parse_memory_request(value: Mapping[str, Any]) -> MemoryRequest:
     """A request from a mapping. Raises InputError with the first field that is wrong."""
-    return checked(MemoryRequest, value, "request")
+    return checked(MemoryRequest, value, "request", schema="memory-request")

@@ -203,7 +203,7 @@ def parse_predictions(text: str, where: str = "predictions") -> Predictions:
 
 def parse_prediction_request(value: Mapping[str, Any]) -> PredictionRequest:
     """A request from a mapping. Raises InputError with the first field that is wrong."""
-    return checked(PredictionRequest, value, "request")
+    return checked(PredictionRequest, value, "request", schema="predictions-request")
 
 
 def predictions(

@@ -337,4 +337,4 @@ def parse_request(value: Mapping[str, Any], catalogue: Catalogue = SHIPPED) -> P
     Raises:
         InputError: with the first field that is wrong, its value and what to do.
     """
-    return checked(PlanRequest, value, "request", catalogue)
+    return checked(PlanRequest, value, "request", catalogue, schema="serving-request")

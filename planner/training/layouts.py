@@ -136,9 +136,13 @@ def parse_training_memories(text: str, where: str = "memory") -> TrainingMemorie
     return parse_published(text, TrainingMemories, where, OLDER)
 
 
-def parse_layouts_request(value: Mapping[str, Any]) -> LayoutsRequest:
-    """A request from a mapping. Raises InputError with the first field that is wrong."""
-    return checked(LayoutsRequest, value, "request")
+def parse_layouts_request(value: Mapping[str, Any], schema: str) -> LayoutsRequest:
+    """A request from a mapping; ``schema``: what its schema is called, of the two that there are.
+
+    Raises:
+        InputError: with the first field that is wrong.
+    """
+    return checked(LayoutsRequest, value, "request", schema=schema)
 
 
 # ------------------------------------------------------------------ tables as documents

@@ -132,7 +132,7 @@ def parse_training_request(value: Mapping[str, Any], catalogue: Catalogue = SHIP
     Raises:
         InputError: naming the field and the value that are wrong.
     """
-    return checked(TrainingRequest, value, "request", catalogue)
+    return checked(TrainingRequest, value, "request", catalogue, schema="training-request")
 
 
 def model_of(model: str | ModelConfig) -> TrainedModel:

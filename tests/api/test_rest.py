@@ -374,6 +374,13 @@ def test_a_pointer_leads_to_what_is_wrong(client: Client, fields: dict[str, Any]
     assert (response.status_code, response.json()["pointer"]) == (422, pointer)
 
 
+@pytest.mark.parametrize("kind", ["export", "simulation"])
+def test_what_is_no_document_is_said_of_its_field(client: Client, kind: str) -> None:
+    body = {**KINDS[kind].request_example(), "plan": 5}
+    document = problem(client.request("POST", KINDS[kind].route, json=body), 422, "input-error")
+    assert document["detail"] == "request: plan: 5 is not an object"
+
+
 # ------------------------------------------------------------------ OpenAPI
 
 

@@ -172,6 +172,8 @@ def main() -> None:
         "H200 facts": h200(),
         "H100 served": served(),
     }
+    known = json.loads((ROOT / "costmodels" / "evidence" / "power.json").read_text("utf-8"))
+    document |= {name: known[name] for name in ("B200 rows",) if name in known}  # python -m tests.benchmarks.power_b200
     print(write("power", document))
     for name in ("speed", "screened against whole days", "capped vLLM", "A100 phases", "H200 facts", "H100 served"):
         print(name, document[name])

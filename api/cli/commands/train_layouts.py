@@ -188,7 +188,7 @@ def _requested(
     if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
         beside = with_files(fields_of(layout), Path(), catalogue)
         document["layouts"] = [{**with_files(row, folder, catalogue), **beside} for row in rows]
-    understood = parse_layouts_request(document)
+    understood = parse_layouts_request(document, f"{kind}-request")
     made = answered(kind, understood, _doing(len(understood.layouts)), stores, quiet=quiet).to_json()
     hand_over(made, output, as_json=as_json or output is None)
 

@@ -53,7 +53,8 @@ def _lines(made: CheckDocument) -> Iterator[str]:
     if not made.starts:
         for failing in made.memory:
             if not failing.starts:
-                yield from (_said("way out", way) for way in failing.ways_out[-1:])
+                ways = [way for way in failing.ways_out if way.startswith(("it would start", "no single option"))]
+                yield from (_said("way out", way) for way in ways)
     if asked is not None and asked.carries_rps is not None:
         yield from _predicted(asked, made)
     if made.better is not None:

@@ -27,6 +27,8 @@ class Policy(BaseModel):
             then multiples of ``graph_step``; larger than ``graph_most`` they run as they are.
         dispatch: how requests are spread over attention-data-parallel ranks.
         polling: steps between two looks at the queue, while sequences run.
+        checks_step: whether an engine refuses to start where a step has room for fewer tokens than sequences may run,
+            or, where prompts are not cut, than the longest has; what nobody says is then made to fit.
         polls_for_ranks: such an engine looks earlier where requests wait for all its attention replicas, and at every
             step where it has one replica.
         variants: what it becomes under options that plans do not use, by a name of ours.
@@ -43,6 +45,7 @@ class Policy(BaseModel):
     graph_most: int = Field(ge=0)
     dispatch: Literal["round_robin", "shortest_queue"]
     polling: int = Field(default=1, gt=0)
+    checks_step: bool = False
     polls_for_ranks: bool = False
     variants: dict[str, Policy] = {}
 

@@ -9,7 +9,7 @@ from costmodels.origins import HOW
 from costmodels.serving.frameworks.caches import default_cache
 from costmodels.serving.frameworks.framework import PREDICTED
 from costmodels.serving.simulator.capacity import LONG
-from planner.contract.engine import NOTHING
+from planner.contract.engine import NOTHING, Layout
 from planner.contract.quantities import SLOW_END
 from planner.contract.workload.workload import Workload
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
@@ -132,9 +132,12 @@ def _expert_notes(request: PlanRequest, groups: list[Group]) -> list[str]:
     """How experts are reached where an all-to-all does it, and what nobody measured of that."""
     wide = [group for group in groups if group.layout.exchange != NOTHING]
     if not wide:
-        if request.exchange in (None, NOTHING):
+        said = {name: getattr(request, name) for name in Layout.SELDOM}
+        asked = [f"{name}={value}" for name, value in said.items() if value not in (None, NOTHING)]
+        if not asked or request.exchange == NOTHING:
             return []
-        return [f"exchange={request.exchange} was asked for; no engine that was chosen runs it, theirs gather tokens"]
+        was = "were" if asked[1:] else "was"
+        return [f"{', '.join(asked)} {was} asked for; no engine that was chosen exchanges tokens, theirs gather them"]
     notes = [
         f"{group.id} sends each token to the GPUs of its experts ({group.layout.exchange}, "
         f"{group.layout.redundant} copies, overlap {group.layout.overlap}, eplb {group.layout.eplb}); "

@@ -34,8 +34,8 @@ PARTS: dict[str, Callable[[Path], Any]] = {
     "fairness": numbers.fairness,
     "instances": lambda folder: _on_postgres(numbers.instances, folder),
     "memory": numbers.memory,
-    "chaos_sqlite": lambda folder: chaos.chaos(folder, None, 1000, 1500),
-    "chaos_postgresql": lambda folder: _on_postgres(chaos.chaos, folder, 1000, 1500),
+    "chaos_sqlite": lambda folder: chaos.chaos(folder, None, 1000, 2400),
+    "chaos_postgresql": lambda folder: _on_postgres(chaos.chaos, folder, 1000, 2400),
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from planner.compare.contenders import memory_of
 from planner.contract.deployment import DeploymentDocument, parse_deployment
 from planner.imports.importing import deployment_of
 from planner.imports.request import parse_import_request
@@ -14,6 +15,7 @@ from planner.replay.report import simulate
 from planner.replay.request import parse_simulation_request
 from planner.serving.predictions import engines_asked, parse_prediction_request
 from profiles.errors import InputError, Unsupported
+from profiles.hardware import SHIPPED
 
 COMMAND = "vllm serve Qwen/Qwen3-8B --tensor-parallel-size 1 --max-model-len 8192 --max-num-seqs 64"
 
@@ -167,3 +169,33 @@ def test_an_edited_deployment_is_refused() -> None:
 def test_unsupported_precision_is_said() -> None:
     with pytest.raises(Unsupported, match="float32"):
         imported("vllm serve Qwen/Qwen3-8B --dtype float32")
+
+
+@pytest.mark.parametrize(
+    ("said", "limits"),
+    [
+        ("--disable-chunked-prefill", (1024, 40_960)),
+        ("--max-num-batched-tokens 512", (512, 512)),
+        ("--max-num-seqs 1 --max-model-len 4096", (1, 4096)),
+    ],
+)
+def test_what_nobody_says_of_a_step_fits_the_rest_as_in_vllm(said: str, limits: tuple[int, int]) -> None:
+    text = f"vllm serve Qwen/Qwen3-8B {said}"
+    (group,) = deployment_of(parse_import_request({"text": text, "gpu": "H100", "framework": "vllm@0.33"})).engines
+    assert (group.limits.max_sequences, group.limits.max_tokens_per_step) == limits
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "way"),
+    [
+        ("--max-num-batched-tokens 2048 --disable-chunked-prefill", "less than max_model_len", "--max-model-len 2048"),
+        ("--max-num-batched-tokens 512 --max-num-seqs 1024", "less than max_num_seqs", "--max-num-seqs 512"),
+    ],
+)
+def test_limits_that_vllm_refuses_do_not_start(said: str, reason: str, way: str) -> None:
+    text = f"vllm serve Qwen/Qwen3-8B {said}"
+    document = deployment_of(parse_import_request({"text": text, "gpu": "H100", "framework": "vllm@0.33"}))
+    (starts,) = memory_of(document, SHIPPED)
+    assert not starts.starts
+    assert reason in starts.reasons[0]
+    assert any(way in each for each in starts.ways_out)

@@ -30,6 +30,19 @@ def trace(seconds: float, count: int) -> Trace:
 
 
 WRONG: dict[str, tuple[Change, str]] = {
+    "a brake for a breaker that nobody described": (
+        lambda f: f.update(control={"brake_on": "breaker"}),
+        "no breaker of the supply is a curve",
+    ),
+    "a kind twice": (lambda f: f["servers"].append(dict(f["servers"][0])), "is given twice"),
+    "a reading between seconds": (
+        lambda f: f.update(telemetry={"period_s": 2.5}),
+        "period_s: 2.5 is not a whole number of seconds",
+    ),
+    "a limit that may be meant in per cent": (
+        lambda f: f.update(slo_impact={"hp_p50": 1}),
+        "hp_p50: 1 is a share of 100%",
+    ),
     "a child above its parent": (
         lambda f: f["supply"].update(children=[rack("a", 50_000), rack("b", 30_000)]),
         "a: budget_watts 50000 is above its parent's",

@@ -166,6 +166,21 @@ def test_breakers_are_worn_by_what_their_node_draws(row: RowModel) -> None:
     assert worn.wear.max() == pytest.approx(most)
 
 
+def test_a_brake_that_waits_for_the_breaker_is_pulled_less_and_in_time(row: RowModel) -> None:
+    """Short peaks above the budget wear the breaker little; what would trip it is braked before."""
+    budget = float(np.quantile(one(row, FREE).watts, 0.98))
+    tight = replace(row.tree, budgets=np.array([budget]), curves=(CURVE,))
+    soon = replace(row, tree=tight)
+    late = replace(soon, timing=replace(row.timing, by_breaker=True))
+    for policy in (none(), polca(2, (1275, 1110), 1305)):
+        by_reading, by_breaker = one(soon, policy), one(late, policy)
+        assert by_breaker.brakes < by_reading.brakes
+        assert by_breaker.braked.sum() == by_breaker.brakes
+        assert by_breaker.wear.max() < 1
+    bare = replace(late, tree=replace(tight, curves=((),)))
+    assert np.array_equal(one(bare, none()).watts, one(replace(soon, tree=bare.tree), none()).watts)
+
+
 def test_what_waits_is_foreseen(row: RowModel) -> None:
     """Watts of the next seconds lie nearer to what was foreseen than to what was drawn."""
     busy = row.under(ReferenceLoad(0.4, row.load.bursts))  # type: ignore[union-attr]
