@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from costmodels.power.board import idle_loaded_watts
 from planner.power.policy import POLCA_HIGHEST, POLCA_HP, POLCA_LP, Policy, polca, static, threshold
 from planner.power.reference import Met, reference_load
 from planner.power.request import PowerRequest, SupplyNode, curve_of, leaves
@@ -27,6 +28,12 @@ def row_of(
     Raises:
         InputError, Unsupported: what the row contradicts, or what is not known of its GPUs.
     """
+    period = request.telemetry.period_s
+    if period % 1:
+        raise InputError(
+            f"telemetry: period_s: {period:g} is not a whole number of seconds, in which a row is simulated",
+            f"write {int(period)} or {int(period) + 1}",
+        )
     row, today = row_without_load(request, catalogue, measured), request.today
     idle = float(row.servers(today).base_watts.sum()) + row.other_watts
     if idle > row.budget_watts:
@@ -68,14 +75,7 @@ def row_without_load(
 
 
 def timing_of(request: PowerRequest) -> Timing:
-    """Raises InputError for readings that fall between the seconds of the simulation."""
     control = request.control
-    period = request.telemetry.period_s
-    if period % 1:
-        raise InputError(
-            f"telemetry: period_s: {period:g} is not a whole number of seconds, in which a row is simulated",
-            f"write {int(period)} or {int(period) + 1}",
-        )
     return Timing(
         period_s=request.telemetry.period_s,
         delay_s=control.out_of_band_s,
@@ -115,11 +115,11 @@ def tree_of(root: SupplyNode, today: int) -> Tree:
 def _kind(request: PowerRequest, index: int, catalogue: Catalogue, measured: Sequence[ProfileStore]) -> ServerKind:
     asked = request.servers[index]
     gpu = catalogue.find_gpu(asked.gpu)
-    least = asked.other_watts + asked.gpus * gpu.idle_watts
+    least = asked.other_watts + asked.gpus * idle_loaded_watts(gpu)
     if asked.nameplate_watts < least:
         raise InputError(
             f"servers: {asked.kind}: nameplate_watts {asked.nameplate_watts:g} is less than it draws without work, "
-            f"{least:g}",
+            f"{least:,.0f}",
             "nameplate_watts is of the whole server; correct it, or other_watts",
         )
     if asked.plan is None:

@@ -239,7 +239,10 @@ class _Engine:
         if int(self.layouts.pp[0]) > 1:
             last = float(self.parts("first").kv_bytes[0]) - self.cache
             yield f"bytes are of the first stage; tokens are of the last, which samples and has {_gib(last)} less cache"
-        if not fails and self.requests(self.started.max_model_len) < 1:
+        admitted = self.started.max_model_len
+        if not fails and admitted < self.longest():
+            yield f"the engine admits requests of {admitted:,} tokens at most (max_model_len); longer ones would fit"
+        if not fails and self.requests(admitted) < 1:
             yield f"requests of more than {self.longest():,} tokens do not fit into the cache, and are refused"
         if fails and not self.refused:
             found = [words for words, variant in self._ways_out(catalogue) if not any(variant.refusals())]

@@ -30,6 +30,13 @@ class StagePool:
     capacity: float
 
 
+def joinable(pools: Sequence[StagePool]) -> list[tuple[int, ...]]:
+    """Indices of pools that one pipeline may span: of one maker, whose collective library all its ranks speak."""
+    makers = dict.fromkeys(pool.gpu.vendor for pool in pools)
+    groups = [tuple(i for i, pool in enumerate(pools) if pool.gpu.vendor == maker) for maker in makers]
+    return [group for group in groups if len(group) > 1]
+
+
 def lines(stages: int, room: Sequence[int]) -> Iterator[tuple[int, ...]]:
     """All ways to put ``stages`` stages into two pools or more, pool p taking at most ``room[p]`` of them, one block of
     neighbours in each; the pool of each stage."""

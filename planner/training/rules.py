@@ -116,14 +116,14 @@ def _experts(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
             "the GPUs of a stage are folded anew for experts: choose degrees that divide them",
         )
     if c.tp > 1 and not c.sequence_parallel and c.framework.experts_need_sequence_parallel:
-        yield "sequence_parallel: false with experts and tp, which {c.framework.full_name} refuses", "set it to true"
+        yield f"sequence_parallel: false with experts and tp, which {c.framework.full_name} refuses", "set it to true"
 
 
 def _memory(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
-    fewest = min(c.split) * c.vpp
-    if c.recomputed is not None and c.recomputed > max(c.split) * c.vpp:
+    most = max(c.split) * c.vpp
+    if c.recomputed is not None and c.recomputed > most:
         yield (
-            f"recompute: {c.recomputed} layers of each stage; a stage holds {fewest}",
+            f"recompute: {c.recomputed} layers of each stage; a stage holds {most} at most",
             "write full for all of them",
         )
     if SCHEDULES[c.schedule] == "zero-bubble" and c.recomputed != 0:

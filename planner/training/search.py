@@ -30,7 +30,7 @@ from costmodels.training.pools import PooledTimes, idle_of, pooled_costs, pooled
 from costmodels.training.setting import Setting
 from costmodels.training.stage_costs import StageCosts
 from planner.training.bounds import Bounds
-from planner.training.lines import StagePool, spread
+from planner.training.lines import StagePool, joinable, spread
 from planner.training.request import TrainingRequest
 from planner.training.space import LayoutCandidates, RefusedLayouts, candidates
 from planner.training.stages import Split, best_split, stage_table
@@ -125,8 +125,15 @@ def search_pools(
     out = known or Search()
     for index, pool in enumerate(pools):
         _Searching(setting, request, (pool,), min(most, pool.gpus), out, (index,)).run()
-    if len(pools) > 1 and request.pp_across_pools:
-        _Searching(setting, request, pools, min(most, sum(pool.gpus for pool in pools)), out, range(len(pools))).run()
+    if request.pp_across_pools:
+        for names in joinable(pools):
+            several = tuple(pools[name] for name in names)
+            _Searching(setting, request, several, min(most, sum(pool.gpus for pool in several)), out, names).run()
+        makers = {pool.gpu.vendor for pool in pools}
+        if len(makers) > 1:
+            out.refused.add(
+                "a pipeline across GPUs of two makers, whose libraries do not talk", 1, " + ".join(sorted(makers))
+            )
     if out.best and not out.out_of_time:
         out.bound_us = out.best[0].total_us
     return out

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from api.cli.console import flowing, page
-from api.cli.options import AsJson
+from api.cli.options import AsJson, Quiet
 from api.cli.output import hand_over
 from profiles.errors import InputError, ShardwrightError
 
@@ -69,6 +69,7 @@ def export(
             metavar="DIR", help="Say whether the files there are still what the plan gave.", show_default=False
         ),
     ] = None,
+    _quiet: Quiet = False,
 ) -> None:
     """Writes what a launcher reads: scripts, manifests, a front that knows every engine, and bench.sh.
 

@@ -8,7 +8,7 @@ import typer
 
 from api.cli.answering import told
 from api.cli.console import flowing
-from api.cli.options import AsJson, Described, Output, Request, takes
+from api.cli.options import AsJson, Described, Output, Quiet, Request, takes
 from api.cli.output import check_target
 from api.cli.requests import measured_stores, read_request
 from api.cli.running_text import EXAMPLE, fields_of
@@ -41,6 +41,7 @@ def import_(
     request: Request = None,
     output: Output = None,
     as_json: AsJson = False,
+    _quiet: Quiet = False,
 ) -> None:
     """Reads what already runs: engines with their layout, limits and precision, as `plan predict`, `plan simulate`,
     `plan memory` and `plan compare` take them. What the framework's defaults decide is filled in and listed, flags

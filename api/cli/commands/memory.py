@@ -9,7 +9,7 @@ import typer
 
 from api.cli.console import flowing, page, write_text
 from api.cli.engines import Engines, document_of_shapes
-from api.cli.options import AsJson, Described, Output, Request, takes
+from api.cli.options import AsJson, Described, Output, Quiet, Request, takes
 from api.cli.output import check_target, hand_over, write_atomically
 from api.cli.requests import gathered, with_files
 from planner.serving.configuration import MemoryRequest
@@ -44,6 +44,7 @@ def memory(
     request: Request = None,
     output: Output = None,
     as_json: AsJson = False,
+    _quiet: Quiet = False,
 ) -> None:
     """Tells whether an engine starts: how much KV cache it has, which part of a GPU's memory takes what, the longest
     request and how many fit, and which option would make it fit. Figures are those of the engine's own log, for the

@@ -95,6 +95,13 @@ def _tried(name: str, found: Answered, seconds: float, kinds: Sequence[int]) -> 
         return FleetCompared(name=name, usd_per_hour=None, loses_by=None, reason=error.message)
     except LimitReached as error:
         return FleetCompared(name=name, usd_per_hour=None, loses_by=None, reason=error.message)
+    served = {(each.service, each.isl, each.osl) for each in found.not_served}
+    lost = {(each.service, each.isl, each.osl) for each in other.not_served} - served
+    if lost:
+        service, isl, osl = min(lost)
+        why = f"it does not serve {service}: isl {isl:g}, osl {osl:g}"
+        why += f" and {len(lost) - 1} more classes" if len(lost) > 1 else ""
+        return FleetCompared(name=name, usd_per_hour=None, loses_by=None, reason=why)
     return _row(name, other, _cost(found))
 
 

@@ -254,8 +254,6 @@ def _servable(
 
 def service_reason(service: ServiceLoad, each: LengthClass) -> Unserved:
     """Why nothing serves a class, and what would."""
-    if service.asked.model is None:
-        return Unserved("every table has 0 there", "offer a GPU whose table carries it")
     for engine in service.engines:
         said = engine.reason(each)
         if said is not None:

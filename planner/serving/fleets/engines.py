@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -51,6 +52,7 @@ class TableEngine:
     source: str
     gpus: int = 1
     watts: float | None = None
+    largest: tuple[float, float] = (math.inf, math.inf)
 
     @property
     def label(self) -> str:
@@ -60,7 +62,13 @@ class TableEngine:
         return group.table is not None and group.gpu == self.gpu
 
     def reason(self, each: LengthClass) -> Unserved | None:
-        return None
+        isl, osl = self.largest
+        if each.isl <= isl and each.osl <= osl:
+            return Unserved("every table has 0 there", "offer a GPU whose table carries it")
+        return Unserved(
+            f"it is longer than the largest size of the tables, isl {isl:g} and osl {osl:g}",
+            "give tables that were measured with requests as long",
+        )
 
 
 def cluster_of(request: FleetRequest) -> SuppliedCluster:
@@ -109,7 +117,8 @@ def table_engines(
     for table in tables:
         pools = pools_of(table, cluster)
         for pool in pools:
-            engines.append(TableEngine(pool, table.gpu, table.usd_per_hour, table.source))
+            largest = (float(table.isl[-1]), float(table.osl[-1]))
+            engines.append(TableEngine(pool, table.gpu, table.usd_per_hour, table.source, largest=largest))
             used.append(table)
     if not engines:
         known = ", ".join(pool.name for pool in cluster.pools)

@@ -194,9 +194,13 @@ def check_tables(tables: Sequence[MeasuredTable]) -> None:
     for table in tables[1:]:
         if (table.isl, table.osl) != (first.isl, first.osl):
             raise InputError(
-                f"tables: {table.source} ({table.gpu}) has other sizes than {first.source} ({first.gpu})",
+                f"tables: {_named(table)} has other sizes than {_named(first)}",
                 "give profiles of one grid",
             )
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"tables: {shown(twice)} has two tables", "keep one of them")
+
+
+def _named(table: MeasuredTable) -> str:
+    return f"{table.source} ({table.gpu})" if table.source else f"that of {shown(table.gpu)}"

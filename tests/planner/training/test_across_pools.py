@@ -16,7 +16,7 @@ from costmodels.training.iteration import iteration_times, pooled_iterations
 from costmodels.training.models import trained_model
 from costmodels.training.pools import pooled_times
 from costmodels.training.setting import Setting
-from planner.training.lines import StagePool, lines
+from planner.training.lines import StagePool, joinable, lines
 from planner.training.request import TrainingRequest, parse_training_request
 from planner.training.search import Search, search_pools
 from profiles.hardware import find_gpu
@@ -139,6 +139,16 @@ def test_a_second_pool_never_slows_and_may_be_refused() -> None:
         assert not alone.best or both.best[0].total_us <= alone.best[0].total_us
     apart = found_in(setting, request.model_copy(update={"pp_across_pools": False}), pools)
     assert all(len(found.pools) == 1 for found in apart.best)
+
+
+def test_gpus_of_two_makers_are_not_in_one_pipeline() -> None:
+    setting, request, pools = instance(3)
+    amd = StagePool(roofline_links("MI300X"), find_gpu("MI300X"), 4, 80e9)
+    assert joinable((pools[0], amd, pools[1])) == [(0, 2)]
+    found = found_in(setting, request, (pools[0], amd))
+    assert found.best
+    assert all(len(each.pools) == 1 for each in found.best)
+    assert any("two makers" in reason for reason in found.refused.counts)
 
 
 def test_more_memory_in_one_pool_never_slows() -> None:

@@ -322,6 +322,23 @@ def test_of_many_losses_those_that_are_survived_are_found_by_halving(
         planned(supplied(tmp_path, (4, "", 8, ""), 100, f"survive: {{engines: {held + 1}}}"))
 
 
+def test_what_serves_less_is_no_cheaper_fleet() -> None:
+    """Where the rest may be left out, a GPU type that leaves out more of it than the fleet does is told so."""
+    tables = [
+        {"gpu": "H100", "usd_per_hour": 3.0, "isl": [1000, 8000], "osl": [200], "rps": [[10.0], [3.0]]},
+        {"gpu": "L40S", "usd_per_hour": 1.0, "isl": [1000, 8000], "osl": [200], "rps": [[3.0], [0.0]]},
+    ]
+    rates = {1000: 2, 4000: 2, 9000: 1}
+    load = {"classes": [{"isl": isl, "osl": 100, "rate_rps": rate} for isl, rate in rates.items()]}
+    asked = {"tables": tables, "services": [{"name": "s", "load": load}], "serve_rest": True}
+    plan = plan_fleet(parse_fleet_request(asked))
+    assert plan.proof.fleet is not None
+    (lost,) = plan.proof.fleet.not_served
+    assert (lost.isl, lost.reason) == (9000, "it is longer than the largest size of the tables, isl 8000 and osl 200")
+    small = next(row for row in plan.proof.fleet.compared if row.name == "L40S alone")
+    assert (small.usd_per_hour, small.reason) == (None, "it does not serve s: isl 4000, osl 100")
+
+
 def test_money_is_money_where_gpus_are_counted() -> None:
     """With the objective gpus, what else there is costs dollars too, and is worse by its GPUs."""
     tables = [
