@@ -19,6 +19,7 @@ from costmodels.models.reading import (
     Decoder,
     Layers,
     alike,
+    check_layer_types,
     dense_first,
     dense_layer,
     even_head_dim,
@@ -30,7 +31,6 @@ from costmodels.models.reading import (
     with_experts,
 )
 from profiles.errors import InputError, Unsupported
-from profiles.values import shown
 
 
 @reads("granitemoe", "granitemoeshared")
@@ -173,23 +173,12 @@ def _step(fields: Fields) -> Decoder:
     wide = other.size("num_attention_heads", heads), other.size("num_attention_groups", groups)
     kinds = [str(kind) for kind in fields.sequence("layer_types")][:count]  # draft layers stand behind
     size, width = fields.size("sliding_window"), fields.size("head_dim", even_head_dim(fields))
+    check_layer_types(fields, kinds, ("full_attention", "sliding_attention"))
     attentions: list[Attention] = []
     for kind in kinds:
-        if kind not in ("full_attention", "sliding_attention"):
-            raise Unsupported(
-                f"{fields.model}: config key 'layer_types' has {shown(kind)} layers, which are not modelled",
-                "known: full_attention, sliding_attention",
-                field="layer_types",
-            )
         slides = kind == "sliding_attention"
         shape = (*(wide if slides else (heads, groups)), width, size if slides else 0)
         attentions.append(GroupedQueryAttention(*shape, qk_norm="head", head_gate=gate))
-    if len(attentions) != count:
-        raise InputError(
-            f"{fields.model}: config key 'layer_types' lists {len(attentions)} layers, num_hidden_layers = {count}",
-            "correct layer_types or num_hidden_layers in the config.json",
-            field="layer_types",
-        )
     experts_key = "moe_num_experts" if fields.has("moe_num_experts") else "num_experts"
     top_k = "moe_top_k" if fields.has("moe_top_k") else "num_experts_per_tok"
     experts = expert_layer(

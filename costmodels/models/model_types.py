@@ -288,17 +288,10 @@ def _shared_indices(fields: Fields) -> list[bool]:
     if not kinds:
         return [False] * fields.layers()
     fields.inert("index_topk_freq", "index_skip_topk_offset", "index_topk_pattern", "index_share_for_mtp_iteration")
-    for kind in kinds:
-        if kind not in ("full", "shared"):
-            raise Unsupported(
-                f"{fields.model}: config key 'indexer_types' has {shown(kind)} layers, which are not modelled",
-                "known: full, shared",
-                field="indexer_types",
-            )
-    if len(kinds) != fields.layers() or kinds[0] == "shared":
+    check_layer_types(fields, kinds, ("full", "shared"), "indexer_types")
+    if kinds[0] == "shared":
         raise InputError(
-            f"{fields.model}: config key 'indexer_types' lists {len(kinds)} layers, the first {kinds[0]!r}; "
-            f"num_hidden_layers = {fields.layers()}, and the first has an index of its own",
+            f"{fields.model}: config key 'indexer_types' begins with 'shared': no layer before has an index",
             "correct indexer_types in the config.json",
             field="indexer_types",
         )
