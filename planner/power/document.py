@@ -147,7 +147,10 @@ class PowerDecision(Document):
     by_kind: tuple[KindCount, ...]
     policy: PolicyName
     levels: tuple[CapLevel, ...]
-    brake_above: float = Field(description="reading at which the hardware brake is pulled, share of the budget")
+    brake_above: float = Field(
+        description="reading at which the hardware brake is pulled, share of the budget; with "
+        "`brake_on: breaker` of nodes whose breaker is no curve"
+    )
     brake_release: float
     control: Literal["in_band", "out_of_band"] = Field(description="the way of the commands")
     delay_s: float = Field(description="until a command acts, at most")

@@ -71,6 +71,7 @@ class Judge:
 
     Attributes:
         by_value: brakes are held against the limit by their number, not by its upper bound.
+        strict: a limit on a percentile beyond the 99th that too few requests show is refused.
         at_most: servers that are tried at most; default: today's and :data:`MOST_EXTRA` more.
     """
 
@@ -79,6 +80,7 @@ class Judge:
     days: Days
     tail: Tail = "exponential"
     by_value: bool = False
+    strict: bool = False
     at_most: int | None = None
     progress: Callable[[str], None] | None = None
     _whole: dict[int, DayOfRequests] = field(default_factory=dict)
@@ -233,7 +235,7 @@ class Judge:
         """Raises InputError where a limit is on a percentile that so many requests of a class do not show."""
         for limit in self.request.slo_impact:
             needed = BEYOND / (1 - limit.percentile / 100)
-            if limit.priority == name and requests < needed:
+            if self.strict and limit.percentile > 99 and limit.priority == name and requests < needed:
                 raise InputError(
                     f"slo_impact: {name}_p{limit.percentile:g}: {requests:,} requests of {name} are followed in the "
                     "days that are simulated, too few for that",

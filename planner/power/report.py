@@ -71,7 +71,7 @@ def solved(
     if only not in ("nameplate", "none"):
         polca_for(row)  # a GPU without known clocks is refused before anything is simulated
     _check_today(request, row)
-    judge = Judge(row, request, Days(request.days, JUDGED_WHOLE), progress=progress)
+    judge = Judge(row, request, Days(request.days, JUDGED_WHOLE), strict=True, progress=progress)
     results: dict[str, Judged] = {}
     chosen: ChosenLevels | None = None
     trainer = Judge(row, request, TRAINED, progress=progress)

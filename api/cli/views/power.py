@@ -122,12 +122,10 @@ def _levels(plan: PowerPlan, out: Console) -> None:
             f"{level.time_share:.2%}",
         )
     indented(out, grid)
+    waits = plan.request.control.brake_on == "breaker"
+    brake = "where a breaker asks for it" if waits else f"above {plan.decision.brake_above:.0%}"
     out.print(
-        Text(
-            f"  a reading above “above” calls for the level, one below “below” leaves it; brake above "
-            f"{plan.decision.brake_above:.0%}",
-            style="dim",
-        )
+        Text(f"  a reading above “above” calls for the level, one below “below” leaves it; brake {brake}", style="dim")
     )
 
 
