@@ -317,6 +317,7 @@ def _upper(question: MixQuestion) -> Ints:
     most = np.full(len(kinds), np.inf)
     for block in question.blocks:
         most[block.kinds] = np.minimum(most[block.kinds], np.floor(block.most / block.each + 1e-9))
+    idle = ~np.any([np.isfinite(work).any(axis=0) for work in question.work], axis=0)  # carry nothing
     ever = np.zeros(len(kinds))
     for work in question.work:
         ever = np.maximum(ever, np.ceil(np.where(np.isfinite(work), work, 0.0).sum(axis=0) - 1e-9) + spare)
@@ -324,5 +325,6 @@ def _upper(question: MixQuestion) -> Ints:
         useful = np.ceil(np.where(np.isfinite(work), work, 0.0).sum(axis=0) - 1e-9) + spare
         longer = question.steps > 1 or question.before is not None
         upper = np.minimum(ever if longer else useful, most)
+        upper[idle] = 0 if question.before is None else question.before[idle]
         out.append(np.minimum(upper, MOST_ENGINES))
     return np.array(out).astype(np.int64)
