@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from costmodels.models.architecture import Architecture
 from costmodels.serving.frameworks.framework import Framework
-from planner.contract.clusters import Pool
+from planner.contract.clusters import MOST_GPUS, Pool
 from planner.contract.deployment import Assumed, DeploymentDocument, Kept, parse_deployment
 from planner.contract.engine import EngineGroup, Launch, Rank, Replica
 from planner.contract.exported import ExportedDeployment
@@ -16,7 +16,7 @@ from planner.contract.provenance import unmeasured
 from planner.contract.published import validated
 from planner.imports.engine_read import Beside, EngineRead, StartedEngine, cache_taken, engine_read, model_served
 from planner.imports.exported import as_exported, gpu_of, role_of
-from profiles.errors import Unsupported
+from profiles.errors import InputError, Unsupported
 from profiles.hardware import on_demand_price
 
 
@@ -39,6 +39,12 @@ def assembled(
     framework = found[0].said.framework
     asked, model = model_served(found, beside)
     engines = [engine_read(each, model, beside) for each in found]
+    gpus = sum(each.replicas * each.layout.gpus for each in engines)
+    if gpus > MOST_GPUS:
+        raise InputError(
+            f"engines: their degrees and replicas take {gpus:,} GPUs, and a deployment has at most {MOST_GPUS:,}",
+            "correct the degrees, or import a part of it",
+        )
     drafts = {each.said.draft_tokens for each in found if each.said.role != "prefill"} or {0}
     if len(drafts) > 1:
         raise Unsupported(

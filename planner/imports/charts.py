@@ -94,12 +94,19 @@ def _stack_arguments(spec: Mapping[str, Any], name: str, *, over_ray: bool) -> l
     if "enableChunkedPrefill" in config:
         words.append("--enable-chunked-prefill" if config["enableChunkedPrefill"] else "--no-enable-chunked-prefill")
     words.append("--enable-prefix-caching" if config.get("enablePrefixCaching") else "--no-enable-prefix-caching")
-    words += [_word(each) for each in config.get("extraArgs") or []]
+    words += [_word(each) for each in _listed(config.get("extraArgs"), f"{name}: vllmConfig.extraArgs")]
     cache = mapping(spec.get("lmcacheConfig"))
     if cache.get("enabled"):
         said = {"kv_connector": "LMCacheConnectorV1", "kv_role": cache.get("kvRole") or "kv_both"}
         words += ["--kv-transfer-config", json.dumps(said)]
     return [*words, "--distributed-executor-backend", "ray"] if over_ray else words
+
+
+def _listed(value: Any, where: str) -> list[Any]:
+    """A list of words. Raises InputError where it is none."""
+    if value is not None and not isinstance(value, list):
+        raise InputError(f"{where}: {shown(str(value))} is no list", 'write ["--flag", "value"]')
+    return value or []
 
 
 def _word(value: Any) -> str:
@@ -174,7 +181,7 @@ def _container(
     way = str(container.get("modelCommand") or "custom")
     made = dict(container)
     limits = dict(mapping(mapping(container.get("resources")).get("limits")))
-    if not any("gpu" in key for key in limits):
+    if not any("gpu" in str(key) for key in limits):
         limits["nvidia.com/gpu"] = gpus
     made["resources"] = {"limits": limits}
     if way not in ("vllmServe", "imageDefault", "custom"):
@@ -186,8 +193,7 @@ def _container(
     model = _model(document, name)
     words = [model] if way == "vllmServe" else ["--model", model]
     words += [word for flag, degree in degrees.items() for word in (flag, str(degree))]
-    given = _filled(document, container.get("args"), name)
-    made["args"] = [*words, *(given if isinstance(given, list) else [])]
+    made["args"] = [*words, *_filled(document, _listed(container.get("args"), f"{name}: args"), name)]
     if way == "vllmServe":
         return {**made, "command": ["vllm", "serve"]}, ()
     made.pop("command", None)
@@ -235,6 +241,7 @@ def _selected(part: Mapping[str, Any]) -> dict[str, Any]:
     more = mapping(part.get("extraConfig"))
     found |= {key: more[key] for key in ("nodeSelector", "affinity") if isinstance(more.get(key), dict)}
     types = mapping(part.get("acceleratorTypes"))
-    if types.get("labelKey") and len(types.get("labelValues") or []) == 1:
-        found["nodeSelector"] = {**mapping(found.get("nodeSelector")), types["labelKey"]: types["labelValues"][0]}
+    values = types.get("labelValues")
+    if types.get("labelKey") and isinstance(values, list) and len(values) == 1:
+        found["nodeSelector"] = {**mapping(found.get("nodeSelector")), str(types["labelKey"]): values[0]}
     return found

@@ -51,4 +51,4 @@ def but_for_rate(request: PlanRequest) -> str:
     """A request, in words, without what searches do not depend on."""
     work = request.workload.model_copy(update={"rate_rps": None, "concurrency": None})
     same = {"workload": work, "simulation": True, "headroom": 0.0, "objective": request.goal}
-    return request.model_copy(update=same).model_dump_json()
+    return request.model_copy(update=same).model_dump_json(warnings=False)  # a model may be a bare config.json

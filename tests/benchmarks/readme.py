@@ -122,8 +122,30 @@ def _silicon() -> list[str]:
             )
         )
         + ".",
+        "",
+        *_run_before(document["run_before"]),
     ]
     return rows
+
+
+def _run_before(found: dict[str, Any]) -> list[str]:
+    """What nobody can do much better than: the run before, of the very same configuration."""
+    names = {
+        "same release": "of the same release",
+        "another release": "of another release",
+        "amd": "on AMD, of any release",
+    }
+    said = [
+        f"{names[cut]} {figures['ttft']['rows']} pairs, TTFT {_two(figures['ttft'])}, TPOT {_two(figures['tpot'])}"
+        for cut, figures in found.items()
+    ]
+    return [
+        "The run before it, of the very same configuration, predicts a run (MAPE / median, %): " + "; ".join(said) + "."
+    ]
+
+
+def _two(figures: dict[str, Any]) -> str:
+    return f"{figures['mape_pct']:.1f} / {figures['median_pct']:.1f}"
 
 
 def _three(figures: dict[str, Any] | None) -> str:

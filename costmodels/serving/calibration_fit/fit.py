@@ -137,9 +137,7 @@ def adjusted(
     present = known[None] & np.isfinite(runs.measured)
     truth, weight = np.log(runs.measured), weights_of(runs, known)
     which = np.nonzero(present)[1]
-    half = np.concatenate(
-        [np.tile(WIDTH * prior.freedom, frameworks), *(groups.widths(front) for front in (False, False, True))]
-    )
+    half = np.concatenate([np.tile(WIDTH * prior.freedom, frameworks), *(groups.widths(kind) for kind in range(3))])
     center = np.concatenate([prior.constants.ravel(), np.zeros(3 * k)])
     size = frameworks * len(NAMES)
 

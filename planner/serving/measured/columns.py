@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,18 +26,38 @@ QUANTITIES = (
 )
 """What can be measured, by the names of predictions."""
 
-_PARTS = {"mean": "mean", "median": "p50", "p99": "p99"}
-ALIASES = {
-    **{f"{said}_{name}_ms": f"{name}_ms_{part}" for name in ("ttft", "tpot") for said, part in _PARTS.items()},
-    **{f"{said}_e2el_ms": f"e2e_ms_{part}" for said, part in _PARTS.items()},
-    "silicon_ttft_ms": "ttft_ms_mean",
-    "silicon_tpot_ms": "tpot_ms_mean",
-    "ttft_ms": "ttft_ms_mean",
-    "tpot_ms": "tpot_ms_mean",
-    "e2e_ms": "e2e_ms_mean",
+_LATENCY = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2e": "e2e", "e2el": "e2e"}
+_STATISTIC = {
+    **dict.fromkeys(("mean", "avg", "average"), "mean"),
+    **dict.fromkeys(("p50", "median"), "p50"),
+    "p90": "p90",
+    "p99": "p99",
 }
-"""vLLM's and SGLang's ``bench serve`` (``median_ttft_ms``), AIConfigurator's samples; a latency without a statistic is
-a mean."""
+_IN_MS = {
+    **dict.fromkeys(("ms", "msec", "milliseconds"), 1.0),
+    **dict.fromkeys(("s", "sec", "secs", "seconds"), 1e3),
+    **dict.fromkeys(("us", "usec", "microseconds"), 1e-3),
+}
+_WHOSE = ("silicon", "measured")
+"""Of AIConfigurator's samples (``silicon_ttft_ms``), and of those who keep what was predicted beside."""
+
+
+def _latency(column: str) -> tuple[str, float] | None:
+    """The latency that ``column`` holds by its words, and what its values are multiplied by: one of each of latency,
+    unit and statistic in any order, as load generators call and print them (``median_ttft_ms``, ``TTFT (s)``, ``p50
+    TPOT [ms]``). One without a unit says too little; one without a statistic is a mean."""
+    words = [word for word in re.split(r"[^a-z0-9]+", column.casefold()) if word and word not in _WHOSE]
+    kinds = [[table[word] for word in words if word in table] for table in (_LATENCY, _STATISTIC, _IN_MS)]
+    name, part, unit = kinds
+    if len(name) != 1 or len(unit) != 1 or len(part) > 1 or sum(map(len, kinds)) != len(words):
+        return None
+    quantity = f"{name[0]}_ms_{part[0] if part else 'mean'}"
+    return (quantity, float(unit[0])) if quantity in QUANTITIES else None
+
+
+def quantity_of(column: str) -> tuple[str, float] | None:
+    """The quantity (:data:`QUANTITIES`) that a column holds, and what its values are multiplied by; None: of none."""
+    return (column, 1.0) if column in QUANTITIES else _latency(column)
 
 
 @dataclass(frozen=True)
@@ -55,20 +76,21 @@ def measured_columns(table: pd.DataFrame) -> Measured:
     Raises:
         InputError: nothing was; a quantity stands in two columns; a value is no positive number.
     """
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, float]] = {}
     for column in map(str, table.columns):
-        quantity = ALIASES.get(column, column)
-        if quantity not in QUANTITIES:
+        held = quantity_of(column)
+        if held is None:
             continue
+        quantity, scale = held
         if quantity in found:
-            raise InputError(f"columns: {found[quantity]} and {column} both hold {quantity}", "keep one of them")
-        found[quantity] = column
+            raise InputError(f"columns: {found[quantity][0]} and {column} both hold {quantity}", "keep one of them")
+        found[quantity] = column, scale
     if not found:
         raise InputError(
             "--measured: no column holds what was measured",
-            f"call it as the prediction is called: {', '.join(QUANTITIES[:4])}, …, or leave --measured out",
+            f"call it as the prediction is called, or with its unit: {', '.join(QUANTITIES[:4])}, median_ttft_s, …",
         )
-    return Measured({quantity: _values(table[column], column) for quantity, column in found.items()})
+    return Measured({quantity: scale * _values(table[name], name) for quantity, (name, scale) in found.items()})
 
 
 def _values(texts: pd.Series, column: str) -> Floats:

@@ -87,7 +87,13 @@ def stored(folder: Path) -> dict[str, Any]:
     finally:
         bare.kill()
         bare.wait()
-    return {"stored": ours, "bare": theirs, "ratio": round(ours["per_second"] / theirs["per_second"], 3)}
+    return {
+        "stored": ours,
+        "bare": theirs,
+        "ratio": round(ours["per_second"] / theirs["per_second"], 3),
+        "p99_ratio": round(ours["p99_ms"] / theirs["p99_ms"], 2),
+        "load": round(os.getloadavg()[0], 1),
+    }
 
 
 def cancels(folder: Path, count: int = 100) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,11 @@ def main() -> None:
             "not fitted": dict(lesson.left_out),
         },
         "repeats": metrics.repeats(loaded.table),
+        "run_before": metrics.run_before(table),
         "shipped_in_sample": shipped.model_dump(mode="json"),
         "held_out": _held_out(lesson),
-        "decisions": _decisions(lesson, table, loaded.table),
+        "decisions": _of_held(lesson, table, loaded.table, metrics.decisions),
+        "offline": _of_held(lesson, table, loaded.table, metrics.offline),
         "oracle": metrics.oracle(loaded.table),
         "optimistic": list(OPTIMISTIC),
     }
@@ -144,8 +147,10 @@ def _card(logs: Floats) -> dict[str, Any]:
     return card(np.exp(known), np.ones(len(known)))
 
 
-def _decisions(lesson: Lesson, table: pd.DataFrame, listed: pd.DataFrame) -> dict[str, Any]:
-    """Of aiconfigurator-core's rows, with models and GPU types held out."""
+def _of_held(
+    lesson: Lesson, table: pd.DataFrame, listed: pd.DataFrame, figures: Callable[[pd.DataFrame, Floats, Floats], Any]
+) -> dict[str, Any]:
+    """Of aiconfigurator-core's rows, with models and GPU types held out: ``figures`` of rows, TTFT and TPOT."""
     runs: MeasuredRuns = lesson.learned.runs
     at = table["row"].to_numpy()[runs.row]
     mine = np.flatnonzero(at != "")
@@ -154,7 +159,7 @@ def _decisions(lesson: Lesson, table: pd.DataFrame, listed: pd.DataFrame) -> dic
     for held in ("nothing", "model", "gpu"):
         logs = lesson.learned.residuals[held]
         ttft, tpot = (runs.measured[stat][mine] * np.exp(-np.nan_to_num(logs[stat][mine])) for stat in (0, 2))
-        out[held] = metrics.decisions(cases, ttft, tpot)
+        out[held] = figures(cases, ttft, tpot)
     return out
 
 

@@ -78,6 +78,25 @@ def decisions(table: pd.DataFrame, ttft_ms: Floats, tpot_ms: Floats, margin: Flo
     }
 
 
+LOADS = 3
+"""Concurrencies of a configuration from which its best throughput is known."""
+
+
+def offline(table: pd.DataFrame, ttft_ms: Floats, tpot_ms: Floats) -> dict[str, Any]:
+    """The most throughput of each configuration over the concurrencies that it was measured at (:data:`LOADS` and
+    more), predicted against measured."""
+    best = throughput(table, table["ttft_ms"].to_numpy(), table["tpot_ms"].to_numpy())
+    hoped = throughput(table, ttft_ms, tpot_ms)
+    keys = ["framework", "version", "family", "gpu", "weights", "isl", "osl", "tp", "pp", "dp", "ep", "drafted"]
+    concurrency = table["concurrency"].to_numpy()
+    groups = [
+        index
+        for index in table.reset_index(drop=True).groupby(keys, dropna=False).indices.values()
+        if len(set(concurrency[index])) >= LOADS
+    ]
+    return card(*(np.array([values[index].max() for index in groups]) for values in (best, hoped)))
+
+
 SAME = ["framework", "family", "gpu", "weights", "isl", "osl", "concurrency", "tp", "dp", "ep", "drafted"]
 """What repeats of one configuration have in common."""
 
@@ -116,3 +135,47 @@ def repeats(table: pd.DataFrame) -> dict[str, Any]:
             "median_pct": round(100 * float(np.median(errors)), 2),
         }
     return out
+
+
+CONFIGURATION = [
+    *("source", "framework", "model", "precision", "kv_precision", "gpu", "tp", "pp", "dp", "ep", "moe_tp"),
+    *("isl", "osl", "spread", "concurrency", "rate", "spec"),
+]
+"""What two runs of one configuration have in common, in the columns of ``plan predict --measured``."""
+
+SAME_MEASUREMENT = 0.001  # by which two runs that are one, listed twice, may differ
+
+
+def run_before(table: pd.DataFrame) -> dict[str, Any]:
+    """How well the run before it, of the very same configuration, predicts each run (``table``: texts): what nobody who
+    is told of a run what its columns say can do much better. By whether the release is the same; rows that differ by
+    less than :data:`SAME_MEASUREMENT` in both latencies are one measurement and are left out."""
+    columns = [name for name in CONFIGURATION if name in table.columns]
+    latencies = {}
+    for name in ("ttft", "tpot"):
+        mean, median = (
+            pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
+            for column in (f"{name}_ms_mean", f"{name}_ms_p50")
+        )
+        latencies[name] = np.where(np.isfinite(mean), mean, median)
+    usable = np.isfinite(latencies["ttft"]) & np.isfinite(latencies["tpot"]) & (table["date"] != "").to_numpy()
+    dated = table[usable].assign(at=np.flatnonzero(usable)).sort_values(["date", "at"], kind="stable")
+    pairs = [
+        (before, after)
+        for _, rows in dated.groupby(columns)
+        for before, after in zip(rows["at"], rows["at"].iloc[1:], strict=False)
+        if max(abs(values[before] / values[after] - 1) for values in latencies.values()) > SAME_MEASUREMENT
+    ]
+    before, after = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    nvidia = ~table["gpu"].str.startswith("MI").to_numpy()[after]
+    version = table["version"].to_numpy()
+    cuts = {
+        "same release": nvidia & (version[before] == version[after]),
+        "another release": nvidia & (version[before] != version[after]),
+        "amd": ~nvidia,
+    }
+    return {
+        cut: {name: card(values[after[chosen]], values[before[chosen]]) for name, values in latencies.items()}
+        for cut, chosen in cuts.items()
+        if chosen.any()
+    }

@@ -214,7 +214,7 @@ def as_runs(table: pd.DataFrame) -> pd.DataFrame:
             "precision": table["precision"].fillna(""),
             "kv_precision": cache,
             "spec": np.where(table["drafted"] > 0, "mtp", "none"),
-            "spread": np.where(table["shortest"] < 1, "0.8-1", ""),
+            "spread": [f"{least:g}-1" if least < 1 else "" for least in table["shortest"]],
             "sampling": "greedy",
             "max_num_batched_tokens": table["token_budget"],
             "polling_interval": np.where(polled, table["gate_steps"].astype(np.int64).astype(str), ""),

@@ -80,6 +80,7 @@ def test_models_that_are_off_start_nothing() -> None:
         ({"vllmConfig": {"maxNumBatchedTokens": 4096}}, "vllmConfig.maxNumBatchedTokens: the chart has no such key"),
         ({"modelURL": None}, "modelURL is missing"),
         ({"replicaCount": "two"}, "replicaCount"),
+        ({"vllmConfig": {"extraArgs": "--max-num-seqs 8"}}, "vllmConfig.extraArgs"),
     ],
 )
 def test_what_the_stack_would_drop_or_lacks_is_named(spec: dict[str, Any], named: str) -> None:

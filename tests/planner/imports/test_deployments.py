@@ -199,3 +199,9 @@ def test_limits_that_vllm_refuses_do_not_start(said: str, reason: str, way: str)
     assert not starts.starts
     assert reason in starts.reasons[0]
     assert any(way in each for each in starts.ways_out)
+
+
+@pytest.mark.parametrize("said", ["--tensor-parallel-size 1000000000", "--pipeline-parallel-size 100001"])
+def test_more_gpus_than_any_deployment_has_are_refused_at_once(said: str) -> None:
+    with pytest.raises(InputError, match="a deployment has at most"):
+        imported(f"vllm serve Qwen/Qwen3-8B {said}")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from planner.serving.measured.columns import measured_columns
+from planner.serving.measured.columns import measured_columns, quantity_of
 from planner.serving.measured.scores import best_single_score, interval_score, scores_of
 from planner.serving.prediction_table import ADDED, predict
 from profiles.errors import InputError
@@ -38,6 +38,30 @@ RUN = {
 
 def runs(*changes: dict[str, str]) -> pd.DataFrame:
     return pd.DataFrame([{**RUN, **each} for each in changes])
+
+
+@pytest.mark.parametrize(
+    ("column", "held"),
+    [
+        ("ttft_ms_p50", ("ttft_ms_p50", 1.0)),
+        ("median_ttft_ms", ("ttft_ms_p50", 1.0)),
+        ("TTFT (s)", ("ttft_ms_mean", 1000.0)),
+        ("P99 E2EL [ms]", ("e2e_ms_p99", 1.0)),
+        ("avg-tpot-us", ("tpot_ms_mean", 0.001)),
+        ("silicon_tpot_ms", ("tpot_ms_mean", 1.0)),
+        ("itl_seconds_p90", ("itl_ms_p90", 1000.0)),
+        ("watts_per_gpu", ("watts_per_gpu", 1.0)),
+        *((name, None) for name in ("ttft", "mean_itl_ms", "ttft_ms_low", "ttft_ms_by_part", "std_ttft_ms", "s", "")),
+        *((name, None) for name in ("ttft_tpot_ms", "ttft_ms_s", "mean_p50_ttft_ms", "ttft_ms_mean_predicted")),
+    ],
+)
+def test_measured_columns_are_read_by_their_words(column: str, held: tuple[str, float] | None) -> None:
+    assert quantity_of(column) == held
+
+
+def test_measured_seconds_are_milliseconds() -> None:
+    truth = measured_columns(runs({"ttft_ms_mean": "120"}).rename(columns={"ttft_ms_mean": "mean TTFT (s)"}))
+    assert truth.values["ttft_ms_mean"].tolist() == [120_000.0]
 
 
 def test_published_columns_are_understood_and_kept() -> None:
