@@ -110,7 +110,8 @@ def confirmed(request: PlanRequest, options: list[ServingOption], tell: Tell = s
     elif request.goal == "throughput" and found.strain < STRAINED:
         more = [simulations.chosen_anew(request, with_lenient(request, option)) for option in options]
         further = simulations.settled(request, more)
-        found = further if further.best is not None else found
+        # Nothing gained: what the others carry stays what the formulas promise, not what engines might that they exclude.
+        found = further if further.best is not None and further.best.is_lenient else found
     if found.best is not None:
         return found
     if request.workload.rate_rps is not None and not any(pool.as_needed for pool in request.cluster.pools):
