@@ -34,7 +34,7 @@ def fleet_under_load(request: PlanRequest, option: ServingOption) -> LoadedFleet
     """A solved option at its load. What requests wait before engines that the formulas exclude, which comes from their
     number in flight and their steps, is then the simulation's."""
     fleet = LoadedFleet.of(request, option)
-    if not fleet.is_lenient:
+    if not any(group.job.lenient for group in fleet.groups):
         return fleet
     groups = [_with_front(group) if group.job.lenient else group for group in fleet.groups]
     return replace(fleet, groups=groups, pairs=pairs_of(groups))

@@ -116,11 +116,6 @@ class LoadedFleet:
         return cls(option, load, groups, pairs_of(groups))
 
     @property
-    def is_lenient(self) -> bool:
-        """Whether formulas exclude some of its engines."""
-        return any(group.job.lenient for group in self.groups)
-
-    @property
     def attention_backend(self) -> str:
         """What its engines must be told to attend with, so that partners do alike; "": nothing."""
         if all(pair.transfer is None for pair in self.pairs):

@@ -15,6 +15,7 @@ from planner.replay.report import Sending, drawn_load, simulate_plan
 from planner.serving.confirmation import confirmation
 from planner.serving.confirmation.trial import FEWEST, Trial
 from planner.serving.document.plan import Plan
+from planner.serving.engines.options import ServingOption, solved_again
 from planner.serving.planning import plan
 from profiles.errors import Infeasible
 from profiles.store import ProfileStore
@@ -107,6 +108,27 @@ def test_engines_that_formulas_exclude_promise_nothing_where_they_are_not_taken(
         assert {engine.role for engine in p.decision.engines} == {"prefill", "decode"}
         compared[tried] = [(each.serving, each.objective_value) for each in p.proof.compared]
     assert compared[0.0] == compared[9.0]
+
+
+def test_engines_that_formulas_exclude_never_make_a_fleet_worse(
+    bare: ProfileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fleet that holds stays, where what is tried beside it is found to carry half."""
+    request = {"model": DENSE, "cluster": "1xH100", "workload": WORKLOAD, "slo": SLO, "disaggregation": "never"}
+    monkeypatch.setattr(confirmation, "STRAINED", 0.0)
+    held = plan(request, store=bare)
+    original, fleets = confirmation._Simulations.settled, []
+
+    def settled(self: Any, request: Any, options: list[ServingOption]) -> Any:
+        if fleets:
+            options = [solved_again(request, each, each.candidates.capacity_rps / 2) for each in options]
+        fleets.append(original(self, request, options))
+        return fleets[-1]
+
+    monkeypatch.setattr(confirmation, "STRAINED", 1.0)
+    monkeypatch.setattr(confirmation._Simulations, "settled", settled)
+    assert throughput(plan(request, store=bare)) == throughput(held)
+    assert [each.best is not None for each in fleets] == [True, True]
 
 
 def test_what_the_formulas_promise_too_much_is_taken_back(
