@@ -23,7 +23,7 @@ def computed(expression: str, variables: Mapping[str, str]) -> int | None:
     if names or len(text) > LONGEST or not re.fullmatch(r"[0-9()+*/%\s-]+", text) or "**" in text or "//" in text:
         return None
     try:
-        return _value(ast.parse(re.sub(r"\b0+(?=[0-9])", "", text), mode="eval").body)
+        return _value(ast.parse(re.sub(r"\b0+(?=[0-9])", "0o", text), mode="eval").body)
     except (SyntaxError, ZeroDivisionError, ValueError):
         return None
 

@@ -164,6 +164,11 @@ def _degrees(said: Mapping[str, Any], name: str) -> tuple[int, int, dict[str, in
         count_of(said.get(key), f"{name}: parallelism.{key}", 0) for key in ("tensor", "data", "dataLocal", "workers")
     )
     whole = data or (local or 1) * (workers if local and workers else 1)
+    for key, parts in (("dataLocal", local), ("workers", workers)):
+        if data and parts and data % parts:
+            raise InputError(
+                f"{name}: parallelism.data {data} is not a multiple of {key} {parts}", "correct one of the two"
+            )
     each = local or whole // max(workers, 1)
     pods = workers or -(-whole // max(each, 1))
     if each * pods != whole and local and workers and data:

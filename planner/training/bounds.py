@@ -185,17 +185,23 @@ class Bounds:
     def _once(self, layouts: TrainingLayouts, times: PooledTimes) -> Floats:
         """Least time of what is done once an iteration, and of filling the pipeline, shape [n]. Some stage has at least
         ⌈L ÷ pp⌉ layers of the most frequent kind, and what they exchange once grows with them but for latencies, for
-        which a thousandth is let go; an end of the model beside them only adds to it. Layers of several kinds may hide
-        each other's exchanges, but for what any computation leaves of them."""
+        which a thousandth is let go; an end of the model beside them only adds to it, and the more of them are
+        recomputed, the less of it is left. Layers of several kinds may hide each other's exchanges, but for what any
+        computation leaves of them."""
         counts = self.counts
         kind = int(counts.argmax())
         layers = np.zeros((len(layouts), 3, len(counts)))
         layers[:, :, kind] = -(-int(counts[kind]) // layouts.pp)[:, None]
         inner = replace(layouts, pp=np.where(layouts.pp > 1, 3, 1)).with_stages(layers, np.zeros(layers.shape[:2]))
         least = np.full(len(layouts), np.inf)
+        ways = [inner]
+        if len(counts) == 1 and self.request.recompute:  # more hides behind a backward pass that recomputes
+            again = np.where((layouts.schedule == ZERO_BUBBLE)[:, None], 0.0, layers.sum(axis=2))
+            ways.append(inner.with_stages(layers, again))
         for links, own, there in zip(times.links, times.layers, times.places(layouts), strict=True):
-            costs = stage_costs(self.setting, links, inner, own)
-            rest = costs.rest if len(counts) == 1 else costs.least
-            once = np.where(layouts.pp > 1, rest[:, 1], rest[:, 0]) * 0.999
-            least = np.where(there.any(axis=1), np.minimum(least, once), least)
+            for way in ways:
+                costs = stage_costs(self.setting, links, way, own)
+                rest = costs.rest if len(counts) == 1 else costs.least
+                once = np.where(layouts.pp > 1, rest[:, 1], rest[:, 0]) * 0.999
+                least = np.where(there.any(axis=1), np.minimum(least, once), least)
         return np.asarray(least + filling(self.setting, layouts, times))

@@ -37,7 +37,6 @@ from profiles.errors import Infeasible
 ROUNDS = 6
 """Fleets tried before only engines that have been simulated are candidates."""
 
-
 STRAINED = 0.95
 """A fleet that is to carry as much as it can and stays below this share of every bound may have been held back by the
 formulas: engines that they exclude are tried, too."""
@@ -86,7 +85,7 @@ class Confirmed:
         for (serving, precision, (pool, *engine)), most in self.carried.items():
             if (serving, precision, pool) == ("aggregated", option.precision, index):
                 if len(engine) != mine.shape[1]:
-                    continue  # of GPUs in another state, or of limited watts
+                    continue  # of GPUs in another state, of limited watts, or beyond the formulas
                 same = (mine == np.array(engine)).all(axis=1)
                 rate[same] = np.minimum(rate[same], most)
         return rate
@@ -110,7 +109,9 @@ def confirmed(request: PlanRequest, options: list[ServingOption], tell: Tell = s
     elif request.goal == "throughput" and found.strain < STRAINED:
         more = [simulations.chosen_anew(request, with_lenient(request, option)) for option in options]
         further = simulations.settled(request, more)
-        found = further if further.best is not None else found
+        now, then = best_of(request, found.options), best_of(request, further.options)
+        if now is not None and then is not None and then.better_than(now, request.goal):
+            found = further
     if found.best is not None:
         return found
     if request.workload.rate_rps is not None and not any(pool.as_needed for pool in request.cluster.pools):
@@ -144,6 +145,8 @@ class _Simulations:
             found = [self.check(best, trial) for trial in trials]
             checks = {trial.group.id: check for trial, check in zip(trials, found, strict=True) if check is not None}
             if len(checks) == len(trials) and True not in [self.measure(best, trial) for trial in trials]:
+                for trial in trials:
+                    self._seen |= _kinds(best, trial.group)
                 strain = max(trial.strain(checks[trial.group.id]) for trial in trials)
                 return Confirmed(options, fleet, with_ends(trials, checks), self.carried, narrowed, strain)
             for trial in trials:

@@ -117,7 +117,9 @@ def test_nodes_of_an_engine_are_the_charts_workers() -> None:
     [
         ({"decode": part(1, ("--port={{ .Values.port }}",))}, "template that only helm fills in"),
         ({"decode": part(1, way="fast")}, "modelCommand .fast. is none"),
-        ({"decode": part(1, data=16, dataLocal=8, workers=3)}, "is not dataLocal 8 × workers 3"),
+        ({"decode": part(1, data=16, dataLocal=8, workers=4)}, "is not dataLocal 8 × workers 4"),
+        ({"decode": part(1, data=3, dataLocal=2)}, "data 3 is not a multiple of dataLocal 2"),
+        ({"decode": part(1, data=5, workers=2)}, "data 5 is not a multiple of workers 2"),
         ({"modelArtifacts": {"uri": "hf://{{ .Values.other }}"}}, "names no model"),
     ],
 )
@@ -128,12 +130,14 @@ def test_values_that_only_helm_understands_are_named(values: dict[str, Any], nam
 
 @pytest.mark.parametrize(
     ("expression", "value"),
-    [("2 * 8", 16), ("N*8+1", 25), ("-7 / 2", -3), ("-7 % 2", -1), ("(1 + 2) * 3", 9), ("08 + 1", 9)],
+    [("2 * 8", 16), ("N*8+1", 25), ("-7 / 2", -3), ("-7 % 2", -1), ("(1 + 2) * 3", 9), ("010 + 1", 9), ("00 + 1", 1)],
 )
 def test_arithmetic_of_shells_is_computed(expression: str, value: int) -> None:
     assert computed(expression, {"N": "3"}) == value
 
 
-@pytest.mark.parametrize("expression", ["M * 2", "1 / 0", "2 ** 3", "1 // 2", "a[0]", "", "1 +", "x = 3", "1 < 2"])
+@pytest.mark.parametrize(
+    "expression", ["M * 2", "1 / 0", "08 + 1", "2 ** 3", "1 // 2", "a[0]", "", "1 +", "x = 3", "1 < 2"]
+)
 def test_what_is_not_known_of_it_stays_unknown(expression: str) -> None:
     assert computed(expression, {"N": "3"}) is None

@@ -15,6 +15,7 @@ from planner.replay.report import Sending, drawn_load, simulate_plan
 from planner.serving.confirmation import confirmation
 from planner.serving.confirmation.trial import FEWEST, Trial
 from planner.serving.document.plan import Plan
+from planner.serving.engines.options import ServingOption, solved_again
 from planner.serving.planning import plan
 from profiles.errors import Infeasible
 from profiles.store import ProfileStore
@@ -93,6 +94,41 @@ def test_formulas_do_not_hold_a_fleet_back_that_has_room(bare: ProfileStore, mon
     held_back = plan(request, store=bare)
     assert throughput(free) > throughput(held_back)
     assert all(check.predicted.value <= check.limit_ms for check in free.prediction.slo)
+
+
+def test_engines_that_formulas_exclude_promise_nothing_where_they_are_not_taken(
+    bare: ProfileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan that is none of them says of the others what it would have said had they never been tried."""
+    request = {"model": DENSE, "cluster": "2xH100", "workload": "isl=3000,osl=300", "slo": "ttft=1s,tpot=20ms"}
+    compared = {}
+    for tried in (0.0, 9.0):
+        monkeypatch.setattr(confirmation, "STRAINED", tried)
+        p = plan(request, store=bare)
+        assert {engine.role for engine in p.decision.engines} == {"prefill", "decode"}
+        compared[tried] = [(each.serving, each.objective_value) for each in p.proof.compared]
+    assert compared[0.0] == compared[9.0]
+
+
+def test_engines_that_formulas_exclude_never_make_a_fleet_worse(
+    bare: ProfileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fleet that holds stays, where what is tried beside it is found to carry half."""
+    request = {"model": DENSE, "cluster": "1xH100", "workload": WORKLOAD, "slo": SLO, "disaggregation": "never"}
+    monkeypatch.setattr(confirmation, "STRAINED", 0.0)
+    held = plan(request, store=bare)
+    original, fleets = confirmation._Simulations.settled, []
+
+    def settled(self: Any, request: Any, options: list[ServingOption]) -> Any:
+        if fleets:
+            options = [solved_again(request, each, each.candidates.capacity_rps / 2) for each in options]
+        fleets.append(original(self, request, options))
+        return fleets[-1]
+
+    monkeypatch.setattr(confirmation, "STRAINED", 1.0)
+    monkeypatch.setattr(confirmation._Simulations, "settled", settled)
+    assert throughput(plan(request, store=bare)) == throughput(held)
+    assert [each.best is not None for each in fleets] == [True, True]
 
 
 def test_what_the_formulas_promise_too_much_is_taken_back(

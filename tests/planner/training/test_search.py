@@ -13,9 +13,11 @@ from costmodels.training.frameworks import find_training_framework
 from costmodels.training.layouts import TrainingLayouts
 from costmodels.training.memory import training_memory
 from costmodels.training.models import trained_model
+from costmodels.training.pools import pooled_times
 from costmodels.training.setting import Setting
+from planner.training.lines import StagePool
 from planner.training.request import TrainingRequest, parse_training_request
-from planner.training.search import mesh_of, search
+from planner.training.search import Search, _Searching, mesh_of, search
 from planner.training.space import candidates
 from planner.training.stages import best_split
 from profiles.hardware import find_gpu
@@ -75,6 +77,23 @@ def test_the_search_finds_what_trying_everything_finds(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(30, INSTANCES))
 def test_the_search_finds_what_trying_everything_finds_at_length(seed: int) -> None:
     compare(seed)
+
+
+@pytest.mark.parametrize("seed", [50, 134])
+def test_no_layout_is_faster_than_its_bound(seed: int) -> None:
+    """Of stages that recompute, too: more of what is exchanged hides behind them."""
+    setting, request, capacity = instance(seed)
+    links, gpus = roofline_links(), request.cluster.pools[0].gpus
+    pool, row = StagePool(links, find_gpu("H100-SXM"), gpus, capacity), np.zeros(1, np.int64)
+    searching = _Searching(setting, request, (pool,), gpus, Search(), (0,))
+    for place in range(len(searching.found)):
+        layouts, _ = searching._expanded(searching._plain(searching.found.take(np.array([place]))))
+        times = pooled_times(setting, [links], layouts)
+        bounds = searching.bounds.of_stages(layouts, times)
+        for i, bound in enumerate(bounds.tolist()):
+            one = row + i
+            found = searching._solved(layouts.take(one), times.take(one), np.inf)
+            assert found is None or bound <= found.total_us * (1 + 1e-9)
 
 
 def question(gpus: int = 8, **changes: object) -> tuple[Setting, TrainingRequest]:
