@@ -1,5 +1,5 @@
 """Of a promise that no engine keeps with some requests: the bound that binds, the best that any layout reaches, and
-limits that do, planned before they are told."""
+limits that do, planned before they are told; of a budget that is too small, one that does, planned likewise."""
 
 from __future__ import annotations
 
@@ -119,6 +119,18 @@ def with_tried_limits(request: FleetRequest, error: Infeasible, fails: Fails) ->
         if first is None and not (isinstance(also, Mapping) and any(also.values())):
             first = f"relax {told} or more, and {why.hint} ({why.message})"  # it is not the bounds alone
     return Infeasible(error.message, first or f"relax the SLO further than {told}", **error.details)
+
+
+def with_tried_budget(request: FleetRequest, error: Infeasible, costs: Callable[[FleetRequest], float]) -> Infeasible:
+    """``error`` with what the fleet costs (``costs``) that is found without a budget: a fleet whose engines hold when
+    they are simulated costs more than one of engines that are taken at their word."""
+    try:
+        least = costs(request.model_copy(update={"budget_usd_per_hour": None}))
+    except ShardwrightError as why:
+        return Infeasible(error.message, f"{why.hint} ({why.message}), and allow more", **error.details)
+    return Infeasible(
+        error.message, f"allow {least:g} USD an hour, or serve less", **{**error.details, "usd_per_hour": least}
+    )
 
 
 def _with_limits(request: FleetRequest, limits: Mapping[str, Relaxed]) -> FleetRequest:
