@@ -238,6 +238,8 @@ def _why(plan: Plan, console: Console, *, explain: bool) -> None:
             counts += f" and {len(most) - 2} more" if len(most) > 2 else ""
             rows.add_row(each.name, cost, more, counts)
         console.print(rows)
+        if plan.request.usd_per_kwh is not None:
+            indented(console, Text("$ / h is what GPUs cost; “dearer by” counts electricity too"))
         alone = [row for row in fleet.compared if row.name.endswith(" alone") and row.name != "each step alone"]
         if alone and alone[0].loses_by is not None and alone[0].loses_by < 1e-6:
             indented(console, Text(NO_MIX))

@@ -54,12 +54,15 @@ def _decided(plan: PowerPlan, out: Console) -> None:
     paid = next(each.usd_per_year for each in plan.policies if each.name == d.policy)
     if paid is not None:
         rows.append(("electricity", f"${paid:,.0f} a year at {request.usd_per_kwh:g} USD/kWh"))
+    lost = next((each for each in plan.stress if each.case.startswith("a feed lost")), None)
     for each in d.breakers:
         rows.append((f"breaker of {each.node}", f"{each.wear:.0%} of the way to a trip at most"))
         held = "for ever" if each.lost_feed_s is None else f"for {each.lost_feed_s:.3g} s"
         trips = each.lost_feed_s is not None and each.lost_feed_s < each.brake_acts_s
         said = f"a quarter of its feed lost at the peak: {each.lost_feed_load:.0%} of the rest, which it holds {held}"
         rows.append(("", f"{said}; {'too late' if trips else 'in time'}, the brake acts in {each.brake_acts_s:g} s"))
+        if not trips and lost is not None and lost.breaker_wear is not None and lost.breaker_wear >= 1:
+            rows.append(("", "so it is when cold: it heats from brake to brake, and trips while the feed is away"))
     if plan.prediction.way_to_oracle is not None:
         rows.append(("way to the oracle", f"{plan.prediction.way_to_oracle:.0%} from no control"))
     facts(out, rows)

@@ -1,5 +1,5 @@
 """Of a promise that no engine keeps with some requests: the bound that binds, the best that any layout reaches, and
-limits that do, planned before they are told."""
+limits that do, planned before they are told; of a budget that is too small, one that does, planned likewise."""
 
 from __future__ import annotations
 
@@ -37,6 +37,12 @@ MEMORY = Unserved(
 )
 
 
+NOT_LOOKED_AT = Unserved(
+    "beside it are lengths that no layout carries, and of so many classes not each is worked out",
+    "give fewer classes (coarsen_to of the load)",
+)
+
+
 def unserved(searches: Sequence[LayoutSearch], slo: Slo, confidence: float) -> Unserved:
     """Why no layout serves one pair of lengths: ``searches`` found none within ``slo``."""
     found = [one.coarse for one in searches if one.coarse is not None and one.coarse.steady.stable.any()]
@@ -53,6 +59,8 @@ def unserved(searches: Sequence[LayoutSearch], slo: Slo, confidence: float) -> U
     )
     nearest = int(np.argmin((ms / limits).max(axis=0)))
     exceeded = {b.label: float(ms[k, nearest]) for k, b in enumerate(slo.bounds) if ms[k, nearest] > b.limit_ms}
+    if not exceeded:
+        return NOT_LOOKED_AT
     reachable = ms.min(axis=1)  # by each bound alone
     worst = int(np.argmax(reachable / limits[:, 0]))
     bound = slo.bounds[worst]
@@ -111,6 +119,18 @@ def with_tried_limits(request: FleetRequest, error: Infeasible, fails: Fails) ->
         if first is None and not (isinstance(also, Mapping) and any(also.values())):
             first = f"relax {told} or more, and {why.hint} ({why.message})"  # it is not the bounds alone
     return Infeasible(error.message, first or f"relax the SLO further than {told}", **error.details)
+
+
+def with_tried_budget(request: FleetRequest, error: Infeasible, costs: Callable[[FleetRequest], float]) -> Infeasible:
+    """``error`` with what the fleet costs (``costs``) that is found without a budget: a fleet whose engines hold when
+    they are simulated costs more than one of engines that are taken at their word."""
+    try:
+        least = costs(request.model_copy(update={"budget_usd_per_hour": None}))
+    except ShardwrightError as why:
+        return Infeasible(error.message, f"{why.hint} ({why.message}), and allow more", **error.details)
+    return Infeasible(
+        error.message, f"allow {least:g} USD an hour, or serve less", **{**error.details, "usd_per_hour": least}
+    )
 
 
 def _with_limits(request: FleetRequest, limits: Mapping[str, Relaxed]) -> FleetRequest:

@@ -25,10 +25,11 @@ from planner.serving.fleets.described import TableDescribed
 from planner.serving.fleets.engines import unmatched
 from planner.serving.fleets.losing import after_worst_loss
 from planner.serving.fleets.modelled import ModelDescribed
-from planner.serving.fleets.nearest import with_tried_limits
+from planner.serving.fleets.nearest import with_tried_budget, with_tried_limits
 from planner.serving.fleets.report import document
 from planner.serving.fleets.request import FleetRequest, ServiceAsked, parse_fleet_request
 from planner.serving.fleets.single import as_fleet, one_load
+from planner.serving.fleets.ways_out import least_budget
 from planner.serving.planning import CostOf, cost_models, plan
 from profiles.descriptions import catalogue_with
 from profiles.errors import Infeasible, ShardwrightError, Unsupported
@@ -79,14 +80,28 @@ def plan_fleet(
     try:
         return _Modelled(request, measured, tell).plan()
     except Infeasible as error:
+        if error.details.get("binding") == "budget":
+            raise with_tried_budget(request, error, partial(_costs, measured, tell)) from None
         raise with_tried_limits(request, error, partial(_fails, measured, tell)) from None
+
+
+def _tried(measured: Sequence[ProfileStore], tell: Progress, what: str, request: FleetRequest) -> Answered:
+    """The fleet of a request that stands for a refused one. Raises ShardwrightError where it has none either."""
+    tell(f"trying what {what} could be")
+    return _Modelled(request, measured, lambda _: None).decided()[1].found
+
+
+def _costs(measured: Sequence[ProfileStore], tell: Progress, request: FleetRequest) -> float:
+    """The budget that a request's fleet keeps to. Raises ShardwrightError where it has none."""
+    found = _tried(measured, tell, "the budget", request)
+    assert found.answer.engines is not None
+    return least_budget(found.question, found.answer.engines)
 
 
 def _fails(measured: Sequence[ProfileStore], tell: Progress, request: FleetRequest) -> ShardwrightError | None:
     """Why a request has no fleet; None: it has one."""
-    tell("trying what the promise could be")
     try:
-        _Modelled(request, measured, lambda _: None).decided()
+        _tried(measured, tell, "the promise", request)
     except ShardwrightError as error:
         return error
     return None

@@ -26,7 +26,7 @@ def why_not(question: MixQuestion, limit_s: float, *, brief: bool = False) -> In
     if question.budget is not None:
         found = solve_mix(replace(question, budget=None), seconds=seconds, gap=1e-4)
         if found.engines is not None:
-            least = math.ceil(max(per_hour(question, row) for row in found.engines) * 100) / 100
+            least = least_budget(question, found.engines)
             return Infeasible(
                 f"budget_usd_per_hour: {question.budget:g} is less than any fleet that carries the load costs",
                 f"allow {least:g} USD an hour, or serve less",
@@ -53,6 +53,11 @@ def why_not(question: MixQuestion, limit_s: float, *, brief: bool = False) -> In
                 binding="changes",
             )
     return _supplies(question, brief=brief)
+
+
+def least_budget(question: MixQuestion, engines: Ints) -> float:
+    """The budget in whole cents that every step of ``engines`` (steps, n) keeps to."""
+    return math.ceil(max(per_hour(question, row) for row in engines) * 100 - 1e-6) / 100
 
 
 def _not_survived(question: MixQuestion, engines: Ints, seconds: float, *, brief: bool) -> Infeasible:

@@ -191,8 +191,8 @@ def _simulation_notes(groups: list[Group], checks: Checks) -> list[str]:
     for group in groups:
         if group.job.lenient:
             notes.append(
-                f"by the formulas {group.id} does not keep the SLO at this load; nothing that does by them carries as "
-                "much, and the simulation, which has the last word, says that it holds"
+                f"the formulas do not count on {group.id} at this load; nothing that they count on carries as much, "
+                "and the simulation, which has the last word, says that it holds"
             )
         if not checks[group.id].keeps_up("high"):
             notes.append(

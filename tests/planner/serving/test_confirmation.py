@@ -110,6 +110,20 @@ def test_formulas_do_not_hold_a_fleet_back_that_has_room(bare: ProfileStore, mon
         assert all(check.predicted.value <= check.limit_ms for check in p.prediction.slo)
 
 
+def test_engines_that_formulas_exclude_promise_nothing_where_they_are_not_taken(
+    bare: ProfileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan that is none of them says of the others what it would have said had they never been tried."""
+    request = {"model": DENSE, "cluster": "2xH100", "workload": "isl=3000,osl=300", "slo": "ttft=1s,tpot=20ms"}
+    compared = {}
+    for tried in (0.0, 9.0):
+        monkeypatch.setattr(confirmation, "STRAINED", tried)
+        p = plan(request, store=bare)
+        assert {engine.role for engine in p.decision.engines} == {"prefill", "decode"}
+        compared[tried] = [(each.serving, each.objective_value) for each in p.proof.compared]
+    assert compared[0.0] == compared[9.0]
+
+
 def test_engines_that_formulas_exclude_never_make_a_fleet_worse(
     bare: ProfileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

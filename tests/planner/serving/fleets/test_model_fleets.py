@@ -62,6 +62,15 @@ def test_the_same_request_is_the_same_fleet() -> None:
     assert plan_fleet(parse_fleet_request(FLEET)).to_json() == planned().to_json()
 
 
+def test_a_budget_that_is_told_is_that_of_a_fleet_that_holds() -> None:
+    with pytest.raises(Infeasible, match="budget_usd_per_hour: 1 is less") as error:
+        plan_fleet(parse_fleet_request({**FLEET, "budget_usd_per_hour": 1}))
+    needed = planned().decision.usd_per_hour
+    assert needed is not None
+    assert error.value.details["usd_per_hour"] == pytest.approx(needed, abs=0.01)
+    assert f"allow {error.value.details['usd_per_hour']:g} USD" in error.value.hint
+
+
 def test_a_class_beyond_the_context_is_refused() -> None:
     (service,) = FLEET["services"]  # type: ignore[misc]
     load = {"classes": [{"isl": 500_000, "osl": 10, "rate_rps": 1}]}
