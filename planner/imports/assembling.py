@@ -33,7 +33,7 @@ def assembled(
         InputError, UnknownName, Unsupported: what they do not say and nobody else does, what contradicts itself, and
             what is not modelled.
     """
-    found = _whole_engines(found)
+    found = _whole_engines(_running(found))
     if exported is not None:
         found = [_as_said(each, exported, beside) for each in found]
     framework = found[0].said.framework
@@ -51,6 +51,15 @@ def assembled(
             f"engines: some draft {max(drafts)} tokens a step and others {min(drafts)}", "import them one by one"
         )
     return document_of(asked, model, framework, _merged(engines), max(drafts), read_as, beside, exported)
+
+
+def _running(found: Sequence[StartedEngine]) -> Sequence[StartedEngine]:
+    """Without those that are scaled to nothing. Raises InputError where all are."""
+    kept = [each for each in found if each.replicas]
+    if not kept:
+        names = ", ".join(dict.fromkeys(each.where for each in found))
+        raise InputError(f"replicas: {names}: 0 of them, and nothing runs", "write how many replicas are to run")
+    return kept
 
 
 def _whole_engines(found: Sequence[StartedEngine]) -> list[StartedEngine]:

@@ -29,7 +29,7 @@ from planner.serving.confirmation.trial import STEP, Trial, with_ends
 from planner.serving.engines.groups import Group, LoadedFleet, Pair
 from planner.serving.engines.latency import Check
 from planner.serving.engines.options import Serving, ServingOption, best_of, solved_again
-from planner.serving.operating_points import OperatingPoints
+from planner.serving.operating_points import MORE, OperatingPoints
 from planner.serving.request import PlanRequest
 from planner.serving.ways_out import relaxed_to
 from profiles.errors import Infeasible
@@ -38,8 +38,8 @@ ROUNDS = 6
 """Fleets tried before only engines that have been simulated are candidates."""
 
 STRAINED = 0.95
-"""A fleet that is to carry as much as it can and stays below this share of every bound may have been held back by the
-formulas: engines that they exclude are tried, too."""
+"""A fleet that stays below this share of every bound may have been held back by the formulas: engines that they exclude
+are tried, too."""
 
 Kind = tuple[Serving, Precision, tuple[int, ...]]
 """Way to serve, precision, role, pool, layout and batch limit: one engine under any load."""
@@ -106,11 +106,11 @@ def confirmed(request: PlanRequest, options: list[ServingOption], tell: Tell = s
     if found.best is None:
         options = [simulations.chosen_anew(request, with_lenient(request, option)) for option in options]
         found = simulations.settled(request, options)
-    elif request.goal == "throughput" and found.strain < STRAINED:
+    elif _held_back(request, found):
         more = [simulations.chosen_anew(request, with_lenient(request, option)) for option in options]
         further = simulations.settled(request, more)
-        now, then = best_of(request, found.options), best_of(request, further.options)
-        if now is not None and then is not None and then.better_than(now, request.goal):
+        now, then = best_of(request, further.options), best_of(request, found.options)
+        if now is not None and then is not None and now.better_than(then, request.goal):
             found = further
     if found.best is not None:
         return found
@@ -121,6 +121,20 @@ def confirmed(request: PlanRequest, options: list[ServingOption], tell: Tell = s
         known = fullest is not None
         options = [simulations.too_little(request, option, only_simulated=known) for option in options]
     return Confirmed([simulations.refused(request, option) for option in options], None, {}, simulations.carried)
+
+
+def _held_back(request: PlanRequest, found: Confirmed) -> bool:
+    """Whether formulas may have cost something: every bound leaves room, and engines that carry more would do more, or
+    one engine fewer of a kind would have to carry little more than the formulas say that it can."""
+    if found.best is None or found.strain >= STRAINED:
+        return False
+    if request.goal == "throughput":
+        return True
+    return request.goal in ("cost", "gpus") and any(
+        group.engines > 1
+        and group.load_rps * group.engines / (group.engines - 1) <= MORE * float(group.capacity_rps.value[0])
+        for group in found.best.groups
+    )
 
 
 class _Simulations:

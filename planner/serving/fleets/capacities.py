@@ -285,11 +285,12 @@ class Capacities:
         self, isl: Floats, osl: Floats, keys: list[ModelEngine], cells: Floats, corners: Floats, low: Sequence[Ints]
     ) -> None:
         """Works out the classes that no kind carries by interpolation though some corner is carried, the grid's step
-        being too coarse for them."""
+        being too coarse for them. Where these are many, some of them, and the others carry what a longer one does."""
         some = [
             i for i in np.flatnonzero(~(cells > 0).any(axis=1)).tolist()
             if (corners[low[0][i], low[1][i]] > 0).any()
         ]  # fmt: skip
+        others = some
         some = some[:: max(len(some) // DIRECT, 1)] if len(some) > 4 * DIRECT else some
         index = {key.key: i for i, key in enumerate(keys)}
         for i in some:
@@ -297,6 +298,10 @@ class Capacities:
             for k, each in enumerate(found):
                 if each.key in index:
                     cells[i, index[each.key]] = row[0, k]
+        known, worked = np.array(some, np.int64), cells[some]
+        for i in np.setdiff1d(others, known).tolist():
+            longer = (isl[known] >= isl[i]) & (osl[known] >= osl[i])
+            cells[i] = worked[longer].max(axis=0, initial=0.0)
 
     # -------------------------------------------------------------- classes that are not served
 

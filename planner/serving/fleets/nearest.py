@@ -37,6 +37,12 @@ MEMORY = Unserved(
 )
 
 
+NOT_LOOKED_AT = Unserved(
+    "beside it are lengths that no layout carries, and of so many classes not each is worked out",
+    "give fewer classes (coarsen_to of the load)",
+)
+
+
 def unserved(searches: Sequence[LayoutSearch], slo: Slo, confidence: float) -> Unserved:
     """Why no layout serves one pair of lengths: ``searches`` found none within ``slo``."""
     found = [one.coarse for one in searches if one.coarse is not None and one.coarse.steady.stable.any()]
@@ -53,6 +59,8 @@ def unserved(searches: Sequence[LayoutSearch], slo: Slo, confidence: float) -> U
     )
     nearest = int(np.argmin((ms / limits).max(axis=0)))
     exceeded = {b.label: float(ms[k, nearest]) for k, b in enumerate(slo.bounds) if ms[k, nearest] > b.limit_ms}
+    if not exceeded:
+        return NOT_LOOKED_AT
     reachable = ms.min(axis=1)  # by each bound alone
     worst = int(np.argmax(reachable / limits[:, 0]))
     bound = slo.bounds[worst]

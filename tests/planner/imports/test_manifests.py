@@ -279,3 +279,11 @@ def test_files_lie_beside_their_own_script() -> None:
     }
     got = deployment_of(parse_import_request({"files": files, "gpu": "H200"}))
     assert sorted(group.limits.max_sequences for group in got.engines) == [8, 16]
+
+
+def test_what_is_scaled_to_nothing_is_left_out() -> None:
+    off = workload()
+    off["spec"]["replicas"] = 0
+    assert only(imported(off, workload())) == ("aggregated", 2, 3, "H100-SXM")
+    with pytest.raises(InputError, match="qwen: 0 of them, and nothing runs"):
+        imported(off)

@@ -96,14 +96,10 @@ def test_what_predict_says_holds_plan_finds(bare: ProfileStore, seed: int) -> No
     ("more", "why"),
     [
         ({"isl": 8194, "osl": 4, "rate": 0.046394, "tp": 1, "framework": "sglang"}, "a p99 of meetings that are rarer"),
-        (
-            {"isl": 63, "osl": 354, "rate": 7.8488, "tp": 2, "gpu": "L40S", "framework": "sglang"},
-            "few sequences at once",
-        ),
         ({"isl": 67, "osl": 3, "rate": 47.4593, "tp": 2}, "a front end that formulas put too slow"),
         ({"isl": 1689, "osl": 63, "rate": 4.97465, "tp": 2, "framework": "trtllm"}, "a p99 of TTFT"),
     ],
-    ids=["rare", "sequences", "front end", "tail"],
+    ids=["rare", "front end", "tail"],
 )
 def test_what_the_formulas_exclude_is_simulated(bare: ProfileStore, more: dict[str, Any], why: str) -> None:
     case = {"model": DENSE, "gpu": "H100-SXM", "framework": "vllm", "percentile": "p99", **more}
