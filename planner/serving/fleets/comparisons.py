@@ -359,7 +359,7 @@ def _rows(found: Answered, seconds: float) -> list[RowPower]:
     """Budgets of power, what is drawn of each, and what one kW more of those that are used up saves."""
     question, engines, ours = found.question, found.answer.engines, _cost(found)
     assert engines is not None
-    rows, gpus, offers = [], found.fleet.request.objective == "gpus", found.fleet.offers
+    rows, gpus = [], found.fleet.request.objective == "gpus"
     for k, block in enumerate(question.blocks):
         if block.counts != "watts":
             continue
