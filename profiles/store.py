@@ -6,6 +6,7 @@ an operation then has all of its old rows or all of its new ones. One writer at 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -115,6 +116,18 @@ class ProfileStore:
         return DataError(
             f"store {named(self.path)}: {file} {what}", "restore the file from its source, or rebuild the store"
         )
+
+    @property
+    def content_hash(self) -> str:
+        """One hash over its rows and what else it teaches, a calibration or the response to clocks: same hash, same
+        predictions."""
+        beside = sorted(file for file in self.path.glob("*.json") if file.name != MANIFEST)
+        rows = self.manifest.content_hash
+        if not beside:
+            return rows
+        return hashlib.sha256(
+            "".join([rows, *(f"{file.name}:{hash_of(file)};" for file in beside)]).encode()
+        ).hexdigest()
 
     def operations(self) -> list[str]:
         """Names of the operations that have rows, in the order of the schema."""

@@ -82,7 +82,8 @@ class _Loaded:
 def cost_model_version(store: ProfileStore, measured: Sequence[ProfileStore] = ()) -> str:
     """Identifies predictions from ``store`` with ``measured`` laid over it: model version and the hashes of the
     measurements."""
-    return "+".join([MODEL_VERSION, *(each.manifest.content_hash[:12] for each in (store, *measured))])
+    hashes = [store.manifest.content_hash, *(each.content_hash for each in measured)]
+    return "+".join([MODEL_VERSION, *(each[:12] for each in hashes)])
 
 
 class CostModel:

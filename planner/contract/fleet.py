@@ -176,7 +176,7 @@ class SupplyBound(Document):
     used_gpus: float
     limit_gpus: float
     usd_per_hour_of_one_more: float | None = Field(
-        description="what one more GPU of it would save; null: the objective is gpus"
+        description="what one more GPU of it would save, its price paid; null: the objective is gpus"
     )
 
 

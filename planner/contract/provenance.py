@@ -93,6 +93,6 @@ def _measured(store: ProfileStore, gpus: Collection[str]) -> MeasuredStore:
     return MeasuredStore(
         name=store.manifest.name,
         version=store.manifest.version,
-        hash=store.manifest.content_hash,
+        hash=store.content_hash,
         rows=int(counts["rows"][counts["gpu"].isin(list(gpus))].sum()),
     )

@@ -126,6 +126,11 @@ def told(error: ShardwrightError) -> str:
 # ------------------------------------------------------------------ against what was measured
 
 
+def is_measured(name: str) -> bool:
+    """Whether a column holds measured values."""
+    return MEASURED.get(name, name) in ("iteration_s", "memory_bytes_per_gpu")
+
+
 def measured_columns(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Floats]]:
     """(``table`` with clashing measured columns renamed to ``measured_…``, measured values by quantity: NaN where none
     is given). ``s_iter`` and ``peak_mem_gib`` are understood.
@@ -135,10 +140,8 @@ def measured_columns(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Float
     """
     found: dict[str, Floats] = {}
     renamed: dict[str, str] = {}
-    for name in table.columns:
+    for name in filter(is_measured, table.columns):
         quantity = MEASURED.get(name, name)
-        if quantity not in ("iteration_s", "memory_bytes_per_gpu"):
-            continue
         if quantity in found:
             raise InputError(f"{name}: {quantity} is measured in two columns", "keep one of them")
         values = np.array([np.nan if each is None else each for each in numbers(table[name])], dtype=np.float64)

@@ -111,6 +111,9 @@ def _search(setting: Setting, request: TrainingRequest, pools: tuple[StagePool, 
         tried = search_pools(setting, request, less, gpus)
         if tried.best:
             best = tried
+        elif tried.out_of_time:  # whether anything fits there nobody knows
+            best.out_of_time = True
+            break
         else:
             low = middle
         if high - low < 0.01 * high:
@@ -131,16 +134,18 @@ def _fewest(setting: Setting, request: TrainingRequest, pools: tuple[StagePool, 
     found = [candidates(setting, request, *each)[0].gpus for each in clusters]
     sizes = np.unique(np.concatenate(found)).tolist()
     low, high = 0, len(sizes)  # a layout on fewer GPUs is a layout on more: those that fit are the later ones
-    best = Search()
+    best, unknown = Search(), False
     while low < high:
         middle = (low + high) // 2
         tried = search_pools(setting, request, pools, int(sizes[middle]))
+        unknown = unknown or (tried.out_of_time and not tried.best)
         if tried.best:
             best, high = tried, middle
         else:
             low = middle + 1
             if not best.best:
                 best = tried
+    best.out_of_time = best.out_of_time or unknown
     return best
 
 

@@ -266,6 +266,14 @@ def test_a_tampered_row_is_found_by_verify(store: ProfileStore) -> None:
         store.verify()
 
 
+def test_the_hash_of_a_store_follows_what_else_it_teaches(store: ProfileStore) -> None:
+    assert store.content_hash == store.manifest.content_hash
+    (store.path / "calibration.json").write_text("{}")
+    first = store.content_hash
+    (store.path / "calibration.json").write_text('{"vllm": {}}')
+    assert len({store.manifest.content_hash, first, store.content_hash}) == 3
+
+
 def test_the_content_hash_follows_the_rows(store: ProfileStore, make_rows: MakeRows) -> None:
     before = store.manifest.content_hash
     store.add("gemm", make_rows("gemm", 1, m=1, framework="vllm"))  # as it is already

@@ -241,15 +241,17 @@ def _predict_table(
     from planner.training.layouts import predictions_of
 
     table, told = _read(configs), None
+    read = table
     if measured:
-        from planner.training.named import measured_columns, scores
+        from planner.training.named import is_measured, measured_columns, scores
 
         table, truth = measured_columns(table)
+        read = read.drop(columns=[name for name in read.columns if is_measured(name)])
     answer = _predicted(table, stores, quiet)
     if measured:
         told = scores(answer, truth)
     _hand_over(answer, predictions_of(answer, stores, told) if as_json else None, output)
-    _tell(configs, table, answer, quiet)
+    _tell(configs, read, answer, quiet)
     for each in told or ():
         typer.echo(
             f"{each.quantity}: {each.rows:,} rows, MAPE {each.mape_pct:.1f}%, median {each.median_pct:.1f}%, "

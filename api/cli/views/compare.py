@@ -75,11 +75,11 @@ def _promise(seen: PromiseSeen | None) -> str:
 
 def order_told(each: Ordered) -> str:
     """One pair in words."""
+    unit = " per GPU" if each.quantity.endswith("GPU") else ""
     if each.by == 0.0:
-        return f"{each.better} and {each.worse} carry the same: a tie"
+        return f"{each.better} and {each.worse} carry the same{unit}: a tie"
     if each.by is None:
         return (
             f"{each.better} keeps the promises at some load, {each.worse} at none ({probability(each.confidence)} sure)"
         )
-    unit = " per GPU" if each.quantity.endswith("GPU") else ""
     return f"{each.better} carries {each.by:.0%} more{unit} than {each.worse} ({probability(each.confidence)} sure)"

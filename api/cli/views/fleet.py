@@ -67,7 +67,8 @@ def _decision(plan: Plan, console: Console) -> None:
     if len(plan.decision.schedule) > 1:
         words.append(f"engines as of {_clock(step.start_s)}, the busiest step")
     if electricity is not None:
-        words.append(f"${electricity.value:,.2f} of electricity an hour beside")
+        when = "" if len(plan.decision.schedule) == 1 else " then"
+        words.append(f"${electricity.value:,.2f} of electricity an hour beside{when}")
     indented(console, Text("; ".join(words)))
     instances = {pool.name: (pool.instance, pool.gpus_per_node) for pool in plan.request.cluster.pools if pool.instance}
     for name, count in step.instances.items():
@@ -212,7 +213,7 @@ def _why(plan: Plan, console: Console, *, explain: bool) -> None:
     proof = plan.proof
     heading(console, "Why this fleet")
     value, bound = number(proof.objective_value, 5), number(proof.bound, 5)
-    unit = proof.objective_unit + (", electricity included" if plan.request.usd_per_kwh is not None else "")
+    unit = proof.objective_unit + (", with electricity at full load" if plan.request.usd_per_kwh is not None else "")
     which = "of these engines" + (" that keeps the order of the pools" if _order(plan) else "")
     if proof.status == "optimal":
         indented(console, Text(f"{value} {unit}; no fleet {which} is cheaper (gap 0)"))

@@ -337,16 +337,20 @@ def _supplies(found: Answered, seconds: float) -> list[SupplyBound]:
     """Blocks that are used up, and what one GPU more of each saves."""
     question, engines, ours = found.question, found.answer.engines, _cost(found)
     assert engines is not None
-    rows, gpus = [], found.fleet.request.objective == "gpus"
+    rows, gpus, offers = [], found.fleet.request.objective == "gpus", found.fleet.offers
     for k, block in enumerate(question.blocks):
         used = float((engines[:, block.kinds] @ block.each).max())
         smallest = float(block.each.min())
         if block.counts != "GPUs" or not np.isfinite(block.most) or used <= block.most - smallest:
             continue
         more = float(block.unit if block.unit > 1 else smallest)
+        # What is reserved is paid whether used or not, outside of the programme: one more is, too.
+        paid = sum(
+            offer.usd_per_gpu_hour or 0.0 for offer in offers if (offer.name, offer.supply) == (block.name, "reserved")
+        )
         wider = [replace(each, most=each.most + more) if i == k else each for i, each in enumerate(question.blocks)]
         answer = _near(found, replace(question, blocks=wider), seconds=seconds, gap=1e-4)
-        saved = None if gpus or answer.objective is None else max(ours - answer.objective, 0.0) / more
+        saved = None if gpus or answer.objective is None else max((ours - answer.objective) / more - paid, 0.0)
         rows.append(SupplyBound(pool=block.name, used_gpus=used, limit_gpus=block.most, usd_per_hour_of_one_more=saved))
     return rows
 

@@ -184,9 +184,11 @@ def _simulation_notes(groups: list[Group], checks: Checks) -> list[str]:
         ]
     requests = " and ".join(f"{n:,}" for n in sorted({check.requests for check in checks.values()}))
     of = " of requests of mean length" if varies else ""
+    confidence = groups[0].job.confidence
+    sure = "" if confidence == 0.5 else f" with probability {confidence:g}"
     notes = [
         f"{assumed}; the search predicts percentiles by queueing formulas{of}, and each kind of engine in the plan was "
-        f"then simulated with {requests} requests at its load, where every bound holds; other layouts were not"
+        f"then simulated with {requests} requests at its load, where every bound holds{sure}; other layouts were not"
     ]
     for group in groups:
         if group.job.lenient:

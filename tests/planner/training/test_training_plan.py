@@ -14,7 +14,7 @@ import pytest
 from roofline_cost import roofline_links
 
 from planner.kinds import schema
-from planner.training import machines
+from planner.training import machines, planning
 from planner.training.configuration import read_configuration
 from planner.training.document import TrainingPlan, parse_training_plan
 from planner.training.exports import files
@@ -23,6 +23,7 @@ from planner.training.megatron_model import position_flags
 from planner.training.planning import plan_training, setting_of
 from planner.training.prediction import predicted
 from planner.training.request import parse_training_request
+from planner.training.search import Search
 from profiles.errors import Infeasible, InputError, LimitReached
 
 SMALL = {
@@ -107,6 +108,24 @@ def test_parts_and_proof_add_up() -> None:
     assert made.alternatives.ranked[0].iteration_s >= made.prediction.iteration_s.value
     losses = [each.loses_by for each in made.alternatives.ranked]
     assert losses == sorted(losses)
+
+
+@pytest.mark.parametrize("objective", ["gpus", "memory"])
+def test_a_search_that_runs_out_of_time_on_the_way_proves_nothing(
+    objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On few GPUs, or in little memory, nobody knows whether anything fits."""
+    original = planning.search_pools
+
+    def out_of_time(setting: Any, request: Any, pools: Any, most: int) -> Search:
+        if most < 8 or pools[0].capacity < 20e9:
+            return Search(out_of_time=True)
+        return original(setting, request, pools, most)
+
+    monkeypatch.setattr(planning, "search_pools", out_of_time)
+    made = plan(objective=objective)
+    assert made.proof.status == "time_limit"
+    assert made.proof.bound <= made.proof.objective_value
 
 
 def test_fewest_gpus_and_least_memory_are_objectives() -> None:

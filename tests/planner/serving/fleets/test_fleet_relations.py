@@ -134,3 +134,23 @@ def test_the_example_of_a_day_has_its_schedule() -> None:
     assert plan.proof.gap is not None
     assert plan.proof.fleet is not None
     assert {"constant fleet", "each step alone"} <= {row.name for row in plan.proof.fleet.compared}
+
+
+@pytest.mark.parametrize("supply", ["reserved_gpus", "spot_gpus"])
+def test_what_one_more_gpu_saves_is_what_a_fleet_with_it_costs_less(supply: str) -> None:
+    """A reserved GPU is paid whether used or not, so that one more costs its price too."""
+    table = {"gpu": "L40S", "usd_per_hour": 3.0, "isl": [1000], "osl": [1000], "rps": [[2.0]]}
+    load = {"classes": [{"isl": 500, "osl": 100, "rate_rps": 11}]}
+    fleet = {"services": [{"name": "s", "load": load, "tables": [table]}]}
+
+    def plan(gpus: int) -> Plan:
+        some = {supply: gpus, supply.replace("_gpus", "_usd_per_gpu_hour"): 2.0}
+        pool = {"gpu": "L40S", "gpus": 40, "usd_per_gpu_hour": 3.0, **some}
+        return planned(fleet, cluster={"name": "c", "pools": [pool]})
+
+    two, three = plan(2), plan(3)
+    assert two.proof.fleet is not None
+    (bound,) = (each for each in two.proof.fleet.supplies if each.limit_gpus == 2)
+    saved = (two.decision.usd_per_hour or 0) - (three.decision.usd_per_hour or 0)
+    assert bound.usd_per_hour_of_one_more == pytest.approx(saved)
+    assert saved == pytest.approx(1.0)
