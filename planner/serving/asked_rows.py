@@ -11,6 +11,7 @@ from costmodels.models.architecture import Architecture
 from costmodels.operations.layouts import DEGREES
 from costmodels.power.response import clock_response
 from costmodels.power.state import OperatingState
+from costmodels.serving.closed_loop.protocol import GENERATIONS
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.history import tells_release
 from costmodels.serving.recipe import Recipe
@@ -182,6 +183,8 @@ def _workload(record: Mapping[str, str], find_workload: FindWorkload, notes: lis
     work = workload_of(given.items(), beside)
     if work.rate_rps is None and work.concurrency is None:
         raise InputError("concurrency, rate: both blank", "give one of them in each row")
+    if work.concurrency is not None and (work.requests or 0) > GENERATIONS * work.concurrency:
+        notes.append(f"requests: {GENERATIONS} a user are played, fewer than {work.requests}: more settle little")
     if work.concurrency is not None and work.recorded is not None:
         raise InputError(
             f"workload: users at once ask one request after the other, and those of {work.recorded.name} are recorded "

@@ -58,6 +58,13 @@ def in_flight(plan: Plan) -> float:
     return plan.prediction.request_rate_rps.value * plan.prediction.e2e_ms.mean.value / 1e3
 
 
+IN_STEP = (
+    "promises are of requests that come at random with as many in flight as there are users; users whose requests are "
+    "all of one length, as benchmarks send them, end and ask together, and wait longer for the first token: "
+    "`plan simulate` with the same concurrency plays them"
+)
+
+
 def planned_for_users(request: PlanRequest, planned: Planned) -> Plan:
     """The plan for the workload's users at once; its request says them, and the rate that they make.
 
@@ -82,7 +89,10 @@ def planned_for_users(request: PlanRequest, planned: Planned) -> Plan:
     if request.simulation:
         found = _Search(request, users, planned, CONFIRMED_ROUNDS).upwards(rate_rps)
     understood = found.plan.request.model_copy(update={"concurrency": users})
-    return found.plan.model_copy(update={"request": understood}).sealed()
+    provenance = found.plan.provenance
+    if request.workload.spread is None and request.workload.recorded is None:
+        provenance = provenance.model_copy(update={"notes": (*provenance.notes, IN_STEP)})
+    return found.plan.model_copy(update={"request": understood, "provenance": provenance}).sealed()
 
 
 def _first_rate(request: PlanRequest, users: int) -> float:

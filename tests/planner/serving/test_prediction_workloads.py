@@ -106,6 +106,14 @@ def test_a_short_run_is_mostly_its_opening_burst() -> None:
     assert value(answer, "ttft_ms_mean", 3) == value(burst, "ttft_ms_mean")
 
 
+def test_more_than_ten_requests_a_user_are_said_not_to_be_played() -> None:
+    load = {"isl": "1000", "osl": "100", "concurrency": "4"}
+    answer = rows(load, {**load, "requests": "5000"})
+    assert value(answer, "ttft_ms_mean", 0) == value(answer, "ttft_ms_mean", 1)
+    assert "requests: 10 a user are played, fewer than 5000" in answer["note"].iloc[1]
+    assert "a user are played" not in answer["note"].iloc[0]
+
+
 def test_few_requests_at_a_rate_settle_nothing() -> None:
     load = {"isl": "1000", "osl": "100", "rate": "2"}
     answer = rows(load, {**load, "requests": "20"})

@@ -11,7 +11,7 @@ from cases import DENSE, SLO
 from costmodels.kernels.cost_model import CostModel
 from planner.serving import planning, prediction_table
 from planner.serving.request import parse_request
-from planner.serving.users import CLOSE, in_flight
+from planner.serving.users import CLOSE, IN_STEP, in_flight
 from profiles.errors import Infeasible, InputError
 from profiles.store import ProfileStore
 
@@ -24,6 +24,12 @@ def test_as_many_requests_are_in_flight_as_there_are_users(planned: Any, users: 
     assert plan.request.objective == "cost"
     assert users <= in_flight(plan) <= users * CLOSE * 1.05 + 1
     assert not plan.was_edited
+    assert IN_STEP in plan.provenance.notes
+
+
+def test_users_whose_requests_differ_are_not_said_to_run_in_step(planned: Any) -> None:
+    plan = planned(DENSE, "16xH100", "isl=2000,osl=200,concurrency=64,spread=0.5-1.5", SLO)
+    assert IN_STEP not in plan.provenance.notes
 
 
 def test_the_engines_hold_the_slo_in_a_closed_loop(
