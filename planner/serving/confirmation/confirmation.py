@@ -124,9 +124,11 @@ def confirmed(request: PlanRequest, options: list[ServingOption], tell: Tell = s
 
 
 def _held_back(request: PlanRequest, found: Confirmed) -> bool:
-    """Whether formulas may have cost something: every bound leaves room, and engines that carry more would do more, or
-    one engine fewer of a kind would have to carry little more than the formulas say that it can."""
-    if found.best is None or found.strain >= STRAINED:
+    """Whether formulas may have cost something: every bound of aggregated engines (the only ones that are tried beyond
+    them) leaves room, and engines that carry more would do more, or one engine fewer of a kind would have to carry
+    little more than the formulas say that it can."""
+    best = best_of(request, found.options)
+    if found.best is None or found.strain >= STRAINED or best is None or best.serving != "aggregated":
         return False
     if request.goal == "throughput":
         return True
