@@ -104,13 +104,12 @@ def grid_questions(
     for k in range(prompts.shape[1]):
         count = prompts[:, k]
         of_rank = np.ceil(count / dp)
+        share = np.where(of_rank > 1, count / dp / of_rank, 1.0)  # of each: the last is cut where the step ends
         decodes = np.maximum(riding - of_rank, 0)
         parts.append(
             (
                 of_rank,
-                np.rint(
-                    chunk * np.where(of_rank > 1, count / dp / of_rank, 1.0)
-                ),  # the last is cut where the step ends
+                np.rint(chunk * share),
                 prompt - new + np.where(chunks > 1, np.rint((new - chunk) / 2), 0),
                 decodes,
                 context,

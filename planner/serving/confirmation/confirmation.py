@@ -103,14 +103,13 @@ def confirmed(request: PlanRequest, options: list[ServingOption], tell: Tell = s
         return Confirmed(options, None if best is None else LoadedFleet.of(request, best), {}, {})
     simulations = _Simulations(tell)
     found = simulations.settled(request, options)
-    if found.best is None:
-        options = [simulations.chosen_anew(request, with_lenient(request, option)) for option in options]
-        found = simulations.settled(request, options)
-    elif _held_back(request, found):
+    if found.best is None or _held_back(request, found):
         more = [simulations.chosen_anew(request, with_lenient(request, option)) for option in options]
         further = simulations.settled(request, more)
         now, then = best_of(request, further.options), best_of(request, found.options)
-        if now is not None and then is not None and now.better_than(then, request.goal):
+        if then is None:
+            options, found = more, further
+        elif now is not None and now.better_than(then, request.goal):
             found = further
     if found.best is not None:
         return found
