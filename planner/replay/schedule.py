@@ -2,7 +2,8 @@
 
 Requests go to an engine group by the weights of their range in the step in which they come (a length that no range
 holds goes by the nearest range), and there to one of the engines that serve. An engine that leaves serves out what it
-has. One that is lost has its requests sent again, to those that are left, by the weights that are then left.
+has. One that is lost has its requests sent again, to those that are left, by the weights that the plan has for that
+loss; where it has none, by those of the step, of which what is left of a group takes its part.
 """
 
 from __future__ import annotations
@@ -59,6 +60,15 @@ class Routing:
             [self._table([route for route in step.routing if route.service == name]) for name in services]
             for step in schedule
         ]
+        self._lost = [
+            {
+                tuple(each.lost.get(name, 0) for name in groups): [
+                    self._table([route for route in each.routing if route.service == name]) for name in services
+                ]
+                for each in step.after_losses
+            }
+            for step in schedule
+        ]
         self.counts = np.array([[step.engines.get(name, 0) for name in groups] for step in schedule], np.int64)
 
     def _table(self, routes: Sequence[Route]) -> tuple[Floats, Floats]:
@@ -84,9 +94,17 @@ class Routing:
         """The step in which requests come; the last one goes on for ever."""
         return np.maximum(np.searchsorted(self.starts, seconds, side="right") - 1, 0)
 
-    def weights(self, step: int, service: int, isl: Ints, osl: Ints) -> Floats:
-        """(n, groups) of requests of one service in one step."""
-        ranges, weights = self._steps[step][service]
+    def left(self, step: int, service: int, gone: Ints, isl: Ints, osl: Ints) -> Floats:
+        """(n, groups) of requests of one service in one step while engines ``gone`` (groups,) are lost."""
+        planned = self._lost[step].get(tuple(gone.tolist()))
+        if planned is not None:
+            return self._looked_up(planned[service], isl, osl)
+        had = self.counts[step]
+        # What is left of a group takes its part of the group's share, and what the others lost.
+        return self._looked_up(self._steps[step][service], isl, osl) * ((had - gone) / np.maximum(had, 1))[None, :]
+
+    def _looked_up(self, table: tuple[Floats, Floats], isl: Ints, osl: Ints) -> Floats:
+        ranges, weights = table
         if not len(ranges):  # none of its requests were planned for in this step
             return np.zeros((len(isl), len(self._groups)))
         away = np.zeros((len(isl), len(ranges)))
@@ -141,13 +159,11 @@ class ScheduleReplay:
         for case in np.unique(cases, axis=0):
             mine = np.flatnonzero((cases == case).all(axis=1))
             t, when, service = (int(each) for each in case)
-            counts = self._routing.counts[t].copy()
-            for i, name in enumerate(self._names):
-                counts[i] -= down(self._failures, name, int(counts[i]), float(self._times[when]))
+            had, at_s = self._routing.counts[t], float(self._times[when])
+            gone = np.array([down(self._failures, name, int(had[i]), at_s) for i, name in enumerate(self._names)])
+            counts = had - gone
             isl, osl = load.requests.isl[rows[mine]], load.requests.osl[rows[mine]]
-            # What is left of a group takes its part of the group's share, and what the others lost.
-            had = np.maximum(self._routing.counts[t], 1)
-            weights = self._routing.weights(t, service, isl, osl) * (counts / had)[None, :]
+            weights = self._routing.left(t, service, gone, isl, osl)
             total = weights.sum(axis=1)
             some = total > 0
             edges = np.cumsum(weights[some], axis=1) / total[some, None]

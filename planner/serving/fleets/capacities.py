@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
+from costmodels.kernels.kept import kept
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from planner.contract.clusters import SuppliedCluster, SuppliedPool
@@ -111,6 +113,17 @@ def _allowed(job: Job, *, several: bool) -> Restrictions:
     node = job.pool.gpus_per_node
     most = job.pool.gpus if several else min(job.pool.gpus, node)
     return Restrictions(most, node, max_engine_gpus=most)
+
+
+@dataclass
+class _Carried:
+    """What engines carry at some lengths: ``cells`` (points, kinds), ``searched`` as of :class:`Capacities`, ``watts``:
+    the most of any length, of one engine."""
+
+    keys: list[ModelEngine] = field(default_factory=list)
+    cells: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    searched: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    watts: dict[tuple[object, ...], float] = field(default_factory=dict)
 
 
 class Capacities:
@@ -219,47 +232,69 @@ class Capacities:
 
     def _worked_out(self, points: Floats) -> tuple[list[ModelEngine], Floats]:
         """(kinds, capacity (points, kinds)) at ``points`` (n, 2) of isl and osl."""
+        found = kept(("capacities", *self._asked_of, points.tobytes()), lambda: self._searched(points))
+        self.searched = [
+            max(self.searched[0], found.searched[0]), max(self.searched[1], found.searched[1]),
+            self.searched[2] + found.searched[2], self.searched[3] + found.searched[3],
+        ]  # fmt: skip
+        for kind, most in found.watts.items():
+            self._watts[kind] = max(self._watts.get(kind, 0.0), most)
+        return list(found.keys), found.cells.copy()
+
+    @cached_property
+    def _asked_of(self) -> tuple[object, ...]:
+        """All that the answers of :meth:`_searched` depend on beside its points."""
+        some = service_request(self._request, self._asked, self._cluster, Workload(isl=1, osl=2, rate_rps=1.0))
+        models = [self._cost_of(pool).made_from for pool in self._cluster.pools]
+        return (
+            some.model_dump_json(),
+            repr(models),
+            repr((self._asked.speculation, self._asked.prefix_hit)),
+            self._metered,
+        )
+
+    def _searched(self, points: Floats) -> _Carried:
+        found = _Carried()
         index: dict[tuple[object, ...], int] = {}
-        keys: list[ModelEngine] = []
         rows: list[dict[int, float]] = []
         for number, (isl, osl) in enumerate(points.tolist()):
             if number % 20 == 0 and number:
                 self._tell(Step(f"{self._asked.name}: {number} of {len(points)} lengths", number, len(points)))
             row: dict[int, float] = {}
             for one in self._searches(isl, osl, None):
-                self.searched[0] = max(self.searched[0], one.considered)
-                self.searched[1] = max(self.searched[1], one.legal)
-                self.searched[2] += 0 if one.coarse is None else len(one.coarse)
-                self._add(one, index, keys, row)
+                found.searched[0] = max(found.searched[0], one.considered)
+                found.searched[1] = max(found.searched[1], one.legal)
+                found.searched[2] += 0 if one.coarse is None else len(one.coarse)
+                self._add(one, index, found, row)
             rows.append(row)
-        cells = np.zeros((len(points), len(keys)))
+        found.cells = np.zeros((len(points), len(found.keys)))
         for number, row in enumerate(rows):
             for column, rate in row.items():
-                cells[number, column] = rate
-        return keys, cells
+                found.cells[number, column] = rate
+        return found
 
     def _add(
-        self, one: LayoutSearch, index: dict[tuple[object, ...], int], keys: list[ModelEngine], row: dict[int, float]
+        self, one: LayoutSearch, index: dict[tuple[object, ...], int], found: _Carried, row: dict[int, float]
     ) -> None:
         if one.fine is None:
             return
         job, fine = one.job, one.fine
         rate = rate_at_confidence(fine.steady.rate_rps, job.confidence)
-        self.searched[3] += len(fine)
+        found.searched[3] += len(fine)
         watts = points_watts(fine) * fine.layouts.gpus if self._metered else np.zeros(len(rate))
         drawn: dict[tuple[object, ...], float] = {}
         for i in np.argsort(rate, kind="stable").tolist():
             degrees, budget = fine.layouts.row(i), int(fine.budget[i])
             key = (job.pool_index, degrees, budget, job.served.precision)
             if key not in index:
-                index[key] = len(keys)
+                index[key] = len(found.keys)
                 label = f"{layout_at(fine.layouts, i).label} on {job.pool.gpu}"
                 gpus = int(fine.layouts.gpus[i])
-                keys.append(ModelEngine(job.pool_index, gpus, degrees, budget, job.served.precision, label))
+                found.keys.append(ModelEngine(job.pool_index, gpus, degrees, budget, job.served.precision, label))
             row[index[key]] = float(rate[i])  # in ascending order: the highest stays
-            drawn[keys[index[key]].key] = float(watts[i])
+            drawn[found.keys[index[key]].key] = float(watts[i])
         for kind, most in drawn.items():
-            self._watts[kind] = max(self._watts.get(kind, 0.0), most)
+            found.watts[kind] = max(found.watts.get(kind, 0.0), most)
 
     def _interpolated(self, isl: Floats, osl: Floats) -> tuple[list[ModelEngine], Floats]:
         """Cells between the points of a grid, by the logarithm of time in those of lengths; where a corner carries

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from costmodels.estimates import Floats
 from planner.contract.deployment import Deployment
 from planner.contract.engine import EngineGroup
 from planner.contract.fleet import (
     FleetProof,
+    LossRouting,
     Route,
     ScheduledStep,
     ServicePrediction,
@@ -25,6 +27,7 @@ from planner.serving.document.prediction import Prediction
 from planner.serving.fleets.comparisons import Comparisons
 from planner.serving.fleets.decision import Answered, ServiceLoad
 from planner.serving.fleets.described import Described
+from planner.serving.fleets.losing import rerouted
 from planner.serving.fleets.mixtures import workload_of
 from planner.serving.fleets.money import electricity, step_usd, units, usd_of, usd_per_hour
 from planner.serving.fleets.request import FleetRequest
@@ -171,10 +174,8 @@ def _mean_share(found: Answered, variant: int) -> float:
     return sent / all_sent if all_sent else 0.0
 
 
-def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
-    fleet, engines = found.fleet, found.answer.engines
-    assert engines is not None
-    step, shares = fleet.steps[t], found.answer.shares[t]
+def _routing(found: Answered, used: Sequence[Used], t: int, shares: Floats) -> tuple[Route, ...]:
+    """Of step ``t``, with ``shares`` (groups, n)."""
     routing = []
     for g, group in enumerate(found.groups[t]):
         kept = {each.id: float(shares[g, each.variant]) for each in used if shares[g, each.variant] > SMALL}
@@ -182,7 +183,7 @@ def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
         osl = group.osl or (None, None)
         routing.append(
             Route(
-                service=fleet.services[group.service].asked.name,
+                service=found.fleet.services[group.service].asked.name,
                 isl_from=group.isl[0],
                 isl_to=group.isl[1],
                 osl_from=osl[0],
@@ -190,6 +191,13 @@ def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
                 weights={name: share / total for name, share in kept.items()},
             )
         )
+    return tuple(routing)
+
+
+def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
+    fleet, engines = found.fleet, found.answer.engines
+    assert engines is not None
+    step = fleet.steps[t]
     before = engines[t - 1] if t or found.question.cyclic else found.question.before
     starting = {} if before is None else {
         each.id: int(engines[t][each.variant] - before[each.variant])
@@ -199,7 +207,7 @@ def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
         start_s=step.start_s,
         end_s=step.end_s,
         engines={each.id: int(engines[t][each.variant]) for each in used},
-        routing=tuple(routing),
+        routing=_routing(found, used, t, found.answer.shares[t]),
         instances={
             block.name: units(block.each, engines[t][block.kinds], block.unit)
             for block in found.question.blocks if block.unit > 1
@@ -208,6 +216,13 @@ def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
         rate_rps=sum(each.rate_rps for each in step.steps),
         usd_per_hour=step_usd(found, t),
         carries=float(found.answer.slack[t]),
+        after_losses=tuple(
+            LossRouting(
+                lost={each.id: lost[each.variant] for each in used if each.variant in lost},
+                routing=_routing(found, used, t, after),
+            )
+            for lost, after in rerouted(found, t)
+        ),
     )  # fmt: skip
 
 
