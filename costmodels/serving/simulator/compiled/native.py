@@ -69,7 +69,9 @@ def _values(given: object) -> Iterator[Any]:
 def _form(values: list[Any]) -> str:
     """What kinds of values they are: for each the loop is compiled anew."""
     return " ".join(
-        f"{each.dtype.descr}{each.ndim}{each.flags.c_contiguous}" if isinstance(each, np.ndarray) else type(each).__name__
+        f"{each.dtype.descr}{each.ndim}{each.flags.c_contiguous}"
+        if isinstance(each, np.ndarray)
+        else type(each).__name__
         for each in values
     )
 
