@@ -187,10 +187,8 @@ def _usd_per_million(
     if output is None or usd_per_hour is None:
         return None
     gpus = _over(usd_per_hour / 3600 * 1e6, output)
-    if usd_per_kwh is None:
-        return gpus
-    if joules is None:
-        return None
+    if usd_per_kwh is None or gpus is None or joules is None:
+        return gpus if usd_per_kwh is None else None
     paid = _scaled(joules, usd_per_kwh / 3.6)
     return Interval(value=gpus.value + paid.value, low=gpus.low + paid.low, high=gpus.high + paid.high)
 
