@@ -164,7 +164,7 @@ def test_a_breaker_whose_curve_is_none_is_refused(fields: dict[str, Any], breake
 
 def test_a_breaker_that_trips_within_its_budget_is_refused(fields: dict[str, Any]) -> None:
     fields["supply"]["breaker"] = [[0.9, 600], [1.25, 60]]
-    with pytest.raises(InputError, match="row: breaker: it begins at 0.9 of the budget") as refused:
+    with pytest.raises(InputError, match=r"row: breaker: it begins at 0\.9 of the budget") as refused:
         parse_power_request(fields)
     assert "lower budget_watts" in (refused.value.hint or "")
 
