@@ -67,8 +67,8 @@ def _decision(plan: Plan, console: Console) -> None:
     if len(plan.decision.schedule) > 1:
         words.append(f"engines as of {_clock(step.start_s)}, the busiest step")
     if electricity is not None:
-        when = "" if len(plan.decision.schedule) == 1 else " then"
-        words.append(f"${electricity.value:,.2f} of electricity an hour beside{when}")
+        mean = "" if len(plan.decision.schedule) == 1 else " on average"
+        words.append(f"${electricity.value:,.2f} of electricity an hour beside{mean}, at full load")
     indented(console, Text("; ".join(words)))
     instances = {pool.name: (pool.instance, pool.gpus_per_node) for pool in plan.request.cluster.pools if pool.instance}
     for name, count in step.instances.items():

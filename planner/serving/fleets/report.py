@@ -27,7 +27,6 @@ from planner.serving.fleets.decision import Answered, ServiceLoad
 from planner.serving.fleets.described import Described
 from planner.serving.fleets.mixtures import workload_of
 from planner.serving.fleets.money import electricity, step_usd, units, usd_of, usd_per_hour
-from planner.serving.fleets.request import FleetRequest
 
 TOKENS = 1e6
 SMALL = 1e-6
@@ -245,17 +244,18 @@ def _prediction(found: Answered, decision: Deployment, described: Described) -> 
         output_tokens_per_s_per_gpu=_exact(output / max(decision.gpus_used, 1)),
         utilisation=1 / float(found.answer.slack[t]) if found.answer.slack[t] > 0 else 1.0,
         usd_per_million_output_tokens=None if per_token is None else _exact(per_token),
-        electricity_usd_per_hour=_electricity(fleet.request, said.get("power_watts")),
+        electricity_usd_per_hour=_electricity(found, said.get("power_watts")),
         services=tuple(_service_prediction(found, s, usd, described) for s in range(len(fleet.services))),
         **said,
     )
 
 
-def _electricity(request: FleetRequest, watts: Interval | None) -> Interval | None:
-    price = request.usd_per_kwh
-    if price is None or watts is None:
+def _electricity(found: Answered, watts: Interval | None) -> Interval | None:
+    """As the programme counts it, as sure as the watts at the busiest step are."""
+    if found.fleet.request.usd_per_kwh is None or watts is None:
         return None
-    return Interval(value=watts.value * price / 1e3, low=watts.low * price / 1e3, high=watts.high * price / 1e3)
+    paid = electricity(found)
+    return Interval(value=paid, low=paid * watts.low / watts.value, high=paid * watts.high / watts.value)
 
 
 def _service_prediction(found: Answered, s: int, usd: float | None, described: Described) -> ServicePrediction:

@@ -138,9 +138,28 @@ class FleetRequest(Document):
                 raise ValueError(f"services: {shown(service.name)} has a model and tables; leave one of them out")
             if service.model is not None and self.cluster is None:
                 raise ValueError(f"cluster: is missing, on which {shown(service.name)} runs; write for example 64xH100")
-        if self.survive.zones and not any(pool.zone for pool in (self.cluster.pools if self.cluster else ())):
-            raise ValueError(f"survive.zones: {self.survive.zones}, and no pool says its zone; give pools a zone")
+        self._survivable()
         return self
+
+    def _survivable(self) -> None:
+        """What is to be lost must be there, and something beside it."""
+        pools = self.cluster.pools if self.cluster else ()
+        zones = sorted({pool.zone for pool in pools if pool.zone})
+        spot = [pool.name for pool in pools if pool.spot_gpus]
+        if self.survive.zones and not zones:
+            raise ValueError(f"survive.zones: {self.survive.zones}, and no pool says its zone; give pools a zone")
+        if self.survive.zones > len(zones):
+            raise ValueError(f"survive.zones: {self.survive.zones}, and the pools are in {', '.join(zones)}; ask fewer")
+        if self.survive.spot_pools and not spot:
+            raise ValueError(
+                f"survive.spot_pools: {self.survive.spot_pools}, and no pool has spot GPUs; give some spot_gpus, or "
+                "leave it out"
+            )
+        if self.survive.spot_pools > len(spot):
+            raise ValueError(
+                f"survive.spot_pools: {self.survive.spot_pools}, and {', '.join(spot)} alone "
+                f"{'has' if len(spot) == 1 else 'have'} spot GPUs; ask fewer"
+            )
 
     @model_validator(mode="after")
     def _rows_fit(self, info: ValidationInfo) -> FleetRequest:
