@@ -32,7 +32,7 @@ COMMANDS = {
 }
 """Module of ``api.cli.commands`` and function, in the order of the help."""
 
-GROUPS = {
+GROUPS: dict[str, str | None] = {
     "profile": None,
     "train": None,
     "keys": "Who may ask the service.",
@@ -57,7 +57,8 @@ def application(wanted: Collection[str] = (*COMMANDS, *GROUPS)) -> typer.Typer:
             app.command(name)(getattr(_module(module), function))
     for name, text in GROUPS.items():
         if name in wanted:
-            app.add_typer(_module(name).app, name=name, **({"help": text} if text else {}))
+            group: typer.Typer = _module(name).app
+            app.add_typer(group, name=name, help=text or group.info.help)
     return app
 
 

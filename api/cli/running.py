@@ -51,7 +51,7 @@ def run(
         try:
             code = _main(named(given), given)
         except _ClickError as error:
-            if error.format_message().startswith("No such command"):
+            if str(error).startswith("No such command"):
                 code = _main(whole(), given)
             elif type(error).__name__ == "NoSuchOption" and (again := in_our_words(given)) != given:
                 code = _main(named(again), again)

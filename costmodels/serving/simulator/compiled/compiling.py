@@ -5,29 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 import numba
+import numba.extending
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 from numba.np import arrayobj
 
 from costmodels.serving.simulator.compiled.loop import loop
+
+untyped: Any = numba
+populate_array: Any = arrayobj.populate_array
 
 
 def machine_code(arguments: tuple[Any, ...]) -> tuple[str, bytes]:
     """(name of the function, object code) of the loop for ``arguments`` of these types. It needs nothing from outside:
     it allocates nothing and raises nothing."""
-    kinds = numba.typeof(arguments)
+    kinds = untyped.typeof(arguments)
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @untyped.extending.intrinsic
     def unpacked(context: Any, block: Any) -> Any:
         return kinds(block), _unpacking
 
-    @numba.cfunc(types.int64(types.voidptr), _nrt=False, error_model="numpy")  # type: ignore[untyped-decorator]
+    @untyped.cfunc(types.int64(types.voidptr), _nrt=False, error_model="numpy")
     def called(block: Any) -> Any:
         spec, through, slowest, asked, seen, s, samples = unpacked(block)
         return loop(spec, through, slowest, asked, seen, s, samples)
 
-    return called.native_name, called._library._get_compiled_object()
+    made: Any = called
+    return made.native_name, made._library._get_compiled_object()
 
 
 def _unpacking(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -42,7 +46,7 @@ def _unpacking(context: Any, builder: Any, signature: Any, arguments: Any) -> An
         return builder.load(builder.bitcast(place, kind.as_pointer()))
 
     def made(kind: Any) -> Any:
-        if isinstance(kind, types.BaseTuple):
+        if hasattr(kind, "types"):  # a tuple
             return context.make_tuple(builder, kind, [made(each) for each in kind.types])
         if not isinstance(kind, types.Array):
             if isinstance(kind, types.Boolean):
@@ -51,11 +55,12 @@ def _unpacking(context: Any, builder: Any, signature: Any, arguments: Any) -> An
         array = context.make_array(kind)(context, builder)
         data = builder.inttoptr(taken(ir.IntType(64)), array.data.type)
         size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
-        shape, strides, step = [taken(ir.IntType(64)) for _ in range(kind.ndim)], [], size
+        shape, step = [taken(ir.IntType(64)) for _ in range(kind.ndim)], size
+        strides: list[Any] = []
         for length in reversed(shape):
             strides.insert(0, step)
             step = builder.mul(step, length)
-        arrayobj.populate_array(array, data=data, shape=shape, strides=strides, itemsize=size, meminfo=None)
+        populate_array(array, data=data, shape=shape, strides=strides, itemsize=size, meminfo=None)
         return array._getvalue()
 
     return made(signature.return_type)

@@ -104,8 +104,8 @@ def _found(form: str, arguments: tuple[Any, ...]) -> tuple[Called, object]:
     name = f"loop-{sha256(made_for.encode()).hexdigest()[:24]}.o"
     for folder in _folders():
         with suppress(OSError):
-            if (code := _intact((folder / name).read_bytes())) is not None:
-                return _linked(*code)
+            if (kept := _intact((folder / name).read_bytes())) is not None:
+                return _linked(*kept)
     from costmodels.serving.simulator.compiled.compiling import machine_code  # deferred: the compiler
 
     symbol, code = machine_code(arguments)
