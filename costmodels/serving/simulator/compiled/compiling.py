@@ -21,11 +21,11 @@ def machine_code(arguments: tuple[Any, ...]) -> tuple[str, bytes]:
     it allocates nothing and raises nothing."""
     kinds = untyped.typeof(arguments)
 
-    @untyped.extending.intrinsic
+    @untyped.extending.intrinsic  # type: ignore[untyped-decorator]
     def unpacked(context: Any, block: Any) -> Any:
         return kinds(block), _unpacking
 
-    @untyped.cfunc(types.int64(types.voidptr), _nrt=False, error_model="numpy")
+    @untyped.cfunc(types.int64(types.voidptr), _nrt=False, error_model="numpy")  # type: ignore[untyped-decorator]
     def called(block: Any) -> Any:
         spec, through, slowest, asked, seen, s, samples = unpacked(block)
         return loop(spec, through, slowest, asked, seen, s, samples)
