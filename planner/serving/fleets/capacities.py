@@ -173,9 +173,9 @@ class Capacities:
             cells = cells[inverse.ravel()]
         else:
             keys, cells = self._interpolated(isl, osl)
-        if not keys and self._request.disaggregation == "always" and (why := self._not_handed_over()) is not None:
+        if not keys and self._request.disaggregation == "always" and (never := self._not_handed_over()) is not None:
             raise Infeasible(
-                f"services {shown(self._asked.name)}: disaggregation is always, and {why}",
+                f"services {shown(self._asked.name)}: disaggregation is always, and {never}",
                 "leave it out, or choose a framework that hands such caches over",
                 binding="disaggregation",
             )
