@@ -112,7 +112,7 @@ def _fails(measured: Sequence[ProfileStore], tell: Progress, request: FleetReque
 
 
 @dataclass(frozen=True)
-class Decided:
+class DecidedFleet:
     """The fleet that holds; ``other``: the one that was found beside it, prefill and decode apart or not."""
 
     fleet: Fleet
@@ -130,7 +130,7 @@ class _Modelled:
         self._capacities: dict[str, Capacities] = {}
         self._costs: dict[str, CostOf] = {}
 
-    def decided(self) -> Decided:
+    def decided(self) -> DecidedFleet:
         """The fleet that holds, before anything else is said of it."""
         asked = fleet_of(self._request, self._engines)
         names = [service.name for service in self._request.services]
@@ -160,7 +160,7 @@ class _Modelled:
         if best is None:
             assert refused is not None
             raise refused
-        return Decided(*best, confirming, models, other)
+        return DecidedFleet(*best, confirming, models, other)
 
     def _settled(self, fleet: Fleet, confirming: Confirming) -> Settled:
         if self._request.simulation:
