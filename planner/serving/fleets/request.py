@@ -19,7 +19,7 @@ from planner.contract.workload.slo import Slo, SloGiven
 from planner.contract.workload.workload import Speculation
 from planner.serving.document.plan import Plan, plan_or_none
 from planner.serving.fleets.tables import MeasuredTable
-from planner.serving.request import Choices, KvChoices, UsdPerKwh, as_share
+from planner.serving.request import Choices, Disaggregation, KvChoices, UsdPerKwh, as_share
 from profiles.errors import UnknownName
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.values import shown
@@ -77,6 +77,16 @@ class FleetRequest(Document):
             "Carry this much more than the load: 20%. Default: what the tails need.", ASKED, metavar="SHARE", text=True
         ),
     ] = None
+    disaggregation: Annotated[
+        Disaggregation,
+        Field(description="engines that prefill apart from engines that decode: where that costs less, never, always"),
+        Option(
+            "Engines that prefill apart from engines that decode: auto (where that costs less), never or always. "
+            "Default: auto.",
+            ASKED,
+            show_default=False,
+        ),
+    ] = "auto"
     budget_usd_per_hour: Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None = Field(
         default=None, description="of any step, at most, electricity included where it is priced"
     )
@@ -138,6 +148,11 @@ class FleetRequest(Document):
                 raise ValueError(f"services: {shown(service.name)} has a model and tables; leave one of them out")
             if service.model is not None and self.cluster is None:
                 raise ValueError(f"cluster: is missing, on which {shown(service.name)} runs; write for example 64xH100")
+        if self.disaggregation == "always" and any(self.tables_of(service) for service in self.services):
+            raise ValueError(
+                "disaggregation: always, and measured tables stand for engines, which are of engines that do both; "
+                "leave it out, or give services a model"
+            )
         self._survivable()
         return self
 
