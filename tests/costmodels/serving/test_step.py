@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
@@ -188,16 +186,3 @@ def test_shared_experts_hide_behind_routed_ones_in_graphs(
     apart, beside = got
     assert (beside.parts["gemm"] < apart.parts["gemm"])[0] == hides
     assert beside.latency.value <= apart.latency.value
-
-
-def test_stand_ins_name_measured_frameworks_and_speak_for_their_precision_and_gpus_alone() -> None:
-    for framework in map(find_framework, framework_names()):
-        for entry in framework.stand_ins:
-            assert entry.measured_under in framework_names()
-            for gpu in map(find_gpu, ("H100", "B200")):
-                got = framework.stand_in(entry.operation, gpu, entry.precision)
-                within = entry.from_capability <= (gpu.compute_capability or 0.0) < (entry.below_capability or math.inf)
-                assert (got is not None) == within
-                if got is not None and got.one_attention_replica:
-                    assert framework.stand_in(entry.operation, gpu, entry.precision, replicas=True) is None
-    assert find_framework("trtllm").stand_in("gemm", find_gpu("H100"), "bf16") is None
