@@ -64,6 +64,8 @@ class TrainingFramework:
     recompute_every: bool = False
     pipeline_splits_batch: bool = False
     experts_need_sequence_parallel: bool = False
+    host_expert_us: float = 0.0
+    expert_bias_traffic: float = 0.0
 
     @property
     def label(self) -> str:

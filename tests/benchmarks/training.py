@@ -4,7 +4,8 @@ Rows are ``training_points.csv`` (published iterations and memory) and ``trainin
 by part), facts with their sources, carried from the public files that their ``source`` columns name; those of kernels
 are :mod:`tests.benchmarks.training_kernels`'. Every table has two columns of errors: as shipped, which is in-sample for
 the constants whose source ``costmodels/training/calibration.yaml`` names, and with the source left out: its GPU's
-sustained factor (and so all of the scale) taken from the other sources of the same GPU and class alone.
+sustained factor (and so all of the scale) taken from the other sources of the same GPU and class alone. No constant was
+fitted to Megatron-Bridge 26.02, whose rows came last.
 
 Writes ``costmodels/evidence/training.json``.
 """
@@ -32,6 +33,7 @@ from planner.training.request import parse_training_request
 from planner.training.search import search
 from profiles.hardware import find_fabric, find_gpu
 from tests.benchmarks.cards import card, line, write
+from tests.benchmarks.training_bars import bars
 from tests.benchmarks.training_kernels import kernels
 
 FOLDER = Path(__file__).parent
@@ -60,6 +62,7 @@ def main() -> None:
         "headlines": headlines(points),
         "speed": {**named_speed(), **search_speed()},
     }
+    evidence["bars"] = bars(evidence)
     print(f"written: {write('training', evidence)}")
 
 
@@ -90,7 +93,7 @@ def class_of(row: pd.Series) -> str:
     experts = any(name in row["model"] for name in ("DeepSeek", "gpt-oss", "Qwen3"))
     if experts:
         return "experts"
-    return "dense, 8-bit" if row["precision"] in ("fp8", "mxfp8") else "dense, 16-bit"
+    return "dense, 16-bit" if row["precision"] in ("bf16", "fp16") else "dense, 8-bit"
 
 
 # ------------------------------------------------------------------ iterations
@@ -272,9 +275,6 @@ def _galvatron_row(row: Any) -> float:
         "activations at peak": memory.activations + memory.transient + memory.logits,
     }
     return float(parts[row.what][0, stage]) / 2**20
-
-
-# ------------------------------------------------------------------ kernels
 
 
 # ------------------------------------------------------------------ headlines
