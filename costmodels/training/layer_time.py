@@ -210,8 +210,9 @@ class _Layer:
         facts = self.setting.framework
         host = np.full((self.kinds, self.n), float(facts.host_us))
         for k, kind in enumerate(self.setting.model.kinds):
-            if isinstance(kind.feed_forward, MixtureOfExperts) and self.setting.quantised:
-                host[k] += facts.host_expert_us * np.maximum(kind.feed_forward.experts / self.layouts.ep, 1.0)
+            if isinstance(kind.feed_forward, MixtureOfExperts):
+                local = np.maximum(kind.feed_forward.experts / self.layouts.ep, 1.0)
+                host[k] += facts.host_expert_us.get(self.setting.precision, 0.0) * local
         return host
 
     def _attention(self, k: int, attention: TrainedAttention) -> None:

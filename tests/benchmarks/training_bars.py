@@ -1,4 +1,4 @@
-"""Every figure of training layouts beside its first bar and its goal, as ``make bench-training`` prints and keeps them."""
+"""Figures of training layouts, each beside its first bar and its goal, as ``make bench-training`` prints them."""
 
 from __future__ import annotations
 
