@@ -83,8 +83,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A collective of one candidate, before it is known whether it crosses nodes; shape [e] each. ``to_experts``: gathers
-    tokens for routed experts."""
+    """A collective of one candidate, before it is known whether it crosses nodes; shape [e] each.
+    ``to_experts``: gathers tokens for routed experts."""
 
     kind: int
     message_bytes: Floats

@@ -90,8 +90,8 @@ def test_linear_and_sparse_attention_are_measured_on_the_large_gpus(operation: s
 
 
 def test_rows_of_a_library_stand_under_its_name_too() -> None:
-    """FlashInfer's experts, which SGLang timed: equal where nothing is shared out, and shared out but for the model whose
-    router is limited to groups."""
+    """FlashInfer's experts, which SGLang timed: equal where nothing is shared out, and shared out but for the model
+    whose router is limited to groups."""
     names = ["gpu", "dtype", "tokens", "hidden", "intermediate", "experts", "moe_tp", "moe_ep", "routing", "latency_us"]
     own = PACK.query("moe", framework="flashinfer", columns=[*names, "kernel"])
     assert set(own["gpu"]) == {"B200", "B300", "GB200"}
@@ -99,7 +99,8 @@ def test_rows_of_a_library_stand_under_its_name_too() -> None:
     assert own["kernel"].str.contains("flashinfer_trtllm").all()
     shared = own[own["moe_ep"] > 1]
     limited = (shared["experts"] == 256) & (shared["hidden"] == 7168)
-    assert len(shared) and not limited.any()
+    assert len(shared)
+    assert not limited.any()
     asked = {"hidden": 7168, "experts": 384, "dtype": "nvfp4", "moe_tp": 8, "moe_ep": 1, "gpu": "B200"}
     rows = [PACK.query("moe", framework=name, columns=names) for name in ("flashinfer", "sglang")]
     alike = [each[np.logical_and.reduce([each[k] == v for k, v in asked.items()])] for each in rows]

@@ -1,5 +1,5 @@
-"""Rows that speak for an operation in the place of a framework's own, and what else tells engines with several attention
-replicas apart."""
+"""Rows that speak for an operation in the place of a framework's own, and what else tells engines with several
+attention replicas apart."""
 
 from __future__ import annotations
 

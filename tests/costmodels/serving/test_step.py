@@ -13,12 +13,11 @@ from costmodels.operations.questions import Batch
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration, Spread
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.serving.frameworks.names import framework_names
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import Network, point_to_point_us
 from costmodels.step.operators import step_work
-from profiles.hardware import find_fabric, find_gpu
+from profiles.hardware import find_fabric
 
 IB = find_fabric("ib-400g")
 VLLM = find_framework("vllm")
