@@ -136,6 +136,8 @@ class Capabilities(Facts):
         expert_backends: kernels for experts that its command names, the first that holds; none: its own choice.
         compiles_at_first: models of which kernels are compiled or tuned when their shapes first come (``first`` of the
             calibration).
+        gathers_in: by precision of experts, bytes of an element in which attention ranks gather tokens for them, where
+            they quantize before; else 16 bits.
         weight_only: of these, weights that a GPU without tensor cores for them multiplies in 16 bits, and the CUDA
             compute capability from which the framework has kernels for that.
     """
@@ -151,6 +153,7 @@ class Capabilities(Facts):
     sparse_caches_in_8_bits_from: float | None = None
     shared_experts_beside: int = 0
     expert_backends: tuple[ExpertBackend, ...] = ()
+    gathers_in: dict[str, float] = {}
 
     def expert_backend(self, gpu: Gpu, precision: str, *, replicas: bool) -> str:
         """What its command names for experts in ``precision``; "": nothing."""
@@ -290,6 +293,7 @@ class StandIn(Facts):
     from_capability: float = 0.0  # CUDA compute capability from which it holds
     below_capability: float | None = None  # … and below which
     one_attention_replica: bool = False  # holds for engines whose attention is not data parallel alone
+    of_busiest: bool = False  # rows of experts that are shared out time the GPU with most tokens
     measured_as: str
     measured_under: str
     why: str
