@@ -158,19 +158,24 @@ class ServedModel:
                 self.step(layouts.take(each), take_rows(batch, each), routing, calibration=calibration) for each in rows
             ]
             return concatenate_rows(apart, rows)
-        precision, row_sources = self.precision, {}
+        precision, row_sources, of_busiest = self.precision, {}, False
         for operation, parts in _STOOD_IN.items():
             entry = self.framework.stand_in(operation, self.gpu, precision.of(parts[0]), replicas=bool(many.any()))
             if entry is not None:
                 same = {part: entry.measured_as for part in parts if precision.of(part) == entry.precision}
                 precision = replace(precision, **same)  # type: ignore[arg-type]
                 row_sources[operation] = self.cost.under(entry.measured_under)
+                of_busiest |= entry.of_busiest
         if self.busier is not None and layouts.wide.any():
             batch = replace(batch, expert_tokens=batch.expert_tokens * self.busier(layouts))
         overlapping = layouts.overlap == OVERLAPS.index("two_batch")
         if overlapping.any():
             batch = batch.halved(overlapping)
         work = step_work(self.model, precision, layouts, batch, routing)
+        if (gathered := self.framework.capabilities.gathers_in.get(precision.of("experts"))) is not None:
+            work.gathered_in(gathered)
+        if of_busiest:
+            work.uneven[:] = 0.0
         if self.images is not None and self.model.vision is not None:
             encoding = LayerStep(Split(self.model.hidden, precision, layouts), batch, routing, work)
             count = (batch.prefills * batch.chunk).astype(np.float64) * self.images.per_token
