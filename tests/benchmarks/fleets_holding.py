@@ -155,8 +155,8 @@ def told(services: list[Service]) -> list[str]:
         f"{max(s.classes for s in services)} classes), each replayed with {len(SEEDS)} seeds that no plan saw: "
         f"**{held} of {n} replays hold** at the planned load ({held / n:.1%}), {after} of {n} ({after / n:.1%}) where "
         f"one engine may be lost and the worst one is, a tenth of the way through; of what the formulas alone would "
-        f"buy, with no room for the tail, {sum(fluid)} of {len(fluid) * len(SEEDS)}. Of {len(large)} fleets of ten engines "
-        f"or more {within} break at 8 % (p90) or 15 % (p99) more load, or before."
+        f"buy, with no room for the tail, {sum(fluid)} of {len(fluid) * len(SEEDS)}. Of {len(large)} fleets of ten "
+        f"engines or more {within} break at 8 % (p90) or 15 % (p99) more load, or before."
     )
     rows = ["| service | promise | classes | engines | holds | breaks at | with a loss: engines | holds | formulas |"]
     rows += ["|---|---|---|---|---|---|---|---|---|"]

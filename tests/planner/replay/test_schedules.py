@@ -107,7 +107,7 @@ def test_lengths_outside_of_every_range_go_by_the_nearest() -> None:
     step = ScheduledStep(start_s=0, end_s=60, engines={"a": 1, "b": 2}, routing=routes, rate_rps=1, carries=1)
     routing = Routing([step], ["s"], ["a", "b"])
     isl = np.array([1, 10, 99, 100, 999, 1000, 5000])
-    found = routing.left(0, 0, np.zeros(2, np.int64), isl, np.ones(7, np.int64))
+    found = routing.left("weights", 0, 0, np.zeros(2, np.int64), isl, np.ones(7, np.int64))
     assert found.argmax(axis=1).tolist() == [0, 0, 0, 1, 1, 1, 1]
 
 
@@ -121,7 +121,9 @@ def test_while_engines_are_lost_requests_go_as_the_plan_says_else_to_what_is_lef
         after_losses=(planned,),
     )  # fmt: skip
     routing, one = Routing([step], ["s"], ["a", "b"]), np.ones(1, np.int64)
-    left = {gone: routing.left(0, 0, np.array(gone), one, one)[0].tolist() for gone in ((0, 0), (1, 0), (0, 1))}
+    left = {
+        gone: routing.left("weights", 0, 0, np.array(gone), one, one)[0].tolist() for gone in ((0, 0), (1, 0), (0, 1))
+    }
     assert left == {(0, 0): [0.5, 0.5], (1, 0): [0.0, 1.0], (0, 1): [0.5, 0.375]}
     assert "after_losses" not in step.model_copy(update={"after_losses": ()}).model_dump()
 
