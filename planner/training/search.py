@@ -21,7 +21,6 @@ from costmodels.training.layer_time import distinct_layers, layer_times
 from costmodels.training.layouts import (
     ATTENTION,
     RECOMPUTED,
-    ZERO_BUBBLE,
     TrainingLayouts,
     default_split,
     stage_kinds,
@@ -33,7 +32,7 @@ from planner.training.bounds import Bounds
 from planner.training.lines import StagePool, joinable, spread
 from planner.training.request import TrainingRequest
 from planner.training.space import LayoutCandidates, RefusedLayouts, candidates
-from planner.training.stages import Split, best_split, stage_table
+from planner.training.stages import Split, best_split, stage_table, whole_layers
 from profiles.errors import InputError
 from profiles.hardware import Gpu
 
@@ -352,7 +351,7 @@ class _Searching:
 
     def _solved(self, layout: TrainingLayouts, times: PooledTimes, cutoff: float) -> Found | None:
         pp, vpp = int(layout.pp[0]), int(layout.vpp[0])
-        recompute = self.request.recompute and int(layout.schedule[0]) != ZERO_BUBBLE
+        recompute = self.request.recompute and bool(whole_layers(layout)[0])
         layout = layout.with_stages(np.zeros((1, pp, len(self.setting.model.kinds))), np.zeros((1, pp)))
         fixed = bool(self._is_fixed(layout)[0])
         even = self._even(layout, times, recompute=recompute) if fixed or not np.isfinite(cutoff) else None

@@ -97,28 +97,44 @@ def candidates(
         if not len(columns[name]):
             least = min(getattr(request, name))
             refused.add(f"{name} {least} is more than the {most} {of}", 1, f"{name} {least}")
-    grid = [each.ravel() for each in np.meshgrid(*columns.values(), indexing="ij")]
-    at = dict(zip(columns, grid, strict=True))
-    looked_at = len(grid[0])
-    ways = np.array(_ways(setting, request), dtype=np.int64).reshape(-1, 2)
-    etp = np.where(at["split"] == 1, at["tp"], 1)
-    found = LayoutCandidates(
-        at["tp"], at["pp"], ways[at["way"], 0], at["dp"], at["cp"], at["ep"], etp, at["micro_batch"], ways[at["way"], 1]
-    )
-    if len(found) and not (found.gpus <= gpus).any():
-        least = int(found.gpus.argmin())
-        refused.add(f"the degrees need {int(found.gpus[least]):,} GPUs or more, of {gpus:,}", 1, found.label(least))
-    keep = np.ones(looked_at, np.bool_)
-    keep &= found.gpus <= gpus  # the bulk of the grid: no refusal, there are no such GPUs
-    keep &= (at["split"] == 0) | (found.tp > 1)  # splitting by one is the same as not splitting
-    keep &= (found.pp > 1) | (at["way"] == 0)  # schedules differ where there is a pipeline
-    found = found.take(np.flatnonzero(keep))
+    looked_at = int(np.prod([len(each) for each in columns.values()]))
+    mesh = _grid({name: columns[name] for name in ("tp", "pp", "dp", "cp")})
+    rest = _grid({name: columns[name] for name in ("micro_batch", "way", "ep", "split")})
+    needed = mesh["tp"] * mesh["pp"] * mesh["dp"] * mesh["cp"]
+    there = np.flatnonzero(needed <= gpus)  # the bulk of the grid is not: no refusal, there are no such GPUs
+    if looked_at and not len(there):
+        fewest = np.array([needed.argmin()])
+        least = _crossed(setting, request, {name: each[fewest] for name, each in mesh.items()}, rest)
+        refused.add(f"the degrees need {int(needed.min()):,} GPUs or more, of {gpus:,}", 1, least.label(0))
+    found = _crossed(setting, request, {name: each[there] for name, each in mesh.items()}, rest)
     for reason, rule in _rules(setting, request):
-        broken = np.flatnonzero(rule(found))
+        kept = ~rule(found)
+        broken = np.flatnonzero(~kept)
         if len(broken):
             refused.add(reason, len(broken), found.label(int(broken[0])))
-            found = found.take(np.setdiff1d(np.arange(len(found)), broken, assume_unique=True))
+            found = found.take(np.flatnonzero(kept))
     return found, refused, looked_at
+
+
+def _grid(columns: dict[str, Ints]) -> dict[str, Ints]:
+    return dict(zip(columns, (each.ravel() for each in np.meshgrid(*columns.values(), indexing="ij")), strict=True))
+
+
+def _crossed(
+    setting: Setting, request: TrainingRequest, mesh: dict[str, Ints], rest: dict[str, Ints]
+) -> LayoutCandidates:
+    """Each of ``mesh`` with each of ``rest``, but for what is the same as another."""
+    each, times = len(rest["way"]), len(mesh["tp"])
+    at = {name: np.repeat(column, each) for name, column in mesh.items()}
+    at |= {name: np.tile(column, times) for name, column in rest.items()}
+    keep = (at["split"] == 0) | (at["tp"] > 1)  # splitting by one is the same as not splitting
+    keep &= (at["pp"] > 1) | (at["way"] == 0)  # schedules differ where there is a pipeline
+    at = {name: column[keep] for name, column in at.items()}
+    ways = np.array(_ways(setting, request), dtype=np.int64).reshape(-1, 2)
+    etp = np.where(at["split"] == 1, at["tp"], 1)
+    return LayoutCandidates(
+        at["tp"], at["pp"], ways[at["way"], 0], at["dp"], at["cp"], at["ep"], etp, at["micro_batch"], ways[at["way"], 1]
+    )
 
 
 Rule = Callable[[LayoutCandidates], NDArray[np.bool_]]
