@@ -321,11 +321,12 @@ class _Searching:
                 self.out.keep(found)
 
     def _is_fixed(self, layouts: TrainingLayouts) -> NDArray[np.bool_]:
-        """Whether a layout's stages are as even as possible and not chosen: where nobody wants others, with one stage,
-        with virtual stages of layers of several kinds or of the ends alone, and with multi-token prediction."""
+        """Whether a layout's stages are as even as possible and not chosen: where nobody wants others or can, with one
+        stage, with virtual stages of layers of several kinds or of the ends alone, and with multi-token prediction."""
         mixed = (layouts.vpp > 1) & (len(self.setting.model.kinds) > 1)
         alone = layouts.pp * layouts.vpp > self.setting.model.layers  # the ends are stages of their own
-        return np.asarray((layouts.pp == 1) | mixed | alone | (not self.request.uneven) | (self.setting.mtp > 0))
+        nobody = not self.request.uneven or self.setting.framework.even_stages or self.setting.mtp > 0
+        return np.asarray((layouts.pp == 1) | mixed | alone | nobody)
 
     def _even_bounds(self, layouts: TrainingLayouts, times: PooledTimes) -> Floats:
         """Time of each with stages as even as possible and nothing recomputed, shape [n]: recomputing only adds."""

@@ -128,9 +128,10 @@ def _crossed(
     at = {name: np.repeat(column, each) for name, column in mesh.items()}
     at |= {name: np.tile(column, times) for name, column in rest.items()}
     keep = (at["split"] == 0) | (at["tp"] > 1)  # splitting by one is the same as not splitting
-    keep &= (at["pp"] > 1) | (at["way"] == 0)  # schedules differ where there is a pipeline
-    at = {name: column[keep] for name, column in at.items()}
     ways = np.array(_ways(setting, request), dtype=np.int64).reshape(-1, 2)
+    # Schedules and virtual stages are of a pipeline.
+    keep &= (at["pp"] > 1) | ((at["way"] == 0) & (ways[at["way"], 0] == 1))
+    at = {name: column[keep] for name, column in at.items()}
     etp = np.where(at["split"] == 1, at["tp"], 1)
     return LayoutCandidates(
         at["tp"], at["pp"], ways[at["way"], 0], at["dp"], at["cp"], at["ep"], etp, at["micro_batch"], ways[at["way"], 1]
@@ -174,6 +175,14 @@ def _rules(setting: Setting, request: TrainingRequest) -> Iterable[tuple[str, Ru
         ),
         ("tp does not divide the feed-forward width", lambda f: (widths % f.tp != 0).any(axis=0)),
     ]
+    if setting.framework.even_stages:
+        rules += [
+            ("layers are not a multiple of the (virtual) stages", lambda f: model.layers % (f.pp * f.vpp) != 0),
+            (
+                "micro-batches are not a multiple of the stages, interleaved",
+                lambda f: (f.vpp > 1) & (batch // (f.dp * f.micro_batch) % f.pp != 0),
+            ),
+        ]
     if setting.framework.vocab_multiple == 1:
         vocabulary = model.architecture.vocabulary
         rules.append(("tp does not divide the vocabulary", lambda f: vocabulary % f.tp != 0))
@@ -210,9 +219,7 @@ def _ways(setting: Setting, request: TrainingRequest) -> list[tuple[int, int]]:
     if INTERLEAVED in schedules:
         allowed = _allowed(request.vpp, (*range(2, 9), 10, 12, 16), min(MOST_VIRTUAL, setting.model.layers))
         ways += [(int(vpp), INTERLEAVED) for vpp in allowed if vpp > 1]
-    if request.vpp is not None and 1 not in request.vpp:
-        ways = [way for way in ways if way[0] in request.vpp] or ways[:1]
-    return ways
+    return ways if request.vpp is None else [way for way in ways if way[0] in request.vpp]
 
 
 def _stages(setting: Setting) -> list[int]:
