@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from planner.serving.document.plan import Plan
+from planner.serving.fleets.engines import EngineKind
+from planner.serving.fleets.variants import Chosen
 from profiles.errors import InputError
 from profiles.values import shown
-
-if TYPE_CHECKING:
-    from planner.serving.fleets.decision import Fleet
 
 
 def last_step(plan: Plan) -> dict[str, int]:
@@ -19,17 +18,17 @@ def last_step(plan: Plan) -> dict[str, int]:
     return {group.id: len(group.replicas) for group in plan.decision.engines}
 
 
-def running_now(fleet: Fleet, current: Plan) -> tuple[int, ...]:
+def running_now(
+    chosen: Chosen, engines: Mapping[str, Sequence[EngineKind]], pools: Sequence[str], current: Plan
+) -> tuple[int, ...]:
     """How many of each variant a running fleet has in its last step. Engines of it that are no candidates any more are
-    left out: they leave.
+    left out: they leave. ``engines``: by service, the kinds of the ``chosen`` variants; ``pools``: of the cluster.
 
     Raises:
         InputError: it names pools or services that are not asked for.
     """
-    pools = {pool.name for pool in fleet.cluster.pools}
-    names = [service.asked.name for service in fleet.services]
-    last = last_step(current)
-    counts = [0] * len(fleet.chosen.variants)
+    names, last = list(engines), last_step(current)
+    counts = [0] * len(chosen.variants)
     for group in current.decision.engines:
         if group.pool not in pools:
             raise InputError(
@@ -43,10 +42,10 @@ def running_now(fleet: Fleet, current: Plan) -> tuple[int, ...]:
                 f"current: {group.id} serves {shown(name)}, which is none of the services ({', '.join(names)})",
                 "name the services as the running fleet does",
             )
-        for v, variant in enumerate(fleet.chosen.variants):
-            offer = fleet.offers[variant.offer]
+        for v, variant in enumerate(chosen.variants):
+            offer = chosen.offers[variant.offer]
             same = (offer.pool.name, offer.supply, names[variant.service]) == (group.pool, group.supply, name)
-            if same and fleet.services[variant.service].engines[variant.engine].is_like(group):
+            if same and engines[names[variant.service]][variant.engine].is_like(group):
                 counts[v] += last.get(group.id, 0)
                 break
     return tuple(counts)

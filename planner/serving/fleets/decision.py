@@ -397,8 +397,11 @@ def with_engines(fleet: Fleet, services: Sequence[ServiceLoad]) -> Fleet:
             said.remedy,
             binding="class",
         )
-    made = replace(fleet, services=tuple(services), chosen=chosen)
-    return replace(made, before=None if request.current is None else running_now(made, request.current))
+    before = None
+    if request.current is not None:
+        engines = {service.asked.name: service.engines for service in services}
+        before = running_now(chosen, engines, [pool.name for pool in fleet.cluster.pools], request.current)
+    return replace(fleet, services=tuple(services), chosen=chosen, before=before)
 
 
 def _smallest_beyond_quota(fleet: Fleet, services: Sequence[ServiceLoad]) -> tuple[str, str] | None:
