@@ -116,7 +116,7 @@ class Routing:
         had = self.counts[step]
         # What is left of a group takes its part of the group's share, and what the others lost.
         part = (had - gone) / np.maximum(had, 1)
-        return self._looked_up(self._steps[step][stage][service], isl, osl) * part[None, :]
+        return np.asarray(self._looked_up(self._steps[step][stage][service], isl, osl) * part[None, :])
 
     def _looked_up(self, table: tuple[Floats, Floats], isl: Ints, osl: Ints) -> Floats:
         ranges, weights = table
