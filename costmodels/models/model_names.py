@@ -24,18 +24,21 @@ class Reading:
 
 @cache
 def _facts() -> Mapping[str, Any]:
-    return shipped(_FILE, lambda document: {key: document[key] for key in ("organizations", "tunings", "formats")})
+    return shipped(_FILE, lambda document: {key: document[key] for key in ("organizations", "tunings", "same", "formats")})
 
 
 def readings(model: str) -> Iterator[Reading]:
     """Every name that ``model`` may stand for, the most literal first; ``model`` itself is not among them."""
-    organization, _, bare = model.rpartition("/")
+    organization, _, bare = model.strip().replace(" ", "-").rpartition("/")
     stems = [(bare, None)]
     for suffix, entry in _facts()["formats"].items():
         if bare.casefold().endswith(suffix.casefold()):
             precision = entry.get("of", {}).get(organization, entry["precision"])
             stems.append((bare[: -len(suffix)], precision))
+    twins = {name.casefold(): twin for name, twin in _facts()["same"].items()}
     for stem, precision in stems:
+        if (twin := twins.get(stem.casefold())) is not None:
+            yield Reading(twin, precision)
         for name in (stem, *_tunings(stem)):
             for full in _organizations(organization, name):
                 if full != model:

@@ -110,19 +110,27 @@ class Spreads(BaseModel):
 
 
 class Effect(BaseModel):
-    """On the logarithm of a step without prompts, of one with, and of the front end."""
+    """On the logarithm of a step without prompts, of one with, and of the front end; ``layer_us`` is what each layer of
+    a step takes beside that."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     step: float = 0.0
     prompts: float = 0.0
     front: float = 0.0
+    layer_us: float = 0.0
 
     def __add__(self, other: Effect) -> Effect:
-        return Effect(step=self.step + other.step, prompts=self.prompts + other.prompts, front=self.front + other.front)
+        return Effect(**{name: getattr(self, name) + getattr(other, name) for name in EFFECTS})
+
+    def __sub__(self, other: Effect) -> Effect:
+        return self + other.scaled(-1)
 
     def scaled(self, share: float) -> Effect:
-        return Effect(step=share * self.step, prompts=share * self.prompts, front=share * self.front)
+        return Effect(**{name: share * getattr(self, name) for name in EFFECTS})
+
+
+EFFECTS = tuple(Effect.model_fields)
 
 
 class Dated(BaseModel):
@@ -151,30 +159,36 @@ class Effects(BaseModel):
         """Of a GPU type at a release's day: its own, or its generation's and vendor's; the releases' is that of the
         neighbours, fading with the time between; and of a kind of model (:func:`model_kind`): its own, or that of its
         architecture in other precisions."""
-        step, prompts, front = self.at((gpu.name, gpu.generation, gpu.vendor), day, kind)
-        return Effect(step=step, prompts=prompts, front=front)
+        return Effect(**dict(zip(EFFECTS, self.at((gpu.name, gpu.generation, gpu.vendor), day, kind), strict=True)))
 
-    def at(self, gpu: tuple[str, str, str], day: dt.date | None, kind: str) -> tuple[float, float, float]:
+    def at(self, gpu: tuple[str, str, str], day: dt.date | None, kind: str) -> tuple[float, ...]:
         """The same by names (GPU type, generation, vendor)."""
         shape = kind.partition(" ")[0]
-        found = self._at(*gpu, day) + self.models.get(kind, self.models.get(shape, Effect())) + self._drift(gpu[2], day)
-        return found.step, found.prompts, found.front
+        names = (f"{kind} on {gpu[0]}", kind, shape)
+        model = next((self.models[name] for name in names if name in self.models), Effect())
+        found = self.on_type(*gpu) + self.released(gpu[:2], day) + model + self._drift(gpu[2], day)
+        return tuple(getattr(found, name) for name in EFFECTS)
 
-    def _at(self, gpu: str, generation: str, vendor: str, day: dt.date | None) -> Effect:
-        kind = self.gpus.get(gpu)
-        if kind is None:
-            kind = self.generations.get(generation, Effect()) + self.vendors.get(vendor, Effect())
-        dated = self.releases.get(gpu, ())
+    def on_type(self, gpu: str, generation: str, vendor: str) -> Effect:
+        """Of a GPU type under any release."""
+        known = self.gpus.get(gpu)
+        return known if known is not None else self.generations.get(generation, Effect()) + self.vendors.get(
+            vendor, Effect()
+        )
+
+    def released(self, gpu: tuple[str, str], day: dt.date | None) -> Effect:
+        """Of a release, on a GPU type or on its generation (names)."""
+        dated = next((self.releases[name] for name in gpu if name in self.releases), ())
         if day is None or not dated:
-            return kind
+            return Effect()
         away = [(day - each.day).days for each in dated]
         before = max((i for i, days in enumerate(away) if days >= 0), default=0)
         after = min(before + (away[before] > 0), len(dated) - 1)
         span = (dated[after].day - dated[before].day).days
         if span > 0:
             share = min(max(away[before] / span, 0.0), 1.0)
-            return kind + dated[before].effect.scaled(1 - share) + dated[after].effect.scaled(share)
-        return kind + dated[before].effect.scaled(math.exp(-abs(away[before]) / MEMORY_DAYS))
+            return dated[before].effect.scaled(1 - share) + dated[after].effect.scaled(share)
+        return dated[before].effect.scaled(math.exp(-abs(away[before]) / MEMORY_DAYS))
 
     def _drift(self, vendor: str, day: dt.date | None) -> Effect:
         """How far the trend has come at a release of ``day`` (None: of the last day that it holds for)."""
@@ -297,7 +311,8 @@ class Calibration(BaseModel):
         plain = self.step_us + layers * self.step_us_per_layer
         first = self.prompt_step_us + layers * self.prompt_step_us_per_layer
         own = self.scale(prompts) * (plain + np.where(np.asarray(prompts) > 0, first, 0.0))
-        return np.asarray(np.maximum(own + sequences * self.step_us_per_sequence, 0.0), dtype=np.float64)
+        beside = layers * self.effect.layer_us + sequences * self.step_us_per_sequence
+        return np.asarray(np.maximum(own + beside, 0.0), dtype=np.float64)
 
     def front_us(
         self,
