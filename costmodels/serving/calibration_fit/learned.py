@@ -241,14 +241,10 @@ def _effects(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: E
                 for i, day in enumerate(map(day_of, groups.day[at]))
             )
     models = dict(known.models)
-    mine = runs.framework == framework
-    for kind in sorted(set(map(str, runs.kind[mine]))):
+    for kind in sorted(set(map(str, runs.kind[runs.framework == framework]))):
         shape = kind.partition(" ")[0]
         base = known.models.get(kind, known.models.get(shape, Effect()))
         models[kind] = base + effect(of("model", shape) + of("framework model", f"{framework} {kind}"))
-        for gpu in sorted(set(map(str, runs.gpu[mine & (runs.kind == kind)]))):
-            both = effect(of("framework gpu model", f"{framework} {gpu} {kind}"))
-            models[f"{kind} on {gpu}"] = known.models.get(f"{kind} on {gpu}", base) - base + models[kind] + both
     for shape in sorted({kind.partition(" ")[0] for kind in map(str, runs.kind)}):
         models[shape] = known.models.get(shape, Effect()) + effect(of("model", shape))
     trends, until = dict(known.trends), known.trend_until

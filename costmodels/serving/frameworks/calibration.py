@@ -123,9 +123,6 @@ class Effect(BaseModel):
     def __add__(self, other: Effect) -> Effect:
         return Effect(**{name: getattr(self, name) + getattr(other, name) for name in EFFECTS})
 
-    def __sub__(self, other: Effect) -> Effect:
-        return self + other.scaled(-1)
-
     def scaled(self, share: float) -> Effect:
         return Effect(**{name: share * getattr(self, name) for name in EFFECTS})
 
@@ -143,7 +140,7 @@ class Dated(BaseModel):
 
 
 class Effects(BaseModel):
-    """What GPU types add to a framework's constants; ``releases``: by GPU type, ascending."""
+    """What GPU types add to a framework's constants; ``releases``: by GPU type (AMD's by generation), ascending."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -164,8 +161,7 @@ class Effects(BaseModel):
     def at(self, gpu: tuple[str, str, str], day: dt.date | None, kind: str) -> tuple[float, ...]:
         """The same by names (GPU type, generation, vendor)."""
         shape = kind.partition(" ")[0]
-        names = (f"{kind} on {gpu[0]}", kind, shape)
-        model = next((self.models[name] for name in names if name in self.models), Effect())
+        model = self.models.get(kind, self.models.get(shape, Effect()))
         found = self.on_type(*gpu) + self.released(gpu[:2], day) + model + self._drift(gpu[2], day)
         return tuple(getattr(found, name) for name in EFFECTS)
 

@@ -2,7 +2,7 @@
 tests.benchmarks.silicon``.
 
 ``calibrate`` fits the engines' constants first, with what ``plan calibrate`` runs, and writes
-``costmodels/serving/frameworks/calibration.yaml``; without it the hold-outs are computed all the same and the file is
+``costmodels/serving/frameworks/calibration.yaml`` (``--keep``: not those of some frameworks); without it the hold-outs are computed all the same and the file is
 left alone. Rows are aiconfigurator-core's (extra ``silicon``, or ``--from FOLDER`` of the unpacked wheel) and those of
 ``--runs`` files, in the columns of ``plan predict --measured``. Writes ``costmodels/evidence/silicon.json``. The peer
 runs in an environment of its own, made on first use; with ``--no-peer`` its figures stay as they were last.
@@ -23,7 +23,7 @@ import yaml
 
 from costmodels.estimates import Floats
 from costmodels.serving.calibration_fit.runs import MeasuredRuns
-from costmodels.serving.frameworks.framework import registry
+from costmodels.serving.frameworks.framework import find_framework, registry
 from planner.calibrate.learning import Lesson, calibrate
 from planner.serving.measured.columns import measured_columns
 from planner.serving.measured.scores import scores_of
@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("action", nargs="?", choices=("score", "calibrate"), default="score")
     parser.add_argument("--from", dest="source", type=Path, help="folder of the unpacked aiconfigurator-core wheel")
     parser.add_argument("--runs", type=Path, nargs="*", default=[SHARED] if SHARED.exists() else [])
+    parser.add_argument("--keep", nargs="*", default=[], help="frameworks whose shipped constants stay")
     parser.add_argument("--no-peer", action="store_true", help="leave the peer out")
     options = parser.parse_args()
 
@@ -75,10 +76,12 @@ def main() -> None:
         table, fresh=True, said=f"{names} ({COMMAND} calibrate)", progress=lambda text: print(text, flush=True)
     )
     if options.action == "calibrate":
-        made = {name: each.model_dump(mode="json") for name, each in sorted(lesson.learned.calibrations.items())}
+        learned = {**lesson.learned.calibrations, **{name: find_framework(name).fitted for name in options.keep}}
+        made = {name: each.model_dump(mode="json") for name, each in sorted(learned.items())}
         header = (
             f"# Written by `{COMMAND} calibrate`; calibration.py says what each constant is.\n"
-            "# Fitted to all rows (in-sample). Spreads are of these and of the newest releases held out.\n"
+            "# Fitted to all rows (in-sample). Spreads are of these and of the newest releases held out. `fitted_on` and\n"
+            "# `date` say of which run each framework's are.\n"
         )
         TARGET.write_text(header + yaml.safe_dump(made, sort_keys=False, width=120), encoding="utf-8")
         registry.cache_clear()  # of constants that stood before
