@@ -73,7 +73,8 @@ def compared(
         sides.append(contender(name, document, work, slo, seed, catalogue, measured, costs))
     carried = [None if side.fleet is None else side.fleet.carries() for side in sides]
     rates, load = _rates(work, sides, carried)
-    shown = [_side(side, most, rate) for side, most, rate in zip(sides, carried, rates, strict=True)]
+    price = next((p for each in documents if isinstance(each, Plan) and (p := each.request.usd_per_kwh)), None)
+    shown = [_side(side, most, rate, price) for side, most, rate in zip(sides, carried, rates, strict=True)]
     comparison = Comparison(
         model=models.pop(),
         workload=work,
@@ -123,7 +124,8 @@ def _rates(
     )
 
 
-def _side(side: Contender, most: Interval | None, rate_rps: float | None) -> Side:
+def _side(side: Contender, most: Interval | None, rate_rps: float | None, usd_per_kwh: float | None) -> Side:
+    """``usd_per_kwh``: of electricity, as the first plan prices it; of all sides."""
     running = running_of(side.document)
     words = tuple(
         f"{len(group.replicas)} x {group.layout.label} on {group.gpu}"
@@ -159,7 +161,8 @@ def _side(side: Contender, most: Interval | None, rate_rps: float | None) -> Sid
     work = side.fleet.running.workload
     output = _scaled(most, float(work.mean_osl)) if most.value > 0 else None
     watts = side.fleet.watts(rate_rps, fleets)
-    usd = running.usd_per_hour
+    # What falls behind does not serve the rate: its tokens are not those of the load.
+    joules = _scaled(watts, 1 / (rate_rps * work.mean_osl)) if keeps_up else None
     return Side(
         **common,  # type: ignore[arg-type]
         rate_rps=rate_rps,
@@ -172,10 +175,22 @@ def _side(side: Contender, most: Interval | None, rate_rps: float | None) -> Sid
         e2e_ms=_mean(counted, "e2e"),
         output_tokens_per_s=output,
         output_tokens_per_s_per_gpu=None if output is None else _scaled(output, 1 / running.gpus_used),
-        usd_per_million_output_tokens=None if output is None or usd is None else _over(usd / 3600 * 1e6, output),
-        # What falls behind does not serve the rate: its tokens are not those of the load.
-        joules_per_output_token=_scaled(watts, 1 / (rate_rps * work.mean_osl)) if keeps_up else None,
+        usd_per_million_output_tokens=_usd_per_million(running.usd_per_hour, output, joules, usd_per_kwh),
+        joules_per_output_token=joules,
     )
+
+
+def _usd_per_million(
+    usd_per_hour: float | None, output: Interval | None, joules: Interval | None, usd_per_kwh: float | None
+) -> Interval | None:
+    """Of tokens of ``output`` a second, with the electricity of their ``joules`` where that is priced."""
+    if output is None or usd_per_hour is None:
+        return None
+    gpus = _over(usd_per_hour / 3600 * 1e6, output)
+    if usd_per_kwh is None or gpus is None or joules is None:
+        return gpus if usd_per_kwh is None else None
+    paid = _scaled(joules, usd_per_kwh / 3.6)
+    return Interval(value=gpus.value + paid.value, low=gpus.low + paid.low, high=gpus.high + paid.high)
 
 
 def _counted(fleet: FleetOutcome, outcome: Outcome) -> Outcome:

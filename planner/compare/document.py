@@ -62,7 +62,9 @@ class Side(Document):
     e2e_ms: Interval | None = Field(description="mean; null: not predicted")
     output_tokens_per_s: Interval | None = Field(description="at what it carries; null: not predicted")
     output_tokens_per_s_per_gpu: Interval | None
-    usd_per_million_output_tokens: Interval | None = Field(description="at what it carries; null: not known")
+    usd_per_million_output_tokens: Interval | None = Field(
+        description="at what it carries, with electricity as drawn at the load where a plan prices it; null: not known"
+    )
     joules_per_output_token: Interval | None = Field(description="at the load; null: not known, or it falls behind")
 
 

@@ -70,15 +70,25 @@ class ServiceUnderstood(Document):
     )
 
 
-class Route(Document):
+class Route(Sparse):
     """Where a gateway sends requests of a range of lengths."""
+
+    SELDOM: ClassVar = ("decode_weights",)
 
     service: str
     isl_from: float
     isl_to: float = Field(description="below which prompts are")
     osl_from: float | None = Field(description="null: routed by the prompt alone")
     osl_to: float | None
-    weights: dict[str, float] = Field(description="engine group → share of these requests; they sum to 1")
+    weights: dict[str, float] = Field(
+        description="engine group → share of these requests; they sum to 1; where engines prefill apart from engines "
+        "that decode, those that prefill"
+    )
+    decode_weights: dict[str, float] = Field(
+        default={},
+        description="engine group that decodes → share of these requests that it is handed; they sum to 1; left out: "
+        "the same engines decode",
+    )
 
 
 class ScheduledStep(Document):

@@ -55,6 +55,15 @@ class Verdict:
     unanswered: float
 
 
+@dataclass
+class _Screened:
+    """Of the busiest slots: in how many the brake was pulled, and the highest readings and wear of each node."""
+
+    braked: int
+    peaks: Floats
+    wear: Floats
+
+
 @dataclass(frozen=True)
 class Days:
     """Which replicate-days a judge looks at: ``screened`` for brakes, of which the busiest slots are simulated (as many
@@ -86,7 +95,6 @@ class Judge:
     _whole: dict[int, DayOfRequests] = field(default_factory=dict)
     _slots: list[tuple[int, int]] = field(default_factory=list)
     _stretches: dict[tuple[int, int], DayOfRequests] = field(default_factory=dict)
-    _kept: int = 0
     _free: list[Outcome] = field(default_factory=list)
     _known: dict[tuple[Policy, int], Verdict] = field(default_factory=dict)
     _failed: set[tuple[Policy, int]] = field(default_factory=set)
@@ -125,14 +133,23 @@ class Judge:
 
     def busy_slots(self, policy: Policy, n: int) -> Iterator[Outcome]:
         """The busiest slots, each with what comes before."""
+        if not self._stretches:
+            self._keep_stretches()
         for slot in self.slots():
-            requests = self._stretches.get(slot)
-            if requests is None:
-                requests = stretch(self.load, self.most, self.request.seed, *slot, self.tail)
-                self._kept += 20 * len(requests.second)
-                if self._kept < _KEPT_BYTES:
-                    self._stretches[slot] = requests
+            requests = self._stretches.get(slot) or self._stretch(slot)
             yield simulate(self.row, policy, n, requests, chance_of(self.request.seed, sum(slot)), WARM_S + SLOT_S)
+
+    def _stretch(self, slot: tuple[int, int]) -> DayOfRequests:
+        return stretch(self.load, self.most, self.request.seed, *slot, self.tail)
+
+    def _keep_stretches(self) -> None:
+        """Day by day, as each day's curve is drawn as a whole; as many as memory may hold."""
+        kept = 0.0
+        for slot in sorted(self.slots()):
+            self._stretches[slot] = requests = self._stretch(slot)
+            kept += 20 * len(requests.second)
+            if kept > _KEPT_BYTES:
+                break
 
     def uncapped(self) -> list[Outcome]:
         """Whole days of as many servers as are tried, without caps and without a brake."""
@@ -143,15 +160,27 @@ class Judge:
     def verdict(self, policy: Policy, n: int) -> Verdict:
         if (policy, n) not in self._known:
             self._say(policy, n)
-            whole = list(self.whole_days(policy, n))
-            braked = 0
-            peaks, wear = (np.max([getattr(each, name) for each in whole], axis=(0, 1)) for name in ("peak", "wear"))
-            for outcome in self.busy_slots(policy, n):
-                braked += bool(outcome.braked[1:].any())
-                peaks = np.maximum(peaks, outcome.peak[1:].max(axis=0))
-                wear = np.maximum(wear, outcome.wear[1:].max(axis=0))
-            self._known[policy, n] = self._judged(n, whole, counted(braked, self.days.screened), peaks, wear)
+            found = self._screened(policy, n, self.days.screened * 8)
+            assert found is not None
+            self._known[policy, n] = self._verdict(policy, n, found)
         return self._known[policy, n]
+
+    def _screened(self, policy: Policy, n: int, most_brakes: int) -> _Screened | None:
+        """The busiest slots; None as soon as they brake more often than that."""
+        found = _Screened(0, np.zeros(len(self.row.tree.budgets)), np.zeros(len(self.row.tree.budgets)))
+        for outcome in self.busy_slots(policy, n):
+            found.braked += bool(outcome.braked[1:].any())
+            if found.braked > most_brakes:
+                return None
+            found.peaks = np.maximum(found.peaks, outcome.peak[1:].max(axis=0))
+            found.wear = np.maximum(found.wear, outcome.wear[1:].max(axis=0))
+        return found
+
+    def _verdict(self, policy: Policy, n: int, found: _Screened) -> Verdict:
+        whole = list(self.whole_days(policy, n))
+        peaks, wear = (np.max([getattr(each, name) for each in whole], axis=(0, 1)) for name in ("peak", "wear"))
+        brakes = counted(found.braked, self.days.screened)
+        return self._judged(n, whole, brakes, np.maximum(peaks, found.peaks), np.maximum(wear, found.wear))
 
     def _say(self, policy: Policy, n: int) -> None:
         words = f"{policy.name} with {n} servers"
@@ -199,13 +228,12 @@ class Judge:
         if (policy, n) in self._failed:
             return False
         self._say(policy, n)
-        braked = 0
-        for outcome in self.busy_slots(policy, n):
-            braked += bool(outcome.braked[1:].any())
-            if braked > self.most_brakes:
-                self._failed.add((policy, n))
-                return False
-        return self.misses(self.verdict(policy, n)) is None
+        found = self._screened(policy, n, self.most_brakes)
+        if found is None:
+            self._failed.add((policy, n))
+            return False
+        self._known[policy, n] = self._verdict(policy, n, found)
+        return self.misses(self._known[policy, n]) is None
 
     def percentiles(self) -> dict[str, list[float]]:
         asked = {name: {50.0, 99.0} for name in self.row.groups}

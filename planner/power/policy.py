@@ -8,7 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from planner.power.kernel import Ladder, next_level
+from planner.power.arrays import Ladder
+from planner.power.kernel import next_level
 
 NAMES = ("nameplate", "none", "static", "threshold", "polca", "ours", "oracle")
 

@@ -337,6 +337,12 @@ def curve_of(node: SupplyNode) -> tuple[tuple[float, float], ...]:
                 f"{where}: it is to hold {load:g} of the budget for {held:g} s",
                 "pairs are a load, a share of the budget (1.25), and the seconds that it is held, 0.001 at least",
             )
+    if said and said[0][0] < 1:
+        raise InputError(
+            f"{where}: it begins at {said[0][0]:g} of the budget, and would trip within it",
+            "loads are shares of budget_watts, 1 and more: give them so, or lower budget_watts to what the breaker "
+            "holds without end",
+        )
     for (first, longer), (second, shorter) in itertools.pairwise(said):
         if not (first < second and longer >= shorter):
             raise InputError(

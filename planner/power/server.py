@@ -12,7 +12,7 @@ import numpy as np
 from costmodels.estimates import Floats
 from costmodels.power.board import idle_loaded_watts
 from costmodels.power.response import ClockResponse, clock_response
-from planner.power.kernel import Tables
+from planner.power.arrays import Tables
 from profiles.errors import Unsupported
 from profiles.hardware import Gpu
 from profiles.settable import Settable, settable

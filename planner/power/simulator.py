@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
 from planner.power import kernel
-from planner.power.kernel import BLOCK_STEPS, Control, Log, Requests, Servers, Supply, Tables
+from planner.power.arrays import Control, Ladder, Log, Requests, Servers, Supply, Tables
+from planner.power.kernel import BLOCK_STEPS
 from planner.power.policy import BRAKE_AT, Policy
 from planner.power.server import ServerKind, clock_shares, tables_of
 from planner.power.traffic import DAY_S, DayOfRequests, Load
@@ -98,11 +102,39 @@ class RowModel:
     other_dip: float = 0.0
     other_dip_s: float = 0.0
 
+    @cached_property
+    def _known(self) -> dict[tuple[Any, ...], Any]:
+        """What is the same in every replicate."""
+        return {}
+
     def servers(self, n: int) -> Servers:
         """The first ``n`` servers: the same ones whatever ``n``, kinds and groups spread evenly, also over leaves."""
-        kind, group = _spread(self.mix, n), _spread(self.group_shares, n)
+        if (n,) not in self._known:
+            self._known[n,] = self._servers(n)
+        found: Servers = self._known[n,]
+        return found
+
+    def under_policy(self, policy: Policy, seconds: int) -> tuple[Tables, Ladder, Supply]:
+        """What the kernel is told of kinds, policy and supply."""
+        if (policy, seconds) not in self._known:
+            self._known[policy, seconds] = (
+                tables_of(self.kinds, clock_shares(self.kinds, policy.clocks_mhz)),
+                policy.ladder(len(self.groups), self.columns),
+                Supply(self.tree.budgets, self.tree.below, self._other(seconds), *self.tree.breakers()),
+            )
+        found: tuple[Tables, Ladder, Supply] = self._known[policy, seconds]
+        return found
+
+    def _other(self, seconds: int) -> Floats:
+        """[seconds] watts of training: high, with a dip in every iteration."""
+        out = np.full(seconds, self.other_watts)
+        if self.other_dip_s > 0:
+            out[np.arange(seconds) % max(round(self.other_dip_s), 2) == 0] *= 1 - self.other_dip
+        return out
+
+    def _servers(self, n: int) -> Servers:
+        leaf, kind, group = _spread([self.tree.places, self.mix, self.group_shares], n)
         apart = np.array([each.apart for each in self.kinds])[kind]
-        leaf = _spread(self.tree.places / self.tree.places.sum(), n)
         return Servers(
             kind=kind,
             group=group,
@@ -144,13 +176,27 @@ class RowModel:
         return float(self.tree.budgets[0])
 
 
-def _spread(shares: Floats, n: int) -> Ints:
-    """[n] which of the shares each gets, so that every beginning of the list is as near to them as can be."""
-    shares = np.asarray(shares, np.float64) / np.sum(shares)
-    given, out = np.zeros(len(shares)), np.empty(n, np.int64)
+def _spread(parts: Sequence[Floats | Ints], n: int) -> Ints:
+    """[parts, n] which of each part's shares a server gets. Every beginning of the list is as near to the shares as can
+    be, of the first part above all, and so are those with the same place in the parts before: priorities are mixed on
+    every rack, not a rack each."""
+    shares = [np.asarray(each, np.float64) / np.sum(each) for each in parts]
+    # What was given of a part, among all and among those with the same choice of some of the parts before.
+    given: dict[tuple[Any, ...], Floats] = {}
+    out = np.empty((len(parts), n), np.int64)
     for i in range(n):
-        out[i] = int(np.argmax(shares * (i + 1) - given))
-        given[out[i]] += 1
+        for part, share in enumerate(shares):
+            among = [
+                given.setdefault((part, *((each, out[each, i]) for each in some)), np.zeros(len(share)))
+                for many in range(part + 1)
+                for some in itertools.combinations(range(part), many)
+            ]
+            wants = [share * (each.sum() + 1) - each for each in among]
+            # Nothing gets more than its share of all.
+            wanted = np.where(wants[0] > 1e-9, np.sum(wants, axis=0), -np.inf)
+            out[part, i] = int(np.argmax(wanted))
+            for each in among:
+                each[out[part, i]] += 1
     return out
 
 
@@ -185,7 +231,7 @@ def simulate(
     """
     servers = row.servers(n)
     requests = row.requests(day.before(n), servers.kind)
-    timing, groups, columns = row.timing, len(row.groups), row.columns
+    timing, columns = row.timing, row.columns
     period = max(round(timing.period_s), 1)
     readings = seconds // period
     draw = np.random.default_rng(chance)
@@ -206,7 +252,7 @@ def simulate(
         by_breaker=timing.by_breaker,
     )
     if timing.dead is not None and not policy.immediate:
-        control.fails[:, timing.dead :: groups] = True
+        control.fails[:, timing.dead :: len(row.groups)] = True
     log = Log(
         watts=np.zeros(seconds),
         foreseen=np.zeros(seconds if policy.foresight_s > 0 and not policy.levels else 0),
@@ -219,9 +265,8 @@ def simulate(
         followed=np.zeros(1, np.int64),
         braked=np.zeros(-(-seconds // BLOCK_STEPS)),
     )
-    tables: Tables = tables_of(row.kinds, clock_shares(row.kinds, policy.clocks_mhz))
-    supply = Supply(row.tree.budgets, row.tree.below, _other(row, seconds), *row.tree.breakers())
-    kernel.run(servers, tables, requests, policy.ladder(groups, columns), control, supply, log)
+    tables, ladder, supply = row.under_policy(policy, seconds)
+    kernel.run(servers, tables, requests, ladder, control, supply, log)
     followed = int(log.followed[0])
     order = np.argsort(log.latency_of[:followed], kind="stable")
     of = log.latency_of[:followed][order]
@@ -237,14 +282,6 @@ def simulate(
         requests.server[of],
         log.braked if timing.by_breaker else (log.peak.max(axis=1) > BRAKE_AT).astype(np.float64),
     )
-
-
-def _other(row: RowModel, seconds: int) -> Floats:
-    """[seconds] watts of training: high, with a dip in every iteration."""
-    out = np.full(seconds, row.other_watts)
-    if row.other_dip_s > 0:
-        out[np.arange(seconds) % max(round(row.other_dip_s), 2) == 0] *= 1 - row.other_dip
-    return out
 
 
 def chance_of(seed: int, day: int) -> np.random.SeedSequence:

@@ -134,8 +134,8 @@ class Prediction(Sparse):
     joules_per_output_token: Interval | None = Field(description="all energy ÷ tokens of outputs")
     electricity_usd_per_hour: Interval | None = Field(
         default=None,
-        description="of all GPUs used (of a schedule, at its busiest step), beside decision.usd_per_hour; "
-        "left out: electricity is not priced",
+        description="of all GPUs used, beside decision.usd_per_hour; of a fleet, its engines at what they carry at "
+        "most, the mean over the schedule, as the objective counts it; left out: electricity is not priced",
     )
     usd_per_million_output_tokens: Interval | None = Field(
         description="of the GPUs, and of their electricity where that is priced"

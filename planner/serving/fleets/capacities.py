@@ -11,14 +11,18 @@ import numpy as np
 from costmodels.estimates import Floats, Ints
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
+from costmodels.operations.layouts import Layouts
+from costmodels.serving.frameworks.framework import find_framework
 from planner.contract.clusters import SuppliedCluster, SuppliedPool
-from planner.contract.engine import EngineGroup
+from planner.contract.engine import EngineGroup, Role
 from planner.contract.models import architecture_of
 from planner.contract.progress import Step
 from planner.contract.workload.classes import LengthClass
 from planner.contract.workload.slo import Slo
 from planner.contract.workload.workload import Workload
 from planner.serving.engines.energy import points_watts
+from planner.serving.engines.pairing import not_handed_over
+from planner.serving.fleets.apart import Partners, rates_apart
 from planner.serving.fleets.nearest import Unserved, most_of, unserved
 from planner.serving.fleets.request import FleetRequest, ServiceAsked
 from planner.serving.layouts import Restrictions, degrees_of, layout_at
@@ -52,7 +56,8 @@ MOST_NODES = 4
 
 @dataclass(frozen=True)
 class ModelEngine:
-    """A layout with a token budget in a precision on a pool. ``why``: reasons why classes are not served."""
+    """A layout with a token budget in a precision on a pool; of one ``role``: beside its ``partners`` (the budget
+    of decode engines is 0: it is that of their sequences). ``why``: reasons why classes are not served."""
 
     pool_index: int
     gpus: int
@@ -60,21 +65,24 @@ class ModelEngine:
     budget: int
     precision: Precision
     label: str
+    role: Role = "aggregated"
+    partners: Partners | None = None
     usd_per_hour: float | None = None
     watts: float | None = field(default=None, compare=False)
     why: dict[tuple[float, float], Unserved] = field(default_factory=dict, compare=False, repr=False)
 
     def is_like(self, group: EngineGroup) -> bool:
-        limits = (group.weights_precision, group.kv_precision, group.limits.max_tokens_per_step)
-        mine = (self.precision.weights, self.precision.kv, self.budget)
-        return self.layout == tuple(degrees_of(group.layout)) and limits == mine
+        limits = (group.role, group.weights_precision, group.kv_precision)
+        mine = (self.role, self.precision.weights, self.precision.kv)
+        budget = self.role == "decode" or self.budget == group.limits.max_tokens_per_step  # of decodes: its sequences
+        return self.layout == tuple(degrees_of(group.layout)) and limits == mine and budget
 
     def reason(self, each: LengthClass) -> Unserved | None:
         return self.why.get((each.isl, each.osl))
 
     @property
     def key(self) -> tuple[object, ...]:
-        return (self.pool_index, self.layout, self.budget, self.precision)
+        return (self.pool_index, self.layout, self.budget, self.precision, self.role, self.partners)
 
 
 def service_request(
@@ -165,6 +173,12 @@ class Capacities:
             cells = cells[inverse.ravel()]
         else:
             keys, cells = self._interpolated(isl, osl)
+        if not keys and self._request.disaggregation == "always" and (never := self._not_handed_over()) is not None:
+            raise Infeasible(
+                f"services {shown(self._asked.name)}: disaggregation is always, and {never}",
+                "leave it out, or choose a framework that hands such caches over",
+                binding="disaggregation",
+            )
         if not keys:
             reasons = [self._unserved(each) for each in _some(classes)]
             raise Infeasible(
@@ -181,7 +195,14 @@ class Capacities:
 
     def _check(self, classes: Sequence[LengthClass]) -> None:
         context = self.model.max_context_tokens
+        always = self._request.disaggregation == "always"
         for each in classes:
+            if always and each.osl < 1.5:
+                raise InputError(
+                    f"services {shown(self._asked.name)}: a class of isl {each.isl:g} has one output token, and "
+                    "disaggregation is always: nothing is left to decode",
+                    "leave disaggregation out, or plan these requests apart",
+                )
             if each.isl < 1 or each.osl < 1:
                 raise InputError(
                     f"services {shown(self._asked.name)}: a class has isl {each.isl:g} and osl {each.osl:g}",
@@ -226,11 +247,15 @@ class Capacities:
             if number % 20 == 0 and number:
                 self._tell(Step(f"{self._asked.name}: {number} of {len(points)} lengths", number, len(points)))
             row: dict[int, float] = {}
-            for one in self._searches(isl, osl, None):
+            searches = self._searches(isl, osl, None)
+            for one in searches:
                 self.searched[0] = max(self.searched[0], one.considered)
                 self.searched[1] = max(self.searched[1], one.legal)
                 self.searched[2] += 0 if one.coarse is None else len(one.coarse)
-                self._add(one, index, keys, row)
+                if self._request.disaggregation != "always":
+                    self._add(one, index, keys, row)
+            if self._request.disaggregation != "never":
+                self._add_apart(searches, index, keys, row)
             rows.append(row)
         cells = np.zeros((len(points), len(keys)))
         for number, row in enumerate(rows):
@@ -250,7 +275,7 @@ class Capacities:
         drawn: dict[tuple[object, ...], float] = {}
         for i in np.argsort(rate, kind="stable").tolist():
             degrees, budget = fine.layouts.row(i), int(fine.budget[i])
-            key = (job.pool_index, degrees, budget, job.served.precision)
+            key = (job.pool_index, degrees, budget, job.served.precision, "aggregated", None)
             if key not in index:
                 index[key] = len(keys)
                 label = f"{layout_at(fine.layouts, i).label} on {job.pool.gpu}"
@@ -260,6 +285,36 @@ class Capacities:
             drawn[keys[index[key]].key] = float(watts[i])
         for kind, most in drawn.items():
             self._watts[kind] = max(self._watts.get(kind, 0.0), most)
+
+    def _add_apart(
+        self, searches: Sequence[LayoutSearch], index: dict[tuple[object, ...], int], keys: list[ModelEngine],
+        row: dict[int, float],
+    ) -> None:  # fmt: skip
+        """Engines that prefill and engines that decode."""
+        for each in rates_apart(searches, self._worth_of_gpu, self._request.confidence, metered=self._metered):
+            gpu = self._cluster.pools[each.pool_index].gpu
+            label = f"{each.role} {layout_at(Layouts.of([each.layout]), 0).label} on {gpu}"
+            kind = ModelEngine(
+                each.pool_index, each.gpus, each.layout, each.budget, each.partners.precision, label, each.role,
+                each.partners,
+            )  # fmt: skip
+            if kind.key not in index:
+                index[kind.key] = len(keys)
+                keys.append(kind)
+            row[index[kind.key]] = each.rate_rps
+            self.searched[3] += 1
+            self._watts[kind.key] = max(self._watts.get(kind.key, 0.0), each.watts)
+
+    def _not_handed_over(self) -> str | None:
+        framework = find_framework(self._asked.framework or self._request.framework)
+        return not_handed_over(framework, self.model)
+
+    def _worth_of_gpu(self, pool_index: int) -> float:
+        """Of a GPU of a pool: the least that one costs, where cost is the objective and it has a price."""
+        pool = self._cluster.pools[pool_index]
+        prices = (pool.usd_per_gpu_hour, pool.spot_usd_per_gpu_hour, pool.reserved_usd_per_gpu_hour)
+        known = [price for price in prices if price]
+        return 1.0 if self._request.objective == "gpus" or not known else min(known)
 
     def _interpolated(self, isl: Floats, osl: Floats) -> tuple[list[ModelEngine], Floats]:
         """Cells between the points of a grid, by the logarithm of time in those of lengths; where a corner carries
@@ -344,12 +399,12 @@ def _between(axis: Floats, lengths: Floats) -> tuple[Ints, Floats]:
 
 def _worth(keys: Sequence[ModelEngine], cells: Floats) -> list[int]:
     """The kinds that are worth choosing from: none that another of the same GPUs, or of fewer of them, betters in every
-    class; of each pool and precision a few that together are best in most classes."""
+    class; of each pool, precision and role a few that together are best in most classes."""
     kept: list[int] = []
-    groups: dict[tuple[int, Precision], list[int]] = {}
+    groups: dict[tuple[object, ...], list[int]] = {}
     for i, key in enumerate(keys):
         if cells[:, i].any():
-            groups.setdefault((key.pool_index, key.precision), []).append(i)
+            groups.setdefault((key.pool_index, key.precision, key.role, key.partners), []).append(i)
     for mine in groups.values():
         left = list(mine)
         for i in mine:  # one after the other: of two that each better the other, being close, one stays

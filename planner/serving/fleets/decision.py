@@ -15,12 +15,13 @@ import numpy as np
 
 from costmodels.estimates import Floats
 from planner.contract.clusters import SuppliedCluster
+from planner.contract.engine import Role
 from planner.contract.fleet import NotServed, RouteBy, SurviveAsked
 from planner.contract.workload.classes import LengthClass, SteppedLoad, understood
 from planner.serving.document.plan import Plan
 from planner.serving.fleets.coarsening import coarsened
 from planner.serving.fleets.engines import EngineKind, cluster_of, table_engines
-from planner.serving.fleets.groups import RoutedGroup, SharedStep, routed_groups, shared_steps, work_of
+from planner.serving.fleets.groups import Capacity, RoutedGroup, SharedStep, routed_groups, shared_steps, work_of
 from planner.serving.fleets.nearest import Unserved, most_of
 from planner.serving.fleets.request import FleetRequest, ServiceAsked
 from planner.serving.fleets.supplies import Offer, blocks_of, offers_of, reserved_usd_per_hour, rows_of
@@ -35,6 +36,10 @@ Progress = Callable[[str], None]
 
 GAP = 1e-6
 """Relative, at which a fleet is good enough and the search ends."""
+
+TOGETHER: tuple[Role, ...] = ("aggregated",)
+APART: tuple[Role, ...] = ("prefill", "decode")
+"""Roles of the engines that a request sees."""
 
 LARGE = 2000
 """Groups × steps above which ``GAP_OF_LARGE`` is."""
@@ -53,6 +58,11 @@ class ServiceLoad:
     rates: tuple[Floats, ...]
     engines: tuple[EngineKind, ...]
     capacity: Floats  # (classes, engines), requests per second; 0: not at all
+
+    @property
+    def apart(self) -> bool:
+        """Whether its requests are prefilled by other engines than decode them."""
+        return any(engine.role != "aggregated" for engine in self.engines)
 
 
 @dataclass(frozen=True)
@@ -151,13 +161,15 @@ def question_of(
     """
     request, chosen = fleet.request, fleet.chosen
     n = len(chosen.variants)
-    capacity = []
+    capacity: dict[tuple[int, Role], Floats] = {}
     for s, service in enumerate(fleet.services):
-        cells = np.zeros((len(service.classes), n))
-        for v, variant in enumerate(chosen.variants):
-            if variant.service == s and (kinds is None or v in kinds):
-                cells[:, v] = service.capacity[:, variant.engine]
-        capacity.append(cells)
+        for role in APART if service.apart else TOGETHER:
+            cells = np.zeros((len(service.classes), n))
+            for v, variant in enumerate(chosen.variants):
+                allowed = variant.service == s and service.engines[variant.engine].role == role
+                if allowed and (kinds is None or v in kinds):
+                    cells[:, v] = service.capacity[:, variant.engine]
+            capacity[s, role] = cells
     works, groups, lost = [], [], {}
     more = 1 + (request.headroom or 0.0)
     for t in range(len(fleet.steps)):
@@ -165,7 +177,10 @@ def question_of(
         for s, service in enumerate(fleet.services):
             present = np.flatnonzero(service.rates[t] > 0)
             mine = routed_groups(s, [service.classes[i] for i in present.tolist()], route_by)
-            found += [replace(group, classes=tuple(int(present[i]) for i in group.classes)) for group in mine]
+            for role in APART if service.apart else TOGETHER:
+                found += [
+                    replace(group, classes=tuple(int(present[i]) for i in group.classes), role=role) for group in mine
+                ]
         served, refused = _servable(fleet, found, capacity, t)
         lost.update(refused)
         rates = [service.rates[t] * more for service in fleet.services]
@@ -202,7 +217,7 @@ def question_of(
 
 
 def _servable(
-    fleet: Fleet, groups: Sequence[RoutedGroup], capacity: Sequence[Floats], t: int
+    fleet: Fleet, groups: Sequence[RoutedGroup], capacity: Capacity, t: int
 ) -> tuple[list[RoutedGroup], dict[tuple[int, int], NotServed]]:
     """(groups that some kind serves, classes that none does: left out of their groups where the request says so).
 
@@ -214,9 +229,10 @@ def _servable(
     reasons: dict[str, list[Unserved]] = {}
     for group in groups:
         service = fleet.services[group.service]
-        cells = capacity[group.service]
-        alone = [i for i in group.classes if not (cells[i] > 0).any()]
-        rest = [i for i in group.classes if (cells[i] > 0).any()]
+        cells = capacity[group.service, group.role]
+        roles = [capacity[group.service, role] for role in (APART if service.apart else TOGETHER)]
+        rest = [i for i in group.classes if all((each[i] > 0).any() for each in roles)]
+        alone = [i for i in group.classes if i not in rest]
         for i in alone:
             each = service.classes[i]
             said = service_reason(service, each)
@@ -328,7 +344,8 @@ def _carried(
 
 
 def fleet_of(request: FleetRequest, engines: Engines) -> Fleet:
-    """What may run for a request, its loads as coarse as its tolerance allows."""
+    """What is asked and what engines carry, loads as coarse as the tolerance allows; nothing of it is chosen from yet
+    (:mod:`planner.serving.fleets.ways`)."""
     cluster, coarse = cluster_of(request), []
     for asked, load in zip(request.services, loads_of(request), strict=True):
         carried = partial(_carried, request, asked, cluster, engines)
@@ -342,8 +359,21 @@ def fleet_of(request: FleetRequest, engines: Engines) -> Fleet:
         kinds, capacity = tuple(coarse[s].kinds), coarse[s].capacity(classes)
         services.append(ServiceLoad(asked, load, classes, tuple(rates), kinds, capacity))
     offers = offers_of(cluster)
+    change = max([each.change for each in coarse if each.change is not None], default=None)
+    nothing = priced(offers, (), request.objective, (), np.zeros(0), None)
+    return Fleet(request, cluster, tuple(offers), tuple(services), tuple(steps), nothing, coarsening=change)
+
+
+def with_engines(fleet: Fleet, services: Sequence[ServiceLoad]) -> Fleet:
+    """``fleet`` of the engines that ``services`` have, on every supply.
+
+    Raises:
+        Infeasible: none of them fits and carries anything.
+        InputError: what runs now names pools or services that are not asked for.
+    """
+    request = fleet.request
     chosen = variants_of(
-        offers,
+        fleet.offers,
         services,
         request.objective,
         given_cluster=request.cluster is not None,
@@ -358,9 +388,8 @@ def fleet_of(request: FleetRequest, engines: Engines) -> Fleet:
             said.remedy,
             binding="class",
         )
-    change = max([each.change for each in coarse if each.change is not None], default=None)
-    fleet = Fleet(request, cluster, tuple(offers), tuple(services), tuple(steps), chosen, coarsening=change)
-    return replace(fleet, before=None if request.current is None else running_now(fleet, request.current))
+    made = replace(fleet, services=tuple(services), chosen=chosen)
+    return replace(made, before=None if request.current is None else running_now(made, request.current))
 
 
 def last_step(plan: Plan) -> dict[str, int]:

@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from planner.serving.fleets.confirming import Confirming, Loaded
+from planner.serving.fleets.confirming import Confirming, Loaded, joined
 from planner.serving.fleets.decision import Answered
 from planner.solving.mix.carrying import Carrying
 from planner.solving.mix.question import Loss, losses, remaining
@@ -65,7 +65,7 @@ def after_worst_loss(found: Answered, confirming: Confirming) -> AfterLoss | Non
         each = confirming.loaded(after, variant, t, used) if used > 0 else None
         if each is not None:
             loaded[variant] = each
-    return AfterLoss(_words(found, loss, engines[t]), after, confirming.with_checks(loaded))
+    return AfterLoss(_words(found, loss, engines[t]), after, confirming.with_checks(joined(after, loaded)))
 
 
 def _words(found: Answered, loss: Loss, engines: np.ndarray) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from costmodels.estimates import Floats
 from planner.contract.deployment import Deployment
-from planner.contract.engine import EngineGroup
+from planner.contract.engine import EngineGroup, Role
 from planner.contract.fleet import (
     FleetProof,
     Route,
@@ -27,7 +28,6 @@ from planner.serving.fleets.decision import Answered, ServiceLoad
 from planner.serving.fleets.described import Described
 from planner.serving.fleets.mixtures import workload_of
 from planner.serving.fleets.money import electricity, step_usd, units, usd_of, usd_per_hour
-from planner.serving.fleets.request import FleetRequest
 
 TOKENS = 1e6
 SMALL = 1e-6
@@ -85,6 +85,7 @@ def _understood(found: Answered, described: Described) -> plans.RequestUnderstoo
         tp_across_nodes=False,
         time_limit_s=request.time_limit_s,
         simulation=described.simulated,
+        disaggregation=request.disaggregation if any(each.asked.model for each in fleet.services) else "never",
         services=services,
         route_by=request.route_by,
         survive=request.survive,
@@ -163,8 +164,9 @@ def _mean_share(found: Answered, variant: int) -> float:
     service, sent, all_sent = found.fleet.chosen.variants[variant].service, 0.0, 0.0
     for t, groups in enumerate(found.groups):
         rates, seconds = found.fleet.services[service].rates[t], float(found.question.seconds[t])
+        role = fleet_role(found, variant)
         for g, group in enumerate(groups):
-            if group.service == service:
+            if group.service == service and group.role == role:
                 rate = float(rates[list(group.classes)].sum()) * seconds
                 sent += rate * float(found.answer.shares[t][g, variant])
                 all_sent += rate
@@ -175,21 +177,25 @@ def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
     fleet, engines = found.fleet, found.answer.engines
     assert engines is not None
     step, shares = fleet.steps[t], found.answer.shares[t]
+    handed: dict[tuple[object, ...], dict[str, float]] = {}
+    for g, group in enumerate(found.groups[t]):
+        if group.role == "decode":
+            handed[group.service, group.isl, group.osl] = _weights(used, shares[g])
     routing = []
     for g, group in enumerate(found.groups[t]):
-        kept = {each.id: float(shares[g, each.variant]) for each in used if shares[g, each.variant] > SMALL}
-        total = sum(kept.values())
         osl = group.osl or (None, None)
-        routing.append(
-            Route(
-                service=fleet.services[group.service].asked.name,
-                isl_from=group.isl[0],
-                isl_to=group.isl[1],
-                osl_from=osl[0],
-                osl_to=osl[1],
-                weights={name: share / total for name, share in kept.items()},
+        if group.role != "decode":
+            routing.append(
+                Route(
+                    service=fleet.services[group.service].asked.name,
+                    isl_from=group.isl[0],
+                    isl_to=group.isl[1],
+                    osl_from=osl[0],
+                    osl_to=osl[1],
+                    weights=_weights(used, shares[g]),
+                    decode_weights=handed.get((group.service, group.isl, group.osl), {}),
+                )
             )
-        )
     before = engines[t - 1] if t or found.question.cyclic else found.question.before
     starting = {} if before is None else {
         each.id: int(engines[t][each.variant] - before[each.variant])
@@ -209,6 +215,18 @@ def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
         usd_per_hour=step_usd(found, t),
         carries=float(found.answer.slack[t]),
     )  # fmt: skip
+
+
+def _weights(used: Sequence[Used], shares: Floats) -> dict[str, float]:
+    kept = {each.id: float(shares[each.variant]) for each in used if shares[each.variant] > SMALL}
+    total = sum(kept.values())
+    return {name: share / total for name, share in kept.items()}
+
+
+def fleet_role(found: Answered, variant: int) -> Role:
+    """Of a kind of engine."""
+    v = found.fleet.chosen.variants[variant]
+    return found.fleet.services[v.service].engines[v.engine].role
 
 
 # ------------------------------------------------------------------ prediction
@@ -245,17 +263,18 @@ def _prediction(found: Answered, decision: Deployment, described: Described) -> 
         output_tokens_per_s_per_gpu=_exact(output / max(decision.gpus_used, 1)),
         utilisation=1 / float(found.answer.slack[t]) if found.answer.slack[t] > 0 else 1.0,
         usd_per_million_output_tokens=None if per_token is None else _exact(per_token),
-        electricity_usd_per_hour=_electricity(fleet.request, said.get("power_watts")),
+        electricity_usd_per_hour=_electricity(found, said.get("power_watts")),
         services=tuple(_service_prediction(found, s, usd, described) for s in range(len(fleet.services))),
         **said,
     )
 
 
-def _electricity(request: FleetRequest, watts: Interval | None) -> Interval | None:
-    price = request.usd_per_kwh
-    if price is None or watts is None:
+def _electricity(found: Answered, watts: Interval | None) -> Interval | None:
+    """As the programme counts it, as sure as the watts at the busiest step are."""
+    if found.fleet.request.usd_per_kwh is None or watts is None:
         return None
-    return Interval(value=watts.value * price / 1e3, low=watts.low * price / 1e3, high=watts.high * price / 1e3)
+    paid = electricity(found)
+    return Interval(value=paid, low=paid * watts.low / watts.value, high=paid * watts.high / watts.value)
 
 
 def _service_prediction(found: Answered, s: int, usd: float | None, described: Described) -> ServicePrediction:

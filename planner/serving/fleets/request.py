@@ -19,7 +19,7 @@ from planner.contract.workload.slo import Slo, SloGiven
 from planner.contract.workload.workload import Speculation
 from planner.serving.document.plan import Plan, plan_or_none
 from planner.serving.fleets.tables import MeasuredTable
-from planner.serving.request import Choices, KvChoices, UsdPerKwh, as_share
+from planner.serving.request import Choices, Disaggregation, KvChoices, UsdPerKwh, as_share
 from profiles.errors import UnknownName
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.values import shown
@@ -77,6 +77,16 @@ class FleetRequest(Document):
             "Carry this much more than the load: 20%. Default: what the tails need.", ASKED, metavar="SHARE", text=True
         ),
     ] = None
+    disaggregation: Annotated[
+        Disaggregation,
+        Field(description="engines that prefill apart from engines that decode: where that costs less, never, always"),
+        Option(
+            "Engines that prefill apart from engines that decode: auto (where that costs less), never or always. "
+            "Default: auto.",
+            ASKED,
+            show_default=False,
+        ),
+    ] = "auto"
     budget_usd_per_hour: Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None = Field(
         default=None, description="of any step, at most, electricity included where it is priced"
     )
@@ -138,9 +148,33 @@ class FleetRequest(Document):
                 raise ValueError(f"services: {shown(service.name)} has a model and tables; leave one of them out")
             if service.model is not None and self.cluster is None:
                 raise ValueError(f"cluster: is missing, on which {shown(service.name)} runs; write for example 64xH100")
-        if self.survive.zones and not any(pool.zone for pool in (self.cluster.pools if self.cluster else ())):
-            raise ValueError(f"survive.zones: {self.survive.zones}, and no pool says its zone; give pools a zone")
+        if self.disaggregation == "always" and any(self.tables_of(service) for service in self.services):
+            raise ValueError(
+                "disaggregation: always, and measured tables stand for engines, which are of engines that do both; "
+                "leave it out, or give services a model"
+            )
+        self._survivable()
         return self
+
+    def _survivable(self) -> None:
+        """What is to be lost must be there, and something beside it."""
+        pools = self.cluster.pools if self.cluster else ()
+        zones = sorted({pool.zone for pool in pools if pool.zone})
+        spot = [pool.name for pool in pools if pool.spot_gpus]
+        if self.survive.zones and not zones:
+            raise ValueError(f"survive.zones: {self.survive.zones}, and no pool says its zone; give pools a zone")
+        if self.survive.zones > len(zones):
+            raise ValueError(f"survive.zones: {self.survive.zones}, and the pools are in {', '.join(zones)}; ask fewer")
+        if self.survive.spot_pools and not spot:
+            raise ValueError(
+                f"survive.spot_pools: {self.survive.spot_pools}, and no pool has spot GPUs; give some spot_gpus, or "
+                "leave it out"
+            )
+        if self.survive.spot_pools > len(spot):
+            raise ValueError(
+                f"survive.spot_pools: {self.survive.spot_pools}, and {', '.join(spot)} alone "
+                f"{'has' if len(spot) == 1 else 'have'} spot GPUs; ask fewer"
+            )
 
     @model_validator(mode="after")
     def _rows_fit(self, info: ValidationInfo) -> FleetRequest:

@@ -162,6 +162,13 @@ def test_a_breaker_whose_curve_is_none_is_refused(fields: dict[str, Any], breake
         parse_power_request(fields)
 
 
+def test_a_breaker_that_trips_within_its_budget_is_refused(fields: dict[str, Any]) -> None:
+    fields["supply"]["breaker"] = [[0.9, 600], [1.25, 60]]
+    with pytest.raises(InputError, match=r"row: breaker: it begins at 0\.9 of the budget") as refused:
+        parse_power_request(fields)
+    assert "lower budget_watts" in (refused.value.hint or "")
+
+
 @pytest.mark.parametrize(
     ("breaker", "points"),
     [("type C", 0), (None, 0), ({"rated_amps": 400}, 0), ({"1.25": 60, "1.1": 600}, 2), ([[1.1, 600], [1.25, 60]], 2)],

@@ -40,6 +40,27 @@ def test_servers_do_not_change_when_others_come(row: RowModel) -> None:
     assert np.array_equal(row.servers(11).group[:8], row.servers(8).group)
 
 
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.2, 0.3, 0.5)])
+def test_every_rack_and_kind_has_all_priorities(row: RowModel, shares: tuple[float, ...]) -> None:
+    """With as many racks or kinds as priorities each had one of its own: the racks of high priority bound the row."""
+    leaves = 4
+    tree = replace(
+        row.tree,
+        names=("row", *"abcd"),
+        budgets=np.array([40_000.0] + [10_000.0] * leaves),
+        below=np.vstack([np.ones(leaves, bool), np.eye(leaves, dtype=bool)]),
+        places=np.array([6] * leaves),
+    )
+    many = replace(row, kinds=row.kinds * 2, mix=np.array([18.0, 6.0]), tree=tree, group_shares=np.array(shares))
+    servers = many.servers(24)
+    assert np.bincount(servers.leaf).tolist() == [6] * leaves
+    assert np.bincount(servers.kind).tolist() == [18, 6]
+    for of in (servers.leaf, servers.kind):
+        for each in np.unique(of):
+            mine = np.bincount(servers.group[of == each], minlength=len(shares))
+            assert np.abs(mine - np.array(shares) * (of == each).sum()).max() <= 1.5
+
+
 def test_a_stretch_is_that_part_of_its_day(row: RowModel) -> None:
     assert row.load is not None
     day, part = whole_day(row.load, 8, 5, 1), stretch(row.load, 8, 5, 1, 36_000, "exponential")
@@ -179,6 +200,18 @@ def test_a_brake_that_waits_for_the_breaker_is_pulled_less_and_in_time(row: RowM
         assert by_breaker.wear.max() < 1
     bare = replace(late, tree=replace(tight, curves=((),)))
     assert np.array_equal(one(bare, none()).watts, one(replace(soon, tree=bare.tree), none()).watts)
+
+
+def test_a_warm_breaker_is_not_loaded_again_too_soon(row: RowModel) -> None:
+    """The brake is kept until the breaker has room for what it carried before: let go at once it tripped."""
+    assert row.load is not None
+    for rate, quantile in ((0.05, 0.5), (0.05, 0.3), (0.2, 0.3)):
+        busy = row.under(ReferenceLoad(rate, row.load.bursts))  # type: ignore[union-attr]
+        budget = float(np.quantile(one(busy, FREE).watts, quantile))
+        tight = replace(row.tree, budgets=np.array([budget]), curves=(((1.02, 60.0), (1.2, 12.0)),))
+        waits = one(replace(busy, tree=tight, timing=replace(row.timing, by_breaker=True)), none())
+        assert waits.brakes > 20
+        assert waits.wear.max() < 1
 
 
 def test_what_waits_is_foreseen(row: RowModel) -> None:

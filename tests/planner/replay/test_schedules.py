@@ -107,7 +107,7 @@ def test_lengths_outside_of_every_range_go_by_the_nearest() -> None:
     step = ScheduledStep(start_s=0, end_s=60, engines={"a": 1, "b": 2}, routing=routes, rate_rps=1, carries=1)
     routing = Routing([step], ["s"], ["a", "b"])
     isl = np.array([1, 10, 99, 100, 999, 1000, 5000])
-    found = routing.weights(0, 0, isl, np.ones(7, np.int64))
+    found = routing.weights("weights", 0, 0, isl, np.ones(7, np.int64))
     assert found.argmax(axis=1).tolist() == [0, 0, 0, 1, 1, 1, 1]
 
 

@@ -228,6 +228,17 @@ def test_a_pool_of_spot_gpus_alone(tmp_path: Path) -> None:
     assert plan.decision.usd_per_hour == pytest.approx(0.4)
     with pytest.raises(InputError, match="zone"):
         planned(written(tmp_path, "zones.yaml", text + "\nsurvive: {zones: 1}"))
+    with pytest.raises(InputError, match=r"survive\.spot_pools: 2, and small alone has spot GPUs"):
+        planned(written(tmp_path, "two.yaml", text + "\nsurvive: {spot_pools: 2}"))
+    with pytest.raises(InputError, match=r"survive\.spot_pools: 1, and no pool has spot GPUs"):
+        planned(
+            written(
+                tmp_path,
+                "none.yaml",
+                text.replace("spot_gpus: 8, spot_usd_per_gpu_hour", "gpus: 8, usd_per_gpu_hour")
+                + "\nsurvive: {spot_pools: 1}",
+            )
+        )
 
 
 SUPPLIED = "cluster: {name: c, pools: [{gpu: H100, gpus: %d%s}, {gpu: L4, gpus: %d%s}]}\n"

@@ -1,0 +1,115 @@
+"""What the kernel of :mod:`planner.power.kernel` takes and writes, as arrays."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Servers(NamedTuple):
+    """What stands in the row, [servers] each; ``kind`` indexes :class:`Tables`, ``group`` the column of a ladder's
+    clocks that decode goes by and ``prefill_group`` prefill's, ``leaf`` the lowest nodes of the supply tree."""
+
+    kind: Array
+    group: Array
+    prefill_group: Array
+    leaf: Array
+    base_watts: Array
+    engines: Array
+    most_sequences: Array
+
+
+class Tables(NamedTuple):
+    """What a kind of server does at each clock, [kinds, clocks] each.
+
+    ``prefill_speed``: prefill seconds done in a second; ``token_s`` and ``token_slope_s``: of a decode step, alone and
+    for each further sequence of an engine; watts are above ``base_watts``, all engines at it; ``shares``: [kinds], of
+    the decode's time that a prefill takes from it (0: they have GPUs of their own)."""
+
+    prefill_speed: Array
+    token_s: Array
+    token_slope_s: Array
+    prefill_watts: Array
+    decode_watts: Array
+    decode_slope_watts: Array
+    shares: Array
+
+
+class Requests(NamedTuple):
+    """In the order they come, [n] each: the step, the server, how many (``merged``), seconds of prefill at full clock
+    of them together, output tokens of one, and whether its latency is followed."""
+
+    step: Array
+    server: Array
+    work_s: Array
+    tokens: Array
+    merged: Array
+    followed: Array
+
+
+class Ladder(NamedTuple):
+    """A policy as levels, the first its usual clocks, the last the brake.
+
+    ``up``: [levels], a reading above it (share of budget) asks for the level; ``step``: the same, from the level below
+    alone and once that has taken effect; ``down``: a reading below it leaves the level for ``back``; ``clocks``:
+    [levels, columns], index of the clock (a column is a priority, or a priority's decode or prefill). ``lead``: how
+    much of a reading's rise above its mean of the last ten is added to it (0: nothing). ``foresight``: seconds ahead
+    that prompts which wait are added to readings for (0: not)."""
+
+    up: Array
+    step: Array
+    down: Array
+    back: Array
+    clocks: Array
+    lead: float
+    foresight: float
+
+
+class Control(NamedTuple):
+    """Steps between readings; steps until a cap and a brake act; and what happens by chance: factor of each reading,
+    [readings]; ``late``: share of the delay that each command takes, ``fails``: whether it is lost, [readings, groups].
+    ``by_breaker``: the brake waits until a breaker whose curve is known would trip before the next reading's acts.
+    """
+
+    period: int
+    delay: int
+    brake: int
+    error: Array
+    late: Array
+    fails: Array
+    by_breaker: bool
+
+
+class Supply(NamedTuple):
+    """``budgets``: [nodes] watts, from the root; ``below``: [nodes, leaves], whether a leaf hangs under a node;
+    ``other_watts``: [steps], of what is not simulated (training), as the root's; ``loads`` and ``holds``: [nodes,
+    points], logarithms of the breakers' curves, of which the first ``points`` [nodes] count."""
+
+    budgets: Array
+    below: Array
+    other_watts: Array
+    loads: Array
+    holds: Array
+    points: Array
+
+
+class Log(NamedTuple):
+    """What a replicate writes: ``watts`` [steps]; ``foreseen`` [steps or 0], watts with what waits for the policy's
+    foresight; ``peak`` [blocks, nodes], highest reading of each; ``wear`` [blocks, nodes], how far the breaker was on
+    its way to trip (1: it tripped); ``braked`` [blocks], brakes of each; ``level_steps`` [levels]; ``totals``: brakes,
+    prefill seconds offered, done, left, tokens offered, done, left, not followed, joules, most watts within a second,
+    commands; ``latency_s``, ``latency_of`` (index of the request), and how many in ``followed``."""
+
+    watts: Array
+    foreseen: Array
+    peak: Array
+    wear: Array
+    level_steps: Array
+    totals: Array
+    latency_s: Array
+    latency_of: Array
+    followed: Array
+    braked: Array
