@@ -104,6 +104,7 @@ def main() -> None:
         "shipped_in_sample": shipped.model_dump(mode="json"),
         "held_out": _held_out(lesson),
         "decisions": _of_held(lesson, table, loaded.table, metrics.decisions),
+        "margins": _of_held(lesson, table, loaded.table, metrics.margins),
         "offline": _of_held(lesson, table, loaded.table, metrics.offline),
         "oracle": metrics.oracle(loaded.table),
         "optimistic": list(OPTIMISTIC),
