@@ -24,7 +24,9 @@ class Reading:
 
 @cache
 def _facts() -> Mapping[str, Any]:
-    return shipped(_FILE, lambda document: {key: document[key] for key in ("organizations", "tunings", "same", "formats")})
+    return shipped(
+        _FILE, lambda document: {key: document[key] for key in ("organizations", "tunings", "same", "formats")}
+    )
 
 
 def readings(model: str) -> Iterator[Reading]:

@@ -17,8 +17,8 @@ from costmodels.serving.calibration_fit.runs import MeasuredRuns, Texts, day_num
 from costmodels.serving.frameworks.calibration import MEMORY_DAYS, TREND_GOES_ON_DAYS, TREND_ORIGIN
 
 # group → prior's half-width (log) of the effect on a step, on one with prompts, and on the front end, and (ms) on each
-# layer. GPU types share little of the front end over frameworks: it is the host's work, and what differs are the recipes
-# of each framework there. AMD's releases are far apart: one image to the next, steps of DeepSeek-R1 under SGLang took
+# layer. GPU types share little of the front end over frameworks: it is the host's work, and what differs are the
+# recipes of each framework there. AMD's releases are far apart: one image to the next, steps of DeepSeek-R1 under SGLang took
 # 8 ms less (or 5 more), whatever the batch, so that their offset is mostly time a layer.
 WIDTHS = {
     "vendor": (0.30, 0.30, 0.20, 0.20),

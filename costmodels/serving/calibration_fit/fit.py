@@ -65,7 +65,8 @@ class Linear:
 
 @dataclass(frozen=True)
 class FittedEngines:
-    """Constants [frameworks, names] and coefficients [4, k] of the groups: steps, steps with prompts, front end, layers."""
+    """Constants [frameworks, names] and coefficients [4, k] of the groups: steps, steps with prompts, front end,
+    layers."""
 
     frameworks: tuple[str, ...]
     constants: Floats

@@ -15,7 +15,15 @@ from costmodels.serving.calibration_fit.effects import IN_EFFECT, KINDS, RELEASE
 from costmodels.serving.calibration_fit.fit import FittedEngines, PriorConstants, Progress, fit, held_out
 from costmodels.serving.calibration_fit.intervals import Residuals, added, at_load, pooled, spreads_of
 from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of
-from costmodels.serving.frameworks.calibration import EFFECTS, TREND_GOES_ON_DAYS, Calibration, Dated, Effect, Effects, Spreads
+from costmodels.serving.frameworks.calibration import (
+    EFFECTS,
+    TREND_GOES_ON_DAYS,
+    Calibration,
+    Dated,
+    Effect,
+    Effects,
+    Spreads,
+)
 
 NEWEST_SHARE = 0.25
 """Of the runs of a framework, that are held out as later ones."""

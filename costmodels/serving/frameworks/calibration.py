@@ -168,8 +168,10 @@ class Effects(BaseModel):
     def on_type(self, gpu: str, generation: str, vendor: str) -> Effect:
         """Of a GPU type under any release."""
         known = self.gpus.get(gpu)
-        return known if known is not None else self.generations.get(generation, Effect()) + self.vendors.get(
-            vendor, Effect()
+        return (
+            known
+            if known is not None
+            else self.generations.get(generation, Effect()) + self.vendors.get(vendor, Effect())
         )
 
     def released(self, gpu: tuple[str, str], day: dt.date | None) -> Effect:

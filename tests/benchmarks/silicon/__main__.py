@@ -2,8 +2,8 @@
 tests.benchmarks.silicon``.
 
 ``calibrate`` fits the engines' constants first, with what ``plan calibrate`` runs, and writes
-``costmodels/serving/frameworks/calibration.yaml`` (``--keep``: not those of some frameworks); without it the hold-outs are computed all the same and the file is
-left alone. Rows are aiconfigurator-core's (extra ``silicon``, or ``--from FOLDER`` of the unpacked wheel) and those of
+``costmodels/serving/frameworks/calibration.yaml`` (``--keep``: not those of some frameworks); without it the
+hold-outs are computed all the same and the file is left alone. Rows are aiconfigurator-core's (extra ``silicon``, or ``--from FOLDER`` of the unpacked wheel) and those of
 ``--runs`` files, in the columns of ``plan predict --measured``. Writes ``costmodels/evidence/silicon.json``. The peer
 runs in an environment of its own, made on first use; with ``--no-peer`` its figures stay as they were last.
 """
@@ -80,8 +80,7 @@ def main() -> None:
         made = {name: each.model_dump(mode="json") for name, each in sorted(learned.items())}
         header = (
             f"# Written by `{COMMAND} calibrate`; calibration.py says what each constant is.\n"
-            "# Fitted to all rows (in-sample). Spreads are of these and of the newest releases held out. `fitted_on` and\n"
-            "# `date` say of which run each framework's are.\n"
+            "# Fitted to all rows (in-sample). Spreads are of these and of the newest releases held out.\n"
         )
         TARGET.write_text(header + yaml.safe_dump(made, sort_keys=False, width=120), encoding="utf-8")
         registry.cache_clear()  # of constants that stood before
