@@ -18,8 +18,8 @@ from costmodels.serving.frameworks.calibration import MEMORY_DAYS, TREND_GOES_ON
 
 # group → prior's half-width (log) of the effect on a step, on one with prompts, and on the front end, and (ms) on each
 # layer. GPU types share little of the front end over frameworks: it is the host's work, and what differs are the
-# recipes of each framework there. AMD's releases are far apart: one image to the next, steps of DeepSeek-R1 under SGLang took
-# 8 ms less (or 5 more), whatever the batch, so that their offset is mostly time a layer.
+# recipes of each framework there. AMD's releases are far apart: one image to the next, steps of DeepSeek-R1 under
+# SGLang took 8 ms less (or 5 more), whatever the batch, so that their offset is mostly time a layer.
 WIDTHS = {
     "vendor": (0.30, 0.30, 0.20, 0.20),
     "generation": (0.10, 0.10, 0.02, 0.0),

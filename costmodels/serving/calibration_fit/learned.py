@@ -255,6 +255,8 @@ def _effects(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: E
         models[kind] = base + effect(of("model", shape) + of("framework model", f"{framework} {kind}"))
     for shape in sorted({kind.partition(" ")[0] for kind in map(str, runs.kind)}):
         models[shape] = known.models.get(shape, Effect()) + effect(of("model", shape))
+    on_amd = (runs.framework == framework) & (runs.vendor == "amd")
+    shapes = {kind.partition(" ")[0] for kind in map(str, runs.kind[on_amd])}
     trends, until = dict(known.trends), known.trend_until
     dated = (runs.framework == framework) & np.isfinite(runs.days)
     if "trend" in groups.group and dated.any():
@@ -268,6 +270,7 @@ def _effects(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: E
         gpus=gpus,
         releases=releases,
         models=models,
+        layers_of=tuple(sorted({*known.layers_of, *shapes})),
         trends=trends,
         trend_until=until,
     )

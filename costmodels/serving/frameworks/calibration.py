@@ -67,6 +67,9 @@ MEMORY_DAYS = 180.0
 TREND_ORIGIN = dt.date(2025, 12, 17)
 """From which the trend of releases is counted."""
 
+OTHER_LAYERS = 0.5
+"""Of what a layer of the models with runs takes, that one of another model is taken to: theirs have the most kernels."""
+
 TREND_GOES_ON_DAYS = 90
 """After the last release with runs, that the trend is taken to go on for."""
 
@@ -149,6 +152,7 @@ class Effects(BaseModel):
     gpus: dict[str, Effect] = {}
     releases: dict[str, tuple[Dated, ...]] = {}
     models: dict[str, Effect] = {}
+    layers_of: tuple[str, ...] = ()  # shapes of the models whose runs say what a layer takes
     trends: dict[str, Effect] = {}  # of MEMORY_DAYS, by vendor
     trend_until: dt.date | None = None
 
@@ -163,7 +167,8 @@ class Effects(BaseModel):
         shape = kind.partition(" ")[0]
         model = self.models.get(kind, self.models.get(shape, Effect()))
         found = self.on_type(*gpu) + self.released(gpu[:2], day) + model + self._drift(gpu[2], day)
-        return tuple(getattr(found, name) for name in EFFECTS)
+        share = 1.0 if not self.layers_of or shape in self.layers_of else OTHER_LAYERS
+        return found.step, found.prompts, found.front, share * found.layer_us
 
     def on_type(self, gpu: str, generation: str, vendor: str) -> Effect:
         """Of a GPU type under any release."""

@@ -3,9 +3,10 @@ tests.benchmarks.silicon``.
 
 ``calibrate`` fits the engines' constants first, with what ``plan calibrate`` runs, and writes
 ``costmodels/serving/frameworks/calibration.yaml`` (``--keep``: not those of some frameworks); without it the
-hold-outs are computed all the same and the file is left alone. Rows are aiconfigurator-core's (extra ``silicon``, or ``--from FOLDER`` of the unpacked wheel) and those of
-``--runs`` files, in the columns of ``plan predict --measured``. Writes ``costmodels/evidence/silicon.json``. The peer
-runs in an environment of its own, made on first use; with ``--no-peer`` its figures stay as they were last.
+hold-outs are computed all the same and the file is left alone. Rows are aiconfigurator-core's (extra ``silicon``, or
+``--from FOLDER`` of the unpacked wheel) and those of ``--runs`` files, in the columns of ``plan predict --measured``.
+Writes ``costmodels/evidence/silicon.json``. The peer runs in an environment of its own, made on first use; with
+``--no-peer`` its figures stay as they were last.
 """
 
 from __future__ import annotations

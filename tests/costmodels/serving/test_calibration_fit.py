@@ -162,6 +162,9 @@ def test_releases_of_amd_are_those_of_a_generation_and_take_time_a_layer() -> No
     for gpu in ("MI300X", "MI325X"):
         assert effects.at((gpu, "cdna3", "amd"), day, "60x4096 fp8") == pytest.approx((0.1, 0, 0, 70))
     assert effects.at(("MI355X", "cdna4", "amd"), day, "60x4096 fp8") == (0, 0, 0, 20)
+    told = effects.model_copy(update={"layers_of": ("61x7168",)})
+    assert told.at(("MI325X", "cdna3", "amd"), day, "61x7168 fp8_block")[3] == pytest.approx(70)
+    assert told.at(("MI325X", "cdna3", "amd"), day, "60x4096 fp8")[3] == pytest.approx(35)  # of another model: half
     later = effects.at(("MI300X", "cdna3", "amd"), day + dt.timedelta(MEMORY_DAYS), "60x4096 fp8")
     assert later[3] == pytest.approx(20 + 50 / np.e)
     calibration = NEUTRAL.model_copy(update={"effect": slow})
