@@ -81,6 +81,8 @@ def _understood(model: str) -> Architecture | None:
             continue
         relative = _bundled(*found)
         note = f"its config.json is not shipped; read as that of {relative.name}"
+        if reading.context is not None:
+            relative = dataclasses.replace(relative, max_context_tokens=reading.context)
         if reading.precision is None:
             return dataclasses.replace(relative, name=model, notes=(*relative.notes, note))
         finer = relative.weight_precision == "fp8_block" and reading.precision in ("mxfp4", "nvfp4")

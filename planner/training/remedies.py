@@ -8,6 +8,7 @@ from itertools import islice
 
 from costmodels.training.layouts import RECOMPUTED
 from planner.training.configuration import TrainingConfiguration
+from planner.training.places import room
 from planner.training.prediction import predicted
 from planner.training.rules import refusals
 
@@ -25,7 +26,7 @@ def remedies(c: TrainingConfiguration, most: int = 4) -> list[Remedy]:
     """Changes of ``c`` that each make it fit on its GPUs, in the order of what they usually cost: sharding (an
     exchange that hides), selective recomputation, smaller micro-batches, full recomputation, more splitting. Two
     together where no single one does."""
-    expandable = not predicted([c], None).memory.fits(c.gpu)[0]  # what fits so already should fit without
+    expandable = not predicted([c], None).memory.fits(room(c.places))[0]  # what fits so already should fit without
     singles = list(_legal(c))
     found = list(islice(_fitting(singles, expandable), most))
     if not found:
@@ -41,7 +42,7 @@ def _legal(c: TrainingConfiguration) -> Iterator[tuple[str, TrainingConfiguratio
 def _fitting(changes: Iterable[tuple[str, TrainingConfiguration]], expandable: bool) -> Iterator[Remedy]:
     for words, changed in changes:
         memory = predicted([changed], None).memory
-        if memory.fits(changed.gpu, expandable=expandable)[0]:
+        if memory.fits(room(changed.places), expandable=expandable)[0]:
             yield Remedy(words, changed, float(memory.used().max()))
 
 

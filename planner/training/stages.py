@@ -53,13 +53,15 @@ class Split:
 
 
 def recomputable(setting: Setting, selective: int, layers: int) -> NDArray[np.bool_]:
-    """Whether the framework can recompute 0, 1, … ``layers`` of that many layers whole, beside the parts ``selective``
-    of the others, shape [layers + 1]."""
+    """Whether the framework can recompute 0, 1, … ``layers`` of that many layers whole, shape [layers + 1]. None can
+    beside the parts ``selective`` of the others: Megatron-LM's --recompute-granularity is full or selective,
+    torchtitan's activation_checkpoint.mode too."""
     possible = np.ones(layers + 1, np.bool_)
-    if setting.framework.recompute_every:
+    if selective:
         possible[1:] = False
-        if not selective:
-            possible[[layers // every for every in range(1, layers + 1)]] = True
+    elif setting.framework.recompute_every:
+        possible[1:] = False
+        possible[[layers // every for every in range(1, layers + 1)]] = True
     return possible
 
 

@@ -37,10 +37,6 @@ CONSTANTS: tuple[tuple[str, float, float, float, float], ...] = (
 NAMES = tuple(entry[0] for entry in CONSTANTS)
 START, WIDTH, LEAST, MOST = (np.array([entry[i] for entry in CONSTANTS]) for i in (1, 2, 3, 4))
 FACTORS = (*PARTS, "moe_prompts")
-COMPILING = ("sglang",)
-"""Frameworks that compile kernels (Triton, DeepGEMM) for shapes when these first come. vLLM and TensorRT-LLM run theirs
-before they take requests: means and medians of their runs differ by the burst alone."""
-
 MOE = PARTS.index("moe")
 LEAST_STEP_MS = 0.05
 
@@ -110,7 +106,7 @@ def front_ms(c: OfRuns, runs: MeasuredRuns, tpot_ms: Floats) -> Floats:
 def first_ms(c: OfRuns, runs: MeasuredRuns) -> Floats:
     """What the longer wait of first requests adds to the mean, [n]."""
     wait = c["first"][:, 0] * np.where(runs.vendor == "amd", c["first_on_amd"][:, 0], 1.0)
-    return np.where(np.isin(runs.framework, COMPILING), runs.load.of_opening(wait), 0.0)
+    return np.where(runs.compiled, runs.load.of_opening(wait), 0.0)
 
 
 def play_ms(c: OfRuns, runs: MeasuredRuns, slower: tuple[float, float] = (1.0, 1.0)) -> Floats:

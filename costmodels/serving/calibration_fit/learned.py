@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Floats
-from costmodels.serving.calibration_fit.constants import COMPILING, FACTORS, LEAST, MOST, NAMES, OfRuns, predicted_ms
+from costmodels.serving.calibration_fit.constants import FACTORS, LEAST, MOST, NAMES, OfRuns, front_ms, predicted_ms
 from costmodels.serving.calibration_fit.effects import IN_EFFECT, KINDS, RELEASES, at_knots
 from costmodels.serving.calibration_fit.fit import FittedEngines, PriorConstants, Progress, fit, held_out
-from costmodels.serving.calibration_fit.intervals import Residuals, added, at_load, pooled, spreads_of
+from costmodels.serving.calibration_fit.intervals import Residuals, added, at_load, front_spread, pooled, spreads_of
 from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of
 from costmodels.serving.frameworks.calibration import (
     EFFECTS,
@@ -64,7 +64,10 @@ def learn(
         said: what the constants were fitted on, and the day.
     """
     fitted, linear = fit(runs, prior, progress)
-    residuals = {"nothing": np.log(runs.measured / predicted_ms(as_told(fitted, runs), runs))}
+    told = as_told(fitted, runs)
+    predicted = predicted_ms(told, runs)
+    shares = front_ms(told, runs, predicted[2]) / predicted[:2]
+    residuals = {"nothing": np.log(runs.measured / predicted)}
     for name, folds in folds_of(runs).items():
         progress(f"holding out {name}: {len(folds)} folds")
         logs = np.full(runs.measured.shape, np.nan)
@@ -77,7 +80,22 @@ def learn(
         )
         for name in fitted.frameworks
     }
+    calibrations = {
+        name: _with_front(each, runs, residuals["nothing"], shares, name) for name, each in calibrations.items()
+    }
     return Learned(calibrations, runs, residuals)
+
+
+def _with_front(known: Calibration, runs: MeasuredRuns, logs: Floats, shares: Floats, name: str) -> Calibration:
+    """With what runs say of the front end, of whose TTFT it is ``shares`` [2, n] (means, medians)."""
+    mine = np.flatnonzero(runs.framework == name)
+    steps = [known.on_gpus[str(runs.gpu[i])].tpot for i in mine]
+    ends = np.array([each.low for each in steps]), np.array([each.high for each in steps])
+    means = np.isfinite(logs[0, mine])
+    errors, share = (np.where(means, each[0, mine], each[1, mine]) for each in (logs, shares))
+    groups = np.array([f"{m} {g}" for m, g in zip(runs.model[mine], runs.gpu[mine], strict=True)])
+    found = front_spread(errors, share, ends, groups)
+    return known if found is None else known.model_copy(update={"front": found})
 
 
 def usual_campaign(runs: MeasuredRuns, framework: str) -> tuple[str, Floats]:
@@ -181,7 +199,7 @@ def _calibration(
             "request_us": us("request"),
             "request_us_per_token": us("request_per_token"),
             "request_us_per_concurrent": us("request_per_concurrent"),
-            "first_us": us("first") if name in COMPILING else 0.0,
+            "first_us": us("first") if (mine & runs.compiled).any() else 0.0,
             "first_on_amd": round(found["first_on_amd"], 4),
             "request_steps": round(found["request_steps"], 4),
             "rank_steps": round(found["rank_steps"], 4) if (mine & (runs.ranks > 1)).any() else 0.0,

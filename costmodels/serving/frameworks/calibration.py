@@ -27,9 +27,10 @@ rank_steps                  with attention data parallelism: until every rank ha
                             time in which as many requests end: ranks · (1 + 1/2 + … + 1/ranks) · outputs ÷ users
 =========================== ==================================================================================
 
-Where a framework compiles kernels when their shapes first come (SGLang), the first request of each client waits longer
-by ``first`` (0 to 6 s; on AMD ``first_on_amd`` times as long, 1 to 12). It is in the means of runs that begin with an
-engine just started, as those of the public campaigns do, and in no median of theirs.
+Where a framework compiles or tunes kernels when their shapes first come (SGLang; TensorRT-LLM those of latent
+attention's models), the first request of each client waits longer by ``first`` (0 to 6 s; on AMD ``first_on_amd``
+times as long, 1 to 12). It is in the means of runs that begin with an engine just started, as those of the public
+campaigns do, and in no median of theirs.
 
 Effects are logarithms, partially pooled: vendor, generation, GPU type and model (by shape) over all frameworks; GPU
 type, model in a precision and campaign within one; a trend of all releases (they get faster); and over time a process
@@ -43,6 +44,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -206,6 +208,15 @@ def model_kind(layers: int, hidden: int, precision: str) -> str:
     return f"{layers}x{hidden} {precision}"
 
 
+@dataclass(frozen=True)
+class Slow:
+    """Whether a model has experts in scaled blocks of fp8, on a GPU and under a release that are slow with them;
+    whether kernels of it are compiled when their shapes first come."""
+
+    block_experts: bool = False
+    compiled: bool = False
+
+
 class Calibration(BaseModel):
     """Constants of one framework; the module's docstring has the formulas. Times in µs."""
 
@@ -233,6 +244,7 @@ class Calibration(BaseModel):
     ttft: Spread
     tpot: Spread
     e2e: Spread
+    front: Spread = Spread(low=0.0, high=0.0)  # of the front end where steps are at that end of theirs
     at_load: dict[str, tuple[float, ...]] = {}  # by latency: factors of its interval at LOADS users
     on_gpus: dict[str, Spreads] = {}  # those of GPU types with runs of their own
     unknown_gpu: HalfWidths = HalfWidths()  # half-widths (log) that a GPU type without runs adds, independently
@@ -250,6 +262,12 @@ class Calibration(BaseModel):
         factor = np.interp(np.log(np.maximum(users, 1.0)), np.log(LOADS), factors)
         return factor * spread.low, factor * spread.high
 
+    @property
+    def front_ends(self) -> dict[Literal["value", "low", "high"], float]:
+        """What the front end is multiplied by at each end of its interval. Between a TTFT with quick steps and a quick
+        front end and one with slow ones lie as many runs as between the ends of an interval."""
+        return {"value": 1.0, "low": math.exp(min(self.front.low, 0.0)), "high": math.exp(max(self.front.high, 0.0))}
+
     def drifted(self, drift: Drift, times: int) -> Calibration:
         """The same constants, less sure by ``drift``, so many times over (independent errors)."""
         if times == 0:
@@ -262,7 +280,7 @@ class Calibration(BaseModel):
         return self.model_copy(update={name: getattr(self, name).drifted(getattr(widths, name)) for name in _LATENCIES})
 
     def resolved(
-        self, gpu: Gpu, day: dt.date | None, model: str, kind: str, *, greedy: bool, block_experts: bool
+        self, gpu: Gpu, day: dt.date | None, model: str, kind: str, *, greedy: bool, slow: Slow
     ) -> Calibration:
         """As it holds for a model on a GPU type under a release.
 
@@ -270,8 +288,7 @@ class Calibration(BaseModel):
             day: of the release.
             kind: of the model (:func:`model_kind`).
             greedy: whether tokens are chosen without sampling.
-            block_experts: whether the model has experts in scaled blocks of fp8 on a GPU and under a release that are
-                slow with them.
+            slow: with what of the model the framework takes longer.
         """
         own = self.on_gpus.get(gpu.name)
         out = self if own is None else self.model_copy(update={name: getattr(own, name) for name in _LATENCIES})
@@ -283,12 +300,13 @@ class Calibration(BaseModel):
         if gpu.name not in self.effects.gpus and gpu.lasting_load is not None:  # of others, runs say it
             effect = effect + Effect(prompts=math.log(gpu.lasting_load.factor))
         sampled = 0.0 if greedy else self.sampled_us_per_sequence
-        blocks = self.block_experts_us_per_layer if block_experts else 0.0
+        blocks = self.block_experts_us_per_layer if slow.block_experts else 0.0
+        first_us = self.first_us if slow.compiled else 0.0
         return out.model_copy(
             update={
                 "effect": effect,
                 "met": gpu.name in self.on_gpus and model in self.models,
-                "first_us": self.first_us * (self.first_on_amd if gpu.vendor == "amd" else 1.0),
+                "first_us": first_us * (self.first_on_amd if gpu.vendor == "amd" else 1.0),
                 "step_us_per_sequence": self.step_us_per_sequence + sampled,
                 "step_us_per_layer": self.step_us_per_layer + blocks,
             }
@@ -325,20 +343,28 @@ class Calibration(BaseModel):
         ranks: Ints | int = 1,
         outputs: Floats | float = math.inf,
         polled: NDArray[np.bool_] | bool = False,
+        coming_per_us: Floats | None = None,
     ) -> Floats:
         """What a request waits outside the engine's steps, shape [n].
+
+        Users who all ask again ask at the end of a step, and at first all at once: each finds the others' requests in
+        the front end. Of requests that come at random only those are there that come while it is on its way through
+        (Little's law), and the step in progress, of which it waits for half, is played.
 
         Args:
             ranks: attention ranks.
             outputs: mean tokens of an output.
             polled: whether the wait for the engine to look for requests is counted elsewhere.
+            coming_per_us: requests that come at random, [n]; None: of ``concurrency`` users.
         """
         others = np.maximum(concurrency - 1, 0.0)
         busy = others / np.maximum(concurrency, 1.0)
         gathered = np.minimum(self.rank_steps, steps_to_gather(ranks, concurrency, outputs))
-        own = self.request_us + self.request_us_per_token * prompt_tokens + self.request_us_per_concurrent * others
-        steps = np.where(polled, 0.0, self.request_steps * busy) + np.where(np.asarray(ranks) > 1, gathered, 0.0)
-        return np.asarray(math.exp(self.effect.front) * own + steps * tpot_us)
+        own = math.exp(self.effect.front) * (self.request_us + self.request_us_per_token * prompt_tokens)
+        there, played = (others, 0.0) if coming_per_us is None else (np.minimum(coming_per_us * own, others), 0.5)
+        own = own + math.exp(self.effect.front) * self.request_us_per_concurrent * there
+        steps = np.where(polled, 0.0, max(self.request_steps - played, 0.0) * busy)
+        return np.asarray(own + (steps + np.where(np.asarray(ranks) > 1, gathered, 0.0)) * tpot_us)
 
     def tokens_per_step(self, drafted: Ints) -> Floats:
         """Tokens that a decode step yields when ``drafted`` are drafted: 1 + a + a² + …"""

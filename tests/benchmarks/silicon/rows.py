@@ -213,10 +213,8 @@ def _decoded(raw: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of :func:`load` in the columns of ``plan predict --measured``: the recipe as far as it can be said there.
-    What cannot: TensorRT-LLM's waiting for full batches."""
-    balanced = (table["framework"] == "trtllm") & (table["dp"] > 1)
-    polled = ((table["framework"] == "sglang") | balanced) & (table["gate_steps"] > 0)
+    """Rows of :func:`load` in the columns of ``plan predict --measured``: the recipe as it can be said there."""
+    polled = table["gate_steps"] > 0
     cache = np.where(table["weights"] == "bf16", "bf16", table["kv"].fillna("fp8"))
     same = ("framework", "version", "gpu", "tp", "pp", "dp", "ep", "moe_tp", "isl", "osl", "concurrency", "campaign")
     runs = pd.DataFrame(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
@@ -15,12 +13,11 @@ from costmodels.operations.questions import Batch
 from costmodels.origins import FOREST, MEASURED, ROOFLINE
 from costmodels.serving.frameworks.calibration import NEUTRAL, Calibration, Spread
 from costmodels.serving.frameworks.framework import find_framework
-from costmodels.serving.frameworks.names import framework_names
 from costmodels.serving.served_model import ServedModel
 from costmodels.serving.step import StepTimes, step_times
 from costmodels.step.communication import Network, point_to_point_us
 from costmodels.step.operators import step_work
-from profiles.hardware import find_fabric, find_gpu
+from profiles.hardware import find_fabric
 
 IB = find_fabric("ib-400g")
 VLLM = find_framework("vllm")
@@ -188,16 +185,3 @@ def test_shared_experts_hide_behind_routed_ones_in_graphs(
     apart, beside = got
     assert (beside.parts["gemm"] < apart.parts["gemm"])[0] == hides
     assert beside.latency.value <= apart.latency.value
-
-
-def test_stand_ins_name_measured_frameworks_and_speak_for_their_precision_and_gpus_alone() -> None:
-    for framework in map(find_framework, framework_names()):
-        for entry in framework.stand_ins:
-            assert entry.measured_under in framework_names()
-            for gpu in map(find_gpu, ("H100", "B200")):
-                got = framework.stand_in(entry.operation, gpu, entry.precision)
-                within = entry.from_capability <= (gpu.compute_capability or 0.0) < (entry.below_capability or math.inf)
-                assert (got is not None) == within
-                if got is not None and got.one_attention_replica:
-                    assert framework.stand_in(entry.operation, gpu, entry.precision, replicas=True) is None
-    assert find_framework("trtllm").stand_in("gemm", find_gpu("H100"), "bf16") is None
