@@ -204,7 +204,7 @@ def _calibration(
             "request_steps": round(found["request_steps"], 4),
             "rank_steps": round(found["rank_steps"], 4) if (mine & (runs.ranks > 1)).any() else 0.0,
             "acceptance": round(found["acceptance"], 4),
-            "effects": _effects(fitted, runs, name, known.effects),
+            "effects": effects_of(fitted, runs, name, known.effects),
             **{latency: getattr(of_all, latency) for latency in ("ttft", "tpot", "e2e")},
             "on_gpus": on,
             "at_load": loads,
@@ -219,7 +219,7 @@ def _calibration(
     )
 
 
-def _effects(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: Effects) -> Effects:
+def effects_of(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: Effects) -> Effects:
     """Of one framework: what its GPU types share with the others' and their own, one sum each, beside what is known.
     Where there is one campaign, its effect counts: whoever calibrates on own runs measures as before."""
     groups = fitted.groups

@@ -70,7 +70,7 @@ TREND_ORIGIN = dt.date(2025, 12, 17)
 """From which the trend of releases is counted."""
 
 OTHER_LAYERS = 0.5
-"""Of what a layer of the models with runs takes, that one of another model is taken to: theirs have the most kernels."""
+"""Of what a layer of the models with runs takes, what one of another model is taken to: theirs have most kernels."""
 
 TREND_GOES_ON_DAYS = 90
 """After the last release with runs, that the trend is taken to go on for."""

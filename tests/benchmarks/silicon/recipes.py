@@ -21,9 +21,6 @@ times:
 
 * SGLang, DeepSeek in fp8 on B200: dsr1_fp8_b200_mtp.sh drafts 2 tokens a step; the data base of plain runs that the
   file quotes does not have those rows.
-* SGLang 0.5.9, Qwen3.5 in fp8 on B200 and B300 at tp 4, ep 1: taken to be of the recipe that drafts
-  (``qwen3.5-fp8-b200-sglang-mtp`` beside ``qwen3.5-fp8-b200-sglang``). That is *inferred*: with 4 requests they take 5.3
-  and 6.3 ms a token where tp 8 takes 8, and with 256 1.3 times what a later release takes.
 * TensorRT-LLM, Llama 3.1 70B, 1024/1024 below tp 8 (70b_*_trt_slurm.sh): ``batch_wait_timeout_iters`` 20 and
   ``batch_wait_max_tokens_ratio`` 0.9: prompts wait for 20 steps, or until they fill nine tenths of a step.
   ``--max_num_tokens`` is the longest request, 16384 for fp8 on B200.
@@ -71,13 +68,11 @@ def add_recipes(table: pd.DataFrame) -> pd.DataFrame:
     blackwell = np.isin(gpu, BLACKWELL)
     concurrency, isl, osl = (table[name].to_numpy() for name in ("concurrency", "isl", "osl"))
     tp, dp = table["tp"].to_numpy(), table["dp"].to_numpy()
-    whole_on_4 = (tp == 4) & (table["ep"].to_numpy() == 1)
     version, date = table["version"].fillna("").to_numpy(str), table["date"].fillna("").to_numpy(str)
 
     drafting = deepseek & trtllm & ((version == "1.2.0rc6.post3") | ((version == "1.1.0rc2.post2") & (date >= "2026")))
     drafted = np.where(drafting, np.where(dp > 1, 1, 3), 0)
     drafted = np.where(_sglang_drafts(table, deepseek & sglang & (gpu == "B200")), 2, drafted)
-    drafted = np.where(qwen & sglang & blackwell & (weights == "fp8") & (version == "0.5.9") & whole_on_4, 2, drafted)
 
     budget = np.full(len(table), DEFAULT_BUDGET)
     large = np.where(weights == "nvfp4", 16384, np.where(tp >= 8, 32768, 8192))
