@@ -233,12 +233,15 @@ def fleet_role(found: Answered, variant: int) -> Role:
 
 
 def tokens_per_s(found: Answered, t: int, service: int | None = None) -> tuple[float, float]:
-    """(input, output) tokens per second that come in step ``t``."""
+    """(input, output) tokens per second of what is served in step ``t``."""
     isl = osl = 0.0
+    lost = {(each.service, each.isl, each.osl) for each in found.not_served}
     for s, step in enumerate(found.fleet.steps[t].steps):
         if service in (None, s):
-            isl += sum(each.rate_rps * each.isl for each in step.classes)
-            osl += sum(each.rate_rps * each.osl for each in step.classes)
+            name = found.fleet.services[s].asked.name
+            served = [each for each in step.classes if (name, each.isl, each.osl) not in lost]
+            isl += sum(each.rate_rps * each.isl for each in served)
+            osl += sum(each.rate_rps * each.osl for each in served)
     return isl, osl
 
 

@@ -367,3 +367,21 @@ def test_money_is_money_where_gpus_are_counted() -> None:
     assert small.usd_per_hour == sum(small.engines.values())
     assert small.loses_by == pytest.approx(sum(small.engines.values()) / 3 - 1)
     assert all(demand.costs_usd_per_hour is None for demand in plan.proof.fleet.demands)
+
+
+def test_nodes_that_are_not_there_cannot_be_lost(tmp_path: Path) -> None:
+    path = supplied(tmp_path, (8, "", 8, ""), 5, "\nsurvive: {nodes: 3}")
+    with pytest.raises(InputError, match=r"survive\.nodes: 3, and the pools have 2"):
+        planned(path)
+    with pytest.raises(Infeasible, match="nothing is left after that loss"):
+        planned(supplied(tmp_path, (8, "", 8, ""), 5, "\nsurvive: {nodes: 2}"))
+
+
+def test_tokens_that_nothing_serves_are_not_paid(tmp_path: Path) -> None:
+    written(tmp_path, "small.json", SMALL)
+    served, lost = "{isl: 128, osl: 4, rate_rps: 1}", "{isl: 99999, osl: 4, rate_rps: 1000}"
+    text = "services: [{name: s, load: {classes: [%s]}, tables: [small.json]}]"
+    plain = planned(written(tmp_path, "a.yaml", text % served))
+    rest = planned(written(tmp_path, "b.yaml", (text % f"{served}, {lost}") + "\nserve_rest: true"))
+    assert rest.prediction.usd_per_million_output_tokens == plain.prediction.usd_per_million_output_tokens
+    assert rest.prediction.output_tokens_per_s == plain.prediction.output_tokens_per_s
