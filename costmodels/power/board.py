@@ -134,8 +134,8 @@ def bent_to_limit(level: Floats) -> Floats:
 
 
 def _level(gpu: Gpu, activity: Activity) -> Floats:
-    """By the law of its generation; :attr:`Activity.level` and what is drawn at rest between kernels, and on Hopper what
-    its memory reads."""
+    """By the law of its generation: :attr:`Activity.level`, what is drawn at rest between kernels, and on Hopper what
+    the memory reads."""
     facts = power_facts()
     if gpu.generation == "ampere":
         return ampere_level(activity.memory, activity.compute, facts.memory_ampere, facts.compute_ampere)
