@@ -22,7 +22,7 @@ from typing import Any
 
 import typer.main
 
-from api.cli.main import app
+from api.cli.main import application
 from api.rest.app import create_app
 from api.service_settings import ServiceSettings
 from planner.contract.options import Option
@@ -51,7 +51,7 @@ class Shown:
 
 def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command of the program with its words after ``plan``."""
-    group = group or typer.main.get_group(app)
+    group = group or typer.main.get_group(application())
     yield path, group
     for name, command in group.commands.items():
         if hasattr(command, "commands"):

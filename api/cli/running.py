@@ -5,10 +5,9 @@ error is known by what it can do."""
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -22,8 +21,9 @@ from profiles.values import shortened
 COMMON = ("profiles", "quiet")
 """Settings beside the fields of requests."""
 
-COLLECT = (100_000, 20, 20)
-"""Garbage is looked for so seldom: a command makes much and drops little (a twelfth of a plan's CPU time)."""
+COLLECT = (400_000, 20, 20)
+"""Garbage is looked for so seldom: a command makes much and drops little (a twelfth of a plan's CPU time), and imports
+most of it."""
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -32,10 +32,16 @@ _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 """What click calls ClickException: BadParameter is a UsageError is a ClickException."""
 
 
-def run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
+def run(
+    named: Callable[[Sequence[str]], typer.Typer], whole: Callable[[], typer.Typer], arguments: Sequence[str] | None
+) -> int:
     """Runs ``arguments`` (default: the process's) and returns the exit code. What is wrong takes two lines on standard
-    error, ``error:`` and ``hint:``."""
-    gc.set_threshold(*COLLECT)
+    error, ``error:`` and ``hint:``.
+
+    Args:
+        named: the application with the commands that arguments name, which are all that is imported.
+        whole: with all, of which a name may be a misspelling.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without × or ≤ is no reason to fail
@@ -43,11 +49,14 @@ def run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
         given = sys.argv[1:] if arguments is None else list(arguments)
         check_text(given)
         try:
-            code = _main(app, given)
+            code = _main(named(given), given)
         except _ClickError as error:
-            if type(error).__name__ != "NoSuchOption" or (again := in_our_words(given)) == given:
+            if str(error).startswith("No such command"):
+                code = _main(whole(), given)
+            elif type(error).__name__ == "NoSuchOption" and (again := in_our_words(given)) != given:
+                code = _main(named(again), again)
+            else:
                 raise
-            code = _main(app, again)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except ShardwrightError as error:

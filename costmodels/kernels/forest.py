@@ -61,6 +61,11 @@ class Neighbours(Rowwise):
     residual: NDArray[np.float32]
 
     @cached_property
+    def partitions(self) -> Ints:
+        """Those that have rows."""
+        return np.unique(self.partition)
+
+    @cached_property
     def _near(self) -> dict[int, tuple[Ints, cKDTree]]:
         return {}
 

@@ -358,7 +358,7 @@ class KernelModel:
         memory = self._fitted.neighbours.get(self.hardware.names[0], forests.Neighbours.empty(len(self.kernel.near)))
         ratio, spread = model.raw(matrix(self.kernel, q, gpu, self.hardware))
         parts = partitions(self.kernel, q)
-        known = np.isin(parts, memory.partition)
+        known = np.isin(parts, memory.partitions)
         ratio = ratio + model.correction_share * forests.correction(memory, places(self.kernel, q), parts)
         down, up = model.interval(spread)
         return base * np.exp(ratio), down, up, known

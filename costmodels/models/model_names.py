@@ -1,4 +1,5 @@
-"""Names of checkpoints that are not shipped, understood by what is: another organisation, tuning or number format."""
+"""Names of checkpoints that are not shipped, understood by what is: another organisation, tuning or number format, or
+layers that are known to be the same."""
 
 from __future__ import annotations
 
@@ -16,26 +17,37 @@ _FILE = Path(__file__).parent / "model_names.yaml"
 @dataclass(frozen=True)
 class Reading:
     """``name`` is what a shipped model may be called; ``precision``: how the asked one stores its weights, where its
-    name says so."""
+    name says so; ``context``: its longest, tokens, where that is known to be another."""
 
     name: str
     precision: str | None = None
+    context: int | None = None
 
 
 @cache
 def _facts() -> Mapping[str, Any]:
-    return shipped(_FILE, lambda document: {key: document[key] for key in ("organizations", "tunings", "formats")})
+    return shipped(
+        _FILE,
+        lambda document: (
+            {key: document[key] for key in ("organizations", "tunings", "formats")}
+            | {"relatives": {name.casefold(): entry for name, entry in document["relatives"].items()}}
+        ),
+    )
 
 
 def readings(model: str) -> Iterator[Reading]:
     """Every name that ``model`` may stand for, the most literal first; ``model`` itself is not among them."""
-    organization, _, bare = model.rpartition("/")
+    organization, _, bare = model.strip().replace(" ", "-").rpartition("/")
     stems = [(bare, None)]
     for suffix, entry in _facts()["formats"].items():
         if bare.casefold().endswith(suffix.casefold()):
             precision = entry.get("of", {}).get(organization, entry["precision"])
             stems.append((bare[: -len(suffix)], precision))
     for stem, precision in stems:
+        for name in (stem, *_bases(stem)):
+            if entry := _facts()["relatives"].get(name.casefold()):
+                yield Reading(entry["of"], precision, entry.get("context"))
+                break
         for name in (stem, *_tunings(stem)):
             for full in _organizations(organization, name):
                 if full != model:
@@ -44,11 +56,14 @@ def readings(model: str) -> Iterator[Reading]:
 
 def _tunings(stem: str) -> Iterator[str]:
     """The base, and its siblings of other tunings."""
-    endings = _facts()["tunings"]
-    bases = [stem[: -len(ending)] for ending in endings if stem.casefold().endswith(ending.casefold())]
+    bases = _bases(stem)
     yield from bases
     for base in (stem, *bases):
-        yield from (base + ending for ending in endings)
+        yield from (base + ending for ending in _facts()["tunings"])
+
+
+def _bases(stem: str) -> list[str]:
+    return [stem[: -len(ending)] for ending in _facts()["tunings"] if stem.casefold().endswith(ending.casefold())]
 
 
 def _organizations(organization: str, name: str) -> Iterator[str]:

@@ -119,8 +119,8 @@ class ExpertsKind(FeedForwardKind[MixtureOfExperts]):
         summed = np.where(alone & near, step.hidden_bytes(tokens), 0.0)
         step.work.exchange("all_reduce", summed, layouts.tp, count)
         gathered = np.where(alone | layouts.wide, 0.0, everyone * float(width * ACTIVATION_BYTES))
-        for kind in ("all_gather", "reduce_scatter"):
-            step.work.exchange(kind, gathered, layouts.stage_gpus, count)
+        step.work.exchange("all_gather", gathered, layouts.stage_gpus, count, to_experts=True)
+        step.work.exchange("reduce_scatter", gathered, layouts.stage_gpus, count)
         if layouts.wide.any():
             self._ask_wide(step, layer, count)
 

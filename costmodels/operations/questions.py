@@ -83,13 +83,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A collective of one candidate, before it is known whether it crosses nodes; shape [e] each."""
+    """A collective of one candidate, before it is known whether it crosses nodes; shape [e] each.
+    ``to_experts``: gathers tokens for routed experts."""
 
     kind: int
     message_bytes: Floats
     ranks: Ints
     candidate: Ints
     count: Floats
+    to_experts: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,14 +162,25 @@ class StepWork:
         counts = np.broadcast_to(np.asarray(count, dtype=np.float64), self.candidates)[chosen]
         self.asked.setdefault(kernel.name, []).append(Asked(full, chosen.astype(np.int64), counts, beside))
 
-    def exchange(self, kind: str, message_bytes: Floats, ranks: Ints, count: Floats | float) -> None:
+    def exchange(
+        self, kind: str, message_bytes: Floats, ranks: Ints, count: Floats | float, *, to_experts: bool = False
+    ) -> None:
         """Adds one collective per candidate with more than one rank."""
         chosen = np.flatnonzero((ranks > 1) & (message_bytes > 0))
         if len(chosen):
             counts = np.broadcast_to(np.asarray(count, dtype=np.float64), self.candidates)[chosen]
+            places = chosen.astype(np.int64)
             self.exchanges.append(
-                Exchange(code("kind", kind), message_bytes[chosen], ranks[chosen], chosen.astype(np.int64), counts)
+                Exchange(code("kind", kind), message_bytes[chosen], ranks[chosen], places, counts, to_experts)
             )
+
+    def gathered_in(self, element_bytes: float) -> None:
+        """Ranks gather tokens for routed experts in so many bytes an element, not as activations are."""
+        share = element_bytes / ACTIVATION_BYTES
+        self.exchanges = [
+            replace(each, message_bytes=each.message_bytes * share) if each.to_experts else each
+            for each in self.exchanges
+        ]
 
     def touch(self, moved_bytes: Floats, kernels: float, count: float) -> None:
         """Adds elementwise work: norms, rotary embedding, activation, residual, cache writes."""

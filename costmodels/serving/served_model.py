@@ -24,7 +24,7 @@ from costmodels.power.own_response import response_of
 from costmodels.power.response import ClockResponse
 from costmodels.power.state import OperatingState
 from costmodels.serving.clocked import at_state
-from costmodels.serving.frameworks.calibration import Calibration, model_kind
+from costmodels.serving.frameworks.calibration import Calibration, Slow, model_kind
 from costmodels.serving.frameworks.framework import Framework
 from costmodels.serving.frameworks.own_calibration import calibration_in
 from costmodels.serving.memory import Loaded, Memory, StepLimits, engine_memory
@@ -82,7 +82,7 @@ class ServedModel:
         day = self.framework.nearest.date
         own = calibration_in([store.path for store in self.cost.measured], self.framework.name)
         resolved = (own or self.framework.fitted).resolved(
-            self.gpu, day, self.model.name, self.kind, greedy=self.greedy, block_experts=self.slow_blocks
+            self.gpu, day, self.model.name, self.kind, greedy=self.greedy, slow=self.slow
         )
         return self.framework.less_sure(resolved)
 
@@ -97,16 +97,19 @@ class ServedModel:
         return model_kind(self.model.layers, self.model.hidden, self.precision.weights)
 
     @property
-    def slow_blocks(self) -> bool:
-        """Whether its experts are scaled blocks of fp8, on a GPU and under a release that are slow with them."""
-        slow = self.framework.capabilities.slow_fp8_block_experts
-        return (
+    def slow(self) -> Slow:
+        """With what of it the framework takes longer."""
+        can = self.framework.capabilities
+        slow = can.slow_fp8_block_experts
+        blocks = (
             slow is not None
             and self.model.is_moe
             and self.precision.of("experts") == "fp8_block"
             and self.gpu.generation == slow.generation
             and self.framework.release.older_than(slow.before)
         )
+        compiled = {"all": True, "latent_attention": self.model.is_latent, "none": False}[can.compiles_at_first]
+        return Slow(blocks, compiled)
 
     @property
     def gpu(self) -> Gpu:
@@ -158,19 +161,24 @@ class ServedModel:
                 self.step(layouts.take(each), take_rows(batch, each), routing, calibration=calibration) for each in rows
             ]
             return concatenate_rows(apart, rows)
-        precision, row_sources = self.precision, {}
+        precision, row_sources, of_busiest = self.precision, {}, False
         for operation, parts in _STOOD_IN.items():
             entry = self.framework.stand_in(operation, self.gpu, precision.of(parts[0]), replicas=bool(many.any()))
             if entry is not None:
                 same = {part: entry.measured_as for part in parts if precision.of(part) == entry.precision}
                 precision = replace(precision, **same)  # type: ignore[arg-type]
                 row_sources[operation] = self.cost.under(entry.measured_under)
+                of_busiest |= entry.of_busiest
         if self.busier is not None and layouts.wide.any():
             batch = replace(batch, expert_tokens=batch.expert_tokens * self.busier(layouts))
         overlapping = layouts.overlap == OVERLAPS.index("two_batch")
         if overlapping.any():
             batch = batch.halved(overlapping)
         work = step_work(self.model, precision, layouts, batch, routing)
+        if (gathered := self.framework.capabilities.gathers_in.get(precision.of("experts"))) is not None:
+            work.gathered_in(gathered)
+        if of_busiest:
+            work.uneven[:] = 0.0
         if self.images is not None and self.model.vision is not None:
             encoding = LayerStep(Split(self.model.hidden, precision, layouts), batch, routing, work)
             count = (batch.prefills * batch.chunk).astype(np.float64) * self.images.per_token

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,9 @@ class TrainingFramework:
     recompute_every: bool = False
     pipeline_splits_batch: bool = False
     experts_need_sequence_parallel: bool = False
+    even_stages: bool = False
+    host_expert_us: Mapping[str, float] = field(default_factory=dict)
+    expert_bias_traffic: float = 0.0
 
     @property
     def label(self) -> str:

@@ -62,7 +62,7 @@ class LayerTimes:
         ends: embedding (first stage) and head with loss (last stage), shape [2 ends, 2 passes, n].
         low, high: relative interval of the kernels together, shape [n].
         how, inside: shape [n].
-        host_us: least time of a layer and pass.
+        host_us: least time of a layer and pass, shape [kinds, n].
     """
 
     parts: Floats
@@ -71,7 +71,7 @@ class LayerTimes:
     high: Floats
     how: NDArray[np.int8]
     inside: NDArray[np.bool_]
-    host_us: float
+    host_us: Floats
 
     @cached_property
     def passes(self) -> Floats:
@@ -86,7 +86,7 @@ class LayerTimes:
             self.high[index],
             self.how[index],
             self.inside[index],
-            self.host_us,
+            self.host_us[:, index],
         )
 
 
@@ -204,7 +204,16 @@ class _Layer:
         down, up = low.sum(axis=(0, 1, 2)) / kernels, high.sum(axis=(0, 1, 2)) / kernels
         self._hide_tensor_exchanges(value)
         ends = value.sum(axis=0)[:, self.kinds :].swapaxes(0, 1)
-        return LayerTimes(value[:, :, : self.kinds], ends, down, up, how, inside, self.setting.framework.host_us)
+        return LayerTimes(value[:, :, : self.kinds], ends, down, up, how, inside, self._host_us())
+
+    def _host_us(self) -> Floats:
+        facts = self.setting.framework
+        host = np.full((self.kinds, self.n), float(facts.host_us))
+        for k, kind in enumerate(self.setting.model.kinds):
+            if isinstance(kind.feed_forward, MixtureOfExperts):
+                local = np.maximum(kind.feed_forward.experts / self.layouts.ep, 1.0)
+                host[k] += facts.host_expert_us.get(self.setting.precision, 0.0) * local
+        return host
 
     def _attention(self, k: int, attention: TrainedAttention) -> None:
         hidden, tokens, tp = float(self.model.hidden), self.tokens, self.tp
@@ -357,6 +366,10 @@ class _Layer:
         self.grouped(k, local, rows, hidden, width)
         self.bytes[FORWARD, k] += 2.0 * pairs * width * (matrices + 1) + 16.0 * own * ffn.experts
         self.bytes[BACKWARD, k] += 2.0 * pairs * width * (2 * matrices + 1) + 16.0 * own * ffn.experts
+        if ffn.bias:
+            added = self.setting.framework.expert_bias_traffic * pairs * hidden
+            self.bytes[FORWARD, k] += 0.4 * added
+            self.bytes[BACKWARD, k] += 0.6 * added + 2.0 * pairs * matrices * width
         # Sorting tokens by expert before and after the exchange, each way: read and write.
         for which in (FORWARD, BACKWARD):
             self.bytes[which, k] += 4 * 4.0 * own * ffn.top_k * hidden

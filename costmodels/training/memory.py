@@ -19,7 +19,6 @@ from costmodels.training.activations import LayerActivations, layer_activations
 from costmodels.training.layouts import GPIPE, INTERLEAVED, TrainingLayouts
 from costmodels.training.models import TrainedFeedForward
 from costmodels.training.setting import Parameters, Setting, parameters
-from profiles.hardware import Gpu
 
 PARTS = ("weights", "gradients", "optimizer", "buffers", "activations", "transient", "logits")
 """What the framework allocates; see :class:`TrainingMemory`."""
@@ -86,9 +85,9 @@ class TrainingMemory:
         """Of the device, all in all."""
         return (self.reserved if expandable else self.reserved_plain) + self.communication + self.context
 
-    def fits(self, gpu: Gpu, *, expandable: bool = True) -> np.ndarray:
-        """Whether every stage fits, shape [n]."""
-        return np.asarray((self.used(expandable=expandable) <= gpu.memory_bytes).all(axis=1))
+    def fits(self, room: Floats | float, *, expandable: bool = True) -> np.ndarray:
+        """Whether every stage fits into ``room`` bytes of a GPU, or each into its own ([stages or 1]); shape [n]."""
+        return np.asarray((self.used(expandable=expandable) <= room).all(axis=1))
 
 
 def training_memory(setting: Setting, layouts: TrainingLayouts) -> TrainingMemory:
@@ -179,14 +178,15 @@ def _states(setting: Setting, layouts: TrainingLayouts, held: Parameters) -> tup
 
 def in_flight(layouts: TrainingLayouts) -> Floats:
     """Micro-batches whose activations a stage holds at once, shape [n, stages]: of all layers of the stage, so that a
-    virtual stage counts as its share (Narayanan et al., arXiv:2104.04473 §2.2; Korthikanti et al., eq. 5)."""
+    virtual stage counts as its share (Narayanan et al., arXiv:2104.04473 §2.2; Korthikanti et al., eq. 5). Without a
+    pipeline one, whatever the schedule is called."""
     pp, vpp = layouts.pp[:, None], layouts.vpp[:, None]
     stage = np.arange(layouts.layers.shape[1])[None, :]
     m = layouts.microbatches[:, None]
     behind = np.maximum(pp - stage, 1)
     chunks = np.minimum(m * vpp, 2 * (behind - 1) + (vpp - 1) * pp + 1) / vpp
     held = np.where(layouts.schedule[:, None] == INTERLEAVED, chunks, np.minimum(m, behind))
-    return np.asarray(np.where(layouts.schedule[:, None] == GPIPE, m, held), dtype=np.float64)
+    return np.asarray(np.where((layouts.schedule[:, None] == GPIPE) & (pp > 1), m, held), dtype=np.float64)
 
 
 def recomputed_share(layouts: TrainingLayouts) -> Floats:

@@ -183,6 +183,9 @@ def _usable(
     for rows in groups:
         known = [(index, each) for index, each in rows if np.isfinite(seconds[index])]
         reasons["no measured iteration"] += len(rows) - len(known)
+        if known and len(known[0][1].places) > 1:
+            reasons["gpu: a pipeline across GPU types does not say which of them took how long"] += len(known)
+            continue
         if not known:
             continue
         try:
@@ -224,7 +227,7 @@ def _needs(runs: _Runs) -> tuple[str, ...]:
     out = []
     if len({each.model.name for each in runs.flat}) == 1:
         out.append("one model: a second model says what is the machine's and what the model's")
-    if all(each.gpus <= each.gpus_per_node for each in runs.flat):
+    if all(each.gpus <= each.places[0].gpus_per_node for each in runs.flat):
         out.append("one node: runs over several say what the fabric reaches")
     return tuple(out)
 

@@ -17,7 +17,7 @@ from planner.contract.workload.workload import Workload
 from planner.replay.gateway import FleetOutcome
 from planner.replay.planned_engines import planned_engines
 from planner.replay.schedule import ScheduledLoad, ScheduleReplay
-from planner.replay.scheduled import service_running
+from planner.replay.scheduled import exposed_transfers, service_running
 from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.document.plan import Plan
 from planner.serving.document.schedules import check_schedule
@@ -39,7 +39,7 @@ class ReplayedSchedule(ReplayedFleet):
         step = max(self.plan.decision.schedule, key=lambda each: each.rate_rps)
         now = step.model_copy(update={"start_s": 0.0, "end_s": math.inf})
         names = [service.name for service in self.plan.request.services]
-        return ScheduleReplay(self.engines, [now], names)
+        return ScheduleReplay(self.engines, [now], names, (), exposed_transfers([self.running], self.engines))
 
     def at(self, rate_rps: float, ends: Sequence[End] = ENDS, requests: int | None = None) -> dict[End, FleetOutcome]:
         """What requests see at a rate, routed by their lengths."""

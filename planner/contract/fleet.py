@@ -70,19 +70,38 @@ class ServiceUnderstood(Document):
     )
 
 
-class Route(Document):
+class Route(Sparse):
     """Where a gateway sends requests of a range of lengths."""
+
+    SELDOM: ClassVar = ("decode_weights",)
 
     service: str
     isl_from: float
     isl_to: float = Field(description="below which prompts are")
     osl_from: float | None = Field(description="null: routed by the prompt alone")
     osl_to: float | None
-    weights: dict[str, float] = Field(description="engine group → share of these requests; they sum to 1")
+    weights: dict[str, float] = Field(
+        description="engine group → share of these requests; they sum to 1; where engines prefill apart from engines "
+        "that decode, those that prefill"
+    )
+    decode_weights: dict[str, float] = Field(
+        default={},
+        description="engine group that decodes → share of these requests that it is handed; they sum to 1; left out: "
+        "the same engines decode",
+    )
 
 
-class ScheduledStep(Document):
+class LossRouting(Document):
+    """Where a gateway sends requests while engines are lost."""
+
+    lost: dict[str, int] = Field(description="engine group → engines of it that are gone")
+    routing: tuple[Route, ...]
+
+
+class ScheduledStep(Sparse):
     """What runs from when to when."""
+
+    SELDOM: ClassVar[tuple[str, ...]] = ("after_losses",)
 
     start_s: float
     end_s: float
@@ -97,6 +116,11 @@ class ScheduledStep(Document):
         default=None, description="what the GPUs cost that serve, without electricity; null where a price is not known"
     )
     carries: float = Field(description="how many times its load the whole fleet carries")
+    after_losses: tuple[LossRouting, ...] = Field(
+        default=(),
+        description="routing while something is lost that is to be survived, where `routing` would send what is left "
+        "more than it carries; of other losses what is left takes its part of each range's weights",
+    )
 
 
 class AttainedAfterLoss(Document):

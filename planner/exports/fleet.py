@@ -26,6 +26,7 @@ from planner.launchers.front import Behind, Front, NodeStart
 from planner.launchers.places import LAST, Place, Ports
 from planner.launchers.releases import ReleaseOptions, nearest_release, release
 from planner.launchers.spec import CHECKPOINT, DRAFT_MODEL
+from planner.launchers.vendors import vendor_of
 from planner.launchers.words import has_marks, variable
 from planner.serving.document.plan import Plan
 from profiles.errors import InputError, UnknownName, Unsupported
@@ -209,6 +210,7 @@ class StartedFleet:
             placement=group.expert_placement,
             layers=self.model.layers,
             experts=moe_model(self.model).experts if group.layout.ep > 1 else 0,
+            vendor=vendor_of(pool.gpu),
         )
 
     def _expert_backend(self, group: EngineGroup, gpu: str) -> str:

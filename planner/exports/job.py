@@ -31,7 +31,7 @@ def processes(
             start = fleet.start(engine, place)
             files |= {f"{engine.id}/{name}": text for name, text in start.files.items()}
             name = engine.id if len(engine.shares) == 1 else f"{engine.id}-node-{rank}"
-            out.append((engine, share.node, Process(name, start, share.gpus, place.ports.http)))
+            out.append((engine, share.node, Process(name, start, share.gpus, place.ports.http, engine.spec.vendor)))
     return out
 
 

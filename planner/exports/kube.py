@@ -11,6 +11,7 @@ from planner.exports.mpi import KEYS, SSH_PORT, pod_scripts
 from planner.exports.text import name_of
 from planner.exports.values import Values
 from planner.launchers.front import NodeStart
+from planner.launchers.vendors import find_vendor
 from planner.launchers.words import for_kubernetes, variables
 
 FILES = "/etc/plan/"
@@ -51,6 +52,10 @@ class Kube:
             meta["labels"] = dict(labels)
         return {**meta, "annotations": {"shardwright/plan": (self.fleet.plan.digest or "edited")[:16]}}
 
+    def gpus_of(self, engine: PlacedEngine, count: int) -> dict[str, str]:
+        """What a container asks for to be given so many of an engine's GPUs."""
+        return {self.values.gpu_resource or find_vendor(engine.spec.vendor).kubernetes_resource: str(count)}
+
     # ------------------------------------------------------------------ pods
 
     def container(
@@ -60,11 +65,12 @@ class Kube:
         start: NodeStart,
         ports: Mapping[str, int],
         *,
-        gpus: int = 0,
+        gpus: Mapping[str, str] | None = None,
         program: int = 1,
         claims: str = "",
     ) -> Object:
-        """A container that runs ``start``; ``program``: words of its command. ``claims``: name of its ConfigMap."""
+        """A container that runs ``start``; ``gpus``: as ``gpus_of`` says them; ``program``: words of its
+        command; ``claims``: name of its ConfigMap."""
         words = [for_kubernetes(word) for word in start.command]
         needs = {name for word in (*start.command, *start.environment.values()) for name in variables([word])}
         env: list[Object] = []
@@ -80,7 +86,7 @@ class Kube:
         if ports:
             made["ports"] = [{"name": key, "containerPort": port} for key, port in ports.items()]
         if gpus:
-            made["resources"] = {"limits": {self.values.gpu_resource: str(gpus)}}
+            made["resources"] = {"limits": dict(gpus)}
         if start.ready and "http" in ports:
             probe = {"httpGet": {"path": start.ready, "port": "http"}}
             made["startupProbe"] = {**probe, "periodSeconds": 10, "failureThreshold": 360}
@@ -157,7 +163,7 @@ class Kube:
                 self.values.image,
                 start,
                 self.ports(engine) if start.ready else {},
-                gpus=len(share.gpus),
+                gpus=self.gpus_of(engine, len(share.gpus)),
                 program=program,
                 claims=claims,
             )
@@ -176,7 +182,7 @@ class Kube:
                 self.values.image,
                 NodeStart(("/bin/sh", "-c"), ready=start.ready if leads else ""),
                 self.ports(engine) if leads else {"ssh": SSH_PORT},
-                gpus=engine.gpus_by_node[0],
+                gpus=self.gpus_of(engine, engine.gpus_by_node[0]),
                 program=2,
                 claims=claims,
             )

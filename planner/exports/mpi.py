@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from planner.exports.fleet import PlacedEngine
 from planner.launchers.front import NodeStart
+from planner.launchers.vendors import find_vendor
 from planner.launchers.words import shell_lines, variable
 
 SSH_PORT = 2222
@@ -56,7 +57,7 @@ def _mpirun(
 ) -> tuple[str, ...]:
     told = dict(start.environment)
     if gpus:
-        told = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, engine.shares[0].gpus)), **told}
+        told = {**find_vendor(engine.spec.vendor).seeing(engine.shares[0].gpus), **told}
     return (
         *("mpirun", "--allow-run-as-root", "-np", str(sum(engine.gpus_by_node)), "--host", hosts),
         *("--map-by", "slot", "--bind-to", "none"),

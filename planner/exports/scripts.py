@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from planner.exports.text import comments
 from planner.launchers.front import NodeStart
+from planner.launchers.vendors import find_vendor
 from planner.launchers.words import for_shell, shell_lines
 
 HERE = "HERE"
@@ -17,15 +18,17 @@ PROLOGUE = 'set -eu\nHERE=$(CDPATH="" cd -- "$(dirname -- "$0")" && pwd)\n'
 
 @dataclass(frozen=True)
 class Process:
-    """One process of a node. ``name``: of its log; ``gpus``: that it may see, None: it needs none."""
+    """One process of a node. ``name``: of its log; ``gpus``: that it may see, None: it needs none; ``vendor``: of
+    them."""
 
     name: str
     start: NodeStart
     gpus: Sequence[int] | None
     port: int
+    vendor: str = "nvidia"
 
     def environment(self) -> dict[str, str]:
-        seen = {} if self.gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.gpus))}
+        seen = {} if self.gpus is None else find_vendor(self.vendor).seeing(self.gpus)
         return {**seen, **self.start.environment}
 
 

@@ -63,7 +63,9 @@ class Values(Document):
     image_pull_secret: DnsName | None = Field(default=None, description="name of the registry's secret")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels of the nodes to run on")
     tolerations: tuple[dict[str, str | int], ...] = Field(default=(), description="of the pods, as Kubernetes has them")
-    gpu_resource: Text = Field(default="nvidia.com/gpu", description="what Kubernetes calls a GPU")
+    gpu_resource: Text | None = Field(
+        default=None, description="what Kubernetes calls a GPU; default: that of the GPU's vendor (nvidia.com/gpu, ...)"
+    )
     gateway: DnsName | None = Field(default=None, description="Gateway that an HTTPRoute belongs to")
     gateway_namespace: DnsName | None = Field(default=None, description="of that Gateway; default: the route's")
     picker: DnsName | None = Field(default=None, description="Service of the endpoint picker of an InferencePool")

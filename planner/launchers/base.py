@@ -15,6 +15,7 @@ from planner.launchers.front import Behind, Front, NodeStart
 from planner.launchers.places import Place
 from planner.launchers.releases import ReleaseOptions
 from planner.launchers.spec import CHECKPOINT, MTP, EngineSpec
+from planner.launchers.vendors import find_vendor
 from planner.launchers.words import plain
 from profiles.errors import Unsupported
 
@@ -85,8 +86,9 @@ class Launcher(ABC):
         notes: list[str] = []
         command = self._command(spec, None, notes)
         if spec.layout.gpus < spec.gpus_per_node:
+            seen = find_vendor(spec.vendor).visible_devices
             notes.append(
-                "On each node set CUDA_VISIBLE_DEVICES to the replica's GPUs (see `plan --explain`) and "
+                f"On each node set {seen} to the replica's GPUs (see `plan --explain`) and "
                 f"give every engine of a node its own {self._flag('port')[0]} (default {self.words.port})."
             )
         notes.append(

@@ -59,6 +59,8 @@ class EngineSpec:
     """Of the model, those without experts among them; 0: not told, as what is shown needs no files."""
     experts: int = 0
     """Of a layer, without copies; 0: not told."""
+    vendor: str = "nvidia"
+    """Of its GPUs."""
 
     @classmethod
     def of(

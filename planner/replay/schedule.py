@@ -1,14 +1,18 @@
 """A schedule replayed: every engine is there from when to when, and a gateway routes by what the plan says it knows.
 
 Requests go to an engine group by the weights of their range in the step in which they come (a length that no range
-holds goes by the nearest range), and there to one of the engines that serve. An engine that leaves serves out what it
-has. One that is lost has its requests sent again, to those that are left, by the weights that are then left.
+holds goes by the nearest range), and there to one of the engines that serve. Where that prefills alone, the request
+goes on, when its cache has come over, to an engine that decodes, by the weights of the step at that time. An engine
+that leaves serves out what it has. One that is lost has its requests sent again from their beginning, to those that
+are left, by the weights that the plan has for that loss; where it has none, by those of the step, of which what is left
+of a group takes its part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -20,11 +24,20 @@ from costmodels.serving.simulator.step_table import End
 from planner.contract.fleet import Route, ScheduledStep
 from planner.replay.gateway import SAMPLES, FleetOutcome, Replay
 from planner.replay.planned_engines import PlannedEngine
+from planner.serving.confirmation.simulated_engine import ENDS
 from profiles.errors import InputError
 from profiles.values import shown
 
+DECODES = 104_729
+"""Beside the seed, of the draws by which requests go on."""
+
 MOST_MOVES = 3
 """Times that a request is sent again before it counts as lost."""
+
+
+Stage = Literal["weights", "decode_weights"]
+STAGES: tuple[Stage, Stage] = ("weights", "decode_weights")
+"""Of a request's way: where it comes in, and what decodes it where that is another engine."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +68,17 @@ class Routing:
     def __init__(self, schedule: Sequence[ScheduledStep], services: Sequence[str], groups: Sequence[str]) -> None:
         self.starts = np.array([step.start_s for step in schedule])
         self._groups = {name: i for i, name in enumerate(groups)}
-        self._steps = [
-            [self._table([route for route in step.routing if route.service == name]) for name in services]
+        self._steps = [self._tables(step.routing, services) for step in schedule]
+        self._lost = [
+            {
+                tuple(each.lost.get(name, 0) for name in groups): self._tables(each.routing, services)
+                for each in step.after_losses
+            }
             for step in schedule
         ]
         self.counts = np.array([[step.engines.get(name, 0) for name in groups] for step in schedule], np.int64)
 
-    def _table(self, routes: Sequence[Route]) -> tuple[Floats, Floats]:
+    def _table(self, routes: Sequence[Route], stage: Stage) -> tuple[Floats, Floats]:
         """(ranges (routes, 4), cumulative weights of the groups (routes, groups))."""
         ranges = np.array(
             [
@@ -76,7 +93,7 @@ class Routing:
         ).reshape(-1, 4)
         weights = np.zeros((len(routes), len(self._groups)))
         for i, route in enumerate(routes):
-            for name, share in route.weights.items():
+            for name, share in getattr(route, stage).items():
                 weights[i, self._groups[name]] = share
         return ranges, weights
 
@@ -84,9 +101,25 @@ class Routing:
         """The step in which requests come; the last one goes on for ever."""
         return np.maximum(np.searchsorted(self.starts, seconds, side="right") - 1, 0)
 
-    def weights(self, step: int, service: int, isl: Ints, osl: Ints) -> Floats:
-        """(n, groups) of requests of one service in one step."""
-        ranges, weights = self._steps[step][service]
+    def _tables(self, routing: Sequence[Route], services: Sequence[str]) -> dict[Stage, list[tuple[Floats, Floats]]]:
+        """Of each stage, each service's."""
+        return {
+            stage: [self._table([route for route in routing if route.service == name], stage) for name in services]
+            for stage in STAGES
+        }
+
+    def left(self, stage: Stage, step: int, service: int, gone: Ints, isl: Ints, osl: Ints) -> Floats:
+        """(n, groups) of requests of one service in one step while engines ``gone`` (groups,) are lost."""
+        planned = self._lost[step].get(tuple(gone.tolist()))
+        if planned is not None:
+            return self._looked_up(planned[stage][service], isl, osl)
+        had = self.counts[step]
+        # What is left of a group takes its part of the group's share, and what the others lost.
+        part = (had - gone) / np.maximum(had, 1)
+        return np.asarray(self._looked_up(self._steps[step][stage][service], isl, osl) * part[None, :])
+
+    def _looked_up(self, table: tuple[Floats, Floats], isl: Ints, osl: Ints) -> Floats:
+        ranges, weights = table
         if not len(ranges):  # none of its requests were planned for in this step
             return np.zeros((len(isl), len(self._groups)))
         away = np.zeros((len(isl), len(ranges)))
@@ -110,8 +143,27 @@ def down(failures: Sequence[Failure], group: str, count: int, at_s: float) -> in
     return min(gone, count)
 
 
+class _Way:
+    """Where requests are in one stage, and what they saw there: (n,) each, -1 and NaN where they did not come."""
+
+    def __init__(self, requests: int) -> None:
+        self.group, self.engine = (np.full(requests, -1, np.int64) for _ in range(2))
+        self.at, self.first, self.finish = (np.full(requests, np.nan) for _ in range(3))
+        self.refused, self.preempted = np.zeros(requests, np.int8), np.zeros(requests, np.int64)
+
+    def forget(self, rows: Ints) -> None:
+        self.group[rows] = self.engine[rows] = -1
+        self.at[rows] = self.first[rows] = self.finish[rows] = np.nan
+        self.refused[rows] = self.preempted[rows] = 0
+
+    def saw(self, rows: Ints, outcome: Outcome) -> None:
+        self.first[rows], self.finish[rows] = outcome.first_us, outcome.finish_us
+        self.refused[rows], self.preempted[rows] = outcome.refused, outcome.preemptions
+
+
 class ScheduleReplay:
-    """One schedule, its engines, and the failures of a replay."""
+    """One schedule, its engines, and the failures of a replay. ``exposed``: of each service, what is left of a cache's
+    transfer after the prefill, µs for each token of the prompt; empty where no engines prefill apart."""
 
     def __init__(
         self,
@@ -119,9 +171,12 @@ class ScheduleReplay:
         schedule: Sequence[ScheduledStep],
         services: Sequence[str],
         failures: Sequence[Failure] = (),
+        exposed: Sequence[Mapping[End, float]] = (),
     ) -> None:
         self._engines, self._schedule, self._failures = engines, schedule, failures
         self._names = [each.group.id for each in engines]
+        self._prefills = np.array([each.group.role == "prefill" for each in engines])
+        self._exposed = list(exposed) or [dict.fromkeys(ENDS, 0.0)] * len(services)
         self._routing = Routing(schedule, services, self._names)
         for failure in failures:
             if failure.group not in self._names:
@@ -130,24 +185,22 @@ class ScheduleReplay:
                 )
         self._times = np.unique([0.0, *(each.at_s for each in failures), *(e.at_s + e.seconds for e in failures)])
 
-    def _assigned(self, load: ScheduledLoad, rows: Ints, at_us: Floats, seed: int) -> tuple[Ints, Ints]:
-        """(group, engine) of requests ``rows`` (k,) that are sent at ``at_us`` (k,); -1 where none is there."""
+    def _assign(self, way: _Way, stage: Stage, load: ScheduledLoad, rows: Ints, seed: int) -> None:
+        """Requests ``rows`` (k,) to engines, at the time that they come; -1 where none is there."""
         rng = np.random.default_rng(seed)
         draw, pick = rng.random(len(load.requests))[rows], rng.random(len(load.requests))[rows]
-        seconds = at_us / 1e6
+        seconds = way.at[rows] / 1e6
         step, spell = self._routing.step_of(seconds), np.searchsorted(self._times, seconds, side="right") - 1
         group, engine = np.full(len(rows), -1, np.int64), np.full(len(rows), -1, np.int64)
         cases = np.stack([step, spell, load.service[rows]], axis=1)
         for case in np.unique(cases, axis=0):
             mine = np.flatnonzero((cases == case).all(axis=1))
             t, when, service = (int(each) for each in case)
-            counts = self._routing.counts[t].copy()
-            for i, name in enumerate(self._names):
-                counts[i] -= down(self._failures, name, int(counts[i]), float(self._times[when]))
+            had, at_s = self._routing.counts[t], float(self._times[when])
+            gone = np.array([down(self._failures, name, int(had[i]), at_s) for i, name in enumerate(self._names)])
+            counts = had - gone
             isl, osl = load.requests.isl[rows[mine]], load.requests.osl[rows[mine]]
-            # What is left of a group takes its part of the group's share, and what the others lost.
-            had = np.maximum(self._routing.counts[t], 1)
-            weights = self._routing.weights(t, service, isl, osl) * (counts / had)[None, :]
+            weights = self._routing.left(stage, t, service, gone, isl, osl)
             total = weights.sum(axis=1)
             some = total > 0
             edges = np.cumsum(weights[some], axis=1) / total[some, None]
@@ -155,65 +208,99 @@ class ScheduleReplay:
             chosen = np.minimum(chosen, len(counts) - 1)
             group[mine[some]] = chosen
             engine[mine[some]] = np.minimum((pick[mine[some]] * counts[chosen]).astype(np.int64), counts[chosen] - 1)
-        return group, engine
+        way.group[rows], way.engine[rows] = group, engine
 
     def run(self, load: ScheduledLoad, seed: int, end: End) -> FleetOutcome:
         """The load as its users see it, and what each engine did."""
         n = len(load.requests)
-        arrival = load.requests.arrival_us
-        first, finish = np.full(n, np.nan), np.full(n, np.nan)
-        refused, preempted = np.zeros(n, np.int8), np.zeros(n, np.int64)
-        at = arrival.copy()
+        entry, behind = _Way(n), _Way(n)
+        entry.at = load.requests.arrival_us.copy()
         waiting = np.arange(n)
-        group, engine = self._assigned(load, waiting, at, seed)
+        self._assign(entry, "weights", load, waiting, seed)
         replays: dict[tuple[int, int], Replay] = {}
         for move in range(MOST_MOVES + 1):
-            redo: list[Ints] = []
-            lost_at: list[Floats] = []
-            touched = {(int(g), int(e)) for g, e in zip(group[waiting], engine[waiting], strict=True) if g >= 0}
-            for g, e in sorted(touched):
-                mine = np.flatnonzero((group == g) & (engine == e))
-                mine = mine[np.argsort(at[mine], kind="stable")]
-                outcome = self._simulated(load, mine, at[mine], g, end)
-                replays[g, e] = Replay(self._engines[g].group, mine, outcome)
-                first[mine], finish[mine] = outcome.first_us, outcome.finish_us
-                refused[mine], preempted[mine] = outcome.refused, outcome.preemptions
-                for at_s in self._losses_of(g, e):
-                    hit = (at[mine] < at_s * 1e6) & (outcome.finish_us > at_s * 1e6)
-                    redo.append(mine[hit])
-                    lost_at.append(np.full(int(hit.sum()), at_s * 1e6))
-            if not redo or not sum(len(each) for each in redo) or move == MOST_MOVES:
+            lost = self._played(entry, load, self._touched(entry, waiting), end, replays)
+            lost += self._played(behind, load, self._handed_on(entry, behind, load, end, seed), end, replays)
+            if not sum(len(rows) for rows, _ in lost) or move == MOST_MOVES:
                 break
-            waiting, when = np.concatenate(redo), np.concatenate(lost_at)
-            waiting, kept = np.unique(waiting, return_index=True)
-            at[waiting] = np.maximum(when[kept], at[waiting])
-            group[waiting], engine[waiting] = self._assigned(load, waiting, at[waiting], seed + 1 + move)
-        nowhere = np.flatnonzero(group < 0)
-        refused[nowhere] = NOBODY
-        first[nowhere] = finish[nowhere] = np.nan
+            waiting, kept = np.unique(np.concatenate([rows for rows, _ in lost]), return_index=True)
+            when = np.concatenate([at for _, at in lost])[kept]
+            entry.at[waiting] = np.maximum(when, entry.at[waiting])
+            behind.forget(waiting)
+            self._assign(entry, "weights", load, waiting, seed + 1 + move)
+        return self._seen(load, entry, behind, [each for each in replays.values() if len(each.rows)])
+
+    def _touched(self, way: _Way, rows: Ints) -> set[tuple[int, int]]:
+        return {(int(g), int(e)) for g, e in zip(way.group[rows], way.engine[rows], strict=True) if g >= 0}
+
+    def _handed_on(self, entry: _Way, behind: _Way, load: ScheduledLoad, end: End, seed: int) -> set[tuple[int, int]]:
+        """Sends what was prefilled on to engines that decode; those of them to which others come than before."""
+        if not self._prefills.any():
+            return set()
+        first = (entry.group >= 0) & self._prefills[entry.group] & (entry.refused == 0) & np.isfinite(entry.finish)
+        exposed = np.array([each[end] for each in self._exposed])
+        comes = np.where(first, entry.finish + exposed[load.service] * load.requests.isl, np.nan)
+        moved = np.flatnonzero(~((comes == behind.at) | (np.isnan(comes) & np.isnan(behind.at))))
+        touched = self._touched(behind, moved)
+        behind.forget(moved)
+        moved = moved[np.isfinite(comes[moved])]
+        behind.at[moved] = comes[moved]
+        self._assign(behind, "decode_weights", load, moved, seed + DECODES)
+        return touched | self._touched(behind, moved)
+
+    def _played(
+        self, way: _Way, load: ScheduledLoad, touched: set[tuple[int, int]], end: End,
+        replays: dict[tuple[int, int], Replay],
+    ) -> list[tuple[Ints, Floats]]:  # fmt: skip
+        """Simulates the engines that were ``touched``; the requests that each loses, and when."""
+        lost = []
+        for g, e in sorted(touched):
+            mine = np.flatnonzero((way.group == g) & (way.engine == e))
+            mine = mine[np.argsort(way.at[mine], kind="stable")]
+            if not len(mine):
+                replays.pop((g, e), None)
+                continue
+            outcome = self._simulated(load, mine, way.at[mine], g, end)
+            replays[g, e] = Replay(self._engines[g].group, mine, outcome)
+            way.saw(mine, outcome)
+            for at_s in self._losses_of(g, e):
+                hit = (way.at[mine] < at_s * 1e6) & (outcome.finish_us > at_s * 1e6)
+                lost.append((mine[hit], np.full(int(hit.sum()), at_s * 1e6)))
+        return lost
+
+    def _seen(self, load: ScheduledLoad, entry: _Way, behind: _Way, replays: list[Replay]) -> FleetOutcome:
+        """What users saw of both stages."""
+        n, arrival = len(load.requests), load.requests.arrival_us
+        first, finish, refused = entry.first.copy(), entry.finish.copy(), entry.refused.copy()
+        refused[entry.group < 0] = NOBODY
+        if self._prefills.any():
+            apart = (entry.group >= 0) & self._prefills[entry.group]
+            first[apart], finish[apart] = behind.first[apart], behind.finish[apart]
+            refused[apart] = np.maximum(refused[apart], behind.refused[apart])
+            refused[apart & (behind.group < 0) & (refused == 0)] = NOBODY
         first[refused > 0] = finish[refused > 0] = np.nan
-        kept_replays = [each for each in replays.values() if len(each.rows)]
         requests = Outcome(
             isl=load.requests.isl,
             osl=load.requests.osl,
             arrival_us=arrival,
             first_us=first,
             finish_us=finish,
-            preemptions=preempted,
+            preemptions=entry.preempted + behind.preempted,
             rank=np.zeros(n, np.int64),
             refused=refused,
-            end_us=max([float(arrival[-1]), *(each.outcome.end_us for each in kept_replays)]),
-            busy_us=sum(each.outcome.busy_us for each in kept_replays),
-            steps=sum(each.outcome.steps for each in kept_replays),
+            end_us=max([float(arrival[-1]), *(each.outcome.end_us for each in replays)]),
+            busy_us=sum(each.outcome.busy_us for each in replays),
+            steps=sum(each.outcome.steps for each in replays),
             timeline=np.zeros((0, 5)),
         )
-        return FleetOutcome(requests, kept_replays)
+        return FleetOutcome(requests, replays)
 
     def _simulated(self, load: ScheduledLoad, rows: Ints, at_us: Floats, g: int, end: End) -> Outcome:
         requests = Requests(load.requests.isl[rows], load.requests.osl[rows], at_us)
         sample_us = max(float(load.requests.arrival_us[-1]) / SAMPLES, 1e4)
         outcome = simulate(self._engines[g].engines[end], requests, sample_us=sample_us)
-        return replace(outcome, arrival_us=load.requests.arrival_us[rows])
+        came = at_us if self._engines[g].group.role == "decode" else load.requests.arrival_us[rows]
+        return replace(outcome, arrival_us=came)
 
     def _losses_of(self, g: int, e: int) -> list[float]:
         """When an engine is lost: of a group of k, the last ones first."""

@@ -15,6 +15,7 @@ from planner.contract.deployment import Deployment
 from planner.contract.fleet import ServiceUnderstood
 from planner.contract.workload.classes import LengthClass
 from planner.contract.workload.workload import Workload
+from planner.replay.cache_transfer import exposed_transfer_ms
 from planner.replay.ends import Stretch
 from planner.replay.gateway import FleetOutcome, simulating
 from planner.replay.planned_engines import PlannedEngine, planned_engines
@@ -67,9 +68,24 @@ def failures_of(text: str, plan: Plan) -> list[Failure]:
 
 
 def is_scheduled(plan: Plan) -> bool:
-    """Whether a plan is replayed by its schedule. Engines that prefill and decode apart have one step and their
-    weights, which hold for all of them."""
-    return bool(plan.decision.schedule) and all(group.role == "aggregated" for group in plan.decision.engines)
+    """Whether a plan is replayed by its schedule. One whose engines prefill and decode apart and whose routes do not
+    say who decodes has one step, and the weights of its engines hold."""
+    decode = {group.id for group in plan.decision.engines if group.role != "aggregated"}
+    routes = [route for step in plan.decision.schedule for route in step.routing]
+    return bool(plan.decision.schedule) and all(
+        route.decode_weights or not decode & route.weights.keys() for route in routes
+    )
+
+
+def exposed_transfers(runnings: Sequence[Running], engines: Sequence[PlannedEngine]) -> list[dict[End, float]]:
+    """Of each service, what is left of a cache's transfer after the prefill, µs for each token of the prompt."""
+    out = []
+    for running in runnings:
+        ids = {group.id for group in running.deployment.engines}
+        exposed = exposed_transfer_ms([each for each in engines if each.group.id in ids])
+        isl = float(running.workload.mean_isl)
+        out.append({end: 0.0 if exposed is None else exposed[end] * 1e3 / isl for end in ENDS})
+    return out
 
 
 @dataclass(frozen=True)
@@ -146,7 +162,8 @@ def scheduled(
     load, source = requested(request, plan)
     failures = failures_of(request.fail, plan) if request.fail else []
     names = [service.name for service in services]
-    replayed = ScheduleReplay(engines, plan.decision.schedule, names, failures)
+    exposed = exposed_transfers(runnings, engines)
+    replayed = ScheduleReplay(engines, plan.decision.schedule, names, failures, exposed)
     first, last = busiest(load.requests.arrival_us)
     part = load.part(first, last)
     long = last - first < len(load.requests)

@@ -29,6 +29,10 @@ FULL_MEMORY_FRACTION = 0.95
 """Taken where nobody says a share and the release's own leaves no room: as far as the public recipes go
 (``--mem-fraction-static 0.95``, ``--gpu-memory-utilization 0.95``)."""
 
+FILLED = 0.9
+"""Of a step's tokens, that waiting prompts must fill before an engine lets them in early: the
+``batch_wait_max_tokens_ratio`` of the public recipes that set ``batch_wait_timeout_iters``."""
+
 
 @dataclass(frozen=True)
 class AskedEngine:
@@ -95,7 +99,10 @@ class AskedEngine:
         if users is None and started.polling_interval > 1:
             yield "polling_interval: not counted where requests arrive at a rate"
         elif self.waits_for_ranks and started.polling_interval > 1 and row.layout[DEGREES.index("dp")] == 1:
-            yield f"polling_interval: {served.framework.full_name} waits for attention replicas, and there is one"
+            yield (
+                f"polling_interval: {served.framework.full_name} waits so many steps for prompts that fill "
+                f"{FILLED:.0%} of one (batch_wait_timeout_iters)"
+            )
 
 
 def _of_loads(busier: Callable[[Layouts], Floats], layouts: Layouts) -> str:
@@ -162,7 +169,7 @@ def load_of(engines: Sequence[AskedEngine], running: Ints, draft_tokens: int) ->
     waiting = np.array([engine.waits_for_ranks for engine in engines])
     # Requests that come one by one to ranks at random are one for each after ranks · (1 + 1/2 + … + 1/ranks).
     collected = np.array([count * np.sum(1 / np.arange(1, count + 1)) for count in ranks.tolist()])
-    polled = np.where(waiting & (ranks == 1), 1.0, polled)
+    filling = waiting & (ranks == 1)
     works = [engine.row.workload for engine in engines]
     spreads = np.array([work.spread or (1.0, 1.0) for work in works])
     isl, osl = (np.array([getattr(work, name) for work in works]) for name in ("isl", "osl"))
@@ -176,10 +183,11 @@ def load_of(engines: Sequence[AskedEngine], running: Ints, draft_tokens: int) ->
         np.array([work.prefix_hit for work in works]),
     )
     steps = np.where(polled > 1, polled, 0.0)
+    collected = np.where(filling, FILLED * plain.token_budget / np.maximum(plain.mean_isl, 1), collected)
     rows = [engine.row for engine in engines]
     return replace(
         plain,
-        gate=Gate(steps, np.where(waiting, collected, np.inf), polled > 1),
+        gate=Gate(steps, np.where(waiting, collected, np.inf), (polled > 1) & ~filling),
         drafted=np.array([draft_tokens if row.drafts else 0 for row in rows]),
         outputs=np.array([row.outputs or np.nan for row in rows]),
         generations=np.array([_generations(row) for row in rows]),

@@ -70,7 +70,7 @@ class RecipeAsked(Document):
         Count | None,
         Field(
             description="decode steps between two looks at the queue (TensorRT-LLM: timeout_iters of its attention-DP "
-            "balance); default: 1"
+            "balance, of an engine with one replica batch_wait_timeout_iters); default: 1"
         ),
         Option(panel=PROMPTS, metavar="STEPS"),
     ] = None

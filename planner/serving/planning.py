@@ -230,7 +230,7 @@ def _searched(
     for done, job in enumerate(jobs, 1):
         searches.append(search(job, restrictions(request, job.pool), fastest=fastest))
         tell(Step(f"{job.pool.name}: layouts searched", done, len(jobs) + 1, passing=True))
-    return SearchedLayouts(searches, refused)
+    return SearchedLayouts(request, searches, refused)
 
 
 def _options(request: PlanRequest, precision: Precision, found: SearchedLayouts) -> list[ServingOption]:
@@ -241,7 +241,7 @@ def _options(request: PlanRequest, precision: Precision, found: SearchedLayouts)
     check_asked(request, searches[0].job.served, max((one.wide for one in searches), key=lambda wide: len(wide.decode)))
     options = [aggregated(request, precision, searches, refused)]
     if request.disaggregation != "never" and request.workload.osl > 1:
-        options.append(disaggregated(request, precision, searches, found.roles, refused))
+        options.append(disaggregated(request, precision, searches, found.offers, refused))
     return options
 
 

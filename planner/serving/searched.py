@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from costmodels.models.precision import Precision
-from planner.serving.engines.disaggregated import DisaggregatedEngines
-from planner.serving.engines.options import in_either_role
+from planner.serving.engines.options import Offer, in_either_role, offers_of
 from planner.serving.layouts import Rejected
 from planner.serving.operating_points import LayoutSearch
 from planner.serving.request import PlanRequest
@@ -19,15 +18,16 @@ MOST = 4
 
 @dataclass(frozen=True)
 class SearchedLayouts:
-    """What was found on the pools of a request in one precision, and which pools were refused."""
+    """What was found on the pools of a ``request`` in one precision, and which pools were refused."""
 
+    request: PlanRequest
     searches: list[LayoutSearch]
     refused: list[Rejected]
 
     @cached_property
-    def roles(self) -> list[DisaggregatedEngines]:
+    def offers(self) -> list[Offer]:
         """The engines that prefill or decode."""
-        return in_either_role(self.searches)
+        return list(offers_of(self.request, in_either_role(self.searches)))
 
 
 class KnownSearches:

@@ -11,6 +11,7 @@ from costmodels.origins import HOW
 from costmodels.training.flops import model_flops
 from costmodels.training.memory import PARTS, SPREAD
 from planner.training.configuration import TrainingConfiguration
+from planner.training.places import mean_peak, room
 from planner.training.prediction import Predicted
 
 TIMES = (
@@ -27,7 +28,7 @@ def memory_columns(answer: Predicted, configurations: Sequence[TrainingConfigura
     """Of the fullest rank of each layout."""
     allocated = answer.memory.allocated.max(axis=1)
     down, up = SPREAD
-    fits = answer.memory.fits(configurations[0].gpu)
+    fits = answer.memory.fits(room(configurations[0].places))
     return {
         "memory_bytes_per_gpu": [round(value) for value in allocated],
         "memory_bytes_per_gpu_low": [round(value) for value in allocated * np.exp(-down)],
@@ -61,7 +62,7 @@ def time_columns(answer: Predicted, configurations: Sequence[TrainingConfigurati
         "iteration_s_high": seconds.high,
         "tokens_per_s_gpu": batch * answer.setting.sequence / (seconds.value * gpus),
         "model_tflops_gpu": rate / 1e12,
-        "mfu": rate / peak_flops(configurations[0]),
+        "mfu": rate / mean_peak(configurations[0].places, configurations[0].precision),
         "bubble_share": answer.times.bubble_share,
         "exposed_communication_share": answer.times.exchange_share,
     }
@@ -70,10 +71,3 @@ def time_columns(answer: Predicted, configurations: Sequence[TrainingConfigurati
     }
     columns["how"] = [HOW[code] for code in answer.times.total.how]
     return columns
-
-
-def peak_flops(c: TrainingConfiguration) -> float:
-    """Dense peak of the precision that is trained in."""
-    rate = {"fp8": "fp8", "mxfp8": "fp8", "nvfp4": "fp4"}.get(c.precision, c.precision)
-    peaks = c.gpu.peak_flops
-    return peaks.get(rate) or peaks.get("bf16") or peaks["fp16"]

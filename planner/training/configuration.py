@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
 
@@ -23,22 +23,15 @@ from costmodels.training.layouts import (
 from costmodels.training.models import TrainedModel, trained_model
 from costmodels.training.setting import MODES, OPTIMIZERS
 from planner.training.meanings import ALIASES, COLUMNS
+from planner.training.places import NamedPool, StagePlace, check_precision, is_pools, named_pools, stages_in
 from profiles.errors import InputError, UnknownName
-from profiles.hardware import SHIPPED, Catalogue, Fabric, Gpu, Node
+from profiles.hardware import SHIPPED, Catalogue, Gpu, Node
 from profiles.values import shown
 
 LARGEST = 10**7  # of any degree or count: beyond it nobody means it
 SHAPE = ("hidden", "layers", "heads", "kv_heads", "ffn", "vocab")
 
 _PRECISION_ALIASES = {"float8": "fp8", "bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
-_NEEDS = {
-    "fp8": ("fp8", "8-bit float products"),
-    # Block scales came with the tensor cores that have 4-bit floats: Blackwell and CDNA 4 (Transformer Engine's MXFP8
-    # and NVFP4 recipes ask for compute capability 10.0; AMD's CDNA 4 white paper).
-    "mxfp8": ("fp4", "products of blocks with a scale each (Blackwell, CDNA 4 and newer)"),
-    "nvfp4": ("fp4", "4-bit float products"),
-}
-"""What the tensor cores must have for a precision: the peak in the catalogue that tells, and in words."""
 _TRUE, _FALSE = ("true", "yes", "1", "on", "1.0"), ("false", "no", "0", "off", "0.0")
 
 
@@ -47,9 +40,7 @@ class TrainingConfiguration:
     """One layout, understood; see :class:`costmodels.training.layouts.TrainingLayouts` for the degrees."""
 
     model: TrainedModel
-    gpu: Gpu
-    gpus_per_node: int
-    fabric: Fabric
+    places: tuple[StagePlace, ...]  # in the order of the pipeline
     framework: TrainingFramework
     precision: str
     sequence: int
@@ -77,6 +68,11 @@ class TrainingConfiguration:
     defaults: tuple[str, ...]
 
     @property
+    def gpu(self) -> Gpu:
+        """Of the first stage, and of all where there is one place."""
+        return self.places[0].gpu
+
+    @property
     def gpus(self) -> int:
         return self.tp * self.pp * self.dp * self.cp
 
@@ -84,9 +80,14 @@ class TrainingConfiguration:
     def group(self) -> tuple[object, ...]:
         """Configurations of one group are predicted together."""
         return (
-            id(self.model), self.gpu.name, self.gpus_per_node, self.fabric.name, self.framework.label, self.precision,
-            self.sequence, self.mode, self.optimizer, self.mtp,
+            id(self.model), self._site, self.framework.label, self.precision, self.sequence, self.mode, self.optimizer,
+            self.mtp,
         )  # fmt: skip
+
+    @property
+    def _site(self) -> tuple[object, ...]:
+        keys = tuple(place.key for place in self.places)
+        return keys if len(keys) > 1 else keys[0][:3]  # of one place the number of stages does not matter
 
 
 _STAGES = r"[0-9]{1,5}(\*[0-9]{1,4})?"  # layers of a stage, or of some in a row
@@ -120,14 +121,6 @@ def column_names(names: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]
         if close:
             raise InputError(f"{name}: the column is not known", f"nearest: {close[0]}; rename it, or leave it out")
     return understood, tuple(strangers)
-
-
-def check_precision(gpu: Gpu, precision: str) -> None:
-    """Raises InputError where the tensor cores of ``gpu`` cannot multiply in ``precision``."""
-    peak, what = _NEEDS.get(precision, ("", ""))
-    if peak and peak not in gpu.peak_flops:
-        plainer = "fp8 or bf16" if precision != "fp8" and "fp8" in gpu.peak_flops else "bf16"
-        raise InputError(f"precision: {precision} on {gpu.name}, which has no {what}", f"choose {plainer}")
 
 
 class HardwareNames:
@@ -216,16 +209,11 @@ class _Reader:
 
     def read(self) -> TrainingConfiguration:
         model = self._model()
-        gpu = self.names.gpu(self._required("gpu"))
-        node = self.names.node(gpu)
-        per_node = self.whole("gpus_per_node", node.gpus)
-        fabric_name = self.text("fabric")
-        if not fabric_name:
-            self.default("fabric", node.default_fabric)
-        fabric = self.names.fabric(fabric_name or node.default_fabric)
+        pools = self._pools(self._required("gpu"))
         framework = self._framework()
         precision = self.choice("precision", PRECISIONS, "bf16", _PRECISION_ALIASES)
-        check_precision(gpu, precision)
+        for pool in pools:
+            check_precision(pool.gpu, precision)
         sequence = self.whole("seq_len", None)
         mode = self.choice("mode", MODES, "pretrain")
         optimizer = self.choice("optimizer", tuple(OPTIMIZERS), "adam")
@@ -234,7 +222,7 @@ class _Reader:
             raise InputError(
                 f"mtp: {mtp} multi-token-prediction layers; {model.name} has {model.mtp_layers}", "leave mtp blank"
             )
-        tp, pp, vpp, dp, cp = self._degrees()
+        tp, pp, vpp, dp, cp = self._degrees(sum(pool.gpus for pool in pools))
         ep, etp = self._expert_degrees(model, framework, tp)
         sharding, shard_ranks = self._sharding(framework, dp * cp)
         micro_batch, microbatches, global_batch = self._batch(framework, dp, pp)
@@ -243,9 +231,9 @@ class _Reader:
         selective, recomputed = self._recompute(framework)
         attention = ATTENTION.index(self.choice("attention", framework.attention, str(framework.defaults["attention"])))
         return TrainingConfiguration(
-            model, gpu, per_node, fabric, framework, precision, sequence, mode, optimizer, mtp, tp, pp, vpp, dp, cp,
-            ep, etp, sharding, shard_ranks, micro_batch, microbatches, global_batch, parallel, schedule, selective,
-            recomputed, attention, self._split(model, pp, vpp), tuple(self.defaults),
+            model, self._places(pools, tp * cp * dp, pp), framework, precision, sequence, mode, optimizer, mtp,
+            tp, pp, vpp, dp, cp, ep, etp, sharding, shard_ranks, micro_batch, microbatches, global_batch, parallel,
+            schedule, selective, recomputed, attention, self._split(model, pp, vpp), tuple(self.defaults),
         )  # fmt: skip
 
     def _required(self, name: str) -> str:
@@ -270,15 +258,43 @@ class _Reader:
             )
         return trained_model("llama:" + ",".join(f"{part}={value}" for part, value in shape.items()))
 
+    def _pools(self, text: str) -> tuple[NamedPool, ...]:
+        """Those that ``gpu`` names; one without a number of GPUs where it names a type alone."""
+        counted = is_pools(text)
+        if counted:
+            pools = named_pools(text, self.names.catalogue)
+        else:
+            gpu = self.names.gpu(text)
+            node = self.names.node(gpu)
+            pools = (NamedPool(gpu, 0, node.gpus, node.default_fabric),)
+        per_node, fabric = (self.text(name) for name in ("gpus_per_node", "fabric"))
+        if not counted and not per_node:
+            self.default("gpus_per_node", pools[0].gpus_per_node)
+        if not fabric:
+            self.default("fabric", "+".join(dict.fromkeys(pool.fabric for pool in pools)))
+        if per_node:
+            pools = tuple(replace(pool, gpus_per_node=self.whole("gpus_per_node", None)) for pool in pools)
+        return tuple(replace(pool, fabric=fabric) for pool in pools) if fabric else pools
+
+    def _places(self, pools: tuple[NamedPool, ...], ranks: int, pp: int) -> tuple[StagePlace, ...]:
+        held = stages_in(pools, ranks) if len(pools) > 1 else (pp,)
+        return tuple(
+            StagePlace(pool.gpu, pool.gpus_per_node, self.names.fabric(pool.fabric), stages)
+            for pool, stages in zip(pools, held, strict=True)
+        )
+
     def _framework(self) -> TrainingFramework:
         text = self.text("framework").casefold()
         if not text:
             self.default("framework", "megatron")
         return find_training_framework(text or "megatron")
 
-    def _degrees(self) -> tuple[int, int, int, int, int]:
+    def _degrees(self, named: int) -> tuple[int, int, int, int, int]:
+        """``named``: the GPUs that ``gpu`` names, 0 where it names none."""
         tp, pp, vpp, cp = (self.whole(name, 1) for name in ("tp", "pp", "vpp", "cp"))
-        asked = self.whole("num_gpus", None) if self.text("num_gpus") else None
+        asked = self.whole("num_gpus", None) if self.text("num_gpus") else named or None
+        if named and asked != named:
+            raise InputError(f"num_gpus: {asked} is not the {named:,} GPUs that gpu names", "leave one of them out")
         if not self.text("dp") and asked is not None:
             if asked % (tp * pp * cp):
                 raise InputError(

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from planner.training.document import TrainingDecision, TrainingLaunch
 
 
-def launch(setting: Setting, request: TrainingRequest, decision: TrainingDecision) -> TrainingLaunch:
-    """How to start ``decision`` in its framework."""
+def launch(
+    setting: Setting, request: TrainingRequest, decision: TrainingDecision, with_one_number_s: float
+) -> TrainingLaunch:
+    """How to start ``decision`` in its framework. ``with_one_number_s``: seconds of an iteration where all stages
+    recompute as many layers as the one that recomputes most."""
     from planner.training.document import TrainingLaunch
 
     name = setting.framework.name
@@ -24,7 +27,7 @@ def launch(setting: Setting, request: TrainingRequest, decision: TrainingDecisio
     if decision.blocks:
         notes.append("nodes in that order: ranks go through one pool after the other, each block on nodes of its own")
     if name in ("megatron", "megatron-deepspeed"):
-        arguments = _megatron(setting, request, decision, notes)
+        arguments = _megatron(setting, request, decision, notes, with_one_number_s)
     elif name == "torchtitan":
         arguments = _torchtitan(setting, request, decision, notes)
     else:
@@ -50,7 +53,9 @@ def _nodes(gpus: int, per_node: int) -> str:
 # ------------------------------------------------------------------ Megatron-LM
 
 
-def _megatron(setting: Setting, request: TrainingRequest, d: TrainingDecision, notes: list[str]) -> list[str]:
+def _megatron(
+    setting: Setting, request: TrainingRequest, d: TrainingDecision, notes: list[str], with_one_number_s: float
+) -> list[str]:
     mesh = d.mesh
     flags: list[object] = [
         *("--tensor-model-parallel-size", mesh.tp, "--pipeline-model-parallel-size", mesh.pp),
@@ -81,7 +86,7 @@ def _megatron(setting: Setting, request: TrainingRequest, d: TrainingDecision, n
             *("--fp8-format", "hybrid", "--fp8-recipe", recipe[request.precision]),
         ]  # fmt: skip
     flags += _megatron_stages(d)
-    flags += _megatron_recompute(d, notes)
+    flags += _megatron_recompute(d, notes, with_one_number_s)
     return [str(flag) for flag in flags]
 
 
@@ -165,15 +170,16 @@ def layout_string(runs: list[int]) -> str:
     return "|".join(words)
 
 
-def _megatron_recompute(d: TrainingDecision, notes: list[str]) -> list[object]:
+def _megatron_recompute(d: TrainingDecision, notes: list[str], with_one_number_s: float) -> list[object]:
     whole = {stage.recomputed for stage in d.stages}
     if max(whole):
         if len(whole) > 1:
             counts = ", ".join(str(stage.recomputed) for stage in d.stages)
-            notes.append(f"layers recomputed by stage: {counts}; the flag takes one number, the largest, for all")
+            notes.append(
+                f"layers recomputed by stage: {counts}; the flag takes one number, the largest, for all, with which an "
+                f"iteration takes {with_one_number_s:.4g} s"
+            )
         each = max(-(-stage.recomputed // d.mesh.vpp) for stage in d.stages)
-        if d.recompute:
-            notes.append("selective parts beside layers recomputed whole are not a flag: the layers are recomputed")
         return ["--recompute-granularity", "full", "--recompute-method", "block", "--recompute-num-layers", each]
     if d.recompute:
         return ["--recompute-granularity", "selective", "--recompute-modules", *d.recompute]

@@ -10,7 +10,7 @@ MEANINGS = {
     "kv_heads": "key/value heads,",
     "ffn": "feed-forward width,",
     "vocab": "vocabulary.",
-    "gpu": "GPU type (`plan gpus`).",
+    "gpu": "GPU type (`plan gpus`); of a pipeline across several, in order: 16xA100-SXM-80GB+16xH100.",
     "num_gpus": "Must be tp x pp x dp x cp; gives dp where that is blank.",
     "gpus_per_node": "GPUs that share a scale-up link. Default: of the usual node.",
     "fabric": "Network between nodes (`plan gpus --fabrics`). Default: of the usual node.",

@@ -12,10 +12,10 @@ from costmodels.training.memory import training_memory
 from costmodels.training.setting import OPTIMIZERS, Setting
 from planner.contract.published import validated
 from planner.training.closest import closest
-from planner.training.configuration import check_precision
 from planner.training.document import TrainingPlan, parse_training_plan
 from planner.training.lines import StagePool
 from planner.training.machines import Machines, Progress
+from planner.training.places import check_precision
 from planner.training.report import assemble
 from planner.training.request import TrainingRequest, model_of
 from planner.training.search import Found, Search, search, search_pools
@@ -88,8 +88,19 @@ def _check(setting: Setting, request: TrainingRequest) -> None:
             f"sharding: {facts.full_name} refuses {one_of(map(str, wanted))} with pp {one_of(map(str, request.pp))}",
             f"with pipeline stages it has {', '.join(map(str, facts.sharding_with_pp))}",
         )
-    if model.experts is None and any(degree > 1 for degree in request.ep or ()):
-        raise InputError(f"ep: {one_of(map(str, request.ep or ()))}, but {model.name} has no experts", "leave ep out")
+    if request.vpp and min(request.vpp) > 1:
+        if "interleaved" not in facts.schedules:
+            raise InputError(f"vpp: {facts.full_name} has no virtual stages", "leave vpp out")
+        if request.pp and max(request.pp) == 1:
+            raise InputError(
+                f"vpp: {one_of(map(str, request.vpp))} virtual stages without pipeline stages", "allow pp 2, or vpp 1"
+            )
+    for name in ("ep", "moe_tp"):
+        degrees: tuple[int, ...] = getattr(request, name) or ()
+        if model.experts is None and any(degree > 1 for degree in degrees):
+            raise InputError(
+                f"{name}: {one_of(map(str, degrees))}, but {model.name} has no experts", f"leave {name} out"
+            )
 
 
 def _search(setting: Setting, request: TrainingRequest, pools: tuple[StagePool, ...]) -> Search:
@@ -127,25 +138,26 @@ def _used(setting: Setting, found: Found) -> float:
 
 
 def _fewest(setting: Setting, request: TrainingRequest, pools: tuple[StagePool, ...]) -> Search:
-    """The fastest layout on the fewest GPUs on which any fits."""
+    """The fastest layout on the fewest GPUs on which any fits; its bound is the fewest on which any may fit."""
     per_node = [pool.links.network.gpus_per_node for pool in pools]
     clusters = [*((pool.gpus, each) for pool, each in zip(pools, per_node, strict=True))]
     clusters += [(sum(pool.gpus for pool in pools), min(per_node))] if len(pools) > 1 else []
     found = [candidates(setting, request, *each)[0].gpus for each in clusters]
     sizes = np.unique(np.concatenate(found)).tolist()
     low, high = 0, len(sizes)  # a layout on fewer GPUs is a layout on more: those that fit are the later ones
-    best, unknown = Search(), False
+    best, unknown, too_few = Search(), False, 0  # on the first ``too_few`` of the sizes nothing fits
     while low < high:
         middle = (low + high) // 2
         tried = search_pools(setting, request, pools, int(sizes[middle]))
-        unknown = unknown or (tried.out_of_time and not tried.best)
         if tried.best:
             best, high = tried, middle
         else:
             low = middle + 1
+            unknown, too_few = (True, too_few) if tried.out_of_time else (unknown, low)
             if not best.best:
                 best = tried
     best.out_of_time = best.out_of_time or unknown
+    best.bound_us = float(sizes[too_few]) if best.best else best.bound_us
     return best
 
 
@@ -227,7 +239,9 @@ def _looser(setting: Setting, request: TrainingRequest, pool: StagePool) -> list
             free = request.model_copy(update={name: None})
             found = getattr(candidates(setting, free, pool.gpus, pool.links.network.gpus_per_node)[0], of_layout)
             if len(found):
-                some = [f"{value:,}" for value in np.unique(found)[:6]]
+                values = np.unique(found)
+                away = np.abs(np.log(values[:, None] / np.array(getattr(request, name)))).min(axis=1)
+                some = [f"{value:,}" for value in np.sort(values[np.argsort(away, kind="stable")[:6]])]
                 ways.append(f"allow {name} {one_of(some)}")
     return ways
 

@@ -12,6 +12,7 @@ from costmodels.training.layouts import TrainingLayouts, stage_kinds
 from costmodels.training.memory import TrainingMemory, training_memory
 from costmodels.training.setting import Setting
 from planner.training.configuration import TrainingConfiguration
+from planner.training.places import pool_of_stages
 
 if TYPE_CHECKING:  # memory alone is asked for without them, and they take a second to load
     from costmodels.training.iteration import IterationTimes
@@ -69,7 +70,11 @@ def predicted(configurations: Sequence[TrainingConfiguration], machines: Machine
     memory = training_memory(setting, layouts)
     if machines is None:
         return Predicted(setting, layouts, memory, None)
-    from costmodels.training.iteration import iteration_times
+    from costmodels.training.iteration import pooled_iterations
+    from costmodels.training.pools import pooled_times
 
-    links = machines.links(first.gpu, first.gpus_per_node, first.fabric)
-    return Predicted(setting, layouts, memory, iteration_times(setting, links, layouts))
+    links = [machines.links(place.gpu, place.gpus_per_node, place.fabric) for place in first.places]
+    pool = pool_of_stages(first.places)
+    where = None if pool is None else np.broadcast_to(pool, (len(layouts), len(pool)))
+    times = pooled_iterations(setting, layouts, pooled_times(setting, links, layouts, where))
+    return Predicted(setting, layouts, memory, times)

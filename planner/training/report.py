@@ -9,8 +9,8 @@ import numpy as np
 
 from costmodels.origins import HOW
 from costmodels.training.flops import model_flops
-from costmodels.training.iteration import pooled_iterations
-from costmodels.training.layouts import ATTENTION, RECOMPUTED, SCHEDULES
+from costmodels.training.iteration import IterationTimes, pooled_iterations
+from costmodels.training.layouts import ATTENTION, RECOMPUTED, SCHEDULES, TrainingLayouts
 from costmodels.training.memory import PARTS, SPREAD, TrainingMemory, training_memory
 from costmodels.training.pools import pooled_times
 from costmodels.training.setting import Setting
@@ -149,7 +149,23 @@ def _decision(
         usd_per_hour=placed.usd_per_hour,
         launch=doc.TrainingLaunch(framework=setting.framework.label, arguments=(), notes=()),
     )
-    return decision.model_copy(update={"launch": launch(setting, request, decision)})
+    return decision.model_copy(update={"launch": launch(setting, request, decision, _with_one_number(setting, placed))})
+
+
+def _times(setting: Setting, placed: PlacedStages, layout: TrainingLayouts) -> IterationTimes:
+    where = np.array([[placed.sites.index(site) for site in placed.stages]]) if len(placed.sites) > 1 else None
+    links = [site.on.links for site in placed.sites]
+    return pooled_iterations(setting, layout, pooled_times(setting, links, layout, where))
+
+
+def _with_one_number(setting: Setting, placed: PlacedStages) -> float:
+    """Seconds of an iteration where every (virtual) stage recomputes as many layers as the one that recomputes most,
+    which is what flags that take one number can say."""
+    layout = placed.found.layout
+    held, vpp = layout.layers.sum(axis=2), float(layout.vpp[0])
+    most = np.ceil(np.minimum(layout.recomputed, held) / vpp).max() * vpp
+    all_alike = layout.with_stages(layout.layers, np.minimum(held, most))
+    return float(_times(setting, placed, all_alike).total.value[0]) / 1e6
 
 
 def _stages(placed: PlacedStages) -> tuple[doc.Stage, ...]:
@@ -201,10 +217,7 @@ def _prediction(
     setting: Setting, request: TrainingRequest, placed: PlacedStages, memory: TrainingMemory
 ) -> doc.TrainingPrediction:
     layout = placed.found.layout
-    where = np.array([[placed.sites.index(site) for site in placed.stages]]) if len(placed.sites) > 1 else None
-    times = pooled_iterations(
-        setting, layout, pooled_times(setting, [site.on.links for site in placed.sites], layout, where)
-    )
+    times = _times(setting, placed, layout)
     seconds = float(times.total.value[0]) / 1e6
     gpus = int(layout.gpus[0])
     flops = model_flops(setting, request.global_batch) / seconds
@@ -263,8 +276,7 @@ def _proof(
     if request.objective == "time":
         value, bound, unit = best.total_us / 1e6, found.bound_us / 1e6, "s an iteration"
     elif request.objective == "gpus":
-        value = bound = float(best.layout.gpus[0])
-        unit = "GPUs"
+        value, bound, unit = float(best.layout.gpus[0]), found.bound_us, "GPUs"
     else:
         value, bound, unit = float(memory.used().max()), found.bound_us, "bytes of the fullest GPU"
     bound = min(bound, value)

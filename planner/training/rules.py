@@ -4,9 +4,11 @@ counts it."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import gcd
 
-from costmodels.models.architecture import GatedDeltaNet, GroupedQueryAttention
+from costmodels.models.architecture import GatedDeltaNet, GroupedQueryAttention, MixtureOfExperts
 from costmodels.training.layouts import ENDS, SCHEDULES, UNFUSED
+from costmodels.training.models import TrainedFeedForward
 from planner.training.configuration import TrainingConfiguration
 from profiles.errors import InputError
 
@@ -33,23 +35,34 @@ def nearest(number: int, degree: int) -> str:
     return f"nearest that does: {below}" + (f" or {above}" if above is not None else "")
 
 
+def _split_by_tp(c: TrainingConfiguration) -> int:
+    """What every degree of tensor parallelism has to divide."""
+    sizes = [kind.attention.heads for kind in c.model.kinds] + [_width(kind.feed_forward) for kind in c.model.kinds]
+    return gcd(*sizes, *([c.model.architecture.vocabulary] if c.framework.vocab_multiple == 1 else []))
+
+
+def _width(ffn: TrainedFeedForward) -> int:
+    """Of what tensor parallelism splits; 0 where it leaves a layer's feed-forward part whole."""
+    return getattr(ffn, "shared_intermediate", 0) or (0 if isinstance(ffn, MixtureOfExperts) else ffn.intermediate)
+
+
 def _tensor(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
+    near = nearest(_split_by_tp(c), c.tp)
     for attention in {kind.attention for kind in c.model.kinds}:
         if attention.heads % c.tp:
-            yield f"tp: {c.tp} does not divide the {attention.heads} attention heads", nearest(attention.heads, c.tp)
+            yield f"tp: {c.tp} does not divide the {attention.heads} attention heads", near
         if isinstance(attention, GroupedQueryAttention):
             kv = attention.kv_heads
             if kv % c.tp and c.tp % kv:
                 yield f"tp: {c.tp} and the {kv} key/value heads do not divide each other", "choose a tp that does"
     for ffn in {kind.feed_forward for kind in c.model.kinds}:
-        width = getattr(ffn, "shared_intermediate", 0) or (0 if hasattr(ffn, "experts") else ffn.intermediate)
-        if width % c.tp:
-            yield f"tp: {c.tp} does not divide the feed-forward width {width}", nearest(width, c.tp)
+        if _width(ffn) % c.tp:
+            yield f"tp: {c.tp} does not divide the feed-forward width {_width(ffn)}", near
     vocabulary = c.model.architecture.vocabulary
     if c.framework.vocab_multiple == 1 and vocabulary % c.tp:
         yield (
             f"tp: {c.tp} does not divide the vocabulary {vocabulary}, and {c.framework.full_name} does not pad it",
-            nearest(vocabulary, c.tp),
+            near,
         )
     if c.sequence_parallel and c.sequence % (c.tp * c.cp):
         yield (
@@ -78,7 +91,12 @@ def _pipeline(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
             f"sharding: {c.framework.full_name} refuses {c.sharding} with pp {c.pp}",
             f"with pipeline stages it has {known}",
         )
-    if c.vpp > 1 and c.framework.release.startswith(("2.", "3.")) and c.microbatches % c.pp:
+    if c.framework.even_stages and len(set(c.split)) > 1:
+        yield (
+            f"pp: {c.pp} × vpp {c.vpp} stages of {c.model.layers} layers are not alike, as {c.framework.label} needs",
+            f"{nearest(c.model.layers, c.pp * c.vpp)} stages",
+        )
+    if c.vpp > 1 and c.framework.even_stages and c.microbatches % c.pp:
         yield (
             f"global_batch: {c.microbatches} micro-batches are not a multiple of pp {c.pp}, which interleaving needs",
             "choose a batch that is",

@@ -123,9 +123,25 @@ def _silicon() -> list[str]:
         )
         + ".",
         "",
+        *_margins(document.get("margins", {})),
         *_run_before(document["run_before"]),
     ]
     return rows
+
+
+def _margins(found: dict[str, Any]) -> list[str]:
+    """What room below every bound costs and saves."""
+    names = {"model": "models held out", "gpu": "GPU types held out"}
+    said = [
+        f"{name} "
+        + ", ".join(
+            f"{100 * float(margin):g} %: {figures['mean_pct']:.1f}, {figures['missed_pct']:.1f}"
+            for margin, figures in found[held].items()
+        )
+        for held, name in names.items()
+        if held in found
+    ]
+    return ["The same with room below every bound on TPOT: " + "; ".join(said) + ".", ""] if said else []
 
 
 def _run_before(found: dict[str, Any]) -> list[str]:
@@ -206,7 +222,7 @@ def training() -> str:
         "| time of an iteration | rows | MAPE (bias), as shipped | source left out | within 80 %, source left out |",
         "|---|---|---|---|---|",
     ]
-    for name in ("dense, 16-bit", "dense, 8-bit", "experts", "MT-NLG", "ZeRO-3 of 2021"):
+    for name in ("dense, 16-bit", "dense, 8-bit", "experts", "MT-NLG", "ZeRO-3 of 2021", "Megatron-Bridge 26.02"):
         shipped, left_out = document["iteration"][name]["as shipped"], document["iteration"][name]["source left out"]
         errors = [f"{card['mape_pct']:.1f} % ({card['bias_pct']:+.1f})" for card in (shipped, left_out)]
         rows.append(f"| {name} | {shipped['rows']} | {' | '.join(errors)} | {left_out['coverage_pct']:.0f} % |")
@@ -240,6 +256,10 @@ def training() -> str:
             cells[1] += f"; {case['predicted_one_layer_s']:.1f} s"
         layout = f": {case['published']}" if case["published"] else ""
         rows.append(f"| {name}{layout} | {' | '.join([*cells, case['why'] or ''])} |")
+    rows += ["", "| figure | value | first bar | goal | meets |", "|---|---|---|---|---|"]
+    for bar in document["bars"]:
+        limits = [" to ".join(map(str, each)) if isinstance(each, list) else each for each in (bar["bar"], bar["goal"])]
+        rows.append(f"| {bar['what']} | {bar['value']:,} | {limits[0]} | {limits[1]} | {bar['meets']} |")
     return "\n".join(rows)
 
 

@@ -208,7 +208,7 @@ def numbers(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 
 
 def test_every_bounded_number_refuses_what_is_below(capfd: pytest.CaptureFixture[str]) -> None:
-    found = list(numbers(typer.main.get_command(cli.app)))
+    found = list(numbers(typer.main.get_command(cli.application())))
     assert found
     for path, option, parameter in found:
         error, _ = refused([*path, option, str(int(parameter.min) - 1)], capfd)  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import typer.main
 
-from api.cli.main import app
+from api.cli.main import application
 from api.rest.app import create_app
 from planner.contract.documents import checked
 from planner.contract.kind import Kind
@@ -220,7 +220,7 @@ def test_every_question_of_the_command_line_has_its_route() -> None:
         for name, command in getattr(group, "commands", {}).items():
             yield from words(command, (*path, name))
 
-    asked = {name for name in words(typer.main.get_command(app)) if name.split(" ")[0] not in WITHOUT_A_ROUTE}
+    asked = {name for name in words(typer.main.get_command(application())) if name.split(" ")[0] not in WITHOUT_A_ROUTE}
     commands = [kind.command for kind in questions()]
     assert asked - {*commands, *WITHOUT_A_ROUTE} == set(), "give the kind its `command`, or say here why it has none"
     assert set(commands) <= asked

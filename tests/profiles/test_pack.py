@@ -89,6 +89,26 @@ def test_linear_and_sparse_attention_are_measured_on_the_large_gpus(operation: s
         assert {"vllm", "sglang"} <= set(held(operation, gpu)["framework"]), gpu
 
 
+def test_rows_of_a_library_stand_under_its_name_too() -> None:
+    """FlashInfer's experts, which SGLang timed: equal where nothing is shared out, and shared out but for the model
+    whose router is limited to groups."""
+    names = ["gpu", "dtype", "tokens", "hidden", "intermediate", "experts", "moe_tp", "moe_ep", "routing", "latency_us"]
+    own = PACK.query("moe", framework="flashinfer", columns=[*names, "kernel"])
+    assert set(own["gpu"]) == {"B200", "B300", "GB200"}
+    assert set(own["dtype"]) == {"nvfp4", "fp8_block", "mxfp4_fp8"}
+    assert own["kernel"].str.contains("flashinfer_trtllm").all()
+    shared = own[own["moe_ep"] > 1]
+    limited = (shared["experts"] == 256) & (shared["hidden"] == 7168)
+    assert len(shared)
+    assert not limited.any()
+    asked = {"hidden": 7168, "experts": 384, "dtype": "nvfp4", "moe_tp": 8, "moe_ep": 1, "gpu": "B200"}
+    rows = [PACK.query("moe", framework=name, columns=names) for name in ("flashinfer", "sglang")]
+    alike = [each[np.logical_and.reduce([each[k] == v for k, v in asked.items()])] for each in rows]
+    sizes = [each.sort_values(["routing", "tokens"])["latency_us"].to_numpy() for each in alike]
+    assert len(sizes[0])
+    np.testing.assert_array_equal(*sizes)
+
+
 def test_only_gpus_of_the_catalogue_and_of_the_build_occur() -> None:
     assert set(COUNTS["gpu"]) <= set(GPUS) <= set(gpus())
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from api.cli.commands import collect, few_shot
 from api.cli.console import console, facts, flowing, heading, indented, table
 from api.cli.options import JsonOutput
 from api.cli.output import check_target, hand_over_json
@@ -397,3 +398,9 @@ def _cell(value: object) -> str:
     if pd.isna(value):  # type: ignore[call-overload]
         return ""
     return f"{value:.4g}" if isinstance(value, float) and value < 1e4 else f"{value}"
+
+
+app.command("collect")(collect.collect)
+app.command("propose")(collect.propose)
+app.command("fit")(few_shot.fit)
+app.command("validate")(few_shot.validate)

@@ -215,7 +215,8 @@ def _show(configuration: TrainingConfiguration, stores: list[ProfileStore], expl
 
         machines = Machines(stores, report)
         answer = predicted([configuration], machines)
-        notes = machines.links(configuration.gpu, configuration.gpus_per_node, configuration.fabric).own.notes
+        links = (machines.links(each.gpu, each.gpus_per_node, each.fabric) for each in configuration.places)
+        notes = tuple(dict.fromkeys(note for each in links for note in each.own.notes))
     view.show_prediction(configuration, answer, notes, explain=explain)
 
 

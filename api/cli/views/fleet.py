@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -46,6 +46,7 @@ def busiest(plan: Plan) -> ScheduledStep:
 
 def engine_words(group: EngineGroup) -> str:
     what = group.gpu if group.table else f"{group.layout.label} on {group.gpu}"
+    what = what if group.role == "aggregated" else f"{group.role} {what}"
     return what + ("" if group.supply == "on_demand" else f", {group.supply}")
 
 
@@ -96,6 +97,9 @@ def _asked(plan: Plan, console: Console) -> None:
     rows.append(("routed by", {"isl": "prompt length", "isl,osl": "prompt and output length"}[request.route_by]))
     if order := _order(plan):
         rows.append(("filled", order))
+    if request.disaggregation == "always" or (request.disaggregation == "never" and not _of_tables(plan)):
+        apart = "always" if request.disaggregation == "always" else "never"
+        rows.append(("engines", f"prefill and decode {apart} apart"))
     asked = request.survive
     said = []
     for name in ("engines", "nodes", "spot_pools", "zones"):
@@ -106,6 +110,10 @@ def _asked(plan: Plan, console: Console) -> None:
         share = "" if asked.share == 1 else f", with {percent(asked.share)} of the load"
         rows.append(("survives", " or ".join(said) + share))
     facts(console, rows)
+
+
+def _of_tables(plan: Plan) -> bool:
+    return any(service.tables for service in plan.request.services)
 
 
 def _order(plan: Plan) -> str:
@@ -158,7 +166,9 @@ def _routing(plan: Plan, console: Console, *, explain: bool) -> None:
     rows = table("prompts", *(("outputs",) if both else ()), "go to", left=3)
     shown = _joined(step.routing)
     for route in shown if explain else shown[:FEW]:
-        weights = ", ".join(f"{name} {percent(share)}" for name, share in route.weights.items())
+        weights = _shares(route.weights)
+        if route.decode_weights:
+            weights += f", then {_shares(route.decode_weights)}"
         service = f"{route.service}: " if len(plan.request.services) > 1 else ""
         lengths = [service + _range(route.isl_from, route.isl_to)]
         if both:
@@ -170,6 +180,10 @@ def _routing(plan: Plan, console: Console, *, explain: bool) -> None:
         indented(console, Text(f"and {len(shown) - FEW} more ranges (--explain, or the document)"))
 
 
+def _shares(weights: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {percent(share)}" for name, share in weights.items())
+
+
 def _joined(routing: tuple[Route, ...]) -> list[Route]:
     """Ranges that follow each other and go the same way as one."""
     out: list[Route] = []
@@ -178,6 +192,7 @@ def _joined(routing: tuple[Route, ...]) -> list[Route]:
         if (
             last is not None
             and (last.service, last.weights, last.osl_from) == (route.service, route.weights, None)
+            and last.decode_weights == route.decode_weights
             and (last.isl_to == route.isl_from)
         ):
             out[-1] = last.model_copy(update={"isl_to": route.isl_to})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from api.cli.views.fleet import engine_words
 from planner.pictures import drawn, new_figure
 from planner.serving.document.plan import Plan
 from profiles.errors import InputError
@@ -32,8 +33,7 @@ def _day(plan: Plan, kind: str) -> bytes:
     base = [0.0] * len(schedule)
     for group in plan.decision.engines:
         top = [low + step.engines[group.id] for low, step in zip(base, schedule, strict=True)]
-        what = group.gpu if group.table else f"{group.layout.label} on {group.gpu}"
-        label = f"{group.id}: {what}" + ("" if group.supply == "on_demand" else f", {group.supply}")
+        label = f"{group.id}: {engine_words(group)}"
         axes[0].stairs(top, edges, baseline=base, fill=True, label=label)
         base = [float(each) for each in top]
     axes[0].set_ylabel("engines")

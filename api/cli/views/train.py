@@ -14,6 +14,8 @@ from costmodels.training.layouts import ATTENTION, RECOMPUTED, SCHEDULES
 from costmodels.training.memory import TrainingMemory
 from planner.training.columns import memory_columns, time_columns
 from planner.training.configuration import TrainingConfiguration
+from planner.training.places import places_words
+from planner.training.places import room as room_of
 from planner.training.prediction import Predicted
 from planner.training.remedies import Remedy, remedies
 
@@ -51,7 +53,7 @@ def _header(c: TrainingConfiguration, console: Console) -> None:
     sharding = ("none", "optimizer states", "optimizer states and gradients", "all states and weights")[c.sharding]
     group = f" over {c.shard_ranks}" if c.sharding and c.shard_ranks < c.dp * c.cp else ""
     rows = [
-        ("layout", f"{layout_words(c)} on {c.gpus:,} × {c.gpu.name}"),
+        ("layout", f"{layout_words(c)} on {places_words(c.places, c.gpus)}"),
         (
             "framework",
             f"{c.framework.full_name} {c.framework.release}, {c.precision}, {ATTENTION[c.attention]} attention",
@@ -79,16 +81,19 @@ def show_memory(c: TrainingConfiguration, answer: Predicted, *, explain: bool) -
 
 def _memory(c: TrainingConfiguration, memory: TrainingMemory, out: Console, *, explain: bool) -> None:
     used, plain = memory.used()[0, : c.pp], memory.used(expandable=False)[0, : c.pp]
-    room = c.gpu.memory_bytes
-    heading(out, f"Memory of a GPU at its peak, GiB of {gib(room)}")
+    room = np.broadcast_to(room_of(c.places), c.pp)
+    several_types = len(c.places) > 1
+    where = " and ".join(dict.fromkeys(gib(float(each)) for each in room))
+    heading(out, f"Memory of a GPU at its peak, GiB of {where}")
     stages = list(range(c.pp))
     if c.pp > MOST_STAGES and not explain:
         fullest = int(used.argmax())
         stages = sorted({0, 1, c.pp // 2, c.pp - 2, c.pp - 1, fullest})
     grid = table("stage", "layers", *_COLUMNS, "allocated", "reserved", "all", "", left=0)
+    types = [place.gpu.name for place in c.places for _ in range(place.stages)]
     layers = np.array(c.split).reshape(c.vpp, c.pp).sum(axis=0)
     for stage in stages:
-        verdict = 0 if plain[stage] <= room else 1 if used[stage] <= room else 2
+        verdict = 0 if plain[stage] <= room[stage] else 1 if used[stage] <= room[stage] else 2
         cells = [sum(getattr(memory, part)[0, stage] for part in parts) for parts in _COLUMNS.values()]
         sums = (memory.allocated[0, stage], memory.reserved[0, stage], used[stage])
         grid.add_row(
@@ -100,14 +105,17 @@ def _memory(c: TrainingConfiguration, memory: TrainingMemory, out: Console, *, e
     indented(out, grid)
     verdict = 0 if (plain <= room).all() else 1 if (used <= room).all() else 2
     out.print()
-    out.print(f"  {VERDICTS[verdict]} (stage {int(used.argmax())} is the fullest)")
+    fullest = int((used / room).argmax())
+    out.print(
+        f"  {VERDICTS[verdict]} (stage {fullest}{f', on {types[fullest]},' if several_types else ''} is the fullest)"
+    )
     if verdict:
         heading(out, "What would make it fit, cheapest first")
         found = remedies(c)
         for each in found:
             bullet(out, remedy_words(each))
         if not found:
-            bullet(out, "no single change does: use more GPUs, or several changes together")
+            bullet(out, "neither two changes nor 32 times the GPUs do: ask plan train for a layout")
 
 
 def remedy_words(remedy: Remedy) -> str:

@@ -19,6 +19,9 @@ _PSEUDO_LOAD = 60.0
 
 _NARROWEST = 0.03
 
+_FRONT_SHARE = 0.25
+_LEAST_FRONT = 0.1
+
 _LATENCIES = ("ttft", "tpot", "e2e")
 
 
@@ -73,6 +76,29 @@ def pooled(own: Residuals, of_all: Spreads) -> Spreads:
         )
         out[name] = Spread(low=round(low, 4), high=round(high, 4))
     return Spreads(**out)
+
+
+def front_spread(errors: Floats, shares: Floats, steps: tuple[Floats, Floats], groups: np.ndarray) -> Spread | None:
+    """Of the front end, where steps are at the same end of their interval: so that TTFT as far as that lies between its
+    ends for the claimed share of runs. None where too few runs say it.
+
+    Args:
+        errors: log(measured ÷ predicted) of TTFT, [n].
+        shares: of the predicted TTFT that is the front end's; runs of which it is less than :data:`_FRONT_SHARE` say
+            nothing.
+        steps: low and high end (log) of the steps' interval, [n] each.
+    """
+    known = np.isfinite(errors) & (shares > _FRONT_SHARE)
+    if known.sum() < 2:
+        return None
+    measured, share = np.exp(errors[known]), shares[known]
+    low, high = (
+        quantile((measured - (1 - share) * np.exp(end[known])) / share, groups[known], q)
+        for end, q in zip(steps, ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2), strict=True)
+    )
+    return Spread(
+        low=round(float(np.log(np.clip(low, _LEAST_FRONT, 1.0))), 4), high=round(float(np.log(max(high, 1.0))), 4)
+    )
 
 
 def at_load(errors: Floats, spreads: list[Spread], groups: np.ndarray, users: Floats) -> tuple[float, ...]:

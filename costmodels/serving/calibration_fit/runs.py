@@ -32,12 +32,13 @@ class MeasuredRuns:
         parts_ms: [n, levels, parts] of one step, by :data:`PARTS`, as measured alone.
         uneven: [n, levels], of experts (:class:`~costmodels.serving.step.StepTimes`).
         decode_batch, prompts, chunks, stages, mixed: of the grid that the steps belong to.
-        layers: of the model; ``slow_blocks``: whether its experts are blocks of fp8 that the release is slow with.
+        layers: of the model; ``slow_blocks``: whether its experts are blocks of fp8 that the release is slow with;
+            ``compiled``: whether its kernels are compiled when their shapes first come.
         ranks: attention ranks; ``load``: what clients sent.
         days: of the release, since 2025.
         row: of the table that they came in.
         framework, gpu, generation, vendor, model, kind, campaign: labels.
-        offset: effects [n, 3] that are known before anything is fitted.
+        offset: effects [n, 4] that are known before anything is fitted.
         measured: [statistics, n] by :data:`STATISTICS`, ms, NaN where there is none.
     """
 
@@ -50,6 +51,7 @@ class MeasuredRuns:
     mixed: NDArray[np.bool_]
     layers: Ints
     slow_blocks: NDArray[np.bool_]
+    compiled: NDArray[np.bool_]
     greedy: NDArray[np.bool_]
     ranks: Ints
     load: Load
@@ -100,7 +102,7 @@ def runs_of(loops: Sequence[AskedLoops], campaign: Texts, measured: Floats) -> M
         load=Load(**joined),
         row=rows,
         campaign=campaign[rows],
-        offset=np.zeros((len(rows), 3)),
+        offset=np.zeros((len(rows), 4)),
         measured=measured[:, rows],
     )
 
@@ -141,7 +143,8 @@ def _asked(loops: AskedLoops) -> dict[str, np.ndarray]:
         "stages": questions.stages,
         "mixed": questions.mixed,
         "layers": np.full(n, served.model.layers),
-        "slow_blocks": np.full(n, served.slow_blocks),
+        "slow_blocks": np.full(n, served.slow.block_experts),
+        "compiled": np.full(n, served.slow.compiled),
         "greedy": np.full(n, served.greedy),
         "ranks": loops.layouts.dp,
         "days": np.full(n, day_number(day)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
@@ -107,7 +107,9 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
     in_flight = rate_rps * warm.mean_us("e2e") / 1e6
     tpot = 0.0 if load.shape.osl == 1 else warm.mean_us("tpot")  # an answer of one token has none
     prompt, users = np.array([float(shape.isl)]), np.array([in_flight])
-    front = calibration.front_us(prompt, users, np.array([tpot]), layout.dp, float(shape.osl))[0]
+    coming, outputs = np.array([rate_rps / 1e6]), float(shape.osl)
+    front = calibration.front_us(prompt, users, np.array([tpot]), layout.dp, outputs, coming_per_us=coming)[0]
+    fronts = {end: front * factor for end, factor in calibration.front_ends.items()}
     requests = requests_at(*load.drawn(count), rate_rps, seed=0)
     seen = {"value": warm} | {end: once_settled(simulate(engines[end], requests), SETTLED) for end in ENDS}
     steps, watts = _running(served, layout, load, in_flight, outcome.busy_us / max(outcome.end_us, 1.0))
@@ -123,19 +125,21 @@ def open_loop(served: ServedModel, layout: Layouts, load: OpenLoad, kv_tokens: i
     value, low, high = (between_tokens(each) for each in (steps.latency.value, steps.latency.low, steps.latency.high))
     itl_p50, itl_p90 = (Estimates(value[k], low[k], high[k], how, inside) for k in range(2))
 
-    def latency(metric: Metric, before: float) -> Latency:
-        """With steps at the ends of their interval, the engine played again."""
+    def latency(metric: Metric, before: Mapping[End, float]) -> Latency:
+        """With steps and front end at the ends of their intervals, the engine played again."""
 
         def estimates(p: float | None) -> Estimates:
-            value, low, high = (np.array([over_us(seen[end], metric, p, LONG) + before]) for end in ("value", *ENDS))
+            value, low, high = (
+                np.array([over_us(seen[end], metric, p, LONG) + before[end]]) for end in ("value", *ENDS)
+            )
             return Estimates(value, np.minimum(low, value), np.maximum(high, value), how, inside)
 
         return Latency(estimates(None), estimates(0.5), estimates(0.99).value)
 
     return Answers(
-        latency("ttft", front),
-        latency("tpot", 0.0),
-        latency("e2e", front),
+        latency("ttft", fronts),
+        latency("tpot", dict.fromkeys(fronts, 0.0)),
+        latency("e2e", fronts),
         itl_p50,
         itl_p90,
         Estimates.exact(np.array([rate_rps * shape.osl])),

@@ -27,9 +27,10 @@ rank_steps                  with attention data parallelism: until every rank ha
                             time in which as many requests end: ranks · (1 + 1/2 + … + 1/ranks) · outputs ÷ users
 =========================== ==================================================================================
 
-Where a framework compiles kernels when their shapes first come (SGLang), the first request of each client waits longer
-by ``first`` (0 to 6 s; on AMD ``first_on_amd`` times as long, 1 to 12). It is in the means of runs that begin with an
-engine just started, as those of the public campaigns do, and in no median of theirs.
+Where a framework compiles or tunes kernels when their shapes first come (SGLang; TensorRT-LLM those of latent
+attention's models), the first request of each client waits longer by ``first`` (0 to 6 s; on AMD ``first_on_amd``
+times as long, 1 to 12). It is in the means of runs that begin with an engine just started, as those of the public
+campaigns do, and in no median of theirs.
 
 Effects are logarithms, partially pooled: vendor, generation, GPU type and model (by shape) over all frameworks; GPU
 type, model in a precision and campaign within one; a trend of all releases (they get faster); and over time a process
@@ -43,6 +44,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -66,6 +68,9 @@ MEMORY_DAYS = 180.0
 
 TREND_ORIGIN = dt.date(2025, 12, 17)
 """From which the trend of releases is counted."""
+
+OTHER_LAYERS = 0.5
+"""Of what a layer of the models with runs takes, what one of another model is taken to: theirs have most kernels."""
 
 TREND_GOES_ON_DAYS = 90
 """After the last release with runs, that the trend is taken to go on for."""
@@ -110,19 +115,24 @@ class Spreads(BaseModel):
 
 
 class Effect(BaseModel):
-    """On the logarithm of a step without prompts, of one with, and of the front end."""
+    """On the logarithm of a step without prompts, of one with, and of the front end; ``layer_us`` is what each layer of
+    a step takes beside that."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     step: float = 0.0
     prompts: float = 0.0
     front: float = 0.0
+    layer_us: float = 0.0
 
     def __add__(self, other: Effect) -> Effect:
-        return Effect(step=self.step + other.step, prompts=self.prompts + other.prompts, front=self.front + other.front)
+        return Effect(**{name: getattr(self, name) + getattr(other, name) for name in EFFECTS})
 
     def scaled(self, share: float) -> Effect:
-        return Effect(step=share * self.step, prompts=share * self.prompts, front=share * self.front)
+        return Effect(**{name: share * getattr(self, name) for name in EFFECTS})
+
+
+EFFECTS = tuple(Effect.model_fields)
 
 
 class Dated(BaseModel):
@@ -135,7 +145,7 @@ class Dated(BaseModel):
 
 
 class Effects(BaseModel):
-    """What GPU types add to a framework's constants; ``releases``: by GPU type, ascending."""
+    """What GPU types add to a framework's constants; ``releases``: by GPU type (AMD's by generation), ascending."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -144,6 +154,7 @@ class Effects(BaseModel):
     gpus: dict[str, Effect] = {}
     releases: dict[str, tuple[Dated, ...]] = {}
     models: dict[str, Effect] = {}
+    layers_of: tuple[str, ...] = ()  # shapes of the models whose runs say what a layer takes
     trends: dict[str, Effect] = {}  # of MEMORY_DAYS, by vendor
     trend_until: dt.date | None = None
 
@@ -151,30 +162,38 @@ class Effects(BaseModel):
         """Of a GPU type at a release's day: its own, or its generation's and vendor's; the releases' is that of the
         neighbours, fading with the time between; and of a kind of model (:func:`model_kind`): its own, or that of its
         architecture in other precisions."""
-        step, prompts, front = self.at((gpu.name, gpu.generation, gpu.vendor), day, kind)
-        return Effect(step=step, prompts=prompts, front=front)
+        return Effect(**dict(zip(EFFECTS, self.at((gpu.name, gpu.generation, gpu.vendor), day, kind), strict=True)))
 
-    def at(self, gpu: tuple[str, str, str], day: dt.date | None, kind: str) -> tuple[float, float, float]:
+    def at(self, gpu: tuple[str, str, str], day: dt.date | None, kind: str) -> tuple[float, ...]:
         """The same by names (GPU type, generation, vendor)."""
         shape = kind.partition(" ")[0]
-        found = self._at(*gpu, day) + self.models.get(kind, self.models.get(shape, Effect())) + self._drift(gpu[2], day)
-        return found.step, found.prompts, found.front
+        model = self.models.get(kind, self.models.get(shape, Effect()))
+        found = self.on_type(*gpu) + self.released(gpu[:2], day) + model + self._drift(gpu[2], day)
+        share = 1.0 if not self.layers_of or shape in self.layers_of else OTHER_LAYERS
+        return found.step, found.prompts, found.front, share * found.layer_us
 
-    def _at(self, gpu: str, generation: str, vendor: str, day: dt.date | None) -> Effect:
-        kind = self.gpus.get(gpu)
-        if kind is None:
-            kind = self.generations.get(generation, Effect()) + self.vendors.get(vendor, Effect())
-        dated = self.releases.get(gpu, ())
+    def on_type(self, gpu: str, generation: str, vendor: str) -> Effect:
+        """Of a GPU type under any release."""
+        known = self.gpus.get(gpu)
+        return (
+            known
+            if known is not None
+            else self.generations.get(generation, Effect()) + self.vendors.get(vendor, Effect())
+        )
+
+    def released(self, gpu: tuple[str, str], day: dt.date | None) -> Effect:
+        """Of a release, on a GPU type or on its generation (names)."""
+        dated = next((self.releases[name] for name in gpu if name in self.releases), ())
         if day is None or not dated:
-            return kind
+            return Effect()
         away = [(day - each.day).days for each in dated]
         before = max((i for i, days in enumerate(away) if days >= 0), default=0)
         after = min(before + (away[before] > 0), len(dated) - 1)
         span = (dated[after].day - dated[before].day).days
         if span > 0:
             share = min(max(away[before] / span, 0.0), 1.0)
-            return kind + dated[before].effect.scaled(1 - share) + dated[after].effect.scaled(share)
-        return kind + dated[before].effect.scaled(math.exp(-abs(away[before]) / MEMORY_DAYS))
+            return dated[before].effect.scaled(1 - share) + dated[after].effect.scaled(share)
+        return dated[before].effect.scaled(math.exp(-abs(away[before]) / MEMORY_DAYS))
 
     def _drift(self, vendor: str, day: dt.date | None) -> Effect:
         """How far the trend has come at a release of ``day`` (None: of the last day that it holds for)."""
@@ -187,6 +206,15 @@ class Effects(BaseModel):
 def model_kind(layers: int, hidden: int, precision: str) -> str:
     """What models have in common whose kernels are off together: shape and precision (of weights)."""
     return f"{layers}x{hidden} {precision}"
+
+
+@dataclass(frozen=True)
+class Slow:
+    """Whether a model has experts in scaled blocks of fp8, on a GPU and under a release that are slow with them;
+    whether kernels of it are compiled when their shapes first come."""
+
+    block_experts: bool = False
+    compiled: bool = False
 
 
 class Calibration(BaseModel):
@@ -216,6 +244,7 @@ class Calibration(BaseModel):
     ttft: Spread
     tpot: Spread
     e2e: Spread
+    front: Spread = Spread(low=0.0, high=0.0)  # of the front end where steps are at that end of theirs
     at_load: dict[str, tuple[float, ...]] = {}  # by latency: factors of its interval at LOADS users
     on_gpus: dict[str, Spreads] = {}  # those of GPU types with runs of their own
     unknown_gpu: HalfWidths = HalfWidths()  # half-widths (log) that a GPU type without runs adds, independently
@@ -233,6 +262,12 @@ class Calibration(BaseModel):
         factor = np.interp(np.log(np.maximum(users, 1.0)), np.log(LOADS), factors)
         return factor * spread.low, factor * spread.high
 
+    @property
+    def front_ends(self) -> dict[Literal["value", "low", "high"], float]:
+        """What the front end is multiplied by at each end of its interval. Between a TTFT with quick steps and a quick
+        front end and one with slow ones lie as many runs as between the ends of an interval."""
+        return {"value": 1.0, "low": math.exp(min(self.front.low, 0.0)), "high": math.exp(max(self.front.high, 0.0))}
+
     def drifted(self, drift: Drift, times: int) -> Calibration:
         """The same constants, less sure by ``drift``, so many times over (independent errors)."""
         if times == 0:
@@ -245,7 +280,7 @@ class Calibration(BaseModel):
         return self.model_copy(update={name: getattr(self, name).drifted(getattr(widths, name)) for name in _LATENCIES})
 
     def resolved(
-        self, gpu: Gpu, day: dt.date | None, model: str, kind: str, *, greedy: bool, block_experts: bool
+        self, gpu: Gpu, day: dt.date | None, model: str, kind: str, *, greedy: bool, slow: Slow
     ) -> Calibration:
         """As it holds for a model on a GPU type under a release.
 
@@ -253,8 +288,7 @@ class Calibration(BaseModel):
             day: of the release.
             kind: of the model (:func:`model_kind`).
             greedy: whether tokens are chosen without sampling.
-            block_experts: whether the model has experts in scaled blocks of fp8 on a GPU and under a release that are
-                slow with them.
+            slow: with what of the model the framework takes longer.
         """
         own = self.on_gpus.get(gpu.name)
         out = self if own is None else self.model_copy(update={name: getattr(own, name) for name in _LATENCIES})
@@ -266,12 +300,13 @@ class Calibration(BaseModel):
         if gpu.name not in self.effects.gpus and gpu.lasting_load is not None:  # of others, runs say it
             effect = effect + Effect(prompts=math.log(gpu.lasting_load.factor))
         sampled = 0.0 if greedy else self.sampled_us_per_sequence
-        blocks = self.block_experts_us_per_layer if block_experts else 0.0
+        blocks = self.block_experts_us_per_layer if slow.block_experts else 0.0
+        first_us = self.first_us if slow.compiled else 0.0
         return out.model_copy(
             update={
                 "effect": effect,
                 "met": gpu.name in self.on_gpus and model in self.models,
-                "first_us": self.first_us * (self.first_on_amd if gpu.vendor == "amd" else 1.0),
+                "first_us": first_us * (self.first_on_amd if gpu.vendor == "amd" else 1.0),
                 "step_us_per_sequence": self.step_us_per_sequence + sampled,
                 "step_us_per_layer": self.step_us_per_layer + blocks,
             }
@@ -297,7 +332,8 @@ class Calibration(BaseModel):
         plain = self.step_us + layers * self.step_us_per_layer
         first = self.prompt_step_us + layers * self.prompt_step_us_per_layer
         own = self.scale(prompts) * (plain + np.where(np.asarray(prompts) > 0, first, 0.0))
-        return np.asarray(np.maximum(own + sequences * self.step_us_per_sequence, 0.0), dtype=np.float64)
+        beside = layers * self.effect.layer_us + sequences * self.step_us_per_sequence
+        return np.asarray(np.maximum(own + beside, 0.0), dtype=np.float64)
 
     def front_us(
         self,
@@ -307,20 +343,28 @@ class Calibration(BaseModel):
         ranks: Ints | int = 1,
         outputs: Floats | float = math.inf,
         polled: NDArray[np.bool_] | bool = False,
+        coming_per_us: Floats | None = None,
     ) -> Floats:
         """What a request waits outside the engine's steps, shape [n].
+
+        Users who all ask again ask at the end of a step, and at first all at once: each finds the others' requests in
+        the front end. Of requests that come at random only those are there that come while it is on its way through
+        (Little's law), and the step in progress, of which it waits for half, is played.
 
         Args:
             ranks: attention ranks.
             outputs: mean tokens of an output.
             polled: whether the wait for the engine to look for requests is counted elsewhere.
+            coming_per_us: requests that come at random, [n]; None: of ``concurrency`` users.
         """
         others = np.maximum(concurrency - 1, 0.0)
         busy = others / np.maximum(concurrency, 1.0)
         gathered = np.minimum(self.rank_steps, steps_to_gather(ranks, concurrency, outputs))
-        own = self.request_us + self.request_us_per_token * prompt_tokens + self.request_us_per_concurrent * others
-        steps = np.where(polled, 0.0, self.request_steps * busy) + np.where(np.asarray(ranks) > 1, gathered, 0.0)
-        return np.asarray(math.exp(self.effect.front) * own + steps * tpot_us)
+        own = math.exp(self.effect.front) * (self.request_us + self.request_us_per_token * prompt_tokens)
+        there, played = (others, 0.0) if coming_per_us is None else (np.minimum(coming_per_us * own, others), 0.5)
+        own = own + math.exp(self.effect.front) * self.request_us_per_concurrent * there
+        steps = np.where(polled, 0.0, max(self.request_steps - played, 0.0) * busy)
+        return np.asarray(own + (steps + np.where(np.asarray(ranks) > 1, gathered, 0.0)) * tpot_us)
 
     def tokens_per_step(self, drafted: Ints) -> Floats:
         """Tokens that a decode step yields when ``drafted`` are drafted: 1 + a + a² + …"""

@@ -134,6 +134,10 @@ class Capabilities(Facts):
         shared_experts_beside: tokens of a step up to which, in CUDA graphs on NVIDIA's GPUs, shared experts run in a
             stream beside routed ones; 0: after them.
         expert_backends: kernels for experts that its command names, the first that holds; none: its own choice.
+        compiles_at_first: models of which kernels are compiled or tuned when their shapes first come (``first`` of the
+            calibration).
+        gathers_in: by precision of experts, bytes of an element in which attention ranks gather tokens for them, where
+            they quantize before; else 16 bits.
         weight_only: of these, weights that a GPU without tensor cores for them multiplies in 16 bits, and the CUDA
             compute capability from which the framework has kernels for that.
     """
@@ -143,11 +147,13 @@ class Capabilities(Facts):
     precisions: frozenset[str]
     weight_only: dict[str, float] = {}
     slow_fp8_block_experts: SlowExperts | None = None
+    compiles_at_first: Literal["none", "all", "latent_attention"] = "none"
     caches: dict[str, tuple[str, ...]] = {}
     own_caches: dict[Literal["modelopt", "compressed-tensors"], tuple[str, ...]] = {}
     sparse_caches_in_8_bits_from: float | None = None
     shared_experts_beside: int = 0
     expert_backends: tuple[ExpertBackend, ...] = ()
+    gathers_in: dict[str, float] = {}
 
     def expert_backend(self, gpu: Gpu, precision: str, *, replicas: bool) -> str:
         """What its command names for experts in ``precision``; "": nothing."""
@@ -287,6 +293,7 @@ class StandIn(Facts):
     from_capability: float = 0.0  # CUDA compute capability from which it holds
     below_capability: float | None = None  # … and below which
     one_attention_replica: bool = False  # holds for engines whose attention is not data parallel alone
+    of_busiest: bool = False  # rows of experts that are shared out time the GPU with most tokens
     measured_as: str
     measured_under: str
     why: str

@@ -82,6 +82,10 @@ def queue_growth(outcome: Outcome) -> float:
     """Requests by which the queue grew in the second half of the arrivals, as a share of their number: near 0
     where the engine keeps up, 1 − capacity ÷ rate where it does not; 0 where it is a matter of a few requests.
     Averages over tenths of the requests keep one burst from deciding."""
+    return outcome.once("queue growth", lambda: _queue_growth(outcome))
+
+
+def _queue_growth(outcome: Outcome) -> float:
     arrivals = np.sort(outcome.arrival_us[outcome.served])
     n = len(arrivals)
     tenth = max(n // 10, 1)
@@ -99,10 +103,12 @@ def keeps_up(outcome: Outcome) -> bool:
 def growth_us(outcome: Outcome) -> float:
     """By how much each request waits longer for its first token than the one before it, where the engine does not keep
     up, µs; 0 where it does."""
-    if keeps_up(outcome):
-        return 0.0
-    waits = outcome.of("ttft")
-    return max(float(np.polyfit(np.arange(len(waits)), waits, 1)[0]), 0.0)
+
+    def growth() -> float:
+        waits = outcome.of("ttft")
+        return max(float(np.polyfit(np.arange(len(waits)), waits, 1)[0]), 0.0)
+
+    return 0.0 if keeps_up(outcome) else outcome.once("growth", growth)
 
 
 def over_us(outcome: Outcome, metric: Metric, p: float | None, requests: float) -> float:

@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.serving.simulator.arrivals import Requests
+from costmodels.serving.simulator.compiled import native, state
+from costmodels.serving.simulator.compiled.spec import curve_of, spec_of
 from costmodels.serving.simulator.engine import Engine, Overheads, refusals
 from costmodels.serving.simulator.outcome import Metric, Outcome
 
@@ -69,10 +71,6 @@ def simulate(
     Raises:
         GivenUp: there is no use in going on.
     """
-    # Deferred: a seventh of a second.
-    from costmodels.serving.simulator.compiled import loop, state
-    from costmodels.serving.simulator.compiled.spec import curve_of, spec_of
-
     n = len(requests)
     osl = np.ones(n, np.int64) if engine.role == "prefill" else _whole(requests.osl)
     refused = refusals(engine, requests)
@@ -92,7 +90,7 @@ def simulate(
     spec = spec_of(engine, jump=jump)
     seen = state.Seen(np.zeros(n), np.full(n, np.nan), np.full(n, np.nan), np.full(n, -1, np.int64), _whole([0] * n))
     through, slowest = curve_of(engine.table.latency), curve_of(engine.table.stage)
-    how, end, busy_us, steps, timeline = loop.run(spec, through, slowest, asked, seen, state.fresh(spec, asked))
+    how, end, busy_us, steps, timeline = native.run(spec, through, slowest, asked, seen, state.fresh(spec, asked))
     if how == state.GIVEN_UP:
         raise GivenUp
     if how == state.STUCK:

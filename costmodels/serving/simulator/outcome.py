@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Floats, Ints
 from profiles.errors import InputError
+
+T = TypeVar("T")
 
 Metric = Literal["ttft", "tpot", "e2e"]
 
@@ -62,6 +65,17 @@ class Outcome:
     def __len__(self) -> int:
         return len(self.isl)
 
+    def once(self, what: str, make: Callable[[], T]) -> T:
+        """What there is to ``make`` of it, made once."""
+        if what not in self._made:
+            self._made[what] = make()
+        found: T = self._made[what]
+        return found
+
+    @cached_property
+    def _made(self) -> dict[str, Any]:
+        return {}
+
     @property
     def served(self) -> NDArray[np.bool_]:
         return np.asarray(self.refused == 0)
@@ -84,8 +98,12 @@ class Outcome:
 
     def of(self, metric: Metric) -> Floats:
         """The metric of each request that has one."""
-        values: Floats = {"ttft": self.ttft_us, "tpot": self.tpot_us, "e2e": self.e2e_us}[metric]
-        return values[~np.isnan(values)]
+
+        def of_each() -> Floats:
+            values: Floats = getattr(self, f"{metric}_us")
+            return values[~np.isnan(values)]
+
+        return self.once(metric, of_each)
 
     def mean_us(self, metric: Metric) -> float:
         """Mean over requests; NaN where no request has the metric."""
@@ -94,14 +112,14 @@ class Outcome:
 
     def percentile_us(self, metric: Metric, p: float) -> float:
         """What a share ``p`` of requests stays below; NaN where no request has the metric."""
-        values = self.of(metric)
+        values = self.once(f"{metric}, sorted", lambda: np.sort(self.of(metric)))
         return float(np.quantile(values, p)) if len(values) else float("nan")
 
     def within(self, limits_us: Mapping[Metric, float]) -> NDArray[np.bool_]:
         """Whether each request met every limit; refused ones did not, and outputs of one token meet any TPOT."""
         met = self.served.copy()
         for metric, limit in limits_us.items():
-            values: Floats = {"ttft": self.ttft_us, "tpot": self.tpot_us, "e2e": self.e2e_us}[metric]
+            values: Floats = getattr(self, f"{metric}_us")
             met &= ~(values > limit)
         return met
 

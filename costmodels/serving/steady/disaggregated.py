@@ -317,10 +317,8 @@ def joint(
     # The prefill engine's front end has the prompts that are on their way through it (Little's law).
     concurrent = prefill.rate_rps.value / 1e6 * prefill.done_us.value
     prompt = np.full(len(decode), float(isl))
-    front, low, high = (
-        served.calibration.front_us(prompt, concurrent, getattr(decode.tpot_us, end))
-        for end in ("value", "low", "high")
-    )
+    front = served.calibration.front_us(prompt, concurrent, decode.tpot_us.value)
+    ends = served.calibration.front_ends
 
     def estimated(time: Floats) -> Estimates:
         # As across_nodes of costmodels.step.communication: line rate, or more for a GPU that has a shared card alone.
@@ -333,6 +331,6 @@ def joint(
         decode,
         estimated(transfer_us),
         estimated(exposed),
-        _between(front, low, high, decode.tpot_us),
+        _between(front, front * ends["low"], front * ends["high"], decode.tpot_us),
         kv_connector,
     )

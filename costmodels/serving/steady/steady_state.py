@@ -48,7 +48,7 @@ class Steady(Rowwise):
     Attributes:
         stable: shape [n], whether prefill keeps up with decode at this concurrency.
         rate_rps: requests per second of the whole engine.
-        ttft_us, tpot_us, e2e_us: mean, with intervals from the kernels' uncertainty.
+        ttft_us, tpot_us, e2e_us: mean, with intervals from the uncertainty of steps and front end.
         decode, mixed: the two kinds of step.
         mixed_share: share of steps that carry a chunk.
         waiting_us, queue_busy: mean wait behind other prompts, and the share of time that prefill is busy.
@@ -84,8 +84,9 @@ class Steady(Rowwise):
     def with_front(self, front_us: Floats) -> Steady:
         """The same with another wait before the engine, [n]."""
         more = front_us - self._times["front"]
+        low, high = (more * self._times[f"front_{end}"] for end in ("low", "high"))
         ttft, e2e = (
-            Estimates(each.value + more, each.low + more, each.high + more, each.how, each.inside)
+            Estimates(each.value + more, each.low + low, each.high + high, each.how, each.inside)
             for each in (self.ttft_us, self.e2e_us)
         )
         return replace(self, ttft_us=ttft, e2e_us=e2e, _times={**self._times, "front": front_us})
@@ -179,8 +180,9 @@ def steady_state(
     times = {
         "service": met.service + mixed.latency.value - mixed.stage.value,
         "next_step": x.decode * x.occupied * (shape.osl > 1) * (1 - met.busy) * polling / 2,
-        "front": served.calibration.front_us(prompt, users, tpot, layouts.dp, outputs, polling > 1),
+        "front": served.calibration.front_us(prompt, users, tpot, layouts.dp, outputs, polling > 1, it.rate),
         "tokens": np.full(len(layouts), float(tokens)),
+        **{f"front_{end}": np.full(len(layouts), factor) for end, factor in served.calibration.front_ends.items()},
     }
     return _with_intervals(x, it, tpot, times, decode, mixed)
 
@@ -265,8 +267,8 @@ def _engine_load(
 def _with_intervals(
     x: EngineLoad, it: Equilibrium, tpot: Floats, times: dict[str, Floats], decode: StepTimes, mixed: StepTimes
 ) -> Steady:
-    """The answer, with the intervals that the steps' times give it: times that are all longer by a factor are in
-    balance at a rate lower by it."""
+    """The answer, with the intervals that the steps' times and the front end's give it: times that are all longer by a
+    factor are in balance at a rate lower by it."""
     met = it.mixture
     share = np.minimum(met.mixed_share, 1.0)
     how = np.maximum(decode.latency.how, mixed.latency.how)
@@ -283,20 +285,20 @@ def _with_intervals(
 
     in_engine = met.wait + times["service"] + times["next_step"]
 
-    def fronted(factor: Floats) -> Floats:
-        return np.asarray(in_engine * factor + times["front"])
+    def fronted(factor: Floats, end: str) -> Floats:
+        return np.asarray(in_engine * factor + times["front"] * times[f"front_{end}"])
 
-    def whole(factor: Floats) -> Floats:
-        return fronted(factor) + it.time * factor
+    def whole(factor: Floats, end: str) -> Floats:
+        return fronted(factor, end) + it.time * factor
 
     ones = np.ones(len(tpot))
     rate = it.rate * 1e6
     return Steady(
         x.load <= 1.0,
         estimates(rate, rate / high, rate / low),
-        estimates(fronted(ones), fronted(low), fronted(high)),
+        estimates(fronted(ones, "value"), fronted(low, "low"), fronted(high, "high")),
         estimates(tpot, tpot * low, tpot * high),
-        estimates(whole(ones), whole(low), whole(high)),
+        estimates(whole(ones, "value"), whole(low, "low"), whole(high, "high")),
         decode,
         mixed,
         met.mixed_share,

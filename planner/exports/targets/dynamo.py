@@ -138,9 +138,8 @@ class Dynamo(ServingTarget):
 
     def _component(self, kube: Kube, engine: PlacedEngine, start: NodeStart, name: str, replicas: int) -> Object:
         claims = name if start.files else ""
-        container = kube.container(
-            "main", self.values.image, start, {}, gpus=len(engine.shares[0].gpus), program=3, claims=claims
-        )
+        gpus = kube.gpus_of(engine, len(engine.shares[0].gpus))
+        container = kube.container("main", self.values.image, start, {}, gpus=gpus, program=3, claims=claims)
         made: Object = {"name": engine.group.id, "type": _ROLES[engine.role], "replicas": replicas}
         if len(engine.shares) > 1:
             made["multinode"] = {"nodeCount": len(engine.shares)}

@@ -80,7 +80,7 @@ class Shell(ServingTarget):
                 place = fleet.placed(engine, rank, fleet.addresses, prefix)
                 start = fleet.start(engine, place)
                 if not fleet.is_world(engine):
-                    out.append(Process(engine.id, start, share.gpus, place.ports.http))
+                    out.append(Process(engine.id, start, share.gpus, place.ports.http, engine.spec.vendor))
                 elif rank == 0:
                     out.append(Process(engine.id, self._world(engine, start), None, place.ports.http))
                 else:

@@ -55,6 +55,7 @@ def _with_front(group: Group) -> Group:
         group.layouts.dp,
         float(shape.osl),
         job.served.framework.scheduler.polling > 1,
+        np.array([group.load_rps / 1e6]),
     )
     steady = point.steady.with_front(front)
     return replace(group, engine=AggregatedEngine(replace(point.point, steady=steady)))

@@ -19,7 +19,7 @@ ENDS: tuple[End, ...] = get_args(End)
 def simulated_engines(
     job: Job, layouts: Layouts, limits: Limits, role: Role, front_us: float, ends: Sequence[End] = ENDS
 ) -> dict[End, Engine]:
-    """One engine, at each of the ``ends`` of the step times' interval.
+    """One engine, at each of the ``ends`` of the intervals of its step times and its front end.
 
     Args:
         layouts: of the one engine.
@@ -54,7 +54,7 @@ def simulated_engines(
             first_token_here=role == "decode" and framework.kv_connector.first_token == "decode_step",
             tokens_per_step=shape.tokens_per_step,
             draft_share=shape.share_of_step(served.model.layers),
-            overheads=Overheads(request_us=0.0 if role == "decode" else front_us),
+            overheads=Overheads(request_us=0.0 if role == "decode" else front_us * served.calibration.front_ends[end]),
         )
     return engines
 

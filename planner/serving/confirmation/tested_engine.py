@@ -47,14 +47,15 @@ class TestedEngine:
 
     @cached_property
     def sure(self) -> Engine:
-        """The engine whose steps are no slower with the confidence that was asked for."""
+        """The engine whose steps and front end are no slower with the confidence that was asked for."""
         confidence, origin = self._group.job.confidence, self._group.engine.origin
         if confidence == 0.5:
             return self._engines["value"]
         end: End = "high" if confidence > 0.5 else "low"
         beyond = abs(NormalDist().inv_cdf(confidence)) / NormalDist().inv_cdf(0.5 + COVERAGE / 2) - 1
         engine, factor = self._engines[end], float(getattr(origin, end)[0] / origin.value[0]) ** beyond
-        return replace(engine, overheads=replace(engine.overheads, step_factor=factor))
+        front_us = engine.overheads.request_us * self._group.job.served.calibration.front_ends[end] ** beyond
+        return replace(engine, overheads=replace(engine.overheads, step_factor=factor, request_us=front_us))
 
     def edge_rps(self, isl: Ints, osl: Ints, said_rps: float) -> float:
         """What it can do at most; infinite where that is far beyond what it is said to carry.

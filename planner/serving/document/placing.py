@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from planner.contract.clusters import SuppliedPool
 from planner.contract.engine import EngineGroup, Rank
+from planner.contract.fleet import Route
 from planner.serving.document.plan import Plan
 from planner.serving.document.schedules import check_schedule
 from profiles.errors import Unsupported
@@ -78,12 +79,17 @@ def _check_one(plan: Plan) -> None:
             )
     routes = [route for step in plan.decision.schedule for route in step.routing]
     for route in routes:
-        if any(abs(route.weights.get(g.id, 0.0) - routes[0].weights.get(g.id, 0.0)) > _SAME for g in groups):
+        if any(abs(_sent(route, g.id) - _sent(routes[0], g.id)) > _SAME for g in groups):
             raise Unsupported(
                 f"fleet: {' and '.join(group.id for group in groups[:4])} get prompts of different lengths, and no "
                 "router that files start goes by length",
                 _one_kind(plan),
             )
+
+
+def _sent(route: Route, group: str) -> float:
+    """The share of a route's requests that a group gets; no group has both roles."""
+    return route.weights.get(group, 0.0) + route.decode_weights.get(group, 0.0)
 
 
 def _one_kind(plan: Plan) -> str:

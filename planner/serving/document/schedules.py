@@ -4,7 +4,10 @@ somewhere."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
+from planner.contract.engine import EngineGroup
+from planner.contract.fleet import Route, ScheduledStep
 from planner.serving.document.contradictions import WAY_OUT
 from planner.serving.document.plan import Plan
 from profiles.errors import InputError
@@ -31,17 +34,30 @@ def check_schedule(plan: Plan) -> None:
             if name not in groups or count < 0:
                 raise InputError(f"{where}: {count} engines of {shown(name)}, which the plan does not have", WAY_OUT)
         for route in step.routing:
-            total = math.fsum(route.weights.values())
             if route.service not in services:
                 raise InputError(f"{where}: routes {shown(route.service)}, which is no service of the plan", WAY_OUT)
-            if abs(total - 1) > _ROUNDING or any(weight < 0 for weight in route.weights.values()):
-                raise InputError(f"{where}: weights of {shown(route.service)} sum to {total:.6g}, not to 1", WAY_OUT)
-            for name, weight in route.weights.items():
-                if name not in groups or (weight > 0 and not step.engines.get(name)):
-                    raise InputError(f"{where}: sends requests to {shown(name)}, of which none runs", WAY_OUT)
-                if groups[name].service not in (None, route.service):
-                    raise InputError(f"{where}: sends {shown(route.service)} to engines of another service", WAY_OUT)
+            _check_weights(where, step, route, groups)
     for group in plan.decision.engines:
         most = max((step.engines.get(group.id, 0) for step in plan.decision.schedule), default=0)
         if len(group.replicas) != most:
             raise InputError(f"plan: {group.id} has {len(group.replicas)} replicas, and {most} run at most", WAY_OUT)
+
+
+def _check_weights(where: str, step: ScheduledStep, route: Route, groups: Mapping[str, EngineGroup]) -> None:
+    """Weights sum to 1, and send requests to engines that run and do what is asked there."""
+    for decodes, weights in ((False, route.weights), (True, route.decode_weights)):
+        if decodes and not weights:
+            continue
+        total = math.fsum(weights.values())
+        if abs(total - 1) > _ROUNDING or any(weight < 0 for weight in weights.values()):
+            raise InputError(f"{where}: weights of {shown(route.service)} sum to {total:.6g}, not to 1", WAY_OUT)
+        for name, weight in weights.items():
+            if name not in groups or (weight > 0 and not step.engines.get(name)):
+                raise InputError(f"{where}: sends requests to {shown(name)}, of which none runs", WAY_OUT)
+            if groups[name].service not in (None, route.service):
+                raise InputError(f"{where}: sends {shown(route.service)} to engines of another service", WAY_OUT)
+            if (groups[name].role == "decode") is not decodes:
+                what = "what is prefilled" if decodes else "prompts"
+                raise InputError(f"{where}: sends {what} to {shown(name)}, whose role is {groups[name].role}", WAY_OUT)
+    if route.decode_weights and not any(groups[name].role == "prefill" for name in route.weights):
+        raise InputError(f"{where}: hands requests of {shown(route.service)} on that nothing prefills", WAY_OUT)

@@ -81,8 +81,9 @@ def pair_us(pair: Pair, checks: Checks, metric: Metric, p: float | None, end: En
             if own is not None:
                 whole += checks[group.id].us(metric, p, end) - own
         if pair.transfer is not None and metric != "tpot":
-            exposed = pair.transfer.joint.exposed_us
-            whole += float(getattr(exposed, end)[0] - exposed.value[0])
+            outside = pair.transfer.joint
+            for part in (outside.exposed_us, outside.front_us):
+                whole += float(getattr(part, end)[0] - part.value[0])
     return whole
 
 

@@ -258,37 +258,47 @@ def disaggregated(
     request: PlanRequest,
     precision: Precision,
     searches: list[LayoutSearch],
-    found: list[DisaggregatedEngines],
+    offers: Sequence[Offer],
     refused: list[Rejected],
 ) -> ServingOption:
-    """The best fleet of prefill and decode engines that were ``found``, over all terms that they may keep."""
+    """The best fleet of prefill and decode engines, of all that are on offer."""
     bare = ServingOption("disaggregated", precision, searches, refused)
     refused_by_connector = cannot_pair(searches[0].job.served)
     if refused_by_connector is not None:
         return _without(bare, refused_by_connector)
-    best = _without(bare, "no two layouts can share the roles" if not found else "no pair of layouts meets the SLO")
+    best = _without(bare, "no pair of layouts can share the roles within the SLO")
+    for offered, origin in offers:
+        if best.choice is not None and not _may_beat(request, offered, best):
+            continue
+        option = _solved(request, bare, offered, origin)
+        if option.error is not None and best.error is not None:
+            error = nearest([best.error, option.error], request.budget_watts, request.workload.rate_rps)
+            best = replace(option if option.carries > best.carries else best, error=error, reason=error.message)
+        elif option.better_than(best, request.goal) or (
+            best.choice is None and (option.carries > best.carries or request.budget_watts is not None)
+        ):
+            best = option
+    return best
+
+
+Offer = tuple[Candidates, tuple[EngineCandidate, ...]]
+"""Prefill and decode engines that can serve together on the same terms."""
+
+
+def offers_of(request: PlanRequest, found: list[DisaggregatedEngines]) -> Iterator[Offer]:
+    """The engines that were ``found``, on all terms that they may keep but those on which no fleet carries more: at any
+    rate the same."""
     together = (pools for arrangement in _arrangements(found) for pools in partners(arrangement))
     for pools in filter(None, together):
-        tried: list[dict[tuple[int, ...], float]] = []
+        tried: list[Strength] = []
         for on in pairing_limits(pools):
             offered, origin = _offer(request, pools, on)
             if offered is None:
                 continue
             strength = _strength(offered, request.goal in BY_REQUEST)
-            if any(_covers(before, strength) for before in tried):
-                continue
-            tried.append(strength)
-            if best.choice is not None and not _may_beat(request, offered, best):
-                continue
-            option = _solved(request, bare, offered, origin)
-            if option.error is not None and best.error is not None:
-                error = nearest([best.error, option.error], request.budget_watts, request.workload.rate_rps)
-                best = replace(option if option.carries > best.carries else best, error=error, reason=error.message)
-            elif option.better_than(best, request.goal) or (
-                best.choice is None and (option.carries > best.carries or request.budget_watts is not None)
-            ):
-                best = option
-    return best
+            if not any(_covers(before, strength) for before in tried):
+                tried.append(strength)
+                yield offered, origin
 
 
 def _arrangements(found: list[DisaggregatedEngines]) -> Iterator[list[DisaggregatedEngines]]:

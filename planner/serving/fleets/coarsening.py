@@ -103,13 +103,14 @@ def coarsened(load: SteppedLoad, first: int | None, tolerance: float, carried: C
     of_lengths = {(each.isl, each.osl): row for each, row in zip(every, cells, strict=True)}
     if len(levels) == 1:
         return Coarse(load, None, kinds, of_lengths)
-    gpus = np.array([kind.gpus for kind in kinds])
+    ways = _ways(kinds)
+    gpus = np.array([kind.gpus for kind in kinds], np.float64)
     taken, at = [], 0
     for level in levels:
         steps = []
         for step in level.steps:
             rate = np.array([each.rate_rps for each in step.classes])
-            steps.append(_gpus_of(rate, cells[at : at + len(rate)], gpus))
+            steps.append(_gpus_of(rate, cells[at : at + len(rate)], gpus, ways))
             at += len(rate)
         taken.append(np.array(steps))
     change = 0.0
@@ -120,13 +121,32 @@ def coarsened(load: SteppedLoad, first: int | None, tolerance: float, carried: C
     return Coarse(levels[-1], change, kinds, of_lengths)
 
 
-def _gpus_of(rate: Floats, cells: Floats, gpus: Floats) -> tuple[float, float]:
-    """GPUs that a step keeps busy: each class on what carries it with fewest, and all on the one kind that takes fewest
-    (infinite where none carries all)."""
-    served = (cells > 0).any(axis=1)
+def _ways(kinds: Sequence[EngineKind]) -> list[list[list[int]]]:
+    """The ways to serve a request: of each, the kinds of every role that it sees."""
+    sets = list(dict.fromkeys(kind.partners for kind in kinds))
+    found = []
+    for partners in sets:
+        roles: dict[str, list[int]] = {}
+        for i, kind in enumerate(kinds):
+            if kind.partners == partners:
+                roles.setdefault(kind.role, []).append(i)
+        found.append(list(roles.values()))
+    return found
+
+
+def _gpus_of(rate: Floats, cells: Floats, gpus: Floats, ways: Sequence[Sequence[Sequence[int]]]) -> tuple[float, float]:
+    """GPUs that a step keeps busy: each class on what carries it with fewest, and all on the one kind (or one of each
+    role) that takes fewest (infinite where none carries all)."""
     with np.errstate(divide="ignore"):
         work = np.where(cells > 0, rate[:, None] * gpus / np.maximum(cells, 1e-300), np.inf)
-    return float(work[served].min(axis=1).sum()), float(work[served].sum(axis=0).min(initial=np.inf))
+    each = np.full(len(rate), np.inf)
+    together = np.inf
+    for way in ways:
+        each = np.minimum(each, sum(work[:, mine].min(axis=1) for mine in way))
+    served = np.isfinite(each)
+    for way in ways:
+        together = min(together, sum(float(work[served][:, mine].sum(axis=0).min(initial=np.inf)) for mine in way))
+    return float(each[served].sum()), together
 
 
 def _change(coarse: Floats, fine: Floats) -> float:

@@ -10,7 +10,8 @@ from importlib.metadata import version
 import numpy as np
 
 from planner.contract.fleet import CostAtRate, DemandPriced, FleetCompared, RowPower, SupplyBound, SurviveAsked
-from planner.serving.fleets.decision import Answered, Fleet, last_step, solved
+from planner.serving.fleets.current import last_step
+from planner.serving.fleets.decision import Answered, Fleet, solved
 from planner.serving.fleets.money import usd_per_hour
 from planner.solving.mix.carrying import ENOUGH, Carrying
 from planner.solving.mix.question import Block, MixQuestion
@@ -53,9 +54,12 @@ def engine_words() -> str:
     return f"HiGHS {version('highspy')}, counts and prices in turn"
 
 
-def compare(found: Answered, seconds: float, tail: MixQuestion | None = None) -> Comparisons:
+def compare(
+    found: Answered, seconds: float, tail: MixQuestion | None = None, other: Answered | None = None
+) -> Comparisons:
     """All comparisons, each within a part of ``seconds``; in a fleet of several steps the rest is told by its mean.
-    ``tail``: the question without what percentiles ask to be left free, None where nothing is."""
+    ``tail``: the question without what percentiles ask to be left free, None where nothing is; ``other``: the fleet
+    that was found where prefill and decode are apart, or together: whichever this is not."""
     each = max(seconds / 12, 2.0 if len(found.fleet.steps) == 1 else LEAST_OF_DAY_S)
     supplies, rows = _supplies(found, each), _rows(found, each)
     bound = [supply.pool for supply in supplies]
@@ -63,7 +67,7 @@ def compare(found: Answered, seconds: float, tail: MixQuestion | None = None) ->
     tight = [row.row for row in rows if row.usd_per_hour_of_one_kw_more is not None]
     binding += f"; power budget of {' and '.join(tight)}" if tight else ""
     return Comparisons(
-        compared=tuple(_compared(found, each)),
+        compared=(*_compared(found, each), *([] if other is None else [_otherwise(found, other)])),
         demands=tuple(_demands(found, each, tail)),
         supplies=tuple(supplies),
         rows=tuple(rows),
@@ -103,6 +107,11 @@ def _tried(name: str, found: Answered, seconds: float, kinds: Sequence[int]) -> 
         why += f" and {len(lost) - 1} more classes" if len(lost) > 1 else ""
         return FleetCompared(name=name, usd_per_hour=None, loses_by=None, reason=why)
     return _row(name, other, _cost(found))
+
+
+def _otherwise(found: Answered, other: Answered) -> FleetCompared:
+    apart = any(service.apart for service in other.fleet.services)
+    return _row("prefill and decode apart" if apart else "prefill and decode together", other, _cost(found))
 
 
 def _loss(row: FleetCompared) -> float:
@@ -179,9 +188,7 @@ def _one_for_all(found: Answered, seconds: float) -> list[FleetCompared]:
         if np.isfinite(needed):
             best[variant.service].append((needed, variant.engine))
     if not all(best.values()):
-        return [
-            FleetCompared(name=ONE, usd_per_hour=None, loses_by=None, reason="no kind of engine serves every class")
-        ]
+        return [FleetCompared(name=ONE, usd_per_hour=None, loses_by=None, reason=_none_for_all(found))]
     if len({(v.service, v.engine) for v in fleet.chosen.variants}) == len(fleet.services):
         return []
     ranked = [list(dict.fromkeys(engine for _, engine in sorted(each))) for each in best.values()]
@@ -195,6 +202,12 @@ def _one_for_all(found: Answered, seconds: float) -> list[FleetCompared]:
         kinds = [v for v, each in enumerate(fleet.chosen.variants) if which[each.service] == each.engine]
         rows.append(_tried(ONE, found, seconds / MOST_TRIED, kinds))
     return [min(rows, key=_loss)]
+
+
+def _none_for_all(found: Answered) -> str:
+    if any(service.apart for service in found.fleet.services):
+        return "engines that prefill and engines that decode are of two kinds"
+    return "no kind of engine serves every class"
 
 
 def _running(found: Answered) -> dict[tuple[int, int], float]:

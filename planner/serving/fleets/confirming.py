@@ -21,11 +21,13 @@ from planner.contract.workload.classes import LengthClass
 from planner.contract.workload.slo import Slo
 from planner.serving.confirmation.trial import Trial
 from planner.serving.engines.aggregated import AggregatedCandidate
-from planner.serving.engines.groups import Group, pairs_of
+from planner.serving.engines.groups import Group, Pair, pairs_of
 from planner.serving.engines.latency import Check
+from planner.serving.engines.protocol import EngineCandidate
 from planner.serving.fleets.capacities import ModelEngine, service_request
 from planner.serving.fleets.decision import Answered, Fleet, solved, with_capacity
 from planner.serving.fleets.mixtures import longest_of, workload_of
+from planner.serving.fleets.role_engines import role_candidate
 from planner.serving.layouts import Restrictions
 from planner.serving.operating_points import Job, OperatingPoints, search
 from planner.serving.planning import CostOf, jobs_of
@@ -65,6 +67,9 @@ Progress = Callable[[str], None]
 Key = tuple[int, int]
 """(service, engine)."""
 
+Limited = tuple[Metric, float, float]
+"""(metric, share of requests that stays below, µs)."""
+
 
 def headroom_of(slo: Slo, engines: int) -> float:
     """The share of what an engine carries that is to be counted on where ``engines`` share the load."""
@@ -91,7 +96,8 @@ def _cost(found: Answered) -> float:
 
 @dataclass(frozen=True)
 class Loaded:
-    """One kind of engine at its busiest step: its group under its own mixture, and the simulation of it."""
+    """One kind of engine at its busiest step: its group under its own mixture, the ``pairs`` that it serves requests
+    in, and the simulation of it."""
 
     variant: int
     step: int
@@ -99,6 +105,33 @@ class Loaded:
     group: Group
     used: float
     check: Check | None = None
+    pairs: tuple[Pair, ...] = ()
+
+    @property
+    def trial(self) -> Trial:
+        return Trial(self.request, self.group, list(self.pairs))
+
+
+def joined(
+    found: Answered, engines: Mapping[int, Loaded], beside: Mapping[int, Loaded] | None = None
+) -> dict[int, Loaded]:
+    """``engines`` by variant with the pairs in which each serves requests, also with engines ``beside`` them."""
+    variants, every, out = found.fleet.chosen.variants, {**(beside or {}), **engines}, {}
+    for variant, each in engines.items():
+        roles = {"prefill": "decode", "decode": "prefill"}
+        partners = [
+            _at_most(other.group)
+            for v, other in every.items()
+            if variants[v].service == variants[variant].service and other.group.role == roles.get(each.group.role)
+        ]
+        out[variant] = replace(each, pairs=tuple(pairs_of([each.group, *partners])))
+    return out
+
+
+def _at_most(group: Group) -> Group:
+    """A partner at its load, or at the most that the formulas see it carry: what is more is its own to mend."""
+    most = float(group.candidate.rate_rps.value[0])
+    return group if group.load_rps <= most else replace(group, load_rps=most, engine=group.candidate.at(most))
 
 
 @dataclass(frozen=True)
@@ -205,14 +238,19 @@ class Confirming:
             t, used = busiest(found, variant)
             if used <= 0:
                 continue
-            v = found.fleet.chosen.variants[variant]
-            key = (v.service, v.engine)
-            each = self.loaded(found, variant, t, used)
-            if each is None:
-                learnt[key] = 0.5 * factor.get(key, 1.0)
+            one = self.loaded(found, variant, t, used)
+            if one is None:
+                v = found.fleet.chosen.variants[variant]
+                learnt[v.service, v.engine] = 0.5 * factor.get((v.service, v.engine), 1.0)
                 continue
-            loaded[variant] = each
-            sharing = int(engines[t][variant])
+            loaded[variant] = one
+        loaded = joined(found, loaded)
+        for variant, each in loaded.items():
+            if not each.pairs:  # its partners do not keep up with what they get
+                continue
+            v = found.fleet.chosen.variants[variant]
+            key, used = (v.service, v.engine), each.used
+            sharing = int(engines[each.step][variant])
             slo = found.fleet.services[v.service].asked.slo
             kept = headroom_of(slo, sharing) if found.fleet.request.headroom is None else 1.0
             new = self._carries(found, each, key, used, kept, factor.get(key, 1.0))
@@ -231,8 +269,7 @@ class Confirming:
 
     def _carries(self, found: Answered, each: Loaded, key: Key, used: float, kept: float, old: float) -> float:
         """The factor that the simulation allows."""
-        trial = Trial(each.request, each.group, pairs_of([each.group]))
-        most = trial.highest_rps()
+        most = each.trial.highest_rps()
         promise = found.fleet.services[key[0]].asked.promise
         if promise == "class" and most > 0:
             most = self._within_classes(found, each, most)
@@ -245,11 +282,15 @@ class Confirming:
         rates = rates_on(found, each.variant, each.step)
         for share in (1.0, 0.93, 0.86, 0.8, 0.72, 0.64, 0.5, 0.35, 0.2):
             group = replace(each.group, load_rps=most * share)
-            check = Trial(each.request, group, pairs_of([group])).check()
+            trial = replace(each, group=group).trial
+            check = trial.check()
             if check is None:
                 continue
+            limits = promised(slo)
+            if group.role != "aggregated":  # what the rest of a request's way leaves
+                limits = [(limit.metric, limit.percentile, limit.limit_us) for limit in trial.limits]
             outcome = check.outcomes["value"]
-            if all(held is not False for held in class_holds(outcome, classes, rates, slo).values()):
+            if all(held is not False for held in class_holds(outcome, classes, rates, limits).values()):
                 return most * share
         return most * 0.1
 
@@ -267,10 +308,9 @@ class Confirming:
         if not rates.any():  # it stands by for a loss, and may then be sent whatever it carries
             rates = np.where(service.capacity[:, v.engine] > 0, service.rates[t], 0.0)
         count = int(engines[t][variant])
-        request, points = self._under(fleet, v.service, engine, rates)
-        if points is None:
+        request, candidate = self._under(fleet, v.service, engine, rates)
+        if candidate is None:
             return None
-        candidate = AggregatedCandidate(points, int(np.argmax(points.steady.rate_rps.value)))
         load = float(rates.sum()) / count
         load = load if used > 0 else min(load, float(candidate.rate_rps.value[0]))
         share = float(rates.sum()) / max(float(service.rates[t].sum()), 1e-300) if used > 0 else 0.0
@@ -281,7 +321,7 @@ class Confirming:
 
     def _under(
         self, fleet: Fleet, number: int, engine: ModelEngine, rates: Floats
-    ) -> tuple[PlanRequest, OperatingPoints | None]:
+    ) -> tuple[PlanRequest, EngineCandidate | None]:
         """An engine under a mixture, admitting all that its classes may hold; where its memory does not hold that, all
         that the mixture's own requests are."""
         service = fleet.services[number]
@@ -292,10 +332,10 @@ class Confirming:
                 service.classes, rates, speculation=service.asked.speculation, name="mixture", max_len=longest
             )
             request = service_request(fleet.request, service.asked, fleet.cluster, work)
-            points = points_of(self._job(request, engine, number), engine)
-            if points is not None:
+            candidate = candidate_of(self._job(request, engine, number), engine)
+            if candidate is not None:
                 break
-        return request, points
+        return request, candidate
 
     def _job(self, request: PlanRequest, engine: ModelEngine, service: int) -> Job:
         jobs, _ = jobs_of(request, self._models[service], engine.precision, self._cost_of[service])
@@ -316,16 +356,25 @@ class Confirming:
                     binding="slo",
                 )
             out[variant] = each
-        return out
+        return joined(found, out, engines)
 
     def with_checks(self, engines: Mapping[int, Loaded]) -> dict[int, Loaded]:
         """The kinds with simulations at their loads, steps at the ends of their interval too."""
         out = {}
         for variant, each in engines.items():
-            trial = Trial(each.request, each.group, pairs_of([each.group]))
+            trial = each.trial
             check = trial.check()
             out[variant] = replace(each, check=None if check is None else trial.with_ends(check))
         return out
+
+
+def candidate_of(job: Job, engine: ModelEngine) -> EngineCandidate | None:
+    """The engine under the workload of ``job`` at the most that the formulas see it carry; None: memory does not hold
+    its requests, or it keeps up with them at no load."""
+    if engine.role != "aggregated":
+        return role_candidate(job, engine)
+    points = points_of(job, engine)
+    return None if points is None else AggregatedCandidate(points, int(np.argmax(points.steady.rate_rps.value)))
 
 
 def points_of(job: Job, engine: ModelEngine) -> OperatingPoints | None:
@@ -348,18 +397,27 @@ def points_of(job: Job, engine: ModelEngine) -> OperatingPoints | None:
 
 
 def class_of(outcome: Outcome, classes: Sequence[LengthClass], rates: Floats) -> np.ndarray:
-    """The class of each request, by its lengths; -1: none (rounded out of its range)."""
+    """The class of each request, by its lengths (of prefill engines, whose outputs are of one token, the first of its
+    prompt's); -1: none (rounded out of its range)."""
     where = np.full(len(outcome), -1, np.int64)
+    prefilled = bool((outcome.osl == 1).all())
     for i in np.flatnonzero(rates > 0).tolist():
         each = classes[i]
         mine = (outcome.isl >= np.floor(each.isl_from)) & (outcome.isl < max(each.isl_to, each.isl_from + 1))
-        mine &= (outcome.osl >= np.floor(each.osl_from)) & (outcome.osl < max(each.osl_to, each.osl_from + 1))
+        if not prefilled:
+            mine &= (outcome.osl >= np.floor(each.osl_from)) & (outcome.osl < max(each.osl_to, each.osl_from + 1))
         where[mine & (where < 0)] = i
     return where
 
 
-def class_holds(outcome: Outcome, classes: Sequence[LengthClass], rates: Floats, slo: Slo) -> dict[int, bool | None]:
-    """Whether each class keeps every promise by itself; None where too few of its requests were simulated."""
+def promised(slo: Slo) -> list[Limited]:
+    return [(bound.metric, bound.percentile / 100, bound.limit_ms * 1e3) for bound in slo.bounds]
+
+
+def class_holds(
+    outcome: Outcome, classes: Sequence[LengthClass], rates: Floats, limits: Sequence[Limited]
+) -> dict[int, bool | None]:
+    """Whether each class keeps all of the ``limits`` by itself; None where too few of its requests were simulated."""
     where = class_of(outcome, classes, rates)
     out: dict[int, bool | None] = {}
     for i in np.flatnonzero(rates > 0).tolist():
@@ -368,8 +426,8 @@ def class_holds(outcome: Outcome, classes: Sequence[LengthClass], rates: Floats,
             out[i] = None
             continue
         out[i] = all(
-            float(np.mean(~(metric_of(outcome, bound.metric)[mine] > bound.limit_ms * 1e3))) >= bound.percentile / 100
-            for bound in slo.bounds
+            float(np.mean(~(metric_of(outcome, metric)[mine] > limit_us))) >= share
+            for metric, share, limit_us in limits
         )
     return out
 

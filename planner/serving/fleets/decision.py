@@ -15,14 +15,15 @@ import numpy as np
 
 from costmodels.estimates import Floats
 from planner.contract.clusters import SuppliedCluster
+from planner.contract.engine import Role
 from planner.contract.fleet import NotServed, RouteBy, SurviveAsked
 from planner.contract.workload.classes import LengthClass, SteppedLoad, understood
-from planner.serving.document.plan import Plan
 from planner.serving.fleets.coarsening import coarsened
+from planner.serving.fleets.current import running_now
 from planner.serving.fleets.engines import EngineKind, cluster_of, table_engines
-from planner.serving.fleets.groups import RoutedGroup, SharedStep, routed_groups, shared_steps, work_of
+from planner.serving.fleets.groups import Capacity, RoutedGroup, SharedStep, routed_groups, shared_steps, work_of
 from planner.serving.fleets.nearest import Unserved, most_of
-from planner.serving.fleets.request import FleetRequest, ServiceAsked
+from planner.serving.fleets.request import FleetRequest, ServiceAsked, nodes_of
 from planner.serving.fleets.supplies import Offer, blocks_of, offers_of, reserved_usd_per_hour, rows_of
 from planner.serving.fleets.variants import Chosen, Variant, priced, shunned
 from planner.serving.fleets.ways_out import why_not
@@ -35,6 +36,10 @@ Progress = Callable[[str], None]
 
 GAP = 1e-6
 """Relative, at which a fleet is good enough and the search ends."""
+
+TOGETHER: tuple[Role, ...] = ("aggregated",)
+APART: tuple[Role, ...] = ("prefill", "decode")
+"""Roles of the engines that a request sees."""
 
 LARGE = 2000
 """Groups × steps above which ``GAP_OF_LARGE`` is."""
@@ -53,6 +58,11 @@ class ServiceLoad:
     rates: tuple[Floats, ...]
     engines: tuple[EngineKind, ...]
     capacity: Floats  # (classes, engines), requests per second; 0: not at all
+
+    @property
+    def apart(self) -> bool:
+        """Whether its requests are prefilled by other engines than decode them."""
+        return any(engine.role != "aggregated" for engine in self.engines)
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,7 @@ def variants_of(
             for o, offer in enumerate(offers):
                 if offer.pool_index != engine.pool_index:
                     continue
-                if offer.limit is not None and engine.gpus > offer.limit:
+                if engine.gpus > offer.most:
                     continue
                 variants.append(Variant(s, e, o, engine.gpus))
                 watts.append(engine.watts or 0.0)
@@ -151,13 +161,15 @@ def question_of(
     """
     request, chosen = fleet.request, fleet.chosen
     n = len(chosen.variants)
-    capacity = []
+    capacity: dict[tuple[int, Role], Floats] = {}
     for s, service in enumerate(fleet.services):
-        cells = np.zeros((len(service.classes), n))
-        for v, variant in enumerate(chosen.variants):
-            if variant.service == s and (kinds is None or v in kinds):
-                cells[:, v] = service.capacity[:, variant.engine]
-        capacity.append(cells)
+        for role in APART if service.apart else TOGETHER:
+            cells = np.zeros((len(service.classes), n))
+            for v, variant in enumerate(chosen.variants):
+                allowed = variant.service == s and service.engines[variant.engine].role == role
+                if allowed and (kinds is None or v in kinds):
+                    cells[:, v] = service.capacity[:, variant.engine]
+            capacity[s, role] = cells
     works, groups, lost = [], [], {}
     more = 1 + (request.headroom or 0.0)
     for t in range(len(fleet.steps)):
@@ -165,7 +177,10 @@ def question_of(
         for s, service in enumerate(fleet.services):
             present = np.flatnonzero(service.rates[t] > 0)
             mine = routed_groups(s, [service.classes[i] for i in present.tolist()], route_by)
-            found += [replace(group, classes=tuple(int(present[i]) for i in group.classes)) for group in mine]
+            for role in APART if service.apart else TOGETHER:
+                found += [
+                    replace(group, classes=tuple(int(present[i]) for i in group.classes), role=role) for group in mine
+                ]
         served, refused = _servable(fleet, found, capacity, t)
         lost.update(refused)
         rates = [service.rates[t] * more for service in fleet.services]
@@ -202,7 +217,7 @@ def question_of(
 
 
 def _servable(
-    fleet: Fleet, groups: Sequence[RoutedGroup], capacity: Sequence[Floats], t: int
+    fleet: Fleet, groups: Sequence[RoutedGroup], capacity: Capacity, t: int
 ) -> tuple[list[RoutedGroup], dict[tuple[int, int], NotServed]]:
     """(groups that some kind serves, classes that none does: left out of their groups where the request says so).
 
@@ -214,9 +229,10 @@ def _servable(
     reasons: dict[str, list[Unserved]] = {}
     for group in groups:
         service = fleet.services[group.service]
-        cells = capacity[group.service]
-        alone = [i for i in group.classes if not (cells[i] > 0).any()]
-        rest = [i for i in group.classes if (cells[i] > 0).any()]
+        cells = capacity[group.service, group.role]
+        roles = [capacity[group.service, role] for role in (APART if service.apart else TOGETHER)]
+        rest = [i for i in group.classes if all((each[i] > 0).any() for each in roles)]
+        alone = [i for i in group.classes if i not in rest]
         for i in alone:
             each = service.classes[i]
             said = service_reason(service, each)
@@ -328,7 +344,8 @@ def _carried(
 
 
 def fleet_of(request: FleetRequest, engines: Engines) -> Fleet:
-    """What may run for a request, its loads as coarse as its tolerance allows."""
+    """What is asked and what engines carry, loads as coarse as the tolerance allows; nothing of it is chosen from yet
+    (:mod:`planner.serving.fleets.ways`)."""
     cluster, coarse = cluster_of(request), []
     for asked, load in zip(request.services, loads_of(request), strict=True):
         carried = partial(_carried, request, asked, cluster, engines)
@@ -342,8 +359,28 @@ def fleet_of(request: FleetRequest, engines: Engines) -> Fleet:
         kinds, capacity = tuple(coarse[s].kinds), coarse[s].capacity(classes)
         services.append(ServiceLoad(asked, load, classes, tuple(rates), kinds, capacity))
     offers = offers_of(cluster)
+    change = max([each.change for each in coarse if each.change is not None], default=None)
+    nothing = priced(offers, (), request.objective, (), np.zeros(0), None)
+    return Fleet(request, cluster, tuple(offers), tuple(services), tuple(steps), nothing, coarsening=change)
+
+
+def with_engines(fleet: Fleet, services: Sequence[ServiceLoad]) -> Fleet:
+    """``fleet`` of the engines that ``services`` have, on every supply.
+
+    Raises:
+        Infeasible: none of them fits and carries anything.
+        InputError: what runs now names pools or services that are not asked for.
+    """
+    request = fleet.request
+    lost = request.survive.nodes
+    if lost and lost == nodes_of(fleet.cluster.pools):
+        raise Infeasible(
+            f"survive: nodes {lost}: the pools have no more, and nothing is left after that loss",
+            "offer more nodes, or survive fewer",
+            binding="survive",
+        )
     chosen = variants_of(
-        offers,
+        fleet.offers,
         services,
         request.objective,
         given_cluster=request.cluster is not None,
@@ -351,6 +388,8 @@ def fleet_of(request: FleetRequest, engines: Engines) -> Fleet:
     )
     if not chosen.variants:
         service = services[0]
+        if (short := _smallest_beyond_quota(fleet, services)) is not None:
+            raise Infeasible(*short, binding="quota")
         said = service_reason(service, service.classes[0])
         raise Infeasible(
             f"fleet: no engine of any service fits the pools and carries anything; of {shown(service.asked.name)}, isl "
@@ -358,46 +397,29 @@ def fleet_of(request: FleetRequest, engines: Engines) -> Fleet:
             said.remedy,
             binding="class",
         )
-    change = max([each.change for each in coarse if each.change is not None], default=None)
-    fleet = Fleet(request, cluster, tuple(offers), tuple(services), tuple(steps), chosen, coarsening=change)
-    return replace(fleet, before=None if request.current is None else running_now(fleet, request.current))
+    before = None
+    if request.current is not None:
+        engines = {service.asked.name: service.engines for service in services}
+        before = running_now(chosen, engines, [pool.name for pool in fleet.cluster.pools], request.current)
+    return replace(fleet, services=tuple(services), chosen=chosen, before=before)
 
 
-def last_step(plan: Plan) -> dict[str, int]:
-    """How many engines of each group run in the last step of a plan."""
-    if plan.decision.schedule:
-        return dict(plan.decision.schedule[-1].engines)
-    return {group.id: len(group.replicas) for group in plan.decision.engines}
-
-
-def running_now(fleet: Fleet, current: Plan) -> tuple[int, ...]:
-    """How many of each variant a running fleet has in its last step. Engines of it that are no candidates any more are
-    left out: they leave.
-
-    Raises:
-        InputError: it names pools or services that are not asked for.
-    """
-    pools = {pool.name for pool in fleet.cluster.pools}
-    names = [service.asked.name for service in fleet.services]
-    last = last_step(current)
-    counts = [0] * len(fleet.chosen.variants)
-    for group in current.decision.engines:
-        if group.pool not in pools:
-            raise InputError(
-                f"current: {group.id} is on pool {shown(group.pool)}, which is none of the cluster "
-                f"({', '.join(pools)})",
-                "name the pools as the running fleet does",
-            )
-        name = group.service or names[0]
-        if name not in names:
-            raise InputError(
-                f"current: {group.id} serves {shown(name)}, which is none of the services ({', '.join(names)})",
-                "name the services as the running fleet does",
-            )
-        for v, variant in enumerate(fleet.chosen.variants):
-            offer = fleet.offers[variant.offer]
-            same = (offer.pool.name, offer.supply, names[variant.service]) == (group.pool, group.supply, name)
-            if same and fleet.services[variant.service].engines[variant.engine].is_like(group):
-                counts[v] += last.get(group.id, 0)
-                break
-    return tuple(counts)
+def _smallest_beyond_quota(fleet: Fleet, services: Sequence[ServiceLoad]) -> tuple[str, str] | None:
+    """(what, the way out) where a quota alone leaves no engine: the pool whose smallest engine lacks least."""
+    short = []
+    for offer in fleet.offers:
+        sizes = [
+            engine.gpus for service in services for e, engine in enumerate(service.engines)
+            if engine.pool_index == offer.pool_index and service.capacity[:, e].any()
+            and (offer.limit is None or engine.gpus <= offer.limit)
+        ]  # fmt: skip
+        if sizes and min(sizes) > offer.most:
+            short.append((min(sizes) - offer.most, min(sizes), offer))
+    if not short:
+        return None
+    _, size, offer = min(short, key=lambda each: each[0])
+    return (
+        f"pool {offer.pool.name}: quota_gpus {offer.pool.quota_gpus} is less than the {size} GPUs of the "
+        "smallest engine that carries anything",
+        f"have a quota of {size} GPUs or more",
+    )

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from planner.contract.clusters import SuppliedCluster, SuppliedPool
-from planner.contract.engine import EngineGroup
+from planner.contract.engine import EngineGroup, Role
 from planner.contract.workload.classes import LengthClass
+from planner.serving.fleets.apart import Partners
 from planner.serving.fleets.nearest import Unserved
 from planner.serving.fleets.request import FleetRequest, ServiceAsked
 from planner.serving.fleets.tables import MeasuredTable, check_tables
@@ -35,6 +36,12 @@ class EngineKind(Protocol):
 
     @property
     def label(self) -> str: ...
+    @property
+    def role(self) -> Role: ...
+    @property
+    def partners(self) -> Partners | None:
+        """Those of an engine that prefills or decodes alone."""
+
     def is_like(self, group: EngineGroup) -> bool:
         """Whether an engine group of a document is of this kind, pool and supply aside."""
 
@@ -53,6 +60,8 @@ class TableEngine:
     gpus: int = 1
     watts: float | None = None
     largest: tuple[float, float] = (math.inf, math.inf)
+    role: Role = "aggregated"
+    partners: Partners | None = None
 
     @property
     def label(self) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from costmodels.estimates import Floats
+from planner.contract.engine import Role
 from planner.contract.fleet import RouteBy
 from planner.contract.workload.classes import LengthClass, LoadStep, SteppedLoad
 from profiles.errors import InputError
@@ -17,12 +18,14 @@ from profiles.values import shown
 
 @dataclass(frozen=True)
 class RoutedGroup:
-    """Classes of one service that are routed alike in a step: ``classes`` index the step's."""
+    """Classes of one service that are routed alike in a step: ``classes`` index the step's. ``role``: of the engines
+    that it is routed to; requests that are prefilled apart are routed twice."""
 
     service: int
     isl: tuple[float, float]
     osl: tuple[float, float] | None
     classes: tuple[int, ...]
+    role: Role = "aggregated"
 
 
 @dataclass(frozen=True)
@@ -87,18 +90,21 @@ def routed_groups(service: int, classes: Sequence[LengthClass], route_by: RouteB
     return groups
 
 
-def work_of(groups: Sequence[RoutedGroup], rates: Sequence[Floats], capacity: Sequence[Floats]) -> Floats:
+Capacity = Mapping[tuple[int, Role], Floats]
+"""By service and role: requests per second of its classes on each kind of engine, (classes, kinds); 0: none."""
+
+
+def work_of(groups: Sequence[RoutedGroup], rates: Sequence[Floats], capacity: Capacity) -> Floats:
     """(groups, kinds): engines of each kind that a whole group keeps busy; infinite where one of its classes is not
     served by that kind.
 
     Args:
         rates: of each service's classes in the step, (classes,).
-        capacity: requests per second of each of them on each kind, (classes, kinds); 0: none.
     """
     rows = []
     for group in groups:
         mine = list(group.classes)
-        rate, cells = rates[group.service][mine], capacity[group.service][mine]
+        rate, cells = rates[group.service][mine], capacity[group.service, group.role][mine]
         with np.errstate(divide="ignore"):
             work = np.where(cells > 0, rate[:, None] / np.maximum(cells, 1e-300), np.inf)
         work[rate == 0] = 0.0

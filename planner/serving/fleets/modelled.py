@@ -9,33 +9,25 @@ from typing import Any
 import numpy as np
 
 from costmodels.models.architecture import Architecture
-from costmodels.serving.simulator.outcome import Metric
-from costmodels.serving.simulator.step_table import End
 from planner.contract.engine import EngineGroup
 from planner.contract.fleet import AttainedAfterLoss, ClassAttained
 from planner.contract.quantities import Interval, Latency
-from planner.serving.confirmation.simulated_engine import ENDS
 from planner.serving.document.prediction import GroupPrediction, SloCheck
-from planner.serving.engines.groups import pairs_of
-from planner.serving.engines.latency import Checks
-from planner.serving.fleets.capacities import ModelEngine
-from planner.serving.fleets.confirming import Loaded, Settled, class_of, metric_of, rates_on
+from planner.serving.engines.groups import Pair, pairs_of
+from planner.serving.fleets.confirming import Loaded, Settled
 from planner.serving.fleets.decision import Answered, ServiceLoad
 from planner.serving.fleets.described import replicas
 from planner.serving.fleets.losing import AfterLoss
+from planner.serving.fleets.pooled import METRICS, PooledRequests
 from planner.serving.fleets.request import FleetRequest
 from planner.serving.fleets.supplies import Offer
 from planner.serving.fleets.variants import Variant
-from planner.serving.report.prediction import confidence, group_prediction
+from planner.serving.report.prediction import group_prediction, kv_transfer, served_latency, slo_check
 from planner.serving.report.report import engine_group
 from planner.serving.request import PlanRequest
 
 SHOWN = 24
 """Classes of a service whose percentiles are told: those with most requests."""
-
-METRICS: tuple[Metric, ...] = ("ttft", "tpot", "e2e")
-
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
 class ModelDescribed:
@@ -103,7 +95,7 @@ class ModelDescribed:
     ) -> EngineGroup:
         each = next(each for each in self._engines.values() if self._variant(each) == variant)
         group = replace(each.group, id=name)
-        made = engine_group(self._for_all(each, service), group, replicas(name, said))
+        made = engine_group(self._for_all(each, service), group, replicas(name, said), self._backend(each))
         return made.model_copy(
             update={
                 "service": service.asked.name,
@@ -114,6 +106,14 @@ class ModelDescribed:
                 "launch": made.launch,
             }
         )
+
+    def _backend(self, each: Loaded) -> str:
+        """What engines that hand over must be told to attend with, so that partners do alike; "": nothing."""
+        if each.group.role == "aggregated":
+            return ""
+        job, service = each.group.job, self._variant(each).service
+        mine = [e.group.job.served.gpu for e in self._engines.values() if self._variant(e).service == service]
+        return job.served.framework.kv_connector.shared_backend(job.served.model, mine) or ""
 
     def _for_all(self, each: Loaded, service: ServiceLoad) -> PlanRequest:
         return each.request
@@ -130,22 +130,28 @@ class ModelDescribed:
         assert engines is not None
         t = int(np.argmax([sum(step.rate_rps for step in shared.steps) for shared in found.fleet.steps]))
         watts = [0.0, 0.0, 0.0]
-        for number, variant in enumerate(used):
-            each = self._engines.get(variant)
-            if each is None:
-                continue
-            group = replace(each.group, id=f"engine-{number}")
-            simulated: Checks = {} if each.check is None else {group.id: each.check}
+        named = {v: replace(self._engines[v].group, id=f"engine-{i}") for i, v in enumerate(used) if v in self._engines}
+        simulated = {group.id: c for v, group in named.items() if (c := self._engines[v].check) is not None}
+        transfers: list[Pair] = []
+        for variant, group in named.items():
+            each = self._engines[variant]
             one = group_prediction(group, simulated)
             groups.append(one)
             gpus = float(engines[t][variant]) * found.fleet.chosen.variants[variant].gpus
             power = one.power_watts
             watts = [w + gpus * p for w, p in zip(watts, (power.value, power.low, power.high), strict=True)]
-            pairs = pairs_of([group])
-            from planner.serving.report.prediction import _check
-
-            checks += [_check(bound, pairs, simulated) for bound in each.request.slo.bounds]
+            if group.role == "decode":
+                continue  # its requests are those of the engines that hand over to it
+            mine = [other for v, other in named.items() if self._partners(v, variant)]
+            pairs = pairs_of([group, *mine])
+            transfers += [pair for pair in pairs if pair.transfer is not None]
+            checks += [slo_check(bound, pairs, simulated) for bound in each.request.slo.bounds]
         worst = {metric: _slowest(groups, f"{metric}_ms") for metric in ("ttft", "tpot", "e2e")}
+        for pair in transfers:
+            for metric in METRICS:
+                seen = served_latency(pair, simulated, metric)
+                if (now := worst[metric]) is None or seen.p90.value > now.p90.value:
+                    worst[metric] = seen
         output = sum(c.rate_rps * c.osl for step in found.fleet.steps[t].steps for c in step.classes)
         prompts = sum(c.rate_rps * c.isl for step in found.fleet.steps[t].steps for c in step.classes)
         power_all = Interval(value=watts[0], low=watts[1], high=watts[2])
@@ -164,14 +170,21 @@ class ModelDescribed:
             "joules_per_input_token": _each(power_all, prompts),
             "joules_per_output_token": _each(power_all, output),
             "ttft_ms_by_part": self._front(),
+            "kv_transfer": kv_transfer(transfers),
             "slo": tuple(slowest.values()),
             "engines": tuple(groups),
         }
 
     def _front(self) -> dict[str, float]:
-        each = next(iter(self._engines.values()))
-        (pair,) = pairs_of([each.group])
+        pair = next(pair for each in self._engines.values() for pair in each.pairs)
         return {part: float(us[0]) / 1e3 for part, us in pair.served.ttft_parts_us.items()}
+
+    def _partners(self, first: int, second: int) -> bool:
+        """Whether an engine of ``first`` decodes what one of ``second`` has prefilled."""
+        services = {self._variant(self._engines[v]).service for v in (first, second)}
+        return len(services) == 1 and (self._engines[first].group.role, self._engines[second].group.role) == (
+            "decode", "prefill",
+        )  # fmt: skip
 
     def attained(self, found: Answered, service: int) -> Mapping[str, Any]:
         """What the classes see at the kinds' busiest steps, weighed by how many of them go where."""
@@ -182,7 +195,7 @@ class ModelDescribed:
         if not mine:
             return {}
         asked = found.fleet.services[service]
-        pooled = _Pooled(found, mine)
+        pooled = PooledRequests(found, mine)
         rates, lost = pooled.rates, self._lost(service)
         order = np.argsort(-rates, kind="stable")[: int((rates > 0).sum())]
         classes = tuple(
@@ -201,7 +214,7 @@ class ModelDescribed:
             said |= {"worst_loss": self._after.words, "holds_after_loss": lost.holds(asked, None)}
         return said
 
-    def _lost(self, service: int) -> _Pooled | None:
+    def _lost(self, service: int) -> PooledRequests | None:
         """What a service's requests see after the worst loss."""
         if self._after is None:
             return None
@@ -209,70 +222,7 @@ class ModelDescribed:
             each for each in self._after.engines.values()
             if each.check is not None and self._variant(each).service == service
         ]  # fmt: skip
-        return _Pooled(self._after.found, mine) if mine else None
-
-
-class _Pooled:
-    """The simulated requests of a service's kinds of engine, each standing for as many as its kind gets."""
-
-    def __init__(self, found: Answered, kinds: Sequence[Loaded]) -> None:
-        service = found.fleet.chosen.variants[kinds[0].variant].service
-        classes = found.fleet.services[service].classes
-        self.rates = np.zeros(len(classes))
-        self._of: dict[End, list[dict[Metric, np.ndarray]]] = {end: [] for end in ENDS}
-        weights, where = [], []
-        for each in kinds:
-            assert each.check is not None
-            rates = rates_on(found, each.variant, each.step)
-            self.rates += rates
-            outcome = each.check.outcomes["value"]
-            weights.append(np.full(len(outcome), float(rates.sum()) / len(outcome)))
-            where.append(class_of(outcome, classes, rates))
-            for end in ENDS:
-                of = each.check.outcomes.get(end, outcome)
-                self._of[end].append({metric: metric_of(of, metric) for metric in METRICS})
-        self._weights, self._where = np.concatenate(weights), np.concatenate(where)
-
-    def _values(self, metric: Metric, end: End) -> np.ndarray:
-        return np.concatenate([each[metric] for each in self._of[end]])
-
-    def holds(self, service: ServiceLoad, which: int | None) -> bool | None:
-        mine = np.ones(len(self._where), np.bool_) if which is None else self._where == which
-        if int(mine.sum()) < 30:
-            return None
-        weight = self._weights[mine]
-        return all(
-            float(weight[~(self._values(bound.metric, "value")[mine] > bound.limit_ms * 1e3)].sum())
-            >= bound.percentile / 100 * float(weight.sum())
-            for bound in service.asked.slo.bounds
-        )
-
-    def latencies(self, which: int) -> dict[str, Latency | None]:
-        return {f"{metric}_ms": self.latency(metric, which) for metric in METRICS}
-
-    def latency(self, metric: Metric, which: int) -> Latency | None:
-        mine = self._where == which
-        found: dict[str, Interval] = {}
-        for name, p in (("mean", None), *QUANTILES.items()):
-            ends = []
-            for end in ENDS:
-                values = self._values(metric, end)
-                if len(values) != len(self._weights):
-                    values = self._values(metric, "value")
-                kept = mine & ~np.isnan(values)
-                if not kept.any():
-                    return None
-                ends.append(_weighed(values[kept], self._weights[kept], p) / 1e3)
-            found[name] = Interval(value=ends[ENDS.index("value")], low=min(ends), high=max(ends))
-        return Latency(**found)
-
-
-def _weighed(values: np.ndarray, weights: np.ndarray, p: float | None) -> float:
-    if p is None:
-        return float(np.average(values, weights=weights))
-    order = np.argsort(values)
-    part = np.cumsum(weights[order])
-    return float(values[order][min(int(np.searchsorted(part, p * part[-1])), len(values) - 1)])
+        return PooledRequests(self._after.found, mine) if mine else None
 
 
 def _slowest(groups: Sequence[GroupPrediction], field: str) -> Latency | None:
@@ -282,9 +232,6 @@ def _slowest(groups: Sequence[GroupPrediction], field: str) -> Latency | None:
 
 def _inverse(interval: Interval) -> Interval:
     return Interval(value=1e3 / interval.value, low=1e3 / interval.high, high=1e3 / interval.low)
-
-
-__all__ = ["ModelDescribed", "ModelEngine", "confidence"]
 
 
 def _each(watts: Interval, tokens_per_s: float) -> Interval:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from planner.contract.workload.workload import Workload
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.fleets.capacities import Capacities, service_request
 from planner.serving.fleets.comparisons import Comparisons, compare
-from planner.serving.fleets.confirming import Confirming, Loaded, Settled, busiest, without_tails
+from planner.serving.fleets.confirming import Confirming, Loaded, Settled, busiest, joined, without_tails
 from planner.serving.fleets.decision import Answered, Fleet, fleet_of, solved
 from planner.serving.fleets.described import TableDescribed
 from planner.serving.fleets.engines import unmatched
@@ -29,13 +29,17 @@ from planner.serving.fleets.nearest import with_tried_budget, with_tried_limits
 from planner.serving.fleets.report import document
 from planner.serving.fleets.request import FleetRequest, ServiceAsked, parse_fleet_request
 from planner.serving.fleets.single import as_fleet, one_load
+from planner.serving.fleets.ways import aggregated_alone, apart, least_cost
 from planner.serving.fleets.ways_out import least_budget
 from planner.serving.planning import CostOf, cost_models, plan
 from profiles.descriptions import catalogue_with
-from profiles.errors import Infeasible, ShardwrightError, Unsupported
+from profiles.errors import Infeasible, LimitReached, ShardwrightError, Unsupported
 from profiles.store import ProfileStore
 
 Progress = Callable[[str], None]
+
+TIE = 0.005
+"""Relative, by which engines that prefill apart from engines that decode must be cheaper to be worth it."""
 
 CARRIED, CONFIRMED = 60.0, 90.0
 """Percent of a fleet's work that is done when it is known what engines carry, and when they are simulated."""
@@ -60,7 +64,7 @@ def plan_fleet(
     tell = progress or silent
     modelled = [service.model is not None for service in request.services]
     if not any(modelled):
-        fleet = fleet_of(request, _no_engines)
+        fleet = aggregated_alone(fleet_of(request, _no_engines))
         tell("choosing engines")
         found = solved(fleet, progress=progress)
         tell("comparing with other fleets")
@@ -88,7 +92,7 @@ def plan_fleet(
 def _tried(measured: Sequence[ProfileStore], tell: Progress, what: str, request: FleetRequest) -> Answered:
     """The fleet of a request that stands for a refused one. Raises ShardwrightError where it has none either."""
     tell(f"trying what {what} could be")
-    return _Modelled(request, measured, lambda _: None).decided()[1].found
+    return _Modelled(request, measured, lambda _: None).decided().settled.found
 
 
 def _costs(measured: Sequence[ProfileStore], tell: Progress, request: FleetRequest) -> float:
@@ -107,6 +111,17 @@ def _fails(measured: Sequence[ProfileStore], tell: Progress, request: FleetReque
     return None
 
 
+@dataclass(frozen=True)
+class DecidedFleet:
+    """The fleet that holds; ``other``: the one that was found beside it, prefill and decode apart or not."""
+
+    fleet: Fleet
+    settled: Settled
+    confirming: Confirming
+    models: dict[int, Architecture]
+    other: Answered | None
+
+
 class _Modelled:
     """A fleet of modelled engines."""
 
@@ -115,27 +130,53 @@ class _Modelled:
         self._capacities: dict[str, Capacities] = {}
         self._costs: dict[str, CostOf] = {}
 
-    def decided(self) -> tuple[Fleet, Settled, Confirming, dict[int, Architecture]]:
+    def decided(self) -> DecidedFleet:
         """The fleet that holds, before anything else is said of it."""
-        fleet = fleet_of(self._request, self._engines)
+        asked = fleet_of(self._request, self._engines)
         names = [service.name for service in self._request.services]
         models = {s: self._capacities[name].model for s, name in enumerate(names)}
         costs = {s: self._costs[name] for s, name in enumerate(names)}
         confirming = Confirming(costs, models, part(self._tell, CARRIED, CONFIRMED))
         self._tell(Step("choosing engines", CARRIED))
+        best: tuple[Fleet, Settled] | None = None
+        other: Answered | None = None
+        refused: Infeasible | LimitReached | None = None
+        for way in (aggregated_alone, apart):
+            if self._request.disaggregation == ("always" if way is aggregated_alone else "never"):
+                continue
+            try:
+                fleet = way(asked)
+                if fleet is None or (best is not None and not _may_be_better(fleet, best[1].found)):
+                    continue
+                settled = self._settled(fleet, confirming)
+            except (Infeasible, LimitReached) as error:
+                refused = refused or error
+                continue
+            if best is None or is_better(settled.found, best[1].found):
+                other = None if best is None else best[1].found
+                best = fleet, settled
+            else:
+                other = settled.found
+        if best is None:
+            assert refused is not None
+            raise refused
+        return DecidedFleet(*best, confirming, models, other)
+
+    def _settled(self, fleet: Fleet, confirming: Confirming) -> Settled:
         if self._request.simulation:
-            return fleet, confirming.settled(fleet, self._request.time_limit_s / 3), confirming, models
+            return confirming.settled(fleet, self._request.time_limit_s / 3)
         found = solved(fleet)
-        return fleet, Settled(found, _unchecked(confirming, found), {}, ()), confirming, models
+        return Settled(found, _unchecked(confirming, found), {}, ())
 
     def plan(self) -> Plan:
-        fleet, settled, confirming, models = self.decided()
+        decided = self.decided()
+        fleet, settled, confirming, models = decided.fleet, decided.settled, decided.confirming, decided.models
         found = settled.found
         checked = self._request.simulation
         engines = confirming.with_checks(settled.engines) if checked else dict(settled.engines)
         engines = {**engines, **confirming.standing_by(found, engines)}
         self._tell(Step("comparing with other fleets", CONFIRMED))
-        comparisons = compare(found, self._request.time_limit_s / 3, without_tails(found))
+        comparisons = compare(found, self._request.time_limit_s / 3, without_tails(found), decided.other)
         after = after_worst_loss(found, confirming) if self._request.simulation else None
         described = ModelDescribed(settled, engines, models, after)
         return validated(
@@ -187,6 +228,24 @@ class _Modelled:
         )
 
 
+def is_better(found: Answered, other: Answered) -> bool:
+    """By more than nobody could tell: of equals the simpler stays."""
+    mine, its = found.answer.objective, other.answer.objective
+    return its is None or (mine is not None and mine < its * (1 - TIE))
+
+
+def _may_be_better(fleet: Fleet, found: Answered) -> bool:
+    """Whether ``fleet`` has a way to be cheaper than one that was found: engines in parts and the formulas' word first,
+    then whole engines."""
+    cost = found.answer.objective
+    if cost is None or least_cost(fleet) + found.question.fixed_cost >= cost * (1 - TIE):
+        return cost is None
+    try:
+        return is_better(solved(fleet, seconds=fleet.request.time_limit_s / 3, brief=True), found)
+    except (Infeasible, LimitReached):
+        return False
+
+
 def _unchecked(confirming: Confirming, found: Answered) -> dict[int, Loaded]:
     """The kinds that run under their mixtures, not simulated."""
     engines, out = found.answer.engines, {}
@@ -197,7 +256,7 @@ def _unchecked(confirming: Confirming, found: Answered) -> dict[int, Loaded]:
             each = confirming.loaded(found, variant, t, used) if used > 0 else None
             if each is not None:
                 out[variant] = each
-    return out
+    return joined(found, out)
 
 
 def _no_engines(*_: Any) -> Any:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from costmodels.estimates import Floats
 from planner.contract.deployment import Deployment
-from planner.contract.engine import EngineGroup
+from planner.contract.engine import EngineGroup, Role
 from planner.contract.fleet import (
     FleetProof,
+    LossRouting,
     Route,
     ScheduledStep,
     ServicePrediction,
@@ -25,6 +27,7 @@ from planner.serving.document.prediction import Prediction
 from planner.serving.fleets.comparisons import Comparisons
 from planner.serving.fleets.decision import Answered, ServiceLoad
 from planner.serving.fleets.described import Described
+from planner.serving.fleets.losing import rerouted
 from planner.serving.fleets.mixtures import workload_of
 from planner.serving.fleets.money import electricity, step_usd, units, usd_of, usd_per_hour
 
@@ -84,6 +87,7 @@ def _understood(found: Answered, described: Described) -> plans.RequestUnderstoo
         tp_across_nodes=False,
         time_limit_s=request.time_limit_s,
         simulation=described.simulated,
+        disaggregation=request.disaggregation if any(each.asked.model for each in fleet.services) else "never",
         services=services,
         route_by=request.route_by,
         survive=request.survive,
@@ -162,33 +166,43 @@ def _mean_share(found: Answered, variant: int) -> float:
     service, sent, all_sent = found.fleet.chosen.variants[variant].service, 0.0, 0.0
     for t, groups in enumerate(found.groups):
         rates, seconds = found.fleet.services[service].rates[t], float(found.question.seconds[t])
+        role = fleet_role(found, variant)
         for g, group in enumerate(groups):
-            if group.service == service:
+            if group.service == service and group.role == role:
                 rate = float(rates[list(group.classes)].sum()) * seconds
                 sent += rate * float(found.answer.shares[t][g, variant])
                 all_sent += rate
     return sent / all_sent if all_sent else 0.0
 
 
+def _routing(found: Answered, used: Sequence[Used], t: int, shares: Floats) -> tuple[Route, ...]:
+    """Of step ``t``, with ``shares`` (groups, n)."""
+    handed: dict[tuple[object, ...], dict[str, float]] = {}
+    for g, group in enumerate(found.groups[t]):
+        if group.role == "decode":
+            handed[group.service, group.isl, group.osl] = _weights(used, shares[g])
+    routing = []
+    for g, group in enumerate(found.groups[t]):
+        osl = group.osl or (None, None)
+        if group.role != "decode":
+            routing.append(
+                Route(
+                    service=found.fleet.services[group.service].asked.name,
+                    isl_from=group.isl[0],
+                    isl_to=group.isl[1],
+                    osl_from=osl[0],
+                    osl_to=osl[1],
+                    weights=_weights(used, shares[g]),
+                    decode_weights=handed.get((group.service, group.isl, group.osl), {}),
+                )
+            )
+    return tuple(routing)
+
+
 def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
     fleet, engines = found.fleet, found.answer.engines
     assert engines is not None
-    step, shares = fleet.steps[t], found.answer.shares[t]
-    routing = []
-    for g, group in enumerate(found.groups[t]):
-        kept = {each.id: float(shares[g, each.variant]) for each in used if shares[g, each.variant] > SMALL}
-        total = sum(kept.values())
-        osl = group.osl or (None, None)
-        routing.append(
-            Route(
-                service=fleet.services[group.service].asked.name,
-                isl_from=group.isl[0],
-                isl_to=group.isl[1],
-                osl_from=osl[0],
-                osl_to=osl[1],
-                weights={name: share / total for name, share in kept.items()},
-            )
-        )
+    step = fleet.steps[t]
     before = engines[t - 1] if t or found.question.cyclic else found.question.before
     starting = {} if before is None else {
         each.id: int(engines[t][each.variant] - before[each.variant])
@@ -198,7 +212,7 @@ def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
         start_s=step.start_s,
         end_s=step.end_s,
         engines={each.id: int(engines[t][each.variant]) for each in used},
-        routing=tuple(routing),
+        routing=_routing(found, used, t, found.answer.shares[t]),
         instances={
             block.name: units(block.each, engines[t][block.kinds], block.unit)
             for block in found.question.blocks if block.unit > 1
@@ -207,19 +221,41 @@ def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
         rate_rps=sum(each.rate_rps for each in step.steps),
         usd_per_hour=step_usd(found, t),
         carries=float(found.answer.slack[t]),
+        after_losses=tuple(
+            LossRouting(
+                lost={each.id: lost[each.variant] for each in used if each.variant in lost},
+                routing=_routing(found, used, t, after),
+            )
+            for lost, after in rerouted(found, t)
+        ),
     )  # fmt: skip
+
+
+def _weights(used: Sequence[Used], shares: Floats) -> dict[str, float]:
+    kept = {each.id: float(shares[each.variant]) for each in used if shares[each.variant] > SMALL}
+    total = sum(kept.values())
+    return {name: share / total for name, share in kept.items()}
+
+
+def fleet_role(found: Answered, variant: int) -> Role:
+    """Of a kind of engine."""
+    v = found.fleet.chosen.variants[variant]
+    return found.fleet.services[v.service].engines[v.engine].role
 
 
 # ------------------------------------------------------------------ prediction
 
 
 def tokens_per_s(found: Answered, t: int, service: int | None = None) -> tuple[float, float]:
-    """(input, output) tokens per second that come in step ``t``."""
+    """(input, output) tokens per second of what is served in step ``t``."""
     isl = osl = 0.0
+    lost = {(each.service, each.isl, each.osl) for each in found.not_served}
     for s, step in enumerate(found.fleet.steps[t].steps):
         if service in (None, s):
-            isl += sum(each.rate_rps * each.isl for each in step.classes)
-            osl += sum(each.rate_rps * each.osl for each in step.classes)
+            name = found.fleet.services[s].asked.name
+            served = [each for each in step.classes if (name, each.isl, each.osl) not in lost]
+            isl += sum(each.rate_rps * each.isl for each in served)
+            osl += sum(each.rate_rps * each.osl for each in served)
     return isl, osl
 
 

@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from planner.contract.clusters import Cluster, ClusterInput, Pool, SuppliedCluster, cluster_input, supplied
+from planner.contract.clusters import (
+    Cluster,
+    ClusterInput,
+    Pool,
+    SuppliedCluster,
+    SuppliedPool,
+    cluster_input,
+    supplied,
+)
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, catalogue_of, checked
 from planner.contract.engine import FrameworkName
 from planner.contract.fleet import PowerRow, RouteBy, SurviveAsked
@@ -19,7 +27,7 @@ from planner.contract.workload.slo import Slo, SloGiven
 from planner.contract.workload.workload import Speculation
 from planner.serving.document.plan import Plan, plan_or_none
 from planner.serving.fleets.tables import MeasuredTable
-from planner.serving.request import Choices, KvChoices, UsdPerKwh, as_share
+from planner.serving.request import Choices, Disaggregation, KvChoices, UsdPerKwh, as_share
 from profiles.errors import UnknownName
 from profiles.hardware import SHIPPED, Catalogue
 from profiles.values import shown
@@ -77,6 +85,16 @@ class FleetRequest(Document):
             "Carry this much more than the load: 20%. Default: what the tails need.", ASKED, metavar="SHARE", text=True
         ),
     ] = None
+    disaggregation: Annotated[
+        Disaggregation,
+        Field(description="engines that prefill apart from engines that decode: where that costs less, never, always"),
+        Option(
+            "Engines that prefill apart from engines that decode: auto (where that costs less), never or always. "
+            "Default: auto.",
+            ASKED,
+            show_default=False,
+        ),
+    ] = "auto"
     budget_usd_per_hour: Annotated[float, Field(gt=0, le=1e9), PLAIN_NUMBER] | None = Field(
         default=None, description="of any step, at most, electricity included where it is priced"
     )
@@ -138,6 +156,11 @@ class FleetRequest(Document):
                 raise ValueError(f"services: {shown(service.name)} has a model and tables; leave one of them out")
             if service.model is not None and self.cluster is None:
                 raise ValueError(f"cluster: is missing, on which {shown(service.name)} runs; write for example 64xH100")
+        if self.disaggregation == "always" and any(self.tables_of(service) for service in self.services):
+            raise ValueError(
+                "disaggregation: always, and measured tables stand for engines, which are of engines that do both; "
+                "leave it out, or give services a model"
+            )
         self._survivable()
         return self
 
@@ -155,6 +178,9 @@ class FleetRequest(Document):
                 f"survive.spot_pools: {self.survive.spot_pools}, and no pool has spot GPUs; give some spot_gpus, or "
                 "leave it out"
             )
+        nodes = nodes_of(pools)
+        if self.survive.nodes and nodes is not None and self.survive.nodes > nodes:
+            raise ValueError(f"survive.nodes: {self.survive.nodes}, and the pools have {nodes}; ask fewer")
         if self.survive.spot_pools > len(spot):
             raise ValueError(
                 f"survive.spot_pools: {self.survive.spot_pools}, and {', '.join(spot)} alone "
@@ -187,6 +213,14 @@ class FleetRequest(Document):
 
     def tables_of(self, service: ServiceAsked) -> tuple[MeasuredTable, ...]:
         return service.tables or (self.tables if service.model is None else ())
+
+
+def nodes_of(pools: Sequence[SuppliedPool]) -> int | None:
+    """Of all pools, every supply; None: as many as are needed, or tables say what there is."""
+    if not pools or any(pool.as_needed for pool in pools):
+        return None
+    gpus = [(pool.gpus + (pool.spot_gpus or 0) + (pool.reserved_gpus or 0), pool.gpus_per_node) for pool in pools]
+    return sum(-(-count // each) for count, each in gpus)
 
 
 def _pool_named(name: str, pools: Sequence[Pool], catalogue: Catalogue) -> str:

@@ -49,6 +49,7 @@ def one_load(request: FleetRequest) -> PlanRequest | None:
         objective=request.objective,
         framework=service.framework or request.framework,
         headroom=request.headroom or 0.0,
+        disaggregation=request.disaggregation,
         confidence=request.confidence,
         time_limit_s=request.time_limit_s,
         simulation=request.simulation,
@@ -97,6 +98,9 @@ def as_fleet(plan: Plan, request: FleetRequest) -> Plan:
         osl_from=each.osl_from if request.route_by == "isl,osl" else None,
         osl_to=each.osl_to if request.route_by == "isl,osl" else None,
         weights={group.id: sum(replica.weight for replica in group.replicas) for group in entry},
+        decode_weights={
+            group.id: sum(replica.weight for replica in group.replicas) for group in engines if group.role == "decode"
+        },
     )
     now = ScheduledStep(
         start_s=step.start_s,

@@ -81,7 +81,7 @@ def _uncertain(mean: Estimates, us: Us, p: float | None, *, simulated: bool) -> 
     return Interval(value=value, low=min(us(p, "low") / 1e3, value), high=max(us(p, "high") / 1e3, value))
 
 
-def _served_latency(pair: Pair, checks: Checks, metric: Metric) -> Latency:
+def served_latency(pair: Pair, checks: Checks, metric: Metric) -> Latency:
     mean = getattr(pair.served, f"{metric}_us")
     return _latency(mean, partial(pair_us, pair, checks, metric), simulated=pair.prefill.id in checks)
 
@@ -180,7 +180,7 @@ def predicted_by(request: PlanRequest, fleet: LoadedFleet, decision: Deployment,
         rate = Interval(value=value, low=low, high=high)
     output = _scaled(rate, float(request.workload.mean_osl))
     metrics: tuple[Metric, ...] = ("ttft", "tpot", "e2e") if request.workload.osl > 1 else ("ttft", "e2e")
-    latencies = {m: _served_latency(_slowest(pairs, checks, m), checks, m) for m in metrics}
+    latencies = {m: served_latency(_slowest(pairs, checks, m), checks, m) for m in metrics}
     tpot = latencies.get("tpot")
     watts = [sum(g.gpus * getattr(p.power_watts, end) for g, p in zip(groups, each, strict=True)) for end in _ENDS]
     power = Interval(value=watts[0], low=watts[1], high=watts[2])
@@ -197,7 +197,7 @@ def predicted_by(request: PlanRequest, fleet: LoadedFleet, decision: Deployment,
         tpot_ms=tpot,
         e2e_ms=latencies["e2e"],
         ttft_ms_by_part={part: float(us[0]) / 1e3 for part, us in parts.items()},
-        kv_transfer=_kv_transfer(pairs),
+        kv_transfer=kv_transfer(pairs),
         effects=effects_of(pairs[0]),
         request_rate_rps=rate,
         output_tokens_per_s=output,
@@ -209,7 +209,7 @@ def predicted_by(request: PlanRequest, fleet: LoadedFleet, decision: Deployment,
         joules_per_output_token=joules,
         electricity_usd_per_hour=electricity,
         usd_per_million_output_tokens=_usd_per_million(output, cost, electricity),
-        slo=tuple(_check(bound, pairs, checks) for bound in request.slo.bounds),
+        slo=tuple(slo_check(bound, pairs, checks) for bound in request.slo.bounds),
         engines=each,
     )
 
@@ -236,7 +236,7 @@ def _slowest(pairs: list[Pair], checks: Checks, metric: Metric, percentile: floa
     return max(pairs, key=lambda pair: pair_us(pair, checks, metric, percentile / 100))
 
 
-def _kv_transfer(pairs: list[Pair]) -> KvTransfer | None:
+def kv_transfer(pairs: list[Pair]) -> KvTransfer | None:
     transfers = [pair.transfer for pair in pairs if pair.transfer is not None]
     if not transfers:
         return None
@@ -253,7 +253,7 @@ def _kv_transfer(pairs: list[Pair]) -> KvTransfer | None:
     )
 
 
-def _check(bound: Bound, pairs: list[Pair], checks: Checks) -> SloCheck:
+def slo_check(bound: Bound, pairs: list[Pair], checks: Checks) -> SloCheck:
     slowest, p = _slowest(pairs, checks, bound.metric, bound.percentile), bound.percentile / 100
     mean, simulated = getattr(slowest.served, f"{bound.metric}_us"), slowest.prefill.id in checks
     predicted = _uncertain(mean, partial(pair_us, slowest, checks, bound.metric), p, simulated=simulated)

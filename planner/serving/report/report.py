@@ -178,6 +178,7 @@ def engine_group(
         )
         if model.is_moe
         else "",
+        vendor=served.gpu.vendor,
     )
     start = _started(spec, request.model)
     start = start.model_copy(update={"command": served.framework.with_prompt_flags(start.command)})

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-from api.cli.main import app, main
+from api.cli.main import application, main
 from costmodels.kernels.cost_model import CostModel
 from costmodels.models.architecture import Attention, FeedForward
 from costmodels.models.reading import READERS
@@ -80,6 +80,7 @@ def to_reach() -> dict[str, frozenset[str]]:
 @cache
 def commands() -> frozenset[str]:
     """``plan``, ``predict``, ``train``, ``train predict``, …; of the groups in :data:`NOT_ASKED` the group alone."""
+    app = application()
     names = {"plan", *(str(each.name) for each in app.registered_commands)}
     for group in app.registered_groups:
         names.add(str(group.name))

@@ -36,6 +36,7 @@ def test_they_say_what_scikit_learns_say(seed: int) -> None:
 HEAVY = (
     *("pandas", "pyarrow.compute", "pyarrow.dataset", "scipy.optimize", "scipy.stats", "sklearn", "torch", "joblib"),
     *("ortools", "matplotlib", "rich.progress", "planner.experts.placing"),
+    *("numba", "planner.kinds", "planner.power.request", "planner.training.document", "api.cli.commands.serve"),
 )
 
 
@@ -46,6 +47,8 @@ def test_a_warm_plan_does_without_heavy_packages(synthetic_store: ProfileStore) 
 import sys, planner.serving.planning, api.cli.main, api.cli.progress, api.cli.views.plan
 from costmodels.kernels.kernel_models import hardware_of, load_rows
 from profiles.store import ProfileStore
+import costmodels.serving.simulator.events
+api.cli.main.application([])
 store = ProfileStore({str(synthetic_store.path)!r}, trusted=True)
 hardware = hardware_of(store, "gemm")
 assert len(load_rows(store, "gemm", "vllm", hardware).gpu) > 0

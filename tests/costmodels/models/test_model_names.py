@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from costmodels.models.model_names import _facts
 from costmodels.models.registry import find_architecture
 from profiles.errors import UnknownName
 
@@ -18,6 +19,13 @@ from profiles.errors import UnknownName
         ("RedHatAI/Qwen3-14B-FP8-dynamic", "Qwen/Qwen3-14B", "fp8"),
         ("Qwen/Qwen2.5-72B-Instruct-AWQ", "Qwen/Qwen2.5-72B-Instruct", "int4"),
         ("RedHatAI/Qwen3-8B-quantized.w8a8", "Qwen/Qwen3-8B", "int8"),
+        ("amd/DeepSeek-R1-0528-MXFP4-Preview", "deepseek-ai/DeepSeek-R1-0528", "mxfp4"),
+        ("Qwen3 14B", "Qwen/Qwen3-14B", "bf16"),
+        ("amd/Llama-3.1-70B-Instruct-FP8-KV", "meta-llama/Llama-3.1-70B-Instruct", "fp8"),
+        ("deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "meta-llama/Llama-3.3-70B-Instruct", "bf16"),
+        ("RedHatAI/DeepSeek-R1-Distill-Llama-70B-FP8-dynamic", "meta-llama/Llama-3.3-70B-Instruct", "fp8"),
+        ("Qwen/Qwen2.5-Coder-7B-Instruct", "Qwen/Qwen2.5-7B-Instruct", "bf16"),
+        ("deepseek-ai/DeepSeek-Coder-V2-Lite-Instruct", "deepseek-ai/DeepSeek-V2-Lite", "bf16"),
     ],
 )
 def test_a_relative_of_a_shipped_model_is_read_as_that_and_said(name: str, relative: str, precision: str) -> None:
@@ -26,6 +34,20 @@ def test_a_relative_of_a_shipped_model_is_read_as_that_and_said(name: str, relat
     assert found.layer_groups == find_architecture(relative).layer_groups
     assert f"read as that of {relative}" in found.notes[-1]
     assert (precision in found.notes[-1]) == (precision != "bf16")
+
+
+def test_a_relative_may_have_a_longer_context_and_another_quantization() -> None:
+    assert find_architecture("moonshotai/Kimi-K2-Instruct-0905").max_context_tokens == 262144
+    newer = find_architecture("nvidia/DeepSeek-R1-0528-FP4-v2")
+    older = find_architecture("nvidia/DeepSeek-R1-0528-FP4")
+    assert newer.weight_precision == older.weight_precision == "nvfp4"
+    assert dict(newer.exceptions) == {"attention_qkv": "bf16"}
+    assert dict(older.exceptions) == {"attention_qkv": "bf16", "attention_output": "bf16"}
+
+
+@pytest.mark.parametrize("entry", sorted(_facts()["relatives"].values(), key=str), ids=str)
+def test_every_relative_is_of_a_model_that_ships(entry: dict[str, str]) -> None:
+    assert find_architecture(entry["of"]).notes == ()
 
 
 def test_what_ships_is_not_called_a_relative() -> None:

@@ -23,6 +23,7 @@ from costmodels.serving.frameworks.calibration import (
     TREND_ORIGIN,
     Effect,
     Effects,
+    Slow,
     Spread,
     model_kind,
     steps_to_gather,
@@ -85,6 +86,42 @@ def test_who_says_how_often_the_engine_looks_does_not_wait_twice() -> None:
     np.testing.assert_allclose(front, [4 * 63 / 64, 0.0])
 
 
+def test_of_requests_at_random_few_find_others_in_the_front_end() -> None:
+    told = NEUTRAL.model_copy(
+        update={
+            "request_us": 9e3,
+            "request_us_per_token": 1.0,
+            "request_us_per_concurrent": 300.0,
+            "request_steps": 2.0,
+        }
+    )
+    prompt, users, tpot = np.full(3, 1000.0), np.full(3, 65.0), np.full(3, 1e4)
+    at_once = told.front_us(prompt, users, tpot)[0]
+    assert at_once == pytest.approx(10e3 + 64 * 300 + 2 * 64 / 65 * 1e4)
+    rates = np.array([0.0, 20e-6, 1.0])  # a microsecond
+    random = told.front_us(prompt, users, tpot, coming_per_us=rates)
+    steps = 1.5 * 64 / 65 * 1e4  # half of the step in progress is played
+    np.testing.assert_allclose(random, [10e3 + steps, 10e3 + 0.2 * 300 + steps, 10e3 + 64 * 300 + steps])
+    alone = told.front_us(prompt, np.ones(3), tpot, coming_per_us=np.zeros(3))
+    np.testing.assert_allclose(alone, told.front_us(prompt, np.ones(3), tpot))
+
+
+def test_between_the_ends_of_steps_and_front_end_lie_as_many_runs_as_claimed() -> None:
+    rng = np.random.default_rng(0)
+    n, share = 4000, 0.5
+    steps, front = rng.normal(0, 0.08, n), rng.normal(0.0, 0.4, n)
+    errors = np.log(share * np.exp(steps) + share * np.exp(front))
+    ends = np.full(n, -0.1), np.full(n, 0.1)
+    groups = rng.choice(np.array(list("abcdef")), n)
+    told = intervals.front_spread(errors, np.full(n, share), ends, groups)
+    assert told is not None
+    at = NEUTRAL.model_copy(update={"front": told}).front_ends
+    assert at["low"] < 1 == at["value"] < at["high"]
+    low, high = (share * np.exp(end) + share * at[name] for end, name in ((-0.1, "low"), (0.1, "high")))
+    assert 0.78 < ((np.exp(errors) >= low) & (np.exp(errors) <= high)).mean() < 0.82
+    assert intervals.front_spread(errors, np.full(n, 0.1), ends, groups) is None  # steps are all of it
+
+
 def test_releases_follow_a_trend_that_ends() -> None:
     until = dt.date(2026, 7, 1)
     effects = Effects(trends={"nvidia": Effect(step=-0.1)}, trend_until=until)
@@ -120,12 +157,13 @@ def test_first_requests_wait_for_kernels_to_be_compiled_and_longer_on_amd() -> N
     told = NEUTRAL.model_copy(update={"first_us": 1e6, "first_on_amd": 3.0})
 
     def on(gpu: str) -> float:
-        at = told.resolved(find_gpu(gpu), None, "", "1x1 bf16", greedy=True, block_experts=False)
+        at = told.resolved(find_gpu(gpu), None, "", "1x1 bf16", greedy=True, slow=Slow(compiled=True))
         load = Load.of(*(np.array([value]) for value in (4, 100, 50, 8192, 256)))
         waits = opening_us(at, load, 4 * GENERATIONS)
         assert (waits[0, :4] > 0).all()
         assert (waits[0, 4:] == 0).all()  # nine of ten find them compiled
         return float(waits.mean())
 
+    assert told.resolved(find_gpu("H200"), None, "", "1x1 bf16", greedy=True, slow=Slow()).first_us == 0
     assert on("H200") == pytest.approx(1e6 / GENERATIONS)
     assert on("MI300X") == pytest.approx(3e6 / GENERATIONS)

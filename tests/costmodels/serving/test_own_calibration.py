@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from costmodels.serving.frameworks.calibration import Slow
 from costmodels.serving.frameworks.framework import find_framework
 from costmodels.serving.frameworks.own_calibration import CALIBRATIONS, calibration_in, text_of
 from profiles.errors import DataError
@@ -38,14 +39,14 @@ def test_sampling_costs_and_unknown_things_widen() -> None:
     framework = find_framework("vllm")
     h200, unmet = find_gpu("H200"), find_gpu("L40S")
     model = framework.fitted.models[0]
-    known = {"greedy": True, "block_experts": False}
+    known = {"greedy": True, "slow": Slow()}
     greedy = framework.fitted.resolved(h200, None, model, "", **known)
-    random = framework.fitted.resolved(h200, None, model, "", greedy=False, block_experts=False)
+    random = framework.fitted.resolved(h200, None, model, "", greedy=False, slow=Slow())
     assert random.step_us_per_sequence > greedy.step_us_per_sequence
     assert greedy.met
     strange = framework.fitted.resolved(h200, None, "nobody's", "", **known)
     stranger = framework.fitted.resolved(unmet, None, "nobody's", "", **known)
     assert not strange.met
     assert greedy.tpot.high < strange.tpot.high < stranger.tpot.high + 1
-    blocks = framework.fitted.resolved(h200, None, model, "", greedy=True, block_experts=True)
+    blocks = framework.fitted.resolved(h200, None, model, "", greedy=True, slow=Slow(block_experts=True))
     assert blocks.step_us_per_layer > greedy.step_us_per_layer

@@ -136,6 +136,11 @@ def test_measured_states_and_activations_of_galvatron_are_met() -> None:
 
 def test_what_fits_is_judged_with_what_the_allocator_and_the_driver_take() -> None:
     told, gpu = memory(dp=8, micro_batch=2, seq_len=8192), find_gpu("H100")
-    assert told.fits(gpu)[0] == (told.used().max() <= gpu.memory_bytes)
+    assert told.fits(gpu.memory_bytes)[0] == (told.used().max() <= gpu.memory_bytes)
     assert told.context[0, 0] > 0
     assert told.communication[0, 0] > 0
+
+
+def test_without_a_pipeline_one_micro_batch_is_in_flight_whatever_the_schedule_is_called() -> None:
+    alone = [memory(dp=4, schedule=each, framework="galvatron").activations[0, 0] for each in ("gpipe", "1f1b")]
+    assert alone[0] == alone[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -117,3 +118,27 @@ def test_layouts_are_answered_one_by_one_as_together() -> None:
     together = iteration_times(setting_of(configurations[0]), roofline_links(), layouts_of(configurations)).total.value
     alone = [iteration_times(setting_of(c), roofline_links(), layouts_of([c])).total.value[0] for c in configurations]
     assert together == pytest.approx(np.array(alone))
+
+
+def test_a_host_that_launches_experts_one_after_the_other_takes_so_long_however_small_they_are() -> None:
+    """What Qwen3-30B shows on 8 B200: 8.8 ms a layer in 8 bits with 16 experts a rank, whatever its kernels take."""
+    moe = {"model": "Qwen/Qwen3-30B-A3B", "gpu": "B200", "dp": 8, "moe_tp": 1, "seq_len": 128, "global_batch": 8}
+    for ep, local in ((8, 16), (2, 64)):
+        told = times(**moe, ep=ep, precision="mxfp8")
+        floor = 48 * 2 * (600 + 230 * local)
+        assert float(told.stages[0, 0]) == pytest.approx(floor, rel=0.1)
+    assert times(**moe, ep=8).stages[0, 0] < floor / 4  # in 16 bits they are launched together
+    graphs = times(**moe, ep=8, precision="mxfp8", framework="megatron@25.09")
+    assert graphs.stages[0, 0] < floor / 4
+    wide = times(**moe | {"seq_len": 4096, "global_batch": 64, "micro_batch": 8}, ep=8, precision="mxfp8")
+    assert wide.parts["host"][0] < 0.05 * wide.total.value[0]
+
+
+def test_biases_of_experts_are_memory_traffic_that_megatron_does_not_fuse() -> None:
+    oss = {"model": "openai/gpt-oss-120b", "dp": 8, "ep": 8, "moe_tp": 1, "micro_batch": 4}
+    setting, layouts = case(**oss)
+    links = roofline_links()
+    plain = replace(setting, framework=replace(setting.framework, expert_bias_traffic=0.0))
+    more, less = (iteration_times(each, links, layouts).parts["elementwise"][0] for each in (setting, plain))
+    rows = 64 * 4096 / 8 * 4 * 36  # tokens of a rank, experts of each, layers
+    assert more - less == pytest.approx(68 * rows * 2880 / links.memory_rate * 1e6, rel=1e-6)

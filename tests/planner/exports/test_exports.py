@@ -231,6 +231,28 @@ def test_engines_that_share_a_node_share_no_port() -> None:
     assert seen == ["0,1", "2,3", "4,5", "6,7"]
 
 
+@pytest.mark.parametrize(
+    ("gpu", "resource", "variable"),
+    [
+        ("H100-SXM", "nvidia.com/gpu", "CUDA_VISIBLE_DEVICES"),
+        ("MI300X", "amd.com/gpu", "HIP_VISIBLE_DEVICES"),
+        ("a type of our own", "nvidia.com/gpu", "CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_gpus_are_asked_for_and_shown_in_their_vendors_words(gpu: str, resource: str, variable: str) -> None:
+    plan = planned("vllm", MODELS["dense"], [("aggregated", layout(tp=4), 2)])
+    request, cluster = plan.request, plan.request.cluster
+    pools = tuple(pool.model_copy(update={"gpu": gpu}) for pool in cluster.pools)
+    request = request.model_copy(update={"cluster": cluster.model_copy(update={"pools": pools})})
+    plan = plan.model_copy(update={"request": request}).sealed()
+    text = "".join(exported("kubernetes", asked(plan))[1].values())
+    assert set(re.findall(r"(\S+): \"4\"", text)) == {resource}
+    named = "".join(exported("kubernetes", asked(plan, gpu_resource="example.com/gpu"))[1].values())
+    assert set(re.findall(r"(\S+): \"4\"", named)) == {"example.com/gpu"}
+    script = exported("shell", asked(plan))[1]["node-0/start.sh"]
+    assert re.findall(r"(\w+_VISIBLE_\w+)=(\S+)", script) == [(variable, "0,1,2,3"), (variable, "4,5,6,7")]
+
+
 def test_names_are_valid_and_short_however_long_the_model_is_called() -> None:
     plan = planned("vllm", MODELS["dense"], [("aggregated", layout(tp=4), 2)])
     long = plan.model_copy(update={"request": plan.request.model_copy(update={"model": MODELS["dense"]})})

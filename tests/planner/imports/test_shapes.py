@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from api.cli.main import app
+from api.cli.main import application
 from planner.contract.deployment import parse_deployment
 from planner.imports.shapes import deployment_of_shapes, parse_shapes
 from planner.serving.configuration import EngineAsked
@@ -64,7 +64,7 @@ def test_a_layout_that_the_model_refuses_is_refused_in_the_rules_words() -> None
 
 
 def run(*arguments: str) -> Any:
-    done = CliRunner().invoke(app, [*arguments, "--model", "Qwen/Qwen3-32B", "--gpu", "H200"])
+    done = CliRunner().invoke(application(), [*arguments, "--model", "Qwen/Qwen3-32B", "--gpu", "H200"])
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
 

@@ -122,13 +122,14 @@ def _stages(setting: Setting, request: TrainingRequest, one: object) -> Iterator
 
 
 def _has_a_flag(setting: Setting, selective: int, layers: np.ndarray, again: tuple[int, ...]) -> bool:
-    """torchtitan recomputes every n-th layer whole, or parts of every one; others as many of each stage as asked."""
-    if setting.framework.name != "torchtitan":
-        return True
+    """Layers are recomputed whole, or parts of each: torchtitan's every n-th layer whole, others' as many of each stage
+    as asked."""
+    if selective:
+        return not any(again)
     held = layers.sum(axis=1).astype(int).tolist()
+    every = setting.framework.name == "torchtitan"
     return all(
-        r == 0 or (not selective and r in {n // each for each in range(1, n + 1)})
-        for n, r in zip(held, again, strict=True)
+        r == 0 or not every or r in {n // each for each in range(1, n + 1)} for n, r in zip(held, again, strict=True)
     )
 
 

@@ -142,7 +142,7 @@ def test_the_stages_hold_all_layers_and_fit() -> None:
     for each in found.best:
         assert sum(each.split) == 16
         assert each.layout.layers.sum() == 16
-        assert training_memory(setting, each.layout).fits(gpu)[0]
+        assert training_memory(setting, each.layout).fits(gpu.memory_bytes)[0]
 
 
 def test_every_combination_is_legal_or_refused_with_a_reason_and_an_example() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from costmodels.serving.simulator.compiled.queues import compiled, drop, push, sift
 from costmodels.serving.simulator.compiled.state import (
     LEFT,
     NEXT,
     PASSED,
+    RELEASED,
     SENDS,
     TAKEN,
     TURN,
@@ -16,10 +18,6 @@ from costmodels.serving.simulator.compiled.state import (
     Sent,
     Spec,
     State,
-    compiled,
-    drop,
-    push,
-    sift,
 )
 
 
@@ -27,8 +25,8 @@ from costmodels.serving.simulator.compiled.state import (
 def pass_on(spec: Spec, seen: Seen, s: State, request: int, sent: float) -> None:
     """The front end takes a request and will pass it on."""
     seen.sent_us[request] = sent
-    s.released[0] = max(s.released[0], sent) + spec.serial_us
-    s.passed_us[s.n[PASSED]], s.passed[s.n[PASSED]] = s.released[0] + spec.request_us, request
+    s.clock[RELEASED] = max(s.clock[RELEASED], sent) + spec.serial_us
+    s.passed_us[s.n[PASSED]], s.passed[s.n[PASSED]] = s.clock[RELEASED] + spec.request_us, request
     s.n[PASSED] += 1
 
 

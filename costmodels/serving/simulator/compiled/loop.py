@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from hashlib import sha256
-from pathlib import Path
-from typing import Any
-
 import numpy as np
-from numba import njit
 
 from costmodels.serving.simulator.compiled.clients import next_us, pass_on, receive
 from costmodels.serving.simulator.compiled.pipeline import (
@@ -19,15 +13,22 @@ from costmodels.serving.simulator.compiled.pipeline import (
     steps_to_end,
     take_free,
 )
+from costmodels.serving.simulator.compiled.queues import compiled, push
 from costmodels.serving.simulator.compiled.rank import grow, land, schedule
 from costmodels.serving.simulator.compiled.state import (
+    BUSY,
     DONE,
     FLYING,
     FREE,
+    FULL,
     GIVEN_UP,
+    LAST_DONE,
     LEFT,
-    NEXT,
+    NEXT_SAMPLE,
+    NOW,
+    SAMPLED,
     SENDS,
+    STEPS,
     STUCK,
     TPOT,
     TTFT,
@@ -38,8 +39,6 @@ from costmodels.serving.simulator.compiled.state import (
     Sent,
     Spec,
     State,
-    compiled,
-    push,
 )
 from costmodels.serving.simulator.compiled.timing import decode_line, step_us, steps_within
 
@@ -181,19 +180,20 @@ def _take(spec: Spec, s: State, number: int, steps: int) -> bool:
 
 
 @compiled
-def _sample(spec: Spec, s: State, now: float, busy_us: float, into: Array) -> None:
-    into[0], into[1], into[2] = now, busy_us, _running(spec, s)
+def _sample(spec: Spec, s: State, samples: Array) -> None:
     waiting, fullest = 0, 0.0
     for rank in range(spec.ranks):
         waiting += s.lists[2 * rank].size
         fullest = max(fullest, s.ranks[rank].kv_used)
-    into[3], into[4] = waiting, fullest / spec.kv_tokens
+    at = s.n[SAMPLED]
+    samples[at, 0], samples[at, 1], samples[at, 2] = s.clock[NOW], s.clock[BUSY], _running(spec, s)
+    samples[at, 3], samples[at, 4] = waiting, fullest / spec.kv_tokens
+    s.n[SAMPLED] += 1
 
 
 @compiled
 def _start(spec: Spec, asked: Sent, seen: Seen, s: State) -> None:
-    """Everything is free; the clients of an open loop have sent all, those of a closed one are to send their first."""
-    s.n[LEFT], s.n[NEXT], s.n[FREE] = len(asked.isl), len(asked.sent_us), spec.stages
+    """The clients of an open loop have sent all, those of a closed one are to send their first."""
     for request in range(len(asked.sent_us)):
         if asked.closed:
             s.send_us[request], s.sends[request] = asked.sent_us[request], request
@@ -202,16 +202,16 @@ def _start(spec: Spec, asked: Sent, seen: Seen, s: State) -> None:
             pass_on(spec, seen, s, request, asked.sent_us[request])
 
 
-@njit(error_model="numpy")
-def _run(
-    spec: Spec, through: Curve, slowest: Curve, asked: Sent, seen: Seen, s: State
-) -> tuple[int, float, float, int, Array]:
-    """(how it ended, when, µs in steps, steps, samples) and ``seen``."""
-    _start(spec, asked, seen, s)
-    now, next_sample, last_done, busy_us, steps_taken = 0.0, 0.0, 0.0, 0.0, 0
-    samples, sampled = np.zeros((64, 5)), 0
-    clock = np.zeros(2)
+@compiled
+def loop(spec: Spec, through: Curve, slowest: Curve, asked: Sent, seen: Seen, s: State, samples: Array) -> int:
+    """How it ended. ``samples`` are written, [many, 5]: when, µs in steps, sequences, requests that wait, share of the
+    fullest cache."""
+    if s.n[SAMPLED] == 0:
+        _start(spec, asked, seen, s)
     while s.n[LEFT]:
+        if s.n[SAMPLED] + 1 >= len(samples):
+            return FULL
+        now = s.clock[NOW]
         while s.n[FLYING] and s.stages[0].flight_done <= now:
             done, number = s.stages[0].flight_done, first_out(s)
             s.stages[s.n[FREE]].free = number
@@ -219,61 +219,37 @@ def _run(
             land(spec, asked, seen, s, number, done)
         if _looks(spec, s):
             receive(spec, asked, seen, s, now)
-        if now >= next_sample:
-            if sampled + 1 >= len(samples):
-                samples = np.concatenate((samples, np.zeros_like(samples)))
-            _sample(spec, s, now, busy_us, samples[sampled])
-            sampled += 1
-            next_sample = now + asked.sample_us
+        if now >= s.clock[NEXT_SAMPLE]:
+            _sample(spec, s, samples)
+            s.clock[NEXT_SAMPLE] = now + asked.sample_us
             if len(asked.limit_us) and too_often(asked, seen, now):
-                return GIVEN_UP, now, busy_us, steps_taken, samples[:sampled]
+                return GIVEN_UP
         if spec.jump and spec.stages > 1 and settled(spec, s):
-            clock[0], clock[1] = last_done, busy_us
-            then, taken = rotate(spec, (through, slowest), asked, seen, s, clock, now)
-            last_done, busy_us, steps_taken = clock[0], clock[1], steps_taken + taken
+            then, taken = rotate(spec, (through, slowest), asked, seen, s, now)
+            s.n[STEPS] += taken
             if now < then < np.inf:
-                now = then
+                s.clock[NOW] = then
                 continue
         number, tokens = _begin(spec, asked, seen, s, now)
         if number < 0:
             if s.n[LEFT] == 0:  # the last one has just ended, or was refused
                 break
-            now = min(s.stages[0].flight_done if s.n[FLYING] else np.inf, next_us(s))
-            if now == np.inf:
-                return STUCK, now, busy_us, steps_taken, samples[:sampled]
+            s.clock[NOW] = min(s.stages[0].flight_done if s.n[FLYING] else np.inf, next_us(s))
+            if s.clock[NOW] == np.inf:
+                return STUCK
             continue
         steps, latency, stage = _time(spec, through, slowest, s, number, tokens, now)
-        steps_taken += steps
+        s.n[STEPS] += steps
         s.n[UNSEEN] += steps
-        busy_us += stage
+        s.clock[BUSY] += stage
         quiet = _take(spec, s, number, steps)
         if spec.stages == 1:
-            now += latency
-            land(spec, asked, seen, s, number, now)
+            s.clock[NOW] = now + latency
+            land(spec, asked, seen, s, number, s.clock[NOW])
         else:
             take_free(s, number)
-            last_done = max(now + latency, last_done + stage)
-            enter(s, number, last_done, quiet)
-            now += stage
-    _sample(spec, s, now, busy_us, samples[sampled])
-    return DONE, now, busy_us, steps_taken, samples[: sampled + 1]
-
-
-def _kept() -> Callable[[Spec, Curve, Curve, Sent, Seen, State], tuple[int, float, float, int, Array]]:
-    """The loop, compiled and kept on disk. Numba looks at one file to tell whether what it kept is still true, so the
-    name under which it is kept stands for all of them."""
-
-    def run(spec: Spec, through: Curve, slowest: Curve, asked: Sent, seen: Seen, s: State) -> Any:
-        return _run(spec, through, slowest, asked, seen, s)
-
-    sources = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
-    run.__qualname__ = f"run_{sha256(sources).hexdigest()[:16]}"
-    found: Callable[..., Any]
-    try:
-        found = njit(cache=True, error_model="numpy")(run)
-    except RuntimeError:  # no folder to keep it in, neither beside the code nor in the user's cache
-        found = njit(error_model="numpy")(run)
-    return found
-
-
-run = _kept()
+            s.clock[LAST_DONE] = max(now + latency, s.clock[LAST_DONE] + stage)
+            enter(s, number, s.clock[LAST_DONE], quiet)
+            s.clock[NOW] = now + stage
+    _sample(spec, s, samples)
+    return DONE

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numpy as np
-from numba import njit
-
 from costmodels.serving.simulator.compiled.clients import next_us
+from costmodels.serving.simulator.compiled.queues import compiled
 from costmodels.serving.simulator.compiled.rank import decoded, grow
 from costmodels.serving.simulator.compiled.state import (
+    BUSY,
     ENDLESS,
     FLYING,
     FREE,
+    LAST_DONE,
     Array,
     Curve,
     Seen,
     Sent,
     Spec,
     State,
-    compiled,
 )
 from costmodels.serving.simulator.compiled.timing import decode_line
-
-
-class Turns(NamedTuple):
-    """The decodes of each micro-batch while the pipeline rotates, [stages]: ``flying``: whether it was in the pipeline
-    at the start; ``ready``: when it can go into the first stage again; ``to_end``: steps until one of its sequences
-    ends; ``steps``: taken."""
-
-    numbers: Array
-    flying: Array
-    ready: Array
-    to_end: Array
-    steps: Array
 
 
 @compiled
@@ -89,76 +74,72 @@ def settled(spec: Spec, s: State) -> bool:
     return waiting == 0
 
 
-@njit(error_model="numpy")
-def rotate(
-    spec: Spec, curves: tuple[Curve, Curve], asked: Sent, seen: Seen, s: State, clock: Array, now: float
-) -> tuple[float, int]:
+@compiled
+def rotate(spec: Spec, curves: tuple[Curve, Curve], asked: Sent, seen: Seen, s: State, now: float) -> tuple[float, int]:
     """Lets the micro-batches follow each other as long as they hold the same decodes and nothing else: until a request
     comes, a sequence ends or a prompt in flight is through (the time of which is returned), or until the cache may not
     hold another round (when the first stage is free again). And how many steps were taken.
 
     Args:
         curves: of all stages, and of the slowest.
-        clock: when the last one in the pipeline is done, and how long the slowest stage was busy; both move on.
     """
     until, turns = next_us(s), 0
-    t = Turns(
-        np.zeros(spec.stages, np.int64),
-        np.zeros(spec.stages, np.int64),
-        np.zeros(spec.stages),
-        np.zeros(spec.stages, np.int64),
-        np.zeros(spec.stages, np.int64),
-    )
-    numbers, flying, ready, to_end, steps = t.numbers, t.flying, t.ready, t.to_end, t.steps
     for i in range(s.n[FREE]):
         if steps_to_end(spec, s, s.stages[i].free) < ENDLESS:
-            numbers[turns], ready[turns] = s.stages[i].free, now
+            _follow(s, turns, s.stages[i].free, 0, now)
             turns += 1
     for i in range(s.n[FLYING]):
         if not s.stages[i].flight_quiet:
             until = min(until, s.stages[i].flight_done)
             break
-        numbers[turns], ready[turns], flying[turns] = s.stages[i].flight_number, s.stages[i].flight_done, 1
+        _follow(s, turns, s.stages[i].flight_number, 1, s.stages[i].flight_done)
         turns += 1
-    if turns == 0 or ready[0] >= until:
+    if turns == 0 or s.turns[0].ready >= until:
         return max(now, until), 0
     for i in range(turns):
-        to_end[i] = steps_to_end(spec, s, numbers[i]) - flying[i]
+        s.turns[i].to_end = steps_to_end(spec, s, s.turns[i].number) - s.turns[i].flying
     rounds = ENDLESS
     for rank in range(spec.ranks):
         decoding = 0
         for i in range(turns):
-            decoding += s.slots[rank * spec.stages + numbers[i]].count
+            decoding += s.slots[rank * spec.stages + s.turns[i].number].count
         if decoding:
             rounds = min(rounds, int((spec.grant - s.ranks[rank].kv_used) / (decoding * spec.gain)))
-    # µs of each one's next step through all stages and in the slowest, by how much they rise, for how many steps.
-    times, straight = np.zeros((turns, 4)), np.zeros(turns, np.int64)
     taken, i = 0, 0
     while True:
-        start = max(ready[i], now)
+        start = max(s.turns[i].ready, now)
         if start >= until:
             now = max(now, until)
             break
-        if steps[i] == rounds:
+        if s.turns[i].steps == rounds:
             break
-        if straight[i] == 0:
-            straight[i] = _straightened(spec, curves, s, numbers[i], flying[i] + steps[i], times[i])
-        latency, stage = times[i, 0], times[i, 2]
-        clock[0] = max(clock[0] + stage, start + latency)
+        if s.turns[i].straight == 0:
+            s.turns[i].straight = _straightened(
+                spec, curves, s, s.turns[i].number, s.turns[i].flying + s.turns[i].steps, s.times[i]
+            )
+        latency, stage = s.times[i, 0], s.times[i, 2]
+        s.clock[LAST_DONE] = max(s.clock[LAST_DONE] + stage, start + latency)
         now = start + stage
-        clock[1] += stage
-        ready[i] = clock[0]
-        times[i, 0] += times[i, 1]
-        times[i, 2] += times[i, 3]
-        straight[i] -= 1
-        steps[i] += 1
+        s.clock[BUSY] += stage
+        s.turns[i].ready = s.clock[LAST_DONE]
+        s.times[i, 0] += s.times[i, 1]
+        s.times[i, 2] += s.times[i, 3]
+        s.turns[i].straight -= 1
+        s.turns[i].steps += 1
         taken += 1
-        if steps[i] == to_end[i]:
-            until = min(until, clock[0])
+        if s.turns[i].steps == s.turns[i].to_end:
+            until = min(until, s.clock[LAST_DONE])
         i = (i + 1) % turns
     if taken:
-        _settle(spec, asked, seen, s, t, min(taken, turns), taken)
+        _settle(spec, asked, seen, s, min(taken, turns), taken)
     return now, taken
+
+
+@compiled
+def _follow(s: State, turn: int, number: int, flying: int, ready: float) -> None:
+    """A micro-batch is one of those that rotate."""
+    s.turns[turn].number, s.turns[turn].flying, s.turns[turn].ready = number, flying, ready
+    s.turns[turn].steps = s.turns[turn].straight = 0
 
 
 @compiled
@@ -177,21 +158,21 @@ def _straightened(spec: Spec, curves: tuple[Curve, Curve], s: State, number: int
 
 
 @compiled
-def _settle(spec: Spec, asked: Sent, seen: Seen, s: State, t: Turns, moved: int, taken: int) -> None:
+def _settle(spec: Spec, asked: Sent, seen: Seen, s: State, moved: int, taken: int) -> None:
     """Every step that was taken of the first ``moved``, one after the other, is landed but each one's last, which is in
     flight."""
     for i in range(moved):
-        if t.flying[i]:
+        if s.turns[i].flying:
             first_out(s)
         else:
-            take_free(s, t.numbers[i])
+            take_free(s, s.turns[i].number)
     for k in range(moved):
         i = (taken % moved + k) % moved
         for rank in range(spec.ranks):
-            slot = rank * spec.stages + t.numbers[i]
+            slot = rank * spec.stages + s.turns[i].number
             s.slots[slot].taken = -1
             if s.slots[slot].count:
-                grow(spec, s, slot, t.steps[i])
-                decoded(spec, asked, seen, s, slot, t.flying[i] + t.steps[i] - 1, t.ready[i])
+                grow(spec, s, slot, s.turns[i].steps)
+                decoded(spec, asked, seen, s, slot, s.turns[i].flying + s.turns[i].steps - 1, s.turns[i].ready)
                 s.slots[slot].taken = 1
-        enter(s, t.numbers[i], t.ready[i], t.steps[i] < t.to_end[i])
+        enter(s, s.turns[i].number, s.turns[i].ready, s.turns[i].steps < s.turns[i].to_end)

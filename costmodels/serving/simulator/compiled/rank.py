@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from costmodels.serving.simulator.compiled.clients import answered
-from costmodels.serving.simulator.compiled.state import Seen, Sent, Spec, State, compiled, drop, push, remove, sift
+from costmodels.serving.simulator.compiled.queues import compiled, drop, push, remove, sift
+from costmodels.serving.simulator.compiled.state import Seen, Sent, Spec, State
 
 
 @compiled

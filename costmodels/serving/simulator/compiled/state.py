@@ -7,36 +7,17 @@ they advance together, so it keeps sums, and no step touches the sequences one b
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-_PART: dict[str, Any] = {
-    "error_model": "numpy",
-    "forceinline": True,
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-    "_nrt": False,
-}
-"""Parts are copied into the loop: passing the state to them would count and copy arrays, at fifty times the cost."""
-
-
-def compiled(function: _Function) -> _Function:
-    """A part of the loop, which alone calls it. It allocates nothing."""
-    part: _Function = njit(**_PART)(function)
-    return part
-
-
 ENDLESS = 1 << 60
-DONE, GIVEN_UP, STUCK = range(3)
+DONE, GIVEN_UP, STUCK, FULL = range(4)
+"""How the loop ended; full: there is no room for another sample, and it goes on where it was when it is called
+again."""
 TTFT, TPOT, E2E = range(3)
 
 
@@ -168,11 +149,24 @@ STAGE = np.dtype(
 )
 
 
+FOLLOWED = np.dtype(
+    [
+        ("number", _WHOLE),
+        ("flying", _WHOLE),  # whether it was in the pipeline when the rotation began
+        ("ready", _REAL),  # when it can go into the first stage again
+        ("to_end", _WHOLE),  # steps until one of its sequences ends
+        ("steps", _WHOLE),  # taken
+        ("straight", _WHOLE),  # steps for which its times hold
+    ]
+)
+
+
 class State(NamedTuple):
     """What changes. ``lists``: queue and prefills of each rank, then members of each slot in the order of joining, then
     prompts that end with its step. ``end_step``, ``end_request``: a heap a slot. ``asked``: micro-batches that could
     not take in a prompt since something changed. ``passed``: by the front end; ``sends``: a heap of what is to be sent.
-    ``n``: counts by the names below."""
+    ``turns``, ``times``: of micro-batches while the pipeline rotates; the times of a step, all stages and the slowest,
+    and by how much they rise. ``clock``, ``n``: times in µs and counts by the names below."""
 
     lists: Array
     requests: Array
@@ -181,25 +175,30 @@ class State(NamedTuple):
     cut: Array
     stages: Array
     asked: Array
+    turns: Array
+    times: Array
     end_step: Array
     end_request: Array
     passed_us: Array
     passed: Array
     send_us: Array
     sends: Array
-    released: Array
+    clock: Array
     n: Array
 
 
-LEFT, NEXT, PASSED, TAKEN, SENDS, TURN, FREE, FLYING, UNSEEN = range(9)
+LEFT, NEXT, PASSED, TAKEN, SENDS, TURN, FREE, FLYING, UNSEEN, STEPS, SAMPLED = range(11)
+NOW, RELEASED, LAST_DONE, BUSY, NEXT_SAMPLE = range(5)
 
 
 def fresh(spec: Spec, asked: Sent) -> State:
     """An idle engine."""
     n, ranks, slots = len(asked.isl), spec.ranks, spec.ranks * spec.stages
     held, cut = max(min(spec.most, n), 1), max(min(spec.most, spec.budget, n), 1) + 1
-    stages = np.zeros(spec.stages, STAGE)
+    stages, clock, counts = np.zeros(spec.stages, STAGE), np.zeros(5), np.zeros(11, np.int64)
     stages["free"] = np.arange(spec.stages)
+    clock[RELEASED] = -np.inf
+    counts[LEFT], counts[NEXT], counts[FREE] = n, len(asked.sent_us), spec.stages
     return State(
         lists=np.zeros(2 * ranks + 2 * slots, LIST),
         requests=np.zeros(n, REQUEST),
@@ -208,76 +207,14 @@ def fresh(spec: Spec, asked: Sent) -> State:
         cut=np.zeros((ranks, cut), CHUNK),
         stages=stages,
         asked=np.zeros(spec.stages, np.bool_),
+        turns=np.zeros(spec.stages, FOLLOWED),
+        times=np.zeros((spec.stages, 4)),
         end_step=np.zeros((slots, held), np.int64),
         end_request=np.zeros((slots, held), np.int64),
         passed_us=np.zeros(n),
         passed=np.zeros(n, np.int64),
         send_us=np.zeros(n),
         sends=np.zeros(n, np.int64),
-        released=np.full(1, -np.inf),
-        n=np.zeros(9, np.int64),
+        clock=clock,
+        n=counts,
     )
-
-
-# ------------------------------------------------------------------ lists and heaps
-
-
-@compiled
-def push(s: State, where: int, request: int, front: bool) -> None:
-    if s.lists[where].size == 0:
-        s.lists[where].head = s.lists[where].tail = request
-        s.requests[request].before = s.requests[request].after = -1
-    elif front:
-        s.requests[request].before, s.requests[request].after = -1, s.lists[where].head
-        s.requests[s.lists[where].head].before = request
-        s.lists[where].head = request
-    else:
-        s.requests[request].before, s.requests[request].after = s.lists[where].tail, -1
-        s.requests[s.lists[where].tail].after = request
-        s.lists[where].tail = request
-    s.lists[where].size += 1
-
-
-@compiled
-def remove(s: State, where: int, request: int) -> None:
-    before, after = s.requests[request].before, s.requests[request].after
-    if before >= 0:
-        s.requests[before].after = after
-    else:
-        s.lists[where].head = after
-    if after >= 0:
-        s.requests[after].before = before
-    else:
-        s.lists[where].tail = before
-    s.lists[where].size -= 1
-
-
-@compiled
-def sift(keys: Array, items: Array, n: int, at: int) -> None:
-    """Moves the entry ``at`` of a heap of ``n`` to its place, up or down; the smallest (key, item) comes first."""
-    key, item = keys[at], items[at]
-    while at > 0:
-        up = (at - 1) // 2
-        if keys[up] < key or (keys[up] == key and items[up] <= item):
-            break
-        keys[at], items[at] = keys[up], items[up]
-        at = up
-    while True:
-        low = 2 * at + 1
-        if low >= n:
-            break
-        if low + 1 < n and (keys[low + 1] < keys[low] or (keys[low + 1] == keys[low] and items[low + 1] < items[low])):
-            low += 1
-        if key < keys[low] or (key == keys[low] and item <= items[low]):
-            break
-        keys[at], items[at] = keys[low], items[low]
-        at = low
-    keys[at], items[at] = key, item
-
-
-@compiled
-def drop(keys: Array, items: Array, n: int, at: int) -> None:
-    """Takes the entry ``at`` out of a heap of ``n``."""
-    keys[at], items[at] = keys[n - 1], items[n - 1]
-    if at < n - 1:
-        sift(keys, items, n - 1, at)

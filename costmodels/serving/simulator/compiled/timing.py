@@ -8,7 +8,8 @@ import math
 
 import numpy as np
 
-from costmodels.serving.simulator.compiled.state import ENDLESS, Array, Curve, Spec, State, compiled
+from costmodels.serving.simulator.compiled.queues import compiled
+from costmodels.serving.simulator.compiled.state import ENDLESS, Array, Curve, Spec, State
 
 Line = tuple[float, float, int]
 """Decode steps that get longer evenly: µs of the first, by how much each is longer than the one before, and for how

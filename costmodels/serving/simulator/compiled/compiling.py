@@ -1,0 +1,66 @@
+"""The loop, compiled: a function of the block of values that ``native`` makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numba.extending
+from llvmlite import ir
+from numba import types
+from numba.np import arrayobj
+
+from costmodels.serving.simulator.compiled.loop import loop
+
+untyped: Any = numba
+populate_array: Any = arrayobj.populate_array
+
+
+def machine_code(arguments: tuple[Any, ...]) -> tuple[str, bytes]:
+    """(name of the function, object code) of the loop for ``arguments`` of these types. It needs nothing from outside:
+    it allocates nothing and raises nothing."""
+    kinds = untyped.typeof(arguments)
+
+    @untyped.extending.intrinsic  # type: ignore[untyped-decorator]
+    def unpacked(context: Any, block: Any) -> Any:
+        return kinds(block), _unpacking
+
+    @untyped.cfunc(types.int64(types.voidptr), _nrt=False, error_model="numpy")  # type: ignore[untyped-decorator]
+    def called(block: Any) -> Any:
+        spec, through, slowest, asked, seen, s, samples = unpacked(block)
+        return loop(spec, through, slowest, asked, seen, s, samples)
+
+    made: Any = called
+    return made.native_name, made._library._get_compiled_object()
+
+
+def _unpacking(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    values = builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
+    at = 0
+
+    def taken(kind: Any) -> Any:
+        """The next value of the block, as so many bits of the type."""
+        nonlocal at
+        place = builder.gep(values, [ir.Constant(ir.IntType(64), at)])
+        at += 1
+        return builder.load(builder.bitcast(place, kind.as_pointer()))
+
+    def made(kind: Any) -> Any:
+        if hasattr(kind, "types"):  # a tuple
+            return context.make_tuple(builder, kind, [made(each) for each in kind.types])
+        if not isinstance(kind, types.Array):
+            if isinstance(kind, types.Boolean):
+                return context.cast(builder, taken(ir.IntType(64)), types.int64, kind)
+            return taken(context.get_value_type(kind))
+        array = context.make_array(kind)(context, builder)
+        data = builder.inttoptr(taken(ir.IntType(64)), array.data.type)
+        size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+        shape, step = [taken(ir.IntType(64)) for _ in range(kind.ndim)], size
+        strides: list[Any] = []
+        for length in reversed(shape):
+            strides.insert(0, step)
+            step = builder.mul(step, length)
+        populate_array(array, data=data, shape=shape, strides=strides, itemsize=size, meminfo=None)
+        return array._getvalue()
+
+    return made(signature.return_type)

@@ -1,0 +1,155 @@
+"""What the requests of one service see: the simulated requests of its kinds of engine, class by class.
+
+Engines that prefill and engines that decode are simulated each alone. A request of both sees one after the other: each
+that was decoded is put behind one that was prefilled, of the same prompt range, drawn by how many such requests each
+kind gets, with the transfer of its cache between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from costmodels.estimates import Floats, Ints
+from costmodels.serving.simulator.outcome import Metric, Outcome
+from costmodels.serving.simulator.step_table import End
+from planner.contract.quantities import Interval, Latency
+from planner.contract.workload.classes import LengthClass
+from planner.serving.confirmation.simulated_engine import ENDS
+from planner.serving.fleets.confirming import Loaded, class_of, metric_of, rates_on
+from planner.serving.fleets.decision import Answered, ServiceLoad
+
+METRICS: tuple[Metric, ...] = ("ttft", "tpot", "e2e")
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+
+FEW = 30
+"""Simulated requests below which nothing is said of a class."""
+
+SEED = 0
+
+Seen = Mapping[Metric, Floats]
+"""Of each request, µs."""
+
+
+class PooledRequests:
+    """The simulated requests of a service's kinds of engine, each standing for as many as its kind gets."""
+
+    def __init__(self, found: Answered, kinds: Sequence[Loaded]) -> None:
+        service = found.fleet.chosen.variants[kinds[0].variant].service
+        classes = found.fleet.services[service].classes
+        self.rates = np.zeros(len(classes))
+        self._of: dict[End, list[Seen]] = {end: [] for end in ENDS}
+        weights, where = [], []
+        before = _Prefilled(found, [each for each in kinds if each.group.role == "prefill"], classes)
+        for each in kinds:
+            if each.group.role == "prefill":
+                continue
+            assert each.check is not None
+            rates = rates_on(found, each.variant, each.step)
+            self.rates += rates
+            outcome = each.check.outcomes["value"]
+            mine = class_of(outcome, classes, rates)
+            weights.append(np.full(len(outcome), float(rates.sum()) / len(outcome)))
+            where.append(mine)
+            drawn = before.drawn(mine) if each.group.role == "decode" else None
+            for end in ENDS:
+                of = each.check.outcomes.get(end, outcome)
+                if drawn is None:
+                    self._of[end].append({metric: metric_of(of, metric) for metric in METRICS})
+                else:
+                    self._of[end].append(before.then(of if len(of) == len(outcome) else outcome, each, drawn, end))
+        self._weights, self._where = np.concatenate(weights), np.concatenate(where)
+
+    def _values(self, metric: Metric, end: End) -> Floats:
+        return np.concatenate([each[metric] for each in self._of[end]])
+
+    def holds(self, service: ServiceLoad, which: int | None) -> bool | None:
+        """Whether the promise holds for a class, or for all (None); None: too few of them were simulated."""
+        mine = np.ones(len(self._where), np.bool_) if which is None else self._where == which
+        if int(mine.sum()) < FEW:
+            return None
+        weight = self._weights[mine]
+        return all(
+            float(weight[~(self._values(bound.metric, "value")[mine] > bound.limit_ms * 1e3)].sum())
+            >= bound.percentile / 100 * float(weight.sum())
+            for bound in service.asked.slo.bounds
+        )
+
+    def latencies(self, which: int) -> dict[str, Latency | None]:
+        return {f"{metric}_ms": self.latency(metric, which) for metric in METRICS}
+
+    def latency(self, metric: Metric, which: int) -> Latency | None:
+        mine = self._where == which
+        found: dict[str, Interval] = {}
+        for name, p in (("mean", None), *QUANTILES.items()):
+            ends = []
+            for end in ENDS:
+                values = self._values(metric, end)
+                if len(values) != len(self._weights):
+                    values = self._values(metric, "value")
+                kept = mine & ~np.isnan(values)
+                if not kept.any():
+                    return None
+                ends.append(_weighed(values[kept], self._weights[kept], p) / 1e3)
+            found[name] = Interval(value=ends[ENDS.index("value")], low=min(ends), high=max(ends))
+        return Latency(**found)
+
+
+class _Prefilled:
+    """The simulated requests of the kinds that prefill."""
+
+    def __init__(self, found: Answered, kinds: Sequence[Loaded], classes: Sequence[LengthClass]) -> None:
+        self._kinds, self._range = kinds, np.array([each.isl_from for each in classes])
+        self._rng = np.random.default_rng(SEED)
+        begins, weights, kind_of, row_of = [], [], [], []
+        for number, each in enumerate(kinds):
+            assert each.check is not None
+            outcome, rates = each.check.outcomes["value"], rates_on(found, each.variant, each.step)
+            mine = class_of(outcome, classes, rates)
+            begins.append(np.where(mine >= 0, self._range[mine], -1.0))
+            weights.append(np.full(len(outcome), float(rates.sum()) / len(outcome)))
+            kind_of.append(np.full(len(outcome), number))
+            row_of.append(np.arange(len(outcome)))
+        if kinds:
+            self._begins, self._weights = np.concatenate(begins), np.concatenate(weights)
+            self._kind, self._row = np.concatenate(kind_of), np.concatenate(row_of)
+
+    def drawn(self, where: Ints) -> Ints:
+        """For requests of classes ``where`` (n,) one each that was prefilled, (n,)."""
+        wanted = np.where(where >= 0, self._range[where], -1.0)
+        out = self._rng.choice(len(self._weights), len(where), p=self._weights / self._weights.sum())
+        for begins in np.unique(wanted).tolist():
+            rows, mine = np.flatnonzero(wanted == begins), np.flatnonzero(self._begins == begins)
+            if len(mine):
+                out[rows] = self._rng.choice(mine, len(rows), p=self._weights[mine] / self._weights[mine].sum())
+        return np.asarray(out, np.int64)
+
+    def then(self, decoded: Outcome, receiver: Loaded, drawn: Ints, end: End) -> Seen:
+        """What requests see that were decoded behind those ``drawn``."""
+        done, exposed = np.zeros(len(drawn)), np.zeros(len(drawn))
+        for number, each in enumerate(self._kinds):
+            assert each.check is not None
+            value = each.check.outcomes["value"]
+            of = each.check.outcomes.get(end, value)
+            mine = self._kind[drawn] == number
+            done[mine] = metric_of(of if len(of) == len(value) else value, "ttft")[self._row[drawn[mine]]]
+            transfer = next(p.transfer for p in each.pairs if p.decode.id == receiver.group.id)
+            assert transfer is not None
+            exposed[mine] = float(getattr(transfer.joint.exposed_us, end)[0])
+            exposed[mine] += float(each.pairs[0].served.ttft_parts_us["front end"][0])
+        before = done + exposed
+        return {
+            "ttft": before + metric_of(decoded, "ttft"),
+            "tpot": metric_of(decoded, "tpot"),
+            "e2e": before + metric_of(decoded, "e2e"),
+        }
+
+
+def _weighed(values: Floats, weights: Floats, p: float | None) -> float:
+    if p is None:
+        return float(np.average(values, weights=weights))
+    order = np.argsort(values)
+    part = np.cumsum(weights[order])
+    return float(values[order][min(int(np.searchsorted(part, p * part[-1])), len(values) - 1)])
