@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from costmodels.arrays import Rowwise
 from costmodels.estimates import Estimates, Floats, combine
@@ -123,8 +124,9 @@ def step_times(
     # over all.
     share = np.ceil(model.layers / layouts.pp) / model.layers
     own = Estimates.exact(calibration.host_us(model.layers * share, batch.decodes, eager))
-    latency = _calibrated(combine([layers, hop.scaled(hops), host]), calibration)
-    stage = _calibrated(combine([layers.scaled(share), hop, own]), calibration)
+    over = _between_nodes(work, network)
+    latency = _calibrated(combine([layers, hop.scaled(hops), host]), calibration, over)
+    stage = _calibrated(combine([layers.scaled(share), hop, own]), calibration, over)
     parts = {part: np.sum([e.value for e in estimates], axis=0) for part, estimates in by_part.items()}
     memory_us = busy[1] + work.moved_bytes / cost.gpu.memory_bandwidth_bytes_per_s * 1e6
     halves = np.where(layouts.overlap == OVERLAPS.index("two_batch"), 2.0, 1.0)  # the work is of one of them
@@ -211,16 +213,23 @@ def _elementwise(cost: CostModel, work: StepWork) -> Estimates:
     return _spread(time, ELEMENTWISE_SPREAD)
 
 
-def _calibrated(estimates: Estimates, calibration: Calibration) -> Estimates:
+def _between_nodes(work: StepWork, network: Network) -> NDArray[np.bool_]:
+    """Of which candidates a collective goes between nodes, [n]."""
+    out = np.zeros(work.candidates, np.bool_)
+    for exchange in work.exchanges:
+        out[exchange.candidate[exchange.ranks > network.gpus_per_node]] = True
+    return out
+
+
+def _calibrated(estimates: Estimates, calibration: Calibration, over: NDArray[np.bool_]) -> Estimates:
     """With the interval that runs ask for, or the kernels' own where that is wider and no runs are of the model and the
-    GPU type."""
+    GPU type, or collectives go ``over`` the fabric, [n], as in none of the runs."""
     low, high = interval(estimates.value, calibration.tpot.low, calibration.tpot.high)
-    if calibration.met:
-        return Estimates(estimates.value, low, high, estimates.how, estimates.inside)
+    own = over | (not calibration.met)
     return Estimates(
         estimates.value,
-        np.minimum(estimates.low, low),
-        np.maximum(estimates.high, high),
+        np.where(own, np.minimum(estimates.low, low), low),
+        np.where(own, np.maximum(estimates.high, high), high),
         estimates.how,
         estimates.inside,
     )

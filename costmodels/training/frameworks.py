@@ -64,6 +64,7 @@ class TrainingFramework:
     recompute_every: bool = False
     pipeline_splits_batch: bool = False
     experts_need_sequence_parallel: bool = False
+    even_stages: bool = False
     host_expert_us: Mapping[str, float] = field(default_factory=dict)
     expert_bias_traffic: float = 0.0
 

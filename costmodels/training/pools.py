@@ -54,10 +54,12 @@ def pooled_times(
     return PooledTimes(tuple(links), tuple(layer_times(setting, each, layouts) for each in links), pool)
 
 
-def pooled_costs(setting: Setting, layouts: TrainingLayouts, times: PooledTimes) -> StageCosts:
-    """What the stages of each layout cost where they run."""
+def pooled_costs(setting: Setting, layouts: TrainingLayouts, times: PooledTimes, *, once: bool = True) -> StageCosts:
+    """What the stages of each layout cost where they run; ``once`` as in
+    :func:`~costmodels.training.stage_costs.stage_costs`."""
     each = [
-        stage_costs(setting, links, layouts, layers) for links, layers in zip(times.links, times.layers, strict=True)
+        stage_costs(setting, links, layouts, layers, once=once)
+        for links, layers in zip(times.links, times.layers, strict=True)
     ]
     if times.pool is None:
         return each[0]

@@ -80,9 +80,12 @@ class StageCosts:
         return self.reduction + self.gathering + self.optimizer
 
 
-def stage_costs(setting: Setting, links: Links, layouts: TrainingLayouts, layers: LayerTimes) -> StageCosts:
-    """What the stages of each layout cost; ``layers``: of :func:`~costmodels.training.layer_time.layer_times`."""
-    return _Stages(setting, links, layouts, layers).costs()
+def stage_costs(
+    setting: Setting, links: Links, layouts: TrainingLayouts, layers: LayerTimes, *, once: bool = True
+) -> StageCosts:
+    """What the stages of each layout cost; ``layers``: of :func:`~costmodels.training.layer_time.layer_times`. Without
+    ``once`` what is exchanged once an iteration is left out: zero."""
+    return _Stages(setting, links, layouts, layers).costs(once=once)
 
 
 def selective_us(layers: LayerTimes, layouts: TrainingLayouts) -> Floats:
@@ -138,15 +141,16 @@ class _Stages:
         self.held: Parameters = parameters(setting, layouts)
         self.m = layouts.microbatches.astype(np.float64)
 
-    def costs(self) -> StageCosts:
+    def costs(self, *, once: bool) -> StageCosts:
         layouts = self.layouts
         parts = self._stage_parts()
         hop = transfer_us(self.setting, self.links, layouts)
         waits = (hop * 2.0 * transfers(self.setting, layouts))[:, None]
         parts["pipeline_transfers"] = np.where(layouts.stages & (layouts.pp > 1)[:, None], waits, 0.0)
         time = np.asarray(sum(parts.values()))
-        reduction, gathering, least = self._replicas(parts)
-        optimizer = self._optimizer_us()
+        none = np.zeros_like(time)
+        reduction, gathering, least = self._replicas(parts) if once else (none, none, none)
+        optimizer = self._optimizer_us() if once else none
         return StageCosts(
             time,
             parts,

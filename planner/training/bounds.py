@@ -17,6 +17,7 @@ from costmodels.training.setting import Setting, parameters
 from costmodels.training.stage_costs import selective_us, stage_costs
 from planner.training.lines import StagePool
 from planner.training.request import TrainingRequest
+from planner.training.stages import whole_layers
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Bounds:
 
         def measured(held: int, again: int) -> tuple[Floats, Floats]:
             row = holding(held, again)
-            costs = pooled_costs(self.setting, row, times)
+            costs = pooled_costs(self.setting, row, times, once=False)
             return costs.time, training_memory(self.setting, row).used()
 
         (t1, m1), (t2, m2), (t3, m3), (t4, m4) = (measured(*each) for each in ((1, 0), (2, 0), (3, 0), (3, 1)))
@@ -147,7 +148,7 @@ class Bounds:
         again_t, again_m = t4 - t3, np.maximum(m3 - m4, 0.0)  # what recomputing one more costs, and frees
         if not self.request.recompute:
             again_m = np.zeros_like(again_m)
-        again_m = np.where((layouts.schedule == ZERO_BUBBLE)[:, None], 0.0, again_m)
+        again_m = np.where(whole_layers(layouts)[:, None], again_m, 0.0)
         need = counts[kind]
         room = self.capacity(layouts, times) - end_m
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -196,7 +197,7 @@ class Bounds:
         least = np.full(len(layouts), np.inf)
         ways = [inner]
         if len(counts) == 1 and self.request.recompute:  # more hides behind a backward pass that recomputes
-            again = np.where((layouts.schedule == ZERO_BUBBLE)[:, None], 0.0, layers.sum(axis=2))
+            again = np.where(whole_layers(layouts)[:, None], layers.sum(axis=2), 0.0)
             ways.append(inner.with_stages(layers, again))
         for links, own, there in zip(times.links, times.layers, times.places(layouts), strict=True):
             for way in ways:

@@ -12,13 +12,14 @@ from costmodels.estimates import Floats, Ints
 from planner.contract.clusters import parse_cluster
 from profiles.errors import InputError
 from profiles.hardware import Catalogue, Fabric, Gpu
-from profiles.values import shown
+from profiles.values import one_of, shown
 
 _POOLS = re.compile(r"\s*[0-9]+\s*x.*|.*\+.*", re.DOTALL)
 HINT = "write a GPU type, or GPUs of several in the order of the pipeline: 16xA100-SXM-80GB+16xH100"
 
 
 _NEEDS = {
+    "bf16": ("bf16", "16-bit brain floats (Ampere, CDNA 2 and newer)"),
     "fp8": ("fp8", "8-bit float products"),
     # Block scales came with the tensor cores that have 4-bit floats: Blackwell and CDNA 4 (Transformer Engine's MXFP8
     # and NVFP4 recipes ask for compute capability 10.0; AMD's CDNA 4 white paper).
@@ -132,5 +133,5 @@ def check_precision(gpu: Gpu, precision: str) -> None:
     """Raises InputError where the tensor cores of ``gpu`` cannot multiply in ``precision``."""
     peak, what = _NEEDS.get(precision, ("", ""))
     if peak and peak not in gpu.peak_flops:
-        plainer = "fp8 or bf16" if precision != "fp8" and "fp8" in gpu.peak_flops else "bf16"
+        plainer = one_of([name for name in ("fp8", "bf16", "fp16") if name in gpu.peak_flops and name != precision])
         raise InputError(f"precision: {precision} on {gpu.name}, which has no {what}", f"choose {plainer}")

@@ -88,6 +88,13 @@ def _check(setting: Setting, request: TrainingRequest) -> None:
             f"sharding: {facts.full_name} refuses {one_of(map(str, wanted))} with pp {one_of(map(str, request.pp))}",
             f"with pipeline stages it has {', '.join(map(str, facts.sharding_with_pp))}",
         )
+    if request.vpp and min(request.vpp) > 1:
+        if "interleaved" not in facts.schedules:
+            raise InputError(f"vpp: {facts.full_name} has no virtual stages", "leave vpp out")
+        if request.pp and max(request.pp) == 1:
+            raise InputError(
+                f"vpp: {one_of(map(str, request.vpp))} virtual stages without pipeline stages", "allow pp 2, or vpp 1"
+            )
     for name in ("ep", "moe_tp"):
         degrees: tuple[int, ...] = getattr(request, name) or ()
         if model.experts is None and any(degree > 1 for degree in degrees):

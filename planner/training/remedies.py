@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from costmodels.training.layouts import RECOMPUTED
+from costmodels.training.layouts import RECOMPUTED, default_split
 from planner.training.configuration import TrainingConfiguration
 from planner.training.places import room
 from planner.training.prediction import predicted
@@ -30,9 +30,40 @@ def remedies(c: TrainingConfiguration, most: int = 4) -> list[Remedy]:
     singles = list(_legal(c))
     found = list(islice(_fitting(singles, expandable), most))
     if not found:
-        pairs = ((f"{one} {two}", both) for one, changed in singles for two, both in _legal(changed))
-        found = list(islice(_fitting(pairs, expandable), most))
+        found = list(islice(_fitting(_pairs(singles), expandable), most))
+    if not found:
+        found = list(islice(_fitting(_more_gpus(c), expandable), 1))
     return found
+
+
+def _more_gpus(c: TrainingConfiguration) -> Iterator[tuple[str, TrainingConfiguration]]:
+    """The same on more GPUs, by more stages or more replicas, layers recomputed whole where that is not enough."""
+    if len(c.places) > 1 or c.vpp > 1:
+        return
+    for factor in (2, 4, 8, 16, 32):
+        pp, dp, place = c.pp * factor, c.dp * factor, c.places[0]
+        ways = [
+            (
+                f"--pp {pp}",
+                replace(c, pp=pp, split=default_split(c.model.layers, pp), places=(replace(place, stages=pp),)),
+            )
+        ]
+        if c.microbatches % factor == 0:
+            ways.append((f"--dp {dp}", replace(c, dp=dp, microbatches=c.microbatches // factor, shard_ranks=dp * c.cp)))
+        for words, changed in ways:
+            for also, both in (("", changed), (" --recompute full", replace(changed, selective=0, recomputed=None))):
+                if pp <= c.model.layers and not any(True for _ in refusals(both)):
+                    yield f"{words}{also}, on {c.gpus * factor:,} GPUs", both
+
+
+def _pairs(singles: list[tuple[str, TrainingConfiguration]]) -> Iterator[tuple[str, TrainingConfiguration]]:
+    """Two changes together, those that come to the same once."""
+    known: list[TrainingConfiguration] = []
+    for one, changed in singles:
+        for two, both in _legal(changed):
+            if both not in known:
+                known.append(both)
+                yield f"{one} {two}", both
 
 
 def _legal(c: TrainingConfiguration) -> Iterator[tuple[str, TrainingConfiguration]]:
@@ -69,6 +100,9 @@ def _changes(c: TrainingConfiguration) -> Iterator[tuple[str, TrainingConfigurat
         if c.dp % factor == 0:
             dp = c.dp // factor
             fewer = replace(c, dp=dp, microbatches=c.microbatches * factor, shard_ranks=dp * c.cp)
+            if len(c.places) == 1 and c.vpp == 1:
+                split, place = default_split(c.model.layers, c.pp * factor), replace(c.places[0], stages=c.pp * factor)
+                yield f"--pp {c.pp * factor} --dp {dp}", replace(fewer, pp=c.pp * factor, split=split, places=(place,))
             yield f"--tp {c.tp * factor} --dp {dp}", replace(fewer, tp=c.tp * factor)
             ranks = dp * c.cp * factor
             yield f"--cp {c.cp * factor} --dp {dp}", replace(fewer, cp=c.cp * factor, shard_ranks=ranks)

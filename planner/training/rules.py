@@ -91,7 +91,12 @@ def _pipeline(c: TrainingConfiguration) -> Iterator[tuple[str, str]]:
             f"sharding: {c.framework.full_name} refuses {c.sharding} with pp {c.pp}",
             f"with pipeline stages it has {known}",
         )
-    if c.vpp > 1 and c.framework.release.startswith(("2.", "3.")) and c.microbatches % c.pp:
+    if c.framework.even_stages and len(set(c.split)) > 1:
+        yield (
+            f"pp: {c.pp} × vpp {c.vpp} stages of {c.model.layers} layers are not alike, as {c.framework.label} needs",
+            f"{nearest(c.model.layers, c.pp * c.vpp)} stages",
+        )
+    if c.vpp > 1 and c.framework.even_stages and c.microbatches % c.pp:
         yield (
             f"global_batch: {c.microbatches} micro-batches are not a multiple of pp {c.pp}, which interleaving needs",
             "choose a batch that is",

@@ -21,7 +21,6 @@ from costmodels.training.layer_time import distinct_layers, layer_times
 from costmodels.training.layouts import (
     ATTENTION,
     RECOMPUTED,
-    ZERO_BUBBLE,
     TrainingLayouts,
     default_split,
     stage_kinds,
@@ -33,7 +32,7 @@ from planner.training.bounds import Bounds
 from planner.training.lines import StagePool, joinable, spread
 from planner.training.request import TrainingRequest
 from planner.training.space import LayoutCandidates, RefusedLayouts, candidates
-from planner.training.stages import Split, best_split, stage_table
+from planner.training.stages import Split, best_split, stage_table, whole_layers
 from profiles.errors import InputError
 from profiles.hardware import Gpu
 
@@ -176,7 +175,7 @@ class _Searching:
         started = time.monotonic()
         ends_at = started + self.request.time_limit_s - self.out.seconds
         layouts = self._plain(self.found)
-        first, self.kind_of_layer = distinct_layers(layouts)
+        first, self.kind_of_layer = distinct_layers(self.setting, layouts)
         self.times = pooled_times(self.setting, [pool.links for pool in self.pools], layouts.take(first))
         ranks = self.found.gpus // self.found.pp
         bounds = self.bounds
@@ -322,11 +321,12 @@ class _Searching:
                 self.out.keep(found)
 
     def _is_fixed(self, layouts: TrainingLayouts) -> NDArray[np.bool_]:
-        """Whether a layout's stages are as even as possible and not chosen: where nobody wants others, with one stage,
-        with virtual stages of layers of several kinds or of the ends alone, and with multi-token prediction."""
+        """Whether a layout's stages are as even as possible and not chosen: where nobody wants others or can, with one
+        stage, with virtual stages of layers of several kinds or of the ends alone, and with multi-token prediction."""
         mixed = (layouts.vpp > 1) & (len(self.setting.model.kinds) > 1)
         alone = layouts.pp * layouts.vpp > self.setting.model.layers  # the ends are stages of their own
-        return np.asarray((layouts.pp == 1) | mixed | alone | (not self.request.uneven) | (self.setting.mtp > 0))
+        nobody = not self.request.uneven or self.setting.framework.even_stages or self.setting.mtp > 0
+        return np.asarray((layouts.pp == 1) | mixed | alone | nobody)
 
     def _even_bounds(self, layouts: TrainingLayouts, times: PooledTimes) -> Floats:
         """Time of each with stages as even as possible and nothing recomputed, shape [n]: recomputing only adds."""
@@ -352,7 +352,7 @@ class _Searching:
 
     def _solved(self, layout: TrainingLayouts, times: PooledTimes, cutoff: float) -> Found | None:
         pp, vpp = int(layout.pp[0]), int(layout.vpp[0])
-        recompute = self.request.recompute and int(layout.schedule[0]) != ZERO_BUBBLE
+        recompute = self.request.recompute and bool(whole_layers(layout)[0])
         layout = layout.with_stages(np.zeros((1, pp, len(self.setting.model.kinds))), np.zeros((1, pp)))
         fixed = bool(self._is_fixed(layout)[0])
         even = self._even(layout, times, recompute=recompute) if fixed or not np.isfinite(cutoff) else None

@@ -97,28 +97,45 @@ def candidates(
         if not len(columns[name]):
             least = min(getattr(request, name))
             refused.add(f"{name} {least} is more than the {most} {of}", 1, f"{name} {least}")
-    grid = [each.ravel() for each in np.meshgrid(*columns.values(), indexing="ij")]
-    at = dict(zip(columns, grid, strict=True))
-    looked_at = len(grid[0])
-    ways = np.array(_ways(setting, request), dtype=np.int64).reshape(-1, 2)
-    etp = np.where(at["split"] == 1, at["tp"], 1)
-    found = LayoutCandidates(
-        at["tp"], at["pp"], ways[at["way"], 0], at["dp"], at["cp"], at["ep"], etp, at["micro_batch"], ways[at["way"], 1]
-    )
-    if len(found) and not (found.gpus <= gpus).any():
-        least = int(found.gpus.argmin())
-        refused.add(f"the degrees need {int(found.gpus[least]):,} GPUs or more, of {gpus:,}", 1, found.label(least))
-    keep = np.ones(looked_at, np.bool_)
-    keep &= found.gpus <= gpus  # the bulk of the grid: no refusal, there are no such GPUs
-    keep &= (at["split"] == 0) | (found.tp > 1)  # splitting by one is the same as not splitting
-    keep &= (found.pp > 1) | (at["way"] == 0)  # schedules differ where there is a pipeline
-    found = found.take(np.flatnonzero(keep))
+    looked_at = int(np.prod([len(each) for each in columns.values()]))
+    mesh = _grid({name: columns[name] for name in ("tp", "pp", "dp", "cp")})
+    rest = _grid({name: columns[name] for name in ("micro_batch", "way", "ep", "split")})
+    needed = mesh["tp"] * mesh["pp"] * mesh["dp"] * mesh["cp"]
+    there = np.flatnonzero(needed <= gpus)  # the bulk of the grid is not: no refusal, there are no such GPUs
+    if looked_at and not len(there):
+        fewest = np.array([needed.argmin()])
+        least = _crossed(setting, request, {name: each[fewest] for name, each in mesh.items()}, rest)
+        refused.add(f"the degrees need {int(needed.min()):,} GPUs or more, of {gpus:,}", 1, least.label(0))
+    found = _crossed(setting, request, {name: each[there] for name, each in mesh.items()}, rest)
     for reason, rule in _rules(setting, request):
-        broken = np.flatnonzero(rule(found))
+        kept = ~rule(found)
+        broken = np.flatnonzero(~kept)
         if len(broken):
             refused.add(reason, len(broken), found.label(int(broken[0])))
-            found = found.take(np.setdiff1d(np.arange(len(found)), broken, assume_unique=True))
+            found = found.take(np.flatnonzero(kept))
     return found, refused, looked_at
+
+
+def _grid(columns: dict[str, Ints]) -> dict[str, Ints]:
+    return dict(zip(columns, (each.ravel() for each in np.meshgrid(*columns.values(), indexing="ij")), strict=True))
+
+
+def _crossed(
+    setting: Setting, request: TrainingRequest, mesh: dict[str, Ints], rest: dict[str, Ints]
+) -> LayoutCandidates:
+    """Each of ``mesh`` with each of ``rest``, but for what is the same as another."""
+    each, times = len(rest["way"]), len(mesh["tp"])
+    at = {name: np.repeat(column, each) for name, column in mesh.items()}
+    at |= {name: np.tile(column, times) for name, column in rest.items()}
+    keep = (at["split"] == 0) | (at["tp"] > 1)  # splitting by one is the same as not splitting
+    ways = np.array(_ways(setting, request), dtype=np.int64).reshape(-1, 2)
+    # Schedules and virtual stages are of a pipeline.
+    keep &= (at["pp"] > 1) | ((at["way"] == 0) & (ways[at["way"], 0] == 1))
+    at = {name: column[keep] for name, column in at.items()}
+    etp = np.where(at["split"] == 1, at["tp"], 1)
+    return LayoutCandidates(
+        at["tp"], at["pp"], ways[at["way"], 0], at["dp"], at["cp"], at["ep"], etp, at["micro_batch"], ways[at["way"], 1]
+    )
 
 
 Rule = Callable[[LayoutCandidates], NDArray[np.bool_]]
@@ -158,6 +175,14 @@ def _rules(setting: Setting, request: TrainingRequest) -> Iterable[tuple[str, Ru
         ),
         ("tp does not divide the feed-forward width", lambda f: (widths % f.tp != 0).any(axis=0)),
     ]
+    if setting.framework.even_stages:
+        rules += [
+            ("layers are not a multiple of the (virtual) stages", lambda f: model.layers % (f.pp * f.vpp) != 0),
+            (
+                "micro-batches are not a multiple of the stages, interleaved",
+                lambda f: (f.vpp > 1) & (batch // (f.dp * f.micro_batch) % f.pp != 0),
+            ),
+        ]
     if setting.framework.vocab_multiple == 1:
         vocabulary = model.architecture.vocabulary
         rules.append(("tp does not divide the vocabulary", lambda f: vocabulary % f.tp != 0))
@@ -194,9 +219,7 @@ def _ways(setting: Setting, request: TrainingRequest) -> list[tuple[int, int]]:
     if INTERLEAVED in schedules:
         allowed = _allowed(request.vpp, (*range(2, 9), 10, 12, 16), min(MOST_VIRTUAL, setting.model.layers))
         ways += [(int(vpp), INTERLEAVED) for vpp in allowed if vpp > 1]
-    if request.vpp is not None and 1 not in request.vpp:
-        ways = [way for way in ways if way[0] in request.vpp] or ways[:1]
-    return ways
+    return ways if request.vpp is None else [way for way in ways if way[0] in request.vpp]
 
 
 def _stages(setting: Setting) -> list[int]:

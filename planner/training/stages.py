@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodels.estimates import Floats
-from costmodels.training.layouts import TrainingLayouts
+from costmodels.training.layouts import ZERO_BUBBLE, TrainingLayouts
 from costmodels.training.memory import training_memory
 from costmodels.training.pools import PooledTimes, pooled_costs
 from costmodels.training.setting import Setting
@@ -52,14 +52,17 @@ class Split:
     recomputed: tuple[int, ...]
 
 
-def recomputable(setting: Setting, selective: int, layers: int) -> NDArray[np.bool_]:
-    """Whether the framework can recompute 0, 1, … ``layers`` of that many layers whole, shape [layers + 1]. None can
-    beside the parts ``selective`` of the others: Megatron-LM's --recompute-granularity is full or selective,
-    torchtitan's activation_checkpoint.mode too."""
+def whole_layers(layouts: TrainingLayouts) -> NDArray[np.bool_]:
+    """Whether layers may be recomputed whole, shape [n]: not where weight gradients come after the activations
+    are gone, and not beside parts of others (Megatron-LM's --recompute-granularity is full or selective, torchtitan's
+    activation_checkpoint.mode too)."""
+    return np.asarray((layouts.schedule != ZERO_BUBBLE) & (layouts.selective == 0))
+
+
+def recomputable(setting: Setting, layers: int) -> NDArray[np.bool_]:
+    """Whether the framework can recompute 0, 1, … ``layers`` of that many layers whole, shape [layers + 1]."""
     possible = np.ones(layers + 1, np.bool_)
-    if selective:
-        possible[1:] = False
-    elif setting.framework.recompute_every:
+    if setting.framework.recompute_every:
         possible[1:] = False
         possible[[layers // every for every in range(1, layers + 1)]] = True
     return possible
@@ -91,7 +94,7 @@ def stage_table(
     starts = np.concatenate([[0], np.cumsum(most + 1)[:-1]])
     for index in range(len(contents)):
         part = slice(starts[index], starts[index] + most[index] + 1)
-        can = fits[part] & recomputable(setting, int(layout.selective[0]), int(most[index]))[:, None]
+        can = fits[part] & recomputable(setting, int(most[index]))[:, None]
         first = can.argmax(axis=0)
         column = np.arange(stages)
         fine = can[first, column]

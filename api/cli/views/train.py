@@ -115,7 +115,7 @@ def _memory(c: TrainingConfiguration, memory: TrainingMemory, out: Console, *, e
         for each in found:
             bullet(out, remedy_words(each))
         if not found:
-            bullet(out, "no single change does: use more GPUs, or several changes together")
+            bullet(out, "neither two changes nor 32 times the GPUs do: ask plan train for a layout")
 
 
 def remedy_words(remedy: Remedy) -> str:

@@ -142,6 +142,13 @@ class Framework(Facts):
                 )
         if polling is not None and polling != self.scheduler.polling:
             said["polling"] = polling
+            if self.scheduler.polls_for_ranks:
+                raise Unsupported(
+                    f"polling_interval={polling}: of {self.full_name} it is the steps that prompts wait for others "
+                    "(timeout_iters, batch_wait_timeout_iters), and at a rate that is not counted",
+                    "leave it out (what is planned does not wait), or predict users in a closed loop: plan predict "
+                    f"--concurrency … --polling-interval {polling}",
+                )
             if "polling" not in self.command.flags:
                 raise Unsupported(
                     f"polling_interval: {self.full_name} has no option for it", "leave it out, or choose sglang"

@@ -33,6 +33,10 @@ AS_GOOD = 0.02
 """Relative, by which terms that leave more engines to choose from may make a request dearer."""
 
 
+MOST_TERMS = 9
+"""Terms that are tried of each pair of lengths, from the loosest to the tightest."""
+
+
 @dataclass(frozen=True)
 class Partners:
     """Engines of which any two may serve a request together: of one precision, on pools whose GPUs attend alike, and
@@ -89,7 +93,9 @@ def _on_best_terms(
 ) -> list[EnginesWithinLimits] | None:
     """The engines that keep the terms with which a request costs least; None: none do."""
     tried: list[tuple[float, list[EnginesWithinLimits]]] = []
-    for on in pairing_limits(pools):
+    every = list(pairing_limits(pools))
+    for at in np.unique(np.linspace(0, len(every) - 1, min(len(every), MOST_TERMS)).astype(int)).tolist():
+        on = every[at]
         slowest = slowest_decode(pools, on)
         if slowest is None:
             continue

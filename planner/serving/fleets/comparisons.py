@@ -10,7 +10,8 @@ from importlib.metadata import version
 import numpy as np
 
 from planner.contract.fleet import CostAtRate, DemandPriced, FleetCompared, RowPower, SupplyBound, SurviveAsked
-from planner.serving.fleets.decision import Answered, Fleet, last_step, solved
+from planner.serving.fleets.current import last_step
+from planner.serving.fleets.decision import Answered, Fleet, solved
 from planner.serving.fleets.money import usd_per_hour
 from planner.solving.mix.carrying import ENOUGH, Carrying
 from planner.solving.mix.question import Block, MixQuestion

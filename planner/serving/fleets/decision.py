@@ -18,12 +18,12 @@ from planner.contract.clusters import SuppliedCluster
 from planner.contract.engine import Role
 from planner.contract.fleet import NotServed, RouteBy, SurviveAsked
 from planner.contract.workload.classes import LengthClass, SteppedLoad, understood
-from planner.serving.document.plan import Plan
 from planner.serving.fleets.coarsening import coarsened
+from planner.serving.fleets.current import running_now
 from planner.serving.fleets.engines import EngineKind, cluster_of, table_engines
 from planner.serving.fleets.groups import Capacity, RoutedGroup, SharedStep, routed_groups, shared_steps, work_of
 from planner.serving.fleets.nearest import Unserved, most_of
-from planner.serving.fleets.request import FleetRequest, ServiceAsked
+from planner.serving.fleets.request import FleetRequest, ServiceAsked, nodes_of
 from planner.serving.fleets.supplies import Offer, blocks_of, offers_of, reserved_usd_per_hour, rows_of
 from planner.serving.fleets.variants import Chosen, Variant, priced, shunned
 from planner.serving.fleets.ways_out import why_not
@@ -141,7 +141,7 @@ def variants_of(
             for o, offer in enumerate(offers):
                 if offer.pool_index != engine.pool_index:
                     continue
-                if offer.limit is not None and engine.gpus > offer.limit:
+                if engine.gpus > offer.most:
                     continue
                 variants.append(Variant(s, e, o, engine.gpus))
                 watts.append(engine.watts or 0.0)
@@ -372,6 +372,13 @@ def with_engines(fleet: Fleet, services: Sequence[ServiceLoad]) -> Fleet:
         InputError: what runs now names pools or services that are not asked for.
     """
     request = fleet.request
+    lost = request.survive.nodes
+    if lost and lost == nodes_of(fleet.cluster.pools):
+        raise Infeasible(
+            f"survive: nodes {lost}: the pools have no more, and nothing is left after that loss",
+            "offer more nodes, or survive fewer",
+            binding="survive",
+        )
     chosen = variants_of(
         fleet.offers,
         services,
@@ -381,6 +388,8 @@ def with_engines(fleet: Fleet, services: Sequence[ServiceLoad]) -> Fleet:
     )
     if not chosen.variants:
         service = services[0]
+        if (short := _smallest_beyond_quota(fleet, services)) is not None:
+            raise Infeasible(*short, binding="quota")
         said = service_reason(service, service.classes[0])
         raise Infeasible(
             f"fleet: no engine of any service fits the pools and carries anything; of {shown(service.asked.name)}, isl "
@@ -388,45 +397,29 @@ def with_engines(fleet: Fleet, services: Sequence[ServiceLoad]) -> Fleet:
             said.remedy,
             binding="class",
         )
-    made = replace(fleet, services=tuple(services), chosen=chosen)
-    return replace(made, before=None if request.current is None else running_now(made, request.current))
+    before = None
+    if request.current is not None:
+        engines = {service.asked.name: service.engines for service in services}
+        before = running_now(chosen, engines, [pool.name for pool in fleet.cluster.pools], request.current)
+    return replace(fleet, services=tuple(services), chosen=chosen, before=before)
 
 
-def last_step(plan: Plan) -> dict[str, int]:
-    """How many engines of each group run in the last step of a plan."""
-    if plan.decision.schedule:
-        return dict(plan.decision.schedule[-1].engines)
-    return {group.id: len(group.replicas) for group in plan.decision.engines}
-
-
-def running_now(fleet: Fleet, current: Plan) -> tuple[int, ...]:
-    """How many of each variant a running fleet has in its last step. Engines of it that are no candidates any more are
-    left out: they leave.
-
-    Raises:
-        InputError: it names pools or services that are not asked for.
-    """
-    pools = {pool.name for pool in fleet.cluster.pools}
-    names = [service.asked.name for service in fleet.services]
-    last = last_step(current)
-    counts = [0] * len(fleet.chosen.variants)
-    for group in current.decision.engines:
-        if group.pool not in pools:
-            raise InputError(
-                f"current: {group.id} is on pool {shown(group.pool)}, which is none of the cluster "
-                f"({', '.join(pools)})",
-                "name the pools as the running fleet does",
-            )
-        name = group.service or names[0]
-        if name not in names:
-            raise InputError(
-                f"current: {group.id} serves {shown(name)}, which is none of the services ({', '.join(names)})",
-                "name the services as the running fleet does",
-            )
-        for v, variant in enumerate(fleet.chosen.variants):
-            offer = fleet.offers[variant.offer]
-            same = (offer.pool.name, offer.supply, names[variant.service]) == (group.pool, group.supply, name)
-            if same and fleet.services[variant.service].engines[variant.engine].is_like(group):
-                counts[v] += last.get(group.id, 0)
-                break
-    return tuple(counts)
+def _smallest_beyond_quota(fleet: Fleet, services: Sequence[ServiceLoad]) -> tuple[str, str] | None:
+    """(what, the way out) where a quota alone leaves no engine: the pool whose smallest engine lacks least."""
+    short = []
+    for offer in fleet.offers:
+        sizes = [
+            engine.gpus for service in services for e, engine in enumerate(service.engines)
+            if engine.pool_index == offer.pool_index and service.capacity[:, e].any()
+            and (offer.limit is None or engine.gpus <= offer.limit)
+        ]  # fmt: skip
+        if sizes and min(sizes) > offer.most:
+            short.append((min(sizes) - offer.most, min(sizes), offer))
+    if not short:
+        return None
+    _, size, offer = min(short, key=lambda each: each[0])
+    return (
+        f"pool {offer.pool.name}: quota_gpus {offer.pool.quota_gpus} is less than the {size} GPUs of the "
+        "smallest engine that carries anything",
+        f"have a quota of {size} GPUs or more",
+    )

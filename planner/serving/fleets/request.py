@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from planner.contract.clusters import Cluster, ClusterInput, Pool, SuppliedCluster, cluster_input, supplied
+from planner.contract.clusters import (
+    Cluster,
+    ClusterInput,
+    Pool,
+    SuppliedCluster,
+    SuppliedPool,
+    cluster_input,
+    supplied,
+)
 from planner.contract.documents import LONGEST_TEXT, PLAIN_NUMBER, Document, catalogue_of, checked
 from planner.contract.engine import FrameworkName
 from planner.contract.fleet import PowerRow, RouteBy, SurviveAsked
@@ -170,6 +178,9 @@ class FleetRequest(Document):
                 f"survive.spot_pools: {self.survive.spot_pools}, and no pool has spot GPUs; give some spot_gpus, or "
                 "leave it out"
             )
+        nodes = nodes_of(pools)
+        if self.survive.nodes and nodes is not None and self.survive.nodes > nodes:
+            raise ValueError(f"survive.nodes: {self.survive.nodes}, and the pools have {nodes}; ask fewer")
         if self.survive.spot_pools > len(spot):
             raise ValueError(
                 f"survive.spot_pools: {self.survive.spot_pools}, and {', '.join(spot)} alone "
@@ -202,6 +213,14 @@ class FleetRequest(Document):
 
     def tables_of(self, service: ServiceAsked) -> tuple[MeasuredTable, ...]:
         return service.tables or (self.tables if service.model is None else ())
+
+
+def nodes_of(pools: Sequence[SuppliedPool]) -> int | None:
+    """Of all pools, every supply; None: as many as are needed, or tables say what there is."""
+    if not pools or any(pool.as_needed for pool in pools):
+        return None
+    gpus = [(pool.gpus + (pool.spot_gpus or 0) + (pool.reserved_gpus or 0), pool.gpus_per_node) for pool in pools]
+    return sum(-(-count // each) for count, each in gpus)
 
 
 def _pool_named(name: str, pools: Sequence[Pool], catalogue: Catalogue) -> str:

@@ -26,6 +26,13 @@ class Offer:
     limit: int | None
 
     @property
+    def most(self) -> float:
+        """GPUs that one engine may have of it, its pool's quota kept."""
+        limit = np.inf if self.limit is None else float(self.limit)
+        quota = self.pool.quota_gpus
+        return limit if quota is None or self.supply == "reserved" else min(limit, float(quota))
+
+    @property
     def name(self) -> str:
         return self.pool.name if self.supply in ("on_demand", "owned") else f"{self.pool.name} ({self.supply})"
 

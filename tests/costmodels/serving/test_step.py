@@ -147,6 +147,23 @@ def test_a_pipeline_over_nodes_sends_over_the_fabric(roofline_cost: CostModel) -
     assert across.latency.value[0] - inside.latency.value[0] == pytest.approx(more[0])
 
 
+def test_a_tensor_split_over_nodes_is_no_surer_than_its_exchanges(synthetic_cost: CostModel) -> None:
+    """No run that constants are fitted to crossed nodes: the kernels' own interval stays where it is wider."""
+    sure = NEUTRAL.model_copy(update={"tpot": Spread(low=-0.05, high=0.05), "met": True})
+    wide = []
+    for gpus_per_node in (16, 8):
+        got = step(
+            synthetic_cost,
+            "Llama-3.1-8B",
+            [(8, 1, 1, 1, 1), (16, 1, 1, 1, 1)],
+            gpus_per_node=gpus_per_node,
+            calibration=sure,
+        )
+        wide.append(np.log(got.latency.high / got.latency.value))
+    assert wide[0][0] == wide[1][0] == pytest.approx(sure.tpot.high)
+    assert wide[1][1] > wide[0][1] == pytest.approx(sure.tpot.high)
+
+
 def test_measured_kernels_are_named_and_the_rest_does_not_weaken_them(
     synthetic_cost: CostModel, roofline_cost: CostModel
 ) -> None:

@@ -228,3 +228,6 @@ def test_a_queue_that_is_looked_at_seldom_makes_requests_wait(planned: Any) -> N
     assert 1.5 * step < wait < 12 * step, "half of twenty steps, while anything runs"
     with pytest.raises(Unsupported, match="polling_interval: vLLM has no option"):
         planned("Qwen/Qwen3-8B", "1xH100", "isl=500,osl=100,rate=2", "", polling_interval=20)
+    with pytest.raises(Unsupported, match="polling_interval=20: of TensorRT-LLM") as refused:
+        planned("Qwen/Qwen3-8B", "1xH100", "isl=500,osl=100,rate=2", "", polling_interval=20, framework="trtllm")
+    assert "plan predict --concurrency" in refused.value.hint

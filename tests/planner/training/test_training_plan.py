@@ -309,3 +309,25 @@ def test_a_config_says_its_own_positions_and_what_nobody_knows_is_said() -> None
     assert "--rotary-base" not in made.decision.launch.arguments
     written_out = plan(framework="megatron")
     assert not any("--rotary-base" in note for note in written_out.decision.launch.notes)
+
+
+def test_virtual_stages_are_of_a_pipeline_and_of_frameworks_that_have_them() -> None:
+    made = plan(vpp=[2])
+    assert made.decision.mesh.vpp == 2
+    assert made.decision.mesh.pp > 1
+    with pytest.raises(InputError, match="vpp: DeepSpeed ZeRO has no virtual stages"):
+        plan(vpp=[2], framework="deepspeed")
+    with pytest.raises(InputError, match="vpp: 2 virtual stages without pipeline stages"):
+        plan(vpp=[2], pp=[1])
+    with pytest.raises(InputError, match=r"moe_tp: 2, but .* has no experts"):
+        plan(moe_tp=[2])
+
+
+def test_old_releases_of_megatron_have_stages_that_are_alike() -> None:
+    made = plan(framework="megatron@2.5", pp=[2, 4])
+    assert len({run for stage in made.decision.stages for run in stage.runs}) == 1
+
+
+def test_layers_are_recomputed_whole_or_parts_of_each_as_flags_can_say() -> None:
+    made = plan(global_batch=64, seq_len=16384, cluster="8xH100", tp=[4, 8], pp=[1, 2])
+    assert not (made.decision.recompute and any(stage.recomputed for stage in made.decision.stages))

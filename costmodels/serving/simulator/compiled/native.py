@@ -67,12 +67,16 @@ def _values(given: object) -> Iterator[Any]:
 
 
 def _form(values: list[Any]) -> str:
-    """What kinds of values they are: for each the loop is compiled anew."""
+    """What kinds of values they are: for each the loop is compiled anew. Of an array only its address and lengths are
+    passed on, so its elements must lie one after the other.
+
+    Raises:
+        ValueError: those of an array do not.
+    """
+    if any(isinstance(each, np.ndarray) and not each.flags.c_contiguous for each in values):
+        raise ValueError("the compiled loop takes arrays whose elements lie one after the other")
     return " ".join(
-        f"{each.dtype.descr}{each.ndim}{each.flags.c_contiguous}"
-        if isinstance(each, np.ndarray)
-        else type(each).__name__
-        for each in values
+        f"{each.dtype.descr}{each.ndim}" if isinstance(each, np.ndarray) else type(each).__name__ for each in values
     )
 
 

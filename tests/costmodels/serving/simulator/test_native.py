@@ -61,3 +61,8 @@ def test_many_samples_are_all_there() -> None:
     assert (np.diff(many.timeline[:, 0]) > 0).all()
     assert (few.finish_us == many.finish_us).all()
     assert few.steps == many.steps
+
+
+def test_what_does_not_lie_in_a_row_is_not_handed_over() -> None:
+    with pytest.raises(ValueError, match="one after the other"):
+        native._form([1, np.zeros((4, 4))[:, ::2]])

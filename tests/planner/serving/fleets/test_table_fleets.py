@@ -107,6 +107,30 @@ def test_pools_limit_the_tables_gpus_and_say_their_price(tmp_path: Path) -> None
     assert plan.proof.fleet is not None
 
 
+def test_after_a_loss_requests_go_where_what_is_left_carries_them(tmp_path: Path) -> None:
+    tables = [
+        {"gpu": gpu, "usd_per_hour": usd, "isl": [100, 1000], "osl": [10], "rps": [[short], [long]]}
+        for gpu, usd, short, long in (("a", 1, 10, 1), ("b", 3, 12, 9))
+    ]
+    classes = [{"isl": 100, "osl": 10, "rate_rps": 9.0}, {"isl": 1000, "osl": 10, "rate_rps": 17.0}]
+    carried = {"a": (10, 1), "b": (12, 9)}
+    asked = {"services": [{"name": "s", "load": {"classes": classes}, "tables": tables}], "survive": {"engines": 1}}
+    plan = plan_fleet(parse_fleet_request(asked))
+    (step,) = plan.decision.schedule
+    gpu_of = {group.id: group.gpu for group in plan.decision.engines}
+    told = {tuple(each.lost): each.routing for each in step.after_losses}
+    assert told
+    for lost in (name for name, count in step.engines.items() if count):
+        left = {name: count - (name == lost) for name, count in step.engines.items()}
+        busy = dict.fromkeys(left, 0.0)
+        for i, route in enumerate(told.get((lost,), step.routing)):
+            part = {n: w * (1.0 if (lost,) in told else left[n] / step.engines[n]) for n, w in route.weights.items()}
+            for name, weight in part.items():
+                share = weight / sum(part.values())
+                busy[name] += share * classes[i]["rate_rps"] / carried[gpu_of[name]][i]
+        assert all(busy[name] <= left[name] + 1e-6 for name in left), (lost, busy, left)
+
+
 def test_loss_of_an_engine_is_survived(tmp_path: Path) -> None:
     one = planned(written(tmp_path, "m.json", MELANGE))
     safe = planned(written(tmp_path, "m.json", MELANGE), survive={"engines": 1})
@@ -367,3 +391,21 @@ def test_money_is_money_where_gpus_are_counted() -> None:
     assert small.usd_per_hour == sum(small.engines.values())
     assert small.loses_by == pytest.approx(sum(small.engines.values()) / 3 - 1)
     assert all(demand.costs_usd_per_hour is None for demand in plan.proof.fleet.demands)
+
+
+def test_nodes_that_are_not_there_cannot_be_lost(tmp_path: Path) -> None:
+    path = supplied(tmp_path, (8, "", 8, ""), 5, "\nsurvive: {nodes: 3}")
+    with pytest.raises(InputError, match=r"survive\.nodes: 3, and the pools have 2"):
+        planned(path)
+    with pytest.raises(Infeasible, match="nothing is left after that loss"):
+        planned(supplied(tmp_path, (8, "", 8, ""), 5, "\nsurvive: {nodes: 2}"))
+
+
+def test_tokens_that_nothing_serves_are_not_paid(tmp_path: Path) -> None:
+    written(tmp_path, "small.json", SMALL)
+    served, lost = "{isl: 128, osl: 4, rate_rps: 1}", "{isl: 99999, osl: 4, rate_rps: 1000}"
+    text = "services: [{name: s, load: {classes: [%s]}, tables: [small.json]}]"
+    plain = planned(written(tmp_path, "a.yaml", text % served))
+    rest = planned(written(tmp_path, "b.yaml", (text % f"{served}, {lost}") + "\nserve_rest: true"))
+    assert rest.prediction.usd_per_million_output_tokens == plain.prediction.usd_per_million_output_tokens
+    assert rest.prediction.output_tokens_per_s == plain.prediction.output_tokens_per_s
