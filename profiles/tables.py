@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from profiles.errors import ShardwrightError
-from profiles.files import Source
+from profiles.files import MIB, Source
+from profiles.markup import Malformed, strict_json
 from profiles.values import number, shown
 
 _FIELDS = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
@@ -28,6 +29,36 @@ def read_table(source: Source, **options: Any) -> pd.DataFrame:
     """
     with read_parts(source, chunksize=10**9, **options) as parts:
         return pd.concat(list(parts), ignore_index=True)
+
+
+def read_lines(source: Source) -> pd.DataFrame:
+    """A file of one JSON object a line, as load generators append them; columns of text. Lists and objects within
+    (every request's times) are left out.
+
+    Raises:
+        InputError (or ``source.error``): it cannot be read, or a line is no JSON object.
+    """
+    rows: list[dict[str, str]] = []
+    for number_of, line in source.lines(longest=64 * MIB):
+        if not line.strip():
+            continue
+        try:
+            row = strict_json(line, as_python=True)
+        except Malformed as error:
+            raise source.wrong(f"line {number_of} is not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise source.wrong(f"line {number_of} is no JSON object")
+        rows.append({name: _text(value) for name, value in row.items() if not isinstance(value, list | dict)})
+    if not rows:
+        raise source.wrong("is empty")
+    return pd.DataFrame(rows).fillna("")
+
+
+def _text(value: object) -> str:
+    """Of a JSON scalar."""
+    if value is None or isinstance(value, bool):
+        return "" if value is None else str(value).casefold()
+    return str(value)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def _facts() -> Mapping[str, Any]:
 
 def readings(model: str) -> Iterator[Reading]:
     """Every name that ``model`` may stand for, the most literal first; ``model`` itself is not among them."""
-    organization, _, bare = model.rpartition("/")
+    organization, _, bare = model.strip().replace(" ", "-").rpartition("/")
     stems = [(bare, None)]
     for suffix, entry in _facts()["formats"].items():
         if bare.casefold().endswith(suffix.casefold()):

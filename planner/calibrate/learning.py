@@ -19,7 +19,7 @@ from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of, runs_o
 from costmodels.serving.frameworks.calibration import Effects
 from costmodels.serving.frameworks.framework import find_framework
 from planner.calibrate.worse import worse
-from planner.serving.measured.columns import measured_columns
+from planner.serving.measured.columns import Measured, measured_columns
 from planner.serving.prediction_table import added_columns, predict
 from profiles.errors import InputError
 from profiles.store import ProfileStore
@@ -127,19 +127,13 @@ def calibrate(
     answer = predict(table, measured=measured, beside_measured=True, loops=loops, progress=progress)
     errors = answer[added_columns(table.columns, beside_measured=True)["error"]]
     reasons = Counter(text.partition("; ")[0] for text in errors if text)
-    nothing = np.full(len(table), np.nan)
-    statistics: list[Floats] = []
-    for names in _STATISTICS:
-        values = nothing
-        for name in names:
-            values = np.where(np.isfinite(values), values, truth.values.get(name, nothing))
-        statistics.append(values)
+    statistics = statistics_of(truth, len(table))
     column = next((name for name in CAMPAIGNS if name in table.columns), None)
     campaign = np.full(len(table), "own", dtype=object) if column is None else table[column].to_numpy(dtype=object)
     if not loops:
         raise InputError("runs: none can be used", _first(reasons))
-    runs = runs_of(loops, campaign, np.stack(statistics))
-    runs = replace(runs, days=_days(runs, table))
+    runs = runs_of(loops, campaign, statistics)
+    runs = replace(runs, days=days_of(runs, table))
     told = np.isfinite(runs.measured).any(axis=0)
     single = runs.stages == 1
     reasons["neither TTFT nor TPOT is measured"] += int((~told).sum())
@@ -167,7 +161,19 @@ def calibrate(
     return Lesson(learned, left, len(runs), before)
 
 
-def _days(runs: MeasuredRuns, table: pd.DataFrame) -> Floats:
+def statistics_of(truth: Measured, rows: int) -> Floats:
+    """What a fit goes by, [statistics, rows]."""
+    nothing = np.full(rows, np.nan)
+    statistics: list[Floats] = []
+    for names in _STATISTICS:
+        values = nothing
+        for name in names:
+            values = np.where(np.isfinite(values), values, truth.values.get(name, nothing))
+        statistics.append(values)
+    return np.stack(statistics)
+
+
+def days_of(runs: MeasuredRuns, table: pd.DataFrame) -> Floats:
     """Of the releases: none is newer than the day of its run; of a build that has no number, nothing is known where the
     day is not."""
     if "date" not in table.columns:

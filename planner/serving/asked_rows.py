@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from planner.contract.words import attention_is_data_parallel, folded
 from planner.contract.workload.grammar import tokens
 from planner.contract.workload.images import parse_images
 from planner.contract.workload.workload import WORKLOAD_HELP, Workload, workload_of
+from planner.serving.harness_words import in_our_terms
 from planner.serving.images import counted, prompt_images
 from planner.serving.layouts import completed, degrees_of
 from planner.serving.wide_experts import EngineMachines, WideAsked, wide_asked, with_experts
@@ -116,6 +118,7 @@ def asked_row(
         record = {**record, "framework": FRAMEWORK}
         notes.append(f"framework is blank: {FRAMEWORK} is taken")
     _check_one_engine(record)
+    record = in_our_terms(record, notes)
     framework = find_framework(release_asked(record))
     record = framework.in_our_words({name: value for name, value in record.items() if value})
     head = record.get("draft_model", "")
@@ -280,8 +283,25 @@ def release_asked(record: Mapping[str, str]) -> str:
     whose name tells no release (``gpt-oss-dev``) is of its date, where there is one."""
     version = re.sub(_REMARK, "", record.get("version", "")).strip()  # 0.11 (vLLM V1)
     name, date = record["framework"], record.get("date")
-    asked = version if version and (tells_release(version) or not date) else date
+    asked = version if version and (tells_release(version) or not date) else date and _day(date)
     return f"{name}@{asked}" if asked and "@" not in name else name
+
+
+_STAMP = re.compile(r"(20\d\d)[-/]?(\d\d)[-/]?(\d\d)(?:[T _-]?\d\d:?\d\d.*)?", re.ASCII)
+_EPOCH = re.compile(r"(1[5-9]\d{8})(\d{3})?(\.\d+)?", re.ASCII)
+_MONTH = re.compile(r"20\d\d-\d\d", re.ASCII)
+
+
+def _day(text: str) -> str:
+    """The day of a time as programs stamp it (``20260301-101010``, ``2026-03-01T10:10Z``, seconds since 1970), or its
+    month."""
+    if stamp := _STAMP.fullmatch(text):
+        return "-".join(stamp.groups())
+    if since := _EPOCH.fullmatch(text):
+        return dt.datetime.fromtimestamp(int(since[1]), dt.UTC).date().isoformat()
+    if not _MONTH.fullmatch(text):
+        raise InputError(f"date: {shown(text)} is no day", "write it as 2026-03-01, or its month as 2026-03")
+    return text
 
 
 def _count(name: str, text: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,7 @@ from planner.serving.asked_rows import (
     asked_row,
 )
 from planner.serving.configuration import RECIPE_FIELDS
+from planner.serving.harness_words import lengths_told
 from planner.serving.layouts import refused_on_nodes
 from planner.serving.role_answers import RoleAnswer, answered
 from planner.serving.wide_experts import WIDE_FIELDS
@@ -82,6 +83,9 @@ FALLS_BEHIND = (
 
 PREDICTED_PREFIX, PREDICTED_SUFFIX = "predicted_", "_predicted"
 CONTAINER = "container"
+EXPERT_WIDTH = "expert width"
+"""What the reason begins with for which a layout does not cut experts."""
+
 TOGETHER = 512  # configurations predicted in one call: enough to spread its cost, few enough for the caches
 
 Progress = Callable[[str], None]
@@ -137,7 +141,7 @@ def predict(
             groups.setdefault(row.group, []).append(row)
         except ShardwrightError as error:
             out["error"][index] = _told(error)
-    desk = _Desk(catalogue, measured, progress, out, loops, expert_loads)
+    desk = _Desk(catalogue, measured, progress, out, loops, expert_loads, beside_measured)
     done = 0
     for group, rows in groups.items():
         for part in (rows[i : i + TOGETHER] for i in range(0, len(rows), TOGETHER)):
@@ -181,14 +185,14 @@ def _meant(table: pd.DataFrame) -> dict[str, str]:
         and "images" not in table.columns
         and table["image"].astype(str).str.contains("[/:]").any()
     ):
-        meant["image"] = CONTAINER
+        meant["image"] = CONTAINER if "version" in (*table.columns, *meant.values()) else "version"
     return meant
 
 
 def _check_columns(table: pd.DataFrame) -> None:
     """``table``: ``given`` with its columns in our words."""
-    needed = REQUIRED if "workload" in table.columns else (*REQUIRED, "isl", "osl")
-    missing = [name for name in needed if name not in table.columns]
+    lengths = () if "workload" in table.columns or lengths_told(table.columns) else ("isl", "osl")
+    missing = [name for name in (*REQUIRED, *lengths) if name not in table.columns]
     if missing:
         raise InputError(
             f"columns: {', '.join(missing)} missing",
@@ -228,6 +232,7 @@ class _Desk:
     out: dict[str, np.ndarray]
     loops: list[AskedLoops] | None
     expert_loads: FindLoads | None
+    ran: bool  # engines were measured, so that they can run
     costs: dict[tuple[str, str], CostModel] = field(default_factory=dict)
 
     def cost(self, gpu: Gpu, framework: str) -> CostModel:
@@ -251,6 +256,10 @@ def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[As
     node = catalogue.default_node(gpu)
     layouts = Layouts.of([row.layout for row in rows])
     refused = refused_on_nodes(model, precision, framework, layouts, node.gpus)
+    if desk.ran:
+        rows = [_as_it_ran(row, why, out["note"]) for row, why in zip(rows, refused, strict=True)]
+        layouts = Layouts.of([row.layout for row in rows])
+        refused = refused_on_nodes(model, precision, framework, layouts, node.gpus)
     for row, why in zip(rows, refused, strict=True):
         if why is not None:
             degrees = ", ".join(f"{name} {n}" for name, n in zip(DEGREES, row.layout, strict=False) if n > 1)
@@ -283,6 +292,17 @@ def _predict_group(desk: _Desk, model: Architecture, group: Group, rows: list[As
             out["error"][row.index] = _told(error)
     if engines:
         _answer(desk, served, engines)
+
+
+def _as_it_ran(row: AskedRow, why: str | None, notes: np.ndarray) -> AskedRow:
+    """A measured row whose experts cannot be cut as it says has them whole on each GPU of a stage: engines refuse to
+    start otherwise."""
+    tp, pp, dp, ep = row.layout[:4]
+    if why is None or not why.startswith(EXPERT_WIDTH) or ep != 1:
+        return row
+    said = f"ep: experts cannot be cut in {tp * dp} ({why}), so they were spread over {tp * dp} GPUs"
+    notes[row.index] = "; ".join(filter(None, (notes[row.index], said)))
+    return replace(row, layout=(tp, pp, dp, tp * dp, 1, *row.layout[5:]))
 
 
 def _answer(desk: _Desk, served: ServedModel, engines: list[AskedEngine]) -> None:

@@ -24,8 +24,37 @@ FEWER_USERS = (1.03, 1.1, 1.4, 3.0)
 """By what users at once are fewer than are in flight where a fleet carries the most, which is known to 1.25 %."""
 
 
+CLOSER, CLOSE = 3, 1.06
+"""So many more are tried between what does not do and what does, until they are this close: a way out is about the
+nearest."""
+
+
 def _factors(request: PlanRequest) -> Sequence[float]:
     return FEW if request.workload.concurrency is not None or request.cluster.is_open else GENTLER
+
+
+def _nearest(request: PlanRequest, fails: float, does: float, tried: Callable[[float], float | None]) -> float:
+    """Of the values between one that ``fails`` and one that ``does``: one about as near to the first as any that does;
+    as it is where a plan takes many.
+
+    Args:
+        tried: None where a value does, else one that may, 0: nobody knows.
+    """
+    aimed = 0.0
+    for _ in range(CLOSER if _factors(request) is GENTLER else 0):
+        if max(does / fails, fails / does) <= CLOSE:
+            break
+        between = aimed if min(fails, does) < aimed < max(fails, does) else math.sqrt(fails * does)
+        aims = tried(between)
+        if aims is None:
+            does, aimed = between, 0.0
+        else:
+            fails, aimed = between, aims
+    return does
+
+
+def _aims(why: ShardwrightError | None) -> float | None:
+    return None if why is None else 0.0
 
 
 def with_tried_hint(request: PlanRequest, error: ShardwrightError, fails: Fails) -> ShardwrightError:
@@ -95,7 +124,8 @@ def rounded_down(rate: float) -> float:
 def _relaxed(request: PlanRequest, relax_ms: Mapping[str, float], fails: Fails) -> str:
     """Limits that hold, in words; where the load is too much at any, with one that is carried."""
     limits = dict(relax_ms)
-    for factor in _factors(request):
+
+    def relaxed(factor: float) -> tuple[dict[str, float], PlanRequest]:
         asked = {label: float(rounded_up(ms * factor)) for label, ms in limits.items()}
         bounds = tuple(
             bound.model_copy(update={"limit_ms": max(asked[bound.label], bound.limit_ms)})
@@ -103,15 +133,24 @@ def _relaxed(request: PlanRequest, relax_ms: Mapping[str, float], fails: Fails) 
             else bound
             for bound in request.slo.bounds
         )
-        changed = request.model_copy(update={"slo": request.slo.model_copy(update={"bounds": bounds})})
+        return asked, request.model_copy(update={"slo": request.slo.model_copy(update={"bounds": bounds})})
+
+    failed = 0.0
+    for factor in _factors(request):
+        asked, changed = relaxed(factor)
         why = fails(changed)
         if why is None:
+            if failed:
+                found = _nearest(request, failed, factor, lambda each: _aims(fails(relaxed(each)[1])))
+                asked = relaxed(found)[0]
             return f"{relaxed_to(asked)} or more"
+        failed = factor
         if why.details.get("binding") == "concurrency":
             break  # it is not the bounds
         also = why.details.get("relax_ms")
         for label, ms in also.items() if isinstance(also, Mapping) else ():
-            limits[label] = max(limits.get(label, 0.0), ms)
+            if ms > limits.get(label, 0.0):
+                limits[label], failed = ms, 0.0  # another figure, of which nothing is known
     rate = None if why is None else why.details.get("highest_rate_rps")
     if isinstance(rate, float) and rate > 0 and request.workload.rate_rps is not None:
         offered, _ = _lower_rate(changed, rate, fails)
@@ -123,14 +162,21 @@ def _relaxed(request: PlanRequest, relax_ms: Mapping[str, float], fails: Fails) 
 def _lower_rate(request: PlanRequest, highest_rps: float, fails: Fails) -> tuple[str, float]:
     """(the way in words, "" where none was found, the highest rate that is known); rates are planned for with the
     headroom, and offered without."""
-    rate, planned_for = highest_rps, 1 + request.headroom
+    rate, planned_for, failed = highest_rps, 1 + request.headroom, 0.0
+
+    def at(rate_rps: float) -> PlanRequest:
+        workload = request.workload.model_copy(update={"rate_rps": rounded_down(rate_rps)})
+        return request.model_copy(update={"workload": workload})
+
     for factor in GENTLER:
         asked = rounded_down(rate / planned_for / factor)
-        workload = request.workload.model_copy(update={"rate_rps": asked})
-        why = fails(request.model_copy(update={"workload": workload}))
+        why = fails(at(asked))
         if why is None:
+            if failed > asked:
+                asked = rounded_down(_nearest(request, failed, asked, lambda each: _aims(fails(at(each)))))
             beside = f" beside {request.headroom:.0%} of headroom" if request.headroom else ""
             return f"offer at most {asked:g} requests/s{beside}", rate if factor == 1 else asked * planned_for
+        failed = asked
         known = why.details.get("highest_rate_rps")
         if isinstance(known, float) and 0 < known < rate:
             rate = known
@@ -171,14 +217,24 @@ def _more_watts(request: PlanRequest, watts: float, fails: Fails) -> str:
 def _wider(request: PlanRequest, name: str, gpus: int, fails: Fails, of: str | None = None) -> str:
     """So many GPUs of a pool, in words; "" where none was found to do."""
     what = of or f"GPUs of pool {name}"
+
+    def tried(count: float) -> float | None:
+        pools = tuple(
+            pool.model_copy(update={"gpus": math.ceil(count)}) if pool.name == name else pool
+            for pool in request.cluster.pools
+        )
+        why = fails(request.model_copy(update={"cluster": request.cluster.model_copy(update={"pools": pools})}))
+        carried, rate = None if why is None else why.details.get("highest_rate_rps"), request.workload.rate_rps
+        if isinstance(carried, float) and carried > 0 and rate is not None:
+            return math.ceil(count) * rate * (1 + request.headroom) / carried
+        return None if why is None else 0.0
+
+    failed = next(pool.gpus for pool in request.cluster.pools if pool.name == name)
     for factor in _factors(request):
         count = math.ceil(gpus * factor - 1e-9)
         if count > MOST_GPUS:
             break
-        pools = tuple(
-            pool.model_copy(update={"gpus": count}) if pool.name == name else pool for pool in request.cluster.pools
-        )
-        cluster = request.cluster.model_copy(update={"pools": pools})
-        if fails(request.model_copy(update={"cluster": cluster})) is None:
-            return f"{count} {what}"
+        if tried(count) is None:
+            return f"{math.ceil(_nearest(request, failed, count, tried))} {what}"
+        failed = count
     return ""

@@ -123,9 +123,25 @@ def _silicon() -> list[str]:
         )
         + ".",
         "",
+        *_margins(document.get("margins", {})),
         *_run_before(document["run_before"]),
     ]
     return rows
+
+
+def _margins(found: dict[str, Any]) -> list[str]:
+    """What room below every bound costs and saves."""
+    names = {"model": "models held out", "gpu": "GPU types held out"}
+    said = [
+        f"{name} "
+        + ", ".join(
+            f"{100 * float(margin):g} %: {figures['mean_pct']:.1f}, {figures['missed_pct']:.1f}"
+            for margin, figures in found[held].items()
+        )
+        for held, name in names.items()
+        if held in found
+    ]
+    return ["The same with room below every bound on TPOT: " + "; ".join(said) + ".", ""] if said else []
 
 
 def _run_before(found: dict[str, Any]) -> list[str]:

@@ -27,6 +27,18 @@ CONFIGS = b"""model,gpu,framework,tp,isl,osl,concurrency,name
 Qwen/Qwen3-32B,H200,vllm,2,4000,500,32,a
 Qwen/Qwen3-32B,H200,vllm,4,4000,500,8,b
 """
+RUN = {
+    "backend": "vllm",
+    "model_id": "Qwen/Qwen3-32B",
+    "gpu": "H200",
+    "tp": 2,
+    "request_rate": "inf",
+    "max_concurrency": 8,
+    "random_input_len": 1000,
+    "random_output_len": 100,
+    "median_tpot_ms": 9.5,
+    "itls": [[0.1, 0.2]],
+}
 LOADS = b"layer,expert,count,window\n1,0,5,a\n1,1,2,a\n2,0,3,a\n2,3,3,a\n4,2,9,a\n"
 MLP = (
     b"num_tokens,n_embd,n_expanded_embd,n_head,n_kv_head,use_gated_mlp,num_tensor_parallel_workers,"

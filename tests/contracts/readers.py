@@ -34,6 +34,7 @@ from reader_files import (
     OFFERS,
     PRICES,
     RESPONSE,
+    RUN,
     TRACE,
 )
 
@@ -377,6 +378,7 @@ READERS = {
     "price catalogue": Reader("vms.csv", lambda: PRICES, _prices, mutations.spoilt_csv),
     "engines": Reader("e.csv", lambda: ENGINES, _memories, mutations.spoilt_csv),
     "configurations": Reader("c.csv", lambda: CONFIGS, _predicted, mutations.spoilt_csv),
+    "runs of a load generator": Reader("r.jsonl", _lines(RUN, RUN), _predicted, mutations.spoilt_json),
     "own calibration": Reader(
         "calibration.json",
         lambda: text_of({"vllm": find_framework("vllm").fitted}).encode(),

@@ -358,13 +358,13 @@ def _requested(
 
 
 def read_configurations(path: Path) -> pd.DataFrame:
-    """A CSV as text, column by column."""
+    """A CSV, or lines of JSON, as text, column by column."""
     from profiles.files import Source
-    from profiles.tables import read_table
+    from profiles.tables import read_lines, read_table
 
     # Everything stays text: input columns are handed back as they came.
     source = Source(path, "", "give a CSV with a header: model,gpu,framework,tp,isl,osl,concurrency,...")
-    return read_table(source, skipinitialspace=True)
+    return read_lines(source) if path.suffix.casefold() == ".jsonl" else read_table(source, skipinitialspace=True)
 
 
 def _doing(count: int) -> str:

@@ -38,20 +38,26 @@ NAMES = tuple(entry[0] for entry in CONSTANTS)
 START, WIDTH, LEAST, MOST = (np.array([entry[i] for entry in CONSTANTS]) for i in (1, 2, 3, 4))
 FACTORS = (*PARTS, "moe_prompts")
 MOE = PARTS.index("moe")
+LEAST_STEP_MS = 0.05
 
 
 @dataclass(frozen=True)
 class OfRuns:
-    """Each run's constants [n, names] and effects [n] (logarithms)."""
+    """Each run's constants [n, names] and effects [n] (logarithms; ``layer``: ms of each layer)."""
 
     values: Floats
     step: Floats
     prompts: Floats
     front: Floats
+    layer: Floats
 
     def __getitem__(self, name: str) -> Floats:
         at = NAMES.index(name)
         return np.asarray(self.values[:, at : at + 1])
+
+    @property
+    def effects(self) -> tuple[Floats, ...]:
+        return self.step, self.prompts, self.front, self.layer
 
     def tokens_per_step(self, runs: MeasuredRuns) -> Floats:
         """[n]."""
@@ -75,12 +81,14 @@ def steps_ms(c: OfRuns, runs: MeasuredRuns) -> tuple[Floats, Floats]:
     decode = np.exp(c.step)[:, None] * (
         kernels(runs.parts_ms[:, :DECODE_LEVELS], runs.uneven[:, :DECODE_LEVELS], "moe") + host
     )
-    decode = decode + sequence * runs.decode_batch
+    beside = c.layer[:, None] * layers
+    decode = np.maximum(decode + beside + sequence * runs.decode_batch, LEAST_STEP_MS)
     first = host + c["prompt_step"] + c["prompt_step_per_layer"] * layers
     prompt = np.exp(c.prompts)[:, None] * (
         kernels(runs.parts_ms[:, DECODE_LEVELS:], runs.uneven[:, DECODE_LEVELS:], "moe_prompts") + first
     )
-    prompt = prompt + sequence * np.where(runs.mixed[:, None], runs.decode_batch[:, -1:], 0.0)
+    prompt = prompt + beside + sequence * np.where(runs.mixed[:, None], runs.decode_batch[:, -1:], 0.0)
+    prompt = np.maximum(prompt, LEAST_STEP_MS)
     return decode / c.tokens_per_step(runs)[:, None], prompt * runs.chunks[:, None]
 
 

@@ -16,21 +16,38 @@ from costmodels.estimates import Floats
 from costmodels.serving.calibration_fit.runs import MeasuredRuns, Texts, day_number
 from costmodels.serving.frameworks.calibration import MEMORY_DAYS, TREND_GOES_ON_DAYS, TREND_ORIGIN
 
-# group → prior's half-width (log) of the effect on a step, on one with prompts, and on the front end. GPU types share
-# little of the last over frameworks: it is the host's work, and what differs are the recipes of each framework there.
+# group → prior's half-width (log) of the effect on a step, on one with prompts, and on the front end, and (ms) on each
+# layer. GPU types share little of the front end over frameworks: it is the host's work, and what differs are the
+# recipes of each framework there. AMD's releases are far apart: one image to the next, steps of DeepSeek-R1 under
+# SGLang took 8 ms less (or 5 more), whatever the batch, so that their offset is mostly time a layer.
 WIDTHS = {
-    "vendor": (0.30, 0.30, 0.20),
-    "generation": (0.10, 0.10, 0.02),
-    "gpu": (0.10, 0.10, 0.03),
-    "framework generation": (0.10, 0.10, 0.02),
-    "framework gpu": (0.10, 0.10, 0.20),
-    "model": (0.05, 0.02, 0.01),
-    "framework model": (0.05, 0.05, 0.03),
-    "campaign": (0.10, 0.10, 0.30),
-    "release": (0.08, 0.08, 0.02),
-    "trend": (0.40, 0.40, 0.02),
-    "vendor trend": (0.20, 0.20, 0.02),
+    "vendor": (0.30, 0.30, 0.20, 0.20),
+    "generation": (0.10, 0.10, 0.02, 0.0),
+    "gpu": (0.10, 0.10, 0.03, 0.0),
+    "framework generation": (0.10, 0.10, 0.02, 0.0),
+    "framework gpu": (0.10, 0.10, 0.20, 0.0),
+    "model": (0.05, 0.02, 0.01, 0.0),
+    "framework model": (0.05, 0.05, 0.03, 0.0),
+    "campaign": (0.10, 0.10, 0.30, 0.0),
+    "release": (0.08, 0.08, 0.02, 0.0),
+    "amd release": (0.60, 0.60, 0.02, 2.00),
+    "amd engine": (0.0, 0.0, 0.0, 0.30),
+    "trend": (0.40, 0.40, 0.02, 0.0),
+    "vendor trend": (0.20, 0.20, 0.02, 0.0),
 }
+
+
+RELEASES = ("release", "amd release")
+
+KINDS = 4
+IN_EFFECT = np.array([1.0, 1.0, 1.0, 1e3])
+"""Coefficients of a step, of one with prompts, of the front end and (ms) of a layer; times this they are an
+:class:`~costmodels.serving.frameworks.calibration.Effect`'s."""
+
+
+def release_keys(runs: MeasuredRuns) -> Texts:
+    """In what releases share their offsets, [n]: a GPU type; of AMD's, whose kernels come by generation, that."""
+    return np.where(runs.vendor == "amd", runs.generation, runs.gpu)
 
 
 @dataclass(frozen=True)
@@ -43,7 +60,7 @@ class Groups:
     day: Floats
 
     def widths(self, kind: int) -> Floats:
-        """Of steps (0), steps with prompts (1) or the front end (2)."""
+        """Of steps (0), steps with prompts (1), the front end (2) or each layer (3)."""
         return np.array([WIDTHS[name][kind] for name in self.group])
 
     def __len__(self) -> int:
@@ -58,6 +75,7 @@ def groups_of(runs: MeasuredRuns, known: NDArray[np.bool_]) -> Groups:
 
     amd = np.array([name if name == "amd" else "" for name in runs.vendor], dtype=object)
     on = pair(runs.framework, runs.gpu)
+    released = pair(runs.framework, release_keys(runs))
     labels = {
         "vendor": amd,
         "generation": runs.generation,
@@ -66,6 +84,7 @@ def groups_of(runs: MeasuredRuns, known: NDArray[np.bool_]) -> Groups:
         "framework gpu": on,
         "model": np.array([kind.partition(" ")[0] for kind in runs.kind], dtype=object),
         "framework model": pair(runs.framework, runs.kind),
+        "amd engine": np.where(amd == "amd", released, ""),
         "campaign": pair(runs.framework, runs.campaign),
     }
     columns, group, keys, days = [], [], [], []
@@ -76,15 +95,15 @@ def groups_of(runs: MeasuredRuns, known: NDArray[np.bool_]) -> Groups:
             keys.append(key)
             days.append(np.nan)
     dated = known & np.isfinite(runs.days)
-    for key in sorted(set(on[dated])):
-        knots = np.unique(runs.days[dated & (on == key)])
+    for key in sorted(set(released[dated])):
+        knots = np.unique(runs.days[dated & (released == key)])
         root = _root(knots)
-        rows = (on == key) & np.isfinite(runs.days)
+        rows = (released == key) & np.isfinite(runs.days)
         block = np.zeros((len(runs), len(knots)))
         cross = np.exp(-np.abs(runs.days[rows][:, None] - knots) / MEMORY_DAYS)
         block[rows] = np.linalg.solve(root, cross.T).T
         columns.append(block)
-        group += ["release"] * len(knots)
+        group += ["amd release" if (amd[rows] == "amd").any() else "release"] * len(knots)
         keys += [key] * len(knots)
         days += knots.tolist()
     if dated.any() and np.ptp(runs.days[dated]) > MEMORY_DAYS:

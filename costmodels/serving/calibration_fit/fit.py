@@ -30,7 +30,7 @@ from costmodels.serving.calibration_fit.constants import (
     predicted_ms,
     steps_ms,
 )
-from costmodels.serving.calibration_fit.effects import Groups, groups_of
+from costmodels.serving.calibration_fit.effects import IN_EFFECT, KINDS, Groups, groups_of
 from costmodels.serving.calibration_fit.least import Drawn, least_soft_l1
 from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of
 from costmodels.serving.closed_loop.loop_grid import DECODE_LEVELS
@@ -65,7 +65,8 @@ class Linear:
 
 @dataclass(frozen=True)
 class FittedEngines:
-    """Constants [frameworks, names] and coefficients [3, k] of the groups: steps, steps with prompts, front end."""
+    """Constants [frameworks, names] and coefficients [4, k] of the groups: steps, steps with prompts, front end,
+    layers."""
 
     frameworks: tuple[str, ...]
     constants: Floats
@@ -137,15 +138,21 @@ def adjusted(
     present = known[None] & np.isfinite(runs.measured)
     truth, weight = np.log(runs.measured), weights_of(runs, known)
     which = np.nonzero(present)[1]
-    half = np.concatenate([np.tile(WIDTH * prior.freedom, frameworks), *(groups.widths(kind) for kind in range(3))])
-    center = np.concatenate([prior.constants.ravel(), np.zeros(3 * k)])
+    widths = np.stack([groups.widths(kind) for kind in range(KINDS)])
+    there = np.nonzero(widths)  # (kind, group) of each coefficient
+    half = np.concatenate([np.tile(WIDTH * prior.freedom, frameworks), widths[there]])
+    center = np.concatenate([prior.constants.ravel(), np.zeros(len(there[0]))])
     size = frameworks * len(NAMES)
 
+    def engines(x: Floats) -> FittedEngines:
+        coefficients = np.zeros((KINDS, k))
+        coefficients[there] = x[size:]
+        return FittedEngines(prior.frameworks, x[:size].reshape(frameworks, -1), coefficients, groups)
+
     def constants(x: Floats, shift: Floats | None = None) -> OfRuns:
-        fitted = FittedEngines(prior.frameworks, x[:size].reshape(frameworks, -1), x[size:].reshape(3, k), groups)
-        c = fitted.of(runs, groups)
-        move = np.zeros(3) if shift is None else shift
-        return OfRuns(c.values, c.step + move[0], c.prompts + move[1], c.front + move[2])
+        c = engines(x).of(runs, groups)
+        move = np.zeros(KINDS) if shift is None else shift
+        return OfRuns(c.values, *(each + by for each, by in zip(c.effects, move, strict=True)))
 
     def errors(c: OfRuns) -> Floats:
         return np.asarray(((linear_ms(c, runs, linear) - truth) * weight)[present])
@@ -156,29 +163,31 @@ def adjusted(
         for at in range(len(NAMES)):
             moved = c.values.copy()
             moved[:, at] += 1e-5 * WIDTH[at]
-            slope = (errors(OfRuns(moved, c.step, c.prompts, c.front)) - here) / (1e-5 * WIDTH[at])
+            slope = (errors(OfRuns(moved, *c.effects)) - here) / (1e-5 * WIDTH[at])
             for f in range(frameworks):
                 out[:, f * len(NAMES) + at] = np.where(index[which] == f, slope, 0.0)
-        for kind in range(3):
-            slope = (errors(constants(x, 1e-5 * np.eye(3)[kind])) - here) / 1e-5
-            out[:, size + kind * k : size + (kind + 1) * k] = slope[:, None] * groups.matrix[which]
+        for kind in range(KINDS):
+            slope = (errors(constants(x, 1e-5 * np.eye(KINDS)[kind])) - here) / 1e-5
+            out[:, size + np.flatnonzero(there[0] == kind)] = (
+                slope[:, None] * groups.matrix[np.ix_(which, there[1][there[0] == kind])]
+            )
         return out
 
     bounds = (
-        np.concatenate([np.tile(LEAST, frameworks), np.full(3 * k, -2.0)]) - 1e-9,
-        np.concatenate([np.tile(MOST, frameworks), np.full(3 * k, 2.0)]) + 1e-9,
+        np.concatenate([np.tile(LEAST, frameworks), np.full(len(there[0]), -2.0)]) - 1e-9,
+        np.concatenate([np.tile(MOST, frameworks), np.full(len(there[0]), 2.0)]) + 1e-9,
     )
-    first = center.copy() if start is None else np.concatenate([start.constants.ravel(), np.zeros(3 * k)])
+    first = center.copy() if start is None else np.concatenate([start.constants.ravel(), np.zeros(len(there[0]))])
     drawn = Drawn(center, half / np.sqrt(PRIOR * prior.weight), *bounds)
     found = least_soft_l1(lambda x: errors(constants(x)), slopes, first, drawn, STEPS)
-    return FittedEngines(prior.frameworks, found[:size].reshape(frameworks, -1), found[size:].reshape(3, k), groups)
+    return engines(found)
 
 
 def fit(runs: MeasuredRuns, prior: PriorConstants, progress: Progress = lambda _: None) -> tuple[FittedEngines, Linear]:
     """The constants of all ``runs``, and how their loops follow."""
     everything = np.ones(len(runs), np.bool_)
     groups = groups_of(runs, everything)
-    fitted = FittedEngines(prior.frameworks, prior.constants, np.zeros((3, len(groups))), groups)
+    fitted = FittedEngines(prior.frameworks, prior.constants, np.zeros((KINDS, len(groups))), groups)
     for turn in range(ROUNDS):
         progress(f"playing {len(runs):,} loops, round {turn + 1} of {ROUNDS}")
         linear = linear_at(fitted.of(runs, groups), runs)
@@ -225,6 +234,7 @@ def beside(runs: MeasuredRuns, known: Mapping[str, Calibration]) -> tuple[Measur
             for name, gpu, generation, vendor, day, kind in each
         ]
     )
+    offset = offset / IN_EFFECT
     prior = PriorConstants(
         frameworks, np.stack([constants_of(known[name]) for name in frameworks]), SHIPPED_FREEDOM, OWN_WEIGHT
     )

@@ -11,17 +11,24 @@ from numpy.typing import NDArray
 
 from costmodels.estimates import Floats
 from costmodels.serving.calibration_fit.constants import FACTORS, LEAST, MOST, NAMES, OfRuns, front_ms, predicted_ms
-from costmodels.serving.calibration_fit.effects import at_knots
+from costmodels.serving.calibration_fit.effects import IN_EFFECT, KINDS, RELEASES, at_knots
 from costmodels.serving.calibration_fit.fit import FittedEngines, PriorConstants, Progress, fit, held_out
 from costmodels.serving.calibration_fit.intervals import Residuals, added, at_load, front_spread, pooled, spreads_of
 from costmodels.serving.calibration_fit.runs import MeasuredRuns, day_of
-from costmodels.serving.frameworks.calibration import TREND_GOES_ON_DAYS, Calibration, Dated, Effect, Effects, Spreads
+from costmodels.serving.frameworks.calibration import (
+    EFFECTS,
+    TREND_GOES_ON_DAYS,
+    Calibration,
+    Dated,
+    Effect,
+    Effects,
+    Spreads,
+)
 
-_KINDS = ("step", "prompts", "front")
 NEWEST_SHARE = 0.25
 """Of the runs of a framework, that are held out as later ones."""
 
-USUAL_SHARE = np.array([0.5, 0.5, 0.5])
+USUAL_SHARE = np.array([0.5, 0.5, 0.5, 0.5])
 """Of the effects of the campaign with most runs, what a stranger is predicted with: half way between it and all
 others."""
 
@@ -94,7 +101,7 @@ def _with_front(known: Calibration, runs: MeasuredRuns, logs: Floats, shares: Fl
 def usual_campaign(runs: MeasuredRuns, framework: str) -> tuple[str, Floats]:
     """(Key of the campaign with most runs of a framework, the share of its effects that strangers are told)."""
     campaigns = Counter(map(str, runs.campaign[runs.framework == framework]))
-    share = np.ones(3) if len(campaigns) == 1 else USUAL_SHARE
+    share = np.ones(KINDS) if len(campaigns) == 1 else USUAL_SHARE
     return f"{framework} {campaigns.most_common(1)[0][0]}", share
 
 
@@ -104,12 +111,12 @@ def as_told(fitted: FittedEngines, runs: MeasuredRuns) -> OfRuns:
     campaign = np.array([name == "campaign" for name in groups.group])
     matrix = np.where(campaign, 0.0, groups.matrix)
     c = fitted.of(runs, replace(groups, matrix=matrix))
-    effects = np.zeros((3, len(runs)))
+    effects = np.zeros((KINDS, len(runs)))
     for framework in fitted.frameworks:
         key, share = usual_campaign(runs, framework)
         at = [i for i in np.flatnonzero(campaign) if groups.key[i] == key]
         effects[:, runs.framework == framework] = (share * fitted.coefficients[:, at].sum(axis=1))[:, None]
-    return OfRuns(c.values, c.step + effects[0], c.prompts + effects[1], c.front + effects[2])
+    return OfRuns(c.values, *(each + by for each, by in zip(c.effects, effects, strict=True)))
 
 
 def folds_of(runs: MeasuredRuns) -> dict[str, dict[str, NDArray[np.bool_]]]:
@@ -197,7 +204,7 @@ def _calibration(
             "request_steps": round(found["request_steps"], 4),
             "rank_steps": round(found["rank_steps"], 4) if (mine & (runs.ranks > 1)).any() else 0.0,
             "acceptance": round(found["acceptance"], 4),
-            "effects": _effects(fitted, runs, name, known.effects),
+            "effects": effects_of(fitted, runs, name, known.effects),
             **{latency: getattr(of_all, latency) for latency in ("ttft", "tpot", "e2e")},
             "on_gpus": on,
             "at_load": loads,
@@ -212,7 +219,7 @@ def _calibration(
     )
 
 
-def _effects(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: Effects) -> Effects:
+def effects_of(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: Effects) -> Effects:
     """Of one framework: what its GPU types share with the others' and their own, one sum each, beside what is known.
     Where there is one campaign, its effect counts: whoever calibrates on own runs measures as before."""
     groups = fitted.groups
@@ -223,7 +230,7 @@ def _effects(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: E
         return np.asarray(fitted.coefficients[:, at].sum(axis=1))
 
     def effect(values: Floats) -> Effect:
-        return Effect(**{kind: round(float(value), 4) for kind, value in zip(_KINDS, values, strict=True)})
+        return Effect(**{name: round(float(value), 4) for name, value in zip(EFFECTS, IN_EFFECT * values, strict=True)})
 
     vendors, generations, gpus = dict(known.vendors), dict(known.generations), dict(known.gpus)
     releases = dict(known.releases)
@@ -231,7 +238,8 @@ def _effects(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: E
     if "amd" in groups.key:
         vendors["amd"] = vendors.get("amd", Effect()) + effect(of("vendor", "amd"))
     for generation in sorted(set(map(str, runs.generation))):
-        learned = of("generation", generation) + of("framework generation", f"{framework} {generation}")
+        on = f"{framework} {generation}"
+        learned = of("generation", generation) + of("framework generation", on) + of("amd engine", on)
         generations[generation] = generations.get(generation, Effect()) + effect(
             learned + share * of("campaign", usual)
         )
@@ -240,18 +248,23 @@ def _effects(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: E
         generation, vendor, on = str(runs.generation[first]), str(runs.vendor[first]), f"{framework} {gpu}"
         shared = of("vendor", vendor) + of("generation", generation) + of("gpu", gpu)
         own = of("framework generation", f"{framework} {generation}") + of("framework gpu", on)
-        before = np.array(still.at((gpu, generation, vendor), None, ""))
-        gpus[gpu] = effect(before + shared + own + share * of("campaign", usual))
-        at = np.array([i for i in range(len(groups)) if (groups.group[i], groups.key[i]) == ("release", on)], np.int64)
+        own = own + of("amd engine", f"{framework} {generation}")
+        before = still.on_type(gpu, generation, vendor)
+        gpus[gpu] = before + effect(shared + own + share * of("campaign", usual))
+        released = generation if vendor == "amd" else gpu
+        at = np.array(
+            [
+                i
+                for i, (group, key) in enumerate(zip(groups.group, groups.key, strict=True))
+                if group in RELEASES and key == f"{framework} {released}"
+            ],
+            np.int64,
+        )
         if len(at):
-            values = np.stack([at_knots(fitted.coefficients[kind, at], groups.day[at]) for kind in range(3)])
-            days = [day_of(day) for day in groups.day[at]]
-            releases[gpu] = tuple(
-                Dated(
-                    day=day,
-                    effect=effect(np.array(still.at((gpu, generation, vendor), day, "")) - before + values[:, i]),
-                )
-                for i, day in enumerate(days)
+            values = np.stack([at_knots(each[at], groups.day[at]) for each in fitted.coefficients])
+            releases[released] = tuple(
+                Dated(day=day, effect=still.released((gpu, generation), day) + effect(values[:, i]))
+                for i, day in enumerate(map(day_of, groups.day[at]))
             )
     models = dict(known.models)
     for kind in sorted(set(map(str, runs.kind[runs.framework == framework]))):
@@ -260,6 +273,8 @@ def _effects(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: E
         models[kind] = base + effect(of("model", shape) + of("framework model", f"{framework} {kind}"))
     for shape in sorted({kind.partition(" ")[0] for kind in map(str, runs.kind)}):
         models[shape] = known.models.get(shape, Effect()) + effect(of("model", shape))
+    on_amd = (runs.framework == framework) & (runs.vendor == "amd")
+    shapes = {kind.partition(" ")[0] for kind in map(str, runs.kind[on_amd])}
     trends, until = dict(known.trends), known.trend_until
     dated = (runs.framework == framework) & np.isfinite(runs.days)
     if "trend" in groups.group and dated.any():
@@ -273,6 +288,7 @@ def _effects(fitted: FittedEngines, runs: MeasuredRuns, framework: str, known: E
         gpus=gpus,
         releases=releases,
         models=models,
+        layers_of=tuple(sorted({*known.layers_of, *shapes})),
         trends=trends,
         trend_until=until,
     )

@@ -38,7 +38,7 @@ class MeasuredRuns:
         days: of the release, since 2025.
         row: of the table that they came in.
         framework, gpu, generation, vendor, model, kind, campaign: labels.
-        offset: effects [n, 3] that are known before anything is fitted.
+        offset: effects [n, 4] that are known before anything is fitted.
         measured: [statistics, n] by :data:`STATISTICS`, ms, NaN where there is none.
     """
 
@@ -102,7 +102,7 @@ def runs_of(loops: Sequence[AskedLoops], campaign: Texts, measured: Floats) -> M
         load=Load(**joined),
         row=rows,
         campaign=campaign[rows],
-        offset=np.zeros((len(rows), 3)),
+        offset=np.zeros((len(rows), 4)),
         measured=measured[:, rows],
     )
 

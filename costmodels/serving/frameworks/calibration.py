@@ -69,6 +69,9 @@ MEMORY_DAYS = 180.0
 TREND_ORIGIN = dt.date(2025, 12, 17)
 """From which the trend of releases is counted."""
 
+OTHER_LAYERS = 0.5
+"""Of what a layer of the models with runs takes, what one of another model is taken to: theirs have most kernels."""
+
 TREND_GOES_ON_DAYS = 90
 """After the last release with runs, that the trend is taken to go on for."""
 
@@ -112,19 +115,24 @@ class Spreads(BaseModel):
 
 
 class Effect(BaseModel):
-    """On the logarithm of a step without prompts, of one with, and of the front end."""
+    """On the logarithm of a step without prompts, of one with, and of the front end; ``layer_us`` is what each layer of
+    a step takes beside that."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     step: float = 0.0
     prompts: float = 0.0
     front: float = 0.0
+    layer_us: float = 0.0
 
     def __add__(self, other: Effect) -> Effect:
-        return Effect(step=self.step + other.step, prompts=self.prompts + other.prompts, front=self.front + other.front)
+        return Effect(**{name: getattr(self, name) + getattr(other, name) for name in EFFECTS})
 
     def scaled(self, share: float) -> Effect:
-        return Effect(step=share * self.step, prompts=share * self.prompts, front=share * self.front)
+        return Effect(**{name: share * getattr(self, name) for name in EFFECTS})
+
+
+EFFECTS = tuple(Effect.model_fields)
 
 
 class Dated(BaseModel):
@@ -137,7 +145,7 @@ class Dated(BaseModel):
 
 
 class Effects(BaseModel):
-    """What GPU types add to a framework's constants; ``releases``: by GPU type, ascending."""
+    """What GPU types add to a framework's constants; ``releases``: by GPU type (AMD's by generation), ascending."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -146,6 +154,7 @@ class Effects(BaseModel):
     gpus: dict[str, Effect] = {}
     releases: dict[str, tuple[Dated, ...]] = {}
     models: dict[str, Effect] = {}
+    layers_of: tuple[str, ...] = ()  # shapes of the models whose runs say what a layer takes
     trends: dict[str, Effect] = {}  # of MEMORY_DAYS, by vendor
     trend_until: dt.date | None = None
 
@@ -153,30 +162,38 @@ class Effects(BaseModel):
         """Of a GPU type at a release's day: its own, or its generation's and vendor's; the releases' is that of the
         neighbours, fading with the time between; and of a kind of model (:func:`model_kind`): its own, or that of its
         architecture in other precisions."""
-        step, prompts, front = self.at((gpu.name, gpu.generation, gpu.vendor), day, kind)
-        return Effect(step=step, prompts=prompts, front=front)
+        return Effect(**dict(zip(EFFECTS, self.at((gpu.name, gpu.generation, gpu.vendor), day, kind), strict=True)))
 
-    def at(self, gpu: tuple[str, str, str], day: dt.date | None, kind: str) -> tuple[float, float, float]:
+    def at(self, gpu: tuple[str, str, str], day: dt.date | None, kind: str) -> tuple[float, ...]:
         """The same by names (GPU type, generation, vendor)."""
         shape = kind.partition(" ")[0]
-        found = self._at(*gpu, day) + self.models.get(kind, self.models.get(shape, Effect())) + self._drift(gpu[2], day)
-        return found.step, found.prompts, found.front
+        model = self.models.get(kind, self.models.get(shape, Effect()))
+        found = self.on_type(*gpu) + self.released(gpu[:2], day) + model + self._drift(gpu[2], day)
+        share = 1.0 if not self.layers_of or shape in self.layers_of else OTHER_LAYERS
+        return found.step, found.prompts, found.front, share * found.layer_us
 
-    def _at(self, gpu: str, generation: str, vendor: str, day: dt.date | None) -> Effect:
-        kind = self.gpus.get(gpu)
-        if kind is None:
-            kind = self.generations.get(generation, Effect()) + self.vendors.get(vendor, Effect())
-        dated = self.releases.get(gpu, ())
+    def on_type(self, gpu: str, generation: str, vendor: str) -> Effect:
+        """Of a GPU type under any release."""
+        known = self.gpus.get(gpu)
+        return (
+            known
+            if known is not None
+            else self.generations.get(generation, Effect()) + self.vendors.get(vendor, Effect())
+        )
+
+    def released(self, gpu: tuple[str, str], day: dt.date | None) -> Effect:
+        """Of a release, on a GPU type or on its generation (names)."""
+        dated = next((self.releases[name] for name in gpu if name in self.releases), ())
         if day is None or not dated:
-            return kind
+            return Effect()
         away = [(day - each.day).days for each in dated]
         before = max((i for i, days in enumerate(away) if days >= 0), default=0)
         after = min(before + (away[before] > 0), len(dated) - 1)
         span = (dated[after].day - dated[before].day).days
         if span > 0:
             share = min(max(away[before] / span, 0.0), 1.0)
-            return kind + dated[before].effect.scaled(1 - share) + dated[after].effect.scaled(share)
-        return kind + dated[before].effect.scaled(math.exp(-abs(away[before]) / MEMORY_DAYS))
+            return dated[before].effect.scaled(1 - share) + dated[after].effect.scaled(share)
+        return dated[before].effect.scaled(math.exp(-abs(away[before]) / MEMORY_DAYS))
 
     def _drift(self, vendor: str, day: dt.date | None) -> Effect:
         """How far the trend has come at a release of ``day`` (None: of the last day that it holds for)."""
@@ -315,7 +332,8 @@ class Calibration(BaseModel):
         plain = self.step_us + layers * self.step_us_per_layer
         first = self.prompt_step_us + layers * self.prompt_step_us_per_layer
         own = self.scale(prompts) * (plain + np.where(np.asarray(prompts) > 0, first, 0.0))
-        return np.asarray(np.maximum(own + sequences * self.step_us_per_sequence, 0.0), dtype=np.float64)
+        beside = layers * self.effect.layer_us + sequences * self.step_us_per_sequence
+        return np.asarray(np.maximum(own + beside, 0.0), dtype=np.float64)
 
     def front_us(
         self,

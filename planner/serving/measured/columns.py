@@ -55,9 +55,23 @@ def _latency(column: str) -> tuple[str, float] | None:
     return (quantity, float(unit[0])) if quantity in QUANTITIES else None
 
 
-def quantity_of(column: str) -> tuple[str, float] | None:
-    """The quantity (:data:`QUANTITIES`) that a column holds, and what its values are multiplied by; None: of none."""
-    return (column, 1.0) if column in QUANTITIES else _latency(column)
+INFERENCEX = ("hw", "conc")
+"""Columns by which InferenceX's results are known: their latencies are in seconds and say no unit."""
+
+_ITS_OWN = {"output_tput_per_gpu": "output_tokens_per_s_per_gpu"}
+
+
+def quantity_of(column: str, unit: str = "") -> tuple[str, float] | None:
+    """The quantity (:data:`QUANTITIES`) that a column holds, and what its values are multiplied by; None: of none.
+
+    Args:
+        unit: of latencies whose column says none; empty: they are not taken.
+    """
+    if column in QUANTITIES:
+        return column, 1.0
+    if unit and column in _ITS_OWN:
+        return _ITS_OWN[column], 1.0
+    return _latency(column) or (_latency(f"{column} {unit}") if unit else None)
 
 
 @dataclass(frozen=True)
@@ -77,8 +91,9 @@ def measured_columns(table: pd.DataFrame) -> Measured:
         InputError: nothing was; a quantity stands in two columns; a value is no positive number.
     """
     found: dict[str, tuple[str, float]] = {}
+    unit = "s" if set(INFERENCEX) <= set(table.columns) else ""
     for column in map(str, table.columns):
-        held = quantity_of(column)
+        held = quantity_of(column, unit)
         if held is None:
             continue
         quantity, scale = held

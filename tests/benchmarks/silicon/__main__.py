@@ -2,10 +2,11 @@
 tests.benchmarks.silicon``.
 
 ``calibrate`` fits the engines' constants first, with what ``plan calibrate`` runs, and writes
-``costmodels/serving/frameworks/calibration.yaml``; without it the hold-outs are computed all the same and the file is
-left alone. Rows are aiconfigurator-core's (extra ``silicon``, or ``--from FOLDER`` of the unpacked wheel) and those of
-``--runs`` files, in the columns of ``plan predict --measured``. Writes ``costmodels/evidence/silicon.json``. The peer
-runs in an environment of its own, made on first use; with ``--no-peer`` its figures stay as they were last.
+``costmodels/serving/frameworks/calibration.yaml`` (``--keep``: not those of some frameworks); without it the
+hold-outs are computed all the same and the file is left alone. Rows are aiconfigurator-core's (extra ``silicon``, or
+``--from FOLDER`` of the unpacked wheel) and those of ``--runs`` files, in the columns of ``plan predict --measured``.
+Writes ``costmodels/evidence/silicon.json``. The peer runs in an environment of its own, made on first use; with
+``--no-peer`` its figures stay as they were last.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import yaml
 
 from costmodels.estimates import Floats
 from costmodels.serving.calibration_fit.runs import MeasuredRuns
-from costmodels.serving.frameworks.framework import registry
+from costmodels.serving.frameworks.framework import find_framework, registry
 from planner.calibrate.learning import Lesson, calibrate
 from planner.serving.measured.columns import measured_columns
 from planner.serving.measured.scores import scores_of
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("action", nargs="?", choices=("score", "calibrate"), default="score")
     parser.add_argument("--from", dest="source", type=Path, help="folder of the unpacked aiconfigurator-core wheel")
     parser.add_argument("--runs", type=Path, nargs="*", default=[SHARED] if SHARED.exists() else [])
+    parser.add_argument("--keep", nargs="*", default=[], help="frameworks whose shipped constants stay")
     parser.add_argument("--no-peer", action="store_true", help="leave the peer out")
     options = parser.parse_args()
 
@@ -75,7 +77,8 @@ def main() -> None:
         table, fresh=True, said=f"{names} ({COMMAND} calibrate)", progress=lambda text: print(text, flush=True)
     )
     if options.action == "calibrate":
-        made = {name: each.model_dump(mode="json") for name, each in sorted(lesson.learned.calibrations.items())}
+        learned = {**lesson.learned.calibrations, **{name: find_framework(name).fitted for name in options.keep}}
+        made = {name: each.model_dump(mode="json") for name, each in sorted(learned.items())}
         header = (
             f"# Written by `{COMMAND} calibrate`; calibration.py says what each constant is.\n"
             "# Fitted to all rows (in-sample). Spreads are of these and of the newest releases held out.\n"
@@ -101,6 +104,7 @@ def main() -> None:
         "shipped_in_sample": shipped.model_dump(mode="json"),
         "held_out": _held_out(lesson),
         "decisions": _of_held(lesson, table, loaded.table, metrics.decisions),
+        "margins": _of_held(lesson, table, loaded.table, metrics.margins),
         "offline": _of_held(lesson, table, loaded.table, metrics.offline),
         "oracle": metrics.oracle(loaded.table),
         "optimistic": list(OPTIMISTIC),

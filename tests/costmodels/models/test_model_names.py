@@ -19,6 +19,8 @@ from profiles.errors import UnknownName
         ("RedHatAI/Qwen3-14B-FP8-dynamic", "Qwen/Qwen3-14B", "fp8"),
         ("Qwen/Qwen2.5-72B-Instruct-AWQ", "Qwen/Qwen2.5-72B-Instruct", "int4"),
         ("RedHatAI/Qwen3-8B-quantized.w8a8", "Qwen/Qwen3-8B", "int8"),
+        ("amd/DeepSeek-R1-0528-MXFP4-Preview", "deepseek-ai/DeepSeek-R1-0528", "mxfp4"),
+        ("Qwen3 14B", "Qwen/Qwen3-14B", "bf16"),
         ("amd/Llama-3.1-70B-Instruct-FP8-KV", "meta-llama/Llama-3.1-70B-Instruct", "fp8"),
         ("deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "meta-llama/Llama-3.3-70B-Instruct", "bf16"),
         ("RedHatAI/DeepSeek-R1-Distill-Llama-70B-FP8-dynamic", "meta-llama/Llama-3.3-70B-Instruct", "fp8"),

@@ -15,7 +15,7 @@ from costmodels.serving.calibration_fit.fit import adjusted, beside, fit, linear
 from costmodels.serving.calibration_fit.learned import folds_of, learn
 from costmodels.serving.calibration_fit.runs import PARTS, MeasuredRuns
 from costmodels.serving.closed_loop.load import Load
-from costmodels.serving.frameworks.calibration import MEMORY_DAYS, Dated, Effect, Effects, Spread, Spreads
+from costmodels.serving.frameworks.calibration import MEMORY_DAYS, NEUTRAL, Dated, Effect, Effects, Spread, Spreads
 from costmodels.serving.frameworks.framework import find_framework
 
 LEVELS = 7
@@ -56,14 +56,14 @@ def made(n: int, truth: dict[str, float], slower: dict[str, float] | None = None
         model=chosen("one", "two"),
         kind=np.full(n, "60x4096 fp8", dtype=object),
         campaign=chosen("lab", "other lab"),
-        offset=np.zeros((n, 3)),
+        offset=np.zeros((n, 4)),
         measured=np.full((4, n), np.nan),
     )
     values = np.tile(START, (n, 1))
     for name, value in truth.items():
         values[:, NAMES.index(name)] = value
     step = np.array([(slower or {}).get(name, 0.0) for name in gpu])
-    told = predicted_ms(OfRuns(values, step, 0 * step, 0 * step), runs)
+    told = predicted_ms(OfRuns(values, step, 0 * step, 0 * step, 0 * step), runs)
     told[1] = np.nan  # medians of TTFT and means of TPOT are not published
     told[2] = np.nan
     return replace(runs, measured=told)
@@ -85,7 +85,7 @@ def test_a_fit_finds_the_engine_that_made_the_runs() -> None:
 
 def test_the_linearised_loop_is_the_loop_where_it_was_played() -> None:
     runs = made(16, {"request": 10.0})
-    c = OfRuns(np.tile(START, (len(runs), 1)), *np.zeros((3, len(runs))))
+    c = OfRuns(np.tile(START, (len(runs), 1)), *np.zeros((4, len(runs))))
     logs = linear_ms(c, runs, linear_at(c, runs))
     np.testing.assert_allclose(np.exp(logs), predicted_ms(c, runs))
 
@@ -93,7 +93,7 @@ def test_the_linearised_loop_is_the_loop_where_it_was_played() -> None:
 def test_what_is_held_out_teaches_nothing() -> None:
     runs = made(40, {"step": 1.0})
     prior = nothing_known(runs)
-    c = OfRuns(np.tile(START, (len(runs), 1)), *np.zeros((3, len(runs))))
+    c = OfRuns(np.tile(START, (len(runs), 1)), *np.zeros((4, len(runs))))
     known = runs.gpu != "B200"
     spoiled = replace(runs, measured=np.where(known, runs.measured, 5 * runs.measured))
     linear = linear_at(c, runs)
@@ -153,7 +153,37 @@ def test_effects_fade_from_release_to_release_and_fall_back_to_the_generation() 
     assert effects.at(("MI300X", "cdna3", "amd"), dt.date(2026, 1, 31), "60x4096 fp8")[0] == pytest.approx(0.6)
     before = effects.at(("MI300X", "cdna3", "amd"), dt.date(2025, 7, 5), "60x4096 fp8")[0]
     assert 0.5 < before < 0.7
-    assert effects.at(("H200", "hopper", "nvidia"), day, "60x4096 fp8") == (0, 0, 0)
+    assert effects.at(("H200", "hopper", "nvidia"), day, "60x4096 fp8") == (0, 0, 0, 0)
+
+
+def test_releases_of_amd_are_those_of_a_generation_and_take_time_a_layer() -> None:
+    day = dt.date(2026, 1, 1)
+    slow = Effect(step=0.1, layer_us=50)
+    effects = Effects(vendors={"amd": Effect(layer_us=20)}, releases={"cdna3": (Dated(day=day, effect=slow),)})
+    for gpu in ("MI300X", "MI325X"):
+        assert effects.at((gpu, "cdna3", "amd"), day, "60x4096 fp8") == pytest.approx((0.1, 0, 0, 70))
+    assert effects.at(("MI355X", "cdna4", "amd"), day, "60x4096 fp8") == (0, 0, 0, 20)
+    told = effects.model_copy(update={"layers_of": ("61x7168",)})
+    assert told.at(("MI325X", "cdna3", "amd"), day, "61x7168 fp8_block")[3] == pytest.approx(70)
+    assert told.at(("MI325X", "cdna3", "amd"), day, "60x4096 fp8")[3] == pytest.approx(35)  # of another model: half
+    later = effects.at(("MI300X", "cdna3", "amd"), day + dt.timedelta(MEMORY_DAYS), "60x4096 fp8")
+    assert later[3] == pytest.approx(20 + 50 / np.e)
+    calibration = NEUTRAL.model_copy(update={"effect": slow})
+    assert calibration.host_us(60, np.array([8, 8]), np.array([0, 1])) == pytest.approx([3000, 3000])
+    assert calibration.model_copy(update={"effect": Effect(layer_us=-5)}).host_us(60, np.array([8]), np.array([0])) == 0
+
+
+def test_time_that_each_layer_takes_on_amd_is_learned_as_that() -> None:
+    plain = made(60, {})
+    runs = replace(plain, vendor=np.full(60, "amd", object), generation=np.full(60, "cdna3", object))
+    values, nothing = np.tile(START, (60, 1)), np.zeros(60)
+    told = predicted_ms(OfRuns(values, nothing, nothing, nothing, nothing + 0.1), runs)
+    runs = replace(runs, measured=told)
+    found, _ = fit(runs, nothing_known(runs))
+    c = found.of(runs, found.groups)
+    assert np.median(c.layer) > 0.05
+    assert np.median(np.abs(np.log(runs.measured / predicted_ms(c, runs))[2])) < 0.05
+    assert np.all(fit(plain, nothing_known(plain))[0].coefficients[3] == 0)
 
 
 def test_intervals_hold_what_they_claim_and_are_drawn_together() -> None:

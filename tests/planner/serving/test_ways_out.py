@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -10,10 +11,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from planner.serving.planning import plan
+from planner.serving.request import PlanRequest, parse_request
+from planner.serving.ways_out import with_tried_hint
 from profiles.errors import Infeasible
 from profiles.store import ProfileStore
 
 DENSE, EXPERTS = "Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"
+EASY = {"model": DENSE, "cluster": "1xH100", "workload": "isl=1000,osl=100", "slo": "ttft=1s,tpot=50ms"}
 
 
 def followed(request: dict[str, Any], hint: str) -> list[dict[str, Any]]:
@@ -103,3 +107,30 @@ def test_hints_are_planned_as_they_were_asked_for(bare: ProfileStore, changes: d
     assert ways
     for way in ways:
         assert plan(way, store=bare), (hint, way)
+
+
+@pytest.mark.parametrize("enough", [9, 13, 37, 44, 48])
+def test_so_many_gpus_are_about_the_fewest_that_do(enough: int) -> None:
+    """Whatever formulas say: 48 were told where 37 do."""
+    request = parse_request({**EASY, "cluster": "8xH100", "workload": "isl=2000,osl=200,rate=30"})
+
+    def fails(changed: PlanRequest) -> Infeasible | None:
+        gpus = changed.cluster.pools[0].gpus
+        return None if gpus >= enough else Infeasible("", "", highest_rate_rps=30 * gpus / enough)
+
+    error = Infeasible("more than it carries", "", highest_rate_rps=5.0, gpus_needed={"H100-SXM": 48})
+    hint = with_tried_hint(request, error, fails).hint
+    (told,) = map(int, re.findall(r"have ([0-9]+) GPUs", hint))
+    assert enough <= told <= max(math.ceil(enough * 1.06), enough + 2)
+
+
+@pytest.mark.parametrize("enough", [78.0, 100.0, 149.0])
+def test_a_relaxed_bound_is_about_the_least_that_does(enough: float) -> None:
+    request = parse_request({**EASY, "slo": "ttft_p90=40ms,tpot_p90=50ms"})
+
+    def fails(changed: PlanRequest) -> Infeasible | None:
+        return None if changed.slo.bounds[0].limit_ms >= enough else Infeasible("", "")
+
+    error = Infeasible("slo binds", "relax ttft_p90 to 50 ms or more", relax_ms={"ttft_p90": 50.0})
+    (told,) = map(float, re.findall(r"ttft_p90 to ([0-9.]+) ms", with_tried_hint(request, error, fails).hint))
+    assert enough <= told <= enough * 1.15  # two digits, upwards

@@ -1,0 +1,99 @@
+"""What load generators write of a run in other terms than ours: a rate without end, totals in place of lengths, experts
+spread by a switch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Mapping
+
+from planner.contract.words import folded
+from profiles.errors import InputError
+from profiles.values import number, shown
+
+TOTALS = {"isl": "total_input_tokens", "osl": "total_output_tokens"}
+"""Length → the column that holds it times the requests that were answered."""
+
+ANSWERED = "completed"
+
+RATIO = "random_range_ratio"
+SHORTEST = 0.01
+"""Share of a length where a generator draws from a single token on."""
+
+SWITCH = "enable_expert_parallel"
+ENDLESS = ("inf", "infinity")
+ON, OFF = ("true", "yes", "1"), ("false", "no", "0")
+
+
+def lengths_told(columns: Container[str]) -> bool:
+    """Whether ``columns`` say how long requests are, as totals or plainly."""
+    plain = all(name in columns for name in TOTALS)
+    return plain or (ANSWERED in columns and all(n in columns or total in columns for n, total in TOTALS.items()))
+
+
+def in_our_terms(record: Mapping[str, str], notes: list[str]) -> dict[str, str]:
+    """``record`` with what a load generator wrote in our terms; adds to ``notes`` what was taken for what.
+
+    Raises:
+        InputError: totals of no request; a switch that is neither on nor off.
+    """
+    out = dict(record)
+    if out.get("rate", "").casefold() in ENDLESS:
+        out["rate"] = ""
+        if not out.get("concurrency") and out.get("requests"):
+            out |= {"concurrency": out["requests"], "mode": "burst"}
+            notes.append(f"rate is without end: all {out['requests']} requests are sent at once")
+    ratio = "" if out.get("spread") else out.get(RATIO, "")
+    for name, total in TOTALS.items():
+        if (out.get(name) and not ratio) or not (out.get(total) and out.get(ANSWERED)):
+            continue
+        tokens, count = (number(out.get(column, "")) for column in (total, ANSWERED))
+        if tokens is None or count is None or not count > 0 or not tokens >= count:
+            raise InputError(
+                f"{total}, {ANSWERED}: {shown(out[total])} of {shown(out.get(ANSWERED, ''))} are no lengths",
+                f"give {name}, or the tokens of all requests and how many were answered",
+            )
+        out[name] = str(round(tokens / count))
+        notes.append(f"{name} is {total} \u00f7 {ANSWERED}: {out[name]}")
+    if ratio and not (out.get(ANSWERED) and all(out.get(total) for total in TOTALS.values())):
+        out["spread"] = _spread(ratio, out.get("framework", ""), notes)
+    return _experts(out, notes)
+
+
+def _spread(ratio: str, framework: str, notes: list[str]) -> str:
+    """What generators call a range ratio: SGLang draws from that share of the length on, vLLM on both sides of it."""
+    value = number(ratio)
+    if value is None or not 0 <= value <= 1:
+        raise InputError(f"{RATIO}: {shown(ratio)} is no share", "give one between 0 and 1, or a spread, as 0.8-1")
+    whose = folded(framework)
+    if whose.startswith(("sgl", "dynamo_sgl")):
+        low, high = max(value, SHORTEST), 1.0
+    elif whose.startswith("vllm"):
+        low, high = max(1 - value, SHORTEST), 1 + value
+    else:
+        raise InputError(
+            f"{RATIO}: SGLang and vLLM mean different things by it, and the framework is {framework}",
+            "give spread in its place: 0.8-1 for lengths from 80 % on",
+        )
+    if low == high:
+        return ""
+    notes.append(f"{RATIO} {ratio}: lengths between {low:g} and {high:g} of isl and osl")
+    return f"{low:g}-{high:g}"
+
+
+def _experts(record: dict[str, str], notes: list[str]) -> dict[str, str]:
+    """vLLM spreads experts over all GPUs of a stage, or over none: a switch, be it in the place of ``ep``."""
+    switch = next((name for name in record if folded(name) == SWITCH and record[name]), "ep")
+    word = record.get(switch, "").casefold()
+    if switch == "ep" and word not in (*ON[:-1], *OFF[:-1]):
+        return record
+    if word not in (*ON, *OFF):
+        raise InputError(
+            f"{switch}: {shown(record[switch])} is neither true nor false", "write true or false, or give ep"
+        )
+    if switch == "ep":
+        record["ep"] = ""
+    if word in ON and not record.get("ep"):
+        over = math.prod(int(number(record.get(name, "")) or 1) for name in ("tp", "dp"))
+        record["ep"] = str(over)
+        notes.append(f"{switch} is {word}: experts are spread over all {over} GPUs of a stage")
+    return record

@@ -1,0 +1,125 @@
+"""Tables as load generators write them: vLLM's and SGLang's results, InferenceX, ML.ENERGY."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from planner.serving.harness_words import in_our_terms
+from planner.serving.measured.columns import measured_columns, quantity_of
+from planner.serving.prediction_table import predict
+from profiles.errors import InputError
+
+VLLM = {
+    "date": "20260301-101010",
+    "backend": "vllm",
+    "model_id": "Qwen/Qwen3-32B",
+    "num_prompts": "320",
+    "request_rate": "inf",
+    "max_concurrency": "32",
+    "completed": "320",
+    "total_input_tokens": "327680",
+    "total_output_tokens": "163840",
+    "median_tpot_ms": "9",
+    "gpu_name": "NVIDIA H200",
+    "tensor_parallel_size": "2",
+}
+
+
+def answered(record: dict[str, str]) -> pd.Series:
+    return predict(pd.DataFrame([record]), beside_measured=True).iloc[0]
+
+
+def test_what_vllm_bench_serve_writes_is_predicted_as_the_same_run_in_our_words() -> None:
+    ours = answered(
+        {
+            "model": "Qwen/Qwen3-32B",
+            "gpu": "H200",
+            "framework": "vllm",
+            "date": "2026-03-01",
+            "tp": "2",
+            "isl": "1024",
+            "osl": "512",
+            "concurrency": "32",
+            "requests": "320",
+        }
+    )
+    row = answered(VLLM)
+    assert row["error"] == ours["error"] == ""
+    assert row["release"] == ours["release"] == "0.16.0"
+    assert row["tpot_ms_p50"] == ours["tpot_ms_p50"]
+    assert "isl is total_input_tokens ÷ completed: 1024" in row["note"]
+
+
+def test_a_rate_without_end_and_no_bound_is_a_burst() -> None:
+    notes: list[str] = []
+    found = in_our_terms({"rate": "inf", "requests": "64", "isl": "8"}, notes)
+    assert (found["concurrency"], found["mode"], found["rate"]) == ("64", "burst", "")
+    assert "sent at once" in notes[0]
+    assert in_our_terms({"rate": "4", "requests": "64"}, []) == {"rate": "4", "requests": "64"}
+
+
+@pytest.mark.parametrize(
+    ("framework", "ratio", "spread"),
+    [("sglang", "0.8", "0.8-1"), ("SGLang", "0", "0.01-1"), ("sglang", "1", ""), ("vllm", "0.2", "0.8-1.2")],
+)
+def test_a_range_ratio_is_what_its_generator_draws(framework: str, ratio: str, spread: str) -> None:
+    assert in_our_terms({"random_range_ratio": ratio, "framework": framework}, [])["spread"] == spread
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ({"random_range_ratio": "0.8", "framework": "trtllm"}, "mean different things"),
+        ({"random_range_ratio": "8", "framework": "vllm"}, "is no share"),
+        ({"total_input_tokens": "many", "completed": "3"}, "no lengths"),
+        ({"total_input_tokens": "100", "completed": "0"}, "no lengths"),
+        ({"enable_expert_parallel": "maybe", "tp": "8"}, "neither true nor false"),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_with_its_column(record: dict[str, str], says: str) -> None:
+    with pytest.raises(InputError, match=says) as refused:
+        in_our_terms(record, [])
+    assert refused.value.message.startswith(next(iter(record)))
+
+
+@pytest.mark.parametrize(
+    ("record", "ep"),
+    [
+        ({"enable_expert_parallel": "True", "tp": "4", "dp": "2"}, "8"),
+        ({"enable_expert_parallel": "1", "tp": "8"}, "8"),
+        ({"enable_expert_parallel": "false", "tp": "8"}, ""),
+        ({"enable_expert_parallel": "true", "tp": "8", "ep": "4"}, "4"),
+        ({"ep": "true", "tp": "8"}, "8"),
+        ({"ep": "false", "tp": "8"}, ""),
+        ({"ep": "2", "tp": "8"}, "2"),
+    ],
+)
+def test_a_switch_spreads_experts_over_all_gpus_of_a_stage(record: dict[str, str], ep: str) -> None:
+    assert in_our_terms(record, []).get("ep", "") == ep
+
+
+def test_latencies_of_inferencex_are_in_seconds_and_others_without_a_unit_are_not_taken() -> None:
+    table = pd.DataFrame([{"hw": "h200", "conc": "4", "mean_ttft": "0.2", "output_tput_per_gpu": "500"}])
+    truth = measured_columns(table).values
+    assert truth["ttft_ms_mean"].tolist() == [200.0]
+    assert truth["output_tokens_per_s_per_gpu"].tolist() == [500.0]
+    assert quantity_of("mean_ttft") is None
+
+
+@pytest.mark.parametrize("date", ["2026-03-01T10:10:10Z", "2026-03-01 10:10", "2026/03/01", "1772359810"])
+def test_a_run_is_of_its_day_however_that_is_stamped(date: str) -> None:
+    assert answered({**VLLM, "date": date})["release"] == "0.16.0"
+
+
+def test_a_date_that_is_none_is_refused() -> None:
+    assert answered({**VLLM, "date": "03/01/2026"})["error"].startswith("date: '03/01/2026' is no day")
+
+
+def test_a_measured_engine_had_its_experts_cut_as_it_starts() -> None:
+    run = {**VLLM, "model_id": "MiniMaxAI/MiniMax-M2.5", "tensor_parallel_size": "8", "ep": "1"}
+    ran, asked = answered(run), predict(pd.DataFrame([run])).iloc[0]
+    assert ran["error"] == ""
+    assert "spread over 8 GPUs" in ran["note"]
+    assert ran["tpot_ms_p50"] == answered({**run, "ep": "8"})["tpot_ms_p50"]
+    assert asked["error"].startswith("layout: expert width 1536")
