@@ -226,12 +226,12 @@ class CostModel:
 
     def _loaded(self, operation: str) -> _Loaded:
         if operation not in self._kernels:
-            self._kernels[operation] = kept((operation, *self._made_from), lambda: self._load(operation))
+            self._kernels[operation] = kept((operation, *self.made_from), lambda: self._load(operation))
         return self._kernels[operation]
 
     @cached_property
-    def _made_from(self) -> tuple[str, ...]:
-        """All that :meth:`_load` makes an operation's models from."""
+    def made_from(self) -> tuple[str, ...]:
+        """All that an operation's models are made from."""
         stores = [(str(each.path), each.manifest.content_hash) for each in (self.store, *self.measured)]
         return self.framework, self.gpu.model_dump_json(), repr(self.catalogue), repr(stores)
 

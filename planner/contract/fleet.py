@@ -91,8 +91,17 @@ class Route(Sparse):
     )
 
 
-class ScheduledStep(Document):
+class LossRouting(Document):
+    """Where a gateway sends requests while engines are lost."""
+
+    lost: dict[str, int] = Field(description="engine group → engines of it that are gone")
+    routing: tuple[Route, ...]
+
+
+class ScheduledStep(Sparse):
     """What runs from when to when."""
+
+    SELDOM: ClassVar[tuple[str, ...]] = ("after_losses",)
 
     start_s: float
     end_s: float
@@ -107,6 +116,11 @@ class ScheduledStep(Document):
         default=None, description="what the GPUs cost that serve, without electricity; null where a price is not known"
     )
     carries: float = Field(description="how many times its load the whole fleet carries")
+    after_losses: tuple[LossRouting, ...] = Field(
+        default=(),
+        description="routing while something is lost that is to be survived, where `routing` would send what is left "
+        "more than it carries; of other losses what is left takes its part of each range's weights",
+    )
 
 
 class AttainedAfterLoss(Document):

@@ -4,7 +4,8 @@ Requests go to an engine group by the weights of their range in the step in whic
 holds goes by the nearest range), and there to one of the engines that serve. Where that prefills alone, the request
 goes on, when its cache has come over, to an engine that decodes, by the weights of the step at that time. An engine
 that leaves serves out what it has. One that is lost has its requests sent again from their beginning, to those that
-are left, by the weights that are then left.
+are left, by the weights that the plan has for that loss; where it has none, by those of the step, of which what is left
+of a group takes its part.
 """
 
 from __future__ import annotations
@@ -67,13 +68,14 @@ class Routing:
     def __init__(self, schedule: Sequence[ScheduledStep], services: Sequence[str], groups: Sequence[str]) -> None:
         self.starts = np.array([step.start_s for step in schedule])
         self._groups = {name: i for i, name in enumerate(groups)}
-        self._steps = {
-            stage: [
-                [self._table([route for route in step.routing if route.service == name], stage) for name in services]
-                for step in schedule
-            ]
-            for stage in STAGES
-        }
+        self._steps = [self._tables(step.routing, services) for step in schedule]
+        self._lost = [
+            {
+                tuple(each.lost.get(name, 0) for name in groups): self._tables(each.routing, services)
+                for each in step.after_losses
+            }
+            for step in schedule
+        ]
         self.counts = np.array([[step.engines.get(name, 0) for name in groups] for step in schedule], np.int64)
 
     def _table(self, routes: Sequence[Route], stage: Stage) -> tuple[Floats, Floats]:
@@ -99,9 +101,25 @@ class Routing:
         """The step in which requests come; the last one goes on for ever."""
         return np.maximum(np.searchsorted(self.starts, seconds, side="right") - 1, 0)
 
-    def weights(self, stage: Stage, step: int, service: int, isl: Ints, osl: Ints) -> Floats:
-        """(n, groups) of requests of one service in one step."""
-        ranges, weights = self._steps[stage][step][service]
+    def _tables(self, routing: Sequence[Route], services: Sequence[str]) -> dict[Stage, list[tuple[Floats, Floats]]]:
+        """Of each stage, each service's."""
+        return {
+            stage: [self._table([route for route in routing if route.service == name], stage) for name in services]
+            for stage in STAGES
+        }
+
+    def left(self, stage: Stage, step: int, service: int, gone: Ints, isl: Ints, osl: Ints) -> Floats:
+        """(n, groups) of requests of one service in one step while engines ``gone`` (groups,) are lost."""
+        planned = self._lost[step].get(tuple(gone.tolist()))
+        if planned is not None:
+            return self._looked_up(planned[stage][service], isl, osl)
+        had = self.counts[step]
+        # What is left of a group takes its part of the group's share, and what the others lost.
+        part = (had - gone) / np.maximum(had, 1)
+        return np.asarray(self._looked_up(self._steps[step][stage][service], isl, osl) * part[None, :])
+
+    def _looked_up(self, table: tuple[Floats, Floats], isl: Ints, osl: Ints) -> Floats:
+        ranges, weights = table
         if not len(ranges):  # none of its requests were planned for in this step
             return np.zeros((len(isl), len(self._groups)))
         away = np.zeros((len(isl), len(ranges)))
@@ -178,13 +196,11 @@ class ScheduleReplay:
         for case in np.unique(cases, axis=0):
             mine = np.flatnonzero((cases == case).all(axis=1))
             t, when, service = (int(each) for each in case)
-            counts = self._routing.counts[t].copy()
-            for i, name in enumerate(self._names):
-                counts[i] -= down(self._failures, name, int(counts[i]), float(self._times[when]))
+            had, at_s = self._routing.counts[t], float(self._times[when])
+            gone = np.array([down(self._failures, name, int(had[i]), at_s) for i, name in enumerate(self._names)])
+            counts = had - gone
             isl, osl = load.requests.isl[rows[mine]], load.requests.osl[rows[mine]]
-            # What is left of a group takes its part of the group's share, and what the others lost.
-            had = np.maximum(self._routing.counts[t], 1)
-            weights = self._routing.weights(stage, t, service, isl, osl) * (counts / had)[None, :]
+            weights = self._routing.left(stage, t, service, gone, isl, osl)
             total = weights.sum(axis=1)
             some = total > 0
             edges = np.cumsum(weights[some], axis=1) / total[some, None]

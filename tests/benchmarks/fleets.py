@@ -6,15 +6,13 @@
 slice of
   every size is sent whole to one type), written from the paper;
 * AIBrix's way (the best fractions, rounded up for each type) beside the optimum;
-* random services, replayed with seeds that no plan saw: whether promises hold at the planned load, and what more they
-carry.
+* random services, replayed with seeds that no plan saw: whether promises hold (:mod:`tests.benchmarks.fleets_holding`).
 
 Writes ``docs/fleets.md``'s table.
 """
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 import time
@@ -31,9 +29,9 @@ from planner.solving.solvers import Floats, Highs, Problem, Row
 PAGE = Path(__file__).parents[2] / "docs" / "fleets.md"
 START, END = "<!-- generated: tests/benchmarks/fleets.py -->", "<!-- end of what is generated -->"
 
-HOUR_S = 3600.0
+BETWEEN = "\n\n<!-- next part -->\n\n"
 
-HOLDING_S = float(os.environ.get("HOLDING_S", "inf"))
+HOUR_S = 3600.0
 
 
 def question(
@@ -196,76 +194,23 @@ def melange_shapes() -> list[str]:
     return rows
 
 
-# ------------------------------------------------------------------ whether they hold
+def whether_they_hold() -> list[str]:
+    from tests.benchmarks.fleets_holding import holding
+
+    return holding()
 
 
-def holding(services: int = 30, seeds: int = 5) -> list[str]:
-    """Random services on two or three GPU types, replayed with seeds that no plan saw: as many of ``services`` as are
-    begun within ``HOLDING_S`` seconds."""
-    from planner.replay.report import simulate
-    from planner.replay.request import parse_simulation_request
-    from planner.serving.fleets.planning import plan_fleet
-    from planner.serving.fleets.request import parse_fleet_request
-
-    held, replays, breaks, until = 0, 0, list[str](), time.perf_counter() + HOLDING_S
-    for number in range(services):
-        if time.perf_counter() > until:
-            break
-        rng = np.random.default_rng(500 + number)
-        percentile = int(rng.choice([90, 99]))
-        edges = np.unique(np.rint(np.geomspace(50, 8_000, int(rng.integers(4, 9)))).astype(int))
-        rates = rng.dirichlet(np.ones(len(edges) - 1)) * float(rng.choice([8, 30, 120]))
-        classes = [
-            {
-                "isl_from": int(a),
-                "isl_to": int(b),
-                "osl_from": 50,
-                "osl_to": int(rng.integers(150, 500)),
-                "rate_rps": float(r),
-            }
-            for a, b, r in zip(edges, edges[1:], rates, strict=False)
-        ]  # fmt: skip
-        slo = f"ttft_p{percentile}=1.5s,tpot_p{percentile}=60ms"
-        types = ("H100", "L40S", "H200")[: 2 + number % 2]
-        fleet = {
-            "cluster": {"name": "c", "pools": [{"gpu": gpu, "as_needed": True} for gpu in types]},
-            "services": [{"name": "s", "model": "Qwen/Qwen3-8B", "slo": slo, "load": {"classes": classes}}],
-        }  # fmt: skip
-        plan = plan_fleet(parse_fleet_request(fleet))
-        requests = int(min(20_000, max(4_000, 600 * rates.sum())))
-        for seed in range(1, seeds + 1):
-            report = simulate(parse_simulation_request({"plan": plan, "requests": requests, "seed": seed}))
-            replays += 1
-            held += all(each.holds for each in report.slo)
-        rate = float(rates.sum())
-        for more in (1.04, 1.08, 1.12, 1.16, 1.2, 1.3, 1.5):
-            asked = {"plan": plan, "requests": requests, "seed": 1, "rate": rate * more}
-            if not all(each.holds for each in simulate(parse_simulation_request(asked)).slo):
-                words = f"{more:.2f}"
-                break
-        else:
-            words = f"more than {more:g}"
-        engines = sum(plan.decision.schedule[0].engines.values())
-        breaks.append(f"{engines} engine{'' if engines == 1 else 's'} at p{percentile}: {words}")
-        print(number, percentile, engines, held, replays, more, flush=True)
-    return [
-        f"{held} of {replays} replays of {len(breaks)} random services hold at the planned load (seeds "
-        f"that no plan saw); they "
-        f"break at {'; '.join(breaks)} times it."
-    ]
-
-
-PARTS = {"sizes": sizes, "published": melange_shapes, "holding": holding}
+PARTS = {"sizes": sizes, "published": melange_shapes, "holding": whether_they_hold}
 
 
 def main(arguments: list[str]) -> None:
     made = {name: "\n".join(part()) for name, part in PARTS.items() if not arguments or name in arguments}
     before, rest = PAGE.read_text("utf-8").split(START)
     old, after = rest.split(END)
-    texts = old.strip("\n").split("\n\n")
+    texts = old.strip("\n").split(BETWEEN)
     for number, name in enumerate(PARTS):
         texts[number] = made.get(name, texts[number])
-    told = "\n\n".join(texts)
+    told = BETWEEN.join(texts)
     PAGE.write_text(f"{before}{START}\n{told}\n{END}{after}", "utf-8")
 
 

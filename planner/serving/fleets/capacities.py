@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from costmodels.estimates import Floats, Ints
+from costmodels.kernels.kept import kept
 from costmodels.models.architecture import Architecture
 from costmodels.models.precision import Precision
 from costmodels.operations.layouts import Layouts
@@ -25,6 +27,7 @@ from planner.serving.engines.pairing import not_handed_over
 from planner.serving.fleets.apart import Partners, rates_apart
 from planner.serving.fleets.nearest import Unserved, most_of, unserved
 from planner.serving.fleets.request import FleetRequest, ServiceAsked
+from planner.serving.fleets.worth import worth_keeping
 from planner.serving.layouts import Restrictions, degrees_of, layout_at
 from planner.serving.operating_points import Job, LayoutSearch, rate_at_confidence, search
 from planner.serving.planning import CostOf, jobs_of, precisions_of
@@ -39,13 +42,6 @@ DIRECT = 48
 
 GRID = (9, 7)
 """Points of the grid over prompts and outputs, of more classes."""
-
-KEPT = 10
-"""Kinds of engine of a pool and a precision that are chosen from: those that carry most of some class for their GPUs,
-and the smallest."""
-
-CLOSE = 0.02
-"""Share of a capacity by which another kind of the same size counts as no better."""
 
 EXPLAINED = 8
 """Classes that nothing carries, of which it is looked for why."""
@@ -121,6 +117,17 @@ def _allowed(job: Job, *, several: bool) -> Restrictions:
     return Restrictions(most, node, max_engine_gpus=most)
 
 
+@dataclass
+class _Carried:
+    """What engines carry at some lengths: ``cells`` (points, kinds), ``searched`` as of :class:`Capacities`, ``watts``:
+    the most of any length, of one engine."""
+
+    keys: list[ModelEngine] = field(default_factory=list)
+    cells: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    searched: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    watts: dict[tuple[object, ...], float] = field(default_factory=dict)
+
+
 class Capacities:
     """Of one service on the pools of a cluster."""
 
@@ -188,10 +195,10 @@ class Capacities:
                 binding="slo",
                 relax_ms={self._asked.name: most_of(reasons)},
             )
-        kept = _worth(keys, cells)
+        chosen = worth_keeping(keys, cells)
         why = self._why(classes, cells)
-        engines = tuple(replace(k, watts=self._watts.get(k.key), why=why) for k in (keys[i] for i in kept))
-        return engines, cells[:, kept]
+        engines = tuple(replace(k, watts=self._watts.get(k.key), why=why) for k in (keys[i] for i in chosen))
+        return engines, cells[:, chosen]
 
     def _check(self, classes: Sequence[LengthClass]) -> None:
         context = self.model.max_context_tokens
@@ -240,8 +247,26 @@ class Capacities:
 
     def _worked_out(self, points: Floats) -> tuple[list[ModelEngine], Floats]:
         """(kinds, capacity (points, kinds)) at ``points`` (n, 2) of isl and osl."""
+        found = kept(("capacities", *self._asked_of, points.tobytes()), lambda: self._searched(points))
+        self.searched = [
+            max(self.searched[0], found.searched[0]), max(self.searched[1], found.searched[1]),
+            self.searched[2] + found.searched[2], self.searched[3] + found.searched[3],
+        ]  # fmt: skip
+        for kind, most in found.watts.items():
+            self._watts[kind] = max(self._watts.get(kind, 0.0), most)
+        return list(found.keys), found.cells.copy()
+
+    @cached_property
+    def _asked_of(self) -> tuple[object, ...]:
+        """All that the answers of :meth:`_searched` depend on beside its points."""
+        some = service_request(self._request, self._asked, self._cluster, Workload(isl=1, osl=2, rate_rps=1.0))
+        said = (self._asked.speculation, self._asked.prefix_hit, self._request.disaggregation, self._request.objective)
+        models = [self._cost_of(pool).made_from for pool in self._cluster.pools]
+        return some.model_dump_json(), self._cluster.model_dump_json(), repr((models, said)), self._metered
+
+    def _searched(self, points: Floats) -> _Carried:
+        found = _Carried()
         index: dict[tuple[object, ...], int] = {}
-        keys: list[ModelEngine] = []
         rows: list[dict[int, float]] = []
         for number, (isl, osl) in enumerate(points.tolist()):
             if number % 20 == 0 and number:
@@ -249,45 +274,45 @@ class Capacities:
             row: dict[int, float] = {}
             searches = self._searches(isl, osl, None)
             for one in searches:
-                self.searched[0] = max(self.searched[0], one.considered)
-                self.searched[1] = max(self.searched[1], one.legal)
-                self.searched[2] += 0 if one.coarse is None else len(one.coarse)
+                found.searched[0] = max(found.searched[0], one.considered)
+                found.searched[1] = max(found.searched[1], one.legal)
+                found.searched[2] += 0 if one.coarse is None else len(one.coarse)
                 if self._request.disaggregation != "always":
-                    self._add(one, index, keys, row)
+                    self._add(one, index, found, row)
             if self._request.disaggregation != "never":
-                self._add_apart(searches, index, keys, row)
+                self._add_apart(searches, index, found, row)
             rows.append(row)
-        cells = np.zeros((len(points), len(keys)))
+        found.cells = np.zeros((len(points), len(found.keys)))
         for number, row in enumerate(rows):
             for column, rate in row.items():
-                cells[number, column] = rate
-        return keys, cells
+                found.cells[number, column] = rate
+        return found
 
     def _add(
-        self, one: LayoutSearch, index: dict[tuple[object, ...], int], keys: list[ModelEngine], row: dict[int, float]
+        self, one: LayoutSearch, index: dict[tuple[object, ...], int], found: _Carried, row: dict[int, float]
     ) -> None:
         if one.fine is None:
             return
         job, fine = one.job, one.fine
         rate = rate_at_confidence(fine.steady.rate_rps, job.confidence)
-        self.searched[3] += len(fine)
+        found.searched[3] += len(fine)
         watts = points_watts(fine) * fine.layouts.gpus if self._metered else np.zeros(len(rate))
         drawn: dict[tuple[object, ...], float] = {}
         for i in np.argsort(rate, kind="stable").tolist():
             degrees, budget = fine.layouts.row(i), int(fine.budget[i])
             key = (job.pool_index, degrees, budget, job.served.precision, "aggregated", None)
             if key not in index:
-                index[key] = len(keys)
+                index[key] = len(found.keys)
                 label = f"{layout_at(fine.layouts, i).label} on {job.pool.gpu}"
                 gpus = int(fine.layouts.gpus[i])
-                keys.append(ModelEngine(job.pool_index, gpus, degrees, budget, job.served.precision, label))
+                found.keys.append(ModelEngine(job.pool_index, gpus, degrees, budget, job.served.precision, label))
             row[index[key]] = float(rate[i])  # in ascending order: the highest stays
-            drawn[keys[index[key]].key] = float(watts[i])
+            drawn[found.keys[index[key]].key] = float(watts[i])
         for kind, most in drawn.items():
-            self._watts[kind] = max(self._watts.get(kind, 0.0), most)
+            found.watts[kind] = max(found.watts.get(kind, 0.0), most)
 
     def _add_apart(
-        self, searches: Sequence[LayoutSearch], index: dict[tuple[object, ...], int], keys: list[ModelEngine],
+        self, searches: Sequence[LayoutSearch], index: dict[tuple[object, ...], int], found: _Carried,
         row: dict[int, float],
     ) -> None:  # fmt: skip
         """Engines that prefill and engines that decode."""
@@ -299,11 +324,11 @@ class Capacities:
                 each.partners,
             )  # fmt: skip
             if kind.key not in index:
-                index[kind.key] = len(keys)
-                keys.append(kind)
+                index[kind.key] = len(found.keys)
+                found.keys.append(kind)
             row[index[kind.key]] = each.rate_rps
-            self.searched[3] += 1
-            self._watts[kind.key] = max(self._watts.get(kind.key, 0.0), each.watts)
+            found.searched[3] += 1
+            found.watts[kind.key] = max(found.watts.get(kind.key, 0.0), each.watts)
 
     def _not_handed_over(self) -> str | None:
         framework = find_framework(self._asked.framework or self._request.framework)
@@ -395,50 +420,6 @@ def _between(axis: Floats, lengths: Floats) -> tuple[Ints, Floats]:
     low = np.clip(np.searchsorted(axis, inside, side="right") - 1, 0, len(axis) - 2)
     part = np.log(inside / axis[low]) / np.log(axis[low + 1] / axis[low])
     return low, np.clip(part, 0.0, 1.0)
-
-
-def _worth(keys: Sequence[ModelEngine], cells: Floats) -> list[int]:
-    """The kinds that are worth choosing from: none that another of the same GPUs, or of fewer of them, betters in every
-    class; of each pool, precision and role a few that together are best in most classes."""
-    kept: list[int] = []
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for i, key in enumerate(keys):
-        if cells[:, i].any():
-            groups.setdefault((key.pool_index, key.precision, key.role, key.partners), []).append(i)
-    for mine in groups.values():
-        left = list(mine)
-        for i in mine:  # one after the other: of two that each better the other, being close, one stays
-            if any(_betters(keys, cells, j, i, earlier=j < i) for j in left if j != i):
-                left.remove(i)
-        per_gpu = np.stack([cells[:, i] / keys[i].gpus for i in left], axis=1)
-        best = np.maximum(per_gpu.max(axis=1), 1e-300)
-        chosen: list[int] = []
-        covered = np.zeros(len(cells))
-        while len(chosen) < min(KEPT, len(left)):
-            gain = np.maximum(per_gpu / best[:, None] - covered[:, None], 0).sum(axis=0)
-            gain += 1e-6 / np.array([keys[i].gpus for i in left])  # of equals the smaller
-            gain[[left.index(i) for i in chosen]] = -1
-            nxt = int(np.argmax(gain))
-            if gain[nxt] <= CLOSE * len(cells) * 0.05 and chosen:
-                break
-            chosen.append(left[nxt])
-            covered = np.maximum(covered, per_gpu[:, nxt] / best)
-        sizes = {keys[i].gpus for i in chosen}
-        for size in sorted({keys[i].gpus for i in left} - sizes):  # engines of each size, for what is left over
-            alike = [i for i in left if keys[i].gpus == size]
-            chosen.append(max(alike, key=lambda i: float(cells[:, i].sum())))
-        kept += chosen
-    return sorted(kept)
-
-
-def _betters(keys: Sequence[ModelEngine], cells: Floats, j: int, i: int, *, earlier: bool) -> bool:
-    if keys[j].gpus > keys[i].gpus:
-        return False
-    same = keys[j].gpus == keys[i].gpus
-    within = 1 + (CLOSE if same and earlier else 0.0)
-    better = bool((cells[:, j] * within >= cells[:, i]).all())
-    equal = same and bool((cells[:, j] == cells[:, i]).all())
-    return better and (not equal or earlier)
 
 
 __all__ = ["Capacities", "ModelEngine", "Unsupported", "service_request"]

@@ -1,8 +1,8 @@
-"""The fleet after the worst loss that it is to survive: who gets what then, simulated as before it."""
+"""The fleet after losses that it is to survive: who gets what then; after the worst, simulated as before it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from planner.serving.fleets.confirming import Confirming, Loaded, joined
 from planner.serving.fleets.decision import Answered
-from planner.solving.mix.carrying import Carrying
+from planner.solving.mix.carrying import ENOUGH, Carrying
 from planner.solving.mix.question import Loss, losses, remaining
 from planner.solving.solvers import Floats
 
@@ -66,6 +66,29 @@ def after_worst_loss(found: Answered, confirming: Confirming) -> AfterLoss | Non
         if each is not None:
             loaded[variant] = each
     return AfterLoss(_words(found, loss, engines[t]), after, confirming.with_checks(joined(after, loaded)))
+
+
+def rerouted(found: Answered, t: int) -> Iterator[tuple[dict[int, int], Floats]]:
+    """(engines lost by variant, shares (groups, n) then) of each loss to be survived in step ``t`` after which what is
+    left of each kind, taking its part of the shares that were, would get more than it carries."""
+    question, engines = found.question, found.answer.engines
+    assert engines is not None
+    if not question.survive.any:
+        return
+    counts, work, shares = engines[t], question.work[t], found.answer.shares[t]
+    busy = np.where(np.isfinite(work), work, 0.0) * question.survive.share
+    programme = Carrying(work)
+    for loss in islice(losses(question, counts), MOST_LOSSES):
+        left = remaining(counts, loss)
+        taken = shares * (left / np.maximum(counts, 1))[None, :]
+        total = taken.sum(axis=1)
+        if (total > 0).all():
+            kept = taken / total[:, None]
+            if ((busy * kept).sum(axis=0) <= left * (1 + ENOUGH)).all():
+                continue
+        theta, after, _ = programme.solve(left)
+        if theta > 0:
+            yield {v: min(count, int(counts[v])) for v, count in loss if counts[v]}, after
 
 
 def _words(found: Answered, loss: Loss, engines: np.ndarray) -> str:

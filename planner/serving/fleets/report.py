@@ -12,6 +12,7 @@ from planner.contract.deployment import Deployment
 from planner.contract.engine import EngineGroup, Role
 from planner.contract.fleet import (
     FleetProof,
+    LossRouting,
     Route,
     ScheduledStep,
     ServicePrediction,
@@ -26,6 +27,7 @@ from planner.serving.document.prediction import Prediction
 from planner.serving.fleets.comparisons import Comparisons
 from planner.serving.fleets.decision import Answered, ServiceLoad
 from planner.serving.fleets.described import Described
+from planner.serving.fleets.losing import rerouted
 from planner.serving.fleets.mixtures import workload_of
 from planner.serving.fleets.money import electricity, step_usd, units, usd_of, usd_per_hour
 
@@ -173,10 +175,8 @@ def _mean_share(found: Answered, variant: int) -> float:
     return sent / all_sent if all_sent else 0.0
 
 
-def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
-    fleet, engines = found.fleet, found.answer.engines
-    assert engines is not None
-    step, shares = fleet.steps[t], found.answer.shares[t]
+def _routing(found: Answered, used: Sequence[Used], t: int, shares: Floats) -> tuple[Route, ...]:
+    """Of step ``t``, with ``shares`` (groups, n)."""
     handed: dict[tuple[object, ...], dict[str, float]] = {}
     for g, group in enumerate(found.groups[t]):
         if group.role == "decode":
@@ -187,7 +187,7 @@ def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
         if group.role != "decode":
             routing.append(
                 Route(
-                    service=fleet.services[group.service].asked.name,
+                    service=found.fleet.services[group.service].asked.name,
                     isl_from=group.isl[0],
                     isl_to=group.isl[1],
                     osl_from=osl[0],
@@ -196,6 +196,13 @@ def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
                     decode_weights=handed.get((group.service, group.isl, group.osl), {}),
                 )
             )
+    return tuple(routing)
+
+
+def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
+    fleet, engines = found.fleet, found.answer.engines
+    assert engines is not None
+    step = fleet.steps[t]
     before = engines[t - 1] if t or found.question.cyclic else found.question.before
     starting = {} if before is None else {
         each.id: int(engines[t][each.variant] - before[each.variant])
@@ -205,7 +212,7 @@ def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
         start_s=step.start_s,
         end_s=step.end_s,
         engines={each.id: int(engines[t][each.variant]) for each in used},
-        routing=tuple(routing),
+        routing=_routing(found, used, t, found.answer.shares[t]),
         instances={
             block.name: units(block.each, engines[t][block.kinds], block.unit)
             for block in found.question.blocks if block.unit > 1
@@ -214,6 +221,13 @@ def _step(found: Answered, used: Sequence[Used], t: int) -> ScheduledStep:
         rate_rps=sum(each.rate_rps for each in step.steps),
         usd_per_hour=step_usd(found, t),
         carries=float(found.answer.slack[t]),
+        after_losses=tuple(
+            LossRouting(
+                lost={each.id: lost[each.variant] for each in used if each.variant in lost},
+                routing=_routing(found, used, t, after),
+            )
+            for lost, after in rerouted(found, t)
+        ),
     )  # fmt: skip
 
 

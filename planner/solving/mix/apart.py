@@ -28,8 +28,12 @@ MOST_PASSES = 30
 MOST_KNOWN = 400
 """Prices that are handed from one step to the next."""
 
-PART_OF_THE_WAY = 0.6
-"""From the best prices towards those of the programme over fleets."""
+PART_OF_THE_WAY, LONGER, SHORTER, LEAST_PART = 0.3, 1.5, 0.5, 0.05
+"""From the best prices towards those of the programme over fleets: at first, and changed by whether the bound rose. The
+fleets that are known tell what near prices are worth, and little of far ones."""
+
+MOST_IDLE = 3
+"""Passes one after the other that neither raise the bound nor find a better schedule."""
 
 UNTOLD = 0.25
 """Of what a schedule is dearer than the bound, that may be because steps are not solved to the end: above, they are
@@ -71,9 +75,9 @@ class Apart:
             if alone is None:
                 return
             self._put_together(alone, deadline, first=False)
-        part, joined = PART_OF_THE_WAY, day.bound
+        part, idle = PART_OF_THE_WAY, 0
         for _ in range(MOST_PASSES):
-            found = None if day.enough or deadline.left < 0 else self._over_fleets()
+            found = None if day.enough or deadline.left < 0 or idle > MOST_IDLE else self._over_fleets(duals)
             if found is None:
                 return
             cost, target = found
@@ -81,17 +85,14 @@ class Apart:
                 return  # no prices of what joins steps say more
             while not self._positive(moved := duals + part * (target - duals)):
                 part /= 2
-            before = self._least
+            least, best = self._least, day.best_cost
             alone = self._pass(moved, deadline)
             if alone is None:
                 return
-            if self._least > before:
-                duals = moved
             self._put_together(alone, deadline, first=False)
-            stalled = self._least - before < day.gap / 20 * cost and joined - cost < day.gap / 20 * cost
-            if stalled and part > PART_OF_THE_WAY:
-                return
-            part, joined = 1.0 if stalled else PART_OF_THE_WAY, cost
+            told = self._least > least
+            duals, part = (moved, min(part * LONGER, 1.0)) if told else (duals, max(part * SHORTER, LEAST_PART))
+            idle = 0 if self._least - least + best - day.best_cost > day.gap / 20 * cost else idle + 1
 
     def _positive(self, duals: Floats) -> bool:
         """Whether no engine is free at ``duals`` that is not without them."""
@@ -133,6 +134,7 @@ class Apart:
         deadline = Deadline(seconds)
         one = self._steps.get(first)
         if one is not None:
+            one.gap = self._day.gap / 4
             one.again(cost, deadline)
             one.whole(seconds)
         else:
@@ -141,7 +143,7 @@ class Apart:
                 cyclic=False, before=None, most_changes=None, fixed_cost=0.0,
                 budget=None if q.budget is None else q.budget - q.fixed_cost,
             )  # fmt: skip
-            one = self._steps[first] = Rounds(alone, deadline, self._day.gap / 4)
+            one = self._steps[first] = Rounds(alone, deadline, self._day.gap / 2)
             one.begin(self._known)
             given = len(one.pool)
             one.relax(seconds)
@@ -160,17 +162,20 @@ class Apart:
         if found is not None:
             self._day.keep(found)
 
-    def _over_fleets(self) -> tuple[float, Floats] | None:
-        """(cost, duals of what joins steps) of the best day in shares of fleets, each step's of those that carry it."""
+    def _over_fleets(self, duals: Floats) -> tuple[float, Floats] | None:
+        """(cost, duals of what joins steps) of the best day in shares of fleets, each step's of those that carry it,
+        the cheapest at ``duals``: candidates of schedules, and what the steps' own searches came by."""
         q, master, n = self._q, self._day.master, len(self._q.kinds)
-        every = self._search.rows
+        costs, _ = master.apart(duals)
+        own = [row[0] for one in self._steps.values() for row in one.carrying.values()]
+        every = np.unique(np.array([*self._search.rows, *own]), axis=0)
         carried, serving = self._search.carried(every), np.array([master.serving(row) for row in every])
         rows = []
         for t in range(q.steps):
             mine = np.flatnonzero(carried[:, t])
             if not len(mine):
                 return None
-            rows.append(mine[np.argsort(serving[mine], kind="stable")[:MOST_JOINED]])
+            rows.append(mine[np.argsort(every[mine] @ costs[t], kind="stable")[:MOST_JOINED]])
         starting, most = master.starts
         width, joining = master.width, master.joining
         entries = [(r, c, v) for r, (_, columns, values, _, _) in enumerate(joining)

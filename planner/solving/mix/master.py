@@ -25,6 +25,13 @@ from planner.solving.mix.question import ALL, Block, Loss, MixQuestion
 from planner.solving.solvers import Bools, Floats, Ints
 from profiles.errors import ShardwrightError
 
+OFF_FOR_ONE_STEP = (
+    "mip_heuristic_run_feasibility_jump", "mip_heuristic_run_rins", "mip_heuristic_run_rens",
+    "mip_heuristic_run_root_reduced_cost", "mip_detect_symmetry",
+)  # fmt: skip
+"""Of the solver: they look for fleets, a third of the time of a step's search; here fleets are mended and sharpened out
+of what is found (:mod:`planner.solving.mix.rounds`)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Counts:
@@ -76,6 +83,9 @@ class Master:
             self._highs.setOptionValue(f"{kind}_feasibility_tolerance", 1e-9)
         if steps == 1:  # small programmes again and again: what presolving saves is less than it takes
             self._highs.setOptionValue("presolve", "off")
+            for name in OFF_FOR_ONE_STEP:
+                self._highs.setOptionValue(name, False)
+            self._highs.setOptionValue("mip_heuristic_effort", 0.0)
         self._highs.passModel(lp)
         self._columns = np.arange(total, dtype=np.int32)
         self._whole = False

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from costmodels.serving.simulator.outcome import Outcome
-from planner.contract.fleet import Route, ScheduledStep
+from planner.contract.fleet import LossRouting, Route, ScheduledStep
 from planner.replay.document import SimulationReport
 from planner.replay.per_request import rows_of
 from planner.replay.report import simulate
@@ -107,8 +107,25 @@ def test_lengths_outside_of_every_range_go_by_the_nearest() -> None:
     step = ScheduledStep(start_s=0, end_s=60, engines={"a": 1, "b": 2}, routing=routes, rate_rps=1, carries=1)
     routing = Routing([step], ["s"], ["a", "b"])
     isl = np.array([1, 10, 99, 100, 999, 1000, 5000])
-    found = routing.weights("weights", 0, 0, isl, np.ones(7, np.int64))
+    found = routing.left("weights", 0, 0, np.zeros(2, np.int64), isl, np.ones(7, np.int64))
     assert found.argmax(axis=1).tolist() == [0, 0, 0, 1, 1, 1, 1]
+
+
+def test_while_engines_are_lost_requests_go_as_the_plan_says_else_to_what_is_left_of_each() -> None:
+    def to(**weights: float) -> tuple[Route, ...]:
+        return (Route(service="s", isl_from=1, isl_to=9, osl_from=None, osl_to=None, weights=weights),)
+
+    planned = LossRouting(lost={"a": 1}, routing=to(b=1.0))
+    step = ScheduledStep(
+        start_s=0, end_s=60, engines={"a": 2, "b": 4}, routing=to(a=0.5, b=0.5), rate_rps=1, carries=1,
+        after_losses=(planned,),
+    )  # fmt: skip
+    routing, one = Routing([step], ["s"], ["a", "b"]), np.ones(1, np.int64)
+    left = {
+        gone: routing.left("weights", 0, 0, np.array(gone), one, one)[0].tolist() for gone in ((0, 0), (1, 0), (0, 1))
+    }
+    assert left == {(0, 0): [0.5, 0.5], (1, 0): [0.0, 1.0], (0, 1): [0.5, 0.375]}
+    assert "after_losses" not in step.model_copy(update={"after_losses": ()}).model_dump()
 
 
 def test_a_schedule_that_contradicts_itself_is_refused() -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from costmodels.models.precision import Precision
 from planner.serving.document.plan import Plan, parse_plan
-from planner.serving.fleets.capacities import ModelEngine, _worth
+from planner.serving.fleets.capacities import ModelEngine
 from planner.serving.fleets.planning import plan_fleet
 from planner.serving.fleets.request import parse_fleet_request
+from planner.serving.fleets.worth import worth_keeping
 from profiles.errors import Infeasible, InputError
 
 FLEET = {
@@ -114,7 +115,7 @@ def test_of_engines_that_are_as_good_as_each_other_one_stays(carried: tuple[floa
     precision = cast(Precision, "bf16")
     keys = [ModelEngine(0, 1, (1, 1), budget, precision, "TP1") for budget in (2048, 8192)]
     keys += [ModelEngine(0, 2, (2, 1), 8192, precision, "TP2")]
-    kept = _worth(keys, np.array([[*carried, 36.0], [*carried, 36.0]]))
+    kept = worth_keeping(keys, np.array([[*carried, 36.0], [*carried, 36.0]]))
     assert sorted(keys[i].gpus for i in kept) == [1, 2]
 
 

@@ -107,6 +107,30 @@ def test_pools_limit_the_tables_gpus_and_say_their_price(tmp_path: Path) -> None
     assert plan.proof.fleet is not None
 
 
+def test_after_a_loss_requests_go_where_what_is_left_carries_them(tmp_path: Path) -> None:
+    tables = [
+        {"gpu": gpu, "usd_per_hour": usd, "isl": [100, 1000], "osl": [10], "rps": [[short], [long]]}
+        for gpu, usd, short, long in (("a", 1, 10, 1), ("b", 3, 12, 9))
+    ]
+    classes = [{"isl": 100, "osl": 10, "rate_rps": 9.0}, {"isl": 1000, "osl": 10, "rate_rps": 17.0}]
+    carried = {"a": (10, 1), "b": (12, 9)}
+    asked = {"services": [{"name": "s", "load": {"classes": classes}, "tables": tables}], "survive": {"engines": 1}}
+    plan = plan_fleet(parse_fleet_request(asked))
+    (step,) = plan.decision.schedule
+    gpu_of = {group.id: group.gpu for group in plan.decision.engines}
+    told = {tuple(each.lost): each.routing for each in step.after_losses}
+    assert told
+    for lost in (name for name, count in step.engines.items() if count):
+        left = {name: count - (name == lost) for name, count in step.engines.items()}
+        busy = dict.fromkeys(left, 0.0)
+        for i, route in enumerate(told.get((lost,), step.routing)):
+            part = {n: w * (1.0 if (lost,) in told else left[n] / step.engines[n]) for n, w in route.weights.items()}
+            for name, weight in part.items():
+                share = weight / sum(part.values())
+                busy[name] += share * classes[i]["rate_rps"] / carried[gpu_of[name]][i]
+        assert all(busy[name] <= left[name] + 1e-6 for name in left), (lost, busy, left)
+
+
 def test_loss_of_an_engine_is_survived(tmp_path: Path) -> None:
     one = planned(written(tmp_path, "m.json", MELANGE))
     safe = planned(written(tmp_path, "m.json", MELANGE), survive={"engines": 1})
