@@ -81,6 +81,9 @@ def nvidia_smi(plan: PowerPlan) -> dict[str, str]:
     if (reason := cannot(plan)) is not None:
         raise Unsupported(f"--to nvidia-smi: {reason}", "export a plan whose decision has levels")
     can = plan.decision.settable[0]
+    restored, undone = "--reset-gpu-clocks", "Unlocks"
+    if can.restore != "reset":  # the plan that runs there locks them
+        restored, undone = f"--lock-gpu-clocks={can.least_mhz},{can.restore}", f"Locks at {can.restore} MHz"
     cases = []
     for level in plan.decision.levels:
         for each in level.clocks:
@@ -138,12 +141,12 @@ fi
 if [ -n "$clock" ]; then
   run nvidia-smi --lock-gpu-clocks={can.least_mhz},"$clock"
 else
-  run nvidia-smi --reset-gpu-clocks
+  run nvidia-smi {restored}
 fi
 if [ -n "$watts" ]; then run nvidia-smi --power-limit="$watts"; fi
 if [ "$really" = no ]; then echo "nothing was set: say --apply"; fi
 """
-    rollback = f"""{head}# Unlocks the clocks of this server's GPUs and sets their power limit to the board's default.
+    rollback = f"""{head}# {undone} the clocks of this server's GPUs and sets their power limit to the board's default.
 #
 #   ./rollback.sh            says what it would do
 #   ./rollback.sh --apply    does it (needs root)
@@ -156,7 +159,7 @@ case "${{1:-}}" in
 *) echo "usage: $0 [--apply]" >&2; exit 2 ;;
 esac
 {_RUN}
-run nvidia-smi --reset-gpu-clocks
+run nvidia-smi {restored}
 nvidia-smi --query-gpu=index,power.default_limit --format=csv,noheader,nounits | while IFS=', ' read -r index watts; do
   run nvidia-smi --id="$index" --power-limit="${{watts%.*}}"
 done
