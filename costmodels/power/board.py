@@ -32,6 +32,7 @@ class PowerFacts:
     memory: float
     compute: float
     rest: float
+    reference_bandwidth_per_watt: float
     memory_ampere: float
     compute_ampere: float
     context: float
@@ -132,6 +133,19 @@ def bent_to_limit(level: Floats) -> Floats:
     return np.asarray((np.maximum(level, 1e-9) ** -_BEND + 1) ** (-1 / _BEND))
 
 
+def _level(gpu: Gpu, activity: Activity) -> Floats:
+    """By the law of its generation: :attr:`Activity.level`, what is drawn at rest between kernels, and on Hopper what
+    the memory reads."""
+    facts = power_facts()
+    if gpu.generation == "ampere":
+        return ampere_level(activity.memory, activity.compute, facts.memory_ampere, facts.compute_ampere)
+    level = activity.level + facts.rest * (1 - activity.kernels)
+    if gpu.generation == "hopper":
+        bytes_per_watt = gpu.memory_bandwidth_bytes_per_s / gpu.tdp_watts
+        level = level + facts.memory * activity.memory * (bytes_per_watt / facts.reference_bandwidth_per_watt - 1)
+    return np.asarray(level)
+
+
 def mean_watts(gpu: Gpu, activity: Activity, running: Floats) -> Estimates:
     """Of one GPU over time, [n].
 
@@ -140,11 +154,7 @@ def mean_watts(gpu: Gpu, activity: Activity, running: Floats) -> Estimates:
         running: share of the time in which they do.
     """
     facts, idle = power_facts(), idle_loaded_watts(gpu)
-    level = (
-        ampere_level(activity.memory, activity.compute, facts.memory_ampere, facts.compute_ampere)
-        if gpu.generation == "ampere"
-        else activity.level + facts.rest * (1 - activity.kernels)
-    )
+    level = _level(gpu, activity)
     bent = bent_to_limit(level)
     above = np.asarray((facts.limit * gpu.tdp_watts - idle) * bent * activity.hot)
     metered = gpu.generation in METERED

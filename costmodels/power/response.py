@@ -16,20 +16,31 @@ from profiles.shipped import shipped
 @dataclass(frozen=True)
 class PhaseResponse:
     """Of one phase: (value, low, high) of the share of time that scales with the clock, and of the exponent of the
-    watts above idle."""
+    watts above idle. ``acts_below``: share of the clock below which a cap acts, of GPUs that are locked there."""
 
     clocked: tuple[float, float, float]
     exponent: tuple[float, float, float]
+    acts_below: float = 1.0
 
     def slowdown(self, share: Floats | float, end: int = 0) -> Floats:
         """Time ÷ time at the highest clock, at ``share`` of it; ``end``: 0 value, 1 low, 2 high."""
         clocked = self.clocked[end]
-        return np.asarray(clocked / np.asarray(share, np.float64) + (1.0 - clocked))
+        return np.asarray(clocked / self._of_own(share) + (1.0 - clocked))
 
     def watts(self, share: Floats | float, end: int = 0) -> Floats:
         """Watts above idle ÷ those at the highest clock; ``end`` as of the watts: 1 is the lower end."""
         exponent = (self.exponent[0], self.exponent[2], self.exponent[1])[end]
-        return np.asarray(np.asarray(share, np.float64) ** exponent)
+        return np.asarray(self._of_own(share) ** exponent)
+
+    def _of_own(self, share: Floats | float) -> Floats:
+        own = np.asarray(share, np.float64)
+        return own if self.acts_below == 1.0 else np.minimum(own / self.acts_below, 1.0)
+
+    def locked_at(self, own: float, highest: float) -> PhaseResponse:
+        """Of GPUs that are locked at ``own`` of the highest clock, asked about shares of ``highest`` of it: a ÷ f + b
+        is of that form again, with more of the time in a."""
+        value, low, high = (each / own / (each / own + 1.0 - each) for each in self.clocked)
+        return PhaseResponse((value, low, high), self.exponent, own / highest)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,16 +98,18 @@ def layer_times(setting: Setting, links: Links, layouts: TrainingLayouts) -> Lay
         Unsupported: the model has latent or linear attention of widths that are not measured.
     """
     families().require_measured_widths(setting.model.architecture)
-    first, back = distinct_layers(layouts)
+    first, back = distinct_layers(setting, layouts)
     return _Layer(setting, links, layouts.take(first)).times().take(back)
 
 
-def distinct_layers(layouts: TrainingLayouts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def distinct_layers(setting: Setting, layouts: TrainingLayouts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(one layout of each kind of layer that differs, for each layout its place among them)."""
-    columns = (
+    columns: list[NDArray[Any]] = [
         layouts.tp, layouts.cp, layouts.micro_batch, layouts.ep, layouts.etp, layouts.sequence_parallel,
         layouts.attention,
-    )  # fmt: skip
+    ]  # fmt: skip
+    if setting.model.experts is not None and setting.host_expert_us:
+        columns.append(layouts.vpp > 1)
     key = np.zeros(len(layouts), np.int64)
     for column in columns:
         _, place = np.unique(column, return_inverse=True)
@@ -207,12 +210,11 @@ class _Layer:
         return LayerTimes(value[:, :, : self.kinds], ends, down, up, how, inside, self._host_us())
 
     def _host_us(self) -> Floats:
-        facts = self.setting.framework
-        host = np.full((self.kinds, self.n), float(facts.host_us))
+        host = np.full((self.kinds, self.n), float(self.setting.framework.host_us))
+        each = self.setting.host_expert_us * np.where(self.layouts.vpp > 1, 2.0, 1.0)
         for k, kind in enumerate(self.setting.model.kinds):
             if isinstance(kind.feed_forward, MixtureOfExperts):
-                local = np.maximum(kind.feed_forward.experts / self.layouts.ep, 1.0)
-                host[k] += facts.host_expert_us.get(self.setting.precision, 0.0) * local
+                host[k] += each * np.maximum(kind.feed_forward.experts / self.layouts.ep, 1.0)
         return host
 
     def _attention(self, k: int, attention: TrainedAttention) -> None:

@@ -75,6 +75,11 @@ class Setting:
         """Whether inputs and weights of products are kept in 8 bits (or fewer, which are kept in 8)."""
         return self.framework.saves_8bit and self.precision not in ("bf16", "fp16")
 
+    @property
+    def host_expert_us(self) -> float:
+        """What the host needs of each expert of a rank in a pass, beside what a layer takes it."""
+        return self.framework.host_expert_us.get(self.precision, 0.0)
+
     @cached_property
     def moments(self) -> float:
         """Bytes of moments a parameter."""

@@ -41,7 +41,8 @@ def find_target(name: str, kind: str) -> type[Target]:
             f"--to: {name} takes documents of kind {', '.join(takes)}, and this is of kind {kind}",
             f"choose from {', '.join(mine)}" if mine else f"documents of kind {kind} are not exported",
         )
-    raise UnknownName("--to", name, mine or sorted({one for one, _ in known}))
+    every = mine or tuple(sorted({one for one, _ in known}))
+    raise UnknownName("--to", name, every, f"all: {', '.join(every)}")
 
 
 def exported(name: str, asked: Asked) -> tuple[Target, dict[str, str]]:

@@ -178,8 +178,9 @@ def _decision(made: Solved, name: str, decided: Judged) -> told.PowerDecision:
                 step_mhz=can.clock_mhz[2],
                 least_watts=can.power_watts[0],
                 most_watts=can.power_watts[1],
+                restore=locked or "reset",
             )
-            for gpu, can in {kind.gpu: kind.settable for kind in row.kinds}.items()
+            for gpu, (can, locked) in {kind.gpu: (kind.settable, kind.locked_mhz) for kind in row.kinds}.items()
             if can is not None
         ),
         breakers=_breakers(row, verdict),

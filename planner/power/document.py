@@ -114,7 +114,11 @@ class SettableClocks(Document):
     step_mhz: int
     least_watts: float = Field(description="of the board's power limit")
     most_watts: float
-    restore: Literal["reset"] = Field(default="reset", description="clocks are unlocked, as the driver chooses them")
+    restore: Literal["reset"] | int = Field(
+        default="reset",
+        description="without caps clocks are unlocked, as the driver chooses them; or locked again at the MHz of the "
+        "plan that runs on the servers",
+    )
 
 
 class BindingBudget(Document):

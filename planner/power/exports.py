@@ -81,6 +81,9 @@ def nvidia_smi(plan: PowerPlan) -> dict[str, str]:
     if (reason := cannot(plan)) is not None:
         raise Unsupported(f"--to nvidia-smi: {reason}", "export a plan whose decision has levels")
     can = plan.decision.settable[0]
+    restored, undone = "--reset-gpu-clocks", "Unlocks"
+    if can.restore != "reset":  # the plan that runs there locks them
+        restored, undone = f"--lock-gpu-clocks={can.least_mhz},{can.restore}", f"Locks at {can.restore} MHz"
     cases = []
     for level in plan.decision.levels:
         for each in level.clocks:
@@ -138,12 +141,12 @@ fi
 if [ -n "$clock" ]; then
   run nvidia-smi --lock-gpu-clocks={can.least_mhz},"$clock"
 else
-  run nvidia-smi --reset-gpu-clocks
+  run nvidia-smi {restored}
 fi
 if [ -n "$watts" ]; then run nvidia-smi --power-limit="$watts"; fi
 if [ "$really" = no ]; then echo "nothing was set: say --apply"; fi
 """
-    rollback = f"""{head}# Unlocks the clocks of this server's GPUs and sets their power limit to the board's default.
+    rollback = f"""{head}# {undone} the clocks of this server's GPUs and sets their power limit to the board's default.
 #
 #   ./rollback.sh            says what it would do
 #   ./rollback.sh --apply    does it (needs root)
@@ -156,7 +159,7 @@ case "${{1:-}}" in
 *) echo "usage: $0 [--apply]" >&2; exit 2 ;;
 esac
 {_RUN}
-run nvidia-smi --reset-gpu-clocks
+run nvidia-smi {restored}
 nvidia-smi --query-gpu=index,power.default_limit --format=csv,noheader,nounits | while IFS=', ' read -r index watts; do
   run nvidia-smi --id="$index" --power-limit="${{watts%.*}}"
 done
@@ -224,7 +227,7 @@ def prometheus(plan: PowerPlan) -> dict[str, str]:
     rules: list[dict[str, Any]] = [
         {"record": f"{row}:watts", "expr": f'sum({POWER_METRIC}{{row="{row}"}}) + {other:g}'},
         {"record": share, "expr": f"{row}:watts / {budget:g}"},
-        *(_level_alert(level, share) for level in d.levels),
+        *(_level_alert(level, share, d.delay_s) for level in d.levels),
         {
             "alert": "RowPowerAboveBudget",
             "expr": f"{share} > {d.brake_above:g}",
@@ -263,15 +266,23 @@ def prometheus(plan: PowerPlan) -> dict[str, str]:
     return {"rules.yaml": note + text}
 
 
-def _level_alert(level: CapLevel, share: str) -> dict[str, Any]:
-    above = level.above if level.above is not None else level.step_above
+def _asked_above(level: CapLevel) -> float:
+    """The reading that calls for it, at once or once the level before is in effect."""
+    found = level.step_above if level.above is None else level.above
+    assert found is not None
+    return found
+
+
+def _level_alert(level: CapLevel, share: str, delay_s: float) -> dict[str, Any]:
     clocks = ", ".join(
         f"{_untemplated(_class(each))} " + ("uncapped" if each.clock_mhz is None else f"{each.clock_mhz} MHz")
         for each in level.clocks
     )
     return {
         "alert": f"RowPowerLevel{level.level}",
-        "expr": f"{share} > {above:.6g}",
+        "expr": f"{share} > {_asked_above(level):.6g}",
+        # A level that waits for the one before to act.
+        **({"for": f"{max(round(delay_s), 1)}s"} if level.above is None else {}),
         "keep_firing_for": "10s",
         "labels": {"severity": "warning", "level": str(level.level)},
         "annotations": {
@@ -293,7 +304,7 @@ def _not_taken(plan: PowerPlan, share: str, row: str) -> Iterator[dict[str, Any]
         fast = f'max({CLOCK_METRIC}{{row="{row}",priority={named}{role}}}) > {each.clock_mhz + step}'
         yield {
             "alert": "RowCapNotTaken",
-            "expr": f"{fast} and on() {share} > {last.above if last is not None else 1:.6g}",
+            "expr": f"{fast} and on() {share} > {1.0 if last is None else _asked_above(last):.6g}",
             "for": f"{max(int(3 * plan.decision.delay_s), 15)}s",
             "labels": {"severity": "critical", "priority": _class(each)},
             "annotations": {"summary": f"GPUs of {told} run above the clock of the deepest level."},

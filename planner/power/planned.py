@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -59,6 +60,19 @@ def planned_kind(asked: RowServers, gpu: Gpu, measured: Sequence[ProfileStore] =
     weights = np.array([each.engines for each in decodes], np.float64)
     token = np.average([each.token_s() for each in decodes], axis=0, weights=weights)
 
+    settable, response, locked = settable_or_none(gpu.name), groups[0].served.response, None
+    if settable is not None:
+        most = settable.clock_mhz[1]
+        prefill, decode = (max(g.group.clock_mhz or most for g in each) for each in (prefills, decodes))
+        highest = max(prefill, decode)
+        if min(prefill, decode) < most:
+            locked = None if highest == most else highest
+            response = replace(
+                response,
+                prefill=response.prefill.locked_at(prefill / most, highest / most),
+                decode=response.decode.locked_at(decode / most, highest / most),
+            )
+
     def watts(phase: str, of: list[_Phases]) -> float:
         return share * float(sum(each.gpus * max(getattr(each, phase)(gpu) - idle, 0.0) for each in of))
 
@@ -77,11 +91,12 @@ def planned_kind(asked: RowServers, gpu: Gpu, measured: Sequence[ProfileStore] =
         token_slope_s=float(token[1]),
         engines=engines,
         most_sequences=share * sum(each.engines * each.group.limits.max_sequences for each in decodes),
-        response=groups[0].served.response,
-        settable=settable_or_none(gpu.name),
+        response=response,
+        settable=settable,
         source=f"plan of {plan.request.model} ({', '.join(each.group.layout.label for each in groups)})",
         apart=apart,
         prefill_gpus=share * sum(each.gpus for each in prefills) if apart else 0.0,
+        locked_mhz=locked,
     )
 
 

@@ -15,7 +15,6 @@ from planner.power.reference import REFERENCE_SEED, reference_load
 from planner.power.report import Solved
 from planner.power.request import PowerRequest, check
 from planner.power.row import main_kind, polca_for, row_without_load, threshold_for, today_caps
-from planner.power.server import BRAKE_SHARE
 from planner.power.simulator import RowModel, chance_of, simulate
 from planner.power.traffic import DAY_S, WARM_S, DayOfRequests, RecordedLoad, ReferenceLoad, whole_day
 from profiles.errors import UnknownName
@@ -79,7 +78,6 @@ def commands_on(
     """What ``policy`` commands on a series, from the budget of the row."""
     control, kind = request.control, main_kind(row_without_load(request, catalogue))
     in_band = policy.in_band and control.in_band_s is not None
-    brake = kind.settable.brake_mhz if kind.settable is not None else None
     return list(
         driven(
             policy,
@@ -88,7 +86,7 @@ def commands_on(
             budget_watts=request.supply.budget_watts,
             period_s=request.telemetry.period_s,
             delay_s=control.in_band_s if in_band and control.in_band_s is not None else control.out_of_band_s,
-            brake_mhz=round(kind.highest_mhz * BRAKE_SHARE) if brake is None else brake,
+            brake_mhz=round(kind.brake_share * kind.highest_mhz),
         )
     )
 

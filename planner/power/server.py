@@ -32,6 +32,7 @@ class ServerKind:
         most_sequences: of all engines.
         apart: whether prefill and decode have GPUs of their own.
         settable: of its GPUs; None: nothing is known, and no clock can be chosen.
+        locked_mhz: highest clock that the plan of its engines sets; None: none is set.
         source: in words, where this is from.
     """
 
@@ -53,6 +54,7 @@ class ServerKind:
     source: str
     apart: bool = False
     prefill_gpus: float = 0.0  # of those that are apart
+    locked_mhz: int | None = None
 
     def prompt_seconds(self, tokens: Floats) -> Floats:
         """Seconds of prefill at full clock, [n]."""
@@ -61,14 +63,18 @@ class ServerKind:
 
     @property
     def highest_mhz(self) -> float:
+        """That it runs at without caps."""
+        if self.locked_mhz is not None:
+            return float(self.locked_mhz)
         return float(self.settable.clock_mhz[1]) if self.settable is not None else 1.0
 
     @property
     def brake_share(self) -> float:
         """Clock of the hardware brake ÷ the highest."""
-        if self.settable is None or self.settable.brake_mhz is None:
+        if self.settable is None:
             return BRAKE_SHARE
-        return self.settable.brake_mhz / self.highest_mhz
+        brake, most = self.settable.brake_mhz, self.settable.clock_mhz[1]
+        return min((BRAKE_SHARE * most if brake is None else brake) / self.highest_mhz, 1.0)
 
     @property
     def full_decode_watts(self) -> float:

@@ -175,7 +175,7 @@ class _Searching:
         started = time.monotonic()
         ends_at = started + self.request.time_limit_s - self.out.seconds
         layouts = self._plain(self.found)
-        first, self.kind_of_layer = distinct_layers(layouts)
+        first, self.kind_of_layer = distinct_layers(self.setting, layouts)
         self.times = pooled_times(self.setting, [pool.links for pool in self.pools], layouts.take(first))
         ranks = self.found.gpus // self.found.pp
         bounds = self.bounds

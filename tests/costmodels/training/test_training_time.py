@@ -130,6 +130,10 @@ def test_a_host_that_launches_experts_one_after_the_other_takes_so_long_however_
     assert times(**moe, ep=8).stages[0, 0] < floor / 4  # in 16 bits they are launched together
     graphs = times(**moe, ep=8, precision="mxfp8", framework="megatron@25.09")
     assert graphs.stages[0, 0] < floor / 4
+    staged = times(
+        **moe | {"dp": 4, "pp": 2, "vpp": 12}, ep=4, precision="mxfp8"
+    )  # twice as much, for 24 layers a stage
+    assert float(staged.stages[0, 0]) == pytest.approx(24 * 2 * (600 + 2 * 230 * 32), rel=0.1)
     wide = times(**moe | {"seq_len": 4096, "global_batch": 64, "micro_batch": 8}, ep=8, precision="mxfp8")
     assert wide.parts["host"][0] < 0.05 * wide.total.value[0]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from planner.contract.kind import EXAMPLES
 from planner.power.request import parse_power_request
 from planner.power.row import row_of, row_without_load
 from planner.replay.request import Trace
@@ -148,6 +150,32 @@ def test_polca_on_another_gpu_has_settable_clocks(fields: dict[str, Any]) -> Non
     assert can is not None
     assert all(mhz in can.clocks for mhz in polca_for(row).clocks_mhz if mhz is not None)
     assert not row.kinds[0].response.measured
+
+
+def test_a_plan_that_locks_its_clock_is_capped_from_there(fields: dict[str, Any]) -> None:
+    """A cap above the clock that the plan sets changes nothing, one below is a share of it, and it is locked again."""
+    from planner.power.row import polca_for
+    from planner.power.server import clock_shares, tables_of
+
+    plan = json.loads((EXAMPLES / "serving.json").read_text("utf-8"))
+    server = {"kind": "one", "gpu": "H200", "gpus": 1, "nameplate_watts": 1000, "other_watts": 0, "today": 8}
+    kinds = []
+    for clock in (None, 1500):
+        for group in plan["decision"]["engines"]:
+            group.pop("clock_mhz", None)
+            group.update({} if clock is None else {"clock_mhz": clock})
+        row = row_without_load(parse_power_request({**fields, "servers": [{**server, "plan": plan}], "edited": True}))
+        kinds += row.kinds
+    free, locked = kinds
+    assert (free.locked_mhz, locked.locked_mhz, locked.highest_mhz) == (None, 1500, 1500)
+    assert polca_for(row).clocks_mhz == [None, 1185, 1350, 1395]
+    capped = tables_of([locked], clock_shares([locked], [None, 1800, 1500, 750]))
+    assert len(set(capped.token_s[0][:3])) == len(set(capped.prefill_watts[0][:3])) == 1
+    # At 750 MHz it is what the plan without a clock is there.
+    other = tables_of([free], clock_shares([free], [1500, 750]))
+    for name in ("prefill_speed", "token_s"):
+        mine, theirs = getattr(capped, name)[0], getattr(other, name)[0]
+        assert mine[3] / mine[0] == pytest.approx(theirs[1] / theirs[0])
 
 
 def test_names_are_of_the_row(fields: dict[str, Any]) -> None:

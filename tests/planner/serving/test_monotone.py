@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from cases import DENSE, EXPERTS
@@ -41,3 +42,21 @@ def test_a_lower_rate_never_costs_more(planned: Planned) -> None:
         for rate in (0.001, 0.1, 1, 5, 10, 20, 40, 80)
     ]
     assert costs == sorted(costs)
+
+
+@pytest.mark.parametrize("model", [DENSE, EXPERTS])
+def test_more_to_choose_from_is_never_worse(planned: Planned, model: str) -> None:
+    """Of layouts, of ways to serve and of precisions: each space holds the one before it."""
+    spaces: list[dict[str, Any]] = [
+        {"max_tp": 1, "disaggregation": "never"},
+        {"max_tp": 2, "disaggregation": "never"},
+        {"disaggregation": "never"},
+        {},
+        {"precision": ["bf16", "fp8"]},
+    ]
+    rates = [
+        planned(model, "8xH100", "isl=2000,osl=200", "ttft=1s,tpot=40ms", **space).proof.objective_value
+        for space in spaces
+    ]
+    for smaller, larger in pairwise(rates):
+        assert larger >= smaller * NO_WORSE
