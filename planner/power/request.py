@@ -49,15 +49,6 @@ class SupplyNode(Document):
         Field(description="servers of today below it, of a node without children"),
     ] = None
 
-    @field_validator("breaker", mode="before")
-    @classmethod
-    def _pairs(cls, said: Any) -> Any:
-        if isinstance(said, list) and any(not isinstance(each, list | tuple) or len(each) != 2 for each in said):
-            raise ValueError(
-                f"{shown(said)} is no curve; write pairs of a load and its seconds: [[1.1, 600], [1.25, 60]]"
-            )
-        return said
-
 
 class RowServers(Document):
     """Servers of one kind."""

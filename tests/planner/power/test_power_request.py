@@ -183,12 +183,10 @@ def test_names_are_of_the_row(fields: dict[str, Any]) -> None:
         parse_power_request({**fields, "slo_impact": "low_p50=1%"})
 
 
-@pytest.mark.parametrize(
-    "breaker", [[[1.25, 60], [1.1, 600]], [[1.1, 60], [1.25, 600]], [[1.1, 0]], [[-1, 5]], [[1.1]], [5]]
-)
+@pytest.mark.parametrize("breaker", [[[1.25, 60], [1.1, 600]], [[1.1, 60], [1.25, 600]], [[1.1, 0]], [[-1, 5]]])
 def test_a_breaker_whose_curve_is_none_is_refused(fields: dict[str, Any], breaker: list[list[float]]) -> None:
     fields["supply"]["breaker"] = breaker
-    with pytest.raises(InputError, match=r"supply: row: breaker|supply\.breaker: .* is no curve"):
+    with pytest.raises(InputError, match="supply: row: breaker"):
         parse_power_request(fields)
 
 
