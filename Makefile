@@ -99,6 +99,7 @@ bench-training: $(STAMP)
 # Fleets: gaps and times of questions of several sizes, Mélange's formulation beside ours, random services replayed.
 bench-fleet: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.fleets
+	$(BIN)/python -m tests.benchmarks.fleets_apart
 
 # Public end-to-end runs, ours and the peer's predictions; `calibrate` after the module's name refits the constants.
 bench-silicon: $(STAMP)

@@ -142,7 +142,7 @@ def calibrate(
     enough = np.array([counts[name] >= FEWEST for name in runs.framework], dtype=bool)
     for name, count in counts.items():
         if count < FEWEST:
-            reasons[f"{name}: {count} runs are too few ({FEWEST})"] += count
+            reasons[f"{name}: {count} {'run is' if count == 1 else 'runs are'} too few ({FEWEST})"] += count
     use = told & single & enough
     left = tuple((reason, count) for reason, count in reasons.most_common() if count)
     if not use.any():

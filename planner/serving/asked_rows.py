@@ -53,7 +53,8 @@ RUN = ("osl_length_biased", "mode", "spec")
 """Columns of measured runs: how long the outputs of running requests are (E[L²] ÷ E[L], tokens), how requests are sent
 (``burst…``: all at once, and no more), and whether the model drafts for itself."""
 
-_BURST, _DRAFTS, _NO_DRAFTS = "burst", ("mtp", "eagle", "eagle3", "yes", "true"), ("none", "off", "no", "false")
+_BURSTS, _LOOPS = ("burst", "offline"), ("", "closed", "open")
+_DRAFTS, _NO_DRAFTS = ("mtp", "eagle", "eagle3", "yes", "true"), ("none", "off", "no", "false")
 
 LARGEST = 10**8  # of any count: beyond it arithmetic would overflow, and nobody means it
 
@@ -147,6 +148,7 @@ def asked_row(
             "leave out the spread, or give a rate in place of the concurrency",
         )
     work = counted(work, model)
+    notes += _told_of(record, model, work)
     return AskedRow(
         index,
         named,
@@ -160,12 +162,25 @@ def asked_row(
         _recipe(record),
         _sampling(record.get("sampling", "")),
         _positive("osl_length_biased", biased) if (biased := record.get("osl_length_biased")) else None,
-        record.get("mode", "").casefold().startswith(_BURST),
+        record.get("mode", "").casefold().startswith(_BURSTS),
         work.speculation is None and _drafts(record.get("spec", "")),
         tuple(notes),
         wide,
         state,
     )
+
+
+def _told_of(record: Mapping[str, str], model: Architecture, work: Workload) -> list[str]:
+    """What a reader should know of words that are taken for others, and of what the model does not do by itself."""
+    notes, mode = [], record.get("mode", "").casefold()
+    if mode not in _LOOPS and not mode.startswith((*_BURSTS, "closed", "open")):
+        notes.append(f"mode: {shown(mode)} is not known, so requests come as concurrency or rate say")
+    if _drafts(record.get("spec", "")) and model.draft is None:
+        notes.append(f"spec: {model.name} has no module that drafts: one of the size of a layer is taken")
+    longest, most = work.isl + work.osl, model.max_context_tokens
+    if longest > most:
+        notes.append(f"requests of {longest:,} tokens are longer than the {most:,} of the model's config.json")
+    return notes
 
 
 def _workload(record: Mapping[str, str], find_workload: FindWorkload, notes: list[str]) -> Workload:

@@ -11,6 +11,7 @@ from api.cli.console import flowing
 from api.cli.options import SHOWN, Profiles, Quiet
 from api.cli.requests import measured_stores
 from profiles.errors import InputError
+from profiles.values import shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +59,11 @@ def calibrate(
 
     check_new(output)
     serving, training = _tables(runs)
+    if not len(serving) + len(training):
+        raise InputError(
+            f"runs: {' and '.join(shown(path.name) for path in runs)}: no rows",
+            "give measured runs, one a row below the names of their columns",
+        )
     measured, _ = measured_stores(profiles)
     names = ", ".join(path.name for path in runs)
     lesson = trained = None

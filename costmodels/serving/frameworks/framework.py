@@ -144,8 +144,8 @@ class Framework(Facts):
             said["polling"] = polling
             if self.scheduler.polls_for_ranks:
                 raise Unsupported(
-                    f"polling_interval={polling}: of {self.full_name} it is the steps that attention replicas wait for "
-                    "each other's prompts, and at a rate that is not counted",
+                    f"polling_interval={polling}: of {self.full_name} it is the steps that prompts wait for others "
+                    "(timeout_iters, batch_wait_timeout_iters), and at a rate that is not counted",
                     "leave it out (what is planned does not wait), or predict users in a closed loop: plan predict "
                     f"--concurrency … --polling-interval {polling}",
                 )

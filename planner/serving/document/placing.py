@@ -93,6 +93,8 @@ def _sent(route: Route, group: str) -> float:
 
 
 def _one_kind(plan: Plan) -> str:
+    if any(group.role != "aggregated" for group in plan.decision.engines):
+        return "plan again with --disaggregation never, or with one pool in its cluster and one range of prompts"
     fleet = plan.proof.fleet
     alone = [each for each in fleet.compared if each.name == "one kind of engine for all"] if fleet else []
     if not alone or alone[0].usd_per_hour is None or not alone[0].engines:

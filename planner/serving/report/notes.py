@@ -144,7 +144,11 @@ def _expert_notes(request: PlanRequest, groups: list[Group]) -> list[str]:
         "what that takes is a law of its library and fabric"
         for group in wide
     ]
-    for name in sorted({group.layout.exchange for group in wide}):
+    ways = {group.layout.exchange for group in groups}
+    if request.exchange is not None and len(ways) > 1:
+        taken = ", ".join(f"{group.id} ({group.role}) {group.layout.exchange}" for group in groups)
+        notes.append(f"exchange={request.exchange} was asked for, and not every engine runs it: {taken}")
+    for name in sorted(ways - {NOTHING}):
         kind = next(kind for kind in exchange_kinds() if kind.name == name)
         if kind.like:
             notes.append(f"exchange {name} is priced as {kind.like}, less surely: {kind.source}")

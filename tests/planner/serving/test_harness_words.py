@@ -123,3 +123,12 @@ def test_a_measured_engine_had_its_experts_cut_as_it_starts() -> None:
     assert "spread over 8 GPUs" in ran["note"]
     assert ran["tpot_ms_p50"] == answered({**run, "ep": "8"})["tpot_ms_p50"]
     assert asked["error"].startswith("layout: expert width 1536")
+
+
+def test_words_that_are_taken_for_others_are_said() -> None:
+    run = {**VLLM, "mode": "weird", "spec": "mtp", "total_input_tokens": str(320 * 50_000)}
+    note = answered(run)["note"]
+    assert "mode: 'weird' is not known" in note
+    assert "has no module that drafts" in note
+    assert "longer than the 40,960" in note
+    assert "not known" not in answered({**VLLM, "mode": "closed"})["note"]
