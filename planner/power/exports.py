@@ -227,7 +227,7 @@ def prometheus(plan: PowerPlan) -> dict[str, str]:
     rules: list[dict[str, Any]] = [
         {"record": f"{row}:watts", "expr": f'sum({POWER_METRIC}{{row="{row}"}}) + {other:g}'},
         {"record": share, "expr": f"{row}:watts / {budget:g}"},
-        *(_level_alert(level, share) for level in d.levels),
+        *(_level_alert(level, share, d.delay_s) for level in d.levels),
         {
             "alert": "RowPowerAboveBudget",
             "expr": f"{share} > {d.brake_above:g}",
@@ -266,15 +266,23 @@ def prometheus(plan: PowerPlan) -> dict[str, str]:
     return {"rules.yaml": note + text}
 
 
-def _level_alert(level: CapLevel, share: str) -> dict[str, Any]:
-    above = level.above if level.above is not None else level.step_above
+def _asked_above(level: CapLevel) -> float:
+    """The reading that calls for it, at once or once the level before is in effect."""
+    found = level.step_above if level.above is None else level.above
+    assert found is not None
+    return found
+
+
+def _level_alert(level: CapLevel, share: str, delay_s: float) -> dict[str, Any]:
     clocks = ", ".join(
         f"{_untemplated(_class(each))} " + ("uncapped" if each.clock_mhz is None else f"{each.clock_mhz} MHz")
         for each in level.clocks
     )
     return {
         "alert": f"RowPowerLevel{level.level}",
-        "expr": f"{share} > {above:.6g}",
+        "expr": f"{share} > {_asked_above(level):.6g}",
+        # A level that waits for the one before to act.
+        **({"for": f"{max(round(delay_s), 1)}s"} if level.above is None else {}),
         "keep_firing_for": "10s",
         "labels": {"severity": "warning", "level": str(level.level)},
         "annotations": {
@@ -296,7 +304,7 @@ def _not_taken(plan: PowerPlan, share: str, row: str) -> Iterator[dict[str, Any]
         fast = f'max({CLOCK_METRIC}{{row="{row}",priority={named}{role}}}) > {each.clock_mhz + step}'
         yield {
             "alert": "RowCapNotTaken",
-            "expr": f"{fast} and on() {share} > {last.above if last is not None else 1:.6g}",
+            "expr": f"{fast} and on() {share} > {1.0 if last is None else _asked_above(last):.6g}",
             "for": f"{max(int(3 * plan.decision.delay_s), 15)}s",
             "labels": {"severity": "critical", "priority": _class(each)},
             "annotations": {"summary": f"GPUs of {told} run above the clock of the deepest level."},

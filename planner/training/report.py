@@ -309,6 +309,7 @@ def _binding(placed: PlacedStages, memory: TrainingMemory, told: doc.TrainingPre
     losses = {
         "the bubble": told.bubble_share,
         "exposed exchanges": told.exposed_communication_share,
+        "the host, which launches kernels": told.seconds_by_part["host"] / told.iteration_s.value,
     }
     name, share = max(losses.items(), key=lambda item: item[1])
     words = f"{name} ({share:.1%} of the iteration)"

@@ -1,11 +1,12 @@
-"""Fleets: how near to the best, how fast, and whether they hold (``make bench-fleet``; ``sizes``, ``published`` and
-``holding`` are the parts, which are also run alone: ``python -m tests.benchmarks.fleets sizes``).
+"""Fleets: how near to the best, how fast, and whether they hold (``make bench-fleet``; ``sizes``, ``published``,
+``capacities`` and ``holding`` are the parts, which are also run alone: ``python -m tests.benchmarks.fleets sizes``).
 
 * questions of the sizes that issue 16 names, made at random (seeded), each with its gap, CPU seconds and memory;
 * Mélange's shape (10 × 10 sizes, 4 and 10 GPU types) beside its published formulation (arXiv:2404.14527, §5.3: every
 slice of
   every size is sent whole to one type), written from the paper;
 * AIBrix's way (the best fractions, rounded up for each type) beside the optimum;
+* what engines carry of 400 classes on eight GPU types: how long it takes, and how good interpolation is;
 * random services, replayed with seeds that no plan saw: whether promises hold (:mod:`tests.benchmarks.fleets_holding`).
 
 Writes ``docs/fleets.md``'s table.
@@ -194,13 +195,75 @@ def melange_shapes() -> list[str]:
     return rows
 
 
+CATALOGUE = ("A100-SXM", "H100-SXM", "H200", "B200", "B300", "L40S", "MI300X", "MI325X")
+
+WORKED_OUT = 24
+"""Classes of which the cells are worked out, to see how far interpolated ones are from them."""
+
+
+def capacities() -> list[str]:
+    """What engines carry of 400 classes on eight GPU types, every layout: CPU seconds, the first time and again, and
+    how far interpolated cells are from those that are worked out."""
+    from costmodels.kernels.kept import keeping
+    from planner.contract.workload.classes import LengthClass
+    from planner.contract.workload.workload import Workload
+    from planner.serving.fleets.capacities import Capacities, service_request
+    from planner.serving.fleets.engines import cluster_of
+    from planner.serving.fleets.request import parse_fleet_request
+    from planner.serving.planning import cost_models
+    from profiles.descriptions import catalogue_with
+
+    rng = np.random.default_rng(0)
+    isl, osl = np.exp(rng.uniform(np.log(50), np.log(8_000), 400)), np.exp(rng.uniform(np.log(20), np.log(800), 400))
+    classes = [
+        LengthClass(isl_from=a, isl_to=a + 1, osl_from=b, osl_to=b + 1, isl=a, osl=b, rate_rps=0.1)
+        for a, b in zip(isl.tolist(), osl.tolist(), strict=True)
+    ]
+    service = {
+        "name": "s", "model": "Qwen/Qwen3-8B", "slo": "ttft_p90=1.5s,tpot_p90=60ms",
+        "load": {"classes": [{"isl": 50, "osl": 20, "rate_rps": 1}, {"isl": 60, "osl": 20, "rate_rps": 1}]},
+    }  # fmt: skip
+    pools = [{"gpu": gpu, "as_needed": True} for gpu in CATALOGUE]
+    request = parse_fleet_request(
+        {"cluster": {"name": "c", "pools": pools}, "services": [service], "objective": "gpus"}
+    )
+    asked, cluster = request.services[0], cluster_of(request)
+    some = Workload(isl=50, osl=20, rate_rps=1.0)
+    cost = cost_models(service_request(request, asked, cluster, some), catalogue_with(()), None, (), lambda _: None)
+
+    def made() -> Capacities:
+        return Capacities(request, asked, cluster, cost, lambda _: None)
+
+    made().of(classes[:1])  # forests are loaded
+    took = []
+    with keeping(120):
+        for _ in range(2):
+            cpu = time.process_time()
+            keys, cells = made().of(classes)
+            took.append(time.process_time() - cpu)
+        sample = rng.choice(len(classes), WORKED_OUT, replace=False)
+        exact_keys, exact = made()._worked_out(np.array([(classes[i].isl, classes[i].osl) for i in sample]))
+    index = {key.key: k for k, key in enumerate(exact_keys)}
+    off = [
+        abs(cells[i, k] / exact[j, index[key.key]] - 1)
+        for j, i in enumerate(sample) for k, key in enumerate(keys)
+        if key.key in index and cells[i, k] > 0 and exact[j, index[key.key]] > 0
+    ]  # fmt: skip
+    return [
+        f"What engines carry of 400 classes on {len(CATALOGUE)} GPU types ({', '.join(CATALOGUE)}), every layout: "
+        f"{took[0]:.0f} CPU-seconds the first time, {took[1]:.2f} again in the same process (a service keeps it). "
+        f"Interpolated cells are {np.median(off):.1%} off in the median and {np.percentile(off, 95):.1%} at p95 of "
+        f"{len(off)} cells that were worked out."
+    ]
+
+
 def whether_they_hold() -> list[str]:
     from tests.benchmarks.fleets_holding import holding
 
     return holding()
 
 
-PARTS = {"sizes": sizes, "published": melange_shapes, "holding": whether_they_hold}
+PARTS = {"sizes": sizes, "published": melange_shapes, "capacities": capacities, "holding": whether_they_hold}
 
 
 def main(arguments: list[str]) -> None:

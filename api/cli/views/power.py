@@ -84,7 +84,8 @@ def _promise(said: str) -> str:
 def _policies(plan: PowerPlan, out: Console) -> None:
     heading(out, "Policies, each with the most servers it holds")
     names = [each.name for each in plan.request.priorities]
-    grid = table("policy", "servers", "range", "extra", "brakes/year", *(f"{name} p50/p99" for name in names))
+    between = "\n" if len(names) > 2 else " "  # narrow, so that the policies' names stay whole
+    grid = table("policy", "servers", "range", "extra", "brakes/year", *(f"{name}{between}p50/p99" for name in names))
     for each in plan.policies:
         chosen = each.name == plan.decision.policy
         grid.add_row(

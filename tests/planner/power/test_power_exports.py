@@ -166,6 +166,35 @@ def test_promtool_takes_the_rules_and_alerts_fire(plan: PowerPlan, tmp_path: Pat
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.fixture
+def stepped(plan: PowerPlan) -> PowerPlan:
+    """As POLCA's preset: the last level is called for once the one before is in effect."""
+    first, last = plan.decision.levels
+    levels = (first, last.model_copy(update={"above": None, "step_above": 0.89}))
+    return plan.model_copy(update={"decision": plan.decision.model_copy(update={"levels": levels})})
+
+
+def test_a_level_that_waits_for_the_one_before_is_exported(stepped: PowerPlan) -> None:
+    rules = yaml.safe_load(files(stepped, "prometheus")["rules.yaml"])["groups"][0]["rules"]
+    alerts = {each["alert"]: each for each in rules if "alert" in each}
+    assert alerts["RowPowerLevel2"]["expr"].endswith("> 0.89")
+    assert alerts["RowPowerLevel2"]["for"] == f"{round(stepped.decision.delay_s)}s"
+    assert "for" not in alerts["RowPowerLevel1"]
+    assert alerts["RowCapNotTaken"]["expr"].endswith("> 0.89")
+    assert files(stepped, "nvidia-smi")
+    assert files(stepped, "dynamo-power")
+
+
+def test_clocks_that_the_plan_locks_are_locked_again(plan: PowerPlan) -> None:
+    can = plan.decision.settable[0].model_copy(update={"restore": 1200})
+    locked = plan.model_copy(update={"decision": plan.decision.model_copy(update={"settable": (can,)})})
+    written = files(locked, "nvidia-smi")
+    for name in ("apply.sh", "rollback.sh"):
+        assert f"--lock-gpu-clocks={can.least_mhz},1200" in written[name]
+        assert "--reset-gpu-clocks" not in written[name]
+    assert json.loads(written["plan.json"])["settable"][0]["restore"] == 1200
+
+
 def test_annotations_are_watts_that_can_be_set(plan: PowerPlan) -> None:
     can = plan.decision.settable[0]
     written = files(plan, "dynamo-power")
