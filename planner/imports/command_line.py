@@ -316,5 +316,5 @@ def _check(given: Given) -> None:
         return
     if option.type == "int" and value != "auto" and human_number(value) is None:
         raise InputError(f"{where} is not a whole number", f"write {given.written} and a whole number")
-    if option.type == "float" and not re.fullmatch(r"-?[0-9.]+([eE][-+]?[0-9]+)?", value):
+    if option.type == "float" and not re.fullmatch(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", value):
         raise InputError(f"{where} is not a number", f"write {given.written} and a number")

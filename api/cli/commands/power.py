@@ -16,8 +16,11 @@ from planner.power.request import REFERENCE, PowerRequest
 from profiles.errors import InputError, UnknownName
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from planner.power.report import Solved
     from profiles.hardware import Catalogue
+    from profiles.store import ProfileStore
 
 _ONE = "One policy alone"
 
@@ -113,7 +116,7 @@ def power(
         if policy not in NAMES:
             raise UnknownName("--policy", policy, NAMES, f"choose from {', '.join(NAMES)}")
     if drive is not None or commands is not None:
-        _drive(request, policy, drive, commands, catalogue)
+        _drive(request, policy, (drive, commands), catalogue, measured)
         return
     from api.cli.progress import Reporter
     from planner.power.assembly import assembled
@@ -123,7 +126,7 @@ def power(
         if timeline is not None and output is None and not as_json and plot is None:
             from planner.power.series import timeline_csv
 
-            write_atomically(timeline, timeline_csv(_watts(request, policy, catalogue, report)), "--timeline")
+            write_atomically(timeline, timeline_csv(_watts(request, policy, measured, report)), "--timeline")
             return
         if not request.slo_impact:
             raise InputError("--slo-impact is missing", f"for example: {EXAMPLE}")
@@ -145,9 +148,14 @@ def power(
 
 
 def _drive(
-    request: PowerRequest, policy: str | None, drive: Path | None, commands: Path | None, catalogue: Catalogue
+    request: PowerRequest,
+    policy: str | None,
+    paths: tuple[Path | None, Path | None],
+    catalogue: Catalogue,
+    measured: Sequence[ProfileStore],
 ) -> None:
     """Runs one policy against a series."""
+    drive, commands = paths
     if drive is None or commands is None or policy is None:
         missing = "--drive" if drive is None else "--commands" if commands is None else "--policy"
         raise InputError(
@@ -164,24 +172,25 @@ def _drive(
 
         if not request.slo_impact:
             raise InputError(f"--slo-impact is missing: {policy} is chosen by it", f"for example: {EXAMPLE}")
-        chosen = solved(request).policy(policy)
+        chosen = solved(request, measured=measured).policy(policy)
     found = commands_on(chosen, request, series, catalogue)
     write_atomically(commands, commands_csv(found), "--commands")
     typer.echo(f"{len(found)} commands of {policy} on {len(series[0]):,} rows: {commands}", err=True)
 
 
-def _watts(request: PowerRequest, policy: str | None, catalogue: Catalogue, report: Any) -> Any:
+def _watts(request: PowerRequest, policy: str | None, measured: Sequence[ProfileStore], report: Any) -> Any:
     """The row's power over time, when nothing else is asked for."""
     from planner.power.report import solved
     from planner.power.row import row_of
     from planner.power.series import timeline
+    from profiles.descriptions import catalogue_with
 
     if policy is None:
-        row, _ = row_of(request, catalogue)
+        row, _ = row_of(request, catalogue_with(each.path for each in measured), measured)
         return timeline((request, row))
     if not request.slo_impact:
         raise InputError("--slo-impact is missing", f"for example: {EXAMPLE}")
-    return _held(solved(request, progress=report), policy)
+    return _held(solved(request, measured=measured, progress=report), policy)
 
 
 def _held(made: Solved, policy: str | None) -> Any:

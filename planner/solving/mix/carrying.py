@@ -60,7 +60,7 @@ class Carrying:
         """(θ, shares (groups, n) that sum to 1 in each group, prices (n,)) of a fleet of ``engines`` (n,)."""
         groups, n = self.work.shape
         lower = np.full(n, -self._highspy.kHighsInf)
-        self._highs.changeRowsBounds(n, self._rows, lower, engines.astype(np.float64))
+        self._highs.changeRowsBounds(n, self._rows, lower, np.maximum(engines, 0.0).astype(np.float64))
         self._highs.run()
         status = self._highs.getModelStatus()
         if status != self._highspy.HighsModelStatus.kOptimal:
