@@ -30,10 +30,11 @@ BRAKES, WORK_IN, WORK_DONE, WORK_LEFT, TOKENS_IN, TOKENS_DONE, TOKENS_LEFT, LOST
 
 def compiled(function: _Function) -> _Function:
     """Kept beside the code or in the user's cache; where neither can be written, each process compiles."""
+    untyped: Any = njit
     try:
-        made: _Function = njit(cache=True, error_model="numpy")(function)
+        made: _Function = untyped(cache=True, error_model="numpy")(function)
     except RuntimeError:  # numba has nowhere to keep it
-        made = njit(error_model="numpy")(function)
+        made = untyped(error_model="numpy")(function)
     return made
 
 
