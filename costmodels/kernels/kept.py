@@ -1,4 +1,5 @@
-"""What a process that answers one question after the other keeps of loaded cost models."""
+"""What a process that answers one question after the other keeps: loaded cost models, and what was asked of them for
+long."""
 
 from __future__ import annotations
 
@@ -31,8 +32,9 @@ class _Kept:
 
 @contextmanager
 def keeping(most: int) -> Iterator[None]:
-    """Within it, cost models share ``most`` loaded operations (of about 14 MB each), whichever question asked first;
-    elsewhere each cost model loads its own, and lets go of them with itself."""
+    """Within it, cost models share loaded operations (of about 14 MB each), whichever question asked first, and fleets
+    what engines carry of the same lengths: the ``most`` that were asked for last. Elsewhere each cost model loads its
+    own, and lets go of them with itself."""
     token = _kept.set(_Kept(most))
     try:
         yield

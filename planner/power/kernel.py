@@ -7,7 +7,8 @@ servers. A replicate draws nothing: all randomness comes in, so it is the same a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numba import njit
@@ -20,13 +21,24 @@ BLOCK_STEPS = 300  # a stretch's first block is its warm-up
 MOST_PENDING = 8192
 """Sampled requests in flight at once; more are not followed (and counted)."""
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 BRAKES, WORK_IN, WORK_DONE, WORK_LEFT, TOKENS_IN, TOKENS_DONE, TOKENS_LEFT, LOST, JOULES, MOST_WATTS, COMMANDS = range(
     11
 )
 
 
-@njit(cache=True, error_model="numpy")
+def compiled(function: _Function) -> _Function:
+    """Kept beside the code or in the user's cache; where neither can be written, each process compiles."""
+    untyped: Any = njit
+    try:
+        made: _Function = untyped(cache=True, error_model="numpy")(function)
+    except RuntimeError:  # numba has nowhere to keep it
+        made = untyped(error_model="numpy")(function)
+    return made
+
+
+@compiled
 def next_level(level: int, reading: float, in_effect: bool, ladder: Ladder) -> int:
     """The level that one reading leads to: up by thresholds, else down by hysteresis."""
     brake = len(ladder.up) - 1
@@ -43,7 +55,7 @@ def next_level(level: int, reading: float, in_effect: bool, ladder: Ladder) -> i
     return new
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def worn(wear: float, load: float, loads: Array, holds: Array) -> float:
     """The wear of a breaker after a second at ``load`` (share of its budget): each second takes 1 ÷ the seconds that it
     holds the load, straight between the logarithms of its curve and on beyond its end; below its first load it cools as
@@ -85,7 +97,7 @@ class _Pending(NamedTuple):
     decodes: Array
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _act(
     step: int, reading: int, clock: Array, due_step: Array, due_clock: Array, brake: Array, control: Control
 ) -> None:
@@ -99,7 +111,7 @@ def _act(
                 clock[group], due_step[group] = due_clock[group], -1
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _arrive(
     step: int, first: int, requests: Requests, state: _State, follow: _Pending, pending: int, totals: Array
 ) -> tuple[int, int]:
@@ -125,7 +137,7 @@ def _arrive(
     return first, pending
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _work(
     servers: Servers,
     tables: Tables,
@@ -195,7 +207,7 @@ def _work(
     return spread
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _below(supply: Supply, node: int, leaf_watts: Array, other: float) -> float:
     """Watts of a node: its leaves', and at the root what is not simulated."""
     watts = other if node == 0 else 0.0
@@ -205,7 +217,7 @@ def _below(supply: Supply, node: int, leaf_watts: Array, other: float) -> float:
     return watts
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _wear(supply: Supply, leaf_watts: Array, other: float, wear: Array, most: Array) -> None:
     """Heats the breakers for a second. ``most``: [nodes] the highest so far."""
     for node in range(len(wear)):
@@ -216,7 +228,7 @@ def _wear(supply: Supply, leaf_watts: Array, other: float, wear: Array, most: Ar
             most[node] = max(most[node], wear[node])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _answer(step: int, requests: Requests, state: _State, follow: _Pending, pending: int, log: Log) -> int:
     """How many are still followed: latencies of those that are answered by the end of the second are written."""
     k = 0
@@ -241,14 +253,14 @@ def _answer(step: int, requests: Requests, state: _State, follow: _Pending, pend
     return pending
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _trips(supply: Supply, node: int, wear: float, load: float, seconds: float) -> bool:
     """Whether a node's breaker trips when it carries ``load`` for so many seconds more."""
     last = supply.points[node]
     return wear + seconds * worn(0.0, load, supply.loads[node, :last], supply.holds[node, :last]) >= 1.0
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def run(
     servers: Servers,
     tables: Tables,

@@ -120,9 +120,17 @@ class RowModel:
             self._known[policy, seconds] = (
                 tables_of(self.kinds, clock_shares(self.kinds, policy.clocks_mhz)),
                 policy.ladder(len(self.groups), self.columns),
-                Supply(self.tree.budgets, self.tree.below, self._other(seconds), *self.tree.breakers()),
+                self._supply(seconds),
             )
         found: tuple[Tables, Ladder, Supply] = self._known[policy, seconds]
+        return found
+
+    def _supply(self, seconds: int) -> Supply:
+        """One for all policies: it is as long as what is simulated."""
+        if ("supply", seconds) not in self._known:
+            other = self._other(seconds)
+            self._known["supply", seconds] = Supply(self.tree.budgets, self.tree.below, other, *self.tree.breakers())
+        found: Supply = self._known["supply", seconds]
         return found
 
     def _other(self, seconds: int) -> Floats:

@@ -373,11 +373,11 @@ class Capacities:
         others = some
         some = some[:: max(len(some) // DIRECT, 1)] if len(some) > 4 * DIRECT else some
         index = {key.key: i for i, key in enumerate(keys)}
-        for i in some:
-            found, row = self._worked_out(np.array([[isl[i], osl[i]]]))
-            for k, each in enumerate(found):
-                if each.key in index:
-                    cells[i, index[each.key]] = row[0, k]
+        if not some:
+            return
+        found, rows = self._worked_out(np.stack([isl[some], osl[some]], axis=1))
+        mine = [k for k, each in enumerate(found) if each.key in index]
+        cells[np.ix_(some, [index[found[k].key] for k in mine])] = rows[:, mine]
         known, worked = np.array(some, np.int64), cells[some]
         for i in np.setdiff1d(others, known).tolist():
             longer = (isl[known] >= isl[i]) & (osl[known] >= osl[i])

@@ -362,9 +362,9 @@ class Confirming:
         """The kinds with simulations at their loads, steps at the ends of their interval too."""
         out = {}
         for variant, each in engines.items():
-            trial = each.trial
-            check = trial.check()
-            out[variant] = replace(each, check=None if check is None else trial.with_ends(check))
+            trial = each.trial if each.pairs else None  # without partners nobody sees it
+            check = None if trial is None else trial.check()
+            out[variant] = replace(each, check=None if trial is None or check is None else trial.with_ends(check))
         return out
 
 

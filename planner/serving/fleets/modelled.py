@@ -188,11 +188,8 @@ class ModelDescribed:
 
     def attained(self, found: Answered, service: int) -> Mapping[str, Any]:
         """What the classes see at the kinds' busiest steps, weighed by how many of them go where."""
-        mine = [
-            each for each in self._engines.values()
-            if each.check is not None and self._variant(each).service == service
-        ]  # fmt: skip
-        if not mine:
+        mine = [each for each in self._engines.values() if self._variant(each).service == service]
+        if not any(each.check is not None for each in mine):
             return {}
         asked = found.fleet.services[service]
         pooled = PooledRequests(found, mine)
@@ -218,10 +215,7 @@ class ModelDescribed:
         """What a service's requests see after the worst loss."""
         if self._after is None:
             return None
-        mine = [
-            each for each in self._after.engines.values()
-            if each.check is not None and self._variant(each).service == service
-        ]  # fmt: skip
+        mine = [each for each in self._after.engines.values() if self._variant(each).service == service]
         return PooledRequests(self._after.found, mine) if mine else None
 
 

@@ -34,21 +34,27 @@ Seen = Mapping[Metric, Floats]
 
 
 class PooledRequests:
-    """The simulated requests of a service's kinds of engine, each standing for as many as its kind gets."""
+    """The simulated requests of a service's kinds of engine, each standing for as many as its kind gets.
+
+    Of classes that go to kinds without a simulation (it ends where a promise is missed) nothing is said."""
 
     def __init__(self, found: Answered, kinds: Sequence[Loaded]) -> None:
         service = found.fleet.chosen.variants[kinds[0].variant].service
         classes = found.fleet.services[service].classes
-        self.rates = np.zeros(len(classes))
+        self.rates, self._untold = np.zeros(len(classes)), np.zeros(len(classes))
         self._of: dict[End, list[Seen]] = {end: [] for end in ENDS}
-        weights, where = [], []
-        before = _Prefilled(found, [each for each in kinds if each.group.role == "prefill"], classes)
+        weights, where = [np.zeros(0)], [np.zeros(0, np.int64)]
+        simulated = [each for each in kinds if each.check is not None]
+        prefilled = [each for each in simulated if each.group.role == "prefill"]
+        before = _Prefilled(found, prefilled, classes)
         for each in kinds:
-            if each.group.role == "prefill":
-                continue
-            assert each.check is not None
             rates = rates_on(found, each.variant, each.step)
-            self.rates += rates
+            if each.group.role != "prefill":
+                self.rates += rates
+            if each.check is None:
+                self._untold += rates
+            if each.check is None or each.group.role == "prefill" or (each.group.role == "decode" and not prefilled):
+                continue
             outcome = each.check.outcomes["value"]
             mine = class_of(outcome, classes, rates)
             weights.append(np.full(len(outcome), float(rates.sum()) / len(outcome)))
@@ -68,7 +74,8 @@ class PooledRequests:
     def holds(self, service: ServiceLoad, which: int | None) -> bool | None:
         """Whether the promise holds for a class, or for all (None); None: too few of them were simulated."""
         mine = np.ones(len(self._where), np.bool_) if which is None else self._where == which
-        if int(mine.sum()) < FEW:
+        untold = self._untold if which is None else self._untold[which]
+        if int(mine.sum()) < FEW or np.any(untold > 0):
             return None
         weight = self._weights[mine]
         return all(
@@ -81,6 +88,8 @@ class PooledRequests:
         return {f"{metric}_ms": self.latency(metric, which) for metric in METRICS}
 
     def latency(self, metric: Metric, which: int) -> Latency | None:
+        if self._untold[which] > 0 or not len(self._where):
+            return None
         mine = self._where == which
         found: dict[str, Interval] = {}
         for name, p in (("mean", None), *QUANTILES.items()):

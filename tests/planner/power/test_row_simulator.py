@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -243,3 +244,16 @@ def test_a_clock_of_decode_leaves_prefill_alone(row: RowModel) -> None:
     assert decode.totals[kernel.WORK_DONE] == pytest.approx(free.totals[kernel.WORK_DONE], rel=1e-3)
     assert np.median(free.latency_s) < np.median(decode.latency_s) < np.median(both.latency_s)
     assert both.watts.max() < decode.watts.max() < free.watts.max()
+
+
+def test_what_can_be_kept_nowhere_is_compiled_by_each_process() -> None:
+    """As on a read-only file system: numba keeps nothing of code that is in no file."""
+    made: dict[str, Any] = {}
+    exec("def twice(x):\n    return 2 * x", made)
+    assert kernel.compiled(made["twice"])(3) == 6
+
+
+def test_policies_share_what_the_row_is_supplied_with(row: RowModel) -> None:
+    first, second = (row.under_policy(policy, HOURS) for policy in (FREE, polca(2, (1275, 1110), 1305)))
+    assert first[2] is second[2]
+    assert len(row.under_policy(FREE, 2 * HOURS)[2].other_watts) == 2 * HOURS

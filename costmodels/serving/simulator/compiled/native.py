@@ -17,6 +17,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -89,13 +90,16 @@ def _block(values: list[Any]) -> ctypes.Array[ctypes.c_char]:
 
 
 _loaded: dict[str, tuple[Called, object]] = {}
+_loading = Lock()
+"""A loop is loaded once: one put in the place of another would take its machine code from under those that run it."""
 
 
 def _loop(form: str, arguments: tuple[Any, ...]) -> Called:
     """The loop for arguments of a ``form``: kept on disk, or compiled now."""
-    if form not in _loaded:
-        _loaded[form] = _found(form, arguments)
-    return _loaded[form][0]
+    with _loading:
+        if form not in _loaded:
+            _loaded[form] = _found(form, arguments)
+        return _loaded[form][0]
 
 
 def _found(form: str, arguments: tuple[Any, ...]) -> tuple[Called, object]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError, Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,3 +69,24 @@ def test_many_samples_are_all_there() -> None:
 def test_what_does_not_lie_in_a_row_is_not_handed_over() -> None:
     with pytest.raises(ValueError, match="one after the other"):
         native._form([1, np.zeros((4, 4))[:, ::2]])
+
+
+def test_threads_that_come_at_once_load_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is put in the place of another takes its machine code from under those that run it."""
+    both, loaded, got = Barrier(2, timeout=0.2), [], []
+
+    def found(form: str, arguments: tuple[Any, ...]) -> tuple[Any, object]:
+        with suppress(BrokenBarrierError):
+            both.wait()  # passed where two were let in
+        loaded.append(form)
+        return len(loaded), object()
+
+    monkeypatch.setattr(native, "_found", found)
+    monkeypatch.setattr(native, "_loaded", {})
+    threads = [Thread(target=lambda: got.append(native._loop("a form", ()))) for _ in range(2)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert loaded == ["a form"]
+    assert got == [1, 1]

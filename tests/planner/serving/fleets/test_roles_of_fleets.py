@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planner.contract.progress import silent
 from planner.replay.report import simulate
 from planner.replay.request import parse_simulation_request
 from planner.replay.scheduled import is_scheduled
 from planner.serving.document.plan import Plan, parse_plan
 from planner.serving.document.schedules import check_schedule
-from planner.serving.fleets.planning import plan_fleet
+from planner.serving.fleets.confirming import rates_on
+from planner.serving.fleets.planning import _Modelled, plan_fleet
+from planner.serving.fleets.pooled import PooledRequests
 from planner.serving.fleets.request import parse_fleet_request
 from profiles.errors import InputError
 
@@ -149,7 +153,6 @@ def test_no_fleet_of_the_two_roles_is_cheaper() -> None:
 
     plan = planned("always", simulation=False)
     from planner.serving.fleets.decision import fleet_of
-    from planner.serving.fleets.planning import _Modelled
     from planner.serving.fleets.ways import apart
 
     request = parse_fleet_request({**FLEET, "disaggregation": "always", "simulation": False})
@@ -184,3 +187,24 @@ def test_no_fleet_of_the_two_roles_is_cheaper() -> None:
 
     (first, _), (second, _) = *least("prefill"), *least("decode")
     assert best <= first + second + 1e-6
+
+
+def test_nothing_is_said_of_classes_that_go_to_engines_which_miss_their_promise() -> None:
+    """Their simulation ends early: what the others carry alone is not what requests see."""
+    decided = _Modelled(
+        parse_fleet_request({**FLEET, "disaggregation": "always", "time_limit_s": 6}), (), silent
+    ).decided()
+    found, engines = decided.settled.found, decided.confirming.with_checks(decided.settled.engines)
+    (service,) = found.fleet.services
+    every, whole = range(len(service.classes)), PooledRequests(found, list(engines.values()))
+    assert whole.holds(service, None)
+    assert all(whole.latency("ttft", i) is not None for i in every)
+    for missed in engines:
+        part = PooledRequests(found, [replace(e, check=None) if v == missed else e for v, e in engines.items()])
+        gone = rates_on(found, missed, engines[missed].step) > 0
+        assert part.holds(service, None) is None
+        assert part.rates == pytest.approx(whole.rates)
+        for i in every:
+            told = None if gone[i] else whole.holds(service, i)
+            assert part.holds(service, i) == told
+            assert (part.latency("ttft", i) is None) == gone[i]
