@@ -45,8 +45,8 @@ class InputError(ShardwrightError):
 
 
 class UnknownName(InputError):
-    """A name that is in no catalogue; the hint lists the nearest ones that are. ``aliases``: other names of those that are
-    known, by which they are found near, too."""
+    """A name that is in no catalogue; the hint lists the nearest ones that are. ``aliases``: other names of those that
+    are known, by which they are found near, too."""
 
     title = "Unknown name"
 

@@ -69,7 +69,7 @@ def _megatron(
         flags.append("--sequence-parallel")
     if setting.model.experts is not None:
         flags += ["--expert-model-parallel-size", mesh.ep, "--expert-tensor-parallel-size", mesh.moe_tp]
-        if setting.framework.name == "megatron":  # as predicted; unasked it runs experts one by one and gathers all tokens
+        if setting.framework.name == "megatron":  # as predicted; unasked it gathers all tokens, experts run one by one
             flags += ["--moe-grouped-gemm", "--moe-token-dispatcher-type", "alltoall"]
     if d.sharding == 1:
         flags.append("--use-distributed-optimizer")
@@ -265,7 +265,8 @@ def _deepspeed_notes(setting: Setting, d: TrainingDecision) -> list[str]:
     elif d.recompute:
         notes.append(f"it has to recompute {', '.join(d.recompute)} of every layer")
     if d.mesh.pp > 1:
-        notes.append(f"its pipeline has {d.mesh.pp} stages of {', '.join(str(stage.layers) for stage in d.stages)} layers")
+        layers_of = ", ".join(str(stage.layers) for stage in d.stages)
+        notes.append(f"its pipeline has {d.mesh.pp} stages of {layers_of} layers")
     if d.mesh.ep > 1:
         notes.append(f"its experts are shared out over {d.mesh.ep} GPUs (ep_size of its MoE layers)")
     return notes

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def explained(row: pd.Series, stores: Sequence[Path] = ()) -> None:
-    """What times consist of, and what that rests on (``stores``: folders laid over the pack); in a step of an engine with
-    one role, what is hidden counts against it."""
+    """What times consist of, and what that rests on (``stores``: folders laid over the pack); in a step of an engine
+    with one role, what is hidden counts against it."""
     from costmodels.serving.frameworks.framework import find_framework
     from costmodels.serving.frameworks.own_calibration import calibration_in
 

@@ -105,7 +105,7 @@ def notes_of(request: PlanRequest, fleet: LoadedFleet, checks: Checks) -> list[s
 
 
 def _calibration_note(served: ServedModel) -> str:
-    """What the framework's overheads were learned from: the reader's own runs where a store has some, else public ones."""
+    """What the framework's overheads were learned from: own runs where a store has some, else public ones."""
     framework = served.framework
     own, public = served.own_calibration, framework.fitted
     if own is not None:
